@@ -1,0 +1,154 @@
+//! The evaluation: measures against limits.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::{Actions, Condition, Limit, Measure};
+use crate::patron::{OpenFee, OpenLoan, overdue_days};
+
+/// What a patron has at one instant: everything that limits are compared with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Open loans, including those claimed returned.
+    pub open_loans: i64,
+    /// Open fees/fines.
+    pub open_fees_fines: i64,
+    /// Open loans that are not claimed returned; lost and overdue ones included.
+    pub charged_out: i64,
+    /// Of those, the lost ones.
+    pub lost: i64,
+    /// Of those charged out, the overdue ones.
+    pub overdue: i64,
+    /// Of those overdue, the recalled ones.
+    pub overdue_recalls: i64,
+    /// Days by which the worst of those is overdue; 0 without one.
+    pub recall_overdue_days: i64,
+    /// Sum of the balances that count.
+    pub fee_fine_balance: Decimal,
+}
+
+impl Measures {
+    /// Measures loans and fees/fines of one patron at `now`: the definition that the SQL of
+    /// `store/patrons.rs` must agree with.
+    pub fn of<'a>(
+        loans: impl IntoIterator<Item = (Uuid, &'a OpenLoan)>,
+        fees: impl IntoIterator<Item = &'a OpenFee>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut measures = Self::default();
+        let mut claimed_returned = Vec::new();
+        for (id, loan) in loans {
+            measures.open_loans += 1;
+            if loan.claimed_returned {
+                claimed_returned.push(id);
+            } else {
+                measures.add(loan, now);
+            }
+        }
+        for fee in fees {
+            measures.open_fees_fines += 1;
+            // A fee does not count while the loan it belongs to is claimed returned.
+            if !fee.loan.is_some_and(|loan| claimed_returned.contains(&loan)) {
+                measures.fee_fine_balance += fee.balance;
+            }
+        }
+        measures
+    }
+
+    fn add(&mut self, loan: &OpenLoan, now: DateTime<Utc>) {
+        self.charged_out += 1;
+        self.lost += i64::from(loan.lost);
+        let Some(due_date) = loan.due_date else { return };
+        if loan.overdue_from().is_some_and(|from| from <= now) {
+            self.overdue += 1;
+            if loan.recall {
+                self.overdue_recalls += 1;
+                let days = overdue_days(due_date, loan.grace, now);
+                self.recall_overdue_days = self.recall_overdue_days.max(days);
+            }
+        }
+    }
+
+    /// Whether the patron has nothing open: then there is no summary and never a block.
+    pub fn is_empty(&self) -> bool {
+        self.open_loans == 0 && self.open_fees_fines == 0
+    }
+
+    /// The number that a condition compares.
+    pub fn measured(&self, measure: Measure) -> Measured {
+        match measure {
+            Measure::ChargedOut => Measured::Count(self.charged_out),
+            Measure::LostItems => Measured::Count(self.lost),
+            Measure::OverdueItems => Measured::Count(self.overdue),
+            Measure::OverdueRecalls => Measured::Count(self.overdue_recalls),
+            Measure::RecallOverdueDays => Measured::Count(self.recall_overdue_days),
+            Measure::FeeFineBalance => Measured::Money(self.fee_fine_balance),
+        }
+    }
+}
+
+/// A measured number: items or days, or money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// Items or days.
+    Count(i64),
+    /// An exact sum.
+    Money(Decimal),
+}
+
+/// One limit of the patron's group, the number that was compared with it, and what follows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// Its condition.
+    pub condition: &'a Condition,
+    /// The number that was compared; `None` where the condition is not one of the six.
+    pub measured: Option<Measured>,
+    /// The actions for which the limit is reached, whatever the condition's flags say.
+    pub reached: Actions,
+    /// The actions that are blocked: reached, and blocked by the condition.
+    pub blocked: Actions,
+}
+
+/// Compares `measures` with every limit of the group, in their order. A limit that names no known
+/// condition is left out: it says nothing, and must not take the others with it.
+pub fn evaluate<'a>(
+    measures: &Measures,
+    limits: impl IntoIterator<Item = &'a Limit>,
+    conditions: &'a [Condition],
+) -> Vec<Finding<'a>> {
+    if measures.is_empty() {
+        return Vec::new();
+    }
+    let finding = |limit: &'a Limit| {
+        let condition = conditions.iter().find(|c| Some(c.id) == limit.condition)?;
+        let measure = Measure::of_condition(condition.id);
+        let measured = measure.map(|measure| measures.measured(measure));
+        let reached = match (measure, measured, limit.value) {
+            (Some(measure), Some(measured), Some(value)) => reached(measure, measured, value),
+            _ => Actions::NONE,
+        };
+        let blocked = reached.and(condition.blocks);
+        Some(Finding { limit, condition, measured, reached, blocked })
+    };
+    limits.into_iter().filter_map(finding).collect()
+}
+
+fn reached(measure: Measure, measured: Measured, limit: f64) -> Actions {
+    let (at_least, more) = match measured {
+        // Counts are far below 2^53, so the conversion is exact.
+        Measured::Count(count) => (count as f64 >= limit, count as f64 > limit),
+        Measured::Money(sum) => match Limit::exact(limit) {
+            Some(limit) => (sum >= limit, sum > limit),
+            None => (false, false),
+        },
+    };
+    match measure {
+        // The next item would be one more than the limit; a renewal or a request adds none.
+        Measure::ChargedOut => Actions { borrowing: at_least, renewals: more, requests: more },
+        _ if more => Actions::ALL,
+        _ => Actions::NONE,
+    }
+}

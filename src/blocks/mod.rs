@@ -1,0 +1,9 @@
+//! From what a patron has to what a patron may not do (evaluation contract). No I/O, no clock.
+
+mod condition;
+mod evaluate;
+mod limit;
+
+pub use condition::{Actions, Condition, Measure};
+pub use evaluate::{Finding, Measures, Measured, evaluate};
+pub use limit::Limit;

@@ -1,0 +1,262 @@
+//! From a record to an [`Event`], or to the reason why it is none. Pure functions, one per kind, in
+//! one table ([`decoder`]); nothing here may panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{
+    Event, Fact, IdentifiedBy, Kind, Record, Stamp, TenantId, TimedBy, Topic, fields,
+    fields::required,
+    wire::{self, Envelope, Members},
+};
+
+/// How far an envelope's time may run ahead of its own record's before it is not believed (events
+/// contract 6.4).
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+
+/// What a record turned out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    /// An event of a tenant.
+    Event(TenantId, Box<Event>),
+    /// Nothing that can be understood; `None` where not even the tenant can be told.
+    Dead(Option<TenantId>, Reject),
+    /// A record without a value. It says nothing; it is counted and passed by.
+    Tombstone,
+}
+
+/// Why a record is parked. A closed list: operators filter by it, metrics are labelled with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Not a JSON object.
+    MalformedJson,
+    /// A required member is absent.
+    MissingField,
+    /// A member is not in its format.
+    BadField,
+    /// Neither header, body nor topic names a tenant.
+    NoTenant,
+    /// Header, body and topic name different tenants, or something that can't be a tenant's id.
+    TenantDisagrees,
+    /// Neither envelope nor record says when it happened.
+    NoTime,
+    /// The database refuses to store it, whatever is tried.
+    RefusedByDatabase,
+}
+
+impl Reason {
+    /// The name stored in `dead_letter.reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MalformedJson => "malformed_json",
+            Self::MissingField => "missing_field",
+            Self::BadField => "bad_field",
+            Self::NoTenant => "no_tenant",
+            Self::TenantDisagrees => "tenant_disagrees",
+            Self::NoTime => "no_time",
+            Self::RefusedByDatabase => "refused_by_database",
+        }
+    }
+}
+
+/// A record that can't be applied: the reason, the member it is about, and the rule that is broken.
+/// Never quotes the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// From the closed list.
+    pub reason: Reason,
+    /// The member, header or part it is about.
+    pub field: Option<&'static str>,
+    /// The rule, in words.
+    pub rule: String,
+}
+
+impl Reject {
+    /// A reject.
+    pub fn new(reason: Reason, field: Option<&'static str>, rule: impl Into<String>) -> Self {
+        Self { reason, field, rule: rule.into() }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field {
+            Some(field) => write!(f, "{field} {}", self.rule),
+            None => f.write_str(&self.rule),
+        }
+    }
+}
+
+/// Reads a record of `topic`. `cluster` is the broker's cluster id: with the record's place it
+/// identifies a record that has no id of its own.
+pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
+    let Some(payload) = &record.payload else { return Reading::Tombstone };
+    let opened = wire::open(payload);
+    let named_in_body = opened.as_ref().ok().and_then(|(envelope, _)| envelope.tenant);
+    let tenant = match tenant(record, topic, fields::text(named_in_body).as_deref()) {
+        Ok(tenant) => tenant,
+        Err(reject) => return Reading::Dead(None, reject),
+    };
+    match opened.and_then(|(envelope, members)| {
+        let fact = decoder(topic.kind)(&members)?;
+        event(record, topic.kind, envelope, fact, cluster)
+    }) {
+        Ok(event) => Reading::Event(tenant, Box::new(event)),
+        Err(reject) => Reading::Dead(Some(tenant), reject),
+    }
+}
+
+/// What the inbox knows a record by when it brings no id. The timestamp is part of it, so that a topic
+/// that was deleted and made again does not repeat identities.
+pub fn place_key(record: &Record, cluster: &str) -> Uuid {
+    let place = &record.place;
+    let at = record.timestamp.map_or(-1, |at| at.timestamp_millis());
+    let name = format!("{cluster}/{}/{}/{}/{at}", place.topic, place.partition, place.offset);
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
+}
+
+fn event(
+    record: &Record,
+    kind: Kind,
+    envelope: Envelope<'_>,
+    fact: Fact,
+    cluster: &str,
+) -> Result<Event, Reject> {
+    let (occurred_at, timed_by) = time(record, envelope)?;
+    let (key, identified_by, stamp) = match fields::any_uuid(envelope.id) {
+        Some(id) => (id, IdentifiedBy::Envelope, Stamp::enveloped(occurred_at, kind, id)),
+        None => {
+            let stamp = Stamp::bare(occurred_at, kind, &record.place);
+            (place_key(record, cluster), IdentifiedBy::Place, stamp)
+        }
+    };
+    Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
+}
+
+/// The time that orders this event (events contract 6.4).
+fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, TimedBy), Reject> {
+    match (fields::epoch_milliseconds(envelope.timestamp), record.timestamp) {
+        (Some(said), Some(recorded)) if said - recorded > CLOCK_TOLERANCE => {
+            Ok((recorded, TimedBy::RecordAsEnvelopeIsAhead))
+        }
+        (Some(said), _) => Ok((said, TimedBy::Envelope)),
+        (None, Some(recorded)) => Ok((recorded, TimedBy::Record)),
+        (None, None) => {
+            let rule = "neither the envelope nor the record says when it happened";
+            Err(Reject::new(Reason::NoTime, Some("timestamp"), rule))
+        }
+    }
+}
+
+/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelope and
+/// the topic. Header names are compared without regard to case.
+fn tenant(record: &Record, topic: &Topic, body: Option<&str>) -> Result<TenantId, Reject> {
+    let header = |name: &str| {
+        let mut values = record.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        values.find_map(|(_, value)| {
+            let text = String::from_utf8_lossy(value);
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        })
+    };
+    let of_topic = topic.tenant.as_ref().map(TenantId::as_str);
+    let mut found: Option<TenantId> = None;
+    for (source, named) in [
+        ("folio.tenantId", header("folio.tenantId")),
+        ("x-okapi-tenant", header("x-okapi-tenant")),
+        ("tenant", body.map(|body| body.trim().to_owned())),
+        ("topic", of_topic.map(str::to_owned)),
+    ] {
+        let Some(named) = named else { continue };
+        let disagrees = |rule: &str| Reject::new(Reason::TenantDisagrees, Some(source), rule);
+        let tenant = TenantId::parse(&named)
+            .ok_or_else(|| disagrees(&format!("is no tenant id, which {}", TenantId::RULE)))?;
+        if found.as_ref().is_some_and(|found| *found != tenant) {
+            return Err(disagrees("names another tenant than the record's other sources"));
+        }
+        found = Some(tenant);
+    }
+    let rule = "neither headers, envelope nor topic name a tenant";
+    found.ok_or_else(|| Reject::new(Reason::NoTenant, None, rule))
+}
+
+type Decoder = fn(&Members<'_>) -> Result<Fact, Reject>;
+
+/// The table: which function understands which kind.
+fn decoder(kind: Kind) -> Decoder {
+    match kind {
+        Kind::ItemCheckedOut => checked_out,
+        Kind::ItemCheckedIn => checked_in,
+        Kind::ItemDeclaredLost => declared_lost,
+        Kind::ItemAgedToLost => aged_to_lost,
+        Kind::ItemClaimedReturned => claimed_returned,
+        Kind::LoanDueDateChanged => due_date_changed,
+        Kind::LoanClosed => loan_closed,
+        Kind::FeeFineBalanceChanged => balance_changed,
+    }
+}
+
+fn loan(m: &Members<'_>) -> Result<Uuid, Reject> {
+    required("loanId", fields::uuid("loanId", m.loan_id)?)
+}
+
+fn user(m: &Members<'_>) -> Result<Uuid, Reject> {
+    required("userId", fields::uuid("userId", m.user_id)?)
+}
+
+fn due_date(m: &Members<'_>) -> Result<DateTime<Utc>, Reject> {
+    required("dueDate", fields::date_time("dueDate", m.due_date)?)
+}
+
+fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::CheckedOut {
+        loan: loan(m)?,
+        user: user(m)?,
+        due_date: due_date(m)?,
+        grace: fields::grace(m.grace_period),
+    })
+}
+
+/// Here alone the borrower may be missing: the loan is known by its own id (contract 7.2).
+fn checked_in(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::CheckedIn { loan: loan(m)?, user: fields::uuid("userId", m.user_id)? })
+}
+
+fn declared_lost(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::Lost { loan: loan(m)?, user: user(m)?, by_age: false })
+}
+
+fn aged_to_lost(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::Lost { loan: loan(m)?, user: user(m)?, by_age: true })
+}
+
+fn claimed_returned(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::ClaimedReturned { loan: loan(m)?, user: user(m)? })
+}
+
+fn loan_closed(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::LoanClosed { loan: loan(m)?, user: user(m)? })
+}
+
+fn due_date_changed(m: &Members<'_>) -> Result<Fact, Reject> {
+    const RECALL: &str = "dueDateChangedByRecall";
+    Ok(Fact::DueDateChanged {
+        loan: loan(m)?,
+        user: user(m)?,
+        due_date: due_date(m)?,
+        by_recall: required(RECALL, fields::boolean(RECALL, m.due_date_changed_by_recall)?)?,
+    })
+}
+
+fn balance_changed(m: &Members<'_>) -> Result<Fact, Reject> {
+    Ok(Fact::BalanceChanged {
+        fee_fine: required("feeFineId", fields::uuid("feeFineId", m.fee_fine_id)?)?,
+        user: fields::uuid("userId", m.user_id)?,
+        fee_fine_type: fields::uuid("feeFineTypeId", m.fee_fine_type_id)?,
+        loan: fields::uuid("loanId", m.loan_id)?,
+        balance: required("balance", fields::decimal("balance", m.balance)?)?,
+    })
+}

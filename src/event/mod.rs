@@ -1,0 +1,224 @@
+//! What a record says: from the bytes of a producer to an [`Event`], by pure functions.
+//!
+//! [`decode::read`] is the way in. The rules are those of the events contract: topics (2), headers and
+//! tenants (3), shapes (4), identity (5), field formats (6) and the eight kinds (7).
+
+pub mod decode;
+mod fields;
+pub mod kind;
+pub mod stamp;
+pub mod tenant;
+pub mod topic;
+mod wire;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+pub use fields::parse_uuid;
+pub use decode::{Reading, Reason, Reject, read};
+pub use kind::Kind;
+pub use stamp::Stamp;
+pub use tenant::TenantId;
+pub use topic::{Environment, Topic};
+
+use crate::patron::Grace;
+
+/// Where a record stands in the log. Stable over redelivery, so it can identify a record that brings
+/// no id of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Full topic name.
+    pub topic: Arc<str>,
+    /// Partition number.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+}
+
+/// A Kafka record as the broker handed it over; nothing of it is trusted yet.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it stands.
+    pub place: Place,
+    /// The record's timestamp (`CreateTime`, milliseconds), where it has one.
+    pub timestamp: Option<DateTime<Utc>>,
+    /// The key, which says nothing that can be relied on (contract 3.1); kept for dead letters.
+    pub key: Option<Vec<u8>>,
+    /// Header names as sent, with their bytes.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The value; `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// One event that was understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// What the inbox knows it by (contract 5).
+    pub key: Uuid,
+    /// Which rule gave [`Event::key`].
+    pub identified_by: IdentifiedBy,
+    /// When it happened, for ordering (contract 6.4).
+    pub occurred_at: DateTime<Utc>,
+    /// Which rule gave [`Event::occurred_at`].
+    pub timed_by: TimedBy,
+    /// Its place in the total order of all events about the same loan or fee/fine.
+    pub stamp: Stamp,
+    /// What it says.
+    pub fact: Fact,
+}
+
+/// The rule by which an event got its identity (contract 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentifiedBy {
+    /// The envelope's own id.
+    Envelope,
+    /// Cluster, topic, partition, offset and timestamp: a redelivery is recognised, a producer's
+    /// resend isn't (it changes nothing, because merging is idempotent).
+    Place,
+}
+
+impl IdentifiedBy {
+    /// As stored beside the event.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Envelope => "envelope",
+            Self::Place => "place",
+        }
+    }
+}
+
+/// The rule by which an event got its time (contract 6.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimedBy {
+    /// The envelope's `timestamp`.
+    Envelope,
+    /// The Kafka record's timestamp.
+    Record,
+    /// The record's timestamp, because the envelope's was more than five minutes ahead of it.
+    RecordAsEnvelopeIsAhead,
+}
+
+impl TimedBy {
+    /// As stored beside the event.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Envelope => "envelope",
+            Self::Record => "record",
+            Self::RecordAsEnvelopeIsAhead => "record_as_envelope_is_ahead",
+        }
+    }
+}
+
+/// What an event says about a loan or a fee/fine, in the terms of contract 7.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// `ITEM_CHECKED_OUT`: a new loan.
+    CheckedOut {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+        /// Due date at check-out.
+        due_date: DateTime<Utc>,
+        /// The loan policy's grace period; none where it is missing or makes no sense (contract 7.1).
+        grace: Option<Grace>,
+    },
+    /// `ITEM_CHECKED_IN`: the loan has ended.
+    CheckedIn {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower, where named.
+        user: Option<Uuid>,
+    },
+    /// `LOAN_CLOSED`: the loan has ended without a check-in.
+    LoanClosed {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+    },
+    /// `ITEM_DECLARED_LOST` or `ITEM_AGED_TO_LOST`: both mean the same for a patron.
+    Lost {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+        /// Whether a background job found it, rather than a person.
+        by_age: bool,
+    },
+    /// `ITEM_CLAIMED_RETURNED`: the patron says the item came back.
+    ClaimedReturned {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+    },
+    /// `LOAN_DUE_DATE_CHANGED`: the due date after a renewal, a recall, an edit, or no change at all.
+    DueDateChanged {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+        /// The due date from now on.
+        due_date: DateTime<Utc>,
+        /// The loan's recall flag after the change.
+        by_recall: bool,
+    },
+    /// `FEE_FINE_BALANCE_CHANGED`: the new absolute balance; zero closes the fee/fine.
+    BalanceChanged {
+        /// The fee/fine (account).
+        fee_fine: Uuid,
+        /// The patron who owes it; absent when the account was deleted.
+        user: Option<Uuid>,
+        /// The fee/fine type.
+        fee_fine_type: Option<Uuid>,
+        /// The loan it belongs to, as of this event: absent means none.
+        loan: Option<Uuid>,
+        /// What is still to be paid, without trailing zeros.
+        balance: Decimal,
+    },
+}
+
+impl Fact {
+    /// The kind of event that says this.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::CheckedOut { .. } => Kind::ItemCheckedOut,
+            Self::CheckedIn { .. } => Kind::ItemCheckedIn,
+            Self::LoanClosed { .. } => Kind::LoanClosed,
+            Self::Lost { by_age: false, .. } => Kind::ItemDeclaredLost,
+            Self::Lost { by_age: true, .. } => Kind::ItemAgedToLost,
+            Self::ClaimedReturned { .. } => Kind::ItemClaimedReturned,
+            Self::DueDateChanged { .. } => Kind::LoanDueDateChanged,
+            Self::BalanceChanged { .. } => Kind::FeeFineBalanceChanged,
+        }
+    }
+
+    /// The loan or fee/fine that it is about.
+    pub fn subject(&self) -> Uuid {
+        match self {
+            Self::CheckedOut { loan, .. }
+            | Self::CheckedIn { loan, .. }
+            | Self::LoanClosed { loan, .. }
+            | Self::Lost { loan, .. }
+            | Self::ClaimedReturned { loan, .. }
+            | Self::DueDateChanged { loan, .. } => *loan,
+            Self::BalanceChanged { fee_fine, .. } => *fee_fine,
+        }
+    }
+
+    /// The patron that it names, if any.
+    pub fn user(&self) -> Option<Uuid> {
+        match self {
+            Self::CheckedOut { user, .. }
+            | Self::LoanClosed { user, .. }
+            | Self::Lost { user, .. }
+            | Self::ClaimedReturned { user, .. }
+            | Self::DueDateChanged { user, .. } => Some(*user),
+            Self::CheckedIn { user, .. } | Self::BalanceChanged { user, .. } => *user,
+        }
+    }
+}

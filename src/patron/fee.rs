@@ -1,0 +1,82 @@
+//! A fee/fine: what was said about it, merged, and what follows.
+
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::{Register, latest};
+use crate::event::{Event, Fact, stamp::Horizon};
+
+/// All that is known of one fee/fine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fee {
+    /// The balance, with the loan link that came with it: each event sets both, and an absent link
+    /// clears it (evaluation contract, row 47).
+    pub balance: Register<Balance>,
+    /// The fee/fine type, from the newest event that named one.
+    pub fee_fine_type: Register<Uuid>,
+    /// The patron who owes it, from the newest event that named one: a deletion does not (H7).
+    pub user: Register<Uuid>,
+}
+
+/// A balance as of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balance {
+    /// What is still to be paid; zero closes the fee/fine.
+    pub amount: Decimal,
+    /// The loan it belongs to.
+    pub loan: Option<Uuid>,
+}
+
+/// An open fee/fine, as evaluation and summary see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFee {
+    /// Who owes it.
+    pub user: Uuid,
+    /// What is still to be paid; never zero.
+    pub balance: Decimal,
+    /// The loan it belongs to.
+    pub loan: Option<Uuid>,
+    /// Its type, where named.
+    pub fee_fine_type: Option<Uuid>,
+}
+
+impl Fee {
+    /// What one event says of its fee/fine; `None` for an event about a loan.
+    pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
+        let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = event.fact
+        else {
+            return None;
+        };
+        let said = |value: Option<Uuid>| value.map(|value| (event.stamp, value));
+        let fee = Self {
+            balance: Some((event.stamp, Balance { amount: balance, loan })),
+            fee_fine_type: said(fee_fine_type),
+            user: said(user),
+        };
+        Some((fee_fine, fee))
+    }
+
+    /// What is known after both were heard: commutative, associative, idempotent.
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            balance: latest(self.balance, other.balance),
+            fee_fine_type: latest(self.fee_fine_type, other.fee_fine_type),
+            user: latest(self.user, other.user),
+        }
+    }
+
+    /// The fee/fine as it counts for its patron, if it does: the balance is not zero, its evidence not
+    /// older than the horizon, and somebody is known to owe it. Without an owner it waits.
+    pub fn open(&self, horizon: Option<Horizon>) -> Option<OpenFee> {
+        let (said, balance) = self.balance?;
+        let (_, user) = self.user?;
+        let counts =
+            !balance.amount.is_zero() && horizon.is_none_or(|horizon| horizon.admits(&said));
+        counts.then_some(OpenFee {
+            user,
+            balance: balance.amount,
+            loan: balance.loan,
+            fee_fine_type: self.fee_fine_type.map(|(_, fee_fine_type)| fee_fine_type),
+        })
+    }
+}

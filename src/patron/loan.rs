@@ -1,0 +1,150 @@
+//! A loan: what was said about it, merged, and what follows.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Grace, Register, latest, overdue_from};
+use crate::event::{Event, Fact, Stamp, stamp::Horizon};
+
+/// All that is known of one loan. Each register is set by exactly the kinds of event that set it in
+/// the system this replaces (events contract 9); what the contract calls a tombstone is a row whose
+/// `closed` is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loan {
+    /// Said by a check-out; the newest counts.
+    pub check_out: Register<CheckOut>,
+    /// The owner that the newest *open* snapshot of a storage module named.
+    pub snapshot: Register<Uuid>,
+    /// Due date and recall flag, said by due-date changes and snapshots. Where it is set it outranks
+    /// the check-out's due date, whatever the times (H3).
+    pub due: Register<Due>,
+    /// Declared or aged to lost, and taken back by a claim, a renewal or a snapshot.
+    pub lost: Register<bool>,
+    /// Claimed returned, and taken back by a loss or a snapshot.
+    pub claimed_returned: Register<bool>,
+    /// The newest evidence that the loan has ended: final for business events.
+    pub closed: Option<Stamp>,
+    /// A patron named by an event that does not decide the owner; of several, the greatest id.
+    pub named: Option<Uuid>,
+}
+
+/// What a check-out says of its loan. One register: the due date and the grace period of one
+/// check-out belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckOut {
+    /// The borrower.
+    pub user: Uuid,
+    /// Due date at check-out.
+    pub due_date: DateTime<Utc>,
+    /// Grace period of the loan policy.
+    pub grace: Option<Grace>,
+}
+
+/// What a due-date change says. Both members come with every such event, so they are one register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// The due date.
+    pub date: DateTime<Utc>,
+    /// Whether a recall set it.
+    pub by_recall: bool,
+}
+
+/// An open loan, as evaluation and summary see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenLoan {
+    /// Who has it.
+    pub user: Uuid,
+    /// Unknown only where storage had none; then it is never overdue.
+    pub due_date: Option<DateTime<Utc>>,
+    /// Grace period, where a check-out named one.
+    pub grace: Option<Grace>,
+    /// Whether the due date was set by a recall.
+    pub recall: bool,
+    /// Whether the item is lost.
+    pub lost: bool,
+    /// Whether the patron claims to have returned it.
+    pub claimed_returned: bool,
+}
+
+impl Loan {
+    /// What one event says of its loan; `None` for an event about a fee/fine.
+    pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
+        let stamp = event.stamp;
+        let mut loan = Self::default();
+        match event.fact {
+            Fact::CheckedOut { user, due_date, grace, .. } => {
+                loan.check_out = Some((stamp, CheckOut { user, due_date, grace }));
+            }
+            Fact::CheckedIn { user, .. } => {
+                loan.closed = Some(stamp);
+                loan.named = user;
+            }
+            Fact::LoanClosed { user, .. } => {
+                loan.closed = Some(stamp);
+                loan.named = Some(user);
+            }
+            Fact::Lost { user, .. } => {
+                loan.lost = Some((stamp, true));
+                loan.claimed_returned = Some((stamp, false));
+                loan.named = Some(user);
+            }
+            Fact::ClaimedReturned { user, .. } => {
+                loan.lost = Some((stamp, false));
+                loan.claimed_returned = Some((stamp, true));
+                loan.named = Some(user);
+            }
+            Fact::DueDateChanged { user, due_date, by_recall, .. } => {
+                loan.due = Some((stamp, Due { date: due_date, by_recall }));
+                // Lost survives a recall, not a renewal (T3); a claim survives both.
+                loan.lost = (!by_recall).then_some((stamp, false));
+                loan.named = Some(user);
+            }
+            Fact::BalanceChanged { .. } => return None,
+        }
+        Some((event.fact.subject(), loan))
+    }
+
+    /// What is known after both were heard: commutative, associative, idempotent.
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            check_out: latest(self.check_out, other.check_out),
+            snapshot: latest(self.snapshot, other.snapshot),
+            due: latest(self.due, other.due),
+            lost: latest(self.lost, other.lost),
+            claimed_returned: latest(self.claimed_returned, other.claimed_returned),
+            closed: self.closed.max(other.closed),
+            named: self.named.max(other.named),
+        }
+    }
+
+    /// The loan as it counts for its patron, if it does: there is evidence that it was opened, not
+    /// older than the horizon, and it is not closed. Facts about a loan that nothing has opened yet
+    /// wait (H1, H3).
+    pub fn open(&self, horizon: Option<Horizon>) -> Option<OpenLoan> {
+        let check_out = self.check_out.as_ref();
+        let snapshot = self.snapshot.filter(|(said, _)| check_out.is_none_or(|c| c.0 < *said));
+        let (opened, user) = snapshot.or(check_out.map(|(said, c)| (*said, c.user)))?;
+        let reopened = |closed: Stamp| self.snapshot.is_some_and(|(said, _)| said > closed);
+        if self.closed.is_some_and(|closed| !reopened(closed)) {
+            return None;
+        }
+        if horizon.is_some_and(|horizon| !horizon.admits(&opened)) {
+            return None;
+        }
+        Some(OpenLoan {
+            user,
+            due_date: self.due.map(|(_, due)| due.date).or(check_out.map(|(_, c)| c.due_date)),
+            grace: check_out.and_then(|(_, c)| c.grace),
+            recall: self.due.is_some_and(|(_, due)| due.by_recall),
+            lost: self.lost.is_some_and(|(_, lost)| lost),
+            claimed_returned: self.claimed_returned.is_some_and(|(_, claimed)| claimed),
+        })
+    }
+}
+
+impl OpenLoan {
+    /// The instant from which it is overdue.
+    pub fn overdue_from(&self) -> Option<DateTime<Utc>> {
+        self.due_date.map(|due_date| overdue_from(due_date, self.grace))
+    }
+}

@@ -1,0 +1,28 @@
+//! What is known of patrons: loans and fees/fines as small lattices, and what follows from them.
+//!
+//! Merging is the only way in which state changes, and it is a field-wise maximum: the order of
+//! arrival, repetition and batching can't matter (invariant I1). The SQL in `store/merge.rs` is the
+//! same merge over whole batches; a test holds the two together.
+
+mod fee;
+mod loan;
+mod overdue;
+
+pub use fee::{Balance, Fee, OpenFee};
+pub use loan::{CheckOut, Due, Loan, OpenLoan};
+pub use overdue::{Grace, GraceUnit, overdue_days, overdue_from, overdue_minutes};
+
+use crate::event::Stamp;
+
+/// A value and when it was said; `None` where nothing was said yet. The greater stamp wins, and two
+/// equal stamps belong to one event, hence to one value.
+pub type Register<T> = Option<(Stamp, T)>;
+
+/// The register after both were heard.
+fn latest<T>(a: Register<T>, b: Register<T>) -> Register<T> {
+    match (&a, &b) {
+        (Some((said_a, _)), Some((said_b, _))) if said_a < said_b => b,
+        (None, _) => b,
+        _ => a,
+    }
+}

@@ -1,0 +1,128 @@
+//! Overdue arithmetic (evaluation contract 4): whole minutes, no time zone, no daylight saving.
+
+use std::cmp::min;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The longest grace period that is told from a longer one: ten thousand years. It keeps every
+/// instant that follows from a due date inside what PostgreSQL and `chrono` can hold.
+const MOST_GRACE_MINUTES: i64 = 10_000 * 366 * 1440;
+
+const MINUTES_A_DAY: i64 = 1440;
+
+/// The grace period of a loan, captured at check-out and kept when the due date changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grace {
+    /// How many units; always more than 0.
+    pub duration: i32,
+    /// The unit.
+    pub unit: GraceUnit,
+}
+
+/// The interval ids of FOLIO's loan policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GraceUnit {
+    /// 1 minute.
+    Minutes,
+    /// 60 minutes.
+    Hours,
+    /// 1,440 minutes.
+    Days,
+    /// 10,080 minutes.
+    Weeks,
+    /// 44,640 minutes: a month is 31 days.
+    Months,
+}
+
+impl GraceUnit {
+    /// All units.
+    pub const ALL: [Self; 5] =
+        [Self::Minutes, Self::Hours, Self::Days, Self::Weeks, Self::Months];
+
+    /// The unit with this interval id.
+    pub fn parse(interval_id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == interval_id)
+    }
+
+    /// The interval id.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Minutes => "Minutes",
+            Self::Hours => "Hours",
+            Self::Days => "Days",
+            Self::Weeks => "Weeks",
+            Self::Months => "Months",
+        }
+    }
+
+    fn minutes(self) -> i64 {
+        match self {
+            Self::Minutes => 1,
+            Self::Hours => 60,
+            Self::Days => MINUTES_A_DAY,
+            Self::Weeks => 7 * MINUTES_A_DAY,
+            Self::Months => 31 * MINUTES_A_DAY,
+        }
+    }
+}
+
+impl Grace {
+    /// The period in minutes.
+    pub fn minutes(self) -> i64 {
+        min(i64::from(self.duration) * self.unit.minutes(), MOST_GRACE_MINUTES)
+    }
+}
+
+/// The instant from which a loan is overdue: a whole minute after its grace has passed.
+pub fn overdue_from(due_date: DateTime<Utc>, grace: Option<Grace>) -> DateTime<Utc> {
+    due_date + TimeDelta::minutes(grace.map_or(0, Grace::minutes) + 1)
+}
+
+/// Whole minutes since the due date, once the grace has passed; 0 before.
+pub fn overdue_minutes(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime<Utc>) -> i64 {
+    if now < overdue_from(due_date, grace) { 0 } else { (now - due_date).num_minutes() }
+}
+
+/// Days overdue, each begun day counted.
+pub fn overdue_days(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime<Utc>) -> i64 {
+    let minutes = overdue_minutes(due_date, grace, now);
+    minutes / MINUTES_A_DAY + i64::from(minutes % MINUTES_A_DAY > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(ms).unwrap()
+    }
+
+    proptest! {
+        /// The contract's original rule: whole minutes since the due date, if more than the grace.
+        #[test]
+        fn overdue_from_is_the_first_instant_of_the_original_rule(
+            due in 0..4_000_000_000_000_i64,
+            duration in 1..100_i32,
+            unit in proptest::sample::select(GraceUnit::ALL.to_vec()),
+            since in -100_000_000_000..100_000_000_000_i64,
+        ) {
+            let grace = Grace { duration, unit };
+            let now = at(due + since);
+            let minutes = (now - at(due)).num_minutes();
+            let overdue = if now > at(due) && minutes > grace.minutes() { minutes } else { 0 };
+            prop_assert_eq!(overdue_minutes(at(due), Some(grace), now), overdue);
+            prop_assert_eq!(overdue_from(at(due), Some(grace)) <= now, overdue > 0);
+            let days = overdue_days(at(due), Some(grace), now);
+            prop_assert_eq!(days, (overdue as f64 / 1440.0).ceil() as i64);
+        }
+    }
+
+    #[test]
+    fn the_longest_grace_stays_inside_the_calendar() {
+        let grace = Grace { duration: i32::MAX, unit: GraceUnit::Months };
+        let due = "9999-12-31T23:59:59.999Z".parse().unwrap();
+        assert!(overdue_from(due, Some(grace)) > due);
+    }
+}
