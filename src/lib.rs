@@ -12,19 +12,19 @@
 //! no `async`, no SQL, no clock) and `flow`, where they meet. `tests/boundaries.rs` holds them.
 //! `ARCHITECTURE.md` follows one event through all of it.
 
-//pub mod kafka;
+pub mod kafka;
 
 pub mod blocks;
 pub mod event;
 pub mod patron;
 
-//pub mod flow;
+pub mod flow;
 
-//pub mod http;
-//pub mod store;
-//pub mod users;
+pub mod http;
+pub mod store;
+pub mod users;
 
-//pub mod app;
-//pub mod clock;
-//pub mod config;
-//pub mod telemetry;
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod telemetry;

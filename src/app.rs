@@ -1,0 +1,210 @@
+//! Builds the service from its settings, starts its parts and stops them in order.
+
+use std::{io, net::TcpListener, sync::Arc, thread::available_parallelism, time::Duration};
+
+use actix_web::{App, HttpServer, dev::ServerHandle};
+use tokio::{
+    join,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    clock::Clock,
+    config::{Config, DatabaseConfig},
+    flow::{answer::Answers, ingest::Ingest, tenants::Tenants},
+    http::{self, Service},
+    kafka::{self, Consumer},
+    store::{self, Db, PoolSettings},
+    telemetry::Chain,
+    users::Users,
+};
+
+/// Connections of the writers and of work on whole tenants.
+const WORK_CONNECTIONS: u32 = 2;
+
+/// Connections that hear of changes of the registry.
+const NEWS_CONNECTIONS: u32 = 1;
+
+const _: () = assert!(WORK_CONNECTIONS + NEWS_CONNECTIONS < DatabaseConfig::LEAST);
+
+/// How long a request waits for a connection, and its statement for an end.
+const WEB_WAIT: Duration = Duration::from_secs(2);
+const WEB_STATEMENT: Duration = Duration::from_secs(5);
+
+/// How long ingest waits for a connection before it says that the database is away.
+const WORK_WAIT: Duration = Duration::from_secs(5);
+
+/// How long to wait before migrations are tried again.
+const MIGRATE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Requests in flight get this long to end once the service stops, in seconds.
+const DRAIN_SECONDS: u64 = 3;
+
+/// The group gets this long to be left: librdkafka may hang while no broker answers.
+const LEAVE: Duration = Duration::from_secs(6);
+
+/// Connections get this long to be closed.
+const CLOSE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(DRAIN_SECONDS < LEAVE.as_secs() && (LEAVE.as_secs() + CLOSE.as_secs()) < 10);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or not ours to take.
+    #[error("could not listen on port {port}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The Kafka client refuses its settings.
+    #[error("could not start the Kafka consumer")]
+    Kafka(#[source] kafka::Error),
+    /// The HTTP client could not be built.
+    #[error("could not make an HTTP client")]
+    Client(#[source] reqwest::Error),
+}
+
+/// A running service.
+pub struct Running {
+    /// The port on which it listens.
+    pub port: u16,
+    http: ServerHandle,
+    served: JoinHandle<io::Result<()>>,
+    consumer: Consumer,
+    registry: JoinHandle<()>,
+    work: Db,
+    /// Cancelled first: from then on the service isn't ready.
+    stopping: CancellationToken,
+    /// Cancelled to end all loops.
+    stop: CancellationToken,
+}
+
+/// Starts everything. Neither database nor broker need be there yet: what needs them goes on trying.
+pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError> {
+    let listen = |source| StartError::Listen { port: config.http_port, source };
+    let listener = TcpListener::bind(("0.0.0.0", config.http_port)).map_err(listen)?;
+    let port = listener.local_addr().map_err(listen)?.port();
+
+    let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
+    let work = store::pool(&config.database.login, PoolSettings {
+        name: "mod-patron-blocks work",
+        most: WORK_CONNECTIONS,
+        wait: WORK_WAIT,
+        statement: config.database.statement,
+    });
+    let tenants = Arc::new(Tenants::new(work.clone(), clock.clone()));
+    let ingest = Arc::new(Ingest::new(work.clone(), tenants.clone(), clock.clone()));
+    let consumer = kafka::start(&config.kafka, &ingest, clock.clone(), stop.clone())
+        .map_err(StartError::Kafka)?;
+    tenants.tell(consumer.refresh());
+    let registry = tokio::spawn(keep_registry(
+        tenants.clone(),
+        store::pool(&config.database.login, PoolSettings {
+            name: "mod-patron-blocks news",
+            most: NEWS_CONNECTIONS,
+            wait: WORK_WAIT,
+            statement: config.database.statement,
+        }),
+        stop.clone(),
+    ));
+
+    let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
+    let service = Arc::new(Service {
+        answers: Arc::new(Answers::new(clock.clone(), users, config.users.clone())),
+        tenants,
+        clock,
+        kafka: consumer.status(),
+        okapi_url: config.users.okapi_url.clone(),
+        on_database_failure: config.on_database_failure,
+        stopping: stopping.clone(),
+    });
+    let server = serve(config, service, listener).map_err(listen)?;
+    info!(http.port = port, "listening");
+    let http = server.handle();
+    Ok(Running {
+        port,
+        http,
+        served: tokio::spawn(server),
+        consumer,
+        registry,
+        work,
+        stopping,
+        stop,
+    })
+}
+
+/// Each thread that answers has connections of its own: a shared pool makes every statement cross
+/// threads (docs/decisions/0005).
+fn serve(
+    config: &Config,
+    service: Arc<Service>,
+    listener: TcpListener,
+) -> io::Result<actix_web::dev::Server> {
+    let connections = config.database.connections - WORK_CONNECTIONS - NEWS_CONNECTIONS;
+    let cores = available_parallelism().map_or(1, usize::from);
+    let wanted = if config.http_workers == 0 { cores } else { config.http_workers };
+    let workers = wanted.min(connections as usize);
+    let each = connections / u32::try_from(workers).unwrap_or(connections);
+    let login = config.database.login.clone();
+    let factory = move || {
+        let db = store::pool(&login, PoolSettings {
+            name: "mod-patron-blocks web",
+            most: each,
+            wait: WEB_WAIT,
+            statement: WEB_STATEMENT,
+        });
+        let service = service.clone();
+        App::new()
+            .wrap(http::normalize())
+            .configure(move |app| http::routes(&service, db, app))
+    };
+    let server = HttpServer::new(factory)
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(DRAIN_SECONDS)
+        .listen(listener)?;
+    Ok(server.run())
+}
+
+/// Migrates as soon as the database is there, then keeps up with what other instances do.
+async fn keep_registry(tenants: Arc<Tenants>, news: Db, stop: CancellationToken) {
+    while let Some(Err(error)) = stop.run_until_cancelled(tenants.migrate()).await {
+        warn!(error = %Chain(&error), "database could not be migrated; trying again");
+        stop.run_until_cancelled(sleep(MIGRATE_AGAIN)).await;
+    }
+    tenants.follow(news, stop).await;
+}
+
+impl Running {
+    /// Resolves when the service stops by itself, because a part of it can't go on.
+    pub async fn failed(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Stops: not ready any more, requests drained, the batches in hand finished, offsets committed.
+    /// Takes less than ten seconds, whatever is away.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        self.stop.cancel();
+        let consumer = async {
+            if timeout(LEAVE, self.consumer.stopped()).await.is_err() {
+                warn!("the consumer group could not be left in time; it will notice by itself");
+            }
+        };
+        let http = async {
+            self.http.stop(true).await;
+            let _ = self.served.await;
+        };
+        let registry = timeout(LEAVE, self.registry);
+        let _ = join!(http, consumer, registry);
+        let _ = timeout(CLOSE, self.work.close()).await;
+        info!("stopped");
+    }
+}

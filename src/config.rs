@@ -1,0 +1,418 @@
+//! Settings: every one a flag and an environment variable, checked once, all problems at once.
+//!
+//! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
+
+use std::{str::FromStr, time::Duration};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use crate::{event::Environment, store::Login, telemetry::LogFormat};
+
+/// The settings as they come: text, so that every problem can be told, not only the first.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Host of the PostgreSQL server
+    #[arg(long, env = "DB_HOST", default_value = "localhost", global = true)]
+    pub db_host: String,
+    /// Port of the PostgreSQL server
+    #[arg(long, env = "DB_PORT", default_value = "5432", global = true)]
+    pub db_port: String,
+    /// Role to log in as; must be allowed to create schemas in the database
+    #[arg(long, env = "DB_USERNAME", default_value = "folio_admin", global = true)]
+    pub db_username: String,
+    /// Its password
+    #[arg(long, env = "DB_PASSWORD", default_value = "", hide_env_values = true, global = true)]
+    pub db_password: String,
+    /// Database
+    #[arg(long, env = "DB_DATABASE", default_value = "okapi_modules", global = true)]
+    pub db_database: String,
+    /// Connections of this instance, all together; at least 4
+    #[arg(long, env = "DB_MAXPOOLSIZE", default_value = "5", global = true)]
+    pub db_maxpoolsize: String,
+    /// Longest time for one statement of ingest or an operator, in milliseconds
+    #[arg(long, env = "DB_QUERYTIMEOUT", default_value = "60000", global = true)]
+    pub db_querytimeout: String,
+
+    /// Host of a Kafka broker
+    #[arg(long, env = "KAFKA_HOST", default_value = "localhost", global = true)]
+    pub kafka_host: String,
+    /// Port of that broker
+    #[arg(long, env = "KAFKA_PORT", default_value = "9092", global = true)]
+    pub kafka_port: String,
+    /// Name of the deployment: first part of topic names and of the consumer group
+    #[arg(long, env = "ENV", default_value = "", global = true)]
+    pub env: String,
+    /// How long the group waits for an instance that died, in milliseconds
+    #[arg(long, env = "KAFKA_CONSUMER_SESSION_TIMEOUT_MS", default_value = "10000", global = true)]
+    pub kafka_session_timeout: String,
+    /// How often an instance tells the group that it lives, in milliseconds
+    #[arg(
+        long,
+        env = "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+        default_value = "3000",
+        global = true
+    )]
+    pub kafka_heartbeat_interval: String,
+    /// How often new topics are looked for, in milliseconds; at once when a tenant is enabled
+    #[arg(
+        long,
+        env = "KAFKA_CONSUMER_METADATA_MAX_AGE_MS",
+        default_value = "30000",
+        global = true
+    )]
+    pub kafka_metadata_max_age: String,
+
+    /// Port to listen on
+    #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
+    pub http_port: String,
+    /// Threads that answer requests; 0 for one a core
+    #[arg(long, env = "HTTP_WORKERS", default_value = "0", global = true)]
+    pub http_workers: String,
+    /// Gateway for calls that no request's X-Okapi-Url names
+    #[arg(long, env = "OKAPI_URL", default_value = "http://okapi:9130", global = true)]
+    pub okapi_url: String,
+    /// Longest wait for the users module, in milliseconds
+    #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
+    pub users_timeout: String,
+    /// Up to this age in seconds a known patron group is used without asking
+    #[arg(long, env = "PATRON_GROUP_FRESH_SECONDS", default_value = "10", global = true)]
+    pub patron_group_fresh: String,
+    /// Up to this age in seconds it is used and asked again in the background
+    #[arg(long, env = "PATRON_GROUP_USABLE_SECONDS", default_value = "60", global = true)]
+    pub patron_group_usable: String,
+    /// Up to this age in seconds it is used when the users module fails
+    #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
+    pub patron_group_fallback: String,
+    /// Answer when the database fails: open (no blocks) or error (status 500)
+    #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
+    pub on_database_failure: String,
+
+    /// What is logged: a level, or directives such as info,sqlx=warn
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
+    pub log_level: String,
+    /// How: text or json
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
+    pub log_format: String,
+}
+
+/// The settings once checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The database.
+    pub database: DatabaseConfig,
+    /// The broker.
+    pub kafka: KafkaConfig,
+    /// The port to listen on; 0 for any that is free.
+    pub http_port: u16,
+    /// Threads that answer requests.
+    pub http_workers: usize,
+    /// The users module.
+    pub users: UsersConfig,
+    /// What the desk is told when the database fails.
+    pub on_database_failure: OnDatabaseFailure,
+}
+
+/// The database, and how many connections there may be.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// Where and as whom.
+    pub login: Login,
+    /// Connections, all together; never below [`DatabaseConfig::LEAST`].
+    pub connections: u32,
+    /// Longest time for one statement of ingest or an operator.
+    pub statement: Duration,
+}
+
+impl DatabaseConfig {
+    /// Two for writers, one to hear news, one for answers.
+    pub const LEAST: u32 = 4;
+}
+
+/// The broker and the group.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `host:port`.
+    pub bootstrap: String,
+    /// First part of topic names.
+    pub environment: Environment,
+    /// How long the group waits for an instance that died.
+    pub session_timeout: Duration,
+    /// How often an instance tells that it lives.
+    pub heartbeat_interval: Duration,
+    /// How often new topics are looked for.
+    pub metadata_max_age: Duration,
+}
+
+/// The users module, and how old its answers may get (http contract 2).
+#[derive(Debug, Clone)]
+pub struct UsersConfig {
+    /// Gateway for calls that no request names one for; without a trailing slash.
+    pub okapi_url: String,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Up to this age a patron group is used without asking.
+    pub fresh: chrono::TimeDelta,
+    /// Up to this age it is used, and asked again in the background.
+    pub usable: chrono::TimeDelta,
+    /// Up to this age it is used when the users module fails.
+    pub fallback: chrono::TimeDelta,
+}
+
+/// What the desk is told when the database fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDatabaseFailure {
+    /// No blocks, as the module that this one replaces does.
+    Open,
+    /// Status 500, which stops circulation.
+    Error,
+}
+
+/// How logs look.
+#[derive(Debug)]
+pub struct LogConfig {
+    /// What is logged.
+    pub filter: EnvFilter,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// One setting that can't be used: its variable and the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} {rule}, but it is {value:?}")]
+pub struct Problem {
+    variable: &'static str,
+    rule: &'static str,
+    value: String,
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The value, or what stands for it while the other settings are looked at.
+    fn check<T>(
+        &mut self,
+        variable: &'static str,
+        text: &str,
+        rule: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = read(text.trim());
+        if value.is_none() {
+            self.0.push(Problem { variable, rule, value: text.to_owned() });
+        }
+        value
+    }
+
+    fn number<T: FromStr + PartialOrd + Default>(
+        &mut self,
+        variable: &'static str,
+        text: &str,
+        rule: &'static str,
+        range: std::ops::RangeInclusive<T>,
+    ) -> T {
+        let read = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+        self.check(variable, text, rule, read).unwrap_or_default()
+    }
+
+    fn milliseconds(&mut self, variable: &'static str, text: &str) -> Duration {
+        let rule = "must be a number of milliseconds from 10 to 3600000";
+        Duration::from_millis(self.number(variable, text, rule, 10..=3_600_000))
+    }
+
+    fn seconds(&mut self, variable: &'static str, text: &str) -> chrono::TimeDelta {
+        let rule = "must be a number of seconds from 0 to 31536000";
+        chrono::TimeDelta::seconds(self.number(variable, text, rule, 0..=31_536_000))
+    }
+
+    fn filled(&mut self, variable: &'static str, text: &str) -> String {
+        let read = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        self.check(variable, text, "must not be empty", read).unwrap_or_default()
+    }
+
+    fn port(&mut self, variable: &'static str, text: &str) -> u16 {
+        self.number(variable, text, "must be a port from 1 to 65535", 1..=u16::MAX)
+    }
+}
+
+impl Settings {
+    /// Checks all settings; every problem is told.
+    pub fn check(&self) -> Result<(Config, LogConfig), Vec<Problem>> {
+        let mut problems = Problems::default();
+        let log = self.log(&mut problems);
+        let config = Config {
+            database: self.database(&mut problems),
+            kafka: self.kafka(&mut problems),
+            http_port: problems.number(
+                "HTTP_PORT",
+                &self.http_port,
+                "must be a port from 0 to 65535, 0 for any that is free",
+                0..=u16::MAX,
+            ),
+            http_workers: problems.number(
+                "HTTP_WORKERS",
+                &self.http_workers,
+                "must be a number from 0 to 256",
+                0..=256,
+            ),
+            users: self.users(&mut problems),
+            on_database_failure: problems
+                .check(
+                    "ON_DATABASE_FAILURE",
+                    &self.on_database_failure,
+                    "must be open or error",
+                    |text| match text {
+                        "open" => Some(OnDatabaseFailure::Open),
+                        "error" => Some(OnDatabaseFailure::Error),
+                        _ => None,
+                    },
+                )
+                .unwrap_or(OnDatabaseFailure::Open),
+        };
+        match log {
+            Some(log) if problems.0.is_empty() => Ok((config, log)),
+            _ => Err(problems.0),
+        }
+    }
+
+    fn database(&self, problems: &mut Problems) -> DatabaseConfig {
+        DatabaseConfig {
+            login: Login {
+                host: problems.filled("DB_HOST", &self.db_host),
+                port: problems.port("DB_PORT", &self.db_port),
+                username: problems.filled("DB_USERNAME", &self.db_username),
+                password: self.db_password.clone(),
+                database: problems.filled("DB_DATABASE", &self.db_database),
+            },
+            connections: problems.number(
+                "DB_MAXPOOLSIZE",
+                &self.db_maxpoolsize,
+                "must be a number from 4 to 1000",
+                DatabaseConfig::LEAST..=1000,
+            ),
+            statement: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
+        }
+    }
+
+    fn kafka(&self, problems: &mut Problems) -> KafkaConfig {
+        let host = problems.filled("KAFKA_HOST", &self.kafka_host);
+        let port = problems.port("KAFKA_PORT", &self.kafka_port);
+        let usable = |text: &str| {
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            text.chars().all(legal).then(|| Environment::new(Some(text)))
+        };
+        let rule = "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
+        let config = KafkaConfig {
+            bootstrap: format!("{host}:{port}"),
+            environment: problems
+                .check("ENV", &self.env, rule, usable)
+                .unwrap_or(Environment::Unset),
+            session_timeout: problems
+                .milliseconds("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", &self.kafka_session_timeout),
+            heartbeat_interval: problems.milliseconds(
+                "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+                &self.kafka_heartbeat_interval,
+            ),
+            metadata_max_age: problems
+                .milliseconds("KAFKA_CONSUMER_METADATA_MAX_AGE_MS", &self.kafka_metadata_max_age),
+        };
+        problems.check(
+            "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+            &self.kafka_heartbeat_interval,
+            "must be less than KAFKA_CONSUMER_SESSION_TIMEOUT_MS",
+            |_| (config.heartbeat_interval < config.session_timeout).then_some(()),
+        );
+        config
+    }
+
+    fn users(&self, problems: &mut Problems) -> UsersConfig {
+        let url = |text: &str| {
+            let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
+            let url = text.trim_end_matches('/').to_owned();
+            (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
+        };
+        UsersConfig {
+            okapi_url: problems
+                .check("OKAPI_URL", &self.okapi_url, "must be a URL with http or https", url)
+                .unwrap_or_default(),
+            timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
+            fresh: problems.seconds("PATRON_GROUP_FRESH_SECONDS", &self.patron_group_fresh),
+            usable: problems.seconds("PATRON_GROUP_USABLE_SECONDS", &self.patron_group_usable),
+            fallback: problems.seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
+        }
+    }
+
+    fn log(&self, problems: &mut Problems) -> Option<LogConfig> {
+        let filter = problems.check(
+            "LOG_LEVEL",
+            &self.log_level,
+            "must be a level or directives such as info,sqlx=warn",
+            |text| EnvFilter::try_new(text).ok(),
+        );
+        let format = problems.check("LOG_FORMAT", &self.log_format, "must be text or json", |text| {
+            match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            }
+        });
+        Some(LogConfig { filter: filter?, format: format? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn check(line: &[&str]) -> Result<(Config, LogConfig), Vec<Problem>> {
+        Line::parse_from([&["x"], line].concat()).settings.check()
+    }
+
+    #[test]
+    fn the_defaults_are_usable() {
+        let (config, _) = check(&[]).unwrap();
+        assert_eq!(config.kafka.bootstrap, "localhost:9092");
+        assert_eq!(config.kafka.environment, Environment::Unset);
+        assert_eq!(config.http_port, 8081);
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_its_variable_and_its_rule() {
+        let problems = check(&[
+            "--db-port=70000",
+            "--db-host=",
+            "--kafka-port=x",
+            "--env=a b",
+            "--db-maxpoolsize=3",
+            "--okapi-url=okapi:9130",
+            "--log-format=xml",
+            "--kafka-heartbeat-interval=10000",
+        ])
+        .unwrap_err();
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "LOG_FORMAT must be text or json, but it is \"xml\"",
+                "DB_HOST must not be empty, but it is \"\"",
+                "DB_PORT must be a port from 1 to 65535, but it is \"70000\"",
+                "DB_MAXPOOLSIZE must be a number from 4 to 1000, but it is \"3\"",
+                "KAFKA_PORT must be a port from 1 to 65535, but it is \"x\"",
+                "ENV must consist of letters, digits, dots, underscores and hyphens, as topic names \
+                 do, but it is \"a b\"",
+                "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
+                 KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",
+                "OKAPI_URL must be a URL with http or https, but it is \"okapi:9130\"",
+            ]
+        );
+    }
+}

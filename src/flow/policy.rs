@@ -1,0 +1,125 @@
+//! A tenant's limits and conditions as evaluation needs them, kept for a moment.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::tenants::Tenant;
+use crate::{
+    blocks::{Actions, Condition, Limit},
+    event::TenantId,
+    store::{self, Db, conditions, limits},
+};
+
+/// How long an instance may use limits that another one has changed.
+const STALE_AT_MOST: Duration = Duration::from_secs(1);
+
+/// Tenants whose policies are kept at once.
+const TENANTS_MOST: u64 = 10_000;
+
+/// What a library has set.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// All limits, in the order in which they were made.
+    pub limits: Vec<Limit>,
+    /// All conditions.
+    pub conditions: Vec<Condition>,
+}
+
+impl Policy {
+    /// The limits of a patron group; ids are compared as text, to the letter.
+    pub fn limits_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Limit> {
+        self.limits.iter().filter(move |limit| limit.patron_group == group)
+    }
+
+    fn read(limits: Vec<Value>, conditions: Vec<Value>) -> Self {
+        Self {
+            limits: limits.into_iter().filter_map(limit).collect(),
+            conditions: conditions.into_iter().filter_map(condition).collect(),
+        }
+    }
+}
+
+/// The policies of all tenants.
+#[derive(Debug, Clone)]
+pub struct Policies(Cache<TenantId, Arc<Policy>>);
+
+impl Default for Policies {
+    fn default() -> Self {
+        let cache = Cache::builder().max_capacity(TENANTS_MOST).time_to_live(STALE_AT_MOST);
+        Self(cache.build())
+    }
+}
+
+impl Policies {
+    /// The tenant's policy. Of many who ask at once, one reads it.
+    pub async fn of(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
+        let read = async {
+            let limits = limits::list(db, &tenant.schema, 0, i64::MAX).await?;
+            let conditions = conditions::list(db, &tenant.schema, 0, i64::MAX).await?;
+            Ok(Arc::new(Policy::read(limits, conditions)))
+        };
+        self.0.try_get_with(tenant.id.clone(), read).await
+    }
+
+    /// Forgets a policy that this instance has just changed.
+    pub async fn forget(&self, tenant: &TenantId) {
+        self.0.invalidate(tenant).await;
+    }
+}
+
+/// Reads a stored limit. What older versions or other programs have left there may lack anything: a
+/// limit without a condition or a value counts for nothing (evaluation contract 2).
+fn limit(record: Value) -> Option<Limit> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Stored {
+        id: Uuid,
+        patron_group_id: String,
+        condition_id: Option<Uuid>,
+        value: Option<f64>,
+    }
+    match serde_json::from_value::<Stored>(record) {
+        Ok(stored) => Some(Limit {
+            id: stored.id,
+            patron_group: stored.patron_group_id,
+            condition: stored.condition_id,
+            value: stored.value,
+        }),
+        Err(error) => {
+            warn!(%error, "a stored limit can't be read and counts for nothing");
+            None
+        }
+    }
+}
+
+fn condition(record: Value) -> Option<Condition> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Stored {
+        id: Uuid,
+        block_borrowing: bool,
+        block_renewals: bool,
+        block_requests: bool,
+        message: String,
+    }
+    match serde_json::from_value::<Stored>(record) {
+        Ok(stored) => Some(Condition {
+            id: stored.id,
+            blocks: Actions {
+                borrowing: stored.block_borrowing,
+                renewals: stored.block_renewals,
+                requests: stored.block_requests,
+            },
+            message: stored.message,
+        }),
+        Err(error) => {
+            warn!(%error, "a stored condition can't be read and blocks nothing");
+            None
+        }
+    }
+}

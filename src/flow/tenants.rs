@@ -1,0 +1,212 @@
+//! Tenants: which ones are enabled, and enabling, disabling and purging them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    blocks::Measure,
+    clock::Clock,
+    event::TenantId,
+    store::{self, Db, Schema, conditions, migrate, tenant_jobs, tenants},
+    telemetry::Chain,
+};
+
+/// How often the registry is read without being told: the net below `LISTEN`.
+const RELOAD: Duration = Duration::from_secs(30);
+
+/// How long to wait after the registry could not be read.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// An enabled tenant.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its schema, with the statements that were filled in for it.
+    pub schema: Schema,
+}
+
+/// The enabled tenants, as this instance knows them.
+#[derive(Debug)]
+pub struct Tenants {
+    db: Db,
+    clock: Clock,
+    known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    /// Set when a tenant was enabled: its topics may be new.
+    look_for_topics: RwLock<Option<Arc<AtomicBool>>>,
+}
+
+impl Tenants {
+    /// Knows no tenant yet.
+    pub fn new(db: Db, clock: Clock) -> Self {
+        Self { db, clock, known: RwLock::default(), look_for_topics: RwLock::default() }
+    }
+
+    /// Where to say that there may be new topics.
+    pub fn tell(&self, look_for_topics: Arc<AtomicBool>) {
+        *self.look_for_topics.write().unwrap_or_else(PoisonError::into_inner) =
+            Some(look_for_topics);
+    }
+
+    /// The tenant, if it is enabled. One that is not known is looked up, so that no instance is behind
+    /// another in enabling.
+    pub async fn find(&self, id: &TenantId) -> Result<Option<Arc<Tenant>>, store::Error> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let enabled = tenants::is_enabled(&self.db, id).await?;
+        Ok(enabled.then(|| self.remember(id)))
+    }
+
+    fn remember(&self, id: &TenantId) -> Arc<Tenant> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let tenant = known.entry(id.clone()).or_insert_with(|| {
+            Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) })
+        });
+        tenant.clone()
+    }
+
+    /// Forgets that a tenant is enabled; asked again, it is looked up.
+    pub fn forget(&self, id: &TenantId) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn look_for_topics(&self) {
+        let flag = self.look_for_topics.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flag) = flag.as_ref() {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads the registry anew.
+    async fn reload(&self) -> Result<(), store::Error> {
+        let enabled = tenants::enabled(&self.db).await?;
+        let mut grown = false;
+        {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|id, _| enabled.contains(id));
+            for id in enabled {
+                known.entry(id).or_insert_with_key(|id| {
+                    grown = true;
+                    Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) })
+                });
+            }
+        }
+        if grown {
+            self.look_for_topics();
+        }
+        Ok(())
+    }
+
+    /// Migrates the module's schema and every enabled tenant's: two versions may share the database
+    /// during a rollout, and whichever starts brings it up to date.
+    pub async fn migrate(&self) -> Result<(), store::Error> {
+        migrate::module(&self.db).await?;
+        for id in tenants::enabled(&self.db).await? {
+            let tenant = self.remember(&id);
+            if let Err(error) = migrate::tenant(&self.db, &id, &tenant.schema).await {
+                // One tenant's trouble is not the others'.
+                warn!(tenant = %id, error = %Chain(&error), "tenant could not be migrated");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps up with what other instances enable and disable, until `stop`.
+    pub async fn follow(self: Arc<Self>, listener: Db, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let followed = stop.run_until_cancelled(self.listen(&listener)).await;
+            if let Some(Err(error)) = followed {
+                warn!(error = %Chain(&error), "registry of tenants can't be read; trying again");
+                stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+            }
+        }
+    }
+
+    async fn listen(&self, listener: &Db) -> Result<(), store::Error> {
+        let mut news = tenants::News::listen(listener).await?;
+        loop {
+            self.reload().await?;
+            if let Ok(heard) = tokio::time::timeout(RELOAD, news.next()).await {
+                heard?;
+            }
+        }
+    }
+
+    /// Installs or upgrades: the same steps, each of which may be repeated. Returns the job's id; the
+    /// job has ended.
+    pub async fn enable(
+        &self,
+        id: &TenantId,
+        module_to: &str,
+        attributes: &Value,
+    ) -> Result<Uuid, store::Error> {
+        let schema = Schema::of(id);
+        migrate::module(&self.db).await?;
+        migrate::tenant(&self.db, id, &schema).await?;
+        let job = Uuid::new_v4();
+        let mut tx = store::begin(&self.db).await?;
+        tenants::enter_alone(&mut tx, id).await?;
+        for measure in Measure::ALL {
+            conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
+        }
+        tenants::set_enabled(&mut tx, id, true, module_to, self.clock.now()).await?;
+        tenant_jobs::add(&mut tx, &schema, job, attributes, self.clock.now()).await?;
+        store::commit(tx).await?;
+        self.remember(id);
+        self.look_for_topics();
+        info!(tenant = %id, module.id = module_to, "tenant enabled");
+        Ok(job)
+    }
+
+    /// Disables and keeps the data. A tenant that was never enabled stays so.
+    pub async fn disable(&self, id: &TenantId, module_from: &str) -> Result<(), store::Error> {
+        migrate::module(&self.db).await?;
+        let mut tx = store::begin(&self.db).await?;
+        tenants::enter_alone(&mut tx, id).await?;
+        if tenants::is_enabled(&mut *tx, id).await? {
+            tenants::set_enabled(&mut tx, id, false, module_from, self.clock.now()).await?;
+        }
+        store::commit(tx).await?;
+        self.forget(id);
+        info!(tenant = %id, "tenant disabled");
+        Ok(())
+    }
+
+    /// Disables and removes everything of the tenant.
+    pub async fn purge(&self, id: &TenantId) -> Result<(), store::Error> {
+        migrate::module(&self.db).await?;
+        let mut tx = store::begin(&self.db).await?;
+        tenants::enter_alone(&mut tx, id).await?;
+        tenants::purge(&mut tx, id, &Schema::of(id)).await?;
+        store::commit(tx).await?;
+        self.forget(id);
+        info!(tenant = %id, "tenant purged");
+        Ok(())
+    }
+}
+
+/// A condition as seeded: it blocks nothing until the library says so.
+fn seed(measure: Measure) -> Value {
+    json!({
+        "id": measure.condition_id(),
+        "name": measure.name(),
+        "blockBorrowing": false,
+        "blockRenewals": false,
+        "blockRequests": false,
+        "valueType": measure.value_type(),
+        "message": "",
+    })
+}

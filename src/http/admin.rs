@@ -1,0 +1,55 @@
+//! `/admin`: liveness and readiness (http contract 11).
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    web::{Data, Json},
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::Service;
+use crate::{
+    store::{self, Db},
+    telemetry::Chain,
+};
+
+/// How long the database may take to show that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// `GET /admin/health`: this process answers; nothing else is looked at.
+pub(super) async fn health() -> Json<&'static str> {
+    Json("OK")
+}
+
+/// `GET /admin/ready`: 200, or 503 with each reason. Kafka is looked at although answers need no
+/// broker: an operator wants to know, and a proxy may be told to look at `/admin/health`.
+pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse {
+    let mut problems = Vec::new();
+    if service.stopping.is_cancelled() {
+        problems.push(json!({ "part": "service", "problem": "stopping" }));
+    }
+    let database = match timeout(PATIENCE, store::ping(&db)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(Chain(&error).to_string()),
+        Err(_) => Some("does not answer".to_owned()),
+    };
+    problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
+    let kafka = service.kafka.health();
+    problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
+    let body = json!({
+        "ready": problems.is_empty(),
+        "problems": problems,
+        "kafka": {
+            "brokersUp": kafka.brokers_up,
+            "joined": kafka.joined,
+            "partitions": kafka.partitions,
+        },
+    });
+    if problems.is_empty() {
+        HttpResponse::Ok().json(body)
+    } else {
+        HttpResponse::ServiceUnavailable().json(body)
+    }
+}

@@ -1,0 +1,83 @@
+//! `patron-block-conditions`: the six conditions (http contract 4).
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Bytes, Path},
+};
+
+use super::{
+    ApiError, collection,
+    error::{NOT_A_UUID, Violation},
+    paging::Page,
+    record::Record,
+    request::{Desk, path_id},
+};
+use crate::store::conditions;
+
+/// `GET /patron-block-conditions`
+pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let page = Page::of(&request)?;
+    let schema = &desk.tenant.schema;
+    let records = conditions::list(&desk.db, schema, page.offset, page.limit).await?;
+    let total = conditions::count(&desk.db, schema).await?;
+    Ok(collection("patronBlockConditions", records, total))
+}
+
+/// `GET /patron-block-conditions/{id}`
+pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&path, || ApiError::not_found(NOT_A_UUID))?;
+    let found = conditions::find(&desk.db, &desk.tenant.schema, id).await?;
+    found.map_or_else(|| Err(ApiError::not_found("Not found")), |c| Ok(HttpResponse::Ok().json(c)))
+}
+
+/// `PUT /patron-block-conditions/{id}`
+pub(super) async fn put(
+    desk: Desk,
+    request: HttpRequest,
+    path: Path<String>,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let mut record = Record::read(&request, &body)?;
+    check(&record)?;
+    let id = path_id(&path, || {
+        Violation::own(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
+    })?;
+    let schema = &desk.tenant.schema;
+    let now = desk.service.clock.now();
+    let before = conditions::find(&desk.db, schema, id).await?;
+    record.0.insert("id".to_owned(), id.to_string().into());
+    record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
+    let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now).await?;
+    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    if replaced {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(ApiError::not_found("Not found"))
+    }
+}
+
+/// The schema first, then the rules on message and flags.
+fn check(record: &Record) -> Result<(), ApiError> {
+    const KEY: &str = "patron block condition id";
+    let id = record.uuid("id")?;
+    record.string("name")?;
+    let mut blocks = false;
+    for flag in ["blockBorrowing", "blockRenewals", "blockRequests"] {
+        blocks |= record.boolean(flag)?;
+    }
+    let value_type = record.string("valueType")?;
+    if !matches!(value_type, "Integer" | "Double") {
+        return Err(ApiError::bad_request("valueType must be Integer or Double"));
+    }
+    let blank = record.optional_string("message")?.is_none_or(|text| text.trim().is_empty());
+    let message = match (blocks, blank) {
+        (true, true) => {
+            "Message to be displayed is a required field if one or more blocked actions selected"
+        }
+        (false, false) => {
+            "One or more blocked actions must be selected for message to be displayed to be used"
+        }
+        _ => return Ok(()),
+    };
+    Err(Violation::own(message, KEY, id.to_string()).into())
+}

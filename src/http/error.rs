@@ -1,0 +1,135 @@
+//! One error type for the API (http contract 1.4). Causes are logged, never sent.
+
+use std::{fmt, sync::Arc};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header::ContentType},
+};
+use serde_json::json;
+use tracing::error;
+
+use crate::{store, telemetry::Chain};
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub enum ApiError {
+    /// Plain text with a status.
+    Text(StatusCode, String),
+    /// 422 with an errors object.
+    Invalid(Violation),
+    /// The database failed: 500.
+    Store(Arc<store::Error>),
+}
+
+/// One broken rule of a request body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// What is wrong, in the words that clients know.
+    pub message: String,
+    /// `-1` for our own checks, else the key of the schema's rule.
+    pub code: &'static str,
+    /// The member, or whatever the contract names.
+    pub key: String,
+    /// The offending value, `"null"` where it is missing.
+    pub value: String,
+}
+
+impl Violation {
+    /// A rule of our own (code `-1`).
+    pub fn own(message: impl Into<String>, key: &str, value: impl Into<String>) -> Self {
+        Self { message: message.into(), code: "-1", key: key.to_owned(), value: value.into() }
+    }
+
+    /// A required member that is missing or null.
+    pub fn missing(key: &str) -> Self {
+        Self {
+            message: "must not be null".to_owned(),
+            code: "jakarta.validation.constraints.NotNull.message",
+            key: key.to_owned(),
+            value: "null".to_owned(),
+        }
+    }
+
+    /// A member that is no UUID.
+    pub fn not_a_uuid(key: &str, value: &str) -> Self {
+        Self {
+            message: format!("must match \"{UUID_PATTERN}\""),
+            code: "jakarta.validation.constraints.Pattern.message",
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+}
+
+/// The pattern of every UUID in a body.
+const UUID_PATTERN: &str =
+    "^[a-fA-F0-9]{8}-[a-fA-F0-9]{4}-[1-5][a-fA-F0-9]{3}-[89abAB][a-fA-F0-9]{3}-[a-fA-F0-9]{12}$";
+
+/// What is said of an id in a path that is no UUID.
+pub(super) const NOT_A_UUID: &str = "Invalid UUID format of id, should be \
+    xxxxxxxx-xxxx-Mxxx-Nxxx-xxxxxxxxxxxx where M is 1-5 and N is 8, 9, a, b, A or B and \
+    x is 0-9, a-f or A-F.";
+
+impl ApiError {
+    /// 400 as text.
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self::Text(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    /// 404 as text.
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::Text(StatusCode::NOT_FOUND, text.into())
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<Violation> for ApiError {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(violation)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_, text) => f.write_str(text),
+            Self::Invalid(violation) => f.write_str(&violation.message),
+            Self::Store(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Text(status, _) => *status,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        match self {
+            Self::Text(_, text) => {
+                response.content_type(ContentType::plaintext()).body(text.clone())
+            }
+            Self::Invalid(violation) => response.json(json!({ "errors": [{
+                "message": violation.message,
+                "type": "1",
+                "code": violation.code,
+                "parameters": [{ "key": violation.key, "value": violation.value }],
+            }] })),
+            Self::Store(error) => {
+                error!(error = %Chain(&**error), "request failed");
+                response.content_type(ContentType::plaintext()).body(error.to_string())
+            }
+        }
+    }
+}

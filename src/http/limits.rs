@@ -1,0 +1,135 @@
+//! `patron-block-limits`: limits per patron group (http contract 5).
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::LOCATION,
+    web::{Bytes, Path},
+};
+use uuid::Uuid;
+
+use super::{
+    ApiError, collection,
+    error::{NOT_A_UUID, Violation},
+    paging::Page,
+    record::Record,
+    request::{Desk, path_id},
+};
+use crate::{
+    blocks::Measure,
+    store::{
+        self,
+        limits::{self, LimitRow},
+    },
+};
+
+/// `GET /patron-block-limits`
+pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let page = Page::of(&request)?;
+    let schema = &desk.tenant.schema;
+    let records = limits::list(&desk.db, schema, page.offset, page.limit).await?;
+    let total = limits::count(&desk.db, schema).await?;
+    Ok(collection("patronBlockLimits", records, total))
+}
+
+/// `GET /patron-block-limits/{id}`
+pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&path, || ApiError::not_found(NOT_A_UUID))?;
+    let found = limits::find(&desk.db, &desk.tenant.schema, id).await?;
+    found.map_or_else(|| Err(ApiError::not_found("Not found")), |l| Ok(HttpResponse::Ok().json(l)))
+}
+
+/// `POST /patron-block-limits`
+pub(super) async fn post(
+    desk: Desk,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let mut record = Record::read(&request, &body)?;
+    let (id, condition) = check(&mut record)?;
+    let now = desk.service.clock.now();
+    let by = desk.acting_user.as_deref();
+    record.set_metadata(None, by, now);
+    let record = record.into_value();
+    let row = LimitRow { id, condition, record: &record };
+    limits::add(&desk.db, &desk.tenant.schema, row, by, now)
+        .await
+        .map_err(|error| refused(error, id, condition))?;
+    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    Ok(HttpResponse::Created().insert_header((LOCATION, id.to_string())).json(record))
+}
+
+/// `PUT /patron-block-limits/{id}`
+pub(super) async fn put(
+    desk: Desk,
+    request: HttpRequest,
+    path: Path<String>,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let mut record = Record::read(&request, &body)?;
+    let (_, condition) = check(&mut record)?;
+    let id = path_id(&path, || {
+        Violation::own(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
+    })?;
+    let schema = &desk.tenant.schema;
+    let before = limits::find(&desk.db, schema, id).await?;
+    record.0.insert("id".to_owned(), id.to_string().into());
+    let now = desk.service.clock.now();
+    record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
+    let record = record.into_value();
+    let replaced = limits::replace(&desk.db, schema, LimitRow { id, condition, record: &record })
+        .await
+        .map_err(|error| refused(error, id, condition))?;
+    done(&desk, replaced).await
+}
+
+/// `DELETE /patron-block-limits/{id}`
+pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&path, || ApiError::bad_request(NOT_A_UUID))?;
+    let removed = limits::remove(&desk.db, &desk.tenant.schema, id).await?;
+    done(&desk, removed).await
+}
+
+async fn done(desk: &Desk, was_there: bool) -> Result<HttpResponse, ApiError> {
+    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    if was_there {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(ApiError::not_found("Not found"))
+    }
+}
+
+/// The schema first, then the range. Returns the limit's id and its condition's.
+fn check(record: &mut Record) -> Result<(Uuid, Uuid), ApiError> {
+    let id = record.uuid("id")?;
+    record.uuid("patronGroupId")?;
+    let condition = record.uuid("conditionId")?;
+    let value = record.number("value")?;
+    let (in_range, message) = if condition == Measure::FeeFineBalance.condition_id() {
+        let in_range = (0.0..=999_999.99).contains(&value);
+        (in_range, "Must be blank or a number from 0.00 to 999999.99")
+    } else {
+        let in_range = (0.0..=999_999.0).contains(&value) && value.fract() == 0.0;
+        (in_range, "Must be blank or an integer from 0 to 999999")
+    };
+    if in_range {
+        Ok((id, condition))
+    } else {
+        Err(Violation::own(message, "value", format!("{value:?}")).into())
+    }
+}
+
+/// What the database says of a limit that it does not take.
+fn refused(error: store::Error, id: Uuid, condition: Uuid) -> ApiError {
+    if error.is_duplicate() {
+        let message = format!("id value already exists in table patron_block_limits: {id}");
+        return Violation::own(message, "id", id.to_string()).into();
+    }
+    if error.is_dangling() {
+        const KEY: &str = "patron_block_limits.conditionid";
+        let message = format!(
+            "Cannot set {KEY} = {condition} because it does not exist in patron_block_conditions.id."
+        );
+        return Violation::own(message, KEY, condition.to_string()).into();
+    }
+    error.into()
+}

@@ -1,0 +1,101 @@
+//! REST: the interfaces of the module descriptor, one file a resource.
+
+mod admin;
+mod blocks;
+mod conditions;
+mod error;
+mod limits;
+mod paging;
+mod record;
+mod request;
+mod summary;
+mod tenant_jobs;
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, middleware::NormalizePath, web};
+use serde_json::json;
+
+pub use error::ApiError;
+
+use crate::{
+    clock::Clock,
+    config::OnDatabaseFailure,
+    flow::{answer::Answers, tenants::Tenants},
+    kafka::Status,
+    store::Db,
+};
+
+/// Largest request body: all that clients send is far smaller.
+const BODY_MOST: usize = 1024 * 1024;
+
+/// What all threads that answer share.
+pub struct Service {
+    /// Enabled tenants.
+    pub tenants: Arc<Tenants>,
+    /// Answers about patrons.
+    pub answers: Arc<Answers>,
+    /// The time.
+    pub clock: Clock,
+    /// The connection to Kafka.
+    pub kafka: Arc<Status>,
+    /// Gateway for calls that a request names none for.
+    pub okapi_url: String,
+    /// What the desk is told when the database fails.
+    pub on_database_failure: OnDatabaseFailure,
+    /// Whether the service is stopping: then it isn't ready.
+    pub stopping: tokio_util::sync::CancellationToken,
+}
+
+/// Adds all routes. `db` is the pool of the thread that answers.
+pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
+    app.app_data(web::Data::from(service.clone()))
+        .app_data(web::Data::new(db))
+        .app_data(web::PayloadConfig::new(BODY_MOST))
+        .service(
+            web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
+        )
+        .service(web::resource("/user-summary/{userId}").route(web::get().to(summary::get)))
+        .service(
+            web::resource("/patron-block-conditions").route(web::get().to(conditions::list)),
+        )
+        .service(
+            web::resource("/patron-block-conditions/{id}")
+                .route(web::get().to(conditions::get))
+                .route(web::put().to(conditions::put)),
+        )
+        .service(
+            web::resource("/patron-block-limits")
+                .route(web::get().to(limits::list))
+                .route(web::post().to(limits::post)),
+        )
+        .service(
+            web::resource("/patron-block-limits/{id}")
+                .route(web::get().to(limits::get))
+                .route(web::put().to(limits::put))
+                .route(web::delete().to(limits::delete)),
+        )
+        .service(web::resource("/_/tenant").route(web::post().to(tenant_jobs::post)))
+        .service(
+            web::resource("/_/tenant/{id}")
+                .route(web::get().to(tenant_jobs::get))
+                .route(web::delete().to(tenant_jobs::delete)),
+        )
+        .service(web::resource("/admin/health").route(web::get().to(admin::health)))
+        .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
+        .default_service(web::to(not_found));
+}
+
+/// A trailing slash is no part of a path (http contract 1.2).
+pub fn normalize() -> NormalizePath {
+    NormalizePath::trim()
+}
+
+async fn not_found() -> HttpResponse {
+    HttpResponse::NotFound().content_type("text/plain").body("Not found")
+}
+
+/// The list `records` under `name`, with its total.
+fn collection(name: &str, records: Vec<serde_json::Value>, total: i64) -> HttpResponse {
+    HttpResponse::Ok().json(json!({ name: records, "totalRecords": total }))
+}

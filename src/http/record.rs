@@ -1,0 +1,113 @@
+//! JSON records that clients write and that are kept whole, unknown members included.
+
+use actix_web::{HttpRequest, http::header::CONTENT_TYPE};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{ApiError, error::Violation};
+use crate::event::parse_uuid;
+
+/// A record as sent: an object whose members are looked at one by one.
+pub(super) struct Record(pub(super) Map<String, Value>);
+
+impl Record {
+    /// Reads a body. No content type counts as JSON; another is refused (http contract 1.2).
+    pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {
+        let sent = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+        let media_type = sent.and_then(|sent| sent.split(';').next()).map(str::trim);
+        if media_type.is_some_and(|media| !media.eq_ignore_ascii_case("application/json")) {
+            return Err(ApiError::bad_request(format!(
+                "Content-type header must be [\"application/json\"] but it is \"{}\"",
+                sent.unwrap_or_default()
+            )));
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => Ok(Self(members)),
+            Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
+            Err(error) => Err(ApiError::bad_request(format!("the body is not valid JSON: {error}"))),
+        }
+    }
+
+    /// A member that is there and not null.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn required(&self, name: &str) -> Result<&Value, ApiError> {
+        self.get(name).ok_or_else(|| Violation::missing(name).into())
+    }
+
+    /// A required string.
+    pub(super) fn string(&self, name: &str) -> Result<&str, ApiError> {
+        self.required(name)?.as_str().ok_or_else(|| wrong_type(name, "a string"))
+    }
+
+    /// An optional string.
+    pub(super) fn optional_string(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong_type(name, "a string")),
+        }
+    }
+
+    /// A required boolean.
+    pub(super) fn boolean(&self, name: &str) -> Result<bool, ApiError> {
+        self.required(name)?.as_bool().ok_or_else(|| wrong_type(name, "true or false"))
+    }
+
+    /// A required UUID.
+    pub(super) fn uuid(&self, name: &str) -> Result<Uuid, ApiError> {
+        let text = self.string(name)?;
+        parse_uuid(text).ok_or_else(|| Violation::not_a_uuid(name, text).into())
+    }
+
+    /// A required number, or a numeric string, which from here on is a number.
+    pub(super) fn number(&mut self, name: &str) -> Result<f64, ApiError> {
+        let (number, was_text) = match self.required(name)? {
+            Value::Number(number) => (number.as_f64(), false),
+            Value::String(text) => (text.trim().parse().ok(), true),
+            _ => (None, false),
+        };
+        let number = number.filter(|number: &f64| number.is_finite());
+        let number = number.ok_or_else(|| wrong_type(name, "a number"))?;
+        if was_text {
+            self.0.insert(name.to_owned(), json!(number));
+        }
+        Ok(number)
+    }
+
+    /// Puts the server's metadata in the place of what the client sent (http contract 1.5). What was
+    /// `created` before stays.
+    pub(super) fn set_metadata(
+        &mut self,
+        before: Option<&Value>,
+        by: Option<&str>,
+        now: DateTime<Utc>,
+    ) {
+        let now = now.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string();
+        let created = before.and_then(|before| before.get("metadata")?.as_object());
+        let created_at = created.and_then(|created| created.get("createdDate")).cloned();
+        let created_by = match created_at {
+            Some(_) => created.and_then(|created| created.get("createdByUserId")).cloned(),
+            None => by.map(Value::from),
+        };
+        let mut metadata = Map::new();
+        metadata.insert("createdDate".to_owned(), created_at.unwrap_or_else(|| json!(now)));
+        metadata.insert("updatedDate".to_owned(), json!(now));
+        metadata.extend(created_by.map(|by| ("createdByUserId".to_owned(), by)));
+        metadata.extend(by.map(|by| ("updatedByUserId".to_owned(), json!(by))));
+        self.0.insert("metadata".to_owned(), Value::Object(metadata));
+    }
+
+    /// The record as it is stored and returned: members that are null are left out.
+    pub(super) fn into_value(mut self) -> Value {
+        self.0.retain(|_, value| !value.is_null());
+        Value::Object(self.0)
+    }
+}
+
+fn wrong_type(name: &str, rule: &str) -> ApiError {
+    ApiError::bad_request(format!("{name} must be {rule}"))
+}

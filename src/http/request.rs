@@ -1,0 +1,101 @@
+//! What a request's headers say: tenant, caller, and who acts.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{ApiError, Service};
+use crate::{
+    event::{TenantId, parse_uuid},
+    flow::tenants::Tenant,
+    store::Db,
+    users::Caller,
+};
+
+/// A header's value, where it is text and not blank.
+pub(super) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    let value = request.headers().get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// The tenant that the request names; it need not be enabled.
+pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
+    let named = header(request, "X-Okapi-Tenant").ok_or_else(|| {
+        ApiError::bad_request("Unable to process request Tenant must be set")
+    })?;
+    TenantId::parse(named).ok_or_else(|| {
+        let named = named.escape_default();
+        ApiError::bad_request(format!("Tenant \"{named}\" is not valid: an id {}", TenantId::RULE))
+    })
+}
+
+/// Whom outgoing calls are made for.
+pub(super) fn caller(request: &HttpRequest, service: &Service, tenant: &TenantId) -> Caller {
+    let owned = |name| header(request, name).map(str::to_owned);
+    let url = header(request, "X-Okapi-Url").map(|url| url.trim_end_matches('/').to_owned());
+    Caller {
+        okapi_url: url.unwrap_or_else(|| service.okapi_url.clone()),
+        tenant: tenant.to_string(),
+        token: owned("X-Okapi-Token"),
+        request_id: owned("X-Okapi-Request-Id"),
+    }
+}
+
+/// The staff user who acts, for metadata: the header, else the token's claim, which is read and not
+/// verified, since that is the gateway's work. Need not be a UUID.
+fn acting_user(request: &HttpRequest) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        user_id: Option<String>,
+    }
+    if let Some(user) = header(request, "X-Okapi-User-Id") {
+        return Some(user.to_owned());
+    }
+    let payload = header(request, "X-Okapi-Token")?.split('.').nth(1)?;
+    let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice::<Claims>(&json).ok()?.user_id.filter(|user| !user.is_empty())
+}
+
+/// A request of an enabled tenant, with the connections of the thread that answers it.
+pub(super) struct Desk {
+    pub(super) service: Arc<Service>,
+    pub(super) db: Db,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) acting_user: Option<String>,
+}
+
+/// The enabled tenant of this id, or the error that names it.
+pub(super) async fn enabled(service: &Service, id: &TenantId) -> Result<Arc<Tenant>, ApiError> {
+    let tenant = service.tenants.find(id).await?;
+    tenant.ok_or_else(|| ApiError::bad_request(format!("Tenant {id} is not enabled for this module")))
+}
+
+impl FromRequest for Desk {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (service, db) = shared(request);
+        let id = tenant_id(request);
+        let acting_user = acting_user(request);
+        Box::pin(async move {
+            let tenant = enabled(&service, &id?).await?;
+            Ok(Self { service, db, tenant, acting_user })
+        })
+    }
+}
+
+/// What `routes` put into the application.
+pub(super) fn shared(request: &HttpRequest) -> (Arc<Service>, Db) {
+    let service = request.app_data::<Data<Service>>().expect("routes() adds the service");
+    let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");
+    (service.clone().into_inner(), Db::clone(db))
+}
+
+/// The id in a path, or what the contract says of one that is none.
+pub(super) fn path_id(text: &str, error: impl FnOnce() -> ApiError) -> Result<Uuid, ApiError> {
+    parse_uuid(text).ok_or_else(error)
+}

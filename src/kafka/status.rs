@@ -1,0 +1,95 @@
+//! What is known of the connection to Kafka, for readiness and operators.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+/// Shared with the polling thread, which alone writes it.
+#[derive(Debug, Default)]
+pub struct Status {
+    health: Mutex<Health>,
+    paused: AtomicBool,
+}
+
+/// The client's last report about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// When the client reported; `None` before its first report.
+    pub reported_at: Option<DateTime<Utc>>,
+    /// Brokers with a working connection.
+    pub brokers_up: usize,
+    /// Whether the group has let this instance in.
+    pub joined: bool,
+    /// Partitions that this instance owns.
+    pub partitions: usize,
+    /// Whether reading is paused because the records can't be stored.
+    pub paused: bool,
+}
+
+impl Health {
+    /// Why records are not flowing, if they are not.
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.reported_at.is_none() {
+            Some("not connected yet")
+        } else if self.brokers_up == 0 {
+            Some("no broker answers")
+        } else if !self.joined {
+            Some("joining the consumer group")
+        } else if self.paused {
+            Some("paused, because records can't be stored")
+        } else {
+            None
+        }
+    }
+}
+
+impl Status {
+    /// The last report.
+    pub fn health(&self) -> Health {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Health { paused: self.paused.load(Ordering::Relaxed), ..health }
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Takes over the client's statistics: JSON, of which two small parts are read.
+    pub(super) fn report(&self, statistics: &[u8], partitions: usize, now: DateTime<Utc>) {
+        let Ok(read) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let real = |broker: &&Broker| broker.nodeid >= 0 && broker.state == "UP";
+        let brokers_up = read.brokers.values().filter(real).count();
+        let joined = read.cgrp.is_some_and(|group| group.join_state == "steady");
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Health {
+            reported_at: Some(now),
+            brokers_up,
+            joined,
+            partitions,
+            paused: false,
+        };
+    }
+}
+
+#[derive(Deserialize)]
+struct Statistics {
+    brokers: HashMap<String, Broker>,
+    cgrp: Option<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    join_state: String,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    nodeid: i32,
+    state: String,
+}

@@ -1,0 +1,90 @@
+//! What can go wrong in the database, and what to do then.
+
+use sqlx::error::ErrorKind;
+use uuid::Uuid;
+
+/// What failed, and while doing what. `Display` leaves the cause out: whoever logs walks the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The driver or the server failed.
+    #[error("could not {step}")]
+    Driver {
+        /// What we were doing.
+        step: &'static str,
+        /// What the driver says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A migration failed.
+    #[error("could not migrate schema {schema}")]
+    Migrate {
+        /// The schema.
+        schema: String,
+        /// What the migrator says.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A stored row is not what its writer promises.
+    #[error("{table} row {id} contradicts itself: {why}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The row.
+        id: Uuid,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What the consumer does next with a batch that failed. There is no `Skip`: a record that the
+/// database refuses is found by splitting its batch, and parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Offer the same batch again after a pause: nothing is wrong with it.
+    Retry,
+    /// Something in the batch is refused whenever it is offered.
+    Refused,
+}
+
+impl Error {
+    /// Makes a driver's error ours: `.map_err(Error::at("merge loans"))`.
+    pub fn at(step: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Driver { step, source }
+    }
+
+    /// What the consumer does next. Only what the server says of the data itself is a refusal; an
+    /// absent table, a full disk, a deadlock or a lost connection can be mended, and the records wait.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Driver { source: sqlx::Error::Database(error), .. } => {
+                // Classes 22 (data exception), 23 (integrity), 54 (program limit exceeded).
+                let code = error.code();
+                let class = code.as_deref().and_then(|code| code.get(..2));
+                if matches!(class, Some("22" | "23" | "54")) {
+                    Verdict::Refused
+                } else {
+                    Verdict::Retry
+                }
+            }
+            Self::Driver { source: sqlx::Error::Encode(_), .. } => Verdict::Refused,
+            Self::Driver { .. } | Self::Migrate { .. } | Self::Corrupt { .. } => Verdict::Retry,
+        }
+    }
+
+    /// Whether a unique constraint was broken, for writers who answer for one.
+    pub fn is_duplicate(&self) -> bool {
+        self.kind() == Some(ErrorKind::UniqueViolation)
+    }
+
+    /// Whether a foreign key was broken, for writers who answer for one.
+    pub fn is_dangling(&self) -> bool {
+        self.kind() == Some(ErrorKind::ForeignKeyViolation)
+    }
+
+    fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Driver { source, .. } => source.as_database_error().map(|error| error.kind()),
+            Self::Migrate { .. } | Self::Corrupt { .. } => None,
+        }
+    }
+}

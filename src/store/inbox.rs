@@ -1,0 +1,91 @@
+//! The inbox: which events were applied already. Claiming one is part of the transaction that applies
+//! it (invariant I3).
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx};
+use crate::event::{Event, Record};
+
+const CLAIM: Statement = Statement::new(
+    r#"insert into {schema}.inbox (
+         event_key, identified_by, kind, subject, user_id, occurred_at, timed_by, stamp, topic,
+         partition, "offset", payload, received_at)
+       select x.*, $13
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::timestamptz[],
+                     $7::text[], $8::bytea[], $9::text[], $10::int4[], $11::int8[], $12::bytea[]) as x
+       on conflict (event_key) do nothing
+       returning event_key"#,
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM];
+
+/// Claims `events` and tells which of them are new. A key that stands twice in the batch is new once.
+pub async fn claim(
+    tx: &mut Tx,
+    schema: &Schema,
+    events: &[(&Record, &Event)],
+    now: DateTime<Utc>,
+) -> Result<HashSet<Uuid>, Error> {
+    let mut sorted: Vec<_> = events.to_vec();
+    // In key order, so that two writers who meet the same events wait for each other in one direction.
+    sorted.sort_by_key(|(_, event)| event.key);
+    let c = Columns::of(&sorted);
+    let fresh: Vec<Uuid> = sqlx::query_scalar(schema.sql(&CLAIM))
+        .bind(&c.event_key)
+        .bind(&c.identified_by)
+        .bind(&c.kind)
+        .bind(&c.subject)
+        .bind(&c.user_id)
+        .bind(&c.occurred_at)
+        .bind(&c.timed_by)
+        .bind(&c.stamp)
+        .bind(&c.topic)
+        .bind(&c.partition)
+        .bind(&c.offset)
+        .bind(&c.payload)
+        .bind(now)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("claim events in the inbox"))?;
+    Ok(fresh.into_iter().collect())
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    event_key: Vec<Uuid>,
+    identified_by: Vec<&'static str>,
+    kind: Vec<&'static str>,
+    subject: Vec<Uuid>,
+    user_id: Vec<Option<Uuid>>,
+    occurred_at: Vec<DateTime<Utc>>,
+    timed_by: Vec<&'static str>,
+    stamp: Vec<&'a [u8]>,
+    topic: Vec<&'a str>,
+    partition: Vec<i32>,
+    offset: Vec<i64>,
+    payload: Vec<&'a [u8]>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(events: &[(&'a Record, &'a Event)]) -> Self {
+        let mut columns = Self::default();
+        for (record, event) in events {
+            columns.event_key.push(event.key);
+            columns.identified_by.push(event.identified_by.name());
+            columns.kind.push(event.fact.kind().name());
+            columns.subject.push(event.fact.subject());
+            columns.user_id.push(event.fact.user());
+            columns.occurred_at.push(event.occurred_at);
+            columns.timed_by.push(event.timed_by.name());
+            columns.stamp.push(event.stamp.as_bytes());
+            columns.topic.push(&record.place.topic);
+            columns.partition.push(record.place.partition);
+            columns.offset.push(record.place.offset);
+            columns.payload.push(record.payload.as_deref().unwrap_or_default());
+        }
+        columns
+    }
+}

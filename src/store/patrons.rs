@@ -1,0 +1,190 @@
+//! What is read of one patron: the numbers to evaluate, the summary, the patron group.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement};
+use crate::{blocks::Measures, patron::overdue_days};
+
+/// One round trip: counters, what time has made overdue, fees that don't count because their loan is
+/// claimed returned, and the patron group as last known. `blocks::Measures::of` is its definition.
+const STATE: Statement = Statement::new(
+    "select c.open_loans::int8, c.open_fees_fines::int8,
+            (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
+            c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
+            c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
+            p.patron_group, p.known_at
+       from {schema}.patron_counter c
+      cross join lateral (
+         select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
+                min(l.due_date) filter (where l.recall) as first_recall_due
+           from {schema}.loan l
+          where l.user_id = c.user_id and l.is_open and not l.claimed_returned
+            and l.overdue_from <= $2) o
+       left join lateral (
+         select sum(f.balance) as uncounted
+           from {schema}.fee_fine f
+           join {schema}.loan l on l.loan_id = f.loan_id
+          where c.claimed_returned_loans > 0 and f.user_id = c.user_id and f.is_open
+            and l.user_id = c.user_id and l.is_open and l.claimed_returned) x on true
+       left join {schema}.patron p on p.user_id = c.user_id
+      where c.user_id = $1",
+);
+
+const SUMMARY: Statement =
+    Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
+
+const LEARN_GROUP: Statement = Statement::new(
+    "insert into {schema}.patron as t (user_id, patron_group, known_at) values ($1, $2, $3)
+     on conflict (user_id) do update set
+       patron_group = excluded.patron_group, known_at = excluded.known_at
+       where t.known_at < excluded.known_at",
+);
+
+const FORGET_GROUP: Statement = Statement::new("delete from {schema}.patron where user_id = $1");
+
+/// Every patron whose counters are not what a recount of the rows gives.
+const DRIFT: Statement = Statement::new(
+    "with recount as (
+       select user_id, sum(loans) as loans, sum(lost) as lost, sum(claimed) as claimed,
+              sum(recalled) as recalled, sum(fees) as fees, sum(balance) as balance
+         from (
+           select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
+                  claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
+                  0 as fees, 0 as balance
+             from {schema}.loan where is_open
+           union all
+           select user_id, 0, 0, 0, 0, 1, balance from {schema}.fee_fine where is_open) rows
+        group by user_id)
+     select coalesce(r.user_id, c.user_id)
+       from recount r full join {schema}.patron_counter c on c.user_id = r.user_id
+      where (coalesce(r.loans, 0), coalesce(r.lost, 0), coalesce(r.claimed, 0),
+             coalesce(r.recalled, 0), coalesce(r.fees, 0), coalesce(r.balance, 0))
+         is distinct from
+            (coalesce(c.open_loans, 0), coalesce(c.lost_loans, 0),
+             coalesce(c.claimed_returned_loans, 0), coalesce(c.recalled_loans, 0),
+             coalesce(c.open_fees_fines, 0), coalesce(c.fee_fine_balance, 0))
+      order by 1",
+);
+
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &DRIFT];
+
+/// A patron who has something open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// What the limits are compared with.
+    pub measures: Measures,
+    /// The patron group as last known.
+    pub group: Option<KnownGroup>,
+}
+
+/// A patron group, and when it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownGroup {
+    /// The group's id, as text: it is only compared.
+    pub group: String,
+    /// When the users module said so.
+    pub known_at: DateTime<Utc>,
+}
+
+#[derive(sqlx::FromRow)]
+struct StateRow {
+    open_loans: i64,
+    open_fees_fines: i64,
+    charged_out: i64,
+    lost: i64,
+    overdue: i64,
+    overdue_recalls: i64,
+    first_recall_due: Option<DateTime<Utc>>,
+    fee_fine_balance: Decimal,
+    patron_group: Option<String>,
+    known_at: Option<DateTime<Utc>>,
+}
+
+/// What `user` has at `now`; `None` where no event ever opened anything for the patron.
+pub async fn state(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Option<State>, Error> {
+    let row: Option<StateRow> = sqlx::query_as(schema.sql(&STATE))
+        .bind(user)
+        .bind(now)
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("read a patron's state"))?;
+    Ok(row.map(|row| State {
+        measures: Measures {
+            open_loans: row.open_loans,
+            open_fees_fines: row.open_fees_fines,
+            charged_out: row.charged_out,
+            lost: row.lost,
+            overdue: row.overdue,
+            overdue_recalls: row.overdue_recalls,
+            // The statement admits overdue loans only, so their grace has passed already.
+            recall_overdue_days: row.first_recall_due.map_or(0, |due| overdue_days(due, None, now)),
+            fee_fine_balance: row.fee_fine_balance,
+        },
+        group: row.patron_group.zip(row.known_at).map(|(group, known_at)| KnownGroup {
+            group,
+            known_at,
+        }),
+    }))
+}
+
+/// The summary of a patron as JSON text; `None` where nothing is open.
+pub async fn summary(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+) -> Result<Option<String>, Error> {
+    sqlx::query_scalar(schema.sql(&SUMMARY))
+        .bind(user)
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("read a patron's summary"))
+}
+
+/// Keeps the group that the users module told, unless a later answer was kept already.
+pub async fn learn_group(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+    known: &KnownGroup,
+) -> Result<(), Error> {
+    sqlx::query(schema.sql(&LEARN_GROUP))
+        .bind(user)
+        .bind(&known.group)
+        .bind(known.known_at)
+        .execute(db)
+        .await
+        .map_err(Error::at("keep a patron group"))?;
+    Ok(())
+}
+
+/// Forgets the group of a patron whom the users module does not know, or who has none.
+pub async fn forget_group(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+) -> Result<(), Error> {
+    sqlx::query(schema.sql(&FORGET_GROUP))
+        .bind(user)
+        .execute(db)
+        .await
+        .map_err(Error::at("forget a patron group"))?;
+    Ok(())
+}
+
+/// The patrons whose counters differ from a recount of their loans and fees/fines (invariant I4): none,
+/// unless something is wrong.
+pub async fn drift(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
+    sqlx::query_scalar(schema.sql(&DRIFT))
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("recount loans and fees/fines"))
+}

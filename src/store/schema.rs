@@ -1,0 +1,66 @@
+//! The one place where a tenant's name gets into SQL.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use sqlx::AssertSqlSafe;
+
+use crate::event::TenantId;
+
+/// The schema of what belongs to no tenant.
+const MODULE_SCHEMA: &str = "mod_patron_blocks";
+
+/// A statement as written: `{schema}` stands for the schema of the tenant it is run for.
+#[derive(Debug)]
+pub struct Statement(&'static str);
+
+impl Statement {
+    /// A statement.
+    pub const fn new(text: &'static str) -> Self {
+        Self(text)
+    }
+}
+
+/// One tenant's schema. Each statement is filled in once and kept, so that a connection finds it among
+/// its prepared ones. A `search_path` is never switched: on a pooled connection a statement prepared
+/// for one tenant would meet the tables of another (invariant I6).
+#[derive(Debug)]
+pub struct Schema {
+    name: String,
+    filled: RwLock<HashMap<usize, Arc<str>>>,
+}
+
+impl Schema {
+    /// The schema of a tenant: `{tenant}_mod_patron_blocks`.
+    pub fn of(tenant: &TenantId) -> Self {
+        Self::named(format!("{tenant}_{MODULE_SCHEMA}"))
+    }
+
+    /// The schema of what belongs to no tenant; of the statements it has only those on dead letters.
+    pub fn module() -> Self {
+        Self::named(MODULE_SCHEMA.to_owned())
+    }
+
+    fn named(name: String) -> Self {
+        Self { name, filled: RwLock::default() }
+    }
+
+    /// The schema's name. Tenant ids are checked when they are made, so it needs no quotes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The statement for this schema. Safe: what is filled in is a checked tenant id and a constant.
+    pub fn sql(&self, statement: &Statement) -> AssertSqlSafe<Arc<str>> {
+        let key = statement.0.as_ptr().addr();
+        let known = self.filled.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        AssertSqlSafe(known.unwrap_or_else(|| {
+            let text: Arc<str> = statement.0.replace("{schema}", &self.name).into();
+            let mut filled = self.filled.write().unwrap_or_else(PoisonError::into_inner);
+            filled.insert(key, text.clone());
+            text
+        }))
+    }
+}

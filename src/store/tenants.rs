@@ -1,0 +1,142 @@
+//! The registry of enabled tenants, and the lock that keeps a tenant's writers and its upheavals apart.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, postgres::PgListener};
+
+use super::{Db, Error, Tx};
+use crate::event::TenantId;
+
+/// The channel on which instances tell each other that the registry has changed.
+const CHANNEL: &str = "mod_patron_blocks_tenant";
+
+/// All tenants that are enabled now. An id that could not be one is left out: nothing can be done for
+/// it, and the table's check does not let it in.
+pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashSet<TenantId>, Error> {
+    let names: Vec<String> =
+        sqlx::query_scalar("select tenant from mod_patron_blocks.tenant where enabled")
+            .fetch_all(db)
+            .await
+            .map_err(Error::at("list enabled tenants"))?;
+    Ok(names.iter().filter_map(|name| TenantId::parse(name)).collect())
+}
+
+/// Whether a tenant is enabled at this moment.
+pub async fn is_enabled(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<bool, Error> {
+    sqlx::query_scalar(
+        "select exists (select from mod_patron_blocks.tenant where tenant = $1 and enabled)",
+    )
+    .bind(tenant.as_str())
+    .fetch_one(db)
+    .await
+    .map_err(Error::at("look up a tenant"))
+}
+
+/// Enters a tenant as enabled or not, and tells the other instances when the transaction commits.
+pub async fn set_enabled(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    enabled: bool,
+    module_id: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "insert into mod_patron_blocks.tenant (tenant, enabled, module_id, changed_at)
+         values ($1, $2, $3, $4)
+         on conflict (tenant) do update set
+           enabled = excluded.enabled, module_id = excluded.module_id, changed_at = excluded.changed_at",
+    )
+    .bind(tenant.as_str())
+    .bind(enabled)
+    .bind(module_id)
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("register a tenant"))?;
+    announce(tx, tenant).await
+}
+
+/// Forgets a tenant and all its data.
+pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Result<(), Error> {
+    let drop = super::Statement::new("drop schema if exists {schema} cascade");
+    sqlx::query(schema.sql(&drop))
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("drop a tenant's schema"))?;
+    sqlx::query("delete from mod_patron_blocks.tenant where tenant = $1")
+        .bind(tenant.as_str())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("forget a tenant"))?;
+    announce(tx, tenant).await
+}
+
+async fn announce(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+    sqlx::query("select pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(tenant.as_str())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("announce a change of the registry"))?;
+    Ok(())
+}
+
+/// Takes the tenant's lock for this transaction as one of many who write its rows, and tells whether
+/// the tenant is enabled. Whoever changes the tenant as a whole waits for them.
+pub async fn enter(tx: &mut Tx, tenant: &TenantId) -> Result<bool, Error> {
+    sqlx::query("select pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
+        .bind(lock_name(tenant))
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("share a tenant's lock"))?;
+    is_enabled(&mut **tx, tenant).await
+}
+
+/// Takes the tenant's lock for this transaction alone.
+pub async fn enter_alone(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(lock_name(tenant))
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("take a tenant's lock"))?;
+    Ok(())
+}
+
+/// Takes the tenant's migration lock for as long as the connection lives: migrations run in
+/// transactions of their own.
+pub async fn lock_for_migration(
+    connection: &mut PgConnection,
+    tenant: Option<&TenantId>,
+) -> Result<(), Error> {
+    let name = tenant.map_or_else(|| "module".to_owned(), lock_name);
+    sqlx::query("select pg_advisory_lock(hashtextextended($1, 1))")
+        .bind(name)
+        .execute(connection)
+        .await
+        .map_err(Error::at("take a migration lock"))?;
+    Ok(())
+}
+
+fn lock_name(tenant: &TenantId) -> String {
+    format!("mod_patron_blocks/{tenant}")
+}
+
+/// Waits for news of the registry; reconnects by itself.
+pub struct News(PgListener);
+
+impl News {
+    /// Begins to listen.
+    pub async fn listen(db: &Db) -> Result<Self, Error> {
+        let step = "listen for changes of the registry";
+        let mut listener = PgListener::connect_with(db).await.map_err(Error::at(step))?;
+        listener.listen(CHANNEL).await.map_err(Error::at(step))?;
+        Ok(Self(listener))
+    }
+
+    /// Returns when the registry has changed, or may have while the connection was away.
+    pub async fn next(&mut self) -> Result<(), Error> {
+        let step = "hear of changes of the registry";
+        self.0.try_recv().await.map(|_| ()).map_err(Error::at(step))
+    }
+}
