@@ -1,6 +1,10 @@
 //! Logs: one JSON object or one plain line each, with ids and never with payloads, names or tokens.
 
-use std::{error::Error, fmt, io};
+use std::{
+    error::Error,
+    fmt,
+    io::{self, IsTerminal},
+};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -15,7 +19,7 @@ pub enum LogFormat {
 
 /// Sends logs to standard error. `filter` is a level, or directives such as `info,sqlx=warn`.
 pub fn start(filter: EnvFilter, format: LogFormat) {
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, as in tests, keeps the first.
     let _ = match format {

@@ -1,2 +1,10 @@
-//! x
-fn main(){}
+//! All tests that need more than one module: properties of the pure core, the SQL against the pure
+//! core, and stories through the real service with a real PostgreSQL and a real Kafka.
+//!
+//! `make test` provides both. One binary, so that everything links once.
+
+mod boundaries;
+mod decoding;
+mod evaluation;
+mod history;
+mod merging;

@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::decode::{Reason, Reject};
+use super::{
+    decode::{Reason, Reject},
+    wire::is_object,
+};
 use crate::patron::{Grace, GraceUnit};
 
 type Raw<'a> = Option<&'a RawValue>;
@@ -182,7 +185,7 @@ pub(super) fn grace(raw: Raw<'_>) -> Option<Grace> {
         #[serde(borrow)]
         interval_id: Cow<'a, str>,
     }
-    let period: Period<'_> = serde_json::from_str(raw?.get()).ok()?;
+    let period: Period<'_> = serde_json::from_str(raw.filter(|raw| is_object(raw))?.get()).ok()?;
     let unit = GraceUnit::parse(&period.interval_id)?;
     (period.duration > 0).then_some(Grace { duration: period.duration, unit })
 }
@@ -298,7 +301,7 @@ mod tests {
             r#"{"duration":"two","intervalId":"Days"}"#,
             r#"{"duration":99999999999,"intervalId":"Days"}"#,
             "7",
-            "[]",
+            r#"[2,"Days"]"#,
         ] {
             assert_eq!(read(none), None, "{none}");
         }

@@ -1,5 +1,7 @@
 //! The total order in which facts about one loan or fee/fine count.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -18,7 +20,7 @@ use super::{Kind, Place};
 /// | 1 | rank of the kind |
 /// | 1 | rank of the source: HTTP 0, enveloped record 1, bare record 2 |
 /// | 16 | enveloped: the envelope's id; bare: offset (8), partition (4), digest of the topic (4) |
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp([u8; Stamp::LEN]);
 
 const ENVELOPED: u8 = 1;
@@ -55,6 +57,12 @@ impl Stamp {
     /// The bytes, as stored.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

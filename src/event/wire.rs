@@ -86,19 +86,23 @@ impl Members<'_> {
     }
 }
 
-fn is_object(value: &RawValue) -> bool {
+pub(super) fn is_object(value: &RawValue) -> bool {
     value.get().starts_with('{')
 }
 
 /// The parser's own message is not passed on: it quotes the payload, which may hold a person's data.
 fn members(text: &str) -> Result<Members<'_>, Reject> {
+    let reject = |rule: String| Reject::new(Reason::MalformedJson, None, rule);
+    // serde would take an array for a struct's members in order.
+    if !text.trim_start().starts_with('{') {
+        return Err(reject("the value is not a JSON object".to_owned()));
+    }
     serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let detail = if error.is_data() {
-            format!("not an object with each member once (line {line}, column {column})")
+        reject(if error.is_data() {
+            format!("a member stands twice (line {line}, column {column})")
         } else {
             format!("not valid JSON (line {line}, column {column})")
-        };
-        Reject::new(Reason::MalformedJson, None, detail)
+        })
     })
 }

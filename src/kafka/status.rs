@@ -25,7 +25,8 @@ pub struct Health {
     pub reported_at: Option<DateTime<Utc>>,
     /// Brokers with a working connection.
     pub brokers_up: usize,
-    /// Whether the group has let this instance in.
+    /// Whether the group has let this instance in. It does not while there is no topic to read, which
+    /// is no trouble: a new deployment has none before its first tenant.
     pub joined: bool,
     /// Partitions that this instance owns.
     pub partitions: usize,
@@ -40,8 +41,6 @@ impl Health {
             Some("not connected yet")
         } else if self.brokers_up == 0 {
             Some("no broker answers")
-        } else if !self.joined {
-            Some("joining the consumer group")
         } else if self.paused {
             Some("paused, because records can't be stored")
         } else {

@@ -1,0 +1,72 @@
+//! The bands of the tree: who may name what.
+
+use std::{fs, path::Path};
+
+/// A rule: files below the first path (or all but those, with `!`) do not contain the second text.
+const RULES: [(&str, &str); 12] = [
+    ("!kafka/", "rdkafka"),
+    ("!store/", "sqlx::"),
+    ("!http/ app.rs", "actix_web"),
+    ("!users.rs app.rs", "reqwest"),
+    ("event/", "async "),
+    ("patron/", "async "),
+    ("blocks/", "async "),
+    ("event/ patron/ blocks/", "crate::clock"),
+    ("event/ patron/ blocks/", "crate::store"),
+    ("event/ patron/ blocks/", "crate::flow"),
+    ("store/ kafka/ users.rs", "crate::http"),
+    ("store/ users.rs event/ patron/ blocks/", "crate::kafka"),
+];
+
+fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found, root);
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    files(&root, &mut found, &root);
+    found
+}
+
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn no_band_names_what_belongs_to_another() {
+    let mut broken = Vec::new();
+    for (name, text) in sources() {
+        for (paths, forbidden) in RULES {
+            let (outside, paths) = match paths.strip_prefix('!') {
+                Some(paths) => (true, paths),
+                None => (false, paths),
+            };
+            let below = paths.split(' ').any(|path| name.starts_with(path));
+            if below != outside && code(&text).any(|line| line.contains(forbidden)) {
+                broken.push(format!("{name} names {forbidden}"));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
+}
+
+#[test]
+fn every_statement_with_a_placeholder_is_listed_for_the_test_that_prepares_them() {
+    let made: usize = sources()
+        .iter()
+        .filter(|(name, _)| name.starts_with("store/") && name != "store/schema.rs")
+        .map(|(_, text)| text.matches("Statement::new(").count())
+        .sum();
+    let listed: usize = patron_blocks::store::STATEMENTS.iter().map(|list| list.len()).sum();
+    // One is made on the spot: it drops the schema that all others need.
+    assert_eq!(made - 1, listed);
+}

@@ -1,0 +1,97 @@
+//! Random histories of events, for whoever compares two ways to get to a state.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::{
+    event::{Event, Fact, IdentifiedBy, Place, Stamp, TimedBy},
+    patron::{Grace, GraceUnit},
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+/// The instant around which histories happen.
+pub(crate) fn noon() -> DateTime<Utc> {
+    "2026-09-15T12:00:00Z".parse().unwrap()
+}
+
+fn version_4(number: u128) -> Uuid {
+    uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid()
+}
+
+/// Loan, patron or fee/fine `n` of the few that a history is about.
+fn id(kind: u128, n: u8) -> Uuid {
+    version_4(kind << 64 | u128::from(n))
+}
+
+fn instant() -> impl Strategy<Value = DateTime<Utc>> {
+    (-4_000_000_i64..4_000_000).prop_map(|seconds| noon() + TimeDelta::milliseconds(seconds * 997))
+}
+
+fn grace() -> impl Strategy<Value = Option<Grace>> {
+    let units = select(GraceUnit::ALL.to_vec());
+    proptest::option::of((1..40_i32, units).prop_map(|(duration, unit)| Grace { duration, unit }))
+}
+
+/// Balances with few distinct values, zero among them often.
+fn balance() -> impl Strategy<Value = Decimal> {
+    prop_oneof![Just(Decimal::ZERO), (-300_i64..3000).prop_map(|n| Decimal::new(n, 2).normalize())]
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let loan = (0..4_u8).prop_map(|n| id(1, n));
+    let user = (0..3_u8).prop_map(|n| id(2, n));
+    let fee = (0..4_u8).prop_map(|n| id(3, n));
+    let maybe = |n| proptest::option::of((0..4_u8).prop_map(move |of| id(n, of)));
+    prop_oneof![
+        3 => (loan.clone(), user.clone(), instant(), grace()).prop_map(
+            |(loan, user, due_date, grace)| Fact::CheckedOut { loan, user, due_date, grace }),
+        1 => (loan.clone(), proptest::option::of(user.clone()))
+            .prop_map(|(loan, user)| Fact::CheckedIn { loan, user }),
+        1 => (loan.clone(), user.clone()).prop_map(|(loan, user)| Fact::LoanClosed { loan, user }),
+        2 => (loan.clone(), user.clone(), any::<bool>())
+            .prop_map(|(loan, user, by_age)| Fact::Lost { loan, user, by_age }),
+        2 => (loan.clone(), user.clone())
+            .prop_map(|(loan, user)| Fact::ClaimedReturned { loan, user }),
+        3 => (loan, user.clone(), instant(), any::<bool>()).prop_map(
+            |(loan, user, due_date, by_recall)| Fact::DueDateChanged { loan, user, due_date, by_recall }),
+        4 => (fee, proptest::option::weighted(0.8, user), maybe(4), maybe(1), balance()).prop_map(
+            |(fee_fine, user, fee_fine_type, loan, balance)| Fact::BalanceChanged {
+                fee_fine, user, fee_fine_type, loan, balance,
+            }),
+    ]
+}
+
+/// An event at one of few milliseconds, so that ties are common, enveloped or bare. `n` makes its
+/// identity its own.
+fn event(n: usize) -> impl Strategy<Value = Event> {
+    (fact(), 0..12_i64, any::<bool>(), any::<u64>()).prop_map(move |(fact, ms, bare, random)| {
+        let occurred_at = noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms);
+        let kind = fact.kind();
+        let key = version_4(u128::from(random) << 64 | n as u128);
+        let place = Place { topic: format!("t{}", n % 2).into(), partition: 0, offset: n as i64 };
+        let stamp = if bare {
+            Stamp::bare(occurred_at, kind, &place)
+        } else {
+            Stamp::enveloped(occurred_at, kind, key)
+        };
+        let identified_by = if bare { IdentifiedBy::Place } else { IdentifiedBy::Envelope };
+        Event { key, identified_by, occurred_at, timed_by: TimedBy::Record, stamp, fact }
+    })
+}
+
+/// Events as they happened; no two are the same.
+pub(crate) fn happened(most: usize) -> impl Strategy<Value = Vec<Event>> {
+    (1..=most).prop_flat_map(|length| (0..length).map(event).collect::<Vec<_>>())
+}
+
+/// Events as they happened, and as they may arrive: in any order, each at least once, some twice.
+pub(crate) fn arrived(most: usize) -> impl Strategy<Value = (Vec<Event>, Vec<Event>)> {
+    happened(most).prop_flat_map(|events| {
+        let again = vec(any::<bool>(), events.len());
+        (Just(events), again).prop_flat_map(|(events, again)| {
+            let twice = events.iter().zip(again).filter(|(_, again)| *again).map(|(e, _)| e.clone());
+            let arriving: Vec<Event> = events.iter().cloned().chain(twice).collect();
+            (Just(events), Just(arriving).prop_shuffle())
+        })
+    })
+}
