@@ -6,5 +6,14 @@
 mod boundaries;
 mod decoding;
 mod evaluation;
-mod history;
 mod merging;
+mod sql;
+mod stories;
+
+// What tests are made with.
+mod facts;
+mod history;
+mod log;
+mod proxy;
+mod users;
+mod world;

@@ -50,6 +50,8 @@ pub(super) async fn write(
     settled: std_mpsc::Sender<Settled>,
     stop: CancellationToken,
 ) {
+    // However this writer ends, the service does not go on without it.
+    let _end = stop.clone().drop_guard();
     let mut batch = Vec::with_capacity(BATCH_MOST);
     while lane.recv_many(&mut batch, BATCH_MOST).await > 0 && !stop.is_cancelled() {
         // What belongs to somebody else by now is read again by its new owner.

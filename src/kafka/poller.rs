@@ -92,6 +92,8 @@ impl Poller {
     }
 
     pub(super) fn run(mut self) {
+        // However this thread ends, the service does not go on without it.
+        let _end = self.stop.clone().drop_guard();
         while !self.stop.is_cancelled() {
             self.poll();
             self.hand_over();
@@ -166,10 +168,11 @@ impl Poller {
             let kib = u32::try_from(kib).unwrap_or(ROOM_KIB).min(ROOM_KIB);
             let room = self.room.clone();
             let wait = if self.paused { POLL } else { PATIENCE };
-            let got = self.runtime.block_on(timeout(wait, async move {
+            let place = async move {
                 let room = room.acquire_many_owned(kib).await.ok()?;
                 Some((room, lane.reserve_owned().await.ok()?))
-            }));
+            };
+            let got = self.runtime.block_on(async { timeout(wait, place).await });
             match got {
                 Ok(Some((room, place))) => {
                     place.send(Carried { incoming, era, _room: room });

@@ -1,0 +1,124 @@
+//! Answers: what HTTP and the users module add to the evaluation.
+
+use patron_blocks::{blocks::Measure, event::Kind};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, fee, minutes_from_now},
+    users::Mood,
+    world::World,
+};
+
+async fn six_loans(world: &World, user: Uuid) {
+    for _ in 0..6 {
+        let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+    world.settled().await;
+}
+
+const ALL: [[bool; 3]; 1] = [[true; 3]];
+const NONE: [[bool; 3]; 0] = [];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patron_without_anything_is_not_asked_about() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 0.0).await;
+        let user = world.users.patron(group);
+        assert_eq!(world.blocks(user).await, NONE);
+        assert_eq!(world.users.asked(), 0);
+        let payload = fee(user, Uuid::new_v4(), None, 1.0);
+        world.publish(Kind::FeeFineBalanceChanged, &payload).await;
+        world.settled().await;
+        assert_eq!(world.blocks(user).await, [[true, false, false]]);
+        assert_eq!(world.users.asked(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_patron_group_decides_which_limits_count() {
+    World::tell(async |world| {
+        let (students, staff) = (Uuid::new_v4(), Uuid::new_v4());
+        world.limit(students, Measure::ChargedOut, 5.0).await;
+        world.limit(staff, Measure::ChargedOut, 10.0).await;
+        let user = world.users.patron(students);
+        six_loans(world, user).await;
+        assert_eq!(world.blocks(user).await, ALL);
+        world.users.set_group(user, staff);
+        assert_eq!(world.blocks(user).await, NONE, "moved to a group with another limit");
+        world.users.set_group(user, Uuid::new_v4());
+        assert_eq!(world.blocks(user).await, NONE, "a group without limits");
+        world.users.set_group(user, None);
+        assert_eq!(world.blocks(user).await, NONE, "no group");
+        world.users.set_group(user, students);
+        let upper = user.to_string().to_uppercase();
+        let body = world.read(&format!("/automated-patron-blocks/{upper}")).await;
+        assert_eq!(body["automatedPatronBlocks"].as_array().unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_users_module_fails_the_last_known_group_serves_and_404_forgets_it() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 5.0).await;
+        let (known, unknown) = (world.users.patron(group), world.users.patron(group));
+        six_loans(world, known).await;
+        six_loans(world, unknown).await;
+        assert_eq!(world.blocks(known).await, ALL);
+        for mood in [Mood::Broken, Mood::Silent] {
+            world.users.set_mood(mood);
+            assert_eq!(world.blocks(known).await, ALL, "{mood:?}");
+            assert_eq!(world.blocks(unknown).await, NONE, "{mood:?}: never told, so open");
+        }
+        world.users.set_mood(Mood::Right);
+        world.users.forget(known);
+        assert_eq!(world.blocks(known).await, NONE, "404 is an answer");
+        world.users.set_mood(Mood::Broken);
+        assert_eq!(world.blocks(known).await, NONE, "and what was known is forgotten");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_no_uuid_and_a_patron_who_has_nothing() {
+    World::tell(async |world| {
+        let bad = |what: &str, id: &str| (400, format!("Invalid user {what}: \"{id}\""));
+        for id in ["abc", "00000000-0000-0000-0000-000000000000"] {
+            assert_eq!(world.get(&format!("/automated-patron-blocks/{id}")).await, bad("UUID", id));
+            assert_eq!(world.get(&format!("/user-summary/{id}")).await, bad("ID", id));
+        }
+        let user = Uuid::new_v4();
+        let body = world.read(&format!("/automated-patron-blocks/{user}/?limit=2000")).await;
+        assert_eq!(body, json!({ "automatedPatronBlocks": [] }));
+        assert_eq!(
+            world.get(&format!("/user-summary/{user}")).await,
+            (404, format!("User summary for user ID {user} not found"))
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_carries_the_librarys_message_and_nothing_else() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 5.0).await;
+        let user = world.users.patron(group);
+        six_loans(world, user).await;
+        let body = world.read(&format!("/automated-patron-blocks/{user}")).await;
+        assert_eq!(
+            body,
+            json!({ "automatedPatronBlocks": [{
+                "patronBlockConditionId": Measure::ChargedOut.condition_id(),
+                "blockBorrowing": true, "blockRenewals": true, "blockRequests": true,
+                "message": "Maximum number of items charged out reached",
+            }] })
+        );
+    })
+    .await;
+}

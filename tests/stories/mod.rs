@@ -1,0 +1,7 @@
+//! Stories through the real service: what goes in by Kafka comes out over REST.
+
+mod answers;
+mod limit_reached;
+mod settings;
+mod tenants;
+mod weather;

@@ -1,0 +1,83 @@
+//! Bad weather: the database away or silent, instances that stop and start.
+
+use std::time::{Duration, Instant};
+
+use patron_blocks::{blocks::Measure, event::Kind};
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, minutes_from_now},
+    world::World,
+};
+
+async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
+    let tomorrow = minutes_from_now(1440);
+    for _ in 0..number {
+        let payload = check_out(user, Uuid::new_v4(), &tomorrow);
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+}
+
+async fn open_loans(world: &World, user: Uuid) -> usize {
+    let summary = world.read(&format!("/user-summary/{user}")).await;
+    summary["openLoans"].as_array().unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_the_desk_is_answered_and_no_event_is_lost() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        let user = world.users.patron(group);
+        world.limit(group, Measure::ChargedOut, 1.0).await;
+        publish_check_outs(world, user, 3).await;
+        world.settled().await;
+        assert_eq!(world.blocks(user).await, [[true, true, true]]);
+
+        world.wire.cut();
+        publish_check_outs(world, user, 5).await;
+        let asked = Instant::now();
+        assert_eq!(world.blocks(user).await, [[false; 3]; 0], "open, as the setting says");
+        assert!(asked.elapsed() < Duration::from_secs(8), "took {:?}", asked.elapsed());
+        assert_eq!(world.get("/admin/ready").await.0, 503);
+        assert_eq!(world.get("/admin/health").await, (200, "\"OK\"".to_owned()));
+
+        world.wire.mend();
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 8);
+        world.until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_says_nothing_is_not_waited_for_for_ever() {
+    World::tell(async |world| {
+        let user = world.users.patron(None);
+        publish_check_outs(world, user, 1).await;
+        world.settled().await;
+        world.wire.freeze();
+        let asked = Instant::now();
+        assert_eq!(world.blocks(user).await, [[false; 3]; 0]);
+        assert!(asked.elapsed() < Duration::from_secs(15), "took {:?}", asked.elapsed());
+        world.wire.mend();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_hands_over_and_one_that_starts_goes_on() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 20).await;
+        let stopping = Instant::now();
+        world.stop().await;
+        assert!(stopping.elapsed() < Duration::from_secs(10), "took {:?}", stopping.elapsed());
+        publish_check_outs(world, user, 20).await;
+        world.start().await;
+        world.start().await;
+        publish_check_outs(world, user, 20).await;
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 60);
+    })
+    .await;
+}

@@ -1,0 +1,317 @@
+//! The world of a story: the real service in this process, with a database and topics of its own on
+//! the shared engines, and a users module that the story commands.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use patron_blocks::{
+    app::{self, Running},
+    clock::Clock,
+    config::{Config, DatabaseConfig, KafkaConfig, OnDatabaseFailure, UsersConfig},
+    event::{Environment, Kind, TenantId},
+    store::{self, Db, Login, PoolSettings, Schema, patrons},
+    telemetry::{self, LogFormat},
+};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::{log::Log, proxy::Proxy, users::Users};
+
+/// How long a state may take to come: far longer than it ever does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The tenant of every story.
+pub(crate) const TENANT: &str = "northlib";
+
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) users: Users,
+    /// Between the service and its database.
+    pub(crate) wire: Proxy,
+    pub(crate) log: Log,
+    /// Our own eyes on the database.
+    pub(crate) db: Db,
+    pub(crate) schema: Schema,
+    http: reqwest::Client,
+    running: Vec<Running>,
+    url: String,
+}
+
+#[expect(clippy::disallowed_methods, reason = "where the engines are, as dev/up says")]
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by make test"))
+}
+
+fn login() -> Login {
+    Login {
+        host: variable("DB_HOST"),
+        port: variable("DB_PORT").parse().expect("DB_PORT is a port"),
+        username: variable("DB_USERNAME"),
+        password: variable("DB_PASSWORD"),
+        database: variable("DB_DATABASE"),
+    }
+}
+
+/// Makes a database of its own, and drops it when `work` is done, whatever came of it.
+pub(crate) async fn with_database<T>(work: impl AsyncFnOnce(Login) -> T) -> T {
+    let login = login();
+    let database = format!("story_{}", Uuid::new_v4().simple());
+    administer(&login, format!("create database {database}")).await;
+    let own = Login { database: database.clone(), ..login.clone() };
+    let outcome = AssertUnwindSafe(work(own)).catch_unwind().await;
+    administer(&login, format!("drop database if exists {database} with (force)")).await;
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+async fn administer(login: &Login, sql: String) {
+    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+        .host(&login.host)
+        .port(login.port)
+        .username(&login.username)
+        .password(&login.password)
+        .database(&login.database);
+    let mut connection = PgConnection::connect_with(&options).await.expect("PostgreSQL is there");
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("it is ours to do");
+}
+
+pub(crate) fn pool(login: &Login) -> Db {
+    store::pool(login, PoolSettings {
+        name: "story",
+        most: 4,
+        wait: PATIENCE,
+        statement: PATIENCE,
+    })
+}
+
+impl World {
+    /// Tells a story with the tenant enabled, then checks what must hold after every story.
+    pub(crate) async fn tell(story: impl AsyncFnOnce(&mut World)) {
+        with_database(async |login| {
+            let mut world = Self::new(login).await;
+            world.start().await;
+            world.enable().await;
+            let told = AssertUnwindSafe(story(&mut world)).catch_unwind().await;
+            let checked = AssertUnwindSafe(async {
+                if told.is_ok() {
+                    world.check().await;
+                }
+            });
+            let checked = checked.catch_unwind().await;
+            world.end().await;
+            told.and(checked).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        })
+        .await;
+    }
+
+    async fn new(login: Login) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "what to log while one story is looked at")]
+        if let Ok(filter) = std::env::var("STORY_LOG") {
+            let filter = filter.parse().expect("STORY_LOG has directives such as debug");
+            telemetry::start(filter, LogFormat::Text);
+        }
+        let users = Users::start();
+        let wire = Proxy::start(format!("{}:{}", login.host, login.port)).await;
+        let environment = format!("story-{}", Uuid::new_v4().simple());
+        let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
+        let log = Log::new(&bootstrap, &environment).await;
+        let proxied = Login { host: "127.0.0.1".to_owned(), port: wire.port(), ..login.clone() };
+        let config = Config {
+            database: DatabaseConfig {
+                login: proxied,
+                connections: 5,
+                statement: Duration::from_secs(20),
+            },
+            kafka: KafkaConfig {
+                bootstrap,
+                environment: Environment::new(Some(&environment)),
+                session_timeout: Duration::from_secs(6),
+                heartbeat_interval: Duration::from_millis(300),
+                metadata_max_age: Duration::from_secs(5),
+            },
+            http_port: 0,
+            http_workers: 1,
+            users: UsersConfig {
+                okapi_url: users.url(),
+                timeout: Duration::from_millis(300),
+                fresh: chrono::TimeDelta::zero(),
+                usable: chrono::TimeDelta::zero(),
+                fallback: chrono::TimeDelta::days(1),
+            },
+            on_database_failure: OnDatabaseFailure::Open,
+        };
+        Self {
+            config,
+            users,
+            wire,
+            log,
+            db: pool(&login),
+            schema: Schema::of(&TenantId::parse(TENANT).expect("a tenant id")),
+            http: reqwest::Client::builder().no_proxy().build().expect("a client"),
+            running: Vec::new(),
+            url: String::new(),
+        }
+    }
+
+    /// Starts one more instance; from now on requests go to it.
+    pub(crate) async fn start(&mut self) {
+        let running = app::start(&self.config, Clock::system()).await.expect("it starts");
+        self.url = format!("http://127.0.0.1:{}", running.port);
+        self.running.push(running);
+        self.until("the service is ready", async |world: &Self| {
+            world.get("/admin/ready").await.0 == 200
+        })
+        .await;
+    }
+
+    /// Stops all instances as SIGTERM would.
+    pub(crate) async fn stop(&mut self) {
+        for running in self.running.drain(..) {
+            running.stop().await;
+        }
+    }
+
+    async fn enable(&self) {
+        let body = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        assert_eq!(self.post("/_/tenant", &body).await.0, 201);
+    }
+
+    async fn end(mut self) {
+        self.stop().await;
+        self.log.end().await;
+        self.db.close().await;
+    }
+
+    /// What must hold after every story: counters equal a recount, and nothing was parked that the
+    /// story does not know of.
+    async fn check(&self) {
+        let wrong = patrons::drift(&self.db, &self.schema).await.expect("it can be recounted");
+        assert_eq!(wrong, [Uuid::nil(); 0], "patrons whose counters are not what a recount gives");
+        assert_eq!(self.dead_letters().await, [""; 0], "dead letters that the story did not take");
+    }
+
+    /// Waits for a state.
+    pub(crate) async fn until(&self, what: &str, mut reached: impl AsyncFnMut(&Self) -> bool) {
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let wait = async {
+            while !reached(self).await {
+                look.tick().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain until {what}");
+    }
+
+    /// Publishes a payload as a record without an envelope, and forgets about it.
+    pub(crate) async fn publish(&self, kind: Kind, payload: &Value) {
+        self.log.publish(kind, payload.to_string().as_bytes()).await;
+    }
+
+    /// Waits until every record published so far is durable.
+    pub(crate) async fn settled(&self) {
+        let ends = self.log.ends();
+        self.until("all records are settled", async |world: &Self| {
+            let reached = world.positions().await;
+            ends.iter().all(|(at, end)| reached.get(at).is_some_and(|next| next >= end))
+        })
+        .await;
+    }
+
+    async fn positions(&self) -> HashMap<(String, i32), i64> {
+        let name = self.schema.name();
+        let sql = format!("select topic, partition, next_offset from {name}.ingest_position");
+        let rows: Vec<(String, i32, i64)> =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&self.db).await.expect("positions");
+        rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
+    }
+
+    async fn dead_letters(&self) -> Vec<String> {
+        let sql = format!(
+            "select reason from {}.dead_letter union all select reason from mod_patron_blocks.dead_letter",
+            self.schema.name(),
+        );
+        let mut reasons: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&self.db).await.expect("dead letters");
+        reasons.sort();
+        reasons
+    }
+
+    /// The reasons of all dead letters, which are then gone.
+    pub(crate) async fn take_dead_letters(&self) -> Vec<String> {
+        let reasons = self.dead_letters().await;
+        for schema in [self.schema.name(), "mod_patron_blocks"] {
+            let sql = format!("delete from {schema}.dead_letter");
+            sqlx::query(AssertSqlSafe(sql)).execute(&self.db).await.expect("dead letters go");
+        }
+        reasons
+    }
+
+    /// One number from the tenant's tables.
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        let sql = sql.replace("{schema}", self.schema.name());
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.db).await.expect("a number")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.send(self.http.get(self.at(path))).await
+    }
+
+    /// The JSON of a successful answer.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("it is JSON")
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, String) {
+        self.send(self.http.post(self.at(path)).json(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, String) {
+        self.send(self.http.put(self.at(path)).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> (u16, String) {
+        self.send(self.http.delete(self.at(path))).await
+    }
+
+    /// A request of the story's own making, with the tenant and the gateway as headers.
+    pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.at(path))
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> (u16, String) {
+        let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", self.users.url());
+        let response = request.send().await.expect("the service answers");
+        (response.status().as_u16(), response.text().await.expect("a body"))
+    }
+
+    /// The entries of a patron's blocks, as the three flags.
+    pub(crate) async fn blocks(&self, user: Uuid) -> Vec<[bool; 3]> {
+        let body = self.read(&format!("/automated-patron-blocks/{user}")).await;
+        let flag = |block: &Value, name: &str| block[name].as_bool().expect("a flag");
+        let blocks = body["automatedPatronBlocks"].as_array().expect("a list");
+        let flags = |block| ["blockBorrowing", "blockRenewals", "blockRequests"].map(|f| flag(block, f));
+        blocks.iter().map(flags).collect()
+    }
+
+    /// Makes a condition block everything, and sets a limit for a group.
+    pub(crate) async fn limit(&self, group: Uuid, measure: patron_blocks::blocks::Measure, value: f64) {
+        let id = measure.condition_id();
+        let path = format!("/patron-block-conditions/{id}");
+        let mut condition = self.read(&path).await;
+        for flag in ["blockBorrowing", "blockRenewals", "blockRequests"] {
+            condition[flag] = json!(true);
+        }
+        condition["message"] = json!(format!("{} reached", measure.name()));
+        assert_eq!(self.put(&path, &condition).await.0, 204);
+        let limit = json!({
+            "id": Uuid::new_v4(), "patronGroupId": group, "conditionId": id, "value": value,
+        });
+        assert_eq!(self.post("/patron-block-limits", &limit).await.0, 201);
+    }
+}
