@@ -49,6 +49,10 @@ impl Log {
         log
     }
 
+    pub(crate) fn environment(&self) -> &str {
+        &self.environment
+    }
+
     pub(crate) fn topic(&self, tenant: &str, kind: Kind) -> String {
         format!("{}.{tenant}.{}.{}", self.environment, kind.producer(), kind.name())
     }

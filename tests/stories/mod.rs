@@ -2,6 +2,7 @@
 
 mod answers;
 mod limit_reached;
+mod process;
 mod settings;
 mod tenants;
 mod weather;

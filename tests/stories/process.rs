@@ -1,0 +1,166 @@
+//! The real binary: how it starts, stops, and is killed.
+
+use std::{
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use patron_blocks::event::Kind;
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, minutes_from_now},
+    world::World,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_mod-patron-blocks");
+
+/// The binary with nothing in its environment but what a deployment sets.
+fn serve(world: &World) -> Child {
+    let (database, kafka) = (&world.config.database.login, &world.config.kafka);
+    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
+    Command::new(BINARY)
+        .arg("serve")
+        .env_clear()
+        .env("DB_HOST", &database.host)
+        .env("DB_PORT", database.port.to_string())
+        .env("DB_USERNAME", &database.username)
+        .env("DB_PASSWORD", &database.password)
+        .env("DB_DATABASE", &database.database)
+        .env("KAFKA_HOST", host)
+        .env("KAFKA_PORT", port)
+        .env("ENV", world.log.environment())
+        .env("HTTP_PORT", "0")
+        .env("OKAPI_URL", world.users.url())
+        .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
+        .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
+        .env("LOG_LEVEL", "error")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+async fn ended(mut child: Child) -> ExitStatus {
+    tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+async fn stored(world: &World) -> i64 {
+    world.count("select count(*) from {schema}.inbox").await
+}
+
+async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
+    let due_date = minutes_from_now(60);
+    for _ in 0..number {
+        let payload = check_out(user, Uuid::new_v4(), &due_date);
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
+    World::tell(async |world| {
+        world.stop().await;
+        let user = Uuid::new_v4();
+        for round in 1..=3 {
+            let child = serve(world);
+            let before = stored(world).await;
+            publish_check_outs(world, user, 400).await;
+            world.until("it is in the middle", async |w: &World| stored(w).await > before).await;
+            signal(&child, "-KILL");
+            assert!(!ended(child).await.success(), "round {round}");
+        }
+        world.start().await;
+        world.settled().await;
+        let summary = world.read(&format!("/user-summary/{user}")).await;
+        assert_eq!(summary["openLoans"].as_array().unwrap().len(), 1200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_with_exit_code_0_while_records_flow_and_while_the_database_is_away() {
+    World::tell(async |world| {
+        world.stop().await;
+        let user = Uuid::new_v4();
+        for database_away in [false, true] {
+            let child = serve(world);
+            let before = stored(world).await;
+            publish_check_outs(world, user, 200).await;
+            world.until("records flow", async |w: &World| stored(w).await > before).await;
+            if database_away {
+                world.wire.cut();
+            }
+            publish_check_outs(world, user, 200).await;
+            let asked = Instant::now();
+            signal(&child, "-TERM");
+            assert_eq!(ended(child).await.code(), Some(0), "database away: {database_away}");
+            assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+            world.wire.mend();
+        }
+        world.start().await;
+        world.settled().await;
+        let summary = world.read(&format!("/user-summary/{user}")).await;
+        assert_eq!(summary["openLoans"].as_array().unwrap().len(), 800);
+    })
+    .await;
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_told_all_at_once_with_exit_code_2() {
+    let output = Command::new(BINARY)
+        .env_clear()
+        .env("DB_PORT", "none")
+        .env("HTTP_PORT", "-1")
+        .env("OKAPI_URL", "nowhere")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        [
+            "DB_PORT must be a port from 1 to 65535, but it is \"none\"",
+            "HTTP_PORT must be a port from 0 to 65535, 0 for any that is free, but it is \"-1\"",
+            "OKAPI_URL must be a URL with http or https, but it is \"nowhere\"",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recount_finds_a_counter_that_is_wrong() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 3).await;
+        world.settled().await;
+        let check = || {
+            let database = &world.config.database.login;
+            Command::new(BINARY)
+                .arg("check")
+                .env("DB_HOST", &database.host)
+                .env("DB_PORT", database.port.to_string())
+                .env("DB_USERNAME", &database.username)
+                .env("DB_PASSWORD", &database.password)
+                .env("DB_DATABASE", &database.database)
+                .env("ENV", "")
+                .env("HTTP_PORT", "8081")
+                .output()
+                .unwrap()
+        };
+        let right = check();
+        assert_eq!(right.status.code(), Some(0));
+        assert_eq!(String::from_utf8(right.stdout).unwrap(), "northlib: 0 patrons with wrong counters\n");
+        let drift = "with wrong as (update {schema}.patron_counter set open_loans = open_loans + $ returning 1)
+                     select count(*) from wrong";
+        assert_eq!(world.count(&drift.replace('$', "1")).await, 1);
+        let wrong = check();
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(String::from_utf8(wrong.stdout).unwrap().contains(&user.to_string()));
+        assert_eq!(world.count(&drift.replace('$', "-1")).await, 1);
+    })
+    .await;
+}
