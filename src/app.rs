@@ -93,12 +93,15 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let port = listener.local_addr().map_err(listen)?.port();
 
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
-    let work = store::pool(&config.database.login, PoolSettings {
-        name: "mod-patron-blocks work",
-        most: WORK_CONNECTIONS,
-        wait: WORK_WAIT,
-        statement: config.database.statement,
-    });
+    let work = store::pool(
+        &config.database.login,
+        PoolSettings {
+            name: "mod-patron-blocks work",
+            most: WORK_CONNECTIONS,
+            wait: WORK_WAIT,
+            statement: config.database.statement,
+        },
+    );
     let tenants = Arc::new(Tenants::new(work.clone(), clock.clone()));
     let ingest = Arc::new(Ingest::new(work.clone(), tenants.clone(), clock.clone()));
     let consumer = kafka::start(&config.kafka, &ingest, clock.clone(), stop.clone())
@@ -106,12 +109,15 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     tenants.tell(consumer.refresh());
     let registry = tokio::spawn(keep_registry(
         tenants.clone(),
-        store::pool(&config.database.login, PoolSettings {
-            name: "mod-patron-blocks news",
-            most: NEWS_CONNECTIONS,
-            wait: WORK_WAIT,
-            statement: config.database.statement,
-        }),
+        store::pool(
+            &config.database.login,
+            PoolSettings {
+                name: "mod-patron-blocks news",
+                most: NEWS_CONNECTIONS,
+                wait: WORK_WAIT,
+                statement: config.database.statement,
+            },
+        ),
         stop.clone(),
     ));
 
@@ -154,16 +160,17 @@ fn serve(
     let each = connections / u32::try_from(workers).unwrap_or(connections);
     let login = config.database.login.clone();
     let factory = move || {
-        let db = store::pool(&login, PoolSettings {
-            name: "mod-patron-blocks web",
-            most: each,
-            wait: WEB_WAIT,
-            statement: WEB_STATEMENT,
-        });
+        let db = store::pool(
+            &login,
+            PoolSettings {
+                name: "mod-patron-blocks web",
+                most: each,
+                wait: WEB_WAIT,
+                statement: WEB_STATEMENT,
+            },
+        );
         let service = service.clone();
-        App::new()
-            .wrap(http::normalize())
-            .configure(move |app| http::routes(&service, db, app))
+        App::new().wrap(http::normalize()).configure(move |app| http::routes(&service, db, app))
     };
     let server = HttpServer::new(factory)
         .workers(workers)

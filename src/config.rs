@@ -302,7 +302,8 @@ impl Settings {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             text.chars().all(legal).then(|| Environment::new(Some(text)))
         };
-        let rule = "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
+        let rule =
+            "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
         let config = KafkaConfig {
             bootstrap: format!("{host}:{port}"),
             environment: problems
@@ -339,7 +340,8 @@ impl Settings {
             timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
             fresh: problems.seconds("PATRON_GROUP_FRESH_SECONDS", &self.patron_group_fresh),
             usable: problems.seconds("PATRON_GROUP_USABLE_SECONDS", &self.patron_group_usable),
-            fallback: problems.seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
+            fallback: problems
+                .seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
         }
     }
 
@@ -350,13 +352,16 @@ impl Settings {
             "must be a level or directives such as info,sqlx=warn",
             |text| EnvFilter::try_new(text).ok(),
         );
-        let format = problems.check("LOG_FORMAT", &self.log_format, "must be text or json", |text| {
-            match text {
+        let format = problems.check(
+            "LOG_FORMAT",
+            &self.log_format,
+            "must be text or json",
+            |text| match text {
                 "text" => Some(LogFormat::Text),
                 "json" => Some(LogFormat::Json),
                 _ => None,
-            }
-        });
+            },
+        );
         Some(LogConfig { filter: filter?, format: format? })
     }
 }

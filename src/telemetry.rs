@@ -19,7 +19,9 @@ pub enum LogFormat {
 
 /// Sends logs to standard error. `filter` is a level, or directives such as `info,sqlx=warn`.
 pub fn start(filter: EnvFilter, format: LogFormat) {
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     // A second start, as in tests, keeps the first.
     let _ = match format {

@@ -3,9 +3,7 @@
 use std::{fmt::Write, fs, path::Path};
 
 use chrono::DateTime;
-use patron_blocks::event::{
-    Environment, Kind, Place, Reading, Reason, Record, TimedBy, decode,
-};
+use patron_blocks::event::{Environment, Kind, Place, Reading, Reason, Record, TimedBy, decode};
 
 const CLUSTER: &str = "LkqNbGYhQ2mDBpYI3xUjKQ";
 const RECORDED_AT: i64 = 1_788_300_001_000;
@@ -68,9 +66,15 @@ fn what_is_no_json_object_is_malformed() {
     for payload in ["", "not json", "[]", "7", "null", "{", "\u{feff}{}", &brackets] {
         assert_eq!(rejected(&record(IN, "northlib", payload.as_bytes())).0, Reason::MalformedJson);
     }
-    assert_eq!(rejected(&record(IN, "northlib", b"{\"loanId\":\"\xff\"}")).0, Reason::MalformedJson);
+    assert_eq!(
+        rejected(&record(IN, "northlib", b"{\"loanId\":\"\xff\"}")).0,
+        Reason::MalformedJson
+    );
     // Deep, but inside a member that is not looked into.
-    assert_eq!(rejected(&record(IN, "northlib", nested.as_bytes())), (Reason::BadField, Some("loanId")));
+    assert_eq!(
+        rejected(&record(IN, "northlib", nested.as_bytes())),
+        (Reason::BadField, Some("loanId"))
+    );
 }
 
 #[test]
@@ -87,8 +91,18 @@ fn a_missing_or_bad_member_is_named() {
         (Kind::ItemCheckedOut, out(user, "0", due), Reason::BadField, "loanId"),
         (Kind::ItemCheckedOut, out(user, LOAN, "soon"), Reason::BadField, "dueDate"),
         (Kind::ItemCheckedOut, out(user, LOAN, ""), Reason::MissingField, "dueDate"),
-        (Kind::LoanDueDateChanged, out(user, LOAN, due), Reason::MissingField, "dueDateChangedByRecall"),
-        (Kind::FeeFineBalanceChanged, "{\"balance\":1}".to_owned(), Reason::MissingField, "feeFineId"),
+        (
+            Kind::LoanDueDateChanged,
+            out(user, LOAN, due),
+            Reason::MissingField,
+            "dueDateChangedByRecall",
+        ),
+        (
+            Kind::FeeFineBalanceChanged,
+            "{\"balance\":1}".to_owned(),
+            Reason::MissingField,
+            "feeFineId",
+        ),
         (
             Kind::FeeFineBalanceChanged,
             format!(r#"{{"feeFineId":"{LOAN}","balance":"much"}}"#),

@@ -133,12 +133,7 @@ impl Told {
 /// One row: its number, the patron, the limits, the conditions' flags, and the expected entries.
 struct Row(u8, Measures, &'static [(Measure, f64)], Actions, &'static [Actions]);
 
-fn row(
-    n: u8,
-    told: Told,
-    limits: &'static [(Measure, f64)],
-    expected: &'static [Actions],
-) -> Row {
+fn row(n: u8, told: Told, limits: &'static [(Measure, f64)], expected: &'static [Actions]) -> Row {
     Row(n, told.measures(), limits, ALL, expected)
 }
 
@@ -228,12 +223,7 @@ fn rows() -> Vec<Row> {
         row(41, told().fee(1, "7.25", None).fee(2, "2.76", None), &[(FB, 10.0)], &[ALL]),
         row(42, told().fee(1, "0.1", None).fee(2, "0.2", None), &[(FB, 0.3)], &[]),
         row(43, told().fee(1, "10.40", None), &[(FB, 10.4)], &[]),
-        row(
-            44,
-            told().loans(1).fee(1, "6", x).fee(2, "6", None).claimed([1]),
-            &[(FB, 10.0)],
-            &[],
-        ),
+        row(44, told().loans(1).fee(1, "6", x).fee(2, "6", None).claimed([1]), &[(FB, 10.0)], &[]),
         row(
             45,
             told().loans(1).fee(1, "6", x).fee(2, "6", None).claimed([1]).back(1),
@@ -275,11 +265,7 @@ fn every_row_of_the_contract() {
     assert_eq!(rows.iter().map(|row| row.0).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
     for Row(n, measures, limits, blocks, expected) in rows {
         let conditions: Vec<Condition> = Measure::ALL
-            .map(|measure| Condition {
-                id: measure.condition_id(),
-                blocks,
-                message: String::new(),
-            })
+            .map(|measure| Condition { id: measure.condition_id(), blocks, message: String::new() })
             .to_vec();
         let limits: Vec<Limit> = limits
             .iter()

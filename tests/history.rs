@@ -89,7 +89,8 @@ pub(crate) fn arrived(most: usize) -> impl Strategy<Value = (Vec<Event>, Vec<Eve
     happened(most).prop_flat_map(|events| {
         let again = vec(any::<bool>(), events.len());
         (Just(events), again).prop_flat_map(|(events, again)| {
-            let twice = events.iter().zip(again).filter(|(_, again)| *again).map(|(e, _)| e.clone());
+            let twice =
+                events.iter().zip(again).filter(|(_, again)| *again).map(|(e, _)| e.clone());
             let arriving: Vec<Event> = events.iter().cloned().chain(twice).collect();
             (Just(events), Just(arriving).prop_shuffle())
         })

@@ -2,8 +2,10 @@
 //! core, and stories through the real service with a real PostgreSQL and a real Kafka.
 //!
 //! `make test` provides both. One binary, so that everything links once.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its work")]
 
 mod boundaries;
+mod contract;
 mod decoding;
 mod evaluation;
 mod merging;

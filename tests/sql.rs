@@ -93,7 +93,8 @@ fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
 
 async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     let (happened, arrived, batch, minutes, horizon) = case;
-    let horizon = horizon.map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)));
+    let horizon =
+        horizon.map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)));
     clear(db, schema, horizon).await;
     let (forth, back) = tokio::join!(
         write(db, schema, arrived.chunks(*batch)),

@@ -76,12 +76,7 @@ async fn administer(login: &Login, sql: String) {
 }
 
 pub(crate) fn pool(login: &Login) -> Db {
-    store::pool(login, PoolSettings {
-        name: "story",
-        most: 4,
-        wait: PATIENCE,
-        statement: PATIENCE,
-    })
+    store::pool(login, PoolSettings { name: "story", most: 4, wait: PATIENCE, statement: PATIENCE })
 }
 
 impl World {
@@ -285,7 +280,8 @@ impl World {
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> (u16, String) {
-        let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", self.users.url());
+        let request =
+            request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", self.users.url());
         let response = request.send().await.expect("the service answers");
         (response.status().as_u16(), response.text().await.expect("a body"))
     }
@@ -295,12 +291,18 @@ impl World {
         let body = self.read(&format!("/automated-patron-blocks/{user}")).await;
         let flag = |block: &Value, name: &str| block[name].as_bool().expect("a flag");
         let blocks = body["automatedPatronBlocks"].as_array().expect("a list");
-        let flags = |block| ["blockBorrowing", "blockRenewals", "blockRequests"].map(|f| flag(block, f));
+        let flags =
+            |block| ["blockBorrowing", "blockRenewals", "blockRequests"].map(|f| flag(block, f));
         blocks.iter().map(flags).collect()
     }
 
     /// Makes a condition block everything, and sets a limit for a group.
-    pub(crate) async fn limit(&self, group: Uuid, measure: patron_blocks::blocks::Measure, value: f64) {
+    pub(crate) async fn limit(
+        &self,
+        group: Uuid,
+        measure: patron_blocks::blocks::Measure,
+        value: f64,
+    ) {
         let id = measure.condition_id();
         let path = format!("/patron-block-conditions/{id}");
         let mut condition = self.read(&path).await;

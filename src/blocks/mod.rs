@@ -5,5 +5,5 @@ mod evaluate;
 mod limit;
 
 pub use condition::{Actions, Condition, Measure};
-pub use evaluate::{Finding, Measures, Measured, evaluate};
+pub use evaluate::{Finding, Measured, Measures, evaluate};
 pub use limit::Limit;

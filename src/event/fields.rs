@@ -95,10 +95,7 @@ pub(super) fn epoch_milliseconds(raw: Raw<'_>) -> Option<DateTime<Utc>> {
 
 /// A date and time in any of the forms that Java's mapper reads, to the millisecond (6.2). An empty
 /// string counts as absent.
-pub(super) fn date_time(
-    name: &'static str,
-    raw: Raw<'_>,
-) -> Result<Option<DateTime<Utc>>, Reject> {
+pub(super) fn date_time(name: &'static str, raw: Raw<'_>) -> Result<Option<DateTime<Utc>>, Reject> {
     const RULE: &str = "must be an ISO 8601 date and time, or epoch milliseconds";
     let Some(raw) = raw else { return Ok(None) };
     if !raw.get().starts_with('"') {

@@ -17,8 +17,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-pub use fields::parse_uuid;
 pub use decode::{Reading, Reason, Reject, read};
+pub use fields::parse_uuid;
 pub use kind::Kind;
 pub use stamp::Stamp;
 pub use tenant::TenantId;

@@ -9,8 +9,7 @@ pub struct TenantId(Arc<str>);
 
 impl TenantId {
     /// The rule, in words for error messages.
-    pub const RULE: &'static str =
-        "starts with a lower-case letter and has up to 31 lower-case letters, digits and underscores";
+    pub const RULE: &'static str = "starts with a lower-case letter and has up to 31 lower-case letters, digits and underscores";
 
     /// The id, if `text` is one.
     pub fn parse(text: &str) -> Option<Self> {

@@ -84,7 +84,8 @@ impl Answers {
         let Question { db, tenant, user, .. } = question;
         let state = patrons::state(db, &tenant.schema, *user, now).await?;
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
-            let nothing = Answer { measures: Measures::default(), group: None, policy: Arc::default() };
+            let nothing =
+                Answer { measures: Measures::default(), group: None, policy: Arc::default() };
             return Ok(nothing);
         };
         let policy = self.policies.of(db, tenant).await?;

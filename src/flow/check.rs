@@ -32,12 +32,15 @@ pub async fn check(
     database: &DatabaseConfig,
     tenant: Option<&str>,
 ) -> Result<Vec<Report>, store::Error> {
-    let db = store::pool(&database.login, PoolSettings {
-        name: "mod-patron-blocks check",
-        most: 1,
-        wait: Duration::from_secs(5),
-        statement: database.statement,
-    });
+    let db = store::pool(
+        &database.login,
+        PoolSettings {
+            name: "mod-patron-blocks check",
+            most: 1,
+            wait: Duration::from_secs(5),
+            statement: database.statement,
+        },
+    );
     let mut enabled: Vec<_> = tenants::enabled(&db).await?.into_iter().collect();
     enabled.retain(|id| tenant.is_none_or(|tenant| id.as_str() == tenant));
     enabled.sort();

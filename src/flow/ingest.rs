@@ -136,14 +136,17 @@ impl Ingest {
         let mut tally = Tally::default();
         let mut pause = FIRST_PAUSE;
         // Ranges still to be settled, the first on top.
-        let mut todo = vec![0..items.len()];
+        let mut todo = Vec::with_capacity(8);
+        todo.push(0..items.len());
         while let Some(range) = todo.pop() {
             match self.apply(tenant, &items[range.clone()]).await {
                 Ok(done) => {
                     tally = tally + done;
                     pause = FIRST_PAUSE;
                 }
-                Err(error) if error.verdict() == Verdict::Refused && !is_parked(&items[range.clone()]) => {
+                Err(error)
+                    if error.verdict() == Verdict::Refused && !is_parked(&items[range.clone()]) =>
+                {
                     warn!(tenant = ?tenant, records = range.len(), error = %Chain(&error),
                         "the database refuses a share of a batch; looking for the record");
                     if range.len() == 1 {
@@ -277,10 +280,8 @@ fn fold<'a>(
 fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
     let mut positions = Positions::new();
     for (Incoming { record, .. }, _) in items {
-        let reached = Position {
-            next_offset: record.place.offset + 1,
-            last_record_at: record.timestamp,
-        };
+        let reached =
+            Position { next_offset: record.place.offset + 1, last_record_at: record.timestamp };
         positions
             .entry((&*record.place.topic, record.place.partition))
             .and_modify(|position: &mut Position| {

@@ -72,9 +72,9 @@ impl Tenants {
 
     fn remember(&self, id: &TenantId) -> Arc<Tenant> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let tenant = known.entry(id.clone()).or_insert_with(|| {
-            Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) })
-        });
+        let tenant = known
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) }));
         tenant.clone()
     }
 

@@ -12,12 +12,7 @@ use super::{
     ApiError,
     request::{caller, enabled, path_id, shared, tenant_id},
 };
-use crate::{
-    blocks::Finding,
-    config::OnDatabaseFailure,
-    flow::answer::Question,
-    telemetry::Chain,
-};
+use crate::{blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, telemetry::Chain};
 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -52,7 +47,10 @@ impl<'a> Block<'a> {
 }
 
 /// `GET /automated-patron-blocks/{userId}` (http contract 2).
-pub(super) async fn get(request: HttpRequest, path: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn get(
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let id = tenant_id(&request)?;
     let user = path_id(&path, || {
         ApiError::bad_request(format!("Invalid user UUID: \"{}\"", path.escape_default()))

@@ -56,9 +56,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
             web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
         )
         .service(web::resource("/user-summary/{userId}").route(web::get().to(summary::get)))
-        .service(
-            web::resource("/patron-block-conditions").route(web::get().to(conditions::list)),
-        )
+        .service(web::resource("/patron-block-conditions").route(web::get().to(conditions::list)))
         .service(
             web::resource("/patron-block-conditions/{id}")
                 .route(web::get().to(conditions::get))

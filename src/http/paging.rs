@@ -45,10 +45,9 @@ fn all_records(query: &str) -> Result<(), ApiError> {
     let words: Vec<String> = query.split_whitespace().map(str::to_ascii_lowercase).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        []
-        | ["cql.allrecords=1"]
-        | ["sortby", "name"]
-        | ["cql.allrecords=1", "sortby", "name"] => Ok(()),
+        [] | ["cql.allrecords=1"] | ["sortby", "name"] | ["cql.allrecords=1", "sortby", "name"] => {
+            Ok(())
+        }
         _ => Err(ApiError::bad_request(
             "query must be cql.allRecords=1, alone or with sortby name: other CQL is not supported",
         )),

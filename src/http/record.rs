@@ -25,7 +25,9 @@ impl Record {
         match serde_json::from_slice(body) {
             Ok(Value::Object(members)) => Ok(Self(members)),
             Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
-            Err(error) => Err(ApiError::bad_request(format!("the body is not valid JSON: {error}"))),
+            Err(error) => {
+                Err(ApiError::bad_request(format!("the body is not valid JSON: {error}")))
+            }
         }
     }
 

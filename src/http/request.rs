@@ -23,9 +23,8 @@ pub(super) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str
 
 /// The tenant that the request names; it need not be enabled.
 pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
-    let named = header(request, "X-Okapi-Tenant").ok_or_else(|| {
-        ApiError::bad_request("Unable to process request Tenant must be set")
-    })?;
+    let named = header(request, "X-Okapi-Tenant")
+        .ok_or_else(|| ApiError::bad_request("Unable to process request Tenant must be set"))?;
     TenantId::parse(named).ok_or_else(|| {
         let named = named.escape_default();
         ApiError::bad_request(format!("Tenant \"{named}\" is not valid: an id {}", TenantId::RULE))
@@ -70,7 +69,8 @@ pub(super) struct Desk {
 /// The enabled tenant of this id, or the error that names it.
 pub(super) async fn enabled(service: &Service, id: &TenantId) -> Result<Arc<Tenant>, ApiError> {
     let tenant = service.tenants.find(id).await?;
-    tenant.ok_or_else(|| ApiError::bad_request(format!("Tenant {id} is not enabled for this module")))
+    tenant
+        .ok_or_else(|| ApiError::bad_request(format!("Tenant {id} is not enabled for this module")))
 }
 
 impl FromRequest for Desk {

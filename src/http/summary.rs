@@ -16,8 +16,6 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     let summary = patrons::summary(&desk.db, &desk.tenant.schema, user).await?;
     match summary {
         Some(json) => Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json)),
-        None => {
-            Err(ApiError::not_found(format!("User summary for user ID {user} not found")))
-        }
+        None => Err(ApiError::not_found(format!("User summary for user ID {user} not found"))),
     }
 }

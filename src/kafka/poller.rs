@@ -135,12 +135,10 @@ impl Poller {
                 error!(%code, "Kafka refuses this instance for good; the service ends");
                 self.stop.cancel();
             }
-            Some(Err(error)) => {
-                if self.context().may_complain() {
-                    warn!(%error, "could not read from Kafka; the client goes on trying by itself");
-                }
+            Some(Err(error)) if self.context().may_complain() => {
+                warn!(%error, "could not read from Kafka; the client goes on trying by itself");
             }
-            None => {}
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -221,8 +219,7 @@ impl Poller {
         let mut offsets = TopicPartitionList::new();
         for ((topic, partition), (era, next)) in settled {
             if self.context().assignment.era(&topic, partition) == Some(era) {
-                let added =
-                    offsets.add_partition_offset(&topic, partition, Offset::Offset(next));
+                let added = offsets.add_partition_offset(&topic, partition, Offset::Offset(next));
                 debug_assert!(added.is_ok(), "a record's offset is a legal offset");
             }
         }

@@ -66,13 +66,8 @@ impl Status {
         let real = |broker: &&Broker| broker.nodeid >= 0 && broker.state == "UP";
         let brokers_up = read.brokers.values().filter(real).count();
         let joined = read.cgrp.is_some_and(|group| group.join_state == "steady");
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Health {
-            reported_at: Some(now),
-            brokers_up,
-            joined,
-            partitions,
-            paused: false,
-        };
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) =
+            Health { reported_at: Some(now), brokers_up, joined, partitions, paused: false };
     }
 }
 

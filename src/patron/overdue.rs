@@ -36,8 +36,7 @@ pub enum GraceUnit {
 
 impl GraceUnit {
     /// All units.
-    pub const ALL: [Self; 5] =
-        [Self::Minutes, Self::Hours, Self::Days, Self::Weeks, Self::Months];
+    pub const ALL: [Self; 5] = [Self::Minutes, Self::Hours, Self::Days, Self::Weeks, Self::Months];
 
     /// The unit with this interval id.
     pub fn parse(interval_id: &str) -> Option<Self> {

@@ -52,7 +52,12 @@ pub async fn park(
         .bind(letters.iter().map(|l| l.record.timestamp).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
         .bind(column(|l| headers(l.record)))
-        .bind(letters.iter().map(|l| l.record.payload.as_deref().unwrap_or_default()).collect::<Vec<_>>())
+        .bind(
+            letters
+                .iter()
+                .map(|l| l.record.payload.as_deref().unwrap_or_default())
+                .collect::<Vec<_>>(),
+        )
         .bind(now)
         .execute(&mut **tx)
         .await
@@ -61,9 +66,10 @@ pub async fn park(
 }
 
 fn headers(record: &Record) -> Value {
-    let told = record.headers.iter().filter(|(name, _)| {
-        !SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret))
-    });
+    let told = record
+        .headers
+        .iter()
+        .filter(|(name, _)| !SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret)));
     // jsonb can't hold a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     told.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()

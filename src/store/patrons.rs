@@ -129,10 +129,10 @@ pub async fn state(
             recall_overdue_days: row.first_recall_due.map_or(0, |due| overdue_days(due, None, now)),
             fee_fine_balance: row.fee_fine_balance,
         },
-        group: row.patron_group.zip(row.known_at).map(|(group, known_at)| KnownGroup {
-            group,
-            known_at,
-        }),
+        group: row
+            .patron_group
+            .zip(row.known_at)
+            .map(|(group, known_at)| KnownGroup { group, known_at }),
     }))
 }
 

@@ -29,11 +29,7 @@ pub struct Position {
 }
 
 /// Moves the positions forward; never back.
-pub async fn advance(
-    tx: &mut Tx,
-    schema: &Schema,
-    positions: &Positions<'_>,
-) -> Result<(), Error> {
+pub async fn advance(tx: &mut Tx, schema: &Schema, positions: &Positions<'_>) -> Result<(), Error> {
     let (topics, partitions): (Vec<&str>, Vec<i32>) = positions.keys().copied().unzip();
     let next: Vec<i64> = positions.values().map(|position| position.next_offset).collect();
     let last: Vec<_> = positions.values().map(|position| position.last_record_at).collect();

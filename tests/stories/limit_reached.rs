@@ -144,12 +144,15 @@ async fn a_record_that_cannot_be_understood_is_parked_and_its_neighbours_are_app
             .await;
         world.settled().await;
         let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
-        world.until("the foreign record is parked", async |w: &World| w.count(nobodys).await == 1).await;
+        world
+            .until("the foreign record is parked", async |w: &World| w.count(nobodys).await == 1)
+            .await;
         let summary = world.read(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
         let kept = "select count(*) from {schema}.dead_letter where length(payload) = 1000000";
         assert_eq!(world.count(kept).await, 1, "the bytes are kept");
-        let secrets = "select count(*) from {schema}.dead_letter where headers::text like '%secret%'";
+        let secrets =
+            "select count(*) from {schema}.dead_letter where headers::text like '%secret%'";
         assert_eq!(world.count(secrets).await, 0, "tokens are not");
         assert_eq!(
             world.take_dead_letters().await,

@@ -24,36 +24,54 @@ fn error((status, body): (u16, String)) -> (u16, String, String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_are_seeded_sorted_and_changed_by_the_rules() {
     World::tell(async |world| {
-        let list = world
-            .read("/patron-block-conditions/?query=cql.allRecords%3D1%20sortby%20name")
-            .await;
+        let list =
+            world.read("/patron-block-conditions/?query=cql.allRecords%3D1%20sortby%20name").await;
         assert_eq!(list["totalRecords"], 6);
-        let names: Vec<_> = list["patronBlockConditions"].as_array().unwrap().iter()
-            .map(|condition| condition["name"].as_str().unwrap().to_owned()).collect();
-        assert_eq!(names, [
-            "Maximum number of items charged out", "Maximum number of lost items",
-            "Maximum number of overdue items", "Maximum number of overdue recalls",
-            "Maximum outstanding fee/fine balance", "Recall overdue by maximum number of days",
-        ]);
+        let names: Vec<_> = list["patronBlockConditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|condition| condition["name"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "Maximum number of items charged out",
+                "Maximum number of lost items",
+                "Maximum number of overdue items",
+                "Maximum number of overdue recalls",
+                "Maximum outstanding fee/fine balance",
+                "Recall overdue by maximum number of days",
+            ]
+        );
 
         let path = format!("/patron-block-conditions/{LOST}");
         let mut condition = world.read(&path).await;
         condition["blockBorrowing"] = json!(true);
-        assert_eq!(error(world.put(&path, &condition).await).1,
-            "Message to be displayed is a required field if one or more blocked actions selected");
+        assert_eq!(
+            error(world.put(&path, &condition).await).1,
+            "Message to be displayed is a required field if one or more blocked actions selected"
+        );
         condition["message"] = json!("Too many lost items");
         condition["unknown"] = json!({ "kept": 1.50 });
         assert_eq!(world.put(&path, &condition).await, (204, String::new()));
         let stored = world.read(&path).await;
-        assert_eq!((&stored["message"], &stored["unknown"]), (&condition["message"], &condition["unknown"]));
+        assert_eq!(
+            (&stored["message"], &stored["unknown"]),
+            (&condition["message"], &condition["unknown"])
+        );
         let created = stored["metadata"]["createdDate"].as_str().unwrap();
         assert!(created.ends_with("+00:00"), "{created}");
         condition["blockBorrowing"] = json!(false);
-        assert_eq!(error(world.put(&path, &condition).await).1,
-            "One or more blocked actions must be selected for message to be displayed to be used");
+        assert_eq!(
+            error(world.put(&path, &condition).await).1,
+            "One or more blocked actions must be selected for message to be displayed to be used"
+        );
         condition.as_object_mut().unwrap().remove("name");
-        assert_eq!(error(world.put(&path, &condition).await),
-            (422, "must not be null".to_owned(), "name".to_owned(), "null".to_owned()));
+        assert_eq!(
+            error(world.put(&path, &condition).await),
+            (422, "must not be null".to_owned(), "name".to_owned(), "null".to_owned())
+        );
 
         assert_eq!(world.get("/patron-block-conditions/abc").await.0, 404);
         assert_eq!(world.delete(&path).await.0, 405);
@@ -69,11 +87,17 @@ async fn conditions_are_seeded_sorted_and_changed_by_the_rules() {
 async fn a_limit_is_made_changed_listed_and_removed() {
     World::tell(async |world| {
         let id = Uuid::new_v4();
-        let request = world.request(Method::POST, "/patron-block-limits")
-            .header("X-Okapi-User-Id", "111111111").json(&limit(id, LOST, json!("00.0")));
+        let request = world
+            .request(Method::POST, "/patron-block-limits")
+            .header("X-Okapi-User-Id", "111111111")
+            .json(&limit(id, LOST, json!("00.0")));
         let (status, body) = world.send(request).await;
         let body: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((status, body["value"].as_f64()), (201, Some(0.0)), "a numeric string is a number");
+        assert_eq!(
+            (status, body["value"].as_f64()),
+            (201, Some(0.0)),
+            "a numeric string is a number"
+        );
         assert_eq!(body["metadata"]["createdByUserId"], "111111111");
 
         let path = format!("/patron-block-limits/{id}");
@@ -82,11 +106,20 @@ async fn a_limit_is_made_changed_listed_and_removed() {
         changed["value"] = json!(7);
         assert_eq!(world.put(&path, &changed).await.0, 204);
         let stored = world.read(&path).await;
-        assert_eq!((&stored["value"], &stored["metadata"]["createdDate"], &stored["metadata"]["createdByUserId"]),
-            (&json!(7), &body["metadata"]["createdDate"], &json!("111111111")));
+        assert_eq!(
+            (
+                &stored["value"],
+                &stored["metadata"]["createdDate"],
+                &stored["metadata"]["createdByUserId"]
+            ),
+            (&json!(7), &body["metadata"]["createdDate"], &json!("111111111"))
+        );
 
         let list = world.read("/patron-block-limits?limit=1500").await;
-        assert_eq!((list["totalRecords"].as_i64(), list["patronBlockLimits"].as_array().unwrap().len()), (Some(1), 1));
+        assert_eq!(
+            (list["totalRecords"].as_i64(), list["patronBlockLimits"].as_array().unwrap().len()),
+            (Some(1), 1)
+        );
         let none = world.read("/patron-block-limits?limit=0").await;
         assert_eq!(none, json!({ "patronBlockLimits": [], "totalRecords": 1 }));
         for bad in ["limit=-1", "offset=x", "limit=2147483648", "query=name%3D%3Dx"] {

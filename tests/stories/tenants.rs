@@ -19,13 +19,20 @@ async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
         });
         let (status, body) = world.post("/_/tenant", &upgrade).await;
         let job: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((status, &job["tenant"], &job["tenantAttributes"]), (201, &json!(TENANT), &upgrade));
+        assert_eq!(
+            (status, &job["tenant"], &job["tenantAttributes"]),
+            (201, &json!(TENANT), &upgrade)
+        );
         let path = format!("/_/tenant/{}", job["id"].as_str().unwrap());
         assert_eq!(world.read(&format!("{path}?wait=30000")).await["complete"], true);
         assert_eq!(world.delete(&path).await.0, 204);
         assert_eq!(world.get(&path).await.0, 404);
         assert_eq!(world.get("/_/tenant/abc").await.0, 400);
-        assert_eq!(world.read("/patron-block-conditions").await["totalRecords"], 6, "not seeded twice");
+        assert_eq!(
+            world.read("/patron-block-conditions").await["totalRecords"],
+            6,
+            "not seeded twice"
+        );
 
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
         assert_eq!(world.post("/_/tenant", &disable).await, (204, String::new()));
@@ -39,7 +46,8 @@ async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
         for _ in 0..2 {
             assert_eq!(world.post("/_/tenant", &purge).await, (204, String::new()));
-            let left = "select count(*) from information_schema.schemata where schema_name = '{schema}'";
+            let left =
+                "select count(*) from information_schema.schemata where schema_name = '{schema}'";
             assert_eq!(world.count(left).await, 0);
             assert_eq!(world.count("select count(*) from mod_patron_blocks.tenant").await, 0);
         }

@@ -44,7 +44,9 @@ async fn while_the_database_is_away_the_desk_is_answered_and_no_event_is_lost() 
         world.wire.mend();
         world.settled().await;
         assert_eq!(open_loans(world, user).await, 8);
-        world.until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+        world
+            .until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200)
+            .await;
     })
     .await;
 }

@@ -1,0 +1,105 @@
+//! `module-descriptor.json` against the routes, the settings and the kinds of event.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use patron_blocks::event::Kind;
+use serde_json::Value;
+
+fn file(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+fn descriptor() -> Value {
+    serde_json::from_str(&file("module-descriptor.json")).unwrap()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn handlers(descriptor: &Value) -> impl Iterator<Item = &Value> {
+    list(&descriptor["provides"]).flat_map(|interface| list(&interface["handlers"]))
+}
+
+/// Method and path of every route in `src/http/mod.rs`, which is one expression a resource.
+fn routes() -> BTreeSet<(String, String)> {
+    let source = file("src/http/mod.rs");
+    let mut routes = BTreeSet::new();
+    for resource in source.split("web::resource(\"").skip(1) {
+        let (path, rest) = resource.split_once('"').unwrap();
+        let body = rest.split(".service(").next().unwrap();
+        for method in ["get", "post", "put", "delete"] {
+            if body.contains(&format!("web::{method}()")) {
+                routes.insert((method.to_uppercase(), path.to_owned()));
+            }
+        }
+    }
+    routes
+}
+
+#[test]
+fn every_route_is_in_the_descriptor_and_the_other_way_round() {
+    let descriptor = descriptor();
+    let declared: BTreeSet<(String, String)> = handlers(&descriptor)
+        .flat_map(|handler| {
+            let path = handler["pathPattern"].as_str().unwrap();
+            list(&handler["methods"])
+                .map(move |m| (m.as_str().unwrap().to_owned(), path.to_owned()))
+        })
+        .collect();
+    // Below /admin are the operators' own paths, which no gateway routes.
+    let public: BTreeSet<_> =
+        routes().into_iter().filter(|(_, path)| !path.starts_with("/admin/")).collect();
+    assert!(public.len() >= 14, "the routes were not found: {public:?}");
+    assert_eq!(public, declared);
+}
+
+#[test]
+fn every_permission_that_a_handler_needs_is_declared_once() {
+    let descriptor = descriptor();
+    let needed: BTreeSet<&str> = handlers(&descriptor)
+        .flat_map(|handler| list(&handler["permissionsRequired"]))
+        .map(|permission| permission.as_str().unwrap())
+        .collect();
+    let sets: Vec<&Value> = list(&descriptor["permissionSets"]).collect();
+    let declared: Vec<&str> =
+        sets.iter().map(|set| set["permissionName"].as_str().unwrap()).collect();
+    let unique: BTreeSet<&str> = declared.iter().copied().collect();
+    assert_eq!(unique.len(), declared.len());
+    let all = sets.iter().find(|set| set["permissionName"] == "patron-blocks.all").unwrap();
+    let gathered: BTreeSet<&str> =
+        list(&all["subPermissions"]).map(|permission| permission.as_str().unwrap()).collect();
+    assert_eq!(gathered, needed);
+    assert_eq!(unique, needed.into_iter().chain(["patron-blocks.all"]).collect());
+}
+
+#[test]
+fn the_launch_descriptor_sets_only_what_the_service_knows() {
+    let settings = file("src/config.rs");
+    for variable in list(&descriptor()["launchDescriptor"]["env"]) {
+        let name = variable["name"].as_str().unwrap();
+        assert!(settings.contains(&format!("env = \"{name}\"")), "{name} is no setting");
+    }
+}
+
+#[test]
+fn the_catalogue_of_events_is_what_is_consumed() {
+    let descriptor = descriptor();
+    let told: BTreeSet<(String, String)> = list(&descriptor["metadata"]["consumedEvents"])
+        .map(|event| {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (text(&event["eventType"]), text(&event["topics"][0]))
+        })
+        .collect();
+    let consumed = Kind::ALL.map(|kind| {
+        let topic = format!("{{ENV}}.{{tenant}}.{}.{}", kind.producer(), kind.name());
+        (kind.name().to_owned(), topic)
+    });
+    assert_eq!(told, consumed.into_iter().collect());
+}
+
+#[test]
+fn the_module_id_is_the_crates_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(descriptor()["id"], format!("mod-patron-blocks-{version}"));
+}
