@@ -46,7 +46,9 @@ struct User {
 impl Users {
     /// A client that waits for an answer for at most `timeout`.
     pub fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().no_proxy().build()?;
+        // No redirects: the token is for the gateway alone.
+        let redirects = reqwest::redirect::Policy::none();
+        let http = reqwest::Client::builder().no_proxy().redirect(redirects).build()?;
         Ok(Self { http, timeout })
     }
 

@@ -89,7 +89,11 @@ impl Answers {
             return Ok(nothing);
         };
         let policy = self.policies.of(db, tenant).await?;
-        let group = self.group(question, state.group, now).await;
+        // Without any limit there is nothing that the group could decide.
+        let group = match policy.limits.is_empty() {
+            true => None,
+            false => self.group(question, state.group, now).await,
+        };
         Ok(Answer { measures: state.measures, group, policy })
     }
 

@@ -1,0 +1,25 @@
+# The commands of this repository; each is a script of dev/. ARGS go to what the script runs.
+.DEFAULT_GOAL := help
+.PHONY: help run test bench check up down
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## the demo: a made-up library plays a day, until Ctrl-C
+	@dev/run $(ARGS)
+
+test: ## every test, on a real PostgreSQL and a real Kafka
+	@dev/test $(ARGS)
+
+bench: ## the benches
+	@dev/bench $(ARGS)
+
+check: ## format, lints, docs, length of files, unused dependencies
+	@dev/prepare
+	@dev/check
+
+up: ## start PostgreSQL and Kafka, print how to reach them
+	@dev/up
+
+down: ## stop what was started
+	@dev/down

@@ -1,0 +1,166 @@
+# shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
+# The development's own Kafka: find or install, make, start, stop. Sourced after lib.sh.
+
+find_java() { # 17 or newer, and one that the engine's user can run; sets java
+    local candidate version
+    for candidate in "${JAVA_HOME:-/none}/bin/java" "$(type -P java || echo /none)" /usr/lib/jvm/*/bin/java; do
+        version=$(cd / && "${as[@]}" "$candidate" -version 2>&1) || continue
+        version=${version#*version \"}
+        version=${version%%[!0-9]*}
+        if [[ -n $version ]] && ((version >= 17)); then
+            java=$candidate
+            return 0
+        fi
+    done
+    return 1
+}
+# Both at once, so that a person who has to install them is told once.
+kafka_needs() {
+    local what="" packages=()
+    if ! find_java; then
+        what="Java 17 or newer"
+        packages+=(openjdk-21-jre-headless/openjdk-17-jre-headless/default-jre-headless)
+    fi
+    if [[ ! -d $jars ]] && ! command -v mvn >/dev/null; then
+        what+=${what:+ and }Maven
+        packages+=(maven)
+    fi
+    [[ -n $what ]] || return 0
+    install_packages "$what" "${packages[@]}"
+    find_java || die "Java 17 or newer is missing: install it, then start this again"
+}
+
+# The jars, in a folder named after the pom: another version of it means another folder.
+kafka_jars_folder() { # place; sets jars
+    jars=$1/kafka-jars-$(cksum <"$root/dev/kafka/pom.xml" | cut -d' ' -f1)
+}
+kafka_jars() {
+    local new
+    [[ -d $jars ]] && return
+    say "fetching Kafka"
+    new=$jars.new
+    rm -rf "$new" # of a run that was killed here
+    mvn -q -B -Dstyle.color=never -f "$root/dev/kafka/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$new" >"$state/maven.log" 2>&1 </dev/null ||
+        fail_with_log "Maven can't fetch Kafka" "$state/maven.log"
+    mv "$new" "$jars"
+}
+
+# For every new partition Kafka waits until the disk has confirmed several small files, and tests
+# make thousands of partitions. Without the waits that takes half as long, and PostgreSQL, which
+# keeps its own, has the disk for itself. A kill -9 loses nothing by it, only a power cut would.
+# Where the library can't be had, all works as well.
+find_eatmydata() { # sets preload
+    for preload in /usr/lib/*/libeatmydata.so /usr/lib64/libeatmydata.so; do
+        [[ -e $preload ]] && return
+    done
+    preload=
+    return 1
+}
+
+kafka_is_running() { # place
+    local pid
+    { read -r pid <"$1/kafka.pid"; } 2>/dev/null || return 1
+    process_has "$pid" "$1/kafka.properties"
+}
+
+# Asks for the cluster's brokers (a Metadata request, version 1, without topics). An open port is
+# not enough: a broker listens before the controller has let it in, and until then lists none.
+kafka_answers() { # host, port
+    local answer
+    # shellcheck disable=SC2016 # the inner shell has the positions
+    answer=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
+        printf "\x00\x00\x00\x0e\x00\x03\x00\x01\x00\x00\x00\x01\xff\xff\x00\x00\x00\x00" >&3 &&
+        head -c 12 <&3 | od -An -v -tx1' "$1" "$2" 2>/dev/null) || return 1
+    answer=${answer//[[:space:]]/}
+    [[ ${#answer} == 24 && ${answer:16:8} != 00000000 ]]
+}
+
+kafka_is_ready() { kafka_answers 127.0.0.1 "$port"; }
+
+kafka_write_properties() { # file, data folder
+    {
+        cat "$root/dev/kafka/server.properties"
+        echo "listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller_port"
+        echo "advertised.listeners=PLAINTEXT://127.0.0.1:$port"
+        echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
+        echo "log.dirs=$2"
+    } >"$1"
+}
+kafka_make() { # folder, place
+    local new=$1/data.new properties=$2/kafka-format.properties id
+    say "making a Kafka data folder"
+    rm -rf "$new" # of a run that was killed here
+    kafka_write_properties "$properties" "$new"
+    id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'Aa')
+    (cd / && "${as[@]}" "$java" -cp "$jars/*" kafka.tools.StorageTool format -t "${id:0:22}" -c "$properties") \
+        >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
+    mv "$new" "$1/data"
+}
+
+# The shell writes its own number and then becomes the broker: no moment at which a broker runs
+# whose number nobody knows.
+kafka_launch() { # folder, place
+    let_go
+    echo "$BASHPID" >"$2/kafka.pid"
+    exec >"$2/kafka.out" 2>&1 setsid "${as[@]}" env ${preload:+LD_PRELOAD="$preload"} "$java" -Xms128m -Xmx384m -XX:+UseSerialGC \
+        -XX:+ExitOnOutOfMemoryError -Dkafka.logs.dir="$1/log" \
+        -Dlog4j2.configurationFile="$2/kafka-log4j2.xml" -cp "$jars/*" kafka.Kafka "$2/kafka.properties"
+}
+
+kafka_start() {
+    local folder place java jars preload port controller_port pid
+    engine_folder kafka
+    place=${folder%/kafka}
+    if ! kafka_is_running "$place"; then
+        docker_has kafka && return
+        docker_start kafka kafka_is_ready && return
+        rm -f "$state/kafka.docker"
+        kafka_jars_folder "$place"
+        kafka_needs
+        if [[ ! -d $folder/data ]] && ! find_eatmydata; then
+            (install_packages libeatmydata libeatmydata1) 2>/dev/null || true
+        fi
+        find_eatmydata || true
+        kafka_jars
+    fi
+
+    for _ in 1 2 3; do
+        if ! kafka_is_running "$place"; then
+            pick_port controller && controller_port=$port
+            pick_port kafka
+            [[ -s $folder/data/meta.properties ]] || kafka_make "$folder" "$place"
+            say "starting Kafka on port $port"
+            kafka_write_properties "$place/kafka.properties" "$folder/data"
+            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # where the engine's user can read it
+            (kafka_launch "$folder" "$place") &
+            pid=$!
+        else
+            pid=$(<"$place/kafka.pid") # an earlier start may have been killed before the broker was ready
+            port=$(known_port kafka)
+        fi
+        kafka_comes "$pid" && return
+        port_busy "$port" || port_busy "${controller_port:-$port}" || break # nobody was quicker
+    done
+    fail_with_log "Kafka does not start" "$place/kafka.out" "$folder/log/server.log"
+}
+kafka_comes() { # pid
+    local deadline=$((SECONDS + 300)) # thousands of partitions take a while after a kill -9
+    until kafka_is_ready; do
+        kill -0 "$1" 2>/dev/null || [[ -e /proc/$1 ]] || return 1
+        ((SECONDS < deadline)) || die "Kafka (process $1) does not answer on port $port"
+        sleep 0.1
+    done
+}
+
+kafka_stop() {
+    local place pid
+    if [[ -e $state/kafka.docker ]]; then compose stop kafka &>/dev/null || true; fi
+    [[ -s $state/kafka.place ]] || return 0
+    place=$(<"$state/kafka.place")
+    kafka_is_running "$place" || return 0
+    pid=$(<"$place/kafka.pid")
+    say "stopping Kafka"
+    kill -TERM "$pid"
+    ended_within 20 process_has "$pid" "$place/kafka.properties" || kill -KILL "$pid"
+}

@@ -1,0 +1,232 @@
+# shellcheck shell=bash
+# What the scripts of dev/ share: words, packages, places, ports, locks. Sourced, never run.
+
+[[ $(uname -s) == Linux ]] || {
+    echo "error: the scripts in dev/ need Linux" >&2
+    exit 1
+}
+umask 022       # the engines' unprivileged user has to read what root writes here
+export LC_ALL=C # tools are read by scripts here, not by people
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# rustup's cargo, also where the login shell has not been restarted since it was installed.
+[[ ! -x ${HOME:-}/.cargo/bin/cargo || :$PATH: == *":$HOME/.cargo/bin:"* ]] || PATH=$HOME/.cargo/bin:$PATH
+# What runs here talks to itself: no proxy may come between.
+export NO_PROXY=127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}
+export no_proxy=$NO_PROXY
+state=$root/.dev # ports, locks and, where possible, the engines themselves; ignored by git
+
+say() { printf '%s\n' "$*" >&2 || true; } # the terminal may be gone; the work goes on
+die() {
+    say "error: $*"
+    exit 1
+}
+fail_with_log() { # what went wrong, log files…
+    local what=$1 file
+    shift
+    for file in "$@"; do
+        [[ -s $file ]] && say "--- last lines of $file" && tail -n 25 "$file" >&2
+    done
+    die "$what"
+}
+
+for tool in flock setpriv setsid; do
+    command -v "$tool" >/dev/null || die "$tool is missing: install util-linux"
+done
+mkdir -p "$state" 2>/dev/null || die "can't make the folder $state"
+[[ -w $state ]] || die "$state belongs to $(stat -c %U "$state"): run this as that user, or remove the folder"
+
+# ---- packages ----------------------------------------------------------------------------------
+
+as_root() {
+    if ((EUID)); then sudo -n "$@"; else "$@"; fi
+}
+# Installs what is missing, or says in one sentence what a person has to install.
+install_packages() { # what it is for, packages… (a/b/c: the first of them that exists here)
+    local what=$1 log=$state/install.log
+    local -a wanted=()
+    shift
+    if [[ ! -e /etc/debian_version ]] || ! command -v apt-get >/dev/null; then
+        die "$what is missing: install it, then start this again"
+    fi
+    first_available "$@"
+    as_root true 2>/dev/null || die "$what is missing: run 'apt-get install ${wanted[*]}' as root, then start this again"
+    say "installing $what"
+    (
+        flock 9 # both engines may find something missing at the same time
+        # 9>&-: a daemon that a package starts must not inherit the lock.
+        apt_get update 9>&- >"$log" 2>&1 || true # old lists may do; if not, the next line says so
+        first_available "$@" # the update may have brought news
+        apt_get install -y --no-install-recommends "${wanted[@]}" 9>&- >>"$log" 2>&1 ||
+            fail_with_log "$what can't be installed" "$log"
+    ) 9>"$state/install.lock" || exit 1
+}
+is_available() { # package; one that others only refer to has a record, but no candidate
+    [[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[!\(]* ]]
+}
+first_available() { # packages…; sets wanted
+    local choices package
+    wanted=()
+    for choices in "$@"; do
+        for package in ${choices//\// }; do
+            if is_available "$package"; then break; fi
+        done
+        wanted+=("$package")
+    done
+}
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null
+}
+
+# ---- places and users --------------------------------------------------------------------------
+
+place_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
+
+# PostgreSQL refuses to run as root, and a broker has no reason to: root lends both to another user.
+# Data made earlier decides; its owner must stay the same.
+engine_user() { # folder
+    local owner
+    ((EUID == 0)) || { id -un && return; }
+    owner=$(stat -c %U "$1" 2>/dev/null) || owner=
+    if [[ -n $owner && $owner != root ]] && id "$owner" &>/dev/null; then
+        echo "$owner"
+    elif id postgres &>/dev/null; then
+        echo postgres
+    else
+        echo nobody
+    fi
+}
+
+# Fills `as` with a prefix that runs a command as that user in an environment of its own, so that
+# nothing of the caller's (PG*, KAFKA_*, JAVA_TOOL_OPTIONS) changes an engine's behaviour.
+run_as() { # user
+    as=(env -i PATH="$PATH" HOME=/ LC_ALL=C.UTF-8)
+    ((EUID)) || as+=(setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups)
+}
+
+# A folder that the engine's user alone can use, below a place whose parents it may enter. Falls
+# through to the temp directory when the repository lies in a closed home or on a file system
+# without owners.
+engine_folder() { # engine; sets folder and as
+    local place user
+    local -a places=("$state" "${TMPDIR:-/tmp}/$place_name" "/tmp/$place_name")
+    # The place chosen first stays, even if TMPDIR is another one today.
+    if [[ -s $state/$1.place ]]; then
+        place=$(<"$state/$1.place")
+        [[ $place == "$state" || $place == */"$place_name" ]] && places=("$place" "${places[@]}")
+    fi
+    for place in "${places[@]}"; do
+        mkdir -p "$place/$1" 2>/dev/null || continue
+        # Anybody can make a folder of this name below a shared temp directory.
+        [[ $place == "$state" || (-O $place && ! -L $place) ]] || continue
+        folder=$place/$1
+        user=$(engine_user "$folder")
+        run_as "$user"
+        if ((EUID == 0)) && [[ $(stat -c %U "$folder") != "$user" ]]; then
+            chown -R "$user" "$folder" 2>/dev/null || true
+        fi
+        chmod 700 "$folder" 2>/dev/null || true
+        if (cd / && "${as[@]}" test -w "$folder" -a -x "$folder") && [[ $(stat -c %a "$folder") == 700 ]]; then
+            [[ $(cat "$state/$1.place" 2>/dev/null) == "$place" ]] || echo "$place" >"$state/$1.place"
+            return 0
+        fi
+        rmdir "$folder" 2>/dev/null || true
+    done
+    die "user $user can't use a folder in any of: ${places[*]}"
+}
+
+# ---- processes, ports, locks -------------------------------------------------------------------
+
+# A number read from a pid file may belong to somebody else by now: only the command line tells.
+process_has() { # pid, an argument that only our process has
+    local argument
+    local -a arguments=()
+    [[ $1 =~ ^[0-9]+$ ]] || return 1
+    { mapfile -d '' -t arguments <"/proc/$1/cmdline"; } 2>/dev/null || return 1
+    for argument in "${arguments[@]}"; do
+        [[ $argument == "$2" ]] && return 0
+    done
+    return 1
+}
+not() { ! "$@"; }
+ended_within() { # seconds, command that says whether it still runs…
+    local deadline=$((SECONDS + $1))
+    shift
+    while "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.05
+    done
+}
+
+port_busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+known_port() { cat "$state/$1.port" 2>/dev/null || true; }
+# The port one would like if it is free, else another one. They lie below the range from which the
+# kernel takes the ports of outgoing connections, so none of those sits on ours tomorrow.
+free_port() { # preferred; sets port
+    port=$1
+    [[ $port =~ ^[0-9]+$ ]] && ! port_busy "$port" && return
+    while
+        port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+        port_busy "$port" || grep -qsx "$port" "$state"/*.port
+    do :; done
+}
+pick_port() { # whose; the port of last time is the preferred one
+    free_port "$(known_port "$1")"
+    echo "$port" >"$state/$1.port.new"
+    mv "$state/$1.port.new" "$state/$1.port"
+}
+
+lock() { # name; held until this process ends
+    local handle
+    exec {handle}>"$state/$1.lock"
+    flock "$handle"
+}
+# Who works with the engines holds a share of this lock; who gets all of it is the last one.
+use_engines() { exec {in_use}>"$state/in-use" && flock -s "$in_use"; }
+nobody_else_uses_engines() { flock -xn "$in_use"; }
+
+# An engine outlives the script: it must hold none of its locks, and not the pipe of $(dev/up),
+# which would wait for the engine's end.
+let_go() {
+    local handle
+    exec </dev/null >/dev/null 2>&1
+    for handle in /proc/self/fd/*; do
+        handle=${handle##*/}
+        ((handle <= 2 || handle == 255)) || eval "exec $handle>&-"
+    done
+    cd /
+}
+
+# ---- Docker ------------------------------------------------------------------------------------
+
+docker_answers() {
+    command -v docker >/dev/null && docker compose version &>/dev/null && timeout 5 docker info &>/dev/null
+}
+# The project's name keeps two clones apart; ports and password come from here, not from the caller.
+compose() {
+    env DB_PORT="$(known_port postgres)" KAFKA_PORT="$(known_port kafka)" DB_PASSWORD="$docker_password" \
+        docker compose -p "$place_name" -f "$root/docker-compose.yml" "$@"
+}
+docker_password=patron_blocks # the port is published on the loopback address only
+docker_has() { # engine
+    [[ -e $state/$1.docker ]] && docker_answers && [[ -n $(compose ps -q --status running "$1" 2>/dev/null) ]]
+}
+docker_start() { # engine, command that is true when it can be reached from here…
+    local engine=$1 log=$state/$1.docker.log
+    shift
+    docker_answers || return 1
+    pick_port "$engine"
+    lock docker # two at once could both make the project's network
+    say "starting $engine in Docker"
+    touch "$state/$engine.docker" # says who runs it; dev/down asks Docker only if this is there
+    if compose up -d --wait "$engine" >"$log" 2>&1 </dev/null; then
+        # An engine on another machine is ready there, and yet of no use here.
+        ended_within 30 not "$@" && return
+        echo "127.0.0.1:$port can't be reached" >>"$log"
+    fi
+    compose rm -fs "$engine" &>/dev/null || true
+    rm -f "$state/$engine.docker"
+    tail -n 5 "$log" >&2
+    say "Docker is of no use for $engine: it becomes a process of its own"
+    return 1
+}

@@ -1,0 +1,129 @@
+# shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
+# The development's own PostgreSQL: find or install, make, start, stop. Sourced after lib.sh.
+
+postgres_role=patron_blocks # superuser: tests make databases of their own
+oldest_postgres=14
+
+# The programs of the release that made the data, else of the newest release here.
+find_postgres() { # folder; sets bin
+    local made_by=0 candidate version best=0
+    [[ -s $1/data/PG_VERSION ]] && made_by=$(<"$1/data/PG_VERSION")
+    bin=
+    for candidate in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin "$(dirname "$(type -P postgres || echo /none/x)")"; do
+        [[ -x $candidate/initdb && -x $candidate/pg_ctl && -x $candidate/psql ]] || continue
+        version=$("$candidate/postgres" --version)
+        version=${version##*PostgreSQL) }
+        version=${version%%[!0-9]*}
+        ((version >= oldest_postgres)) || continue
+        if ((version == made_by || (made_by == 0 && version > best))); then
+            bin=$candidate best=$version
+        fi
+    done
+    [[ -n $bin ]]
+}
+
+postgres_is_running() { # folder
+    local pid
+    { read -r pid <"$1/data/postmaster.pid"; } 2>/dev/null || return 1
+    process_has "$pid" "$1/data"
+}
+postgres_has_processes() { # folder; also backends that outlived a killed postmaster
+    local process
+    for process in /proc/[0-9]*; do
+        [[ $process/cwd -ef $1/data && $(cat "$process/comm" 2>/dev/null) == postgres ]] && return 0
+    done
+    return 1
+}
+# True as soon as it can be used; false if it does not run, or has ended while one waited for it.
+postgres_is_ready() { # folder
+    local -a lines
+    local deadline=$((SECONDS + 120))
+    while postgres_is_running "$1"; do
+        # The eighth line of the pid file is the server's own word for its state.
+        { mapfile -t lines <"$1/data/postmaster.pid"; } 2>/dev/null || continue
+        [[ ${lines[7]:-} != ready* ]] || return 0
+        ((SECONDS < deadline)) || fail_with_log "PostgreSQL does not get ready" "$1/log"
+        sleep 0.05
+    done
+    return 1
+}
+
+postgres_listens() { port_busy "$port"; }
+
+postgres_make() { # folder
+    local new=$1/data.new
+    say "making a PostgreSQL data folder"
+    rm -rf "$new" # of a run that was killed here
+    [[ -s $1/password ]] || od -An -N16 -tx1 /dev/urandom | tr -d ' \n' | "${as[@]}" tee "$1/password" >/dev/null
+    (cd / && "${as[@]}" "$bin/initdb" -D "$new" -U "$postgres_role" --pwfile="$1/password" \
+        --auth=scram-sha-256 --encoding=UTF8 --no-locale) >"$state/postgres.log" 2>&1 </dev/null ||
+        fail_with_log "initdb failed" "$state/postgres.log"
+    mv "$new" "$1/data"
+}
+
+# Sockets only on the loopback address: a path below a deep folder can be too long for a Unix
+# socket, and nothing here needs one. Durability stays on: what is proven here holds elsewhere.
+postgres_options() {
+    printf -- '-c %s ' listen_addresses=127.0.0.1 "port=$port" unix_socket_directories= timezone=UTC \
+        max_connections=400 shared_buffers=256MB max_wal_size=4GB log_min_duration_statement=2s
+}
+
+postgres_start() {
+    local folder bin port log
+    engine_folder postgres
+    postgres_is_ready "$folder" && return
+    docker_has postgres && return
+    docker_start postgres postgres_listens && return
+    rm -f "$state/postgres.docker"
+
+    if ! find_postgres "$folder"; then
+        [[ ! -s $folder/data/PG_VERSION ]] ||
+            die "the data in $folder was made by PostgreSQL $(<"$folder/data/PG_VERSION"), which is gone: dev/down --wipe drops it"
+        install_postgres
+        find_postgres "$folder" || die "PostgreSQL $oldest_postgres or newer is missing: install it, then start this again"
+        engine_folder postgres # the package brought the user that is to own it
+    fi
+    [[ -s $folder/data/PG_VERSION ]] || postgres_make "$folder"
+
+    # After a kill -9 the old backends need a moment to notice. Then a pid file is a leftover, and
+    # PostgreSQL would believe it if its number belongs to another process by now.
+    ended_within 10 postgres_has_processes "$folder" || die "old PostgreSQL processes still use $folder"
+    rm -f "$folder/data/postmaster.pid"
+
+    log=$folder/log
+    [[ $(stat -c %s "$log" 2>/dev/null || echo 0) -lt 10000000 ]] || mv "$log" "$log.old"
+    for _ in 1 2 3; do
+        pick_port postgres
+        say "starting PostgreSQL on port $port"
+        # --wait ends when the server says in its pid file that it is ready, or is gone.
+        (let_go && "${as[@]}" "$bin/pg_ctl" start -D "$folder/data" -l "$log" --wait -t 120 -o "$(postgres_options)") && return
+        port_busy "$port" || break # somebody was quicker: try another port
+    done
+    fail_with_log "PostgreSQL does not start" "$log"
+}
+
+# Debian's package makes and starts a server of its own on port 5432, unless it is told not to.
+install_postgres() {
+    local config=/etc/postgresql-common fresh="" failed=""
+    if [[ ! -e $config ]] && as_root mkdir -p "$config/createcluster.d" 2>/dev/null; then
+        fresh=$config/createcluster.d/no-main-cluster.conf
+        echo "create_main_cluster = false" | as_root tee "$fresh" >/dev/null
+    fi
+    (install_packages PostgreSQL postgresql) || failed=yes
+    [[ -z $fresh ]] || as_root rm -f "$fresh"
+    [[ -z $failed ]] || exit 1
+}
+
+postgres_stop() {
+    local folder pid
+    if [[ -e $state/postgres.docker ]]; then compose stop postgres &>/dev/null || true; fi
+    [[ -s $state/postgres.place ]] || return 0
+    folder=$(<"$state/postgres.place")/postgres
+    postgres_is_running "$folder" || return 0
+    read -r pid <"$folder/data/postmaster.pid"
+    say "stopping PostgreSQL"
+    kill -INT "$pid" # fast: ends sessions, leaves a clean data folder
+    ended_within 10 process_has "$pid" "$folder/data" && return
+    kill -QUIT "$pid"
+    ended_within 5 process_has "$pid" "$folder/data" || kill -KILL "$pid"
+}

@@ -1,0 +1,212 @@
+//! `demo`: a day in the library in half a minute, then some patrons who are blocked, and why.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::HumanCount;
+use tokio::time::{Instant, sleep};
+
+use super::options::{self, Broker, Pace, Story};
+use super::{judge, publish, words};
+use crate::blocks::{self, Block, Finding, Rules};
+use crate::clock::Clock;
+use crate::console::{Progress, say};
+use crate::folio::Folio;
+use crate::kafka::{Publisher, create_topics};
+use crate::model::{Account, Truth, group_name};
+use crate::regulations;
+use crate::service::{Judge, Service, set_up};
+use crate::stop::Stop;
+use crate::wire::{Faults, Play, Wire};
+
+/// How long the service may take to catch up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long to wait for a service that is only just starting.
+const START: Duration = Duration::from_secs(60);
+
+/// Patrons in the table.
+const SHOWN: usize = 8;
+
+/// Between two lines about what is happening.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// A demo run a second time adds a second library to the tenant: the time of its start goes into
+/// all its ids, so nothing of the first is touched. A tenant of its own for each run would be no
+/// safer, and its topics would have to be discovered each time.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    service: options::Service,
+    /// Port of 127.0.0.1 on which to stand in for the rest of FOLIO; 0 for any that is free.
+    #[arg(long, default_value_t = 0)]
+    http_port: u16,
+    /// Seconds that the day takes.
+    #[arg(long, default_value_t = 30.0)]
+    day_seconds: f64,
+    /// Events per second after the day.
+    #[arg(long, default_value_t = 1.0)]
+    trickle: f64,
+    #[command(flatten)]
+    story: Story,
+    #[command(flatten)]
+    broker: Broker,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::on_signals()?;
+    let mut asked = stop.clone();
+    tokio::select! {
+        done = show(options, &mut stop) => done,
+        () = asked.asked_for() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+    let wire = Wire::new(&options.broker.env, &options.service.tenant);
+    let mut play = Play::new(&options.story.settings()?, &wire, Faults::MODEST);
+    let folio = Folio::start(&options.service.tenant, play.truth(), options.http_port)?;
+    let service = options.service.connect()?.knowing(Some(folio.url()));
+
+    // Topics first: a service that learns of a tenant looks for its topics at once.
+    let bootstrap = options.broker.bootstrap();
+    create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
+    let publisher = Publisher::new(&bootstrap)?;
+    introduce(&service, &play).await?;
+    play_the_day(&mut play, &publisher, options.day_seconds, stop).await?;
+
+    let judge = Judge::new(service.clone(), Clock::Wall);
+    let truth = Arc::new(play.truth().snapshot());
+    say("Waiting for the service to catch up, then comparing its answer for every patron …");
+    let verdict = judge.compare_until(PATIENCE, async || Ok(Arc::clone(&truth))).await?;
+    judge::report(&verdict, 10);
+    if !verdict.differences.is_empty() {
+        bail!("the service did not catch up in {} s", PATIENCE.as_secs());
+    }
+    show_blocked(&judge, &truth).await?;
+    show_commands(&service, &judge, &truth).await?;
+    say(format!("ready: {}", service.url()));
+
+    let mut said = Instant::now();
+    publish::trickle(&mut play, &publisher, options.trickle, stop, |event, play| {
+        if said.elapsed() >= EVERY {
+            said = Instant::now();
+            say(format!("  {}", words::happened(event, &play.truth().read())));
+        }
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the service, enables the tenant, says what there is.
+async fn introduce(service: &Service, play: &Play) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    while let Err(error) = service.is_alive().await {
+        if Instant::now() > deadline {
+            return Err(error).context(format!("nobody answers at {}", service.url()));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    set_up(service, &regulations::rules()).await?;
+    say(format!(
+        "A made-up library, tenant {}: {} patrons in {} groups, with limits for each group.",
+        service.tenant(),
+        HumanCount(u64::from(play.settings().patrons)),
+        crate::model::GROUPS.len()
+    ));
+    Ok(())
+}
+
+async fn play_the_day(
+    play: &mut Play,
+    publisher: &Publisher,
+    day_seconds: f64,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    say(format!(
+        "A day passes in {day_seconds} s; some records come twice, late, or out of order …"
+    ));
+    let mut progress = Progress::begin();
+    let pace = Pace::day_in(day_seconds);
+    let published = publish::all(play, publisher, pace, stop, &mut progress).await?;
+    publisher.flush(Publisher::PATIENCE).await?;
+    progress.end(&format!(
+        "The day is over: {} records of loans and fees published.",
+        HumanCount(published)
+    ));
+    Ok(())
+}
+
+/// Prints some patrons who are blocked for different reasons: our reason beside the service's
+/// words.
+async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
+    let rules = judge.rules().await?;
+    let blocked = blocked(truth, &rules);
+    let share = 100 * blocked.len() / truth.accounts().count().max(1);
+    say(format!("\n{} patrons are blocked, {share} of a hundred. Some of them:\n", blocked.len()));
+    for (account, findings) in pick(blocked) {
+        let patron = &account.patron;
+        say(format!("  {}, {}", patron.name(), group_name(patron.patron_group)));
+        let answered = judge.blocks(patron.id).await?;
+        for finding in &findings {
+            let condition = finding.block.patron_block_condition_id;
+            let same = |block: &&Block| block.patron_block_condition_id == condition;
+            let Some(block) = answered.iter().find(same) else { continue };
+            say(format!("    {}: {}", words::actions(block), words::reason(finding)));
+            say(format!("      the desk reads \"{}\"", block.message));
+        }
+    }
+    Ok(())
+}
+
+type Blocked<'a> = (&'a Account, Vec<Finding>);
+
+fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<Blocked<'a>> {
+    let now = Clock::Wall.now();
+    let found = truth.accounts().map(|account| (account, blocks::of_account(account, rules, now)));
+    found.filter(|(_, findings)| !findings.is_empty()).collect()
+}
+
+/// Some of them, going round the reasons; for each reason those first to whom little else and
+/// something lately has happened.
+fn pick(blocked: Vec<Blocked<'_>>) -> Vec<Blocked<'_>> {
+    let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for one in blocked {
+        let reason = one.1[0].block.patron_block_condition_id;
+        by_reason.entry(reason).or_default().push(one);
+    }
+    for all in by_reason.values_mut() {
+        all.sort_by_key(|(account, findings)| (Reverse(findings.len()), account.changed));
+    }
+    let mut picked = vec![];
+    while picked.len() < SHOWN && by_reason.values().any(|left| !left.is_empty()) {
+        picked.extend(by_reason.values_mut().filter_map(Vec::pop));
+    }
+    picked.truncate(SHOWN);
+    picked
+}
+
+/// Prints the commands with which to ask for oneself.
+async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
+    let rules = judge.rules().await?;
+    let Some((account, _)) = pick(blocked(truth, &rules)).into_iter().next() else {
+        return Ok(());
+    };
+    let (id, name) = (account.patron.id, account.patron.name());
+    say(format!("\nAsk for yourself, here about {name}:\n"));
+    for path in [
+        format!("/automated-patron-blocks/{id}"),
+        format!("/user-summary/{id}"),
+        "/patron-block-limits?limit=100".to_owned(),
+    ] {
+        let (tenant, url) = (service.tenant(), service.url());
+        say(format!("  curl -s -H 'X-Okapi-Tenant: {tenant}' '{url}{path}'"));
+    }
+    say("");
+    Ok(())
+}

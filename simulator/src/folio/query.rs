@@ -1,0 +1,39 @@
+//! The few queries that a rebuild sends to storage.
+
+use uuid::Uuid;
+
+/// Open records, in the order of their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Query {
+    /// Only this patron's.
+    pub(super) patron: Option<Uuid>,
+    /// Only those behind this id.
+    pub(super) after: Option<Uuid>,
+}
+
+/// Understands `status.name==Open [and userId==…] [and id > …] sortBy id`.
+pub(super) fn parse(text: &str) -> Result<Query, String> {
+    let filter = text
+        .trim()
+        .strip_suffix(" sortBy id")
+        .ok_or_else(|| format!("the query must end with `sortBy id`: {text}"))?;
+    let mut query = Query::default();
+    let mut only_open = false;
+    for clause in filter.split(" and ").map(str::trim) {
+        if clause == "status.name==Open" {
+            only_open = true;
+        } else if let Some(patron) = clause.strip_prefix("userId==") {
+            query.patron = Some(id(patron)?);
+        } else if let Some(after) = clause.strip_prefix("id > ").or(clause.strip_prefix("id>")) {
+            query.after = Some(id(after)?);
+        } else {
+            return Err(format!("nobody has asked this before: {clause}"));
+        }
+    }
+    if only_open { Ok(query) } else { Err(format!("only open records are kept: {text}")) }
+}
+
+fn id(text: &str) -> Result<Uuid, String> {
+    let text = text.trim().trim_matches('"');
+    text.parse().map_err(|error| format!("{text} is no id: {error}"))
+}

@@ -1,0 +1,40 @@
+//! `/users/{id}`.
+
+use actix_web::HttpResponse;
+use actix_web::web::{Data, Path};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Caller, Switches, refuse};
+use crate::model::Patron;
+
+pub(super) async fn user(caller: Caller, id: Path<Uuid>, folio: Data<Switches>) -> HttpResponse {
+    if let Some(refusal) = refuse(&caller, &folio, folio.weather().users).await {
+        return refusal;
+    }
+    let truth = folio.truth.read();
+    match truth.account(*id).map(|account| &account.patron).filter(|patron| patron.known) {
+        Some(patron) => HttpResponse::Ok().json(record(patron)),
+        None => HttpResponse::NotFound().body("User not found"),
+    }
+}
+
+fn record(patron: &Patron) -> serde_json::Value {
+    let mut user = json!({
+        "id": patron.id,
+        "username": patron.username,
+        "barcode": patron.barcode,
+        "active": patron.active,
+        "type": "patron",
+        "departments": [],
+        "personal": {
+            "firstName": patron.first_name,
+            "lastName": patron.last_name,
+            "preferredContactTypeId": "002",
+        },
+    });
+    if let Some(group) = patron.patron_group {
+        user["patronGroup"] = json!(group);
+    }
+    user
+}

@@ -1,0 +1,239 @@
+//! Publishing to a real Kafka, patiently: a broker that is away for a while costs time, no event.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use tokio::time::{Instant, sleep};
+
+use crate::wire::{Record, Topic};
+
+/// How long a record may wait for its broker.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long to wait for room in the queue, or for the last acknowledgements, before looking again.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// Creates the topics as FOLIO's modules would, those that don't exist yet. Their records never
+/// expire, since what happened weeks ago in the library is published today.
+pub async fn create_topics(
+    bootstrap: &str,
+    topics: &[Topic],
+    replication: i32,
+) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client(bootstrap)
+        .create()
+        .with_context(|| format!("no admin client for Kafka at {bootstrap}"))?;
+    let wanted: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|topic| {
+            let replication = TopicReplication::Fixed(replication);
+            NewTopic::new(&topic.name, topic.partitions, replication).set("retention.ms", "-1")
+        })
+        .collect();
+    let patience = Some(Duration::from_secs(20));
+    let options = AdminOptions::new().request_timeout(patience).operation_timeout(patience);
+    let results = admin
+        .create_topics(&wanted, &options)
+        .await
+        .with_context(|| format!("Kafka at {bootstrap} did not answer about topics"))?;
+    for result in results {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, error)) => bail!("topic {topic} could not be created: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// Hands records to Kafka and counts what becomes of them.
+pub struct Publisher {
+    producer: ThreadedProducer<Deliveries>,
+    tally: Arc<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+    first_failure: OnceLock<String>,
+}
+
+struct Deliveries(Arc<Tally>);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        match result {
+            Ok(_) => {
+                self.0.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err((error, _)) => {
+                self.0.failed.fetch_add(1, Ordering::Relaxed);
+                let _ = self.0.first_failure.set(error.to_string());
+            }
+        }
+    }
+}
+
+impl Publisher {
+    /// A producer with the settings of FOLIO's own: idempotent, gzip, lingering a little.
+    pub fn new(bootstrap: &str) -> anyhow::Result<Self> {
+        let tally = Arc::new(Tally::default());
+        let producer = client(bootstrap)
+            .set("enable.idempotence", "true")
+            .set("compression.type", "gzip")
+            // As dense as gzip's default on records that are so alike, at half the work.
+            .set("compression.level", "1")
+            .set("linger.ms", "20")
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+            .set("queue.buffering.max.messages", "50000")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create_with_context(Deliveries(Arc::clone(&tally)))
+            .with_context(|| format!("no producer for Kafka at {bootstrap}"))?;
+        Ok(Self { producer, tally })
+    }
+
+    /// Queues a record; waits while the queue is full.
+    pub async fn publish(&self, record: &Record) -> anyhow::Result<()> {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value.as_bytes()) })
+        });
+        let mut letter = BaseRecord::to(&record.topic)
+            .key(&record.key)
+            .payload(&record.payload)
+            .timestamp(record.timestamp_ms)
+            .headers(headers);
+        loop {
+            match self.producer.send(letter) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    letter = back;
+                    sleep(GLANCE).await;
+                }
+                Err((error, _)) => {
+                    return Err(error)
+                        .context(format!("a record for {} was refused", record.topic));
+                }
+            }
+        }
+    }
+
+    /// Waits until Kafka has acknowledged everything, or given up on it, but no longer than this.
+    /// Returns how many records were acknowledged; one that was not is an error.
+    pub async fn flush(&self, patience: Duration) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + patience;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            sleep(GLANCE).await;
+        }
+        let left = self.producer.in_flight_count();
+        let failed = self.tally.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            let why = self.tally.first_failure.get().map_or("no reason given", String::as_str);
+            bail!("{failed} records were not delivered, the first because: {why}");
+        }
+        if left > 0 {
+            bail!("{left} records were not acknowledged in {} s", patience.as_secs());
+        }
+        Ok(self.tally.acknowledged.load(Ordering::Relaxed))
+    }
+
+    /// As long as a record may wait for its broker.
+    pub const PATIENCE: Duration = PATIENCE;
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
+fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("client.id", "simulator");
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Message;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::message::Headers;
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::model::Settings;
+    use crate::wire::{Faults, Play, Wire};
+
+    /// What a consumer makes of a message, comparable with the record it came from.
+    fn read(message: &impl Message) -> Record {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it is text");
+        let headers = message.headers().expect("there are headers").iter();
+        // Names of headers are of no lifetime here, so they are looked up among those we know.
+        let known = ["folio.tenantId", "x-okapi-tenant", "x-okapi-url", "x-okapi-token"];
+        let known = known.into_iter().chain(["x-okapi-request-id", "x-okapi-user-id"]);
+        Record {
+            topic: message.topic().into(),
+            key: text(message.key().expect("there is a key")),
+            headers: known
+                .zip(headers)
+                .map(|(name, header)| {
+                    assert_eq!(name, header.key);
+                    (name, text(header.value.expect("it has a value")).into())
+                })
+                .collect(),
+            timestamp_ms: message.timestamp().to_millis().expect("it has a time"),
+            payload: message.payload().expect("there is a value").to_vec(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_consumer_reads_what_was_published() {
+        let cluster = MockCluster::new(1).expect("a mock cluster starts");
+        let bootstrap = cluster.bootstrap_servers();
+        let wire = Wire::new("mock", "northlib");
+        for topic in wire.topics() {
+            cluster.create_topic(&topic.name, topic.partitions, 1).expect("a topic is made");
+        }
+        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+        let settings = Settings { patrons: 30, ..Settings::new(4, end) };
+        let (mut sent, _) = Play::in_memory(&settings, &wire, Faults::MODEST);
+
+        let publisher = Publisher::new(&bootstrap).expect("a producer is made");
+        for record in &sent {
+            publisher.publish(record).await.expect("it is queued");
+        }
+        let acknowledged = publisher.flush(Duration::from_secs(30)).await;
+        assert_eq!(acknowledged.expect("all arrive"), sent.len() as u64);
+
+        let mut config = client(&bootstrap);
+        let config = config.set("group.id", "reader").set("group.protocol", "consumer");
+        let consumer: BaseConsumer =
+            config.set("auto.offset.reset", "earliest").create().expect("a consumer is made");
+        let topics = wire.topics();
+        let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        consumer.subscribe(&names).expect("topics can be subscribed to");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut got = vec![];
+        while got.len() < sent.len() && Instant::now() < deadline {
+            let message = consumer.poll(Duration::from_millis(100));
+            got.extend(message.and_then(Result::ok).map(|message| read(&message)));
+        }
+        let order = |one: &Record| (one.timestamp_ms, one.payload.clone());
+        sent.sort_by_key(order);
+        got.sort_by_key(order);
+        assert_eq!(got, sent);
+    }
+}

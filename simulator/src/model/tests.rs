@@ -1,0 +1,175 @@
+//! The library itself: reproducible, in order, and as lively as its settings promise.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::shelf::Whereabouts;
+use super::{Event, ItemStatus, Library, Mark, Settings, Truth, What};
+use crate::{blocks, regulations};
+
+fn noon() -> DateTime<Utc> {
+    "2026-09-15T12:07:31.415Z".parse().expect("this is a time")
+}
+
+/// The loan or fee that an event is about.
+fn subject(event: &Event) -> Uuid {
+    match &event.what {
+        What::CheckedOut { loan, .. }
+        | What::CheckedIn { loan, .. }
+        | What::DueDateChanged { loan, .. }
+        | What::Marked { loan, .. } => *loan,
+        What::BalanceChanged { fee, .. } => *fee,
+    }
+}
+
+fn truth_after(library: &mut Library) -> Truth {
+    let mut truth = Truth::of(library);
+    library.by_ref().for_each(|event| truth.apply(&event));
+    truth
+}
+
+#[test]
+fn the_same_settings_tell_the_same_story() {
+    let settings = Settings { patrons: 300, days: 2, ..Settings::new(11, noon()) };
+    let told = Library::new(&settings).collect::<Vec<_>>();
+    assert_eq!(told, Library::new(&settings).collect::<Vec<_>>());
+
+    let other = Settings { seed: 12, ..settings.clone() };
+    assert_ne!(told.len(), Library::new(&other).count());
+
+    // Another time, another library: the same story about other people.
+    let later = Settings { end: noon() + TimeDelta::hours(3), ..settings };
+    let again = Library::new(&later).collect::<Vec<_>>();
+    assert_eq!(told.len(), again.len());
+    let ids: BTreeSet<_> = told.iter().map(subject).collect();
+    assert!(again.iter().all(|event| !ids.contains(&subject(event))));
+}
+
+#[test]
+fn times_increase_and_none_lies_in_the_future() {
+    let settings = Settings { patrons: 500, activity: 40.0, ..Settings::new(3, noon()) };
+    let events = Library::new(&settings).collect::<Vec<_>>();
+    assert!(events.is_sorted_by(|one, next| one.at < next.at), "no two share a millisecond");
+    assert!(events.iter().all(|event| event.at <= settings.end));
+}
+
+#[test]
+fn the_number_of_events_can_be_aimed_at() {
+    let near = |wanted: u64, got: usize| {
+        let off = got as f64 / wanted as f64 - 1.0;
+        assert!(off.abs() < 0.15, "{got} events instead of {wanted}");
+    };
+    for seed in 1..4 {
+        let settings = Settings::new(seed, noon()).with_patrons_for(20_000);
+        near(20_000, Library::new(&settings).count());
+        let week = Settings { days: 7, ..Settings::new(seed, noon()) };
+        near(30_000, Library::new(&week.with_patrons_for(30_000)).count());
+        let busy = Settings { patrons: 1000, ..Settings::new(seed, noon()) };
+        near(20_000, Library::new(&busy.with_activity_for(20_000)).count());
+    }
+}
+
+#[test]
+fn everything_that_can_happen_happens() {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut balances: HashMap<Uuid, Vec<rust_decimal::Decimal>> = HashMap::new();
+    for event in Library::new(&Settings::new(5, noon())) {
+        let kind = match &event.what {
+            What::CheckedOut { grace: None, .. } => "check-out without grace",
+            What::CheckedOut { grace: Some(grace), .. } if grace.duration == 0 => "grace of 0",
+            What::CheckedOut { .. } => "check-out",
+            What::CheckedIn { .. } => "check-in",
+            What::DueDateChanged { by_recall: true, .. } => "recall",
+            What::DueDateChanged { by_recall: false, .. } => "renewal",
+            What::Marked { mark: Mark::DeclaredLost, .. } => "declared lost",
+            What::Marked { mark: Mark::AgedToLost, .. } => "aged to lost",
+            What::Marked { mark: Mark::ClaimedReturned, .. } => "claimed returned",
+            What::Marked { mark: Mark::LoanClosed, .. } => "closed",
+            What::BalanceChanged { about: None, .. } => "fee deleted",
+            What::BalanceChanged { fee, balance, about: Some(charge) } => {
+                balances.entry(*fee).or_default().push(*balance);
+                if charge.loan.is_some() { "fee of a loan" } else { "fee of no loan" }
+            }
+        };
+        *seen.entry(kind).or_default() += 1;
+    }
+    assert_eq!(seen.len(), 13, "{seen:?}");
+    assert!(seen.values().all(|count| *count >= 5), "{seen:?}");
+    let back = |told: &Vec<_>| told.windows(3).any(|three| three[0] == three[2]);
+    assert!(balances.values().any(back), "a balance returns to what it was");
+}
+
+#[test]
+fn a_sensible_share_is_blocked_for_every_reason() {
+    let rules = regulations::rules();
+    for seed in 1..4 {
+        let settings = Settings::new(seed, noon());
+        let truth = truth_after(&mut Library::new(&settings));
+        let mut reasons: BTreeMap<Uuid, usize> = BTreeMap::new();
+        let mut blocked = 0;
+        for account in truth.accounts() {
+            let findings = blocks::of_account(account, &rules, noon());
+            blocked += usize::from(!findings.is_empty());
+            for finding in findings {
+                *reasons.entry(finding.block.patron_block_condition_id).or_default() += 1;
+            }
+        }
+        let share = blocked as f64 / f64::from(settings.patrons);
+        assert!((0.05..0.15).contains(&share), "{share} of all are blocked: {reasons:?}");
+        assert!(reasons.len() == 6 && reasons.values().all(|n| *n >= 5), "{reasons:?}");
+    }
+}
+
+/// The truth is made from events alone; the staff keep books of their own.
+#[test]
+fn the_truth_agrees_with_the_books_of_the_staff() {
+    let mut library = Library::new(&Settings { patrons: 800, days: 3, ..Settings::new(9, noon()) });
+    let truth = truth_after(&mut library);
+    let loans = truth.loans_after(None).map(|(id, _, loan)| {
+        let place = match loan.item_status {
+            ItemStatus::CheckedOut => Whereabouts::WithPatron,
+            ItemStatus::ClaimedReturned => Whereabouts::ClaimedReturned,
+            ItemStatus::DeclaredLost | ItemStatus::AgedToLost => Whereabouts::Lost,
+        };
+        (id, loan.due_date, loan.recall, place)
+    });
+    let shelf = &library.shelf;
+    let mut books: Vec<_> = shelf
+        .out
+        .iter()
+        .map(|at| &shelf.loans[*at])
+        .map(|loan| (loan.id, loan.due, loan.recalled, loan.whereabouts))
+        .collect();
+    books.sort_by_key(|loan| loan.0);
+    assert_eq!(loans.collect::<Vec<_>>(), books);
+
+    let owed: BTreeMap<_, _> =
+        truth.fees_after(None).map(|(id, _, fee)| (id, fee.balance)).collect();
+    let open = shelf.fees.iter().filter(|fee| fee.balance != 0);
+    let books = open.map(|fee| (fee.id, rust_decimal::Decimal::new(fee.balance, 2)));
+    assert_eq!(owed, books.collect());
+}
+
+#[test]
+fn the_truth_survives_a_file() {
+    let settings = Settings { patrons: 100, ..Settings::new(2, noon()) };
+    let truth = truth_after(&mut Library::new(&settings));
+    let text = serde_json::to_string(&truth).expect("it can be written");
+    assert_eq!(truth, serde_json::from_str::<Truth>(&text).expect("it can be read"));
+}
+
+#[test]
+fn a_library_goes_on_after_its_days() {
+    let settings = Settings { patrons: 200, ..Settings::new(4, noon()) };
+    let mut library = Library::new(&settings);
+    let mut latest = library.by_ref().last().expect("something happens").at;
+    for second in 0..200 {
+        for event in library.go_on(noon() + TimeDelta::seconds(second)) {
+            assert!(event.at > latest, "later than all before");
+            latest = event.at;
+        }
+    }
+    assert!(latest > noon());
+}

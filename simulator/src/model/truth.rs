@@ -1,0 +1,289 @@
+//! What is so after everything that happened: the state rules of the events contract, applied to
+//! each event in the order in which they really happened.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::event::{Charge, Event, Mark, What};
+use super::library::Library;
+use super::people::Patron;
+use super::policy::GracePeriod;
+
+/// The truth about every patron of a library.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Truth {
+    as_of: DateTime<Utc>,
+    accounts: BTreeMap<Uuid, Account>,
+    /// Borrowers of the open loans, by loan.
+    borrowers: BTreeMap<Uuid, Uuid>,
+    /// Debtors of the open fees/fines, by fee/fine.
+    debtors: BTreeMap<Uuid, Uuid>,
+}
+
+/// A patron with everything that is open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// Who.
+    pub patron: Patron,
+    /// When something last happened to this patron.
+    pub changed: DateTime<Utc>,
+    /// Open loans by loan id.
+    pub open_loans: BTreeMap<Uuid, Loan>,
+    /// Open fees/fines by fee/fine id.
+    pub open_fees_fines: BTreeMap<Uuid, FeeFine>,
+}
+
+/// Status of a lent item, as loan storage names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ItemStatus {
+    /// With the patron.
+    #[serde(rename = "Checked out")]
+    CheckedOut,
+    /// Lost, the patron said so.
+    #[serde(rename = "Declared lost")]
+    DeclaredLost,
+    /// Lost, it was overdue for too long.
+    #[serde(rename = "Aged to lost")]
+    AgedToLost,
+    /// Returned, the patron says.
+    #[serde(rename = "Claimed returned")]
+    ClaimedReturned,
+}
+
+/// An open loan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Loan {
+    /// The item.
+    pub item_id: Uuid,
+    /// When it was lent.
+    pub loan_date: DateTime<Utc>,
+    /// When it is due back.
+    pub due_date: DateTime<Utc>,
+    /// Whether the due date stands because of a recall.
+    pub recall: bool,
+    /// Where the item is.
+    pub item_status: ItemStatus,
+    /// The grace period at check-out; a duration of 0 is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<GracePeriod>,
+}
+
+impl Loan {
+    /// Declared or aged to lost.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.item_status, ItemStatus::DeclaredLost | ItemStatus::AgedToLost)
+    }
+
+    /// Claimed returned.
+    pub fn is_claimed_returned(&self) -> bool {
+        self.item_status == ItemStatus::ClaimedReturned
+    }
+}
+
+/// An open fee/fine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FeeFine {
+    /// Its type, as first told.
+    pub fee_fine_type_id: Uuid,
+    /// The loan it arose from, as last told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loan_id: Option<Uuid>,
+    /// What is owed, never 0.
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub balance: Decimal,
+}
+
+impl Truth {
+    /// Before anything has happened in this library.
+    pub fn of(library: &Library) -> Self {
+        Self::among(library.patrons().cloned(), library.settings().first_day())
+    }
+
+    /// Before anything has happened among these patrons.
+    pub fn among(patrons: impl IntoIterator<Item = Patron>, as_of: DateTime<Utc>) -> Self {
+        let account = |patron: Patron| {
+            let (open_loans, open_fees_fines) = (BTreeMap::new(), BTreeMap::new());
+            (patron.id, Account { patron, changed: as_of, open_loans, open_fees_fines })
+        };
+        let accounts = patrons.into_iter().map(account).collect();
+        Self { as_of, accounts, borrowers: BTreeMap::new(), debtors: BTreeMap::new() }
+    }
+
+    /// The time of the newest event.
+    pub fn as_of(&self) -> DateTime<Utc> {
+        self.as_of
+    }
+
+    /// All patrons in the order of their ids.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.values()
+    }
+
+    /// One patron.
+    pub fn account(&self, patron: Uuid) -> Option<&Account> {
+        self.accounts.get(&patron)
+    }
+
+    /// Open loans with their borrowers in the order of loan ids, behind the given one.
+    pub fn loans_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &Loan)> {
+        self.borrowers
+            .range(behind(id))
+            .map(|(loan, patron)| (*loan, *patron, &self.accounts[patron].open_loans[loan]))
+    }
+
+    /// Open fees/fines with their debtors in the order of their ids, behind the given one.
+    pub fn fees_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &FeeFine)> {
+        self.debtors
+            .range(behind(id))
+            .map(|(fee, patron)| (*fee, *patron, &self.accounts[patron].open_fees_fines[fee]))
+    }
+
+    /// The patron belongs to another group from now on. No event tells of that.
+    pub fn move_to_group(&mut self, patron: Uuid, group: Option<Uuid>) {
+        if let Some(account) = self.accounts.get_mut(&patron) {
+            account.patron.patron_group = group;
+        }
+    }
+
+    /// Takes note of what happened next.
+    pub fn apply(&mut self, event: &Event) {
+        self.as_of = self.as_of.max(event.at);
+        match &event.what {
+            What::CheckedOut { loan, patron, item, due, grace } => {
+                self.open(event.at, *loan, *patron, *item, *due, *grace);
+            }
+            What::CheckedIn { loan, .. } => self.close(event.at, *loan),
+            What::DueDateChanged { loan, due, by_recall, .. } => {
+                self.change(event.at, *loan, |loan| {
+                    loan.due_date = *due;
+                    loan.recall = *by_recall;
+                    // A due date that is not a recall's means that the item is there after all.
+                    if !by_recall && loan.is_lost() {
+                        loan.item_status = ItemStatus::CheckedOut;
+                    }
+                });
+            }
+            What::Marked { loan, mark, .. } => self.mark(event.at, *loan, *mark),
+            What::BalanceChanged { fee, balance, about } => {
+                self.set_balance(event.at, *fee, *balance, *about);
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        at: DateTime<Utc>,
+        id: Uuid,
+        patron: Uuid,
+        item_id: Uuid,
+        due_date: DateTime<Utc>,
+        grace: Option<GracePeriod>,
+    ) {
+        let Some(account) = self.accounts.get_mut(&patron) else { return };
+        account.changed = at;
+        self.borrowers.insert(id, patron);
+        account.open_loans.entry(id).or_insert(Loan {
+            item_id,
+            loan_date: at,
+            due_date,
+            recall: false,
+            item_status: ItemStatus::CheckedOut,
+            grace_period: grace.filter(|grace| grace.duration > 0),
+        });
+    }
+
+    fn mark(&mut self, at: DateTime<Utc>, id: Uuid, mark: Mark) {
+        let status = match mark {
+            Mark::LoanClosed => return self.close(at, id),
+            Mark::DeclaredLost => ItemStatus::DeclaredLost,
+            Mark::AgedToLost => ItemStatus::AgedToLost,
+            Mark::ClaimedReturned => ItemStatus::ClaimedReturned,
+        };
+        self.change(at, id, |loan| loan.item_status = status);
+    }
+
+    fn change(&mut self, at: DateTime<Utc>, id: Uuid, change: impl FnOnce(&mut Loan)) {
+        let account = self.borrowers.get(&id).and_then(|who| self.accounts.get_mut(who));
+        let Some(account) = account else { return };
+        account.changed = at;
+        if let Some(loan) = account.open_loans.get_mut(&id) {
+            change(loan);
+        }
+    }
+
+    fn close(&mut self, at: DateTime<Utc>, id: Uuid) {
+        let patron = self.borrowers.remove(&id);
+        if let Some(account) = patron.and_then(|patron| self.accounts.get_mut(&patron)) {
+            account.changed = at;
+            account.open_loans.remove(&id);
+        }
+    }
+
+    fn set_balance(
+        &mut self,
+        at: DateTime<Utc>,
+        id: Uuid,
+        balance: Decimal,
+        about: Option<Charge>,
+    ) {
+        let debtor = about.map(|charge| charge.patron).or(self.debtors.get(&id).copied());
+        let Some(patron) = debtor else { return };
+        let Some(account) = self.accounts.get_mut(&patron) else { return };
+        account.changed = at;
+        if balance.is_zero() {
+            account.open_fees_fines.remove(&id);
+            self.debtors.remove(&id);
+            return;
+        }
+        let Some(charge) = about else { return };
+        self.debtors.insert(id, patron);
+        let fee = account.open_fees_fines.entry(id).or_insert(FeeFine {
+            fee_fine_type_id: charge.fee_type,
+            loan_id: None,
+            balance,
+        });
+        fee.balance = balance;
+        // Also when the event has none: the link is what the newest event says.
+        fee.loan_id = charge.loan;
+    }
+}
+
+fn behind(id: Option<Uuid>) -> (Bound<Uuid>, Bound<Uuid>) {
+    (id.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+/// The truth as it is written to a file: the indexes are made anew when it is read.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    as_of: DateTime<Utc>,
+    accounts: Vec<Account>,
+}
+
+impl From<Truth> for Written {
+    fn from(truth: Truth) -> Self {
+        Self { as_of: truth.as_of, accounts: truth.accounts.into_values().collect() }
+    }
+}
+
+impl From<Written> for Truth {
+    fn from(written: Written) -> Self {
+        let (mut borrowers, mut debtors) = (BTreeMap::new(), BTreeMap::new());
+        for account in &written.accounts {
+            let patron = account.patron.id;
+            borrowers.extend(account.open_loans.keys().map(|loan| (*loan, patron)));
+            debtors.extend(account.open_fees_fines.keys().map(|fee| (*fee, patron)));
+        }
+        let accounts = written.accounts.into_iter().map(|account| (account.patron.id, account));
+        Self { as_of: written.as_of, accounts: accounts.collect(), borrowers, debtors }
+    }
+}

@@ -1,0 +1,103 @@
+//! What this library has decided: whom each condition keeps from what, with which words, and the
+//! limits of each patron group.
+
+use uuid::Uuid;
+
+use crate::blocks::condition::{
+    FEE_FINE_BALANCE, ITEMS_CHARGED_OUT, LOST_ITEMS, OVERDUE_ITEMS, OVERDUE_RECALLS,
+    RECALL_OVERDUE_DAYS,
+};
+use crate::blocks::{Condition, Limit, Rules};
+use crate::model::GROUPS;
+
+/// A condition as the library wants it.
+struct Regulation {
+    condition: Uuid,
+    name: &'static str,
+    value_type: &'static str,
+    /// Borrowing, renewals, requests.
+    blocks: [bool; 3],
+    message: &'static str,
+    /// For each patron group.
+    limits: [&'static str; 5],
+}
+
+const REGULATIONS: [Regulation; 6] = [
+    Regulation {
+        condition: ITEMS_CHARGED_OUT,
+        name: "Maximum number of items charged out",
+        value_type: "Integer",
+        blocks: [true, false, true],
+        message: "You have as many items as you may have at once. Please return one first.",
+        limits: ["10", "15", "25", "12", "4"],
+    },
+    Regulation {
+        condition: LOST_ITEMS,
+        name: "Maximum number of lost items",
+        value_type: "Integer",
+        blocks: [true, true, true],
+        message: "Too many of your items are lost. Please speak to the staff at the desk.",
+        limits: ["1", "1", "2", "1", "0"],
+    },
+    Regulation {
+        condition: OVERDUE_ITEMS,
+        name: "Maximum number of overdue items",
+        value_type: "Integer",
+        blocks: [true, false, true],
+        message: "Too many of your items are overdue. Please bring them back or renew them.",
+        limits: ["1", "2", "3", "1", "0"],
+    },
+    Regulation {
+        condition: OVERDUE_RECALLS,
+        name: "Maximum number of overdue recalls",
+        value_type: "Integer",
+        blocks: [true, true, true],
+        message: "Others are waiting for items that you should have returned.",
+        limits: ["0", "0", "1", "0", "0"],
+    },
+    Regulation {
+        condition: RECALL_OVERDUE_DAYS,
+        name: "Recall overdue by maximum number of days",
+        value_type: "Integer",
+        blocks: [true, true, true],
+        message: "Somebody has been waiting for days for an item that you have. Return it, please.",
+        limits: ["7", "7", "14", "7", "3"],
+    },
+    Regulation {
+        condition: FEE_FINE_BALANCE,
+        name: "Maximum outstanding fee/fine balance",
+        value_type: "Double",
+        blocks: [true, false, true],
+        message: "You owe more than the library lends on. Fees can be paid at the desk or online.",
+        limits: ["30", "40", "100", "40", "10.5"],
+    },
+];
+
+/// The library's conditions and limits, in the order in which they are to be created.
+pub fn rules() -> Rules {
+    let conditions = REGULATIONS.iter().map(|wanted| Condition {
+        id: wanted.condition,
+        name: wanted.name.to_owned(),
+        block_borrowing: wanted.blocks[0],
+        block_renewals: wanted.blocks[1],
+        block_requests: wanted.blocks[2],
+        value_type: wanted.value_type.to_owned(),
+        message: wanted.message.to_owned(),
+    });
+    let limits = GROUPS.iter().enumerate().flat_map(|(at, group)| {
+        REGULATIONS.iter().map(move |wanted| Limit {
+            id: limit_id(group.id, wanted.condition),
+            patron_group_id: group.id.to_string(),
+            condition_id: wanted.condition,
+            value: Some(wanted.limits[at].parse().expect("the limits above are numbers")),
+        })
+    });
+    Rules { conditions: conditions.collect(), limits: limits.collect() }
+}
+
+/// The same limit has the same id in every play, so that setting up twice changes it instead of
+/// adding another. Version 4 in form, as clients' ids are.
+fn limit_id(group: Uuid, condition: Uuid) -> Uuid {
+    let mixed = group.as_u128() ^ condition.as_u128().rotate_left(61);
+    uuid::Builder::from_random_bytes(mixed.to_be_bytes()).into_uuid()
+}

@@ -1,0 +1,258 @@
+//! What the service says about one patron beside what is true.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::blocks::Block;
+use crate::model::{self, Account, GracePeriod, Patron};
+
+/// One thing in which the service and the truth differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Whom it is about.
+    pub patron: Uuid,
+    /// Their name, for a human reader.
+    pub name: String,
+    /// What it is about.
+    pub what: String,
+    /// What is true.
+    pub expected: String,
+    /// What the service says.
+    pub got: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { patron, name, what, expected, got } = self;
+        write!(f, "{patron} ({name}), {what}: expected {expected}, got {got}")
+    }
+}
+
+impl Difference {
+    pub(super) fn new(
+        patron: &Patron,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+    ) -> Self {
+        Self {
+            patron: patron.id,
+            name: patron.name(),
+            what: what.into(),
+            expected: expected.into(),
+            got: got.into(),
+        }
+    }
+}
+
+/// A user summary as the service answers it, with every member and no other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Summary {
+    /// The summary's own id.
+    pub id: Uuid,
+    /// Grows with each change.
+    #[serde(rename = "_version")]
+    pub version: u64,
+    /// The patron.
+    pub user_id: Uuid,
+    /// Open loans.
+    pub open_loans: Vec<SummaryLoan>,
+    /// Open fees/fines.
+    pub open_fees_fines: Vec<SummaryFee>,
+}
+
+/// An open loan of a summary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SummaryLoan {
+    /// The loan.
+    pub loan_id: Uuid,
+    /// When it is due back.
+    pub due_date: Option<DateTime<Utc>>,
+    /// The due date stands because of a recall.
+    pub recall: bool,
+    /// Declared or aged to lost.
+    pub item_lost: bool,
+    /// Claimed returned.
+    pub item_claimed_returned: bool,
+    /// Grace period at check-out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<GracePeriod>,
+}
+
+/// An open fee/fine of a summary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SummaryFee {
+    /// The fee/fine.
+    pub fee_fine_id: Uuid,
+    /// Its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee_fine_type_id: Option<Uuid>,
+    /// The loan it arose from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loan_id: Option<Uuid>,
+    /// What is owed.
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub balance: Decimal,
+}
+
+impl SummaryLoan {
+    fn of((id, loan): (&Uuid, &model::Loan)) -> Self {
+        Self {
+            loan_id: *id,
+            due_date: Some(loan.due_date),
+            recall: loan.recall,
+            item_lost: loan.is_lost(),
+            item_claimed_returned: loan.is_claimed_returned(),
+            grace_period: loan.grace_period,
+        }
+    }
+}
+
+impl SummaryFee {
+    fn of((id, fee): (&Uuid, &model::FeeFine)) -> Self {
+        Self {
+            fee_fine_id: *id,
+            fee_fine_type_id: Some(fee.fee_fine_type_id),
+            loan_id: fee.loan_id,
+            balance: fee.balance,
+        }
+    }
+}
+
+impl Summary {
+    /// What a service that is right answers about this patron; nothing if nothing is open.
+    pub fn of(account: &Account) -> Option<Self> {
+        if account.open_loans.is_empty() && account.open_fees_fines.is_empty() {
+            return None;
+        }
+        Some(Self {
+            // The judge doesn't look at these two.
+            id: account.patron.id,
+            version: 1,
+            user_id: account.patron.id,
+            open_loans: account.open_loans.iter().map(SummaryLoan::of).collect(),
+            open_fees_fines: account.open_fees_fines.iter().map(SummaryFee::of).collect(),
+        })
+    }
+}
+
+impl fmt::Display for SummaryLoan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let due = self.due_date.map_or("undated".to_owned(), |due| {
+            format!("due {}", due.to_rfc3339_opts(SecondsFormat::Millis, true))
+        });
+        write!(f, "{due}")?;
+        for (is, word) in [
+            (self.recall, "recalled"),
+            (self.item_lost, "lost"),
+            (self.item_claimed_returned, "claimed returned"),
+        ] {
+            if is {
+                write!(f, ", {word}")?;
+            }
+        }
+        match self.grace_period {
+            Some(grace) => write!(f, ", grace {} {:?}", grace.duration, grace.interval_id),
+            None => write!(f, ", no grace"),
+        }
+    }
+}
+
+impl fmt::Display for SummaryFee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |id: Option<Uuid>| id.map_or("none".to_owned(), |id| id.to_string());
+        let (balance, loan) = (self.balance, text(self.loan_id));
+        write!(f, "balance {balance}, loan {loan}, type {}", text(self.fee_fine_type_id))
+    }
+}
+
+/// Differences between the summary and the truth about a patron.
+pub(super) fn summaries(account: &Account, got: Option<&Summary>) -> Vec<Difference> {
+    let patron = &account.patron;
+    let expected = Summary::of(account);
+    let (expected, got) = match (&expected, got) {
+        (None, None) => return vec![],
+        (Some(expected), Some(got)) => (expected, got),
+        (expected, got) => {
+            let words = |summary: Option<&Summary>| match summary {
+                None => "404, nothing open".to_owned(),
+                Some(summary) => format!(
+                    "{} open loans and {} open fees/fines",
+                    summary.open_loans.len(),
+                    summary.open_fees_fines.len()
+                ),
+            };
+            return vec![Difference::new(patron, "summary", words(expected.as_ref()), words(got))];
+        }
+    };
+    let mut found = vec![];
+    if got.user_id != patron.id {
+        let (expected, got) = (patron.id.to_string(), got.user_id.to_string());
+        found.push(Difference::new(patron, "summary's user", expected, got));
+    }
+    let loan = |loan: &SummaryLoan| (loan.loan_id, loan.clone());
+    found.extend(sets(patron, "loan", &expected.open_loans, &got.open_loans, loan));
+    let fee = |fee: &SummaryFee| (fee.fee_fine_id, fee.clone());
+    let (fees, got) = (&expected.open_fees_fines, &got.open_fees_fines);
+    found.extend(sets(patron, "fee/fine", fees, got, fee));
+    found
+}
+
+/// Differences between two lists whose order doesn't matter.
+fn sets<T: PartialEq + fmt::Display>(
+    patron: &Patron,
+    what: &str,
+    expected: &[T],
+    got: &[T],
+    keyed: impl Fn(&T) -> (Uuid, T),
+) -> Vec<Difference> {
+    let mut found = vec![];
+    let expected: BTreeMap<Uuid, T> = expected.iter().map(&keyed).collect();
+    let by_id: BTreeMap<Uuid, T> = got.iter().map(&keyed).collect();
+    if by_id.len() != got.len() {
+        let (once, got) = (format!("{} of them", by_id.len()), format!("{}", got.len()));
+        found.push(Difference::new(patron, format!("repeated {what}"), once, got));
+    }
+    let words = |one: Option<&T>| one.map_or("none".to_owned(), ToString::to_string);
+    for (id, one) in &expected {
+        let other = by_id.get(id);
+        if other != Some(one) {
+            let what = format!("{what} {id}");
+            found.push(Difference::new(patron, what, one.to_string(), words(other)));
+        }
+    }
+    for (id, other) in by_id.iter().filter(|(id, _)| !expected.contains_key(id)) {
+        found.push(Difference::new(patron, format!("{what} {id}"), "none", other.to_string()));
+    }
+    found
+}
+
+/// A difference in the blocks, unless the answer is right at one of the two instants between which
+/// it was given.
+pub(super) fn blocks(
+    patron: &Patron,
+    expected: [&[Block]; 2],
+    got: &[Block],
+) -> Option<Difference> {
+    (!expected.contains(&got))
+        .then(|| Difference::new(patron, "blocks", list(expected[1]), list(got)))
+}
+
+fn list(blocks: &[Block]) -> String {
+    let words = blocks.iter().map(|block| {
+        let Block { block_borrowing, block_renewals, block_requests, .. } = block;
+        format!(
+            "{} {block_borrowing}/{block_renewals}/{block_requests} \"{}\"",
+            block.patron_block_condition_id, block.message
+        )
+    });
+    format!("[{}]", words.collect::<Vec<_>>().join("; "))
+}

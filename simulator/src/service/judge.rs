@@ -1,0 +1,295 @@
+//! The judge: asks the service about every patron and compares with the truth.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::compare::{self, Difference, Summary};
+use super::{Service, good};
+use crate::blocks::{self, Block, Condition, Limit, Rules};
+use crate::clock::Clock;
+use crate::model::{Account, Truth};
+
+/// Questions under way at once.
+const AT_ONCE: usize = 16;
+
+/// Patrons in the sample that is asked first while waiting: those to whom something happened last.
+const SAMPLE: usize = 48;
+
+/// How often a difference is looked at again before it stands, where the truth may be moving.
+const APPEALS: usize = 4;
+
+/// Between two looks while waiting.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What the judge found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Patrons asked about.
+    pub patrons: usize,
+    /// Their open loans.
+    pub loans: usize,
+    /// Their open fees/fines.
+    pub fees_fines: usize,
+    /// What is wrong.
+    pub differences: Vec<Difference>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { patrons, loans, fees_fines, differences } = self;
+        let differences = differences.len();
+        write!(
+            f,
+            "{patrons} patrons, {loans} loans, {fees_fines} fees/fines compared, \
+             {differences} differences"
+        )
+    }
+}
+
+/// Judges a tenant of a service.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    service: Service,
+    clock: Clock,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Conditions {
+    patron_block_conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Limits {
+    patron_block_limits: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Blocks {
+    automated_patron_blocks: Vec<Block>,
+}
+
+impl Judge {
+    /// A judge of this tenant; the clock must agree with the service's.
+    pub fn new(service: Service, clock: Clock) -> Self {
+        Self { service, clock }
+    }
+
+    /// The conditions and limits that the service has, the limits in the order of their creation.
+    pub async fn rules(&self) -> anyhow::Result<Rules> {
+        let conditions: Conditions =
+            self.service.get("/patron-block-conditions?limit=1000").await?;
+        let limits: Limits = self.service.get("/patron-block-limits?limit=1000000").await?;
+        let mut limits = limits.patron_block_limits;
+        limits.sort_by_key(created);
+        let limits = limits
+            .into_iter()
+            .map(serde_json::from_value::<Limit>)
+            .collect::<Result<_, _>>()
+            .context("a limit of the service can't be read")?;
+        Ok(Rules { conditions: conditions.patron_block_conditions, limits })
+    }
+
+    /// The blocks that the service gives a patron.
+    pub async fn blocks(&self, patron: Uuid) -> anyhow::Result<Vec<Block>> {
+        let blocks: Blocks =
+            self.service.get(&format!("/automated-patron-blocks/{patron}")).await?;
+        Ok(blocks.automated_patron_blocks)
+    }
+
+    /// Compares all patrons.
+    pub async fn compare(&self, truth: &Arc<Truth>) -> anyhow::Result<Verdict> {
+        self.compare_some(truth, truth.accounts().map(|account| account.patron.id).collect()).await
+    }
+
+    /// Compares again and again until there is no difference or the time is over. The truth may
+    /// move on meanwhile, and the service be away. Whoever waits asks little: the patrons of the
+    /// newest events first, then all, then those who differed; the verdict is always about all.
+    pub async fn compare_until(
+        &self,
+        patience: Duration,
+        truth: impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
+    ) -> anyhow::Result<Verdict> {
+        let deadline = Instant::now() + patience;
+        let mut suspects = newest(&*truth().await?);
+        loop {
+            while !suspects.is_empty() && Instant::now() < deadline {
+                suspects = self.still_differing(suspects, &truth).await?;
+            }
+            match self.compare(&truth().await?).await {
+                Ok(mut verdict) => {
+                    if !patience.is_zero() {
+                        self.hear_appeals(&mut verdict, &truth).await?;
+                    }
+                    if verdict.differences.is_empty() || Instant::now() >= deadline {
+                        return Ok(verdict);
+                    }
+                    suspects = verdict.patrons_who_differ();
+                    suspects.truncate(SAMPLE);
+                }
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Takes back what is right a moment later: something may have happened to a patron between
+    /// the truth and the answer.
+    async fn hear_appeals(
+        &self,
+        verdict: &mut Verdict,
+        truth: &impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
+    ) -> anyhow::Result<()> {
+        for _ in 0..APPEALS {
+            let differing = verdict.patrons_who_differ();
+            if differing.is_empty() {
+                break;
+            }
+            sleep(PAUSE).await;
+            if let Ok(again) = self.compare_some(&truth().await?, differing).await {
+                verdict.differences = again.differences;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the patrons about whom there is a difference, or nothing to be heard.
+    async fn still_differing(
+        &self,
+        patrons: Vec<Uuid>,
+        truth: &impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
+    ) -> anyhow::Result<Vec<Uuid>> {
+        let truth = truth().await?;
+        let left = match self.compare_some(&truth, patrons.clone()).await {
+            Ok(verdict) => verdict.patrons_who_differ(),
+            Err(_) => patrons,
+        };
+        if !left.is_empty() {
+            sleep(PAUSE).await;
+        }
+        Ok(left)
+    }
+
+    async fn compare_some(
+        &self,
+        truth: &Arc<Truth>,
+        patrons: Vec<Uuid>,
+    ) -> anyhow::Result<Verdict> {
+        let rules = Arc::new(self.rules().await?);
+        let (patrons, next) = (Arc::new(patrons), Arc::new(AtomicUsize::new(0)));
+        let mut workers = JoinSet::new();
+        for _ in 0..AT_ONCE.min(patrons.len()) {
+            let (judge, truth, rules) = (self.clone(), Arc::clone(truth), Arc::clone(&rules));
+            let (patrons, next) = (Arc::clone(&patrons), Arc::clone(&next));
+            workers.spawn(async move {
+                let mut verdict = Verdict::default();
+                while let Some(patron) = patrons.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Some(account) = truth.account(*patron) {
+                        verdict.add(account, judge.examine(account, &rules).await);
+                    }
+                }
+                verdict
+            });
+        }
+        let mut all = Verdict::default();
+        for part in workers.join_all().await {
+            all.patrons += part.patrons;
+            all.loans += part.loans;
+            all.fees_fines += part.fees_fines;
+            all.differences.extend(part.differences);
+        }
+        all.differences.sort_by_key(|difference| difference.patron);
+        Ok(all)
+    }
+
+    /// All differences about one patron.
+    async fn examine(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
+        let patron = &account.patron;
+        let unreadable = |what: &str, error: anyhow::Error| {
+            vec![Difference::new(patron, what, "an answer", format!("{error:#}"))]
+        };
+        let mut found = match self.summary(patron.id).await {
+            Ok(summary) => compare::summaries(account, summary.as_ref()),
+            Err(error) => unreadable("summary", error),
+        };
+        // Asked a second time, since a loan may have become overdue between two clocks.
+        let mut blocks = self.examine_blocks(account, rules).await;
+        if matches!(blocks, Ok(Some(_))) {
+            blocks = self.examine_blocks(account, rules).await;
+        }
+        match blocks {
+            Ok(difference) => found.extend(difference),
+            Err(error) => found.extend(unreadable("blocks", error)),
+        }
+        found
+    }
+
+    async fn examine_blocks(
+        &self,
+        account: &Account,
+        rules: &Rules,
+    ) -> anyhow::Result<Option<Difference>> {
+        let expected = |now| -> Vec<Block> {
+            let findings = blocks::of_account(account, rules, now);
+            findings.into_iter().map(|finding| finding.block).collect()
+        };
+        let asked = expected(self.clock.now());
+        let got = self.blocks(account.patron.id).await?;
+        let answered = expected(self.clock.now());
+        Ok(compare::blocks(&account.patron, [&asked, &answered], &got))
+    }
+
+    /// The service's summary of a patron; none if it answers 404.
+    async fn summary(&self, patron: Uuid) -> anyhow::Result<Option<Summary>> {
+        let path = format!("/user-summary/{patron}");
+        let answer = self.service.request(Method::GET, &path).send().await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(good(answer, "GET", &path).await?.json().await?))
+    }
+}
+
+impl Verdict {
+    /// The patrons about whom there are differences.
+    fn patrons_who_differ(&self) -> Vec<Uuid> {
+        let mut patrons: Vec<Uuid> = self.differences.iter().map(|one| one.patron).collect();
+        // They are sorted by patron.
+        patrons.dedup();
+        patrons
+    }
+
+    fn add(&mut self, account: &Account, differences: Vec<Difference>) {
+        self.patrons += 1;
+        self.loans += account.open_loans.len();
+        self.fees_fines += account.open_fees_fines.len();
+        self.differences.extend(differences);
+    }
+}
+
+/// When a limit was created, as far as the service says.
+fn created(limit: &Value) -> Option<DateTime<Utc>> {
+    limit["metadata"]["createdDate"].as_str()?.parse().ok()
+}
+
+/// The patrons to whom something happened last.
+fn newest(truth: &Truth) -> Vec<Uuid> {
+    let mut accounts: Vec<&Account> = truth.accounts().collect();
+    accounts.sort_by_key(|account| Reverse(account.changed));
+    accounts.truncate(SAMPLE);
+    accounts.iter().map(|account| account.patron.id).collect()
+}

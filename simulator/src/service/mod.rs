@@ -1,0 +1,99 @@
+//! The service that is judged, seen from outside: its REST interface and nothing else.
+
+mod compare;
+mod judge;
+mod set_up;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+
+pub use compare::{Difference, Summary};
+pub use judge::{Judge, Verdict};
+pub use set_up::set_up;
+
+/// Longer than any client of the service waits.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A tenant of a running service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    url: String,
+    tenant: String,
+    okapi_url: Option<String>,
+    client: Client,
+}
+
+impl Service {
+    /// The service at `url`, asked as `tenant`. `okapi_url` is sent along as the address of the
+    /// rest of FOLIO; without one the service must know it from its configuration.
+    pub fn new(url: &str, tenant: &str, okapi_url: Option<&str>) -> anyhow::Result<Self> {
+        let client = Client::builder().timeout(TIMEOUT).build().context("no HTTP client")?;
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            tenant: tenant.to_owned(),
+            okapi_url: okapi_url.map(str::to_owned),
+            client,
+        })
+    }
+
+    /// The same, told where the rest of FOLIO is unless it was told before.
+    #[must_use]
+    pub fn knowing(mut self, okapi_url: Option<String>) -> Self {
+        self.okapi_url = self.okapi_url.or(okapi_url);
+        self
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// Whether somebody answers at its address.
+    pub async fn is_alive(&self) -> anyhow::Result<()> {
+        let answer = self.request(Method::GET, "/admin/health").send().await?;
+        good(answer, "GET", "/admin/health").await.map(|_| ())
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .header("X-Okapi-Tenant", &self.tenant);
+        match &self.okapi_url {
+            Some(okapi) => request.header("X-Okapi-Url", okapi),
+            None => request,
+        }
+    }
+
+    /// Asks, and insists on an answer with a good status.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let answer = self
+            .request(Method::GET, path)
+            .send()
+            .await
+            .with_context(|| format!("no answer to GET {}{path}", self.url))?;
+        let answer = good(answer, "GET", path).await?;
+        answer.json().await.with_context(|| format!("GET {path} was answered with something else"))
+    }
+}
+
+/// The answer if its status is one of success.
+async fn good(answer: Response, method: &str, path: &str) -> anyhow::Result<Response> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = answer.text().await.unwrap_or_default();
+    bail!("{method} {path} was answered with {status}: {}", body.trim())
+}

@@ -1,0 +1,332 @@
+//! Setting up and judging, against a small stand-in for the service that answers from a truth.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix_web::web::{self, Data, Json, Path};
+use actix_web::{App, HttpResponse, HttpServer};
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::compare::Summary;
+use super::{Judge, Service, set_up};
+use crate::blocks::{Rules, of_account};
+use crate::clock::Clock;
+use crate::model::{Settings, Truth};
+use crate::regulations;
+use crate::wire::{Faults, Play, SharedTruth, Wire};
+
+fn end() -> DateTime<Utc> {
+    "2026-09-15T00:00:00Z".parse().expect("this is a time")
+}
+
+/// What the stand-in believes, and what it was told.
+struct StandIn {
+    truth: SharedTruth,
+    conditions: Mutex<Vec<Value>>,
+    limits: Mutex<Vec<Value>>,
+    questions_about_the_job: Mutex<u32>,
+}
+
+impl StandIn {
+    fn rules(&self) -> Rules {
+        let read = |list: &Mutex<Vec<Value>>| json!(*list.lock().expect("nobody panics"));
+        let conditions = serde_json::from_value(read(&self.conditions));
+        let limits = serde_json::from_value(read(&self.limits));
+        let well = "it was written by ourselves";
+        Rules { conditions: conditions.expect(well), limits: limits.expect(well) }
+    }
+}
+
+async fn enable() -> HttpResponse {
+    let job = json!({ "id": "1", "complete": false });
+    HttpResponse::Created().append_header(("Location", "/_/tenant/1")).json(job)
+}
+
+async fn job(service: Data<StandIn>) -> HttpResponse {
+    let mut asked = service.questions_about_the_job.lock().expect("nobody panics");
+    *asked += 1;
+    HttpResponse::Ok().json(json!({ "id": "1", "complete": *asked > 1 }))
+}
+
+async fn no_content() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+async fn conditions(service: Data<StandIn>) -> HttpResponse {
+    let list = service.conditions.lock().expect("nobody panics");
+    HttpResponse::Ok().json(json!({ "patronBlockConditions": *list, "totalRecords": 6 }))
+}
+
+async fn limits(service: Data<StandIn>) -> HttpResponse {
+    let list = service.limits.lock().expect("nobody panics");
+    HttpResponse::Ok().json(json!({ "patronBlockLimits": *list, "totalRecords": list.len() }))
+}
+
+fn put(list: &Mutex<Vec<Value>>, id: &str, record: Value) -> HttpResponse {
+    let mut list = list.lock().expect("nobody panics");
+    match list.iter_mut().find(|one| one["id"] == json!(id)) {
+        Some(one) => *one = record,
+        None => return HttpResponse::NotFound().body("Not found"),
+    }
+    HttpResponse::NoContent().finish()
+}
+
+async fn put_condition(
+    id: Path<String>,
+    body: Json<Value>,
+    service: Data<StandIn>,
+) -> HttpResponse {
+    put(&service.conditions, &id, body.into_inner())
+}
+
+async fn put_limit(id: Path<String>, body: Json<Value>, service: Data<StandIn>) -> HttpResponse {
+    put(&service.limits, &id, body.into_inner())
+}
+
+async fn post_limit(body: Json<Value>, service: Data<StandIn>) -> HttpResponse {
+    service.limits.lock().expect("nobody panics").push(body.into_inner());
+    HttpResponse::Created().finish()
+}
+
+async fn summary(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
+    match service.truth.read().account(*patron).and_then(Summary::of) {
+        Some(summary) => HttpResponse::Ok().json(summary),
+        None => HttpResponse::NotFound().body("not found"),
+    }
+}
+
+async fn blocks(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
+    let truth = service.truth.read();
+    let account = truth.account(*patron).expect("only patrons are asked about");
+    let findings = of_account(account, &service.rules(), end());
+    let blocks: Vec<_> = findings.into_iter().map(|finding| finding.block).collect();
+    HttpResponse::Ok().json(json!({ "automatedPatronBlocks": blocks }))
+}
+
+fn routes(app: &mut web::ServiceConfig) {
+    app.route("/_/tenant", web::post().to(enable))
+        .route("/_/tenant/1", web::get().to(job))
+        .route("/_/tenant/1", web::delete().to(no_content))
+        .route("/patron-block-conditions", web::get().to(conditions))
+        .route("/patron-block-conditions/{id}", web::put().to(put_condition))
+        .route("/patron-block-limits", web::get().to(limits))
+        .route("/patron-block-limits", web::post().to(post_limit))
+        .route("/patron-block-limits/{id}", web::put().to(put_limit))
+        .route("/user-summary/{id}", web::get().to(summary))
+        .route("/automated-patron-blocks/{id}", web::get().to(blocks));
+}
+
+/// A tenant set up in a stand-in that knows the truth.
+struct World {
+    stand_in: Data<StandIn>,
+    truth: Arc<Truth>,
+    service: Service,
+    judge: Judge,
+}
+
+impl World {
+    async fn new() -> Self {
+        let settings = Settings { patrons: 200, ..Settings::new(6, end()) };
+        let (_, truth) = Play::in_memory(&settings, &Wire::new("", "northlib"), Faults::NONE);
+        let seed = regulations::rules().conditions.into_iter().map(|condition| {
+            let (id, name, kind) = (condition.id, condition.name, condition.value_type);
+            json!({ "id": id, "name": name, "valueType": kind })
+        });
+        let stand_in = Data::new(StandIn {
+            truth: SharedTruth::new(truth.clone()),
+            conditions: Mutex::new(seed.collect()),
+            limits: Mutex::default(),
+            questions_about_the_job: Mutex::default(),
+        });
+        let data = stand_in.clone();
+        let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
+            .workers(1)
+            .disable_signals()
+            .bind((Ipv4Addr::LOCALHOST, 0))
+            .expect("a free port is found");
+        let url = format!("http://{}", server.addrs()[0]);
+        tokio::spawn(server.run());
+
+        let service = Service::new(&url, "northlib", None).expect("a client is made");
+        set_up(&service, &regulations::rules()).await.expect("the tenant is set up");
+        let judge = Judge::new(service.clone(), Clock::Fixed(end()));
+        Self { stand_in, truth: Arc::new(truth), service, judge }
+    }
+
+    async fn differences(&self) -> Vec<String> {
+        let verdict = self.judge.compare(&self.truth).await.expect("it can be judged");
+        verdict.differences.iter().map(ToString::to_string).collect()
+    }
+
+    /// A patron with a loan and a fee.
+    fn somebody(&self) -> Uuid {
+        let mut accounts = self.truth.accounts();
+        let both =
+            |a: &&crate::model::Account| !a.open_loans.is_empty() && !a.open_fees_fines.is_empty();
+        accounts.find(both).expect("there is one").patron.id
+    }
+
+    /// Makes the stand-in believe something else about a patron.
+    fn mislead(&self, patron: Uuid, change: impl FnOnce(&mut Value)) {
+        let mut truth = json!(self.stand_in.truth.snapshot());
+        let accounts = truth["accounts"].as_array_mut().expect("a truth has accounts");
+        let mut hers = accounts.iter_mut().filter(|one| one["patron"]["id"] == json!(patron));
+        change(hers.next().expect("she is a patron"));
+        *self.stand_in.truth.write() = serde_json::from_value(truth).expect("it is still one");
+    }
+}
+
+fn first<'a>(account: &'a mut Value, list: &str) -> &'a mut Value {
+    let all = account[list].as_object_mut().expect("it is a map");
+    all.values_mut().next().expect("it is not empty")
+}
+
+#[tokio::test]
+async fn setting_up_twice_leaves_the_same_rules() {
+    let world = World::new().await;
+    set_up(&world.service, &regulations::rules()).await.expect("it can be done again");
+    assert_eq!(world.judge.rules().await.expect("rules are told"), regulations::rules());
+    let ids = regulations::rules().limits.into_iter().map(|limit| limit.id);
+    let ids: std::collections::BTreeSet<_> = ids.collect();
+    assert_eq!(ids.len(), 30);
+    assert!(ids.iter().all(|id| id.get_version_num() == 4));
+}
+
+#[tokio::test]
+async fn a_service_that_is_right_has_no_difference() {
+    let world = World::new().await;
+    let verdict = world.judge.compare(&world.truth).await.expect("it can be judged");
+    assert_eq!(verdict.differences, []);
+    assert_eq!(verdict.patrons, 200);
+    assert_eq!(verdict.loans, world.truth.loans_after(None).count());
+    assert!(verdict.fees_fines > 10);
+    assert!(verdict.to_string().ends_with("fees/fines compared, 0 differences"));
+}
+
+#[tokio::test]
+async fn every_wrong_member_is_found() {
+    let world = World::new().await;
+    let patron = world.somebody();
+    for (list, member, value, words) in [
+        ("openLoans", "dueDate", json!("2026-01-01T00:00:00Z"), "due 2026-01-01T00:00:00.000Z"),
+        ("openLoans", "gracePeriod", json!({"duration": 77, "intervalId": "Weeks"}), "77 Weeks"),
+        ("openFeesFines", "balance", json!(0.07), "balance 0.07"),
+        ("openFeesFines", "loanId", json!(Uuid::from_u128(9)), "loan 00000000"),
+        ("openFeesFines", "feeFineTypeId", json!(Uuid::from_u128(8)), "type 00000000"),
+    ] {
+        let before = world.stand_in.truth.snapshot();
+        world.mislead(patron, |account| first(account, list)[member] = value);
+        let found = world.differences().await;
+        assert!(found.iter().any(|line| line.contains(words)), "{member}: {found:?}");
+        assert!(found.iter().all(|line| line.starts_with(&patron.to_string())));
+        *world.stand_in.truth.write() = before;
+    }
+    assert_eq!(world.differences().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn flags_of_a_loan_are_compared() {
+    let world = World::new().await;
+    let patron = world.somebody();
+    for (member, value, words) in [
+        ("itemStatus", json!("Declared lost"), ", lost"),
+        ("itemStatus", json!("Claimed returned"), ", claimed returned"),
+        ("recall", json!(true), ", recalled"),
+    ] {
+        let before = world.stand_in.truth.snapshot();
+        world.mislead(patron, |account| first(account, "openLoans")[member] = value);
+        let found = world.differences().await;
+        assert!(found.iter().any(|line| line.contains(words)), "{words}: {found:?}");
+        *world.stand_in.truth.write() = before;
+    }
+}
+
+#[tokio::test]
+async fn missing_and_phantom_records_are_found() {
+    let world = World::new().await;
+    let patron = world.somebody();
+    world.mislead(patron, |account| {
+        let loans = account["openLoans"].as_object_mut().expect("it is a map");
+        let (id, loan) = loans.pop_first_or_panic();
+        loans.insert(Uuid::from_u128(u128::from(id.len() as u8)).to_string(), loan);
+    });
+    let found = world.differences().await;
+    assert!(found.iter().any(|line| line.contains("got none")), "{found:?}");
+    assert!(found.iter().any(|line| line.contains("expected none")), "{found:?}");
+
+    world.mislead(patron, |account| {
+        account["openLoans"] = json!({});
+        account["openFeesFines"] = json!({});
+    });
+    let found = world.differences().await;
+    assert!(found[0].contains("got 404, nothing open"), "{found:?}");
+}
+
+trait PopFirst {
+    fn pop_first_or_panic(&mut self) -> (String, Value);
+}
+
+impl PopFirst for serde_json::Map<String, Value> {
+    fn pop_first_or_panic(&mut self) -> (String, Value) {
+        let id = self.keys().next().expect("it is not empty").clone();
+        let value = self.remove(&id).expect("it was there");
+        (id, value)
+    }
+}
+
+#[tokio::test]
+async fn wrong_blocks_are_found_although_the_summary_is_right() {
+    let world = World::new().await;
+    // The judge reads the rules from the service, so it must be the evaluation that differs.
+    let moved = world.truth.accounts().find(|account| {
+        let blocks = of_account(account, &regulations::rules(), end());
+        !blocks.is_empty()
+    });
+    let patron = moved.expect("somebody is blocked").patron.id;
+    world.mislead(patron, |account| account["patron"]["known"] = json!(false));
+    let found = world.differences().await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("blocks: expected [") && found[0].ends_with("got []"));
+}
+
+#[tokio::test]
+async fn the_judge_waits_until_the_service_has_caught_up() {
+    let world = World::new().await;
+    let patron = world.somebody();
+    let right = world.stand_in.truth.snapshot();
+    world.mislead(patron, |account| first(account, "openFeesFines")["balance"] = json!(0.07));
+    let patience = Duration::from_millis(600);
+    let truth = async || Ok(Arc::clone(&world.truth));
+    let verdict = world.judge.compare_until(patience, &truth).await.expect("it can be judged");
+    assert!(!verdict.differences.is_empty());
+
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        *world.stand_in.truth.write() = right;
+    };
+    let patient = world.judge.compare_until(Duration::from_secs(20), &truth);
+    let (verdict, ()) = tokio::join!(patient, late);
+    assert_eq!(verdict.expect("it can be judged").differences, []);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_named() {
+    let service = Service::new("http://127.0.0.1:9", "northlib", None).expect("a client is made");
+    let error = set_up(&service, &regulations::rules()).await.expect_err("nobody listens there");
+    let text = format!("{error:#}");
+    assert!(text.contains("tenant northlib") && text.contains("http://127.0.0.1:9"), "{text}");
+}
+
+#[test]
+fn amounts_are_compared_as_numbers() {
+    let text = r#"{"feeFineId":"00000000-0000-0000-0000-000000000004","balance":12.550}"#;
+    let fee: super::compare::SummaryFee = serde_json::from_str(text).expect("it can be read");
+    assert_eq!(fee.balance, Decimal::new(1255, 2));
+    let large = text.replace("12.550", "1.25E7");
+    let fee: super::compare::SummaryFee = serde_json::from_str(&large).expect("it can be read");
+    assert_eq!(fee.balance, Decimal::from(12_500_000));
+}

@@ -1,0 +1,139 @@
+//! Values of records, as the producers serialise them.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::model::{GracePeriod, What};
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The event's members at top level.
+    Flat,
+    /// The event's members in `data`.
+    Enveloped,
+    /// The event's members in `data.map`, as a mapper writes a Vert.x object it doesn't know.
+    Wrapped,
+}
+
+/// What an envelope says beside the event.
+#[derive(Debug, Serialize)]
+pub(super) struct Envelope<'a> {
+    pub(super) id: Uuid,
+    pub(super) r#type: &'static str,
+    pub(super) tenant: &'a str,
+    pub(super) timestamp: i64,
+}
+
+#[derive(Serialize)]
+struct Letter<'a, D> {
+    #[serde(flatten)]
+    envelope: Envelope<'a>,
+    data: D,
+}
+
+#[derive(Serialize)]
+struct Wrapper<D> {
+    map: D,
+    empty: bool,
+}
+
+/// Members of all events; those that an event doesn't have are left out.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Flat {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fee_fine_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fee_fine_type_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loan_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due_date: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due_date_changed_by_recall: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_period: Option<GracePeriod>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_date: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<Box<RawValue>>,
+}
+
+/// The value without an envelope.
+pub(super) fn flat(what: &What) -> Vec<u8> {
+    text(&members(what))
+}
+
+/// The value in an envelope.
+pub(super) fn enveloped(what: &What, envelope: Envelope<'_>, wrapped: bool) -> Vec<u8> {
+    let members = members(what);
+    if wrapped {
+        text(&Letter { envelope, data: Wrapper { map: members, empty: false } })
+    } else {
+        text(&Letter { envelope, data: members })
+    }
+}
+
+fn text(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("ids, times and numbers can always be written")
+}
+
+fn members(what: &What) -> Flat {
+    let of = |loan: &Uuid, patron: &Uuid| Flat {
+        user_id: Some(*patron),
+        loan_id: Some(*loan),
+        ..Flat::default()
+    };
+    match what {
+        What::CheckedOut { loan, patron, due, grace, .. } => {
+            Flat { due_date: Some(date(*due)), grace_period: *grace, ..of(loan, patron) }
+        }
+        What::CheckedIn { loan, patron, returned } => {
+            Flat { return_date: Some(date(*returned)), ..of(loan, patron) }
+        }
+        What::DueDateChanged { loan, patron, due, by_recall } => Flat {
+            due_date: Some(date(*due)),
+            due_date_changed_by_recall: Some(*by_recall),
+            ..of(loan, patron)
+        },
+        What::Marked { loan, patron, .. } => of(loan, patron),
+        What::BalanceChanged { fee, balance, about } => Flat {
+            user_id: about.map(|charge| charge.patron),
+            fee_fine_id: Some(*fee),
+            fee_fine_type_id: about.map(|charge| charge.fee_type),
+            loan_id: about.and_then(|charge| charge.loan),
+            balance: Some(number(*balance)),
+            ..Flat::default()
+        },
+    }
+}
+
+/// UTC with milliseconds and a Z.
+fn date(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+fn number(balance: Decimal) -> Box<RawValue> {
+    RawValue::from_string(double(balance)).expect("a double's text is a JSON number")
+}
+
+/// As Java prints a double: a fraction always, an exponent from ten million on.
+pub(super) fn double(value: Decimal) -> String {
+    let value = value.normalize();
+    if value.abs() < Decimal::from(10_000_000) {
+        let whole = if value.scale() == 0 { ".0" } else { "" };
+        return format!("{value}{whole}");
+    }
+    let sign = if value.is_sign_negative() { "-" } else { "" };
+    let digits = value.mantissa().unsigned_abs().to_string();
+    let exponent = digits.len() - 1 - value.scale() as usize;
+    let (first, rest) = digits.split_at(1);
+    let rest = rest.trim_end_matches('0');
+    format!("{sign}{first}.{}E{exponent}", if rest.is_empty() { "0" } else { rest })
+}

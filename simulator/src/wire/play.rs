@@ -1,0 +1,124 @@
+//! A play: the library's events, written down and sent through the weather, while its truth is
+//! kept beside.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use chrono::{DateTime, Utc};
+
+use super::faults::{Faults, Weather};
+use super::{Record, Scribe, Wire, chance_for};
+use crate::model::{Event, Library, Settings, Truth};
+
+/// The truth about a library that is being played, as of what has happened so far.
+#[derive(Debug, Clone)]
+pub struct SharedTruth(Arc<RwLock<Truth>>);
+
+impl SharedTruth {
+    /// Shares this truth.
+    pub fn new(truth: Truth) -> Self {
+        Self(Arc::new(RwLock::new(truth)))
+    }
+
+    /// To look something up.
+    pub fn read(&self) -> RwLockReadGuard<'_, Truth> {
+        // Applying an event can't panic half-way, so the truth is whole even then.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To change it.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Truth> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy as of now.
+    pub fn snapshot(&self) -> Truth {
+        self.read().clone()
+    }
+}
+
+/// A record that leaves its producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The library's clock when the record is published; with a delay it is long after the event.
+    pub clock: DateTime<Utc>,
+    /// The record.
+    pub record: Record,
+}
+
+/// A library at work. Iterating gives the records in the order of their publication.
+#[derive(Debug)]
+pub struct Play {
+    library: Library,
+    scribe: Scribe,
+    weather: Weather,
+    truth: SharedTruth,
+    clock: DateTime<Utc>,
+    closed: bool,
+}
+
+impl Play {
+    /// Sets everything up; nothing has happened yet.
+    pub fn new(settings: &Settings, wire: &Wire, faults: Faults) -> Self {
+        let library = Library::new(settings);
+        let truth = SharedTruth::new(Truth::of(&library));
+        let seed = settings.seed ^ settings.end.timestamp_millis().unsigned_abs().rotate_left(32);
+        Self {
+            scribe: Scribe::new(wire, chance_for(seed, 1)),
+            weather: Weather::new(faults, chance_for(seed, 2)),
+            clock: settings.first_day(),
+            closed: false,
+            library,
+            truth,
+        }
+    }
+
+    /// All of it at once, without Kafka: the records and what is true after them.
+    pub fn in_memory(settings: &Settings, wire: &Wire, faults: Faults) -> (Vec<Record>, Truth) {
+        let mut play = Self::new(settings, wire, faults);
+        let records = play.by_ref().map(|step| step.record).collect();
+        (records, play.truth.snapshot())
+    }
+
+    /// The truth, which grows with the iteration.
+    pub fn truth(&self) -> SharedTruth {
+        self.truth.clone()
+    }
+
+    /// What the library was made from.
+    pub fn settings(&self) -> &Settings {
+        self.library.settings()
+    }
+
+    /// Nothing happens any more: what is left of the iteration is what the weather held back.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// After the last day: something more happens, now. Gives each event with its record, in time
+    /// order and good weather.
+    pub fn go_on(&mut self, now: DateTime<Utc>) -> Vec<(Event, Record)> {
+        let events = self.library.go_on(now);
+        let mut truth = self.truth.write();
+        events.iter().for_each(|event| truth.apply(event));
+        drop(truth);
+        events.into_iter().map(|event| (event.clone(), self.scribe.record(&event))).collect()
+    }
+}
+
+impl Iterator for Play {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        let record = loop {
+            if let Some(record) = self.weather.give() {
+                break record;
+            }
+            let event = if self.closed { None } else { self.library.next() };
+            let Some(event) = event else { break self.weather.give_any()? };
+            self.clock = event.at;
+            self.truth.write().apply(&event);
+            self.weather.take(self.scribe.record(&event));
+        };
+        Some(Step { clock: self.clock, record })
+    }
+}

@@ -1,0 +1,300 @@
+//! Records as they are written, read back by somebody who knows nothing of the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::payload::double;
+use super::*;
+use crate::model::{Charge, GracePeriod, Interval, Settings, Truth};
+use crate::service::Summary;
+
+fn end() -> DateTime<Utc> {
+    "2026-09-15T00:00:00Z".parse().expect("this is a time")
+}
+
+fn settings(seed: u64) -> Settings {
+    Settings { patrons: 300, ..Settings::new(seed, end()) }
+}
+
+fn wire(shape: Shape) -> Wire {
+    Wire { shape, ..Wire::new("folio", "northlib") }
+}
+
+fn json_of(record: &Record) -> Value {
+    serde_json::from_slice(&record.payload).expect("a value is JSON")
+}
+
+fn event(what: What) -> Event {
+    let staff = Uuid::from_u128(7);
+    Event { at: "2026-09-01T10:20:30.123Z".parse().expect("this is a time"), staff, what }
+}
+
+fn written(shape: Shape, what: What) -> (Record, Value) {
+    let record = Scribe::new(&wire(shape), chance_for(1, 1)).record(&event(what));
+    let value = json_of(&record);
+    (record, value)
+}
+
+fn check_out() -> What {
+    What::CheckedOut {
+        loan: Uuid::from_u128(1),
+        patron: Uuid::from_u128(2),
+        item: Uuid::from_u128(3),
+        due: "2026-09-14T21:59:59Z".parse().expect("this is a time"),
+        grace: Some(GracePeriod::new(2, Interval::Days)),
+    }
+}
+
+#[test]
+fn a_check_out_in_every_shape() {
+    let flat = json!({
+        "userId": "00000000-0000-0000-0000-000000000002",
+        "loanId": "00000000-0000-0000-0000-000000000001",
+        "dueDate": "2026-09-14T21:59:59.000Z",
+        "gracePeriod": { "duration": 2, "intervalId": "Days" },
+    });
+    let (record, value) = written(Shape::Flat, check_out());
+    assert_eq!(value, flat);
+    assert_eq!(&*record.topic, "folio.northlib.circulation.ITEM_CHECKED_OUT");
+    assert_eq!(record.timestamp_ms, 1_788_258_030_123);
+    assert_eq!(record.key.parse::<Uuid>().map(|key| key.get_version_num()), Ok(4));
+
+    for (shape, data) in [
+        (Shape::Real, flat.clone()),
+        (Shape::Enveloped, flat.clone()),
+        (Shape::Wrapped, json!({ "map": flat, "empty": false })),
+    ] {
+        let (_, mut value) = written(shape, check_out());
+        let id = value["id"].take().as_str().and_then(|id| id.parse::<Uuid>().ok());
+        assert_eq!(id.map(|id| id.get_version_num()), Some(4));
+        let envelope = json!({
+            "id": null,
+            "type": "CREATED",
+            "tenant": "northlib",
+            "timestamp": 1_788_258_030_123_i64,
+            "data": data,
+        });
+        assert_eq!(value, envelope);
+    }
+}
+
+#[test]
+fn a_fee_is_flat_and_its_key_is_its_event() {
+    let charge = Charge {
+        patron: Uuid::from_u128(2),
+        fee_type: Uuid::from_u128(5),
+        loan: Some(Uuid::from_u128(1)),
+    };
+    let (fee, balance) = (Uuid::from_u128(4), Decimal::new(1255, 2));
+    let told = |balance, about| written(Shape::Real, What::BalanceChanged { fee, balance, about });
+    let (record, value) = told(balance, Some(charge));
+    assert_eq!(record.key, "FEE_FINE_BALANCE_CHANGED");
+    assert_eq!(&*record.topic, "folio.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
+    assert_eq!(
+        value.to_string(),
+        json!({
+            "userId": "00000000-0000-0000-0000-000000000002",
+            "feeFineId": "00000000-0000-0000-0000-000000000004",
+            "feeFineTypeId": "00000000-0000-0000-0000-000000000005",
+            "loanId": "00000000-0000-0000-0000-000000000001",
+            "balance": 12.55,
+        })
+        .to_string()
+    );
+    let (record, _) = told(Decimal::ZERO, None);
+    let deleted = r#"{"feeFineId":"00000000-0000-0000-0000-000000000004","balance":0.0}"#;
+    assert_eq!(record.payload, deleted.as_bytes());
+}
+
+#[test]
+fn headers_are_spelled_as_real_senders_do() {
+    let (record, _) = written(Shape::Real, check_out());
+    let names: Vec<_> = record.headers.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "folio.tenantId",
+            "x-okapi-tenant",
+            "x-okapi-url",
+            "x-okapi-token",
+            "x-okapi-request-id",
+            "x-okapi-user-id"
+        ]
+    );
+    assert_eq!(&*record.headers[0].1, "northlib");
+}
+
+#[test]
+fn topics_have_their_environment_and_tenant_or_collection() {
+    let names = |wire: Wire| wire.topics()[7].name.clone();
+    let wire = Wire::new("prod1", "northlib");
+    assert_eq!(names(wire.clone()), "prod1.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
+    let shared = Wire { collection: Some("ALL".to_owned()), ..wire };
+    assert_eq!(names(shared), "prod1.ALL.feesfines.FEE_FINE_BALANCE_CHANGED");
+    let bare = Wire::new("", "northlib");
+    assert_eq!(names(bare.clone()), "northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
+    let partitions: Vec<_> = bare.topics().iter().map(|topic| topic.partitions).collect();
+    assert_eq!(partitions, [10, 10, 10, 10, 10, 10, 10, 1]);
+}
+
+#[test]
+fn balances_look_like_doubles() {
+    for (cents, text) in [
+        (0, "0.0"),
+        (1250, "12.5"),
+        (1255, "12.55"),
+        (1000, "10.0"),
+        (999_999_999, "9999999.99"),
+        (1_000_000_000, "1.0E7"),
+        (1_250_000_000, "1.25E7"),
+        (1_234_567_890, "1.23456789E7"),
+        (-550, "-5.5"),
+    ] {
+        assert_eq!(double(Decimal::new(cents, 2)), text);
+    }
+}
+
+#[test]
+fn the_same_seed_writes_the_same_records() {
+    let faults = Faults { lose: 0.05, repeat: 0.1, delay: 0.1, delay_by: 300, reorder: 50 };
+    let play = || Play::in_memory(&settings(8), &wire(Shape::Mixed), faults);
+    assert_eq!(play(), play());
+}
+
+#[test]
+fn faults_touch_neither_the_truth_nor_a_record() {
+    let calm = Play::in_memory(&settings(6), &wire(Shape::Mixed), Faults::NONE);
+    let faults = Faults { repeat: 0.2, delay: 0.1, delay_by: 800, reorder: 60, lose: 0.0 };
+    let rough = Play::in_memory(&settings(6), &wire(Shape::Mixed), faults);
+    assert_eq!(calm.1, rough.1);
+    assert!(calm.0.is_sorted_by_key(|record| record.timestamp_ms));
+    assert!(!rough.0.is_sorted_by_key(|record| record.timestamp_ms));
+    assert!(rough.0.len() > calm.0.len() * 11 / 10);
+    let set = |records: Vec<Record>| records.into_iter().map(|one| one.payload).collect();
+    let (calm, rough): (BTreeSet<_>, BTreeSet<_>) = (set(calm.0), set(rough.0));
+    assert_eq!(calm, rough);
+
+    let lossy = Faults { lose: 0.3, ..Faults::NONE };
+    let (left, _) = Play::in_memory(&settings(6), &wire(Shape::Mixed), lossy);
+    assert!(left.len() < calm.len() * 8 / 10);
+}
+
+#[test]
+fn a_closed_play_gives_out_what_it_held_back() {
+    let faults = Faults { delay: 1.0, delay_by: 100_000, ..Faults::NONE };
+    let mut play = Play::new(&settings(3), &wire(Shape::Real), faults);
+    assert!(play.next().is_some(), "the library had to come to its end for this one");
+    let mut play = Play::new(&settings(3), &wire(Shape::Real), Faults::MODEST);
+    let begun = play.by_ref().take(500).count();
+    play.close();
+    let rest = play.count();
+    assert!((1..1500).contains(&rest), "{begun} before, {rest} held back");
+}
+
+/// What a plain reader of the records, in the order of their times, believes.
+#[derive(Default)]
+struct Reader {
+    loans: BTreeMap<String, Value>,
+    fees: BTreeMap<String, Value>,
+}
+
+impl Reader {
+    fn read(&mut self, record: &Record) {
+        let value = json_of(record);
+        let data = if value.get("data").is_some() { &value["data"] } else { &value };
+        let data = if data.get("map").is_some() { &data["map"] } else { data };
+        let text = |member: &str| data[member].as_str().unwrap_or_default().to_owned();
+        let event = record.topic.rsplit('.').next().unwrap_or_default();
+        if event == "FEE_FINE_BALANCE_CHANGED" {
+            self.read_fee(text("feeFineId"), data);
+            return;
+        }
+        let id = text("loanId");
+        if event == "ITEM_CHECKED_OUT" {
+            let grace = data.get("gracePeriod").filter(|grace| grace["duration"] != json!(0));
+            let loan = json!({
+                "user": data["userId"], "due": data["dueDate"], "grace": grace,
+                "recall": false, "lost": false, "claimed": false,
+            });
+            self.loans.insert(id, loan);
+            return;
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        match event {
+            "ITEM_DECLARED_LOST" | "ITEM_AGED_TO_LOST" => {
+                loan["lost"] = json!(true);
+                loan["claimed"] = json!(false);
+            }
+            "ITEM_CLAIMED_RETURNED" => {
+                loan["lost"] = json!(false);
+                loan["claimed"] = json!(true);
+            }
+            "LOAN_DUE_DATE_CHANGED" => {
+                loan["due"] = data["dueDate"].clone();
+                loan["recall"] = data["dueDateChangedByRecall"].clone();
+                if loan["recall"] == json!(false) {
+                    loan["lost"] = json!(false);
+                }
+            }
+            _ => drop(self.loans.remove(&id)),
+        }
+    }
+
+    fn read_fee(&mut self, id: String, data: &Value) {
+        let balance = Decimal::from_scientific(&data["balance"].to_string())
+            .or_else(|_| data["balance"].to_string().parse())
+            .expect("a balance is a number");
+        if balance.is_zero() {
+            self.fees.remove(&id);
+            return;
+        }
+        let fee = json!({
+            "user": data["userId"], "loan": data.get("loanId"), "type": data["feeFineTypeId"],
+            "balance": balance.normalize().to_string(),
+        });
+        self.fees.insert(id, fee);
+    }
+}
+
+/// The truth in the reader's words.
+fn believed(truth: &Truth) -> Reader {
+    let mut reader = Reader::default();
+    for account in truth.accounts() {
+        let Some(summary) = Summary::of(account) else { continue };
+        for loan in summary.open_loans {
+            let due = loan.due_date.map(|due| due.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string());
+            let value = json!({
+                "user": summary.user_id, "due": due, "grace": loan.grace_period,
+                "recall": loan.recall, "lost": loan.item_lost,
+                "claimed": loan.item_claimed_returned,
+            });
+            reader.loans.insert(loan.loan_id.to_string(), value);
+        }
+        for fee in summary.open_fees_fines {
+            let value = json!({
+                "user": summary.user_id, "loan": fee.loan_id, "type": fee.fee_fine_type_id,
+                "balance": fee.balance.normalize().to_string(),
+            });
+            reader.fees.insert(fee.fee_fine_id.to_string(), value);
+        }
+    }
+    reader
+}
+
+#[test]
+fn whoever_reads_the_records_in_order_knows_the_truth() {
+    for (seed, shape) in [(1, Shape::Real), (2, Shape::Mixed), (3, Shape::Flat)] {
+        let (mut records, truth) = Play::in_memory(&settings(seed), &wire(shape), Faults::MODEST);
+        records.sort_by_key(|record| record.timestamp_ms);
+        let mut reader = Reader::default();
+        records.iter().for_each(|record| reader.read(record));
+        let truth = believed(&truth);
+        assert!(truth.loans.len() > 300 && truth.fees.len() > 20);
+        assert_eq!(reader.loans, truth.loans);
+        assert_eq!(reader.fees, truth.fees);
+    }
+}
