@@ -85,6 +85,11 @@ impl Log {
         .await;
     }
 
+    /// Many at once.
+    pub(crate) async fn send_all<'a>(&self, drafts: impl Iterator<Item = Draft<'a>>) {
+        futures_util::future::join_all(drafts.map(|draft| self.send(draft))).await;
+    }
+
     pub(crate) async fn send(&self, draft: Draft<'_>) {
         let at = self.place(draft).await;
         let mut ends = self.ends.lock().expect("no panic");

@@ -275,6 +275,10 @@ impl World {
         self.http.request(method, self.at(path))
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }

@@ -1,6 +1,7 @@
 //! Stories through the real service: what goes in by Kafka comes out over REST.
 
 mod answers;
+mod day;
 mod limit_reached;
 mod process;
 mod settings;

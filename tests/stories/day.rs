@@ -1,0 +1,49 @@
+//! A simulated day through the real service, in bad order, and the simulator as the judge.
+
+use std::{sync::Arc, time::Duration};
+
+use simulator::{
+    clock::Clock,
+    folio::Folio,
+    model::Settings,
+    regulations,
+    service::{Judge, Service, set_up},
+    wire::{Faults, Play, Shape, SharedTruth, Wire},
+};
+
+use crate::{
+    facts::now,
+    log::Draft,
+    world::{TENANT, World},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_judge_finds_no_difference_after_a_day_of_repeats_delays_and_disorder() {
+    World::tell(async |world| {
+        let settings = Settings { patrons: 150, ..Settings::new(7, now()) };
+        let wire = Wire { shape: Shape::Mixed, ..Wire::new(world.log.environment(), TENANT) };
+        let faults =
+            Faults { repeat: 0.1, delay: 0.05, delay_by: 500, reorder: 200, ..Faults::NONE };
+        let (records, truth) = Play::in_memory(&settings, &wire, faults);
+        let drafts = records.iter().map(|record| Draft {
+            topic: record.topic.to_string(),
+            headers: record.headers.iter().map(|(name, value)| (*name, &**value)).collect(),
+            payload: Some(&record.payload),
+            timestamp: Some(record.timestamp_ms),
+        });
+        world.log.send_all(drafts).await;
+
+        let folio = Folio::start(TENANT, SharedTruth::new(truth.clone()), 0).unwrap();
+        let service = Service::new(world.url(), TENANT, Some(&folio.url())).unwrap();
+        set_up(&service, &regulations::rules()).await.unwrap();
+        world.settled().await;
+        let judge = Judge::new(service, Clock::Wall);
+        let truth = Arc::new(truth);
+        let told = async || Ok(truth.clone());
+        let verdict = judge.compare_until(Duration::from_secs(20), told).await.unwrap();
+        assert!(verdict.differences.is_empty(), "{:#?}", verdict.differences);
+        assert!(verdict.loans > 100 && verdict.fees_fines > 10, "too little to tell");
+        folio.stop().await;
+    })
+    .await;
+}
