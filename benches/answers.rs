@@ -193,7 +193,7 @@ fn pgbench(login: &Login, folder: &Path) -> f64 {
         store::STATEMENTS.iter().copied().flatten().map(|statement| schema.sql(statement).0);
     let state =
         texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
-    let user = "('00000000-0000-4000-8000-' || lpad(to_hex(:n), 12, '0'))::uuid";
+    let user = "('00000000-0000-4000-8000-' || lpad(to_hex(cast(:n as int8)), 12, '0'))::uuid";
     let sql = state.replace("$1", user).replace("$2", "now()").replace('\n', " ");
     let file = folder.join("state.sql");
     fs::write(&file, format!("\\set n random(0, {})\n{sql};\n", PATRONS - 1)).expect("a file");

@@ -1,5 +1,5 @@
 //! From a record to an [`Event`], or to the reason why it is none. Pure functions, one per kind, in
-//! one table ([`decoder`]); nothing here may panic.
+//! one table (`decoder`); nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fmt;
