@@ -1,6 +1,6 @@
 # The commands of this repository; each is a script of dev/. ARGS go to what the script runs.
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check up down
+.PHONY: help run test bench prove check up down
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ test: ## every test, on a real PostgreSQL and a real Kafka
 
 bench: ## the benches
 	@dev/bench $(ARGS)
+
+prove: ## a day with the service killed three times, then one with each engine away; then the judge
+	@dev/prove kills
+	@dev/prove weather
 
 check: ## format, lints, docs, length of files, unused dependencies
 	@dev/prepare

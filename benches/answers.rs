@@ -23,7 +23,7 @@ use patron_blocks::{
     },
     store::{self, Db, Login},
 };
-use prepared::{PATRONS, TENANT, database, median, patron, say, schema, variable};
+use prepared::{PATRONS, TENANT, database, engines::variable, median, patron, say, schema};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 

@@ -1,5 +1,8 @@
 //! What the benches share: a database of their own, and days of circulation as records.
 
+#[path = "../tests/engines.rs"]
+pub(crate) mod engines;
+
 use std::sync::Arc;
 
 use patron_blocks::{
@@ -11,27 +14,13 @@ use patron_blocks::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
+use engines::login;
+
 /// The tenant of all benches.
 pub(crate) const TENANT: &str = "northlib";
 
 /// Patrons of the made-up library.
 pub(crate) const PATRONS: u64 = 20_000;
-
-#[expect(clippy::disallowed_methods, reason = "where the engines are, as dev/up says")]
-pub(crate) fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: run the benches by make bench"))
-}
-
-pub(crate) fn login() -> Login {
-    Login {
-        host: variable("DB_HOST"),
-        port: variable("DB_PORT").parse().expect("DB_PORT is a port"),
-        username: variable("DB_USERNAME"),
-        password: variable("DB_PASSWORD"),
-        database: variable("DB_DATABASE"),
-    }
-}
 
 pub(crate) fn options(login: &Login) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()

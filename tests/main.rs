@@ -13,6 +13,7 @@ mod sql;
 mod stories;
 
 // What tests are made with.
+mod engines;
 mod facts;
 mod history;
 mod log;

@@ -16,7 +16,12 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::{log::Log, proxy::Proxy, users::Users};
+use crate::{
+    engines::{login, variable},
+    log::Log,
+    proxy::Proxy,
+    users::Users,
+};
 
 /// How long a state may take to come: far longer than it ever does.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,21 +41,6 @@ pub(crate) struct World {
     http: reqwest::Client,
     running: Vec<Running>,
     url: String,
-}
-
-#[expect(clippy::disallowed_methods, reason = "where the engines are, as dev/up says")]
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by make test"))
-}
-
-fn login() -> Login {
-    Login {
-        host: variable("DB_HOST"),
-        port: variable("DB_PORT").parse().expect("DB_PORT is a port"),
-        username: variable("DB_USERNAME"),
-        password: variable("DB_PASSWORD"),
-        database: variable("DB_DATABASE"),
-    }
 }
 
 /// Makes a database of its own, and drops it when `work` is done, whatever came of it.

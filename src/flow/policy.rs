@@ -12,7 +12,7 @@ use super::tenants::Tenant;
 use crate::{
     blocks::{Actions, Condition, Limit},
     event::TenantId,
-    store::{self, Db, conditions, limits},
+    store::{self, Db, conditions, limits, records},
 };
 
 /// How long an instance may use limits that another one has changed.
@@ -59,8 +59,9 @@ impl Policies {
     /// The tenant's policy. Of many who ask at once, one reads it.
     pub async fn of(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
         let read = async {
-            let limits = limits::list(db, &tenant.schema, 0, i64::MAX).await?;
-            let conditions = conditions::list(db, &tenant.schema, 0, i64::MAX).await?;
+            let limits = records::list(db, &tenant.schema, &limits::RECORDS, 0, i64::MAX).await?;
+            let conditions =
+                records::list(db, &tenant.schema, &conditions::RECORDS, 0, i64::MAX).await?;
             Ok(Arc::new(Policy::read(limits, conditions)))
         };
         self.0.try_get_with(tenant.id.clone(), read).await

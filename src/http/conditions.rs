@@ -8,26 +8,19 @@ use actix_web::{
 use super::{
     ApiError, collection,
     error::{NOT_A_UUID, Violation},
-    paging::Page,
     record::Record,
     request::{Desk, path_id},
 };
-use crate::store::conditions;
+use crate::store::{conditions, records};
 
 /// `GET /patron-block-conditions`
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let page = Page::of(&request)?;
-    let schema = &desk.tenant.schema;
-    let records = conditions::list(&desk.db, schema, page.offset, page.limit).await?;
-    let total = conditions::count(&desk.db, schema).await?;
-    Ok(collection("patronBlockConditions", records, total))
+    collection::list(&desk, &request, &conditions::RECORDS, "patronBlockConditions").await
 }
 
 /// `GET /patron-block-conditions/{id}`
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let id = path_id(&path, || ApiError::not_found(NOT_A_UUID))?;
-    let found = conditions::find(&desk.db, &desk.tenant.schema, id).await?;
-    found.map_or_else(|| Err(ApiError::not_found("Not found")), |c| Ok(HttpResponse::Ok().json(c)))
+    collection::get(&desk, &path, &conditions::RECORDS).await
 }
 
 /// `PUT /patron-block-conditions/{id}`
@@ -44,7 +37,7 @@ pub(super) async fn put(
     })?;
     let schema = &desk.tenant.schema;
     let now = desk.service.clock.now();
-    let before = conditions::find(&desk.db, schema, id).await?;
+    let before = records::find(&desk.db, schema, &conditions::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
     let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now).await?;

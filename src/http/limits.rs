@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::{
     ApiError, collection,
     error::{NOT_A_UUID, Violation},
-    paging::Page,
     record::Record,
     request::{Desk, path_id},
 };
@@ -19,23 +18,18 @@ use crate::{
     store::{
         self,
         limits::{self, LimitRow},
+        records,
     },
 };
 
 /// `GET /patron-block-limits`
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let page = Page::of(&request)?;
-    let schema = &desk.tenant.schema;
-    let records = limits::list(&desk.db, schema, page.offset, page.limit).await?;
-    let total = limits::count(&desk.db, schema).await?;
-    Ok(collection("patronBlockLimits", records, total))
+    collection::list(&desk, &request, &limits::RECORDS, "patronBlockLimits").await
 }
 
 /// `GET /patron-block-limits/{id}`
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let id = path_id(&path, || ApiError::not_found(NOT_A_UUID))?;
-    let found = limits::find(&desk.db, &desk.tenant.schema, id).await?;
-    found.map_or_else(|| Err(ApiError::not_found("Not found")), |l| Ok(HttpResponse::Ok().json(l)))
+    collection::get(&desk, &path, &limits::RECORDS).await
 }
 
 /// `POST /patron-block-limits`
@@ -71,7 +65,7 @@ pub(super) async fn put(
         Violation::own(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
     })?;
     let schema = &desk.tenant.schema;
-    let before = limits::find(&desk.db, schema, id).await?;
+    let before = records::find(&desk.db, schema, &limits::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
     let now = desk.service.clock.now();
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);

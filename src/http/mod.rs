@@ -2,6 +2,7 @@
 
 mod admin;
 mod blocks;
+mod collection;
 mod conditions;
 mod error;
 mod limits;
@@ -14,7 +15,6 @@ mod tenant_jobs;
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
-use serde_json::json;
 
 pub use error::ApiError;
 
@@ -91,9 +91,4 @@ pub fn normalize() -> NormalizePath {
 
 async fn not_found() -> HttpResponse {
     HttpResponse::NotFound().content_type("text/plain").body("Not found")
-}
-
-/// The list `records` under `name`, with its total.
-fn collection(name: &str, records: Vec<serde_json::Value>, total: i64) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ name: records, "totalRecords": total }))
 }

@@ -1,5 +1,7 @@
 //! `_tenant` 2.0: install, upgrade, disable and purge (http contract 7).
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::LOCATION,
@@ -13,7 +15,12 @@ use super::{
     record::Record,
     request::{path_id, shared, tenant_id},
 };
-use crate::{event::TenantId, store::tenant_jobs, telemetry::Chain};
+use crate::{
+    event::TenantId,
+    flow::tenants::Tenant,
+    store::{Db, tenant_jobs},
+    telemetry::Chain,
+};
 
 /// `POST /_/tenant`. The work goes on when the client goes away.
 pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpResponse, ApiError> {
@@ -64,11 +71,9 @@ pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (tenant, id) = named(&request, &path)?;
-    let (service, db) = shared(&request);
-    let known = service.tenants.find(&tenant).await?.ok_or_else(|| unknown_tenant(&tenant))?;
-    let job = tenant_jobs::find(&db, &known.schema, id).await?.ok_or_else(|| unknown_job(id))?;
-    let mut body = job_body(id, &tenant, job.tenant_attributes, job.complete);
+    let (db, tenant, id) = named(&request, &path).await?;
+    let job = tenant_jobs::find(&db, &tenant.schema, id).await?.ok_or_else(|| unknown_job(id))?;
+    let mut body = job_body(id, &tenant.id, job.tenant_attributes, job.complete);
     body.extend(job.error.map(|error| ("error".to_owned(), json!(error))));
     if job.messages.as_array().is_some_and(|messages| !messages.is_empty()) {
         body.insert("messages".to_owned(), job.messages);
@@ -81,19 +86,21 @@ pub(super) async fn delete(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (tenant, id) = named(&request, &path)?;
-    let (service, db) = shared(&request);
-    let known = service.tenants.find(&tenant).await?.ok_or_else(|| unknown_tenant(&tenant))?;
-    if tenant_jobs::remove(&db, &known.schema, id).await? {
+    let (db, tenant, id) = named(&request, &path).await?;
+    if tenant_jobs::remove(&db, &tenant.schema, id).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
         Err(unknown_job(id))
     }
 }
 
-fn named(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError> {
+/// The tenant and the job that a request is about.
+async fn named(request: &HttpRequest, path: &str) -> Result<(Db, Arc<Tenant>, Uuid), ApiError> {
     let id = path_id(path, || ApiError::bad_request("the job's id is not a UUID"))?;
-    Ok((tenant_id(request)?, id))
+    let tenant = tenant_id(request)?;
+    let (service, db) = shared(request);
+    let known = service.tenants.find(&tenant).await?;
+    Ok((db, known.ok_or_else(|| unknown_tenant(&tenant))?, id))
 }
 
 fn unknown_tenant(tenant: &TenantId) -> ApiError {

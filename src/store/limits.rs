@@ -5,16 +5,8 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement};
+use super::{Error, Schema, Statement, records::Collection};
 
-/// In the order in which limits were made, which is the order of blocks in an answer.
-const LIST: Statement = Statement::new(
-    "select jsonb from {schema}.patron_block_limits
-      order by creation_date nulls first, id offset $1 limit $2",
-);
-const COUNT: Statement = Statement::new("select count(*) from {schema}.patron_block_limits");
-const FIND: Statement =
-    Statement::new("select jsonb from {schema}.patron_block_limits where id = $1");
 const ADD: Statement = Statement::new(
     "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
      values ($1, $2, $3, $4 at time zone 'UTC', $5)",
@@ -24,40 +16,18 @@ const REPLACE: Statement = Statement::new(
 );
 const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limits where id = $1");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&LIST, &COUNT, &FIND, &ADD, &REPLACE, &REMOVE];
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&RECORDS.list, &RECORDS.count, &RECORDS.find, &ADD, &REPLACE, &REMOVE];
 
-/// A page of limits.
-pub async fn list(
-    db: impl PgExecutor<'_>,
-    schema: &Schema,
-    offset: i64,
-    limit: i64,
-) -> Result<Vec<Value>, Error> {
-    sqlx::query_scalar(schema.sql(&LIST))
-        .bind(offset)
-        .bind(limit)
-        .fetch_all(db)
-        .await
-        .map_err(Error::at("list limits"))
-}
-
-/// How many limits there are.
-pub async fn count(db: impl PgExecutor<'_>, schema: &Schema) -> Result<i64, Error> {
-    sqlx::query_scalar(schema.sql(&COUNT)).fetch_one(db).await.map_err(Error::at("count limits"))
-}
-
-/// One limit.
-pub async fn find(
-    db: impl PgExecutor<'_>,
-    schema: &Schema,
-    id: Uuid,
-) -> Result<Option<Value>, Error> {
-    sqlx::query_scalar(schema.sql(&FIND))
-        .bind(id)
-        .fetch_optional(db)
-        .await
-        .map_err(Error::at("find a limit"))
-}
+/// The limits, in the order in which they were made, which is the order of blocks in an answer.
+pub static RECORDS: Collection = Collection {
+    list: Statement::new(
+        "select jsonb from {schema}.patron_block_limits
+          order by creation_date nulls first, id offset $1 limit $2",
+    ),
+    count: Statement::new("select count(*) from {schema}.patron_block_limits"),
+    find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
+};
 
 /// A limit to write.
 #[derive(Debug, Clone, Copy)]

@@ -12,6 +12,7 @@ pub mod merge;
 pub mod migrate;
 pub mod patrons;
 pub mod positions;
+pub mod records;
 mod schema;
 pub mod tenant_jobs;
 pub mod tenants;

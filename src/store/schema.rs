@@ -29,7 +29,7 @@ impl Statement {
 #[derive(Debug)]
 pub struct Schema {
     name: String,
-    filled: RwLock<HashMap<usize, Arc<str>>>,
+    filled: RwLock<HashMap<(usize, usize), Arc<str>>>,
 }
 
 impl Schema {
@@ -54,7 +54,7 @@ impl Schema {
 
     /// The statement for this schema. Safe: what is filled in is a checked tenant id and a constant.
     pub fn sql(&self, statement: &Statement) -> AssertSqlSafe<Arc<str>> {
-        let key = statement.0.as_ptr().addr();
+        let key = (statement.0.as_ptr().addr(), statement.0.len());
         let known = self.filled.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         AssertSqlSafe(known.unwrap_or_else(|| {
             let text: Arc<str> = statement.0.replace("{schema}", &self.name).into();

@@ -1,0 +1,19 @@
+//! Where the engines are that `dev/up` has started. The benches use this file as well.
+
+use patron_blocks::store::Login;
+
+#[expect(clippy::disallowed_methods, reason = "where the engines are, as dev/up says")]
+pub(crate) fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make test or make bench"))
+}
+
+/// The database to make others from.
+pub(crate) fn login() -> Login {
+    Login {
+        host: variable("DB_HOST"),
+        port: variable("DB_PORT").parse().expect("DB_PORT is a port"),
+        username: variable("DB_USERNAME"),
+        password: variable("DB_PASSWORD"),
+        database: variable("DB_DATABASE"),
+    }
+}
