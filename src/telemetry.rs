@@ -30,15 +30,21 @@ pub fn start(filter: EnvFilter, format: LogFormat) {
     };
 }
 
-/// An error with all its causes on one line; errors themselves leave their causes out.
+/// An error with all its causes on one line. Our errors leave their causes out; of others that repeat
+/// them, what was said already is not said again.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
             cause = error.source();
         }
         Ok(())

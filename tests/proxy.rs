@@ -19,16 +19,19 @@ enum Wire {
     Frozen,
 }
 
+/// The wire, and how often it was cut: a cut that is mended at once ends connections all the same.
+type State = (Wire, u32);
+
 pub(crate) struct Proxy {
     port: u16,
-    wire: Arc<watch::Sender<Wire>>,
+    wire: Arc<watch::Sender<State>>,
 }
 
 impl Proxy {
     pub(crate) async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let wire = Arc::new(watch::Sender::new(Wire::Whole));
+        let wire = Arc::new(watch::Sender::new((Wire::Whole, 0)));
         let watched = wire.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -43,28 +46,30 @@ impl Proxy {
     }
 
     pub(crate) fn cut(&self) {
-        self.wire.send_replace(Wire::Cut);
+        self.wire.send_modify(|(wire, cuts)| (*wire, *cuts) = (Wire::Cut, *cuts + 1));
     }
 
     pub(crate) fn freeze(&self) {
-        self.wire.send_replace(Wire::Frozen);
+        self.wire.send_modify(|(wire, _)| *wire = Wire::Frozen);
     }
 
     pub(crate) fn mend(&self) {
-        self.wire.send_replace(Wire::Whole);
+        self.wire.send_modify(|(wire, _)| *wire = Wire::Whole);
     }
 }
 
 /// Carries bytes both ways while the wire is whole.
-async fn carry(mut client: TcpStream, target: String, mut wire: watch::Receiver<Wire>) {
-    if *wire.borrow_and_update() == Wire::Cut {
+async fn carry(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
+    let (state, cuts) = *wire.borrow_and_update();
+    if state == Wire::Cut {
         return;
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     loop {
-        let state = *wire.borrow_and_update();
+        let (state, now_cut) = *wire.borrow_and_update();
         match state {
+            _ if now_cut != cuts => return,
             Wire::Cut => return,
             Wire::Frozen => {
                 if wire.changed().await.is_err() {

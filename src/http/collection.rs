@@ -9,7 +9,10 @@ use super::{
     paging::Page,
     request::{Desk, path_id},
 };
-use crate::store::records::{self, Collection};
+use crate::store::{
+    self,
+    records::{self, Collection},
+};
 
 /// A page under `name`, with the total.
 pub(super) async fn list(
@@ -20,8 +23,11 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let Page { offset, limit } = Page::of(request)?;
     let schema = &desk.tenant.schema;
-    let page = records::list(&desk.db, schema, collection, offset, limit).await?;
-    let total = records::count(&desk.db, schema, collection).await?;
+    let (page, total) = store::read(async || {
+        let page = records::list(&desk.db, schema, collection, offset, limit).await?;
+        Ok::<_, store::Error>((page, records::count(&desk.db, schema, collection).await?))
+    })
+    .await?;
     Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))
 }
 
@@ -32,7 +38,8 @@ pub(super) async fn get(
     collection: &Collection,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(id, || ApiError::not_found(NOT_A_UUID))?;
-    let found = records::find(&desk.db, &desk.tenant.schema, collection, id).await?;
+    let schema = &desk.tenant.schema;
+    let found = store::read(async || records::find(&desk.db, schema, collection, id).await).await?;
     let record = found.ok_or_else(|| ApiError::not_found("Not found"))?;
     Ok(HttpResponse::Ok().json(record))
 }

@@ -6,14 +6,15 @@ use super::{
     ApiError,
     request::{Desk, path_id},
 };
-use crate::store::patrons;
+use crate::store::{self, patrons};
 
 /// `GET /user-summary/{userId}` (http contract 3).
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let user = path_id(&path, || {
         ApiError::bad_request(format!("Invalid user ID: \"{}\"", path.escape_default()))
     })?;
-    let summary = patrons::summary(&desk.db, &desk.tenant.schema, user).await?;
+    let schema = &desk.tenant.schema;
+    let summary = store::read(async || patrons::summary(&desk.db, schema, user).await).await?;
     match summary {
         Some(json) => Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json)),
         None => Err(ApiError::not_found(format!("User summary for user ID {user} not found"))),

@@ -10,7 +10,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     util::Timeout,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -146,14 +146,17 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// While a broker is away librdkafka says so many times a second.
-    pub(super) fn may_complain(&self) -> bool {
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() > COMPLAIN);
-        if may {
-            *last = Some(Instant::now());
+    /// Says what the client meets, but not many times a second while a broker is away. That there is no
+    /// topic yet is no trouble: a new deployment has none before its first tenant.
+    pub(super) fn complain(&self, error: &KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
+            return debug!(reason, "no topic to read yet");
         }
-        may
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() > COMPLAIN) {
+            *last = Some(Instant::now());
+            warn!(%error, reason, "trouble with Kafka; the client goes on trying by itself");
+        }
     }
 }
 
@@ -168,9 +171,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if self.may_complain() {
-            warn!(%error, reason, "trouble with Kafka; the client goes on trying by itself");
-        }
+        self.complain(&error, reason);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {

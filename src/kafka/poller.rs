@@ -135,10 +135,8 @@ impl Poller {
                 error!(%code, "Kafka refuses this instance for good; the service ends");
                 self.stop.cancel();
             }
-            Some(Err(error)) if self.context().may_complain() => {
-                warn!(%error, "could not read from Kafka; the client goes on trying by itself");
-            }
-            Some(Err(_)) | None => {}
+            Some(Err(error)) => self.context().complain(&error, "while reading"),
+            None => {}
         }
     }
 

@@ -17,7 +17,7 @@ mod schema;
 pub mod tenant_jobs;
 pub mod tenants;
 
-pub use error::{Error, Verdict};
+pub use error::{Error, Verdict, read};
 pub use schema::{Schema, Statement};
 
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub fn pool(login: &Login, settings: PoolSettings) -> Db {
     PgPoolOptions::new()
         .max_connections(settings.most)
         .acquire_timeout(settings.wait)
-        // Asking before each use costs a round trip; a broken connection shows itself soon enough.
+        // Asking before each use costs a round trip; `read` and ingest try again instead.
         .test_before_acquire(false)
         .max_lifetime(Duration::from_secs(30 * 60))
         .connect_lazy_with(connect)
@@ -96,7 +96,8 @@ pub async fn commit(tx: Tx) -> Result<(), Error> {
 
 /// Whether the database answers at all.
 pub async fn ping(db: &Db) -> Result<(), Error> {
-    sqlx::query("select 1").execute(db).await.map_err(Error::at("reach the database"))?;
+    let asked = async || sqlx::query("select 1").execute(db).await;
+    read(async || asked().await.map_err(Error::at("reach the database"))).await?;
     Ok(())
 }
 

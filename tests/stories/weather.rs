@@ -52,6 +52,26 @@ async fn while_the_database_is_away_the_desk_is_answered_and_no_event_is_lost() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_while_idle_make_no_answer_wrong() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        let user = world.users.patron(group);
+        world.limit(group, Measure::ChargedOut, 1.0).await;
+        publish_check_outs(world, user, 3).await;
+        world.settled().await;
+        for _ in 0..5 {
+            let both = tokio::join!(world.blocks(user), world.blocks(user));
+            assert_eq!(both, (vec![[true; 3]], vec![[true; 3]]));
+            world.wire.cut();
+            world.wire.mend();
+        }
+        assert_eq!(world.get("/admin/ready").await.0, 200);
+        assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_says_nothing_is_not_waited_for_for_ever() {
     World::tell(async |world| {
         let user = world.users.patron(None);
