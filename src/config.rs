@@ -368,7 +368,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
 
     use super::*;
 
@@ -379,7 +379,10 @@ mod tests {
     }
 
     fn check(line: &[&str]) -> Result<(Config, LogConfig), Vec<Problem>> {
-        Line::parse_from([&["x"], line].concat()).settings.check()
+        // Not what the environment of the tests says.
+        let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let matches = command.get_matches_from([&["x"], line].concat());
+        Line::from_arg_matches(&matches).unwrap().settings.check()
     }
 
     #[test]
