@@ -43,7 +43,7 @@ struct Load {
 
 async fn fill(db: &Db, tenants: &Arc<Tenants>) {
     let environment = Environment::new(Some("bench"));
-    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system());
+    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system(), Duration::from_secs(60));
     let stop = CancellationToken::new();
     for (kind, loans) in [(Kind::ItemCheckedOut, 0..LOANS), (Kind::ItemCheckedIn, LOANS / 2..LOANS)]
     {

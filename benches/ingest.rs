@@ -7,7 +7,11 @@
 #[allow(dead_code, reason = "each bench uses a part")]
 mod prepared;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
@@ -191,7 +195,7 @@ async fn floor(db: &Db, batches: &[FloorBatch]) -> f64 {
 
 /// Events a second through `flow::ingest`, by so many writers.
 async fn ingest(db: &Db, tenants: &Arc<Tenants>, events: &[Incoming], writers: usize) -> f64 {
-    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system());
+    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system(), Duration::from_secs(60));
     let stop = CancellationToken::new();
     let start = Instant::now();
     let lanes = (0..writers).map(|lane| {

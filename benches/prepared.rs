@@ -44,7 +44,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<Tenants>) {
     let minute = std::time::Duration::from_secs(60);
     let db = store::pool(
         &login,
-        PoolSettings { name: "bench", most: 4, wait: minute, statement: minute },
+        PoolSettings { name: "bench", most: 4, wait: minute, statement: minute, suspicious: false },
     );
     let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
     let tenant = TenantId::parse(TENANT).expect("a tenant id");

@@ -18,7 +18,6 @@ use crate::{
     http::{self, Service},
     kafka::{self, Consumer},
     store::{self, Db, PoolSettings},
-    telemetry::Chain,
     users::Users,
 };
 
@@ -37,9 +36,6 @@ const WEB_STATEMENT: Duration = Duration::from_secs(5);
 /// How long ingest waits for a connection before it says that the database is away.
 const WORK_WAIT: Duration = Duration::from_secs(5);
 
-/// How long to wait before migrations are tried again.
-const MIGRATE_AGAIN: Duration = Duration::from_secs(1);
-
 /// Requests in flight get this long to end once the service stops, in seconds.
 const DRAIN_SECONDS: u64 = 3;
 
@@ -49,7 +45,8 @@ const LEAVE: Duration = Duration::from_secs(6);
 /// Connections get this long to be closed.
 const CLOSE: Duration = Duration::from_secs(1);
 
-const _: () = assert!(DRAIN_SECONDS < LEAVE.as_secs() && (LEAVE.as_secs() + CLOSE.as_secs()) < 10);
+const _: () = assert!(DRAIN_SECONDS + Config::LONGEST_SHUTDOWN_DELAY.as_secs() <= LEAVE.as_secs());
+const _: () = assert!(LEAVE.as_secs() + CLOSE.as_secs() < 10);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +77,7 @@ pub struct Running {
     consumer: Consumer,
     registry: JoinHandle<()>,
     work: Db,
+    shutdown_delay: Duration,
     /// Cancelled first: from then on the service isn't ready.
     stopping: CancellationToken,
     /// Cancelled to end all loops.
@@ -100,15 +98,20 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
             most: WORK_CONNECTIONS,
             wait: WORK_WAIT,
             statement: config.database.statement,
+            suspicious: true,
         },
     );
     let tenants = Arc::new(Tenants::new(work.clone(), clock.clone()));
-    let ingest = Arc::new(Ingest::new(work.clone(), tenants.clone(), clock.clone()));
+    let ingest = Arc::new(Ingest::new(
+        work.clone(),
+        tenants.clone(),
+        clock.clone(),
+        config.database.statement,
+    ));
     let consumer = kafka::start(&config.kafka, &ingest, clock.clone(), stop.clone())
         .map_err(StartError::Kafka)?;
     tenants.tell(consumer.refresh());
-    let registry = tokio::spawn(keep_registry(
-        tenants.clone(),
+    let registry = tokio::spawn(tenants.clone().follow(
         store::pool(
             &config.database.login,
             PoolSettings {
@@ -116,6 +119,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
                 most: NEWS_CONNECTIONS,
                 wait: WORK_WAIT,
                 statement: config.database.statement,
+                suspicious: false,
             },
         ),
         stop.clone(),
@@ -141,6 +145,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         consumer,
         registry,
         work,
+        shutdown_delay: config.shutdown_delay,
         stopping,
         stop,
     })
@@ -167,6 +172,7 @@ fn serve(
                 most: each,
                 wait: WEB_WAIT,
                 statement: WEB_STATEMENT,
+                suspicious: false,
             },
         );
         let service = service.clone();
@@ -178,15 +184,6 @@ fn serve(
         .shutdown_timeout(DRAIN_SECONDS)
         .listen(listener)?;
     Ok(server.run())
-}
-
-/// Migrates as soon as the database is there, then keeps up with what other instances do.
-async fn keep_registry(tenants: Arc<Tenants>, news: Db, stop: CancellationToken) {
-    while let Some(Err(error)) = stop.run_until_cancelled(tenants.migrate()).await {
-        warn!(error = %Chain(&error), "database could not be migrated; trying again");
-        stop.run_until_cancelled(sleep(MIGRATE_AGAIN)).await;
-    }
-    tenants.follow(news, stop).await;
 }
 
 impl Running {
@@ -206,6 +203,8 @@ impl Running {
             }
         };
         let http = async {
+            // Who sends requests here has to notice first.
+            sleep(self.shutdown_delay).await;
             self.http.stop(true).await;
             let _ = self.served.await;
         };

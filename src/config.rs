@@ -69,6 +69,9 @@ pub struct Settings {
     /// Threads that answer requests; 0 for one a core
     #[arg(long, env = "HTTP_WORKERS", default_value = "0", global = true)]
     pub http_workers: String,
+    /// How long requests are still taken after SIGTERM, while readiness says no, in milliseconds
+    #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value = "1000", global = true)]
+    pub shutdown_delay: String,
     /// Gateway for calls that no request's X-Okapi-Url names
     #[arg(long, env = "OKAPI_URL", default_value = "http://okapi:9130", global = true)]
     pub okapi_url: String,
@@ -107,10 +110,17 @@ pub struct Config {
     pub http_port: u16,
     /// Threads that answer requests.
     pub http_workers: usize,
+    /// How long requests are still taken once the service is stopping.
+    pub shutdown_delay: Duration,
     /// The users module.
     pub users: UsersConfig,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
+}
+
+impl Config {
+    /// Stopping has to end within ten seconds.
+    pub const LONGEST_SHUTDOWN_DELAY: Duration = Duration::from_secs(3);
 }
 
 /// The database, and how many connections there may be.
@@ -256,6 +266,12 @@ impl Settings {
                 "must be a number from 0 to 256",
                 0..=256,
             ),
+            shutdown_delay: Duration::from_millis(problems.number(
+                "SHUTDOWN_DELAY_MS",
+                &self.shutdown_delay,
+                "must be a number of milliseconds from 0 to 3000",
+                0..=3000,
+            )),
             users: self.users(&mut problems),
             on_database_failure: problems
                 .check(

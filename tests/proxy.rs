@@ -19,8 +19,14 @@ enum Wire {
     Frozen,
 }
 
-/// The wire, and how often it was cut: a cut that is mended at once ends connections all the same.
-type State = (Wire, u32);
+#[derive(Debug, Clone, Copy)]
+struct State {
+    wire: Wire,
+    /// How often it was cut: a cut that is mended at once ends connections all the same.
+    cuts: u32,
+    /// How often connections were stranded: those of before say nothing ever again.
+    strands: u32,
+}
 
 pub(crate) struct Proxy {
     port: u16,
@@ -31,7 +37,7 @@ impl Proxy {
     pub(crate) async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let wire = Arc::new(watch::Sender::new((Wire::Whole, 0)));
+        let wire = Arc::new(watch::Sender::new(State { wire: Wire::Whole, cuts: 0, strands: 0 }));
         let watched = wire.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -46,30 +52,36 @@ impl Proxy {
     }
 
     pub(crate) fn cut(&self) {
-        self.wire.send_modify(|(wire, cuts)| (*wire, *cuts) = (Wire::Cut, *cuts + 1));
+        self.wire.send_modify(|state| (state.wire, state.cuts) = (Wire::Cut, state.cuts + 1));
     }
 
     pub(crate) fn freeze(&self) {
-        self.wire.send_modify(|(wire, _)| *wire = Wire::Frozen);
+        self.wire.send_modify(|state| state.wire = Wire::Frozen);
+    }
+
+    /// What is connected now falls silent for ever; new connections work.
+    pub(crate) fn strand(&self) {
+        self.wire.send_modify(|state| state.strands += 1);
     }
 
     pub(crate) fn mend(&self) {
-        self.wire.send_modify(|(wire, _)| *wire = Wire::Whole);
+        self.wire.send_modify(|state| state.wire = Wire::Whole);
     }
 }
 
 /// Carries bytes both ways while the wire is whole.
 async fn carry(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
-    let (state, cuts) = *wire.borrow_and_update();
-    if state == Wire::Cut {
+    let begun = *wire.borrow_and_update();
+    if begun.wire == Wire::Cut {
         return;
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     loop {
-        let (state, now_cut) = *wire.borrow_and_update();
-        match state {
-            _ if now_cut != cuts => return,
+        let state = *wire.borrow_and_update();
+        match state.wire {
+            _ if state.cuts != begun.cuts => return,
+            _ if state.strands != begun.strands => std::future::pending().await,
             Wire::Cut => return,
             Wire::Frozen => {
                 if wire.changed().await.is_err() {

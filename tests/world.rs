@@ -66,7 +66,16 @@ async fn administer(login: &Login, sql: String) {
 }
 
 pub(crate) fn pool(login: &Login) -> Db {
-    store::pool(login, PoolSettings { name: "story", most: 4, wait: PATIENCE, statement: PATIENCE })
+    store::pool(
+        login,
+        PoolSettings {
+            name: "story",
+            most: 4,
+            wait: PATIENCE,
+            statement: PATIENCE,
+            suspicious: false,
+        },
+    )
 }
 
 impl World {
@@ -105,7 +114,7 @@ impl World {
             database: DatabaseConfig {
                 login: proxied,
                 connections: 5,
-                statement: Duration::from_secs(20),
+                statement: Duration::from_secs(3),
             },
             kafka: KafkaConfig {
                 bootstrap,
@@ -116,6 +125,7 @@ impl World {
             },
             http_port: 0,
             http_workers: 1,
+            shutdown_delay: Duration::from_millis(100),
             users: UsersConfig {
                 okapi_url: users.url(),
                 timeout: Duration::from_millis(300),

@@ -127,6 +127,10 @@ pub fn evaluate<'a>(
         let measure = Measure::of_condition(condition.id);
         let measured = measure.map(|measure| measures.measured(measure));
         let reached = match (measure, measured, limit.value) {
+            // This one asks for a loan that exists: none is not "0 days", whatever the limit.
+            (Some(Measure::RecallOverdueDays), ..) if measures.overdue_recalls == 0 => {
+                Actions::NONE
+            }
             (Some(measure), Some(measured), Some(value)) => reached(measure, measured, value),
             _ => Actions::NONE,
         };

@@ -126,7 +126,8 @@ fn event(
     cluster: &str,
 ) -> Result<Event, Reject> {
     let (occurred_at, timed_by) = time(record, envelope)?;
-    let (key, identified_by, stamp) = match fields::any_uuid(envelope.id) {
+    let (key, identified_by, stamp) = match fields::any_uuid(envelope.id).filter(|id| !id.is_nil())
+    {
         Some(id) => (id, IdentifiedBy::Envelope, Stamp::enveloped(occurred_at, kind, id)),
         None => {
             let stamp = Stamp::bare(occurred_at, kind, &record.place);

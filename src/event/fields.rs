@@ -69,13 +69,15 @@ pub(super) fn boolean(name: &'static str, raw: Raw<'_>) -> Result<Option<bool>, 
 
 /// An exact decimal, from a number or a numeric string, without trailing zeros (6.3).
 pub(super) fn decimal(name: &'static str, raw: Raw<'_>) -> Result<Option<Decimal>, Reject> {
-    const RULE: &str = "must be a number of at most 28 digits";
+    const RULE: &str = "must be a number of at most 28 digits, below 1000000000000000";
     let Some(raw) = raw else { return Ok(None) };
     let text = match raw.get() {
         quoted if quoted.starts_with('"') => string(raw).ok_or_else(|| bad(name, RULE))?,
         number => Cow::Borrowed(number),
     };
-    parse_decimal(&text).map(Some).ok_or_else(|| bad(name, RULE))
+    // Far above any debt, and far below where a sum of many could not be held.
+    let sane = |decimal: &Decimal| decimal.abs() < Decimal::from(1_000_000_000_000_000_i64);
+    parse_decimal(&text).filter(sane).map(Some).ok_or_else(|| bad(name, RULE))
 }
 
 fn parse_decimal(text: &str) -> Option<Decimal> {
@@ -279,7 +281,15 @@ mod tests {
         ] {
             assert_eq!(read(json).unwrap().unwrap().to_string(), expected, "{json}");
         }
-        for bad in ["\"ten\"", "true", "1e99", "123456789012345678901234567890123", "\"\"", "[]"] {
+        for bad in [
+            "\"ten\"",
+            "true",
+            "1e99",
+            "1000000000000000",
+            "123456789012345678901234567890123",
+            "\"\"",
+            "[]",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -82,7 +82,9 @@ impl Answers {
     ) -> Result<Answer, Arc<store::Error>> {
         let now = self.clock.now();
         let Question { db, tenant, user, .. } = question;
-        let state = patrons::state(db, &tenant.schema, *user, now).await?;
+        let state =
+            store::read(db, async |db| patrons::state(db, &tenant.schema, *user, now).await)
+                .await?;
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
             let nothing =
                 Answer { measures: Measures::default(), group: None, policy: Arc::default() };

@@ -39,6 +39,7 @@ pub async fn check(
             most: 1,
             wait: Duration::from_secs(5),
             statement: database.statement,
+            suspicious: false,
         },
     );
     let mut enabled: Vec<_> = tenants::enabled(&db).await?.into_iter().collect();

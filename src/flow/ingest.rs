@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -31,6 +32,9 @@ use crate::{
 /// How long to wait before a batch is offered again: doubled each time, up to a limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a share may take beyond its longest statement.
+const SHARE_MORE: Duration = Duration::from_secs(10);
 
 /// A record with what its topic and broker tell of it.
 #[derive(Debug)]
@@ -87,6 +91,9 @@ pub struct Ingest {
     db: Db,
     tenants: Arc<Tenants>,
     clock: Clock,
+    /// A share that takes longer is given up and offered again: its connection may have died without a
+    /// word.
+    patience: Duration,
     /// Where records are parked whose tenant can't be told.
     nobody: Schema,
 }
@@ -95,9 +102,10 @@ pub struct Ingest {
 type Item<'a> = (&'a Incoming, Reading);
 
 impl Ingest {
-    /// `db` is the writers' pool.
-    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock) -> Self {
-        Self { db, tenants, clock, nobody: Schema::module() }
+    /// `db` is the writers' pool, `statement` the longest time that the server gives one statement.
+    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock, statement: Duration) -> Self {
+        let patience = statement + SHARE_MORE;
+        Self { db, tenants, clock, patience, nobody: Schema::module() }
     }
 
     /// Settles a batch: on `Ok` every record in it is durable or none of ours, and its offset may move
@@ -139,7 +147,8 @@ impl Ingest {
         let mut todo = Vec::with_capacity(8);
         todo.push(0..items.len());
         while let Some(range) = todo.pop() {
-            match self.apply(tenant, &items[range.clone()]).await {
+            let applied = timeout(self.patience, self.apply(tenant, &items[range.clone()])).await;
+            match applied.unwrap_or(Err(store::Error::Silent)) {
                 Ok(done) => {
                     tally = tally + done;
                     pause = FIRST_PAUSE;

@@ -58,12 +58,13 @@ impl Default for Policies {
 impl Policies {
     /// The tenant's policy. Of many who ask at once, one reads it.
     pub async fn of(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
-        let read = async {
-            let limits = records::list(db, &tenant.schema, &limits::RECORDS, 0, i64::MAX).await?;
+        let read = store::read(db, async |db| {
+            let limits =
+                records::list(&mut *db, &tenant.schema, &limits::RECORDS, 0, i64::MAX).await?;
             let conditions =
                 records::list(db, &tenant.schema, &conditions::RECORDS, 0, i64::MAX).await?;
             Ok(Arc::new(Policy::read(limits, conditions)))
-        };
+        });
         self.0.try_get_with(tenant.id.clone(), read).await
     }
 
@@ -99,24 +100,24 @@ fn limit(record: Value) -> Option<Limit> {
 }
 
 fn condition(record: Value) -> Option<Condition> {
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Stored {
         id: Uuid,
-        block_borrowing: bool,
-        block_renewals: bool,
-        block_requests: bool,
-        message: String,
+        block_borrowing: Option<bool>,
+        block_renewals: Option<bool>,
+        block_requests: Option<bool>,
+        message: Option<String>,
     }
     match serde_json::from_value::<Stored>(record) {
         Ok(stored) => Some(Condition {
             id: stored.id,
             blocks: Actions {
-                borrowing: stored.block_borrowing,
-                renewals: stored.block_renewals,
-                requests: stored.block_requests,
+                borrowing: stored.block_borrowing.unwrap_or_default(),
+                renewals: stored.block_renewals.unwrap_or_default(),
+                requests: stored.block_requests.unwrap_or_default(),
             },
-            message: stored.message,
+            message: stored.message.unwrap_or_default(),
         }),
         Err(error) => {
             warn!(%error, "a stored condition can't be read and blocks nothing");

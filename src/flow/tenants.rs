@@ -1,7 +1,7 @@
 //! Tenants: which ones are enabled, and enabling, disabling and purging them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -66,8 +66,13 @@ impl Tenants {
         if known.is_some() {
             return Ok(known);
         }
-        let enabled = tenants::is_enabled(&self.db, id).await?;
-        Ok(enabled.then(|| self.remember(id)))
+        let mut enabled = tenants::is_enabled(&self.db, id).await;
+        for _ in 0..self.db.size() {
+            if enabled.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
+                enabled = tenants::is_enabled(&self.db, id).await;
+            }
+        }
+        Ok(enabled?.then(|| self.remember(id)))
     }
 
     fn remember(&self, id: &TenantId) -> Arc<Tenant> {
@@ -110,24 +115,13 @@ impl Tenants {
         Ok(())
     }
 
-    /// Migrates the module's schema and every enabled tenant's: two versions may share the database
-    /// during a rollout, and whichever starts brings it up to date.
-    pub async fn migrate(&self) -> Result<(), store::Error> {
-        migrate::module(&self.db).await?;
-        for id in tenants::enabled(&self.db).await? {
-            let tenant = self.remember(&id);
-            if let Err(error) = migrate::tenant(&self.db, &id, &tenant.schema).await {
-                // One tenant's trouble is not the others'.
-                warn!(tenant = %id, error = %Chain(&error), "tenant could not be migrated");
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps up with what other instances enable and disable, until `stop`.
+    /// Keeps up with what other instances enable and disable, until `stop`. Begins by migrating the
+    /// module's schema and every enabled tenant's: two versions may share the database during a
+    /// rollout, and whichever starts brings it up to date.
     pub async fn follow(self: Arc<Self>, listener: Db, stop: CancellationToken) {
+        let mut migrated = HashSet::new();
         while !stop.is_cancelled() {
-            let followed = stop.run_until_cancelled(self.listen(&listener)).await;
+            let followed = stop.run_until_cancelled(self.listen(&listener, &mut migrated)).await;
             if let Some(Err(error)) = followed {
                 warn!(error = %Chain(&error), "registry of tenants can't be read; trying again");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
@@ -135,12 +129,38 @@ impl Tenants {
         }
     }
 
-    async fn listen(&self, listener: &Db) -> Result<(), store::Error> {
+    async fn listen(
+        &self,
+        listener: &Db,
+        migrated: &mut HashSet<TenantId>,
+    ) -> Result<(), store::Error> {
+        migrate::module(&self.db).await?;
         let mut news = tenants::News::listen(listener).await?;
         loop {
             self.reload().await?;
+            self.migrate(migrated).await;
             if let Ok(heard) = tokio::time::timeout(RELOAD, news.next()).await {
                 heard?;
+            }
+        }
+    }
+
+    /// Migrates the tenants that this instance has not migrated yet. One tenant's trouble is not the
+    /// others'; it is tried again when the registry is read the next time.
+    async fn migrate(&self, migrated: &mut HashSet<TenantId>) {
+        let known: Vec<_> =
+            self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for tenant in known {
+            if migrated.contains(&tenant.id) {
+                continue;
+            }
+            match migrate::tenant(&self.db, &tenant.id, &tenant.schema).await {
+                Ok(()) => {
+                    migrated.insert(tenant.id.clone());
+                }
+                Err(error) => {
+                    warn!(tenant = %tenant.id, error = %Chain(&error), "tenant not migrated yet");
+                }
             }
         }
     }

@@ -12,9 +12,7 @@ use super::{
     ApiError,
     request::{caller, enabled, path_id, shared, tenant_id},
 };
-use crate::{
-    blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, store, telemetry::Chain,
-};
+use crate::{blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, telemetry::Chain};
 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -62,8 +60,7 @@ pub(super) async fn get(
     let evaluate = async {
         let tenant = enabled(&service, &id).await?;
         let question = Question { db, tenant, user, caller };
-        let evaluated = store::read(async || service.answers.blocks(&question).await).await;
-        evaluated.map_err(ApiError::Store)
+        service.answers.blocks(&question).await.map_err(ApiError::Store)
     };
     let failure = match timeout(DEADLINE, evaluate).await {
         Ok(Ok(answer)) => {

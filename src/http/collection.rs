@@ -1,7 +1,8 @@
 //! Reading a collection of JSON records: a page of it, or one record (http contract 1.6).
 
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     ApiError,
@@ -23,9 +24,9 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let Page { offset, limit } = Page::of(request)?;
     let schema = &desk.tenant.schema;
-    let (page, total) = store::read(async || {
-        let page = records::list(&desk.db, schema, collection, offset, limit).await?;
-        Ok::<_, store::Error>((page, records::count(&desk.db, schema, collection).await?))
+    let (page, total) = store::read(&desk.db, async |db| {
+        let page = records::list(&mut *db, schema, collection, offset, limit).await?;
+        Ok((page, records::count(db, schema, collection).await?))
     })
     .await?;
     Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))
@@ -38,8 +39,18 @@ pub(super) async fn get(
     collection: &Collection,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(id, || ApiError::not_found(NOT_A_UUID))?;
-    let schema = &desk.tenant.schema;
-    let found = store::read(async || records::find(&desk.db, schema, collection, id).await).await?;
-    let record = found.ok_or_else(|| ApiError::not_found("Not found"))?;
+    let record =
+        find(desk, collection, id).await?.ok_or_else(|| ApiError::not_found("Not found"))?;
     Ok(HttpResponse::Ok().json(record))
+}
+
+/// The record as it is stored.
+pub(super) async fn find(
+    desk: &Desk,
+    collection: &Collection,
+    id: Uuid,
+) -> Result<Option<Value>, ApiError> {
+    let schema = &desk.tenant.schema;
+    let found = store::read(&desk.db, async |db| records::find(db, schema, collection, id).await);
+    Ok(found.await?)
 }

@@ -11,7 +11,7 @@ use super::{
     record::Record,
     request::{Desk, path_id},
 };
-use crate::store::{conditions, records};
+use crate::store::conditions;
 
 /// `GET /patron-block-conditions`
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
@@ -37,7 +37,7 @@ pub(super) async fn put(
     })?;
     let schema = &desk.tenant.schema;
     let now = desk.service.clock.now();
-    let before = records::find(&desk.db, schema, &conditions::RECORDS, id).await?;
+    let before = collection::find(&desk, &conditions::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
     let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now).await?;

@@ -18,7 +18,6 @@ use crate::{
     store::{
         self,
         limits::{self, LimitRow},
-        records,
     },
 };
 
@@ -65,7 +64,7 @@ pub(super) async fn put(
         Violation::own(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
     })?;
     let schema = &desk.tenant.schema;
-    let before = records::find(&desk.db, schema, &limits::RECORDS, id).await?;
+    let before = collection::find(&desk, &limits::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
     let now = desk.service.clock.now();
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);

@@ -11,7 +11,7 @@ use super::{ApiError, Service};
 use crate::{
     event::{TenantId, parse_uuid},
     flow::tenants::Tenant,
-    store::{self, Db},
+    store::Db,
     users::Caller,
 };
 
@@ -68,7 +68,7 @@ pub(super) struct Desk {
 
 /// The enabled tenant of this id, or the error that names it.
 pub(super) async fn enabled(service: &Service, id: &TenantId) -> Result<Arc<Tenant>, ApiError> {
-    let tenant = store::read(async || service.tenants.find(id).await).await?;
+    let tenant = service.tenants.find(id).await?;
     tenant
         .ok_or_else(|| ApiError::bad_request(format!("Tenant {id} is not enabled for this module")))
 }

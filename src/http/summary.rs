@@ -14,7 +14,8 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
         ApiError::bad_request(format!("Invalid user ID: \"{}\"", path.escape_default()))
     })?;
     let schema = &desk.tenant.schema;
-    let summary = store::read(async || patrons::summary(&desk.db, schema, user).await).await?;
+    let summary =
+        store::read(&desk.db, async |db| patrons::summary(db, schema, user).await).await?;
     match summary {
         Some(json) => Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json)),
         None => Err(ApiError::not_found(format!("User summary for user ID {user} not found"))),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::TenantId,
     flow::tenants::Tenant,
-    store::{Db, tenant_jobs},
+    store::{self, Db, tenant_jobs},
     telemetry::Chain,
 };
 
@@ -72,7 +72,9 @@ pub(super) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let (db, tenant, id) = named(&request, &path).await?;
-    let job = tenant_jobs::find(&db, &tenant.schema, id).await?.ok_or_else(|| unknown_job(id))?;
+    let schema = &tenant.schema;
+    let job = store::read(&db, async |db| tenant_jobs::find(db, schema, id).await).await?;
+    let job = job.ok_or_else(|| unknown_job(id))?;
     let mut body = job_body(id, &tenant.id, job.tenant_attributes, job.complete);
     body.extend(job.error.map(|error| ("error".to_owned(), json!(error))));
     if job.messages.as_array().is_some_and(|messages| !messages.is_empty()) {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::DateTime;
+use chrono::{DateTime, Datelike};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -260,7 +260,12 @@ fn copy(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
     });
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
-        timestamp: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+        // Beyond the calendar's years no database could keep it, nor could it be true.
+        timestamp: message
+            .timestamp()
+            .to_millis()
+            .and_then(DateTime::from_timestamp_millis)
+            .filter(|at| (1..=9999).contains(&at.year())),
         key: message.key().map(<[u8]>::to_vec),
         headers,
         payload: message.payload().map(<[u8]>::to_vec),

@@ -15,6 +15,9 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// The server took a statement and said nothing within the deadline.
+    #[error("the database does not answer")]
+    Silent,
     /// A migration failed.
     #[error("could not migrate schema {schema}")]
     Migrate {
@@ -46,28 +49,6 @@ pub enum Verdict {
     Refused,
 }
 
-impl AsRef<Self> for Error {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
-/// Dead connections that one read may meet; more than any pool for answers holds in practice.
-const DEAD_MOST: usize = 20;
-
-/// Reads again while the read meets dead connections. Asking each connection whether it lives before
-/// its use would cost every answer a round trip, and a restart of the database must not let a blocked
-/// patron pass for each connection that was idle then.
-pub async fn read<T, E: AsRef<Error>>(mut read: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
-    for _ in 0..DEAD_MOST {
-        match read().await {
-            Err(error) if error.as_ref().is_of_a_dead_connection() => {}
-            done => return done,
-        }
-    }
-    read().await
-}
-
 impl Error {
     /// Makes a driver's error ours: `.map_err(Error::at("merge loans"))`.
     pub fn at(step: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
@@ -89,13 +70,15 @@ impl Error {
                 }
             }
             Self::Driver { source: sqlx::Error::Encode(_), .. } => Verdict::Refused,
-            Self::Driver { .. } | Self::Migrate { .. } | Self::Corrupt { .. } => Verdict::Retry,
+            Self::Driver { .. } | Self::Silent | Self::Migrate { .. } | Self::Corrupt { .. } => {
+                Verdict::Retry
+            }
         }
     }
 
     /// Whether the connection was closed under the statement: a pooled one may have been dead since the
     /// server, or what stands before it, was restarted.
-    fn is_of_a_dead_connection(&self) -> bool {
+    pub fn is_of_a_dead_connection(&self) -> bool {
         match self {
             Self::Driver { source: sqlx::Error::Io(_) | sqlx::Error::Protocol(_), .. } => true,
             Self::Driver { source: sqlx::Error::Database(error), .. } => {
@@ -119,7 +102,7 @@ impl Error {
     fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Driver { source, .. } => source.as_database_error().map(|error| error.kind()),
-            Self::Migrate { .. } | Self::Corrupt { .. } => None,
+            Self::Silent | Self::Migrate { .. } | Self::Corrupt { .. } => None,
         }
     }
 }

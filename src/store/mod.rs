@@ -17,15 +17,16 @@ mod schema;
 pub mod tenant_jobs;
 pub mod tenants;
 
-pub use error::{Error, Verdict, read};
+pub use error::{Error, Verdict};
 pub use schema::{Schema, Statement};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{
-    PgPool, Postgres, Transaction,
+    Connection, PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::timeout;
 
 /// A pool of connections to the one database.
 pub type Db = PgPool;
@@ -59,6 +60,8 @@ pub struct PoolSettings {
     pub wait: Duration,
     /// How long the server lets one statement run.
     pub statement: Duration,
+    /// Whether transactions of this pool may be given up in the middle.
+    pub suspicious: bool,
 }
 
 /// A statement is prepared once per tenant and connection; room for some forty tenants at once.
@@ -81,6 +84,13 @@ pub fn pool(login: &Login, settings: PoolSettings) -> Db {
         // Asking before each use costs a round trip; `read` and ingest try again instead.
         .test_before_acquire(false)
         .max_lifetime(Duration::from_secs(30 * 60))
+        .after_release(move |connection, _| {
+            Box::pin(async move {
+                // What was given up in the middle may never answer; the pool itself would wait.
+                let alive = !settings.suspicious || timeout(ALIVE, connection.ping()).await.is_ok();
+                if alive { Ok(true) } else { Err(sqlx::Error::PoolTimedOut) }
+            })
+        })
         .connect_lazy_with(connect)
 }
 
@@ -94,11 +104,44 @@ pub async fn commit(tx: Tx) -> Result<(), Error> {
     tx.commit().await.map_err(Error::at("commit a transaction"))
 }
 
+/// How long one read may take, and how long reads that meet dead connections are tried again.
+const READ: Duration = Duration::from_secs(5);
+const TRY_AGAIN_FOR: Duration = Duration::from_secs(2);
+
+/// How long a connection may take to show that it lives when it goes back to its pool.
+const ALIVE: Duration = Duration::from_secs(2);
+
+/// Reads over a connection of the pool, and again while that turns out to be dead: a restart of the
+/// database must not let a blocked patron pass for each connection that was idle then. Asking each
+/// connection whether it lives before its use would cost every answer a round trip. A connection that
+/// says nothing is given up, so that the pool can make another.
+pub async fn read<T>(
+    db: &Db,
+    mut read: impl AsyncFnMut(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let started = Instant::now();
+    loop {
+        let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
+        let failed = match timeout(READ, read(&mut connection)).await {
+            Ok(Err(error)) if error.is_of_a_dead_connection() => error,
+            Ok(done) => return done,
+            Err(_) => Error::Silent,
+        };
+        // Not back to the pool, which would wait for it.
+        drop(connection.detach());
+        if matches!(failed, Error::Silent) || started.elapsed() > TRY_AGAIN_FOR {
+            return Err(failed);
+        }
+    }
+}
+
 /// Whether the database answers at all.
 pub async fn ping(db: &Db) -> Result<(), Error> {
-    let asked = async || sqlx::query("select 1").execute(db).await;
-    read(async || asked().await.map_err(Error::at("reach the database"))).await?;
-    Ok(())
+    read(db, async |connection| {
+        let asked = sqlx::query("select 1").execute(connection).await;
+        asked.map(|_| ()).map_err(Error::at("reach the database"))
+    })
+    .await
 }
 
 /// All statements with a placeholder; a test prepares each of them against a migrated schema.

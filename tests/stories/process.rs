@@ -69,9 +69,12 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
         for round in 1..=3 {
             let child = serve(world);
             let before = stored(world).await;
-            publish_check_outs(world, user, 400).await;
-            world.until("it is in the middle", async |w: &World| stored(w).await > before).await;
-            signal(&child, "-KILL");
+            tokio::join!(publish_check_outs(world, user, 400), async {
+                world
+                    .until("it is in the middle", async |w: &World| stored(w).await > before)
+                    .await;
+                signal(&child, "-KILL");
+            });
             assert!(!ended(child).await.success(), "round {round}");
         }
         world.start().await;

@@ -87,6 +87,27 @@ async fn a_database_that_says_nothing_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fall_silent_for_ever_are_given_up() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        let user = world.users.patron(group);
+        world.limit(group, Measure::ChargedOut, 1.0).await;
+        publish_check_outs(world, user, 3).await;
+        world.settled().await;
+        world.wire.strand();
+        publish_check_outs(world, user, 2).await;
+        world
+            .until("the desk is answered rightly", async |w: &World| {
+                w.blocks(user).await == [[true; 3]]
+            })
+            .await;
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 5);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_stops_hands_over_and_one_that_starts_goes_on() {
     World::tell(async |world| {
         let user = Uuid::new_v4();
