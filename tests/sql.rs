@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     history::{arrived, noon},
-    merging::known,
+    merging::known_by_snapshots,
     world::{pool, with_database},
 };
 
@@ -102,7 +102,7 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     );
     forth.and(back).map_err(|error| format!("{error:?}"))?;
 
-    let (loans, fees) = known(happened);
+    let (loans, fees) = known_by_snapshots(happened);
     let now = noon() + TimeDelta::minutes(*minutes);
     let open_loans: BTreeMap<Uuid, OpenLoan> =
         loans.iter().filter_map(|(id, loan)| Some((*id, loan.open(horizon)?))).collect();
@@ -149,7 +149,7 @@ async fn write<'a>(
     batches: impl Iterator<Item = &'a [Event]>,
 ) -> Result<(), store::Error> {
     for batch in batches {
-        let (loans, fees) = known(batch);
+        let (loans, fees) = known_by_snapshots(batch);
         let mut tx = store::begin(db).await?;
         merge::merge(&mut tx, schema, &loans, &fees).await?;
         store::commit(tx).await?;
