@@ -113,7 +113,11 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     same("wrong counters", patrons::drift(db, schema).await.unwrap(), Vec::new())?;
     let mut users: Vec<Uuid> = open_loans.values().map(|loan| loan.user).collect();
     users.extend(open_fees.values().map(|fee| fee.user));
-    for user in users {
+    // At some instant, and at the very instants at which something gets overdue.
+    let turns = open_loans.values().filter_map(OpenLoan::overdue_from);
+    let before = turns.clone().map(|turn| turn - TimeDelta::milliseconds(1));
+    let instants: Vec<_> = turns.clone().chain(before).chain([now]).collect();
+    for (user, now) in users.iter().flat_map(|user| instants.iter().map(move |now| (*user, *now))) {
         let of_user = open_loans.iter().filter(|(_, loan)| loan.user == user);
         let owed = open_fees.values().filter(|fee| fee.user == user);
         let expected = Measures::of(of_user.map(|(id, loan)| (*id, loan)), owed, now);
