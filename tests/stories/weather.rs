@@ -18,6 +18,17 @@ async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
     }
 }
 
+/// A patron who has three items under a limit of one.
+async fn blocked_patron(world: &World) -> Uuid {
+    let group = Uuid::new_v4();
+    let user = world.users.patron(group);
+    world.limit(group, Measure::ChargedOut, 1.0).await;
+    publish_check_outs(world, user, 3).await;
+    world.settled().await;
+    assert_eq!(world.blocks(user).await, [[true; 3]]);
+    user
+}
+
 async fn open_loans(world: &World, user: Uuid) -> usize {
     let summary = world.read(&format!("/user-summary/{user}")).await;
     summary["openLoans"].as_array().unwrap().len()
@@ -26,13 +37,7 @@ async fn open_loans(world: &World, user: Uuid) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_the_desk_is_answered_and_no_event_is_lost() {
     World::tell(async |world| {
-        let group = Uuid::new_v4();
-        let user = world.users.patron(group);
-        world.limit(group, Measure::ChargedOut, 1.0).await;
-        publish_check_outs(world, user, 3).await;
-        world.settled().await;
-        assert_eq!(world.blocks(user).await, [[true, true, true]]);
-
+        let user = blocked_patron(world).await;
         world.wire.cut();
         publish_check_outs(world, user, 5).await;
         let asked = Instant::now();
@@ -54,11 +59,7 @@ async fn while_the_database_is_away_the_desk_is_answered_and_no_event_is_lost() 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_died_while_idle_make_no_answer_wrong() {
     World::tell(async |world| {
-        let group = Uuid::new_v4();
-        let user = world.users.patron(group);
-        world.limit(group, Measure::ChargedOut, 1.0).await;
-        publish_check_outs(world, user, 3).await;
-        world.settled().await;
+        let user = blocked_patron(world).await;
         for _ in 0..5 {
             let both = tokio::join!(world.blocks(user), world.blocks(user));
             assert_eq!(both, (vec![[true; 3]], vec![[true; 3]]));
@@ -89,11 +90,7 @@ async fn a_database_that_says_nothing_is_not_waited_for_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fall_silent_for_ever_are_given_up() {
     World::tell(async |world| {
-        let group = Uuid::new_v4();
-        let user = world.users.patron(group);
-        world.limit(group, Measure::ChargedOut, 1.0).await;
-        publish_check_outs(world, user, 3).await;
-        world.settled().await;
+        let user = blocked_patron(world).await;
         world.wire.strand();
         publish_check_outs(world, user, 2).await;
         world
