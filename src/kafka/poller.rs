@@ -54,7 +54,7 @@ pub(super) struct Poller {
     environment: Environment,
     /// The broker's cluster id; known once the first record has come.
     cluster: Option<Arc<str>>,
-    topics: HashMap<String, (Arc<str>, Arc<Topic>)>,
+    topics: HashMap<Arc<str>, Arc<Topic>>,
     lanes: Vec<mpsc::Sender<Carried>>,
     room: Arc<Semaphore>,
     /// Read, but in no lane yet. More than one only while the assignment is being paused.
@@ -110,22 +110,18 @@ impl Poller {
     fn poll(&mut self) {
         match self.consumer.poll(POLL) {
             Some(Ok(message)) => {
-                let name = message.topic().to_owned();
-                let Some(era) = self.context().assignment.era(&name, message.partition()) else {
+                let assignment = &self.context().assignment;
+                let Some(era) = assignment.era(message.topic(), message.partition()) else {
                     // Revoked in this very poll: its new owner reads it.
                     return;
                 };
-                let key = name.as_str();
-                if !self.topics.contains_key(key) {
-                    let Some(topic) = self.environment.parse(key) else {
-                        // The pattern and the parser are two readings of one rule; tests hold them so.
-                        error!(kafka.topic = key, "a topic came that was not asked for");
-                        return;
-                    };
-                    let known = (Arc::from(key), Arc::new(topic));
-                    self.topics.insert(name.clone(), known);
-                }
-                let (name, topic) = self.topics[key].clone();
+                let Some((name, topic)) =
+                    known_topic(&mut self.topics, &self.environment, message.topic())
+                else {
+                    // The pattern and the parser are two readings of one rule; tests hold them so.
+                    error!(kafka.topic = message.topic(), "a topic came that was not asked for");
+                    return;
+                };
                 let record = copy(&message, name);
                 drop(message);
                 let Some(cluster) = self.cluster() else { return };
@@ -249,6 +245,20 @@ impl Poller {
         drop(self.consumer);
         info!("left the consumer group");
     }
+}
+
+/// What a topic's name says, read once and kept.
+fn known_topic(
+    topics: &mut HashMap<Arc<str>, Arc<Topic>>,
+    environment: &Environment,
+    name: &str,
+) -> Option<(Arc<str>, Arc<Topic>)> {
+    if let Some((name, topic)) = topics.get_key_value(name) {
+        return Some((name.clone(), topic.clone()));
+    }
+    let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
+    topics.insert(name.clone(), topic.clone());
+    Some((name, topic))
 }
 
 fn copy(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
