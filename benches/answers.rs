@@ -15,12 +15,8 @@ use std::{
 use actix_web::{App, HttpResponse, HttpServer, web};
 use patron_blocks::{
     blocks::Measure,
-    clock::Clock,
     event::{Environment, Kind, Place, Record},
-    flow::{
-        ingest::{Incoming, Ingest},
-        tenants::Tenants,
-    },
+    flow::{ingest::Incoming, tenants::Tenants},
     store::{self, Db, Login},
 };
 use prepared::{PATRONS, TENANT, database, engines::variable, median, patron, say, schema};
@@ -43,7 +39,7 @@ struct Load {
 
 async fn fill(db: &Db, tenants: &Arc<Tenants>) {
     let environment = Environment::new(Some("bench"));
-    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system(), Duration::from_secs(60));
+    let ingest = prepared::ingest(db, tenants);
     let stop = CancellationToken::new();
     for (kind, loans) in [(Kind::ItemCheckedOut, 0..LOANS), (Kind::ItemCheckedIn, LOANS / 2..LOANS)]
     {
@@ -69,12 +65,12 @@ async fn fill(db: &Db, tenants: &Arc<Tenants>) {
                         headers: Vec::new(),
                         payload: Some(payload.into_bytes()),
                     };
-                    Incoming { record, topic: read.clone(), cluster: Arc::from("bench") }
+                    Incoming { record, topic: read.clone(), cluster: Arc::from("bench"), kept: true }
                 })
                 .collect();
             let batch: Vec<&Incoming> = incoming.iter().collect();
-            let tally = ingest.settle(&batch, &stop).await.expect("nobody stops it");
-            assert_eq!(tally.applied, batch.len());
+            let outcome = ingest.settle(&batch, &stop).await.expect("nobody stops it");
+            assert_eq!(outcome.tally.applied, batch.len());
         }
     }
     set_limits(db).await;

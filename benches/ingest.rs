@@ -7,20 +7,12 @@
 #[allow(dead_code, reason = "each bench uses a part")]
 mod prepared;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
-    clock::Clock,
     event::{Event, Fact, Reading, decode},
-    flow::{
-        ingest::{Incoming, Ingest},
-        tenants::Tenants,
-    },
+    flow::{ingest::Incoming, tenants::Tenants},
     store::Db,
 };
 use prepared::{database, median, records, say};
@@ -195,7 +187,7 @@ async fn floor(db: &Db, batches: &[FloorBatch]) -> f64 {
 
 /// Events a second through `flow::ingest`, by so many writers.
 async fn ingest(db: &Db, tenants: &Arc<Tenants>, events: &[Incoming], writers: usize) -> f64 {
-    let ingest = Ingest::new(db.clone(), tenants.clone(), Clock::system(), Duration::from_secs(60));
+    let ingest = prepared::ingest(db, tenants);
     let stop = CancellationToken::new();
     let start = Instant::now();
     let lanes = (0..writers).map(|lane| {

@@ -8,7 +8,12 @@ use std::sync::Arc;
 use patron_blocks::{
     clock::Clock,
     event::{Environment, Kind, Place, Record, TenantId},
-    flow::{ingest::Incoming, tenants::Tenants},
+    flow::{
+        ingest::{Incoming, Ingest},
+        ledger::Database,
+        stop_rule::StopRule,
+        tenants::Tenants,
+    },
     store::{self, Db, Login, PoolSettings, Schema},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
@@ -163,6 +168,7 @@ pub(crate) fn records(number: usize, seed: u64) -> Vec<Incoming> {
             },
             topic: topic.clone(),
             cluster: cluster.clone(),
+            kept: true,
         });
     }
     made
@@ -178,4 +184,11 @@ pub(crate) fn median(mut of: Vec<f64>) -> f64 {
 #[expect(clippy::print_stdout, reason = "a bench reports to who runs it")]
 pub(crate) fn say(line: &str) {
     println!("{line}");
+}
+
+/// Ingest as the service runs it.
+pub(crate) fn ingest(db: &Db, tenants: &Arc<Tenants>) -> Ingest<Database> {
+    let ledger = Database::new(db.clone(), tenants.clone(), Clock::system());
+    let rule = StopRule { in_a_row: 100, of_window: 500 };
+    Ingest::new(ledger, std::time::Duration::from_secs(60), rule)
 }

@@ -14,7 +14,10 @@ use tracing::{info, warn};
 use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig},
-    flow::{answer::Answers, ingest::Ingest, tenants::Tenants},
+    flow::{
+        answer::Answers, ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover,
+        tenants::Tenants,
+    },
     http::{self, Service},
     kafka::{self, Consumer},
     store::{self, Db, PoolSettings},
@@ -102,15 +105,12 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         },
     );
     let tenants = Arc::new(Tenants::new(work.clone(), clock.clone()));
-    let ingest = Arc::new(Ingest::new(
-        work.clone(),
-        tenants.clone(),
-        clock.clone(),
-        config.database.statement,
-    ));
-    let consumer = kafka::start(&config.kafka, &ingest, clock.clone(), stop.clone())
-        .map_err(StartError::Kafka)?;
-    tenants.tell(consumer.refresh());
+    let ledger = Database::new(work.clone(), tenants.clone(), clock.clone());
+    let ingest = Arc::new(Ingest::new(ledger, config.database.statement, config.kafka.stop_rule));
+    let takeover = Takeover::new(work.clone(), tenants.clone(), clock.clone());
+    let consumer =
+        kafka::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), stop.clone())
+            .map_err(StartError::Kafka)?;
     let registry = tokio::spawn(tenants.clone().follow(
         store::pool(
             &config.database.login,
@@ -131,6 +131,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         tenants,
         clock,
         kafka: consumer.status(),
+        broker: consumer.broker(),
+        environment: config.kafka.environment.clone(),
+        redrive: Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone()),
         okapi_url: config.users.okapi_url.clone(),
         on_database_failure: config.on_database_failure,
         stopping: stopping.clone(),

@@ -7,7 +7,7 @@ use std::{str::FromStr, time::Duration};
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use crate::{event::Environment, store::Login, telemetry::LogFormat};
+use crate::{event::Environment, flow::stop_rule::StopRule, store::Login, telemetry::LogFormat};
 
 /// The settings as they come: text, so that every problem can be told, not only the first.
 #[derive(Debug, Clone, Args)]
@@ -62,6 +62,24 @@ pub struct Settings {
         global = true
     )]
     pub kafka_metadata_max_age: String,
+    /// How the group agrees on who reads what: classic, or consumer (Kafka 4, KIP-848)
+    #[arg(long, env = "KAFKA_GROUP_PROTOCOL", default_value = "classic", global = true)]
+    pub kafka_group_protocol: String,
+    /// What the Kafka client may fetch ahead, in KiB
+    #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
+    pub kafka_prefetch: String,
+    /// What records that wait to be stored may take, in KiB
+    #[arg(long, env = "INGEST_WAITING_KIB", default_value = "16384", global = true)]
+    pub ingest_waiting: String,
+    /// Records in one transaction at most
+    #[arg(long, env = "INGEST_BATCH_MOST", default_value = "2000", global = true)]
+    pub ingest_batch_most: String,
+    /// So many bad records in a row stop a partition
+    #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
+    pub stop_in_a_row: String,
+    /// So many bad records among the last 1000 stop a partition
+    #[arg(long, env = "STOP_AFTER_BAD_OF_1000", default_value = "500", global = true)]
+    pub stop_of_1000: String,
 
     /// Port to listen on
     #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
@@ -152,6 +170,26 @@ pub struct KafkaConfig {
     pub heartbeat_interval: Duration,
     /// How often new topics are looked for.
     pub metadata_max_age: Duration,
+    /// How the group agrees on who reads what.
+    pub protocol: GroupProtocol,
+    /// What the client may fetch ahead, in KiB.
+    pub prefetch_kib: u32,
+    /// What records that wait to be stored may take, in KiB.
+    pub waiting_kib: u32,
+    /// Records in one transaction at most: beyond the default latency grows faster than throughput
+    /// (docs/decisions/0005).
+    pub batch_most: usize,
+    /// When a partition has too many bad records.
+    pub stop_rule: StopRule,
+}
+
+/// How the group agrees on who reads what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Members agree among themselves, cooperative and sticky.
+    Classic,
+    /// The broker decides (KIP-848); needs Kafka 4.
+    Consumer,
 }
 
 /// The users module, and how old its answers may get (http contract 2).
@@ -229,6 +267,10 @@ impl Problems {
     fn milliseconds(&mut self, variable: &'static str, text: &str) -> Duration {
         let rule = "must be a number of milliseconds from 10 to 3600000";
         Duration::from_millis(self.number(variable, text, rule, 10..=3_600_000))
+    }
+
+    fn kib(&mut self, variable: &'static str, text: &str) -> u32 {
+        self.number(variable, text, "must be a number of KiB from 64 to 1048576", 64..=1_048_576)
     }
 
     fn seconds(&mut self, variable: &'static str, text: &str) -> chrono::TimeDelta {
@@ -333,6 +375,40 @@ impl Settings {
             ),
             metadata_max_age: problems
                 .milliseconds("KAFKA_CONSUMER_METADATA_MAX_AGE_MS", &self.kafka_metadata_max_age),
+            protocol: problems
+                .check(
+                    "KAFKA_GROUP_PROTOCOL",
+                    &self.kafka_group_protocol,
+                    "must be classic or consumer",
+                    |text| match text {
+                        "classic" => Some(GroupProtocol::Classic),
+                        "consumer" => Some(GroupProtocol::Consumer),
+                        _ => None,
+                    },
+                )
+                .unwrap_or(GroupProtocol::Classic),
+            prefetch_kib: problems.kib("KAFKA_PREFETCH_KIB", &self.kafka_prefetch),
+            waiting_kib: problems.kib("INGEST_WAITING_KIB", &self.ingest_waiting),
+            batch_most: problems.number(
+                "INGEST_BATCH_MOST",
+                &self.ingest_batch_most,
+                "must be a number from 1 to 20000",
+                1..=20_000,
+            ),
+            stop_rule: StopRule {
+                in_a_row: problems.number(
+                    "STOP_AFTER_BAD_IN_A_ROW",
+                    &self.stop_in_a_row,
+                    "must be a number from 1 to 1000000",
+                    1..=1_000_000,
+                ),
+                of_window: problems.number(
+                    "STOP_AFTER_BAD_OF_1000",
+                    &self.stop_of_1000,
+                    "must be a number from 1 to 1001, which never comes",
+                    1..=1001,
+                ),
+            },
         };
         problems.check(
             "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",

@@ -4,9 +4,10 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use patron_blocks::event::Kind;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::world::TENANT;
 
 pub(crate) struct Log {
+    bootstrap: String,
     environment: String,
     admin: AdminClient<DefaultClientContext>,
     producer: FutureProducer,
@@ -39,6 +41,7 @@ impl Log {
         client.set("linger.ms", "2").set("compression.type", "gzip");
         client.set("message.max.bytes", "3000000");
         let log = Self {
+            bootstrap: bootstrap.to_owned(),
             environment: environment.to_owned(),
             admin,
             producer: client.create().expect("a producer"),
@@ -68,6 +71,47 @@ impl Log {
         self.topics.lock().expect("no panic").extend(names);
     }
 
+    /// Deletes a topic and makes it again, empty.
+    pub(crate) async fn remake(&self, topic: &str) {
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
+        deleted.into_iter().for_each(|topic| {
+            topic.expect("the topic was there");
+        });
+        // Deleting ends some time after it was answered.
+        let again = NewTopic::new(topic, 2, TopicReplication::Fixed(1));
+        while self.admin.create_topics([&again], &options).await.expect("Kafka is there")[0]
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+        self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
+    }
+
+    /// Cuts the log, as retention does: what stands before the offset is gone.
+    pub(crate) async fn cut(&self, topic: &str, partition: i32, before: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        self.admin.delete_records(&offsets, &options).await.expect("the log is cut");
+    }
+
+    /// Moves the group, as an operator does with Kafka's own tool while no instance runs.
+    pub(crate) async fn move_group(&self, topic: &str, partition: i32, to: i64) {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(to)).expect("an offset");
+        let group = self.group();
+        let moved = tokio::task::spawn_blocking(move || group.commit(&offsets, CommitMode::Sync));
+        moved.await.expect("no panic").expect("the group is empty and can be moved");
+    }
+
+    fn group(&self) -> BaseConsumer {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.bootstrap);
+        client.set("group.id", format!("{}.cg.patron-blocks", self.environment));
+        client.create().expect("a consumer")
+    }
+
     pub(crate) async fn end(&self) {
         let names = self.topics.lock().expect("no panic").clone();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -90,8 +134,23 @@ impl Log {
         futures_util::future::join_all(drafts.map(|draft| self.send(draft))).await;
     }
 
+    /// Many at once, all to one partition, in their order.
+    pub(crate) async fn send_all_to<'a>(
+        &self,
+        partition: i32,
+        drafts: impl Iterator<Item = Draft<'a>>,
+    ) {
+        for draft in drafts {
+            self.send_to(Some(partition), draft).await;
+        }
+    }
+
     pub(crate) async fn send(&self, draft: Draft<'_>) {
-        let at = self.place(draft).await;
+        self.send_to(None, draft).await;
+    }
+
+    async fn send_to(&self, partition: Option<i32>, draft: Draft<'_>) {
+        let at = self.place_in(partition, draft).await;
         let mut ends = self.ends.lock().expect("no panic");
         let end = ends.entry((at.0, at.1)).or_default();
         *end = (*end).max(at.2 + 1);
@@ -99,6 +158,10 @@ impl Log {
 
     /// Publishes without waiting for it to be settled: for records that leave no position.
     pub(crate) async fn place(&self, draft: Draft<'_>) -> (String, i32, i64) {
+        self.place_in(None, draft).await
+    }
+
+    async fn place_in(&self, partition: Option<i32>, draft: Draft<'_>) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
         let mut headers = OwnedHeaders::new();
         for (key, value) in draft.headers {
@@ -107,6 +170,7 @@ impl Log {
         let mut record = FutureRecord::to(&draft.topic).key(&key).headers(headers);
         record.payload = draft.payload;
         record.timestamp = draft.timestamp;
+        record.partition = partition;
         let sent = self.producer.send(record, Duration::from_secs(30)).await;
         let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");
         (draft.topic, delivery.partition, delivery.offset)

@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use patron_blocks::{
     app::{self, Running},
     clock::Clock,
-    config::{Config, DatabaseConfig, KafkaConfig, OnDatabaseFailure, UsersConfig},
+    config::{Config, DatabaseConfig, GroupProtocol, KafkaConfig, OnDatabaseFailure, UsersConfig},
     event::{Environment, Kind, TenantId},
+    flow::stop_rule::StopRule,
     store::{self, Db, Login, PoolSettings, Schema, patrons},
     telemetry::{self, LogFormat},
 };
@@ -122,6 +123,11 @@ impl World {
                 session_timeout: Duration::from_secs(6),
                 heartbeat_interval: Duration::from_millis(300),
                 metadata_max_age: Duration::from_secs(5),
+                protocol: GroupProtocol::Classic,
+                prefetch_kib: 8192,
+                waiting_kib: 16_384,
+                batch_most: 2000,
+                stop_rule: StopRule { in_a_row: 100, of_window: 500 },
             },
             http_port: 0,
             http_workers: 1,
@@ -150,13 +156,18 @@ impl World {
 
     /// Starts one more instance; from now on requests go to it.
     pub(crate) async fn start(&mut self) {
-        let running = app::start(&self.config, Clock::system()).await.expect("it starts");
-        self.url = format!("http://127.0.0.1:{}", running.port);
-        self.running.push(running);
+        self.start_anyhow().await;
         self.until("the service is ready", async |world: &Self| {
             world.get("/admin/ready").await.0 == 200
         })
         .await;
+    }
+
+    /// As [`World::start`], where it may not get ready.
+    pub(crate) async fn start_anyhow(&mut self) {
+        let running = app::start(&self.config, Clock::system()).await.expect("it starts");
+        self.url = format!("http://127.0.0.1:{}", running.port);
+        self.running.push(running);
     }
 
     /// Stops all instances as SIGTERM would.
@@ -183,6 +194,7 @@ impl World {
         let wrong = patrons::drift(&self.db, &self.schema).await.expect("it can be recounted");
         assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
         assert_eq!(self.dead_letters().await, [""; 0], "dead letters that the story did not take");
+        assert_eq!(self.take_incidents().await, [""; 0], "incidents that the story did not take");
     }
 
     /// Waits for a state.
@@ -241,6 +253,22 @@ impl World {
         reasons
     }
 
+    /// Kinds of the incidents that are open, which are then resolved.
+    pub(crate) async fn take_incidents(&self) -> Vec<String> {
+        let sql = "update mod_patron_blocks.incident set resolved_at = now(), resolved_by = 'story'
+                    where resolved_at is null returning kind";
+        let mut kinds: Vec<String> =
+            sqlx::query_scalar(sql).fetch_all(&self.db).await.expect("incidents");
+        kinds.sort();
+        kinds
+    }
+
+    /// Does something to the tables behind the service's back.
+    pub(crate) async fn meddle(&self, sql: &str) {
+        let sql = sql.replace("{schema}", self.schema.name());
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.db).await.expect("it is done");
+    }
+
     /// One number from the tenant's tables.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let sql = sql.replace("{schema}", self.schema.name());
@@ -256,6 +284,11 @@ impl World {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).expect("it is JSON")
+    }
+
+    /// The JSON of an answer of whatever status.
+    pub(crate) async fn read_whatever(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path).await.1).expect("it is JSON")
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, String) {

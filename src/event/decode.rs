@@ -45,6 +45,8 @@ pub enum Reason {
     NoTime,
     /// The database refuses to store it, whatever is tried.
     RefusedByDatabase,
+    /// It stood in a topic of several tenants, and its own tenant's tables could not be written.
+    TenantUnusable,
 }
 
 impl Reason {
@@ -58,6 +60,7 @@ impl Reason {
             Self::TenantDisagrees => "tenant_disagrees",
             Self::NoTime => "no_time",
             Self::RefusedByDatabase => "refused_by_database",
+            Self::TenantUnusable => "tenant_unusable",
         }
     }
 }

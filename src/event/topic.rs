@@ -60,6 +60,15 @@ impl Environment {
         )
     }
 
+    /// The names that a tenant's own topic may have.
+    pub fn names(&self, tenant: &TenantId, kind: Kind) -> Vec<String> {
+        let rest = format!("{tenant}.{}.{}", kind.producer(), kind.name());
+        match self {
+            Self::Named(name) => vec![format!("{name}.{rest}")],
+            Self::Unset => vec![format!("{DEFAULT}.{rest}"), rest],
+        }
+    }
+
     /// Reads a topic's name; `None` when [`Environment::topic_pattern`] would not have matched it.
     pub fn parse(&self, topic: &str) -> Option<Topic> {
         let (kind, rest) = Kind::ALL.into_iter().find_map(|kind| {

@@ -1,31 +1,27 @@
 //! Ingest: a batch of records, one transaction per tenant. After it every record is applied, known as a
-//! repeat, parked, or was none of ours (invariants I2, I3).
+//! repeat, parked, or was none of ours (invariants I2, I3); or its partition is held where it stands.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    iter::Sum,
-    ops::Add,
-    sync::Arc,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::tenants::{Tenant, Tenants};
+use super::{
+    batch::{self, Batch, Item, Share, What, Whose},
+    ledger::{Entry, Ledger},
+    outcome::{At, Ends, Hold, Outcome, Tally},
+    stop_rule::{StopRule, Watch},
+};
 use crate::{
-    clock::Clock,
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
     patron::{Fee, Loan},
-    store::{
-        self, Db, Schema, Verdict,
-        dead_letters::{self, DeadLetter},
-        inbox, merge,
-        positions::{self, Position, Positions},
-        tenants,
-    },
+    store::{self, Verdict, incidents::Incident},
     telemetry::Chain,
 };
 
@@ -45,41 +41,9 @@ pub struct Incoming {
     pub topic: Arc<Topic>,
     /// The broker's cluster id.
     pub cluster: Arc<str>,
-}
-
-/// What became of a batch's records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Merged, and durable.
-    pub applied: usize,
-    /// Known already.
-    pub repeated: usize,
-    /// Parked as dead letters.
-    pub parked: usize,
-    /// Of a tenant that is not enabled.
-    pub passed_by: usize,
-    /// Without a value.
-    pub tombstones: usize,
-}
-
-impl Add for Tally {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            applied: self.applied + other.applied,
-            repeated: self.repeated + other.repeated,
-            parked: self.parked + other.parked,
-            passed_by: self.passed_by + other.passed_by,
-            tombstones: self.tombstones + other.tombstones,
-        }
-    }
-}
-
-impl Sum for Tally {
-    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
-        tallies.fold(Self::default(), Add::add)
-    }
+    /// Whether what stands before it in its partition was kept: not where it was passed by, because
+    /// the tenant wasn't enabled.
+    pub kept: bool,
 }
 
 /// The service stops; what was not settled is read again by whoever comes next.
@@ -87,183 +51,299 @@ impl Sum for Tally {
 pub struct Stopped;
 
 /// Applies batches.
-pub struct Ingest {
-    db: Db,
-    tenants: Arc<Tenants>,
-    clock: Clock,
+pub struct Ingest<L> {
+    ledger: L,
     /// A share that takes longer is given up and offered again: its connection may have died without a
     /// word.
     patience: Duration,
-    /// Where records are parked whose tenant can't be told.
-    nobody: Schema,
+    rule: StopRule,
+    watches: Mutex<HashMap<At, Watch>>,
+    /// Tenants who could not be written when it was last tried.
+    unusable: Mutex<HashSet<TenantId>>,
 }
 
-/// A record and what it turned out to be.
-type Item<'a> = (&'a Incoming, Reading);
+/// How a share ended.
+enum Settled {
+    /// Durable.
+    Kept,
+    /// Its tenant isn't enabled.
+    PassedBy,
+    /// Its tenant's tables can't be written.
+    Unusable,
+    /// Its tenant is enabled by now, and what was passed by before comes first.
+    Anew,
+}
 
-impl Ingest {
-    /// `db` is the writers' pool, `statement` the longest time that the server gives one statement.
-    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock, statement: Duration) -> Self {
+/// What became of a dead letter that was tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retried {
+    /// It is applied, or was known already.
+    Applied,
+    /// It can't be understood still.
+    StillBad(Reject),
+    /// Its tenant isn't enabled.
+    NotEnabled(TenantId),
+}
+
+/// What became of a transaction.
+enum Applied {
+    Durable(Tally),
+    PassedBy,
+    Anew,
+}
+
+impl<L: Ledger> Ingest<L> {
+    /// `statement` is the longest time that the server gives one statement.
+    pub fn new(ledger: L, statement: Duration, rule: StopRule) -> Self {
         let patience = statement + SHARE_MORE;
-        Self { db, tenants, clock, patience, nobody: Schema::module() }
+        Self { ledger, patience, rule, watches: Mutex::default(), unusable: Mutex::default() }
     }
 
-    /// Settles a batch: on `Ok` every record in it is durable or none of ours, and its offset may move
-    /// on. While the database is away the batch is offered again and again, until `stop`.
+    /// An incident says that a tenant can't be written. It ends with the next batch that can.
+    pub fn doubt(&self, tenant: TenantId) {
+        self.unusable.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant);
+    }
+
+    /// What was seen of a partition counts no more: it was taken over, or resumed by an operator.
+    pub fn look_afresh(&self, topic: &Arc<str>, partition: i32) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.remove(&(topic.clone(), partition));
+    }
+
+    /// Settles a batch: up to the ends that it returns every record is durable or none of ours, and
+    /// offsets may move there. While the database is away the batch is offered again and again, until
+    /// `stop`.
     pub async fn settle(
         &self,
         batch: &[&Incoming],
         stop: &CancellationToken,
-    ) -> Result<Tally, Stopped> {
-        let mut shares: BTreeMap<Option<TenantId>, Vec<Item<'_>>> = BTreeMap::new();
-        let mut tally = Tally::default();
-        for incoming in batch {
-            let reading = decode::read(&incoming.record, &incoming.topic, &incoming.cluster);
-            match &reading {
-                Reading::Event(tenant, _) | Reading::Dead(Some(tenant), _) => {
-                    shares.entry(Some(tenant.clone())).or_default().push((incoming, reading));
+    ) -> Result<Outcome, Stopped> {
+        let Batch { shares, mut ends, tombstones } = {
+            let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+            Batch::read(batch, &mut watches, self.rule)
+        };
+        let mut tally = Tally { tombstones, ..Tally::default() };
+        for (whose, mut items) in shares {
+            let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
+            tally = tally + done;
+            self.note_refused(&items, &mut ends);
+            match settled {
+                Settled::Kept => self.note_usable(whose.tenant.as_ref()).await,
+                Settled::PassedBy => ends.pass_by(&items),
+                Settled::Anew => ends.hold_own(&items, Hold::Anew),
+                Settled::Unusable => {
+                    whose.tenant.into_iter().for_each(|id| self.doubt(id));
+                    ends.hold_own(&items, Hold::Unusable);
+                    tally = tally + self.park_of_collections(items, stop).await?;
                 }
-                Reading::Dead(None, _) => shares.entry(None).or_default().push((incoming, reading)),
-                Reading::Tombstone => tally.tombstones += 1,
             }
         }
-        for (tenant, mut items) in shares {
-            tally = tally + self.settle_share(tenant.as_ref(), &mut items, stop).await?;
-        }
-        Ok(tally)
+        self.settle_rest(batch, &ends, stop).await?;
+        Ok(Outcome { tally, ends })
     }
 
     /// Settles what belongs to one tenant. A share that the database refuses for its content is halved
     /// until the culprit stands alone, which is parked.
     async fn settle_share(
         &self,
-        tenant: Option<&TenantId>,
-        items: &mut [Item<'_>],
+        whose: &Whose,
+        items: &mut Share<'_>,
         stop: &CancellationToken,
-    ) -> Result<Tally, Stopped> {
+    ) -> Result<(Settled, Tally), Stopped> {
+        let tenant = whose.tenant.as_ref();
         let mut tally = Tally::default();
         let mut pause = FIRST_PAUSE;
         // Ranges still to be settled, the first on top.
         let mut todo = Vec::with_capacity(8);
         todo.push(0..items.len());
         while let Some(range) = todo.pop() {
-            let applied = timeout(self.patience, self.apply(tenant, &items[range.clone()])).await;
-            match applied.unwrap_or(Err(store::Error::Silent)) {
-                Ok(done) => {
+            let applied = timeout(self.patience, self.apply(whose, &items[range.clone()])).await;
+            let error = match applied.unwrap_or(Err(store::Error::Silent)) {
+                Ok(Applied::Durable(done)) => {
                     tally = tally + done;
                     pause = FIRST_PAUSE;
+                    continue;
                 }
-                Err(error)
-                    if error.verdict() == Verdict::Refused && !is_parked(&items[range.clone()]) =>
-                {
-                    warn!(tenant = ?tenant, records = range.len(), error = %Chain(&error),
+                Ok(Applied::Anew) => return Ok((Settled::Anew, tally)),
+                Ok(Applied::PassedBy) => {
+                    debug!(
+                        ?tenant,
+                        records = items.len(),
+                        "records of a tenant that isn't enabled"
+                    );
+                    let is_record = |item: &&Item<'_>| !matches!(item.what, What::Nothing);
+                    tally.passed_by += items.iter().filter(is_record).count();
+                    return Ok((Settled::PassedBy, tally));
+                }
+                Err(error) => error,
+            };
+            match error.verdict() {
+                Verdict::Refused if !is_parked(&items[range.clone()]) => {
+                    warn!(?tenant, records = range.len(), error = %Chain(&error),
                         "the database refuses a share of a batch; looking for the record");
                     if range.len() == 1 {
-                        park(&mut items[range.start], tenant);
+                        items[range.start].what = refused();
                         todo.push(range);
                     } else {
                         let middle = range.start + range.len() / 2;
                         todo.extend([middle..range.end, range.start..middle]);
                     }
                 }
-                Err(error) => {
-                    warn!(tenant = ?tenant, records = range.len(), error = %Chain(&error),
+                Verdict::Unusable if tenant.is_some() => {
+                    error!(?tenant, records = items.len(), error = %Chain(&error),
+                        "a tenant's tables can't be written; its records wait");
+                    return Ok((Settled::Unusable, tally));
+                }
+                _ => {
+                    warn!(?tenant, records = range.len(), error = %Chain(&error),
                         "batch not stored; it will be offered again");
                     todo.push(range);
-                    let sleep = tokio::time::sleep(with_jitter(pause));
-                    stop.run_until_cancelled(sleep).await.ok_or(Stopped)?;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = wait(pause, stop).await?;
                 }
             }
         }
-        Ok(tally)
+        Ok((Settled::Kept, tally))
     }
 
     /// One transaction: the inbox claim, the merge with its counters, dead letters and positions.
-    async fn apply(
-        &self,
-        tenant: Option<&TenantId>,
-        items: &[Item<'_>],
-    ) -> Result<Tally, store::Error> {
-        let Some(id) = tenant else { return self.park_of_nobody(items).await };
-        let passed_by = Tally { passed_by: items.len(), ..Tally::default() };
-        let Some(tenant) = self.tenants.find(id).await? else { return Ok(passed_by) };
-
-        let mut tx = store::begin(&self.db).await?;
-        if !tenants::enter(&mut tx, id).await? {
-            self.tenants.forget(id);
-            debug!(tenant = %id, records = items.len(), "records of a tenant that is not enabled");
-            return Ok(passed_by);
+    async fn apply(&self, whose: &Whose, items: &[Item<'_>]) -> Result<Applied, store::Error> {
+        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref()).await? else {
+            return Ok(Applied::PassedBy);
+        };
+        if !whose.kept {
+            return Ok(Applied::Anew);
         }
-        let tally = self.store(&mut tx, &tenant, items).await?;
-        store::commit(tx).await?;
-        Ok(tally)
-    }
-
-    async fn store(
-        &self,
-        tx: &mut store::Tx,
-        tenant: &Tenant,
-        items: &[Item<'_>],
-    ) -> Result<Tally, store::Error> {
-        let schema = &tenant.schema;
-        let letters = letters(items);
+        let mut tally = Tally::default();
+        let letters: Vec<_> = items.iter().filter_map(Item::letter).collect();
         if !letters.is_empty() {
-            dead_letters::park(tx, schema, &letters, self.clock.now()).await?;
+            entry.park(&letters).await?;
+            tally.parked = letters.len();
         }
-        let events: Vec<(&Record, &Event)> = items.iter().filter_map(event_of).collect();
-        let mut applied = 0;
+        let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
         if !events.is_empty() {
-            let fresh = inbox::claim(tx, schema, &events, self.clock.now()).await?;
-            applied = fresh.len();
-            if applied > 0 {
+            let fresh = entry.claim(&events).await?;
+            (tally.applied, tally.repeated) = (fresh.len(), events.len() - fresh.len());
+            if !fresh.is_empty() {
                 let (loans, fees) = fold(events.iter().map(|(_, event)| *event), fresh);
-                merge::merge(tx, schema, &loans, &fees).await?;
+                entry.merge(&loans, &fees).await?;
             }
         }
-        positions::advance(tx, schema, &positions(items)).await?;
-        Ok(Tally {
-            applied,
-            repeated: events.len() - applied,
-            parked: letters.len(),
-            ..Tally::default()
-        })
-    }
-
-    async fn park_of_nobody(&self, items: &[Item<'_>]) -> Result<Tally, store::Error> {
-        let letters = letters(items);
-        let mut tx = store::begin(&self.db).await?;
-        dead_letters::park(&mut tx, &self.nobody, &letters, self.clock.now()).await?;
-        store::commit(tx).await?;
-        Ok(Tally { parked: letters.len(), ..Tally::default() })
-    }
-}
-
-fn event_of<'a>((incoming, reading): &'a Item<'_>) -> Option<(&'a Record, &'a Event)> {
-    match reading {
-        Reading::Event(_, event) => Some((&incoming.record, event)),
-        Reading::Dead(..) | Reading::Tombstone => None,
-    }
-}
-
-fn letters<'a>(items: &'a [Item<'_>]) -> Vec<DeadLetter<'a>> {
-    let letter = |(incoming, reading): &'a Item<'_>| match reading {
-        Reading::Dead(_, reject) => {
-            let id = decode::place_key(&incoming.record, &incoming.cluster);
-            Some(DeadLetter { id, record: &incoming.record, reject })
+        if whose.tenant.is_some() {
+            entry.advance(&batch::positions(items)).await?;
         }
-        Reading::Event(..) | Reading::Tombstone => None,
-    };
-    items.iter().filter_map(letter).collect()
+        entry.commit().await?;
+        Ok(Applied::Durable(tally))
+    }
+
+    /// Tries a dead letter again: if it can be applied by now it is, and is a dead letter no more.
+    pub async fn retry(&self, incoming: &Incoming) -> Result<Retried, store::Error> {
+        let (tenant, event) =
+            match decode::read(&incoming.record, &incoming.topic, &incoming.cluster) {
+                Reading::Event(tenant, event) => (tenant, event),
+                Reading::Dead(_, reject) => return Ok(Retried::StillBad(reject)),
+                Reading::Tombstone => unreachable!("a record without a value is never parked"),
+            };
+        let Some(mut entry) = self.ledger.open(Some(&tenant)).await? else {
+            return Ok(Retried::NotEnabled(tenant));
+        };
+        let fresh = entry.claim(&[(&incoming.record, &event)]).await?;
+        if !fresh.is_empty() {
+            let (loans, fees) = fold([&*event].into_iter(), fresh);
+            entry.merge(&loans, &fees).await?;
+        }
+        entry.unpark(decode::place_key(&incoming.record, &incoming.cluster)).await?;
+        entry.commit().await?;
+        Ok(Retried::Applied)
+    }
+
+    /// A topic of a tenant collection can't wait for one of its tenants: what can't be written is
+    /// parked, to be tried again.
+    async fn park_of_collections(
+        &self,
+        items: Share<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Tally, Stopped> {
+        let mut items: Vec<_> =
+            items.into_iter().filter(|item| item.incoming.topic.tenant.is_none()).collect();
+        let rule = "its tenant's tables can't be written at the moment";
+        for item in &mut items {
+            let why = Reject::new(Reason::TenantUnusable, None, rule);
+            item.what = What::Dead(why);
+        }
+        if items.is_empty() {
+            return Ok(Tally::default());
+        }
+        let nobody = Whose { tenant: None, kept: true };
+        Ok(self.settle_share(&nobody, &mut items, stop).await?.1)
+    }
+
+    /// What belongs to the log itself, when everything before it is durable: positions of topics that
+    /// belong to no single tenant, and incidents of partitions that have stopped.
+    async fn settle_rest(
+        &self,
+        batch: &[&Incoming],
+        ends: &Ends,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        let positions = ends.of_collections(batch);
+        let incidents: Vec<Incident> = ends.incidents(batch);
+        if positions.is_empty() && incidents.is_empty() {
+            return Ok(());
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let kept = timeout(self.patience, async {
+                // What belongs to no tenant is always enabled.
+                let Some(mut entry) = self.ledger.open(None).await? else { return Ok(()) };
+                for incident in &incidents {
+                    entry.raise(incident).await?;
+                }
+                if !positions.is_empty() {
+                    entry.advance(&positions).await?;
+                }
+                entry.commit().await
+            });
+            match kept.await.unwrap_or(Err(store::Error::Silent)) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    warn!(error = %Chain(&error), "positions not stored; trying again");
+                    pause = wait(pause, stop).await?;
+                }
+            }
+        }
+    }
+
+    async fn note_usable(&self, tenant: Option<&TenantId>) {
+        let Some(id) = tenant else { return };
+        if !self.unusable.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
+            return;
+        }
+        if let Err(error) = self.ledger.usable_again(id).await {
+            warn!(tenant = %id, error = %Chain(&error), "incidents not resolved; trying again");
+            self.doubt(id.clone());
+        }
+    }
+
+    /// Records that the database refused are bad records, which was not seen when they were read.
+    fn note_refused(&self, items: &[Item<'_>], ends: &mut Ends) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in items {
+            if matches!(&item.what, What::Dead(reject) if reject.reason == Reason::RefusedByDatabase)
+                && watches.entry(item.at()).or_default().note_refused(self.rule)
+            {
+                ends.hold(item.at(), Hold::Stopped);
+            }
+        }
+    }
 }
 
 fn is_parked(items: &[Item<'_>]) -> bool {
-    matches!(items, [(_, Reading::Dead(..))])
+    matches!(items, [Item { what: What::Dead(_), .. }])
 }
 
-fn park(item: &mut Item<'_>, tenant: Option<&TenantId>) {
+fn refused() -> What {
     let rule = "the database refuses to store it";
-    item.1 = Reading::Dead(tenant.cloned(), Reject::new(Reason::RefusedByDatabase, None, rule));
+    What::Dead(Reject::new(Reason::RefusedByDatabase, None, rule))
 }
 
 /// What the fresh events say, folded to one entry a loan and a fee/fine.
@@ -286,24 +366,12 @@ fn fold<'a>(
     (loans, fees)
 }
 
-fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
-    let mut positions = Positions::new();
-    for (Incoming { record, .. }, _) in items {
-        let reached =
-            Position { next_offset: record.place.offset + 1, last_record_at: record.timestamp };
-        positions
-            .entry((&*record.place.topic, record.place.partition))
-            .and_modify(|position: &mut Position| {
-                position.next_offset = position.next_offset.max(reached.next_offset);
-                position.last_record_at = position.last_record_at.max(reached.last_record_at);
-            })
-            .or_insert(reached);
-    }
-    positions
-}
-
-/// Between half of the pause and all of it, so that writers that failed together don't return together.
-fn with_jitter(pause: Duration) -> Duration {
+/// Waits and returns how long to wait the next time.
+async fn wait(pause: Duration, stop: &CancellationToken) -> Result<Duration, Stopped> {
+    // Between half of the pause and all of it, so that writers that failed together don't return
+    // together.
     let share = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    pause.mul_f64(0.5 + share / 2.0)
+    let sleep = tokio::time::sleep(pause.mul_f64(0.5 + share / 2.0));
+    stop.run_until_cancelled(sleep).await.ok_or(Stopped)?;
+    Ok((pause * 2).min(LONGEST_PAUSE))
 }

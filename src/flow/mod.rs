@@ -1,7 +1,15 @@
 //! Where the edges and the core meet. Only here are transactions begun and committed.
 
 pub mod answer;
+mod batch;
 pub mod check;
+pub mod incidents;
 pub mod ingest;
+pub mod ledger;
+pub mod outcome;
 pub mod policy;
+pub mod redrive;
+pub mod standing;
+pub mod stop_rule;
+pub mod takeover;
 pub mod tenants;

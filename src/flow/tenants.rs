@@ -2,10 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -34,29 +31,44 @@ pub struct Tenant {
     /// Its id.
     pub id: TenantId,
     /// Its schema, with the statements that were filled in for it.
-    pub schema: Schema,
+    pub schema: Arc<Schema>,
 }
 
+/// What whoever reads the log must know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A tenant was enabled: its topics may be new, and what was passed by is to be read.
+    Enabled(TenantId),
+    /// Something about tenants or incidents, on this instance or another.
+    Any,
+}
+
+type Tell = Box<dyn Fn(Change) + Send + Sync>;
+
 /// The enabled tenants, as this instance knows them.
-#[derive(Debug)]
 pub struct Tenants {
     db: Db,
     clock: Clock,
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    /// Set when a tenant was enabled: its topics may be new.
-    look_for_topics: RwLock<Option<Arc<AtomicBool>>>,
+    /// Whom to tell of changes.
+    tell: OnceLock<Tell>,
 }
 
 impl Tenants {
     /// Knows no tenant yet.
     pub fn new(db: Db, clock: Clock) -> Self {
-        Self { db, clock, known: RwLock::default(), look_for_topics: RwLock::default() }
+        Self { db, clock, known: RwLock::default(), tell: OnceLock::new() }
     }
 
-    /// Where to say that there may be new topics.
-    pub fn tell(&self, look_for_topics: Arc<AtomicBool>) {
-        *self.look_for_topics.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(look_for_topics);
+    /// Whom to tell of changes; only the first one is.
+    pub fn tell(&self, tell: impl Fn(Change) + Send + Sync + 'static) {
+        let _ = self.tell.set(Box::new(tell));
+    }
+
+    fn changed(&self, change: Change) {
+        if let Some(tell) = self.tell.get() {
+            tell(change);
+        }
     }
 
     /// The tenant, if it is enabled. One that is not known is looked up, so that no instance is behind
@@ -76,11 +88,19 @@ impl Tenants {
     }
 
     fn remember(&self, id: &TenantId) -> Arc<Tenant> {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let tenant = known
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) }));
-        tenant.clone()
+        let mut is_new = false;
+        let tenant = {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            let tenant = known.entry(id.clone()).or_insert_with(|| {
+                is_new = true;
+                Arc::new(Tenant { id: id.clone(), schema: Arc::new(Schema::of(id)) })
+            });
+            tenant.clone()
+        };
+        if is_new {
+            self.changed(Change::Enabled(id.clone()));
+        }
+        tenant
     }
 
     /// Forgets that a tenant is enabled; asked again, it is looked up.
@@ -88,30 +108,16 @@ impl Tenants {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn look_for_topics(&self) {
-        let flag = self.look_for_topics.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flag) = flag.as_ref() {
-            flag.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Reads the registry anew.
     async fn reload(&self) -> Result<(), store::Error> {
         let enabled = tenants::enabled(&self.db).await?;
-        let mut grown = false;
-        {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.retain(|id, _| enabled.contains(id));
-            for id in enabled {
-                known.entry(id).or_insert_with_key(|id| {
-                    grown = true;
-                    Arc::new(Tenant { id: id.clone(), schema: Schema::of(id) })
-                });
-            }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|id, _| enabled.contains(id));
+        drop(known);
+        for id in &enabled {
+            self.remember(id);
         }
-        if grown {
-            self.look_for_topics();
-        }
+        self.changed(Change::Any);
         Ok(())
     }
 
@@ -186,7 +192,6 @@ impl Tenants {
         tenant_jobs::add(&mut tx, &schema, job, attributes, self.clock.now()).await?;
         store::commit(tx).await?;
         self.remember(id);
-        self.look_for_topics();
         info!(tenant = %id, module.id = module_to, "tenant enabled");
         Ok(job)
     }

@@ -44,7 +44,12 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
         "kafka": {
             "brokersUp": kafka.brokers_up,
             "joined": kafka.joined,
-            "partitions": kafka.partitions,
+            "partitions": {
+                "beginning": kafka.partitions.beginning,
+                "reading": kafka.partitions.reading,
+                "held": kafka.partitions.held,
+                "stopped": kafka.partitions.stopped,
+            },
         },
     });
     if problems.is_empty() {

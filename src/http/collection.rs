@@ -8,6 +8,7 @@ use super::{
     ApiError,
     error::NOT_A_UUID,
     paging::Page,
+    query,
     request::{Desk, path_id},
 };
 use crate::store::{
@@ -22,6 +23,7 @@ pub(super) async fn list(
     collection: &Collection,
     name: &str,
 ) -> Result<HttpResponse, ApiError> {
+    query::all_records(request)?;
     let Page { offset, limit } = Page::of(request)?;
     let schema = &desk.tenant.schema;
     let (page, total) = store::read(&desk.db, async |db| {

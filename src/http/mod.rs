@@ -4,9 +4,12 @@ mod admin;
 mod blocks;
 mod collection;
 mod conditions;
+mod dead_letters;
 mod error;
 mod limits;
+mod operations;
 mod paging;
+mod query;
 mod record;
 mod request;
 mod summary;
@@ -21,8 +24,9 @@ pub use error::ApiError;
 use crate::{
     clock::Clock,
     config::OnDatabaseFailure,
-    flow::{answer::Answers, tenants::Tenants},
-    kafka::Status,
+    event::Environment,
+    flow::{answer::Answers, redrive::Redrive, tenants::Tenants},
+    kafka::{Broker, Status},
     store::Db,
 };
 
@@ -39,6 +43,12 @@ pub struct Service {
     pub clock: Clock,
     /// The connection to Kafka.
     pub kafka: Arc<Status>,
+    /// Who asks brokers.
+    pub broker: Arc<Broker>,
+    /// How topics are named.
+    pub environment: Environment,
+    /// Works on dead letters.
+    pub redrive: Redrive,
     /// Gateway for calls that a request names none for.
     pub okapi_url: String,
     /// What the desk is told when the database fails.
@@ -72,6 +82,29 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
                 .route(web::get().to(limits::get))
                 .route(web::put().to(limits::put))
                 .route(web::delete().to(limits::delete)),
+        )
+        .service(web::resource("/patron-blocks/ingest").route(web::get().to(operations::ingest)))
+        .service(
+            web::resource("/patron-blocks/incidents/{id}/resolve")
+                .route(web::post().to(operations::resolve)),
+        )
+        .service(
+            web::resource("/patron-blocks/dead-letters")
+                .route(web::get().to(dead_letters::list))
+                .route(web::delete().to(dead_letters::discard_all)),
+        )
+        .service(
+            web::resource("/patron-blocks/dead-letters/retry")
+                .route(web::post().to(dead_letters::retry_all)),
+        )
+        .service(
+            web::resource("/patron-blocks/dead-letters/{id}")
+                .route(web::get().to(dead_letters::get))
+                .route(web::delete().to(dead_letters::discard)),
+        )
+        .service(
+            web::resource("/patron-blocks/dead-letters/{id}/retry")
+                .route(web::post().to(dead_letters::retry)),
         )
         .service(web::resource("/_/tenant").route(web::post().to(tenant_jobs::post)))
         .service(

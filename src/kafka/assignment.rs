@@ -1,35 +1,86 @@
-//! Which partitions this instance owns at the moment.
+//! Which partitions this instance owns at the moment, and how far each is on its way to being read.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use rdkafka::TopicPartitionList;
 
 /// The partitions that the group has assigned to this instance. Each assignment of a partition is an
-/// era of its own: what was read in an earlier one must not move the offset of a later one.
+/// era of its own, and so is each time it begins anew: what was read in an earlier era must not move
+/// the offset of a later one.
 #[derive(Debug, Default)]
 pub(super) struct Assignment(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    owned: HashMap<String, HashMap<i32, Era>>,
+    owned: HashMap<String, HashMap<i32, Partition>>,
     last_era: u64,
 }
 
-/// One uninterrupted ownership of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
+struct Partition {
+    era: Era,
+    stage: Stage,
+    /// Whether its records are kept: not while its tenant isn't enabled.
+    kept: bool,
+}
+
+/// One uninterrupted reading of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Era(u64);
+
+/// How far a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Where to begin is to be asked.
+    Waiting { remade: bool },
+    /// Where to begin is being asked.
+    Asking,
+    /// It is read; the first record must be the known one, if one is known.
+    Reading { before: Option<Landmark> },
+    /// It is not read before this instant; `None`: before an operator says so.
+    Held { until: Option<Instant> },
+}
+
+/// A record that was read before, by which a log is known to be the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Landmark {
+    pub(super) offset: i64,
+    pub(super) at: DateTime<Utc>,
+}
+
+/// A partition whose beginning is to be asked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Due {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) era: Era,
+    pub(super) remade: bool,
+}
+
+/// What to do with a record that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// To be settled; whether it is to be kept, or its tenant wasn't enabled.
+    Take(Era, bool),
+    /// Not to be read here and now, or read before.
+    Leave,
+    /// It is not the record that stood there: the topic was made anew.
+    Remade,
+}
 
 impl Assignment {
     pub(super) fn add(&self, partitions: &TopicPartitionList) {
         let mut state = self.lock();
-        state.last_era += 1;
-        let era = Era(state.last_era);
         for element in partitions.elements() {
+            let era = state.next_era();
+            let stage = Stage::Waiting { remade: false };
             let of_topic = state.owned.entry(element.topic().to_owned()).or_default();
-            of_topic.insert(element.partition(), era);
+            of_topic.insert(element.partition(), Partition { era, stage, kept: true });
         }
     }
 
@@ -51,15 +102,185 @@ impl Assignment {
 
     /// The era in which the partition is owned now.
     pub(super) fn era(&self, topic: &str, partition: i32) -> Option<Era> {
-        self.lock().owned.get(topic)?.get(&partition).copied()
+        self.lock().get(topic, partition).map(|partition| partition.era)
     }
 
-    /// How many partitions are owned.
-    pub(super) fn len(&self) -> usize {
-        self.lock().owned.values().map(HashMap::len).sum()
+    /// How many partitions are at which stage.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for partition in self.lock().owned.values().flat_map(HashMap::values) {
+            *match partition.stage {
+                Stage::Waiting { .. } | Stage::Asking => &mut counts.beginning,
+                Stage::Reading { .. } => &mut counts.reading,
+                Stage::Held { until: Some(_) } => &mut counts.held,
+                Stage::Held { until: None } => &mut counts.stopped,
+            } += 1;
+        }
+        counts
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    /// The partitions that are read.
+    pub(super) fn reading(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (topic, partitions) in &self.lock().owned {
+            for (number, partition) in partitions {
+                if matches!(partition.stage, Stage::Reading { .. }) {
+                    list.add_partition(topic, *number);
+                }
+            }
+        }
+        list
+    }
+
+    /// The partitions whose beginning is to be asked now; they count as being asked from here on.
+    pub(super) fn due(&self, now: Instant) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (topic, partitions) in &mut self.lock().owned {
+            for (number, partition) in partitions {
+                let remade = match partition.stage {
+                    Stage::Waiting { remade } => remade,
+                    Stage::Held { until: Some(until) } if until <= now => false,
+                    _ => continue,
+                };
+                partition.stage = Stage::Asking;
+                let (topic, era) = (topic.clone(), partition.era);
+                due.push(Due { topic, partition: *number, era, remade });
+            }
+        }
+        due
+    }
+
+    /// The beginning is known and sought: from now on records are taken.
+    pub(super) fn begin(&self, due: &Due, kept: bool, before: Option<Landmark>) {
+        self.change(due, |partition| {
+            partition.stage = Stage::Reading { before };
+            partition.kept = kept;
+        });
+    }
+
+    /// The beginning could not be sought: it is asked again.
+    pub(super) fn wait(&self, due: &Due) {
+        self.change(due, |partition| partition.stage = Stage::Waiting { remade: due.remade });
+    }
+
+    /// The partition is not read, for so long, or until an operator says so.
+    pub(super) fn hold(&self, due: &Due, time: Option<Duration>) {
+        let until = time.map(|time| Instant::now() + time);
+        self.change(due, |partition| partition.stage = Stage::Held { until });
+    }
+
+    /// As [`Assignment::hold`], for a partition that was being read.
+    pub(super) fn stop_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
+        let mut state = self.lock();
+        let era = state.next_era();
+        if let Some(partition) = state.get_mut(topic, partition) {
+            let stage = Stage::Held { until: time.map(|time| Instant::now() + time) };
+            *partition = Partition { era, stage, ..*partition };
+        }
+    }
+
+    /// The records of this partition are passed by: their tenant isn't enabled.
+    pub(super) fn pass_by(&self, topic: &str, partition: i32) {
+        if let Some(partition) = self.lock().get_mut(topic, partition) {
+            partition.kept = false;
+        }
+    }
+
+    /// Begins anew with what is chosen: where to read is asked again.
+    pub(super) fn begin_anew(&self, chosen: impl Fn(Choice<'_>) -> bool) {
+        let mut state = self.lock();
+        let mut last_era = state.last_era;
+        for (topic, partitions) in &mut state.owned {
+            for partition in partitions.values_mut() {
+                let held = matches!(partition.stage, Stage::Held { until: None });
+                if chosen(Choice { topic, held, kept: partition.kept }) {
+                    last_era += 1;
+                    partition.era = Era(last_era);
+                    partition.stage = Stage::Waiting { remade: false };
+                }
+            }
+        }
+        state.last_era = last_era;
+    }
+
+    /// Looks at a record that has come.
+    pub(super) fn arrive(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        at: Option<DateTime<Utc>>,
+    ) -> Arrival {
+        let mut state = self.lock();
+        let Some(found) = state.get_mut(topic, partition) else { return Arrival::Leave };
+        let Stage::Reading { before } = found.stage else { return Arrival::Leave };
+        let Some(landmark) = before else { return Arrival::Take(found.era, found.kept) };
+        if offset < landmark.offset {
+            return Arrival::Leave;
+        }
+        if offset == landmark.offset && at != Some(landmark.at) {
+            let era = state.next_era();
+            if let Some(found) = state.get_mut(topic, partition) {
+                *found = Partition { era, stage: Stage::Waiting { remade: true }, ..*found };
+            }
+            return Arrival::Remade;
+        }
+        found.stage = Stage::Reading { before: None };
+        // A log that was compacted may not have the known record any more; it is the same log.
+        if offset == landmark.offset {
+            Arrival::Leave
+        } else {
+            Arrival::Take(found.era, found.kept)
+        }
+    }
+
+    fn change(&self, due: &Due, change: impl FnOnce(&mut Partition)) {
+        let mut state = self.lock();
+        let partition = state.get_mut(&due.topic, due.partition);
+        if let Some(partition) = partition.filter(|partition| partition.era == due.era) {
+            change(partition);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Partitions of this instance, by how far they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Where to begin is being found out.
+    pub beginning: usize,
+    /// Being read.
+    pub reading: usize,
+    /// Left alone for a while, because their tenant's tables can't be written.
+    pub held: usize,
+    /// Stopped for too many bad records, until an operator resumes them.
+    pub stopped: usize,
+}
+
+/// What [`Assignment::begin_anew`] chooses by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'a> {
+    pub(super) topic: &'a str,
+    /// Whether it waits for an operator.
+    pub(super) held: bool,
+    /// Whether its records are kept.
+    pub(super) kept: bool,
+}
+
+impl State {
+    fn next_era(&mut self) -> Era {
+        self.last_era += 1;
+        Era(self.last_era)
+    }
+
+    fn get(&self, topic: &str, partition: i32) -> Option<&Partition> {
+        self.owned.get(topic)?.get(&partition)
+    }
+
+    fn get_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.owned.get_mut(topic)?.get_mut(&partition)
     }
 }

@@ -1,16 +1,18 @@
 //! The consumer: its settings, what librdkafka calls back, and its start and end.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, mpsc as std_mpsc},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
     util::Timeout,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -19,11 +21,22 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     assignment::Assignment,
-    lane::{self, LANE_MOST},
-    poller::{POLL, Poller},
+    broker::Broker,
+    lane::Writer,
+    poller::{Channels, News, POLL, Poller},
     status::Status,
+    takeover::Asker,
 };
-use crate::{clock::Clock, config::KafkaConfig, flow::ingest::Ingest};
+use crate::{
+    clock::Clock,
+    config::{GroupProtocol, KafkaConfig},
+    flow::{
+        ingest::Ingest,
+        ledger::Ledger,
+        takeover::Takeover,
+        tenants::{Change, Tenants},
+    },
+};
 
 /// Writers, each with a lane: a third gains nothing (docs/decisions/0005).
 const LANES: usize = 2;
@@ -38,8 +51,9 @@ const COMPLAIN: Duration = Duration::from_secs(10);
 pub struct Consumer {
     thread: thread::JoinHandle<()>,
     writers: Vec<JoinHandle<()>>,
+    asker: JoinHandle<()>,
     status: Arc<Status>,
-    refresh: Arc<AtomicBool>,
+    broker: Arc<Broker>,
 }
 
 impl Consumer {
@@ -48,31 +62,32 @@ impl Consumer {
         self.status.clone()
     }
 
-    /// What makes the consumer look for new topics at once: set it to `true`.
-    pub fn refresh(&self) -> Arc<AtomicBool> {
-        self.refresh.clone()
+    /// Who asks brokers.
+    pub fn broker(&self) -> Arc<Broker> {
+        self.broker.clone()
     }
 
     /// Waits until the group was left, after the token given to [`start`] was cancelled. librdkafka may
     /// hang while no broker answers, so the caller sets a deadline.
     pub async fn stopped(self) {
-        for writer in self.writers {
-            let _ = writer.await;
+        for task in self.writers.into_iter().chain([self.asker]) {
+            let _ = task.await;
         }
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
     }
 }
 
 /// Joins the group and reads until `stop`.
-pub fn start(
+pub fn start<L: Ledger + 'static>(
     config: &KafkaConfig,
-    ingest: &Arc<Ingest>,
+    ingest: &Arc<Ingest<L>>,
+    takeover: Takeover,
+    tenants: &Tenants,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<Consumer, KafkaError> {
     let assignment = Arc::new(Assignment::default());
-    let status = Arc::new(Status::default());
-    let refresh = Arc::new(AtomicBool::new(false));
+    let status = Arc::new(Status::new(assignment.clone()));
     let context = Context {
         assignment: assignment.clone(),
         status: status.clone(),
@@ -81,59 +96,103 @@ pub fn start(
     };
     let consumer: BaseConsumer<Context> = client(config).create_with_context(context)?;
     consumer.subscribe(&[&config.environment.topic_pattern()])?;
+    let broker = Arc::new(Broker::new(config)?);
 
     let (settle, settled) = std_mpsc::channel();
     let (lanes, writers) = (0..LANES)
         .map(|_| {
-            let (lane, records) = mpsc::channel(LANE_MOST);
-            let (ingest, settle) = (ingest.clone(), settle.clone());
-            let writer = lane::write(records, ingest, assignment.clone(), settle, stop.clone());
-            (lane, tokio::spawn(writer))
+            // The next batch fills while one is being written.
+            let (sender, lane) = mpsc::channel(config.batch_most);
+            let writer = Writer {
+                lane,
+                ingest: ingest.clone(),
+                assignment: assignment.clone(),
+                settled: settle.clone(),
+                batch_most: config.batch_most,
+                turned: HashMap::new(),
+            };
+            (sender, tokio::spawn(writer.write(stop.clone())))
         })
         .unzip();
+    let (tell, news) = std_mpsc::channel();
+    let (ask, asked) = mpsc::unbounded_channel();
+    let asker = Asker {
+        asked,
+        environment: config.environment.clone(),
+        broker: broker.clone(),
+        takeover,
+        ingest: ingest.clone(),
+        assignment,
+        news: tell.clone(),
+    };
+    let asker = tokio::spawn(asker.answer(stop.clone()));
+    tenants.tell(move |change| {
+        // Nobody listens only when the service stops.
+        let _ = tell.send(match change {
+            Change::Enabled(tenant) => News::Enabled(tenant),
+            Change::Any => News::Review,
+        });
+    });
+    let channels = Channels { lanes, settled, ask, news };
     let environment = config.environment.clone();
-    let poller = Poller::new(consumer, environment, lanes, settled, refresh.clone(), stop);
+    let poller = Poller::new(consumer, environment, channels, config.waiting_kib, stop);
     let thread = thread::Builder::new()
         .name("kafka".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok(Consumer { thread, writers, status, refresh })
+    Ok(Consumer { thread, writers, asker, status, broker })
+}
+
+/// How every client of ours connects.
+pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.bootstrap);
+    client.set("client.id", "mod-patron-blocks");
+    client.set("reconnect.backoff.max.ms", "2000");
+    client.set("allow.auto.create.topics", "false");
+    client.set_log_level(RDKafkaLogLevel::Warning);
+    client
 }
 
 fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
+    let mut client = connection(config);
     let ms = |duration: Duration| duration.as_millis().to_string();
     for (key, value) in [
-        ("bootstrap.servers", config.bootstrap.clone()),
         ("group.id", config.environment.consumer_group()),
-        ("client.id", "mod-patron-blocks".to_owned()),
-        ("session.timeout.ms", ms(config.session_timeout)),
-        ("heartbeat.interval.ms", ms(config.heartbeat_interval)),
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
         ("statistics.interval.ms", ms(REPORT)),
+        // Small prefetch: the default may take 64 MiB (traps T22, T23).
+        ("queued.max.messages.kbytes", config.prefetch_kib.to_string()),
+        ("queued.min.messages", config.batch_most.to_string()),
     ] {
         client.set(key, value);
     }
     for (key, value) in [
-        ("partition.assignment.strategy", "cooperative-sticky"),
-        ("auto.offset.reset", "earliest"),
+        // Where reading begins is ours to say; where a log does not hold what comes next, nobody but us
+        // may decide (traps T7).
+        ("auto.offset.reset", "error"),
         // Offsets are stored by hand once durable, and committed from there in the background, on
         // revocation and on leaving.
         ("enable.auto.offset.store", "false"),
         ("enable.auto.commit", "true"),
         ("auto.commit.interval.ms", "1000"),
-        // Small prefetch: the default may take 64 MiB (traps T22, T23).
-        ("queued.min.messages", "2000"),
-        ("queued.max.messages.kbytes", "8192"),
         ("fetch.message.max.bytes", "262144"),
         ("fetch.queue.backoff.ms", "20"),
         ("fetch.wait.max.ms", "500"),
-        ("reconnect.backoff.max.ms", "2000"),
-        ("allow.auto.create.topics", "false"),
     ] {
         client.set(key, value);
     }
-    client.set_log_level(RDKafkaLogLevel::Warning);
+    match config.protocol {
+        GroupProtocol::Classic => {
+            client.set("partition.assignment.strategy", "cooperative-sticky");
+            client.set("session.timeout.ms", ms(config.session_timeout));
+            client.set("heartbeat.interval.ms", ms(config.heartbeat_interval));
+        }
+        // Brokers set the time-outs of this one, and refuse a client that does.
+        GroupProtocol::Consumer => {
+            client.set("group.protocol", "consumer");
+        }
+    }
     client
 }
 
@@ -175,29 +234,43 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.status.report(statistics, self.assignment.len(), self.clock.now());
+        self.status.report(statistics, self.clock.now());
     }
 }
 
 impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Assign(_) => {}
-            Rebalance::Revoke(partitions) => {
+    /// Partitions come and go one by one, in both group protocols. A new one is not read before it is
+    /// known where to begin: until then it is paused, at its log's beginning, which is never too far.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let done = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                info!(kafka.partitions = partitions.count(), "partitions assigned");
+                let assigned = partitions
+                    .set_all_offsets(Offset::Beginning)
+                    .and_then(|()| consumer.incremental_assign(partitions))
+                    .and_then(|()| consumer.pause(partitions));
+                self.assignment.add(partitions);
+                assigned
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 self.assignment.remove(partitions);
                 info!(kafka.partitions = partitions.count(), "partitions revoked");
+                consumer.incremental_unassign(partitions)
             }
-            Rebalance::Error(error) => {
+            other => {
+                let error = KafkaError::Rebalance(other.into());
                 self.assignment.clear();
                 warn!(%error, "rebalance failed; all partitions are given up");
+                consumer.unassign()
             }
-        }
-    }
-
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance {
-            self.assignment.add(partitions);
-            info!(kafka.partitions = partitions.count(), "partitions assigned");
+        };
+        if let Err(error) = done {
+            warn!(%error, "partitions could not be taken over or given up");
         }
     }
 

@@ -12,17 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::assignment::{Assignment, Era};
-use crate::{
-    event::Record,
-    flow::ingest::{Incoming, Ingest},
+use crate::flow::{
+    ingest::{Incoming, Ingest},
+    ledger::Ledger,
+    outcome::{At, End, Ends, Hold},
 };
-
-/// Records in one transaction at most: beyond this latency grows faster than throughput
-/// (docs/decisions/0005).
-pub(super) const BATCH_MOST: usize = 2000;
-
-/// Records that wait in a lane at most: the next batch fills while one is being written.
-pub(super) const LANE_MOST: usize = BATCH_MOST;
 
 /// A record on its way to a writer.
 pub(super) struct Carried {
@@ -32,8 +26,8 @@ pub(super) struct Carried {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// Offsets that may be stored, because everything before them is durable.
-pub(super) type Settled = HashMap<(Arc<str>, i32), (Era, i64)>;
+/// How far a batch has come in partitions, each with the era in which its records were read.
+pub(super) type Settled = Vec<(At, Era, End)>;
 
 /// The lane of a partition.
 pub(super) fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
@@ -42,39 +36,81 @@ pub(super) fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
     (hasher.finish() % lanes as u64) as usize
 }
 
-/// Takes what waits, without waiting for more, and settles it, until `stop` or the lane's end.
-pub(super) async fn write(
-    mut lane: mpsc::Receiver<Carried>,
-    ingest: Arc<Ingest>,
-    assignment: Arc<Assignment>,
-    settled: std_mpsc::Sender<Settled>,
-    stop: CancellationToken,
-) {
-    // However this writer ends, the service does not go on without it.
-    let _end = stop.clone().drop_guard();
-    let mut batch = Vec::with_capacity(BATCH_MOST);
-    while lane.recv_many(&mut batch, BATCH_MOST).await > 0 && !stop.is_cancelled() {
-        // What belongs to somebody else by now is read again by its new owner.
-        batch.retain(|carried| is_owned(&assignment, carried));
-        let records: Vec<&Incoming> = batch.iter().map(|carried| &carried.incoming).collect();
-        let Ok(tally) = ingest.settle(&records, &stop).await else { return };
-        debug!(?tally, "batch settled");
-        if settled.send(offsets(&batch)).is_err() {
-            return;
+/// A writer at the end of its lane.
+pub(super) struct Writer<L> {
+    pub(super) lane: mpsc::Receiver<Carried>,
+    pub(super) ingest: Arc<Ingest<L>>,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) settled: std_mpsc::Sender<Settled>,
+    pub(super) batch_most: usize,
+    /// Partitions that ended differently than they began; nobody else may know yet. What comes of them
+    /// in the same era is not what it seems.
+    pub(super) turned: HashMap<At, (Era, Turn)>,
+}
+
+/// How a partition turned out in the middle of an era.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is held: what comes later is left in the log.
+    Held,
+    /// Its tenant was disabled: what comes later is passed by as well.
+    PassedBy,
+}
+
+impl<L: Ledger> Writer<L> {
+    /// Takes what waits, without waiting for more, and settles it, until `stop` or the lane's end.
+    pub(super) async fn write(mut self, stop: CancellationToken) {
+        // However this writer ends, the service does not go on without it.
+        let _end = stop.clone().drop_guard();
+        let mut batch = Vec::with_capacity(self.batch_most);
+        while self.lane.recv_many(&mut batch, self.batch_most).await > 0 && !stop.is_cancelled() {
+            batch.retain_mut(|carried| self.is_to_be_settled(carried));
+            let records: Vec<&Incoming> = batch.iter().map(|carried| &carried.incoming).collect();
+            let Ok(outcome) = self.ingest.settle(&records, &stop).await else { return };
+            debug!(tally = ?outcome.tally, "batch settled");
+            let settled = self.ends(&batch, &outcome.ends);
+            batch.clear();
+            if self.settled.send(settled).is_err() {
+                return;
+            }
         }
-        batch.clear();
     }
-}
 
-fn is_owned(assignment: &Assignment, carried: &Carried) -> bool {
-    let place = &carried.incoming.record.place;
-    assignment.era(&place.topic, place.partition) == Some(carried.era)
-}
-
-fn offsets(batch: &[Carried]) -> Settled {
-    let mut settled = Settled::new();
-    for Carried { incoming: Incoming { record: Record { place, .. }, .. }, era, .. } in batch {
-        settled.insert((place.topic.clone(), place.partition), (*era, place.offset + 1));
+    /// What belongs to somebody else by now is read again by its new owner.
+    fn is_to_be_settled(&self, carried: &mut Carried) -> bool {
+        let place = &carried.incoming.record.place;
+        if self.assignment.era(&place.topic, place.partition) != Some(carried.era) {
+            return false;
+        }
+        match self.turned.get(&(place.topic.clone(), place.partition)) {
+            Some((era, turn)) if *era == carried.era => {
+                carried.incoming.kept &= *turn != Turn::PassedBy;
+                *turn != Turn::Held
+            }
+            _ => true,
+        }
     }
-    settled
+
+    fn ends(&mut self, batch: &[Carried], ends: &Ends) -> Settled {
+        let mut eras = HashMap::new();
+        for Carried { incoming, era, .. } in batch {
+            let place = &incoming.record.place;
+            eras.insert((place.topic.clone(), place.partition), *era);
+        }
+        let mut settled = Settled::with_capacity(eras.len());
+        for (at, end) in ends.iter() {
+            let Some(era) = eras.get(at) else { continue };
+            match end {
+                End { hold: Some(_), .. } => self.turned.insert(at.clone(), (*era, Turn::Held)),
+                End { kept: false, .. } => self.turned.insert(at.clone(), (*era, Turn::PassedBy)),
+                _ => None,
+            };
+            if end.hold == Some(Hold::Stopped) {
+                // An operator who resumes it gives it another chance.
+                self.ingest.look_afresh(&at.0, at.1);
+            }
+            settled.push((at.clone(), *era, *end));
+        }
+        settled
+    }
 }

@@ -2,11 +2,15 @@
 //! only for what is durable. Nothing else names `rdkafka`.
 
 mod assignment;
+mod broker;
 mod consumer;
 mod lane;
 mod poller;
 mod status;
+mod takeover;
 
+pub use assignment::Counts;
+pub use broker::Broker;
 pub use consumer::{Consumer, start};
 pub use status::{Health, Status};
 

@@ -3,19 +3,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc as std_mpsc,
-    },
+    sync::{Arc, mpsc as std_mpsc},
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Datelike};
+use chrono::{DateTime, Datelike, Utc};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
 };
 use tokio::{
@@ -27,20 +23,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    assignment::Era,
+    assignment::{Arrival, Due, Era, Landmark},
     consumer::Context,
     lane::{Carried, Settled, lane_of},
+    takeover::Begun,
 };
 use crate::{
-    event::{Environment, Place, Record, Topic},
-    flow::ingest::Incoming,
+    event::{Environment, Place, Record, TenantId, Topic},
+    flow::{
+        ingest::Incoming,
+        outcome::{End, Hold},
+        takeover::{Begin, Mark},
+    },
 };
 
 /// How long one poll waits for a record. Bounds how late a settled offset is stored and a stop is seen.
 pub(super) const POLL: Duration = Duration::from_millis(100);
-
-/// What all waiting records may take together. One record may be larger; then it goes alone.
-const ROOM_KIB: u32 = 16 * 1024;
 
 /// How long a full lane is waited for before the assignment is paused. Short against every time-out of
 /// the group, long against a batch: a lane that is merely busy pauses nothing.
@@ -49,19 +47,45 @@ const PATIENCE: Duration = Duration::from_millis(1000);
 /// How long writers may take for what they have begun when the service stops.
 const FINISH: Duration = Duration::from_secs(4);
 
+/// How long a tenant is left alone whose tables can't be written.
+const UNUSABLE: Duration = Duration::from_secs(5);
+
+/// What the polling thread is told.
+pub(super) enum News {
+    /// By the one who asks: where partitions begin.
+    Begun(Begun),
+    /// A tenant was enabled: there may be new topics, and what was passed by is to be read.
+    Enabled(TenantId),
+    /// An operator may have resumed what is stopped.
+    Review,
+}
+
+/// What the polling thread talks to.
+pub(super) struct Channels {
+    /// One a writer.
+    pub(super) lanes: Vec<mpsc::Sender<Carried>>,
+    /// From the writers: how far partitions have come. Ends with the last of them.
+    pub(super) settled: std_mpsc::Receiver<Settled>,
+    /// To the one who asks where partitions begin.
+    pub(super) ask: mpsc::UnboundedSender<Vec<Due>>,
+    pub(super) news: std_mpsc::Receiver<News>,
+}
+
 pub(super) struct Poller {
     consumer: BaseConsumer<Context>,
     environment: Environment,
     /// The broker's cluster id; known once the first record has come.
     cluster: Option<Arc<str>>,
     topics: HashMap<Arc<str>, Arc<Topic>>,
-    lanes: Vec<mpsc::Sender<Carried>>,
+    channels: Channels,
+    /// What all waiting records may take together. One record may be larger; then it goes alone.
     room: Arc<Semaphore>,
+    room_kib: u32,
     /// Read, but in no lane yet. More than one only while the assignment is being paused.
     held: VecDeque<(Incoming, Era)>,
     paused: bool,
-    settled: std_mpsc::Receiver<Settled>,
-    refresh: Arc<AtomicBool>,
+    /// Once for all tenants that were enabled meanwhile.
+    look_for_topics: bool,
     runtime: Handle,
     stop: CancellationToken,
 }
@@ -70,9 +94,8 @@ impl Poller {
     pub(super) fn new(
         consumer: BaseConsumer<Context>,
         environment: Environment,
-        lanes: Vec<mpsc::Sender<Carried>>,
-        settled: std_mpsc::Receiver<Settled>,
-        refresh: Arc<AtomicBool>,
+        channels: Channels,
+        room_kib: u32,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -80,12 +103,12 @@ impl Poller {
             environment,
             cluster: None,
             topics: HashMap::new(),
-            lanes,
-            room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
+            channels,
+            room: Arc::new(Semaphore::new(room_kib as usize)),
+            room_kib,
             held: VecDeque::new(),
             paused: false,
-            settled,
-            refresh,
+            look_for_topics: false,
             runtime: Handle::current(),
             stop,
         }
@@ -97,39 +120,132 @@ impl Poller {
         while !self.stop.is_cancelled() {
             self.poll();
             self.hand_over();
-            while let Ok(settled) = self.settled.try_recv() {
-                self.store(settled);
+            while let Ok(settled) = self.channels.settled.try_recv() {
+                self.settle(settled);
             }
-            if self.refresh.swap(false, Ordering::Relaxed) {
+            while let Ok(news) = self.channels.news.try_recv() {
+                self.hear(news);
+            }
+            if std::mem::take(&mut self.look_for_topics) {
                 self.look_for_topics();
             }
+            self.ask();
         }
         self.finish();
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Begun(begun) => self.begin(begun),
+            News::Enabled(tenant) => {
+                self.look_for_topics = true;
+                let of_tenant = |topic: &str| {
+                    let topic = self.environment.parse(topic);
+                    topic.is_some_and(|topic| topic.tenant.as_ref() == Some(&tenant))
+                };
+                self.context().assignment.begin_anew(|c| !c.kept && of_tenant(c.topic));
+            }
+            News::Review => self.context().assignment.begin_anew(|choice| choice.held),
+        }
+    }
+
+    /// Has somebody find out where partitions begin that are not read yet.
+    fn ask(&self) {
+        let due = self.context().assignment.due(Instant::now());
+        if !due.is_empty() {
+            // Whoever answers ends only when the service stops.
+            let _ = self.channels.ask.send(due);
+        }
+    }
+
+    /// Seeks the beginnings that were found and reads from there.
+    fn begin(&self, begun: Begun) {
+        let assignment = &self.context().assignment;
+        let (mut offsets, mut reading) = (TopicPartitionList::new(), Vec::new());
+        for (due, begin) in begun {
+            if assignment.era(&due.topic, due.partition) != Some(due.era) {
+                continue;
+            }
+            match begin {
+                Begin::Read { from, kept, before } => {
+                    // From the record before, which has to be the known one.
+                    let before = before.map(|at| Landmark { offset: from - 1, at });
+                    let first = before.map_or(from, |landmark| landmark.offset);
+                    let offset = Offset::Offset(first);
+                    let added = offsets.add_partition_offset(&due.topic, due.partition, offset);
+                    debug_assert!(added.is_ok(), "the log's offsets are legal");
+                    reading.push((due, kept, before));
+                }
+                Begin::Stopped => assignment.hold(&due, None),
+                Begin::Unusable => assignment.hold(&due, Some(UNUSABLE)),
+            }
+        }
+        if reading.is_empty() {
+            return;
+        }
+        let sought = self
+            .consumer
+            .resume(&offsets)
+            .and_then(|()| self.consumer.seek_partitions(offsets, Duration::from_secs(2)));
+        let failed: Vec<(String, i32)> = match sought {
+            Ok(sought) => {
+                let failed = sought.elements().into_iter().filter(|e| e.error().is_err());
+                failed.map(|e| (e.topic().to_owned(), e.partition())).collect()
+            }
+            Err(error) => {
+                debug!(%error, "could not seek; trying again");
+                return reading.iter().for_each(|(due, ..)| assignment.wait(due));
+            }
+        };
+        for (due, kept, before) in reading {
+            if failed.iter().any(|(topic, n)| *topic == due.topic && *n == due.partition) {
+                assignment.wait(&due);
+            } else {
+                assignment.begin(&due, kept, before);
+            }
+        }
     }
 
     fn poll(&mut self) {
         match self.consumer.poll(POLL) {
             Some(Ok(message)) => {
+                let timestamp = time_of(&message);
+                let (topic, partition) = (message.topic(), message.partition());
                 let assignment = &self.context().assignment;
-                let Some(era) = assignment.era(message.topic(), message.partition()) else {
-                    // Revoked in this very poll: its new owner reads it.
-                    return;
-                };
-                let Some((name, topic)) =
-                    known_topic(&mut self.topics, &self.environment, message.topic())
+                let (era, kept) =
+                    match assignment.arrive(topic, partition, message.offset(), timestamp) {
+                        Arrival::Take(era, kept) => (era, kept),
+                        // Revoked in this very poll, not begun yet, or known.
+                        Arrival::Leave => return,
+                        Arrival::Remade => {
+                            warn!(
+                                kafka.topic = topic,
+                                kafka.partition = partition,
+                                "another record stands where one was read before"
+                            );
+                            return;
+                        }
+                    };
+                let Some((name, topic)) = known_topic(&mut self.topics, &self.environment, topic)
                 else {
                     // The pattern and the parser are two readings of one rule; tests hold them so.
-                    error!(kafka.topic = message.topic(), "a topic came that was not asked for");
+                    error!(kafka.topic = topic, "a topic came that was not asked for");
                     return;
                 };
-                let record = copy(&message, name);
+                let record = copy(&message, name, timestamp);
                 drop(message);
                 let Some(cluster) = self.cluster() else { return };
-                self.held.push_back((Incoming { record, topic, cluster }, era));
+                self.held.push_back((Incoming { record, topic, cluster, kept }, era));
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 error!(%code, "Kafka refuses this instance for good; the service ends");
                 self.stop.cancel();
+            }
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+                // The log no longer has what comes next, or never had it: of which partition is not
+                // told.
+                warn!("a log does not hold what comes next; looking where to go on");
+                self.context().assignment.begin_anew(|_| true);
             }
             Some(Err(error)) => self.context().complain(&error, "while reading"),
             None => {}
@@ -155,9 +271,10 @@ impl Poller {
     fn hand_over(&mut self) {
         while let Some((incoming, era)) = self.held.pop_front() {
             let place = &incoming.record.place;
-            let lane = self.lanes[lane_of(&place.topic, place.partition, self.lanes.len())].clone();
+            let lanes = &self.channels.lanes;
+            let lane = lanes[lane_of(&place.topic, place.partition, lanes.len())].clone();
             let kib = incoming.record.payload.as_ref().map_or(0, Vec::len) / 1024 + 1;
-            let kib = u32::try_from(kib).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+            let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(self.room_kib);
             let room = self.room.clone();
             let wait = if self.paused { POLL } else { PATIENCE };
             let place = async move {
@@ -196,8 +313,8 @@ impl Poller {
     }
 
     fn resume(&mut self) {
-        let resumed = self.consumer.assignment().and_then(|all| self.consumer.resume(&all));
-        match resumed {
+        // Not what is held for a reason of its own.
+        match self.consumer.resume(&self.context().assignment.reading()) {
             Ok(()) => {
                 info!("records can be stored again; reading goes on");
                 self.paused = false;
@@ -209,12 +326,22 @@ impl Poller {
 
     /// Stores offsets for the client to commit, of partitions that are still owned as they were when
     /// their records were read.
-    fn store(&self, settled: Settled) {
+    fn settle(&self, settled: Settled) {
+        let assignment = &self.context().assignment;
         let mut offsets = TopicPartitionList::new();
-        for ((topic, partition), (era, next)) in settled {
-            if self.context().assignment.era(&topic, partition) == Some(era) {
-                let added = offsets.add_partition_offset(&topic, partition, Offset::Offset(next));
-                debug_assert!(added.is_ok(), "a record's offset is a legal offset");
+        for ((topic, partition), era, End { next, kept, hold }) in settled {
+            if assignment.era(&topic, partition) != Some(era) {
+                continue;
+            }
+            let mut element = offsets.add_partition(&topic, partition);
+            let offset = element.set_offset(Offset::Offset(next));
+            debug_assert!(offset.is_ok(), "a record's offset is a legal offset");
+            element.set_metadata(if kept { Mark::Kept } else { Mark::PassedBy }.text());
+            if !kept {
+                assignment.pass_by(&topic, partition);
+            }
+            if let Some(hold) = hold {
+                self.hold(&topic, partition, hold);
             }
         }
         if offsets.count() > 0
@@ -222,6 +349,28 @@ impl Poller {
         {
             // Lost between the check and here; the new owner rereads, and the inbox knows the records.
             debug!(%error, "offsets not stored");
+        }
+    }
+
+    fn hold(&self, topic: &str, partition: i32, hold: Hold) {
+        let time = match hold {
+            Hold::Stopped => None,
+            Hold::Unusable => Some(UNUSABLE),
+            Hold::Anew => Some(Duration::ZERO),
+        };
+        self.context().assignment.stop_reading(topic, partition, time);
+        let mut held = TopicPartitionList::new();
+        held.add_partition(topic, partition);
+        if let Err(error) = self.consumer.pause(&held) {
+            // What comes of it all the same is left alone.
+            debug!(%error, "could not pause a partition that is held");
+        }
+        if hold == Hold::Stopped {
+            error!(
+                kafka.topic = topic,
+                kafka.partition = partition,
+                "too many bad records: the partition stops until an operator resumes it"
+            );
         }
     }
 
@@ -235,12 +384,11 @@ impl Poller {
     /// Lets the writers finish what they have begun, and leaves the group. The client commits the
     /// stored offsets when it is closed.
     fn finish(mut self) {
-        self.lanes.clear();
+        self.channels.lanes.clear();
         let deadline = Instant::now() + FINISH;
-        while let Ok(settled) =
-            self.settled.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            self.store(settled);
+        let rest = || deadline.saturating_duration_since(Instant::now());
+        while let Ok(settled) = self.channels.settled.recv_timeout(rest()) {
+            self.settle(settled);
         }
         drop(self.consumer);
         info!("left the consumer group");
@@ -261,7 +409,17 @@ fn known_topic(
     Some((name, topic))
 }
 
-fn copy(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
+/// Beyond the calendar's years no database could keep it, nor could it be true.
+fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
+    let at = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
+    at.filter(|at| (1..=9999).contains(&at.year()))
+}
+
+fn copy(
+    message: &BorrowedMessage<'_>,
+    topic: Arc<str>,
+    timestamp: Option<DateTime<Utc>>,
+) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         let owned = |h: rdkafka::message::Header<'_, &[u8]>| {
             (h.key.to_owned(), h.value.unwrap_or_default().to_vec())
@@ -270,12 +428,7 @@ fn copy(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
     });
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
-        // Beyond the calendar's years no database could keep it, nor could it be true.
-        timestamp: message
-            .timestamp()
-            .to_millis()
-            .and_then(DateTime::from_timestamp_millis)
-            .filter(|at| (1..=9999).contains(&at.year())),
+        timestamp,
         key: message.key().map(<[u8]>::to_vec),
         headers,
         payload: message.payload().map(<[u8]>::to_vec),

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -11,11 +11,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use super::assignment::{Assignment, Counts};
+
 /// Shared with the polling thread, which alone writes it.
 #[derive(Debug, Default)]
 pub struct Status {
     health: Mutex<Health>,
     paused: AtomicBool,
+    assignment: Arc<Assignment>,
 }
 
 /// The client's last report about itself.
@@ -29,7 +32,7 @@ pub struct Health {
     /// is no trouble: a new deployment has none before its first tenant.
     pub joined: bool,
     /// Partitions that this instance owns.
-    pub partitions: usize,
+    pub partitions: Counts,
     /// Whether reading is paused because the records can't be stored.
     pub paused: bool,
 }
@@ -43,6 +46,8 @@ impl Health {
             Some("no broker answers")
         } else if self.paused {
             Some("paused, because records can't be stored")
+        } else if self.partitions.stopped > 0 {
+            Some("a partition has stopped: too many of its records are bad")
         } else {
             None
         }
@@ -50,10 +55,15 @@ impl Health {
 }
 
 impl Status {
+    pub(super) fn new(assignment: Arc<Assignment>) -> Self {
+        Self { assignment, ..Self::default() }
+    }
+
     /// The last report.
     pub fn health(&self) -> Health {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Health { paused: self.paused.load(Ordering::Relaxed), ..health }
+        let paused = self.paused.load(Ordering::Relaxed);
+        Health { paused, partitions: self.assignment.counts(), ..health }
     }
 
     pub(super) fn set_paused(&self, paused: bool) {
@@ -61,13 +71,13 @@ impl Status {
     }
 
     /// Takes over the client's statistics: JSON, of which two small parts are read.
-    pub(super) fn report(&self, statistics: &[u8], partitions: usize, now: DateTime<Utc>) {
+    pub(super) fn report(&self, statistics: &[u8], now: DateTime<Utc>) {
         let Ok(read) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let real = |broker: &&Broker| broker.nodeid >= 0 && broker.state == "UP";
         let brokers_up = read.brokers.values().filter(real).count();
         let joined = read.cgrp.is_some_and(|group| group.join_state == "steady");
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) =
-            Health { reported_at: Some(now), brokers_up, joined, partitions, paused: false };
+            Health { reported_at: Some(now), brokers_up, joined, ..Health::default() };
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Verdict {
     Retry,
     /// Something in the batch is refused whenever it is offered.
     Refused,
+    /// The tables are not as this version needs them, or not ours to write. Where they are a tenant's
+    /// own, that tenant's records wait and nobody else's.
+    Unusable,
 }
 
 impl Error {
@@ -55,18 +58,19 @@ impl Error {
         move |source| Self::Driver { step, source }
     }
 
-    /// What the consumer does next. Only what the server says of the data itself is a refusal; an
-    /// absent table, a full disk, a deadlock or a lost connection can be mended, and the records wait.
+    /// What the consumer does next. Only what the server says of the data itself is a refusal; a
+    /// full disk, a deadlock or a lost connection can be mended, and the records wait.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Driver { source: sqlx::Error::Database(error), .. } => {
                 // Classes 22 (data exception), 23 (integrity), 54 (program limit exceeded).
                 let code = error.code();
                 let class = code.as_deref().and_then(|code| code.get(..2));
-                if matches!(class, Some("22" | "23" | "54")) {
-                    Verdict::Refused
-                } else {
-                    Verdict::Retry
+                match class {
+                    Some("22" | "23" | "54") => Verdict::Refused,
+                    // Classes 42 (a table or a right is missing) and 3F (the schema is).
+                    Some("42" | "3F") => Verdict::Unusable,
+                    _ => Verdict::Retry,
                 }
             }
             Self::Driver { source: sqlx::Error::Encode(_), .. } => Verdict::Refused,

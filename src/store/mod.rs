@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod dead_letters;
 mod error;
 pub mod inbox;
+pub mod incidents;
 pub mod limits;
 pub mod merge;
 pub mod migrate;

@@ -69,8 +69,32 @@ const DRIFT: Statement = Statement::new(
       order by 1",
 );
 
+/// By indexes of their own: such rows are few.
+const WAITING: Statement = Statement::new(
+    "select (select count(*) from {schema}.loan
+              where check_out_stamp is null and snapshot_stamp is null and closed_stamp is null)
+              as loans,
+            (select count(*) from {schema}.fee_fine where user_id is null and balance <> 0)
+              as fees_fines",
+);
+
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &DRIFT];
+    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &DRIFT, &WAITING];
+
+/// What events told of and what counts for nobody yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// Loans that nothing has opened yet: their check-out is on its way, or was lost.
+    pub loans: i64,
+    /// Fees/fines whose owner nothing has named.
+    pub fees_fines: i64,
+}
+
+/// What waits.
+pub async fn waiting(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Waiting, Error> {
+    sqlx::query_as(schema.sql(&WAITING)).fetch_one(db).await.map_err(Error::at("count what waits"))
+}
 
 /// A patron who has something open.
 #[derive(Debug, Clone, PartialEq)]

@@ -54,7 +54,7 @@ pub async fn set_enabled(
     .execute(&mut **tx)
     .await
     .map_err(Error::at("register a tenant"))?;
-    announce(tx, tenant).await
+    announce(tx, tenant.as_str()).await
 }
 
 /// Forgets a tenant and all its data.
@@ -69,13 +69,14 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         .execute(&mut **tx)
         .await
         .map_err(Error::at("forget a tenant"))?;
-    announce(tx, tenant).await
+    announce(tx, tenant.as_str()).await
 }
 
-async fn announce(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+/// Tells all instances, when the transaction commits, that something has changed.
+pub async fn announce(tx: &mut Tx, what: &str) -> Result<(), Error> {
     sqlx::query("select pg_notify($1, $2)")
         .bind(CHANNEL)
-        .bind(tenant.as_str())
+        .bind(what)
         .execute(&mut **tx)
         .await
         .map_err(Error::at("announce a change of the registry"))?;

@@ -2,6 +2,8 @@
 
 mod answers;
 mod day;
+mod gaps;
+mod held;
 mod limit_reached;
 mod process;
 mod settings;

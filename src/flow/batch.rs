@@ -1,0 +1,162 @@
+//! A batch once it is read: what each record turned out to be, and whose it is.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    ingest::Incoming,
+    outcome::{At, Ends, Hold},
+    stop_rule::{StopRule, Watch},
+};
+use crate::{
+    event::{Event, Reading, Record, Reject, TenantId, decode},
+    store::{
+        dead_letters::DeadLetter,
+        positions::{Positions, Reached},
+    },
+};
+
+/// A record and what it turned out to be.
+pub(super) struct Item<'a> {
+    pub(super) incoming: &'a Incoming,
+    pub(super) what: What,
+}
+
+/// What a record is to the tenant whose share it is in.
+pub(super) enum What {
+    Event(Box<Event>),
+    Dead(Reject),
+    /// No value, or parked for nobody already: only the position moves past it.
+    Nothing,
+}
+
+/// What one tenant has in a batch, in the order in which it came.
+pub(super) type Share<'a> = Vec<Item<'a>>;
+
+/// Whose a share is. What belongs to nobody comes first: a tenant's position may lie behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Whose {
+    pub(super) tenant: Option<TenantId>,
+    /// Whether it comes from partitions whose records were kept up to here. Where they were passed by,
+    /// because the tenant wasn't enabled, what was passed by has to be read first.
+    pub(super) kept: bool,
+}
+
+/// A batch, by tenant, and how far it reaches in each partition.
+pub(super) struct Batch<'a> {
+    pub(super) shares: BTreeMap<Whose, Share<'a>>,
+    pub(super) ends: Ends,
+    pub(super) tombstones: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Reads the records. Where a partition's bad records break the rule, it stops behind the one that
+    /// broke it, and what comes later is left in the log.
+    pub(super) fn read(
+        batch: &[&'a Incoming],
+        watches: &mut HashMap<At, Watch>,
+        rule: StopRule,
+    ) -> Self {
+        let mut read = Self { shares: BTreeMap::new(), ends: Ends::default(), tombstones: 0 };
+        let mut stopped = HashSet::new();
+        for incoming in batch {
+            let at = at(&incoming.record);
+            if stopped.contains(&at) {
+                continue;
+            }
+            read.ends.reach(&incoming.record);
+            let bad = read.add(incoming);
+            if watches.entry(at.clone()).or_default().note(bad, rule) {
+                read.ends.hold(at.clone(), Hold::Stopped);
+                stopped.insert(at);
+            }
+        }
+        read
+    }
+
+    /// Adds a record to its tenant's share, and tells whether it is bad.
+    fn add(&mut self, incoming: &'a Incoming) -> bool {
+        let of_topic = &incoming.topic.tenant;
+        let shares = &mut self.shares;
+        let mut put = |tenant: Option<TenantId>, what| {
+            let kept = incoming.kept || tenant.is_none();
+            shares.entry(Whose { tenant, kept }).or_default().push(Item { incoming, what });
+        };
+        match decode::read(&incoming.record, &incoming.topic, &incoming.cluster) {
+            Reading::Event(tenant, event) => {
+                put(Some(tenant), What::Event(event));
+                false
+            }
+            Reading::Dead(Some(tenant), reject) => {
+                put(Some(tenant), What::Dead(reject));
+                true
+            }
+            Reading::Dead(None, reject) => {
+                put(None, What::Dead(reject));
+                if of_topic.is_some() {
+                    put(of_topic.clone(), What::Nothing);
+                }
+                true
+            }
+            Reading::Tombstone => {
+                self.tombstones += 1;
+                // In a topic of a tenant collection it is nobody's, and its position is the topic's.
+                if of_topic.is_some() {
+                    put(of_topic.clone(), What::Nothing);
+                }
+                false
+            }
+        }
+    }
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn at(&self) -> At {
+        at(&self.incoming.record)
+    }
+
+    pub(super) fn event(&self) -> Option<(&'a Record, &Event)> {
+        match &self.what {
+            What::Event(event) => Some((&self.incoming.record, event)),
+            What::Dead(_) | What::Nothing => None,
+        }
+    }
+
+    pub(super) fn letter(&self) -> Option<DeadLetter<'_>> {
+        let Incoming { record, cluster, .. } = self.incoming;
+        match &self.what {
+            What::Dead(reject) => {
+                let id = decode::place_key(record, cluster);
+                Some(DeadLetter { id, record, cluster, reject })
+            }
+            What::Event(_) | What::Nothing => None,
+        }
+    }
+}
+
+fn at(record: &Record) -> At {
+    (Arc::clone(&record.place.topic), record.place.partition)
+}
+
+/// How far a share has come in each partition.
+pub(super) fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
+    let mut positions = Positions::new();
+    for Item { incoming: Incoming { record, cluster, .. }, .. } in items {
+        let reached = Reached {
+            next_offset: record.place.offset + 1,
+            last_record_at: record.timestamp,
+            cluster,
+        };
+        positions
+            .entry((&*record.place.topic, record.place.partition))
+            .and_modify(|known: &mut Reached<'_>| {
+                if known.next_offset < reached.next_offset {
+                    *known = reached;
+                }
+            })
+            .or_insert(reached);
+    }
+    positions
+}

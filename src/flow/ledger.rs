@@ -1,0 +1,167 @@
+//! The seam between ingest and where it keeps what it learns: PostgreSQL here, a model of it in the
+//! simulation, which fails and crashes wherever it may hurt.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::Future,
+    sync::Arc,
+};
+
+use tracing::info;
+use uuid::Uuid;
+
+use super::tenants::Tenants;
+use crate::{
+    clock::Clock,
+    event::{Event, Record, TenantId},
+    patron::{Fee, Loan},
+    store::{
+        self, Db, Error, Schema, Tx,
+        dead_letters::{self, DeadLetter},
+        inbox,
+        incidents::{self, Incident},
+        merge,
+        positions::{self, Positions},
+        tenants,
+    },
+};
+
+/// Where ingest keeps what it learns.
+pub trait Ledger: Send + Sync {
+    /// A transaction on what belongs to one tenant, or to none.
+    type Entry: Entry;
+
+    /// Begins a transaction for a tenant, `None` where it isn't enabled; or for what belongs to no
+    /// tenant.
+    fn open(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> impl Future<Output = Result<Option<Self::Entry>, Error>> + Send;
+
+    /// A tenant whose tables could not be written can be written again: its incidents are over.
+    fn usable_again(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// A transaction: all of it counts once committed, or nothing (invariant I3).
+pub trait Entry: Send {
+    /// Claims events in the inbox and tells which keys are new.
+    fn claim(
+        &mut self,
+        events: &[(&Record, &Event)],
+    ) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
+
+    /// Merges what fresh events say, and moves the counters with it.
+    fn merge(
+        &mut self,
+        loans: &BTreeMap<Uuid, Loan>,
+        fees: &BTreeMap<Uuid, Fee>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Parks records.
+    fn park(
+        &mut self,
+        letters: &[DeadLetter<'_>],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes a dead letter away that is applied after all.
+    fn unpark(&mut self, id: Uuid) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Moves positions on.
+    fn advance(
+        &mut self,
+        positions: &Positions<'_>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Raises an incident.
+    fn raise(&mut self, incident: &Incident) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes all of it durable.
+    fn commit(self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// The ledger that counts: PostgreSQL.
+pub struct Database {
+    db: Db,
+    tenants: Arc<Tenants>,
+    clock: Clock,
+    /// Of what belongs to no tenant.
+    module: Arc<Schema>,
+}
+
+impl Database {
+    /// `db` is the writers' pool.
+    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock) -> Self {
+        Self { db, tenants, clock, module: Arc::new(Schema::module()) }
+    }
+}
+
+/// A transaction of PostgreSQL.
+pub struct DatabaseEntry {
+    tx: Tx,
+    schema: Arc<Schema>,
+    clock: Clock,
+}
+
+impl Ledger for Database {
+    type Entry = DatabaseEntry;
+
+    async fn open(&self, tenant: Option<&TenantId>) -> Result<Option<DatabaseEntry>, Error> {
+        let clock = self.clock.clone();
+        let Some(id) = tenant else {
+            let tx = store::begin(&self.db).await?;
+            return Ok(Some(DatabaseEntry { tx, schema: self.module.clone(), clock }));
+        };
+        let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
+        let mut tx = store::begin(&self.db).await?;
+        if !tenants::enter(&mut tx, id).await? {
+            self.tenants.forget(id);
+            return Ok(None);
+        }
+        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), clock }))
+    }
+
+    async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
+        let mut tx = store::begin(&self.db).await?;
+        let was_open = incidents::usable_again(&mut tx, tenant, self.clock.now()).await?;
+        store::commit(tx).await?;
+        if was_open {
+            info!(%tenant, "a tenant's tables can be written again");
+        }
+        Ok(())
+    }
+}
+
+impl Entry for DatabaseEntry {
+    async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
+        inbox::claim(&mut self.tx, &self.schema, events, self.clock.now()).await
+    }
+
+    async fn merge(
+        &mut self,
+        loans: &BTreeMap<Uuid, Loan>,
+        fees: &BTreeMap<Uuid, Fee>,
+    ) -> Result<(), Error> {
+        merge::merge(&mut self.tx, &self.schema, loans, fees).await
+    }
+
+    async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
+        let now = self.clock.now();
+        dead_letters::park(&mut self.tx, &self.schema, letters, now).await.map(|_| ())
+    }
+
+    async fn unpark(&mut self, id: Uuid) -> Result<(), Error> {
+        dead_letters::unpark(&mut self.tx, &self.schema, id).await
+    }
+
+    async fn advance(&mut self, positions: &Positions<'_>) -> Result<(), Error> {
+        positions::advance(&mut self.tx, &self.schema, positions).await
+    }
+
+    async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
+        incidents::raise(&mut self.tx, incident, self.clock.now()).await.map(|_| ())
+    }
+
+    async fn commit(self) -> Result<(), Error> {
+        store::commit(self.tx).await
+    }
+}

@@ -1,0 +1,177 @@
+//! What became of a batch: how many records of which sort, and how far each partition has come.
+
+use std::{collections::BTreeMap, ops::Add, sync::Arc};
+
+use super::{batch::Item, ingest::Incoming};
+use crate::{
+    event::Record,
+    store::{
+        incidents::{self, Incident},
+        positions::{Positions, Reached},
+    },
+};
+
+/// A topic's partition.
+pub type At = (Arc<str>, i32);
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many records of which sort.
+    pub tally: Tally,
+    /// How far each partition has come.
+    pub ends: Ends,
+}
+
+/// What became of a batch's records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Merged, and durable.
+    pub applied: usize,
+    /// Known already.
+    pub repeated: usize,
+    /// Parked as dead letters.
+    pub parked: usize,
+    /// Of a tenant that is not enabled.
+    pub passed_by: usize,
+    /// Without a value.
+    pub tombstones: usize,
+}
+
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            applied: self.applied + other.applied,
+            repeated: self.repeated + other.repeated,
+            parked: self.parked + other.parked,
+            passed_by: self.passed_by + other.passed_by,
+            tombstones: self.tombstones + other.tombstones,
+        }
+    }
+}
+
+/// How far a batch has come in each partition.
+#[derive(Debug, Default)]
+pub struct Ends(BTreeMap<At, End>);
+
+/// How far a batch has come in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Everything before this offset is durable or none of ours.
+    pub next: i64,
+    /// Whether it is: records of a tenant that isn't enabled are passed by and not kept.
+    pub kept: bool,
+    /// Why the partition does not go on, if it doesn't.
+    pub hold: Option<Hold>,
+}
+
+/// Why a partition does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// Too many bad records: until an operator resumes it.
+    Stopped,
+    /// Its tenant's tables can't be written: for a while.
+    Unusable,
+    /// Its tenant was enabled while its records were passed by: it is begun anew, at once.
+    Anew,
+}
+
+impl Ends {
+    /// Each partition and its end.
+    pub fn iter(&self) -> impl Iterator<Item = (&At, &End)> {
+        self.0.iter()
+    }
+
+    /// The end of a partition.
+    pub fn get(&self, at: &At) -> Option<End> {
+        self.0.get(at).copied()
+    }
+
+    /// The batch contains this record.
+    pub(super) fn reach(&mut self, record: &Record) {
+        let next = record.place.offset + 1;
+        let at = (record.place.topic.clone(), record.place.partition);
+        let end = self.0.entry(at).or_insert(End { next, kept: true, hold: None });
+        end.next = end.next.max(next);
+    }
+
+    /// The partition goes no further than this batch.
+    pub(super) fn hold(&mut self, at: At, hold: Hold) {
+        if let Some(end) = self.0.get_mut(&at) {
+            end.hold = Some(hold);
+        }
+    }
+
+    /// These records' tenant isn't enabled: its own topics are passed by.
+    pub(super) fn pass_by(&mut self, items: &[Item<'_>]) {
+        for item in items.iter().filter(|item| item.incoming.topic.tenant.is_some()) {
+            if let Some(end) = self.0.get_mut(&item.at()) {
+                end.kept = false;
+            }
+        }
+    }
+
+    /// These records can't be kept yet: their tenant's own topics are held where they stood.
+    pub(super) fn hold_own(&mut self, items: &[Item<'_>], hold: Hold) {
+        for item in items.iter().filter(|item| item.incoming.topic.tenant.is_some()) {
+            if let Some(end) = self.0.get_mut(&item.at()) {
+                end.next = end.next.min(item.incoming.record.place.offset);
+                end.hold = Some(hold);
+            }
+        }
+    }
+
+    /// Positions of topics that belong to no single tenant.
+    pub(super) fn of_collections<'a>(&self, batch: &[&'a Incoming]) -> Positions<'a> {
+        let of_collection = |incoming: &&&Incoming| incoming.topic.tenant.is_none();
+        let mut positions = Positions::new();
+        for Incoming { record, cluster, .. } in batch.iter().filter(of_collection) {
+            let next_offset = record.place.offset + 1;
+            let end = self.get(&(record.place.topic.clone(), record.place.partition));
+            if end.is_some_and(|end| end.next == next_offset) {
+                let at = (&*record.place.topic, record.place.partition);
+                let last_record_at = record.timestamp;
+                positions.insert(at, Reached { next_offset, last_record_at, cluster });
+            }
+        }
+        positions
+    }
+
+    /// What operators must know of partitions that are held.
+    pub(super) fn incidents(&self, batch: &[&Incoming]) -> Vec<Incident> {
+        let tenants: BTreeMap<_, _> =
+            batch.iter().map(|i| (&*i.record.place.topic, i.topic.tenant.clone())).collect();
+        let held = self.0.iter().filter_map(|(at, end)| Some((at, end, end.hold?.incident()?)));
+        held.map(|((topic, partition), end, (kind, detail))| Incident {
+            kind,
+            tenant: tenants.get(&**topic).cloned().flatten(),
+            topic: topic.to_string(),
+            partition: *partition,
+            offsets: end.next..end.next,
+            from_time: None,
+            detail: detail.to_owned(),
+        })
+        .collect()
+    }
+}
+
+impl Hold {
+    /// What operators must know of it, if anything.
+    fn incident(self) -> Option<(incidents::Kind, &'static str)> {
+        match self {
+            Self::Stopped => Some((
+                incidents::Kind::PartitionStopped,
+                "too many records in a row, or too large a share, can't be understood or stored: the \
+                 dead letters tell why; nothing more is read until this incident is resolved",
+            )),
+            Self::Unusable => Some((
+                incidents::Kind::TenantUnusable,
+                "the tenant's tables can't be written; its records wait in the log and are tried again \
+                 every few seconds",
+            )),
+            Self::Anew => None,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! How far ingest has come: per topic and partition, what waits, and what operators must know.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{outcome::At, tenants::Tenant};
+use crate::{
+    event::{Environment, Kind, TenantId},
+    kafka::Broker,
+    store::{
+        self, Db, Schema,
+        dead_letters::{self, Filter},
+        incidents::{self, Raised},
+        patrons::{self, Waiting},
+        positions,
+    },
+};
+
+/// Incidents that are told at most, the open ones first.
+const INCIDENTS_MOST: i64 = 100;
+
+/// How far ingest has come for one tenant.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// Its topics' partitions, and those of tenant collections.
+    pub partitions: Vec<PartitionStanding>,
+    /// Records that are not read yet, where the log could be asked.
+    pub lag: Option<i64>,
+    /// Why the log could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_problem: Option<String>,
+    /// What waits and counts for nobody yet.
+    pub waiting: Waiting,
+    /// Parked records.
+    pub dead_letters: i64,
+    /// What went wrong, open ones first.
+    pub incidents: Vec<Raised>,
+    /// Number of partitions.
+    pub total_records: usize,
+}
+
+/// How far a partition was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartitionStanding {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset after the last record that is durable; none where nothing was read.
+    pub position: Option<i64>,
+    /// First offset of the log.
+    pub log_start: Option<i64>,
+    /// The offset that the next record will get.
+    pub log_end: Option<i64>,
+    /// Records that are not read yet.
+    pub lag: Option<i64>,
+    /// Timestamp of the last record that was read.
+    pub last_record_at: Option<DateTime<Utc>>,
+    /// Whether it has stopped for too many bad records.
+    pub stopped: bool,
+}
+
+/// Asks the database and the log.
+pub async fn standing(
+    db: &Db,
+    broker: &Arc<Broker>,
+    environment: &Environment,
+    tenant: &Tenant,
+) -> Result<Standing, store::Error> {
+    let (schema, id) = (&tenant.schema, &tenant.id);
+    let (mut read, waiting, dead_letters, incidents, stopped) = store::read(db, async |db| {
+        let mut read = positions::list(&mut *db, schema).await?;
+        // Of a tenant collection the position is the topic's; a tenant's own lies where it last had a
+        // record.
+        read.extend(positions::list(&mut *db, &Schema::module()).await?);
+        Ok((
+            read,
+            patrons::waiting(&mut *db, schema).await?,
+            dead_letters::count(&mut *db, schema, &Filter::default()).await?,
+            incidents::list(&mut *db, Some(id), true, INCIDENTS_MOST).await?,
+            incidents::stopped(&mut *db).await?,
+        ))
+    })
+    .await?;
+    let read_topics: BTreeSet<At> = read.keys().map(|(t, n)| (Arc::from(&**t), *n)).collect();
+    let names = topics(environment, id);
+    let broker = broker.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut places = read_topics;
+        places.extend(broker.partitions(&names)?);
+        let places: Vec<At> = places.into_iter().collect();
+        let spans = broker.spans(&places)?;
+        Ok::<_, crate::kafka::Error>((places, spans))
+    });
+    let asked = asked.await.map_err(|error| error.to_string());
+    let asked = asked.and_then(|asked| asked.map_err(|error| error.to_string()));
+    let (places, spans, log_problem) = match asked {
+        Ok((places, spans)) => (places, spans, None),
+        Err(problem) => {
+            let places = read.keys().map(|(topic, n)| (Arc::from(&**topic), *n)).collect();
+            (places, std::collections::HashMap::new(), Some(problem))
+        }
+    };
+    let mut partitions = Vec::with_capacity(places.len());
+    for at in places {
+        let place = (at.0.to_string(), at.1);
+        let (position, span) = (read.remove(&place), spans.get(&at).copied());
+        let next = position.as_ref().map(|position| position.next_offset);
+        let first_unread = |start: i64| next.map_or(start, |next| next.max(start));
+        partitions.push(PartitionStanding {
+            position: next,
+            log_start: span.map(|span| span.start),
+            log_end: span.map(|span| span.end),
+            lag: span.map(|span| (span.end - first_unread(span.start)).max(0)),
+            last_record_at: position.and_then(|position| position.last_record_at),
+            stopped: stopped.contains(&place),
+            topic: at.0,
+            partition: at.1,
+        });
+    }
+    let lag = partitions.iter().map(|p| p.lag).sum();
+    let total_records = partitions.len();
+    Ok(Standing { partitions, lag, log_problem, waiting, dead_letters, incidents, total_records })
+}
+
+/// The names of the topics of a tenant alone.
+fn topics(environment: &Environment, tenant: &TenantId) -> Vec<String> {
+    Kind::ALL.into_iter().flat_map(|kind| environment.names(tenant, kind)).collect()
+}

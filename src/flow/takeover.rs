@@ -1,0 +1,329 @@
+//! Taking over a partition: where reading begins, and what was lost, if anything.
+//!
+//! The position in the database, written with what was read, decides; the group's offset is a witness.
+//! Whatever does not fit is an incident, and nothing is passed over in silence.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use tracing::warn;
+
+use super::{outcome::At, tenants::Tenants};
+use crate::{
+    clock::Clock,
+    event::{TenantId, Topic},
+    store::{
+        self, Db, Schema, Verdict,
+        incidents::{self, Incident, Kind},
+        positions::{self, Position},
+        tenants,
+    },
+};
+
+/// What a log holds: the first offset, and the offset after the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First offset that can be read.
+    pub start: i64,
+    /// The offset that the next record will get.
+    pub end: i64,
+}
+
+/// The group's offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset.
+    pub offset: i64,
+    /// What stands beside it.
+    pub mark: Mark,
+}
+
+/// What stands beside an offset of the group: by it our own commits are told from those of somebody
+/// who moved the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// We committed it, and everything before it is in the database.
+    Kept,
+    /// We committed it, and the records before it were passed by: their tenant wasn't enabled.
+    PassedBy,
+    /// Somebody else did.
+    Foreign,
+}
+
+impl Mark {
+    /// As stored with the offset.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Kept => "patron-blocks kept",
+            Self::PassedBy => "patron-blocks passed by",
+            Self::Foreign => "",
+        }
+    }
+
+    /// Reads what [`Mark::text`] wrote, or somebody else.
+    pub fn read(text: &str) -> Self {
+        let of_ours = |mark: &Self| mark.text() == text;
+        [Self::Kept, Self::PassedBy].into_iter().find(of_ours).unwrap_or(Self::Foreign)
+    }
+}
+
+/// All that is known of a partition when it is taken over.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// The position in the database.
+    pub position: Option<&'a Position>,
+    /// Whether its records are kept: its tenant is enabled, or it belongs to no single one.
+    pub kept: bool,
+    /// The group's offset.
+    pub committed: Option<Committed>,
+    /// What the log holds.
+    pub log: Span,
+    /// The cluster's id.
+    pub cluster: &'a str,
+    /// Whether the record before the position turned out not to be the one that was read.
+    pub remade: bool,
+}
+
+/// Something that does not fit: which incident it is, and which offsets it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// Which.
+    pub kind: Kind,
+    /// The offsets, the last excluded.
+    pub offsets: std::ops::Range<i64>,
+}
+
+/// Where reading begins, and what does not fit.
+pub fn start_at(known: &Known<'_>) -> (i64, Option<Misfit>) {
+    let Span { start, end } = known.log;
+    let committed = known.committed;
+    let misfit = |kind, from: i64, to: i64| Some(Misfit { kind, offsets: from..to.max(from) });
+    if !known.kept {
+        // Nothing of it is kept, so the group's offset is all there is.
+        let offset = committed.map_or(start, |committed| committed.offset);
+        return (if (start..=end).contains(&offset) { offset } else { start }, None);
+    }
+    let Some(position) = known.position else {
+        // Read from the beginning of what there is. That the group was further is right where the
+        // records were passed by, and else says that the database has forgotten them.
+        let ahead = committed.filter(|c| c.mark == Mark::Kept && c.offset > start);
+        return (start, ahead.and_then(|c| misfit(Kind::DatabaseRestored, start, c.offset)));
+    };
+    let next = position.next_offset;
+    let other_cluster = !position.cluster.is_empty() && position.cluster != known.cluster;
+    if known.remade || other_cluster || next > end {
+        return (start, misfit(Kind::TopicMadeAnew, 0, next));
+    }
+    if next < start {
+        return (start, misfit(Kind::RecordsLost, next, start));
+    }
+    match committed {
+        Some(Committed { offset, mark: Mark::Kept }) if offset > next => {
+            (next, misfit(Kind::DatabaseRestored, next, offset))
+        }
+        Some(Committed { offset, mark: Mark::Foreign }) if offset > next => {
+            (next, misfit(Kind::GroupMovedAhead, next, offset))
+        }
+        Some(Committed { offset, mark: Mark::Foreign }) if offset < next => {
+            // Somebody wants these records read again. It changes nothing, and it is done.
+            let from = offset.max(start);
+            (from, misfit(Kind::GroupSetBack, from, next))
+        }
+        _ => (next, None),
+    }
+}
+
+/// A partition to take over.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Which.
+    pub at: At,
+    /// What its name says.
+    pub topic: Arc<Topic>,
+    /// The group's offset, read before [`Takeover::positions`] was.
+    pub committed: Option<Committed>,
+    /// Whether the record before the position turned out not to be the one that was read.
+    pub remade: bool,
+}
+
+/// How a partition is begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// Read from this offset.
+    Read {
+        /// The first offset to be settled.
+        from: i64,
+        /// Whether records are kept.
+        kept: bool,
+        /// The timestamp of the record before `from`, if it is known: it must be that record still.
+        before: Option<DateTime<Utc>>,
+    },
+    /// Not read, until an operator resumes it.
+    Stopped,
+    /// Not read for now: its tenant's tables can't be read.
+    Unusable,
+}
+
+/// What the database says about partitions, before the log is asked.
+#[derive(Debug, Default)]
+pub struct Positions {
+    by_schema: HashMap<Option<TenantId>, HashMap<(String, i32), Position>>,
+    unusable: HashSet<TenantId>,
+    stopped: HashSet<(String, i32)>,
+    /// Tenants of whom an incident says that they could not be written: it ends when they can.
+    pub in_doubt: Vec<TenantId>,
+}
+
+/// Takes partitions over.
+pub struct Takeover {
+    db: Db,
+    tenants: Arc<Tenants>,
+    module: Schema,
+    clock: Clock,
+}
+
+impl Takeover {
+    /// `db` is the writers' pool.
+    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock) -> Self {
+        Self { db, tenants, module: Schema::module(), clock }
+    }
+
+    /// Reads positions. To be called after the group's offsets were read and before the log is asked:
+    /// so the one can't be ahead of a position, nor the other behind it, merely because another
+    /// instance was still writing.
+    pub async fn positions(
+        &self,
+        of: impl Iterator<Item = &Candidate> + Send,
+    ) -> Result<Positions, store::Error> {
+        let tenants: BTreeSet<_> = of.map(|partition| partition.topic.tenant.clone()).collect();
+        let mut found = Positions {
+            stopped: incidents::stopped(&self.db).await?.into_iter().collect(),
+            in_doubt: incidents::unusable(&self.db).await?,
+            ..Positions::default()
+        };
+        for tenant in tenants {
+            let Some(id) = &tenant else {
+                let positions = positions::list(&self.db, &self.module).await?;
+                found.by_schema.insert(None, positions);
+                continue;
+            };
+            let Some(enabled) = self.tenants.find(id).await? else { continue };
+            match positions::list(&self.db, &enabled.schema).await {
+                Ok(positions) => {
+                    found.by_schema.insert(Some(id.clone()), positions);
+                }
+                Err(error) if error.verdict() == Verdict::Unusable => {
+                    warn!(tenant = %id, error = %crate::telemetry::Chain(&error),
+                        "a tenant's tables can't be read; its topics wait");
+                    found.unusable.insert(id.clone());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Decides how a partition is begun. What does not fit is made durable as an incident before.
+    pub async fn begin(
+        &self,
+        candidate: &Candidate,
+        positions: &Positions,
+        log: Span,
+        cluster: &str,
+    ) -> Result<Begin, store::Error> {
+        let Candidate { at: (topic, partition), .. } = candidate;
+        let tenant = &candidate.topic.tenant;
+        let place = (topic.to_string(), *partition);
+        if positions.stopped.contains(&place) {
+            return Ok(Begin::Stopped);
+        }
+        if tenant.as_ref().is_some_and(|id| positions.unusable.contains(id)) {
+            return Ok(Begin::Unusable);
+        }
+        let stored = positions.by_schema.get(tenant);
+        let position = stored.and_then(|positions| positions.get(&place));
+        let (from, misfit) = start_at(&Known {
+            position,
+            kept: stored.is_some(),
+            committed: candidate.committed,
+            log,
+            cluster,
+            remade: candidate.remade,
+        });
+        if let Some(misfit) = misfit {
+            self.raise(candidate, position, &misfit, from, cluster).await?;
+        }
+        let untouched = position.filter(|position| position.next_offset == from);
+        Ok(Begin::Read {
+            from,
+            kept: stored.is_some(),
+            before: untouched
+                .filter(|_| from > log.start)
+                .and_then(|position| position.last_record_at),
+        })
+    }
+
+    async fn raise(
+        &self,
+        candidate: &Candidate,
+        position: Option<&Position>,
+        misfit: &Misfit,
+        from: i64,
+        cluster: &str,
+    ) -> Result<(), store::Error> {
+        let (topic, partition) = &candidate.at;
+        let tenant = candidate.topic.tenant.clone();
+        let incident = Incident {
+            kind: misfit.kind,
+            tenant: tenant.clone(),
+            topic: topic.to_string(),
+            partition: *partition,
+            offsets: misfit.offsets.clone(),
+            from_time: position.and_then(|position| position.last_record_at),
+            detail: detail(misfit.kind).to_owned(),
+        };
+        let mut tx = store::begin(&self.db).await?;
+        if let Some(id) = &tenant {
+            tenants::enter(&mut tx, id).await?;
+        }
+        if matches!(misfit.kind, Kind::RecordsLost | Kind::TopicMadeAnew) {
+            let schema = tenant.as_ref().map(Schema::of);
+            let schema = schema.as_ref().unwrap_or(&self.module);
+            positions::reset(&mut tx, schema, (topic, *partition), from, cluster).await?;
+        }
+        let is_news = incidents::raise(&mut tx, &incident, self.clock.now()).await?;
+        store::commit(tx).await?;
+        if is_news {
+            let (kind, offsets) = (incident.kind.name(), &incident.offsets);
+            warn!(incident.id = %incident.id(), incident.kind = kind, kafka.topic = %topic,
+                kafka.partition = partition, ?offsets, from_time = ?incident.from_time,
+                "{}", incident.detail);
+        }
+        Ok(())
+    }
+}
+
+fn detail(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RecordsLost => {
+            "retention has taken records that were never read; reading goes on where the log begins; \
+             rebuild the tenant from its storage modules"
+        }
+        Kind::TopicMadeAnew => {
+            "the topic was made anew, or moved to another cluster; it is read from its beginning"
+        }
+        Kind::DatabaseRestored => {
+            "the group had read further than the database knows, as after restoring an older backup; \
+             the records are read again"
+        }
+        Kind::GroupMovedAhead => {
+            "somebody moved the group ahead of what was read; the records in between are read all the \
+             same"
+        }
+        Kind::GroupSetBack => "somebody set the group back; the records are read again",
+        Kind::PartitionStopped | Kind::TenantUnusable => "see the service's log",
+    }
+}

@@ -1,0 +1,28 @@
+//! `patron-blocks-operations`: how far ingest has come, and incidents.
+
+use actix_web::{HttpResponse, web::Path};
+
+use super::{
+    ApiError,
+    request::{Desk, path_id},
+};
+use crate::flow::{incidents, standing};
+
+/// `GET /patron-blocks/ingest`
+pub(super) async fn ingest(desk: Desk) -> Result<HttpResponse, ApiError> {
+    let Desk { service, db, tenant, .. } = desk;
+    let told = standing::standing(&db, &service.broker, &service.environment, &tenant).await?;
+    Ok(HttpResponse::Ok().json(told))
+}
+
+/// `POST /patron-blocks/incidents/{id}/resolve`: a gap is known, a stopped partition goes on.
+pub(super) async fn resolve(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&path, || ApiError::bad_request("the incident's id is not a UUID"))?;
+    let by = desk.acting_user.as_deref().unwrap_or("unknown");
+    let now = desk.service.clock.now();
+    if incidents::resolve(&desk.db, Some(&desk.tenant.id), id, by, now).await? {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(ApiError::not_found(format!("No open incident {id}")))
+    }
+}

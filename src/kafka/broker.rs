@@ -1,0 +1,117 @@
+//! What brokers know of logs and of the group, asked over a connection of its own that joins no group.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+};
+
+use super::consumer;
+use crate::{
+    config::KafkaConfig,
+    flow::{
+        outcome::At,
+        takeover::{Committed, Mark, Span},
+    },
+};
+
+/// How long a broker may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks brokers. Its calls block: they belong on a thread that may.
+pub struct Broker {
+    /// Taken only when dropped.
+    client: Option<BaseConsumer>,
+}
+
+impl Broker {
+    /// Connects when it is first asked.
+    pub fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
+        let mut settings: ClientConfig = consumer::connection(config);
+        settings.set("group.id", config.environment.consumer_group());
+        Ok(Self { client: Some(settings.create()?) })
+    }
+
+    fn client(&self) -> &BaseConsumer {
+        self.client.as_ref().expect("it is taken only when dropped")
+    }
+
+    /// The cluster's id.
+    pub fn cluster(&self) -> Option<Arc<str>> {
+        self.client().client().fetch_cluster_id(PATIENCE).map(Arc::from)
+    }
+
+    /// The group's offsets; none for a partition of which the group has none.
+    pub fn committed(&self, of: &[At]) -> Result<HashMap<At, Committed>, KafkaError> {
+        if of.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let told = self.client().committed_offsets(list(of, Offset::Invalid)?, PATIENCE)?;
+        let mut offsets = HashMap::new();
+        for element in told.elements() {
+            element.error()?;
+            if let Offset::Offset(offset) = element.offset() {
+                let at = (Arc::from(element.topic()), element.partition());
+                offsets.insert(at, Committed { offset, mark: Mark::read(element.metadata()) });
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// What logs hold, in two requests to each broker. A partition that is not there is left out.
+    pub fn spans(&self, of: &[At]) -> Result<HashMap<At, Span>, KafkaError> {
+        if of.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // In place of a time these two mean the first offset and the one after the last.
+        let starts = self.offsets(of, Offset::Beginning)?;
+        let ends = self.offsets(of, Offset::End)?;
+        let span = |(at, start): (At, i64)| {
+            let end = *ends.get(&at)?;
+            Some((at, Span { start, end }))
+        };
+        Ok(starts.into_iter().filter_map(span).collect())
+    }
+
+    /// The partitions of those topics that there are.
+    pub fn partitions(&self, of: &[String]) -> Result<Vec<At>, KafkaError> {
+        let mut found = Vec::new();
+        for name in of {
+            let metadata = self.client().fetch_metadata(Some(name), PATIENCE)?;
+            for topic in metadata.topics().iter().filter(|topic| topic.error().is_none()) {
+                let name: Arc<str> = Arc::from(topic.name());
+                found.extend(topic.partitions().iter().map(|p| (name.clone(), p.id())));
+            }
+        }
+        Ok(found)
+    }
+
+    fn offsets(&self, of: &[At], which: Offset) -> Result<HashMap<At, i64>, KafkaError> {
+        let told = self.client().offsets_for_times(list(of, which)?, PATIENCE)?;
+        let mut offsets = HashMap::new();
+        for element in told.elements() {
+            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
+                offsets.insert((Arc::from(element.topic()), element.partition()), offset);
+            }
+        }
+        Ok(offsets)
+    }
+}
+
+/// Closing a client may block for as long as a broker is away: not on a thread that others wait for.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let client = self.client.take();
+        std::thread::spawn(move || drop(client));
+    }
+}
+
+fn list(of: &[At], offset: Offset) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(of.len());
+    for (topic, partition) in of {
+        list.add_partition_offset(topic, *partition, offset)?;
+    }
+    Ok(list)
+}

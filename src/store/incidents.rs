@@ -1,0 +1,262 @@
+//! What operators must know of the log: gaps, stopped partitions, tenants that can't be written.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Tx};
+use crate::event::TenantId;
+
+/// What happened. A closed list: operators filter by it, metrics are labelled with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The log begins after the position: retention took records that were never read.
+    RecordsLost,
+    /// The topic was deleted and made again, or belongs to another cluster now.
+    TopicMadeAnew,
+    /// The group had read further than the database knows: it was restored from an older backup.
+    DatabaseRestored,
+    /// Somebody moved the group ahead of the position.
+    GroupMovedAhead,
+    /// Somebody set the group back behind the position.
+    GroupSetBack,
+    /// So many records are bad that the code must be wrong.
+    PartitionStopped,
+    /// The tenant's tables can't be written; its topics wait.
+    TenantUnusable,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 7] = [
+        Self::RecordsLost,
+        Self::TopicMadeAnew,
+        Self::DatabaseRestored,
+        Self::GroupMovedAhead,
+        Self::GroupSetBack,
+        Self::PartitionStopped,
+        Self::TenantUnusable,
+    ];
+
+    /// As stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RecordsLost => "records_lost",
+            Self::TopicMadeAnew => "topic_made_anew",
+            Self::DatabaseRestored => "database_restored",
+            Self::GroupMovedAhead => "group_moved_ahead",
+            Self::GroupSetBack => "group_set_back",
+            Self::PartitionStopped => "partition_stopped",
+            Self::TenantUnusable => "tenant_unusable",
+        }
+    }
+}
+
+/// An incident to raise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incident {
+    /// What happened.
+    pub kind: Kind,
+    /// The topic's tenant; `None` for a topic of a tenant collection.
+    pub tenant: Option<TenantId>,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offsets that it is about, the last one excluded.
+    pub offsets: std::ops::Range<i64>,
+    /// Time of the last record before it, where known.
+    pub from_time: Option<DateTime<Utc>>,
+    /// What it means and what was done, in words.
+    pub detail: String,
+}
+
+impl Incident {
+    /// The same finding is the same incident, whoever finds it, and however often.
+    pub fn id(&self) -> Uuid {
+        let Self { topic, partition, offsets, .. } = self;
+        let (kind, from, to) = (self.kind.name(), offsets.start, offsets.end);
+        let name = format!("{kind}/{topic}/{partition}/{from}/{to}");
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
+    }
+}
+
+/// An incident as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Raised {
+    /// Its id.
+    #[sqlx(rename = "incident_id")]
+    pub id: Uuid,
+    /// [`Kind::name`].
+    pub kind: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// First offset that it is about.
+    pub from_offset: i64,
+    /// The offset after the last one.
+    pub to_offset: i64,
+    /// Time of the last record before it, where known.
+    pub from_time: Option<DateTime<Utc>>,
+    /// Time of the first record after it, where known.
+    pub to_time: Option<DateTime<Utc>>,
+    /// What it means, in words.
+    pub detail: String,
+    /// When it was raised.
+    pub raised_at: DateTime<Utc>,
+    /// When it was resolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// By whom.
+    pub resolved_by: Option<String>,
+}
+
+/// Raises an incident, and opens one again that was resolved before. Tells whether it was not open.
+pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "insert into mod_patron_blocks.incident as t (
+           incident_id, kind, tenant, topic, partition, from_offset, to_offset, from_time, detail,
+           raised_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         on conflict (incident_id) do update set
+           raised_at = excluded.raised_at, resolved_at = null, resolved_by = null
+           where t.resolved_at is not null",
+    )
+    .bind(incident.id())
+    .bind(incident.kind.name())
+    .bind(incident.tenant.as_ref().map(TenantId::as_str))
+    .bind(&incident.topic)
+    .bind(incident.partition)
+    .bind(incident.offsets.start)
+    .bind(incident.offsets.end)
+    .bind(incident.from_time)
+    .bind(&incident.detail)
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("raise an incident"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Keeps when the first record after a gap was written.
+pub async fn end_at(
+    tx: &mut Tx,
+    topic: &str,
+    partition: i32,
+    at: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.incident set to_time = $3
+          where topic = $1 and partition = $2 and to_time is null and resolved_at is null
+            and kind in ('records_lost', 'topic_made_anew')",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(at)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("date the end of a gap"))?;
+    Ok(())
+}
+
+/// Which partitions are stopped.
+pub async fn stopped(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Error> {
+    sqlx::query_as(
+        "select topic, partition from mod_patron_blocks.incident
+          where kind = 'partition_stopped' and resolved_at is null",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("read which partitions are stopped"))
+}
+
+/// Which tenants could not be written.
+pub async fn unusable(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
+    let tenants: Vec<String> = sqlx::query_scalar(
+        "select distinct tenant from mod_patron_blocks.incident
+          where kind = 'tenant_unusable' and resolved_at is null and tenant is not null",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("read which tenants can't be written"))?;
+    Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
+}
+
+/// Open incidents by kind.
+pub async fn open_by_kind(db: impl PgExecutor<'_>) -> Result<Vec<(String, i64)>, Error> {
+    sqlx::query_as(
+        "select kind, count(*) from mod_patron_blocks.incident where resolved_at is null
+          group by kind order by kind",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("count open incidents"))
+}
+
+/// Incidents of a tenant's topics and of tenant collections, or of all, those that are open or all of
+/// them; the open ones first, then the newest.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    tenant: Option<&TenantId>,
+    only_open: bool,
+    most: i64,
+) -> Result<Vec<Raised>, Error> {
+    sqlx::query_as(
+        "select incident_id, kind, topic, partition, from_offset, to_offset, from_time, to_time,
+                detail, raised_at, resolved_at, resolved_by
+           from mod_patron_blocks.incident
+          where ($1::text is null or tenant is null or tenant = $1)
+            and (not $3 or resolved_at is null)
+          order by resolved_at is not null, raised_at desc, incident_id limit $2",
+    )
+    .bind(tenant.map(TenantId::as_str))
+    .bind(most)
+    .bind(only_open)
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("list incidents"))
+}
+
+/// Resolves an open incident of a tenant, or of any. Tells whether there was one.
+pub async fn resolve(
+    tx: &mut Tx,
+    tenant: Option<&TenantId>,
+    id: Uuid,
+    by: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update mod_patron_blocks.incident set resolved_at = $4, resolved_by = $3
+          where incident_id = $2 and resolved_at is null
+            and ($1::text is null or tenant is null or tenant = $1)",
+    )
+    .bind(tenant.map(TenantId::as_str))
+    .bind(id)
+    .bind(by)
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("resolve an incident"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// A tenant that could not be written can be. Tells whether an incident was open.
+pub async fn usable_again(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    now: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update mod_patron_blocks.incident
+            set resolved_at = $2, resolved_by = 'its tables can be written again'
+          where tenant = $1 and kind = 'tenant_unusable' and resolved_at is null",
+    )
+    .bind(tenant.as_str())
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("resolve incidents of a tenant"))?;
+    Ok(done.rows_affected() > 0)
+}

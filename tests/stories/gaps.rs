@@ -1,0 +1,235 @@
+//! Taking over partitions: what does not fit is told, and nothing is passed over in silence.
+
+use patron_blocks::event::Kind;
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, enveloped, minutes_from_now, now},
+    log::Draft,
+    world::{TENANT, World},
+};
+
+/// Publishes check-outs of one patron to partition 0 or 1, whichever the key gives.
+async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
+    let tomorrow = minutes_from_now(1440);
+    for _ in 0..number {
+        let payload = enveloped(&check_out(user, Uuid::new_v4(), &tomorrow), now());
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+}
+
+async fn open_loans(world: &World, user: Uuid) -> usize {
+    let (status, body) = world.get(&format!("/user-summary/{user}")).await;
+    if status == 404 {
+        return 0;
+    }
+    let summary: serde_json::Value = serde_json::from_str(&body).unwrap();
+    summary["openLoans"].as_array().unwrap().len()
+}
+
+/// The ends of the topic's partitions.
+fn ends(world: &World, topic: &str) -> Vec<(i32, i64)> {
+    let ends = world.log.ends();
+    ends.into_iter().filter(|((of, _), _)| of == topic).map(|((_, n), end)| (n, end)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_retention_took_unread_are_an_incident_and_reading_goes_on() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.settled().await;
+        let read = ends(world, &topic);
+        world.stop().await;
+        publish_check_outs(world, user, 20).await;
+        let mut lost = 0;
+        for (partition, end) in ends(world, &topic) {
+            let before = read.iter().find(|(n, _)| *n == partition).map_or(0, |(_, end)| *end);
+            if end > before + 2 {
+                world.log.cut(&topic, partition, before + 2).await;
+                lost += 2;
+            }
+        }
+        assert!(lost > 0, "the keys went to no partition");
+        world.start().await;
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 30 - lost);
+        let dated = "select count(*) from mod_patron_blocks.incident
+                      where to_offset - from_offset = 2 and from_time is not null and tenant is not null";
+        assert_eq!(world.count(dated).await as usize, lost / 2);
+        assert_eq!(world.take_incidents().await, vec!["records_lost"; lost / 2]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_is_read_from_its_beginning_however_much_it_holds_already() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.settled().await;
+        let before = ends(world, &topic).len();
+        world.stop().await;
+        // In one life it holds less than was read of the one before, in the other more.
+        for (life, records) in [(1, 4), (2, 40)] {
+            world.log.remake(&topic).await;
+            publish_check_outs(world, user, records).await;
+            world.start().await;
+            world.settled().await;
+            let expected = if life == 1 { 14 } else { 54 };
+            assert_eq!(open_loans(world, user).await, expected, "life {life}");
+            let told = world.take_incidents().await;
+            assert!(told.iter().all(|kind| kind == "topic_made_anew"), "{told:?}");
+            assert!((1..=before).contains(&told.len()), "life {life}: {told:?}");
+            world.stop().await;
+        }
+        world.start().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_anew_while_it_is_read_is_noticed() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.settled().await;
+        world.log.remake(&topic).await;
+        publish_check_outs(world, user, 4).await;
+        world
+            .until("the new topic is read", async |w: &World| open_loans(w, user).await == 14)
+            .await;
+        assert!(!world.take_incidents().await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_somebody_moved_ahead_skips_nothing_and_one_set_back_reads_again() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.settled().await;
+        let read = ends(world, &topic);
+        world.stop().await;
+        publish_check_outs(world, user, 20).await;
+        for (partition, end) in ends(world, &topic) {
+            world.log.move_group(&topic, partition, end).await;
+        }
+        world.start().await;
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let told = world.take_incidents().await;
+        assert!(
+            !told.is_empty() && told.iter().all(|kind| kind == "group_moved_ahead"),
+            "{told:?}"
+        );
+
+        world.stop().await;
+        // What an operator wants who sets the group back: that it is read again.
+        world.meddle("truncate {schema}.inbox").await;
+        for (partition, _) in &read {
+            world.log.move_group(&topic, *partition, 0).await;
+        }
+        world.start().await;
+        let read_again = "select count(*) from {schema}.inbox";
+        world
+            .until("everything is read again", async |w: &World| w.count(read_again).await == 30)
+            .await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let told = world.take_incidents().await;
+        assert!(!told.is_empty() && told.iter().all(|kind| kind == "group_set_back"), "{told:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_restored_from_an_older_backup_reads_again_what_it_forgot() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.settled().await;
+        let tables = ["inbox", "loan", "fee_fine", "patron_counter", "ingest_position"];
+        for table in tables {
+            world
+                .meddle(&format!("create table {{schema}}.{table}_backup as table {{schema}}.{table}"))
+                .await;
+        }
+        publish_check_outs(world, user, 20).await;
+        world.settled().await;
+        world.stop().await;
+        for table in tables {
+            let columns = "string_agg(quote_ident(column_name), ', ')";
+            world
+                .meddle(&format!(
+                    "truncate {{schema}}.{table} cascade;
+                     do $$ begin execute (select format('insert into {{schema}}.{table} (%1$s) select %1$s
+                       from {{schema}}.{table}_backup', {columns})
+                       from information_schema.columns
+                      where table_schema = '{{schema}}' and table_name = '{table}'
+                        and is_generated = 'NEVER'); end $$;
+                     drop table {{schema}}.{table}_backup"
+                ))
+                .await;
+        }
+        assert_eq!(world.count("select count(*) from {schema}.loan where is_open").await, 10);
+        world.start().await;
+        world.settled().await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let told = world.take_incidents().await;
+        assert!(!told.is_empty() && told.iter().all(|kind| kind == "database_restored"), "{told:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_passed_by_before_a_tenant_was_enabled_is_read_when_it_is() {
+    World::tell(async |world| {
+        let topic = world.log.topic("southlib", Kind::ItemCheckedOut);
+        world.log.make(vec![topic.clone()]).await;
+        let payload =
+            check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(1440)).to_string();
+        let publish = async || {
+            world
+                .log
+                .place(Draft {
+                    topic: topic.clone(),
+                    headers: vec![],
+                    payload: Some(payload.as_bytes()),
+                    timestamp: None,
+                })
+                .await;
+        };
+        for _ in 0..5 {
+            publish().await;
+        }
+        let enable = async |module: &str| {
+            let request = world.request(reqwest::Method::POST, "/_/tenant");
+            let body = serde_json::json!({ "module_to": module });
+            let sent =
+                request.header("X-Okapi-Tenant", "southlib").json(&body).send().await.unwrap();
+            sent.status().as_u16()
+        };
+        let disable = serde_json::json!({ "module_from": "mod-patron-blocks-2.0.0" });
+        let read = async |world: &World, number: i64| {
+            let sql = "select count(*) from southlib_mod_patron_blocks.inbox";
+            world.until("all is read", async |w: &World| w.count(sql).await == number).await;
+        };
+        assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
+        read(world, 5).await;
+        // Disabled, and enabled again: the same.
+        let request = world.request(reqwest::Method::POST, "/_/tenant");
+        let request = request.header("X-Okapi-Tenant", "southlib").json(&disable);
+        assert_eq!(request.send().await.unwrap().status(), 204);
+        for _ in 0..5 {
+            publish().await;
+        }
+        assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
+        read(world, 10).await;
+    })
+    .await;
+}

@@ -1,0 +1,115 @@
+//! Partitions that are held: too many bad records, and tenants whose tables can't be written.
+
+use patron_blocks::event::Kind;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, minutes_from_now},
+    log::Draft,
+    world::{TENANT, World},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_bad_records_in_a_row_stop_the_partition_and_an_operator_resumes_it() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        let topic = world.log.topic(TENANT, Kind::FeeFineBalanceChanged);
+        // One partition, as real producers' one key makes it.
+        let draft = |payload: &'static [u8]| Draft {
+            topic: topic.clone(),
+            headers: vec![],
+            payload: Some(payload),
+            timestamp: None,
+        };
+        world.log.send_all_to(0, (0..150).map(|_| draft(b"{}"))).await;
+        let parked = "select count(*) from {schema}.dead_letter";
+        world
+            .until("it has stopped", async |w: &World| {
+                w.read_whatever("/admin/ready").await["kafka"]["partitions"]["stopped"] == 1
+            })
+            .await;
+        assert_eq!(world.count(parked).await, 100, "exactly as many as the rule takes");
+        assert_eq!(world.get("/admin/ready").await.0, 503);
+
+        // The other topics go on.
+        world
+            .publish(Kind::ItemCheckedOut, &check_out(user, Uuid::new_v4(), &minutes_from_now(60)))
+            .await;
+        world
+            .until("others are read", async |w: &World| {
+                w.get(&format!("/user-summary/{user}")).await.0 == 200
+            })
+            .await;
+
+        // A restart does not resume it, and another instance neither.
+        world.stop().await;
+        world.start_anyhow().await;
+        world
+            .until("it is stopped still", async |w: &World| {
+                w.read_whatever("/admin/ready").await["kafka"]["partitions"]["stopped"] == 1
+            })
+            .await;
+        assert_eq!(world.count(parked).await, 100);
+
+        let incidents = world.read("/patron-blocks/ingest").await["incidents"].clone();
+        assert_eq!(incidents[0]["kind"], "partition_stopped");
+        let id = incidents[0]["id"].as_str().unwrap();
+        let resolve = format!("/patron-blocks/incidents/{id}/resolve");
+        assert_eq!(world.post(&resolve, &json!({})).await.0, 204);
+        assert_eq!(world.post(&resolve, &json!({})).await.0, 404);
+        world.settled().await;
+        assert_eq!(world.take_dead_letters().await, ["missing_field"; 150]);
+        assert_eq!(world.get("/admin/ready").await.0, 200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_tables_are_broken_holds_back_nobody_elses() {
+    World::tell(async |world| {
+        let of = |tenant: &'static str| {
+            world.request(reqwest::Method::POST, "/_/tenant").header("X-Okapi-Tenant", tenant)
+        };
+        let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        assert_eq!(of("southlib").json(&install).send().await.unwrap().status(), 201);
+        let theirs = world.log.topic("southlib", Kind::ItemCheckedOut);
+        let all = world.log.topic("ALL", Kind::ItemCheckedOut);
+        world.log.make(vec![theirs.clone(), all.clone()]).await;
+        world.meddle("alter table southlib_mod_patron_blocks.loan rename to gone").await;
+
+        let (ours, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        let payload = || check_out(ours, Uuid::new_v4(), &tomorrow).to_string();
+        let payloads: Vec<String> = (0..9).map(|_| payload()).collect();
+        for payload in payloads.chunks(3) {
+            let draft = |topic: &str, tenant, payload: &'static str| Draft {
+                topic: topic.to_owned(),
+                headers: vec![("folio.tenantId", tenant)],
+                payload: Some(payload.as_bytes()),
+                timestamp: None,
+            };
+            let payload = |n: usize| -> &'static str { payload[n].clone().leak() };
+            world.log.place(draft(&theirs, "southlib", payload(0))).await;
+            world.log.place(draft(&all, "southlib", payload(1))).await;
+            world.log.send(draft(&all, TENANT, payload(2))).await;
+        }
+        world.settled().await;
+        let summary = world.read(&format!("/user-summary/{ours}")).await;
+        assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
+        // In a topic of all tenants theirs are parked; in their own they wait.
+        let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
+        world.until("theirs are parked", async |w: &World| w.count(nobodys).await == 3).await;
+        let open = "select count(*) from mod_patron_blocks.incident
+                     where kind = 'tenant_unusable' and resolved_at is null and tenant = 'southlib'";
+        world.until("it is told", async |w: &World| w.count(open).await > 0).await;
+        let told = world.read("/patron-blocks/ingest").await["incidents"].clone();
+        assert_eq!(told, json!([]), "others are not told of it");
+
+        world.meddle("alter table southlib_mod_patron_blocks.gone rename to loan").await;
+        let read = "select count(*) from southlib_mod_patron_blocks.inbox";
+        world.until("what waited is read", async |w: &World| w.count(read).await == 3).await;
+        world.until("it is over", async |w: &World| w.count(open).await == 0).await;
+        assert_eq!(world.take_dead_letters().await, ["tenant_unusable"; 3]);
+    })
+    .await;
+}
