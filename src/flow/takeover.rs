@@ -120,7 +120,8 @@ pub fn start_at(known: &Known<'_>) -> (i64, Option<Misfit>) {
     if next < start {
         return (start, misfit(Kind::RecordsLost, next, start));
     }
-    match committed {
+    // Where nothing was read since the position was reset, the group's offset is from the log before.
+    match committed.filter(|_| position.last_record_at.is_some()) {
         Some(Committed { offset, mark: Mark::Kept }) if offset > next => {
             (next, misfit(Kind::DatabaseRestored, next, offset))
         }
@@ -198,6 +199,7 @@ impl Takeover {
         &self,
         of: impl Iterator<Item = &Candidate> + Send,
     ) -> Result<Positions, store::Error> {
+        self.tenants.ready().await;
         let tenants: BTreeSet<_> = of.map(|partition| partition.topic.tenant.clone()).collect();
         let mut found = Positions {
             stopped: incidents::stopped(&self.db).await?.into_iter().collect(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -52,17 +53,31 @@ pub struct Tenants {
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     /// Whom to tell of changes.
     tell: OnceLock<Tell>,
+    /// Whether the module's own tables are there.
+    ready: watch::Sender<bool>,
 }
 
 impl Tenants {
     /// Knows no tenant yet.
     pub fn new(db: Db, clock: Clock) -> Self {
-        Self { db, clock, known: RwLock::default(), tell: OnceLock::new() }
+        Self {
+            db,
+            clock,
+            known: RwLock::default(),
+            tell: OnceLock::new(),
+            ready: watch::Sender::new(false),
+        }
     }
 
     /// Whom to tell of changes; only the first one is.
     pub fn tell(&self, tell: impl Fn(Change) + Send + Sync + 'static) {
         let _ = self.tell.set(Box::new(tell));
+    }
+
+    /// Waits until the module's own tables are there, as this version needs them.
+    pub async fn ready(&self) {
+        // An error would say that the sender is gone, which is ours.
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     fn changed(&self, change: Change) {
@@ -141,6 +156,7 @@ impl Tenants {
         migrated: &mut HashSet<TenantId>,
     ) -> Result<(), store::Error> {
         migrate::module(&self.db).await?;
+        self.ready.send_replace(true);
         let mut news = tenants::News::listen(listener).await?;
         loop {
             self.reload().await?;

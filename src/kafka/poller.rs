@@ -186,24 +186,32 @@ impl Poller {
         let sought = self
             .consumer
             .resume(&offsets)
-            .and_then(|()| self.consumer.seek_partitions(offsets, Duration::from_secs(2)));
-        let failed: Vec<(String, i32)> = match sought {
-            Ok(sought) => {
-                let failed = sought.elements().into_iter().filter(|e| e.error().is_err());
-                failed.map(|e| (e.topic().to_owned(), e.partition())).collect()
-            }
-            Err(error) => {
-                debug!(%error, "could not seek; trying again");
-                return reading.iter().for_each(|(due, ..)| assignment.wait(due));
-            }
-        };
+            .and_then(|()| self.consumer.seek_partitions(offsets, Duration::from_secs(2)))
+            .and_then(|sought| self.assign_anew(&sought));
+        if let Err(error) = sought {
+            debug!(%error, "could not seek; trying again");
+            return reading.iter().for_each(|(due, ..)| assignment.wait(due));
+        }
         for (due, kept, before) in reading {
-            if failed.iter().any(|(topic, n)| *topic == due.topic && *n == due.partition) {
-                assignment.wait(&due);
-            } else {
-                assignment.begin(&due, kept, before);
+            assignment.begin(&due, kept, before);
+        }
+    }
+
+    /// A partition whose log did not hold what was asked for can't be sought in; the client has given it
+    /// up. It takes it back with a beginning that is there.
+    fn assign_anew(&self, sought: &TopicPartitionList) -> Result<(), KafkaError> {
+        let mut given_up = TopicPartitionList::new();
+        for element in sought.elements() {
+            if element.error().is_err() {
+                let (topic, partition) = (element.topic(), element.partition());
+                given_up.add_partition_offset(topic, partition, element.offset())?;
             }
         }
+        if given_up.count() > 0 {
+            self.consumer.incremental_unassign(&given_up)?;
+            self.consumer.incremental_assign(&given_up)?;
+        }
+        Ok(())
     }
 
     fn poll(&mut self) {
