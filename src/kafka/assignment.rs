@@ -1,23 +1,22 @@
 //! Which partitions this instance owns at the moment, and how far each is on its way to being read.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
-use rdkafka::TopicPartitionList;
 
 /// The partitions that the group has assigned to this instance. Each assignment of a partition is an
 /// era of its own, and so is each time it begins anew: what was read in an earlier era must not move
 /// the offset of a later one.
 #[derive(Debug, Default)]
-pub(super) struct Assignment(Mutex<State>);
+pub struct Assignment(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    owned: HashMap<String, HashMap<i32, Partition>>,
+    owned: BTreeMap<String, BTreeMap<i32, Partition>>,
     last_era: u64,
 }
 
@@ -31,7 +30,7 @@ struct Partition {
 
 /// One uninterrupted reading of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Era(u64);
+pub struct Era(u64);
 
 /// How far a partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,23 +47,29 @@ enum Stage {
 
 /// A record that was read before, by which a log is known to be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Landmark {
-    pub(super) offset: i64,
-    pub(super) at: DateTime<Utc>,
+pub struct Landmark {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp.
+    pub at: DateTime<Utc>,
 }
 
 /// A partition whose beginning is to be asked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Due {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) era: Era,
-    pub(super) remade: bool,
+pub struct Due {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The era that it begins.
+    pub era: Era,
+    /// Whether another record stood where one was read before.
+    pub remade: bool,
 }
 
 /// What to do with a record that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrival {
+pub enum Arrival {
     /// To be settled; whether it is to be kept, or its tenant wasn't enabled.
     Take(Era, bool),
     /// Not to be read here and now, or read before.
@@ -74,41 +79,44 @@ pub(super) enum Arrival {
 }
 
 impl Assignment {
-    pub(super) fn add(&self, partitions: &TopicPartitionList) {
+    /// Partitions were assigned.
+    pub fn add(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
         let mut state = self.lock();
-        for element in partitions.elements() {
+        for (topic, number) in partitions {
             let era = state.next_era();
             let stage = Stage::Waiting { remade: false };
-            let of_topic = state.owned.entry(element.topic().to_owned()).or_default();
-            of_topic.insert(element.partition(), Partition { era, stage, kept: true });
+            let of_topic = state.owned.entry(topic).or_default();
+            of_topic.insert(number, Partition { era, stage, kept: true });
         }
     }
 
-    pub(super) fn remove(&self, partitions: &TopicPartitionList) {
+    /// Partitions were revoked.
+    pub fn remove(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
         let mut state = self.lock();
-        for element in partitions.elements() {
-            if let Some(of_topic) = state.owned.get_mut(element.topic()) {
-                of_topic.remove(&element.partition());
+        for (topic, number) in partitions {
+            if let Some(of_topic) = state.owned.get_mut(&topic) {
+                of_topic.remove(&number);
                 if of_topic.is_empty() {
-                    state.owned.remove(element.topic());
+                    state.owned.remove(&topic);
                 }
             }
         }
     }
 
-    pub(super) fn clear(&self) {
+    /// All partitions were given up.
+    pub fn clear(&self) {
         self.lock().owned.clear();
     }
 
     /// The era in which the partition is owned now.
-    pub(super) fn era(&self, topic: &str, partition: i32) -> Option<Era> {
+    pub fn era(&self, topic: &str, partition: i32) -> Option<Era> {
         self.lock().get(topic, partition).map(|partition| partition.era)
     }
 
     /// How many partitions are at which stage.
-    pub(super) fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for partition in self.lock().owned.values().flat_map(HashMap::values) {
+        for partition in self.lock().owned.values().flat_map(BTreeMap::values) {
             *match partition.stage {
                 Stage::Waiting { .. } | Stage::Asking => &mut counts.beginning,
                 Stage::Reading { .. } => &mut counts.reading,
@@ -120,12 +128,12 @@ impl Assignment {
     }
 
     /// The partitions that are read.
-    pub(super) fn reading(&self) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
+    pub fn reading(&self) -> Vec<(String, i32)> {
+        let mut list = Vec::new();
         for (topic, partitions) in &self.lock().owned {
             for (number, partition) in partitions {
                 if matches!(partition.stage, Stage::Reading { .. }) {
-                    list.add_partition(topic, *number);
+                    list.push((topic.clone(), *number));
                 }
             }
         }
@@ -133,7 +141,7 @@ impl Assignment {
     }
 
     /// The partitions whose beginning is to be asked now; they count as being asked from here on.
-    pub(super) fn due(&self, now: Instant) -> Vec<Due> {
+    pub fn due(&self, now: Instant) -> Vec<Due> {
         let mut due = Vec::new();
         for (topic, partitions) in &mut self.lock().owned {
             for (number, partition) in partitions {
@@ -151,7 +159,7 @@ impl Assignment {
     }
 
     /// The beginning is known and sought: from now on records are taken.
-    pub(super) fn begin(&self, due: &Due, kept: bool, before: Option<Landmark>) {
+    pub fn begin(&self, due: &Due, kept: bool, before: Option<Landmark>) {
         self.change(due, |partition| {
             partition.stage = Stage::Reading { before };
             partition.kept = kept;
@@ -159,18 +167,18 @@ impl Assignment {
     }
 
     /// The beginning could not be sought: it is asked again.
-    pub(super) fn wait(&self, due: &Due) {
+    pub fn wait(&self, due: &Due) {
         self.change(due, |partition| partition.stage = Stage::Waiting { remade: due.remade });
     }
 
     /// The partition is not read, for so long, or until an operator says so.
-    pub(super) fn hold(&self, due: &Due, time: Option<Duration>) {
+    pub fn hold(&self, due: &Due, time: Option<Duration>) {
         let until = time.map(|time| Instant::now() + time);
         self.change(due, |partition| partition.stage = Stage::Held { until });
     }
 
     /// As [`Assignment::hold`], for a partition that was being read.
-    pub(super) fn stop_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
+    pub fn stop_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
         let mut state = self.lock();
         let era = state.next_era();
         if let Some(partition) = state.get_mut(topic, partition) {
@@ -180,14 +188,14 @@ impl Assignment {
     }
 
     /// The records of this partition are passed by: their tenant isn't enabled.
-    pub(super) fn pass_by(&self, topic: &str, partition: i32) {
+    pub fn pass_by(&self, topic: &str, partition: i32) {
         if let Some(partition) = self.lock().get_mut(topic, partition) {
             partition.kept = false;
         }
     }
 
     /// Begins anew with what is chosen: where to read is asked again.
-    pub(super) fn begin_anew(&self, chosen: impl Fn(Choice<'_>) -> bool) {
+    pub fn begin_anew(&self, chosen: impl Fn(Choice<'_>) -> bool) {
         let mut state = self.lock();
         let mut last_era = state.last_era;
         for (topic, partitions) in &mut state.owned {
@@ -204,7 +212,7 @@ impl Assignment {
     }
 
     /// Looks at a record that has come.
-    pub(super) fn arrive(
+    pub fn arrive(
         &self,
         topic: &str,
         partition: i32,
@@ -262,12 +270,13 @@ pub struct Counts {
 
 /// What [`Assignment::begin_anew`] chooses by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Choice<'a> {
-    pub(super) topic: &'a str,
+pub struct Choice<'a> {
+    /// Its topic.
+    pub topic: &'a str,
     /// Whether it waits for an operator.
-    pub(super) held: bool,
+    pub held: bool,
     /// Whether its records are kept.
-    pub(super) kept: bool,
+    pub kept: bool,
 }
 
 impl State {

@@ -1,7 +1,6 @@
 //! The consumer: its settings, what librdkafka calls back, and its start and end.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
     thread,
     time::{Duration, Instant},
@@ -12,6 +11,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
     util::Timeout,
 };
@@ -103,14 +103,13 @@ pub fn start<L: Ledger + 'static>(
         .map(|_| {
             // The next batch fills while one is being written.
             let (sender, lane) = mpsc::channel(config.batch_most);
-            let writer = Writer {
+            let writer = Writer::new(
                 lane,
-                ingest: ingest.clone(),
-                assignment: assignment.clone(),
-                settled: settle.clone(),
-                batch_most: config.batch_most,
-                turned: HashMap::new(),
-            };
+                ingest.clone(),
+                assignment.clone(),
+                settle.clone(),
+                config.batch_most,
+            );
             (sender, tokio::spawn(writer.write(stop.clone())))
         })
         .unzip();
@@ -238,6 +237,11 @@ impl ClientContext for Context {
     }
 }
 
+fn places(list: &TopicPartitionList) -> Vec<(String, i32)> {
+    let place = |e: TopicPartitionListElem<'_>| (e.topic().to_owned(), e.partition());
+    list.elements().into_iter().map(place).collect()
+}
+
 impl ConsumerContext for Context {
     /// Partitions come and go one by one, in both group protocols. A new one is not read before it is
     /// known where to begin: until then it is paused, at its log's beginning, which is never too far.
@@ -254,11 +258,11 @@ impl ConsumerContext for Context {
                     .set_all_offsets(Offset::Beginning)
                     .and_then(|()| consumer.incremental_assign(partitions))
                     .and_then(|()| consumer.pause(partitions));
-                self.assignment.add(partitions);
+                self.assignment.add(places(partitions));
                 assigned
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-                self.assignment.remove(partitions);
+                self.assignment.remove(places(partitions));
                 info!(kafka.partitions = partitions.count(), "partitions revoked");
                 consumer.incremental_unassign(partitions)
             }

@@ -19,38 +19,40 @@ use crate::flow::{
 };
 
 /// A record on its way to a writer.
-pub(super) struct Carried {
-    pub(super) incoming: Incoming,
-    pub(super) era: Era,
+pub struct Carried {
+    /// The record.
+    pub incoming: Incoming,
+    /// The era in which it was read.
+    pub era: Era,
     /// Its share of the memory that waiting records may take; freed with it.
-    pub(super) _room: OwnedSemaphorePermit,
+    pub room: OwnedSemaphorePermit,
 }
 
 /// How far a batch has come in partitions, each with the era in which its records were read.
-pub(super) type Settled = Vec<(At, Era, End)>;
+pub type Settled = Vec<(At, Era, End)>;
 
 /// The lane of a partition.
-pub(super) fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
+pub fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     (topic, partition).hash(&mut hasher);
     (hasher.finish() % lanes as u64) as usize
 }
 
 /// A writer at the end of its lane.
-pub(super) struct Writer<L> {
-    pub(super) lane: mpsc::Receiver<Carried>,
-    pub(super) ingest: Arc<Ingest<L>>,
-    pub(super) assignment: Arc<Assignment>,
-    pub(super) settled: std_mpsc::Sender<Settled>,
-    pub(super) batch_most: usize,
+pub struct Writer<L> {
+    lane: mpsc::Receiver<Carried>,
+    ingest: Arc<Ingest<L>>,
+    assignment: Arc<Assignment>,
+    settled: std_mpsc::Sender<Settled>,
+    batch_most: usize,
     /// Partitions that ended differently than they began; nobody else may know yet. What comes of them
     /// in the same era is not what it seems.
-    pub(super) turned: HashMap<At, (Era, Turn)>,
+    turned: HashMap<At, (Era, Turn)>,
 }
 
 /// How a partition turned out in the middle of an era.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+enum Turn {
     /// It is held: what comes later is left in the log.
     Held,
     /// Its tenant was disabled: what comes later is passed by as well.
@@ -58,8 +60,19 @@ pub(super) enum Turn {
 }
 
 impl<L: Ledger> Writer<L> {
+    /// A writer of batches of at most so many records.
+    pub fn new(
+        lane: mpsc::Receiver<Carried>,
+        ingest: Arc<Ingest<L>>,
+        assignment: Arc<Assignment>,
+        settled: std_mpsc::Sender<Settled>,
+        batch_most: usize,
+    ) -> Self {
+        Self { lane, ingest, assignment, settled, batch_most, turned: HashMap::new() }
+    }
+
     /// Takes what waits, without waiting for more, and settles it, until `stop` or the lane's end.
-    pub(super) async fn write(mut self, stop: CancellationToken) {
+    pub async fn write(mut self, stop: CancellationToken) {
         // However this writer ends, the service does not go on without it.
         let _end = stop.clone().drop_guard();
         let mut batch = Vec::with_capacity(self.batch_most);

@@ -292,7 +292,7 @@ impl Poller {
             let got = self.runtime.block_on(async { timeout(wait, place).await });
             match got {
                 Ok(Some((room, place))) => {
-                    place.send(Carried { incoming, era, _room: room });
+                    place.send(Carried { incoming, era, room });
                 }
                 // The writers have ended, which they do only when the service stops.
                 Ok(None) => return,
@@ -322,7 +322,11 @@ impl Poller {
 
     fn resume(&mut self) {
         // Not what is held for a reason of its own.
-        match self.consumer.resume(&self.context().assignment.reading()) {
+        let mut reading = TopicPartitionList::new();
+        for (topic, partition) in self.context().assignment.reading() {
+            reading.add_partition(&topic, partition);
+        }
+        match self.consumer.resume(&reading) {
             Ok(()) => {
                 info!("records can be stored again; reading goes on");
                 self.paused = false;

@@ -1,0 +1,157 @@
+//! A made-up log: random events of few patrons, in the shapes of real producers, in a few partitions;
+//! and a group with its offsets.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use patron_blocks::{
+    event::{Environment, Kind, Place, Record, Topic},
+    flow::{
+        outcome::At,
+        takeover::{Committed, Span},
+    },
+};
+use rand::{Rng, seq::IndexedRandom};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::history::noon;
+
+pub(super) const CLUSTER: &str = "simulated";
+
+/// The tenant that is always enabled, and the one who comes and goes.
+pub(super) const NORTH: &str = "north";
+pub(super) const SOUTH: &str = "south";
+
+/// The logs, and how the group stands.
+pub(super) struct Log {
+    pub(super) partitions: BTreeMap<At, Vec<Record>>,
+    pub(super) topics: BTreeMap<Arc<str>, Arc<Topic>>,
+    /// Which instance the group thinks owns what.
+    pub(super) owners: BTreeMap<At, usize>,
+    pub(super) committed: BTreeMap<At, Committed>,
+}
+
+fn id(kind: u128, n: u32) -> Uuid {
+    uuid::Builder::from_random_bytes((kind << 64 | u128::from(n)).to_be_bytes()).into_uuid()
+}
+
+fn instant(chance: &mut ChaCha8Rng) -> DateTime<Utc> {
+    // Few instants, so that ties are common.
+    noon() + chrono::TimeDelta::milliseconds(chance.random_range(0..12))
+}
+
+fn date(chance: &mut ChaCha8Rng) -> String {
+    let day = chance.random_range(10..28);
+    format!("2026-09-{day}T21:59:59.000Z")
+}
+
+fn payload(kind: Kind, chance: &mut ChaCha8Rng) -> Value {
+    let (loan, user) = (id(1, chance.random_range(0..4)), id(2, chance.random_range(0..3)));
+    match kind {
+        Kind::ItemCheckedOut => json!({ "loanId": loan, "userId": user, "dueDate": date(chance) }),
+        Kind::LoanDueDateChanged => json!({
+            "loanId": loan, "userId": user, "dueDate": date(chance),
+            "dueDateChangedByRecall": chance.random::<bool>(),
+        }),
+        Kind::FeeFineBalanceChanged => {
+            let balance = [0.0, 0.0, 5.0, 12.55].choose(chance).unwrap();
+            let mut fee = json!({ "feeFineId": id(3, chance.random_range(0..3)), "balance": balance });
+            if chance.random_bool(0.8) {
+                fee["userId"] = json!(user);
+            }
+            fee
+        }
+        _ => json!({ "loanId": loan, "userId": user }),
+    }
+}
+
+fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
+    let flat = payload(kind, chance);
+    let said = match chance.random_range(0..20) {
+        0 => return None,
+        1 => return Some(b"{\"loanId\":1}".to_vec()),
+        2..10 => flat,
+        10..13 => json!({ "id": Uuid::from_u128(chance.random()), "type": "CREATED", "data": flat }),
+        _ => json!({
+            "id": Uuid::from_u128(chance.random()), "type": "CREATED", "tenant": tenant,
+            "timestamp": instant(chance).timestamp_millis(), "data": flat,
+        }),
+    };
+    Some(said.to_string().into_bytes())
+}
+
+impl Log {
+    /// A log of so many records at most.
+    pub(super) fn random(chance: &mut ChaCha8Rng, most: usize) -> Self {
+        let environment = Environment::new(Some("sim"));
+        let mut log = Self {
+            partitions: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            committed: BTreeMap::new(),
+        };
+        let kinds: Vec<Kind> = Kind::ALL.choose_multiple(chance, 4).copied().collect();
+        let mut names = Vec::new();
+        for kind in kinds {
+            for (whose, share) in [(NORTH, 1.0), (SOUTH, 0.5), ("ALL", 0.5)] {
+                if chance.random_bool(share) {
+                    let name = format!("sim.{whose}.{}.{}", kind.producer(), kind.name());
+                    names.push((Arc::<str>::from(name), kind, whose));
+                }
+            }
+        }
+        for (name, ..) in &names {
+            let topic = environment.parse(name).expect("it is a topic's name");
+            log.topics.insert(name.clone(), Arc::new(topic));
+            for partition in 0..chance.random_range(1..3) {
+                log.partitions.insert((name.clone(), partition), Vec::new());
+            }
+        }
+        for _ in 0..chance.random_range(1..=most) {
+            let (name, kind, whose) = names.choose(chance).unwrap();
+            log.append(name, *kind, whose, chance);
+        }
+        log
+    }
+
+    fn append(&mut self, name: &Arc<str>, kind: Kind, whose: &str, chance: &mut ChaCha8Rng) {
+        let partitions = self.partitions.keys().filter(|(topic, _)| topic == name).count() as i32;
+        let partition = chance.random_range(0..partitions);
+        let tenant = match whose {
+            // The one who comes and goes has topics of its own.
+            "ALL" => NORTH,
+            whose => whose,
+        };
+        let mut headers = Vec::new();
+        if whose == "ALL" || chance.random() {
+            // Once in a while it names another tenant than the topic does.
+            let named = if chance.random_bool(0.05) { "other" } else { tenant };
+            headers.push(("folio.tenantId".to_owned(), named.as_bytes().to_vec()));
+        }
+        let log = self.partitions.get_mut(&(name.clone(), partition)).unwrap();
+        // Or what was published before comes once more, at another time.
+        let again = log.choose(chance).filter(|_| chance.random_bool(0.15)).cloned();
+        let place = Place { topic: name.clone(), partition, offset: log.len() as i64 };
+        let timestamp = Some(instant(chance));
+        log.push(match again {
+            Some(before) => Record { place, timestamp, ..before },
+            None => {
+                let payload = value(kind, tenant, chance);
+                Record { place, timestamp, key: None, headers, payload }
+            }
+        });
+    }
+
+    pub(super) fn span(&self, at: &At) -> Span {
+        Span { start: 0, end: self.partitions[at].len() as i64 }
+    }
+
+    /// An instance commits. The broker takes it only from whom it thinks the owner.
+    pub(super) fn commit(&mut self, instance: usize, at: &At, committed: Committed) {
+        if self.owners.get(at) == Some(&instance) {
+            self.committed.insert(at.clone(), committed);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! A ledger without SQL: what PostgreSQL promises, written down plainly, and every way in which it can
+//! fail. Rows are merged by the pure core, counters move by deltas as the SQL moves them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard},
+    task::Poll,
+};
+
+use patron_blocks::{
+    event::{Event, Record, TenantId},
+    flow::ledger::{Entry, Ledger},
+    patron::{Fee, Loan},
+    store::{
+        Error,
+        dead_letters::DeadLetter,
+        incidents::{Incident, Kind},
+        positions::{Position, Positions},
+    },
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+/// What is stored for a tenant, or for none.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Rows {
+    pub(super) inbox: BTreeSet<Uuid>,
+    pub(super) loans: BTreeMap<Uuid, Loan>,
+    pub(super) fees: BTreeMap<Uuid, Fee>,
+    pub(super) counters: BTreeMap<Uuid, Counters>,
+    pub(super) letters: BTreeSet<Uuid>,
+    pub(super) positions: BTreeMap<(String, i32), Position>,
+}
+
+/// Open loans, lost, claimed returned and recalled ones, open fees/fines, and their balance.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) loans: i64,
+    pub(super) lost: i64,
+    pub(super) claimed: i64,
+    pub(super) recalled: i64,
+    pub(super) fees: i64,
+    pub(super) balance: Decimal,
+}
+
+impl Counters {
+    fn add(&mut self, other: &Self, sign: i64) {
+        self.loans += sign * other.loans;
+        self.lost += sign * other.lost;
+        self.claimed += sign * other.claimed;
+        self.recalled += sign * other.recalled;
+        self.fees += sign * other.fees;
+        self.balance += Decimal::from(sign) * other.balance;
+    }
+
+    pub(super) fn of_loan(loan: &Loan) -> Option<(Uuid, Self)> {
+        let open = loan.open(None)?;
+        let counts = |is: bool| i64::from(is && !open.claimed_returned);
+        let (lost, recalled) = (counts(open.lost), counts(open.recall));
+        let claimed = i64::from(open.claimed_returned);
+        Some((open.user, Self { loans: 1, lost, claimed, recalled, ..Self::default() }))
+    }
+
+    pub(super) fn of_fee(fee: &Fee) -> Option<(Uuid, Self)> {
+        let open = fee.open(None)?;
+        Some((open.user, Self { fees: 1, balance: open.balance, ..Self::default() }))
+    }
+}
+
+/// How a merge may be broken on purpose, to show that the simulation sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    Not,
+    /// A later check-out forgets that the loan was closed.
+    Tombstone,
+    /// The last one to arrive decides the due date.
+    LastDueWins,
+    /// Counters move by what the batch says, not by the difference.
+    NoDelta,
+    /// The inbox knows no repeats, and counters count them.
+    NoInbox,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) rows: BTreeMap<Option<TenantId>, Rows>,
+    pub(super) enabled: BTreeSet<TenantId>,
+    pub(super) unusable: BTreeSet<TenantId>,
+    pub(super) stopped: BTreeSet<(String, i32)>,
+    /// Keys that open transactions have claimed: others wait for them, as a unique index makes them.
+    claimed: BTreeSet<(Option<TenantId>, Uuid)>,
+    /// Events that the database refuses for their content.
+    pub(super) refused: BTreeSet<Uuid>,
+    /// How many operations of a hundred fail.
+    pub(super) failing: u32,
+    broken: Broken,
+    chance: ChaCha8Rng,
+}
+
+/// The model; clones share it.
+#[derive(Clone)]
+pub(super) struct Model(Arc<Mutex<State>>);
+
+impl Model {
+    pub(super) fn new(seed: u64, enabled: BTreeSet<TenantId>, broken: Broken) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            rows: BTreeMap::new(),
+            enabled,
+            unusable: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            failing: 0,
+            broken,
+            chance: ChaCha8Rng::seed_from_u64(seed ^ 0x5eed),
+        })))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// A round trip: time passes, and it may fail.
+    async fn round_trip(&self) -> Result<(), Error> {
+        pass().await;
+        let failed = {
+            let state = &mut *self.state();
+            state.chance.random_range(0..100) < state.failing
+        };
+        if failed { Err(Error::Silent) } else { Ok(()) }
+    }
+}
+
+/// Is not done at the first look: the place at which a writer may be stopped, or another one go on.
+pub(super) fn pass() -> impl Future<Output = ()> + Send {
+    let mut looked = false;
+    std::future::poll_fn(move |_| {
+        if std::mem::replace(&mut looked, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+}
+
+/// A transaction: what it will do when it is committed.
+pub(super) struct ModelEntry {
+    model: Model,
+    of: Option<TenantId>,
+    claimed: Vec<Uuid>,
+    loans: BTreeMap<Uuid, Loan>,
+    fees: BTreeMap<Uuid, Fee>,
+    letters: Vec<Uuid>,
+    positions: Vec<((String, i32), Position)>,
+    stopped: Vec<(String, i32)>,
+}
+
+impl Drop for ModelEntry {
+    fn drop(&mut self) {
+        let mut state = self.model.state();
+        for key in &self.claimed {
+            state.claimed.remove(&(self.of.clone(), *key));
+        }
+    }
+}
+
+impl Ledger for Model {
+    type Entry = ModelEntry;
+
+    async fn open(&self, tenant: Option<&TenantId>) -> Result<Option<ModelEntry>, Error> {
+        self.round_trip().await?;
+        if tenant.is_some_and(|tenant| !self.state().enabled.contains(tenant)) {
+            return Ok(None);
+        }
+        Ok(Some(ModelEntry {
+            model: self.clone(),
+            of: tenant.cloned(),
+            claimed: Vec::new(),
+            loans: BTreeMap::new(),
+            fees: BTreeMap::new(),
+            letters: Vec::new(),
+            positions: Vec::new(),
+            stopped: Vec::new(),
+        }))
+    }
+
+    async fn usable_again(&self, _: &TenantId) -> Result<(), Error> {
+        self.round_trip().await
+    }
+}
+
+impl Entry for ModelEntry {
+    async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
+        self.model.round_trip().await?;
+        let keys: BTreeSet<Uuid> = events.iter().map(|(_, event)| event.key).collect();
+        loop {
+            {
+                let mut state = self.model.state();
+                if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
+                    return Err(said_by_database("42P01"));
+                }
+                let taken =
+                    |key: &Uuid| state.claimed.contains(&(self.of.clone(), *key));
+                if !keys.iter().any(taken) {
+                    let known = state.rows.get(&self.of).map(|rows| rows.inbox.clone());
+                    let known = known.filter(|_| state.broken != Broken::NoInbox);
+                    let is_known = |key: &Uuid| known.as_ref().is_some_and(|k| k.contains(key));
+                    let fresh: HashSet<Uuid> =
+                        keys.iter().filter(|key| !is_known(key)).copied().collect();
+                    for key in &keys {
+                        state.claimed.insert((self.of.clone(), *key));
+                    }
+                    self.claimed.extend(&keys);
+                    return Ok(fresh);
+                }
+            }
+            pass().await;
+        }
+    }
+
+    async fn merge(
+        &mut self,
+        loans: &BTreeMap<Uuid, Loan>,
+        fees: &BTreeMap<Uuid, Fee>,
+    ) -> Result<(), Error> {
+        self.model.round_trip().await?;
+        if self.claimed.iter().any(|key| self.model.state().refused.contains(key)) {
+            return Err(said_by_database("22003"));
+        }
+        self.loans = loans.clone();
+        self.fees = fees.clone();
+        Ok(())
+    }
+
+    async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
+        self.model.round_trip().await?;
+        self.letters.extend(letters.iter().map(|letter| letter.id));
+        Ok(())
+    }
+
+    async fn unpark(&mut self, _: Uuid) -> Result<(), Error> {
+        unreachable!("nobody retries in the simulation")
+    }
+
+    async fn advance(&mut self, positions: &Positions<'_>) -> Result<(), Error> {
+        self.model.round_trip().await?;
+        self.positions.extend(positions.iter().map(|((topic, partition), reached)| {
+            let position = Position {
+                next_offset: reached.next_offset,
+                last_record_at: reached.last_record_at,
+                cluster: reached.cluster.to_owned(),
+            };
+            (((*topic).to_owned(), *partition), position)
+        }));
+        Ok(())
+    }
+
+    async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
+        self.model.round_trip().await?;
+        if incident.kind == Kind::PartitionStopped {
+            self.stopped.push((incident.topic.clone(), incident.partition));
+        }
+        Ok(())
+    }
+
+    /// May fail before, or in doubt: then it has happened all the same.
+    async fn commit(self) -> Result<(), Error> {
+        self.model.round_trip().await?;
+        self.apply();
+        self.model.round_trip().await
+    }
+}
+
+impl ModelEntry {
+    fn apply(&self) {
+        let mut guard = self.model.state();
+        let state = &mut *guard;
+        let broken = state.broken;
+        let rows = state.rows.entry(self.of.clone()).or_default();
+        rows.inbox.extend(&self.claimed);
+        rows.letters.extend(&self.letters);
+        for (id, said) in &self.loans {
+            let before = rows.loans.remove(id).unwrap_or_default();
+            let mut after = before.clone().merge(said.clone());
+            match broken {
+                Broken::Tombstone if said.check_out.is_some() => after.closed = said.closed,
+                Broken::LastDueWins => after.due = said.due.or(before.due),
+                _ => {}
+            }
+            let counted = Counters::of_loan(&before).filter(|_| broken != Broken::NoDelta);
+            count(&mut rows.counters, counted, Counters::of_loan(&after));
+            rows.loans.insert(*id, after);
+        }
+        for (id, said) in &self.fees {
+            let before = rows.fees.remove(id).unwrap_or_default();
+            let after = before.clone().merge(said.clone());
+            // Nothing but a delta is right; without the inbox a repeat must not matter either.
+            let counted = Counters::of_fee(&before).filter(|_| broken != Broken::NoDelta);
+            count(&mut rows.counters, counted, Counters::of_fee(&after));
+            rows.fees.insert(*id, after);
+        }
+        for (at, reached) in &self.positions {
+            let position = rows.positions.entry(at.clone()).or_insert_with(|| reached.clone());
+            if position.next_offset < reached.next_offset {
+                *position = reached.clone();
+            }
+        }
+        state.stopped.extend(self.stopped.iter().cloned());
+    }
+}
+
+fn count(
+    counters: &mut BTreeMap<Uuid, Counters>,
+    before: Option<(Uuid, Counters)>,
+    after: Option<(Uuid, Counters)>,
+) {
+    for (counted, sign) in [(before, -1), (after, 1)] {
+        if let Some((user, delta)) = counted {
+            counters.entry(user).or_default().add(&delta, sign);
+        }
+    }
+}
+
+/// What the server would say, with this code.
+fn said_by_database(code: &'static str) -> Error {
+    Error::at("work on the model")(sqlx::Error::Database(Box::new(Said(code))))
+}
+
+#[derive(Debug)]
+struct Said(&'static str);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl StdError for Said {}
+
+impl sqlx::error::DatabaseError for Said {
+    fn message(&self) -> &str {
+        self.0
+    }
+
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        Some(self.0.into())
+    }
+
+    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> sqlx::error::ErrorKind {
+        sqlx::error::ErrorKind::Other
+    }
+}
