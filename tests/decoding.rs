@@ -200,6 +200,8 @@ fn a_bare_record_is_known_by_its_place_and_time_and_an_enveloped_one_by_its_id()
     assert_ne!(key(&first), key(&topic_made_anew));
 
     let id = "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a66";
-    let body = format!(r#"{{"id":"{id}","type":"CREATED","data":{{"loanId":"{LOAN}"}}}}"#);
+    let body = format!(
+        r#"{{"id":"{id}","type":"CREATED","timestamp":{RECORDED_AT},"data":{{"loanId":"{LOAN}"}}}}"#
+    );
     assert_eq!(key(&record(IN, "northlib", body.as_bytes())).to_string(), id);
 }

@@ -48,6 +48,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::MalformedJson,
+        Self::MissingField,
+        Self::BadField,
+        Self::NoTenant,
+        Self::TenantDisagrees,
+        Self::NoTime,
+        Self::RefusedByDatabase,
+    ];
+
     /// The name stored in `dead_letter.reason`.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,20 +137,28 @@ fn event(
     cluster: &str,
 ) -> Result<Event, Reject> {
     let (occurred_at, timed_by) = time(record, envelope)?;
-    let (key, identified_by, stamp) = match fields::any_uuid(envelope.id).filter(|id| !id.is_nil())
-    {
-        Some(id) => (id, IdentifiedBy::Envelope, Stamp::enveloped(occurred_at, kind, id)),
-        None => {
-            let stamp = Stamp::bare(occurred_at, kind, &record.place);
-            (place_key(record, cluster), IdentifiedBy::Place, stamp)
+    let id = fields::any_uuid(envelope.id).filter(|id| !id.is_nil());
+    let (key, identified_by) = match (id, timed_by) {
+        (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
+        // Another copy may have another time. Were they one to the inbox, the first that is read would
+        // decide which of the times counts (invariant I1).
+        (Some(id), TimedBy::Record | TimedBy::RecordAsEnvelopeIsAhead) => {
+            let at = occurred_at.timestamp_millis().to_be_bytes();
+            (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
         }
+        (None, _) => (place_key(record, cluster), IdentifiedBy::Place),
+    };
+    let stamp = match id {
+        Some(id) => Stamp::enveloped(occurred_at, kind, id),
+        None => Stamp::bare(occurred_at, kind, &record.place),
     };
     Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
 }
 
 /// The time that orders this event (events contract 6.4).
 fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, TimedBy), Reject> {
-    match (fields::epoch_milliseconds(envelope.timestamp), record.timestamp) {
+    let recorded = record.timestamp.filter(fields::in_calendar);
+    match (fields::epoch_milliseconds(envelope.timestamp), recorded) {
         (Some(said), Some(recorded)) if said - recorded > CLOCK_TOLERANCE => {
             Ok((recorded, TimedBy::RecordAsEnvelopeIsAhead))
         }
