@@ -105,18 +105,30 @@ impl fmt::Display for Reject {
 /// identifies a record that has no id of its own.
 pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
     let Some(payload) = &record.payload else { return Reading::Tombstone };
-    let opened = wire::open(payload);
-    let named_in_body = opened.as_ref().ok().and_then(|(envelope, _)| envelope.tenant);
-    let tenant = match tenant(record, topic, fields::text(named_in_body).as_deref()) {
+    let mut inner = String::new();
+    let (envelope, members) = wire::open(payload, &mut inner);
+    let tenant = match tenant(record, topic, envelope) {
         Ok(tenant) => tenant,
         Err(reject) => return Reading::Dead(None, reject),
     };
-    match opened.and_then(|(envelope, members)| {
+    let event = named_as_its_topic(envelope, topic.kind).and(members).and_then(|members| {
         let fact = decoder(topic.kind)(&members)?;
         event(record, topic.kind, envelope, fact, cluster)
-    }) {
+    });
+    match event {
         Ok(event) => Reading::Event(tenant, Box::new(event)),
         Err(reject) => Reading::Dead(Some(tenant), reject),
+    }
+}
+
+/// An event type that is named has to be the topic's (events contract 4.4).
+fn named_as_its_topic(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
+    let rule = "names another kind of event than the topic";
+    match envelope.event_type {
+        Some(named) if fields::text(Some(named)).as_deref() != Some(kind.name()) => {
+            Err(Reject::new(Reason::BadField, Some("eventType"), rule))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -171,9 +183,9 @@ fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, Timed
     }
 }
 
-/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelope and
+/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
-fn tenant(record: &Record, topic: &Topic, body: Option<&str>) -> Result<TenantId, Reject> {
+fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<TenantId, Reject> {
     let header = |name: &str| {
         let mut values = record.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         values.find_map(|(_, value)| {
@@ -182,12 +194,14 @@ fn tenant(record: &Record, topic: &Topic, body: Option<&str>) -> Result<TenantId
             (!text.is_empty()).then(|| text.to_owned())
         })
     };
+    let body = |raw| fields::text(raw).map(|text| text.trim().to_owned());
     let of_topic = topic.tenant.as_ref().map(TenantId::as_str);
     let mut found: Option<TenantId> = None;
     for (source, named) in [
         ("folio.tenantId", header("folio.tenantId")),
         ("x-okapi-tenant", header("x-okapi-tenant")),
-        ("tenant", body.map(|body| body.trim().to_owned())),
+        ("tenant", body(envelope.tenant)),
+        ("eventMetadata.tenantId", body(envelope.pubsub_tenant)),
         ("topic", of_topic.map(str::to_owned)),
     ] {
         let Some(named) = named else { continue };
