@@ -88,13 +88,12 @@ pub(super) struct Envelope<'a> {
     pub(super) event_type: Raw<'a>,
 }
 
-/// Takes a value out of its envelopes, in the order of the events contract 4.6: what they say, which
-/// stands even when the content can't be read, and the flat payload. `inner` is where the text lives
-/// that shape D carries as a string.
-pub(super) fn open<'a>(
-    value: &'a [u8],
-    inner: &'a mut String,
-) -> (Envelope<'a>, Result<Members<'a>, Reject>) {
+/// What the envelopes say, which stands even when the content can't be read, and the flat payload.
+pub(super) type Opened<'a> = (Envelope<'a>, Result<Members<'a>, Reject>);
+
+/// Takes a value out of its envelopes, in the order of the events contract 4.6. `inner` is where the
+/// text lives that shape D carries as a string.
+pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> Opened<'a> {
     let text = std::str::from_utf8(value)
         .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"));
     match text.and_then(|text| members(None, text)) {
@@ -105,10 +104,7 @@ pub(super) fn open<'a>(
 }
 
 /// Shape D, whose content may be any of the others.
-fn open_pubsub<'a>(
-    top: Members<'a>,
-    inner: &'a mut String,
-) -> (Envelope<'a>, Result<Members<'a>, Reject>) {
+fn open_pubsub<'a>(top: Members<'a>, inner: &'a mut String) -> Opened<'a> {
     const PAYLOAD: &str = "eventPayload";
     let mut outer = Envelope { id: top.id, event_type: top.event_type, ..Envelope::default() };
     match top.event_metadata.filter(|raw| is_object(raw)).map(|raw| nested("eventMetadata", raw)) {
@@ -131,7 +127,7 @@ fn open_pubsub<'a>(
 }
 
 /// Shapes B, C, C's older variant, and A. What names its subject is a payload, whatever else it has.
-fn open_envelope(top: Members<'_>) -> (Envelope<'_>, Result<Members<'_>, Reject>) {
+fn open_envelope(top: Members<'_>) -> Opened<'_> {
     if top.names_a_subject() {
         return (Envelope::default(), Ok(top));
     }

@@ -10,8 +10,11 @@ const NO_TENANT: &str = "nobody: no_tenant -";
 const DISAGREES_FOLIO: &str = "nobody: tenant_disagrees folio.tenantId";
 const DISAGREES_OKAPI: &str = "nobody: tenant_disagrees x-okapi-tenant";
 
+/// Headers as sent.
+type Headers<'a> = &'a [(&'a str, &'a [u8])];
+
 /// A record of `ITEM_CHECKED_IN` on the topic of a tenant or a collection.
-fn sent(part: &str, headers: &[(&str, &[u8])], payload: &[u8]) -> Record {
+fn sent(part: &str, headers: Headers<'_>, payload: &[u8]) -> Record {
     let mut record = record(Kind::ItemCheckedIn, part, payload);
     record.headers =
         headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
@@ -20,7 +23,7 @@ fn sent(part: &str, headers: &[(&str, &[u8])], payload: &[u8]) -> Record {
 
 #[test]
 fn headers_name_the_tenant_in_any_spelling() {
-    let rows: &[(&[(&str, &[u8])], &str)] = &[
+    let rows: &[(Headers<'_>, &str)] = &[
         (&[], NO_TENANT),
         (&[("folio.tenantId", b"northlib")], NORTHLIB),
         (&[("FOLIO.TENANTID", b"northlib")], NORTHLIB),
@@ -112,7 +115,7 @@ fn all_that_name_the_tenant_have_to_agree() {
             "northlib: malformed_json eventPayload".to_owned(),
         ),
     ] {
-        let headers: &[(&str, &[u8])] = &[("folio.tenantId", header.as_bytes())];
+        let headers: Headers<'_> = &[("folio.tenantId", header.as_bytes())];
         let read = outcome(&sent(part, headers, value.as_bytes()));
         assert_eq!(read, expected, "{part} {header} {value}");
     }

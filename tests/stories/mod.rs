@@ -4,6 +4,7 @@ mod answers;
 mod day;
 mod limit_reached;
 mod process;
+mod pubsub;
 mod settings;
 mod tenants;
 mod weather;
