@@ -43,6 +43,9 @@ pub struct Settings {
     /// Name of the deployment: first part of topic names and of the consumer group
     #[arg(long, env = "ENV", default_value = "", global = true)]
     pub env: String,
+    /// Read mod-pubsub's own topics too: true or false
+    #[arg(long, env = "KAFKA_PUBSUB_TOPICS", default_value = "false", global = true)]
+    pub kafka_pubsub_topics: String,
     /// How long the group waits for an instance that died, in milliseconds
     #[arg(long, env = "KAFKA_CONSUMER_SESSION_TIMEOUT_MS", default_value = "10000", global = true)]
     pub kafka_session_timeout: String,
@@ -162,7 +165,7 @@ impl DatabaseConfig {
 pub struct KafkaConfig {
     /// `host:port`.
     pub bootstrap: String,
-    /// First part of topic names.
+    /// First part of topic names, and which topics are read.
     pub environment: Environment,
     /// How long the group waits for an instance that died.
     pub session_timeout: Duration,
@@ -283,6 +286,11 @@ impl Problems {
         self.check(variable, text, "must not be empty", read).unwrap_or_default()
     }
 
+    fn flag(&mut self, variable: &'static str, text: &str) -> bool {
+        let read = |text: &str| text.parse().ok();
+        self.check(variable, text, "must be true or false", read).unwrap_or_default()
+    }
+
     fn port(&mut self, variable: &'static str, text: &str) -> u16 {
         self.number(variable, text, "must be a port from 1 to 65535", 1..=u16::MAX)
     }
@@ -366,7 +374,8 @@ impl Settings {
             bootstrap: format!("{host}:{port}"),
             environment: problems
                 .check("ENV", &self.env, rule, usable)
-                .unwrap_or(Environment::Unset),
+                .unwrap_or_else(|| Environment::new(None))
+                .with_pubsub(problems.flag("KAFKA_PUBSUB_TOPICS", &self.kafka_pubsub_topics)),
             session_timeout: problems
                 .milliseconds("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", &self.kafka_session_timeout),
             heartbeat_interval: problems.milliseconds(
@@ -481,8 +490,15 @@ mod tests {
     fn the_defaults_are_usable() {
         let (config, _) = check(&[]).unwrap();
         assert_eq!(config.kafka.bootstrap, "localhost:9092");
-        assert_eq!(config.kafka.environment, Environment::Unset);
+        assert_eq!(config.kafka.environment, Environment::new(None));
         assert_eq!(config.http_port, 8081);
+    }
+
+    #[test]
+    fn the_topics_of_mod_pubsub_are_read_on_demand() {
+        let (config, _) = check(&["--env=prod1", "--kafka-pubsub-topics=true"]).unwrap();
+        let expected = Environment::new(Some("prod1")).with_pubsub(true);
+        assert_eq!(config.kafka.environment, expected);
     }
 
     #[test]
@@ -492,6 +508,7 @@ mod tests {
             "--db-host=",
             "--kafka-port=x",
             "--env=a b",
+            "--kafka-pubsub-topics=yes",
             "--db-maxpoolsize=3",
             "--okapi-url=okapi:9130",
             "--log-format=xml",
@@ -509,6 +526,7 @@ mod tests {
                 "KAFKA_PORT must be a port from 1 to 65535, but it is \"x\"",
                 "ENV must consist of letters, digits, dots, underscores and hyphens, as topic names \
                  do, but it is \"a b\"",
+                "KAFKA_PUBSUB_TOPICS must be true or false, but it is \"yes\"",
                 "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
                  KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",
                 "OKAPI_URL must be a URL with http or https, but it is \"okapi:9130\"",

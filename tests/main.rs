@@ -8,6 +8,8 @@ mod boundaries;
 mod contract;
 mod decoding;
 mod evaluation;
+mod fuzzing;
+mod identity;
 mod merging;
 mod sql;
 mod stories;

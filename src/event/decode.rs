@@ -50,6 +50,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::MalformedJson,
+        Self::MissingField,
+        Self::BadField,
+        Self::NoTenant,
+        Self::TenantDisagrees,
+        Self::NoTime,
+        Self::RefusedByDatabase,
+    ];
+
     /// The name stored in `dead_letter.reason`.
     pub fn name(self) -> &'static str {
         match self {
@@ -97,18 +108,30 @@ impl fmt::Display for Reject {
 /// identifies a record that has no id of its own.
 pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
     let Some(payload) = &record.payload else { return Reading::Tombstone };
-    let opened = wire::open(payload);
-    let named_in_body = opened.as_ref().ok().and_then(|(envelope, _)| envelope.tenant);
-    let tenant = match tenant(record, topic, fields::text(named_in_body).as_deref()) {
+    let mut inner = String::new();
+    let (envelope, members) = wire::open(payload, &mut inner);
+    let tenant = match tenant(record, topic, envelope) {
         Ok(tenant) => tenant,
         Err(reject) => return Reading::Dead(None, reject),
     };
-    match opened.and_then(|(envelope, members)| {
+    let event = named_as_its_topic(envelope, topic.kind).and(members).and_then(|members| {
         let fact = decoder(topic.kind)(&members)?;
         event(record, topic.kind, envelope, fact, cluster)
-    }) {
+    });
+    match event {
         Ok(event) => Reading::Event(tenant, Box::new(event)),
         Err(reject) => Reading::Dead(Some(tenant), reject),
+    }
+}
+
+/// An event type that is named has to be the topic's (events contract 4.4).
+fn named_as_its_topic(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
+    let rule = "names another kind of event than the topic";
+    match envelope.event_type {
+        Some(named) if fields::text(Some(named)).as_deref() != Some(kind.name()) => {
+            Err(Reject::new(Reason::BadField, Some("eventType"), rule))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -129,20 +152,28 @@ fn event(
     cluster: &str,
 ) -> Result<Event, Reject> {
     let (occurred_at, timed_by) = time(record, envelope)?;
-    let (key, identified_by, stamp) = match fields::any_uuid(envelope.id).filter(|id| !id.is_nil())
-    {
-        Some(id) => (id, IdentifiedBy::Envelope, Stamp::enveloped(occurred_at, kind, id)),
-        None => {
-            let stamp = Stamp::bare(occurred_at, kind, &record.place);
-            (place_key(record, cluster), IdentifiedBy::Place, stamp)
+    let id = fields::any_uuid(envelope.id).filter(|id| !id.is_nil());
+    let (key, identified_by) = match (id, timed_by) {
+        (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
+        // Another copy may have another time. Were they one to the inbox, the first that is read would
+        // decide which of the times counts (invariant I1).
+        (Some(id), TimedBy::Record | TimedBy::RecordAsEnvelopeIsAhead) => {
+            let at = occurred_at.timestamp_millis().to_be_bytes();
+            (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
         }
+        (None, _) => (place_key(record, cluster), IdentifiedBy::Place),
+    };
+    let stamp = match id {
+        Some(id) => Stamp::enveloped(occurred_at, kind, id),
+        None => Stamp::bare(occurred_at, kind, &record.place),
     };
     Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
 }
 
 /// The time that orders this event (events contract 6.4).
 fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, TimedBy), Reject> {
-    match (fields::epoch_milliseconds(envelope.timestamp), record.timestamp) {
+    let recorded = record.timestamp.filter(fields::in_calendar);
+    match (fields::epoch_milliseconds(envelope.timestamp), recorded) {
         (Some(said), Some(recorded)) if said - recorded > CLOCK_TOLERANCE => {
             Ok((recorded, TimedBy::RecordAsEnvelopeIsAhead))
         }
@@ -155,9 +186,9 @@ fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, Timed
     }
 }
 
-/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelope and
+/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
-fn tenant(record: &Record, topic: &Topic, body: Option<&str>) -> Result<TenantId, Reject> {
+fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<TenantId, Reject> {
     let header = |name: &str| {
         let mut values = record.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         values.find_map(|(_, value)| {
@@ -166,12 +197,14 @@ fn tenant(record: &Record, topic: &Topic, body: Option<&str>) -> Result<TenantId
             (!text.is_empty()).then(|| text.to_owned())
         })
     };
+    let body = |raw| fields::text(raw).map(|text| text.trim().to_owned());
     let of_topic = topic.tenant.as_ref().map(TenantId::as_str);
     let mut found: Option<TenantId> = None;
     for (source, named) in [
         ("folio.tenantId", header("folio.tenantId")),
         ("x-okapi-tenant", header("x-okapi-tenant")),
-        ("tenant", body.map(|body| body.trim().to_owned())),
+        ("tenant", body(envelope.tenant)),
+        ("eventMetadata.tenantId", body(envelope.pubsub_tenant)),
         ("topic", of_topic.map(str::to_owned)),
     ] {
         let Some(named) = named else { continue };

@@ -48,6 +48,11 @@ impl Kind {
         }
     }
 
+    /// The kind with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The producer's part of the topic name (events contract 2.1).
     pub fn producer(self) -> &'static str {
         match self {

@@ -71,27 +71,34 @@ pub struct Event {
 }
 
 /// The rule by which an event got its identity (contract 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IdentifiedBy {
     /// The envelope's own id.
     Envelope,
+    /// The envelope's id and the time, because the time is the record's: a copy of the envelope in
+    /// another record may have another one, and which of them counts is for the merge to say.
+    EnvelopeAndTime,
     /// Cluster, topic, partition, offset and timestamp: a redelivery is recognised, a producer's
     /// resend isn't (it changes nothing, because merging is idempotent).
     Place,
 }
 
 impl IdentifiedBy {
+    /// All rules.
+    pub const ALL: [Self; 3] = [Self::Envelope, Self::EnvelopeAndTime, Self::Place];
+
     /// As stored beside the event.
     pub fn name(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
+            Self::EnvelopeAndTime => "envelope_and_time",
             Self::Place => "place",
         }
     }
 }
 
 /// The rule by which an event got its time (contract 6.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimedBy {
     /// The envelope's `timestamp`.
     Envelope,
@@ -102,6 +109,9 @@ pub enum TimedBy {
 }
 
 impl TimedBy {
+    /// All rules.
+    pub const ALL: [Self; 3] = [Self::Envelope, Self::Record, Self::RecordAsEnvelopeIsAhead];
+
     /// As stored beside the event.
     pub fn name(self) -> &'static str {
         match self {

@@ -125,6 +125,14 @@ mod tests {
     }
 
     #[test]
+    fn enveloped_records_are_ordered_by_id_alone() {
+        let enveloped = |id| Stamp::enveloped(at(5), Kind::LoanClosed, Uuid::from_u128(id));
+        assert!(enveloped(1) < enveloped(2));
+        assert!(enveloped(2) < enveloped(1 << 127));
+        assert_eq!(enveloped(7), enveloped(7));
+    }
+
+    #[test]
     fn bare_records_are_ordered_by_offset_then_partition_and_told_apart_by_topic() {
         let bare = |topic, partition, offset| {
             Stamp::bare(at(5), Kind::LoanClosed, &place(topic, partition, offset))

@@ -2,13 +2,14 @@
 
 use super::{Kind, TenantId};
 
-/// The deployment's `ENV`, the first part of every topic name (events contract 2.2).
+/// The topics of one deployment: its `ENV`, the first part of every name (events contract 2.2), and
+/// whether mod-pubsub's own topics are read too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Environment {
-    /// `ENV` is set: only topics with this first part are ours.
-    Named(String),
-    /// `ENV` is unset or blank: producers then write `folio.…`, or leave the part out.
-    Unset,
+pub struct Environment {
+    /// Set: only topics with this first part are ours. Unset or blank: producers write `folio.…`, or
+    /// leave the part out.
+    name: Option<String>,
+    pubsub: bool,
 }
 
 /// What the topic's name tells about its records.
@@ -23,41 +24,49 @@ pub struct Topic {
 
 const TENANT: &str = "[a-z][a-z0-9_]{0,30}";
 const COLLECTION: &str = "[A-Z][A-Z0-9]{0,30}";
+const VERSION: &str = "[0-9][0-9A-Za-z._-]*";
 const DEFAULT: &str = "folio";
 
 impl Environment {
     /// From the variable's value.
     pub fn new(value: Option<&str>) -> Self {
-        match value.map(str::trim) {
-            None | Some("") => Self::Unset,
-            Some(name) => Self::Named(name.to_owned()),
-        }
+        let name = value.map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+        Self { name, pubsub: false }
+    }
+
+    /// The same, where `read` with mod-pubsub's own topics (events contract 2.1), for deployments
+    /// whose producers don't write native ones yet.
+    pub fn with_pubsub(self, read: bool) -> Self {
+        Self { pubsub: read, ..self }
     }
 
     /// The consumer group of all instances of this deployment (events contract 2.4).
     pub fn consumer_group(&self) -> String {
-        match self {
-            Self::Named(name) => format!("{name}.cg.patron-blocks"),
-            Self::Unset => "cg.patron-blocks".to_owned(),
-        }
+        let prefix = self.name.as_ref().map(|name| format!("{name}.")).unwrap_or_default();
+        format!("{prefix}cg.patron-blocks")
     }
 
-    /// The anchored pattern of all event topics, per tenant and per collection. It is understood alike
-    /// by libc, which matches it in the classic group protocol, and by the broker's RE2/J.
+    /// The anchored pattern of all event topics: per tenant, per collection and, if they are read,
+    /// mod-pubsub's. It is understood alike by libc, which matches it in the classic group protocol,
+    /// and by the broker's RE2/J.
     pub fn topic_pattern(&self) -> String {
-        let names = |producer| {
-            let of_producer = Kind::ALL.into_iter().filter(|kind| kind.producer() == producer);
-            of_producer.map(Kind::name).collect::<Vec<_>>().join("|")
+        let names = |of: fn(&Kind) -> bool| {
+            Kind::ALL.into_iter().filter(of).map(Kind::name).collect::<Vec<_>>().join("|")
         };
-        let prefix = match self {
-            Self::Named(name) => format!("{}\\.", escape(name)),
-            Self::Unset => format!("({DEFAULT}\\.)?"),
+        let prefix = match &self.name {
+            Some(name) => format!("{}\\.", escape(name)),
+            None => format!("({DEFAULT}\\.)?"),
         };
-        format!(
-            "^{prefix}({TENANT}|{COLLECTION})\\.(circulation\\.({})|feesfines\\.({}))$",
-            names("circulation"),
-            names("feesfines"),
-        )
+        let business = format!(
+            "({TENANT}|{COLLECTION})\\.(circulation\\.({})|feesfines\\.({}))",
+            names(|kind| kind.producer() == "circulation"),
+            names(|kind| kind.producer() == "feesfines"),
+        );
+        if !self.pubsub {
+            return format!("^{prefix}{business}$");
+        }
+        let all = names(|_| true);
+        format!("^{prefix}({business}|pub-sub\\.{TENANT}\\.({all})\\.mod-pubsub-{VERSION})$")
     }
 
     /// The names that a tenant's own topic may have.
@@ -71,19 +80,37 @@ impl Environment {
 
     /// Reads a topic's name; `None` when [`Environment::topic_pattern`] would not have matched it.
     pub fn parse(&self, topic: &str) -> Option<Topic> {
-        let (kind, rest) = Kind::ALL.into_iter().find_map(|kind| {
-            let rest = topic.strip_suffix(kind.name())?.strip_suffix('.')?;
-            Some((kind, rest.strip_suffix(kind.producer())?.strip_suffix('.')?))
-        })?;
-        let tenant = match self {
-            Self::Named(name) => rest.strip_prefix(name.as_str())?.strip_prefix('.')?,
-            Self::Unset => rest.strip_prefix(&format!("{DEFAULT}.")).unwrap_or(rest),
-        };
-        match TenantId::parse(tenant) {
-            Some(tenant) => Some(Topic { kind, tenant: Some(tenant) }),
-            None => is_collection(tenant).then_some(Topic { kind, tenant: None }),
+        match &self.name {
+            Some(name) => self.parse_rest(topic.strip_prefix(name.as_str())?.strip_prefix('.')?),
+            None => {
+                let rest = topic.strip_prefix(DEFAULT).and_then(|rest| rest.strip_prefix('.'));
+                rest.and_then(|rest| self.parse_rest(rest)).or_else(|| self.parse_rest(topic))
+            }
         }
     }
+
+    /// Reads what follows the environment.
+    fn parse_rest(&self, rest: &str) -> Option<Topic> {
+        if let Some(rest) = rest.strip_prefix("pub-sub.").filter(|_| self.pubsub) {
+            let (tenant, rest) = rest.split_once('.')?;
+            let (name, module) = rest.split_once('.')?;
+            let known = module.strip_prefix("mod-pubsub-").is_some_and(is_version);
+            let tenant = Some(TenantId::parse(tenant)?);
+            return Some(Topic { kind: Kind::named(name).filter(|_| known)?, tenant });
+        }
+        let (part, rest) = rest.split_once('.')?;
+        let (producer, name) = rest.split_once('.')?;
+        let kind = Kind::named(name).filter(|kind| kind.producer() == producer)?;
+        match TenantId::parse(part) {
+            Some(tenant) => Some(Topic { kind, tenant: Some(tenant) }),
+            None => is_collection(part).then_some(Topic { kind, tenant: None }),
+        }
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn is_collection(part: &str) -> bool {
@@ -107,6 +134,13 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     fn tenant_of(env: &Environment, topic: &str) -> Option<Option<String>> {
@@ -145,17 +179,138 @@ mod tests {
 
     #[test]
     fn without_an_environment_both_spellings_are_read() {
-        let env = Environment::new(Some(" "));
-        let northlib = Some(Some("northlib".to_owned()));
-        assert_eq!(tenant_of(&env, "folio.northlib.circulation.LOAN_CLOSED"), northlib);
-        assert_eq!(tenant_of(&env, "northlib.circulation.LOAN_CLOSED"), northlib);
-        assert_eq!(tenant_of(&env, "ALL.circulation.LOAN_CLOSED"), Some(None));
-        assert_eq!(tenant_of(&env, "prod1.northlib.circulation.LOAN_CLOSED"), None);
+        for env in [None, Some(""), Some(" ")] {
+            let env = Environment::new(env).with_pubsub(true);
+            for (topic, tenant) in [
+                ("folio.northlib.circulation.LOAN_CLOSED", Some(Some("northlib"))),
+                ("northlib.circulation.LOAN_CLOSED", Some(Some("northlib"))),
+                ("folio.circulation.LOAN_CLOSED", Some(Some("folio"))),
+                ("folio.folio.circulation.LOAN_CLOSED", Some(Some("folio"))),
+                ("ALL.circulation.LOAN_CLOSED", Some(None)),
+                ("folio.ALL.circulation.LOAN_CLOSED", Some(None)),
+                ("pub-sub.northlib.LOAN_CLOSED.mod-pubsub-2.16.0", Some(Some("northlib"))),
+                ("folio.pub-sub.northlib.LOAN_CLOSED.mod-pubsub-2.16.0", Some(Some("northlib"))),
+                ("prod1.northlib.circulation.LOAN_CLOSED", None),
+                ("prod1.pub-sub.northlib.LOAN_CLOSED.mod-pubsub-2.16.0", None),
+            ] {
+                let expected = tenant.map(|tenant| tenant.map(str::to_owned));
+                assert_eq!(tenant_of(&env, topic), expected, "{topic}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_topics_of_mod_pubsub_are_read_where_that_is_set() {
+        let without = Environment::new(Some("prod1"));
+        let with = without.clone().with_pubsub(true);
+        for kind in Kind::ALL {
+            for version in ["2.16.0", "2.17.0-SNAPSHOT.301", "3"] {
+                let name = kind.name();
+                let topic = format!("prod1.pub-sub.northlib.{name}.mod-pubsub-{version}");
+                let tenant = TenantId::parse("northlib");
+                assert_eq!(with.parse(&topic), Some(Topic { kind, tenant }), "{topic}");
+                assert_eq!(without.parse(&topic), None, "{topic}");
+            }
+        }
+        for other in [
+            // As mod-pubsub makes them beforehand, and nobody ever writes them (2.1).
+            "prod1.northlib.mod-pubsub.LOAN_CLOSED",
+            "prod1.pub-sub.northlib.LOG_RECORD.mod-pubsub-2.16.0",
+            "prod1.pub-sub.ALL.LOAN_CLOSED.mod-pubsub-2.16.0",
+            "prod1.pub-sub.northlib.LOAN_CLOSED",
+            "prod1.pub-sub.northlib.LOAN_CLOSED.mod-pubsub-",
+            "prod1.pub-sub.northlib.LOAN_CLOSED.mod-pubsub-x",
+            "prod1.pub-sub.northlib.circulation.LOAN_CLOSED.mod-pubsub-2.16.0",
+        ] {
+            assert_eq!(with.parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_group_is_the_environments_and_has_no_version() {
+        assert_eq!(Environment::new(Some("prod1")).consumer_group(), "prod1.cg.patron-blocks");
+        assert_eq!(Environment::new(None).consumer_group(), "cg.patron-blocks");
     }
 
     #[test]
     fn the_environment_is_quoted_in_the_pattern() {
         let pattern = Environment::new(Some("a.b+c")).topic_pattern();
         assert!(pattern.starts_with("^a\\.b\\+c\\.("), "{pattern}");
+    }
+
+    /// What names are made of: the parts of ours and of their neighbours', in any order.
+    fn name() -> impl Strategy<Value = String> {
+        let first = select(vec!["prod1.", "prod11.", "folio.", "a.b.", "axb.", ""]);
+        let second = select(vec![
+            "northlib.",
+            "ALL.",
+            "EAST1.",
+            "North.",
+            "0north.",
+            "n-l.",
+            "pub-sub.northlib.",
+            "pub-sub.ALL.",
+            "pub-sub.",
+            "folio.",
+            "mod-pubsub.",
+            ".",
+            "",
+        ]);
+        let third = select(vec!["circulation.", "feesfines.", "circulation", "users.", ""]);
+        let kinds = Kind::ALL.map(Kind::name).into_iter().chain(["LOG_RECORD", "loan", ""]);
+        let fourth = select(kinds.collect::<Vec<_>>());
+        let last = select(vec![
+            "",
+            "",
+            ".mod-pubsub-2.16.0",
+            ".mod-pubsub-3-SNAPSHOT.1",
+            ".mod-pubsub-",
+            "-mod-pubsub-1",
+            ".mod-pubsub-x",
+            ".x",
+            "X",
+        ]);
+        let long =
+            proptest::option::weighted(0.2, (28..34_usize).prop_map(|n| "n".repeat(n) + "."));
+        (first, second, long, third, fourth, last).prop_map(|(a, b, long, c, d, e)| {
+            let b = long.as_deref().unwrap_or(b);
+            [a, b, c, d, e].concat()
+        })
+    }
+
+    /// The lines that libc's regular expressions match: `sed` hands them over as they are.
+    fn matched_by_libc(pattern: &str, names: &[String]) -> Vec<String> {
+        let mut sed = Command::new("sed")
+            .args(["-E", "-n", &format!("/{pattern}/p")])
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        sed.stdin.take().unwrap().write_all((names.join("\n") + "\n").as_bytes()).unwrap();
+        let output = sed.wait_with_output().unwrap();
+        assert!(output.status.success(), "{pattern}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_the_pattern_matches_is_what_is_read(
+            env in select(vec![None, Some("prod1"), Some("folio"), Some("a.b")]),
+            pubsub in any::<bool>(),
+            names in vec(name(), 200),
+        ) {
+            let env = Environment::new(env).with_pubsub(pubsub);
+            let pattern = env.topic_pattern();
+            let read: Vec<String> =
+                names.iter().filter(|name| env.parse(name).is_some()).cloned().collect();
+            // RE2's syntax, which is the broker's.
+            let re2 = regex_lite::Regex::new(&pattern).unwrap();
+            let matched: Vec<String> =
+                names.iter().filter(|name| re2.is_match(name)).cloned().collect();
+            prop_assert_eq!(&matched, &read);
+            prop_assert_eq!(&matched_by_libc(&pattern, &names), &read);
+        }
     }
 }

@@ -3,7 +3,13 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::decode::{Reason, Reject};
+use super::{
+    decode::{Reason, Reject},
+    fields,
+};
+
+/// A member's JSON text.
+pub(super) type Raw<'a> = Option<&'a RawValue>;
 
 /// The members of a payload or an envelope that mean something to us, each as its own JSON text, so
 /// that a number keeps its digits and an error can name the member. `null` counts as absent, and
@@ -12,77 +18,171 @@ use super::decode::{Reason, Reject};
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Members<'a> {
     #[serde(borrow)]
-    pub(super) user_id: Option<&'a RawValue>,
+    pub(super) user_id: Raw<'a>,
     #[serde(borrow)]
-    pub(super) loan_id: Option<&'a RawValue>,
+    pub(super) loan_id: Raw<'a>,
     #[serde(borrow)]
-    pub(super) due_date: Option<&'a RawValue>,
+    pub(super) due_date: Raw<'a>,
     #[serde(borrow)]
-    pub(super) grace_period: Option<&'a RawValue>,
+    pub(super) grace_period: Raw<'a>,
     #[serde(borrow)]
-    pub(super) due_date_changed_by_recall: Option<&'a RawValue>,
+    pub(super) due_date_changed_by_recall: Raw<'a>,
     #[serde(borrow)]
-    pub(super) fee_fine_id: Option<&'a RawValue>,
+    pub(super) fee_fine_id: Raw<'a>,
     #[serde(borrow)]
-    pub(super) fee_fine_type_id: Option<&'a RawValue>,
+    pub(super) fee_fine_type_id: Raw<'a>,
     #[serde(borrow)]
-    pub(super) balance: Option<&'a RawValue>,
+    pub(super) balance: Raw<'a>,
 
-    // Members of an envelope.
+    // Members of envelopes, under all names that are in use (events contract 4.2 to 4.4).
     #[serde(borrow)]
-    id: Option<&'a RawValue>,
+    id: Raw<'a>,
+    #[serde(borrow)]
+    event_id: Raw<'a>,
     #[serde(borrow, rename = "type")]
-    type_: Option<&'a RawValue>,
+    type_: Raw<'a>,
     #[serde(borrow)]
-    tenant: Option<&'a RawValue>,
+    tenant: Raw<'a>,
     #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
+    timestamp: Raw<'a>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    event_ts: Raw<'a>,
+    #[serde(borrow)]
+    ts: Raw<'a>,
+    #[serde(borrow)]
+    data: Raw<'a>,
+    #[serde(borrow)]
+    old: Raw<'a>,
+    #[serde(borrow)]
+    new: Raw<'a>,
 
-    // The wrapper that a plain serialiser makes of mod-circulation's `data` (events contract 4.2).
+    // The wrapper that a plain serialiser makes of mod-circulation's `data` (4.2).
     #[serde(borrow)]
-    map: Option<&'a RawValue>,
+    map: Raw<'a>,
     #[serde(borrow)]
-    empty: Option<&'a RawValue>,
+    empty: Raw<'a>,
+
+    // What mod-pubsub stores (4.4).
+    #[serde(borrow)]
+    event_type: Raw<'a>,
+    #[serde(borrow)]
+    event_payload: Raw<'a>,
+    #[serde(borrow)]
+    event_metadata: Raw<'a>,
+    #[serde(borrow)]
+    tenant_id: Raw<'a>,
 }
 
-/// What an envelope (shape B) says about its content.
+/// What the envelopes around a payload say about it; nothing for shape A.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Envelope<'a> {
-    pub(super) id: Option<&'a RawValue>,
-    pub(super) tenant: Option<&'a RawValue>,
-    pub(super) timestamp: Option<&'a RawValue>,
+    /// Its identity; shape D's own where that is around another shape.
+    pub(super) id: Raw<'a>,
+    /// When it was sent; never said by shape D.
+    pub(super) timestamp: Raw<'a>,
+    /// The tenant in shapes B and C.
+    pub(super) tenant: Raw<'a>,
+    /// The tenant in shape D.
+    pub(super) pubsub_tenant: Raw<'a>,
+    /// The kind of event, which shape D alone names.
+    pub(super) event_type: Raw<'a>,
 }
 
-/// Reads a value in shape A or B (events contract 4.6): the envelope, empty for shape A, and the flat
-/// payload.
-pub(super) fn open(value: &[u8]) -> Result<(Envelope<'_>, Members<'_>), Reject> {
+/// What the envelopes say, which stands even when the content can't be read, and the flat payload.
+pub(super) type Opened<'a> = (Envelope<'a>, Result<Members<'a>, Reject>);
+
+/// Takes a value out of its envelopes, in the order of the events contract 4.6. `inner` is where the
+/// text lives that shape D carries as a string.
+pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> Opened<'a> {
     let text = std::str::from_utf8(value)
-        .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"))?;
-    let top = members(text)?;
-    let Some(data) = top.data.filter(|data| is_object(data) && top.is_envelope()) else {
-        return Ok((Envelope::default(), top));
+        .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"));
+    match text.and_then(|text| members(None, text)) {
+        Ok(top) if top.is_pubsub() => open_pubsub(top, inner),
+        Ok(top) => open_envelope(top),
+        Err(reject) => (Envelope::default(), Err(reject)),
+    }
+}
+
+/// Shape D, whose content may be any of the others.
+fn open_pubsub<'a>(top: Members<'a>, inner: &'a mut String) -> Opened<'a> {
+    const PAYLOAD: &str = "eventPayload";
+    let mut outer = Envelope { id: top.id, event_type: top.event_type, ..Envelope::default() };
+    match top.event_metadata.filter(|raw| is_object(raw)).map(|raw| nested("eventMetadata", raw)) {
+        Some(Ok(metadata)) => outer.pubsub_tenant = metadata.tenant_id,
+        Some(Err(reject)) => return (outer, Err(reject)),
+        None => {}
+    }
+    let Some(text) = top.event_payload.and_then(fields::string) else {
+        let rule = "holds what is no Unicode character";
+        return (outer, Err(Reject::new(Reason::MalformedJson, Some(PAYLOAD), rule)));
     };
-    let envelope = Envelope { id: top.id, tenant: top.tenant, timestamp: top.timestamp };
-    let payload = members(data.get())?;
-    match payload.map {
-        Some(map) if is_object(map) && payload.is_wrapper() => Ok((envelope, members(map.get())?)),
-        _ => Ok((envelope, payload)),
+    *inner = text.into_owned();
+    match members(Some(PAYLOAD), inner).map(open_envelope) {
+        Ok((within, payload)) => {
+            let Envelope { pubsub_tenant, event_type, .. } = outer;
+            (Envelope { id: outer.id.or(within.id), pubsub_tenant, event_type, ..within }, payload)
+        }
+        Err(reject) => (outer, Err(reject)),
+    }
+}
+
+/// Shapes B, C, C's older variant, and A. What names its subject is a payload, whatever else it has.
+fn open_envelope(top: Members<'_>) -> Opened<'_> {
+    if top.names_a_subject() {
+        return (Envelope::default(), Ok(top));
+    }
+    let envelope = Envelope {
+        id: top.id.or(top.event_id),
+        timestamp: top.timestamp.or(top.event_ts).or(top.ts),
+        tenant: top.tenant,
+        ..Envelope::default()
+    };
+    let is_announced = top.type_.or(envelope.timestamp).is_some();
+    match top.data.filter(|data| is_object(data) && is_announced) {
+        Some(data) => (envelope, nested("data", data).and_then(content)),
+        None if top.is_change() => (envelope, changed_to(&top)),
+        None => (Envelope::default(), Ok(top)),
+    }
+}
+
+/// The flat payload in what an envelope carries: itself, in a wrapper, or the new state of an entity.
+fn content(data: Members<'_>) -> Result<Members<'_>, Reject> {
+    if data.names_a_subject() {
+        return Ok(data);
+    }
+    match data.map.filter(|map| is_object(map) && data.is_wrapper()) {
+        Some(map) => nested("map", map),
+        None if data.is_change() => changed_to(&data),
+        None => Ok(data),
+    }
+}
+
+/// The state that a change left behind: what an event says is what holds after it.
+fn changed_to<'a>(change: &Members<'a>) -> Result<Members<'a>, Reject> {
+    let bad = |reason, rule| Reject::new(reason, Some("new"), rule);
+    match change.new {
+        Some(new) if is_object(new) => nested("new", new),
+        Some(_) => Err(bad(Reason::BadField, "must be an object")),
+        None => Err(bad(Reason::MissingField, "is required where an envelope tells a change")),
     }
 }
 
 impl Members<'_> {
-    fn is_envelope(&self) -> bool {
-        (self.type_.is_some() || self.timestamp.is_some()) && !self.names_a_subject()
+    fn is_pubsub(&self) -> bool {
+        let is_string = |raw: Raw<'_>| raw.is_some_and(|raw| raw.get().starts_with('"'));
+        is_string(self.event_payload) && is_string(self.event_type)
     }
 
     fn is_wrapper(&self) -> bool {
-        self.empty.is_some_and(|e| matches!(e.get(), "true" | "false")) && !self.names_a_subject()
+        self.empty.is_some_and(|e| matches!(e.get(), "true" | "false"))
+    }
+
+    fn is_change(&self) -> bool {
+        self.old.or(self.new).is_some()
     }
 
     fn names_a_subject(&self) -> bool {
-        self.loan_id.is_some() || self.fee_fine_id.is_some()
+        self.loan_id.or(self.fee_fine_id).is_some()
     }
 }
 
@@ -90,19 +190,24 @@ pub(super) fn is_object(value: &RawValue) -> bool {
     value.get().starts_with('{')
 }
 
-/// The parser's own message is not passed on: it quotes the payload, which may hold a person's data.
-fn members(text: &str) -> Result<Members<'_>, Reject> {
-    let reject = |rule: String| Reject::new(Reason::MalformedJson, None, rule);
+fn nested<'a>(field: &'static str, value: &'a RawValue) -> Result<Members<'a>, Reject> {
+    members(Some(field), value.get())
+}
+
+/// The members of an object, which is the value of `field` or the whole value of the record. The
+/// parser's own message is not passed on: it quotes the payload, which may hold a person's data.
+fn members<'a>(field: Option<&'static str>, text: &'a str) -> Result<Members<'a>, Reject> {
+    let reject = |rule: &str| {
+        let subject = if field.is_none() { "the value " } else { "" };
+        Reject::new(Reason::MalformedJson, field, format!("{subject}{rule}"))
+    };
     // serde would take an array for a struct's members in order.
     if !text.trim_start().starts_with('{') {
-        return Err(reject("the value is not a JSON object".to_owned()));
+        return Err(reject("is not a JSON object"));
     }
     serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        reject(if error.is_data() {
-            format!("a member stands twice (line {line}, column {column})")
-        } else {
-            format!("not valid JSON (line {line}, column {column})")
-        })
+        let rule = if error.is_data() { "holds a member twice" } else { "is not valid JSON" };
+        reject(&format!("{rule} (line {line}, column {column})"))
     })
 }

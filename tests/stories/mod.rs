@@ -6,6 +6,7 @@ mod gaps;
 mod held;
 mod limit_reached;
 mod process;
+mod pubsub;
 mod settings;
 mod tenants;
 mod weather;

@@ -1,0 +1,220 @@
+//! What must hold of any record, whatever its bytes: nothing panics, and what is read keeps the promises
+//! that the store and the merge build on. Shared by the fuzzer and by `tests/fuzzing.rs`.
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use patron_blocks::{
+    event::{
+        self, Environment, Event, Fact, IdentifiedBy, Kind, Place, Reading, Reason, Record, Reject,
+        TenantId, TimedBy, Topic, parse_uuid, stamp::Horizon,
+    },
+    patron::{Fee, Loan, overdue_minutes},
+};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+/// The rules that a dead letter may tell, numbers replaced by `#`. Word for word, since what is not
+/// listed might quote the payload, which may hold a person's data.
+const RULES: [&str; 20] = [
+    "the value is not UTF-#",
+    "the value is not a JSON object",
+    "the value is not valid JSON (line #, column #)",
+    "the value holds a member twice (line #, column #)",
+    "is not a JSON object",
+    "is not valid JSON (line #, column #)",
+    "holds a member twice (line #, column #)",
+    "holds what is no Unicode character",
+    "is required",
+    "is required where an envelope tells a change",
+    "must be an object",
+    "must be a UUID of version # to #",
+    "must be an ISO # date and time, or epoch milliseconds",
+    "must be a number of at most # digits, below #",
+    "must be true or false",
+    "names another kind of event than the topic",
+    "names another tenant than the record's other sources",
+    "is no tenant id, which starts with a lower-case letter and has up to # lower-case letters, digits and underscores",
+    "neither headers, envelope nor topic name a tenant",
+    "neither the envelope nor the record says when it happened",
+];
+
+/// Reads `bytes` as a record and holds what comes of it to its promises.
+///
+/// | bytes | what |
+/// |---|---|
+/// | 1 | the kind of event |
+/// | 1 | bits 0 and 1: form of the topic; 2: with a key; 3: without a timestamp; 4: a tombstone; 5 and 6: how many headers |
+/// | 8 | the timestamp, big endian |
+/// | | the headers, each a name and a value, each a length (1) and bytes |
+/// | | the payload |
+pub(crate) fn check(bytes: &[u8]) {
+    let Some((record, topic)) = record(&mut Bytes(bytes)) else { return };
+    let reading = event::read(&record, &topic, "cluster");
+    assert_eq!(reading, event::read(&record, &topic, "cluster"), "it reads the same again");
+    match &reading {
+        Reading::Tombstone => assert_eq!(record.payload, None),
+        Reading::Dead(tenant, reject) => check_dead(&topic, tenant.as_ref(), reject),
+        Reading::Event(tenant, event) => {
+            assert!(topic.tenant.as_ref().is_none_or(|of_topic| of_topic == tenant));
+            assert_eq!(event.fact.kind(), topic.kind);
+            check_time(&record, event);
+            check_identity(&record, &topic, event);
+            check_fact(&event.fact);
+            check_merge(event);
+        }
+    }
+}
+
+/// Bytes of which parts are taken from the front.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|byte| byte[0])
+    }
+
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let length = self.byte()?;
+        self.take(usize::from(length % 64))
+    }
+}
+
+fn record(bytes: &mut Bytes<'_>) -> Option<(Record, Topic)> {
+    let kind = Kind::ALL[usize::from(bytes.byte()?) % Kind::ALL.len()];
+    let flags = bytes.byte()?;
+    let (producer, name) = (kind.producer(), kind.name());
+    let topic = match flags & 3 {
+        0 => format!("prod1.northlib.{producer}.{name}"),
+        1 => format!("prod1.ALL.{producer}.{name}"),
+        2 => format!("prod1.pub-sub.northlib.{name}.mod-pubsub-2.16.0"),
+        _ => format!("prod1.southlib.{producer}.{name}"),
+    };
+    let milliseconds = i64::from_be_bytes(bytes.take(8)?.try_into().ok()?);
+    let headers = (0..flags >> 5 & 3).map(|_| {
+        let name = String::from_utf8_lossy(bytes.text()?).into_owned();
+        Some((name, bytes.text()?.to_vec()))
+    });
+    let headers = headers.collect::<Option<Vec<_>>>()?;
+    let set = |bit: u8| flags & 1 << bit != 0;
+    let read = Environment::new(Some("prod1")).with_pubsub(true).parse(&topic);
+    let record = Record {
+        place: Place { topic: topic.into(), partition: 3, offset: 42 },
+        timestamp: DateTime::from_timestamp_millis(milliseconds).filter(|_| !set(3)),
+        key: set(2).then(|| name.as_bytes().to_vec()),
+        headers,
+        payload: (!set(4)).then(|| bytes.0.to_vec()),
+    };
+    Some((record, read.expect("every form is one that is read")))
+}
+
+fn check_dead(topic: &Topic, tenant: Option<&TenantId>, reject: &Reject) {
+    let mut rule = String::new();
+    for c in reject.rule.chars() {
+        match c.is_ascii_digit() {
+            true if rule.ends_with('#') => {}
+            true => rule.push('#'),
+            false => rule.push(c),
+        }
+    }
+    assert!(RULES.contains(&rule.as_str()), "a rule of nobody's: {}", reject.rule);
+    assert_eq!(Reason::ALL.iter().filter(|reason| **reason == reject.reason).count(), 1);
+    let of_tenant = matches!(reject.reason, Reason::NoTenant | Reason::TenantDisagrees);
+    assert_eq!(tenant.is_none(), of_tenant, "{reject}");
+    assert!(tenant.is_none() || topic.tenant.is_none() || tenant == topic.tenant.as_ref());
+}
+
+fn in_calendar(at: &DateTime<Utc>) -> bool {
+    (1..=9999).contains(&at.year())
+}
+
+fn check_time(record: &Record, event: &Event) {
+    let at = event.occurred_at;
+    assert!(in_calendar(&at));
+    assert_eq!(at.timestamp_subsec_nanos() % 1_000_000, 0, "milliseconds are all there is");
+    let recorded = record.timestamp.filter(in_calendar);
+    match event.timed_by {
+        TimedBy::Envelope => assert!(recorded.is_none_or(|r| at - r <= TimeDelta::minutes(5))),
+        TimedBy::Record | TimedBy::RecordAsEnvelopeIsAhead => assert_eq!(Some(at), recorded),
+    }
+    assert!(Horizon::at(at).admits(&event.stamp));
+    assert!(!Horizon::at(at + TimeDelta::milliseconds(1)).admits(&event.stamp));
+}
+
+/// A copy at another place is the same event if it brings an identity, and else one of its own.
+fn check_identity(record: &Record, topic: &Topic, event: &Event) {
+    assert!(!event.key.is_nil());
+    let of_envelope = event.timed_by == TimedBy::Envelope;
+    match event.identified_by {
+        IdentifiedBy::Envelope => assert!(of_envelope),
+        IdentifiedBy::EnvelopeAndTime => assert!(!of_envelope),
+        IdentifiedBy::Place => {}
+    }
+    let mut copy = record.clone();
+    copy.place.offset += 1;
+    copy.key = None;
+    let Reading::Event(_, copy) = event::read(&copy, topic, "cluster") else {
+        panic!("a copy reads otherwise")
+    };
+    let has_identity = event.identified_by != IdentifiedBy::Place;
+    assert_eq!(copy.key == event.key, has_identity);
+    assert_eq!(copy.stamp == event.stamp, has_identity);
+    assert_eq!(copy.fact, event.fact);
+}
+
+fn check_fact(fact: &Fact) {
+    let known = |id: Uuid| parse_uuid(&id.to_string()) == Some(id);
+    assert!(known(fact.subject()));
+    assert!(fact.user().is_none_or(known));
+    match fact {
+        Fact::CheckedOut { due_date, grace, .. } => {
+            assert!(in_calendar(due_date));
+            assert!(grace.is_none_or(|grace| grace.duration > 0));
+        }
+        Fact::DueDateChanged { due_date, .. } => assert!(in_calendar(due_date)),
+        Fact::BalanceChanged { balance, fee_fine_type, loan, .. } => {
+            assert_eq!(balance.to_string(), balance.normalize().to_string());
+            assert!(balance.abs() < Decimal::from(1_000_000_000_000_000_i64));
+            assert!(fee_fine_type.is_none_or(known) && loan.is_none_or(known));
+        }
+        Fact::CheckedIn { .. }
+        | Fact::LoanClosed { .. }
+        | Fact::Lost { .. }
+        | Fact::ClaimedReturned { .. } => {}
+    }
+}
+
+/// What an event says is about a loan or about a fee/fine, saying it twice changes nothing, and what
+/// follows can be worked out.
+fn check_merge(event: &Event) {
+    let horizon = Some(Horizon::at(event.occurred_at));
+    match (Loan::said_by(event), Fee::said_by(event)) {
+        (Some((id, loan)), None) => {
+            assert_eq!(id, event.fact.subject());
+            assert_eq!(loan.clone().merge(loan.clone()), loan);
+            assert_eq!(loan.clone().merge(Loan::default()), loan);
+            let open = loan.open(None);
+            assert_eq!(loan.open(horizon), open, "evidence is as new as itself");
+            assert_eq!(open.is_some(), matches!(event.fact, Fact::CheckedOut { .. }));
+            if let Some((open, due)) = open.and_then(|open| Some((open, open.due_date?))) {
+                assert!(open.overdue_from().is_some_and(|from| from > due));
+                assert_eq!(overdue_minutes(due, open.grace, due), 0);
+            }
+        }
+        (None, Some((id, fee))) => {
+            assert_eq!(id, event.fact.subject());
+            assert_eq!(fee.clone().merge(fee.clone()), fee);
+            assert_eq!(fee.clone().merge(Fee::default()), fee);
+            let open = fee.open(None);
+            assert_eq!(fee.open(horizon), open, "evidence is as new as itself");
+            let owed = matches!(event.fact, Fact::BalanceChanged { user: Some(_), balance, .. }
+                if !balance.is_zero());
+            assert_eq!(open.is_some(), owed);
+        }
+        both => panic!("about a loan and a fee/fine, or neither: {both:?}"),
+    }
+}

@@ -1,0 +1,308 @@
+//! A table for each field format of the events contract 6 and for the grace period of 7.1: a row for
+//! each form that is named there.
+
+use std::fmt::Debug;
+
+use super::*;
+
+/// What a reader is to make of a member.
+enum Expected {
+    /// A value, as it prints.
+    Is(&'static str),
+    /// As if the member were not there.
+    Missing,
+    /// A reject that names the member.
+    Bad,
+}
+
+use Expected::{Bad, Is, Missing};
+
+/// Reads every row of a table; `null` and an absent member are the same to a payload's reader, which
+/// gives neither to these functions.
+fn holds<T: Debug>(
+    name: &'static str,
+    read: impl Fn(&'static str, Raw<'_>) -> Result<Option<T>, Reject>,
+    print: impl Fn(T) -> String,
+    table: &[(&str, Expected)],
+) {
+    for (json, expected) in table {
+        let raw = RawValue::from_string((*json).to_owned()).unwrap();
+        match (read(name, Some(&raw)), expected) {
+            (Ok(Some(value)), Is(text)) => assert_eq!(print(value), *text, "{json}"),
+            (Ok(None), Missing) => {}
+            (Err(Reject { reason: Reason::BadField, field, rule }), Bad) => {
+                assert_eq!(field, Some(name), "{json}");
+                assert!(rule.starts_with("must be "), "{json}: {rule}");
+            }
+            (read, _) => panic!("{name} {json}: {read:?}"),
+        }
+    }
+    assert!(matches!(read(name, None), Ok(None)), "{name} is absent");
+}
+
+#[test]
+fn uuids() {
+    const LOAN: Expected = Is("0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11");
+    let table = [
+        (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11""#, LOAN),
+        // Upper case is the same id.
+        (r#""0C9A4D7E-51B2-4C3F-9A10-6D2E8B7F4A11""#, LOAN),
+        (r#""0c9A4d7E-51b2-4C3f-9a10-6D2e8b7F4a11""#, LOAN),
+        (r#""\u0030c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11""#, LOAN),
+        // Versions 1 to 5, variants 8, 9, a and b.
+        (r#""0c9a4d7e-51b2-1c3f-8a10-6d2e8b7f4a11""#, Is("0c9a4d7e-51b2-1c3f-8a10-6d2e8b7f4a11")),
+        (r#""0c9a4d7e-51b2-2c3f-9a10-6d2e8b7f4a11""#, Is("0c9a4d7e-51b2-2c3f-9a10-6d2e8b7f4a11")),
+        (r#""0c9a4d7e-51b2-3c3f-aa10-6d2e8b7f4a11""#, Is("0c9a4d7e-51b2-3c3f-aa10-6d2e8b7f4a11")),
+        (r#""0c9a4d7e-51b2-5c3f-ba10-6d2e8b7f4a11""#, Is("0c9a4d7e-51b2-5c3f-ba10-6d2e8b7f4a11")),
+        (r#""0C9A4D7E-51B2-4C3F-BA10-6D2E8B7F4A11""#, Is("0c9a4d7e-51b2-4c3f-ba10-6d2e8b7f4a11")),
+        // Nil, versions 0, 6, 7 and 8, other variants.
+        (r#""00000000-0000-0000-0000-000000000000""#, Bad),
+        (r#""ffffffff-ffff-ffff-ffff-ffffffffffff""#, Bad),
+        (r#""0c9a4d7e-51b2-0c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-6c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-7c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-8c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-4c3f-7a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-4c3f-ca10-6d2e8b7f4a11""#, Bad),
+        // Other spellings.
+        (r#""0c9a4d7e51b24c3f9a106d2e8b7f4a11""#, Bad),
+        (r#""{0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11}""#, Bad),
+        (r#""urn:uuid:0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#"" 0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11""#, Bad),
+        (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a1""#, Bad),
+        (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11f""#, Bad),
+        (r#""0c9a4d7g-51b2-4c3f-9a10-6d2e8b7f4a11""#, Bad),
+        // What manual charges store for "no loan", and what is no text. An empty text matches no
+        // pattern, here as in Java.
+        (r#""0""#, Bad),
+        (r#""""#, Bad),
+        ("7", Bad),
+        ("true", Bad),
+        ("[]", Bad),
+    ];
+    holds("loanId", uuid, |id| id.to_string(), &table);
+}
+
+#[test]
+fn dates_and_times() {
+    const AT: Expected = Is("2026-09-14T21:59:59.000");
+    let table = [
+        // As mod-circulation and as Jackson write them.
+        (r#""2026-09-14T21:59:59.000Z""#, AT),
+        (r#""2026-09-14T21:59:59.000+00:00""#, AT),
+        // Offsets: Z, +hh:mm, +hhmm, +hh, none.
+        (r#""2026-09-14T21:59:59Z""#, AT),
+        (r#""2026-09-14T23:59:59+02:00""#, AT),
+        (r#""2026-09-14T23:59:59+0200""#, AT),
+        (r#""2026-09-14T23:59:59+02""#, AT),
+        (r#""2026-09-14T18:29:59-03:30""#, AT),
+        (r#""2026-09-14T18:29:59-0330""#, AT),
+        (r#""2026-09-14T18:59:59-03""#, AT),
+        (r#""2026-09-15T05:59:59.000+08:00""#, AT),
+        (r#""2026-09-14T21:59:59""#, AT),
+        (r#""2026-09-14T21:59:59.000""#, AT),
+        // 0 to 9 fraction digits, cut to milliseconds, never rounded.
+        (r#""2026-09-14T21:59:59.1Z""#, Is("2026-09-14T21:59:59.100")),
+        (r#""2026-09-14T21:59:59.12Z""#, Is("2026-09-14T21:59:59.120")),
+        (r#""2026-09-14T21:59:59.123Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.1239Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.12345Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.123456Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.1234567Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.12345678Z""#, Is("2026-09-14T21:59:59.123")),
+        (r#""2026-09-14T21:59:59.999999999Z""#, Is("2026-09-14T21:59:59.999")),
+        (r#""1969-12-31T23:59:59.9999Z""#, Is("1969-12-31T23:59:59.999")),
+        // No seconds; a date alone.
+        (r#""2026-09-14T21:59Z""#, Is("2026-09-14T21:59:00.000")),
+        (r#""2026-09-14T21:59""#, Is("2026-09-14T21:59:00.000")),
+        (r#""2026-09-14T23:59+02:00""#, Is("2026-09-14T21:59:00.000")),
+        (r#""2026-09-14""#, Is("2026-09-14T00:00:00.000")),
+        (r#""2028-02-29""#, Is("2028-02-29T00:00:00.000")),
+        // Epoch milliseconds.
+        ("1789423199000", AT),
+        (r#""1789423199000""#, AT),
+        ("0", Is("1970-01-01T00:00:00.000")),
+        ("-1", Is("1969-12-31T23:59:59.999")),
+        // The calendar's first and last instants.
+        (r#""0001-01-01T00:00:00Z""#, Is("0001-01-01T00:00:00.000")),
+        (r#""9999-12-31T23:59:59.999Z""#, Is("9999-12-31T23:59:59.999")),
+        (r#""0001-01-01T00:00:00+01:00""#, Bad),
+        (r#""9999-12-31T23:59:59.999-01:00""#, Bad),
+        (r#""0000-01-01T00:00:00Z""#, Bad),
+        ("253402300800000", Bad),
+        ("9223372036854775807", Bad),
+        // An empty text is no text.
+        (r#""""#, Missing),
+        // A blank between date and time, free text, what is not in the calendar.
+        (r#""2026-09-14 21:59:59Z""#, Bad),
+        (r#"" ""#, Bad),
+        (r#""tomorrow""#, Bad),
+        (r#""14.09.2026""#, Bad),
+        (r#""2026-13-14T21:59:59Z""#, Bad),
+        (r#""2026-02-29T21:59:59Z""#, Bad),
+        (r#""2026-09-14T25:59:59Z""#, Bad),
+        (r#""2026-09-14T21:60:59Z""#, Bad),
+        (r#""2026-09-14T21:59:61Z""#, Bad),
+        (r#""2026-09-14T21""#, Bad),
+        (r#""2026-09-14T""#, Bad),
+        (r#""2026-09-14T:Z""#, Bad),
+        (r#""2026-09-14T21:59:59:00Z""#, Bad),
+        (r#""2026-09-14T21:59:59.1234567890Z""#, Bad),
+        (r#""2026-09-14T21:59:59.Z""#, Bad),
+        (r#""2026-09-14T21:59:59+2:00""#, Bad),
+        (r#""2026-09-14T21:59:59+02:0""#, Bad),
+        (r#""2026-09-14T21:59:59+25:00""#, Bad),
+        (r#""2026-09-14T21:59:59ZZ""#, Bad),
+        (r#""2026-09-14T21:59:59+ä:0""#, Bad),
+        (r#""2026-09-14T21:59:59+é0000""#, Bad),
+        (r#""+2026-09-14T21:59:59Z""#, Bad),
+        (r#""26-09-14T21:59:59Z""#, Bad),
+        ("1e300", Bad),
+        ("1.5", Bad),
+        ("true", Bad),
+        ("{}", Bad),
+        ("[2026,9,14]", Bad),
+    ];
+    let print = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%S%.3f").to_string();
+    holds("dueDate", date_time, print, &table);
+}
+
+#[test]
+fn decimals() {
+    let table = [
+        // As mod-feesfines writes them.
+        ("0.0", Is("0")),
+        ("12.5", Is("12.5")),
+        ("12.55", Is("12.55")),
+        ("1.23456789E7", Is("12345678.9")),
+        // Other sources: integers, more decimals, a sign, zeros at the end.
+        ("12", Is("12")),
+        ("-3", Is("-3")),
+        ("-3.50", Is("-3.5")),
+        ("0.00", Is("0")),
+        ("-0.0", Is("0")),
+        ("7.250", Is("7.25")),
+        ("100", Is("100")),
+        ("1e2", Is("100")),
+        ("1E+2", Is("100")),
+        ("125e-2", Is("1.25")),
+        ("0e-50", Is("0")),
+        ("0E+50", Is("0")),
+        ("1.2345e1", Is("12.345")),
+        // Digit for digit: no binary float comes between, and nothing is rounded.
+        ("0.1", Is("0.1")),
+        ("0.30000000000000004", Is("0.30000000000000004")),
+        ("0.1000000000000000055511151231", Is("0.1000000000000000055511151231")),
+        ("999999999999999.9999999999999", Is("999999999999999.9999999999999")),
+        ("0.1234567890123456789012345678", Is("0.1234567890123456789012345678")),
+        ("1.234567890123456789012345678e5", Is("123456.7890123456789012345678")),
+        ("1.2345678901234567890123456789e-5", Bad),
+        ("0.12345678901234567890123456789", Bad),
+        ("1.00000000000000000000000000000001e1", Bad),
+        // Numbers as text.
+        (r#""7.250""#, Is("7.25")),
+        (r#""1.5E1""#, Is("15")),
+        (r#""""#, Missing),
+        (r#""ten""#, Bad),
+        (r#"" ""#, Bad),
+        (r#""1_000""#, Bad),
+        (r#""1,5""#, Bad),
+        (r#""0x10""#, Bad),
+        (r#""NaN""#, Bad),
+        (r#""Infinity""#, Bad),
+        (r#""1e""#, Bad),
+        (r#""e5""#, Bad),
+        // More than any debt.
+        ("999999999999999", Is("999999999999999")),
+        ("1000000000000000", Bad),
+        ("-1000000000000000", Bad),
+        ("1e15", Bad),
+        ("1e99", Bad),
+        ("1e-99", Bad),
+        ("1e99999999999", Bad),
+        ("123456789012345678901234567890123", Bad),
+        ("true", Bad),
+        ("[]", Bad),
+        ("{}", Bad),
+    ];
+    holds("balance", decimal, |balance| balance.to_string(), &table);
+}
+
+#[test]
+fn a_tenth_and_two_tenths_are_three_tenths() {
+    let read = |json: &str| {
+        let raw = RawValue::from_string(json.to_owned()).unwrap();
+        decimal("balance", Some(&raw)).unwrap().unwrap()
+    };
+    assert_eq!(read("0.1") + read("0.2"), read("0.3"));
+}
+
+#[test]
+fn booleans() {
+    let table = [
+        ("true", Is("true")),
+        ("false", Is("false")),
+        (r#""true""#, Is("true")),
+        (r#""false""#, Is("false")),
+        (r#""""#, Missing),
+        ("0", Bad),
+        ("1", Bad),
+        (r#""yes""#, Bad),
+        (r#""TRUE""#, Bad),
+        ("{}", Bad),
+        ("[]", Bad),
+    ];
+    holds("dueDateChangedByRecall", boolean, |flag| flag.to_string(), &table);
+}
+
+#[test]
+fn grace_periods_that_make_no_sense_are_none() {
+    let table = [
+        (r#"{"duration":1,"intervalId":"Minutes"}"#, Is("1 Minutes")),
+        (r#"{"duration":36,"intervalId":"Hours"}"#, Is("36 Hours")),
+        (r#"{"duration":2,"intervalId":"Days"}"#, Is("2 Days")),
+        (r#"{"duration":3,"intervalId":"Weeks"}"#, Is("3 Weeks")),
+        (r#"{"duration":2147483647,"intervalId":"Months"}"#, Is("2147483647 Months")),
+        (r#"{"intervalId":"Days","duration":2,"more":[]}"#, Is("2 Days")),
+        // A loan policy may hold 0.
+        (r#"{"duration":0,"intervalId":"Days"}"#, Missing),
+        (r#"{"duration":-1,"intervalId":"Days"}"#, Missing),
+        (r#"{"duration":2,"intervalId":"Fortnights"}"#, Missing),
+        (r#"{"duration":2,"intervalId":"days"}"#, Missing),
+        (r#"{"duration":2,"intervalId":""}"#, Missing),
+        (r#"{"duration":2,"intervalId":7}"#, Missing),
+        (r#"{"duration":2,"intervalId":null}"#, Missing),
+        (r#"{"duration":2}"#, Missing),
+        (r#"{"duration":null,"intervalId":"Days"}"#, Missing),
+        (r#"{"duration":"two","intervalId":"Days"}"#, Missing),
+        (r#"{"duration":1.5,"intervalId":"Days"}"#, Missing),
+        (r#"{"duration":99999999999,"intervalId":"Days"}"#, Missing),
+        (r#"{"intervalId":"Days"}"#, Missing),
+        ("{}", Missing),
+        ("7", Missing),
+        ("true", Missing),
+        (r#""2 days""#, Missing),
+        (r#""""#, Missing),
+        (r#"[2,"Days"]"#, Missing),
+    ];
+    let print = |grace: Grace| format!("{} {}", grace.duration, grace.unit.name());
+    holds("gracePeriod", |_, raw| Ok(grace(raw)), print, &table);
+}
+
+#[test]
+fn times_of_envelopes() {
+    let table = [
+        ("1788300000123", Is("1788300000123")),
+        (r#""1788300000123""#, Is("1788300000123")),
+        ("0", Is("0")),
+        // What can't be a time is as good as none: the record has one.
+        (r#""2026-09-01T22:00:00Z""#, Missing),
+        (r#""""#, Missing),
+        ("1.5", Missing),
+        ("99999999999999999", Missing),
+        ("99999999999999999999", Missing),
+        ("{}", Missing),
+    ];
+    let print = |at: DateTime<Utc>| at.timestamp_millis().to_string();
+    holds("timestamp", |_, raw| Ok(epoch_milliseconds(raw)), print, &table);
+}

@@ -1,0 +1,161 @@
+//! Whose record it is (events contract 2.3 and 3): headers, envelopes and topic.
+
+use patron_blocks::event::{Kind, Place, Record};
+
+use super::{LOAN, check_in, outcome, record};
+
+const NORTHLIB: &str = "northlib: key by place, time by record";
+const EASTLIB: &str = "eastlib: key by place, time by record";
+const NO_TENANT: &str = "nobody: no_tenant -";
+const DISAGREES_FOLIO: &str = "nobody: tenant_disagrees folio.tenantId";
+const DISAGREES_OKAPI: &str = "nobody: tenant_disagrees x-okapi-tenant";
+
+/// Headers as sent.
+type Headers<'a> = &'a [(&'a str, &'a [u8])];
+
+/// A record of `ITEM_CHECKED_IN` on the topic of a tenant or a collection.
+fn sent(part: &str, headers: Headers<'_>, payload: &[u8]) -> Record {
+    let mut record = record(Kind::ItemCheckedIn, part, payload);
+    record.headers =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+    record
+}
+
+#[test]
+fn headers_name_the_tenant_in_any_spelling() {
+    let rows: &[(Headers<'_>, &str)] = &[
+        (&[], NO_TENANT),
+        (&[("folio.tenantId", b"northlib")], NORTHLIB),
+        (&[("FOLIO.TENANTID", b"northlib")], NORTHLIB),
+        (&[("folio.tenantid", b"northlib")], NORTHLIB),
+        (&[("x-okapi-tenant", b"northlib")], NORTHLIB),
+        (&[("X-Okapi-Tenant", b"northlib")], NORTHLIB),
+        (&[("X-OKAPI-TENANT", b"northlib")], NORTHLIB),
+        (&[("x-okapi-tenant", b" northlib ")], NORTHLIB),
+        (&[("folio.tenantId", b"northlib"), ("x-okapi-tenant", b"northlib")], NORTHLIB),
+        // Blank is absent; of duplicates the first that is not blank counts.
+        (&[("folio.tenantId", b"")], NO_TENANT),
+        (&[("folio.tenantId", b" "), ("x-okapi-tenant", b"northlib")], NORTHLIB),
+        (&[("folio.tenantId", b" \t"), ("Folio.TenantId", b"northlib")], NORTHLIB),
+        (&[("folio.tenantId", b"northlib"), ("folio.tenantId", b"southlib")], NORTHLIB),
+        (&[("x-okapi-tenant", b"northlib"), ("X-Okapi-Tenant", b"southlib")], NORTHLIB),
+        (&[("x-okapi-tenant", b""), ("X-Okapi-Tenant", b"eastlib")], EASTLIB),
+        // The two have to agree, and each has to be one.
+        (&[("folio.tenantId", b"northlib"), ("x-okapi-tenant", b"southlib")], DISAGREES_OKAPI),
+        (&[("x-okapi-tenant", b"southlib"), ("folio.tenantId", b"northlib")], DISAGREES_OKAPI),
+        (&[("folio.tenantId", b"North\"Lib")], DISAGREES_FOLIO),
+        (&[("folio.tenantId", b"ALL")], DISAGREES_FOLIO),
+        (&[("folio.tenantId", b"north\xfflib")], DISAGREES_FOLIO),
+        (&[("folio.tenantId", b"north\0lib")], DISAGREES_FOLIO),
+        (&[("x-okapi-tenant", b"a23456789_123456789_123456789_12")], DISAGREES_OKAPI),
+        // The others say nothing about it.
+        (&[("x-okapi-user-id", b"northlib"), ("tenant", b"northlib")], NO_TENANT),
+        (&[("x-okapi-token", b"secret"), ("folio.tenantId", b"northlib")], NORTHLIB),
+    ];
+    for (headers, expected) in rows {
+        assert_eq!(outcome(&sent("ALL", headers, &check_in())), *expected, "{headers:?}");
+    }
+}
+
+#[test]
+fn all_that_name_the_tenant_have_to_agree() {
+    let plain = format!(r#"{{"loanId":"{LOAN}"}}"#);
+    let text = serde_json::to_string(&plain).unwrap();
+    let enveloped =
+        |tenant: &str| format!(r#"{{"type":"CREATED","tenant":{tenant},"data":{plain}}}"#);
+    let changed =
+        |tenant: &str| format!(r#"{{"type":"UPDATE","tenant":{tenant},"old":{{}},"new":{plain}}}"#);
+    let stored = |tenant: &str, text: &str| {
+        let metadata = format!(r#"{{"tenantId":{tenant},"eventTTL":1}}"#);
+        let kind = r#""eventType":"ITEM_CHECKED_IN""#;
+        format!(r#"{{{kind},"eventMetadata":{metadata},"eventPayload":{text}}}"#)
+    };
+    let around = |outer: &str, inner: &str| {
+        stored(outer, &serde_json::to_string(&enveloped(inner)).unwrap())
+    };
+    let (north, south) = (r#""northlib""#, r#""southlib""#);
+    let disagrees = |source: &str| format!("nobody: tenant_disagrees {source}");
+    let nobody = NO_TENANT.to_owned();
+    let northlib = NORTHLIB.to_owned();
+    for (part, header, value, expected) in [
+        // The topic alone; a collection is no tenant.
+        ("northlib", "", plain.clone(), northlib.clone()),
+        ("ALL", "", plain.clone(), nobody.clone()),
+        ("EAST", "northlib", plain.clone(), northlib.clone()),
+        ("northlib", "northlib", plain.clone(), northlib.clone()),
+        ("southlib", "northlib", plain.clone(), disagrees("topic")),
+        // Shapes B and C.
+        ("ALL", "", enveloped(north), northlib.clone()),
+        ("ALL", "", enveloped("null"), nobody.clone()),
+        ("ALL", "", enveloped(r#"" ""#), nobody.clone()),
+        ("ALL", "", enveloped(r#"" northlib ""#), northlib.clone()),
+        ("ALL", "northlib", enveloped(south), disagrees("tenant")),
+        ("northlib", "", enveloped(south), disagrees("topic")),
+        ("northlib", "northlib", enveloped(south), disagrees("tenant")),
+        ("ALL", "", enveloped(r#""North Lib""#), disagrees("tenant")),
+        ("ALL", "", changed(north), northlib.clone()),
+        ("ALL", "northlib", changed(south), disagrees("tenant")),
+        // Shape D, also around another envelope.
+        ("ALL", "", stored(north, &text), northlib.clone()),
+        ("ALL", "", stored("null", &text), nobody.clone()),
+        ("ALL", "northlib", stored(south, &text), disagrees("eventMetadata.tenantId")),
+        ("northlib", "", stored(south, &text), disagrees("topic")),
+        ("ALL", "", stored(r#""North Lib""#, &text), disagrees("eventMetadata.tenantId")),
+        ("ALL", "", around(north, north), northlib.clone()),
+        ("ALL", "", around(north, south), disagrees("eventMetadata.tenantId")),
+        // What can't be read is still somebody's.
+        ("northlib", "", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
+        ("ALL", "northlib", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
+        ("ALL", "", "no JSON".to_owned(), nobody.clone()),
+        ("ALL", "", enveloped(north).replace(LOAN, "0"), "northlib: bad_field loanId".to_owned()),
+        (
+            "ALL",
+            "",
+            stored(north, r#""no JSON""#),
+            "northlib: malformed_json eventPayload".to_owned(),
+        ),
+    ] {
+        let headers: Headers<'_> = &[("folio.tenantId", header.as_bytes())];
+        let read = outcome(&sent(part, headers, value.as_bytes()));
+        assert_eq!(read, expected, "{part} {header} {value}");
+    }
+}
+
+#[test]
+fn the_key_decides_nothing() {
+    let nil = b"00000000-0000-0000-0000-000000000000".to_vec();
+    for key in
+        [None, Some(Vec::new()), Some(b"ITEM_CHECKED_IN".to_vec()), Some(nil), Some(vec![0xff])]
+    {
+        let mut record = sent("northlib", &[], &check_in());
+        let without = super::event(&record);
+        record.key = key;
+        assert_eq!(super::event(&record), without);
+    }
+}
+
+/// Without headers and without a key, as mod-pubsub writes them.
+#[test]
+fn a_record_on_mod_pubsubs_own_topic() {
+    let stored = |tenant: &str, kind: &str| {
+        let text = serde_json::to_string(&format!(r#"{{"loanId":"{LOAN}"}}"#)).unwrap();
+        let metadata = format!(r#"{{"tenantId":"{tenant}","eventTTL":1}}"#);
+        let id = r#""id":"6a3c9d15-2f84-4e07-9b5a-d1e8f0c27b99""#;
+        format!(r#"{{{id},"eventType":"{kind}","eventMetadata":{metadata},"eventPayload":{text}}}"#)
+    };
+    for (value, expected) in [
+        (
+            stored("northlib", "ITEM_CHECKED_IN"),
+            "northlib: key by envelope_and_time, time by record",
+        ),
+        (stored("southlib", "ITEM_CHECKED_IN"), "nobody: tenant_disagrees topic"),
+        (stored("northlib", "LOAN_CLOSED"), "northlib: bad_field eventType"),
+    ] {
+        let topic = "folio.pub-sub.northlib.ITEM_CHECKED_IN.mod-pubsub-2.16.0";
+        let record = Record {
+            place: Place { topic: topic.into(), partition: 0, offset: 7 },
+            ..sent("northlib", &[], value.as_bytes())
+        };
+        assert_eq!(outcome(&record), expected, "{value}");
+    }
+}

@@ -1,0 +1,90 @@
+//! What an event is known by (events contract 5), held against invariant I1: the inbox takes each key
+//! once, so two records may only share a key when it does not matter which of them was read first.
+
+use std::collections::HashSet;
+
+use chrono::DateTime;
+use patron_blocks::event::{self, Environment, Event, Kind, Place, Reading, Record};
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+
+use crate::merging::known;
+
+const SENT_AT: i64 = 1_788_300_000_000;
+
+/// A copy of one of three envelopes, as a producer that tries again leaves them behind: the same
+/// envelope at another place, recorded at another time. The envelopes differ in what they say of one
+/// loan; some bring a time of their own, which some of their records' clocks contradict.
+fn copy() -> impl Strategy<Value = Record> {
+    let minutes = prop_oneof![Just(0), -20..20_i64];
+    (0..3_u8, minutes, 0..2_i32, 0..40_i64).prop_map(|(which, minutes, partition, offset)| {
+        let said = [None, Some(SENT_AT), Some(SENT_AT + 60_000)][usize::from(which)];
+        let kind = Kind::LoanDueDateChanged;
+        let topic = format!("folio.northlib.{}.{}", kind.producer(), kind.name());
+        Record {
+            place: Place { topic: topic.into(), partition, offset },
+            timestamp: DateTime::from_timestamp_millis(SENT_AT + minutes * 60_000),
+            key: None,
+            headers: Vec::new(),
+            payload: Some(envelope(which, said).to_string().into_bytes()),
+        }
+    })
+}
+
+fn envelope(which: u8, said: Option<i64>) -> Value {
+    json!({
+        "id": format!("f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a6{which}"),
+        "type": "UPDATED",
+        "timestamp": said,
+        "data": {
+            "userId": "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01",
+            "loanId": "0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11",
+            "dueDate": format!("2026-09-1{which}T12:00:00Z"),
+            "dueDateChangedByRecall": which == 1,
+        },
+    })
+}
+
+/// The events among `records` that the inbox takes: of those with the same key the first.
+fn taken(records: &[Record]) -> Vec<Event> {
+    let mut keys = HashSet::new();
+    let events = records.iter().map(|record| {
+        let topic = Environment::new(Some("folio")).parse(&record.place.topic).unwrap();
+        match event::read(record, &topic, "cluster") {
+            Reading::Event(_, event) => *event,
+            other => panic!("not an event: {other:?}"),
+        }
+    });
+    events.filter(|event| keys.insert(event.key)).collect()
+}
+
+proptest! {
+    #[test]
+    fn copies_of_an_envelope_converge_whatever_time_each_is_given(
+        (sent, arrived) in vec(copy(), 1..8).prop_flat_map(|sent| {
+            let again = [sent.clone(), sent.clone()].concat();
+            (Just(sent), Just(again).prop_shuffle())
+        }),
+    ) {
+        prop_assert_eq!(known(&taken(&sent)), known(&taken(&arrived)));
+    }
+
+    #[test]
+    fn a_copy_of_an_envelope_whose_own_time_counts_is_a_repeat(
+        minutes in vec(-5..600_i64, 1..6),
+    ) {
+        let body = envelope(1, Some(SENT_AT)).to_string().into_bytes();
+        let copies: Vec<Record> = minutes.iter().zip(0..).map(|(minutes, offset)| Record {
+            place: Place {
+                topic: "folio.ALL.circulation.LOAN_DUE_DATE_CHANGED".into(), partition: 0, offset,
+            },
+            timestamp: DateTime::from_timestamp_millis(SENT_AT + minutes * 60_000),
+            key: None,
+            headers: vec![("folio.tenantId".to_owned(), b"northlib".to_vec())],
+            payload: Some(body.clone()),
+        }).collect();
+        let taken = taken(&copies);
+        prop_assert_eq!(taken.len(), 1);
+        prop_assert_eq!(taken[0].key.to_string(), "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a61");
+    }
+}

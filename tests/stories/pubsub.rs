@@ -1,0 +1,68 @@
+//! Where producers don't write native topics yet, what mod-pubsub stores can be read instead.
+
+use patron_blocks::event::{Environment, Kind};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    facts::{about, check_out, minutes_from_now},
+    log::Draft,
+    world::{TENANT, World},
+};
+
+fn topic(world: &World, kind: Kind) -> String {
+    let environment = world.log.environment();
+    format!("{environment}.pub-sub.{TENANT}.{}.mod-pubsub-2.16.0", kind.name())
+}
+
+/// As mod-pubsub stores an event: its content as text, its tenant inside, no headers.
+fn stored(kind: Kind, payload: &Value) -> Vec<u8> {
+    let stored = json!({
+        "id": Uuid::new_v4(),
+        "eventType": kind.name(),
+        "eventMetadata": { "tenantId": TENANT, "eventTTL": 1, "publishedBy": "mod-circulation-24.5.0" },
+        "eventPayload": payload.to_string(),
+    });
+    stored.to_string().into_bytes()
+}
+
+async fn send(world: &World, kind: Kind, payload: &Value) {
+    let value = stored(kind, payload);
+    let topic = topic(world, kind);
+    let draft = Draft { topic, headers: Vec::new(), payload: Some(&value), timestamp: None };
+    world.log.send(draft).await;
+}
+
+async fn read_from_pubsub(world: &World) -> i64 {
+    world.count("select count(*) from {schema}.inbox where topic like '%.pub-sub.%'").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mod_pubsubs_topics_are_read_only_where_that_is_set() {
+    World::tell(async |world| {
+        let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
+        let (out, lost) = (Kind::ItemCheckedOut, Kind::ItemDeclaredLost);
+        world.log.make(vec![topic(world, out), topic(world, lost)]).await;
+        let payload = check_out(user, loan, &minutes_from_now(60));
+
+        // The native topic alone.
+        world.publish(out, &payload).await;
+        world.settled().await;
+        send(world, out, &payload).await;
+        send(world, lost, &about(user, loan)).await;
+        world.stop().await;
+        assert_eq!(read_from_pubsub(world).await, 0);
+
+        // Then both, from the start: what came twice counts once.
+        let environment = Environment::new(Some(world.log.environment()));
+        world.config.kafka.environment = environment.with_pubsub(true);
+        world.start().await;
+        world.settled().await;
+        assert_eq!(read_from_pubsub(world).await, 2);
+        let summary = world.read(&format!("/user-summary/{user}")).await;
+        let loans = summary["openLoans"].as_array().expect("a list");
+        assert_eq!(loans.len(), 1);
+        assert_eq!(loans[0]["itemLost"], true);
+    })
+    .await;
+}
