@@ -72,9 +72,9 @@ impl Environment {
     /// The names that a tenant's own topic may have.
     pub fn names(&self, tenant: &TenantId, kind: Kind) -> Vec<String> {
         let rest = format!("{tenant}.{}.{}", kind.producer(), kind.name());
-        match self {
-            Self::Named(name) => vec![format!("{name}.{rest}")],
-            Self::Unset => vec![format!("{DEFAULT}.{rest}"), rest],
+        match &self.name {
+            Some(name) => vec![format!("{name}.{rest}")],
+            None => vec![format!("{DEFAULT}.{rest}"), rest],
         }
     }
 

@@ -66,7 +66,7 @@ impl<'a> Batch<'a> {
             if stopped.contains(&at) {
                 continue;
             }
-            read.ends.reach(&incoming.record);
+            read.ends.reach(incoming);
             let bad = read.add(incoming);
             if watches.entry(at.clone()).or_default().note(bad, rule) {
                 read.ends.hold(at.clone(), Hold::Stopped);

@@ -3,12 +3,9 @@
 use std::{collections::BTreeMap, ops::Add, sync::Arc};
 
 use super::{batch::Item, ingest::Incoming};
-use crate::{
-    event::Record,
-    store::{
-        incidents::{self, Incident},
-        positions::{Positions, Reached},
-    },
+use crate::store::{
+    incidents::{self, Incident},
+    positions::{Positions, Reached},
 };
 
 /// A topic's partition.
@@ -90,10 +87,10 @@ impl Ends {
     }
 
     /// The batch contains this record.
-    pub(super) fn reach(&mut self, record: &Record) {
+    pub(super) fn reach(&mut self, Incoming { record, kept, .. }: &Incoming) {
         let next = record.place.offset + 1;
         let at = (record.place.topic.clone(), record.place.partition);
-        let end = self.0.entry(at).or_insert(End { next, kept: true, hold: None });
+        let end = self.0.entry(at).or_insert(End { next, kept: *kept, hold: None });
         end.next = end.next.max(next);
     }
 

@@ -187,10 +187,14 @@ impl Assignment {
         }
     }
 
-    /// The records of this partition are passed by: their tenant isn't enabled.
+    /// The records of this partition are passed by: their tenant isn't enabled. Where it was when
+    /// reading began, that is asked once more: it may be enabled again already.
     pub fn pass_by(&self, topic: &str, partition: i32) {
-        if let Some(partition) = self.lock().get_mut(topic, partition) {
-            partition.kept = false;
+        let mut state = self.lock();
+        let era = state.next_era();
+        if let Some(partition) = state.get_mut(topic, partition).filter(|found| found.kept) {
+            let stage = Stage::Waiting { remade: false };
+            *partition = Partition { era, stage, kept: false };
         }
     }
 

@@ -174,7 +174,7 @@ impl Poller {
                     let offset = Offset::Offset(first);
                     let added = offsets.add_partition_offset(&due.topic, due.partition, offset);
                     debug_assert!(added.is_ok(), "the log's offsets are legal");
-                    reading.push((due, kept, before));
+                    reading.push((due, from, kept, before));
                 }
                 Begin::Stopped => assignment.hold(&due, None),
                 Begin::Unusable => assignment.hold(&due, Some(UNUSABLE)),
@@ -192,9 +192,12 @@ impl Poller {
             debug!(%error, "could not seek; trying again");
             return reading.iter().for_each(|(due, ..)| assignment.wait(due));
         }
-        for (due, kept, before) in reading {
+        let mut beginnings = TopicPartitionList::new();
+        for (due, from, kept, before) in reading {
+            add(&mut beginnings, &due.topic, due.partition, from, kept);
             assignment.begin(&due, kept, before);
         }
+        self.store(&beginnings);
     }
 
     /// A partition whose log did not hold what was asked for can't be sought in; the client has given it
@@ -345,10 +348,7 @@ impl Poller {
             if assignment.era(&topic, partition) != Some(era) {
                 continue;
             }
-            let mut element = offsets.add_partition(&topic, partition);
-            let offset = element.set_offset(Offset::Offset(next));
-            debug_assert!(offset.is_ok(), "a record's offset is a legal offset");
-            element.set_metadata(if kept { Mark::Kept } else { Mark::PassedBy }.text());
+            add(&mut offsets, &topic, partition, next, kept);
             if !kept {
                 assignment.pass_by(&topic, partition);
             }
@@ -356,8 +356,14 @@ impl Poller {
                 self.hold(&topic, partition, hold);
             }
         }
+        self.store(&offsets);
+    }
+
+    /// Stores offsets for the client to commit: of what is settled, and of beginnings, so that the
+    /// group's lag is told rightly also where nothing comes for a while.
+    fn store(&self, offsets: &TopicPartitionList) {
         if offsets.count() > 0
-            && let Err(error) = self.consumer.store_offsets(&offsets)
+            && let Err(error) = self.consumer.store_offsets(offsets)
         {
             // Lost between the check and here; the new owner rereads, and the inbox knows the records.
             debug!(%error, "offsets not stored");
@@ -405,6 +411,14 @@ impl Poller {
         drop(self.consumer);
         info!("left the consumer group");
     }
+}
+
+/// Adds an offset, with the mark by which it is known as ours.
+fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, offset: i64, kept: bool) {
+    let mut element = list.add_partition(topic, partition);
+    let set = element.set_offset(Offset::Offset(offset));
+    debug_assert!(set.is_ok(), "the log's offsets are legal");
+    element.set_metadata(if kept { Mark::Kept } else { Mark::PassedBy }.text());
 }
 
 /// What a topic's name says, read once and kept.

@@ -57,7 +57,8 @@ fn payload(kind: Kind, chance: &mut ChaCha8Rng) -> Value {
         }),
         Kind::FeeFineBalanceChanged => {
             let balance = [0.0, 0.0, 5.0, 12.55].choose(chance).unwrap();
-            let mut fee = json!({ "feeFineId": id(3, chance.random_range(0..3)), "balance": balance });
+            let mut fee =
+                json!({ "feeFineId": id(3, chance.random_range(0..3)), "balance": balance });
             if chance.random_bool(0.8) {
                 fee["userId"] = json!(user);
             }
@@ -73,7 +74,9 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
         0 => return None,
         1 => return Some(b"{\"loanId\":1}".to_vec()),
         2..10 => flat,
-        10..13 => json!({ "id": Uuid::from_u128(chance.random()), "type": "CREATED", "data": flat }),
+        10..13 => {
+            json!({ "id": Uuid::from_u128(chance.random()), "type": "CREATED", "data": flat })
+        }
         _ => json!({
             "id": Uuid::from_u128(chance.random()), "type": "CREATED", "tenant": tenant,
             "timestamp": instant(chance).timestamp_millis(), "data": flat,

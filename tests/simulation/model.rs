@@ -49,7 +49,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    fn add(&mut self, other: &Self, sign: i64) {
+    pub(super) fn add(&mut self, other: &Self, sign: i64) {
         self.loans += sign * other.loans;
         self.lost += sign * other.lost;
         self.claimed += sign * other.claimed;
@@ -200,8 +200,7 @@ impl Entry for ModelEntry {
                 if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
                     return Err(said_by_database("42P01"));
                 }
-                let taken =
-                    |key: &Uuid| state.claimed.contains(&(self.of.clone(), *key));
+                let taken = |key: &Uuid| state.claimed.contains(&(self.of.clone(), *key));
                 if !keys.iter().any(taken) {
                     let known = state.rows.get(&self.of).map(|rows| rows.inbox.clone());
                     let known = known.filter(|_| state.broken != Broken::NoInbox);

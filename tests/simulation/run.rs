@@ -1,0 +1,359 @@
+//! One history: chaos first, then calm until everything is settled, then the comparison.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use patron_blocks::{
+    event::{Event, Reading, TenantId, decode},
+    flow::{
+        outcome::At,
+        stop_rule::StopRule,
+        takeover::{Committed, Mark},
+    },
+};
+use rand::{Rng, SeedableRng, seq::IteratorRandom};
+use rand_chacha::ChaCha8Rng;
+use uuid::Uuid;
+
+use super::{
+    instance::Instance,
+    log::{CLUSTER, Log, NORTH, SOUTH},
+    model::{Broken, Counters, Model, Rows},
+};
+use crate::merging::known;
+
+const RECORDS: usize = 40;
+const CHAOS: usize = 400;
+const CALM: usize = 20_000;
+
+struct Simulation {
+    chance: ChaCha8Rng,
+    log: Log,
+    model: Model,
+    instances: Vec<Instance>,
+    batch_most: usize,
+    rule: StopRule,
+    /// What each record is: read once, for the checks of what is durable.
+    readings: BTreeMap<At, Vec<(Reading, Uuid)>>,
+    /// Up to where offsets were found durable.
+    verified: BTreeMap<At, i64>,
+}
+
+/// Runs the history of a seed.
+pub(super) fn run(seed: u64, broken: Broken) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(tokio::task::unconstrained(async {
+        let mut simulation = Simulation::new(seed, broken);
+        simulation.chaos().await?;
+        simulation.calm().await?;
+        simulation.compare()
+    }))
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::parse(name).expect("it is a tenant's id")
+}
+
+impl Simulation {
+    fn new(seed: u64, broken: Broken) -> Self {
+        let mut chance = ChaCha8Rng::seed_from_u64(seed);
+        let log = Log::random(&mut chance, RECORDS);
+        let enabled = [NORTH, SOUTH].into_iter().map(tenant).collect();
+        let model = Model::new(seed, enabled, broken);
+        let batch_most = [1, 2, 3, 7, 50][chance.random_range(0..5)];
+        // Sometimes so strict that partitions stop.
+        let in_a_row = [2, 1000][chance.random_range(0..2)];
+        let rule = StopRule { in_a_row, of_window: 1000 };
+        let read = |record| {
+            let topic = &log.topics[&record_topic(record)];
+            let reading = decode::read(record, topic, CLUSTER);
+            (reading, decode::place_key(record, CLUSTER))
+        };
+        let readings: BTreeMap<At, Vec<(Reading, Uuid)>> = log
+            .partitions
+            .iter()
+            .map(|(at, records)| (at.clone(), records.iter().map(read).collect()))
+            .collect();
+        let (instances, verified) = (Vec::new(), BTreeMap::new());
+        let mut simulation =
+            Self { chance, log, model, instances, batch_most, rule, readings, verified };
+        for number in 0..2 {
+            let instance = simulation.start(number);
+            simulation.instances.push(instance);
+        }
+        simulation.refuse_some();
+        simulation
+    }
+
+    fn start(&self, number: usize) -> Instance {
+        Instance::start(number, &self.model, self.batch_most, self.rule)
+    }
+
+    /// Some events the database will never take.
+    fn refuse_some(&mut self) {
+        let events = self.readings.values().flatten().filter_map(|(reading, _)| event(reading));
+        let keys: Vec<Uuid> = events.map(|event| event.key).collect();
+        for key in keys {
+            if self.chance.random_bool(0.03) {
+                self.model.state().refused.insert(key);
+            }
+        }
+    }
+
+    async fn chaos(&mut self) -> Result<(), String> {
+        self.redistribute(false);
+        for _ in 0..CHAOS {
+            let number = self.chance.random_range(0..2);
+            match self.chance.random_range(0..1000) {
+                0..10 => self.crash(number),
+                10..20 => self.redistribute(true),
+                20..40 => {
+                    let failing = [0, 0, 10, 30][self.chance.random_range(0..4)];
+                    self.model.state().failing = failing;
+                }
+                40..60 => self.turn_south(),
+                60..70 => self.operate(),
+                70..130 => tokio::time::advance(Duration::from_millis(700)).await,
+                _ => self.step(number)?,
+            }
+            self.check_durable()?;
+        }
+        Ok(())
+    }
+
+    async fn calm(&mut self) -> Result<(), String> {
+        {
+            let mut state = self.model.state();
+            state.failing = 0;
+            state.unusable.clear();
+            state.enabled.insert(tenant(SOUTH));
+        }
+        for number in 0..2 {
+            self.instances[number].rebalance(&mut self.log);
+        }
+        self.tell_enabled();
+        for _ in 0..CALM {
+            self.operate();
+            tokio::time::advance(Duration::from_secs(3)).await;
+            for number in 0..2 {
+                self.round(number)?;
+            }
+            self.check_durable()?;
+            if self.instances.iter().all(|instance| instance.is_done(&self.log)) {
+                return Ok(());
+            }
+        }
+        Err("it is stuck: not everything was settled".to_owned())
+    }
+
+    /// A bit of everything that an instance does.
+    fn round(&mut self, number: usize) -> Result<(), String> {
+        let instance = &mut self.instances[number];
+        instance.ask(&self.log, true);
+        instance.begin(&self.log)?;
+        for at in self.log.partitions.keys() {
+            instance.read(&self.log, at);
+        }
+        for turn in 0..20 {
+            instance.write(turn);
+        }
+        instance.settle();
+        instance.commit(&mut self.log);
+        Ok(())
+    }
+
+    /// One step of an instance's polling thread, or of one of its writers.
+    fn step(&mut self, number: usize) -> Result<(), String> {
+        let at = self.log.partitions.keys().choose(&mut self.chance).expect("a partition").clone();
+        let dice = self.chance.random_range(0..100);
+        let instance = &mut self.instances[number];
+        match dice {
+            0..35 => instance.read(&self.log, &at),
+            35..75 => instance.write(dice),
+            75..85 => instance.settle(),
+            85..90 => instance.commit(&mut self.log),
+            90..94 => instance.ask(&self.log, dice == 90),
+            94..98 => instance.begin(&self.log)?,
+            // One that was cut off hears only now what the group has decided.
+            _ => instance.rebalance(&mut self.log),
+        }
+        Ok(())
+    }
+
+    /// At whatever await its writers stand.
+    fn crash(&mut self, number: usize) {
+        self.instances[number] = self.start(number);
+        self.instances[number].rebalance(&mut self.log);
+    }
+
+    /// The group moves partitions. Who loses some may not know, and who gets some begins at once.
+    fn redistribute(&mut self, one_is_deaf: bool) {
+        let deaf = one_is_deaf.then(|| self.chance.random_range(0..2));
+        let partitions: Vec<At> = self.log.partitions.keys().cloned().collect();
+        for at in partitions {
+            let owner = self.chance.random_range(0..2);
+            self.log.owners.insert(at, owner);
+        }
+        for number in (0..2).filter(|number| Some(*number) != deaf) {
+            self.instances[number].commit(&mut self.log);
+            self.instances[number].rebalance(&mut self.log);
+        }
+    }
+
+    /// The tenant who comes and goes, or whose tables break.
+    fn turn_south(&mut self) {
+        let south = tenant(SOUTH);
+        let mut state = self.model.state();
+        if self.chance.random::<bool>() {
+            if !state.enabled.remove(&south) {
+                state.enabled.insert(south);
+                drop(state);
+                self.tell_enabled();
+            }
+        } else if !state.unusable.remove(&south) {
+            state.unusable.insert(south);
+        }
+    }
+
+    fn tell_enabled(&self) {
+        let of_south = |topic: &str| topic.starts_with(&format!("sim.{SOUTH}."));
+        for instance in &self.instances {
+            instance.assignment.begin_anew(|choice| !choice.kept && of_south(choice.topic));
+        }
+    }
+
+    /// An operator resumes all that is stopped.
+    fn operate(&mut self) {
+        self.model.state().stopped.clear();
+        for instance in &self.instances {
+            instance.assignment.begin_anew(|choice| choice.held);
+        }
+    }
+
+    /// No offset of the group, and no position, is beyond what is durable.
+    fn check_durable(&mut self) -> Result<(), String> {
+        let state = self.model.state();
+        let kept = |(_, committed): &(&At, &Committed)| committed.mark == Mark::Kept;
+        let committed = self.log.committed.iter().filter(kept);
+        let mut reached: Vec<(At, i64)> =
+            committed.map(|(at, committed)| (at.clone(), committed.offset)).collect();
+        for (whose, rows) in &state.rows {
+            for ((topic, partition), position) in &rows.positions {
+                let at = (topic.as_str().into(), *partition);
+                // In a topic of many tenants a tenant's own position says where it had a record last.
+                if whose.is_none() || self.log.topics[&at.0].tenant.is_some() {
+                    reached.push((at, position.next_offset));
+                }
+            }
+        }
+        // What is durable stays so.
+        reached.retain(|(at, offset)| self.verified.get(at).is_none_or(|known| known < offset));
+        for (at, offset) in &reached {
+            self.is_durable(&state.rows, at, *offset)?;
+        }
+        drop(state);
+        self.verified.extend(reached);
+        Ok(())
+    }
+
+    fn is_durable(
+        &self,
+        rows: &BTreeMap<Option<TenantId>, Rows>,
+        at: &At,
+        before: i64,
+    ) -> Result<(), String> {
+        let kept = |tenant: &Option<TenantId>, key: &Uuid, letter: &Uuid| {
+            let is_in = |rows: &Rows| rows.inbox.contains(key) || rows.letters.contains(letter);
+            rows.get(tenant).is_some_and(is_in) || rows.get(&None).is_some_and(is_in)
+        };
+        for (offset, (reading, letter)) in
+            self.readings[at].iter().take(before as usize).enumerate()
+        {
+            let durable = match reading {
+                Reading::Event(tenant, event) => kept(&Some(tenant.clone()), &event.key, letter),
+                Reading::Dead(tenant, _) => kept(tenant, letter, letter),
+                Reading::Tombstone => true,
+            };
+            // Whoever is not enabled is passed by, also in a topic of many tenants.
+            let foreign = matches!(reading, Reading::Event(t, _) | Reading::Dead(Some(t), _)
+                if t.as_str() != NORTH && t.as_str() != SOUTH);
+            if !durable && !foreign {
+                return Err(format!(
+                    "{at:?}: offset {before} is beyond record {offset}, which is lost: {reading:?}; \
+                     the group stands at {:?}, positions are {:?}",
+                    self.log.committed.get(at),
+                    rows.values()
+                        .map(|rows| rows.positions.get(&(at.0.to_string(), at.1)))
+                        .collect::<Vec<_>>(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The state is what the pure core makes of the set of all events, and counters equal a recount.
+    fn compare(&self) -> Result<(), String> {
+        let state = self.model.state();
+        for name in [NORTH, SOUTH] {
+            let of = tenant(name);
+            let events: Vec<Event> = self
+                .readings
+                .values()
+                .flatten()
+                .filter_map(|(reading, _)| match reading {
+                    Reading::Event(tenant, event) if *tenant == of => Some((**event).clone()),
+                    _ => None,
+                })
+                .filter(|event| !state.refused.contains(&event.key))
+                .collect();
+            let (loans, fees) = known(&events);
+            let empty = Rows::default();
+            let rows = state.rows.get(&Some(of)).unwrap_or(&empty);
+            let parked = rows.letters.len();
+            // What was parked because a tenant could not be written is retried by an operator.
+            if rows.loans != loans {
+                return Err(format!(
+                    "{name} ({parked} parked): {:#?} is not {loans:#?}",
+                    rows.loans
+                ));
+            }
+            if rows.fees != fees {
+                return Err(format!("{name}: {:#?} is not {fees:#?}", rows.fees));
+            }
+            let recount = recount(rows);
+            let stored: BTreeMap<_, _> = rows
+                .counters
+                .iter()
+                .filter(|(_, counters)| **counters != Counters::default())
+                .map(|(user, counters)| (*user, *counters))
+                .collect();
+            if stored != recount {
+                return Err(format!("{name}: counters {stored:?} are not {recount:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn recount(rows: &Rows) -> BTreeMap<Uuid, Counters> {
+    let mut recount: BTreeMap<Uuid, Counters> = BTreeMap::new();
+    let loans = rows.loans.values().filter_map(Counters::of_loan);
+    for (user, counted) in loans.chain(rows.fees.values().filter_map(Counters::of_fee)) {
+        recount.entry(user).or_default().add(&counted, 1);
+    }
+    recount
+}
+
+fn event(reading: &Reading) -> Option<&Event> {
+    match reading {
+        Reading::Event(_, event) => Some(event),
+        Reading::Dead(..) | Reading::Tombstone => None,
+    }
+}
+
+fn record_topic(record: &patron_blocks::event::Record) -> std::sync::Arc<str> {
+    record.place.topic.clone()
+}
