@@ -12,6 +12,7 @@ pub mod merge;
 pub mod migrate;
 pub mod patrons;
 pub mod positions;
+pub mod prune;
 pub mod records;
 mod schema;
 pub mod tenant_jobs;
@@ -153,5 +154,6 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     merge::STATEMENTS,
     patrons::STATEMENTS,
     positions::STATEMENTS,
+    prune::STATEMENTS,
     tenant_jobs::STATEMENTS,
 ];
