@@ -5,6 +5,7 @@ mod assignment;
 mod consumer;
 mod lane;
 mod poller;
+pub mod retention;
 mod status;
 
 pub use consumer::{Consumer, start};
