@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig},
-    flow::{answer::Answers, ingest::Ingest, tenants::Tenants},
+    flow::{answer::Answers, housekeeping::Housekeeping, ingest::Ingest, tenants::Tenants},
     http::{self, Service},
     kafka::{self, Consumer},
     store::{self, Db, PoolSettings},
@@ -76,6 +76,7 @@ pub struct Running {
     served: JoinHandle<io::Result<()>>,
     consumer: Consumer,
     registry: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
     /// Cancelled first: from then on the service isn't ready.
@@ -124,6 +125,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         ),
         stop.clone(),
     ));
+    let housekeeping = Housekeeping::new(
+        work.clone(),
+        tenants.clone(),
+        clock.clone(),
+        config.housekeeping.clone(),
+    );
+    let housekeeping = tokio::spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
     let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
     let service = Arc::new(Service {
@@ -144,6 +152,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         served: tokio::spawn(server),
         consumer,
         registry,
+        housekeeping,
         work,
         shutdown_delay: config.shutdown_delay,
         stopping,
@@ -209,7 +218,8 @@ impl Running {
             let _ = self.served.await;
         };
         let registry = timeout(LEAVE, self.registry);
-        let _ = join!(http, consumer, registry);
+        let housekeeping = timeout(LEAVE, self.housekeeping);
+        let _ = join!(http, consumer, registry, housekeeping);
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");
     }

@@ -2,10 +2,14 @@
 //!
 //! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
 
+mod housekeeping;
+
 use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
+
+pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 
 use crate::{event::Environment, store::Login, telemetry::LogFormat};
 
@@ -91,6 +95,10 @@ pub struct Settings {
     #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
     pub on_database_failure: String,
 
+    /// Of housekeeping
+    #[command(flatten)]
+    pub housekeeping: HousekeepingSettings,
+
     /// What is logged: a level, or directives such as info,sqlx=warn
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
@@ -116,6 +124,8 @@ pub struct Config {
     pub users: UsersConfig,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
+    /// How long what is kept.
+    pub housekeeping: HousekeepingConfig,
 }
 
 impl Config {
@@ -285,6 +295,7 @@ impl Settings {
                     },
                 )
                 .unwrap_or(OnDatabaseFailure::Open),
+            housekeeping: self.housekeeping.check(&mut problems),
         };
         match log {
             Some(log) if problems.0.is_empty() => Ok((config, log)),
@@ -418,6 +429,8 @@ mod tests {
             "--env=a b",
             "--db-maxpoolsize=3",
             "--okapi-url=okapi:9130",
+            "--tombstone-days=29",
+            "--dead-letter-days=0",
             "--log-format=xml",
             "--kafka-heartbeat-interval=10000",
         ])
@@ -436,6 +449,8 @@ mod tests {
                 "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
                  KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",
                 "OKAPI_URL must be a URL with http or https, but it is \"okapi:9130\"",
+                "DEAD_LETTER_DAYS must be a number of days from 1 to 3650, but it is \"0\"",
+                "TOMBSTONE_DAYS must not be less than INBOX_DAYS, but it is \"29\"",
             ]
         );
     }

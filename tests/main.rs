@@ -9,6 +9,7 @@ mod contract;
 mod decoding;
 mod evaluation;
 mod merging;
+mod pruning;
 mod sql;
 mod stories;
 

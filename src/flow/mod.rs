@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod check;
+pub mod housekeeping;
 pub mod ingest;
 pub mod policy;
 pub mod tenants;

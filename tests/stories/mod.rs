@@ -2,6 +2,7 @@
 
 mod answers;
 mod day;
+mod keeping;
 mod limit_reached;
 mod process;
 mod settings;
