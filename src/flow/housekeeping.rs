@@ -32,6 +32,9 @@ const MARGIN: TimeDelta = TimeDelta::days(7);
 /// Blocks of a table that one step goes through: 2 MiB.
 const STEP: i64 = 256;
 
+/// How many times as long as a step took it rests after it: what is left of the database is ingest's.
+const REST: u32 = 4;
+
 /// How long the tenant's writers may be kept waiting while how far is pruned is recorded.
 const LOCK: Duration = Duration::from_secs(2);
 
@@ -216,8 +219,7 @@ impl Housekeeping {
         Ok(store::commit(tx).await?)
     }
 
-    /// Goes through a table from its first block to its last. After each step it rests for at least as
-    /// long as the step took.
+    /// Goes through a table from its first block to its last, and rests after each step.
     async fn walk(
         &self,
         owner: Owner<'_>,
@@ -237,7 +239,7 @@ impl Housekeeping {
             *gone += went;
             oldest = left.into_iter().chain(oldest).min();
             from = blocks.to;
-            let rest = sleep(self.config.pause.max(began.elapsed()));
+            let rest = sleep(self.config.pause.max(began.elapsed() * REST));
             stop.run_until_cancelled(rest).await.ok_or(Unfinished::Stopped)?;
         }
         if matches!(doomed, Doomed::Inbox(_)) {
