@@ -15,8 +15,8 @@ use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig},
     flow::{
-        answer::Answers, ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover,
-        tenants::Tenants,
+        answer::Answers, housekeeping::Housekeeping, ingest::Ingest, ledger::Database,
+        redrive::Redrive, takeover::Takeover, tenants::Tenants,
     },
     http::{self, Service},
     kafka::{self, Consumer},
@@ -79,6 +79,7 @@ pub struct Running {
     served: JoinHandle<io::Result<()>>,
     consumer: Consumer,
     registry: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
     /// Cancelled first: from then on the service isn't ready.
@@ -124,6 +125,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         ),
         stop.clone(),
     ));
+    let housekeeping = Housekeeping::new(
+        work.clone(),
+        tenants.clone(),
+        clock.clone(),
+        config.housekeeping.clone(),
+    );
+    let housekeeping = tokio::spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
     let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
     let service = Arc::new(Service {
@@ -147,6 +155,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         served: tokio::spawn(server),
         consumer,
         registry,
+        housekeeping,
         work,
         shutdown_delay: config.shutdown_delay,
         stopping,
@@ -212,7 +221,8 @@ impl Running {
             let _ = self.served.await;
         };
         let registry = timeout(LEAVE, self.registry);
-        let _ = join!(http, consumer, registry);
+        let housekeeping = timeout(LEAVE, self.housekeeping);
+        let _ = join!(http, consumer, registry, housekeeping);
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");
     }

@@ -75,7 +75,9 @@ fn every_permission_that_a_handler_needs_is_declared_once() {
 
 #[test]
 fn the_launch_descriptor_sets_only_what_the_service_knows() {
-    let settings = file("src/config.rs");
+    let settings: String = ["mod", "housekeeping", "kafka"]
+        .map(|name| file(&format!("src/config/{name}.rs")))
+        .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {
         let name = variable["name"].as_str().unwrap();
         assert!(settings.contains(&format!("env = \"{name}\"")), "{name} is no setting");

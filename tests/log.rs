@@ -5,7 +5,9 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 use patron_blocks::event::Kind;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, OwnedHeaders},
@@ -61,8 +63,15 @@ impl Log {
     }
 
     pub(crate) async fn make(&self, names: Vec<String>) {
-        let topics: Vec<_> =
-            names.iter().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1))).collect();
+        self.make_with(names, &[]).await;
+    }
+
+    pub(crate) async fn make_with(&self, names: Vec<String>, settings: &[(&str, &str)]) {
+        let topic = |name| {
+            let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
+            settings.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value))
+        };
+        let topics: Vec<_> = names.iter().map(|name| topic(name.as_str())).collect();
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let made = self.admin.create_topics(&topics, &options).await.expect("Kafka is there");
         made.into_iter().for_each(|topic| {
@@ -110,6 +119,20 @@ impl Log {
         client.set("bootstrap.servers", &self.bootstrap);
         client.set("group.id", format!("{}.cg.patron-blocks", self.environment));
         client.create().expect("a consumer")
+    }
+
+    /// Lets all topics so far hold a record for a week, in segments of a day.
+    pub(crate) async fn hold_for_a_week(&self) {
+        let names = self.topics.lock().expect("no panic").clone();
+        let alter = |name| {
+            let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
+            topic.set("retention.ms", "604800000").set("segment.ms", "86400000")
+        };
+        let topics: Vec<_> = names.iter().map(|name| alter(name.as_str())).collect();
+        let altered = self.admin.alter_configs(&topics, &AdminOptions::new()).await;
+        altered.expect("Kafka is there").into_iter().for_each(|topic| {
+            topic.expect("a topic of ours");
+        });
     }
 
     pub(crate) async fn end(&self) {

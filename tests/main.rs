@@ -11,6 +11,7 @@ mod evaluation;
 mod fuzzing;
 mod identity;
 mod merging;
+mod pruning;
 mod simulation;
 mod sql;
 mod stories;

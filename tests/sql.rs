@@ -1,13 +1,16 @@
 //! The SQL: every statement can be prepared, and it merges and measures as the pure core does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
     blocks::Measures,
     event::{Event, TenantId, stamp::Horizon},
     patron::{OpenFee, OpenLoan},
-    store::{self, Db, Schema, merge, migrate, patrons},
+    store::{
+        self, Db, Schema, merge, migrate, patrons,
+        prune::{self, Blocks, Doomed},
+    },
 };
 use proptest::{
     prelude::*,
@@ -26,7 +29,7 @@ use crate::{
 const CASES: u32 = 150;
 
 /// A migrated tenant, and nothing else.
-async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) -> T {
+pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) -> T {
     with_database(async |login| {
         let db = pool(&login);
         let tenant = TenantId::parse("northlib").unwrap();
@@ -63,15 +66,35 @@ async fn migrations_may_run_again_and_at_once() {
     .await;
 }
 
-/// A history in batches, for two writers in two orders; an instant to measure at; perhaps a horizon.
-type Case = (Vec<Event>, Vec<Event>, usize, i64, Option<i64>);
+/// A history in batches, for two writers in two orders.
+#[derive(Debug)]
+struct Case {
+    happened: Vec<Event>,
+    arrived: Vec<Event>,
+    batch: usize,
+    /// An instant to measure at.
+    now: DateTime<Utc>,
+    /// A complete snapshot that spoke before.
+    horizon: Option<Horizon>,
+    /// After so many events what is older than a horizon is forgotten, and all come once more.
+    pruning: Option<(usize, Horizon)>,
+}
 
 fn case() -> impl Strategy<Value = Case> {
-    let minutes = -70_000..70_000_i64;
-    let horizon = proptest::option::weighted(0.3, 0..12_i64);
-    (arrived(24), 1..6_usize, minutes, horizon).prop_map(
-        |((happened, arrived), batch, minutes, horizon)| {
-            (happened, arrived, batch, minutes, horizon)
+    let horizon = || {
+        (0..14_i64)
+            .prop_map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)))
+    };
+    let pruning = proptest::option::weighted(0.6, (0..24_usize, horizon()));
+    let horizon = proptest::option::weighted(0.3, horizon());
+    (arrived(24), 1..6_usize, -70_000..70_000_i64, horizon, pruning).prop_map(
+        |((happened, arrived), batch, minutes, horizon, pruning)| Case {
+            happened,
+            arrived,
+            batch,
+            now: noon() + TimeDelta::minutes(minutes),
+            horizon,
+            pruning,
         },
     )
 }
@@ -92,22 +115,28 @@ fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
 }
 
 async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let (happened, arrived, batch, minutes, horizon) = case;
-    let horizon =
-        horizon.map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)));
-    clear(db, schema, horizon).await;
-    let (forth, back) = tokio::join!(
-        write(db, schema, arrived.chunks(*batch)),
-        write(db, schema, happened.rchunks(*batch + 1)),
-    );
-    forth.and(back).map_err(|error| format!("{error:?}"))?;
+    let Case { happened, arrived, batch, now, horizon, pruning } = case;
+    clear(db, schema, *horizon).await;
+    let (kept_loans, kept_fees) = match pruning {
+        Some((after, before)) => {
+            let events = &happened[..happened.len().min(*after)];
+            both(db, schema, events, events, *batch).await?;
+            prune(db, schema, events, *horizon, *before).await?
+        }
+        None => Default::default(),
+    };
+    both(db, schema, arrived, happened, *batch).await?;
 
+    // Where a row is made after pruning, that speaks too.
+    let pruned = (*horizon).max(pruning.map(|(_, before)| before));
+    let of = |kept: &BTreeSet<Uuid>, id| if kept.contains(id) { *horizon } else { pruned };
     let (loans, fees) = known_by_snapshots(happened);
-    let now = noon() + TimeDelta::minutes(*minutes);
-    let open_loans: BTreeMap<Uuid, OpenLoan> =
-        loans.iter().filter_map(|(id, loan)| Some((*id, loan.open(horizon)?))).collect();
+    let open_loans: BTreeMap<Uuid, OpenLoan> = loans
+        .iter()
+        .filter_map(|(id, loan)| Some((*id, loan.open(of(&kept_loans, id))?)))
+        .collect();
     let open_fees: BTreeMap<Uuid, OpenFee> =
-        fees.iter().filter_map(|(id, fee)| Some((*id, fee.open(horizon)?))).collect();
+        fees.iter().filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id))?))).collect();
     same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
     same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
     same("wrong counters", patrons::drift(db, schema).await.unwrap(), Vec::new())?;
@@ -116,7 +145,7 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     // At some instant, and at the very instants at which something gets overdue.
     let turns = open_loans.values().filter_map(OpenLoan::overdue_from);
     let before = turns.clone().map(|turn| turn - TimeDelta::milliseconds(1));
-    let instants: Vec<_> = turns.clone().chain(before).chain([now]).collect();
+    let instants: Vec<_> = turns.clone().chain(before).chain([*now]).collect();
     for (user, now) in users.iter().flat_map(|user| instants.iter().map(move |now| (*user, *now))) {
         let of_user = open_loans.iter().filter(|(_, loan)| loan.user == user);
         let owed = open_fees.values().filter(|fee| fee.user == user);
@@ -125,6 +154,51 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
         same("measures", state.map(|state| state.measures), Some(expected))?;
     }
     Ok(())
+}
+
+/// Two writers at once, in two orders.
+async fn both(
+    db: &Db,
+    schema: &Schema,
+    forth: &[Event],
+    back: &[Event],
+    batch: usize,
+) -> Result<(), String> {
+    let (forth, back) = tokio::join!(
+        write(db, schema, forth.chunks(batch)),
+        write(db, schema, back.rchunks(batch + 1)),
+    );
+    forth.and(back).map_err(|error| format!("{error:?}"))
+}
+
+/// Forgets what is past of loans and fees/fines, as the pure core says, and tells what it leaves.
+async fn prune(
+    db: &Db,
+    schema: &Schema,
+    events: &[Event],
+    horizon: Option<Horizon>,
+    before: Horizon,
+) -> Result<(BTreeSet<Uuid>, BTreeSet<Uuid>), String> {
+    let whole = Blocks { from: 0, to: 1_000_000 };
+    let mut tx = store::begin(db).await.unwrap();
+    prune::record(&mut tx, schema, before).await.unwrap();
+    for doomed in [Doomed::Loans(before), Doomed::FeesFines(before)] {
+        prune::remove(&mut tx, schema, &doomed, whole).await.unwrap();
+    }
+    store::commit(tx).await.unwrap();
+    let (mut loans, mut fees) = known_by_snapshots(events);
+    loans.retain(|_, loan| !loan.is_past(horizon, before));
+    fees.retain(|_, fee| !fee.is_past(horizon, before));
+    let (loans, fees) = (loans.into_keys().collect(), fees.into_keys().collect());
+    same("kept loans", ids(db, schema, "loan").await, loans)?;
+    same("kept fees/fines", ids(db, schema, "fee_fine").await, fees)?;
+    Ok((ids(db, schema, "loan").await, ids(db, schema, "fee_fine").await))
+}
+
+async fn ids(db: &Db, schema: &Schema, table: &str) -> BTreeSet<Uuid> {
+    let sql = format!("select {table}_id from {}.{table}", schema.name());
+    let ids: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(db).await.unwrap();
+    ids.into_iter().collect()
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> Result<(), String> {
@@ -140,6 +214,8 @@ async fn clear(db: &Db, schema: &Schema, horizon: Option<Horizon>) {
     for table in ["loan", "fee_fine", "patron_counter", "horizon"] {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
     }
+    let sql = format!("update {name}.housekeeping set pruned_before = null");
+    db.execute(AssertSqlSafe(sql)).await.unwrap();
     if let Some(horizon) = horizon {
         let sql = format!("insert into {name}.horizon values ($1, $2)");
         let whole_tenant = sqlx::query(AssertSqlSafe(sql)).bind(Uuid::nil());

@@ -7,7 +7,10 @@ use futures_util::FutureExt;
 use patron_blocks::{
     app::{self, Running},
     clock::Clock,
-    config::{Config, DatabaseConfig, GroupProtocol, KafkaConfig, OnDatabaseFailure, UsersConfig},
+    config::{
+        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, OnDatabaseFailure,
+        UsersConfig,
+    },
     event::{Environment, Kind, TenantId},
     flow::stop_rule::StopRule,
     store::{self, Db, Login, PoolSettings, Schema, patrons},
@@ -140,6 +143,14 @@ impl World {
                 fallback: chrono::TimeDelta::days(1),
             },
             on_database_failure: OnDatabaseFailure::Open,
+            housekeeping: HousekeepingConfig {
+                inbox: chrono::TimeDelta::days(30),
+                tombstones: chrono::TimeDelta::days(60),
+                dead_letters: chrono::TimeDelta::days(90),
+                dead_letters_most: 1000,
+                interval: Duration::from_secs(3600),
+                pause: Duration::from_millis(10),
+            },
         };
         Self {
             config,

@@ -102,6 +102,11 @@ impl Tenants {
         Ok(enabled?.then(|| self.remember(id)))
     }
 
+    /// All tenants that are known as enabled.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     fn remember(&self, id: &TenantId) -> Arc<Tenant> {
         let mut is_new = false;
         let tenant = {
@@ -170,9 +175,7 @@ impl Tenants {
     /// Migrates the tenants that this instance has not migrated yet. One tenant's trouble is not the
     /// others'; it is tried again when the registry is read the next time.
     async fn migrate(&self, migrated: &mut HashSet<TenantId>) {
-        let known: Vec<_> =
-            self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for tenant in known {
+        for tenant in self.all() {
             if migrated.contains(&tenant.id) {
                 continue;
             }

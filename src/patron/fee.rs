@@ -3,8 +3,8 @@
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::{Register, latest};
-use crate::event::{Event, Fact, stamp::Horizon};
+use super::{Register, latest, said};
+use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
 /// All that is known of one fee/fine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +63,19 @@ impl Fee {
             fee_fine_type: latest(self.fee_fine_type, other.fee_fine_type),
             user: latest(self.user, other.user),
         }
+    }
+
+    /// The newest stamp of all that was said.
+    pub fn newest(&self) -> Option<Stamp> {
+        [said(&self.balance), said(&self.fee_fine_type), said(&self.user)]
+            .into_iter()
+            .flatten()
+            .max()
+    }
+
+    /// Whether pruning may forget the fee/fine, as [`super::Loan::is_past`] says of a loan.
+    pub fn is_past(&self, horizon: Option<Horizon>, before: Horizon) -> bool {
+        self.open(horizon).is_none() && self.newest().is_some_and(|said| !before.admits(&said))
     }
 
     /// The fee/fine as it counts for its patron, if it does: the balance is not zero, its evidence not

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Grace, Register, latest, overdue_from};
+use super::{Grace, Register, latest, overdue_from, said};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
 /// All that is known of one loan. Each register is set by exactly the kinds of event that set it in
@@ -115,6 +115,19 @@ impl Loan {
             closed: self.closed.max(other.closed),
             named: self.named.max(other.named),
         }
+    }
+
+    /// The newest stamp of all that was said.
+    pub fn newest(&self) -> Option<Stamp> {
+        let registers = [said(&self.check_out), said(&self.snapshot), said(&self.due)];
+        let states = [said(&self.lost), said(&self.claimed_returned), self.closed];
+        registers.into_iter().chain(states).flatten().max()
+    }
+
+    /// Whether pruning may forget the loan: it is not open, and all that was said of it is older than
+    /// `before`. Whoever hears of it again holds what was said to that horizon.
+    pub fn is_past(&self, horizon: Option<Horizon>, before: Horizon) -> bool {
+        self.open(horizon).is_none() && self.newest().is_some_and(|said| !before.admits(&said))
     }
 
     /// The loan as it counts for its patron, if it does: there is evidence that it was opened, not

@@ -26,3 +26,8 @@ fn latest<T>(a: Register<T>, b: Register<T>) -> Register<T> {
         _ => a,
     }
 }
+
+/// When a register was set.
+fn said<T>(register: &Register<T>) -> Option<Stamp> {
+    register.as_ref().map(|(said, _)| *said)
+}

@@ -13,6 +13,7 @@ pub mod merge;
 pub mod migrate;
 pub mod patrons;
 pub mod positions;
+pub mod prune;
 pub mod records;
 mod schema;
 pub mod tenant_jobs;
@@ -154,5 +155,6 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     merge::STATEMENTS,
     patrons::STATEMENTS,
     positions::STATEMENTS,
+    prune::STATEMENTS,
     tenant_jobs::STATEMENTS,
 ];

@@ -1,6 +1,6 @@
 //! The registry of enabled tenants, and the lock that keeps a tenant's writers and its upheavals apart.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, postgres::PgListener};
@@ -101,6 +101,16 @@ pub async fn enter_alone(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
         .execute(&mut **tx)
         .await
         .map_err(Error::at("take a tenant's lock"))?;
+    Ok(())
+}
+
+/// Bounds how long this transaction waits for a lock: who waits alone keeps all who come later waiting.
+pub async fn wait_at_most(tx: &mut Tx, most: Duration) -> Result<(), Error> {
+    sqlx::query("select set_config('lock_timeout', $1, true)")
+        .bind(most.as_millis().to_string())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("bound the wait for a lock"))?;
     Ok(())
 }
 

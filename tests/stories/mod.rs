@@ -4,6 +4,7 @@ mod answers;
 mod day;
 mod gaps;
 mod held;
+mod keeping;
 mod limit_reached;
 mod process;
 mod pubsub;

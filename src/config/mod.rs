@@ -2,12 +2,18 @@
 //!
 //! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
 
+mod housekeeping;
+mod kafka;
+
 use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use crate::{event::Environment, flow::stop_rule::StopRule, store::Login, telemetry::LogFormat};
+pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
+pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
+
+use crate::{store::Login, telemetry::LogFormat};
 
 /// The settings as they come: text, so that every problem can be told, not only the first.
 #[derive(Debug, Clone, Args)]
@@ -34,55 +40,9 @@ pub struct Settings {
     #[arg(long, env = "DB_QUERYTIMEOUT", default_value = "60000", global = true)]
     pub db_querytimeout: String,
 
-    /// Host of a Kafka broker
-    #[arg(long, env = "KAFKA_HOST", default_value = "localhost", global = true)]
-    pub kafka_host: String,
-    /// Port of that broker
-    #[arg(long, env = "KAFKA_PORT", default_value = "9092", global = true)]
-    pub kafka_port: String,
-    /// Name of the deployment: first part of topic names and of the consumer group
-    #[arg(long, env = "ENV", default_value = "", global = true)]
-    pub env: String,
-    /// Read mod-pubsub's own topics too: true or false
-    #[arg(long, env = "KAFKA_PUBSUB_TOPICS", default_value = "false", global = true)]
-    pub kafka_pubsub_topics: String,
-    /// How long the group waits for an instance that died, in milliseconds
-    #[arg(long, env = "KAFKA_CONSUMER_SESSION_TIMEOUT_MS", default_value = "10000", global = true)]
-    pub kafka_session_timeout: String,
-    /// How often an instance tells the group that it lives, in milliseconds
-    #[arg(
-        long,
-        env = "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
-        default_value = "3000",
-        global = true
-    )]
-    pub kafka_heartbeat_interval: String,
-    /// How often new topics are looked for, in milliseconds; at once when a tenant is enabled
-    #[arg(
-        long,
-        env = "KAFKA_CONSUMER_METADATA_MAX_AGE_MS",
-        default_value = "30000",
-        global = true
-    )]
-    pub kafka_metadata_max_age: String,
-    /// How the group agrees on who reads what: classic, or consumer (Kafka 4, KIP-848)
-    #[arg(long, env = "KAFKA_GROUP_PROTOCOL", default_value = "classic", global = true)]
-    pub kafka_group_protocol: String,
-    /// What the Kafka client may fetch ahead, in KiB
-    #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
-    pub kafka_prefetch: String,
-    /// What records that wait to be stored may take, in KiB
-    #[arg(long, env = "INGEST_WAITING_KIB", default_value = "16384", global = true)]
-    pub ingest_waiting: String,
-    /// Records in one transaction at most
-    #[arg(long, env = "INGEST_BATCH_MOST", default_value = "2000", global = true)]
-    pub ingest_batch_most: String,
-    /// So many bad records in a row stop a partition
-    #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
-    pub stop_in_a_row: String,
-    /// So many bad records among the last 1000 stop a partition
-    #[arg(long, env = "STOP_AFTER_BAD_OF_1000", default_value = "500", global = true)]
-    pub stop_of_1000: String,
+    /// Of Kafka and of what is read from it
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
 
     /// Port to listen on
     #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
@@ -112,6 +72,10 @@ pub struct Settings {
     #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
     pub on_database_failure: String,
 
+    /// Of housekeeping
+    #[command(flatten)]
+    pub housekeeping: HousekeepingSettings,
+
     /// What is logged: a level, or directives such as info,sqlx=warn
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
@@ -137,6 +101,8 @@ pub struct Config {
     pub users: UsersConfig,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
+    /// How long what is kept.
+    pub housekeeping: HousekeepingConfig,
 }
 
 impl Config {
@@ -158,41 +124,6 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// Two for writers, one to hear news, one for answers.
     pub const LEAST: u32 = 4;
-}
-
-/// The broker and the group.
-#[derive(Debug, Clone)]
-pub struct KafkaConfig {
-    /// `host:port`.
-    pub bootstrap: String,
-    /// First part of topic names, and which topics are read.
-    pub environment: Environment,
-    /// How long the group waits for an instance that died.
-    pub session_timeout: Duration,
-    /// How often an instance tells that it lives.
-    pub heartbeat_interval: Duration,
-    /// How often new topics are looked for.
-    pub metadata_max_age: Duration,
-    /// How the group agrees on who reads what.
-    pub protocol: GroupProtocol,
-    /// What the client may fetch ahead, in KiB.
-    pub prefetch_kib: u32,
-    /// What records that wait to be stored may take, in KiB.
-    pub waiting_kib: u32,
-    /// Records in one transaction at most: beyond the default latency grows faster than throughput
-    /// (docs/decisions/0005).
-    pub batch_most: usize,
-    /// When a partition has too many bad records.
-    pub stop_rule: StopRule,
-}
-
-/// How the group agrees on who reads what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupProtocol {
-    /// Members agree among themselves, cooperative and sticky.
-    Classic,
-    /// The broker decides (KIP-848); needs Kafka 4.
-    Consumer,
 }
 
 /// The users module, and how old its answers may get (http contract 2).
@@ -303,7 +234,7 @@ impl Settings {
         let log = self.log(&mut problems);
         let config = Config {
             database: self.database(&mut problems),
-            kafka: self.kafka(&mut problems),
+            kafka: self.kafka.check(&mut problems),
             http_port: problems.number(
                 "HTTP_PORT",
                 &self.http_port,
@@ -335,6 +266,7 @@ impl Settings {
                     },
                 )
                 .unwrap_or(OnDatabaseFailure::Open),
+            housekeeping: self.housekeeping.check(&mut problems),
         };
         match log {
             Some(log) if problems.0.is_empty() => Ok((config, log)),
@@ -359,73 +291,6 @@ impl Settings {
             ),
             statement: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
         }
-    }
-
-    fn kafka(&self, problems: &mut Problems) -> KafkaConfig {
-        let host = problems.filled("KAFKA_HOST", &self.kafka_host);
-        let port = problems.port("KAFKA_PORT", &self.kafka_port);
-        let usable = |text: &str| {
-            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            text.chars().all(legal).then(|| Environment::new(Some(text)))
-        };
-        let rule =
-            "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
-        let config = KafkaConfig {
-            bootstrap: format!("{host}:{port}"),
-            environment: problems
-                .check("ENV", &self.env, rule, usable)
-                .unwrap_or_else(|| Environment::new(None))
-                .with_pubsub(problems.flag("KAFKA_PUBSUB_TOPICS", &self.kafka_pubsub_topics)),
-            session_timeout: problems
-                .milliseconds("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", &self.kafka_session_timeout),
-            heartbeat_interval: problems.milliseconds(
-                "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
-                &self.kafka_heartbeat_interval,
-            ),
-            metadata_max_age: problems
-                .milliseconds("KAFKA_CONSUMER_METADATA_MAX_AGE_MS", &self.kafka_metadata_max_age),
-            protocol: problems
-                .check(
-                    "KAFKA_GROUP_PROTOCOL",
-                    &self.kafka_group_protocol,
-                    "must be classic or consumer",
-                    |text| match text {
-                        "classic" => Some(GroupProtocol::Classic),
-                        "consumer" => Some(GroupProtocol::Consumer),
-                        _ => None,
-                    },
-                )
-                .unwrap_or(GroupProtocol::Classic),
-            prefetch_kib: problems.kib("KAFKA_PREFETCH_KIB", &self.kafka_prefetch),
-            waiting_kib: problems.kib("INGEST_WAITING_KIB", &self.ingest_waiting),
-            batch_most: problems.number(
-                "INGEST_BATCH_MOST",
-                &self.ingest_batch_most,
-                "must be a number from 1 to 20000",
-                1..=20_000,
-            ),
-            stop_rule: StopRule {
-                in_a_row: problems.number(
-                    "STOP_AFTER_BAD_IN_A_ROW",
-                    &self.stop_in_a_row,
-                    "must be a number from 1 to 1000000",
-                    1..=1_000_000,
-                ),
-                of_window: problems.number(
-                    "STOP_AFTER_BAD_OF_1000",
-                    &self.stop_of_1000,
-                    "must be a number from 1 to 1001, which never comes",
-                    1..=1001,
-                ),
-            },
-        };
-        problems.check(
-            "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
-            &self.kafka_heartbeat_interval,
-            "must be less than KAFKA_CONSUMER_SESSION_TIMEOUT_MS",
-            |_| (config.heartbeat_interval < config.session_timeout).then_some(()),
-        );
-        config
     }
 
     fn users(&self, problems: &mut Problems) -> UsersConfig {
@@ -511,6 +376,8 @@ mod tests {
             "--kafka-pubsub-topics=yes",
             "--db-maxpoolsize=3",
             "--okapi-url=okapi:9130",
+            "--tombstone-days=29",
+            "--dead-letter-days=0",
             "--log-format=xml",
             "--kafka-heartbeat-interval=10000",
         ])
@@ -530,6 +397,8 @@ mod tests {
                 "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
                  KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",
                 "OKAPI_URL must be a URL with http or https, but it is \"okapi:9130\"",
+                "DEAD_LETTER_DAYS must be a number of days from 1 to 3650, but it is \"0\"",
+                "TOMBSTONE_DAYS must not be less than INBOX_DAYS, but it is \"29\"",
             ]
         );
     }

@@ -1,0 +1,166 @@
+//! Settings of Kafka, and of what is read from it.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Problems;
+use crate::{event::Environment, flow::stop_rule::StopRule};
+
+/// The settings as they come.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaSettings {
+    /// Host of a Kafka broker
+    #[arg(long, env = "KAFKA_HOST", default_value = "localhost", global = true)]
+    pub kafka_host: String,
+    /// Port of that broker
+    #[arg(long, env = "KAFKA_PORT", default_value = "9092", global = true)]
+    pub kafka_port: String,
+    /// Name of the deployment: first part of topic names and of the consumer group
+    #[arg(long, env = "ENV", default_value = "", global = true)]
+    pub env: String,
+    /// Read mod-pubsub's own topics too: true or false
+    #[arg(long, env = "KAFKA_PUBSUB_TOPICS", default_value = "false", global = true)]
+    pub kafka_pubsub_topics: String,
+    /// How long the group waits for an instance that died, in milliseconds
+    #[arg(long, env = "KAFKA_CONSUMER_SESSION_TIMEOUT_MS", default_value = "10000", global = true)]
+    pub kafka_session_timeout: String,
+    /// How often an instance tells the group that it lives, in milliseconds
+    #[arg(
+        long,
+        env = "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+        default_value = "3000",
+        global = true
+    )]
+    pub kafka_heartbeat_interval: String,
+    /// How often new topics are looked for, in milliseconds; at once when a tenant is enabled
+    #[arg(
+        long,
+        env = "KAFKA_CONSUMER_METADATA_MAX_AGE_MS",
+        default_value = "30000",
+        global = true
+    )]
+    pub kafka_metadata_max_age: String,
+    /// How the group agrees on who reads what: classic, or consumer (Kafka 4, KIP-848)
+    #[arg(long, env = "KAFKA_GROUP_PROTOCOL", default_value = "classic", global = true)]
+    pub kafka_group_protocol: String,
+    /// What the Kafka client may fetch ahead, in KiB
+    #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
+    pub kafka_prefetch: String,
+    /// What records that wait to be stored may take, in KiB
+    #[arg(long, env = "INGEST_WAITING_KIB", default_value = "16384", global = true)]
+    pub ingest_waiting: String,
+    /// Records in one transaction at most
+    #[arg(long, env = "INGEST_BATCH_MOST", default_value = "2000", global = true)]
+    pub ingest_batch_most: String,
+    /// So many bad records in a row stop a partition
+    #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
+    pub stop_in_a_row: String,
+    /// So many bad records among the last 1000 stop a partition
+    #[arg(long, env = "STOP_AFTER_BAD_OF_1000", default_value = "500", global = true)]
+    pub stop_of_1000: String,
+}
+
+/// The broker and the group.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `host:port`.
+    pub bootstrap: String,
+    /// First part of topic names, and which topics are read.
+    pub environment: Environment,
+    /// How long the group waits for an instance that died.
+    pub session_timeout: Duration,
+    /// How often an instance tells that it lives.
+    pub heartbeat_interval: Duration,
+    /// How often new topics are looked for.
+    pub metadata_max_age: Duration,
+    /// How the group agrees on who reads what.
+    pub protocol: GroupProtocol,
+    /// What the client may fetch ahead, in KiB.
+    pub prefetch_kib: u32,
+    /// What records that wait to be stored may take, in KiB.
+    pub waiting_kib: u32,
+    /// Records in one transaction at most: beyond the default latency grows faster than throughput
+    /// (docs/decisions/0005).
+    pub batch_most: usize,
+    /// When a partition has too many bad records.
+    pub stop_rule: StopRule,
+}
+
+/// How the group agrees on who reads what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Members agree among themselves, cooperative and sticky.
+    Classic,
+    /// The broker decides (KIP-848); needs Kafka 4.
+    Consumer,
+}
+
+impl KafkaSettings {
+    pub(super) fn check(&self, problems: &mut Problems) -> KafkaConfig {
+        let host = problems.filled("KAFKA_HOST", &self.kafka_host);
+        let port = problems.port("KAFKA_PORT", &self.kafka_port);
+        let usable = |text: &str| {
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            text.chars().all(legal).then(|| Environment::new(Some(text)))
+        };
+        let rule =
+            "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
+        let config = KafkaConfig {
+            bootstrap: format!("{host}:{port}"),
+            environment: problems
+                .check("ENV", &self.env, rule, usable)
+                .unwrap_or_else(|| Environment::new(None))
+                .with_pubsub(problems.flag("KAFKA_PUBSUB_TOPICS", &self.kafka_pubsub_topics)),
+            session_timeout: problems
+                .milliseconds("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", &self.kafka_session_timeout),
+            heartbeat_interval: problems.milliseconds(
+                "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+                &self.kafka_heartbeat_interval,
+            ),
+            metadata_max_age: problems
+                .milliseconds("KAFKA_CONSUMER_METADATA_MAX_AGE_MS", &self.kafka_metadata_max_age),
+            protocol: problems
+                .check(
+                    "KAFKA_GROUP_PROTOCOL",
+                    &self.kafka_group_protocol,
+                    "must be classic or consumer",
+                    |text| match text {
+                        "classic" => Some(GroupProtocol::Classic),
+                        "consumer" => Some(GroupProtocol::Consumer),
+                        _ => None,
+                    },
+                )
+                .unwrap_or(GroupProtocol::Classic),
+            prefetch_kib: problems.kib("KAFKA_PREFETCH_KIB", &self.kafka_prefetch),
+            waiting_kib: problems.kib("INGEST_WAITING_KIB", &self.ingest_waiting),
+            batch_most: problems.number(
+                "INGEST_BATCH_MOST",
+                &self.ingest_batch_most,
+                "must be a number from 1 to 20000",
+                1..=20_000,
+            ),
+            stop_rule: StopRule {
+                in_a_row: problems.number(
+                    "STOP_AFTER_BAD_IN_A_ROW",
+                    &self.stop_in_a_row,
+                    "must be a number from 1 to 1000000",
+                    1..=1_000_000,
+                ),
+                of_window: problems.number(
+                    "STOP_AFTER_BAD_OF_1000",
+                    &self.stop_of_1000,
+                    "must be a number from 1 to 1001, which never comes",
+                    1..=1001,
+                ),
+            },
+        };
+        problems.check(
+            "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
+            &self.kafka_heartbeat_interval,
+            "must be less than KAFKA_CONSUMER_SESSION_TIMEOUT_MS",
+            |_| (config.heartbeat_interval < config.session_timeout).then_some(()),
+        );
+        config
+    }
+}

@@ -1,0 +1,137 @@
+//! How long the topics hold what was written: nothing younger may be forgotten, because it may be read
+//! again.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures_util::future::try_join_all;
+use rdkafka::{
+    ClientConfig, ClientContext,
+    admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::{runtime::Handle, task::spawn_blocking};
+use tracing::debug;
+
+use crate::config::KafkaConfig;
+
+/// How long the broker may take for one answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Topics in one request.
+const REQUEST: usize = 500;
+
+/// What is held for longer is held for ever.
+const FOR_EVER: TimeDelta = TimeDelta::days(100 * 365);
+
+/// For how long topics hold a record at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// This long.
+    For(TimeDelta),
+    /// This topic never lets go of one.
+    ForEver {
+        /// Its name.
+        topic: String,
+    },
+}
+
+/// Why it can't be told how long topics hold a record.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    /// The broker was not reached, or refuses to answer.
+    #[error("could not ask the broker for its topics' retention")]
+    Asking(#[source] KafkaError),
+    /// It refuses to answer for a topic.
+    #[error("could not read the settings of topic {topic}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What the broker says.
+        #[source]
+        code: RDKafkaErrorCode,
+    },
+    /// It answers something else.
+    #[error("the broker does not tell {setting} of topic {topic}")]
+    Setting {
+        /// The topic.
+        topic: String,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// The asking thread ended.
+    #[error("could not wait for the broker's answer")]
+    Waiting(#[source] tokio::task::JoinError),
+}
+
+/// Asks the broker for the longest time that any of the environment's topics holds a record.
+pub async fn longest(config: &KafkaConfig) -> Result<Held, Unknown> {
+    let (config, runtime) = (config.clone(), Handle::current());
+    // Listing topics blocks, and so does dropping the client.
+    spawn_blocking(move || ask(&config, &runtime)).await.map_err(Unknown::Waiting)?
+}
+
+fn ask(config: &KafkaConfig, runtime: &Handle) -> Result<Held, Unknown> {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.bootstrap).set("client.id", "mod-patron-blocks");
+    let admin: AdminClient<Quiet> = client.create_with_context(Quiet).map_err(Unknown::Asking)?;
+    let all = admin.inner().fetch_metadata(None, ANSWER).map_err(Unknown::Asking)?;
+    let ours: Vec<_> = all
+        .topics()
+        .iter()
+        .filter(|topic| config.environment.parse(topic.name()).is_some())
+        .map(|topic| ResourceSpecifier::Topic(topic.name()))
+        .collect();
+    let options = AdminOptions::new().request_timeout(Some(ANSWER));
+    let requests = ours.chunks(REQUEST).map(|some| admin.describe_configs(some, &options));
+    let answers = runtime.block_on(try_join_all(requests)).map_err(Unknown::Asking)?;
+    let mut longest = TimeDelta::zero();
+    for (resource, answer) in ours.iter().zip(answers.into_iter().flatten()) {
+        let ResourceSpecifier::Topic(topic) = resource else { continue };
+        let topic = (*topic).to_owned();
+        match answer {
+            Ok(settings) => match held(&topic, &settings)? {
+                Held::For(time) => longest = longest.max(time),
+                for_ever => return Ok(for_ever),
+            },
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {} // deleted meanwhile
+            Err(code) => return Err(Unknown::Topic { topic, code }),
+        }
+    }
+    Ok(Held::For(longest))
+}
+
+/// A segment goes when its newest record is too old, so its oldest may be older by a segment's span.
+fn held(topic: &str, settings: &ConfigResource) -> Result<Held, Unknown> {
+    let text = |setting| {
+        let entry = settings.get(setting).and_then(|entry| entry.value.as_deref());
+        entry.ok_or_else(|| Unknown::Setting { topic: topic.to_owned(), setting })
+    };
+    let milliseconds = |setting| {
+        let parsed = text(setting)?.parse().ok();
+        parsed.ok_or_else(|| Unknown::Setting { topic: topic.to_owned(), setting })
+    };
+    let for_ever = || Held::ForEver { topic: topic.to_owned() };
+    let deletes = text("cleanup.policy")?.split(',').any(|policy| policy.trim() == "delete");
+    let (retention, segment): (i64, i64) =
+        (milliseconds("retention.ms")?, milliseconds("segment.ms")?);
+    if !deletes || retention < 0 {
+        return Ok(for_ever());
+    }
+    let most = TimeDelta::try_milliseconds(retention.saturating_add(segment));
+    Ok(most.filter(|most| *most < FOR_EVER).map_or_else(for_ever, Held::For))
+}
+
+/// Trouble is told by the answer; the consumer has a client that says when the broker is away.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(kafka.facility = facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "trouble while asking for retention");
+    }
+}

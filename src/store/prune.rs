@@ -1,0 +1,269 @@
+//! What housekeeping removes, a few blocks of a table at a time, and how large tables are.
+//!
+//! A walk goes through a table as it lies on disk (`ctid`): rows of one age lie together, no index is
+//! needed, and a step reads a bounded number of blocks, whatever is in them.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx};
+use crate::event::stamp::Horizon;
+
+const CLAIM: Statement = Statement::new(
+    "update {schema}.housekeeping set begun_at = $1 where begun_at is null or begun_at <= $2",
+);
+
+const RECORD: Statement =
+    Statement::new("update {schema}.housekeeping set pruned_before = greatest(pruned_before, $1)");
+
+const BLOCKS: Statement = Statement::new(
+    "select pg_relation_size(('{schema}.' || $1)::regclass) / current_setting('block_size')::int8",
+);
+
+/// A subject is looked up for old rows only, by its key: a join could read all loans at every step.
+const INBOX: Statement = Statement::new(
+    "delete from {schema}.inbox
+      where ctid >= $1::text::tid and ctid < $2::text::tid
+        and received_at < $3 and occurred_at < $3
+        and not coalesce((select is_open from {schema}.loan where loan_id = subject), false)
+        and not coalesce((select is_open from {schema}.fee_fine where fee_fine_id = subject), false)",
+);
+
+/// What a writer holds is skipped: who waits for nobody is part of no deadlock. What was locked is
+/// looked at once more, as it is then.
+const LOANS: Statement = Statement::new(
+    "delete from {schema}.loan where ctid = any (array (
+       select ctid from {schema}.loan
+        where ctid >= $1::text::tid and ctid < $2::text::tid and not is_open
+          and greatest(check_out_stamp, snapshot_stamp, due_stamp, lost_stamp, claimed_stamp,
+                       closed_stamp) < $3
+          for update skip locked))",
+);
+
+const FEES_FINES: Statement = Statement::new(
+    "delete from {schema}.fee_fine where ctid = any (array (
+       select ctid from {schema}.fee_fine
+        where ctid >= $1::text::tid and ctid < $2::text::tid and not is_open
+          and greatest(balance_stamp, type_stamp, user_stamp) < $3
+          for update skip locked))",
+);
+
+const DEAD_LETTERS: Statement = Statement::new(
+    "delete from {schema}.dead_letter where ctid = any (array (
+       select ctid from {schema}.dead_letter
+        where ctid >= $1::text::tid and ctid < $2::text::tid
+          and (received_at < $3 or (received_at, dead_letter_id) <= ($4, $5))
+          for update skip locked))",
+);
+
+const BEYOND: Statement = Statement::new(
+    "select received_at, dead_letter_id from {schema}.dead_letter
+      order by received_at desc, dead_letter_id desc offset $1 limit 1",
+);
+
+const OLDEST: Statement = Statement::new(
+    "select min(received_at) from {schema}.inbox
+      where ctid >= $1::text::tid and ctid < $2::text::tid",
+);
+
+const KEEP_OLDEST: Statement = Statement::new("update {schema}.housekeeping set inbox_oldest = $1");
+
+/// Counting rows of the large tables would read them; what the planner believes is near enough.
+const SIZES: Statement = Statement::new(
+    "select (select greatest(reltuples, 0)::int8 from pg_class
+              where oid = '{schema}.inbox'::regclass) as inbox,
+            h.inbox_oldest,
+            (select greatest(reltuples, 0)::int8 from pg_class
+              where oid = '{schema}.loan'::regclass) as loans,
+            (select greatest(reltuples, 0)::int8 from pg_class
+              where oid = '{schema}.fee_fine'::regclass) as fees_fines,
+            d.number as dead_letters, d.oldest as dead_letters_oldest
+       from {schema}.housekeeping h
+      cross join (select count(*) as number, min(received_at) as oldest
+                    from {schema}.dead_letter) d",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &CLAIM,
+    &RECORD,
+    &BLOCKS,
+    &INBOX,
+    &LOANS,
+    &FEES_FINES,
+    &DEAD_LETTERS,
+    &BEYOND,
+    &OLDEST,
+    &KEEP_OLDEST,
+    &SIZES,
+];
+
+/// A dead letter's place in the order in which they go: when it was parked, and its id.
+pub type Parked = (DateTime<Utc>, Uuid);
+
+/// What is to go.
+#[derive(Debug, Clone, Copy)]
+pub enum Doomed {
+    /// Events that happened and came before this instant, unless what they are about is open.
+    Inbox(DateTime<Utc>),
+    /// Loans that are not open and of which nothing newer was said.
+    Loans(Horizon),
+    /// The same of fees/fines.
+    FeesFines(Horizon),
+    /// Dead letters parked before this instant, and those up to this one.
+    DeadLetters(DateTime<Utc>, Option<Parked>),
+}
+
+impl Doomed {
+    fn table(&self) -> &'static str {
+        match self {
+            Self::Inbox(_) => "inbox",
+            Self::Loans(_) => "loan",
+            Self::FeesFines(_) => "fee_fine",
+            Self::DeadLetters(..) => "dead_letter",
+        }
+    }
+}
+
+/// A range of a table's blocks, without the last.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks {
+    /// The first.
+    pub from: i64,
+    /// The one after the last.
+    pub to: i64,
+}
+
+impl Blocks {
+    fn bounds(self) -> (String, String) {
+        (format!("({},0)", self.from), format!("({},0)", self.to))
+    }
+}
+
+/// Begins housekeeping, unless somebody began after `due`. Tells whether it is ours to do.
+pub async fn claim(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    now: DateTime<Utc>,
+    due: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let done = sqlx::query(schema.sql(&CLAIM))
+        .bind(now)
+        .bind(due)
+        .execute(db)
+        .await
+        .map_err(Error::at("begin housekeeping"))?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Says that from now on loans and fees/fines older than `before` may be gone.
+pub async fn record(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(), Error> {
+    sqlx::query(schema.sql(&RECORD))
+        .bind(before.as_bytes())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("record how far is pruned"))?;
+    Ok(())
+}
+
+/// How many blocks the table has that `doomed` is about.
+pub async fn blocks(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    doomed: &Doomed,
+) -> Result<i64, Error> {
+    sqlx::query_scalar(schema.sql(&BLOCKS))
+        .bind(doomed.table())
+        .fetch_one(db)
+        .await
+        .map_err(Error::at("measure a table"))
+}
+
+/// Removes what is doomed in some blocks, and tells how many rows went.
+pub async fn remove(
+    tx: &mut Tx,
+    schema: &Schema,
+    doomed: &Doomed,
+    blocks: Blocks,
+) -> Result<u64, Error> {
+    let (from, to) = blocks.bounds();
+    let in_blocks = |statement| sqlx::query(schema.sql(statement)).bind(from).bind(to);
+    let query = match doomed {
+        Doomed::Inbox(before) => in_blocks(&INBOX).bind(before),
+        Doomed::Loans(before) => in_blocks(&LOANS).bind(before.as_bytes()),
+        Doomed::FeesFines(before) => in_blocks(&FEES_FINES).bind(before.as_bytes()),
+        Doomed::DeadLetters(before, beyond) => in_blocks(&DEAD_LETTERS)
+            .bind(before)
+            .bind(beyond.map(|parked| parked.0))
+            .bind(beyond.map(|parked| parked.1)),
+    };
+    let done = query.execute(&mut **tx).await.map_err(Error::at("remove what is old"))?;
+    Ok(done.rows_affected())
+}
+
+/// The newest dead letter that has so many newer ones that it has to go; none while there are fewer.
+pub async fn beyond(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    most: i64,
+) -> Result<Option<Parked>, Error> {
+    sqlx::query_as(schema.sql(&BEYOND))
+        .bind(most)
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("look for the dead letters that are too many"))
+}
+
+/// When the oldest event came that stands in some blocks of the inbox.
+pub async fn oldest(
+    tx: &mut Tx,
+    schema: &Schema,
+    blocks: Blocks,
+) -> Result<Option<DateTime<Utc>>, Error> {
+    let (from, to) = blocks.bounds();
+    sqlx::query_scalar(schema.sql(&OLDEST))
+        .bind(from)
+        .bind(to)
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(Error::at("look for the oldest event"))
+}
+
+/// Keeps when the oldest event of the whole inbox came, for [`sizes`].
+pub async fn keep_oldest(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    oldest: Option<DateTime<Utc>>,
+) -> Result<(), Error> {
+    sqlx::query(schema.sql(&KEEP_OLDEST))
+        .bind(oldest)
+        .execute(db)
+        .await
+        .map_err(Error::at("keep the age of the inbox"))?;
+    Ok(())
+}
+
+/// How much a tenant's tables hold, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Sizes {
+    /// Rows of the inbox, nearly.
+    pub inbox: i64,
+    /// When its oldest row came, as of the last time that housekeeping went through all of it.
+    pub inbox_oldest: Option<DateTime<Utc>>,
+    /// Rows of loans, nearly, those that ended among them.
+    pub loans: i64,
+    /// Rows of fees/fines, nearly, those that are paid among them.
+    pub fees_fines: i64,
+    /// Dead letters.
+    pub dead_letters: i64,
+    /// When the oldest of them was parked.
+    pub dead_letters_oldest: Option<DateTime<Utc>>,
+}
+
+/// Sizes and oldest ages, in one round trip.
+pub async fn sizes(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Sizes, Error> {
+    sqlx::query_as(schema.sql(&SIZES))
+        .fetch_one(db)
+        .await
+        .map_err(Error::at("measure a tenant's tables"))
+}

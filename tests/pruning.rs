@@ -1,0 +1,272 @@
+//! Housekeeping on a database: what goes, what stays, and who waits for whom.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::{
+    clock::Clock,
+    config::HousekeepingConfig,
+    event::{Event, Fact, IdentifiedBy, Stamp, TenantId, TimedBy, stamp::Horizon},
+    flow::{
+        housekeeping::{Gone, Housekeeping, Limits, Past},
+        tenants::{Tenant, Tenants},
+    },
+    patron::Loan,
+    store::{self, Db, merge, patrons, tenants},
+};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Executor};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{history::noon, sql::with_tenant};
+
+/// Loans that ended long ago: a table of several steps.
+const ENDED: u128 = 30_000;
+
+struct Keeper {
+    db: Db,
+    tenant: Arc<Tenant>,
+    housekeeping: Housekeeping,
+}
+
+/// A tenant with [`ENDED`] loans, and housekeeping that rests so long between two steps.
+async fn with_keeper(pause: Duration, work: impl AsyncFnOnce(&Keeper)) {
+    with_tenant(async |db, _| {
+        let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
+        let id = TenantId::parse("northlib").unwrap();
+        tenants.enable(&id, "mod-patron-blocks-2.0.0", &json!({})).await.unwrap();
+        let config = HousekeepingConfig {
+            inbox: TimeDelta::days(30),
+            tombstones: TimeDelta::days(60),
+            dead_letters: TimeDelta::days(90),
+            dead_letters_most: 1000,
+            interval: Duration::from_secs(3600),
+            pause,
+        };
+        let keeper = Keeper {
+            db: db.clone(),
+            tenant: tenants.find(&id).await.unwrap().unwrap(),
+            housekeeping: Housekeeping::new(db.clone(), tenants, Clock::system(), config),
+        };
+        for ids in (0..ENDED).collect::<Vec<_>>().chunks(500) {
+            let (out, ended) = (long_ago(), long_ago() + TimeDelta::hours(1));
+            keeper
+                .write(ids, |id| [check_out(id, out), check_in(id, ended)].to_vec())
+                .await
+                .unwrap();
+        }
+        keeper.run("analyze").await;
+        work(&keeper).await;
+        let wrong = patrons::drift(db, &keeper.tenant.schema).await.unwrap();
+        assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
+    })
+    .await;
+}
+
+fn long_ago() -> DateTime<Utc> {
+    noon() - TimeDelta::days(200)
+}
+
+fn limits() -> Limits {
+    let past = Past { inbox: noon(), tombstones: noon() - TimeDelta::days(100) };
+    Limits { past: Some(past), dead_letters: noon() }
+}
+
+fn event(at: DateTime<Utc>, fact: Fact) -> Event {
+    let key = Uuid::new_v4();
+    let stamp = Stamp::enveloped(at, fact.kind(), key);
+    let identified_by = IdentifiedBy::Envelope;
+    Event { key, identified_by, occurred_at: at, timed_by: TimedBy::Envelope, stamp, fact }
+}
+
+fn loan(id: u128) -> Uuid {
+    // Keys that lie on disk in another order than in the index.
+    uuid::Builder::from_random_bytes((id.wrapping_mul(0x9E37_79B9_7F4A_7C15 << 32)).to_be_bytes())
+        .into_uuid()
+}
+
+fn check_out(id: u128, at: DateTime<Utc>) -> Event {
+    let user = loan(id % 100);
+    event(at, Fact::CheckedOut { loan: loan(id), user, due_date: noon(), grace: None })
+}
+
+fn check_in(id: u128, at: DateTime<Utc>) -> Event {
+    event(at, Fact::CheckedIn { loan: loan(id), user: None })
+}
+
+impl Keeper {
+    /// As ingest does: with the tenant's lock as one of many, one merge for the batch.
+    async fn write(
+        &self,
+        ids: &[u128],
+        said: impl Fn(u128) -> Vec<Event>,
+    ) -> Result<(), store::Error> {
+        let mut loans = BTreeMap::<Uuid, Loan>::new();
+        for event in ids.iter().flat_map(|id| said(*id)) {
+            let (id, said) = Loan::said_by(&event).unwrap();
+            let known = loans.entry(id).or_default();
+            *known = known.clone().merge(said);
+        }
+        let mut tx = store::begin(&self.db).await?;
+        tenants::enter(&mut tx, &self.tenant.id).await?;
+        merge::merge(&mut tx, &self.tenant.schema, &loans, &BTreeMap::new()).await?;
+        store::commit(tx).await
+    }
+
+    async fn tidy(&self, stop: &CancellationToken) -> Gone {
+        self.housekeeping.tidy(&self.tenant, limits(), stop).await
+    }
+
+    async fn run(&self, sql: &str) {
+        let sql = sql.replace("{schema}", self.tenant.schema.name());
+        self.db.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+
+    async fn count(&self, sql: &str) -> u128 {
+        let sql = sql.replace("{schema}", self.tenant.schema.name());
+        let number: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.db).await.unwrap();
+        number.try_into().unwrap()
+    }
+
+    async fn loans(&self) -> u128 {
+        self.count("select count(*) from {schema}.loan").await
+    }
+
+    async fn open_loans(&self) -> u128 {
+        self.count("select count(*) from {schema}.loan where is_open").await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_who_replays_old_check_outs_meanwhile_opens_nothing() {
+    with_keeper(Duration::from_millis(1), async |keeper| {
+        let done = CancellationToken::new();
+        let writer = async |share: u128| {
+            let mut batches = 0;
+            let mut ids: Vec<u128> = (0..ENDED).filter(|id| id % 2 == share).collect();
+            while !done.is_cancelled() {
+                for batch in ids.chunks(500) {
+                    keeper.write(batch, |id| vec![check_out(id, long_ago())]).await.unwrap();
+                    batches += 1;
+                }
+                ids.reverse();
+            }
+            batches
+        };
+        let tidy = async {
+            let mut gone = 0;
+            for _ in 0..3 {
+                gone += keeper.tidy(&CancellationToken::new()).await.loans;
+            }
+            done.cancel();
+            gone
+        };
+        let (one, two, gone) = tokio::join!(writer(0), writer(1), tidy);
+        assert!(gone >= u64::try_from(ENDED).unwrap(), "{gone} went");
+        assert_eq!(keeper.open_loans().await, 0, "a loan that ended was opened again");
+        assert!(one > 0 && two > 0, "{one} and {two} batches were written meanwhile");
+        let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+        assert_eq!(keeper.count(deadlocks).await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_off_in_the_middle_it_leaves_all_as_it_should_be_and_goes_on_later() {
+    with_keeper(Duration::from_millis(200), async |keeper| {
+        let stop = CancellationToken::new();
+        let (gone, ()) = tokio::join!(keeper.tidy(&stop), async {
+            while keeper.loans().await == ENDED {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            stop.cancel();
+        });
+        let left = keeper.loans().await;
+        assert!(0 < left && left < ENDED, "{left} are left");
+        assert_eq!(u128::from(gone.loans), ENDED - left);
+        let everything: Vec<u128> = (0..ENDED).collect();
+        keeper.write(&everything, |id| vec![check_out(id, long_ago())]).await.unwrap();
+        assert_eq!((keeper.loans().await, keeper.open_loans().await), (ENDED, 0));
+        let wrong = patrons::drift(&keeper.db, &keeper.tenant.schema).await.unwrap();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let gone = keeper.tidy(&CancellationToken::new()).await;
+        assert_eq!((u128::from(gone.loans), keeper.loans().await), (ENDED, 0));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_no_writer_waiting_for_long_and_waits_for_none() {
+    with_keeper(Duration::from_millis(1), async |keeper| {
+        let mut holder = store::begin(&keeper.db).await.unwrap();
+        tenants::enter(&mut holder, &keeper.tenant.id).await.unwrap();
+        let began = Instant::now();
+        let gone = keeper.tidy(&CancellationToken::new()).await;
+        assert_eq!(gone, Gone::default(), "nothing goes before how far is recorded");
+        assert!(began.elapsed() < Duration::from_secs(5), "waited {:?}", began.elapsed());
+        holder.rollback().await.unwrap();
+
+        // Nor does it wait itself, so it can be part of no deadlock.
+        let mut holder = store::begin(&keeper.db).await.unwrap();
+        let row = "select from {schema}.loan where loan_id = $1 for update"
+            .replace("{schema}", keeper.tenant.schema.name());
+        sqlx::query(AssertSqlSafe(row)).bind(loan(7)).execute(&mut *holder).await.unwrap();
+        let gone = keeper.tidy(&CancellationToken::new()).await;
+        assert_eq!((u128::from(gone.loans), keeper.loans().await), (ENDED - 1, 1));
+        holder.rollback().await.unwrap();
+        assert_eq!(keeper.tidy(&CancellationToken::new()).await.loans, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_when_they_are_too_old_and_when_they_are_too_many_the_oldest_first() {
+    with_keeper(Duration::from_millis(1), async |keeper| {
+        let now = noon();
+        let park = "insert into {schema}.dead_letter
+              (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload)
+            select gen_random_uuid(), 'bad', 'r', 't', 0, n,
+                   '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
+              from generate_series";
+        keeper.run(&format!("{park} (-20, -1) n")).await;
+        keeper.run(&format!("{park} (0, 1499) n")).await;
+        let gone = keeper.tidy(&CancellationToken::new()).await;
+        assert_eq!(gone.dead_letters, 520, "20 for their age, 500 for their number");
+        let sizes =
+            store::prune::sizes(&keeper.db, &keeper.tenant.schema).await.unwrap();
+        assert_eq!(sizes.dead_letters, 1000);
+        assert_eq!(sizes.dead_letters_oldest, Some(now + TimeDelta::minutes(500)));
+        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_is_pruned_never_goes_back() {
+    with_tenant(async |db, schema| {
+        let recorded = async |before: DateTime<Utc>| {
+            let mut tx = store::begin(db).await.unwrap();
+            store::prune::record(&mut tx, schema, Horizon::at(before)).await.unwrap();
+            store::commit(tx).await.unwrap();
+            let sql = format!("select pruned_before from {}.housekeeping", schema.name());
+            let bytes: Vec<u8> =
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.unwrap();
+            bytes
+        };
+        let (earlier, later) = (noon() - TimeDelta::days(1), noon());
+        assert_eq!(recorded(later).await, Horizon::at(later).as_bytes());
+        assert_eq!(recorded(earlier).await, Horizon::at(later).as_bytes());
+        // One instance in an hour, whoever asks first.
+        let hour = TimeDelta::hours(1);
+        let claim = async |now| store::prune::claim(db, schema, now, now - hour).await.unwrap();
+        assert!(claim(noon()).await);
+        assert!(!claim(noon() + TimeDelta::minutes(59)).await);
+        assert!(claim(noon() + hour).await);
+    })
+    .await;
+}
