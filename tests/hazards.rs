@@ -2,7 +2,11 @@
 //! come of it whatever the times, the order of arrival and the repetition. `docs/hazards.md` has the
 //! table of them, with the stories that show the same from outside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use chrono::TimeDelta;
 use patron_blocks::{
@@ -412,4 +416,40 @@ fn read(payload: &serde_json::Value, offset: i64) -> Event {
         Reading::Event(_, event) => *event,
         other => panic!("not understood: {other:?}"),
     }
+}
+
+fn file(name: impl AsRef<Path>) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Names of functions that begin with a hazard's number.
+fn functions(source: &str) -> BTreeSet<String> {
+    let name = |text: &str| text.split('(').next().unwrap().to_owned();
+    let numbered = |name: &String| {
+        name.strip_prefix('h').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    source.split("fn ").skip(1).map(name).filter(numbered).collect()
+}
+
+#[test]
+fn the_table_names_every_hazard_with_its_stories_and_its_properties() {
+    let folder = "tests/stories/hazards";
+    let stories: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+        .unwrap()
+        .map(|entry| file(entry.unwrap().path()))
+        .collect();
+    let tested = [functions(&stories), functions(&file("tests/hazards.rs"))];
+    let mut told = [BTreeSet::new(), BTreeSet::new()];
+    let page = file("docs/hazards.md");
+    for n in 1..=18 {
+        let row = page.lines().find(|line| line.starts_with(&format!("| H{n} |"))).unwrap();
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        for (cell, told) in cells[3..5].iter().zip(&mut told) {
+            let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+            assert!(!names.is_empty(), "H{n} lacks a story or a property");
+            assert!(names.iter().all(|name| name.starts_with(&format!("h{n:02}_"))), "{names:?}");
+            told.extend(names.into_iter().map(str::to_owned));
+        }
+    }
+    assert_eq!(told, tested);
 }

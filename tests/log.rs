@@ -92,6 +92,16 @@ impl Log {
 
     pub(crate) async fn send(&self, draft: Draft<'_>) {
         let at = self.place(draft).await;
+        self.reached(at);
+    }
+
+    /// Publishes to one of a topic's two partitions.
+    pub(crate) async fn send_to(&self, partition: i32, draft: Draft<'_>) {
+        let at = self.deliver(draft, Some(partition)).await;
+        self.reached(at);
+    }
+
+    fn reached(&self, at: (String, i32, i64)) {
         let mut ends = self.ends.lock().expect("no panic");
         let end = ends.entry((at.0, at.1)).or_default();
         *end = (*end).max(at.2 + 1);
@@ -99,6 +109,10 @@ impl Log {
 
     /// Publishes without waiting for it to be settled: for records that leave no position.
     pub(crate) async fn place(&self, draft: Draft<'_>) -> (String, i32, i64) {
+        self.deliver(draft, None).await
+    }
+
+    async fn deliver(&self, draft: Draft<'_>, partition: Option<i32>) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
         let mut headers = OwnedHeaders::new();
         for (key, value) in draft.headers {
@@ -106,6 +120,7 @@ impl Log {
         }
         let mut record = FutureRecord::to(&draft.topic).key(&key).headers(headers);
         record.payload = draft.payload;
+        record.partition = partition;
         record.timestamp = draft.timestamp;
         let sent = self.producer.send(record, Duration::from_secs(30)).await;
         let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");

@@ -2,6 +2,7 @@
 
 mod answers;
 mod day;
+mod hazards;
 mod limit_reached;
 mod process;
 mod settings;
