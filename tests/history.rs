@@ -1,5 +1,7 @@
 //! Random histories of events, for whoever compares two ways to get to a state.
 
+use std::fmt::Debug;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
     event::{Event, Fact, IdentifiedBy, Place, Stamp, TimedBy},
@@ -84,15 +86,20 @@ pub(crate) fn happened(most: usize) -> impl Strategy<Value = Vec<Event>> {
     (1..=most).prop_flat_map(|length| (0..length).map(event).collect::<Vec<_>>())
 }
 
-/// Events as they happened, and as they may arrive: in any order, each at least once, some twice.
+/// Events as they happened, and as they may arrive.
 pub(crate) fn arrived(most: usize) -> impl Strategy<Value = (Vec<Event>, Vec<Event>)> {
-    happened(most).prop_flat_map(|events| {
-        let again = vec(any::<bool>(), events.len());
-        (Just(events), again).prop_flat_map(|(events, again)| {
-            let twice =
-                events.iter().zip(again).filter(|(_, again)| *again).map(|(e, _)| e.clone());
-            let arriving: Vec<Event> = events.iter().cloned().chain(twice).collect();
-            (Just(events), Just(arriving).prop_shuffle())
-        })
+    happened(most).prop_flat_map(arriving)
+}
+
+/// What happened, and as it may arrive: in any order, each at least once, some twice.
+pub(crate) fn arriving<T>(happened: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
+where
+    T: Clone + Debug + 'static,
+{
+    let again = vec(any::<bool>(), happened.len());
+    (Just(happened), again).prop_flat_map(|(happened, again)| {
+        let twice = happened.iter().zip(again).filter(|(_, again)| *again).map(|(t, _)| t.clone());
+        let arriving: Vec<T> = happened.iter().cloned().chain(twice).collect();
+        (Just(happened), Just(arriving).prop_shuffle())
     })
 }

@@ -164,16 +164,22 @@ impl Log {
         drafts: impl Iterator<Item = Draft<'a>>,
     ) {
         for draft in drafts {
-            self.send_to(Some(partition), draft).await;
+            self.send_to(partition, draft).await;
         }
     }
 
     pub(crate) async fn send(&self, draft: Draft<'_>) {
-        self.send_to(None, draft).await;
+        let at = self.place(draft).await;
+        self.reached(at);
     }
 
-    async fn send_to(&self, partition: Option<i32>, draft: Draft<'_>) {
-        let at = self.place_in(partition, draft).await;
+    /// Publishes to one of a topic's two partitions.
+    pub(crate) async fn send_to(&self, partition: i32, draft: Draft<'_>) {
+        let at = self.deliver(draft, Some(partition)).await;
+        self.reached(at);
+    }
+
+    fn reached(&self, at: (String, i32, i64)) {
         let mut ends = self.ends.lock().expect("no panic");
         let end = ends.entry((at.0, at.1)).or_default();
         *end = (*end).max(at.2 + 1);
@@ -181,10 +187,10 @@ impl Log {
 
     /// Publishes without waiting for it to be settled: for records that leave no position.
     pub(crate) async fn place(&self, draft: Draft<'_>) -> (String, i32, i64) {
-        self.place_in(None, draft).await
+        self.deliver(draft, None).await
     }
 
-    async fn place_in(&self, partition: Option<i32>, draft: Draft<'_>) -> (String, i32, i64) {
+    async fn deliver(&self, draft: Draft<'_>, partition: Option<i32>) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
         let mut headers = OwnedHeaders::new();
         for (key, value) in draft.headers {
@@ -192,6 +198,7 @@ impl Log {
         }
         let mut record = FutureRecord::to(&draft.topic).key(&key).headers(headers);
         record.payload = draft.payload;
+        record.partition = partition;
         record.timestamp = draft.timestamp;
         record.partition = partition;
         let sent = self.producer.send(record, Duration::from_secs(30)).await;

@@ -49,7 +49,8 @@ pub(crate) fn known_by_snapshots(events: &[Event]) -> (BTreeMap<Uuid, Loan>, BTr
     (loans, fees)
 }
 
-fn join<T: Clone + Default>(
+/// What is known by whoever knows of both.
+pub(crate) fn join<T: Clone + Default>(
     a: &BTreeMap<Uuid, T>,
     b: &BTreeMap<Uuid, T>,
     merge: impl Fn(T, T) -> T,

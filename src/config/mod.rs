@@ -337,6 +337,7 @@ mod tests {
     use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
 
     use super::*;
+    use crate::event::Environment;
 
     #[derive(Parser)]
     struct Line {

@@ -3,6 +3,7 @@
 mod answers;
 mod day;
 mod gaps;
+mod hazards;
 mod held;
 mod keeping;
 mod limit_reached;

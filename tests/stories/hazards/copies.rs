@@ -1,0 +1,243 @@
+//! H13 to H16: the same things told again, by a producer, by two transports, by a replay, by storage.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use patron_blocks::{
+    event::{Kind, Stamp, stamp::Horizon},
+    patron::{Balance, Due, Fee, Loan},
+    store::{self, merge},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::{
+    NONE, SHAPES, Shape, balances, has_nothing, minutes_ago, only_loan, open, say, strict_group,
+};
+use crate::{
+    facts::{about, check_out, due, enveloped, fee, minutes_from_now},
+    world::World,
+};
+
+const OUT: Kind = Kind::ItemCheckedOut;
+const DUE: Kind = Kind::LoanDueDateChanged;
+const FEE: Kind = Kind::FeeFineBalanceChanged;
+
+/// What a patron does in an hour, every kind of event among it: in the end one loan is open, recalled
+/// and lost, one claimed returned, and 4.5 are owed.
+fn an_hour(user: Uuid) -> Vec<(i64, Kind, Value)> {
+    let [lost, claimed, returned, closed, paid, owed] = std::array::from_fn(|_| Uuid::new_v4());
+    let (first, moved) = (minutes_from_now(60), minutes_from_now(600));
+    vec![
+        (60, OUT, check_out(user, lost, &first)),
+        (59, OUT, check_out(user, claimed, &first)),
+        (58, OUT, check_out(user, returned, &first)),
+        (57, OUT, check_out(user, closed, &first)),
+        (56, DUE, due(user, lost, &moved, true)),
+        (55, Kind::ItemCheckedIn, about(user, returned)),
+        (54, Kind::ItemDeclaredLost, about(user, closed)),
+        (53, Kind::LoanClosed, about(user, closed)),
+        (52, Kind::ItemClaimedReturned, about(user, claimed)),
+        (51, Kind::ItemAgedToLost, about(user, lost)),
+        (50, FEE, fee(user, paid, Some(lost), 10.0)),
+        (49, FEE, fee(user, owed, None, 9.0)),
+        (48, FEE, json!({ "feeFineId": paid, "balance": 0.0 })),
+        (47, FEE, fee(user, owed, None, 4.5)),
+    ]
+}
+
+/// What counts after such an hour.
+async fn as_after_an_hour(world: &World, user: Uuid, why: &str) {
+    let loans = open(world, user, "openLoans").await;
+    let told = |flag: &str| loans.iter().filter(|loan| loan[flag] == json!(true)).count();
+    let flags = ["recall", "itemLost", "itemClaimedReturned"].map(told);
+    assert_eq!((loans.len(), flags), (2, [1, 1, 1]), "{why}");
+    assert_eq!(balances(world, user).await, ["4.5"], "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h13_a_payload_published_again_without_an_id_changes_nothing() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        for (ago, kind, payload) in an_hour(user) {
+            // At once, and half a minute later.
+            let again = minutes_ago(ago) + TimeDelta::seconds(30);
+            for at in [minutes_ago(ago), minutes_ago(ago), again] {
+                say(world, Shape::Bare, at, kind, &payload).await;
+            }
+        }
+        world.settled().await;
+        as_after_an_hour(world, user, "each record came three times").await;
+        assert_eq!(world.count("select count(*) from {schema}.inbox").await, 3 * 14);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h14_a_fact_enveloped_and_bare_and_twice_counts_once() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        for (ago, kind, payload) in an_hour(user).into_iter().rev() {
+            let envelope = enveloped(&payload, minutes_ago(ago));
+            for _ in 0..2 {
+                world.publish(kind, &envelope).await;
+            }
+            let later = minutes_ago(ago) + TimeDelta::milliseconds(40);
+            say(world, Shape::Bare, later, kind, &payload).await;
+        }
+        world.settled().await;
+        as_after_an_hour(world, user, "by two transports, backwards").await;
+        let known = world.count("select count(*) from {schema}.inbox").await;
+        assert_eq!(known, 2 * 14, "an envelope that came twice was recognised");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h15_a_replay_of_everything_comes_to_the_same_answers() {
+    World::tell(async |world| {
+        let group = strict_group(world).await;
+        let (user, gone) = (world.users.patron(group), world.users.patron(group));
+        for (n, (ago, kind, payload)) in an_hour(user).into_iter().enumerate() {
+            say(world, SHAPES[n % 2], minutes_ago(ago), kind, &payload).await;
+        }
+        // What this one had has ended, and only storage said so.
+        let (loan, owed) = (Uuid::new_v4(), Uuid::new_v4());
+        let out = check_out(gone, loan, &minutes_from_now(60));
+        say(world, Shape::Bare, minutes_ago(60), OUT, &out).await;
+        say(world, Shape::Bare, minutes_ago(60), FEE, &fee(gone, owed, None, 3.0)).await;
+        world.settled().await;
+        assert_ne!(world.blocks(gone).await, NONE);
+        let paid = Balance { amount: Decimal::ZERO, loan: None };
+        let closed = Loan { closed: Some(in_storage(OUT, 50)), ..Loan::default() };
+        let paid = Fee { balance: Some((in_storage(FEE, 50), paid)), ..Fee::default() };
+        merge_in(world, [(loan, closed)].into(), [(owed, paid)].into()).await;
+        as_after_an_hour(world, user, "before").await;
+        has_nothing(world, gone, "before").await;
+        let inbox = "select count(*) from {schema}.inbox";
+        let told = world.count(inbox).await;
+
+        // The group forgets where it was, and the inbox what it knew. The tombstones of one patron are
+        // pruned as well; a horizon stands for them.
+        world.stop().await;
+        forget_group(world).await;
+        run(world, "delete from {schema}.inbox").await;
+        run(world, &format!("delete from {{schema}}.loan where loan_id = '{loan}'")).await;
+        run(world, &format!("delete from {{schema}}.fee_fine where fee_fine_id = '{owed}'")).await;
+        horizon(world, gone, 30).await;
+        world.start().await;
+        world.until("all is read again", async |w: &World| w.count(inbox).await == told).await;
+        as_after_an_hour(world, user, "after").await;
+        has_nothing(world, gone, "the horizon closes what it had").await;
+    })
+    .await;
+}
+
+/// Makes the consumer group forget its offsets, once the broker knows that nobody is in it.
+async fn forget_group(world: &World) {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &world.config.kafka.bootstrap);
+    let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+    let group = world.config.kafka.environment.consumer_group();
+    world
+        .until("the group is forgotten", async |_: &World| {
+            let groups = admin.delete_groups(&[&group], &AdminOptions::new()).await;
+            groups.unwrap().into_iter().all(|group| group.is_ok())
+        })
+        .await;
+}
+
+async fn run(world: &World, sql: &str) {
+    let sql = sql.replace("{schema}", world.schema.name());
+    sqlx::query(AssertSqlSafe(sql)).execute(&world.db).await.unwrap();
+}
+
+/// Says that a complete snapshot spoke up to so many minutes ago, of a patron or (nil) of everybody.
+async fn horizon(world: &World, user: Uuid, minutes: i64) {
+    let sql = format!("insert into {}.horizon values ($1, $2)", world.schema.name());
+    let upto = Horizon::at(minutes_ago(minutes));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(user).bind(upto.as_bytes());
+    query.execute(&world.db).await.unwrap();
+}
+
+/// The stamp of what storage said so many minutes ago.
+fn in_storage(kind: Kind, minutes: i64) -> Stamp {
+    Stamp::enveloped(minutes_ago(minutes), kind, Uuid::new_v4())
+}
+
+/// Merges what storage said: nothing reads it yet.
+async fn merge_in(world: &World, loans: BTreeMap<Uuid, Loan>, fees: BTreeMap<Uuid, Fee>) {
+    let mut tx = store::begin(&world.db).await.unwrap();
+    merge::merge(&mut tx, &world.schema, &loans, &fees).await.unwrap();
+    store::commit(tx).await.unwrap();
+}
+
+/// What storage said of an open loan so many minutes ago.
+fn snapshot(owner: Uuid, minutes: i64, due_date: &str) -> Loan {
+    let said = in_storage(OUT, minutes);
+    let date = due_date.parse().unwrap();
+    Loan {
+        snapshot: Some((said, owner)),
+        due: Some((said, Due { date, by_recall: false })),
+        lost: Some((said, false)),
+        claimed_returned: Some((said, false)),
+        ..Loan::default()
+    }
+}
+
+/// No rebuild exists yet: this is the part of one that is the merge. A snapshot of storage, read half
+/// an hour ago, is merged while events from before and after it come in.
+#[tokio::test(flavor = "multi_thread")]
+async fn h16_a_snapshot_merges_with_events_older_and_newer_than_itself() {
+    World::tell(async |world| {
+        let group = strict_group(world).await;
+        let [kept, renewed, reopened, ended, phantom, fresh] =
+            std::array::from_fn(|_| (world.users.patron(group), Uuid::new_v4()));
+        let (first, second, third) =
+            (minutes_from_now(60), minutes_from_now(600), minutes_from_now(6000));
+        let bare = Shape::Bare;
+        for (user, loan) in [kept, renewed, reopened, ended, phantom] {
+            say(world, bare, minutes_ago(60), OUT, &check_out(user, loan, &first)).await;
+        }
+        let (user, loan) = reopened;
+        say(world, bare, minutes_ago(50), Kind::LoanClosed, &about(user, loan)).await;
+        let (user, loan) = renewed;
+        say(world, bare, minutes_ago(20), DUE, &due(user, loan, &third, false)).await;
+        world.settled().await;
+        has_nothing(world, reopened.0, "closed, as far as events say").await;
+
+        // The snapshot has neither the phantom nor, of course, the fresh loan.
+        horizon(world, Uuid::nil(), 35).await;
+        let open_there = [kept, renewed, reopened, ended];
+        let mut said: BTreeMap<Uuid, Loan> =
+            open_there.map(|(user, loan)| (loan, snapshot(user, 30, &second))).into();
+        said.insert(phantom.1, Loan::default());
+        merge_in(world, said, BTreeMap::new()).await;
+
+        let (user, loan) = kept;
+        say(world, bare, minutes_ago(40), DUE, &due(user, loan, &third, true)).await;
+        say(world, bare, minutes_ago(40), Kind::ItemDeclaredLost, &about(user, loan)).await;
+        let (user, loan) = ended;
+        say(world, bare, minutes_ago(10), Kind::ItemCheckedIn, &about(user, loan)).await;
+        let (user, loan) = phantom;
+        say(world, bare, minutes_ago(60), OUT, &check_out(user, loan, &first)).await;
+        let (user, loan) = fresh;
+        say(world, bare, minutes_ago(33), OUT, &check_out(user, loan, &first)).await;
+        world.settled().await;
+        let unflagged = |due_date: &str| (due_date.to_owned(), [false; 3]);
+        assert_eq!(only_loan(world, kept.0).await, unflagged(&second), "older events lose");
+        assert_eq!(only_loan(world, renewed.0).await, unflagged(&third), "newer events win");
+        assert_eq!(only_loan(world, reopened.0).await, unflagged(&second), "storage reopens");
+        assert_eq!(only_loan(world, fresh.0).await, unflagged(&first), "inside the margin");
+        has_nothing(world, ended.0, "it ended after the snapshot").await;
+        has_nothing(world, phantom.0, "storage did not have it").await;
+    })
+    .await;
+}
