@@ -127,3 +127,18 @@ postgres_stop() {
     kill -QUIT "$pid"
     ended_within 5 process_has "$pid" "$folder/data" || kill -KILL "$pid"
 }
+
+# Runs SQL where DB_HOST and DB_PORT say. The engine of our own brings its program along.
+postgres_sql() { # database, SQL
+    local bin
+    local -a command=(psql)
+    if [[ $DB_HOST == 127.0.0.1 && $DB_PORT == "$(known_port postgres)" ]]; then
+        if [[ -e $state/postgres.docker ]]; then
+            compose exec -T postgres psql -U "$DB_USERNAME" -d "$1" -XAtqc "$2" </dev/null
+            return
+        fi
+        find_postgres "$(<"$state/postgres.place")/postgres" && command=("$bin/psql")
+    fi
+    PGPASSWORD=$DB_PASSWORD PGCONNECT_TIMEOUT=5 "${command[@]}" -h "$DB_HOST" -p "$DB_PORT" -U "$DB_USERNAME" \
+        -d "$1" -XAtqc "$2" </dev/null
+}

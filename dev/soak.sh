@@ -1,0 +1,83 @@
+# shellcheck shell=bash disable=SC2154 # dev/prove sets run, pids, tenant and the rest
+# What goes wrong in `dev/prove soak`: one thing after the other, at random. Sourced by dev/prove.
+
+thaw_at=() # of each instance: when it goes on, in seconds of this script; empty while it runs
+
+happens() { say "$(date +%T) $*"; }
+
+kill_and_start() { # instance
+    happens "kill -9 of instance $1${thaw_at[$1]:+, which is frozen}"
+    kill_service "$1"
+    thaw_at[$1]=
+    start_service "$1" && await_service "$1"
+}
+freeze() { # instance
+    local seconds=$((5 + RANDOM % 56))
+    [[ -z ${thaw_at[$1]:-} ]] || return 0
+    happens "instance $1 freezes for $seconds s"
+    kill -STOP "${pids[$1]}"
+    thaw_at[$1]=$((SECONDS + seconds))
+}
+thaw() { # instance
+    happens "instance $1 goes on"
+    kill -CONT "${pids[$1]}"
+    thaw_at[$1]=
+}
+restart_engine() { # engine
+    local seconds=$((RANDOM % 16))
+    happens "$1 is away for $seconds s"
+    "$here/engine" stop "$1" 2>>"$run/engines.log"
+    sleep "$seconds"
+    "$here/engine" start "$1" 2>>"$run/engines.log"
+    happens "$1 is back"
+}
+cut_connections() {
+    local cut
+    cut=$(postgres_sql "$DB_DATABASE" "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and application_name like 'mod-patron-blocks%'") || cut=no
+    happens "$cut connections to the database are cut"
+}
+
+# Every event by its number, so that a seed tells the same story: of eight two are kills and two
+# freezes. All values are drawn before the event, whether it needs them or not.
+happening() {
+    local what=$((RANDOM % 8)) instance=$((RANDOM % instances))
+    case $what in
+    0 | 1) kill_and_start "$instance" ;;
+    2 | 3) freeze "$instance" ;;
+    4) restart_engine kafka ;;
+    5) restart_engine postgres ;;
+    *) cut_connections ;;
+    esac
+}
+
+soak() {
+    local seed=${SOAK_SEED:-$((EPOCHSECONDS % 32768))} next=0 events=0 number
+    say "SOAK_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
+    RANDOM=$seed
+    while kill -0 "$play" 2>/dev/null; do
+        for number in "${!pids[@]}"; do
+            runs "$number" || fail_with_log "instance $number has ended by itself" "$run/service$number.log"
+            [[ -z ${thaw_at[number]:-} ]] || ((SECONDS < thaw_at[number])) || thaw "$number"
+        done
+        if ((SECONDS >= next)); then
+            happening
+            events=$((events + 1)) next=$((SECONDS + 3 + RANDOM % 8))
+        fi
+        sleep 0.5
+    done
+    for number in "${!pids[@]}"; do [[ -z ${thaw_at[number]:-} ]] || thaw "$number"; done
+    happens "the days are over; $events things went wrong"
+}
+
+# Nothing that happens here loses a record or moves the group: there is nothing to tell.
+tell_incidents() {
+    local told
+    told=$(postgres_sql "$DB_DATABASE" "select kind || ' ' || count(*) from mod_patron_blocks.incident
+        where resolved_at is null and tenant = '$tenant' group by kind order by kind")
+    say "open incidents: ${told:-none}"
+    [[ -z $told ]] || die "records were lost or read again for no reason: see above"
+    told=$(postgres_sql "$DB_DATABASE" "select reason || ' ' || count(*)
+        from ${tenant}_mod_patron_blocks.dead_letter group by reason order by reason")
+    say "dead letters: ${told:-none}"
+}
