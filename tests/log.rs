@@ -6,12 +6,13 @@ use patron_blocks::event::Kind;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{
-        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication,
     },
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer as _},
 };
 use uuid::Uuid;
 
@@ -52,6 +53,11 @@ impl Log {
         };
         log.make(Kind::ALL.map(|kind| log.topic(TENANT, kind)).to_vec()).await;
         log
+    }
+
+    /// All topics so far.
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.topics.lock().expect("no panic").clone()
     }
 
     pub(crate) fn environment(&self) -> &str {
@@ -114,16 +120,49 @@ impl Log {
         moved.await.expect("no panic").expect("the group is empty and can be moved");
     }
 
-    fn group(&self) -> BaseConsumer {
+    /// A client that asks about the group without joining it.
+    pub(crate) fn group(&self) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap);
-        client.set("group.id", format!("{}.cg.patron-blocks", self.environment));
+        client.set("group.id", self.group_name());
         client.create().expect("a consumer")
+    }
+
+    fn group_name(&self) -> String {
+        format!("{}.cg.patron-blocks", self.environment)
+    }
+
+    /// How long the broker waits for an instance that says nothing, in a group of its protocol.
+    pub(crate) async fn sessions_last(&self, time: Duration) {
+        let (group, time) = (self.group_name(), time.as_millis().to_string());
+        let alter = AlterConfig::new(ResourceSpecifier::Group(&group));
+        let alter = alter.set("consumer.session.timeout.ms", &time);
+        let altered = self.admin.alter_configs([&alter], &AdminOptions::new()).await;
+        altered.expect("Kafka is there").into_iter().for_each(|group| {
+            group.expect("a group of ours");
+        });
+    }
+
+    /// Gives a topic more partitions, and waits until the producer knows of them.
+    pub(crate) async fn partition(&self, topic: &str, number: usize) {
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let more = NewPartitions::new(topic, number);
+        let made = self.admin.create_partitions([&more], &options).await.expect("Kafka is there");
+        made.into_iter().for_each(|topic| {
+            topic.expect("a topic of ours");
+        });
+        let known = || {
+            let topic = self.producer.client().fetch_metadata(Some(topic), Duration::from_secs(20));
+            topic.expect("Kafka is there").topics()[0].partitions().len()
+        };
+        while known() < number {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Lets all topics so far hold a record for a week, in segments of a day.
     pub(crate) async fn hold_for_a_week(&self) {
-        let names = self.topics.lock().expect("no panic").clone();
+        let names = self.topics();
         let alter = |name| {
             let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
             topic.set("retention.ms", "604800000").set("segment.ms", "86400000")
@@ -136,7 +175,7 @@ impl Log {
     }
 
     pub(crate) async fn end(&self) {
-        let names = self.topics.lock().expect("no panic").clone();
+        let names = self.topics();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let _ = self.admin.delete_topics(&names, &AdminOptions::new()).await;
     }
@@ -173,7 +212,7 @@ impl Log {
         self.reached(at);
     }
 
-    /// Publishes to one of a topic's two partitions.
+    /// Publishes to one of a topic's partitions.
     pub(crate) async fn send_to(&self, partition: i32, draft: Draft<'_>) {
         let at = self.deliver(draft, Some(partition)).await;
         self.reached(at);

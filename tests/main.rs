@@ -18,6 +18,7 @@ mod sql;
 mod stories;
 
 // What tests are made with.
+mod binary;
 mod engines;
 mod facts;
 mod history;
@@ -25,4 +26,5 @@ mod log;
 mod proxy;
 mod told;
 mod users;
+mod watch;
 mod world;

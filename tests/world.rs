@@ -69,6 +69,20 @@ async fn administer(login: &Login, sql: String) {
     sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("it is ours to do");
 }
 
+/// The schema of every story's tenant.
+pub(crate) fn tenant_schema() -> Schema {
+    Schema::of(&TenantId::parse(TENANT).expect("a tenant id"))
+}
+
+/// How far the tenant's topics are durable.
+pub(crate) async fn positions(db: &Db, schema: &Schema) -> HashMap<(String, i32), i64> {
+    let sql =
+        format!("select topic, partition, next_offset from {}.ingest_position", schema.name());
+    let rows: Vec<(String, i32, i64)> =
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.expect("positions");
+    rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
+}
+
 pub(crate) fn pool(login: &Login) -> Db {
     store::pool(
         login,
@@ -85,8 +99,14 @@ pub(crate) fn pool(login: &Login) -> Db {
 impl World {
     /// Tells a story with the tenant enabled, then checks what must hold after every story.
     pub(crate) async fn tell(story: impl AsyncFnOnce(&mut World)) {
+        Self::tell_in(GroupProtocol::Classic, story).await;
+    }
+
+    /// As [`World::tell`], in a group of this protocol.
+    pub(crate) async fn tell_in(protocol: GroupProtocol, story: impl AsyncFnOnce(&mut World)) {
         with_database(async |login| {
             let mut world = Self::new(login).await;
+            world.config.kafka.protocol = protocol;
             world.start().await;
             world.enable().await;
             let told = AssertUnwindSafe(story(&mut world)).catch_unwind().await;
@@ -158,7 +178,7 @@ impl World {
             wire,
             log,
             db: pool(&login),
-            schema: Schema::of(&TenantId::parse(TENANT).expect("a tenant id")),
+            schema: tenant_schema(),
             http: reqwest::Client::builder().no_proxy().build().expect("a client"),
             running: Vec::new(),
             url: String::new(),
@@ -186,6 +206,22 @@ impl World {
         for running in self.running.drain(..) {
             running.stop().await;
         }
+    }
+
+    /// Stops the instance that was started first.
+    pub(crate) async fn stop_oldest(&mut self) {
+        self.running.remove(0).stop().await;
+    }
+
+    /// How many partitions each instance reads, the oldest first.
+    pub(crate) async fn reading(&self) -> Vec<u64> {
+        let reading = async |running: &Running| {
+            let url = format!("http://127.0.0.1:{}/admin/ready", running.port);
+            let (_, body) = self.send(self.http.get(url)).await;
+            let told: Value = serde_json::from_str(&body).expect("it is JSON");
+            told["kafka"]["partitions"]["reading"].as_u64().expect("a number")
+        };
+        futures_util::future::join_all(self.running.iter().map(reading)).await
     }
 
     async fn enable(&self) {
@@ -236,11 +272,7 @@ impl World {
     }
 
     async fn positions(&self) -> HashMap<(String, i32), i64> {
-        let name = self.schema.name();
-        let sql = format!("select topic, partition, next_offset from {name}.ingest_position");
-        let rows: Vec<(String, i32, i64)> =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&self.db).await.expect("positions");
-        rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
+        positions(&self.db, &self.schema).await
     }
 
     async fn dead_letters(&self) -> Vec<String> {

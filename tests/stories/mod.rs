@@ -5,6 +5,7 @@ mod day;
 mod gaps;
 mod hazards;
 mod held;
+mod instances;
 mod keeping;
 mod limit_reached;
 mod process;

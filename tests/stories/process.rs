@@ -1,7 +1,7 @@
 //! The real binary: how it starts, stops, and is killed.
 
 use std::{
-    process::{Child, Command, ExitStatus, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -9,45 +9,10 @@ use patron_blocks::event::Kind;
 use uuid::Uuid;
 
 use crate::{
+    binary::{BINARY, ended, serve, signal},
     facts::{check_out, minutes_from_now},
     world::World,
 };
-
-const BINARY: &str = env!("CARGO_BIN_EXE_mod-patron-blocks");
-
-/// The binary with nothing in its environment but what a deployment sets.
-fn serve(world: &World) -> Child {
-    let (database, kafka) = (&world.config.database.login, &world.config.kafka);
-    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
-    Command::new(BINARY)
-        .arg("serve")
-        .env_clear()
-        .env("DB_HOST", &database.host)
-        .env("DB_PORT", database.port.to_string())
-        .env("DB_USERNAME", &database.username)
-        .env("DB_PASSWORD", &database.password)
-        .env("DB_DATABASE", &database.database)
-        .env("KAFKA_HOST", host)
-        .env("KAFKA_PORT", port)
-        .env("ENV", world.log.environment())
-        .env("HTTP_PORT", "0")
-        .env("OKAPI_URL", world.users.url())
-        .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
-        .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
-        .env("LOG_LEVEL", "error")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-async fn ended(mut child: Child) -> ExitStatus {
-    tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap()
-}
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
 
 async fn stored(world: &World) -> i64 {
     world.count("select count(*) from {schema}.inbox").await

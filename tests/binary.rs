@@ -1,0 +1,57 @@
+//! The real binary as a process of its own, for what can't be done to an instance in ours.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use patron_blocks::config::GroupProtocol;
+
+use crate::world::World;
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_mod-patron-blocks");
+
+/// A process that does not outlive its story, whatever came of it.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// The binary with nothing in its environment but what a deployment sets.
+pub(crate) fn serve(world: &World) -> Process {
+    let (database, kafka) = (&world.config.database.login, &world.config.kafka);
+    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
+    let protocol = match kafka.protocol {
+        GroupProtocol::Classic => "classic",
+        GroupProtocol::Consumer => "consumer",
+    };
+    let process = Command::new(BINARY)
+        .arg("serve")
+        .env_clear()
+        .env("DB_HOST", &database.host)
+        .env("DB_PORT", database.port.to_string())
+        .env("DB_USERNAME", &database.username)
+        .env("DB_PASSWORD", &database.password)
+        .env("DB_DATABASE", &database.database)
+        .env("KAFKA_HOST", host)
+        .env("KAFKA_PORT", port)
+        .env("KAFKA_GROUP_PROTOCOL", protocol)
+        .env("ENV", world.log.environment())
+        .env("HTTP_PORT", "0")
+        .env("OKAPI_URL", world.users.url())
+        .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
+        .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
+        .env("LOG_LEVEL", "error")
+        .stdout(Stdio::null())
+        .spawn();
+    Process(process.unwrap())
+}
+
+pub(crate) async fn ended(mut process: Process) -> ExitStatus {
+    tokio::task::spawn_blocking(move || process.0.wait()).await.unwrap().unwrap()
+}
+
+pub(crate) fn signal(process: &Process, name: &str) {
+    let id = process.0.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}

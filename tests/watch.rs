@@ -1,0 +1,82 @@
+//! Looks at how far the group is, in the database and at the broker, for as long as a story lasts.
+
+use std::{collections::HashMap, time::Duration};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::world::{World, positions, tenant_schema};
+
+type Offsets = HashMap<(String, i32), i64>;
+
+/// While it lasts no position and no offset of the group goes back, and the group is never further
+/// than what is durable.
+pub(crate) struct Watch {
+    end: oneshot::Sender<()>,
+    watching: JoinHandle<u32>,
+}
+
+impl Watch {
+    pub(crate) fn begin(world: &World) -> Self {
+        let (db, schema) = (world.db.clone(), tenant_schema());
+        let (mut group, topics) = (world.log.group(), world.log.topics());
+        let (end, mut ended) = oneshot::channel();
+        let watching = tokio::spawn(async move {
+            let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
+            let mut looks = 0;
+            // The last look is after the end.
+            let mut last = false;
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            while !last {
+                look.tick().await;
+                last = ended.try_recv() != Err(oneshot::error::TryRecvError::Empty);
+                let now;
+                (now, group) = of_group(group, topics.clone()).await;
+                moved_on(&mut committed, now, "the group's offset");
+                moved_on(&mut durable, positions(&db, &schema).await, "the position");
+                for (at, offset) in &committed {
+                    let durable = durable.get(at).copied().unwrap_or_default();
+                    assert!(*offset <= durable, "{at:?}: {offset} is committed, {durable} durable");
+                }
+                looks += 1;
+            }
+            looks
+        });
+        Self { end, watching }
+    }
+
+    /// Ends with a last look.
+    pub(crate) async fn end(self) {
+        let _ = self.end.send(());
+        let looks =
+            self.watching.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        assert!(looks > 1, "nothing was watched");
+    }
+}
+
+fn moved_on(known: &mut Offsets, now: Offsets, what: &str) {
+    for (at, before) in known.iter() {
+        let now = now.get(at).copied();
+        assert!(now >= Some(*before), "{what} of {at:?} went back from {before} to {now:?}");
+    }
+    *known = now;
+}
+
+async fn of_group(group: BaseConsumer, topics: Vec<String>) -> (Offsets, BaseConsumer) {
+    let ask = move || {
+        let mut list = TopicPartitionList::new();
+        topics.iter().for_each(|topic| {
+            list.add_partition_range(topic, 0, 1);
+        });
+        let told = group.committed_offsets(list, Duration::from_secs(20)).expect("Kafka is there");
+        let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            let Offset::Offset(offset) = element.offset() else { return None };
+            Some(((element.topic().to_owned(), element.partition()), offset))
+        };
+        (told.elements().iter().filter_map(offset).collect(), group)
+    };
+    tokio::task::spawn_blocking(ask).await.expect("no panic")
+}
