@@ -60,7 +60,8 @@ pub struct PoolSettings {
     pub most: u32,
     /// How long a caller waits for one, connecting included.
     pub wait: Duration,
-    /// How long the server lets one statement run.
+    /// How long the server lets one statement run, and a transaction wait for its next: an instance
+    /// that freezes in the middle of one must not keep its locks.
     pub statement: Duration,
     /// Whether transactions of this pool may be given up in the middle.
     pub suspicious: bool,
@@ -71,6 +72,7 @@ const STATEMENTS_KEPT: usize = 500;
 
 /// A pool that connects when it is first used, so that a service can start while the database is away.
 pub fn pool(login: &Login, settings: PoolSettings) -> Db {
+    let longest = settings.statement.as_millis().to_string();
     let connect = PgConnectOptions::new_without_pgpass()
         .host(&login.host)
         .port(login.port)
@@ -79,7 +81,10 @@ pub fn pool(login: &Login, settings: PoolSettings) -> Db {
         .database(&login.database)
         .application_name(settings.name)
         .statement_cache_capacity(STATEMENTS_KEPT)
-        .options([("statement_timeout", settings.statement.as_millis().to_string())]);
+        .options([
+            ("statement_timeout", &longest),
+            ("idle_in_transaction_session_timeout", &longest),
+        ]);
     PgPoolOptions::new()
         .max_connections(settings.most)
         .acquire_timeout(settings.wait)
