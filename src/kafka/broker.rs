@@ -1,11 +1,15 @@
 //! What brokers know of logs and of the group, asked over a connection of its own that joins no group.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
 use super::consumer;
@@ -88,8 +92,26 @@ impl Broker {
         Ok(found)
     }
 
+    /// Asking for a topic by its name refreshes what the client knows of it.
+    fn look_again_at(&self, of: &[At]) -> Result<(), KafkaError> {
+        let topics: BTreeSet<&str> = of.iter().map(|(topic, _)| &**topic).collect();
+        topics
+            .into_iter()
+            .try_for_each(|topic| self.client().fetch_metadata(Some(topic), PATIENCE).map(|_| ()))
+    }
+
     fn offsets(&self, of: &[At], which: Offset) -> Result<HashMap<At, i64>, KafkaError> {
-        let told = self.client().offsets_for_times(list(of, which)?, PATIENCE)?;
+        let ask = || self.client().offsets_for_times(list(of, which)?, PATIENCE);
+        let told = match ask() {
+            // What the client knows of topics is minutes old: one may have more partitions by now.
+            Err(error)
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) =>
+            {
+                self.look_again_at(of)?;
+                ask()?
+            }
+            told => told?,
+        };
         let mut offsets = HashMap::new();
         for element in told.elements() {
             if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
