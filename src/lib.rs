@@ -27,4 +27,5 @@ pub mod users;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod figures;
 pub mod telemetry;
