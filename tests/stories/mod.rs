@@ -7,6 +7,7 @@ mod hazards;
 mod held;
 mod keeping;
 mod limit_reached;
+mod operations;
 mod process;
 mod pubsub;
 mod settings;
