@@ -24,6 +24,7 @@ fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
         .env("DB_PASSWORD", &database.password)
         .env("DB_DATABASE", &database.database)
         .env("ENV", world.log.environment())
+        .env("LOG_LEVEL", "warn")
         .output()
         .unwrap();
     let said =
