@@ -190,5 +190,5 @@ pub(crate) fn say(line: &str) {
 pub(crate) fn ingest(db: &Db, tenants: &Arc<Tenants>) -> Ingest<Database> {
     let ledger = Database::new(db.clone(), tenants.clone(), Clock::system());
     let rule = StopRule { in_a_row: 100, of_window: 500 };
-    Ingest::new(ledger, std::time::Duration::from_secs(60), rule)
+    Ingest::new(ledger, Clock::system(), std::time::Duration::from_secs(60), rule)
 }

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig},
+    figures,
     flow::{
-        answer::Answers, housekeeping::Housekeeping, ingest::Ingest, ledger::Database,
-        redrive::Redrive, takeover::Takeover, tenants::Tenants,
+        answer::Answers, gauges::Gauges, housekeeping::Housekeeping, ingest::Ingest,
+        ledger::Database, redrive::Redrive, takeover::Takeover, tenants::Tenants,
     },
     http::{self, Service},
     kafka::{self, Consumer},
@@ -80,6 +81,7 @@ pub struct Running {
     consumer: Consumer,
     registry: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
+    gather: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
     /// Cancelled first: from then on the service isn't ready.
@@ -107,7 +109,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     let tenants = Arc::new(Tenants::new(work.clone(), clock.clone()));
     let ledger = Database::new(work.clone(), tenants.clone(), clock.clone());
-    let ingest = Arc::new(Ingest::new(ledger, config.database.statement, config.kafka.stop_rule));
+    let ingest =
+        Ingest::new(ledger, clock.clone(), config.database.statement, config.kafka.stop_rule)
+            .with_figures_by_tenant(config.figures_by_tenant);
+    let ingest = Arc::new(ingest);
     let takeover = Takeover::new(work.clone(), tenants.clone(), clock.clone());
     let consumer =
         kafka::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), stop.clone())
@@ -135,6 +140,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 
     let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
     let service = Arc::new(Service {
+        gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         answers: Arc::new(Answers::new(clock.clone(), users, config.users.clone())),
         tenants,
         clock,
@@ -146,6 +152,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         on_database_failure: config.on_database_failure,
         stopping: stopping.clone(),
     });
+    service.gauges.watch("work", &work);
+    let gather = tokio::spawn(gather(stop.clone()));
     let server = serve(config, service, listener).map_err(listen)?;
     info!(http.port = port, "listening");
     let http = server.handle();
@@ -156,11 +164,19 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         consumer,
         registry,
         housekeeping,
+        gather,
         work,
         shutdown_delay: config.shutdown_delay,
         stopping,
         stop,
     })
+}
+
+/// Gathers figures, also when nobody asks for them.
+async fn gather(stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(figures::GATHER)).await.is_some() {
+        figures::figures().gather();
+    }
 }
 
 /// Each thread that answers has connections of its own: a shared pool makes every statement cross
@@ -187,6 +203,7 @@ fn serve(
                 suspicious: false,
             },
         );
+        service.gauges.watch("web", &db);
         let service = service.clone();
         App::new().wrap(http::normalize()).configure(move |app| http::routes(&service, db, app))
     };
@@ -222,7 +239,8 @@ impl Running {
         };
         let registry = timeout(LEAVE, self.registry);
         let housekeeping = timeout(LEAVE, self.housekeeping);
-        let _ = join!(http, consumer, registry, housekeeping);
+        let gather = timeout(LEAVE, self.gather);
+        let _ = join!(http, consumer, registry, housekeeping, gather);
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");
     }

@@ -27,4 +27,6 @@ pub mod users;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod console;
+pub mod figures;
 pub mod telemetry;

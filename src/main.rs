@@ -7,7 +7,7 @@ use patron_blocks::{
     app,
     clock::Clock,
     config::{Config, Settings},
-    flow::check,
+    console,
     telemetry::{self, Chain},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,12 +27,8 @@ struct CommandLine {
 enum Command {
     /// Run the service (the default)
     Serve,
-    /// Recount every patron's loans and fees/fines and compare with the stored counters
-    Check {
-        /// Only this tenant
-        #[arg(long)]
-        tenant: Option<String>,
-    },
+    #[command(flatten)]
+    Operate(console::Command),
 }
 
 /// Settings or arguments that can't be used.
@@ -60,7 +56,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match line.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(&config).await,
-            Command::Check { tenant } => recount(&config, tenant.as_deref()).await,
+            Command::Operate(command) => operate(&command, &config).await,
         }
     });
     // What still hangs, such as a client that can't leave its group, ends with the process.
@@ -94,18 +90,16 @@ async fn serve(config: &Config) -> ExitCode {
     code
 }
 
-async fn recount(config: &Config, tenant: Option<&str>) -> ExitCode {
-    match check::check(&config.database, tenant).await {
-        Ok(reports) => {
-            let mut out = std::io::stdout().lock();
-            for report in &reports {
-                let _ = writeln!(out, "{report}");
-            }
-            let right = reports.iter().all(|report| report.wrong.is_empty());
-            if right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+async fn operate(command: &console::Command, config: &Config) -> ExitCode {
+    match console::run(command, config, &mut std::io::stdout()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(console::Failure::Argument(problem)) => {
+            let _ = writeln!(std::io::stderr(), "{problem}");
+            ExitCode::from(UNUSABLE)
         }
         Err(error) => {
-            error!(error = %Chain(&error), "could not check");
+            error!(error = %Chain(&error), "could not do it");
             ExitCode::FAILURE
         }
     }

@@ -163,6 +163,7 @@ impl World {
                 fallback: chrono::TimeDelta::days(1),
             },
             on_database_failure: OnDatabaseFailure::Open,
+            figures_by_tenant: true,
             housekeeping: HousekeepingConfig {
                 inbox: chrono::TimeDelta::days(30),
                 tombstones: chrono::TimeDelta::days(60),

@@ -76,6 +76,9 @@ pub struct Settings {
     #[command(flatten)]
     pub housekeeping: HousekeepingSettings,
 
+    /// Whether metrics tell tenants apart: true or false
+    #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
+    pub metrics_by_tenant: String,
     /// What is logged: a level, or directives such as info,sqlx=warn
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
@@ -101,6 +104,8 @@ pub struct Config {
     pub users: UsersConfig,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
+    /// Whether figures tell tenants apart.
+    pub figures_by_tenant: bool,
     /// How long what is kept.
     pub housekeeping: HousekeepingConfig,
 }
@@ -266,6 +271,7 @@ impl Settings {
                     },
                 )
                 .unwrap_or(OnDatabaseFailure::Open),
+            figures_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
             housekeeping: self.housekeeping.check(&mut problems),
         };
         match log {

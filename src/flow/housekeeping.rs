@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
     event::{TenantId, stamp::Horizon},
+    figures::figures,
     kafka::retention::{self, Held},
     store::{
         self, Db, Schema,
@@ -289,6 +290,7 @@ fn tell(held: &Result<Held, String>, said: bool) {
 fn report(tenant: Option<&TenantId>, gone: Gone, unfinished: Option<&Unfinished>) {
     let tenant = tenant.map_or("none", TenantId::as_str);
     let Gone { inbox, loans, fees_fines, dead_letters } = gone;
+    figures().gone(gone);
     if dead_letters > 0 {
         warn!(tenant, dead_letters, "dead letters removed: too old, or too many");
     }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
@@ -19,7 +19,9 @@ use super::{
     stop_rule::{StopRule, Watch},
 };
 use crate::{
+    clock::Clock,
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
+    figures::figures,
     patron::{Fee, Loan},
     store::{self, Verdict, incidents::Incident},
     telemetry::Chain,
@@ -57,6 +59,9 @@ pub struct Ingest<L> {
     /// word.
     patience: Duration,
     rule: StopRule,
+    /// Whether figures tell tenants apart.
+    by_tenant: bool,
+    clock: Clock,
     watches: Mutex<HashMap<At, Watch>>,
     /// Tenants who could not be written when it was last tried.
     unusable: Mutex<HashSet<TenantId>>,
@@ -94,9 +99,21 @@ enum Applied {
 
 impl<L: Ledger> Ingest<L> {
     /// `statement` is the longest time that the server gives one statement.
-    pub fn new(ledger: L, statement: Duration, rule: StopRule) -> Self {
-        let patience = statement + SHARE_MORE;
-        Self { ledger, patience, rule, watches: Mutex::default(), unusable: Mutex::default() }
+    pub fn new(ledger: L, clock: Clock, statement: Duration, rule: StopRule) -> Self {
+        Self {
+            ledger,
+            patience: statement + SHARE_MORE,
+            rule,
+            by_tenant: false,
+            clock,
+            watches: Mutex::default(),
+            unusable: Mutex::default(),
+        }
+    }
+
+    /// The same, with figures for each tenant.
+    pub fn with_figures_by_tenant(self, by_tenant: bool) -> Self {
+        Self { by_tenant, ..self }
     }
 
     /// An incident says that a tenant can't be written. It ends with the next batch that can.
@@ -118,6 +135,7 @@ impl<L: Ledger> Ingest<L> {
         batch: &[&Incoming],
         stop: &CancellationToken,
     ) -> Result<Outcome, Stopped> {
+        let began = Instant::now();
         let Batch { shares, mut ends, tombstones } = {
             let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
             Batch::read(batch, &mut watches, self.rule)
@@ -126,9 +144,17 @@ impl<L: Ledger> Ingest<L> {
         for (whose, mut items) in shares {
             let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
             tally = tally + done;
+            if self.by_tenant
+                && let Some(tenant) = &whose.tenant
+            {
+                figures().of_tenant(tenant, done);
+            }
             self.note_refused(&items, &mut ends);
             match settled {
-                Settled::Kept => self.note_usable(whose.tenant.as_ref()).await,
+                Settled::Kept => {
+                    self.count(&items);
+                    self.note_usable(whose.tenant.as_ref()).await;
+                }
                 Settled::PassedBy => ends.pass_by(&items),
                 Settled::Anew => ends.hold_own(&items, Hold::Anew),
                 Settled::Unusable => {
@@ -139,7 +165,22 @@ impl<L: Ledger> Ingest<L> {
             }
         }
         self.settle_rest(batch, &ends, stop).await?;
+        if !batch.is_empty() {
+            figures().batch(batch.len(), began.elapsed(), tally);
+        }
         Ok(Outcome { tally, ends })
+    }
+
+    /// What became durable.
+    fn count(&self, items: &[Item<'_>]) {
+        let (figures, now) = (figures(), self.clock.now());
+        for Item { incoming, what } in items {
+            match what {
+                What::Event(event) => figures.event(event, incoming.record.timestamp, now),
+                What::Dead(reject) => figures.parked(incoming.topic.kind, reject.reason),
+                What::Nothing => {}
+            }
+        }
     }
 
     /// Settles what belongs to one tenant. A share that the database refuses for its content is halved
@@ -197,6 +238,7 @@ impl<L: Ledger> Ingest<L> {
                 _ => {
                     warn!(?tenant, records = range.len(), error = %Chain(&error),
                         "batch not stored; it will be offered again");
+                    figures().retries.increment(1);
                     todo.push(range);
                     pause = wait(pause, stop).await?;
                 }
@@ -274,7 +316,9 @@ impl<L: Ledger> Ingest<L> {
             return Ok(Tally::default());
         }
         let nobody = Whose { tenant: None, kept: true };
-        Ok(self.settle_share(&nobody, &mut items, stop).await?.1)
+        let (_, parked) = self.settle_share(&nobody, &mut items, stop).await?;
+        self.count(&items);
+        Ok(parked)
     }
 
     /// What belongs to the log itself, when everything before it is durable: positions of topics that

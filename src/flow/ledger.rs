@@ -14,6 +14,7 @@ use super::tenants::Tenants;
 use crate::{
     clock::Clock,
     event::{Event, Record, TenantId},
+    figures::figures,
     patron::{Fee, Loan},
     store::{
         self, Db, Error, Schema, Tx,
@@ -158,7 +159,10 @@ impl Entry for DatabaseEntry {
     }
 
     async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
-        incidents::raise(&mut self.tx, incident, self.clock.now()).await.map(|_| ())
+        if incidents::raise(&mut self.tx, incident, self.clock.now()).await? {
+            figures().incident(incident.kind);
+        }
+        Ok(())
     }
 
     async fn commit(self) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 pub mod answer;
 mod batch;
 pub mod check;
+pub mod gauges;
 pub mod housekeeping;
 pub mod incidents;
 pub mod ingest;

@@ -15,6 +15,7 @@ use super::{outcome::At, tenants::Tenants};
 use crate::{
     clock::Clock,
     event::{TenantId, Topic},
+    figures::figures,
     store::{
         self, Db, Schema, Verdict,
         incidents::{self, Incident, Kind},
@@ -299,6 +300,7 @@ impl Takeover {
         let is_news = incidents::raise(&mut tx, &incident, self.clock.now()).await?;
         store::commit(tx).await?;
         if is_news {
+            figures().incident(incident.kind);
             let (kind, offsets) = (incident.kind.name(), &incident.offsets);
             warn!(incident.id = %incident.id(), incident.kind = kind, kafka.topic = %topic,
                 kafka.partition = partition, ?offsets, from_time = ?incident.from_time,

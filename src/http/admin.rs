@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::Service;
 use crate::{
+    figures::figures,
     store::{self, Db},
     telemetry::Chain,
 };
@@ -21,6 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// `GET /admin/health`: this process answers; nothing else is looked at.
 pub(super) async fn health() -> Json<&'static str> {
     Json("OK")
+}
+
+/// `GET /metrics`, for Prometheus.
+pub(super) async fn metrics(service: Data<Service>, db: Data<Db>) -> HttpResponse {
+    let _ = timeout(PATIENCE, service.gauges.set(&db)).await;
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(figures().text())
 }
 
 /// `GET /admin/ready`: 200, or 503 with each reason. Kafka is looked at although answers need no

@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     config::OnDatabaseFailure,
     event::Environment,
-    flow::{answer::Answers, redrive::Redrive, tenants::Tenants},
+    flow::{answer::Answers, gauges::Gauges, redrive::Redrive, tenants::Tenants},
     kafka::{Broker, Status},
     store::Db,
 };
@@ -37,6 +37,8 @@ const BODY_MOST: usize = 1024 * 1024;
 pub struct Service {
     /// Enabled tenants.
     pub tenants: Arc<Tenants>,
+    /// Figures that are asked for.
+    pub gauges: Gauges,
     /// Answers about patrons.
     pub answers: Arc<Answers>,
     /// The time.
@@ -113,6 +115,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
                 .route(web::delete().to(tenant_jobs::delete)),
         )
         .service(web::resource("/admin/health").route(web::get().to(admin::health)))
+        .service(web::resource("/metrics").route(web::get().to(admin::metrics)))
         .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
         .default_service(web::to(not_found));
 }

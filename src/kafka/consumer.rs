@@ -30,6 +30,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{GroupProtocol, KafkaConfig},
+    figures::figures,
     flow::{
         ingest::Ingest,
         ledger::Ledger,
@@ -254,6 +255,7 @@ impl ConsumerContext for Context {
         let done = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 info!(kafka.partitions = partitions.count(), "partitions assigned");
+                figures().assigned.increment(partitions.count() as u64);
                 let assigned = partitions
                     .set_all_offsets(Offset::Beginning)
                     .and_then(|()| consumer.incremental_assign(partitions))
@@ -264,6 +266,7 @@ impl ConsumerContext for Context {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 self.assignment.remove(places(partitions));
                 info!(kafka.partitions = partitions.count(), "partitions revoked");
+                figures().revoked.increment(partitions.count() as u64);
                 consumer.incremental_unassign(partitions)
             }
             other => {

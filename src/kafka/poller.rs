@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     event::{Environment, Place, Record, TenantId, Topic},
+    figures::figures,
     flow::{
         ingest::Incoming,
         outcome::{End, Hold},
@@ -315,6 +316,7 @@ impl Poller {
         if !self.paused {
             warn!("records can't be stored; reading pauses until they can");
             self.paused = true;
+            figures().pauses.increment(1);
             self.context().status.set_paused(true);
         }
         let paused = self.consumer.assignment().and_then(|all| self.consumer.pause(&all));

@@ -1,7 +1,7 @@
 //! What is known of the connection to Kafka, for readiness and operators.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +19,7 @@ pub struct Status {
     health: Mutex<Health>,
     paused: AtomicBool,
     assignment: Arc<Assignment>,
+    lags: Mutex<BTreeMap<(String, i32), i64>>,
 }
 
 /// The client's last report about itself.
@@ -66,13 +67,28 @@ impl Status {
         Health { paused, partitions: self.assignment.counts(), ..health }
     }
 
+    /// Records not settled yet, of the partitions that are owned.
+    pub fn lags(&self) -> BTreeMap<(String, i32), i64> {
+        self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Takes over the client's statistics: JSON, of which two small parts are read.
+    /// Takes over the client's statistics: JSON, of which three small parts are read.
     pub(super) fn report(&self, statistics: &[u8], now: DateTime<Utc>) {
         let Ok(read) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let mut lags = BTreeMap::new();
+        for (topic, told) in read.topics {
+            for partition in told.partitions.values() {
+                let Partition { partition, consumer_lag_stored } = *partition;
+                if self.assignment.era(&topic, partition).is_some() && consumer_lag_stored >= 0 {
+                    lags.insert((topic.clone(), partition), consumer_lag_stored);
+                }
+            }
+        }
+        *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
         let real = |broker: &&Broker| broker.nodeid >= 0 && broker.state == "UP";
         let brokers_up = read.brokers.values().filter(real).count();
         let joined = read.cgrp.is_some_and(|group| group.join_state == "steady");
@@ -85,6 +101,19 @@ impl Status {
 struct Statistics {
     brokers: HashMap<String, Broker>,
     cgrp: Option<Group>,
+    #[serde(default)]
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<String, Partition>,
+}
+
+#[derive(Deserialize)]
+struct Partition {
+    partition: i32,
+    consumer_lag_stored: i64,
 }
 
 #[derive(Deserialize)]

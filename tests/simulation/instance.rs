@@ -11,6 +11,7 @@ use std::{
 };
 
 use patron_blocks::{
+    clock::Clock,
     flow::{
         ingest::{Incoming, Ingest},
         outcome::{At, End, Hold},
@@ -29,6 +30,7 @@ use super::{
     log::{CLUSTER, Log},
     model::Model,
 };
+use crate::history::noon;
 
 const LANES: usize = 2;
 
@@ -54,7 +56,12 @@ pub(super) struct Instance {
 impl Instance {
     pub(super) fn start(number: usize, model: &Model, batch_most: usize, rule: StopRule) -> Self {
         let assignment = Arc::new(Assignment::default());
-        let ingest = Arc::new(Ingest::new(model.clone(), Duration::from_secs(60), rule));
+        let ingest = Arc::new(Ingest::new(
+            model.clone(),
+            Clock::standing_at(noon()),
+            Duration::from_secs(60),
+            rule,
+        ));
         let (settle, settled) = std_mpsc::channel();
         let (mut lanes, mut writers) = (Vec::new(), Vec::new());
         for _ in 0..LANES {

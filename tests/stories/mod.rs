@@ -8,6 +8,7 @@ mod held;
 mod instances;
 mod keeping;
 mod limit_reached;
+mod operations;
 mod process;
 mod pubsub;
 mod settings;

@@ -124,10 +124,11 @@ async fn h15_a_replay_of_everything_comes_to_the_same_answers() {
         let inbox = "select count(*) from {schema}.inbox";
         let told = world.count(inbox).await;
 
-        // The group forgets where it was, and the inbox what it knew. The tombstones of one patron are
-        // pruned as well; a horizon stands for them.
+        // The group and the database forget where they were, and the inbox what it knew. The tombstones of
+        // one patron are pruned as well; a horizon stands for them.
         world.stop().await;
         forget_group(world).await;
+        run(world, "delete from {schema}.ingest_position").await;
         run(world, "delete from {schema}.inbox").await;
         run(world, &format!("delete from {{schema}}.loan where loan_id = '{loan}'")).await;
         run(world, &format!("delete from {{schema}}.fee_fine where fee_fine_id = '{owed}'")).await;

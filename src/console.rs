@@ -1,0 +1,311 @@
+//! What operators do from the command line: the same functions as over HTTP, for all tenants.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use clap::Subcommand;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    event::{TenantId, parse_uuid},
+    flow::{
+        check, incidents,
+        ingest::Ingest,
+        ledger::Database,
+        redrive::{Outcome, Redrive, schema_of},
+        tenants::Tenants,
+    },
+    store::{
+        self, Db, PoolSettings,
+        dead_letters::{self, Filter, Parked},
+    },
+};
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Recount every patron's loans and fees/fines and compare with the stored counters
+    Check {
+        /// Only this tenant
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Records that could not be applied
+    DeadLetters {
+        /// Whose; without it, those whose tenant can't be told
+        #[arg(long, global = true)]
+        tenant: Option<String>,
+        /// One JSON object a line
+        #[arg(long, global = true)]
+        json: bool,
+        /// What to do with them
+        #[command(subcommand)]
+        what: Letters,
+    },
+    /// Gaps, stopped partitions, tenants that can't be written
+    Incidents {
+        /// Only this tenant's, and those of tenant collections
+        #[arg(long, global = true)]
+        tenant: Option<String>,
+        /// One JSON object a line
+        #[arg(long, global = true)]
+        json: bool,
+        /// What to do with them
+        #[command(subcommand)]
+        what: Incidents,
+    },
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum Letters {
+    /// List them
+    List(Chosen),
+    /// Show one, with its bytes
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Try them again, through the same ingest
+    Retry(Chosen),
+    /// Throw them away
+    Discard(Chosen),
+}
+
+/// Which dead letters.
+#[derive(Debug, Default, clap::Args)]
+pub struct Chosen {
+    /// Only this one
+    #[arg(long)]
+    id: Option<String>,
+    /// Only those parked for this reason, such as bad_field
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those of this partition
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Only those about this member or header
+    #[arg(long)]
+    field: Option<String>,
+}
+
+/// What can be done with incidents.
+#[derive(Debug, Subcommand)]
+pub enum Incidents {
+    /// List the open ones
+    List,
+    /// Take note of a gap, or let a stopped partition go on
+    Resolve {
+        /// The incident's id
+        id: String,
+    },
+}
+
+/// Why a command could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// An argument that can't be used: which, and the rule.
+    #[error("{0}")]
+    Argument(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The output.
+    #[error("could not write")]
+    Output(#[from] std::io::Error),
+}
+
+/// Lines of a page of a list.
+const PAGE: i64 = 1000;
+
+/// Does it. `true` where all is well.
+pub async fn run(
+    command: &Command,
+    config: &Config,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    match command {
+        Command::Check { tenant } => recount(config, tenant.as_deref(), out).await,
+        Command::DeadLetters { tenant, json, what } => {
+            let desk = Desk::new(config, tenant.as_deref(), *json)?;
+            letters(&desk, what, out).await
+        }
+        Command::Incidents { tenant, json, what } => {
+            let desk = Desk::new(config, tenant.as_deref(), *json)?;
+            incident(&desk, what, out).await
+        }
+    }
+}
+
+async fn recount(
+    config: &Config,
+    tenant: Option<&str>,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let reports = check::check(&config.database, tenant).await?;
+    for report in &reports {
+        writeln!(out, "{report}")?;
+    }
+    Ok(reports.iter().all(|report| report.wrong.is_empty()))
+}
+
+/// What the commands work with.
+struct Desk {
+    db: Db,
+    tenant: Option<TenantId>,
+    json: bool,
+    redrive: Redrive,
+    clock: Clock,
+}
+
+impl Desk {
+    fn new(config: &Config, tenant: Option<&str>, json: bool) -> Result<Self, Failure> {
+        let named = |name: &str| {
+            let told = || Failure::Argument(format!("--tenant: an id {}", TenantId::RULE));
+            TenantId::parse(name).ok_or_else(told)
+        };
+        let tenant = tenant.map(named).transpose()?;
+        let (database, clock) = (&config.database, Clock::system());
+        let db = store::pool(
+            &database.login,
+            PoolSettings {
+                name: "mod-patron-blocks console",
+                most: 1,
+                wait: Duration::from_secs(5),
+                statement: database.statement,
+                suspicious: false,
+            },
+        );
+        let tenants = Arc::new(Tenants::new(db.clone(), clock.clone()));
+        let ledger = Database::new(db.clone(), tenants, clock.clone());
+        let rule = config.kafka.stop_rule;
+        let ingest = Arc::new(Ingest::new(ledger, clock.clone(), database.statement, rule));
+        let redrive = Redrive::new(db.clone(), config.kafka.environment.clone(), ingest);
+        Ok(Self { db, tenant, json, redrive, clock })
+    }
+}
+
+async fn letters(desk: &Desk, what: &Letters, out: &mut impl Write) -> Result<bool, Failure> {
+    let schema = schema_of(desk.tenant.as_ref());
+    match what {
+        Letters::List(chosen) => {
+            for letter in chosen.letters(desk).await? {
+                writeln!(out, "{}", line(&letter, desk.json))?;
+            }
+        }
+        Letters::Show { id } => {
+            let Some(letter) = dead_letters::find(&desk.db, &schema, id_of(id)?).await? else {
+                return Err(Failure::Argument(format!("there is no dead letter {id}")));
+            };
+            writeln!(out, "{}", line(&letter, desk.json))?;
+            out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
+            writeln!(out)?;
+        }
+        Letters::Retry(chosen) => {
+            let mut all_applied = true;
+            for letter in chosen.letters(desk).await? {
+                let id = letter.id;
+                let (applied, why) = match desk.redrive.retry(letter).await? {
+                    Outcome::Applied => (true, "applied".to_owned()),
+                    Outcome::StillParked(why) => (false, why),
+                };
+                all_applied &= applied;
+                if desk.json {
+                    writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
+                } else {
+                    writeln!(out, "{id}  {}{why}", if applied { "" } else { "still parked: " })?;
+                }
+            }
+            return Ok(all_applied);
+        }
+        Letters::Discard(chosen) => {
+            let id = chosen.id.as_deref().map(id_of).transpose()?;
+            let filter = chosen.filter();
+            let discarded = desk.redrive.discard(&schema, &filter, id, "command line").await?;
+            writeln!(out, "{discarded} thrown away")?;
+        }
+    }
+    Ok(true)
+}
+
+impl Chosen {
+    fn filter(&self) -> Filter {
+        Filter {
+            reason: self.reason.clone(),
+            topic: self.topic.clone(),
+            partition: self.partition,
+            field: self.field.clone(),
+        }
+    }
+
+    async fn letters(&self, desk: &Desk) -> Result<Vec<Parked>, Failure> {
+        let schema = schema_of(desk.tenant.as_ref());
+        if let Some(id) = &self.id {
+            let found = dead_letters::find(&desk.db, &schema, id_of(id)?).await?;
+            return Ok(found.into_iter().collect());
+        }
+        let (filter, mut all, mut after) = (self.filter(), Vec::new(), None);
+        loop {
+            let page = dead_letters::list(&desk.db, &schema, &filter, after, PAGE, 0).await?;
+            let Some(last) = page.last() else { return Ok(all) };
+            after = Some(last.id);
+            all.extend(page);
+        }
+    }
+}
+
+fn line(letter: &Parked, json: bool) -> String {
+    let Parked { id, reason, field, rule, received_at, record, .. } = letter;
+    let place = &record.place;
+    if json {
+        return json!({
+            "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
+            "topic": &*place.topic, "partition": place.partition, "offset": place.offset,
+        })
+        .to_string();
+    }
+    let field = field.as_deref().unwrap_or("");
+    let (topic, partition, offset) = (&place.topic, place.partition, place.offset);
+    format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
+}
+
+async fn incident(desk: &Desk, what: &Incidents, out: &mut impl Write) -> Result<bool, Failure> {
+    match what {
+        Incidents::List => {
+            let open = store::incidents::list(&desk.db, desk.tenant.as_ref(), true, PAGE).await?;
+            for raised in &open {
+                if desk.json {
+                    writeln!(out, "{}", json!(raised))?;
+                } else {
+                    let store::incidents::Raised { id, kind, topic, partition, .. } = raised;
+                    let (from, to) = (raised.from_offset, raised.to_offset);
+                    writeln!(
+                        out,
+                        "{id}  {kind}  {topic}/{partition}  {from} to {to}: {}",
+                        raised.detail
+                    )?;
+                }
+            }
+            Ok(open.is_empty())
+        }
+        Incidents::Resolve { id } => {
+            let (id, now) = (id_of(id)?, desk.clock.now());
+            let tenant = desk.tenant.as_ref();
+            if incidents::resolve(&desk.db, tenant, id, "command line", now).await? {
+                writeln!(out, "resolved")?;
+                Ok(true)
+            } else {
+                Err(Failure::Argument(format!("there is no open incident {id}")))
+            }
+        }
+    }
+}
+
+fn id_of(text: &str) -> Result<Uuid, Failure> {
+    parse_uuid(text).ok_or_else(|| Failure::Argument(format!("{text:?} is not a UUID")))
+}

@@ -1,0 +1,204 @@
+//! Figures about itself, counted as things happen, for `/metrics`. What has to be asked of the database
+//! or the log is in `flow/gauges.rs`.
+//!
+//! Every label that there can be is there from the start, at zero.
+
+use std::{sync::LazyLock, time::Duration};
+
+use chrono::{DateTime, Utc};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+
+use crate::{
+    event::{Event, IdentifiedBy, Kind, Reason, TenantId, TimedBy},
+    flow::{housekeeping::Gone, outcome::Tally},
+    store::incidents,
+};
+
+/// How often what is counted is gathered when nobody asks for it.
+pub const GATHER: Duration = Duration::from_secs(5);
+
+/// A gauge that nobody sets any more is forgotten after this time.
+const FORGET: Duration = Duration::from_secs(300);
+
+/// Upper bounds in seconds: of a batch, and of the time from an event to its being visible.
+const SECONDS: [f64; 14] =
+    [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0];
+
+/// Upper bounds of the number of records in a batch.
+const RECORDS: [f64; 8] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// The one place where figures are kept; whoever looks first makes it.
+static FIGURES: LazyLock<Figures> = LazyLock::new(Figures::new);
+
+/// What is counted.
+pub struct Figures {
+    handle: PrometheusHandle,
+    applied: Counter,
+    repeated: Counter,
+    passed_by: Counter,
+    tombstones: Counter,
+    events: [Counter; Kind::ALL.len()],
+    identified: [Counter; IdentifiedBy::ALL.len()],
+    timed: [Counter; TimedBy::ALL.len()],
+    incidents: [Counter; incidents::Kind::ALL.len()],
+    batch_records: Histogram,
+    batch_seconds: Histogram,
+    visible_seconds: Histogram,
+    /// Batches that were offered again.
+    pub retries: Counter,
+    /// Times that reading was paused, because records could not be stored.
+    pub pauses: Counter,
+    /// Partitions that the group assigned.
+    pub assigned: Counter,
+    /// Partitions that it revoked.
+    pub revoked: Counter,
+    gone: [Counter; 4],
+}
+
+/// The figures.
+pub fn figures() -> &'static Figures {
+    &FIGURES
+}
+
+impl Figures {
+    fn new() -> Self {
+        let bounds = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(bounds("_seconds"), &SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(bounds("_records"), &RECORDS))
+            .expect("there are bounds")
+            // What nobody sets any more, such as the lag of a partition that went away, is told no more.
+            .idle_timeout(MetricKindMask::GAUGE, Some(FORGET))
+            .install_recorder()
+            .expect("nobody else in this program installs one");
+        describe();
+        for kind in Kind::ALL {
+            for reason in Reason::ALL {
+                parked_counter(kind, reason).increment(0);
+            }
+        }
+        let record =
+            |outcome: &'static str| counter!("patron_blocks_records_total", "outcome" => outcome);
+        let rebalanced = |event: &'static str| counter!("patron_blocks_partitions_moved_total", "event" => event);
+        Self {
+            handle,
+            applied: record("applied"),
+            repeated: record("repeated"),
+            passed_by: record("passed_by"),
+            tombstones: record("tombstone"),
+            events: Kind::ALL.map(|k| counter!("patron_blocks_events_total", "kind" => k.name())),
+            identified: IdentifiedBy::ALL
+                .map(|by| counter!("patron_blocks_events_identified_total", "by" => by.name())),
+            timed: TimedBy::ALL
+                .map(|by| counter!("patron_blocks_events_timed_total", "by" => by.name())),
+            incidents: incidents::Kind::ALL
+                .map(|kind| counter!("patron_blocks_incidents_total", "kind" => kind.name())),
+            batch_records: histogram!("patron_blocks_batch_records"),
+            batch_seconds: histogram!("patron_blocks_batch_seconds"),
+            visible_seconds: histogram!("patron_blocks_visible_seconds"),
+            retries: counter!("patron_blocks_retries_total"),
+            pauses: counter!("patron_blocks_pauses_total"),
+            assigned: rebalanced("assigned"),
+            revoked: rebalanced("revoked"),
+            gone: ["inbox", "loan", "fee_fine", "dead_letter"]
+                .map(|table| counter!("patron_blocks_rows_removed_total", "table" => table)),
+        }
+    }
+
+    /// All figures as Prometheus reads them.
+    pub fn text(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Gathers what was counted, so that it takes no room; see [`GATHER`].
+    pub fn gather(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// A batch is durable.
+    pub fn batch(&self, records: usize, took: Duration, tally: Tally) {
+        self.batch_records.record(records as f64);
+        self.batch_seconds.record(took.as_secs_f64());
+        let add = |counter: &Counter, number: usize| counter.increment(number as u64);
+        add(&self.applied, tally.applied);
+        add(&self.repeated, tally.repeated);
+        add(&self.passed_by, tally.passed_by);
+        add(&self.tombstones, tally.tombstones);
+    }
+
+    /// An event is durable: it, or a repeat of it.
+    pub fn event(&self, event: &Event, recorded: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        self.events[event.fact.kind() as usize].increment(1);
+        self.identified[event.identified_by as usize].increment(1);
+        self.timed[event.timed_by as usize].increment(1);
+        let since = recorded.and_then(|recorded| (now - recorded).to_std().ok());
+        self.visible_seconds.record(since.unwrap_or_default().as_secs_f64());
+    }
+
+    /// A record is parked.
+    pub fn parked(&self, kind: Kind, reason: Reason) {
+        parked_counter(kind, reason).increment(1);
+    }
+
+    /// What became of a tenant's share, where tenants are told apart.
+    pub fn of_tenant(&self, tenant: &TenantId, tally: Tally) {
+        for (outcome, number) in [
+            ("applied", tally.applied),
+            ("repeated", tally.repeated),
+            ("parked", tally.parked),
+            ("passed_by", tally.passed_by),
+        ] {
+            let tenant = tenant.to_string();
+            let counter = counter!("patron_blocks_tenant_records_total", "tenant" => tenant, "outcome" => outcome);
+            counter.increment(number as u64);
+        }
+    }
+
+    /// An incident was raised that was not open.
+    pub fn incident(&self, kind: incidents::Kind) {
+        self.incidents[kind as usize].increment(1);
+    }
+
+    /// Old rows were removed.
+    pub fn gone(&self, gone: Gone) {
+        let rows = [gone.inbox, gone.loans, gone.fees_fines, gone.dead_letters];
+        for (counter, rows) in self.gone.iter().zip(rows) {
+            counter.increment(rows);
+        }
+    }
+}
+
+fn parked_counter(kind: Kind, reason: Reason) -> Counter {
+    counter!("patron_blocks_parked_total", "kind" => kind.name(), "reason" => reason.name())
+}
+
+fn describe() {
+    for (name, what) in [
+        ("patron_blocks_records_total", "Records that were settled, by what became of them"),
+        ("patron_blocks_tenant_records_total", "The same, by tenant, where that is asked for"),
+        ("patron_blocks_parked_total", "Records parked as dead letters, by kind and reason"),
+        ("patron_blocks_events_total", "Events that were understood, repeats among them, by kind"),
+        ("patron_blocks_events_identified_total", "The same, by the rule that gave their identity"),
+        ("patron_blocks_events_timed_total", "The same, by the rule that gave their time"),
+        ("patron_blocks_incidents_total", "Incidents raised, by kind"),
+        ("patron_blocks_retries_total", "Batches that were offered again"),
+        ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
+        ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
+        ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),
+    ] {
+        describe_counter!(name, what);
+    }
+    for (name, unit, what) in [
+        ("patron_blocks_batch_records", Unit::Count, "Records in a batch"),
+        ("patron_blocks_batch_seconds", Unit::Seconds, "Time to make a batch durable"),
+        (
+            "patron_blocks_visible_seconds",
+            Unit::Seconds,
+            "From a record's timestamp to its event being visible",
+        ),
+    ] {
+        describe_histogram!(name, unit, what);
+    }
+}

@@ -1,0 +1,166 @@
+//! Figures that are asked for when somebody wants them: of the database, of the pools, and of how far
+//! this instance's partitions are. What is counted as it happens is in `figures.rs`.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use metrics::{describe_gauge, gauge};
+use tracing::debug;
+
+use super::tenants::Tenants;
+use crate::{
+    kafka::Status,
+    store::{self, Db, incidents, prune},
+    telemetry::Chain,
+};
+
+/// What the database told serves so long.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Asks for what is not counted.
+pub struct Gauges {
+    tenants: Arc<Tenants>,
+    kafka: Arc<Status>,
+    /// Whether tenants are told apart, each with figures of its own.
+    by_tenant: bool,
+    pools: Mutex<Vec<(&'static str, Db)>>,
+    asked: Mutex<Option<Instant>>,
+}
+
+/// Sums over tenants, or one tenant's figures.
+#[derive(Default)]
+struct Sum {
+    inbox: i64,
+    loans: i64,
+    fees_fines: i64,
+    dead_letters: i64,
+    oldest: Option<chrono::DateTime<chrono::Utc>>,
+    oldest_letter: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+impl Sum {
+    fn add(&mut self, sizes: &prune::Sizes) {
+        self.inbox += sizes.inbox;
+        self.loans += sizes.loans;
+        self.fees_fines += sizes.fees_fines;
+        self.dead_letters += sizes.dead_letters;
+        self.oldest = sizes.inbox_oldest.into_iter().chain(self.oldest).min();
+        self.oldest_letter = sizes.dead_letters_oldest.into_iter().chain(self.oldest_letter).min();
+    }
+
+    /// `tenant` is `all` for the sum.
+    fn set(&self, tenant: &str) {
+        for (table, rows) in [
+            ("inbox", self.inbox),
+            ("loan", self.loans),
+            ("fee_fine", self.fees_fines),
+            ("dead_letter", self.dead_letters),
+        ] {
+            let tenant = tenant.to_owned();
+            gauge!("patron_blocks_rows", "table" => table, "tenant" => tenant).set(rows as f64);
+        }
+        for (table, oldest) in [("inbox", self.oldest), ("dead_letter", self.oldest_letter)] {
+            let tenant = tenant.to_owned();
+            let at = oldest.map_or(0.0, |oldest| oldest.timestamp() as f64);
+            gauge!("patron_blocks_oldest_row_timestamp", "table" => table, "tenant" => tenant)
+                .set(at);
+        }
+    }
+}
+
+impl Gauges {
+    /// Knows no pool yet.
+    pub fn new(tenants: Arc<Tenants>, kafka: Arc<Status>, by_tenant: bool) -> Self {
+        describe();
+        Self { tenants, kafka, by_tenant, pools: Mutex::default(), asked: Mutex::default() }
+    }
+
+    /// Watches a pool as well.
+    pub fn watch(&self, name: &'static str, pool: &Db) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.push((name, pool.clone()));
+    }
+
+    /// Sets all gauges. What the database can't tell now stays as it was.
+    pub async fn set(&self, db: &Db) {
+        self.set_own();
+        let due = {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = asked.is_none_or(|asked| asked.elapsed() > FRESH);
+            if due {
+                *asked = Some(Instant::now());
+            }
+            due
+        };
+        if due && let Err(error) = self.ask(db).await {
+            debug!(error = %Chain(&error), "the database does not tell its figures");
+        }
+    }
+
+    fn set_own(&self) {
+        let health = self.kafka.health();
+        for (stage, number) in [
+            ("beginning", health.partitions.beginning),
+            ("reading", health.partitions.reading),
+            ("held", health.partitions.held),
+            ("stopped", health.partitions.stopped),
+        ] {
+            gauge!("patron_blocks_partitions", "stage" => stage).set(number as f64);
+        }
+        gauge!("patron_blocks_paused").set(f64::from(u8::from(health.paused)));
+        gauge!("patron_blocks_brokers_up").set(health.brokers_up as f64);
+        for ((topic, partition), lag) in self.kafka.lags() {
+            let partition = partition.to_string();
+            gauge!("patron_blocks_lag_records", "topic" => topic, "partition" => partition)
+                .set(lag as f64);
+        }
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in ["work", "web"] {
+            let of_name = || pools.iter().filter(|(of, _)| *of == name).map(|(_, pool)| pool);
+            let idle: usize = of_name().map(|pool| pool.num_idle()).sum();
+            let all: usize = of_name().map(|pool| pool.size() as usize).sum();
+            for (state, number) in [("idle", idle), ("used", all.saturating_sub(idle))] {
+                gauge!("patron_blocks_connections", "pool" => name, "state" => state)
+                    .set(number as f64);
+            }
+        }
+    }
+
+    async fn ask(&self, db: &Db) -> Result<(), store::Error> {
+        let open = store::read(db, async |db| incidents::open_by_kind(db).await).await?;
+        for kind in incidents::Kind::ALL {
+            let number = open.iter().find(|(name, _)| name == kind.name()).map_or(0, |(_, n)| *n);
+            gauge!("patron_blocks_incidents_open", "kind" => kind.name()).set(number as f64);
+        }
+        let mut sum = Sum::default();
+        for tenant in self.tenants.all() {
+            let schema = &tenant.schema;
+            let sizes = store::read(db, async |db| prune::sizes(db, schema).await).await?;
+            sum.add(&sizes);
+            if self.by_tenant {
+                let mut of_tenant = Sum::default();
+                of_tenant.add(&sizes);
+                of_tenant.set(tenant.id.as_str());
+            }
+        }
+        sum.set("all");
+        Ok(())
+    }
+}
+
+fn describe() {
+    for (name, what) in [
+        ("patron_blocks_partitions", "Partitions of this instance, by how far they are"),
+        ("patron_blocks_paused", "Whether reading is paused as nothing can be stored"),
+        ("patron_blocks_brokers_up", "Brokers with a working connection"),
+        ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
+        ("patron_blocks_connections", "Connections to the database, by pool and state"),
+        ("patron_blocks_incidents_open", "Open incidents of all tenants, by kind"),
+        ("patron_blocks_rows", "Rows, nearly"),
+        ("patron_blocks_oldest_row_timestamp", "When the oldest row came, in epoch seconds"),
+    ] {
+        describe_gauge!(name, what);
+    }
+}
