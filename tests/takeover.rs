@@ -45,8 +45,8 @@ fn reading_goes_on_at_the_position_and_whatever_does_not_fit_is_told() {
     let moved = Position { cluster: "another".to_owned(), ..position(30) };
     let (read, at_end, beyond, lost) = (position(30), position(50), position(51), position(4));
     let at_start = position(10);
-    let [read, at_start, at_end] =
-        [known(Some(&read)), known(Some(&at_start)), known(Some(&at_end))];
+    let [read, at_end] = [known(Some(&read)), known(Some(&at_end))];
+    let at_start = Known { committed: committed(10, Mark::Kept), ..known(Some(&at_start)) };
     let group = |offset, mark| Known { committed: committed(offset, mark), ..read.clone() };
     for (what, known, expected) in [
         ("all agree", read.clone(), (30, None)),
