@@ -1,6 +1,6 @@
 # The commands of this repository; each is a script of dev/. ARGS go to what the script runs.
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench prove check up down
+.PHONY: help run test mutants fuzz bench prove check up down
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +10,9 @@ run: ## the demo: a made-up library plays a day, until Ctrl-C
 
 test: ## every test, on a real PostgreSQL and a real Kafka
 	@dev/test $(ARGS)
+
+mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour
+	@dev/mutants $(ARGS)
 
 fuzz: ## bytes of all kinds for the decoder, ten minutes or ARGS=minutes
 	@dev/fuzz $(ARGS)

@@ -133,3 +133,15 @@ fn what_is_passed_by_is_passed_by_once_and_begins_anew_when_its_tenant_is_enable
     assignment.begin_anew(|choice| !choice.kept);
     assert!(only(assignment.due(Instant::now())).era > asked.era);
 }
+
+#[test]
+fn a_tenant_who_is_enabled_while_it_is_asked_about_begins_anew() {
+    let (assignment, due) = assigned();
+    assignment.begin(&due, true, None);
+    assignment.pass_by(TOPIC, 0);
+    let asked = only(assignment.due(Instant::now()));
+    assignment.begin_anew(|choice| !choice.kept);
+    assignment.begin(&asked, false, None);
+    assert_eq!(arrive(&assignment, 0, noon()), Arrival::Leave, "that was found out before");
+    assert!(only(assignment.due(Instant::now())).era > asked.era);
+}

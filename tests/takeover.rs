@@ -1,11 +1,23 @@
 //! Where reading begins: what is known of a partition, and what is decided from it.
 
+use std::sync::Arc;
+
 use chrono::DateTime;
 use patron_blocks::{
-    flow::takeover::{Committed, Known, Mark, Misfit, Span, start_at},
+    clock::Clock,
+    event::{Environment, TenantId},
+    flow::{
+        takeover::{Begin, Candidate, Committed, Known, Mark, Misfit, Span, Takeover, start_at},
+        tenants::Tenants,
+    },
     store::{incidents::Kind, positions::Position},
 };
 use proptest::{option, prelude::*, sample::select};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Executor};
+use tokio_util::sync::CancellationToken;
+
+use crate::sql::with_tenant;
 
 const OURS: &str = "ours";
 
@@ -188,4 +200,39 @@ proptest! {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
+    with_tenant(async |db, schema| {
+        let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
+        let id = TenantId::parse("northlib").unwrap();
+        tenants.enable(&id, "mod-patron-blocks-2.0.0", &json!({})).await.unwrap();
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(tenants.clone().follow(db.clone(), stop.clone()));
+        let takeover = Takeover::new(db.clone(), tenants, Clock::system());
+        let name = "folio.northlib.circulation.LOAN_CLOSED";
+        let candidate = Candidate {
+            at: (name.into(), 0),
+            topic: Arc::new(Environment::new(Some("folio")).parse(name).unwrap()),
+            committed: committed(30, Mark::PassedBy),
+            remade: false,
+        };
+        let log = Span { start: 10, end: 50 };
+        let rename = async |from: &str, to: &str| {
+            let sql = format!("alter table {}.{from} rename to {to}", schema.name());
+            db.execute(AssertSqlSafe(sql)).await.unwrap();
+        };
+        rename("ingest_position", "gone").await;
+        let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
+        let begin = takeover.begin(&candidate, &positions, log, OURS).await.unwrap();
+        assert_eq!(begin, Begin::Unusable);
+        rename("gone", "ingest_position").await;
+        let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
+        let begin = takeover.begin(&candidate, &positions, log, OURS).await.unwrap();
+        assert_eq!(begin, Begin::Read { from: 10, kept: true, before: None });
+        stop.cancel();
+        following.await.unwrap();
+    })
+    .await;
 }

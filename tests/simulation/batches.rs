@@ -16,8 +16,13 @@ use patron_blocks::{
         outcome::{End, Hold, Outcome, Tally},
         stop_rule::StopRule,
     },
+    kafka::{
+        assignment::Assignment,
+        lane::{Carried, Writer},
+    },
 };
 use serde_json::json;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +33,7 @@ use super::{
 use crate::history::noon;
 
 const TOPIC: &str = "sim.north.circulation.LOAN_CLOSED";
+const COLLECTION: &str = "sim.ALL.circulation.LOAN_CLOSED";
 const RULE: StopRule = StopRule { in_a_row: 2, of_window: 1000 };
 
 fn incoming(offset: i64, payload: Option<Vec<u8>>) -> Incoming {
@@ -67,20 +73,24 @@ fn model(enabled: &[&str]) -> Model {
     Model::new(0, enabled, Broken::Not)
 }
 
-fn settle(ingest: &Ingest<Model>, batch: &[Incoming]) -> Outcome {
+/// Takes every step of a future over the model, which wakes nobody: it is looked at until it is done.
+fn finish<T>(future: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.unwrap();
     let _inside = runtime.enter();
-    let (batch, stop) = (batch.iter().collect::<Vec<_>>(), CancellationToken::new());
-    let mut settled = pin!(tokio::task::unconstrained(ingest.settle(&batch, &stop)));
+    let mut future = pin!(tokio::task::unconstrained(future));
     let mut context = Context::from_waker(Waker::noop());
     loop {
-        // The model wakes nobody: it is looked at until it is done.
-        if let Poll::Ready(outcome) = settled.as_mut().poll(&mut context) {
-            return outcome.unwrap();
+        if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
+            return outcome;
         }
     }
+}
+
+fn settle(ingest: &Ingest<Model>, batch: &[Incoming]) -> Outcome {
+    let (batch, stop) = (batch.iter().collect::<Vec<_>>(), CancellationToken::new());
+    finish(ingest.settle(&batch, &stop)).unwrap()
 }
 
 fn ingest(model: &Model) -> Ingest<Model> {
@@ -121,4 +131,82 @@ fn records_that_the_database_refuses_stop_a_partition_as_bad_ones_do() {
     let end = outcome.ends.get(&at);
     assert_eq!(end, Some(End { next: 3, kept: true, hold: Some(Hold::Stopped) }));
     assert!(model.state().stopped.contains(&(TOPIC.to_owned(), 0)));
+}
+
+/// As if it stood in the topic of a tenant collection.
+fn in_collection(incoming: Incoming) -> Incoming {
+    let topic = Arc::new(Environment::new(Some("sim")).parse(COLLECTION).unwrap());
+    let headers = vec![("folio.tenantId".to_owned(), NORTH.as_bytes().to_vec())];
+    let place = Place { topic: COLLECTION.into(), ..incoming.record.place };
+    Incoming { record: Record { place, headers, ..incoming.record }, topic, ..incoming }
+}
+
+/// Such a topic can't wait for one of its tenants: what can't be written is parked for nobody.
+#[test]
+fn records_of_a_collection_do_not_wait_for_their_tenant() {
+    let batch = [in_collection(end(0, 1))];
+    let model = model(&[NORTH]);
+    model.state().unusable.insert(TenantId::parse(NORTH).unwrap());
+    let outcome = settle(&ingest(&model), &batch);
+    assert_eq!(outcome.tally, Tally { parked: 1, ..Tally::default() });
+    let end = outcome.ends.get(&(COLLECTION.into(), 0));
+    assert_eq!(end, Some(End { next: 1, kept: true, hold: None }));
+    assert_eq!(model.state().rows[&None].letters.len(), 1);
+}
+
+/// What comes after the record that breaks the rule is left in the log, in the same batch too.
+#[test]
+fn nothing_is_settled_beyond_where_a_partition_stops() {
+    let bad = |offset| incoming(offset, Some(b"{}".to_vec()));
+    let own = [bad(0), bad(1), bad(2), end(3, 1)];
+    let shared = [bad(0), bad(1), bad(2), end(3, 1)].map(in_collection);
+    for (topic, whose, batch) in [(TOPIC, TenantId::parse(NORTH), own), (COLLECTION, None, shared)]
+    {
+        let model = model(&[NORTH]);
+        let outcome = settle(&ingest(&model), &batch);
+        assert_eq!(outcome.tally, Tally { parked: 2, ..Tally::default() });
+        let end = outcome.ends.get(&(topic.into(), 0));
+        assert_eq!(end, Some(End { next: 2, kept: true, hold: Some(Hold::Stopped) }));
+        let rows = &model.state().rows[&whose];
+        assert_eq!(rows.positions[&(topic.to_owned(), 0)].next_offset, 2);
+    }
+}
+
+/// What was passed by before comes first, also where nobody said that the tenant is enabled by now.
+#[test]
+fn a_tenant_who_was_enabled_meanwhile_begins_anew() {
+    let batch = [1, 2].map(|n| Incoming { kept: false, ..end(n, 1) });
+    let model = model(&[NORTH]);
+    let outcome = settle(&ingest(&model), &batch);
+    let end = outcome.ends.get(&(TOPIC.into(), 0));
+    assert_eq!(end, Some(End { next: 1, kept: false, hold: Some(Hold::Anew) }));
+    assert!(model.state().rows.is_empty());
+}
+
+/// In a log that was made anew the position of a record of the old one would pass over new ones.
+#[test]
+fn what_was_read_in_an_earlier_era_is_not_settled() {
+    let model = model(&[NORTH]);
+    let assignment = Arc::new(Assignment::default());
+    assignment.add([(TOPIC.to_owned(), 0)]);
+    let early = assignment.era(TOPIC, 0).unwrap();
+    assignment.begin_anew(|_| true);
+    let late = assignment.era(TOPIC, 0).unwrap();
+    let (send, lane) = mpsc::channel(4);
+    let (settle, settled) = std::sync::mpsc::channel();
+    let writer = Writer::new(lane, Arc::new(ingest(&model)), assignment, settle, 4);
+    for (offset, era) in [(50, early), (0, late)] {
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let incoming = end(offset, offset.unsigned_abs().into());
+        send.try_send(Carried { incoming, era, room }).ok().unwrap();
+    }
+    drop(send);
+    finish(writer.write(CancellationToken::new()));
+    let settled: Vec<_> = settled.iter().flatten().collect();
+    let expected = End { next: 1, kept: true, hold: None };
+    assert_eq!(settled, [((Arc::<str>::from(TOPIC), 0), late, expected)]);
+    let state = model.state();
+    let rows = &state.rows[&Some(TenantId::parse(NORTH).unwrap())];
+    assert_eq!(rows.inbox.len(), 1);
+    assert_eq!(rows.positions[&(TOPIC.to_owned(), 0)].next_offset, 1);
 }
