@@ -1,6 +1,6 @@
 # The commands of this repository; each is a script of dev/. ARGS go to what the script runs.
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate fuzz bench prove check up down
+.PHONY: help run test simulate mutants fuzz bench prove check up down
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ test: ## every test, on a real PostgreSQL and a real Kafka
 
 simulate: ## a million histories of the ingest loop, or ARGS="histories seed"
 	@dev/simulate $(ARGS)
+
+mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour
+	@dev/mutants $(ARGS)
 
 fuzz: ## bytes of all kinds for the decoder, ten minutes or ARGS=minutes
 	@dev/fuzz $(ARGS)

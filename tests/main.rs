@@ -4,6 +4,7 @@
 //! `make test` provides both. One binary, so that everything links once.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its work")]
 
+mod assignment;
 mod boundaries;
 mod contract;
 mod decoding;
@@ -11,11 +12,13 @@ mod evaluation;
 mod fuzzing;
 mod hazards;
 mod identity;
+mod inbox;
 mod merging;
 mod pruning;
 mod simulation;
 mod sql;
 mod stories;
+mod takeover;
 
 // What tests are made with.
 mod binary;

@@ -7,13 +7,17 @@
 //! equal a recount, and no offset ever was beyond what is durable. `make test` runs ten thousand,
 //! `make simulate` a million; `dev/simulate 1 SEED` runs one again.
 
+mod batches;
 mod instance;
 mod kept;
 mod log;
 mod model;
 mod run;
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use model::Broken;
 
@@ -37,12 +41,18 @@ fn every_history_converges_whatever_fails_and_whoever_crashes() {
     let (number, first) = (setting("SIMULATION_HISTORIES", 10_000), setting("SIMULATION_SEED", 0));
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    // One that fails is enough: the other threads need not go on.
+    let failed = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || {
                 for seed in (first..first + number).skip(thread as usize).step_by(threads as usize)
                 {
+                    if failed.load(Ordering::Relaxed) {
+                        return;
+                    }
                     if let Err(why) = history(seed, Broken::Not) {
+                        failed.store(true, Ordering::Relaxed);
                         panic!("{why}");
                     }
                     if (seed - first) % 100_000 == 0 && seed > first {

@@ -1,0 +1,123 @@
+//! The inbox takes each event once, whoever else writes, and positions only move on.
+
+use std::collections::{BTreeSet, HashSet};
+
+use patron_blocks::{
+    event::{self, Environment, Event, Kind, Place, Reading, Record},
+    store::{
+        self, Db, Schema, Tx, inbox,
+        positions::{self, Positions, Reached},
+    },
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{history::noon, sql::with_tenant};
+
+const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
+
+/// The ends of three loans, in the order of their keys.
+fn ends() -> Vec<(Record, Event)> {
+    let end = |n: u8| {
+        let id = Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 | u128::from(n));
+        let payload = json!({
+            "id": id, "type": "CREATED", "tenant": "northlib",
+            "timestamp": noon().timestamp_millis(), "data": { "loanId": id, "userId": id },
+        });
+        let record = Record {
+            place: Place { topic: TOPIC.into(), partition: 0, offset: i64::from(n) },
+            timestamp: Some(noon()),
+            key: None,
+            headers: Vec::new(),
+            payload: Some(payload.to_string().into_bytes()),
+        };
+        let topic = Environment::new(Some("folio")).parse(TOPIC).unwrap();
+        assert_eq!(topic.kind, Kind::LoanClosed);
+        match event::read(&record, &topic, "cluster") {
+            Reading::Event(_, event) => (record, *event),
+            other => panic!("not understood: {other:?}"),
+        }
+    };
+    (1..=3).map(end).collect()
+}
+
+async fn claim(tx: &mut Tx, schema: &Schema, events: &[&(Record, Event)]) -> BTreeSet<u8> {
+    let pairs: Vec<_> = events.iter().map(|(record, event)| (record, event)).collect();
+    let fresh: HashSet<Uuid> = inbox::claim(tx, schema, &pairs, noon()).await.unwrap();
+    fresh.iter().map(|key| key.as_bytes()[15]).collect()
+}
+
+/// Claims in a transaction of its own.
+async fn claimed(db: &Db, schema: &Schema, events: &[&(Record, Event)]) -> BTreeSet<u8> {
+    let mut tx = store::begin(db).await.unwrap();
+    let fresh = claim(&mut tx, schema, events).await;
+    store::commit(tx).await.unwrap();
+    fresh
+}
+
+#[tokio::test]
+async fn an_event_is_new_once_and_only_if_its_claim_was_committed() {
+    with_tenant(async |db, schema| {
+        let [a, b, c] = &ends()[..] else { unreachable!() };
+        let mut given_up = store::begin(db).await.unwrap();
+        assert_eq!(claim(&mut given_up, schema, &[a]).await, [1].into());
+        drop(given_up);
+        assert_eq!(claimed(db, schema, &[b, a, b]).await, [1, 2].into());
+        assert_eq!(claimed(db, schema, &[a, b]).await, [].into());
+        assert_eq!(claimed(db, schema, &[a, c]).await, [3].into());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_who_meet_the_same_events_in_two_orders_both_get_through() {
+    with_tenant(async |db, schema| {
+        let events = ends();
+        let [a, b, c] = &events[..] else { unreachable!() };
+        // Somebody holds the one in the middle until both wait.
+        let mut middle = store::begin(db).await.unwrap();
+        claim(&mut middle, schema, &[b]).await;
+        let (forth, back) = ([a, b, c], [c, b, a]);
+        let let_go = async {
+            let waiting = "select count(*) from pg_stat_activity
+                            where datname = current_database() and wait_event_type = 'Lock'";
+            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(db).await.unwrap() < 2 {
+                tokio::task::yield_now().await;
+            }
+            store::commit(middle).await.unwrap();
+        };
+        let (forth, back, ()) =
+            tokio::join!(claimed(db, schema, &forth), claimed(db, schema, &back), let_go);
+        assert_eq!(&forth | &back, [1, 3].into());
+        assert_eq!(&forth & &back, [].into());
+    })
+    .await;
+}
+
+async fn advance(db: &Db, schema: &Schema, next_offset: i64) {
+    let reached = Reached { next_offset, last_record_at: Some(noon()), cluster: "cluster" };
+    let mut tx = store::begin(db).await.unwrap();
+    positions::advance(&mut tx, schema, &Positions::from([((TOPIC, 0), reached)])).await.unwrap();
+    store::commit(tx).await.unwrap();
+}
+
+async fn position(db: &Db, schema: &Schema) -> (i64, bool) {
+    let stored = positions::list(db, schema).await.unwrap();
+    let position = &stored[&(TOPIC.to_owned(), 0)];
+    (position.next_offset, position.last_record_at.is_some())
+}
+
+#[tokio::test]
+async fn a_position_only_moves_on_unless_the_log_is_another_one() {
+    with_tenant(async |db, schema| {
+        for (offset, expected) in [(10, 10), (30, 30), (20, 30), (31, 31)] {
+            advance(db, schema, offset).await;
+            assert_eq!(position(db, schema).await, (expected, true));
+        }
+        let mut tx = store::begin(db).await.unwrap();
+        positions::reset(&mut tx, schema, (TOPIC, 0), 5, "cluster").await.unwrap();
+        store::commit(tx).await.unwrap();
+        assert_eq!(position(db, schema).await, (5, false), "nothing was read of it yet");
+    })
+    .await;
+}
