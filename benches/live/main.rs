@@ -25,7 +25,7 @@ const SHORT: [&str; 3] = ["ingest", "visible", "patron"];
 
 #[tokio::main]
 async fn main() {
-    telemetry::start("warn".parse().expect("a level"), LogFormat::Text);
+    telemetry::start("error".parse().expect("a level"), LogFormat::Text);
     // Cargo has an argument of its own.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
