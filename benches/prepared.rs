@@ -94,6 +94,11 @@ pub(crate) fn patron(n: u64) -> Uuid {
 /// 45 % check-outs, 40 % check-ins, 10 % due-date changes, 5 % fees/fines; enveloped, as
 /// mod-circulation would send them. `seed` keeps ids of one call apart from those of another.
 pub(crate) fn records(number: usize, seed: u64) -> Vec<Incoming> {
+    records_of(PATRONS, number, seed)
+}
+
+/// As [`records`], of so many patrons.
+pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Incoming> {
     const NOW: i64 = 1_790_000_000_000;
     let environment = Environment::new(Some("bench"));
     let cluster: Arc<str> = Arc::from("bench");
@@ -128,7 +133,7 @@ pub(crate) fn records(number: usize, seed: u64) -> Vec<Incoming> {
                 )
             }
             (95..100, _) => {
-                let (user, fee, of) = (patron(dice.below(PATRONS)), dice.uuid(), dice.uuid());
+                let (user, fee, of) = (patron(dice.below(patrons)), dice.uuid(), dice.uuid());
                 (
                     Kind::FeeFineBalanceChanged,
                     format!(
@@ -138,7 +143,7 @@ pub(crate) fn records(number: usize, seed: u64) -> Vec<Incoming> {
                 )
             }
             _ => {
-                let (user, loan) = (patron(dice.below(PATRONS)), dice.uuid());
+                let (user, loan) = (patron(dice.below(patrons)), dice.uuid());
                 out.push((loan, user));
                 (
                     Kind::ItemCheckedOut,

@@ -25,13 +25,13 @@ use crate::{
     users::Users,
 };
 
-/// Connections of the writers and of work on whole tenants.
-const WORK_CONNECTIONS: u32 = 2;
+/// Connections of the writers and of work on whole tenants, at least.
+const LEAST_WORK_CONNECTIONS: u32 = 2;
 
 /// Connections that hear of changes of the registry.
 const NEWS_CONNECTIONS: u32 = 1;
 
-const _: () = assert!(WORK_CONNECTIONS + NEWS_CONNECTIONS < DatabaseConfig::LEAST);
+const _: () = assert!(LEAST_WORK_CONNECTIONS + NEWS_CONNECTIONS < DatabaseConfig::LEAST);
 
 /// How long a request waits for a connection, and its statement for an end.
 const WEB_WAIT: Duration = Duration::from_secs(2);
@@ -101,7 +101,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         &config.database.login,
         PoolSettings {
             name: "mod-patron-blocks work",
-            most: WORK_CONNECTIONS,
+            most: work_connections(config),
             wait: WORK_WAIT,
             statement: config.database.statement,
             suspicious: true,
@@ -179,6 +179,11 @@ async fn gather(stop: CancellationToken) {
     }
 }
 
+/// The settings leave some for answers.
+fn work_connections(config: &Config) -> u32 {
+    config.kafka.writers.max(LEAST_WORK_CONNECTIONS)
+}
+
 /// Each thread that answers has connections of its own: a shared pool makes every statement cross
 /// threads (docs/decisions/0005).
 fn serve(
@@ -186,7 +191,7 @@ fn serve(
     service: Arc<Service>,
     listener: TcpListener,
 ) -> io::Result<actix_web::dev::Server> {
-    let connections = config.database.connections - WORK_CONNECTIONS - NEWS_CONNECTIONS;
+    let connections = config.database.connections - work_connections(config) - NEWS_CONNECTIONS;
     let cores = available_parallelism().map_or(1, usize::from);
     let wanted = if config.http_workers == 0 { cores } else { config.http_workers };
     let workers = wanted.min(connections as usize);

@@ -150,6 +150,7 @@ impl World {
                 prefetch_kib: 8192,
                 waiting_kib: 16_384,
                 batch_most: 2000,
+                writers: 2,
                 stop_rule: StopRule { in_a_row: 100, of_window: 500 },
             },
             http_port: 0,

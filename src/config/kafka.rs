@@ -53,6 +53,9 @@ pub struct KafkaSettings {
     /// Records in one transaction at most
     #[arg(long, env = "INGEST_BATCH_MOST", default_value = "2000", global = true)]
     pub ingest_batch_most: String,
+    /// Writers, each with a connection and partitions of its own
+    #[arg(long, env = "INGEST_WRITERS", default_value = "2", global = true)]
+    pub ingest_writers: String,
     /// So many bad records in a row stop a partition
     #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
     pub stop_in_a_row: String,
@@ -83,6 +86,8 @@ pub struct KafkaConfig {
     /// Records in one transaction at most: beyond the default latency grows faster than throughput
     /// (docs/decisions/0005).
     pub batch_most: usize,
+    /// Writers: beyond the default they gain little (docs/decisions/0005).
+    pub writers: u32,
     /// When a partition has too many bad records.
     pub stop_rule: StopRule,
 }
@@ -139,6 +144,12 @@ impl KafkaSettings {
                 &self.ingest_batch_most,
                 "must be a number from 1 to 20000",
                 1..=20_000,
+            ),
+            writers: problems.number(
+                "INGEST_WRITERS",
+                &self.ingest_writers,
+                "must be a number from 1 to 8",
+                1..=8,
             ),
             stop_rule: StopRule {
                 in_a_row: problems.number(

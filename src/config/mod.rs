@@ -274,6 +274,14 @@ impl Settings {
             figures_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
             housekeeping: self.housekeeping.check(&mut problems),
         };
+        let (writers, connections) = (config.kafka.writers, config.database.connections);
+        problems.check(
+            "INGEST_WRITERS",
+            &self.kafka.ingest_writers,
+            "must be less than DB_MAXPOOLSIZE by 2 at least",
+            // A number of connections that can't be used is told already.
+            |_| (connections == 0 || writers + 2 <= connections).then_some(()),
+        );
         match log {
             Some(log) if problems.0.is_empty() => Ok((config, log)),
             _ => Err(problems.0),

@@ -18,6 +18,10 @@ pub struct Assignment(Mutex<State>);
 struct State {
     owned: BTreeMap<String, BTreeMap<i32, Partition>>,
     last_era: u64,
+    /// Whether something has changed since it was last asked what is due, and when a partition that is
+    /// held comes due. It is asked for every record, and must not walk through all partitions each time.
+    changed: bool,
+    held_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +85,7 @@ pub enum Arrival {
 impl Assignment {
     /// Partitions were assigned.
     pub fn add(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
-        let mut state = self.lock();
+        let mut state = self.lock_to_change();
         for (topic, number) in partitions {
             let era = state.next_era();
             let stage = Stage::Waiting { remade: false };
@@ -142,12 +146,21 @@ impl Assignment {
 
     /// The partitions whose beginning is to be asked now; they count as being asked from here on.
     pub fn due(&self, now: Instant) -> Vec<Due> {
+        let mut state = self.lock();
         let mut due = Vec::new();
-        for (topic, partitions) in &mut self.lock().owned {
+        if !state.changed && state.held_until.is_none_or(|until| now < until) {
+            return due;
+        }
+        let mut held_until: Option<Instant> = None;
+        for (topic, partitions) in &mut state.owned {
             for (number, partition) in partitions {
                 let remade = match partition.stage {
                     Stage::Waiting { remade } => remade,
                     Stage::Held { until: Some(until) } if until <= now => false,
+                    Stage::Held { until: Some(until) } => {
+                        held_until = Some(held_until.map_or(until, |known| known.min(until)));
+                        continue;
+                    }
                     _ => continue,
                 };
                 partition.stage = Stage::Asking;
@@ -155,6 +168,7 @@ impl Assignment {
                 due.push(Due { topic, partition: *number, era, remade });
             }
         }
+        (state.changed, state.held_until) = (false, held_until);
         due
     }
 
@@ -179,7 +193,7 @@ impl Assignment {
 
     /// As [`Assignment::hold`], for a partition that was being read.
     pub fn stop_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
-        let mut state = self.lock();
+        let mut state = self.lock_to_change();
         let era = state.next_era();
         if let Some(partition) = state.get_mut(topic, partition) {
             let stage = Stage::Held { until: time.map(|time| Instant::now() + time) };
@@ -190,7 +204,7 @@ impl Assignment {
     /// The records of this partition are passed by: their tenant isn't enabled. Where it was when
     /// reading began, that is asked once more: it may be enabled again already.
     pub fn pass_by(&self, topic: &str, partition: i32) {
-        let mut state = self.lock();
+        let mut state = self.lock_to_change();
         let era = state.next_era();
         if let Some(partition) = state.get_mut(topic, partition).filter(|found| found.kept) {
             let stage = Stage::Waiting { remade: false };
@@ -200,7 +214,7 @@ impl Assignment {
 
     /// Begins anew with what is chosen: where to read is asked again.
     pub fn begin_anew(&self, chosen: impl Fn(Choice<'_>) -> bool) {
-        let mut state = self.lock();
+        let mut state = self.lock_to_change();
         let mut last_era = state.last_era;
         for (topic, partitions) in &mut state.owned {
             for partition in partitions.values_mut() {
@@ -235,6 +249,7 @@ impl Assignment {
             if let Some(found) = state.get_mut(topic, partition) {
                 *found = Partition { era, stage: Stage::Waiting { remade: true }, ..*found };
             }
+            state.changed = true;
             return Arrival::Remade;
         }
         found.stage = Stage::Reading { before: None };
@@ -247,11 +262,18 @@ impl Assignment {
     }
 
     fn change(&self, due: &Due, change: impl FnOnce(&mut Partition)) {
-        let mut state = self.lock();
+        let mut state = self.lock_to_change();
         let partition = state.get_mut(&due.topic, due.partition);
         if let Some(partition) = partition.filter(|partition| partition.era == due.era) {
             change(partition);
         }
+    }
+
+    /// To change something: whatever it is, [`Assignment::due`] looks again.
+    fn lock_to_change(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.changed = true;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

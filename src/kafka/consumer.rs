@@ -39,9 +39,6 @@ use crate::{
     },
 };
 
-/// Writers, each with a lane: a third gains nothing (docs/decisions/0005).
-const LANES: usize = 2;
-
 /// How often the client reports about itself.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -100,7 +97,7 @@ pub fn start<L: Ledger + 'static>(
     let broker = Arc::new(Broker::new(config)?);
 
     let (settle, settled) = std_mpsc::channel();
-    let (lanes, writers) = (0..LANES)
+    let (lanes, writers) = (0..config.writers)
         .map(|_| {
             // The next batch fills while one is being written.
             let (sender, lane) = mpsc::channel(config.batch_most);

@@ -287,8 +287,13 @@ impl Poller {
             let lane = lanes[lane_of(&place.topic, place.partition, lanes.len())].clone();
             let kib = incoming.record.payload.as_ref().map_or(0, Vec::len) / 1024 + 1;
             let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(self.room_kib);
-            let room = self.room.clone();
-            let wait = if self.paused { POLL } else { PATIENCE };
+            // Nearly always there is room, and a record needs no timer.
+            let room_now = self.room.clone().try_acquire_many_owned(kib).ok();
+            if let (Some(room), Ok(place)) = (room_now, lane.clone().try_reserve_owned()) {
+                place.send(Carried { incoming, era, room });
+                continue;
+            }
+            let (room, wait) = (self.room.clone(), if self.paused { POLL } else { PATIENCE });
             let place = async move {
                 let room = room.acquire_many_owned(kib).await.ok()?;
                 Some((room, lane.reserve_owned().await.ok()?))

@@ -9,13 +9,15 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx};
 use crate::event::{Event, Record};
 
+/// Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
+/// write each array into a store of its own before.
 const CLAIM: Statement = Statement::new(
     r#"insert into {schema}.inbox (
          event_key, identified_by, kind, subject, user_id, occurred_at, timed_by, stamp, topic,
          partition, "offset", payload, received_at)
-       select x.*, $13
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::timestamptz[],
-                     $7::text[], $8::bytea[], $9::text[], $10::int4[], $11::int8[], $12::bytea[]) as x
+       select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]),
+              unnest($5::uuid[]), unnest($6::timestamptz[]), unnest($7::text[]), unnest($8::bytea[]),
+              unnest($9::text[]), unnest($10::int4[]), unnest($11::int8[]), unnest($12::bytea[]), $13
        on conflict (event_key) do nothing
        returning event_key"#,
 );

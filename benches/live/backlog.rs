@@ -1,0 +1,71 @@
+//! Resident memory of the released binary: with a million records waiting for it, and afterwards.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use patron_blocks::store::Login;
+
+use crate::{
+    log::Log,
+    prepared::{database, records, say},
+    service::rate,
+};
+
+const CHUNK: usize = 100_000;
+const CHUNKS: u64 = 10;
+
+/// How long it is watched once nothing waits any more, a trickle apart.
+const STEADY: Duration = Duration::from_secs(20);
+
+fn serve(login: &Login, log: &Log) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
+        .arg("serve")
+        .env("DB_DATABASE", &login.database)
+        .env("ENV", &log.environment)
+        .env("HTTP_PORT", "0")
+        .env("LOG_LEVEL", "warn")
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("the service starts")
+}
+
+/// A line of what the system says of a process, in MiB.
+fn memory(of: &Child, line: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", of.id())).expect("it runs");
+    let found = status.lines().find_map(|l| l.strip_prefix(line)).expect("a line");
+    let kib: f64 = found.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number");
+    kib / 1024.0
+}
+
+pub(crate) async fn measure() {
+    let (login, db, _) = database("patron_blocks_bench_backlog").await;
+    let log = Log::make(5).await;
+    for chunk in 0..CHUNKS {
+        log.send_all(&records(CHUNK, chunk));
+    }
+    let mut service = serve(&login, &log);
+    let rate = rate(&db, &log, CHUNK * CHUNKS as usize).await;
+    let most = memory(&service, "VmHWM");
+    let more = records(10_000, CHUNKS);
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let (start, mut steady) = (Instant::now(), 0.0);
+    for few in more.chunks(50) {
+        look.tick().await;
+        log.send_all(few);
+        steady =
+            memory(&service, "VmRSS").max(if start.elapsed() > STEADY / 2 { steady } else { 0.0 });
+        if start.elapsed() > STEADY {
+            break;
+        }
+    }
+    service.kill().expect("it is ours");
+    service.wait().expect("it ends");
+    log.remove().await;
+    let records = CHUNK * CHUNKS as usize;
+    say(&format!("backlog of {records}:                            {rate:>9.0} events/s"));
+    say(&format!("  resident memory, most:                          {most:>9.1} MiB"));
+    say(&format!("  resident memory after it, at 500 events/s:      {steady:>9.1} MiB"));
+}

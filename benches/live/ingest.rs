@@ -1,0 +1,62 @@
+//! Events a second of a backlog, beside the floor.
+
+use crate::{
+    floor::{self, FloorBatch},
+    log::Log,
+    prepared::{database, median, records, say, schema},
+    service::{rate, start},
+};
+
+const EVENTS: usize = 100_000;
+const BATCH: usize = 2_000;
+const ROUNDS: u64 = 3;
+
+pub(crate) async fn measure() {
+    let (login, db, _) = database("patron_blocks_bench_live").await;
+    floor::make(&db).await;
+    let (mut floors, mut ones, mut twos, mut agains) = (vec![], vec![], vec![], vec![]);
+    for round in 0..=ROUNDS {
+        let of = |part: u64| records(EVENTS, 10 * round + part);
+        let batches: Vec<_> = of(0).chunks(BATCH).map(FloorBatch::of).collect();
+        let bare = floor::rate(&db, &batches).await;
+        let mut live = [0.0; 2];
+        for writers in [1, 2] {
+            let log = Log::make(5).await;
+            log.send_all(&of(u64::from(writers)));
+            let running = start(&login, &log, writers).await;
+            live[writers as usize - 1] = rate(&db, &log, EVENTS).await;
+            running.stop().await;
+            if writers == 2 {
+                agains.push(again(&login, &db, &log).await / live[1]);
+            }
+            log.remove().await;
+        }
+        // The first round fills the tables and warms everything up.
+        if round > 0 {
+            floors.push(bare);
+            ones.push(live[0] / bare);
+            twos.push(live[1] / bare);
+        }
+    }
+    let floor = median(floors);
+    say(&format!("floor, bare SQL, one writer, batches of {BATCH}:   {floor:>9.0} events/s"));
+    say(&format!("live, one writer, against the floor:              {:>9.2}", median(ones)));
+    say(&format!("live, two writers, against the floor:             {:>9.2}", median(twos)));
+    say(&format!("redelivery of everything against first delivery:  {:>9.2}", median(agains)));
+    let wrong = patron_blocks::store::patrons::drift(&db, &schema()).await.expect("a recount");
+    assert!(wrong.is_empty(), "a fast wrong answer is no answer");
+}
+
+/// Everything once more, as after a restore that has kept the inbox only.
+async fn again(
+    login: &patron_blocks::store::Login,
+    db: &patron_blocks::store::Db,
+    log: &Log,
+) -> f64 {
+    let sql = format!("delete from {}.ingest_position", schema().name());
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(db).await.expect("positions go");
+    let running = start(login, log, 2).await;
+    let rate = rate(db, log, EVENTS).await;
+    running.stop().await;
+    rate
+}

@@ -1,0 +1,84 @@
+//! Topics of a measurement's own, and what is produced to them.
+
+use std::time::Duration;
+
+use patron_blocks::{event::Kind, flow::ingest::Incoming};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+};
+use uuid::Uuid;
+
+use crate::prepared::{TENANT, engines::variable};
+
+/// Partitions of each topic: records are dealt to them in turn.
+pub(crate) const PARTITIONS: i32 = 4;
+
+pub(crate) struct Log {
+    pub(crate) environment: String,
+    admin: AdminClient<DefaultClientContext>,
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+pub(crate) fn topic(environment: &str, kind: Kind) -> String {
+    format!("{environment}.{TENANT}.{}.{}", kind.producer(), kind.name())
+}
+
+impl Log {
+    /// Makes the topics of one tenant. A record waits for company so many milliseconds.
+    pub(crate) async fn make(linger: u32) -> Self {
+        let mut client = ClientConfig::new();
+        let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
+        client.set("bootstrap.servers", bootstrap);
+        let admin: AdminClient<_> = client.create().expect("an admin client");
+        client.set("linger.ms", linger.to_string());
+        let environment = format!("live-{}", Uuid::new_v4().simple());
+        let names = Kind::ALL.map(|kind| topic(&environment, kind));
+        let topics =
+            names.each_ref().map(|n| NewTopic::new(n, PARTITIONS, TopicReplication::Fixed(1)));
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let made = admin.create_topics(&topics, &options).await.expect("Kafka is there");
+        for topic in made {
+            topic.expect("a new topic");
+        }
+        Self { environment, admin, producer: client.create().expect("a producer") }
+    }
+
+    pub(crate) async fn remove(self) {
+        let names = Kind::ALL.map(|kind| topic(&self.environment, kind));
+        let names = names.each_ref().map(String::as_str);
+        let _ = self.admin.delete_topics(&names, &AdminOptions::new()).await;
+    }
+
+    /// Hands a record to the producer, which takes it to this partition.
+    pub(crate) fn send(&self, kind: Kind, partition: i32, payload: &[u8]) {
+        let topic = topic(&self.environment, kind);
+        let tenant = Header { key: "folio.tenantId", value: Some(TENANT) };
+        let headers = OwnedHeaders::new().insert(tenant);
+        let record = BaseRecord::<(), _>::to(&topic).payload(payload).partition(partition);
+        let mut record = record.headers(headers);
+        while let Err((error, refused)) = self.producer.send(record) {
+            let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            assert_eq!(error, full, "the broker takes what is sent");
+            self.producer.flush(Duration::from_secs(60)).expect("the broker takes what is sent");
+            record = refused;
+        }
+    }
+
+    /// Sends prepared records and waits until the broker has them.
+    pub(crate) fn send_all(&self, events: &[Incoming]) {
+        for (n, Incoming { record, topic, .. }) in events.iter().enumerate() {
+            let payload = record.payload.as_deref().expect("a payload");
+            self.send(topic.kind, n as i32 % PARTITIONS, payload);
+        }
+        self.flush();
+    }
+
+    pub(crate) fn flush(&self) {
+        self.producer.flush(Duration::from_secs(60)).expect("the broker takes what is sent");
+    }
+}

@@ -1,0 +1,63 @@
+//! The service in this process, with the settings that it has by default.
+
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use patron_blocks::{
+    app::{self, Running},
+    clock::Clock,
+    config::Settings,
+    store::{Db, Login},
+};
+use sqlx::AssertSqlSafe;
+
+use crate::{log::Log, prepared::schema};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Starts the service on a log, with so many writers.
+pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> Running {
+    let database = format!("--db-database={}", login.database);
+    let environment = format!("--env={}", log.environment);
+    let writers = format!("--ingest-writers={writers}");
+    let line = ["live", &database, &environment, &writers, "--http-port=0", "--shutdown-delay=0"];
+    let (config, _) = Line::parse_from(line).settings.check().expect("settings that can be used");
+    app::start(&config, Clock::system()).await.expect("it starts")
+}
+
+/// How far each partition is durable.
+pub(crate) async fn positions(db: &Db, log: &Log) -> Vec<(String, i32, i64)> {
+    let sql = format!(
+        "select topic, partition, next_offset from {}.ingest_position where topic like $1 || '.%'",
+        schema().name()
+    );
+    let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(&log.environment).fetch_all(db);
+    rows.await.expect("positions")
+}
+
+/// Events a second, from the first that are seen durable to the last of `total`.
+pub(crate) async fn rate(db: &Db, log: &Log, total: usize) -> f64 {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    let begun = Instant::now();
+    let mut first = None;
+    while begun.elapsed() < PATIENCE {
+        look.tick().await;
+        let durable: i64 = positions(db, log).await.iter().map(|(.., next)| next).sum();
+        let now = Instant::now();
+        let (since, before) = *first.get_or_insert((now, durable));
+        if durable >= total as i64 {
+            return (durable - before) as f64 / (now - since).as_secs_f64();
+        }
+        if durable == 0 {
+            first = None;
+        }
+    }
+    panic!("not all of {total} records became durable");
+}
