@@ -10,6 +10,7 @@ use std::{
 
 use chrono::TimeDelta;
 use patron_blocks::{
+    clock::Clock,
     event::{Environment, Place, Reading, Record, TenantId, decode},
     flow::{
         ingest::{Incoming, Ingest},
@@ -94,7 +95,7 @@ fn settle(ingest: &Ingest<Model>, batch: &[Incoming]) -> Outcome {
 }
 
 fn ingest(model: &Model) -> Ingest<Model> {
-    Ingest::new(model.clone(), Duration::from_secs(60), RULE)
+    Ingest::new(model.clone(), Clock::standing_at(noon()), Duration::from_secs(60), RULE)
 }
 
 #[test]
