@@ -175,7 +175,8 @@ fn client(config: &KafkaConfig) -> ClientConfig {
         ("auto.commit.interval.ms", "1000"),
         ("fetch.message.max.bytes", "262144"),
         ("fetch.queue.backoff.ms", "20"),
-        ("fetch.wait.max.ms", "500"),
+        // What is resumed waits for the request that is under way: no longer than this.
+        ("fetch.wait.max.ms", "100"),
     ] {
         client.set(key, value);
     }
