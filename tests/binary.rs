@@ -17,26 +17,41 @@ impl Drop for Process {
     }
 }
 
-/// The binary with nothing in its environment but what a deployment sets.
-pub(crate) fn serve(world: &World) -> Process {
-    let (database, kafka) = (&world.config.database.login, &world.config.kafka);
-    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
-    let protocol = match kafka.protocol {
-        GroupProtocol::Classic => "classic",
-        GroupProtocol::Consumer => "consumer",
-    };
-    let process = Command::new(BINARY)
-        .arg("serve")
+/// The binary, with where the world's database and topics are and nothing else in its environment.
+fn command(world: &World) -> Command {
+    let database = &world.config.database.login;
+    let mut command = Command::new(BINARY);
+    command
         .env_clear()
         .env("DB_HOST", &database.host)
         .env("DB_PORT", database.port.to_string())
         .env("DB_USERNAME", &database.username)
         .env("DB_PASSWORD", &database.password)
         .env("DB_DATABASE", &database.database)
+        .env("ENV", world.log.environment());
+    command
+}
+
+/// What an operator types: its exit code and what it says.
+pub(crate) fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = command(world).args(arguments).env("LOG_LEVEL", "warn").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout) + &text(output.stderr))
+}
+
+/// The service, with nothing in its environment but what a deployment sets.
+pub(crate) fn serve(world: &World) -> Process {
+    let kafka = &world.config.kafka;
+    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
+    let protocol = match kafka.protocol {
+        GroupProtocol::Classic => "classic",
+        GroupProtocol::Consumer => "consumer",
+    };
+    let process = command(world)
+        .arg("serve")
         .env("KAFKA_HOST", host)
         .env("KAFKA_PORT", port)
         .env("KAFKA_GROUP_PROTOCOL", protocol)
-        .env("ENV", world.log.environment())
         .env("HTTP_PORT", "0")
         .env("OKAPI_URL", world.users.url())
         .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")

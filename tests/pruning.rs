@@ -23,7 +23,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{history::noon, sql::with_tenant};
+use crate::{history::noon, sql::with_tenant, world::until};
 
 /// Loans that ended long ago: a table of several steps.
 const ENDED: u128 = 30_000;
@@ -181,9 +181,7 @@ async fn broken_off_in_the_middle_it_leaves_all_as_it_should_be_and_goes_on_late
     with_keeper(Duration::from_millis(200), async |keeper| {
         let stop = CancellationToken::new();
         let (gone, ()) = tokio::join!(keeper.tidy(&stop), async {
-            while keeper.loans().await == ENDED {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            until("some are gone", async || keeper.loans().await < ENDED).await;
             stop.cancel();
         });
         let left = keeper.loans().await;

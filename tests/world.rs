@@ -96,6 +96,18 @@ pub(crate) fn pool(login: &Login) -> Db {
     )
 }
 
+/// Waits for a state.
+pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let wait = async {
+        while !reached().await {
+            look.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain until {what}");
+}
+
 impl World {
     /// Tells a story with the tenant enabled, then checks what must hold after every story.
     pub(crate) async fn tell(story: impl AsyncFnOnce(&mut World)) {
@@ -248,14 +260,7 @@ impl World {
 
     /// Waits for a state.
     pub(crate) async fn until(&self, what: &str, mut reached: impl AsyncFnMut(&Self) -> bool) {
-        let mut look = tokio::time::interval(Duration::from_millis(10));
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let wait = async {
-            while !reached(self).await {
-                look.tick().await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain until {what}");
+        until(what, async || reached(self).await).await;
     }
 
     /// Publishes a payload as a record without an envelope, and forgets about it.

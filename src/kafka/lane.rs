@@ -15,7 +15,7 @@ use super::assignment::{Assignment, Era};
 use crate::flow::{
     ingest::{Incoming, Ingest},
     ledger::Ledger,
-    outcome::{At, End, Ends, Hold},
+    outcome::{At, End, Ends},
 };
 
 /// A record on its way to a writer.
@@ -118,10 +118,6 @@ impl<L: Ledger> Writer<L> {
                 End { kept: false, .. } => self.turned.insert(at.clone(), (*era, Turn::PassedBy)),
                 _ => None,
             };
-            if end.hold == Some(Hold::Stopped) {
-                // An operator who resumes it gives it another chance.
-                self.ingest.look_afresh(&at.0, at.1);
-            }
             settled.push((at.clone(), *era, *end));
         }
         settled

@@ -140,27 +140,6 @@ pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Resu
     Ok(done.rows_affected() > 0)
 }
 
-/// Keeps when the first record after a gap was written.
-pub async fn end_at(
-    tx: &mut Tx,
-    topic: &str,
-    partition: i32,
-    at: DateTime<Utc>,
-) -> Result<(), Error> {
-    sqlx::query(
-        "update mod_patron_blocks.incident set to_time = $3
-          where topic = $1 and partition = $2 and to_time is null and resolved_at is null
-            and kind in ('records_lost', 'topic_made_anew')",
-    )
-    .bind(topic)
-    .bind(partition)
-    .bind(at)
-    .execute(&mut **tx)
-    .await
-    .map_err(Error::at("date the end of a gap"))?;
-    Ok(())
-}
-
 /// Which partitions are stopped.
 pub async fn stopped(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Error> {
     sqlx::query_as(

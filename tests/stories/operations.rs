@@ -1,36 +1,15 @@
 //! Operators at work: dead letters, the standing of ingest, figures.
 
-use std::process::Command;
-
 use patron_blocks::event::Kind;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    binary::console,
     facts::{about, check_out, fee, minutes_from_now},
     log::Draft,
     world::{TENANT, World},
 };
-
-/// The binary with the world's settings: its exit code and what it says.
-fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
-    let database = &world.config.database.login;
-    let output = Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
-        .args(arguments)
-        .env_clear()
-        .env("DB_HOST", &database.host)
-        .env("DB_PORT", database.port.to_string())
-        .env("DB_USERNAME", &database.username)
-        .env("DB_PASSWORD", &database.password)
-        .env("DB_DATABASE", &database.database)
-        .env("ENV", world.log.environment())
-        .env("LOG_LEVEL", "warn")
-        .output()
-        .unwrap();
-    let said =
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    (output.status.code(), said)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_shown_and_tried_again_and_another_is_thrown_away() {

@@ -9,7 +9,7 @@ use patron_blocks::event::Kind;
 use uuid::Uuid;
 
 use crate::{
-    binary::{BINARY, ended, serve, signal},
+    binary::{BINARY, console, ended, serve, signal},
     facts::{check_out, minutes_from_now},
     world::World,
 };
@@ -105,29 +105,14 @@ async fn the_recount_finds_a_counter_that_is_wrong() {
         let user = Uuid::new_v4();
         publish_check_outs(world, user, 3).await;
         world.settled().await;
-        let check = || {
-            let database = &world.config.database.login;
-            Command::new(BINARY)
-                .arg("check")
-                .env("DB_HOST", &database.host)
-                .env("DB_PORT", database.port.to_string())
-                .env("DB_USERNAME", &database.username)
-                .env("DB_PASSWORD", &database.password)
-                .env("DB_DATABASE", &database.database)
-                .env("ENV", "")
-                .env("HTTP_PORT", "8081")
-                .output()
-                .unwrap()
-        };
-        let right = check();
-        assert_eq!(right.status.code(), Some(0));
-        assert_eq!(String::from_utf8(right.stdout).unwrap(), "northlib: 0 patrons with wrong counters\n");
+        let right = "northlib: 0 patrons with wrong counters\n".to_owned();
+        assert_eq!(console(world, &["check"]), (Some(0), right));
         let drift = "with wrong as (update {schema}.patron_counter set open_loans = open_loans + $ returning 1)
                      select count(*) from wrong";
         assert_eq!(world.count(&drift.replace('$', "1")).await, 1);
-        let wrong = check();
-        assert_eq!(wrong.status.code(), Some(1));
-        assert!(String::from_utf8(wrong.stdout).unwrap().contains(&user.to_string()));
+        let (code, wrong) = console(world, &["check"]);
+        assert_eq!(code, Some(1));
+        assert!(wrong.contains(&user.to_string()), "{wrong}");
         assert_eq!(world.count(&drift.replace('$', "-1")).await, 1);
     })
     .await;
