@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use patron_blocks::{event::Kind, flow::ingest::Incoming};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
@@ -28,12 +29,15 @@ pub(crate) fn topic(environment: &str, kind: Kind) -> String {
     format!("{environment}.{TENANT}.{}.{}", kind.producer(), kind.name())
 }
 
+fn bootstrap() -> String {
+    format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"))
+}
+
 impl Log {
     /// Makes the topics of one tenant. A record waits for company so many milliseconds.
     pub(crate) async fn make(linger: u32) -> Self {
         let mut client = ClientConfig::new();
-        let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
-        client.set("bootstrap.servers", bootstrap);
+        client.set("bootstrap.servers", bootstrap());
         let admin: AdminClient<_> = client.create().expect("an admin client");
         client.set("linger.ms", linger.to_string());
         let environment = format!("live-{}", Uuid::new_v4().simple());
@@ -46,6 +50,24 @@ impl Log {
             topic.expect("a new topic");
         }
         Self { environment, admin, producer: client.create().expect("a producer") }
+    }
+
+    /// A client that reads all of it from here on, without a group.
+    pub(crate) fn reader(&self) -> BaseConsumer {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", bootstrap()).set("group.id", "none");
+        client.set("enable.auto.commit", "false").set("fetch.wait.max.ms", "100");
+        let reader: BaseConsumer = client.create().expect("a consumer");
+        let mut all = TopicPartitionList::new();
+        for kind in Kind::ALL {
+            for partition in 0..PARTITIONS {
+                let at = Offset::Beginning;
+                let topic = topic(&self.environment, kind);
+                all.add_partition_offset(&topic, partition, at).expect("an offset");
+            }
+        }
+        reader.assign(&all).expect("it takes them");
+        reader
     }
 
     pub(crate) async fn remove(self) {
