@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tracing::info;
@@ -19,7 +22,7 @@ use crate::{
     store::{
         self, Db, Error, Schema, Tx,
         dead_letters::{self, DeadLetter},
-        inbox,
+        inbox::{self, Guess},
         incidents::{self, Incident},
         merge,
         positions::{self, Positions},
@@ -87,12 +90,14 @@ pub struct Database {
     clock: Clock,
     /// Of what belongs to no tenant.
     module: Arc<Schema>,
+    /// Whether most of the last batch was known: then most of the next one is, too.
+    rereading: Arc<AtomicBool>,
 }
 
 impl Database {
     /// `db` is the writers' pool.
     pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock) -> Self {
-        Self { db, tenants, clock, module: Arc::new(Schema::module()) }
+        Self { db, tenants, clock, module: Arc::new(Schema::module()), rereading: Arc::default() }
     }
 }
 
@@ -101,16 +106,17 @@ pub struct DatabaseEntry {
     tx: Tx,
     schema: Arc<Schema>,
     clock: Clock,
+    rereading: Arc<AtomicBool>,
 }
 
 impl Ledger for Database {
     type Entry = DatabaseEntry;
 
     async fn open(&self, tenant: Option<&TenantId>) -> Result<Option<DatabaseEntry>, Error> {
-        let clock = self.clock.clone();
+        let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
-            return Ok(Some(DatabaseEntry { tx, schema: self.module.clone(), clock }));
+            return Ok(Some(DatabaseEntry { tx, schema: self.module.clone(), clock, rereading }));
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
         let mut tx = store::begin(&self.db).await?;
@@ -118,7 +124,7 @@ impl Ledger for Database {
             self.tenants.forget(id);
             return Ok(None);
         }
-        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), clock }))
+        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), clock, rereading }))
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
@@ -134,7 +140,12 @@ impl Ledger for Database {
 
 impl Entry for DatabaseEntry {
     async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
-        inbox::claim(&mut self.tx, &self.schema, events, self.clock.now()).await
+        let rereading = self.rereading.load(Ordering::Relaxed);
+        let guess = if rereading { Guess::Known } else { Guess::New };
+        let now = self.clock.now();
+        let fresh = inbox::claim(&mut self.tx, &self.schema, events, guess, now).await?;
+        self.rereading.store(fresh.len() * 2 < events.len(), Ordering::Relaxed);
+        Ok(fresh)
     }
 
     async fn merge(
