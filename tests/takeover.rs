@@ -225,11 +225,13 @@ async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
         };
         rename("ingest_position", "gone").await;
         let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
-        let begin = takeover.begin(&candidate, &positions, log, OURS).await.unwrap();
+        let begin =
+            takeover.begin(&candidate, &positions, log, OURS, async |_| None).await.unwrap();
         assert_eq!(begin, Begin::Unusable);
         rename("gone", "ingest_position").await;
         let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
-        let begin = takeover.begin(&candidate, &positions, log, OURS).await.unwrap();
+        let begin =
+            takeover.begin(&candidate, &positions, log, OURS, async |_| None).await.unwrap();
         assert_eq!(begin, Begin::Read { from: 10, kept: true, before: None });
         stop.cancel();
         following.await.unwrap();

@@ -67,7 +67,7 @@ fn pause(dice: &mut Dice) -> Duration {
 }
 
 /// What broker and client take by themselves, with nothing behind them: the floor of what comes alone.
-fn floor(log: &Log, events: &[Incoming]) -> Vec<Duration> {
+async fn floor(log: &Log, events: &[Incoming]) -> Vec<Duration> {
     let (reader, mut dice) = (log.reader(), Dice::new(7));
     let mut took = Vec::with_capacity(events.len());
     for (n, Incoming { record, topic, .. }) in events.iter().enumerate() {
@@ -75,7 +75,7 @@ fn floor(log: &Log, events: &[Incoming]) -> Vec<Duration> {
         log.send(topic.kind, n as i32 % PARTITIONS, record.payload.as_deref().expect("a payload"));
         reader.poll(None).expect("the record").expect("no error");
         took.push(sent.elapsed());
-        std::thread::sleep(pause(&mut dice));
+        tokio::time::sleep(pause(&mut dice)).await;
     }
     took
 }
@@ -120,7 +120,7 @@ pub(crate) async fn measure() {
     let (login, db, _) = database("patron_blocks_bench_visible").await;
     db.execute(TELL).await.expect("a trigger");
     let log = Log::make(0).await;
-    report("bare client, idle", floor(&log, &records(ALONE, 1)));
+    report("bare client, idle", floor(&log, &records(ALONE, 1)).await);
     log.remove().await;
     for (what, rate, number) in [
         ("idle", None, ALONE),

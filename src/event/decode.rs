@@ -51,7 +51,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::MalformedJson,
         Self::MissingField,
         Self::BadField,
@@ -59,6 +59,7 @@ impl Reason {
         Self::TenantDisagrees,
         Self::NoTime,
         Self::RefusedByDatabase,
+        Self::TenantUnusable,
     ];
 
     /// The name stored in `dead_letter.reason`.

@@ -148,6 +148,7 @@ impl Ends {
             partition: *partition,
             offsets: end.next..end.next,
             from_time: None,
+            to_time: None,
             detail: detail.to_owned(),
         })
         .collect()

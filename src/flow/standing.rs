@@ -1,20 +1,24 @@
 //! How far ingest has come: per topic and partition, what waits, and what operators must know.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{outcome::At, tenants::Tenant};
+use super::{outcome::At, takeover::Span, tenants::Tenant};
 use crate::{
     event::{Environment, Kind, TenantId},
-    kafka::Broker,
+    kafka::{self, Broker},
     store::{
         self, Db, Schema,
         dead_letters::{self, Filter},
         incidents::{self, Raised},
         patrons::{self, Waiting},
-        positions,
+        positions::{self, Position},
     },
 };
 
@@ -86,45 +90,56 @@ pub async fn standing(
         ))
     })
     .await?;
-    let read_topics: BTreeSet<At> = read.keys().map(|(t, n)| (Arc::from(&**t), *n)).collect();
-    let names = topics(environment, id);
-    let broker = broker.clone();
-    let asked = tokio::task::spawn_blocking(move || {
-        let mut places = read_topics;
-        places.extend(broker.partitions(&names)?);
-        let places: Vec<At> = places.into_iter().collect();
-        let spans = broker.spans(&places)?;
-        Ok::<_, crate::kafka::Error>((places, spans))
-    });
-    let asked = asked.await.map_err(|error| error.to_string());
-    let asked = asked.and_then(|asked| asked.map_err(|error| error.to_string()));
-    let (places, spans, log_problem) = match asked {
-        Ok((places, spans)) => (places, spans, None),
+    let known: BTreeSet<At> = read.keys().map(|(t, n)| (Arc::from(&**t), *n)).collect();
+    let asked = ask(broker.clone(), known.clone(), topics(environment, id)).await;
+    let (spans, log_problem) = match asked {
+        Ok(spans) => (spans, None),
         Err(problem) => {
-            let places = read.keys().map(|(topic, n)| (Arc::from(&**topic), *n)).collect();
-            (places, std::collections::HashMap::new(), Some(problem))
+            (known.into_iter().map(|at| (at, None)).collect(), Some(problem.to_string()))
         }
     };
-    let mut partitions = Vec::with_capacity(places.len());
-    for at in places {
+    let mut partitions = Vec::with_capacity(spans.len());
+    for (at, span) in spans {
         let place = (at.0.to_string(), at.1);
-        let (position, span) = (read.remove(&place), spans.get(&at).copied());
+        let stopped = stopped.contains(&place);
+        partitions.push(PartitionStanding::of(at, read.remove(&place), span, stopped));
+    }
+    let lag = partitions.iter().map(|p| p.lag).sum();
+    let total_records = partitions.len();
+    Ok(Standing { partitions, lag, log_problem, waiting, dead_letters, incidents, total_records })
+}
+
+impl PartitionStanding {
+    fn of(at: At, position: Option<Position>, span: Option<Span>, stopped: bool) -> Self {
         let next = position.as_ref().map(|position| position.next_offset);
         let first_unread = |start: i64| next.map_or(start, |next| next.max(start));
-        partitions.push(PartitionStanding {
+        Self {
             position: next,
             log_start: span.map(|span| span.start),
             log_end: span.map(|span| span.end),
             lag: span.map(|span| (span.end - first_unread(span.start)).max(0)),
             last_record_at: position.and_then(|position| position.last_record_at),
-            stopped: stopped.contains(&place),
+            stopped,
             topic: at.0,
             partition: at.1,
-        });
+        }
     }
-    let lag = partitions.iter().map(|p| p.lag).sum();
-    let total_records = partitions.len();
-    Ok(Standing { partitions, lag, log_problem, waiting, dead_letters, incidents, total_records })
+}
+
+/// What the log holds of the partitions that are known and of all others of those topics.
+async fn ask(
+    broker: Arc<Broker>,
+    mut places: BTreeSet<At>,
+    topics: Vec<String>,
+) -> Result<BTreeMap<At, Option<Span>>, Box<dyn Error + Send + Sync>> {
+    let asked = tokio::task::spawn_blocking(move || {
+        places.extend(broker.partitions(&topics)?);
+        let of: Vec<At> = places.into_iter().collect();
+        let spans = broker.spans(&of)?;
+        let span = |at: At| (at.clone(), spans.get(&at).copied());
+        Ok::<_, kafka::Error>(of.into_iter().map(span).collect())
+    });
+    Ok(asked.await??)
 }
 
 /// The names of the topics of a tenant alone.

@@ -229,13 +229,15 @@ impl Takeover {
         Ok(found)
     }
 
-    /// Decides how a partition is begun. What does not fit is made durable as an incident before.
+    /// Decides how a partition is begun. What does not fit is made durable as an incident before;
+    /// `time_at` tells when the log's record at an offset, or the next one after it, was written.
     pub async fn begin(
         &self,
         candidate: &Candidate,
         positions: &Positions,
         log: Span,
         cluster: &str,
+        time_at: impl AsyncFnOnce(i64) -> Option<DateTime<Utc>>,
     ) -> Result<Begin, store::Error> {
         let Candidate { at: (topic, partition), .. } = candidate;
         let tenant = &candidate.topic.tenant;
@@ -257,7 +259,10 @@ impl Takeover {
             remade: candidate.remade,
         });
         if let Some(misfit) = misfit {
-            self.raise(candidate, position, &misfit, from, cluster).await?;
+            // Offsets of a log before this one mean nothing in it.
+            let end = if misfit.kind == Kind::TopicMadeAnew { from } else { misfit.offsets.end };
+            let incident = incident(candidate, position, &misfit, time_at(end).await);
+            self.raise(&incident, from, cluster).await?;
         }
         let untouched = position.filter(|position| position.next_offset == from);
         Ok(Begin::Read {
@@ -271,42 +276,48 @@ impl Takeover {
 
     async fn raise(
         &self,
-        candidate: &Candidate,
-        position: Option<&Position>,
-        misfit: &Misfit,
+        incident: &Incident,
         from: i64,
         cluster: &str,
     ) -> Result<(), store::Error> {
-        let (topic, partition) = &candidate.at;
-        let tenant = candidate.topic.tenant.clone();
-        let incident = Incident {
-            kind: misfit.kind,
-            tenant: tenant.clone(),
-            topic: topic.to_string(),
-            partition: *partition,
-            offsets: misfit.offsets.clone(),
-            from_time: position.and_then(|position| position.last_record_at),
-            detail: detail(misfit.kind).to_owned(),
-        };
+        let Incident { kind, tenant, topic, partition, offsets, .. } = incident;
         let mut tx = store::begin(&self.db).await?;
-        if let Some(id) = &tenant {
+        if let Some(id) = tenant {
             tenants::enter(&mut tx, id).await?;
         }
-        if matches!(misfit.kind, Kind::RecordsLost | Kind::TopicMadeAnew) {
+        if matches!(kind, Kind::RecordsLost | Kind::TopicMadeAnew) {
             let schema = tenant.as_ref().map(Schema::of);
             let schema = schema.as_ref().unwrap_or(&self.module);
             positions::reset(&mut tx, schema, (topic, *partition), from, cluster).await?;
         }
-        let is_news = incidents::raise(&mut tx, &incident, self.clock.now()).await?;
+        let is_news = incidents::raise(&mut tx, incident, self.clock.now()).await?;
         store::commit(tx).await?;
         if is_news {
-            figures().incident(incident.kind);
-            let (kind, offsets) = (incident.kind.name(), &incident.offsets);
-            warn!(incident.id = %incident.id(), incident.kind = kind, kafka.topic = %topic,
-                kafka.partition = partition, ?offsets, from_time = ?incident.from_time,
-                "{}", incident.detail);
+            figures().incident(*kind);
+            let (from_time, to_time) = (incident.from_time, incident.to_time);
+            warn!(incident.id = %incident.id(), incident.kind = kind.name(), kafka.topic = %topic,
+                kafka.partition = partition, ?offsets, ?from_time, ?to_time, "{}", incident.detail);
         }
         Ok(())
+    }
+}
+
+fn incident(
+    candidate: &Candidate,
+    position: Option<&Position>,
+    misfit: &Misfit,
+    to_time: Option<DateTime<Utc>>,
+) -> Incident {
+    let (topic, partition) = &candidate.at;
+    Incident {
+        kind: misfit.kind,
+        tenant: candidate.topic.tenant.clone(),
+        topic: topic.to_string(),
+        partition: *partition,
+        offsets: misfit.offsets.clone(),
+        from_time: position.and_then(|position| position.last_record_at),
+        to_time,
+        detail: detail(misfit.kind).to_owned(),
     }
 }
 

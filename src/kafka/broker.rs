@@ -3,16 +3,18 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
+use tracing::debug;
 
-use super::consumer;
+use super::{consumer, poller};
 use crate::{
     config::KafkaConfig,
     flow::{
@@ -26,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks brokers. Its calls block: they belong on a thread that may.
 pub struct Broker {
+    settings: ClientConfig,
     /// Taken only when dropped.
     client: Option<BaseConsumer>,
 }
@@ -35,7 +38,9 @@ impl Broker {
     pub fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let mut settings: ClientConfig = consumer::connection(config);
         settings.set("group.id", config.environment.consumer_group());
-        Ok(Self { client: Some(settings.create()?) })
+        settings.set("enable.auto.commit", "false");
+        let client = Some(settings.create()?);
+        Ok(Self { settings, client })
     }
 
     fn client(&self) -> &BaseConsumer {
@@ -90,6 +95,28 @@ impl Broker {
             }
         }
         Ok(found)
+    }
+
+    /// When the record at an offset, or the next one that is still there, was written. `None` where
+    /// there is none, or no answer in time. Reading takes a client of its own, for this one alone: it
+    /// is asked where something was lost, which is rare.
+    pub fn time_at(&self, (topic, partition): &At, offset: i64) -> Option<DateTime<Utc>> {
+        let mut settings = self.settings.clone();
+        settings.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
+        let reader = Self { client: settings.create().ok(), settings };
+        let client = reader.client.as_ref()?;
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(topic, *partition, Offset::Offset(offset)).ok()?;
+        client.assign(&from).ok()?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match client.poll(deadline.saturating_duration_since(Instant::now()))? {
+                Ok(message) => return poller::time_of(&message),
+                Err(KafkaError::PartitionEOF(_)) => return None,
+                // The client goes on trying by itself.
+                Err(error) => debug!(%error, "could not look into a log yet"),
+            }
+        }
     }
 
     /// Asking for a topic by its name refreshes what the client knows of it.

@@ -443,7 +443,7 @@ fn known_topic(
 }
 
 /// Beyond the calendar's years no database could keep it, nor could it be true.
-fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
+pub(super) fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
     let at = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
     at.filter(|at| (1..=9999).contains(&at.year()))
 }

@@ -93,7 +93,12 @@ impl<L: Ledger> Asker<L> {
                 self.assignment.hold(due, Some(PAUSE));
                 continue;
             };
-            let begin = self.takeover.begin(&candidate, &positions, *span, &cluster).await?;
+            let time_at = async |offset| {
+                let (broker, at) = (self.broker.clone(), candidate.at.clone());
+                tokio::task::spawn_blocking(move || broker.time_at(&at, offset)).await.ok()?
+            };
+            let begin =
+                self.takeover.begin(&candidate, &positions, *span, &cluster, time_at).await?;
             debug!(kafka.topic = %topic, kafka.partition = partition, ?span, ?begin,
                 "partition taken over");
             self.ingest.look_afresh(topic, *partition);

@@ -68,6 +68,8 @@ pub struct Incident {
     pub offsets: std::ops::Range<i64>,
     /// Time of the last record before it, where known.
     pub from_time: Option<DateTime<Utc>>,
+    /// Time of the first record after it, where known.
+    pub to_time: Option<DateTime<Utc>>,
     /// What it means and what was done, in words.
     pub detail: String,
 }
@@ -117,9 +119,9 @@ pub struct Raised {
 pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Result<bool, Error> {
     let done = sqlx::query(
         "insert into mod_patron_blocks.incident as t (
-           incident_id, kind, tenant, topic, partition, from_offset, to_offset, from_time, detail,
-           raised_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+           incident_id, kind, tenant, topic, partition, from_offset, to_offset, from_time, to_time,
+           detail, raised_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          on conflict (incident_id) do update set
            raised_at = excluded.raised_at, resolved_at = null, resolved_by = null
            where t.resolved_at is not null",
@@ -132,6 +134,7 @@ pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Resu
     .bind(incident.offsets.start)
     .bind(incident.offsets.end)
     .bind(incident.from_time)
+    .bind(incident.to_time)
     .bind(&incident.detail)
     .bind(now)
     .execute(&mut **tx)
