@@ -140,6 +140,7 @@ fn check_time(record: &Record, event: &Event) {
     match event.timed_by {
         TimedBy::Envelope => assert!(recorded.is_none_or(|r| at - r <= TimeDelta::minutes(5))),
         TimedBy::Record | TimedBy::RecordAsEnvelopeIsAhead => assert_eq!(Some(at), recorded),
+        TimedBy::Metadata | TimedBy::Receipt => panic!("a record does not come over HTTP"),
     }
     assert!(Horizon::at(at).admits(&event.stamp));
     assert!(!Horizon::at(at + TimeDelta::milliseconds(1)).admits(&event.stamp));
@@ -153,6 +154,7 @@ fn check_identity(record: &Record, topic: &Topic, event: &Event) {
         IdentifiedBy::Envelope => assert!(of_envelope),
         IdentifiedBy::EnvelopeAndTime => assert!(!of_envelope),
         IdentifiedBy::Place => {}
+        IdentifiedBy::Content => panic!("a record does not come over HTTP"),
     }
     let mut copy = record.clone();
     copy.place.offset += 1;

@@ -16,8 +16,8 @@ use crate::{
     config::{Config, DatabaseConfig},
     figures,
     flow::{
-        answer::Answers, gauges::Gauges, housekeeping::Housekeeping, ingest::Ingest,
-        ledger::Database, redrive::Redrive, takeover::Takeover, tenants::Tenants,
+        answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
+        ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover, tenants::Tenants,
     },
     http::{self, Service},
     kafka::{self, Consumer},
@@ -46,11 +46,11 @@ const DRAIN_SECONDS: u64 = 3;
 /// The group gets this long to be left: librdkafka may hang while no broker answers.
 const LEAVE: Duration = Duration::from_secs(6);
 
-/// Connections get this long to be closed.
+/// Events that came over HTTP get this long to be answered, and connections to be closed.
 const CLOSE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(DRAIN_SECONDS + Config::LONGEST_SHUTDOWN_DELAY.as_secs() <= LEAVE.as_secs());
-const _: () = assert!(LEAVE.as_secs() + CLOSE.as_secs() < 10);
+const _: () = assert!(LEAVE.as_secs() + 2 * CLOSE.as_secs() < 10);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,7 @@ pub struct Running {
     registry: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     gather: JoinHandle<()>,
+    called_back: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
     /// Cancelled first: from then on the service isn't ready.
@@ -138,9 +139,11 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     let housekeeping = tokio::spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
+    let (callbacks, called_back) = Callbacks::start(ingest.clone());
     let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
+        callbacks,
         answers: Arc::new(Answers::new(clock.clone(), users, config.users.clone())),
         tenants,
         clock,
@@ -165,6 +168,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         registry,
         housekeeping,
         gather,
+        called_back,
         work,
         shutdown_delay: config.shutdown_delay,
         stopping,
@@ -246,6 +250,7 @@ impl Running {
         let housekeeping = timeout(LEAVE, self.housekeeping);
         let gather = timeout(LEAVE, self.gather);
         let _ = join!(http, consumer, registry, housekeeping, gather);
+        let _ = timeout(CLOSE, self.called_back).await;
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");
     }

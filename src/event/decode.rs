@@ -1,5 +1,5 @@
 //! From a record to an [`Event`], or to the reason why it is none. Pure functions, one per kind, in
-//! one table (`decoder`); nothing here may panic.
+//! one table (`fact`); nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fmt;
@@ -15,7 +15,7 @@ use super::{
 
 /// How far an envelope's time may run ahead of its own record's before it is not believed (events
 /// contract 6.4).
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+pub(super) const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// What a record turned out to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,8 +116,7 @@ pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
         Err(reject) => return Reading::Dead(None, reject),
     };
     let event = named_as_its_topic(envelope, topic.kind).and(members).and_then(|members| {
-        let fact = decoder(topic.kind)(&members)?;
-        event(record, topic.kind, envelope, fact, cluster)
+        event(record, topic.kind, envelope, fact(topic.kind, &members)?, cluster)
     });
     match event {
         Ok(event) => Reading::Event(tenant, Box::new(event)),
@@ -158,7 +157,7 @@ fn event(
         (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
         // Another copy may have another time. Were they one to the inbox, the first that is read would
         // decide which of the times counts (invariant I1).
-        (Some(id), TimedBy::Record | TimedBy::RecordAsEnvelopeIsAhead) => {
+        (Some(id), _) => {
             let at = occurred_at.timestamp_millis().to_be_bytes();
             (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
         }
@@ -221,19 +220,17 @@ fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<Tena
     found.ok_or_else(|| Reject::new(Reason::NoTenant, None, rule))
 }
 
-type Decoder = fn(&Members<'_>) -> Result<Fact, Reject>;
-
-/// The table: which function understands which kind.
-fn decoder(kind: Kind) -> Decoder {
+/// What the flat payload of a kind says: the table of which function understands which.
+pub(super) fn fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
     match kind {
-        Kind::ItemCheckedOut => checked_out,
-        Kind::ItemCheckedIn => checked_in,
-        Kind::ItemDeclaredLost => declared_lost,
-        Kind::ItemAgedToLost => aged_to_lost,
-        Kind::ItemClaimedReturned => claimed_returned,
-        Kind::LoanDueDateChanged => due_date_changed,
-        Kind::LoanClosed => loan_closed,
-        Kind::FeeFineBalanceChanged => balance_changed,
+        Kind::ItemCheckedOut => checked_out(members),
+        Kind::ItemCheckedIn => checked_in(members),
+        Kind::ItemDeclaredLost => declared_lost(members),
+        Kind::ItemAgedToLost => aged_to_lost(members),
+        Kind::ItemClaimedReturned => claimed_returned(members),
+        Kind::LoanDueDateChanged => due_date_changed(members),
+        Kind::LoanClosed => loan_closed(members),
+        Kind::FeeFineBalanceChanged => balance_changed(members),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a record says: from the bytes of a producer to an [`Event`], by pure functions.
 //!
-//! [`decode::read`] is the way in. The rules are those of the events contract: topics (2), headers and
+//! [`decode::read`] is the way in from the log, [`callback::read`] from HTTP. The rules are those of the events contract: topics (2), headers and
 //! tenants (3), shapes (4), identity (5), field formats (6) and the eight kinds (7).
 
+pub mod callback;
 pub mod decode;
 mod fields;
 pub mod kind;
@@ -81,11 +82,13 @@ pub enum IdentifiedBy {
     /// Cluster, topic, partition, offset and timestamp: a redelivery is recognised, a producer's
     /// resend isn't (it changes nothing, because merging is idempotent).
     Place,
+    /// What it says and its time, because HTTP brings nothing else.
+    Content,
 }
 
 impl IdentifiedBy {
     /// All rules.
-    pub const ALL: [Self; 3] = [Self::Envelope, Self::EnvelopeAndTime, Self::Place];
+    pub const ALL: [Self; 4] = [Self::Envelope, Self::EnvelopeAndTime, Self::Place, Self::Content];
 
     /// As stored beside the event.
     pub fn name(self) -> &'static str {
@@ -93,6 +96,7 @@ impl IdentifiedBy {
             Self::Envelope => "envelope",
             Self::EnvelopeAndTime => "envelope_and_time",
             Self::Place => "place",
+            Self::Content => "content",
         }
     }
 }
@@ -106,11 +110,21 @@ pub enum TimedBy {
     Record,
     /// The record's timestamp, because the envelope's was more than five minutes ahead of it.
     RecordAsEnvelopeIsAhead,
+    /// The time that an HTTP caller says it was made.
+    Metadata,
+    /// The time at which an HTTP request came.
+    Receipt,
 }
 
 impl TimedBy {
     /// All rules.
-    pub const ALL: [Self; 3] = [Self::Envelope, Self::Record, Self::RecordAsEnvelopeIsAhead];
+    pub const ALL: [Self; 5] = [
+        Self::Envelope,
+        Self::Record,
+        Self::RecordAsEnvelopeIsAhead,
+        Self::Metadata,
+        Self::Receipt,
+    ];
 
     /// As stored beside the event.
     pub fn name(self) -> &'static str {
@@ -118,6 +132,8 @@ impl TimedBy {
             Self::Envelope => "envelope",
             Self::Record => "record",
             Self::RecordAsEnvelopeIsAhead => "record_as_envelope_is_ahead",
+            Self::Metadata => "metadata",
+            Self::Receipt => "receipt",
         }
     }
 }

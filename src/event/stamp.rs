@@ -3,9 +3,10 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::{Kind, Place};
+use super::{Fact, Kind, Place};
 
 /// When something was said, with every tie decided (events contract 6.4): milliseconds, then the kind,
 /// then the source, then what tells two records of one source apart. It is made only of what belongs
@@ -19,10 +20,11 @@ use super::{Kind, Place};
 /// | 8 | epoch milliseconds, big endian, sign bit flipped |
 /// | 1 | rank of the kind |
 /// | 1 | rank of the source: HTTP 0, enveloped record 1, bare record 2 |
-/// | 16 | enveloped: the envelope's id; bare: offset (8), partition (4), digest of the topic (4) |
+/// | 16 | enveloped: the envelope's id; bare: offset (8), partition (4), digest of the topic (4); HTTP: see [`Stamp::called`] |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp([u8; Stamp::LEN]);
 
+const HTTP: u8 = 0;
 const ENVELOPED: u8 = 1;
 const BARE: u8 = 2;
 
@@ -40,9 +42,30 @@ impl Stamp {
         let mut tail = [0; 16];
         tail[..8].copy_from_slice(&ordered(place.offset));
         tail[8..12].copy_from_slice(&place.partition.to_be_bytes());
-        let digest = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.topic.as_bytes());
-        tail[12..].copy_from_slice(&digest.as_bytes()[..4]);
+        tail[12..].copy_from_slice(&digest(place.topic.as_bytes())[..4]);
         Self::new(at, kind.rank(), BARE, tail)
+    }
+
+    /// The stamp of what HTTP brought, which has nothing but its value to be told apart by: the later due
+    /// date wins, recalled over not recalled, the smaller balance; at last a digest of the whole body.
+    pub fn called(at: DateTime<Utc>, fact: &Fact, body: &[u8]) -> Self {
+        let mut tail = [0; 16];
+        tail[9..].copy_from_slice(&digest(body)[..7]);
+        match fact {
+            Fact::CheckedOut { due_date, .. } => {
+                tail[..8].copy_from_slice(&ordered(due_date.timestamp_millis()));
+            }
+            Fact::DueDateChanged { due_date, by_recall, .. } => {
+                tail[..8].copy_from_slice(&ordered(due_date.timestamp_millis()));
+                tail[8] = u8::from(*by_recall);
+            }
+            Fact::BalanceChanged { balance, .. } => {
+                let smaller_first = (1_i128 << 95) - billionths(*balance);
+                tail[..12].copy_from_slice(&smaller_first.to_be_bytes()[4..]);
+            }
+            _ => {}
+        }
+        Self::new(at, fact.kind().rank(), HTTP, tail)
     }
 
     fn new(at: DateTime<Utc>, kind: u8, source: u8, tail: [u8; 16]) -> Self {
@@ -87,6 +110,18 @@ impl Horizon {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 16] {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, bytes).into_bytes()
+}
+
+/// A balance as a whole number, finer than any currency divides; less than 2^95 in size, since balances
+/// stay below 10^15.
+fn billionths(balance: Decimal) -> i128 {
+    let mut rounded = balance.trunc_with_scale(9);
+    rounded.rescale(9);
+    rounded.mantissa()
 }
 
 /// Big-endian bytes that compare as the number does.
@@ -140,6 +175,31 @@ mod tests {
         assert!(bare("a", 9, 1) < bare("a", 0, 2));
         assert!(bare("a", 0, 2) < bare("a", 1, 2));
         assert_ne!(bare("a", 0, 2), bare("b", 0, 2));
+    }
+
+    #[test]
+    fn what_http_brought_is_ordered_by_value_below_all_other_sources() {
+        let id = Uuid::from_u128(1);
+        let due = |ms, by_recall| {
+            let fact = Fact::DueDateChanged { loan: id, user: id, due_date: at(ms), by_recall };
+            Stamp::called(at(5), &fact, b"body")
+        };
+        assert!(due(1, true) < due(2, false));
+        assert!(due(2, false) < due(2, true));
+        assert!(due(2, true) < Stamp::enveloped(at(5), Kind::LoanDueDateChanged, Uuid::nil()));
+        let owes = |balance: &str| {
+            let balance = balance.parse().unwrap();
+            let (user, fee_fine_type, loan) = (None, None, None);
+            let fact = Fact::BalanceChanged { fee_fine: id, user, fee_fine_type, loan, balance };
+            Stamp::called(at(5), &fact, b"body")
+        };
+        for pair in
+            ["-999999999999999.5", "-1", "0", "0.01", "0.010001", "999999999999999.99"].windows(2)
+        {
+            assert!(owes(pair[0]) > owes(pair[1]), "{pair:?}");
+        }
+        let other = Stamp::called(at(5), &Fact::LoanClosed { loan: id, user: id }, b"other body");
+        assert_ne!(other, Stamp::called(at(5), &Fact::LoanClosed { loan: id, user: id }, b"body"));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! JSON exactly as producers send it: the members we know, unparsed, and the envelope around them.
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -71,6 +72,12 @@ pub(super) struct Members<'a> {
     event_metadata: Raw<'a>,
     #[serde(borrow)]
     tenant_id: Raw<'a>,
+
+    // What an HTTP caller may say of its call (6.4).
+    #[serde(borrow)]
+    metadata: Raw<'a>,
+    #[serde(borrow)]
+    created_date: Raw<'a>,
 }
 
 /// What the envelopes around a payload say about it; nothing for shape A.
@@ -94,13 +101,25 @@ pub(super) type Opened<'a> = (Envelope<'a>, Result<Members<'a>, Reject>);
 /// Takes a value out of its envelopes, in the order of the events contract 4.6. `inner` is where the
 /// text lives that shape D carries as a string.
 pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> Opened<'a> {
-    let text = std::str::from_utf8(value)
-        .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"));
-    match text.and_then(|text| members(None, text)) {
+    match flat(value) {
         Ok(top) if top.is_pubsub() => open_pubsub(top, inner),
         Ok(top) => open_envelope(top),
         Err(reject) => (Envelope::default(), Err(reject)),
     }
+}
+
+/// The flat payload that a call over HTTP brings: shape A, and nothing else.
+pub(super) fn flat(value: &[u8]) -> Result<Members<'_>, Reject> {
+    let text = std::str::from_utf8(value)
+        .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"))?;
+    members(None, text)
+}
+
+/// When the caller says that it was made, where that makes sense.
+pub(super) fn created_at(members: &Members<'_>) -> Option<DateTime<Utc>> {
+    let metadata = members.metadata.filter(|raw| is_object(raw))?;
+    let metadata = nested("metadata", metadata).ok()?;
+    fields::date_time("createdDate", metadata.created_date).ok()?
 }
 
 /// Shape D, whose content may be any of the others.

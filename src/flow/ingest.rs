@@ -279,23 +279,58 @@ impl<L: Ledger> Ingest<L> {
 
     /// Tries a dead letter again: if it can be applied by now it is, and is a dead letter no more.
     pub async fn retry(&self, incoming: &Incoming) -> Result<Retried, store::Error> {
-        let (tenant, event) =
-            match decode::read(&incoming.record, &incoming.topic, &incoming.cluster) {
-                Reading::Event(tenant, event) => (tenant, event),
-                Reading::Dead(_, reject) => return Ok(Retried::StillBad(reject)),
-                Reading::Tombstone => unreachable!("a record without a value is never parked"),
-            };
-        let Some(mut entry) = self.ledger.open(Some(&tenant)).await? else {
-            return Ok(Retried::NotEnabled(tenant));
+        let Incoming { record, topic, cluster, .. } = incoming;
+        let (tenant, event) = match decode::read(record, topic, cluster) {
+            Reading::Event(tenant, event) => (tenant, event),
+            Reading::Dead(_, reject) => return Ok(Retried::StillBad(reject)),
+            Reading::Tombstone => unreachable!("a record without a value is never parked"),
         };
-        let fresh = entry.claim(&[(&incoming.record, &event)]).await?;
+        let letter = decode::place_key(record, cluster);
+        match self.absorb(&tenant, &[(record, &event)], Some(letter)).await? {
+            Some(_) => Ok(Retried::Applied),
+            None => Ok(Retried::NotEnabled(tenant)),
+        }
+    }
+
+    /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled.
+    pub async fn take(
+        &self,
+        tenant: &TenantId,
+        events: &[(&Record, &Event)],
+    ) -> Result<Option<Tally>, store::Error> {
+        let began = Instant::now();
+        let absorbed = timeout(self.patience, self.absorb(tenant, events, None)).await;
+        let tally = absorbed.unwrap_or(Err(store::Error::Silent))?;
+        if let Some(tally) = tally {
+            let (figures, now) = (figures(), self.clock.now());
+            events.iter().for_each(|(record, event)| figures.event(event, record.timestamp, now));
+            figures.batch(events.len(), began.elapsed(), tally);
+            if self.by_tenant {
+                figures.of_tenant(tenant, tally);
+            }
+        }
+        Ok(tally)
+    }
+
+    /// What belongs to no partition, in one transaction, with the dead letter that it was.
+    async fn absorb(
+        &self,
+        tenant: &TenantId,
+        events: &[(&Record, &Event)],
+        letter: Option<Uuid>,
+    ) -> Result<Option<Tally>, store::Error> {
+        let Some(mut entry) = self.ledger.open(Some(tenant)).await? else { return Ok(None) };
+        let fresh = entry.claim(events).await?;
+        let (applied, repeated) = (fresh.len(), events.len() - fresh.len());
         if !fresh.is_empty() {
-            let (loans, fees) = fold([&*event].into_iter(), fresh);
+            let (loans, fees) = fold(events.iter().map(|(_, event)| *event), fresh);
             entry.merge(&loans, &fees).await?;
         }
-        entry.unpark(decode::place_key(&incoming.record, &incoming.cluster)).await?;
+        if let Some(letter) = letter {
+            entry.unpark(letter).await?;
+        }
         entry.commit().await?;
-        Ok(Retried::Applied)
+        Ok(Some(Tally { applied, repeated, ..Tally::default() }))
     }
 
     /// A topic of a tenant collection can't wait for one of its tenants: what can't be written is

@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod batch;
+pub mod callbacks;
 pub mod check;
 pub mod gauges;
 pub mod housekeeping;

@@ -9,7 +9,7 @@ use actix_web::{
 use serde_json::json;
 use tracing::error;
 
-use crate::{store, telemetry::Chain};
+use crate::{event::TenantId, store, telemetry::Chain};
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -75,6 +75,11 @@ impl ApiError {
     /// 400 as text.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::Text(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    /// 400 that names a tenant that isn't enabled.
+    pub fn not_enabled(tenant: &TenantId) -> Self {
+        Self::bad_request(format!("Tenant {tenant} is not enabled for this module"))
     }
 
     /// 404 as text.

@@ -6,6 +6,7 @@ mod collection;
 mod conditions;
 mod dead_letters;
 mod error;
+mod handlers;
 mod limits;
 mod operations;
 mod paging;
@@ -24,8 +25,10 @@ pub use error::ApiError;
 use crate::{
     clock::Clock,
     config::OnDatabaseFailure,
-    event::Environment,
-    flow::{answer::Answers, gauges::Gauges, redrive::Redrive, tenants::Tenants},
+    event::{Environment, Kind},
+    flow::{
+        answer::Answers, callbacks::Callbacks, gauges::Gauges, redrive::Redrive, tenants::Tenants,
+    },
     kafka::{Broker, Status},
     store::Db,
 };
@@ -41,6 +44,8 @@ pub struct Service {
     pub gauges: Gauges,
     /// Answers about patrons.
     pub answers: Arc<Answers>,
+    /// Takes events that come over HTTP.
+    pub callbacks: Callbacks,
     /// The time.
     pub clock: Clock,
     /// The connection to Kafka.
@@ -67,6 +72,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
         .service(
             web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
         )
+        .configure(event_handlers)
         .service(web::resource("/user-summary/{userId}").route(web::get().to(summary::get)))
         .service(web::resource("/patron-block-conditions").route(web::get().to(conditions::list)))
         .service(
@@ -118,6 +124,13 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
         .service(web::resource("/metrics").route(web::get().to(admin::metrics)))
         .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
         .default_service(web::to(not_found));
+}
+
+fn event_handlers(app: &mut web::ServiceConfig) {
+    for kind in Kind::ALL {
+        let post = move |request, body| handlers::post(kind, request, body);
+        app.service(web::resource(handlers::path(kind)).route(web::post().to(post)));
+    }
 }
 
 /// A trailing slash is no part of a path (http contract 1.2).

@@ -69,8 +69,7 @@ pub(super) struct Desk {
 /// The enabled tenant of this id, or the error that names it.
 pub(super) async fn enabled(service: &Service, id: &TenantId) -> Result<Arc<Tenant>, ApiError> {
     let tenant = service.tenants.find(id).await?;
-    tenant
-        .ok_or_else(|| ApiError::bad_request(format!("Tenant {id} is not enabled for this module")))
+    tenant.ok_or_else(|| ApiError::not_enabled(id))
 }
 
 impl FromRequest for Desk {

@@ -1,6 +1,7 @@
 //! Stories through the real service: what goes in by Kafka comes out over REST.
 
 mod answers;
+mod callbacks;
 mod day;
 mod gaps;
 mod hazards;

@@ -1,0 +1,95 @@
+//! An event as HTTP brings it: mod-pubsub's callback, whose body is the flat payload alone (events
+//! contract 4.1).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Event, IdentifiedBy, Kind, Reject, Stamp, TimedBy,
+    decode::{self, CLOCK_TOLERANCE},
+    fields, wire,
+};
+
+/// Reads the body of a call for this kind of event. A repeated call can't be told from a second event
+/// of the same content, unless its sender says when it was made; merging is idempotent all the same.
+pub fn read(kind: Kind, body: &[u8], received_at: DateTime<Utc>) -> Result<Event, Reject> {
+    let members = wire::flat(body)?;
+    let fact = decode::fact(kind, &members)?;
+    if kind != Kind::FeeFineBalanceChanged && fact.user().is_none() {
+        fields::required("userId", None::<Uuid>)?;
+    }
+    let said = wire::created_at(&members).filter(|said| *said - received_at <= CLOCK_TOLERANCE);
+    let (occurred_at, timed_by) = match said {
+        Some(said) => (said, TimedBy::Metadata),
+        None => (received_at, TimedBy::Receipt),
+    };
+    let name = [kind.name().as_bytes(), &occurred_at.timestamp_millis().to_be_bytes(), body];
+    Ok(Event {
+        key: Uuid::new_v5(&Uuid::NAMESPACE_URL, &name.concat()),
+        identified_by: IdentifiedBy::Content,
+        occurred_at,
+        timed_by,
+        stamp: Stamp::called(occurred_at, &fact, body),
+        fact,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::event::{Fact, Reason};
+
+    const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
+
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(ms).unwrap()
+    }
+
+    fn returned(metadata: &str) -> String {
+        format!(r#"{{"userId":"{USER}","loanId":"{USER}"{metadata}}}"#)
+    }
+
+    #[test]
+    fn the_senders_time_counts_unless_it_runs_ahead() {
+        let now = at(1_790_000_000_000);
+        let read =
+            |metadata: &str| read(Kind::LoanClosed, returned(metadata).as_bytes(), now).unwrap();
+        let said = |at: DateTime<Utc>| {
+            read(&format!(r#","metadata":{{"createdDate":"{}"}}"#, at.to_rfc3339()))
+        };
+        for (event, time, by) in [
+            (read(""), now, TimedBy::Receipt),
+            (read(r#","metadata":null"#), now, TimedBy::Receipt),
+            (read(r#","metadata":{"createdDate":"soon"}"#), now, TimedBy::Receipt),
+            (said(at(5)), at(5), TimedBy::Metadata),
+            (said(now + CLOCK_TOLERANCE), now + CLOCK_TOLERANCE, TimedBy::Metadata),
+            (said(now + CLOCK_TOLERANCE + TimeDelta::milliseconds(1)), now, TimedBy::Receipt),
+        ] {
+            assert_eq!((event.occurred_at, event.timed_by), (time, by));
+        }
+    }
+
+    #[test]
+    fn the_same_call_at_the_same_time_is_the_same_event_and_no_other_is() {
+        let key = |kind, ms, body: &str| read(kind, body.as_bytes(), at(ms)).unwrap().key;
+        let body = returned("");
+        let first = key(Kind::LoanClosed, 7, &body);
+        assert_eq!(first, key(Kind::LoanClosed, 7, &body));
+        assert_ne!(first, key(Kind::LoanClosed, 8, &body));
+        assert_ne!(first, key(Kind::ItemCheckedIn, 7, &body));
+        assert_ne!(first, key(Kind::LoanClosed, 7, &returned(r#","more":1"#)));
+    }
+
+    #[test]
+    fn a_patron_is_required_of_all_but_fees_fines() {
+        let loan = format!(r#"{{"loanId":"{USER}"}}"#);
+        let reject = read(Kind::ItemCheckedIn, loan.as_bytes(), at(0)).unwrap_err();
+        assert_eq!((reject.reason, reject.field), (Reason::MissingField, Some("userId")));
+        let deleted = format!(r#"{{"feeFineId":"{USER}","balance":0.0}}"#);
+        let event = read(Kind::FeeFineBalanceChanged, deleted.as_bytes(), at(0)).unwrap();
+        assert!(matches!(event.fact, Fact::BalanceChanged { user: None, .. }));
+    }
+}

@@ -1,0 +1,66 @@
+//! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them (http contract
+//! 6). 204 means that the event is durable; the sender repeats whatever is answered otherwise.
+
+use actix_web::{HttpRequest, HttpResponse, http::header::RETRY_AFTER, web::Bytes};
+
+use super::{
+    ApiError,
+    error::Violation,
+    record::Record,
+    request::{enabled, shared, tenant_id},
+};
+use crate::{
+    event::{self, Kind, Place, Reason, Reject, callback},
+    flow::callbacks::Refusal,
+};
+
+/// After so many seconds a sender may try again what could not be stored.
+const TRY_AGAIN_AFTER: u32 = 1;
+
+/// Where events of a kind are posted.
+pub(super) fn path(kind: Kind) -> String {
+    let name = kind.name().to_ascii_lowercase().replace('_', "-");
+    format!("/automated-patron-blocks/handlers/{name}")
+}
+
+/// `POST` of an event of this kind.
+pub(super) async fn post(
+    kind: Kind,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let (service, _) = shared(&request);
+    let tenant = enabled(&service, &tenant_id(&request)?).await?;
+    let sent = Record::read(&request, &body)?;
+    let now = service.clock.now();
+    let event = callback::read(kind, &body, now).map_err(|reject| refused(&sent, reject))?;
+    let record = event::Record {
+        // In no log, and so at no offset.
+        place: Place { topic: path(kind).into(), partition: -1, offset: -1 },
+        timestamp: Some(now),
+        key: None,
+        headers: Vec::new(),
+        payload: Some(body.to_vec()),
+    };
+    match service.callbacks.take(tenant.id.clone(), record, event).await {
+        Ok(()) => Ok(HttpResponse::NoContent().finish()),
+        Err(Refusal::NotEnabled) => Err(ApiError::not_enabled(&tenant.id)),
+        Err(Refusal::Never(error)) => Err(ApiError::Store(error)),
+        Err(later @ Refusal::Later) => Ok(HttpResponse::ServiceUnavailable()
+            .insert_header((RETRY_AFTER, TRY_AGAIN_AFTER))
+            .content_type("text/plain")
+            .body(later.to_string())),
+    }
+}
+
+/// What breaks the schema is 422, what is no JSON of the right types 400 (http contract 1.4).
+fn refused(sent: &Record, reject: Reject) -> ApiError {
+    let Some(field) = reject.field else { return ApiError::bad_request(reject.to_string()) };
+    match (reject.reason, sent.get(field)) {
+        (Reason::MissingField, _) => Violation::missing(field).into(),
+        (_, Some(serde_json::Value::String(text))) if field.ends_with("Id") => {
+            Violation::not_a_uuid(field, text).into()
+        }
+        _ => ApiError::bad_request(reject.to_string()),
+    }
+}

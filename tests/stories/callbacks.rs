@@ -1,0 +1,205 @@
+//! Events over HTTP: durable when they are answered with 204, and the same facts as from the log.
+
+use futures_util::future::join_all;
+use patron_blocks::event::Kind;
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    facts::{about, check_out, due, fee, minutes_from_now},
+    world::World,
+};
+
+fn path(kind: Kind) -> String {
+    let name = kind.name().to_lowercase().replace('_', "-");
+    format!("/automated-patron-blocks/handlers/{name}")
+}
+
+async fn call(world: &World, kind: Kind, payload: &Value) {
+    let answer = world.post(&path(kind), payload).await;
+    assert_eq!(answer, (204, String::new()), "{kind:?}");
+}
+
+async fn open_loans(world: &World, user: Uuid) -> usize {
+    let summary = world.read(&format!("/user-summary/{user}")).await;
+    summary["openLoans"].as_array().unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_over_http_counts_once_it_is_answered_and_repeats_change_nothing() {
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        let loans: [Uuid; 7] = std::array::from_fn(|_| Uuid::new_v4());
+        let (first, second) = (minutes_from_now(100), minutes_from_now(200));
+        let mut calls: Vec<_> = loans[1..]
+            .iter()
+            .map(|loan| (Kind::ItemCheckedOut, check_out(user, *loan, &first)))
+            .collect();
+        // As a library's policy of no grace makes it, which must not cost the loan.
+        calls[0].1["gracePeriod"] = json!({ "duration": 0, "intervalId": "Days" });
+        calls[1].1["gracePeriod"] = json!({ "duration": 2, "intervalId": "Hours" });
+        calls.extend([
+            (Kind::ItemDeclaredLost, about(user, loans[1])),
+            (Kind::ItemAgedToLost, about(user, loans[2])),
+            (Kind::ItemClaimedReturned, about(user, loans[3])),
+            (Kind::LoanDueDateChanged, due(user, loans[4], &second, true)),
+            (Kind::ItemCheckedIn, about(user, loans[5])),
+            (Kind::LoanClosed, about(user, loans[6])),
+            (Kind::FeeFineBalanceChanged, fee(user, loans[0], Some(loans[1]), 12.55)),
+        ]);
+        for (kind, payload) in &calls {
+            call(world, *kind, payload).await;
+        }
+        // What the log still brings of a loan that ended by a call opens nothing.
+        world.publish(Kind::ItemCheckedOut, &check_out(user, loans[6], &first)).await;
+        world.settled().await;
+        let summary = world.read(&format!("/user-summary/{user}")).await;
+        let of = |loan: Uuid| {
+            let open = summary["openLoans"].as_array().unwrap();
+            open.iter().find(|l| l["loanId"] == json!(loan)).cloned().unwrap_or_default()
+        };
+        assert_eq!(summary["openLoans"].as_array().unwrap().len(), 4);
+        assert_eq!([&of(loans[1])["itemLost"], &of(loans[2])["itemLost"]], [true, true]);
+        assert_eq!(of(loans[1]).get("gracePeriod"), None);
+        assert_eq!(of(loans[2])["gracePeriod"], json!({ "duration": 2, "intervalId": "Hours" }));
+        assert_eq!(of(loans[3])["itemClaimedReturned"], true);
+        assert_eq!(of(loans[4])["recall"], true);
+        assert_eq!(of(loans[4])["dueDate"], second.replace('Z', "+00:00"));
+        assert_eq!(summary["openFeesFines"][0]["balance"], json!(12.55));
+
+        for (kind, payload) in &calls {
+            call(world, *kind, payload).await;
+        }
+        let again = world.read(&format!("/user-summary/{user}")).await;
+        assert_eq!(again["openLoans"], summary["openLoans"]);
+        assert_eq!(again["openFeesFines"], summary["openFeesFines"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_callers_is_counted_whole_and_shares_its_transactions() {
+    World::tell(async |world| {
+        const CALLERS: usize = 300;
+        let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        let world = &*world;
+        let calls = (0..CALLERS).map(|_| {
+            let payload = check_out(user, Uuid::new_v4(), &tomorrow);
+            async move { call(world, Kind::ItemCheckedOut, &payload).await }
+        });
+        join_all(calls).await;
+        assert_eq!(open_loans(world, user).await, CALLERS);
+        let transactions =
+            world.count("select count(distinct xmin::text::int8) from {schema}.inbox").await;
+        assert!(transactions < CALLERS as i64 / 2, "{transactions} transactions");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_understood_is_refused_with_the_member_and_the_rule() {
+    World::tell(async |world| {
+        let id = Uuid::new_v4();
+        let invalid = |code: &str, key: &str, value: &str| {
+            let code = format!("jakarta.validation.constraints.{code}.message");
+            (422, Some((code, key.to_owned(), value.to_owned())))
+        };
+        let unreadable = (400, None);
+        for (kind, body, expected) in [
+            (Kind::LoanClosed, json!({ "loanId": id }), invalid("NotNull", "userId", "null")),
+            (Kind::ItemCheckedIn, json!({ "loanId": id }), invalid("NotNull", "userId", "null")),
+            (
+                Kind::LoanClosed,
+                json!({ "userId": id, "loanId": "7" }),
+                invalid("Pattern", "loanId", "7"),
+            ),
+            (Kind::LoanClosed, json!({ "userId": id, "loanId": 7 }), unreadable.clone()),
+            (Kind::ItemCheckedOut, about(id, id), invalid("NotNull", "dueDate", "null")),
+            (Kind::ItemCheckedOut, check_out(id, id, "soon"), unreadable.clone()),
+            (
+                Kind::LoanDueDateChanged,
+                check_out(id, id, &minutes_from_now(1)),
+                invalid("NotNull", "dueDateChangedByRecall", "null"),
+            ),
+            (
+                Kind::FeeFineBalanceChanged,
+                json!({ "feeFineId": id }),
+                invalid("NotNull", "balance", "null"),
+            ),
+            (
+                Kind::FeeFineBalanceChanged,
+                json!({ "feeFineId": id, "balance": "much" }),
+                unreadable.clone(),
+            ),
+            (Kind::LoanClosed, json!([id]), unreadable.clone()),
+        ] {
+            let (status, answer) = world.post(&path(kind), &body).await;
+            let told = (status == 422).then(|| {
+                let errors: Value = serde_json::from_str(&answer).unwrap();
+                let error = &errors["errors"][0];
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let parameter = &error["parameters"][0];
+                (text(&error["code"]), text(&parameter["key"]), text(&parameter["value"]))
+            });
+            assert_eq!((status, told), expected, "{kind:?} {body}: {answer}");
+            assert!(!answer.is_empty());
+        }
+        let closed = path(Kind::LoanClosed);
+        let half = world.request(Method::POST, &closed).body("{");
+        assert_eq!(world.send(half).await.0, 400);
+        let xml = world.request(Method::POST, &closed).header("Content-Type", "text/xml");
+        assert_eq!(world.send(xml.body("{}")).await.0, 400);
+        assert_eq!(world.get(&closed).await.0, 405);
+        let other = world.request(Method::POST, &closed).json(&about(id, id));
+        let other = other.header("X-Okapi-Tenant", "southlib").send().await.unwrap();
+        assert_eq!(other.status(), 400);
+        assert!(other.text().await.unwrap().contains("southlib"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_callers_are_sent_away_and_nothing_is_said_to_be_stored() {
+    World::tell(async |world| {
+        let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        call(world, Kind::ItemCheckedOut, &check_out(user, Uuid::new_v4(), &tomorrow)).await;
+        world.wire.cut();
+        let checked_out = check_out(user, Uuid::new_v4(), &tomorrow);
+        let request = world
+            .request(Method::POST, &path(Kind::ItemCheckedOut))
+            .header("X-Okapi-Tenant", crate::world::TENANT);
+        let answer = request.json(&checked_out).send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["Retry-After"], "1");
+        world.wire.mend();
+        world
+            .until("it is stored", async |world: &World| {
+                world.post(&path(Kind::ItemCheckedOut), &checked_out).await.0 == 204
+            })
+            .await;
+        assert_eq!(open_loans(world, user).await, 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_costs_no_other_caller_its_event() {
+    World::tell(async |world| {
+        let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        let refused = Uuid::new_v4();
+        let rule = format!("check (loan_id <> '{refused}')");
+        world.meddle(&format!("alter table {{schema}}.loan add constraint unlucky {rule}")).await;
+        let world = &*world;
+        let loans = (0..50).map(|n| if n == 25 { refused } else { Uuid::new_v4() });
+        let calls = loans.map(|loan| {
+            let payload = check_out(user, loan, &tomorrow);
+            async move { world.post(&path(Kind::ItemCheckedOut), &payload).await.0 }
+        });
+        let statuses = join_all(calls).await;
+        assert_eq!(statuses.iter().filter(|status| **status == 204).count(), 49);
+        assert_eq!(statuses[25], 500);
+        assert_eq!(open_loans(world, user).await, 49);
+    })
+    .await;
+}
