@@ -53,8 +53,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<Tenants>) {
     );
     let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
     let tenant = TenantId::parse(TENANT).expect("a tenant id");
-    let attributes = serde_json::json!({});
-    tenants.enable(&tenant, "mod-patron-blocks-2.0.0", &attributes).await.expect("it is enabled");
+    tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("it is enabled");
     (login, db, tenants)
 }
 

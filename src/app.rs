@@ -17,12 +17,13 @@ use crate::{
     figures,
     flow::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
-        ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover, tenants::Tenants,
+        ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover,
+        tenant_jobs::TenantJobs, tenants::Tenants,
     },
     http::{self, Service},
     kafka::{self, Consumer},
+    okapi::{self, PubSub, Users},
     store::{self, Db, PoolSettings},
-    users::Users,
 };
 
 /// Connections of the writers and of work on whole tenants, at least.
@@ -69,7 +70,7 @@ pub enum StartError {
     Kafka(#[source] kafka::Error),
     /// The HTTP client could not be built.
     #[error("could not make an HTTP client")]
-    Client(#[source] reqwest::Error),
+    Client(#[source] okapi::ClientError),
 }
 
 /// A running service.
@@ -82,6 +83,7 @@ pub struct Running {
     registry: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     gather: JoinHandle<()>,
+    taking_over: JoinHandle<()>,
     called_back: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
@@ -140,18 +142,24 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let housekeeping = tokio::spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
-    let users = Users::new(config.users.timeout).map_err(StartError::Client)?;
+    let http = okapi::client().map_err(StartError::Client)?;
+    let users = Users::new(http.clone(), config.okapi.users_timeout);
+    let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
+    let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, clock.clone());
+    let tenant_jobs = Arc::new(tenant_jobs);
+    let taking_over = tokio::spawn(tenant_jobs.clone().take_over(stop.clone()));
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         callbacks,
-        answers: Arc::new(Answers::new(clock.clone(), users, config.users.clone())),
+        answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone())),
         tenants,
         clock,
         kafka: consumer.status(),
         broker: consumer.broker(),
         environment: config.kafka.environment.clone(),
         redrive: Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone()),
-        okapi_url: config.users.okapi_url.clone(),
+        okapi_url: config.okapi.url.clone(),
+        tenant_jobs,
         on_database_failure: config.on_database_failure,
         stopping: stopping.clone(),
     });
@@ -168,6 +176,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         registry,
         housekeeping,
         gather,
+        taking_over,
         called_back,
         work,
         shutdown_delay: config.shutdown_delay,
@@ -249,7 +258,8 @@ impl Running {
         let registry = timeout(LEAVE, self.registry);
         let housekeeping = timeout(LEAVE, self.housekeeping);
         let gather = timeout(LEAVE, self.gather);
-        let _ = join!(http, consumer, registry, housekeeping, gather);
+        let taking_over = timeout(LEAVE, self.taking_over);
+        let _ = join!(http, consumer, registry, housekeeping, gather, taking_over);
         let _ = timeout(CLOSE, self.called_back).await;
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");

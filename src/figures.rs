@@ -3,7 +3,11 @@
 //!
 //! Every label that there can be is there from the start, at zero.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
@@ -55,6 +59,8 @@ pub struct Figures {
     /// Partitions that it revoked.
     pub revoked: Counter,
     gone: [Counter; 4],
+    /// Tenants who were enabled once.
+    hidden: RwLock<HashSet<TenantId>>,
 }
 
 /// The figures.
@@ -104,12 +110,31 @@ impl Figures {
             revoked: rebalanced("revoked"),
             gone: ["inbox", "loan", "fee_fine", "dead_letter"]
                 .map(|table| counter!("patron_blocks_rows_removed_total", "table" => table)),
+            hidden: RwLock::default(),
         }
     }
 
     /// All figures as Prometheus reads them.
     pub fn text(&self) -> String {
-        self.handle.render()
+        let text = self.handle.render();
+        let hidden = self.hidden.read().unwrap_or_else(PoisonError::into_inner);
+        let marks: Vec<String> = hidden.iter().map(|id| format!("tenant=\"{id}\"")).collect();
+        if marks.is_empty() {
+            return text;
+        }
+        let told = |line: &&str| !marks.iter().any(|mark| line.contains(mark.as_str()));
+        text.lines().filter(told).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Tells nothing more of a tenant who isn't enabled any more, or tells it again. The exporter itself
+    /// forgets no counter.
+    pub fn hide(&self, tenant: &TenantId, hide: bool) {
+        let mut hidden = self.hidden.write().unwrap_or_else(PoisonError::into_inner);
+        if hide {
+            hidden.insert(tenant.clone());
+        } else {
+            hidden.remove(tenant);
+        }
     }
 
     /// Gathers what was counted, so that it takes no room; see [`GATHER`].

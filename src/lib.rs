@@ -8,7 +8,7 @@
 //!   > store/merge ] > blocks/evaluate > http/blocks
 //! ```
 //!
-//! Three bands: edges (`kafka`, `store`, `users`, `http`), a pure core (`event`, `patron`, `blocks`:
+//! Three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`, `blocks`:
 //! no `async`, no SQL, no clock) and `flow`, where they meet. `tests/boundaries.rs` holds them.
 //! `ARCHITECTURE.md` follows one event through all of it.
 
@@ -21,8 +21,8 @@ pub mod patron;
 pub mod flow;
 
 pub mod http;
+pub mod okapi;
 pub mod store;
-pub mod users;
 
 pub mod app;
 pub mod clock;

@@ -7,15 +7,15 @@ const RULES: [(&str, &str); 12] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ app.rs", "actix_web"),
-    ("!users.rs app.rs", "reqwest"),
+    ("!okapi/", "reqwest"),
     ("event/", "async "),
     ("patron/", "async "),
     ("blocks/", "async "),
     ("event/ patron/ blocks/", "crate::clock"),
     ("event/ patron/ blocks/", "crate::store"),
     ("event/ patron/ blocks/", "crate::flow"),
-    ("store/ kafka/ users.rs", "crate::http"),
-    ("store/ users.rs event/ patron/ blocks/", "crate::kafka"),
+    ("store/ kafka/ okapi/", "crate::http"),
+    ("store/ okapi/ event/ patron/ blocks/", "crate::kafka"),
 ];
 
 fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {

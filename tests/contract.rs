@@ -35,10 +35,7 @@ fn routes() -> BTreeSet<(String, String)> {
         }
     }
     // The eight handlers of events are routed in a loop over the kinds.
-    routes.extend(Kind::ALL.map(|kind| {
-        let name = kind.name().to_lowercase().replace('_', "-");
-        ("POST".to_owned(), format!("/automated-patron-blocks/handlers/{name}"))
-    }));
+    routes.extend(Kind::ALL.map(|kind| ("POST".to_owned(), kind.callback())));
     routes
 }
 
@@ -91,7 +88,7 @@ fn every_permission_that_a_handler_needs_is_declared_once() {
 
 #[test]
 fn the_launch_descriptor_sets_only_what_the_service_knows() {
-    let settings: String = ["mod", "housekeeping", "kafka"]
+    let settings: String = ["mod", "housekeeping", "kafka", "okapi"]
         .map(|name| file(&format!("src/config/{name}.rs")))
         .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {

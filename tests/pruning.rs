@@ -18,7 +18,6 @@ use patron_blocks::{
     patron::Loan,
     store::{self, Db, merge, patrons, tenants},
 };
-use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -39,7 +38,7 @@ async fn with_keeper(pause: Duration, work: impl AsyncFnOnce(&Keeper)) {
     with_tenant(async |db, _| {
         let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
         let id = TenantId::parse("northlib").unwrap();
-        tenants.enable(&id, "mod-patron-blocks-2.0.0", &json!({})).await.unwrap();
+        tenants.enable(&id, "mod-patron-blocks-2.0.0").await.unwrap();
         let config = HousekeepingConfig {
             inbox: TimeDelta::days(30),
             tombstones: TimeDelta::days(60),

@@ -13,7 +13,6 @@ use patron_blocks::{
     store::{incidents::Kind, positions::Position},
 };
 use proptest::{option, prelude::*, sample::select};
-use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 
@@ -207,7 +206,7 @@ async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
     with_tenant(async |db, schema| {
         let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
         let id = TenantId::parse("northlib").unwrap();
-        tenants.enable(&id, "mod-patron-blocks-2.0.0", &json!({})).await.unwrap();
+        tenants.enable(&id, "mod-patron-blocks-2.0.0").await.unwrap();
         let stop = CancellationToken::new();
         let following = tokio::spawn(tenants.clone().follow(db.clone(), stop.clone()));
         let takeover = Takeover::new(db.clone(), tenants, Clock::system());

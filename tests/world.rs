@@ -8,8 +8,8 @@ use patron_blocks::{
     app::{self, Running},
     clock::Clock,
     config::{
-        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, OnDatabaseFailure,
-        UsersConfig,
+        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, OkapiConfig,
+        OnDatabaseFailure,
     },
     event::{Environment, Kind, TenantId},
     flow::stop_rule::StopRule,
@@ -168,12 +168,13 @@ impl World {
             http_port: 0,
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
-            users: UsersConfig {
-                okapi_url: users.url(),
-                timeout: Duration::from_millis(300),
+            okapi: OkapiConfig {
+                url: users.url(),
+                users_timeout: Duration::from_millis(300),
                 fresh: chrono::TimeDelta::zero(),
                 usable: chrono::TimeDelta::zero(),
                 fallback: chrono::TimeDelta::days(1),
+                pubsub_registration: false,
             },
             on_database_failure: OnDatabaseFailure::Open,
             figures_by_tenant: true,
@@ -238,9 +239,16 @@ impl World {
         futures_util::future::join_all(self.running.iter().map(reading)).await
     }
 
-    async fn enable(&self) {
-        let body = json!({ "module_to": "mod-patron-blocks-2.0.0" });
-        assert_eq!(self.post("/_/tenant", &body).await.0, 201);
+    /// Enables the tenant and waits until it is. Gives the job.
+    pub(crate) async fn enable(&self) -> Value {
+        let (status, body) =
+            self.post("/_/tenant", &json!({ "module_to": "mod-patron-blocks-2.0.0" })).await;
+        assert_eq!(status, 201, "{body}");
+        let job: Value = serde_json::from_str(&body).expect("it is JSON");
+        let id = job["id"].as_str().expect("an id");
+        let job = self.read(&format!("/_/tenant/{id}?wait=60000")).await;
+        assert_eq!((&job["complete"], job.get("error")), (&json!(true), None), "{job}");
+        job
     }
 
     async fn end(mut self) {

@@ -4,6 +4,7 @@
 
 mod housekeeping;
 mod kafka;
+mod okapi;
 
 use std::{str::FromStr, time::Duration};
 
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
+pub use okapi::{OkapiConfig, OkapiSettings};
 
 use crate::{store::Login, telemetry::LogFormat};
 
@@ -53,21 +55,10 @@ pub struct Settings {
     /// How long requests are still taken after SIGTERM, while readiness says no, in milliseconds
     #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value = "1000", global = true)]
     pub shutdown_delay: String,
-    /// Gateway for calls that no request's X-Okapi-Url names
-    #[arg(long, env = "OKAPI_URL", default_value = "http://okapi:9130", global = true)]
-    pub okapi_url: String,
-    /// Longest wait for the users module, in milliseconds
-    #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
-    pub users_timeout: String,
-    /// Up to this age in seconds a known patron group is used without asking
-    #[arg(long, env = "PATRON_GROUP_FRESH_SECONDS", default_value = "10", global = true)]
-    pub patron_group_fresh: String,
-    /// Up to this age in seconds it is used and asked again in the background
-    #[arg(long, env = "PATRON_GROUP_USABLE_SECONDS", default_value = "60", global = true)]
-    pub patron_group_usable: String,
-    /// Up to this age in seconds it is used when the users module fails
-    #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
-    pub patron_group_fallback: String,
+    /// Of other modules
+    #[command(flatten)]
+    pub okapi: OkapiSettings,
+
     /// Answer when the database fails: open (no blocks) or error (status 500)
     #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
     pub on_database_failure: String,
@@ -100,8 +91,8 @@ pub struct Config {
     pub http_workers: usize,
     /// How long requests are still taken once the service is stopping.
     pub shutdown_delay: Duration,
-    /// The users module.
-    pub users: UsersConfig,
+    /// Other modules.
+    pub okapi: OkapiConfig,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
     /// Whether figures tell tenants apart.
@@ -129,21 +120,6 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// Two for writers, one to hear news, one for answers.
     pub const LEAST: u32 = 4;
-}
-
-/// The users module, and how old its answers may get (http contract 2).
-#[derive(Debug, Clone)]
-pub struct UsersConfig {
-    /// Gateway for calls that no request names one for; without a trailing slash.
-    pub okapi_url: String,
-    /// Longest wait for an answer.
-    pub timeout: Duration,
-    /// Up to this age a patron group is used without asking.
-    pub fresh: chrono::TimeDelta,
-    /// Up to this age it is used, and asked again in the background.
-    pub usable: chrono::TimeDelta,
-    /// Up to this age it is used when the users module fails.
-    pub fallback: chrono::TimeDelta,
 }
 
 /// What the desk is told when the database fails.
@@ -258,7 +234,7 @@ impl Settings {
                 "must be a number of milliseconds from 0 to 3000",
                 0..=3000,
             )),
-            users: self.users(&mut problems),
+            okapi: self.okapi.check(&mut problems),
             on_database_failure: problems
                 .check(
                     "ON_DATABASE_FAILURE",
@@ -304,24 +280,6 @@ impl Settings {
                 DatabaseConfig::LEAST..=1000,
             ),
             statement: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
-        }
-    }
-
-    fn users(&self, problems: &mut Problems) -> UsersConfig {
-        let url = |text: &str| {
-            let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
-            let url = text.trim_end_matches('/').to_owned();
-            (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
-        };
-        UsersConfig {
-            okapi_url: problems
-                .check("OKAPI_URL", &self.okapi_url, "must be a URL with http or https", url)
-                .unwrap_or_default(),
-            timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
-            fresh: problems.seconds("PATRON_GROUP_FRESH_SECONDS", &self.patron_group_fresh),
-            usable: problems.seconds("PATRON_GROUP_USABLE_SECONDS", &self.patron_group_usable),
-            fallback: problems
-                .seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
         }
     }
 

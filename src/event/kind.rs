@@ -61,6 +61,12 @@ impl Kind {
         }
     }
 
+    /// Where it is posted over HTTP (http contract 6).
+    pub fn callback(self) -> String {
+        let name = self.name().to_ascii_lowercase().replace('_', "-");
+        format!("/automated-patron-blocks/handlers/{name}")
+    }
+
     /// The place in a tie: the greater rank is taken for the later event. Zero is left for snapshots,
     /// which come before every business event.
     pub(super) fn rank(self) -> u8 {

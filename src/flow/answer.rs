@@ -17,14 +17,14 @@ use super::{
 use crate::{
     blocks::{self, Finding, Measures},
     clock::Clock,
-    config::UsersConfig,
+    config::OkapiConfig,
     event::TenantId,
+    okapi::{Caller, Users},
     store::{
         self, Db,
         patrons::{self, KnownGroup},
     },
     telemetry::Chain,
-    users::{Caller, Users},
 };
 
 /// An evaluation with what it was made from.
@@ -49,7 +49,7 @@ impl Answer {
 pub struct Answers {
     clock: Clock,
     users: Users,
-    ages: UsersConfig,
+    ages: OkapiConfig,
     /// What libraries have set.
     pub policies: Policies,
     /// Patrons whose group is being asked for in the background.
@@ -71,7 +71,7 @@ pub struct Question {
 
 impl Answers {
     /// Asks the users module as `ages` says.
-    pub fn new(clock: Clock, users: Users, ages: UsersConfig) -> Self {
+    pub fn new(clock: Clock, users: Users, ages: OkapiConfig) -> Self {
         Self { clock, users, ages, policies: Policies::default(), asking: Mutex::default() }
     }
 

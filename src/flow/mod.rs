@@ -15,4 +15,5 @@ pub mod redrive;
 pub mod standing;
 pub mod stop_rule;
 pub mod takeover;
+pub mod tenant_jobs;
 pub mod tenants;

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::{
     blocks::Measure,
     clock::Clock,
     event::TenantId,
+    figures::figures,
     store::{self, Db, Schema, conditions, migrate, tenant_jobs, tenants},
     telemetry::Chain,
 };
@@ -118,6 +118,7 @@ impl Tenants {
             tenant.clone()
         };
         if is_new {
+            figures().hide(id, false);
             self.changed(Change::Enabled(id.clone()));
         }
         tenant
@@ -126,14 +127,15 @@ impl Tenants {
     /// Forgets that a tenant is enabled; asked again, it is looked up.
     pub fn forget(&self, id: &TenantId) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        figures().hide(id, true);
     }
 
     /// Reads the registry anew.
     async fn reload(&self) -> Result<(), store::Error> {
         let enabled = tenants::enabled(&self.db).await?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|id, _| enabled.contains(id));
-        drop(known);
+        for tenant in self.all().iter().filter(|tenant| !enabled.contains(&tenant.id)) {
+            self.forget(&tenant.id);
+        }
         for id in &enabled {
             self.remember(id);
         }
@@ -190,29 +192,21 @@ impl Tenants {
         }
     }
 
-    /// Installs or upgrades: the same steps, each of which may be repeated. Returns the job's id; the
-    /// job has ended.
-    pub async fn enable(
-        &self,
-        id: &TenantId,
-        module_to: &str,
-        attributes: &Value,
-    ) -> Result<Uuid, store::Error> {
+    /// Installs or upgrades: the same steps, each of which may be repeated.
+    pub async fn enable(&self, id: &TenantId, module_to: &str) -> Result<(), store::Error> {
         let schema = Schema::of(id);
         migrate::module(&self.db).await?;
         migrate::tenant(&self.db, id, &schema).await?;
-        let job = Uuid::new_v4();
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
         for measure in Measure::ALL {
             conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
         }
         tenants::set_enabled(&mut tx, id, true, module_to, self.clock.now()).await?;
-        tenant_jobs::add(&mut tx, &schema, job, attributes, self.clock.now()).await?;
         store::commit(tx).await?;
         self.remember(id);
         info!(tenant = %id, module.id = module_to, "tenant enabled");
-        Ok(job)
+        Ok(())
     }
 
     /// Disables and keeps the data. A tenant that was never enabled stays so.
@@ -235,6 +229,7 @@ impl Tenants {
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
+        tenant_jobs::remove(&mut *tx, id, None).await?;
         store::commit(tx).await?;
         self.forget(id);
         info!(tenant = %id, "tenant purged");

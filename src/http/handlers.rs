@@ -17,12 +17,6 @@ use crate::{
 /// After so many seconds a sender may try again what could not be stored.
 const TRY_AGAIN_AFTER: u32 = 1;
 
-/// Where events of a kind are posted.
-pub(super) fn path(kind: Kind) -> String {
-    let name = kind.name().to_ascii_lowercase().replace('_', "-");
-    format!("/automated-patron-blocks/handlers/{name}")
-}
-
 /// `POST` of an event of this kind.
 pub(super) async fn post(
     kind: Kind,
@@ -36,7 +30,7 @@ pub(super) async fn post(
     let event = callback::read(kind, &body, now).map_err(|reject| refused(&sent, reject))?;
     let record = event::Record {
         // In no log, and so at no offset.
-        place: Place { topic: path(kind).into(), partition: -1, offset: -1 },
+        place: Place { topic: kind.callback().into(), partition: -1, offset: -1 },
         timestamp: Some(now),
         key: None,
         headers: Vec::new(),

@@ -27,7 +27,8 @@ use crate::{
     config::OnDatabaseFailure,
     event::{Environment, Kind},
     flow::{
-        answer::Answers, callbacks::Callbacks, gauges::Gauges, redrive::Redrive, tenants::Tenants,
+        answer::Answers, callbacks::Callbacks, gauges::Gauges, redrive::Redrive,
+        tenant_jobs::TenantJobs, tenants::Tenants,
     },
     kafka::{Broker, Status},
     store::Db,
@@ -56,6 +57,8 @@ pub struct Service {
     pub environment: Environment,
     /// Works on dead letters.
     pub redrive: Redrive,
+    /// Enables tenants.
+    pub tenant_jobs: Arc<TenantJobs>,
     /// Gateway for calls that a request names none for.
     pub okapi_url: String,
     /// What the desk is told when the database fails.
@@ -129,7 +132,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
 fn event_handlers(app: &mut web::ServiceConfig) {
     for kind in Kind::ALL {
         let post = move |request, body| handlers::post(kind, request, body);
-        app.service(web::resource(handlers::path(kind)).route(web::post().to(post)));
+        app.service(web::resource(&kind.callback()).route(web::post().to(post)));
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) fn parameter(request: &HttpRequest, name: &str) -> Result<Option<Stri
     Ok(parameters.into_inner().into_iter().find(|(key, _)| key == name).map(|(_, value)| value))
 }
 
-fn number(name: &str, text: Option<String>, default: i64) -> Result<i64, ApiError> {
+/// A number from a parameter.
+pub(super) fn number(name: &str, text: Option<String>, default: i64) -> Result<i64, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (0..=i64::from(i32::MAX)).contains(number));
     number.ok_or_else(|| {

@@ -11,8 +11,8 @@ use super::{ApiError, Service};
 use crate::{
     event::{TenantId, parse_uuid},
     flow::tenants::Tenant,
+    okapi::Caller,
     store::Db,
-    users::Caller,
 };
 
 /// A header's value, where it is text and not blank.

@@ -1,86 +1,103 @@
 //! `_tenant` 2.0: install, upgrade, disable and purge (http contract 7).
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::LOCATION,
     web::{Bytes, Path},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    ApiError,
+    ApiError, Service,
+    paging::{number, parameter},
     record::Record,
-    request::{path_id, shared, tenant_id},
+    request::{caller, path_id, shared, tenant_id},
 };
 use crate::{
     event::TenantId,
-    flow::tenants::Tenant,
-    store::{self, Db, tenant_jobs},
+    flow::tenant_jobs::module_to,
+    store::{
+        self,
+        tenant_jobs::{self, TenantJob},
+    },
     telemetry::Chain,
 };
 
-/// `POST /_/tenant`. The work goes on when the client goes away.
+/// A job that ends so soon is answered as ended, and its client need not ask for it.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A client that waits for a job asks again after so long.
+const WAIT_MOST: Duration = Duration::from_secs(60);
+
+/// `POST /_/tenant`
 pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
-    let text = |name| attributes.optional_string(name).map(|text| text.unwrap_or("").to_owned());
-    let (module_to, module_from) = (text("module_to")?, text("module_from")?);
+    attributes.optional_string("module_to")?;
+    let module_from = attributes.optional_string("module_from")?.unwrap_or_default().to_owned();
     let purge = attributes.get("purge").is_some_and(|purge| purge == true);
     let attributes = attributes.into_value();
-
-    let (service, _) = shared(&request);
-    let work = tokio::spawn({
-        let (tenants, tenant, attributes) =
-            (service.tenants.clone(), tenant.clone(), attributes.clone());
-        async move {
-            if !module_to.is_empty() {
-                tenants.enable(&tenant, &module_to, &attributes).await.map(Some)
-            } else if purge {
-                tenants.purge(&tenant).await.map(|()| None)
-            } else {
-                tenants.disable(&tenant, &module_from).await.map(|()| None)
-            }
-        }
-    });
-    let failed = |text: String| ApiError::bad_request(text);
-    let job = work.await.map_err(|error| failed(error.to_string()))?;
-    let job = job.map_err(|error| failed(Chain(&error).to_string()))?;
+    let (service, db) = shared(&request);
+    let failed = |error: &store::Error| ApiError::bad_request(Chain(error).to_string());
+    if module_to(&attributes).is_empty() {
+        let (tenants, id) = (service.tenants.clone(), tenant.clone());
+        // It goes on when the client goes away.
+        let work = tokio::spawn(async move {
+            if purge { tenants.purge(&id).await } else { tenants.disable(&id, &module_from).await }
+        });
+        let done = work.await.map_err(|error| ApiError::bad_request(error.to_string()))?;
+        service.answers.policies.forget(&tenant).await;
+        done.map_err(|error| failed(&error))?;
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let jobs = &service.tenant_jobs;
+    let caller = caller(&request, &service, &tenant);
+    let id = jobs.begin(&tenant, &attributes, caller).await.map_err(|error| failed(&error))?;
+    let job = jobs.find(&db, &tenant, id, SOON).await?.ok_or_else(|| unknown_job(id))?;
     service.answers.policies.forget(&tenant).await;
-    Ok(match job {
-        Some(id) => HttpResponse::Created()
-            .insert_header((LOCATION, format!("/_/tenant/{id}")))
-            .json(job_body(id, &tenant, attributes, true)),
-        None => HttpResponse::NoContent().finish(),
-    })
+    Ok(HttpResponse::Created()
+        .insert_header((LOCATION, format!("/_/tenant/{id}")))
+        .json(Body::of(job)))
 }
 
-fn job_body(id: Uuid, tenant: &TenantId, attributes: Value, complete: bool) -> Map<String, Value> {
-    let mut body = Map::new();
-    body.insert("id".to_owned(), json!(id));
-    body.insert("tenant".to_owned(), json!(tenant.as_str()));
-    body.insert("tenantAttributes".to_owned(), attributes);
-    body.insert("complete".to_owned(), json!(complete));
-    body
+/// What clients see of a job.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    id: Uuid,
+    tenant: String,
+    tenant_attributes: Value,
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<String>,
 }
 
-/// `GET /_/tenant/{id}`. A job has ended before its id is known, so there is nothing to `wait` for.
+impl Body {
+    fn of(job: TenantJob) -> Self {
+        let TenantJob { id, tenant, tenant_attributes, complete, error, messages } = job;
+        Self { id, tenant: tenant.to_string(), tenant_attributes, complete, error, messages }
+    }
+}
+
+/// `GET /_/tenant/{id}`, at once or when the job has ended, after `wait` milliseconds at the latest.
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (db, tenant, id) = named(&request, &path).await?;
-    let schema = &tenant.schema;
-    let job = store::read(&db, async |db| tenant_jobs::find(db, schema, id).await).await?;
-    let job = job.ok_or_else(|| unknown_job(id))?;
-    let mut body = job_body(id, &tenant.id, job.tenant_attributes, job.complete);
-    body.extend(job.error.map(|error| ("error".to_owned(), json!(error))));
-    if job.messages.as_array().is_some_and(|messages| !messages.is_empty()) {
-        body.insert("messages".to_owned(), job.messages);
+    let (tenant, id) = named(&request, &path)?;
+    let (service, db) = shared(&request);
+    let wait = number("wait", parameter(&request, "wait")?, 0)?;
+    let wait = Duration::from_millis(wait.unsigned_abs()).min(WAIT_MOST);
+    match service.tenant_jobs.find(&db, &tenant, id, wait).await? {
+        Some(job) => Ok(HttpResponse::Ok().json(Body::of(job))),
+        None => Err(unknown(&service, &tenant, id).await?),
     }
-    Ok(HttpResponse::Ok().json(body))
 }
 
 /// `DELETE /_/tenant/{id}`
@@ -88,25 +105,27 @@ pub(super) async fn delete(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (db, tenant, id) = named(&request, &path).await?;
-    if tenant_jobs::remove(&db, &tenant.schema, id).await? {
+    let (tenant, id) = named(&request, &path)?;
+    let (service, db) = shared(&request);
+    if tenant_jobs::remove(&db, &tenant, Some(id)).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
-        Err(unknown_job(id))
+        Err(unknown(&service, &tenant, id).await?)
     }
 }
 
 /// The tenant and the job that a request is about.
-async fn named(request: &HttpRequest, path: &str) -> Result<(Db, Arc<Tenant>, Uuid), ApiError> {
+fn named(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError> {
     let id = path_id(path, || ApiError::bad_request("the job's id is not a UUID"))?;
-    let tenant = tenant_id(request)?;
-    let (service, db) = shared(request);
-    let known = service.tenants.find(&tenant).await?;
-    Ok((db, known.ok_or_else(|| unknown_tenant(&tenant))?, id))
+    Ok((tenant_id(request)?, id))
 }
 
-fn unknown_tenant(tenant: &TenantId) -> ApiError {
-    ApiError::not_found(format!("Tenant not found {tenant}"))
+/// What there is to say of a job that isn't there: its tenant may be the unknown one.
+async fn unknown(service: &Service, tenant: &TenantId, id: Uuid) -> Result<ApiError, ApiError> {
+    Ok(match service.tenants.find(tenant).await? {
+        Some(_) => unknown_job(id),
+        None => ApiError::not_found(format!("Tenant not found {tenant}")),
+    })
 }
 
 fn unknown_job(id: Uuid) -> ApiError {

@@ -161,5 +161,4 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,
-    tenant_jobs::STATEMENTS,
 ];

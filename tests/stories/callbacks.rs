@@ -11,13 +11,8 @@ use crate::{
     world::World,
 };
 
-fn path(kind: Kind) -> String {
-    let name = kind.name().to_lowercase().replace('_', "-");
-    format!("/automated-patron-blocks/handlers/{name}")
-}
-
 async fn call(world: &World, kind: Kind, payload: &Value) {
-    let answer = world.post(&path(kind), payload).await;
+    let answer = world.post(&kind.callback(), payload).await;
     assert_eq!(answer, (204, String::new()), "{kind:?}");
 }
 
@@ -134,7 +129,7 @@ async fn what_cannot_be_understood_is_refused_with_the_member_and_the_rule() {
             ),
             (Kind::LoanClosed, json!([id]), unreadable.clone()),
         ] {
-            let (status, answer) = world.post(&path(kind), &body).await;
+            let (status, answer) = world.post(&kind.callback(), &body).await;
             let told = (status == 422).then(|| {
                 let errors: Value = serde_json::from_str(&answer).unwrap();
                 let error = &errors["errors"][0];
@@ -145,7 +140,7 @@ async fn what_cannot_be_understood_is_refused_with_the_member_and_the_rule() {
             assert_eq!((status, told), expected, "{kind:?} {body}: {answer}");
             assert!(!answer.is_empty());
         }
-        let closed = path(Kind::LoanClosed);
+        let closed = Kind::LoanClosed.callback();
         let half = world.request(Method::POST, &closed).body("{");
         assert_eq!(world.send(half).await.0, 400);
         let xml = world.request(Method::POST, &closed).header("Content-Type", "text/xml");
@@ -167,7 +162,7 @@ async fn while_the_database_is_away_callers_are_sent_away_and_nothing_is_said_to
         world.wire.cut();
         let checked_out = check_out(user, Uuid::new_v4(), &tomorrow);
         let request = world
-            .request(Method::POST, &path(Kind::ItemCheckedOut))
+            .request(Method::POST, &Kind::ItemCheckedOut.callback())
             .header("X-Okapi-Tenant", crate::world::TENANT);
         let answer = request.json(&checked_out).send().await.unwrap();
         assert_eq!(answer.status(), 503);
@@ -175,7 +170,7 @@ async fn while_the_database_is_away_callers_are_sent_away_and_nothing_is_said_to
         world.wire.mend();
         world
             .until("it is stored", async |world: &World| {
-                world.post(&path(Kind::ItemCheckedOut), &checked_out).await.0 == 204
+                world.post(&Kind::ItemCheckedOut.callback(), &checked_out).await.0 == 204
             })
             .await;
         assert_eq!(open_loans(world, user).await, 2);
@@ -194,7 +189,7 @@ async fn what_the_database_refuses_costs_no_other_caller_its_event() {
         let loans = (0..50).map(|n| if n == 25 { refused } else { Uuid::new_v4() });
         let calls = loans.map(|loan| {
             let payload = check_out(user, loan, &tomorrow);
-            async move { world.post(&path(Kind::ItemCheckedOut), &payload).await.0 }
+            async move { world.post(&Kind::ItemCheckedOut.callback(), &payload).await.0 }
         });
         let statuses = join_all(calls).await;
         assert_eq!(statuses.iter().filter(|status| **status == 204).count(), 49);

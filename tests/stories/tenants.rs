@@ -1,14 +1,51 @@
 //! Tenants: enabled, upgraded, disabled, purged, and what of others' reaches them.
 
+use std::time::Instant;
+
 use patron_blocks::event::Kind;
+use reqwest::Method;
 use serde_json::{Value, json};
+use simulator::{
+    folio::{Folio, Mood, Weather},
+    model::Truth,
+    wire::SharedTruth,
+};
 use uuid::Uuid;
 
 use crate::{
-    facts::{check_out, minutes_from_now},
+    facts::{check_out, minutes_from_now, now},
     log::Draft,
     world::{TENANT, World},
 };
+
+/// Another tenant's request, with the answer's status and body.
+async fn of_tenant(
+    world: &World,
+    tenant: &str,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> (u16, Value) {
+    let request = world.request(method, path).header("X-Okapi-Tenant", tenant);
+    let response = request.json(body).send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default())
+}
+
+/// Enables another tenant, and gives the job once it has ended.
+async fn enable(world: &World, tenant: &str) -> Value {
+    let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+    let (status, job) = of_tenant(world, tenant, Method::POST, "/_/tenant", &install).await;
+    assert_eq!(status, 201);
+    ended(world, tenant, job["id"].as_str().unwrap()).await
+}
+
+async fn ended(world: &World, tenant: &str, job: &str) -> Value {
+    let path = format!("/_/tenant/{job}?wait=60000");
+    let (status, job) = of_tenant(world, tenant, Method::GET, &path, &json!({})).await;
+    assert_eq!((status, &job["complete"]), (200, &json!(true)));
+    job
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
@@ -100,6 +137,122 @@ async fn a_collection_topic_serves_its_tenants_and_passes_by_the_others() {
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
         assert_eq!(world.get(&format!("/user-summary/{ours}")).await.0, 200);
         assert_eq!(world.get(&format!("/user-summary/{theirs}")).await.0, 404);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_instance_has_died_is_gone_on_with_and_any_instance_answers_for_it() {
+    World::tell(async |world| {
+        world.start().await;
+        let job = Uuid::new_v4();
+        world
+            .meddle(&format!(
+                "insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until)
+                 values ('{job}', 'southlib', '{{\"module_to\": \"mod-patron-blocks-2.0.0\"}}', now(), now())"
+            ))
+            .await;
+        let job = ended(world, "southlib", &job.to_string()).await;
+        assert_eq!(job.get("error"), None, "{job}");
+        let enabled = "select count(*) from mod_patron_blocks.tenant where tenant = 'southlib' and enabled";
+        assert_eq!(world.count(enabled).await, 1);
+        let path = format!("/_/tenant/{}", job["id"].as_str().unwrap());
+        assert_eq!(of_tenant(world, "southlib", Method::DELETE, &path, &json!({})).await.0, 204);
+        assert_eq!(of_tenant(world, "southlib", Method::GET, &path, &json!({})).await.0, 404);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fails_says_why_and_may_be_repeated() {
+    World::tell(async |world| {
+        let in_the_way = "southlib_mod_patron_blocks.loan";
+        world
+            .meddle(&format!(
+                "create schema southlib_mod_patron_blocks; create table {in_the_way} (id int)"
+            ))
+            .await;
+        let job = enable(world, "southlib").await;
+        assert!(job["error"].as_str().is_some_and(|error| error.contains("loan")), "{job}");
+        let summary = format!("/user-summary/{}", Uuid::new_v4());
+        assert_eq!(of_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0, 400);
+        world.meddle(&format!("drop table {in_the_way}")).await;
+        assert_eq!(enable(world, "southlib").await.get("error"), None);
+        assert_eq!(of_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0, 404);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_enabled_two_at_once_and_one_after_another_and_leave_nothing_when_purged() {
+    World::tell(async |world| {
+        let world = &*world;
+        let (one, other) = tokio::join!(enable(world, "eastlib"), enable(world, "eastlib"));
+        assert_eq!((one.get("error"), other.get("error")), (None, None), "{one} {other}");
+        let names: Vec<String> = (0..12).map(|n| format!("lib{n}")).collect();
+        for name in &names {
+            assert_eq!(enable(world, name).await.get("error"), None);
+        }
+        let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
+        for name in names.iter().map(String::as_str).chain(["eastlib", "neverlib"]) {
+            let (status, _) = of_tenant(world, name, Method::POST, "/_/tenant", &purge).await;
+            assert_eq!(status, 204, "{name}");
+        }
+        for left in [
+            "select count(*) from information_schema.schemata where schema_name similar to '(lib|east|never)%'",
+            "select count(*) from mod_patron_blocks.tenant where tenant <> 'northlib'",
+            "select count(*) from mod_patron_blocks.tenant_job where tenant <> 'northlib'",
+        ] {
+            assert_eq!(world.count(left).await, 0, "{left}");
+        }
+        let figures = world.get("/metrics").await.1;
+        assert!(figures.contains("tenant=\"all\"") && !figures.contains("eastlib"), "{figures}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
+    World::tell(async |world| {
+        world.stop().await;
+        world.config.okapi.pubsub_registration = true;
+        world.start().await;
+        let truth = Truth::among([], now());
+        let folio = Folio::start(TENANT, SharedTruth::new(truth), 0).unwrap();
+        let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let enable = async |world: &World| {
+            let request = world.request(Method::POST, "/_/tenant").json(&install);
+            let request = request.header("X-Okapi-Tenant", TENANT);
+            let answer = request.header("X-Okapi-Url", folio.url()).send().await.unwrap();
+            let job: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+            let job = ended(world, TENANT, job["id"].as_str().unwrap()).await;
+            assert_eq!(job.get("error"), None, "{job}");
+            job["messages"][0].as_str().unwrap().to_owned()
+        };
+        assert_eq!(enable(world).await, "mod-pubsub was told of the subscription");
+        let calls = folio.pubsub_calls();
+        let paths: Vec<_> = calls.iter().map(|call| &*call.path).collect();
+        let declare = "/pubsub/event-types/declare";
+        assert_eq!(paths[..5], ["/pubsub/event-types"; 5]);
+        assert_eq!(paths[5..], [format!("{declare}/publisher"), format!("{declare}/subscriber")]);
+        let subscriber = &calls[6].body;
+        assert_eq!(subscriber["moduleId"], "mod-patron-blocks-2.0.0");
+        let told = subscriber["subscriptionDefinitions"].as_array().unwrap();
+        for kind in Kind::ALL {
+            let definition =
+                json!({ "eventType": kind.name(), "callbackAddress": kind.callback() });
+            assert!(told.contains(&definition), "{kind:?}");
+        }
+        for (mood, number) in [(Mood::NotFound, 1), (Mood::Error, 3)] {
+            folio.set_weather(Weather { pubsub: mood, ..Weather::default() });
+            let (before, began) = (folio.pubsub_calls().len(), Instant::now());
+            let message = enable(world).await;
+            assert!(message.starts_with("mod-pubsub was not told"), "{message}");
+            assert!(began.elapsed().as_secs() < 20);
+            let calls = folio.pubsub_calls().len() - before;
+            assert!(calls <= number, "{calls} calls");
+        }
+        folio.stop().await;
     })
     .await;
 }

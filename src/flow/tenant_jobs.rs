@@ -1,0 +1,159 @@
+//! Installing and upgrading tenants as jobs: begun by one instance, answered for by any, and taken over
+//! where that one has died.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::tenants::Tenants;
+use crate::{
+    clock::Clock,
+    event::TenantId,
+    okapi::{Caller, PubSub},
+    store::{
+        self, Db, migrate,
+        tenant_jobs::{self, TenantJob},
+    },
+    telemetry::Chain,
+};
+
+/// How long a job stays its instance's without a word from it.
+const HELD: TimeDelta = TimeDelta::seconds(15);
+
+/// How often that word is given, and jobs are looked for whose instance is silent.
+const WORD: Duration = Duration::from_secs(5);
+
+/// How often whoever waits for a job looks at it.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Works on tenants.
+pub struct TenantJobs {
+    db: Db,
+    tenants: Arc<Tenants>,
+    /// None where nobody is to be told.
+    pubsub: Option<PubSub>,
+    clock: Clock,
+}
+
+/// The module that a request enables, if it enables one.
+pub fn module_to(attributes: &Value) -> &str {
+    attributes.get("module_to").and_then(Value::as_str).unwrap_or_default()
+}
+
+impl TenantJobs {
+    /// `db` is the writers' pool.
+    pub fn new(db: Db, tenants: Arc<Tenants>, pubsub: Option<PubSub>, clock: Clock) -> Self {
+        Self { db, tenants, pubsub, clock }
+    }
+
+    /// Begins to install or upgrade. The work goes on when the client goes away.
+    pub async fn begin(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        attributes: &Value,
+        caller: Caller,
+    ) -> Result<Uuid, store::Error> {
+        migrate::module(&self.db).await?;
+        let (id, now) = (Uuid::new_v4(), self.clock.now());
+        tenant_jobs::add(&self.db, id, tenant, attributes, (now, now + HELD)).await?;
+        let (jobs, tenant, attributes) = (self.clone(), tenant.clone(), attributes.clone());
+        tokio::spawn(async move { jobs.run(id, &tenant, &attributes, Some(&caller)).await });
+        Ok(id)
+    }
+
+    /// A job, once it has ended or after `wait` at the latest.
+    pub async fn find(
+        &self,
+        db: &Db,
+        tenant: &TenantId,
+        id: Uuid,
+        wait: Duration,
+    ) -> Result<Option<TenantJob>, store::Error> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let job = store::read(db, async |db| tenant_jobs::find(db, tenant, id).await).await?;
+            if job.as_ref().is_none_or(|job| job.complete) || Instant::now() >= deadline {
+                return Ok(job);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Takes over jobs whose instance is silent, until `stop`.
+    pub async fn take_over(self: Arc<Self>, stop: CancellationToken) {
+        self.tenants.ready().await;
+        while stop.run_until_cancelled(sleep(WORD)).await.is_some() {
+            let now = self.clock.now();
+            match tenant_jobs::take_over(&self.db, now, now + HELD).await {
+                Ok(None) => {}
+                Ok(Some(job)) => {
+                    warn!(tenant = %job.tenant, tenant.job = %job.id,
+                        "the instance that worked on a tenant is silent; going on with it");
+                    // Its client's token went with that instance, so nobody can be told.
+                    let work = self.run(job.id, &job.tenant, &job.tenant_attributes, None);
+                    stop.run_until_cancelled(work).await;
+                }
+                Err(error) => warn!(error = %Chain(&error), "tenant jobs can't be looked for"),
+            }
+        }
+    }
+
+    async fn run(&self, id: Uuid, tenant: &TenantId, attributes: &Value, caller: Option<&Caller>) {
+        let work = self.work(tenant, module_to(attributes), caller);
+        tokio::pin!(work);
+        let mut word = interval(WORD);
+        word.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (problem, messages) = loop {
+            tokio::select! {
+                done = &mut work => break done,
+                _ = word.tick() => {
+                    let held = tenant_jobs::hold(&self.db, id, self.clock.now() + HELD).await;
+                    if let Err(error) = held {
+                        warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
+                    }
+                }
+            }
+        };
+        match &problem {
+            Some(problem) => error!(%tenant, tenant.job = %id, problem, "tenant not enabled"),
+            None => info!(%tenant, tenant.job = %id, ?messages, "tenant job done"),
+        }
+        if let Err(error) = tenant_jobs::end(&self.db, id, problem.as_deref(), &messages).await {
+            // Taken over when it is held no more: all steps may be repeated.
+            warn!(%tenant, error = %Chain(&error), "a tenant job's end could not be stored");
+        }
+    }
+
+    /// The work itself: why it failed, if it did, and what else there is to say.
+    async fn work(
+        &self,
+        tenant: &TenantId,
+        module: &str,
+        caller: Option<&Caller>,
+    ) -> (Option<String>, Vec<String>) {
+        if let Err(error) = self.tenants.enable(tenant, module).await {
+            return (Some(Chain(&error).to_string()), Vec::new());
+        }
+        let Some(pubsub) = &self.pubsub else { return (None, Vec::new()) };
+        let told = match caller {
+            Some(caller) => pubsub.register(caller, module).await.map_err(|error| {
+                format!("mod-pubsub was not told of the subscription: {}", Chain(&error))
+            }),
+            None => {
+                Err("mod-pubsub was not told of the subscription: another instance had to go on \
+                         with this job; repeat it if events come by mod-pubsub"
+                    .to_owned())
+            }
+        };
+        let message = match told {
+            Ok(()) => "mod-pubsub was told of the subscription".to_owned(),
+            Err(message) => message,
+        };
+        (None, vec![message])
+    }
+}

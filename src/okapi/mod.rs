@@ -1,0 +1,61 @@
+//! Other modules, asked through the gateway (http contract 9).
+
+mod pubsub;
+mod users;
+
+pub use pubsub::PubSub;
+pub use users::Users;
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode, redirect::Policy};
+
+/// Why a client could not be made.
+pub type ClientError = reqwest::Error;
+
+/// What a request brings along for calls on its behalf.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Base of outgoing calls, without a trailing slash.
+    pub okapi_url: String,
+    /// The tenant.
+    pub tenant: String,
+    /// The caller's token, passed on as it came and never logged.
+    pub token: Option<String>,
+    /// For correlation in logs.
+    pub request_id: Option<String>,
+}
+
+/// Why a module gave no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The call failed or took too long.
+    #[error("could not be asked")]
+    Failed(#[source] reqwest::Error),
+    /// It answered with a status that says no.
+    #[error("answered {0}")]
+    Status(StatusCode),
+}
+
+/// A client for all calls.
+pub fn client() -> Result<Client, ClientError> {
+    // No redirects: the token is for the gateway alone.
+    Client::builder().no_proxy().redirect(Policy::none()).build()
+}
+
+impl Caller {
+    /// A request with this caller's headers.
+    fn request(&self, http: &Client, method: Method, path: &str) -> RequestBuilder {
+        let optional = [
+            ("X-Okapi-Token", self.token.as_deref()),
+            ("X-Okapi-Request-Id", self.request_id.as_deref()),
+        ];
+        let request = http
+            .request(method, format!("{}{path}", self.okapi_url))
+            .header("Accept", "application/json")
+            .header("X-Okapi-Url", &self.okapi_url)
+            .header("X-Okapi-Tenant", &self.tenant);
+        optional.into_iter().fold(request, |request, (name, value)| match value {
+            Some(value) => request.header(name, value),
+            None => request,
+        })
+    }
+}

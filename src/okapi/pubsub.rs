@@ -1,0 +1,81 @@
+//! mod-pubsub: whom events are still delivered by where producers don't publish to Kafka themselves (http
+//! contract 7.4).
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tracing::debug;
+
+use super::{CallError, Caller};
+use crate::{event::Kind, telemetry::Chain};
+
+/// Longest wait for one answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait between attempts.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+
+/// Kinds that a module of this name is registered as a publisher of, although it never publishes them.
+const PUBLISHED: [Kind; 5] = [
+    Kind::ItemCheckedOut,
+    Kind::ItemCheckedIn,
+    Kind::ItemDeclaredLost,
+    Kind::LoanDueDateChanged,
+    Kind::FeeFineBalanceChanged,
+];
+
+/// A client of mod-pubsub.
+#[derive(Debug, Clone)]
+pub struct PubSub(Client);
+
+impl PubSub {
+    /// A client.
+    pub fn new(http: Client) -> Self {
+        Self(http)
+    }
+
+    /// Registers a module for all eight kinds. Tries again for a few seconds, unless there is no
+    /// mod-pubsub; registering again changes nothing.
+    pub async fn register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let error = match self.try_to_register(caller, module).await {
+                Err(error) if !matches!(error, CallError::Status(StatusCode::NOT_FOUND)) => error,
+                done => return done,
+            };
+            let Some(pause) = pauses.next() else { return Err(error) };
+            debug!(error = %Chain(&error), "not registered with mod-pubsub; trying again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn try_to_register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
+        let descriptors: Vec<Value> = PUBLISHED.into_iter().map(descriptor).collect();
+        for descriptor in &descriptors {
+            self.post(caller, "", descriptor).await?;
+        }
+        let publisher = json!({ "moduleId": module, "eventDescriptors": descriptors });
+        self.post(caller, "/declare/publisher", &publisher).await?;
+        let subscriptions = Kind::ALL
+            .map(|kind| json!({ "eventType": kind.name(), "callbackAddress": kind.callback() }));
+        let subscriber = json!({ "moduleId": module, "subscriptionDefinitions": subscriptions });
+        self.post(caller, "/declare/subscriber", &subscriber).await
+    }
+
+    async fn post(&self, caller: &Caller, path: &str, body: &Value) -> Result<(), CallError> {
+        let path = format!("/pubsub/event-types{path}");
+        let request = caller.request(&self.0, Method::POST, &path).timeout(TIMEOUT).json(body);
+        let status = request.send().await.map_err(CallError::Failed)?.status();
+        if status.is_success() { Ok(()) } else { Err(CallError::Status(status)) }
+    }
+}
+
+fn descriptor(kind: Kind) -> Value {
+    json!({
+        "eventType": kind.name(),
+        "description": format!("{} as circulation and fees/fines tell it", kind.name()),
+        "eventTTL": 1,
+        "signed": false,
+    })
+}
