@@ -16,7 +16,7 @@ use metrics_util::MetricKindMask;
 
 use crate::{
     event::{Event, IdentifiedBy, Kind, Reason, TenantId, TimedBy},
-    flow::{housekeeping::Gone, outcome::Tally},
+    flow::{answer::Basis, housekeeping::Gone, outcome::Tally},
     store::incidents,
 };
 
@@ -59,6 +59,7 @@ pub struct Figures {
     /// Partitions that it revoked.
     pub revoked: Counter,
     gone: [Counter; 4],
+    answers: [Counter; Basis::ALL.len()],
     /// Tenants who were enabled once.
     hidden: RwLock<HashSet<TenantId>>,
 }
@@ -110,6 +111,8 @@ impl Figures {
             revoked: rebalanced("revoked"),
             gone: ["inbox", "loan", "fee_fine", "dead_letter"]
                 .map(|table| counter!("patron_blocks_rows_removed_total", "table" => table)),
+            answers: Basis::ALL
+                .map(|basis| counter!("patron_blocks_answers_total", "basis" => basis.name())),
             hidden: RwLock::default(),
         }
     }
@@ -186,6 +189,11 @@ impl Figures {
         self.incidents[kind as usize].increment(1);
     }
 
+    /// A question about a patron was answered.
+    pub fn answer(&self, basis: Basis) {
+        self.answers[basis as usize].increment(1);
+    }
+
     /// Old rows were removed.
     pub fn gone(&self, gone: Gone) {
         let rows = [gone.inbox, gone.loans, gone.fees_fines, gone.dead_letters];
@@ -211,6 +219,7 @@ fn describe() {
         ("patron_blocks_retries_total", "Batches that were offered again"),
         ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
         ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
+        ("patron_blocks_answers_total", "Answers about patrons, by what they rest on"),
         ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),
     ] {
         describe_counter!(name, what);

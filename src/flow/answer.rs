@@ -27,6 +27,64 @@ use crate::{
     telemetry::Chain,
 };
 
+/// What an answer rests on (http contract 2). A closed list: clients see it in a header, metrics are
+/// labelled with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The patron has nothing open.
+    NothingOpen,
+    /// The library has set no limit.
+    NoLimits,
+    /// A patron group that was told a moment ago.
+    FreshGroup,
+    /// One that is old enough to be asked again in the background.
+    UsableGroup,
+    /// One that the users module was asked for.
+    AskedGroup,
+    /// The last known one, because the users module fails.
+    LastKnownGroup,
+    /// The users module says that there is none.
+    NoGroup,
+    /// The users module fails, and no group is known: nothing is blocked.
+    GroupNotTold,
+    /// The database fails, or is too slow: what is answered then is a setting.
+    NotEvaluated,
+    /// Too many ask at once: the same.
+    TooMany,
+}
+
+impl Basis {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::NothingOpen,
+        Self::NoLimits,
+        Self::FreshGroup,
+        Self::UsableGroup,
+        Self::AskedGroup,
+        Self::LastKnownGroup,
+        Self::NoGroup,
+        Self::GroupNotTold,
+        Self::NotEvaluated,
+        Self::TooMany,
+    ];
+
+    /// As clients and metrics see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NothingOpen => "nothing-open",
+            Self::NoLimits => "no-limits",
+            Self::FreshGroup => "fresh-group",
+            Self::UsableGroup => "usable-group",
+            Self::AskedGroup => "asked-group",
+            Self::LastKnownGroup => "last-known-group",
+            Self::NoGroup => "no-group",
+            Self::GroupNotTold => "group-not-told",
+            Self::NotEvaluated => "not-evaluated",
+            Self::TooMany => "too-many",
+        }
+    }
+}
+
 /// An evaluation with what it was made from.
 #[derive(Debug)]
 pub struct Answer {
@@ -34,6 +92,8 @@ pub struct Answer {
     pub measures: Measures,
     /// The group whose limits were compared, where one is known.
     pub group: Option<String>,
+    /// What it rests on.
+    pub basis: Basis,
     policy: Arc<Policy>,
 }
 
@@ -86,17 +146,17 @@ impl Answers {
             store::read(db, async |db| patrons::state(db, &tenant.schema, *user, now).await)
                 .await?;
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
-            let nothing =
-                Answer { measures: Measures::default(), group: None, policy: Arc::default() };
-            return Ok(nothing);
+            let measures = Measures::default();
+            let basis = Basis::NothingOpen;
+            return Ok(Answer { measures, group: None, basis, policy: Arc::default() });
         };
         let policy = self.policies.of(db, tenant).await?;
         // Without any limit there is nothing that the group could decide.
-        let group = match policy.limits.is_empty() {
-            true => None,
+        let (group, basis) = match policy.limits.is_empty() {
+            true => (None, Basis::NoLimits),
             false => self.group(question, state.group, now).await,
         };
-        Ok(Answer { measures: state.measures, group, policy })
+        Ok(Answer { measures: state.measures, group, basis, policy })
     }
 
     /// The patron's group (http contract 2): a fresh one is used; a usable one is used and asked for in
@@ -106,20 +166,22 @@ impl Answers {
         question: &Question,
         known: Option<KnownGroup>,
         now: DateTime<Utc>,
-    ) -> Option<String> {
-        let age = known.as_ref().map(|known| now - known.known_at);
-        if age.is_some_and(|age| age <= self.ages.usable) {
-            if age.is_some_and(|age| age > self.ages.fresh) {
+    ) -> (Option<String>, Basis) {
+        let known = known.map(|known| (now - known.known_at, known.group));
+        match known {
+            Some((age, group)) if age <= self.ages.fresh => (Some(group), Basis::FreshGroup),
+            Some((age, group)) if age <= self.ages.usable => {
                 self.ask_in_background(question);
+                (Some(group), Basis::UsableGroup)
             }
-            return known.map(|known| known.group);
-        }
-        match self.ask(question).await {
-            Ok(group) => group,
-            Err(()) if age.is_some_and(|age| age <= self.ages.fallback) => {
-                known.map(|known| known.group)
-            }
-            Err(()) => None,
+            known => match (self.ask(question).await, known) {
+                (Ok(Some(group)), _) => (Some(group), Basis::AskedGroup),
+                (Ok(None), _) => (None, Basis::NoGroup),
+                (Err(()), Some((age, group))) if age <= self.ages.fallback => {
+                    (Some(group), Basis::LastKnownGroup)
+                }
+                (Err(()), _) => (None, Basis::GroupNotTold),
+            },
         }
     }
 

@@ -1,6 +1,10 @@
 //! A tenant's limits and conditions as evaluation needs them, kept for a moment.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use moka::future::Cache;
 use serde::Deserialize;
@@ -45,13 +49,18 @@ impl Policy {
 }
 
 /// The policies of all tenants.
-#[derive(Debug, Clone)]
-pub struct Policies(Cache<TenantId, Arc<Policy>>);
+#[derive(Debug)]
+pub struct Policies {
+    /// By tenant and the number of changes made here: whatever was being read when a change was made
+    /// is never found again.
+    read: Cache<(TenantId, u64), Arc<Policy>>,
+    changes: RwLock<HashMap<TenantId, u64>>,
+}
 
 impl Default for Policies {
     fn default() -> Self {
-        let cache = Cache::builder().max_capacity(TENANTS_MOST).time_to_live(STALE_AT_MOST);
-        Self(cache.build())
+        let read = Cache::builder().max_capacity(TENANTS_MOST).time_to_live(STALE_AT_MOST).build();
+        Self { read, changes: RwLock::default() }
     }
 }
 
@@ -65,12 +74,16 @@ impl Policies {
                 records::list(db, &tenant.schema, &conditions::RECORDS, 0, i64::MAX).await?;
             Ok(Arc::new(Policy::read(limits, conditions)))
         });
-        self.0.try_get_with(tenant.id.clone(), read).await
+        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let change = changes.get(&tenant.id).copied().unwrap_or_default();
+        drop(changes);
+        self.read.try_get_with((tenant.id.clone(), change), read).await
     }
 
     /// Forgets a policy that this instance has just changed.
-    pub async fn forget(&self, tenant: &TenantId) {
-        self.0.invalidate(tenant).await;
+    pub fn forget(&self, tenant: &TenantId) {
+        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+        *changes.entry(tenant.clone()).or_default() += 1;
     }
 }
 

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, web::Path};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Path};
 use serde::Serialize;
 use tokio::time::timeout;
 use tracing::error;
 use uuid::Uuid;
 
 use super::{
-    ApiError,
-    request::{caller, enabled, path_id, shared, tenant_id},
+    ApiError, Service,
+    request::{caller, enabled, gate, path_id, shared, tenant_id},
 };
-use crate::{blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, telemetry::Chain};
+use crate::{
+    blocks::Finding,
+    config::OnDatabaseFailure,
+    figures::figures,
+    flow::answer::{Basis, Question},
+};
 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -46,6 +51,9 @@ impl<'a> Block<'a> {
     }
 }
 
+/// What the answer rests on, for the curious.
+const BASIS: &str = "X-Patron-Blocks-Basis";
+
 /// `GET /automated-patron-blocks/{userId}` (http contract 2).
 pub(super) async fn get(
     request: HttpRequest,
@@ -56,6 +64,9 @@ pub(super) async fn get(
         ApiError::bad_request(format!("Invalid user UUID: \"{}\"", path.escape_default()))
     })?;
     let (service, db) = shared(&request);
+    let Some(_pass) = gate(&request).pass() else {
+        return not_evaluated(&service, Basis::TooMany, ApiError::too_many());
+    };
     let caller = caller(&request, &service, &id);
     let evaluate = async {
         let tenant = enabled(&service, &id).await?;
@@ -65,28 +76,35 @@ pub(super) async fn get(
     let failure = match timeout(DEADLINE, evaluate).await {
         Ok(Ok(answer)) => {
             let findings = answer.findings();
-            let automated_patron_blocks = findings.iter().filter_map(Block::of).collect();
-            return Ok(HttpResponse::Ok().json(Body { automated_patron_blocks }));
+            return Ok(answered(answer.basis, findings.iter().filter_map(Block::of).collect()));
         }
-        Ok(Err(ApiError::Store(failure))) => Some(failure),
+        Ok(Err(failure @ ApiError::Store(_))) => failure,
         Ok(Err(error)) => return Err(error),
-        Err(_) => None,
-    };
-    // Which of the two a library wants is its choice; both are said aloud.
-    let cause = failure.as_deref().map_or_else(
-        || "no answer within the deadline".to_owned(),
-        |failure| Chain(failure).to_string(),
-    );
-    error!(tenant = %id, user.id = %user, error = cause, "blocks can't be evaluated");
-    match service.on_database_failure {
-        OnDatabaseFailure::Open => {
-            Ok(HttpResponse::Ok().json(Body { automated_patron_blocks: Vec::new() }))
+        Err(_) => {
+            let text = "could not evaluate within the deadline".to_owned();
+            ApiError::Text(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
-        OnDatabaseFailure::Error => Err(failure.map_or_else(timed_out, ApiError::Store)),
-    }
+    };
+    error!(tenant = %id, user.id = %user, error = failure.cause(), "blocks can't be evaluated");
+    not_evaluated(&service, Basis::NotEvaluated, failure)
 }
 
-fn timed_out() -> ApiError {
-    let status = actix_web::http::StatusCode::INTERNAL_SERVER_ERROR;
-    ApiError::Text(status, "could not evaluate within the deadline".to_owned())
+fn answered(basis: Basis, automated_patron_blocks: Vec<Block<'_>>) -> HttpResponse {
+    figures().answer(basis);
+    HttpResponse::Ok().insert_header((BASIS, basis.name())).json(Body { automated_patron_blocks })
+}
+
+/// Which of the two a library wants is its choice; both are counted.
+fn not_evaluated(
+    service: &Service,
+    basis: Basis,
+    failure: ApiError,
+) -> Result<HttpResponse, ApiError> {
+    match service.on_database_failure {
+        OnDatabaseFailure::Open => Ok(answered(basis, Vec::new())),
+        OnDatabaseFailure::Error => {
+            figures().answer(basis);
+            Err(failure)
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub(super) async fn put(
     record.0.insert("id".to_owned(), id.to_string().into());
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
     let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now).await?;
-    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    desk.service.answers.policies.forget(&desk.tenant.id);
     if replaced {
         Ok(HttpResponse::NoContent().finish())
     } else {

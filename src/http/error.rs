@@ -4,12 +4,18 @@ use std::{fmt, sync::Arc};
 
 use actix_web::{
     HttpResponse, ResponseError,
-    http::{StatusCode, header::ContentType},
+    http::{
+        StatusCode,
+        header::{ContentType, RETRY_AFTER},
+    },
 };
 use serde_json::json;
 use tracing::error;
 
 use crate::{event::TenantId, store, telemetry::Chain};
+
+/// After so many seconds a client may try again what could not be done.
+const TRY_AGAIN_AFTER: u32 = 1;
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -82,6 +88,19 @@ impl ApiError {
         Self::bad_request(format!("Tenant {tenant} is not enabled for this module"))
     }
 
+    /// 503: so many are asking already that this one would not be answered in time.
+    pub fn too_many() -> Self {
+        Self::Text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once".to_owned())
+    }
+
+    /// What happened, for the log.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Store(error) => Chain(&**error).to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// 404 as text.
     pub fn not_found(text: impl Into<String>) -> Self {
         Self::Text(StatusCode::NOT_FOUND, text.into())
@@ -121,6 +140,9 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
+        if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((RETRY_AFTER, TRY_AGAIN_AFTER));
+        }
         match self {
             Self::Text(_, text) => {
                 response.content_type(ContentType::plaintext()).body(text.clone())

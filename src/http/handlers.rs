@@ -1,7 +1,7 @@
 //! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them (http contract
 //! 6). 204 means that the event is durable; the sender repeats whatever is answered otherwise.
 
-use actix_web::{HttpRequest, HttpResponse, http::header::RETRY_AFTER, web::Bytes};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Bytes};
 
 use super::{
     ApiError,
@@ -13,9 +13,6 @@ use crate::{
     event::{self, Kind, Place, Reason, Reject, callback},
     flow::callbacks::Refusal,
 };
-
-/// After so many seconds a sender may try again what could not be stored.
-const TRY_AGAIN_AFTER: u32 = 1;
 
 /// `POST` of an event of this kind.
 pub(super) async fn post(
@@ -40,10 +37,9 @@ pub(super) async fn post(
         Ok(()) => Ok(HttpResponse::NoContent().finish()),
         Err(Refusal::NotEnabled) => Err(ApiError::not_enabled(&tenant.id)),
         Err(Refusal::Never(error)) => Err(ApiError::Store(error)),
-        Err(later @ Refusal::Later) => Ok(HttpResponse::ServiceUnavailable()
-            .insert_header((RETRY_AFTER, TRY_AGAIN_AFTER))
-            .content_type("text/plain")
-            .body(later.to_string())),
+        Err(later @ Refusal::Later) => {
+            Err(ApiError::Text(StatusCode::SERVICE_UNAVAILABLE, later.to_string()))
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn post(
     limits::add(&desk.db, &desk.tenant.schema, row, by, now)
         .await
         .map_err(|error| refused(error, id, condition))?;
-    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    desk.service.answers.policies.forget(&desk.tenant.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, id.to_string())).json(record))
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpRespons
 }
 
 async fn done(desk: &Desk, was_there: bool) -> Result<HttpResponse, ApiError> {
-    desk.service.answers.policies.forget(&desk.tenant.id).await;
+    desk.service.answers.policies.forget(&desk.tenant.id);
     if was_there {
         Ok(HttpResponse::NoContent().finish())
     } else {

@@ -6,6 +6,7 @@ mod collection;
 mod conditions;
 mod dead_letters;
 mod error;
+mod gate;
 mod handlers;
 mod limits;
 mod operations;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
 pub use error::ApiError;
+
+use gate::Gate;
 
 use crate::{
     clock::Clock,
@@ -69,7 +72,9 @@ pub struct Service {
 
 /// Adds all routes. `db` is the pool of the thread that answers.
 pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
+    let connections = db.options().get_max_connections();
     app.app_data(web::Data::from(service.clone()))
+        .app_data(Gate::new(connections))
         .app_data(web::Data::new(db))
         .app_data(web::PayloadConfig::new(BODY_MOST))
         .service(

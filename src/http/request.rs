@@ -5,9 +5,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::{ApiError, Service};
+use super::{ApiError, Service, gate::Gate};
 use crate::{
     event::{TenantId, parse_uuid},
     flow::tenants::Tenant,
@@ -64,6 +65,7 @@ pub(super) struct Desk {
     pub(super) db: Db,
     pub(super) tenant: Arc<Tenant>,
     pub(super) acting_user: Option<String>,
+    _pass: OwnedSemaphorePermit,
 }
 
 /// The enabled tenant of this id, or the error that names it.
@@ -78,11 +80,13 @@ impl FromRequest for Desk {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let (service, db) = shared(request);
+        let pass = gate(request).pass();
         let id = tenant_id(request);
         let acting_user = acting_user(request);
         Box::pin(async move {
+            let _pass = pass.ok_or_else(ApiError::too_many)?;
             let tenant = enabled(&service, &id?).await?;
-            Ok(Self { service, db, tenant, acting_user })
+            Ok(Self { service, db, tenant, acting_user, _pass })
         })
     }
 }
@@ -92,6 +96,11 @@ pub(super) fn shared(request: &HttpRequest) -> (Arc<Service>, Db) {
     let service = request.app_data::<Data<Service>>().expect("routes() adds the service");
     let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");
     (service.clone().into_inner(), Db::clone(db))
+}
+
+/// The gate of the thread that answers.
+pub(super) fn gate(request: &HttpRequest) -> &Gate {
+    request.app_data::<Gate>().expect("routes() adds the gate")
 }
 
 /// The id in a path, or what the contract says of one that is none.

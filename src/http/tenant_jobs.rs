@@ -50,7 +50,7 @@ pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpRespon
             if purge { tenants.purge(&id).await } else { tenants.disable(&id, &module_from).await }
         });
         let done = work.await.map_err(|error| ApiError::bad_request(error.to_string()))?;
-        service.answers.policies.forget(&tenant).await;
+        service.answers.policies.forget(&tenant);
         done.map_err(|error| failed(&error))?;
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -58,7 +58,7 @@ pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpRespon
     let caller = caller(&request, &service, &tenant);
     let id = jobs.begin(&tenant, &attributes, caller).await.map_err(|error| failed(&error))?;
     let job = jobs.find(&db, &tenant, id, SOON).await?.ok_or_else(|| unknown_job(id))?;
-    service.answers.policies.forget(&tenant).await;
+    service.answers.policies.forget(&tenant);
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("/_/tenant/{id}")))
         .json(Body::of(job)))
