@@ -15,5 +15,6 @@ pub(crate) fn login() -> Login {
         username: variable("DB_USERNAME"),
         password: variable("DB_PASSWORD"),
         database: variable("DB_DATABASE"),
+        server_pem: None,
     }
 }

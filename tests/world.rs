@@ -381,6 +381,16 @@ impl World {
         (response.status().as_u16(), response.text().await.expect("a body"))
     }
 
+    /// What the answer about a patron rests on, as its header says.
+    pub(crate) async fn basis(&self, user: Uuid) -> String {
+        let path = format!("/automated-patron-blocks/{user}");
+        let request = self.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", TENANT);
+        let request = request.header("X-Okapi-Url", self.users.url());
+        let response = request.send().await.expect("the service answers");
+        assert_eq!(response.status(), 200);
+        response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned()
+    }
+
     /// The entries of a patron's blocks, as the three flags.
     pub(crate) async fn blocks(&self, user: Uuid) -> Vec<[bool; 3]> {
         let body = self.read(&format!("/automated-patron-blocks/{user}")).await;
@@ -391,13 +401,13 @@ impl World {
         blocks.iter().map(flags).collect()
     }
 
-    /// Makes a condition block everything, and sets a limit for a group.
+    /// Makes a condition block everything, and sets a limit for a group. Gives the limit.
     pub(crate) async fn limit(
         &self,
         group: Uuid,
         measure: patron_blocks::blocks::Measure,
         value: f64,
-    ) {
+    ) -> Value {
         let id = measure.condition_id();
         let path = format!("/patron-block-conditions/{id}");
         let mut condition = self.read(&path).await;
@@ -410,5 +420,6 @@ impl World {
             "id": Uuid::new_v4(), "patronGroupId": group, "conditionId": id, "value": value,
         });
         assert_eq!(self.post("/patron-block-limits", &limit).await.0, 201);
+        limit
     }
 }

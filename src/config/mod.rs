@@ -35,6 +35,9 @@ pub struct Settings {
     /// Database
     #[arg(long, env = "DB_DATABASE", default_value = "okapi_modules", global = true)]
     pub db_database: String,
+    /// Certificate of the server, or of who signed it, as PEM text: the connection is encrypted then
+    #[arg(long, env = "DB_SERVER_PEM", default_value = "", hide_env_values = true, global = true)]
+    pub db_server_pem: String,
     /// Connections of this instance, all together; at least 4
     #[arg(long, env = "DB_MAXPOOLSIZE", default_value = "5", global = true)]
     pub db_maxpoolsize: String,
@@ -272,6 +275,7 @@ impl Settings {
                 username: problems.filled("DB_USERNAME", &self.db_username),
                 password: self.db_password.clone(),
                 database: problems.filled("DB_DATABASE", &self.db_database),
+                server_pem: self.server_pem(problems),
             },
             connections: problems.number(
                 "DB_MAXPOOLSIZE",
@@ -281,6 +285,16 @@ impl Settings {
             ),
             statement: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
         }
+    }
+
+    fn server_pem(&self, problems: &mut Problems) -> Option<String> {
+        let rule = "must be one or more certificates as PEM text";
+        let is_pem = |text: &str| {
+            let holds = |mark: &str| text.contains(&format!("-----{mark} CERTIFICATE-----"));
+            (text.is_empty() || holds("BEGIN") && holds("END")).then(|| text.to_owned())
+        };
+        let pem = problems.check("DB_SERVER_PEM", &self.db_server_pem, rule, is_pem)?;
+        (!pem.is_empty()).then_some(pem)
     }
 
     fn log(&self, problems: &mut Problems) -> Option<LogConfig> {

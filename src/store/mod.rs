@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{
     Connection, PgConnection, PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use tokio::time::timeout;
 
@@ -49,6 +49,26 @@ pub struct Login {
     pub password: String,
     /// Database.
     pub database: String,
+    /// Certificates that the server's must be, or be signed by, in PEM. Where there is one the connection
+    /// is encrypted, and the server is who it says it is, or there is none.
+    pub server_pem: Option<String>,
+}
+
+impl Login {
+    fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.username)
+            .password(&self.password)
+            .database(&self.database);
+        match &self.server_pem {
+            Some(pem) => {
+                options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert_from_pem(pem.clone().into())
+            }
+            None => options.ssl_mode(PgSslMode::Disable),
+        }
+    }
 }
 
 /// How a pool behaves when it is asked for more than it has.
@@ -73,12 +93,8 @@ const STATEMENTS_KEPT: usize = 500;
 /// A pool that connects when it is first used, so that a service can start while the database is away.
 pub fn pool(login: &Login, settings: PoolSettings) -> Db {
     let longest = settings.statement.as_millis().to_string();
-    let connect = PgConnectOptions::new_without_pgpass()
-        .host(&login.host)
-        .port(login.port)
-        .username(&login.username)
-        .password(&login.password)
-        .database(&login.database)
+    let connect = login
+        .options()
         .application_name(settings.name)
         .statement_cache_capacity(STATEMENTS_KEPT)
         .options([

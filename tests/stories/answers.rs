@@ -1,5 +1,11 @@
 //! Answers: what HTTP and the users module add to the evaluation.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{join, join_all};
 use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::json;
 use uuid::Uuid;
@@ -119,6 +125,100 @@ async fn a_block_carries_the_librarys_message_and_nothing_else() {
                 "message": "Maximum number of items charged out reached",
             }] })
         );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_answer_says_what_it_rests_on() {
+    World::tell(async |world| {
+        world.stop().await;
+        world.config.okapi.usable = chrono::TimeDelta::milliseconds(300);
+        world.start().await;
+        let group = Uuid::new_v4();
+        let (known, unknown) = (world.users.patron(group), world.users.patron(group));
+        assert_eq!(world.basis(known).await, "nothing-open");
+        six_loans(world, known).await;
+        six_loans(world, unknown).await;
+        assert_eq!(world.basis(known).await, "no-limits");
+        world.limit(group, Measure::ChargedOut, 5.0).await;
+        assert_eq!(world.basis(known).await, "asked-group");
+        assert_eq!(world.basis(known).await, "usable-group");
+        world.users.set_mood(Mood::Broken);
+        world
+            .until("the group is too old", async |w: &World| {
+                w.basis(known).await == "last-known-group"
+            })
+            .await;
+        assert_eq!(world.basis(unknown).await, "group-not-told");
+        world.users.set_mood(Mood::Right);
+        world.users.forget(known);
+        assert_eq!(world.basis(known).await, "no-group");
+        world.wire.cut();
+        assert_eq!(world.basis(known).await, "not-evaluated");
+        world.wire.mend();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_counts_from_the_answer_that_it_is_set() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        let mut limit = world.limit(group, Measure::ChargedOut, 5.0).await;
+        let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
+        let user = world.users.patron(group);
+        six_loans(world, user).await;
+        let world = &*world;
+        // Others ask all the time, so that the limits are nearly always just being read.
+        let done = AtomicBool::new(false);
+        let asking = (0..4).map(|_| async {
+            while !done.load(Ordering::Relaxed) {
+                world.blocks(user).await;
+            }
+        });
+        let changing = async {
+            for n in 0..40 {
+                let blocked = n % 2 == 1;
+                limit["value"] = json!(if blocked { 5 } else { 6 });
+                assert_eq!(world.put(&path, &limit).await.0, 204);
+                let expected = if blocked { vec![[true; 3]] } else { vec![[true, false, false]] };
+                assert_eq!(world.blocks(user).await, expected, "change {n}");
+            }
+            done.store(true, Ordering::Relaxed);
+        };
+        join(join_all(asking), changing).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_can_not_be_answered_in_time_is_told_so_at_once() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 5.0).await;
+        let user = world.users.patron(group);
+        six_loans(world, user).await;
+        world.wire.freeze();
+        let world = &*world;
+        // More than the one thread that answers lets in with its connections.
+        let asked = join_all((0..900).map(|_| async move {
+            let began = Instant::now();
+            (world.basis(user).await, began.elapsed())
+        }))
+        .await;
+        let (sent_away, waited): (Vec<_>, Vec<_>) =
+            asked.iter().partition(|(basis, _)| basis == "too-many");
+        assert!(sent_away.len() > 50 && waited.len() > 100, "{} sent away", sent_away.len());
+        let slowest = sent_away.iter().map(|(_, took)| *took).max().unwrap();
+        assert!(waited.iter().all(|(basis, _)| basis == "not-evaluated"));
+        let quickest = waited.iter().map(|(_, took)| *took).min().unwrap();
+        assert!(
+            slowest < quickest && quickest > Duration::from_secs(1),
+            "{slowest:?} {quickest:?}"
+        );
+        world.wire.mend();
+        world.until("it is answered again", async |w: &World| w.blocks(user).await == ALL).await;
     })
     .await;
 }

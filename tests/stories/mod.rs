@@ -3,6 +3,7 @@
 mod answers;
 mod callbacks;
 mod day;
+mod encrypted;
 mod gaps;
 mod hazards;
 mod held;
