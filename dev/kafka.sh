@@ -78,11 +78,12 @@ kafka_answers() { # host, port
 
 kafka_is_ready() { kafka_answers 127.0.0.1 "$port"; }
 
-kafka_write_properties() { # file, data folder
+kafka_write_properties() { # file, data folder, key and certificate
     {
         cat "$root/dev/kafka/server.properties"
-        echo "listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller_port"
-        echo "advertised.listeners=PLAINTEXT://127.0.0.1:$port"
+        echo "listeners=PLAINTEXT://127.0.0.1:$port,SECURE://127.0.0.1:$secure_port,CONTROLLER://127.0.0.1:$controller_port"
+        echo "advertised.listeners=PLAINTEXT://127.0.0.1:$port,SECURE://127.0.0.1:$secure_port"
+        echo "listener.name.secure.ssl.keystore.location=$3"
         echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
         echo "log.dirs=$2"
     } >"$1"
@@ -91,7 +92,7 @@ kafka_make() { # folder, place
     local new=$1/data.new properties=$2/kafka-format.properties id
     say "making a Kafka data folder"
     rm -rf "$new" # of a run that was killed here
-    kafka_write_properties "$properties" "$new"
+    kafka_write_properties "$properties" "$new" "$1/secure.pem"
     id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'Aa')
     (cd / && "${as[@]}" "$java" -cp "$jars/*" kafka.tools.StorageTool format -t "${id:0:22}" -c "$properties") \
         >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
@@ -109,7 +110,7 @@ kafka_launch() { # folder, place
 }
 
 kafka_start() {
-    local folder place java jars preload port controller_port pid
+    local folder place java jars preload port controller_port secure_port pid
     engine_folder kafka
     place=${folder%/kafka}
     if ! kafka_is_running "$place"; then
@@ -125,13 +126,16 @@ kafka_start() {
         kafka_jars
     fi
 
+    make_certificate "$folder/secure.key" "$folder/secure.crt"
+    cat "$folder/secure.key" "$folder/secure.crt" | "${as[@]}" tee "$folder/secure.pem" >/dev/null
     for _ in 1 2 3; do
         if ! kafka_is_running "$place"; then
             pick_port controller && controller_port=$port
+            pick_port kafka-secure && secure_port=$port
             pick_port kafka
             [[ -s $folder/data/meta.properties ]] || kafka_make "$folder" "$place"
             say "starting Kafka on port $port"
-            kafka_write_properties "$place/kafka.properties" "$folder/data"
+            kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
             cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # where the engine's user can read it
             (kafka_launch "$folder" "$place") &
             pid=$!

@@ -176,6 +176,16 @@ pick_port() { # whose; the port of last time is the preferred one
     mv "$state/$1.port.new" "$state/$1.port"
 }
 
+# A key and a certificate of this machine's own, so that encrypted connections can be tried.
+make_certificate() { # file of the key, file of the certificate
+    [[ -s $2 ]] && return
+    command -v openssl >/dev/null || install_packages "openssl, which makes a certificate," openssl
+    (cd / && "${as[@]}" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+        -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$1" -out "$2") \
+        >"$state/certificate.log" 2>&1 </dev/null ||
+        fail_with_log "a certificate can't be made" "$state/certificate.log"
+}
+
 lock() { # name; held until this process ends
     local handle
     exec {handle}>"$state/$1.lock"

@@ -61,17 +61,6 @@ postgres_make() { # folder
     mv "$new" "$1/data"
 }
 
-# So that encrypted connections can be tried: the server offers them, and no client has to take them.
-postgres_certificate() { # folder
-    local own=$1/data
-    [[ -s $own/server.crt ]] && return
-    command -v openssl >/dev/null || install_packages "openssl, which makes a certificate," openssl
-    (cd / && "${as[@]}" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-        -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
-        -keyout "$own/server.key" -out "$own/server.crt") >"$state/postgres.log" 2>&1 </dev/null ||
-        fail_with_log "a certificate can't be made" "$state/postgres.log"
-}
-
 # Sockets only on the loopback address: a path below a deep folder can be too long for a Unix
 # socket, and nothing here needs one. Durability stays on: what is proven here holds elsewhere.
 postgres_options() {
@@ -95,7 +84,7 @@ postgres_start() {
         engine_folder postgres # the package brought the user that is to own it
     fi
     [[ -s $folder/data/PG_VERSION ]] || postgres_make "$folder"
-    postgres_certificate "$folder"
+    make_certificate "$folder/data/server.key" "$folder/data/server.crt"
 
     # After a kill -9 the old backends need a moment to notice. Then a pid file is a leftover, and
     # PostgreSQL would believe it if its number belongs to another process by now.

@@ -2,11 +2,11 @@
 
 use std::{io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use patron_blocks::{
     app,
     clock::Clock,
-    config::{Config, Settings},
+    config::{Config, Settings, with_dotted_names},
     console,
     telemetry::{self, Chain},
 };
@@ -35,7 +35,9 @@ enum Command {
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let matches = with_dotted_names(CommandLine::command()).get_matches();
+    let line = CommandLine::from_arg_matches(&matches);
+    let line = line.unwrap_or_else(|problem| problem.exit());
     let (config, log) = match line.settings.check() {
         Ok(checked) => checked,
         Err(problems) => {

@@ -88,7 +88,7 @@ fn every_permission_that_a_handler_needs_is_declared_once() {
 
 #[test]
 fn the_launch_descriptor_sets_only_what_the_service_knows() {
-    let settings: String = ["mod", "housekeeping", "kafka", "okapi"]
+    let settings: String = ["mod", "housekeeping", "kafka", "okapi", "security"]
         .map(|name| file(&format!("src/config/{name}.rs")))
         .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {

@@ -9,7 +9,7 @@ use patron_blocks::{
     clock::Clock,
     config::{
         Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, OkapiConfig,
-        OnDatabaseFailure,
+        OnDatabaseFailure, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
     flow::stop_rule::StopRule,
@@ -154,6 +154,7 @@ impl World {
             },
             kafka: KafkaConfig {
                 bootstrap,
+                security: SecurityConfig::default(),
                 environment: Environment::new(Some(&environment)),
                 session_timeout: Duration::from_secs(6),
                 heartbeat_interval: Duration::from_millis(300),

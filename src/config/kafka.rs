@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Problems;
+use super::{Problems, SecurityConfig, SecuritySettings};
 use crate::{event::Environment, flow::stop_rule::StopRule};
 
 /// The settings as they come.
@@ -56,6 +56,9 @@ pub struct KafkaSettings {
     /// Writers, each with a connection and partitions of its own
     #[arg(long, env = "INGEST_WRITERS", default_value = "2", global = true)]
     pub ingest_writers: String,
+    /// Of encryption and of who we are
+    #[command(flatten)]
+    pub security: SecuritySettings,
     /// So many bad records in a row stop a partition
     #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
     pub stop_in_a_row: String,
@@ -69,6 +72,8 @@ pub struct KafkaSettings {
 pub struct KafkaConfig {
     /// `host:port`.
     pub bootstrap: String,
+    /// How connections are made.
+    pub security: SecurityConfig,
     /// First part of topic names, and which topics are read.
     pub environment: Environment,
     /// How long the group waits for an instance that died.
@@ -113,6 +118,7 @@ impl KafkaSettings {
             "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
         let config = KafkaConfig {
             bootstrap: format!("{host}:{port}"),
+            security: self.security.check(problems),
             environment: problems
                 .check("ENV", &self.env, rule, usable)
                 .unwrap_or_else(|| Environment::new(None))

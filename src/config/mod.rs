@@ -2,18 +2,22 @@
 //!
 //! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
 
+mod dotted;
 mod housekeeping;
 mod kafka;
 mod okapi;
+mod security;
 
 use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
+pub use dotted::with_dotted_names;
 pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
 pub use okapi::{OkapiConfig, OkapiSettings};
+pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
 
 use crate::{store::Login, telemetry::LogFormat};
 
@@ -344,6 +348,23 @@ mod tests {
         assert_eq!(config.kafka.bootstrap, "localhost:9092");
         assert_eq!(config.kafka.environment, Environment::new(None));
         assert_eq!(config.http_port, 8081);
+    }
+
+    #[test]
+    fn dotted_names_count_where_the_upper_case_one_is_not_set() {
+        let set = |name: &str| match name {
+            "spring.kafka.consumer.properties.session.timeout.ms" => Some("40000".to_owned()),
+            "kafka.consumer.session.timeout.ms" => Some("30000".to_owned()),
+            "kafka.consumer.heartbeat.interval.ms" => Some("2000".to_owned()),
+            _ => None,
+        };
+        let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let matches = dotted::with_names(command, set)
+            .get_matches_from(["x", "--kafka-heartbeat-interval=1000"]);
+        let (config, _) = Line::from_arg_matches(&matches).unwrap().settings.check().unwrap();
+        assert_eq!(config.kafka.session_timeout, Duration::from_secs(30));
+        assert_eq!(config.kafka.heartbeat_interval, Duration::from_secs(1));
+        dotted::with_names(Line::command(), |_| Some("1".to_owned()));
     }
 
     #[test]

@@ -74,10 +74,12 @@ impl Policies {
                 records::list(db, &tenant.schema, &conditions::RECORDS, 0, i64::MAX).await?;
             Ok(Arc::new(Policy::read(limits, conditions)))
         });
+        self.read.try_get_with((tenant.id.clone(), self.changes_of(&tenant.id)), read).await
+    }
+
+    fn changes_of(&self, tenant: &TenantId) -> u64 {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let change = changes.get(&tenant.id).copied().unwrap_or_default();
-        drop(changes);
-        self.read.try_get_with((tenant.id.clone(), change), read).await
+        changes.get(tenant).copied().unwrap_or_default()
     }
 
     /// Forgets a policy that this instance has just changed.

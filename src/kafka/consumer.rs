@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{GroupProtocol, KafkaConfig},
+    config::{GroupProtocol, KafkaConfig, SecurityConfig},
     figures::figures,
     flow::{
         ingest::Ingest,
@@ -148,7 +148,37 @@ pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
     client.set("reconnect.backoff.max.ms", "2000");
     client.set("allow.auto.create.topics", "false");
     client.set_log_level(RDKafkaLogLevel::Warning);
+    secure(&mut client, &config.security);
     client
+}
+
+fn secure(client: &mut ClientConfig, SecurityConfig { tls, sasl }: &SecurityConfig) {
+    let protocol = match (tls, sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    client.set("security.protocol", protocol);
+    if let Some(tls) = tls {
+        let named = if tls.named { "https" } else { "none" };
+        client.set("ssl.endpoint.identification.algorithm", named);
+        if let Some(trusted) = &tls.trusted {
+            client.set("ssl.ca.pem", trusted);
+        }
+        if let Some(own) = &tls.own {
+            client.set("ssl.key.pem", &own.key);
+            client.set("ssl.certificate.pem", &own.certificates);
+            if let Some(password) = &own.key_password {
+                client.set("ssl.key.password", password);
+            }
+        }
+    }
+    if let Some(sasl) = sasl {
+        client.set("sasl.mechanism", &sasl.mechanism);
+        client.set("sasl.username", &sasl.username);
+        client.set("sasl.password", &sasl.password);
+    }
 }
 
 fn client(config: &KafkaConfig) -> ClientConfig {

@@ -1,10 +1,20 @@
-//! Encrypted connections to the database.
+//! Encrypted connections to the database and to Kafka.
+#![expect(clippy::disallowed_methods, reason = "dev/up says how its engines are reached")]
 
-use crate::world::World;
+use patron_blocks::{
+    config::{Sasl, SecurityConfig, Tls},
+    event::Kind,
+};
+use uuid::Uuid;
 
-/// The certificate of the development's own server; somebody else's may offer no encryption.
-fn certificate() -> Option<String> {
-    let path = std::env::var("POSTGRES_CERTIFICATE").ok()?;
+use crate::{
+    facts::{check_out, minutes_from_now},
+    world::World,
+};
+
+/// The certificate of the development's own engine; somebody else's may offer no encryption.
+fn certificate(variable: &str) -> Option<String> {
+    let path = std::env::var(variable).ok()?;
     Some(std::fs::read_to_string(path).expect("dev/up names a file that is there"))
 }
 
@@ -16,7 +26,7 @@ const OURS: &str = "select count(*) from pg_stat_ssl join pg_stat_activity using
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_certificate_all_connections_are_encrypted_and_an_impostor_gets_none() {
-    let Some(certificate) = certificate() else { return };
+    let Some(certificate) = certificate("POSTGRES_CERTIFICATE") else { return };
     World::tell(async |world| {
         let encrypted = format!("{OURS} and ssl");
         assert!(world.count(OURS).await > 0);
@@ -34,6 +44,47 @@ async fn with_a_certificate_all_connections_are_encrypted_and_an_impostor_gets_n
         let (status, told) = world.get("/admin/ready").await;
         assert!(status == 503 && told.contains("certificate verify failed"), "{told}");
         assert_eq!(world.count(OURS).await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_read_encrypted_and_with_a_name_and_not_without() {
+    let Some(certificate) = certificate("KAFKA_CERTIFICATE") else { return };
+    let port = std::env::var("KAFKA_SECURE_PORT").expect("dev/up tells both");
+    World::tell(async |world| {
+        let user = Uuid::new_v4();
+        let tls = |pem: &str| Tls { trusted: Some(pem.to_owned()), own: None, named: true };
+        let us = |password: &str| Sasl {
+            mechanism: "PLAIN".to_owned(),
+            username: "patron_blocks".to_owned(),
+            password: password.to_owned(),
+        };
+        world.stop().await;
+        world.config.kafka.bootstrap = format!("127.0.0.1:{port}");
+        let checked_out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(Kind::ItemCheckedOut, &checked_out).await;
+        let right =
+            SecurityConfig { tls: Some(tls(&certificate)), sasl: Some(us("patron_blocks")) };
+        for wrong in [
+            SecurityConfig { tls: Some(tls(ANOTHER)), ..right.clone() },
+            SecurityConfig { sasl: Some(us("wrong")), ..right.clone() },
+            SecurityConfig { sasl: None, ..right.clone() },
+        ] {
+            world.config.kafka.security = wrong;
+            world.start_anyhow().await;
+            world
+                .until("it says that it can't reach Kafka", async |world: &World| {
+                    let (status, told) = world.get("/admin/ready").await;
+                    status == 503 && told.contains("\"part\":\"kafka\"")
+                })
+                .await;
+            world.stop().await;
+        }
+        world.config.kafka.security = right;
+        world.start().await;
+        world.settled().await;
+        assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
     })
     .await;
 }
