@@ -7,6 +7,7 @@
 mod assignment;
 mod boundaries;
 mod contract;
+mod cql;
 mod decoding;
 mod evaluation;
 mod fuzzing;

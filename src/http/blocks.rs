@@ -6,10 +6,11 @@ use actix_web::{HttpRequest, HttpResponse, web::Path};
 use serde::Serialize;
 use tokio::time::timeout;
 use tracing::error;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    ApiError,
+    ApiError, described,
     request::{caller, enabled, path_id, shared, tenant_id},
 };
 use crate::{blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, telemetry::Chain};
@@ -17,14 +18,16 @@ use crate::{blocks::Finding, config::OnDatabaseFailure, flow::answer::Question, 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlocks)]
 struct Body<'a> {
     automated_patron_blocks: Vec<Block<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlock)]
 struct Block<'a> {
     patron_block_condition_id: Uuid,
     block_borrowing: bool,
@@ -47,6 +50,19 @@ impl<'a> Block<'a> {
 }
 
 /// `GET /automated-patron-blocks/{userId}` (http contract 2).
+#[utoipa::path(
+    get,
+    path = "/automated-patron-blocks/{userId}",
+    operation_id = "getAutomatedPatronBlocks",
+    summary = "What a patron may not do at this moment",
+    params(
+        ("userId" = Uuid, Path, description = "The patron"),
+    ),
+    responses(
+        (status = 200, body = Body, description = "Found"),
+        described::Common,
+    ),
+)]
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,

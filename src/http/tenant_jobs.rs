@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    ApiError,
+    ApiError, described,
     record::Record,
     request::{path_id, shared, tenant_id},
 };
@@ -23,6 +23,29 @@ use crate::{
 };
 
 /// `POST /_/tenant`. The work goes on when the client goes away.
+#[utoipa::path(
+    post,
+    path = "/_/tenant",
+    operation_id = "postTenant",
+    summary = "Install, upgrade, disable or purge",
+    request_body(content = described::TenantAttributes, content_type = "application/json"),
+    responses(
+        (
+            status = 201,
+            body = described::TenantJob,
+            description = "Installed or upgraded",
+            headers(("Location" = String, description = "Where the job is")),
+        ),
+        (status = 204, description = "Disabled or purged"),
+        (
+            status = 400,
+            body = String,
+            content_type = "text/plain",
+            description = "A tenant id that is none, a body that can't be read, or work that failed",
+        ),
+        described::TooLong,
+    ),
+)]
 pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
@@ -67,6 +90,22 @@ fn job_body(id: Uuid, tenant: &TenantId, attributes: Value, complete: bool) -> M
 }
 
 /// `GET /_/tenant/{id}`. A job has ended before its id is known, so there is nothing to `wait` for.
+#[utoipa::path(
+    get, path = "/_/tenant/{id}", operation_id = "getTenantJob", summary = "A job",
+    params(
+        ("id" = Uuid, Path, description = "The job"),
+        (
+            "wait" = inline(Option<u32>),
+            Query,
+            description = "Milliseconds to wait for its end, which has come already",
+        ),
+    ),
+    responses(
+        (status = 200, body = described::TenantJob, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,
@@ -84,6 +123,17 @@ pub(super) async fn get(
 }
 
 /// `DELETE /_/tenant/{id}`
+#[utoipa::path(
+    delete, path = "/_/tenant/{id}", operation_id = "deleteTenantJob", summary = "Forget a job",
+    params(
+        ("id" = Uuid, Path, description = "The job"),
+    ),
+    responses(
+        (status = 204, description = "Forgotten"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn delete(
     request: HttpRequest,
     path: Path<String>,
