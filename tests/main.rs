@@ -6,6 +6,7 @@
 
 mod assignment;
 mod boundaries;
+mod conformance;
 mod contract;
 mod cql;
 mod decoding;
