@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, SubsecRound, Utc};
+use serde::Serializer;
 
 /// Tells the time to the millisecond, which is the resolution of every rule.
 #[derive(Debug, Clone, Default)]
@@ -36,5 +37,26 @@ impl Clock {
             None => Utc::now(),
         };
         now.trunc_subsecs(3)
+    }
+}
+
+/// An instant as clients read it (http contract 1.3): `2026-09-14T21:59:59.000+00:00`.
+pub fn written(instant: DateTime<Utc>) -> String {
+    instant.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
+}
+
+/// [`written`], for a member of what is answered as JSON.
+pub fn serialize<S: Serializer>(instant: &DateTime<Utc>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&written(*instant))
+}
+
+/// As [`serialize`], for a member that may be null.
+pub fn serialize_any<S: Serializer>(
+    instant: &Option<DateTime<Utc>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match instant {
+        Some(instant) => serialize(instant, to),
+        None => to.serialize_none(),
     }
 }

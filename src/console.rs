@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     config::Config,
+    cql::{Condition, Query},
     event::{TenantId, parse_uuid},
     flow::{
         check, incidents,
@@ -19,7 +20,7 @@ use crate::{
     },
     store::{
         self, Db, PoolSettings,
-        dead_letters::{self, Filter, Parked},
+        dead_letters::{self, Parked},
     },
 };
 
@@ -225,8 +226,8 @@ async fn letters(desk: &Desk, what: &Letters, out: &mut impl Write) -> Result<bo
         }
         Letters::Discard(chosen) => {
             let id = chosen.id.as_deref().map(id_of).transpose()?;
-            let filter = chosen.filter();
-            let discarded = desk.redrive.discard(&schema, &filter, id, "command line").await?;
+            let condition = chosen.condition();
+            let discarded = desk.redrive.discard(&schema, &condition, id, "command line").await?;
             writeln!(out, "{discarded} thrown away")?;
         }
     }
@@ -234,13 +235,14 @@ async fn letters(desk: &Desk, what: &Letters, out: &mut impl Write) -> Result<bo
 }
 
 impl Chosen {
-    fn filter(&self) -> Filter {
-        Filter {
-            reason: self.reason.clone(),
-            topic: self.topic.clone(),
-            partition: self.partition,
-            field: self.field.clone(),
-        }
+    fn condition(&self) -> Condition {
+        let fields = [
+            ("reason", self.reason.clone()),
+            ("topic", self.topic.clone()),
+            ("partition", self.partition.map(|partition| partition.to_string())),
+            ("field", self.field.clone()),
+        ];
+        Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
     }
 
     async fn letters(&self, desk: &Desk) -> Result<Vec<Parked>, Failure> {
@@ -249,9 +251,9 @@ impl Chosen {
             let found = dead_letters::find(&desk.db, &schema, id_of(id)?).await?;
             return Ok(found.into_iter().collect());
         }
-        let (filter, mut all, mut after) = (self.filter(), Vec::new(), None);
+        let (query, mut all, mut after) = (Query::from(self.condition()), Vec::new(), None);
         loop {
-            let page = dead_letters::list(&desk.db, &schema, &filter, after, PAGE, 0).await?;
+            let page = dead_letters::list(&desk.db, &schema, &query, after, (0, PAGE)).await?;
             let Some(last) = page.last() else { return Ok(all) };
             after = Some(last.id);
             all.extend(page);

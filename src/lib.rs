@@ -8,13 +8,14 @@
 //!   > store/merge ] > blocks/evaluate > http/blocks
 //! ```
 //!
-//! Three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`, `blocks`:
-//! no `async`, no SQL, no clock) and `flow`, where they meet. `tests/boundaries.rs` holds them.
+//! Three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`, `blocks`,
+//! `cql`: no `async`, no SQL, no clock) and `flow`, where they meet. `tests/boundaries.rs` holds them.
 //! `ARCHITECTURE.md` follows one event through all of it.
 
 pub mod kafka;
 
 pub mod blocks;
+pub mod cql;
 pub mod event;
 pub mod patron;
 

@@ -3,11 +3,17 @@
 use std::{fs, path::Path};
 
 /// A rule: files below the first path (or all but those, with `!`) do not contain the second text.
-const RULES: [(&str, &str); 12] = [
+const RULES: [(&str, &str); 18] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ app.rs", "actix_web"),
     ("!okapi/", "reqwest"),
+    ("!cql/", "winnow"),
+    ("!http/", "utoipa"),
+    ("!store/schema.rs store/migrate.rs", "AssertSqlSafe"),
+    ("cql/", "async "),
+    ("cql/", "crate::"),
+    ("cql/", "sqlx"),
     ("event/", "async "),
     ("patron/", "async "),
     ("blocks/", "async "),

@@ -45,9 +45,8 @@ fn is_declared(permission: &&str) -> bool {
     !permission.starts_with("patron-blocks.handlers.")
 }
 
-fn is_operators(path: &str) -> bool {
-    path.starts_with("/admin/") || path == "/metrics"
-}
+/// The operators' own paths, which no gateway routes.
+const OPERATORS: [&str; 4] = ["/admin/health", "/admin/openapi.json", "/admin/ready", "/metrics"];
 
 #[test]
 fn every_route_is_in_the_descriptor_and_the_other_way_round() {
@@ -59,11 +58,37 @@ fn every_route_is_in_the_descriptor_and_the_other_way_round() {
                 .map(move |m| (m.as_str().unwrap().to_owned(), path.to_owned()))
         })
         .collect();
-    // These are the operators' own paths, which no gateway routes.
-    let public: BTreeSet<_> =
-        routes().into_iter().filter(|(_, path)| !is_operators(path)).collect();
+    let (public, operators): (BTreeSet<_>, BTreeSet<_>) =
+        routes().into_iter().partition(|(_, path)| !OPERATORS.contains(&path.as_str()));
     assert!(public.len() >= 13, "the routes were not found: {public:?}");
     assert_eq!(public, declared);
+    let operators: Vec<_> = operators.into_iter().map(|(_, path)| path).collect();
+    assert_eq!(operators, OPERATORS);
+}
+
+fn described() -> Value {
+    serde_json::to_value(patron_blocks::http::description()).unwrap()
+}
+
+#[test]
+fn every_route_is_described_and_the_other_way_round() {
+    let described = described();
+    let paths = described["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+        methods.map(move |method| (method.to_uppercase(), path.clone()))
+    });
+    assert_eq!(operations.collect::<BTreeSet<_>>(), routes());
+}
+
+#[test]
+fn the_description_that_is_checked_in_is_the_one_that_is_served() {
+    let served = serde_json::to_string_pretty(&described()).unwrap() + "\n";
+    if served != file("docs/openapi.json") {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::write(root.join("target/openapi.json"), served).unwrap();
+        panic!("docs/openapi.json is out of date: cp target/openapi.json docs/openapi.json");
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@
 
 mod assignment;
 mod boundaries;
+mod conformance;
 mod contract;
+mod cql;
 mod decoding;
 mod evaluation;
 mod fuzzing;
@@ -15,6 +17,7 @@ mod identity;
 mod inbox;
 mod merging;
 mod pruning;
+mod schemas;
 mod simulation;
 mod sql;
 mod stories;

@@ -68,10 +68,8 @@ impl Policies {
     /// The tenant's policy. Of many who ask at once, one reads it.
     pub async fn of(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
         let read = store::read(db, async |db| {
-            let limits =
-                records::list(&mut *db, &tenant.schema, &limits::RECORDS, 0, i64::MAX).await?;
-            let conditions =
-                records::list(db, &tenant.schema, &conditions::RECORDS, 0, i64::MAX).await?;
+            let limits = records::all(&mut *db, &tenant.schema, &limits::RECORDS).await?;
+            let conditions = records::all(db, &tenant.schema, &conditions::RECORDS).await?;
             Ok(Arc::new(Policy::read(limits, conditions)))
         });
         self.read.try_get_with((tenant.id.clone(), self.changes_of(&tenant.id)), read).await

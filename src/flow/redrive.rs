@@ -10,10 +10,11 @@ use super::{
     ledger::Database,
 };
 use crate::{
+    cql::{Condition, Query},
     event::{Environment, TenantId},
     store::{
         self, Db, Schema,
-        dead_letters::{self, Filter, Parked},
+        dead_letters::{self, Parked},
     },
 };
 
@@ -72,16 +73,17 @@ impl Redrive {
         }
     }
 
-    /// Tries all letters again that match.
+    /// Tries all letters again that are meant.
     pub async fn retry_all(
         &self,
         schema: &Schema,
-        filter: &Filter,
+        condition: Condition,
     ) -> Result<Report, store::Error> {
+        let query = Query::from(condition); // by id, as the pages need it
         let mut report = Report::default();
         let mut after: Option<Uuid> = None;
         loop {
-            let page = dead_letters::list(&self.db, schema, filter, after, PAGE, 0).await?;
+            let page = dead_letters::list(&self.db, schema, &query, after, (0, PAGE)).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             for letter in page {
@@ -95,16 +97,16 @@ impl Redrive {
         Ok(report)
     }
 
-    /// Throws away one letter, or all that match, and tells how many.
+    /// Throws away one letter, or all that are meant, and tells how many.
     pub async fn discard(
         &self,
         schema: &Schema,
-        filter: &Filter,
+        condition: &Condition,
         id: Option<Uuid>,
         by: &str,
     ) -> Result<u64, store::Error> {
-        let discarded = dead_letters::discard(&self.db, schema, filter, id).await?;
-        info!(schema = schema.name(), ?filter, discarded, by, "dead letters were thrown away");
+        let discarded = dead_letters::discard(&self.db, schema, condition, id).await?;
+        info!(schema = schema.name(), query = %condition, discarded, by, "dead letters were thrown away");
         Ok(discarded)
     }
 }

@@ -11,14 +11,15 @@ use serde::Serialize;
 
 use super::{outcome::At, takeover::Span, tenants::Tenant};
 use crate::{
+    cql::Condition,
     event::{Environment, Kind, TenantId},
     kafka::{self, Broker},
     store::{
-        self, Db, Schema,
-        dead_letters::{self, Filter},
+        self, Db, Schema, dead_letters,
         incidents::{self, Raised},
         patrons::{self, Waiting},
         positions::{self, Position},
+        records,
     },
 };
 
@@ -63,6 +64,7 @@ pub struct PartitionStanding {
     /// Records that are not read yet.
     pub lag: Option<i64>,
     /// Timestamp of the last record that was read.
+    #[serde(serialize_with = "crate::clock::serialize_any")]
     pub last_record_at: Option<DateTime<Utc>>,
     /// Whether it has stopped for too many bad records.
     pub stopped: bool,
@@ -84,7 +86,7 @@ pub async fn standing(
         Ok((
             read,
             patrons::waiting(&mut *db, schema).await?,
-            dead_letters::count(&mut *db, schema, &Filter::default()).await?,
+            records::count(&mut *db, schema, &dead_letters::SEARCH, &Condition::All).await?,
             incidents::list(&mut *db, Some(id), true, INCIDENTS_MOST).await?,
             incidents::stopped(&mut *db).await?,
         ))

@@ -9,7 +9,7 @@ use actix_web::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::Service;
+use super::{Service, described};
 use crate::{
     figures::figures,
     store::{self, Db},
@@ -20,11 +20,45 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `GET /admin/health`: this process answers; nothing else is looked at.
+#[utoipa::path(
+    get,
+    path = "/admin/health",
+    operation_id = "getHealth",
+    summary = "Whether this process answers",
+    responses(
+        (
+            status = 200,
+            body = String,
+            content_type = "application/json",
+            description = "Always the JSON string OK",
+        ),
+    ),
+)]
 pub(super) async fn health() -> Json<&'static str> {
     Json("OK")
 }
 
+/// `GET /admin/openapi.json`
+#[utoipa::path(
+    get,
+    path = "/admin/openapi.json",
+    operation_id = "getDescription",
+    summary = "This description",
+    responses(
+        (status = 200, body = Object, description = "OpenAPI 3.1"),
+    ),
+)]
+pub(super) async fn description() -> Json<utoipa::openapi::OpenApi> {
+    Json(super::description())
+}
+
 /// `GET /metrics`, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "getMetrics", summary = "Figures for Prometheus",
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "Figures"),
+    ),
+)]
 pub(super) async fn metrics(service: Data<Service>, db: Data<Db>) -> HttpResponse {
     let _ = timeout(PATIENCE, service.gauges.set(&db)).await;
     HttpResponse::Ok()
@@ -34,6 +68,16 @@ pub(super) async fn metrics(service: Data<Service>, db: Data<Db>) -> HttpRespons
 
 /// `GET /admin/ready`: 200, or 503 with each reason. Kafka is looked at although answers need no
 /// broker: an operator wants to know, and a proxy may be told to look at `/admin/health`.
+#[utoipa::path(
+    get,
+    path = "/admin/ready",
+    operation_id = "getReadiness",
+    summary = "Whether it is ready, and why not",
+    responses(
+        (status = 200, body = described::Readiness, description = "Ready"),
+        (status = 503, body = described::Readiness, description = "Not ready"),
+    ),
+)]
 pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse {
     let mut problems = Vec::new();
     if service.stopping.is_cancelled() {

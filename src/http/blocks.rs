@@ -6,10 +6,11 @@ use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Path};
 use serde::Serialize;
 use tokio::time::timeout;
 use tracing::error;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    ApiError, Service,
+    ApiError, Service, described,
     request::{caller, enabled, gate, path_id, shared, tenant_id},
 };
 use crate::{
@@ -22,14 +23,16 @@ use crate::{
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlocks)]
 struct Body<'a> {
     automated_patron_blocks: Vec<Block<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlock)]
 struct Block<'a> {
     patron_block_condition_id: Uuid,
     block_borrowing: bool,
@@ -55,6 +58,24 @@ impl<'a> Block<'a> {
 const BASIS: &str = "X-Patron-Blocks-Basis";
 
 /// `GET /automated-patron-blocks/{userId}` (http contract 2).
+#[utoipa::path(
+    get,
+    path = "/automated-patron-blocks/{userId}",
+    operation_id = "getAutomatedPatronBlocks",
+    summary = "What a patron may not do at this moment",
+    params(
+        ("userId" = Uuid, Path, description = "The patron"),
+    ),
+    responses(
+        (
+            status = 200,
+            body = Body,
+            description = "Found",
+            headers(("X-Patron-Blocks-Basis" = String, description = "What the answer rests on")),
+        ),
+        described::Common,
+    ),
+)]
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,

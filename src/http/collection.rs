@@ -7,8 +7,7 @@ use uuid::Uuid;
 use super::{
     ApiError,
     error::NOT_A_UUID,
-    paging::Page,
-    query,
+    query::Page,
     request::{Desk, path_id},
 };
 use crate::store::{
@@ -23,12 +22,14 @@ pub(super) async fn list(
     collection: &Collection,
     name: &str,
 ) -> Result<HttpResponse, ApiError> {
-    query::all_records(request)?;
-    let Page { offset, limit } = Page::of(request)?;
-    let schema = &desk.tenant.schema;
+    let Page { query, offset, limit } = Page::of(request)?;
+    let (schema, search) = (&desk.tenant.schema, &collection.search);
     let (page, total) = store::read(&desk.db, async |db| {
-        let page = records::list(&mut *db, schema, collection, offset, limit).await?;
-        Ok((page, records::count(db, schema, collection).await?))
+        let page = match limit {
+            0 => Vec::new(), // only the count is asked for
+            _ => records::list(&mut *db, schema, collection, &query, (offset, limit)).await?,
+        };
+        Ok((page, records::count(db, schema, search, &query.condition).await?))
     })
     .await?;
     Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))

@@ -6,7 +6,7 @@ use actix_web::{
 };
 
 use super::{
-    ApiError, collection,
+    ApiError, collection, described,
     error::{NOT_A_UUID, Violation},
     record::Record,
     request::{Desk, path_id},
@@ -14,16 +14,58 @@ use super::{
 use crate::store::conditions;
 
 /// `GET /patron-block-conditions`
+#[utoipa::path(
+    get,
+    path = "/patron-block-conditions",
+    operation_id = "listConditions",
+    summary = "The six conditions",
+    params(described::Paging),
+    responses(
+        (status = 200, body = described::Conditions, description = "Found"),
+        described::Common,
+    ),
+)]
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     collection::list(&desk, &request, &conditions::RECORDS, "patronBlockConditions").await
 }
 
 /// `GET /patron-block-conditions/{id}`
+#[utoipa::path(
+    get,
+    path = "/patron-block-conditions/{id}",
+    operation_id = "getCondition",
+    summary = "A condition",
+    params(
+        ("id" = Uuid, Path, description = "The condition"),
+    ),
+    responses(
+        (status = 200, body = described::Condition, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     collection::get(&desk, &path, &conditions::RECORDS).await
 }
 
 /// `PUT /patron-block-conditions/{id}`
+#[utoipa::path(
+    put,
+    path = "/patron-block-conditions/{id}",
+    operation_id = "putCondition",
+    summary = "Change what a condition blocks, and its message",
+    params(
+        ("id" = Uuid, Path, description = "The condition; it wins over the id in the body"),
+    ),
+    request_body(content = described::Condition, content_type = "application/json"),
+    responses(
+        (status = 204, description = "Changed"),
+        described::NotFound,
+        described::Invalid,
+        described::Common,
+        described::TooLong,
+    ),
+)]
 pub(super) async fn put(
     desk: Desk,
     request: HttpRequest,
@@ -40,7 +82,9 @@ pub(super) async fn put(
     let before = collection::find(&desk, &conditions::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
     record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
-    let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now).await?;
+    let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now)
+        .await
+        .map_err(ApiError::of_record)?;
     desk.service.answers.policies.forget(&desk.tenant.id);
     if replaced {
         Ok(HttpResponse::NoContent().finish())

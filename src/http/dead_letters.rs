@@ -5,26 +5,42 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{
-    ApiError,
-    paging::Page,
-    query,
+    ApiError, described,
+    query::{self, Page},
     request::{Desk, path_id},
 };
 use crate::{
+    clock,
+    cql::Condition,
     flow::redrive::Outcome,
     store::{
         self,
-        dead_letters::{self, Filter, Parked},
+        dead_letters::{self, Parked},
+        records,
     },
 };
 
 /// `GET /patron-blocks/dead-letters`
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/dead-letters",
+    operation_id = "listDeadLetters",
+    summary = "Parked records",
+    params(described::Paging),
+    responses(
+        (status = 200, body = described::DeadLetters, description = "Found"),
+        described::Common,
+    ),
+)]
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Page { offset, limit } = Page::of(&request)?;
-    let (filter, schema) = (filter(&request)?, &desk.tenant.schema);
+    let Page { query, offset, limit } = Page::of(&request)?;
+    let (schema, search) = (&desk.tenant.schema, &dead_letters::SEARCH);
     let (page, total) = store::read(&desk.db, async |db| {
-        let page = dead_letters::list(&mut *db, schema, &filter, None, limit, offset).await?;
-        Ok((page, dead_letters::count(db, schema, &filter).await?))
+        let page = match limit {
+            0 => Vec::new(), // only the count is asked for
+            _ => dead_letters::list(&mut *db, schema, &query, None, (offset, limit)).await?,
+        };
+        Ok((page, records::count(db, schema, search, &query.condition).await?))
     })
     .await?;
     let page: Vec<Value> = page.iter().map(body).collect();
@@ -32,11 +48,40 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
 }
 
 /// `GET /patron-blocks/dead-letters/{id}`
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/dead-letters/{id}",
+    operation_id = "getDeadLetter",
+    summary = "A parked record",
+    params(
+        ("id" = Uuid, Path, description = "The dead letter"),
+    ),
+    responses(
+        (status = 200, body = described::DeadLetter, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(body(&find(&desk, &path).await?)))
 }
 
 /// `POST /patron-blocks/dead-letters/{id}/retry`: 204, or 422 with the reason why it is parked still.
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/dead-letters/{id}/retry",
+    operation_id = "retryDeadLetter",
+    summary = "Try a parked record again",
+    params(
+        ("id" = Uuid, Path, description = "The dead letter"),
+    ),
+    responses(
+        (status = 204, description = "Applied"),
+        described::NotFound,
+        described::Invalid,
+        described::Common,
+    ),
+)]
 pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let letter = find(&desk, &path).await?;
     let id = letter.id.to_string();
@@ -47,64 +92,93 @@ pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse
 }
 
 /// `POST /patron-blocks/dead-letters/retry?query=…`
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/dead-letters/retry",
+    operation_id = "retryDeadLetters",
+    summary = "Try again all parked records that a query means",
+    params(
+        (
+            "query" = String,
+            Query,
+            description = "CQL; required, so that all is not meant by mistake",
+        ),
+    ),
+    responses(
+        (status = 200, body = described::Retried, description = "What became of them"),
+        described::Common,
+    ),
+)]
 pub(super) async fn retry_all(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let filter = required(&request)?;
-    let report = desk.service.redrive.retry_all(&desk.tenant.schema, &filter).await?;
+    let condition = required(&request)?;
+    let report = desk.service.redrive.retry_all(&desk.tenant.schema, condition).await?;
     Ok(HttpResponse::Ok().json(report))
 }
 
 /// `DELETE /patron-blocks/dead-letters/{id}`
+#[utoipa::path(
+    delete,
+    path = "/patron-blocks/dead-letters/{id}",
+    operation_id = "discardDeadLetter",
+    summary = "Throw a parked record away",
+    params(
+        ("id" = Uuid, Path, description = "The dead letter"),
+    ),
+    responses(
+        (status = 204, description = "Gone"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn discard(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let letter = find(&desk, &path).await?;
-    throw_away(&desk, &Filter::default(), Some(letter.id)).await?;
+    throw_away(&desk, &Condition::All, Some(letter.id)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// `DELETE /patron-blocks/dead-letters?query=…`
+#[utoipa::path(
+    delete,
+    path = "/patron-blocks/dead-letters",
+    operation_id = "discardDeadLetters",
+    summary = "Throw away all parked records that a query means",
+    params(
+        (
+            "query" = String,
+            Query,
+            description = "CQL; required, so that all is not meant by mistake",
+        ),
+    ),
+    responses(
+        (status = 200, body = described::Discarded, description = "How many are gone"),
+        described::Common,
+    ),
+)]
 pub(super) async fn discard_all(
     desk: Desk,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let filter = required(&request)?;
-    let discarded = throw_away(&desk, &filter, None).await?;
+    let condition = required(&request)?;
+    let discarded = throw_away(&desk, &condition, None).await?;
     Ok(HttpResponse::Ok().json(json!({ "discarded": discarded })))
 }
 
-/// Which letters the query means; all of them where there is none.
-fn filter(request: &HttpRequest) -> Result<Filter, ApiError> {
-    let members = query::equalities(request, &["reason", "topic", "partition", "field"])?;
-    let mut filter = Filter::default();
-    for (member, value) in members.unwrap_or_default() {
-        match member {
-            "reason" => filter.reason = Some(value),
-            "topic" => filter.topic = Some(value),
-            "field" => filter.field = Some(value),
-            _ => {
-                let number = value.parse();
-                let rule = "partition must be a number";
-                filter.partition = Some(number.map_err(|_| ApiError::bad_request(rule))?);
-            }
-        }
-    }
-    Ok(filter)
-}
-
-/// As [`filter`], for what changes many letters at once: that must be meant.
-fn required(request: &HttpRequest) -> Result<Filter, ApiError> {
-    if super::paging::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
+/// Which letters are meant, for what changes many at once: that must be said.
+fn required(request: &HttpRequest) -> Result<Condition, ApiError> {
+    if query::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
         let rule = "query is required here; cql.allRecords=1 means all dead letters";
         return Err(ApiError::bad_request(rule));
     }
-    filter(request)
+    Ok(query::query(request)?.condition)
 }
 
 async fn throw_away(
     desk: &Desk,
-    filter: &Filter,
+    condition: &Condition,
     id: Option<uuid::Uuid>,
 ) -> Result<u64, store::Error> {
     let by = desk.acting_user.as_deref().unwrap_or("unknown");
-    desk.service.redrive.discard(&desk.tenant.schema, filter, id, by).await
+    desk.service.redrive.discard(&desk.tenant.schema, condition, id, by).await
 }
 
 async fn find(desk: &Desk, id: &str) -> Result<Parked, ApiError> {
@@ -125,7 +199,7 @@ fn body(letter: &Parked) -> Value {
         .headers
         .iter()
         .map(|(name, value)| json!({ "name": name, "value": String::from_utf8_lossy(value) }));
-    json!({
+    let mut body = json!({
         "id": letter.id,
         "reason": letter.reason,
         "field": letter.field,
@@ -133,10 +207,13 @@ fn body(letter: &Parked) -> Value {
         "topic": &*record.place.topic,
         "partition": record.place.partition,
         "offset": record.place.offset,
-        "recordAt": record.timestamp,
-        "receivedAt": letter.received_at,
+        "recordAt": record.timestamp.map(clock::written),
+        "receivedAt": clock::written(letter.received_at),
         "key": record.key.as_deref().map(text),
         "headers": headers.collect::<Vec<_>>(),
         "payload": record.payload.as_deref().map(text),
-    })
+    });
+    // Members that are null are left out of JSON (http contract 1.2).
+    body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
+    body
 }

@@ -101,6 +101,18 @@ impl ApiError {
         }
     }
 
+    /// What a record's writer is told of what the database says of it: a NUL character in a text, or a
+    /// number with too many digits, is JSON and can't be stored.
+    pub fn of_record(error: store::Error) -> Self {
+        match error.verdict() {
+            store::Verdict::Refused => {
+                error!(error = %Chain(&error), "a record is refused");
+                Self::bad_request("the record holds a text or a number that can't be stored")
+            }
+            store::Verdict::Retry | store::Verdict::Unusable => error.into(),
+        }
+    }
+
     /// 404 as text.
     pub fn not_found(text: impl Into<String>) -> Self {
         Self::Text(StatusCode::NOT_FOUND, text.into())

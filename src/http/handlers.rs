@@ -4,7 +4,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Bytes};
 
 use super::{
-    ApiError,
+    ApiError, described,
     error::Violation,
     record::Record,
     request::{enabled, shared, tenant_id},
@@ -14,7 +14,20 @@ use crate::{
     flow::callbacks::Refusal,
 };
 
-/// `POST` of an event of this kind.
+/// `POST` of an event of this kind. Described once for all eight.
+#[utoipa::path(
+    post,
+    path = "/automated-patron-blocks/handlers",
+    summary = "An event, as mod-pubsub delivers it",
+    request_body(content = serde_json::Value, content_type = "application/json"),
+    responses(
+        (status = 204, description = "The event is durable"),
+        described::Invalid,
+        described::TooLong,
+        described::Later,
+        described::Common,
+    ),
+)]
 pub(super) async fn post(
     kind: Kind,
     request: HttpRequest,

@@ -8,7 +8,7 @@ use actix_web::{
 use uuid::Uuid;
 
 use super::{
-    ApiError, collection,
+    ApiError, collection, described,
     error::{NOT_A_UUID, Violation},
     record::Record,
     request::{Desk, path_id},
@@ -22,16 +22,56 @@ use crate::{
 };
 
 /// `GET /patron-block-limits`
+#[utoipa::path(
+    get,
+    path = "/patron-block-limits",
+    operation_id = "listLimits",
+    summary = "The limits of all patron groups",
+    params(described::Paging),
+    responses(
+        (status = 200, body = described::Limits, description = "Found"),
+        described::Common,
+    ),
+)]
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     collection::list(&desk, &request, &limits::RECORDS, "patronBlockLimits").await
 }
 
 /// `GET /patron-block-limits/{id}`
+#[utoipa::path(
+    get, path = "/patron-block-limits/{id}", operation_id = "getLimit", summary = "A limit",
+    params(
+        ("id" = Uuid, Path, description = "The limit"),
+    ),
+    responses(
+        (status = 200, body = described::Limit, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     collection::get(&desk, &path, &limits::RECORDS).await
 }
 
 /// `POST /patron-block-limits`
+#[utoipa::path(
+    post,
+    path = "/patron-block-limits",
+    operation_id = "postLimit",
+    summary = "Set a limit for a patron group",
+    request_body(content = described::Limit, content_type = "application/json"),
+    responses(
+        (
+            status = 201,
+            body = described::Limit,
+            description = "Stored",
+            headers(("Location" = Uuid, description = "The limit's id")),
+        ),
+        described::Invalid,
+        described::Common,
+        described::TooLong,
+    ),
+)]
 pub(super) async fn post(
     desk: Desk,
     request: HttpRequest,
@@ -39,6 +79,7 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, ApiError> {
     let mut record = Record::read(&request, &body)?;
     let (id, condition) = check(&mut record)?;
+    record.0.insert("id".to_owned(), id.to_string().into());
     let now = desk.service.clock.now();
     let by = desk.acting_user.as_deref();
     record.set_metadata(None, by, now);
@@ -52,6 +93,20 @@ pub(super) async fn post(
 }
 
 /// `PUT /patron-block-limits/{id}`
+#[utoipa::path(
+    put, path = "/patron-block-limits/{id}", operation_id = "putLimit", summary = "Change a limit",
+    params(
+        ("id" = Uuid, Path, description = "The limit; it wins over the id in the body"),
+    ),
+    request_body(content = described::Limit, content_type = "application/json"),
+    responses(
+        (status = 204, description = "Changed"),
+        described::NotFound,
+        described::Invalid,
+        described::Common,
+        described::TooLong,
+    ),
+)]
 pub(super) async fn put(
     desk: Desk,
     request: HttpRequest,
@@ -76,6 +131,20 @@ pub(super) async fn put(
 }
 
 /// `DELETE /patron-block-limits/{id}`
+#[utoipa::path(
+    delete,
+    path = "/patron-block-limits/{id}",
+    operation_id = "deleteLimit",
+    summary = "Remove a limit",
+    params(
+        ("id" = Uuid, Path, description = "The limit"),
+    ),
+    responses(
+        (status = 204, description = "Removed"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = path_id(&path, || ApiError::bad_request(NOT_A_UUID))?;
     let removed = limits::remove(&desk.db, &desk.tenant.schema, id).await?;
@@ -124,5 +193,5 @@ fn refused(error: store::Error, id: Uuid, condition: Uuid) -> ApiError {
         );
         return Violation::own(message, KEY, condition.to_string()).into();
     }
-    error.into()
+    ApiError::of_record(error)
 }

@@ -5,12 +5,12 @@ mod blocks;
 mod collection;
 mod conditions;
 mod dead_letters;
+mod described;
 mod error;
 mod gate;
 mod handlers;
 mod limits;
 mod operations;
-mod paging;
 mod query;
 mod record;
 mod request;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
+pub use described::description;
 pub use error::ApiError;
 
 use gate::Gate;
@@ -130,6 +131,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
         )
         .service(web::resource("/admin/health").route(web::get().to(admin::health)))
         .service(web::resource("/metrics").route(web::get().to(admin::metrics)))
+        .service(web::resource("/admin/openapi.json").route(web::get().to(admin::description)))
         .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
         .default_service(web::to(not_found));
 }

@@ -3,12 +3,22 @@
 use actix_web::{HttpResponse, web::Path};
 
 use super::{
-    ApiError,
+    ApiError, described,
     request::{Desk, path_id},
 };
 use crate::flow::{incidents, standing};
 
 /// `GET /patron-blocks/ingest`
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/ingest",
+    operation_id = "getIngest",
+    summary = "How far ingest has come",
+    responses(
+        (status = 200, body = described::Standing, description = "Found"),
+        described::Common,
+    ),
+)]
 pub(super) async fn ingest(desk: Desk) -> Result<HttpResponse, ApiError> {
     let Desk { service, db, tenant, .. } = desk;
     let told = standing::standing(&db, &service.broker, &service.environment, &tenant).await?;
@@ -16,6 +26,20 @@ pub(super) async fn ingest(desk: Desk) -> Result<HttpResponse, ApiError> {
 }
 
 /// `POST /patron-blocks/incidents/{id}/resolve`: a gap is known, a stopped partition goes on.
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/incidents/{id}/resolve",
+    operation_id = "resolveIncident",
+    summary = "Take note of a gap, or let a stopped partition go on",
+    params(
+        ("id" = Uuid, Path, description = "The incident"),
+    ),
+    responses(
+        (status = 204, description = "Resolved"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn resolve(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = path_id(&path, || ApiError::bad_request("the incident's id is not a UUID"))?;
     let by = desk.acting_user.as_deref().unwrap_or("unknown");

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{ApiError, error::Violation};
-use crate::event::parse_uuid;
+use crate::{clock, event::parse_uuid};
 
 /// A record as sent: an object whose members are looked at one by one.
 pub(super) struct Record(pub(super) Map<String, Value>);
@@ -88,7 +88,7 @@ impl Record {
         by: Option<&str>,
         now: DateTime<Utc>,
     ) {
-        let now = now.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string();
+        let now = clock::written(now);
         let created = before.and_then(|before| before.get("metadata")?.as_object());
         let created_at = created.and_then(|created| created.get("createdDate")).cloned();
         let created_by = match created_at {

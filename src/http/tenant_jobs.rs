@@ -12,8 +12,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    ApiError, Service,
-    paging::{number, parameter},
+    ApiError, Service, described,
+    query::{number, parameter},
     record::Record,
     request::{caller, path_id, shared, tenant_id},
 };
@@ -34,6 +34,29 @@ const SOON: Duration = Duration::from_secs(2);
 const WAIT_MOST: Duration = Duration::from_secs(60);
 
 /// `POST /_/tenant`
+#[utoipa::path(
+    post,
+    path = "/_/tenant",
+    operation_id = "postTenant",
+    summary = "Install, upgrade, disable or purge",
+    request_body(content = described::TenantAttributes, content_type = "application/json"),
+    responses(
+        (
+            status = 201,
+            body = described::TenantJob,
+            description = "Installed or upgraded",
+            headers(("Location" = String, description = "Where the job is")),
+        ),
+        (status = 204, description = "Disabled or purged"),
+        (
+            status = 400,
+            body = String,
+            content_type = "text/plain",
+            description = "A tenant id that is none, a body that can't be read, or work that failed",
+        ),
+        described::TooLong,
+    ),
+)]
 pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
@@ -86,6 +109,22 @@ impl Body {
 }
 
 /// `GET /_/tenant/{id}`, at once or when the job has ended, after `wait` milliseconds at the latest.
+#[utoipa::path(
+    get, path = "/_/tenant/{id}", operation_id = "getTenantJob", summary = "A job",
+    params(
+        ("id" = Uuid, Path, description = "The job"),
+        (
+            "wait" = inline(Option<u32>),
+            Query,
+            description = "Milliseconds to wait for its end, at most",
+        ),
+    ),
+    responses(
+        (status = 200, body = described::TenantJob, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,
@@ -101,6 +140,17 @@ pub(super) async fn get(
 }
 
 /// `DELETE /_/tenant/{id}`
+#[utoipa::path(
+    delete, path = "/_/tenant/{id}", operation_id = "deleteTenantJob", summary = "Forget a job",
+    params(
+        ("id" = Uuid, Path, description = "The job"),
+    ),
+    responses(
+        (status = 204, description = "Forgotten"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
 pub(super) async fn delete(
     request: HttpRequest,
     path: Path<String>,

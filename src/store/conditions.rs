@@ -5,7 +5,11 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, records::Collection};
+use super::{
+    Error, Schema, Statement,
+    records::{Collection, METADATA},
+    search::{Field, Searchable},
+};
 
 const SEED: Statement = Statement::new(
     "insert into {schema}.patron_block_conditions (id, jsonb) values ($1, $2)
@@ -17,17 +21,36 @@ const REPLACE: Statement = Statement::new(
       where id = $1",
 );
 
-pub(super) const STATEMENTS: &[&Statement] =
-    &[&SEED, &RECORDS.list, &RECORDS.count, &RECORDS.find, &REPLACE];
+pub(super) const STATEMENTS: &[&Statement] = &[&SEED, &RECORDS.all, &RECORDS.find, &REPLACE];
 
 /// The conditions, by name.
 pub static RECORDS: Collection = Collection {
-    list: Statement::new(
-        "select jsonb from {schema}.patron_block_conditions
-          order by lower(jsonb ->> 'name'), id offset $1 limit $2",
+    all: Statement::new(
+        "select jsonb from {schema}.patron_block_conditions order by lower(jsonb ->> 'name'), id",
     ),
-    count: Statement::new("select count(*) from {schema}.patron_block_conditions"),
     find: Statement::new("select jsonb from {schema}.patron_block_conditions where id = $1"),
+    search: Searchable {
+        table: "{schema}.patron_block_conditions",
+        order: "lower(jsonb ->> 'name'), id",
+        fields: &FIELDS,
+    },
+};
+
+const FIELDS: [Field; 11] = {
+    let [created, created_by, updated, updated_by] = METADATA;
+    [
+        Field::name("id", "id::text"),
+        Field::words("name", "jsonb ->> 'name'"),
+        Field::words("message", "jsonb ->> 'message'"),
+        Field::name("valueType", "jsonb ->> 'valueType'"),
+        Field::name("blockBorrowing", "jsonb ->> 'blockBorrowing'"),
+        Field::name("blockRenewals", "jsonb ->> 'blockRenewals'"),
+        Field::name("blockRequests", "jsonb ->> 'blockRequests'"),
+        created,
+        created_by,
+        updated,
+        updated_by,
+    ]
 };
 
 /// Puts a condition in its place, unless one is there already.

@@ -5,8 +5,14 @@ use serde_json::{Value, json};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, Tx};
-use crate::event::{Place, Record, Reject};
+use super::{
+    Error, Schema, Statement, Tx,
+    search::{Field, Search, Searchable},
+};
+use crate::{
+    cql::{Condition, Query},
+    event::{Place, Record, Reject},
+};
 
 const PARK: Statement = Statement::new(
     r#"insert into {schema}.dead_letter (
@@ -19,33 +25,10 @@ const PARK: Statement = Statement::new(
        on conflict (dead_letter_id) do nothing"#,
 );
 
-const LIST: Statement = Statement::new(
-    r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
-              key, headers, payload, cluster
-         from {schema}.dead_letter
-        where ($1::text is null or reason = $1) and ($2::text is null or topic = $2)
-          and ($3::int4 is null or partition = $3) and ($4::text is null or field = $4)
-          and ($5::uuid is null or dead_letter_id > $5)
-        order by dead_letter_id limit $6 offset $7"#,
-);
-
-const COUNT: Statement = Statement::new(
-    "select count(*) from {schema}.dead_letter
-      where ($1::text is null or reason = $1) and ($2::text is null or topic = $2)
-        and ($3::int4 is null or partition = $3) and ($4::text is null or field = $4)",
-);
-
 const FIND: Statement = Statement::new(
     r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
               key, headers, payload, cluster
          from {schema}.dead_letter where dead_letter_id = $1"#,
-);
-
-const DISCARD: Statement = Statement::new(
-    "delete from {schema}.dead_letter
-      where ($1::text is null or reason = $1) and ($2::text is null or topic = $2)
-        and ($3::int4 is null or partition = $3) and ($4::text is null or field = $4)
-        and ($5::uuid is null or dead_letter_id = $5)",
 );
 
 /// From wherever it was parked: a letter of nobody may turn out to be somebody's.
@@ -54,7 +37,31 @@ const UNPARK: Statement = Statement::new(
      delete from {schema}.dead_letter where dead_letter_id = $1",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&PARK, &LIST, &COUNT, &FIND, &DISCARD, &UNPARK];
+pub(super) const STATEMENTS: &[&Statement] = &[&PARK, &FIND, &UNPARK];
+
+/// Dead letters, in the order of their ids, which says nothing about time.
+pub static SEARCH: Searchable = Searchable {
+    table: "{schema}.dead_letter",
+    order: "dead_letter_id",
+    fields: &[
+        Field::name("id", "dead_letter_id::text"),
+        Field::name("reason", "reason"),
+        Field::name("field", "field"),
+        Field::words("rule", "rule"),
+        Field::name("topic", "topic"),
+        Field::number("partition", "partition::text", "partition"),
+        Field::number("offset", r#""offset"::text"#, r#""offset""#),
+        // As the contract writes dates (1.3).
+        Field::name(
+            "recordAt",
+            r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+        ),
+        Field::name(
+            "receivedAt",
+            r#"to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+        ),
+    ],
+};
 
 /// A record to park.
 #[derive(Debug, Clone, Copy)]
@@ -113,19 +120,6 @@ fn headers(record: &Record) -> Value {
     // jsonb can't hold a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     told.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
-}
-
-/// Which dead letters; what is `None` may be anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// [`crate::event::Reason::name`].
-    pub reason: Option<String>,
-    /// The topic.
-    pub topic: Option<String>,
-    /// The partition.
-    pub partition: Option<i32>,
-    /// The member or header that it is about.
-    pub field: Option<String>,
 }
 
 /// A dead letter as stored.
@@ -189,43 +183,32 @@ impl From<Row> for Parked {
     }
 }
 
-/// A page of dead letters, by id; those after `after`, if one is given.
+/// A page of the dead letters that a query means; of those after an id where one is given.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    filter: &Filter,
+    query: &Query,
     after: Option<Uuid>,
-    limit: i64,
-    offset: i64,
+    (offset, limit): (i64, i64),
 ) -> Result<Vec<Parked>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(schema.sql(&LIST))
-        .bind(&filter.reason)
-        .bind(&filter.topic)
-        .bind(filter.partition)
-        .bind(&filter.field)
-        .bind(after)
-        .bind(limit)
-        .bind(offset)
+    let mut search = Search::default();
+    search.push(
+        r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at,
+                  received_at, key, headers, payload, cluster
+             from {schema}.dead_letter where "#,
+    );
+    search.condition(&SEARCH, &query.condition);
+    if let Some(after) = after {
+        search.push(" and dead_letter_id > ").bind(after);
+    }
+    search.order(&SEARCH, &query.sort);
+    search.push(" offset ").bind(offset).push(" limit ").bind(limit);
+    let rows: Vec<Row> = sqlx::query_as_with(schema.composed(&search.text), search.values)
+        .persistent(false)
         .fetch_all(db)
         .await
         .map_err(Error::at("list dead letters"))?;
     Ok(rows.into_iter().map(Parked::from).collect())
-}
-
-/// How many dead letters there are.
-pub async fn count(
-    db: impl PgExecutor<'_>,
-    schema: &Schema,
-    filter: &Filter,
-) -> Result<i64, Error> {
-    sqlx::query_scalar(schema.sql(&COUNT))
-        .bind(&filter.reason)
-        .bind(&filter.topic)
-        .bind(filter.partition)
-        .bind(&filter.field)
-        .fetch_one(db)
-        .await
-        .map_err(Error::at("count dead letters"))
 }
 
 /// One dead letter.
@@ -242,19 +225,20 @@ pub async fn find(
     Ok(row.map(Parked::from))
 }
 
-/// Throws dead letters away, one or all that match, and tells how many.
+/// Throws dead letters away, one or all that are meant, and tells how many.
 pub async fn discard(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    filter: &Filter,
+    condition: &Condition,
     id: Option<Uuid>,
 ) -> Result<u64, Error> {
-    let done = sqlx::query(schema.sql(&DISCARD))
-        .bind(&filter.reason)
-        .bind(&filter.topic)
-        .bind(filter.partition)
-        .bind(&filter.field)
-        .bind(id)
+    let mut search = Search::default();
+    search.push("delete from {schema}.dead_letter where ").condition(&SEARCH, condition);
+    if let Some(id) = id {
+        search.push(" and dead_letter_id = ").bind(id);
+    }
+    let done = sqlx::query_with(schema.composed(&search.text), search.values)
+        .persistent(false)
         .execute(db)
         .await
         .map_err(Error::at("discard dead letters"))?;

@@ -102,14 +102,18 @@ pub struct Raised {
     /// The offset after the last one.
     pub to_offset: i64,
     /// Time of the last record before it, where known.
+    #[serde(serialize_with = "crate::clock::serialize_any")]
     pub from_time: Option<DateTime<Utc>>,
     /// Time of the first record after it, where known.
+    #[serde(serialize_with = "crate::clock::serialize_any")]
     pub to_time: Option<DateTime<Utc>>,
     /// What it means, in words.
     pub detail: String,
     /// When it was raised.
+    #[serde(serialize_with = "crate::clock::serialize")]
     pub raised_at: DateTime<Utc>,
     /// When it was resolved.
+    #[serde(serialize_with = "crate::clock::serialize_any")]
     pub resolved_at: Option<DateTime<Utc>>,
     /// By whom.
     pub resolved_by: Option<String>,

@@ -5,7 +5,11 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, records::Collection};
+use super::{
+    Error, Schema, Statement,
+    records::{Collection, METADATA},
+    search::{Field, Searchable},
+};
 
 const ADD: Statement = Statement::new(
     "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
@@ -17,16 +21,37 @@ const REPLACE: Statement = Statement::new(
 const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limits where id = $1");
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&RECORDS.list, &RECORDS.count, &RECORDS.find, &ADD, &REPLACE, &REMOVE];
+    &[&RECORDS.all, &RECORDS.find, &ADD, &REPLACE, &REMOVE];
 
 /// The limits, in the order in which they were made, which is the order of blocks in an answer.
 pub static RECORDS: Collection = Collection {
-    list: Statement::new(
-        "select jsonb from {schema}.patron_block_limits
-          order by creation_date nulls first, id offset $1 limit $2",
+    all: Statement::new(
+        "select jsonb from {schema}.patron_block_limits order by creation_date nulls first, id",
     ),
-    count: Statement::new("select count(*) from {schema}.patron_block_limits"),
     find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
+    search: Searchable {
+        table: "{schema}.patron_block_limits",
+        order: "creation_date nulls first, id",
+        fields: &FIELDS,
+    },
+};
+
+const FIELDS: [Field; 8] = {
+    let [created, created_by, updated, updated_by] = METADATA;
+    [
+        Field::name("id", "id::text"),
+        Field::name("patronGroupId", "jsonb ->> 'patronGroupId'"),
+        Field::name("conditionId", "jsonb ->> 'conditionId'"),
+        Field::number(
+            "value",
+            "jsonb ->> 'value'",
+            "case jsonb_typeof(jsonb -> 'value') when 'number' then (jsonb ->> 'value')::numeric end",
+        ),
+        created,
+        created_by,
+        updated,
+        updated_by,
+    ]
 };
 
 /// A limit to write.

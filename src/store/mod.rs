@@ -1,7 +1,7 @@
 //! PostgreSQL: SQL functions on a transaction or a connection, one table family a file.
 //!
 //! Statements are constants with `{schema}` where the tenant's schema goes; [`Schema`] alone fills it
-//! in. A store function decides nothing and commits nothing: `flow` begins and commits.
+//! in. What a client asks in its own words becomes SQL in `search.rs`. A store function decides nothing and commits nothing: `flow` begins and commits.
 
 pub mod conditions;
 pub mod dead_letters;
@@ -16,11 +16,12 @@ pub mod positions;
 pub mod prune;
 pub mod records;
 mod schema;
+pub mod search;
 pub mod tenant_jobs;
 pub mod tenants;
 
 pub use error::{Error, Verdict};
-pub use schema::{Schema, Statement};
+pub use schema::{Composed, Schema, Statement};
 
 use std::time::{Duration, Instant};
 

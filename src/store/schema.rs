@@ -23,6 +23,24 @@ impl Statement {
     }
 }
 
+/// A statement that is put together for one question. Its text is made of constants and of numbers of
+/// parameters, so nothing that a client has written can get into it: that is bound.
+#[derive(Debug, Default)]
+pub struct Composed(String);
+
+impl Composed {
+    /// Adds text, in which `{schema}` stands for the schema as in a [`Statement`].
+    pub fn push(&mut self, text: &'static str) {
+        self.0.push_str(text);
+    }
+
+    /// Adds a parameter, `$1` for 1.
+    pub fn push_parameter(&mut self, number: usize) {
+        self.0.push('$');
+        self.0.push_str(&number.to_string());
+    }
+}
+
 /// One tenant's schema. Each statement is filled in once and kept, so that a connection finds it among
 /// its prepared ones. A `search_path` is never switched: on a pooled connection a statement prepared
 /// for one tenant would meet the tables of another (invariant I6).
@@ -62,5 +80,10 @@ impl Schema {
             filled.insert(key, text.clone());
             text
         }))
+    }
+
+    /// A composed statement for this schema; it is not kept. Safe as [`Schema::sql`] is.
+    pub fn composed(&self, statement: &Composed) -> AssertSqlSafe<String> {
+        AssertSqlSafe(statement.0.replace("{schema}", &self.name))
     }
 }

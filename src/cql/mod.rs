@@ -1,0 +1,226 @@
+//! CQL, the query language of FOLIO's collections (http contract 1.6): text to an expression and back.
+//!
+//! ```text
+//! query      = [condition] ["sortby" key+]
+//! condition  = operand (("and" | "or" | "not") operand)*      from left to right, none binds tighter
+//! operand    = [field relation] (term | "(" condition ")")    a field may stand before a group of terms
+//! relation   = "==" | "=" | "<>" | "<" | "<=" | ">" | ">="
+//! key        = field ["/sort.ascending" | "/sort.descending"]
+//! ```
+//!
+//! A term stands in double quotes or has no blank in it; `*` and `?` in it stand for any text and any
+//! character, and `\` takes their meaning from them. What a field is, and what equals what, is said by
+//! whoever runs the query.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use parse::{DEPTH_MOST, LENGTH_MOST, ParseError, parse};
+
+/// Which records, in which order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which records.
+    pub condition: Condition,
+    /// The order, the first key first; empty is the collection's own.
+    pub sort: Vec<Key>,
+}
+
+/// Which records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Every record.
+    All,
+    /// One comparison.
+    Comparison(Comparison),
+    /// Conditions that are joined from left to right.
+    Chain(Box<Condition>, Vec<(Operator, Condition)>),
+}
+
+/// A field against a term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// The field's name, to the letter; there may be no such field.
+    pub field: String,
+    /// How they are compared.
+    pub relation: Relation,
+    /// With what.
+    pub term: Term,
+}
+
+/// How two conditions are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// Both hold.
+    And,
+    /// At least one holds.
+    Or,
+    /// The first holds, and the second doesn't.
+    Not,
+}
+
+/// How a field is compared with a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// `=`: the field has the term's words, in their order.
+    Words,
+    /// `==`: the field is the term.
+    Is,
+    /// `<>`: the field is there and is not the term.
+    IsNot,
+    /// `<`
+    Below,
+    /// `<=`
+    AtMost,
+    /// `>`
+    Above,
+    /// `>=`
+    AtLeast,
+}
+
+/// What a field is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term(pub Vec<Letter>);
+
+/// A part of a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letter {
+    /// This character.
+    Char(char),
+    /// `*`: any characters, or none.
+    Any,
+    /// `?`: any one character.
+    One,
+}
+
+/// A field to sort by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The field's name, to the letter.
+    pub field: String,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+impl Condition {
+    /// That all of these fields are the texts given: `reason==bad_json and topic==…`.
+    pub fn all_equal(fields: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let mut each = fields.into_iter().map(|(field, text)| {
+            Self::Comparison(Comparison {
+                field: field.to_owned(),
+                relation: Relation::Is,
+                term: Term::literal(&text),
+            })
+        });
+        match (each.next(), each.map(|condition| (Operator::And, condition)).collect::<Vec<_>>()) {
+            (None, _) => Self::All,
+            (Some(only), rest) if rest.is_empty() => only,
+            (Some(first), rest) => Self::Chain(Box::new(first), rest),
+        }
+    }
+}
+
+impl From<Condition> for Query {
+    fn from(condition: Condition) -> Self {
+        Self { condition, sort: Vec::new() }
+    }
+}
+
+impl Term {
+    /// This text, nothing of which is a wildcard.
+    pub fn literal(text: &str) -> Self {
+        Self(text.chars().map(Letter::Char).collect())
+    }
+
+    /// The text, where it has no wildcard.
+    pub fn text(&self) -> Option<String> {
+        let each = self.0.iter().map(|letter| match letter {
+            Letter::Char(c) => Some(*c),
+            Letter::Any | Letter::One => None,
+        });
+        each.collect()
+    }
+}
+
+impl Operator {
+    const ALL: [Self; 3] = [Self::And, Self::Or, Self::Not];
+
+    /// The keyword, which is the same in capitals.
+    fn keyword(self) -> &'static str {
+        match self {
+            Self::And => "and",
+            Self::Or => "or",
+            Self::Not => "not",
+        }
+    }
+}
+
+impl Relation {
+    /// Those that begin with another one stand before it.
+    const ALL: [Self; 7] =
+        [Self::Is, Self::Words, Self::IsNot, Self::AtMost, Self::Below, Self::AtLeast, Self::Above];
+
+    /// As it is written.
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Words => "=",
+            Self::Is => "==",
+            Self::IsNot => "<>",
+            Self::Below => "<",
+            Self::AtMost => "<=",
+            Self::Above => ">",
+            Self::AtLeast => ">=",
+        }
+    }
+}
+
+/// As a query that is read as the same again.
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.condition)?;
+        if !self.sort.is_empty() {
+            f.write_str(" sortby")?;
+        }
+        for Key { field, descending } in &self.sort {
+            let order = if *descending { "descending" } else { "ascending" };
+            write!(f, " {}/sort.{order}", Term::literal(field))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("cql.allRecords=1"),
+            Self::Comparison(Comparison { field, relation, term }) => {
+                write!(f, "{}{}{term}", Term::literal(field), relation.sign())
+            }
+            Self::Chain(first, rest) => {
+                write!(f, "({first}")?;
+                for (operator, condition) in rest {
+                    write!(f, " {} {condition}", operator.keyword())?;
+                }
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for letter in &self.0 {
+            match letter {
+                Letter::Any => f.write_str("*")?,
+                Letter::One => f.write_str("?")?,
+                Letter::Char(c @ ('"' | '\\' | '*' | '?')) => write!(f, "\\{c}")?,
+                Letter::Char(c) => write!(f, "{c}")?,
+            }
+        }
+        f.write_str("\"")
+    }
+}

@@ -1,0 +1,262 @@
+//! The grammar. Each parser says what it expected, and winnow where that was.
+
+use winnow::{
+    Parser, Result,
+    combinator::{alt, delimited, fail, opt, preceded, repeat},
+    error::{AddContext, ParserError},
+    stream::Stream,
+    token::{any, none_of, take_while},
+};
+
+use super::{Comparison, Condition, Key, Letter, Operator, Query, Relation, Term};
+
+/// Bytes of a query at most: room for the ids of some two hundred records.
+pub const LENGTH_MOST: usize = 8192;
+
+/// Groups within groups at most.
+pub const DEPTH_MOST: usize = 32;
+
+/// The field that stands for every record.
+const ALL_RECORDS: &str = "cql.allRecords";
+
+/// Why a text is no query, for whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("query: expected {expected} at character {character}, but {found}")]
+pub struct ParseError {
+    /// Where, counted in characters from 1.
+    pub character: usize,
+    /// What would have fitted there.
+    pub expected: &'static str,
+    /// What is there.
+    pub found: String,
+}
+
+/// What would have fitted where a parser failed; the innermost parser knows best.
+#[derive(Debug, Clone, Copy)]
+struct Expected(&'static str);
+
+const NOTHING_SAID: &str = "";
+
+impl<I: Stream> ParserError<I> for Expected {
+    type Inner = Self;
+
+    fn from_input(_: &I) -> Self {
+        Self(NOTHING_SAID)
+    }
+
+    fn into_inner(self) -> Result<Self, Self> {
+        Ok(self)
+    }
+}
+
+impl<I: Stream> AddContext<I> for Expected {
+    fn add_context(self, _: &I, _: &I::Checkpoint, context: &'static str) -> Self {
+        if self.0 == NOTHING_SAID { Self(context) } else { self }
+    }
+}
+
+type Input<'a> = &'a str;
+
+/// Reads a query; an empty one means all records.
+pub fn parse(text: &str) -> Result<Query, ParseError> {
+    if text.len() > LENGTH_MOST {
+        let expected = "the end within 8192 bytes";
+        return Err(problem(text, text.floor_char_boundary(LENGTH_MOST), expected));
+    }
+    query.parse(text).map_err(|error| problem(text, error.offset(), error.inner().0))
+}
+
+fn problem(text: &str, offset: usize, expected: &'static str) -> ParseError {
+    const SHOWN: usize = 20;
+    let (before, rest) = text.split_at(offset);
+    let found = match rest.chars().take(SHOWN).collect::<String>() {
+        nothing if nothing.is_empty() => "the query ends there".to_owned(),
+        something => format!("found {something:?}"),
+    };
+    ParseError { character: before.chars().count() + 1, expected, found }
+}
+
+fn query(input: &mut Input<'_>) -> Result<Query, Expected> {
+    blank.parse_next(input)?;
+    let condition = if input.is_empty() || peeked("sortby", input) {
+        Condition::All
+    } else {
+        condition(None, 0).parse_next(input)?
+    };
+    let sort = match opt(keyword("sortby")).parse_next(input)? {
+        Some(()) => repeat(1.., key).parse_next(input)?,
+        None => Vec::new(),
+    };
+    if !input.is_empty() {
+        let expected = if sort.is_empty() {
+            "and, or, not, sortby or the end"
+        } else {
+            "a field to sort by or the end"
+        };
+        return fail.context(expected).parse_next(input);
+    }
+    Ok(Query { condition, sort })
+}
+
+/// The field and the relation that stand before a group hold for each term in it.
+type Before<'a> = Option<(&'a str, Relation)>;
+
+fn condition<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+    move |input: &mut Input<'i>| {
+        let first = operand(before, depth).parse_next(input)?;
+        let mut rest = Vec::new();
+        while let Some(operator) = opt(operator).parse_next(input)? {
+            rest.push((operator, operand(before, depth).parse_next(input)?));
+        }
+        Ok(match rest.is_empty() {
+            true => first,
+            false => Condition::Chain(Box::new(first), rest),
+        })
+    }
+}
+
+fn operator(input: &mut Input<'_>) -> Result<Operator, Expected> {
+    let found = Operator::ALL.into_iter().find(|operator| peeked(operator.keyword(), input));
+    let operator = found.ok_or(Expected(NOTHING_SAID))?;
+    keyword(operator.keyword()).value(operator).parse_next(input)
+}
+
+fn operand<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+    move |input: &mut Input<'i>| {
+        if input.starts_with('(') {
+            return group(before, depth).parse_next(input);
+        }
+        let start = input.checkpoint();
+        let what = if before.is_some() { "a value or (" } else { "a field name or (" };
+        let field = word.context(what).parse_next(input)?;
+        match (opt(relation).parse_next(input)?, before) {
+            (Some(relation), _) => compared(&written(&field), relation, depth).parse_next(input),
+            (None, Some((field, relation))) => {
+                input.reset(&start); // it was a value
+                comparison(field, relation).parse_next(input)
+            }
+            (None, None) => {
+                fail.context("a relation (==, =, <>, <, <=, > or >=)").parse_next(input)
+            }
+        }
+    }
+}
+
+/// What follows a field and a relation.
+fn compared<'i>(
+    field: &str,
+    relation: Relation,
+    depth: usize,
+) -> impl Parser<Input<'i>, Condition, Expected> {
+    move |input: &mut Input<'i>| {
+        if input.starts_with('(') {
+            group(Some((field, relation)), depth).parse_next(input)
+        } else {
+            comparison(field, relation).parse_next(input)
+        }
+    }
+}
+
+/// A term. What asks for anything but all records of the field that stands for them is refused: that
+/// must not be taken for all of them.
+fn comparison<'i>(field: &str, relation: Relation) -> impl Parser<Input<'i>, Condition, Expected> {
+    let all = field.eq_ignore_ascii_case(ALL_RECORDS);
+    let fits = move |word: &Vec<Letter>| {
+        !all || matches!(relation, Relation::Is | Relation::Words) && written(word) == "1"
+    };
+    let expected = if all { "cql.allRecords=1" } else { "a value or (" };
+    word.verify(fits).context(expected).map(move |word| match all {
+        true => Condition::All,
+        false => {
+            let field = field.to_owned();
+            Condition::Comparison(Comparison { field, relation, term: Term(word) })
+        }
+    })
+}
+
+fn group<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+    move |input: &mut Input<'i>| {
+        if depth == DEPTH_MOST {
+            return fail.context("at most 32 groups within each other").parse_next(input);
+        }
+        let closed = sign(")").context("and, or, not or )");
+        delimited(sign("("), condition(before, depth + 1), closed).parse_next(input)
+    }
+}
+
+fn relation(input: &mut Input<'_>) -> Result<Relation, Expected> {
+    let found = Relation::ALL.into_iter().find(|relation| input.starts_with(relation.sign()));
+    let relation = found.ok_or(Expected(NOTHING_SAID))?;
+    sign(relation.sign()).value(relation).parse_next(input)
+}
+
+fn key(input: &mut Input<'_>) -> Result<Key, Expected> {
+    let field = written(&word.context("a field to sort by").parse_next(input)?);
+    let order =
+        alt((keyword("sort.ascending").value(false), keyword("sort.descending").value(true)));
+    let descending = match opt(sign("/")).parse_next(input)? {
+        Some(()) => order.context("sort.ascending or sort.descending").parse_next(input)?,
+        None => false,
+    };
+    Ok(Key { field, descending })
+}
+
+/// A name or a term, quoted or not, with the blank after it.
+fn word(input: &mut Input<'_>) -> Result<Vec<Letter>, Expected> {
+    let word = if input.starts_with('"') {
+        delimited('"', repeat(0.., letter(|c| c == '"')), '"'.context("a closing \""))
+            .parse_next(input)?
+    } else {
+        repeat(1.., letter(|c| c.is_whitespace() || "\"()=<>/".contains(c))).parse_next(input)?
+    };
+    blank.parse_next(input)?;
+    Ok(word)
+}
+
+/// No database holds the character 0 in a text, so it can't be asked for.
+fn letter<'i>(ends: fn(char) -> bool) -> impl Parser<Input<'i>, Letter, Expected> {
+    move |input: &mut Input<'i>| {
+        alt((
+            preceded('\\', any.verify(|c| *c != '\0')).map(Letter::Char),
+            '*'.value(Letter::Any),
+            '?'.value(Letter::One),
+            none_of(|c: char| ends(c) || matches!(c, '\\' | '\0')).map(Letter::Char),
+        ))
+        .parse_next(input)
+    }
+}
+
+/// A word where a wildcard stands for itself, as in names.
+fn written(word: &[Letter]) -> String {
+    let each = word.iter().map(|letter| match letter {
+        Letter::Char(c) => *c,
+        Letter::Any => '*',
+        Letter::One => '?',
+    });
+    each.collect()
+}
+
+fn blank(input: &mut Input<'_>) -> Result<(), Expected> {
+    take_while(0.., char::is_whitespace).void().parse_next(input)
+}
+
+fn sign<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
+    (text, blank).void()
+}
+
+/// A keyword in any case, which ends where a word would.
+fn keyword<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
+    move |input: &mut Input<'i>| {
+        if !peeked(text, input) {
+            return Err(Expected(NOTHING_SAID));
+        }
+        *input = &input[text.len()..];
+        blank.parse_next(input)
+    }
+}
+
+fn peeked(keyword: &str, input: &str) -> bool {
+    let Some((start, rest)) = input.split_at_checked(keyword.len()) else { return false };
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '(' | ')' | '/');
+    start.eq_ignore_ascii_case(keyword) && rest.chars().next().is_none_or(ends)
+}

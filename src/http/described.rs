@@ -1,0 +1,497 @@
+//! The description of all interfaces (OpenAPI 3.1): made of the handlers' own attributes and of the
+//! bodies below, which pass through as JSON. `docs/openapi.json` is a copy; a test compares them, and
+//! others hold what is really answered to it.
+#![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use utoipa::{
+    IntoParams, IntoResponses, Modify, OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        self, Content, RefOr, Required, ResponseBuilder,
+        path::{ParameterBuilder, ParameterIn},
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    admin, blocks, conditions, dead_letters, handlers, limits, operations, summary, tenant_jobs,
+};
+use crate::event::Kind;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Patron blocks", contact(), license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    paths(
+        blocks::get,
+        summary::get,
+        conditions::list,
+        conditions::get,
+        conditions::put,
+        limits::list,
+        limits::get,
+        limits::post,
+        limits::put,
+        limits::delete,
+        operations::ingest,
+        operations::resolve,
+        dead_letters::list,
+        dead_letters::get,
+        dead_letters::retry,
+        dead_letters::retry_all,
+        dead_letters::discard,
+        dead_letters::discard_all,
+        handlers::post,
+        tenant_jobs::post,
+        tenant_jobs::get,
+        tenant_jobs::delete,
+        admin::health,
+        admin::ready,
+        admin::metrics,
+        admin::description,
+    ),
+    components(schemas(Errors)),
+    modifiers(&EventHandlers, &Gateway),
+)]
+struct Description;
+
+/// What the service answers to, as OpenAPI 3.1.
+pub fn description() -> openapi::OpenApi {
+    Description::openapi()
+}
+
+/// Makes eight of the one handler that is described.
+struct EventHandlers;
+
+impl Modify for EventHandlers {
+    fn modify(&self, described: &mut openapi::OpenApi) {
+        let paths = &mut described.paths.paths;
+        let Some(one) = paths.remove("/automated-patron-blocks/handlers") else { return };
+        for kind in Kind::ALL {
+            let mut item = one.clone();
+            if let Some(post) = &mut item.post {
+                post.operation_id = Some(format!("post_{}", kind.name()));
+                post.summary = Some(format!("{}, as mod-pubsub delivers it", kind.name()));
+            }
+            paths.insert(kind.callback(), item);
+        }
+    }
+}
+
+/// Adds what a gateway sends with every request (http contract 1.1).
+struct Gateway;
+
+impl Modify for Gateway {
+    fn modify(&self, described: &mut openapi::OpenApi) {
+        let header = |name: &str, required, what: &str| {
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
+            let parameter = parameter.required(required).description(Some(what));
+            RefOr::T(parameter.schema(Some(String::schema())).build())
+        };
+        let headers = [
+            header("X-Okapi-Tenant", Required::True, "Whose request it is"),
+            header("X-Okapi-Url", Required::False, "Gateway for outgoing calls"),
+            header("X-Okapi-Token", Required::False, "Passed on; read for the acting user's id"),
+            header("X-Okapi-User-Id", Required::False, "Who acts, for metadata"),
+            header("X-Okapi-Request-Id", Required::False, "Passed on"),
+        ];
+        for (path, item) in &mut described.paths.paths {
+            if !path.starts_with("/admin/") && path != "/metrics" {
+                item.parameters = Some(headers.to_vec());
+            }
+        }
+    }
+}
+
+type Responses = BTreeMap<String, RefOr<openapi::Response>>;
+
+fn response(status: u16, what: &str, media: &str, body: RefOr<openapi::Schema>) -> Responses {
+    let content = Content::new(Some(body));
+    let response = ResponseBuilder::new().description(what).content(media, content).build();
+    BTreeMap::from([(status.to_string(), RefOr::T(response))])
+}
+
+fn text(status: u16, what: &str) -> Responses {
+    response(status, what, "text/plain", String::schema())
+}
+
+/// What any request of a tenant may be answered.
+pub(super) struct Common;
+
+impl IntoResponses for Common {
+    fn responses() -> Responses {
+        let bad = "A tenant that is missing or not enabled, or a request that can't be read";
+        let mut all = text(400, bad);
+        all.append(&mut text(500, "The database failed"));
+        all
+    }
+}
+
+/// The caller may try again soon.
+pub(super) struct Later;
+
+impl IntoResponses for Later {
+    fn responses() -> Responses {
+        text(503, "It can't be done at the moment")
+    }
+}
+
+/// There is no such record.
+pub(super) struct NotFound;
+
+impl IntoResponses for NotFound {
+    fn responses() -> Responses {
+        text(404, "There is no such record")
+    }
+}
+
+/// The body is too long.
+pub(super) struct TooLong;
+
+impl IntoResponses for TooLong {
+    fn responses() -> Responses {
+        text(413, "The body is longer than 1 MiB")
+    }
+}
+
+/// A rule is broken.
+pub(super) struct Invalid;
+
+impl IntoResponses for Invalid {
+    fn responses() -> Responses {
+        let errors = openapi::Ref::from_schema_name("Errors").into();
+        response(422, "A rule is broken, and nothing was changed", "application/json", errors)
+    }
+}
+
+/// Which part of a collection.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// CQL; none means all records.
+    query: Option<String>,
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
+    offset: Option<i64>,
+    /// 0 asks for the count alone.
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
+    limit: Option<i64>,
+    /// Accepted; the count is always exact.
+    #[param(inline, rename = "totalRecords")]
+    total_records: Option<Counting>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Counting {
+    Exact,
+    Estimated,
+    None,
+    Auto,
+}
+
+/// What was wrong.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Errors {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorEntry {
+    message: String,
+    r#type: String,
+    /// `-1`, or the key of the schema's rule.
+    code: String,
+    parameters: Vec<ErrorParameter>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorParameter {
+    key: String,
+    value: String,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct UserSummary {
+    id: Uuid,
+    #[serde(rename = "_version")]
+    #[schema(minimum = 1)]
+    version: i64,
+    user_id: Uuid,
+    open_loans: Vec<SummaryLoan>,
+    open_fees_fines: Vec<SummaryFee>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SummaryLoan {
+    loan_id: Uuid,
+    due_date: DateTime<Utc>,
+    recall: bool,
+    item_lost: bool,
+    item_claimed_returned: bool,
+    #[schema(nullable = false)]
+    grace_period: Option<GracePeriod>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct GracePeriod {
+    #[schema(minimum = 1)]
+    duration: i32,
+    interval_id: Interval,
+}
+
+#[derive(ToSchema)]
+enum Interval {
+    Minutes,
+    Hours,
+    Days,
+    Weeks,
+    Months,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SummaryFee {
+    fee_fine_id: Uuid,
+    #[schema(nullable = false)]
+    fee_fine_type_id: Option<Uuid>,
+    #[schema(nullable = false)]
+    loan_id: Option<Uuid>,
+    balance: f64,
+}
+
+/// Set by the server; what a client sends is ignored.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    created_date: DateTime<Utc>,
+    /// Need not be a UUID.
+    #[schema(nullable = false)]
+    created_by_user_id: Option<String>,
+    updated_date: DateTime<Utc>,
+    #[schema(nullable = false)]
+    updated_by_user_id: Option<String>,
+}
+
+/// Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Condition {
+    id: Uuid,
+    name: String,
+    block_borrowing: bool,
+    block_renewals: bool,
+    block_requests: bool,
+    value_type: ValueType,
+    /// Required where anything is blocked.
+    #[schema(nullable = false)]
+    message: Option<String>,
+    #[schema(nullable = false)]
+    metadata: Option<Metadata>,
+}
+
+#[derive(ToSchema)]
+enum ValueType {
+    Integer,
+    Double,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Conditions {
+    patron_block_conditions: Vec<Condition>,
+    total_records: i64,
+}
+
+/// Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Limit {
+    id: Uuid,
+    patron_group_id: Uuid,
+    condition_id: Uuid,
+    /// A whole number, or an amount for the condition on the balance. A numeric string is taken too.
+    #[schema(minimum = 0, maximum = 999_999.99)]
+    value: f64,
+    #[schema(nullable = false)]
+    metadata: Option<Metadata>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Limits {
+    patron_block_limits: Vec<Limit>,
+    total_records: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DeadLetters {
+    dead_letters: Vec<DeadLetter>,
+    total_records: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DeadLetter {
+    id: Uuid,
+    reason: String,
+    /// The member or header that it is about.
+    #[schema(nullable = false)]
+    field: Option<String>,
+    /// The rule that it breaks.
+    rule: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[schema(nullable = false)]
+    record_at: Option<DateTime<Utc>>,
+    received_at: DateTime<Utc>,
+    #[schema(nullable = false)]
+    key: Option<Bytes>,
+    headers: Vec<Header>,
+    payload: Bytes,
+}
+
+/// As text where it is text, else in base64.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum Bytes {
+    Text(String),
+    Base64(String),
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Retried {
+    applied: u64,
+    still_parked: u64,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discarded {
+    discarded: u64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Standing {
+    partitions: Vec<Partition>,
+    lag: Option<i64>,
+    /// Why the log could not be asked.
+    #[schema(nullable = false)]
+    log_problem: Option<String>,
+    /// What waits and counts for nobody yet.
+    waiting: Waiting,
+    dead_letters: i64,
+    incidents: Vec<Incident>,
+    total_records: u64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Partition {
+    topic: String,
+    partition: i32,
+    /// The offset after the last record that is durable.
+    position: Option<i64>,
+    log_start: Option<i64>,
+    log_end: Option<i64>,
+    lag: Option<i64>,
+    last_record_at: Option<DateTime<Utc>>,
+    stopped: bool,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Waiting {
+    loans: i64,
+    fees_fines: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Incident {
+    id: Uuid,
+    kind: String,
+    topic: String,
+    partition: i32,
+    from_offset: i64,
+    to_offset: i64,
+    from_time: Option<DateTime<Utc>>,
+    to_time: Option<DateTime<Utc>>,
+    detail: String,
+    raised_at: DateTime<Utc>,
+    resolved_at: Option<DateTime<Utc>>,
+    resolved_by: Option<String>,
+}
+
+/// To `module_to`, or away from `module_from`. Other members are kept with the job.
+#[derive(ToSchema)]
+pub(super) struct TenantAttributes {
+    module_to: Option<String>,
+    module_from: Option<String>,
+    purge: Option<bool>,
+    parameters: Option<Vec<HashMap<String, Value>>>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TenantJob {
+    id: Uuid,
+    tenant: String,
+    tenant_attributes: TenantAttributes,
+    complete: bool,
+    #[schema(nullable = false)]
+    error: Option<String>,
+    #[schema(nullable = false)]
+    messages: Option<Vec<String>>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Readiness {
+    ready: bool,
+    problems: Vec<Problem>,
+    kafka: Kafka,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Problem {
+    part: String,
+    problem: String,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kafka {
+    brokers_up: u64,
+    joined: bool,
+    partitions: Partitions,
+}
+
+/// How many partitions are how far.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Partitions {
+    beginning: u64,
+    reading: u64,
+    held: u64,
+    stopped: u64,
+}

@@ -1,0 +1,68 @@
+//! Every path, method and status of the interfaces, through the real service. Answers are held to the
+//! description of the interfaces; `docs/http-conformance.md` says which test shows which, and each test
+//! must have seen what the page says of it, and nothing else.
+
+mod clients;
+mod common;
+mod desk;
+mod operations;
+mod records;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::world::World;
+use desk::{Description, Desk, Row};
+
+/// What the page says: tests by row.
+fn page() -> BTreeMap<Row, Vec<String>> {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http-conformance.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut rows = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [path, method, status, _, tests] = cells[..] else { panic!("five cells: {line}") };
+        let row = (path.trim_matches('`').to_owned(), method.to_owned(), status.parse().unwrap());
+        let tests = tests.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert!(rows.insert(row, tests).is_none(), "twice: {line}");
+    }
+    rows
+}
+
+/// Tells a story whose answers are those that the page gives to `test`.
+async fn told(test: &str, story: impl AsyncFnOnce(&Desk<'_>)) {
+    World::tell(async |world| {
+        let desk = Desk::of(world);
+        story(&desk).await;
+        compare(test, &desk.seen());
+    })
+    .await;
+}
+
+fn compare(test: &str, seen: &BTreeSet<Row>) {
+    let said = page().into_iter().filter(|(_, tests)| tests.iter().any(|name| name == test));
+    let said: BTreeSet<Row> = said.map(|(row, _)| row).collect();
+    let unsaid: Vec<_> = seen.difference(&said).collect();
+    let unseen: Vec<_> = said.difference(seen).collect();
+    assert!(
+        unsaid.is_empty() && unseen.is_empty(),
+        "{test}: docs/http-conformance.md lacks {unsaid:?}, and says what was not seen: {unseen:?}"
+    );
+}
+
+#[test]
+fn the_page_has_every_described_answer_and_no_other_each_with_a_test() {
+    let sources =
+        [include_str!("common.rs"), include_str!("operations.rs"), include_str!("records.rs")]
+            .concat();
+    let page = page();
+    for (row, tests) in &page {
+        assert!(!tests.is_empty(), "no test shows {row:?}");
+        for test in tests {
+            assert!(sources.contains(&format!("async fn {test}()")), "there is no test {test}");
+            assert!(sources.contains(&format!("\"{test}\"")), "{test} compares nothing");
+        }
+    }
+    let any = |row: &Row| row.0 == "*";
+    let said: BTreeSet<Row> = page.into_keys().filter(|row| !any(row)).collect();
+    assert_eq!(said, Description::read().rows());
+}

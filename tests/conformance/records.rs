@@ -1,0 +1,323 @@
+//! Blocks, summaries, conditions and limits (http contract 2 to 5).
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use patron_blocks::{blocks::Measure, event::Kind};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    desk::{Answer, Ask, Desk},
+    told,
+};
+use crate::{
+    facts::{check_out, fee, minutes_from_now},
+    world::TENANT,
+};
+
+const LOST: Uuid = Measure::LostItems.condition_id();
+const NOT_A_UUID: &str = "Invalid UUID format of id, should be xxxxxxxx-xxxx-Mxxx-Nxxx-xxxxxxxxxxxx \
+    where M is 1-5 and N is 8, 9, a, b, A or B and x is 0-9, a-f or A-F.";
+const NOT_NULL: [&str; 2] = ["must not be null", "jakarta.validation.constraints.NotNull.message"];
+const PATTERN: &str = "jakarta.validation.constraints.Pattern.message";
+
+/// Ids that Java's pattern does not take: text, nil, version 6 and 7, another variant, no hyphens.
+const NO_UUIDS: [&str; 7] = [
+    "abc",
+    "00000000-0000-0000-0000-000000000000",
+    "1ec9414c-232a-6b00-b3c8-9e6bdeced846",
+    "017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
+    "7b1f0c52-9a3e-4d0e-cf66-2c4f5a9d1e01",
+    "7b1f0c529a3e4d0e8f662c4f5a9d1e01",
+    "%FF",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_and_summaries_name_a_patron() {
+    told("blocks_and_summaries_name_a_patron", async |desk| {
+        for id in &NO_UUIDS[..6] {
+            let answer = desk.get(&format!("/automated-patron-blocks/{id}")).await;
+            answer.is(400, &format!("Invalid user UUID: \"{id}\""));
+            let answer = desk.get(&format!("/user-summary/{id}")).await;
+            answer.is(400, &format!("Invalid user ID: \"{id}\""));
+        }
+        let user = Uuid::new_v4();
+        let blocks = format!("/automated-patron-blocks/{user}");
+        let summary = format!("/user-summary/{user}");
+        desk.get(&blocks).await.is(200, "{\"automatedPatronBlocks\":[]}");
+        desk.get(&summary).await.is(404, &format!("User summary for user ID {user} not found"));
+
+        let (group, loan, owed) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        desk.world.users.set_group(user, group);
+        // Nothing makes a pair of group and condition unique: a second limit is a second block.
+        desk.world.limit(group, Measure::ChargedOut, 0.0).await;
+        desk.world.limit(group, Measure::ChargedOut, 0.0).await;
+        let out = check_out(user, loan, &minutes_from_now(60));
+        desk.world.publish(Kind::ItemCheckedOut, &out).await;
+        desk.world.publish(Kind::FeeFineBalanceChanged, &fee(user, owed, Some(loan), 12.5)).await;
+        desk.world.settled().await;
+        let found = desk.get(&blocks).await.json();
+        assert_eq!(found["automatedPatronBlocks"].as_array().unwrap().len(), 2);
+        let members: Vec<_> =
+            found["automatedPatronBlocks"][0].as_object().unwrap().keys().collect();
+        assert_eq!(
+            members,
+            [
+                "blockBorrowing",
+                "blockRenewals",
+                "blockRequests",
+                "message",
+                "patronBlockConditionId"
+            ]
+        );
+        let found = desk.get(&summary).await.json();
+        let again = desk.get(&summary).await.json();
+        assert_eq!(found["id"], again["id"], "an id is kept");
+        assert_eq!(found["openFeesFines"][0]["balance"], json!(12.5));
+        let due = found["openLoans"][0]["dueDate"].as_str().unwrap();
+        assert!(due.len() == 29 && due.ends_with("+00:00"), "{due}");
+    })
+    .await;
+}
+
+/// Parameters of a collection: what is no number, CQL or way of counting is refused.
+async fn lists(desk: &Desk<'_>, path: &str) {
+    for bad in [
+        "limit=-1",
+        "limit=x",
+        "limit=2147483648",
+        "offset=-1",
+        "offset=1.5",
+        "offset=99999999999999999999",
+        "totalRecords=all",
+        "query=name",
+        "query=%28",
+        "query=name%3D%3D%22%00%22",
+    ] {
+        let answer = desk.get(&format!("{path}?{bad}")).await;
+        assert_eq!(answer.status, 400, "{bad}: {answer:?}");
+    }
+    let pointed = desk.get(&format!("{path}?query=id%3D%3Dx%20y")).await;
+    pointed
+        .is(400, "query: expected and, or, not, sortby or the end at character 7, but found \"y\"");
+    let total = desk.get(path).await.json()["totalRecords"].clone();
+    for counting in ["exact", "estimated", "none", "auto"] {
+        let path = format!("{path}?limit=0&totalRecords={counting}&query=");
+        let counted = desk.get(&path).await.json();
+        assert_eq!(counted["totalRecords"], total, "{counting}");
+        assert!(counted.as_object().unwrap().values().any(|v| *v == json!([])), "{counted}");
+    }
+    let beyond = desk.get(&format!("{path}?offset=2147483647&limit=2147483647")).await.json();
+    assert_eq!(beyond["totalRecords"], total);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_are_read_and_changed() {
+    told("conditions_are_read_and_changed", async |desk| {
+        lists(desk, "/patron-block-conditions").await;
+        let path = format!("/patron-block-conditions/{LOST}");
+        let seeded = desk.get(&path).await.json();
+        assert_eq!(seeded["message"], "");
+        for id in NO_UUIDS {
+            desk.get(&format!("/patron-block-conditions/{id}")).await.is(404, NOT_A_UUID);
+        }
+        let nobody = format!("/patron-block-conditions/{}", Uuid::new_v4());
+        desk.get(&nobody).await.is(404, "Not found");
+
+        for required in
+            ["id", "name", "blockBorrowing", "blockRenewals", "blockRequests", "valueType"]
+        {
+            for absent in [None, Some(Value::Null)] {
+                let mut body = seeded.clone();
+                body.as_object_mut().unwrap().remove(required);
+                body.as_object_mut()
+                    .unwrap()
+                    .extend(absent.map(|null| (required.to_owned(), null)));
+                let error = desk.put(&path, &body).await.error();
+                assert_eq!(error, [NOT_NULL[0], NOT_NULL[1], required, "null"]);
+            }
+        }
+        for (member, wrong) in [
+            ("name", json!(1)),
+            ("blockBorrowing", json!("yes")),
+            ("valueType", json!("Float")),
+            ("message", json!(["x"])),
+            ("unknown", json!("a\0b")),
+        ] {
+            let body = with(&seeded, member, wrong);
+            assert_eq!(desk.put(&path, &body).await.status, 400, "{member}");
+        }
+        let [_, code, key, value] =
+            desk.put(&path, &with(&seeded, "id", json!("abc"))).await.error();
+        assert_eq!([code.as_str(), &key, &value], [PATTERN, "id", "abc"]);
+        let bad = desk.put("/patron-block-conditions/abc", &seeded).await.error();
+        assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_conditions.id", "abc"]);
+        messages(desk, &path, &seeded).await;
+        desk.put(&nobody, &seeded).await.is(404, "Not found");
+
+        // The path's id wins, what the client says of metadata is ignored, what is unknown is kept.
+        let mut sent = with(&seeded, "id", json!(Uuid::new_v4()));
+        sent["metadata"] = json!({ "createdDate": "1999-01-01", "createdByUserId": "nobody" });
+        sent["unknown"] = json!({ "kept": [1.50, null] });
+        sent["valueType"] = json!("Double");
+        let before = desk.get(&path).await.json()["metadata"].clone();
+        desk.put(&path, &sent).await.is(204, "");
+        let stored = desk.get(&path).await.json();
+        assert_eq!(stored["id"], seeded["id"]);
+        assert_eq!(
+            (&stored["unknown"], &stored["valueType"]),
+            (&sent["unknown"], &sent["valueType"])
+        );
+        let metadata = &stored["metadata"];
+        assert_eq!(metadata["createdDate"], before["createdDate"]);
+        assert!(metadata["updatedDate"].as_str() > before["updatedDate"].as_str(), "{metadata}");
+        assert!(metadata.get("createdByUserId").is_none(), "{metadata}");
+    })
+    .await;
+}
+
+fn with(record: &Value, member: &str, value: Value) -> Value {
+    let mut record = record.clone();
+    record[member] = value;
+    record
+}
+
+/// The rules on message and flags.
+async fn messages(desk: &Desk<'_>, path: &str, seeded: &Value) {
+    let needed =
+        "Message to be displayed is a required field if one or more blocked actions selected";
+    let idle =
+        "One or more blocked actions must be selected for message to be displayed to be used";
+    for blank in [Value::Null, json!(""), json!(" \t")] {
+        let blocking = with(&with(seeded, "message", blank.clone()), "blockRequests", json!(true));
+        let error = desk.put(path, &blocking).await.error();
+        assert_eq!(error, [needed, "-1", "patron block condition id", &LOST.to_string()]);
+        desk.put(path, &with(seeded, "message", blank)).await.is(204, "");
+    }
+    let error = desk.put(path, &with(seeded, "message", json!("Stop"))).await.error();
+    assert_eq!(error, [idle, "-1", "patron block condition id", &LOST.to_string()]);
+}
+
+fn limit(value: Value) -> Value {
+    json!({ "id": Uuid::new_v4(), "patronGroupId": Uuid::new_v4(), "conditionId": LOST, "value": value })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_made_read_changed_and_removed() {
+    told("limits_are_made_read_changed_and_removed", async |desk| {
+        lists(desk, "/patron-block-limits").await;
+        let sent = limit(json!(3));
+        let id = sent["id"].as_str().unwrap().to_owned();
+        let path = format!("/patron-block-limits/{id}");
+        let made =
+            desk.post("/patron-block-limits", &with(&sent, "id", json!(id.to_uppercase()))).await;
+        assert_eq!((made.status, made.location.as_deref()), (201, Some(&*id)), "a bare id");
+        assert_eq!(desk.get(&path).await.json(), made.json());
+        authors(desk).await;
+
+        for (value, stored) in [
+            (json!("10"), 10.0),
+            (json!("00.0"), 0.0),
+            (json!(7.0), 7.0),
+            (json!(999_999), 999_999.0),
+        ] {
+            desk.put(&path, &with(&sent, "value", value)).await.is(204, "");
+            let value = desk.get(&path).await.json()["value"].clone();
+            assert!(value.is_number() && value.as_f64() == Some(stored), "{value}");
+        }
+        let balance = json!(Measure::FeeFineBalance.condition_id());
+        let money = with(&sent, "conditionId", balance);
+        for value in [json!(0), json!(0.001), json!("10.4"), json!(999_999.99)] {
+            desk.put(&path, &with(&money, "value", value)).await.is(204, "");
+        }
+        for id in NO_UUIDS {
+            let path = format!("/patron-block-limits/{id}");
+            desk.get(&path).await.is(404, NOT_A_UUID);
+            desk.delete(&path).await.is(400, NOT_A_UUID);
+        }
+        let bad = desk.put("/patron-block-limits/abc", &sent).await.error();
+        assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_limits.id", "abc"]);
+        let nobody = format!("/patron-block-limits/{}", Uuid::new_v4());
+        desk.get(&nobody).await.is(404, "Not found");
+        desk.put(&nobody, &sent).await.is(404, "Not found");
+        desk.delete(&nobody).await.is(404, "Not found");
+        refused(desk, "POST", "/patron-block-limits").await;
+        refused(desk, "PUT", &path).await;
+        let again = desk.post("/patron-block-limits", &sent).await.error();
+        let message = format!("id value already exists in table patron_block_limits: {id}");
+        assert_eq!(again, [&message, "-1", "id", &id]);
+        desk.delete(&path).await.is(204, "");
+        desk.get(&path).await.is(404, "Not found");
+    })
+    .await;
+}
+
+/// Bodies that neither POST nor PUT takes.
+async fn refused(desk: &Desk<'_>, method: &str, path: &str) {
+    let send = async |body: &Value| -> Answer { desk.ask(method, path, Some(body)).await };
+    for required in ["id", "patronGroupId", "conditionId", "value"] {
+        let mut body = limit(json!(1));
+        body.as_object_mut().unwrap().remove(required);
+        assert_eq!(send(&body).await.error(), [NOT_NULL[0], NOT_NULL[1], required, "null"]);
+    }
+    for member in ["id", "patronGroupId", "conditionId"] {
+        for bad in &NO_UUIDS[..6] {
+            let [_, code, key, value] =
+                send(&with(&limit(json!(1)), member, json!(bad))).await.error();
+            assert_eq!([code.as_str(), &key, &value], [PATTERN, member, bad]);
+        }
+    }
+    for wrong in [json!("ten"), json!("NaN"), json!("inf"), json!(true), json!([1])] {
+        assert_eq!(send(&limit(wrong.clone())).await.status, 400, "{wrong}");
+    }
+    let integer = "Must be blank or an integer from 0 to 999999";
+    let money = "Must be blank or a number from 0.00 to 999999.99";
+    let balance = Measure::FeeFineBalance.condition_id();
+    for (condition, value, message, shown) in [
+        (LOST, json!(10.2), integer, "10.2"),
+        (LOST, json!("1000000"), integer, "1000000.0"),
+        (LOST, json!(-1), integer, "-1.0"),
+        (Uuid::new_v4(), json!(0.5), integer, "0.5"),
+        (balance, json!(1_000_000), money, "1000000.0"),
+        (balance, json!(-0.01), money, "-0.01"),
+    ] {
+        let body = with(&limit(value), "conditionId", json!(condition));
+        assert_eq!(send(&body).await.error(), [message, "-1", "value", shown]);
+    }
+    let unknown = Uuid::new_v4();
+    let key = "patron_block_limits.conditionid";
+    let message = format!(
+        "Cannot set {key} = {unknown} because it does not exist in patron_block_conditions.id."
+    );
+    let body = with(&limit(json!(1)), "conditionId", json!(unknown));
+    assert_eq!(send(&body).await.error(), [&message, "-1", key, &unknown.to_string()]);
+    let body = with(&limit(json!(1)), "unknown", json!("a\0b"));
+    assert_eq!(send(&body).await.status, 400, "what a database can't hold");
+}
+
+/// Whom metadata names: the header's user, else the token's, else nobody.
+async fn authors(desk: &Desk<'_>) {
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({ "user_id": "of the token" }).to_string());
+    let token = format!("x.{claims}.x");
+    let tenant = ("X-Okapi-Tenant", TENANT);
+    let (token, user) = (("X-Okapi-Token", &*token), ("X-Okapi-User-Id", "111111111"));
+    for (headers, author) in [
+        (vec![tenant], None),
+        (vec![tenant, ("X-Okapi-Token", "no token")], None),
+        (vec![tenant, token], Some("of the token")),
+        (vec![tenant, token, user], Some("111111111")),
+    ] {
+        let body = limit(json!(1)).to_string();
+        let ask = Ask {
+            method: "POST",
+            path: "/patron-block-limits",
+            headers: &headers,
+            body: Some(&body),
+        };
+        let metadata = desk.send(ask).await.json()["metadata"].clone();
+        for name in ["createdByUserId", "updatedByUserId"] {
+            assert_eq!(metadata.get(name).map(|id| id.as_str().unwrap()), author, "{metadata}");
+        }
+        let created = metadata["createdDate"].as_str().unwrap();
+        assert!(created.len() == 29 && created.ends_with("+00:00"), "{created}");
+    }
+}

@@ -1,0 +1,227 @@
+//! CQL on real tables: what each relation finds, in which order, and that nothing a client writes is an
+//! error of the database.
+
+use patron_blocks::{
+    cql::{self, Condition},
+    store::{
+        Db, Schema, conditions, dead_letters,
+        limits::{self, LimitRow},
+        records,
+        search::Searchable,
+    },
+};
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{history::noon, sql::with_tenant};
+
+const NAMES: [&str; 5] =
+    ["Café Zürich", "cafe noir", "Lost items", "a_b 100% \\", "fee/fine balance"];
+
+/// A condition of each name, and a limit of it of each value.
+async fn fill(db: &Db, schema: &Schema) {
+    let values = [json!(1), json!(9.5), json!(10), json!(100), json!("7")];
+    for (n, (name, value)) in NAMES.into_iter().zip(values).enumerate() {
+        let id = Uuid::from_u128(0x4000_8000_0000_0000_0000 + n as u128);
+        let mut condition = json!({ "id": id, "name": name, "blockBorrowing": n % 2 == 0 });
+        if n > 2 {
+            condition["message"] = json!(format!("Ask {n}"));
+        }
+        conditions::seed(db, schema, id, &condition).await.unwrap();
+        let record = json!({ "id": id, "conditionId": id, "value": value });
+        let row = LimitRow { id, condition: id, record: &record };
+        limits::add(db, schema, row, None, noon()).await.unwrap();
+    }
+}
+
+async fn found(db: &Db, schema: &Schema, of: &records::Collection, query: &str) -> Vec<Value> {
+    let query = cql::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let page = records::list(db, schema, of, &query, (0, 100)).await.unwrap();
+    let total = records::count(db, schema, &of.search, &query.condition).await.unwrap();
+    assert_eq!(i64::try_from(page.len()).unwrap(), total, "{query}");
+    page
+}
+
+#[tokio::test]
+async fn text_is_compared_without_case_and_accents_and_has_words() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        for (query, expected) in [
+            ("", vec![0, 1, 2, 3, 4]),
+            ("name==\"CAFÉ zurich\"", vec![0]),
+            ("name==Cafe*", vec![0, 1]),
+            ("name==caf?", vec![]),
+            ("name==\"caf? noir\"", vec![1]),
+            ("name==\"caf\\? noir\"", vec![]),
+            ("name==\"a_b 100% \\\\\"", vec![3]),
+            ("name==\"a?b*\"", vec![3]),
+            ("name==\"a%\"", vec![]),
+            ("name==\"\"", vec![]),
+            ("name=\"\"", vec![0, 1, 2, 3, 4]),
+            ("message=\"\"", vec![3, 4]),
+            ("name=ITEMS", vec![2]),
+            ("name=item", vec![]),
+            ("name=item*", vec![2]),
+            ("name=\"fine balance\"", vec![4]),
+            ("name=\"balance fee\"", vec![]),
+            ("name<>\"lost items\"", vec![0, 1, 3, 4]),
+            ("name<>cafe*", vec![2, 3, 4]),
+            ("message<>\"ask 3\"", vec![4]),
+            ("name<b", vec![3]),
+            ("name>=\"LOST items\"", vec![2]),
+            ("Name==cafe*", vec![]),
+            ("unknown<>x", vec![]),
+            ("cql.allRecords=1 not unknown==x", vec![0, 1, 2, 3, 4]),
+            ("cql.allRecords=1 not message==\"ask 3\"", vec![0, 1, 2, 4]),
+            ("blockBorrowing==true", vec![0, 2, 4]),
+            ("blockBorrowing==true and name==cafe* or name=items not name=x", vec![0, 2]),
+            ("name=items or name==cafe* and blockBorrowing==true", vec![0, 2]),
+            ("name=items or (name==cafe* and blockBorrowing==false)", vec![1, 2]),
+            ("name==(cafe* or lost*) not blockBorrowing==false", vec![0, 2]),
+        ] {
+            let page = found(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
+            let names: Vec<_> =
+                page.iter().map(|record| record["name"].as_str().unwrap()).collect();
+            assert_eq!(names, expected.iter().map(|n| NAMES[*n]).collect::<Vec<_>>(), "{query}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn numbers_are_compared_and_sorted_as_numbers() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        for (query, expected) in [
+            ("value==10.0", "10"),
+            ("value=1e1", "10"),
+            ("value<10 sortby value", "1 9.5"),
+            ("value<>10 sortby value/sort.descending", "100 9.5 1"),
+            ("value>=9.5 sortby value", "9.5 10 100"),
+            ("value==1* sortby value", "1 10 100"),
+            ("value==ten", ""),
+            ("cql.allRecords=1 sortby unknown value/sort.descending", "100 10 9.5 1 \"7\""),
+        ] {
+            let page = found(db, schema, &limits::RECORDS, query).await;
+            let values: Vec<_> = page.iter().map(|record| record["value"].to_string()).collect();
+            assert_eq!(values.join(" "), expected, "{query}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn text_is_sorted_without_case_and_accents() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        let page = found(db, schema, &conditions::RECORDS, "sortby name").await;
+        let names: Vec<_> = page.iter().map(|record| record["name"].as_str().unwrap()).collect();
+        assert_eq!(names, [3, 1, 0, 4, 2].map(|n: usize| NAMES[n]));
+        let query = "message=\"\" or name==cafe* sortby message/sort.descending name";
+        let page = found(db, schema, &conditions::RECORDS, query).await;
+        let names: Vec<_> = page.iter().map(|record| record["name"].as_str().unwrap()).collect();
+        assert_eq!(names, [4, 3, 1, 0].map(|n: usize| NAMES[n]), "what lacks it comes last");
+    })
+    .await;
+}
+
+fn collections() -> [&'static Searchable; 3] {
+    [&limits::RECORDS.search, &conditions::RECORDS.search, &dead_letters::SEARCH]
+}
+
+/// Every field with every relation and every kind of term, and the longest queries there can be.
+#[tokio::test]
+async fn no_query_is_an_error_of_the_database() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        let long = |part: &str| part.repeat(cql::LENGTH_MOST / part.len()) + "z==1";
+        let mut queries = vec![
+            long("a==1 or "),
+            long("name=1 and name==x or "),
+            format!("name={}", "*".repeat(4000)),
+            format!("value=={}", "9".repeat(4000)),
+            "value==1e28 or value==-1E-28 or value==1e999999999 or value==+.e".to_owned(),
+            "name==\"'; drop table x; --\" or name==\"{schema} $1 \\u{0}\"".to_owned(),
+        ];
+        for field in collections().iter().flat_map(|of| of.names()) {
+            for relation in ["=", "==", "<>", "<", "<=", ">", ">="] {
+                for term in ["x", "7", "\"\"", "a*", "*", "?", "\"a b\"", "-1.50", "\u{300}"] {
+                    queries.push(format!("{field}{relation}{term} sortby {field}"));
+                }
+            }
+        }
+        for query in &queries {
+            run(db, schema, query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        }
+    })
+    .await;
+}
+
+async fn run(db: &Db, schema: &Schema, query: &str) -> Result<(), String> {
+    let Ok(query) = cql::parse(query) else { return Ok(()) };
+    for of in collections() {
+        let counted = records::count(db, schema, of, &query.condition).await;
+        counted.map_err(|error| format!("{:?}", error))?;
+    }
+    for of in [&limits::RECORDS, &conditions::RECORDS] {
+        let listed = records::list(db, schema, of, &query, (0, 10)).await;
+        listed.map_err(|error| format!("{:?}", error))?;
+    }
+    let listed = dead_letters::list(db, schema, &query, None, (0, 10)).await;
+    listed.map(drop).map_err(|error| format!("{:?}", error))
+}
+
+#[test]
+fn random_queries_are_no_error_of_the_database_either() {
+    let part = prop_oneof![
+        prop::sample::select(vec![
+            "name", "value", "reason", "offset", "id", "==", "=", "<>", ">", " and ", " or ",
+            " not ", "(", ")", "*", "?", "\\", "\"", "sortby ", "1", "cafe", " ",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{1,3}",
+    ];
+    let comparison = ("(name|value|reason|offset|id)", "(==|=|<>|>)", "\"[^\"\\\\]{0,9}\"")
+        .prop_map(|(field, relation, term)| format!("{field}{relation}{term} or "));
+    let text = (vec(comparison, 0..4), vec(part, 1..9)).prop_map(|(a, b)| a.concat() + &b.concat());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        let config = proptest::test_runner::Config { cases: 300, ..Default::default() };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let outcome = runner.run(&text, |text| {
+            let ran = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(run(db, schema, &text))
+            });
+            ran.map_err(TestCaseError::fail)
+        });
+        outcome.unwrap_or_else(|error| panic!("{error}"));
+    }));
+}
+
+#[tokio::test]
+async fn a_condition_of_nothing_discards_nothing() {
+    with_tenant(async |db, schema| {
+        let park =
+            "insert into {schema}.dead_letter (dead_letter_id, reason, rule, topic, partition,
+            \"offset\", received_at, headers, payload)
+            select gen_random_uuid(), 'bad_json', 'is no JSON', 't', n % 2, n, now(), '[]', ''
+              from generate_series(1, 10) n";
+        let park = park.replace("{schema}", schema.name());
+        sqlx::query(sqlx::AssertSqlSafe(park)).execute(db).await.unwrap();
+        let discard = async |query: &str| {
+            let condition = cql::parse(query).unwrap().condition;
+            dead_letters::discard(db, schema, &condition, None).await.unwrap()
+        };
+        assert_eq!(discard("tenant==x").await, 0);
+        assert_eq!(discard("reason=bad").await, 0, "a reason is one word");
+        assert_eq!(discard("partition==one").await, 0);
+        assert_eq!(discard("partition==1 and offset>7 and receivedAt>2020").await, 1);
+        assert_eq!(discard("partition==1").await, 4);
+        let none = dead_letters::discard(db, schema, &Condition::All, Some(Uuid::nil())).await;
+        assert_eq!(none.unwrap(), 0);
+        assert_eq!(discard("cql.allRecords=1").await, 5);
+    })
+    .await;
+}

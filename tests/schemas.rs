@@ -1,0 +1,130 @@
+//! The JSON schemas of the eight events, in `docs/events/`: what is recorded and what the simulator
+//! writes is valid, and a payload is valid just where it can be applied.
+
+use std::{fs, path::Path, sync::Arc};
+
+use chrono::DateTime;
+use jsonschema::Validator;
+use patron_blocks::event::{Environment, Kind, Place, Reading, Record, decode};
+use serde_json::{Value, json};
+use simulator::{
+    model::Settings,
+    wire::{Faults, Play, Shape, Wire},
+};
+
+fn file(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn schema(kind: Kind) -> (Value, Validator) {
+    let schema = file(&format!("docs/events/{}.json", kind.name()));
+    assert_eq!(schema["title"], kind.name());
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    (schema, validator)
+}
+
+/// The event's own members, whatever they are wrapped in; none where an envelope has no data.
+fn content(value: &Value) -> Option<Value> {
+    if let Some(text) = value.get("eventPayload").and_then(Value::as_str) {
+        return serde_json::from_str(text).ok();
+    }
+    let Some(kind) = value.get("type") else { return Some(value.clone()) };
+    assert!(kind.is_string());
+    let data = value.get("data").unwrap_or(value);
+    let inner = data.get("map").or_else(|| data.get("new")).unwrap_or(data);
+    inner.is_object().then(|| inner.clone())
+}
+
+#[test]
+fn recorded_payloads_are_valid() {
+    for kind in Kind::ALL {
+        let (_, validator) = schema(kind);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(kind.name());
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let content = content(&value).unwrap_or_else(|| panic!("{}", path.display()));
+            if let Err(error) = validator.validate(&content) {
+                panic!("{}: {error} in {content}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn payloads_of_the_simulator_are_valid() {
+    let validators = Kind::ALL.map(|kind| (kind, schema(kind).1));
+    let end = "2026-09-15T00:00:00Z".parse().unwrap();
+    let settings = Settings { patrons: 200, days: 2, ..Settings::new(7, end) };
+    let wire = Wire { shape: Shape::Mixed, ..Wire::new("folio", "northlib") };
+    let (records, _) = Play::in_memory(&settings, &wire, Faults::NONE);
+    let mut kinds = std::collections::BTreeSet::new();
+    for record in records {
+        let (kind, validator) = validators
+            .iter()
+            .find(|(kind, _)| record.topic.ends_with(kind.name()))
+            .expect("each topic is one of ours");
+        let value = serde_json::from_slice(&record.payload).unwrap();
+        let content = content(&value).expect("it has content");
+        assert!(validator.is_valid(&content), "{}: {content}", record.topic);
+        kinds.insert(kind.name());
+    }
+    assert_eq!(kinds.len(), Kind::ALL.len(), "all kinds were played");
+}
+
+fn is_applied(kind: Kind, payload: &Value) -> bool {
+    let topic: Arc<str> = format!("folio.northlib.{}.{}", kind.producer(), kind.name()).into();
+    let record = Record {
+        place: Place { topic: topic.clone(), partition: 0, offset: 0 },
+        timestamp: DateTime::from_timestamp_millis(1_788_300_000_123),
+        key: None,
+        headers: Vec::new(),
+        payload: Some(payload.to_string().into_bytes()),
+    };
+    let topic = Environment::new(Some("folio")).parse(&topic).unwrap();
+    matches!(decode::read(&record, &topic, "cluster"), Reading::Event(..))
+}
+
+/// Each member missing, or any of these.
+#[test]
+fn a_payload_is_valid_just_where_it_can_be_applied() {
+    let odd = [
+        json!("abc"),
+        json!(""),
+        json!(7),
+        json!(true),
+        json!("true"),
+        json!(["x"]),
+        json!({}),
+        json!("12.50"),
+        json!("2026-09-14"),
+        json!("2026-09-14T21:59"),
+        json!("2026-09-14T21:59:59.123456+0200"),
+        json!("2026-09-14 21:59:59"),
+        json!("00000000-0000-0000-0000-000000000000"),
+        json!("7B1F0C52-9A3E-4D0E-8F66-2C4F5A9D1E01"),
+    ];
+    for kind in Kind::ALL {
+        let (schema, validator) = schema(kind);
+        let whole = file(&format!("tests/records/{}/flat.json", kind.name()));
+        for member in schema["properties"].as_object().unwrap().keys() {
+            let mut without = whole.clone();
+            without.as_object_mut().unwrap().remove(member);
+            let changed = odd.iter().map(|odd| {
+                let mut changed = whole.clone();
+                changed[member] = odd.clone();
+                changed
+            });
+            for payload in changed.chain([without]) {
+                // Where a member may be missing, an empty text or a null is as good as none.
+                let empty = payload.get(member).is_some_and(|v| *v == json!(""));
+                if !empty {
+                    let applied = is_applied(kind, &payload);
+                    assert_eq!(validator.is_valid(&payload), applied, "{kind:?} {payload}");
+                }
+            }
+        }
+    }
+}
