@@ -18,6 +18,7 @@ mod pruning;
 mod simulation;
 mod sql;
 mod stories;
+mod switching;
 mod takeover;
 
 // What tests are made with.
@@ -25,6 +26,7 @@ mod binary;
 mod engines;
 mod facts;
 mod history;
+mod java;
 mod log;
 mod proxy;
 mod told;

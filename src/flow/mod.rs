@@ -13,5 +13,6 @@ pub mod policy;
 pub mod redrive;
 pub mod standing;
 pub mod stop_rule;
+pub mod switch;
 pub mod takeover;
 pub mod tenants;

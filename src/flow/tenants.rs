@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::switch;
 use crate::{
     blocks::Measure,
     clock::Clock,
@@ -179,8 +180,9 @@ impl Tenants {
             if migrated.contains(&tenant.id) {
                 continue;
             }
-            match migrate::tenant(&self.db, &tenant.id, &tenant.schema).await {
-                Ok(()) => {
+            let now = self.clock.now();
+            match switch::bring_up_to_date(&self.db, &tenant.id, &tenant.schema, now).await {
+                Ok(_) => {
                     migrated.insert(tenant.id.clone());
                 }
                 Err(error) => {
@@ -200,15 +202,16 @@ impl Tenants {
     ) -> Result<Uuid, store::Error> {
         let schema = Schema::of(id);
         migrate::module(&self.db).await?;
-        migrate::tenant(&self.db, id, &schema).await?;
+        let now = self.clock.now();
+        let messages = switch::bring_up_to_date(&self.db, id, &schema, now).await?;
         let job = Uuid::new_v4();
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
         for measure in Measure::ALL {
             conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
         }
-        tenants::set_enabled(&mut tx, id, true, module_to, self.clock.now()).await?;
-        tenant_jobs::add(&mut tx, &schema, job, attributes, self.clock.now()).await?;
+        tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
+        tenant_jobs::add(&mut tx, &schema, job, attributes, &messages, now).await?;
         store::commit(tx).await?;
         self.remember(id);
         info!(tenant = %id, module.id = module_to, "tenant enabled");

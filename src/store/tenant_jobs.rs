@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgExecutor;
+use sqlx::{PgExecutor, types::Json};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
 
 const ADD: Statement = Statement::new(
     "insert into {schema}.tenant_job (id, tenant_attributes, complete, messages, created_at)
-     values ($1, $2, true, '[]', $3)",
+     values ($1, $2, true, $4, $3)",
 );
 const FIND: Statement = Statement::new(
     "select tenant_attributes, complete, error, messages from {schema}.tenant_job where id = $1",
@@ -37,12 +37,14 @@ pub async fn add(
     schema: &Schema,
     id: Uuid,
     attributes: &Value,
+    messages: &[String],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     sqlx::query(schema.sql(&ADD))
         .bind(id)
         .bind(attributes)
         .bind(now)
+        .bind(Json(messages))
         .execute(&mut **tx)
         .await
         .map_err(Error::at("enter a tenant job"))?;
