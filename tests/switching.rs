@@ -253,7 +253,7 @@ async fn views_of_others_go_along_and_come_back_with_all_that_is_theirs() {
             assert_eq!(ask::<i64>(db, schema, kept).await, rows);
             let write =
                 "update {schema}.user_summary set jsonb = jsonb || '{\"openFeesFines\": []}'
-                          where id = (select id from {schema}.user_summary limit 1)";
+                          where id = (select id from {schema}.user_summary where jsonb -> 'openLoans' <> '[]' limit 1)";
             java::run(db, schema, write).await;
         }
         let again = switch::give_back(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
@@ -271,12 +271,12 @@ async fn what_can_not_go_along_is_named_and_nothing_is_changed() {
             (
                 "create function public.newest() returns setof {schema}.user_summary language sql
                  as 'select * from {schema}.user_summary'",
-                "function newest()",
+                "function public.newest()",
                 "drop function public.newest",
             ),
             (
                 "create table public.favourite (id uuid references {schema}.user_summary)",
-                "constraint favourite_id_fkey on table favourite",
+                "constraint favourite_id_fkey on table public.favourite",
                 "drop table public.favourite",
             ),
             (

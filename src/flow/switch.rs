@@ -52,7 +52,7 @@ pub async fn bring_up_to_date(
     if java::left(db, schema).await?.in_place {
         let mut tx = store::begin(db).await?;
         tenants::lock_for_upheaval(&mut tx, tenant, WAIT).await?;
-        messages = take_over(&mut tx, schema, now).await?;
+        messages = take_over(&mut tx, tenant, schema, now).await?;
         store::commit(tx).await?;
         for message in &messages {
             info!(%tenant, "{message}");
@@ -65,6 +65,7 @@ pub async fn bring_up_to_date(
 /// Makes the Java module's state ours, unless somebody else just did.
 async fn take_over(
     tx: &mut Tx,
+    tenant: &TenantId,
     schema: &Schema,
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, store::Error> {
@@ -89,6 +90,7 @@ async fn take_over(
         taken.take(tx, schema, &rows).await?;
     }
     left.finish(tx, schema, now - CLOSINGS).await?;
+    java::take_positions(tx, schema, tenant).await?;
     views.put_up(tx).await?;
     Ok(taken.messages(views.count()))
 }
@@ -162,7 +164,8 @@ fn add<T: Default>(all: &mut BTreeMap<Uuid, T>, id: Uuid, known: T, merge: fn(T,
 }
 
 /// Gives a tenant's tables back to the Java module with what is known now, and disables the tenant here.
-/// Whatever else we kept of it goes: taken over again, it begins with what the Java module knows then.
+/// Whatever else we kept of it goes, but how far we have read: taken over again, it begins with what the
+/// Java module knows then, and reading goes on from there.
 /// Returns how many summaries there are.
 pub async fn give_back(
     db: &Db,
@@ -171,6 +174,7 @@ pub async fn give_back(
     now: DateTime<Utc>,
 ) -> Result<u64, store::Error> {
     let schema = Schema::of(tenant);
+    migrate::module(db).await?;
     let mut tx = store::begin(db).await?;
     tenants::lock_for_upheaval(&mut tx, tenant, WAIT).await?;
     tenants::enter_alone(&mut tx, tenant).await?;
@@ -183,7 +187,7 @@ pub async fn give_back(
     views.take_down(&mut tx).await?;
     let summaries = java::come_back(&mut tx, &schema).await?;
     views.put_up(&mut tx).await?;
-    java::leave(&mut tx, &schema).await?;
+    java::leave(&mut tx, &schema, tenant).await?;
     tenants::set_enabled(&mut tx, tenant, false, module_id, now).await?;
     store::commit(tx).await?;
     Ok(summaries)

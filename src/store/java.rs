@@ -10,6 +10,7 @@ use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx, dependents};
+use crate::event::TenantId;
 
 /// The name that both modules use, and the table's while it is set aside.
 const SUMMARIES: &str = "user_summary";
@@ -188,6 +189,24 @@ const GIVE_BACK: Statement = Statement::new(
 );
 const EMPTY: Statement = Statement::new("delete from {schema}.java_user_summary");
 
+/// How far we have read is kept, so that reading goes on from there if the tenant comes again.
+const KEEP_POSITIONS: Statement = Statement::new(
+    "insert into mod_patron_blocks.given_back (
+       tenant, topic, partition, next_offset, last_record_at, cluster)
+     select $1, topic, partition, next_offset, last_record_at, cluster
+       from {schema}.ingest_position
+     on conflict (tenant, topic, partition) do update set
+       next_offset = excluded.next_offset, last_record_at = excluded.last_record_at,
+       cluster = excluded.cluster",
+);
+const TAKE_POSITIONS: Statement = Statement::new(
+    "with kept as (
+       delete from mod_patron_blocks.given_back where tenant = $1
+       returning topic, partition, next_offset, last_record_at, cluster)
+     insert into {schema}.ingest_position (topic, partition, next_offset, last_record_at, cluster)
+     select topic, partition, next_offset, last_record_at, cluster from kept",
+);
+
 /// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
 /// with us stays; a test compares the schema before and after.
 const LEAVE: Statement = Statement::new(
@@ -225,6 +244,8 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &KEEP_IDS,
     &GIVE_BACK,
     &EMPTY,
+    &KEEP_POSITIONS,
+    &TAKE_POSITIONS,
     &LEAVE,
     &DROP_VIEW,
 ];
@@ -391,8 +412,24 @@ pub async fn come_back(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
     Ok(filled)
 }
 
-/// Drops what is ours in the schema, once nothing reads it.
-pub async fn leave(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+/// Goes on where the tenant's topics were read to when its tables were given back, if they were.
+pub async fn take_positions(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
+    positions(tx, schema, tenant, &TAKE_POSITIONS).await
+}
+
+async fn positions(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+    statement: &Statement,
+) -> Result<(), Error> {
+    let moved = sqlx::query(schema.sql(statement)).bind(tenant.as_str()).execute(&mut **tx).await;
+    moved.map(drop).map_err(Error::at("keep how far topics were read"))
+}
+
+/// Drops what is ours in the schema, once nothing reads it; how far topics were read is kept.
+pub async fn leave(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
+    positions(tx, schema, tenant, &KEEP_POSITIONS).await?;
     for drop in [&DROP_VIEW, &LEAVE] {
         run(tx, schema, drop, "drop what the Java module does not know").await?;
     }

@@ -64,11 +64,13 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         .execute(&mut **tx)
         .await
         .map_err(Error::at("drop a tenant's schema"))?;
-    sqlx::query("delete from mod_patron_blocks.tenant where tenant = $1")
-        .bind(tenant.as_str())
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("forget a tenant"))?;
+    for forget in [
+        "delete from mod_patron_blocks.tenant where tenant = $1",
+        "delete from mod_patron_blocks.given_back where tenant = $1",
+    ] {
+        let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
+        done.map_err(Error::at("forget a tenant"))?;
+    }
     announce(tx, tenant.as_str()).await
 }
 

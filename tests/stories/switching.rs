@@ -208,9 +208,15 @@ async fn a_tenant_goes_back_to_the_java_module_and_comes_again() {
         let (code, told) = console(world, &["give-back", "--tenant", TENANT]);
         assert_eq!((code, told.contains("given back already")), (Some(1), true), "{told}");
 
+        // What the log got meanwhile is read when the tenant comes again, and what was read is not.
+        let meanwhile = Patron(4);
+        let lost = about(meanwhile.user(), meanwhile.loans()[0]);
+        world.publish(Kind::ItemDeclaredLost, &lost).await;
         assert_eq!(world.post("/_/tenant", &install).await.0, 201);
         world.settled().await;
         assert_eq!(world.blocks(user).await, [[true; 3]; 2], "lost, and now in debt");
+        assert_eq!(world.blocks(meanwhile.user()).await, [[true; 3]; 2], "many, and one lost");
+        assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
         assert_eq!(numbers(world).await.0, expected.0);
     })
     .await;
