@@ -112,7 +112,7 @@ async fn what_was_open_stays_open_in_either_layout_and_counters_are_right() {
                 }
                 assert_eq!(summary, expected, "{patron:?}");
             }
-            assert_eq!(patrons::drift(db, schema).await.unwrap(), [Uuid::nil(); 0]);
+            assert!(patrons::drift(db, schema).await.unwrap().is_empty());
             let closed = "select count(*) from {schema}.loan where closed_stamp is not null";
             assert_eq!(ask::<i64>(db, schema, closed).await, 60, "loans that ended stay ended");
             assert_eq!(take_over(db, schema).await.unwrap(), [""; 0], "not twice");
@@ -203,7 +203,7 @@ async fn odd_summaries_are_counted_and_fail_nothing() {
                 "1 loan or type ids of fees/fines that are none, left out",
             ]
         );
-        assert_eq!(patrons::drift(db, schema).await.unwrap(), [Uuid::nil(); 0]);
+        assert!(patrons::drift(db, schema).await.unwrap().is_empty());
         let summary = patrons::summary(db, schema, user).await.unwrap().unwrap();
         assert!(summary.contains(&loan.to_string()) && summary.contains("3.5"), "{summary}");
     })

@@ -1,4 +1,4 @@
-//! Switching a tenant in place from the Java module of the same name, and back (docs/decisions/0014).
+//! Switching a tenant in place from the Java module of the same name, and back (docs/decisions/0016).
 //!
 //! Each way is one transaction under the tenant's migration lock: summaries, what is known, and the views
 //! that others built change together or not at all, and nobody sees a patron without them (invariant I5).
@@ -29,9 +29,6 @@ use crate::{
 /// How long to wait for whoever reads the summaries at this moment. Everybody who comes later waits
 /// behind us, so this is short, and the request may be repeated.
 const WAIT: Duration = Duration::from_secs(20);
-
-/// Summaries merged at a time.
-const PAGE: i64 = 1000;
 
 /// How old a closing may be to be taken over: older check-outs are not in a log any more.
 const CLOSINGS: TimeDelta = TimeDelta::days(60);
@@ -82,11 +79,12 @@ async fn take_over(
 
     let newest = left.gather_times(tx, schema).await?;
     let mut taken = Taken { otherwise: newest.unwrap_or(now).min(now), now, ..Taken::default() };
-    let mut after = None;
+    java::open(tx, schema).await?;
     loop {
-        let rows = java::page(tx, schema, after, PAGE).await?;
-        let Some(last) = rows.last() else { break };
-        after = Some(last.id);
+        let rows = java::next(tx).await?;
+        if rows.is_empty() {
+            break;
+        }
         taken.take(tx, schema, &rows).await?;
     }
     left.finish(tx, schema, now - CLOSINGS).await?;

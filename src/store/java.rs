@@ -148,11 +148,18 @@ const NEWEST: Statement = Statement::new("select max(at) from {schema}.java_time
 const TIMES: Statement = Statement::new(
     "select id, max(at) as at from {schema}.java_time where id = any ($1) group by id",
 );
-const PAGE: Statement = Statement::new(
-    "select id, jsonb::text as json, creation_date at time zone 'UTC' as written_at
-       from {schema}.java_user_summary
-      where $1::uuid is null or id > $1 order by id limit $2",
+const OPEN: Statement = Statement::new(
+    "declare java_summaries no scroll cursor for
+     select jsonb::text as json, creation_date at time zone 'UTC' as written_at
+       from {schema}.java_user_summary",
 );
+const NEXT: &str = "fetch 1000 from java_summaries";
+const CLOSE: &str = "close java_summaries";
+
+/// What was just filled is read at once, by the views of others and at the desk.
+const ANALYZE: Statement =
+    Statement::new("analyze {schema}.loan, {schema}.fee_fine, {schema}.patron_counter");
+const ANALYZE_TIMES: Statement = Statement::new("analyze {schema}.java_time");
 
 /// A summary keeps its id, and its version does not go back.
 const KEEP_IDS: Statement = Statement::new(concat!(
@@ -210,7 +217,7 @@ const TAKE_POSITIONS: Statement = Statement::new(
 /// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
 /// with us stays; a test compares the schema before and after.
 const LEAVE: Statement = Statement::new(
-    "drop table {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
+    "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
        {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
        {schema}.tenant_job, {schema}.housekeeping, {schema}._sqlx_migrations",
 );
@@ -240,7 +247,9 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &END_TIMES,
     &NEWEST,
     &TIMES,
-    &PAGE,
+    &OPEN,
+    &ANALYZE,
+    &ANALYZE_TIMES,
     &KEEP_IDS,
     &GIVE_BACK,
     &EMPTY,
@@ -270,11 +279,11 @@ const TABLES: &str = "select relname::text from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where n.nspname = $1 and relkind in ('r', 'p')";
 
+const READING: &str = "read the Java module's summaries";
+
 /// A row of the module's table of summaries.
 #[derive(Debug, FromRow)]
 pub struct Row {
-    /// The summary's id.
-    pub id: Uuid,
     /// The summary.
     pub json: String,
     /// When it was written; only we ever set it, when we gave the tables back.
@@ -344,6 +353,7 @@ impl Left {
             run(tx, schema, &CHECK_OUTS, step).await?;
         }
         run(tx, schema, &INDEX_TIMES, step).await?;
+        run(tx, schema, &ANALYZE_TIMES, step).await?;
         newest.map_err(Error::at(step))
     }
 
@@ -361,6 +371,7 @@ impl Left {
             let done = sqlx::query(schema.sql(ended)).bind(since).execute(&mut **tx).await;
             done.map_err(Error::at(step))?;
         }
+        run(tx, schema, &ANALYZE, step).await?;
         run(tx, schema, &KEEP_IDS, "keep the ids of the summaries").await?;
         run(tx, schema, &END_TIMES, step).await?;
         dependents::grant_alike(tx, schema, SET_ASIDE, SUMMARIES).await
@@ -371,19 +382,21 @@ impl Left {
     }
 }
 
-/// The next rows of the table that was set aside, by id.
-pub async fn page(
-    tx: &mut Tx,
-    schema: &Schema,
-    after: Option<Uuid>,
-    most: i64,
-) -> Result<Vec<Row>, Error> {
-    sqlx::query_as(schema.sql(&PAGE))
-        .bind(after)
-        .bind(most)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(Error::at("read the Java module's summaries"))
+/// Begins to read the table that was set aside.
+pub async fn open(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    run(tx, schema, &OPEN, READING).await
+}
+
+/// Its next rows; after the last ones there are none, and reading has ended.
+pub async fn next(tx: &mut Tx) -> Result<Vec<Row>, Error> {
+    // Not kept by the connection: what it gives depends on the cursor of this transaction.
+    let rows = sqlx::query_as(NEXT).persistent(false).fetch_all(&mut **tx).await;
+    let rows: Vec<Row> = rows.map_err(Error::at(READING))?;
+    if rows.is_empty() {
+        let closed = sqlx::query(CLOSE).persistent(false).execute(&mut **tx).await;
+        closed.map_err(Error::at(READING))?;
+    }
+    Ok(rows)
 }
 
 /// When the module wrote of these patrons, and when these loans were checked out.

@@ -151,7 +151,7 @@ async fn a_tenant_is_switched_in_place_while_the_desk_asks_and_no_answer_is_wron
         assert!(job["messages"][0].as_str().unwrap().contains(&taken), "{job}");
         assert_eq!(job["messages"][1], "3 views of others read the new summaries");
         assert_eq!(numbers(world).await, (i64::try_from(loans).unwrap(), before));
-        assert_eq!(patrons::drift(&world.db, &world.schema).await.unwrap(), [Uuid::nil(); 0]);
+        assert!(patrons::drift(&world.db, &world.schema).await.unwrap().is_empty());
         assert_eq!(world.read("/patron-block-limits").await["totalRecords"], 4);
         assert_eq!(world.read("/patron-block-conditions").await["totalRecords"], 6);
 

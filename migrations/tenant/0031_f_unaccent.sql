@@ -1,6 +1,6 @@
 -- Reports filter with this function, by this name, in each tenant's schema. One that is there stays.
 -- It needs no extension, which our role might not be allowed to make: letters are taken apart and their
--- marks dropped; the few letters that are one piece are named (docs/decisions/0014).
+-- marks dropped; the few letters that are one piece are named (docs/decisions/0016).
 do $do$
 begin
     if not exists (

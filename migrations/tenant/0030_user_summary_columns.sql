@@ -1,4 +1,4 @@
--- Reports were built on a table user_summary that had these columns too (docs/decisions/0014). Views that
+-- Reports were built on a table user_summary that had these columns too (docs/decisions/0016). Views that
 -- name them work on ours as well; we know neither when a summary was made nor by whom. New columns go last,
 -- so that what depends on the view stays as it is.
 create or replace view user_summary as
