@@ -16,6 +16,7 @@ use crate::{
         ingest::Ingest,
         ledger::Database,
         redrive::{Outcome, Redrive, schema_of},
+        switch,
         tenants::Tenants,
     },
     store::{
@@ -56,6 +57,13 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         what: Incidents,
+    },
+    /// Give a tenant's tables back to the Java module of the same name, with what is known now, and
+    /// disable the tenant here. What else was kept of it goes: look at its dead letters first
+    GiveBack {
+        /// The tenant
+        #[arg(long)]
+        tenant: String,
     },
 }
 
@@ -132,6 +140,10 @@ pub async fn run(
 ) -> Result<bool, Failure> {
     match command {
         Command::Check { tenant } => recount(config, tenant.as_deref(), out).await,
+        Command::GiveBack { tenant } => {
+            let desk = Desk::new(config, Some(tenant), false)?;
+            give_back(&desk, out).await
+        }
         Command::DeadLetters { tenant, json, what } => {
             let desk = Desk::new(config, tenant.as_deref(), *json)?;
             letters(&desk, what, out).await
@@ -306,6 +318,14 @@ async fn incident(desk: &Desk, what: &Incidents, out: &mut impl Write) -> Result
             }
         }
     }
+}
+
+async fn give_back(desk: &Desk, out: &mut impl Write) -> Result<bool, Failure> {
+    const MODULE_ID: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
+    let Some(tenant) = &desk.tenant else { return Ok(false) };
+    let summaries = switch::give_back(&desk.db, tenant, MODULE_ID, desk.clock.now()).await?;
+    writeln!(out, "{tenant}: {summaries} summaries given back to the Java module, disabled here")?;
+    Ok(true)
 }
 
 fn id_of(text: &str) -> Result<Uuid, Failure> {

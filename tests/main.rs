@@ -21,6 +21,7 @@ mod schemas;
 mod simulation;
 mod sql;
 mod stories;
+mod switching;
 mod takeover;
 
 // What tests are made with.
@@ -28,6 +29,7 @@ mod binary;
 mod engines;
 mod facts;
 mod history;
+mod java;
 mod log;
 mod proxy;
 mod told;

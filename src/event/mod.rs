@@ -8,6 +8,7 @@ pub mod decode;
 mod fields;
 pub mod kind;
 pub mod stamp;
+pub mod summary;
 pub mod tenant;
 pub mod topic;
 mod wire;

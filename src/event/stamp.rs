@@ -18,12 +18,13 @@ use super::{Fact, Kind, Place};
 /// | bytes | what |
 /// |---|---|
 /// | 8 | epoch milliseconds, big endian, sign bit flipped |
-/// | 1 | rank of the kind |
-/// | 1 | rank of the source: HTTP 0, enveloped record 1, bare record 2 |
-/// | 16 | enveloped: the envelope's id; bare: offset (8), partition (4), digest of the topic (4); HTTP: see [`Stamp::called`] |
+/// | 1 | rank of the kind; a snapshot, which comes before all kinds, has 0 |
+/// | 1 | rank of the source: HTTP and snapshot 0, enveloped record 1, bare record 2 |
+/// | 16 | snapshot: what it is of; enveloped: its id; bare: offset (8), partition (4), digest of the topic (4); HTTP: see [`Stamp::called`] |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp([u8; Stamp::LEN]);
 
+const SNAPSHOT: u8 = 0;
 const HTTP: u8 = 0;
 const ENVELOPED: u8 = 1;
 const BARE: u8 = 2;
@@ -31,6 +32,12 @@ const BARE: u8 = 2;
 impl Stamp {
     /// Bytes in a stamp.
     pub const LEN: usize = 26;
+
+    /// The stamp of what somebody held to be so at an instant, rather than of something that happened:
+    /// every event of that millisecond outranks it. `of` is whose state it is, or what it is about.
+    pub fn snapshot(at: DateTime<Utc>, of: Uuid) -> Self {
+        Self::new(at, SNAPSHOT, SNAPSHOT, of.into_bytes())
+    }
 
     /// The stamp of a record whose envelope brought an id: a copy at another offset is the same.
     pub fn enveloped(at: DateTime<Utc>, kind: Kind, id: Uuid) -> Self {
@@ -148,6 +155,18 @@ mod tests {
         let place = place("t", 0, 0);
         let stamps = Kind::ALL.map(|kind| Stamp::bare(at(5), kind, &place));
         assert!(stamps.is_sorted());
+    }
+
+    #[test]
+    fn a_snapshot_comes_before_every_event_of_its_millisecond_and_after_all_before_it() {
+        let of = Uuid::from_u128(u128::MAX);
+        let snapshot = Stamp::snapshot(at(5), of);
+        assert_eq!(snapshot.as_bytes()[..8], *Horizon::at(at(5)).as_bytes());
+        assert_eq!(snapshot.as_bytes()[8..], [&[0, 0], &of.as_bytes()[..]].concat());
+        for kind in Kind::ALL {
+            assert!(snapshot < Stamp::enveloped(at(5), kind, Uuid::nil()));
+            assert!(Stamp::bare(at(4), kind, &place("t", i32::MAX, i64::MAX)) < snapshot);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod redrive;
 pub mod standing;
 pub mod stop_rule;
+pub mod switch;
 pub mod takeover;
 pub mod tenant_jobs;
 pub mod tenants;

@@ -136,10 +136,11 @@ impl TenantJobs {
         module: &str,
         caller: Option<&Caller>,
     ) -> (Option<String>, Vec<String>) {
-        if let Err(error) = self.tenants.enable(tenant, module).await {
-            return (Some(Chain(&error).to_string()), Vec::new());
-        }
-        let Some(pubsub) = &self.pubsub else { return (None, Vec::new()) };
+        let mut messages = match self.tenants.enable(tenant, module).await {
+            Ok(messages) => messages,
+            Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),
+        };
+        let Some(pubsub) = &self.pubsub else { return (None, messages) };
         let told = match caller {
             Some(caller) => pubsub.register(caller, module).await.map_err(|error| {
                 format!("mod-pubsub was not told of the subscription: {}", Chain(&error))
@@ -150,10 +151,10 @@ impl TenantJobs {
                     .to_owned())
             }
         };
-        let message = match told {
+        messages.push(match told {
             Ok(()) => "mod-pubsub was told of the subscription".to_owned(),
             Err(message) => message,
-        };
-        (None, vec![message])
+        });
+        (None, messages)
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::switch;
 use crate::{
     blocks::Measure,
     clock::Clock,
@@ -181,8 +182,9 @@ impl Tenants {
             if migrated.contains(&tenant.id) {
                 continue;
             }
-            match migrate::tenant(&self.db, &tenant.id, &tenant.schema).await {
-                Ok(()) => {
+            let now = self.clock.now();
+            match switch::bring_up_to_date(&self.db, &tenant.id, &tenant.schema, now).await {
+                Ok(_) => {
                     migrated.insert(tenant.id.clone());
                 }
                 Err(error) => {
@@ -192,21 +194,27 @@ impl Tenants {
         }
     }
 
-    /// Installs or upgrades: the same steps, each of which may be repeated.
-    pub async fn enable(&self, id: &TenantId, module_to: &str) -> Result<(), store::Error> {
+    /// Installs or upgrades: the same steps, each of which may be repeated. Gives what there is to say of
+    /// them.
+    pub async fn enable(
+        &self,
+        id: &TenantId,
+        module_to: &str,
+    ) -> Result<Vec<String>, store::Error> {
         let schema = Schema::of(id);
         migrate::module(&self.db).await?;
-        migrate::tenant(&self.db, id, &schema).await?;
+        let now = self.clock.now();
+        let messages = switch::bring_up_to_date(&self.db, id, &schema, now).await?;
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
         for measure in Measure::ALL {
             conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
         }
-        tenants::set_enabled(&mut tx, id, true, module_to, self.clock.now()).await?;
+        tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
         store::commit(tx).await?;
         self.remember(id);
         info!(tenant = %id, module.id = module_to, "tenant enabled");
-        Ok(())
+        Ok(messages)
     }
 
     /// Disables and keeps the data. A tenant that was never enabled stays so.

@@ -56,6 +56,15 @@ impl Fee {
         Some((fee_fine, fee))
     }
 
+    /// What a module that kept fees/fines before us held of an open one when it last wrote.
+    pub fn held(open: &OpenFee, known: Stamp) -> Self {
+        Self {
+            balance: Some((known, Balance { amount: open.balance, loan: open.loan })),
+            fee_fine_type: open.fee_fine_type.map(|fee_fine_type| (known, fee_fine_type)),
+            user: Some((known, open.user)),
+        }
+    }
+
     /// What is known after both were heard: commutative, associative, idempotent.
     pub fn merge(self, other: Self) -> Self {
         Self {

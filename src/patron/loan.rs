@@ -104,6 +104,24 @@ impl Loan {
         Some((event.fact.subject(), loan))
     }
 
+    /// What a module that kept loans before us held of an open one: `opened` is when it heard of the
+    /// check-out, so that a later closing counts, and `known` when it last wrote. A due date as it held
+    /// it outranks the check-out's; the grace period is the check-out's.
+    pub fn held(open: &OpenLoan, opened: Stamp, known: Stamp) -> Self {
+        let OpenLoan { user, due_date, grace, recall, lost, claimed_returned } = *open;
+        let check_out = |due_date| (opened, CheckOut { user, due_date, grace });
+        let due = |date| (known, Due { date, by_recall: recall });
+        Self {
+            check_out: due_date.map(check_out),
+            snapshot: Some((opened, user)),
+            due: due_date.map(due),
+            lost: Some((known, lost)),
+            claimed_returned: Some((known, claimed_returned)),
+            closed: None,
+            named: None,
+        }
+    }
+
     /// What is known after both were heard: commutative, associative, idempotent.
     pub fn merge(self, other: Self) -> Self {
         Self {

@@ -27,6 +27,33 @@ pub enum Error {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// Something is built on a relation that has to make room, and can't be taken along.
+    #[error("{relation} can't be replaced, and nothing was changed: {what}")]
+    InTheWay {
+        /// The relation.
+        relation: String,
+        /// What is in the way, and why.
+        what: String,
+    },
+    /// A view of others can't be put on what replaces what it reads.
+    #[error(
+        "view {view} can't be made again on what replaces what it reads, and nothing was changed"
+    )]
+    View {
+        /// The view.
+        view: String,
+        /// What the server says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Our role lacks rights on what another module left.
+    #[error("nothing was changed, because the role that DB_USERNAME names has to {0}")]
+    Rights(String),
+    /// There is nothing that could be given back.
+    #[error(
+        "the tables of {0} were not taken over from the Java module, or were given back already"
+    )]
+    NothingToGiveBack(String),
     /// A stored row is not what its writer promises.
     #[error("{table} row {id} contradicts itself: {why}")]
     Corrupt {
@@ -77,6 +104,10 @@ impl Error {
             Self::Driver { .. } | Self::Silent | Self::Migrate { .. } | Self::Corrupt { .. } => {
                 Verdict::Retry
             }
+            Self::InTheWay { .. }
+            | Self::View { .. }
+            | Self::Rights(_)
+            | Self::NothingToGiveBack(_) => Verdict::Unusable,
         }
     }
 
@@ -106,7 +137,7 @@ impl Error {
     fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Driver { source, .. } => source.as_database_error().map(|error| error.kind()),
-            Self::Silent | Self::Migrate { .. } | Self::Corrupt { .. } => None,
+            _ => None,
         }
     }
 }

@@ -4,11 +4,17 @@ use std::sync::LazyLock;
 
 use sqlx::{AssertSqlSafe, PgConnection, migrate::Migrator};
 
-use super::{Db, Error, Schema, tenants};
+use super::{Db, Error, Schema, Tx, tenants};
 use crate::event::TenantId;
 
 static MODULE: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/module")));
 static TENANT: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/tenant")));
+/// Within a transaction of ours, under the tenant's own lock: the migrator's would outlive a rollback.
+static TENANT_WITHIN: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = beside(sqlx::migrate!("migrations/tenant"));
+    migrator.set_locking(false);
+    migrator
+});
 
 /// During a rollout an older instance may start on a schema that a newer one has migrated.
 fn beside(mut migrator: Migrator) -> Migrator {
@@ -24,6 +30,20 @@ pub async fn module(db: &Db) -> Result<(), Error> {
 /// Makes a tenant's schema, or brings it up to date. Several instances may try at once.
 pub async fn tenant(db: &Db, tenant: &TenantId, schema: &Schema) -> Result<(), Error> {
     run(db, &TENANT, schema, Some(tenant)).await
+}
+
+/// Brings a tenant's schema up to date as part of a transaction, which holds the tenant's migration
+/// lock. No migration of a tenant may need to stand alone, then.
+pub async fn within(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    sqlx::query("select set_config('search_path', $1, true), set_config('client_min_messages', 'warning', true)")
+        .bind(schema.name())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("migrate within a transaction"))?;
+    TENANT_WITHIN
+        .run_direct(None, &mut **tx, false)
+        .await
+        .map_err(|source| Error::Migrate { schema: schema.name().to_owned(), source })
 }
 
 async fn run(

@@ -5,9 +5,11 @@
 
 pub mod conditions;
 pub mod dead_letters;
+pub mod dependents;
 mod error;
 pub mod inbox;
 pub mod incidents;
+pub mod java;
 pub mod limits;
 pub mod merge;
 pub mod migrate;
@@ -179,3 +181,6 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     positions::STATEMENTS,
     prune::STATEMENTS,
 ];
+
+/// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
+pub const STATEMENTS_BESIDE_JAVA: &[&[&Statement]] = &[java::STATEMENTS];

@@ -64,11 +64,13 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         .execute(&mut **tx)
         .await
         .map_err(Error::at("drop a tenant's schema"))?;
-    sqlx::query("delete from mod_patron_blocks.tenant where tenant = $1")
-        .bind(tenant.as_str())
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("forget a tenant"))?;
+    for forget in [
+        "delete from mod_patron_blocks.tenant where tenant = $1",
+        "delete from mod_patron_blocks.given_back where tenant = $1",
+    ] {
+        let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
+        done.map_err(Error::at("forget a tenant"))?;
+    }
     announce(tx, tenant.as_str()).await
 }
 
@@ -127,6 +129,30 @@ pub async fn lock_for_migration(
         .await
         .map_err(Error::at("take a migration lock"))?;
     Ok(())
+}
+
+/// Takes the tenant's migration lock for this transaction, each statement of which may take a quarter of
+/// an hour: a whole tenant's state is written. Once it has the lock it waits no longer than `most` for any
+/// other.
+pub async fn lock_for_upheaval(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    most: Duration,
+) -> Result<(), Error> {
+    let step = "take a migration lock";
+    sqlx::query(
+        "select set_config('statement_timeout', '900000', true),
+                set_config('idle_in_transaction_session_timeout', '60000', true)",
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at(step))?;
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 1))")
+        .bind(lock_name(tenant))
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at(step))?;
+    wait_at_most(tx, most).await
 }
 
 fn lock_name(tenant: &TenantId) -> String {

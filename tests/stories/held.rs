@@ -60,7 +60,9 @@ async fn a_hundred_bad_records_in_a_row_stop_the_partition_and_an_operator_resum
         assert_eq!(world.post(&resolve, &json!({})).await.0, 404);
         world.settled().await;
         assert_eq!(world.take_dead_letters().await, ["missing_field"; 150]);
-        assert_eq!(world.get("/admin/ready").await.0, 200);
+        world
+            .until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200)
+            .await;
     })
     .await;
 }

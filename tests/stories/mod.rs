@@ -14,5 +14,6 @@ mod operations;
 mod process;
 mod pubsub;
 mod settings;
+mod switching;
 mod tenants;
 mod weather;

@@ -1,0 +1,267 @@
+//! A patron's summary as the Java module of the same name stored it: what it held to be open.
+//!
+//! Nothing in it is a reason to fail. What can't be used is left out and named, so that whoever takes a
+//! tenant over can say what is missing and how often.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{
+    decode::Reject,
+    fields::{boolean, date_time, decimal, grace, uuid},
+    wire::Raw,
+};
+use crate::patron::{OpenFee, OpenLoan};
+
+/// What a summary says is open, by loan and by fee/fine.
+#[derive(Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Whose it is; without a patron nothing of it can be used.
+    pub user: Option<Uuid>,
+    /// Open loans.
+    pub loans: BTreeMap<Uuid, OpenLoan>,
+    /// Open fees/fines.
+    pub fees: BTreeMap<Uuid, OpenFee>,
+    /// What was left out.
+    pub odd: Vec<Oddity>,
+}
+
+/// Something in a summary that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Oddity {
+    /// It is not an object with lists, or names no patron: nothing of it is used.
+    Summary,
+    /// A loan without an id that an event could ever name: left out.
+    Loan,
+    /// A loan whose due date is missing or none: kept, and never overdue until one is told.
+    DueDate,
+    /// A flag that is neither true nor false: taken as false.
+    Flag,
+    /// A fee/fine without an id that an event could ever name, or without a balance: left out.
+    Fee,
+    /// The loan or the type of a fee/fine, where it is no id: left out, and the fee/fine kept.
+    Link,
+}
+
+impl Oddity {
+    /// What happened to it, for the one who takes over: follows a number.
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Summary => "summaries without a usable patron, left out",
+            Self::Loan => "loans without a usable id, left out",
+            Self::DueDate => "loans without a usable due date, kept as never overdue",
+            Self::Flag => "flags of loans that are neither true nor false, taken as false",
+            Self::Fee => "fees/fines without a usable id or balance, left out",
+            Self::Link => "loan or type ids of fees/fines that are none, left out",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Members<'a> {
+    #[serde(borrow, default)]
+    user_id: Raw<'a>,
+    #[serde(borrow, default)]
+    open_loans: Raw<'a>,
+    #[serde(borrow, default)]
+    open_fees_fines: Raw<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LoanMembers<'a> {
+    #[serde(borrow)]
+    loan_id: Raw<'a>,
+    #[serde(borrow)]
+    due_date: Raw<'a>,
+    #[serde(borrow)]
+    recall: Raw<'a>,
+    #[serde(borrow)]
+    item_lost: Raw<'a>,
+    #[serde(borrow)]
+    item_claimed_returned: Raw<'a>,
+    #[serde(borrow)]
+    grace_period: Raw<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct FeeMembers<'a> {
+    #[serde(borrow)]
+    fee_fine_id: Raw<'a>,
+    #[serde(borrow)]
+    fee_fine_type_id: Raw<'a>,
+    #[serde(borrow)]
+    loan_id: Raw<'a>,
+    #[serde(borrow)]
+    balance: Raw<'a>,
+}
+
+/// Reads a summary's JSON.
+pub fn read(json: &str) -> Summary {
+    let mut summary = Summary::default();
+    let members = serde_json::from_str::<Members<'_>>(json).ok();
+    let user = members.as_ref().and_then(|m| uuid("userId", m.user_id).ok().flatten());
+    let (Some(members), Some(user)) = (members, user) else {
+        summary.odd.push(Oddity::Summary);
+        return summary;
+    };
+    summary.user = Some(user);
+    for raw in summary.list(members.open_loans) {
+        summary.read_loan(user, raw);
+    }
+    for raw in summary.list(members.open_fees_fines) {
+        summary.read_fee(user, raw);
+    }
+    summary
+}
+
+impl Summary {
+    /// The elements of a list; none where it is missing, and odd where it is something else.
+    fn list<'a>(&mut self, raw: Raw<'a>) -> Vec<&'a RawValue> {
+        let Some(raw) = raw else { return Vec::new() };
+        serde_json::from_str(raw.get()).unwrap_or_else(|_| {
+            self.odd.push(Oddity::Summary);
+            Vec::new()
+        })
+    }
+
+    /// The value, or its absence; what can't be read is absent and odd.
+    fn usable<T>(&mut self, value: Result<Option<T>, Reject>, odd: Oddity) -> Option<T> {
+        value.unwrap_or_else(|_| {
+            self.odd.push(odd);
+            None
+        })
+    }
+
+    fn read_loan(&mut self, user: Uuid, raw: &RawValue) {
+        let members: LoanMembers<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let Ok(Some(id)) = uuid("loanId", members.loan_id) else {
+            return self.odd.push(Oddity::Loan);
+        };
+        let due_date = date_time("dueDate", members.due_date).ok().flatten();
+        if due_date.is_none() {
+            self.odd.push(Oddity::DueDate);
+        }
+        let mut flag = |name, raw| self.usable(boolean(name, raw), Oddity::Flag).unwrap_or(false);
+        let loan = OpenLoan {
+            user,
+            due_date,
+            grace: grace(members.grace_period),
+            recall: flag("recall", members.recall),
+            lost: flag("itemLost", members.item_lost),
+            claimed_returned: flag("itemClaimedReturned", members.item_claimed_returned),
+        };
+        self.loans.insert(id, loan);
+    }
+
+    fn read_fee(&mut self, user: Uuid, raw: &RawValue) {
+        let members: FeeMembers<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let id = uuid("feeFineId", members.fee_fine_id);
+        let (Ok(Some(id)), Ok(Some(balance))) = (id, decimal("balance", members.balance)) else {
+            return self.odd.push(Oddity::Fee);
+        };
+        let fee = OpenFee {
+            user,
+            balance,
+            loan: self.usable(uuid("loanId", members.loan_id), Oddity::Link),
+            fee_fine_type: self
+                .usable(uuid("feeFineTypeId", members.fee_fine_type_id), Oddity::Link),
+        };
+        self.fees.insert(id, fee);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::patron::{Grace, GraceUnit};
+
+    const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
+    const LOAN: &str = "0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11";
+    const FEE: &str = "a41c7e90-3b5d-4f68-92c7-8e0d5b1a6f33";
+
+    fn id(text: &str) -> Uuid {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_summary_is_read_with_all_that_it_says() {
+        let summary = read(
+            &json!({
+                "id": FEE, "_version": 7, "userId": USER.to_uppercase(),
+                "openLoans": [{
+                    "loanId": LOAN, "dueDate": "2026-09-14T21:59:59.000+00:00", "recall": true,
+                    "itemLost": true, "itemClaimedReturned": false,
+                    "gracePeriod": { "duration": 2, "intervalId": "Days" },
+                }],
+                "openFeesFines": [{
+                    "feeFineId": FEE, "feeFineTypeId": LOAN, "loanId": LOAN, "balance": 12.55,
+                }],
+                "numberOfLostItems": 1,
+            })
+            .to_string(),
+        );
+        let loan = OpenLoan {
+            user: id(USER),
+            due_date: Some("2026-09-14T21:59:59Z".parse().unwrap()),
+            grace: Some(Grace { duration: 2, unit: GraceUnit::Days }),
+            recall: true,
+            lost: true,
+            claimed_returned: false,
+        };
+        let fee = OpenFee {
+            user: id(USER),
+            balance: "12.55".parse().unwrap(),
+            loan: Some(id(LOAN)),
+            fee_fine_type: Some(id(LOAN)),
+        };
+        assert_eq!(summary.user, Some(id(USER)));
+        assert_eq!(summary.loans, BTreeMap::from([(id(LOAN), loan)]));
+        assert_eq!(summary.fees, BTreeMap::from([(id(FEE), fee)]));
+        assert_eq!(summary.odd, []);
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_named_and_the_rest_is_kept() {
+        let summary = read(
+            &json!({
+                "userId": USER,
+                "openLoans": [
+                    { "loanId": "0", "dueDate": "2026-09-14T21:59:59.000Z" },
+                    { "loanId": LOAN, "itemLost": "perhaps", "extra": [] },
+                    7,
+                ],
+                "openFeesFines": [
+                    { "feeFineId": FEE, "loanId": "0", "balance": "3.50" },
+                    { "feeFineId": LOAN },
+                ],
+            })
+            .to_string(),
+        );
+        let loan = summary.loans[&id(LOAN)];
+        assert_eq!((loan.due_date, loan.lost, summary.loans.len()), (None, false, 1));
+        let fee = summary.fees[&id(FEE)];
+        assert_eq!((fee.balance, fee.loan), ("3.5".parse().unwrap(), None));
+        use Oddity::{DueDate, Fee, Flag, Link, Loan};
+        assert_eq!(summary.odd, [Loan, DueDate, Flag, Loan, Link, Fee]);
+    }
+
+    #[test]
+    fn a_summary_without_a_patron_or_without_lists_is_no_reason_to_fail() {
+        for json in ["7", "{}", "[]", "{\"userId\": \"0\"}", "{\"userId\": null}"] {
+            let summary = read(json);
+            assert_eq!((summary.user, summary.odd), (None, vec![Oddity::Summary]), "{json}");
+        }
+        let bare = read(&json!({ "userId": USER, "openLoans": null }).to_string());
+        assert_eq!((bare.user, bare.odd), (Some(id(USER)), vec![]));
+        let wrong = read(&json!({ "userId": USER, "openLoans": "none" }).to_string());
+        assert_eq!((wrong.user, wrong.odd), (Some(id(USER)), vec![Oddity::Summary]));
+    }
+}

@@ -1,0 +1,459 @@
+//! What the Java module of the same name left in a tenant's schema: taken over, and given back.
+//!
+//! Its `user_summary` is a table, ours a view of that name; the table steps aside and stays. Everything
+//! else that it left stays where it is and is only read: eight tables of events, which say when it wrote
+//! what it knew, its jobs, its functions and triggers. Earlier versions had fewer of these tables, and so
+//! each is used where it is there.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgExecutor};
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx, dependents};
+use crate::event::TenantId;
+
+/// The name that both modules use, and the table's while it is set aside.
+const SUMMARIES: &str = "user_summary";
+const SET_ASIDE: &str = "java_user_summary";
+
+/// A UUID in JSON, as PostgreSQL's pattern: what may be cast.
+macro_rules! uuid_pattern {
+    () => {
+        "'^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'"
+    };
+}
+
+/// A snapshot's stamp, as `event::Stamp::snapshot` makes it; a test compares them.
+macro_rules! stamp {
+    ($at:literal, $of:literal) => {
+        concat!(
+            "(int8send(floor(extract(epoch from ",
+            $at,
+            ") * 1000)::int8",
+            " # '-9223372036854775808'::int8) || '\\x0000'::bytea || uuid_send(",
+            $of,
+            "))"
+        )
+    };
+}
+
+/// When the module last wrote of each patron, as one of its tables of events tells.
+macro_rules! times_of_patrons {
+    ($table:literal) => {
+        concat!(
+            "insert into {schema}.java_time (id, at)
+             select (jsonb ->> 'userId')::uuid, max(creation_date) at time zone 'UTC'
+               from {schema}.",
+            $table,
+            " where jsonb ->> 'userId' ~* ",
+            uuid_pattern!(),
+            " and creation_date is not null
+              group by 1"
+        )
+    };
+}
+
+/// Loans that the module knew as ended: an old check-out that is read again must not open them.
+macro_rules! closings {
+    ($table:literal) => {
+        concat!(
+            "insert into {schema}.loan (loan_id, closed_stamp)
+             select loan_id, ",
+            stamp!("at", "loan_id"),
+            "  from (select (jsonb ->> 'loanId')::uuid as loan_id, max(creation_date) as at
+                       from {schema}.",
+            $table,
+            "         where jsonb ->> 'loanId' ~* ",
+            uuid_pattern!(),
+            "           and creation_date >= $1 at time zone 'UTC'
+                      group by 1) closed
+              order by loan_id
+             on conflict (loan_id) do nothing"
+        )
+    };
+}
+
+const FEE_FINE: Statement = Statement::new(times_of_patrons!("fee_fine_balance_changed_event"));
+const CHECKED_OUT: Statement = Statement::new(times_of_patrons!("item_checked_out_event"));
+const CHECKED_IN: Statement = Statement::new(times_of_patrons!("item_checked_in_event"));
+const DECLARED_LOST: Statement = Statement::new(times_of_patrons!("item_declared_lost_event"));
+const AGED_TO_LOST: Statement = Statement::new(times_of_patrons!("item_aged_to_lost_event"));
+const CLAIMED: Statement = Statement::new(times_of_patrons!("item_claimed_returned_event"));
+const DUE_DATE: Statement = Statement::new(times_of_patrons!("loan_due_date_changed_event"));
+const CLOSED: Statement = Statement::new(times_of_patrons!("loan_closed_event"));
+const CHECK_INS: Statement = Statement::new(closings!("item_checked_in_event"));
+const CLOSINGS: Statement = Statement::new(closings!("loan_closed_event"));
+
+/// The module's tables of events: name, when it wrote of patrons, what it tells of as ended.
+const EVENTS: [(&str, &Statement, Option<&Statement>); 8] = [
+    ("fee_fine_balance_changed_event", &FEE_FINE, Some(&CLOSED_FEES)),
+    ("item_checked_out_event", &CHECKED_OUT, None),
+    ("item_checked_in_event", &CHECKED_IN, Some(&CHECK_INS)),
+    ("item_declared_lost_event", &DECLARED_LOST, None),
+    ("item_aged_to_lost_event", &AGED_TO_LOST, None),
+    ("item_claimed_returned_event", &CLAIMED, None),
+    ("loan_due_date_changed_event", &DUE_DATE, None),
+    ("loan_closed_event", &CLOSED, Some(&CLOSINGS)),
+];
+
+/// When each loan that is open was checked out, as far as the module has kept it.
+const CHECK_OUTS: Statement = Statement::new(concat!(
+    "insert into {schema}.java_time (id, at)
+     select (e.jsonb ->> 'loanId')::uuid, max(e.creation_date) at time zone 'UTC'
+       from {schema}.item_checked_out_event e
+      where e.creation_date is not null and e.jsonb ->> 'loanId' ~* ",
+    uuid_pattern!(),
+    "
+        and lower(e.jsonb ->> 'loanId') in (
+          select lower(l ->> 'loanId')
+            from {schema}.java_user_summary s
+           cross join jsonb_array_elements(case jsonb_typeof(s.jsonb -> 'openLoans')
+                        when 'array' then s.jsonb -> 'openLoans' else '[]' end) l)
+      group by 1"
+));
+
+/// Fees/fines that the module knew as closed.
+const CLOSED_FEES: Statement = Statement::new(concat!(
+    "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
+     select id, ",
+    stamp!("at", "id"),
+    ", 0
+       from (select distinct on (id) id, at, balance
+               from (select (jsonb ->> 'feeFineId')::uuid as id, creation_date as at,
+                            jsonb ->> 'balance' as balance
+                       from {schema}.fee_fine_balance_changed_event
+                      where jsonb ->> 'feeFineId' ~* ",
+    uuid_pattern!(),
+    "
+                        and creation_date >= $1 at time zone 'UTC') said
+              order by id, at desc) newest
+      where balance ~ '^[-+]?0*[.]?0*([eE][-+]?[0-9]+)?$'
+      order by id
+     on conflict (fee_fine_id) do nothing"
+));
+
+/// The table makes room for our view, and later the view for the table.
+const STEP_ASIDE: Statement =
+    Statement::new("alter table {schema}.user_summary rename to java_user_summary");
+const VIEW_STEPS_ASIDE: Statement =
+    Statement::new("alter view {schema}.user_summary rename to user_summary_before");
+const COME_BACK: Statement =
+    Statement::new("alter table {schema}.java_user_summary rename to user_summary");
+const LOCK: Statement = Statement::new("lock table {schema}.user_summary in access exclusive mode");
+const BEGIN_TIMES: Statement =
+    Statement::new("create table {schema}.java_time (id uuid not null, at timestamptz not null)");
+const INDEX_TIMES: Statement = Statement::new("create index on {schema}.java_time (id)");
+const END_TIMES: Statement = Statement::new("drop table {schema}.java_time");
+const NEWEST: Statement = Statement::new("select max(at) from {schema}.java_time");
+const TIMES: Statement = Statement::new(
+    "select id, max(at) as at from {schema}.java_time where id = any ($1) group by id",
+);
+const OPEN: Statement = Statement::new(
+    "declare java_summaries no scroll cursor for
+     select jsonb::text as json, creation_date at time zone 'UTC' as written_at
+       from {schema}.java_user_summary",
+);
+const NEXT: &str = "fetch 1000 from java_summaries";
+const CLOSE: &str = "close java_summaries";
+
+/// What was just filled is read at once, by the views of others and at the desk.
+const ANALYZE: Statement =
+    Statement::new("analyze {schema}.loan, {schema}.fee_fine, {schema}.patron_counter");
+const ANALYZE_TIMES: Statement = Statement::new("analyze {schema}.java_time");
+
+/// A summary keeps its id, and its version does not go back.
+const KEEP_IDS: Statement = Statement::new(concat!(
+    "update {schema}.patron_counter c
+        set summary_id = case when s.id::text ~ ",
+    uuid_pattern!(),
+    " then s.id else c.summary_id end,
+            version = greatest(c.version, case
+              when s.jsonb ->> '_version' ~ '^[0-9]{1,10}$' then (s.jsonb ->> '_version')::int8 end)
+       from (select id, jsonb, (jsonb ->> 'userId')::uuid as user_id
+               from {schema}.java_user_summary
+              where jsonb ->> 'userId' ~* ",
+    uuid_pattern!(),
+    ") s
+      where c.user_id = s.user_id"
+));
+
+/// What we know now, for the Java module to go on with. Its own triggers do to each row what they do to
+/// its own. The time is the newest of what is known of the patron: taken over again, the summaries are of
+/// that time.
+const GIVE_BACK: Statement = Statement::new(
+    "insert into {schema}.java_user_summary (id, jsonb, creation_date)
+     select s.id, s.jsonb, timestamp 'epoch' + interval '1 millisecond' *
+            (('x' || encode(substr(said.newest, 1, 8), 'hex'))::bit(64)::int8 # '-9223372036854775808'::int8)
+       from {schema}.user_summary s
+      cross join lateral (
+         select stamp as newest
+           from (select greatest(check_out_stamp, snapshot_stamp, due_stamp, lost_stamp, claimed_stamp)
+                   from {schema}.loan where user_id = s.user_id and is_open
+                 union all
+                 select greatest(balance_stamp, type_stamp, user_stamp)
+                   from {schema}.fee_fine where user_id = s.user_id and is_open) stamps (stamp)
+          order by stamp desc limit 1) said",
+);
+const EMPTY: Statement = Statement::new("delete from {schema}.java_user_summary");
+
+/// How far we have read is kept, so that reading goes on from there if the tenant comes again.
+const KEEP_POSITIONS: Statement = Statement::new(
+    "insert into mod_patron_blocks.given_back (
+       tenant, topic, partition, next_offset, last_record_at, cluster)
+     select $1, topic, partition, next_offset, last_record_at, cluster
+       from {schema}.ingest_position
+     on conflict (tenant, topic, partition) do update set
+       next_offset = excluded.next_offset, last_record_at = excluded.last_record_at,
+       cluster = excluded.cluster",
+);
+const TAKE_POSITIONS: Statement = Statement::new(
+    "with kept as (
+       delete from mod_patron_blocks.given_back where tenant = $1
+       returning topic, partition, next_offset, last_record_at, cluster)
+     insert into {schema}.ingest_position (topic, partition, next_offset, last_record_at, cluster)
+     select topic, partition, next_offset, last_record_at, cluster from kept",
+);
+
+/// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
+/// with us stays; a test compares the schema before and after.
+const LEAVE: Statement = Statement::new(
+    "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
+       {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
+       {schema}.tenant_job, {schema}.housekeeping, {schema}._sqlx_migrations",
+);
+const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
+
+/// All of them need the Java module's tables, some of them ours as well: they are prepared where both are.
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &FEE_FINE,
+    &CHECKED_OUT,
+    &CHECKED_IN,
+    &DECLARED_LOST,
+    &AGED_TO_LOST,
+    &CLAIMED,
+    &DUE_DATE,
+    &CLOSED,
+    &CHECK_INS,
+    &CLOSINGS,
+    &CHECK_OUTS,
+    &CLOSED_FEES,
+    &STEP_ASIDE,
+    &VIEW_STEPS_ASIDE,
+    &COME_BACK,
+    &LOCK,
+    &BEGIN_TIMES,
+    &INDEX_TIMES,
+    &END_TIMES,
+    &NEWEST,
+    &TIMES,
+    &OPEN,
+    &ANALYZE,
+    &ANALYZE_TIMES,
+    &KEEP_IDS,
+    &GIVE_BACK,
+    &EMPTY,
+    &KEEP_POSITIONS,
+    &TAKE_POSITIONS,
+    &LEAVE,
+    &DROP_VIEW,
+];
+
+/// The rights that we miss, as sentences.
+const MISSING_RIGHTS: &str = "
+    select format('be allowed to use and create in schema %I', $1)
+     where not (has_schema_privilege($1, 'USAGE') and has_schema_privilege($1, 'CREATE'))
+    union all
+    select format('own table %I.%I, or be a member of role %s, which does', $1, relname, relowner::regrole)
+      from pg_class
+     where relnamespace = $1::regnamespace and relkind in ('r', 'p')
+       and relname in ('user_summary', 'java_user_summary', 'patron_block_conditions', 'patron_block_limits')
+       and not pg_has_role(relowner, 'USAGE')
+    union all
+    select format('be allowed to read table %I.%I', $1, relname)
+      from pg_class
+     where relnamespace = $1::regnamespace and relname = any ($2)
+       and not has_table_privilege(oid, 'SELECT')";
+
+const TABLES: &str = "select relname::text from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = $1 and relkind in ('r', 'p')";
+
+const READING: &str = "read the Java module's summaries";
+
+/// A row of the module's table of summaries.
+#[derive(Debug, FromRow)]
+pub struct Row {
+    /// The summary.
+    pub json: String,
+    /// When it was written; only we ever set it, when we gave the tables back.
+    pub written_at: Option<DateTime<Utc>>,
+}
+
+/// What of the Java module is in a tenant's schema.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Its summaries bear their name: they are its state, and not ours yet.
+    pub in_place: bool,
+    /// Its summaries were set aside: the tenant is ours.
+    pub aside: bool,
+    tables: Vec<String>,
+}
+
+/// Looks for what the Java module left.
+pub async fn left(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Left, Error> {
+    let tables: Vec<String> = sqlx::query_scalar(TABLES)
+        .bind(schema.name())
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("look for the Java module's tables"))?;
+    let has = |name| tables.iter().any(|table| table == name);
+    Ok(Left { in_place: has(SUMMARIES), aside: has(SET_ASIDE), tables })
+}
+
+/// Says which rights our role would need and does not have.
+pub async fn require_rights(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    let events: Vec<&str> = EVENTS.iter().map(|(table, ..)| *table).collect();
+    let missing: Vec<String> = sqlx::query_scalar(MISSING_RIGHTS)
+        .bind(schema.name())
+        .bind(events)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("look for the rights on the Java module's tables"))?;
+    if missing.is_empty() { Ok(()) } else { Err(Error::Rights(missing.join("; and "))) }
+}
+
+impl Left {
+    /// Keeps everybody off the summaries until the transaction ends.
+    pub async fn lock(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+        run(tx, schema, &LOCK, "lock the summaries").await
+    }
+
+    /// The table of summaries makes room for the view.
+    pub async fn step_aside(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+        run(tx, schema, &STEP_ASIDE, "set the Java module's summaries aside").await
+    }
+
+    /// Gathers when the module last wrote of each patron, and when the open loans were checked out.
+    /// Returns the newest time of all.
+    pub async fn gather_times(
+        &self,
+        tx: &mut Tx,
+        schema: &Schema,
+    ) -> Result<Option<DateTime<Utc>>, Error> {
+        let step = "gather when the Java module wrote what it knew";
+        run(tx, schema, &BEGIN_TIMES, step).await?;
+        for (table, times, _) in &EVENTS {
+            if self.has(table) {
+                run(tx, schema, times, step).await?;
+            }
+        }
+        let newest = sqlx::query_scalar(schema.sql(&NEWEST)).fetch_one(&mut **tx).await;
+        if self.has("item_checked_out_event") {
+            run(tx, schema, &CHECK_OUTS, step).await?;
+        }
+        run(tx, schema, &INDEX_TIMES, step).await?;
+        run(tx, schema, &ANALYZE_TIMES, step).await?;
+        newest.map_err(Error::at(step))
+    }
+
+    /// Enters what the module knew as ended since an instant, as far as nothing is known of it, and
+    /// lets the summaries keep their ids. Ends what `gather_times` began.
+    pub async fn finish(
+        &self,
+        tx: &mut Tx,
+        schema: &Schema,
+        since: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let step = "enter what the Java module knew as ended";
+        let there = EVENTS.iter().filter(|(table, ..)| self.has(table));
+        for ended in there.filter_map(|(_, _, ended)| *ended) {
+            let done = sqlx::query(schema.sql(ended)).bind(since).execute(&mut **tx).await;
+            done.map_err(Error::at(step))?;
+        }
+        run(tx, schema, &ANALYZE, step).await?;
+        run(tx, schema, &KEEP_IDS, "keep the ids of the summaries").await?;
+        run(tx, schema, &END_TIMES, step).await?;
+        dependents::grant_alike(tx, schema, SET_ASIDE, SUMMARIES).await
+    }
+
+    fn has(&self, table: &str) -> bool {
+        self.tables.iter().any(|name| name == table)
+    }
+}
+
+/// Begins to read the table that was set aside.
+pub async fn open(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    run(tx, schema, &OPEN, READING).await
+}
+
+/// Its next rows; after the last ones there are none, and reading has ended.
+pub async fn next(tx: &mut Tx) -> Result<Vec<Row>, Error> {
+    // Not kept by the connection: what it gives depends on the cursor of this transaction.
+    let rows = sqlx::query_as(NEXT).persistent(false).fetch_all(&mut **tx).await;
+    let rows: Vec<Row> = rows.map_err(Error::at(READING))?;
+    if rows.is_empty() {
+        let closed = sqlx::query(CLOSE).persistent(false).execute(&mut **tx).await;
+        closed.map_err(Error::at(READING))?;
+    }
+    Ok(rows)
+}
+
+/// When the module wrote of these patrons, and when these loans were checked out.
+pub async fn times(
+    tx: &mut Tx,
+    schema: &Schema,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
+    sqlx::query_as(schema.sql(&TIMES))
+        .bind(ids)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read when the Java module wrote what it knew"))
+}
+
+/// Fills the table that was set aside with what we know now and gives it its name again. Returns how
+/// many summaries there are.
+pub async fn come_back(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
+    let step = "fill the Java module's summaries";
+    run(tx, schema, &EMPTY, step).await?;
+    let filled = sqlx::query(schema.sql(&GIVE_BACK)).execute(&mut **tx).await;
+    let filled = filled.map_err(Error::at(step))?.rows_affected();
+    for rename in [&VIEW_STEPS_ASIDE, &COME_BACK] {
+        run(tx, schema, rename, "give the Java module's summaries their name again").await?;
+    }
+    Ok(filled)
+}
+
+/// Goes on where the tenant's topics were read to when its tables were given back, if they were.
+pub async fn take_positions(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
+    positions(tx, schema, tenant, &TAKE_POSITIONS).await
+}
+
+async fn positions(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+    statement: &Statement,
+) -> Result<(), Error> {
+    let moved = sqlx::query(schema.sql(statement)).bind(tenant.as_str()).execute(&mut **tx).await;
+    moved.map(drop).map_err(Error::at("keep how far topics were read"))
+}
+
+/// Drops what is ours in the schema, once nothing reads it; how far topics were read is kept.
+pub async fn leave(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
+    positions(tx, schema, tenant, &KEEP_POSITIONS).await?;
+    for drop in [&DROP_VIEW, &LEAVE] {
+        run(tx, schema, drop, "drop what the Java module does not know").await?;
+    }
+    Ok(())
+}
+
+async fn run(
+    tx: &mut Tx,
+    schema: &Schema,
+    statement: &Statement,
+    step: &'static str,
+) -> Result<(), Error> {
+    let done = sqlx::query(schema.sql(statement)).execute(&mut **tx).await;
+    done.map(drop).map_err(Error::at(step))
+}

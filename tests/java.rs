@@ -1,0 +1,185 @@
+//! What the Java module of the same name leaves behind: a schema in one of its layouts, and a made-up
+//! library in it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::store::{Db, Schema};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
+
+use crate::facts::now;
+
+/// The layouts that its versions leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Before 1.4.0: no closed loans, no versions of summaries.
+    Early,
+    /// Since then.
+    Late,
+}
+
+/// Rows written at a time.
+const CHUNK: usize = 5000;
+
+/// Makes the schema, empty.
+pub(crate) async fn leave(db: &Db, schema: &Schema, layout: Layout) {
+    run(db, schema, include_str!("fixtures/java.sql")).await;
+    if layout == Layout::Late {
+        run(db, schema, include_str!("fixtures/java_since_1_4.sql")).await;
+    }
+}
+
+/// Makes the views of a reporting module.
+pub(crate) async fn report(db: &Db, schema: &Schema) {
+    run(db, schema, include_str!("fixtures/reports.sql")).await;
+}
+
+/// Does something in the schema.
+pub(crate) async fn run(db: &Db, schema: &Schema, sql: &str) {
+    let sql = sql.replace("{schema}", schema.name());
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
+}
+
+/// Writes rows into one of its tables, as it does.
+pub(crate) async fn write(db: &Db, schema: &Schema, table: &str, rows: &[Value]) {
+    let sql = format!(
+        "insert into {}.{table} (id, jsonb) select * from unnest($1::uuid[], $2::jsonb[])",
+        schema.name()
+    );
+    for rows in rows.chunks(CHUNK) {
+        let id =
+            |row: &Value| row["id"].as_str().map_or_else(Uuid::new_v4, |id| id.parse().unwrap());
+        let ids: Vec<Uuid> = rows.iter().map(id).collect();
+        let insert = sqlx::query(AssertSqlSafe(&*sql)).bind(ids).bind(rows);
+        db.execute(insert).await.expect("rows of its own");
+    }
+}
+
+pub(crate) fn text(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
+}
+
+/// So many days ago, to the millisecond.
+pub(crate) fn days_ago(days: i64) -> DateTime<Utc> {
+    let at = now() - TimeDelta::days(days);
+    DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap()
+}
+
+/// A row of an event that the module heard of at an instant.
+pub(crate) fn heard(at: DateTime<Utc>, mut payload: Value) -> Value {
+    payload["metadata"] = json!({ "createdDate": text(at), "updatedDate": text(at) });
+    payload
+}
+
+/// A patron of the made-up library, known by a number: some with loans, some with fees, some with
+/// nothing open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patron(pub(crate) usize);
+
+impl Patron {
+    fn named(self, what: &str) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{what} of patron {}", self.0).as_bytes())
+    }
+
+    pub(crate) fn user(self) -> Uuid {
+        self.named("self")
+    }
+
+    pub(crate) fn summary_id(self) -> Uuid {
+        self.named("summary")
+    }
+
+    pub(crate) fn loans(self) -> Vec<Uuid> {
+        (0..self.0 % 5).map(|loan| self.named(&format!("loan {loan}"))).collect()
+    }
+
+    /// A loan that ended.
+    pub(crate) fn past_loan(self) -> Uuid {
+        self.named("past loan")
+    }
+
+    /// Owed by every third patron, and paid by all others.
+    pub(crate) fn fee(self) -> Uuid {
+        self.named("fee")
+    }
+
+    pub(crate) fn owes(self) -> bool {
+        self.0.is_multiple_of(3)
+    }
+
+    pub(crate) fn has_anything(self) -> bool {
+        self.owes() || !self.loans().is_empty()
+    }
+
+    fn is_lost(self, loan: usize) -> bool {
+        loan == 1 && self.0.is_multiple_of(11)
+    }
+
+    fn is_claimed(self, loan: usize) -> bool {
+        loan == 2 && self.0.is_multiple_of(13)
+    }
+
+    fn is_overdue(self, loan: usize) -> bool {
+        loan == 0 && self.0.is_multiple_of(7)
+    }
+
+    /// As the module stored it.
+    pub(crate) fn summary(self) -> Value {
+        let loan = |(n, id): (usize, Uuid)| {
+            json!({
+                "loanId": id,
+                "dueDate": text(if self.is_overdue(n) { days_ago(3) } else { days_ago(-1) }),
+                "recall": false, "itemLost": self.is_lost(n),
+                "itemClaimedReturned": self.is_claimed(n),
+                "gracePeriod": { "duration": 2, "intervalId": "Days" },
+            })
+        };
+        let fee =
+            json!({ "feeFineId": self.fee(), "feeFineTypeId": self.named("type"), "balance": 6 });
+        json!({
+            "id": self.summary_id(), "userId": self.user(),
+            "openLoans": self.loans().into_iter().enumerate().map(loan).collect::<Vec<_>>(),
+            "openFeesFines": if self.owes() { vec![fee] } else { Vec::new() },
+        })
+    }
+
+    /// What the four limits of the story block: three charged out, none lost, none overdue, 5 owed.
+    pub(crate) fn blocks(self) -> Vec<[bool; 3]> {
+        let count = |is: &dyn Fn(usize) -> bool| {
+            (0..self.loans().len()).filter(|n| !self.is_claimed(*n) && is(*n)).count()
+        };
+        let mut blocks = Vec::new();
+        match count(&|_| true) {
+            3 => blocks.push([true, false, false]),
+            charged_out if charged_out > 3 => blocks.push([true; 3]),
+            _ => {}
+        }
+        let others =
+            [count(&|n| self.is_lost(n)) > 0, count(&|n| self.is_overdue(n)) > 0, self.owes()];
+        blocks.extend(others.into_iter().filter(|blocked| *blocked).map(|_| [true; 3]));
+        blocks
+    }
+}
+
+/// Fills the schema with a library of so many patrons: what is open, and the events of the last days.
+pub(crate) async fn fill(db: &Db, schema: &Schema, patrons: usize) {
+    let all = || (0..patrons).map(Patron);
+    let summaries: Vec<Value> = all().filter(|p| p.has_anything()).map(Patron::summary).collect();
+    write(db, schema, "user_summary", &summaries).await;
+    let about = |p: Patron, loan| json!({ "userId": p.user(), "loanId": loan });
+    let check_out = |p: Patron, loan| heard(days_ago(5), about(p, loan));
+    let check_outs: Vec<Value> = all()
+        .flat_map(|p| p.loans().into_iter().chain([p.past_loan()]).map(move |loan| (p, loan)))
+        .map(|(p, loan)| check_out(p, loan))
+        .collect();
+    write(db, schema, "item_checked_out_event", &check_outs).await;
+    let check_ins: Vec<Value> =
+        all().map(|p| heard(days_ago(3), about(p, p.past_loan()))).collect();
+    write(db, schema, "item_checked_in_event", &check_ins).await;
+    let balance = |p: Patron| {
+        let balance = if p.owes() { 6.0 } else { 0.0 };
+        json!({ "userId": p.user(), "feeFineId": p.fee(), "balance": balance })
+    };
+    let balances: Vec<Value> = all().map(|p| heard(days_ago(2), balance(p))).collect();
+    write(db, schema, "fee_fine_balance_changed_event", &balances).await;
+}

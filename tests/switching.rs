@@ -1,0 +1,388 @@
+//! Taking over what the Java module left: the SQL, without the service around it.
+
+use std::collections::BTreeSet;
+
+use chrono::DateTime;
+use patron_blocks::{
+    event::{Stamp, TenantId, stamp::Horizon},
+    flow::switch,
+    store::{self, Db, Login, Schema, migrate, patrons},
+};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
+
+use crate::{
+    facts::now,
+    java::{self, Layout, Patron, days_ago, heard, text, write},
+    world::{TENANT, pool, tenant_schema, with_database},
+};
+
+/// A tenant's schema as the Java module left it.
+async fn with_java<T>(layout: Layout, work: impl AsyncFnOnce(&Login, &Db, &Schema) -> T) -> T {
+    with_database(async |login| {
+        let (db, schema) = (pool(&login), tenant_schema());
+        migrate::module(&db).await.unwrap();
+        java::leave(&db, &schema, layout).await;
+        let outcome = work(&login, &db, &schema).await;
+        db.close().await;
+        outcome
+    })
+    .await
+}
+
+fn tenant() -> TenantId {
+    TenantId::parse(TENANT).unwrap()
+}
+
+async fn take_over(db: &Db, schema: &Schema) -> Result<Vec<String>, store::Error> {
+    switch::bring_up_to_date(db, &tenant(), schema, now()).await
+}
+
+async fn ask<T>(db: &Db, schema: &Schema, sql: &str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    let sql = sql.replace("{schema}", schema.name());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.unwrap()
+}
+
+/// Everything that the catalogue says of the schema's relations, functions and triggers, and of the
+/// reports' views.
+async fn catalogue(db: &Db, schema: &Schema) -> BTreeSet<String> {
+    let sql = "select concat_ws(' ', c.relkind, c.oid::regclass, c.relowner::regrole, c.relacl, c.reloptions,
+                      obj_description(c.oid), (select array_agg(concat(a.attname, a.atttypid::regtype, a.attacl)
+                        order by a.attnum) from pg_attribute a where a.attrelid = c.oid and a.attnum > 0),
+                      case when c.relkind in ('v', 'm') then pg_get_viewdef(c.oid) end,
+                      case when c.relkind = 'i' then pg_get_indexdef(c.oid) end,
+                      (select array_agg(pg_get_triggerdef(t.oid) order by tgname) from pg_trigger t
+                        where t.tgrelid = c.oid and not tgisinternal))
+                 from pg_class c
+                where c.relnamespace in ($1::regnamespace, coalesce(to_regnamespace('northlib_mod_fqm_manager'), 0::oid::regnamespace))
+                union all
+               select pg_get_functiondef(oid) from pg_proc where pronamespace = $1::regnamespace";
+    let rows: Vec<String> =
+        sqlx::query_scalar(sql).bind(schema.name()).fetch_all(db).await.unwrap();
+    rows.into_iter().collect()
+}
+
+#[tokio::test]
+async fn every_statement_beside_the_java_modules_tables_can_be_prepared() {
+    with_java(Layout::Late, async |_, db, schema| {
+        take_over(db, schema).await.unwrap();
+        let times = "create table {schema}.java_time (id uuid not null, at timestamptz not null)";
+        java::run(db, schema, times).await;
+        for statement in store::STATEMENTS_BESIDE_JAVA.iter().copied().flatten() {
+            let sql = sqlx::SqlSafeStr::into_sql_str(schema.sql(statement));
+            let prepared = db.acquire().await.unwrap().prepare(sql).await;
+            assert!(prepared.is_ok(), "{:?}: {statement:?}", prepared.err());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_open_stays_open_in_either_layout_and_counters_are_right() {
+    for layout in [Layout::Early, Layout::Late] {
+        with_java(layout, async |_, db, schema| {
+            java::fill(db, schema, 60).await;
+            let messages = take_over(db, schema).await.unwrap();
+            let (open, loans) = (0..60)
+                .map(Patron)
+                .filter(|p| p.has_anything())
+                .fold((0, 0), |(open, loans), p| (open + 1, loans + p.loans().len()));
+            let told = format!("{open} summaries with {loans} open loans and 20 open fees/fines");
+            assert_eq!(messages, [format!("taken over from the Java module: {told}")]);
+            for patron in (0..60).map(Patron) {
+                let summary = patrons::summary(db, schema, patron.user()).await.unwrap();
+                let mut expected = patron.has_anything().then(|| patron.summary());
+                let summary: Option<Value> = summary.map(|s| serde_json::from_str(&s).unwrap());
+                if let Some(expected) = &mut expected {
+                    let mut loans = expected["openLoans"].as_array().unwrap().clone();
+                    loans.sort_by_key(|loan| loan["loanId"].to_string());
+                    // Its dates are made anew for each asking.
+                    for (loan, ours) in loans
+                        .iter_mut()
+                        .zip(summary.as_ref().unwrap()["openLoans"].as_array().unwrap())
+                    {
+                        loan["dueDate"] = ours["dueDate"].clone();
+                    }
+                    expected["openLoans"] = json!(loans);
+                    expected["_version"] = json!(1);
+                }
+                assert_eq!(summary, expected, "{patron:?}");
+            }
+            assert!(patrons::drift(db, schema).await.unwrap().is_empty());
+            let closed = "select count(*) from {schema}.loan where closed_stamp is not null";
+            assert_eq!(ask::<i64>(db, schema, closed).await, 60, "loans that ended stay ended");
+            assert_eq!(take_over(db, schema).await.unwrap(), [""; 0], "not twice");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_held_has_the_time_at_which_it_was_written() {
+    with_java(Layout::Late, async |_, db, schema| {
+        let (patron, other) = (Patron(6), Patron(9));
+        let (user, loan) = (patron.user(), patron.loans()[0]);
+        write(db, schema, "user_summary", &[patron.summary(), other.summary()]).await;
+        let about = json!({ "userId": user.to_string().to_uppercase(), "loanId": loan });
+        write(db, schema, "item_checked_out_event", &[heard(days_ago(5), about.clone())]).await;
+        write(db, schema, "item_declared_lost_event", &[heard(days_ago(4), about)]).await;
+        let closed = Uuid::new_v4();
+        let ended = heard(days_ago(2), json!({ "userId": user, "loanId": closed }));
+        write(db, schema, "loan_closed_event", &[ended]).await;
+        take_over(db, schema).await.unwrap();
+
+        let stored = "select array[snapshot_stamp, check_out_stamp, due_stamp, lost_stamp, claimed_stamp]
+                        from {schema}.loan where loan_id = ";
+        let stored: Vec<Vec<u8>> = ask(db, schema, &format!("{stored} '{loan}'")).await;
+        let days = |stamp: &Vec<u8>| {
+            let day = |days: &i64| {
+                let early = Horizon::at(days_ago(*days) - chrono::TimeDelta::minutes(5));
+                stamp[..8] >= early.as_bytes()[..]
+            };
+            (0..10).find(day).unwrap()
+        };
+        let days: Vec<i64> = stored.iter().map(days).collect();
+        assert_eq!(days, [5, 5, 2, 2, 2], "the check-out's own, and the patron's newest");
+        assert_eq!(stored[3][8..], [&[0, 0], &user.as_bytes()[..]].concat());
+        let unheard = format!(
+            "select lost_stamp from {{schema}}.loan where loan_id = '{}'", other.loans()[0]);
+        let unheard: Vec<u8> = ask(db, schema, &unheard).await;
+        assert_eq!(unheard[..8], stored[3][..8], "no event of the patron: the tenant's newest");
+
+        let tombstone = format!(
+            "select jsonb_build_array(encode(l.closed_stamp, 'hex'),
+                    floor(extract(epoch from e.creation_date) * 1000))
+               from {{schema}}.loan l join {{schema}}.loan_closed_event e on true where loan_id = '{closed}'");
+        let tombstone: Value = ask(db, schema, &tombstone).await;
+        let at = DateTime::from_timestamp_millis(tombstone[1].to_string().parse().unwrap()).unwrap();
+        let stamp = format!("{:?}", Stamp::snapshot(at, closed));
+        assert_eq!(tombstone[0], stamp, "SQL and Rust make the same stamp");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn odd_summaries_are_counted_and_fail_nothing() {
+    with_java(Layout::Late, async |_, db, schema| {
+        let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
+        let rows = [
+            json!({ "userId": user, "openLoans": [
+                { "loanId": "0", "dueDate": text(now()) },
+                { "loanId": loan, "recall": true, "unknown": { "a": 1 } },
+            ], "openFeesFines": [
+                { "feeFineId": Uuid::new_v4(), "loanId": "0", "balance": "3.50" },
+                { "feeFineId": "1", "balance": 2 },
+            ], "_version": "many", "numberOfLostItems": 3 }),
+            json!({ "openLoans": "none" }),
+            json!({ "userId": Uuid::new_v4(), "openLoans": {} }),
+            json!({ "userId": "0", "openLoans": [] }),
+        ];
+        write(db, schema, "user_summary", &rows[..1]).await;
+        java::run(db, schema, "alter table {schema}.user_summary disable trigger user").await;
+        write(db, schema, "user_summary", &rows[1..]).await;
+        let odd_event = [
+            json!({ "userId": 7, "loanId": [], "feeFineId": "0", "balance": {} }),
+            heard(days_ago(1), json!({ "feeFineId": Uuid::new_v4(), "balance": "much" })),
+        ];
+        for table in ["item_checked_out_event", "fee_fine_balance_changed_event", "loan_closed_event"] {
+            write(db, schema, table, &odd_event).await;
+        }
+        let messages = take_over(db, schema).await.unwrap();
+        assert_eq!(
+            messages,
+            [
+                "taken over from the Java module: 2 summaries with 1 open loans and 1 open fees/fines",
+                "3 summaries without a usable patron, left out",
+                "1 loans without a usable id, left out",
+                "1 loans without a usable due date, kept as never overdue",
+                "1 fees/fines without a usable id or balance, left out",
+                "1 loan or type ids of fees/fines that are none, left out",
+            ]
+        );
+        assert!(patrons::drift(db, schema).await.unwrap().is_empty());
+        let summary = patrons::summary(db, schema, user).await.unwrap().unwrap();
+        assert!(summary.contains(&loan.to_string()) && summary.contains("3.5"), "{summary}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn views_of_others_go_along_and_come_back_with_all_that_is_theirs() {
+    with_java(Layout::Late, async |_, db, schema| {
+        java::fill(db, schema, 30).await;
+        java::report(db, schema).await;
+        let before = catalogue(db, schema).await;
+        let rows: i64 = ask(db, schema, "select count(*) from {schema}.user_summary").await;
+        let loans = "select sum(loans) from northlib_mod_fqm_manager.\"Patrons\"";
+        let loans_before: i64 = ask(db, schema, loans).await;
+
+        for _ in 0..2 {
+            take_over(db, schema).await.unwrap();
+            let view =
+                "select relkind = 'v' from pg_class where oid = '{schema}.user_summary'::regclass";
+            assert!(ask::<bool>(db, schema, view).await);
+            java::run(db, schema, "refresh materialized view northlib_mod_fqm_manager.kept").await;
+            assert_eq!(ask::<i64>(db, schema, loans).await, loans_before);
+            let kept = "select summaries from northlib_mod_fqm_manager.on_kept";
+            assert_eq!(ask::<i64>(db, schema, kept).await, rows);
+            let reports = |name: &'static str| move |row: &&String| row.contains(name);
+            let after = catalogue(db, schema).await;
+            let of_reports = |all: &BTreeSet<String>| -> BTreeSet<String> {
+                all.iter().filter(reports("northlib_mod_fqm_manager")).cloned().collect()
+            };
+            assert_eq!(
+                of_reports(&after),
+                of_reports(&before),
+                "owners, grants, comments, indexes"
+            );
+            let may = "begin; set local role story_reports;
+                       select jsonb from northlib_mod_fqm_manager.summaries; rollback";
+            java::run(db, schema, may).await;
+
+            let given = switch::give_back(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
+            assert_eq!(given.unwrap(), u64::try_from(rows).unwrap());
+            let back = catalogue(db, schema).await;
+            assert_eq!(back.difference(&before).collect::<Vec<_>>(), [""; 0]);
+            assert_eq!(before.difference(&back).collect::<Vec<_>>(), [""; 0]);
+            java::run(db, schema, "refresh materialized view northlib_mod_fqm_manager.kept").await;
+            assert_eq!(ask::<i64>(db, schema, loans).await, loans_before);
+            assert_eq!(ask::<i64>(db, schema, kept).await, rows);
+            let write =
+                "update {schema}.user_summary set jsonb = jsonb || '{\"openFeesFines\": []}'
+                          where id = (select id from {schema}.user_summary where jsonb -> 'openLoans' <> '[]' limit 1)";
+            java::run(db, schema, write).await;
+        }
+        let again = switch::give_back(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
+        assert!(again.unwrap_err().to_string().contains("were given back already"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_not_go_along_is_named_and_nothing_is_changed() {
+    with_java(Layout::Early, async |_, db, schema| {
+        java::fill(db, schema, 10).await;
+        let before = catalogue(db, schema).await;
+        for (made, named, undone) in [
+            (
+                "create function public.newest() returns setof {schema}.user_summary language sql
+                 as 'select * from {schema}.user_summary'",
+                "function public.newest()",
+                "drop function public.newest",
+            ),
+            (
+                "create table public.favourite (id uuid references {schema}.user_summary)",
+                "constraint favourite_id_fkey on table public.favourite",
+                "drop table public.favourite",
+            ),
+            (
+                "create view public.counted as select id, jsonb, count(*) from {schema}.user_summary group by id",
+                "public.counted",
+                "drop view public.counted",
+            ),
+            (
+                "create materialized view public.kept as select id from {schema}.user_summary;
+                 create statistics public.more on id, (id::text) from public.kept",
+                "public.kept",
+                "drop materialized view public.kept",
+            ),
+        ] {
+            java::run(db, schema, made).await;
+            let error = take_over(db, schema).await.unwrap_err();
+            let told = patron_blocks::telemetry::Chain(&error).to_string();
+            assert!(told.contains(named) && told.contains("nothing was changed"), "{told}");
+            java::run(db, schema, undone).await;
+            assert_eq!(catalogue(db, schema).await, before);
+        }
+        take_over(db, schema).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_are_named_and_membership_is_enough() {
+    with_java(Layout::Late, async |login, db, schema| {
+        java::fill(db, schema, 10).await;
+        let role = format!("story_{}", Uuid::new_v4().simple());
+        let own = "do $$ declare r regclass; begin
+              for r in select oid from pg_class
+                where relnamespace = '{schema}'::regnamespace and relkind = 'r' loop
+                execute format('alter table %s owner to {schema}', r); end loop; end $$;";
+        java::run(db, schema, own).await;
+        java::run(
+            db,
+            schema,
+            &format!(
+                "create role {role} login password '{role}'; grant create on database {} to {role}",
+                login.database
+            ),
+        )
+        .await;
+        let theirs =
+            pool(&Login { username: role.clone(), password: role.clone(), ..login.clone() });
+        java::run(
+            db,
+            schema,
+            &format!(
+                "grant usage on schema mod_patron_blocks to {role};
+             grant all on all tables in schema mod_patron_blocks to {role}"
+            ),
+        )
+        .await;
+        let error = take_over(&theirs, schema).await.unwrap_err().to_string();
+        let name = schema.name();
+        for missing in [
+            format!("use and create in schema {name}"),
+            format!("own table {name}.user_summary, or be a member of role {name}"),
+            format!("read table {name}.item_checked_out_event"),
+        ] {
+            assert!(error.contains(&missing), "{error}");
+        }
+        java::run(db, schema, &format!("grant {name} to {role}")).await;
+        take_over(&theirs, schema).await.unwrap();
+        assert!(patrons::summary(&theirs, schema, Patron(1).user()).await.unwrap().is_some());
+        theirs.close().await;
+        java::run(db, schema, &format!("drop owned by {role}; drop role {role}")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_at_once_take_over_once_and_conditions_and_limits_stay_as_they_are() {
+    with_java(Layout::Late, async |_, db, schema| {
+        java::fill(db, schema, 40).await;
+        let condition = Uuid::parse_str("72b67965-5b73-4840-bc0b-be8f3f6e047e").unwrap();
+        let rows = [json!({ "id": condition, "name": "x", "message": "m", "blockBorrowing": true, "odd": 1 })];
+        write(db, schema, "patron_block_conditions", &rows).await;
+        let limit = heard(days_ago(9), json!({
+            "id": Uuid::new_v4(), "conditionId": condition, "patronGroupId": "g", "value": 2.5, "odd": [] }));
+        write(db, schema, "patron_block_limits", &[limit]).await;
+        let kept = "select jsonb_agg(to_jsonb(x) order by id)::text from (
+            select id, jsonb, creation_date, created_by from {schema}.patron_block_conditions
+            union all select id, jsonb, creation_date, created_by from {schema}.patron_block_limits) x";
+        let before: String = ask(db, schema, kept).await;
+        let (a, b) = tokio::join!(take_over(db, schema), take_over(db, schema));
+        let mut told = [a.unwrap().len(), b.unwrap().len()];
+        told.sort_unstable();
+        assert_eq!(told, [0, 1], "one did it");
+        assert_eq!(ask::<String>(db, schema, kept).await, before);
+        assert_eq!(ask::<String>(db, schema, "select {schema}.f_unaccent('ä é')").await, "a é", "theirs");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fresh_tenant_has_a_function_without_accents_of_its_own() {
+    crate::sql::with_tenant(async |db, schema| {
+        let plain = "select {schema}.f_unaccent('Ångström, Żółć, Ærø, ß, e\u{301}, 中')";
+        let plain: String = ask(db, schema, plain).await;
+        assert_eq!(plain, "Angstrom, Zolc, AEro, ss, e, 中");
+        let marks = "select provolatile = 'i' and proisstrict from pg_proc where oid = '{schema}.f_unaccent(text)'::regprocedure";
+        assert!(ask::<bool>(db, schema, marks).await);
+    })
+    .await;
+}
