@@ -181,8 +181,7 @@ async fn a_tenant_goes_back_to_the_java_module_and_comes_again() {
     World::tell(async |world| {
         let (group, patrons) = (Uuid::new_v4(), 100);
         left_by_java(world, group, patrons).await;
-        let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
-        assert_eq!(world.post("/_/tenant", &install).await.0, 201);
+        world.enable().await;
         let loses = Patron(2);
         world.publish(Kind::ItemDeclaredLost, &about(loses.user(), loses.loans()[0])).await;
         world.settled().await;
@@ -215,7 +214,7 @@ async fn a_tenant_goes_back_to_the_java_module_and_comes_again() {
         let meanwhile = Patron(4);
         let lost = about(meanwhile.user(), meanwhile.loans()[0]);
         world.publish(Kind::ItemDeclaredLost, &lost).await;
-        assert_eq!(world.post("/_/tenant", &install).await.0, 201);
+        world.enable().await;
         world.settled().await;
         assert_eq!(world.blocks(user).await, [[true; 3]; 2], "lost, and now in debt");
         assert_eq!(world.blocks(meanwhile.user()).await, [[true; 3]; 2], "many, and one lost");
