@@ -130,7 +130,7 @@ fn what_is_passed_by_is_passed_by_once_and_begins_anew_when_its_tenant_is_enable
     assignment.begin(&asked, false, None);
     assignment.pass_by(TOPIC, 0);
     assert_eq!(arrive(&assignment, 0, noon()), Arrival::Take(asked.era, false));
-    assignment.begin_anew(|choice| !choice.kept);
+    assignment.begin_anew(|choice| choice.topic == TOPIC);
     assert!(only(assignment.due(Instant::now())).era > asked.era);
 }
 
@@ -140,7 +140,7 @@ fn a_tenant_who_is_enabled_while_it_is_asked_about_begins_anew() {
     assignment.begin(&due, true, None);
     assignment.pass_by(TOPIC, 0);
     let asked = only(assignment.due(Instant::now()));
-    assignment.begin_anew(|choice| !choice.kept);
+    assignment.begin_anew(|choice| choice.topic == TOPIC);
     assignment.begin(&asked, false, None);
     assert_eq!(arrive(&assignment, 0, noon()), Arrival::Leave, "that was found out before");
     assert!(only(assignment.due(Instant::now())).era > asked.era);

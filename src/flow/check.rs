@@ -42,7 +42,7 @@ pub async fn check(
             suspicious: false,
         },
     );
-    let mut enabled: Vec<_> = tenants::enabled(&db).await?.into_iter().collect();
+    let mut enabled: Vec<_> = tenants::enabled(&db).await?.into_keys().collect();
     enabled.retain(|id| tenant.is_none_or(|tenant| id.as_str() == tenant));
     enabled.sort();
     let mut reports = Vec::new();

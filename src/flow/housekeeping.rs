@@ -258,7 +258,7 @@ impl Housekeeping {
     ) -> Result<(u64, Option<DateTime<Utc>>), Unfinished> {
         let mut tx = store::begin(&self.db).await?;
         if let Some(tenant) = owner.tenant
-            && !tenants::enter(&mut tx, tenant).await?
+            && tenants::enter(&mut tx, tenant).await?.is_none()
         {
             return Err(Unfinished::Disabled);
         }

@@ -120,7 +120,9 @@ impl Ledger for Database {
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
         let mut tx = store::begin(&self.db).await?;
-        if !tenants::enter(&mut tx, id).await? {
+        // Enabled again it is another tenant: what was read before may have been purged, so where
+        // reading begins is to be asked first.
+        if tenants::enter(&mut tx, id).await? != Some(tenant.since) {
             self.tenants.forget(id);
             return Ok(None);
         }

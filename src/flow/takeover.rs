@@ -173,6 +173,7 @@ pub enum Begin {
 #[derive(Debug, Default)]
 pub struct Positions {
     by_schema: HashMap<Option<TenantId>, HashMap<(String, i32), Position>>,
+    enabled_since: HashMap<TenantId, DateTime<Utc>>,
     unusable: HashSet<TenantId>,
     stopped: HashSet<(String, i32)>,
     /// Tenants of whom an incident says that they could not be written: it ends when they can.
@@ -217,6 +218,7 @@ impl Takeover {
             match positions::list(&self.db, &enabled.schema).await {
                 Ok(positions) => {
                     found.by_schema.insert(Some(id.clone()), positions);
+                    found.enabled_since.insert(id.clone(), enabled.since);
                 }
                 Err(error) if error.verdict() == Verdict::Unusable => {
                     warn!(tenant = %id, error = %crate::telemetry::Chain(&error),
@@ -231,13 +233,13 @@ impl Takeover {
 
     /// Decides how a partition is begun. What does not fit is made durable as an incident before;
     /// `time_at` tells when the log's record at an offset, or the next one after it, was written.
-    pub async fn begin(
+    pub async fn begin<F: Future<Output = Option<DateTime<Utc>>> + Send>(
         &self,
         candidate: &Candidate,
         positions: &Positions,
         log: Span,
         cluster: &str,
-        time_at: impl AsyncFnOnce(i64) -> Option<DateTime<Utc>>,
+        time_at: impl Fn(i64) -> F + Sync,
     ) -> Result<Begin, store::Error> {
         let Candidate { at: (topic, partition), .. } = candidate;
         let tenant = &candidate.topic.tenant;
@@ -258,7 +260,9 @@ impl Takeover {
             cluster,
             remade: candidate.remade,
         });
-        if let Some(misfit) = misfit {
+        if let Some(misfit) = misfit
+            && !(position.is_none() && is_of_before(tenant, positions, &misfit, &time_at).await)
+        {
             // Offsets of a log before this one mean nothing in it.
             let end = if misfit.kind == Kind::TopicMadeAnew { from } else { misfit.offsets.end };
             let incident = incident(candidate, position, &misfit, time_at(end).await);
@@ -299,6 +303,21 @@ impl Takeover {
                 kafka.partition = partition, ?offsets, ?from_time, ?to_time, "{}", incident.detail);
         }
         Ok(())
+    }
+}
+
+/// Whether what the group had read further is of a time before the tenant was enabled: then it was purged
+/// in between, and no backup was restored.
+async fn is_of_before<F: Future<Output = Option<DateTime<Utc>>> + Send>(
+    tenant: &Option<TenantId>,
+    positions: &Positions,
+    misfit: &Misfit,
+    time_at: &(impl Fn(i64) -> F + Sync),
+) -> bool {
+    let since = tenant.as_ref().and_then(|id| positions.enabled_since.get(id));
+    match since {
+        Some(since) => time_at(misfit.offsets.end - 1).await.is_some_and(|read| read < *since),
+        None => false,
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Tenant {
     /// Its id.
     pub id: TenantId,
+    /// Since when it is enabled. Enabled again it may have been purged in between, and is another one.
+    pub since: DateTime<Utc>,
     /// Its schema, with the statements that were filled in for it.
     pub schema: Arc<Schema>,
 }
@@ -39,7 +42,8 @@ pub struct Tenant {
 /// What whoever reads the log must know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A tenant was enabled: its topics may be new, and what was passed by is to be read.
+    /// A tenant was enabled: its topics may be new, and where reading begins is to be asked again, since
+    /// records were passed by or what was kept of them was purged.
     Enabled(TenantId),
     /// Something about tenants or incidents, on this instance or another.
     Any,
@@ -94,13 +98,13 @@ impl Tenants {
         if known.is_some() {
             return Ok(known);
         }
-        let mut enabled = tenants::is_enabled(&self.db, id).await;
+        let mut since = tenants::enabled_since(&self.db, id).await;
         for _ in 0..self.db.size() {
-            if enabled.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
-                enabled = tenants::is_enabled(&self.db, id).await;
+            if since.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
+                since = tenants::enabled_since(&self.db, id).await;
             }
         }
-        Ok(enabled?.then(|| self.remember(id)))
+        Ok(since?.map(|since| self.remember(id, since)))
     }
 
     /// All tenants that are known as enabled.
@@ -108,14 +112,21 @@ impl Tenants {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn remember(&self, id: &TenantId) -> Arc<Tenant> {
+    fn remember(&self, id: &TenantId, since: DateTime<Utc>) -> Arc<Tenant> {
         let mut is_new = false;
         let tenant = {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            let tenant = known.entry(id.clone()).or_insert_with(|| {
+            let known = known.entry(id.clone());
+            let make =
+                || Arc::new(Tenant { id: id.clone(), since, schema: Arc::new(Schema::of(id)) });
+            let tenant = known.or_insert_with(|| {
                 is_new = true;
-                Arc::new(Tenant { id: id.clone(), schema: Arc::new(Schema::of(id)) })
+                make()
             });
+            if tenant.since < since {
+                is_new = true;
+                *tenant = make();
+            }
             tenant.clone()
         };
         if is_new {
@@ -134,11 +145,11 @@ impl Tenants {
     /// Reads the registry anew.
     async fn reload(&self) -> Result<(), store::Error> {
         let enabled = tenants::enabled(&self.db).await?;
-        for tenant in self.all().iter().filter(|tenant| !enabled.contains(&tenant.id)) {
+        for tenant in self.all().iter().filter(|tenant| !enabled.contains_key(&tenant.id)) {
             self.forget(&tenant.id);
         }
-        for id in &enabled {
-            self.remember(id);
+        for (id, since) in &enabled {
+            self.remember(id, *since);
         }
         self.changed(Change::Any);
         Ok(())
@@ -212,7 +223,7 @@ impl Tenants {
         }
         tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
         store::commit(tx).await?;
-        self.remember(id);
+        self.remember(id, now);
         info!(tenant = %id, module.id = module_to, "tenant enabled");
         Ok(messages)
     }
@@ -222,7 +233,7 @@ impl Tenants {
         migrate::module(&self.db).await?;
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
-        if tenants::is_enabled(&mut *tx, id).await? {
+        if tenants::enabled_since(&mut *tx, id).await?.is_some() {
             tenants::set_enabled(&mut tx, id, false, module_from, self.clock.now()).await?;
         }
         store::commit(tx).await?;

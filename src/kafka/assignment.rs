@@ -219,7 +219,7 @@ impl Assignment {
         for (topic, partitions) in &mut state.owned {
             for partition in partitions.values_mut() {
                 let held = matches!(partition.stage, Stage::Held { until: None });
-                if chosen(Choice { topic, held, kept: partition.kept }) {
+                if chosen(Choice { topic, held }) {
                     last_era += 1;
                     partition.era = Era(last_era);
                     partition.stage = Stage::Waiting { remade: false };
@@ -301,8 +301,6 @@ pub struct Choice<'a> {
     pub topic: &'a str,
     /// Whether it waits for an operator.
     pub held: bool,
-    /// Whether its records are kept.
-    pub kept: bool,
 }
 
 impl State {

@@ -55,7 +55,7 @@ const UNUSABLE: Duration = Duration::from_secs(5);
 pub(super) enum News {
     /// By the one who asks: where partitions begin.
     Begun(Begun),
-    /// A tenant was enabled: there may be new topics, and what was passed by is to be read.
+    /// A tenant was enabled: there may be new topics, and where reading begins is to be asked again.
     Enabled(TenantId),
     /// An operator may have resumed what is stopped.
     Review,
@@ -144,7 +144,7 @@ impl Poller {
                     let topic = self.environment.parse(topic);
                     topic.is_some_and(|topic| topic.tenant.as_ref() == Some(&tenant))
                 };
-                self.context().assignment.begin_anew(|c| !c.kept && of_tenant(c.topic));
+                self.context().assignment.begin_anew(|choice| of_tenant(choice.topic));
             }
             News::Review => self.context().assignment.begin_anew(|choice| choice.held),
         }

@@ -93,9 +93,11 @@ impl<L: Ledger> Asker<L> {
                 self.assignment.hold(due, Some(PAUSE));
                 continue;
             };
-            let time_at = async |offset| {
-                let (broker, at) = (self.broker.clone(), candidate.at.clone());
-                tokio::task::spawn_blocking(move || broker.time_at(&at, offset)).await.ok()?
+            let (broker, at) = (self.broker.clone(), candidate.at.clone());
+            let time_at = move |offset| {
+                let (broker, at) = (broker.clone(), at.clone());
+                let asked = tokio::task::spawn_blocking(move || broker.time_at(&at, offset));
+                async move { asked.await.ok()? }
             };
             let begin =
                 self.takeover.begin(&candidate, &positions, *span, &cluster, time_at).await?;

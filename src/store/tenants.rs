@@ -1,6 +1,6 @@
 //! The registry of enabled tenants, and the lock that keeps a tenant's writers and its upheavals apart.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, postgres::PgListener};
@@ -11,24 +11,28 @@ use crate::event::TenantId;
 /// The channel on which instances tell each other that the registry has changed.
 const CHANNEL: &str = "mod_patron_blocks_tenant";
 
-/// All tenants that are enabled now. An id that could not be one is left out: nothing can be done for
-/// it, and the table's check does not let it in.
-pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashSet<TenantId>, Error> {
-    let names: Vec<String> =
-        sqlx::query_scalar("select tenant from mod_patron_blocks.tenant where enabled")
+/// All tenants that are enabled now, and since when. An id that could not be one is left out: nothing can
+/// be done for it, and the table's check does not let it in.
+pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, DateTime<Utc>>, Error> {
+    let rows: Vec<(String, DateTime<Utc>)> =
+        sqlx::query_as("select tenant, changed_at from mod_patron_blocks.tenant where enabled")
             .fetch_all(db)
             .await
             .map_err(Error::at("list enabled tenants"))?;
-    Ok(names.iter().filter_map(|name| TenantId::parse(name)).collect())
+    let known = |(name, since): (String, _)| Some((TenantId::parse(&name)?, since));
+    Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Whether a tenant is enabled at this moment.
-pub async fn is_enabled(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<bool, Error> {
+/// Since when a tenant is enabled, if it is: the time of the last enabling.
+pub async fn enabled_since(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+) -> Result<Option<DateTime<Utc>>, Error> {
     sqlx::query_scalar(
-        "select exists (select from mod_patron_blocks.tenant where tenant = $1 and enabled)",
+        "select changed_at from mod_patron_blocks.tenant where tenant = $1 and enabled",
     )
     .bind(tenant.as_str())
-    .fetch_one(db)
+    .fetch_optional(db)
     .await
     .map_err(Error::at("look up a tenant"))
 }
@@ -85,15 +89,15 @@ pub async fn announce(tx: &mut Tx, what: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the tenant's lock for this transaction as one of many who write its rows, and tells whether
-/// the tenant is enabled. Whoever changes the tenant as a whole waits for them.
-pub async fn enter(tx: &mut Tx, tenant: &TenantId) -> Result<bool, Error> {
+/// Takes the tenant's lock for this transaction as one of many who write its rows, and tells since when
+/// the tenant is enabled, if it is. Whoever changes the tenant as a whole waits for them.
+pub async fn enter(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTime<Utc>>, Error> {
     sqlx::query("select pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
         .bind(lock_name(tenant))
         .execute(&mut **tx)
         .await
         .map_err(Error::at("share a tenant's lock"))?;
-    is_enabled(&mut **tx, tenant).await
+    enabled_since(&mut **tx, tenant).await
 }
 
 /// Takes the tenant's lock for this transaction alone.

@@ -221,7 +221,7 @@ impl Simulation {
     fn tell_enabled(&self) {
         let of_south = |topic: &str| topic.starts_with(&format!("sim.{SOUTH}."));
         for instance in &self.instances {
-            instance.assignment.begin_anew(|choice| !choice.kept && of_south(choice.topic));
+            instance.assignment.begin_anew(|choice| of_south(choice.topic));
         }
     }
 
