@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use patron_blocks::config::GroupProtocol;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -12,8 +13,10 @@ use crate::world::{World, positions, tenant_schema};
 
 type Offsets = HashMap<(String, i32), i64>;
 
-/// While it lasts no position and no offset of the group goes back, and the group is never further
-/// than what is durable.
+/// While it lasts no position goes back, and the group is never further than what is durable. Nor does an
+/// offset of the group go back in the classic protocol. Where brokers assign (KIP-848) they take a commit of
+/// a member that is alive for a partition that it has just lost, so that one which is slow may undo another's;
+/// nothing is read again for it, because where reading goes on is the position's to say.
 pub(crate) struct Watch {
     end: oneshot::Sender<()>,
     watching: JoinHandle<u32>,
@@ -23,6 +26,7 @@ impl Watch {
     pub(crate) fn begin(world: &World) -> Self {
         let (db, schema) = (world.db.clone(), tenant_schema());
         let (mut group, topics) = (world.log.group(), world.log.topics());
+        let fenced = world.config.kafka.protocol == GroupProtocol::Classic;
         let (end, mut ended) = oneshot::channel();
         let watching = tokio::spawn(async move {
             let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
@@ -35,7 +39,11 @@ impl Watch {
                 last = ended.try_recv() != Err(oneshot::error::TryRecvError::Empty);
                 let now;
                 (now, group) = of_group(group, topics.clone()).await;
-                moved_on(&mut committed, now, "the group's offset");
+                if fenced {
+                    moved_on(&mut committed, now, "the group's offset");
+                } else {
+                    committed = now;
+                }
                 moved_on(&mut durable, positions(&db, &schema).await, "the position");
                 for (at, offset) in &committed {
                     let durable = durable.get(at).copied().unwrap_or_default();
