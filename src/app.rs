@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
@@ -80,10 +80,8 @@ pub struct Running {
     http: ServerHandle,
     served: JoinHandle<io::Result<()>>,
     consumer: Consumer,
-    registry: JoinHandle<()>,
-    housekeeping: JoinHandle<()>,
-    gather: JoinHandle<()>,
-    taking_over: JoinHandle<()>,
+    /// What goes on until `stop`.
+    loops: TaskTracker,
     called_back: JoinHandle<()>,
     work: Db,
     shutdown_delay: Duration,
@@ -120,7 +118,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let consumer =
         kafka::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), stop.clone())
             .map_err(StartError::Kafka)?;
-    let registry = tokio::spawn(tenants.clone().follow(
+    let loops = TaskTracker::new();
+    loops.spawn(tenants.clone().follow(
         store::pool(
             &config.database.login,
             PoolSettings {
@@ -139,7 +138,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         clock.clone(),
         config.housekeeping.clone(),
     );
-    let housekeeping = tokio::spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
+    loops.spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
     let http = okapi::client().map_err(StartError::Client)?;
@@ -147,7 +146,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
     let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, clock.clone());
     let tenant_jobs = Arc::new(tenant_jobs);
-    let taking_over = tokio::spawn(tenant_jobs.clone().take_over(stop.clone()));
+    loops.spawn(tenant_jobs.clone().take_over(stop.clone()));
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         callbacks,
@@ -164,7 +163,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         stopping: stopping.clone(),
     });
     service.gauges.watch("work", &work);
-    let gather = tokio::spawn(gather(stop.clone()));
+    loops.spawn(gather(stop.clone()));
+    loops.close();
     let server = serve(config, service, listener).map_err(listen)?;
     info!(http.port = port, "listening");
     let http = server.handle();
@@ -173,10 +173,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         http,
         served: tokio::spawn(server),
         consumer,
-        registry,
-        housekeeping,
-        gather,
-        taking_over,
+        loops,
         called_back,
         work,
         shutdown_delay: config.shutdown_delay,
@@ -255,11 +252,7 @@ impl Running {
             self.http.stop(true).await;
             let _ = self.served.await;
         };
-        let registry = timeout(LEAVE, self.registry);
-        let housekeeping = timeout(LEAVE, self.housekeeping);
-        let gather = timeout(LEAVE, self.gather);
-        let taking_over = timeout(LEAVE, self.taking_over);
-        let _ = join!(http, consumer, registry, housekeeping, gather, taking_over);
+        let _ = join!(http, consumer, timeout(LEAVE, self.loops.wait()));
         let _ = timeout(CLOSE, self.called_back).await;
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");

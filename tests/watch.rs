@@ -1,6 +1,9 @@
 //! Looks at how far the group is, in the database and at the broker, for as long as a story lasts.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use patron_blocks::config::GroupProtocol;
 use rdkafka::{
@@ -11,12 +14,16 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::world::{World, positions, tenant_schema};
 
+/// How long the group may take to come to what is durable: its owners commit each second.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 type Offsets = HashMap<(String, i32), i64>;
 
 /// While it lasts no position goes back, and the group is never further than what is durable. Nor does an
 /// offset of the group go back in the classic protocol. Where brokers assign (KIP-848) they take a commit of
-/// a member that is alive for a partition that it has just lost, so that one which is slow may undo another's;
-/// nothing is read again for it, because where reading goes on is the position's to say.
+/// any member that is alive, so that one which had to be sent again may undo a later one; nothing is read again
+/// for it, because where reading goes on is the position's to say. In either protocol the group comes to what
+/// is durable in the end.
 pub(crate) struct Watch {
     end: oneshot::Sender<()>,
     watching: JoinHandle<u32>,
@@ -31,12 +38,14 @@ impl Watch {
         let watching = tokio::spawn(async move {
             let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
             let mut looks = 0;
-            // The last look is after the end.
-            let mut last = false;
+            // The last look is after the end, when the group has come to what is durable.
+            let (mut over, mut last) = (None, false);
             let mut look = tokio::time::interval(Duration::from_millis(20));
             while !last {
                 look.tick().await;
-                last = ended.try_recv() != Err(oneshot::error::TryRecvError::Empty);
+                if ended.try_recv() != Err(oneshot::error::TryRecvError::Empty) {
+                    over.get_or_insert(Instant::now());
+                }
                 let now;
                 (now, group) = of_group(group, topics.clone()).await;
                 if fenced {
@@ -49,6 +58,10 @@ impl Watch {
                     let durable = durable.get(at).copied().unwrap_or_default();
                     assert!(*offset <= durable, "{at:?}: {offset} is committed, {durable} durable");
                 }
+                let there = durable.iter().all(|(at, next)| committed.get(at) == Some(next));
+                last = over.is_some() && there;
+                let waited = over.map_or(Duration::ZERO, |over| over.elapsed());
+                assert!(waited < PATIENCE, "{committed:?} is committed of {durable:?}");
                 looks += 1;
             }
             looks

@@ -135,6 +135,16 @@ impl Term {
         Self(text.chars().map(Letter::Char).collect())
     }
 
+    /// The text, in which a wildcard stands for itself.
+    pub fn written(&self) -> String {
+        let each = self.0.iter().map(|letter| match letter {
+            Letter::Char(c) => *c,
+            Letter::Any => '*',
+            Letter::One => '?',
+        });
+        each.collect()
+    }
+
     /// The text, where it has no wildcard.
     pub fn text(&self) -> Option<String> {
         let each = self.0.iter().map(|letter| match letter {

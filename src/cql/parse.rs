@@ -130,7 +130,7 @@ fn operand<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condi
         let what = if before.is_some() { "a value or (" } else { "a field name or (" };
         let field = word.context(what).parse_next(input)?;
         match (opt(relation).parse_next(input)?, before) {
-            (Some(relation), _) => compared(&written(&field), relation, depth).parse_next(input),
+            (Some(relation), _) => compared(&field.written(), relation, depth).parse_next(input),
             (None, Some((field, relation))) => {
                 input.reset(&start); // it was a value
                 comparison(field, relation).parse_next(input)
@@ -161,15 +161,15 @@ fn compared<'i>(
 /// must not be taken for all of them.
 fn comparison<'i>(field: &str, relation: Relation) -> impl Parser<Input<'i>, Condition, Expected> {
     let all = field.eq_ignore_ascii_case(ALL_RECORDS);
-    let fits = move |word: &Vec<Letter>| {
-        !all || matches!(relation, Relation::Is | Relation::Words) && written(word) == "1"
+    let fits = move |word: &Term| {
+        !all || matches!(relation, Relation::Is | Relation::Words) && word.written() == "1"
     };
     let expected = if all { "cql.allRecords=1" } else { "a value or (" };
     word.verify(fits).context(expected).map(move |word| match all {
         true => Condition::All,
         false => {
             let field = field.to_owned();
-            Condition::Comparison(Comparison { field, relation, term: Term(word) })
+            Condition::Comparison(Comparison { field, relation, term: word })
         }
     })
 }
@@ -191,7 +191,7 @@ fn relation(input: &mut Input<'_>) -> Result<Relation, Expected> {
 }
 
 fn key(input: &mut Input<'_>) -> Result<Key, Expected> {
-    let field = written(&word.context("a field to sort by").parse_next(input)?);
+    let field = word.context("a field to sort by").parse_next(input)?.written();
     let order =
         alt((keyword("sort.ascending").value(false), keyword("sort.descending").value(true)));
     let descending = match opt(sign("/")).parse_next(input)? {
@@ -202,7 +202,7 @@ fn key(input: &mut Input<'_>) -> Result<Key, Expected> {
 }
 
 /// A name or a term, quoted or not, with the blank after it.
-fn word(input: &mut Input<'_>) -> Result<Vec<Letter>, Expected> {
+fn word(input: &mut Input<'_>) -> Result<Term, Expected> {
     let word = if input.starts_with('"') {
         delimited('"', repeat(0.., letter(|c| c == '"')), '"'.context("a closing \""))
             .parse_next(input)?
@@ -210,7 +210,7 @@ fn word(input: &mut Input<'_>) -> Result<Vec<Letter>, Expected> {
         repeat(1.., letter(|c| c.is_whitespace() || "\"()=<>/".contains(c))).parse_next(input)?
     };
     blank.parse_next(input)?;
-    Ok(word)
+    Ok(Term(word))
 }
 
 /// No database holds the character 0 in a text, so it can't be asked for.
@@ -224,16 +224,6 @@ fn letter<'i>(ends: fn(char) -> bool) -> impl Parser<Input<'i>, Letter, Expected
         ))
         .parse_next(input)
     }
-}
-
-/// A word where a wildcard stands for itself, as in names.
-fn written(word: &[Letter]) -> String {
-    let each = word.iter().map(|letter| match letter {
-        Letter::Char(c) => *c,
-        Letter::Any => '*',
-        Letter::One => '?',
-    });
-    each.collect()
 }
 
 fn blank(input: &mut Input<'_>) -> Result<(), Expected> {

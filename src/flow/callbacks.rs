@@ -51,14 +51,7 @@ struct Call {
 }
 
 /// Where callers hand in their events.
-#[derive(Debug)]
 pub struct Callbacks(mpsc::Sender<Call>);
-
-impl std::fmt::Debug for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "a call of {}", self.tenant)
-    }
-}
 
 impl Callbacks {
     /// Begins to take events. The task ends when this is dropped and what waits was answered.

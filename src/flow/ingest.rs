@@ -292,15 +292,15 @@ impl<L: Ledger> Ingest<L> {
         }
     }
 
-    /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled.
+    /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled. How
+    /// long it may take is the caller's to say.
     pub async fn take(
         &self,
         tenant: &TenantId,
         events: &[(&Record, &Event)],
     ) -> Result<Option<Tally>, store::Error> {
         let began = Instant::now();
-        let absorbed = timeout(self.patience, self.absorb(tenant, events, None)).await;
-        let tally = absorbed.unwrap_or(Err(store::Error::Silent))?;
+        let tally = self.absorb(tenant, events, None).await?;
         if let Some(tally) = tally {
             let (figures, now) = (figures(), self.clock.now());
             events.iter().for_each(|(record, event)| figures.event(event, record.timestamp, now));

@@ -144,7 +144,7 @@ impl Search {
                 let like = if not { " not like " } else { " like " };
                 self.folded(field).push(like).folded_value(pattern(term))
             }
-            _ => self.folded(field).push(compares(*relation)).folded_value(written(term)),
+            _ => self.folded(field).push(compares(*relation)).folded_value(term.written()),
         }
     }
 
@@ -199,16 +199,6 @@ fn number(term: &Term) -> Option<Decimal> {
         return None;
     }
     Decimal::from_str_exact(&text).or_else(|_| Decimal::from_scientific(&text)).ok()
-}
-
-/// The term as text, where wildcards make no sense.
-fn written(term: &Term) -> String {
-    let each = term.0.iter().map(|letter| match letter {
-        Letter::Char(c) => *c,
-        Letter::Any => '*',
-        Letter::One => '?',
-    });
-    each.collect()
 }
 
 /// The term as a pattern for `like`.
