@@ -16,7 +16,7 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use crate::world::TENANT;
+use crate::world::{TENANT, until};
 
 pub(crate) struct Log {
     bootstrap: String,
@@ -100,6 +100,17 @@ impl Log {
         {
             tokio::task::yield_now().await;
         }
+        // So does the broker's old log: what is written before is taken, and gone with it.
+        let written: Vec<i32> = {
+            let ends = self.ends.lock().expect("no panic");
+            ends.keys().filter(|(of, _)| of == topic).map(|(_, partition)| *partition).collect()
+        };
+        until("the new topic is empty", async || {
+            let client = self.producer.client();
+            let span = |n: &i32| client.fetch_watermarks(topic, *n, Duration::from_secs(20));
+            written.iter().all(|partition| span(partition) == Ok((0, 0)))
+        })
+        .await;
         self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
@@ -239,7 +250,6 @@ impl Log {
         record.payload = draft.payload;
         record.partition = partition;
         record.timestamp = draft.timestamp;
-        record.partition = partition;
         let sent = self.producer.send(record, Duration::from_secs(30)).await;
         let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");
         (draft.topic, delivery.partition, delivery.offset)
