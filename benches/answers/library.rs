@@ -1,0 +1,80 @@
+//! A made-up library, put straight into the tables: so many patrons, and one with a great many loans.
+
+use patron_blocks::{blocks::Measure, store::Db};
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
+
+use crate::prepared::{patron, schema};
+
+/// Open loans of an ordinary patron; as many more are closed.
+const LOANS: u32 = 5;
+
+/// Open loans of the one patron who has that many.
+pub(crate) const MANY: u32 = 2_000;
+
+/// An id of an ordinary patron, from the number `n`.
+pub(crate) const USER: &str =
+    "('00000000-0000-4000-8000-' || lpad(to_hex(cast(n as int8)), 12, '0'))::uuid";
+
+/// One loan in ten is overdue, and half of those were recalled.
+const FILL: [&str; 4] = [
+    "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date,
+       due_stamp, changed_due_date, changed_by_recall, closed_stamp)
+     select gen_random_uuid(), {stamp}, user_id, due, case when recall then {stamp} end,
+       case when recall then due end, case when recall then true end,
+       case when closed then '\\x00000000000000020000000000000000'::bytea end
+       from (select *, loan % 20 = 0 as recall,
+                    now() + case when loan % 10 = 0 then interval '-3 days' else interval '7 days' end as due
+               from (select {user} as user_id, n * {loans} + k as loan, closed
+                       from generate_series(0, {patrons} - 1) n, generate_series(1, {loans}) k,
+                            (values (true), (false)) c (closed)
+                     union all
+                     select '{reader}', k, false from generate_series(1, {many}) k) numbered) loans",
+    "insert into {schema}.patron_counter (user_id, open_loans, lost_loans, claimed_returned_loans,
+       recalled_loans, open_fees_fines, fee_fine_balance)
+     select user_id, count(*), 0, 0, count(*) filter (where recall), 0, 0
+       from {schema}.loan where is_open group by user_id",
+    "insert into {schema}.patron (user_id, patron_group, known_at)
+     select user_id, '{group}', now() from {schema}.patron_counter",
+    "update {schema}.patron_block_conditions set jsonb = jsonb ||
+       '{\"blockBorrowing\": true, \"blockRenewals\": true, \"blockRequests\": true, \"message\": \"Too many\"}'",
+];
+
+/// The patron with [`MANY`] open loans.
+pub(crate) fn great_reader() -> Uuid {
+    patron(1 << 42)
+}
+
+/// Fills the tenant's tables, with six limits near what patrons have.
+pub(crate) async fn fill(db: &Db, patrons: u64) {
+    let group = patron(1 << 41).to_string();
+    for sql in FILL {
+        let sql = [
+            ("{user}", USER),
+            ("{schema}", schema().name()),
+            ("{stamp}", "'\\x00000000000000010000000000000000'::bytea"),
+            ("{reader}", &great_reader().to_string()),
+            ("{group}", &group),
+            ("{loans}", &LOANS.to_string()),
+            ("{many}", &MANY.to_string()),
+            ("{patrons}", &patrons.to_string()),
+        ]
+        .into_iter()
+        .fold(sql.to_owned(), |sql, (name, value)| sql.replace(name, value));
+        db.execute(AssertSqlSafe(sql)).await.expect("rows");
+    }
+    for measure in Measure::ALL {
+        let sql = format!(
+            "insert into {}.patron_block_limits (id, jsonb, conditionid) values ($1, $2, $3)",
+            schema().name()
+        );
+        let (id, condition) = (Uuid::new_v4(), measure.condition_id());
+        let limit = serde_json::json!({
+            "id": id, "patronGroupId": group, "conditionId": condition, "value": 4 });
+        let insert = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(limit).bind(condition);
+        insert.execute(db).await.expect("a limit");
+    }
+    for sql in ["vacuum analyze", "checkpoint"] {
+        db.execute(sql).await.expect("it is our database");
+    }
+}

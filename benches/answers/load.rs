@@ -1,0 +1,132 @@
+//! Load on an HTTP server by `wrk`, and on the database by `pgbench`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use patron_blocks::store::{self, Login};
+
+use crate::{
+    library::{USER, great_reader},
+    prepared::{TENANT, schema},
+};
+
+/// Of each measurement.
+const SECONDS: u32 = 4;
+
+/// Whose blocks are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Of one patron after another, each of so many.
+    Ordinary(u64),
+    /// Of the one with a great many loans.
+    GreatReader,
+}
+
+/// Requests a second, and latencies in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+/// A folder for scripts, gone with this.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn make() -> Self {
+        let path = std::env::temp_dir().join(format!("patron-blocks-bench-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a file");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A script for wrk that asks for the blocks, and tells more percentiles than wrk does by itself.
+pub(crate) fn script(folder: &Folder, whose: Whose) -> PathBuf {
+    let (name, user) = match whose {
+        Whose::Ordinary(patrons) => (
+            "ordinary.lua",
+            format!(
+                "string.format('00000000-0000-4000-8000-%012x', math.random(0, {}))",
+                patrons - 1
+            ),
+        ),
+        Whose::GreatReader => ("reader.lua", format!("'{}'", great_reader())),
+    };
+    let lua = format!(
+        "math.randomseed(7)\n\
+         local headers = {{ ['X-Okapi-Tenant'] = '{TENANT}' }}\n\
+         request = function()\n\
+           return wrk.format('GET', '/automated-patron-blocks/' .. {user}, headers)\n\
+         end\n\
+         done = function(summary, latency, requests)\n\
+           print(string.format('told: %f %f %f %f', summary.requests / summary.duration * 1e6,\n\
+             latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3))\n\
+         end\n"
+    );
+    folder.file(name, &lua)
+}
+
+/// Asks for some seconds over so many connections. Every answer has to be a good one.
+pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}s"), "-s"])
+        .arg(script)
+        .arg(format!("http://127.0.0.1:{port}"))
+        .output()
+        .expect("wrk is there");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
+    let told = text.lines().find_map(|line| line.strip_prefix("told: "));
+    let told = told.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
+    let numbers: Vec<f64> = told.split(' ').map(|n| n.parse().expect("a number")).collect();
+    let [rate, p50, p99, p999] = numbers[..] else { panic!("{told}") };
+    Load { rate, p50, p99, p999 }
+}
+
+/// The service's own statement, by pgbench over so many connections: as fast as this database gets it
+/// out.
+pub(crate) fn pgbench(login: &Login, folder: &Folder, whose: Whose, connections: u32) -> f64 {
+    let schema = schema();
+    let texts =
+        store::STATEMENTS.iter().copied().flatten().map(|statement| schema.sql(statement).0);
+    let state =
+        texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
+    let (set, user) = match whose {
+        Whose::Ordinary(patrons) => {
+            (format!("\\set n random(0, {})\n", patrons - 1), USER.replace("(n ", "(:n "))
+        }
+        Whose::GreatReader => (String::new(), format!("'{}'", great_reader())),
+    };
+    let sql = state.replace("$1", &user).replace("$2", "now()").replace('\n', " ");
+    let file = folder.file("state.sql", &format!("{set}{sql};\n"));
+    let output = Command::new("pgbench")
+        .args(["-n", "-M", "prepared", "-j", "1", "-c", &connections.to_string()])
+        .args(["-T", &SECONDS.to_string(), "-f"])
+        .arg(&file)
+        .args(["-h", &login.host, "-p", &login.port.to_string()])
+        .args(["-U", &login.username, &login.database])
+        .env("PGPASSWORD", &login.password)
+        .output()
+        .expect("pgbench is there");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let tps = text.lines().find_map(|line| line.strip_prefix("tps = "));
+    let tps = tps.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
+    tps.split_whitespace().next().expect("a number").parse().expect("a rate")
+}

@@ -1,0 +1,106 @@
+//! Block evaluation under load, beside a handler that answers a constant and beside pgbench on the bare
+//! statement, in one run on one machine. Needs `wrk` and `pgbench`; `dev/bench` sees to both.
+//!
+//! Arguments choose parts: `load` (1,000 patrons) runs where none is given; `million` is the same with
+//! 1,000,000 patrons, `ingest` answers while a million events are taken in.
+
+#[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../live/log.rs"]
+mod log;
+#[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../prepared.rs"]
+mod prepared;
+#[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../live/service.rs"]
+mod service;
+
+mod ingesting;
+mod library;
+mod load;
+mod servers;
+
+use load::{Folder, Load, Whose, pgbench, script, wrk};
+use patron_blocks::store::Login;
+use prepared::{database, median, say};
+use servers::{Service, constant};
+
+/// Connections that ask at once.
+const CONNECTIONS: [u32; 3] = [1, 32, 256];
+
+/// Connections of the service to its database, the writers' among them, in this bench and by default.
+const POOLS: [u32; 2] = [11, 5];
+
+const ROUNDS: usize = 3;
+
+#[tokio::main]
+async fn main() {
+    // Cargo has an argument of its own.
+    let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if parts.is_empty() {
+        parts.push("load".to_owned());
+    }
+    for part in parts {
+        match &*part {
+            "load" => measure(1_000).await,
+            "million" => measure(1_000_000).await,
+            "ingest" => ingesting::measure().await,
+            other => panic!("there is no part {other}"),
+        }
+    }
+}
+
+async fn measure(patrons: u64) {
+    let (login, db, _) = database("patron_blocks_bench_answers").await;
+    library::fill(&db, patrons).await;
+    let constant = constant();
+    say(&format!("{patrons} patrons, each answer with its limits compared"));
+    say("  whose, connections: req/s, of constant, of pgbench; p50, p99, p99.9 in ms");
+    for pool in POOLS {
+        let service = Service::start(&login, "bench", pool).await;
+        for whose in [Whose::Ordinary(patrons), Whose::GreatReader] {
+            for connections in CONNECTIONS {
+                // The full table once; a small pool where it matters.
+                if pool == POOLS[0] || connections == 32 {
+                    let (login, ports) = (login.clone(), [constant, service.port]);
+                    let asked = move || compare(&login, ports, pool, whose, connections);
+                    say(&tokio::task::spawn_blocking(asked).await.expect("no panic"));
+                }
+            }
+        }
+    }
+}
+
+/// One line: the service beside the constant handler and pgbench, in turns.
+fn compare(
+    login: &Login,
+    [constant, service]: [u16; 2],
+    pool: u32,
+    whose: Whose,
+    connections: u32,
+) -> String {
+    let folder = Folder::make();
+    let script = script(&folder, whose);
+    wrk(service, &script, connections);
+    let round = |_| {
+        let most = wrk(constant, &script, connections);
+        let answers = wrk(service, &script, connections);
+        (most, answers, pgbench(login, &folder, whose, connections.min(8)))
+    };
+    let rounds: Vec<(Load, Load, f64)> = (0..ROUNDS).map(round).collect();
+    let of = |value: fn(&(Load, Load, f64)) -> f64| median(rounds.iter().map(value).collect());
+    let whose = match whose {
+        Whose::Ordinary(_) => "ordinary",
+        Whose::GreatReader => "2,000 loans",
+    };
+    format!(
+        "  {whose:>11}, {connections:>3} (pool {pool:>2}): {:>6.0}, {:.2} of {:>6.0}, {:.2} of {:>6.0}; {:.2}, {:.2}, {:.2}",
+        of(|r| r.1.rate),
+        of(|r| r.1.rate / r.0.rate),
+        of(|r| r.0.rate),
+        of(|r| r.1.rate / r.2),
+        of(|r| r.2),
+        of(|r| r.1.p50),
+        of(|r| r.1.p99),
+        of(|r| r.1.p999),
+    )
+}

@@ -1,0 +1,79 @@
+//! What is asked: the released binary, and a handler that answers a constant.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use patron_blocks::store::Login;
+
+use crate::prepared::engines::variable;
+
+/// The service, until this is dropped.
+pub(crate) struct Service {
+    process: Child,
+    pub(crate) port: u16,
+}
+
+impl Service {
+    /// Starts it with so many connections to the database, and waits until it is ready.
+    pub(crate) async fn start(login: &Login, environment: &str, connections: u32) -> Self {
+        let port = free_port();
+        let process = Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
+            .arg("serve")
+            .env("DB_HOST", &login.host)
+            .env("DB_PORT", login.port.to_string())
+            .env("DB_DATABASE", &login.database)
+            .env("DB_MAXPOOLSIZE", connections.to_string())
+            .env("KAFKA_HOST", variable("KAFKA_HOST"))
+            .env("HTTP_PORT", port.to_string())
+            .env("ENV", environment)
+            .env("OKAPI_URL", "http://127.0.0.1:9")
+            // The patron group is known; what is measured is the answer, not another service.
+            .env("PATRON_GROUP_FRESH_SECONDS", "86400")
+            .env("PATRON_GROUP_USABLE_SECONDS", "86400")
+            .env("LOG_LEVEL", "error")
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the service starts");
+        let service = Self { process, port };
+        service.ready().await;
+        service
+    }
+
+    async fn ready(&self) {
+        let url = format!("http://127.0.0.1:{}/admin/ready", self.port);
+        let mut look = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..600 {
+            look.tick().await;
+            if reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
+                return;
+            }
+        }
+        panic!("the service is not ready after 30 s");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.process.kill().expect("it is ours");
+        self.process.wait().expect("it ends");
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Serves a constant of an answer's size, by as many threads as there are cores. Gives the port.
+pub(crate) fn constant() -> u16 {
+    const BODY: &str = r#"{"automatedPatronBlocks":[{"patronBlockConditionId":"3d7c52dc-c732-4223-8bf8-e5917801386f","blockBorrowing":true,"blockRenewals":true,"blockRequests":true,"message":"Too many"}]}"#;
+    let port = free_port();
+    let answer = || async { HttpResponse::Ok().content_type("application/json").body(BODY) };
+    let app = move || App::new().default_service(web::to(answer));
+    let server = HttpServer::new(app).workers(2).bind(("127.0.0.1", port)).expect("a port").run();
+    tokio::spawn(server);
+    port
+}
