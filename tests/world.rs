@@ -371,6 +371,11 @@ impl World {
         &self.url
     }
 
+    /// Has requests go to another instance, by its address.
+    pub(crate) fn turn_to(&mut self, url: &str) {
+        url.clone_into(&mut self.url);
+    }
+
     fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }

@@ -193,6 +193,32 @@ async fn a_limit_counts_from_the_answer_that_it_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_another_instance_set_counts_a_second_later() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        let mut limit = world.limit(group, Measure::ChargedOut, 5.0).await;
+        let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
+        let user = world.users.patron(group);
+        six_loans(world, user).await;
+        let first = world.url().to_owned();
+        world.start().await;
+        let second = world.url().to_owned();
+        for (value, expected) in [(6, vec![[true, false, false]]), (5, ALL.to_vec())] {
+            world.turn_to(&second);
+            limit["value"] = json!(value);
+            assert_eq!(world.put(&path, &limit).await.0, 204);
+            let changed = Instant::now();
+            // Asked all the time: what is used must not be kept any longer for it.
+            world.turn_to(&first);
+            let counts = async |world: &World| world.blocks(user).await == expected;
+            world.until("the limit counts at the other instance", counts).await;
+            assert!(changed.elapsed() < Duration::from_secs(2), "{:?}", changed.elapsed());
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_can_not_be_answered_in_time_is_told_so_at_once() {
     World::tell(async |world| {
         let group = Uuid::new_v4();
