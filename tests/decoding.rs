@@ -9,6 +9,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use chrono::DateTime;
 use patron_blocks::event::{Environment, Event, Kind, Place, Reading, Reason, Record, decode};
+use uuid::Uuid;
 
 const CLUSTER: &str = "LkqNbGYhQ2mDBpYI3xUjKQ";
 const RECORDED_AT: i64 = 1_788_300_001_000;
@@ -130,4 +131,24 @@ fn a_bare_record_is_known_by_its_place_and_time_and_an_enveloped_one_by_its_id()
         r#"{{"id":"{id}","type":"CREATED","timestamp":{RECORDED_AT},"data":{{"loanId":"{LOAN}"}}}}"#
     );
     assert_eq!(key(&record(IN, "northlib", body.as_bytes())).to_string(), id);
+}
+
+/// The names of what is known must stay over an upgrade, or records that are read again count as new.
+#[test]
+fn a_record_without_a_time_of_its_own_is_known_by_its_place_and_minus_1() {
+    let body = format!(r#"{{"timestamp":{RECORDED_AT},"data":{{"loanId":"{LOAN}"}}}}"#);
+    let mut timeless = record(IN, "northlib", body.as_bytes());
+    timeless.timestamp = None;
+    let place = format!("{CLUSTER}/folio.northlib.circulation.ITEM_CHECKED_IN/3/42/-1");
+    assert_eq!(event(&timeless).key, Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()));
+}
+
+#[test]
+fn a_reject_says_which_member_breaks_which_rule() {
+    let said = |payload: &str| match read(&record(IN, "northlib", payload.as_bytes())) {
+        Reading::Dead(_, reject) => reject.to_string(),
+        other => panic!("not rejected: {other:?}"),
+    };
+    assert_eq!(said(r#"{"loanId":"0"}"#), "loanId must be a UUID of version 1 to 5");
+    assert_eq!(said("[]"), "the value is not a JSON object");
 }

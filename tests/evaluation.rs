@@ -305,3 +305,62 @@ fn a_limit_that_says_nothing_does_not_take_the_others_with_it() {
     let blocked: Vec<Actions> = findings.iter().map(|finding| finding.blocked).collect();
     assert_eq!(blocked, [Actions::NONE, ALL]);
 }
+
+/// Six fixed rows (http contract 4): clients know them by their ids, and sort them by their names.
+#[test]
+fn the_six_conditions_are_those_that_clients_know() {
+    let seeded = [CO, LI, OI, OR, FB, RD].map(|measure| {
+        format!("{} {} {}", measure.condition_id(), measure.value_type(), measure.name())
+    });
+    assert_eq!(
+        seeded,
+        [
+            "3d7c52dc-c732-4223-8bf8-e5917801386f Integer Maximum number of items charged out",
+            "72b67965-5b73-4840-bc0b-be8f3f6e047e Integer Maximum number of lost items",
+            "584fbd4f-6a34-4730-a6ca-73a6a6a9d845 Integer Maximum number of overdue items",
+            "e5b45031-a202-4abb-917b-e1df9346fe2c Integer Maximum number of overdue recalls",
+            "cf7a0d5f-a327-4ca1-aa9e-dc55ec006b8a Double Maximum outstanding fee/fine balance",
+            "08530ac4-07f2-48e6-9dda-a97bc2bf7053 Integer Recall overdue by maximum number of days",
+        ]
+    );
+    assert_eq!(Measure::ALL, [CO, LI, OI, OR, FB, RD]);
+}
+
+/// What the rows above see only where a limit compares it.
+#[test]
+fn every_number_counts_what_it_says() {
+    let measures = told()
+        .overdue(4)
+        .lost([2])
+        .claimed([3, 4])
+        .recalled(1, ago(3 * DAY + 1, 0))
+        .fee(1, "1.25", None)
+        .fee(2, "3", Some(loan(3)))
+        .fee(3, "0", None)
+        .measures();
+    let counted = Measures {
+        open_loans: 4,
+        open_fees_fines: 2,
+        charged_out: 2,
+        lost: 1,
+        overdue: 2,
+        overdue_recalls: 1,
+        recall_overdue_days: 4,
+        fee_fine_balance: "1.25".parse().unwrap(),
+    };
+    assert_eq!(measures, counted);
+}
+
+#[test]
+fn no_overdue_recall_is_not_a_recall_overdue_by_0_days() {
+    let conditions = [Condition { id: RD.condition_id(), blocks: ALL, message: String::new() }];
+    let below_zero = [Limit {
+        id: Uuid::nil(),
+        patron_group: GROUP.to_owned(),
+        condition: Some(RD.condition_id()),
+        value: Some(-1.0),
+    }];
+    let blocked = |told: Told| evaluate(&told.measures(), &below_zero, &conditions)[0].blocked;
+    assert_eq!(blocked(told().overdue(1)), Actions::NONE);
+    assert_eq!(blocked(told().overdue(1).recalled(1, ago(1, 0))), ALL);
+}

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use patron_blocks::{
-    event::{Event, stamp::Horizon},
-    patron::{Due, Fee, Loan},
+    event::{Event, Stamp, stamp::Horizon},
+    patron::{Due, Fee, Grace, GraceUnit, Loan, OpenFee, OpenLoan},
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -63,6 +64,36 @@ pub(crate) fn join<T: Clone + Default>(
     joined
 }
 
+/// What is taken over from the module before (docs/decisions/0016): when that heard of the check-out, and
+/// when it last wrote.
+#[test]
+fn what_was_held_before_us_is_open_as_it_was_held_unless_it_was_closed_since_it_was_opened() {
+    let user = Uuid::from_u128(7);
+    let at = |hour| Stamp::snapshot(noon() + TimeDelta::hours(hour), user);
+    let (opened, last) = (at(0), at(2));
+    let grace = Some(Grace { duration: 2, unit: GraceUnit::Days });
+    let (lost, claimed_returned) = (true, false);
+    let due =
+        OpenLoan { user, due_date: Some(noon()), grace, recall: true, lost, claimed_returned };
+    let claimed = OpenLoan { recall: false, lost: false, claimed_returned: true, ..due };
+    let dueless = OpenLoan { due_date: None, grace: None, ..claimed };
+    for open in [due, claimed, dueless] {
+        let held = Loan::held(&open, opened, last);
+        assert_eq!((held.open(None), held.newest()), (Some(open), Some(last)));
+        let closed = |hour| Loan { closed: Some(at(hour)), ..Loan::default() };
+        assert_eq!(held.clone().merge(closed(-1)).open(None), Some(open));
+        for hour in [0, 1] {
+            assert_eq!(held.clone().merge(closed(hour)).open(None), None);
+        }
+    }
+    let link = Some(Uuid::from_u128(8));
+    for (loan, fee_fine_type) in [(link, None), (None, link)] {
+        let owed = OpenFee { user, balance: 12.into(), loan, fee_fine_type };
+        let held = Fee::held(&owed, last);
+        assert_eq!((held.open(None), held.newest()), (Some(owed), Some(last)));
+    }
+}
+
 proptest! {
     #[test]
     fn order_and_repetition_change_nothing((happened, arrived) in arrived(14)) {
@@ -110,12 +141,34 @@ proptest! {
 
     #[test]
     fn evidence_older_than_the_horizon_opens_nothing(events in happened(14), days in 0..6_i64) {
-        let horizon = noon() - chrono::TimeDelta::days(days);
+        let horizon = noon() - TimeDelta::days(days);
         for loan in known(&events).0.values() {
             let newest = events.iter().filter(|e| loan.check_out.is_some_and(|(said, _)| said == e.stamp));
             let open = loan.open(Some(Horizon::at(horizon)));
             let admitted = newest.clone().any(|event| event.occurred_at >= horizon);
             prop_assert_eq!(open.is_some(), loan.open(None).is_some() && admitted);
+        }
+    }
+
+    #[test]
+    fn pruning_may_forget_what_is_not_open_once_all_that_was_said_of_it_is_old(
+        events in happened(14), ms in 0..13_i64,
+    ) {
+        let before = noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms);
+        let (kept, all) = (Horizon::at(before), Some(Horizon::at(noon())));
+        let about = |id| events.iter().filter(move |event| event.fact.subject() == id);
+        let newest = |id| about(id).map(|event| event.stamp).max();
+        let is_old = |id| about(id).all(|event| event.occurred_at < before);
+        let (loans, fees) = known(&events);
+        for (id, loan) in loans {
+            prop_assert_eq!(loan.newest(), newest(id));
+            prop_assert_eq!(loan.is_past(None, kept), is_old(id) && loan.open(None).is_none());
+            prop_assert_eq!(loan.is_past(all, kept), is_old(id));
+        }
+        for (id, fee) in fees {
+            prop_assert_eq!(fee.newest(), newest(id));
+            prop_assert_eq!(fee.is_past(None, kept), is_old(id) && fee.open(None).is_none());
+            prop_assert_eq!(fee.is_past(all, kept), is_old(id));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The evaluation: measures against limits.
 
+use std::cmp::Ordering;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -141,18 +143,17 @@ pub fn evaluate<'a>(
 }
 
 fn reached(measure: Measure, measured: Measured, limit: f64) -> Actions {
-    let (at_least, more) = match measured {
+    let compared = match measured {
         // Counts are far below 2^53, so the conversion is exact.
-        Measured::Count(count) => (count as f64 >= limit, count as f64 > limit),
-        Measured::Money(sum) => match Limit::exact(limit) {
-            Some(limit) => (sum >= limit, sum > limit),
-            None => (false, false),
-        },
+        Measured::Count(count) => (count as f64).partial_cmp(&limit),
+        Measured::Money(sum) => Limit::exact(limit).map(|limit| sum.cmp(&limit)),
     };
-    match measure {
+    match (measure, compared) {
+        (_, Some(Ordering::Greater)) => Actions::ALL,
         // The next item would be one more than the limit; a renewal or a request adds none.
-        Measure::ChargedOut => Actions { borrowing: at_least, renewals: more, requests: more },
-        _ if more => Actions::ALL,
+        (Measure::ChargedOut, Some(Ordering::Equal)) => {
+            Actions { borrowing: true, ..Actions::NONE }
+        }
         _ => Actions::NONE,
     }
 }

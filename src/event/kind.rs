@@ -73,3 +73,25 @@ impl Kind {
         self as u8 + 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the gateway routes them, and mod-pubsub was told to deliver.
+    #[test]
+    fn each_kind_has_its_own_path_over_http() {
+        let paths = [
+            "item-checked-out",
+            "loan-due-date-changed",
+            "item-aged-to-lost",
+            "item-declared-lost",
+            "item-claimed-returned",
+            "item-checked-in",
+            "loan-closed",
+            "fee-fine-balance-changed",
+        ];
+        let paths = paths.map(|path| format!("/automated-patron-blocks/handlers/{path}"));
+        assert_eq!(Kind::ALL.map(Kind::callback), paths);
+    }
+}

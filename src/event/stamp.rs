@@ -206,6 +206,11 @@ mod tests {
         assert!(due(1, true) < due(2, false));
         assert!(due(2, false) < due(2, true));
         assert!(due(2, true) < Stamp::enveloped(at(5), Kind::LoanDueDateChanged, Uuid::nil()));
+        let out = |ms| {
+            let fact = Fact::CheckedOut { loan: id, user: id, due_date: at(ms), grace: None };
+            Stamp::called(at(5), &fact, b"body")
+        };
+        assert!(out(-1) < out(2));
         let owes = |balance: &str| {
             let balance = balance.parse().unwrap();
             let (user, fee_fine_type, loan) = (None, None, None);

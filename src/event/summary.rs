@@ -178,6 +178,8 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
     use super::*;
@@ -263,5 +265,12 @@ mod tests {
         assert_eq!((bare.user, bare.odd), (Some(id(USER)), vec![]));
         let wrong = read(&json!({ "userId": USER, "openLoans": "none" }).to_string());
         assert_eq!((wrong.user, wrong.odd), (Some(id(USER)), vec![Oddity::Summary]));
+    }
+
+    #[test]
+    fn each_oddity_is_told_in_words_of_its_own() {
+        use Oddity::{DueDate, Fee, Flag, Link, Loan, Summary};
+        let told = [Summary, Loan, DueDate, Flag, Fee, Link].map(Oddity::told);
+        assert_eq!(BTreeSet::from(told).len(), told.len());
     }
 }

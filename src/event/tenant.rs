@@ -58,6 +58,8 @@ mod tests {
         }
         for bad in ["", "A", "0a", "_a", "a-b", "a.b", "a\"b", "ä", &"a".repeat(32), "a b"] {
             assert_eq!(TenantId::parse(bad), None, "{bad:?}");
+            let told = TenantId::try_from(bad.to_owned()).unwrap_err();
+            assert_eq!(told, format!("{bad:?} is no tenant id, which {}", TenantId::RULE));
         }
     }
 }

@@ -227,6 +227,21 @@ mod tests {
     }
 
     #[test]
+    fn a_tenants_own_topics_have_the_names_under_which_they_are_read() {
+        let tenant = TenantId::parse("northlib").unwrap();
+        for (env, prefixes) in [(Some("prod1"), vec!["prod1."]), (None, vec!["folio.", ""])] {
+            let env = Environment::new(env);
+            for kind in Kind::ALL {
+                let rest = format!("northlib.{}.{}", kind.producer(), kind.name());
+                let names: Vec<String> = prefixes.iter().map(|p| format!("{p}{rest}")).collect();
+                assert_eq!(env.names(&tenant, kind), names);
+                let topic = Some(Topic { kind, tenant: Some(tenant.clone()) });
+                assert!(names.iter().all(|name| env.parse(name) == topic));
+            }
+        }
+    }
+
+    #[test]
     fn the_group_is_the_environments_and_has_no_version() {
         assert_eq!(Environment::new(Some("prod1")).consumer_group(), "prod1.cg.patron-blocks");
         assert_eq!(Environment::new(None).consumer_group(), "cg.patron-blocks");

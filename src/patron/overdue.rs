@@ -119,6 +119,16 @@ mod tests {
     }
 
     #[test]
+    fn units_are_as_long_as_the_contract_says_up_to_ten_thousand_years() {
+        let minutes = |duration, unit| Grace { duration, unit }.minutes();
+        let units = GraceUnit::ALL.map(|unit| minutes(1, unit));
+        assert_eq!(units, [1, 60, 1_440, 10_080, 44_640]);
+        assert_eq!(minutes(118_000, GraceUnit::Months), 5_267_520_000);
+        assert_eq!(minutes(118_100, GraceUnit::Months), 5_270_400_000);
+        assert_eq!(minutes(i32::MAX, GraceUnit::Weeks), 5_270_400_000);
+    }
+
+    #[test]
     fn the_longest_grace_stays_inside_the_calendar() {
         let grace = Grace { duration: i32::MAX, unit: GraceUnit::Months };
         let due = "9999-12-31T23:59:59.999Z".parse().unwrap();
