@@ -17,7 +17,7 @@ use crate::{
     figures,
     flow::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
-        ingest::Ingest, ledger::Database, redrive::Redrive, takeover::Takeover,
+        ingest::Ingest, ledger::Database, rebuild::Rebuilds, redrive::Redrive, takeover::Takeover,
         tenant_jobs::TenantJobs, tenants::Tenants,
     },
     http::{self, Service},
@@ -147,6 +147,16 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, clock.clone());
     let tenant_jobs = Arc::new(tenant_jobs);
     loops.spawn(tenant_jobs.clone().take_over(stop.clone()));
+    let rebuilds = Rebuilds::new(
+        (work.clone(), config.database.login.clone()),
+        tenants.clone(),
+        clock.clone(),
+        (config.kafka.clone(), consumer.broker()),
+        config.housekeeping.clone(),
+        config.rebuild,
+    );
+    let rebuilds = Arc::new(rebuilds);
+    loops.spawn(rebuilds.clone().work(stop.clone()));
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         callbacks,
@@ -159,6 +169,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         redrive: Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone()),
         okapi_url: config.okapi.url.clone(),
         tenant_jobs,
+        rebuilds,
         on_database_failure: config.on_database_failure,
         stopping: stopping.clone(),
     });

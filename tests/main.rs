@@ -17,6 +17,7 @@ mod identity;
 mod inbox;
 mod merging;
 mod pruning;
+mod reconciling;
 mod schemas;
 mod simulation;
 mod sql;

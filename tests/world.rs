@@ -12,7 +12,7 @@ use patron_blocks::{
         OnDatabaseFailure, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
-    flow::stop_rule::StopRule,
+    flow::{rebuild::Setting, stop_rule::StopRule},
     store::{self, Db, Login, PoolSettings, Schema, patrons},
     telemetry::{self, LogFormat},
 };
@@ -187,6 +187,7 @@ impl World {
                 interval: Duration::from_secs(3600),
                 pause: Duration::from_millis(10),
             },
+            rebuild: Setting { percent: 100, memory: 1 << 20, at_once: 2 },
         };
         Self {
             config,

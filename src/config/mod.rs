@@ -6,6 +6,7 @@ mod dotted;
 mod housekeeping;
 mod kafka;
 mod okapi;
+mod rebuild;
 mod security;
 
 use std::{str::FromStr, time::Duration};
@@ -17,6 +18,7 @@ pub use dotted::with_dotted_names;
 pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
 pub use okapi::{OkapiConfig, OkapiSettings};
+pub use rebuild::RebuildSettings;
 pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
 
 use crate::{store::Login, telemetry::LogFormat};
@@ -74,6 +76,10 @@ pub struct Settings {
     #[command(flatten)]
     pub housekeeping: HousekeepingSettings,
 
+    /// Of rebuilds
+    #[command(flatten)]
+    pub rebuild: RebuildSettings,
+
     /// Whether metrics tell tenants apart: true or false
     #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
     pub metrics_by_tenant: String,
@@ -106,6 +112,8 @@ pub struct Config {
     pub figures_by_tenant: bool,
     /// How long what is kept.
     pub housekeeping: HousekeepingConfig,
+    /// How rebuilds behave.
+    pub rebuild: crate::flow::rebuild::Setting,
 }
 
 impl Config {
@@ -256,6 +264,7 @@ impl Settings {
                 .unwrap_or(OnDatabaseFailure::Open),
             figures_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
             housekeeping: self.housekeeping.check(&mut problems),
+            rebuild: self.rebuild.check(&mut problems),
         };
         let (writers, connections) = (config.kafka.writers, config.database.connections);
         problems.check(

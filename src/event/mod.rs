@@ -8,6 +8,7 @@ pub mod decode;
 mod fields;
 pub mod kind;
 pub mod stamp;
+pub mod stored;
 pub mod summary;
 pub mod tenant;
 pub mod topic;
@@ -100,6 +101,11 @@ impl IdentifiedBy {
             Self::Content => "content",
         }
     }
+
+    /// The rule with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
 }
 
 /// The rule by which an event got its time (contract 6.4).
@@ -136,6 +142,11 @@ impl TimedBy {
             Self::Metadata => "metadata",
             Self::Receipt => "receipt",
         }
+    }
+
+    /// The rule with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
 

@@ -88,6 +88,22 @@ impl Stamp {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The stamp of which these are the bytes; `None` where they are too few or too many.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// When it was said, to the millisecond.
+    pub fn at(&self) -> Option<DateTime<Utc>> {
+        let bytes = self.0[..8].try_into().expect("a stamp is longer than that");
+        DateTime::from_timestamp_millis(i64::from_be_bytes(bytes) ^ i64::MIN)
+    }
+
+    /// Whether somebody held it to be so, rather than that it happened.
+    pub fn is_snapshot(&self) -> bool {
+        self.0[8] == SNAPSHOT
+    }
 }
 
 impl fmt::Debug for Stamp {
@@ -116,6 +132,11 @@ impl Horizon {
     /// The bytes, as stored.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The horizon of which these are the bytes; `None` where they are too few or too many.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 }
 

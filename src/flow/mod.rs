@@ -11,6 +11,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod outcome;
 pub mod policy;
+pub mod rebuild;
 pub mod redrive;
 pub mod standing;
 pub mod stop_rule;

@@ -16,7 +16,7 @@ use super::tenants::Tenant;
 use crate::{
     blocks::{Actions, Condition, Limit},
     event::TenantId,
-    store::{self, Db, conditions, limits, records},
+    store::{self, Connection, Db, Schema, conditions, limits, records},
 };
 
 /// How long an instance may use limits that another one has changed.
@@ -40,11 +40,14 @@ impl Policy {
         self.limits.iter().filter(move |limit| limit.patron_group == group)
     }
 
-    fn read(limits: Vec<Value>, conditions: Vec<Value>) -> Self {
-        Self {
+    /// Reads it as it is set now.
+    pub async fn load(connection: &mut Connection, schema: &Schema) -> Result<Self, store::Error> {
+        let limits = records::all(&mut *connection, schema, &limits::RECORDS).await?;
+        let conditions = records::all(connection, schema, &conditions::RECORDS).await?;
+        Ok(Self {
             limits: limits.into_iter().filter_map(limit).collect(),
             conditions: conditions.into_iter().filter_map(condition).collect(),
-        }
+        })
     }
 }
 
@@ -67,11 +70,8 @@ impl Default for Policies {
 impl Policies {
     /// The tenant's policy. Of many who ask at once, one reads it.
     pub async fn of(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
-        let read = store::read(db, async |db| {
-            let limits = records::all(&mut *db, &tenant.schema, &limits::RECORDS).await?;
-            let conditions = records::all(db, &tenant.schema, &conditions::RECORDS).await?;
-            Ok(Arc::new(Policy::read(limits, conditions)))
-        });
+        let read =
+            store::read(db, async |db| Ok(Arc::new(Policy::load(db, &tenant.schema).await?)));
         self.read.try_get_with((tenant.id.clone(), self.changes_of(&tenant.id)), read).await
     }
 

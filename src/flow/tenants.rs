@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     event::TenantId,
     figures::figures,
-    store::{self, Db, Schema, conditions, migrate, tenant_jobs, tenants},
+    store::{self, Db, Schema, conditions, migrate, rebuilds, shadow, tenant_jobs, tenants},
     telemetry::Chain,
 };
 
@@ -249,6 +249,9 @@ impl Tenants {
         tenants::enter_alone(&mut tx, id).await?;
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
         tenant_jobs::remove(&mut *tx, id, None).await?;
+        for rebuild in rebuilds::forget_all(&mut tx, id).await? {
+            shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
+        }
         store::commit(tx).await?;
         self.forget(id);
         info!(tenant = %id, "tenant purged");

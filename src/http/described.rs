@@ -16,8 +16,10 @@ use utoipa::{
 };
 use uuid::Uuid;
 
+pub(super) use super::bodies::*;
 use super::{
-    admin, blocks, conditions, dead_letters, handlers, limits, operations, summary, tenant_jobs,
+    admin, blocks, conditions, dead_letters, handlers, limits, operations, rebuilds, summary,
+    tenant_jobs,
 };
 use crate::event::Kind;
 
@@ -43,6 +45,12 @@ use crate::event::Kind;
         dead_letters::retry_all,
         dead_letters::discard,
         dead_letters::discard_all,
+        rebuilds::list,
+        rebuilds::post,
+        rebuilds::get,
+        rebuilds::delete,
+        rebuilds::differences,
+        rebuilds::apply,
         handlers::post,
         tenant_jobs::post,
         tenant_jobs::get,

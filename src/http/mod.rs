@@ -2,6 +2,7 @@
 
 mod admin;
 mod blocks;
+mod bodies;
 mod collection;
 mod conditions;
 mod dead_letters;
@@ -12,6 +13,7 @@ mod handlers;
 mod limits;
 mod operations;
 mod query;
+mod rebuilds;
 mod record;
 mod request;
 mod summary;
@@ -31,7 +33,7 @@ use crate::{
     config::OnDatabaseFailure,
     event::{Environment, Kind},
     flow::{
-        answer::Answers, callbacks::Callbacks, gauges::Gauges, redrive::Redrive,
+        answer::Answers, callbacks::Callbacks, gauges::Gauges, rebuild::Rebuilds, redrive::Redrive,
         tenant_jobs::TenantJobs, tenants::Tenants,
     },
     kafka::{Broker, Status},
@@ -63,6 +65,8 @@ pub struct Service {
     pub redrive: Redrive,
     /// Enables tenants.
     pub tenant_jobs: Arc<TenantJobs>,
+    /// Works on rebuilds.
+    pub rebuilds: Arc<Rebuilds>,
     /// Gateway for calls that a request names none for.
     pub okapi_url: String,
     /// What the desk is told when the database fails.
@@ -123,6 +127,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
             web::resource("/patron-blocks/dead-letters/{id}/retry")
                 .route(web::post().to(dead_letters::retry)),
         )
+        .configure(rebuild_routes)
         .service(web::resource("/_/tenant").route(web::post().to(tenant_jobs::post)))
         .service(
             web::resource("/_/tenant/{id}")
@@ -141,6 +146,26 @@ fn event_handlers(app: &mut web::ServiceConfig) {
         let post = move |request, body| handlers::post(kind, request, body);
         app.service(web::resource(kind.callback()).route(web::post().to(post)));
     }
+}
+
+fn rebuild_routes(app: &mut web::ServiceConfig) {
+    app.service(
+        web::resource("/patron-blocks/rebuilds")
+            .route(web::get().to(rebuilds::list))
+            .route(web::post().to(rebuilds::post)),
+    )
+    .service(
+        web::resource("/patron-blocks/rebuilds/{id}")
+            .route(web::get().to(rebuilds::get))
+            .route(web::delete().to(rebuilds::delete)),
+    )
+    .service(
+        web::resource("/patron-blocks/rebuilds/{id}/differences")
+            .route(web::get().to(rebuilds::differences)),
+    )
+    .service(
+        web::resource("/patron-blocks/rebuilds/{id}/apply").route(web::post().to(rebuilds::apply)),
+    );
 }
 
 /// A trailing slash is no part of a path (http contract 1.2).

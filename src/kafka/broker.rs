@@ -97,6 +97,20 @@ impl Broker {
         Ok(found)
     }
 
+    /// All topics that there are.
+    pub fn topics(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.client().fetch_metadata(None, PATIENCE)?;
+        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+    }
+
+    /// The first offsets that were written at an instant or later; none where nothing was.
+    pub fn since(&self, of: &[At], time: DateTime<Utc>) -> Result<HashMap<At, i64>, KafkaError> {
+        if of.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.offsets(of, Offset::Offset(time.timestamp_millis()))
+    }
+
     /// When the record at an offset, or the next one that is still there, was written. `None` where
     /// there is none, or no answer in time. Reading takes a client of its own, for this one alone: it
     /// is asked where something was lost, which is rare.

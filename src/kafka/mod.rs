@@ -8,6 +8,7 @@ mod broker;
 mod consumer;
 pub mod lane;
 mod poller;
+pub mod reader;
 pub mod retention;
 mod status;
 mod takeover;

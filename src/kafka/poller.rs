@@ -448,7 +448,7 @@ pub(super) fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
     at.filter(|at| (1..=9999).contains(&at.year()))
 }
 
-fn copy(
+pub(super) fn copy(
     message: &BorrowedMessage<'_>,
     topic: Arc<str>,
     timestamp: Option<DateTime<Utc>>,

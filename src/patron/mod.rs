@@ -7,6 +7,7 @@
 mod fee;
 mod loan;
 mod overdue;
+mod reconcile;
 
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, Due, Loan, OpenLoan};

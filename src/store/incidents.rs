@@ -246,3 +246,26 @@ pub async fn usable_again(
     .map_err(Error::at("resolve incidents of a tenant"))?;
     Ok(done.rows_affected() > 0)
 }
+
+/// A part of a log that can't be read from it any more.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Gap {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// From when on the log has everything.
+    pub until: DateTime<Utc>,
+}
+
+/// What topics of a tenant, or of all, have ever been found to lack, resolved or not.
+pub async fn gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec<Gap>, Error> {
+    sqlx::query_as(
+        "select topic, partition, coalesce(to_time, raised_at) as until from mod_patron_blocks.incident
+          where kind in ('records_lost', 'topic_made_anew') and (tenant = $1 or tenant is null)",
+    )
+    .bind(tenant.as_str())
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("look for gaps"))
+}

@@ -219,7 +219,8 @@ const TAKE_POSITIONS: Statement = Statement::new(
 const LEAVE: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
        {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
-       {schema}.tenant_job, {schema}.housekeeping, {schema}._sqlx_migrations",
+       {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
+       {schema}.rebuild_difference, {schema}._sqlx_migrations",
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
 

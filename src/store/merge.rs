@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
@@ -144,45 +145,20 @@ pub async fn merge(
     loans: &BTreeMap<Uuid, Loan>,
     fees: &BTreeMap<Uuid, Fee>,
 ) -> Result<(), Error> {
-    let l = LoanColumns::of(loans);
-    let f = FeeColumns::of(fees);
-    sqlx::query(schema.sql(&MERGE))
-        .bind(&l.loan_id)
-        .bind(&l.check_out_stamp)
-        .bind(&l.check_out_user)
-        .bind(&l.check_out_due_date)
-        .bind(&l.grace_duration)
-        .bind(&l.grace_interval)
-        .bind(&l.grace_minutes)
-        .bind(&l.snapshot_stamp)
-        .bind(&l.snapshot_user)
-        .bind(&l.due_stamp)
-        .bind(&l.changed_due_date)
-        .bind(&l.changed_by_recall)
-        .bind(&l.lost_stamp)
-        .bind(&l.said_lost)
-        .bind(&l.claimed_stamp)
-        .bind(&l.said_claimed)
-        .bind(&l.closed_stamp)
-        .bind(&l.named_user)
-        .bind(&f.fee_fine_id)
-        .bind(&f.balance_stamp)
-        .bind(&f.balance)
-        .bind(&f.loan_id)
-        .bind(&f.type_stamp)
-        .bind(&f.fee_fine_type_id)
-        .bind(&f.user_stamp)
-        .bind(&f.user_id)
+    let (loans, fees) = (LoanColumns::of(loans), FeeColumns::of(fees));
+    fees.bind(loans.bind(sqlx::query(schema.sql(&MERGE))))
         .execute(&mut **tx)
         .await
         .map_err(Error::at("merge loans and fees/fines"))?;
     Ok(())
 }
 
+type Filled<'q> = Query<'q, Postgres, PgArguments>;
+
 /// The columns of many loans, one push each per loan, so that they are of one length: PostgreSQL would
 /// fill a shorter array up with nulls and say nothing.
 #[derive(Default)]
-struct LoanColumns<'a> {
+pub(super) struct LoanColumns<'a> {
     loan_id: Vec<Uuid>,
     check_out_stamp: Vec<Option<&'a [u8]>>,
     check_out_user: Vec<Option<Uuid>>,
@@ -204,12 +180,35 @@ struct LoanColumns<'a> {
 }
 
 impl<'a> LoanColumns<'a> {
-    fn of(loans: &'a BTreeMap<Uuid, Loan>) -> Self {
+    pub(super) fn of(loans: &'a BTreeMap<Uuid, Loan>) -> Self {
         let mut columns = Self::default();
         for (id, loan) in loans {
             columns.push(*id, loan);
         }
         columns
+    }
+
+    /// Binds them as the next parameters, in the order of the fields.
+    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
+        query
+            .bind(&self.loan_id)
+            .bind(&self.check_out_stamp)
+            .bind(&self.check_out_user)
+            .bind(&self.check_out_due_date)
+            .bind(&self.grace_duration)
+            .bind(&self.grace_interval)
+            .bind(&self.grace_minutes)
+            .bind(&self.snapshot_stamp)
+            .bind(&self.snapshot_user)
+            .bind(&self.due_stamp)
+            .bind(&self.changed_due_date)
+            .bind(&self.changed_by_recall)
+            .bind(&self.lost_stamp)
+            .bind(&self.said_lost)
+            .bind(&self.claimed_stamp)
+            .bind(&self.said_claimed)
+            .bind(&self.closed_stamp)
+            .bind(&self.named_user)
     }
 
     fn push(&mut self, id: Uuid, loan: &'a Loan) {
@@ -238,7 +237,7 @@ impl<'a> LoanColumns<'a> {
 
 /// The columns of many fees/fines.
 #[derive(Default)]
-struct FeeColumns<'a> {
+pub(super) struct FeeColumns<'a> {
     fee_fine_id: Vec<Uuid>,
     balance_stamp: Vec<Option<&'a [u8]>>,
     balance: Vec<Option<Decimal>>,
@@ -250,7 +249,7 @@ struct FeeColumns<'a> {
 }
 
 impl<'a> FeeColumns<'a> {
-    fn of(fees: &'a BTreeMap<Uuid, Fee>) -> Self {
+    pub(super) fn of(fees: &'a BTreeMap<Uuid, Fee>) -> Self {
         let mut columns = Self::default();
         for (id, fee) in fees {
             columns.fee_fine_id.push(*id);
@@ -263,6 +262,19 @@ impl<'a> FeeColumns<'a> {
             columns.user_id.push(fee.user.map(|(_, user)| user));
         }
         columns
+    }
+
+    /// Binds them as the next parameters, in the order of the fields.
+    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
+        query
+            .bind(&self.fee_fine_id)
+            .bind(&self.balance_stamp)
+            .bind(&self.balance)
+            .bind(&self.loan_id)
+            .bind(&self.type_stamp)
+            .bind(&self.fee_fine_type_id)
+            .bind(&self.user_stamp)
+            .bind(&self.user_id)
     }
 }
 

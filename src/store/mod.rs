@@ -16,9 +16,12 @@ pub mod migrate;
 pub mod patrons;
 pub mod positions;
 pub mod prune;
+pub mod rebuilds;
 pub mod records;
+pub mod rows;
 mod schema;
 pub mod search;
+pub mod shadow;
 pub mod tenant_jobs;
 pub mod tenants;
 
@@ -28,13 +31,16 @@ pub use schema::{Composed, Schema, Statement};
 use std::time::{Duration, Instant};
 
 use sqlx::{
-    Connection, PgConnection, PgPool, Postgres, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use tokio::time::timeout;
 
 /// A pool of connections to the one database.
 pub type Db = PgPool;
+
+/// A connection to it.
+pub type Connection = PgConnection;
 
 /// A transaction. Only `flow` begins and commits one.
 pub type Tx = Transaction<'static, Postgres>;
@@ -180,7 +186,12 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,
+    rebuilds::STATEMENTS,
+    rows::STATEMENTS,
 ];
+
+/// Statements on a shadow beside a tenant; a test prepares them where there is one.
+pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] = &[shadow::STATEMENTS];
 
 /// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
 pub const STATEMENTS_BESIDE_JAVA: &[&[&Statement]] = &[java::STATEMENTS];

@@ -1,11 +1,13 @@
 //! What is read of one patron: the numbers to evaluate, the summary, the patron group.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement};
+use super::{Error, Schema, Statement, Tx};
 use crate::{blocks::Measures, patron::overdue_days};
 
 /// One round trip: counters, what time has made overdue, fees that don't count because their loan is
@@ -45,6 +47,9 @@ const LEARN_GROUP: Statement = Statement::new(
 
 const FORGET_GROUP: Statement = Statement::new("delete from {schema}.patron where user_id = $1");
 
+const GROUPS: Statement =
+    Statement::new("select user_id, patron_group from {schema}.patron where user_id = any($1)");
+
 /// Every patron whose counters are not what a recount of the rows gives.
 const DRIFT: Statement = Statement::new(
     "with recount as (
@@ -79,7 +84,7 @@ const WAITING: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &DRIFT, &WAITING];
+    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &GROUPS, &DRIFT, &WAITING];
 
 /// What events told of and what counts for nobody yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -188,6 +193,20 @@ pub async fn learn_group(
         .await
         .map_err(Error::at("keep a patron group"))?;
     Ok(())
+}
+
+/// The groups of those of these patrons whose group is known.
+pub async fn groups(
+    tx: &mut Tx,
+    schema: &Schema,
+    users: &[Uuid],
+) -> Result<HashMap<Uuid, String>, Error> {
+    let found: Vec<(Uuid, String)> = sqlx::query_as(schema.sql(&GROUPS))
+        .bind(users)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read patron groups"))?;
+    Ok(found.into_iter().collect())
 }
 
 /// Forgets the group of a patron whom the users module does not know, or who has none.

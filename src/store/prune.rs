@@ -96,7 +96,17 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &OLDEST,
     &KEEP_OLDEST,
     &SIZES,
+    &WAS_BEGUN,
 ];
+
+const WAS_BEGUN: Statement =
+    Statement::new("select begun_at is not null from {schema}.housekeeping");
+
+/// Whether anything may have been removed yet.
+pub async fn was_begun(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
+    let asked = sqlx::query_scalar(schema.sql(&WAS_BEGUN)).fetch_one(db).await;
+    asked.map_err(Error::at("ask whether anything was removed"))
+}
 
 /// A dead letter's place in the order in which they go: when it was parked, and its id.
 pub type Parked = (DateTime<Utc>, Uuid);

@@ -6,13 +6,15 @@ use std::{
 };
 
 use sqlx::AssertSqlSafe;
+use uuid::Uuid;
 
 use crate::event::TenantId;
 
 /// The schema of what belongs to no tenant.
 const MODULE_SCHEMA: &str = "mod_patron_blocks";
 
-/// A statement as written: `{schema}` stands for the schema of the tenant it is run for.
+/// A statement as written: `{schema}` stands for the schema of the tenant it is run for, or for a shadow of
+/// that, and then `{live}` for the tenant's.
 #[derive(Debug)]
 pub struct Statement(&'static str);
 
@@ -47,6 +49,8 @@ impl Composed {
 #[derive(Debug)]
 pub struct Schema {
     name: String,
+    /// Of a shadow: the schema of what it is a shadow of, which `{live}` stands for.
+    live: Option<String>,
     filled: RwLock<HashMap<(usize, usize), Arc<str>>>,
 }
 
@@ -61,8 +65,16 @@ impl Schema {
         Self::named(MODULE_SCHEMA.to_owned())
     }
 
+    /// The schema in which a rebuild of a tenant lays out what its source says, by the rebuild's id. Its
+    /// tables are those of the tenant, so statements on those do for it, too.
+    pub fn shadow(tenant: &TenantId, rebuild: Uuid) -> Self {
+        let live = Self::of(tenant).name;
+        let (number, ..) = rebuild.as_fields();
+        Self { live: Some(live.clone()), ..Self::named(format!("{live}_r{number:08x}")) }
+    }
+
     fn named(name: String) -> Self {
-        Self { name, filled: RwLock::default() }
+        Self { name, live: None, filled: RwLock::default() }
     }
 
     /// The schema's name. Tenant ids are checked when they are made, so it needs no quotes.
@@ -75,7 +87,11 @@ impl Schema {
         let key = (statement.0.as_ptr().addr(), statement.0.len());
         let known = self.filled.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         AssertSqlSafe(known.unwrap_or_else(|| {
-            let text: Arc<str> = statement.0.replace("{schema}", &self.name).into();
+            let mut text = statement.0.replace("{schema}", &self.name);
+            if let Some(live) = &self.live {
+                text = text.replace("{live}", live);
+            }
+            let text: Arc<str> = text.into();
             let mut filled = self.filled.write().unwrap_or_else(PoisonError::into_inner);
             filled.insert(key, text.clone());
             text

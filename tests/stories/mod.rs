@@ -13,6 +13,7 @@ mod limit_reached;
 mod operations;
 mod process;
 mod pubsub;
+mod rebuilds;
 mod settings;
 mod switching;
 mod tenants;

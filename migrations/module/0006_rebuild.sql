@@ -1,0 +1,27 @@
+-- Rebuilds of tenants. They belong to the module: any instance looks here for one whose instance has died.
+create table rebuild (
+    id uuid primary key,
+    tenant text not null,
+    request jsonb not null,
+    status text not null check (status in (
+        'waiting', 'reading', 'comparing', 'compared', 'applying', 'done', 'failed', 'cancelled'
+    )),
+    asked_by text not null,
+    asked_at timestamptz not null,
+    begun_at timestamptz,
+    ended_at timestamptz,
+    held_until timestamptz,
+    cancel boolean not null default false,
+    progress jsonb not null default '{}',
+    summary jsonb,
+    error text
+);
+create index rebuild_open on rebuild (asked_at) where status in ('waiting', 'reading', 'comparing', 'applying');
+create index rebuild_tenant on rebuild (tenant, asked_at);
+
+comment on table rebuild is 'Rebuilds that were asked for, also those that have ended';
+comment on column rebuild.asked_by is 'The staff user, or who else asked';
+comment on column rebuild.held_until is 'Until then its instance works on it; afterwards any other may';
+comment on column rebuild.cancel is 'Whether it is to end where it stands';
+comment on column rebuild.progress is 'How much is done of how much, as last told';
+comment on column rebuild.summary is 'How much was found to be different, by kind';

@@ -1,0 +1,40 @@
+//! Settings of rebuilds.
+
+use clap::Args;
+
+use super::Problems;
+use crate::flow::rebuild::Setting;
+
+/// The settings as they come.
+#[derive(Debug, Clone, Args)]
+pub struct RebuildSettings {
+    /// Share of the time that a rebuild may keep its connection to the database busy, in percent
+    #[arg(long, env = "REBUILD_PERCENT", default_value = "50", global = true)]
+    pub rebuild_percent: String,
+    /// What a rebuild may hold in memory before it goes to the database, in MiB
+    #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
+    pub rebuild_memory: String,
+    /// Rebuilds that an instance works on at once, each with one connection more to the database; 0 leaves
+    /// them to other instances
+    #[arg(long, env = "REBUILDS_AT_ONCE", default_value = "2", global = true)]
+    pub rebuilds_at_once: String,
+}
+
+impl RebuildSettings {
+    pub(super) fn check(&self, problems: &mut Problems) -> Setting {
+        let percent = "must be a number from 1 to 100";
+        let memory = "must be a number of MiB from 1 to 65536";
+        let at_once = "must be a number from 0 to 100";
+        Setting {
+            percent: problems.number("REBUILD_PERCENT", &self.rebuild_percent, percent, 1..=100),
+            memory: problems.number(
+                "REBUILD_MEMORY_MIB",
+                &self.rebuild_memory,
+                memory,
+                1..=65_536_usize,
+            ) * 1024
+                * 1024,
+            at_once: problems.number("REBUILDS_AT_ONCE", &self.rebuilds_at_once, at_once, 0..=100),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Events as the inbox keeps them, read again for a rebuild.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Event, IdentifiedBy, Kind, Stamp, TimedBy,
+    decode::{Reason, Reject, fact},
+    wire,
+};
+
+/// An event as the inbox keeps it.
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq))]
+pub struct Stored {
+    /// Its key.
+    pub key: Uuid,
+    /// By which rule it got that, by name.
+    pub identified_by: String,
+    /// Its kind, by name.
+    pub kind: String,
+    /// The bytes of its stamp.
+    pub stamp: Vec<u8>,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// By which rule that was found, by name.
+    pub timed_by: String,
+    /// The record's value, or the body of the call.
+    pub payload: Vec<u8>,
+}
+
+impl Stored {
+    /// The event. Fails only where the row was not written by us, or by a version that understood more.
+    pub fn read(&self) -> Result<Event, Reject> {
+        let odd = |field| move || Reject::new(Reason::BadField, Some(field), "is not known");
+        let kind = Kind::named(&self.kind).ok_or_else(odd("kind"))?;
+        let mut inner = String::new();
+        let (_, members) = wire::open(&self.payload, &mut inner);
+        Ok(Event {
+            key: self.key,
+            identified_by: IdentifiedBy::named(&self.identified_by)
+                .ok_or_else(odd("identified_by"))?,
+            occurred_at: self.occurred_at,
+            timed_by: TimedBy::named(&self.timed_by).ok_or_else(odd("timed_by"))?,
+            stamp: Stamp::from_bytes(&self.stamp).ok_or_else(odd("stamp"))?,
+            fact: fact(kind, &members?)?,
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! Comparing what the source says with what is known: what differs of whom, and which blocks depend on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Instant,
+};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    jobs::{Failure, Work},
+    report,
+};
+use crate::{
+    blocks::{self, Measures},
+    event::Event,
+    flow::policy::Policy,
+    patron::{Fee, Loan, OpenFee, OpenLoan},
+    store::{
+        self, Schema, Tx, patrons, rebuilds,
+        rebuilds::Difference,
+        rows::{self, Row, Rows},
+        shadow,
+    },
+};
+
+/// Loans and fees/fines that are looked at at once.
+const STEP: i64 = 500;
+
+/// Patrons whose blocks are looked at at once.
+const PATRONS: i64 = 200;
+
+/// Finds out what differs.
+pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
+    let schema = &work.tenant.schema;
+    let mut tx = work.begin().await?;
+    let state = whole(&mut tx, work).await?;
+    rebuilds::forget(&mut tx, schema, work.id).await?;
+    let found = shadow::find_candidates(&mut tx, &work.shadow, work.ask.user).await?;
+    store::commit(tx).await?;
+    work.progress.begin("comparing", u64::try_from(found).unwrap_or_default());
+    let mut after = Uuid::nil();
+    loop {
+        let began = Instant::now();
+        let mut tx = work.begin().await?;
+        let candidates = shadow::next_candidates(&mut tx, &work.shadow, after, STEP).await?;
+        let Some((last, _)) = candidates.last() else { break };
+        after = *last;
+        let (loans, fees) = divide(&candidates);
+        let targets = Targets::of(&mut tx, work, &state, &loans, &fees).await?;
+        rebuilds::add_differences(&mut tx, schema, work.id, &targets.differences()).await?;
+        store::commit(tx).await?;
+        work.progress.add(candidates.len() as u64);
+        work.pace.keep(began).await;
+    }
+    compare_counters(work).await?;
+    compare_blocks(work).await
+}
+
+/// The shadow with all of the source in it.
+pub(super) async fn whole(tx: &mut Tx, work: &Work) -> Result<shadow::State, Failure> {
+    let state = shadow::state(tx, &work.shadow).await?;
+    state.filter(|state| state.whole).ok_or(Failure::Lost)
+}
+
+/// Which are loans, and which fees/fines.
+pub(super) fn divide(subjects: &[(Uuid, bool)]) -> (Vec<Uuid>, Vec<Uuid>) {
+    let of = |wanted| {
+        subjects.iter().filter(move |(_, is_loan)| *is_loan == wanted).map(|(id, _)| *id).collect()
+    };
+    (of(true), of(false))
+}
+
+async fn compare_counters(work: &Work) -> Result<(), Failure> {
+    let mut users = patrons::drift(work.db(), &work.tenant.schema).await?;
+    users.retain(|user| work.ask.user.is_none_or(|wanted| wanted == *user));
+    if users.is_empty() {
+        return Ok(());
+    }
+    let none = vec![0; users.len()];
+    let mut tx = work.begin().await?;
+    rebuilds::add_patrons(&mut tx, &work.tenant.schema, work.id, &users, (&none, &none), true)
+        .await?;
+    Ok(store::commit(tx).await?)
+}
+
+/// Which conditions block those patrons of whom something differs, before and after.
+async fn compare_blocks(work: &Work) -> Result<(), Failure> {
+    let mut tx = work.begin().await?;
+    let policy = Policy::load(&mut tx, &work.tenant.schema).await?;
+    drop(tx);
+    let mut offset = 0;
+    loop {
+        let began = Instant::now();
+        let mut tx = work.begin().await?;
+        let schema = &work.tenant.schema;
+        let page = rebuilds::patrons(&mut *tx, schema, work.id, PATRONS, offset).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let users: Vec<Uuid> = page.iter().map(|patron| patron.user_id).collect();
+        let now = work.clock.now();
+        let groups: HashMap<Uuid, String> = patrons::groups(&mut tx, schema, &users).await?;
+        let (before, after) = standings(&mut tx, work, &users).await?;
+        // Whose group nobody knows is asked at the desk; there is nothing to compare with here.
+        for (user, group) in groups {
+            let before = blocked(&before, user, &policy, &group, now);
+            let after = blocked(&after, user, &policy, &group, now);
+            rebuilds::set_blocked(&mut tx, schema, work.id, user, (&before, &after)).await?;
+        }
+        store::commit(tx).await?;
+        offset += PATRONS;
+        work.pace.keep(began).await;
+    }
+}
+
+/// The conditions that block a patron.
+fn blocked(
+    standings: &Standings,
+    user: Uuid,
+    policy: &Policy,
+    group: &str,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let standing = standings.get(&user);
+    standing.map_or_else(Vec::new, |standing| standing.blocked(policy, group, now))
+}
+
+/// What a patron has open.
+#[derive(Default)]
+struct Standing {
+    loans: BTreeMap<Uuid, OpenLoan>,
+    fees: BTreeMap<Uuid, OpenFee>,
+}
+
+impl Standing {
+    /// The conditions that block the patron from something.
+    fn blocked(&self, policy: &Policy, group: &str, now: DateTime<Utc>) -> Vec<String> {
+        let loans = self.loans.iter().map(|(id, loan)| (*id, loan));
+        let measures = Measures::of(loans, self.fees.values(), now);
+        let limits = policy.limits_of(group);
+        let findings = blocks::evaluate(&measures, limits, &policy.conditions);
+        let blocking = findings.iter().filter(|finding| !finding.blocked.is_empty());
+        let names: BTreeSet<String> =
+            blocking.map(|finding| finding.condition.id.to_string()).collect();
+        names.into_iter().collect()
+    }
+}
+
+type Standings = BTreeMap<Uuid, Standing>;
+
+/// What these patrons have open, as things are and as they are to be.
+async fn standings(
+    tx: &mut Tx,
+    work: &Work,
+    users: &[Uuid],
+) -> Result<(Standings, Standings), Failure> {
+    let schema = &work.tenant.schema;
+    let state = whole(tx, work).await?;
+    let mut subjects = rows::open_of(tx, schema, users).await?;
+    let differing = rebuilds::differences(&mut **tx, schema, work.id, users).await?;
+    subjects.extend(differing.iter().map(|difference| (difference.subject, difference.is_loan)));
+    subjects.sort();
+    subjects.dedup();
+    let is_different: BTreeSet<Uuid> = differing.iter().map(|d| d.subject).collect();
+    let (loans, fees) = divide(&subjects);
+    let targets = Targets::of(tx, work, &state, &loans, &fees).await?;
+    let (mut before, mut after) = (Standings::new(), Standings::new());
+    for (id, pair) in &targets.loans {
+        let here = pair.here.open_loan();
+        // What is not different is not touched.
+        let there = if is_different.contains(id) { pair.there.open_loan() } else { here };
+        for (open, standings) in [(here, &mut before), (there, &mut after)] {
+            if let Some(open) = open {
+                standings.entry(open.user).or_default().loans.insert(*id, open);
+            }
+        }
+    }
+    for (id, pair) in &targets.fees {
+        let here = pair.here.open_fee();
+        let there = if is_different.contains(id) { pair.there.open_fee() } else { here };
+        for (open, standings) in [(here, &mut before), (there, &mut after)] {
+            if let Some(open) = open {
+                standings.entry(open.user).or_default().fees.insert(*id, open);
+            }
+        }
+    }
+    Ok((before, after))
+}
+
+/// A row as it is, and as it is to be.
+pub(super) struct Pair<T> {
+    pub(super) here: Row<T>,
+    pub(super) there: Row<T>,
+}
+
+/// What loans and fees/fines are, and are to be.
+pub(super) struct Targets {
+    pub(super) loans: BTreeMap<Uuid, Pair<Loan>>,
+    pub(super) fees: BTreeMap<Uuid, Pair<Fee>>,
+}
+
+impl Targets {
+    /// Reads rows and shadow, and what came in since the source was read.
+    pub(super) async fn of(
+        tx: &mut Tx,
+        work: &Work,
+        state: &shadow::State,
+        loans: &[Uuid],
+        fees: &[Uuid],
+    ) -> Result<Self, Failure> {
+        let schema: &Schema = &work.tenant.schema;
+        let mut said_loans = rows::loans(tx, &work.shadow, loans).await?;
+        let mut said_fees = rows::fees(tx, &work.shadow, fees).await?;
+        let all: Vec<Uuid> = loans.iter().chain(fees).copied().collect();
+        for stored in rows::said(tx, schema, &all, state.read_from).await? {
+            if let Ok(event) = stored.read() {
+                add(&mut said_loans, Loan::said_by, &event, Loan::merge);
+                add(&mut said_fees, Fee::said_by, &event, Fee::merge);
+            }
+        }
+        let mut live_loans = rows::loans(tx, schema, loans).await?;
+        let mut live_fees = rows::fees(tx, schema, fees).await?;
+        let since = state.complete_since;
+        Ok(Self {
+            loans: pairs(loans, &mut said_loans, &mut live_loans, |said, here| {
+                Loan::reconciled(said, here, since)
+            }),
+            fees: pairs(fees, &mut said_fees, &mut live_fees, |said, here| {
+                Fee::reconciled(said, here, since)
+            }),
+        })
+    }
+
+    /// What differs.
+    pub(super) fn differences(&self) -> Vec<Difference> {
+        let loans = self.loans.iter().filter_map(|(id, pair)| report::loan(*id, pair));
+        let fees = self.fees.iter().filter_map(|(id, pair)| report::fee(*id, pair));
+        loans.chain(fees).collect()
+    }
+}
+
+fn add<T: Default>(
+    rows: &mut Rows<T>,
+    said_by: fn(&Event) -> Option<(Uuid, T)>,
+    event: &Event,
+    merge: fn(T, T) -> T,
+) {
+    if let Some((id, said)) = said_by(event) {
+        let row = rows.entry(id).or_insert_with(|| Row { known: T::default(), horizon: None });
+        row.known = merge(std::mem::take(&mut row.known), said);
+    }
+}
+
+/// The horizon of the source holds where the source has the row at all; else that of the row that is
+/// there.
+fn pairs<T: Default + Clone>(
+    ids: &[Uuid],
+    said: &mut Rows<T>,
+    live: &mut Rows<T>,
+    reconciled: impl Fn(T, T) -> T,
+) -> BTreeMap<Uuid, Pair<T>> {
+    let nothing = || Row { known: T::default(), horizon: None };
+    let mut pairs = BTreeMap::new();
+    for id in ids {
+        let here = live.remove(id).unwrap_or_else(nothing);
+        let there = match said.remove(id) {
+            Some(said) => {
+                Row { known: reconciled(said.known, here.known.clone()), horizon: said.horizon }
+            }
+            None => {
+                Row { known: reconciled(T::default(), here.known.clone()), horizon: here.horizon }
+            }
+        };
+        pairs.insert(*id, Pair { here, there });
+    }
+    pairs
+}
+
+impl Row<Loan> {
+    /// The loan as it counts.
+    pub(super) fn open_loan(&self) -> Option<OpenLoan> {
+        self.known.open(self.horizon)
+    }
+}
+
+impl Row<Fee> {
+    /// The fee/fine as it counts.
+    pub(super) fn open_fee(&self) -> Option<OpenFee> {
+        self.known.open(self.horizon)
+    }
+}

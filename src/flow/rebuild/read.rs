@@ -1,0 +1,340 @@
+//! Reading a source into the shadow. How far it has come is noted in the same transactions, so whoever
+//! takes a rebuild over goes on from there.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{
+    ask::{From, Source},
+    fold::Fold,
+    jobs::{Failure, Work},
+};
+use crate::{
+    event::{self, Environment, Event, Fact, Reading, TenantId, Topic, stamp::Horizon},
+    flow::{outcome::At, takeover::Span},
+    kafka::{
+        Broker,
+        reader::{Part, Read, Reader},
+    },
+    store::{self, incidents, merge, rows, shadow},
+};
+
+/// Entries in one statement.
+const STATEMENT_MOST: usize = 2000;
+
+/// Events of the inbox that are read at once.
+const PAGE: i64 = 5000;
+
+/// What was folded is laid out after so long, whatever room there is: the way back after a crash is no
+/// longer than that.
+const LAY_OUT: Duration = Duration::from_secs(20);
+
+/// By how much the time of an event may be later than that of its record (events contract 6.4).
+const CLOCKS: TimeDelta = TimeDelta::minutes(5);
+
+/// How far back the inbox is looked at for what came in while reading began.
+const MARGIN: TimeDelta = TimeDelta::minutes(2);
+
+/// What is to be read of the log, and how much of it was not there any more.
+struct Plan {
+    parts: BTreeMap<At, Part>,
+    complete_since: Option<Horizon>,
+}
+
+/// Reads what is not read yet.
+pub(super) async fn read(work: &Work) -> Result<(), Failure> {
+    let mut tx = work.begin().await?;
+    let begun = shadow::state(&mut tx, &work.shadow).await?;
+    let reading = match &begun {
+        Some(_) => shadow::reading(&mut tx, &work.shadow).await?,
+        None => Vec::new(),
+    };
+    drop(tx);
+    let (parts, after) = match begun {
+        Some(begun) if begun.whole => return Ok(()),
+        Some(begun) => (reading.into_iter().map(part).collect(), begun.read_up_to),
+        None => (begin(work).await?, None),
+    };
+    let wanted = Wanted::of(work).await?;
+    if work.ask.source == Source::Topics {
+        read_topics(work, parts, &wanted).await?;
+    }
+    if work.ask.source == Source::Inbox || work.ask.covered_by_inbox {
+        read_inbox(work, after, &wanted).await?;
+    }
+    let mut tx = work.begin().await?;
+    shadow::set_whole(&mut tx, &work.shadow).await?;
+    Ok(store::commit(tx).await?)
+}
+
+/// Makes the shadow, and notes in it what is to be read.
+async fn begin(work: &Work) -> Result<BTreeMap<At, Part>, Failure> {
+    let read_from = work.clock.now() - MARGIN;
+    let Plan { parts, complete_since } = plan(work).await?;
+    let reading = noted(&parts);
+    let mut tx = work.begin().await?;
+    shadow::make(&mut tx, &work.shadow, complete_since, read_from).await?;
+    shadow::set_reading(&mut tx, &work.shadow, &reading).await?;
+    store::commit(tx).await?;
+    Ok(parts)
+}
+
+fn part(reading: shadow::Reading) -> (At, Part) {
+    let shadow::Reading { topic, partition, next_offset, end_offset } = reading;
+    ((Arc::from(topic), partition), Part { next: next_offset, end: end_offset })
+}
+
+fn noted(parts: &BTreeMap<At, Part>) -> Vec<shadow::Reading> {
+    let noted = |((topic, partition), part): (&At, &Part)| shadow::Reading {
+        topic: topic.to_string(),
+        partition: *partition,
+        next_offset: part.next,
+        end_offset: part.end,
+    };
+    parts.iter().map(noted).collect()
+}
+
+/// Whose events are wanted.
+#[derive(Clone)]
+struct Wanted {
+    tenant: TenantId,
+    user: Option<Uuid>,
+    /// What the patron has, or had.
+    subjects: HashSet<Uuid>,
+}
+
+impl Wanted {
+    async fn of(work: &Work) -> Result<Self, Failure> {
+        let subjects = match work.ask.user {
+            Some(user) => {
+                let mut tx = work.begin().await?;
+                rows::all_of(&mut tx, &work.tenant.schema, user).await?
+            }
+            None => Vec::new(),
+        };
+        let (tenant, user) = (work.tenant.id.clone(), work.ask.user);
+        Ok(Self { tenant, user, subjects: subjects.into_iter().collect() })
+    }
+
+    /// What names nobody may be the patron's.
+    fn admits(&self, fact: &Fact) -> bool {
+        self.user.is_none_or(|user| {
+            fact.user().is_none_or(|named| named == user) || self.subjects.contains(&fact.subject())
+        })
+    }
+}
+
+async fn plan(work: &Work) -> Result<Plan, Failure> {
+    let now = work.clock.now();
+    let of_inbox = work.inbox_complete_since().await?;
+    if work.ask.source == Source::Inbox {
+        return Ok(Plan { parts: BTreeMap::new(), complete_since: of_inbox });
+    }
+    let (environment, id) = (work.kafka.environment.clone(), work.tenant.id.clone());
+    let asked = work.ask_broker(move |broker| places(&broker, &environment, &id));
+    let (places, spans) = asked.await?;
+    let mut parts = BTreeMap::new();
+    for at in &places {
+        let Some(Span { start, end }) = spans.get(at) else {
+            return Err(Failure::Refused(format!("partition {} of {} has no leader", at.1, at.0)));
+        };
+        parts.insert(at.clone(), Part { next: *start, end: *end });
+    }
+    let complete_since = match work.ask.from {
+        From::Time(time) => {
+            let at = places.clone();
+            let first = work.ask_broker(move |broker| broker.since(&at, time)).await?;
+            for (at, part) in &mut parts {
+                part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
+            }
+            Some(Horizon::at(time + CLOCKS))
+        }
+        From::Earliest => match missing(work, &parts, now).await? {
+            None => None,
+            Some(_) if work.ask.covered_by_inbox => of_inbox,
+            Some((at, until)) => {
+                return Err(Failure::Refused(format!(
+                    "topic {}, partition {}, does not hold what was written before {}: what happened until \
+                     then can't be told from it; say that the inbox covers it (coveredBy), or begin later \
+                     (from)",
+                    at.0,
+                    at.1,
+                    until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+                )));
+            }
+        },
+    };
+    Ok(Plan { parts, complete_since })
+}
+
+type Places = (Vec<At>, std::collections::HashMap<At, Span>);
+
+/// The tenant's topics, and those of all collections: they may hold records of any tenant.
+fn places(
+    broker: &Broker,
+    environment: &Environment,
+    tenant: &TenantId,
+) -> Result<Places, crate::kafka::Error> {
+    let own = |topic: &Topic| topic.tenant.as_ref().is_none_or(|id| id == tenant);
+    let mut names = broker.topics()?;
+    names.retain(|name| environment.parse(name).as_ref().is_some_and(own));
+    let places = broker.partitions(&names)?;
+    let spans = broker.spans(&places)?;
+    Ok((places, spans))
+}
+
+/// The place whose log begins latest, where one does not hold everything that was ever written to it:
+/// retention has cut it, or it was made anew. Tells from when on it does.
+async fn missing(
+    work: &Work,
+    parts: &BTreeMap<At, Part>,
+    now: DateTime<Utc>,
+) -> Result<Option<(At, DateTime<Utc>)>, Failure> {
+    let mut missing: Vec<(At, DateTime<Utc>)> = Vec::new();
+    for (at, part) in parts {
+        if part.next == 0 {
+            continue;
+        }
+        let (place, offset) = (at.clone(), part.next);
+        let began = work.ask_broker(move |broker| Ok(broker.time_at(&place, offset))).await?;
+        missing.push((at.clone(), began.unwrap_or(now)));
+    }
+    let mut tx = work.begin().await?;
+    for gap in incidents::gaps(&mut *tx, &work.tenant.id).await? {
+        let at = (Arc::from(gap.topic), gap.partition);
+        if parts.contains_key(&at) {
+            missing.push((at, gap.until));
+        }
+    }
+    Ok(missing.into_iter().max_by_key(|(_, until)| *until))
+}
+
+/// A fold on its way into the shadow, with how far its parts were read.
+type Folded = (Fold, BTreeMap<At, Part>);
+
+async fn read_topics(
+    work: &Work,
+    parts: BTreeMap<At, Part>,
+    wanted: &Wanted,
+) -> Result<(), Failure> {
+    let left = parts.values().map(|part| part.end - part.next).sum::<i64>();
+    work.progress.begin("reading topics", u64::try_from(left).unwrap_or_default());
+    let cluster = work.ask_broker(|broker| Ok(broker.cluster())).await?;
+    let cluster = cluster.ok_or(Failure::Away("no broker tells the cluster's id"))?;
+    let (folded, mut folds) = mpsc::channel::<Folded>(1);
+    let reading = tokio::task::spawn_blocking({
+        let (work, wanted) = (work.clone(), wanted.clone());
+        move || fold_topics(&work, parts, &wanted, &cluster, &folded)
+    });
+    while let Some((mut fold, reached)) = folds.recv().await {
+        lay_out(work, &mut fold, Noted::Topics(&reached)).await?;
+    }
+    reading.await.map_err(|_| Failure::Away("reading ended by itself"))?
+}
+
+/// Reads and folds, on a thread that may block, until all is read or nobody takes what was folded.
+fn fold_topics(
+    work: &Work,
+    mut parts: BTreeMap<At, Part>,
+    wanted: &Wanted,
+    cluster: &str,
+    folded: &mpsc::Sender<Folded>,
+) -> Result<(), Failure> {
+    let mut reader = Reader::new(&work.kafka, &parts)?;
+    let (mut fold, mut since) = (Fold::default(), Instant::now());
+    let mut topics: BTreeMap<Arc<str>, Option<Topic>> = BTreeMap::new();
+    loop {
+        let is_end = match reader.read()? {
+            Read::Record(record) => {
+                let name = &record.place.topic;
+                let topic = topics
+                    .entry(name.clone())
+                    .or_insert_with(|| work.kafka.environment.parse(name));
+                if let Some(topic) = topic
+                    && let Reading::Event(tenant, event) = event::read(&record, topic, cluster)
+                    && tenant == wanted.tenant
+                    && wanted.admits(&event.fact)
+                {
+                    fold.add(&event);
+                }
+                work.progress.add(1);
+                if let Some(part) = parts.get_mut(&(name.clone(), record.place.partition)) {
+                    part.next = record.place.offset + 1;
+                }
+                false
+            }
+            Read::Nothing => false,
+            Read::End => true,
+        };
+        if is_end {
+            // Behind the last records may stand what can't be read.
+            parts.values_mut().for_each(|part| part.next = part.end);
+        }
+        if is_end || fold.bytes() > work.setting.memory || since.elapsed() > LAY_OUT {
+            let all = (std::mem::take(&mut fold), parts.clone());
+            if folded.blocking_send(all).is_err() || is_end {
+                return Ok(());
+            }
+            since = Instant::now();
+        }
+        if work.stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+async fn read_inbox(work: &Work, after: Option<Uuid>, wanted: &Wanted) -> Result<(), Failure> {
+    let mut after = after.unwrap_or(Uuid::nil());
+    work.progress.begin("reading the inbox", work.inbox_size().await?);
+    let (mut fold, mut since) = (Fold::default(), Instant::now());
+    loop {
+        let began = Instant::now();
+        let mut tx = work.begin().await?;
+        let page = rows::page(&mut tx, &work.tenant.schema, after, PAGE).await?;
+        drop(tx);
+        let events: Vec<Event> = page.iter().filter_map(|stored| stored.read().ok()).collect();
+        events.iter().filter(|event| wanted.admits(&event.fact)).for_each(|event| fold.add(event));
+        work.progress.add(page.len() as u64);
+        let last = page.last().map(|stored| stored.key);
+        after = last.unwrap_or(after);
+        if last.is_none() || fold.bytes() > work.setting.memory || since.elapsed() > LAY_OUT {
+            lay_out(work, &mut fold, Noted::Inbox(after)).await?;
+            (fold, since) = (Fold::default(), Instant::now());
+        }
+        if last.is_none() {
+            return Ok(());
+        }
+        work.pace.keep(began).await;
+    }
+}
+
+/// How far reading has come.
+enum Noted<'a> {
+    Topics(&'a BTreeMap<At, Part>),
+    Inbox(Uuid),
+}
+
+/// Merges what was folded into the shadow, as any batch is merged.
+async fn lay_out(work: &Work, fold: &mut Fold, noted_at: Noted<'_>) -> Result<(), Failure> {
+    let mut tx = work.begin().await?;
+    while let Some(Fold { loans, fees, .. }) = fold.split(STATEMENT_MOST) {
+        let began = Instant::now();
+        merge::merge(&mut tx, &work.shadow, &loans, &fees).await?;
+        work.pace.keep(began).await;
+    }
+    match noted_at {
+        Noted::Topics(parts) => {
+            shadow::set_reading(&mut tx, &work.shadow, &noted(parts)).await?;
+        }
+        Noted::Inbox(key) => shadow::keep_place(&mut tx, &work.shadow, key).await?,
+    }
+    store::commit(tx).await?;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Bodies of rebuilds, as the description of all interfaces needs them.
+#![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+/// Which part of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Part {
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
+    offset: Option<i64>,
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
+    limit: Option<i64>,
+}
+
+/// Which rebuild.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RebuildRequest {
+    /// What is read; topics where it isn't said.
+    #[schema(nullable = false)]
+    source: Option<Source>,
+    /// `earliest`, or a date-time: what was written from then on.
+    #[schema(nullable = false)]
+    from: Option<String>,
+    /// The whole tenant where it isn't said.
+    #[schema(nullable = false)]
+    scope: Option<Scope>,
+    /// For scope user.
+    #[schema(nullable = false)]
+    user_id: Option<Uuid>,
+    /// Whether it ends with the differences, which may be applied later.
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+    /// Where topics don't hold everything any more: what speaks for the rest.
+    #[schema(nullable = false)]
+    covered_by: Option<Covering>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Topics,
+    Inbox,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    Tenant,
+    User,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Covering {
+    Inbox,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum RebuildStatus {
+    Waiting,
+    Reading,
+    Comparing,
+    Compared,
+    Applying,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Rebuild {
+    id: Uuid,
+    source: Source,
+    from: String,
+    scope: Scope,
+    #[schema(nullable = false)]
+    user_id: Option<Uuid>,
+    dry_run: bool,
+    #[schema(nullable = false)]
+    covered_by: Option<Covering>,
+    status: RebuildStatus,
+    /// The staff user, or who else asked.
+    asked_by: String,
+    asked_at: DateTime<Utc>,
+    #[schema(nullable = false)]
+    began_at: Option<DateTime<Utc>>,
+    #[schema(nullable = false)]
+    ended_at: Option<DateTime<Utc>>,
+    progress: Progress,
+    #[schema(nullable = false)]
+    summary: Option<Summary>,
+    /// Why it failed.
+    #[schema(nullable = false)]
+    error: Option<String>,
+}
+
+/// Of the stage it is in; nothing before the first.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Progress {
+    #[schema(nullable = false)]
+    stage: Option<String>,
+    #[schema(nullable = false)]
+    done: Option<u64>,
+    #[schema(nullable = false)]
+    total: Option<u64>,
+    /// A second.
+    #[schema(nullable = false)]
+    rate: Option<f64>,
+    #[schema(nullable = false)]
+    seconds_left: Option<f64>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Summary {
+    /// Of whom anything is different.
+    patrons: i64,
+    /// Of them, those whose counters are not what a recount gives.
+    wrong_counters: i64,
+    /// Of them, those who were put right.
+    applied: i64,
+    /// Patrons on whom a block is imposed by it.
+    blocks_imposed: i64,
+    /// Patrons of whom a block is lifted by it.
+    blocks_lifted: i64,
+    loans: Kinds,
+    fees_fines: Kinds,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kinds {
+    /// Open here, and not in the source.
+    only_here: i64,
+    /// Open in the source, and not here.
+    only_in_source: i64,
+    /// Open in both, and not the same.
+    different: i64,
+    /// Different in nothing that counts now.
+    hidden: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Rebuilds {
+    rebuilds: Vec<Rebuild>,
+    total_records: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Differences {
+    patrons: Vec<DifferingPatron>,
+    total_records: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DifferingPatron {
+    user_id: Uuid,
+    wrong_counters: bool,
+    loans: Vec<Difference>,
+    fees_fines: Vec<Difference>,
+    /// Conditions that block the patron now; null where the patron group is not known.
+    blocked_before: Option<Vec<String>>,
+    /// Conditions that block the patron once it is applied.
+    blocked_after: Option<Vec<String>>,
+    applied_at: Option<DateTime<Utc>>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Difference {
+    id: Uuid,
+    kind: DifferenceKind,
+    /// Which parts of what is known are not the same.
+    registers: Vec<String>,
+    /// As it is here; null where nothing is known of it.
+    here: Option<Value>,
+    /// As it is in the source; null where that knows nothing of it.
+    there: Option<Value>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum DifferenceKind {
+    OnlyHere,
+    OnlyInSource,
+    Different,
+    Hidden,
+}

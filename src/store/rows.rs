@@ -1,0 +1,373 @@
+//! Rows of loans and fees/fines as they are known, read and put in place as a whole: what a rebuild does.
+//! Everybody else merges.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{
+    Error, Schema, Statement, Tx,
+    merge::{FeeColumns, LoanColumns},
+};
+use crate::{
+    event::{Stamp, stamp::Horizon, stored::Stored},
+    patron::{Balance, CheckOut, Due, Fee, Grace, GraceUnit, Loan, Register},
+};
+
+const LOANS: Statement = Statement::new(
+    "select loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration, grace_interval,
+            snapshot_stamp, snapshot_user, due_stamp, changed_due_date, changed_by_recall, lost_stamp,
+            said_lost, claimed_stamp, said_claimed, closed_stamp, named_user, horizon
+       from {schema}.loan where loan_id = any($1)",
+);
+
+const FEES: Statement = Statement::new(
+    "select fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id, user_stamp, user_id,
+            horizon
+       from {schema}.fee_fine where fee_fine_id = any($1)",
+);
+
+/// What came in from a log since an instant, and what came over HTTP ever: it is in no log.
+const SAID: Statement = Statement::new(
+    "select event_key as key, identified_by, kind, stamp, occurred_at, timed_by, payload
+       from {schema}.inbox where subject = any($1) and (received_at >= $2 or partition < 0)",
+);
+
+/// As the merge writes a row, but whatever stood there. What complete snapshots spoke of holds.
+const PUT_LOANS: Statement = Statement::new(
+    "insert into {schema}.loan as t (
+       loan_id, check_out_stamp, check_out_user, check_out_due_date,
+       grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
+       due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
+       claimed_stamp, said_claimed, closed_stamp, named_user, horizon, spoken_horizon)
+     select x.*, coalesce(greatest(y.horizon, spoken.horizon), ''), spoken.horizon
+       from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
+                   $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
+                   $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
+                   $17::bytea[], $18::uuid[])
+         as x (loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration,
+               grace_interval, grace_minutes, snapshot_stamp, snapshot_user, due_stamp,
+               changed_due_date, changed_by_recall, lost_stamp, said_lost, claimed_stamp,
+               said_claimed, closed_stamp, named_user)
+       join unnest($1::uuid[], $19::bytea[]) as y (loan_id, horizon) on y.loan_id = x.loan_id
+       left join {schema}.horizon h on h.user_id = coalesce(x.snapshot_user, x.check_out_user)
+      cross join lateral (select greatest(h.horizon, (select horizon from {schema}.horizon
+              where user_id = '00000000-0000-0000-0000-000000000000')) as horizon) spoken
+      order by x.loan_id
+     on conflict (loan_id) do update set
+       check_out_stamp = excluded.check_out_stamp, check_out_user = excluded.check_out_user,
+       check_out_due_date = excluded.check_out_due_date, grace_duration = excluded.grace_duration,
+       grace_interval = excluded.grace_interval, grace_minutes = excluded.grace_minutes,
+       snapshot_stamp = excluded.snapshot_stamp, snapshot_user = excluded.snapshot_user,
+       due_stamp = excluded.due_stamp, changed_due_date = excluded.changed_due_date,
+       changed_by_recall = excluded.changed_by_recall, lost_stamp = excluded.lost_stamp,
+       said_lost = excluded.said_lost, claimed_stamp = excluded.claimed_stamp,
+       said_claimed = excluded.said_claimed, closed_stamp = excluded.closed_stamp,
+       named_user = excluded.named_user, horizon = excluded.horizon",
+);
+
+const PUT_FEES: Statement = Statement::new(
+    "insert into {schema}.fee_fine as t (
+       fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
+       user_stamp, user_id, horizon, spoken_horizon)
+     select x.*, coalesce(greatest(y.horizon, spoken.horizon), ''), spoken.horizon
+       from unnest($1::uuid[], $2::bytea[], $3::numeric[], $4::uuid[], $5::bytea[], $6::uuid[], $7::bytea[],
+                   $8::uuid[])
+         as x (fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
+               user_stamp, user_id)
+       join unnest($1::uuid[], $9::bytea[]) as y (fee_fine_id, horizon) on y.fee_fine_id = x.fee_fine_id
+       left join {schema}.horizon h on h.user_id = x.user_id
+      cross join lateral (select greatest(h.horizon, (select horizon from {schema}.horizon
+              where user_id = '00000000-0000-0000-0000-000000000000')) as horizon) spoken
+      order by x.fee_fine_id
+     on conflict (fee_fine_id) do update set
+       balance_stamp = excluded.balance_stamp, balance = excluded.balance, loan_id = excluded.loan_id,
+       type_stamp = excluded.type_stamp, fee_fine_type_id = excluded.fee_fine_type_id,
+       user_stamp = excluded.user_stamp, user_id = excluded.user_id, horizon = excluded.horizon",
+);
+
+const REMOVE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
+
+const REMOVE_FEES: Statement =
+    Statement::new("delete from {schema}.fee_fine where fee_fine_id = any($1)");
+
+/// Counters of these patrons as a recount of their rows gives them. Who has nothing keeps a row with
+/// zeros, if there is one.
+const RECOUNT: Statement = Statement::new(
+    "insert into {schema}.patron_counter as p (
+       user_id, open_loans, lost_loans, claimed_returned_loans, recalled_loans, open_fees_fines,
+       fee_fine_balance)
+     select u.user_id, coalesce(sum(loans), 0), coalesce(sum(lost), 0), coalesce(sum(claimed), 0),
+            coalesce(sum(recalled), 0), coalesce(sum(fees), 0), coalesce(sum(balance), 0)
+       from unnest($1::uuid[]) as u (user_id)
+       left join (
+         select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
+                claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
+                0 as fees, 0 as balance
+           from {schema}.loan where user_id = any($1) and is_open
+         union all
+         select user_id, 0, 0, 0, 0, 1, balance from {schema}.fee_fine
+          where user_id = any($1) and is_open) rows on rows.user_id = u.user_id
+      group by u.user_id order by u.user_id
+     on conflict (user_id) do update set
+       version = p.version + 1, open_loans = excluded.open_loans, lost_loans = excluded.lost_loans,
+       claimed_returned_loans = excluded.claimed_returned_loans,
+       recalled_loans = excluded.recalled_loans, open_fees_fines = excluded.open_fees_fines,
+       fee_fine_balance = excluded.fee_fine_balance
+       where (p.open_loans, p.lost_loans, p.claimed_returned_loans, p.recalled_loans, p.open_fees_fines,
+              p.fee_fine_balance)
+             is distinct from
+             (excluded.open_loans, excluded.lost_loans, excluded.claimed_returned_loans,
+              excluded.recalled_loans, excluded.open_fees_fines, excluded.fee_fine_balance)",
+);
+
+const ALL_OF: Statement = Statement::new(
+    "select loan_id from {schema}.loan where user_id = $1
+     union all select fee_fine_id from {schema}.fee_fine where user_id = $1",
+);
+
+/// In the order of keys. What comes while it is read may be missed; that came in since it was begun.
+const PAGE: Statement = Statement::new(
+    "select event_key as key, identified_by, kind, stamp, occurred_at, timed_by, payload
+       from {schema}.inbox where event_key > $1 order by event_key limit $2",
+);
+
+const OPEN_OF: Statement = Statement::new(
+    "select loan_id, true from {schema}.loan where user_id = any($1) and is_open
+     union all select fee_fine_id, false from {schema}.fee_fine where user_id = any($1) and is_open",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &LOANS,
+    &FEES,
+    &SAID,
+    &PUT_LOANS,
+    &PUT_FEES,
+    &REMOVE_LOANS,
+    &REMOVE_FEES,
+    &RECOUNT,
+    &ALL_OF,
+    &PAGE,
+    &OPEN_OF,
+];
+
+/// A loan or a fee/fine as its row has it, and the horizon that holds for the row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Row<T> {
+    /// What is known.
+    pub known: T,
+    /// Older evidence opens nothing.
+    pub horizon: Option<Horizon>,
+}
+
+/// Rows by their ids.
+pub type Rows<T> = BTreeMap<Uuid, Row<T>>;
+
+#[derive(FromRow)]
+struct LoanRow {
+    loan_id: Uuid,
+    check_out_stamp: Option<Vec<u8>>,
+    check_out_user: Option<Uuid>,
+    check_out_due_date: Option<DateTime<Utc>>,
+    grace_duration: Option<i32>,
+    grace_interval: Option<String>,
+    snapshot_stamp: Option<Vec<u8>>,
+    snapshot_user: Option<Uuid>,
+    due_stamp: Option<Vec<u8>>,
+    changed_due_date: Option<DateTime<Utc>>,
+    changed_by_recall: Option<bool>,
+    lost_stamp: Option<Vec<u8>>,
+    said_lost: Option<bool>,
+    claimed_stamp: Option<Vec<u8>>,
+    said_claimed: Option<bool>,
+    closed_stamp: Option<Vec<u8>>,
+    named_user: Option<Uuid>,
+    horizon: Vec<u8>,
+}
+
+#[derive(FromRow)]
+struct FeeRow {
+    fee_fine_id: Uuid,
+    balance_stamp: Option<Vec<u8>>,
+    balance: Option<Decimal>,
+    loan_id: Option<Uuid>,
+    type_stamp: Option<Vec<u8>>,
+    fee_fine_type_id: Option<Uuid>,
+    user_stamp: Option<Vec<u8>>,
+    user_id: Option<Uuid>,
+    horizon: Vec<u8>,
+}
+
+fn stamp(bytes: Option<&Vec<u8>>) -> Option<Stamp> {
+    Stamp::from_bytes(bytes?)
+}
+
+fn register<T>(said: Option<&Vec<u8>>, value: Option<T>) -> Register<T> {
+    Some((stamp(said)?, value?))
+}
+
+impl LoanRow {
+    fn read(self) -> (Uuid, Row<Loan>) {
+        let unit = self.grace_interval.as_deref().and_then(GraceUnit::parse);
+        let grace = self.grace_duration.zip(unit).map(|(duration, unit)| Grace { duration, unit });
+        let check_out = self.check_out_user.zip(self.check_out_due_date);
+        let check_out = check_out.map(|(user, due_date)| CheckOut { user, due_date, grace });
+        let due = self.changed_due_date.zip(self.changed_by_recall);
+        let due = due.map(|(date, by_recall)| Due { date, by_recall });
+        let known = Loan {
+            check_out: register(self.check_out_stamp.as_ref(), check_out),
+            snapshot: register(self.snapshot_stamp.as_ref(), self.snapshot_user),
+            due: register(self.due_stamp.as_ref(), due),
+            lost: register(self.lost_stamp.as_ref(), self.said_lost),
+            claimed_returned: register(self.claimed_stamp.as_ref(), self.said_claimed),
+            closed: stamp(self.closed_stamp.as_ref()),
+            named: self.named_user,
+        };
+        (self.loan_id, Row { known, horizon: Horizon::from_bytes(&self.horizon) })
+    }
+}
+
+impl FeeRow {
+    fn read(self) -> (Uuid, Row<Fee>) {
+        let balance = self.balance.map(|amount| Balance { amount, loan: self.loan_id });
+        let known = Fee {
+            balance: register(self.balance_stamp.as_ref(), balance),
+            fee_fine_type: register(self.type_stamp.as_ref(), self.fee_fine_type_id),
+            user: register(self.user_stamp.as_ref(), self.user_id),
+        };
+        (self.fee_fine_id, Row { known, horizon: Horizon::from_bytes(&self.horizon) })
+    }
+}
+
+/// The rows of these loans that there are.
+pub async fn loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Loan>, Error> {
+    let rows: Vec<LoanRow> = sqlx::query_as(schema.sql(&LOANS))
+        .bind(ids)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read what is known of loans"))?;
+    Ok(rows.into_iter().map(LoanRow::read).collect())
+}
+
+/// The rows of these fees/fines that there are.
+pub async fn fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Fee>, Error> {
+    let rows: Vec<FeeRow> = sqlx::query_as(schema.sql(&FEES))
+        .bind(ids)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read what is known of fees/fines"))?;
+    Ok(rows.into_iter().map(FeeRow::read).collect())
+}
+
+/// Events about these loans and fees/fines that came in since an instant, and those that ever came over
+/// HTTP.
+pub async fn said(
+    tx: &mut Tx,
+    schema: &Schema,
+    about: &[Uuid],
+    since: DateTime<Utc>,
+) -> Result<Vec<Stored>, Error> {
+    let rows = sqlx::query_as(schema.sql(&SAID)).bind(about).bind(since).fetch_all(&mut **tx).await;
+    let rows: Vec<Said> = rows.map_err(Error::at("read events of the inbox"))?;
+    Ok(rows.into_iter().map(stored).collect())
+}
+
+type Said = (Uuid, String, String, Vec<u8>, DateTime<Utc>, String, Vec<u8>);
+
+fn stored((key, identified_by, kind, stamp, occurred_at, timed_by, payload): Said) -> Stored {
+    Stored { key, identified_by, kind, stamp, occurred_at, timed_by, payload }
+}
+
+/// The next events of the inbox, after a key.
+pub async fn page(
+    tx: &mut Tx,
+    schema: &Schema,
+    after: Uuid,
+    most: i64,
+) -> Result<Vec<Stored>, Error> {
+    let rows = sqlx::query_as(schema.sql(&PAGE)).bind(after).bind(most).fetch_all(&mut **tx).await;
+    let rows: Vec<Said> = rows.map_err(Error::at("read the inbox"))?;
+    Ok(rows.into_iter().map(stored).collect())
+}
+
+/// All loans and fees/fines of a patron, also those that have ended.
+pub async fn all_of(tx: &mut Tx, schema: &Schema, user: Uuid) -> Result<Vec<Uuid>, Error> {
+    let found = sqlx::query_scalar(schema.sql(&ALL_OF)).bind(user).fetch_all(&mut **tx).await;
+    found.map_err(Error::at("look what a patron has had"))
+}
+
+/// Puts rows of loans in place of whatever stands there; one of which nothing is known goes.
+pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Result<(), Error> {
+    let (put, horizons, gone) = divide(rows);
+    remove(tx, schema, &REMOVE_LOANS, &gone).await?;
+    let columns = LoanColumns::of(&put);
+    columns
+        .bind(sqlx::query(schema.sql(&PUT_LOANS)))
+        .bind(horizons)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("put loans in place"))?;
+    Ok(())
+}
+
+/// As [`put_loans`], for fees/fines.
+pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<(), Error> {
+    let (put, horizons, gone) = divide(rows);
+    remove(tx, schema, &REMOVE_FEES, &gone).await?;
+    let columns = FeeColumns::of(&put);
+    columns
+        .bind(sqlx::query(schema.sql(&PUT_FEES)))
+        .bind(horizons)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("put fees/fines in place"))?;
+    Ok(())
+}
+
+type Divided<'a, T> = (BTreeMap<Uuid, T>, Vec<Option<&'a [u8]>>, Vec<Uuid>);
+
+/// What is to stand there, with its horizons in the same order, and what is to go.
+fn divide<T: Clone + Default + PartialEq>(rows: &Rows<T>) -> Divided<'_, T> {
+    let (mut put, mut horizons, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for (id, row) in rows {
+        if row.known == T::default() {
+            gone.push(*id);
+        } else {
+            put.insert(*id, row.known.clone());
+            horizons.push(row.horizon.as_ref().map(Horizon::as_bytes));
+        }
+    }
+    (put, horizons, gone)
+}
+
+async fn remove(
+    tx: &mut Tx,
+    schema: &Schema,
+    statement: &Statement,
+    ids: &[Uuid],
+) -> Result<(), Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let removed = sqlx::query(schema.sql(statement)).bind(ids).execute(&mut **tx).await;
+    removed.map(|_| ()).map_err(Error::at("remove what was never said"))
+}
+
+/// Sets the counters of these patrons to what a recount gives. Tells how many were changed.
+pub async fn recount(tx: &mut Tx, schema: &Schema, users: &[Uuid]) -> Result<u64, Error> {
+    let done = sqlx::query(schema.sql(&RECOUNT)).bind(users).execute(&mut **tx).await;
+    Ok(done.map_err(Error::at("recount patrons"))?.rows_affected())
+}
+
+/// What these patrons have open: which are loans, and which fees/fines.
+pub async fn open_of(
+    tx: &mut Tx,
+    schema: &Schema,
+    users: &[Uuid],
+) -> Result<Vec<(Uuid, bool)>, Error> {
+    let found = sqlx::query_as(schema.sql(&OPEN_OF)).bind(users).fetch_all(&mut **tx).await;
+    found.map_err(Error::at("look what patrons have open"))
+}

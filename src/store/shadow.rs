@@ -1,0 +1,253 @@
+//! The shadow of a tenant: what a rebuild's source says, in tables like the tenant's own in a schema of
+//! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
+//! they are among them.
+
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx};
+use crate::event::stamp::Horizon;
+
+const MAKE: [Statement; 12] = [
+    Statement::new("drop schema if exists {schema} cascade"),
+    Statement::new("create schema {schema}"),
+    Statement::new("create unlogged table {schema}.loan (like {live}.loan including all)"),
+    Statement::new("create unlogged table {schema}.fee_fine (like {live}.fee_fine including all)"),
+    Statement::new(
+        "create unlogged table {schema}.patron_counter (like {live}.patron_counter including all)",
+    ),
+    Statement::new("create unlogged table {schema}.horizon (like {live}.horizon including all)"),
+    Statement::new(
+        "create unlogged table {schema}.housekeeping (like {live}.housekeeping including all)",
+    ),
+    Statement::new("insert into {schema}.horizon select * from {live}.horizon"),
+    Statement::new("insert into {schema}.housekeeping default values"),
+    Statement::new(
+        "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
+    ),
+    Statement::new(
+        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, read_up_to uuid)",
+    ),
+    Statement::new(
+        "create unlogged table {schema}.candidate ( subject uuid primary key, is_loan boolean not null)",
+    ),
+];
+
+const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
+
+/// A source that doesn't hold everything can't say more of old loans than what was pruned here can.
+const SET_STATE: Statement = Statement::new(
+    "with pruned as (
+       update {schema}.housekeeping
+          set pruned_before = least($1, (select pruned_before from {live}.housekeeping))
+        where $1 is not null)
+     insert into {schema}.state (whole, complete_since, read_from) values (false, $1, $2)",
+);
+
+const STATE: Statement =
+    Statement::new("select whole, complete_since, read_from, read_up_to from {schema}.state");
+
+const KEEP_PLACE: Statement = Statement::new("update {schema}.state set read_up_to = $1");
+
+const SET_WHOLE: Statement = Statement::new("update {schema}.state set whole = true");
+
+const SET_READING: Statement = Statement::new(
+    "insert into {schema}.reading (topic, partition, next_offset, end_offset)
+     select * from unnest($1::text[], $2::int4[], $3::int8[], $4::int8[])
+     on conflict (topic, partition) do update set next_offset = excluded.next_offset",
+);
+
+const READING: Statement = Statement::new(
+    "select topic, partition, next_offset, end_offset from {schema}.reading order by topic, partition",
+);
+
+/// Rows in which anything differs. Which of them really do is for the rule of a rebuild to say: much
+/// of it may have been said since the source was read.
+const CANDIDATES: Statement = Statement::new(
+    "with none as (delete from {schema}.candidate)
+     insert into {schema}.candidate (subject, is_loan)
+     select coalesce(l.loan_id, s.loan_id), true
+       from {live}.loan l full join {schema}.loan s on s.loan_id = l.loan_id
+      where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+        and (l.check_out_stamp, l.check_out_user, l.check_out_due_date, l.grace_duration, l.grace_interval,
+             l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.changed_by_recall,
+             l.lost_stamp, l.said_lost, l.claimed_stamp, l.said_claimed, l.closed_stamp, l.is_open)
+            is distinct from
+            (s.check_out_stamp, s.check_out_user, s.check_out_due_date, s.grace_duration, s.grace_interval,
+             s.snapshot_stamp, s.snapshot_user, s.due_stamp, s.changed_due_date, s.changed_by_recall,
+             s.lost_stamp, s.said_lost, s.claimed_stamp, s.said_claimed, s.closed_stamp, s.is_open)
+     union all
+     select coalesce(l.fee_fine_id, s.fee_fine_id), false
+       from {live}.fee_fine l full join {schema}.fee_fine s on s.fee_fine_id = l.fee_fine_id
+      where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+        and (l.balance_stamp, l.balance, l.loan_id, l.type_stamp, l.fee_fine_type_id, l.user_stamp, l.user_id,
+             l.is_open)
+            is distinct from
+            (s.balance_stamp, s.balance, s.loan_id, s.type_stamp, s.fee_fine_type_id, s.user_stamp, s.user_id,
+             s.is_open)",
+);
+
+const NEXT_CANDIDATES: Statement = Statement::new(
+    "select subject, is_loan from {schema}.candidate where subject > $1 order by subject limit $2",
+);
+
+const COUNT_CANDIDATES: Statement = Statement::new("select count(*) from {schema}.candidate");
+
+/// A test prepares them beside a shadow. The one that makes it is none that can be prepared.
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &DROP,
+    &SET_STATE,
+    &STATE,
+    &KEEP_PLACE,
+    &SET_WHOLE,
+    &SET_READING,
+    &READING,
+    &CANDIDATES,
+    &NEXT_CANDIDATES,
+    &COUNT_CANDIDATES,
+];
+
+/// How far a shadow is.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Whether all of the source is in it.
+    pub whole: bool,
+    /// Since when the source holds everything; `None`: since ever.
+    pub complete_since: Option<Horizon>,
+    /// When reading began: what came into the inbox since then is not in the shadow.
+    pub read_from: chrono::DateTime<chrono::Utc>,
+    /// The key up to which the inbox was read, where that is the source.
+    pub read_up_to: Option<Uuid>,
+}
+
+/// How far a partition was read into a shadow.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Reading {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The next offset to be read.
+    pub next_offset: i64,
+    /// The offset after the last that is to be read.
+    pub end_offset: i64,
+}
+
+/// Makes a shadow, empty, in place of one of the same rebuild that may be there.
+pub async fn make(
+    tx: &mut Tx,
+    shadow: &Schema,
+    complete_since: Option<Horizon>,
+    read_from: chrono::DateTime<chrono::Utc>,
+) -> Result<(), Error> {
+    for statement in &MAKE {
+        let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
+        made.map_err(Error::at("make a shadow"))?;
+    }
+    sqlx::query(shadow.sql(&SET_STATE))
+        .bind(complete_since.as_ref().map(Horizon::as_bytes))
+        .bind(read_from)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("make a shadow"))?;
+    Ok(())
+}
+
+/// Removes a shadow, if it is there.
+pub async fn remove(db: impl PgExecutor<'_>, shadow: &Schema) -> Result<(), Error> {
+    let removed = sqlx::query(shadow.sql(&DROP)).execute(db).await;
+    removed.map(|_| ()).map_err(Error::at("remove a shadow"))
+}
+
+/// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
+pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error> {
+    let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(format!("{}.state", shadow.name()))
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(Error::at("look for a shadow"))?;
+    if !is_there {
+        return Ok(None);
+    }
+    type Row = (bool, Option<Vec<u8>>, chrono::DateTime<chrono::Utc>, Option<Uuid>);
+    let row: Option<Row> = sqlx::query_as(shadow.sql(&STATE))
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(Error::at("look at a shadow"))?;
+    Ok(row.map(|(whole, complete_since, read_from, read_up_to)| State {
+        whole,
+        complete_since: complete_since.and_then(|bytes| Horizon::from_bytes(&bytes)),
+        read_from,
+        read_up_to,
+    }))
+}
+
+/// Notes up to which key the inbox was read.
+pub async fn keep_place(tx: &mut Tx, shadow: &Schema, key: Uuid) -> Result<(), Error> {
+    let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(key).execute(&mut **tx).await;
+    kept.map(|_| ()).map_err(Error::at("note how far the inbox was read"))
+}
+
+/// Notes that all of the source is in the shadow.
+pub async fn set_whole(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
+    let set = sqlx::query(shadow.sql(&SET_WHOLE)).execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
+}
+
+/// Notes how far partitions were read.
+pub async fn set_reading(tx: &mut Tx, shadow: &Schema, of: &[Reading]) -> Result<(), Error> {
+    let (mut topics, mut partitions) = (Vec::new(), Vec::new());
+    let (mut next, mut ends) = (Vec::new(), Vec::new());
+    for reading in of {
+        topics.push(&*reading.topic);
+        partitions.push(reading.partition);
+        next.push(reading.next_offset);
+        ends.push(reading.end_offset);
+    }
+    sqlx::query(shadow.sql(&SET_READING))
+        .bind(topics)
+        .bind(partitions)
+        .bind(next)
+        .bind(ends)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("note how far topics were read"))?;
+    Ok(())
+}
+
+/// How far partitions were read.
+pub async fn reading(tx: &mut Tx, shadow: &Schema) -> Result<Vec<Reading>, Error> {
+    let read = sqlx::query_as(shadow.sql(&READING)).fetch_all(&mut **tx).await;
+    read.map_err(Error::at("look how far topics were read"))
+}
+
+/// Finds rows that are not the same here and in the shadow, of one patron or of all. Tells how many.
+pub async fn find_candidates(
+    tx: &mut Tx,
+    shadow: &Schema,
+    user: Option<Uuid>,
+) -> Result<i64, Error> {
+    let step = "compare a shadow";
+    sqlx::query(shadow.sql(&CANDIDATES))
+        .bind(user)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at(step))?;
+    let counted = sqlx::query_scalar(shadow.sql(&COUNT_CANDIDATES)).fetch_one(&mut **tx).await;
+    counted.map_err(Error::at(step))
+}
+
+/// The next of them, after a subject: which are loans, and which fees/fines.
+pub async fn next_candidates(
+    tx: &mut Tx,
+    shadow: &Schema,
+    after: Uuid,
+    most: i64,
+) -> Result<Vec<(Uuid, bool)>, Error> {
+    sqlx::query_as(shadow.sql(&NEXT_CANDIDATES))
+        .bind(after)
+        .bind(most)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("compare a shadow"))
+}

@@ -1,0 +1,288 @@
+//! Rebuilds: what is damaged is named and put right, beside what is live.
+
+use patron_blocks::{blocks::Measure, event::Kind};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    facts::{about, check_out, enveloped, fee, minutes_from_now, now},
+    world::World,
+};
+
+const REBUILDS: &str = "/patron-blocks/rebuilds";
+
+/// Asks for a rebuild and waits until it is as far as it goes by itself.
+async fn rebuild(world: &World, ask: Value) -> Value {
+    let (status, body) = world.post(REBUILDS, &ask).await;
+    assert_eq!(status, 201, "{body}");
+    let asked: Value = serde_json::from_str(&body).unwrap();
+    ended(world, asked["id"].as_str().unwrap()).await
+}
+
+async fn ended(world: &World, id: &str) -> Value {
+    let path = format!("{REBUILDS}/{id}");
+    let is_at_rest = async |world: &World| {
+        let told = world.read(&path).await;
+        ["compared", "done", "failed", "cancelled"].contains(&told["status"].as_str().unwrap())
+    };
+    world.until("the rebuild is at rest", is_at_rest).await;
+    world.read(&path).await
+}
+
+async fn differences(world: &World, rebuild: &Value) -> Vec<Value> {
+    let path = format!("{REBUILDS}/{}/differences?limit=1000", rebuild["id"].as_str().unwrap());
+    world.read(&path).await["patrons"].as_array().unwrap().clone()
+}
+
+/// How many schemas there are beside the two that have to be.
+async fn shadows(world: &World) -> i64 {
+    let sql = "select count(*) from pg_namespace where nspname like '{schema}@_r%' escape '@'";
+    world.count(sql).await
+}
+
+/// Four patrons with loans, of which some have ended, and fees/fines.
+struct Library {
+    patrons: [Uuid; 4],
+    loans: Vec<Uuid>,
+    fees: Vec<Uuid>,
+}
+
+async fn library(world: &World) -> Library {
+    let group = Uuid::new_v4();
+    world.limit(group, Measure::ChargedOut, 3.0).await;
+    let patrons = [(); 4].map(|()| world.users.patron(group));
+    let (mut loans, mut fees) = (Vec::new(), Vec::new());
+    for user in patrons {
+        for n in 0..4 {
+            let loan = Uuid::new_v4();
+            let payload = enveloped(&check_out(user, loan, &minutes_from_now(1440)), now());
+            world.publish(Kind::ItemCheckedOut, &payload).await;
+            if n == 3 {
+                world.publish(Kind::LoanClosed, &enveloped(&about(user, loan), now())).await;
+            }
+            loans.push(loan);
+        }
+        let id = Uuid::new_v4();
+        world
+            .publish(Kind::FeeFineBalanceChanged, &enveloped(&fee(user, id, None, 7.25), now()))
+            .await;
+        fees.push(id);
+    }
+    world.settled().await;
+    for user in patrons {
+        world.blocks(user).await;
+    }
+    Library { patrons, loans, fees }
+}
+
+/// Damages what is known in five ways.
+async fn damage(world: &World, library: &Library) {
+    let Library { patrons, loans, fees } = library;
+    for sql in [
+        // Rows of the first patron are gone.
+        format!("delete from {{schema}}.loan where loan_id = '{}'", loans[0]),
+        // The counters of the second are shifted.
+        format!(
+            "update {{schema}}.patron_counter set open_loans = open_loans - 2 where user_id = '{}'",
+            patrons[1]
+        ),
+        // A tombstone of the second is gone.
+        format!("delete from {{schema}}.loan where loan_id = '{}'", loans[7]),
+        // The third has a loan that never was.
+        format!(
+            "insert into {{schema}}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
+             select '{}', check_out_stamp, check_out_user, check_out_due_date from {{schema}}.loan
+              where loan_id = '{}'",
+            Uuid::new_v4(),
+            loans[8]
+        ),
+        // The fourth owes what nobody said.
+        format!("update {{schema}}.fee_fine set balance = 99 where fee_fine_id = '{}'", fees[3]),
+    ] {
+        world.meddle(&sql).await;
+    }
+}
+
+fn kinds(patron: &Value, of: &str) -> Vec<String> {
+    let list = patron[of].as_array().unwrap();
+    list.iter().map(|d| d["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_named_and_put_right_from_topics_and_from_the_inbox() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        for source in ["topics", "inbox"] {
+            damage(world, &library).await;
+            let told = rebuild(world, json!({ "source": source, "dryRun": true })).await;
+            assert_eq!(told["status"], "compared", "{told}");
+            let none = json!({ "onlyHere": 0, "onlyInSource": 0, "different": 0, "hidden": 0 });
+            let mut loans = none.clone();
+            (loans["onlyHere"], loans["onlyInSource"], loans["hidden"]) =
+                (json!(1), json!(1), json!(1));
+            let mut fees = none;
+            fees["different"] = json!(1);
+            assert_eq!(told["summary"]["loans"], loans, "{told}");
+            assert_eq!(told["summary"]["feesFines"], fees, "{told}");
+            let found = differences(world, &told).await;
+            assert_eq!(found.len(), 4, "{found:#?}");
+            let of = |n: usize| {
+                let user = json!(library.patrons[n]);
+                found.iter().find(|patron| patron["userId"] == user).unwrap()
+            };
+            assert_eq!(kinds(of(0), "loans"), ["onlyInSource"]);
+            assert_eq!(kinds(of(1), "loans"), ["hidden"]);
+            assert_eq!(kinds(of(2), "loans"), ["onlyHere"]);
+            assert_eq!(kinds(of(3), "feesFines"), ["different"]);
+            assert_eq!(of(1)["wrongCounters"], true);
+            // The first had two loans here and has three: the limit is reached.
+            assert_eq!(
+                (&of(0)["blockedBefore"], of(0)["blockedAfter"].as_array().unwrap().len()),
+                (&json!([]), 1)
+            );
+
+            let apply = format!("{REBUILDS}/{}/apply", told["id"].as_str().unwrap());
+            assert_eq!(world.post(&apply, &json!({})).await.0, 202);
+            let told = ended(world, told["id"].as_str().unwrap()).await;
+            assert_eq!(
+                (&told["status"], &told["summary"]["applied"]),
+                (&json!("done"), &json!(4)),
+                "{told}"
+            );
+            let clean = rebuild(world, json!({ "source": source, "dryRun": true })).await;
+            assert_eq!(
+                clean["summary"]["patrons"],
+                0,
+                "{clean} {:#?}",
+                differences(world, &clean).await
+            );
+            for user in library.patrons {
+                let summary = world.read(&format!("/user-summary/{user}")).await;
+                assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
+                assert_eq!(summary["openFeesFines"][0]["balance"], 7.25);
+            }
+            assert_eq!(
+                world.delete(&format!("{REBUILDS}/{}", clean["id"].as_str().unwrap())).await.0,
+                204
+            );
+            assert_eq!(ended(world, clean["id"].as_str().unwrap()).await["status"], "cancelled");
+        }
+        world
+            .until("nothing is left behind", async |world: &World| shadows(world).await == 0)
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_differences_wait_to_be_applied_is_kept() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        damage(world, &library).await;
+        let told = rebuild(world, json!({ "dryRun": true })).await;
+        // The missing loan is returned, and one more goes out; the phantom's patron returns all.
+        let [first, ..] = library.patrons;
+        let returned = enveloped(&about(first, library.loans[0]), now());
+        world.publish(Kind::LoanClosed, &returned).await;
+        let another = Uuid::new_v4();
+        let out = enveloped(&check_out(first, another, &minutes_from_now(60)), now());
+        world.publish(Kind::ItemCheckedOut, &out).await;
+        world.settled().await;
+        let id = told["id"].as_str().unwrap();
+        assert_eq!(world.post(&format!("{REBUILDS}/{id}/apply"), &json!({})).await.0, 202);
+        assert_eq!(ended(world, id).await["status"], "done");
+        let summary = world.read(&format!("/user-summary/{first}")).await;
+        let mut open: Vec<&str> = summary["openLoans"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|loan| loan["loanId"].as_str().unwrap())
+            .collect();
+        open.sort();
+        let mut expected: Vec<String> =
+            [library.loans[1], library.loans[2], another].map(|id| id.to_string()).to_vec();
+        expected.sort();
+        assert_eq!(open, expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_patron_alone_is_rebuilt() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        damage(world, &library).await;
+        let user = library.patrons[2];
+        let told = rebuild(world, json!({ "scope": "user", "userId": user })).await;
+        assert_eq!(
+            (&told["status"], &told["summary"]["patrons"]),
+            (&json!("done"), &json!(1)),
+            "{told}"
+        );
+        let left = rebuild(world, json!({ "source": "inbox" })).await;
+        assert_eq!(left["summary"]["patrons"], 3, "{left}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_were_cut_are_not_taken_for_all_there_was() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
+        for partition in 0..2 {
+            world.log.cut(&topic, partition, 1).await;
+        }
+        let told = rebuild(world, json!({})).await;
+        assert_eq!(told["status"], "failed", "{told}");
+        assert!(
+            told["error"].as_str().unwrap().contains("does not hold what was written before"),
+            "{told}"
+        );
+        // The inbox speaks for what is missing.
+        damage(world, &library).await;
+        let told = rebuild(world, json!({ "coveredBy": "inbox" })).await;
+        assert_eq!(
+            (&told["status"], &told["summary"]["patrons"]),
+            (&json!("done"), &json!(4)),
+            "{told}"
+        );
+        // What is older than where it begins is left as it is.
+        let told = rebuild(world, json!({ "from": minutes_from_now(-1) })).await;
+        assert_eq!(
+            (&told["status"], &told["summary"]["patrons"]),
+            (&json!("done"), &json!(0)),
+            "{told}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_told_with_the_member_and_the_rule() {
+    World::tell(async |world| {
+        for (ask, field) in [
+            (json!({ "source": "storage room" }), "source"),
+            (json!({ "from": "yesterday" }), "from"),
+            (json!({ "scope": "user" }), "userId"),
+            (json!({ "scope": "user", "userId": "x" }), "userId"),
+            (json!({ "userId": Uuid::new_v4() }), "userId"),
+            (json!({ "dryrun": true }), "the body"),
+            (json!({ "dryRun": "yes" }), "dryRun"),
+            (json!({ "coveredBy": "faith" }), "coveredBy"),
+        ] {
+            let (status, body) = world.post(REBUILDS, &ask).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                (status, &body["errors"][0]["parameters"][0]["key"]),
+                (422, &json!(field)),
+                "{ask}"
+            );
+        }
+        let nobody = format!("{REBUILDS}/{}", Uuid::new_v4());
+        assert_eq!(world.get(&nobody).await.0, 404);
+        assert_eq!(world.post(&format!("{nobody}/apply"), &json!({})).await.0, 404);
+        assert_eq!(world.delete(&nobody).await.0, 404);
+    })
+    .await;
+}
