@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     config::DatabaseConfig,
     event::TenantId,
-    store::{self, PoolSettings, Schema, patrons, tenants},
+    store::{self, Db, PoolSettings, Schema, patrons, rows, tenants},
 };
 
 /// One tenant's outcome.
@@ -17,20 +17,27 @@ pub struct Report {
     pub tenant: TenantId,
     /// Patrons whose counters are not what a recount gives.
     pub wrong: Vec<Uuid>,
+    /// Whether they were set right.
+    pub repaired: bool,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} patrons with wrong counters", self.tenant, self.wrong.len())?;
+        let repaired = if self.repaired { ", set right" } else { "" };
+        write!(f, "{}: {} patrons with wrong counters{repaired}", self.tenant, self.wrong.len())?;
         self.wrong.iter().try_for_each(|user| write!(f, "\n  {user}"))
     }
 }
 
+/// Patrons who are set right at once.
+const STEP: usize = 500;
+
 /// Recounts one tenant, or all that are enabled. Each is read in one statement, so events that arrive
-/// meanwhile can't make a difference.
+/// meanwhile can't make a difference. What is wrong is set right where `repair` says so.
 pub async fn check(
     database: &DatabaseConfig,
     tenant: Option<&str>,
+    repair: bool,
 ) -> Result<Vec<Report>, store::Error> {
     let db = store::pool(
         &database.login,
@@ -47,8 +54,27 @@ pub async fn check(
     enabled.sort();
     let mut reports = Vec::new();
     for tenant in enabled {
-        let wrong = patrons::drift(&db, &Schema::of(&tenant)).await?;
-        reports.push(Report { tenant, wrong });
+        let schema = Schema::of(&tenant);
+        let wrong = patrons::drift(&db, &schema).await?;
+        if repair {
+            for users in wrong.chunks(STEP) {
+                set_right(&db, &tenant, &schema, users).await?;
+            }
+        }
+        reports.push(Report { tenant, wrong, repaired: repair });
     }
     Ok(reports)
+}
+
+/// While nobody else writes the tenant's rows: a recount beside a writer would be wrong again.
+async fn set_right(
+    db: &Db,
+    tenant: &TenantId,
+    schema: &Schema,
+    users: &[Uuid],
+) -> Result<(), store::Error> {
+    let mut tx = store::begin(db).await?;
+    tenants::enter_alone(&mut tx, tenant).await?;
+    rows::recount(&mut tx, schema, users).await?;
+    store::commit(tx).await
 }

@@ -276,16 +276,35 @@ pub async fn take(
     now: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> Result<Option<Rebuild>, Error> {
+    take_any(db, None, now, until).await
+}
+
+/// As [`take`], this one alone.
+pub async fn take_one(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<Rebuild>, Error> {
+    take_any(db, Some(id), now, until).await
+}
+
+async fn take_any(
+    db: impl PgExecutor<'_>,
+    id: Option<Uuid>,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<Rebuild>, Error> {
     let sql = format!(
         "update mod_patron_blocks.rebuild set held_until = $2, begun_at = coalesce(begun_at, $1)
           where id = (select id from mod_patron_blocks.rebuild
                        where status in ('waiting', 'reading', 'comparing', 'applying')
-                         and (held_until is null or held_until < $1)
+                         and (held_until is null or held_until < $1) and ($3::uuid is null or id = $3)
                        order by asked_at limit 1 for update skip locked)
          returning {COLUMNS}"
     );
-    let taken = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(now).bind(until).fetch_optional(db);
-    taken.await.map_err(Error::at("take a rebuild"))
+    let taken = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(now).bind(until).bind(id);
+    taken.fetch_optional(db).await.map_err(Error::at("take a rebuild"))
 }
 
 /// Says that a rebuild is still worked on, and how far it is. Gives the rebuild as it stands, unless it is

@@ -315,6 +315,19 @@ impl Rebuilds {
         tasks.wait().await;
     }
 
+    /// Works on one rebuild, unless another instance does, until it is at rest or `stop`.
+    pub async fn work_on_one(self: Arc<Self>, id: Uuid, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let now = self.clock.now();
+            match rebuilds::take_one(&self.db, id, now, now + HELD).await {
+                Ok(Some(rebuild)) => self.run(rebuild, &stop).await,
+                Ok(None) => {}
+                Err(error) => warn!(error = %Chain(&error), "a rebuild can't be taken"),
+            }
+            stop.run_until_cancelled(sleep(WORD)).await;
+        }
+    }
+
     async fn run(&self, rebuild: Rebuild, stop: &CancellationToken) {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");

@@ -1,5 +1,7 @@
 //! What operators do from the command line: the same functions as over HTTP, for all tenants.
 
+mod rebuild;
+
 use std::{io::Write, sync::Arc, time::Duration};
 
 use clap::Subcommand;
@@ -33,7 +35,12 @@ pub enum Command {
         /// Only this tenant
         #[arg(long)]
         tenant: Option<String>,
+        /// Set wrong counters right
+        #[arg(long)]
+        repair: bool,
     },
+    /// Rebuild what is known of a tenant's patrons, beside what is live: tell what differs, and put it right
+    Rebuild(rebuild::Arguments),
     /// Records that could not be applied
     DeadLetters {
         /// Whose; without it, those whose tenant can't be told
@@ -124,6 +131,9 @@ pub enum Failure {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The Kafka client.
+    #[error("could not make a Kafka client")]
+    Kafka(#[source] crate::kafka::Error),
     /// The output.
     #[error("could not write")]
     Output(#[from] std::io::Error),
@@ -139,7 +149,11 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
     match command {
-        Command::Check { tenant } => recount(config, tenant.as_deref(), out).await,
+        Command::Check { tenant, repair } => recount(config, tenant.as_deref(), *repair, out).await,
+        Command::Rebuild(arguments) => {
+            let desk = Desk::new(config, Some(arguments.tenant()), arguments.json())?;
+            rebuild::rebuild(config, &desk, arguments, out).await
+        }
         Command::GiveBack { tenant } => {
             let desk = Desk::new(config, Some(tenant), false)?;
             give_back(&desk, out).await
@@ -158,13 +172,14 @@ pub async fn run(
 async fn recount(
     config: &Config,
     tenant: Option<&str>,
+    repair: bool,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    let reports = check::check(&config.database, tenant).await?;
+    let reports = check::check(&config.database, tenant, repair).await?;
     for report in &reports {
         writeln!(out, "{report}")?;
     }
-    Ok(reports.iter().all(|report| report.wrong.is_empty()))
+    Ok(repair || reports.iter().all(|report| report.wrong.is_empty()))
 }
 
 /// What the commands work with.

@@ -1,0 +1,230 @@
+//! Rebuilds from the command line: asked for, worked on and watched here, and told in words.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Desk, Failure, id_of};
+use crate::{
+    config::Config,
+    flow::{
+        rebuild::{Ask, Rebuilds, Setting, told_patron, told_rebuild, words},
+        tenants::{Tenant, Tenants},
+    },
+    kafka::Broker,
+    store::rebuilds::{self, Rebuild, Status},
+};
+
+/// How often a rebuild is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Patrons that are told of in words.
+const TOLD: i64 = 20;
+
+/// Patrons at once where all are told.
+const PAGE: i64 = 500;
+
+/// What to rebuild, and from what.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The tenant
+    #[arg(long)]
+    tenant: String,
+    /// What is read: topics, or inbox
+    #[arg(long, default_value = "topics")]
+    source: String,
+    /// From where on: earliest, or a date-time
+    #[arg(long, default_value = "earliest")]
+    from: String,
+    /// Only this patron
+    #[arg(long)]
+    user: Option<String>,
+    /// Where topics don't hold everything any more: inbox, if that speaks for the rest
+    #[arg(long)]
+    covered_by: Option<String>,
+    /// Only tell what differs; it may be applied later
+    #[arg(long)]
+    dry_run: bool,
+    /// Apply what this earlier rebuild has found, and do nothing else
+    #[arg(long, conflicts_with_all = ["source", "from", "user", "covered_by", "dry_run"])]
+    apply: Option<String>,
+    /// One JSON object for the rebuild, then one a line for each patron of whom something differs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// The tenant's id, as given.
+    pub(super) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
+    fn ask(&self) -> Result<Ask, Failure> {
+        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": self.dry_run });
+        if let Some(user) = &self.user {
+            (body["scope"], body["userId"]) = (json!("user"), json!(user));
+        }
+        if let Some(covering) = &self.covered_by {
+            body["coveredBy"] = json!(covering);
+        }
+        Ask::read(&body).map_err(|refused| Failure::Argument(refused.to_string()))
+    }
+}
+
+/// Has it done, by this process or by an instance that is quicker, and tells of it. `true` where it was done,
+/// or where nothing differs.
+pub(super) async fn rebuild(
+    config: &Config,
+    desk: &Desk,
+    arguments: &Arguments,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let tenants = Arc::new(Tenants::new(desk.db.clone(), desk.clock.clone()));
+    let id = desk.tenant.as_ref().ok_or_else(|| Failure::Argument("--tenant is missing".into()))?;
+    let Some(tenant) = tenants.find(id).await? else {
+        return Err(Failure::Argument(format!("tenant {id} is not enabled")));
+    };
+    let broker = Arc::new(Broker::new(&config.kafka).map_err(Failure::Kafka)?);
+    let works = Arc::new(Rebuilds::new(
+        (desk.db.clone(), config.database.login.clone()),
+        tenants.clone(),
+        desk.clock.clone(),
+        (config.kafka.clone(), broker),
+        config.housekeeping.clone(),
+        Setting { at_once: 1, ..config.rebuild },
+    ));
+    let rebuild = match &arguments.apply {
+        Some(earlier) => {
+            let id = id_of(earlier)?;
+            if !rebuilds::apply(&desk.db, &tenant.id, id).await? {
+                let rule = "there is no rebuild with this id whose differences wait to be applied";
+                return Err(Failure::Argument(rule.to_owned()));
+            }
+            id
+        }
+        None => works.ask(&desk.db, &tenant, &arguments.ask()?, "command line").await?,
+    };
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(works.work_on_one(rebuild, stop.clone()));
+    let ended = watch(desk, &tenant, rebuild).await;
+    stop.cancel();
+    let _ = working.await;
+    tell(desk, &tenant, &ended?, out).await
+}
+
+/// Shows how far it is until it is at rest. Ctrl-C ends it where it stands, and waits until nothing is left
+/// of it.
+async fn watch(desk: &Desk, tenant: &Tenant, id: Uuid) -> Result<Rebuild, Failure> {
+    let bar = ProgressBar::new(0);
+    let style =
+        ProgressStyle::with_template("{msg:>18} {wide_bar} {human_pos}/{human_len}  {prefix}");
+    bar.set_style(style.expect("the template is a constant that can be read"));
+    let mut look = interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = tokio::signal::ctrl_c() => {
+                rebuilds::cancel(&desk.db, &tenant.id, id).await?;
+                bar.set_message("ending");
+            }
+        }
+        let Some(rebuild) = rebuilds::find(&desk.db, &tenant.id, id).await? else {
+            return Err(Failure::Argument("the rebuild is gone: its tenant was purged".to_owned()));
+        };
+        show(&bar, &rebuild.progress);
+        if rebuild.status.has_ended() || rebuild.status == Status::Compared {
+            bar.finish_and_clear();
+            return Ok(rebuild);
+        }
+    }
+}
+
+fn show(bar: &ProgressBar, progress: &Value) {
+    let number = |name: &str| progress[name].as_f64().unwrap_or_default();
+    bar.set_message(progress["stage"].as_str().unwrap_or("waiting").to_owned());
+    bar.set_length(number("total") as u64);
+    bar.set_position(number("done") as u64);
+    let left = Duration::from_secs(number("secondsLeft") as u64);
+    bar.set_prefix(format!("{:.0}/s, {} left", number("rate"), indicatif::HumanDuration(left)));
+}
+
+async fn tell(
+    desk: &Desk,
+    tenant: &Tenant,
+    rebuild: &Rebuild,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let is_good = matches!(rebuild.status, Status::Done | Status::Compared);
+    if desk.json {
+        writeln!(out, "{}", told_rebuild(rebuild))?;
+        let mut offset = 0;
+        while tell_page(desk, tenant, rebuild.id, offset, out).await? {
+            offset += PAGE;
+        }
+        return Ok(is_good);
+    }
+    writeln!(out, "rebuild {}: {}", rebuild.id, rebuild.status.name())?;
+    if let Some(error) = &rebuild.error {
+        writeln!(out, "{error}")?;
+    }
+    let Some(summary) = &rebuild.summary else { return Ok(is_good) };
+    let number = |pointer: &str| summary.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    writeln!(
+        out,
+        "{} patrons differ; {} have wrong counters; blocks imposed on {}, lifted from {}",
+        number("/patrons"),
+        number("/wrongCounters"),
+        number("/blocksImposed"),
+        number("/blocksLifted")
+    )?;
+    for (what, of) in [("loans", "/loans"), ("fees/fines", "/feesFines")] {
+        writeln!(
+            out,
+            "{what}: {} open only here, {} open only in the source, {} different, {} different in nothing \
+             that counts now",
+            number(&format!("{of}/onlyHere")),
+            number(&format!("{of}/onlyInSource")),
+            number(&format!("{of}/different")),
+            number(&format!("{of}/hidden"))
+        )?;
+    }
+    let schema = &tenant.schema;
+    let patrons = rebuilds::patrons(&desk.db, schema, rebuild.id, TOLD, 0).await?;
+    let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
+    let differences = rebuilds::differences(&desk.db, schema, rebuild.id, &users).await?;
+    for patron in &patrons {
+        for line in words(patron, &differences) {
+            writeln!(out, "  {}: {line}", patron.user_id)?;
+        }
+    }
+    if rebuild.status == Status::Compared && number("/patrons") > 0 {
+        writeln!(out, "nothing was changed; apply it with --apply {}", rebuild.id)?;
+    }
+    Ok(is_good)
+}
+
+/// Tells whether there may be more.
+async fn tell_page(
+    desk: &Desk,
+    tenant: &Tenant,
+    id: Uuid,
+    offset: i64,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let schema = &tenant.schema;
+    let patrons = rebuilds::patrons(&desk.db, schema, id, PAGE, offset).await?;
+    let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
+    let differences = rebuilds::differences(&desk.db, schema, id, &users).await?;
+    for patron in &patrons {
+        writeln!(out, "{}", told_patron(patron, &differences))?;
+    }
+    Ok(!patrons.is_empty())
+}
