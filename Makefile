@@ -27,7 +27,7 @@ prove: ## a day with the service killed three times, then one with each engine a
 	@dev/prove kills
 	@dev/prove weather
 
-check: ## format, lints, docs, length of files, unused dependencies
+check: ## format, lints, docs, length of files, dependencies
 	@dev/prepare
 	@dev/check
 
