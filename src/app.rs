@@ -44,6 +44,14 @@ const WORK_WAIT: Duration = Duration::from_secs(5);
 /// Requests in flight get this long to end once the service stops, in seconds.
 const DRAIN_SECONDS: u64 = 3;
 
+/// The head of a connection's first request has to be there within this; the time for a body is bounded
+/// where it is read (`http/body.rs`).
+const HEAD_WAIT: Duration = Duration::from_secs(5);
+
+/// A connection without a request is kept this long, and one that is closed has this long to end.
+const IDLE: Duration = Duration::from_secs(5);
+const HANG_UP: Duration = Duration::from_secs(1);
+
 /// The group gets this long to be left: librdkafka may hang while no broker answers.
 const LEAVE: Duration = Duration::from_secs(6);
 
@@ -225,6 +233,9 @@ fn serve(
     let server = HttpServer::new(factory)
         .workers(workers)
         .disable_signals()
+        .client_request_timeout(HEAD_WAIT)
+        .client_disconnect_timeout(HANG_UP)
+        .keep_alive(IDLE)
         .shutdown_timeout(DRAIN_SECONDS)
         .listen(listener)?;
     Ok(server.run())

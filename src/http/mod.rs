@@ -2,10 +2,12 @@
 
 mod admin;
 mod blocks;
+mod body;
 mod collection;
 mod conditions;
 mod dead_letters;
 mod described;
+mod description;
 mod error;
 mod gate;
 mod handlers;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
-pub use described::description;
+pub use description::description;
 pub use error::ApiError;
 
 use gate::Gate;

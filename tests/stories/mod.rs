@@ -2,6 +2,7 @@
 
 mod answers;
 mod callbacks;
+mod clients;
 mod day;
 mod encrypted;
 mod gaps;
