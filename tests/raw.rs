@@ -53,6 +53,15 @@ pub(crate) async fn begin(world: &World, bytes: &str) -> TcpStream {
     stream
 }
 
+/// Waits until the service has read the head of a request with `Expect: 100-continue` and turns to its body.
+pub(crate) async fn invited(stream: &mut TcpStream) {
+    const INVITATION: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut said = [0; INVITATION.len()];
+    let heard = timeout(PATIENCE, stream.read_exact(&mut said)).await;
+    assert!(heard.is_ok_and(|read| read.is_ok()), "the head is not read");
+    assert_eq!(said, INVITATION, "{}", String::from_utf8_lossy(&said));
+}
+
 /// What the service says until it hangs up.
 pub(crate) async fn hear(mut stream: TcpStream) -> Said {
     let mut said = Vec::new();

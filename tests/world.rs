@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a state may take to come: far longer than it ever does.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The tenant of every story.
 pub(crate) const TENANT: &str = "northlib";

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use patron_blocks::blocks::Measure;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
-    raw::{begin, drip, hear},
+    raw::{begin, drip, hear, invited},
     world::{TENANT, World},
 };
 
@@ -65,11 +65,12 @@ async fn a_head_that_comes_drop_by_drop_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_come_drop_by_drop_keep_nobody_out() {
     World::tell(async |world| {
-        let long = "Content-Type: application/json\r\nContent-Length: 1000\r\n";
+        let long =
+            "Content-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n";
         let slow = head("POST", "/patron-block-limits", long) + "{";
-        let slow = join_all((0..MANY).map(|_| begin(world, &slow))).await;
+        let mut slow = join_all((0..MANY).map(|_| begin(world, &slow))).await;
         // All have been read so far.
-        sleep(Duration::from_secs(1)).await;
+        join_all(slow.iter_mut().map(invited)).await;
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
         assert_eq!(world.basis(Uuid::new_v4()).await, "nothing-open");
         let began = Instant::now();
