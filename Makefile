@@ -14,7 +14,7 @@ test: ## every test, on a real PostgreSQL and a real Kafka
 simulate: ## a million histories of the ingest loop, or ARGS="histories seed"
 	@dev/simulate $(ARGS)
 
-mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour
+mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour (dev/mutants-core: the pure core in every way, by cargo-mutants)
 	@dev/mutants $(ARGS)
 
 fuzz: ## bytes of all kinds for the decoder, ten minutes or ARGS=minutes
