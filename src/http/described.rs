@@ -69,7 +69,7 @@ impl Modify for EventHandlers {
     fn modify(&self, described: &mut openapi::OpenApi) {
         let paths = &mut described.paths.paths;
         let Some(one) = paths.remove("/automated-patron-blocks/handlers") else { return };
-        for kind in Kind::ALL {
+        for kind in Kind::BUSINESS {
             let mut item = one.clone();
             if let Some(post) = &mut item.post {
                 post.operation_id = Some(format!("post_{}", kind.name()));

@@ -9,6 +9,7 @@ use patron_blocks::{
         stop_rule::StopRule,
         takeover::{Committed, Mark},
     },
+    patron::Said,
 };
 use rand::{Rng, SeedableRng, seq::IteratorRandom};
 use rand_chacha::ChaCha8Rng;
@@ -275,7 +276,7 @@ impl Simulation {
             let durable = match reading {
                 Reading::Event(tenant, event) => kept(&Some(tenant.clone()), &event.key, letter),
                 Reading::Dead(tenant, _) => kept(tenant, letter, letter),
-                Reading::Tombstone => true,
+                Reading::Tombstone | Reading::Skipped(_) => true,
             };
             // Whoever is not enabled is passed by, also in a topic of many tenants.
             let foreign = matches!(reading, Reading::Event(t, _) | Reading::Dead(Some(t), _)
@@ -310,6 +311,7 @@ impl Simulation {
                 .filter(|event| !state.refused.contains(&event.key))
                 .collect();
             let (loans, fees) = known(&events);
+            let Said { groups, no_loans_before, .. } = Said::by(&events);
             let empty = Rows::default();
             let rows = state.rows.get(&Some(of)).unwrap_or(&empty);
             let parked = rows.letters.len();
@@ -322,6 +324,13 @@ impl Simulation {
             }
             if rows.fees != fees {
                 return Err(format!("{name}: {:#?} is not {fees:#?}", rows.fees));
+            }
+            if rows.groups != groups {
+                return Err(format!("{name}: {:#?} is not {groups:#?}", rows.groups));
+            }
+            if rows.no_loans_before != no_loans_before {
+                let (kept, expected) = (rows.no_loans_before, no_loans_before);
+                return Err(format!("{name}: no loans before {kept:?} is not {expected:?}"));
             }
             let recount = recount(rows);
             let stored: BTreeMap<_, _> = rows
@@ -340,7 +349,8 @@ impl Simulation {
 
 fn recount(rows: &Rows) -> BTreeMap<Uuid, Counters> {
     let mut recount: BTreeMap<Uuid, Counters> = BTreeMap::new();
-    let loans = rows.loans.values().filter_map(Counters::of_loan);
+    let of_loan = |loan| Counters::of_loan(loan, rows.no_loans_before);
+    let loans = rows.loans.values().filter_map(of_loan);
     for (user, counted) in loans.chain(rows.fees.values().filter_map(Counters::of_fee)) {
         recount.entry(user).or_default().add(&counted, 1);
     }
@@ -350,7 +360,7 @@ fn recount(rows: &Rows) -> BTreeMap<Uuid, Counters> {
 fn event(reading: &Reading) -> Option<&Event> {
     match reading {
         Reading::Event(_, event) => Some(event),
-        Reading::Dead(..) | Reading::Tombstone => None,
+        Reading::Dead(..) | Reading::Tombstone | Reading::Skipped(_) => None,
     }
 }
 
