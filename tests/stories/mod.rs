@@ -14,6 +14,7 @@ mod operations;
 mod process;
 mod pubsub;
 mod settings;
+mod storage;
 mod switching;
 mod tenants;
 mod weather;
