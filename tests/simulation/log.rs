@@ -122,8 +122,8 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
 }
 
 impl Log {
-    /// A log of so many records at most.
-    pub(super) fn random(chance: &mut ChaCha8Rng, most: usize) -> Self {
+    /// A log of so many records at most, of some of these kinds.
+    pub(super) fn random(chance: &mut ChaCha8Rng, of: &[Kind], most: usize) -> Self {
         let environment = Environment::new(Some("sim"));
         let mut log = Self {
             partitions: BTreeMap::new(),
@@ -131,7 +131,7 @@ impl Log {
             owners: BTreeMap::new(),
             committed: BTreeMap::new(),
         };
-        let kinds: Vec<Kind> = Kind::ALL.choose_multiple(chance, 4).copied().collect();
+        let kinds: Vec<Kind> = of.choose_multiple(chance, 4).copied().collect();
         let mut names = Vec::new();
         for kind in kinds {
             for (whose, share) in [(NORTH, 1.0), (SOUTH, 0.5), ("ALL", 0.5)] {

@@ -109,9 +109,8 @@ async fn storage_corrects_what_events_have_said_by_its_time() {
             let storage = held(user, loan, &second);
             // The newest first.
             world.publish(LOAN, &done("UPDATED", &storage, minutes_ago(20))).await;
-            let envelope = |payload: &Value, minutes| {
-                crate::facts::enveloped(payload, minutes_ago(minutes))
-            };
+            let envelope =
+                |payload: &Value, minutes| crate::facts::enveloped(payload, minutes_ago(minutes));
             let out = but(&check_out(user, loan, &first), "gracePeriod", grace.clone());
             world.publish(OUT, &envelope(&out, 30)).await;
             let older = due(user, loan, &first, true);
@@ -121,12 +120,19 @@ async fn storage_corrects_what_events_have_said_by_its_time() {
             assert_eq!(loans(world, user).await, expected, "{end}");
 
             let ended = match end {
-                "closed" => done("UPDATED", &but(&storage, "status", json!({ "name": "Closed" })), minutes_ago(10)),
+                "closed" => done(
+                    "UPDATED",
+                    &but(&storage, "status", json!({ "name": "Closed" })),
+                    minutes_ago(10),
+                ),
                 _ => done("DELETED", &storage, minutes_ago(10)),
             };
             world.publish(LOAN, &ended).await;
             world.settled().await;
-            assert_eq!((loans(world, user).await, world.blocks(user).await), (vec![], NONE.to_vec()));
+            assert_eq!(
+                (loans(world, user).await, world.blocks(user).await),
+                (vec![], NONE.to_vec())
+            );
             // No business event opens it again, whatever its time; only storage does.
             world.publish(OUT, &envelope(&out, 1)).await;
             world.publish(LOAN, &done("UPDATED", &storage, minutes_ago(15))).await;
@@ -158,7 +164,9 @@ async fn when_storage_deletes_all_loans_those_opened_before_are_gone_and_fees_ar
             crate::facts::enveloped(&check_out(user, loan, &soon), minutes_ago(minutes))
         };
         world.publish(OUT, &out(by_event, 20)).await;
-        world.publish(LOAN, &done("CREATED", &held(user, by_storage, &soon), minutes_ago(20))).await;
+        world
+            .publish(LOAN, &done("CREATED", &held(user, by_storage, &soon), minutes_ago(20)))
+            .await;
         world.publish(OUT, &out(later, 5)).await;
         // A fact about a loan that nothing has opened yet.
         world.publish(Kind::ItemDeclaredLost, &about(user, late)).await;
@@ -205,11 +213,15 @@ async fn a_group_that_the_topic_tells_counts_at_once_and_nobody_is_asked() {
         };
         told("CREATED", Some(strict)).await;
         world.settled().await;
-        assert_eq!((world.blocks(user).await, world.basis(user).await), (ALL.to_vec(), "told-group".to_owned()));
+        assert_eq!(
+            (world.blocks(user).await, world.basis(user).await),
+            (ALL.to_vec(), "told-group".to_owned())
+        );
 
         let mut waited = Vec::new();
         for n in 0..10 {
-            let (group, expected) = if n % 2 == 0 { (lenient, NONE.to_vec()) } else { (strict, ALL.to_vec()) };
+            let (group, expected) =
+                if n % 2 == 0 { (lenient, NONE.to_vec()) } else { (strict, ALL.to_vec()) };
             let began = Instant::now();
             told("UPDATED", Some(group)).await;
             while world.blocks(user).await != expected {
@@ -225,7 +237,10 @@ async fn a_group_that_the_topic_tells_counts_at_once_and_nobody_is_asked() {
 
         told("UPDATED", None).await;
         world.settled().await;
-        assert_eq!((world.blocks(user).await, world.basis(user).await), (NONE.to_vec(), "no-group".to_owned()));
+        assert_eq!(
+            (world.blocks(user).await, world.basis(user).await),
+            (NONE.to_vec(), "no-group".to_owned())
+        );
         told("UPDATED", Some(strict)).await;
         world.settled().await;
         assert_eq!(world.blocks(user).await, ALL);
@@ -259,7 +274,10 @@ async fn a_told_group_ages_only_where_there_is_no_topic_any_more() {
         world.users.set_mood(Mood::Broken);
         world.stop().await;
         world.start().await;
-        assert_eq!((world.blocks(told).await, world.basis(told).await), (ALL.to_vec(), "told-group".to_owned()));
+        assert_eq!(
+            (world.blocks(told).await, world.basis(told).await),
+            (ALL.to_vec(), "told-group".to_owned())
+        );
         assert_eq!(world.basis(asked).await, "last-known-group");
         world.users.set_mood(Mood::Right);
 
@@ -270,7 +288,11 @@ async fn a_told_group_ages_only_where_there_is_no_topic_any_more() {
             .await;
         assert_eq!(world.basis(told).await, "asked-group");
         world.users.forget(told);
-        assert_eq!(world.basis(told).await, "no-group", "the last answer counts, not what was told before it");
+        assert_eq!(
+            world.basis(told).await,
+            "no-group",
+            "the last answer counts, not what was told before it"
+        );
         world.users.set_mood(Mood::Broken);
         assert_eq!(world.basis(told).await, "group-not-told");
     })
@@ -317,10 +339,14 @@ async fn what_storage_tells_wrongly_is_parked_and_what_means_nothing_is_passed_b
         let held = held(user, loan, &minutes_from_now(60));
         let created = done("CREATED", &held, now());
         world.publish(LOAN, &but(&created, "tenant", "southlib")).await;
-        world.publish(USER, &but(&done("CREATED", &member(user, None), now()), "tenant", "southlib")).await;
+        world
+            .publish(USER, &but(&done("CREATED", &member(user, None), now()), "tenant", "southlib"))
+            .await;
         world.publish(LOAN, &held).await;
         world.publish(LOAN, &done("CREATED", &but(&held, "userId", Value::Null), now())).await;
-        world.publish(USER, &done("CREATED", &but(&member(user, None), "patronGroup", 7), now())).await;
+        world
+            .publish(USER, &done("CREATED", &but(&member(user, None), "patronGroup", 7), now()))
+            .await;
         world.publish(LOAN, &done("REINDEX", &held, now())).await;
         world.publish(USER, &done("ITERATE", &held, now())).await;
         world.settled().await;

@@ -138,10 +138,7 @@ async fn play_the_day(
     let pace = Pace::day_in(day_seconds);
     let published = publish::all(play, publisher, pace, stop, &mut progress).await?;
     publisher.flush(Publisher::PATIENCE).await?;
-    progress.end(&format!(
-        "The day is over: {} records published.",
-        HumanCount(published)
-    ));
+    progress.end(&format!("The day is over: {} records published.", HumanCount(published)));
     Ok(())
 }
 

@@ -42,7 +42,8 @@ impl Library {
     /// A loan from elsewhere is written into storage, which knows of no grace period.
     fn enter(&mut self) {
         let person = self.anybody();
-        let (group, patron) = (self.shelf.people[person].habits.group, self.shelf.people[person].patron.id);
+        let (group, patron) =
+            (self.shelf.people[person].habits.group, self.shelf.people[person].patron.id);
         let policy = LoanPolicy { grace: None, ..policy(group, Material::Book) };
         let due = self.due_after(self.now, policy.period);
         let (id, item) = (new_id(&mut self.ids), new_id(&mut self.ids));
