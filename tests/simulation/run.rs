@@ -62,7 +62,7 @@ impl Simulation {
     fn new(seed: u64, broken: Broken) -> Self {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
         // What storage tells takes part in every other history.
-        let kinds = if seed % 2 == 0 { &Kind::BUSINESS[..] } else { &Kind::ALL[..] };
+        let kinds = if seed.is_multiple_of(2) { &Kind::BUSINESS[..] } else { &Kind::ALL[..] };
         let log = Log::random(&mut chance, kinds, RECORDS);
         let enabled = [NORTH, SOUTH].into_iter().map(tenant).collect();
         let model = Model::new(seed, enabled, broken);

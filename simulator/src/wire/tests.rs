@@ -293,7 +293,9 @@ fn believed(truth: &Truth) -> Reader {
 #[test]
 fn whoever_reads_what_storage_tells_knows_the_open_loans_and_the_groups() {
     let wire = Wire { storage: true, ..wire(Shape::Real) };
-    let (mut records, truth) = Play::in_memory(&settings(4), &wire, Faults::MODEST);
+    // So many that some are gone from the users module.
+    let settings = Settings { patrons: 1500, ..settings(4) };
+    let (mut records, truth) = Play::in_memory(&settings, &wire, Faults::MODEST);
     records.sort_by_key(|record| record.timestamp_ms);
     let (mut loans, mut groups) = (BTreeMap::new(), BTreeMap::new());
     let mut done = BTreeSet::new();
