@@ -21,7 +21,7 @@ use crate::{
         tenant_jobs::TenantJobs, tenants::Tenants,
     },
     http::{self, Service},
-    kafka::{self, Consumer},
+    kafka::{self, Consumer, UserTopics},
     okapi::{self, PubSub, Users},
     store::{self, Db, PoolSettings},
 };
@@ -148,6 +148,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     loops.spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
+    let user_topics = Arc::new(UserTopics::default());
+    loops.spawn(user_topics.clone().follow(
+        consumer.broker(),
+        config.kafka.environment.clone(),
+        config.kafka.metadata_max_age,
+        stop.clone(),
+    ));
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
     let http = okapi::client().map_err(StartError::Client)?;
     let users = Users::new(http.clone(), config.okapi.users_timeout);
@@ -158,7 +165,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         callbacks,
-        answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone())),
+        answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone(), user_topics)),
         tenants,
         clock,
         kafka: consumer.status(),

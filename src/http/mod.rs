@@ -139,7 +139,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
 }
 
 fn event_handlers(app: &mut web::ServiceConfig) {
-    for kind in Kind::ALL {
+    for kind in Kind::BUSINESS {
         let post = move |request, body| handlers::post(kind, request, body);
         app.service(web::resource(kind.callback()).route(web::post().to(post)));
     }

@@ -41,7 +41,7 @@ pub struct OpenFee {
 }
 
 impl Fee {
-    /// What one event says of its fee/fine; `None` for an event about a loan.
+    /// What one event says of its fee/fine; `None` for an event about anything else.
     pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
         let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = event.fact
         else {

@@ -67,7 +67,7 @@ pub struct OpenLoan {
 }
 
 impl Loan {
-    /// What one event says of its loan; `None` for an event about a fee/fine.
+    /// What one event says of its loan; `None` for an event about anything else.
     pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
         let stamp = event.stamp;
         let mut loan = Self::default();
@@ -99,7 +99,17 @@ impl Loan {
                 loan.lost = (!by_recall).then_some((stamp, false));
                 loan.named = Some(user);
             }
-            Fact::BalanceChanged { .. } => return None,
+            Fact::LoanHeld { user, due_date, by_recall, lost, claimed_returned, .. } => {
+                // Storage knows all of an open loan but its grace period.
+                loan.snapshot = Some((stamp, user));
+                loan.due = Some((stamp, Due { date: due_date, by_recall }));
+                loan.lost = Some((stamp, lost));
+                loan.claimed_returned = Some((stamp, claimed_returned));
+            }
+            Fact::LoanEnded { .. } => loan.closed = Some(stamp),
+            Fact::BalanceChanged { .. } | Fact::AllLoansDeleted | Fact::GroupTold { .. } => {
+                return None;
+            }
         }
         Some((event.fact.subject(), loan))
     }

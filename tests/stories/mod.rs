@@ -15,6 +15,7 @@ mod operations;
 mod process;
 mod pubsub;
 mod settings;
+mod storage;
 mod switching;
 mod tenants;
 mod weather;
