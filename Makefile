@@ -1,9 +1,9 @@
 # The commands of this repository; each is a script of dev/. ARGS go to what the script runs.
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate mutants fuzz bench prove check up down
+.PHONY: help run test simulate mutants fuzz schemathesis bench prove check up down
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## the demo: a made-up library plays a day, until Ctrl-C
 	@dev/run $(ARGS)
@@ -14,11 +14,14 @@ test: ## every test, on a real PostgreSQL and a real Kafka
 simulate: ## a million histories of the ingest loop, or ARGS="histories seed"
 	@dev/simulate $(ARGS)
 
-mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour
+mutants: ## break the service on purpose in a hundred ways, and list which test sees each; half an hour (dev/mutants-core: the pure core in every way, by cargo-mutants)
 	@dev/mutants $(ARGS)
 
 fuzz: ## bytes of all kinds for the decoder, ten minutes or ARGS=minutes
 	@dev/fuzz $(ARGS)
+
+schemathesis: ## requests made up from the description of the interfaces, or ARGS="cases seed"
+	@dev/schemathesis $(ARGS)
 
 bench: ## the benches
 	@dev/bench $(ARGS)
@@ -27,7 +30,7 @@ prove: ## a day with the service killed three times, then one with each engine a
 	@dev/prove kills
 	@dev/prove weather
 
-check: ## format, lints, docs, length of files, unused dependencies
+check: ## format, lints, docs, length of files, dependencies
 	@dev/prepare
 	@dev/check
 

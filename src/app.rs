@@ -21,8 +21,8 @@ use crate::{
         tenant_jobs::TenantJobs, tenants::Tenants,
     },
     http::{self, Service},
-    kafka::{self, Consumer},
-    okapi::{self, PubSub, Users},
+    kafka::{self, Consumer, UserTopics},
+    okapi::{self, PubSub, Storage, Users},
     store::{self, Db, PoolSettings},
 };
 
@@ -43,6 +43,14 @@ const WORK_WAIT: Duration = Duration::from_secs(5);
 
 /// Requests in flight get this long to end once the service stops, in seconds.
 const DRAIN_SECONDS: u64 = 3;
+
+/// The head of a connection's first request has to be there within this; the time for a body is bounded
+/// where it is read (`http/body.rs`).
+const HEAD_WAIT: Duration = Duration::from_secs(5);
+
+/// A connection without a request is kept this long, and one that is closed has this long to end.
+const IDLE: Duration = Duration::from_secs(5);
+const HANG_UP: Duration = Duration::from_secs(1);
 
 /// The group gets this long to be left: librdkafka may hang while no broker answers.
 const LEAVE: Duration = Duration::from_secs(6);
@@ -140,9 +148,17 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     loops.spawn(housekeeping.keep(config.kafka.clone(), stop.clone()));
 
+    let user_topics = Arc::new(UserTopics::default());
+    loops.spawn(user_topics.clone().follow(
+        consumer.broker(),
+        config.kafka.environment.clone(),
+        config.kafka.metadata_max_age,
+        stop.clone(),
+    ));
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
     let http = okapi::client().map_err(StartError::Client)?;
     let users = Users::new(http.clone(), config.okapi.users_timeout);
+    let storage = Storage::new(http.clone());
     let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
     let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, clock.clone());
     let tenant_jobs = Arc::new(tenant_jobs);
@@ -151,7 +167,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         (work.clone(), config.database.login.clone()),
         tenants.clone(),
         clock.clone(),
-        (config.kafka.clone(), consumer.broker()),
+        (config.kafka.clone(), consumer.broker(), storage),
         config.housekeeping.clone(),
         config.rebuild,
     );
@@ -160,7 +176,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = Arc::new(Service {
         gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
         callbacks,
-        answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone())),
+        answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone(), user_topics)),
         tenants,
         clock,
         kafka: consumer.status(),
@@ -236,6 +252,9 @@ fn serve(
     let server = HttpServer::new(factory)
         .workers(workers)
         .disable_signals()
+        .client_request_timeout(HEAD_WAIT)
+        .client_disconnect_timeout(HANG_UP)
+        .keep_alive(IDLE)
         .shutdown_timeout(DRAIN_SECONDS)
         .listen(listener)?;
     Ok(server.run())

@@ -43,6 +43,7 @@ pub struct Figures {
     repeated: Counter,
     passed_by: Counter,
     tombstones: Counter,
+    skipped: Counter,
     events: [Counter; Kind::ALL.len()],
     identified: [Counter; IdentifiedBy::ALL.len()],
     timed: [Counter; TimedBy::ALL.len()],
@@ -95,6 +96,7 @@ impl Figures {
             repeated: record("repeated"),
             passed_by: record("passed_by"),
             tombstones: record("tombstone"),
+            skipped: record("skipped"),
             events: Kind::ALL.map(|k| counter!("patron_blocks_events_total", "kind" => k.name())),
             identified: IdentifiedBy::ALL
                 .map(|by| counter!("patron_blocks_events_identified_total", "by" => by.name())),
@@ -154,6 +156,7 @@ impl Figures {
         add(&self.repeated, tally.repeated);
         add(&self.passed_by, tally.passed_by);
         add(&self.tombstones, tally.tombstones);
+        add(&self.skipped, tally.skipped);
     }
 
     /// An event is durable: it, or a repeat of it.

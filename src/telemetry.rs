@@ -17,6 +17,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// A request that is none, or that breaks off, is logged there as an error. It is none of ours, and whoever
+/// reaches the port could fill the log with it.
+const QUIET: &str = "actix_http::h1::dispatcher=off";
+
+/// What to log: a level, or directives such as `info,sqlx=warn`.
+pub fn filter(directives: &str) -> Option<EnvFilter> {
+    EnvFilter::try_new(directives).ok()?;
+    EnvFilter::try_new(format!("{QUIET},{directives}")).ok()
+}
+
 /// Sends logs to standard error. `filter` is a level, or directives such as `info,sqlx=warn`.
 pub fn start(filter: EnvFilter, format: LogFormat) {
     let layer = tracing_subscriber::fmt::layer()
@@ -48,5 +58,27 @@ impl fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled, subscriber::with_default};
+
+    use super::*;
+
+    #[test]
+    fn what_clients_do_wrong_is_no_error_of_ours_unless_somebody_asks() {
+        let logged = |directives: &str| {
+            let registry = tracing_subscriber::registry().with(filter(directives).unwrap());
+            with_default(registry, || {
+                let theirs = enabled!(target: "actix_http::h1::dispatcher", Level::ERROR);
+                (theirs, enabled!(target: "actix_http::h1", Level::ERROR))
+            })
+        };
+        assert_eq!(logged("info"), (false, true));
+        assert_eq!(logged("debug,sqlx=warn"), (false, true));
+        assert_eq!(logged("info,actix_http::h1::dispatcher=error"), (true, true));
+        assert!(filter("actix=loud").is_none());
     }
 }

@@ -46,3 +46,39 @@ pub(crate) fn enveloped(payload: &Value, at: DateTime<Utc>) -> Value {
         "timestamp": at.timestamp_millis(), "data": payload,
     })
 }
+
+/// An open loan as mod-circulation-storage holds it.
+pub(crate) fn held(user: Uuid, loan: Uuid, due_date: &str) -> Value {
+    json!({
+        "id": loan, "userId": user, "itemId": Uuid::new_v4(), "status": { "name": "Open" },
+        "itemStatus": "Checked out", "action": "checkedout", "dueDate": due_date,
+    })
+}
+
+/// The same, with another value of a member.
+pub(crate) fn but(entity: &Value, member: &str, value: impl Into<Value>) -> Value {
+    let mut entity = entity.clone();
+    entity[member] = value.into();
+    entity
+}
+
+/// A user as mod-users holds them.
+pub(crate) fn member(user: Uuid, group: impl Into<Option<Uuid>>) -> Value {
+    let personal = json!({ "lastName": "Dahl", "firstName": "Edda" });
+    let mut record = json!({ "id": user, "active": true, "personal": personal });
+    if let Some(group) = group.into() {
+        record["patronGroup"] = json!(group);
+    }
+    record
+}
+
+/// Shape C, as storage modules write what was done to an entity.
+pub(crate) fn done(what: &str, entity: &Value, at: DateTime<Utc>) -> Value {
+    let data = match what {
+        "CREATED" => json!({ "new": entity }),
+        "UPDATED" => json!({ "old": entity, "new": entity }),
+        "DELETED" => json!({ "old": entity }),
+        _ => json!({}),
+    };
+    but(&but(&enveloped(&data, at), "type", what), "id", Uuid::new_v4().to_string())
+}

@@ -44,7 +44,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn damaged_records_break_no_promise(
-        kind in 0..8_u8,
+        kind in 0..10_u8,
         form in 0..16_u8,
         at in prop_oneof![Just(1_788_300_000_123), any::<i64>()],
         payload in recorded(),

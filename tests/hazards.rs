@@ -10,22 +10,20 @@ use std::{
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{
-        Environment, Event, Fact, Kind, Place, Reading, Record, Stamp, decode, stamp::Horizon,
-    },
-    patron::{Due, Fee, Loan, OpenFee, OpenLoan},
+    event::{Environment, Event, Fact, Place, Reading, Record, decode, stamp::Horizon},
+    patron::{Fee, Loan, OpenFee, OpenLoan},
 };
 use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    history::{arriving, happened},
+    history::{arriving, at_desks, happened},
     merging::{join, known},
     told::{
-        BERT, FEE, LOAN, Source, Told, a_life, anything, balance, check_out, deletion,
-        due_date_change, end, expected, expected_fee, fee_after, in_between, instant, is_check_out,
-        is_due_date_change, loan_after, newest, owned_balance, resent, some, tell,
+        FEE, LOAN, Told, a_life, anything, balance, check_out, deletion, due_date_change, end,
+        ended_in_storage, expected, expected_fee, fee_after, held, in_between, instant,
+        is_check_out, is_due_date_change, loan_after, newest, owned_balance, resent, some, tell,
     },
 };
 
@@ -149,7 +147,7 @@ proptest! {
     /// whichever commits first, each of her loans counts that was opened and has not ended.
     #[test]
     fn h08_first_events_in_two_transactions_at_once_all_count(
-        events in happened(14), sides in vec(any::<bool>(), 14),
+        events in at_desks(14), sides in vec(any::<bool>(), 14),
     ) {
         let sides = in_two(&events, &sides);
         let (one, other) = (known(&sides.0), known(&sides.1));
@@ -256,6 +254,18 @@ proptest! {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
 
+    /// Storage tells of a loan as it is after each event about it, at the same time and by another way.
+    #[test]
+    fn h14_what_storage_tells_beside_the_events_changes_nothing(
+        (once, beside) in a_life().prop_flat_map(|life| {
+            let told = storage_tells(&life);
+            let all = [life.clone(), told].concat();
+            (Just(life), arriving(all).prop_map(|(_, arrived)| arrived))
+        }),
+    ) {
+        prop_assert_eq!(outcome(&once), outcome(&beside));
+    }
+
     /// Everything again from some earlier offset, and again, comes to the state of once and in order;
     /// and where tombstones were pruned, the horizon keeps old check-outs and balances from opening.
     #[test]
@@ -278,30 +288,31 @@ proptest! {
         prop_assert!(fees.values().all(|fee| fee.open(Some(pruned)).is_none()));
     }
 
-    /// A snapshot of an open loan, read while events go on, stands for all of its facts at the time it
-    /// was read: what is older loses, what is newer wins, and only it reopens what ended before it.
+    /// What storage holds of an open loan stands for all of its facts at that time: what is older loses,
+    /// what is newer wins, and only it reopens what ended before it, at a desk or in storage.
     #[test]
     fn h16_a_snapshot_and_live_events_merge_by_their_times(
         (facts, arrived) in some(prop_oneof![check_out(), in_between()], 0..6)
-            .prop_map(at_even_times).prop_flat_map(arriving),
-        ended in some(end(), 0..2).prop_map(at_even_times),
-        read_at in (-1..6_i64).prop_map(|n| 2 * n + 1),
-        (cut, lost) in (0..12_usize, any::<bool>()),
+            .prop_flat_map(arriving),
+        snapshots in some(held(), 1..3),
+        ended in some(prop_oneof![end(), Just(ended_in_storage())], 0..3),
+        cut in 0..12_usize,
     ) {
-        let (snapshot, stands_for) = snapshot(read_at, lost);
         let (before, after) = arrived.split_at(cut.min(arrived.len()));
-        let loan = merged(merged(loan_after(before).merge(snapshot), after), &ended);
-        let stays_open = ended.iter().all(|end| end.ms < read_at);
-        let expected = expected(&[facts, stands_for].concat()).filter(|_| stays_open);
-        prop_assert_eq!(loan.open(None), expected);
+        let loan = merged(merged(loan_after(before), &snapshots), after);
+        let newest_held = newest(&snapshots, |_| true).unwrap().when();
+        let stays_open = ended.iter().all(|end| end.when() < newest_held);
+        let all = [facts, snapshots].concat();
+        prop_assert_eq!(loan.open(None), expected(&all));
+        prop_assert_eq!(merged(loan, &ended).open(None), expected(&all).filter(|_| stays_open));
     }
 
-    /// A loan belongs to the patron of its latest check-out, whomever other events name, and before
+    /// A loan belongs to the patron of its latest check-out or open snapshot, whomever other events name, and before
     /// the first one to nobody's count.
     #[test]
     fn h17_the_latest_check_out_decides_whose_the_loan_is(
         naming in some(in_between(), 1..5),
-        (outs, arrived) in some(check_out(), 1..4).prop_flat_map(arriving),
+        (outs, arrived) in some(prop_oneof![check_out(), held()], 1..4).prop_flat_map(arriving),
     ) {
         prop_assert_eq!(loan_after(&naming).open(None), None);
         let open = loan_after(&[naming, arrived].concat()).open(None);
@@ -349,6 +360,27 @@ proptest! {
     }
 }
 
+/// What storage tells after each fact of a life, as soon as it holds the loan.
+fn storage_tells(life: &[Told]) -> Vec<Told> {
+    let after = |n: usize| {
+        let loan = loan_after(&life[..=n]);
+        let fact = match (loan.open(None), loan.check_out) {
+            (Some(open), _) => Fact::LoanHeld {
+                loan: LOAN,
+                user: open.user,
+                due_date: open.due_date.unwrap(),
+                by_recall: open.recall,
+                lost: open.lost,
+                claimed_returned: open.claimed_returned,
+            },
+            (None, Some(_)) => ended_in_storage(),
+            (None, None) => return None,
+        };
+        Some(Told { fact, ..life[n].clone() })
+    };
+    (0..life.len()).filter_map(after).collect()
+}
+
 /// Events as two transactions or two partitions have them, in their order.
 fn in_two(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
     let side = |which: bool| {
@@ -362,35 +394,6 @@ fn in_two(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
 fn of_loan(fact: &Fact, loan: Uuid) -> Fact {
     let Fact::CheckedOut { user, due_date, grace, .. } = *fact else { unreachable!() };
     Fact::CheckedOut { loan, user, due_date, grace }
-}
-
-fn at_even_times(told: Vec<Told>) -> Vec<Told> {
-    told.into_iter().map(|told| Told { ms: 2 * told.ms, ..told }).collect()
-}
-
-/// What storage says of Bert's open loan at an instant, either lost or claimed returned, and the facts
-/// that would say the same.
-fn snapshot(ms: i64, lost: bool) -> (Loan, Vec<Told>) {
-    let said = Stamp::enveloped(instant(ms), Kind::ItemCheckedOut, Uuid::nil());
-    let (loan, user, due_date, by_recall) = (LOAN, BERT, instant(86_400_000), true);
-    let flag = if lost {
-        Fact::Lost { loan, user, by_age: true }
-    } else {
-        Fact::ClaimedReturned { loan, user }
-    };
-    let facts = [
-        Fact::CheckedOut { loan, user, due_date, grace: None },
-        Fact::DueDateChanged { loan, user, due_date, by_recall },
-        flag,
-    ];
-    let loan = Loan {
-        snapshot: Some((said, user)),
-        due: Some((said, Due { date: due_date, by_recall })),
-        lost: Some((said, lost)),
-        claimed_returned: Some((said, !lost)),
-        ..Loan::default()
-    };
-    (loan, facts.map(|fact| Told { ms, source: Source::Enveloped(Uuid::nil()), fact }).to_vec())
 }
 
 /// A loan's end in an envelope whose time is so far ahead of its record's.

@@ -39,7 +39,8 @@ fn balance() -> impl Strategy<Value = Decimal> {
     prop_oneof![Just(Decimal::ZERO), (-300_i64..3000).prop_map(|n| Decimal::new(n, 2).normalize())]
 }
 
-fn fact() -> impl Strategy<Value = Fact> {
+/// What is told of what happens at desks.
+fn business() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
     let fee = (0..4_u8).prop_map(|n| id(3, n));
@@ -63,10 +64,27 @@ fn fact() -> impl Strategy<Value = Fact> {
     ]
 }
 
+/// What storage modules tell.
+fn stored() -> impl Strategy<Value = Fact> {
+    let loan = (0..4_u8).prop_map(|n| id(1, n));
+    let user = (0..3_u8).prop_map(|n| id(2, n));
+    let group = proptest::option::weighted(0.8, select(vec!["students", "staff"]));
+    prop_oneof![
+        6 => (loan.clone(), user.clone(), instant(), any::<bool>(), 0..4_u8).prop_map(
+            |(loan, user, due_date, by_recall, item)| Fact::LoanHeld {
+                loan, user, due_date, by_recall, lost: item == 1, claimed_returned: item == 2,
+            }),
+        3 => loan.prop_map(|loan| Fact::LoanEnded { loan }),
+        1 => Just(Fact::AllLoansDeleted),
+        2 => (user, group).prop_map(
+            |(user, group)| Fact::GroupTold { user, group: group.map(str::to_owned) }),
+    ]
+}
+
 /// An event at one of few milliseconds, so that ties are common, enveloped or bare. `n` makes its
 /// identity its own.
-fn event(n: usize) -> impl Strategy<Value = Event> {
-    (fact(), 0..12_i64, any::<bool>(), any::<u64>()).prop_map(move |(fact, ms, bare, random)| {
+fn event(n: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Event> {
+    (fact, 0..12_i64, any::<bool>(), any::<u64>()).prop_map(move |(fact, ms, bare, random)| {
         let occurred_at = noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms);
         let kind = fact.kind();
         let key = version_4(u128::from(random) << 64 | n as u128);
@@ -81,9 +99,20 @@ fn event(n: usize) -> impl Strategy<Value = Event> {
     })
 }
 
-/// Events as they happened; no two are the same.
+fn events(most: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Vec<Event>> {
+    (1..=most).prop_flat_map(move |length| {
+        (0..length).map(|n| event(n, fact.clone())).collect::<Vec<_>>()
+    })
+}
+
+/// Events as they happened, those that storage tells among them; no two are the same.
 pub(crate) fn happened(most: usize) -> impl Strategy<Value = Vec<Event>> {
-    (1..=most).prop_flat_map(|length| (0..length).map(event).collect::<Vec<_>>())
+    events(most, prop_oneof![3 => business(), 1 => stored()].boxed())
+}
+
+/// Business events alone.
+pub(crate) fn at_desks(most: usize) -> impl Strategy<Value = Vec<Event>> {
+    events(most, business().boxed())
 }
 
 /// Events as they happened, and as they may arrive.

@@ -114,6 +114,16 @@ impl Log {
         self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
+    /// Deletes a topic for good.
+    pub(crate) async fn delete(&self, topic: &str) {
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
+        deleted.into_iter().for_each(|topic| {
+            topic.expect("the topic was there");
+        });
+        self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
+    }
+
     /// Cuts the log, as retention does: what stands before the offset is gone.
     pub(crate) async fn cut(&self, topic: &str, partition: i32, before: i64) {
         let mut offsets = TopicPartitionList::new();

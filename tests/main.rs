@@ -33,6 +33,7 @@ mod history;
 mod java;
 mod log;
 mod proxy;
+mod raw;
 mod told;
 mod users;
 mod watch;

@@ -6,10 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
     blocks::Measures,
     event::{Event, TenantId, stamp::Horizon},
-    patron::{OpenFee, OpenLoan},
+    patron::{OpenFee, OpenLoan, Said},
     store::{
         self, Db, Schema, merge, migrate, patrons,
         prune::{self, Blocks, Doomed},
+        tenants,
     },
 };
 use proptest::{
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     history::{arrived, noon},
-    merging::known_by_snapshots,
+    merging::known,
     world::{pool, with_database},
 };
 
@@ -128,18 +129,28 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     both(db, schema, arrived, happened, *batch).await?;
 
     // Where a row is made after pruning, that speaks too.
-    let pruned = (*horizon).max(pruning.map(|(_, before)| before));
-    let of = |kept: &BTreeSet<Uuid>, id| if kept.contains(id) { *horizon } else { pruned };
-    let (loans, fees) = known_by_snapshots(happened);
+    let pruned = pruning.map(|(_, before)| before);
+    let of = |kept: &BTreeSet<Uuid>, id, spoken: Option<Horizon>| {
+        if kept.contains(id) { spoken } else { spoken.max(pruned) }
+    };
+    let (loans, fees) = known(happened);
+    let no_loans_before = Said::by(happened).no_loans_before.max(*horizon);
     let open_loans: BTreeMap<Uuid, OpenLoan> = loans
         .iter()
-        .filter_map(|(id, loan)| Some((*id, loan.open(of(&kept_loans, id))?)))
+        .filter_map(|(id, loan)| Some((*id, loan.open(of(&kept_loans, id, no_loans_before))?)))
         .collect();
-    let open_fees: BTreeMap<Uuid, OpenFee> =
-        fees.iter().filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id))?))).collect();
+    let open_fees: BTreeMap<Uuid, OpenFee> = fees
+        .iter()
+        .filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id, *horizon))?)))
+        .collect();
     same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
     same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
     same("wrong counters", patrons::drift(db, schema).await.unwrap(), Vec::new())?;
+    let groups = Said::by(happened).groups.into_iter();
+    let groups = groups
+        .filter_map(|(user, told)| told.map(|(said, group)| (user, (said.at(), group))))
+        .collect();
+    same("groups", stored_groups(db, schema).await, groups)?;
     let mut users: Vec<Uuid> = open_loans.values().map(|loan| loan.user).collect();
     users.extend(open_fees.values().map(|fee| fee.user));
     // At some instant, and at the very instants at which something gets overdue.
@@ -186,8 +197,9 @@ async fn prune(
         prune::remove(&mut tx, schema, &doomed, whole).await.unwrap();
     }
     store::commit(tx).await.unwrap();
-    let (mut loans, mut fees) = known_by_snapshots(events);
-    loans.retain(|_, loan| !loan.is_past(horizon, before));
+    let (mut loans, mut fees) = known(events);
+    let no_loans_before = Said::by(events).no_loans_before.max(horizon);
+    loans.retain(|_, loan| !loan.is_past(no_loans_before, before));
     fees.retain(|_, fee| !fee.is_past(horizon, before));
     let (loans, fees) = (loans.into_keys().collect(), fees.into_keys().collect());
     same("kept loans", ids(db, schema, "loan").await, loans)?;
@@ -211,7 +223,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> R
 
 async fn clear(db: &Db, schema: &Schema, horizon: Option<Horizon>) {
     let name = schema.name();
-    for table in ["loan", "fee_fine", "patron_counter", "horizon"] {
+    for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon"] {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
     }
     let sql = format!("update {name}.housekeeping set pruned_before = null");
@@ -229,9 +241,15 @@ async fn write<'a>(
     batches: impl Iterator<Item = &'a [Event]>,
 ) -> Result<(), store::Error> {
     for batch in batches {
-        let (loans, fees) = known_by_snapshots(batch);
+        let said = Said::by(batch);
         let mut tx = store::begin(db).await?;
-        merge::merge(&mut tx, schema, &loans, &fees).await?;
+        // As ingest does it.
+        let tenant = TenantId::parse("northlib").unwrap();
+        match said.no_loans_before {
+            Some(_) => tenants::enter_alone(&mut tx, &tenant).await?,
+            None => drop(tenants::enter(&mut tx, &tenant).await?),
+        }
+        merge::hear(&mut tx, schema, &said).await?;
         store::commit(tx).await?;
     }
     Ok(())
@@ -272,6 +290,16 @@ async fn stored_loans(db: &Db, schema: &Schema) -> BTreeMap<Uuid, OpenLoan> {
         (id, loan)
     };
     rows.into_iter().map(read).collect()
+}
+
+async fn stored_groups(
+    db: &Db,
+    schema: &Schema,
+) -> BTreeMap<Uuid, (DateTime<Utc>, Option<String>)> {
+    let sql = format!("select user_id, told_at, told_group from {}.patron", schema.name());
+    let rows: Vec<(Uuid, DateTime<Utc>, Option<String>)> =
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.unwrap();
+    rows.into_iter().map(|(user, at, group)| (user, (at, group))).collect()
 }
 
 async fn stored_fees(db: &Db, schema: &Schema) -> BTreeMap<Uuid, OpenFee> {

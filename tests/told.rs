@@ -19,7 +19,7 @@ pub(crate) const FEE: Uuid = Uuid::from_u128(0x20);
 pub(crate) const ANNA: Uuid = Uuid::from_u128(0x30);
 pub(crate) const BERT: Uuid = Uuid::from_u128(0x31);
 
-/// The order of kinds in one millisecond (events contract 6.4).
+/// The order of kinds in one millisecond (events contract 6.4); what storage holds comes before all.
 const IN_A_TIE: [Kind; 7] = [
     Kind::ItemCheckedOut,
     Kind::LoanDueDateChanged,
@@ -191,6 +191,19 @@ pub(crate) fn deletion() -> Fact {
     }
 }
 
+/// An open loan as storage holds it: lost, claimed returned, or neither.
+pub(crate) fn held() -> impl Strategy<Value = Fact> {
+    (patron(), date(), any::<bool>(), 0..3_u8).prop_map(|(user, due_date, by_recall, item)| {
+        let (lost, claimed_returned) = (item == 1, item == 2);
+        Fact::LoanHeld { loan: LOAN, user, due_date, by_recall, lost, claimed_returned }
+    })
+}
+
+/// The loan has ended in storage.
+pub(crate) fn ended_in_storage() -> Fact {
+    Fact::LoanEnded { loan: LOAN }
+}
+
 /// Anything that may be told of the loan or the fee/fine.
 pub(crate) fn anything() -> impl Strategy<Value = Fact> {
     prop_oneof![
@@ -204,15 +217,24 @@ pub(crate) fn sets_lost(fact: &Fact) -> bool {
         Fact::Lost { .. }
             | Fact::ClaimedReturned { .. }
             | Fact::DueDateChanged { by_recall: false, .. }
+            | Fact::LoanHeld { .. }
     )
 }
 
 pub(crate) fn sets_claimed(fact: &Fact) -> bool {
-    matches!(fact, Fact::Lost { .. } | Fact::ClaimedReturned { .. })
+    matches!(fact, Fact::Lost { .. } | Fact::ClaimedReturned { .. } | Fact::LoanHeld { .. })
 }
 
 pub(crate) fn is_due_date_change(fact: &Fact) -> bool {
     matches!(fact, Fact::DueDateChanged { .. })
+}
+
+fn sets_due_date(fact: &Fact) -> bool {
+    is_due_date_change(fact) || matches!(fact, Fact::LoanHeld { .. })
+}
+
+fn opens(fact: &Fact) -> bool {
+    is_check_out(fact) || matches!(fact, Fact::LoanHeld { .. })
 }
 
 pub(crate) fn is_check_out(fact: &Fact) -> bool {
@@ -221,21 +243,32 @@ pub(crate) fn is_check_out(fact: &Fact) -> bool {
 
 /// The open loan that facts without an end must come to, as the contract words it.
 pub(crate) fn expected(told: &[Told]) -> Option<OpenLoan> {
-    let Fact::CheckedOut { user, due_date, grace, .. } = newest(told, is_check_out)?.fact else {
-        unreachable!("it is a check-out");
-    };
+    let user = newest(told, opens)?.fact.user()?;
     let said = |which: fn(&Fact) -> bool| newest(told, which).map(|told| &told.fact);
-    let (due_date, recall) = match said(is_due_date_change) {
-        Some(Fact::DueDateChanged { due_date, by_recall, .. }) => (*due_date, *by_recall),
-        _ => (due_date, false),
+    let (at_check_out, grace) = match said(is_check_out) {
+        Some(Fact::CheckedOut { due_date, grace, .. }) => (Some(*due_date), *grace),
+        _ => (None, None),
+    };
+    let (due_date, recall) = match said(sets_due_date) {
+        Some(
+            Fact::DueDateChanged { due_date, by_recall, .. }
+            | Fact::LoanHeld { due_date, by_recall, .. },
+        ) => (Some(*due_date), *by_recall),
+        _ => (at_check_out, false),
     };
     Some(OpenLoan {
         user,
-        due_date: Some(due_date),
+        due_date,
         grace,
         recall,
-        lost: matches!(said(sets_lost), Some(Fact::Lost { .. })),
-        claimed_returned: matches!(said(sets_claimed), Some(Fact::ClaimedReturned { .. })),
+        lost: matches!(
+            said(sets_lost),
+            Some(Fact::Lost { .. } | Fact::LoanHeld { lost: true, .. })
+        ),
+        claimed_returned: matches!(
+            said(sets_claimed),
+            Some(Fact::ClaimedReturned { .. } | Fact::LoanHeld { claimed_returned: true, .. })
+        ),
     })
 }
 

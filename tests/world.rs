@@ -346,6 +346,14 @@ impl World {
         serde_json::from_str(&body).expect("it is JSON")
     }
 
+    /// The JSON of a successful answer, or nothing where there is nothing to be found.
+    pub(crate) async fn read_whatever_there_is(&self, path: &str) -> Value {
+        match self.get(path).await {
+            (404, _) => Value::Null,
+            (_, body) => serde_json::from_str(&body).expect("it is JSON"),
+        }
+    }
+
     /// The JSON of an answer of whatever status.
     pub(crate) async fn read_whatever(&self, path: &str) -> Value {
         serde_json::from_str(&self.get(path).await.1).expect("it is JSON")

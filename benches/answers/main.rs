@@ -27,8 +27,9 @@ use servers::{Service, constant};
 /// Connections that ask at once.
 const CONNECTIONS: [u32; 3] = [1, 32, 256];
 
-/// Connections of the service to its database, the writers' among them, in this bench and by default.
-const POOLS: [u32; 2] = [11, 5];
+/// Connections of the service to its database, the writers' among them: in this bench, and by default.
+const POOL: u32 = 11;
+const SMALL_POOL: u32 = 5;
 
 const ROUNDS: usize = 3;
 
@@ -41,26 +42,26 @@ async fn main() {
     }
     for part in parts {
         match &*part {
-            "load" => measure(1_000).await,
-            "million" => measure(1_000_000).await,
+            "load" => measure(1_000, &[POOL, SMALL_POOL]).await,
+            "million" => measure(1_000_000, &[POOL]).await,
             "ingest" => ingesting::measure().await,
             other => panic!("there is no part {other}"),
         }
     }
 }
 
-async fn measure(patrons: u64) {
+async fn measure(patrons: u64, pools: &[u32]) {
     let (login, db, _) = database("patron_blocks_bench_answers").await;
     library::fill(&db, patrons).await;
     let constant = constant();
     say(&format!("{patrons} patrons, each answer with its limits compared"));
     say("  whose, connections: req/s, of constant, of pgbench; p50, p99, p99.9 in ms");
-    for pool in POOLS {
+    for pool in pools.iter().copied() {
         let service = Service::start(&login, "bench", pool).await;
         for whose in [Whose::Ordinary(patrons), Whose::GreatReader] {
             for connections in CONNECTIONS {
                 // The full table once; a small pool where it matters.
-                if pool == POOLS[0] || connections == 32 {
+                if pool == POOL || connections == 32 {
                     let (login, ports) = (login.clone(), [constant, service.port]);
                     let asked = move || compare(&login, ports, pool, whose, connections);
                     say(&tokio::task::spawn_blocking(asked).await.expect("no panic"));

@@ -8,6 +8,8 @@ create table rebuild_patron (
     loans integer not null,
     fees_fines integer not null,
     counters boolean not null,
+    loans_here integer,
+    loans_there integer,
     blocked_before text[],
     blocked_after text[],
     applied_at timestamptz,
@@ -15,6 +17,8 @@ create table rebuild_patron (
 );
 comment on table rebuild_patron is 'Patrons of whom a rebuild found something to be different';
 comment on column rebuild_patron.loans is 'How many loans differ';
+comment on column rebuild_patron.loans_here is 'Open loans as things are';
+comment on column rebuild_patron.loans_there is 'Open loans as things are to be';
 comment on column rebuild_patron.counters is 'Whether the counters are not what a recount of the rows gives';
 comment on column rebuild_patron.blocked_before is 'Conditions that block the patron as things are; null where the patron group is not known';
 comment on column rebuild_patron.blocked_after is 'The same as things are to be';

@@ -21,7 +21,10 @@ pub use okapi::{OkapiConfig, OkapiSettings};
 pub use rebuild::RebuildSettings;
 pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
 
-use crate::{store::Login, telemetry::LogFormat};
+use crate::{
+    store::Login,
+    telemetry::{self, LogFormat},
+};
 
 /// The settings as they come: text, so that every problem can be told, not only the first.
 #[derive(Debug, Clone, Args)]
@@ -315,7 +318,7 @@ impl Settings {
             "LOG_LEVEL",
             &self.log_level,
             "must be a level or directives such as info,sqlx=warn",
-            |text| EnvFilter::try_new(text).ok(),
+            telemetry::filter,
         );
         let format = problems.check(
             "LOG_FORMAT",

@@ -18,6 +18,10 @@ pub struct RebuildSettings {
     /// them to other instances
     #[arg(long, env = "REBUILDS_AT_ONCE", default_value = "2", global = true)]
     pub rebuilds_at_once: String,
+    /// How long a page of the storage modules may take with all tries, in seconds, before a rebuild from them
+    /// fails
+    #[arg(long, env = "STORAGE_PAGE_SECONDS", default_value = "60", global = true)]
+    pub storage_page_seconds: String,
 }
 
 impl RebuildSettings {
@@ -35,6 +39,10 @@ impl RebuildSettings {
             ) * 1024
                 * 1024,
             at_once: problems.number("REBUILDS_AT_ONCE", &self.rebuilds_at_once, at_once, 0..=100),
+            page_patience: problems
+                .seconds("STORAGE_PAGE_SECONDS", &self.storage_page_seconds)
+                .to_std()
+                .unwrap_or_default(),
         }
     }
 }

@@ -134,6 +134,9 @@ pub enum Failure {
     /// The Kafka client.
     #[error("could not make a Kafka client")]
     Kafka(#[source] crate::kafka::Error),
+    /// The HTTP client.
+    #[error("could not make an HTTP client")]
+    Client(#[source] crate::okapi::ClientError),
     /// The output.
     #[error("could not write")]
     Output(#[from] std::io::Error),

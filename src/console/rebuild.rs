@@ -16,7 +16,11 @@ use crate::{
         tenants::{Tenant, Tenants},
     },
     kafka::Broker,
-    store::rebuilds::{self, Rebuild, Status},
+    okapi::{self, Caller, Storage},
+    store::{
+        differences,
+        rebuilds::{self, Rebuild, Status},
+    },
 };
 
 /// How often a rebuild is looked at.
@@ -34,7 +38,7 @@ pub struct Arguments {
     /// The tenant
     #[arg(long)]
     tenant: String,
-    /// What is read: topics, or inbox
+    /// What is read: topics, inbox, or storage
     #[arg(long, default_value = "topics")]
     source: String,
     /// From where on: earliest, or a date-time
@@ -46,12 +50,18 @@ pub struct Arguments {
     /// Where topics don't hold everything any more: inbox, if that speaks for the rest
     #[arg(long)]
     covered_by: Option<String>,
-    /// Only tell what differs; it may be applied later
+    /// Only tell what differs, which is what happens where nothing else is said; it may be applied later
     #[arg(long)]
     dry_run: bool,
-    /// Apply what this earlier rebuild has found, and do nothing else
-    #[arg(long, conflicts_with_all = ["source", "from", "user", "covered_by", "dry_run"])]
-    apply: Option<String>,
+    /// Put right what differs
+    #[arg(long, conflicts_with = "dry_run")]
+    apply: bool,
+    /// An earlier rebuild whose differences are applied, instead of looking for them anew
+    #[arg(long, requires = "apply", conflicts_with_all = ["source", "from", "user", "covered_by"])]
+    id: Option<String>,
+    /// A token with which the storage modules may be asked through OKAPI_URL
+    #[arg(long, env = "OKAPI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// One JSON object for the rebuild, then one a line for each patron of whom something differs
     #[arg(long)]
     json: bool,
@@ -68,7 +78,7 @@ impl Arguments {
     }
 
     fn ask(&self) -> Result<Ask, Failure> {
-        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": self.dry_run });
+        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": !self.apply });
         if let Some(user) = &self.user {
             (body["scope"], body["userId"]) = (json!("user"), json!(user));
         }
@@ -93,15 +103,16 @@ pub(super) async fn rebuild(
         return Err(Failure::Argument(format!("tenant {id} is not enabled")));
     };
     let broker = Arc::new(Broker::new(&config.kafka).map_err(Failure::Kafka)?);
+    let storage = Storage::new(okapi::client().map_err(Failure::Client)?);
     let works = Arc::new(Rebuilds::new(
         (desk.db.clone(), config.database.login.clone()),
         tenants.clone(),
         desk.clock.clone(),
-        (config.kafka.clone(), broker),
+        (config.kafka.clone(), broker, storage),
         config.housekeeping.clone(),
         Setting { at_once: 1, ..config.rebuild },
     ));
-    let rebuild = match &arguments.apply {
+    let rebuild = match &arguments.id {
         Some(earlier) => {
             let id = id_of(earlier)?;
             if !rebuilds::apply(&desk.db, &tenant.id, id).await? {
@@ -113,7 +124,13 @@ pub(super) async fn rebuild(
         None => works.ask(&desk.db, &tenant, &arguments.ask()?, "command line").await?,
     };
     let stop = CancellationToken::new();
-    let working = tokio::spawn(works.work_on_one(rebuild, stop.clone()));
+    let caller = Caller {
+        okapi_url: config.okapi.url.clone(),
+        tenant: tenant.id.to_string(),
+        token: arguments.token.clone(),
+        request_id: None,
+    };
+    let working = tokio::spawn(works.work_on_one((tenant.id.clone(), rebuild), caller, stop.clone()));
     let ended = watch(desk, &tenant, rebuild).await;
     stop.cancel();
     let _ = working.await;
@@ -132,7 +149,7 @@ async fn watch(desk: &Desk, tenant: &Tenant, id: Uuid) -> Result<Rebuild, Failur
         tokio::select! {
             _ = look.tick() => {}
             _ = tokio::signal::ctrl_c() => {
-                rebuilds::cancel(&desk.db, &tenant.id, id).await?;
+                rebuilds::cancel(&desk.db, &tenant.id, id, desk.clock.now()).await?;
                 bar.set_message("ending");
             }
         }
@@ -196,17 +213,22 @@ async fn tell(
             number(&format!("{of}/hidden"))
         )?;
     }
+    let source = match rebuild.request["source"].as_str() {
+        Some("inbox") => "the inbox",
+        Some("storage") => "storage",
+        _ => "the log",
+    };
     let schema = &tenant.schema;
-    let patrons = rebuilds::patrons(&desk.db, schema, rebuild.id, TOLD, 0).await?;
+    let patrons = differences::patrons(&desk.db, schema, rebuild.id, TOLD, 0).await?;
     let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
-    let differences = rebuilds::differences(&desk.db, schema, rebuild.id, &users).await?;
+    let differences = differences::of_patrons(&desk.db, schema, rebuild.id, &users).await?;
     for patron in &patrons {
-        for line in words(patron, &differences) {
+        for line in words(patron, &differences, source) {
             writeln!(out, "  {}: {line}", patron.user_id)?;
         }
     }
     if rebuild.status == Status::Compared && number("/patrons") > 0 {
-        writeln!(out, "nothing was changed; apply it with --apply {}", rebuild.id)?;
+        writeln!(out, "nothing was changed; apply it with --apply --id {}", rebuild.id)?;
     }
     Ok(is_good)
 }
@@ -220,9 +242,9 @@ async fn tell_page(
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
     let schema = &tenant.schema;
-    let patrons = rebuilds::patrons(&desk.db, schema, id, PAGE, offset).await?;
+    let patrons = differences::patrons(&desk.db, schema, id, PAGE, offset).await?;
     let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
-    let differences = rebuilds::differences(&desk.db, schema, id, &users).await?;
+    let differences = differences::of_patrons(&desk.db, schema, id, &users).await?;
     for patron in &patrons {
         writeln!(out, "{}", told_patron(patron, &differences))?;
     }

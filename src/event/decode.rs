@@ -1,5 +1,5 @@
 //! From a record to an [`Event`], or to the reason why it is none. Pure functions, one per kind, in
-//! one table (`fact`); nothing here may panic.
+//! one table (`fact`), and beside it what storage tells (`change.rs`); nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fmt;
@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Event, Fact, IdentifiedBy, Kind, Record, Stamp, TenantId, TimedBy, Topic, fields,
+    Event, Fact, IdentifiedBy, Kind, Record, Stamp, TenantId, TimedBy, Topic, change, fields,
     fields::required,
     wire::{self, Envelope, Members},
 };
@@ -26,6 +26,9 @@ pub enum Reading {
     Dead(Option<TenantId>, Reject),
     /// A record without a value. It says nothing; it is counted and passed by.
     Tombstone,
+    /// A tenant's record of a change that means nothing to us, such as of another type than are known
+    /// (events contract 4.3). It is counted and passed by.
+    Skipped(TenantId),
 }
 
 /// Why a record is parked. A closed list: operators filter by it, metrics are labelled with it.
@@ -110,17 +113,36 @@ impl fmt::Display for Reject {
 pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
     let Some(payload) = &record.payload else { return Reading::Tombstone };
     let mut inner = String::new();
-    let (envelope, members) = wire::open(payload, &mut inner);
+    let (envelope, fact) = open(topic.kind, payload, &mut inner);
     let tenant = match tenant(record, topic, envelope) {
         Ok(tenant) => tenant,
         Err(reject) => return Reading::Dead(None, reject),
     };
-    let event = named_as_its_topic(envelope, topic.kind).and(members).and_then(|members| {
-        event(record, topic.kind, envelope, fact(topic.kind, &members)?, cluster)
-    });
+    let event = match fact {
+        Ok(Some(fact)) => event(record, topic.kind, envelope, fact, cluster),
+        Ok(None) => return Reading::Skipped(tenant),
+        Err(reject) => Err(reject),
+    };
     match event {
         Ok(event) => Reading::Event(tenant, Box::new(event)),
         Err(reject) => Reading::Dead(Some(tenant), reject),
+    }
+}
+
+/// Reads a value: what its envelope says, and what it means; nothing where it is of a type that is not
+/// known, which is no error.
+pub(super) fn open<'a>(
+    kind: Kind,
+    payload: &'a [u8],
+    inner: &'a mut String,
+) -> (Envelope<'a>, Result<Option<Fact>, Reject>) {
+    match kind {
+        Kind::StoredLoan | Kind::StoredUser => change::read(kind, payload),
+        kind => {
+            let (envelope, members) = wire::open(payload, inner);
+            let members = named_as_its_topic(envelope, kind).and(members);
+            (envelope, members.and_then(|members| fact(kind, &members)).map(Some))
+        }
     }
 }
 
@@ -220,7 +242,7 @@ fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<Tena
     found.ok_or_else(|| Reject::new(Reason::NoTenant, None, rule))
 }
 
-/// What the flat payload of a kind says: the table of which function understands which.
+/// What the flat payload of a business event says: the table of which function understands which.
 pub(super) fn fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
     match kind {
         Kind::ItemCheckedOut => checked_out(members),
@@ -231,6 +253,7 @@ pub(super) fn fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
         Kind::LoanDueDateChanged => due_date_changed(members),
         Kind::LoanClosed => loan_closed(members),
         Kind::FeeFineBalanceChanged => balance_changed(members),
+        Kind::StoredLoan | Kind::StoredUser => Err(change::not_flat()),
     }
 }
 

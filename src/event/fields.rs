@@ -56,6 +56,13 @@ pub(super) fn text<'a>(raw: Raw<'a>) -> Option<Cow<'a, str>> {
     raw.and_then(string).filter(|text| !text.trim().is_empty())
 }
 
+/// Text that is not blank, where a member is a string at all.
+pub(super) fn word<'a>(name: &'static str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Reject> {
+    let Some(raw) = raw else { return Ok(None) };
+    let text = string(raw).ok_or_else(|| bad(name, "must be a string"))?;
+    Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
 /// A boolean, also as the strings that Java's mapper takes for one. An empty string counts as absent.
 pub(super) fn boolean(name: &'static str, raw: Raw<'_>) -> Result<Option<bool>, Reject> {
     match raw.map(RawValue::get) {

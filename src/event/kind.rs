@@ -1,6 +1,7 @@
-//! The eight kinds of event, their names on the wire and their rank in a tie.
+//! The kinds of event: eight that tell what happened at a desk, and two that tell what storage holds; their
+//! names on the wire and their rank in a tie.
 
-/// A kind of business event (events contract 7).
+/// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// An item went out to a patron.
@@ -19,11 +20,30 @@ pub enum Kind {
     LoanClosed,
     /// A fee/fine's balance as it now is.
     FeeFineBalanceChanged,
+    /// A loan as its storage holds it now, or holds no more.
+    StoredLoan,
+    /// A user as the users module holds them now, or holds no more.
+    StoredUser,
 }
 
 impl Kind {
-    /// All kinds, in the order that decides ties in the same millisecond (events contract 6.4).
-    pub const ALL: [Self; 8] = [
+    /// All kinds, in the order in which they are numbered.
+    pub const ALL: [Self; 10] = [
+        Self::ItemCheckedOut,
+        Self::LoanDueDateChanged,
+        Self::ItemAgedToLost,
+        Self::ItemDeclaredLost,
+        Self::ItemClaimedReturned,
+        Self::ItemCheckedIn,
+        Self::LoanClosed,
+        Self::FeeFineBalanceChanged,
+        Self::StoredLoan,
+        Self::StoredUser,
+    ];
+
+    /// The eight business events (events contract 7), in the order that decides ties in the same
+    /// millisecond (6.4). They alone come over HTTP and through mod-pubsub.
+    pub const BUSINESS: [Self; 8] = [
         Self::ItemCheckedOut,
         Self::LoanDueDateChanged,
         Self::ItemAgedToLost,
@@ -34,7 +54,7 @@ impl Kind {
         Self::FeeFineBalanceChanged,
     ];
 
-    /// The event type's name, the last part of its topic.
+    /// The last part of its topic's name: the event type's, or the entity's.
     pub fn name(self) -> &'static str {
         match self {
             Self::ItemCheckedOut => "ITEM_CHECKED_OUT",
@@ -45,6 +65,8 @@ impl Kind {
             Self::ItemCheckedIn => "ITEM_CHECKED_IN",
             Self::LoanClosed => "LOAN_CLOSED",
             Self::FeeFineBalanceChanged => "FEE_FINE_BALANCE_CHANGED",
+            Self::StoredLoan => "loan",
+            Self::StoredUser => "users",
         }
     }
 
@@ -57,20 +79,24 @@ impl Kind {
     pub fn producer(self) -> &'static str {
         match self {
             Self::FeeFineBalanceChanged => "feesfines",
+            Self::StoredUser => "users",
             _ => "circulation",
         }
     }
 
-    /// Where it is posted over HTTP (http contract 6).
+    /// Where a business event is posted over HTTP (http contract 6).
     pub fn callback(self) -> String {
         let name = self.name().to_ascii_lowercase().replace('_', "-");
         format!("/automated-patron-blocks/handlers/{name}")
     }
 
-    /// The place in a tie: the greater rank is taken for the later event. Zero is left for snapshots,
-    /// which come before every business event.
+    /// The place in a tie: the greater rank is taken for the later event. What storage holds is a snapshot,
+    /// and comes before every business event.
     pub(super) fn rank(self) -> u8 {
-        self as u8 + 1
+        match self {
+            Self::StoredLoan | Self::StoredUser => 0,
+            business => business as u8 + 1,
+        }
     }
 }
 
@@ -92,6 +118,6 @@ mod tests {
             "fee-fine-balance-changed",
         ];
         let paths = paths.map(|path| format!("/automated-patron-blocks/handlers/{path}"));
-        assert_eq!(Kind::ALL.map(Kind::callback), paths);
+        assert_eq!(Kind::BUSINESS.map(Kind::callback), paths);
     }
 }

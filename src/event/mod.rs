@@ -1,11 +1,14 @@
 //! What a record says: from the bytes of a producer to an [`Event`], by pure functions.
 //!
 //! [`decode::read`] is the way in from the log, [`callback::read`] from HTTP. The rules are those of the events contract: topics (2), headers and
-//! tenants (3), shapes (4), identity (5), field formats (6) and the eight kinds (7).
+//! tenants (3), shapes (4), identity (5), field formats (6), the eight business events (7) and what storage
+//! modules tell of loans and users (4.3, 8).
 
 pub mod callback;
+mod change;
 pub mod decode;
 mod fields;
+pub mod held;
 pub mod kind;
 pub mod stamp;
 pub mod stored;
@@ -150,7 +153,7 @@ impl TimedBy {
     }
 }
 
-/// What an event says about a loan or a fee/fine, in the terms of contract 7.
+/// What an event says about a loan, a fee/fine or a patron, in the terms of contract 7 and 8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// `ITEM_CHECKED_OUT`: a new loan.
@@ -218,6 +221,35 @@ pub enum Fact {
         /// What is still to be paid, without trailing zeros.
         balance: Decimal,
     },
+    /// `circulation.loan`: an open loan as its storage holds it.
+    LoanHeld {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        user: Uuid,
+        /// The due date.
+        due_date: DateTime<Utc>,
+        /// Whether a recall set it.
+        by_recall: bool,
+        /// Whether the item is lost.
+        lost: bool,
+        /// Whether the patron claims to have returned it.
+        claimed_returned: bool,
+    },
+    /// `circulation.loan`: a loan that is not open, or was deleted. It may have no user any more.
+    LoanEnded {
+        /// The loan.
+        loan: Uuid,
+    },
+    /// `circulation.loan`, `ALL_DELETED`: storage holds no loan of the tenant.
+    AllLoansDeleted,
+    /// `users.users`: the patron group of a user, who may have none, or be there no more.
+    GroupTold {
+        /// The patron.
+        user: Uuid,
+        /// The group's id, as text: it is only compared.
+        group: Option<String>,
+    },
 }
 
 impl Fact {
@@ -232,10 +264,14 @@ impl Fact {
             Self::ClaimedReturned { .. } => Kind::ItemClaimedReturned,
             Self::DueDateChanged { .. } => Kind::LoanDueDateChanged,
             Self::BalanceChanged { .. } => Kind::FeeFineBalanceChanged,
+            Self::LoanHeld { .. } | Self::LoanEnded { .. } | Self::AllLoansDeleted => {
+                Kind::StoredLoan
+            }
+            Self::GroupTold { .. } => Kind::StoredUser,
         }
     }
 
-    /// The loan or fee/fine that it is about.
+    /// The loan, fee/fine or patron that it is about; nil where it is about all loans of the tenant.
     pub fn subject(&self) -> Uuid {
         match self {
             Self::CheckedOut { loan, .. }
@@ -243,8 +279,12 @@ impl Fact {
             | Self::LoanClosed { loan, .. }
             | Self::Lost { loan, .. }
             | Self::ClaimedReturned { loan, .. }
-            | Self::DueDateChanged { loan, .. } => *loan,
+            | Self::DueDateChanged { loan, .. }
+            | Self::LoanHeld { loan, .. }
+            | Self::LoanEnded { loan } => *loan,
             Self::BalanceChanged { fee_fine, .. } => *fee_fine,
+            Self::GroupTold { user, .. } => *user,
+            Self::AllLoansDeleted => Uuid::nil(),
         }
     }
 
@@ -255,8 +295,11 @@ impl Fact {
             | Self::LoanClosed { user, .. }
             | Self::Lost { user, .. }
             | Self::ClaimedReturned { user, .. }
-            | Self::DueDateChanged { user, .. } => Some(*user),
+            | Self::DueDateChanged { user, .. }
+            | Self::LoanHeld { user, .. }
+            | Self::GroupTold { user, .. } => Some(*user),
             Self::CheckedIn { user, .. } | Self::BalanceChanged { user, .. } => *user,
+            Self::LoanEnded { .. } | Self::AllLoansDeleted => None,
         }
     }
 }

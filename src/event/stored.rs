@@ -5,8 +5,7 @@ use uuid::Uuid;
 
 use super::{
     Event, IdentifiedBy, Kind, Stamp, TimedBy,
-    decode::{Reason, Reject, fact},
-    wire,
+    decode::{self, Reason, Reject},
 };
 
 /// An event as the inbox keeps it.
@@ -30,20 +29,24 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The event. Fails only where the row was not written by us, or by a version that understood more.
-    pub fn read(&self) -> Result<Event, Reject> {
+    /// The event; none where its payload was not kept, as a user's is not. Fails only where the row was not
+    /// written by us, or by a version that understood more.
+    pub fn read(&self) -> Result<Option<Event>, Reject> {
         let odd = |field| move || Reject::new(Reason::BadField, Some(field), "is not known");
         let kind = Kind::named(&self.kind).ok_or_else(odd("kind"))?;
+        if self.payload.is_empty() {
+            return Ok(None);
+        }
         let mut inner = String::new();
-        let (_, members) = wire::open(&self.payload, &mut inner);
-        Ok(Event {
+        let Some(fact) = decode::open(kind, &self.payload, &mut inner).1? else { return Ok(None) };
+        Ok(Some(Event {
             key: self.key,
             identified_by: IdentifiedBy::named(&self.identified_by)
                 .ok_or_else(odd("identified_by"))?,
             occurred_at: self.occurred_at,
             timed_by: TimedBy::named(&self.timed_by).ok_or_else(odd("timed_by"))?,
             stamp: Stamp::from_bytes(&self.stamp).ok_or_else(odd("stamp"))?,
-            fact: fact(kind, &members?)?,
-        })
+            fact,
+        }))
     }
 }

@@ -46,27 +46,28 @@ impl Environment {
         format!("{prefix}cg.patron-blocks")
     }
 
-    /// The anchored pattern of all event topics: per tenant, per collection and, if they are read,
-    /// mod-pubsub's. It is understood alike by libc, which matches it in the classic group protocol,
+    /// The anchored pattern of all topics: per tenant, per collection and, if they are read, mod-pubsub's,
+    /// which carry business events alone. It is understood alike by libc, which matches it in the classic group protocol,
     /// and by the broker's RE2/J.
     pub fn topic_pattern(&self) -> String {
-        let names = |of: fn(&Kind) -> bool| {
-            Kind::ALL.into_iter().filter(of).map(Kind::name).collect::<Vec<_>>().join("|")
+        let names = |kinds: &[Kind], of: fn(&Kind) -> bool| {
+            kinds.iter().copied().filter(of).map(Kind::name).collect::<Vec<_>>().join("|")
         };
         let prefix = match &self.name {
             Some(name) => format!("{}\\.", escape(name)),
             None => format!("({DEFAULT}\\.)?"),
         };
-        let business = format!(
-            "({TENANT}|{COLLECTION})\\.(circulation\\.({})|feesfines\\.({}))",
-            names(|kind| kind.producer() == "circulation"),
-            names(|kind| kind.producer() == "feesfines"),
+        let native = format!(
+            "({TENANT}|{COLLECTION})\\.(circulation\\.({})|feesfines\\.({})|users\\.({}))",
+            names(&Kind::ALL, |kind| kind.producer() == "circulation"),
+            names(&Kind::ALL, |kind| kind.producer() == "feesfines"),
+            names(&Kind::ALL, |kind| kind.producer() == "users"),
         );
         if !self.pubsub {
-            return format!("^{prefix}{business}$");
+            return format!("^{prefix}{native}$");
         }
-        let all = names(|_| true);
-        format!("^{prefix}({business}|pub-sub\\.{TENANT}\\.({all})\\.mod-pubsub-{VERSION})$")
+        let all = names(&Kind::BUSINESS, |_| true);
+        format!("^{prefix}({native}|pub-sub\\.{TENANT}\\.({all})\\.mod-pubsub-{VERSION})$")
     }
 
     /// The names that a tenant's own topic may have.
@@ -96,7 +97,8 @@ impl Environment {
             let (name, module) = rest.split_once('.')?;
             let known = module.strip_prefix("mod-pubsub-").is_some_and(is_version);
             let tenant = Some(TenantId::parse(tenant)?);
-            return Some(Topic { kind: Kind::named(name).filter(|_| known)?, tenant });
+            let kind = Kind::named(name).filter(|kind| known && Kind::BUSINESS.contains(kind))?;
+            return Some(Topic { kind, tenant });
         }
         let (part, rest) = rest.split_once('.')?;
         let (producer, name) = rest.split_once('.')?;
@@ -168,6 +170,11 @@ mod tests {
             "northlib.circulation.ITEM_CHECKED_OUT",
             "prod1.northlib.feesfines.ITEM_CHECKED_OUT",
             "prod1.northlib.feesfines.LOAN_RELATED_FEE_FINE_CLOSED",
+            "prod1.northlib.circulation.users",
+            "prod1.northlib.circulation.request",
+            "prod1.northlib.users.loan",
+            "prod1.northlib.users.userGroup",
+            "prod1.Default.northlib.USER_UPDATED",
             "prod1.northlib.circulation.ITEM_CHECKED_OUT.x",
             "prod1.North-Lib.circulation.ITEM_CHECKED_OUT",
             "prod1..circulation.ITEM_CHECKED_OUT",
@@ -203,7 +210,7 @@ mod tests {
     fn the_topics_of_mod_pubsub_are_read_where_that_is_set() {
         let without = Environment::new(Some("prod1"));
         let with = without.clone().with_pubsub(true);
-        for kind in Kind::ALL {
+        for kind in Kind::BUSINESS {
             for version in ["2.16.0", "2.17.0-SNAPSHOT.301", "3"] {
                 let name = kind.name();
                 let topic = format!("prod1.pub-sub.northlib.{name}.mod-pubsub-{version}");
@@ -216,6 +223,8 @@ mod tests {
             // As mod-pubsub makes them beforehand, and nobody ever writes them (2.1).
             "prod1.northlib.mod-pubsub.LOAN_CLOSED",
             "prod1.pub-sub.northlib.LOG_RECORD.mod-pubsub-2.16.0",
+            "prod1.pub-sub.northlib.loan.mod-pubsub-2.16.0",
+            "prod1.pub-sub.northlib.users.mod-pubsub-2.16.0",
             "prod1.pub-sub.ALL.LOAN_CLOSED.mod-pubsub-2.16.0",
             "prod1.pub-sub.northlib.LOAN_CLOSED",
             "prod1.pub-sub.northlib.LOAN_CLOSED.mod-pubsub-",
@@ -272,7 +281,8 @@ mod tests {
             "",
         ]);
         let third = select(vec!["circulation.", "feesfines.", "circulation", "users.", ""]);
-        let kinds = Kind::ALL.map(Kind::name).into_iter().chain(["LOG_RECORD", "loan", ""]);
+        let others = ["LOG_RECORD", "request", "userGroup", ""];
+        let kinds = Kind::ALL.map(Kind::name).into_iter().chain(others);
         let fourth = select(kinds.collect::<Vec<_>>());
         let last = select(vec![
             "",

@@ -108,6 +108,32 @@ pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> Opened<'a> {
     }
 }
 
+/// A change of an entity, as its envelope tells it: shape C in both of its variants.
+pub(super) struct Change<'a> {
+    /// What was done to it.
+    pub(super) type_: Raw<'a>,
+    /// The entity before.
+    pub(super) old: Raw<'a>,
+    /// The entity after.
+    pub(super) new: Raw<'a>,
+}
+
+/// Takes a change out of its envelope (events contract 4.3). Nothing else stands in the topics of entities.
+pub(super) fn open_change(value: &[u8]) -> (Envelope<'_>, Result<Change<'_>, Reject>) {
+    let top = match flat(value) {
+        Ok(top) => top,
+        Err(reject) => return (Envelope::default(), Err(reject)),
+    };
+    let envelope = top.envelope();
+    let (type_, data) = (top.type_, top.data);
+    let states = match data {
+        Some(data) if is_object(data) => nested("data", data),
+        Some(_) => Err(Reject::new(Reason::BadField, Some("data"), "must be an object")),
+        None => Ok(top),
+    };
+    (envelope, states.map(|of| Change { type_, old: of.old, new: of.new }))
+}
+
 /// The flat payload that a call over HTTP brings: shape A, and nothing else.
 pub(super) fn flat(value: &[u8]) -> Result<Members<'_>, Reject> {
     let text = std::str::from_utf8(value)
@@ -150,12 +176,7 @@ fn open_envelope(top: Members<'_>) -> Opened<'_> {
     if top.names_a_subject() {
         return (Envelope::default(), Ok(top));
     }
-    let envelope = Envelope {
-        id: top.id.or(top.event_id),
-        timestamp: top.timestamp.or(top.event_ts).or(top.ts),
-        tenant: top.tenant,
-        ..Envelope::default()
-    };
+    let envelope = top.envelope();
     let is_announced = top.type_.or(envelope.timestamp).is_some();
     match top.data.filter(|data| is_object(data) && is_announced) {
         Some(data) => (envelope, nested("data", data).and_then(content)),
@@ -186,7 +207,17 @@ fn changed_to<'a>(change: &Members<'a>) -> Result<Members<'a>, Reject> {
     }
 }
 
-impl Members<'_> {
+impl<'a> Members<'a> {
+    /// What it says as an envelope, under all names that are in use.
+    fn envelope(&self) -> Envelope<'a> {
+        Envelope {
+            id: self.id.or(self.event_id),
+            timestamp: self.timestamp.or(self.event_ts).or(self.ts),
+            tenant: self.tenant,
+            ..Envelope::default()
+        }
+    }
+
     fn is_pubsub(&self) -> bool {
         let is_string = |raw: Raw<'_>| raw.is_some_and(|raw| raw.get().starts_with('"'));
         is_string(self.event_payload) && is_string(self.event_type)
@@ -213,9 +244,16 @@ fn nested<'a>(field: &'static str, value: &'a RawValue) -> Result<Members<'a>, R
     members(Some(field), value.get())
 }
 
+fn members<'a>(field: Option<&'static str>, text: &'a str) -> Result<Members<'a>, Reject> {
+    object(field, text)
+}
+
 /// The members of an object, which is the value of `field` or the whole value of the record. The
 /// parser's own message is not passed on: it quotes the payload, which may hold a person's data.
-fn members<'a>(field: Option<&'static str>, text: &'a str) -> Result<Members<'a>, Reject> {
+pub(super) fn object<'a, T: Deserialize<'a>>(
+    field: Option<&'static str>,
+    text: &'a str,
+) -> Result<T, Reject> {
     let reject = |rule: &str| {
         let subject = if field.is_none() { "the value " } else { "" };
         Reject::new(Reason::MalformedJson, field, format!("{subject}{rule}"))

@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     config::OkapiConfig,
     event::TenantId,
+    kafka::UserTopics,
     okapi::{Caller, Users},
     store::{
         self, Db,
@@ -35,7 +36,9 @@ pub enum Basis {
     NothingOpen,
     /// The library has set no limit.
     NoLimits,
-    /// A patron group that was told a moment ago.
+    /// A patron group that the topic of users told, which is read as long as it is there.
+    ToldGroup,
+    /// A patron group that was asked for a moment ago.
     FreshGroup,
     /// One that is old enough to be asked again in the background.
     UsableGroup,
@@ -43,7 +46,7 @@ pub enum Basis {
     AskedGroup,
     /// The last known one, because the users module fails.
     LastKnownGroup,
-    /// The users module says that there is none.
+    /// The users module says that there is none, or its topic.
     NoGroup,
     /// The users module fails, and no group is known: nothing is blocked.
     GroupNotTold,
@@ -55,9 +58,10 @@ pub enum Basis {
 
 impl Basis {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NothingOpen,
         Self::NoLimits,
+        Self::ToldGroup,
         Self::FreshGroup,
         Self::UsableGroup,
         Self::AskedGroup,
@@ -73,6 +77,7 @@ impl Basis {
         match self {
             Self::NothingOpen => "nothing-open",
             Self::NoLimits => "no-limits",
+            Self::ToldGroup => "told-group",
             Self::FreshGroup => "fresh-group",
             Self::UsableGroup => "usable-group",
             Self::AskedGroup => "asked-group",
@@ -110,6 +115,7 @@ pub struct Answers {
     clock: Clock,
     users: Users,
     ages: OkapiConfig,
+    user_topics: Arc<UserTopics>,
     /// What libraries have set.
     pub policies: Policies,
     /// Patrons whose group is being asked for in the background.
@@ -130,9 +136,15 @@ pub struct Question {
 }
 
 impl Answers {
-    /// Asks the users module as `ages` says.
-    pub fn new(clock: Clock, users: Users, ages: OkapiConfig) -> Self {
-        Self { clock, users, ages, policies: Policies::default(), asking: Mutex::default() }
+    /// Asks the users module as `ages` says, but of tenants whose topic tells of users.
+    pub fn new(
+        clock: Clock,
+        users: Users,
+        ages: OkapiConfig,
+        user_topics: Arc<UserTopics>,
+    ) -> Self {
+        let (policies, asking) = (Policies::default(), Mutex::default());
+        Self { clock, users, ages, user_topics, policies, asking }
     }
 
     /// Evaluates a patron at this moment.
@@ -154,20 +166,30 @@ impl Answers {
         // Without any limit there is nothing that the group could decide.
         let (group, basis) = match policy.limits.is_empty() {
             true => (None, Basis::NoLimits),
-            false => self.group(question, state.group, now).await,
+            false => self.group(question, state.asked, state.told, now).await,
         };
         Ok(Answer { measures: state.measures, group, basis, policy })
     }
 
-    /// The patron's group (http contract 2): a fresh one is used; a usable one is used and asked for in
-    /// the background; else it is asked for, and where that fails the last known one serves for a while.
+    /// The patron's group (http contract 2). What the topic told does not age while the topic is there. Of
+    /// what is known else, a fresh one is used; a usable one is used and asked for in the background; else it
+    /// is asked for, and where that fails the last known one serves for a while.
     async fn group(
         self: &Arc<Self>,
         question: &Question,
-        known: Option<KnownGroup>,
+        asked: Option<KnownGroup>,
+        told: Option<KnownGroup>,
         now: DateTime<Utc>,
     ) -> (Option<String>, Basis) {
-        let known = known.map(|known| (now - known.known_at, known.group));
+        let told = match told {
+            Some(told) if self.user_topics.tell_of(&question.tenant.id) => {
+                let basis = if told.group.is_some() { Basis::ToldGroup } else { Basis::NoGroup };
+                return (told.group, basis);
+            }
+            told => told,
+        };
+        let newest = asked.into_iter().chain(told).max_by_key(|known| known.known_at);
+        let known = newest.and_then(|known| Some((now - known.known_at, known.group?)));
         match known {
             Some((age, group)) if age <= self.ages.fresh => (Some(group), Basis::FreshGroup),
             Some((age, group)) if age <= self.ages.usable => {
@@ -206,18 +228,12 @@ impl Answers {
             warn!(tenant = %tenant.id, user.id = %user, error = %Chain(&error),
                 "patron group not told");
         })?;
-        let kept = match &group {
-            Some(group) => {
-                let known = KnownGroup { group: group.clone(), known_at };
-                patrons::learn_group(db, &tenant.schema, *user, &known).await
-            }
-            None => patrons::forget_group(db, &tenant.schema, *user).await,
-        };
-        if let Err(error) = kept {
+        let known = KnownGroup { group, known_at };
+        if let Err(error) = patrons::learn_group(db, &tenant.schema, *user, &known).await {
             // The answer is right all the same; the next one asks again.
             debug!(tenant = %tenant.id, user.id = %user, error = %Chain(&error),
                 "patron group not kept");
         }
-        Ok(group)
+        Ok(known.group)
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Item<'a> {
 pub(super) enum What {
     Event(Box<Event>),
     Dead(Reject),
-    /// No value, or parked for nobody already: only the position moves past it.
+    /// No value, no meaning, or parked for nobody already: only the position moves past it.
     Nothing,
 }
 
@@ -49,6 +49,7 @@ pub(super) struct Batch<'a> {
     pub(super) shares: BTreeMap<Whose, Share<'a>>,
     pub(super) ends: Ends,
     pub(super) tombstones: usize,
+    pub(super) skipped: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -59,7 +60,8 @@ impl<'a> Batch<'a> {
         watches: &mut HashMap<At, Watch>,
         rule: StopRule,
     ) -> Self {
-        let mut read = Self { shares: BTreeMap::new(), ends: Ends::default(), tombstones: 0 };
+        let (shares, ends) = (BTreeMap::new(), Ends::default());
+        let mut read = Self { shares, ends, tombstones: 0, skipped: 0 };
         let mut stopped = HashSet::new();
         for incoming in batch {
             let at = at(&incoming.record);
@@ -99,6 +101,11 @@ impl<'a> Batch<'a> {
                     put(of_topic.clone(), What::Nothing);
                 }
                 true
+            }
+            Reading::Skipped(tenant) => {
+                self.skipped += 1;
+                put(Some(tenant), What::Nothing);
+                false
             }
             Reading::Tombstone => {
                 self.tombstones += 1;

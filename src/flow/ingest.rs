@@ -2,7 +2,7 @@
 //! repeat, parked, or was none of ours (invariants I2, I3); or its partition is held where it stands.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     batch::{self, Batch, Item, Share, What, Whose},
-    ledger::{Entry, Ledger},
+    ledger::{Beside, Entry, Ledger},
     outcome::{At, Ends, Hold, Outcome, Tally},
     stop_rule::{StopRule, Watch},
 };
@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
     figures::figures,
-    patron::{Fee, Loan},
+    patron::Said,
     store::{self, Verdict, incidents::Incident},
     telemetry::Chain,
 };
@@ -136,11 +136,11 @@ impl<L: Ledger> Ingest<L> {
         stop: &CancellationToken,
     ) -> Result<Outcome, Stopped> {
         let began = Instant::now();
-        let Batch { shares, mut ends, tombstones } = {
+        let Batch { shares, mut ends, tombstones, skipped } = {
             let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
             Batch::read(batch, &mut watches, self.rule)
         };
-        let mut tally = Tally { tombstones, ..Tally::default() };
+        let mut tally = Tally { tombstones, skipped, ..Tally::default() };
         for (whose, mut items) in shares {
             let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
             tally = tally + done;
@@ -249,7 +249,9 @@ impl<L: Ledger> Ingest<L> {
 
     /// One transaction: the inbox claim, the merge with its counters, dead letters and positions.
     async fn apply(&self, whose: &Whose, items: &[Item<'_>]) -> Result<Applied, store::Error> {
-        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref()).await? else {
+        let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
+        let beside = Beside::of(&events);
+        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref(), beside).await? else {
             return Ok(Applied::PassedBy);
         };
         if !whose.kept {
@@ -261,13 +263,11 @@ impl<L: Ledger> Ingest<L> {
             entry.park(&letters).await?;
             tally.parked = letters.len();
         }
-        let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
         if !events.is_empty() {
             let fresh = entry.claim(&events).await?;
             (tally.applied, tally.repeated) = (fresh.len(), events.len() - fresh.len());
             if !fresh.is_empty() {
-                let (loans, fees) = fold(events.iter().map(|(_, event)| *event), fresh);
-                entry.merge(&loans, &fees).await?;
+                entry.merge(&fold(&events, fresh)).await?;
             }
         }
         if whose.tenant.is_some() {
@@ -281,12 +281,15 @@ impl<L: Ledger> Ingest<L> {
     pub async fn retry(&self, incoming: &Incoming) -> Result<Retried, store::Error> {
         let Incoming { record, topic, cluster, .. } = incoming;
         let (tenant, event) = match decode::read(record, topic, cluster) {
-            Reading::Event(tenant, event) => (tenant, event),
+            Reading::Event(tenant, event) => (tenant, Some(event)),
+            // What it was parked for is known by now to mean nothing.
+            Reading::Skipped(tenant) => (tenant, None),
             Reading::Dead(_, reject) => return Ok(Retried::StillBad(reject)),
             Reading::Tombstone => unreachable!("a record without a value is never parked"),
         };
         let letter = decode::place_key(record, cluster);
-        match self.absorb(&tenant, &[(record, &event)], Some(letter)).await? {
+        let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();
+        match self.absorb(&tenant, &events, Some(letter)).await? {
             Some(_) => Ok(Retried::Applied),
             None => Ok(Retried::NotEnabled(tenant)),
         }
@@ -319,12 +322,14 @@ impl<L: Ledger> Ingest<L> {
         events: &[(&Record, &Event)],
         letter: Option<Uuid>,
     ) -> Result<Option<Tally>, store::Error> {
-        let Some(mut entry) = self.ledger.open(Some(tenant)).await? else { return Ok(None) };
+        let beside = Beside::of(events);
+        let Some(mut entry) = self.ledger.open(Some(tenant), beside).await? else {
+            return Ok(None);
+        };
         let fresh = entry.claim(events).await?;
         let (applied, repeated) = (fresh.len(), events.len() - fresh.len());
         if !fresh.is_empty() {
-            let (loans, fees) = fold(events.iter().map(|(_, event)| *event), fresh);
-            entry.merge(&loans, &fees).await?;
+            entry.merge(&fold(events, fresh)).await?;
         }
         if let Some(letter) = letter {
             entry.unpark(letter).await?;
@@ -373,7 +378,8 @@ impl<L: Ledger> Ingest<L> {
         loop {
             let kept = timeout(self.patience, async {
                 // What belongs to no tenant is always enabled.
-                let Some(mut entry) = self.ledger.open(None).await? else { return Ok(()) };
+                let entry = self.ledger.open(None, Beside::Others).await?;
+                let Some(mut entry) = entry else { return Ok(()) };
                 for incident in &incidents {
                     entry.raise(incident).await?;
                 }
@@ -425,24 +431,10 @@ fn refused() -> What {
     What::Dead(Reject::new(Reason::RefusedByDatabase, None, rule))
 }
 
-/// What the fresh events say, folded to one entry a loan and a fee/fine.
-fn fold<'a>(
-    events: impl Iterator<Item = &'a Event>,
-    mut fresh: HashSet<Uuid>,
-) -> (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>) {
-    let (mut loans, mut fees) = (BTreeMap::<Uuid, Loan>::new(), BTreeMap::<Uuid, Fee>::new());
-    // A key that came twice in this batch is taken once.
-    for event in events.filter(|event| fresh.remove(&event.key)) {
-        if let Some((id, said)) = Loan::said_by(event) {
-            let known = loans.entry(id).or_default();
-            *known = std::mem::take(known).merge(said);
-        }
-        if let Some((id, said)) = Fee::said_by(event) {
-            let known = fees.entry(id).or_default();
-            *known = std::mem::take(known).merge(said);
-        }
-    }
-    (loans, fees)
+/// What the fresh events say, folded. A key that came twice in this batch is taken once.
+fn fold(events: &[(&Record, &Event)], mut fresh: HashSet<Uuid>) -> Said {
+    let events = events.iter().map(|(_, event)| *event);
+    Said::by(events.filter(|event| fresh.remove(&event.key)))
 }
 
 /// Waits and returns how long to wait the next time.

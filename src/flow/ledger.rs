@@ -2,7 +2,7 @@
 //! simulation, which fails and crashes wherever it may hurt.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     future::Future,
     sync::{
         Arc,
@@ -16,9 +16,9 @@ use uuid::Uuid;
 use super::tenants::Tenants;
 use crate::{
     clock::Clock,
-    event::{Event, Record, TenantId},
+    event::{Event, Fact, Record, TenantId},
     figures::figures,
-    patron::{Fee, Loan},
+    patron::Said,
     store::{
         self, Db, Error, Schema, Tx,
         dead_letters::{self, DeadLetter},
@@ -30,6 +30,23 @@ use crate::{
     },
 };
 
+/// Beside whom a transaction may write a tenant's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Others who write at the same time: rows keep them apart.
+    Others,
+    /// Nobody: what is said is about all loans, those among them that another one is just entering.
+    Nobody,
+}
+
+impl Beside {
+    /// As these events need it.
+    pub fn of(events: &[(&Record, &Event)]) -> Self {
+        let of_all = |(_, event): &(_, &Event)| matches!(event.fact, Fact::AllLoansDeleted);
+        if events.iter().any(of_all) { Self::Nobody } else { Self::Others }
+    }
+}
+
 /// Where ingest keeps what it learns.
 pub trait Ledger: Send + Sync {
     /// A transaction on what belongs to one tenant, or to none.
@@ -40,6 +57,7 @@ pub trait Ledger: Send + Sync {
     fn open(
         &self,
         tenant: Option<&TenantId>,
+        beside: Beside,
     ) -> impl Future<Output = Result<Option<Self::Entry>, Error>> + Send;
 
     /// A tenant whose tables could not be written can be written again: its incidents are over.
@@ -55,11 +73,7 @@ pub trait Entry: Send {
     ) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
 
     /// Merges what fresh events say, and moves the counters with it.
-    fn merge(
-        &mut self,
-        loans: &BTreeMap<Uuid, Loan>,
-        fees: &BTreeMap<Uuid, Fee>,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    fn merge(&mut self, said: &Said) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Parks records.
     fn park(
@@ -112,7 +126,11 @@ pub struct DatabaseEntry {
 impl Ledger for Database {
     type Entry = DatabaseEntry;
 
-    async fn open(&self, tenant: Option<&TenantId>) -> Result<Option<DatabaseEntry>, Error> {
+    async fn open(
+        &self,
+        tenant: Option<&TenantId>,
+        beside: Beside,
+    ) -> Result<Option<DatabaseEntry>, Error> {
         let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
@@ -122,7 +140,14 @@ impl Ledger for Database {
         let mut tx = store::begin(&self.db).await?;
         // Enabled again it is another tenant: what was read before may have been purged, so where
         // reading begins is to be asked first.
-        if tenants::enter(&mut tx, id).await? != Some(tenant.since) {
+        let since = match beside {
+            Beside::Others => tenants::enter(&mut tx, id).await?,
+            Beside::Nobody => {
+                tenants::enter_alone(&mut tx, id).await?;
+                tenants::enabled_since(&mut *tx, id).await?
+            }
+        };
+        if since != Some(tenant.since) {
             self.tenants.forget(id);
             return Ok(None);
         }
@@ -150,12 +175,8 @@ impl Entry for DatabaseEntry {
         Ok(fresh)
     }
 
-    async fn merge(
-        &mut self,
-        loans: &BTreeMap<Uuid, Loan>,
-        fees: &BTreeMap<Uuid, Fee>,
-    ) -> Result<(), Error> {
-        merge::merge(&mut self.tx, &self.schema, loans, fees).await
+    async fn merge(&mut self, said: &Said) -> Result<(), Error> {
+        merge::hear(&mut self.tx, &self.schema, said).await
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {

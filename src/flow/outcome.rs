@@ -33,6 +33,8 @@ pub struct Tally {
     pub passed_by: usize,
     /// Without a value.
     pub tombstones: usize,
+    /// Of a change that means nothing to us.
+    pub skipped: usize,
 }
 
 impl Add for Tally {
@@ -45,6 +47,7 @@ impl Add for Tally {
             parked: self.parked + other.parked,
             passed_by: self.passed_by + other.passed_by,
             tombstones: self.tombstones + other.tombstones,
+            skipped: self.skipped + other.skipped,
         }
     }
 }

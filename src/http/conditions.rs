@@ -1,12 +1,11 @@
 //! `patron-block-conditions`: the six conditions (http contract 4).
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Bytes, Path},
-};
+use actix_web::{HttpRequest, HttpResponse, web::Path};
 
 use super::{
-    ApiError, collection, described,
+    ApiError,
+    body::Sent,
+    collection, described,
     error::{NOT_A_UUID, Violation},
     record::Record,
     request::{Desk, path_id},
@@ -57,21 +56,21 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     params(
         ("id" = Uuid, Path, description = "The condition; it wins over the id in the body"),
     ),
-    request_body(content = described::Condition, content_type = "application/json"),
+    request_body(content = described::SentCondition, content_type = "application/json"),
     responses(
         (status = 204, description = "Changed"),
         described::NotFound,
         described::Invalid,
         described::Common,
-        described::TooLong,
+        described::Unread,
     ),
 )]
 pub(super) async fn put(
-    desk: Desk,
+    sent: Sent,
     request: HttpRequest,
     path: Path<String>,
-    body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
+    let Sent { desk, body } = sent;
     let mut record = Record::read(&request, &body)?;
     check(&record)?;
     let id = path_id(&path, || {

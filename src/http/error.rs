@@ -10,7 +10,7 @@ use actix_web::{
     },
 };
 use serde_json::json;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{event::TenantId, store, telemetry::Chain};
 
@@ -69,7 +69,7 @@ impl Violation {
 }
 
 /// The pattern of every UUID in a body.
-const UUID_PATTERN: &str =
+pub(super) const UUID_PATTERN: &str =
     "^[a-fA-F0-9]{8}-[a-fA-F0-9]{4}-[1-5][a-fA-F0-9]{3}-[89abAB][a-fA-F0-9]{3}-[a-fA-F0-9]{12}$";
 
 /// What is said of an id in a path that is no UUID.
@@ -106,7 +106,7 @@ impl ApiError {
     pub fn of_record(error: store::Error) -> Self {
         match error.verdict() {
             store::Verdict::Refused => {
-                error!(error = %Chain(&error), "a record is refused");
+                warn!(error = %Chain(&error), "a record is refused");
                 Self::bad_request("the record holds a text or a number that can't be stored")
             }
             store::Verdict::Retry | store::Verdict::Unusable => error.into(),

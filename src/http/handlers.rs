@@ -1,10 +1,12 @@
 //! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them (http contract
 //! 6). 204 means that the event is durable; the sender repeats whatever is answered otherwise.
 
-use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Bytes};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
 use super::{
-    ApiError, described,
+    ApiError,
+    body::InTime,
+    described,
     error::Violation,
     record::Record,
     request::{enabled, shared, tenant_id},
@@ -23,7 +25,7 @@ use crate::{
     responses(
         (status = 204, description = "The event is durable"),
         described::Invalid,
-        described::TooLong,
+        described::Unread,
         described::Later,
         described::Common,
     ),
@@ -31,7 +33,7 @@ use crate::{
 pub(super) async fn post(
     kind: Kind,
     request: HttpRequest,
-    body: Bytes,
+    InTime(body): InTime,
 ) -> Result<HttpResponse, ApiError> {
     let (service, _) = shared(&request);
     let tenant = enabled(&service, &tenant_id(&request)?).await?;

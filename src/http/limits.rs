@@ -1,14 +1,12 @@
 //! `patron-block-limits`: limits per patron group (http contract 5).
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::LOCATION,
-    web::{Bytes, Path},
-};
+use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use uuid::Uuid;
 
 use super::{
-    ApiError, collection, described,
+    ApiError,
+    body::Sent,
+    collection, described,
     error::{NOT_A_UUID, Violation},
     record::Record,
     request::{Desk, path_id},
@@ -59,7 +57,7 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     path = "/patron-block-limits",
     operation_id = "postLimit",
     summary = "Set a limit for a patron group",
-    request_body(content = described::Limit, content_type = "application/json"),
+    request_body(content = described::SentLimit, content_type = "application/json"),
     responses(
         (
             status = 201,
@@ -69,14 +67,11 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
         ),
         described::Invalid,
         described::Common,
-        described::TooLong,
+        described::Unread,
     ),
 )]
-pub(super) async fn post(
-    desk: Desk,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let Sent { desk, body } = sent;
     let mut record = Record::read(&request, &body)?;
     let (id, condition) = check(&mut record)?;
     record.0.insert("id".to_owned(), id.to_string().into());
@@ -98,21 +93,21 @@ pub(super) async fn post(
     params(
         ("id" = Uuid, Path, description = "The limit; it wins over the id in the body"),
     ),
-    request_body(content = described::Limit, content_type = "application/json"),
+    request_body(content = described::SentLimit, content_type = "application/json"),
     responses(
         (status = 204, description = "Changed"),
         described::NotFound,
         described::Invalid,
         described::Common,
-        described::TooLong,
+        described::Unread,
     ),
 )]
 pub(super) async fn put(
-    desk: Desk,
+    sent: Sent,
     request: HttpRequest,
     path: Path<String>,
-    body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
+    let Sent { desk, body } = sent;
     let mut record = Record::read(&request, &body)?;
     let (_, condition) = check(&mut record)?;
     let id = path_id(&path, || {

@@ -2,11 +2,12 @@
 
 mod admin;
 mod blocks;
-mod bodies;
+mod body;
 mod collection;
 mod conditions;
 mod dead_letters;
 mod described;
+mod description;
 mod error;
 mod gate;
 mod handlers;
@@ -17,13 +18,14 @@ mod rebuilds;
 mod record;
 mod request;
 mod summary;
+mod synchronization;
 mod tenant_jobs;
 
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
-pub use described::description;
+pub use description::description;
 pub use error::ApiError;
 
 use gate::Gate;
@@ -86,6 +88,18 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
             web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
         )
         .configure(event_handlers)
+        .service(
+            web::resource("/automated-patron-blocks/synchronization/job")
+                .route(web::post().to(synchronization::post)),
+        )
+        .service(
+            web::resource("/automated-patron-blocks/synchronization/job/{syncJobId}")
+                .route(web::get().to(synchronization::get)),
+        )
+        .service(
+            web::resource("/automated-patron-blocks/synchronization/start")
+                .route(web::post().to(synchronization::start)),
+        )
         .service(web::resource("/user-summary/{userId}").route(web::get().to(summary::get)))
         .service(web::resource("/patron-block-conditions").route(web::get().to(conditions::list)))
         .service(
@@ -142,7 +156,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
 }
 
 fn event_handlers(app: &mut web::ServiceConfig) {
-    for kind in Kind::ALL {
+    for kind in Kind::BUSINESS {
         let post = move |request, body| handlers::post(kind, request, body);
         app.service(web::resource(kind.callback()).route(web::post().to(post)));
     }

@@ -3,21 +3,23 @@
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::LOCATION,
-    web::{Bytes, Path},
+    web::Path,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    ApiError, described,
+    ApiError,
+    body::Sent,
+    described,
     error::Violation,
     query::{number, parameter},
     record::Record,
-    request::{Desk, path_id},
+    request::{Desk, caller, path_id},
 };
 use crate::{
-    flow::rebuild::{Ask, told_patron, told_rebuild},
-    store::{self, rebuilds},
+    flow::rebuild::{Ask, Source, told_patron, told_rebuild},
+    store::{self, differences, rebuilds},
 };
 
 /// `POST /patron-blocks/rebuilds`
@@ -35,15 +37,12 @@ use crate::{
             headers(("Location" = String, description = "Where it is told of")),
         ),
         described::Invalid,
-        described::TooLong,
         described::Common,
+        described::Unread,
     ),
 )]
-pub(super) async fn post(
-    desk: Desk,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let Sent { desk, body } = sent;
     let body = Record::read(&request, &body)?.into_value();
     let ask = Ask::read(&body).map_err(|refused| {
         let value = body.get(refused.field).map(Value::to_string).unwrap_or_default();
@@ -51,6 +50,11 @@ pub(super) async fn post(
     })?;
     let by = desk.acting_user.as_deref().unwrap_or("unknown");
     let id = desk.service.rebuilds.ask(&desk.db, &desk.tenant, &ask, by).await?;
+    if ask.source == Source::Storage {
+        let tenant = &desk.tenant.id;
+        let caller = caller(&request, &desk.service, tenant);
+        desk.service.rebuilds.bring_token(tenant.clone(), Some(id), caller);
+    }
     let asked = find(&desk, id).await?;
     let location = (LOCATION, format!("/patron-blocks/rebuilds/{id}"));
     Ok(HttpResponse::Created().insert_header(location).json(told_rebuild(&asked)))
@@ -117,10 +121,10 @@ pub(super) async fn differences(
     let id = find(&desk, id_of(&path)?).await?.id;
     let schema = &desk.tenant.schema;
     let (patrons, differences, total) = store::read(&desk.db, async |db| {
-        let patrons = rebuilds::patrons(&mut *db, schema, id, limit, offset).await?;
+        let patrons = differences::patrons(&mut *db, schema, id, limit, offset).await?;
         let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
-        let differences = rebuilds::differences(&mut *db, schema, id, &users).await?;
-        Ok((patrons, differences, rebuilds::summary(db, schema, id).await?.patrons))
+        let differences = differences::of_patrons(&mut *db, schema, id, &users).await?;
+        Ok((patrons, differences, differences::summary(db, schema, id).await?.patrons))
     })
     .await?;
     let told: Vec<Value> = patrons.iter().map(|patron| told_patron(patron, &differences)).collect();
@@ -169,7 +173,7 @@ pub(super) async fn apply(desk: Desk, path: Path<String>) -> Result<HttpResponse
 pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = id_of(&path)?;
     let found = find(&desk, id).await?;
-    if !rebuilds::cancel(&desk.db, &desk.tenant.id, id).await? {
+    if !rebuilds::cancel(&desk.db, &desk.tenant.id, id, desk.service.clock.now()).await? {
         let rule = "a rebuild that has ended can't be ended";
         return Err(Violation::own(rule, "status", found.status.name()).into());
     }

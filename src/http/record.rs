@@ -54,6 +54,23 @@ impl Record {
         }
     }
 
+    /// An optional boolean.
+    pub(super) fn optional_boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| wrong_type(name, "true or false"))
+    }
+
+    /// An optional list of objects.
+    pub(super) fn optional_objects(&self, name: &str) -> Result<(), ApiError> {
+        let objects =
+            |list: &Value| list.as_array().is_some_and(|l| l.iter().all(Value::is_object));
+        if self.get(name).is_none_or(objects) {
+            Ok(())
+        } else {
+            Err(wrong_type(name, "a list of objects"))
+        }
+    }
+
     /// A required boolean.
     pub(super) fn boolean(&self, name: &str) -> Result<bool, ApiError> {
         self.required(name)?.as_bool().ok_or_else(|| wrong_type(name, "true or false"))

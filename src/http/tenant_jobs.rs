@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::LOCATION,
-    web::{Bytes, Path},
-};
+use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    ApiError, Service, described,
+    ApiError, Service,
+    body::InTime,
+    described,
     query::{number, parameter},
     record::Record,
     request::{caller, path_id, shared, tenant_id},
@@ -54,15 +52,19 @@ const WAIT_MOST: Duration = Duration::from_secs(60);
             content_type = "text/plain",
             description = "A tenant id that is none, a body that can't be read, or work that failed",
         ),
-        described::TooLong,
+        described::Unread,
     ),
 )]
-pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpResponse, ApiError> {
+pub(super) async fn post(
+    request: HttpRequest,
+    InTime(body): InTime,
+) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
     attributes.optional_string("module_to")?;
     let module_from = attributes.optional_string("module_from")?.unwrap_or_default().to_owned();
-    let purge = attributes.get("purge").is_some_and(|purge| purge == true);
+    let purge = attributes.optional_boolean("purge")?.unwrap_or_default();
+    attributes.optional_objects("parameters")?;
     let attributes = attributes.into_value();
     let (service, db) = shared(&request);
     let failed = |error: &store::Error| ApiError::bad_request(Chain(error).to_string());
@@ -79,7 +81,11 @@ pub(super) async fn post(request: HttpRequest, body: Bytes) -> Result<HttpRespon
     }
     let jobs = &service.tenant_jobs;
     let caller = caller(&request, &service, &tenant);
-    let id = jobs.begin(&tenant, &attributes, caller).await.map_err(|error| failed(&error))?;
+    let begun = jobs.begin(&tenant, &attributes, caller).await;
+    let id = begun.map_err(|error| match error.verdict() {
+        store::Verdict::Refused => ApiError::of_record(error),
+        _ => failed(&error),
+    })?;
     let job = jobs.find(&db, &tenant, id, SOON).await?.ok_or_else(|| unknown_job(id))?;
     service.answers.policies.forget(&tenant);
     Ok(HttpResponse::Created()

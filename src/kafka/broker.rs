@@ -84,6 +84,13 @@ impl Broker {
         Ok(starts.into_iter().filter_map(span).collect())
     }
 
+    /// The names of all topics.
+    pub fn topics(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.client().fetch_metadata(None, PATIENCE)?;
+        let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(there.map(|topic| topic.name().to_owned()).collect())
+    }
+
     /// The partitions of those topics that there are.
     pub fn partitions(&self, of: &[String]) -> Result<Vec<At>, KafkaError> {
         let mut found = Vec::new();
@@ -95,12 +102,6 @@ impl Broker {
             }
         }
         Ok(found)
-    }
-
-    /// All topics that there are.
-    pub fn topics(&self) -> Result<Vec<String>, KafkaError> {
-        let metadata = self.client().fetch_metadata(None, PATIENCE)?;
-        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     }
 
     /// The first offsets that were written at an instant or later; none where nothing was.

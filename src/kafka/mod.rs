@@ -12,10 +12,12 @@ pub mod reader;
 pub mod retention;
 mod status;
 mod takeover;
+mod user_topics;
 
 pub use broker::Broker;
 pub use consumer::{Consumer, start};
 pub use status::{Health, Status};
+pub use user_topics::UserTopics;
 
 /// Why the Kafka client could not be made.
 pub use rdkafka::error::KafkaError as Error;

@@ -14,7 +14,7 @@ use rdkafka::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tracing::debug;
 
-use crate::config::KafkaConfig;
+use crate::{config::KafkaConfig, event::Kind};
 
 /// How long the broker may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -65,7 +65,8 @@ pub enum Unknown {
     Waiting(#[source] tokio::task::JoinError),
 }
 
-/// Asks the broker for the longest time that any of the environment's topics holds a record.
+/// Asks the broker for the longest time that any of the environment's topics holds a record, but those of
+/// users.
 pub async fn longest(config: &KafkaConfig) -> Result<Held, Unknown> {
     let (config, runtime) = (config.clone(), Handle::current());
     // Listing topics blocks, and so does dropping the client.
@@ -80,7 +81,7 @@ fn ask(config: &KafkaConfig, runtime: &Handle) -> Result<Held, Unknown> {
     let ours: Vec<_> = all
         .topics()
         .iter()
-        .filter(|topic| config.environment.parse(topic.name()).is_some())
+        .filter(|topic| config.environment.parse(topic.name()).is_some_and(|t| is_replayed(t.kind)))
         .map(|topic| ResourceSpecifier::Topic(topic.name()))
         .collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER));
@@ -100,6 +101,12 @@ fn ask(config: &KafkaConfig, runtime: &Handle) -> Result<Held, Unknown> {
         }
     }
     Ok(Held::For(longest))
+}
+
+/// Whether something is forgotten that has to be known while a topic holds its records. What was told of users
+/// is never forgotten, so a topic of theirs may hold for ever, as a compacted one does.
+fn is_replayed(kind: Kind) -> bool {
+    kind != Kind::StoredUser
 }
 
 /// A segment goes when its newest record is too old, so its oldest may be older by a segment's span.

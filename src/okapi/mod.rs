@@ -1,9 +1,11 @@
 //! Other modules, asked through the gateway (http contract 9).
 
 mod pubsub;
+pub mod storage;
 mod users;
 
 pub use pubsub::PubSub;
+pub use storage::Storage;
 pub use users::Users;
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode, redirect::Policy};

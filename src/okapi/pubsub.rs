@@ -57,7 +57,7 @@ impl PubSub {
         }
         let publisher = json!({ "moduleId": module, "eventDescriptors": descriptors });
         self.post(caller, "/declare/publisher", &publisher).await?;
-        let subscriptions = Kind::ALL
+        let subscriptions = Kind::BUSINESS
             .map(|kind| json!({ "eventType": kind.name(), "callbackAddress": kind.callback() }));
         let subscriber = json!({ "moduleId": module, "subscriptionDefinitions": subscriptions });
         self.post(caller, "/declare/subscriber", &subscriber).await

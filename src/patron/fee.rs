@@ -41,15 +41,19 @@ pub struct OpenFee {
 }
 
 impl Fee {
-    /// What one event says of its fee/fine; `None` for an event about a loan.
+    /// What one event says of its fee/fine; `None` for an event about anything else.
     pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
-        let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = event.fact
-        else {
+        Self::said(event.stamp, &event.fact)
+    }
+
+    /// What a fact says of its fee/fine; `None` for one about anything else.
+    pub fn said(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
+        let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = *fact else {
             return None;
         };
-        let said = |value: Option<Uuid>| value.map(|value| (event.stamp, value));
+        let said = |value: Option<Uuid>| value.map(|value| (stamp, value));
         let fee = Self {
-            balance: Some((event.stamp, Balance { amount: balance, loan })),
+            balance: Some((stamp, Balance { amount: balance, loan })),
             fee_fine_type: said(fee_fine_type),
             user: said(user),
         };

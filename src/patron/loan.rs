@@ -67,11 +67,15 @@ pub struct OpenLoan {
 }
 
 impl Loan {
-    /// What one event says of its loan; `None` for an event about a fee/fine.
+    /// What one event says of its loan; `None` for an event about anything else.
     pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
-        let stamp = event.stamp;
+        Self::said(event.stamp, &event.fact)
+    }
+
+    /// What a fact says of its loan; `None` for one about anything else.
+    pub fn said(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
         let mut loan = Self::default();
-        match event.fact {
+        match *fact {
             Fact::CheckedOut { user, due_date, grace, .. } => {
                 loan.check_out = Some((stamp, CheckOut { user, due_date, grace }));
             }
@@ -99,9 +103,19 @@ impl Loan {
                 loan.lost = (!by_recall).then_some((stamp, false));
                 loan.named = Some(user);
             }
-            Fact::BalanceChanged { .. } => return None,
+            Fact::LoanHeld { user, due_date, by_recall, lost, claimed_returned, .. } => {
+                // Storage knows all of an open loan but its grace period.
+                loan.snapshot = Some((stamp, user));
+                loan.due = Some((stamp, Due { date: due_date, by_recall }));
+                loan.lost = Some((stamp, lost));
+                loan.claimed_returned = Some((stamp, claimed_returned));
+            }
+            Fact::LoanEnded { .. } => loan.closed = Some(stamp),
+            Fact::BalanceChanged { .. } | Fact::AllLoansDeleted | Fact::GroupTold { .. } => {
+                return None;
+            }
         }
-        Some((event.fact.subject(), loan))
+        Some((fact.subject(), loan))
     }
 
     /// What a module that kept loans before us held of an open one: `opened` is when it heard of the
@@ -148,13 +162,18 @@ impl Loan {
         self.open(horizon).is_none() && self.newest().is_some_and(|said| !before.admits(&said))
     }
 
+    /// The newest evidence that it was opened, and whose it is by that.
+    pub fn opened(&self) -> Register<Uuid> {
+        let check_out = self.check_out.map(|(said, check_out)| (said, check_out.user));
+        latest(check_out, self.snapshot)
+    }
+
     /// The loan as it counts for its patron, if it does: there is evidence that it was opened, not
     /// older than the horizon, and it is not closed. Facts about a loan that nothing has opened yet
     /// wait (H1, H3).
     pub fn open(&self, horizon: Option<Horizon>) -> Option<OpenLoan> {
         let check_out = self.check_out.as_ref();
-        let snapshot = self.snapshot.filter(|(said, _)| check_out.is_none_or(|c| c.0 < *said));
-        let (opened, user) = snapshot.or(check_out.map(|(said, c)| (*said, c.user)))?;
+        let (opened, user) = self.opened()?;
         let reopened = |closed: Stamp| self.snapshot.is_some_and(|(said, _)| said > closed);
         if self.closed.is_some_and(|closed| !reopened(closed)) {
             return None;

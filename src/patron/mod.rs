@@ -1,4 +1,4 @@
-//! What is known of patrons: loans and fees/fines as small lattices, and what follows from them.
+//! What is known of patrons: loans, fees/fines and groups as small lattices, and what follows from them.
 //!
 //! Merging is the only way in which state changes, and it is a field-wise maximum: the order of
 //! arrival, repetition and batching can't matter (invariant I1). The SQL in `store/merge.rs` is the
@@ -8,10 +8,12 @@ mod fee;
 mod loan;
 mod overdue;
 mod reconcile;
+mod said;
 
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, Due, Loan, OpenLoan};
 pub use overdue::{Grace, GraceUnit, overdue_days, overdue_from, overdue_minutes};
+pub use said::Said;
 
 use crate::event::Stamp;
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
-use crate::event::{Event, Record};
+use crate::event::{Event, Kind, Record};
 
 /// Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
 /// write each array into a store of its own before.
@@ -90,6 +90,15 @@ async fn known(
     Ok(known.into_iter().collect())
 }
 
+/// A user's record holds name, address and more, of which nobody here has any use but for the group; that
+/// stands beside the patron.
+fn kept<'a>(record: &'a Record, event: &Event) -> &'a [u8] {
+    match event.fact.kind() {
+        Kind::StoredUser => &[],
+        _ => record.payload.as_deref().unwrap_or_default(),
+    }
+}
+
 #[derive(Default)]
 struct Columns<'a> {
     event_key: Vec<Uuid>,
@@ -121,7 +130,7 @@ impl<'a> Columns<'a> {
             columns.topic.push(&record.place.topic);
             columns.partition.push(record.place.partition);
             columns.offset.push(record.place.offset);
-            columns.payload.push(record.payload.as_deref().unwrap_or_default());
+            columns.payload.push(kept(record, event));
         }
         columns
     }

@@ -6,6 +6,7 @@
 pub mod conditions;
 pub mod dead_letters;
 pub mod dependents;
+pub mod differences;
 mod error;
 pub mod inbox;
 pub mod incidents;
@@ -186,7 +187,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,
-    rebuilds::STATEMENTS,
+    differences::STATEMENTS,
     rows::STATEMENTS,
 ];
 

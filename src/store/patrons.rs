@@ -1,6 +1,6 @@
 //! What is read of one patron: the numbers to evaluate, the summary, the patron group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -8,7 +8,11 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
-use crate::{blocks::Measures, patron::overdue_days};
+use crate::{
+    blocks::Measures,
+    event::Stamp,
+    patron::{Register, overdue_days},
+};
 
 /// One round trip: counters, what time has made overdue, fees that don't count because their loan is
 /// claimed returned, and the patron group as last known. `blocks::Measures::of` is its definition.
@@ -17,7 +21,7 @@ const STATE: Statement = Statement::new(
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
             c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
-            p.patron_group, p.known_at
+            p.patron_group, p.known_at, p.told_group, p.told_at
        from {schema}.patron_counter c
       cross join lateral (
          select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
@@ -42,13 +46,26 @@ const LEARN_GROUP: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, patron_group, known_at) values ($1, $2, $3)
      on conflict (user_id) do update set
        patron_group = excluded.patron_group, known_at = excluded.known_at
-       where t.known_at < excluded.known_at",
+       where t.known_at is null or t.known_at < excluded.known_at",
 );
 
-const FORGET_GROUP: Statement = Statement::new("delete from {schema}.patron where user_id = $1");
+/// In the order of the patrons, so that two writers wait for each other in one direction.
+const TELL_GROUPS: Statement = Statement::new(
+    "insert into {schema}.patron as t (user_id, told_group, told_stamp, told_at)
+     select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]), unnest($4::timestamptz[])
+     on conflict (user_id) do update set
+       told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
+       where t.told_stamp is null or t.told_stamp < excluded.told_stamp",
+);
 
-const GROUPS: Statement =
-    Statement::new("select user_id, patron_group from {schema}.patron where user_id = any($1)");
+/// The group that was heard of last, told or asked for.
+const GROUPS: Statement = Statement::new(
+    "select user_id, patron_group from (
+        select user_id, case when told_at >= known_at or known_at is null then told_group
+                             else patron_group end as patron_group
+          from {schema}.patron where user_id = any($1)) known
+      where patron_group is not null",
+);
 
 /// Every patron whose counters are not what a recount of the rows gives.
 const DRIFT: Statement = Statement::new(
@@ -84,7 +101,7 @@ const WAITING: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&STATE, &SUMMARY, &LEARN_GROUP, &FORGET_GROUP, &GROUPS, &DRIFT, &WAITING];
+    &[&STATE, &SUMMARY, &LEARN_GROUP, &TELL_GROUPS, &GROUPS, &DRIFT, &WAITING];
 
 /// What events told of and what counts for nobody yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -106,16 +123,18 @@ pub async fn waiting(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Waiting
 pub struct State {
     /// What the limits are compared with.
     pub measures: Measures,
-    /// The patron group as last known.
-    pub group: Option<KnownGroup>,
+    /// The patron group as the users module answered when it was last asked.
+    pub asked: Option<KnownGroup>,
+    /// The patron group as the newest record of the topic told.
+    pub told: Option<KnownGroup>,
 }
 
 /// A patron group, and when it was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownGroup {
-    /// The group's id, as text: it is only compared.
-    pub group: String,
-    /// When the users module said so.
+    /// The group's id, as text: it is only compared. `None` where it was said that there is none.
+    pub group: Option<String>,
+    /// When that was so.
     pub known_at: DateTime<Utc>,
 }
 
@@ -131,6 +150,8 @@ struct StateRow {
     fee_fine_balance: Decimal,
     patron_group: Option<String>,
     known_at: Option<DateTime<Utc>>,
+    told_group: Option<String>,
+    told_at: Option<DateTime<Utc>>,
 }
 
 /// What `user` has at `now`; `None` where no event ever opened anything for the patron.
@@ -146,6 +167,7 @@ pub async fn state(
         .fetch_optional(db)
         .await
         .map_err(Error::at("read a patron's state"))?;
+    let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
     Ok(row.map(|row| State {
         measures: Measures {
             open_loans: row.open_loans,
@@ -158,10 +180,8 @@ pub async fn state(
             recall_overdue_days: row.first_recall_due.map_or(0, |due| overdue_days(due, None, now)),
             fee_fine_balance: row.fee_fine_balance,
         },
-        group: row
-            .patron_group
-            .zip(row.known_at)
-            .map(|(group, known_at)| KnownGroup { group, known_at }),
+        asked: known(row.patron_group, row.known_at),
+        told: known(row.told_group, row.told_at),
     }))
 }
 
@@ -178,7 +198,8 @@ pub async fn summary(
         .map_err(Error::at("read a patron's summary"))
 }
 
-/// Keeps the group that the users module told, unless a later answer was kept already.
+/// Keeps what the users module answered, unless a later answer was kept already. Where it knew no group,
+/// what was known before is forgotten with that.
 pub async fn learn_group(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -209,17 +230,29 @@ pub async fn groups(
     Ok(found.into_iter().collect())
 }
 
-/// Forgets the group of a patron whom the users module does not know, or who has none.
-pub async fn forget_group(
-    db: impl PgExecutor<'_>,
+/// Keeps the groups that the topic tells, each unless a later record was heard.
+pub async fn tell_groups(
+    tx: &mut Tx,
     schema: &Schema,
-    user: Uuid,
+    told: &BTreeMap<Uuid, Register<Option<String>>>,
 ) -> Result<(), Error> {
-    sqlx::query(schema.sql(&FORGET_GROUP))
-        .bind(user)
-        .execute(db)
+    let (mut users, mut groups) = (Vec::with_capacity(told.len()), Vec::with_capacity(told.len()));
+    let (mut stamps, mut times): (Vec<&[u8]>, Vec<DateTime<Utc>>) = Default::default();
+    for (user, register) in told {
+        let Some((stamp, group)) = register else { continue };
+        users.push(*user);
+        groups.push(group.as_deref());
+        stamps.push(Stamp::as_bytes(stamp));
+        times.push(stamp.at());
+    }
+    sqlx::query(schema.sql(&TELL_GROUPS))
+        .bind(users)
+        .bind(groups)
+        .bind(stamps)
+        .bind(times)
+        .execute(&mut **tx)
         .await
-        .map_err(Error::at("forget a patron group"))?;
+        .map_err(Error::at("keep the groups that were told"))?;
     Ok(())
 }
 

@@ -1,95 +1,24 @@
-//! Rebuilds as they are asked for, worked on and kept, and the differences that they find.
-
-use std::collections::BTreeMap;
+//! Rebuilds as they are asked for, worked on and kept.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, Tx};
+use super::{Db, Error, Tx, begin, commit};
 use crate::event::TenantId;
 
 /// How long what has ended is kept.
 const KEPT: TimeDelta = TimeDelta::days(90);
 
 const COLUMNS: &str = "id, tenant, request, status, asked_by, asked_at, begun_at, ended_at, cancel,
-    progress, summary, error";
+    progress, summary, error, loans_read, fees_fines_read, problems";
 
-const ADD_PATRONS: Statement = Statement::new(
-    "insert into {schema}.rebuild_patron as p (rebuild_id, user_id, loans, fees_fines, counters)
-     select $1, x.* from unnest($2::uuid[], $3::int4[], $4::int4[], $5::bool[]) as x
-     on conflict (rebuild_id, user_id) do update set
-       loans = p.loans + excluded.loans, fees_fines = p.fees_fines + excluded.fees_fines,
-       counters = p.counters or excluded.counters",
-);
+/// Whoever takes a rebuild holds this meanwhile: "one at a time" is not to be told by looking.
+const TAKING: i64 = 0x7062_7265;
 
-const ADD_DIFFERENCES: Statement = Statement::new(
-    "insert into {schema}.rebuild_difference (rebuild_id, subject, is_loan, user_id, kind, registers, here, there)
-     select $1, x.subject, x.is_loan, x.user_id, x.kind, string_to_array(x.registers, ','), x.here, x.there
-       from unnest($2::uuid[], $3::bool[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[])
-         as x (subject, is_loan, user_id, kind, registers, here, there)
-     on conflict do nothing",
-);
-
-const SET_BLOCKED: Statement = Statement::new(
-    "update {schema}.rebuild_patron set blocked_before = $3, blocked_after = $4
-      where rebuild_id = $1 and user_id = $2",
-);
-
-/// Those of whom most is different first.
-const PATRONS: Statement = Statement::new(
-    "select user_id, loans, fees_fines, counters, blocked_before, blocked_after, applied_at,
-            count(*) over () as total
-       from {schema}.rebuild_patron where rebuild_id = $1
-      order by loans + fees_fines desc, user_id limit $2 offset $3",
-);
-
-const DIFFERENCES: Statement = Statement::new(
-    "select subject, is_loan, user_id, kind, registers, here, there
-       from {schema}.rebuild_difference where rebuild_id = $1 and user_id = any($2)
-      order by user_id, subject",
-);
-
-const UNAPPLIED: Statement = Statement::new(
-    "select user_id, loans + fees_fines as subjects from {schema}.rebuild_patron
-      where rebuild_id = $1 and applied_at is null order by user_id limit $2",
-);
-
-const SET_APPLIED: Statement = Statement::new(
-    "update {schema}.rebuild_patron set applied_at = $3 where rebuild_id = $1 and user_id = any($2)",
-);
-
-const SUMMARY: Statement = Statement::new(
-    "select (select count(*) from {schema}.rebuild_patron where rebuild_id = $1) as patrons,
-            (select count(*) from {schema}.rebuild_patron where rebuild_id = $1 and counters) as counters,
-            (select count(*) from {schema}.rebuild_patron where rebuild_id = $1 and applied_at is not null) as applied,
-            (select count(*) from {schema}.rebuild_patron where rebuild_id = $1
-                and not blocked_before @> blocked_after) as blocked,
-            (select count(*) from {schema}.rebuild_patron where rebuild_id = $1
-                and not blocked_after @> blocked_before) as unblocked,
-            (select coalesce(jsonb_object_agg(is_loan::text || '/' || kind, number), '{}') from (
-               select is_loan, kind, count(*) as number from {schema}.rebuild_difference
-                where rebuild_id = $1 group by is_loan, kind) kinds) as kinds",
-);
-
-const FORGET: [Statement; 2] = [
-    Statement::new("delete from {schema}.rebuild_patron where rebuild_id = $1"),
-    Statement::new("delete from {schema}.rebuild_difference where rebuild_id = $1"),
-];
-
-pub(super) const STATEMENTS: &[&Statement] = &[
-    &ADD_PATRONS,
-    &ADD_DIFFERENCES,
-    &SET_BLOCKED,
-    &PATRONS,
-    &DIFFERENCES,
-    &UNAPPLIED,
-    &SET_APPLIED,
-    &SUMMARY,
-    &FORGET[0],
-    &FORGET[1],
-];
+/// How many problems with single records are kept; of more there is a number.
+const PROBLEMS_MOST: i32 = 1000;
 
 /// How far a rebuild is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -183,65 +112,13 @@ pub struct Rebuild {
     pub summary: Option<Value>,
     /// Why it failed.
     pub error: Option<String>,
-}
-
-/// A patron of whom something is different.
-#[derive(Debug, Clone, FromRow)]
-pub struct Patron {
-    /// Who.
-    pub user_id: Uuid,
-    /// How many loans differ.
-    pub loans: i32,
-    /// How many fees/fines.
-    pub fees_fines: i32,
-    /// Whether the counters differ from a recount.
-    pub counters: bool,
-    /// Conditions that block the patron as things are, where it could be told.
-    pub blocked_before: Option<Vec<String>>,
-    /// The same as things are to be.
-    pub blocked_after: Option<Vec<String>>,
-    /// When it was put right.
-    pub applied_at: Option<DateTime<Utc>>,
-    /// How many such patrons there are in all.
-    pub total: i64,
-}
-
-/// A loan or fee/fine that is different.
-#[derive(Debug, Clone, FromRow)]
-pub struct Difference {
-    /// The loan or fee/fine.
-    pub subject: Uuid,
-    /// Which of them it is.
-    pub is_loan: bool,
-    /// Whose it is to be, or was.
-    pub user_id: Uuid,
-    /// In which way.
-    pub kind: String,
-    /// In which registers.
-    pub registers: Vec<String>,
-    /// As it counts here.
-    pub here: Option<Value>,
-    /// As it is to count.
-    pub there: Option<Value>,
-}
-
-/// How much was found to be different.
-#[derive(Debug, Clone, FromRow, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// Patrons of whom anything is different.
-    pub patrons: i64,
-    /// Of them, those whose counters are not what a recount gives.
-    pub counters: i64,
-    /// Of them, those who were put right.
-    pub applied: i64,
-    /// Patrons on whom a block is to be imposed.
-    pub blocked: i64,
-    /// Patrons of whom a block is to be lifted.
-    pub unblocked: i64,
-    /// Loans (`true/…`) and fees/fines by the way in which they differ.
-    #[serde(skip)]
-    pub kinds: Value,
+    /// Open loans that the storage modules told of.
+    pub loans_read: i32,
+    /// Open fees/fines that they told of.
+    pub fees_fines_read: i32,
+    /// What was odd on the way.
+    #[sqlx(json)]
+    pub problems: Vec<String>,
 }
 
 /// Enters a rebuild for any instance to work on. Old ones that have ended go.
@@ -270,73 +147,124 @@ pub async fn add(
     Ok(())
 }
 
-/// Takes a rebuild that nobody works on, the oldest first; each goes to one who asks.
-pub async fn take(
-    db: impl PgExecutor<'_>,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> Result<Option<Rebuild>, Error> {
-    take_any(db, None, now, until).await
+/// Who takes a rebuild, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Hold {
+    /// Whose it is.
+    pub holder: Uuid,
+    /// The instant.
+    pub now: DateTime<Utc>,
+    /// Until then nobody else may take it.
+    pub until: DateTime<Utc>,
 }
 
-/// As [`take`], this one alone.
-pub async fn take_one(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> Result<Option<Rebuild>, Error> {
-    take_any(db, Some(id), now, until).await
+/// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
+/// What has the storage modules still to ask is taken by whoever has a token, by [`take_with_token`].
+pub async fn take(db: &Db, id: Option<Uuid>, hold: Hold) -> Result<Option<Rebuild>, Error> {
+    let which =
+        "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel";
+    take_where(db, which, None, id, hold).await
 }
 
-async fn take_any(
-    db: impl PgExecutor<'_>,
+/// Takes a rebuild of a tenant that has the storage modules still to ask, the oldest first, or this one
+/// alone, unless another is being worked on.
+pub async fn take_with_token(
+    db: &Db,
+    tenant: &TenantId,
     id: Option<Uuid>,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
+    hold: Hold,
 ) -> Result<Option<Rebuild>, Error> {
+    let which = "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
+        and not exists (select from mod_patron_blocks.rebuild o
+                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
+                           and o.ended_at is null and o.held_until >= $1)";
+    take_where(db, which, Some(tenant), id, hold).await
+}
+
+async fn take_where(
+    db: &Db,
+    which: &str,
+    tenant: Option<&TenantId>,
+    id: Option<Uuid>,
+    hold: Hold,
+) -> Result<Option<Rebuild>, Error> {
+    let failed = || Error::at("take a rebuild");
     let sql = format!(
-        "update mod_patron_blocks.rebuild set held_until = $2, begun_at = coalesce(begun_at, $1)
-          where id = (select id from mod_patron_blocks.rebuild
-                       where status in ('waiting', 'reading', 'comparing', 'applying')
-                         and (held_until is null or held_until < $1) and ($3::uuid is null or id = $3)
-                       order by asked_at limit 1 for update skip locked)
+        "update mod_patron_blocks.rebuild
+            set held_until = $2, holder = $3, begun_at = coalesce(begun_at, $1)
+          where id = (select r.id from mod_patron_blocks.rebuild r
+                       where r.status in ('waiting', 'reading', 'comparing', 'applying')
+                         and (r.held_until is null or r.held_until < $1)
+                         and ($4::text is null or r.tenant = $4) and ($5::uuid is null or r.id = $5)
+                         and ({which})
+                       order by r.asked_at limit 1 for update)
          returning {COLUMNS}"
     );
-    let taken = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(now).bind(until).bind(id);
-    taken.fetch_optional(db).await.map_err(Error::at("take a rebuild"))
+    let mut tx = begin(db).await?;
+    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
+    alone.execute(&mut *tx).await.map_err(failed())?;
+    let taken = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+    let taken = taken.bind(hold.now).bind(hold.until).bind(hold.holder);
+    let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
+    let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
+    commit(tx).await?;
+    Ok(taken)
 }
 
-/// Says that a rebuild is still worked on, and how far it is. Gives the rebuild as it stands, unless it is
-/// gone or another instance has it.
+/// What whoever holds a rebuild hears when it says that it still does.
+pub enum Held {
+    /// So it is. Tells whether the rebuild is to end.
+    Still {
+        /// Whether somebody wants it to end where it stands.
+        cancel: bool,
+    },
+    /// Another instance has taken it.
+    ByAnother,
+    /// There is no such rebuild any more: its tenant was purged.
+    Gone,
+}
+
+/// Says that a rebuild is still worked on, and how far it is.
 pub async fn hold(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    until: DateTime<Utc>,
+    Hold { holder, until, .. }: Hold,
     progress: &Value,
-) -> Result<Option<Rebuild>, Error> {
-    let sql = format!(
-        "update mod_patron_blocks.rebuild set held_until = $2, progress = $3 where id = $1
-         returning {COLUMNS}"
-    );
-    let held = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).bind(until).bind(progress);
-    held.fetch_optional(db).await.map_err(Error::at("hold a rebuild"))
+) -> Result<Held, Error> {
+    let held: Option<(bool, bool)> = sqlx::query_as(
+        "with held as (
+           update mod_patron_blocks.rebuild set held_until = $3, progress = $4
+            where id = $1 and holder = $2 returning id)
+         select cancel, exists (select from held) from mod_patron_blocks.rebuild where id = $1",
+    )
+    .bind(id)
+    .bind(holder)
+    .bind(until)
+    .bind(progress)
+    .fetch_optional(db)
+    .await
+    .map_err(Error::at("hold a rebuild"))?;
+    Ok(match held {
+        Some((cancel, true)) => Held::Still { cancel },
+        Some((_, false)) => Held::ByAnother,
+        None => Held::Gone,
+    })
 }
 
-/// Sets how far a rebuild is; what has ended is held by nobody.
+/// Sets how far a rebuild is, for whoever holds it; what has ended is held by nobody.
 pub async fn set_status(
     db: impl PgExecutor<'_>,
     id: Uuid,
+    Hold { holder, now, .. }: Hold,
     status: Status,
     summary: Option<&Value>,
     error: Option<&str>,
-    now: DateTime<Utc>,
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild set status = $2, summary = coalesce($3, summary), error = $4,
                 ended_at = case when $5 then $6 end,
                 held_until = case when $5 or $2 in ('compared', 'waiting') then null else held_until end
-          where id = $1",
+          where id = $1 and holder = $7",
     )
     .bind(id)
     .bind(status.name())
@@ -344,10 +272,65 @@ pub async fn set_status(
     .bind(error)
     .bind(status.has_ended())
     .bind(now)
+    .bind(holder)
     .execute(db)
     .await
     .map_err(Error::at("set a rebuild's status"))?;
     Ok(())
+}
+
+/// Lets go of a rebuild, which another instance may go on with at once, and says why, if there is anything to say.
+pub async fn let_go(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    holder: Uuid,
+    problem: Option<&str>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.rebuild
+            set held_until = null, problems = problems || coalesce(to_jsonb($3::text), '[]')
+          where id = $1 and holder = $2",
+    )
+    .bind(id)
+    .bind(holder)
+    .bind(problem)
+    .execute(db)
+    .await
+    .map_err(Error::at("let go of a rebuild"))?;
+    Ok(())
+}
+
+/// Adds to what the storage modules told of: so many loans and fees/fines, and what was odd about others.
+pub async fn note_read(
+    tx: &mut Tx,
+    id: Uuid,
+    (loans, fees): (usize, usize),
+    problems: &[String],
+) -> Result<(), Error> {
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    sqlx::query(
+        "update mod_patron_blocks.rebuild
+            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3,
+                problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
+          where id = $1",
+    )
+    .bind(id)
+    .bind(number(loans))
+    .bind(number(fees))
+    .bind(sqlx::types::Json(problems))
+    .bind(PROBLEMS_MOST)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("note what storage told of"))?;
+    Ok(())
+}
+
+/// Forgets what the storage modules told of: it is read anew.
+pub async fn forget_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
+    let set = "update mod_patron_blocks.rebuild
+                  set loans_read = 0, fees_fines_read = 0, problems = '[]' where id = $1";
+    let done = sqlx::query(set).bind(id).execute(&mut **tx).await;
+    done.map(|_| ()).map_err(Error::at("note what storage told of"))
 }
 
 /// Has a rebuild whose differences are known applied. Tells whether that is so.
@@ -361,13 +344,19 @@ pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Resu
 }
 
 /// Has a rebuild end where it stands. Tells whether there was one that hadn't ended.
-pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
+pub async fn cancel(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "update mod_patron_blocks.rebuild
-            set cancel = true, status = case when status = 'compared' then 'applying' else status end
+            set cancel = true, ended_at = case when status = 'waiting' then $3 end,
+                status = case status when 'compared' then 'applying' when 'waiting' then 'cancelled' else status end
           where id = $1 and tenant = $2 and ended_at is null",
     );
-    let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
+    let done = done.bind(id).bind(tenant.as_str()).bind(now).execute(db).await;
     Ok(done.map_err(Error::at("cancel a rebuild"))?.rows_affected() == 1)
 }
 
@@ -414,158 +403,3 @@ pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Err
     gone.bind(tenant.as_str()).fetch_all(&mut **tx).await.map_err(Error::at("forget rebuilds"))
 }
 
-/// Enters differences, and counts them for their patrons.
-pub async fn add_differences(
-    tx: &mut Tx,
-    schema: &Schema,
-    id: Uuid,
-    found: &[Difference],
-) -> Result<(), Error> {
-    if found.is_empty() {
-        return Ok(());
-    }
-    let mut c = Columns::default();
-    found.iter().for_each(|difference| c.push(difference));
-    sqlx::query(schema.sql(&ADD_DIFFERENCES))
-        .bind(id)
-        .bind(c.subject)
-        .bind(c.is_loan)
-        .bind(c.user_id)
-        .bind(c.kind)
-        .bind(c.registers)
-        .bind(c.here)
-        .bind(c.there)
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("enter differences"))?;
-    let (users, loans, fees) = by_patron(found);
-    add_patrons(tx, schema, id, &users, (&loans, &fees), false).await
-}
-
-#[derive(Default)]
-struct Columns<'a> {
-    subject: Vec<Uuid>,
-    is_loan: Vec<bool>,
-    user_id: Vec<Uuid>,
-    kind: Vec<&'a str>,
-    registers: Vec<String>,
-    here: Vec<Option<&'a Value>>,
-    there: Vec<Option<&'a Value>>,
-}
-
-impl<'a> Columns<'a> {
-    fn push(&mut self, difference: &'a Difference) {
-        self.subject.push(difference.subject);
-        self.is_loan.push(difference.is_loan);
-        self.user_id.push(difference.user_id);
-        self.kind.push(&difference.kind);
-        self.registers.push(difference.registers.join(","));
-        self.here.push(difference.here.as_ref());
-        self.there.push(difference.there.as_ref());
-    }
-}
-
-/// Patrons, with how many of their loans and of their fees/fines differ.
-fn by_patron(found: &[Difference]) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
-    let mut numbers: BTreeMap<Uuid, (i32, i32)> = BTreeMap::new();
-    for difference in found {
-        let (loans, fees) = numbers.entry(difference.user_id).or_default();
-        *(if difference.is_loan { loans } else { fees }) += 1;
-    }
-    let (loans, fees) = numbers.values().copied().unzip();
-    (numbers.into_keys().collect(), loans, fees)
-}
-
-/// Enters patrons of whom so many loans and fees/fines differ.
-pub async fn add_patrons(
-    tx: &mut Tx,
-    schema: &Schema,
-    id: Uuid,
-    users: &[Uuid],
-    (loans, fees): (&[i32], &[i32]),
-    counters: bool,
-) -> Result<(), Error> {
-    sqlx::query(schema.sql(&ADD_PATRONS))
-        .bind(id)
-        .bind(users)
-        .bind(loans)
-        .bind(fees)
-        .bind(vec![counters; users.len()])
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("enter patrons who differ"))?;
-    Ok(())
-}
-
-/// Enters which conditions block a patron, and are to.
-pub async fn set_blocked(
-    tx: &mut Tx,
-    schema: &Schema,
-    id: Uuid,
-    user: Uuid,
-    (before, after): (&[String], &[String]),
-) -> Result<(), Error> {
-    let set = sqlx::query(schema.sql(&SET_BLOCKED)).bind(id).bind(user).bind(before).bind(after);
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("enter a patron's blocks"))
-}
-
-/// A page of the patrons of whom something differs, those of whom most does first.
-pub async fn patrons(
-    db: impl PgExecutor<'_>,
-    schema: &Schema,
-    id: Uuid,
-    limit: i64,
-    offset: i64,
-) -> Result<Vec<Patron>, Error> {
-    let found = sqlx::query_as(schema.sql(&PATRONS)).bind(id).bind(limit).bind(offset);
-    found.fetch_all(db).await.map_err(Error::at("list patrons who differ"))
-}
-
-/// What differs of these patrons.
-pub async fn differences(
-    db: impl PgExecutor<'_>,
-    schema: &Schema,
-    id: Uuid,
-    users: &[Uuid],
-) -> Result<Vec<Difference>, Error> {
-    let found = sqlx::query_as(schema.sql(&DIFFERENCES)).bind(id).bind(users).fetch_all(db).await;
-    found.map_err(Error::at("list differences"))
-}
-
-/// Patrons who are not put right yet, with how much of them differs.
-pub async fn unapplied(
-    tx: &mut Tx,
-    schema: &Schema,
-    id: Uuid,
-    most: i64,
-) -> Result<Vec<(Uuid, i32)>, Error> {
-    let found = sqlx::query_as(schema.sql(&UNAPPLIED)).bind(id).bind(most);
-    found.fetch_all(&mut **tx).await.map_err(Error::at("list patrons to put right"))
-}
-
-/// Notes that patrons are put right.
-pub async fn set_applied(
-    tx: &mut Tx,
-    schema: &Schema,
-    id: Uuid,
-    users: &[Uuid],
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
-    let set = sqlx::query(schema.sql(&SET_APPLIED)).bind(id).bind(users).bind(now);
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note who is put right"))
-}
-
-/// Sums up what was found.
-pub async fn summary(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<Summary, Error> {
-    let summed = sqlx::query_as(schema.sql(&SUMMARY)).bind(id).fetch_one(db).await;
-    summed.map_err(Error::at("sum up differences"))
-}
-
-/// Forgets what was found.
-pub async fn forget(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
-    for statement in &FORGET {
-        let gone = sqlx::query(schema.sql(statement)).bind(id).execute(&mut **tx).await;
-        gone.map_err(Error::at("forget differences"))?;
-    }
-    Ok(())
-}

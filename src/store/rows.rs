@@ -20,13 +20,13 @@ use crate::{
 const LOANS: Statement = Statement::new(
     "select loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration, grace_interval,
             snapshot_stamp, snapshot_user, due_stamp, changed_due_date, changed_by_recall, lost_stamp,
-            said_lost, claimed_stamp, said_claimed, closed_stamp, named_user, horizon
+            said_lost, claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon
        from {schema}.loan where loan_id = any($1)",
 );
 
 const FEES: Statement = Statement::new(
     "select fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id, user_stamp, user_id,
-            horizon
+            pruned_horizon, horizon
        from {schema}.fee_fine where fee_fine_id = any($1)",
 );
 
@@ -36,26 +36,18 @@ const SAID: Statement = Statement::new(
        from {schema}.inbox where subject = any($1) and (received_at >= $2 or partition < 0)",
 );
 
-/// As the merge writes a row, but whatever stood there. What complete snapshots spoke of holds.
+/// As the merge writes a row, but whatever stood there.
 const PUT_LOANS: Statement = Statement::new(
     "insert into {schema}.loan as t (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
        grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
        due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
-       claimed_stamp, said_claimed, closed_stamp, named_user, horizon, spoken_horizon)
-     select x.*, coalesce(greatest(y.horizon, spoken.horizon), ''), spoken.horizon
+       claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
+     select *
        from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
                    $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
                    $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
-                   $17::bytea[], $18::uuid[])
-         as x (loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration,
-               grace_interval, grace_minutes, snapshot_stamp, snapshot_user, due_stamp,
-               changed_due_date, changed_by_recall, lost_stamp, said_lost, claimed_stamp,
-               said_claimed, closed_stamp, named_user)
-       join unnest($1::uuid[], $19::bytea[]) as y (loan_id, horizon) on y.loan_id = x.loan_id
-       left join {schema}.horizon h on h.user_id = coalesce(x.snapshot_user, x.check_out_user)
-      cross join lateral (select greatest(h.horizon, (select horizon from {schema}.horizon
-              where user_id = '00000000-0000-0000-0000-000000000000')) as horizon) spoken
+                   $17::bytea[], $18::uuid[], $19::bytea[], $20::bytea[]) as x (loan_id)
       order by x.loan_id
      on conflict (loan_id) do update set
        check_out_stamp = excluded.check_out_stamp, check_out_user = excluded.check_out_user,
@@ -66,27 +58,23 @@ const PUT_LOANS: Statement = Statement::new(
        changed_by_recall = excluded.changed_by_recall, lost_stamp = excluded.lost_stamp,
        said_lost = excluded.said_lost, claimed_stamp = excluded.claimed_stamp,
        said_claimed = excluded.said_claimed, closed_stamp = excluded.closed_stamp,
-       named_user = excluded.named_user, horizon = excluded.horizon",
+       named_user = excluded.named_user, pruned_horizon = excluded.pruned_horizon,
+       horizon = excluded.horizon",
 );
 
 const PUT_FEES: Statement = Statement::new(
     "insert into {schema}.fee_fine as t (
        fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-       user_stamp, user_id, horizon, spoken_horizon)
-     select x.*, coalesce(greatest(y.horizon, spoken.horizon), ''), spoken.horizon
+       user_stamp, user_id, pruned_horizon, horizon)
+     select *
        from unnest($1::uuid[], $2::bytea[], $3::numeric[], $4::uuid[], $5::bytea[], $6::uuid[], $7::bytea[],
-                   $8::uuid[])
-         as x (fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-               user_stamp, user_id)
-       join unnest($1::uuid[], $9::bytea[]) as y (fee_fine_id, horizon) on y.fee_fine_id = x.fee_fine_id
-       left join {schema}.horizon h on h.user_id = x.user_id
-      cross join lateral (select greatest(h.horizon, (select horizon from {schema}.horizon
-              where user_id = '00000000-0000-0000-0000-000000000000')) as horizon) spoken
+                   $8::uuid[], $9::bytea[], $10::bytea[]) as x (fee_fine_id)
       order by x.fee_fine_id
      on conflict (fee_fine_id) do update set
        balance_stamp = excluded.balance_stamp, balance = excluded.balance, loan_id = excluded.loan_id,
        type_stamp = excluded.type_stamp, fee_fine_type_id = excluded.fee_fine_type_id,
-       user_stamp = excluded.user_stamp, user_id = excluded.user_id, horizon = excluded.horizon",
+       user_stamp = excluded.user_stamp, user_id = excluded.user_id,
+       pruned_horizon = excluded.pruned_horizon, horizon = excluded.horizon",
 );
 
 const REMOVE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
@@ -135,6 +123,11 @@ const PAGE: Statement = Statement::new(
        from {schema}.inbox where event_key > $1 order by event_key limit $2",
 );
 
+const SPOKEN: Statement = Statement::new(
+    "select user_id, horizon, greatest(horizon, loans_horizon) from {schema}.horizon
+      where user_id = '00000000-0000-0000-0000-000000000000' or user_id = any($1)",
+);
+
 const OPEN_OF: Statement = Statement::new(
     "select loan_id, true from {schema}.loan where user_id = any($1) and is_open
      union all select fee_fine_id, false from {schema}.fee_fine where user_id = any($1) and is_open",
@@ -151,6 +144,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &RECOUNT,
     &ALL_OF,
     &PAGE,
+    &SPOKEN,
     &OPEN_OF,
 ];
 
@@ -159,8 +153,34 @@ pub(super) const STATEMENTS: &[&Statement] = &[
 pub struct Row<T> {
     /// What is known.
     pub known: T,
-    /// Older evidence opens nothing.
+    /// How far was pruned when the row was made.
+    pub pruned: Option<Horizon>,
+    /// Older evidence opens nothing: how far was pruned, or complete snapshots spoke.
     pub horizon: Option<Horizon>,
+}
+
+/// How far complete snapshots spoke of a tenant and its patrons.
+#[derive(Debug, Clone, Default)]
+pub struct Spoken {
+    loans: Option<Horizon>,
+    fees: Option<Horizon>,
+    patrons: BTreeMap<Uuid, Horizon>,
+}
+
+impl Spoken {
+    /// Of a loan that is this patron's.
+    pub fn of_loan(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        self.loans.max(self.of_patron(owner))
+    }
+
+    /// Of a fee/fine that is this patron's.
+    pub fn of_fee(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        self.fees.max(self.of_patron(owner))
+    }
+
+    fn of_patron(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        self.patrons.get(&owner?).copied()
+    }
 }
 
 /// Rows by their ids.
@@ -185,6 +205,7 @@ struct LoanRow {
     said_claimed: Option<bool>,
     closed_stamp: Option<Vec<u8>>,
     named_user: Option<Uuid>,
+    pruned_horizon: Option<Vec<u8>>,
     horizon: Vec<u8>,
 }
 
@@ -198,6 +219,7 @@ struct FeeRow {
     fee_fine_type_id: Option<Uuid>,
     user_stamp: Option<Vec<u8>>,
     user_id: Option<Uuid>,
+    pruned_horizon: Option<Vec<u8>>,
     horizon: Vec<u8>,
 }
 
@@ -207,6 +229,11 @@ fn stamp(bytes: Option<&Vec<u8>>) -> Option<Stamp> {
 
 fn register<T>(said: Option<&Vec<u8>>, value: Option<T>) -> Register<T> {
     Some((stamp(said)?, value?))
+}
+
+fn row<T>(known: T, pruned: Option<Vec<u8>>, horizon: &[u8]) -> Row<T> {
+    let pruned = pruned.and_then(|bytes| Horizon::from_bytes(&bytes));
+    Row { known, pruned, horizon: Horizon::from_bytes(horizon) }
 }
 
 impl LoanRow {
@@ -226,7 +253,7 @@ impl LoanRow {
             closed: stamp(self.closed_stamp.as_ref()),
             named: self.named_user,
         };
-        (self.loan_id, Row { known, horizon: Horizon::from_bytes(&self.horizon) })
+        (self.loan_id, row(known, self.pruned_horizon, &self.horizon))
     }
 }
 
@@ -238,7 +265,7 @@ impl FeeRow {
             fee_fine_type: register(self.type_stamp.as_ref(), self.fee_fine_type_id),
             user: register(self.user_stamp.as_ref(), self.user_id),
         };
-        (self.fee_fine_id, Row { known, horizon: Horizon::from_bytes(&self.horizon) })
+        (self.fee_fine_id, row(known, self.pruned_horizon, &self.horizon))
     }
 }
 
@@ -301,11 +328,12 @@ pub async fn all_of(tx: &mut Tx, schema: &Schema, user: Uuid) -> Result<Vec<Uuid
 
 /// Puts rows of loans in place of whatever stands there; one of which nothing is known goes.
 pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Result<(), Error> {
-    let (put, horizons, gone) = divide(rows);
+    let Divided { put, pruned, horizons, gone } = divide(rows);
     remove(tx, schema, &REMOVE_LOANS, &gone).await?;
     let columns = LoanColumns::of(&put);
     columns
         .bind(sqlx::query(schema.sql(&PUT_LOANS)))
+        .bind(pruned)
         .bind(horizons)
         .execute(&mut **tx)
         .await
@@ -315,11 +343,12 @@ pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Resul
 
 /// As [`put_loans`], for fees/fines.
 pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<(), Error> {
-    let (put, horizons, gone) = divide(rows);
+    let Divided { put, pruned, horizons, gone } = divide(rows);
     remove(tx, schema, &REMOVE_FEES, &gone).await?;
     let columns = FeeColumns::of(&put);
     columns
         .bind(sqlx::query(schema.sql(&PUT_FEES)))
+        .bind(pruned)
         .bind(horizons)
         .execute(&mut **tx)
         .await
@@ -327,20 +356,27 @@ pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<
     Ok(())
 }
 
-type Divided<'a, T> = (BTreeMap<Uuid, T>, Vec<Option<&'a [u8]>>, Vec<Uuid>);
-
 /// What is to stand there, with its horizons in the same order, and what is to go.
+struct Divided<'a, T> {
+    put: BTreeMap<Uuid, T>,
+    pruned: Vec<Option<&'a [u8]>>,
+    horizons: Vec<&'a [u8]>,
+    gone: Vec<Uuid>,
+}
+
 fn divide<T: Clone + Default + PartialEq>(rows: &Rows<T>) -> Divided<'_, T> {
-    let (mut put, mut horizons, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (put, gone) = (BTreeMap::new(), Vec::new());
+    let mut divided = Divided { put, pruned: Vec::new(), horizons: Vec::new(), gone };
     for (id, row) in rows {
         if row.known == T::default() {
-            gone.push(*id);
+            divided.gone.push(*id);
         } else {
-            put.insert(*id, row.known.clone());
-            horizons.push(row.horizon.as_ref().map(Horizon::as_bytes));
+            divided.put.insert(*id, row.known.clone());
+            divided.pruned.push(row.pruned.as_ref().map(Horizon::as_bytes));
+            divided.horizons.push(row.horizon.as_ref().map_or(&[], Horizon::as_bytes));
         }
     }
-    (put, horizons, gone)
+    divided
 }
 
 async fn remove(
@@ -370,4 +406,29 @@ pub async fn open_of(
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     let found = sqlx::query_as(schema.sql(&OPEN_OF)).bind(users).fetch_all(&mut **tx).await;
     found.map_err(Error::at("look what patrons have open"))
+}
+
+/// Adds how far complete snapshots spoke of the tenant and of these patrons, as noted in a schema.
+pub async fn spoken(
+    tx: &mut Tx,
+    schema: &Schema,
+    users: &[Uuid],
+    spoken: &mut Spoken,
+) -> Result<(), Error> {
+    let noted: Vec<(Uuid, Vec<u8>, Vec<u8>)> = sqlx::query_as(schema.sql(&SPOKEN))
+        .bind(users)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("look how far snapshots spoke"))?;
+    for (user, all, loans) in noted {
+        let (all, loans) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans));
+        if user.is_nil() {
+            spoken.fees = spoken.fees.max(all);
+            spoken.loans = spoken.loans.max(loans);
+        } else if let Some(all) = all {
+            let known = spoken.patrons.entry(user).or_insert(all);
+            *known = all.max(*known);
+        }
+    }
+    Ok(())
 }

@@ -2,13 +2,14 @@
 //! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
 //! they are among them.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, Tx};
+use super::{Error, Schema, Statement, Tx, merge};
 use crate::event::stamp::Horizon;
 
-const MAKE: [Statement; 12] = [
+const MAKE: [Statement; 13] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new("create unlogged table {schema}.loan (like {live}.loan including all)"),
@@ -16,6 +17,7 @@ const MAKE: [Statement; 12] = [
     Statement::new(
         "create unlogged table {schema}.patron_counter (like {live}.patron_counter including all)",
     ),
+    Statement::new("create unlogged table {schema}.patron (like {live}.patron including all)"),
     Statement::new("create unlogged table {schema}.horizon (like {live}.horizon including all)"),
     Statement::new(
         "create unlogged table {schema}.housekeeping (like {live}.housekeeping including all)",
@@ -26,7 +28,7 @@ const MAKE: [Statement; 12] = [
         "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
     ),
     Statement::new(
-        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, read_up_to uuid)",
+        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, place text, read_up_to uuid, groups bigint not null default 0)",
     ),
     Statement::new(
         "create unlogged table {schema}.candidate ( subject uuid primary key, is_loan boolean not null)",
@@ -45,9 +47,45 @@ const SET_STATE: Statement = Statement::new(
 );
 
 const STATE: Statement =
-    Statement::new("select whole, complete_since, read_from, read_up_to from {schema}.state");
+    Statement::new("select whole, complete_since, read_from, place, read_up_to, groups from {schema}.state");
 
-const KEEP_PLACE: Statement = Statement::new("update {schema}.state set read_up_to = $1");
+const KEEP_PLACE: Statement =
+    Statement::new("update {schema}.state set place = $1, read_up_to = $2");
+
+const SPEAK: Statement = Statement::new(
+    "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
+     on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
+);
+
+/// What the source says of groups and was not heard here.
+const COUNT_GROUPS: Statement = Statement::new(
+    "update {schema}.state set groups = (
+       select count(*) from {schema}.patron s left join {live}.patron l on l.user_id = s.user_id
+        where l.told_stamp is null or l.told_stamp < s.told_stamp)",
+);
+
+const TELL_GROUPS: Statement = Statement::new(
+    "with part as (
+       select user_id, told_group, told_stamp, told_at from {schema}.patron
+        where user_id > $1 and told_stamp is not null order by user_id limit $2
+     ), told as (
+       insert into {live}.patron as t (user_id, told_group, told_stamp, told_at) select * from part
+       on conflict (user_id) do update set
+         told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
+         where t.told_stamp is null or t.told_stamp < excluded.told_stamp)
+     select max(user_id::text)::uuid from part",
+);
+
+/// How far snapshots spoke that were not heard of here.
+const SETTLE: Statement = Statement::new(
+    "insert into {live}.horizon as t (user_id, horizon, loans_horizon)
+     select s.user_id, s.horizon, s.loans_horizon from {schema}.horizon s where s.user_id = $1
+     on conflict (user_id) do update set
+       horizon = greatest(t.horizon, excluded.horizon),
+       loans_horizon = greatest(t.loans_horizon, excluded.loans_horizon)
+       where t.horizon < excluded.horizon or excluded.loans_horizon > coalesce(t.loans_horizon, '')
+     returning t.horizon, greatest(t.horizon, t.loans_horizon)",
+);
 
 const SET_WHOLE: Statement = Statement::new("update {schema}.state set whole = true");
 
@@ -69,6 +107,7 @@ const CANDIDATES: Statement = Statement::new(
      select coalesce(l.loan_id, s.loan_id), true
        from {live}.loan l full join {schema}.loan s on s.loan_id = l.loan_id
       where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+        and ($2 or s.loan_id is not null or l.is_open)
         and (l.check_out_stamp, l.check_out_user, l.check_out_due_date, l.grace_duration, l.grace_interval,
              l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.changed_by_recall,
              l.lost_stamp, l.said_lost, l.claimed_stamp, l.said_claimed, l.closed_stamp, l.is_open)
@@ -80,6 +119,7 @@ const CANDIDATES: Statement = Statement::new(
      select coalesce(l.fee_fine_id, s.fee_fine_id), false
        from {live}.fee_fine l full join {schema}.fee_fine s on s.fee_fine_id = l.fee_fine_id
       where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+        and ($2 or s.fee_fine_id is not null or l.is_open)
         and (l.balance_stamp, l.balance, l.loan_id, l.type_stamp, l.fee_fine_type_id, l.user_stamp, l.user_id,
              l.is_open)
             is distinct from
@@ -99,6 +139,10 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SET_STATE,
     &STATE,
     &KEEP_PLACE,
+    &SPEAK,
+    &COUNT_GROUPS,
+    &TELL_GROUPS,
+    &SETTLE,
     &SET_WHOLE,
     &SET_READING,
     &READING,
@@ -115,9 +159,13 @@ pub struct State {
     /// Since when the source holds everything; `None`: since ever.
     pub complete_since: Option<Horizon>,
     /// When reading began: what came into the inbox since then is not in the shadow.
-    pub read_from: chrono::DateTime<chrono::Utc>,
-    /// The key up to which the inbox was read, where that is the source.
+    pub read_from: DateTime<Utc>,
+    /// What is read in the order of ids, where anything is.
+    pub place: Option<String>,
+    /// The last id of it that was read.
     pub read_up_to: Option<Uuid>,
+    /// Patrons whose group the source told of and who were not heard of here.
+    pub groups: i64,
 }
 
 /// How far a partition was read into a shadow.
@@ -138,7 +186,7 @@ pub async fn make(
     tx: &mut Tx,
     shadow: &Schema,
     complete_since: Option<Horizon>,
-    read_from: chrono::DateTime<chrono::Utc>,
+    read_from: DateTime<Utc>,
 ) -> Result<(), Error> {
     for statement in &MAKE {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
@@ -169,23 +217,80 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
     if !is_there {
         return Ok(None);
     }
-    type Row = (bool, Option<Vec<u8>>, chrono::DateTime<chrono::Utc>, Option<Uuid>);
+    type Row = (bool, Option<Vec<u8>>, DateTime<Utc>, Option<String>, Option<Uuid>, i64);
     let row: Option<Row> = sqlx::query_as(shadow.sql(&STATE))
         .fetch_optional(&mut **tx)
         .await
         .map_err(Error::at("look at a shadow"))?;
-    Ok(row.map(|(whole, complete_since, read_from, read_up_to)| State {
+    Ok(row.map(|(whole, complete_since, read_from, place, read_up_to, groups)| State {
         whole,
         complete_since: complete_since.and_then(|bytes| Horizon::from_bytes(&bytes)),
         read_from,
+        place,
         read_up_to,
+        groups,
     }))
 }
 
-/// Notes up to which key the inbox was read.
-pub async fn keep_place(tx: &mut Tx, shadow: &Schema, key: Uuid) -> Result<(), Error> {
-    let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(key).execute(&mut **tx).await;
-    kept.map(|_| ()).map_err(Error::at("note how far the inbox was read"))
+/// Notes up to which id something was read: the inbox, or what the storage modules keep.
+pub async fn keep_place(
+    tx: &mut Tx,
+    shadow: &Schema,
+    place: &str,
+    key: Uuid,
+) -> Result<(), Error> {
+    let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(place).bind(key).execute(&mut **tx).await;
+    kept.map(|_| ()).map_err(Error::at("note how far a source was read"))
+}
+
+/// Notes that the source is a complete snapshot of a patron, or with the nil UUID of the tenant.
+pub async fn speak(
+    tx: &mut Tx,
+    shadow: &Schema,
+    of: Uuid,
+    horizon: Horizon,
+) -> Result<(), Error> {
+    let noted = sqlx::query(shadow.sql(&SPEAK)).bind(of).bind(horizon.as_bytes()).execute(&mut **tx);
+    noted.await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
+}
+
+/// Has what complete snapshots of the source speak of hold from now on, for a patron, or with the nil UUID
+/// for the tenant. Nobody else may write the tenant's rows meanwhile.
+pub async fn settle(
+    tx: &mut Tx,
+    shadow: &Schema,
+    live: &Schema,
+    of: Uuid,
+) -> Result<(), Error> {
+    let news: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(shadow.sql(&SETTLE))
+        .bind(of)
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(Error::at("have a snapshot hold"))?;
+    let Some((all, loans)) = news else { return Ok(()) };
+    let of = (!of.is_nil()).then_some(of);
+    if let (Some(all), Some(loans)) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans)) {
+        merge::end_loans(tx, live, of, loans).await?;
+        merge::end_fees(tx, live, of, all).await?;
+    }
+    Ok(())
+}
+
+/// Counts what the source says of groups and was not heard here.
+pub async fn count_groups(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
+    let counted = sqlx::query(shadow.sql(&COUNT_GROUPS)).execute(&mut **tx).await;
+    counted.map(|_| ()).map_err(Error::at("compare patron groups"))
+}
+
+/// Has so many patrons' groups hold as the source told them, after a patron. Gives the last one.
+pub async fn tell_groups(
+    tx: &mut Tx,
+    shadow: &Schema,
+    after: Uuid,
+    most: i64,
+) -> Result<Option<Uuid>, Error> {
+    let told = sqlx::query_scalar(shadow.sql(&TELL_GROUPS)).bind(after).bind(most);
+    told.fetch_one(&mut **tx).await.map_err(Error::at("keep the groups that a source told"))
 }
 
 /// Notes that all of the source is in the shadow.
@@ -221,15 +326,18 @@ pub async fn reading(tx: &mut Tx, shadow: &Schema) -> Result<Vec<Reading>, Error
     read.map_err(Error::at("look how far topics were read"))
 }
 
-/// Finds rows that are not the same here and in the shadow, of one patron or of all. Tells how many.
+/// Finds rows that are not the same here and in the shadow, of one patron or of all. Tells how many. Where
+/// the source doesn't tell of what has ended, nothing follows from its silence about that.
 pub async fn find_candidates(
     tx: &mut Tx,
     shadow: &Schema,
     user: Option<Uuid>,
+    tells_of_ended: bool,
 ) -> Result<i64, Error> {
     let step = "compare a shadow";
     sqlx::query(shadow.sql(&CANDIDATES))
         .bind(user)
+        .bind(tells_of_ended)
         .execute(&mut **tx)
         .await
         .map_err(Error::at(step))?;

@@ -10,7 +10,10 @@ use super::{
     desk::{Answer, Ask, Desk, METHODS},
     told,
 };
-use crate::world::{TENANT, World};
+use crate::{
+    raw::{begin, drip},
+    world::{TENANT, World},
+};
 
 /// Each path with an id in it that nothing has, and its methods.
 fn operations(desk: &Desk<'_>) -> Vec<(String, String)> {
@@ -67,7 +70,12 @@ async fn a_known_path_takes_no_other_method_and_an_unknown_path_is_not_found() {
         for (path, _) in &all {
             let taken = |method: &str| all.iter().any(|(p, m)| p == path && m == method);
             for method in METHODS.into_iter().filter(|method| !taken(method)) {
-                assert_eq!(desk.ask(method, path, None).await.status, 405, "{method} {path}");
+                let answer = desk.ask(method, path, None).await;
+                assert_eq!(answer.status, 405, "{method} {path}");
+                let mut named: Vec<_> = answer.allow.iter().flat_map(|a| a.split(", ")).collect();
+                named.sort_unstable_by_key(|name| METHODS.iter().position(|m| m == name));
+                let all: Vec<_> = METHODS.into_iter().filter(|method| taken(method)).collect();
+                assert_eq!(named, all, "{method} {path}");
             }
         }
         for path in ["/", "/nowhere", "/patron-block-limits/a/b", "/automated-patron-blocks"] {
@@ -193,6 +201,26 @@ async fn bodies_are_json_objects_of_a_bounded_length() {
             let long = format!("{{\"x\":\"{}\"}}", "x".repeat(1024 * 1024));
             assert_eq!(send("application/json", &long).await.status, 413);
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_have_to_be_there_in_time() {
+    told("bodies_have_to_be_there_in_time", async |desk| {
+        let all = operations(desk);
+        let drip = async |(path, method): &(String, String)| {
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {TENANT}\r\n\
+                 Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+            );
+            let said = drip(begin(desk.world, &head).await).await;
+            assert_eq!(said.status, 408, "{said:?}");
+            let (media, text) = (said.media, said.text);
+            desk.saw(method, path, &Answer { status: 408, media, text, ..Answer::default() });
+        };
+        let written = all.iter().filter(|(path, method)| body(method, path).is_some());
+        join_all(written.map(drip)).await;
     })
     .await;
 }

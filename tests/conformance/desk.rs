@@ -97,12 +97,13 @@ impl Description {
 }
 
 /// What came back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Content type without parameters, empty where there is none.
     pub(crate) media: String,
     pub(crate) location: Option<String>,
+    pub(crate) allow: Option<String>,
     pub(crate) text: String,
 }
 
@@ -170,12 +171,18 @@ impl<'w> Desk<'w> {
             status: response.status().as_u16(),
             media: media.split(';').next().unwrap().to_owned(),
             location: header("location"),
+            allow: header("allow"),
             text: String::new(),
         };
         answer.text = response.text().await.expect("a body");
-        let row = self.described.row(ask.method, ask.path, &answer);
-        self.seen.borrow_mut().insert(row);
+        self.saw(ask.method, ask.path, &answer);
         answer
+    }
+
+    /// Holds an answer to the description.
+    pub(crate) fn saw(&self, method: &str, path: &str, answer: &Answer) {
+        let row = self.described.row(method, path, answer);
+        self.seen.borrow_mut().insert(row);
     }
 
     /// A request of the story's tenant.

@@ -64,7 +64,7 @@ fn parked(kind: Kind, payload: &Value) -> Option<(Reason, &'static str)> {
     match read(&record(kind, "northlib", payload.to_string().as_bytes())) {
         Reading::Event(..) => None,
         Reading::Dead(_, reject) => Some((reject.reason, reject.field.unwrap())),
-        Reading::Tombstone => panic!("there is a value"),
+        Reading::Tombstone | Reading::Skipped(_) => panic!("it says something"),
     }
 }
 

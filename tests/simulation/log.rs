@@ -64,8 +64,43 @@ fn payload(kind: Kind, chance: &mut ChaCha8Rng) -> Value {
             }
             fee
         }
+        Kind::StoredLoan => {
+            let item = ["Checked out", "Declared lost", "Claimed returned"].choose(chance).unwrap();
+            let status = ["Open", "Open", "Closed"].choose(chance).unwrap();
+            json!({
+                "id": loan, "userId": user, "status": { "name": status }, "itemStatus": item,
+                "dueDate": date(chance), "dueDateChangedByRecall": chance.random::<bool>(),
+            })
+        }
+        Kind::StoredUser => {
+            let mut stored = json!({ "id": user });
+            if chance.random_bool(0.8) {
+                stored["patronGroup"] = json!(["students", "staff"].choose(chance).unwrap());
+            }
+            stored
+        }
         _ => json!({ "loanId": loan, "userId": user }),
     }
+}
+
+/// How storage modules write what became of a loan or a user.
+fn change(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Value {
+    let entity = payload(kind, chance);
+    let (done, data) = match chance.random_range(0..20) {
+        0..4 => ("CREATED", json!({ "new": entity })),
+        4..14 => ("UPDATED", json!({ "old": entity, "new": entity })),
+        14..17 => ("DELETED", json!({ "old": entity })),
+        17..19 if kind == Kind::StoredLoan => ("ALL_DELETED", json!({})),
+        _ => ("REINDEX", json!({ "new": entity })),
+    };
+    let mut change = json!({ "type": done, "tenant": tenant, "data": data });
+    if chance.random_bool(0.8) {
+        change["id"] = json!(Uuid::from_u128(chance.random()));
+    }
+    if chance.random_bool(0.8) {
+        change["timestamp"] = json!(instant(chance).timestamp_millis());
+    }
+    change
 }
 
 fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
@@ -73,6 +108,7 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
     let said = match chance.random_range(0..20) {
         0 => return None,
         1 => return Some(b"{\"loanId\":1}".to_vec()),
+        _ if !Kind::BUSINESS.contains(&kind) => change(kind, tenant, chance),
         2..10 => flat,
         10..13 => {
             json!({ "id": Uuid::from_u128(chance.random()), "type": "CREATED", "data": flat })
@@ -86,8 +122,8 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
 }
 
 impl Log {
-    /// A log of so many records at most.
-    pub(super) fn random(chance: &mut ChaCha8Rng, most: usize) -> Self {
+    /// A log of so many records at most, of some of these kinds.
+    pub(super) fn random(chance: &mut ChaCha8Rng, of: &[Kind], most: usize) -> Self {
         let environment = Environment::new(Some("sim"));
         let mut log = Self {
             partitions: BTreeMap::new(),
@@ -95,7 +131,7 @@ impl Log {
             owners: BTreeMap::new(),
             committed: BTreeMap::new(),
         };
-        let kinds: Vec<Kind> = Kind::ALL.choose_multiple(chance, 4).copied().collect();
+        let kinds: Vec<Kind> = of.choose_multiple(chance, 4).copied().collect();
         let mut names = Vec::new();
         for kind in kinds {
             for (whose, share) in [(NORTH, 1.0), (SOUTH, 0.5), ("ALL", 0.5)] {

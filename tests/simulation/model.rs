@@ -11,9 +11,9 @@ use std::{
 };
 
 use patron_blocks::{
-    event::{Event, Record, TenantId},
-    flow::ledger::{Entry, Ledger},
-    patron::{Fee, Loan},
+    event::{Event, Record, TenantId, stamp::Horizon},
+    flow::ledger::{Beside, Entry, Ledger},
+    patron::{Fee, Loan, Register, Said},
     store::{
         Error,
         dead_letters::DeadLetter,
@@ -32,6 +32,8 @@ pub(super) struct Rows {
     pub(super) inbox: BTreeSet<Uuid>,
     pub(super) loans: BTreeMap<Uuid, Loan>,
     pub(super) fees: BTreeMap<Uuid, Fee>,
+    pub(super) groups: BTreeMap<Uuid, Register<Option<String>>>,
+    pub(super) no_loans_before: Option<Horizon>,
     pub(super) counters: BTreeMap<Uuid, Counters>,
     pub(super) letters: BTreeSet<Uuid>,
     pub(super) positions: BTreeMap<(String, i32), Position>,
@@ -58,8 +60,8 @@ impl Counters {
         self.balance += Decimal::from(sign) * other.balance;
     }
 
-    pub(super) fn of_loan(loan: &Loan) -> Option<(Uuid, Self)> {
-        let open = loan.open(None)?;
+    pub(super) fn of_loan(loan: &Loan, horizon: Option<Horizon>) -> Option<(Uuid, Self)> {
+        let open = loan.open(horizon)?;
         let counts = |is: bool| i64::from(is && !open.claimed_returned);
         let (lost, recalled) = (counts(open.lost), counts(open.recall));
         let claimed = i64::from(open.claimed_returned);
@@ -84,6 +86,10 @@ pub(super) enum Broken {
     NoDelta,
     /// The inbox knows no repeats, and counters count them.
     NoInbox,
+    /// The last one to arrive decides the group.
+    LastGroupWins,
+    /// Loans that come in later than their deletion stay.
+    NoHorizon,
 }
 
 #[derive(Debug)]
@@ -149,8 +155,7 @@ pub(super) struct ModelEntry {
     model: Model,
     of: Option<TenantId>,
     claimed: Vec<Uuid>,
-    loans: BTreeMap<Uuid, Loan>,
-    fees: BTreeMap<Uuid, Fee>,
+    said: Said,
     letters: Vec<Uuid>,
     positions: Vec<((String, i32), Position)>,
     stopped: Vec<(String, i32)>,
@@ -168,7 +173,12 @@ impl Drop for ModelEntry {
 impl Ledger for Model {
     type Entry = ModelEntry;
 
-    async fn open(&self, tenant: Option<&TenantId>) -> Result<Option<ModelEntry>, Error> {
+    /// What is committed is applied at once, so nobody is beside anybody.
+    async fn open(
+        &self,
+        tenant: Option<&TenantId>,
+        _: Beside,
+    ) -> Result<Option<ModelEntry>, Error> {
         self.round_trip().await?;
         if tenant.is_some_and(|tenant| !self.state().enabled.contains(tenant)) {
             return Ok(None);
@@ -177,8 +187,7 @@ impl Ledger for Model {
             model: self.clone(),
             of: tenant.cloned(),
             claimed: Vec::new(),
-            loans: BTreeMap::new(),
-            fees: BTreeMap::new(),
+            said: Said::default(),
             letters: Vec::new(),
             positions: Vec::new(),
             stopped: Vec::new(),
@@ -218,17 +227,12 @@ impl Entry for ModelEntry {
         }
     }
 
-    async fn merge(
-        &mut self,
-        loans: &BTreeMap<Uuid, Loan>,
-        fees: &BTreeMap<Uuid, Fee>,
-    ) -> Result<(), Error> {
+    async fn merge(&mut self, said: &Said) -> Result<(), Error> {
         self.model.round_trip().await?;
         if self.claimed.iter().any(|key| self.model.state().refused.contains(key)) {
             return Err(said_by_database("22003"));
         }
-        self.loans = loans.clone();
-        self.fees = fees.clone();
+        self.said = said.clone();
         Ok(())
     }
 
@@ -279,7 +283,11 @@ impl ModelEntry {
         let rows = state.rows.entry(self.of.clone()).or_default();
         rows.inbox.extend(&self.claimed);
         rows.letters.extend(&self.letters);
-        for (id, said) in &self.loans {
+        if let Some(horizon) = self.said.no_loans_before {
+            rows.end_loans_before(horizon, broken);
+        }
+        let horizon = rows.no_loans_before.filter(|_| broken != Broken::NoHorizon);
+        for (id, said) in &self.said.loans {
             let before = rows.loans.remove(id).unwrap_or_default();
             let mut after = before.clone().merge(said.clone());
             match broken {
@@ -287,11 +295,19 @@ impl ModelEntry {
                 Broken::LastDueWins => after.due = said.due.or(before.due),
                 _ => {}
             }
-            let counted = Counters::of_loan(&before).filter(|_| broken != Broken::NoDelta);
-            count(&mut rows.counters, counted, Counters::of_loan(&after));
+            let counted = Counters::of_loan(&before, horizon);
+            let counted = counted.filter(|_| broken != Broken::NoDelta);
+            count(&mut rows.counters, counted, Counters::of_loan(&after, horizon));
             rows.loans.insert(*id, after);
         }
-        for (id, said) in &self.fees {
+        for (id, said) in &self.said.groups {
+            let known = rows.groups.entry(*id).or_default();
+            let older = known.as_ref().is_some_and(|known| Some(known) > said.as_ref());
+            if !older || broken == Broken::LastGroupWins {
+                *known = said.clone();
+            }
+        }
+        for (id, said) in &self.said.fees {
             let before = rows.fees.remove(id).unwrap_or_default();
             let after = before.clone().merge(said.clone());
             // Nothing but a delta is right; without the inbox a repeat must not matter either.
@@ -309,6 +325,21 @@ impl ModelEntry {
     }
 }
 
+impl Rows {
+    /// Counters move by what ends.
+    fn end_loans_before(&mut self, horizon: Horizon, broken: Broken) {
+        let before = self.no_loans_before;
+        self.no_loans_before = before.max(Some(horizon));
+        if broken == Broken::NoHorizon {
+            return;
+        }
+        for loan in self.loans.values() {
+            let counted = Counters::of_loan(loan, before);
+            count(&mut self.counters, counted, Counters::of_loan(loan, self.no_loans_before));
+        }
+    }
+}
+
 fn count(
     counters: &mut BTreeMap<Uuid, Counters>,
     before: Option<(Uuid, Counters)>,
@@ -323,21 +354,21 @@ fn count(
 
 /// What the server would say, with this code.
 fn said_by_database(code: &'static str) -> Error {
-    Error::at("work on the model")(sqlx::Error::Database(Box::new(Said(code))))
+    Error::at("work on the model")(sqlx::Error::Database(Box::new(Answer(code))))
 }
 
 #[derive(Debug)]
-struct Said(&'static str);
+struct Answer(&'static str);
 
-impl fmt::Display for Said {
+impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl StdError for Said {}
+impl StdError for Answer {}
 
-impl sqlx::error::DatabaseError for Said {
+impl sqlx::error::DatabaseError for Answer {
     fn message(&self) -> &str {
         self.0
     }

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::{join, join_all};
 use patron_blocks::{blocks::Measure, event::Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +22,16 @@ async fn six_loans(world: &World, user: Uuid) {
         world.publish(Kind::ItemCheckedOut, &payload).await;
     }
     world.settled().await;
+}
+
+/// A patron with six loans under a limit of five, and the limit with its path.
+async fn beyond_a_limit(world: &World) -> (Uuid, String, Value) {
+    let group = Uuid::new_v4();
+    let limit = world.limit(group, Measure::ChargedOut, 5.0).await;
+    let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
+    let user = world.users.patron(group);
+    six_loans(world, user).await;
+    (user, path, limit)
 }
 
 const ALL: [[bool; 3]; 1] = [[true; 3]];
@@ -164,11 +174,7 @@ async fn each_answer_says_what_it_rests_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_counts_from_the_answer_that_it_is_set() {
     World::tell(async |world| {
-        let group = Uuid::new_v4();
-        let mut limit = world.limit(group, Measure::ChargedOut, 5.0).await;
-        let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
-        let user = world.users.patron(group);
-        six_loans(world, user).await;
+        let (user, path, mut limit) = beyond_a_limit(world).await;
         let world = &*world;
         // Others ask all the time, so that the limits are nearly always just being read.
         let done = AtomicBool::new(false);
@@ -195,11 +201,7 @@ async fn a_limit_counts_from_the_answer_that_it_is_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_another_instance_set_counts_a_second_later() {
     World::tell(async |world| {
-        let group = Uuid::new_v4();
-        let mut limit = world.limit(group, Measure::ChargedOut, 5.0).await;
-        let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
-        let user = world.users.patron(group);
-        six_loans(world, user).await;
+        let (user, path, mut limit) = beyond_a_limit(world).await;
         let first = world.url().to_owned();
         world.start().await;
         let second = world.url().to_owned();

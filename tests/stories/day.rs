@@ -19,9 +19,20 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_judge_finds_no_difference_after_a_day_of_repeats_delays_and_disorder() {
+    a_day(false).await;
+}
+
+/// Loans and groups are edited of which nobody else tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_judge_finds_no_difference_after_a_day_of_which_storage_tells_too() {
+    a_day(true).await;
+}
+
+async fn a_day(storage: bool) {
     World::tell(async |world| {
         let settings = Settings { patrons: 150, ..Settings::new(7, now()) };
-        let wire = Wire { shape: Shape::Mixed, ..Wire::new(world.log.environment(), TENANT) };
+        let shape = Shape::Mixed;
+        let wire = Wire { shape, storage, ..Wire::new(world.log.environment(), TENANT) };
         let faults =
             Faults { repeat: 0.1, delay: 0.05, delay_by: 500, reorder: 200, ..Faults::NONE };
         let (records, truth) = Play::in_memory(&settings, &wire, faults);
@@ -43,6 +54,8 @@ async fn the_judge_finds_no_difference_after_a_day_of_repeats_delays_and_disorde
         let verdict = judge.compare_until(Duration::from_secs(20), told).await.unwrap();
         assert!(verdict.differences.is_empty(), "{:#?}", verdict.differences);
         assert!(verdict.loans > 100 && verdict.fees_fines > 10, "too little to tell");
+        let told = "select count(*) from {schema}.patron where told_stamp is not null";
+        assert_eq!(world.count(told).await, if storage { 150 } else { 0 });
         folio.stop().await;
     })
     .await;

@@ -14,8 +14,8 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// Eight topics of two partitions each.
-const PARTITIONS: u64 = 16;
+/// A topic of each kind, of two partitions each.
+const PARTITIONS: u64 = 2 * Kind::ALL.len() as u64;
 
 /// How long the group waits for an instance that died, where nobody is to wait for it.
 const LONG_SESSION: Duration = Duration::from_secs(40);

@@ -2,6 +2,7 @@
 
 mod answers;
 mod callbacks;
+mod clients;
 mod day;
 mod encrypted;
 mod gaps;
@@ -15,6 +16,7 @@ mod process;
 mod pubsub;
 mod rebuilds;
 mod settings;
+mod storage;
 mod switching;
 mod tenants;
 mod weather;

@@ -106,7 +106,7 @@ async fn what_ingest_has_read_what_waits_and_what_lags_is_told() {
         let told = world.read("/patron-blocks/ingest").await;
         assert_eq!(told["waiting"], json!({ "loans": 1, "feesFines": 1 }));
         assert_eq!((&told["lag"], &told["deadLetters"]), (&json!(0), &json!(0)));
-        assert_eq!(told["totalRecords"], 16, "two partitions of each of eight topics");
+        assert_eq!(told["totalRecords"], 20, "two partitions of each of ten topics");
         let lost = world.log.topic(TENANT, Kind::ItemDeclaredLost);
         let partitions = told["partitions"].as_array().unwrap();
         let read: i64 = partitions

@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::HumanCount;
 use tokio::time::{Instant, sleep};
 
-use super::options::{self, Broker, Pace, Story};
+use super::options::{self, Broker, Pace, Story, Tellers};
 use super::{judge, publish, words};
 use crate::blocks::{self, Block, Finding, Rules};
 use crate::clock::Clock;
@@ -56,6 +56,8 @@ pub(super) struct Options {
     story: Story,
     #[command(flatten)]
     broker: Broker,
+    #[command(flatten)]
+    tellers: Tellers,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
@@ -68,7 +70,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
-    let wire = Wire::new(&options.broker.env, &options.service.tenant);
+    let storage = options.tellers.storage_topics;
+    let wire = Wire { storage, ..Wire::new(&options.broker.env, &options.service.tenant) };
     let mut play = Play::new(&options.story.settings()?, &wire, Faults::MODEST);
     let folio = Folio::start(&options.service.tenant, play.truth(), options.http_port)?;
     let service = options.service.connect()?.knowing(Some(folio.url()));
@@ -135,10 +138,7 @@ async fn play_the_day(
     let pace = Pace::day_in(day_seconds);
     let published = publish::all(play, publisher, pace, stop, &mut progress).await?;
     publisher.flush(Publisher::PATIENCE).await?;
-    progress.end(&format!(
-        "The day is over: {} records of loans and fees published.",
-        HumanCount(published)
-    ));
+    progress.end(&format!("The day is over: {} records published.", HumanCount(published)));
     Ok(())
 }
 

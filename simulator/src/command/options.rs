@@ -83,10 +83,20 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn wire(&self, env: &str, tenant: &str) -> Wire {
-        let wire = Wire::new(env, tenant);
-        Wire { shape: self.shape, collection: self.collection.clone(), ..wire }
+    pub(super) fn wire(&self, env: &str, tenant: &str, tellers: &Tellers) -> Wire {
+        let storage = tellers.storage_topics;
+        let (shape, collection) = (self.shape, self.collection.clone());
+        Wire { shape, collection, storage, ..Wire::new(env, tenant) }
     }
+}
+
+/// Who tells.
+#[derive(Debug, Args)]
+pub(super) struct Tellers {
+    /// Loan storage and the users module write to their topics, too. Then loans and groups are edited of
+    /// which nobody else tells.
+    #[arg(long)]
+    pub(super) storage_topics: bool,
 }
 
 /// What goes wrong on the way.

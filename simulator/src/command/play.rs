@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::HumanCount;
 use tokio::time::sleep;
 
-use super::options::{Broker, Speed, Story, Weather, Writing};
+use super::options::{Broker, Speed, Story, Tellers, Weather, Writing};
 use super::publish;
 use crate::console::{Progress, per_second, say};
 use crate::folio::Folio;
@@ -44,6 +44,8 @@ pub(super) struct Options {
     #[command(flatten)]
     writing: Writing,
     #[command(flatten)]
+    tellers: Tellers,
+    #[command(flatten)]
     weather: Weather,
     #[command(flatten)]
     speed: Speed,
@@ -61,7 +63,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 async fn publish_days(options: Options, mut stop: Stop) -> anyhow::Result<()> {
-    let wire = options.writing.wire(&options.broker.env, &options.tenant);
+    let wire = options.writing.wire(&options.broker.env, &options.tenant, &options.tellers);
     let mut play = Play::new(&options.story.settings()?, &wire, options.weather.faults());
     let _folio = listen(options.http_port, &options.tenant, play.truth())?;
 

@@ -88,8 +88,10 @@ pub(super) async fn trickle(
 ) -> anyhow::Result<()> {
     let pause = Duration::from_secs_f64(1.0 / per_second.max(0.001));
     while !stop.is_asked_for() {
-        for (event, record) in play.go_on(Clock::Wall.now()) {
-            publisher.publish(&record).await?;
+        for (event, records) in play.go_on(Clock::Wall.now()) {
+            for record in &records {
+                publisher.publish(record).await?;
+            }
             tell(&event, play);
         }
         tokio::select! {

@@ -64,11 +64,17 @@ pub(super) fn happened(event: &Event, truth: &Truth) -> String {
             Mark::AgedToLost => format!("an item of {} is given up for lost", name(patron)),
             Mark::ClaimedReturned => format!("{} says an item was returned", name(patron)),
             Mark::LoanClosed => format!("{} has paid for a lost item", name(patron)),
+            Mark::DeclaredMissing => {
+                format!("what {} claims to have returned is declared missing", name(patron))
+            }
         },
         What::BalanceChanged { balance, about: Some(charge), .. } => {
             format!("{} owes {balance:.2} for a fee/fine", name(&charge.patron))
         }
         What::BalanceChanged { about: None, .. } => "a fee/fine is deleted".to_owned(),
+        What::Entered { patron, .. } => format!("a loan of {} is entered in storage", name(patron)),
+        What::Erased { patron, .. } => format!("a loan of {} is deleted in storage", name(patron)),
+        What::Regrouped { patron, .. } => format!("{} has changed groups", name(patron)),
     }
 }
 

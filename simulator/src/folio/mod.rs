@@ -2,8 +2,8 @@
 //! PubSub, answering from the truth of what has been played so far.
 
 mod query;
-mod storage;
-mod users;
+pub(crate) mod storage;
+pub(crate) mod users;
 
 #[cfg(test)]
 mod tests;

@@ -94,9 +94,10 @@ struct Status {
 
 const OPEN: Status = Status { name: "Open" };
 
+/// An open loan, as storage answers and tells it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct LoanRecord {
+pub(crate) struct LoanRecord {
     id: Uuid,
     user_id: Uuid,
     item_id: Uuid,
@@ -112,7 +113,7 @@ struct LoanRecord {
 }
 
 impl LoanRecord {
-    fn new(id: Uuid, user_id: Uuid, loan: &Loan) -> Self {
+    pub(crate) fn new(id: Uuid, user_id: Uuid, loan: &Loan) -> Self {
         Self {
             id,
             user_id,

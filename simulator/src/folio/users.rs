@@ -19,7 +19,8 @@ pub(super) async fn user(caller: Caller, id: Path<Uuid>, folio: Data<Switches>) 
     }
 }
 
-fn record(patron: &Patron) -> serde_json::Value {
+/// A user, as the users module answers and tells it.
+pub(crate) fn record(patron: &Patron) -> serde_json::Value {
     let mut user = json!({
         "id": patron.id,
         "username": patron.username,

@@ -40,6 +40,7 @@ impl Library {
             Act::Recall => self.recall(),
             Act::Hold => self.hold(),
             Act::Reschedule => self.reschedule(),
+            Act::Edit => self.edit(),
             Act::Fee(fee, settlement) => self.settle(fee, settlement),
             Act::Loan(loan, deed, plan) => {
                 if self.shelf.loans[loan].plan == plan && self.shelf.is_open(loan) {

@@ -72,6 +72,46 @@ pub enum What {
         /// Whose and what for. Nothing is said when the fee/fine was deleted.
         about: Option<Charge>,
     },
+    /// A loan was written into storage, and no desk was involved: storage alone tells of it.
+    Entered {
+        /// The new loan.
+        loan: Uuid,
+        /// The borrower.
+        patron: Uuid,
+        /// The item.
+        item: Uuid,
+        /// When it is due back.
+        due: DateTime<Utc>,
+    },
+    /// The record of an open loan was deleted: storage alone tells of it.
+    Erased {
+        /// The loan.
+        loan: Uuid,
+        /// The borrower.
+        patron: Uuid,
+    },
+    /// The patron belongs to another group, or to none: the users module alone tells of it.
+    Regrouped {
+        /// The patron.
+        patron: Uuid,
+        /// The group from now on.
+        group: Option<Uuid>,
+    },
+}
+
+impl What {
+    /// The loan that it is about, if it is about one.
+    pub fn loan(&self) -> Option<Uuid> {
+        match self {
+            Self::CheckedOut { loan, .. }
+            | Self::CheckedIn { loan, .. }
+            | Self::DueDateChanged { loan, .. }
+            | Self::Marked { loan, .. }
+            | Self::Entered { loan, .. }
+            | Self::Erased { loan, .. } => Some(*loan),
+            Self::BalanceChanged { .. } | Self::Regrouped { .. } => None,
+        }
+    }
 }
 
 /// Changes of a loan without further facts.
@@ -85,6 +125,8 @@ pub enum Mark {
     ClaimedReturned,
     /// Closed without a check-in: the lost item was paid.
     LoanClosed,
+    /// Closed because what was claimed returned is missing: storage alone tells of it.
+    DeclaredMissing,
 }
 
 /// Whose a fee/fine is, and what for.

@@ -21,6 +21,12 @@ const HOLDS: f64 = 0.03;
 /// Due dates set by hand on a day, for each loan.
 const RESCHEDULED: f64 = 0.002;
 
+/// Edits of a day in storage, for each loan.
+const EDITS: f64 = 0.02;
+
+/// In how many of a hundred moments after the days something is edited.
+const EDITED: f64 = 0.1;
+
 /// Charges of a day that have to do with no loan, for each patron.
 const CHARGES: f64 = 0.004;
 
@@ -37,6 +43,9 @@ impl Library {
         self.scatter(people * CHARGES * busy, day, Rhythm::Desk, |library| {
             Act::Charge(library.anybody())
         });
+        if self.settings.edits {
+            self.scatter(out * EDITS * busy, day, Rhythm::Desk, |_| Act::Edit);
+        }
         if history {
             return self.scatter(out * OLD_RECALLS, day, Rhythm::Online, |_| Act::Recall);
         }
@@ -180,6 +189,9 @@ impl Library {
 
     /// Something that could happen at any moment of a day, happens now.
     pub(super) fn anything(&mut self) {
+        if self.settings.edits && self.chance(EDITED) {
+            return self.edit();
+        }
         let someone = self.visitor();
         match share(&mut self.story, &[40, 28, 8, 3, 8, 2, 8, 3]) {
             0 => self.check_out(someone),

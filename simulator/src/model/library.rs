@@ -52,6 +52,8 @@ pub(super) enum Act {
     Hold,
     /// Staff set another due date by hand.
     Reschedule,
+    /// Something is edited in storage.
+    Edit,
     /// What was planned for the loan at this place, if this is still its newest plan.
     Loan(usize, super::desk::Deed, u32),
     /// What was planned for the fee at this place.

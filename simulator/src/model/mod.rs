@@ -4,6 +4,7 @@
 //! after the events it was told.
 
 mod desk;
+mod edits;
 mod event;
 mod fate;
 mod library;

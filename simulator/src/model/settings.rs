@@ -23,12 +23,14 @@ pub struct Settings {
     pub end: DateTime<Utc>,
     /// How busy the days are; 1 is an ordinary library.
     pub activity: f64,
+    /// Whether loans and users are edited in ways of which only storage tells.
+    pub edits: bool,
 }
 
 impl Settings {
     /// One ordinary day of a library with 2000 patrons.
     pub fn new(seed: u64, end: DateTime<Utc>) -> Self {
-        Self { seed, patrons: 2000, days: 1, end, activity: 1.0 }
+        Self { seed, patrons: 2000, days: 1, end, activity: 1.0, edits: false }
     }
 
     /// As many patrons as it takes to come near `events`.

@@ -133,6 +133,12 @@ impl Truth {
         self.accounts.get(&patron)
     }
 
+    /// An open loan with its borrower.
+    pub fn loan(&self, id: Uuid) -> Option<(Uuid, &Loan)> {
+        let patron = *self.borrowers.get(&id)?;
+        Some((patron, self.accounts.get(&patron)?.open_loans.get(&id)?))
+    }
+
     /// Open loans with their borrowers in the order of loan ids, behind the given one.
     pub fn loans_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &Loan)> {
         self.borrowers
@@ -147,7 +153,7 @@ impl Truth {
             .map(|(fee, patron)| (*fee, *patron, &self.accounts[patron].open_fees_fines[fee]))
     }
 
-    /// The patron belongs to another group from now on. No event tells of that.
+    /// The patron belongs to another group from now on.
     pub fn move_to_group(&mut self, patron: Uuid, group: Option<Uuid>) {
         if let Some(account) = self.accounts.get_mut(&patron) {
             account.patron.patron_group = group;
@@ -173,6 +179,11 @@ impl Truth {
                 });
             }
             What::Marked { loan, mark, .. } => self.mark(event.at, *loan, *mark),
+            What::Entered { loan, patron, item, due } => {
+                self.open(event.at, *loan, *patron, *item, *due, None);
+            }
+            What::Erased { loan, .. } => self.close(event.at, *loan),
+            What::Regrouped { patron, group } => self.move_to_group(*patron, *group),
             What::BalanceChanged { fee, balance, about } => {
                 self.set_balance(event.at, *fee, *balance, *about);
             }
@@ -203,7 +214,7 @@ impl Truth {
 
     fn mark(&mut self, at: DateTime<Utc>, id: Uuid, mark: Mark) {
         let status = match mark {
-            Mark::LoanClosed => return self.close(at, id),
+            Mark::LoanClosed | Mark::DeclaredMissing => return self.close(at, id),
             Mark::DeclaredLost => ItemStatus::DeclaredLost,
             Mark::AgedToLost => ItemStatus::AgedToLost,
             Mark::ClaimedReturned => ItemStatus::ClaimedReturned,

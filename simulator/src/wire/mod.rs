@@ -3,6 +3,7 @@
 mod faults;
 mod payload;
 mod play;
+mod stored;
 
 #[cfg(test)]
 mod tests;
@@ -62,9 +63,12 @@ pub struct Wire {
     pub collection: Option<String>,
     /// Shape of the values.
     pub shape: Shape,
+    /// Whether loan storage and the users module tell of what is written there, too. Then things are
+    /// edited of which nobody else tells.
+    pub storage: bool,
 }
 
-/// The kinds of events, each with a topic of its own.
+/// The kinds of business events, each with a topic of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     CheckedOut,
@@ -89,8 +93,9 @@ impl Kind {
         Self::BalanceChanged,
     ];
 
-    fn of(event: &Event) -> Self {
-        match &event.what {
+    /// None for what only storage tells.
+    fn of(event: &Event) -> Option<Self> {
+        Some(match &event.what {
             What::CheckedOut { .. } => Self::CheckedOut,
             What::CheckedIn { .. } => Self::CheckedIn,
             What::DueDateChanged { .. } => Self::DueDateChanged,
@@ -100,8 +105,10 @@ impl Kind {
                 Mark::AgedToLost => Self::AgedToLost,
                 Mark::ClaimedReturned => Self::ClaimedReturned,
                 Mark::LoanClosed => Self::LoanClosed,
+                Mark::DeclaredMissing => return None,
             },
-        }
+            What::Entered { .. } | What::Erased { .. } | What::Regrouped { .. } => return None,
+        })
     }
 
     const fn name(self) -> &'static str {
@@ -140,22 +147,30 @@ impl Wire {
     /// The wire of a tenant with topics of its own, in real producers' shapes.
     pub fn new(env: &str, tenant: &str) -> Self {
         let (env, tenant) = (env.to_owned(), tenant.to_owned());
-        Self { env, tenant, collection: None, shape: Shape::Real }
+        Self { env, tenant, collection: None, shape: Shape::Real, storage: false }
     }
 
-    /// The eight topics.
+    /// The eight topics, and those of storage where it tells.
     pub fn topics(&self) -> Vec<Topic> {
         let topic = |kind: Kind| Topic {
             name: self.topic(kind),
             partitions: if kind.is_circulation() { 10 } else { 1 },
         };
-        Kind::ALL.map(topic).to_vec()
+        let stored = [stored::LOANS, stored::USERS]
+            .map(|rest| Topic { name: self.named(rest), partitions: 10 });
+        let stored = stored.into_iter().filter(|_| self.storage);
+        Kind::ALL.map(topic).into_iter().chain(stored).collect()
     }
 
     fn topic(&self, kind: Kind) -> String {
+        self.named(&format!("{}.{}", kind.producer(), kind.name()))
+    }
+
+    /// The topic with these last parts.
+    fn named(&self, rest: &str) -> String {
         let whose = self.collection.as_ref().unwrap_or(&self.tenant);
-        let name = format!("{whose}.{}.{}", kind.producer(), kind.name());
-        if self.env.is_empty() { name } else { format!("{}.{name}", self.env) }
+        let env = if self.env.is_empty() { String::new() } else { format!("{}.", self.env) };
+        format!("{env}{whose}.{rest}")
     }
 }
 
@@ -167,6 +182,8 @@ pub(crate) struct Scribe {
     token: Arc<str>,
     shape: Shape,
     topics: [Arc<str>; 8],
+    loans: Arc<str>,
+    users: Arc<str>,
     chance: ChaCha8Rng,
 }
 
@@ -179,12 +196,15 @@ impl Scribe {
             token: "made-up".into(),
             shape: wire.shape,
             topics,
+            loans: wire.named(stored::LOANS).into(),
+            users: wire.named(stored::USERS).into(),
             chance,
         }
     }
 
-    pub(crate) fn record(&mut self, event: &Event) -> Record {
-        let kind = Kind::of(event);
+    /// The business event, if it is one.
+    pub(crate) fn record(&mut self, event: &Event) -> Option<Record> {
+        let kind = Kind::of(event)?;
         let timestamp_ms = event.at.timestamp_millis();
         let payload = match self.form(kind) {
             Form::Flat => payload::flat(&event.what),
@@ -203,7 +223,7 @@ impl Scribe {
             false => kind.name().to_owned(),
         };
         let topic = Arc::clone(&self.topics[kind as usize]);
-        Record { topic, key, headers: self.headers(event), timestamp_ms, payload }
+        Some(Record { topic, key, headers: self.headers(event.staff), timestamp_ms, payload })
     }
 
     fn form(&mut self, kind: Kind) -> Form {
@@ -221,7 +241,7 @@ impl Scribe {
     }
 
     /// What the producers' record builder writes, in the spelling of real senders.
-    fn headers(&mut self, event: &Event) -> Vec<(&'static str, Arc<str>)> {
+    fn headers(&mut self, staff: Uuid) -> Vec<(&'static str, Arc<str>)> {
         let request = format!("{:06}/circulation", self.chance.random_range(0..1_000_000));
         vec![
             ("folio.tenantId", Arc::clone(&self.tenant)),
@@ -229,7 +249,7 @@ impl Scribe {
             ("x-okapi-url", Arc::clone(&self.okapi_url)),
             ("x-okapi-token", Arc::clone(&self.token)),
             ("x-okapi-request-id", request.into()),
-            ("x-okapi-user-id", event.staff.to_string().into()),
+            ("x-okapi-user-id", staff.to_string().into()),
         ]
     }
 

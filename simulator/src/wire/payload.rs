@@ -111,6 +111,9 @@ fn members(what: &What) -> Flat {
             balance: Some(number(*balance)),
             ..Flat::default()
         },
+        What::Entered { .. } | What::Erased { .. } | What::Regrouped { .. } => {
+            unreachable!("no business event tells of it")
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::faults::{Faults, Weather};
+use super::stored::Entity;
 use super::{Record, Scribe, Wire, chance_for};
 use crate::model::{Event, Library, Settings, Truth};
 
@@ -54,19 +55,33 @@ pub struct Play {
     truth: SharedTruth,
     clock: DateTime<Utc>,
     closed: bool,
+    /// Whether storage tells, too.
+    storage: bool,
 }
+
+/// So long before the first day the library's users were told of.
+const ENROLLED: TimeDelta = TimeDelta::days(90);
 
 impl Play {
     /// Sets everything up; nothing has happened yet.
     pub fn new(settings: &Settings, wire: &Wire, faults: Faults) -> Self {
-        let library = Library::new(settings);
+        let settings = Settings { edits: wire.storage, ..settings.clone() };
+        let library = Library::new(&settings);
         let truth = SharedTruth::new(Truth::of(&library));
         let seed = settings.seed ^ settings.end.timestamp_millis().unsigned_abs().rotate_left(32);
+        let mut scribe = Scribe::new(wire, chance_for(seed, 1));
+        let mut weather = Weather::new(faults, chance_for(seed, 2));
+        if wire.storage {
+            let at = settings.first_day() - ENROLLED;
+            let records = library.patrons().flat_map(|patron| scribe.enrolment(patron, at));
+            records.for_each(|record| weather.take(record));
+        }
         Self {
-            scribe: Scribe::new(wire, chance_for(seed, 1)),
-            weather: Weather::new(faults, chance_for(seed, 2)),
-            clock: settings.first_day(),
+            scribe,
+            weather,
+            clock: settings.first_day() - ENROLLED,
             closed: false,
+            storage: wire.storage,
             library,
             truth,
         }
@@ -94,14 +109,22 @@ impl Play {
         self.closed = true;
     }
 
-    /// After the last day: something more happens, now. Gives each event with its record, in time
+    /// After the last day: something more happens, now. Gives each event with its records, in time
     /// order and good weather.
-    pub fn go_on(&mut self, now: DateTime<Utc>) -> Vec<(Event, Record)> {
+    pub fn go_on(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
         let events = self.library.go_on(now);
+        events.into_iter().map(|event| (event.clone(), self.happens(&event))).collect()
+    }
+
+    /// The truth takes note, and whoever tells of it does: storage first, which is written first.
+    fn happens(&mut self, event: &Event) -> Vec<Record> {
         let mut truth = self.truth.write();
-        events.iter().for_each(|event| truth.apply(event));
+        let before = Entity::of(event, &truth).filter(|_| self.storage);
+        truth.apply(event);
+        let after = Entity::of(event, &truth).filter(|_| self.storage);
         drop(truth);
-        events.into_iter().map(|event| (event.clone(), self.scribe.record(&event))).collect()
+        let stored = self.scribe.stored(event, before, after);
+        stored.into_iter().chain(self.scribe.record(event)).collect()
     }
 }
 
@@ -116,8 +139,8 @@ impl Iterator for Play {
             let event = if self.closed { None } else { self.library.next() };
             let Some(event) = event else { break self.weather.give_any()? };
             self.clock = event.at;
-            self.truth.write().apply(&event);
-            self.weather.take(self.scribe.record(&event));
+            let records = self.happens(&event);
+            records.into_iter().for_each(|record| self.weather.take(record));
         };
         Some(Step { clock: self.clock, record })
     }

@@ -35,6 +35,7 @@ fn event(what: What) -> Event {
 
 fn written(shape: Shape, what: What) -> (Record, Value) {
     let record = Scribe::new(&wire(shape), chance_for(1, 1)).record(&event(what));
+    let record = record.expect("it is a business event");
     let value = json_of(&record);
     (record, value)
 }
@@ -135,6 +136,9 @@ fn topics_have_their_environment_and_tenant_or_collection() {
     assert_eq!(names(wire.clone()), "prod1.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
     let shared = Wire { collection: Some("ALL".to_owned()), ..wire };
     assert_eq!(names(shared), "prod1.ALL.feesfines.FEE_FINE_BALANCE_CHANGED");
+    let told = Wire { storage: true, ..Wire::new("prod1", "northlib") };
+    let stored: Vec<_> = told.topics().into_iter().skip(8).map(|topic| topic.name).collect();
+    assert_eq!(stored, ["prod1.northlib.circulation.loan", "prod1.northlib.users.users"]);
     let bare = Wire::new("", "northlib");
     assert_eq!(names(bare.clone()), "northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
     let partitions: Vec<_> = bare.topics().iter().map(|topic| topic.partitions).collect();
@@ -283,6 +287,49 @@ fn believed(truth: &Truth) -> Reader {
         }
     }
     reader
+}
+
+/// Storage tells of every loan and every group, also where nobody else does.
+#[test]
+fn whoever_reads_what_storage_tells_knows_the_open_loans_and_the_groups() {
+    let wire = Wire { storage: true, ..wire(Shape::Real) };
+    // So many that some are gone from the users module.
+    let settings = Settings { patrons: 1500, ..settings(4) };
+    let (mut records, truth) = Play::in_memory(&settings, &wire, Faults::MODEST);
+    records.sort_by_key(|record| record.timestamp_ms);
+    let (mut loans, mut groups) = (BTreeMap::new(), BTreeMap::new());
+    let mut done = BTreeSet::new();
+    for record in &records {
+        let value = json_of(record);
+        let is_loan = record.topic.ends_with(".circulation.loan");
+        if !is_loan && !record.topic.ends_with(".users.users") {
+            continue;
+        }
+        let what = value["type"].as_str().expect("it says what was done").to_owned();
+        let entity = &value["data"][if what == "DELETED" { "old" } else { "new" }];
+        assert_eq!(entity["id"], json!(record.key));
+        let gone = what == "DELETED" || is_loan && entity["status"]["name"] != "Open";
+        let kept = if is_loan { &mut loans } else { &mut groups };
+        if gone {
+            kept.remove(&record.key);
+        } else {
+            let members = ["userId", "dueDate", "itemStatus", "patronGroup"];
+            kept.insert(record.key.clone(), members.map(|member| entity[member].clone()));
+        }
+        done.insert((is_loan, what));
+    }
+    assert_eq!(done.len(), 6, "{done:?}");
+    let known = truth.accounts().map(|account| &account.patron).filter(|patron| patron.known);
+    let expected = known.map(|patron| (patron.id.to_string(), json!(patron.patron_group)));
+    let told = groups.into_iter().map(|(id, [.., group])| (id, group));
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected.collect());
+    let expected: BTreeMap<_, _> = truth
+        .loans_after(None)
+        .map(|(id, patron, loan)| (id.to_string(), (json!(patron), json!(loan.item_status))))
+        .collect();
+    let told = loans.into_iter().map(|(id, [user, _, item, _])| (id, (user, item)));
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected);
+    assert!(expected.len() > 300);
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub enum Source {
     Topics,
     /// The inbox: our own store of events.
     Inbox,
+    /// The storage modules, as they are now.
+    Storage,
 }
 
 /// From where a source is read.
@@ -72,7 +74,8 @@ impl Ask {
         let source = match text("source") {
             Ok(None | Some("topics")) => Source::Topics,
             Ok(Some("inbox")) => Source::Inbox,
-            _ => return refuse("source", "has to be topics or inbox"),
+            Ok(Some("storage")) => Source::Storage,
+            _ => return refuse("source", "has to be topics, inbox or storage"),
         };
         let from = match text("from").map(|from| from.map(|from| (from, from.parse()))) {
             Ok(None | Some(("earliest", _))) => From::Earliest,
@@ -97,12 +100,24 @@ impl Ask {
             Ok(Some("inbox")) => true,
             _ => return refuse("coveredBy", "has to be inbox"),
         };
+        if source == Source::Storage && from != From::Earliest {
+            return refuse("from", "has no meaning for source storage");
+        }
+        if source != Source::Topics && covered_by_inbox {
+            return refuse("coveredBy", "has a meaning for source topics only");
+        }
         let dry_run = match members.get("dryRun") {
             None => false,
             Some(Value::Bool(dry_run)) => *dry_run,
             Some(_) => return refuse("dryRun", "has to be true or false"),
         };
         Ok(Self { source, from, user, dry_run, covered_by_inbox })
+    }
+
+    /// What a synchronisation with the storage modules is.
+    pub fn synchronization(user: Option<Uuid>) -> Self {
+        let (source, from) = (Source::Storage, From::Earliest);
+        Self { source, from, user, dry_run: false, covered_by_inbox: false }
     }
 
     /// As [`Ask::read`] reads it.

@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    jobs::{Failure, Work},
+    ask::Source,
+    work::{Failure, Work},
     report,
 };
 use crate::{
@@ -18,9 +19,9 @@ use crate::{
     flow::policy::Policy,
     patron::{Fee, Loan, OpenFee, OpenLoan},
     store::{
-        self, Schema, Tx, patrons, rebuilds,
-        rebuilds::Difference,
-        rows::{self, Row, Rows},
+        self, Schema, Tx, patrons,
+        differences::{self, Difference},
+        rows::{self, Row, Rows, Spoken},
         shadow,
     },
 };
@@ -36,8 +37,11 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
     let schema = &work.tenant.schema;
     let mut tx = work.begin().await?;
     let state = whole(&mut tx, work).await?;
-    rebuilds::forget(&mut tx, schema, work.id).await?;
-    let found = shadow::find_candidates(&mut tx, &work.shadow, work.ask.user).await?;
+    differences::forget(&mut tx, schema, work.id).await?;
+    let tells_of_ended = work.ask.source != Source::Storage;
+    let found =
+        shadow::find_candidates(&mut tx, &work.shadow, work.ask.user, tells_of_ended).await?;
+    shadow::count_groups(&mut tx, &work.shadow).await?;
     store::commit(tx).await?;
     work.progress.begin("comparing", u64::try_from(found).unwrap_or_default());
     let mut after = Uuid::nil();
@@ -49,7 +53,7 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
         after = *last;
         let (loans, fees) = divide(&candidates);
         let targets = Targets::of(&mut tx, work, &state, &loans, &fees).await?;
-        rebuilds::add_differences(&mut tx, schema, work.id, &targets.differences()).await?;
+        differences::add(&mut tx, schema, work.id, &targets.differences()).await?;
         store::commit(tx).await?;
         work.progress.add(candidates.len() as u64);
         work.pace.keep(began).await;
@@ -80,7 +84,7 @@ async fn compare_counters(work: &Work) -> Result<(), Failure> {
     }
     let none = vec![0; users.len()];
     let mut tx = work.begin().await?;
-    rebuilds::add_patrons(&mut tx, &work.tenant.schema, work.id, &users, (&none, &none), true)
+    differences::add_patrons(&mut tx, &work.tenant.schema, work.id, &users, (&none, &none), true)
         .await?;
     Ok(store::commit(tx).await?)
 }
@@ -90,12 +94,12 @@ async fn compare_blocks(work: &Work) -> Result<(), Failure> {
     let mut tx = work.begin().await?;
     let policy = Policy::load(&mut tx, &work.tenant.schema).await?;
     drop(tx);
-    let mut offset = 0;
+    let (nothing, mut offset) = (Standing::default(), 0);
     loop {
         let began = Instant::now();
         let mut tx = work.begin().await?;
         let schema = &work.tenant.schema;
-        let page = rebuilds::patrons(&mut *tx, schema, work.id, PATRONS, offset).await?;
+        let page = differences::patrons(&mut *tx, schema, work.id, PATRONS, offset).await?;
         if page.is_empty() {
             return Ok(());
         }
@@ -103,28 +107,16 @@ async fn compare_blocks(work: &Work) -> Result<(), Failure> {
         let now = work.clock.now();
         let groups: HashMap<Uuid, String> = patrons::groups(&mut tx, schema, &users).await?;
         let (before, after) = standings(&mut tx, work, &users).await?;
-        // Whose group nobody knows is asked at the desk; there is nothing to compare with here.
-        for (user, group) in groups {
-            let before = blocked(&before, user, &policy, &group, now);
-            let after = blocked(&after, user, &policy, &group, now);
-            rebuilds::set_blocked(&mut tx, schema, work.id, user, (&before, &after)).await?;
+        for user in users {
+            let group = groups.get(&user).map(|group| &**group);
+            let here = before.get(&user).unwrap_or(&nothing).told(&policy, group, now);
+            let there = after.get(&user).unwrap_or(&nothing).told(&policy, group, now);
+            differences::set_standing(&mut tx, schema, work.id, user, (&here, &there)).await?;
         }
         store::commit(tx).await?;
         offset += PATRONS;
         work.pace.keep(began).await;
     }
-}
-
-/// The conditions that block a patron.
-fn blocked(
-    standings: &Standings,
-    user: Uuid,
-    policy: &Policy,
-    group: &str,
-    now: DateTime<Utc>,
-) -> Vec<String> {
-    let standing = standings.get(&user);
-    standing.map_or_else(Vec::new, |standing| standing.blocked(policy, group, now))
 }
 
 /// What a patron has open.
@@ -135,6 +127,17 @@ struct Standing {
 }
 
 impl Standing {
+    /// To be told. Whose group nobody knows is asked at the desk; there is nothing to compare with here.
+    fn told(
+        &self,
+        policy: &Policy,
+        group: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> differences::Standing {
+        let blocked = group.map(|group| self.blocked(policy, group, now));
+        differences::Standing { loans: self.loans.len(), blocked }
+    }
+
     /// The conditions that block the patron from something.
     fn blocked(&self, policy: &Policy, group: &str, now: DateTime<Utc>) -> Vec<String> {
         let loans = self.loans.iter().map(|(id, loan)| (*id, loan));
@@ -159,7 +162,7 @@ async fn standings(
     let schema = &work.tenant.schema;
     let state = whole(tx, work).await?;
     let mut subjects = rows::open_of(tx, schema, users).await?;
-    let differing = rebuilds::differences(&mut **tx, schema, work.id, users).await?;
+    let differing = differences::of_patrons(&mut **tx, schema, work.id, users).await?;
     subjects.extend(differing.iter().map(|difference| (difference.subject, difference.is_loan)));
     subjects.sort();
     subjects.dedup();
@@ -215,7 +218,7 @@ impl Targets {
         let mut said_fees = rows::fees(tx, &work.shadow, fees).await?;
         let all: Vec<Uuid> = loans.iter().chain(fees).copied().collect();
         for stored in rows::said(tx, schema, &all, state.read_from).await? {
-            if let Ok(event) = stored.read() {
+            if let Ok(Some(event)) = stored.read() {
                 add(&mut said_loans, Loan::said_by, &event, Loan::merge);
                 add(&mut said_fees, Fee::said_by, &event, Fee::merge);
             }
@@ -223,14 +226,28 @@ impl Targets {
         let mut live_loans = rows::loans(tx, schema, loans).await?;
         let mut live_fees = rows::fees(tx, schema, fees).await?;
         let since = state.complete_since;
-        Ok(Self {
-            loans: pairs(loans, &mut said_loans, &mut live_loans, |said, here| {
-                Loan::reconciled(said, here, since)
-            }),
-            fees: pairs(fees, &mut said_fees, &mut live_fees, |said, here| {
-                Fee::reconciled(said, here, since)
-            }),
-        })
+        let mut loans = pairs(loans, &mut said_loans, &mut live_loans, |said, here| {
+            Loan::reconciled(said, here, since)
+        });
+        let mut fees = pairs(fees, &mut said_fees, &mut live_fees, |said, here| {
+            Fee::reconciled(said, here, since)
+        });
+        let owner = |loan: &Loan| loan.opened().map(|(_, user)| user);
+        let debtor = |fee: &Fee| fee.user.map(|(_, user)| user);
+        let mut users: Vec<Uuid> = Vec::new();
+        users.extend(loans.values().filter_map(|pair| owner(&pair.there.known)));
+        users.extend(fees.values().filter_map(|pair| debtor(&pair.there.known)));
+        let mut spoken = Spoken::default();
+        for schema in [schema, &*work.shadow] {
+            rows::spoken(tx, schema, &users, &mut spoken).await?;
+        }
+        for row in loans.values_mut().map(|pair| &mut pair.there) {
+            row.horizon = row.pruned.max(spoken.of_loan(owner(&row.known)));
+        }
+        for row in fees.values_mut().map(|pair| &mut pair.there) {
+            row.horizon = row.pruned.max(spoken.of_fee(debtor(&row.known)));
+        }
+        Ok(Self { loans, fees })
     }
 
     /// What differs.
@@ -248,32 +265,30 @@ fn add<T: Default>(
     merge: fn(T, T) -> T,
 ) {
     if let Some((id, said)) = said_by(event) {
-        let row = rows.entry(id).or_insert_with(|| Row { known: T::default(), horizon: None });
+        let row = rows.entry(id).or_default();
         row.known = merge(std::mem::take(&mut row.known), said);
     }
 }
 
-/// The horizon of the source holds where the source has the row at all; else that of the row that is
-/// there.
-fn pairs<T: Default + Clone>(
+/// Rows as they are, and as they are to be but for how far snapshots spoke. How far was pruned when a row was
+/// made counts as the one of both says that has it earlier: an old loan that is open is not pruned.
+fn pairs<T: Default + Clone + PartialEq>(
     ids: &[Uuid],
     said: &mut Rows<T>,
     live: &mut Rows<T>,
     reconciled: impl Fn(T, T) -> T,
 ) -> BTreeMap<Uuid, Pair<T>> {
-    let nothing = || Row { known: T::default(), horizon: None };
     let mut pairs = BTreeMap::new();
     for id in ids {
-        let here = live.remove(id).unwrap_or_else(nothing);
-        let there = match said.remove(id) {
-            Some(said) => {
-                Row { known: reconciled(said.known, here.known.clone()), horizon: said.horizon }
-            }
-            None => {
-                Row { known: reconciled(T::default(), here.known.clone()), horizon: here.horizon }
-            }
+        let (here, said) = (live.remove(id), said.remove(id));
+        let pruned = match (&here, &said) {
+            (Some(here), Some(said)) => here.pruned.min(said.pruned),
+            (Some(one), None) | (None, Some(one)) => one.pruned,
+            (None, None) => None,
         };
-        pairs.insert(*id, Pair { here, there });
+        let here = here.unwrap_or_default();
+        let known = reconciled(said.unwrap_or_default().known, here.known.clone());
+        pairs.insert(*id, Pair { here, there: Row { known, pruned, horizon: None } });
     }
     pairs
 }

@@ -1,31 +1,36 @@
 //! Rebuilds as jobs: asked for at one instance, worked on by any, and taken over where that one has died.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
-use tokio::{sync::Notify, time::sleep};
+use chrono::TimeDelta;
+use serde_json::Value;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{apply, ask::Ask, compare, pace::Pace, read};
+use super::{
+    ask::Ask,
+    pace::Pace,
+    work::{Failure, Setting, Work},
+};
 use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
-    event::stamp::Horizon,
+    event::TenantId,
     flow::tenants::{Tenant, Tenants},
-    kafka::{self, Broker, reader::ReadError},
+    kafka::Broker,
+    okapi::{Caller, Storage},
     store::{
-        self, Db, Login, PoolSettings, Schema, Tx, Verdict, prune,
-        rebuilds::{self, Rebuild, Status},
-        shadow,
+        self, Db, Login, PoolSettings, Schema,
+        rebuilds::{self, Held, Hold, Rebuild, Status},
     },
     telemetry::Chain,
 };
@@ -43,187 +48,6 @@ const STATEMENT: Duration = Duration::from_secs(15 * 60);
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: u32 = 60;
 
-/// How rebuilds behave beside the desk and ingest.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// Share of the time, in percent, that one may keep its connection busy.
-    pub percent: u8,
-    /// How much of what was read may wait in memory, in bytes.
-    pub memory: usize,
-    /// How many one instance works on at once, each with a connection of its own.
-    pub at_once: usize,
-}
-
-/// Why a rebuild goes no further.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The log.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The brokers.
-    #[error("could not ask the broker")]
-    Broker(#[from] kafka::Error),
-    /// Somebody is not there.
-    #[error("{0}")]
-    Away(&'static str),
-    /// It can't be done so.
-    #[error("{0}")]
-    Refused(String),
-    /// What was laid out is gone: the database has crashed.
-    #[error("what was read is gone, as after a crash of the database")]
-    Lost,
-}
-
-impl Failure {
-    /// Whether it may go better the next time.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Store(error) => error.verdict() == Verdict::Retry,
-            Self::Read(ReadError::Silent) | Self::Away(_) | Self::Lost => true,
-            Self::Broker(_) => true,
-            Self::Read(_) | Self::Refused(_) => false,
-        }
-    }
-}
-
-/// How far a rebuild is, for whoever asks.
-#[derive(Default)]
-pub(super) struct Progress {
-    stage: Mutex<Option<(&'static str, u64, Instant)>>,
-    done: AtomicU64,
-}
-
-impl Progress {
-    /// Begins a stage of so many steps.
-    pub(super) fn begin(&self, stage: &'static str, total: u64) {
-        self.done.store(0, Ordering::Relaxed);
-        let mut of = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        *of = Some((stage, total, Instant::now()));
-    }
-
-    /// So many steps are done.
-    pub(super) fn add(&self, steps: u64) {
-        self.done.fetch_add(steps, Ordering::Relaxed);
-    }
-
-    /// Stage, steps done of how many, rate a second and seconds left.
-    fn told(&self) -> Value {
-        let of = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((stage, total, since)) = of else { return json!({}) };
-        let done = self.done.load(Ordering::Relaxed);
-        let seconds = since.elapsed().as_secs_f64();
-        let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
-        let mut told =
-            json!({ "stage": stage, "done": done, "total": total, "rate": rate.round() });
-        if rate > 0.0 {
-            told["secondsLeft"] = json!((total.saturating_sub(done) as f64 / rate).ceil());
-        }
-        told
-    }
-}
-
-/// What one rebuild works with.
-#[derive(Clone)]
-pub(super) struct Work {
-    pub(super) id: Uuid,
-    pub(super) ask: Ask,
-    pub(super) tenant: Arc<Tenant>,
-    pub(super) shadow: Arc<Schema>,
-    pub(super) clock: Clock,
-    pub(super) kafka: Arc<KafkaConfig>,
-    pub(super) setting: Setting,
-    pub(super) pace: Pace,
-    pub(super) progress: Arc<Progress>,
-    /// Cancelled when the service stops, or somebody ends the rebuild.
-    pub(super) stop: CancellationToken,
-    broker: Arc<Broker>,
-    housekeeping: Arc<HousekeepingConfig>,
-    /// One connection of its own.
-    db: Db,
-}
-
-impl Work {
-    /// Begins a transaction.
-    pub(super) async fn begin(&self) -> Result<Tx, Failure> {
-        Ok(store::begin(&self.db).await?)
-    }
-
-    /// The connection of its own.
-    pub(super) fn db(&self) -> &Db {
-        &self.db
-    }
-
-    /// Asks the brokers on a thread that may block.
-    pub(super) async fn ask_broker<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(Arc<Broker>) -> Result<T, kafka::Error> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let broker = self.broker.clone();
-        let asked = tokio::task::spawn_blocking(move || ask(broker)).await;
-        Ok(asked.map_err(|_| Failure::Away("a question to the broker ended by itself"))??)
-    }
-
-    /// Since when the inbox holds everything; `None`: since ever.
-    pub(super) async fn inbox_complete_since(&self) -> Result<Option<Horizon>, Failure> {
-        let mut tx = self.begin().await?;
-        let was_pruned = prune::was_begun(&mut *tx, &self.tenant.schema).await?;
-        Ok(was_pruned.then(|| Horizon::at(self.clock.now() - self.housekeeping.inbox)))
-    }
-
-    /// About how many events the inbox holds.
-    pub(super) async fn inbox_size(&self) -> Result<u64, Failure> {
-        let sizes = prune::sizes(&self.db, &self.tenant.schema).await?;
-        Ok(u64::try_from(sizes.inbox).unwrap_or_default())
-    }
-
-    async fn go_on(&self, mut status: Status) -> Result<(Status, Value), Failure> {
-        loop {
-            status = match status {
-                Status::Waiting | Status::Reading => {
-                    self.enter(Status::Reading).await?;
-                    read::read(self).await?;
-                    Status::Comparing
-                }
-                Status::Comparing => {
-                    self.enter(Status::Comparing).await?;
-                    compare::compare(self).await?;
-                    if self.ask.dry_run { Status::Compared } else { Status::Applying }
-                }
-                Status::Applying => {
-                    self.enter(Status::Applying).await?;
-                    apply::apply(self).await?;
-                    Status::Done
-                }
-                ended => return Ok((ended, self.summary().await?)),
-            };
-        }
-    }
-
-    async fn enter(&self, status: Status) -> Result<(), Failure> {
-        let now = self.clock.now();
-        Ok(rebuilds::set_status(&self.db, self.id, status, None, None, now).await?)
-    }
-
-    async fn summary(&self) -> Result<Value, Failure> {
-        let summary = rebuilds::summary(&self.db, &self.tenant.schema, self.id).await?;
-        Ok(super::report::summary(&summary))
-    }
-
-    /// Leaves nothing behind but what was found, if that is to stay.
-    async fn clear(&self, found_too: bool) -> Result<(), Failure> {
-        shadow::remove(&self.db, &self.shadow).await?;
-        if found_too {
-            let mut tx = self.begin().await?;
-            rebuilds::forget(&mut tx, &self.tenant.schema, self.id).await?;
-            store::commit(tx).await?;
-        }
-        Ok(())
-    }
-}
-
 /// Works on rebuilds.
 pub struct Rebuilds {
     db: Db,
@@ -232,17 +56,21 @@ pub struct Rebuilds {
     clock: Clock,
     kafka: Arc<KafkaConfig>,
     broker: Arc<Broker>,
+    storage: Storage,
     housekeeping: Arc<HousekeepingConfig>,
     setting: Setting,
     asked: Notify,
+    /// Tokens for one rebuild each that asks the storage modules: of the timer by tenant, or of whoever
+    /// asked for the rebuild.
+    tokens: Mutex<HashMap<(TenantId, Option<Uuid>), Caller>>,
 }
 
 /// How a rebuild left the hands of this instance.
 enum Left {
     /// It goes no further.
     Ended(Status, Option<Value>, Option<String>),
-    /// Another instance may go on with it.
-    Over,
+    /// Another instance may go on with it, or this one with what is missing.
+    Over(Option<String>),
 }
 
 impl Rebuilds {
@@ -251,13 +79,25 @@ impl Rebuilds {
         (db, login): (Db, Login),
         tenants: Arc<Tenants>,
         clock: Clock,
-        (kafka, broker): (KafkaConfig, Arc<Broker>),
+        (kafka, broker, storage): (KafkaConfig, Arc<Broker>, Storage),
         housekeeping: HousekeepingConfig,
         setting: Setting,
     ) -> Self {
         let (kafka, housekeeping) = (Arc::new(kafka), Arc::new(housekeeping));
-        let asked = Notify::new();
-        Self { db, login, tenants, clock, kafka, broker, housekeeping, setting, asked }
+        let (asked, tokens) = (Notify::new(), Mutex::default());
+        Self {
+            db,
+            login,
+            tenants,
+            clock,
+            kafka,
+            broker,
+            storage,
+            housekeeping,
+            setting,
+            asked,
+            tokens,
+        }
     }
 
     /// Enters a rebuild, for this instance or another to work on.
@@ -280,28 +120,28 @@ impl Rebuilds {
         self.asked.notify_one();
     }
 
+    /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
+    /// tenant that has waited longest, if any does (http contract 8.2).
+    pub fn bring_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
+        self.tokens().insert((tenant, rebuild), caller);
+        self.asked.notify_one();
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, Option<Uuid>), Caller>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Works on rebuilds that nobody else works on, until `stop`.
     pub async fn work(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         let tasks = TaskTracker::new();
-        let free = Arc::new(tokio::sync::Semaphore::new(self.setting.at_once));
+        let free = Arc::new(Semaphore::new(self.setting.at_once));
         while !stop.is_cancelled() {
-            let look = async {
-                let pass = free.clone().acquire_owned().await.ok()?;
-                let now = self.clock.now();
-                match rebuilds::take(&self.db, now, now + HELD).await {
-                    Ok(taken) => taken.map(|rebuild| (pass, rebuild)),
-                    Err(error) => {
-                        warn!(error = %Chain(&error), "rebuilds can't be looked for");
-                        None
-                    }
-                }
-            };
-            match stop.run_until_cancelled(look).await.flatten() {
-                Some((pass, rebuild)) => {
+            match stop.run_until_cancelled(self.next(&free)).await.flatten() {
+                Some((pass, rebuild, hold, caller)) => {
                     let (rebuilds, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        rebuilds.run(rebuild, &stop).await;
+                        rebuilds.run(rebuild, hold, caller, &stop).await;
                         drop(pass);
                     });
                 }
@@ -315,12 +155,65 @@ impl Rebuilds {
         tasks.wait().await;
     }
 
-    /// Works on one rebuild, unless another instance does, until it is at rest or `stop`.
-    pub async fn work_on_one(self: Arc<Self>, id: Uuid, stop: CancellationToken) {
+    /// The next rebuild, once there is room for it.
+    async fn next(
+        &self,
+        free: &Arc<Semaphore>,
+    ) -> Option<(OwnedSemaphorePermit, Rebuild, Hold, Option<Caller>)> {
+        let pass = free.clone().acquire_owned().await.ok()?;
+        let hold = self.hold();
+        match self.take(hold).await {
+            Ok(taken) => taken.map(|(rebuild, caller)| (pass, rebuild, hold, caller)),
+            Err(error) => {
+                warn!(error = %Chain(&error), "rebuilds can't be looked for");
+                None
+            }
+        }
+    }
+
+    fn hold(&self) -> Hold {
+        let now = self.clock.now();
+        Hold { holder: Uuid::new_v4(), now, until: now + HELD }
+    }
+
+    async fn take(&self, hold: Hold) -> Result<Option<(Rebuild, Option<Caller>)>, store::Error> {
+        let tokens: Vec<_> = self.tokens().keys().cloned().collect();
+        for key in tokens {
+            let (tenant, id) = &key;
+            if let Some(rebuild) = rebuilds::take_with_token(&self.db, tenant, *id, hold).await? {
+                return Ok(Some((rebuild, self.tokens().remove(&key))));
+            }
+            let still_wanted = match id {
+                Some(id) => {
+                    let found = rebuilds::find(&self.db, tenant, *id).await?;
+                    found.is_some_and(|rebuild| rebuild.status == Status::Waiting)
+                }
+                // The timer comes again.
+                None => false,
+            };
+            if !still_wanted {
+                self.tokens().remove(&key);
+            }
+        }
+        Ok(rebuilds::take(&self.db, None, hold).await?.map(|rebuild| (rebuild, None)))
+    }
+
+    /// Works on one rebuild, unless another instance does, until it is at rest or `stop`. The storage modules
+    /// are asked on behalf of `caller`.
+    pub async fn work_on_one(
+        self: Arc<Self>,
+        (tenant, id): (TenantId, Uuid),
+        caller: Caller,
+        stop: CancellationToken,
+    ) {
         while !stop.is_cancelled() {
-            let now = self.clock.now();
-            match rebuilds::take_one(&self.db, id, now, now + HELD).await {
-                Ok(Some(rebuild)) => self.run(rebuild, &stop).await,
+            let hold = self.hold();
+            let taken = match rebuilds::take(&self.db, Some(id), hold).await {
+                Ok(None) => rebuilds::take_with_token(&self.db, &tenant, Some(id), hold).await,
+                taken => taken,
+            };
+            match taken {
+                Ok(Some(rebuild)) => self.run(rebuild, hold, Some(caller.clone()), &stop).await,
                 Ok(None) => {}
                 Err(error) => warn!(error = %Chain(&error), "a rebuild can't be taken"),
             }
@@ -328,29 +221,44 @@ impl Rebuilds {
         }
     }
 
-    async fn run(&self, rebuild: Rebuild, stop: &CancellationToken) {
+    async fn run(
+        &self,
+        rebuild: Rebuild,
+        hold: Hold,
+        caller: Option<Caller>,
+        stop: &CancellationToken,
+    ) {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");
-        let now = || self.clock.now();
-        match self.go_on(&rebuild, stop).await {
+        let left = self.go_on(&rebuild, hold, caller, stop).await;
+        let stored = match left {
             Ok(Left::Ended(status, summary, problem)) => {
                 info!(%tenant, rebuild.id = %id, status = status.name(), problem, "rebuild");
+                let hold = Hold { now: self.clock.now(), ..hold };
                 let (summary, problem) = (summary.as_ref(), problem.as_deref());
-                let ended =
-                    rebuilds::set_status(&self.db, id, status, summary, problem, now()).await;
-                if let Err(error) = ended {
-                    // Taken up again when it is held no more: all stages may be repeated.
-                    warn!(%tenant, rebuild.id = %id, error = %Chain(&error), "end not stored");
-                }
+                rebuilds::set_status(&self.db, id, hold, status, summary, problem).await
             }
-            Ok(Left::Over) => {
-                let _ = rebuilds::hold(&self.db, id, now(), &rebuild.progress).await;
+            Ok(Left::Over(problem)) => {
+                rebuilds::let_go(&self.db, id, hold.holder, problem.as_deref()).await
             }
-            Err(error) => error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild"),
+            Err(error) => {
+                error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild");
+                return;
+            }
+        };
+        if let Err(error) = stored {
+            // Taken up again when it is held no more: all stages may be repeated.
+            warn!(%tenant, rebuild.id = %id, error = %Chain(&error), "end not stored");
         }
     }
 
-    async fn go_on(&self, rebuild: &Rebuild, stop: &CancellationToken) -> Result<Left, Failure> {
+    async fn go_on(
+        &self,
+        rebuild: &Rebuild,
+        hold: Hold,
+        caller: Option<Caller>,
+        stop: &CancellationToken,
+    ) -> Result<Left, Failure> {
         let failed = |why: String| Ok(Left::Ended(Status::Failed, None, Some(why)));
         let ask = match Ask::read(&rebuild.request) {
             Ok(ask) => ask,
@@ -359,7 +267,7 @@ impl Rebuilds {
         let Some(tenant) = self.tenants.find(&rebuild.tenant).await? else {
             return failed("the tenant is not enabled".to_owned());
         };
-        let work = self.work_on(rebuild, ask, tenant, stop.child_token());
+        let work = self.work_on(rebuild, ask, (tenant, caller), hold, stop.child_token());
         let mut tries = 0;
         let mut status = rebuild.status;
         loop {
@@ -374,9 +282,9 @@ impl Rebuilds {
                     }
                     Kept::Gone => {
                         work.clear(false).await?;
-                        return Ok(Left::Over);
+                        return Ok(Left::Over(None));
                     }
-                    Kept::Stopping => return Ok(Left::Over),
+                    Kept::ByAnother | Kept::Stopping => return Ok(Left::Over(None)),
                 },
             };
             match done {
@@ -386,6 +294,11 @@ impl Rebuilds {
                 Ok((status, summary)) => {
                     work.clear(false).await?;
                     return Ok(Left::Ended(status, Some(summary), None));
+                }
+                Err(Failure::Token(problem)) => {
+                    warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem,
+                        "a rebuild has to wait for another token");
+                    return Ok(Left::Over(Some(Failure::Token(problem).to_string())));
                 }
                 Err(failure) if failure.may_pass() && tries < TRIES => {
                     tries += 1;
@@ -408,7 +321,8 @@ impl Rebuilds {
         &self,
         rebuild: &Rebuild,
         ask: Ask,
-        tenant: Arc<Tenant>,
+        (tenant, caller): (Arc<Tenant>, Option<Caller>),
+        hold: Hold,
         stop: CancellationToken,
     ) -> Work {
         let shadow = Arc::new(Schema::shadow(&tenant.id, rebuild.id));
@@ -421,6 +335,7 @@ impl Rebuilds {
         };
         Work {
             id: rebuild.id,
+            hold,
             ask,
             tenant,
             shadow,
@@ -432,6 +347,8 @@ impl Rebuilds {
             stop,
             broker: self.broker.clone(),
             housekeeping: self.housekeeping.clone(),
+            storage: self.storage.clone(),
+            caller,
             db: store::pool(&self.login, settings),
         }
     }
@@ -439,11 +356,12 @@ impl Rebuilds {
     /// Says that a rebuild is worked on, until there is a reason to let go of it.
     async fn keep(&self, work: &Work) -> Kept {
         loop {
-            let until: DateTime<Utc> = self.clock.now() + HELD;
-            match rebuilds::hold(&self.db, work.id, until, &work.progress.told()).await {
-                Ok(Some(rebuild)) if rebuild.cancel => return Kept::Cancelled,
-                Ok(Some(_)) => {}
-                Ok(None) => return Kept::Gone,
+            let hold = Hold { until: self.clock.now() + HELD, ..work.hold };
+            match rebuilds::hold(&self.db, work.id, hold, &work.progress.told()).await {
+                Ok(Held::Still { cancel: true }) => return Kept::Cancelled,
+                Ok(Held::Still { cancel: false }) => {}
+                Ok(Held::ByAnother) => return Kept::ByAnother,
+                Ok(Held::Gone) => return Kept::Gone,
                 Err(error) => {
                     warn!(rebuild.id = %work.id, error = %Chain(&error), "rebuild not held");
                 }
@@ -460,5 +378,7 @@ enum Kept {
     Cancelled,
     /// Its tenant was purged.
     Gone,
+    /// It was not heard of for too long here.
+    ByAnother,
     Stopping,
 }

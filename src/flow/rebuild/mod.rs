@@ -12,7 +12,10 @@ mod jobs;
 mod pace;
 mod read;
 mod report;
+mod storage;
+mod work;
 
 pub use ask::{Ask, Refused, Source};
-pub use jobs::{Rebuilds, Setting};
+pub use jobs::Rebuilds;
 pub use report::{patron as told_patron, rebuild as told_rebuild, words};
+pub use work::Setting;

@@ -13,17 +13,18 @@ use uuid::Uuid;
 
 use super::{
     ask::{From, Source},
-    fold::Fold,
-    jobs::{Failure, Work},
+    fold, storage,
+    work::{Failure, Work},
 };
 use crate::{
-    event::{self, Environment, Event, Fact, Reading, TenantId, Topic, stamp::Horizon},
+    event::{self, Environment, Fact, Reading, TenantId, Topic, stamp::Horizon},
     flow::{outcome::At, takeover::Span},
     kafka::{
         Broker,
         reader::{Part, Read, Reader},
     },
-    store::{self, incidents, merge, rows, shadow},
+    patron::Said,
+    store::{self, incidents, merge, rebuilds, rows, shadow},
 };
 
 /// Entries in one statement.
@@ -50,40 +51,45 @@ struct Plan {
 
 /// Reads what is not read yet.
 pub(super) async fn read(work: &Work) -> Result<(), Failure> {
-    let mut tx = work.begin().await?;
-    let begun = shadow::state(&mut tx, &work.shadow).await?;
-    let reading = match &begun {
-        Some(_) => shadow::reading(&mut tx, &work.shadow).await?,
-        None => Vec::new(),
+    let begun = match state(work).await? {
+        Some(begun) => begun,
+        None => begin(work).await?,
     };
-    drop(tx);
-    let (parts, after) = match begun {
-        Some(begun) if begun.whole => return Ok(()),
-        Some(begun) => (reading.into_iter().map(part).collect(), begun.read_up_to),
-        None => (begin(work).await?, None),
-    };
-    let wanted = Wanted::of(work).await?;
-    if work.ask.source == Source::Topics {
-        read_topics(work, parts, &wanted).await?;
+    if begun.whole {
+        return Ok(());
     }
-    if work.ask.source == Source::Inbox || work.ask.covered_by_inbox {
-        read_inbox(work, after, &wanted).await?;
+    if work.ask.source == Source::Storage {
+        storage::read(work, &begun).await?;
+    } else {
+        let wanted = Wanted::of(work).await?;
+        if work.ask.source == Source::Topics {
+            read_topics(work, &wanted).await?;
+        }
+        if work.ask.source == Source::Inbox || work.ask.covered_by_inbox {
+            read_inbox(work, begun.read_up_to, &wanted).await?;
+        }
     }
     let mut tx = work.begin().await?;
     shadow::set_whole(&mut tx, &work.shadow).await?;
     Ok(store::commit(tx).await?)
 }
 
+async fn state(work: &Work) -> Result<Option<shadow::State>, Failure> {
+    let mut tx = work.begin().await?;
+    Ok(shadow::state(&mut tx, &work.shadow).await?)
+}
+
 /// Makes the shadow, and notes in it what is to be read.
-async fn begin(work: &Work) -> Result<BTreeMap<At, Part>, Failure> {
-    let read_from = work.clock.now() - MARGIN;
+async fn begin(work: &Work) -> Result<shadow::State, Failure> {
+    let now = work.clock.now();
+    let read_from = if work.ask.source == Source::Storage { now } else { now - MARGIN };
     let Plan { parts, complete_since } = plan(work).await?;
-    let reading = noted(&parts);
     let mut tx = work.begin().await?;
     shadow::make(&mut tx, &work.shadow, complete_since, read_from).await?;
-    shadow::set_reading(&mut tx, &work.shadow, &reading).await?;
+    shadow::set_reading(&mut tx, &work.shadow, &noted(&parts)).await?;
+    rebuilds::forget_read(&mut tx, work.id).await?;
     store::commit(tx).await?;
-    Ok(parts)
+    state(work).await?.ok_or(Failure::Lost)
 }
 
 fn part(reading: shadow::Reading) -> (At, Part) {
@@ -134,8 +140,12 @@ impl Wanted {
 async fn plan(work: &Work) -> Result<Plan, Failure> {
     let now = work.clock.now();
     let of_inbox = work.inbox_complete_since().await?;
-    if work.ask.source == Source::Inbox {
-        return Ok(Plan { parts: BTreeMap::new(), complete_since: of_inbox });
+    let of_none = |complete_since| Ok(Plan { parts: BTreeMap::new(), complete_since });
+    match work.ask.source {
+        Source::Inbox => return of_none(of_inbox),
+        // It knows nothing of what happened: what is known here is kept, and what it says is merged.
+        Source::Storage => return of_none(Some(Horizon::NEVER)),
+        Source::Topics => {}
     }
     let (environment, id) = (work.kafka.environment.clone(), work.tenant.id.clone());
     let asked = work.ask_broker(move |broker| places(&broker, &environment, &id));
@@ -217,13 +227,13 @@ async fn missing(
 }
 
 /// A fold on its way into the shadow, with how far its parts were read.
-type Folded = (Fold, BTreeMap<At, Part>);
+type Folded = (Said, BTreeMap<At, Part>);
 
-async fn read_topics(
-    work: &Work,
-    parts: BTreeMap<At, Part>,
-    wanted: &Wanted,
-) -> Result<(), Failure> {
+async fn read_topics(work: &Work, wanted: &Wanted) -> Result<(), Failure> {
+    let mut tx = work.begin().await?;
+    let reading = shadow::reading(&mut tx, &work.shadow).await?;
+    drop(tx);
+    let parts: BTreeMap<At, Part> = reading.into_iter().map(part).collect();
     let left = parts.values().map(|part| part.end - part.next).sum::<i64>();
     work.progress.begin("reading topics", u64::try_from(left).unwrap_or_default());
     let cluster = work.ask_broker(|broker| Ok(broker.cluster())).await?;
@@ -233,8 +243,8 @@ async fn read_topics(
         let (work, wanted) = (work.clone(), wanted.clone());
         move || fold_topics(&work, parts, &wanted, &cluster, &folded)
     });
-    while let Some((mut fold, reached)) = folds.recv().await {
-        lay_out(work, &mut fold, Noted::Topics(&reached)).await?;
+    while let Some((said, reached)) = folds.recv().await {
+        lay_out(work, said, Noted::Topics(&reached)).await?;
     }
     reading.await.map_err(|_| Failure::Away("reading ended by itself"))?
 }
@@ -248,7 +258,7 @@ fn fold_topics(
     folded: &mpsc::Sender<Folded>,
 ) -> Result<(), Failure> {
     let mut reader = Reader::new(&work.kafka, &parts)?;
-    let (mut fold, mut since) = (Fold::default(), Instant::now());
+    let (mut said, mut since) = (Said::default(), Instant::now());
     let mut topics: BTreeMap<Arc<str>, Option<Topic>> = BTreeMap::new();
     loop {
         let is_end = match reader.read()? {
@@ -262,7 +272,7 @@ fn fold_topics(
                     && tenant == wanted.tenant
                     && wanted.admits(&event.fact)
                 {
-                    fold.add(&event);
+                    said.hear(&event);
                 }
                 work.progress.add(1);
                 if let Some(part) = parts.get_mut(&(name.clone(), record.place.partition)) {
@@ -277,8 +287,8 @@ fn fold_topics(
             // Behind the last records may stand what can't be read.
             parts.values_mut().for_each(|part| part.next = part.end);
         }
-        if is_end || fold.bytes() > work.setting.memory || since.elapsed() > LAY_OUT {
-            let all = (std::mem::take(&mut fold), parts.clone());
+        if is_end || fold::bytes(&said) > work.setting.memory || since.elapsed() > LAY_OUT {
+            let all = (std::mem::take(&mut said), parts.clone());
             if folded.blocking_send(all).is_err() || is_end {
                 return Ok(());
             }
@@ -293,20 +303,20 @@ fn fold_topics(
 async fn read_inbox(work: &Work, after: Option<Uuid>, wanted: &Wanted) -> Result<(), Failure> {
     let mut after = after.unwrap_or(Uuid::nil());
     work.progress.begin("reading the inbox", work.inbox_size().await?);
-    let (mut fold, mut since) = (Fold::default(), Instant::now());
+    let (mut said, mut since) = (Said::default(), Instant::now());
     loop {
         let began = Instant::now();
         let mut tx = work.begin().await?;
         let page = rows::page(&mut tx, &work.tenant.schema, after, PAGE).await?;
         drop(tx);
-        let events: Vec<Event> = page.iter().filter_map(|stored| stored.read().ok()).collect();
-        events.iter().filter(|event| wanted.admits(&event.fact)).for_each(|event| fold.add(event));
+        let events = page.iter().filter_map(|stored| stored.read().ok().flatten());
+        events.filter(|event| wanted.admits(&event.fact)).for_each(|event| said.hear(&event));
         work.progress.add(page.len() as u64);
         let last = page.last().map(|stored| stored.key);
         after = last.unwrap_or(after);
-        if last.is_none() || fold.bytes() > work.setting.memory || since.elapsed() > LAY_OUT {
-            lay_out(work, &mut fold, Noted::Inbox(after)).await?;
-            (fold, since) = (Fold::default(), Instant::now());
+        if last.is_none() || fold::bytes(&said) > work.setting.memory || since.elapsed() > LAY_OUT {
+            lay_out(work, std::mem::take(&mut said), Noted::Inbox(after)).await?;
+            since = Instant::now();
         }
         if last.is_none() {
             return Ok(());
@@ -322,18 +332,18 @@ enum Noted<'a> {
 }
 
 /// Merges what was folded into the shadow, as any batch is merged.
-async fn lay_out(work: &Work, fold: &mut Fold, noted_at: Noted<'_>) -> Result<(), Failure> {
+async fn lay_out(work: &Work, mut said: Said, noted_at: Noted<'_>) -> Result<(), Failure> {
     let mut tx = work.begin().await?;
-    while let Some(Fold { loans, fees, .. }) = fold.split(STATEMENT_MOST) {
+    while let Some(part) = fold::split(&mut said, STATEMENT_MOST) {
         let began = Instant::now();
-        merge::merge(&mut tx, &work.shadow, &loans, &fees).await?;
+        merge::hear(&mut tx, &work.shadow, &part).await?;
         work.pace.keep(began).await;
     }
     match noted_at {
         Noted::Topics(parts) => {
             shadow::set_reading(&mut tx, &work.shadow, &noted(parts)).await?;
         }
-        Noted::Inbox(key) => shadow::keep_place(&mut tx, &work.shadow, key).await?,
+        Noted::Inbox(key) => shadow::keep_place(&mut tx, &work.shadow, "inbox", key).await?,
     }
     store::commit(tx).await?;
     Ok(())

@@ -9,7 +9,10 @@ use crate::{
     clock,
     event::Stamp,
     patron::{Fee, Loan, OpenFee, OpenLoan, Register},
-    store::rebuilds::{Difference, Patron, Rebuild, Summary},
+    store::{
+        differences::{Difference, Patron, Summary},
+        rebuilds::Rebuild,
+    },
 };
 
 fn time(at: DateTime<Utc>) -> Value {
@@ -88,7 +91,7 @@ fn difference(
 }
 
 fn told_loan(known: &Loan, open: Option<OpenLoan>) -> Option<Value> {
-    let closed_at = known.closed.and_then(|said: Stamp| said.at()).map(time);
+    let closed_at = known.closed.map(|said: Stamp| time(said.at()));
     let Some(open) = open else {
         let nothing = *known == Loan::default();
         return (!nothing).then(|| json!({ "open": false, "closedAt": closed_at }));
@@ -112,7 +115,7 @@ fn told_fee(known: &Fee, open: Option<OpenFee>) -> Option<Value> {
 }
 
 /// How much was found to be different.
-pub(super) fn summary(found: &Summary) -> Value {
+pub(super) fn summary(found: &Summary, groups: i64) -> Value {
     let number = |is_loan: bool, kind: &str| {
         found.kinds.get(format!("{is_loan}/{kind}")).and_then(Value::as_i64).unwrap_or_default()
     };
@@ -125,7 +128,7 @@ pub(super) fn summary(found: &Summary) -> Value {
     json!({
         "patrons": found.patrons, "wrongCounters": found.counters, "applied": found.applied,
         "blocksImposed": found.blocked, "blocksLifted": found.unblocked,
-        "loans": of(true), "feesFines": of(false),
+        "loans": of(true), "feesFines": of(false), "patronGroups": groups,
     })
 }
 
@@ -135,7 +138,7 @@ pub fn rebuild(of: &Rebuild) -> Value {
     let more = json!({
         "id": of.id, "status": of.status, "askedBy": of.asked_by, "askedAt": time(of.asked_at),
         "beganAt": of.begun_at.map(time), "endedAt": of.ended_at.map(time), "progress": of.progress,
-        "summary": of.summary, "error": of.error,
+        "summary": of.summary, "error": of.error, "problems": of.problems,
     });
     if let (Some(told), Value::Object(more)) = (told.as_object_mut(), more) {
         told.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
@@ -161,15 +164,22 @@ pub fn patron(of: &Patron, differences: &[Difference]) -> Value {
         told.collect::<Vec<_>>()
     };
     json!({
-        "userId": of.user_id, "wrongCounters": of.counters, "loans": told(true),
+        "userId": of.user_id, "wrongCounters": of.counters, "loansHere": of.loans_here,
+        "loansThere": of.loans_there, "loans": told(true),
         "feesFines": told(false), "blockedBefore": of.blocked_before,
         "blockedAfter": of.blocked_after, "appliedAt": of.applied_at.map(time),
     })
 }
 
-/// The same in words, a line for each thing that counts.
-pub fn words(of: &Patron, differences: &[Difference]) -> Vec<String> {
+/// The same in words, a line for each thing that counts. `source` is what was read, in words.
+pub fn words(of: &Patron, differences: &[Difference], source: &str) -> Vec<String> {
     let mut words = Vec::new();
+    if let (Some(here), Some(there)) = (of.loans_here, of.loans_there)
+        && here != there
+    {
+        let s = if here == 1 { "" } else { "s" };
+        words.push(format!("has {here} loan{s} here, {there} by {source}"));
+    }
     let mine = differences.iter().filter(|d| d.user_id == of.user_id);
     for d in mine.filter(|d| d.kind != "hidden") {
         let what = if d.is_loan { "loan" } else { "fee/fine" };
@@ -180,9 +190,9 @@ pub fn words(of: &Patron, differences: &[Difference]) -> Vec<String> {
         };
         let how = match d.kind.as_str() {
             "only_here" => match told(&d.there, "closedAt") {
-                Some(at) => format!("is open here; it ended on {at}"),
+                Some(at) => format!("is open here; it ended at {at}"),
                 None if d.there.is_some() => "is open here; it is settled".to_owned(),
-                None => "is open here; the source knows nothing of it".to_owned(),
+                None => format!("is open here; {source} knows nothing of it"),
             },
             "only_there" => "is missing here; it is open".to_owned(),
             _ => format!("is open, and differs here in {}", d.registers.join(", ")),

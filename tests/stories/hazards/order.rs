@@ -9,7 +9,7 @@ use super::{
     strict_group,
 };
 use crate::{
-    facts::{about, check_out, due, enveloped, fee, minutes_from_now},
+    facts::{about, check_out, done, due, enveloped, fee, held, minutes_from_now},
     log::Draft,
     world::World,
 };
@@ -286,9 +286,19 @@ async fn h17_the_latest_check_out_decides_whose_the_loan_is_whoever_was_named() 
             say(world, *shape, minutes_ago(1), Kind::ItemAgedToLost, &about(*a, *moved)).await;
         }
         world.settled().await;
+        for (_, a, b, ..) in &loans {
+            has_nothing(world, *a, "still").await;
+            assert_eq!(open(world, *b, "openLoans").await.len(), 2);
+        }
+        // By its storage it is A's again.
+        for (_, a, _, _, moved) in &loans {
+            let held = done("UPDATED", &held(*a, *moved, &due_date), minutes_ago(5));
+            world.publish(Kind::StoredLoan, &held).await;
+        }
+        world.settled().await;
         for (_, a, b, ..) in loans {
-            has_nothing(world, a, "still").await;
-            assert_eq!(open(world, b, "openLoans").await.len(), 2);
+            assert_eq!(open(world, a, "openLoans").await.len(), 1);
+            assert_eq!(open(world, b, "openLoans").await.len(), 1);
         }
     })
     .await;

@@ -1,5 +1,4 @@
 //! Bodies of rebuilds, as the description of all interfaces needs them.
-#![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,7 +8,7 @@ use uuid::Uuid;
 /// Which part of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Part {
+pub(in crate::http) struct Part {
     #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
     offset: Option<i64>,
     #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
@@ -19,7 +18,7 @@ pub(super) struct Part {
 /// Which rebuild.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct RebuildRequest {
+pub(in crate::http) struct RebuildRequest {
     /// What is read; topics where it isn't said.
     #[schema(nullable = false)]
     source: Option<Source>,
@@ -45,6 +44,8 @@ pub(super) struct RebuildRequest {
 enum Source {
     Topics,
     Inbox,
+    /// The storage modules; asked with the token of the request.
+    Storage,
 }
 
 #[derive(ToSchema)]
@@ -75,7 +76,7 @@ enum RebuildStatus {
 
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Rebuild {
+pub(in crate::http) struct Rebuild {
     id: Uuid,
     source: Source,
     from: String,
@@ -99,6 +100,8 @@ pub(super) struct Rebuild {
     /// Why it failed.
     #[schema(nullable = false)]
     error: Option<String>,
+    /// What was odd on the way: records that were passed over, tokens that were refused.
+    problems: Vec<String>,
 }
 
 /// Of the stage it is in; nothing before the first.
@@ -133,6 +136,8 @@ struct Summary {
     blocks_lifted: i64,
     loans: Kinds,
     fees_fines: Kinds,
+    /// Patrons whose group the source tells and that was not heard of here.
+    patron_groups: i64,
 }
 
 #[derive(ToSchema)]
@@ -150,14 +155,14 @@ struct Kinds {
 
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Rebuilds {
+pub(in crate::http) struct Rebuilds {
     rebuilds: Vec<Rebuild>,
     total_records: i64,
 }
 
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Differences {
+pub(in crate::http) struct Differences {
     patrons: Vec<DifferingPatron>,
     total_records: i64,
 }
@@ -167,6 +172,10 @@ pub(super) struct Differences {
 struct DifferingPatron {
     user_id: Uuid,
     wrong_counters: bool,
+    /// Open loans here.
+    loans_here: Option<i64>,
+    /// Open loans once it is applied.
+    loans_there: Option<i64>,
     loans: Vec<Difference>,
     fees_fines: Vec<Difference>,
     /// Conditions that block the patron now; null where the patron group is not known.

@@ -1,117 +1,22 @@
-//! The description of all interfaces (OpenAPI 3.1): made of the handlers' own attributes and of the
-//! bodies below, which pass through as JSON. `docs/openapi.json` is a copy; a test compares them, and
-//! others hold what is really answered to it.
+//! What handlers say of themselves by name: answers that many give, parameters, and bodies that pass
+//! through as JSON.
 #![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
+
+mod rebuilds;
+mod synchronization;
 
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use utoipa::{
-    IntoParams, IntoResponses, Modify, OpenApi, PartialSchema, ToSchema,
-    openapi::{
-        self, Content, RefOr, Required, ResponseBuilder,
-        path::{ParameterBuilder, ParameterIn},
-    },
+    IntoParams, IntoResponses, PartialSchema, ToSchema,
+    openapi::{self, Content, ObjectBuilder, RefOr, ResponseBuilder, Type, schema::OneOfBuilder},
 };
 use uuid::Uuid;
 
-pub(super) use super::bodies::*;
-use super::{
-    admin, blocks, conditions, dead_letters, handlers, limits, operations, rebuilds, summary,
-    tenant_jobs,
-};
-use crate::event::Kind;
-
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Patron blocks", contact(), license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(
-        blocks::get,
-        summary::get,
-        conditions::list,
-        conditions::get,
-        conditions::put,
-        limits::list,
-        limits::get,
-        limits::post,
-        limits::put,
-        limits::delete,
-        operations::ingest,
-        operations::resolve,
-        dead_letters::list,
-        dead_letters::get,
-        dead_letters::retry,
-        dead_letters::retry_all,
-        dead_letters::discard,
-        dead_letters::discard_all,
-        rebuilds::list,
-        rebuilds::post,
-        rebuilds::get,
-        rebuilds::delete,
-        rebuilds::differences,
-        rebuilds::apply,
-        handlers::post,
-        tenant_jobs::post,
-        tenant_jobs::get,
-        tenant_jobs::delete,
-        admin::health,
-        admin::ready,
-        admin::metrics,
-        admin::description,
-    ),
-    components(schemas(Errors)),
-    modifiers(&EventHandlers, &Gateway),
-)]
-struct Description;
-
-/// What the service answers to, as OpenAPI 3.1.
-pub fn description() -> openapi::OpenApi {
-    Description::openapi()
-}
-
-/// Makes eight of the one handler that is described.
-struct EventHandlers;
-
-impl Modify for EventHandlers {
-    fn modify(&self, described: &mut openapi::OpenApi) {
-        let paths = &mut described.paths.paths;
-        let Some(one) = paths.remove("/automated-patron-blocks/handlers") else { return };
-        for kind in Kind::ALL {
-            let mut item = one.clone();
-            if let Some(post) = &mut item.post {
-                post.operation_id = Some(format!("post_{}", kind.name()));
-                post.summary = Some(format!("{}, as mod-pubsub delivers it", kind.name()));
-            }
-            paths.insert(kind.callback(), item);
-        }
-    }
-}
-
-/// Adds what a gateway sends with every request (http contract 1.1).
-struct Gateway;
-
-impl Modify for Gateway {
-    fn modify(&self, described: &mut openapi::OpenApi) {
-        let header = |name: &str, required, what: &str| {
-            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
-            let parameter = parameter.required(required).description(Some(what));
-            RefOr::T(parameter.schema(Some(String::schema())).build())
-        };
-        let headers = [
-            header("X-Okapi-Tenant", Required::True, "Whose request it is"),
-            header("X-Okapi-Url", Required::False, "Gateway for outgoing calls"),
-            header("X-Okapi-Token", Required::False, "Passed on; read for the acting user's id"),
-            header("X-Okapi-User-Id", Required::False, "Who acts, for metadata"),
-            header("X-Okapi-Request-Id", Required::False, "Passed on"),
-        ];
-        for (path, item) in &mut described.paths.paths {
-            if !path.starts_with("/admin/") && path != "/metrics" {
-                item.parameters = Some(headers.to_vec());
-            }
-        }
-    }
-}
+pub(super) use rebuilds::{Differences, Part, Rebuild, RebuildRequest, Rebuilds};
+pub(super) use synchronization::{InvalidOrText, SentSynchronization, Synchronization};
 
 type Responses = BTreeMap<String, RefOr<openapi::Response>>;
 
@@ -155,12 +60,14 @@ impl IntoResponses for NotFound {
     }
 }
 
-/// The body is too long.
-pub(super) struct TooLong;
+/// The body is too long, or takes too long.
+pub(super) struct Unread;
 
-impl IntoResponses for TooLong {
+impl IntoResponses for Unread {
     fn responses() -> Responses {
-        text(413, "The body is longer than 1 MiB")
+        let mut all = text(413, "The body is longer than 1 MiB");
+        all.append(&mut text(408, "The body was not all there within 10 s"));
+        all
     }
 }
 
@@ -202,7 +109,7 @@ enum Counting {
 /// What was wrong.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Errors {
+pub(super) struct Errors {
     errors: Vec<ErrorEntry>,
 }
 
@@ -305,6 +212,23 @@ pub(super) struct Condition {
     metadata: Option<Metadata>,
 }
 
+/// As a client sends it. Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SentCondition {
+    /// The one in the path wins.
+    id: Uuid,
+    name: String,
+    block_borrowing: bool,
+    block_renewals: bool,
+    block_requests: bool,
+    value_type: ValueType,
+    /// Required where anything is blocked, and only there.
+    message: Option<String>,
+    /// Ignored: the server sets it.
+    metadata: Option<Value>,
+}
+
 #[derive(ToSchema)]
 enum ValueType {
     Integer,
@@ -325,12 +249,39 @@ pub(super) struct Limit {
     id: Uuid,
     patron_group_id: Uuid,
     condition_id: Uuid,
-    /// A whole number, or an amount for the condition on the balance. A numeric string is taken too.
+    /// A whole number, or an amount for the condition on the balance.
     #[schema(minimum = 0, maximum = 999_999.99)]
     value: f64,
     #[schema(nullable = false)]
     metadata: Option<Metadata>,
 }
+
+/// As a client sends it. Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SentLimit {
+    /// On a change the one in the path wins.
+    id: Uuid,
+    patron_group_id: Uuid,
+    condition_id: Uuid,
+    value: SentNumber,
+    /// Ignored: the server sets it.
+    metadata: Option<Value>,
+}
+
+/// From 0 to 999999.99 for the condition on the balance, a whole number from 0 to 999999 for the others.
+/// The same as text is taken too.
+struct SentNumber;
+
+impl PartialSchema for SentNumber {
+    fn schema() -> RefOr<openapi::Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Number);
+        let number = number.minimum(Some(0.0)).maximum(Some(999_999.99));
+        OneOfBuilder::new().item(number).item(String::schema()).into()
+    }
+}
+
+impl ToSchema for SentNumber {}
 
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

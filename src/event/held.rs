@@ -1,0 +1,122 @@
+//! Open loans and fees/fines as the storage modules hold them, where they are asked for (http contract 8.3).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    Fact, Reject, change, fields,
+    fields::required,
+    wire::{self, Raw},
+};
+
+/// The members of an account that mean something to us.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Account<'a> {
+    #[serde(borrow)]
+    id: Raw<'a>,
+    #[serde(borrow)]
+    user_id: Raw<'a>,
+    #[serde(borrow)]
+    fee_fine_id: Raw<'a>,
+    #[serde(borrow)]
+    loan_id: Raw<'a>,
+    #[serde(borrow)]
+    remaining: Raw<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Identified<'a> {
+    #[serde(borrow, default)]
+    id: Raw<'a>,
+}
+
+/// The id of a record, where it has one.
+pub fn id(record: &str) -> Option<Uuid> {
+    fields::any_uuid(wire::object::<Identified<'_>>(None, record).ok()?.id)
+}
+
+/// What an open loan says. Whoever asks asks for open ones, so it need not say that it is.
+pub fn loan(record: &str) -> Result<Fact, Reject> {
+    change::held(&wire::object(None, record)?)
+}
+
+/// What an open account says. Its loan counts only where it is an id: manual fees/fines have a `"0"`.
+pub fn account(record: &str) -> Result<Fact, Reject> {
+    let account: Account<'_> = wire::object(None, record)?;
+    Ok(Fact::BalanceChanged {
+        fee_fine: required("id", fields::uuid("id", account.id)?)?,
+        user: Some(required("userId", fields::uuid("userId", account.user_id)?)?),
+        fee_fine_type: fields::uuid("feeFineId", account.fee_fine_id).ok().flatten(),
+        loan: fields::uuid("loanId", account.loan_id).ok().flatten(),
+        balance: required("remaining", fields::decimal("remaining", account.remaining)?)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::parse_uuid;
+
+    const LOAN: &str = "0c9a1c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
+    const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
+
+    fn uuid(text: &str) -> Uuid {
+        parse_uuid(text).unwrap()
+    }
+
+    #[test]
+    fn an_items_status_says_whether_it_is_lost_or_claimed_returned() {
+        for (status, expected) in [
+            ("Declared lost", (true, false)),
+            ("Aged to lost", (true, false)),
+            ("declared lost", (false, false)),
+            ("Claimed returned", (false, true)),
+            ("CLAIMED RETURNED", (false, true)),
+            ("Checked out", (false, false)),
+        ] {
+            let record = format!(
+                r#"{{"id":"{LOAN}","userId":"{USER}","dueDate":"2026-03-01T00:00:00Z","itemStatus":"{status}","isDcb":true}}"#
+            );
+            let Ok(Fact::LoanHeld { loan, user, lost, claimed_returned, by_recall, .. }) =
+                loan(&record)
+            else {
+                panic!("{status}")
+            };
+            assert_eq!((loan, user, by_recall), (uuid(LOAN), uuid(USER), false));
+            assert_eq!((lost, claimed_returned), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_lacks_what_it_needs_names_the_member() {
+        for (record, rule) in [
+            (format!(r#"{{"id":"{LOAN}","userId":"{USER}"}}"#), "dueDate is required"),
+            (format!(r#"{{"id":"{LOAN}","dueDate":"2026-03-01"}}"#), "userId is required"),
+        ] {
+            assert_eq!(loan(&record).unwrap_err().to_string(), rule);
+        }
+        for (record, rule) in [
+            (format!(r#"{{"id":"{LOAN}","userId":"{USER}"}}"#), "remaining is required"),
+            (format!(r#"{{"id":"{LOAN}","remaining":1}}"#), "userId is required"),
+        ] {
+            assert_eq!(account(&record).unwrap_err().to_string(), rule);
+        }
+    }
+
+    #[test]
+    fn the_loan_of_an_account_counts_only_where_it_is_an_id() {
+        for (sent, expected) in [("\"0\"", None), ("null", None), ("\"\"", None)] {
+            let record = format!(
+                r#"{{"id":"{LOAN}","userId":"{USER}","remaining":4.50,"loanId":{sent},"feeFineId":"{USER}"}}"#
+            );
+            let Ok(Fact::BalanceChanged { loan, balance, fee_fine_type, .. }) = account(&record)
+            else {
+                panic!("{sent}")
+            };
+            assert_eq!(loan, expected, "{sent}");
+            assert_eq!((balance.to_string(), fee_fine_type), ("4.5".to_owned(), Some(uuid(USER))));
+        }
+    }
+}

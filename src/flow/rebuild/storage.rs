@@ -1,0 +1,148 @@
+//! Reading the storage modules into the shadow, page by page (http contract 8.2, 8.3).
+//!
+//! All of it speaks of five minutes before reading began: clocks differ, and what happened since may be in
+//! a page or not (events contract 10). So events of that time or later count as if nothing had been read.
+
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use reqwest::StatusCode;
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::work::{Failure, Work};
+use crate::{
+    event::{Stamp, held, stamp::Horizon},
+    okapi::{
+        CallError, Caller,
+        storage::{Kept, PAGE},
+    },
+    patron::Said,
+    store::{self, merge, rebuilds, shadow},
+    telemetry::Chain,
+};
+
+/// By how much clocks may differ.
+const MARGIN: TimeDelta = TimeDelta::minutes(5);
+
+/// How long to wait before a page is asked for again; twice as long the next time.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// One page may take this many tries that wait for an answer to the last.
+const TRIES: u32 = 3;
+
+/// Reads what is not read yet. Whatever is not found among it is closed for whoever it speaks of.
+pub(super) async fn read(work: &Work, state: &shadow::State) -> Result<(), Failure> {
+    let Some(caller) = &work.caller else {
+        return Err(Failure::Token("nobody's token is at hand".to_owned()));
+    };
+    let at = state.read_from - MARGIN;
+    let mut tx = work.begin().await?;
+    let of = work.ask.user.unwrap_or(Uuid::nil());
+    shadow::speak(&mut tx, &work.shadow, of, Horizon::at(at)).await?;
+    store::commit(tx).await?;
+    let place = state.place.as_deref();
+    if place != Some(Kept::Accounts.name()) {
+        let after = state.read_up_to.filter(|_| place.is_some());
+        read_all(work, caller, Kept::Loans, after, at).await?;
+    }
+    let after = state.read_up_to.filter(|_| place == Some(Kept::Accounts.name()));
+    read_all(work, caller, Kept::Accounts, after, at).await
+}
+
+async fn read_all(
+    work: &Work,
+    caller: &Caller,
+    kept: Kept,
+    mut after: Option<Uuid>,
+    at: chrono::DateTime<chrono::Utc>,
+) -> Result<(), Failure> {
+    let stage = match kept {
+        Kept::Loans => "reading loans",
+        Kept::Accounts => "reading fees/fines",
+    };
+    work.progress.begin(stage, 0);
+    loop {
+        let page = ask(work, caller, kept, after).await?;
+        let began = Instant::now();
+        let last = page.last().and_then(|record| held::id(record.get()));
+        let is_last = page.len() < PAGE;
+        if !is_last && last <= after {
+            let name = kept.name();
+            return Err(Failure::Refused(format!("pages of {name} do not go on by id")));
+        }
+        let (said, problems) = learn(kept, &page, at);
+        let mut tx = work.begin().await?;
+        merge::hear(&mut tx, &work.shadow, &said).await?;
+        let place = last.or(after).unwrap_or(Uuid::nil());
+        shadow::keep_place(&mut tx, &work.shadow, kept.name(), place).await?;
+        rebuilds::note_read(&mut tx, work.id, (said.loans.len(), said.fees.len()), &problems)
+            .await?;
+        store::commit(tx).await?;
+        work.progress.add(page.len() as u64);
+        if is_last {
+            return Ok(());
+        }
+        after = last;
+        work.pace.keep(began).await;
+    }
+}
+
+/// What a page says, and which of its records lack what they need.
+fn learn(
+    kept: Kept,
+    page: &[Box<RawValue>],
+    at: chrono::DateTime<chrono::Utc>,
+) -> (Said, Vec<String>) {
+    let (mut said, mut problems) = (Said::default(), Vec::new());
+    for record in page {
+        let read = match kept {
+            Kept::Loans => held::loan(record.get()),
+            Kept::Accounts => held::account(record.get()),
+        };
+        match read {
+            Ok(fact) => said.learn(Stamp::snapshot(at, fact.subject()), &fact),
+            Err(reject) => {
+                let what = match kept {
+                    Kept::Loans => "loan",
+                    Kept::Accounts => "account",
+                };
+                let id = held::id(record.get()).map_or("without an id".to_owned(), |id| id.to_string());
+                problems.push(format!("{what} {id} is passed over: {reject}"));
+            }
+        }
+    }
+    (said, problems)
+}
+
+/// Asks for a page until it comes, for as long as a page may take.
+async fn ask(
+    work: &Work,
+    caller: &Caller,
+    kept: Kept,
+    after: Option<Uuid>,
+) -> Result<Vec<Box<RawValue>>, Failure> {
+    let (began, patience) = (Instant::now(), work.setting.page_patience);
+    let mut pause = AGAIN;
+    loop {
+        let timeout = (patience / TRIES).min(patience.saturating_sub(began.elapsed()));
+        let error = match work.storage.page(caller, kept, work.ask.user, after, timeout).await {
+            Ok(page) => return Ok(page),
+            Err(CallError::Status(
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+            )) => return Err(Failure::Token(format!("{} answered {status}", kept.name()))),
+            Err(error) => error,
+        };
+        let (kept, problem) = (kept.name(), Chain(&error).to_string());
+        if began.elapsed() + pause >= patience {
+            let seconds = patience.as_secs();
+            let problem = format!("a page of {kept} could not be had for {seconds} s: {problem}");
+            return Err(Failure::Refused(problem));
+        }
+        warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem, "no page of {kept} yet");
+        sleep(pause).await;
+        pause *= 2;
+    }
+}

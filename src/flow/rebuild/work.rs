@@ -1,0 +1,219 @@
+//! What one rebuild works with, and how it goes from stage to stage.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{apply, ask::Ask, compare, pace::Pace, read};
+use crate::{
+    clock::Clock,
+    config::{HousekeepingConfig, KafkaConfig},
+    event::stamp::Horizon,
+    flow::tenants::Tenant,
+    kafka::{self, Broker, reader::ReadError},
+    okapi::{Caller, Storage},
+    store::{
+        self, Db, Schema, Tx, Verdict, differences, prune,
+        rebuilds::{self, Hold, Status},
+        shadow,
+    },
+};
+
+/// How rebuilds behave beside the desk and ingest.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Share of the time, in percent, that one may keep its connection busy.
+    pub percent: u8,
+    /// How much of what was read may wait in memory, in bytes.
+    pub memory: usize,
+    /// How many one instance works on at once, each with a connection of its own.
+    pub at_once: usize,
+    /// How long one page of the storage modules may take, with all tries.
+    pub page_patience: Duration,
+}
+
+/// Why a rebuild goes no further.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The log.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The brokers.
+    #[error("could not ask the broker")]
+    Broker(#[from] kafka::Error),
+    /// Somebody is not there.
+    #[error("{0}")]
+    Away(&'static str),
+    /// It can't be done so.
+    #[error("{0}")]
+    Refused(String),
+    /// The storage modules want another token: whoever brings one has it go on.
+    #[error("{0}; it goes on with the next call of the timer")]
+    Token(String),
+    /// What was laid out is gone: the database has crashed.
+    #[error("what was read is gone, as after a crash of the database")]
+    Lost,
+}
+
+impl Failure {
+    /// Whether it may go better the next time.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => error.verdict() == Verdict::Retry,
+            Self::Read(ReadError::Silent) | Self::Away(_) | Self::Lost => true,
+            Self::Broker(_) => true,
+            Self::Read(_) | Self::Refused(_) | Self::Token(_) => false,
+        }
+    }
+}
+
+/// How far a rebuild is, for whoever asks.
+#[derive(Default)]
+pub(super) struct Progress {
+    stage: Mutex<Option<(&'static str, u64, Instant)>>,
+    done: AtomicU64,
+}
+
+impl Progress {
+    /// Begins a stage of so many steps.
+    pub(super) fn begin(&self, stage: &'static str, total: u64) {
+        self.done.store(0, Ordering::Relaxed);
+        let mut of = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        *of = Some((stage, total, Instant::now()));
+    }
+
+    /// So many steps are done.
+    pub(super) fn add(&self, steps: u64) {
+        self.done.fetch_add(steps, Ordering::Relaxed);
+    }
+
+    /// Stage, steps done of how many, rate a second and seconds left.
+    pub(super) fn told(&self) -> Value {
+        let of = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((stage, total, since)) = of else { return json!({}) };
+        let done = self.done.load(Ordering::Relaxed);
+        let seconds = since.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
+        let mut told =
+            json!({ "stage": stage, "done": done, "total": total, "rate": rate.round() });
+        if rate > 0.0 {
+            told["secondsLeft"] = json!((total.saturating_sub(done) as f64 / rate).ceil());
+        }
+        told
+    }
+}
+
+/// What one rebuild works with.
+#[derive(Clone)]
+pub(super) struct Work {
+    pub(super) id: Uuid,
+    pub(super) hold: Hold,
+    pub(super) ask: Ask,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) shadow: Arc<Schema>,
+    pub(super) clock: Clock,
+    pub(super) kafka: Arc<KafkaConfig>,
+    pub(super) setting: Setting,
+    pub(super) pace: Pace,
+    pub(super) progress: Arc<Progress>,
+    /// Cancelled when the service stops, or somebody ends the rebuild.
+    pub(super) stop: CancellationToken,
+    pub(super) broker: Arc<Broker>,
+    pub(super) housekeeping: Arc<HousekeepingConfig>,
+    pub(super) storage: Storage,
+    /// On whose behalf the storage modules are asked. Kept in memory alone.
+    pub(super) caller: Option<Caller>,
+    /// One connection of its own.
+    pub(super) db: Db,
+}
+
+impl Work {
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Tx, Failure> {
+        Ok(store::begin(&self.db).await?)
+    }
+
+    /// The connection of its own.
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Asks the brokers on a thread that may block.
+    pub(super) async fn ask_broker<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(Arc<Broker>) -> Result<T, kafka::Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let broker = self.broker.clone();
+        let asked = tokio::task::spawn_blocking(move || ask(broker)).await;
+        Ok(asked.map_err(|_| Failure::Away("a question to the broker ended by itself"))??)
+    }
+
+    /// Since when the inbox holds everything; `None`: since ever.
+    pub(super) async fn inbox_complete_since(&self) -> Result<Option<Horizon>, Failure> {
+        let mut tx = self.begin().await?;
+        let was_pruned = prune::was_begun(&mut *tx, &self.tenant.schema).await?;
+        Ok(was_pruned.then(|| Horizon::at(self.clock.now() - self.housekeeping.inbox)))
+    }
+
+    /// About how many events the inbox holds.
+    pub(super) async fn inbox_size(&self) -> Result<u64, Failure> {
+        let sizes = prune::sizes(&self.db, &self.tenant.schema).await?;
+        Ok(u64::try_from(sizes.inbox).unwrap_or_default())
+    }
+
+    pub(super) async fn go_on(&self, mut status: Status) -> Result<(Status, Value), Failure> {
+        loop {
+            status = match status {
+                Status::Waiting | Status::Reading => {
+                    self.enter(Status::Reading).await?;
+                    read::read(self).await?;
+                    Status::Comparing
+                }
+                Status::Comparing => {
+                    self.enter(Status::Comparing).await?;
+                    compare::compare(self).await?;
+                    if self.ask.dry_run { Status::Compared } else { Status::Applying }
+                }
+                Status::Applying => {
+                    self.enter(Status::Applying).await?;
+                    apply::apply(self).await?;
+                    Status::Done
+                }
+                ended => return Ok((ended, self.summary().await?)),
+            };
+        }
+    }
+
+    async fn enter(&self, status: Status) -> Result<(), Failure> {
+        Ok(rebuilds::set_status(&self.db, self.id, self.hold, status, None, None).await?)
+    }
+
+    async fn summary(&self) -> Result<Value, Failure> {
+        let summary = differences::summary(&self.db, &self.tenant.schema, self.id).await?;
+        let mut tx = self.begin().await?;
+        let groups = shadow::state(&mut tx, &self.shadow).await?.map_or(0, |state| state.groups);
+        Ok(super::report::summary(&summary, groups))
+    }
+
+    /// Leaves nothing behind but what was found, if that is to stay.
+    pub(super) async fn clear(&self, found_too: bool) -> Result<(), Failure> {
+        shadow::remove(&self.db, &self.shadow).await?;
+        if found_too {
+            let mut tx = self.begin().await?;
+            differences::forget(&mut tx, &self.tenant.schema, self.id).await?;
+            store::commit(tx).await?;
+        }
+        Ok(())
+    }
+}

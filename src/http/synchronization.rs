@@ -1,0 +1,177 @@
+//! Synchronisation with the storage modules (http contract 8): a rebuild from them under the names that
+//! today's clients know, worked on when the timer brings a token.
+
+use actix_web::{HttpRequest, HttpResponse, web::Path};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{
+    ApiError,
+    body::Sent,
+    described,
+    error::Violation,
+    record::Record,
+    request::{Desk, caller, path_id, shared, tenant_id},
+};
+use crate::{
+    event::parse_uuid,
+    flow::rebuild::Ask,
+    store::{
+        self,
+        rebuilds::{self, Rebuild, Status},
+    },
+};
+
+/// Members that a job has. All but scope and user are the server's, and what is sent of them is ignored.
+const MEMBERS: [&str; 10] = [
+    "id",
+    "scope",
+    "userId",
+    "status",
+    "totalNumberOfLoans",
+    "totalNumberOfFeesFines",
+    "numberOfProcessedLoans",
+    "numberOfProcessedFeesFines",
+    "errors",
+    "metadata",
+];
+
+/// `POST /automated-patron-blocks/synchronization/job`
+#[utoipa::path(
+    post,
+    path = "/automated-patron-blocks/synchronization/job",
+    operation_id = "postSynchronizationJob",
+    summary = "Have what is known of patrons compared with the storage modules, and put right",
+    request_body(content = described::SentSynchronization, content_type = "application/json"),
+    responses(
+        (status = 201, body = described::Synchronization, description = "It is asked for"),
+        described::InvalidOrText,
+        described::Common,
+        described::Unread,
+    ),
+)]
+pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let Sent { desk, body } = sent;
+    let record = Record::read(&request, &body)?;
+    let ask = check(&record)?;
+    let by = desk.acting_user.as_deref().unwrap_or("unknown");
+    let id = desk.service.rebuilds.ask(&desk.db, &desk.tenant, &ask, by).await?;
+    let mut job = Map::from_iter([
+        ("id".to_owned(), json!(id)),
+        ("scope".to_owned(), json!(scope(ask.user))),
+        ("status".to_owned(), json!("open")),
+        ("errors".to_owned(), json!([])),
+    ]);
+    job.extend(ask.user.map(|user| ("userId".to_owned(), json!(user))));
+    Ok(HttpResponse::Created().json(job))
+}
+
+/// `GET /automated-patron-blocks/synchronization/job/{syncJobId}`
+#[utoipa::path(
+    get,
+    path = "/automated-patron-blocks/synchronization/job/{syncJobId}",
+    operation_id = "getSynchronizationJob",
+    summary = "How far a synchronisation is",
+    params(("syncJobId" = Uuid, Path, description = "The job")),
+    responses(
+        (status = 200, body = described::Synchronization, description = "Found"),
+        described::NotFound,
+        described::Common,
+    ),
+)]
+pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+    let unknown = || ApiError::not_found("This synchronization request does not exist");
+    let (id, tenant) = (path_id(&path, unknown)?, &desk.tenant.id);
+    let found = store::read(&desk.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+    let job = found.as_ref().and_then(told).ok_or_else(unknown)?;
+    Ok(HttpResponse::Ok().json(job))
+}
+
+/// `POST /automated-patron-blocks/synchronization/start`: the timer. It hears at once that it was heard, and
+/// what is to be done is done later.
+#[utoipa::path(
+    post,
+    path = "/automated-patron-blocks/synchronization/start",
+    operation_id = "startSynchronization",
+    summary = "The timer: work on the synchronisation that has waited longest, if any does",
+    responses((status = 202, description = "Heard"), described::Common),
+)]
+pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let (service, _) = shared(&request);
+    let tenant = tenant_id(&request)?;
+    let caller = caller(&request, &service, &tenant);
+    service.rebuilds.bring_token(tenant, None, caller);
+    Ok(HttpResponse::Accepted().finish())
+}
+
+/// The schema first, then the rule on the user.
+fn check(record: &Record) -> Result<Ask, ApiError> {
+    let unknown = record.0.keys().find(|member| !MEMBERS.contains(&member.as_str()));
+    if let Some(member) = unknown {
+        let rule = format!("{member} is no member of a synchronization job");
+        return Err(Violation::own(rule, member, value(record, member)).into());
+    }
+    let text = |member: &str| record.get(member).map(|_| value(record, member));
+    let user = match record.get("userId").and_then(Value::as_str) {
+        Some(user) => Some(parse_uuid(user).ok_or_else(|| Violation::not_a_uuid("userId", user))?),
+        None => match text("userId") {
+            Some(sent) => return Err(Violation::not_a_uuid("userId", &sent).into()),
+            None => None,
+        },
+    };
+    match record.get("scope").map(Value::as_str) {
+        None => Err(Violation::missing("scope").into()),
+        Some(Some("full")) => Ok(Ask::synchronization(None)),
+        Some(Some("user")) if user.is_some() => Ok(Ask::synchronization(user)),
+        Some(Some("user")) => Err(ApiError::Text(
+            actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
+            "UserId is required for synchronization job with scope: USER".to_owned(),
+        )),
+        Some(_) => {
+            let sent = value(record, "scope");
+            Err(Violation::own("scope must be user or full", "scope", sent).into())
+        }
+    }
+}
+
+fn value(record: &Record, member: &str) -> String {
+    match record.0.get(member) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "null".to_owned(),
+    }
+}
+
+fn scope(user: Option<Uuid>) -> &'static str {
+    if user.is_some() { "user" } else { "full" }
+}
+
+/// A rebuild from the storage modules as a job of synchronisation; any other is none.
+fn told(rebuild: &Rebuild) -> Option<Value> {
+    let request = &rebuild.request;
+    if request["source"] != "storage" {
+        return None;
+    }
+    let status = match rebuild.status {
+        Status::Waiting => "open",
+        Status::Reading | Status::Comparing | Status::Compared | Status::Applying => "in-progress",
+        Status::Done => "done",
+        Status::Failed | Status::Cancelled => "failed",
+    };
+    let user = request.get("userId");
+    let errors: Vec<&String> = rebuild.problems.iter().chain(&rebuild.error).collect();
+    let mut told = json!({
+        "id": rebuild.id,
+        "scope": if user.is_some() { "user" } else { "full" },
+        "status": status,
+        "totalNumberOfLoans": 0,
+        "totalNumberOfFeesFines": 0,
+        "numberOfProcessedLoans": rebuild.loans_read,
+        "numberOfProcessedFeesFines": rebuild.fees_fines_read,
+        "errors": errors,
+    });
+    if let Some(user) = user {
+        told["userId"] = user.clone();
+    }
+    Some(told)
+}

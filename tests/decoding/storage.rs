@@ -1,0 +1,248 @@
+//! What storage modules tell of loans and users (events contract 4.3 and 8): each type of change in both
+//! variants of the envelope, and members absent, null and of a wrong type.
+
+use patron_blocks::event::{Fact, Kind, Reading, Reason};
+use serde_json::{Value, json};
+use uuid::{Uuid, uuid};
+
+use super::{event, outcome, read, record};
+
+const LOAN: Uuid = uuid!("0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11");
+const USER: Uuid = uuid!("7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01");
+const GROUP: &str = "503732a7-0dc8-455c-9be9-3ff90c51f6a7";
+const KINDS: [Kind; 2] = [Kind::StoredLoan, Kind::StoredUser];
+
+fn loan() -> Value {
+    json!({
+        "id": LOAN, "userId": USER, "status": { "name": "Open" }, "itemStatus": "Checked out",
+        "dueDate": "2026-09-13T21:59:59.000+00:00",
+    })
+}
+
+fn user() -> Value {
+    json!({ "id": USER, "patronGroup": GROUP, "personal": { "lastName": "Dahl" } })
+}
+
+fn entity(kind: Kind) -> Value {
+    if kind == Kind::StoredLoan { loan() } else { user() }
+}
+
+fn with(mut entity: Value, member: &str, value: Value) -> Value {
+    entity[member] = value;
+    entity
+}
+
+fn without(mut entity: Value, member: &str) -> Value {
+    entity.as_object_mut().unwrap().remove(member).unwrap();
+    entity
+}
+
+fn envelope(done: &str, data: Value) -> Value {
+    json!({
+        "id": "2b7e4f81-90ac-4d5e-b1f3-6c8a0d9e4b77", "type": done, "tenant": "northlib",
+        "timestamp": 1_788_300_000_123_i64, "data": data,
+    })
+}
+
+fn changed_to(entity: &Value) -> Value {
+    envelope("UPDATED", json!({ "old": entity, "new": entity }))
+}
+
+fn fact(kind: Kind, value: &Value) -> Fact {
+    event(&record(kind, "northlib", value.to_string().as_bytes())).fact
+}
+
+fn parked(kind: Kind, value: &Value) -> (Reason, &'static str) {
+    match read(&record(kind, "northlib", value.to_string().as_bytes())) {
+        Reading::Dead(_, reject) => (reject.reason, reject.field.unwrap()),
+        other => panic!("not parked: {other:?}"),
+    }
+}
+
+#[test]
+fn each_type_of_change_in_both_variants() {
+    let (held, ended) =
+        (fact(Kind::StoredLoan, &changed_to(&loan())), Fact::LoanEnded { loan: LOAN });
+    let told =
+        |group: Option<&str>| Fact::GroupTold { user: USER, group: group.map(str::to_owned) };
+    for (done, older, member) in
+        [("CREATED", "CREATE", "new"), ("UPDATED", "UPDATE", "new"), ("DELETED", "DELETE", "old")]
+    {
+        for kind in KINDS {
+            let expected = match (kind, member) {
+                (Kind::StoredLoan, "new") => held.clone(),
+                (Kind::StoredLoan, _) => ended.clone(),
+                (_, "new") => told(Some(GROUP)),
+                _ => told(None),
+            };
+            let data = json!({ member: entity(kind) });
+            assert_eq!(fact(kind, &envelope(done, data)), expected, "{kind:?} {done}");
+            let flat = json!({
+                "type": older, "tenant": "northlib", "eventTs": "1788300000123",
+                "eventId": "2b7e4f81-90ac-4d5e-b1f3-6c8a0d9e4b77", member: entity(kind),
+            });
+            assert_eq!(fact(kind, &flat), expected, "{kind:?} {older}");
+        }
+    }
+    for done in ["ALL_DELETED", "DELETE_ALL"] {
+        for all in [envelope(done, json!({})), json!({ "type": done })] {
+            assert_eq!(fact(Kind::StoredLoan, &all), Fact::AllLoansDeleted, "{done}");
+            let of_users = record(Kind::StoredUser, "northlib", all.to_string().as_bytes());
+            assert_eq!(outcome(&of_users), "northlib: skipped");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_a_type_that_is_not_known_is_passed_by() {
+    for kind in KINDS {
+        for done in ["REINDEX", "ITERATE", "MIGRATION", "updated", "x"] {
+            let value = envelope(done, json!({ "new": entity(kind) })).to_string();
+            let record = record(kind, "northlib", value.as_bytes());
+            assert_eq!(outcome(&record), "northlib: skipped", "{done}");
+        }
+        let foreign = with(envelope("REINDEX", json!({})), "tenant", json!("southlib")).to_string();
+        let record = record(kind, "northlib", foreign.as_bytes());
+        assert_eq!(outcome(&record), "nobody: tenant_disagrees tenant");
+    }
+}
+
+#[test]
+fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
+    let of = |member: &str, value: Value| {
+        fact(Kind::StoredLoan, &changed_to(&with(loan(), member, value)))
+    };
+    for status in ["Open", "open", "OPEN"] {
+        let fact = of("status", json!({ "name": status, "more": 1 }));
+        assert!(matches!(fact, Fact::LoanHeld { .. }), "{status}");
+    }
+    for status in ["Closed", "closed", "Opened", "Cancelled"] {
+        let fact = of("status", json!({ "name": status }));
+        assert_eq!(fact, Fact::LoanEnded { loan: LOAN }, "{status}");
+    }
+    let flags = |item: Value| match of("itemStatus", item) {
+        Fact::LoanHeld { lost, claimed_returned, by_recall: false, .. } => (lost, claimed_returned),
+        other => panic!("{other:?}"),
+    };
+    for (item, expected) in [
+        (json!("Declared lost"), (true, false)),
+        (json!("Aged to lost"), (true, false)),
+        (json!("declared lost"), (false, false)),
+        (json!("Claimed returned"), (false, true)),
+        (json!("CLAIMED RETURNED"), (false, true)),
+        (json!("Checked out"), (false, false)),
+        (json!("Long missing"), (false, false)),
+        (json!(""), (false, false)),
+        (Value::Null, (false, false)),
+    ] {
+        assert_eq!(flags(item.clone()), expected, "{item}");
+    }
+    for (recall, expected) in [(json!(true), true), (json!(false), false), (Value::Null, false)] {
+        let Fact::LoanHeld { by_recall, .. } = of("dueDateChangedByRecall", recall) else {
+            panic!("it is open");
+        };
+        assert_eq!(by_recall, expected);
+    }
+}
+
+/// A loan that has ended may have lost its user, and what it says else counts for nothing.
+#[test]
+fn an_open_loan_needs_user_and_due_date_and_one_that_has_ended_its_id() {
+    let closed = with(loan(), "status", json!({ "name": "Closed" }));
+    let gone = |entity: Value| envelope("DELETED", json!({ "old": entity }));
+    for member in ["userId", "dueDate"] {
+        let missing = (Reason::MissingField, member);
+        for lacking in [without(loan(), member), with(loan(), member, Value::Null)] {
+            assert_eq!(parked(Kind::StoredLoan, &changed_to(&lacking)), missing);
+        }
+        let wrong = with(loan(), member, json!("no such"));
+        assert_eq!(parked(Kind::StoredLoan, &changed_to(&wrong)), (Reason::BadField, member));
+        for ended in [
+            changed_to(&without(closed.clone(), member)),
+            changed_to(&with(closed.clone(), member, json!([]))),
+            gone(without(loan(), member)),
+            gone(with(loan(), member, json!({}))),
+        ] {
+            assert_eq!(fact(Kind::StoredLoan, &ended), Fact::LoanEnded { loan: LOAN }, "{ended}");
+        }
+    }
+    for value in [changed_to(&without(closed, "id")), gone(without(loan(), "id"))] {
+        assert_eq!(parked(Kind::StoredLoan, &value), (Reason::MissingField, "id"));
+    }
+}
+
+#[test]
+fn what_is_missing_or_of_a_wrong_type_is_named() {
+    use Reason::{BadField, MissingField};
+    let loans = [
+        ("status", json!(7), (BadField, "status")),
+        ("status", Value::Null, (MissingField, "status.name")),
+        ("status", json!({}), (MissingField, "status.name")),
+        ("status", json!({ "name": 7 }), (BadField, "status.name")),
+        ("itemStatus", json!(7), (BadField, "itemStatus")),
+        ("dueDateChangedByRecall", json!("perhaps"), (BadField, "dueDateChangedByRecall")),
+        ("id", json!("1"), (BadField, "id")),
+    ];
+    for (member, value, expected) in loans {
+        let value = changed_to(&with(loan(), member, value));
+        assert_eq!(parked(Kind::StoredLoan, &value), expected);
+    }
+    let users = [
+        ("id", Value::Null, (MissingField, "id")),
+        ("id", json!(7), (BadField, "id")),
+        ("patronGroup", json!(7), (BadField, "patronGroup")),
+        ("patronGroup", json!({ "id": GROUP }), (BadField, "patronGroup")),
+    ];
+    for (member, value, expected) in users {
+        let value = changed_to(&with(user(), member, value));
+        assert_eq!(parked(Kind::StoredUser, &value), expected);
+    }
+    for kind in KINDS {
+        for (value, expected) in [
+            (entity(kind), (MissingField, "type")),
+            (without(changed_to(&entity(kind)), "type"), (MissingField, "type")),
+            (with(changed_to(&entity(kind)), "type", json!(7)), (BadField, "type")),
+            (envelope("UPDATED", json!({})), (MissingField, "new")),
+            (envelope("UPDATED", json!({ "new": [] })), (BadField, "new")),
+            (envelope("CREATED", json!({ "old": entity(kind) })), (MissingField, "new")),
+            (envelope("DELETED", json!({ "new": entity(kind) })), (MissingField, "old")),
+            (envelope("UPDATED", json!("{}")), (BadField, "data")),
+        ] {
+            assert_eq!(parked(kind, &value), expected, "{value}");
+        }
+    }
+}
+
+#[test]
+fn a_user_without_a_group_has_none() {
+    for without in [
+        without(user(), "patronGroup"),
+        with(user(), "patronGroup", Value::Null),
+        with(user(), "patronGroup", json!(" ")),
+    ] {
+        let none = Fact::GroupTold { user: USER, group: None };
+        assert_eq!(fact(Kind::StoredUser, &changed_to(&without)), none);
+    }
+}
+
+/// Of two snapshots of one millisecond the id decides, or the place of one without an id, and every business
+/// event of that millisecond comes after both.
+#[test]
+fn a_snapshot_is_known_and_ordered_as_other_records_are() {
+    let key = |value: &Value, offset| {
+        let mut record = record(Kind::StoredLoan, "northlib", value.to_string().as_bytes());
+        record.place.offset = offset;
+        let event = event(&record);
+        (event.key, event.stamp)
+    };
+    let value = changed_to(&loan());
+    assert_eq!(key(&value, 1), key(&value, 2), "a copy is the same event");
+    let later = with(value.clone(), "id", json!("3b7e4f81-90ac-4d5e-b1f3-6c8a0d9e4b77"));
+    assert!(key(&value, 9).1 < key(&later, 1).1);
+    let bare = without(value, "id");
+    assert!(key(&later, 9).1 < key(&bare, 1).1 && key(&bare, 1).1 < key(&bare, 2).1);
+    let out = json!({ "userId": USER, "loanId": LOAN, "dueDate": "2026-09-13" });
+    let out = envelope("CREATED", out).to_string();
+    let out = event(&record(Kind::ItemCheckedOut, "northlib", out.as_bytes())).stamp;
+    assert!(key(&bare, i64::MAX).1 < out);
+}

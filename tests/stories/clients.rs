@@ -1,0 +1,118 @@
+//! Clients that say too much, too slowly, or go away.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use patron_blocks::blocks::Measure;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    raw::{begin, drip, hear, invited},
+    world::{TENANT, World},
+};
+
+/// More than the one thread of a story lets in with its connections.
+const MANY: usize = 600;
+
+fn head(method: &str, path: &str, headers: &str) -> String {
+    let common = format!("Host: x\r\nConnection: close\r\nX-Okapi-Tenant: {TENANT}");
+    format!("{method} {path} HTTP/1.1\r\n{common}\r\n{headers}\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_too_large_is_refused_at_once() {
+    World::tell(async |world| {
+        let kib = |n: usize| "x".repeat(n * 1024);
+        let header = format!("X-Long: {}\r\n", kib(200));
+        let headers: String = (0..200).map(|n| format!("X-{n}: x\r\n")).collect();
+        let query = |n| format!("/patron-block-limits?query={}", kib(n));
+        let groups = format!("/patron-block-limits?query={}", "(".repeat(60 * 1024));
+        for (what, sent, expected) in [
+            ("a header", head("GET", "/user-summary/x", &header), 431),
+            ("headers", head("GET", "/user-summary/x", &headers), 431),
+            ("a path", head("GET", &format!("/user-summary/{}", kib(60)), ""), 400),
+            ("a path that is none any more", head("GET", &format!("/{}", kib(70)), ""), 400),
+            ("a query", head("GET", &query(60), ""), 400),
+            ("a query that is none any more", head("GET", &query(70), ""), 400),
+            ("a query of groups", head("GET", &groups, ""), 400),
+            ("all of it", head("GET", &query(1024), ""), 431),
+        ] {
+            let began = Instant::now();
+            let said = hear(begin(world, &sent).await).await;
+            assert_eq!(said.status, expected, "{what}: {said:?}");
+            assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
+        }
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_drop_by_drop_is_cut_off() {
+    World::tell(async |world| {
+        let began = Instant::now();
+        let slow = "GET /patron-block-limits HTTP/1.1\r\nX-Slow: ";
+        let slow = async { drip(begin(world, slow).await).await };
+        let silent = async { hear(begin(world, "").await).await };
+        let (slow, silent) = tokio::join!(slow, silent);
+        assert_eq!((slow.status, silent.status), (408, 408));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_come_drop_by_drop_keep_nobody_out() {
+    World::tell(async |world| {
+        let long =
+            "Content-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n";
+        let slow = head("POST", "/patron-block-limits", long) + "{";
+        let mut slow = join_all((0..MANY).map(|_| begin(world, &slow))).await;
+        // All have been read so far.
+        join_all(slow.iter_mut().map(invited)).await;
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        assert_eq!(world.basis(Uuid::new_v4()).await, "nothing-open");
+        let began = Instant::now();
+        let said = join_all(slow.into_iter().map(hear)).await;
+        assert!(said.iter().all(|said| said.status == 408), "{said:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 5.0).await;
+        let user = Uuid::new_v4();
+        let asked = format!("/automated-patron-blocks/{user}");
+        for path in [&*asked, "/patron-block-limits"] {
+            world.wire.freeze();
+            let began = Instant::now();
+            let sent = head("GET", path, "");
+            let waiting = join_all((0..MANY).map(|_| begin(world, &sent))).await;
+            world
+                .until("it is full", async |w: &World| {
+                    timeout(Duration::from_secs(1), w.basis(user)).await == Ok("too-many".into())
+                })
+                .await;
+            drop(waiting);
+            // The database says nothing still: what they held comes back all the same.
+            world
+                .until("there is room again", async |w: &World| w.basis(user).await != "too-many")
+                .await;
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+            world.wire.mend();
+            world
+                .until("all connections work again", async |w: &World| {
+                    let asked = join_all((0..20).map(|_| w.basis(user))).await;
+                    asked.iter().all(|basis| basis == "nothing-open")
+                })
+                .await;
+            assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        }
+    })
+    .await;
+}
