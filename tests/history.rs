@@ -25,6 +25,11 @@ fn id(kind: u128, n: u8) -> Uuid {
     version_4(kind << 64 | u128::from(n))
 }
 
+/// One of the few patrons that a history is about.
+pub(crate) fn patron(n: u8) -> Uuid {
+    id(2, n)
+}
+
 fn instant() -> impl Strategy<Value = DateTime<Utc>> {
     (-4_000_000_i64..4_000_000).prop_map(|seconds| noon() + TimeDelta::milliseconds(seconds * 997))
 }

@@ -34,6 +34,7 @@ mod java;
 mod log;
 mod proxy;
 mod raw;
+mod shelf;
 mod told;
 mod users;
 mod watch;

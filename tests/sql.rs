@@ -6,11 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
     blocks::Measures,
     event::{Event, TenantId, stamp::Horizon},
-    patron::{OpenFee, OpenLoan, Said},
+    patron::{Fee, Loan, OpenFee, OpenLoan, Said},
     store::{
         self, Db, Schema, merge, migrate, patrons,
         prune::{self, Blocks, Doomed},
-        tenants,
+        shadow, tenants,
     },
 };
 use proptest::{
@@ -21,7 +21,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    history::{arrived, noon},
+    history::{self, arrived, noon},
     merging::known,
     world::{pool, with_database},
 };
@@ -47,13 +47,23 @@ pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) ->
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     with_tenant(async |db, schema| {
-        for statement in store::STATEMENTS.iter().copied().flatten() {
-            let sql = sqlx::SqlSafeStr::into_sql_str(schema.sql(statement));
-            let prepared = db.acquire().await.unwrap().prepare(sql).await;
-            assert!(prepared.is_ok(), "{:?}: {statement:?}", prepared.err());
-        }
+        can_be_prepared(db, schema, store::STATEMENTS).await;
+        let beside = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
+        let mut tx = store::begin(db).await.unwrap();
+        shadow::make(&mut tx, &beside, None, noon()).await.unwrap();
+        store::commit(tx).await.unwrap();
+        can_be_prepared(db, &beside, store::STATEMENTS_ON_SHADOW).await;
+        shadow::remove(db, &beside).await.unwrap();
     })
     .await;
+}
+
+async fn can_be_prepared(db: &Db, schema: &Schema, statements: &[&[&store::Statement]]) {
+    for statement in statements.iter().copied().flatten() {
+        let sql = sqlx::SqlSafeStr::into_sql_str(schema.sql(statement));
+        let prepared = db.acquire().await.unwrap().prepare(sql).await;
+        assert!(prepared.is_ok(), "{:?}: {statement:?}", prepared.err());
+    }
 }
 
 #[tokio::test]
@@ -67,6 +77,29 @@ async fn migrations_may_run_again_and_at_once() {
     .await;
 }
 
+/// Up to when complete snapshots spoke: of all, and of two of the patrons.
+#[derive(Debug, Clone)]
+struct Spoken {
+    all: Option<Horizon>,
+    patrons: [Option<Horizon>; 2],
+}
+
+impl Spoken {
+    /// Of what is this patron's.
+    fn of(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        let n = [0, 1].into_iter().find(|n| owner == Some(history::patron(*n)));
+        self.all.max(n.and_then(|n| self.patrons[usize::from(n)]))
+    }
+
+    fn of_loan(&self, loan: &Loan, no_loans_before: Option<Horizon>) -> Option<Horizon> {
+        no_loans_before.max(self.of(loan.opened().map(|(_, user)| user)))
+    }
+
+    fn of_fee(&self, fee: &Fee) -> Option<Horizon> {
+        self.of(fee.user.map(|(_, user)| user))
+    }
+}
+
 /// A history in batches, for two writers in two orders.
 #[derive(Debug)]
 struct Case {
@@ -75,8 +108,8 @@ struct Case {
     batch: usize,
     /// An instant to measure at.
     now: DateTime<Utc>,
-    /// A complete snapshot that spoke before.
-    horizon: Option<Horizon>,
+    /// Complete snapshots that spoke before.
+    spoken: Spoken,
     /// After so many events what is older than a horizon is forgotten, and all come once more.
     pruning: Option<(usize, Horizon)>,
 }
@@ -87,14 +120,15 @@ fn case() -> impl Strategy<Value = Case> {
             .prop_map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)))
     };
     let pruning = proptest::option::weighted(0.6, (0..24_usize, horizon()));
-    let horizon = proptest::option::weighted(0.3, horizon());
-    (arrived(24), 1..6_usize, -70_000..70_000_i64, horizon, pruning).prop_map(
-        |((happened, arrived), batch, minutes, horizon, pruning)| Case {
+    let spoken = || proptest::option::weighted(0.3, horizon());
+    let spoken = (spoken(), [spoken(), spoken()]);
+    (arrived(24), 1..6_usize, -70_000..70_000_i64, spoken, pruning).prop_map(
+        |((happened, arrived), batch, minutes, (all, patrons), pruning)| Case {
             happened,
             arrived,
             batch,
             now: noon() + TimeDelta::minutes(minutes),
-            horizon,
+            spoken: Spoken { all, patrons },
             pruning,
         },
     )
@@ -116,13 +150,13 @@ fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
 }
 
 async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let Case { happened, arrived, batch, now, horizon, pruning } = case;
-    clear(db, schema, *horizon).await;
+    let Case { happened, arrived, batch, now, spoken, pruning } = case;
+    clear(db, schema, spoken).await;
     let (kept_loans, kept_fees) = match pruning {
         Some((after, before)) => {
             let events = &happened[..happened.len().min(*after)];
             both(db, schema, events, events, *batch).await?;
-            prune(db, schema, events, *horizon, *before).await?
+            prune(db, schema, events, spoken, *before).await?
         }
         None => Default::default(),
     };
@@ -134,14 +168,17 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
         if kept.contains(id) { spoken } else { spoken.max(pruned) }
     };
     let (loans, fees) = known(happened);
-    let no_loans_before = Said::by(happened).no_loans_before.max(*horizon);
+    let no_loans_before = Said::by(happened).no_loans_before;
     let open_loans: BTreeMap<Uuid, OpenLoan> = loans
         .iter()
-        .filter_map(|(id, loan)| Some((*id, loan.open(of(&kept_loans, id, no_loans_before))?)))
+        .filter_map(|(id, loan)| {
+            let spoken = spoken.of_loan(loan, no_loans_before);
+            Some((*id, loan.open(of(&kept_loans, id, spoken))?))
+        })
         .collect();
     let open_fees: BTreeMap<Uuid, OpenFee> = fees
         .iter()
-        .filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id, *horizon))?)))
+        .filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id, spoken.of_fee(fee)))?)))
         .collect();
     same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
     same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
@@ -187,7 +224,7 @@ async fn prune(
     db: &Db,
     schema: &Schema,
     events: &[Event],
-    horizon: Option<Horizon>,
+    spoken: &Spoken,
     before: Horizon,
 ) -> Result<(BTreeSet<Uuid>, BTreeSet<Uuid>), String> {
     let whole = Blocks { from: 0, to: 1_000_000 };
@@ -198,9 +235,9 @@ async fn prune(
     }
     store::commit(tx).await.unwrap();
     let (mut loans, mut fees) = known(events);
-    let no_loans_before = Said::by(events).no_loans_before.max(horizon);
-    loans.retain(|_, loan| !loan.is_past(no_loans_before, before));
-    fees.retain(|_, fee| !fee.is_past(horizon, before));
+    let no_loans_before = Said::by(events).no_loans_before;
+    loans.retain(|_, loan| !loan.is_past(spoken.of_loan(loan, no_loans_before), before));
+    fees.retain(|_, fee| !fee.is_past(spoken.of_fee(fee), before));
     let (loans, fees) = (loans.into_keys().collect(), fees.into_keys().collect());
     same("kept loans", ids(db, schema, "loan").await, loans)?;
     same("kept fees/fines", ids(db, schema, "fee_fine").await, fees)?;
@@ -221,17 +258,20 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> R
     }
 }
 
-async fn clear(db: &Db, schema: &Schema, horizon: Option<Horizon>) {
+async fn clear(db: &Db, schema: &Schema, spoken: &Spoken) {
     let name = schema.name();
     for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon"] {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
     }
     let sql = format!("update {name}.housekeeping set pruned_before = null");
     db.execute(AssertSqlSafe(sql)).await.unwrap();
-    if let Some(horizon) = horizon {
-        let sql = format!("insert into {name}.horizon values ($1, $2)");
-        let whole_tenant = sqlx::query(AssertSqlSafe(sql)).bind(Uuid::nil());
-        whole_tenant.bind(horizon.as_bytes()).execute(db).await.unwrap();
+    let patrons = [0, 1].map(|n| (history::patron(n), spoken.patrons[usize::from(n)]));
+    for (of, horizon) in patrons.into_iter().chain([(Uuid::nil(), spoken.all)]) {
+        if let Some(horizon) = horizon {
+            let sql = format!("insert into {name}.horizon values ($1, $2)");
+            let spoken = sqlx::query(AssertSqlSafe(sql)).bind(of);
+            spoken.bind(horizon.as_bytes()).execute(db).await.unwrap();
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A users module that a story commands.
+//! A users module that a story commands, and beside it storage modules.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,8 @@ use std::{
 use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 use serde_json::json;
 use uuid::Uuid;
+
+use crate::shelf::Shelf;
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +31,8 @@ struct State {
 }
 
 pub(crate) struct Users {
+    /// Storage modules at the same address.
+    pub(crate) shelf: Shelf,
     state: Arc<Mutex<State>>,
     port: u16,
     server: ServerHandle,
@@ -39,10 +43,12 @@ impl Users {
         let state = Arc::new(Mutex::new(State::default()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let shared = state.clone();
+        let (shared, shelf) = (state.clone(), Shelf::default());
+        let kept = shelf.clone();
         let app = move || {
-            let shared = web::Data::from(shared.clone());
-            App::new().app_data(shared).route("/users/{id}", web::get().to(answer))
+            let (shared, kept) = (web::Data::from(shared.clone()), kept.clone());
+            let app = App::new().app_data(shared).route("/users/{id}", web::get().to(answer));
+            app.configure(move |app| kept.routes(app))
         };
         let server = HttpServer::new(app)
             .workers(1)
@@ -53,7 +59,7 @@ impl Users {
             .run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { state, port, server: handle }
+        Self { shelf, state, port, server: handle }
     }
 
     pub(crate) fn url(&self) -> String {

@@ -187,7 +187,12 @@ impl World {
                 interval: Duration::from_secs(3600),
                 pause: Duration::from_millis(10),
             },
-            rebuild: Setting { percent: 100, memory: 1 << 20, at_once: 2 },
+            rebuild: Setting {
+                percent: 100,
+                memory: 1 << 20,
+                at_once: 2,
+                page_patience: Duration::from_millis(1500),
+            },
         };
         Self {
             config,

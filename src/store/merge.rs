@@ -38,9 +38,9 @@ const MERGE: Statement = Statement::new(
          left join {schema}.horizon h on h.user_id =
               case when x.snapshot_stamp > coalesce(x.check_out_stamp, '') then x.snapshot_user
                    else x.check_out_user end
-        cross join (select max(pruned_before) as horizon from {schema}.housekeeping) pruned
-        cross join (select greatest(max(horizon), max(loans_horizon)) as horizon from {schema}.horizon
-                     where user_id = '00000000-0000-0000-0000-000000000000') spoken
+        cross join (select (select pruned_before from {schema}.housekeeping) as horizon) pruned
+        cross join (select (select greatest(horizon, loans_horizon) from {schema}.horizon
+                     where user_id = '00000000-0000-0000-0000-000000000000') as horizon) spoken
         order by x.loan_id
        on conflict (loan_id) do update set
          check_out_user = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
@@ -100,9 +100,9 @@ const MERGE: Statement = Statement::new(
            as x (fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
                  user_stamp, user_id)
          left join {schema}.horizon h on h.user_id = x.user_id
-        cross join (select max(pruned_before) as horizon from {schema}.housekeeping) pruned
-        cross join (select max(horizon) as horizon from {schema}.horizon
-                     where user_id = '00000000-0000-0000-0000-000000000000') spoken
+        cross join (select (select pruned_before from {schema}.housekeeping) as horizon) pruned
+        cross join (select (select horizon from {schema}.horizon
+                     where user_id = '00000000-0000-0000-0000-000000000000') as horizon) spoken
         order by x.fee_fine_id
        on conflict (fee_fine_id) do update set
          balance = case when excluded.balance_stamp > coalesce(t.balance_stamp, '')

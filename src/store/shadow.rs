@@ -37,12 +37,13 @@ const MAKE: [Statement; 13] = [
 
 const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
 
-/// A source that doesn't hold everything can't say more of old loans than what was pruned here can.
+/// A log that doesn't hold everything can't say more of old loans than what was pruned here can. What is so
+/// now can.
 const SET_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping
-          set pruned_before = least($1, (select pruned_before from {live}.housekeeping))
-        where $1 is not null)
+          set pruned_before = least($3::bytea, (select pruned_before from {live}.housekeeping))
+        where $3::bytea is not null)
      insert into {schema}.state (whole, complete_since, read_from) values (false, $1, $2)",
 );
 
@@ -195,6 +196,7 @@ pub async fn make(
     sqlx::query(shadow.sql(&SET_STATE))
         .bind(complete_since.as_ref().map(Horizon::as_bytes))
         .bind(read_from)
+        .bind(complete_since.filter(|since| *since != Horizon::NEVER).as_ref().map(Horizon::as_bytes))
         .execute(&mut **tx)
         .await
         .map_err(Error::at("make a shadow"))?;

@@ -18,5 +18,6 @@ mod rebuilds;
 mod settings;
 mod storage;
 mod switching;
+mod synchronization;
 mod tenants;
 mod weather;
