@@ -86,7 +86,8 @@ impl Shelf {
         request: &HttpRequest,
         query: &HashMap<String, String>,
     ) -> HttpResponse {
-        let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        let header =
+            |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
         let fault = {
             let mut state = self.state();
             state.asked.push((path.to_owned(), query["query"].clone()));

@@ -130,7 +130,8 @@ pub(super) async fn rebuild(
         token: arguments.token.clone(),
         request_id: None,
     };
-    let working = tokio::spawn(works.work_on_one((tenant.id.clone(), rebuild), caller, stop.clone()));
+    let working =
+        tokio::spawn(works.work_on_one((tenant.id.clone(), rebuild), caller, stop.clone()));
     let ended = watch(desk, &tenant, rebuild).await;
     stop.cancel();
     let _ = working.await;

@@ -13,8 +13,7 @@ use utoipa::{
 
 use super::{
     admin, blocks, conditions, dead_letters, described::Errors, error::UUID_PATTERN, handlers,
-    limits, operations, rebuilds, summary,
-    synchronization, tenant_jobs,
+    limits, operations, rebuilds, summary, synchronization, tenant_jobs,
 };
 use crate::event::Kind;
 

@@ -1,10 +1,6 @@
 //! `patron-blocks-operations`: rebuilds, asked for, looked at, applied and ended.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::LOCATION,
-    web::Path,
-};
+use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

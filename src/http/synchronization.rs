@@ -94,7 +94,7 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     path = "/automated-patron-blocks/synchronization/start",
     operation_id = "startSynchronization",
     summary = "The timer: work on the synchronisation that has waited longest, if any does",
-    responses((status = 202, description = "Heard"), described::Common),
+    responses((status = 202, description = "Heard, of whatever tenant"), described::NoTenant),
 )]
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (service, _) = shared(&request);

@@ -37,6 +37,13 @@ pub enum CallError {
     Status(StatusCode),
 }
 
+impl CallError {
+    /// Whether it is the token that is refused: with another one it may go on.
+    pub fn is_of_the_token(&self) -> bool {
+        matches!(self, Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+}
+
 /// A client for all calls.
 pub fn client() -> Result<Client, ClientError> {
     // No redirects: the token is for the gateway alone.

@@ -56,8 +56,7 @@ impl Said {
                 }
             }
             Fact::AllLoansDeleted => {
-                self.no_loans_before =
-                    self.no_loans_before.max(Some(Horizon::at(stamp.at())));
+                self.no_loans_before = self.no_loans_before.max(Some(Horizon::at(stamp.at())));
             }
             Fact::GroupTold { user, group } => {
                 let known = self.groups.entry(*user).or_default();

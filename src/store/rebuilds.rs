@@ -11,8 +11,41 @@ use crate::event::TenantId;
 /// How long what has ended is kept.
 const KEPT: TimeDelta = TimeDelta::days(90);
 
-const COLUMNS: &str = "id, tenant, request, status, asked_by, asked_at, begun_at, ended_at, cancel,
-    progress, summary, error, loans_read, fees_fines_read, problems";
+/// What a rebuild is read by.
+macro_rules! columns {
+    () => {
+        "id, tenant, request, status, asked_by, asked_at, begun_at, ended_at, cancel, progress, summary, \
+         error, loans_read, fees_fines_read, problems"
+    };
+}
+
+/// Takes the oldest rebuild of these that nobody works on.
+macro_rules! take {
+    ($which:literal) => {
+        concat!(
+            "update mod_patron_blocks.rebuild
+                set held_until = $2, holder = $3, begun_at = coalesce(begun_at, $1)
+              where id = (select r.id from mod_patron_blocks.rebuild r
+                           where r.status in ('waiting', 'reading', 'comparing', 'applying')
+                             and (r.held_until is null or r.held_until < $1)
+                             and ($4::text is null or r.tenant = $4) and ($5::uuid is null or r.id = $5)
+                             and (", $which, ")
+                           order by r.asked_at limit 1 for update)
+             returning ", columns!()
+        )
+    };
+}
+
+const TAKE: &str = take!(
+    "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel"
+);
+
+const TAKE_WITH_TOKEN: &str = take!(
+    "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
+       and not exists (select from mod_patron_blocks.rebuild o
+                        where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
+                          and o.ended_at is null and o.held_until >= $1)"
+);
 
 /// Whoever takes a rebuild holds this meanwhile: "one at a time" is not to be told by looking.
 const TAKING: i64 = 0x7062_7265;
@@ -161,9 +194,7 @@ pub struct Hold {
 /// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
 /// What has the storage modules still to ask is taken by whoever has a token, by [`take_with_token`].
 pub async fn take(db: &Db, id: Option<Uuid>, hold: Hold) -> Result<Option<Rebuild>, Error> {
-    let which =
-        "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel";
-    take_where(db, which, None, id, hold).await
+    take_any(db, TAKE, None, id, hold).await
 }
 
 /// Takes a rebuild of a tenant that has the storage modules still to ask, the oldest first, or this one
@@ -174,36 +205,21 @@ pub async fn take_with_token(
     id: Option<Uuid>,
     hold: Hold,
 ) -> Result<Option<Rebuild>, Error> {
-    let which = "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
-        and not exists (select from mod_patron_blocks.rebuild o
-                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
-                           and o.ended_at is null and o.held_until >= $1)";
-    take_where(db, which, Some(tenant), id, hold).await
+    take_any(db, TAKE_WITH_TOKEN, Some(tenant), id, hold).await
 }
 
-async fn take_where(
+async fn take_any(
     db: &Db,
-    which: &str,
+    sql: &'static str,
     tenant: Option<&TenantId>,
     id: Option<Uuid>,
     hold: Hold,
 ) -> Result<Option<Rebuild>, Error> {
     let failed = || Error::at("take a rebuild");
-    let sql = format!(
-        "update mod_patron_blocks.rebuild
-            set held_until = $2, holder = $3, begun_at = coalesce(begun_at, $1)
-          where id = (select r.id from mod_patron_blocks.rebuild r
-                       where r.status in ('waiting', 'reading', 'comparing', 'applying')
-                         and (r.held_until is null or r.held_until < $1)
-                         and ($4::text is null or r.tenant = $4) and ($5::uuid is null or r.id = $5)
-                         and ({which})
-                       order by r.asked_at limit 1 for update)
-         returning {COLUMNS}"
-    );
     let mut tx = begin(db).await?;
     let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
     alone.execute(&mut *tx).await.map_err(failed())?;
-    let taken = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+    let taken = sqlx::query_as(sql);
     let taken = taken.bind(hold.now).bind(hold.until).bind(hold.holder);
     let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
     let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
@@ -366,9 +382,12 @@ pub async fn find(
     tenant: &TenantId,
     id: Uuid,
 ) -> Result<Option<Rebuild>, Error> {
-    let sql =
-        format!("select {COLUMNS} from mod_patron_blocks.rebuild where id = $1 and tenant = $2");
-    let found = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).bind(tenant.as_str());
+    const FIND: &str = concat!(
+        "select ",
+        columns!(),
+        " from mod_patron_blocks.rebuild where id = $1 and tenant = $2"
+    );
+    let found = sqlx::query_as(FIND).bind(id).bind(tenant.as_str());
     found.fetch_optional(db).await.map_err(Error::at("find a rebuild"))
 }
 
@@ -385,11 +404,13 @@ pub async fn list(
         rebuild: Rebuild,
         total: i64,
     }
-    let sql = format!(
-        "select {COLUMNS}, count(*) over () as total from mod_patron_blocks.rebuild
+    const LIST: &str = concat!(
+        "select ",
+        columns!(),
+        ", count(*) over () as total from mod_patron_blocks.rebuild
           where tenant = $1 order by asked_at desc, id limit $2 offset $3"
     );
-    let found = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(tenant.as_str());
+    let found = sqlx::query_as(LIST).bind(tenant.as_str());
     let found: Vec<Counted> =
         found.bind(limit).bind(offset).fetch_all(db).await.map_err(Error::at("list rebuilds"))?;
     let total = found.first().map_or(0, |counted| counted.total);
@@ -402,4 +423,3 @@ pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Err
         sqlx::query_scalar("delete from mod_patron_blocks.rebuild where tenant = $1 returning id");
     gone.bind(tenant.as_str()).fetch_all(&mut **tx).await.map_err(Error::at("forget rebuilds"))
 }
-

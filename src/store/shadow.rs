@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx, merge};
 use crate::event::stamp::Horizon;
 
-const MAKE: [Statement; 13] = [
+/// What makes a shadow, in this order.
+pub const MAKE: [Statement; 13] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new("create unlogged table {schema}.loan (like {live}.loan including all)"),
@@ -47,8 +48,9 @@ const SET_STATE: Statement = Statement::new(
      insert into {schema}.state (whole, complete_since, read_from) values (false, $1, $2)",
 );
 
-const STATE: Statement =
-    Statement::new("select whole, complete_since, read_from, place, read_up_to, groups from {schema}.state");
+const STATE: Statement = Statement::new(
+    "select whole, complete_since, read_from, place, read_up_to, groups from {schema}.state",
+);
 
 const KEEP_PLACE: Statement =
     Statement::new("update {schema}.state set place = $1, read_up_to = $2");
@@ -196,7 +198,9 @@ pub async fn make(
     sqlx::query(shadow.sql(&SET_STATE))
         .bind(complete_since.as_ref().map(Horizon::as_bytes))
         .bind(read_from)
-        .bind(complete_since.filter(|since| *since != Horizon::NEVER).as_ref().map(Horizon::as_bytes))
+        .bind(
+            complete_since.filter(|since| *since != Horizon::NEVER).as_ref().map(Horizon::as_bytes),
+        )
         .execute(&mut **tx)
         .await
         .map_err(Error::at("make a shadow"))?;
@@ -235,35 +239,21 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
 }
 
 /// Notes up to which id something was read: the inbox, or what the storage modules keep.
-pub async fn keep_place(
-    tx: &mut Tx,
-    shadow: &Schema,
-    place: &str,
-    key: Uuid,
-) -> Result<(), Error> {
+pub async fn keep_place(tx: &mut Tx, shadow: &Schema, place: &str, key: Uuid) -> Result<(), Error> {
     let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(place).bind(key).execute(&mut **tx).await;
     kept.map(|_| ()).map_err(Error::at("note how far a source was read"))
 }
 
 /// Notes that the source is a complete snapshot of a patron, or with the nil UUID of the tenant.
-pub async fn speak(
-    tx: &mut Tx,
-    shadow: &Schema,
-    of: Uuid,
-    horizon: Horizon,
-) -> Result<(), Error> {
-    let noted = sqlx::query(shadow.sql(&SPEAK)).bind(of).bind(horizon.as_bytes()).execute(&mut **tx);
+pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Uuid, horizon: Horizon) -> Result<(), Error> {
+    let noted =
+        sqlx::query(shadow.sql(&SPEAK)).bind(of).bind(horizon.as_bytes()).execute(&mut **tx);
     noted.await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
 }
 
 /// Has what complete snapshots of the source speak of hold from now on, for a patron, or with the nil UUID
 /// for the tenant. Nobody else may write the tenant's rows meanwhile.
-pub async fn settle(
-    tx: &mut Tx,
-    shadow: &Schema,
-    live: &Schema,
-    of: Uuid,
-) -> Result<(), Error> {
+pub async fn settle(tx: &mut Tx, shadow: &Schema, live: &Schema, of: Uuid) -> Result<(), Error> {
     let news: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(shadow.sql(&SETTLE))
         .bind(of)
         .fetch_optional(&mut **tx)

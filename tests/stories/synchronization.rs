@@ -35,9 +35,7 @@ async fn start(world: &World, token: &str) {
 
 async fn reaches(world: &World, job: &str, status: &str) -> Value {
     let what = format!("{job} is {status}");
-    world
-        .until(&what, async |world: &World| world.read(job).await["status"] == status)
-        .await;
+    world.until(&what, async |world: &World| world.read(job).await["status"] == status).await;
     world.read(job).await
 }
 
@@ -130,7 +128,10 @@ async fn what_storage_holds_is_what_counts_from_then_on() {
         };
         assert_eq!(loan(kept)["recall"], true);
         assert_eq!(loan(kept)["gracePeriod"]["duration"], 3, "storage knows of none");
-        assert_eq!((&loan(lost)["itemLost"], &loan(claimed)["itemClaimedReturned"]), (&json!(true), &json!(true)));
+        assert_eq!(
+            (&loan(lost)["itemLost"], &loan(claimed)["itemClaimedReturned"]),
+            (&json!(true), &json!(true))
+        );
         let fees = now_known["openFeesFines"].as_array().unwrap();
         assert_eq!(fees.len(), 1, "what is paid is not open: {fees:?}");
         assert_eq!((&fees[0]["feeFineId"], &fees[0]["balance"]), (&json!(debt), &json!(12.5)));
@@ -218,7 +219,10 @@ async fn pages_are_asked_for_again_and_what_cannot_be_had_changes_nothing() {
             let errors = told["errors"].as_array().unwrap();
             assert!(
                 errors.len() == 1
-                    && errors[0].as_str().unwrap().starts_with("a page of loans could not be had for 1 s"),
+                    && errors[0]
+                        .as_str()
+                        .unwrap()
+                        .starts_with("a page of loans could not be had for 1 s"),
                 "{what}: {errors:?}"
             );
             assert_eq!(told["numberOfProcessedLoans"], 100, "{what}");

@@ -132,7 +132,8 @@ async fn with_owners(
     loop {
         let schema = &work.tenant.schema;
         let differing = differences::of_patrons(&mut **tx, schema, work.id, &users).await?;
-        let subjects: Vec<(Uuid, bool)> = differing.iter().map(|d| (d.subject, d.is_loan)).collect();
+        let subjects: Vec<(Uuid, bool)> =
+            differing.iter().map(|d| (d.subject, d.is_loan)).collect();
         let (loans, fees) = divide(&subjects);
         let targets = Targets::of(tx, work, state, &loans, &fees).await?;
         let mut all: BTreeSet<Uuid> = users.iter().copied().collect();

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{
     ask::Source,
-    work::{Failure, Work},
     report,
+    work::{Failure, Work},
 };
 use crate::{
     blocks::{self, Measures},
@@ -19,8 +19,9 @@ use crate::{
     flow::policy::Policy,
     patron::{Fee, Loan, OpenFee, OpenLoan},
     store::{
-        self, Schema, Tx, patrons,
+        self, Schema, Tx,
         differences::{self, Difference},
+        patrons,
         rows::{self, Row, Rows, Spoken},
         shadow,
     },

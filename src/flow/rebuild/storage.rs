@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use reqwest::StatusCode;
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 use tracing::warn;
@@ -16,7 +15,7 @@ use super::work::{Failure, Work};
 use crate::{
     event::{Stamp, held, stamp::Horizon},
     okapi::{
-        CallError, Caller,
+        Caller,
         storage::{Kept, PAGE},
     },
     patron::Said,
@@ -109,7 +108,8 @@ fn learn(
                     Kept::Loans => "loan",
                     Kept::Accounts => "account",
                 };
-                let id = held::id(record.get()).map_or("without an id".to_owned(), |id| id.to_string());
+                let id =
+                    held::id(record.get()).map_or("without an id".to_owned(), |id| id.to_string());
                 problems.push(format!("{what} {id} is passed over: {reject}"));
             }
         }
@@ -130,9 +130,9 @@ async fn ask(
         let timeout = (patience / TRIES).min(patience.saturating_sub(began.elapsed()));
         let error = match work.storage.page(caller, kept, work.ask.user, after, timeout).await {
             Ok(page) => return Ok(page),
-            Err(CallError::Status(
-                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
-            )) => return Err(Failure::Token(format!("{} answered {status}", kept.name()))),
+            Err(error) if error.is_of_the_token() => {
+                return Err(Failure::Token(format!("{} {error}", kept.name())));
+            }
             Err(error) => error,
         };
         let (kept, problem) = (kept.name(), Chain(&error).to_string());

@@ -60,6 +60,15 @@ impl IntoResponses for NotFound {
     }
 }
 
+/// No tenant is named.
+pub(super) struct NoTenant;
+
+impl IntoResponses for NoTenant {
+    fn responses() -> Responses {
+        text(400, "No tenant is named, or what is named is no tenant id")
+    }
+}
+
 /// The body is too long, or takes too long.
 pub(super) struct Unread;
 
