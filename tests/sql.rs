@@ -50,7 +50,7 @@ async fn every_statement_can_be_prepared() {
         can_be_prepared(db, schema, store::STATEMENTS).await;
         let beside = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
         let mut tx = store::begin(db).await.unwrap();
-        shadow::make(&mut tx, &beside, None, noon()).await.unwrap();
+        shadow::make(&mut tx, &beside, None, noon(), None).await.unwrap();
         store::commit(tx).await.unwrap();
         can_be_prepared(db, &beside, store::STATEMENTS_ON_SHADOW).await;
         shadow::remove(db, &beside).await.unwrap();

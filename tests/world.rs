@@ -255,6 +255,10 @@ impl World {
         let id = job["id"].as_str().expect("an id");
         let job = self.read(&format!("/_/tenant/{id}?wait=60000")).await;
         assert_eq!((&job["complete"], job.get("error")), (&json!(true), None), "{job}");
+        self.until("the tenant is filled", async |world: &Self| {
+            world.read("/patron-blocks/ingest").await["knowledge"] != "filling"
+        })
+        .await;
         job
     }
 

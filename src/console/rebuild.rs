@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Where topics don't hold everything any more: inbox, if that speaks for the rest
     #[arg(long)]
     covered_by: Option<String>,
+    /// Merge what the topics hold, however little that is, and drop nothing that is known
+    #[arg(long)]
+    fill: bool,
     /// Only tell what differs, which is what happens where nothing else is said; it may be applied later
     #[arg(long)]
     dry_run: bool,
@@ -57,7 +60,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "dry_run")]
     apply: bool,
     /// An earlier rebuild whose differences are applied, instead of looking for them anew
-    #[arg(long, requires = "apply", conflicts_with_all = ["source", "from", "user", "covered_by"])]
+    #[arg(long, requires = "apply", conflicts_with_all = ["source", "from", "user", "covered_by", "fill"])]
     id: Option<String>,
     /// A token with which the storage modules may be asked through OKAPI_URL
     #[arg(long, env = "OKAPI_TOKEN", hide_env_values = true)]
@@ -78,7 +81,7 @@ impl Arguments {
     }
 
     fn ask(&self) -> Result<Ask, Failure> {
-        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": !self.apply });
+        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": !self.apply, "fill": self.fill });
         if let Some(user) = &self.user {
             (body["scope"], body["userId"]) = (json!("user"), json!(user));
         }

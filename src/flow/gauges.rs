@@ -135,7 +135,12 @@ impl Gauges {
             gauge!("patron_blocks_incidents_open", "kind" => kind.name()).set(number as f64);
         }
         let mut sum = Sum::default();
-        for tenant in self.tenants.all() {
+        let all = self.tenants.all();
+        for state in ["complete", "filling", "incomplete"] {
+            let number = all.iter().filter(|tenant| tenant.knowledge().name() == state).count();
+            gauge!("patron_blocks_tenants", "knowledge" => state).set(number as f64);
+        }
+        for tenant in all {
             let schema = &tenant.schema;
             let sizes = store::read(db, async |db| prune::sizes(db, schema).await).await?;
             sum.add(&sizes);
@@ -158,6 +163,7 @@ fn describe() {
         ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
         ("patron_blocks_connections", "Connections to the database, by pool and state"),
         ("patron_blocks_incidents_open", "Open incidents of all tenants, by kind"),
+        ("patron_blocks_tenants", "Enabled tenants, by what is known of what has happened"),
         ("patron_blocks_rows", "Rows, nearly"),
         ("patron_blocks_oldest_row_timestamp", "When the oldest row came, in epoch seconds"),
     ] {

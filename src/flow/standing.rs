@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{outcome::At, takeover::Span, tenants::Tenant};
 use crate::{
+    clock,
     cql::Condition,
     event::{Environment, Kind, TenantId},
     kafka::{self, Broker},
@@ -20,6 +21,7 @@ use crate::{
         patrons::{self, Waiting},
         positions::{self, Position},
         records,
+        tenants::Knowledge,
     },
 };
 
@@ -30,6 +32,14 @@ const INCIDENTS_MOST: i64 = 100;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Standing {
+    /// How much is known of what happened to its patrons: complete, filling or incomplete.
+    pub knowledge: &'static str,
+    /// Where it is incomplete: not all that happened before this is known.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::clock::serialize_any")]
+    pub incomplete_before: Option<DateTime<Utc>>,
+    /// What is advisable then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// Its topics' partitions, and those of tenant collections.
     pub partitions: Vec<PartitionStanding>,
     /// Records that are not read yet, where the log could be asked.
@@ -108,7 +118,31 @@ pub async fn standing(
     }
     let lag = partitions.iter().map(|p| p.lag).sum();
     let total_records = partitions.len();
-    Ok(Standing { partitions, lag, log_problem, waiting, dead_letters, incidents, total_records })
+    let knowledge = tenant.knowledge();
+    let incomplete_before = match knowledge {
+        Knowledge::IncompleteBefore(before) => Some(before),
+        Knowledge::Complete | Knowledge::Filling => None,
+    };
+    let advice = incomplete_before.map(|before| {
+        format!(
+            "the topics do not hold all that happened before {}: a synchronisation with the storage modules \
+             (POST /automated-patron-blocks/synchronization/job, scope full) tells what is open",
+            clock::written(before)
+        )
+    });
+    let knowledge = knowledge.name();
+    Ok(Standing {
+        knowledge,
+        incomplete_before,
+        advice,
+        partitions,
+        lag,
+        log_problem,
+        waiting,
+        dead_letters,
+        incidents,
+        total_records,
+    })
 }
 
 impl PartitionStanding {

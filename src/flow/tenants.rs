@@ -8,17 +8,21 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
-use super::switch;
+use super::{rebuild::Ask, switch};
 use crate::{
     blocks::Measure,
     clock::Clock,
     event::TenantId,
     figures::figures,
-    store::{self, Db, Schema, conditions, migrate, rebuilds, shadow, tenant_jobs, tenants},
+    store::{
+        self, Db, Schema, conditions, migrate, rebuilds, shadow, tenant_jobs,
+        tenants::{self, Knowledge},
+    },
     telemetry::Chain,
 };
 
@@ -37,6 +41,14 @@ pub struct Tenant {
     pub since: DateTime<Utc>,
     /// Its schema, with the statements that were filled in for it.
     pub schema: Arc<Schema>,
+    knowledge: RwLock<Knowledge>,
+}
+
+impl Tenant {
+    /// How much is known of what happened to its patrons.
+    pub fn knowledge(&self) -> Knowledge {
+        *self.knowledge.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What whoever reads the log must know of.
@@ -60,6 +72,8 @@ pub struct Tenants {
     tell: OnceLock<Tell>,
     /// Whether the module's own tables are there.
     ready: watch::Sender<bool>,
+    /// Somebody has asked for a rebuild.
+    pub rebuild_asked: Notify,
 }
 
 impl Tenants {
@@ -71,6 +85,7 @@ impl Tenants {
             known: RwLock::default(),
             tell: OnceLock::new(),
             ready: watch::Sender::new(false),
+            rebuild_asked: Notify::new(),
         }
     }
 
@@ -98,13 +113,13 @@ impl Tenants {
         if known.is_some() {
             return Ok(known);
         }
-        let mut since = tenants::enabled_since(&self.db, id).await;
+        let mut enabled = tenants::enabled_as(&self.db, id).await;
         for _ in 0..self.db.size() {
-            if since.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
-                since = tenants::enabled_since(&self.db, id).await;
+            if enabled.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
+                enabled = tenants::enabled_as(&self.db, id).await;
             }
         }
-        Ok(since?.map(|since| self.remember(id, since)))
+        Ok(enabled?.map(|enabled| self.remember(id, enabled)))
     }
 
     /// All tenants that are known as enabled.
@@ -112,13 +127,15 @@ impl Tenants {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn remember(&self, id: &TenantId, since: DateTime<Utc>) -> Arc<Tenant> {
+    fn remember(&self, id: &TenantId, (since, knowledge): tenants::Enabled) -> Arc<Tenant> {
         let mut is_new = false;
         let tenant = {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             let known = known.entry(id.clone());
-            let make =
-                || Arc::new(Tenant { id: id.clone(), since, schema: Arc::new(Schema::of(id)) });
+            let make = || {
+                let (id, schema) = (id.clone(), Arc::new(Schema::of(id)));
+                Arc::new(Tenant { id, since, schema, knowledge: RwLock::default() })
+            };
             let tenant = known.or_insert_with(|| {
                 is_new = true;
                 make()
@@ -127,6 +144,7 @@ impl Tenants {
                 is_new = true;
                 *tenant = make();
             }
+            *tenant.knowledge.write().unwrap_or_else(PoisonError::into_inner) = knowledge;
             tenant.clone()
         };
         if is_new {
@@ -148,8 +166,8 @@ impl Tenants {
         for tenant in self.all().iter().filter(|tenant| !enabled.contains_key(&tenant.id)) {
             self.forget(&tenant.id);
         }
-        for (id, since) in &enabled {
-            self.remember(id, *since);
+        for (id, enabled) in &enabled {
+            self.remember(id, *enabled);
         }
         self.changed(Change::Any);
         Ok(())
@@ -221,9 +239,21 @@ impl Tenants {
         for measure in Measure::ALL {
             conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
         }
+        let was_enabled = tenants::enabled_since(&mut *tx, id).await?.is_some();
         tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
+        if !was_enabled {
+            // What the topics hold of it was passed by until now.
+            let filling = Uuid::new_v4();
+            let request = Ask::filling().told();
+            rebuilds::add(&mut *tx, filling, id, &request, "enabling", now).await?;
+            tenants::fill(&mut tx, id, filling).await?;
+        }
+        let enabled = tenants::enabled_as(&mut *tx, id).await?;
         store::commit(tx).await?;
-        self.remember(id, now);
+        if let Some(enabled) = enabled {
+            self.remember(id, enabled);
+        }
+        self.rebuild_asked.notify_one();
         info!(tenant = %id, module.id = module_to, "tenant enabled");
         Ok(messages)
     }

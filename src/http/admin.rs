@@ -6,13 +6,13 @@ use actix_web::{
     HttpResponse,
     web::{Data, Json},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Service, described};
 use crate::{
     figures::figures,
-    store::{self, Db},
+    store::{self, Db, tenants::Knowledge},
     telemetry::Chain,
 };
 
@@ -94,6 +94,7 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
     let body = json!({
         "ready": problems.is_empty(),
         "problems": problems,
+        "tenants": lacking(&service),
         "kafka": {
             "brokersUp": kafka.brokers_up,
             "joined": kafka.joined,
@@ -110,4 +111,20 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
+}
+
+/// Tenants of which not all is known that has happened. They are answered all the same, so that is no reason
+/// not to be ready.
+fn lacking(service: &Service) -> Value {
+    let (mut filling, mut incomplete) = (Vec::new(), Vec::new());
+    for tenant in service.tenants.all() {
+        match tenant.knowledge() {
+            Knowledge::Complete => {}
+            Knowledge::Filling => filling.push(tenant.id.to_string()),
+            Knowledge::IncompleteBefore(_) => incomplete.push(tenant.id.to_string()),
+        }
+    }
+    filling.sort();
+    incomplete.sort();
+    json!({ "filling": filling, "incomplete": incomplete })
 }

@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web::Path};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+    web::Path,
+};
 use serde::Serialize;
 use tokio::time::timeout;
 use tracing::error;
@@ -18,6 +25,7 @@ use crate::{
     config::OnDatabaseFailure,
     figures::figures,
     flow::answer::{Basis, Question},
+    store::tenants::Knowledge,
 };
 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
@@ -57,6 +65,9 @@ impl<'a> Block<'a> {
 /// What the answer rests on, for the curious.
 const BASIS: &str = "X-Patron-Blocks-Basis";
 
+/// Whether all is known that has happened to the tenant's patrons; left out where it is.
+const KNOWLEDGE: &str = "x-patron-blocks-knowledge";
+
 /// `GET /automated-patron-blocks/{userId}` (http contract 2).
 #[utoipa::path(
     get,
@@ -71,7 +82,11 @@ const BASIS: &str = "X-Patron-Blocks-Basis";
             status = 200,
             body = Body,
             description = "Found",
-            headers(("X-Patron-Blocks-Basis" = String, description = "What the answer rests on")),
+            headers(
+                ("X-Patron-Blocks-Basis" = String, description = "What the answer rests on"),
+                ("X-Patron-Blocks-Knowledge" = String,
+                    description = "filling or incomplete, where not all is known that has happened"),
+            ),
         ),
         described::Common,
     ),
@@ -91,13 +106,21 @@ pub(super) async fn get(
     let caller = caller(&request, &service, &id);
     let evaluate = async {
         let tenant = enabled(&service, &id).await?;
+        let knowledge = tenant.knowledge();
         let question = Question { db, tenant, user, caller };
-        service.answers.blocks(&question).await.map_err(ApiError::Store)
+        let answer = service.answers.blocks(&question).await.map_err(ApiError::Store)?;
+        Ok((answer, knowledge))
     };
     let failure = match timeout(DEADLINE, evaluate).await {
-        Ok(Ok(answer)) => {
+        Ok(Ok((answer, knowledge))) => {
             let findings = answer.findings();
-            return Ok(answered(answer.basis, findings.iter().filter_map(Block::of).collect()));
+            let blocks = findings.iter().filter_map(Block::of).collect();
+            let mut response = answered(answer.basis, blocks);
+            if knowledge != Knowledge::Complete {
+                let value = HeaderValue::from_static(knowledge.name());
+                response.headers_mut().insert(HeaderName::from_static(KNOWLEDGE), value);
+            }
+            return Ok(response);
         }
         Ok(Err(failure @ ApiError::Store(_))) => failure,
         Ok(Err(error)) => return Err(error),

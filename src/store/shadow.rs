@@ -29,7 +29,7 @@ pub const MAKE: [Statement; 13] = [
         "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
     ),
     Statement::new(
-        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, place text, read_up_to uuid, groups bigint not null default 0)",
+        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, lacks_before timestamptz, place text, read_up_to uuid, groups bigint not null default 0)",
     ),
     Statement::new(
         "create unlogged table {schema}.candidate ( subject uuid primary key, is_loan boolean not null)",
@@ -38,18 +38,18 @@ pub const MAKE: [Statement; 13] = [
 
 const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
 
-/// A log that doesn't hold everything can't say more of old loans than what was pruned here can. What is so
-/// now can.
+/// What doesn't hold everything can't say more of old loans than what was pruned here can.
 const SET_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping
-          set pruned_before = least($3::bytea, (select pruned_before from {live}.housekeeping))
-        where $3::bytea is not null)
-     insert into {schema}.state (whole, complete_since, read_from) values (false, $1, $2)",
+          set pruned_before = nullif(least($1::bytea, (select pruned_before from {live}.housekeeping)),
+                                     '\\xffffffffffffffff')
+        where $1::bytea is not null)
+     insert into {schema}.state (whole, complete_since, read_from, lacks_before) values (false, $1, $2, $3)",
 );
 
 const STATE: Statement = Statement::new(
-    "select whole, complete_since, read_from, place, read_up_to, groups from {schema}.state",
+    "select whole, complete_since, read_from, lacks_before, place, read_up_to, groups from {schema}.state",
 );
 
 const KEEP_PLACE: Statement =
@@ -163,6 +163,8 @@ pub struct State {
     pub complete_since: Option<Horizon>,
     /// When reading began: what came into the inbox since then is not in the shadow.
     pub read_from: DateTime<Utc>,
+    /// Before this not all that happened is in the source, as far as that is known.
+    pub lacks_before: Option<DateTime<Utc>>,
     /// What is read in the order of ids, where anything is.
     pub place: Option<String>,
     /// The last id of it that was read.
@@ -190,6 +192,7 @@ pub async fn make(
     shadow: &Schema,
     complete_since: Option<Horizon>,
     read_from: DateTime<Utc>,
+    lacks_before: Option<DateTime<Utc>>,
 ) -> Result<(), Error> {
     for statement in &MAKE {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
@@ -198,9 +201,7 @@ pub async fn make(
     sqlx::query(shadow.sql(&SET_STATE))
         .bind(complete_since.as_ref().map(Horizon::as_bytes))
         .bind(read_from)
-        .bind(
-            complete_since.filter(|since| *since != Horizon::NEVER).as_ref().map(Horizon::as_bytes),
-        )
+        .bind(lacks_before)
         .execute(&mut **tx)
         .await
         .map_err(Error::at("make a shadow"))?;
@@ -223,15 +224,24 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
     if !is_there {
         return Ok(None);
     }
-    type Row = (bool, Option<Vec<u8>>, DateTime<Utc>, Option<String>, Option<Uuid>, i64);
+    type Row = (
+        bool,
+        Option<Vec<u8>>,
+        DateTime<Utc>,
+        Option<DateTime<Utc>>,
+        Option<String>,
+        Option<Uuid>,
+        i64,
+    );
     let row: Option<Row> = sqlx::query_as(shadow.sql(&STATE))
         .fetch_optional(&mut **tx)
         .await
         .map_err(Error::at("look at a shadow"))?;
-    Ok(row.map(|(whole, complete_since, read_from, place, read_up_to, groups)| State {
+    Ok(row.map(|(whole, complete_since, read_from, lacks_before, place, read_up_to, groups)| State {
         whole,
         complete_since: complete_since.and_then(|bytes| Horizon::from_bytes(&bytes)),
         read_from,
+        lacks_before,
         place,
         read_up_to,
         groups,

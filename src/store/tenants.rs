@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, postgres::PgListener};
+use uuid::Uuid;
 
 use super::{Db, Error, Tx};
 use crate::event::TenantId;
@@ -11,16 +12,101 @@ use crate::event::TenantId;
 /// The channel on which instances tell each other that the registry has changed.
 const CHANNEL: &str = "mod_patron_blocks_tenant";
 
-/// All tenants that are enabled now, and since when. An id that could not be one is left out: nothing can
-/// be done for it, and the table's check does not let it in.
-pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, DateTime<Utc>>, Error> {
-    let rows: Vec<(String, DateTime<Utc>)> =
-        sqlx::query_as("select tenant, changed_at from mod_patron_blocks.tenant where enabled")
-            .fetch_all(db)
-            .await
-            .map_err(Error::at("list enabled tenants"))?;
-    let known = |(name, since): (String, _)| Some((TenantId::parse(&name)?, since));
+/// How much is known of what happened to a tenant's patrons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Knowledge {
+    /// All of it, but for what lags.
+    #[default]
+    Complete,
+    /// What happened before it was enabled is being read.
+    Filling,
+    /// Not all that happened before this instant.
+    IncompleteBefore(DateTime<Utc>),
+}
+
+impl Knowledge {
+    /// As told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Filling => "filling",
+            Self::IncompleteBefore(_) => "incomplete",
+        }
+    }
+
+    fn of(filled_by: Option<Uuid>, lacks_before: Option<DateTime<Utc>>) -> Self {
+        match (filled_by, lacks_before) {
+            (Some(_), _) => Self::Filling,
+            (None, Some(before)) => Self::IncompleteBefore(before),
+            (None, None) => Self::Complete,
+        }
+    }
+}
+
+/// An enabled tenant: since when it is, and what is known of it.
+pub type Enabled = (DateTime<Utc>, Knowledge);
+
+/// All tenants that are enabled now. An id that could not be one is left out: nothing can be done for it,
+/// and the table's check does not let it in.
+pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabled>, Error> {
+    type Row = (String, DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "select tenant, changed_at, filled_by, lacks_before from mod_patron_blocks.tenant
+          where enabled",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("list enabled tenants"))?;
+    let known = |(name, since, filled_by, lacks_before): Row| {
+        Some((TenantId::parse(&name)?, (since, Knowledge::of(filled_by, lacks_before))))
+    };
     Ok(rows.into_iter().filter_map(known).collect())
+}
+
+/// As [`enabled`], of this tenant.
+pub async fn enabled_as(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+) -> Result<Option<Enabled>, Error> {
+    type Row = (DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
+    let row: Option<Row> = sqlx::query_as(
+        "select changed_at, filled_by, lacks_before from mod_patron_blocks.tenant
+          where tenant = $1 and enabled",
+    )
+    .bind(tenant.as_str())
+    .fetch_optional(db)
+    .await
+    .map_err(Error::at("look up a tenant"))?;
+    Ok(row.map(|(since, filled_by, lacks)| (since, Knowledge::of(filled_by, lacks))))
+}
+
+/// Has a rebuild fill a tenant.
+pub async fn fill(tx: &mut Tx, tenant: &TenantId, rebuild: Uuid) -> Result<(), Error> {
+    let set = "update mod_patron_blocks.tenant set filled_by = $2, lacks_before = null where tenant = $1";
+    let set = sqlx::query(set).bind(tenant.as_str()).bind(rebuild).execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("have a tenant filled"))
+}
+
+/// A tenant's knowledge once a rebuild has ended that fills it (`by`), or that knows all there is to know:
+/// what happened before an instant may be missing, or nothing is. Tells the other instances.
+pub async fn filled(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    by: Option<Uuid>,
+    lacks_before: Option<DateTime<Utc>>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.tenant
+            set lacks_before = $3, filled_by = case when $2::uuid is null then filled_by end
+          where tenant = $1 and ($2::uuid is null or filled_by = $2)",
+    )
+    .bind(tenant.as_str())
+    .bind(by)
+    .bind(lacks_before)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("note what is known of a tenant"))?;
+    announce(tx, tenant.as_str()).await
 }
 
 /// Since when a tenant is enabled, if it is: the time of the last enabling.

@@ -99,7 +99,7 @@ async fn rebuilds_are_asked_for_told_of_applied_and_ended() {
         let list = desk.get(&format!("{ALL}?limit=1")).await.json();
         assert_eq!(
             (&list["totalRecords"], &list["rebuilds"][0]["status"]),
-            (&json!(2), &json!("cancelled"))
+            (&json!(3), &json!("cancelled"))
         );
         assert_eq!(desk.post(ALL, &json!({ "source": "rumours" })).await.error()[2], "source");
         for bad in ["?limit=-1", "?offset=x"] {

@@ -5,6 +5,7 @@ mod callbacks;
 mod clients;
 mod day;
 mod encrypted;
+mod filling;
 mod gaps;
 mod hazards;
 mod held;

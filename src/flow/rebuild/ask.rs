@@ -39,6 +39,9 @@ pub struct Ask {
     pub dry_run: bool,
     /// Whether the inbox speaks for what topics don't hold any more.
     pub covered_by_inbox: bool,
+    /// Whether all that the topics hold is merged, however little that is, and nothing that is known is
+    /// dropped: what a tenant is filled with that was just enabled.
+    pub fill: bool,
 }
 
 /// What is wrong with a request: the member, and the rule.
@@ -55,7 +58,8 @@ impl Ask {
     /// Reads a request. Members that are not known are refused: a misspelt one must not apply what was
     /// meant to be a dry run.
     pub fn read(body: &Value) -> Result<Self, Refused> {
-        const MEMBERS: [&str; 6] = ["source", "from", "scope", "userId", "dryRun", "coveredBy"];
+        const MEMBERS: [&str; 7] =
+            ["source", "from", "scope", "userId", "dryRun", "coveredBy", "fill"];
         let refuse = |field, rule| Err(Refused { field, rule });
         let Some(members) = body.as_object() else {
             return refuse("the body", "has to be a JSON object");
@@ -63,7 +67,7 @@ impl Ask {
         if members.keys().any(|member| !MEMBERS.contains(&member.as_str())) {
             return refuse(
                 "the body",
-                "may have the members source, from, scope, userId, dryRun and coveredBy only",
+                "may have the members source, from, scope, userId, dryRun, coveredBy and fill only",
             );
         }
         let text = |name: &str| match members.get(name) {
@@ -106,18 +110,28 @@ impl Ask {
         if source != Source::Topics && covered_by_inbox {
             return refuse("coveredBy", "has a meaning for source topics only");
         }
-        let dry_run = match members.get("dryRun") {
-            None => false,
-            Some(Value::Bool(dry_run)) => *dry_run,
-            Some(_) => return refuse("dryRun", "has to be true or false"),
+        let flag = |name: &'static str| match members.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(Refused { field: name, rule: "has to be true or false" }),
         };
-        Ok(Self { source, from, user, dry_run, covered_by_inbox })
+        let (dry_run, fill) = (flag("dryRun")?, flag("fill")?);
+        if fill && (source != Source::Topics || covered_by_inbox) {
+            return refuse("fill", "has a meaning for source topics alone");
+        }
+        Ok(Self { source, from, user, dry_run, covered_by_inbox, fill })
     }
 
     /// What a synchronisation with the storage modules is.
     pub fn synchronization(user: Option<Uuid>) -> Self {
         let (source, from) = (Source::Storage, From::Earliest);
-        Self { source, from, user, dry_run: false, covered_by_inbox: false }
+        Self { source, from, user, dry_run: false, covered_by_inbox: false, fill: false }
+    }
+
+    /// What fills a tenant that was just enabled.
+    pub fn filling() -> Self {
+        let (source, from) = (Source::Topics, From::Earliest);
+        Self { source, from, user: None, dry_run: false, covered_by_inbox: false, fill: true }
     }
 
     /// As [`Ask::read`] reads it.
@@ -135,6 +149,9 @@ impl Ask {
         }
         if self.covered_by_inbox {
             told["coveredBy"] = "inbox".into();
+        }
+        if self.fill {
+            told["fill"] = true.into();
         }
         told
     }

@@ -9,7 +9,7 @@ use std::{
 use chrono::TimeDelta;
 use serde_json::Value;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,6 +31,7 @@ use crate::{
     store::{
         self, Db, Login, PoolSettings, Schema,
         rebuilds::{self, Held, Hold, Rebuild, Status},
+        tenants,
     },
     telemetry::Chain,
 };
@@ -44,8 +45,10 @@ const WORD: Duration = Duration::from_secs(1);
 /// How long the database gives one statement of a rebuild: one compares whole tenants.
 const STATEMENT: Duration = Duration::from_secs(15 * 60);
 
-/// How long to wait before what failed for a passing reason is tried again, and how often in a row.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
+/// so long; and how often in a row.
+const AGAIN: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(2);
 const TRIES: u32 = 60;
 
 /// Works on rebuilds.
@@ -59,7 +62,6 @@ pub struct Rebuilds {
     storage: Storage,
     housekeeping: Arc<HousekeepingConfig>,
     setting: Setting,
-    asked: Notify,
     /// Tokens for one rebuild each that asks the storage modules: of the timer by tenant, or of whoever
     /// asked for the rebuild.
     tokens: Mutex<HashMap<(TenantId, Option<Uuid>), Caller>>,
@@ -84,20 +86,8 @@ impl Rebuilds {
         setting: Setting,
     ) -> Self {
         let (kafka, housekeeping) = (Arc::new(kafka), Arc::new(housekeeping));
-        let (asked, tokens) = (Notify::new(), Mutex::default());
-        Self {
-            db,
-            login,
-            tenants,
-            clock,
-            kafka,
-            broker,
-            storage,
-            housekeeping,
-            setting,
-            asked,
-            tokens,
-        }
+        let tokens = Mutex::default();
+        Self { db, login, tenants, clock, kafka, broker, storage, housekeeping, setting, tokens }
     }
 
     /// Enters a rebuild, for this instance or another to work on.
@@ -111,20 +101,20 @@ impl Rebuilds {
         let (id, now) = (Uuid::new_v4(), self.clock.now());
         rebuilds::add(db, id, &tenant.id, &ask.told(), asked_by, now).await?;
         info!(tenant = %tenant.id, rebuild.id = %id, asked_by, "rebuild asked for");
-        self.asked.notify_one();
+        self.look();
         Ok(id)
     }
 
     /// There may be something to do.
     pub fn look(&self) {
-        self.asked.notify_one();
+        self.tenants.rebuild_asked.notify_one();
     }
 
     /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
     /// tenant that has waited longest, if any does (http contract 8.2).
     pub fn bring_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
         self.tokens().insert((tenant, rebuild), caller);
-        self.asked.notify_one();
+        self.look();
     }
 
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, Option<Uuid>), Caller>> {
@@ -146,7 +136,7 @@ impl Rebuilds {
                     });
                 }
                 None => {
-                    let heard = tokio::time::timeout(WORD, self.asked.notified());
+                    let heard = tokio::time::timeout(WORD, self.tenants.rebuild_asked.notified());
                     let _ = stop.run_until_cancelled(heard).await;
                 }
             }
@@ -233,6 +223,9 @@ impl Rebuilds {
         let left = self.go_on(&rebuild, hold, caller, stop).await;
         let stored = match left {
             Ok(Left::Ended(status, summary, problem)) => {
+                if status != Status::Done {
+                    self.not_filled(&rebuild).await;
+                }
                 info!(%tenant, rebuild.id = %id, status = status.name(), problem, "rebuild");
                 let hold = Hold { now: self.clock.now(), ..hold };
                 let (summary, problem) = (summary.as_ref(), problem.as_deref());
@@ -249,6 +242,19 @@ impl Rebuilds {
         if let Err(error) = stored {
             // Taken up again when it is held no more: all stages may be repeated.
             warn!(%tenant, rebuild.id = %id, error = %Chain(&error), "end not stored");
+        }
+    }
+
+    /// What was to fill a tenant has ended without that: what happened before may be missing.
+    async fn not_filled(&self, rebuild: &Rebuild) {
+        let noted = async {
+            let mut tx = store::begin(&self.db).await?;
+            let (tenant, lacks_before) = (&rebuild.tenant, Some(rebuild.asked_at));
+            tenants::filled(&mut tx, tenant, Some(rebuild.id), lacks_before).await?;
+            store::commit(tx).await
+        };
+        if let Err(error) = noted.await {
+            warn!(tenant = %rebuild.tenant, error = %Chain(&error), "tenant still told as filling");
         }
     }
 
@@ -300,14 +306,16 @@ impl Rebuilds {
                         "a rebuild has to wait for another token");
                     return Ok(Left::Over(Some(Failure::Token(problem).to_string())));
                 }
-                Err(failure) if failure.may_pass() && tries < TRIES => {
+                // Nobody asked for what fills a tenant, so nobody would ask again.
+                Err(failure) if failure.may_pass() && (tries < TRIES || work.ask.fill) => {
                     tries += 1;
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&failure),
                         "a rebuild has to wait");
                     if matches!(failure, Failure::Lost) {
                         status = Status::Reading;
                     }
-                    stop.run_until_cancelled(sleep(AGAIN)).await;
+                    let pause = AGAIN.saturating_mul(1 << tries.min(10)).min(LONGEST);
+                    stop.run_until_cancelled(sleep(pause)).await;
                 }
                 Err(failure) => {
                     work.clear(status != Status::Applying).await?;

@@ -47,6 +47,7 @@ const MARGIN: TimeDelta = TimeDelta::minutes(2);
 struct Plan {
     parts: BTreeMap<At, Part>,
     complete_since: Option<Horizon>,
+    lacks_before: Option<DateTime<Utc>>,
 }
 
 /// Reads what is not read yet.
@@ -83,9 +84,9 @@ async fn state(work: &Work) -> Result<Option<shadow::State>, Failure> {
 async fn begin(work: &Work) -> Result<shadow::State, Failure> {
     let now = work.clock.now();
     let read_from = if work.ask.source == Source::Storage { now } else { now - MARGIN };
-    let Plan { parts, complete_since } = plan(work).await?;
+    let Plan { parts, complete_since, lacks_before } = plan(work).await?;
     let mut tx = work.begin().await?;
-    shadow::make(&mut tx, &work.shadow, complete_since, read_from).await?;
+    shadow::make(&mut tx, &work.shadow, complete_since, read_from, lacks_before).await?;
     shadow::set_reading(&mut tx, &work.shadow, &noted(&parts)).await?;
     rebuilds::forget_read(&mut tx, work.id).await?;
     store::commit(tx).await?;
@@ -140,7 +141,8 @@ impl Wanted {
 async fn plan(work: &Work) -> Result<Plan, Failure> {
     let now = work.clock.now();
     let of_inbox = work.inbox_complete_since().await?;
-    let of_none = |complete_since| Ok(Plan { parts: BTreeMap::new(), complete_since });
+    let (parts, lacks_before) = (BTreeMap::new(), None);
+    let of_none = |complete_since| Ok(Plan { parts, complete_since, lacks_before });
     match work.ask.source {
         Source::Inbox => return of_none(of_inbox),
         // It knows nothing of what happened: what is known here is kept, and what it says is merged.
@@ -157,6 +159,7 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
         };
         parts.insert(at.clone(), Part { next: *start, end: *end });
     }
+    let mut lacks_before = None;
     let complete_since = match work.ask.from {
         From::Time(time) => {
             let at = places.clone();
@@ -167,6 +170,10 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
             Some(Horizon::at(time + CLOCKS))
         }
         From::Earliest => match missing(work, &parts, now).await? {
+            missing if work.ask.fill => {
+                lacks_before = missing.map(|(_, until)| until);
+                Some(Horizon::NEVER)
+            }
             None => None,
             Some(_) if work.ask.covered_by_inbox => of_inbox,
             Some((at, until)) => {
@@ -181,7 +188,7 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
             }
         },
     };
-    Ok(Plan { parts, complete_since })
+    Ok(Plan { parts, complete_since, lacks_before })
 }
 
 type Places = (Vec<At>, std::collections::HashMap<At, Span>);

@@ -12,7 +12,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{apply, ask::Ask, compare, pace::Pace, read};
+use super::{
+    apply,
+    ask::{Ask, From, Source},
+    compare,
+    pace::Pace,
+    read,
+};
 use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
@@ -23,7 +29,7 @@ use crate::{
     store::{
         self, Db, Schema, Tx, Verdict, differences, prune,
         rebuilds::{self, Hold, Status},
-        shadow,
+        shadow, tenants,
     },
 };
 
@@ -188,11 +194,31 @@ impl Work {
                 Status::Applying => {
                     self.enter(Status::Applying).await?;
                     apply::apply(self).await?;
+                    self.note_knowledge().await?;
                     Status::Done
                 }
                 ended => return Ok((ended, self.summary().await?)),
             };
         }
+    }
+
+    /// Whoever has read everything there is of a tenant knows whether something is missing.
+    async fn note_knowledge(&self) -> Result<(), Failure> {
+        let mut tx = self.begin().await?;
+        let state = shadow::state(&mut tx, &self.shadow).await?;
+        let lacks_before = state.and_then(|state| state.lacks_before);
+        let Ask { source, from, user, covered_by_inbox, fill, .. } = self.ask;
+        let is_all = match source {
+            Source::Storage => true,
+            Source::Topics => from == From::Earliest && !covered_by_inbox,
+            Source::Inbox => false,
+        };
+        if is_all && user.is_none() {
+            let by = fill.then_some(self.id);
+            tenants::filled(&mut tx, &self.tenant.id, by, lacks_before).await?;
+            store::commit(tx).await?;
+        }
+        Ok(())
     }
 
     async fn enter(&self, status: Status) -> Result<(), Failure> {

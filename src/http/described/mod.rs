@@ -359,6 +359,13 @@ pub(super) struct Discarded {
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Standing {
+    knowledge: Knowledge,
+    /// Not all that happened before this is known.
+    #[schema(nullable = false)]
+    incomplete_before: Option<DateTime<Utc>>,
+    /// What is advisable then.
+    #[schema(nullable = false)]
+    advice: Option<String>,
     partitions: Vec<Partition>,
     lag: Option<i64>,
     /// Why the log could not be asked.
@@ -431,12 +438,32 @@ pub(super) struct TenantJob {
     messages: Option<Vec<String>>,
 }
 
+/// How much is known of what happened to a tenant's patrons.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Knowledge {
+    Complete,
+    /// What happened before it was enabled is being read.
+    Filling,
+    /// The topics did not hold all of it.
+    Incomplete,
+}
+
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Readiness {
     ready: bool,
     problems: Vec<Problem>,
     kafka: Kafka,
+    tenants: Lacking,
+}
+
+/// Tenants of which not all is known that has happened; no reason not to be ready.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Lacking {
+    filling: Vec<String>,
+    incomplete: Vec<String>,
 }
 
 #[derive(ToSchema)]

@@ -37,6 +37,9 @@ pub(in crate::http) struct RebuildRequest {
     /// Where topics don't hold everything any more: what speaks for the rest.
     #[schema(nullable = false)]
     covered_by: Option<Covering>,
+    /// Merge what the topics hold, however little that is, and drop nothing that is known.
+    #[schema(nullable = false)]
+    fill: Option<bool>,
 }
 
 #[derive(ToSchema)]
@@ -86,6 +89,8 @@ pub(in crate::http) struct Rebuild {
     dry_run: bool,
     #[schema(nullable = false)]
     covered_by: Option<Covering>,
+    #[schema(nullable = false)]
+    fill: Option<bool>,
     status: RebuildStatus,
     /// The staff user, or who else asked.
     asked_by: String,
