@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use patron_blocks::{
     event::{Event, stamp::Horizon},
-    patron::{Fee, Loan},
+    patron::{Coverage, Fee, Loan},
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -20,16 +20,17 @@ type Known = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);
 
 /// Reconciles all of it. Who was named beside a loan has no stamp and decides nothing once the loan was
 /// opened; it is left out.
-fn reconciled(source: Known, here: Known, complete_since: Option<Horizon>) -> Known {
+fn reconciled(source: Known, here: Known, since: Option<Horizon>) -> Known {
+    let covered = Coverage { log: since, http: since };
     let (mut loans, mut fees) = Known::default();
     for id in source.0.keys().chain(here.0.keys()) {
         let of = |known: &Known| known.0.get(id).cloned().unwrap_or_default();
-        let loan = Loan::reconciled(of(&source), of(&here), complete_since);
+        let loan = Loan::reconciled(of(&source), of(&here), &covered);
         loans.insert(*id, Loan { named: None, ..loan });
     }
     for id in source.1.keys().chain(here.1.keys()) {
         let of = |known: &Known| known.1.get(id).cloned().unwrap_or_default();
-        fees.insert(*id, Fee::reconciled(of(&source), of(&here), complete_since));
+        fees.insert(*id, Fee::reconciled(of(&source), of(&here), &covered));
     }
     (loans, fees)
 }

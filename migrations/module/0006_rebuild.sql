@@ -18,7 +18,8 @@ create table rebuild (
     error text,
     loans_read integer not null default 0,
     fees_fines_read integer not null default 0,
-    problems jsonb not null default '[]'
+    problems jsonb not null default '[]',
+    refused integer not null default 0
 );
 create index rebuild_open on rebuild (asked_at) where status in ('waiting', 'reading', 'comparing', 'applying');
 create index rebuild_tenant on rebuild (tenant, asked_at);
@@ -33,3 +34,4 @@ comment on column rebuild.summary is 'How much was found to be different, by kin
 comment on column rebuild.loans_read is 'Open loans that the storage modules told of';
 comment on column rebuild.fees_fines_read is 'Open fees/fines that they told of';
 comment on column rebuild.problems is 'What was odd on the way: records that were passed over, tokens that were refused';
+comment on column rebuild.refused is 'How often in a row a token was refused';

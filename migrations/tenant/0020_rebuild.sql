@@ -16,7 +16,7 @@ create table rebuild_patron (
     primary key (rebuild_id, user_id)
 );
 comment on table rebuild_patron is 'Patrons of whom a rebuild found something to be different';
-comment on column rebuild_patron.loans is 'How many loans differ';
+comment on column rebuild_patron.loans is 'How many loans differ in what counts';
 comment on column rebuild_patron.loans_here is 'Open loans as things are';
 comment on column rebuild_patron.loans_there is 'Open loans as things are to be';
 comment on column rebuild_patron.counters is 'Whether the counters are not what a recount of the rows gives';
@@ -33,6 +33,7 @@ create table rebuild_difference (
     registers text[] not null,
     here jsonb,
     there jsonb,
+    applied boolean not null default false,
     primary key (rebuild_id, user_id, subject)
 );
 comment on table rebuild_difference is 'Loans and fees/fines that a rebuild found to be different';
@@ -40,4 +41,5 @@ comment on column rebuild_difference.user_id is 'Whose it is to be, or else whos
 comment on column rebuild_difference.kind is 'Open only here, open only in the source, open in both and different, or different in nothing that counts now';
 comment on column rebuild_difference.registers is 'Which registers differ';
 comment on column rebuild_difference.here is 'As it counts now; null where it is not open';
+comment on column rebuild_difference.applied is 'Whether it was put right, where that is not told of the patron';
 comment on column rebuild_difference.there is 'As it is to count; null where it is not open';

@@ -105,6 +105,11 @@ impl Stamp {
     pub fn is_snapshot(&self) -> bool {
         self.0[8..10] == [SNAPSHOT, SNAPSHOT]
     }
+
+    /// Whether it is of what came over HTTP.
+    pub fn is_called(&self) -> bool {
+        self.0[8] != SNAPSHOT && self.0[9] == HTTP
+    }
 }
 
 impl fmt::Debug for Stamp {

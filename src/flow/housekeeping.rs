@@ -19,9 +19,9 @@ use crate::{
     figures::figures,
     kafka::retention::{self, Held},
     store::{
-        self, Db, Schema,
+        self, Db, Schema, differences,
         prune::{self, Blocks, Doomed},
-        tenants,
+        rebuilds, shadow, tenants,
     },
     telemetry::Chain,
 };
@@ -186,6 +186,7 @@ impl Housekeeping {
         stop: &CancellationToken,
     ) -> Result<(), Unfinished> {
         let owner = Owner { tenant: Some(&tenant.id), schema: &tenant.schema };
+        self.leftovers(tenant).await?;
         self.dead_letters(owner, limits, gone, stop).await?;
         let Some(past) = limits.past else { return Ok(()) };
         self.walk(owner, Doomed::Inbox(past.inbox), &mut gone.inbox, stop).await?;
@@ -193,6 +194,18 @@ impl Housekeeping {
         self.record(tenant, before).await?;
         self.walk(owner, Doomed::Loans(before), &mut gone.loans, stop).await?;
         self.walk(owner, Doomed::FeesFines(before), &mut gone.fees_fines, stop).await
+    }
+
+    /// What rebuilds have left that nobody works on or knows of any more.
+    async fn leftovers(&self, tenant: &Tenant) -> Result<(), store::Error> {
+        rebuilds::end_forgotten(&self.db).await?;
+        for rebuild in shadow::orphans(&self.db, &tenant.schema).await? {
+            info!(tenant = %tenant.id, "the shadow of a rebuild that has ended is removed");
+            shadow::remove(&self.db, &Schema::shadow(&tenant.id, rebuild)).await?;
+        }
+        let mut tx = store::begin(&self.db).await?;
+        differences::forget_lost(&mut tx, &tenant.schema).await?;
+        store::commit(tx).await
     }
 
     async fn dead_letters(

@@ -22,7 +22,7 @@ use crate::{
         self, Db, Schema, Tx,
         dependents::Dependents,
         java::{self, Row},
-        merge, migrate, tenants,
+        merge, migrate, rebuilds, shadow, tenants,
     },
 };
 
@@ -186,6 +186,9 @@ pub async fn give_back(
     let summaries = java::come_back(&mut tx, &schema).await?;
     views.put_up(&mut tx).await?;
     java::leave(&mut tx, &schema, tenant).await?;
+    for rebuild in rebuilds::forget_all(&mut tx, tenant).await? {
+        shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
+    }
     tenants::set_enabled(&mut tx, tenant, false, module_id, now).await?;
     store::commit(tx).await?;
     Ok(summaries)

@@ -109,7 +109,17 @@ impl Broker {
         if of.is_empty() {
             return Ok(HashMap::new());
         }
-        self.offsets(of, Offset::Offset(time.timestamp_millis()))
+        let which = Offset::Offset(time.timestamp_millis());
+        let told = self.client().offsets_for_times(list(of, which)?, PATIENCE)?;
+        let mut first = HashMap::new();
+        for element in told.elements() {
+            // Of one partition it may have failed: that is not the same as nothing.
+            element.error()?;
+            if let Offset::Offset(offset) = element.offset() {
+                first.insert((Arc::from(element.topic()), element.partition()), offset);
+            }
+        }
+        Ok(first)
     }
 
     /// When the record at an offset, or the next one that is still there, was written. `None` where

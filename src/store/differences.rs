@@ -31,7 +31,7 @@ const SET_STANDING: Statement = Statement::new(
       where rebuild_id = $1 and user_id = $2",
 );
 
-/// Those of whom most is different first.
+/// Those of whom most is different first, and none of whom only that differs which doesn't count.
 const PATRONS: Statement = Statement::new(
     "select user_id, loans, fees_fines, counters, loans_here, loans_there, blocked_before, blocked_after, applied_at,
             count(*) over () as total
@@ -39,11 +39,44 @@ const PATRONS: Statement = Statement::new(
       order by loans + fees_fines desc, user_id limit $2 offset $3",
 );
 
+/// Of one patron at most so many, those that count first.
 const DIFFERENCES: Statement = Statement::new(
-    "select subject, is_loan, user_id, kind, registers, here, there
-       from {schema}.rebuild_difference where rebuild_id = $1 and user_id = any($2)
-      order by user_id, subject",
+    "select subject, is_loan, user_id, kind, registers, here, there from (
+       select *, row_number() over (partition by user_id order by kind = 'hidden', subject) as n
+         from {schema}.rebuild_difference where rebuild_id = $1 and user_id = any($2)) of_patrons
+      where n <= 1000 order by user_id, n",
 );
+
+const COUNTING: Statement = Statement::new(
+    "select subject, is_loan from {schema}.rebuild_difference
+      where rebuild_id = $1 and user_id = any($2) and kind <> 'hidden' order by subject",
+);
+
+const HIDDEN: Statement = Statement::new(
+    "select subject, is_loan from {schema}.rebuild_difference
+      where rebuild_id = $1 and kind = 'hidden' and not applied order by subject limit $2",
+);
+
+const SET_HIDDEN_APPLIED: Statement = Statement::new(
+    "update {schema}.rebuild_difference set applied = true
+      where rebuild_id = $1 and kind = 'hidden' and subject = any($2)",
+);
+
+const REPLACED: Statement = Statement::new(
+    "delete from {schema}.rebuild_difference where rebuild_id = $1 and subject = any($2)",
+);
+
+/// What ended jobs have left that the module knows no more.
+const FORGET_LOST: [Statement; 2] = [
+    Statement::new(
+        "delete from {schema}.rebuild_patron
+          where rebuild_id not in (select id from mod_patron_blocks.rebuild)",
+    ),
+    Statement::new(
+        "delete from {schema}.rebuild_difference
+          where rebuild_id not in (select id from mod_patron_blocks.rebuild)",
+    ),
+];
 
 const UNAPPLIED: Statement = Statement::new(
     "select user_id, loans + fees_fines as subjects from {schema}.rebuild_patron
@@ -78,6 +111,12 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SET_STANDING,
     &PATRONS,
     &DIFFERENCES,
+    &COUNTING,
+    &HIDDEN,
+    &SET_HIDDEN_APPLIED,
+    &REPLACED,
+    &FORGET_LOST[0],
+    &FORGET_LOST[1],
     &UNAPPLIED,
     &SET_APPLIED,
     &SUMMARY,
@@ -127,6 +166,16 @@ pub struct Difference {
     pub here: Option<Value>,
     /// As it is to count.
     pub there: Option<Value>,
+}
+
+/// The kind of what differs in nothing that counts.
+pub const HIDDEN_KIND: &str = "hidden";
+
+impl Difference {
+    /// Whether it differs in something that counts.
+    pub fn counts(&self) -> bool {
+        self.kind != HIDDEN_KIND
+    }
 }
 
 /// How much was found to be different.
@@ -199,10 +248,10 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Patrons, with how many of their loans and of their fees/fines differ.
+/// Patrons, with how many of their loans and of their fees/fines differ in what counts.
 fn by_patron(found: &[Difference]) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
     let mut numbers: BTreeMap<Uuid, (i32, i32)> = BTreeMap::new();
-    for difference in found {
+    for difference in found.iter().filter(|difference| difference.counts()) {
         let (loans, fees) = numbers.entry(difference.user_id).or_default();
         *(if difference.is_loan { loans } else { fees }) += 1;
     }
@@ -275,6 +324,61 @@ pub async fn of_patrons(
 ) -> Result<Vec<Difference>, Error> {
     let found = sqlx::query_as(schema.sql(&DIFFERENCES)).bind(id).bind(users).fetch_all(db).await;
     found.map_err(Error::at("list differences"))
+}
+
+/// Loans and fees/fines of these patrons that differ in what counts: which are loans.
+pub async fn counting(
+    tx: &mut Tx,
+    schema: &Schema,
+    id: Uuid,
+    users: &[Uuid],
+) -> Result<Vec<(Uuid, bool)>, Error> {
+    let found = sqlx::query_as(schema.sql(&COUNTING)).bind(id).bind(users);
+    found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and counts"))
+}
+
+/// So many of those that differ in nothing that counts and are not put right yet: which are loans.
+pub async fn hidden(
+    tx: &mut Tx,
+    schema: &Schema,
+    id: Uuid,
+    most: i64,
+) -> Result<Vec<(Uuid, bool)>, Error> {
+    let found = sqlx::query_as(schema.sql(&HIDDEN)).bind(id).bind(most);
+    found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and doesn't count"))
+}
+
+/// Notes that these are put right, which differ in nothing that counts.
+pub async fn set_hidden_applied(
+    tx: &mut Tx,
+    schema: &Schema,
+    id: Uuid,
+    subjects: &[Uuid],
+) -> Result<(), Error> {
+    let set = sqlx::query(schema.sql(&SET_HIDDEN_APPLIED)).bind(id).bind(subjects);
+    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note what is put right"))
+}
+
+/// Forgets what rebuilds have found that are not known any more.
+pub async fn forget_lost(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    for statement in &FORGET_LOST {
+        let gone = sqlx::query(schema.sql(statement)).execute(&mut **tx).await;
+        gone.map_err(Error::at("forget differences"))?;
+    }
+    Ok(())
+}
+
+/// Enters differences in place of what was found of the same loans and fees/fines.
+pub async fn replace(
+    tx: &mut Tx,
+    schema: &Schema,
+    id: Uuid,
+    found: &[Difference],
+) -> Result<(), Error> {
+    let subjects: Vec<Uuid> = found.iter().map(|difference| difference.subject).collect();
+    let gone = sqlx::query(schema.sql(&REPLACED)).bind(id).bind(subjects).execute(&mut **tx).await;
+    gone.map_err(Error::at("replace differences"))?;
+    add(tx, schema, id, found).await
 }
 
 /// Patrons who are not put right yet, with how much of them differs.

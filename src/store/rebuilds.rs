@@ -1,5 +1,7 @@
 //! Rebuilds as they are asked for, worked on and kept.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
@@ -24,11 +26,12 @@ macro_rules! take {
     ($which:literal) => {
         concat!(
             "update mod_patron_blocks.rebuild
-                set held_until = $2, holder = $3, begun_at = coalesce(begun_at, $1)
+                set held_until = now() + $1 * interval '1 second', holder = $2,
+                    begun_at = coalesce(begun_at, now())
               where id = (select r.id from mod_patron_blocks.rebuild r
                            where r.status in ('waiting', 'reading', 'comparing', 'applying')
-                             and (r.held_until is null or r.held_until < $1)
-                             and ($4::text is null or r.tenant = $4) and ($5::uuid is null or r.id = $5)
+                             and (r.held_until is null or r.held_until < now())
+                             and ($3::text is null or r.tenant = $3) and ($4::uuid is null or r.id = $4)
                              and (", $which, ")
                            order by r.asked_at limit 1 for update)
              returning ", columns!()
@@ -44,11 +47,17 @@ const TAKE_WITH_TOKEN: &str = take!(
     "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
        and not exists (select from mod_patron_blocks.rebuild o
                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
-                          and o.ended_at is null and o.held_until >= $1)"
+                          and o.ended_at is null and o.held_until >= now())"
 );
+
+/// How long differences wait to be applied.
+const FORGOTTEN: TimeDelta = TimeDelta::days(7);
 
 /// Whoever takes a rebuild holds this meanwhile: "one at a time" is not to be told by looking.
 const TAKING: i64 = 0x7062_7265;
+
+/// So often in a row another token may be refused before a rebuild has failed: others wait behind it.
+const REFUSED_MOST: i32 = 9;
 
 /// How many problems with single records are kept; of more there is a number.
 const PROBLEMS_MOST: i32 = 1000;
@@ -180,15 +189,19 @@ pub async fn add(
     Ok(())
 }
 
-/// Who takes a rebuild, and for how long.
+/// Who takes a rebuild, and for how long. The database's clock counts: those of instances may differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Hold {
     /// Whose it is.
     pub holder: Uuid,
-    /// The instant.
-    pub now: DateTime<Utc>,
-    /// Until then nobody else may take it.
-    pub until: DateTime<Utc>,
+    /// So long nobody else may take it.
+    pub time: Duration,
+}
+
+impl Hold {
+    fn seconds(&self) -> f64 {
+        self.time.as_secs_f64()
+    }
 }
 
 /// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
@@ -220,7 +233,7 @@ async fn take_any(
     let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
     alone.execute(&mut *tx).await.map_err(failed())?;
     let taken = sqlx::query_as(sql);
-    let taken = taken.bind(hold.now).bind(hold.until).bind(hold.holder);
+    let taken = taken.bind(hold.seconds()).bind(hold.holder);
     let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
     let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
@@ -244,18 +257,18 @@ pub enum Held {
 pub async fn hold(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    Hold { holder, until, .. }: Hold,
+    hold: Hold,
     progress: &Value,
 ) -> Result<Held, Error> {
     let held: Option<(bool, bool)> = sqlx::query_as(
         "with held as (
-           update mod_patron_blocks.rebuild set held_until = $3, progress = $4
-            where id = $1 and holder = $2 returning id)
+           update mod_patron_blocks.rebuild set held_until = now() + $3 * interval '1 second', progress = $4
+            where id = $1 and holder = $2 and ended_at is null returning id)
          select cancel, exists (select from held) from mod_patron_blocks.rebuild where id = $1",
     )
     .bind(id)
-    .bind(holder)
-    .bind(until)
+    .bind(hold.holder)
+    .bind(hold.seconds())
     .bind(progress)
     .fetch_optional(db)
     .await
@@ -271,23 +284,22 @@ pub async fn hold(
 pub async fn set_status(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    Hold { holder, now, .. }: Hold,
+    Hold { holder, .. }: Hold,
     status: Status,
     summary: Option<&Value>,
     error: Option<&str>,
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild set status = $2, summary = coalesce($3, summary), error = $4,
-                ended_at = case when $5 then $6 end,
+                ended_at = case when $5 then now() end,
                 held_until = case when $5 or $2 in ('compared', 'waiting') then null else held_until end
-          where id = $1 and holder = $7",
+          where id = $1 and holder = $6",
     )
     .bind(id)
     .bind(status.name())
     .bind(summary)
     .bind(error)
     .bind(status.has_ended())
-    .bind(now)
     .bind(holder)
     .execute(db)
     .await
@@ -295,25 +307,47 @@ pub async fn set_status(
     Ok(())
 }
 
-/// Lets go of a rebuild, which another instance may go on with at once, and says why, if there is anything to say.
+/// Lets go of a rebuild, which another instance may go on with at once, and says why, if there is anything to
+/// say. One that was let go of for the same reason too often without coming any further has failed.
 pub async fn let_go(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    holder: Uuid,
+    Hold { holder, .. }: Hold,
     problem: Option<&str>,
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set held_until = null, problems = problems || coalesce(to_jsonb($3::text), '[]')
+            set held_until = null, refused = refused + ($3::text is not null)::int,
+                problems = case when problems -> -1 is not distinct from to_jsonb($3::text) then problems
+                                else problems || coalesce(to_jsonb($3::text), '[]') end,
+                status = case when refused >= $4 and $3 is not null then 'failed' else status end,
+                error = case when refused >= $4 then $3 else error end,
+                ended_at = case when refused >= $4 and $3 is not null then now() end
           where id = $1 and holder = $2",
     )
     .bind(id)
     .bind(holder)
     .bind(problem)
+    .bind(REFUSED_MOST)
     .execute(db)
     .await
     .map_err(Error::at("let go of a rebuild"))?;
     Ok(())
+}
+
+/// Whether another instance has taken a rebuild since; until the transaction ends none can.
+pub async fn is_anothers(
+    tx: &mut Tx,
+    id: Uuid,
+    Hold { holder, .. }: Hold,
+) -> Result<bool, Error> {
+    let now: Option<Option<Uuid>> =
+        sqlx::query_scalar("select holder from mod_patron_blocks.rebuild where id = $1 for update")
+            .bind(id)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(Error::at("look whose a rebuild is"))?;
+    Ok(now.is_some_and(|now| now != Some(holder)))
 }
 
 /// Adds to what the storage modules told of: so many loans and fees/fines, and what was odd about others.
@@ -326,7 +360,7 @@ pub async fn note_read(
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3,
+            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, refused = 0,
                 problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
           where id = $1",
     )
@@ -374,6 +408,19 @@ pub async fn cancel(
     );
     let done = done.bind(id).bind(tenant.as_str()).bind(now).execute(db).await;
     Ok(done.map_err(Error::at("cancel a rebuild"))?.rows_affected() == 1)
+}
+
+/// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
+pub async fn end_forgotten(db: impl PgExecutor<'_>) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.rebuild set cancel = true, status = 'applying'
+          where status = 'compared' and begun_at < now() - $1 * interval '1 day'",
+    )
+    .bind(FORGOTTEN.num_days())
+    .execute(db)
+    .await
+    .map_err(Error::at("end forgotten rebuilds"))?;
+    Ok(())
 }
 
 /// A rebuild of the tenant.

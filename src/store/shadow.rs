@@ -7,10 +7,10 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx, merge};
-use crate::event::stamp::Horizon;
+use crate::{event::stamp::Horizon, patron::Coverage};
 
 /// What makes a shadow, in this order.
-pub const MAKE: [Statement; 13] = [
+pub const MAKE: [Statement; 14] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new("create unlogged table {schema}.loan (like {live}.loan including all)"),
@@ -29,8 +29,9 @@ pub const MAKE: [Statement; 13] = [
         "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
     ),
     Statement::new(
-        "create unlogged table {schema}.state ( whole boolean not null, complete_since bytea, read_from timestamptz not null, lacks_before timestamptz, place text, read_up_to uuid, groups bigint not null default 0)",
+        "create unlogged table {schema}.state ( whole boolean not null, log_since bytea, http_since bytea, read_from timestamptz not null, lacks_before timestamptz, place text, read_up_to uuid, groups bigint not null default 0)",
     ),
+    Statement::new("create unlogged table {schema}.unread (subject uuid primary key)"),
     Statement::new(
         "create unlogged table {schema}.candidate ( subject uuid primary key, is_loan boolean not null)",
     ),
@@ -45,11 +46,11 @@ const SET_STATE: Statement = Statement::new(
           set pruned_before = nullif(least($1::bytea, (select pruned_before from {live}.housekeeping)),
                                      '\\xffffffffffffffff')
         where $1::bytea is not null)
-     insert into {schema}.state (whole, complete_since, read_from, lacks_before) values (false, $1, $2, $3)",
+     insert into {schema}.state (whole, log_since, read_from, lacks_before) values (false, $1, $2, $3)",
 );
 
 const STATE: Statement = Statement::new(
-    "select whole, complete_since, read_from, lacks_before, place, read_up_to, groups from {schema}.state",
+    "select whole, log_since, http_since, read_from, lacks_before, place, read_up_to, groups from {schema}.state",
 );
 
 const KEEP_PLACE: Statement =
@@ -59,6 +60,13 @@ const SPEAK: Statement = Statement::new(
     "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
+
+const NOTE_UNREAD: Statement = Statement::new(
+    "insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing",
+);
+
+const UNREAD: Statement =
+    Statement::new("select subject from {schema}.unread where subject = any($1)");
 
 /// What the source says of groups and was not heard here.
 const COUNT_GROUPS: Statement = Statement::new(
@@ -79,6 +87,15 @@ const TELL_GROUPS: Statement = Statement::new(
      select max(user_id::text)::uuid from part",
 );
 
+const TELL_GROUPS_OF: Statement = Statement::new(
+    "insert into {live}.patron as t (user_id, told_group, told_stamp, told_at)
+     select user_id, told_group, told_stamp, told_at from {schema}.patron
+      where user_id = any($1) and told_stamp is not null
+     on conflict (user_id) do update set
+       told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
+       where t.told_stamp is null or t.told_stamp < excluded.told_stamp",
+);
+
 /// How far snapshots spoke that were not heard of here.
 const SETTLE: Statement = Statement::new(
     "insert into {live}.horizon as t (user_id, horizon, loans_horizon)
@@ -90,7 +107,9 @@ const SETTLE: Statement = Statement::new(
      returning t.horizon, greatest(t.horizon, t.loans_horizon)",
 );
 
-const SET_WHOLE: Statement = Statement::new("update {schema}.state set whole = true");
+const SET_WHOLE: Statement = Statement::new(
+    "update {schema}.state set whole = true, log_since = $1, http_since = $2",
+);
 
 const SET_READING: Statement = Statement::new(
     "insert into {schema}.reading (topic, partition, next_offset, end_offset)
@@ -103,13 +122,14 @@ const READING: Statement = Statement::new(
 );
 
 /// Rows in which anything differs. Which of them really do is for the rule of a rebuild to say: much
-/// of it may have been said since the source was read.
+/// of it may have been said since the source was read. What is another's here by now stays so where one
+/// patron's events alone were read: not all that was said of it is known.
 const CANDIDATES: Statement = Statement::new(
-    "with none as (delete from {schema}.candidate)
-     insert into {schema}.candidate (subject, is_loan)
+    "insert into {schema}.candidate (subject, is_loan)
      select coalesce(l.loan_id, s.loan_id), true
        from {live}.loan l full join {schema}.loan s on s.loan_id = l.loan_id
-      where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+      where ($1::uuid is null or l.user_id = $1
+             or (s.user_id = $1 and (l.user_id is null or not $2)))
         and ($2 or s.loan_id is not null or l.is_open)
         and (l.check_out_stamp, l.check_out_user, l.check_out_due_date, l.grace_duration, l.grace_interval,
              l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.changed_by_recall,
@@ -121,7 +141,8 @@ const CANDIDATES: Statement = Statement::new(
      union all
      select coalesce(l.fee_fine_id, s.fee_fine_id), false
        from {live}.fee_fine l full join {schema}.fee_fine s on s.fee_fine_id = l.fee_fine_id
-      where ($1::uuid is null or l.user_id = $1 or s.user_id = $1)
+      where ($1::uuid is null or l.user_id = $1
+             or (s.user_id = $1 and (l.user_id is null or not $2)))
         and ($2 or s.fee_fine_id is not null or l.is_open)
         and (l.balance_stamp, l.balance, l.loan_id, l.type_stamp, l.fee_fine_type_id, l.user_stamp, l.user_id,
              l.is_open)
@@ -129,6 +150,8 @@ const CANDIDATES: Statement = Statement::new(
             (s.balance_stamp, s.balance, s.loan_id, s.type_stamp, s.fee_fine_type_id, s.user_stamp, s.user_id,
              s.is_open)",
 );
+
+const NO_CANDIDATES: Statement = Statement::new("delete from {schema}.candidate");
 
 const NEXT_CANDIDATES: Statement = Statement::new(
     "select subject, is_loan from {schema}.candidate where subject > $1 order by subject limit $2",
@@ -143,6 +166,9 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &STATE,
     &KEEP_PLACE,
     &SPEAK,
+    &NOTE_UNREAD,
+    &UNREAD,
+    &TELL_GROUPS_OF,
     &COUNT_GROUPS,
     &TELL_GROUPS,
     &SETTLE,
@@ -150,6 +176,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SET_READING,
     &READING,
     &CANDIDATES,
+    &NO_CANDIDATES,
     &NEXT_CANDIDATES,
     &COUNT_CANDIDATES,
 ];
@@ -159,8 +186,8 @@ pub(super) const STATEMENTS: &[&Statement] = &[
 pub struct State {
     /// Whether all of the source is in it.
     pub whole: bool,
-    /// Since when the source holds everything; `None`: since ever.
-    pub complete_since: Option<Horizon>,
+    /// Since when the source holds everything: once it is whole, what holds; before, what was thought to.
+    pub covered: Coverage,
     /// When reading began: what came into the inbox since then is not in the shadow.
     pub read_from: DateTime<Utc>,
     /// Before this not all that happened is in the source, as far as that is known.
@@ -190,7 +217,7 @@ pub struct Reading {
 pub async fn make(
     tx: &mut Tx,
     shadow: &Schema,
-    complete_since: Option<Horizon>,
+    log_since: Option<Horizon>,
     read_from: DateTime<Utc>,
     lacks_before: Option<DateTime<Utc>>,
 ) -> Result<(), Error> {
@@ -199,7 +226,7 @@ pub async fn make(
         made.map_err(Error::at("make a shadow"))?;
     }
     sqlx::query(shadow.sql(&SET_STATE))
-        .bind(complete_since.as_ref().map(Horizon::as_bytes))
+        .bind(log_since.as_ref().map(Horizon::as_bytes))
         .bind(read_from)
         .bind(lacks_before)
         .execute(&mut **tx)
@@ -212,6 +239,22 @@ pub async fn make(
 pub async fn remove(db: impl PgExecutor<'_>, shadow: &Schema) -> Result<(), Error> {
     let removed = sqlx::query(shadow.sql(&DROP)).execute(db).await;
     removed.map(|_| ()).map_err(Error::at("remove a shadow"))
+}
+
+/// Ids of shadows of a tenant, as far as their names tell, of which no rebuild is worked on any more.
+pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>, Error> {
+    let found: Vec<String> = sqlx::query_scalar(
+        "select right(nspname, 8) from pg_namespace
+          where starts_with(nspname, $1 || '_r') and length(nspname) = length($1) + 10
+            and not exists (select from mod_patron_blocks.rebuild
+                             where ended_at is null and left(id::text, 8) = right(nspname, 8))",
+    )
+    .bind(live.name())
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("look for shadows that are left"))?;
+    let numbers = found.iter().filter_map(|name| u32::from_str_radix(name, 16).ok());
+    Ok(numbers.map(|number| Uuid::from_fields(number, 0, 0, &[0; 8])).collect())
 }
 
 /// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
@@ -227,6 +270,7 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
     type Row = (
         bool,
         Option<Vec<u8>>,
+        Option<Vec<u8>>,
         DateTime<Utc>,
         Option<DateTime<Utc>>,
         Option<String>,
@@ -237,15 +281,17 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
         .fetch_optional(&mut **tx)
         .await
         .map_err(Error::at("look at a shadow"))?;
-    Ok(row.map(|(whole, complete_since, read_from, lacks_before, place, read_up_to, groups)| State {
+    let horizon = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Horizon::from_bytes(&bytes));
+    let read = |(whole, log, http, read_from, lacks_before, place, read_up_to, groups): Row| State {
         whole,
-        complete_since: complete_since.and_then(|bytes| Horizon::from_bytes(&bytes)),
+        covered: Coverage { log: horizon(log), http: horizon(http) },
         read_from,
         lacks_before,
         place,
         read_up_to,
         groups,
-    }))
+    };
+    Ok(row.map(read))
 }
 
 /// Notes up to which id something was read: the inbox, or what the storage modules keep.
@@ -259,6 +305,22 @@ pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Uuid, horizon: Horizon) -> 
     let noted =
         sqlx::query(shadow.sql(&SPEAK)).bind(of).bind(horizon.as_bytes()).execute(&mut **tx);
     noted.await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
+}
+
+/// Notes that the source holds these as open, and that what it says of them can't be read.
+pub async fn note_unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Result<(), Error> {
+    let noted = sqlx::query(shadow.sql(&NOTE_UNREAD)).bind(subjects).execute(&mut **tx).await;
+    noted.map(|_| ()).map_err(Error::at("note what can't be read"))
+}
+
+/// Those of these that [`note_unread`] was told of.
+pub async fn unread(
+    tx: &mut Tx,
+    shadow: &Schema,
+    subjects: &[Uuid],
+) -> Result<Vec<Uuid>, Error> {
+    let found = sqlx::query_scalar(shadow.sql(&UNREAD)).bind(subjects).fetch_all(&mut **tx).await;
+    found.map_err(Error::at("look what can't be read"))
 }
 
 /// Has what complete snapshots of the source speak of hold from now on, for a patron, or with the nil UUID
@@ -284,6 +346,12 @@ pub async fn count_groups(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     counted.map(|_| ()).map_err(Error::at("compare patron groups"))
 }
 
+/// Has these patrons' groups hold as the source told them.
+pub async fn tell_groups_of(tx: &mut Tx, shadow: &Schema, users: &[Uuid]) -> Result<(), Error> {
+    let told = sqlx::query(shadow.sql(&TELL_GROUPS_OF)).bind(users).execute(&mut **tx).await;
+    told.map(|_| ()).map_err(Error::at("keep the groups that a source told"))
+}
+
 /// Has so many patrons' groups hold as the source told them, after a patron. Gives the last one.
 pub async fn tell_groups(
     tx: &mut Tx,
@@ -295,10 +363,11 @@ pub async fn tell_groups(
     told.fetch_one(&mut **tx).await.map_err(Error::at("keep the groups that a source told"))
 }
 
-/// Notes that all of the source is in the shadow.
-pub async fn set_whole(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
-    let set = sqlx::query(shadow.sql(&SET_WHOLE)).execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
+/// Notes that all of the source is in the shadow, and since when it holds everything.
+pub async fn set_whole(tx: &mut Tx, shadow: &Schema, covered: &Coverage) -> Result<(), Error> {
+    let bytes = |horizon: &Option<Horizon>| horizon.map(|h| h.as_bytes().to_vec());
+    let set = sqlx::query(shadow.sql(&SET_WHOLE)).bind(bytes(&covered.log)).bind(bytes(&covered.http));
+    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
 }
 
 /// Notes how far partitions were read.
@@ -337,6 +406,8 @@ pub async fn find_candidates(
     tells_of_ended: bool,
 ) -> Result<i64, Error> {
     let step = "compare a shadow";
+    let none = sqlx::query(shadow.sql(&NO_CANDIDATES)).execute(&mut **tx).await;
+    none.map_err(Error::at(step))?;
     sqlx::query(shadow.sql(&CANDIDATES))
         .bind(user)
         .bind(tells_of_ended)

@@ -247,6 +247,9 @@ async fn topics_that_were_cut_are_not_taken_for_all_there_was() {
             (&json!("done"), &json!(4)),
             "{told}"
         );
+        // No more of it can be told by beginning at a time of which the topics lack something.
+        let told = rebuild(world, json!({ "from": minutes_from_now(-60) })).await;
+        assert_eq!(told["status"], "failed", "{told}");
         // What is older than where it begins is left as it is.
         let told = rebuild(world, json!({ "from": minutes_from_now(-1) })).await;
         assert_eq!(
@@ -254,6 +257,90 @@ async fn topics_that_were_cut_are_not_taken_for_all_there_was() {
             (&json!("done"), &json!(0)),
             "{told}"
         );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_gone_is_not_taken_for_one_that_said_nothing() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
+        world.log.delete(&topic).await;
+        let is_failed = async |world: &World| {
+            // Until the broker has let go of it, it is as it was.
+            rebuild(world, json!({ "dryRun": true })).await["status"] == "failed"
+        };
+        world.until("it is refused", is_failed).await;
+        let (last, all) = (world.read(&format!("{REBUILDS}?limit=1")).await, library.patrons);
+        let error = last["rebuilds"][0]["error"].as_str().unwrap();
+        assert!(error.contains(&topic), "{error}");
+        for user in all {
+            let summary = world.read(&format!("/user-summary/{user}")).await;
+            assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
+        }
+        world.take_incidents().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_nothing() {
+    World::tell(async |world| {
+        let library = library(world).await;
+        damage(world, &library).await;
+        let told = rebuild(world, json!({ "dryRun": true })).await;
+        let id = told["id"].as_str().unwrap().to_owned();
+        let again = format!(
+            "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{id}'"
+        );
+        world.meddle(&again).await;
+        let compared = async |world: &World| {
+            let told = world.read(&format!("{REBUILDS}/{id}")).await;
+            told["status"] == "compared" && told["summary"].is_object()
+        };
+        world.until("it is compared again", compared).await;
+        let anew = ended(world, &id).await;
+        assert_eq!((&anew["summary"], anew.get("error")), (&told["summary"], None));
+        // Whoever takes one that is to end does nothing else with it.
+        let ending = format!(
+            "update mod_patron_blocks.rebuild set status = 'applying', cancel = true where id = '{id}'"
+        );
+        world.meddle(&ending).await;
+        assert_eq!(ended(world, &id).await["status"], "cancelled");
+        let told = rebuild(world, json!({})).await;
+        assert_eq!((&told["status"], &told["summary"]["applied"]), (&json!("done"), &json!(4)));
+        let again = format!(
+            "update mod_patron_blocks.rebuild set status = 'reading', ended_at = null where id = '{}'",
+            told["id"].as_str().unwrap()
+        );
+        world.meddle(&again).await;
+        let told = ended(world, told["id"].as_str().unwrap()).await;
+        assert_eq!((&told["status"], &told["summary"]["patrons"]), (&json!("done"), &json!(0)));
+    })
+    .await;
+}
+
+/// What was said of a loan that has changed hands is not all among what names one patron.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loan_that_is_anothers_by_now_stays_so_when_its_first_borrower_is_rebuilt() {
+    World::tell(async |world| {
+        let [first, second] = [(); 2].map(|()| world.users.patron(Uuid::new_v4()));
+        let loan = Uuid::new_v4();
+        let out = enveloped(&check_out(first, loan, &minutes_from_now(60)), now());
+        world.publish(Kind::ItemCheckedOut, &out).await;
+        world.settled().await;
+        let record = crate::facts::held(second, loan, &minutes_from_now(60));
+        let changed = crate::facts::done("UPDATED", &record, now());
+        world.publish(Kind::StoredLoan, &changed).await;
+        world.settled().await;
+        for user in [first, second] {
+            let told = rebuild(world, json!({ "scope": "user", "userId": user })).await;
+            assert_eq!((&told["status"], &told["summary"]["patrons"]), (&json!("done"), &json!(0)));
+        }
+        assert_eq!(world.get(&format!("/user-summary/{first}")).await.0, 404);
+        let summary = world.read(&format!("/user-summary/{second}")).await;
+        assert_eq!(summary["openLoans"][0]["loanId"], json!(loan));
     })
     .await;
 }
@@ -270,6 +357,9 @@ async fn what_is_asked_wrongly_is_told_with_the_member_and_the_rule() {
             (json!({ "dryrun": true }), "the body"),
             (json!({ "dryRun": "yes" }), "dryRun"),
             (json!({ "coveredBy": "faith" }), "coveredBy"),
+            (json!({ "source": "storage", "coveredBy": "inbox" }), "coveredBy"),
+            (json!({ "source": "storage", "from": "2026-01-01T00:00:00Z" }), "from"),
+            (json!({ "source": "inbox", "fill": true }), "fill"),
         ] {
             let (status, body) = world.post(REBUILDS, &ask).await;
             let body: Value = serde_json::from_str(&body).unwrap();

@@ -8,16 +8,20 @@ use std::{
 };
 
 use tokio::time::sleep;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
     compare::{Pair, Targets, divide, whole},
     work::{Failure, Work},
 };
-use crate::store::{
-    self, Tx, Verdict, differences,
-    rows::{self, Row, Rows},
-    shadow, tenants,
+use crate::{
+    store::{
+        self, Tx, Verdict, differences,
+        rows::{self, Row, Rows},
+        shadow, tenants,
+    },
+    telemetry::Chain,
 };
 
 /// Loans and fees/fines in one step, unless one patron alone has more.
@@ -26,51 +30,75 @@ const STEP: i32 = 500;
 /// Patrons in one step.
 const PATRONS: i64 = 200;
 
-/// How long to wait for those who write at the moment. Whoever comes later waits behind us.
-const WAIT: Duration = Duration::from_secs(2);
-
-/// How long to let them be when that was not enough.
-const LET_BE: Duration = Duration::from_millis(200);
-
 /// Patrons whose groups are told at once.
 const GROUPS: i64 = 2000;
 
-/// Puts right what is not right yet.
-pub(super) async fn apply(work: &Work) -> Result<(), Failure> {
-    tell_groups(work).await?;
-    put_right(work).await?;
-    settle(work).await
+/// How long to wait for those who write at the moment. Whoever comes later waits behind us.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// How long to let them be when that was not enough: twice as long each time, for so many times.
+const LET_BE: Duration = Duration::from_millis(100);
+const TRIES: u32 = 7;
+
+/// What is done to a tenant as a whole, in steps.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// What differs in nothing that counts.
+    Hidden,
+    /// What differs of patrons.
+    Patrons,
+    /// Patron groups, which are merged as any are that a topic tells: the later one counts.
+    Groups(Uuid),
+    /// What complete snapshots say of what is still to come.
+    Horizons,
+    Done,
 }
 
-/// Groups are merged as any are that a topic tells: the later one counts.
-async fn tell_groups(work: &Work) -> Result<(), Failure> {
-    let mut after = Some(Uuid::nil());
-    while let Some(last) = after {
+/// Puts right what is not right yet.
+pub(super) async fn apply(work: &Work) -> Result<(), Failure> {
+    let summary = differences::summary(work.db(), &work.tenant.schema, work.id).await?;
+    let left = summary.patrons - summary.applied;
+    work.progress.begin("applying", u64::try_from(left).unwrap_or_default());
+    let (mut stage, mut tries) = (Stage::Hidden, 0);
+    while !matches!(stage, Stage::Done) {
         let began = Instant::now();
-        let mut tx = work.begin().await?;
-        whole(&mut tx, work).await?;
-        after = shadow::tell_groups(&mut tx, &work.shadow, last, GROUPS).await?;
-        store::commit(tx).await?;
+        match step(work, stage).await {
+            Ok(next) => (stage, tries) = (next, 0),
+            Err(Failure::Store(error)) if error.verdict() == Verdict::Retry && tries < TRIES => {
+                warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&error),
+                    "a step of a rebuild has to wait");
+                sleep(LET_BE * 2_u32.pow(tries)).await;
+                tries += 1;
+            }
+            Err(failure) => return Err(failure),
+        }
         work.pace.keep(began).await;
     }
     Ok(())
 }
 
-/// Has hold for what is still to come what a complete snapshot says: what it does not name has ended.
-async fn settle(work: &Work) -> Result<(), Failure> {
-    loop {
-        let settled = async {
-            let mut tx = enter(work).await?;
-            whole(&mut tx, work).await?;
+/// One step, and what comes after it.
+async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
+    let mut tx = enter(work).await?;
+    let state = whole(&mut tx, work).await?;
+    let next = match stage {
+        Stage::Hidden if put_hidden(&mut tx, work, &state).await? => Stage::Hidden,
+        Stage::Hidden => Stage::Patrons,
+        Stage::Patrons if put_patrons(&mut tx, work, &state).await? => Stage::Patrons,
+        Stage::Patrons => Stage::Groups(Uuid::nil()),
+        Stage::Groups(after) => {
+            let last = shadow::tell_groups(&mut tx, &work.shadow, after, GROUPS).await?;
+            last.map_or(Stage::Horizons, Stage::Groups)
+        }
+        Stage::Horizons => {
             let of = work.ask.user.unwrap_or(Uuid::nil());
             shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, of).await?;
-            Ok(store::commit(tx).await?)
-        };
-        match settled.await {
-            Err(Failure::Store(error)) if error.verdict() == Verdict::Retry => sleep(LET_BE).await,
-            done => return done,
+            Stage::Done
         }
-    }
+        Stage::Done => Stage::Done,
+    };
+    store::commit(tx).await?;
+    Ok(next)
 }
 
 /// A transaction in which nobody else writes the tenant's rows.
@@ -78,47 +106,49 @@ async fn enter(work: &Work) -> Result<Tx, Failure> {
     let mut tx = work.begin().await?;
     tenants::wait_at_most(&mut tx, WAIT).await?;
     tenants::enter_alone(&mut tx, &work.tenant.id).await?;
-    if tenants::enabled_since(&mut *tx, &work.tenant.id).await? != Some(work.tenant.since) {
-        return Err(Failure::Refused("the tenant was disabled or purged meanwhile".to_owned()));
+    if tenants::enabled_since(&mut *tx, &work.tenant.id).await?.is_none() {
+        return Err(Failure::Refused("the tenant was disabled meanwhile".to_owned()));
     }
     Ok(tx)
 }
 
-async fn put_right(work: &Work) -> Result<(), Failure> {
-    let summary = differences::summary(work.db(), &work.tenant.schema, work.id).await?;
-    let left = summary.patrons - summary.applied;
-    work.progress.begin("applying", u64::try_from(left).unwrap_or_default());
-    loop {
-        let began = Instant::now();
-        match step(work).await {
-            Ok(0) => return Ok(()),
-            Ok(patrons) => work.progress.add(patrons),
-            Err(Failure::Store(error)) if error.verdict() == Verdict::Retry => {
-                tracing::debug!(error = %crate::telemetry::Chain(&error), "a step has to wait");
-                sleep(LET_BE).await;
-            }
-            Err(failure) => return Err(failure),
-        }
-        work.pace.keep(began).await;
+/// Puts some rows that differ in nothing that counts, whosever they are. Tells whether there may be more.
+async fn put_hidden(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<bool, Failure> {
+    let schema = &work.tenant.schema;
+    let hidden = differences::hidden(tx, schema, work.id, STEP.into()).await?;
+    if hidden.is_empty() {
+        return Ok(false);
     }
+    let (loans, fees) = divide(&hidden);
+    let mut targets = Targets::of(tx, work, state, &loans, &fees).await?;
+    let all: Vec<Uuid> = hidden.into_iter().map(|(subject, _)| subject).collect();
+    differences::set_hidden_applied(tx, schema, work.id, &all).await?;
+    // What counts by now, after what came in, is put with all else of its patron.
+    let counts: Vec<_> =
+        targets.differences().into_iter().filter(differences::Difference::counts).collect();
+    differences::replace(tx, schema, work.id, &counts).await?;
+    targets.loans.retain(|_, pair| pair.here.open_loan() == pair.there.open_loan());
+    targets.fees.retain(|_, pair| pair.here.open_fee() == pair.there.open_fee());
+    rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
+    rows::put_fees(tx, schema, &changed(&targets.fees)).await?;
+    Ok(true)
 }
 
-/// One step: tells how many patrons are right after it who may not have been before.
-async fn step(work: &Work) -> Result<u64, Failure> {
+/// Puts all that differs of some patrons, and their groups. Tells whether there may be more.
+async fn put_patrons(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<bool, Failure> {
     let schema = &work.tenant.schema;
-    let mut tx = enter(work).await?;
-    let state = whole(&mut tx, work).await?;
-    let users = next(differences::unapplied(&mut tx, schema, work.id, PATRONS).await?);
+    let users = next(differences::unapplied(tx, schema, work.id, PATRONS).await?);
     if users.is_empty() {
-        return Ok(0);
+        return Ok(false);
     }
-    let (users, targets) = with_owners(&mut tx, work, &state, users).await?;
-    rows::put_loans(&mut tx, schema, &changed(&targets.loans)).await?;
-    rows::put_fees(&mut tx, schema, &changed(&targets.fees)).await?;
-    rows::recount(&mut tx, schema, &users).await?;
-    differences::set_applied(&mut tx, schema, work.id, &users, work.clock.now()).await?;
-    store::commit(tx).await?;
-    Ok(users.len() as u64)
+    let (users, targets) = with_owners(tx, work, state, users).await?;
+    rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
+    rows::put_fees(tx, schema, &changed(&targets.fees)).await?;
+    rows::recount(tx, schema, &users).await?;
+    shadow::tell_groups_of(tx, &work.shadow, &users).await?;
+    differences::set_applied(tx, schema, work.id, &users, work.clock.now()).await?;
+    work.progress.add(users.len() as u64);
+    Ok(true)
 }
 
 /// What differs of these patrons, and of those whose loans and fees/fines these were or are to be, and so on:
@@ -131,10 +161,8 @@ async fn with_owners(
 ) -> Result<(Vec<Uuid>, Targets), Failure> {
     loop {
         let schema = &work.tenant.schema;
-        let differing = differences::of_patrons(&mut **tx, schema, work.id, &users).await?;
-        let subjects: Vec<(Uuid, bool)> =
-            differing.iter().map(|d| (d.subject, d.is_loan)).collect();
-        let (loans, fees) = divide(&subjects);
+        let differing = differences::counting(tx, schema, work.id, &users).await?;
+        let (loans, fees) = divide(&differing);
         let targets = Targets::of(tx, work, state, &loans, &fees).await?;
         let mut all: BTreeSet<Uuid> = users.iter().copied().collect();
         for pair in targets.loans.values() {

@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::{
     ask::Source,
-    report,
+    read, report, storage,
     work::{Failure, Work},
 };
 use crate::{
     blocks::{self, Measures},
-    event::Event,
+    event::{Event, Stamp},
     flow::policy::Policy,
     patron::{Fee, Loan, OpenFee, OpenLoan},
     store::{
@@ -66,7 +66,17 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
 /// The shadow with all of the source in it.
 pub(super) async fn whole(tx: &mut Tx, work: &Work) -> Result<shadow::State, Failure> {
     let state = shadow::state(tx, &work.shadow).await?;
-    state.filter(|state| state.whole).ok_or(Failure::Lost)
+    let state = state.filter(|state| state.whole).ok_or(Failure::Lost)?;
+    // What came since is in the inbox, as long as that keeps it.
+    let age = work.clock.now() - state.read_from;
+    if work.ask.source != Source::Storage && age > work.housekeeping.inbox - read::reserve(work) {
+        return Err(Failure::Refused(format!(
+            "its source was read {} days ago, and the inbox does not keep all that has come since for much \
+             longer: have it read again",
+            age.num_days()
+        )));
+    }
+    Ok(state)
 }
 
 /// Which are loans, and which fees/fines.
@@ -163,11 +173,11 @@ async fn standings(
     let schema = &work.tenant.schema;
     let state = whole(tx, work).await?;
     let mut subjects = rows::open_of(tx, schema, users).await?;
-    let differing = differences::of_patrons(&mut **tx, schema, work.id, users).await?;
-    subjects.extend(differing.iter().map(|difference| (difference.subject, difference.is_loan)));
+    let differing = differences::counting(tx, schema, work.id, users).await?;
+    subjects.extend(differing.iter());
     subjects.sort();
     subjects.dedup();
-    let is_different: BTreeSet<Uuid> = differing.iter().map(|d| d.subject).collect();
+    let is_different: BTreeSet<Uuid> = differing.iter().map(|(subject, _)| *subject).collect();
     let (loans, fees) = divide(&subjects);
     let targets = Targets::of(tx, work, &state, &loans, &fees).await?;
     let (mut before, mut after) = (Standings::new(), Standings::new());
@@ -219,20 +229,25 @@ impl Targets {
         let mut said_fees = rows::fees(tx, &work.shadow, fees).await?;
         let all: Vec<Uuid> = loans.iter().chain(fees).copied().collect();
         for stored in rows::said(tx, schema, &all, state.read_from).await? {
-            if let Ok(Some(event)) = stored.read() {
+            if let Some(event) = read::event(&stored)? {
                 add(&mut said_loans, Loan::said_by, &event, Loan::merge);
                 add(&mut said_fees, Fee::said_by, &event, Fee::merge);
             }
         }
         let mut live_loans = rows::loans(tx, schema, loans).await?;
         let mut live_fees = rows::fees(tx, schema, fees).await?;
-        let since = state.complete_since;
+        let covered = &state.covered;
         let mut loans = pairs(loans, &mut said_loans, &mut live_loans, |said, here| {
-            Loan::reconciled(said, here, since)
+            Loan::reconciled(said, here, covered)
         });
         let mut fees = pairs(fees, &mut said_fees, &mut live_fees, |said, here| {
-            Fee::reconciled(said, here, since)
+            Fee::reconciled(said, here, covered)
         });
+        if work.ask.source == Source::Storage {
+            let unread = shadow::unread(tx, &work.shadow, &all).await?;
+            let at = state.read_from - storage::MARGIN;
+            keep_open(&unread, Stamp::snapshot(at, work.id), &mut loans, &mut fees);
+        }
         let owner = |loan: &Loan| loan.opened().map(|(_, user)| user);
         let debtor = |fee: &Fee| fee.user.map(|(_, user)| user);
         let mut users: Vec<Uuid> = Vec::new();
@@ -256,6 +271,30 @@ impl Targets {
         let loans = self.loans.iter().filter_map(|(id, pair)| report::loan(*id, pair));
         let fees = self.fees.iter().filter_map(|(id, pair)| report::fee(*id, pair));
         loans.chain(fees).collect()
+    }
+}
+
+/// What storage holds as open and says nothing of that can be read stays as it is known.
+fn keep_open(
+    unread: &[Uuid],
+    stamp: Stamp,
+    loans: &mut BTreeMap<Uuid, Pair<Loan>>,
+    fees: &mut BTreeMap<Uuid, Pair<Fee>>,
+) {
+    for id in unread {
+        if let Some(pair) = loans.get_mut(id)
+            && let Some(open) = pair.here.open_loan()
+            && pair.there.known.opened().is_none_or(|(said, _)| said < stamp)
+        {
+            pair.there.known.snapshot = Some((stamp, open.user));
+        }
+        if let Some(pair) = fees.get_mut(id)
+            && let Some((said, balance)) = pair.here.known.balance
+            && pair.here.open_fee().is_some()
+            && said < stamp
+        {
+            pair.there.known.balance = Some((stamp, balance));
+        }
     }
 }
 

@@ -1,16 +1,14 @@
 //! Rebuilds as jobs: asked for at one instance, worked on by any, and taken over where that one has died.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
-use chrono::TimeDelta;
 use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -19,6 +17,7 @@ use uuid::Uuid;
 use super::{
     ask::Ask,
     pace::Pace,
+    tokens::Tokens,
     work::{Failure, Setting, Work},
 };
 use crate::{
@@ -30,14 +29,15 @@ use crate::{
     okapi::{Caller, Storage},
     store::{
         self, Db, Login, PoolSettings, Schema,
+        differences,
         rebuilds::{self, Held, Hold, Rebuild, Status},
-        tenants,
+        shadow, tenants,
     },
     telemetry::Chain,
 };
 
 /// How long a rebuild stays its instance's without a word from it.
-const HELD: TimeDelta = TimeDelta::seconds(10);
+const HELD: Duration = Duration::from_secs(10);
 
 /// How often that word is given, and rebuilds are looked for that nobody works on.
 const WORD: Duration = Duration::from_secs(1);
@@ -62,9 +62,23 @@ pub struct Rebuilds {
     storage: Storage,
     housekeeping: Arc<HousekeepingConfig>,
     setting: Setting,
-    /// Tokens for one rebuild each that asks the storage modules: of the timer by tenant, or of whoever
-    /// asked for the rebuild.
-    tokens: Mutex<HashMap<(TenantId, Option<Uuid>), Caller>>,
+    tokens: Tokens,
+}
+
+/// How many rebuilds may be worked on at once.
+struct Room {
+    /// Of all kinds.
+    any: Arc<Semaphore>,
+    /// Beside them: of those that a token was brought for.
+    storage: Arc<Semaphore>,
+}
+
+/// A rebuild to be worked on.
+struct Taken {
+    rebuild: Rebuild,
+    hold: Hold,
+    caller: Option<Caller>,
+    pass: OwnedSemaphorePermit,
 }
 
 /// How a rebuild left the hands of this instance.
@@ -86,7 +100,7 @@ impl Rebuilds {
         setting: Setting,
     ) -> Self {
         let (kafka, housekeeping) = (Arc::new(kafka), Arc::new(housekeeping));
-        let tokens = Mutex::default();
+        let tokens = Tokens::default();
         Self { db, login, tenants, clock, kafka, broker, storage, housekeeping, setting, tokens }
     }
 
@@ -113,30 +127,35 @@ impl Rebuilds {
     /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
     /// tenant that has waited longest, if any does (http contract 8.2).
     pub fn bring_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
-        self.tokens().insert((tenant, rebuild), caller);
+        if self.setting.at_once == 0 {
+            warn!(%tenant, "this instance works on no rebuilds: the token is of no use here");
+            return;
+        }
+        self.tokens.bring((tenant, rebuild), caller);
         self.look();
-    }
-
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, Option<Uuid>), Caller>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on rebuilds that nobody else works on, until `stop`.
     pub async fn work(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         let tasks = TaskTracker::new();
-        let free = Arc::new(Semaphore::new(self.setting.at_once));
+        let room = Room {
+            any: Arc::new(Semaphore::new(self.setting.at_once)),
+            // The timer doesn't wait behind what takes hours.
+            storage: Arc::new(Semaphore::new(self.setting.at_once.min(1))),
+        };
         while !stop.is_cancelled() {
-            match stop.run_until_cancelled(self.next(&free)).await.flatten() {
-                Some((pass, rebuild, hold, caller)) => {
+            match stop.run_until_cancelled(self.next(&room)).await.flatten() {
+                Some(taken) => {
                     let (rebuilds, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        rebuilds.run(rebuild, hold, caller, &stop).await;
-                        drop(pass);
+                        rebuilds.run(taken.rebuild, taken.hold, taken.caller, &stop).await;
+                        drop(taken.pass);
+                        rebuilds.look();
                     });
                 }
                 None => {
-                    let heard = tokio::time::timeout(WORD, self.tenants.rebuild_asked.notified());
+                    let heard = timeout(WORD, self.tenants.rebuild_asked.notified());
                     let _ = stop.run_until_cancelled(heard).await;
                 }
             }
@@ -145,33 +164,39 @@ impl Rebuilds {
         tasks.wait().await;
     }
 
-    /// The next rebuild, once there is room for it.
-    async fn next(
-        &self,
-        free: &Arc<Semaphore>,
-    ) -> Option<(OwnedSemaphorePermit, Rebuild, Hold, Option<Caller>)> {
-        let pass = free.clone().acquire_owned().await.ok()?;
-        let hold = self.hold();
-        match self.take(hold).await {
-            Ok(taken) => taken.map(|(rebuild, caller)| (pass, rebuild, hold, caller)),
-            Err(error) => {
-                warn!(error = %Chain(&error), "rebuilds can't be looked for");
-                None
+    /// The next rebuild for which there is room.
+    async fn next(&self, room: &Room) -> Option<Taken> {
+        let taken = async {
+            if let Ok(pass) = room.storage.clone().try_acquire_owned() {
+                let hold = Self::hold();
+                if let Some((rebuild, caller)) = self.take_with_token(hold).await? {
+                    return Ok(Some(Taken { rebuild, hold, caller, pass }));
+                }
             }
-        }
+            let Ok(pass) = room.any.clone().try_acquire_owned() else { return Ok(None) };
+            let hold = Self::hold();
+            let rebuild = rebuilds::take(&self.db, None, hold).await?;
+            Ok(rebuild.map(|rebuild| Taken { rebuild, hold, caller: None, pass }))
+        };
+        taken.await.unwrap_or_else(|error: store::Error| {
+            warn!(error = %Chain(&error), "rebuilds can't be looked for");
+            None
+        })
     }
 
-    fn hold(&self) -> Hold {
-        let now = self.clock.now();
-        Hold { holder: Uuid::new_v4(), now, until: now + HELD }
+    fn hold() -> Hold {
+        Hold { holder: Uuid::new_v4(), time: HELD }
     }
 
-    async fn take(&self, hold: Hold) -> Result<Option<(Rebuild, Option<Caller>)>, store::Error> {
-        let tokens: Vec<_> = self.tokens().keys().cloned().collect();
-        for key in tokens {
+    /// A rebuild for which there is a token.
+    async fn take_with_token(
+        &self,
+        hold: Hold,
+    ) -> Result<Option<(Rebuild, Option<Caller>)>, store::Error> {
+        for key in self.tokens.keys() {
             let (tenant, id) = &key;
             if let Some(rebuild) = rebuilds::take_with_token(&self.db, tenant, *id, hold).await? {
-                return Ok(Some((rebuild, self.tokens().remove(&key))));
+                return Ok(Some((rebuild, self.tokens.take(&key))));
             }
             let still_wanted = match id {
                 Some(id) => {
@@ -182,10 +207,10 @@ impl Rebuilds {
                 None => false,
             };
             if !still_wanted {
-                self.tokens().remove(&key);
+                self.tokens.take(&key);
             }
         }
-        Ok(rebuilds::take(&self.db, None, hold).await?.map(|rebuild| (rebuild, None)))
+        Ok(None)
     }
 
     /// Works on one rebuild, unless another instance does, until it is at rest or `stop`. The storage modules
@@ -197,7 +222,7 @@ impl Rebuilds {
         stop: CancellationToken,
     ) {
         while !stop.is_cancelled() {
-            let hold = self.hold();
+            let hold = Self::hold();
             let taken = match rebuilds::take(&self.db, Some(id), hold).await {
                 Ok(None) => rebuilds::take_with_token(&self.db, &tenant, Some(id), hold).await,
                 taken => taken,
@@ -227,12 +252,11 @@ impl Rebuilds {
                     self.not_filled(&rebuild).await;
                 }
                 info!(%tenant, rebuild.id = %id, status = status.name(), problem, "rebuild");
-                let hold = Hold { now: self.clock.now(), ..hold };
                 let (summary, problem) = (summary.as_ref(), problem.as_deref());
                 rebuilds::set_status(&self.db, id, hold, status, summary, problem).await
             }
             Ok(Left::Over(problem)) => {
-                rebuilds::let_go(&self.db, id, hold.holder, problem.as_deref()).await
+                rebuilds::let_go(&self.db, id, hold, problem.as_deref()).await
             }
             Err(error) => {
                 error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild");
@@ -266,26 +290,27 @@ impl Rebuilds {
         stop: &CancellationToken,
     ) -> Result<Left, Failure> {
         let failed = |why: String| Ok(Left::Ended(Status::Failed, None, Some(why)));
-        let ask = match Ask::read(&rebuild.request) {
-            Ok(ask) => ask,
-            Err(refused) => return failed(refused.to_string()),
-        };
-        let Some(tenant) = self.tenants.find(&rebuild.tenant).await? else {
-            return failed("the tenant is not enabled".to_owned());
-        };
+        let (tenant, ask) =
+            match (self.tenants.find(&rebuild.tenant).await?, Ask::read(&rebuild.request)) {
+                (Some(tenant), Ok(ask)) => (tenant, ask),
+                (tenant, ask) => {
+                    let shadow = Schema::shadow(&rebuild.tenant, rebuild.id);
+                    shadow::remove(&self.db, &shadow).await?;
+                    let refused = ask.err().map(|refused| refused.to_string());
+                    let why = if tenant.is_none() { None } else { refused };
+                    return failed(why.unwrap_or_else(|| "the tenant is not enabled".to_owned()));
+                }
+            };
         let work = self.work_on(rebuild, ask, (tenant, caller), hold, stop.child_token());
+        if rebuild.cancel {
+            return Self::cancelled(&work).await;
+        }
         let mut tries = 0;
-        let mut status = rebuild.status;
         loop {
             let done = tokio::select! {
-                done = work.go_on(status) => done,
+                done = work.go_on() => done,
                 why = self.keep(&work) => match why {
-                    Kept::Cancelled => {
-                        work.stop.cancel();
-                        // What has been put right stays so, and stays told.
-                        work.clear(status != Status::Applying).await?;
-                        return Ok(Left::Ended(Status::Cancelled, None, None));
-                    }
+                    Kept::Cancelled => return Self::cancelled(&work).await,
                     Kept::Gone => {
                         work.clear(false).await?;
                         return Ok(Left::Over(None));
@@ -312,17 +337,25 @@ impl Rebuilds {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&failure),
                         "a rebuild has to wait");
                     if matches!(failure, Failure::Lost) {
-                        status = Status::Reading;
+                        work.set_status(Status::Reading);
                     }
                     let pause = AGAIN.saturating_mul(1 << tries.min(10)).min(LONGEST);
                     stop.run_until_cancelled(sleep(pause)).await;
                 }
                 Err(failure) => {
-                    work.clear(status != Status::Applying).await?;
+                    work.clear(work.status() != Status::Applying).await?;
                     return failed(Chain(&failure).to_string());
                 }
             }
         }
+    }
+
+    /// Ends where it stands. What has been put right stays so, and stays told.
+    async fn cancelled(work: &Work) -> Result<Left, Failure> {
+        work.stop.cancel();
+        let has_applied = differences::summary(work.db(), &work.tenant.schema, work.id).await?;
+        work.clear(has_applied.applied == 0).await?;
+        Ok(Left::Ended(Status::Cancelled, None, None))
     }
 
     fn work_on(
@@ -336,7 +369,7 @@ impl Rebuilds {
         let shadow = Arc::new(Schema::shadow(&tenant.id, rebuild.id));
         let settings = PoolSettings {
             name: "mod-patron-blocks rebuild",
-            most: 1,
+            most: 2,
             wait: Duration::from_secs(30),
             statement: STATEMENT,
             suspicious: true,
@@ -352,6 +385,7 @@ impl Rebuilds {
             setting: self.setting,
             pace: Pace::of_percent(self.setting.percent),
             progress: Arc::default(),
+            status: Arc::new(Mutex::new(rebuild.status)),
             stop,
             broker: self.broker.clone(),
             housekeeping: self.housekeeping.clone(),
@@ -363,16 +397,22 @@ impl Rebuilds {
 
     /// Says that a rebuild is worked on, until there is a reason to let go of it.
     async fn keep(&self, work: &Work) -> Kept {
+        let mut said = Instant::now();
         loop {
-            let hold = Hold { until: self.clock.now() + HELD, ..work.hold };
-            match rebuilds::hold(&self.db, work.id, hold, &work.progress.told()).await {
-                Ok(Held::Still { cancel: true }) => return Kept::Cancelled,
-                Ok(Held::Still { cancel: false }) => {}
-                Ok(Held::ByAnother) => return Kept::ByAnother,
-                Ok(Held::Gone) => return Kept::Gone,
-                Err(error) => {
+            let progress = work.progress.told();
+            match timeout(HELD / 2, rebuilds::hold(work.db(), work.id, work.hold, &progress)).await {
+                Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
+                Ok(Ok(Held::Still { cancel: false })) => said = Instant::now(),
+                Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,
+                Ok(Ok(Held::Gone)) => return Kept::Gone,
+                Ok(Err(error)) => {
                     warn!(rebuild.id = %work.id, error = %Chain(&error), "rebuild not held");
                 }
+                Err(_) => warn!(rebuild.id = %work.id, "rebuild not held in time"),
+            }
+            // By then another instance may have taken it.
+            if said.elapsed() >= HELD {
+                return Kept::ByAnother;
             }
             if work.stop.run_until_cancelled(sleep(WORD)).await.is_none() {
                 return Kept::Stopping;

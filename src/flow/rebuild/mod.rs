@@ -13,6 +13,7 @@ mod pace;
 mod read;
 mod report;
 mod storage;
+mod tokens;
 mod work;
 
 pub use ask::{Ask, Refused, Source};

@@ -17,14 +17,16 @@ use super::{
     work::{Failure, Work},
 };
 use crate::{
-    event::{self, Environment, Fact, Reading, TenantId, Topic, stamp::Horizon},
+    event::{
+        Environment, Event, Fact, Reading, TenantId, Topic, stamp::Horizon, stored::Stored,
+    },
     flow::{outcome::At, takeover::Span},
     kafka::{
         Broker,
         reader::{Part, Read, Reader},
     },
-    patron::Said,
-    store::{self, incidents, merge, rebuilds, rows, shadow},
+    patron::{Coverage, Said},
+    store::{self, Schema, incidents, merge, positions, rebuilds, rows, shadow},
 };
 
 /// Entries in one statement.
@@ -42,6 +44,11 @@ const CLOCKS: TimeDelta = TimeDelta::minutes(5);
 
 /// How far back the inbox is looked at for what came in while reading began.
 const MARGIN: TimeDelta = TimeDelta::minutes(2);
+
+/// The inbox is not relied on for what it is about to lose: housekeeping goes on while it is read.
+pub(super) fn reserve(work: &Work) -> TimeDelta {
+    TimeDelta::days(1).min(work.housekeeping.inbox / 2)
+}
 
 /// What is to be read of the log, and how much of it was not there any more.
 struct Plan {
@@ -70,9 +77,22 @@ pub(super) async fn read(work: &Work) -> Result<(), Failure> {
             read_inbox(work, begun.read_up_to, &wanted).await?;
         }
     }
+    let covered = covered(work, begun.covered.log).await?;
     let mut tx = work.begin().await?;
-    shadow::set_whole(&mut tx, &work.shadow).await?;
+    shadow::set_whole(&mut tx, &work.shadow, &covered).await?;
     Ok(store::commit(tx).await?)
+}
+
+/// Since when the source holds everything, now that it was read: `log` is what was found when that began.
+async fn covered(work: &Work, log: Option<Horizon>) -> Result<Coverage, Failure> {
+    let inbox = work.inbox_complete_since().await?;
+    Ok(match work.ask.source {
+        Source::Storage => Coverage::NONE,
+        Source::Topics if work.ask.fill => Coverage::NONE,
+        Source::Inbox => Coverage { log: inbox, http: inbox },
+        Source::Topics if work.ask.covered_by_inbox => Coverage { log: log.max(inbox), http: inbox },
+        Source::Topics => Coverage { log, http: inbox },
+    })
 }
 
 async fn state(work: &Work) -> Result<Option<shadow::State>, Failure> {
@@ -160,33 +180,36 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
         parts.insert(at.clone(), Part { next: *start, end: *end });
     }
     let mut lacks_before = None;
-    let complete_since = match work.ask.from {
-        From::Time(time) => {
-            let at = places.clone();
-            let first = work.ask_broker(move |broker| broker.since(&at, time)).await?;
-            for (at, part) in &mut parts {
-                part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
-            }
-            Some(Horizon::at(time + CLOCKS))
+    let missing = missing(work, &parts, now).await?;
+    if let From::Time(time) = work.ask.from {
+        let first = work.ask_broker(move |broker| broker.since(&places, time)).await?;
+        for (at, part) in &mut parts {
+            part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
         }
-        From::Earliest => match missing(work, &parts, now).await? {
-            missing if work.ask.fill => {
-                lacks_before = missing.map(|(_, until)| until);
-                Some(Horizon::NEVER)
-            }
-            None => None,
-            Some(_) if work.ask.covered_by_inbox => of_inbox,
-            Some((at, until)) => {
-                return Err(Failure::Refused(format!(
-                    "topic {}, partition {}, does not hold what was written before {}: what happened until \
-                     then can't be told from it; say that the inbox covers it (coveredBy), or begin later \
-                     (from)",
-                    at.0,
-                    at.1,
-                    until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-                )));
-            }
-        },
+    }
+    let wanted = match work.ask.from {
+        From::Earliest => None,
+        From::Time(time) => Some(time),
+    };
+    let missing = missing.filter(|(_, until)| wanted.is_none_or(|wanted| *until > wanted));
+    let complete_since = match missing {
+        missing if work.ask.fill => {
+            lacks_before = missing.map(|(_, until)| until);
+            Some(Horizon::NEVER)
+        }
+        None => wanted.map(|time| Horizon::at(time + CLOCKS)),
+        Some(_) if work.ask.covered_by_inbox => {
+            of_inbox.max(wanted.map(|time| Horizon::at(time + CLOCKS)))
+        }
+        Some((at, until)) => {
+            return Err(Failure::Refused(format!(
+                "topic {}, partition {}, does not hold what was written before {}: what happened until then \
+                 can't be told from it; say that the inbox covers it (coveredBy), or begin later (from)",
+                at.0,
+                at.1,
+                until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            )));
+        }
     };
     Ok(Plan { parts, complete_since, lacks_before })
 }
@@ -228,6 +251,15 @@ async fn missing(
         let at = (Arc::from(gap.topic), gap.partition);
         if parts.contains_key(&at) {
             missing.push((at, gap.until));
+        }
+    }
+    // What was read once and is there no more, or can't be seen: nothing of it can be read again.
+    for schema in [&*work.tenant.schema, &Schema::module()] {
+        for ((topic, partition), position) in positions::list(&mut *tx, schema).await? {
+            let at = (Arc::from(topic), partition);
+            if position.next_offset > 0 && !parts.contains_key(&at) {
+                missing.push((at, now));
+            }
         }
     }
     Ok(missing.into_iter().max_by_key(|(_, until)| *until))
@@ -275,7 +307,7 @@ fn fold_topics(
                     .entry(name.clone())
                     .or_insert_with(|| work.kafka.environment.parse(name));
                 if let Some(topic) = topic
-                    && let Reading::Event(tenant, event) = event::read(&record, topic, cluster)
+                    && let Reading::Event(tenant, event) = crate::event::read(&record, topic, cluster)
                     && tenant == wanted.tenant
                     && wanted.admits(&event.fact)
                 {
@@ -316,8 +348,13 @@ async fn read_inbox(work: &Work, after: Option<Uuid>, wanted: &Wanted) -> Result
         let mut tx = work.begin().await?;
         let page = rows::page(&mut tx, &work.tenant.schema, after, PAGE).await?;
         drop(tx);
-        let events = page.iter().filter_map(|stored| stored.read().ok().flatten());
-        events.filter(|event| wanted.admits(&event.fact)).for_each(|event| said.hear(&event));
+        for stored in &page {
+            if let Some(event) = event(stored)?
+                && wanted.admits(&event.fact)
+            {
+                said.hear(&event);
+            }
+        }
         work.progress.add(page.len() as u64);
         let last = page.last().map(|stored| stored.key);
         after = last.unwrap_or(after);
@@ -330,6 +367,15 @@ async fn read_inbox(work: &Work, after: Option<Uuid>, wanted: &Wanted) -> Result
         }
         work.pace.keep(began).await;
     }
+}
+
+/// What stands in the inbox. Were it passed over where it can't be read, what it said would be taken for
+/// never said.
+pub(super) fn event(stored: &Stored) -> Result<Option<Event>, Failure> {
+    stored.read().map_err(|reject| {
+        let key = stored.key;
+        Failure::Refused(format!("event {key} of the inbox can't be read by this version: {reject}"))
+    })
 }
 
 /// How far reading has come.

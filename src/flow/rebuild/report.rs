@@ -10,7 +10,7 @@ use crate::{
     event::Stamp,
     patron::{Fee, Loan, OpenFee, OpenLoan, Register},
     store::{
-        differences::{Difference, Patron, Summary},
+        differences::{Difference, HIDDEN_KIND, Patron, Summary},
         rebuilds::Rebuild,
     },
 };
@@ -42,7 +42,7 @@ pub(super) fn loan(id: Uuid, pair: &Pair<Loan>) -> Option<Difference> {
     let closed = |loan: &Loan| loan.closed.map(|said| (said, ()));
     registers.compare("closed", &closed(here), &closed(there));
     let (open_here, open_there) = (pair.here.open_loan(), pair.there.open_loan());
-    let owner = |loan: &Loan| loan.check_out.as_ref().map(|(_, c)| c.user).or(loan.named);
+    let owner = |loan: &Loan| loan.opened().map(|(_, user)| user).or(loan.named);
     let user = open_there.or(open_here).map(|open| open.user);
     let user = user.or_else(|| owner(there)).or_else(|| owner(here));
     difference(
@@ -84,7 +84,7 @@ fn difference(
         (false, true, _) => "only_there",
         (true, true, false) => "differs",
         _ if registers.is_empty() => return None,
-        _ => "hidden",
+        _ => HIDDEN_KIND,
     };
     let (kind, user_id) = (kind.to_owned(), user.unwrap_or(Uuid::nil()));
     Some(Difference { subject, is_loan, user_id, kind, registers, here, there })

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 use tracing::warn;
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// By how much clocks may differ.
-const MARGIN: TimeDelta = TimeDelta::minutes(5);
+pub(super) const MARGIN: TimeDelta = TimeDelta::minutes(5);
 
 /// How long to wait before a page is asked for again; twice as long the next time.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -56,7 +56,7 @@ async fn read_all(
     caller: &Caller,
     kept: Kept,
     mut after: Option<Uuid>,
-    at: chrono::DateTime<chrono::Utc>,
+    at: DateTime<Utc>,
 ) -> Result<(), Failure> {
     let stage = match kept {
         Kept::Loans => "reading loans",
@@ -72,8 +72,9 @@ async fn read_all(
             let name = kept.name();
             return Err(Failure::Refused(format!("pages of {name} do not go on by id")));
         }
-        let (said, problems) = learn(kept, &page, at);
+        let Learnt { said, unread, problems } = learn(kept, &page, at);
         let mut tx = work.begin().await?;
+        shadow::note_unread(&mut tx, &work.shadow, &unread).await?;
         merge::hear(&mut tx, &work.shadow, &said).await?;
         let place = last.or(after).unwrap_or(Uuid::nil());
         shadow::keep_place(&mut tx, &work.shadow, kept.name(), place).await?;
@@ -89,32 +90,34 @@ async fn read_all(
     }
 }
 
-/// What a page says, and which of its records lack what they need.
-fn learn(
-    kept: Kept,
-    page: &[Box<RawValue>],
-    at: chrono::DateTime<chrono::Utc>,
-) -> (Said, Vec<String>) {
-    let (mut said, mut problems) = (Said::default(), Vec::new());
+/// What a page says.
+#[derive(Default)]
+struct Learnt {
+    said: Said,
+    /// Records that are open there and lack what they need: what is known of them stays.
+    unread: Vec<Uuid>,
+    /// What they lack.
+    problems: Vec<String>,
+}
+
+fn learn(kept: Kept, page: &[Box<RawValue>], at: DateTime<Utc>) -> Learnt {
+    let mut learnt = Learnt::default();
     for record in page {
-        let read = match kept {
-            Kept::Loans => held::loan(record.get()),
-            Kept::Accounts => held::account(record.get()),
+        let (what, read) = match kept {
+            Kept::Loans => ("loan", held::loan(record.get())),
+            Kept::Accounts => ("account", held::account(record.get())),
         };
+        let id = held::id(record.get());
         match read {
-            Ok(fact) => said.learn(Stamp::snapshot(at, fact.subject()), &fact),
+            Ok(fact) => learnt.said.learn(Stamp::snapshot(at, fact.subject()), &fact),
             Err(reject) => {
-                let what = match kept {
-                    Kept::Loans => "loan",
-                    Kept::Accounts => "account",
-                };
-                let id =
-                    held::id(record.get()).map_or("without an id".to_owned(), |id| id.to_string());
-                problems.push(format!("{what} {id} is passed over: {reject}"));
+                learnt.unread.extend(id);
+                let id = id.map_or("without an id".to_owned(), |id| id.to_string());
+                learnt.problems.push(format!("{what} {id} is passed over: {reject}"));
             }
         }
     }
-    (said, problems)
+    learnt
 }
 
 /// Asks for a page until it comes, for as long as a page may take.

@@ -133,6 +133,7 @@ pub(super) struct Work {
     pub(super) setting: Setting,
     pub(super) pace: Pace,
     pub(super) progress: Arc<Progress>,
+    pub(super) status: Arc<Mutex<Status>>,
     /// Cancelled when the service stops, or somebody ends the rebuild.
     pub(super) stop: CancellationToken,
     pub(super) broker: Arc<Broker>,
@@ -140,7 +141,7 @@ pub(super) struct Work {
     pub(super) storage: Storage,
     /// On whose behalf the storage modules are asked. Kept in memory alone.
     pub(super) caller: Option<Caller>,
-    /// One connection of its own.
+    /// Two connections of its own: to work with, and to say that it does.
     pub(super) db: Db,
 }
 
@@ -150,7 +151,7 @@ impl Work {
         Ok(store::begin(&self.db).await?)
     }
 
-    /// The connection of its own.
+    /// The connections of its own.
     pub(super) fn db(&self) -> &Db {
         &self.db
     }
@@ -169,7 +170,8 @@ impl Work {
     pub(super) async fn inbox_complete_since(&self) -> Result<Option<Horizon>, Failure> {
         let mut tx = self.begin().await?;
         let was_pruned = prune::was_begun(&mut *tx, &self.tenant.schema).await?;
-        Ok(was_pruned.then(|| Horizon::at(self.clock.now() - self.housekeeping.inbox)))
+        let kept = self.housekeeping.inbox - read::reserve(self);
+        Ok(was_pruned.then(|| Horizon::at(self.clock.now() - kept)))
     }
 
     /// About how many events the inbox holds.
@@ -178,9 +180,18 @@ impl Work {
         Ok(u64::try_from(sizes.inbox).unwrap_or_default())
     }
 
-    pub(super) async fn go_on(&self, mut status: Status) -> Result<(Status, Value), Failure> {
+    /// How far it is: where it is gone on with after a failure.
+    pub(super) fn status(&self) -> Status {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_status(&self, status: Status) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    pub(super) async fn go_on(&self) -> Result<(Status, Value), Failure> {
         loop {
-            status = match status {
+            let next = match self.status() {
                 Status::Waiting | Status::Reading => {
                     self.enter(Status::Reading).await?;
                     read::read(self).await?;
@@ -199,6 +210,7 @@ impl Work {
                 }
                 ended => return Ok((ended, self.summary().await?)),
             };
+            self.set_status(next);
         }
     }
 
@@ -232,14 +244,17 @@ impl Work {
         Ok(super::report::summary(&summary, groups))
     }
 
-    /// Leaves nothing behind but what was found, if that is to stay.
+    /// Leaves nothing behind but what was found, if that is to stay: unless another instance works on it by
+    /// now.
     pub(super) async fn clear(&self, found_too: bool) -> Result<(), Failure> {
-        shadow::remove(&self.db, &self.shadow).await?;
-        if found_too {
-            let mut tx = self.begin().await?;
-            differences::forget(&mut tx, &self.tenant.schema, self.id).await?;
-            store::commit(tx).await?;
+        let mut tx = self.begin().await?;
+        if rebuilds::is_anothers(&mut tx, self.id, self.hold).await? {
+            return Ok(());
         }
-        Ok(())
+        shadow::remove(&mut *tx, &self.shadow).await?;
+        if found_too {
+            differences::forget(&mut tx, &self.tenant.schema, self.id).await?;
+        }
+        Ok(store::commit(tx).await?)
     }
 }
