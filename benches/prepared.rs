@@ -36,8 +36,20 @@ pub(crate) fn options(login: &Login) -> PgConnectOptions {
         .database(&login.database)
 }
 
-/// A fresh database with the tenant enabled. The one of the run before is dropped.
+/// A fresh database with the tenant enabled, and nothing to fill it with. The one of the run before is dropped.
 pub(crate) async fn database(name: &str) -> (Login, Db, Arc<Tenants>) {
+    let (login, db) = empty_database(name).await;
+    let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
+    let tenant = TenantId::parse(TENANT).expect("a tenant id");
+    tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("it is enabled");
+    let filled = "with none as (delete from mod_patron_blocks.rebuild)
+                  update mod_patron_blocks.tenant set filled_by = null";
+    sqlx::query(filled).execute(&db).await.expect("nothing is to be read first");
+    (login, db, tenants)
+}
+
+/// A fresh database.
+pub(crate) async fn empty_database(name: &str) -> (Login, Db) {
     let admin = login();
     let mut connection = PgConnection::connect_with(&options(&admin)).await.expect("PostgreSQL");
     for sql in
@@ -51,10 +63,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<Tenants>) {
         &login,
         PoolSettings { name: "bench", most: 4, wait: minute, statement: minute, suspicious: false },
     );
-    let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
-    let tenant = TenantId::parse(TENANT).expect("a tenant id");
-    tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("it is enabled");
-    (login, db, tenants)
+    (login, db)
 }
 
 pub(crate) fn schema() -> Schema {

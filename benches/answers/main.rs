@@ -17,6 +17,7 @@ mod service;
 mod ingesting;
 mod library;
 mod load;
+#[allow(dead_code, reason = "each bench uses a part")]
 mod servers;
 
 use load::{Folder, Load, Whose, pgbench, script, wrk};

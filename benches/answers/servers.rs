@@ -42,6 +42,14 @@ impl Service {
         service
     }
 
+    /// The most memory that it has taken so far, in MiB.
+    pub(crate) fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("it runs");
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a number");
+        most.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    }
+
     async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/admin/ready", self.port);
         let mut look = tokio::time::interval(Duration::from_millis(50));

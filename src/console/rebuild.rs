@@ -41,7 +41,7 @@ pub struct Arguments {
     /// What is read: topics, inbox, or storage
     #[arg(long, default_value = "topics")]
     source: String,
-    /// From where on: earliest, or a date-time
+    /// From where on: earliest, a date-time, or topics as topic/partition@offset with commas between
     #[arg(long, default_value = "earliest")]
     from: String,
     /// Only this patron

@@ -35,7 +35,10 @@ pub struct Standing {
     /// How much is known of what happened to its patrons: complete, filling or incomplete.
     pub knowledge: &'static str,
     /// Where it is incomplete: not all that happened before this is known.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::clock::serialize_any")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::clock::serialize_any"
+    )]
     pub incomplete_before: Option<DateTime<Utc>>,
     /// What is advisable then.
     #[serde(skip_serializing_if = "Option::is_none")]

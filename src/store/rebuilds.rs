@@ -336,11 +336,7 @@ pub async fn let_go(
 }
 
 /// Whether another instance has taken a rebuild since; until the transaction ends none can.
-pub async fn is_anothers(
-    tx: &mut Tx,
-    id: Uuid,
-    Hold { holder, .. }: Hold,
-) -> Result<bool, Error> {
+pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result<bool, Error> {
     let now: Option<Option<Uuid>> =
         sqlx::query_scalar("select holder from mod_patron_blocks.rebuild where id = $1 for update")
             .bind(id)

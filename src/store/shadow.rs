@@ -61,9 +61,8 @@ const SPEAK: Statement = Statement::new(
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
-const NOTE_UNREAD: Statement = Statement::new(
-    "insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing",
-);
+const NOTE_UNREAD: Statement =
+    Statement::new("insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing");
 
 const UNREAD: Statement =
     Statement::new("select subject from {schema}.unread where subject = any($1)");
@@ -107,9 +106,8 @@ const SETTLE: Statement = Statement::new(
      returning t.horizon, greatest(t.horizon, t.loans_horizon)",
 );
 
-const SET_WHOLE: Statement = Statement::new(
-    "update {schema}.state set whole = true, log_since = $1, http_since = $2",
-);
+const SET_WHOLE: Statement =
+    Statement::new("update {schema}.state set whole = true, log_since = $1, http_since = $2");
 
 const SET_READING: Statement = Statement::new(
     "insert into {schema}.reading (topic, partition, next_offset, end_offset)
@@ -282,15 +280,16 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
         .await
         .map_err(Error::at("look at a shadow"))?;
     let horizon = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Horizon::from_bytes(&bytes));
-    let read = |(whole, log, http, read_from, lacks_before, place, read_up_to, groups): Row| State {
-        whole,
-        covered: Coverage { log: horizon(log), http: horizon(http) },
-        read_from,
-        lacks_before,
-        place,
-        read_up_to,
-        groups,
-    };
+    let read =
+        |(whole, log, http, read_from, lacks_before, place, read_up_to, groups): Row| State {
+            whole,
+            covered: Coverage { log: horizon(log), http: horizon(http) },
+            read_from,
+            lacks_before,
+            place,
+            read_up_to,
+            groups,
+        };
     Ok(row.map(read))
 }
 
@@ -314,11 +313,7 @@ pub async fn note_unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Res
 }
 
 /// Those of these that [`note_unread`] was told of.
-pub async fn unread(
-    tx: &mut Tx,
-    shadow: &Schema,
-    subjects: &[Uuid],
-) -> Result<Vec<Uuid>, Error> {
+pub async fn unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Result<Vec<Uuid>, Error> {
     let found = sqlx::query_scalar(shadow.sql(&UNREAD)).bind(subjects).fetch_all(&mut **tx).await;
     found.map_err(Error::at("look what can't be read"))
 }
@@ -366,7 +361,8 @@ pub async fn tell_groups(
 /// Notes that all of the source is in the shadow, and since when it holds everything.
 pub async fn set_whole(tx: &mut Tx, shadow: &Schema, covered: &Coverage) -> Result<(), Error> {
     let bytes = |horizon: &Option<Horizon>| horizon.map(|h| h.as_bytes().to_vec());
-    let set = sqlx::query(shadow.sql(&SET_WHOLE)).bind(bytes(&covered.log)).bind(bytes(&covered.http));
+    let set =
+        sqlx::query(shadow.sql(&SET_WHOLE)).bind(bytes(&covered.log)).bind(bytes(&covered.http));
     set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
 }
 

@@ -82,7 +82,8 @@ pub async fn enabled_as(
 
 /// Has a rebuild fill a tenant.
 pub async fn fill(tx: &mut Tx, tenant: &TenantId, rebuild: Uuid) -> Result<(), Error> {
-    let set = "update mod_patron_blocks.tenant set filled_by = $2, lacks_before = null where tenant = $1";
+    let set =
+        "update mod_patron_blocks.tenant set filled_by = $2, lacks_before = null where tenant = $1";
     let set = sqlx::query(set).bind(tenant.as_str()).bind(rebuild).execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have a tenant filled"))
 }

@@ -124,11 +124,14 @@ async fn a_tenant_whose_topics_were_cut_is_told_of_as_incomplete_until_storage_w
         let ready = world.read("/admin/ready").await;
         assert_eq!(ready["tenants"], json!({ "filling": [], "incomplete": [TENANT] }));
         assert!(
-            world.get("/metrics").await.1.contains("patron_blocks_tenants{knowledge=\"incomplete\"} 1")
+            world
+                .get("/metrics")
+                .await
+                .1
+                .contains("patron_blocks_tenants{knowledge=\"incomplete\"} 1")
         );
         let body = json!({ "scope": "full" });
-        let (status, job) =
-            world.post("/automated-patron-blocks/synchronization/job", &body).await;
+        let (status, job) = world.post("/automated-patron-blocks/synchronization/job", &body).await;
         assert_eq!(status, 201, "{job}");
         let start = "/automated-patron-blocks/synchronization/start";
         assert_eq!(world.post(start, &Value::Null).await.0, 202);
@@ -147,7 +150,8 @@ async fn a_tenant_whose_topics_were_cut_is_told_of_as_incomplete_until_storage_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_is_filled_once_the_broker_is_back_and_by_another_instance_where_its_own_has_gone() {
+async fn a_tenant_is_filled_once_the_broker_is_back_and_by_another_instance_where_its_own_has_gone()
+{
     World::tell(async |world| {
         purge(world).await;
         let user = check_out_in(world, TENANT).await;

@@ -250,6 +250,18 @@ async fn topics_that_were_cut_are_not_taken_for_all_there_was() {
         // No more of it can be told by beginning at a time of which the topics lack something.
         let told = rebuild(world, json!({ "from": minutes_from_now(-60) })).await;
         assert_eq!(told["status"], "failed", "{told}");
+        // One topic alone is merged: what it holds that is missing here comes back, and nothing goes.
+        world
+            .meddle(&format!("delete from {{schema}}.loan where loan_id = '{}'", library.loans[3]))
+            .await;
+        let closed = world.log.topic(crate::world::TENANT, Kind::LoanClosed);
+        let told = rebuild(world, json!({ "from": format!("{closed}/0@0,{closed}/1") })).await;
+        assert_eq!(
+            (&told["status"], &told["summary"]["loans"]["hidden"]),
+            (&json!("done"), &json!(1))
+        );
+        let nowhere = rebuild(world, json!({ "from": format!("{closed}/7") })).await;
+        assert!(nowhere["error"].as_str().unwrap().contains(&format!("{closed}/7")), "{nowhere}");
         // What is older than where it begins is left as it is.
         let told = rebuild(world, json!({ "from": minutes_from_now(0) })).await;
         assert_eq!(

@@ -122,7 +122,9 @@ async fn what_storage_holds_is_what_counts_from_then_on() {
             json!(format!("loan {nobodys} is passed over: userId is required")),
             json!(format!("loan {dateless} is passed over: dueDate is required")),
         ];
-        errors.sort_by_key(|error| error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless));
+        errors.sort_by_key(|error| {
+            error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless)
+        });
         assert_eq!(told["errors"], json!(errors));
         assert_eq!(open_loans(world, other).await, [dateless]);
         let mut expected = vec![kept, missing, lost, claimed, fresh];

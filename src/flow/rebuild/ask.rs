@@ -1,6 +1,8 @@
 //! What may be asked of a rebuild.
 
-use chrono::{DateTime, Utc};
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -18,12 +20,82 @@ pub enum Source {
 }
 
 /// From where a source is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
     /// From its beginning.
     Earliest,
     /// From what was written at an instant.
     Time(DateTime<Utc>),
+    /// Only these topics. What they hold is merged: what they don't hold may be in others.
+    Places(Vec<Start>),
+}
+
+/// Where a topic is read, written as `topic`, `topic/partition` or `topic/partition@offset`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The topic.
+    pub topic: String,
+    /// The partition; all of them where it isn't said.
+    pub partition: Option<i32>,
+    /// The first offset; the first there is where it isn't said.
+    pub offset: Option<i64>,
+}
+
+impl FromStr for From {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "earliest" {
+            return Ok(Self::Earliest);
+        }
+        if let Ok(time) = text.parse() {
+            return Ok(Self::Time(time));
+        }
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Places)
+    }
+}
+
+impl FromStr for Start {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (topic, rest) = match text.trim().split_once('/') {
+            Some((topic, rest)) => (topic, Some(rest)),
+            None => (text.trim(), None),
+        };
+        let number = |text: &str| text.parse::<u32>().ok().and_then(|n| i32::try_from(n).ok());
+        let (partition, offset) = match rest.map(|rest| rest.split_once('@')) {
+            None => (None, None),
+            Some(None) => (Some(rest.and_then(number).ok_or(())?), None),
+            Some(Some((partition, offset))) => {
+                let offset = offset.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok());
+                (Some(number(partition).ok_or(())?), Some(offset.ok_or(())?))
+            }
+        };
+        // A topic's name has a dot between its parts; a misspelt word does not.
+        if !topic.contains('.') || topic.contains(char::is_whitespace) {
+            return Err(());
+        }
+        Ok(Self { topic: topic.to_owned(), partition, offset })
+    }
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Time(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            Self::Places(places) => {
+                for (n, Start { topic, partition, offset }) in places.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { "," };
+                    write!(f, "{comma}{topic}")?;
+                    partition.map_or(Ok(()), |partition| write!(f, "/{partition}"))?;
+                    offset.map_or(Ok(()), |offset| write!(f, "@{offset}"))?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// A rebuild as asked for.
@@ -81,11 +153,18 @@ impl Ask {
             Ok(Some("storage")) => Source::Storage,
             _ => return refuse("source", "has to be topics, inbox or storage"),
         };
-        let from = match text("from").map(|from| from.map(|from| (from, from.parse()))) {
-            Ok(None | Some(("earliest", _))) => From::Earliest,
-            Ok(Some((_, Ok(time)))) => From::Time(time),
-            _ => return refuse("from", "has to be earliest or a date-time"),
+        let from = match text("from").map(|from| from.map(str::parse)) {
+            Ok(None) => From::Earliest,
+            Ok(Some(Ok(from))) => from,
+            _ => {
+                let rule = "has to be earliest, a date-time, or topics: topic/partition@offset,…";
+                return refuse("from", rule);
+            }
         };
+        let is_by_place = matches!(from, From::Places(_));
+        if is_by_place && source != Source::Topics {
+            return refuse("from", "names topics, and so has a meaning for source topics alone");
+        }
         let user = match text("userId").map(|user| user.map(str::parse::<Uuid>)) {
             Ok(None) => None,
             Ok(Some(Ok(user))) => Some(user),
@@ -115,7 +194,7 @@ impl Ask {
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(_) => Err(Refused { field: name, rule: "has to be true or false" }),
         };
-        let (dry_run, fill) = (flag("dryRun")?, flag("fill")?);
+        let (dry_run, fill) = (flag("dryRun")?, flag("fill")? || is_by_place);
         if fill && (source != Source::Topics || covered_by_inbox) {
             return refuse("fill", "has a meaning for source topics alone");
         }
@@ -136,12 +215,8 @@ impl Ask {
 
     /// As [`Ask::read`] reads it.
     pub fn told(&self) -> Value {
-        let from = match self.from {
-            From::Earliest => "earliest".to_owned(),
-            From::Time(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        };
         let mut told = serde_json::json!({
-            "source": self.source, "from": from, "dryRun": self.dry_run,
+            "source": self.source, "from": self.from.to_string(), "dryRun": self.dry_run,
             "scope": if self.user.is_some() { "user" } else { "tenant" },
         });
         if let Some(user) = self.user {
@@ -154,5 +229,26 @@ impl Ask {
             told["fill"] = true.into();
         }
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_named_with_partition_and_offset_where_that_is_wanted() {
+        for text in [
+            "earliest",
+            "2026-11-20T09:12:44.120Z",
+            "folio.north.circulation.LOAN_CLOSED",
+            "folio.north.circulation.LOAN_CLOSED/3",
+            "folio.north.circulation.LOAN_CLOSED/3@120,folio.ALL.circulation.LOAN_CLOSED",
+        ] {
+            assert_eq!(text.parse::<From>().map(|from| from.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "yesterday", "a.b/x", "a.b/1@", "a.b/-1", "a.b/1@-5", "a.b,", "a b.c"] {
+            assert_eq!(text.parse::<From>(), Err(()), "{text}");
+        }
     }
 }

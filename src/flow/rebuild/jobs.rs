@@ -28,8 +28,7 @@ use crate::{
     kafka::Broker,
     okapi::{Caller, Storage},
     store::{
-        self, Db, Login, PoolSettings, Schema,
-        differences,
+        self, Db, Login, PoolSettings, Schema, differences,
         rebuilds::{self, Held, Hold, Rebuild, Status},
         shadow, tenants,
     },
@@ -400,7 +399,8 @@ impl Rebuilds {
         let mut said = Instant::now();
         loop {
             let progress = work.progress.told();
-            match timeout(HELD / 2, rebuilds::hold(work.db(), work.id, work.hold, &progress)).await {
+            match timeout(HELD / 2, rebuilds::hold(work.db(), work.id, work.hold, &progress)).await
+            {
                 Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
                 Ok(Ok(Held::Still { cancel: false })) => said = Instant::now(),
                 Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,

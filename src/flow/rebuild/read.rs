@@ -12,14 +12,12 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    ask::{From, Source},
+    ask::{From, Source, Start},
     fold, storage,
     work::{Failure, Work},
 };
 use crate::{
-    event::{
-        Environment, Event, Fact, Reading, TenantId, Topic, stamp::Horizon, stored::Stored,
-    },
+    event::{Environment, Event, Fact, Reading, TenantId, Topic, stamp::Horizon, stored::Stored},
     flow::{outcome::At, takeover::Span},
     kafka::{
         Broker,
@@ -86,11 +84,18 @@ pub(super) async fn read(work: &Work) -> Result<(), Failure> {
 /// Since when the source holds everything, now that it was read: `log` is what was found when that began.
 async fn covered(work: &Work, log: Option<Horizon>) -> Result<Coverage, Failure> {
     let inbox = work.inbox_complete_since().await?;
+    let asked = match work.ask.from {
+        From::Time(time) => Some(Horizon::at(time + CLOCKS)),
+        From::Earliest | From::Places(_) => None,
+    };
+    let inbox = if work.ask.source == Source::Inbox { inbox.max(asked) } else { inbox };
     Ok(match work.ask.source {
         Source::Storage => Coverage::NONE,
         Source::Topics if work.ask.fill => Coverage::NONE,
         Source::Inbox => Coverage { log: inbox, http: inbox },
-        Source::Topics if work.ask.covered_by_inbox => Coverage { log: log.max(inbox), http: inbox },
+        Source::Topics if work.ask.covered_by_inbox => {
+            Coverage { log: log.max(inbox), http: inbox }
+        }
         Source::Topics => Coverage { log, http: inbox },
     })
 }
@@ -175,21 +180,26 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
     let mut parts = BTreeMap::new();
     for at in &places {
         let Some(Span { start, end }) = spans.get(at) else {
-            return Err(Failure::Refused(format!("partition {} of {} has no leader", at.1, at.0)));
+            return Err(Failure::Away("a partition has no leader"));
         };
         parts.insert(at.clone(), Part { next: *start, end: *end });
     }
     let mut lacks_before = None;
     let missing = missing(work, &parts, now).await?;
-    if let From::Time(time) = work.ask.from {
-        let first = work.ask_broker(move |broker| broker.since(&places, time)).await?;
-        for (at, part) in &mut parts {
-            part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
-        }
-    }
-    let wanted = match work.ask.from {
+    let wanted = match &work.ask.from {
         From::Earliest => None,
-        From::Time(time) => Some(time),
+        From::Time(time) => {
+            let time = *time;
+            let first = work.ask_broker(move |broker| broker.since(&places, time)).await?;
+            for (at, part) in &mut parts {
+                part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
+            }
+            Some(time)
+        }
+        From::Places(places) => {
+            parts = only(&parts, places)?;
+            None
+        }
     };
     let missing = missing.filter(|(_, until)| wanted.is_none_or(|wanted| *until > wanted));
     let complete_since = match missing {
@@ -212,6 +222,31 @@ async fn plan(work: &Work) -> Result<Plan, Failure> {
         }
     };
     Ok(Plan { parts, complete_since, lacks_before })
+}
+
+/// Those of the partitions that are asked for, from where that is said.
+fn only(parts: &BTreeMap<At, Part>, asked: &[Start]) -> Result<BTreeMap<At, Part>, Failure> {
+    let mut only = BTreeMap::new();
+    for Start { topic, partition, offset } in asked {
+        let is_asked = |at: &At| *at.0 == **topic && partition.is_none_or(|n| n == at.1);
+        let found = parts.iter().filter(|(at, _)| is_asked(at));
+        let before = only.len();
+        only.extend(found.map(|(at, part)| {
+            let next = part.next.max(offset.unwrap_or_default()).min(part.end);
+            (at.clone(), Part { next, end: part.end })
+        }));
+        if only.len() == before {
+            let place = From::Places(vec![Start {
+                topic: topic.clone(),
+                partition: *partition,
+                offset: None,
+            }]);
+            return Err(Failure::Refused(format!(
+                "{place} is none of the tenant's topics that there are"
+            )));
+        }
+    }
+    Ok(only)
 }
 
 type Places = (Vec<At>, std::collections::HashMap<At, Span>);
@@ -307,7 +342,8 @@ fn fold_topics(
                     .entry(name.clone())
                     .or_insert_with(|| work.kafka.environment.parse(name));
                 if let Some(topic) = topic
-                    && let Reading::Event(tenant, event) = crate::event::read(&record, topic, cluster)
+                    && let Reading::Event(tenant, event) =
+                        crate::event::read(&record, topic, cluster)
                     && tenant == wanted.tenant
                     && wanted.admits(&event.fact)
                 {
@@ -374,7 +410,9 @@ async fn read_inbox(work: &Work, after: Option<Uuid>, wanted: &Wanted) -> Result
 pub(super) fn event(stored: &Stored) -> Result<Option<Event>, Failure> {
     stored.read().map_err(|reject| {
         let key = stored.key;
-        Failure::Refused(format!("event {key} of the inbox can't be read by this version: {reject}"))
+        Failure::Refused(format!(
+            "event {key} of the inbox can't be read by this version: {reject}"
+        ))
     })
 }
 

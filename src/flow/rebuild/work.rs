@@ -219,10 +219,10 @@ impl Work {
         let mut tx = self.begin().await?;
         let state = shadow::state(&mut tx, &self.shadow).await?;
         let lacks_before = state.and_then(|state| state.lacks_before);
-        let Ask { source, from, user, covered_by_inbox, fill, .. } = self.ask;
+        let Ask { source, ref from, user, covered_by_inbox, fill, .. } = self.ask;
         let is_all = match source {
             Source::Storage => true,
-            Source::Topics => from == From::Earliest && !covered_by_inbox,
+            Source::Topics => *from == From::Earliest && !covered_by_inbox,
             Source::Inbox => false,
         };
         if is_all && user.is_none() {

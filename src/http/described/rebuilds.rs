@@ -22,7 +22,8 @@ pub(in crate::http) struct RebuildRequest {
     /// What is read; topics where it isn't said.
     #[schema(nullable = false)]
     source: Option<Source>,
-    /// `earliest`, or a date-time: what was written from then on.
+    /// `earliest`; a date-time: what was written from then on; or topics, as `topic`, `topic/partition` or
+    /// `topic/partition@offset` with commas between: what they hold is merged, as with `fill`.
     #[schema(nullable = false)]
     from: Option<String>,
     /// The whole tenant where it isn't said.

@@ -1,0 +1,70 @@
+//! The floor of reading: a consumer that decodes, and does nothing with what it has understood.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::DateTime;
+use patron_blocks::event::{self, Environment, Place, Reading, Record};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    message::{BorrowedMessage, Headers},
+};
+
+use crate::{
+    jobs::Job,
+    library::{Month, bootstrap},
+    prepared::say,
+};
+
+/// Reads all of the month's topics, and tells a dry run's rate beside it.
+pub(crate) fn tell(month: &Month, dry: &Job) {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap())
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer");
+    let (mut all, mut wanted) = (TopicPartitionList::new(), 0);
+    for (topic, partitions) in month.topics() {
+        for partition in 0..partitions {
+            all.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset");
+            let wait = Duration::from_secs(10);
+            let (start, end) = client.fetch_watermarks(&topic, partition, wait).expect("its span");
+            wanted += end - start;
+        }
+    }
+    client.assign(&all).expect("it takes them");
+    let environment = Environment::new(Some(&month.environment));
+    let (began, mut read, mut understood) = (Instant::now(), 0, 0);
+    while read < wanted {
+        let Some(Ok(message)) = client.poll(Duration::from_secs(10)) else { continue };
+        let topic = environment.parse(message.topic()).expect("one of ours");
+        let record = record(&message);
+        understood += i64::from(matches!(event::read(&record, &topic, "c"), Reading::Event(..)));
+        read += 1;
+    }
+    assert_eq!(understood, wanted);
+    let bare = wanted as f64 / began.elapsed().as_secs_f64();
+    let rate = dry.records as f64 / dry.reading;
+    say(&format!(
+        "  {wanted} records: bare consumer that decodes {bare:.0}/s, the dry run's reading {rate:.0}/s: {:.2}",
+        rate / bare
+    ));
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let topic = Arc::from(message.topic());
+    Record {
+        place: Place { topic, partition: message.partition(), offset: message.offset() },
+        timestamp: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+        key: message.key().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+            .collect(),
+        payload: message.payload().map(<[u8]>::to_vec),
+    }
+}

@@ -1,0 +1,129 @@
+//! Damage done on purpose, in five ways.
+
+use std::collections::BTreeSet;
+
+use patron_blocks::store::Db;
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use crate::{library::Month, prepared::schema};
+
+/// Of each kind.
+const EACH: i64 = 40;
+
+/// What is to be damaged: chosen once, and done as often as wanted.
+pub(crate) struct Damage {
+    /// Open loans whose rows go.
+    rows: Vec<Uuid>,
+    /// Patrons whose counters are shifted.
+    counters: Vec<Uuid>,
+    /// Loans that ended, whose rows go.
+    tombstones: Vec<Uuid>,
+    /// Loans that never were, and the open ones that they are copies of.
+    phantoms: Vec<(Uuid, Uuid)>,
+    /// Fees/fines whose balance is not what anybody said.
+    balances: Vec<Uuid>,
+}
+
+impl Damage {
+    /// Half of it hits patrons whom the desk asks about.
+    pub(crate) async fn of(db: &Db, month: &Month) -> Self {
+        let watched = month.busiest(200);
+        let loans = |open: bool| {
+            format!(
+                "(select loan_id from {{schema}}.loan where is_open = {open} and user_id = any($1)
+                   order by loan_id limit {EACH})
+                 union all
+                 (select loan_id from {{schema}}.loan where is_open = {open} and user_id <> all($1)
+                   order by loan_id limit {EACH})"
+            )
+        };
+        let mut open = ids(db, &loans(true), &watched).await;
+        let rest = open.split_off(open.len() / 2);
+        let counters = format!(
+            "select user_id from {{schema}}.patron_counter where user_id <> all($1)
+              order by user_id limit {EACH}"
+        );
+        let balances = format!(
+            "select fee_fine_id from {{schema}}.fee_fine where is_open and user_id <> all($1)
+              order by fee_fine_id limit {EACH}"
+        );
+        Self {
+            rows: open,
+            counters: ids(db, &counters, &watched).await,
+            tombstones: ids(db, &loans(false), &watched).await,
+            phantoms: rest.into_iter().map(|of| (Uuid::new_v4(), of)).collect(),
+            balances: ids(db, &balances, &watched).await,
+        }
+    }
+
+    pub(crate) async fn do_it(&self, db: &Db) {
+        for (sql, ids) in [
+            ("delete from {schema}.loan where loan_id = any($1)", &self.rows),
+            (
+                "update {schema}.patron_counter set open_loans = open_loans + 3 where user_id = any($1)",
+                &self.counters,
+            ),
+            ("delete from {schema}.loan where loan_id = any($1)", &self.tombstones),
+            (
+                "update {schema}.fee_fine set balance = balance + 50 where fee_fine_id = any($1)",
+                &self.balances,
+            ),
+        ] {
+            run(db, sql, ids).await;
+        }
+        for (phantom, of) in &self.phantoms {
+            let sql = format!(
+                "insert into {{schema}}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
+                 select '{phantom}', check_out_stamp, check_out_user, check_out_due_date
+                   from {{schema}}.loan where loan_id = any($1) on conflict do nothing"
+            );
+            run(db, &sql, &[*of]).await;
+        }
+    }
+
+    /// The damage, the whole damage, and nothing but it.
+    pub(crate) fn is_named_exactly_by(&self, patrons: &[Value]) {
+        let named = |of: &str, kind: &str| -> BTreeSet<Uuid> {
+            let all = patrons.iter().flat_map(|p| p[of].as_array().expect("a list"));
+            let of_kind = all.filter(|d| d["kind"] == kind);
+            of_kind.map(|d| d["id"].as_str().expect("an id").parse().expect("a UUID")).collect()
+        };
+        let set = |ids: &[Uuid]| ids.iter().copied().collect::<BTreeSet<_>>();
+        let phantoms: Vec<Uuid> = self.phantoms.iter().map(|(phantom, _)| *phantom).collect();
+        assert_eq!(
+            named("loans", "onlyInSource"),
+            set(&self.rows),
+            "open loans whose rows were deleted"
+        );
+        assert_eq!(named("loans", "onlyHere"), set(&phantoms), "loans that never were");
+        assert_eq!(named("loans", "different"), BTreeSet::new());
+        assert_eq!(named("feesFines", "different"), set(&self.balances), "wrong balances");
+        for kind in ["onlyHere", "onlyInSource"] {
+            assert_eq!(named("feesFines", kind), BTreeSet::new(), "{kind}");
+        }
+        let wrong = patrons.iter().filter(|patron| patron["wrongCounters"] == true);
+        let wrong: BTreeSet<Uuid> =
+            wrong.map(|p| p["userId"].as_str().expect("an id").parse().expect("a UUID")).collect();
+        assert!(set(&self.counters).is_subset(&wrong), "counters that were shifted");
+    }
+}
+
+/// As if one event in a hundred had never been received. Tells how many.
+pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
+    let sql = "delete from {schema}.inbox where event_key in
+                 (select event_key from {schema}.inbox tablesample bernoulli (1) repeatable (7))";
+    let sql = sql.replace("{schema}", schema().name());
+    sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("they go").rows_affected()
+}
+
+async fn ids(db: &Db, sql: &str, of: &[Uuid]) -> Vec<Uuid> {
+    let sql = sql.replace("{schema}", schema().name());
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(of).fetch_all(db).await.expect("ids")
+}
+
+async fn run(db: &Db, sql: &str, of: &[Uuid]) {
+    let sql = sql.replace("{schema}", schema().name());
+    sqlx::query(AssertSqlSafe(sql)).bind(of).execute(db).await.expect("it is done");
+}

@@ -1,0 +1,169 @@
+//! Rebuilds over HTTP.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::store::Db;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::time::{Interval, interval};
+use uuid::Uuid;
+
+use crate::{
+    library::Month,
+    prepared::{TENANT, say},
+};
+
+pub(crate) struct Jobs {
+    http: Client,
+    url: String,
+    okapi: String,
+}
+
+/// A rebuild that is at rest.
+pub(crate) struct Job {
+    pub(crate) id: String,
+    pub(crate) told: Value,
+    /// In all, and of them for reading.
+    pub(crate) seconds: f64,
+    pub(crate) reading: f64,
+    /// Records that were read.
+    pub(crate) records: u64,
+}
+
+impl Job {
+    pub(crate) fn tell(&self, what: &str) {
+        let rate = self.records as f64 / self.reading.max(0.001);
+        say(&format!(
+            "  {what}: {:.1} s, of them {:.1} s for reading {} records ({rate:.0}/s)",
+            self.seconds, self.reading, self.records
+        ));
+    }
+}
+
+const ALL: &str = "/patron-blocks/rebuilds";
+
+impl Jobs {
+    pub(crate) fn of(port: u16, month: &Month) -> Self {
+        let http = Client::builder().no_proxy().build().expect("a client");
+        Self { http, url: format!("http://127.0.0.1:{port}"), okapi: month.folio.url() }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", &self.okapi);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.unwrap_or(Value::Null)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn ask(&self, ask: Value) -> String {
+        let told = self.send(Method::POST, ALL, Some(&ask)).await;
+        told["id"].as_str().expect("an id").to_owned()
+    }
+
+    pub(crate) async fn run(&self, ask: Value) -> Job {
+        let id = self.ask(ask).await;
+        let job = self.ended(&id).await;
+        assert!(matches!(job.told["status"].as_str(), Some("done" | "compared")), "{}", job.told);
+        job
+    }
+
+    /// Watches a rebuild until it is at rest.
+    pub(crate) async fn ended(&self, id: &str) -> Job {
+        let (began, mut read, mut records) = (Instant::now(), None, 0);
+        let mut look = looks();
+        loop {
+            look.tick().await;
+            let told = self.get(&format!("{ALL}/{id}")).await;
+            let status = told["status"].as_str().expect("a status").to_owned();
+            if status == "reading" {
+                records = records.max(told["progress"]["total"].as_u64().unwrap_or_default());
+            } else if status != "waiting" {
+                read.get_or_insert(began.elapsed());
+            }
+            if ["compared", "done", "failed", "cancelled"].contains(&&*status) {
+                let reading = read.unwrap_or_default().as_secs_f64();
+                let seconds = began.elapsed().as_secs_f64();
+                return Job { id: id.to_owned(), told, seconds, reading, records };
+            }
+        }
+    }
+
+    pub(crate) async fn apply(&self, dry: &Job) -> Job {
+        self.send(Method::POST, &format!("{ALL}/{}/apply", dry.id), None).await;
+        let job = self.ended(&dry.id).await;
+        assert_eq!(job.told["status"], "done", "{}", job.told);
+        job
+    }
+
+    pub(crate) async fn is_begun(&self, id: &str) {
+        let mut look = looks();
+        while self.get(&format!("{ALL}/{id}")).await["status"] == "waiting" {
+            look.tick().await;
+        }
+    }
+
+    pub(crate) async fn stage(&self, id: &str) -> String {
+        let told = self.get(&format!("{ALL}/{id}")).await;
+        told["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// All patrons of whom something differs, as told.
+    pub(crate) async fn differences(&self, job: &Job) -> Vec<Value> {
+        let (mut all, page) = (Vec::new(), 500);
+        loop {
+            let offset = all.len();
+            let path = format!("{ALL}/{}/differences?limit={page}&offset={offset}", job.id);
+            let told = self.get(&path).await;
+            let patrons = told["patrons"].as_array().expect("a list").clone();
+            if patrons.is_empty() {
+                return all;
+            }
+            all.extend(patrons);
+        }
+    }
+
+    pub(crate) async fn differing_patrons(&self, job: &Job) -> BTreeSet<Uuid> {
+        let id =
+            |patron: &Value| patron["userId"].as_str().expect("an id").parse().expect("a UUID");
+        self.differences(job).await.iter().map(id).collect()
+    }
+
+    pub(crate) async fn until_complete(&self) {
+        let mut look = looks();
+        while self.get("/patron-blocks/ingest").await["knowledge"] != json!("complete") {
+            look.tick().await;
+        }
+    }
+
+    pub(crate) async fn until_no_lag(&self) {
+        let mut look = looks();
+        while self.get("/patron-blocks/ingest").await["lag"] != json!(0) {
+            look.tick().await;
+        }
+    }
+
+    pub(crate) async fn shadows(&self, db: &Db) -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from pg_namespace where nspname like '%mod_patron_blocks_r%'",
+        )
+        .fetch_one(db)
+        .await
+        .expect("a number")
+    }
+}
+
+fn looks() -> Interval {
+    interval(Duration::from_millis(25))
+}

@@ -1,0 +1,152 @@
+//! Rebuilds of a library's month, at least a million events: how long a tenant takes to be filled, how fast
+//! topics are read beside a bare consumer that decodes, what the desk notices, and whether everything is right
+//! in the end. The simulator makes the month up and judges; what it finds wrong ends the bench.
+//!
+//! Arguments choose parts: `month` runs where none is given; `kills` kills the instance that works on a
+//! rebuild, at ten random moments.
+
+#[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../prepared.rs"]
+mod prepared;
+#[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../answers/servers.rs"]
+mod servers;
+
+mod bare;
+mod damage;
+mod desk;
+mod jobs;
+mod library;
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use serde_json::json;
+
+use damage::Damage;
+use desk::Watch;
+use jobs::Jobs;
+use library::Month;
+use prepared::{empty_database, say};
+use servers::Service;
+
+/// Events of the month, at least, and how many of them come while a rebuild runs.
+const EVENTS: u64 = 1_050_000;
+const LATE: usize = 40_000;
+
+/// Events a second that come meanwhile.
+const RATE: u32 = 2_000;
+
+const CONNECTIONS: u32 = 11;
+
+#[tokio::main]
+async fn main() {
+    // Cargo has an argument of its own.
+    let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if parts.is_empty() {
+        parts.push("month".to_owned());
+    }
+    for part in parts {
+        match &*part {
+            "month" => month().await,
+            "kills" => kills().await,
+            other => panic!("there is no part {other}"),
+        }
+    }
+}
+
+async fn month() {
+    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+    let mut month = Month::make(EVENTS).await;
+    let service = Service::start(&login, &month.environment, CONNECTIONS).await;
+    let published = month.publish_but(LATE).await;
+    say(&format!("{published} events of {} patrons, of a tenant not enabled yet", month.patrons));
+    let began = Instant::now();
+    month.set_up(service.port).await;
+    let jobs = Jobs::of(service.port, &month);
+    jobs.until_complete().await;
+    say(&format!("  filled after {:.1} s", began.elapsed().as_secs_f64()));
+    month.judge(service.port, "filled by itself").await;
+    // Ingest reads its own topics from their beginning as well.
+    jobs.until_no_lag().await;
+    say(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
+
+    let before = Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await;
+    before.tell("alone");
+    let damage = Damage::of(&db, &month).await;
+    damage.do_it(&db).await;
+    let watch = Watch::begin(&month, service.port);
+    let dry = jobs.run(json!({ "dryRun": true })).await;
+    dry.tell("dry run from topics");
+    damage.is_named_exactly_by(&jobs.differences(&dry).await);
+    let applied = jobs.apply(&dry).await;
+    say(&format!("  applied: {:.2} s", applied.seconds));
+    let after = watch.end_after(Duration::ZERO).await;
+    after.tell("while it was rebuilt");
+    after.nobody_was_unblocked_in_between();
+    month.judge(service.port, "damaged in five ways and put right").await;
+    bare::tell(&month, &dry);
+    say(&format!("  most memory of the service: {} MiB", service.most_memory()));
+
+    lost(&db, &month, &jobs, service.port).await;
+
+    damage.do_it(&db).await;
+    let (_, applied) = tokio::join!(month.publish_the_rest(RATE), jobs.run(json!({})));
+    applied.tell(&format!("rebuilt while {RATE} events came a second"));
+    jobs.until_no_lag().await;
+    month.judge(service.port, "and all that came meanwhile").await;
+    drop(service);
+    month.remove().await;
+}
+
+/// One event in a hundred never reached the inbox: what the topics say of it is what the judge misses.
+async fn lost(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u16) {
+    let gone = damage::lose_one_percent(db).await;
+    jobs.run(json!({ "source": "inbox" })).await;
+    let missed = month.differing(port).await;
+    let dry = jobs.run(json!({ "dryRun": true })).await;
+    let named = jobs.differing_patrons(&dry).await;
+    let unnamed = missed.difference(&named).count();
+    say(&format!(
+        "  {gone} events lost: the judge finds {} patrons wrong, the rebuild {}; {unnamed} are not named",
+        missed.len(),
+        named.len(),
+    ));
+    assert_eq!(unnamed, 0);
+    jobs.apply(&dry).await;
+    month.judge(port, "lost and found").await;
+}
+
+async fn kills() {
+    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+    let mut month = Month::make(EVENTS / 4).await;
+    let mut service = Service::start(&login, &month.environment, CONNECTIONS).await;
+    month.publish_but(0).await;
+    month.set_up(service.port).await;
+    let mut jobs = Jobs::of(service.port, &month);
+    jobs.until_complete().await;
+    jobs.until_no_lag().await;
+    let damage = Damage::of(&db, &month).await;
+    let mut moments = Vec::new();
+    for _ in 0..10 {
+        damage.do_it(&db).await;
+        let began = Instant::now();
+        let id = jobs.ask(json!({})).await;
+        jobs.is_begun(&id).await;
+        // It is held by the only instance there is; the other one comes when it is needed.
+        let moment = Duration::from_millis(rand::rng().random_range(0..4_000));
+        tokio::time::sleep(moment.saturating_sub(began.elapsed())).await;
+        let stage = jobs.stage(&id).await;
+        drop(service);
+        service = Service::start(&login, &month.environment, CONNECTIONS).await;
+        jobs = Jobs::of(service.port, &month);
+        let done = jobs.ended(&id).await;
+        assert_eq!(done.told["status"], "done", "{}", done.told);
+        moments.push(format!("{:.1} s ({stage})", moment.as_secs_f64()));
+        month.judge(service.port, "killed while it was rebuilt").await;
+    }
+    say(&format!("  killed after {}: taken over and finished each time", moments.join(", ")));
+    assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
+    drop(service);
+    month.remove().await;
+}
