@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{consumer, poller};
+use super::{consumer, poller, retention::Quiet};
 use crate::{config::KafkaConfig, event::Record, flow::outcome::At};
 
 /// How long one poll waits. Bounds how late a stop is seen.
@@ -59,7 +59,7 @@ pub enum Read {
 /// Reads parts of logs, one topic after the other: the client tells that it stands at the end of a
 /// partition, and of which, but not of which topic. Its calls block: they belong on a thread that may.
 pub struct Reader {
-    client: Option<BaseConsumer>,
+    client: Option<BaseConsumer<Quiet>>,
     topic: Arc<str>,
     /// What is not read yet of that topic.
     parts: BTreeMap<i32, Part>,
@@ -89,7 +89,7 @@ impl Reader {
                 then.entry(topic.clone()).or_default().insert(*partition, *part);
             }
         }
-        let client = Some(settings.create()?);
+        let client = Some(settings.create_with_context(Quiet)?);
         let parts = BTreeMap::new();
         Ok(Self { client, topic: Arc::from(""), parts, then, heard: Instant::now() })
     }

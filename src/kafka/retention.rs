@@ -9,6 +9,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
@@ -131,7 +132,9 @@ fn held(topic: &str, settings: &ConfigResource) -> Result<Held, Unknown> {
 }
 
 /// Trouble is told by the answer; the consumer has a client that says when the broker is away.
-struct Quiet;
+pub(super) struct Quiet;
+
+impl ConsumerContext for Quiet {}
 
 impl ClientContext for Quiet {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -139,6 +142,6 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "trouble while asking for retention");
+        debug!(%error, reason, "trouble that is told otherwise");
     }
 }

@@ -13,8 +13,12 @@ use crate::{event::stamp::Horizon, patron::Coverage};
 pub const MAKE: [Statement; 14] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
-    Statement::new("create unlogged table {schema}.loan (like {live}.loan including all)"),
-    Statement::new("create unlogged table {schema}.fee_fine (like {live}.fee_fine including all)"),
+    Statement::new(
+        "create unlogged table {schema}.loan (like {live}.loan including defaults including generated, primary key (loan_id))",
+    ),
+    Statement::new(
+        "create unlogged table {schema}.fee_fine (like {live}.fee_fine including defaults including generated, primary key (fee_fine_id))",
+    ),
     Statement::new(
         "create unlogged table {schema}.patron_counter (like {live}.patron_counter including all)",
     ),

@@ -427,7 +427,7 @@ async fn lay_out(work: &Work, mut said: Said, noted_at: Noted<'_>) -> Result<(),
     let mut tx = work.begin().await?;
     while let Some(part) = fold::split(&mut said, STATEMENT_MOST) {
         let began = Instant::now();
-        merge::hear(&mut tx, &work.shadow, &part).await?;
+        merge::lay_out(&mut tx, &work.shadow, &part).await?;
         work.pace.keep(began).await;
     }
     match noted_at {
