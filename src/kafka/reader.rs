@@ -9,7 +9,7 @@ use std::{
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, Consumer as _, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tracing::debug;
@@ -18,7 +18,13 @@ use super::{consumer, poller, retention::Quiet};
 use crate::{config::KafkaConfig, event::Record, flow::outcome::At};
 
 /// How long one poll waits. Bounds how late a stop is seen.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What of a partition may wait to be read, at least, in KiB.
+const LEAST_AHEAD: usize = 256;
+
+/// Records of one partition before the next has its turn.
+const TURN: usize = 500;
 
 /// How long brokers may be silent before reading is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,21 +62,32 @@ pub enum Read {
     End,
 }
 
-/// Reads parts of logs, one topic after the other: the client tells that it stands at the end of a
-/// partition, and of which, but not of which topic. Its calls block: they belong on a thread that may.
+/// Reads parts of logs, all of them side by side, so that what belongs together comes near together. Its calls
+/// block: they belong on a thread that may.
 pub struct Reader {
-    client: Option<BaseConsumer<Quiet>>,
-    topic: Arc<str>,
-    /// What is not read yet of that topic.
-    parts: BTreeMap<i32, Part>,
-    /// What comes after it.
-    then: BTreeMap<Arc<str>, BTreeMap<i32, Part>>,
+    client: Option<Arc<BaseConsumer<Quiet>>>,
+    /// What is not read yet.
+    parts: Vec<Reading>,
+    /// Which of them is read at the moment, and how many more records of it before the next has its turn.
+    turn: usize,
+    left: usize,
     heard: Instant,
+}
+
+/// A partition that is being read. It has a queue of its own: the client tells that it stands at the end of a
+/// partition and of which, but not of which topic.
+struct Reading {
+    topic: Arc<str>,
+    part: Part,
+    queue: PartitionQueue<Quiet>,
 }
 
 impl Reader {
     /// Begins to read. What is empty is read already.
     pub fn new(config: &KafkaConfig, parts: &BTreeMap<At, Part>) -> Result<Self, ReadError> {
+        let filled: Vec<_> = parts.iter().filter(|(_, part)| part.next < part.end).collect();
+        // A partition with a queue of its own has the whole of this for itself.
+        let ahead = (config.prefetch_kib as usize / filled.len().max(1)).max(LEAST_AHEAD);
         let mut settings = consumer::connection(config);
         for (key, value) in [
             ("group.id", "none"),
@@ -78,81 +95,96 @@ impl Reader {
             ("enable.partition.eof", "true"),
             // Where it does not hold what was asked for, that has to be told.
             ("auto.offset.reset", "error"),
-            ("queued.max.messages.kbytes", &*config.prefetch_kib.to_string()),
-            ("fetch.message.max.bytes", "1048576"),
+            ("queued.max.messages.kbytes", &*ahead.to_string()),
+            ("fetch.message.max.bytes", "262144"),
         ] {
             settings.set(key, value);
         }
-        let mut then: BTreeMap<Arc<str>, BTreeMap<i32, Part>> = BTreeMap::new();
-        for ((topic, partition), part) in parts {
-            if part.next < part.end {
-                then.entry(topic.clone()).or_default().insert(*partition, *part);
-            }
+        let client: Arc<BaseConsumer<Quiet>> = Arc::new(settings.create_with_context(Quiet)?);
+        let mut from = TopicPartitionList::with_capacity(filled.len());
+        for ((topic, partition), part) in &filled {
+            from.add_partition_offset(topic, *partition, Offset::Offset(part.next))?;
         }
-        let client = Some(settings.create_with_context(Quiet)?);
-        let parts = BTreeMap::new();
-        Ok(Self { client, topic: Arc::from(""), parts, then, heard: Instant::now() })
+        client.assign(&from)?;
+        let mut reading = Vec::with_capacity(filled.len());
+        for ((topic, partition), part) in filled {
+            let queue = client.split_partition_queue(topic, *partition);
+            let queue = queue.ok_or_else(|| {
+                KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownPartition)
+            })?;
+            reading.push(Reading { topic: topic.clone(), part: *part, queue });
+        }
+        let (client, heard) = (Some(client), Instant::now());
+        Ok(Self { client, parts: reading, turn: 0, left: TURN, heard })
     }
 
     /// The next record, if one comes in time.
     pub fn read(&mut self) -> Result<Read, ReadError> {
-        if self.parts.is_empty() && !self.turn_to_next()? {
+        let Some(client) = self.client.clone().filter(|_| !self.parts.is_empty()) else {
             return Ok(Read::End);
-        }
-        let Some(client) = &self.client else { return Ok(Read::End) };
-        let Some(polled) = client.poll(POLL) else {
-            return if self.heard.elapsed() > PATIENCE {
-                Err(ReadError::Silent)
-            } else {
-                Ok(Read::Nothing)
-            };
         };
-        self.heard = Instant::now();
-        match polled {
-            Ok(message) => {
-                let partition = message.partition();
-                let Some(part) = self.parts.get_mut(&partition) else { return Ok(Read::Nothing) };
+        for _ in 0..=self.parts.len() {
+            if self.left == 0 || self.turn >= self.parts.len() {
+                self.turn = (self.turn + 1) % self.parts.len().max(1);
+                self.left = TURN;
+            }
+            match self.poll_turn()? {
+                Read::Nothing if self.parts.is_empty() => return Ok(Read::End),
+                Read::Nothing => self.left = 0,
+                read => {
+                    self.left -= 1;
+                    return Ok(read);
+                }
+            }
+        }
+        // Nothing is there of any: wait a moment, and serve the client's own events.
+        if let Some(Err(error)) = client.poll(POLL) {
+            trouble(error)?;
+        }
+        if self.heard.elapsed() > PATIENCE { Err(ReadError::Silent) } else { Ok(Read::Nothing) }
+    }
+
+    /// What is there of the partition whose turn it is. One that was read to its end is let go of.
+    fn poll_turn(&mut self) -> Result<Read, ReadError> {
+        let Some(reading) = self.parts.get_mut(self.turn) else { return Ok(Read::Nothing) };
+        let (read, is_over) = match reading.queue.poll(Duration::ZERO) {
+            None => return Ok(Read::Nothing),
+            Some(Ok(message)) => {
+                let part = &mut reading.part;
                 part.next = message.offset() + 1;
-                let (is_last, is_beyond) = (part.next >= part.end, part.next > part.end);
-                if is_last {
-                    self.parts.remove(&partition);
-                }
-                if is_beyond {
-                    return Ok(Read::Nothing);
-                }
                 let at = poller::time_of(&message);
-                Ok(Read::Record(poller::copy(&message, self.topic.clone(), at)))
+                let record = poller::copy(&message, reading.topic.clone(), at);
+                let is_beyond = part.next > part.end;
+                let read = if is_beyond { Read::Nothing } else { Read::Record(record) };
+                (read, part.next >= part.end)
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,
             // or belongs to transactions.
-            Err(KafkaError::PartitionEOF(partition)) => {
-                self.parts.remove(&partition);
-                Ok(Read::Nothing)
+            Some(Err(KafkaError::PartitionEOF(_))) => (Read::Nothing, true),
+            Some(Err(error)) => {
+                trouble(error)?;
+                (Read::Nothing, false)
             }
-            Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-            )) => Err(ReadError::Cut),
-            Err(error @ KafkaError::MessageConsumptionFatal(_)) => Err(error.into()),
-            Err(error) => {
-                // The client goes on trying by itself.
-                debug!(%error, "while reading for a rebuild");
-                Ok(Read::Nothing)
-            }
-        }
-    }
-
-    /// Tells whether there is another topic to be read.
-    fn turn_to_next(&mut self) -> Result<bool, ReadError> {
-        let (Some(client), Some((topic, parts))) = (&self.client, self.then.pop_first()) else {
-            return Ok(false);
         };
-        let mut from = TopicPartitionList::with_capacity(parts.len());
-        for (partition, part) in &parts {
-            from.add_partition_offset(&topic, *partition, Offset::Offset(part.next))?;
+        self.heard = Instant::now();
+        if is_over {
+            self.parts.swap_remove(self.turn);
         }
-        client.assign(&from)?;
-        (self.topic, self.parts, self.heard) = (topic, parts, Instant::now());
-        Ok(true)
+        Ok(read)
+    }
+}
+
+/// Most passes: the client goes on trying by itself.
+fn trouble(error: KafkaError) -> Result<(), ReadError> {
+    match error {
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+        ) => Err(ReadError::Cut),
+        error @ KafkaError::MessageConsumptionFatal(_) => Err(error.into()),
+        error => {
+            debug!(%error, "while reading for a rebuild");
+            Ok(())
+        }
     }
 }
 

@@ -362,7 +362,9 @@ fn fold_topics(
             // Behind the last records may stand what can't be read.
             parts.values_mut().for_each(|part| part.next = part.end);
         }
-        if is_end || fold::bytes(&said) > work.setting.memory || since.elapsed() > LAY_OUT {
+        // What is laid out and what waits for that take as much again.
+        let is_full = fold::bytes(&said) > work.setting.memory / 3;
+        if is_end || is_full || since.elapsed() > LAY_OUT {
             let all = (std::mem::take(&mut said), parts.clone());
             if folded.blocking_send(all).is_err() || is_end {
                 return Ok(());
