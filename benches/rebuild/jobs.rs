@@ -140,6 +140,19 @@ impl Jobs {
         self.differences(job).await.iter().map(id).collect()
     }
 
+    /// What fills the tenant may have been killed as well, a moment before it had ended.
+    pub(crate) async fn until_all_have_ended(&self) {
+        let mut look = looks();
+        loop {
+            let all = self.get(&format!("{ALL}?limit=100")).await;
+            let all = all["rebuilds"].as_array().expect("a list");
+            if all.iter().all(|rebuild| !rebuild["endedAt"].is_null()) {
+                return;
+            }
+            look.tick().await;
+        }
+    }
+
     pub(crate) async fn until_complete(&self) {
         let mut look = looks();
         while self.get("/patron-blocks/ingest").await["knowledge"] != json!("complete") {

@@ -3,7 +3,7 @@
 //! in the end. The simulator makes the month up and judges; what it finds wrong ends the bench.
 //!
 //! Arguments choose parts: `month` runs where none is given; `kills` kills the instance that works on a
-//! rebuild, at ten random moments.
+//! rebuild, at ten random moments; `rate` reads alone, and takes a quarter of the month.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../prepared.rs"]
@@ -50,6 +50,7 @@ async fn main() {
         match &*part {
             "month" => month().await,
             "kills" => kills().await,
+            "rate" => rate().await,
             other => panic!("there is no part {other}"),
         }
     }
@@ -71,9 +72,7 @@ async fn month() {
     jobs.until_no_lag().await;
     say(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
 
-    let quiet = jobs.run(json!({ "dryRun": true })).await;
-    quiet.tell("dry run while nobody asks");
-    bare::tell(&month, &quiet);
+    alone(&month, &jobs).await;
     let before = Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await;
     before.tell("alone");
     let damage = Damage::of(&db, &month).await;
@@ -119,6 +118,30 @@ async fn lost(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u
     month.judge(port, "lost and found").await;
 }
 
+/// A dry run while nobody asks anything and nothing comes, beside the bare consumer.
+async fn alone(month: &Month, jobs: &Jobs) {
+    let dry = jobs.run(json!({ "dryRun": true })).await;
+    dry.tell("dry run while nobody asks");
+    bare::tell(month, &dry);
+}
+
+async fn rate() {
+    let (login, _db) = empty_database("patron_blocks_bench_rebuild").await;
+    let mut month = Month::make(EVENTS / 4).await;
+    let service = Service::start(&login, &month.environment, CONNECTIONS).await;
+    month.publish_but(0).await;
+    month.set_up(service.port).await;
+    let jobs = Jobs::of(service.port, &month);
+    jobs.until_complete().await;
+    jobs.until_no_lag().await;
+    for _ in 0..3 {
+        alone(&month, &jobs).await;
+    }
+    say(&format!("  most memory of the service: {} MiB", service.most_memory()));
+    drop(service);
+    month.remove().await;
+}
+
 async fn kills() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let mut month = Month::make(EVENTS / 4).await;
@@ -128,9 +151,6 @@ async fn kills() {
     let mut jobs = Jobs::of(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
-    let quiet = jobs.run(json!({ "dryRun": true })).await;
-    quiet.tell("dry run while nobody asks");
-    bare::tell(&month, &quiet);
     let damage = Damage::of(&db, &month).await;
     let mut moments = Vec::new();
     for _ in 0..10 {
@@ -151,6 +171,7 @@ async fn kills() {
         month.judge(service.port, "killed while it was rebuilt").await;
     }
     say(&format!("  killed after {}: taken over and finished each time", moments.join(", ")));
+    jobs.until_all_have_ended().await;
     assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
     drop(service);
     month.remove().await;
