@@ -25,16 +25,18 @@ const ADD_DIFFERENCES: Statement = Statement::new(
      on conflict do nothing",
 );
 
-const SET_STANDING: Statement = Statement::new(
-    "update {schema}.rebuild_patron
-        set blocked_before = $3, blocked_after = $4, loans_here = $5, loans_there = $6
-      where rebuild_id = $1 and user_id = $2",
+const SET_STANDINGS: Statement = Statement::new(
+    "update {schema}.rebuild_patron p
+        set blocked_before = string_to_array(x.before, ','), blocked_after = string_to_array(x.after, ','),
+            loans_here = x.here, loans_there = x.there
+       from unnest($2::uuid[], $3::text[], $4::text[], $5::int4[], $6::int4[])
+         as x (user_id, before, after, here, there)
+      where p.rebuild_id = $1 and p.user_id = x.user_id",
 );
 
 /// Those of whom most is different first, and none of whom only that differs which doesn't count.
 const PATRONS: Statement = Statement::new(
-    "select user_id, loans, fees_fines, counters, loans_here, loans_there, blocked_before, blocked_after, applied_at,
-            count(*) over () as total
+    "select user_id, loans, fees_fines, counters, loans_here, loans_there, blocked_before, blocked_after, applied_at
        from {schema}.rebuild_patron where rebuild_id = $1
       order by loans + fees_fines desc, user_id limit $2 offset $3",
 );
@@ -108,7 +110,7 @@ const FORGET: [Statement; 2] = [
 pub(super) const STATEMENTS: &[&Statement] = &[
     &ADD_PATRONS,
     &ADD_DIFFERENCES,
-    &SET_STANDING,
+    &SET_STANDINGS,
     &PATRONS,
     &DIFFERENCES,
     &COUNTING,
@@ -145,8 +147,6 @@ pub struct Patron {
     pub blocked_after: Option<Vec<String>>,
     /// When it was put right.
     pub applied_at: Option<DateTime<Utc>>,
-    /// How many such patrons there are in all.
-    pub total: i64,
 }
 
 /// A loan or fee/fine that is different.
@@ -289,18 +289,26 @@ pub struct Standing {
     pub blocked: Option<Vec<String>>,
 }
 
-/// Enters how a patron stands, and is to.
-pub async fn set_standing(
+/// Enters how patrons stand, and are to.
+pub async fn set_standings(
     tx: &mut Tx,
     schema: &Schema,
     id: Uuid,
-    user: Uuid,
-    (here, there): (&Standing, &Standing),
+    of: &[(Uuid, Standing, Standing)],
 ) -> Result<(), Error> {
     let number = |standing: &Standing| i32::try_from(standing.loans).unwrap_or(i32::MAX);
-    let set = sqlx::query(schema.sql(&SET_STANDING)).bind(id).bind(user);
-    let set = set.bind(&here.blocked).bind(&there.blocked).bind(number(here)).bind(number(there));
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("enter how a patron stands"))
+    let blocked = |standing: &Standing| standing.blocked.as_ref().map(|ids| ids.join(","));
+    sqlx::query(schema.sql(&SET_STANDINGS))
+        .bind(id)
+        .bind(of.iter().map(|(user, ..)| *user).collect::<Vec<_>>())
+        .bind(of.iter().map(|(_, here, _)| blocked(here)).collect::<Vec<_>>())
+        .bind(of.iter().map(|(.., there)| blocked(there)).collect::<Vec<_>>())
+        .bind(of.iter().map(|(_, here, _)| number(here)).collect::<Vec<_>>())
+        .bind(of.iter().map(|(.., there)| number(there)).collect::<Vec<_>>())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("enter how patrons stand"))?;
+    Ok(())
 }
 
 /// A page of the patrons of whom something differs, those of whom most does first.

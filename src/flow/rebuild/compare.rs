@@ -118,12 +118,14 @@ async fn compare_blocks(work: &Work) -> Result<(), Failure> {
         let now = work.clock.now();
         let groups: HashMap<Uuid, String> = patrons::groups(&mut tx, schema, &users).await?;
         let (before, after) = standings(&mut tx, work, &users).await?;
-        for user in users {
+        let stand = |user: Uuid| {
             let group = groups.get(&user).map(|group| &**group);
             let here = before.get(&user).unwrap_or(&nothing).told(&policy, group, now);
             let there = after.get(&user).unwrap_or(&nothing).told(&policy, group, now);
-            differences::set_standing(&mut tx, schema, work.id, user, (&here, &there)).await?;
-        }
+            (user, here, there)
+        };
+        let standings: Vec<_> = users.into_iter().map(stand).collect();
+        differences::set_standings(&mut tx, schema, work.id, &standings).await?;
         store::commit(tx).await?;
         offset += PATRONS;
         work.pace.keep(began).await;
