@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{consumer, poller};
+use super::{consumer, poller, retention::Quiet};
 use crate::{
     config::KafkaConfig,
     flow::{
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Broker {
     settings: ClientConfig,
     /// Taken only when dropped.
-    client: Option<BaseConsumer>,
+    client: Option<BaseConsumer<Quiet>>,
 }
 
 impl Broker {
@@ -39,11 +39,11 @@ impl Broker {
         let mut settings: ClientConfig = consumer::connection(config);
         settings.set("group.id", config.environment.consumer_group());
         settings.set("enable.auto.commit", "false");
-        let client = Some(settings.create()?);
+        let client = Some(settings.create_with_context(Quiet)?);
         Ok(Self { settings, client })
     }
 
-    fn client(&self) -> &BaseConsumer {
+    fn client(&self) -> &BaseConsumer<Quiet> {
         self.client.as_ref().expect("it is taken only when dropped")
     }
 
@@ -128,7 +128,7 @@ impl Broker {
     pub fn time_at(&self, (topic, partition): &At, offset: i64) -> Option<DateTime<Utc>> {
         let mut settings = self.settings.clone();
         settings.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
-        let reader = Self { client: settings.create().ok(), settings };
+        let reader = Self { client: settings.create_with_context(Quiet).ok(), settings };
         let client = reader.client.as_ref()?;
         let mut from = TopicPartitionList::new();
         from.add_partition_offset(topic, *partition, Offset::Offset(offset)).ok()?;

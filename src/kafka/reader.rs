@@ -2,7 +2,6 @@
 //! no group and commits nothing.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +22,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// What of a partition may wait to be read, at least, in KiB.
 const LEAST_AHEAD: usize = 256;
 
-/// Records of one partition before the next has its turn.
+/// Records of the longest part before the next has its turn. Shorter ones have shorter turns, so that all
+/// are at about the same time of the library's.
 const TURN: usize = 500;
 
 /// How long brokers may be silent before reading is given up.
@@ -36,6 +36,12 @@ pub struct Part {
     pub next: i64,
     /// The offset after the last.
     pub end: i64,
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        usize::try_from(self.end - self.next).unwrap_or_default()
+    }
 }
 
 /// Why reading was given up.
@@ -54,8 +60,8 @@ pub enum ReadError {
 
 /// What one look at the log brought.
 pub enum Read {
-    /// A record.
-    Record(Record),
+    /// A record of the part with this number.
+    Record(usize, Record),
     /// Nothing yet.
     Nothing,
     /// Everything was read.
@@ -77,15 +83,19 @@ pub struct Reader {
 /// A partition that is being read. It has a queue of its own: the client tells that it stands at the end of a
 /// partition and of which, but not of which topic.
 struct Reading {
+    /// Its number among all that were asked for.
+    number: usize,
     topic: Arc<str>,
     part: Part,
+    turn: usize,
     queue: PartitionQueue<Quiet>,
 }
 
 impl Reader {
     /// Begins to read. What is empty is read already.
-    pub fn new(config: &KafkaConfig, parts: &BTreeMap<At, Part>) -> Result<Self, ReadError> {
-        let filled: Vec<_> = parts.iter().filter(|(_, part)| part.next < part.end).collect();
+    pub fn new(config: &KafkaConfig, parts: &[(At, Part)]) -> Result<Self, ReadError> {
+        let is_filled = |(_, (_, part)): &(usize, &(At, Part))| part.next < part.end;
+        let filled: Vec<_> = parts.iter().enumerate().filter(is_filled).collect();
         // A partition with a queue of its own has the whole of this for itself.
         let ahead = (config.prefetch_kib as usize / filled.len().max(1)).max(LEAST_AHEAD);
         let mut settings = consumer::connection(config);
@@ -102,17 +112,19 @@ impl Reader {
         }
         let client: Arc<BaseConsumer<Quiet>> = Arc::new(settings.create_with_context(Quiet)?);
         let mut from = TopicPartitionList::with_capacity(filled.len());
-        for ((topic, partition), part) in &filled {
+        for (_, ((topic, partition), part)) in &filled {
             from.add_partition_offset(topic, *partition, Offset::Offset(part.next))?;
         }
         client.assign(&from)?;
+        let longest = filled.iter().map(|(_, (_, part))| part.len()).max().unwrap_or(1);
         let mut reading = Vec::with_capacity(filled.len());
-        for ((topic, partition), part) in filled {
+        for (number, ((topic, partition), part)) in filled {
             let queue = client.split_partition_queue(topic, *partition);
             let queue = queue.ok_or_else(|| {
                 KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownPartition)
             })?;
-            reading.push(Reading { topic: topic.clone(), part: *part, queue });
+            let turn = (TURN * part.len()).div_ceil(longest);
+            reading.push(Reading { number, topic: topic.clone(), part: *part, turn, queue });
         }
         let (client, heard) = (Some(client), Instant::now());
         Ok(Self { client, parts: reading, turn: 0, left: TURN, heard })
@@ -126,7 +138,7 @@ impl Reader {
         for _ in 0..=self.parts.len() {
             if self.left == 0 || self.turn >= self.parts.len() {
                 self.turn = (self.turn + 1) % self.parts.len().max(1);
-                self.left = TURN;
+                self.left = self.parts.get(self.turn).map_or(0, |reading| reading.turn);
             }
             match self.poll_turn()? {
                 Read::Nothing if self.parts.is_empty() => return Ok(Read::End),
@@ -155,7 +167,7 @@ impl Reader {
                 let at = poller::time_of(&message);
                 let record = poller::copy(&message, reading.topic.clone(), at);
                 let is_beyond = part.next > part.end;
-                let read = if is_beyond { Read::Nothing } else { Read::Record(record) };
+                let read = if is_beyond { Read::Nothing } else { Read::Record(reading.number, record) };
                 (read, part.next >= part.end)
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,

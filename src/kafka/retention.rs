@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures_util::future::try_join_all;
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientContext,
     admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
@@ -15,6 +15,7 @@ use rdkafka::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tracing::debug;
 
+use super::consumer;
 use crate::{config::KafkaConfig, event::Kind};
 
 /// How long the broker may take for one answer.
@@ -75,8 +76,7 @@ pub async fn longest(config: &KafkaConfig) -> Result<Held, Unknown> {
 }
 
 fn ask(config: &KafkaConfig, runtime: &Handle) -> Result<Held, Unknown> {
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &config.bootstrap).set("client.id", "mod-patron-blocks");
+    let client = consumer::connection(config);
     let admin: AdminClient<Quiet> = client.create_with_context(Quiet).map_err(Unknown::Asking)?;
     let all = admin.inner().fetch_metadata(None, ANSWER).map_err(Unknown::Asking)?;
     let ours: Vec<_> = all

@@ -11,6 +11,7 @@ mod error;
 pub mod inbox;
 pub mod incidents;
 pub mod java;
+pub mod laid;
 pub mod limits;
 pub mod merge;
 pub mod migrate;
@@ -192,7 +193,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
 ];
 
 /// Statements on a shadow beside a tenant; a test prepares them where there is one.
-pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] = &[shadow::STATEMENTS];
+pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] = &[shadow::STATEMENTS, laid::STATEMENTS];
 
 /// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
 pub const STATEMENTS_BESIDE_JAVA: &[&[&Statement]] = &[java::STATEMENTS];

@@ -269,6 +269,20 @@ impl FeeRow {
     }
 }
 
+/// One row for each id: a shadow may have several until all was read.
+fn joined<T: Default>(
+    rows: impl Iterator<Item = (Uuid, Row<T>)>,
+    merge: fn(T, T) -> T,
+) -> Rows<T> {
+    let mut joined = Rows::new();
+    for (id, row) in rows {
+        let known: &mut Row<T> = joined.entry(id).or_default();
+        let before = std::mem::take(&mut known.known);
+        *known = Row { known: merge(before, row.known), ..row };
+    }
+    joined
+}
+
 /// The rows of these loans that there are.
 pub async fn loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Loan>, Error> {
     let rows: Vec<LoanRow> = sqlx::query_as(schema.sql(&LOANS))
@@ -276,7 +290,7 @@ pub async fn loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Lo
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("read what is known of loans"))?;
-    Ok(rows.into_iter().map(LoanRow::read).collect())
+    Ok(joined(rows.into_iter().map(LoanRow::read), Loan::merge))
 }
 
 /// The rows of these fees/fines that there are.
@@ -286,7 +300,7 @@ pub async fn fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Fee
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("read what is known of fees/fines"))?;
-    Ok(rows.into_iter().map(FeeRow::read).collect())
+    Ok(joined(rows.into_iter().map(FeeRow::read), Fee::merge))
 }
 
 /// Events about these loans and fees/fines that came in since an instant, and those that ever came over
@@ -329,7 +343,7 @@ pub async fn all_of(tx: &mut Tx, schema: &Schema, user: Uuid) -> Result<Vec<Uuid
 /// Puts rows of loans in place of whatever stands there; one of which nothing is known goes.
 pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Result<(), Error> {
     let Divided { put, pruned, horizons, gone } = divide(rows);
-    remove(tx, schema, &REMOVE_LOANS, &gone).await?;
+    remove_loans(tx, schema, &gone).await?;
     let columns = LoanColumns::of(&put);
     columns
         .bind(sqlx::query(schema.sql(&PUT_LOANS)))
@@ -344,7 +358,7 @@ pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Resul
 /// As [`put_loans`], for fees/fines.
 pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<(), Error> {
     let Divided { put, pruned, horizons, gone } = divide(rows);
-    remove(tx, schema, &REMOVE_FEES, &gone).await?;
+    remove_fees(tx, schema, &gone).await?;
     let columns = FeeColumns::of(&put);
     columns
         .bind(sqlx::query(schema.sql(&PUT_FEES)))
@@ -377,6 +391,16 @@ fn divide<T: Clone + Default + PartialEq>(rows: &Rows<T>) -> Divided<'_, T> {
         }
     }
     divided
+}
+
+/// Removes the rows of these loans.
+pub(super) async fn remove_loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
+    remove(tx, schema, &REMOVE_LOANS, ids).await
+}
+
+/// Removes the rows of these fees/fines.
+pub(super) async fn remove_fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
+    remove(tx, schema, &REMOVE_FEES, ids).await
 }
 
 async fn remove(

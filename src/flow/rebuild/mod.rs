@@ -9,11 +9,15 @@ mod ask;
 mod compare;
 mod fold;
 mod jobs;
+mod lay;
 mod pace;
+mod plan;
 mod read;
 mod report;
 mod storage;
 mod tokens;
+mod topics;
+mod wanted;
 mod work;
 
 pub use ask::{Ask, Refused, Source};

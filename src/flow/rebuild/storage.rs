@@ -19,7 +19,7 @@ use crate::{
         storage::{Kept, PAGE},
     },
     patron::Said,
-    store::{self, merge, rebuilds, shadow},
+    store::{self, laid, rebuilds, shadow},
     telemetry::Chain,
 };
 
@@ -75,7 +75,7 @@ async fn read_all(
         let Learnt { said, unread, problems } = learn(kept, &page, at);
         let mut tx = work.begin().await?;
         shadow::note_unread(&mut tx, &work.shadow, &unread).await?;
-        merge::lay_out(&mut tx, &work.shadow, &said).await?;
+        laid::add(&mut tx, &work.shadow, &said).await?;
         let place = last.or(after).unwrap_or(Uuid::nil());
         shadow::keep_place(&mut tx, &work.shadow, kept.name(), place).await?;
         rebuilds::note_read(&mut tx, work.id, (said.loans.len(), said.fees.len()), &problems)

@@ -1,0 +1,164 @@
+//! Which part of the topics is to be read, and whether they still hold all that is asked for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    ask::{From, Source, Start},
+    work::{Failure, Work},
+};
+use crate::{
+    event::{Environment, TenantId, Topic, stamp::Horizon},
+    flow::{outcome::At, takeover::Span},
+    kafka::{Broker, reader::Part},
+    store::{Schema, incidents, positions},
+};
+
+/// By how much the time of an event may be later than that of its record (events contract 6.4).
+pub(super) const CLOCKS: TimeDelta = TimeDelta::minutes(5);
+
+/// What is to be read of the log, and how much of it was not there any more.
+pub(super) struct Plan {
+    pub(super) parts: BTreeMap<At, Part>,
+    pub(super) complete_since: Option<Horizon>,
+    pub(super) lacks_before: Option<DateTime<Utc>>,
+}
+
+/// Looks at what there is.
+pub(super) async fn plan(work: &Work) -> Result<Plan, Failure> {
+    let now = work.clock.now();
+    let of_inbox = work.inbox_complete_since().await?;
+    let (parts, lacks_before) = (BTreeMap::new(), None);
+    let of_none = |complete_since| Ok(Plan { parts, complete_since, lacks_before });
+    match work.ask.source {
+        Source::Inbox => return of_none(of_inbox),
+        // It knows nothing of what happened: what is known here is kept, and what it says is merged.
+        Source::Storage => return of_none(Some(Horizon::NEVER)),
+        Source::Topics => {}
+    }
+    let (environment, id) = (work.kafka.environment.clone(), work.tenant.id.clone());
+    let asked = work.ask_broker(move |broker| places(&broker, &environment, &id));
+    let (places, spans) = asked.await?;
+    let mut parts = BTreeMap::new();
+    for at in &places {
+        let Some(Span { start, end }) = spans.get(at) else {
+            return Err(Failure::Away("a partition has no leader"));
+        };
+        parts.insert(at.clone(), Part { next: *start, end: *end });
+    }
+    let mut lacks_before = None;
+    let missing = missing(work, &parts, now).await?;
+    let wanted = match &work.ask.from {
+        From::Earliest => None,
+        From::Time(time) => {
+            let time = *time;
+            let first = work.ask_broker(move |broker| broker.since(&places, time)).await?;
+            for (at, part) in &mut parts {
+                part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
+            }
+            Some(time)
+        }
+        From::Places(places) => {
+            parts = only(&parts, places)?;
+            None
+        }
+    };
+    let missing = missing.filter(|(_, until)| wanted.is_none_or(|wanted| *until > wanted));
+    let complete_since = match missing {
+        missing if work.ask.fill => {
+            lacks_before = missing.map(|(_, until)| until);
+            Some(Horizon::NEVER)
+        }
+        None => wanted.map(|time| Horizon::at(time + CLOCKS)),
+        Some(_) if work.ask.covered_by_inbox => {
+            of_inbox.max(wanted.map(|time| Horizon::at(time + CLOCKS)))
+        }
+        Some((at, until)) => {
+            return Err(Failure::Refused(format!(
+                "topic {}, partition {}, does not hold what was written before {}: what happened until then \
+                 can't be told from it; say that the inbox covers it (coveredBy), or begin later (from)",
+                at.0,
+                at.1,
+                until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            )));
+        }
+    };
+    Ok(Plan { parts, complete_since, lacks_before })
+}
+
+/// Those of the partitions that are asked for, from where that is said.
+fn only(parts: &BTreeMap<At, Part>, asked: &[Start]) -> Result<BTreeMap<At, Part>, Failure> {
+    let mut only = BTreeMap::new();
+    for Start { topic, partition, offset } in asked {
+        let is_asked = |at: &At| *at.0 == **topic && partition.is_none_or(|n| n == at.1);
+        let found = parts.iter().filter(|(at, _)| is_asked(at));
+        let before = only.len();
+        only.extend(found.map(|(at, part)| {
+            let next = part.next.max(offset.unwrap_or_default()).min(part.end);
+            (at.clone(), Part { next, end: part.end })
+        }));
+        if only.len() == before {
+            let place = From::Places(vec![Start {
+                topic: topic.clone(),
+                partition: *partition,
+                offset: None,
+            }]);
+            return Err(Failure::Refused(format!(
+                "{place} is none of the tenant's topics that there are"
+            )));
+        }
+    }
+    Ok(only)
+}
+
+type Places = (Vec<At>, std::collections::HashMap<At, Span>);
+
+/// The tenant's topics, and those of all collections: they may hold records of any tenant.
+fn places(
+    broker: &Broker,
+    environment: &Environment,
+    tenant: &TenantId,
+) -> Result<Places, crate::kafka::Error> {
+    let own = |topic: &Topic| topic.tenant.as_ref().is_none_or(|id| id == tenant);
+    let mut names = broker.topics()?;
+    names.retain(|name| environment.parse(name).as_ref().is_some_and(own));
+    let places = broker.partitions(&names)?;
+    let spans = broker.spans(&places)?;
+    Ok((places, spans))
+}
+
+/// The place whose log begins latest, where one does not hold everything that was ever written to it:
+/// retention has cut it, or it was made anew. Tells from when on it does.
+async fn missing(
+    work: &Work,
+    parts: &BTreeMap<At, Part>,
+    now: DateTime<Utc>,
+) -> Result<Option<(At, DateTime<Utc>)>, Failure> {
+    let mut missing: Vec<(At, DateTime<Utc>)> = Vec::new();
+    for (at, part) in parts {
+        if part.next == 0 {
+            continue;
+        }
+        let (place, offset) = (at.clone(), part.next);
+        let began = work.ask_broker(move |broker| Ok(broker.time_at(&place, offset))).await?;
+        missing.push((at.clone(), began.unwrap_or(now)));
+    }
+    let mut tx = work.begin().await?;
+    for gap in incidents::gaps(&mut *tx, &work.tenant.id).await? {
+        let at = (Arc::from(gap.topic), gap.partition);
+        if parts.contains_key(&at) {
+            missing.push((at, gap.until));
+        }
+    }
+    // What was read once and is there no more, or can't be seen: nothing of it can be read again.
+    for schema in [&*work.tenant.schema, &Schema::module()] {
+        for ((topic, partition), position) in positions::list(&mut *tx, schema).await? {
+            let at = (Arc::from(topic), partition);
+            if position.next_offset > 0 && !parts.contains_key(&at) {
+                missing.push((at, now));
+            }
+        }
+    }
+    Ok(missing.into_iter().max_by_key(|(_, until)| *until))
+}

@@ -1,0 +1,283 @@
+//! Reading topics, for one rebuild or for several at once: then a topic of many tenants is read once.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fold::Fold,
+    lay::{self, Reached},
+    wanted::Wanted,
+    work::{Failure, Progress, Work},
+};
+use crate::{
+    config::KafkaConfig,
+    event::{Reading, Record, Topic},
+    flow::outcome::At,
+    kafka::reader::{Part, Read, Reader},
+    patron::Said,
+    store::shadow,
+};
+
+/// All that was folded is laid out after so long, whatever room there is: the way back after a crash is no
+/// longer than that.
+pub(super) const LAY_OUT: Duration = Duration::from_secs(20);
+
+/// Records between two looks at how much room there is.
+const LOOK: u32 = 1000;
+
+/// One rebuild's share in what is read.
+pub(super) struct Share {
+    work: Work,
+    wanted: Wanted,
+    parts: BTreeMap<At, Part>,
+}
+
+impl Share {
+    /// What is still to be read for a rebuild, as its shadow tells.
+    pub(super) async fn of(work: &Work, wanted: Wanted) -> Result<Self, Failure> {
+        let mut tx = work.begin().await?;
+        let reading = shadow::reading(&mut tx, &work.shadow).await?;
+        drop(tx);
+        let parts: BTreeMap<At, Part> = reading.into_iter().map(part).collect();
+        let left = parts.values().map(|part| part.end - part.next).sum::<i64>();
+        work.progress.begin("reading topics", u64::try_from(left).unwrap_or_default());
+        Ok(Self { work: work.clone(), wanted, parts })
+    }
+}
+
+fn part(reading: shadow::Reading) -> (At, Part) {
+    let shadow::Reading { topic, partition, next_offset, end_offset } = reading;
+    ((Arc::from(topic), partition), Part { next: next_offset, end: end_offset })
+}
+
+/// Reads all that they want. Fails where nothing can be read; tells of each why it goes no further where the
+/// others do.
+pub(super) async fn read(shares: Vec<Share>) -> Result<Vec<Option<Failure>>, Failure> {
+    let Some(first) = shares.first().map(|share| share.work.clone()) else {
+        return Ok(Vec::new());
+    };
+    let cluster = first.ask_broker(|broker| Ok(broker.cluster())).await?;
+    let cluster = cluster.ok_or(Failure::Away("no broker tells the cluster's id"))?;
+    let works: Vec<Work> = shares.iter().map(|share| share.work.clone()).collect();
+    let (folded, mut portions) = mpsc::channel::<Portion>(1);
+    let folds = Folds::of(shares, &first.kafka, cluster, first.setting.memory);
+    let reading = tokio::task::spawn_blocking(move || fold(&first.kafka, folds, &folded));
+    let mut failures: Vec<Option<Failure>> = works.iter().map(|_| None).collect();
+    while let Some(Portion { of, said, reached }) = portions.recv().await {
+        if works[of].stop.is_cancelled() {
+            continue;
+        }
+        if failures[of].is_none()
+            && let Err(failure) = lay::lay_out(&works[of], said, reached).await
+        {
+            failures[of] = Some(failure);
+            if failures.iter().all(Option::is_some) {
+                break;
+            }
+        }
+    }
+    drop(portions);
+    reading.await.map_err(|_| Failure::Away("reading ended by itself"))??;
+    for (work, failure) in works.iter().zip(&mut failures) {
+        if work.stop.is_cancelled() {
+            *failure = Some(Failure::Away("reading was ended"));
+        }
+    }
+    Ok(failures)
+}
+
+/// A part of what was folded, on its way into a shadow.
+struct Portion {
+    /// Whose, by the order of shares.
+    of: usize,
+    said: Said,
+    reached: Reached,
+}
+
+/// Reads and folds, on a thread that may block, until all is read or nobody takes what was folded.
+fn fold(
+    kafka: &KafkaConfig,
+    mut folds: Folds,
+    folded: &mpsc::Sender<Portion>,
+) -> Result<(), Failure> {
+    let parts: Vec<_> = folds.places.iter().map(|place| (place.at.clone(), place.part)).collect();
+    let mut reader = Reader::new(kafka, &parts)?;
+    let (mut since, mut heard) = (Instant::now(), 0);
+    loop {
+        let is_end = match reader.read()? {
+            Read::Record(n, record) => {
+                folds.hear(n, &record);
+                heard += 1;
+                if heard < LOOK {
+                    continue;
+                }
+                false
+            }
+            Read::Nothing => false,
+            Read::End => true,
+        };
+        heard = 0;
+        let mut portions = Vec::new();
+        if is_end {
+            folds.end();
+        } else if folds.is_full() {
+            portions = folds.take_ended();
+        }
+        if is_end || folds.is_half_full_after(&portions) || since.elapsed() > LAY_OUT {
+            portions.extend(folds.take_all());
+            since = Instant::now();
+        }
+        for portion in portions {
+            if folded.blocking_send(portion).is_err() {
+                return Ok(());
+            }
+        }
+        if is_end || folds.let_go() {
+            return Ok(());
+        }
+    }
+}
+
+/// What is being folded, and how far reading is.
+struct Folds {
+    places: Vec<Place>,
+    shares: Vec<Folding>,
+    cluster: Arc<str>,
+    /// How many bytes may be held.
+    room: usize,
+}
+
+/// A partition that is read.
+struct Place {
+    at: At,
+    /// As far as anybody wants it. What is next moves on.
+    part: Part,
+    topic: Option<Topic>,
+    /// Who wants which part of it.
+    wanted: Vec<(usize, Part)>,
+}
+
+/// What is folded for one rebuild.
+struct Folding {
+    wanted: Wanted,
+    fold: Fold,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl Folds {
+    fn of(shares: Vec<Share>, kafka: &KafkaConfig, cluster: Arc<str>, memory: usize) -> Self {
+        let mut places: BTreeMap<At, Place> = BTreeMap::new();
+        for (n, share) in shares.iter().enumerate() {
+            for (at, part) in &share.parts {
+                let place = places.entry(at.clone()).or_insert_with(|| Place {
+                    at: at.clone(),
+                    part: *part,
+                    topic: kafka.environment.parse(&at.0),
+                    wanted: Vec::new(),
+                });
+                place.part.next = place.part.next.min(part.next);
+                place.part.end = place.part.end.max(part.end);
+                place.wanted.push((n, *part));
+            }
+        }
+        let shares = shares.into_iter().map(|Share { work, wanted, .. }| {
+            let (progress, stop) = (work.progress.clone(), work.stop.clone());
+            Folding { wanted, fold: Fold::default(), progress, stop }
+        });
+        let (places, shares) = (places.into_values().collect(), shares.collect());
+        // What is laid out and what waits for that take as much again.
+        Self { places, shares, cluster, room: memory / 3 }
+    }
+
+    fn hear(&mut self, n: usize, record: &Record) {
+        let Some(place) = self.places.get_mut(n) else { return };
+        let offset = record.place.offset;
+        place.part.next = offset + 1;
+        let read = place.topic.as_ref().map(|t| crate::event::read(record, t, &self.cluster));
+        for (share, part) in &place.wanted {
+            if offset < part.next || offset >= part.end {
+                continue;
+            }
+            let share = &mut self.shares[*share];
+            share.progress.add(1);
+            if let Some(Reading::Event(tenant, event)) = &read
+                && *tenant == share.wanted.tenant
+                && share.wanted.admits(&event.fact)
+            {
+                share.fold.hear(event);
+            }
+        }
+    }
+
+    /// Behind the last records may stand what can't be read.
+    fn end(&mut self) {
+        self.places.iter_mut().for_each(|place| place.part.next = place.part.end);
+    }
+
+    fn bytes(&self) -> usize {
+        self.shares.iter().map(|share| share.fold.bytes()).sum()
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() > self.room
+    }
+
+    /// Whether letting go of what has ended was not enough for a while.
+    fn is_half_full_after(&self, taken: &[Portion]) -> bool {
+        !taken.is_empty() && self.bytes() > self.room / 2
+    }
+
+    fn take_ended(&mut self) -> Vec<Portion> {
+        let ended = self.shares.iter_mut().enumerate().map(|(of, share)| Portion {
+            of,
+            said: share.fold.take_ended(),
+            reached: Reached::Nowhere,
+        });
+        ended.collect()
+    }
+
+    fn take_all(&mut self) -> Vec<Portion> {
+        let mut portions = Vec::with_capacity(self.shares.len());
+        for of in 0..self.shares.len() {
+            let reached = Reached::Topics(self.reached(of));
+            portions.push(Portion { of, said: self.shares[of].fold.take_all(), reached });
+        }
+        portions
+    }
+
+    /// How far what a rebuild wants was read.
+    fn reached(&self, of: usize) -> Vec<shadow::Reading> {
+        let mut reached = Vec::new();
+        for Place { at: (topic, partition), part, wanted, .. } in &self.places {
+            for (_, wanted) in wanted.iter().filter(|(share, _)| *share == of) {
+                reached.push(shadow::Reading {
+                    topic: topic.to_string(),
+                    partition: *partition,
+                    next_offset: part.next.clamp(wanted.next, wanted.end),
+                    end_offset: wanted.end,
+                });
+            }
+        }
+        reached
+    }
+
+    /// Lets go of what nobody waits for any more. Tells whether that is all.
+    fn let_go(&mut self) -> bool {
+        let mut left = 0;
+        for share in &mut self.shares {
+            if share.stop.is_cancelled() {
+                share.fold = Fold::default();
+            } else {
+                left += 1;
+            }
+        }
+        left == 0
+    }
+}
