@@ -59,6 +59,8 @@ pub struct Figures {
     pub assigned: Counter,
     /// Partitions that it revoked.
     pub revoked: Counter,
+    /// Records of topics that rebuilds have read.
+    pub replayed: Counter,
     gone: [Counter; 4],
     answers: [Counter; Basis::ALL.len()],
     /// Tenants who were enabled once.
@@ -109,6 +111,7 @@ impl Figures {
             visible_seconds: histogram!("patron_blocks_visible_seconds"),
             retries: counter!("patron_blocks_retries_total"),
             pauses: counter!("patron_blocks_pauses_total"),
+            replayed: counter!("patron_blocks_replayed_records_total"),
             assigned: rebalanced("assigned"),
             revoked: rebalanced("revoked"),
             gone: ["inbox", "loan", "fee_fine", "dead_letter"]
@@ -221,6 +224,7 @@ fn describe() {
         ("patron_blocks_incidents_total", "Incidents raised, by kind"),
         ("patron_blocks_retries_total", "Batches that were offered again"),
         ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
+        ("patron_blocks_replayed_records_total", "Records of topics that rebuilds have read"),
         ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
         ("patron_blocks_answers_total", "Answers about patrons, by what they rest on"),
         ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),

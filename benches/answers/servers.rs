@@ -19,6 +19,16 @@ pub(crate) struct Service {
 impl Service {
     /// Starts it with so many connections to the database, and waits until it is ready.
     pub(crate) async fn start(login: &Login, environment: &str, connections: u32) -> Self {
+        Self::start_with(login, environment, connections, &[]).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn start_with(
+        login: &Login,
+        environment: &str,
+        connections: u32,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let port = free_port();
         let process = Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
             .arg("serve")
@@ -34,6 +44,7 @@ impl Service {
             .env("PATRON_GROUP_FRESH_SECONDS", "86400")
             .env("PATRON_GROUP_USABLE_SECONDS", "86400")
             .env("LOG_LEVEL", "error")
+            .envs(settings.iter().copied())
             .stderr(Stdio::inherit())
             .spawn()
             .expect("the service starts");

@@ -167,6 +167,29 @@ impl Jobs {
         }
     }
 
+    pub(crate) async fn cancel(&self, id: &str) {
+        let request = self.http.delete(format!("{}{ALL}/{id}", self.url));
+        let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", &self.okapi);
+        let status = request.send().await.expect("an answer").status().as_u16();
+        // Where it has ended meanwhile, that is said.
+        assert!(matches!(status, 204 | 409 | 422), "{status}");
+    }
+
+    /// How much is kept of what one found that was not applied.
+    pub(crate) async fn left_of(&self, db: &Db, id: &str) -> i64 {
+        let schema = crate::prepared::schema();
+        let sql = format!(
+            "select (select count(*) from {0}.rebuild_patron where rebuild_id = $1 and applied_at is null)
+                  + (select count(*) from {0}.rebuild_difference d where rebuild_id = $1 and not applied
+                        and not exists (select from {0}.rebuild_patron p where p.rebuild_id = $1
+                                           and p.user_id = d.user_id and p.applied_at is not null))",
+            schema.name()
+        );
+        let id: Uuid = id.parse().expect("a UUID");
+        let left = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(id).fetch_one(db).await;
+        left.expect("a number")
+    }
+
     pub(crate) async fn shadows(&self, db: &Db) -> i64 {
         sqlx::query_scalar(
             "select count(*) from pg_namespace where nspname like '%mod_patron_blocks_r%'",

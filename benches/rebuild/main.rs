@@ -3,7 +3,8 @@
 //! in the end. The simulator makes the month up and judges; what it finds wrong ends the bench.
 //!
 //! Arguments choose parts: `month` runs where none is given; `kills` kills the instance that works on a
-//! rebuild, at ten random moments; `rate` reads alone, and takes a quarter of the month.
+//! rebuild, at ten random moments, and `cancels` ends ten at random moments; `rate` reads alone, `decade` does
+//! so with ten million records; `tenants` enables a hundred tenants at once, and rebuilds three of them at once.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../prepared.rs"]
@@ -17,9 +18,11 @@ mod damage;
 mod desk;
 mod jobs;
 mod library;
+mod tenants;
 
 use std::time::{Duration, Instant};
 
+use patron_blocks::store::{Db, Login};
 use rand::Rng;
 use serde_json::json;
 
@@ -29,6 +32,7 @@ use jobs::Jobs;
 use library::Month;
 use prepared::{empty_database, say};
 use servers::Service;
+use tenants::Many;
 
 /// Events of the month, at least, and how many of them come while a rebuild runs.
 const EVENTS: u64 = 1_140_000;
@@ -36,6 +40,11 @@ const LATE: usize = 40_000;
 
 /// Events a second that come meanwhile.
 const RATE: u32 = 2_000;
+
+/// Events of a library for which a month is little.
+const DECADE: u64 = 10_000_000;
+
+const TENANTS: usize = 100;
 
 const CONNECTIONS: u32 = 11;
 
@@ -50,7 +59,10 @@ async fn main() {
         match &*part {
             "month" => month().await,
             "kills" => kills().await,
-            "rate" => rate().await,
+            "cancels" => cancels().await,
+            "rate" => rate(EVENTS / 4, 3).await,
+            "decade" => rate(DECADE, 1).await,
+            "tenants" => tenants().await,
             other => panic!("there is no part {other}"),
         }
     }
@@ -125,16 +137,16 @@ async fn alone(month: &Month, jobs: &Jobs) {
     bare::tell(month, &dry);
 }
 
-async fn rate() {
+async fn rate(events: u64, rounds: usize) {
     let (login, _db) = empty_database("patron_blocks_bench_rebuild").await;
-    let mut month = Month::make(EVENTS / 4).await;
+    let mut month = Month::make(events).await;
     let service = Service::start(&login, &month.environment, CONNECTIONS).await;
     month.publish_but(0).await;
     month.set_up(service.port).await;
     let jobs = Jobs::of(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
-    for _ in 0..3 {
+    for _ in 0..rounds {
         alone(&month, &jobs).await;
     }
     say(&format!("  most memory of the service: {} MiB", service.most_memory()));
@@ -142,25 +154,38 @@ async fn rate() {
     month.remove().await;
 }
 
-async fn kills() {
-    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+/// A quarter of the month, all of it known.
+async fn quarter(db: &Db, login: &Login) -> (Month, Service, Damage) {
     let mut month = Month::make(EVENTS / 4).await;
-    let mut service = Service::start(&login, &month.environment, CONNECTIONS).await;
+    let service = Service::start(login, &month.environment, CONNECTIONS).await;
     month.publish_but(0).await;
     month.set_up(service.port).await;
-    let mut jobs = Jobs::of(service.port, &month);
+    let jobs = Jobs::of(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
-    let damage = Damage::of(&db, &month).await;
+    let damage = Damage::of(db, &month).await;
+    (month, service, damage)
+}
+
+/// A moment in what a rebuild takes.
+fn moment(whole: f64) -> Duration {
+    Duration::from_secs_f64(rand::rng().random_range(0.0..whole))
+}
+
+async fn kills() {
+    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+    let (month, mut service, damage) = quarter(&db, &login).await;
+    let mut jobs = Jobs::of(service.port, &month);
+    damage.do_it(&db).await;
+    let whole = jobs.run(json!({})).await;
     let mut moments = Vec::new();
     for _ in 0..10 {
         damage.do_it(&db).await;
-        let began = Instant::now();
         let id = jobs.ask(json!({})).await;
         jobs.is_begun(&id).await;
         // It is held by the only instance there is; the other one comes when it is needed.
-        let moment = Duration::from_millis(rand::rng().random_range(0..4_000));
-        tokio::time::sleep(moment.saturating_sub(began.elapsed())).await;
+        let moment = moment(whole.seconds);
+        tokio::time::sleep(moment).await;
         let stage = jobs.stage(&id).await;
         drop(service);
         service = Service::start(&login, &month.environment, CONNECTIONS).await;
@@ -173,6 +198,73 @@ async fn kills() {
     say(&format!("  killed after {}: taken over and finished each time", moments.join(", ")));
     jobs.until_all_have_ended().await;
     assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
+    drop(service);
+    month.remove().await;
+}
+
+async fn cancels() {
+    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+    let (month, service, damage) = quarter(&db, &login).await;
+    let jobs = Jobs::of(service.port, &month);
+    damage.do_it(&db).await;
+    let whole = jobs.run(json!({})).await;
+    let mut moments = Vec::new();
+    for _ in 0..10 {
+        damage.do_it(&db).await;
+        let id = jobs.ask(json!({})).await;
+        let moment = moment(whole.seconds);
+        tokio::time::sleep(moment).await;
+        let stage = jobs.stage(&id).await;
+        jobs.cancel(&id).await;
+        let ended = jobs.ended(&id).await;
+        let status = ended.told["status"].as_str().expect("a status").to_owned();
+        moments.push(format!("{:.1} s ({stage}: {status})", moment.as_secs_f64()));
+        assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
+        if status == "cancelled" {
+            assert_eq!(jobs.left_of(&db, &id).await, 0, "differences are left");
+        }
+    }
+    say(&format!("  ended after {}: nothing was left", moments.join(", ")));
+    jobs.run(json!({})).await;
+    month.judge(service.port, "rebuilt after ten that were ended").await;
+    drop(service);
+    month.remove().await;
+}
+
+async fn tenants() {
+    let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
+    let mut month = Month::make(EVENTS / 20).await;
+    let settings = [("REBUILDS_AT_ONCE", "3")];
+    let service = Service::start_with(&login, &month.environment, CONNECTIONS, &settings).await;
+    month.publish_but(0).await;
+    month.set_up(service.port).await;
+    let jobs = Jobs::of(service.port, &month);
+    jobs.until_complete().await;
+    jobs.until_no_lag().await;
+    let many = Many::of(TENANTS, service.port);
+    let shared = many.publish(&month.environment).await;
+    many.until_passed_by().await;
+    Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await.tell("alone");
+    let read = many.replayed().await;
+    let (watch, began) = (Watch::begin(&month, service.port), Instant::now());
+    many.enable().await;
+    let enabled = began.elapsed().as_secs_f64();
+    many.until_complete().await;
+    let filled = began.elapsed().as_secs_f64();
+    let after = watch.end_after(Duration::ZERO).await;
+    after.tell(&format!("while {TENANTS} tenants were enabled and filled"));
+    after.nobody_was_unblocked_in_between();
+    say(&format!(
+        "  enabled after {enabled:.1} s, all filled after {filled:.1} s; {shared} records lie in the topic that \
+         they share, {} were read in all",
+        many.replayed().await - read
+    ));
+    many.judge(&db).await;
+    many.lose_some(&db).await;
+    let began = Instant::now();
+    let told = many.rebuild(3).await;
+    say(&format!("  three at once: {told}, after {:.1} s", began.elapsed().as_secs_f64()));
+    many.judge(&db).await;
     drop(service);
     month.remove().await;
 }

@@ -154,7 +154,7 @@ pub async fn run(
     match command {
         Command::Check { tenant, repair } => recount(config, tenant.as_deref(), *repair, out).await,
         Command::Rebuild(arguments) => {
-            let desk = Desk::new(config, Some(arguments.tenant()), arguments.json())?;
+            let desk = Desk::new(config, arguments.tenant(), arguments.json())?;
             rebuild::rebuild(config, &desk, arguments, out).await
         }
         Command::GiveBack { tenant } => {

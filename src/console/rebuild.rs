@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::{Desk, Failure, id_of};
 use crate::{
     config::Config,
+    event::TenantId,
     flow::{
-        rebuild::{Ask, Rebuilds, Setting, told_patron, told_rebuild, words},
+        rebuild::{Ask, Asked, Rebuilds, Setting, Source, told_patron, told_rebuild, words},
         tenants::{Tenant, Tenants},
     },
     kafka::Broker,
@@ -20,6 +21,7 @@ use crate::{
     store::{
         differences,
         rebuilds::{self, Rebuild, Status},
+        tenants,
     },
 };
 
@@ -36,8 +38,11 @@ const PAGE: i64 = 500;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The tenant
-    #[arg(long)]
-    tenant: String,
+    #[arg(long, required_unless_present = "all_tenants")]
+    tenant: Option<String>,
+    /// All tenants that are enabled: topics that they share are read once
+    #[arg(long, conflicts_with_all = ["tenant", "user", "id", "token"])]
+    all_tenants: bool,
     /// What is read: topics, inbox, or storage
     #[arg(long, default_value = "topics")]
     source: String,
@@ -72,8 +77,8 @@ pub struct Arguments {
 
 impl Arguments {
     /// The tenant's id, as given.
-    pub(super) fn tenant(&self) -> &str {
-        &self.tenant
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
     }
 
     pub(super) fn json(&self) -> bool {
@@ -101,10 +106,6 @@ pub(super) async fn rebuild(
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
     let tenants = Arc::new(Tenants::new(desk.db.clone(), desk.clock.clone()));
-    let id = desk.tenant.as_ref().ok_or_else(|| Failure::Argument("--tenant is missing".into()))?;
-    let Some(tenant) = tenants.find(id).await? else {
-        return Err(Failure::Argument(format!("tenant {id} is not enabled")));
-    };
     let broker = Arc::new(Broker::new(&config.kafka).map_err(Failure::Kafka)?);
     let storage = Storage::new(okapi::client().map_err(Failure::Client)?);
     let works = Arc::new(Rebuilds::new(
@@ -115,6 +116,51 @@ pub(super) async fn rebuild(
         config.housekeeping.clone(),
         Setting { at_once: 1, ..config.rebuild },
     ));
+    let asked = ask(desk, &tenants, &works, arguments).await?;
+    let all = asked.all.clone();
+    let stop = CancellationToken::new();
+    let caller = Caller {
+        okapi_url: config.okapi.url.clone(),
+        tenant: arguments.tenant.clone().unwrap_or_default(),
+        token: arguments.token.clone(),
+        request_id: None,
+    };
+    let working = tokio::spawn(works.work_on(asked, caller, stop.clone()));
+    let ended = watch(desk, &all).await;
+    stop.cancel();
+    let _ = working.await;
+    let mut is_good = true;
+    for rebuild in ended? {
+        let Some(tenant) = tenants.find(&rebuild.tenant).await? else { continue };
+        if arguments.all_tenants && !desk.json {
+            writeln!(out, "tenant {}", rebuild.tenant)?;
+        }
+        is_good &= tell(desk, &tenant, &rebuild, out).await?;
+    }
+    Ok(is_good)
+}
+
+/// Enters what is asked for, or has what an earlier one found be applied.
+async fn ask(
+    desk: &Desk,
+    known: &Tenants,
+    works: &Rebuilds,
+    arguments: &Arguments,
+) -> Result<Asked, Failure> {
+    if arguments.all_tenants {
+        let ask = arguments.ask()?;
+        if ask.source == Source::Storage {
+            let rule = "a token is one tenant's: name the tenant for source storage";
+            return Err(Failure::Argument(rule.to_owned()));
+        }
+        let mut all: Vec<TenantId> = tenants::enabled(&desk.db).await?.into_keys().collect();
+        all.sort();
+        return Ok(works.ask_all(&desk.db, &all, &ask, "command line").await?);
+    }
+    let id = desk.tenant.as_ref().ok_or_else(|| Failure::Argument("--tenant is missing".into()))?;
+    let Some(tenant) = known.find(id).await? else {
+        return Err(Failure::Argument(format!("tenant {id} is not enabled")));
+    };
     let rebuild = match &arguments.id {
         Some(earlier) => {
             let id = id_of(earlier)?;
@@ -126,24 +172,12 @@ pub(super) async fn rebuild(
         }
         None => works.ask(&desk.db, &tenant, &arguments.ask()?, "command line").await?,
     };
-    let stop = CancellationToken::new();
-    let caller = Caller {
-        okapi_url: config.okapi.url.clone(),
-        tenant: tenant.id.to_string(),
-        token: arguments.token.clone(),
-        request_id: None,
-    };
-    let working =
-        tokio::spawn(works.work_on_one((tenant.id.clone(), rebuild), caller, stop.clone()));
-    let ended = watch(desk, &tenant, rebuild).await;
-    stop.cancel();
-    let _ = working.await;
-    tell(desk, &tenant, &ended?, out).await
+    Ok(Asked { all: vec![(tenant.id.clone(), rebuild)], together: None })
 }
 
-/// Shows how far it is until it is at rest. Ctrl-C ends it where it stands, and waits until nothing is left
-/// of it.
-async fn watch(desk: &Desk, tenant: &Tenant, id: Uuid) -> Result<Rebuild, Failure> {
+/// Shows how far they are until all are at rest. Ctrl-C ends them where they stand, and waits until nothing is
+/// left of them.
+async fn watch(desk: &Desk, asked: &[(TenantId, Uuid)]) -> Result<Vec<Rebuild>, Failure> {
     let bar = ProgressBar::new(0);
     let style =
         ProgressStyle::with_template("{msg:>18} {wide_bar} {human_pos}/{human_len}  {prefix}");
@@ -153,17 +187,34 @@ async fn watch(desk: &Desk, tenant: &Tenant, id: Uuid) -> Result<Rebuild, Failur
         tokio::select! {
             _ = look.tick() => {}
             _ = tokio::signal::ctrl_c() => {
-                rebuilds::cancel(&desk.db, &tenant.id, id, desk.clock.now()).await?;
+                for (tenant, id) in asked {
+                    rebuilds::cancel(&desk.db, tenant, *id, desk.clock.now()).await?;
+                }
                 bar.set_message("ending");
             }
         }
-        let Some(rebuild) = rebuilds::find(&desk.db, &tenant.id, id).await? else {
-            return Err(Failure::Argument("the rebuild is gone: its tenant was purged".to_owned()));
-        };
-        show(&bar, &rebuild.progress);
-        if rebuild.status.has_ended() || rebuild.status == Status::Compared {
+        let mut all = Vec::with_capacity(asked.len());
+        for (tenant, id) in asked {
+            let Some(rebuild) = rebuilds::find(&desk.db, tenant, *id).await? else {
+                let problem = format!("rebuild {id} is gone: its tenant {tenant} was purged");
+                return Err(Failure::Argument(problem));
+            };
+            all.push(rebuild);
+        }
+        let is_at_rest =
+            |rebuild: &Rebuild| rebuild.status.has_ended() || rebuild.status == Status::Compared;
+        let ended = all.iter().filter(|rebuild| is_at_rest(rebuild)).count();
+        if ended == all.len() {
             bar.finish_and_clear();
-            return Ok(rebuild);
+            return Ok(all);
+        }
+        match &*all {
+            [one] => show(&bar, &one.progress),
+            all => {
+                bar.set_message("tenants");
+                bar.set_length(all.len() as u64);
+                bar.set_position(ended as u64);
+            }
         }
     }
 }

@@ -208,6 +208,15 @@ fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, Timed
     }
 }
 
+/// Headers that name the tenant.
+const OF_TENANT: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
+
+/// Whether anything is read from a header of this name. Who keeps nothing of a record but what it says needs
+/// no others.
+pub fn is_read(header: &str) -> bool {
+    OF_TENANT.iter().any(|name| header.eq_ignore_ascii_case(name))
+}
+
 /// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
 fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<TenantId, Reject> {
@@ -223,8 +232,8 @@ fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<Tena
     let of_topic = topic.tenant.as_ref().map(TenantId::as_str);
     let mut found: Option<TenantId> = None;
     for (source, named) in [
-        ("folio.tenantId", header("folio.tenantId")),
-        ("x-okapi-tenant", header("x-okapi-tenant")),
+        (OF_TENANT[0], header(OF_TENANT[0])),
+        (OF_TENANT[1], header(OF_TENANT[1])),
         ("tenant", body(envelope.tenant)),
         ("eventMetadata.tenantId", body(envelope.pubsub_tenant)),
         ("topic", of_topic.map(str::to_owned)),

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use serde_json::Value;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -38,7 +41,15 @@ pub struct TenantJobs {
     /// None where nobody is to be told.
     pubsub: Option<PubSub>,
     clock: Clock,
+    /// Whether the module's own tables are known to be there.
+    module: OnceCell<()>,
+    /// Each takes connections that the desk and ingest need as well: of a hundred tenants that are installed at
+    /// once most wait.
+    turns: Semaphore,
 }
+
+/// How many tenants an instance works on at once.
+const AT_ONCE: usize = 2;
 
 /// The module that a request enables, if it enables one.
 pub fn module_to(attributes: &Value) -> &str {
@@ -48,7 +59,8 @@ pub fn module_to(attributes: &Value) -> &str {
 impl TenantJobs {
     /// `db` is the writers' pool.
     pub fn new(db: Db, tenants: Arc<Tenants>, pubsub: Option<PubSub>, clock: Clock) -> Self {
-        Self { db, tenants, pubsub, clock }
+        let (module, turns) = (OnceCell::new(), Semaphore::new(AT_ONCE));
+        Self { db, tenants, pubsub, clock, module, turns }
     }
 
     /// Begins to install or upgrade. The work goes on when the client goes away.
@@ -58,7 +70,7 @@ impl TenantJobs {
         attributes: &Value,
         caller: Caller,
     ) -> Result<Uuid, store::Error> {
-        migrate::module(&self.db).await?;
+        self.module.get_or_try_init(|| migrate::module(&self.db)).await?;
         let (id, now) = (Uuid::new_v4(), self.clock.now());
         tenant_jobs::add(&self.db, id, tenant, attributes, (now, now + HELD)).await?;
         let (jobs, tenant, attributes) = (self.clone(), tenant.clone(), attributes.clone());
@@ -136,10 +148,12 @@ impl TenantJobs {
         module: &str,
         caller: Option<&Caller>,
     ) -> (Option<String>, Vec<String>) {
+        let turn = self.turns.acquire().await;
         let mut messages = match self.tenants.enable(tenant, module).await {
             Ok(messages) => messages,
             Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),
         };
+        drop(turn);
         let Some(pubsub) = &self.pubsub else { return (None, messages) };
         let told = match caller {
             Some(caller) => pubsub.register(caller, module).await.map_err(|error| {

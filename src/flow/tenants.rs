@@ -20,7 +20,9 @@ use crate::{
     event::TenantId,
     figures::figures,
     store::{
-        self, Db, Schema, conditions, migrate, rebuilds, shadow, tenant_jobs,
+        self, Db, Schema, conditions, migrate,
+        rebuilds::{self, Request},
+        shadow, tenant_jobs,
         tenants::{self, Knowledge},
     },
     telemetry::Chain,
@@ -245,7 +247,14 @@ impl Tenants {
             // What the topics hold of it was passed by until now.
             let filling = Uuid::new_v4();
             let request = Ask::filling().told();
-            rebuilds::add(&mut *tx, filling, id, &request, "enabling", now).await?;
+            let asked = Request {
+                tenant: id,
+                request: &request,
+                by: "enabling",
+                at: now,
+                together: Some("enabling"),
+            };
+            rebuilds::add(&mut *tx, filling, asked).await?;
             tenants::fill(&mut tx, id, filling).await?;
         }
         let enabled = tenants::enabled_as(&mut *tx, id).await?;

@@ -244,7 +244,7 @@ impl Poller {
                     error!(kafka.topic = topic, "a topic came that was not asked for");
                     return;
                 };
-                let record = copy(&message, name, timestamp);
+                let record = copy(&message, name, timestamp, |_| true);
                 drop(message);
                 let Some(cluster) = self.cluster() else { return };
                 self.held.push_back((Incoming { record, topic, cluster, kept }, era));
@@ -452,12 +452,13 @@ pub(super) fn copy(
     message: &BorrowedMessage<'_>,
     topic: Arc<str>,
     timestamp: Option<DateTime<Utc>>,
+    wanted: fn(&str) -> bool,
 ) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         let owned = |h: rdkafka::message::Header<'_, &[u8]>| {
             (h.key.to_owned(), h.value.unwrap_or_default().to_vec())
         };
-        headers.iter().map(owned).collect()
+        headers.iter().filter(|h| wanted(h.key)).map(owned).collect()
     });
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },

@@ -2,7 +2,11 @@
 //! no group and commits nothing.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,7 +18,11 @@ use rdkafka::{
 use tracing::debug;
 
 use super::{consumer, poller, retention::Quiet};
-use crate::{config::KafkaConfig, event::Record, flow::outcome::At};
+use crate::{
+    config::KafkaConfig,
+    event::{Record, decode},
+    flow::outcome::At,
+};
 
 /// How long one poll waits. Bounds how late a stop is seen.
 const POLL: Duration = Duration::from_millis(10);
@@ -58,8 +66,40 @@ pub enum ReadError {
     Cut,
 }
 
+/// What was read since the last time.
+pub struct Batch {
+    /// Records, each of the part with that number.
+    pub records: Vec<(usize, Record)>,
+    /// Whether that is everything.
+    pub is_end: bool,
+}
+
+/// Records in a batch at most, and batches that wait for whoever takes them.
+const BATCH: usize = 500;
+const WAITING: usize = 4;
+
+/// Reads parts of logs, all of them side by side, so that what belongs together comes near together. It does so on
+/// a thread of its own, while what came is understood on another, until everything is read or nobody takes it.
+pub fn read(
+    config: &KafkaConfig,
+    parts: &[(At, Part)],
+) -> Result<Receiver<Result<Batch, ReadError>>, ReadError> {
+    let mut reader = Reader::new(config, parts)?;
+    let (sender, batches) = mpsc::sync_channel(WAITING);
+    thread::spawn(move || {
+        loop {
+            let batch = reader.batch();
+            let is_over = batch.as_ref().map_or(true, |batch| batch.is_end);
+            if sender.send(batch).is_err() || is_over {
+                return;
+            }
+        }
+    });
+    Ok(batches)
+}
+
 /// What one look at the log brought.
-pub enum Read {
+enum Read {
     /// A record of the part with this number.
     Record(usize, Record),
     /// Nothing yet.
@@ -68,10 +108,8 @@ pub enum Read {
     End,
 }
 
-/// Reads parts of logs, all of them side by side, so that what belongs together comes near together. Its calls
-/// block: they belong on a thread that may.
-pub struct Reader {
-    client: Option<Arc<BaseConsumer<Quiet>>>,
+struct Reader {
+    client: Arc<BaseConsumer<Quiet>>,
     /// What is not read yet.
     parts: Vec<Reading>,
     /// Which of them is read at the moment, and how many more records of it before the next has its turn.
@@ -93,7 +131,7 @@ struct Reading {
 
 impl Reader {
     /// Begins to read. What is empty is read already.
-    pub fn new(config: &KafkaConfig, parts: &[(At, Part)]) -> Result<Self, ReadError> {
+    fn new(config: &KafkaConfig, parts: &[(At, Part)]) -> Result<Self, ReadError> {
         let is_filled = |(_, (_, part)): &(usize, &(At, Part))| part.next < part.end;
         let filled: Vec<_> = parts.iter().enumerate().filter(is_filled).collect();
         // A partition with a queue of its own has the whole of this for itself.
@@ -107,6 +145,8 @@ impl Reader {
             ("auto.offset.reset", "error"),
             ("queued.max.messages.kbytes", &*ahead.to_string()),
             ("fetch.message.max.bytes", "262144"),
+            // What is read as fast as it comes is full again and again; by default each time costs a second.
+            ("fetch.queue.backoff.ms", "10"),
         ] {
             settings.set(key, value);
         }
@@ -126,15 +166,30 @@ impl Reader {
             let turn = (TURN * part.len()).div_ceil(longest);
             reading.push(Reading { number, topic: topic.clone(), part: *part, turn, queue });
         }
-        let (client, heard) = (Some(client), Instant::now());
-        Ok(Self { client, parts: reading, turn: 0, left: TURN, heard })
+        Ok(Self { client, parts: reading, turn: 0, left: TURN, heard: Instant::now() })
+    }
+
+    /// What comes in time, as far as it goes into a batch.
+    fn batch(&mut self) -> Result<Batch, ReadError> {
+        let mut batch = Batch { records: Vec::with_capacity(BATCH), is_end: false };
+        while batch.records.len() < BATCH {
+            match self.read()? {
+                Read::Record(part, record) => batch.records.push((part, record)),
+                Read::Nothing => break,
+                Read::End => {
+                    batch.is_end = true;
+                    break;
+                }
+            }
+        }
+        Ok(batch)
     }
 
     /// The next record, if one comes in time.
-    pub fn read(&mut self) -> Result<Read, ReadError> {
-        let Some(client) = self.client.clone().filter(|_| !self.parts.is_empty()) else {
+    fn read(&mut self) -> Result<Read, ReadError> {
+        if self.parts.is_empty() {
             return Ok(Read::End);
-        };
+        }
         for _ in 0..=self.parts.len() {
             if self.left == 0 || self.turn >= self.parts.len() {
                 self.turn = (self.turn + 1) % self.parts.len().max(1);
@@ -150,7 +205,7 @@ impl Reader {
             }
         }
         // Nothing is there of any: wait a moment, and serve the client's own events.
-        if let Some(Err(error)) = client.poll(POLL) {
+        if let Some(Err(error)) = self.client.poll(POLL) {
             trouble(error)?;
         }
         if self.heard.elapsed() > PATIENCE { Err(ReadError::Silent) } else { Ok(Read::Nothing) }
@@ -165,9 +220,10 @@ impl Reader {
                 let part = &mut reading.part;
                 part.next = message.offset() + 1;
                 let at = poller::time_of(&message);
-                let record = poller::copy(&message, reading.topic.clone(), at);
+                let record = poller::copy(&message, reading.topic.clone(), at, decode::is_read);
                 let is_beyond = part.next > part.end;
-                let read = if is_beyond { Read::Nothing } else { Read::Record(reading.number, record) };
+                let read =
+                    if is_beyond { Read::Nothing } else { Read::Record(reading.number, record) };
                 (read, part.next >= part.end)
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,
@@ -197,13 +253,5 @@ fn trouble(error: KafkaError) -> Result<(), ReadError> {
             debug!(%error, "while reading for a rebuild");
             Ok(())
         }
-    }
-}
-
-/// Closing a client may block for as long as a broker is away: not on a thread that others wait for.
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let client = self.client.take();
-        std::thread::spawn(move || drop(client));
     }
 }

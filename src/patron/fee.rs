@@ -70,12 +70,16 @@ impl Fee {
     }
 
     /// What is known after both were heard: commutative, associative, idempotent.
-    pub fn merge(self, other: Self) -> Self {
-        Self {
-            balance: latest(self.balance, other.balance),
-            fee_fine_type: latest(self.fee_fine_type, other.fee_fine_type),
-            user: latest(self.user, other.user),
-        }
+    pub fn merge(mut self, other: Self) -> Self {
+        self.hear(&other);
+        self
+    }
+
+    /// As [`Fee::merge`], in place.
+    pub fn hear(&mut self, other: &Self) {
+        self.balance = latest(self.balance, other.balance);
+        self.fee_fine_type = latest(self.fee_fine_type, other.fee_fine_type);
+        self.user = latest(self.user, other.user);
     }
 
     /// The newest stamp of all that was said.

@@ -137,16 +137,20 @@ impl Loan {
     }
 
     /// What is known after both were heard: commutative, associative, idempotent.
-    pub fn merge(self, other: Self) -> Self {
-        Self {
-            check_out: latest(self.check_out, other.check_out),
-            snapshot: latest(self.snapshot, other.snapshot),
-            due: latest(self.due, other.due),
-            lost: latest(self.lost, other.lost),
-            claimed_returned: latest(self.claimed_returned, other.claimed_returned),
-            closed: self.closed.max(other.closed),
-            named: self.named.max(other.named),
-        }
+    pub fn merge(mut self, other: Self) -> Self {
+        self.hear(&other);
+        self
+    }
+
+    /// As [`Loan::merge`], in place.
+    pub fn hear(&mut self, other: &Self) {
+        self.check_out = latest(self.check_out, other.check_out);
+        self.snapshot = latest(self.snapshot, other.snapshot);
+        self.due = latest(self.due, other.due);
+        self.lost = latest(self.lost, other.lost);
+        self.claimed_returned = latest(self.claimed_returned, other.claimed_returned);
+        self.closed = self.closed.max(other.closed);
+        self.named = self.named.max(other.named);
     }
 
     /// The newest stamp of all that was said.

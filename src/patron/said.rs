@@ -45,14 +45,12 @@ impl Said {
             | Fact::LoanHeld { .. }
             | Fact::LoanEnded { .. } => {
                 if let Some((id, said)) = Loan::said(stamp, fact) {
-                    let known = self.loans.entry(id).or_default();
-                    *known = std::mem::take(known).merge(said);
+                    self.loans.entry(id).or_default().hear(&said);
                 }
             }
             Fact::BalanceChanged { .. } => {
                 if let Some((id, said)) = Fee::said(stamp, fact) {
-                    let known = self.fees.entry(id).or_default();
-                    *known = std::mem::take(known).merge(said);
+                    self.fees.entry(id).or_default().hear(&said);
                 }
             }
             Fact::AllLoansDeleted => {
@@ -68,12 +66,10 @@ impl Said {
     /// What is said by both.
     pub fn merge(mut self, other: Self) -> Self {
         for (id, said) in other.loans {
-            let known = self.loans.entry(id).or_default();
-            *known = std::mem::take(known).merge(said);
+            self.loans.entry(id).or_default().hear(&said);
         }
         for (id, said) in other.fees {
-            let known = self.fees.entry(id).or_default();
-            *known = std::mem::take(known).merge(said);
+            self.fees.entry(id).or_default().hear(&said);
         }
         for (id, said) in other.groups {
             let known = self.groups.entry(id).or_default();

@@ -7,51 +7,41 @@ use uuid::Uuid;
 
 use super::{
     Error, Schema, Statement, Tx,
-    merge::{self, FeeColumns, LoanColumns},
-    patrons, rows,
+    columns::{FeeColumns, LoanColumns},
+    copy::{Rows, Unwritable},
+    merge, patrons, rows,
 };
 use crate::patron::{Fee, Loan, Said};
 
-/// How far was pruned holds for all rows of a shadow.
-const LAY_LOANS: Statement = Statement::new(
-    "insert into {schema}.loan (
+const COPY_LOANS: Statement = Statement::new(
+    "copy {schema}.loan (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
        grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
        due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
        claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
-     select x.*, pruned_before, coalesce(pruned_before, '')
-       from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
-                   $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
-                   $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
-                   $17::bytea[], $18::uuid[]) as x
-      cross join {schema}.housekeeping",
+     from stdin (format binary)",
 );
 
-const LAY_FEES: Statement = Statement::new(
-    "insert into {schema}.fee_fine (
+const COPY_FEES: Statement = Statement::new(
+    "copy {schema}.fee_fine (
        fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
        user_stamp, user_id, pruned_horizon, horizon)
-     select x.*, pruned_before, coalesce(pruned_before, '')
-       from unnest($1::uuid[], $2::bytea[], $3::numeric[], $4::uuid[], $5::bytea[], $6::uuid[], $7::bytea[],
-                   $8::uuid[]) as x
-      cross join {schema}.housekeeping",
+     from stdin (format binary)",
 );
 
-const FIND: [Statement; 4] = [
+const PRUNED: Statement = Statement::new("select pruned_before from {schema}.housekeeping");
+
+const FIND: [Statement; 2] = [
     Statement::new("create index if not exists laid_loan on {schema}.loan (loan_id)"),
     Statement::new("create index if not exists laid_fee_fine on {schema}.fee_fine (fee_fine_id)"),
-    Statement::new("analyze {schema}.loan"),
-    Statement::new("analyze {schema}.fee_fine"),
 ];
 
 const LOANS_IN_PARTS: Statement = Statement::new(
-    "select loan_id from {schema}.loan where loan_id > $1
-      group by loan_id having count(*) > 1 order by loan_id limit $2",
+    "select loan_id from {schema}.loan group by loan_id having count(*) > 1 limit $1",
 );
 
 const FEES_IN_PARTS: Statement = Statement::new(
-    "select fee_fine_id from {schema}.fee_fine where fee_fine_id > $1
-      group by fee_fine_id having count(*) > 1 order by fee_fine_id limit $2",
+    "select fee_fine_id from {schema}.fee_fine group by fee_fine_id having count(*) > 1 limit $1",
 );
 
 /// What complete snapshots end, of a patron or of everybody.
@@ -80,12 +70,11 @@ const END: [Statement; 4] = [
 ];
 
 pub(super) const STATEMENTS: &[&Statement] = &[
-    &LAY_LOANS,
-    &LAY_FEES,
+    &COPY_LOANS,
+    &COPY_FEES,
+    &PRUNED,
     &FIND[0],
     &FIND[1],
-    &FIND[2],
-    &FIND[3],
     &LOANS_IN_PARTS,
     &FEES_IN_PARTS,
     &END[0],
@@ -93,6 +82,15 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &END[2],
     &END[3],
 ];
+
+/// Which of the tables.
+#[derive(Debug, Clone, Copy)]
+pub enum Laid {
+    /// That of loans.
+    Loans,
+    /// That of fees/fines.
+    Fees,
+}
 
 /// Appends what a source says.
 pub async fn add(tx: &mut Tx, shadow: &Schema, said: &Said) -> Result<(), Error> {
@@ -113,21 +111,40 @@ async fn add_loans(
     shadow: &Schema,
     loans: &BTreeMap<Uuid, Loan>,
 ) -> Result<(), Error> {
-    if loans.is_empty() {
-        return Ok(());
-    }
     let columns = LoanColumns::of(loans);
-    let added = columns.bind(sqlx::query(shadow.sql(&LAY_LOANS))).execute(&mut **tx).await;
-    added.map(|_| ()).map_err(Error::at("lay out loans"))
+    let write = |n: usize, rows: &mut Rows| columns.write(n, rows);
+    copy(tx, shadow, (&COPY_LOANS, 20), columns.len(), write).await
 }
 
 async fn add_fees(tx: &mut Tx, shadow: &Schema, fees: &BTreeMap<Uuid, Fee>) -> Result<(), Error> {
-    if fees.is_empty() {
+    let columns = FeeColumns::of(fees);
+    let write = |n: usize, rows: &mut Rows| columns.write(n, rows);
+    copy(tx, shadow, (&COPY_FEES, 10), columns.len(), write).await
+}
+
+/// Copies rows, each with how far was pruned, which holds for all of a shadow: the last two columns.
+async fn copy(
+    tx: &mut Tx,
+    shadow: &Schema,
+    (statement, columns): (&Statement, i16),
+    many: usize,
+    write: impl Fn(usize, &mut Rows) -> Result<(), Unwritable>,
+) -> Result<(), Error> {
+    if many == 0 {
         return Ok(());
     }
-    let columns = FeeColumns::of(fees);
-    let added = columns.bind(sqlx::query(shadow.sql(&LAY_FEES))).execute(&mut **tx).await;
-    added.map(|_| ()).map_err(Error::at("lay out fees/fines"))
+    let failed = || Error::at("lay out what a source says");
+    let pruned: Option<Vec<u8>> =
+        sqlx::query_scalar(shadow.sql(&PRUNED)).fetch_one(&mut **tx).await.map_err(failed())?;
+    let mut rows = Rows::new(columns);
+    for n in 0..many {
+        rows.begin();
+        write(n, &mut rows)
+            .and_then(|()| rows.put(pruned.as_deref()))
+            .and_then(|()| rows.put(pruned.as_deref().unwrap_or_default()))
+            .map_err(|error| failed()(sqlx::Error::Encode(error)))?;
+    }
+    rows.send(tx, &shadow.sql(statement).0).await.map_err(failed())
 }
 
 /// Has what was laid out be found by its id, which is only worth its while once all is there.
@@ -139,45 +156,37 @@ pub async fn make_findable(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes one row of those loans of which several were laid out, so many of them after an id. Gives the last.
-pub async fn join_loans(
+/// What several rows were laid out of, at most so many.
+pub async fn in_parts(
     tx: &mut Tx,
     shadow: &Schema,
-    after: Uuid,
-    most: i64,
-) -> Result<Option<Uuid>, Error> {
-    let ids = in_parts(tx, shadow, &LOANS_IN_PARTS, after, most).await?;
-    let joined = rows::loans(tx, shadow, &ids).await?;
-    rows::remove_loans(tx, shadow, &ids).await?;
-    let joined = joined.into_iter().map(|(id, row)| (id, row.known)).collect();
-    add_loans(tx, shadow, &joined).await?;
-    Ok(ids.last().copied())
-}
-
-/// As [`join_loans`], of fees/fines.
-pub async fn join_fees(
-    tx: &mut Tx,
-    shadow: &Schema,
-    after: Uuid,
-    most: i64,
-) -> Result<Option<Uuid>, Error> {
-    let ids = in_parts(tx, shadow, &FEES_IN_PARTS, after, most).await?;
-    let joined = rows::fees(tx, shadow, &ids).await?;
-    rows::remove_fees(tx, shadow, &ids).await?;
-    let joined = joined.into_iter().map(|(id, row)| (id, row.known)).collect();
-    add_fees(tx, shadow, &joined).await?;
-    Ok(ids.last().copied())
-}
-
-async fn in_parts(
-    tx: &mut Tx,
-    shadow: &Schema,
-    statement: &Statement,
-    after: Uuid,
+    of: Laid,
     most: i64,
 ) -> Result<Vec<Uuid>, Error> {
-    let found = sqlx::query_scalar(shadow.sql(statement)).bind(after).bind(most);
+    let statement = match of {
+        Laid::Loans => &LOANS_IN_PARTS,
+        Laid::Fees => &FEES_IN_PARTS,
+    };
+    let found = sqlx::query_scalar(shadow.sql(statement)).bind(most);
     found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
+}
+
+/// Makes one row of each of these.
+pub async fn join(tx: &mut Tx, shadow: &Schema, of: Laid, ids: &[Uuid]) -> Result<(), Error> {
+    match of {
+        Laid::Loans => {
+            let joined = rows::loans(tx, shadow, ids).await?;
+            rows::remove_loans(tx, shadow, ids).await?;
+            let joined = joined.into_iter().map(|(id, row)| (id, row.known)).collect();
+            add_loans(tx, shadow, &joined).await
+        }
+        Laid::Fees => {
+            let joined = rows::fees(tx, shadow, ids).await?;
+            rows::remove_fees(tx, shadow, ids).await?;
+            let joined = joined.into_iter().map(|(id, row)| (id, row.known)).collect();
+            add_fees(tx, shadow, &joined).await
+        }
+    }
 }
 
 /// Ends what complete snapshots don't hold any more.

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
-use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
-use super::{Error, Schema, Statement, Tx, patrons};
+use super::{
+    Error, Schema, Statement, Tx,
+    columns::{FeeColumns, LoanColumns},
+    patrons,
+};
 use crate::{
-    event::{Stamp, stamp::Horizon},
+    event::stamp::Horizon,
     patron::{Fee, Loan, Said},
 };
 
@@ -202,8 +203,7 @@ const END_FEES: Statement = Statement::new(
        from delta d where p.user_id = d.user_id",
 );
 
-pub(super) const STATEMENTS: &[&Statement] =
-    &[&MERGE, &KEEP_NO_LOANS, &END_LOANS, &END_FEES];
+pub(super) const STATEMENTS: &[&Statement] = &[&MERGE, &KEEP_NO_LOANS, &END_LOANS, &END_FEES];
 
 /// Ends all loans that were opened before: those that are there, and those of which only old events are
 /// still to come. Nobody else may write the tenant's loans meanwhile.
@@ -274,133 +274,4 @@ pub async fn merge(
         .await
         .map_err(Error::at("merge loans and fees/fines"))?;
     Ok(())
-}
-
-type Filled<'q> = Query<'q, Postgres, PgArguments>;
-
-/// The columns of many loans, one push each per loan, so that they are of one length: PostgreSQL would
-/// fill a shorter array up with nulls and say nothing.
-#[derive(Default)]
-pub(super) struct LoanColumns<'a> {
-    loan_id: Vec<Uuid>,
-    check_out_stamp: Vec<Option<&'a [u8]>>,
-    check_out_user: Vec<Option<Uuid>>,
-    check_out_due_date: Vec<Option<DateTime<Utc>>>,
-    grace_duration: Vec<Option<i32>>,
-    grace_interval: Vec<Option<&'static str>>,
-    grace_minutes: Vec<Option<i64>>,
-    snapshot_stamp: Vec<Option<&'a [u8]>>,
-    snapshot_user: Vec<Option<Uuid>>,
-    due_stamp: Vec<Option<&'a [u8]>>,
-    changed_due_date: Vec<Option<DateTime<Utc>>>,
-    changed_by_recall: Vec<Option<bool>>,
-    lost_stamp: Vec<Option<&'a [u8]>>,
-    said_lost: Vec<Option<bool>>,
-    claimed_stamp: Vec<Option<&'a [u8]>>,
-    said_claimed: Vec<Option<bool>>,
-    closed_stamp: Vec<Option<&'a [u8]>>,
-    named_user: Vec<Option<Uuid>>,
-}
-
-impl<'a> LoanColumns<'a> {
-    pub(super) fn of(loans: &'a BTreeMap<Uuid, Loan>) -> Self {
-        let mut columns = Self::default();
-        for (id, loan) in loans {
-            columns.push(*id, loan);
-        }
-        columns
-    }
-
-    /// Binds them as the next parameters, in the order of the fields.
-    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
-        query
-            .bind(&self.loan_id)
-            .bind(&self.check_out_stamp)
-            .bind(&self.check_out_user)
-            .bind(&self.check_out_due_date)
-            .bind(&self.grace_duration)
-            .bind(&self.grace_interval)
-            .bind(&self.grace_minutes)
-            .bind(&self.snapshot_stamp)
-            .bind(&self.snapshot_user)
-            .bind(&self.due_stamp)
-            .bind(&self.changed_due_date)
-            .bind(&self.changed_by_recall)
-            .bind(&self.lost_stamp)
-            .bind(&self.said_lost)
-            .bind(&self.claimed_stamp)
-            .bind(&self.said_claimed)
-            .bind(&self.closed_stamp)
-            .bind(&self.named_user)
-    }
-
-    fn push(&mut self, id: Uuid, loan: &'a Loan) {
-        let check_out = loan.check_out.as_ref().map(|(_, check_out)| check_out);
-        let grace = check_out.and_then(|check_out| check_out.grace);
-        self.loan_id.push(id);
-        self.check_out_stamp.push(stamp(&loan.check_out));
-        self.check_out_user.push(check_out.map(|check_out| check_out.user));
-        self.check_out_due_date.push(check_out.map(|check_out| check_out.due_date));
-        self.grace_duration.push(grace.map(|grace| grace.duration));
-        self.grace_interval.push(grace.map(|grace| grace.unit.name()));
-        self.grace_minutes.push(grace.map(|grace| grace.minutes()));
-        self.snapshot_stamp.push(stamp(&loan.snapshot));
-        self.snapshot_user.push(loan.snapshot.map(|(_, user)| user));
-        self.due_stamp.push(stamp(&loan.due));
-        self.changed_due_date.push(loan.due.map(|(_, due)| due.date));
-        self.changed_by_recall.push(loan.due.map(|(_, due)| due.by_recall));
-        self.lost_stamp.push(stamp(&loan.lost));
-        self.said_lost.push(loan.lost.map(|(_, lost)| lost));
-        self.claimed_stamp.push(stamp(&loan.claimed_returned));
-        self.said_claimed.push(loan.claimed_returned.map(|(_, claimed)| claimed));
-        self.closed_stamp.push(loan.closed.as_ref().map(Stamp::as_bytes));
-        self.named_user.push(loan.named);
-    }
-}
-
-/// The columns of many fees/fines.
-#[derive(Default)]
-pub(super) struct FeeColumns<'a> {
-    fee_fine_id: Vec<Uuid>,
-    balance_stamp: Vec<Option<&'a [u8]>>,
-    balance: Vec<Option<Decimal>>,
-    loan_id: Vec<Option<Uuid>>,
-    type_stamp: Vec<Option<&'a [u8]>>,
-    fee_fine_type_id: Vec<Option<Uuid>>,
-    user_stamp: Vec<Option<&'a [u8]>>,
-    user_id: Vec<Option<Uuid>>,
-}
-
-impl<'a> FeeColumns<'a> {
-    pub(super) fn of(fees: &'a BTreeMap<Uuid, Fee>) -> Self {
-        let mut columns = Self::default();
-        for (id, fee) in fees {
-            columns.fee_fine_id.push(*id);
-            columns.balance_stamp.push(stamp(&fee.balance));
-            columns.balance.push(fee.balance.map(|(_, balance)| balance.amount));
-            columns.loan_id.push(fee.balance.and_then(|(_, balance)| balance.loan));
-            columns.type_stamp.push(stamp(&fee.fee_fine_type));
-            columns.fee_fine_type_id.push(fee.fee_fine_type.map(|(_, fee_type)| fee_type));
-            columns.user_stamp.push(stamp(&fee.user));
-            columns.user_id.push(fee.user.map(|(_, user)| user));
-        }
-        columns
-    }
-
-    /// Binds them as the next parameters, in the order of the fields.
-    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
-        query
-            .bind(&self.fee_fine_id)
-            .bind(&self.balance_stamp)
-            .bind(&self.balance)
-            .bind(&self.loan_id)
-            .bind(&self.type_stamp)
-            .bind(&self.fee_fine_type_id)
-            .bind(&self.user_stamp)
-            .bind(&self.user_id)
-    }
-}
-
-fn stamp<T>(register: &Option<(Stamp, T)>) -> Option<&[u8]> {
-    register.as_ref().map(|(stamp, _)| stamp.as_bytes())
 }

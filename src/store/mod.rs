@@ -3,7 +3,9 @@
 //! Statements are constants with `{schema}` where the tenant's schema goes; [`Schema`] alone fills it
 //! in. What a client asks in its own words becomes SQL in `search.rs`. A store function decides nothing and commits nothing: `flow` begins and commits.
 
+mod columns;
 pub mod conditions;
+mod copy;
 pub mod dead_letters;
 pub mod dependents;
 pub mod differences;

@@ -17,7 +17,7 @@ const KEPT: TimeDelta = TimeDelta::days(90);
 macro_rules! columns {
     () => {
         "id, tenant, request, status, asked_by, asked_at, begun_at, ended_at, cancel, progress, summary, \
-         error, loans_read, fees_fines_read, problems"
+         error, loans_read, fees_fines_read, problems, together"
     };
 }
 
@@ -48,6 +48,18 @@ const TAKE_WITH_TOKEN: &str = take!(
        and not exists (select from mod_patron_blocks.rebuild o
                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
                           and o.ended_at is null and o.held_until >= now())"
+);
+
+/// Those that go together with one that was taken, as far as nobody has begun with them.
+const TAKE_TOGETHER: &str = concat!(
+    "update mod_patron_blocks.rebuild
+        set held_until = now() + $1 * interval '1 second', holder = $2, begun_at = coalesce(begun_at, now())
+      where id in (select id from mod_patron_blocks.rebuild
+                    where together = $3 and status = 'waiting' and not cancel
+                      and (held_until is null or held_until < now())
+                    order by asked_at limit $4 for update)
+     returning ",
+    columns!()
 );
 
 /// How long differences wait to be applied.
@@ -161,28 +173,39 @@ pub struct Rebuild {
     /// What was odd on the way.
     #[sqlx(json)]
     pub problems: Vec<String>,
+    /// What it has in common with those that may be worked on with it.
+    pub together: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// What it asks for.
+    pub request: &'a Value,
+    /// Who asks.
+    pub by: &'a str,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What it has in common with those that may be worked on with it: tenants share topics.
+    pub together: Option<&'a str>,
 }
 
 /// Enters a rebuild for any instance to work on. Old ones that have ended go.
-pub async fn add(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    tenant: &TenantId,
-    request: &Value,
-    asked_by: &str,
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
+pub async fn add(db: impl PgExecutor<'_>, id: Uuid, asked: Request<'_>) -> Result<(), Error> {
     sqlx::query(
         "with old as (delete from mod_patron_blocks.rebuild where ended_at < $6)
-         insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at)
-         values ($1, $2, $3, 'waiting', $4, $5)",
+         insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at, together)
+         values ($1, $2, $3, 'waiting', $4, $5, $7)",
     )
     .bind(id)
-    .bind(tenant.as_str())
-    .bind(request)
-    .bind(asked_by)
-    .bind(now)
-    .bind(now - KEPT)
+    .bind(asked.tenant.as_str())
+    .bind(asked.request)
+    .bind(asked.by)
+    .bind(asked.at)
+    .bind(asked.at - KEPT)
+    .bind(asked.together)
     .execute(db)
     .await
     .map_err(Error::at("enter a rebuild"))?;
@@ -236,6 +259,23 @@ async fn take_any(
     let taken = taken.bind(hold.seconds()).bind(hold.holder);
     let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
     let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
+    commit(tx).await?;
+    Ok(taken)
+}
+
+/// Takes the others that go together with one, the oldest first and no more than so many.
+pub async fn take_together(
+    db: &Db,
+    together: &str,
+    most: i64,
+    hold: Hold,
+) -> Result<Vec<Rebuild>, Error> {
+    let failed = || Error::at("take rebuilds that go together");
+    let mut tx = begin(db).await?;
+    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
+    alone.execute(&mut *tx).await.map_err(failed())?;
+    let taken = sqlx::query_as(TAKE_TOGETHER).bind(hold.seconds()).bind(hold.holder);
+    let taken = taken.bind(together).bind(most).fetch_all(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
     Ok(taken)
 }

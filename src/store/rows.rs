@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Schema, Statement, Tx,
-    merge::{FeeColumns, LoanColumns},
+    columns::{FeeColumns, LoanColumns},
 };
 use crate::{
     event::{Stamp, stamp::Horizon, stored::Stored},
@@ -270,10 +270,7 @@ impl FeeRow {
 }
 
 /// One row for each id: a shadow may have several until all was read.
-fn joined<T: Default>(
-    rows: impl Iterator<Item = (Uuid, Row<T>)>,
-    merge: fn(T, T) -> T,
-) -> Rows<T> {
+fn joined<T: Default>(rows: impl Iterator<Item = (Uuid, Row<T>)>, merge: fn(T, T) -> T) -> Rows<T> {
     let mut joined = Rows::new();
     for (id, row) in rows {
         let known: &mut Row<T> = joined.entry(id).or_default();

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{check_out, enveloped, member, minutes_from_now, now},
+    binary::console,
+    facts::{check_out, member, minutes_from_now, now},
     log::Draft,
     world::{TENANT, World},
 };
@@ -23,10 +24,14 @@ async fn purge(world: &World) {
 
 /// A check-out of a new patron, in the tenant's own topic or in that of a collection.
 async fn check_out_in(world: &World, part: &str) -> Uuid {
+    check_out_of(world, part, TENANT).await
+}
+
+async fn check_out_of(world: &World, part: &str, tenant: &'static str) -> Uuid {
     let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
-    let payload = enveloped(&check_out(user, loan, &minutes_from_now(1440)), now()).to_string();
+    let payload = check_out(user, loan, &minutes_from_now(1440)).to_string();
     let topic = world.log.topic(part, Kind::ItemCheckedOut);
-    let headers = vec![("folio.tenantId", TENANT)];
+    let headers = vec![("folio.tenantId", tenant)];
     let payload = Some(payload.as_bytes());
     world.log.place(Draft { topic, headers, payload, timestamp: None }).await;
     user
@@ -176,6 +181,57 @@ async fn a_tenant_is_filled_once_the_broker_is_back_and_by_another_instance_wher
             })
             .await;
         assert!(has_a_loan(world, user).await);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_share_topics_are_rebuilt_together() {
+    World::tell(async |world| {
+        let install = world.request(reqwest::Method::POST, "/_/tenant");
+        let install = install.header("X-Okapi-Tenant", "southlib");
+        let install = install.json(&json!({ "module_to": MODULE })).send().await.unwrap();
+        assert_eq!(install.status(), 201);
+        world.log.make(vec![world.log.topic("ALL", Kind::ItemCheckedOut)]).await;
+        for (part, tenant) in [("ALL", TENANT), ("ALL", "southlib"), (TENANT, TENANT)] {
+            for _ in 0..3 {
+                check_out_of(world, part, tenant).await;
+            }
+        }
+        let loans = [("{schema}", 6), ("southlib_mod_patron_blocks", 3)];
+        let are_known = async |world: &World| {
+            for (schema, number) in loans {
+                let counters = format!("select sum(open_loans)::int8 from {schema}.patron_counter");
+                let rows = format!("select count(*) from {schema}.loan");
+                if world.count(&rows).await != number || world.count(&counters).await != number {
+                    return false;
+                }
+            }
+            true
+        };
+        world.until("all are known", are_known).await;
+        for (schema, _) in loans {
+            let sql = format!("delete from {schema}.loan");
+            world.meddle(&sql).await;
+        }
+        let (code, said) = console(world, &["rebuild", "--all-tenants"]);
+        assert_eq!(code, Some(0), "{said}");
+        for told in [
+            &*format!("tenant {TENANT}\nrebuild "),
+            "tenant southlib\nrebuild ",
+            "6 patrons differ",
+            "3 patrons differ",
+        ] {
+            assert!(said.contains(told), "{told}: {said}");
+        }
+        assert!(!are_known(world).await, "nothing is applied unasked");
+        let (code, said) = console(world, &["rebuild", "--all-tenants", "--apply"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(are_known(world).await, "{said}");
+        let left = "select count(*) from pg_namespace where nspname like '%blocks@_r%' escape '@'";
+        world.until("no shadow is left", async |w: &World| w.count(left).await == 2).await;
+        let (code, said) = console(world, &["rebuild", "--all-tenants", "--source", "storage"]);
+        assert_eq!(code, Some(2), "{said}");
     })
     .await;
 }

@@ -2,12 +2,14 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,8 +19,9 @@ use uuid::Uuid;
 use super::{
     ask::Ask,
     pace::Pace,
+    together,
     tokens::Tokens,
-    work::{Failure, Setting, Work},
+    work::{Failure, HELD, Kept, Setting, WORD, With, Work},
 };
 use crate::{
     clock::Clock,
@@ -28,18 +31,15 @@ use crate::{
     kafka::Broker,
     okapi::{Caller, Storage},
     store::{
-        self, Db, Login, PoolSettings, Schema, differences,
-        rebuilds::{self, Held, Hold, Rebuild, Status},
+        self, Db, Login, PoolSettings, Schema, Tx, differences,
+        rebuilds::{self, Hold, Rebuild, Request, Status},
         shadow, tenants,
     },
     telemetry::Chain,
 };
 
-/// How long a rebuild stays its instance's without a word from it.
-const HELD: Duration = Duration::from_secs(10);
-
-/// How often that word is given, and rebuilds are looked for that nobody works on.
-const WORD: Duration = Duration::from_secs(1);
+/// How many go together with one that was taken.
+const TOGETHER: i64 = 99;
 
 /// How long the database gives one statement of a rebuild: one compares whole tenants.
 const STATEMENT: Duration = Duration::from_secs(15 * 60);
@@ -72,12 +72,20 @@ struct Room {
     storage: Arc<Semaphore>,
 }
 
-/// A rebuild to be worked on.
+/// A rebuild to be worked on, and those that go together with it.
 struct Taken {
-    rebuild: Rebuild,
+    rebuilds: Vec<Rebuild>,
     hold: Hold,
     caller: Option<Caller>,
     pass: OwnedSemaphorePermit,
+}
+
+/// What was asked for at once.
+pub struct Asked {
+    /// Whose, and its id.
+    pub all: Vec<(TenantId, Uuid)>,
+    /// What they have in common, where they are worked on together.
+    pub together: Option<String>,
 }
 
 /// How a rebuild left the hands of this instance.
@@ -111,10 +119,46 @@ impl Rebuilds {
         ask: &Ask,
         asked_by: &str,
     ) -> Result<Uuid, store::Error> {
-        let (id, now) = (Uuid::new_v4(), self.clock.now());
-        rebuilds::add(db, id, &tenant.id, &ask.told(), asked_by, now).await?;
-        info!(tenant = %tenant.id, rebuild.id = %id, asked_by, "rebuild asked for");
+        let mut tx = store::begin(db).await?;
+        let id = self.add(&mut tx, &tenant.id, ask, asked_by, None).await?;
+        store::commit(tx).await?;
         self.look();
+        Ok(id)
+    }
+
+    /// Enters one for each of several tenants, to be worked on together.
+    pub async fn ask_all(
+        &self,
+        db: &Db,
+        tenants: &[TenantId],
+        ask: &Ask,
+        asked_by: &str,
+    ) -> Result<Asked, store::Error> {
+        let together = Uuid::new_v4().to_string();
+        let mut all = Vec::with_capacity(tenants.len());
+        let mut tx = store::begin(db).await?;
+        for tenant in tenants {
+            let id = self.add(&mut tx, tenant, ask, asked_by, Some(&together)).await?;
+            all.push((tenant.clone(), id));
+        }
+        store::commit(tx).await?;
+        self.look();
+        Ok(Asked { all, together: Some(together) })
+    }
+
+    async fn add(
+        &self,
+        tx: &mut Tx,
+        tenant: &TenantId,
+        ask: &Ask,
+        by: &str,
+        together: Option<&str>,
+    ) -> Result<Uuid, store::Error> {
+        let id = Uuid::new_v4();
+        let (request, at) = (ask.told(), self.clock.now());
+        let request = Request { tenant, request: &request, by, at, together };
+        rebuilds::add(&mut **tx, id, request).await?;
+        info!(%tenant, rebuild.id = %id, asked_by = by, "rebuild asked for");
         Ok(id)
     }
 
@@ -146,10 +190,10 @@ impl Rebuilds {
         while !stop.is_cancelled() {
             match stop.run_until_cancelled(self.next(&room)).await.flatten() {
                 Some(taken) => {
-                    let (rebuilds, stop) = (self.clone(), stop.clone());
+                    let (rebuilds, turns) = (self.clone(), room.any.clone());
+                    let stop = stop.clone();
                     tasks.spawn(async move {
-                        rebuilds.run(taken.rebuild, taken.hold, taken.caller, &stop).await;
-                        drop(taken.pass);
+                        rebuilds.run_all(taken, &turns, &stop).await;
                         rebuilds.look();
                     });
                 }
@@ -169,18 +213,49 @@ impl Rebuilds {
             if let Ok(pass) = room.storage.clone().try_acquire_owned() {
                 let hold = Self::hold();
                 if let Some((rebuild, caller)) = self.take_with_token(hold).await? {
-                    return Ok(Some(Taken { rebuild, hold, caller, pass }));
+                    return Ok(Some(Taken { rebuilds: vec![rebuild], hold, caller, pass }));
                 }
             }
             let Ok(pass) = room.any.clone().try_acquire_owned() else { return Ok(None) };
             let hold = Self::hold();
-            let rebuild = rebuilds::take(&self.db, None, hold).await?;
-            Ok(rebuild.map(|rebuild| Taken { rebuild, hold, caller: None, pass }))
+            let Some(rebuild) = rebuilds::take(&self.db, None, hold).await? else {
+                return Ok(None);
+            };
+            let rebuilds = self.take_others(rebuild, hold).await?;
+            Ok(Some(Taken { rebuilds, hold, caller: None, pass }))
         };
         taken.await.unwrap_or_else(|error: store::Error| {
             warn!(error = %Chain(&error), "rebuilds can't be looked for");
             None
         })
+    }
+
+    /// Takes those that go together with a rebuild that was taken, where there is something to share. Otherwise
+    /// they are better off with other instances.
+    async fn take_others(
+        &self,
+        rebuild: Rebuild,
+        hold: Hold,
+    ) -> Result<Vec<Rebuild>, store::Error> {
+        let together = rebuild.together.clone().filter(|_| rebuild.status == Status::Waiting);
+        let mut all = vec![rebuild];
+        if let Some(together) = together
+            && self.tenants_share_topics().await
+        {
+            all.extend(rebuilds::take_together(&self.db, &together, TOGETHER, hold).await?);
+        }
+        Ok(all)
+    }
+
+    async fn tenants_share_topics(&self) -> bool {
+        let (broker, environment) = (self.broker.clone(), self.kafka.environment.clone());
+        let is_shared = move |name: &String| {
+            environment.parse(name).is_some_and(|topic| topic.tenant.is_none())
+        };
+        let asked =
+            spawn_blocking(move || broker.topics().map(|names| names.iter().any(is_shared)));
+        // Where the broker is away, each waits for it by itself.
+        matches!(asked.await, Ok(Ok(true)))
     }
 
     fn hold() -> Hold {
@@ -212,39 +287,71 @@ impl Rebuilds {
         Ok(None)
     }
 
-    /// Works on one rebuild, unless another instance does, until it is at rest or `stop`. The storage modules
-    /// are asked on behalf of `caller`.
-    pub async fn work_on_one(
-        self: Arc<Self>,
-        (tenant, id): (TenantId, Uuid),
-        caller: Caller,
-        stop: CancellationToken,
-    ) {
+    /// Works on what was asked for here, unless another instance does, until `stop`. The storage modules are
+    /// asked on behalf of `caller`.
+    pub async fn work_on(self: Arc<Self>, asked: Asked, caller: Caller, stop: CancellationToken) {
+        let turns = Arc::new(Semaphore::new(1));
         while !stop.is_cancelled() {
-            let hold = Self::hold();
-            let taken = match rebuilds::take(&self.db, Some(id), hold).await {
-                Ok(None) => rebuilds::take_with_token(&self.db, &tenant, Some(id), hold).await,
-                taken => taken,
-            };
-            match taken {
-                Ok(Some(rebuild)) => self.run(rebuild, hold, Some(caller.clone()), &stop).await,
+            match self.take_of(&asked, &turns).await {
+                Ok(Some(taken)) => {
+                    let taken = Taken { caller: Some(caller.clone()), ..taken };
+                    self.run_all(taken, &turns, &stop).await;
+                }
                 Ok(None) => {}
-                Err(error) => warn!(error = %Chain(&error), "a rebuild can't be taken"),
+                Err(error) => warn!(error = %Chain(&error), "rebuilds can't be taken"),
             }
             stop.run_until_cancelled(sleep(WORD)).await;
         }
     }
 
-    async fn run(
+    async fn take_of(
         &self,
-        rebuild: Rebuild,
-        hold: Hold,
-        caller: Option<Caller>,
-        stop: &CancellationToken,
-    ) {
+        asked: &Asked,
+        turns: &Arc<Semaphore>,
+    ) -> Result<Option<Taken>, store::Error> {
+        let hold = Self::hold();
+        let Ok(pass) = turns.clone().acquire_owned().await else { return Ok(None) };
+        let taken = |rebuilds| Some(Taken { rebuilds, hold, caller: None, pass });
+        if let Some(together) = &asked.together {
+            let all = rebuilds::take_together(&self.db, together, TOGETHER, hold).await?;
+            if !all.is_empty() {
+                return Ok(taken(all));
+            }
+        }
+        for (tenant, id) in &asked.all {
+            let one = match rebuilds::take(&self.db, Some(*id), hold).await? {
+                None => rebuilds::take_with_token(&self.db, tenant, Some(*id), hold).await?,
+                taken => taken,
+            };
+            if let Some(one) = one {
+                return Ok(taken(vec![one]));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Works on what was taken until it is at rest or `stop`. Of several, each has its turn.
+    async fn run_all(&self, taken: Taken, turns: &Arc<Semaphore>, stop: &CancellationToken) {
+        let Taken { mut rebuilds, hold, caller, pass } = taken;
+        let db = self.pool();
+        if rebuilds.len() == 1
+            && let Some(rebuild) = rebuilds.pop()
+        {
+            self.run(rebuild, hold, With { caller, member: None, db }, stop).await;
+            return drop(pass);
+        }
+        let (members, joining) = together::members(rebuilds.len(), turns, pass);
+        let runs = rebuilds.into_iter().zip(members).map(|(rebuild, member)| {
+            let with = With { caller: caller.clone(), member: Some(member), db: db.clone() };
+            self.run(rebuild, hold, with, stop)
+        });
+        tokio::join!(join_all(runs), together::read(joining));
+    }
+
+    async fn run(&self, rebuild: Rebuild, hold: Hold, with: With, stop: &CancellationToken) {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");
-        let left = self.go_on(&rebuild, hold, caller, stop).await;
+        let left = self.go_on(&rebuild, hold, with, stop).await;
         let stored = match left {
             Ok(Left::Ended(status, summary, problem)) => {
                 if status != Status::Done {
@@ -285,7 +392,7 @@ impl Rebuilds {
         &self,
         rebuild: &Rebuild,
         hold: Hold,
-        caller: Option<Caller>,
+        with: With,
         stop: &CancellationToken,
     ) -> Result<Left, Failure> {
         let failed = |why: String| Ok(Left::Ended(Status::Failed, None, Some(why)));
@@ -300,7 +407,7 @@ impl Rebuilds {
                     return failed(why.unwrap_or_else(|| "the tenant is not enabled".to_owned()));
                 }
             };
-        let work = self.work_on(rebuild, ask, (tenant, caller), hold, stop.child_token());
+        let work = self.equip(rebuild, ask, (tenant, with), hold, stop.child_token());
         if rebuild.cancel {
             return Self::cancelled(&work).await;
         }
@@ -308,14 +415,18 @@ impl Rebuilds {
         loop {
             let done = tokio::select! {
                 done = work.go_on() => done,
-                why = self.keep(&work) => match why {
-                    Kept::Cancelled => return Self::cancelled(&work).await,
-                    Kept::Gone => {
-                        work.clear(false).await?;
-                        return Ok(Left::Over(None));
+                why = work.keep() => {
+                    // What is read for it together with others is of no use any more.
+                    work.stop.cancel();
+                    match why {
+                        Kept::Cancelled => return Self::cancelled(&work).await,
+                        Kept::Gone => {
+                            work.clear(false).await?;
+                            return Ok(Left::Over(None));
+                        }
+                        Kept::ByAnother | Kept::Stopping => return Ok(Left::Over(None)),
                     }
-                    Kept::ByAnother | Kept::Stopping => return Ok(Left::Over(None)),
-                },
+                }
             };
             match done {
                 Ok((Status::Compared, summary)) => {
@@ -333,6 +444,7 @@ impl Rebuilds {
                 // Nobody asked for what fills a tenant, so nobody would ask again.
                 Err(failure) if failure.may_pass() && (tries < TRIES || work.ask.fill) => {
                     tries += 1;
+                    work.leave();
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&failure),
                         "a rebuild has to wait");
                     if matches!(failure, Failure::Lost) {
@@ -357,22 +469,15 @@ impl Rebuilds {
         Ok(Left::Ended(Status::Cancelled, None, None))
     }
 
-    fn work_on(
+    fn equip(
         &self,
         rebuild: &Rebuild,
         ask: Ask,
-        (tenant, caller): (Arc<Tenant>, Option<Caller>),
+        (tenant, With { caller, member, db }): (Arc<Tenant>, With),
         hold: Hold,
         stop: CancellationToken,
     ) -> Work {
         let shadow = Arc::new(Schema::shadow(&tenant.id, rebuild.id));
-        let settings = PoolSettings {
-            name: "mod-patron-blocks rebuild",
-            most: 2,
-            wait: Duration::from_secs(30),
-            statement: STATEMENT,
-            suspicious: true,
-        };
         Work {
             id: rebuild.id,
             hold,
@@ -390,43 +495,22 @@ impl Rebuilds {
             housekeeping: self.housekeeping.clone(),
             storage: self.storage.clone(),
             caller,
-            db: store::pool(&self.login, settings),
+            db,
+            member: member.map(Arc::new),
         }
     }
 
-    /// Says that a rebuild is worked on, until there is a reason to let go of it.
-    async fn keep(&self, work: &Work) -> Kept {
-        let mut said = Instant::now();
-        loop {
-            let progress = work.progress.told();
-            match timeout(HELD / 2, rebuilds::hold(work.db(), work.id, work.hold, &progress)).await
-            {
-                Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
-                Ok(Ok(Held::Still { cancel: false })) => said = Instant::now(),
-                Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,
-                Ok(Ok(Held::Gone)) => return Kept::Gone,
-                Ok(Err(error)) => {
-                    warn!(rebuild.id = %work.id, error = %Chain(&error), "rebuild not held");
-                }
-                Err(_) => warn!(rebuild.id = %work.id, "rebuild not held in time"),
-            }
-            // By then another instance may have taken it.
-            if said.elapsed() >= HELD {
-                return Kept::ByAnother;
-            }
-            if work.stop.run_until_cancelled(sleep(WORD)).await.is_none() {
-                return Kept::Stopping;
-            }
-        }
+    /// Connections for rebuilds that are worked on together: to say that they are, and one for each that has
+    /// its turn.
+    fn pool(&self) -> Db {
+        let most = 1 + u32::try_from(self.setting.at_once.max(1)).unwrap_or(u32::MAX);
+        let settings = PoolSettings {
+            name: "mod-patron-blocks rebuild",
+            most,
+            wait: Duration::from_secs(30),
+            statement: STATEMENT,
+            suspicious: true,
+        };
+        store::pool(&self.login, settings)
     }
-}
-
-/// Why a rebuild is let go of.
-enum Kept {
-    Cancelled,
-    /// Its tenant was purged.
-    Gone,
-    /// It was not heard of for too long here.
-    ByAnother,
-    Stopping,
 }

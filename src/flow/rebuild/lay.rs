@@ -10,14 +10,18 @@ use super::{
 };
 use crate::{
     patron::Said,
-    store::{self, laid, shadow},
+    store::{
+        self,
+        laid::{self, Laid},
+        shadow,
+    },
 };
 
 /// Entries in one statement.
-const STATEMENT: usize = 2000;
+const STATEMENT: usize = 10_000;
 
-/// Loans or fees/fines that are joined at once.
-const PAGE: i64 = 2000;
+/// Ids that are looked for at once.
+const FOUND: i64 = 1_000_000;
 
 /// How far reading has come with what is laid out.
 pub(super) enum Reached {
@@ -52,29 +56,27 @@ pub(super) async fn put_together(work: &Work) -> Result<(), Failure> {
     laid::make_findable(&mut tx, &work.shadow).await?;
     store::commit(tx).await?;
     work.pace.keep(began).await;
-    join(work, true).await?;
-    join(work, false).await?;
+    join(work, Laid::Loans).await?;
+    join(work, Laid::Fees).await?;
     let mut tx = work.begin().await?;
     laid::end(&mut tx, &work.shadow).await?;
     Ok(store::commit(tx).await?)
 }
 
-/// Joins page by page, in the order of ids.
-async fn join(work: &Work, is_loans: bool) -> Result<(), Failure> {
-    let mut after = Uuid::nil();
+async fn join(work: &Work, of: Laid) -> Result<(), Failure> {
     loop {
-        let began = Instant::now();
         let mut tx = work.begin().await?;
-        let last = if is_loans {
-            laid::join_loans(&mut tx, &work.shadow, after, PAGE).await?
-        } else {
-            laid::join_fees(&mut tx, &work.shadow, after, PAGE).await?
-        };
-        store::commit(tx).await?;
-        work.pace.keep(began).await;
-        match last {
-            Some(last) => after = last,
-            None => return Ok(()),
+        let found = laid::in_parts(&mut tx, &work.shadow, of, FOUND).await?;
+        drop(tx);
+        if found.is_empty() {
+            return Ok(());
+        }
+        for ids in found.chunks(STATEMENT) {
+            let began = Instant::now();
+            let mut tx = work.begin().await?;
+            laid::join(&mut tx, &work.shadow, of, ids).await?;
+            store::commit(tx).await?;
+            work.pace.keep(began).await;
         }
     }
 }

@@ -15,12 +15,13 @@ mod plan;
 mod read;
 mod report;
 mod storage;
+mod together;
 mod tokens;
 mod topics;
 mod wanted;
 mod work;
 
 pub use ask::{Ask, Refused, Source};
-pub use jobs::Rebuilds;
+pub use jobs::{Asked, Rebuilds};
 pub use report::{patron as told_patron, rebuild as told_rebuild, words};
 pub use work::Setting;

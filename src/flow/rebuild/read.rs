@@ -109,7 +109,14 @@ fn noted(parts: &BTreeMap<At, Part>) -> Vec<shadow::Reading> {
 }
 
 async fn read_topics(work: &Work) -> Result<(), Failure> {
+    if let Some(member) = &work.member {
+        let share = Share::of(work, Wanted::of(work).await?).await?;
+        member.read(share.shared()).await;
+    }
     let share = Share::of(work, Wanted::of(work).await?).await?;
+    if !share.is_left() {
+        return Ok(());
+    }
     let failures = topics::read(vec![share]).await?;
     failures.into_iter().flatten().next().map_or(Ok(()), Err)
 }

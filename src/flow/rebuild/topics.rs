@@ -18,8 +18,9 @@ use super::{
 use crate::{
     config::KafkaConfig,
     event::{Reading, Record, Topic},
+    figures::figures,
     flow::outcome::At,
-    kafka::reader::{Part, Read, Reader},
+    kafka::reader::{self, Batch, Part},
     patron::Said,
     store::shadow,
 };
@@ -28,8 +29,8 @@ use crate::{
 /// longer than that.
 pub(super) const LAY_OUT: Duration = Duration::from_secs(20);
 
-/// Records between two looks at how much room there is.
-const LOOK: u32 = 1000;
+/// In about how many portions the memory that there is is let go of.
+const PORTIONS: usize = 6;
 
 /// One rebuild's share in what is read.
 pub(super) struct Share {
@@ -48,6 +49,19 @@ impl Share {
         let left = parts.values().map(|part| part.end - part.next).sum::<i64>();
         work.progress.begin("reading topics", u64::try_from(left).unwrap_or_default());
         Ok(Self { work: work.clone(), wanted, parts })
+    }
+
+    /// As far as it is of topics that tenants share.
+    pub(super) fn shared(mut self) -> Self {
+        let environment = &self.work.kafka.environment;
+        let is_shared = |topic: Topic| topic.tenant.is_none();
+        self.parts.retain(|(name, _), _| environment.parse(name).is_some_and(is_shared));
+        self
+    }
+
+    /// Whether there is anything to be read.
+    pub(super) fn is_left(&self) -> bool {
+        self.parts.values().any(|part| part.next < part.end)
     }
 }
 
@@ -100,36 +114,29 @@ struct Portion {
     reached: Reached,
 }
 
-/// Reads and folds, on a thread that may block, until all is read or nobody takes what was folded.
+/// Folds what is read, on a thread that may block, until all is read or nobody takes what was folded.
 fn fold(
     kafka: &KafkaConfig,
     mut folds: Folds,
     folded: &mpsc::Sender<Portion>,
 ) -> Result<(), Failure> {
     let parts: Vec<_> = folds.places.iter().map(|place| (place.at.clone(), place.part)).collect();
-    let mut reader = Reader::new(kafka, &parts)?;
-    let (mut since, mut heard) = (Instant::now(), 0);
-    loop {
-        let is_end = match reader.read()? {
-            Read::Record(n, record) => {
-                folds.hear(n, &record);
-                heard += 1;
-                if heard < LOOK {
-                    continue;
-                }
-                false
-            }
-            Read::Nothing => false,
-            Read::End => true,
-        };
-        heard = 0;
+    let batches = reader::read(kafka, &parts)?;
+    let mut since = Instant::now();
+    // The reader has nothing more to say once it was at the end.
+    while let Ok(batch) = batches.recv() {
+        let Batch { records, is_end } = batch?;
+        figures().replayed.increment(records.len() as u64);
+        for (part, record) in records {
+            folds.hear(part, &record);
+        }
         let mut portions = Vec::new();
         if is_end {
             folds.end();
-        } else if folds.is_full() {
+        } else if folds.is_plenty() {
             portions = folds.take_ended();
         }
-        if is_end || folds.is_half_full_after(&portions) || since.elapsed() > LAY_OUT {
+        if is_end || folds.is_full() || since.elapsed() > LAY_OUT {
             portions.extend(folds.take_all());
             since = Instant::now();
         }
@@ -142,6 +149,7 @@ fn fold(
             return Ok(());
         }
     }
+    Err(Failure::Away("reading ended by itself"))
 }
 
 /// What is being folded, and how far reading is.
@@ -149,8 +157,9 @@ struct Folds {
     places: Vec<Place>,
     shares: Vec<Folding>,
     cluster: Arc<str>,
-    /// How many bytes may be held.
+    /// How many bytes may be held, and how many were when something was last let go of.
     room: usize,
+    kept: usize,
 }
 
 /// A partition that is read.
@@ -192,8 +201,8 @@ impl Folds {
             Folding { wanted, fold: Fold::default(), progress, stop }
         });
         let (places, shares) = (places.into_values().collect(), shares.collect());
-        // What is laid out and what waits for that take as much again.
-        Self { places, shares, cluster, room: memory / 3 }
+        // What waits to be laid out takes as much again.
+        Self { places, shares, cluster, room: memory / 2, kept: 0 }
     }
 
     fn hear(&mut self, n: usize, record: &Record) {
@@ -225,13 +234,14 @@ impl Folds {
         self.shares.iter().map(|share| share.fold.bytes()).sum()
     }
 
-    fn is_full(&self) -> bool {
-        self.bytes() > self.room
+    /// Whether there is enough to be let go of: while that is laid out, more is read.
+    fn is_plenty(&self) -> bool {
+        self.bytes() > self.kept + self.room / PORTIONS
     }
 
-    /// Whether letting go of what has ended was not enough for a while.
-    fn is_half_full_after(&self, taken: &[Portion]) -> bool {
-        !taken.is_empty() && self.bytes() > self.room / 2
+    /// Whether letting go of what has ended is not enough.
+    fn is_full(&self) -> bool {
+        self.bytes() > self.room - self.room / PORTIONS
     }
 
     fn take_ended(&mut self) -> Vec<Portion> {
@@ -240,7 +250,9 @@ impl Folds {
             said: share.fold.take_ended(),
             reached: Reached::Nowhere,
         });
-        ended.collect()
+        let ended = ended.collect();
+        self.kept = self.bytes();
+        ended
     }
 
     fn take_all(&mut self) -> Vec<Portion> {
@@ -249,6 +261,7 @@ impl Folds {
             let reached = Reached::Topics(self.reached(of));
             portions.push(Portion { of, said: self.shares[of].fold.take_all(), reached });
         }
+        self.kept = 0;
         portions
     }
 

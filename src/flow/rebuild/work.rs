@@ -9,7 +9,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     compare,
     pace::Pace,
     read,
+    together::Member,
 };
 use crate::{
     clock::Clock,
@@ -28,10 +31,17 @@ use crate::{
     okapi::{Caller, Storage},
     store::{
         self, Db, Schema, Tx, Verdict, differences, prune,
-        rebuilds::{self, Hold, Status},
+        rebuilds::{self, Held, Hold, Status},
         shadow, tenants,
     },
+    telemetry::Chain,
 };
+
+/// How long a rebuild stays its instance's without a word from it.
+pub(super) const HELD: Duration = Duration::from_secs(10);
+
+/// How often that word is given, and rebuilds are looked for that nobody works on.
+pub(super) const WORD: Duration = Duration::from_secs(1);
 
 /// How rebuilds behave beside the desk and ingest.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +130,13 @@ impl Progress {
     }
 }
 
+/// With what a rebuild is worked on.
+pub(super) struct With {
+    pub(super) caller: Option<Caller>,
+    pub(super) member: Option<Member>,
+    pub(super) db: Db,
+}
+
 /// What one rebuild works with.
 #[derive(Clone)]
 pub(super) struct Work {
@@ -141,8 +158,10 @@ pub(super) struct Work {
     pub(super) storage: Storage,
     /// On whose behalf the storage modules are asked. Kept in memory alone.
     pub(super) caller: Option<Caller>,
-    /// Two connections of its own: to work with, and to say that it does.
+    /// Connections of its own: to work with, and to say that it does.
     pub(super) db: Db,
+    /// Where it is worked on with others.
+    pub(super) member: Option<Arc<Member>>,
 }
 
 impl Work {
@@ -180,6 +199,13 @@ impl Work {
         Ok(u64::try_from(sizes.inbox).unwrap_or_default())
     }
 
+    /// Has nobody wait for it.
+    pub(super) fn leave(&self) {
+        if let Some(member) = &self.member {
+            member.leave();
+        }
+    }
+
     /// How far it is: where it is gone on with after a failure.
     pub(super) fn status(&self) -> Status {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,6 +216,9 @@ impl Work {
     }
 
     pub(super) async fn go_on(&self) -> Result<(Status, Value), Failure> {
+        if let Some(member) = &self.member {
+            member.take_turn().await;
+        }
         loop {
             let next = match self.status() {
                 Status::Waiting | Status::Reading => {
@@ -257,4 +286,39 @@ impl Work {
         }
         Ok(store::commit(tx).await?)
     }
+
+    /// Says that a rebuild is worked on, until there is a reason to let go of it.
+    pub(super) async fn keep(&self) -> Kept {
+        let mut said = Instant::now();
+        loop {
+            let progress = self.progress.told();
+            match timeout(HELD / 2, rebuilds::hold(&self.db, self.id, self.hold, &progress)).await {
+                Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
+                Ok(Ok(Held::Still { cancel: false })) => said = Instant::now(),
+                Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,
+                Ok(Ok(Held::Gone)) => return Kept::Gone,
+                Ok(Err(error)) => {
+                    warn!(rebuild.id = %self.id, error = %Chain(&error), "rebuild not held");
+                }
+                Err(_) => warn!(rebuild.id = %self.id, "rebuild not held in time"),
+            }
+            // By then another instance may have taken it.
+            if said.elapsed() >= HELD {
+                return Kept::ByAnother;
+            }
+            if self.stop.run_until_cancelled(sleep(WORD)).await.is_none() {
+                return Kept::Stopping;
+            }
+        }
+    }
+}
+
+/// Why a rebuild is let go of.
+pub(super) enum Kept {
+    Cancelled,
+    /// Its tenant was purged.
+    Gone,
+    /// It was not heard of for too long here.
+    ByAnother,
+    Stopping,
 }

@@ -1,0 +1,183 @@
+//! Many tenants that are enabled at once: their events lie in topics of a collection, which they share, and in
+//! topics of their own.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use futures_util::future::join_all;
+use patron_blocks::{
+    clock::Clock,
+    event::TenantId,
+    store::{Db, Schema},
+};
+use reqwest::Client;
+use serde_json::{Value, json};
+use simulator::{
+    kafka::{Publisher, create_topics},
+    wire::{Record, Topic},
+};
+use tokio::time::interval;
+use uuid::Uuid;
+
+use crate::{library::bootstrap, prepared::say};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Check-outs of a tenant in a topic of its own, and in that of the collection.
+const OWN: usize = 200;
+const SHARED: usize = 1800;
+
+pub(crate) struct Many {
+    http: Client,
+    port: u16,
+    tenants: Vec<String>,
+}
+
+impl Many {
+    pub(crate) fn of(number: usize, port: u16) -> Self {
+        let http = Client::builder().no_proxy().build().expect("a client");
+        let tenants = (0..number).map(|n| format!("branch{n:03}")).collect();
+        Self { http, port, tenants }
+    }
+
+    /// Check-outs of all of them, each of a loan of its own. Tells how many lie in the collection's topic.
+    pub(crate) async fn publish(&self, environment: &str) -> usize {
+        let own = |tenant: &str| Topic {
+            name: format!("{environment}.{tenant}.circulation.ITEM_CHECKED_OUT"),
+            partitions: 2,
+        };
+        let mut topics: Vec<Topic> = self.tenants.iter().map(|tenant| own(tenant)).collect();
+        topics.push(Topic { partitions: 10, ..own("ALL") });
+        create_topics(&bootstrap(), &topics, 1).await.expect("Kafka is there");
+        let publisher = Publisher::new(&bootstrap()).expect("a producer");
+        for tenant in &self.tenants {
+            let id: Arc<str> = Arc::from(&**tenant);
+            for n in 0..OWN + SHARED {
+                let topic = if n < OWN { own(tenant) } else { own("ALL") };
+                let record = check_out(topic.name.into(), id.clone());
+                publisher.publish(&record).await.expect("the broker takes it");
+            }
+        }
+        publisher.flush(PATIENCE).await.expect("the broker takes them");
+        self.tenants.len() * SHARED
+    }
+
+    /// Enables them all at once.
+    pub(crate) async fn enable(&self) {
+        let body = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let calls = self.tenants.iter().map(|tenant| {
+            let url = format!("http://127.0.0.1:{}/_/tenant", self.port);
+            self.http.post(url).header("X-Okapi-Tenant", tenant).json(&body).send()
+        });
+        for answer in join_all(calls).await {
+            let status = answer.expect("an answer").status();
+            assert!(status.is_success(), "enabling: {status}");
+        }
+    }
+
+    /// Waits until the group is past all that was published: it belongs to nobody yet.
+    pub(crate) async fn until_passed_by(&self) {
+        let mut look = interval(Duration::from_millis(100));
+        let all = (self.tenants.len() * (OWN + SHARED)) as f64;
+        while self.figure("patron_blocks_records_total{outcome=\"passed_by\"} ").await < all {
+            look.tick().await;
+        }
+    }
+
+    /// Loses the loans of the first three.
+    pub(crate) async fn lose_some(&self, db: &Db) {
+        for tenant in &self.tenants[..3] {
+            let schema = Schema::of(&TenantId::parse(tenant).expect("a tenant's id"));
+            let sql = format!("truncate {0}.loan, {0}.patron_counter", schema.name());
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(db).await.expect("it is ours");
+        }
+    }
+
+    /// Rebuilds so many of them at once. Tells from when to when each was worked on.
+    pub(crate) async fn rebuild(&self, number: usize) -> String {
+        let began = Clock::system().now();
+        let runs = self.tenants[..number].iter().map(async |tenant| {
+            let path = format!("http://127.0.0.1:{}/patron-blocks/rebuilds", self.port);
+            let request = self.http.post(&path).header("X-Okapi-Tenant", tenant).json(&json!({}));
+            let told: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+            let id = told["id"].as_str().expect("an id").to_owned();
+            let mut look = interval(Duration::from_millis(20));
+            loop {
+                look.tick().await;
+                let request =
+                    self.http.get(format!("{path}/{id}")).header("X-Okapi-Tenant", tenant);
+                let told: Value =
+                    request.send().await.expect("an answer").json().await.expect("JSON");
+                if told["status"] == "done" {
+                    let at = |member: &str| {
+                        let at: DateTime<Utc> =
+                            told[member].as_str().expect("a time").parse().expect("a time");
+                        (at - began).num_milliseconds() as f64 / 1e3
+                    };
+                    return format!("from {:.1} to {:.1} s", at("begunAt"), at("endedAt"));
+                }
+            }
+        });
+        join_all(runs).await.join(", ")
+    }
+
+    /// Waits until nothing is missing of any.
+    pub(crate) async fn until_complete(&self) {
+        let mut look = interval(Duration::from_millis(100));
+        for tenant in &self.tenants {
+            while self.knowledge(tenant).await != json!("complete") {
+                look.tick().await;
+            }
+        }
+    }
+
+    async fn knowledge(&self, tenant: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}/patron-blocks/ingest", self.port);
+        let asked = self.http.get(url).header("X-Okapi-Tenant", tenant).send().await;
+        let told: Value = asked.expect("an answer").json().await.expect("JSON");
+        told["knowledge"].clone()
+    }
+
+    /// Every loan of every tenant has to count, once.
+    pub(crate) async fn judge(&self, db: &Db) {
+        for tenant in &self.tenants {
+            let schema = Schema::of(&TenantId::parse(tenant).expect("a tenant's id"));
+            let sql = format!("select sum(open_loans)::int8 from {}.patron_counter", schema.name());
+            let open: Option<i64> =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(db).await.expect("a number");
+            assert_eq!(open, Some((OWN + SHARED) as i64), "{tenant}");
+        }
+        say(&format!("  all {} loans of each of {} are known", OWN + SHARED, self.tenants.len()));
+    }
+
+    /// Records that rebuilds have read of topics.
+    pub(crate) async fn replayed(&self) -> f64 {
+        self.figure("patron_blocks_replayed_records_total ").await
+    }
+
+    async fn figure(&self, name: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        let told = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+        let number = told.lines().find_map(|line| line.strip_prefix(name));
+        number.and_then(|number| number.parse().ok()).unwrap_or_default()
+    }
+}
+
+fn check_out(topic: Arc<str>, tenant: Arc<str>) -> Record {
+    let (user, loan, now) = (Uuid::new_v4(), Uuid::new_v4(), Clock::system().now());
+    let due = (now + TimeDelta::days(14)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let payload = json!({
+        "id": Uuid::new_v4(),
+        "type": "UPDATED",
+        "tenant": &*tenant,
+        "timestamp": now.timestamp_millis(),
+        "data": { "userId": user, "loanId": loan, "dueDate": due },
+    });
+    Record {
+        topic,
+        key: loan.to_string(),
+        headers: vec![("folio.tenantId", tenant)],
+        timestamp_ms: now.timestamp_millis(),
+        payload: payload.to_string().into_bytes(),
+    }
+}

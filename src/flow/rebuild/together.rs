@@ -1,0 +1,93 @@
+//! Rebuilds of several tenants that one instance works on together: the topics that they share are read once
+//! for all of them, and then each goes on by itself when its turn comes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use super::topics::{self, Share};
+use crate::telemetry::Chain;
+
+/// One of them. Whoever drops it is not waited for any more.
+pub(super) struct Member {
+    joining: Mutex<Option<mpsc::UnboundedSender<Joining>>>,
+    turns: Arc<Semaphore>,
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// What one of them wants of the topics that they share.
+pub(super) struct Joining {
+    share: Share,
+    /// Told by being dropped.
+    read: oneshot::Sender<()>,
+}
+
+/// So many of them, of whom the first has its turn already, and what they will want.
+pub(super) fn members(
+    many: usize,
+    turns: &Arc<Semaphore>,
+    first: OwnedSemaphorePermit,
+) -> (Vec<Member>, mpsc::UnboundedReceiver<Joining>) {
+    let (sender, joining) = mpsc::unbounded_channel();
+    let mut turn = Some(first);
+    let member = |_| Member {
+        joining: Mutex::new(Some(sender.clone())),
+        turns: turns.clone(),
+        turn: Mutex::new(turn.take()),
+    };
+    ((0..many).map(member).collect(), joining)
+}
+
+/// Reads for all of them what they share, once each has said what it wants of it or that it wants nothing. Where
+/// that fails, each reads by itself what is left, and fails by itself.
+pub(super) async fn read(mut joining: mpsc::UnboundedReceiver<Joining>) {
+    let (mut shares, mut waiting) = (Vec::new(), Vec::new());
+    while let Some(Joining { share, read }) = joining.recv().await {
+        shares.push(share);
+        waiting.push(read);
+    }
+    if let Err(failure) = topics::read(shares).await {
+        warn!(error = %Chain(&failure), "topics that tenants share are read for each of them");
+    }
+    drop(waiting);
+}
+
+impl Member {
+    /// Waits until it may work.
+    pub(super) async fn take_turn(&self) {
+        if self.turn().is_some() {
+            return;
+        }
+        if let Ok(turn) = self.turns.clone().acquire_owned().await {
+            *self.turn() = Some(turn);
+        }
+    }
+
+    /// Has others go on, and waits until what they share was read for all of them.
+    pub(super) async fn read(&self, share: Share) {
+        let joining = self.joining().take();
+        let Some(joining) = joining.filter(|_| share.is_left()) else { return };
+        *self.turn() = None;
+        let (read, is_read) = oneshot::channel();
+        if joining.send(Joining { share, read }).is_ok() {
+            drop(joining);
+            let _ = is_read.await;
+        }
+        self.take_turn().await;
+    }
+
+    /// Has nobody wait for it any more.
+    pub(super) fn leave(&self) {
+        *self.joining() = None;
+        *self.turn() = None;
+    }
+
+    fn joining(&self) -> std::sync::MutexGuard<'_, Option<mpsc::UnboundedSender<Joining>>> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
