@@ -234,14 +234,13 @@ async fn cancels() {
 async fn tenants() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let mut month = Month::make(EVENTS / 20).await;
-    let settings = [("REBUILDS_AT_ONCE", "3")];
-    let service = Service::start_with(&login, &month.environment, CONNECTIONS, &settings).await;
+    let service = Service::start(&login, &month.environment, CONNECTIONS).await;
     month.publish_but(0).await;
     month.set_up(service.port).await;
     let jobs = Jobs::of(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
-    let many = Many::of(TENANTS, service.port);
+    let mut many = Many::of(TENANTS, service.port);
     let shared = many.publish(&month.environment).await;
     many.until_passed_by().await;
     Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await.tell("alone");
@@ -260,6 +259,10 @@ async fn tenants() {
         many.replayed().await - read
     ));
     many.judge(&db).await;
+    drop(service);
+    let settings = [("REBUILDS_AT_ONCE", "3")];
+    let service = Service::start_with(&login, &month.environment, CONNECTIONS, &settings).await;
+    many.port = service.port;
     many.lose_some(&db).await;
     let began = Instant::now();
     let told = many.rebuild(3).await;

@@ -1,7 +1,7 @@
 //! Installing and upgrading tenants as jobs: begun by one instance, answered for by any, and taken over
 //! where that one has died.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use serde_json::Value;
@@ -43,13 +43,10 @@ pub struct TenantJobs {
     clock: Clock,
     /// Whether the module's own tables are known to be there.
     module: OnceCell<()>,
-    /// Each takes connections that the desk and ingest need as well: of a hundred tenants that are installed at
-    /// once most wait.
-    turns: Semaphore,
+    /// One works at a time: each takes a connection that ingest needs as well, and all migrations of a database
+    /// wait for each other anyway.
+    turn: Semaphore,
 }
-
-/// How many tenants an instance works on at once.
-const AT_ONCE: usize = 2;
 
 /// The module that a request enables, if it enables one.
 pub fn module_to(attributes: &Value) -> &str {
@@ -59,8 +56,8 @@ pub fn module_to(attributes: &Value) -> &str {
 impl TenantJobs {
     /// `db` is the writers' pool.
     pub fn new(db: Db, tenants: Arc<Tenants>, pubsub: Option<PubSub>, clock: Clock) -> Self {
-        let (module, turns) = (OnceCell::new(), Semaphore::new(AT_ONCE));
-        Self { db, tenants, pubsub, clock, module, turns }
+        let (module, turn) = (OnceCell::new(), Semaphore::new(1));
+        Self { db, tenants, pubsub, clock, module, turn }
     }
 
     /// Begins to install or upgrade. The work goes on when the client goes away.
@@ -116,20 +113,9 @@ impl TenantJobs {
     }
 
     async fn run(&self, id: Uuid, tenant: &TenantId, attributes: &Value, caller: Option<&Caller>) {
-        let work = self.work(tenant, module_to(attributes), caller);
-        tokio::pin!(work);
-        let mut word = interval(WORD);
-        word.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (problem, messages) = loop {
-            tokio::select! {
-                done = &mut work => break done,
-                _ = word.tick() => {
-                    let held = tenant_jobs::hold(&self.db, id, self.clock.now() + HELD).await;
-                    if let Err(error) = held {
-                        warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
-                    }
-                }
-            }
+        let (problem, messages) = tokio::select! {
+            done = self.work(tenant, module_to(attributes), caller) => done,
+            never = self.keep(id, tenant) => match never {},
         };
         match &problem {
             Some(problem) => error!(%tenant, tenant.job = %id, problem, "tenant not enabled"),
@@ -141,6 +127,20 @@ impl TenantJobs {
         }
     }
 
+    /// Says again and again that a job is worked on. It may have to wait for a connection that the work has:
+    /// so the work has to go on meanwhile.
+    async fn keep(&self, id: Uuid, tenant: &TenantId) -> Infallible {
+        let mut word = interval(WORD);
+        word.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            word.tick().await;
+            let held = tenant_jobs::hold(&self.db, id, self.clock.now() + HELD).await;
+            if let Err(error) = held {
+                warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
+            }
+        }
+    }
+
     /// The work itself: why it failed, if it did, and what else there is to say.
     async fn work(
         &self,
@@ -148,7 +148,7 @@ impl TenantJobs {
         module: &str,
         caller: Option<&Caller>,
     ) -> (Option<String>, Vec<String>) {
-        let turn = self.turns.acquire().await;
+        let turn = self.turn.acquire().await;
         let mut messages = match self.tenants.enable(tenant, module).await {
             Ok(messages) => messages,
             Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use patron_blocks::event::Kind;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -253,6 +254,17 @@ async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
             assert!(calls <= number, "{calls} calls");
         }
         folio.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_are_installed_at_once_wait_for_each_other_and_not_for_themselves() {
+    World::tell(async |world| {
+        let tenants = ["southlib", "westlib", "eastlib", "midlib", "farlib"];
+        for job in join_all(tenants.map(|tenant| enable(world, tenant))).await {
+            assert!(job["error"].is_null(), "{job}");
+        }
     })
     .await;
 }
