@@ -12,7 +12,7 @@ pub struct RebuildSettings {
     #[arg(long, env = "REBUILD_PERCENT", default_value = "50", global = true)]
     pub rebuild_percent: String,
     /// What a rebuild may hold in memory before it goes to the database, in MiB
-    #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "128", global = true)]
+    #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
     pub rebuild_memory: String,
     /// Rebuilds that an instance works on at once, and one from the storage modules beside them, each with two
     /// connections more to the database; 0 leaves them to other instances

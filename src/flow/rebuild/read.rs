@@ -1,9 +1,13 @@
 //! Reading a source into the shadow. How far it has come is noted in the same transactions, so whoever
 //! takes a rebuild over goes on from there.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::TimeDelta;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
@@ -21,7 +25,7 @@ use crate::{
     flow::outcome::At,
     kafka::reader::Part,
     patron::Coverage,
-    store::{self, rebuilds, rows, shadow},
+    store::{self, positions, rebuilds, rows, shadow},
 };
 
 /// Events of the inbox that are read at once.
@@ -29,6 +33,10 @@ const PAGE: i64 = 5000;
 
 /// How far back the inbox is looked at for what came in while reading began.
 const MARGIN: TimeDelta = TimeDelta::minutes(2);
+
+/// How often it is looked how far ingest is, and how long it may be nowhere nearer.
+const LOOK: Duration = Duration::from_millis(250);
+const STUCK: Duration = Duration::from_secs(3);
 
 /// The inbox is not relied on for what it is about to lose: housekeeping goes on while it is read.
 pub(super) fn reserve(work: &Work) -> TimeDelta {
@@ -55,6 +63,9 @@ pub(super) async fn read(work: &Work) -> Result<(), Failure> {
         }
     }
     lay::put_together(work).await?;
+    if work.ask.fill {
+        let_ingest_catch_up(work).await?;
+    }
     let covered = covered(work, begun.covered.log).await?;
     let mut tx = work.begin().await?;
     shadow::set_whole(&mut tx, &work.shadow, &covered).await?;
@@ -106,6 +117,40 @@ fn noted(parts: &BTreeMap<At, Part>) -> Vec<shadow::Reading> {
         end_offset: part.end,
     };
     parts.iter().map(noted).collect()
+}
+
+/// Ingest reads the topics of a tenant that was just enabled as well, and merges faster than differences can be
+/// put right. So what it is about to come to is left to it, as long as it comes nearer.
+async fn let_ingest_catch_up(work: &Work) -> Result<(), Failure> {
+    let mut tx = work.begin().await?;
+    let reading = shadow::reading(&mut tx, &work.shadow).await?;
+    drop(tx);
+    let is_own = |of: &shadow::Reading| {
+        work.kafka.environment.parse(&of.topic).is_some_and(|topic| topic.tenant.is_some())
+    };
+    let ends: Vec<_> = reading.into_iter().filter(is_own).collect();
+    let (mut least, mut since) = (i64::MAX, Instant::now());
+    loop {
+        let live = positions::list(work.db(), &work.tenant.schema).await?;
+        let left = |of: &shadow::Reading| {
+            let at = live.get(&(of.topic.clone(), of.partition));
+            (of.end_offset - at.map_or(0, |position| position.next_offset)).max(0)
+        };
+        let left = ends.iter().map(left).sum::<i64>();
+        if left < least {
+            if least == i64::MAX {
+                let total = u64::try_from(left).unwrap_or_default();
+                work.progress.begin("letting ingest catch up", total);
+            } else {
+                work.progress.add((least - left).unsigned_abs());
+            }
+            (least, since) = (left, Instant::now());
+        }
+        if left == 0 || since.elapsed() > STUCK {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
 }
 
 async fn read_topics(work: &Work) -> Result<(), Failure> {
