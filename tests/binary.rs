@@ -20,6 +20,7 @@ impl Drop for Process {
 /// The binary, with where the world's database and topics are and nothing else in its environment.
 fn command(world: &World) -> Command {
     let database = &world.config.database.login;
+    let (host, port) = world.config.kafka.bootstrap.split_once(':').unwrap();
     let mut command = Command::new(BINARY);
     command
         .env_clear()
@@ -28,6 +29,8 @@ fn command(world: &World) -> Command {
         .env("DB_USERNAME", &database.username)
         .env("DB_PASSWORD", &database.password)
         .env("DB_DATABASE", &database.database)
+        .env("KAFKA_HOST", host)
+        .env("KAFKA_PORT", port)
         .env("ENV", world.log.environment());
     command
 }
@@ -42,15 +45,12 @@ pub(crate) fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String
 /// The service, with nothing in its environment but what a deployment sets.
 pub(crate) fn serve(world: &World) -> Process {
     let kafka = &world.config.kafka;
-    let (host, port) = kafka.bootstrap.split_once(':').unwrap();
     let protocol = match kafka.protocol {
         GroupProtocol::Classic => "classic",
         GroupProtocol::Consumer => "consumer",
     };
     let process = command(world)
         .arg("serve")
-        .env("KAFKA_HOST", host)
-        .env("KAFKA_PORT", port)
         .env("KAFKA_GROUP_PROTOCOL", protocol)
         .env("HTTP_PORT", "0")
         .env("OKAPI_URL", world.users.url())
