@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::event::TenantId;
+
 /// What a rebuild reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -114,6 +116,14 @@ pub struct Ask {
     /// Whether all that the topics hold is merged, however little that is, and nothing that is known is
     /// dropped: what a tenant is filled with that was just enabled.
     pub fill: bool,
+}
+
+/// What was asked for at once.
+pub struct Asked {
+    /// Whose, and its id.
+    pub all: Vec<(TenantId, Uuid)>,
+    /// What they have in common, where they are worked on together.
+    pub together: Option<String>,
 }
 
 /// What is wrong with a request: the member, and the rule.

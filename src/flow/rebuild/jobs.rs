@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,7 +16,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    ask::Ask,
+    ask::{Ask, Asked},
     pace::Pace,
     together,
     tokens::Tokens,
@@ -78,14 +77,6 @@ struct Taken {
     hold: Hold,
     caller: Option<Caller>,
     pass: OwnedSemaphorePermit,
-}
-
-/// What was asked for at once.
-pub struct Asked {
-    /// Whose, and its id.
-    pub all: Vec<(TenantId, Uuid)>,
-    /// What they have in common, where they are worked on together.
-    pub together: Option<String>,
 }
 
 /// How a rebuild left the hands of this instance.
@@ -240,22 +231,11 @@ impl Rebuilds {
         let together = rebuild.together.clone().filter(|_| rebuild.status == Status::Waiting);
         let mut all = vec![rebuild];
         if let Some(together) = together
-            && self.tenants_share_topics().await
+            && together::is_worth_it(&self.broker, &self.kafka).await
         {
             all.extend(rebuilds::take_together(&self.db, &together, TOGETHER, hold).await?);
         }
         Ok(all)
-    }
-
-    async fn tenants_share_topics(&self) -> bool {
-        let (broker, environment) = (self.broker.clone(), self.kafka.environment.clone());
-        let is_shared = move |name: &String| {
-            environment.parse(name).is_some_and(|topic| topic.tenant.is_none())
-        };
-        let asked =
-            spawn_blocking(move || broker.topics().map(|names| names.iter().any(is_shared)));
-        // Where the broker is away, each waits for it by itself.
-        matches!(asked.await, Ok(Ok(true)))
     }
 
     fn hold() -> Hold {

@@ -21,7 +21,7 @@ mod topics;
 mod wanted;
 mod work;
 
-pub use ask::{Ask, Refused, Source};
-pub use jobs::{Asked, Rebuilds};
+pub use ask::{Ask, Asked, Refused, Source};
+pub use jobs::Rebuilds;
 pub use report::{patron as told_patron, rebuild as told_rebuild, words};
 pub use work::Setting;

@@ -3,11 +3,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+};
 use tracing::warn;
 
 use super::topics::{self, Share};
-use crate::telemetry::Chain;
+use crate::{config::KafkaConfig, kafka::Broker, telemetry::Chain};
 
 /// One of them. Whoever drops it is not waited for any more.
 pub(super) struct Member {
@@ -21,6 +24,16 @@ pub(super) struct Joining {
     share: Share,
     /// Told by being dropped.
     read: oneshot::Sender<()>,
+}
+
+/// Whether there is a topic that tenants share. Where the broker is away, each waits for it by itself.
+pub(super) async fn is_worth_it(broker: &Arc<Broker>, kafka: &Arc<KafkaConfig>) -> bool {
+    let (broker, kafka) = (broker.clone(), kafka.clone());
+    let is_shared = move |name: &String| {
+        kafka.environment.parse(name).is_some_and(|topic| topic.tenant.is_none())
+    };
+    let asked = spawn_blocking(move || broker.topics().map(|names| names.iter().any(is_shared)));
+    matches!(asked.await, Ok(Ok(true)))
 }
 
 /// So many of them, of whom the first has its turn already, and what they will want.

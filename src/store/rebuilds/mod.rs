@@ -1,11 +1,15 @@
 //! Rebuilds as they are asked for, worked on and kept.
 
+mod status;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
+
+pub use status::Status;
 
 use super::{Db, Error, Tx, begin, commit};
 use crate::event::TenantId;
@@ -73,69 +77,6 @@ const REFUSED_MOST: i32 = 9;
 
 /// How many problems with single records are kept; of more there is a number.
 const PROBLEMS_MOST: i32 = 1000;
-
-/// How far a rebuild is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Nobody has begun.
-    Waiting,
-    /// The source is being read.
-    Reading,
-    /// What it says is being compared with what is known.
-    Comparing,
-    /// The differences are known; nothing is applied, and may be.
-    Compared,
-    /// What differs is being put right.
-    Applying,
-    /// All is put right.
-    Done,
-    /// It could not be done; nothing was changed that isn't right.
-    Failed,
-    /// Somebody ended it.
-    Cancelled,
-}
-
-impl Status {
-    const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::Reading,
-        Self::Comparing,
-        Self::Compared,
-        Self::Applying,
-        Self::Done,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    /// As stored.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Reading => "reading",
-            Self::Comparing => "comparing",
-            Self::Compared => "compared",
-            Self::Applying => "applying",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether nothing more will come of it.
-    pub fn has_ended(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
-    }
-}
-
-impl TryFrom<String> for Status {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|status| status.name() == name);
-        known.ok_or_else(|| format!("{name} is no status of a rebuild"))
-    }
-}
 
 /// A rebuild as stored.
 #[derive(Debug, Clone, FromRow)]
