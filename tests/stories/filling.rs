@@ -210,6 +210,8 @@ async fn tenants_that_share_topics_are_rebuilt_together() {
             true
         };
         world.until("all are known", are_known).await;
+        let filling = "select count(*) from mod_patron_blocks.rebuild where ended_at is null";
+        world.until("nobody is being filled", async |w: &World| w.count(filling).await == 0).await;
         for (schema, _) in loans {
             let sql = format!("delete from {schema}.loan");
             world.meddle(&sql).await;
