@@ -139,13 +139,8 @@ async fn alone(month: &Month, jobs: &Jobs) {
 
 async fn rate(events: u64, rounds: usize) {
     let (login, _db) = empty_database("patron_blocks_bench_rebuild").await;
-    let mut month = Month::make(events).await;
-    let service = Service::start(&login, &month.environment, CONNECTIONS).await;
-    month.publish_but(0).await;
-    month.set_up(service.port).await;
+    let (month, service) = filled(&login, events).await;
     let jobs = Jobs::of(service.port, &month);
-    jobs.until_complete().await;
-    jobs.until_no_lag().await;
     for _ in 0..rounds {
         alone(&month, &jobs).await;
     }
@@ -154,15 +149,21 @@ async fn rate(events: u64, rounds: usize) {
     month.remove().await;
 }
 
-/// A quarter of the month, all of it known.
-async fn quarter(db: &Db, login: &Login) -> (Month, Service, Damage) {
-    let mut month = Month::make(EVENTS / 4).await;
+/// A month of so many events, all of them known.
+async fn filled(login: &Login, events: u64) -> (Month, Service) {
+    let mut month = Month::make(events).await;
     let service = Service::start(login, &month.environment, CONNECTIONS).await;
     month.publish_but(0).await;
     month.set_up(service.port).await;
     let jobs = Jobs::of(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
+    (month, service)
+}
+
+/// A quarter of the month, all of it known, and what is to be damaged of it.
+async fn quarter(db: &Db, login: &Login) -> (Month, Service, Damage) {
+    let (month, service) = filled(login, EVENTS / 4).await;
     let damage = Damage::of(db, &month).await;
     (month, service, damage)
 }
@@ -233,13 +234,7 @@ async fn cancels() {
 
 async fn tenants() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
-    let mut month = Month::make(EVENTS / 20).await;
-    let service = Service::start(&login, &month.environment, CONNECTIONS).await;
-    month.publish_but(0).await;
-    month.set_up(service.port).await;
-    let jobs = Jobs::of(service.port, &month);
-    jobs.until_complete().await;
-    jobs.until_no_lag().await;
+    let (month, service) = filled(&login, EVENTS / 20).await;
     let mut many = Many::of(TENANTS, service.port);
     let shared = many.publish(&month.environment).await;
     many.until_passed_by().await;
