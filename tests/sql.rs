@@ -8,9 +8,11 @@ use patron_blocks::{
     event::{Event, TenantId, stamp::Horizon},
     patron::{Fee, Loan, OpenFee, OpenLoan, Said},
     store::{
-        self, Db, Schema, merge, migrate, patrons,
+        self, Db, Schema,
+        laid::{self, Laid},
+        merge, migrate, patrons,
         prune::{self, Blocks, Doomed},
-        shadow, tenants,
+        rows, shadow, tenants,
     },
 };
 use proptest::{
@@ -28,6 +30,9 @@ use crate::{
 
 /// Random histories that go through the database.
 const CASES: u32 = 150;
+
+/// Those that are laid out in a shadow, each in one of its own.
+const LAID: u32 = 60;
 
 /// A migrated tenant, and nothing else.
 pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) -> T {
@@ -136,9 +141,18 @@ fn case() -> impl Strategy<Value = Case> {
 
 #[test]
 fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
+    for_each_case(CASES, async |db, schema, case| tell(db, schema, case).await);
+}
+
+#[test]
+fn what_is_laid_out_in_parts_is_put_together_as_it_was_said() {
+    for_each_case(LAID, async |db, schema, case| lay_out(db, schema, case).await);
+}
+
+fn for_each_case(cases: u32, tell: impl AsyncFn(&Db, &Schema, &Case) -> Result<(), String>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(with_tenant(async |db, schema| {
-        let mut runner = TestRunner::new(Config { cases: CASES, ..Config::default() });
+        let mut runner = TestRunner::new(Config { cases, ..Config::default() });
         let outcome = runner.run(&case(), |case| {
             let told = tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(tell(db, schema, &case))
@@ -147,6 +161,59 @@ fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
         });
         outcome.unwrap_or_else(|error| panic!("{error}"));
     }));
+}
+
+/// Lays a history out in a shadow, batch by batch, and puts it together in small steps.
+async fn lay_out(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
+    let Case { happened, arrived, batch, spoken, .. } = case;
+    clear(db, schema, spoken).await;
+    let shadow = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
+    let mut tx = store::begin(db).await.unwrap();
+    shadow::make(&mut tx, &shadow, None, noon(), None).await.unwrap();
+    for batch in arrived.chunks(*batch) {
+        laid::add(&mut tx, &shadow, &Said::by(batch)).await.unwrap();
+    }
+    laid::make_findable(&mut tx, &shadow).await.unwrap();
+    for of in [Laid::Loans, Laid::Fees] {
+        loop {
+            let ids = laid::in_parts(&mut tx, &shadow, of, 2).await.unwrap();
+            if ids.is_empty() {
+                break;
+            }
+            laid::join(&mut tx, &shadow, of, &ids).await.unwrap();
+        }
+    }
+    laid::end(&mut tx, &shadow).await.unwrap();
+    store::commit(tx).await.unwrap();
+
+    let (loans, fees) = known(happened);
+    let before = Said::by(happened).no_loans_before;
+    let is_open = |(id, loan): (&Uuid, &Loan)| {
+        (*id, loan.open(spoken.of_loan(loan, before)).map(|open| open.user))
+    };
+    let open: Vec<_> = loans.iter().map(is_open).collect();
+    same("laid loans", laid_out(db, &shadow, "loan").await, open)?;
+    let is_open = |(id, fee): (&Uuid, &Fee)| (*id, fee.open(spoken.of_fee(fee)).map(|f| f.user));
+    let open: Vec<_> = fees.iter().map(is_open).collect();
+    same("laid fees/fines", laid_out(db, &shadow, "fee_fine").await, open)?;
+    let mut tx = store::begin(db).await.unwrap();
+    let ids: Vec<Uuid> = loans.keys().chain(fees.keys()).copied().collect();
+    let rows = rows::loans(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    same("what is said of loans", rows.map(|(id, row)| (id, row.known)).collect(), loans)?;
+    let rows = rows::fees(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    same("what is said of fees/fines", rows.map(|(id, row)| (id, row.known)).collect(), fees)?;
+    drop(tx);
+    shadow::remove(db, &shadow).await.unwrap();
+    Ok(())
+}
+
+/// Every row of a table, and whose it is if it is open.
+async fn laid_out(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option<Uuid>)> {
+    let name = shadow.name();
+    let sql = format!(
+        "select {table}_id, case when is_open then user_id end from {name}.{table} order by 1"
+    );
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.unwrap()
 }
 
 async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {

@@ -182,6 +182,7 @@ async fn watch(desk: &Desk, asked: &[(TenantId, Uuid)]) -> Result<Vec<Rebuild>, 
     let style =
         ProgressStyle::with_template("{msg:>18} {wide_bar} {human_pos}/{human_len}  {prefix}");
     bar.set_style(style.expect("the template is a constant that can be read"));
+    let ids: Vec<Uuid> = asked.iter().map(|(_, id)| *id).collect();
     let mut look = interval(LOOK);
     loop {
         tokio::select! {
@@ -193,13 +194,10 @@ async fn watch(desk: &Desk, asked: &[(TenantId, Uuid)]) -> Result<Vec<Rebuild>, 
                 bar.set_message("ending");
             }
         }
-        let mut all = Vec::with_capacity(asked.len());
-        for (tenant, id) in asked {
-            let Some(rebuild) = rebuilds::find(&desk.db, tenant, *id).await? else {
-                let problem = format!("rebuild {id} is gone: its tenant {tenant} was purged");
-                return Err(Failure::Argument(problem));
-            };
-            all.push(rebuild);
+        let all = rebuilds::find_all(&desk.db, &ids).await?;
+        if all.len() < ids.len() {
+            let problem = "a rebuild is gone: its tenant was purged";
+            return Err(Failure::Argument(problem.to_owned()));
         }
         let is_at_rest =
             |rebuild: &Rebuild| rebuild.status.has_ended() || rebuild.status == Status::Compared;

@@ -415,6 +415,17 @@ pub async fn find(
     found.fetch_optional(db).await.map_err(Error::at("find a rebuild"))
 }
 
+/// Those of these rebuilds that there are, by tenant.
+pub async fn find_all(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Rebuild>, Error> {
+    const FIND_ALL: &str = concat!(
+        "select ",
+        columns!(),
+        " from mod_patron_blocks.rebuild where id = any($1) order by tenant"
+    );
+    let found = sqlx::query_as(FIND_ALL).bind(ids).fetch_all(db).await;
+    found.map_err(Error::at("find rebuilds"))
+}
+
 /// A page of the tenant's rebuilds, the newest first, and how many there are.
 pub async fn list(
     db: impl PgExecutor<'_>,
