@@ -17,11 +17,12 @@ use crate::{
     figures,
     flow::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
-        ingest::Ingest, ledger::Database, rebuild::Rebuilds, redrive::Redrive, takeover::Takeover,
-        tenant_jobs::TenantJobs, tenants::Tenants,
+        ingest::Ingest, iteration::Iterations, ledger::Database, rebuild::Rebuilds,
+        redrive::Redrive, takeover::Takeover, telling::Telling, tenant_jobs::TenantJobs,
+        tenants::Tenants,
     },
     http::{self, Service},
-    kafka::{self, Consumer, UserTopics},
+    kafka::{self, Consumer, Sender, UserTopics},
     okapi::{self, PubSub, Storage, Users},
     store::{self, Db, PoolSettings},
 };
@@ -31,6 +32,9 @@ const LEAST_WORK_CONNECTIONS: u32 = 2;
 
 /// Connections that hear of changes of the registry.
 const NEWS_CONNECTIONS: u32 = 1;
+
+/// Connections of all iterations together.
+const ITERATION_CONNECTIONS: u32 = 2;
 
 const _: () = assert!(LEAST_WORK_CONNECTIONS + NEWS_CONNECTIONS < DatabaseConfig::LEAST);
 
@@ -160,7 +164,29 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let users = Users::new(http.clone(), config.okapi.users_timeout);
     let storage = Storage::new(http.clone());
     let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
-    let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, clock.clone());
+    let sender = Arc::new(Sender::new(&config.kafka));
+    let telling = Arc::new(Telling::new(
+        (own_connections(config, 1), own_connections(config, 1)),
+        tenants.clone(),
+        clock.clone(),
+        user_topics.clone(),
+        config.kafka.environment.clone(),
+        config.messages.clone(),
+        sender.clone(),
+    ));
+    loops.spawn(telling.clone().tell(stop.clone()));
+    loops.spawn(telling.clone().send(stop.clone()));
+    let iterations = Arc::new(Iterations::new(
+        own_connections(config, ITERATION_CONNECTIONS),
+        tenants.clone(),
+        clock.clone(),
+        user_topics.clone(),
+        consumer.broker(),
+        sender,
+    ));
+    loops.spawn(iterations.clone().work(stop.clone()));
+    let tenant_jobs =
+        TenantJobs::new(work.clone(), tenants.clone(), pubsub, telling.clone(), clock.clone());
     let tenant_jobs = Arc::new(tenant_jobs);
     loops.spawn(tenant_jobs.clone().take_over(stop.clone()));
     let rebuilds = Rebuilds::new(
@@ -174,7 +200,12 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let rebuilds = Arc::new(rebuilds);
     loops.spawn(rebuilds.clone().work(stop.clone()));
     let service = Arc::new(Service {
-        gauges: Gauges::new(tenants.clone(), consumer.status(), config.figures_by_tenant),
+        gauges: Gauges::new(
+            tenants.clone(),
+            consumer.status(),
+            telling.clone(),
+            config.figures_by_tenant,
+        ),
         callbacks,
         answers: Arc::new(Answers::new(clock.clone(), users, config.okapi.clone(), user_topics)),
         tenants,
@@ -186,6 +217,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         okapi_url: config.okapi.url.clone(),
         tenant_jobs,
         rebuilds,
+        telling,
+        iterations,
+        collection: config.messages.collection.clone(),
         on_database_failure: config.on_database_failure,
         stopping: stopping.clone(),
     });
@@ -214,6 +248,20 @@ async fn gather(stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(figures::GATHER)).await.is_some() {
         figures::figures().gather();
     }
+}
+
+/// Connections for messages, beside those of ingest and answers: they are made when there is something to do.
+fn own_connections(config: &Config, most: u32) -> Db {
+    store::pool(
+        &config.database.login,
+        PoolSettings {
+            name: "mod-patron-blocks messages",
+            most,
+            wait: WORK_WAIT,
+            statement: config.database.statement,
+            suspicious: true,
+        },
+    )
 }
 
 /// The settings leave some for answers.

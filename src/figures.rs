@@ -61,6 +61,12 @@ pub struct Figures {
     pub revoked: Counter,
     /// Records of topics that rebuilds have read.
     pub replayed: Counter,
+    looked_at: Counter,
+    told: Counter,
+    /// Messages that the broker has acknowledged.
+    pub sent: Counter,
+    /// Summaries that iterations have published.
+    pub published: Counter,
     gone: [Counter; 4],
     answers: [Counter; Basis::ALL.len()],
     /// Tenants who were enabled once.
@@ -112,6 +118,10 @@ impl Figures {
             retries: counter!("patron_blocks_retries_total"),
             pauses: counter!("patron_blocks_pauses_total"),
             replayed: counter!("patron_blocks_replayed_records_total"),
+            looked_at: counter!("patron_blocks_patrons_looked_at_total"),
+            told: counter!("patron_blocks_messages_written_total"),
+            sent: counter!("patron_blocks_messages_sent_total"),
+            published: counter!("patron_blocks_summaries_published_total"),
             assigned: rebalanced("assigned"),
             revoked: rebalanced("revoked"),
             gone: ["inbox", "loan", "fee_fine", "dead_letter"]
@@ -200,6 +210,12 @@ impl Figures {
         self.answers[basis as usize].increment(1);
     }
 
+    /// So many patrons were looked at, and so many messages written down.
+    pub fn looked_at(&self, patrons: usize, messages: usize) {
+        self.looked_at.increment(patrons as u64);
+        self.told.increment(messages as u64);
+    }
+
     /// Old rows were removed.
     pub fn gone(&self, gone: Gone) {
         let rows = [gone.inbox, gone.loans, gone.fees_fines, gone.dead_letters];
@@ -225,6 +241,16 @@ fn describe() {
         ("patron_blocks_retries_total", "Batches that were offered again"),
         ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
         ("patron_blocks_replayed_records_total", "Records of topics that rebuilds have read"),
+        (
+            "patron_blocks_patrons_looked_at_total",
+            "Patrons looked at as their blocks may have changed",
+        ),
+        ("patron_blocks_messages_written_total", "Messages written to the outbox"),
+        (
+            "patron_blocks_messages_sent_total",
+            "Messages of the outbox that the broker acknowledged",
+        ),
+        ("patron_blocks_summaries_published_total", "Summaries that iterations have published"),
         ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
         ("patron_blocks_answers_total", "Answers about patrons, by what they rest on"),
         ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),

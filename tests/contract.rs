@@ -113,7 +113,7 @@ fn every_permission_that_a_handler_needs_is_declared_once() {
 
 #[test]
 fn the_launch_descriptor_sets_only_what_the_service_knows() {
-    let settings: String = ["mod", "housekeeping", "kafka", "okapi", "security"]
+    let settings: String = ["mod", "housekeeping", "kafka", "messages", "okapi", "security"]
         .map(|name| file(&format!("src/config/{name}.rs")))
         .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {

@@ -4,14 +4,14 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use patron_blocks::event::Kind;
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{
         AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
         TopicReplication,
     },
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
-    message::{Header, OwnedHeaders},
+    message::{Header, Headers as _, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer as _},
 };
 use uuid::Uuid;
@@ -26,6 +26,14 @@ pub(crate) struct Log {
     /// The offset after the last record published, by topic and partition.
     ends: Mutex<HashMap<(String, i32), i64>>,
     topics: Mutex<Vec<String>>,
+}
+
+/// A record of a topic that the service writes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Heard {
+    pub(crate) key: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) value: serde_json::Value,
 }
 
 /// A record that a story shapes itself.
@@ -263,6 +271,52 @@ impl Log {
         let sent = self.producer.send(record, Duration::from_secs(30)).await;
         let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");
         (draft.topic, delivery.partition, delivery.offset)
+    }
+
+    /// Everything that stands in a topic: key, headers and value, in the order of each partition.
+    pub(crate) fn read(&self, topic: &str) -> Vec<Heard> {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.bootstrap).set("group.id", "none");
+        let reader: BaseConsumer = client.create().expect("a consumer");
+        let metadata = reader.fetch_metadata(Some(topic), Duration::from_secs(20));
+        let metadata = metadata.expect("Kafka is there");
+        let (mut parts, mut left) = (TopicPartitionList::new(), HashMap::new());
+        for partition in metadata.topics()[0].partitions() {
+            let span = reader.fetch_watermarks(topic, partition.id(), Duration::from_secs(20));
+            let (start, end) = span.expect("a partition");
+            if start < end {
+                parts.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("so");
+                left.insert(partition.id(), end);
+            }
+        }
+        reader.assign(&parts).expect("it can be read");
+        let mut heard = Vec::new();
+        while !left.is_empty() {
+            let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) else { continue };
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            let header = |header: Header<'_, &[u8]>| {
+                (header.key.to_owned(), text(header.value.unwrap_or_default()))
+            };
+            heard.push(Heard {
+                key: text(message.key().unwrap_or_default()),
+                headers: headers.map(header).collect(),
+                value: serde_json::from_slice(message.payload().unwrap_or_default())
+                    .expect("it is JSON"),
+            });
+            left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
+        }
+        heard
+    }
+
+    /// A consumer that reads these topics from their beginning.
+    pub(crate) fn consumer(&self, topics: &[&str]) -> BaseConsumer {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.bootstrap);
+        client.set("group.id", Uuid::new_v4().to_string()).set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = client.create().expect("a consumer");
+        consumer.subscribe(topics).expect("topics can be subscribed to");
+        consumer
     }
 
     pub(crate) fn ends(&self) -> HashMap<(String, i32), i64> {

@@ -27,6 +27,7 @@ mod takeover;
 
 // What tests are made with.
 mod binary;
+mod consumer;
 mod engines;
 mod facts;
 mod history;

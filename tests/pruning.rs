@@ -44,6 +44,7 @@ async fn with_keeper(pause: Duration, work: impl AsyncFnOnce(&Keeper)) {
             tombstones: TimeDelta::days(60),
             dead_letters: TimeDelta::days(90),
             dead_letters_most: 1000,
+            messages: TimeDelta::days(1),
             interval: Duration::from_secs(3600),
             pause,
         };

@@ -25,6 +25,14 @@ fn schema(kind: Kind) -> (Value, Validator) {
     (schema, validator)
 }
 
+/// What holds a message of ours to its schema.
+pub(crate) fn message_validator(name: &str) -> Validator {
+    let schema = file(&format!("docs/messages/{name}.json"));
+    assert_eq!(schema["title"], name);
+    jsonschema::meta::validate(&schema).unwrap();
+    jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
+}
+
 /// The event's own members, whatever they are wrapped in; none where an envelope has no data.
 fn content(value: &Value) -> Option<Value> {
     if let Some(text) = value.get("eventPayload").and_then(Value::as_str) {

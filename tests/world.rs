@@ -8,11 +8,12 @@ use patron_blocks::{
     app::{self, Running},
     clock::Clock,
     config::{
-        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, OkapiConfig,
-        OnDatabaseFailure, SecurityConfig,
+        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, MessageConfig,
+        OkapiConfig, OnDatabaseFailure, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
     flow::{rebuild::Setting, stop_rule::StopRule},
+    kafka::Shape,
     store::{self, Db, Login, PoolSettings, Schema, patrons},
     telemetry::{self, LogFormat},
 };
@@ -116,9 +117,17 @@ impl World {
 
     /// As [`World::tell`], in a group of this protocol.
     pub(crate) async fn tell_in(protocol: GroupProtocol, story: impl AsyncFnOnce(&mut World)) {
+        Self::tell_with(|config| config.kafka.protocol = protocol, story).await;
+    }
+
+    /// As [`World::tell`], with other settings.
+    pub(crate) async fn tell_with(
+        adapt: impl FnOnce(&mut Config),
+        story: impl AsyncFnOnce(&mut World),
+    ) {
         with_database(async |login| {
             let mut world = Self::new(login).await;
-            world.config.kafka.protocol = protocol;
+            adapt(&mut world.config);
             world.start().await;
             world.enable().await;
             let told = AssertUnwindSafe(story(&mut world)).catch_unwind().await;
@@ -186,12 +195,21 @@ impl World {
                 dead_letters_most: 1000,
                 interval: Duration::from_secs(3600),
                 pause: Duration::from_millis(10),
+                messages: chrono::TimeDelta::days(1),
             },
             rebuild: Setting {
                 percent: 100,
                 memory: 1 << 20,
                 at_once: 2,
                 page_patience: Duration::from_millis(1500),
+            },
+            messages: MessageConfig {
+                on: false,
+                approaching_percent: 0,
+                percent: 100,
+                shape: Shape { partitions: 2, replication: 1 },
+                collection: None,
+                alarm: Duration::from_secs(2),
             },
         };
         Self {

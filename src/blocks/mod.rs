@@ -3,7 +3,9 @@
 mod condition;
 mod evaluate;
 mod limit;
+mod told;
 
 pub use condition::{Actions, Condition, Measure};
 pub use evaluate::{Finding, Measured, Measures, evaluate};
 pub use limit::Limit;
+pub use told::{Approaching, Blocked, Cause, Change, Told};

@@ -23,6 +23,9 @@ pub struct HousekeepingSettings {
     /// Such records of one tenant at most; the oldest go
     #[arg(long, env = "DEAD_LETTERS_MOST", default_value = "100000", global = true)]
     pub dead_letters_most: String,
+    /// Hours for which a message that was sent is kept
+    #[arg(long, env = "OUTBOX_HOURS", default_value = "24", global = true)]
+    pub outbox_hours: String,
     /// How often a tenant's old rows are looked for, in seconds
     #[arg(long, env = "HOUSEKEEPING_INTERVAL_SECONDS", default_value = "3600", global = true)]
     pub housekeeping_interval: String,
@@ -42,6 +45,8 @@ pub struct HousekeepingConfig {
     pub dead_letters: TimeDelta,
     /// Dead letters of one tenant at most.
     pub dead_letters_most: i64,
+    /// Messages that were sent.
+    pub messages: TimeDelta,
     /// From one time to the next.
     pub interval: Duration,
     /// From one step to the next, at least.
@@ -75,6 +80,12 @@ impl HousekeepingSettings {
                 "must be a number from 1 to 10000000",
                 1..=10_000_000,
             ),
+            messages: TimeDelta::hours(problems.number(
+                "OUTBOX_HOURS",
+                &self.outbox_hours,
+                "must be a number of hours from 1 to 8760",
+                1..=8760,
+            )),
             interval: Duration::from_secs(problems.number(
                 "HOUSEKEEPING_INTERVAL_SECONDS",
                 &self.housekeeping_interval,

@@ -5,6 +5,7 @@
 mod dotted;
 mod housekeeping;
 mod kafka;
+mod messages;
 mod okapi;
 mod rebuild;
 mod security;
@@ -17,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 pub use dotted::with_dotted_names;
 pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
+pub use messages::{MessageConfig, MessageSettings};
 pub use okapi::{OkapiConfig, OkapiSettings};
 pub use rebuild::RebuildSettings;
 pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
@@ -83,6 +85,10 @@ pub struct Settings {
     #[command(flatten)]
     pub rebuild: RebuildSettings,
 
+    /// Of what others are told
+    #[command(flatten)]
+    pub messages: MessageSettings,
+
     /// Whether metrics tell tenants apart: true or false
     #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
     pub metrics_by_tenant: String,
@@ -117,6 +123,8 @@ pub struct Config {
     pub housekeeping: HousekeepingConfig,
     /// How rebuilds behave.
     pub rebuild: crate::flow::rebuild::Setting,
+    /// What others are told.
+    pub messages: MessageConfig,
 }
 
 impl Config {
@@ -268,6 +276,7 @@ impl Settings {
             figures_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
             housekeeping: self.housekeeping.check(&mut problems),
             rebuild: self.rebuild.check(&mut problems),
+            messages: self.messages.check(&mut problems),
         };
         let (writers, connections) = (config.kafka.writers, config.database.connections);
         problems.check(

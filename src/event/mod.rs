@@ -28,7 +28,7 @@ pub use fields::parse_uuid;
 pub use kind::Kind;
 pub use stamp::Stamp;
 pub use tenant::TenantId;
-pub use topic::{Environment, Topic};
+pub use topic::{Collection, Environment, Topic};
 
 use crate::patron::Grace;
 

@@ -22,10 +22,29 @@ pub struct Topic {
     pub tenant: Option<TenantId>,
 }
 
+/// The name that stands for several tenants in the names of topics that they share (events contract 2.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collection(String);
+
+impl Collection {
+    /// The rule, in words for error messages.
+    pub const RULE: &'static str =
+        "must start with an upper-case letter and have up to 31 upper-case letters and digits";
+
+    /// The name, if `text` is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_collection(text).then(|| Self(text.to_owned()))
+    }
+}
+
 const TENANT: &str = "[a-z][a-z0-9_]{0,30}";
 const COLLECTION: &str = "[A-Z][A-Z0-9]{0,30}";
 const VERSION: &str = "[0-9][0-9A-Za-z._-]*";
 const DEFAULT: &str = "folio";
+/// The producer's part in the names of topics that we write.
+const OURS: &str = "patron-blocks";
+/// Characters in a topic's name, at most.
+const LONGEST: usize = 249;
 
 impl Environment {
     /// From the variable's value.
@@ -77,6 +96,50 @@ impl Environment {
             Some(name) => vec![format!("{name}.{rest}")],
             None => vec![format!("{DEFAULT}.{rest}"), rest],
         }
+    }
+
+    /// The topic to which we write of a tenant, or of all tenants of a collection.
+    pub fn own(&self, tenant: &TenantId, collection: Option<&Collection>, name: &str) -> String {
+        format!("{}{OURS}.{name}", self.begin(tenant, collection))
+    }
+
+    fn begin(&self, tenant: &TenantId, collection: Option<&Collection>) -> String {
+        let part = collection.map_or(tenant.as_str(), |Collection(name)| name);
+        format!("{}.{part}.", self.name.as_deref().unwrap_or(DEFAULT))
+    }
+
+    /// The full name of a topic that somebody names for a tenant: with the first parts that it has to have, or
+    /// without. It is neither another tenant's nor one that is read here. The rule where it can't be used.
+    pub fn named_by(
+        &self,
+        tenant: &TenantId,
+        collection: Option<&Collection>,
+        named: &str,
+    ) -> Result<String, String> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if named.is_empty() || !named.chars().all(legal) || named.starts_with('.') {
+            return Err(
+                "must consist of letters, digits, dots, underscores and hyphens, as topic names do"
+                    .to_owned(),
+            );
+        }
+        let begin = self.begin(tenant, collection);
+        let of_environment = format!("{}.", self.name.as_deref().unwrap_or(DEFAULT));
+        let full = match named.strip_prefix(&of_environment) {
+            Some(_) if named.starts_with(&begin) => named.to_owned(),
+            Some(_) => return Err(format!("must begin with {begin} or be what follows that")),
+            None => format!("{begin}{named}"),
+        };
+        let rest = full.strip_prefix(&begin).unwrap_or_default();
+        if rest.is_empty() || full.len() > LONGEST {
+            return Err(format!(
+                "must be a name of up to {LONGEST} characters that begins with {begin}"
+            ));
+        }
+        if self.parse(&full).is_some() || rest.split('.').next() == Some(OURS) {
+            return Err("is a topic that this service reads or writes itself".to_owned());
+        }
+        Ok(full)
     }
 
     /// Reads a topic's name; `None` when [`Environment::topic_pattern`] would not have matched it.
@@ -159,6 +222,36 @@ mod tests {
             let collection = env.parse(&topic("ALL")).unwrap();
             assert_eq!((collection.kind, collection.tenant), (kind, None));
         }
+    }
+
+    #[test]
+    fn nobody_names_another_tenants_topic_or_one_that_is_read() {
+        let env = Environment::new(Some("prod1"));
+        let tenant = TenantId::parse("northlib").unwrap();
+        let full = |named: &str| env.named_by(&tenant, None, named);
+        for named in ["search.patrons", "prod1.northlib.search.patrons"] {
+            assert_eq!(full(named).unwrap(), "prod1.northlib.search.patrons");
+        }
+        for named in [
+            "",
+            ".x",
+            "a b",
+            "prod1.southlib.search.patrons",
+            "prod1.northlib.",
+            "circulation.loan",
+            "patron-blocks.automated-block",
+            &"x".repeat(249),
+        ] {
+            assert!(full(named).is_err(), "{named}");
+        }
+        let all = Collection::parse("ALL").unwrap();
+        assert_eq!(env.named_by(&tenant, Some(&all), "a.b").unwrap(), "prod1.ALL.a.b");
+        assert_eq!(env.own(&tenant, Some(&all), "x"), "prod1.ALL.patron-blocks.x");
+        assert_eq!(
+            Environment::new(None).own(&tenant, None, "x"),
+            "folio.northlib.patron-blocks.x"
+        );
+        assert_eq!(Collection::parse("All"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use metrics::{describe_gauge, gauge};
 use tracing::debug;
 
-use super::tenants::Tenants;
+use super::{telling::Telling, tenants::Tenants};
 use crate::{
     kafka::Status,
     store::{self, Db, incidents, prune},
@@ -23,6 +23,7 @@ const FRESH: Duration = Duration::from_secs(30);
 pub struct Gauges {
     tenants: Arc<Tenants>,
     kafka: Arc<Status>,
+    telling: Arc<Telling>,
     /// Whether tenants are told apart, each with figures of its own.
     by_tenant: bool,
     pools: Mutex<Vec<(&'static str, Db)>>,
@@ -72,9 +73,21 @@ impl Sum {
 
 impl Gauges {
     /// Knows no pool yet.
-    pub fn new(tenants: Arc<Tenants>, kafka: Arc<Status>, by_tenant: bool) -> Self {
+    pub fn new(
+        tenants: Arc<Tenants>,
+        kafka: Arc<Status>,
+        telling: Arc<Telling>,
+        by_tenant: bool,
+    ) -> Self {
         describe();
-        Self { tenants, kafka, by_tenant, pools: Mutex::default(), asked: Mutex::default() }
+        Self {
+            tenants,
+            kafka,
+            telling,
+            by_tenant,
+            pools: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     /// Watches a pool as well.
@@ -116,6 +129,11 @@ impl Gauges {
             gauge!("patron_blocks_lag_records", "topic" => topic, "partition" => partition)
                 .set(lag as f64);
         }
+        let behind = self.telling.behind();
+        gauge!("patron_blocks_patrons_to_look_at").set(behind.to_look_at as f64);
+        gauge!("patron_blocks_messages_waiting").set(behind.unsent as f64);
+        gauge!("patron_blocks_oldest_message_seconds").set(behind.oldest.as_secs_f64());
+        gauge!("patron_blocks_messages_late").set(f64::from(u8::from(self.telling.is_late())));
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         for name in ["work", "web"] {
             let of_name = || pools.iter().filter(|(of, _)| *of == name).map(|(_, pool)| pool);
@@ -161,6 +179,13 @@ fn describe() {
         ("patron_blocks_paused", "Whether reading is paused as nothing can be stored"),
         ("patron_blocks_brokers_up", "Brokers with a working connection"),
         ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
+        (
+            "patron_blocks_patrons_to_look_at",
+            "Notes of patrons whose blocks may have changed, nearly",
+        ),
+        ("patron_blocks_messages_waiting", "Messages that wait to be sent, nearly"),
+        ("patron_blocks_oldest_message_seconds", "For how long the first of them has"),
+        ("patron_blocks_messages_late", "Whether that is longer than it should be"),
         ("patron_blocks_connections", "Connections to the database, by pool and state"),
         ("patron_blocks_incidents_open", "Open incidents of all tenants, by kind"),
         ("patron_blocks_tenants", "Enabled tenants, by what is known of what has happened"),

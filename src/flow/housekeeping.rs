@@ -19,7 +19,7 @@ use crate::{
     figures::figures,
     kafka::retention::{self, Held},
     store::{
-        self, Db, Schema, differences,
+        self, Db, Schema, differences, outbox,
         prune::{self, Blocks, Doomed},
         rebuilds, shadow, tenants,
     },
@@ -32,6 +32,9 @@ const MARGIN: TimeDelta = TimeDelta::days(7);
 
 /// Blocks of a table that one step goes through: 2 MiB.
 const STEP: i64 = 256;
+
+/// Messages that were sent, in one step.
+const MESSAGES: i64 = 2000;
 
 /// How many times as long as a step took it rests after it: what is left of the database is ingest's.
 const REST: u32 = 4;
@@ -187,6 +190,7 @@ impl Housekeeping {
     ) -> Result<(), Unfinished> {
         let owner = Owner { tenant: Some(&tenant.id), schema: &tenant.schema };
         self.leftovers(tenant).await?;
+        self.sent_messages(tenant, stop).await?;
         self.dead_letters(owner, limits, gone, stop).await?;
         let Some(past) = limits.past else { return Ok(()) };
         self.walk(owner, Doomed::Inbox(past.inbox), &mut gone.inbox, stop).await?;
@@ -206,6 +210,23 @@ impl Housekeeping {
         let mut tx = store::begin(&self.db).await?;
         differences::forget_lost(&mut tx, &tenant.schema).await?;
         store::commit(tx).await
+    }
+
+    /// Messages that were sent long ago, oldest first.
+    async fn sent_messages(
+        &self,
+        tenant: &Tenant,
+        stop: &CancellationToken,
+    ) -> Result<(), Unfinished> {
+        let before = self.clock.now() - self.config.messages;
+        loop {
+            let began = Instant::now();
+            if outbox::prune(&self.db, &tenant.schema, before, MESSAGES).await? == 0 {
+                return Ok(());
+            }
+            let rest = sleep(self.config.pause.max(began.elapsed() * REST));
+            stop.run_until_cancelled(rest).await.ok_or(Unfinished::Stopped)?;
+        }
     }
 
     async fn dead_letters(
@@ -335,6 +356,7 @@ mod tests {
             dead_letters_most: 10,
             interval: Duration::from_secs(3600),
             pause: Duration::from_millis(100),
+            messages: days(1),
         };
         let now = "2026-09-15T12:00:00Z".parse().unwrap();
         let past = Limits::at(now, &config, held.as_ref()).past;

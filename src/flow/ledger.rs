@@ -119,6 +119,8 @@ impl Database {
 pub struct DatabaseEntry {
     tx: Tx,
     schema: Arc<Schema>,
+    /// Whose it is, and whom to tell that something has happened.
+    of: Option<(TenantId, Arc<Tenants>)>,
     clock: Clock,
     rereading: Arc<AtomicBool>,
 }
@@ -134,7 +136,8 @@ impl Ledger for Database {
         let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
-            return Ok(Some(DatabaseEntry { tx, schema: self.module.clone(), clock, rereading }));
+            let schema = self.module.clone();
+            return Ok(Some(DatabaseEntry { tx, schema, of: None, clock, rereading }));
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
         let mut tx = store::begin(&self.db).await?;
@@ -151,7 +154,8 @@ impl Ledger for Database {
             self.tenants.forget(id);
             return Ok(None);
         }
-        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), clock, rereading }))
+        let of = Some((id.clone(), self.tenants.clone()));
+        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, clock, rereading }))
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
@@ -200,6 +204,10 @@ impl Entry for DatabaseEntry {
     }
 
     async fn commit(self) -> Result<(), Error> {
-        store::commit(self.tx).await
+        store::commit(self.tx).await?;
+        if let Some((tenant, tenants)) = self.of {
+            tenants.touched.wake(&tenant);
+        }
+        Ok(())
     }
 }

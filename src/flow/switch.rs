@@ -21,6 +21,7 @@ use crate::{
     store::{
         self, Db, Schema, Tx,
         dependents::Dependents,
+        iterations,
         java::{self, Row},
         merge, migrate, rebuilds, shadow, tenants,
     },
@@ -189,6 +190,7 @@ pub async fn give_back(
     for rebuild in rebuilds::forget_all(&mut tx, tenant).await? {
         shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
     }
+    iterations::forget_all(&mut tx, tenant).await?;
     tenants::set_enabled(&mut tx, tenant, false, module_id, now).await?;
     store::commit(tx).await?;
     Ok(summaries)

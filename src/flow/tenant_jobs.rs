@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::tenants::Tenants;
+use super::{telling::Telling, tenants::Tenants};
 use crate::{
     clock::Clock,
     event::TenantId,
@@ -40,6 +40,7 @@ pub struct TenantJobs {
     tenants: Arc<Tenants>,
     /// None where nobody is to be told.
     pubsub: Option<PubSub>,
+    telling: Arc<Telling>,
     clock: Clock,
     /// Whether the module's own tables are known to be there.
     module: OnceCell<()>,
@@ -55,9 +56,15 @@ pub fn module_to(attributes: &Value) -> &str {
 
 impl TenantJobs {
     /// `db` is the writers' pool.
-    pub fn new(db: Db, tenants: Arc<Tenants>, pubsub: Option<PubSub>, clock: Clock) -> Self {
+    pub fn new(
+        db: Db,
+        tenants: Arc<Tenants>,
+        pubsub: Option<PubSub>,
+        telling: Arc<Telling>,
+        clock: Clock,
+    ) -> Self {
         let (module, turn) = (OnceCell::new(), Semaphore::new(1));
-        Self { db, tenants, pubsub, clock, module, turn }
+        Self { db, tenants, pubsub, telling, clock, module, turn }
     }
 
     /// Begins to install or upgrade. The work goes on when the client goes away.
@@ -153,7 +160,14 @@ impl TenantJobs {
             Ok(messages) => messages,
             Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),
         };
+        if let Err(error) = self.telling.begin(tenant).await {
+            warn!(%tenant, error = %Chain(&error), "others are told of its blocks a little later");
+        }
         drop(turn);
+        if let Err(error) = self.telling.make_topics(tenant).await {
+            let error = Chain(&error);
+            messages.push(format!("topics of its own are made when they are needed: {error}"));
+        }
         let Some(pubsub) = &self.pubsub else { return (None, messages) };
         let told = match caller {
             Some(caller) => pubsub.register(caller, module).await.map_err(|error| {

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{rebuild::Ask, switch};
+use super::{rebuild::Ask, switch, wakes::Wakes};
 use crate::{
     blocks::Measure,
     clock::Clock,
     event::TenantId,
     figures::figures,
     store::{
-        self, Db, Schema, conditions, migrate,
+        self, Db, Schema, conditions, iterations, migrate,
         rebuilds::{self, Request},
         shadow, tenant_jobs,
         tenants::{self, Knowledge},
@@ -76,6 +76,8 @@ pub struct Tenants {
     ready: watch::Sender<bool>,
     /// Somebody has asked for a rebuild.
     pub rebuild_asked: Notify,
+    /// Something has happened to patrons of these.
+    pub touched: Wakes,
 }
 
 impl Tenants {
@@ -88,6 +90,7 @@ impl Tenants {
             tell: OnceLock::new(),
             ready: watch::Sender::new(false),
             rebuild_asked: Notify::new(),
+            touched: Wakes::default(),
         }
     }
 
@@ -288,6 +291,7 @@ impl Tenants {
         tenants::enter_alone(&mut tx, id).await?;
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
         tenant_jobs::remove(&mut *tx, id, None).await?;
+        iterations::forget_all(&mut tx, id).await?;
         for rebuild in rebuilds::forget_all(&mut tx, id).await? {
             shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
         }

@@ -91,10 +91,19 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
     problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
     let kafka = service.kafka.health();
     problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
+    // Messages that are late are no reason either: the desk is answered, and no message is lost.
+    let behind = service.telling.behind();
     let body = json!({
         "ready": problems.is_empty(),
         "problems": problems,
         "tenants": lacking(&service),
+        "messages": {
+            "on": service.telling.is_on(),
+            "waiting": behind.unsent,
+            "oldestSeconds": behind.oldest.as_secs(),
+            "late": service.telling.is_late(),
+            "patronsToLookAt": behind.to_look_at,
+        },
         "kafka": {
             "brokersUp": kafka.brokers_up,
             "joined": kafka.joined,

@@ -13,7 +13,7 @@ use utoipa::{
 
 use super::{
     admin, blocks, conditions, dead_letters, described::Errors, error::UUID_PATTERN, handlers,
-    limits, operations, rebuilds, summary, synchronization, tenant_jobs,
+    iterations, limits, operations, rebuilds, summary, synchronization, tenant_jobs,
 };
 use crate::event::Kind;
 
@@ -48,6 +48,10 @@ use crate::event::Kind;
         rebuilds::delete,
         rebuilds::differences,
         rebuilds::apply,
+        iterations::list,
+        iterations::post,
+        iterations::get,
+        iterations::delete,
         handlers::post,
         tenant_jobs::post,
         tenant_jobs::get,

@@ -11,6 +11,7 @@ mod description;
 mod error;
 mod gate;
 mod handlers;
+mod iterations;
 mod limits;
 mod operations;
 mod query;
@@ -33,10 +34,11 @@ use gate::Gate;
 use crate::{
     clock::Clock,
     config::OnDatabaseFailure,
-    event::{Environment, Kind},
+    event::{Collection, Environment, Kind},
     flow::{
-        answer::Answers, callbacks::Callbacks, gauges::Gauges, rebuild::Rebuilds, redrive::Redrive,
-        tenant_jobs::TenantJobs, tenants::Tenants,
+        answer::Answers, callbacks::Callbacks, gauges::Gauges, iteration::Iterations,
+        rebuild::Rebuilds, redrive::Redrive, telling::Telling, tenant_jobs::TenantJobs,
+        tenants::Tenants,
     },
     kafka::{Broker, Status},
     store::Db,
@@ -69,6 +71,12 @@ pub struct Service {
     pub tenant_jobs: Arc<TenantJobs>,
     /// Works on rebuilds.
     pub rebuilds: Arc<Rebuilds>,
+    /// Tells others.
+    pub telling: Arc<Telling>,
+    /// Publishes summaries.
+    pub iterations: Arc<Iterations>,
+    /// The collection whose topics we write to, if any.
+    pub collection: Option<Collection>,
     /// Gateway for calls that a request names none for.
     pub okapi_url: String,
     /// What the desk is told when the database fails.
@@ -141,7 +149,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
             web::resource("/patron-blocks/dead-letters/{id}/retry")
                 .route(web::post().to(dead_letters::retry)),
         )
-        .configure(rebuild_routes)
+        .configure(job_routes)
         .service(web::resource("/_/tenant").route(web::post().to(tenant_jobs::post)))
         .service(
             web::resource("/_/tenant/{id}")
@@ -162,7 +170,7 @@ fn event_handlers(app: &mut web::ServiceConfig) {
     }
 }
 
-fn rebuild_routes(app: &mut web::ServiceConfig) {
+fn job_routes(app: &mut web::ServiceConfig) {
     app.service(
         web::resource("/patron-blocks/rebuilds")
             .route(web::get().to(rebuilds::list))
@@ -179,6 +187,16 @@ fn rebuild_routes(app: &mut web::ServiceConfig) {
     )
     .service(
         web::resource("/patron-blocks/rebuilds/{id}/apply").route(web::post().to(rebuilds::apply)),
+    )
+    .service(
+        web::resource("/patron-blocks/user-summaries/iteration")
+            .route(web::get().to(iterations::list))
+            .route(web::post().to(iterations::post)),
+    )
+    .service(
+        web::resource("/patron-blocks/user-summaries/iteration/{jobId}")
+            .route(web::get().to(iterations::get))
+            .route(web::delete().to(iterations::delete)),
     );
 }
 

@@ -10,12 +10,14 @@ pub mod lane;
 mod poller;
 pub mod reader;
 pub mod retention;
+mod sender;
 mod status;
 mod takeover;
 mod user_topics;
 
 pub use broker::Broker;
 pub use consumer::{Consumer, start};
+pub use sender::{Outgoing, Sender, Shape, is_too_large};
 pub use status::{Health, Status};
 pub use user_topics::UserTopics;
 

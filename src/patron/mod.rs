@@ -12,7 +12,9 @@ mod said;
 
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, Due, Loan, OpenLoan};
-pub use overdue::{Grace, GraceUnit, overdue_days, overdue_from, overdue_minutes};
+pub use overdue::{
+    Grace, GraceUnit, next_overdue_day, overdue_days, overdue_from, overdue_minutes,
+};
 pub use reconcile::Coverage;
 pub use said::Said;
 

@@ -88,6 +88,12 @@ pub fn overdue_days(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime
     minutes / MINUTES_A_DAY + i64::from(minutes % MINUTES_A_DAY > 0)
 }
 
+/// The first instant after `now` at which what is overdue already is so by one more day.
+pub fn next_overdue_day(due_date: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let days = overdue_days(due_date, None, now);
+    due_date + TimeDelta::minutes(days * MINUTES_A_DAY + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -115,6 +121,12 @@ mod tests {
             prop_assert_eq!(overdue_from(at(due), Some(grace)) <= now, overdue > 0);
             let days = overdue_days(at(due), Some(grace), now);
             prop_assert_eq!(days, (overdue as f64 / 1440.0).ceil() as i64);
+            let at_due = at(due);
+            let next = next_overdue_day(at_due, now);
+            prop_assert!(next > now);
+            let days = |at| overdue_days(at_due, None, at);
+            prop_assert_eq!(days(next), days(now) + 1);
+            prop_assert_eq!(days(next - TimeDelta::milliseconds(1)), days(now));
         }
     }
 

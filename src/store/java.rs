@@ -220,7 +220,15 @@ const LEAVE: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
        {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
        {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
-       {schema}.rebuild_difference, {schema}._sqlx_migrations",
+       {schema}.rebuild_difference, {schema}.touched_patron, {schema}.policy_change,
+       {schema}.told_patron, {schema}.message_outbox, {schema}._sqlx_migrations",
+);
+const LEAVE_SEQUENCE: Statement =
+    Statement::new("drop sequence if exists {schema}.message_sequence");
+/// With them go their triggers on what stays.
+const LEAVE_FUNCTIONS: Statement = Statement::new(
+    "drop function if exists {schema}.note_patrons(), {schema}.note_group(), {schema}.note_limit(),
+       {schema}.note_condition(), {schema}.set_telling(boolean) cascade",
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
 
@@ -256,6 +264,8 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &KEEP_POSITIONS,
     &TAKE_POSITIONS,
     &LEAVE,
+    &LEAVE_SEQUENCE,
+    &LEAVE_FUNCTIONS,
     &DROP_VIEW,
 ];
 
@@ -443,7 +453,7 @@ async fn positions(
 /// Drops what is ours in the schema, once nothing reads it; how far topics were read is kept.
 pub async fn leave(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
     positions(tx, schema, tenant, &KEEP_POSITIONS).await?;
-    for drop in [&DROP_VIEW, &LEAVE] {
+    for drop in [&DROP_VIEW, &LEAVE, &LEAVE_SEQUENCE, &LEAVE_FUNCTIONS] {
         run(tx, schema, drop, "drop what the Java module does not know").await?;
     }
     Ok(())

@@ -12,11 +12,13 @@ pub mod differences;
 mod error;
 pub mod inbox;
 pub mod incidents;
+pub mod iterations;
 pub mod java;
 pub mod laid;
 pub mod limits;
 pub mod merge;
 pub mod migrate;
+pub mod outbox;
 pub mod patrons;
 pub mod positions;
 pub mod prune;
@@ -26,6 +28,7 @@ pub mod rows;
 mod schema;
 pub mod search;
 pub mod shadow;
+pub mod telling;
 pub mod tenant_jobs;
 pub mod tenants;
 
@@ -192,6 +195,9 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     prune::STATEMENTS,
     differences::STATEMENTS,
     rows::STATEMENTS,
+    telling::STATEMENTS,
+    outbox::STATEMENTS,
+    iterations::STATEMENTS,
 ];
 
 /// Statements on a shadow beside a tenant; a test prepares them where there is one.

@@ -14,10 +14,14 @@ use crate::{
     patron::{Register, overdue_days},
 };
 
-/// One round trip: counters, what time has made overdue, fees that don't count because their loan is
-/// claimed returned, and the patron group as last known. `blocks::Measures::of` is its definition.
-const STATE: Statement = Statement::new(
-    "select c.open_loans::int8, c.open_fees_fines::int8,
+/// Counters, what time has made overdue, fees that don't count because their loan is claimed returned, and the
+/// patron group as last known. `blocks::Measures::of` is its definition.
+macro_rules! state {
+    ($columns:literal, $of:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            "c.open_loans::int8, c.open_fees_fines::int8,
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
             c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
@@ -36,8 +40,22 @@ const STATE: Statement = Statement::new(
           where c.claimed_returned_loans > 0 and f.user_id = c.user_id and f.is_open
             and l.user_id = c.user_id and l.is_open and l.claimed_returned) x on true
        left join {schema}.patron p on p.user_id = c.user_id
-      where c.user_id = $1",
-);
+      where ",
+            $of
+        )
+    };
+}
+
+/// One round trip for the desk.
+const STATE: Statement = Statement::new(state!("", "c.user_id = $1"));
+
+/// Of many patrons, and when the next loan of each gets overdue.
+const STATES: Statement = Statement::new(state!(
+    "c.user_id, (select min(l.overdue_from) from {schema}.loan l
+                  where l.user_id = c.user_id and l.is_open and not l.claimed_returned
+                    and l.overdue_from > $2) as next_overdue, ",
+    "c.user_id = any($1)"
+));
 
 const SUMMARY: Statement =
     Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
@@ -101,7 +119,7 @@ const WAITING: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&STATE, &SUMMARY, &LEARN_GROUP, &TELL_GROUPS, &GROUPS, &DRIFT, &WAITING];
+    &[&STATE, &STATES, &SUMMARY, &LEARN_GROUP, &TELL_GROUPS, &GROUPS, &DRIFT, &WAITING];
 
 /// What events told of and what counts for nobody yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -123,6 +141,8 @@ pub async fn waiting(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Waiting
 pub struct State {
     /// What the limits are compared with.
     pub measures: Measures,
+    /// Due date of the recalled loan that is overdue for longest.
+    pub first_recall_due: Option<DateTime<Utc>>,
     /// The patron group as the users module answered when it was last asked.
     pub asked: Option<KnownGroup>,
     /// The patron group as the newest record of the topic told.
@@ -136,6 +156,17 @@ pub struct KnownGroup {
     pub group: Option<String>,
     /// When that was so.
     pub known_at: DateTime<Utc>,
+}
+
+impl State {
+    /// The group that is known without asking: what the topic told counts where that is read (`by_topic`), else
+    /// what was heard last. `None` where nothing ever was; the group is `None` where it was said that there is
+    /// none.
+    pub fn known_group(&self, by_topic: bool) -> Option<&Option<String>> {
+        let newest = || self.asked.iter().chain(&self.told).max_by_key(|known| known.known_at);
+        let known = self.told.as_ref().filter(|_| by_topic).or_else(newest);
+        known.map(|known| &known.group)
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -154,6 +185,30 @@ struct StateRow {
     told_at: Option<DateTime<Utc>>,
 }
 
+impl StateRow {
+    fn read(self, now: DateTime<Utc>) -> State {
+        let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
+        State {
+            measures: Measures {
+                open_loans: self.open_loans,
+                open_fees_fines: self.open_fees_fines,
+                charged_out: self.charged_out,
+                lost: self.lost,
+                overdue: self.overdue,
+                overdue_recalls: self.overdue_recalls,
+                // The statement admits overdue loans only, so their grace has passed already.
+                recall_overdue_days: self
+                    .first_recall_due
+                    .map_or(0, |due| overdue_days(due, None, now)),
+                fee_fine_balance: self.fee_fine_balance,
+            },
+            first_recall_due: self.first_recall_due,
+            asked: known(self.patron_group, self.known_at),
+            told: known(self.told_group, self.told_at),
+        }
+    }
+}
+
 /// What `user` has at `now`; `None` where no event ever opened anything for the patron.
 pub async fn state(
     db: impl PgExecutor<'_>,
@@ -167,22 +222,32 @@ pub async fn state(
         .fetch_optional(db)
         .await
         .map_err(Error::at("read a patron's state"))?;
-    let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
-    Ok(row.map(|row| State {
-        measures: Measures {
-            open_loans: row.open_loans,
-            open_fees_fines: row.open_fees_fines,
-            charged_out: row.charged_out,
-            lost: row.lost,
-            overdue: row.overdue,
-            overdue_recalls: row.overdue_recalls,
-            // The statement admits overdue loans only, so their grace has passed already.
-            recall_overdue_days: row.first_recall_due.map_or(0, |due| overdue_days(due, None, now)),
-            fee_fine_balance: row.fee_fine_balance,
-        },
-        asked: known(row.patron_group, row.known_at),
-        told: known(row.told_group, row.told_at),
-    }))
+    Ok(row.map(|row| row.read(now)))
+}
+
+/// What each of these patrons has at `now`, and when the next loan gets overdue; who never had anything is left
+/// out.
+pub async fn states(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    users: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<HashMap<Uuid, (State, Option<DateTime<Utc>>)>, Error> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        user_id: Uuid,
+        next_overdue: Option<DateTime<Utc>>,
+        #[sqlx(flatten)]
+        state: StateRow,
+    }
+    let rows: Vec<Row> = sqlx::query_as(schema.sql(&STATES))
+        .bind(users)
+        .bind(now)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("read the states of patrons"))?;
+    let read = |row: Row| (row.user_id, (row.state.read(now), row.next_overdue));
+    Ok(rows.into_iter().map(read).collect())
 }
 
 /// The summary of a patron as JSON text; `None` where nothing is open.

@@ -104,12 +104,7 @@ const RECOUNT: Statement = Statement::new(
        version = p.version + 1, open_loans = excluded.open_loans, lost_loans = excluded.lost_loans,
        claimed_returned_loans = excluded.claimed_returned_loans,
        recalled_loans = excluded.recalled_loans, open_fees_fines = excluded.open_fees_fines,
-       fee_fine_balance = excluded.fee_fine_balance
-       where (p.open_loans, p.lost_loans, p.claimed_returned_loans, p.recalled_loans, p.open_fees_fines,
-              p.fee_fine_balance)
-             is distinct from
-             (excluded.open_loans, excluded.lost_loans, excluded.claimed_returned_loans,
-              excluded.recalled_loans, excluded.open_fees_fines, excluded.fee_fine_balance)",
+       fee_fine_balance = excluded.fee_fine_balance",
 );
 
 const ALL_OF: Statement = Statement::new(

@@ -16,10 +16,11 @@ use super::{
     work::{Failure, Work},
 };
 use crate::{
+    blocks::Cause,
     store::{
         self, Tx, Verdict, differences,
         rows::{self, Row, Rows},
-        shadow, tenants,
+        shadow, telling, tenants,
     },
     telemetry::Chain,
 };
@@ -106,6 +107,7 @@ async fn enter(work: &Work) -> Result<Tx, Failure> {
     let mut tx = work.begin().await?;
     tenants::wait_at_most(&mut tx, WAIT).await?;
     tenants::enter_alone(&mut tx, &work.tenant.id).await?;
+    telling::because(&mut tx, Cause::Rebuild).await?;
     if tenants::enabled_since(&mut *tx, &work.tenant.id).await?.is_none() {
         return Err(Failure::Refused("the tenant was disabled meanwhile".to_owned()));
     }

@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::{
     ask::{Ask, Asked},
-    pace::Pace,
     together,
     tokens::Tokens,
     work::{Failure, HELD, Kept, Setting, WORD, With, Work},
@@ -26,7 +25,10 @@ use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
     event::TenantId,
-    flow::tenants::{Tenant, Tenants},
+    flow::{
+        pace::Pace,
+        tenants::{Tenant, Tenants},
+    },
     kafka::Broker,
     okapi::{Caller, Storage},
     store::{

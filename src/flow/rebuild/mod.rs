@@ -10,7 +10,6 @@ mod compare;
 mod fold;
 mod jobs;
 mod lay;
-mod pace;
 mod plan;
 mod read;
 mod report;

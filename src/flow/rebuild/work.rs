@@ -17,16 +17,14 @@ use uuid::Uuid;
 use super::{
     apply,
     ask::{Ask, From, Source},
-    compare,
-    pace::Pace,
-    read,
+    compare, read,
     together::Member,
 };
 use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
     event::stamp::Horizon,
-    flow::tenants::Tenant,
+    flow::{pace::Pace, tenants::Tenant},
     kafka::{self, Broker, reader::ReadError},
     okapi::{Caller, Storage},
     store::{

@@ -2,6 +2,8 @@
 //! through as JSON.
 #![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
 
+mod iterations;
+mod readiness;
 mod rebuilds;
 mod synchronization;
 
@@ -15,6 +17,8 @@ use utoipa::{
 };
 use uuid::Uuid;
 
+pub(super) use iterations::{Iteration, IterationRequest, Iterations};
+pub(super) use readiness::Readiness;
 pub(super) use rebuilds::{Differences, Part, Rebuild, RebuildRequest, Rebuilds};
 pub(super) use synchronization::{InvalidOrText, SentSynchronization, Synchronization};
 
@@ -447,46 +451,4 @@ enum Knowledge {
     Filling,
     /// The topics did not hold all of it.
     Incomplete,
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Readiness {
-    ready: bool,
-    problems: Vec<Problem>,
-    kafka: Kafka,
-    tenants: Lacking,
-}
-
-/// Tenants of which not all is known that has happened; no reason not to be ready.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Lacking {
-    filling: Vec<String>,
-    incomplete: Vec<String>,
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Problem {
-    part: String,
-    problem: String,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Kafka {
-    brokers_up: u64,
-    joined: bool,
-    partitions: Partitions,
-}
-
-/// How many partitions are how far.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Partitions {
-    beginning: u64,
-    reading: u64,
-    held: u64,
-    stopped: u64,
 }

@@ -1,4 +1,4 @@
-//! The share of the time that a rebuild may keep the database busy: the rest is the desk's.
+//! The share of the time that long work may keep the database busy: the rest is the desk's.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,0 +1,338 @@
+//! Iterations: every patron's summary once, with the blocks that follow, published to a topic that somebody
+//! names. Whoever fills itself from it goes on with what is told of changes: of both, the greater number is the
+//! later (docs/decisions/0019).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    pace::Pace,
+    policy::Policy,
+    telling::{Found, envelope, evaluate, headers},
+    tenants::{Tenant, Tenants},
+};
+use crate::{
+    blocks::{Blocked, Cause},
+    clock::{self, Clock},
+    figures::figures,
+    kafka::{self, Broker, Outgoing, Sender, UserTopics},
+    store::{
+        self, Db,
+        iterations::{self, Iteration, Reached, Request, Whose},
+        outbox, patrons,
+    },
+    telemetry::Chain,
+};
+
+/// How long an iteration stays its instance's without a word from it.
+const HELD: Duration = Duration::from_secs(15);
+
+/// How often iterations are looked for that nobody works on, or that have failed for a passing reason.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Iterations that an instance works on at once; others wait, or are another instance's.
+const AT_ONCE: usize = 4;
+
+/// Summaries that are read at once.
+const PAGE: i64 = 500;
+
+/// Share of the time, in percent, that all of them together may keep the database busy.
+const PERCENT: u8 = 50;
+
+/// Publishes summaries.
+pub struct Iterations {
+    db: Db,
+    tenants: Arc<Tenants>,
+    clock: Clock,
+    user_topics: Arc<UserTopics>,
+    broker: Arc<Broker>,
+    sender: Arc<Sender>,
+    pace: Pace,
+    asked: Notify,
+}
+
+/// Why an iteration goes no further.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The broker.
+    #[error("could not publish")]
+    Broker(#[source] kafka::Error),
+    /// A message that no broker takes.
+    #[error("the summary of patron {0} is larger than a message may be")]
+    TooLarge(Uuid),
+    /// It is not ours any more, or was cancelled.
+    #[error("it has ended, or another instance goes on with it")]
+    NotOurs,
+    /// The tenant was disabled.
+    #[error("the tenant is not enabled")]
+    Disabled,
+}
+
+/// How a run ends.
+enum End {
+    Done,
+    Stopped,
+}
+
+impl Iterations {
+    /// `db` is for the work on iterations alone.
+    pub fn new(
+        db: Db,
+        tenants: Arc<Tenants>,
+        clock: Clock,
+        user_topics: Arc<UserTopics>,
+        broker: Arc<Broker>,
+        sender: Arc<Sender>,
+    ) -> Self {
+        let (pace, asked) = (Pace::of_percent(PERCENT), Notify::new());
+        Self { db, tenants, clock, user_topics, broker, sender, pace, asked }
+    }
+
+    /// Enters an iteration, for this instance or another to work on.
+    pub async fn ask(&self, db: &Db, asked: Request<'_>) -> Result<Iteration, store::Error> {
+        let entered = iterations::add(db, Uuid::new_v4(), asked, self.clock.now()).await?;
+        info!(tenant = %entered.tenant, iteration.id = %entered.id, kafka.topic = entered.topic,
+            "iteration asked for");
+        self.asked.notify_one();
+        Ok(entered)
+    }
+
+    /// Whether the log has this topic; `None` where nobody can tell.
+    pub async fn has_topic(&self, name: &str) -> Option<bool> {
+        let (broker, name) = (self.broker.clone(), name.to_owned());
+        let ask = move || broker.topics().map(|names| names.contains(&name));
+        tokio::task::spawn_blocking(ask).await.ok()?.ok()
+    }
+
+    /// Works on iterations that nobody else works on, until `stop`.
+    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.tenants.ready()).await;
+        let (tasks, room) = (TaskTracker::new(), Arc::new(Semaphore::new(AT_ONCE)));
+        while !stop.is_cancelled() {
+            let Some(Ok(pass)) = stop.run_until_cancelled(room.clone().acquire_owned()).await
+            else {
+                break;
+            };
+            let holder = Uuid::new_v4();
+            match iterations::take(&self.db, holder, HELD).await {
+                Ok(Some(iteration)) => {
+                    let (iterations, stop) = (self.clone(), stop.clone());
+                    tasks.spawn(async move {
+                        iterations.run(&iteration, holder, &stop).await;
+                        drop(pass);
+                    });
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => warn!(error = %Chain(&error), "iterations can't be looked for"),
+            }
+            drop(pass);
+            stop.run_until_cancelled(timeout(LOOK, self.asked.notified())).await;
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Works on one until it has ended or `stop`. What may pass is tried again as long as it is ours.
+    async fn run(&self, iteration: &Iteration, holder: Uuid, stop: &CancellationToken) {
+        let (id, tenant) = (iteration.id, &iteration.tenant);
+        let (published, last_user) = (iteration.published, iteration.last_user);
+        let mut reached = Reached { total: None, published, last_user };
+        let ended = loop {
+            match self.publish(iteration, holder, &mut reached, stop).await {
+                Ok(End::Stopped) => break iterations::let_go(&self.db, id, holder).await,
+                Ok(End::Done) => {
+                    info!(%tenant, iteration.id = %id, "iteration done");
+                    break iterations::end(&self.db, id, holder, None).await;
+                }
+                Err(Failure::NotOurs) => {
+                    info!(%tenant, iteration.id = %id, "iteration left");
+                    return;
+                }
+                Err(failure @ (Failure::TooLarge(_) | Failure::Disabled)) => {
+                    let told = Chain(&failure).to_string();
+                    warn!(%tenant, iteration.id = %id, error = told, "iteration failed");
+                    break iterations::end(&self.db, id, holder, Some(&told)).await;
+                }
+                Err(failure) => {
+                    warn!(%tenant, iteration.id = %id, error = %Chain(&failure), "iteration waits");
+                    stop.run_until_cancelled(sleep(LOOK)).await;
+                }
+            }
+        };
+        if let Err(error) = ended {
+            // Held no longer, it is gone on with.
+            warn!(%tenant, iteration.id = %id, error = %Chain(&error), "iteration not ended");
+        }
+    }
+
+    async fn publish(
+        &self,
+        iteration: &Iteration,
+        holder: Uuid,
+        reached: &mut Reached,
+        stop: &CancellationToken,
+    ) -> Result<End, Failure> {
+        let tenant = self.tenants.find(&iteration.tenant).await?.ok_or(Failure::Disabled)?;
+        let by_topic = self.user_topics.tell_of(&tenant.id);
+        let of = Whose { group: iteration.patron_group.as_deref(), by_topic };
+        let changed = match iteration.changed_since {
+            Some(time) => Some(iterations::changed_since(&self.db, &tenant.schema, time).await?),
+            None => None,
+        };
+        reached.total = Some(match &changed {
+            Some(users) => {
+                iterations::these(&self.db, &tenant.schema, of, users).await?.len() as i64
+            }
+            None => iterations::count(&self.db, &tenant.schema, of).await?,
+        });
+        loop {
+            if !iterations::reach(&self.db, iteration.id, holder, HELD, *reached).await? {
+                return Err(Failure::NotOurs);
+            }
+            if stop.is_cancelled() {
+                return Ok(End::Stopped);
+            }
+            let began = Instant::now();
+            let after = reached.last_user;
+            let page = self.page(iteration, &tenant, of, changed.as_deref(), after).await?;
+            if page.is_empty() {
+                return Ok(End::Done);
+            }
+            self.pace.keep(began).await;
+            self.send(iteration, &page, reached).await?;
+        }
+    }
+
+    /// The next summaries, as they are published.
+    async fn page(
+        &self,
+        iteration: &Iteration,
+        tenant: &Tenant,
+        of: Whose<'_>,
+        changed: Option<&[Uuid]>,
+        after: Option<Uuid>,
+    ) -> Result<Vec<Published>, Failure> {
+        let (schema, now) = (&tenant.schema, self.clock.now());
+        let mut connection = store::begin(&self.db).await?;
+        // Numbered before the look: what is told of a later change has a greater one.
+        let number = outbox::numbers(&mut *connection, schema, 1).await?;
+        let number = number.first().copied().unwrap_or_default();
+        let after = after.unwrap_or(Uuid::nil());
+        let summaries = match changed {
+            None => iterations::page(&mut *connection, schema, of, after, PAGE).await?,
+            Some(users) => {
+                let begin = users.partition_point(|user| *user <= after);
+                let end = users.len().min(begin + PAGE as usize);
+                iterations::these(&mut *connection, schema, of, &users[begin..end]).await?
+            }
+        };
+        let users: Vec<Uuid> = summaries.iter().map(|(user, _)| *user).collect();
+        let states = patrons::states(&mut *connection, schema, &users, now).await?;
+        let policy = Policy::load(&mut connection, schema).await?;
+        drop(connection);
+        let mut published = Vec::with_capacity(users.len());
+        for (user, summary) in summaries {
+            let state = states.get(&user).map(|(state, _)| state);
+            let mut members = vec![("jobId", json!(iteration.id))];
+            // As it is read over REST; null where nothing is open.
+            let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
+            members.push(("summary", summary.unwrap_or(Value::Null)));
+            // Where nobody knows the group, nothing is said of blocks.
+            if let Found::Findings(findings) = evaluate(state, &policy, of.by_topic) {
+                let blocked = Blocked::of(user, &findings, Cause::Iteration);
+                members.push(("automatedPatronBlocks", json!(blocked)));
+            }
+            // The same message, should it be published again.
+            let id = Uuid::new_v5(&iteration.id, user.as_bytes());
+            let (what, tenant) = (&iteration.event_type, &tenant.id);
+            let payload = envelope(id, what, tenant, number, now, members);
+            published.push(Published { user, id, payload });
+        }
+        Ok(published)
+    }
+
+    async fn send(
+        &self,
+        iteration: &Iteration,
+        page: &[Published],
+        reached: &mut Reached,
+    ) -> Result<(), Failure> {
+        let outgoing = page.iter().map(|published| Outgoing {
+            topic: &iteration.topic,
+            key: published.user.to_string(),
+            headers: headers(&iteration.tenant, published.id),
+            payload: &published.payload,
+        });
+        let outgoing: Vec<_> = outgoing.collect();
+        let (acknowledged, outcome) = self.sender.send(&outgoing).await;
+        if let Some(last) = page[..acknowledged].last() {
+            reached.last_user = Some(last.user);
+            reached.published += acknowledged as i64;
+            figures().published.increment(acknowledged as u64);
+        }
+        outcome.map_err(|error| match page.get(acknowledged) {
+            Some(next) if kafka::is_too_large(&error) => Failure::TooLarge(next.user),
+            _ => Failure::Broker(error),
+        })
+    }
+}
+
+/// A summary as it is published.
+struct Published {
+    user: Uuid,
+    id: Uuid,
+    payload: String,
+}
+
+/// An iteration as it is told of.
+pub fn told(iteration: &Iteration, now: DateTime<Utc>) -> Value {
+    let Iteration { id, topic, event_type, status, published, total, .. } = iteration;
+    let mut told = json!({
+        "id": id,
+        "jobParams": { "topicName": topic, "eventType": event_type },
+        "status": status,
+        "askedBy": iteration.asked_by,
+        "submittedDate": clock::written(iteration.asked_at),
+        "numberOfRecordsPublished": published,
+    });
+    if let Some(group) = &iteration.patron_group {
+        told["jobParams"]["patronGroupId"] = json!(group);
+    }
+    if let Some(time) = iteration.changed_since {
+        told["jobParams"]["changedSince"] = json!(clock::written(time));
+    }
+    if let Some(total) = total {
+        told["totalRecords"] = json!(total);
+    }
+    if let Some(begun) = iteration.begun_at {
+        told["begunDate"] = json!(clock::written(begun));
+        let took = iteration.ended_at.unwrap_or(now) - begun;
+        let seconds = took.as_seconds_f64();
+        if seconds > 0.0 {
+            told["recordsPerSecond"] = json!((*published as f64 / seconds).round());
+        }
+    }
+    if let Some(ended) = iteration.ended_at {
+        told["endedDate"] = json!(clock::written(ended));
+    }
+    if let Some(error) = &iteration.error {
+        told["error"] = json!(error);
+    }
+    told
+}

@@ -1,0 +1,299 @@
+//! Telling others which patrons are blocked, through an outbox (docs/decisions/0019).
+//!
+//! What changes a patron notes that in its own transaction (`migrations/tenant/0022_messages.sql`). Looking at
+//! those patrons, many at once, compares what a desk would be told now with what others were told last, and
+//! writes down what is new of it (`tell`). That is sent in its order and noted as sent once the broker has
+//! acknowledged it (`relay`). Neither knows of the other's trouble: while no broker is there, messages wait.
+
+mod message;
+mod relay;
+mod tell;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use message::{APPROACHING, BLOCKS};
+pub(in crate::flow) use message::{envelope, headers};
+pub(in crate::flow) use tell::{Found, evaluate};
+
+use super::{
+    pace::Pace,
+    tenants::{Tenant, Tenants},
+    wakes::Wakes,
+};
+use crate::{
+    clock::Clock,
+    config::MessageConfig,
+    event::{Environment, TenantId},
+    kafka::{self, Sender, UserTopics},
+    store::{
+        self, Db,
+        telling::{self, Waiting},
+        tenants,
+    },
+    telemetry::Chain,
+};
+
+/// How often it is looked what there is to do for each tenant, beside what is told at once: for patrons whom time
+/// concerns, and for what other instances have left.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The same where others are told nothing any more: there may be messages left.
+const LOOK_SELDOM: Duration = Duration::from_secs(30);
+
+/// How long to let a broker or a database be that fails.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long to wait for a tenant's writers when that is to change.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Tells others.
+pub struct Telling {
+    db: Db,
+    /// Sending waits for the broker: not with the connection that looks at patrons.
+    send_db: Db,
+    tenants: Arc<Tenants>,
+    clock: Clock,
+    user_topics: Arc<UserTopics>,
+    environment: Environment,
+    config: MessageConfig,
+    sender: Arc<Sender>,
+    pace: Pace,
+    to_send: Wakes,
+    waiting: Mutex<HashMap<TenantId, Waiting>>,
+    /// Tenants whose changes are known to be noted as this instance wants it, by when they were enabled.
+    set: Mutex<HashMap<TenantId, DateTime<Utc>>>,
+}
+
+/// How far others are behind, over all tenants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Notes of patrons to be looked at, those whom time concerns among them.
+    pub to_look_at: i64,
+    /// Messages that wait to be sent.
+    pub unsent: i64,
+    /// For how long the first of them has.
+    pub oldest: Duration,
+}
+
+impl Telling {
+    /// One connection for looking, and one for sending.
+    pub fn new(
+        (db, send_db): (Db, Db),
+        tenants: Arc<Tenants>,
+        clock: Clock,
+        user_topics: Arc<UserTopics>,
+        environment: Environment,
+        config: MessageConfig,
+        sender: Arc<Sender>,
+    ) -> Self {
+        let pace = Pace::of_percent(config.percent);
+        let (to_send, waiting, set) = (Wakes::default(), Mutex::default(), Mutex::default());
+        Self {
+            db,
+            send_db,
+            tenants,
+            clock,
+            user_topics,
+            environment,
+            config,
+            sender,
+            pace,
+            to_send,
+            waiting,
+            set,
+        }
+    }
+
+    fn topic(&self, tenant: &TenantId, name: &str) -> String {
+        self.environment.own(tenant, self.config.collection.as_ref(), name)
+    }
+
+    /// Has changes of a tenant that was just enabled be noted. Where that fails, the next look does so.
+    pub async fn begin(&self, tenant: &TenantId) -> Result<(), store::Error> {
+        match self.tenants.find(tenant).await? {
+            Some(tenant) if self.config.on => self.set(&tenant).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the topics that a tenant's messages go to. Where no broker is there, sending does so later.
+    pub async fn make_topics(&self, tenant: &TenantId) -> Result<(), kafka::Error> {
+        if !self.config.on {
+            return Ok(());
+        }
+        self.sender.make_topic(&self.topic(tenant, BLOCKS), self.config.shape).await?;
+        if self.config.approaching_percent > 0 {
+            self.sender.make_topic(&self.topic(tenant, APPROACHING), self.config.shape).await?;
+        }
+        Ok(())
+    }
+
+    /// How far others are behind, as of the last look.
+    pub fn behind(&self) -> Behind {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        waiting.values().fold(Behind::default(), |sum, of| {
+            let age = of.oldest_unsent.and_then(|oldest| (now - oldest).to_std().ok());
+            Behind {
+                to_look_at: sum.to_look_at + of.touched + of.due,
+                unsent: sum.unsent + of.unsent,
+                oldest: sum.oldest.max(age.unwrap_or_default()),
+            }
+        })
+    }
+
+    /// Whether messages wait for too long.
+    pub fn is_late(&self) -> bool {
+        self.behind().oldest >= self.config.alarm
+    }
+
+    /// Whether others are told at all.
+    pub fn is_on(&self) -> bool {
+        self.config.on
+    }
+
+    /// Looks at patrons, until `stop`.
+    pub async fn tell(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.tenants.ready()).await;
+        let mut look = interval(if self.config.on { LOOK } else { LOOK_SELDOM });
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            let woken = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => self.look(&stop).await,
+                woken = self.tenants.touched.next(), if self.config.on => woken,
+            };
+            if self.config.on {
+                self.in_turns(woken, &stop).await;
+            }
+        }
+    }
+
+    /// Looks what there is to do for whom. Sending is told at once.
+    async fn look(&self, stop: &CancellationToken) -> BTreeSet<TenantId> {
+        let mut to_tell = BTreeSet::new();
+        let all = self.tenants.all();
+        for tenant in &all {
+            if stop.is_cancelled() {
+                break;
+            }
+            match self.look_at(tenant).await {
+                Ok(waiting) => {
+                    if waiting.unsent > 0 {
+                        self.to_send.wake(&tenant.id);
+                    }
+                    if waiting.touched > 0 || waiting.due > 0 || waiting.policy {
+                        to_tell.insert(tenant.id.clone());
+                    }
+                    self.keep(tenant.id.clone(), waiting);
+                }
+                // It may not be migrated yet.
+                Err(error) => {
+                    warn!(tenant = %tenant.id, error = %Chain(&error), "could not look what to tell");
+                }
+            }
+        }
+        let known: BTreeSet<&TenantId> = all.iter().map(|tenant| &tenant.id).collect();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|tenant, _| known.contains(tenant));
+        drop(waiting);
+        to_tell
+    }
+
+    async fn look_at(&self, tenant: &Tenant) -> Result<Waiting, store::Error> {
+        self.set(tenant).await?;
+        telling::look(&self.db, &tenant.schema, self.clock.now()).await
+    }
+
+    /// Has a tenant's changes be noted, or not any more, as the setting says; once.
+    async fn set(&self, tenant: &Tenant) -> Result<(), store::Error> {
+        let set = |is: Option<DateTime<Utc>>| {
+            let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+            match is {
+                Some(since) => set.insert(tenant.id.clone(), since),
+                None => set.get(&tenant.id).copied(),
+            }
+        };
+        if set(None) == Some(tenant.since) {
+            return Ok(());
+        }
+        let (schema, on) = (&tenant.schema, self.config.on);
+        if telling::is_on(&self.db, schema).await? != on {
+            let mut tx = store::begin(&self.db).await?;
+            tenants::wait_at_most(&mut tx, WAIT).await?;
+            tenants::enter_alone(&mut tx, &tenant.id).await?;
+            if telling::set(&mut tx, schema, on).await? {
+                info!(tenant = %tenant.id, on, "whether others are told of blocks");
+            }
+            store::commit(tx).await?;
+        }
+        set(Some(tenant.since));
+        Ok(())
+    }
+
+    fn keep(&self, tenant: TenantId, now: Waiting) {
+        let was_late = self.is_late();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone(), now);
+        if self.is_late() && !was_late {
+            error!(%tenant, unsent = now.unsent, oldest = ?now.oldest_unsent,
+                "messages wait to be sent for longer than they should");
+        }
+    }
+
+    /// Some patrons of each, and again, until nobody is left to be looked at.
+    async fn in_turns(&self, woken: BTreeSet<TenantId>, stop: &CancellationToken) {
+        let (mut turns, since) = (self.tenants_of(woken), Instant::now());
+        while let Some(tenant) = turns.pop_front() {
+            // Others may have been woken meanwhile.
+            if stop.is_cancelled() || since.elapsed() > LOOK {
+                self.tenants.touched.wake(&tenant.id);
+                turns.iter().for_each(|tenant| self.tenants.touched.wake(&tenant.id));
+                return;
+            }
+            let began = Instant::now();
+            match self.tell_some(&tenant).await {
+                Ok(true) => turns.push_back(tenant),
+                Ok(false) => {}
+                Err(error) => {
+                    warn!(tenant = %tenant.id, error = %Chain(&error), "patrons not looked at yet");
+                    stop.run_until_cancelled(sleep(AGAIN)).await;
+                }
+            }
+            stop.run_until_cancelled(self.pace.keep(began)).await;
+        }
+    }
+
+    fn tenants_of(&self, ids: BTreeSet<TenantId>) -> VecDeque<Arc<Tenant>> {
+        self.tenants.all().into_iter().filter(|tenant| ids.contains(&tenant.id)).collect()
+    }
+
+    /// Sends messages, until `stop`.
+    pub async fn send(self: Arc<Self>, stop: CancellationToken) {
+        while let Some(woken) = stop.run_until_cancelled(self.to_send.next()).await {
+            let mut turns = self.tenants_of(woken);
+            while let Some(tenant) = turns.pop_front() {
+                if stop.is_cancelled() {
+                    return;
+                }
+                match self.send_some(&tenant).await {
+                    Ok(true) => turns.push_back(tenant),
+                    Ok(false) => {}
+                    Err(error) => {
+                        warn!(tenant = %tenant.id, error = %Chain(&error), "messages not sent yet");
+                        // The next look finds them again.
+                        stop.run_until_cancelled(sleep(AGAIN)).await;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Sending: messages to the log, each acknowledged by all replicas, in order, and not twice by us.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord, Producer as _},
+};
+use tracing::info;
+
+use super::{consumer, retention::Quiet};
+use crate::config::KafkaConfig;
+
+/// How long a message may wait for its acknowledgement before it counts as not sent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the broker may take to make a topic.
+const MAKING: Duration = Duration::from_secs(10);
+
+/// What is overwritten by something newer of the same key stays for so long: whoever reads every change has time.
+const COMPACTION_LAG: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A message to be sent.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    /// Full name of the topic.
+    pub topic: &'a str,
+    /// The key: messages of one key stay in order.
+    pub key: String,
+    /// Names and values of headers.
+    pub headers: Vec<(String, String)>,
+    /// The value.
+    pub payload: &'a str,
+}
+
+/// How a topic of ours is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Partitions.
+    pub partitions: i32,
+    /// Copies of each.
+    pub replication: i32,
+}
+
+type Producer = FutureProducer<Quiet>;
+
+/// Sends messages. Connects when there is something to send.
+pub struct Sender {
+    settings: ClientConfig,
+    admin: ClientConfig,
+    /// None until it is needed, and after it has failed for good.
+    producer: Mutex<Option<Producer>>,
+    /// Topics that are known to be there.
+    there: Mutex<HashSet<String>>,
+}
+
+impl Sender {
+    /// Knows where, and connects to nobody yet.
+    pub fn new(config: &KafkaConfig) -> Self {
+        let admin = consumer::connection(config);
+        let mut settings = admin.clone();
+        for (key, value) in [
+            ("enable.idempotence", "true"),
+            // What follows a message that could not be sent is not sent either: it has to come after it.
+            ("enable.gapless.guarantee", "true"),
+            ("acks", "all"),
+            ("linger.ms", "2"),
+            ("compression.type", "lz4"),
+            // As the clients of other modules choose the partition of a key.
+            ("partitioner", "murmur2_random"),
+            ("message.timeout.ms", &*PATIENCE.as_millis().to_string()),
+            ("topic.metadata.propagation.max.ms", "5000"),
+        ] {
+            settings.set(key, value);
+        }
+        Self { settings, admin, producer: Mutex::default(), there: Mutex::default() }
+    }
+
+    fn producer(&self) -> Result<Producer, KafkaError> {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if producer.as_ref().is_some_and(|known| known.client().fatal_error().is_some()) {
+            close(producer.take());
+        }
+        if let Some(known) = &*producer {
+            return Ok(known.clone());
+        }
+        let made: Producer = self.settings.create_with_context(Quiet)?;
+        *producer = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Sends messages in this order and waits for the broker's word on each. Tells how many were acknowledged,
+    /// from the first on, and what became of the next one; those after it have to be sent again.
+    pub async fn send(&self, messages: &[Outgoing<'_>]) -> (usize, Result<(), KafkaError>) {
+        let producer = match self.producer() {
+            Ok(producer) => producer,
+            Err(error) => return (0, Err(error)),
+        };
+        let (mut waiting, mut refused) = (Vec::with_capacity(messages.len()), None);
+        for Outgoing { topic, key, headers, payload } in messages {
+            let names = OwnedHeaders::new_with_capacity(headers.len());
+            let headers = headers
+                .iter()
+                .fold(names, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+            let record = FutureRecord::to(topic).key(key).payload(*payload).headers(headers);
+            match producer.send_result(record) {
+                Ok(sent) => waiting.push(sent),
+                Err((error, _)) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let mut acknowledged = 0;
+        for delivered in join_all(waiting).await {
+            match delivered {
+                Ok(Ok(_)) => acknowledged += 1,
+                Ok(Err((error, _))) => return (acknowledged, Err(error)),
+                Err(_) => return (acknowledged, Err(KafkaError::Canceled)),
+            }
+        }
+        (acknowledged, refused.map_or(Ok(()), Err))
+    }
+
+    /// Makes a topic whose newest record of each key stays, unless it is there: then it stays as it is.
+    pub async fn make_topic(&self, name: &str, shape: Shape) -> Result<(), KafkaError> {
+        if self.there.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Ok(());
+        }
+        let admin: AdminClient<Quiet> = self.admin.create_with_context(Quiet)?;
+        let lag = COMPACTION_LAG.as_millis().to_string();
+        let topic =
+            NewTopic::new(name, shape.partitions, TopicReplication::Fixed(shape.replication))
+                .set("cleanup.policy", "compact")
+                .set("min.compaction.lag.ms", &lag);
+        let options = AdminOptions::new().request_timeout(Some(MAKING));
+        let made = admin.create_topics([&topic], &options).await;
+        // Dropping it waits for the broker.
+        std::thread::spawn(move || drop(admin));
+        match made?.into_iter().next() {
+            Some(Ok(_)) => info!(kafka.topic = name, ?shape, "topic made"),
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((_, code))) => return Err(KafkaError::AdminOp(code)),
+            None => return Err(KafkaError::AdminOpCreation(name.to_owned())),
+        }
+        self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        Ok(())
+    }
+
+    /// A topic was not there after all.
+    pub fn doubt(&self, topic: &str) {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+    }
+}
+
+/// Whether a message can't be sent, however often it is tried.
+pub fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
+/// Dropping a producer waits for what it has still to send: not on a thread that others wait for.
+fn close(producer: Option<Producer>) {
+    std::thread::spawn(move || drop(producer));
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        close(self.producer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}

@@ -1,0 +1,108 @@
+//! Messages on their way to the log: written in the transaction of the change that they tell of, and sent
+//! afterwards.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx};
+
+const NUMBERS: Statement =
+    Statement::new("select nextval('{schema}.message_sequence') from generate_series(1, $1)");
+
+const ADD: Statement = Statement::new(
+    "insert into {schema}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
+     select * from unnest($1::int8[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::text[])",
+);
+
+const UNSENT: Statement = Statement::new(
+    "select sequence, id, kafka_topic, key, headers, payload from {schema}.message_outbox
+      where status = 'NEW' order by sequence limit $1",
+);
+
+const SET_SENT: Statement = Statement::new(
+    "update {schema}.message_outbox set status = 'SENT', sent_at = now() where sequence = any($1)",
+);
+
+/// Those that wait stay, however old they are.
+const PRUNE: Statement = Statement::new(
+    "delete from {schema}.message_outbox where status = 'SENT' and sent_at < $1 and sequence in (
+       select sequence from {schema}.message_outbox order by sequence limit $2)",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[&NUMBERS, &ADD, &UNSENT, &SET_SENT, &PRUNE];
+
+/// A message as stored.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Message {
+    /// Its place in the order.
+    pub sequence: i64,
+    /// Its id, which consumers know it by.
+    pub id: Uuid,
+    /// Where it goes.
+    pub kafka_topic: String,
+    /// Its key.
+    pub key: String,
+    /// Its headers, as an object of texts.
+    pub headers: Value,
+    /// Its value.
+    pub payload: String,
+}
+
+/// The next places in the order, so many.
+pub async fn numbers(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    many: usize,
+) -> Result<Vec<i64>, Error> {
+    let many = i32::try_from(many).unwrap_or(i32::MAX);
+    let mut numbers: Vec<i64> = sqlx::query_scalar(schema.sql(&NUMBERS))
+        .bind(many)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("number messages"))?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Adds messages.
+pub async fn add(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(), Error> {
+    fn column<T>(of: &[Message], value: impl Fn(&Message) -> T) -> Vec<T> {
+        of.iter().map(value).collect()
+    }
+    sqlx::query(schema.sql(&ADD))
+        .bind(column(messages, |message| message.sequence))
+        .bind(column(messages, |message| message.id))
+        .bind(column(messages, |message| message.kafka_topic.clone()))
+        .bind(column(messages, |message| message.key.clone()))
+        .bind(column(messages, |message| message.headers.clone()))
+        .bind(column(messages, |message| message.payload.clone()))
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("add messages"))?;
+    Ok(())
+}
+
+/// The next messages to be sent, in order.
+pub async fn unsent(tx: &mut Tx, schema: &Schema, most: i64) -> Result<Vec<Message>, Error> {
+    let found = sqlx::query_as(schema.sql(&UNSENT)).bind(most).fetch_all(&mut **tx).await;
+    found.map_err(Error::at("read messages"))
+}
+
+/// The broker has acknowledged these.
+pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result<(), Error> {
+    let set = sqlx::query(schema.sql(&SET_SENT)).bind(sequences).execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("note that messages were sent"))
+}
+
+/// Removes what was sent before, looking at the oldest `most`. Tells how many went.
+pub async fn prune(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    before: DateTime<Utc>,
+    most: i64,
+) -> Result<u64, Error> {
+    let gone = sqlx::query(schema.sql(&PRUNE)).bind(before).bind(most).execute(db).await;
+    Ok(gone.map_err(Error::at("remove old messages"))?.rows_affected())
+}
