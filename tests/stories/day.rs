@@ -19,20 +19,26 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_judge_finds_no_difference_after_a_day_of_repeats_delays_and_disorder() {
-    a_day(false).await;
+    a_day(false, false).await;
+}
+
+/// As the plan for the end of mod-pubsub has it: loan and message in one transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_judge_finds_no_difference_after_a_day_that_came_through_storages_outbox() {
+    a_day(true, true).await;
 }
 
 /// Loans and groups are edited of which nobody else tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_judge_finds_no_difference_after_a_day_of_which_storage_tells_too() {
-    a_day(true).await;
+    a_day(true, false).await;
 }
 
-async fn a_day(storage: bool) {
+async fn a_day(storage: bool, outbox: bool) {
     World::tell(async |world| {
         let settings = Settings { patrons: 150, ..Settings::new(7, now()) };
         let shape = Shape::Mixed;
-        let wire = Wire { shape, storage, ..Wire::new(world.log.environment(), TENANT) };
+        let wire = Wire { shape, storage, outbox, ..Wire::new(world.log.environment(), TENANT) };
         let faults =
             Faults { repeat: 0.1, delay: 0.05, delay_by: 500, reorder: 200, ..Faults::NONE };
         let (records, truth) = Play::in_memory(&settings, &wire, faults);

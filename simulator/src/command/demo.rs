@@ -70,8 +70,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
-    let storage = options.tellers.storage_topics;
-    let wire = Wire { storage, ..Wire::new(&options.broker.env, &options.service.tenant) };
+    let (storage, outbox) = (options.tellers.storage_topics, options.tellers.storage_outbox);
+    let wire = Wire { storage, outbox, ..Wire::new(&options.broker.env, &options.service.tenant) };
     let mut play = Play::new(&options.story.settings()?, &wire, Faults::MODEST);
     let folio = Folio::start(&options.service.tenant, play.truth(), options.http_port)?;
     let service = options.service.connect()?.knowing(Some(folio.url()));

@@ -2,6 +2,7 @@
 
 mod demo;
 mod judge;
+mod listen;
 mod options;
 mod play;
 mod publish;
@@ -32,6 +33,8 @@ enum Command {
     Serve(play::ServeOptions),
     /// Compare what the service says about every patron with the truth.
     Judge(judge::Options),
+    /// Compare what the service has told by Kafka of every patron's blocks with what it answers.
+    Listen(listen::Options),
     /// Show a stranger what the service does.
     Demo(demo::Options),
 }
@@ -44,6 +47,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::SetUp(options) => judge::set_up(options).await,
         Command::Serve(options) => play::serve(options).await,
         Command::Judge(options) => judge::run(options).await,
+        Command::Listen(options) => listen::run(options).await,
         Command::Demo(options) => demo::run(options).await,
     };
     done.unwrap_or_else(|error| {

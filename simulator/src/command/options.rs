@@ -86,7 +86,8 @@ impl Writing {
     pub(super) fn wire(&self, env: &str, tenant: &str, tellers: &Tellers) -> Wire {
         let storage = tellers.storage_topics;
         let (shape, collection) = (self.shape, self.collection.clone());
-        Wire { shape, collection, storage, ..Wire::new(env, tenant) }
+        let outbox = tellers.storage_outbox;
+        Wire { shape, collection, storage, outbox, ..Wire::new(env, tenant) }
     }
 }
 
@@ -97,6 +98,10 @@ pub(super) struct Tellers {
     /// which nobody else tells.
     #[arg(long)]
     pub(super) storage_topics: bool,
+    /// All that circulation tells is told by loan storage, through an outbox whose relay is killed now and then:
+    /// in order, late, and some of it twice.
+    #[arg(long)]
+    pub(super) storage_outbox: bool,
 }
 
 /// What goes wrong on the way.

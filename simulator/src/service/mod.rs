@@ -2,6 +2,7 @@
 
 mod compare;
 mod judge;
+mod listener;
 mod set_up;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub use compare::{Difference, Summary};
 pub use judge::{Judge, Verdict};
+pub use listener::Listener;
 pub use set_up::set_up;
 
 /// Longer than any client of the service waits.

@@ -1,6 +1,7 @@
 //! How FOLIO's modules write events to Kafka: topics, keys, headers and values.
 
 mod faults;
+mod outbox;
 mod payload;
 mod play;
 mod stored;
@@ -66,6 +67,8 @@ pub struct Wire {
     /// Whether loan storage and the users module tell of what is written there, too. Then things are
     /// edited of which nobody else tells.
     pub storage: bool,
+    /// Whether all that circulation tells is told by loan storage, through an outbox.
+    pub outbox: bool,
 }
 
 /// The kinds of business events, each with a topic of its own.
@@ -147,7 +150,7 @@ impl Wire {
     /// The wire of a tenant with topics of its own, in real producers' shapes.
     pub fn new(env: &str, tenant: &str) -> Self {
         let (env, tenant) = (env.to_owned(), tenant.to_owned());
-        Self { env, tenant, collection: None, shape: Shape::Real, storage: false }
+        Self { env, tenant, collection: None, shape: Shape::Real, storage: false, outbox: false }
     }
 
     /// The eight topics, and those of storage where it tells.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::faults::{Faults, Weather};
+use super::outbox::Outbox;
 use super::stored::Entity;
 use super::{Record, Scribe, Wire, chance_for};
 use crate::model::{Event, Library, Settings, Truth};
@@ -57,6 +58,8 @@ pub struct Play {
     closed: bool,
     /// Whether storage tells, too.
     storage: bool,
+    /// Through which all that circulation tells goes, if it does.
+    outbox: Option<Outbox>,
 }
 
 /// So long before the first day the library's users were told of.
@@ -82,6 +85,7 @@ impl Play {
             clock: settings.first_day() - ENROLLED,
             closed: false,
             storage: wire.storage,
+            outbox: wire.outbox.then(|| Outbox::new(chance_for(seed, 3))),
             library,
             truth,
         }
@@ -122,9 +126,20 @@ impl Play {
         let before = Entity::of(event, &truth).filter(|_| self.storage);
         truth.apply(event);
         let after = Entity::of(event, &truth).filter(|_| self.storage);
-        drop(truth);
         let stored = self.scribe.stored(event, before, after);
-        stored.into_iter().chain(self.scribe.record(event)).collect()
+        let records: Vec<Record> = stored.into_iter().chain(self.scribe.record(event)).collect();
+        drop(truth);
+        records
+    }
+
+    /// What is told goes its way: a loan's with the loan, by the outbox where there is one.
+    fn tell(&mut self, event: &Event) {
+        for record in self.happens(event) {
+            match &mut self.outbox {
+                Some(outbox) if event.what.loan().is_some() => outbox.write(record),
+                _ => self.weather.take(record),
+            }
+        }
     }
 }
 
@@ -133,14 +148,17 @@ impl Iterator for Play {
 
     fn next(&mut self) -> Option<Step> {
         let record = loop {
-            if let Some(record) = self.weather.give() {
+            let sent = self.outbox.as_mut().and_then(Outbox::next);
+            if let Some(record) = sent.or_else(|| self.weather.give()) {
                 break record;
             }
             let event = if self.closed { None } else { self.library.next() };
-            let Some(event) = event else { break self.weather.give_any()? };
+            let Some(event) = event else {
+                let left = self.outbox.as_mut().and_then(Outbox::next_of_all);
+                break left.or_else(|| self.weather.give_any())?;
+            };
             self.clock = event.at;
-            let records = self.happens(&event);
-            records.into_iter().for_each(|record| self.weather.take(record));
+            self.tell(&event);
         };
         Some(Step { clock: self.clock, record })
     }

@@ -1,0 +1,72 @@
+//! `listen`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::{options, play};
+use crate::clock::Clock;
+use crate::console::say;
+use crate::folio::Folio;
+use crate::service::{Judge, Listener};
+use crate::wire::SharedTruth;
+
+/// Between two looks while waiting.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    service: options::Service,
+    #[command(flatten)]
+    broker: options::Broker,
+    /// Whose patrons: a file with the truth that `play` has written.
+    #[arg(long)]
+    truth: String,
+    /// Listen again until there is no difference, for so many seconds at most.
+    #[arg(long, default_value_t = 0)]
+    wait: u64,
+    /// Stand in for the rest of FOLIO on this port of 127.0.0.1 meanwhile; 0 for any that is free.
+    #[arg(long)]
+    http_port: Option<u16>,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let truth = play::read_truth(Path::new(&options.truth))?;
+    let patrons: BTreeSet<Uuid> = truth.accounts().map(|account| account.patron.id).collect();
+    let folio = play::listen(options.http_port, &options.service.tenant, SharedTruth::new(truth))?;
+    let service = options.service.connect()?.knowing(folio.as_ref().map(Folio::url));
+    let judge = Judge::new(service, Clock::Wall);
+    let env = &options.broker.env;
+    let begin = if env.is_empty() { String::new() } else { format!("{env}.") };
+    let topic = format!("{begin}{}.patron-blocks.automated-block", options.service.tenant);
+    let (bootstrap, deadline) =
+        (options.broker.bootstrap(), Instant::now() + Duration::from_secs(options.wait));
+    let mut listener = Listener::default();
+    loop {
+        listener.listen(&bootstrap, &topic).context("could not listen")?;
+        let differing = listener.differing(&judge, &patrons).await?;
+        if differing.is_empty() || Instant::now() >= deadline {
+            for patron in differing.iter().take(20) {
+                say(format!("{patron}: the desk is told something else"));
+            }
+            for problem in listener.problems.iter().take(20) {
+                say(problem);
+            }
+            let wrong = differing.len();
+            say(format!(
+                "listener: {listener}; {} patrons compared, {wrong} differences",
+                patrons.len()
+            ));
+            let is_right = differing.is_empty() && listener.problems.is_empty();
+            return Ok(ExitCode::from(u8::from(!is_right)));
+        }
+        sleep(PAUSE).await;
+    }
+}
