@@ -139,6 +139,28 @@ fn the_catalogue_of_events_is_what_is_consumed() {
 }
 
 #[test]
+fn the_catalogue_of_messages_is_what_is_written() {
+    use patron_blocks::flow::telling::{APPROACHING, BLOCKS};
+    let descriptor = descriptor();
+    let told: Vec<&Value> = list(&descriptor["metadata"]["producedEvents"]).collect();
+    for (event, name) in told.iter().zip([BLOCKS, APPROACHING]) {
+        assert_eq!(event["eventType"], name);
+        assert_eq!(event["topics"][0], format!("{{ENV}}.{{tenant}}.patron-blocks.{name}"));
+    }
+    for event in told {
+        let schema: Value = serde_json::from_str(&file(event["schema"].as_str().unwrap())).unwrap();
+        assert!(schema["title"].is_string());
+    }
+}
+
+#[test]
+fn the_consumer_that_is_shown_is_the_one_that_is_tested() {
+    let tested = file("tests/consumer.rs").replace("pub(crate) ", "");
+    let (_, tested) = tested.split_once("\n\n").unwrap();
+    assert!(file("docs/learning-of-blocks.md").contains(&format!("```rust\n{tested}```")));
+}
+
+#[test]
 fn the_module_id_is_the_crates_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(descriptor()["id"], format!("mod-patron-blocks-{version}"));

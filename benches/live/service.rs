@@ -24,10 +24,21 @@ struct Line {
 
 /// Starts the service on a log, with so many writers.
 pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> Running {
+    start_with(login, log, writers, &[]).await
+}
+
+/// The same, with other settings.
+pub(crate) async fn start_with(
+    login: &Login,
+    log: &Log,
+    writers: u32,
+    settings: &[&str],
+) -> Running {
     let database = format!("--db-database={}", login.database);
     let environment = format!("--env={}", log.environment);
     let writers = format!("--ingest-writers={writers}");
     let line = ["live", &database, &environment, &writers, "--http-port=0", "--shutdown-delay=0"];
+    let line = [&line, settings].concat();
     let (config, _) = Line::parse_from(line).settings.check().expect("settings that can be used");
     app::start(&config, Clock::system()).await.expect("it starts")
 }

@@ -18,7 +18,10 @@ use simulator::{
 use tokio::time::interval;
 use uuid::Uuid;
 
-use crate::prepared::{TENANT, engines::variable, say};
+use crate::{
+    desk::{self, Watch},
+    prepared::{TENANT, engines::variable, say},
+};
 
 pub(crate) struct Month {
     pub(crate) environment: String,
@@ -117,6 +120,11 @@ impl Month {
             truth.accounts().map(|a| (a.open_loans.len(), a.patron.id)).collect();
         all.sort_by(|a, b| b.cmp(a));
         all.into_iter().take(most).map(|(_, id)| id).collect()
+    }
+
+    /// The desk, which asks about the busiest.
+    pub(crate) fn watch(&self, port: u16) -> Watch {
+        Watch::begin(self.busiest(desk::PATRONS), &self.folio.url(), port)
     }
 
     pub(crate) fn topics(&self) -> Vec<(String, i32)> {

@@ -7,6 +7,9 @@
 //! so with ten million records; `tenants` enables a hundred tenants at once, and rebuilds three of them at once.
 
 #[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../desk.rs"]
+mod desk;
+#[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../prepared.rs"]
 mod prepared;
 #[allow(dead_code, reason = "each bench uses a part")]
@@ -15,7 +18,6 @@ mod servers;
 
 mod bare;
 mod damage;
-mod desk;
 mod jobs;
 mod library;
 mod tenants;
@@ -27,7 +29,6 @@ use rand::Rng;
 use serde_json::json;
 
 use damage::Damage;
-use desk::Watch;
 use jobs::Jobs;
 use library::Month;
 use prepared::{empty_database, say};
@@ -85,11 +86,11 @@ async fn month() {
     say(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
 
     alone(&month, &jobs).await;
-    let before = Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await;
+    let before = month.watch(service.port).end_after(Duration::from_secs(10)).await;
     before.tell("alone");
     let damage = Damage::of(&db, &month).await;
     damage.do_it(&db).await;
-    let watch = Watch::begin(&month, service.port);
+    let watch = month.watch(service.port);
     let dry = jobs.run(json!({ "dryRun": true })).await;
     dry.tell("dry run while all are asked about");
     damage.is_named_exactly_by(&jobs.differences(&dry).await);
@@ -238,9 +239,9 @@ async fn tenants() {
     let mut many = Many::of(TENANTS, service.port);
     let shared = many.publish(&month.environment).await;
     many.until_passed_by().await;
-    Watch::begin(&month, service.port).end_after(Duration::from_secs(10)).await.tell("alone");
+    month.watch(service.port).end_after(Duration::from_secs(10)).await.tell("alone");
     let read = many.replayed().await;
-    let (watch, began) = (Watch::begin(&month, service.port), Instant::now());
+    let (watch, began) = (month.watch(service.port), Instant::now());
     many.enable().await;
     let enabled = began.elapsed().as_secs_f64();
     many.until_complete().await;

@@ -11,12 +11,10 @@ use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{
-    library::Month,
-    prepared::{TENANT, say},
-};
+use crate::prepared::{TENANT, say};
 
-const PATRONS: usize = 200;
+/// Patrons who are asked about.
+pub(crate) const PATRONS: usize = 200;
 const CONNECTIONS: usize = 8;
 
 /// By patron, which conditions blocked, each time it was asked.
@@ -35,11 +33,12 @@ pub(crate) struct Watched {
 }
 
 impl Watch {
-    pub(crate) fn begin(month: &Month, port: u16) -> Self {
+    /// Asks the service at a port, which may ask others at `okapi`, about these.
+    pub(crate) fn begin(patrons: Vec<Uuid>, okapi: &str, port: u16) -> Self {
         let stop = CancellationToken::new();
-        let patrons = Arc::new(month.busiest(PATRONS));
+        let patrons = Arc::new(patrons);
         let asking = (0..CONNECTIONS).map(|n| {
-            let (stop, patrons, okapi) = (stop.clone(), patrons.clone(), month.folio.url());
+            let (stop, patrons, okapi) = (stop.clone(), patrons.clone(), okapi.to_owned());
             tokio::spawn(async move {
                 // Each patron is always asked about by the same connection, so that order is told.
                 let mine: Vec<Uuid> =
@@ -86,7 +85,8 @@ impl Watched {
             self.took[n.min(self.took.len() - 1)].as_secs_f64() * 1e3
         };
         say(&format!(
-            "  {PATRONS} patrons over {CONNECTIONS} connections, {when}: {:.0} answers/s; {:.2}, {:.2}, {:.2} ms",
+            "  {} patrons over {CONNECTIONS} connections, {when}: {:.0} answers/s; {:.2}, {:.2}, {:.2} ms",
+            self.seen.len(),
             self.took.len() as f64 / self.time.as_secs_f64(),
             at(0.5),
             at(0.99),

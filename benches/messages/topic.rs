@@ -1,0 +1,96 @@
+//! Topics that the service writes to, and what stands in them; and what is still to be told.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::store::Db;
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{AdminClient, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+
+use crate::prepared::{TENANT, engines::variable, schema};
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+pub(crate) fn client() -> ClientConfig {
+    let mut client = ClientConfig::new();
+    let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
+    client.set("bootstrap.servers", bootstrap);
+    client
+}
+
+pub(crate) fn blocks(environment: &str) -> String {
+    format!("{environment}.{TENANT}.patron-blocks.automated-block")
+}
+
+pub(crate) async fn make(names: &[String]) {
+    let admin: AdminClient<DefaultClientContext> = client().create().expect("an admin client");
+    let topics: Vec<_> =
+        names.iter().map(|name| NewTopic::new(name, 10, TopicReplication::Fixed(1))).collect();
+    for made in admin.create_topics(&topics, &Default::default()).await.expect("Kafka is there") {
+        made.expect("a new topic");
+    }
+}
+
+pub(crate) async fn remove(names: &[String]) {
+    let admin: AdminClient<DefaultClientContext> = client().create().expect("an admin client");
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let _ = admin.delete_topics(&names, &Default::default()).await;
+}
+
+/// Key and value of everything that stands in a topic.
+pub(crate) fn read(topic: &str, mut heard: impl FnMut(String, Value)) {
+    let reader: BaseConsumer = client().set("group.id", "none").create().expect("a consumer");
+    let wait = Duration::from_secs(20);
+    let metadata = reader.fetch_metadata(Some(topic), wait).expect("Kafka is there");
+    let (mut parts, mut left) = (TopicPartitionList::new(), HashMap::new());
+    for partition in metadata.topics()[0].partitions() {
+        let (start, end) = reader.fetch_watermarks(topic, partition.id(), wait).expect("a span");
+        if start < end {
+            parts.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("so");
+            left.insert(partition.id(), end);
+        }
+    }
+    reader.assign(&parts).expect("it can be read");
+    while !left.is_empty() {
+        let Some(Ok(message)) = reader.poll(wait) else { continue };
+        let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+        let payload = message.payload().unwrap_or_default();
+        heard(key, serde_json::from_slice(payload).expect("it is JSON"));
+        left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
+    }
+}
+
+pub(crate) async fn count(db: &Db, sql: &str) -> i64 {
+    let sql = sql.replace("{schema}", schema().name());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.expect("a number")
+}
+
+/// Messages that were sent so far.
+pub(crate) async fn sent(db: &Db) -> i64 {
+    count(db, "select count(*) from {schema}.message_outbox where status = 'SENT'").await
+}
+
+/// Waits until nothing is to be looked at or sent, and so many were sent at least. Tells how long it took.
+pub(crate) async fn until_told(db: &Db, at_least: i64) -> Duration {
+    const LEFT: &str = "select (select count(*) from {schema}.touched_patron)
+        + (select count(*) from {schema}.policy_change)
+        + (select count(*) from {schema}.told_patron where look_at <= now())
+        + (select count(*) from {schema}.message_outbox where status = 'NEW')";
+    let began = Instant::now();
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    while began.elapsed() < PATIENCE {
+        look.tick().await;
+        if count(db, LEFT).await == 0 && sent(db).await >= at_least {
+            return began.elapsed();
+        }
+    }
+    panic!("not all is told after {} s", PATIENCE.as_secs());
+}
