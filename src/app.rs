@@ -166,7 +166,11 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
     let sender = Arc::new(Sender::new(&config.kafka));
     let telling = Arc::new(Telling::new(
-        (own_connections(config, 1), own_connections(config, 1)),
+        // While nobody is told, there is hardly anything to look at.
+        match config.messages.on {
+            true => (own_connections(config, 1), own_connections(config, 1)),
+            false => (work.clone(), own_connections(config, 1)),
+        },
         tenants.clone(),
         clock.clone(),
         user_topics.clone(),
@@ -177,12 +181,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     loops.spawn(telling.clone().tell(stop.clone()));
     loops.spawn(telling.clone().send(stop.clone()));
     let iterations = Arc::new(Iterations::new(
-        own_connections(config, ITERATION_CONNECTIONS),
+        (work.clone(), own_connections(config, ITERATION_CONNECTIONS)),
         tenants.clone(),
         clock.clone(),
         user_topics.clone(),
         consumer.broker(),
         sender,
+        config.messages.on,
     ));
     loops.spawn(iterations.clone().work(stop.clone()));
     let tenant_jobs =

@@ -5,9 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use rdkafka::{Message, consumer::BaseConsumer};
 use serde_json::Value;
 
-/// Who is blocked from what, by the patron's id.
+/// Who is blocked from what, by tenant and patron: a topic may be of several tenants.
 #[derive(Default)]
-pub(crate) struct Blocks(HashMap<String, (i64, Value)>);
+pub(crate) struct Blocks(HashMap<(String, String), (i64, Value)>);
 
 impl Blocks {
     /// Takes note of a message, unless as much or more is known of the patron: then it is late, or a repeat.
@@ -20,15 +20,18 @@ impl Blocks {
                 None => return,
             },
         };
-        let known = self.0.entry(patron.to_owned()).or_insert((-1, Value::Null));
+        let tenant = message["tenant"].as_str().expect("each message has a tenant");
+        let of = (tenant.to_owned(), patron.to_owned());
+        let known = self.0.entry(of).or_insert((-1, Value::Null));
         if known.0 < sequence {
             *known = (sequence, blocks.clone());
         }
     }
 
     /// What is known of a patron: null where nothing is blocked.
-    pub(crate) fn of(&self, patron: &str) -> &Value {
-        self.0.get(patron).map_or(&Value::Null, |(_, blocks)| blocks)
+    pub(crate) fn of(&self, tenant: &str, patron: &str) -> &Value {
+        let of = (tenant.to_owned(), patron.to_owned());
+        self.0.get(&of).map_or(&Value::Null, |(_, blocks)| blocks)
     }
 }
 

@@ -207,7 +207,7 @@ impl World {
                 on: false,
                 approaching_percent: 0,
                 percent: 100,
-                shape: Shape { partitions: 2, replication: 1 },
+                shape: Shape { partitions: 2, replication: 1, compacted: true },
                 collection: None,
                 alarm: Duration::from_secs(2),
             },

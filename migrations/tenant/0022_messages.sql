@@ -9,6 +9,8 @@ create table touched_patron (
     noted_at timestamptz not null default now(),
     primary key (later, number)
 );
+-- Rows come and go: what is dead has to go at once, or whoever takes them walks over it.
+alter table touched_patron set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 comment on table touched_patron is 'Patrons whose blocks may have changed and are to be looked at; one may stand here several times';
 comment on column touched_patron.later is 'Of a change of what the library has set, which concerns many: after what happens to single patrons';
 comment on column touched_patron.cause is 'From the closed list in src/blocks/told.rs';
@@ -33,7 +35,19 @@ comment on column told_patron.blocked is 'As told of the blocks; null where the 
 comment on column told_patron.approaching is 'As told of limits that are near; null where none is';
 comment on column told_patron.look_at is 'When the next loan gets overdue, or an overdue recall a day older';
 
+-- What the notes and what was told depend on, besides what is noted.
+create table telling (
+    one boolean primary key default true check (one),
+    by_topic boolean,
+    approaching_percent smallint
+);
+insert into telling default values;
+comment on table telling is 'One row: how patrons were last looked at';
+comment on column telling.by_topic is 'Whether what the topic told of patron groups counted before all else';
+comment on column telling.approaching_percent is 'Within so many percent a limit was near';
+
 create sequence message_sequence;
+comment on sequence message_sequence is 'Never below the microseconds since 1970: a tenant that comes again goes on above what was told before';
 create table message_outbox (
     sequence bigint primary key,
     id uuid not null,
@@ -44,7 +58,7 @@ create table message_outbox (
     status text not null default 'NEW' check (status in ('NEW', 'SENT')),
     created_at timestamptz not null default now(),
     sent_at timestamptz
-) with (fillfactor = 80);
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 create index message_outbox_new on message_outbox (sequence) where status = 'NEW';
 comment on table message_outbox is 'Messages, written in the transaction that makes the change they tell of';
 comment on column message_outbox.sequence is 'Their order; a greater one of the same patron is the later';
@@ -77,7 +91,8 @@ begin
     insert into policy_change (patron_group, cause)
     select distinct jsonb ->> 'patronGroupId', 'condition_changed'
       from patron_block_limits
-     where jsonb ->> 'conditionId' = coalesce(new.id, old.id)::text and jsonb ->> 'patronGroupId' is not null;
+     where lower(jsonb ->> 'conditionId') = coalesce(new.id, old.id)::text
+       and jsonb ->> 'patronGroupId' is not null;
     return null;
 end $$;
 
@@ -97,7 +112,10 @@ begin
         create trigger note_group_inserted after insert on patron
             for each row execute function note_group();
         create trigger note_group_updated after update on patron
-            for each row when ((old.patron_group, old.told_group) is distinct from (new.patron_group, new.told_group))
+            for each row when (
+                (old.patron_group, old.told_group, old.known_at is null, old.told_at is null, old.told_at >= old.known_at)
+                is distinct from
+                (new.patron_group, new.told_group, new.known_at is null, new.told_at is null, new.told_at >= new.known_at))
             execute function note_group();
         create trigger note_limit after insert or update or delete on patron_block_limits
             for each row execute function note_limit();
@@ -105,14 +123,14 @@ begin
             for each row execute function note_condition();
         insert into policy_change (patron_group, cause) values (null, 'begun');
     else
-        drop trigger note_inserted on patron_counter;
-        drop trigger note_updated on patron_counter;
+        -- Whoever changes a condition holds it and reads limits.
+        drop trigger note_condition on patron_block_conditions;
+        drop trigger note_limit on patron_block_limits;
         drop trigger note_group_inserted on patron;
         drop trigger note_group_updated on patron;
-        drop trigger note_limit on patron_block_limits;
-        drop trigger note_condition on patron_block_conditions;
-        delete from touched_patron;
-        delete from policy_change;
+        drop trigger note_inserted on patron_counter;
+        drop trigger note_updated on patron_counter;
+        truncate touched_patron, policy_change;
     end if;
     return true;
 end $$;

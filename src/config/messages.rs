@@ -17,7 +17,7 @@ pub struct MessageSettings {
     #[arg(long, env = "BLOCK_EVENTS_APPROACHING_PERCENT", default_value = "0", global = true)]
     pub block_events_approaching: String,
     /// Share of the time that looking at patrons may keep its connection to the database busy, in percent
-    #[arg(long, env = "BLOCK_EVENTS_PERCENT", default_value = "25", global = true)]
+    #[arg(long, env = "BLOCK_EVENTS_PERCENT", default_value = "40", global = true)]
     pub block_events_percent: String,
     /// Partitions of the topics for them that are made when a tenant is enabled
     #[arg(long, env = "BLOCK_EVENTS_PARTITIONS", default_value = "10", global = true)]
@@ -54,7 +54,16 @@ impl MessageSettings {
     pub(super) fn check(&self, problems: &mut Problems) -> MessageConfig {
         let of_all = "must be a number from 0 to 100";
         let share = "must be a number from 1 to 100";
-        let collection = self.kafka_producer_tenant_collection.trim();
+        let name = self.kafka_producer_tenant_collection.trim();
+        let collection = match name {
+            "" => None,
+            _ => problems.check(
+                "KAFKA_PRODUCER_TENANT_COLLECTION",
+                name,
+                Collection::RULE,
+                Collection::parse,
+            ),
+        };
         MessageConfig {
             on: problems.flag("BLOCK_EVENTS", &self.block_events),
             approaching_percent: problems.number(
@@ -82,16 +91,10 @@ impl MessageSettings {
                     "must be a number from 1 to 100",
                     1..=100,
                 ),
+                // Tenants may have patrons of the same id.
+                compacted: collection.is_none(),
             },
-            collection: match collection {
-                "" => None,
-                _ => problems.check(
-                    "KAFKA_PRODUCER_TENANT_COLLECTION",
-                    collection,
-                    Collection::RULE,
-                    Collection::parse,
-                ),
-            },
+            collection,
             alarm: Duration::from_secs(problems.number(
                 "OUTBOX_ALARM_SECONDS",
                 &self.outbox_alarm_seconds,

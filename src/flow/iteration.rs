@@ -32,6 +32,7 @@ use crate::{
         self, Db,
         iterations::{self, Iteration, Reached, Request, Whose},
         outbox, patrons,
+        telling::{self, Turn},
     },
     telemetry::Chain,
 };
@@ -39,8 +40,14 @@ use crate::{
 /// How long an iteration stays its instance's without a word from it.
 const HELD: Duration = Duration::from_secs(15);
 
-/// How often iterations are looked for that nobody works on, or that have failed for a passing reason.
+/// How often that word is given.
+const WORD: Duration = Duration::from_secs(3);
+
+/// How often iterations are looked for that nobody works on.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long to let be one that has failed for a passing reason. Others have its place meanwhile.
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// Iterations that an instance works on at once; others wait, or are another instance's.
 const AT_ONCE: usize = 4;
@@ -53,12 +60,15 @@ const PERCENT: u8 = 50;
 
 /// Publishes summaries.
 pub struct Iterations {
+    work: Db,
     db: Db,
     tenants: Arc<Tenants>,
     clock: Clock,
     user_topics: Arc<UserTopics>,
     broker: Arc<Broker>,
     sender: Arc<Sender>,
+    /// Whether others are told of blocks.
+    telling: bool,
     pace: Pace,
     asked: Notify,
 }
@@ -90,17 +100,18 @@ enum End {
 }
 
 impl Iterations {
-    /// `db` is for the work on iterations alone.
+    /// Looks for them over the pool for work; `db` is for what they read alone.
     pub fn new(
-        db: Db,
+        (work, db): (Db, Db),
         tenants: Arc<Tenants>,
         clock: Clock,
         user_topics: Arc<UserTopics>,
         broker: Arc<Broker>,
         sender: Arc<Sender>,
+        telling: bool,
     ) -> Self {
         let (pace, asked) = (Pace::of_percent(PERCENT), Notify::new());
-        Self { db, tenants, clock, user_topics, broker, sender, pace, asked }
+        Self { work, db, tenants, clock, user_topics, broker, sender, telling, pace, asked }
     }
 
     /// Enters an iteration, for this instance or another to work on.
@@ -129,7 +140,7 @@ impl Iterations {
                 break;
             };
             let holder = Uuid::new_v4();
-            match iterations::take(&self.db, holder, HELD).await {
+            match iterations::take(&self.work, holder, HELD).await {
                 Ok(Some(iteration)) => {
                     let (iterations, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
@@ -148,31 +159,31 @@ impl Iterations {
         tasks.wait().await;
     }
 
-    /// Works on one until it has ended or `stop`. What may pass is tried again as long as it is ours.
+    /// Works on one until it has ended or `stop`, or has to be let be.
     async fn run(&self, iteration: &Iteration, holder: Uuid, stop: &CancellationToken) {
         let (id, tenant) = (iteration.id, &iteration.tenant);
-        let (published, last_user) = (iteration.published, iteration.last_user);
-        let mut reached = Reached { total: None, published, last_user };
-        let ended = loop {
-            match self.publish(iteration, holder, &mut reached, stop).await {
-                Ok(End::Stopped) => break iterations::let_go(&self.db, id, holder).await,
-                Ok(End::Done) => {
-                    info!(%tenant, iteration.id = %id, "iteration done");
-                    break iterations::end(&self.db, id, holder, None).await;
-                }
-                Err(Failure::NotOurs) => {
-                    info!(%tenant, iteration.id = %id, "iteration left");
-                    return;
-                }
-                Err(failure @ (Failure::TooLarge(_) | Failure::Disabled)) => {
-                    let told = Chain(&failure).to_string();
-                    warn!(%tenant, iteration.id = %id, error = told, "iteration failed");
-                    break iterations::end(&self.db, id, holder, Some(&told)).await;
-                }
-                Err(failure) => {
-                    warn!(%tenant, iteration.id = %id, error = %Chain(&failure), "iteration waits");
-                    stop.run_until_cancelled(sleep(LOOK)).await;
-                }
+        let left = tokio::select! {
+            left = self.publish(iteration, holder, stop) => left,
+            () = self.keep(id, holder) => Err(Failure::NotOurs),
+        };
+        let ended = match left {
+            Ok(End::Stopped) => iterations::let_go(&self.work, id, holder, Duration::ZERO).await,
+            Ok(End::Done) => {
+                info!(%tenant, iteration.id = %id, "iteration done");
+                iterations::end(&self.work, id, holder, None).await
+            }
+            Err(Failure::NotOurs) => {
+                info!(%tenant, iteration.id = %id, "iteration left");
+                return;
+            }
+            Err(failure @ (Failure::TooLarge(_) | Failure::Disabled)) => {
+                let told = Chain(&failure).to_string();
+                warn!(%tenant, iteration.id = %id, error = told, "iteration failed");
+                iterations::end(&self.work, id, holder, Some(&told)).await
+            }
+            Err(failure) => {
+                warn!(%tenant, iteration.id = %id, error = %Chain(&failure), "iteration waits");
+                iterations::let_go(&self.work, id, holder, AGAIN).await
             }
         };
         if let Err(error) = ended {
@@ -181,28 +192,43 @@ impl Iterations {
         }
     }
 
+    /// Says that one is worked on, until that is not so any more.
+    async fn keep(&self, id: Uuid, holder: Uuid) {
+        loop {
+            sleep(WORD).await;
+            match iterations::hold(&self.work, id, holder, HELD).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    warn!(iteration.id = %id, error = %Chain(&error), "iteration not held")
+                }
+            }
+        }
+    }
+
     async fn publish(
         &self,
         iteration: &Iteration,
         holder: Uuid,
-        reached: &mut Reached,
         stop: &CancellationToken,
     ) -> Result<End, Failure> {
         let tenant = self.tenants.find(&iteration.tenant).await?.ok_or(Failure::Disabled)?;
         let by_topic = self.user_topics.tell_of(&tenant.id);
         let of = Whose { group: iteration.patron_group.as_deref(), by_topic };
+        let mut tx = store::begin(&self.db).await?;
         let changed = match iteration.changed_since {
-            Some(time) => Some(iterations::changed_since(&self.db, &tenant.schema, time).await?),
+            Some(time) => Some(iterations::changed_since(&mut tx, &tenant.schema, of, time).await?),
             None => None,
         };
-        reached.total = Some(match &changed {
-            Some(users) => {
-                iterations::these(&self.db, &tenant.schema, of, users).await?.len() as i64
-            }
-            None => iterations::count(&self.db, &tenant.schema, of).await?,
-        });
+        let total = match &changed {
+            Some(users) => users.len() as i64,
+            None => iterations::count(&mut *tx, &tenant.schema, of).await?,
+        };
+        drop(tx);
+        let (published, last_user) = (iteration.published, iteration.last_user);
+        let reached = &mut Reached { total: Some(total), published, last_user };
         loop {
-            if !iterations::reach(&self.db, iteration.id, holder, HELD, *reached).await? {
+            if !iterations::reach(&self.work, iteration.id, holder, HELD, *reached).await? {
                 return Err(Failure::NotOurs);
             }
             if stop.is_cancelled() {
@@ -215,7 +241,11 @@ impl Iterations {
                 return Ok(End::Done);
             }
             self.pace.keep(began).await;
-            self.send(iteration, &page, reached).await?;
+            let sent = self.send(iteration, &page, reached).await;
+            if sent.is_err() {
+                iterations::reach(&self.work, iteration.id, holder, HELD, *reached).await?;
+            }
+            sent?;
         }
     }
 
@@ -228,24 +258,28 @@ impl Iterations {
         changed: Option<&[Uuid]>,
         after: Option<Uuid>,
     ) -> Result<Vec<Published>, Failure> {
-        let (schema, now) = (&tenant.schema, self.clock.now());
-        let mut connection = store::begin(&self.db).await?;
-        // Numbered before the look: what is told of a later change has a greater one.
-        let number = outbox::numbers(&mut *connection, schema, 1).await?;
+        let schema = &tenant.schema;
+        let mut tx = store::begin(&self.db).await?;
+        // All that was told so far has a smaller number, and all that will be told a greater one.
+        telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
+        let number = outbox::numbers(&mut *tx, schema, 1).await?;
         let number = number.first().copied().unwrap_or_default();
+        let now = self.clock.now();
         let after = after.unwrap_or(Uuid::nil());
         let summaries = match changed {
-            None => iterations::page(&mut *connection, schema, of, after, PAGE).await?,
+            None => iterations::page(&mut *tx, schema, of, after, PAGE).await?,
             Some(users) => {
                 let begin = users.partition_point(|user| *user <= after);
                 let end = users.len().min(begin + PAGE as usize);
-                iterations::these(&mut *connection, schema, of, &users[begin..end]).await?
+                iterations::these(&mut *tx, schema, &users[begin..end]).await?
             }
         };
         let users: Vec<Uuid> = summaries.iter().map(|(user, _)| *user).collect();
-        let states = patrons::states(&mut *connection, schema, &users, now).await?;
-        let policy = Policy::load(&mut connection, schema).await?;
-        drop(connection);
+        let states = patrons::states(&mut *tx, schema, &users, now).await?;
+        let policy = Policy::load(&mut tx, schema).await?;
+        let mut told = telling::last(&mut tx, schema, &users).await?;
+        // Not dropped: a number that was given has to stay so, whatever happens to the database.
+        store::commit(tx).await?;
         let mut published = Vec::with_capacity(users.len());
         for (user, summary) in summaries {
             let state = states.get(&user).map(|(state, _)| state);
@@ -253,10 +287,21 @@ impl Iterations {
             // As it is read over REST; null where nothing is open.
             let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
             members.push(("summary", summary.unwrap_or(Value::Null)));
-            // Where nobody knows the group, nothing is said of blocks.
-            if let Found::Findings(findings) = evaluate(state, &policy, of.by_topic) {
-                let blocked = Blocked::of(user, &findings, Cause::Iteration);
-                members.push(("automatedPatronBlocks", json!(blocked)));
+            // What others are told is told here as well: what has changed since comes with a greater number. Where
+            // nobody knows the group, nothing is said of blocks.
+            let last = told.remove(&user).and_then(|last| last.blocked);
+            match evaluate(state, &policy, of.by_topic) {
+                Found::Findings(_) if self.telling => {
+                    members.push(("automatedPatronBlocks", json!(last)));
+                }
+                Found::Findings(findings) => {
+                    let blocked = Blocked::of(user, &findings, Cause::Iteration);
+                    members.push(("automatedPatronBlocks", json!(blocked)));
+                }
+                Found::GroupUnknown => {
+                    let last = last.map(|last| ("automatedPatronBlocks", json!(last)));
+                    members.extend(last);
+                }
             }
             // The same message, should it be published again.
             let id = Uuid::new_v5(&iteration.id, user.as_bytes());

@@ -6,20 +6,23 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord, Producer as _},
+    producer::{FutureProducer, FutureRecord, Producer as _, PurgeConfig},
+};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
 };
 use tracing::info;
 
 use super::{consumer, retention::Quiet};
 use crate::config::KafkaConfig;
 
-/// How long a message may wait for its acknowledgement before it counts as not sent.
+/// How long messages may wait for their acknowledgement before they count as not sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the broker may take to make a topic.
@@ -48,6 +51,8 @@ pub struct Shape {
     pub partitions: i32,
     /// Copies of each.
     pub replication: i32,
+    /// Whether the newest message of each key stays for ever, and others go.
+    pub compacted: bool,
 }
 
 type Producer = FutureProducer<Quiet>;
@@ -69,14 +74,15 @@ impl Sender {
         let mut settings = admin.clone();
         for (key, value) in [
             ("enable.idempotence", "true"),
-            // What follows a message that could not be sent is not sent either: it has to come after it.
+            // What follows a message that can't be sent is not sent either: it has to come after it. That
+            // does not hold for one that waits for too long, so none does; see `send`.
             ("enable.gapless.guarantee", "true"),
+            ("message.timeout.ms", "0"),
             ("acks", "all"),
             ("linger.ms", "2"),
             ("compression.type", "lz4"),
             // As the clients of other modules choose the partition of a key.
             ("partitioner", "murmur2_random"),
-            ("message.timeout.ms", &*PATIENCE.as_millis().to_string()),
             ("topic.metadata.propagation.max.ms", "5000"),
         ] {
             settings.set(key, value);
@@ -119,28 +125,58 @@ impl Sender {
                 }
             }
         }
-        let mut acknowledged = 0;
-        for delivered in join_all(waiting).await {
-            match delivered {
-                Ok(Ok(_)) => acknowledged += 1,
-                Ok(Err((error, _))) => return (acknowledged, Err(error)),
-                Err(_) => return (acknowledged, Err(KafkaError::Canceled)),
+        let (mut acknowledged, deadline) = (0, Instant::now() + PATIENCE);
+        for delivery in waiting {
+            match timeout_at(deadline, delivery).await {
+                Ok(Ok(Ok(_))) => acknowledged += 1,
+                Ok(Ok(Err((error, _)))) => return (acknowledged, Err(error)),
+                Ok(Err(_)) => return (acknowledged, Err(KafkaError::Canceled)),
+                Err(_) => {
+                    self.give_up();
+                    let code = RDKafkaErrorCode::MessageTimedOut;
+                    return (acknowledged, Err(KafkaError::MessageProduction(code)));
+                }
             }
         }
         (acknowledged, refused.map_or(Ok(()), Err))
     }
 
-    /// Makes a topic whose newest record of each key stays, unless it is there: then it stays as it is.
+    /// Forgets what waits to be sent: it is offered again.
+    fn give_up(&self) {
+        let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(producer) = &producer {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
+        close(producer);
+    }
+
+    /// Whether a topic is there; false also where that can't be told.
+    async fn has_topic(&self, name: &str) -> Result<bool, KafkaError> {
+        let (producer, wanted) = (self.producer()?, name.to_owned());
+        let asked = spawn_blocking(move || {
+            let told = producer.client().fetch_metadata(Some(&wanted), MAKING)?;
+            Ok(told.topics().iter().any(|t| t.error().is_none() && !t.partitions().is_empty()))
+        });
+        asked.await.unwrap_or(Ok(false))
+    }
+
+    /// Makes a topic, unless it is there: then it stays as it is.
     pub async fn make_topic(&self, name: &str, shape: Shape) -> Result<(), KafkaError> {
         if self.there.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
             return Ok(());
         }
+        // Who may write need not have leave to make topics.
+        if self.has_topic(name).await? {
+            self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+            return Ok(());
+        }
         let admin: AdminClient<Quiet> = self.admin.create_with_context(Quiet)?;
         let lag = COMPACTION_LAG.as_millis().to_string();
-        let topic =
-            NewTopic::new(name, shape.partitions, TopicReplication::Fixed(shape.replication))
-                .set("cleanup.policy", "compact")
-                .set("min.compaction.lag.ms", &lag);
+        let copies = TopicReplication::Fixed(shape.replication);
+        let mut topic = NewTopic::new(name, shape.partitions, copies);
+        if shape.compacted {
+            topic = topic.set("cleanup.policy", "compact").set("min.compaction.lag.ms", &lag);
+        }
         let options = AdminOptions::new().request_timeout(Some(MAKING));
         let made = admin.create_topics([&topic], &options).await;
         // Dropping it waits for the broker.

@@ -51,6 +51,11 @@ impl UserTopics {
         found.as_ref().is_none_or(|found| found.of_collections || found.of.contains(tenant))
     }
 
+    /// Whether it was looked at all.
+    pub fn is_known(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Looks every so often, until `stop`. While no broker answers, what was found last is so still.
     pub async fn follow(
         self: Arc<Self>,

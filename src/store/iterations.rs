@@ -32,27 +32,32 @@ const PAGE: Statement = Statement::new(concat!(
 ));
 
 /// Of these patrons, whether they have anything open or not.
-const THESE: Statement = Statement::new(concat!(
-    "select s.user_id, u.jsonb::text from unnest($3::uuid[]) as s (user_id)
-       left join {schema}.user_summary u on u.user_id = s.user_id where ",
-    of_group!(),
-    " order by s.user_id"
-));
+const THESE: Statement = Statement::new(
+    "select s.user_id, u.jsonb::text from unnest($1::uuid[]) as s (user_id)
+       left join {schema}.user_summary u on u.user_id = s.user_id order by s.user_id",
+);
 
-/// By what the inbox was told since, and by what rebuilds have put right.
-const CHANGED: Statement = Statement::new(
-    "select distinct user_id from (
+/// By what the inbox was told since, and by what rebuilds have put right. That all loans were deleted is said of
+/// nobody, and concerns all.
+const CHANGED: Statement = Statement::new(concat!(
+    "select s.user_id from (
        select coalesce(l.user_id, f.user_id, i.user_id) as user_id
          from {schema}.inbox i
          left join {schema}.loan l on l.loan_id = i.subject
          left join {schema}.fee_fine f on f.fee_fine_id = i.subject
-        where i.received_at >= $1
-       union all
-       select i.user_id from {schema}.inbox i where i.received_at >= $1
-       union all
-       select user_id from {schema}.rebuild_patron where applied_at >= $1) changed
-      where user_id is not null order by 1",
-);
+        where i.received_at >= $3
+       union
+       select i.user_id from {schema}.inbox i where i.received_at >= $3
+       union
+       select user_id from {schema}.rebuild_patron where applied_at >= $3
+       union
+       select c.user_id from {schema}.patron_counter c
+        where exists (select from {schema}.inbox i where i.received_at >= $3
+                         and i.subject = '00000000-0000-0000-0000-000000000000')) s
+      where s.user_id is not null and ",
+    of_group!(),
+    " order by 1"
+));
 
 pub(super) const STATEMENTS: &[&Statement] = &[&COUNT, &PAGE, &THESE, &CHANGED];
 
@@ -217,11 +222,30 @@ pub async fn end(
     done.map(|_| ()).map_err(Error::at("end an iteration"))
 }
 
-/// Lets go of an iteration, which any instance may go on with at once.
-pub async fn let_go(db: impl PgExecutor<'_>, id: Uuid, holder: Uuid) -> Result<(), Error> {
-    let set =
-        "update mod_patron_blocks.iteration set held_until = null where id = $1 and holder = $2";
-    let done = sqlx::query(set).bind(id).bind(holder).execute(db).await;
+/// Says that an iteration is worked on. Tells whether it is to go on.
+pub async fn hold(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    holder: Uuid,
+    held: Duration,
+) -> Result<bool, Error> {
+    let set = "update mod_patron_blocks.iteration set held_until = now() + $3 * interval '1 second'
+                where id = $1 and holder = $2 and ended_at is null";
+    let set = sqlx::query(set).bind(id).bind(holder).bind(held.as_secs_f64()).execute(db).await;
+    Ok(set.map_err(Error::at("hold an iteration"))?.rows_affected() == 1)
+}
+
+/// Lets go of an iteration, which any instance may go on with after a pause.
+pub async fn let_go(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    holder: Uuid,
+    pause: Duration,
+) -> Result<(), Error> {
+    let set = "update mod_patron_blocks.iteration
+                  set held_until = now() + $3 * interval '1 second', holder = null
+                where id = $1 and holder = $2 and ended_at is null";
+    let done = sqlx::query(set).bind(id).bind(holder).bind(pause.as_secs_f64()).execute(db).await;
     done.map(|_| ()).map_err(Error::at("let go of an iteration"))
 }
 
@@ -314,20 +338,22 @@ pub async fn page(
 pub async fn these(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    of: Whose<'_>,
     users: &[Uuid],
 ) -> Result<Vec<(Uuid, Option<String>)>, Error> {
-    let these = sqlx::query_as(schema.sql(&THESE)).bind(of.group).bind(of.by_topic);
-    let these = these.bind(users).fetch_all(db).await;
+    let these = sqlx::query_as(schema.sql(&THESE)).bind(users).fetch_all(db).await;
     these.map_err(Error::at("read summaries"))
 }
 
-/// Patrons of whom something has changed since then, in order.
+/// Patrons of whom something has changed since then, in order. Goes through the whole inbox.
 pub async fn changed_since(
-    db: impl PgExecutor<'_>,
+    tx: &mut Tx,
     schema: &Schema,
+    of: Whose<'_>,
     time: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, Error> {
-    let changed = sqlx::query_scalar(schema.sql(&CHANGED)).bind(time).fetch_all(db).await;
-    changed.map_err(Error::at("look who has changed"))
+    let failed = || Error::at("look who has changed");
+    let longer = sqlx::query("select set_config('statement_timeout', '900000', true)");
+    longer.execute(&mut **tx).await.map_err(failed())?;
+    let changed = sqlx::query_scalar(schema.sql(&CHANGED)).bind(of.group).bind(of.by_topic);
+    changed.bind(time).fetch_all(&mut **tx).await.map_err(failed())
 }

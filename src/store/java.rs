@@ -221,7 +221,7 @@ const LEAVE: Statement = Statement::new(
        {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
        {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
        {schema}.rebuild_difference, {schema}.touched_patron, {schema}.policy_change,
-       {schema}.told_patron, {schema}.message_outbox, {schema}._sqlx_migrations",
+       {schema}.told_patron, {schema}.telling, {schema}.message_outbox, {schema}._sqlx_migrations",
 );
 const LEAVE_SEQUENCE: Statement =
     Statement::new("drop sequence if exists {schema}.message_sequence");

@@ -25,13 +25,20 @@ const SET_SENT: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'SENT', sent_at = now() where sequence = any($1)",
 );
 
+/// The newest message of each of these keys, if it was sent.
+const SEND_AGAIN: Statement = Statement::new(
+    "update {schema}.message_outbox set status = 'NEW' where status = 'SENT' and sequence in (
+       select max(sequence) from {schema}.message_outbox where key = any($1) group by kafka_topic, key)",
+);
+
 /// Those that wait stay, however old they are.
 const PRUNE: Statement = Statement::new(
     "delete from {schema}.message_outbox where status = 'SENT' and sent_at < $1 and sequence in (
        select sequence from {schema}.message_outbox order by sequence limit $2)",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&NUMBERS, &ADD, &UNSENT, &SET_SENT, &PRUNE];
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&NUMBERS, &ADD, &UNSENT, &SET_SENT, &SEND_AGAIN, &PRUNE];
 
 /// A message as stored.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -94,6 +101,12 @@ pub async fn unsent(tx: &mut Tx, schema: &Schema, most: i64) -> Result<Vec<Messa
 pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_SENT)).bind(sequences).execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("note that messages were sent"))
+}
+
+/// Has the newest message of each of these keys be sent again: an older one may have come after it.
+pub async fn send_again(tx: &mut Tx, schema: &Schema, keys: &[String]) -> Result<(), Error> {
+    let set = sqlx::query(schema.sql(&SEND_AGAIN)).bind(keys).execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("have messages sent again"))
 }
 
 /// Removes what was sent before, looking at the oldest `most`. Tells how many went.

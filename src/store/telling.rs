@@ -13,11 +13,19 @@ use crate::{
     event::TenantId,
 };
 
-const IS_ON: Statement = Statement::new(
-    "select exists (select from pg_trigger
-       where tgrelid = '{schema}.patron_counter'::regclass and tgname = 'note_inserted')",
-);
 const SET: Statement = Statement::new("select {schema}.set_telling($1)");
+
+/// How patrons are looked at from now on; where that is another way, all are to be looked at. Numbers begin above
+/// what was told before, whatever became of the tenant in between.
+const SET_WAY: Statement = Statement::new(
+    "with old as (select by_topic, approaching_percent from {schema}.telling),
+          set as (update {schema}.telling set by_topic = $1, approaching_percent = $2),
+          noted as (insert into {schema}.policy_change (patron_group, cause)
+                    select null, $3 from old
+                     where (old.by_topic, old.approaching_percent) is distinct from ($1, $2))
+     select setval('{schema}.message_sequence', greatest(last_value,
+              (extract(epoch from clock_timestamp()) * 1000000)::bigint)) from {schema}.message_sequence",
+);
 
 /// Beyond so many it does not matter how many there are.
 const LOOK: Statement = Statement::new(
@@ -28,8 +36,15 @@ const LOOK: Statement = Statement::new(
             (select count(*) from (select from {schema}.message_outbox where status = 'NEW' limit 100000) m)
               as unsent,
             (select created_at from {schema}.message_outbox where status = 'NEW' order by sequence limit 1)
-              as oldest_unsent",
+              as oldest_unsent,
+            exists (select from pg_trigger where tgrelid = '{schema}.patron_counter'::regclass
+                       and tgname = 'note_inserted') as is_on,
+            t.by_topic, t.approaching_percent
+       from {schema}.telling t",
 );
+
+const IS_SPREAD: Statement =
+    Statement::new("select not exists (select from {schema}.policy_change)");
 
 /// Patrons of a group: whom the desk or the topic says so of. With no group named, all who have anything open
 /// or of whom something was told.
@@ -77,18 +92,29 @@ const KEEP: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&IS_ON, &SET, &LOOK, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET, &KEEP];
-
-/// Whether what changes is noted.
-pub async fn is_on(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
-    let is_on = sqlx::query_scalar(schema.sql(&IS_ON)).fetch_one(db).await;
-    is_on.map_err(Error::at("look whether changes are noted"))
-}
+    &[&SET, &SET_WAY, &LOOK, &IS_SPREAD, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET, &KEEP];
 
 /// Has what changes be noted, or not any more. Nobody else may write the tenant's rows meanwhile.
 pub async fn set(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
     let set = sqlx::query_scalar(schema.sql(&SET)).bind(on).fetch_one(&mut **tx).await;
     set.map_err(Error::at("have changes noted"))
+}
+
+/// How patrons are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Whether what the topic told of patron groups counts before all else.
+    pub by_topic: bool,
+    /// Within so many percent a limit is near.
+    pub approaching_percent: u8,
+}
+
+/// Has patrons be looked at in this way. Where that is another than before, all are, and this is the cause.
+pub async fn set_way(tx: &mut Tx, schema: &Schema, way: Way, cause: Cause) -> Result<(), Error> {
+    let set = sqlx::query(schema.sql(&SET_WAY)).bind(way.by_topic);
+    let set = set.bind(i16::from(way.approaching_percent)).bind(cause.name());
+    let set = set.execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
 }
 
 /// Why patrons are touched by this transaction, where it isn't an event.
@@ -111,6 +137,18 @@ pub struct Waiting {
     pub unsent: i64,
     /// When the first of them was written.
     pub oldest_unsent: Option<DateTime<Utc>>,
+    /// Whether what changes is noted.
+    pub is_on: bool,
+    by_topic: Option<bool>,
+    approaching_percent: Option<i16>,
+}
+
+impl Waiting {
+    /// How patrons were last looked at; none where they never were.
+    pub fn way(&self) -> Option<Way> {
+        let approaching_percent = u8::try_from(self.approaching_percent?).ok()?;
+        Some(Way { by_topic: self.by_topic?, approaching_percent })
+    }
 }
 
 /// Looks what there is to do.
@@ -132,18 +170,33 @@ pub enum Turn {
     Send,
 }
 
-/// Waits for the turn, which ends with the transaction.
-pub async fn take_turn(tx: &mut Tx, tenant: &TenantId, turn: Turn) -> Result<(), Error> {
-    let name = match turn {
-        Turn::Tell => "tell",
-        Turn::Send => "send",
-    };
+/// Takes the turn until the transaction ends, unless somebody else has it.
+pub async fn take_turn(tx: &mut Tx, tenant: &TenantId, turn: Turn) -> Result<bool, Error> {
+    let taken = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 2))")
+        .bind(turn.name(tenant))
+        .fetch_one(&mut **tx)
+        .await;
+    taken.map_err(Error::at("take the turn to tell"))
+}
+
+/// As [`take_turn`], but waits for it.
+pub async fn wait_for_turn(tx: &mut Tx, tenant: &TenantId, turn: Turn) -> Result<(), Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 2))")
-        .bind(format!("mod_patron_blocks/{tenant}/{name}"))
+        .bind(turn.name(tenant))
         .execute(&mut **tx)
         .await
         .map(|_| ())
         .map_err(Error::at("wait for the turn to tell"))
+}
+
+impl Turn {
+    fn name(self, tenant: &TenantId) -> String {
+        let turn = match self {
+            Self::Tell => "tell",
+            Self::Send => "send",
+        };
+        format!("mod_patron_blocks/{tenant}/{turn}")
+    }
 }
 
 /// Patrons who are to be looked at, each once, with the first cause: those something happened to, those whom
@@ -156,7 +209,11 @@ pub async fn take(
     most: i64,
 ) -> Result<(BTreeMap<Uuid, Cause>, bool), Error> {
     let failed = || Error::at("take patrons to be looked at");
-    sqlx::query(schema.sql(&SPREAD)).execute(&mut **tx).await.map_err(failed())?;
+    let is_spread: bool =
+        sqlx::query_scalar(schema.sql(&IS_SPREAD)).fetch_one(&mut **tx).await.map_err(failed())?;
+    if !is_spread {
+        sqlx::query(schema.sql(&SPREAD)).execute(&mut **tx).await.map_err(failed())?;
+    }
     let mut taken: Vec<(Uuid, String, i64)> =
         sqlx::query_as(schema.sql(&TAKE)).bind(most).fetch_all(&mut **tx).await.map_err(failed())?;
     taken.sort_by_key(|(.., number)| *number);

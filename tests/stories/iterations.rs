@@ -92,7 +92,7 @@ async fn a_consumer_that_is_filled_by_it_knows_what_rest_tells() {
             let summary = world.read(&format!("/user-summary/{user}")).await;
             assert_eq!(summaries[&user.to_string()], summary);
             let blocks = world.blocks(user).await.len();
-            let seen = view.of(&user.to_string())["blocks"].as_array().map_or(0, Vec::len);
+            let seen = view.of(TENANT, &user.to_string())["blocks"].as_array().map_or(0, Vec::len);
             assert_eq!(seen, blocks);
         }
         let listed = world.read(&format!("{JOBS}?limit=2")).await;

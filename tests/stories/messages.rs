@@ -83,7 +83,7 @@ async fn is_what_the_desk_says(world: &World, heard: &[Heard], users: &[Uuid]) {
     }
     for user in users {
         let answer = world.read(&format!("/automated-patron-blocks/{user}")).await;
-        let seen: Vec<Value> = view.of(&user.to_string())["blocks"]
+        let seen: Vec<Value> = view.of(TENANT, &user.to_string())["blocks"]
             .as_array()
             .into_iter()
             .flatten()

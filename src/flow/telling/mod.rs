@@ -11,11 +11,11 @@ mod tell;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    future::ready,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -30,13 +30,14 @@ use super::{
     wakes::Wakes,
 };
 use crate::{
+    blocks::Cause,
     clock::Clock,
     config::MessageConfig,
     event::{Environment, TenantId},
     kafka::{self, Sender, UserTopics},
     store::{
         self, Db,
-        telling::{self, Waiting},
+        telling::{self, Turn, Waiting, Way},
         tenants,
     },
     telemetry::Chain,
@@ -54,6 +55,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long to wait for a tenant's writers when that is to change.
 const WAIT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// Tells others.
 pub struct Telling {
@@ -69,8 +71,8 @@ pub struct Telling {
     pace: Pace,
     to_send: Wakes,
     waiting: Mutex<HashMap<TenantId, Waiting>>,
-    /// Tenants whose changes are known to be noted as this instance wants it, by when they were enabled.
-    set: Mutex<HashMap<TenantId, DateTime<Utc>>>,
+    /// Keys of messages that this instance began to send and has not noted as sent, by tenant.
+    doubtful: Mutex<HashMap<TenantId, BTreeSet<String>>>,
 }
 
 /// How far others are behind, over all tenants.
@@ -96,7 +98,7 @@ impl Telling {
         sender: Arc<Sender>,
     ) -> Self {
         let pace = Pace::of_percent(config.percent);
-        let (to_send, waiting, set) = (Wakes::default(), Mutex::default(), Mutex::default());
+        let (to_send, waiting, doubtful) = (Wakes::default(), Mutex::default(), Mutex::default());
         Self {
             db,
             send_db,
@@ -109,7 +111,7 @@ impl Telling {
             pace,
             to_send,
             waiting,
-            set,
+            doubtful,
         }
     }
 
@@ -119,9 +121,12 @@ impl Telling {
 
     /// Has changes of a tenant that was just enabled be noted. Where that fails, the next look does so.
     pub async fn begin(&self, tenant: &TenantId) -> Result<(), store::Error> {
+        if !self.config.on {
+            return Ok(());
+        }
         match self.tenants.find(tenant).await? {
-            Some(tenant) if self.config.on => self.set(&tenant).await,
-            _ => Ok(()),
+            Some(tenant) => self.look_at(&tenant).await.map(|_| ()),
+            None => Ok(()),
         }
     }
 
@@ -166,16 +171,45 @@ impl Telling {
         stop.run_until_cancelled(self.tenants.ready()).await;
         let mut look = interval(if self.config.on { LOOK } else { LOOK_SELDOM });
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Each has its turn, and comes behind all others for the next one.
+        let mut turns: VecDeque<TenantId> = VecDeque::new();
         while !stop.is_cancelled() {
             let woken = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = look.tick() => self.look(&stop).await,
                 woken = self.tenants.touched.next(), if self.config.on => woken,
+                () = ready(()), if !turns.is_empty() => BTreeSet::new(),
             };
-            if self.config.on {
-                self.in_turns(woken, &stop).await;
+            for tenant in woken {
+                if self.config.on && !turns.contains(&tenant) {
+                    turns.push_back(tenant);
+                }
+            }
+            if let Some(tenant) = turns.pop_front()
+                && self.take_turn(&tenant, &stop).await
+            {
+                turns.push_back(tenant);
             }
         }
+    }
+
+    /// Looks at some of a tenant's patrons. Tells whether there may be more.
+    async fn take_turn(&self, tenant: &TenantId, stop: &CancellationToken) -> bool {
+        let began = Instant::now();
+        let told = async {
+            match self.tenants.find(tenant).await? {
+                Some(tenant) => self.tell_some(&tenant).await,
+                None => Ok(false),
+            }
+        };
+        let more = told.await.unwrap_or_else(|error| {
+            // The next look finds them again.
+            warn!(%tenant, error = %Chain(&error), "patrons not looked at yet");
+            false
+        });
+        stop.run_until_cancelled(self.pace.keep(began)).await;
+        more
     }
 
     /// Looks what there is to do for whom. Sending is told at once.
@@ -210,34 +244,47 @@ impl Telling {
     }
 
     async fn look_at(&self, tenant: &Tenant) -> Result<Waiting, store::Error> {
-        self.set(tenant).await?;
-        telling::look(&self.db, &tenant.schema, self.clock.now()).await
+        let look = async || telling::look(&self.db, &tenant.schema, self.clock.now()).await;
+        let waiting = look().await?;
+        let way = self.way(&tenant.id);
+        let is_another = self.config.on && way.is_some() && waiting.way() != way;
+        if waiting.is_on == self.config.on && !is_another {
+            return Ok(waiting);
+        }
+        self.set(tenant, way, waiting.is_on).await?;
+        look().await
     }
 
-    /// Has a tenant's changes be noted, or not any more, as the setting says; once.
-    async fn set(&self, tenant: &Tenant) -> Result<(), store::Error> {
-        let set = |is: Option<DateTime<Utc>>| {
-            let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
-            match is {
-                Some(since) => set.insert(tenant.id.clone(), since),
-                None => set.get(&tenant.id).copied(),
-            }
-        };
-        if set(None) == Some(tenant.since) {
-            return Ok(());
-        }
+    /// How patrons of a tenant are looked at, once that is known.
+    fn way(&self, tenant: &TenantId) -> Option<Way> {
+        let by_topic = self.user_topics.tell_of(tenant);
+        let approaching_percent = self.config.approaching_percent;
+        self.user_topics.is_known().then_some(Way { by_topic, approaching_percent })
+    }
+
+    /// Has a tenant's changes be noted, or not any more, as the setting says, and patrons be looked at in this way.
+    async fn set(
+        &self,
+        tenant: &Tenant,
+        way: Option<Way>,
+        was_on: bool,
+    ) -> Result<(), store::Error> {
         let (schema, on) = (&tenant.schema, self.config.on);
-        if telling::is_on(&self.db, schema).await? != on {
-            let mut tx = store::begin(&self.db).await?;
-            tenants::wait_at_most(&mut tx, WAIT).await?;
+        let mut tx = store::begin(&self.db).await?;
+        // Dropping a trigger keeps readers waiting, too.
+        tenants::wait_at_most(&mut tx, if on { WAIT } else { SHORT }).await?;
+        if was_on != on {
             tenants::enter_alone(&mut tx, &tenant.id).await?;
             if telling::set(&mut tx, schema, on).await? {
                 info!(tenant = %tenant.id, on, "whether others are told of blocks");
             }
-            store::commit(tx).await?;
         }
-        set(Some(tenant.since));
-        Ok(())
+        if let Some(way) = way.filter(|_| on) {
+            telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
+            let cause = if was_on { Cause::PatronGroupChanged } else { Cause::Begun };
+            telling::set_way(&mut tx, schema, way, cause).await?;
+        }
+        store::commit(tx).await
     }
 
     fn keep(&self, tenant: TenantId, now: Waiting) {
@@ -246,29 +293,6 @@ impl Telling {
         if self.is_late() && !was_late {
             error!(%tenant, unsent = now.unsent, oldest = ?now.oldest_unsent,
                 "messages wait to be sent for longer than they should");
-        }
-    }
-
-    /// Some patrons of each, and again, until nobody is left to be looked at.
-    async fn in_turns(&self, woken: BTreeSet<TenantId>, stop: &CancellationToken) {
-        let (mut turns, since) = (self.tenants_of(woken), Instant::now());
-        while let Some(tenant) = turns.pop_front() {
-            // Others may have been woken meanwhile.
-            if stop.is_cancelled() || since.elapsed() > LOOK {
-                self.tenants.touched.wake(&tenant.id);
-                turns.iter().for_each(|tenant| self.tenants.touched.wake(&tenant.id));
-                return;
-            }
-            let began = Instant::now();
-            match self.tell_some(&tenant).await {
-                Ok(true) => turns.push_back(tenant),
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(tenant = %tenant.id, error = %Chain(&error), "patrons not looked at yet");
-                    stop.run_until_cancelled(sleep(AGAIN)).await;
-                }
-            }
-            stop.run_until_cancelled(self.pace.keep(began)).await;
         }
     }
 

@@ -1,9 +1,12 @@
 //! Sending what was written down: one instance at a time for each tenant, in the order in which it was written.
 
+use std::sync::PoisonError;
+
 use tracing::debug;
 
 use super::Telling;
 use crate::{
+    event::TenantId,
     figures::figures,
     flow::tenants::Tenant,
     kafka::{self, Outgoing},
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// Messages that are sent before the broker's word on them is waited for.
-const MOST: i64 = 1000;
+const MOST: i64 = 2000;
 
 /// Why messages stay where they are.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +39,29 @@ impl Telling {
     pub(super) async fn send_some(&self, tenant: &Tenant) -> Result<bool, Unsent> {
         let schema = &tenant.schema;
         let mut tx = store::begin(&self.send_db).await?;
-        if tenants::enter(&mut tx, &tenant.id).await? != Some(tenant.since) {
+        // Not as one of its writers: whoever changes the tenant as a whole does not wait for a broker.
+        if tenants::enabled_since(&mut *tx, &tenant.id).await? != Some(tenant.since)
+            || !telling::take_turn(&mut tx, &tenant.id, Turn::Send).await?
+        {
             return Ok(false);
         }
-        telling::take_turn(&mut tx, &tenant.id, Turn::Send).await?;
+        let doubtful = self.doubtful(&tenant.id);
+        if !doubtful.is_empty() {
+            outbox::send_again(&mut tx, schema, &doubtful).await?;
+        }
         let messages = outbox::unsent(&mut tx, schema, MOST).await?;
         if messages.is_empty() {
             return Ok(false);
         }
         let outgoing = self.outgoing(&messages).await.map_err(Unsent::Broker)?;
+        // While this one was frozen another may have had the turn: what is sent then comes late.
+        self.doubt(&tenant.id, &messages);
         let (acknowledged, outcome) = self.sender.send(&outgoing).await;
         let sent: Vec<i64> =
             messages.iter().take(acknowledged).map(|message| message.sequence).collect();
         outbox::set_sent(&mut tx, schema, &sent).await?;
         store::commit(tx).await?;
+        self.certain(&tenant.id);
         figures().sent.increment(sent.len() as u64);
         if let Err(error) = outcome {
             debug!(tenant = %tenant.id, acknowledged, %error, "messages wait");
@@ -59,6 +71,23 @@ impl Telling {
             return Err(Unsent::Broker(error));
         }
         Ok(messages.len() as i64 >= MOST)
+    }
+
+    /// Keys of a tenant of which it is not known whether something older was sent after something newer.
+    fn doubtful(&self, tenant: &TenantId) -> Vec<String> {
+        let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+        doubtful.get(tenant).into_iter().flatten().cloned().collect()
+    }
+
+    fn doubt(&self, tenant: &TenantId, messages: &[Message]) {
+        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = messages.iter().map(|message| message.key.clone());
+        doubtful.entry(tenant.clone()).or_default().extend(keys);
+    }
+
+    /// The turn was ours until what was sent was noted.
+    fn certain(&self, tenant: &TenantId) {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
 
     async fn outgoing<'a>(

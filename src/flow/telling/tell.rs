@@ -127,7 +127,10 @@ impl Telling {
         if tenants::enter(&mut tx, &tenant.id).await? != Some(tenant.since) {
             return Ok(false);
         }
-        telling::take_turn(&mut tx, &tenant.id, Turn::Tell).await?;
+        // Whoever has the turn does it, and if not all of it, the next look finds the rest.
+        if !telling::take_turn(&mut tx, &tenant.id, Turn::Tell).await? {
+            return Ok(false);
+        }
         let now = self.clock.now();
         let (touched, more) = telling::take(&mut tx, schema, now, MOST).await?;
         if touched.is_empty() {
