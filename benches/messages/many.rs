@@ -28,6 +28,9 @@ const CONNECTIONS: u32 = 11;
 /// How long the desk is watched alone.
 const ALONE: Duration = Duration::from_secs(10);
 
+/// So long whoever watches takes to begin.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// From making the loans to the instant at which they are overdue.
 const UNTIL: Duration = Duration::from_secs(30);
 
@@ -134,6 +137,7 @@ pub(crate) async fn limit() {
     lower["value"] = json!(3);
     let path = url(&format!("/patron-block-limits/{}", lower["id"].as_str().expect("an id")));
     let watching = watch(service.port);
+    sleep(SETTLED).await;
     let began = Instant::now();
     let put = http.put(path).header("X-Okapi-Tenant", TENANT).json(&lower).send();
     assert_eq!(put.await.expect("an answer").status(), 204);

@@ -107,7 +107,7 @@ async fn a_consumer_that_is_filled_by_it_knows_what_rest_tells() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_changed_since_is_published_alone_and_what_is_gone_is_told_as_gone() {
     World::tell(async |world| {
-        let (users, _) = library(world, 6).await;
+        let (users, groups) = library(world, 6).await;
         let since = now();
         let topic = make(world, "reports.patrons").await;
         let loan =
@@ -132,7 +132,41 @@ async fn what_has_changed_since_is_published_alone_and_what_is_gone_is_told_as_g
         assert_eq!(heard.len(), 2);
         assert_eq!(of(users[0]), Value::Null);
         assert_eq!(of(users[1])["openLoans"].as_array().unwrap().len(), 3);
+        let body = json!({ "topicName": topic, "changedSince": since, "patronGroupId": groups[1] });
+        let told = ended(world, &ask(world, body).await).await;
+        assert_eq!(
+            (&told["totalRecords"], &told["numberOfRecordsPublished"]),
+            (&json!(1), &json!(1))
+        );
+        assert_eq!(world.log.read(&topic).len(), 3);
     })
+    .await;
+}
+
+/// A block that came and went between two looks must not be published: nothing would take it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_others_are_told_it_says_what_was_told_last() {
+    World::tell_with(
+        |config| config.messages.on = true,
+        async |world| {
+            let (users, _) = library(world, 3).await;
+            let told = "select count(*) from {schema}.told_patron where blocked is not null";
+            world.until("it is told", async |world: &World| world.count(told).await == 1).await;
+            let blocked = users[2];
+            // What is so by now was not told yet.
+            world
+                .meddle(&format!(
+                    "update {{schema}}.told_patron set blocked = null where user_id = '{blocked}'"
+                ))
+                .await;
+            assert_eq!(world.blocks(blocked).await.len(), 1);
+            let topic = make(world, "search.patrons").await;
+            ended(world, &ask(world, json!({ "topicName": topic })).await).await;
+            let heard = world.log.read(&topic);
+            let of = heard.iter().find(|told| told.key == blocked.to_string()).unwrap();
+            assert_eq!(of.value["automatedPatronBlocks"], Value::Null);
+        },
+    )
     .await;
 }
 

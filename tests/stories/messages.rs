@@ -222,6 +222,14 @@ async fn a_patron_group_that_is_learned_or_changed_is_a_cause() {
             assert_eq!(of(&heard, user), expected);
         }
         is_what_the_desk_says(world, &heard, &[asked, moved]).await;
+        // The topic tells for the first time of one whose group the desk had asked for: there is none.
+        let without = done("UPDATED", &member(asked, None), now());
+        world.publish(Kind::StoredUser, &without).await;
+        world.settled().await;
+        told(world).await;
+        let heard = world.log.read(&topic(world));
+        assert_eq!(of(&heard, asked).last().unwrap(), &is("DELETED", "", &[]));
+        is_what_the_desk_says(world, &heard, &[asked, moved]).await;
     })
     .await;
 }
@@ -341,6 +349,47 @@ async fn limits_that_are_near_are_told_where_that_is_wanted() {
         let blocks = format!("{}.ALL.patron-blocks.automated-block", world.log.environment());
         let heard = world.log.read(&blocks);
         assert_eq!(of(&heard, user).len(), 2, "{heard:?}");
+    })
+    .await;
+}
+
+/// What concerns all, and what no event tells of: another setting, and a tenant that was purged.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_setting_is_another_look_at_all_and_numbers_never_go_back() {
+    World::tell_with(on, async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 2.0).await;
+        let (near, user) = (patron(world, group).await, patron(world, group).await);
+        borrow(world, near, 1).await;
+        borrow(world, user, 2).await;
+        told(world).await;
+        world.stop().await;
+        world.config.messages.approaching_percent = 50;
+        world.start().await;
+        let topic_of_near =
+            format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
+        let nears = "select count(*) from {schema}.told_patron where approaching is not null";
+        world
+            .until("who is near is told", async |world: &World| world.count(nears).await == 1)
+            .await;
+        told(world).await;
+        let heard = world.log.read(&topic_of_near);
+        assert_eq!((heard.len(), heard[0].key.as_str()), (1, near.to_string().as_str()));
+
+        let last = world.log.read(&topic(world))[0].value["sequence"].as_i64().unwrap();
+        let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
+        assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
+        world.enable().await;
+        world.limit(group, Measure::ChargedOut, 2.0).await;
+        world
+            .until("it is told again", async |world: &World| {
+                of(&world.log.read(&topic(world)), user).len() == 2
+            })
+            .await;
+        let heard = world.log.read(&topic(world));
+        let greatest = heard.iter().map(|told| told.value["sequence"].as_i64().unwrap()).max();
+        assert!(greatest.unwrap() > last);
+        is_what_the_desk_says(world, &heard, &[near, user]).await;
     })
     .await;
 }
