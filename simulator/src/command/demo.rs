@@ -20,7 +20,7 @@ use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::{Account, Truth, group_name};
 use crate::regulations;
-use crate::service::{Judge, Service, set_up};
+use crate::service::{Judge, Listener, Service, set_up};
 use crate::stop::Stop;
 use crate::wire::{Faults, Play, Wire};
 
@@ -56,6 +56,9 @@ pub(super) struct Options {
     story: Story,
     #[command(flatten)]
     broker: Broker,
+    /// Listen to what others are told of blocks, too; the service has to be set to tell them.
+    #[arg(long)]
+    listen: bool,
     #[command(flatten)]
     tellers: Tellers,
 }
@@ -92,6 +95,10 @@ async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
         bail!("the service did not catch up in {} s", PATIENCE.as_secs());
     }
     show_blocked(&judge, &truth).await?;
+    if options.listen {
+        let topic = wire.told();
+        show_told(&bootstrap, &topic, &judge, &truth).await?;
+    }
     show_commands(&service, &judge, &truth).await?;
     say(format!("ready: {}", service.url()));
 
@@ -162,6 +169,32 @@ async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Listens to what others are told of blocks, and compares that with what the desk is answered.
+async fn show_told(
+    bootstrap: &str,
+    topic: &str,
+    judge: &Judge,
+    truth: &Truth,
+) -> anyhow::Result<()> {
+    let patrons = truth.accounts().map(|account| account.patron.id).collect();
+    let (mut listener, deadline) = (Listener::default(), Instant::now() + PATIENCE);
+    loop {
+        listener.listen(bootstrap, topic)?;
+        let differing = listener.differing(judge, &patrons).await?;
+        if differing.is_empty() {
+            say(format!(
+                "\nOthers are told by Kafka, in {topic}: {listener}.\nWhoever has only listened to that knows \
+                 what the desk is answered about every patron."
+            ));
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("others were told something else about {} patrons", differing.len());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 type Blocked<'a> = (&'a Account, Vec<Finding>);

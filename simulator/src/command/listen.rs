@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::console::say;
 use crate::folio::Folio;
 use crate::service::{Judge, Listener};
-use crate::wire::SharedTruth;
+use crate::wire::{SharedTruth, Wire};
 
 /// Between two looks while waiting.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -43,9 +43,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let folio = play::listen(options.http_port, &options.service.tenant, SharedTruth::new(truth))?;
     let service = options.service.connect()?.knowing(folio.as_ref().map(Folio::url));
     let judge = Judge::new(service, Clock::Wall);
-    let env = &options.broker.env;
-    let begin = if env.is_empty() { String::new() } else { format!("{env}.") };
-    let topic = format!("{begin}{}.patron-blocks.automated-block", options.service.tenant);
+    let topic = Wire::new(&options.broker.env, &options.service.tenant).told();
     let (bootstrap, deadline) =
         (options.broker.bootstrap(), Instant::now() + Duration::from_secs(options.wait));
     let mut listener = Listener::default();

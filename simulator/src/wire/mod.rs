@@ -153,6 +153,11 @@ impl Wire {
         Self { env, tenant, collection: None, shape: Shape::Real, storage: false, outbox: false }
     }
 
+    /// The topic in which the service tells of blocks.
+    pub fn told(&self) -> String {
+        self.named("patron-blocks.automated-block")
+    }
+
     /// The eight topics, and those of storage where it tells.
     pub fn topics(&self) -> Vec<Topic> {
         let topic = |kind: Kind| Topic {

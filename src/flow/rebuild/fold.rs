@@ -71,3 +71,64 @@ fn first<T>(of: &mut BTreeMap<Uuid, T>, most: usize) -> BTreeMap<Uuid, T> {
     let rest = of.split_off(&next);
     std::mem::replace(of, rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use rust_decimal::Decimal;
+
+    use super::*;
+    use crate::event::{Fact, IdentifiedBy, Kind, Stamp, TimedBy};
+
+    const USER: Uuid = Uuid::from_u128(1);
+
+    fn heard(fold: &mut Fold, n: u128, fact: Fact) {
+        let key = Uuid::from_u128(1000 + n);
+        let occurred_at: DateTime<Utc> = DateTime::UNIX_EPOCH + chrono::TimeDelta::days(1);
+        let stamp = Stamp::enveloped(occurred_at, Kind::ItemCheckedOut, key);
+        let (identified_by, timed_by) = (IdentifiedBy::Envelope, TimedBy::Envelope);
+        fold.hear(&Event { key, identified_by, occurred_at, timed_by, stamp, fact });
+    }
+
+    fn out(n: u128) -> Fact {
+        let due_date = DateTime::UNIX_EPOCH;
+        Fact::CheckedOut { loan: Uuid::from_u128(n), user: USER, due_date, grace: None }
+    }
+
+    fn back(n: u128) -> Fact {
+        Fact::CheckedIn { loan: Uuid::from_u128(n), user: None }
+    }
+
+    fn owes(n: u128, user: Option<Uuid>, balance: i64) -> Fact {
+        Fact::BalanceChanged {
+            fee_fine: Uuid::from_u128(n),
+            user,
+            fee_fine_type: None,
+            loan: None,
+            balance: Decimal::from(balance),
+        }
+    }
+
+    #[test]
+    fn what_there_is_more_to_come_of_stays_and_what_has_ended_goes_once() {
+        let mut fold = Fold::default();
+        // Out and back; out alone; back of which the check-out is still to come.
+        for (n, fact) in [out(10), back(10), out(11), back(12)].into_iter().enumerate() {
+            heard(&mut fold, n as u128, fact);
+        }
+        // Paid; owed; paid by nobody knows whom.
+        for fact in [owes(20, Some(USER), 0), owes(21, Some(USER), 5), owes(22, None, 0)] {
+            heard(&mut fold, 9, fact);
+        }
+        let ids = |said: &Said| {
+            let ids = said.loans.keys().chain(said.fees.keys());
+            ids.map(|id| id.as_u128()).collect::<Vec<_>>()
+        };
+        let before = fold.bytes();
+        assert_eq!(ids(&fold.take_ended()), [10, 20]);
+        assert!(fold.bytes() < before);
+        assert_eq!(ids(&fold.take_ended()), [0; 0]);
+        assert_eq!(ids(&fold.take_all()), [11, 12, 21, 22]);
+        assert_eq!(fold.bytes(), 0);
+    }
+}
