@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    consumer::Blocks,
+    consumer::{Blocks, hear},
     facts::{about, check_out, done, due, fee, member, minutes_from_now, now},
     log::Heard,
     schemas::message_validator,
@@ -79,12 +79,13 @@ fn is(what: &str, cause: &str, blocks: &[[bool; 3]]) -> (String, String, Vec<[bo
 async fn is_what_the_desk_says(world: &World, heard: &[Heard], users: &[Uuid]) {
     let mut view = Blocks::default();
     for Heard { key, value, .. } in heard {
-        view.hear(key, value);
+        hear(&mut view, key, value);
     }
     for user in users {
         let answer = world.read(&format!("/automated-patron-blocks/{user}")).await;
-        let seen: Vec<Value> = view.of(TENANT, &user.to_string())["blocks"]
-            .as_array()
+        let known = view.get(&(TENANT.to_owned(), user.to_string()));
+        let blocks = known.and_then(|(_, known)| known["blocks"].as_array());
+        let seen: Vec<Value> = blocks
             .into_iter()
             .flatten()
             .map(|block| {
