@@ -121,6 +121,9 @@ fn body(method: &str, path: &str) -> Option<Value> {
             Some(json!({ "scope": "full" }))
         }
         ("POST", "/patron-blocks/rebuilds") => Some(json!({ "source": "inbox" })),
+        ("POST", "/patron-blocks/user-summaries/iteration") => {
+            Some(json!({ "topicName": "search.patrons" }))
+        }
         ("POST", "/_/tenant") => Some(json!({ "module_to": "mod-patron-blocks-2.0.0" })),
         _ => None,
     }
@@ -133,6 +136,8 @@ async fn every_operation_says_when_the_database_fails() {
         world.config.on_database_failure = OnDatabaseFailure::Error;
         world.start().await;
         let desk = Desk::of(world);
+        let topic = format!("{}.{TENANT}.search.patrons", desk.world.log.environment());
+        desk.world.log.make(vec![topic]).await;
         // Known from now on, as any tenant that anybody works with.
         assert_eq!(desk.world.get("/patron-block-limits").await.0, 200);
         world.wire.cut();

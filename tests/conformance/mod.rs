@@ -5,6 +5,7 @@
 mod clients;
 mod common;
 mod desk;
+mod iterations;
 mod operations;
 mod rebuilds;
 mod records;
@@ -54,6 +55,7 @@ fn compare(test: &str, seen: &BTreeSet<Row>) {
 fn the_page_has_every_described_answer_and_no_other_each_with_a_test() {
     let sources = [
         include_str!("common.rs"),
+        include_str!("iterations.rs"),
         include_str!("operations.rs"),
         include_str!("rebuilds.rs"),
         include_str!("records.rs"),
