@@ -49,6 +49,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long to let be one that has failed for a passing reason. Others have its place meanwhile.
 const AGAIN: Duration = Duration::from_secs(3);
 
+/// How often it is looked for a topic that is named, and how long to wait in between.
+const LOOKS: u32 = 5;
+const GLANCE: Duration = Duration::from_millis(200);
+
 /// Iterations that an instance works on at once; others wait, or are another instance's.
 const AT_ONCE: usize = 4;
 
@@ -123,11 +127,18 @@ impl Iterations {
         Ok(entered)
     }
 
-    /// Whether the log has this topic; `None` where nobody can tell.
+    /// Whether the log has this topic; `None` where nobody can tell. One that was only just made is told of by the
+    /// brokers a moment later.
     pub async fn has_topic(&self, name: &str) -> Option<bool> {
-        let (broker, name) = (self.broker.clone(), name.to_owned());
-        let ask = move || broker.topics().map(|names| names.contains(&name));
-        tokio::task::spawn_blocking(ask).await.ok()?.ok()
+        for _ in 0..LOOKS {
+            let (broker, name) = (self.broker.clone(), name.to_owned());
+            let ask = move || broker.topics().map(|names| names.contains(&name));
+            if tokio::task::spawn_blocking(ask).await.ok()?.ok()? {
+                return Some(true);
+            }
+            sleep(GLANCE).await;
+        }
+        Some(false)
     }
 
     /// Works on iterations that nobody else works on, until `stop`.
