@@ -6,7 +6,6 @@ create table touched_patron (
     number bigint generated always as identity,
     user_id uuid not null,
     cause text not null,
-    noted_at timestamptz not null default now(),
     primary key (later, number)
 );
 -- Rows come and go: what is dead has to go at once, or whoever takes them walks over it.

@@ -10,7 +10,7 @@ use super::{
     body::Sent,
     described,
     error::Violation,
-    query::{number, parameter},
+    query::part,
     record::Record,
     request::{Desk, path_id},
 };
@@ -106,8 +106,7 @@ fn topic(desk: &Desk, record: &Record) -> Result<String, ApiError> {
     ),
 )]
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let limit = number("limit", parameter(&request, "limit")?, 10)?;
-    let offset = number("offset", parameter(&request, "offset")?, 0)?;
+    let (limit, offset) = part(&request)?;
     let id = &desk.tenant.id;
     let found = store::read(&desk.db, async |db| iterations::list(db, id, limit, offset).await);
     let (page, total) = found.await?;

@@ -24,11 +24,9 @@ impl Page {
             let rule = "totalRecords must be exact, estimated, none or auto";
             return Err(ApiError::bad_request(rule));
         }
-        Ok(Self {
-            query: query(request)?,
-            offset: number("offset", parameter(request, "offset")?, 0)?,
-            limit: number("limit", parameter(request, "limit")?, LIMIT)?,
-        })
+        let query = query(request)?;
+        let (limit, offset) = part(request)?;
+        Ok(Self { query, offset, limit })
     }
 }
 
@@ -53,4 +51,10 @@ pub(super) fn number(name: &str, text: Option<String>, default: i64) -> Result<i
         let text = text.escape_default();
         ApiError::bad_request(format!("{name} must be from 0 to 2147483647, but it is \"{text}\""))
     })
+}
+
+/// Which part of a list is asked for: how many, and from which on.
+pub(super) fn part(request: &HttpRequest) -> Result<(i64, i64), ApiError> {
+    let limit = number("limit", parameter(request, "limit")?, LIMIT)?;
+    Ok((limit, number("offset", parameter(request, "offset")?, 0)?))
 }

@@ -9,7 +9,7 @@ use super::{
     body::Sent,
     described,
     error::Violation,
-    query::{number, parameter},
+    query::part,
     record::Record,
     request::{Desk, caller, path_id},
 };
@@ -185,10 +185,4 @@ async fn find(desk: &Desk, id: Uuid) -> Result<rebuilds::Rebuild, ApiError> {
     let tenant = &desk.tenant.id;
     let found = store::read(&desk.db, async |db| rebuilds::find(db, tenant, id).await).await?;
     found.ok_or_else(|| ApiError::not_found(format!("No rebuild {id}")))
-}
-
-/// Which part of a list.
-fn part(request: &HttpRequest) -> Result<(i64, i64), ApiError> {
-    let limit = number("limit", parameter(request, "limit")?, 10)?;
-    Ok((limit, number("offset", parameter(request, "offset")?, 0)?))
 }

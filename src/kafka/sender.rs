@@ -150,7 +150,7 @@ impl Sender {
         close(producer);
     }
 
-    /// Whether a topic is there; false also where that can't be told.
+    /// Whether a topic is there.
     async fn has_topic(&self, name: &str) -> Result<bool, KafkaError> {
         let (producer, wanted) = (self.producer()?, name.to_owned());
         let asked = spawn_blocking(move || {

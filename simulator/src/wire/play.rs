@@ -117,29 +117,25 @@ impl Play {
     /// order and good weather.
     pub fn go_on(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
         let events = self.library.go_on(now);
-        events.into_iter().map(|event| (event.clone(), self.happens(&event))).collect()
+        events.into_iter().map(|event| (event.clone(), self.happens(&event, None))).collect()
     }
 
-    /// The truth takes note, and whoever tells of it does: storage first, which is written first.
-    fn happens(&mut self, event: &Event) -> Vec<Record> {
+    /// The truth takes note, and whoever tells of it does: storage first, which is written first. What goes into the
+    /// outbox is not among what is given back.
+    fn happens(&mut self, event: &Event, outbox: Option<&mut Outbox>) -> Vec<Record> {
         let mut truth = self.truth.write();
         let before = Entity::of(event, &truth).filter(|_| self.storage);
         truth.apply(event);
         let after = Entity::of(event, &truth).filter(|_| self.storage);
         let stored = self.scribe.stored(event, before, after);
-        let records: Vec<Record> = stored.into_iter().chain(self.scribe.record(event)).collect();
+        let mut records: Vec<Record> =
+            stored.into_iter().chain(self.scribe.record(event)).collect();
+        // With the loan, before anybody can see it.
+        if let Some(outbox) = outbox.filter(|_| event.what.loan().is_some()) {
+            records.drain(..).for_each(|record| outbox.write(record));
+        }
         drop(truth);
         records
-    }
-
-    /// What is told goes its way: a loan's with the loan, by the outbox where there is one.
-    fn tell(&mut self, event: &Event) {
-        for record in self.happens(event) {
-            match &mut self.outbox {
-                Some(outbox) if event.what.loan().is_some() => outbox.write(record),
-                _ => self.weather.take(record),
-            }
-        }
     }
 }
 
@@ -158,7 +154,10 @@ impl Iterator for Play {
                 break left.or_else(|| self.weather.give_any())?;
             };
             self.clock = event.at;
-            self.tell(&event);
+            let mut outbox = self.outbox.take();
+            let records = self.happens(&event, outbox.as_mut());
+            self.outbox = outbox;
+            records.into_iter().for_each(|record| self.weather.take(record));
         };
         Some(Step { clock: self.clock, record })
     }

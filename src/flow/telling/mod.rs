@@ -177,7 +177,12 @@ impl Telling {
             let woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = look.tick() => self.look(&stop).await,
+                _ = look.tick() => {
+                    let found = self.look(&stop).await;
+                    // From its end on: one that takes long leaves time for turns.
+                    look.reset();
+                    found
+                }
                 woken = self.tenants.touched.next(), if self.config.on => woken,
                 () = ready(()), if !turns.is_empty() => BTreeSet::new(),
             };
@@ -214,7 +219,7 @@ impl Telling {
 
     /// Looks what there is to do for whom. Sending is told at once.
     async fn look(&self, stop: &CancellationToken) -> BTreeSet<TenantId> {
-        let mut to_tell = BTreeSet::new();
+        let (mut to_tell, was_late) = (BTreeSet::new(), self.is_late());
         let all = self.tenants.all();
         for tenant in &all {
             if stop.is_cancelled() {
@@ -228,7 +233,8 @@ impl Telling {
                     if waiting.touched > 0 || waiting.due > 0 || waiting.policy {
                         to_tell.insert(tenant.id.clone());
                     }
-                    self.keep(tenant.id.clone(), waiting);
+                    let mut of = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    of.insert(tenant.id.clone(), waiting);
                 }
                 // It may not be migrated yet.
                 Err(error) => {
@@ -240,6 +246,10 @@ impl Telling {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|tenant, _| known.contains(tenant));
         drop(waiting);
+        if self.is_late() && !was_late {
+            let Behind { unsent, oldest, .. } = self.behind();
+            error!(unsent, ?oldest, "messages wait to be sent for longer than they should");
+        }
         to_tell
     }
 
@@ -285,15 +295,6 @@ impl Telling {
             telling::set_way(&mut tx, schema, way, cause).await?;
         }
         store::commit(tx).await
-    }
-
-    fn keep(&self, tenant: TenantId, now: Waiting) {
-        let was_late = self.is_late();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone(), now);
-        if self.is_late() && !was_late {
-            error!(%tenant, unsent = now.unsent, oldest = ?now.oldest_unsent,
-                "messages wait to be sent for longer than they should");
-        }
     }
 
     fn tenants_of(&self, ids: BTreeSet<TenantId>) -> VecDeque<Arc<Tenant>> {

@@ -61,7 +61,9 @@ impl Telling {
             messages.iter().take(acknowledged).map(|message| message.sequence).collect();
         outbox::set_sent(&mut tx, schema, &sent).await?;
         store::commit(tx).await?;
-        self.certain(&tenant.id);
+        if outcome.is_ok() {
+            self.certain(&tenant.id);
+        }
         figures().sent.increment(sent.len() as u64);
         if let Err(error) = outcome {
             debug!(tenant = %tenant.id, acknowledged, %error, "messages wait");
@@ -85,7 +87,7 @@ impl Telling {
         doubtful.entry(tenant.clone()).or_default().extend(keys);
     }
 
-    /// The turn was ours until what was sent was noted.
+    /// The turn was ours until all was sent and noted, and nothing is on its way any more.
     fn certain(&self, tenant: &TenantId) {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
