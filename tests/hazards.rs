@@ -407,7 +407,7 @@ fn enveloped(id: Uuid, ahead: i64) -> serde_json::Value {
 
 fn read(payload: &serde_json::Value, offset: i64) -> Event {
     let topic = "folio.northlib.circulation.LOAN_CLOSED";
-    let record = Record {
+    let record: Record = Record {
         place: Place { topic: topic.into(), partition: 0, offset },
         timestamp: Some(instant(0)),
         key: None,

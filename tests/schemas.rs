@@ -84,7 +84,7 @@ fn payloads_of_the_simulator_are_valid() {
 
 fn is_applied(kind: Kind, payload: &Value) -> bool {
     let topic: Arc<str> = format!("folio.northlib.{}.{}", kind.producer(), kind.name()).into();
-    let record = Record {
+    let record: Record = Record {
         place: Place { topic: topic.clone(), partition: 0, offset: 0 },
         timestamp: DateTime::from_timestamp_millis(1_788_300_000_123),
         key: None,

@@ -26,19 +26,21 @@ pub(crate) struct Jobs {
 pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) told: Value,
-    /// In all, and of them for reading.
+    /// In all, until all of the source was in the shadow, and for the replay of topics alone.
     pub(crate) seconds: f64,
     pub(crate) reading: f64,
+    pub(crate) replay: f64,
     /// Records that were read.
     pub(crate) records: u64,
 }
 
 impl Job {
     pub(crate) fn tell(&self, what: &str) {
-        let rate = self.records as f64 / self.reading.max(0.001);
+        let rate = self.records as f64 / self.replay.max(0.001);
         say(&format!(
-            "  {what}: {:.1} s, of them {:.1} s for reading {} records ({rate:.0}/s)",
-            self.seconds, self.reading, self.records
+            "  {what}: {:.1} s, of them {:.1} s until all was read and laid out, and of those {:.1} s for the replay of \
+             {} records ({rate:.0}/s)",
+            self.seconds, self.reading, self.replay, self.records
         ));
     }
 }
@@ -82,11 +84,17 @@ impl Jobs {
     /// Watches a rebuild until it is at rest.
     pub(crate) async fn ended(&self, id: &str) -> Job {
         let (began, mut read, mut records) = (Instant::now(), None, 0);
+        let (mut replay_began, mut replay) = (None, None);
         let mut look = looks();
         loop {
             look.tick().await;
             let told = self.get(&format!("{ALL}/{id}")).await;
             let status = told["status"].as_str().expect("a status").to_owned();
+            match (told["progress"]["stage"] == "reading topics", replay_began) {
+                (true, None) => replay_began = Some(Instant::now()),
+                (false, Some(since)) => _ = replay.get_or_insert(since.elapsed()),
+                _ => {}
+            }
             if status == "reading" {
                 records = records.max(told["progress"]["total"].as_u64().unwrap_or_default());
             } else if status != "waiting" {
@@ -95,7 +103,8 @@ impl Jobs {
             if ["compared", "done", "failed", "cancelled"].contains(&&*status) {
                 let reading = read.unwrap_or_default().as_secs_f64();
                 let seconds = began.elapsed().as_secs_f64();
-                return Job { id: id.to_owned(), told, seconds, reading, records };
+                let replay = replay.unwrap_or_default().as_secs_f64();
+                return Job { id: id.to_owned(), told, seconds, reading, replay, records };
             }
         }
     }

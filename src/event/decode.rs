@@ -2,7 +2,7 @@
 //! one table (`fact`), and beside it what storage tells (`change.rs`); nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -110,10 +110,14 @@ impl fmt::Display for Reject {
 
 /// Reads a record of `topic`. `cluster` is the broker's cluster id: with the record's place it
 /// identifies a record that has no id of its own.
-pub fn read(record: &Record, topic: &Topic, cluster: &str) -> Reading {
+pub fn read<T: AsRef<str>, B: AsRef<[u8]>>(
+    record: &Record<T, B>,
+    topic: &Topic,
+    cluster: &str,
+) -> Reading {
     let Some(payload) = &record.payload else { return Reading::Tombstone };
     let mut inner = String::new();
-    let (envelope, fact) = open(topic.kind, payload, &mut inner);
+    let (envelope, fact) = open(topic.kind, payload.as_ref(), &mut inner);
     let tenant = match tenant(record, topic, envelope) {
         Ok(tenant) => tenant,
         Err(reject) => return Reading::Dead(None, reject),
@@ -159,15 +163,15 @@ fn named_as_its_topic(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> 
 
 /// What the inbox knows a record by when it brings no id. The timestamp is part of it, so that a topic
 /// that was deleted and made again does not repeat identities.
-pub fn place_key(record: &Record, cluster: &str) -> Uuid {
+pub fn place_key<T, B>(record: &Record<T, B>, cluster: &str) -> Uuid {
     let place = &record.place;
     let at = record.timestamp.map_or(-1, |at| at.timestamp_millis());
     let name = format!("{cluster}/{}/{}/{}/{at}", place.topic, place.partition, place.offset);
     Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
-fn event(
-    record: &Record,
+fn event<T, B>(
+    record: &Record<T, B>,
     kind: Kind,
     envelope: Envelope<'_>,
     fact: Fact,
@@ -193,7 +197,10 @@ fn event(
 }
 
 /// The time that orders this event (events contract 6.4).
-fn time(record: &Record, envelope: Envelope<'_>) -> Result<(DateTime<Utc>, TimedBy), Reject> {
+fn time<T, B>(
+    record: &Record<T, B>,
+    envelope: Envelope<'_>,
+) -> Result<(DateTime<Utc>, TimedBy), Reject> {
     let recorded = record.timestamp.filter(fields::in_calendar);
     match (fields::epoch_milliseconds(envelope.timestamp), recorded) {
         (Some(said), Some(recorded)) if said - recorded > CLOCK_TOLERANCE => {
@@ -219,30 +226,38 @@ pub fn is_read(header: &str) -> bool {
 
 /// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
-fn tenant(record: &Record, topic: &Topic, envelope: Envelope<'_>) -> Result<TenantId, Reject> {
+fn tenant<T: AsRef<str>, B: AsRef<[u8]>>(
+    record: &Record<T, B>,
+    topic: &Topic,
+    envelope: Envelope<'_>,
+) -> Result<TenantId, Reject> {
     let header = |name: &str| {
-        let mut values = record.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-        values.find_map(|(_, value)| {
-            let text = String::from_utf8_lossy(value);
-            let text = text.trim();
-            (!text.is_empty()).then(|| text.to_owned())
-        })
+        let of_name = |n: &T| n.as_ref().eq_ignore_ascii_case(name);
+        let values = record.headers.iter().filter(|(n, _)| of_name(n));
+        let mut values = values.map(|(_, value)| String::from_utf8_lossy(value.as_ref()));
+        values.find(|text| !text.trim().is_empty())
     };
-    let body = |raw| fields::text(raw).map(|text| text.trim().to_owned());
-    let of_topic = topic.tenant.as_ref().map(TenantId::as_str);
+    let of_topic = topic.tenant.as_ref();
     let mut found: Option<TenantId> = None;
     for (source, named) in [
         (OF_TENANT[0], header(OF_TENANT[0])),
         (OF_TENANT[1], header(OF_TENANT[1])),
-        ("tenant", body(envelope.tenant)),
-        ("eventMetadata.tenantId", body(envelope.pubsub_tenant)),
-        ("topic", of_topic.map(str::to_owned)),
+        ("tenant", fields::text(envelope.tenant)),
+        ("eventMetadata.tenantId", fields::text(envelope.pubsub_tenant)),
+        ("topic", of_topic.map(|tenant| Cow::Borrowed(tenant.as_str()))),
     ] {
         let Some(named) = named else { continue };
+        let named = named.trim();
+        let is = |tenant: &TenantId| tenant.as_str() == named;
+        if found.as_ref().is_some_and(is) {
+            continue;
+        }
         let disagrees = |rule: &str| Reject::new(Reason::TenantDisagrees, Some(source), rule);
-        let tenant = TenantId::parse(&named)
+        let known = of_topic.filter(|tenant| is(tenant)).cloned();
+        let tenant = known
+            .or_else(|| TenantId::parse(named))
             .ok_or_else(|| disagrees(&format!("is no tenant id, which {}", TenantId::RULE)))?;
-        if found.as_ref().is_some_and(|found| *found != tenant) {
+        if found.is_some() {
             return Err(disagrees("names another tenant than the record's other sources"));
         }
         found = Some(tenant);

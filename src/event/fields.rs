@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Days, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -157,10 +157,13 @@ fn parse_date_time(text: &str) -> Option<DateTime<Utc>> {
 }
 
 fn parse_date(text: &str) -> Option<NaiveDate> {
-    let plain = text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    // Near the ends of the calendar an offset would leave chrono's range.
-    let inside = |date: &NaiveDate| date.checked_add_days(Days::new(2)).is_some();
-    plain.then(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()).flatten().filter(inside)
+    let number = |at: std::ops::Range<usize>| {
+        let digits = text.get(at)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u32>().ok())?
+    };
+    let is_whole = text.len() == 10 && text.get(4..5) == Some("-") && text.get(7..8) == Some("-");
+    let year = i32::try_from(number(0..4)?).ok()?;
+    is_whole.then(|| NaiveDate::from_ymd_opt(year, number(5..7)?, number(8..10)?))?
 }
 
 fn parse_time(text: &str) -> Option<NaiveTime> {
@@ -174,7 +177,8 @@ fn parse_time(text: &str) -> Option<NaiveTime> {
     let mut parts = clock.split(':').map(|part| digits(part, 2).then(|| part.parse().ok())?);
     let (hour, minute) = (parts.next()??, parts.next()??);
     let second = parts.next().unwrap_or(Some(0))?;
-    let millisecond: u32 = format!("{fraction:0<3}")[..3].parse().ok()?;
+    let three = fraction.bytes().chain(std::iter::repeat(b'0')).take(3);
+    let millisecond = three.fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
     let complete = parts.next().is_none();
     complete.then(|| NaiveTime::from_hms_milli_opt(hour, minute, second, millisecond)).flatten()
 }

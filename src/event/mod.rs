@@ -44,19 +44,20 @@ pub struct Place {
     pub offset: i64,
 }
 
-/// A Kafka record as the broker handed it over; nothing of it is trusted yet.
+/// A Kafka record as the broker handed it over; nothing of it is trusted yet. It has its text and bytes for
+/// itself, or borrows them where it is only looked at.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct Record<Text = String, Bytes = Vec<u8>> {
     /// Where it stands.
     pub place: Place,
     /// The record's timestamp (`CreateTime`, milliseconds), where it has one.
     pub timestamp: Option<DateTime<Utc>>,
     /// The key, which says nothing that can be relied on (contract 3.1); kept for dead letters.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<Bytes>,
     /// Header names as sent, with their bytes.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Vec<(Text, Bytes)>,
     /// The value; `None` is a tombstone.
-    pub payload: Option<Vec<u8>>,
+    pub payload: Option<Bytes>,
 }
 
 /// One event that was understood.

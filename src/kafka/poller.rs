@@ -244,7 +244,7 @@ impl Poller {
                     error!(kafka.topic = topic, "a topic came that was not asked for");
                     return;
                 };
-                let record = copy(&message, name, timestamp, |_| true);
+                let record = copy(&message, name, timestamp);
                 drop(message);
                 let Some(cluster) = self.cluster() else { return };
                 self.held.push_back((Incoming { record, topic, cluster, kept }, era));
@@ -448,23 +448,19 @@ pub(super) fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
     at.filter(|at| (1..=9999).contains(&at.year()))
 }
 
-pub(super) fn copy(
+fn copy(
     message: &BorrowedMessage<'_>,
     topic: Arc<str>,
     timestamp: Option<DateTime<Utc>>,
-    wanted: fn(&str) -> bool,
 ) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let owned = |h: rdkafka::message::Header<'_, &[u8]>| {
-            (h.key.to_owned(), h.value.unwrap_or_default().to_vec())
-        };
-        headers.iter().filter(|h| wanted(h.key)).map(owned).collect()
-    });
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
         timestamp,
         key: message.key().map(<[u8]>::to_vec),
-        headers,
+        headers: headers
+            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+            .collect(),
         payload: message.payload().map(<[u8]>::to_vec),
     }
 }

@@ -14,13 +14,14 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers},
 };
 use tracing::debug;
 
 use super::{consumer, poller, retention::Quiet};
 use crate::{
     config::KafkaConfig,
-    event::{Record, decode},
+    event::{Place, Record, decode},
     flow::outcome::At,
 };
 
@@ -67,9 +68,9 @@ pub enum ReadError {
 }
 
 /// What was read since the last time.
-pub struct Batch {
-    /// Records, each of the part with that number.
-    pub records: Vec<(usize, Record)>,
+pub struct Batch<T> {
+    /// What was made of each record.
+    pub records: Vec<T>,
     /// Whether that is everything.
     pub is_end: bool,
 }
@@ -79,16 +80,19 @@ const BATCH: usize = 500;
 const WAITING: usize = 4;
 
 /// Reads parts of logs, all of them side by side, so that what belongs together comes near together. It does so on
-/// a thread of its own, while what came is understood on another, until everything is read or nobody takes it.
-pub fn read(
+/// a thread of its own, until everything is read or nobody takes it. `understand` is called there with the number
+/// of a record's part and the record, as far as it is read from: none of its bytes are copied, and only what was
+/// made of it reaches another thread.
+pub fn read<T: Send + 'static>(
     config: &KafkaConfig,
     parts: &[(At, Part)],
-) -> Result<Receiver<Result<Batch, ReadError>>, ReadError> {
+    understand: impl Fn(usize, &Seen<'_>) -> T + Send + 'static,
+) -> Result<Receiver<Result<Batch<T>, ReadError>>, ReadError> {
     let mut reader = Reader::new(config, parts)?;
     let (sender, batches) = mpsc::sync_channel(WAITING);
     thread::spawn(move || {
         loop {
-            let batch = reader.batch();
+            let batch = reader.batch(&understand);
             let is_over = batch.as_ref().map_or(true, |batch| batch.is_end);
             if sender.send(batch).is_err() || is_over {
                 return;
@@ -98,10 +102,13 @@ pub fn read(
     Ok(batches)
 }
 
+/// A record that is only looked at.
+pub type Seen<'a> = Record<&'a str, &'a [u8]>;
+
 /// What one look at the log brought.
-enum Read {
-    /// A record of the part with this number.
-    Record(usize, Record),
+enum Read<T> {
+    /// What was made of a record.
+    Record(T),
     /// Nothing yet.
     Nothing,
     /// Everything was read.
@@ -147,6 +154,9 @@ impl Reader {
             ("fetch.message.max.bytes", "262144"),
             // What is read as fast as it comes is full again and again; by default each time costs a second.
             ("fetch.queue.backoff.ms", "10"),
+            // Where only parts that are read to their end have room, the broker would wait for what comes to them, by
+            // default for half a second, and nothing else be asked for meanwhile.
+            ("fetch.wait.max.ms", "10"),
         ] {
             settings.set(key, value);
         }
@@ -170,11 +180,14 @@ impl Reader {
     }
 
     /// What comes in time, as far as it goes into a batch.
-    fn batch(&mut self) -> Result<Batch, ReadError> {
+    fn batch<T>(
+        &mut self,
+        understand: &impl Fn(usize, &Seen<'_>) -> T,
+    ) -> Result<Batch<T>, ReadError> {
         let mut batch = Batch { records: Vec::with_capacity(BATCH), is_end: false };
         while batch.records.len() < BATCH {
-            match self.read()? {
-                Read::Record(part, record) => batch.records.push((part, record)),
+            match self.read(understand)? {
+                Read::Record(made) => batch.records.push(made),
                 Read::Nothing => break,
                 Read::End => {
                     batch.is_end = true;
@@ -186,7 +199,10 @@ impl Reader {
     }
 
     /// The next record, if one comes in time.
-    fn read(&mut self) -> Result<Read, ReadError> {
+    fn read<T>(
+        &mut self,
+        understand: &impl Fn(usize, &Seen<'_>) -> T,
+    ) -> Result<Read<T>, ReadError> {
         if self.parts.is_empty() {
             return Ok(Read::End);
         }
@@ -195,7 +211,7 @@ impl Reader {
                 self.turn = (self.turn + 1) % self.parts.len().max(1);
                 self.left = self.parts.get(self.turn).map_or(0, |reading| reading.turn);
             }
-            match self.poll_turn()? {
+            match self.poll_turn(understand)? {
                 Read::Nothing if self.parts.is_empty() => return Ok(Read::End),
                 Read::Nothing => self.left = 0,
                 read => {
@@ -212,19 +228,23 @@ impl Reader {
     }
 
     /// What is there of the partition whose turn it is. One that was read to its end is let go of.
-    fn poll_turn(&mut self) -> Result<Read, ReadError> {
+    fn poll_turn<T>(
+        &mut self,
+        understand: &impl Fn(usize, &Seen<'_>) -> T,
+    ) -> Result<Read<T>, ReadError> {
         let Some(reading) = self.parts.get_mut(self.turn) else { return Ok(Read::Nothing) };
         let (read, is_over) = match reading.queue.poll(Duration::ZERO) {
             None => return Ok(Read::Nothing),
             Some(Ok(message)) => {
                 let part = &mut reading.part;
                 part.next = message.offset() + 1;
-                let at = poller::time_of(&message);
-                let record = poller::copy(&message, reading.topic.clone(), at, decode::is_read);
-                let is_beyond = part.next > part.end;
-                let read =
-                    if is_beyond { Read::Nothing } else { Read::Record(reading.number, record) };
-                (read, part.next >= part.end)
+                let is_over = part.next >= part.end;
+                if part.next > part.end {
+                    (Read::Nothing, is_over)
+                } else {
+                    let record = see(&message, reading.topic.clone());
+                    (Read::Record(understand(reading.number, &record)), is_over)
+                }
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,
             // or belongs to transactions.
@@ -239,6 +259,19 @@ impl Reader {
             self.parts.swap_remove(self.turn);
         }
         Ok(read)
+    }
+}
+
+/// What is read from a record, and nothing else of it.
+fn see<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> Seen<'a> {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let read = headers.filter(|header| decode::is_read(header.key));
+    Record {
+        place: Place { topic, partition: message.partition(), offset: message.offset() },
+        timestamp: poller::time_of(message),
+        key: None,
+        headers: read.map(|header| (header.key, header.value.unwrap_or_default())).collect(),
+        payload: message.payload(),
     }
 }
 

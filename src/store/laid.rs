@@ -161,8 +161,9 @@ pub async fn in_parts(
     tx: &mut Tx,
     shadow: &Schema,
     of: Laid,
-    most: i64,
+    most: usize,
 ) -> Result<Vec<Uuid>, Error> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
     let statement = match of {
         Laid::Loans => &LOANS_IN_PARTS,
         Laid::Fees => &FEES_IN_PARTS,

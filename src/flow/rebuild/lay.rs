@@ -21,7 +21,7 @@ use crate::{
 const STATEMENT: usize = 10_000;
 
 /// Ids that are looked for at once.
-const FOUND: i64 = 1_000_000;
+const FOUND: usize = 1_000_000;
 
 /// How far reading has come with what is laid out.
 pub(super) enum Reached {
@@ -68,15 +68,15 @@ async fn join(work: &Work, of: Laid) -> Result<(), Failure> {
         let mut tx = work.begin().await?;
         let found = laid::in_parts(&mut tx, &work.shadow, of, FOUND).await?;
         drop(tx);
-        if found.is_empty() {
-            return Ok(());
-        }
         for ids in found.chunks(STATEMENT) {
             let began = Instant::now();
             let mut tx = work.begin().await?;
             laid::join(&mut tx, &work.shadow, of, ids).await?;
             store::commit(tx).await?;
             work.pace.keep(began).await;
+        }
+        if found.len() < FOUND {
+            return Ok(());
         }
     }
 }

@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     config::KafkaConfig,
-    event::{Reading, Record, Topic},
+    event::{self, Event, Reading, TenantId, Topic},
     figures::figures,
     flow::outcome::At,
-    kafka::reader::{self, Batch, Part},
+    kafka::reader::{self, Batch, Part, Seen},
     patron::Said,
     store::shadow,
 };
@@ -80,8 +80,8 @@ pub(super) async fn read(shares: Vec<Share>) -> Result<Vec<Option<Failure>>, Fai
     let cluster = cluster.ok_or(Failure::Away("no broker tells the cluster's id"))?;
     let works: Vec<Work> = shares.iter().map(|share| share.work.clone()).collect();
     let (folded, mut portions) = mpsc::channel::<Portion>(1);
-    let folds = Folds::of(shares, &first.kafka, cluster, first.setting.memory);
-    let reading = tokio::task::spawn_blocking(move || fold(&first.kafka, folds, &folded));
+    let folds = Folds::of(shares, first.setting.memory);
+    let reading = tokio::task::spawn_blocking(move || fold(&first.kafka, cluster, folds, &folded));
     let mut failures: Vec<Option<Failure>> = works.iter().map(|_| None).collect();
     while let Some(Portion { of, said, reached }) = portions.recv().await {
         if works[of].stop.is_cancelled() {
@@ -114,22 +114,44 @@ struct Portion {
     reached: Reached,
 }
 
+/// What a record says, if anything, and where it stood.
+struct Heard {
+    place: usize,
+    offset: i64,
+    said: Option<(TenantId, Box<Event>)>,
+}
+
+/// Understands records of these topics, each by the number of its place.
+fn understand(
+    topics: Vec<Option<Topic>>,
+    cluster: Arc<str>,
+) -> impl Fn(usize, &Seen<'_>) -> Heard + Send + 'static {
+    move |place, record| {
+        let topic = topics.get(place).and_then(Option::as_ref);
+        let said = match topic.map(|topic| event::read(record, topic, &cluster)) {
+            Some(Reading::Event(tenant, event)) => Some((tenant, event)),
+            _ => None,
+        };
+        Heard { place, offset: record.place.offset, said }
+    }
+}
+
 /// Folds what is read, on a thread that may block, until all is read or nobody takes what was folded.
 fn fold(
     kafka: &KafkaConfig,
+    cluster: Arc<str>,
     mut folds: Folds,
     folded: &mpsc::Sender<Portion>,
 ) -> Result<(), Failure> {
     let parts: Vec<_> = folds.places.iter().map(|place| (place.at.clone(), place.part)).collect();
-    let batches = reader::read(kafka, &parts)?;
+    let topics = parts.iter().map(|((name, _), _)| kafka.environment.parse(name)).collect();
+    let batches = reader::read(kafka, &parts, understand(topics, cluster))?;
     let mut since = Instant::now();
     // The reader has nothing more to say once it was at the end.
     while let Ok(batch) = batches.recv() {
         let Batch { records, is_end } = batch?;
         figures().replayed.increment(records.len() as u64);
-        for (part, record) in records {
-            folds.hear(part, &record);
-        }
+        records.into_iter().for_each(|heard| folds.hear(heard));
         let mut portions = Vec::new();
         if is_end {
             folds.end();
@@ -156,7 +178,6 @@ fn fold(
 struct Folds {
     places: Vec<Place>,
     shares: Vec<Folding>,
-    cluster: Arc<str>,
     /// How many bytes may be held, and how many were when something was last let go of.
     room: usize,
     kept: usize,
@@ -167,7 +188,6 @@ struct Place {
     at: At,
     /// As far as anybody wants it. What is next moves on.
     part: Part,
-    topic: Option<Topic>,
     /// Who wants which part of it.
     wanted: Vec<(usize, Part)>,
 }
@@ -181,14 +201,13 @@ struct Folding {
 }
 
 impl Folds {
-    fn of(shares: Vec<Share>, kafka: &KafkaConfig, cluster: Arc<str>, memory: usize) -> Self {
+    fn of(shares: Vec<Share>, memory: usize) -> Self {
         let mut places: BTreeMap<At, Place> = BTreeMap::new();
         for (n, share) in shares.iter().enumerate() {
             for (at, part) in &share.parts {
                 let place = places.entry(at.clone()).or_insert_with(|| Place {
                     at: at.clone(),
                     part: *part,
-                    topic: kafka.environment.parse(&at.0),
                     wanted: Vec::new(),
                 });
                 place.part.next = place.part.next.min(part.next);
@@ -202,21 +221,19 @@ impl Folds {
         });
         let (places, shares) = (places.into_values().collect(), shares.collect());
         // What waits to be laid out takes as much again.
-        Self { places, shares, cluster, room: memory / 2, kept: 0 }
+        Self { places, shares, room: memory / 2, kept: 0 }
     }
 
-    fn hear(&mut self, n: usize, record: &Record) {
-        let Some(place) = self.places.get_mut(n) else { return };
-        let offset = record.place.offset;
+    fn hear(&mut self, Heard { place, offset, said }: Heard) {
+        let Some(place) = self.places.get_mut(place) else { return };
         place.part.next = offset + 1;
-        let read = place.topic.as_ref().map(|t| crate::event::read(record, t, &self.cluster));
         for (share, part) in &place.wanted {
             if offset < part.next || offset >= part.end {
                 continue;
             }
             let share = &mut self.shares[*share];
             share.progress.add(1);
-            if let Some(Reading::Event(tenant, event)) = &read
+            if let Some((tenant, event)) = &said
                 && *tenant == share.wanted.tenant
                 && share.wanted.admits(&event.fact)
             {

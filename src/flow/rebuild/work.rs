@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
@@ -97,6 +97,7 @@ impl Failure {
 pub(super) struct Progress {
     stage: Mutex<Option<(&'static str, u64, Instant)>>,
     done: AtomicU64,
+    begun: Notify,
 }
 
 impl Progress {
@@ -105,6 +106,7 @@ impl Progress {
         self.done.store(0, Ordering::Relaxed);
         let mut of = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         *of = Some((stage, total, Instant::now()));
+        self.begun.notify_one();
     }
 
     /// So many steps are done.
@@ -304,7 +306,9 @@ impl Work {
             if said.elapsed() >= HELD {
                 return Kept::ByAnother;
             }
-            if self.stop.run_until_cancelled(sleep(WORD)).await.is_none() {
+            // A stage that begins is told at once: some are short.
+            let next = timeout(WORD, self.progress.begun.notified());
+            if self.stop.run_until_cancelled(next).await.is_none() {
                 return Kept::Stopping;
             }
         }
