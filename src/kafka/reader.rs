@@ -62,6 +62,9 @@ pub enum ReadError {
     /// Nothing came for a long time.
     #[error("no broker has answered for {} s", PATIENCE.as_secs())]
     Silent,
+    /// A record came where none is looked for: what else did is not known.
+    #[error("the client gave a record to nobody")]
+    Astray,
     /// What was to be read is gone.
     #[error("retention has taken records of a topic while it was being read")]
     Cut,
@@ -161,14 +164,11 @@ impl Reader {
             settings.set(key, value);
         }
         let client: Arc<BaseConsumer<Quiet>> = Arc::new(settings.create_with_context(Quiet)?);
-        let mut from = TopicPartitionList::with_capacity(filled.len());
-        for (_, ((topic, partition), part)) in &filled {
-            from.add_partition_offset(topic, *partition, Offset::Offset(part.next))?;
-        }
-        client.assign(&from)?;
         let longest = filled.iter().map(|(_, (_, part))| part.len()).max().unwrap_or(1);
+        let mut from = TopicPartitionList::with_capacity(filled.len());
         let mut reading = Vec::with_capacity(filled.len());
         for (number, ((topic, partition), part)) in filled {
+            from.add_partition_offset(topic, *partition, Offset::Offset(part.next))?;
             let queue = client.split_partition_queue(topic, *partition);
             let queue = queue.ok_or_else(|| {
                 KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownPartition)
@@ -176,6 +176,8 @@ impl Reader {
             let turn = (TURN * part.len()).div_ceil(longest);
             reading.push(Reading { number, topic: topic.clone(), part: *part, turn, queue });
         }
+        // Only now: what came before a partition had its queue would wait in the client's own.
+        client.assign(&from)?;
         Ok(Self { client, parts: reading, turn: 0, left: TURN, heard: Instant::now() })
     }
 
@@ -221,8 +223,10 @@ impl Reader {
             }
         }
         // Nothing is there of any: wait a moment, and serve the client's own events.
-        if let Some(Err(error)) = self.client.poll(POLL) {
-            trouble(error)?;
+        match self.client.poll(POLL) {
+            None => {}
+            Some(Ok(_)) => return Err(ReadError::Astray),
+            Some(Err(error)) => trouble(error)?,
         }
         if self.heard.elapsed() > PATIENCE { Err(ReadError::Silent) } else { Ok(Read::Nothing) }
     }

@@ -31,9 +31,12 @@ const COPY_FEES: Statement = Statement::new(
 
 const PRUNED: Statement = Statement::new("select pruned_before from {schema}.housekeeping");
 
-const FIND: [Statement; 2] = [
+/// Without statistics the index would not be used.
+const FIND: [Statement; 4] = [
     Statement::new("create index if not exists laid_loan on {schema}.loan (loan_id)"),
     Statement::new("create index if not exists laid_fee_fine on {schema}.fee_fine (fee_fine_id)"),
+    Statement::new("analyze {schema}.loan (loan_id)"),
+    Statement::new("analyze {schema}.fee_fine (fee_fine_id)"),
 ];
 
 const LOANS_IN_PARTS: Statement = Statement::new(
@@ -75,6 +78,8 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &PRUNED,
     &FIND[0],
     &FIND[1],
+    &FIND[2],
+    &FIND[3],
     &LOANS_IN_PARTS,
     &FEES_IN_PARTS,
     &END[0],

@@ -302,6 +302,7 @@ async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_not
         let library = library(world).await;
         damage(world, &library).await;
         let told = rebuild(world, json!({ "dryRun": true })).await;
+        assert_eq!(told["status"], "compared", "{told}");
         let id = told["id"].as_str().unwrap().to_owned();
         let again = format!(
             "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{id}'"
@@ -313,7 +314,7 @@ async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_not
         };
         world.until("it is compared again", compared).await;
         let anew = ended(world, &id).await;
-        assert_eq!((&anew["summary"], anew.get("error")), (&told["summary"], None));
+        assert_eq!((&anew["summary"], anew.get("error")), (&told["summary"], None), "{anew}");
         // Whoever takes one that is to end does nothing else with it.
         let ending = format!(
             "update mod_patron_blocks.rebuild set status = 'applying', cancel = true where id = '{id}'"
@@ -321,14 +322,16 @@ async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_not
         world.meddle(&ending).await;
         assert_eq!(ended(world, &id).await["status"], "cancelled");
         let told = rebuild(world, json!({})).await;
-        assert_eq!((&told["status"], &told["summary"]["applied"]), (&json!("done"), &json!(4)));
+        let applied = (&told["status"], &told["summary"]["applied"]);
+        assert_eq!(applied, (&json!("done"), &json!(4)), "{told}");
         let again = format!(
             "update mod_patron_blocks.rebuild set status = 'reading', ended_at = null where id = '{}'",
             told["id"].as_str().unwrap()
         );
         world.meddle(&again).await;
         let told = ended(world, told["id"].as_str().unwrap()).await;
-        assert_eq!((&told["status"], &told["summary"]["patrons"]), (&json!("done"), &json!(0)));
+        let found = (&told["status"], &told["summary"]["patrons"]);
+        assert_eq!(found, (&json!("done"), &json!(0)), "{told}");
     })
     .await;
 }

@@ -46,6 +46,11 @@ impl Fold {
         }
     }
 
+    /// Lets go of the first of it, of about so many bytes.
+    pub(super) fn take_first(&mut self, bytes: usize) -> Said {
+        split(&mut self.said, (bytes / OF_LOAN).max(1)).unwrap_or_default()
+    }
+
     pub(super) fn take_all(&mut self) -> Said {
         std::mem::take(&mut self.said)
     }
@@ -128,7 +133,9 @@ mod tests {
         assert_eq!(ids(&fold.take_ended()), [10, 20]);
         assert!(fold.bytes() < before);
         assert_eq!(ids(&fold.take_ended()), [0; 0]);
-        assert_eq!(ids(&fold.take_all()), [11, 12, 21, 22]);
+        assert_eq!(ids(&fold.take_first(OF_LOAN)), [11, 21]);
+        assert_eq!(ids(&fold.take_all()), [12, 22]);
         assert_eq!(fold.bytes(), 0);
+        assert_eq!(fold.take_first(OF_LOAN), Said::default());
     }
 }

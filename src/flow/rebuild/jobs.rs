@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
@@ -17,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     ask::{Ask, Asked},
+    end::End,
     together,
     tokens::Tokens,
     work::{Failure, HELD, Kept, Setting, WORD, With, Work},
@@ -34,7 +34,7 @@ use crate::{
     store::{
         self, Db, Login, PoolSettings, Schema, Tx, differences,
         rebuilds::{self, Hold, Rebuild, Request, Status},
-        shadow, tenants,
+        shadow,
     },
     telemetry::Chain,
 };
@@ -83,8 +83,8 @@ struct Taken {
 
 /// How a rebuild left the hands of this instance.
 enum Left {
-    /// It goes no further.
-    Ended(Status, Option<Value>, Option<String>),
+    /// It goes no further, or not by itself.
+    Ended(End),
     /// Another instance may go on with it, or this one with what is missing.
     Over(Option<String>),
 }
@@ -331,17 +331,13 @@ impl Rebuilds {
     }
 
     async fn run(&self, rebuild: Rebuild, hold: Hold, with: With, stop: &CancellationToken) {
-        let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
+        let (id, tenant, db) = (rebuild.id, rebuild.tenant.clone(), with.db.clone());
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");
-        let left = self.go_on(&rebuild, hold, with, stop).await;
-        let stored = match left {
-            Ok(Left::Ended(status, summary, problem)) => {
-                if status != Status::Done {
-                    self.not_filled(&rebuild).await;
-                }
-                info!(%tenant, rebuild.id = %id, status = status.name(), problem, "rebuild");
-                let (summary, problem) = (summary.as_ref(), problem.as_deref());
-                rebuilds::set_status(&self.db, id, hold, status, summary, problem).await
+        let stored = match self.go_on(&rebuild, hold, with, stop).await {
+            Ok(Left::Ended(end)) => {
+                let (status, problem) = (end.status.name(), end.problem.as_deref());
+                info!(%tenant, rebuild.id = %id, status, problem, "rebuild");
+                end.store(&db, &rebuild, hold).await
             }
             Ok(Left::Over(problem)) => {
                 rebuilds::let_go(&self.db, id, hold, problem.as_deref()).await
@@ -357,19 +353,6 @@ impl Rebuilds {
         }
     }
 
-    /// What was to fill a tenant has ended without that: what happened before may be missing.
-    async fn not_filled(&self, rebuild: &Rebuild) {
-        let noted = async {
-            let mut tx = store::begin(&self.db).await?;
-            let (tenant, lacks_before) = (&rebuild.tenant, Some(rebuild.asked_at));
-            tenants::filled(&mut tx, tenant, Some(rebuild.id), lacks_before).await?;
-            store::commit(tx).await
-        };
-        if let Err(error) = noted.await {
-            warn!(tenant = %rebuild.tenant, error = %Chain(&error), "tenant still told as filling");
-        }
-    }
-
     async fn go_on(
         &self,
         rebuild: &Rebuild,
@@ -377,16 +360,14 @@ impl Rebuilds {
         with: With,
         stop: &CancellationToken,
     ) -> Result<Left, Failure> {
-        let failed = |why: String| Ok(Left::Ended(Status::Failed, None, Some(why)));
         let (tenant, ask) =
             match (self.tenants.find(&rebuild.tenant).await?, Ask::read(&rebuild.request)) {
                 (Some(tenant), Ok(ask)) => (tenant, ask),
                 (tenant, ask) => {
-                    let shadow = Schema::shadow(&rebuild.tenant, rebuild.id);
-                    shadow::remove(&self.db, &shadow).await?;
                     let refused = ask.err().map(|refused| refused.to_string());
                     let why = if tenant.is_none() { None } else { refused };
-                    return failed(why.unwrap_or_else(|| "the tenant is not enabled".to_owned()));
+                    let why = why.unwrap_or_else(|| "the tenant is not enabled".to_owned());
+                    return Ok(Left::Ended(End::failed(why, false)));
                 }
             };
         let work = self.equip(rebuild, ask, (tenant, with), hold, stop.child_token());
@@ -403,7 +384,7 @@ impl Rebuilds {
                     match why {
                         Kept::Cancelled => return Self::cancelled(&work).await,
                         Kept::Gone => {
-                            work.clear(false).await?;
+                            shadow::remove(work.db(), &work.shadow).await?;
                             return Ok(Left::Over(None));
                         }
                         Kept::ByAnother | Kept::Stopping => return Ok(Left::Over(None)),
@@ -411,13 +392,7 @@ impl Rebuilds {
                 }
             };
             match done {
-                Ok((Status::Compared, summary)) => {
-                    return Ok(Left::Ended(Status::Compared, Some(summary), None));
-                }
-                Ok((status, summary)) => {
-                    work.clear(false).await?;
-                    return Ok(Left::Ended(status, Some(summary), None));
-                }
+                Ok((status, summary)) => return Ok(Left::Ended(End::with(status, summary))),
                 Err(Failure::Token(problem)) => {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem,
                         "a rebuild has to wait for another token");
@@ -436,8 +411,8 @@ impl Rebuilds {
                     stop.run_until_cancelled(sleep(pause)).await;
                 }
                 Err(failure) => {
-                    work.clear(work.status() != Status::Applying).await?;
-                    return failed(Chain(&failure).to_string());
+                    let forgets = work.status() != Status::Applying;
+                    return Ok(Left::Ended(End::failed(Chain(&failure).to_string(), forgets)));
                 }
             }
         }
@@ -447,8 +422,7 @@ impl Rebuilds {
     async fn cancelled(work: &Work) -> Result<Left, Failure> {
         work.stop.cancel();
         let has_applied = differences::summary(work.db(), &work.tenant.schema, work.id).await?;
-        work.clear(has_applied.applied == 0).await?;
-        Ok(Left::Ended(Status::Cancelled, None, None))
+        Ok(Left::Ended(End::cancelled(has_applied.applied == 0)))
     }
 
     fn equip(

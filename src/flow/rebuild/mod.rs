@@ -7,6 +7,7 @@
 mod apply;
 mod ask;
 mod compare;
+mod end;
 mod fold;
 mod jobs;
 mod lay;

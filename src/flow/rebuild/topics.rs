@@ -156,9 +156,9 @@ fn fold(
         if is_end {
             folds.end();
         } else if folds.is_plenty() {
-            portions = folds.take_ended();
+            portions = folds.let_go_of_some();
         }
-        if is_end || folds.is_full() || since.elapsed() > LAY_OUT {
+        if is_end || since.elapsed() > LAY_OUT {
             portions.extend(folds.take_all());
             since = Instant::now();
         }
@@ -167,7 +167,7 @@ fn fold(
                 return Ok(());
             }
         }
-        if is_end || folds.let_go() {
+        if is_end || folds.is_left_alone() {
             return Ok(());
         }
     }
@@ -220,8 +220,8 @@ impl Folds {
             Folding { wanted, fold: Fold::default(), progress, stop }
         });
         let (places, shares) = (places.into_values().collect(), shares.collect());
-        // What waits to be laid out takes as much again.
-        Self { places, shares, room: memory / 2, kept: 0 }
+        // Beside what is held, one portion is laid out, one waits, and one is read in the meantime.
+        Self { places, shares, room: memory * PORTIONS / (PORTIONS + 3), kept: 0 }
     }
 
     fn hear(&mut self, Heard { place, offset, said }: Heard) {
@@ -256,20 +256,23 @@ impl Folds {
         self.bytes() > self.kept + self.room / PORTIONS
     }
 
-    /// Whether letting go of what has ended is not enough.
-    fn is_full(&self) -> bool {
-        self.bytes() > self.room - self.room / PORTIONS
-    }
-
-    fn take_ended(&mut self) -> Vec<Portion> {
-        let ended = self.shares.iter_mut().enumerate().map(|(of, share)| Portion {
-            of,
-            said: share.fold.take_ended(),
-            reached: Reached::Nowhere,
-        });
-        let ended = ended.collect();
+    /// Lets go of what has ended, and where that is not enough of as much as has to go: of that there is more to come,
+    /// to be put together in the end. It is the same ids each time, so that of the others all is heard here.
+    fn let_go_of_some(&mut self) -> Vec<Portion> {
+        let portion = |of, said| Portion { of, said, reached: Reached::Nowhere };
+        let shares = self.shares.iter_mut().enumerate();
+        let mut portions: Vec<_> =
+            shares.map(|(of, share)| portion(of, share.fold.take_ended())).collect();
+        let least = self.room / PORTIONS;
+        while self.bytes() > self.room - least {
+            let shares = self.shares.iter_mut().enumerate();
+            let Some((of, share)) = shares.max_by_key(|(_, share)| share.fold.bytes()) else {
+                break;
+            };
+            portions.push(portion(of, share.fold.take_first(least)));
+        }
         self.kept = self.bytes();
-        ended
+        portions
     }
 
     fn take_all(&mut self) -> Vec<Portion> {
@@ -299,7 +302,7 @@ impl Folds {
     }
 
     /// Lets go of what nobody waits for any more. Tells whether that is all.
-    fn let_go(&mut self) -> bool {
+    fn is_left_alone(&mut self) -> bool {
         let mut left = 0;
         for share in &mut self.shares {
             if share.stop.is_cancelled() {

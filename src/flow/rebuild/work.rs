@@ -85,7 +85,7 @@ impl Failure {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Store(error) => error.verdict() == Verdict::Retry,
-            Self::Read(ReadError::Silent) | Self::Away(_) | Self::Lost => true,
+            Self::Read(ReadError::Silent | ReadError::Astray) | Self::Away(_) | Self::Lost => true,
             Self::Broker(_) => true,
             Self::Read(_) | Self::Refused(_) | Self::Token(_) => false,
         }
@@ -273,28 +273,16 @@ impl Work {
         Ok(super::report::summary(&summary, groups))
     }
 
-    /// Leaves nothing behind but what was found, if that is to stay: unless another instance works on it by
-    /// now.
-    pub(super) async fn clear(&self, found_too: bool) -> Result<(), Failure> {
-        let mut tx = self.begin().await?;
-        if rebuilds::is_anothers(&mut tx, self.id, self.hold).await? {
-            return Ok(());
-        }
-        shadow::remove(&mut *tx, &self.shadow).await?;
-        if found_too {
-            differences::forget(&mut tx, &self.tenant.schema, self.id).await?;
-        }
-        Ok(store::commit(tx).await?)
-    }
-
     /// Says that a rebuild is worked on, until there is a reason to let go of it.
     pub(super) async fn keep(&self) -> Kept {
         let mut said = Instant::now();
         loop {
             let progress = self.progress.told();
+            // It counts from when it was said, not from when it was heard that it was.
+            let now = Instant::now();
             match timeout(HELD / 2, rebuilds::hold(&self.db, self.id, self.hold, &progress)).await {
                 Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
-                Ok(Ok(Held::Still { cancel: false })) => said = Instant::now(),
+                Ok(Ok(Held::Still { cancel: false })) => said = now,
                 Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,
                 Ok(Ok(Held::Gone)) => return Kept::Gone,
                 Ok(Err(error)) => {

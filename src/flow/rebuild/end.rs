@@ -1,0 +1,64 @@
+//! How a rebuild ends: what there is to tell of it and what it leaves behind are stored together, or nothing is
+//! and whoever takes it next comes to the same end.
+
+use serde_json::Value;
+
+use crate::store::{
+    self, Db, Schema, differences,
+    rebuilds::{self, Hold, Rebuild, Status},
+    shadow, tenants,
+};
+
+/// A rebuild that goes no further, or waits to be applied.
+pub(super) struct End {
+    pub(super) status: Status,
+    pub(super) summary: Option<Value>,
+    pub(super) problem: Option<String>,
+    /// What it has found is forgotten.
+    pub(super) forgets: bool,
+}
+
+impl End {
+    /// With what it has found and put right.
+    pub(super) fn with(status: Status, summary: Value) -> Self {
+        Self { status, summary: Some(summary), problem: None, forgets: false }
+    }
+
+    /// Nobody asked for more of it.
+    pub(super) fn cancelled(forgets: bool) -> Self {
+        Self { status: Status::Cancelled, summary: None, problem: None, forgets }
+    }
+
+    /// It can't be done.
+    pub(super) fn failed(problem: String, forgets: bool) -> Self {
+        Self { status: Status::Failed, summary: None, problem: Some(problem), forgets }
+    }
+
+    /// Stores it, unless another instance works on the rebuild by now. What is laid out stays only where it may
+    /// still be applied.
+    pub(super) async fn store(
+        &self,
+        db: &Db,
+        rebuild: &Rebuild,
+        hold: Hold,
+    ) -> Result<(), store::Error> {
+        let (id, tenant) = (rebuild.id, &rebuild.tenant);
+        let mut tx = store::begin(db).await?;
+        // What was to fill a tenant has ended without that: what happened before may be missing.
+        if self.status != Status::Done {
+            tenants::filled(&mut tx, tenant, Some(id), Some(rebuild.asked_at)).await?;
+        }
+        if rebuilds::is_anothers(&mut tx, id, hold).await? {
+            return Ok(());
+        }
+        if self.status != Status::Compared {
+            shadow::remove(&mut *tx, &Schema::shadow(tenant, id)).await?;
+        }
+        if self.forgets {
+            differences::forget(&mut tx, &Schema::of(tenant), id).await?;
+        }
+        let (summary, problem) = (self.summary.as_ref(), self.problem.as_deref());
+        rebuilds::set_status(&mut *tx, id, hold, self.status, summary, problem).await?;
+        store::commit(tx).await
+    }
+}
