@@ -31,7 +31,7 @@ const COPY_FEES: Statement = Statement::new(
 
 const PRUNED: Statement = Statement::new("select pruned_before from {schema}.housekeeping");
 
-/// Without statistics the index would not be used.
+/// What has just been copied has no statistics yet.
 const FIND: [Statement; 4] = [
     Statement::new("create index if not exists laid_loan on {schema}.loan (loan_id)"),
     Statement::new("create index if not exists laid_fee_fine on {schema}.fee_fine (fee_fine_id)"),
@@ -177,8 +177,11 @@ pub async fn in_parts(
     found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
 }
 
-/// Makes one row of each of these.
+/// Makes one row of each of these. They lie together in the index, which the planner doesn't know: it would read
+/// all of the table for so many.
 pub async fn join(tx: &mut Tx, shadow: &Schema, of: Laid, ids: &[Uuid]) -> Result<(), Error> {
+    let by_index = sqlx::query("select set_config('enable_seqscan', 'off', true)");
+    by_index.execute(&mut **tx).await.map_err(Error::at("have an index used"))?;
     match of {
         Laid::Loans => {
             let joined = rows::loans(tx, shadow, ids).await?;
