@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc as std_mpsc},
     time::{Duration, Instant},
 };
@@ -453,14 +454,23 @@ fn copy(
     topic: Arc<str>,
     timestamp: Option<DateTime<Utc>>,
 ) -> Record {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
         timestamp,
         key: message.key().map(<[u8]>::to_vec),
-        headers: headers
-            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-            .collect(),
+        headers: headers(message).map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
         payload: message.payload().map(<[u8]>::to_vec),
     }
+}
+
+/// The record's headers. One whose name is not UTF-8 is none that anybody reads, and the client's library
+/// panics at it: whoever writes such a record must not stop those who read.
+pub(super) fn headers<'a>(
+    message: &'a BorrowedMessage<'_>,
+) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    message.headers().into_iter().flat_map(|headers| {
+        let read = |n| catch_unwind(AssertUnwindSafe(|| headers.try_get(n))).ok().flatten();
+        let read = (0..headers.count()).filter_map(read);
+        read.map(|header| (header.key, header.value.unwrap_or_default()))
+    })
 }

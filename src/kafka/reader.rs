@@ -14,7 +14,7 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, Headers},
+    message::BorrowedMessage,
 };
 use tracing::debug;
 
@@ -48,6 +48,12 @@ pub struct Part {
 }
 
 impl Part {
+    /// What is left of it from an offset on: none where there is none. It may stand behind the end by now.
+    pub fn since(self, first: Option<i64>) -> Self {
+        let next = first.map_or(self.end, |first| self.next.max(first).min(self.end));
+        Self { next, ..self }
+    }
+
     fn len(&self) -> usize {
         usize::try_from(self.end - self.next).unwrap_or_default()
     }
@@ -65,6 +71,12 @@ pub enum ReadError {
     /// A record came where none is looked for: what else did is not known.
     #[error("the client gave a record to nobody")]
     Astray,
+    /// What was to be read is there no more.
+    #[error("a topic was deleted while it was being read")]
+    Gone,
+    /// What the broker has kept is damaged, or of a kind that the client doesn't know.
+    #[error("a topic holds what the client can't unpack")]
+    Unreadable(#[source] KafkaError),
     /// What was to be read is gone.
     #[error("retention has taken records of a topic while it was being read")]
     Cut,
@@ -240,6 +252,7 @@ impl Reader {
         let (read, is_over) = match reading.queue.poll(Duration::ZERO) {
             None => return Ok(Read::Nothing),
             Some(Ok(message)) => {
+                self.heard = Instant::now();
                 let part = &mut reading.part;
                 part.next = message.offset() + 1;
                 let is_over = part.next >= part.end;
@@ -252,13 +265,15 @@ impl Reader {
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,
             // or belongs to transactions.
-            Some(Err(KafkaError::PartitionEOF(_))) => (Read::Nothing, true),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                self.heard = Instant::now();
+                (Read::Nothing, true)
+            }
             Some(Err(error)) => {
                 trouble(error)?;
                 (Read::Nothing, false)
             }
         };
-        self.heard = Instant::now();
         if is_over {
             self.parts.swap_remove(self.turn);
         }
@@ -268,27 +283,60 @@ impl Reader {
 
 /// What is read from a record, and nothing else of it.
 fn see<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> Seen<'a> {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let read = headers.filter(|header| decode::is_read(header.key));
+    let read = poller::headers(message).filter(|(name, _)| decode::is_read(name));
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
         timestamp: poller::time_of(message),
         key: None,
-        headers: read.map(|header| (header.key, header.value.unwrap_or_default())).collect(),
+        headers: read.collect(),
         payload: message.payload(),
     }
 }
 
-/// Most passes: the client goes on trying by itself.
+/// Most passes: the client goes on trying by itself. What it would try for ever ends reading.
 fn trouble(error: KafkaError) -> Result<(), ReadError> {
+    use RDKafkaErrorCode as Code;
     match error {
+        KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+            Err(ReadError::Cut)
+        }
         KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-        ) => Err(ReadError::Cut),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition,
+        ) => Err(ReadError::Gone),
+        KafkaError::MessageConsumption(
+            Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::NotImplemented,
+        ) => Err(ReadError::Unreadable(error)),
         error @ KafkaError::MessageConsumptionFatal(_) => Err(error.into()),
         error => {
             debug!(%error, "while reading for a rebuild");
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_would_try_for_ever_ends_reading_and_what_passes_does_not() {
+        use RDKafkaErrorCode as Code;
+        let told = |code| trouble(KafkaError::MessageConsumption(code));
+        assert!(matches!(told(Code::UnknownTopicOrPartition), Err(ReadError::Gone)));
+        assert!(matches!(told(Code::AutoOffsetReset), Err(ReadError::Cut)));
+        for code in [Code::BadMessage, Code::BadCompression, Code::NotImplemented] {
+            assert!(matches!(told(code), Err(ReadError::Unreadable(_))), "{code:?}");
+        }
+        for code in [Code::BrokerTransportFailure, Code::AllBrokersDown, Code::LeaderNotAvailable] {
+            assert!(told(code).is_ok(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_behind_the_end_meanwhile_is_not_asked_for() {
+        let part = Part { next: 40, end: 100 };
+        for (first, next) in [(None, 100), (Some(7), 40), (Some(60), 60), (Some(101), 100)] {
+            assert_eq!(part.since(first), Part { next, end: 100 });
         }
     }
 }

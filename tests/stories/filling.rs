@@ -155,6 +155,29 @@ async fn a_tenant_whose_topics_were_cut_is_told_of_as_incomplete_until_storage_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_filling_was_ended_before_anybody_began_is_told_of_as_incomplete() {
+    World::tell(async |world| {
+        purge(world).await;
+        world.stop().await;
+        world.config.rebuild.at_once = 0;
+        world.start_anyhow().await;
+        assert_eq!(world.post("/_/tenant", &json!({ "module_to": MODULE })).await.0, 201);
+        let knowledge = async |world: &World, wanted: &str| {
+            let (status, told) = world.get("/patron-blocks/ingest").await;
+            status == 200 && told.contains(&format!("\"knowledge\":\"{wanted}\""))
+        };
+        let is_filling = async |world: &World| knowledge(world, "filling").await;
+        world.until("it waits to be filled", is_filling).await;
+        let all = world.read("/patron-blocks/rebuilds").await;
+        let id = all["rebuilds"][0]["id"].as_str().unwrap();
+        assert_eq!(world.delete(&format!("/patron-blocks/rebuilds/{id}")).await.0, 204);
+        let is_incomplete = async |world: &World| knowledge(world, "incomplete").await;
+        world.until("it is told of as incomplete", is_incomplete).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_is_filled_once_the_broker_is_back_and_by_another_instance_where_its_own_has_gone()
 {
     World::tell(async |world| {

@@ -336,6 +336,34 @@ async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_not
     .await;
 }
 
+/// A statement of a rebuild that was broken off goes on in the database for a while, with its locks.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_can_not_end_yet_others_are_worked_on_and_then_it_ends() {
+    World::tell(async |world| {
+        library(world).await;
+        let told = rebuild(world, json!({ "dryRun": true })).await;
+        let id = told["id"].as_str().unwrap();
+        let mut tx = world.db.begin().await.unwrap();
+        let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
+        let lock = format!("lock table {shadow}.loan in access share mode");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+        assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
+        // By then it might be another's to take.
+        let lapsed = format!(
+            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and held_until < now()"
+        );
+        let is_lapsed = async |world: &World| world.count(&lapsed).await == 1;
+        world.until("its hold has passed", is_lapsed).await;
+        let other = rebuild(world, json!({ "dryRun": true })).await;
+        assert_eq!(other["status"], "compared", "{other}");
+        tx.rollback().await.unwrap();
+        assert_eq!(ended(world, id).await["status"], "cancelled");
+        let ends = async |world: &World| shadows(world).await == 1;
+        world.until("only the other's shadow is left", ends).await;
+    })
+    .await;
+}
+
 /// What was said of a loan that has changed hands is not all among what names one patron.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loan_that_is_anothers_by_now_stays_so_when_its_first_borrower_is_rebuilt() {

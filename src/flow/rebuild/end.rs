@@ -1,6 +1,8 @@
 //! How a rebuild ends: what there is to tell of it and what it leaves behind are stored together, or nothing is
 //! and whoever takes it next comes to the same end.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::store::{
@@ -8,6 +10,9 @@ use crate::store::{
     rebuilds::{self, Hold, Rebuild, Status},
     shadow, tenants,
 };
+
+/// How long to wait for what is still being done. Where that isn't enough, the rebuild is taken again.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// A rebuild that goes no further, or waits to be applied.
 pub(super) struct End {
@@ -44,6 +49,8 @@ impl End {
     ) -> Result<(), store::Error> {
         let (id, tenant) = (rebuild.id, &rebuild.tenant);
         let mut tx = store::begin(db).await?;
+        // A statement that was broken off may still hold what is laid out; others look for rebuilds meanwhile.
+        tenants::wait_at_most(&mut tx, WAIT).await?;
         // What was to fill a tenant has ended without that: what happened before may be missing.
         if self.status != Status::Done {
             tenants::filled(&mut tx, tenant, Some(id), Some(rebuild.asked_at)).await?;

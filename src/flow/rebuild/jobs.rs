@@ -456,10 +456,11 @@ impl Rebuilds {
         }
     }
 
-    /// Connections for rebuilds that are worked on together: to say that they are, and one for each that has
-    /// its turn.
+    /// Connections for rebuilds that are worked on together: to say that they are, to lay out what is read for all,
+    /// and one for each that has its turn.
     fn pool(&self) -> Db {
-        let most = 1 + u32::try_from(self.setting.at_once.max(1)).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(self.setting.at_once.max(1)).unwrap_or(u32::MAX);
+        let most = at_once.saturating_add(2);
         let settings = PoolSettings {
             name: "mod-patron-blocks rebuild",
             most,

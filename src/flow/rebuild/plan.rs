@@ -55,7 +55,7 @@ pub(super) async fn plan(work: &Work) -> Result<Plan, Failure> {
             let time = *time;
             let first = work.ask_broker(move |broker| broker.since(&places, time)).await?;
             for (at, part) in &mut parts {
-                part.next = first.get(at).map_or(part.end, |first| part.next.max(*first));
+                *part = part.since(first.get(at).copied());
             }
             Some(time)
         }

@@ -271,6 +271,7 @@ impl Folds {
             };
             portions.push(portion(of, share.fold.take_first(least)));
         }
+        portions.retain(|portion| portion.said != Said::default());
         self.kept = self.bytes();
         portions
     }

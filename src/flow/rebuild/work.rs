@@ -280,7 +280,13 @@ impl Work {
             let progress = self.progress.told();
             // It counts from when it was said, not from when it was heard that it was.
             let now = Instant::now();
-            match timeout(HELD / 2, rebuilds::hold(&self.db, self.id, self.hold, &progress)).await {
+            let left = HELD.saturating_sub(said.elapsed());
+            match timeout(
+                left.min(HELD / 2),
+                rebuilds::hold(&self.db, self.id, self.hold, &progress),
+            )
+            .await
+            {
                 Ok(Ok(Held::Still { cancel: true })) => return Kept::Cancelled,
                 Ok(Ok(Held::Still { cancel: false })) => said = now,
                 Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 pub use status::Status;
 
-use super::{Db, Error, Tx, begin, commit};
+use super::{Db, Error, Tx, begin, commit, tenants};
 use crate::event::TenantId;
 
 /// How long what has ended is kept.
@@ -25,7 +25,7 @@ macro_rules! columns {
     };
 }
 
-/// Takes the oldest rebuild of these that nobody works on.
+/// Takes the oldest rebuild of these that nobody works on. One whose end is just being stored is somebody's.
 macro_rules! take {
     ($which:literal) => {
         concat!(
@@ -37,7 +37,7 @@ macro_rules! take {
                              and (r.held_until is null or r.held_until < now())
                              and ($3::text is null or r.tenant = $3) and ($4::uuid is null or r.id = $4)
                              and (", $which, ")
-                           order by r.asked_at limit 1 for update)
+                           order by r.asked_at limit 1 for update skip locked)
              returning ", columns!()
         )
     };
@@ -61,7 +61,7 @@ const TAKE_TOGETHER: &str = concat!(
       where id in (select id from mod_patron_blocks.rebuild
                     where together = $3 and status = 'waiting' and not cancel
                       and (held_until is null or held_until < now())
-                    order by asked_at limit $4 for update)
+                    order by asked_at limit $4 for update skip locked)
      returning ",
     columns!()
 );
@@ -370,21 +370,29 @@ pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Resu
     Ok(done.map_err(Error::at("have a rebuild applied"))?.rows_affected() == 1)
 }
 
-/// Has a rebuild end where it stands. Tells whether there was one that hadn't ended.
+/// Has a rebuild end where it stands. Tells whether there was one that hadn't ended. One that nobody has begun with
+/// has ended by that, and what it was to fill is not.
 pub async fn cancel(
-    db: impl PgExecutor<'_>,
+    db: &Db,
     tenant: &TenantId,
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
-    let done = sqlx::query(
+    let mut tx = begin(db).await?;
+    let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
             set cancel = true, ended_at = case when status = 'waiting' then $3 end,
                 status = case status when 'compared' then 'applying' when 'waiting' then 'cancelled' else status end
-          where id = $1 and tenant = $2 and ended_at is null",
+          where id = $1 and tenant = $2 and ended_at is null
+         returning ended_at is not null, asked_at",
     );
-    let done = done.bind(id).bind(tenant.as_str()).bind(now).execute(db).await;
-    Ok(done.map_err(Error::at("cancel a rebuild"))?.rows_affected() == 1)
+    let done = done.bind(id).bind(tenant.as_str()).bind(now).fetch_optional(&mut *tx).await;
+    let done: Option<(bool, DateTime<Utc>)> = done.map_err(Error::at("cancel a rebuild"))?;
+    if let Some((true, asked_at)) = done {
+        tenants::filled(&mut tx, tenant, Some(id), Some(asked_at)).await?;
+    }
+    commit(tx).await?;
+    Ok(done.is_some())
 }
 
 /// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
