@@ -219,7 +219,12 @@ impl World {
             log,
             db: pool(&login),
             schema: tenant_schema(),
-            http: reqwest::Client::builder().no_proxy().build().expect("a client"),
+            // The service ends a connection that is idle for five seconds: none is used that it may just be ending.
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .pool_idle_timeout(Duration::from_secs(2))
+                .build()
+                .expect("a client"),
             running: Vec::new(),
             url: String::new(),
         }

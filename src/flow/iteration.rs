@@ -33,6 +33,7 @@ use crate::{
         iterations::{self, Iteration, Reached, Request, Whose},
         outbox, patrons,
         telling::{self, Turn},
+        tenants,
     },
     telemetry::Chain,
 };
@@ -58,6 +59,9 @@ const AT_ONCE: usize = 4;
 
 /// Summaries that are read at once.
 const PAGE: i64 = 500;
+
+/// Nothing that is read takes so long: a connection that has fallen silent is given up.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Share of the time, in percent, that all of them together may keep the database busy.
 const PERCENT: u8 = 50;
@@ -151,7 +155,8 @@ impl Iterations {
                 break;
             };
             let holder = Uuid::new_v4();
-            match iterations::take(&self.work, holder, HELD).await {
+            let taken = timeout(HELD, iterations::take(&self.work, holder, HELD)).await;
+            match taken.unwrap_or(Err(store::Error::Silent)) {
                 Ok(Some(iteration)) => {
                     let (iterations, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
@@ -207,7 +212,8 @@ impl Iterations {
     async fn keep(&self, id: Uuid, holder: Uuid) {
         loop {
             sleep(WORD).await;
-            match iterations::hold(&self.work, id, holder, HELD).await {
+            let held = timeout(HELD, iterations::hold(&self.work, id, holder, HELD)).await;
+            match held.unwrap_or(Err(store::Error::Silent)) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -247,7 +253,8 @@ impl Iterations {
             }
             let began = Instant::now();
             let after = reached.last_user;
-            let page = self.page(iteration, &tenant, of, changed.as_deref(), after).await?;
+            let page = self.page(iteration, &tenant, of, changed.as_deref(), after);
+            let page = timeout(LONGEST, page).await.unwrap_or(Err(store::Error::Silent.into()))?;
             if page.is_empty() {
                 return Ok(End::Done);
             }
@@ -271,6 +278,9 @@ impl Iterations {
     ) -> Result<Vec<Published>, Failure> {
         let schema = &tenant.schema;
         let mut tx = store::begin(&self.db).await?;
+        if tenants::enabled_since(&mut *tx, &tenant.id).await? != Some(tenant.since) {
+            return Err(Failure::Disabled);
+        }
         // All that was told so far has a smaller number, and all that will be told a greater one.
         telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
         let number = outbox::numbers(&mut *tx, schema, 1).await?;

@@ -153,7 +153,7 @@ pub async fn add(
         .map_err(Error::at("enter an iteration"))
 }
 
-/// Takes the oldest iteration that nobody works on.
+/// Takes the oldest iteration that nobody works on, those that had to be let be last of all.
 pub async fn take(
     db: impl PgExecutor<'_>,
     holder: Uuid,
@@ -165,7 +165,7 @@ pub async fn take(
                 begun_at = coalesce(begun_at, now())
           where id = (select id from mod_patron_blocks.iteration
                        where ended_at is null and (held_until is null or held_until < now())
-                       order by asked_at limit 1 for update skip locked)
+                       order by coalesce(held_until, asked_at) limit 1 for update skip locked)
          returning ",
         columns!()
     );

@@ -8,8 +8,14 @@ use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
 
-const NUMBERS: Statement =
-    Statement::new("select nextval('{schema}.message_sequence') from generate_series(1, $1)");
+/// Above what was told before, whatever became of the tenant in between, or of the database.
+const NUMBERS: Statement = Statement::new(
+    "with least as (
+       select setval('{schema}.message_sequence', greatest(last_value,
+                (extract(epoch from clock_timestamp()) * 1000000)::bigint)) as number
+         from {schema}.message_sequence)
+     select nextval('{schema}.message_sequence') from least, generate_series(1, $1)",
+);
 
 const ADD: Statement = Statement::new(
     "insert into {schema}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
@@ -25,10 +31,13 @@ const SET_SENT: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'SENT', sent_at = now() where sequence = any($1)",
 );
 
-/// The newest message of each of these keys, if it was sent.
+/// The newest message of each of these keys, each of a topic, if it was sent.
 const SEND_AGAIN: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'NEW' where status = 'SENT' and sequence in (
-       select max(sequence) from {schema}.message_outbox where key = any($1) group by kafka_topic, key)",
+       select max(m.sequence) from {schema}.message_outbox m
+         join unnest($1::text[], $2::text[]) as of (kafka_topic, key)
+           on of.kafka_topic = m.kafka_topic and of.key = m.key
+        group by m.kafka_topic, m.key)",
 );
 
 /// Those that wait stay, however old they are.
@@ -57,7 +66,7 @@ pub struct Message {
     pub payload: String,
 }
 
-/// The next places in the order, so many.
+/// The next places in the order, so many. Whoever asks has the turn to tell: nobody else asks meanwhile.
 pub async fn numbers(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -103,9 +112,17 @@ pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result
     set.map(|_| ()).map_err(Error::at("note that messages were sent"))
 }
 
-/// Has the newest message of each of these keys be sent again: an older one may have come after it.
-pub async fn send_again(tx: &mut Tx, schema: &Schema, keys: &[String]) -> Result<(), Error> {
-    let set = sqlx::query(schema.sql(&SEND_AGAIN)).bind(keys).execute(&mut **tx).await;
+/// Has the newest message of each of these keys, each of a topic, be sent again: an older one may have come after
+/// it.
+pub async fn send_again(
+    tx: &mut Tx,
+    schema: &Schema,
+    of: &[(String, String)],
+) -> Result<(), Error> {
+    let (topics, keys): (Vec<&str>, Vec<&str>) =
+        of.iter().map(|(topic, key)| (&**topic, &**key)).unzip();
+    let set = sqlx::query(schema.sql(&SEND_AGAIN)).bind(topics).bind(keys);
+    let set = set.execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have messages sent again"))
 }
 

@@ -15,16 +15,12 @@ use crate::{
 
 const SET: Statement = Statement::new("select {schema}.set_telling($1)");
 
-/// How patrons are looked at from now on; where that is another way, all are to be looked at. Numbers begin above
-/// what was told before, whatever became of the tenant in between.
+/// How patrons are looked at from now on; where that is another way, all are to be looked at.
 const SET_WAY: Statement = Statement::new(
     "with old as (select by_topic, approaching_percent from {schema}.telling),
-          set as (update {schema}.telling set by_topic = $1, approaching_percent = $2),
-          noted as (insert into {schema}.policy_change (patron_group, cause)
-                    select null, $3 from old
-                     where (old.by_topic, old.approaching_percent) is distinct from ($1, $2))
-     select setval('{schema}.message_sequence', greatest(last_value,
-              (extract(epoch from clock_timestamp()) * 1000000)::bigint)) from {schema}.message_sequence",
+          set as (update {schema}.telling set by_topic = $1, approaching_percent = $2)
+     insert into {schema}.policy_change (patron_group, cause)
+     select null, $3 from old where (old.by_topic, old.approaching_percent) is distinct from ($1, $2)",
 );
 
 /// Beyond so many it does not matter how many there are.

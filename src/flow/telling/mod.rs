@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -53,6 +53,9 @@ const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// How long to let a broker or a database be that fails.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// No step takes so long: a connection that has fallen silent is given up.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// How long to wait for a tenant's writers when that is to change.
 const WAIT: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_millis(300);
@@ -71,8 +74,8 @@ pub struct Telling {
     pace: Pace,
     to_send: Wakes,
     waiting: Mutex<HashMap<TenantId, Waiting>>,
-    /// Keys of messages that this instance began to send and has not noted as sent, by tenant.
-    doubtful: Mutex<HashMap<TenantId, BTreeSet<String>>>,
+    /// Topics and keys of messages that this instance began to send and has not noted as sent, by tenant.
+    doubtful: Mutex<HashMap<TenantId, BTreeSet<(String, String)>>>,
 }
 
 /// How far others are behind, over all tenants.
@@ -208,7 +211,8 @@ impl Telling {
                 None => Ok(false),
             }
         };
-        let more = told.await.unwrap_or_else(|error| {
+        let told = timeout(LONGEST, told).await.unwrap_or(Err(store::Error::Silent));
+        let more = told.unwrap_or_else(|error| {
             // The next look finds them again.
             warn!(%tenant, error = %Chain(&error), "patrons not looked at yet");
             false
@@ -225,9 +229,10 @@ impl Telling {
             if stop.is_cancelled() {
                 break;
             }
-            match self.look_at(tenant).await {
+            let looked = timeout(LONGEST, self.look_at(tenant)).await;
+            match looked.unwrap_or(Err(store::Error::Silent)) {
                 Ok(waiting) => {
-                    if waiting.unsent > 0 {
+                    if waiting.unsent > 0 || self.is_in_doubt(&tenant.id) {
                         self.to_send.wake(&tenant.id);
                     }
                     if waiting.touched > 0 || waiting.due > 0 || waiting.policy {
@@ -309,7 +314,8 @@ impl Telling {
                 if stop.is_cancelled() {
                     return;
                 }
-                match self.send_some(&tenant).await {
+                let sent = timeout(LONGEST, self.send_some(&tenant)).await;
+                match sent.unwrap_or(Err(store::Error::Silent.into())) {
                     Ok(true) => turns.push_back(tenant),
                     Ok(false) => {}
                     Err(error) => {

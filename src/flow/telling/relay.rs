@@ -51,6 +51,7 @@ impl Telling {
         }
         let messages = outbox::unsent(&mut tx, schema, MOST).await?;
         if messages.is_empty() {
+            self.doubt_only(&tenant.id, &[]);
             return Ok(false);
         }
         let outgoing = self.outgoing(&messages).await.map_err(Unsent::Broker)?;
@@ -61,9 +62,8 @@ impl Telling {
             messages.iter().take(acknowledged).map(|message| message.sequence).collect();
         outbox::set_sent(&mut tx, schema, &sent).await?;
         store::commit(tx).await?;
-        if outcome.is_ok() {
-            self.certain(&tenant.id);
-        }
+        // The turn was ours until what is acknowledged was noted. The rest may still be on its way.
+        self.doubt_only(&tenant.id, &messages[sent.len()..]);
         figures().sent.increment(sent.len() as u64);
         if let Err(error) = outcome {
             debug!(tenant = %tenant.id, acknowledged, %error, "messages wait");
@@ -76,20 +76,28 @@ impl Telling {
     }
 
     /// Keys of a tenant of which it is not known whether something older was sent after something newer.
-    fn doubtful(&self, tenant: &TenantId) -> Vec<String> {
+    fn doubtful(&self, tenant: &TenantId) -> Vec<(String, String)> {
         let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
         doubtful.get(tenant).into_iter().flatten().cloned().collect()
     }
 
+    pub(super) fn is_in_doubt(&self, tenant: &TenantId) -> bool {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).contains_key(tenant)
+    }
+
     fn doubt(&self, tenant: &TenantId, messages: &[Message]) {
         let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = messages.iter().map(|message| message.key.clone());
+        let keys =
+            messages.iter().map(|message| (message.kafka_topic.clone(), message.key.clone()));
         doubtful.entry(tenant.clone()).or_default().extend(keys);
     }
 
-    /// The turn was ours until all was sent and noted, and nothing is on its way any more.
-    fn certain(&self, tenant: &TenantId) {
+    /// Of no others any more: what there was to be sent again is noted as such.
+    fn doubt_only(&self, tenant: &TenantId, messages: &[Message]) {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        if !messages.is_empty() {
+            self.doubt(tenant, messages);
+        }
     }
 
     async fn outgoing<'a>(

@@ -83,6 +83,15 @@ async fn another_setting_is_another_look_at_all_and_numbers_never_go_back() {
         let greatest = heard.iter().map(|told| told.value["sequence"].as_i64().unwrap()).max();
         assert!(greatest.unwrap() > last);
         is_what_the_desk_says(world, &heard, &[near, user]).await;
+
+        // As after a database came back from a copy of yesterday's.
+        world.count("select setval('{schema}.message_sequence', 1)").await;
+        borrow(world, user, 1).await;
+        told(world).await;
+        let heard = world.log.read(&topic(world));
+        let newest = heard.iter().map(|told| told.value["sequence"].as_i64().unwrap()).max();
+        assert!(newest > greatest, "{newest:?} {greatest:?}");
+        is_what_the_desk_says(world, &heard, &[near, user]).await;
     })
     .await;
 }
@@ -168,6 +177,34 @@ async fn messages_that_can_not_be_sent_wait_and_say_so_and_those_sent_long_ago_g
                 world.count("select count(*) from {schema}.message_outbox").await == 0
             })
             .await;
+    })
+    .await;
+}
+
+/// It waits, and says so; those before it were sent, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_broker_takes_has_none_of_those_before_it_be_sent_again_and_again() {
+    let late = |config: &mut Config| {
+        on(config);
+        config.messages.alarm = std::time::Duration::from_secs(5);
+    };
+    World::tell_with(late, async |world| {
+        let topic = topic(world);
+        let add = format!(
+            "insert into {{schema}}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
+             values (1, gen_random_uuid(), '{topic}', 'small', '{{}}', '{{}}'),
+                    (2, gen_random_uuid(), '{topic}', 'large', '{{}}', to_json(repeat('x', 1100000))::text)"
+        );
+        world.meddle(&add).await;
+        world
+            .until("it says that one is late", async |world: &World| {
+                let ready = world.read("/admin/ready").await;
+                ready["messages"]["late"] == true && ready["messages"]["waiting"] == 1
+            })
+            .await;
+        let heard = world.log.read(&topic);
+        assert_eq!(heard.iter().map(|told| &*told.key).collect::<Vec<_>>(), ["small"]);
+        world.meddle("delete from {schema}.message_outbox where key = 'large'").await;
     })
     .await;
 }
