@@ -71,13 +71,13 @@ pub enum ReadError {
     /// A record came where none is looked for: what else did is not known.
     #[error("the client gave a record to nobody")]
     Astray,
-    /// What was to be read is there no more.
+    /// The topic is there no more.
     #[error("a topic was deleted while it was being read")]
     Gone,
     /// What the broker has kept is damaged, or of a kind that the client doesn't know.
     #[error("a topic holds what the client can't unpack")]
     Unreadable(#[source] KafkaError),
-    /// What was to be read is gone.
+    /// Retention has taken what was to be read.
     #[error("retention has taken records of a topic while it was being read")]
     Cut,
 }
@@ -255,13 +255,13 @@ impl Reader {
                 self.heard = Instant::now();
                 let part = &mut reading.part;
                 part.next = message.offset() + 1;
-                let is_over = part.next >= part.end;
-                if part.next > part.end {
-                    (Read::Nothing, is_over)
+                let read = if part.next > part.end {
+                    Read::Nothing
                 } else {
                     let record = see(&message, reading.topic.clone());
-                    (Read::Record(understand(reading.number, &record)), is_over)
-                }
+                    Read::Record(understand(reading.number, &record))
+                };
+                (read, part.next >= part.end)
             }
             // Whatever stands between the last record and the end can't be read: it was compacted away,
             // or belongs to transactions.
