@@ -204,6 +204,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     let rebuilds = Arc::new(rebuilds);
     loops.spawn(rebuilds.clone().work(stop.clone()));
+    let redrive = Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone());
+    let redrive = Arc::new(redrive);
+    loops.spawn(redrive.clone().follow(tenants.clone(), stop.clone()));
     let service = Arc::new(Service {
         gauges: Gauges::new(
             tenants.clone(),
@@ -218,7 +221,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         kafka: consumer.status(),
         broker: consumer.broker(),
         environment: config.kafka.environment.clone(),
-        redrive: Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone()),
+        redrive,
         okapi_url: config.okapi.url.clone(),
         tenant_jobs,
         rebuilds,

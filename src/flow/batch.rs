@@ -132,14 +132,19 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn letter(&self) -> Option<DeadLetter<'_>> {
-        let Incoming { record, cluster, .. } = self.incoming;
         match &self.what {
-            What::Dead(reject) => {
-                let id = decode::place_key(record, cluster);
-                Some(DeadLetter { id, record, cluster, reject })
-            }
+            What::Dead(reject) => Some(self.parked_for(reject)),
             What::Event(_) | What::Nothing => None,
         }
+    }
+
+    pub(super) fn parked_for<'b>(&'b self, reject: &'b Reject) -> DeadLetter<'b> {
+        let Incoming { record, cluster, .. } = self.incoming;
+        DeadLetter { id: decode::place_key(record, cluster), record, cluster, reject }
+    }
+
+    pub(super) fn is_of_a_collection(&self) -> bool {
+        self.incoming.topic.tenant.is_none()
     }
 }
 

@@ -2,7 +2,7 @@
 //! repeat, parked, or was none of ours (invariants I2, I3); or its partition is held where it stands.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     batch::{self, Batch, Item, Share, What, Whose},
-    ledger::{Beside, Entry, Ledger},
+    ledger::{Beside, Entry, Ledger, Opening},
     outcome::{At, Ends, Hold, Outcome, Tally},
     stop_rule::{StopRule, Watch},
 };
@@ -23,12 +23,12 @@ use crate::{
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
     figures::figures,
     patron::Said,
-    store::{self, Verdict, incidents::Incident},
+    store::{self, Verdict},
     telemetry::Chain,
 };
 
 /// How long to wait before a batch is offered again: doubled each time, up to a limit.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a share may take beyond its longest statement.
@@ -54,10 +54,10 @@ pub struct Stopped;
 
 /// Applies batches.
 pub struct Ingest<L> {
-    ledger: L,
+    pub(super) ledger: L,
     /// A share that takes longer is given up and offered again: its connection may have died without a
     /// word.
-    patience: Duration,
+    pub(super) patience: Duration,
     rule: StopRule,
     /// Whether figures tell tenants apart.
     by_tenant: bool,
@@ -75,6 +75,10 @@ enum Settled {
     PassedBy,
     /// Its tenant's tables can't be written.
     Unusable,
+    /// Its tenant's schema is being migrated.
+    Migrating,
+    /// Its tenant was enabled again: its own topics are begun anew, and what else there is may be settled.
+    Renewed,
     /// Its tenant is enabled by now, and what was passed by before comes first.
     Anew,
 }
@@ -94,6 +98,7 @@ pub enum Retried {
 enum Applied {
     Durable(Tally),
     PassedBy,
+    Renewed,
     Anew,
 }
 
@@ -141,7 +146,8 @@ impl<L: Ledger> Ingest<L> {
             Batch::read(batch, &mut watches, self.rule)
         };
         let mut tally = Tally { tombstones, skipped, ..Tally::default() };
-        for (whose, mut items) in shares {
+        let mut todo: VecDeque<(Whose, Share<'_>)> = shares.into_iter().collect();
+        while let Some((whose, mut items)) = todo.pop_front() {
             let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
             tally = tally + done;
             if self.by_tenant
@@ -157,10 +163,19 @@ impl<L: Ledger> Ingest<L> {
                 }
                 Settled::PassedBy => ends.pass_by(&items),
                 Settled::Anew => ends.hold_own(&items, Hold::Anew),
+                Settled::Migrating => ends.pause(&items, Hold::Migrating),
+                Settled::Renewed => {
+                    ends.hold_own(&items, Hold::Anew);
+                    items.retain(Item::is_of_a_collection);
+                    todo.push_front((whose, items));
+                }
                 Settled::Unusable => {
-                    whose.tenant.into_iter().for_each(|id| self.doubt(id));
                     ends.hold_own(&items, Hold::Unusable);
-                    tally = tally + self.park_of_collections(items, stop).await?;
+                    items.retain(Item::is_of_a_collection);
+                    if let Some(id) = whose.tenant {
+                        tally = tally + self.park_waiting(&id, &items, &mut ends, stop).await?;
+                        self.doubt(id);
+                    }
                 }
             }
         }
@@ -206,6 +221,7 @@ impl<L: Ledger> Ingest<L> {
                     continue;
                 }
                 Ok(Applied::Anew) => return Ok((Settled::Anew, tally)),
+                Ok(Applied::Renewed) => return Ok((Settled::Renewed, tally)),
                 Ok(Applied::PassedBy) => {
                     debug!(
                         ?tenant,
@@ -218,6 +234,10 @@ impl<L: Ledger> Ingest<L> {
                 }
                 Err(error) => error,
             };
+            if error.awaits_migration() {
+                debug!(?tenant, records = items.len(), error = %Chain(&error), "records wait");
+                return Ok((Settled::Migrating, tally));
+            }
             match error.verdict() {
                 Verdict::Refused if !is_parked(&items[range.clone()]) => {
                     warn!(?tenant, records = range.len(), error = %Chain(&error),
@@ -251,8 +271,12 @@ impl<L: Ledger> Ingest<L> {
     async fn apply(&self, whose: &Whose, items: &[Item<'_>]) -> Result<Applied, store::Error> {
         let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
         let beside = Beside::of(&events);
-        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref(), beside).await? else {
-            return Ok(Applied::PassedBy);
+        let mut entry = match self.ledger.open(whose.tenant.as_ref(), beside).await? {
+            Opening::NotEnabled => return Ok(Applied::PassedBy),
+            Opening::Renewed(_) if !items.iter().all(Item::is_of_a_collection) => {
+                return Ok(Applied::Renewed);
+            }
+            Opening::Open(entry) | Opening::Renewed(entry) => entry,
         };
         if !whose.kept {
             return Ok(Applied::Anew);
@@ -323,8 +347,9 @@ impl<L: Ledger> Ingest<L> {
         letter: Option<Uuid>,
     ) -> Result<Option<Tally>, store::Error> {
         let beside = Beside::of(events);
-        let Some(mut entry) = self.ledger.open(Some(tenant), beside).await? else {
-            return Ok(None);
+        let mut entry = match self.ledger.open(Some(tenant), beside).await? {
+            Opening::NotEnabled => return Ok(None),
+            Opening::Open(entry) | Opening::Renewed(entry) => entry,
         };
         let fresh = entry.claim(events).await?;
         let (applied, repeated) = (fresh.len(), events.len() - fresh.len());
@@ -338,64 +363,10 @@ impl<L: Ledger> Ingest<L> {
         Ok(Some(Tally { applied, repeated, ..Tally::default() }))
     }
 
-    /// A topic of a tenant collection can't wait for one of its tenants: what can't be written is
-    /// parked, to be tried again.
-    async fn park_of_collections(
-        &self,
-        items: Share<'_>,
-        stop: &CancellationToken,
-    ) -> Result<Tally, Stopped> {
-        let mut items: Vec<_> =
-            items.into_iter().filter(|item| item.incoming.topic.tenant.is_none()).collect();
-        let rule = "its tenant's tables can't be written at the moment";
-        for item in &mut items {
-            let why = Reject::new(Reason::TenantUnusable, None, rule);
-            item.what = What::Dead(why);
-        }
-        if items.is_empty() {
-            return Ok(Tally::default());
-        }
-        let nobody = Whose { tenant: None, kept: true };
-        let (_, parked) = self.settle_share(&nobody, &mut items, stop).await?;
-        self.count(&items);
-        Ok(parked)
-    }
-
-    /// What belongs to the log itself, when everything before it is durable: positions of topics that
-    /// belong to no single tenant, and incidents of partitions that have stopped.
-    async fn settle_rest(
-        &self,
-        batch: &[&Incoming],
-        ends: &Ends,
-        stop: &CancellationToken,
-    ) -> Result<(), Stopped> {
-        let positions = ends.of_collections(batch);
-        let incidents: Vec<Incident> = ends.incidents(batch);
-        if positions.is_empty() && incidents.is_empty() {
-            return Ok(());
-        }
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let kept = timeout(self.patience, async {
-                // What belongs to no tenant is always enabled.
-                let entry = self.ledger.open(None, Beside::Others).await?;
-                let Some(mut entry) = entry else { return Ok(()) };
-                for incident in &incidents {
-                    entry.raise(incident).await?;
-                }
-                if !positions.is_empty() {
-                    entry.advance(&positions).await?;
-                }
-                entry.commit().await
-            });
-            match kept.await.unwrap_or(Err(store::Error::Silent)) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    warn!(error = %Chain(&error), "positions not stored; trying again");
-                    pause = wait(pause, stop).await?;
-                }
-            }
-        }
+    /// A tenant that could not be written can be: its incidents are over.
+    pub async fn usable_again(&self, tenant: &TenantId) {
+        self.doubt(tenant.clone());
+        self.note_usable(Some(tenant)).await;
     }
 
     async fn note_usable(&self, tenant: Option<&TenantId>) {
@@ -438,7 +409,7 @@ fn fold(events: &[(&Record, &Event)], mut fresh: HashSet<Uuid>) -> Said {
 }
 
 /// Waits and returns how long to wait the next time.
-async fn wait(pause: Duration, stop: &CancellationToken) -> Result<Duration, Stopped> {
+pub(super) async fn wait(pause: Duration, stop: &CancellationToken) -> Result<Duration, Stopped> {
     // Between half of the pause and all of it, so that writers that failed together don't return
     // together.
     let share = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);

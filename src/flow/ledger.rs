@@ -47,18 +47,35 @@ impl Beside {
     }
 }
 
+/// Records of tenant collections that wait for one tenant, at most: then their topics wait.
+const WAITING_MAX: i64 = 10_000;
+
+/// How often a tenant is looked up anew when it turns out to be enabled again.
+const LOOKUPS: usize = 3;
+
+/// A transaction that was asked for.
+#[derive(Debug)]
+pub enum Opening<E> {
+    /// The tenant isn't enabled: only then a record is passed by.
+    NotEnabled,
+    /// It is begun.
+    Open(E),
+    /// It is begun, and the tenant was enabled again since it was last seen. It may have been purged in
+    /// between, so where reading of its own topics begins is to be asked first.
+    Renewed(E),
+}
+
 /// Where ingest keeps what it learns.
 pub trait Ledger: Send + Sync {
     /// A transaction on what belongs to one tenant, or to none.
     type Entry: Entry;
 
-    /// Begins a transaction for a tenant, `None` where it isn't enabled; or for what belongs to no
-    /// tenant.
+    /// Begins a transaction for a tenant, or for what belongs to no tenant.
     fn open(
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
-    ) -> impl Future<Output = Result<Option<Self::Entry>, Error>> + Send;
+    ) -> impl Future<Output = Result<Opening<Self::Entry>, Error>> + Send;
 
     /// A tenant whose tables could not be written can be written again: its incidents are over.
     fn usable_again(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
@@ -80,6 +97,14 @@ pub trait Entry: Send {
         &mut self,
         letters: &[DeadLetter<'_>],
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Parks records of tenant collections for a tenant that can't be written, to be retried by the service.
+    /// Returns `false`, and parks nothing, where so many wait already that their topics have to wait.
+    fn park_waiting(
+        &mut self,
+        tenant: &TenantId,
+        letters: &[DeadLetter<'_>],
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Takes a dead letter away that is applied after all.
     fn unpark(&mut self, id: Uuid) -> impl Future<Output = Result<(), Error>> + Send;
@@ -132,30 +157,40 @@ impl Ledger for Database {
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
-    ) -> Result<Option<DatabaseEntry>, Error> {
+    ) -> Result<Opening<DatabaseEntry>, Error> {
         let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
             let schema = self.module.clone();
-            return Ok(Some(DatabaseEntry { tx, schema, of: None, clock, rereading }));
+            return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, clock, rereading }));
         };
-        let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
-        let mut tx = store::begin(&self.db).await?;
-        // Enabled again it is another tenant: what was read before may have been purged, so where
-        // reading begins is to be asked first.
-        let since = match beside {
-            Beside::Others => tenants::enter(&mut tx, id).await?,
-            Beside::Nobody => {
-                tenants::enter_alone(&mut tx, id).await?;
-                tenants::enabled_since(&mut *tx, id).await?
+        for lookup in 0..LOOKUPS {
+            let Some(tenant) = self.tenants.find(id).await? else { return Ok(Opening::NotEnabled) };
+            let mut tx = store::begin(&self.db).await?;
+            let since = match beside {
+                Beside::Others => tenants::enter(&mut tx, id).await?,
+                Beside::Nobody => {
+                    tenants::enter_alone(&mut tx, id).await?;
+                    tenants::enabled_since(&mut *tx, id).await?
+                }
+            };
+            if since == Some(tenant.since) {
+                let (schema, of) =
+                    (tenant.schema.clone(), Some((id.clone(), self.tenants.clone())));
+                let entry = DatabaseEntry { tx, schema, of, clock, rereading };
+                return Ok(if lookup == 0 {
+                    Opening::Open(entry)
+                } else {
+                    Opening::Renewed(entry)
+                });
             }
-        };
-        if since != Some(tenant.since) {
             self.tenants.forget(id);
-            return Ok(None);
+            if since.is_none() {
+                return Ok(Opening::NotEnabled);
+            }
         }
-        let of = Some((id.clone(), self.tenants.clone()));
-        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, clock, rereading }))
+        // Somebody disables and enables it again and again.
+        Err(Error::Migrating { schema: Schema::of(id).name().to_owned() })
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
@@ -186,6 +221,20 @@ impl Entry for DatabaseEntry {
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
         let now = self.clock.now();
         dead_letters::park(&mut self.tx, &self.schema, letters, now).await.map(|_| ())
+    }
+
+    async fn park_waiting(
+        &mut self,
+        tenant: &TenantId,
+        letters: &[DeadLetter<'_>],
+    ) -> Result<bool, Error> {
+        if dead_letters::waiting_number(&mut *self.tx, tenant, WAITING_MAX).await? >= WAITING_MAX {
+            return Ok(false);
+        }
+        self.park(letters).await?;
+        let ids: Vec<Uuid> = letters.iter().map(|letter| letter.id).collect();
+        dead_letters::note_waiting(&mut self.tx, tenant, &ids).await?;
+        Ok(true)
     }
 
     async fn unpark(&mut self, id: Uuid) -> Result<(), Error> {

@@ -10,6 +10,7 @@ pub mod incidents;
 pub mod ingest;
 pub mod iteration;
 pub mod ledger;
+mod module_writes;
 pub mod outcome;
 mod pace;
 pub mod policy;

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, ops::Add, sync::Arc};
 
 use super::{batch::Item, ingest::Incoming};
-use crate::store::{
-    incidents::{self, Incident},
-    positions::{Positions, Reached},
+use crate::{
+    event::{Place, TenantId},
+    store::{
+        incidents::{self, Incident},
+        positions::{Positions, Reached},
+    },
 };
 
 /// A topic's partition.
@@ -74,6 +77,8 @@ pub enum Hold {
     Stopped,
     /// Its tenant's tables can't be written: for a while.
     Unusable,
+    /// Its tenant's schema is being migrated: for a moment.
+    Migrating,
     /// Its tenant was enabled while its records were passed by: it is begun anew, at once.
     Anew,
 }
@@ -115,7 +120,17 @@ impl Ends {
 
     /// These records can't be kept yet: their tenant's own topics are held where they stood.
     pub(super) fn hold_own(&mut self, items: &[Item<'_>], hold: Hold) {
-        for item in items.iter().filter(|item| item.incoming.topic.tenant.is_some()) {
+        self.pause(items.iter().filter(|item| item.incoming.topic.tenant.is_some()), hold);
+    }
+
+    /// These records wait: all their partitions pause before the first of them. What comes after it and was
+    /// applied already is read again, and known as a repeat.
+    pub(super) fn pause<'a, 'b: 'a>(
+        &mut self,
+        items: impl IntoIterator<Item = &'a Item<'b>>,
+        hold: Hold,
+    ) {
+        for item in items {
             if let Some(end) = self.0.get_mut(&item.at()) {
                 end.next = end.next.min(item.incoming.record.place.offset);
                 end.hold = Some(hold);
@@ -158,6 +173,24 @@ impl Ends {
     }
 }
 
+const TENANT_UNUSABLE: &str = "the tenant's tables can't be written; records of its own topics wait in the log, those of tenant \
+     collections are parked, and both are retried by the service every few seconds";
+
+/// What operators must know of a tenant that can't be written, found at a record of a tenant collection.
+/// The same tenant and topic are the same incident.
+pub(super) fn tenant_unusable(tenant: &TenantId, place: &Place) -> Incident {
+    Incident {
+        kind: incidents::Kind::TenantUnusable,
+        tenant: Some(tenant.clone()),
+        topic: place.topic.to_string(),
+        partition: place.partition,
+        offsets: 0..0,
+        from_time: None,
+        to_time: None,
+        detail: TENANT_UNUSABLE.to_owned(),
+    }
+}
+
 impl Hold {
     /// What operators must know of it, if anything.
     fn incident(self) -> Option<(incidents::Kind, &'static str)> {
@@ -167,12 +200,8 @@ impl Hold {
                 "too many records in a row, or too large a share, can't be understood or stored: the \
                  dead letters tell why; nothing more is read until this incident is resolved",
             )),
-            Self::Unusable => Some((
-                incidents::Kind::TenantUnusable,
-                "the tenant's tables can't be written; its records wait in the log and are tried again \
-                 every few seconds",
-            )),
-            Self::Anew => None,
+            Self::Unusable => Some((incidents::Kind::TenantUnusable, TENANT_UNUSABLE)),
+            Self::Migrating | Self::Anew => None,
         }
     }
 }

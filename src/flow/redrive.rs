@@ -1,22 +1,28 @@
 //! Dead letters: looked at, tried again through the same ingest, or thrown away.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
     ingest::{Incoming, Ingest, Retried},
     ledger::Database,
+    tenants::Tenants,
 };
 use crate::{
     cql::{Condition, Query},
-    event::{Environment, TenantId},
+    event::{Environment, Reason, Reject, TenantId},
     store::{
         self, Db, Schema,
         dead_letters::{self, Parked},
     },
+    telemetry::Chain,
 };
+
+/// How often records that wait for a tenant are retried.
+const WAITING_RETRY: Duration = Duration::from_secs(5);
 
 /// Letters that are read at once when many are tried again.
 const PAGE: i64 = 100;
@@ -55,14 +61,7 @@ impl Redrive {
 
     /// Tries one letter again.
     pub async fn retry(&self, letter: Parked) -> Result<Outcome, store::Error> {
-        let Some(topic) = self.environment.parse(&letter.record.place.topic) else {
-            let why = "its topic is none that is read with the settings of now";
-            return Ok(Outcome::StillParked(why.to_owned()));
-        };
-        let cluster = letter.cluster.into();
-        let incoming =
-            Incoming { record: letter.record, topic: Arc::new(topic), cluster, kept: true };
-        match self.ingest.retry(&incoming).await {
+        match self.reapply(letter).await {
             Ok(Retried::Applied) => Ok(Outcome::Applied),
             Ok(Retried::StillBad(reject)) => Ok(Outcome::StillParked(reject.to_string())),
             Ok(Retried::NotEnabled(tenant)) => {
@@ -71,6 +70,76 @@ impl Redrive {
             Err(error) if error.verdict() == store::Verdict::Retry => Err(error),
             Err(error) => Ok(Outcome::StillParked(error.to_string())),
         }
+    }
+
+    /// Retries records of tenant collections that wait for a tenant, once it can be written, until `stop`.
+    pub async fn follow(self: Arc<Self>, tenants: Arc<Tenants>, stop: CancellationToken) {
+        let followed = async {
+            tenants.ready().await;
+            loop {
+                if let Err(error) = self.retry_waiting().await {
+                    warn!(error = %Chain(&error), "records that wait for a tenant can't be looked for");
+                }
+                tokio::time::sleep(WAITING_RETRY).await;
+            }
+        };
+        let followed: Option<std::convert::Infallible> = stop.run_until_cancelled(followed).await;
+        debug_assert!(followed.is_none(), "the loop has no end of its own");
+    }
+
+    async fn retry_waiting(&self) -> Result<(), store::Error> {
+        for tenant in dead_letters::waiting_tenants(&self.db).await? {
+            match self.retry_waiting_of(&tenant).await {
+                Ok(0) => {}
+                Ok(applied) => {
+                    info!(%tenant, applied, "records that waited for a tenant are applied")
+                }
+                Err(error) => {
+                    debug!(%tenant, error = %Chain(&error), "a tenant can't be written yet")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Retries what waits for a tenant, until one fails for the tenant's sake. Returns how many were applied.
+    async fn retry_waiting_of(&self, tenant: &TenantId) -> Result<usize, store::Error> {
+        let (mut applied, mut after) = (0, Uuid::nil());
+        loop {
+            let page = dead_letters::waiting(&self.db, tenant, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            for letter in page {
+                let id = letter.id;
+                match self.reapply(letter).await {
+                    Ok(Retried::Applied) => applied += 1,
+                    // Enabled again, it is retried.
+                    Ok(Retried::NotEnabled(_)) => return Ok(applied),
+                    Ok(Retried::StillBad(reject)) => {
+                        dead_letters::leave_to_operators(&self.db, id, &reject).await?;
+                    }
+                    Err(error) if error.verdict() == store::Verdict::Refused => {
+                        let rule = "the database refuses to store it";
+                        let reject = Reject::new(Reason::RefusedByDatabase, None, rule);
+                        dead_letters::leave_to_operators(&self.db, id, &reject).await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.ingest.usable_again(tenant).await;
+        Ok(applied)
+    }
+
+    async fn reapply(&self, letter: Parked) -> Result<Retried, store::Error> {
+        let Some(topic) = self.environment.parse(&letter.record.place.topic) else {
+            let rule = "its topic is none that is read with the present settings";
+            return Ok(Retried::StillBad(Reject::new(Reason::TenantUnusable, None, rule)));
+        };
+        let cluster = letter.cluster.into();
+        let incoming =
+            Incoming { record: letter.record, topic: Arc::new(topic), cluster, kept: true };
+        self.ingest.retry(&incoming).await
     }
 
     /// Tries all letters again that are meant.

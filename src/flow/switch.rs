@@ -60,6 +60,11 @@ pub async fn bring_up_to_date(
     Ok(messages)
 }
 
+/// Whether a tenant's schema is at this version, with nothing of the Java module's to take over.
+pub async fn is_current(db: &Db, schema: &Schema) -> Result<bool, store::Error> {
+    Ok(migrate::is_current(db, schema).await? && !java::left(db, schema).await?.in_place)
+}
+
 /// Makes the Java module's state ours, unless somebody else just did.
 async fn take_over(
     tx: &mut Tx,

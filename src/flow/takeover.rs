@@ -175,6 +175,8 @@ pub struct Positions {
     by_schema: HashMap<Option<TenantId>, HashMap<(String, i32), Position>>,
     enabled_since: HashMap<TenantId, DateTime<Utc>>,
     unusable: HashSet<TenantId>,
+    /// Tenants are being migrated: topics of tenant collections wait.
+    collections_wait: bool,
     stopped: HashSet<(String, i32)>,
     /// Tenants of whom an incident says that they could not be written: it ends when they can.
     pub in_doubt: Vec<TenantId>,
@@ -206,6 +208,7 @@ impl Takeover {
         let mut found = Positions {
             stopped: incidents::stopped(&self.db).await?.into_iter().collect(),
             in_doubt: incidents::unusable(&self.db).await?,
+            collections_wait: !self.tenants.is_caught_up(),
             ..Positions::default()
         };
         for tenant in tenants {
@@ -214,7 +217,15 @@ impl Takeover {
                 found.by_schema.insert(None, positions);
                 continue;
             };
-            let Some(enabled) = self.tenants.find(id).await? else { continue };
+            let enabled = match self.tenants.find(id).await {
+                Ok(Some(enabled)) => enabled,
+                Ok(None) => continue,
+                Err(error) if error.is_of_a_version_behind() => {
+                    found.unusable.insert(id.clone());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match positions::list(&self.db, &enabled.schema).await {
                 Ok(positions) => {
                     found.by_schema.insert(Some(id.clone()), positions);
@@ -247,7 +258,11 @@ impl Takeover {
         if positions.stopped.contains(&place) {
             return Ok(Begin::Stopped);
         }
-        if tenant.as_ref().is_some_and(|id| positions.unusable.contains(id)) {
+        let waits = match tenant {
+            Some(id) => positions.unusable.contains(id),
+            None => positions.collections_wait,
+        };
+        if waits {
             return Ok(Begin::Unusable);
         }
         let stored = positions.by_schema.get(tenant);

@@ -1,12 +1,16 @@
 //! Tenants: which ones are enabled, and enabling, disabling and purging them.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    collections::{BTreeMap, HashMap, btree_map},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use moka::future::Cache;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,15 +35,20 @@ use crate::{
 /// How often the registry is read without being told: the net below `LISTEN`.
 const RELOAD: Duration = Duration::from_secs(30);
 
-/// How long to wait after the registry could not be read.
+/// How long to wait after the registry could not be read, and until a tenant is migrated again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Ids that are no enabled tenant's are remembered so long and so many, for requests.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+const UNKNOWN_MAX: u64 = 10_000;
 
 /// An enabled tenant.
 #[derive(Debug)]
 pub struct Tenant {
     /// Its id.
     pub id: TenantId,
-    /// Since when it is enabled. Enabled again it may have been purged in between, and is another one.
+    /// When it was enabled: the identity of the enabling, which an upgrade keeps. Enabled again it may have
+    /// been purged in between, and is another one.
     pub since: DateTime<Utc>,
     /// Its schema, with the statements that were filled in for it.
     pub schema: Arc<Schema>,
@@ -65,15 +74,25 @@ pub enum Change {
 
 type Tell = Box<dyn Fn(Change) + Send + Sync>;
 
-/// The enabled tenants, as this instance knows them.
+/// The enabled tenants, as this instance knows them: those whose schema is at its version, and those behind.
 pub struct Tenants {
     db: Db,
     clock: Clock,
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    /// Enabled tenants whose schema is not at this version, and why the last migration failed, if one did.
+    behind: RwLock<BTreeMap<TenantId, Option<String>>>,
+    /// A tenant was found to be behind.
+    found_behind: Notify,
+    /// Ids that were looked up in vain, with the number of changes before the look-up: what was read before
+    /// a change is never found after it.
+    unknown: Cache<(TenantId, u64), ()>,
+    changes: AtomicU64,
     /// Whom to tell of changes.
     tell: OnceLock<Tell>,
     /// Whether the module's own tables are there.
     ready: watch::Sender<bool>,
+    /// Whether the migration of every enabled tenant was tried once.
+    caught_up: watch::Sender<bool>,
     /// Somebody has asked for a rebuild.
     pub rebuild_asked: Notify,
     /// Something has happened to patrons of these.
@@ -87,8 +106,13 @@ impl Tenants {
             db,
             clock,
             known: RwLock::default(),
+            behind: RwLock::default(),
+            found_behind: Notify::new(),
+            unknown: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
+            changes: AtomicU64::default(),
             tell: OnceLock::new(),
             ready: watch::Sender::new(false),
+            caught_up: watch::Sender::new(false),
             rebuild_asked: Notify::new(),
             touched: Wakes::default(),
         }
@@ -105,26 +129,105 @@ impl Tenants {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// Whether the migration of every enabled tenant was tried once. Until then a topic of a tenant
+    /// collection is not read: records of tenants that are behind would hold it again and again.
+    pub fn is_caught_up(&self) -> bool {
+        *self.caught_up.borrow()
+    }
+
+    /// Enabled tenants whose schema is not at this version, and why the last migration failed, if one did.
+    pub fn behind(&self) -> BTreeMap<TenantId, Option<String>> {
+        self.behind.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn changed(&self, change: Change) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         if let Some(tell) = self.tell.get() {
             tell(change);
         }
     }
 
+    fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
     /// The tenant, if it is enabled. One that is not known is looked up, so that no instance is behind
-    /// another in enabling.
+    /// another in enabling. Fails while the tenant's schema is not at this version
+    /// ([`store::Error::is_of_a_version_behind`]).
     pub async fn find(&self, id: &TenantId) -> Result<Option<Arc<Tenant>>, store::Error> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        if known.is_some() {
-            return Ok(known);
+        match self.known(id) {
+            None => self.look_up(&self.db, id).await,
+            known => Ok(known),
         }
-        let mut enabled = tenants::enabled_as(&self.db, id).await;
-        for _ in 0..self.db.size() {
-            if enabled.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
-                enabled = tenants::enabled_as(&self.db, id).await;
+    }
+
+    /// As [`Tenants::find`], for a request: an unknown id is looked up over the request's connections, and
+    /// seldom. An event must not rely on this: the id may have been enabled within the last second.
+    pub async fn find_for_request(
+        &self,
+        db: &Db,
+        id: &TenantId,
+    ) -> Result<Option<Arc<Tenant>>, store::Error> {
+        if let Some(known) = self.known(id) {
+            return Ok(Some(known));
+        }
+        let key = (id.clone(), self.changes.load(Ordering::Relaxed));
+        if self.unknown.get(&key).await.is_some() {
+            return Ok(None);
+        }
+        let found = self.look_up(db, id).await?;
+        if found.is_none() {
+            self.unknown.insert(key, ()).await;
+        }
+        Ok(found)
+    }
+
+    async fn look_up(&self, db: &Db, id: &TenantId) -> Result<Option<Arc<Tenant>>, store::Error> {
+        let mut looked = self.look_up_once(db, id).await;
+        // Each pooled connection may have died since its last use.
+        for _ in 0..db.size() {
+            if looked.as_ref().is_err_and(store::Error::is_of_a_dead_connection) {
+                looked = self.look_up_once(db, id).await;
             }
         }
-        Ok(enabled?.map(|enabled| self.remember(id, enabled)))
+        looked
+    }
+
+    async fn look_up_once(
+        &self,
+        db: &Db,
+        id: &TenantId,
+    ) -> Result<Option<Arc<Tenant>>, store::Error> {
+        match tenants::enabled_as(db, id).await? {
+            Some(enabled) => self.adopt(db, id, enabled).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers an enabled tenant once its schema is seen at this version.
+    async fn adopt(
+        &self,
+        db: &Db,
+        id: &TenantId,
+        enabled: tenants::Enabled,
+    ) -> Result<Arc<Tenant>, store::Error> {
+        let schema = Schema::of(id);
+        if switch::is_current(db, &schema).await? {
+            return Ok(self.remember(id, enabled));
+        }
+        let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
+        let failure = match behind.entry(id.clone()) {
+            btree_map::Entry::Occupied(entry) => entry.get().clone(),
+            btree_map::Entry::Vacant(entry) => {
+                self.found_behind.notify_one();
+                entry.insert(None).clone()
+            }
+        };
+        let schema = schema.name().to_owned();
+        Err(match failure {
+            None => store::Error::Migrating { schema },
+            Some(why) => store::Error::NotMigrated { schema, why },
+        })
     }
 
     /// All tenants that are known as enabled.
@@ -145,13 +248,14 @@ impl Tenants {
                 is_new = true;
                 make()
             });
-            if tenant.since < since {
+            if tenant.since != since {
                 is_new = true;
                 *tenant = make();
             }
             *tenant.knowledge.write().unwrap_or_else(PoisonError::into_inner) = knowledge;
             tenant.clone()
         };
+        self.behind.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if is_new {
             figures().hide(id, false);
             self.changed(Change::Enabled(id.clone()));
@@ -162,17 +266,31 @@ impl Tenants {
     /// Forgets that a tenant is enabled; asked again, it is looked up.
     pub fn forget(&self, id: &TenantId) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.changes.fetch_add(1, Ordering::Relaxed);
         figures().hide(id, true);
     }
 
-    /// Reads the registry anew.
+    /// Reads the registry anew, and looks at the schema of each tenant that is new here.
     async fn reload(&self) -> Result<(), store::Error> {
         let enabled = tenants::enabled(&self.db).await?;
         for tenant in self.all().iter().filter(|tenant| !enabled.contains_key(&tenant.id)) {
             self.forget(&tenant.id);
         }
+        self.behind
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|id, _| enabled.contains_key(id));
         for (id, enabled) in &enabled {
-            self.remember(id, *enabled);
+            let is_known = self.known(id).is_some_and(|tenant| tenant.since == enabled.0);
+            match is_known {
+                true => drop(self.remember(id, *enabled)),
+                false => match self.adopt(&self.db, id, *enabled).await {
+                    Ok(_) => {}
+                    // A tenant that was made anew is served as what it is now.
+                    Err(error) if error.is_of_a_version_behind() => self.forget(id),
+                    Err(error) => return Err(error),
+                },
+            }
         }
         self.changed(Change::Any);
         Ok(())
@@ -182,9 +300,8 @@ impl Tenants {
     /// module's schema and every enabled tenant's: two versions may share the database during a
     /// rollout, and whichever starts brings it up to date.
     pub async fn follow(self: Arc<Self>, listener: Db, stop: CancellationToken) {
-        let mut migrated = HashSet::new();
         while !stop.is_cancelled() {
-            let followed = stop.run_until_cancelled(self.listen(&listener, &mut migrated)).await;
+            let followed = stop.run_until_cancelled(self.listen(&listener)).await;
             if let Some(Err(error)) = followed {
                 warn!(error = %Chain(&error), "registry of tenants can't be read; trying again");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
@@ -192,40 +309,51 @@ impl Tenants {
         }
     }
 
-    async fn listen(
-        &self,
-        listener: &Db,
-        migrated: &mut HashSet<TenantId>,
-    ) -> Result<(), store::Error> {
+    async fn listen(&self, listener: &Db) -> Result<(), store::Error> {
         migrate::module(&self.db).await?;
         self.ready.send_replace(true);
         let mut news = tenants::News::listen(listener).await?;
         loop {
             self.reload().await?;
-            self.migrate(migrated).await;
-            if let Ok(heard) = tokio::time::timeout(RELOAD, news.next()).await {
-                heard?;
+            self.migrate().await?;
+            if !self.caught_up.send_replace(true) {
+                self.changed(Change::Any);
+            }
+            let pause = if self.behind().is_empty() { RELOAD } else { RETRY };
+            tokio::select! {
+                news = news.next() => news?,
+                () = self.found_behind.notified() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Migrates the tenants that this instance has not migrated yet. One tenant's trouble is not the
-    /// others'; it is tried again when the registry is read the next time.
-    async fn migrate(&self, migrated: &mut HashSet<TenantId>) {
-        for tenant in self.all() {
-            if migrated.contains(&tenant.id) {
-                continue;
-            }
-            let now = self.clock.now();
-            match switch::bring_up_to_date(&self.db, &tenant.id, &tenant.schema, now).await {
+    /// Migrates the tenants that are behind. One tenant's trouble is not the others'; it is tried again
+    /// when the registry is read the next time.
+    async fn migrate(&self) -> Result<(), store::Error> {
+        for id in self.behind().into_keys() {
+            let (schema, now) = (Schema::of(&id), self.clock.now());
+            let failure = match switch::bring_up_to_date(&self.db, &id, &schema, now).await {
                 Ok(_) => {
-                    migrated.insert(tenant.id.clone());
+                    match tenants::enabled_as(&self.db, &id).await? {
+                        Some(enabled) => match self.adopt(&self.db, &id, enabled).await {
+                            Ok(_) => info!(tenant = %id, "tenant migrated"),
+                            Err(error) if error.is_of_a_version_behind() => {}
+                            Err(error) => return Err(error),
+                        },
+                        None => self.forget(&id),
+                    }
+                    continue;
                 }
-                Err(error) => {
-                    warn!(tenant = %tenant.id, error = %Chain(&error), "tenant not migrated yet");
-                }
+                Err(error) => error,
+            };
+            warn!(tenant = %id, error = %Chain(&failure), "tenant not migrated yet");
+            if !failure.is_transient_in_migration() {
+                let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
+                behind.insert(id, Some(Chain(&failure).to_string()));
             }
         }
+        Ok(())
     }
 
     /// Installs or upgrades: the same steps, each of which may be repeated. Gives what there is to say of

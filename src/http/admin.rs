@@ -17,6 +17,9 @@ use crate::{
 };
 
 /// How long the database may take to show that it is there.
+/// Tenants that a problem names, at most.
+const BEHIND_NAMED: usize = 20;
+
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `GET /admin/health`: this process answers; nothing else is looked at.
@@ -91,6 +94,7 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
     problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
     let kafka = service.kafka.health();
     problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
+    problems.extend(behind(&service));
     // Messages that are late are no reason either: the desk is answered, and no message is lost.
     let behind = service.telling.behind();
     let body = json!({
@@ -120,6 +124,24 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
+}
+
+/// Why tenants can't be served that are enabled: their schemas are not at this version.
+fn behind(service: &Service) -> Option<Value> {
+    let behind = service.tenants.behind();
+    if behind.is_empty() {
+        return None;
+    }
+    let named = behind.iter().take(BEHIND_NAMED).map(|(id, failure)| match failure {
+        Some(failure) => format!("{id}: {failure}"),
+        None => format!("{id} is pending"),
+    });
+    let problem = format!(
+        "tenants are not migrated to this version yet: {} ({})",
+        behind.len(),
+        named.collect::<Vec<_>>().join("; ")
+    );
+    Some(json!({ "part": "tenants", "problem": problem }))
 }
 
 /// Tenants of which not all is known that has happened. They are answered all the same, so that is no reason

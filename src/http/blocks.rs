@@ -25,7 +25,7 @@ use crate::{
     config::OnDatabaseFailure,
     figures::figures,
     flow::answer::{Basis, Question},
-    store::tenants::Knowledge,
+    store::{Verdict, tenants::Knowledge},
 };
 
 /// The whole answer takes no longer: mod-circulation gives up after 20 s.
@@ -105,11 +105,20 @@ pub(super) async fn get(
     };
     let caller = caller(&request, &service, &id);
     let evaluate = async {
-        let tenant = enabled(&service, &id).await?;
+        let tenant = enabled(&service, &db, &id).await?;
         let knowledge = tenant.knowledge();
-        let question = Question { db, tenant, user, caller };
-        let answer = service.answers.blocks(&question).await.map_err(ApiError::Store)?;
-        Ok((answer, knowledge))
+        let question = Question { db: db.clone(), tenant, user, caller };
+        match service.answers.blocks(&question).await {
+            Ok(answer) => Ok((answer, knowledge)),
+            Err(error) => {
+                if error.verdict() == Verdict::Unusable {
+                    // An older instance may have made the tenant anew: it is looked at once more.
+                    service.tenants.forget(&id);
+                    enabled(&service, &db, &id).await?;
+                }
+                Err(ApiError::Store(error))
+            }
+        }
     };
     let failure = match timeout(DEADLINE, evaluate).await {
         Ok(Ok((answer, knowledge))) => {

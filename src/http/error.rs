@@ -121,6 +121,10 @@ impl ApiError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
+        // Another instance, or this one in a moment, serves the tenant: nothing is to be made up meanwhile.
+        if error.is_of_a_version_behind() {
+            return Self::Text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        }
         Self::Store(Arc::new(error))
     }
 }

@@ -35,8 +35,8 @@ pub(super) async fn post(
     request: HttpRequest,
     InTime(body): InTime,
 ) -> Result<HttpResponse, ApiError> {
-    let (service, _) = shared(&request);
-    let tenant = enabled(&service, &tenant_id(&request)?).await?;
+    let (service, db) = shared(&request);
+    let tenant = enabled(&service, &db, &tenant_id(&request)?).await?;
     let sent = Record::read(&request, &body)?;
     let now = service.clock.now();
     let event = callback::read(kind, &body, now).map_err(|reject| refused(&sent, reject))?;

@@ -66,7 +66,7 @@ pub struct Service {
     /// How topics are named.
     pub environment: Environment,
     /// Works on dead letters.
-    pub redrive: Redrive,
+    pub redrive: Arc<Redrive>,
     /// Enables tenants.
     pub tenant_jobs: Arc<TenantJobs>,
     /// Works on rebuilds.

@@ -69,8 +69,12 @@ pub(super) struct Desk {
 }
 
 /// The enabled tenant of this id, or the error that names it.
-pub(super) async fn enabled(service: &Service, id: &TenantId) -> Result<Arc<Tenant>, ApiError> {
-    let tenant = service.tenants.find(id).await?;
+pub(super) async fn enabled(
+    service: &Service,
+    db: &Db,
+    id: &TenantId,
+) -> Result<Arc<Tenant>, ApiError> {
+    let tenant = service.tenants.find_for_request(db, id).await?;
     tenant.ok_or_else(|| ApiError::not_enabled(id))
 }
 
@@ -85,7 +89,7 @@ impl FromRequest for Desk {
         let acting_user = acting_user(request);
         Box::pin(async move {
             let _pass = pass.ok_or_else(ApiError::too_many)?;
-            let tenant = enabled(&service, &id?).await?;
+            let tenant = enabled(&service, &db, &id?).await?;
             Ok(Self { service, db, tenant, acting_user, _pass })
         })
     }

@@ -52,6 +52,9 @@ const FINISH: Duration = Duration::from_secs(4);
 /// How long a tenant is left alone whose tables can't be written.
 const UNUSABLE: Duration = Duration::from_secs(5);
 
+/// How long a partition pauses whose tenant is being migrated.
+const MIGRATING: Duration = Duration::from_secs(1);
+
 /// What the polling thread is told.
 pub(super) enum News {
     /// By the one who asks: where partitions begin.
@@ -382,6 +385,7 @@ impl Poller {
         let time = match hold {
             Hold::Stopped => None,
             Hold::Unusable => Some(UNUSABLE),
+            Hold::Migrating => Some(MIGRATING),
             Hold::Anew => Some(Duration::ZERO),
         };
         self.context().assignment.stop_reading(topic, partition, time);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cql::{Condition, Query},
-    event::{Place, Record, Reject},
+    event::{Place, Record, Reject, TenantId},
 };
 
 const PARK: Statement = Statement::new(
@@ -120,6 +120,90 @@ fn headers(record: &Record) -> Value {
     // jsonb can't hold a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     told.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
+}
+
+/// How many records wait for a tenant that can't be written, counted up to a bound.
+pub async fn waiting_number(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    bound: i64,
+) -> Result<i64, Error> {
+    sqlx::query_scalar(
+        "select count(*) from (
+           select from mod_patron_blocks.dead_letter where tenant = $1 limit $2) waiting",
+    )
+    .bind(tenant.as_str())
+    .bind(bound)
+    .fetch_one(db)
+    .await
+    .map_err(Error::at("count records that wait for a tenant"))
+}
+
+/// Notes that parked records wait for a tenant, and are to be retried by the service.
+pub async fn note_waiting(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.dead_letter set tenant = $1 where dead_letter_id = any($2)",
+    )
+    .bind(tenant.as_str())
+    .bind(ids)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("note for which tenant records wait"))?;
+    Ok(())
+}
+
+/// Tenants for which parked records wait.
+pub async fn waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
+    let tenants: Vec<String> = sqlx::query_scalar(
+        "select distinct tenant from mod_patron_blocks.dead_letter where tenant is not null",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("look for records that wait for a tenant"))?;
+    Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
+}
+
+/// The next records that wait for a tenant, after `after` in the order of their ids.
+pub async fn waiting(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<Parked>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(
+        r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
+                  key, headers, payload, cluster
+             from mod_patron_blocks.dead_letter
+            where tenant = $1 and dead_letter_id > $2 order by dead_letter_id limit $3"#,
+    )
+    .bind(tenant.as_str())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("read records that wait for a tenant"))?;
+    Ok(rows.into_iter().map(Parked::from).collect())
+}
+
+/// Leaves a record to operators that waited for a tenant and can't be applied now that the tenant can be
+/// written.
+pub async fn leave_to_operators(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    reject: &Reject,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.dead_letter
+            set tenant = null, reason = $2, field = $3, rule = $4 where dead_letter_id = $1",
+    )
+    .bind(id)
+    .bind(reject.reason.name())
+    .bind(reject.field)
+    .bind(&reject.rule)
+    .execute(db)
+    .await
+    .map_err(Error::at("leave a record to operators"))?;
+    Ok(())
 }
 
 /// A dead letter as stored.

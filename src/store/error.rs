@@ -27,6 +27,26 @@ pub enum Error {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// Another instance migrates the schema at this moment.
+    #[error("another instance migrates schema {schema}")]
+    MigrationBusy {
+        /// The schema.
+        schema: String,
+    },
+    /// The tenant's schema is not at the version of this instance yet; a migration is pending.
+    #[error("schema {schema} is being migrated to the version of this instance")]
+    Migrating {
+        /// The schema.
+        schema: String,
+    },
+    /// The tenant's schema is not at the version of this instance, and its migration failed.
+    #[error("schema {schema} could not be migrated to the version of this instance: {why}")]
+    NotMigrated {
+        /// The schema.
+        schema: String,
+        /// Why the last attempt failed.
+        why: String,
+    },
     /// Something is built on a relation that has to make room, and can't be taken along.
     #[error("{relation} can't be replaced, and nothing was changed: {what}")]
     InTheWay {
@@ -101,14 +121,44 @@ impl Error {
                 }
             }
             Self::Driver { source: sqlx::Error::Encode(_), .. } => Verdict::Refused,
-            Self::Driver { .. } | Self::Silent | Self::Migrate { .. } | Self::Corrupt { .. } => {
-                Verdict::Retry
-            }
-            Self::InTheWay { .. }
+            Self::Driver { .. }
+            | Self::Silent
+            | Self::Migrate { .. }
+            | Self::MigrationBusy { .. }
+            | Self::Migrating { .. }
+            | Self::Corrupt { .. } => Verdict::Retry,
+            Self::NotMigrated { .. }
+            | Self::InTheWay { .. }
             | Self::View { .. }
             | Self::Rights(_)
             | Self::NothingToGiveBack(_) => Verdict::Unusable,
         }
+    }
+
+    /// Whether a tenant's records have to wait until its schema is migrated.
+    pub fn awaits_migration(&self) -> bool {
+        matches!(self, Self::Migrating { .. })
+    }
+
+    /// Whether the tenant's schema is not at the version of this instance.
+    pub fn is_of_a_version_behind(&self) -> bool {
+        matches!(self, Self::Migrating { .. } | Self::NotMigrated { .. })
+    }
+
+    /// Whether a migration that failed so may succeed unchanged: the server was away or a lock was taken.
+    pub fn is_transient_in_migration(&self) -> bool {
+        use sqlx::migrate::MigrateError;
+        let source = match self {
+            Self::Migrate { source: MigrateError::Execute(source), .. }
+            | Self::Migrate { source: MigrateError::ExecuteMigration(source, _), .. }
+            | Self::Driver { source, .. } => source,
+            other => return matches!(other, Self::MigrationBusy { .. } | Self::Silent),
+        };
+        let sqlx::Error::Database(error) = source else { return true };
+        // Classes 08, 40, 53, 55, 57: connection, rollback, resources, object in use, intervention.
+        let code = error.code();
+        let class = code.as_deref().and_then(|code| code.get(..2));
+        matches!(class, Some("08" | "40" | "53" | "55" | "57"))
     }
 
     /// Whether the connection was closed under the statement: a pooled one may have been dead since the

@@ -79,7 +79,11 @@ impl Incident {
     pub fn id(&self) -> Uuid {
         let Self { topic, partition, offsets, .. } = self;
         let (kind, from, to) = (self.kind.name(), offsets.start, offsets.end);
-        let name = format!("{kind}/{topic}/{partition}/{from}/{to}");
+        let mut name = format!("{kind}/{topic}/{partition}/{from}/{to}");
+        // Several tenants share a topic of a tenant collection.
+        if let (Kind::TenantUnusable, Some(tenant)) = (self.kind, &self.tenant) {
+            name = format!("{name}/{tenant}");
+        }
         Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
     }
 }

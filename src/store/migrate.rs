@@ -1,25 +1,60 @@
 //! Migrations: the module's schema, and each tenant's.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
-use sqlx::{AssertSqlSafe, PgConnection, migrate::Migrator};
+use sqlx::{
+    AssertSqlSafe, PgConnection, PgExecutor, SqlSafeStr,
+    migrate::{Migration, Migrator},
+};
+use tokio::time::{Instant, sleep};
 
-use super::{Db, Error, Schema, Tx, tenants};
+use super::{Db, Error, Schema, Statement, Tx, Verdict, tenants};
 use crate::event::TenantId;
 
 static MODULE: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/module")));
 static TENANT: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/tenant")));
-/// Within a transaction of ours, under the tenant's own lock: the migrator's would outlive a rollback.
+/// Within a transaction, whose tables are new and empty: indexes need not be built concurrently, which no
+/// transaction may do.
 static TENANT_WITHIN: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = beside(sqlx::migrate!("migrations/tenant"));
-    migrator.set_locking(false);
+    migrator.migrations.to_mut().iter_mut().for_each(join_transaction);
     migrator
 });
 
-/// During a rollout an older instance may start on a schema that a newer one has migrated.
+/// How long to wait for another instance that migrates the same schema, and how often to look.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+const APPLIED: Statement =
+    Statement::new("select version from {schema}._sqlx_migrations where success");
+
+/// During a rollout an older instance may start on a schema that a newer one has migrated. The lock of a
+/// schema is taken here: the migrator's own is one for the whole database, and its waiters would block
+/// the building of an index.
 fn beside(mut migrator: Migrator) -> Migrator {
     migrator.set_ignore_missing(true);
+    migrator.set_locking(false);
     migrator
+}
+
+fn join_transaction(migration: &mut Migration) {
+    if migration.no_tx {
+        let sql = migration.sql.as_str().replace(" concurrently", "");
+        // The text is a migration of this repository.
+        migration.sql = AssertSqlSafe(sql).into_sql_str();
+        migration.no_tx = false;
+    }
+}
+
+/// Whether a tenant's schema has every migration of this version.
+pub async fn is_current(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
+    let asked = sqlx::query_scalar(schema.sql(&APPLIED)).fetch_all(db).await;
+    let applied: Vec<i64> = match asked.map_err(Error::at("look which migrations were applied")) {
+        // There is no such table.
+        Err(error) if error.verdict() == Verdict::Unusable => return Ok(false),
+        applied => applied?,
+    };
+    Ok(TENANT.iter().all(|migration| applied.contains(&migration.version)))
 }
 
 /// Makes the module's schema, or brings it up to date.
@@ -55,8 +90,9 @@ async fn run(
     let mut connection = db.acquire().await.map_err(Error::at("connect for a migration"))?;
     // With it go its search_path and its lock.
     connection.close_on_drop();
-    tenants::lock_for_migration(&mut connection, tenant).await?;
+    lock(&mut connection, schema, tenant).await?;
     create(&mut connection, schema).await?;
+    drop_invalid_indexes(&mut connection, schema).await?;
     // Not `run`: its bounds keep a future that calls it from being spawned.
     migrator
         .run_direct(None, &mut *connection, false)
@@ -64,10 +100,51 @@ async fn run(
         .map_err(|source| Error::Migrate { schema: schema.name().to_owned(), source })
 }
 
+/// Takes the migration lock for as long as the connection lives: migrations run in transactions of their
+/// own. A session that waits inside a statement would block the building of an index, so it polls.
+async fn lock(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    tenant: Option<&TenantId>,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    while !tenants::try_lock_for_migration(connection, tenant).await? {
+        if Instant::now() > deadline {
+            return Err(Error::MigrationBusy { schema: schema.name().to_owned() });
+        }
+        sleep(LOCK_POLL).await;
+    }
+    Ok(())
+}
+
+/// Drops what an interrupted building of an index left: it costs every write, and its name is taken.
+async fn drop_invalid_indexes(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
+    let step = "drop indexes that were not built to their end";
+    let invalid: Vec<String> = sqlx::query_scalar(
+        "select indexrelid::regclass::text from pg_index i
+           join pg_class c on c.oid = i.indexrelid
+          where not i.indisvalid and c.relnamespace = to_regnamespace($1)",
+    )
+    .bind(schema.name())
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(Error::at(step))?;
+    for index in invalid {
+        // `regclass` quotes the name.
+        let drop = AssertSqlSafe(format!("drop index if exists {index}"));
+        sqlx::query(drop).execute(&mut *connection).await.map_err(Error::at(step))?;
+    }
+    Ok(())
+}
+
 async fn create(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
     let name = schema.name();
     for statement in [
         "set client_min_messages = warning".to_owned(),
+        // An index on a large table takes longer than a statement of the service may. Waiting for a
+        // table's lock blocks all who come later, so that is bounded.
+        "set statement_timeout = 0".to_owned(),
+        "set lock_timeout = '5s'".to_owned(),
         format!("create schema if not exists {name}"),
         format!("set search_path = {name}"),
     ] {

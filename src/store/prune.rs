@@ -53,12 +53,15 @@ const DEAD_LETTERS: Statement = Statement::new(
     "delete from {schema}.dead_letter where ctid = any (array (
        select ctid from {schema}.dead_letter
         where ctid >= $1::text::tid and ctid < $2::text::tid
-          and (received_at < $3 or (received_at, dead_letter_id) <= ($4, $5))
+          and (received_at < $3
+               or reason <> 'tenant_unusable' and (received_at, dead_letter_id) <= ($4, $5))
           for update skip locked))",
 );
 
 const BEYOND: Statement = Statement::new(
+    // What waits for its tenant is retried by the service: it does not count.
     "select received_at, dead_letter_id from {schema}.dead_letter
+      where reason <> 'tenant_unusable'
       order by received_at desc, dead_letter_id desc offset $1 limit 1",
 );
 

@@ -51,7 +51,7 @@ pub type Enabled = (DateTime<Utc>, Knowledge);
 pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabled>, Error> {
     type Row = (String, DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let rows: Vec<Row> = sqlx::query_as(
-        "select tenant, changed_at, filled_by, lacks_before from mod_patron_blocks.tenant
+        "select tenant, enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
           where enabled",
     )
     .fetch_all(db)
@@ -70,7 +70,7 @@ pub async fn enabled_as(
 ) -> Result<Option<Enabled>, Error> {
     type Row = (DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let row: Option<Row> = sqlx::query_as(
-        "select changed_at, filled_by, lacks_before from mod_patron_blocks.tenant
+        "select enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
           where tenant = $1 and enabled",
     )
     .bind(tenant.as_str())
@@ -110,13 +110,13 @@ pub async fn filled(
     announce(tx, tenant.as_str()).await
 }
 
-/// Since when a tenant is enabled, if it is: the time of the last enabling.
+/// Since when a tenant is enabled, if it is: the identity of the enabling, which an upgrade keeps.
 pub async fn enabled_since(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
 ) -> Result<Option<DateTime<Utc>>, Error> {
     sqlx::query_scalar(
-        "select changed_at from mod_patron_blocks.tenant where tenant = $1 and enabled",
+        "select enabled_at from mod_patron_blocks.tenant where tenant = $1 and enabled",
     )
     .bind(tenant.as_str())
     .fetch_optional(db)
@@ -158,6 +158,7 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
     for forget in [
         "delete from mod_patron_blocks.tenant where tenant = $1",
         "delete from mod_patron_blocks.given_back where tenant = $1",
+        "delete from mod_patron_blocks.dead_letter where tenant = $1",
     ] {
         let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
         done.map_err(Error::at("forget a tenant"))?;
@@ -207,19 +208,18 @@ pub async fn wait_at_most(tx: &mut Tx, most: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the tenant's migration lock for as long as the connection lives: migrations run in
-/// transactions of their own.
-pub async fn lock_for_migration(
+/// Takes a tenant's migration lock, or the module's, for as long as the connection lives. Returns `false`
+/// while another session has the lock.
+pub async fn try_lock_for_migration(
     connection: &mut PgConnection,
     tenant: Option<&TenantId>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let name = tenant.map_or_else(|| "module".to_owned(), lock_name);
-    sqlx::query("select pg_advisory_lock(hashtextextended($1, 1))")
+    sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 1))")
         .bind(name)
-        .execute(connection)
+        .fetch_one(connection)
         .await
-        .map_err(Error::at("take a migration lock"))?;
-    Ok(())
+        .map_err(Error::at("take a migration lock"))
 }
 
 /// Takes the tenant's migration lock for this transaction, each statement of which may take a quarter of

@@ -215,6 +215,9 @@ impl Instance {
                 Some(Hold::Unusable) => {
                     self.assignment.stop_reading(&at.0, at.1, Some(Duration::from_secs(5)));
                 }
+                Some(Hold::Migrating) => {
+                    self.assignment.stop_reading(&at.0, at.1, Some(Duration::from_secs(1)));
+                }
                 Some(Hold::Anew) => {
                     self.assignment.stop_reading(&at.0, at.1, Some(Duration::ZERO));
                 }

@@ -12,7 +12,7 @@ use std::{
 
 use patron_blocks::{
     event::{Event, Record, TenantId, stamp::Horizon},
-    flow::ledger::{Beside, Entry, Ledger},
+    flow::ledger::{Beside, Entry, Ledger, Opening},
     patron::{Fee, Loan, Register, Said},
     store::{
         Error,
@@ -178,12 +178,12 @@ impl Ledger for Model {
         &self,
         tenant: Option<&TenantId>,
         _: Beside,
-    ) -> Result<Option<ModelEntry>, Error> {
+    ) -> Result<Opening<ModelEntry>, Error> {
         self.round_trip().await?;
         if tenant.is_some_and(|tenant| !self.state().enabled.contains(tenant)) {
-            return Ok(None);
+            return Ok(Opening::NotEnabled);
         }
-        Ok(Some(ModelEntry {
+        Ok(Opening::Open(ModelEntry {
             model: self.clone(),
             of: tenant.cloned(),
             claimed: Vec::new(),
@@ -240,6 +240,14 @@ impl Entry for ModelEntry {
         self.model.round_trip().await?;
         self.letters.extend(letters.iter().map(|letter| letter.id));
         Ok(())
+    }
+
+    async fn park_waiting(
+        &mut self,
+        _: &TenantId,
+        letters: &[DeadLetter<'_>],
+    ) -> Result<bool, Error> {
+        self.park(letters).await.map(|()| true)
     }
 
     async fn unpark(&mut self, _: Uuid) -> Result<(), Error> {

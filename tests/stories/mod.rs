@@ -23,4 +23,5 @@ mod storage;
 mod switching;
 mod synchronization;
 mod tenants;
+mod upgrades;
 mod weather;

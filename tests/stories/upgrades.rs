@@ -1,0 +1,268 @@
+//! Upgrades: an upgrade call keeps a tenant's identity, and an instance serves and ingests a tenant only once
+//! that tenant's schema is at the version of the instance.
+
+use std::time::Duration;
+
+use patron_blocks::{
+    blocks::Measure,
+    config::Config,
+    event::{Kind, TenantId},
+    store::{self, PoolSettings, Schema, migrate},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, minutes_from_now},
+    log::Draft,
+    world::{TENANT, World, pool, with_database},
+};
+
+/// The advisory locks of a tenant, by the seed of their key.
+const WRITERS: i64 = 0;
+const MIGRATIONS: i64 = 1;
+
+/// Takes one of the tenant's locks in a session of the story's own.
+async fn lock(world: &World, seed: i64) -> Transaction<'static, Postgres> {
+    let mut tx = world.db.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, $2))")
+        .bind(format!("mod_patron_blocks/{TENANT}"))
+        .bind(seed)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx
+}
+
+/// How many sessions of this database wait for an advisory lock.
+const LOCK_WAITERS: &str =
+    "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+     where l.locktype = 'advisory' and not l.granted and d.datname = current_database()";
+
+/// Publishes check-outs of a patron to the topic of the tenant collection.
+async fn publish(world: &World, topic: &str, user: Uuid, number: usize) {
+    let tomorrow = minutes_from_now(1440);
+    let payloads: Vec<String> =
+        (0..number).map(|_| check_out(user, Uuid::new_v4(), &tomorrow).to_string()).collect();
+    let draft = |payload| Draft {
+        topic: topic.to_owned(),
+        headers: vec![("folio.tenantId", TENANT)],
+        payload: Some(str::as_bytes(payload)),
+        timestamp: None,
+    };
+    world.log.send_all_to(0, payloads.iter().map(|payload| draft(payload))).await;
+}
+
+async fn collection_topic(world: &World) -> String {
+    let topic = world.log.topic("ALL", Kind::ItemCheckedOut);
+    world.log.make(vec![topic.clone()]).await;
+    topic
+}
+
+/// Waits until the collection topic's first partition is settled up to this offset.
+async fn settled_to(world: &World, offset: usize) {
+    let next = "select coalesce(max(next_offset), 0) from mod_patron_blocks.ingest_position
+                 where topic like '%.ALL.%' and partition = 0";
+    let offset = i64::try_from(offset).unwrap();
+    world
+        .until("the collection topic is settled", async |w: &World| w.count(next).await >= offset)
+        .await;
+}
+
+const OPEN_LOANS: &str = "select count(*) from {schema}.loan where is_open";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_while_a_record_waits_loses_no_record() {
+    World::tell(async |world| {
+        let topic = collection_topic(world).await;
+        let user = Uuid::new_v4();
+        publish(world, &topic, user, 1).await;
+        settled_to(world, 1).await;
+
+        let locked = lock(world, WRITERS).await;
+        publish(world, &topic, user, 1).await;
+        world.until("a writer waits", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
+        world.meddle("update mod_patron_blocks.tenant set changed_at = now()").await;
+        locked.rollback().await.unwrap();
+        settled_to(world, 2).await;
+        assert_eq!(world.count(OPEN_LOANS).await, 2, "a record of an enabled tenant is lost");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_upgrades_while_events_come_lose_no_record() {
+    World::tell(async |world| {
+        let topic = collection_topic(world).await;
+        let user = Uuid::new_v4();
+        publish(world, &topic, user, 1).await;
+        settled_to(world, 1).await;
+
+        let world = &*world;
+        let upgrade = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let (ended, mut published) = (std::cell::Cell::new(false), 1);
+        let upgrades = async {
+            for _ in 0..20 {
+                let (status, body) = world.post("/_/tenant", &upgrade).await;
+                assert_eq!(status, 201, "{body}");
+                let job: Value = serde_json::from_str(&body).unwrap();
+                let path = format!("/_/tenant/{}?wait=30000", job["id"].as_str().unwrap());
+                assert_eq!(world.read(&path).await["complete"], true);
+            }
+            ended.set(true);
+        };
+        let events = async {
+            while !ended.get() {
+                publish(world, &topic, user, 50).await;
+                published += 50;
+            }
+        };
+        tokio::join!(upgrades, events);
+        settled_to(world, published).await;
+        let open = usize::try_from(world.count(OPEN_LOANS).await).unwrap();
+        assert_eq!(open, published, "records of an enabled tenant are lost");
+    })
+    .await;
+}
+
+/// Takes a tenant's schema back to a version without the columns of topic-told patron groups.
+const VERSION_BEFORE: &str = "
+    alter table {schema}.patron drop column told_group cascade, drop column told_stamp cascade,
+                                drop column told_at cascade;
+    alter table {schema}.horizon drop column loans_horizon cascade;
+    delete from {schema}._sqlx_migrations where version = 14";
+
+/// A patron with one loan under a limit of none.
+async fn blocked_patron(world: &World) -> Uuid {
+    let group = Uuid::new_v4();
+    let user = world.users.patron(group);
+    world.limit(group, Measure::ChargedOut, 1.0).await;
+    let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440));
+    world.publish(Kind::ItemCheckedOut, &payload).await;
+    world.settled().await;
+    assert_eq!(world.blocks(user).await.len(), 1);
+    user
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_not_migrated_yet_waits() {
+    World::tell(async |world| {
+        let topic = collection_topic(world).await;
+        let user = blocked_patron(world).await;
+        publish(world, &topic, user, 1).await;
+        settled_to(world, 1).await;
+        world.stop().await;
+
+        // The next version finds the tenant behind, and can't migrate it for now.
+        world.meddle(VERSION_BEFORE).await;
+        let locked = lock(world, MIGRATIONS).await;
+        world.start_anyhow().await;
+        world.until("it migrates", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
+        let (status, body) = world.get(&format!("/automated-patron-blocks/{user}")).await;
+        assert_eq!(status, 503, "a blocked patron is answered: {body}");
+        let (status, body) = world.get("/admin/ready").await;
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains(TENANT), "{body}");
+        publish(world, &topic, user, 2).await;
+        let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440));
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+        let event = world.post("/automated-patron-blocks/handlers/item-checked-out", &payload);
+        assert_eq!(event.await.0, 503, "an event over HTTP is to be sent again");
+        assert_eq!(world.count(OPEN_LOANS).await, 2);
+
+        locked.rollback().await.unwrap();
+        world.until("it is ready", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+        assert_eq!(world.blocks(user).await.len(), 1);
+        settled_to(world, 3).await;
+        world.settled().await;
+        assert_eq!(world.count(OPEN_LOANS).await, 5);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_an_older_instance_makes_anew_is_migrated() {
+    World::tell(async |world| {
+        let user = blocked_patron(world).await;
+        // An instance of the version before purges the tenant and enables it again.
+        let made_anew = format!(
+            "delete from mod_patron_blocks.tenant;
+             {VERSION_BEFORE};
+             insert into mod_patron_blocks.tenant (tenant, enabled, module_id, changed_at)
+             values ('{TENANT}', true, 'mod-patron-blocks-1.9.0', now());
+             select pg_notify('mod_patron_blocks_tenant', '{TENANT}')"
+        );
+        world.meddle(&made_anew).await;
+        let migrated = "select count(*) from {schema}._sqlx_migrations where version = 14";
+        world.until("it is migrated", async |w: &World| w.count(migrated).await == 1).await;
+        world
+            .until("it is answered", async |w: &World| {
+                w.get(&format!("/automated-patron-blocks/{user}")).await.0 == 200
+            })
+            .await;
+        assert_eq!(world.blocks(user).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_tenant_waits_for_no_writer() {
+    // Writers wait for the lock longer than a caller waits for a writers' connection.
+    let patient = |config: &mut Config| config.database.statement = Duration::from_secs(30);
+    World::tell_with(patient, async |world| {
+        let writers = world.config.kafka.writers;
+        for partition in 0..2 {
+            let payload =
+                check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60)).to_string();
+            let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+            let payload = Some(payload.as_bytes());
+            let draft = Draft { topic, headers: vec![], payload, timestamp: None };
+            world.log.send_to(partition, draft).await;
+        }
+        world.settled().await;
+        let locked = lock(world, WRITERS).await;
+        let mut sent = 0;
+        while world.count(LOCK_WAITERS).await < i64::from(writers) && sent < 50 {
+            let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
+            for kind in [Kind::ItemCheckedOut, Kind::ItemCheckedIn, Kind::LoanClosed] {
+                world.publish(kind, &payload).await;
+            }
+            sent += 1;
+        }
+        let path = format!("/user-summary/{}", Uuid::new_v4());
+        assert_eq!(world.count(LOCK_WAITERS).await, i64::from(writers), "all writers wait");
+        let request = world.request(Method::GET, &path).header("X-Okapi-Tenant", "nowhere");
+        assert_eq!(request.send().await.unwrap().status(), 400);
+        locked.rollback().await.unwrap();
+        world.settled().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_takes_longer_than_a_statement_may() {
+    with_database(async |login| {
+        let db = pool(&login);
+        for sql in [
+            "create function slow_down() returns event_trigger language plpgsql as
+             $$ begin perform pg_sleep(0.3); end $$",
+            "create event trigger slow_down on ddl_command_start when tag in ('CREATE TABLE')
+             execute function slow_down()",
+        ] {
+            sqlx::query(AssertSqlSafe(sql)).execute(&db).await.unwrap();
+        }
+        let statement = Duration::from_millis(150);
+        let wait = Duration::from_secs(60);
+        let settings = PoolSettings { name: "story", most: 2, wait, statement, suspicious: false };
+        let quick = store::pool(&login, settings);
+        let tenant = TenantId::parse(TENANT).unwrap();
+        migrate::module(&quick).await.unwrap();
+        migrate::tenant(&quick, &tenant, &Schema::of(&tenant)).await.unwrap();
+        for pool in [quick, db] {
+            pool.close().await;
+        }
+    })
+    .await;
+}
