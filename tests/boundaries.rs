@@ -78,3 +78,24 @@ fn every_statement_with_a_placeholder_is_listed_for_the_test_that_prepares_them(
     // One is made on the spot: it drops the schema that all others need. Those that make a shadow are run.
     assert_eq!(made - 1 - shadow::MAKE.len(), listed);
 }
+
+#[test]
+fn indexes_on_tables_that_may_be_large_are_built_concurrently() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/tenant");
+    let mut migrations = Vec::new();
+    files(&folder, &mut migrations, &folder);
+    // Up to then tables are new, or nothing was released that had filled them.
+    let later = migrations.iter().filter(|(name, _)| name.as_str() > "0023");
+    for (name, sql) in later {
+        let sql = sql.to_lowercase();
+        for (at, _) in sql.match_indices("create index") {
+            let table =
+                sql[at..].split(" on ").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let table = table.expect("an index is on a table");
+            let is_new = sql.contains(&format!("create table {table} "));
+            let is_concurrent = sql.starts_with("-- no-transaction")
+                && sql[at..].starts_with("create index concurrently");
+            assert!(is_new || is_concurrent, "{name} blocks {table} while it builds an index");
+        }
+    }
+}

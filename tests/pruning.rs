@@ -245,6 +245,20 @@ async fn dead_letters_go_when_they_are_too_old_and_when_they_are_too_many_the_ol
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_wait_for_a_tenant_are_not_too_many() {
+    with_keeper(Duration::from_millis(1), async |keeper| {
+        let park = "insert into {schema}.dead_letter
+              (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload)
+            select gen_random_uuid(), 'tenant_unusable', 'r', 't', 0, n,
+                   '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
+              from generate_series";
+        keeper.run(&format!("{park} (0, 1499) n")).await;
+        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn how_far_is_pruned_never_goes_back() {
     with_tenant(async |db, schema| {
         let recorded = async |before: DateTime<Utc>| {

@@ -159,12 +159,21 @@ async fn a_tenant_that_is_not_migrated_yet_waits() {
         world.meddle(VERSION_BEFORE).await;
         let locked = lock(world, MIGRATIONS).await;
         world.start_anyhow().await;
-        world.until("it migrates", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
-        let (status, body) = world.get(&format!("/automated-patron-blocks/{user}")).await;
-        assert_eq!(status, 503, "a blocked patron is answered: {body}");
-        let (status, body) = world.get("/admin/ready").await;
-        assert_eq!(status, 503, "{body}");
-        assert!(body.contains(TENANT), "{body}");
+        let path = format!("/automated-patron-blocks/{user}");
+        world
+            .until("the tenant is waited for", async |w: &World| {
+                let (status, body) = w.get(&path).await;
+                assert_ne!(status, 200, "a blocked patron is answered: {body}");
+                let readiness = w.read_whatever("/admin/ready").await;
+                let problems = readiness["problems"].as_array().unwrap();
+                let named = problems.iter().any(|problem| {
+                    let text = problem["problem"].as_str().unwrap_or_default();
+                    problem["part"] == "tenants" && text.contains("northlib is pending")
+                });
+                status == 503 && named
+            })
+            .await;
+        assert_eq!(world.get("/admin/ready").await.0, 503);
         publish(world, &topic, user, 2).await;
         let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440));
         world.publish(Kind::ItemCheckedOut, &payload).await;
