@@ -161,7 +161,8 @@ resolve_expected() {
     local id kind topic
     while IFS='|' read -r id kind topic; do
         [[ $kind == topic_made_anew && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
-        "$target/mod-patron-blocks" incidents --tenant "$tenant" resolve "$id" >>"$run/incidents.log"
+        "$target/mod-patron-blocks" incidents --tenant "$tenant" resolve "$id" >>"$run/incidents.log" 2>&1 ||
+            fail_with_log "an incident can't be resolved" "$run/incidents.log"
     done < <(open_incidents)
 }
 # A topic that was made anew is noticed once a partition, and nothing else is raised, not even for a
@@ -187,7 +188,7 @@ check_incidents() {
 # in another order. All values are drawn before something happens, whether it needs them or not.
 draw_round() { # sets round
     local i j swap
-    round=(roll kill move anew replace move kill)
+    round=(roll kill move anew replace move kill anew-at-once)
     for ((i = ${#round[@]} - 1; i > 0; i--)); do
         j=$((RANDOM % (i + 1)))
         swap=${round[i]} round[i]=${round[j]} round[j]=$swap
@@ -200,6 +201,7 @@ happening() { # what
     kill) kill_broker "$broker" "$away" ;;
     move) move_leaders ;;
     anew) make_anew "$number" "$long" ;;
+    anew-at-once) make_anew "$number" 0 ;;
     replace) replace "$instance" ;;
     esac
 }
@@ -207,6 +209,7 @@ cluster_story() {
     local events=0 number what pause round=()
     say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
     RANDOM=$seed
+    sleep 30 # until noon: each topic has records that its end would lose
     while kill -0 "$play" 2>/dev/null; do
         [[ ${#round[@]} -gt 0 ]] || draw_round
         what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))
