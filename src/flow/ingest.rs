@@ -46,6 +46,8 @@ pub struct Incoming {
     /// Whether what stands before it in its partition was kept: not where it was passed by, because
     /// the tenant wasn't enabled.
     pub kept: bool,
+    /// The offset up to which its partition was read before.
+    pub position: i64,
 }
 
 /// The service stops; what was not settled is read again by whoever comes next.
@@ -75,7 +77,7 @@ enum Settled {
     PassedBy,
     /// Its tenant's tables can't be written.
     Unusable,
-    /// Its tenant is enabled by now, and what was passed by before comes first.
+    /// What stands before it comes first: its tenant is enabled by now, or its topic was made anew.
     Anew,
 }
 
@@ -164,7 +166,7 @@ impl<L: Ledger> Ingest<L> {
                 }
             }
         }
-        self.settle_rest(batch, &ends, stop).await?;
+        self.settle_rest(batch, &mut ends, stop).await?;
         if !batch.is_empty() {
             figures().batch(batch.len(), began.elapsed(), tally);
         }
@@ -270,8 +272,8 @@ impl<L: Ledger> Ingest<L> {
                 entry.merge(&fold(&events, fresh)).await?;
             }
         }
-        if whose.tenant.is_some() {
-            entry.advance(&batch::positions(items)).await?;
+        if whose.tenant.is_some() && !entry.advance(&batch::positions(items)).await? {
+            return Ok(Applied::Anew);
         }
         entry.commit().await?;
         Ok(Applied::Durable(tally))
@@ -366,7 +368,7 @@ impl<L: Ledger> Ingest<L> {
     async fn settle_rest(
         &self,
         batch: &[&Incoming],
-        ends: &Ends,
+        ends: &mut Ends,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let positions = ends.of_collections(batch);
@@ -379,17 +381,20 @@ impl<L: Ledger> Ingest<L> {
             let kept = timeout(self.patience, async {
                 // What belongs to no tenant is always enabled.
                 let entry = self.ledger.open(None, Beside::Others).await?;
-                let Some(mut entry) = entry else { return Ok(()) };
+                let Some(mut entry) = entry else { return Ok(true) };
                 for incident in &incidents {
                     entry.raise(incident).await?;
                 }
-                if !positions.is_empty() {
-                    entry.advance(&positions).await?;
-                }
-                entry.commit().await
+                let fits = positions.is_empty() || entry.advance(&positions).await?;
+                entry.commit().await?;
+                Ok(fits)
             });
             match kept.await.unwrap_or(Err(store::Error::Silent)) {
-                Ok(()) => return Ok(()),
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    ends.hold_collections(&positions);
+                    return Ok(());
+                }
                 Err(error) => {
                     warn!(error = %Chain(&error), "positions not stored; trying again");
                     pause = wait(pause, stop).await?;

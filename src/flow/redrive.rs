@@ -60,8 +60,8 @@ impl Redrive {
             return Ok(Outcome::StillParked(why.to_owned()));
         };
         let cluster = letter.cluster.into();
-        let incoming =
-            Incoming { record: letter.record, topic: Arc::new(topic), cluster, kept: true };
+        let (record, topic, position) = (letter.record, Arc::new(topic), 0);
+        let incoming = Incoming { record, topic, cluster, kept: true, position };
         match self.ingest.retry(&incoming).await {
             Ok(Retried::Applied) => Ok(Outcome::Applied),
             Ok(Retried::StillBad(reject)) => Ok(Outcome::StillParked(reject.to_string())),

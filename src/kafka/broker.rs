@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -12,9 +12,12 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tracing::debug;
 
-use super::{consumer, poller, retention::Quiet};
+use super::{
+    consumer,
+    look::{self, Look, Looked},
+    retention::Quiet,
+};
 use crate::{
     config::KafkaConfig,
     flow::{
@@ -122,26 +125,10 @@ impl Broker {
         Ok(first)
     }
 
-    /// When the record at an offset, or the next one that is still there, was written. `None` where
-    /// there is none, or no answer in time. Reading takes a client of its own, for this one alone: it
-    /// is asked where something was lost, which is rare.
-    pub fn time_at(&self, (topic, partition): &At, offset: i64) -> Option<DateTime<Utc>> {
-        let mut settings = self.settings.clone();
-        settings.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
-        let reader = Self { client: settings.create_with_context(Quiet).ok(), settings };
-        let client = reader.client.as_ref()?;
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(topic, *partition, Offset::Offset(offset)).ok()?;
-        client.assign(&from).ok()?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match client.poll(deadline.saturating_duration_since(Instant::now()))? {
-                Ok(message) => return poller::time_of(&message),
-                Err(KafkaError::PartitionEOF(_)) => return None,
-                // The client goes on trying by itself.
-                Err(error) => debug!(%error, "could not look into a log yet"),
-            }
-        }
+    /// Reads single records of many partitions, with one client of its own and in bounded time. What could not
+    /// be read until then is left out.
+    pub fn look(&self, at: &[Look]) -> Looked {
+        look::look(&self.settings, at, PATIENCE)
     }
 
     /// Asking for a topic by its name refreshes what the client knows of it.

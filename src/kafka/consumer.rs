@@ -1,7 +1,11 @@
 //! The consumer: its settings, what librdkafka calls back, and its start and end.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +30,7 @@ use super::{
     poller::{Channels, News, POLL, Poller},
     status::Status,
     takeover::Asker,
+    watchdog::Watchdog,
 };
 use crate::{
     clock::Clock,
@@ -50,6 +55,7 @@ pub struct Consumer {
     thread: thread::JoinHandle<()>,
     writers: Vec<JoinHandle<()>>,
     asker: JoinHandle<()>,
+    watchdog: JoinHandle<()>,
     status: Arc<Status>,
     broker: Arc<Broker>,
 }
@@ -68,7 +74,7 @@ impl Consumer {
     /// Waits until the group was left, after the token given to [`start`] was cancelled. librdkafka may
     /// hang while no broker answers, so the caller sets a deadline.
     pub async fn stopped(self) {
-        for task in self.writers.into_iter().chain([self.asker]) {
+        for task in self.writers.into_iter().chain([self.asker, self.watchdog]) {
             let _ = task.await;
         }
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
@@ -86,14 +92,9 @@ pub fn start<L: Ledger + 'static>(
 ) -> Result<Consumer, KafkaError> {
     let assignment = Arc::new(Assignment::default());
     let status = Arc::new(Status::new(assignment.clone()));
-    let context = Context {
-        assignment: assignment.clone(),
-        status: status.clone(),
-        clock,
-        complained: Mutex::new(None),
-    };
-    let consumer: BaseConsumer<Context> = client(config).create_with_context(context)?;
-    consumer.subscribe(&[&config.environment.topic_pattern()])?;
+    let connect = connect(config, &assignment, &status, clock);
+    let consumer = connect()?;
+    let takeover = Arc::new(takeover);
     let broker = Arc::new(Broker::new(config)?);
 
     let (settle, settled) = std_mpsc::channel();
@@ -117,12 +118,20 @@ pub fn start<L: Ledger + 'static>(
         asked,
         environment: config.environment.clone(),
         broker: broker.clone(),
-        takeover,
+        takeover: takeover.clone(),
         ingest: ingest.clone(),
-        assignment,
+        assignment: assignment.clone(),
         news: tell.clone(),
     };
     let asker = tokio::spawn(asker.answer(stop.clone()));
+    let watchdog = Watchdog::new(
+        (assignment, status.clone()),
+        config.environment.clone(),
+        broker.clone(),
+        takeover,
+        tell.clone(),
+    );
+    let watchdog = tokio::spawn(watchdog.watch(config.metadata_max_age, stop.clone()));
     tenants.tell(move |change| {
         // Nobody listens only when the service stops.
         let _ = tell.send(match change {
@@ -132,12 +141,38 @@ pub fn start<L: Ledger + 'static>(
     });
     let channels = Channels { lanes, settled, ask, news };
     let environment = config.environment.clone();
-    let poller = Poller::new(consumer, environment, channels, config.waiting_kib, stop);
+    let clients = (consumer, connect);
+    let poller = Poller::new(clients, environment, channels, config.waiting_kib, stop);
     let thread = thread::Builder::new()
         .name("kafka".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok(Consumer { thread, writers, asker, status, broker })
+    Ok(Consumer { thread, writers, asker, watchdog, status, broker })
+}
+
+/// Makes a client that has joined the group.
+pub(super) type Connect = Box<dyn Fn() -> Result<BaseConsumer<Context>, KafkaError> + Send>;
+
+fn connect(
+    config: &KafkaConfig,
+    assignment: &Arc<Assignment>,
+    status: &Arc<Status>,
+    clock: Clock,
+) -> Connect {
+    let (assignment, status) = (assignment.clone(), status.clone());
+    let (client, pattern) = (client(config), config.environment.topic_pattern());
+    Box::new(move || {
+        let context = Context {
+            assignment: assignment.clone(),
+            status: status.clone(),
+            clock: clock.clone(),
+            complained: Mutex::new(None),
+            retired: AtomicBool::new(false),
+        };
+        let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
+        consumer.subscribe(&[&pattern])?;
+        Ok(consumer)
+    })
 }
 
 /// How every client of ours connects.
@@ -230,9 +265,19 @@ pub(super) struct Context {
     pub(super) status: Arc<Status>,
     clock: Clock,
     complained: Mutex<Option<Instant>>,
+    /// Whether another client has taken this one's place: what it owned is not ours any more.
+    retired: AtomicBool,
 }
 
 impl Context {
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Says what the client meets, but not many times a second while a broker is away. That there is no
     /// topic yet is no trouble: a new deployment has none before its first tenant.
     pub(super) fn complain(&self, error: &KafkaError, reason: &str) {
@@ -262,7 +307,9 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.status.report(statistics, self.clock.now());
+        if !self.is_retired() {
+            self.status.report(statistics, self.clock.now());
+        }
     }
 }
 
@@ -281,6 +328,13 @@ impl ConsumerContext for Context {
         partitions: &mut TopicPartitionList,
     ) {
         let done = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if self.is_retired() => {
+                consumer.incremental_assign(partitions)
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS if self.is_retired() => {
+                consumer.incremental_unassign(partitions)
+            }
+            _ if self.is_retired() => consumer.unassign(),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 info!(kafka.partitions = partitions.count(), "partitions assigned");
                 figures().assigned.increment(partitions.count() as u64);

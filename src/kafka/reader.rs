@@ -18,7 +18,7 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{consumer, poller, retention::Quiet};
+use super::{consumer, record, retention::Quiet};
 use crate::{
     config::KafkaConfig,
     event::{Place, Record, decode},
@@ -283,10 +283,10 @@ impl Reader {
 
 /// What is read from a record, and nothing else of it.
 fn see<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> Seen<'a> {
-    let read = poller::headers(message).filter(|(name, _)| decode::is_read(name));
+    let read = record::headers(message).filter(|(name, _)| decode::is_read(name));
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
-        timestamp: poller::time_of(message),
+        timestamp: record::time_of(message),
         key: None,
         headers: read.collect(),
         payload: message.payload(),

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -18,6 +18,8 @@ use super::assignment::{Assignment, Counts};
 pub struct Status {
     health: Mutex<Health>,
     paused: AtomicBool,
+    /// Polls that brought nothing although reading was not paused.
+    idle: AtomicU64,
     assignment: Arc<Assignment>,
     lags: Mutex<BTreeMap<(String, i32), i64>>,
 }
@@ -70,6 +72,15 @@ impl Status {
     /// Records not settled yet, of the partitions that are owned.
     pub fn lags(&self) -> BTreeMap<(String, i32), i64> {
         self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Polls that brought nothing although reading was not paused.
+    pub(super) fn idle(&self) -> u64 {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_idle(&self) {
+        self.idle.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_paused(&self, paused: bool) {
