@@ -32,6 +32,8 @@ struct Partition {
     kept: bool,
     /// The offset that is read next, once it is known where to begin.
     next: i64,
+    /// Up to where its records are settled, once it is known where to begin.
+    settled: Option<i64>,
     /// Where its log began when reading did: it can only begin later since, as long as it is the same log.
     log_start: i64,
     /// A record that was read some time ago, and the one that was read last. An unnoticed change of the log
@@ -241,9 +243,16 @@ impl Assignment {
             // What was read in an earlier era tells of the log as long as reading goes on in it.
             let older = partition.older.or(before).filter(|_| before.is_some());
             let stage = Stage::Reading { before };
-            let next = from;
-            *partition =
-                Partition { stage, kept, next, log_start, older, newest: before, ..*partition };
+            *partition = Partition {
+                stage,
+                kept,
+                next: from,
+                settled: Some(from),
+                log_start,
+                older,
+                newest: before,
+                ..*partition
+            };
         });
     }
 
@@ -316,6 +325,25 @@ impl Assignment {
                 let Partition { era, next, log_start, older, newest, .. } = *partition;
                 let (topic, partition) = (topic.clone(), *number);
                 list.push(Watched { topic, partition, era, next, log_start, older, newest });
+            }
+        }
+        list
+    }
+
+    /// The records of an era are settled up to an offset.
+    pub fn settle(&self, topic: &str, partition: i32, era: Era, next: i64) {
+        let mut state = self.lock();
+        if let Some(found) = state.get_mut(topic, partition).filter(|found| found.era == era) {
+            found.settled = Some(next);
+        }
+    }
+
+    /// Up to where partitions are settled, as far as it is known where they begin.
+    pub fn settled(&self) -> Vec<((String, i32), i64)> {
+        let mut list = Vec::new();
+        for (topic, partitions) in &self.lock().owned {
+            for (number, partition) in partitions {
+                list.extend(partition.settled.map(|next| ((topic.clone(), *number), next)));
             }
         }
         list
@@ -437,7 +465,16 @@ impl State {
 impl Partition {
     fn assigned(era: Era) -> Self {
         let stage = Stage::Waiting { remade: Remade::No };
-        Self { era, stage, kept: true, next: 0, log_start: 0, older: None, newest: None }
+        Self {
+            era,
+            stage,
+            kept: true,
+            next: 0,
+            settled: None,
+            log_start: 0,
+            older: None,
+            newest: None,
+        }
     }
 
     /// A record is read.

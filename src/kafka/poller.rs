@@ -329,7 +329,7 @@ impl Poller {
             let place = &incoming.record.place;
             let lanes = &self.channels.lanes;
             let lane = lanes[lane_of(&place.topic, place.partition, lanes.len())].clone();
-            let kib = incoming.record.payload.as_ref().map_or(0, Vec::len) / 1024 + 1;
+            let kib = incoming.record.size() / 1024 + 1;
             let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(self.room_kib);
             // Nearly always there is room, and a record needs no timer.
             let room_now = self.room.clone().try_acquire_many_owned(kib).ok();
@@ -400,6 +400,7 @@ impl Poller {
                 continue;
             }
             add(&mut offsets, &topic, partition, next, kept);
+            assignment.settle(&topic, partition, era, next);
             if !kept {
                 assignment.pass_by(&topic, partition);
             }

@@ -166,6 +166,7 @@ impl Reader {
             // Where it does not hold what was asked for, that has to be told.
             ("auto.offset.reset", "error"),
             ("queued.max.messages.kbytes", &*ahead.to_string()),
+            ("queued.min.messages", &*consumer::fetched_ahead(ahead)),
             ("fetch.message.max.bytes", "262144"),
             // What is read as fast as it comes is full again and again; by default each time costs a second.
             ("fetch.queue.backoff.ms", "10"),

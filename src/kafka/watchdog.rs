@@ -80,13 +80,18 @@ impl Watchdog {
     }
 
     async fn look(&mut self) -> Result<(), Failure> {
+        let settled = self.assignment.settled();
         let (watched, idle) = (self.assignment.watched(), self.status.idle());
-        if watched.is_empty() {
-            return Ok(());
-        }
-        let places: Vec<At> = watched.iter().map(at).collect();
+        let place =
+            |((topic, partition), _): &((String, i32), i64)| (Arc::from(&**topic), *partition);
+        let places: Vec<At> = settled.iter().map(place).collect();
         let broker = self.broker.clone();
         let spans: HashMap<At, Span> = spawn_blocking(move || broker.spans(&places)).await??;
+        let lag = |settled: ((String, i32), i64)| {
+            let end = spans.get(&place(&settled))?.end;
+            Some((settled.0, (end - settled.1).max(0)))
+        };
+        self.status.set_lags(settled.into_iter().filter_map(lag).collect());
         let span = |watched: &Watched| spans.get(&at(watched)).copied();
         let shown = self.progress.compare(watched, span, idle, TOPICS);
         let looked = self.records(&shown).await?;
