@@ -66,14 +66,19 @@ kafka_is_running() { # place
 
 # Asks for the cluster's brokers (a Metadata request, version 1, without topics). An open port is
 # not enough: a broker listens before the controller has let it in, and until then lists none.
-kafka_answers() { # host, port
+kafka_brokers() { # host, port; prints how many brokers there are
     local answer
     # shellcheck disable=SC2016 # the inner shell has the positions
     answer=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
         printf "\x00\x00\x00\x0e\x00\x03\x00\x01\x00\x00\x00\x01\xff\xff\x00\x00\x00\x00" >&3 &&
         head -c 12 <&3 | od -An -v -tx1' "$1" "$2" 2>/dev/null) || return 1
     answer=${answer//[[:space:]]/}
-    [[ ${#answer} == 24 && ${answer:16:8} != 00000000 ]]
+    [[ ${#answer} == 24 ]] || return 1
+    echo $((16#${answer:16:8}))
+}
+kafka_answers() { # host, port
+    local brokers
+    brokers=$(kafka_brokers "$1" "$2") && ((brokers > 0))
 }
 
 kafka_is_ready() { kafka_answers 127.0.0.1 "$port"; }
@@ -89,22 +94,29 @@ kafka_write_properties() { # file, data folder, key and certificate
     } >"$1"
 }
 kafka_make() { # folder, place
-    local new=$1/data.new properties=$2/kafka-format.properties id
+    local new=$1/data.new properties=$2/kafka-format.properties
     say "making a Kafka data folder"
     rm -rf "$new" # of a run that was killed here
     kafka_write_properties "$properties" "$new" "$1/secure.pem"
-    id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'Aa')
-    (cd / && "${as[@]}" "$java" -cp "$jars/*" kafka.tools.StorageTool format -t "${id:0:22}" -c "$properties") \
-        >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
+    kafka_format "$properties" "$(kafka_new_id)"
     mv "$new" "$1/data"
+}
+kafka_new_id() {
+    local id
+    id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'Aa')
+    echo "${id:0:22}"
+}
+kafka_format() { # properties, the cluster's id
+    (cd / && "${as[@]}" "$java" -cp "$jars/*" kafka.tools.StorageTool format -t "$2" -c "$1") \
+        >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
 }
 
 # The shell writes its own number and then becomes the broker: no moment at which a broker runs
 # whose number nobody knows.
-kafka_launch() { # folder, place
+kafka_launch() { # folder, place, heap in MiB
     let_go
     echo "$BASHPID" >"$2/kafka.pid"
-    exec >"$2/kafka.out" 2>&1 setsid "${as[@]}" env ${preload:+LD_PRELOAD="$preload"} "$java" -Xms128m -Xmx384m -XX:+UseSerialGC \
+    exec >"$2/kafka.out" 2>&1 setsid "${as[@]}" env ${preload:+LD_PRELOAD="$preload"} "$java" -Xms128m -Xmx"$3"m -XX:+UseSerialGC \
         -XX:+ExitOnOutOfMemoryError -Dkafka.logs.dir="$1/log" \
         -Dlog4j2.configurationFile="$2/kafka-log4j2.xml" -cp "$jars/*" kafka.Kafka "$2/kafka.properties"
 }
@@ -137,7 +149,7 @@ kafka_start() {
             say "starting Kafka on port $port"
             kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
             cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # where the engine's user can read it
-            (kafka_launch "$folder" "$place") &
+            (kafka_launch "$folder" "$place" 384) &
             pid=$!
         else
             pid=$(<"$place/kafka.pid") # an earlier start may have been killed before the broker was ready
@@ -158,13 +170,17 @@ kafka_comes() { # pid
 }
 
 kafka_stop() {
-    local place pid
+    local place
     if [[ -e $state/kafka.docker ]]; then compose stop kafka &>/dev/null || true; fi
     [[ -s $state/kafka.place ]] || return 0
     place=$(<"$state/kafka.place")
     kafka_is_running "$place" || return 0
-    pid=$(<"$place/kafka.pid")
     say "stopping Kafka"
+    kafka_end "$place" 20
+}
+kafka_end() { # place, seconds that it may take
+    local pid
+    pid=$(<"$1/kafka.pid")
     kill -TERM "$pid"
-    ended_within 20 process_has "$pid" "$place/kafka.properties" || kill -KILL "$pid"
+    ended_within "$2" process_has "$pid" "$1/kafka.properties" || kill -KILL "$pid"
 }

@@ -55,6 +55,7 @@ pub async fn create_topics(
 
 /// Hands records to Kafka and counts what becomes of them.
 pub struct Publisher {
+    bootstrap: String,
     producer: ThreadedProducer<Deliveries>,
     tally: Arc<Tally>,
 }
@@ -90,19 +91,16 @@ impl Publisher {
     /// A producer with the settings of FOLIO's own: idempotent, gzip, lingering a little.
     pub fn new(bootstrap: &str) -> anyhow::Result<Self> {
         let tally = Arc::new(Tally::default());
-        let producer = client(bootstrap)
-            .set("enable.idempotence", "true")
-            .set("compression.type", "gzip")
-            // As dense as gzip's default on records that are so alike, at half the work.
-            .set("compression.level", "1")
-            .set("linger.ms", "20")
-            .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", PATIENCE.as_millis().to_string())
-            .set("queue.buffering.max.messages", "50000")
-            .set("queue.buffering.max.kbytes", "65536")
-            .create_with_context(Deliveries(Arc::clone(&tally)))
-            .with_context(|| format!("no producer for Kafka at {bootstrap}"))?;
-        Ok(Self { producer, tally })
+        let producer = producer(bootstrap, &tally)?;
+        Ok(Self { bootstrap: bootstrap.to_owned(), producer, tally })
+    }
+
+    /// Goes on with a new producer, as modules do that were started anew. A producer remembers topics
+    /// and their leaders, and one that was made anew has others. What was published is to be
+    /// acknowledged before.
+    pub fn begin_anew(&mut self) -> anyhow::Result<()> {
+        self.producer = producer(&self.bootstrap, &self.tally)?;
+        Ok(())
     }
 
     /// Queues a record; waits while the queue is full.
@@ -158,6 +156,21 @@ impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publisher").finish_non_exhaustive()
     }
+}
+
+fn producer(bootstrap: &str, tally: &Arc<Tally>) -> anyhow::Result<ThreadedProducer<Deliveries>> {
+    client(bootstrap)
+        .set("enable.idempotence", "true")
+        .set("compression.type", "gzip")
+        // As dense as gzip's default on records that are so alike, at half the work.
+        .set("compression.level", "1")
+        .set("linger.ms", "20")
+        .set("partitioner", "murmur2_random")
+        .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+        .set("queue.buffering.max.messages", "50000")
+        .set("queue.buffering.max.kbytes", "65536")
+        .create_with_context(Deliveries(Arc::clone(tally)))
+        .with_context(|| format!("no producer for Kafka at {bootstrap}"))
 }
 
 fn client(bootstrap: &str) -> ClientConfig {

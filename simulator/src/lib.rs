@@ -17,6 +17,7 @@
 //! | [`blocks`] | which blocks follow from the truth |
 //! | [`regulations`] | the conditions and limits that the library sets |
 //! | [`kafka`] | publishing to a broker |
+//! | [`pause`] | publishing pauses when somebody asks for it |
 //! | [`folio`] | the HTTP side: users, storage, PubSub |
 //! | [`service`] | the service from outside: set it up, judge it |
 //! | [`command`] | the command line |
@@ -50,6 +51,7 @@ pub mod console;
 pub mod folio;
 pub mod kafka;
 pub mod model;
+pub mod pause;
 pub mod regulations;
 pub mod service;
 pub mod stop;

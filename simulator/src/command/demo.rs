@@ -19,6 +19,7 @@ use crate::console::{Progress, say};
 use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::{Account, Truth, group_name};
+use crate::pause::Pause;
 use crate::regulations;
 use crate::service::{Judge, Listener, Service, set_up};
 use crate::stop::Stop;
@@ -82,9 +83,9 @@ async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
     // Topics first: a service that learns of a tenant looks for its topics at once.
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
-    let publisher = Publisher::new(&bootstrap)?;
+    let mut publisher = Publisher::new(&bootstrap)?;
     introduce(&service, &play).await?;
-    play_the_day(&mut play, &publisher, options.day_seconds, stop).await?;
+    play_the_day(&mut play, &mut publisher, options.day_seconds, (stop, &folio.pause())).await?;
 
     let judge = Judge::new(service.clone(), Clock::Wall);
     let truth = Arc::new(play.truth().snapshot());
@@ -134,16 +135,16 @@ async fn introduce(service: &Service, play: &Play) -> anyhow::Result<()> {
 
 async fn play_the_day(
     play: &mut Play,
-    publisher: &Publisher,
+    publisher: &mut Publisher,
     day_seconds: f64,
-    stop: &Stop,
+    (stop, pause): (&Stop, &Pause),
 ) -> anyhow::Result<()> {
     say(format!(
         "A day passes in {day_seconds} s; some records come twice, late, or out of order …"
     ));
     let mut progress = Progress::begin();
     let pace = Pace::day_in(day_seconds);
-    let published = publish::all(play, publisher, pace, stop, &mut progress).await?;
+    let published = publish::all(play, publisher, pace, (stop, pause), &mut progress).await?;
     publisher.flush(Publisher::PATIENCE).await?;
     progress.end(&format!("The day is over: {} records published.", HumanCount(published)));
     Ok(())

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,6 +18,7 @@ use crate::console::{Progress, per_second, say};
 use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::Truth;
+use crate::pause::Pause;
 use crate::stop::Stop;
 use crate::wire::{Play, SharedTruth};
 
@@ -65,14 +67,16 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 async fn publish_days(options: Options, mut stop: Stop) -> anyhow::Result<()> {
     let wire = options.writing.wire(&options.broker.env, &options.tenant, &options.tellers);
     let mut play = Play::new(&options.story.settings()?, &wire, options.weather.faults());
-    let _folio = listen(options.http_port, &options.tenant, play.truth())?;
+    let folio = listen(options.http_port, &options.tenant, play.truth())?;
+    let pause = folio.as_ref().map_or_else(|| Arc::new(Pause::default()), Folio::pause);
 
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
-    let publisher = Publisher::new(&bootstrap)?;
+    let mut publisher = Publisher::new(&bootstrap)?;
     let mut progress = Progress::begin();
     let pace = options.speed.pace();
-    let published = publish::all(&mut play, &publisher, pace, &stop, &mut progress).await?;
+    let published =
+        publish::all(&mut play, &mut publisher, pace, (&stop, &pause), &mut progress).await?;
     let acknowledged = publisher.flush(Publisher::PATIENCE).await?;
     let took = progress.elapsed();
     progress.end(&format!(

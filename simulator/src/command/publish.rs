@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::console::Progress;
 use crate::kafka::Publisher;
 use crate::model::{Event, Settings};
+use crate::pause::Pause;
 use crate::stop::Stop;
 use crate::wire::{Play, Step};
 
@@ -21,12 +22,13 @@ const TURN: u64 = 256;
 
 /// Publishes all that is left of the play and returns how many records that was. What happened
 /// before the first day goes out at once, the days at their pace. A stop closes the play, so that
-/// its truth is true of what was published.
+/// its truth is true of what was published. A pause comes between two records, and what was published
+/// before it is acknowledged; afterwards another producer goes on.
 pub(super) async fn all(
     play: &mut Play,
-    publisher: &Publisher,
+    publisher: &mut Publisher,
     pace: Pace,
-    stop: &Stop,
+    (stop, pause): (&Stop, &Pause),
     progress: &mut Progress,
 ) -> anyhow::Result<u64> {
     let settings = play.settings().clone();
@@ -41,10 +43,14 @@ pub(super) async fn all(
                 times,
                 settings: &settings,
             });
-            while let Some(now) = days.clock_before(clock).filter(|_| !stop.is_asked_for()) {
+            let wanted = |_: &DateTime<Utc>| stop.is_asked_for() || pause.is_asked_for();
+            while let Some(now) = days.clock_before(clock).filter(|now| !wanted(now)) {
                 progress.show(published, &settings.time_in_library(now));
                 sleep_until(days.instant(clock).min(Instant::now() + GLANCE)).await;
             }
+        }
+        if pause.is_asked_for() {
+            take(pause, publisher, stop).await?;
         }
         publisher.publish(&record).await?;
         published += 1;
@@ -54,6 +60,15 @@ pub(super) async fn all(
         }
     }
     Ok(published)
+}
+
+async fn take(pause: &Pause, publisher: &mut Publisher, stop: &Stop) -> anyhow::Result<()> {
+    publisher.flush(Publisher::PATIENCE).await?;
+    let mut stop = stop.clone();
+    tokio::select! {
+        () = pause.take() => publisher.begin_anew(),
+        () = stop.asked_for() => Ok(()),
+    }
 }
 
 /// The days as they pass outside.
@@ -104,7 +119,39 @@ pub(super) async fn trickle(
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+    use crate::wire::{Faults, Wire};
+
+    #[tokio::test]
+    async fn a_pause_leaves_nothing_on_its_way() {
+        let cluster = MockCluster::new(1).expect("a mock cluster starts");
+        let wire = Wire::new("mock", "northlib");
+        for topic in wire.topics() {
+            cluster.create_topic(&topic.name, topic.partitions, 1).expect("a topic is made");
+        }
+        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+        let settings = Settings { patrons: 500, ..Settings::new(4, end) };
+        let mut play = Play::new(&settings, &wire, Faults::NONE);
+        let mut publisher =
+            Publisher::new(&cluster.bootstrap_servers()).expect("a producer is made");
+
+        let (stop, pause, mut progress) = (Stop::never(), Pause::default(), Progress::begin());
+        let ways = (&stop, &pause);
+        // The first turn is theirs: some records are queued when the pause is asked for. The producer of
+        // those is gone afterwards, and would have taken with it what is not acknowledged.
+        let published = all(&mut play, &mut publisher, Pace::Max, ways, &mut progress);
+        let asked = async {
+            pause.begin().await;
+            pause.end();
+        };
+        let (published, ()) = tokio::join!(published, asked);
+        let published = published.expect("everything is queued");
+        assert!(published > 2 * TURN, "{published}");
+        let acknowledged = publisher.flush(Duration::from_secs(30)).await;
+        assert_eq!(acknowledged.expect("all arrive"), published);
+    }
 
     #[tokio::test]
     async fn the_clock_of_the_library_runs_ahead_of_ours() {

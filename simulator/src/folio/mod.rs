@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::future::{Ready, ready};
 
+use crate::pause::Pause;
 use crate::wire::SharedTruth;
 
 /// How a part of FOLIO behaves.
@@ -63,6 +64,7 @@ struct Switches {
     truth: SharedTruth,
     weather: Mutex<Weather>,
     calls: Mutex<Vec<PubSubCall>>,
+    pause: Arc<Pause>,
 }
 
 impl Switches {
@@ -87,8 +89,9 @@ impl Folio {
     /// Starts to listen on the loopback interface, on any free port if `port` is 0. Must be called
     /// inside a tokio runtime; the server runs in it.
     pub fn start(tenant: &str, truth: SharedTruth, port: u16) -> anyhow::Result<Self> {
-        let (weather, calls) = (Mutex::default(), Mutex::default());
-        let switches = Arc::new(Switches { tenant: tenant.to_owned(), truth, weather, calls });
+        let (weather, calls, pause) = (Mutex::default(), Mutex::default(), Arc::default());
+        let tenant = tenant.to_owned();
+        let switches = Arc::new(Switches { tenant, truth, weather, calls, pause });
         let data = Data::from(Arc::clone(&switches));
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
             .workers(1)
@@ -116,6 +119,11 @@ impl Folio {
     /// Changes how its parts behave.
     pub fn set_weather(&self, weather: Weather) {
         self.switches.set_weather(weather);
+    }
+
+    /// The pause in publishing that is asked for over HTTP.
+    pub fn pause(&self) -> Arc<Pause> {
+        Arc::clone(&self.switches.pause)
     }
 
     /// The PubSub calls made so far.
@@ -150,7 +158,9 @@ fn routes(app: &mut web::ServiceConfig) {
         .route("/pubsub/event-types/declare/publisher", web::post().to(pubsub))
         .route("/pubsub/event-types/declare/subscriber", web::post().to(pubsub))
         .route("/simulator/truth", web::get().to(truth))
-        .route("/simulator/weather", web::post().to(set_weather));
+        .route("/simulator/weather", web::post().to(set_weather))
+        .route("/simulator/pause", web::post().to(pause))
+        .route("/simulator/resume", web::post().to(resume));
 }
 
 async fn pubsub(
@@ -174,6 +184,26 @@ async fn truth(folio: Data<Switches>) -> HttpResponse {
 
 async fn set_weather(weather: Json<Weather>, folio: Data<Switches>) -> HttpResponse {
     folio.set_weather(*weather);
+    HttpResponse::NoContent().finish()
+}
+
+/// Longer than everything in flight takes while brokers answer.
+const PAUSE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Publishing pauses. The answer comes when everything published so far is acknowledged.
+async fn pause(folio: Data<Switches>) -> HttpResponse {
+    match tokio::time::timeout(PAUSE_WITHIN, folio.pause.begin()).await {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(_) => {
+            folio.pause.end();
+            HttpResponse::ServiceUnavailable().body("publishing does not pause")
+        }
+    }
+}
+
+/// Publishing goes on.
+async fn resume(folio: Data<Switches>) -> HttpResponse {
+    folio.pause.end();
     HttpResponse::NoContent().finish()
 }
 

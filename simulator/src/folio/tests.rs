@@ -131,6 +131,30 @@ async fn users_are_known_or_not_and_the_weather_changes() {
 }
 
 #[tokio::test]
+async fn a_pause_is_answered_once_everything_is_quiet() {
+    let world = World::new();
+    let post = |what: &str| {
+        let request = world.client.post(format!("{}/simulator/{what}", world.folio.url()));
+        async { request.send().await.expect("it answers").status() }
+    };
+    let pause = world.folio.pause();
+    assert!(!pause.is_asked_for());
+    let asked = async {
+        assert_eq!(post("pause").await, StatusCode::NO_CONTENT);
+        assert!(pause.is_asked_for());
+        assert_eq!(post("resume").await, StatusCode::NO_CONTENT);
+    };
+    let taken = async {
+        while !pause.is_asked_for() {
+            tokio::task::yield_now().await;
+        }
+        pause.take().await;
+    };
+    tokio::join!(asked, taken);
+    assert!(!pause.is_asked_for());
+}
+
+#[tokio::test]
 async fn only_its_own_tenant_is_served_and_pubsub_calls_are_kept() {
     let world = World::new();
     let post = |tenant: &str| {

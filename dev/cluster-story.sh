@@ -1,0 +1,224 @@
+# shellcheck shell=bash disable=SC2154 # dev/prove sets run, pids, tenant and the rest
+# What happens in `dev/prove cluster`: brokers restart and die, leaders move, a topic is made anew, an
+# instance of the service is replaced by another version. Sourced by dev/prove.
+
+remade=() # topics that were made anew, one entry each time
+
+# The next version of the service, for the rollout: this tree with one more migration of a tenant and
+# another version number. It is built from a copy below target/, and unchanged files are not built again.
+newer_version=9.9.9
+build_newer() { # arguments for cargo…
+    local tree=$root/target/newer/tree step
+    mkdir -p "$tree"
+    find "$tree" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
+    tar -C "$root" --exclude=./target --exclude=./.dev --exclude=./.git --exclude=./fuzz/target -cf - . | tar -C "$tree" -xf -
+    step=$tree/migrations/tenant/9999_next_release.sql
+    cat >"$step" <<'SQL'
+-- One more column, as a next release may bring it. Nothing reads it yet.
+alter table patron add column next_release text;
+SQL
+    touch -r "$root/Cargo.toml" "$step" # an old time: cargo builds again what is younger than its result
+    sed -i "0,/^version = \".*\"/s//version = \"$newer_version\"/" "$tree/Cargo.toml"
+    sed -i "/^name = \"mod-patron-blocks\"/{n;s/\".*\"/\"$newer_version\"/}" "$tree/Cargo.lock"
+    cargo build --manifest-path "$tree/Cargo.toml" --locked --target-dir "${CARGO_TARGET_DIR:-$root/target}" --bin mod-patron-blocks "$@"
+    mkdir -p "${newer%/*}"
+    cp "$target/mod-patron-blocks" "$newer"
+}
+
+happens() { say "$(date +%T) $*"; }
+on_cluster() { "$here/cluster" "$@" 2>>"$run/cluster.log"; }
+of_simulator() { # pause or resume
+    curl -sf --max-time 90 -o /dev/null -X POST "http://127.0.0.1:$simulator_port/simulator/$1"
+}
+
+# The cluster starts empty, and ends with us unless somebody else had started it.
+start_cluster() {
+    if [[ $("$here/cluster" status) != *running* ]]; then
+        not_ours=
+        "$here/cluster" stop --wipe
+    fi
+    "$here/cluster" start
+    # One broker is enough for dev/up to see that Kafka runs.
+    eval "$("$here/cluster" env)"
+    export KAFKA_HOST=127.0.0.1
+}
+not_ours=yes
+end_cluster() { [[ -n $not_ours ]] || "$here/cluster" stop; }
+
+# ---- what can happen ---------------------------------------------------------------------------
+
+restart_broker() { # broker, seconds in between
+    happens "broker $1 restarts, away for $2 s"
+    on_cluster stop "$1"
+    sleep "$2"
+    on_cluster start "$1"
+    on_cluster in-sync
+}
+roll_brokers() { # seconds in between
+    local broker
+    for broker in 1 2 3; do restart_broker "$broker" "$1"; done
+}
+kill_broker() { # broker, seconds in between
+    happens "kill -9 of broker $1, away for $2 s"
+    on_cluster kill "$1"
+    sleep "$2"
+    on_cluster start "$1"
+    on_cluster in-sync
+    happens "broker $1 is back"
+}
+move_leaders() {
+    happens "every partition gets another leader"
+    on_cluster move-leaders
+}
+
+# Only what is in the service before its topic goes can be true afterwards. So the library pauses, and
+# whatever it has published is settled; then the topic goes, and comes back empty for what follows.
+make_anew() { # number, seconds in between
+    local topics topic partitions records
+    mapfile -t topics < <(on_cluster topics --list | grep "^$ENV\.$tenant\." | grep -v '\.patron-blocks\.')
+    topic=${topics[$1 % ${#topics[@]}]}
+    of_simulator pause || { kill -0 "$play" 2>/dev/null && die "the simulator does not pause"; return 0; }
+    await_no_lag
+    records=$(records_in "$topic")
+    partitions=$(on_cluster topics --describe --topic "$topic" | sed -n 's/.*PartitionCount: \([0-9]*\).*/\1/p')
+    happens "$topic with $records records is deleted, and made anew after $2 s"
+    on_cluster topics --delete --topic "$topic"
+    ended_within 30 topic_is_there "$topic" || die "$topic does not go"
+    sleep "$2"
+    on_cluster topics --create --topic "$topic" --partitions "$partitions" --config retention.ms=-1 >>"$run/cluster.log"
+    remade+=("$topic")
+    of_simulator resume
+    ((records == 0)) || await_incident "$topic"
+}
+records_in() { # topic; prints how many
+    on_cluster group "$ENV.cg.patron-blocks" | awk -v topic="$1" '$2 == topic { sum += $5 } END { print sum + 0 }'
+}
+topic_is_there() { [[ $(on_cluster topics --list) == *$1* ]]; }
+
+replace() { # instance
+    local program=$newer name="the newer version"
+    if [[ ${programs[$1]} == "$newer" ]]; then program=$target/mod-patron-blocks name="this version again"; fi
+    happens "instance $1 ends, and $name takes its place"
+    look_at_memory "$1"
+    kill -TERM "${pids[$1]}"
+    ended_within 30 runs "$1" || die "instance $1 does not end"
+    wait "${pids[$1]}" || fail_with_log "instance $1 has ended with an error" "$run/service$1.log"
+    programs[$1]=$program
+    start_service "$1" && await_service "$1"
+    [[ $program != "$newer" ]] || upgrade "$1"
+}
+# As Okapi does once the newer version runs.
+upgrade() { # instance
+    local port=${ports[$1]} job done=""
+    job=$(curl -sf --max-time 60 -D - -o /dev/null -X POST "http://127.0.0.1:$port/_/tenant" -H "X-Okapi-Tenant: $tenant" \
+        -H 'Content-Type: application/json' \
+        -d "{\"module_from\":\"mod-patron-blocks-2.0.0\",\"module_to\":\"mod-patron-blocks-$newer_version\"}" |
+        sed -n 's/^location: *\([^[:space:]]*\).*/\1/Ip') || die "the newer version does not take the tenant"
+    for _ in {1..120}; do
+        done=$(curl -sf --max-time 10 -H "X-Okapi-Tenant: $tenant" "http://127.0.0.1:$port$job") || done=""
+        [[ ! $done =~ \"complete\":\ *true ]] || break
+        sleep 0.5
+    done
+    [[ $done =~ \"complete\":\ *true && ! $done =~ \"error\" ]] || die "the tenant is not upgraded: $done"
+    [[ $(postgres_sql "$DB_DATABASE" "select count(*) from ${tenant}_mod_patron_blocks._sqlx_migrations where version = 9999") == 1 ]] ||
+        die "the newer version has not migrated the tenant"
+}
+
+# ---- what has to follow ------------------------------------------------------------------------
+
+# Nothing stalls: what is published is settled within two minutes, as Kafka's own tool sees it.
+lag() { # prints what the group has still to read of the tenant's topics
+    on_cluster group "$ENV.cg.patron-blocks" | awk -v prefix="$ENV.$tenant." '
+        index($2, prefix) == 1 { seen++; if ($6 ~ /^[0-9]+$/) lag += $6; else if ($5 > 0) lag += $5 }
+        END { if (!seen) exit 1; print lag + 0 }'
+}
+await_no_lag() {
+    local deadline=$((SECONDS + 120)) left
+    until left=$(lag) && ((left == 0)); do
+        if ((SECONDS >= deadline)); then
+            on_cluster group "$ENV.cg.patron-blocks" >&2
+            die "stalled: ${left:-unknown} records are not settled after two minutes"
+        fi
+        sleep 1
+    done
+}
+
+open_incidents() { # prints id, kind and topic of each
+    postgres_sql "$DB_DATABASE" "select incident_id, kind, topic from mod_patron_blocks.incident
+        where resolved_at is null and tenant = '$tenant'"
+}
+# The service has to notice that a topic was made anew, by itself and soon. An operator takes note.
+await_incident() { # topic
+    local deadline=$((SECONDS + 120))
+    until open_incidents | grep -qF "|topic_made_anew|$1"; do
+        ((SECONDS < deadline)) || die "nobody notices that $1 was made anew"
+        sleep 1
+    done
+    resolve_expected
+}
+# Resolves what has to be raised, and stops at anything else.
+resolve_expected() {
+    local id kind topic
+    while IFS='|' read -r id kind topic; do
+        [[ $kind == topic_made_anew && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
+        "$target/mod-patron-blocks" incidents --tenant "$tenant" resolve "$id" >>"$run/incidents.log" 2>&1 ||
+            fail_with_log "an incident can't be resolved" "$run/incidents.log"
+    done < <(open_incidents)
+}
+# A topic that was made anew is noticed once a partition, and nothing else is raised, not even for a
+# while.
+check_incidents() {
+    local topic times too_many
+    resolve_expected
+    [[ -z $(open_incidents) ]] || die "an incident is open that was resolved"
+    for topic in $(printf '%s\n' "${remade[@]}" | sort -u); do
+        times=$(printf '%s\n' "${remade[@]}" | grep -cFx "$topic")
+        too_many=$(postgres_sql "$DB_DATABASE" "select partition || ': ' || count(*) from mod_patron_blocks.incident
+            where tenant = '$tenant' and topic = '$topic' and kind = 'topic_made_anew' group by partition having count(*) > $times")
+        [[ -z $too_many ]] || die "$topic was made anew $times times, and noticed more often: $too_many"
+    done
+    say "incidents: $(postgres_sql "$DB_DATABASE" "select kind || ' ' || count(*) from mod_patron_blocks.incident
+        where tenant = '$tenant' group by kind order by kind" | tr '\n' ' ')for ${#remade[@]} topics made anew, all resolved"
+    say "dead letters: $(postgres_sql "$DB_DATABASE" "select count(*) from ${tenant}_mod_patron_blocks.dead_letter")"
+}
+
+# ---- the story ---------------------------------------------------------------------------------
+
+# The first round has each kind once, so that a short story has them all; so has each round after it,
+# in another order. All values are drawn before something happens, whether it needs them or not.
+draw_round() { # sets round
+    local i j swap
+    round=(roll kill move anew replace move kill anew-at-once)
+    for ((i = ${#round[@]} - 1; i > 0; i--)); do
+        j=$((RANDOM % (i + 1)))
+        swap=${round[i]} round[i]=${round[j]} round[j]=$swap
+    done
+}
+happening() { # what
+    local broker=$((1 + RANDOM % 3)) away=$((RANDOM % 16)) instance=$((RANDOM % instances)) number=$RANDOM long=$((RANDOM % 40))
+    case $1 in
+    roll) roll_brokers "$((away % 6))" ;;
+    kill) kill_broker "$broker" "$away" ;;
+    move) move_leaders ;;
+    anew) make_anew "$number" "$long" ;;
+    anew-at-once) make_anew "$number" 0 ;;
+    replace) replace "$instance" ;;
+    esac
+}
+cluster_story() {
+    local events=0 number what pause round=()
+    say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
+    RANDOM=$seed
+    sleep 30 # until noon: each topic has records that its end would lose
+    while kill -0 "$play" 2>/dev/null; do
+        [[ ${#round[@]} -gt 0 ]] || draw_round
+        what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))
+        happening "$what"
+        events=$((events + 1))
+        for number in "${!pids[@]}"; do
+            runs "$number" || fail_with_log "instance $number has ended by itself" "$run/service$number.log"
+        done
+        sleep "$pause"
+    done
+    happens "the days are over; $events things happened"
+}

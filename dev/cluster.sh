@@ -1,0 +1,183 @@
+# shellcheck shell=bash disable=SC2154 # lib.sh and kafka.sh set root, state, as, java and jars
+# A cluster of three real brokers: make, start, kill, move leaders. Sourced after kafka.sh.
+
+brokers=(1 2 3)
+
+# A broker's own files that root writes; its data lies in the folder of the engine's user.
+broker_place() { echo "$place/cluster-$1"; }                         # broker
+broker_runs() { kafka_is_running "$(broker_place "$1")"; }           # broker
+broker_port() { known_port "cluster-$1"; }                           # broker
+broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; how many brokers it knows
+
+running_brokers() {
+    local broker
+    for broker in "${brokers[@]}"; do
+        if broker_runs "$broker"; then echo "$broker"; fi
+    done
+}
+count_running() { running_brokers | wc -l; }
+
+# Where everything lies, for commands that start nothing.
+cluster_find() { # sets folder, place, as, jars and java
+    engine_folder cluster
+    place=${folder%/cluster}
+    kafka_jars_folder "$place"
+    find_java || true
+}
+cluster_needs() {
+    kafka_needs
+    find_eatmydata || true
+    kafka_jars
+}
+
+# Ports last as long as one broker runs: the others know it by them.
+cluster_ports() {
+    local broker port
+    [[ -z $(running_brokers) ]] || return 0
+    for broker in "${brokers[@]}"; do
+        pick_port "cluster-$broker"
+        pick_port "cluster-$broker-controller"
+    done
+}
+
+broker_write_properties() { # file, data folder, broker
+    local broker voters="" port
+    port=$(broker_port "$3")
+    for broker in "${brokers[@]}"; do
+        voters+=${voters:+,}$broker@127.0.0.1:$(known_port "cluster-$broker-controller")
+    done
+    {
+        cat "$root/dev/kafka/server.properties" "$root/dev/kafka/cluster.properties"
+        echo "node.id=$3"
+        echo "listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$(known_port "cluster-$3-controller")"
+        echo "advertised.listeners=PLAINTEXT://127.0.0.1:$port"
+        echo "controller.quorum.voters=$voters"
+        echo "log.dirs=$2"
+    } >"$1"
+}
+broker_make() { # broker
+    local home=$folder/$1 own
+    own=$(broker_place "$1")
+    "${as[@]}" mkdir -p "$home"
+    rm -rf "$home/data.new" # of a run that was killed here
+    broker_write_properties "$own/format.properties" "$home/data.new" "$1"
+    [[ -s $state/cluster.id ]] || kafka_new_id >"$state/cluster.id"
+    kafka_format "$own/format.properties" "$(<"$state/cluster.id")"
+    mv "$home/data.new" "$home/data"
+}
+broker_launch() { # broker
+    local home=$folder/$1 own
+    own=$(broker_place "$1")
+    mkdir -p "$own"
+    [[ -s $home/data/meta.properties ]] || broker_make "$1"
+    broker_write_properties "$own/kafka.properties" "$home/data" "$1"
+    cp "$root/dev/kafka/log4j2.xml" "$own/kafka-log4j2.xml"
+    say "starting broker $1 on port $(broker_port "$1")"
+    (kafka_launch "$home" "$own" 300) &
+}
+
+# A broker has come when it knows all that run: then the controllers have let it in.
+broker_comes() { # broker
+    local deadline=$((SECONDS + 120)) own
+    own=$(broker_place "$1")
+    until (($(broker_lists "$1" || echo 0) >= $(count_running))); do
+        ((SECONDS < deadline)) || fail_with_log "broker $1 does not come" "$own/kafka.out" "$folder/$1/log/server.log"
+        sleep 0.2
+        broker_runs "$1" || sleep 1 # between the shell's number and the broker's command line lies a moment
+        broker_runs "$1" || fail_with_log "broker $1 has ended" "$own/kafka.out" "$folder/$1/log/server.log"
+    done
+}
+broker_start() { # broker
+    [[ -n $(running_brokers) ]] || die "no broker runs: dev/cluster start starts all three"
+    broker_runs "$1" || broker_launch "$1"
+    broker_comes "$1"
+}
+broker_stop() { # broker
+    broker_runs "$1" || return 0
+    say "stopping broker $1"
+    # Without a majority of controllers a broker can't say goodbye, and would wait for minutes.
+    kafka_end "$(broker_place "$1")" "$((($(count_running) > 1) ? 20 : 2))"
+}
+broker_kill() { # broker
+    local own pid
+    broker_runs "$1" || die "broker $1 does not run"
+    own=$(broker_place "$1")
+    pid=$(<"$own/kafka.pid")
+    say "killing broker $1"
+    kill -KILL "$pid"
+    ended_within 10 process_has "$pid" "$own/kafka.properties" || die "broker $1 does not end"
+}
+
+cluster_start() {
+    local broker
+    cluster_needs
+    cluster_ports
+    for broker in "${brokers[@]}"; do broker_runs "$broker" || broker_launch "$broker"; done
+    for broker in "${brokers[@]}"; do broker_comes "$broker"; done
+}
+cluster_stop() {
+    local broker
+    for broker in $(running_brokers); do broker_stop "$broker"; done
+}
+cluster_wipe() {
+    local broker
+    [[ -z $(running_brokers) ]] || die "brokers run: stop them first"
+    for broker in "${brokers[@]}"; do rm -rf "${folder:?}/$broker" "$(broker_place "$broker")"; done
+    rm -f "$state/cluster.id"
+}
+
+# All three stand in the list of brokers, so that a client finds the cluster whichever is away. The
+# service and the simulator put host and port together with a colon between.
+cluster_env() {
+    printf 'export KAFKA_HOST=127.0.0.1:%s,127.0.0.1:%s,127.0.0.1 KAFKA_PORT=%s REPLICATION_FACTOR=3\n' \
+        "$(broker_port 1)" "$(broker_port 2)" "$(broker_port 3)"
+}
+cluster_servers() {
+    local broker list=""
+    for broker in "${brokers[@]}"; do list+=${list:+,}127.0.0.1:$(broker_port "$broker"); done
+    echo "$list"
+}
+
+# Kafka's own tools, as its shell scripts run them.
+cluster_tool() { # class, arguments…
+    local class=$1
+    shift
+    "$java" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dlog4j2.level=OFF -cp "$jars/*" \
+        "org.apache.kafka.tools.$class" --bootstrap-server "$(cluster_servers)" "$@" </dev/null
+}
+cluster_topics() { cluster_tool TopicCommand "$@"; }
+
+# Waits until each partition has all three copies, each up to date.
+cluster_in_sync() {
+    local deadline=$((SECONDS + 180)) behind
+    while
+        behind=$(cluster_topics --describe --under-replicated-partitions 2>&1) || behind+=" (no answer)"
+        [[ -n $behind ]]
+    do
+        ((SECONDS < deadline)) || die "copies stay behind: $behind"
+        sleep 1
+    done
+}
+
+# Every partition gets the next of its three brokers as its leader, and each such step is a new epoch.
+# No record is copied: the same three keep the copies, in another order.
+cluster_move_leaders() {
+    local plan=$state/cluster-plan.json
+    cluster_topics --describe | awk -F'\t' '
+        BEGIN { printf "{\"version\":1,\"partitions\":[" }
+        /Partition: / {
+            for (i = 1; i <= NF; i++) {
+                split($i, part, ": ")
+                field[part[1]] = part[2]
+            }
+            first = field["Replicas"]; rest = first
+            sub(/,.*/, "", first); sub(/^[0-9]+,?/, "", rest)
+            printf "%s{\"topic\":\"%s\",\"partition\":%s,\"replicas\":[%s]}", comma, field["Topic"], field["Partition"],
+                rest == "" ? first : rest "," first
+            comma = ","
+        }
+        END { print "]}" }' >"$plan"
+    cluster_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute >"$state/cluster-move.log" 2>&1 &&
+        cluster_tool LeaderElectionCommand --election-type preferred --path-to-json-file "$plan" >>"$state/cluster-move.log" 2>&1 ||
+        fail_with_log "leaders can't be moved" "$state/cluster-move.log"
+}
