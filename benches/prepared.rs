@@ -182,6 +182,7 @@ pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Incoming
             topic: topic.clone(),
             cluster: cluster.clone(),
             kept: true,
+            position: 0,
         });
     }
     made

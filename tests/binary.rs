@@ -44,6 +44,11 @@ pub(crate) fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String
 
 /// The service, with nothing in its environment but what a deployment sets.
 pub(crate) fn serve(world: &World) -> Process {
+    serve_at(world, 0)
+}
+
+/// As [`serve`], listening on a port that is known.
+pub(crate) fn serve_at(world: &World, port: u16) -> Process {
     let kafka = &world.config.kafka;
     let protocol = match kafka.protocol {
         GroupProtocol::Classic => "classic",
@@ -52,7 +57,7 @@ pub(crate) fn serve(world: &World) -> Process {
     let process = command(world)
         .arg("serve")
         .env("KAFKA_GROUP_PROTOCOL", protocol)
-        .env("HTTP_PORT", "0")
+        .env("HTTP_PORT", port.to_string())
         .env("OKAPI_URL", world.users.url())
         .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
         .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
@@ -60,6 +65,13 @@ pub(crate) fn serve(world: &World) -> Process {
         .stdout(Stdio::null())
         .spawn();
     Process(process.unwrap())
+}
+
+/// The most memory that the process has ever had, in MiB.
+pub(crate) fn peak_memory(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 pub(crate) async fn ended(mut process: Process) -> ExitStatus {

@@ -112,11 +112,15 @@ async fn two_writers_who_meet_the_same_events_in_two_orders_both_get_through() {
     .await;
 }
 
-async fn advance(db: &Db, schema: &Schema, next_offset: i64) {
-    let reached = Reached { next_offset, last_record_at: Some(noon()), cluster: "cluster" };
+/// Moves partition 0 on, and tells whether it was set back since.
+async fn advance(db: &Db, schema: &Schema, read_from: i64, next_offset: i64) -> bool {
+    let (last_record_at, cluster) = (Some(noon()), "cluster");
+    let reached = Reached { next_offset, last_record_at, cluster, read_from };
     let mut tx = store::begin(db).await.unwrap();
-    positions::advance(&mut tx, schema, &Positions::from([((TOPIC, 0), reached)])).await.unwrap();
+    let positions = Positions::from([((TOPIC, 0), reached)]);
+    let fits = positions::advance(&mut tx, schema, &positions).await.unwrap();
     store::commit(tx).await.unwrap();
+    !fits
 }
 
 async fn position(db: &Db, schema: &Schema) -> (i64, bool) {
@@ -128,14 +132,31 @@ async fn position(db: &Db, schema: &Schema) -> (i64, bool) {
 #[tokio::test]
 async fn a_position_only_moves_on_unless_the_log_is_another_one() {
     with_tenant(async |db, schema| {
-        for (offset, expected) in [(10, 10), (30, 30), (20, 30), (31, 31)] {
-            advance(db, schema, offset).await;
+        for (from, offset, expected) in [(5, 10, 10), (10, 30, 30), (10, 20, 30), (30, 31, 31)] {
+            assert!(!advance(db, schema, from, offset).await);
             assert_eq!(position(db, schema).await, (expected, true));
         }
         let mut tx = store::begin(db).await.unwrap();
         positions::reset(&mut tx, schema, (TOPIC, 0), 5, "cluster").await.unwrap();
         store::commit(tx).await.unwrap();
         assert_eq!(position(db, schema).await, (5, false), "nothing was read of it yet");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_position_that_was_set_back_is_not_moved_past_what_is_unread() {
+    with_tenant(async |db, schema| {
+        assert!(!advance(db, schema, 0, 10).await);
+        let mut tx = store::begin(db).await.unwrap();
+        positions::reset_others(&mut tx, schema, (TOPIC, 1), "cluster").await.unwrap();
+        store::commit(tx).await.unwrap();
+        assert_eq!(position(db, schema).await, (0, false), "the topic was made anew");
+        assert!(advance(db, schema, 10, 14).await, "what stands below ten comes first");
+        assert_eq!(position(db, schema).await, (0, false));
+        assert!(!advance(db, schema, 0, 4).await);
+        assert!(!advance(db, schema, i64::MIN, 20).await, "others move it too");
+        assert_eq!(position(db, schema).await, (20, true));
     })
     .await;
 }

@@ -247,6 +247,27 @@ impl Log {
         self.reached(at);
     }
 
+    /// Many large ones with keys, a few at once, and not compressed: that would take longer than all else.
+    pub(crate) async fn send_as_they_are<'a>(
+        &self,
+        drafts: impl Iterator<Item = (String, Draft<'a>)>,
+    ) {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.bootstrap).set("message.max.bytes", "3000000");
+        let producer: FutureProducer = client.create().expect("a producer");
+        let mut drafts = drafts;
+        loop {
+            let some: Vec<_> = drafts.by_ref().take(20).collect();
+            if some.is_empty() {
+                return;
+            }
+            let sent =
+                some.iter().map(|(key, draft)| Self::deliver_by(&producer, key, draft, None));
+            let sent = futures_util::future::join_all(sent).await;
+            sent.into_iter().for_each(|at| self.reached(at));
+        }
+    }
+
     fn reached(&self, at: (String, i32, i64)) {
         let mut ends = self.ends.lock().expect("no panic");
         let end = ends.entry((at.0, at.1)).or_default();
@@ -260,17 +281,26 @@ impl Log {
 
     async fn deliver(&self, draft: Draft<'_>, partition: Option<i32>) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
+        Self::deliver_by(&self.producer, &key, &draft, partition).await
+    }
+
+    async fn deliver_by(
+        producer: &FutureProducer,
+        key: &str,
+        draft: &Draft<'_>,
+        partition: Option<i32>,
+    ) -> (String, i32, i64) {
         let mut headers = OwnedHeaders::new();
-        for (key, value) in draft.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
+        for (key, value) in &draft.headers {
+            headers = headers.insert(Header { key, value: Some(*value) });
         }
-        let mut record = FutureRecord::to(&draft.topic).key(&key).headers(headers);
+        let mut record = FutureRecord::to(&draft.topic).key(key).headers(headers);
         record.payload = draft.payload;
         record.partition = partition;
         record.timestamp = draft.timestamp;
-        let sent = self.producer.send(record, Duration::from_secs(30)).await;
+        let sent = producer.send(record, Duration::from_secs(30)).await;
         let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");
-        (draft.topic, delivery.partition, delivery.offset)
+        (draft.topic.clone(), delivery.partition, delivery.offset)
     }
 
     /// Everything that stands in a topic: key, headers and value, in the order of each partition.

@@ -16,6 +16,7 @@ mod hazards;
 mod identity;
 mod inbox;
 mod merging;
+mod progress;
 mod pruning;
 mod reconciling;
 mod schemas;

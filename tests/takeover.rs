@@ -7,9 +7,12 @@ use patron_blocks::{
     clock::Clock,
     event::{Environment, TenantId},
     flow::{
-        takeover::{Begin, Candidate, Committed, Known, Mark, Misfit, Span, Takeover, start_at},
+        takeover::{
+            Begin, Candidate, Committed, Decided, Known, Mark, Misfit, Span, Takeover, start_at,
+        },
         tenants::Tenants,
     },
+    kafka::assignment::Remade,
     store::{incidents::Kind, positions::Position},
 };
 use proptest::{option, prelude::*, sample::select};
@@ -179,7 +182,8 @@ proptest! {
             prop_assert!(!kept || from == log.start, "what was never read is read from its beginning");
             return Ok(());
         };
-        let another = remade || cluster == "another" || position.next_offset > log.end;
+        // Where the position is zero there is nothing that was read of another log.
+        let another = (remade && position.next_offset > 0) || cluster == "another" || position.next_offset > log.end;
         match misfit {
             None => prop_assert_eq!((from, another), (position.next_offset, false)),
             Some(Misfit { kind: Kind::TopicMadeAnew, .. }) => {
@@ -215,7 +219,7 @@ async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
             at: (name.into(), 0),
             topic: Arc::new(Environment::new(Some("folio")).parse(name).unwrap()),
             committed: committed(30, Mark::PassedBy),
-            remade: false,
+            remade: Remade::No,
         };
         let log = Span { start: 10, end: 50 };
         let rename = async |from: &str, to: &str| {
@@ -224,14 +228,13 @@ async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
         };
         rename("ingest_position", "gone").await;
         let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
-        let begin =
-            takeover.begin(&candidate, &positions, log, OURS, async |_| None).await.unwrap();
-        assert_eq!(begin, Begin::Unusable);
+        let decided = takeover.decide(&candidate, &positions, log, OURS);
+        assert_eq!(decided.begin, Begin::Unusable);
         rename("gone", "ingest_position").await;
         let positions = takeover.positions([&candidate].into_iter()).await.unwrap();
-        let begin =
-            takeover.begin(&candidate, &positions, log, OURS, async |_| None).await.unwrap();
-        assert_eq!(begin, Begin::Read { from: 10, kept: true, before: None });
+        let decided = takeover.decide(&candidate, &positions, log, OURS);
+        let begin = Begin::Read { from: 10, log_start: 10, kept: true, before: None };
+        assert_eq!(decided, Decided { begin, misfit: None, look: None });
         stop.cancel();
         following.await.unwrap();
     })

@@ -60,6 +60,21 @@ pub struct Record<Text = String, Bytes = Vec<u8>> {
     pub payload: Option<Bytes>,
 }
 
+impl Record {
+    /// What it takes in memory, nearly.
+    pub fn size(&self) -> usize {
+        let of_headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64);
+        let of_key = self.key.as_ref().map_or(0, Vec::len);
+        let of_payload = self.payload.as_ref().map_or(0, Vec::len);
+        of_headers.sum::<usize>() + of_key + of_payload
+    }
+}
+
+/// Whether a header of this name carries a credential: it is never stored (events contract 3.2).
+pub fn is_secret(header: &str) -> bool {
+    ["x-okapi-token", "authorization"].iter().any(|secret| header.eq_ignore_ascii_case(secret))
+}
+
 /// One event that was understood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {

@@ -155,18 +155,22 @@ fn at(record: &Record) -> At {
 /// How far a share has come in each partition.
 pub(super) fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
     let mut positions = Positions::new();
-    for Item { incoming: Incoming { record, cluster, .. }, .. } in items {
+    for Item { incoming: Incoming { record, topic, cluster, position, .. }, .. } in items {
         let reached = Reached {
             next_offset: record.place.offset + 1,
             last_record_at: record.timestamp,
             cluster,
+            // In a topic of a tenant collection records of others stand in between.
+            read_from: if topic.tenant.is_some() { *position } else { i64::MIN },
         };
         positions
             .entry((&*record.place.topic, record.place.partition))
             .and_modify(|known: &mut Reached<'_>| {
+                let read_from = known.read_from.min(reached.read_from);
                 if known.next_offset < reached.next_offset {
                     *known = reached;
                 }
+                known.read_from = read_from;
             })
             .or_insert(reached);
     }

@@ -46,6 +46,8 @@ pub struct Incoming {
     /// Whether what stands before it in its partition was kept: not where it was passed by, because
     /// the tenant wasn't enabled.
     pub kept: bool,
+    /// The offset up to which its partition was read before.
+    pub position: i64,
 }
 
 /// The service stops; what was not settled is read again by whoever comes next.
@@ -79,7 +81,7 @@ enum Settled {
     Migrating,
     /// Its tenant was enabled again: its own topics are begun anew, and what else there is may be settled.
     Renewed,
-    /// Its tenant is enabled by now, and what was passed by before comes first.
+    /// What stands before it comes first: its tenant is enabled by now, or its topic was made anew.
     Anew,
 }
 
@@ -162,7 +164,7 @@ impl<L: Ledger> Ingest<L> {
                     self.note_usable(whose.tenant.as_ref()).await;
                 }
                 Settled::PassedBy => ends.pass_by(&items),
-                Settled::Anew => ends.hold_own(&items, Hold::Anew),
+                Settled::Anew => ends.pause(&items, Hold::Anew),
                 Settled::Migrating => ends.pause(&items, Hold::Migrating),
                 Settled::Renewed => {
                     ends.hold_own(&items, Hold::Anew);
@@ -179,7 +181,7 @@ impl<L: Ledger> Ingest<L> {
                 }
             }
         }
-        self.settle_rest(batch, &ends, stop).await?;
+        self.settle_rest(batch, &mut ends, stop).await?;
         if !batch.is_empty() {
             figures().batch(batch.len(), began.elapsed(), tally);
         }
@@ -294,8 +296,8 @@ impl<L: Ledger> Ingest<L> {
                 entry.merge(&fold(&events, fresh)).await?;
             }
         }
-        if whose.tenant.is_some() {
-            entry.advance(&batch::positions(items)).await?;
+        if whose.tenant.is_some() && !entry.advance(&batch::positions(items)).await? {
+            return Ok(Applied::Anew);
         }
         entry.commit().await?;
         Ok(Applied::Durable(tally))

@@ -109,11 +109,11 @@ pub trait Entry: Send {
     /// Takes a dead letter away that is applied after all.
     fn unpark(&mut self, id: Uuid) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Moves positions on.
+    /// Moves positions on, and tells whether none was set back since these records were read.
     fn advance(
         &mut self,
         positions: &Positions<'_>,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Raises an incident.
     fn raise(&mut self, incident: &Incident) -> impl Future<Output = Result<(), Error>> + Send;
@@ -241,7 +241,7 @@ impl Entry for DatabaseEntry {
         dead_letters::unpark(&mut self.tx, &self.schema, id).await
     }
 
-    async fn advance(&mut self, positions: &Positions<'_>) -> Result<(), Error> {
+    async fn advance(&mut self, positions: &Positions<'_>) -> Result<bool, Error> {
         positions::advance(&mut self.tx, &self.schema, positions).await
     }
 

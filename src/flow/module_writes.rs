@@ -64,7 +64,7 @@ impl<L: Ledger> Ingest<L> {
     pub(super) async fn settle_rest(
         &self,
         batch: &[&Incoming],
-        ends: &Ends,
+        ends: &mut Ends,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let (positions, incidents) = (ends.of_collections(batch), ends.incidents(batch));
@@ -72,17 +72,20 @@ impl<L: Ledger> Ingest<L> {
             return Ok(());
         }
         let rest = Rest { incidents, positions, waiting: None };
-        self.persist(&rest, stop).await.map(|_| ())
+        if !self.persist(&rest, stop).await? {
+            ends.hold_collections(&rest.positions);
+        }
+        Ok(())
     }
 
-    /// Stores what belongs to no tenant, again and again until it is durable. Returns whether there was room
-    /// for the records that wait.
+    /// Stores what belongs to no tenant, again and again until it is durable. Returns whether the positions
+    /// continue those that are stored, and whether there was room for the records that wait.
     async fn persist(&self, rest: &Rest<'_>, stop: &CancellationToken) -> Result<bool, Stopped> {
         let mut pause = FIRST_PAUSE;
         loop {
             let done = timeout(self.patience, self.persist_once(rest)).await;
             match done.unwrap_or(Err(store::Error::Silent)) {
-                Ok(has_room) => return Ok(has_room),
+                Ok(done) => return Ok(done),
                 Err(error) => {
                     warn!(error = %Chain(&error), "positions or incidents not stored; trying again");
                     pause = wait(pause, stop).await?;
@@ -100,14 +103,12 @@ impl<L: Ledger> Ingest<L> {
         for incident in &rest.incidents {
             entry.raise(incident).await?;
         }
-        if !rest.positions.is_empty() {
-            entry.advance(&rest.positions).await?;
-        }
+        let fits = rest.positions.is_empty() || entry.advance(&rest.positions).await?;
         let has_room = match rest.waiting {
             Some((tenant, letters)) => entry.park_waiting(tenant, letters).await?,
             None => true,
         };
         entry.commit().await?;
-        Ok(has_room)
+        Ok(fits && has_room)
     }
 }

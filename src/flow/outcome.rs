@@ -79,7 +79,8 @@ pub enum Hold {
     Unusable,
     /// Its tenant's schema is being migrated: for a moment.
     Migrating,
-    /// Its tenant was enabled while its records were passed by: it is begun anew, at once.
+    /// What stands before its records has to be read first: its tenant was enabled while they were passed by,
+    /// or its topic was made anew. It is begun anew, at once.
     Anew,
 }
 
@@ -138,17 +139,30 @@ impl Ends {
         }
     }
 
+    /// Topics of tenant collections whose position was set back since: they are begun anew from there.
+    pub(super) fn hold_collections(&mut self, positions: &Positions<'_>) {
+        for ((topic, partition), reached) in positions {
+            if let Some(end) = self.0.get_mut(&(Arc::from(*topic), *partition)) {
+                end.next = end.next.min(reached.read_from);
+                end.hold = end.hold.or(Some(Hold::Anew));
+            }
+        }
+    }
+
     /// Positions of topics that belong to no single tenant.
     pub(super) fn of_collections<'a>(&self, batch: &[&'a Incoming]) -> Positions<'a> {
         let of_collection = |incoming: &&&Incoming| incoming.topic.tenant.is_none();
         let mut positions = Positions::new();
-        for Incoming { record, cluster, .. } in batch.iter().filter(of_collection) {
+        let mut read_from = BTreeMap::new();
+        for Incoming { record, cluster, position, .. } in batch.iter().filter(of_collection) {
             let next_offset = record.place.offset + 1;
+            let at = (&*record.place.topic, record.place.partition);
+            let read_from = *read_from.entry(at).or_insert(*position);
             let end = self.get(&(record.place.topic.clone(), record.place.partition));
             if end.is_some_and(|end| end.next == next_offset) {
-                let at = (&*record.place.topic, record.place.partition);
                 let last_record_at = record.timestamp;
-                positions.insert(at, Reached { next_offset, last_record_at, cluster });
+                let reached = Reached { next_offset, last_record_at, cluster, read_from };
+                positions.insert(at, reached);
             }
         }
         positions

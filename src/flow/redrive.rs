@@ -137,8 +137,8 @@ impl Redrive {
             return Ok(Retried::StillBad(Reject::new(Reason::TenantUnusable, None, rule)));
         };
         let cluster = letter.cluster.into();
-        let incoming =
-            Incoming { record: letter.record, topic: Arc::new(topic), cluster, kept: true };
+        let (record, topic, position) = (letter.record, Arc::new(topic), 0);
+        let incoming = Incoming { record, topic, cluster, kept: true, position };
         self.ingest.retry(&incoming).await
     }
 

@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     event::{TenantId, Topic},
     figures::figures,
+    kafka::assignment::{Landmark, Remade},
     store::{
         self, Db, Schema, Verdict,
         incidents::{self, Incident, Kind},
@@ -84,7 +85,7 @@ pub struct Known<'a> {
     pub log: Span,
     /// The cluster's id.
     pub cluster: &'a str,
-    /// Whether the record before the position turned out not to be the one that was read.
+    /// Whether its topic turned out to have been made anew.
     pub remade: bool,
 }
 
@@ -115,7 +116,9 @@ pub fn start_at(known: &Known<'_>) -> (i64, Option<Misfit>) {
     };
     let next = position.next_offset;
     let other_cluster = !position.cluster.is_empty() && position.cluster != known.cluster;
-    if known.remade || other_cluster || next > end {
+    // Where the position is zero nothing was read of the log before, or it was set back already.
+    let remade = known.remade && next > 0;
+    if remade || other_cluster || next > end {
         return (start, misfit(Kind::TopicMadeAnew, 0, next));
     }
     if next < start {
@@ -147,8 +150,19 @@ pub struct Candidate {
     pub topic: Arc<Topic>,
     /// The group's offset, read before [`Takeover::positions`] was.
     pub committed: Option<Committed>,
-    /// Whether the record before the position turned out not to be the one that was read.
-    pub remade: bool,
+    /// Whether its topic turned out to have been made anew.
+    pub remade: Remade,
+}
+
+/// How a partition is begun, and what has to be done before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// How.
+    pub begin: Begin,
+    /// What does not fit.
+    pub misfit: Option<Misfit>,
+    /// The offset from which on records are to be looked at, to tell when what does not fit was written.
+    pub look: Option<i64>,
 }
 
 /// How a partition is begun.
@@ -158,6 +172,8 @@ pub enum Begin {
     Read {
         /// The first offset to be settled.
         from: i64,
+        /// Where the log begins.
+        log_start: i64,
         /// Whether records are kept.
         kept: bool,
         /// The timestamp of the record before `from`, if it is known: it must be that record still.
@@ -242,28 +258,27 @@ impl Takeover {
         Ok(found)
     }
 
-    /// Decides how a partition is begun. What does not fit is made durable as an incident before;
-    /// `time_at` tells when the log's record at an offset, or the next one after it, was written.
-    pub async fn begin<F: Future<Output = Option<DateTime<Utc>>> + Send>(
+    /// Decides how a partition is begun, by what is known of it already.
+    pub fn decide(
         &self,
         candidate: &Candidate,
         positions: &Positions,
         log: Span,
         cluster: &str,
-        time_at: impl Fn(i64) -> F + Sync,
-    ) -> Result<Begin, store::Error> {
+    ) -> Decided {
         let Candidate { at: (topic, partition), .. } = candidate;
         let tenant = &candidate.topic.tenant;
         let place = (topic.to_string(), *partition);
+        let settled = |begin| Decided { begin, misfit: None, look: None };
         if positions.stopped.contains(&place) {
-            return Ok(Begin::Stopped);
+            return settled(Begin::Stopped);
         }
         let waits = match tenant {
             Some(id) => positions.unusable.contains(id),
             None => positions.collections_wait,
         };
         if waits {
-            return Ok(Begin::Unusable);
+            return settled(Begin::Unusable);
         }
         let stored = positions.by_schema.get(tenant);
         let position = stored.and_then(|positions| positions.get(&place));
@@ -273,67 +288,123 @@ impl Takeover {
             committed: candidate.committed,
             log,
             cluster,
-            remade: candidate.remade,
+            remade: candidate.remade != Remade::No,
         });
-        if let Some(misfit) = misfit
-            && !(position.is_none() && is_of_before(tenant, positions, &misfit, &time_at).await)
-        {
-            // Offsets of a log before this one mean nothing in it.
-            let end = if misfit.kind == Kind::TopicMadeAnew { from } else { misfit.offsets.end };
-            let incident = incident(candidate, position, &misfit, time_at(end).await);
-            self.raise(&incident, from, cluster).await?;
-        }
         let untouched = position.filter(|position| position.next_offset == from);
-        Ok(Begin::Read {
+        let begin = Begin::Read {
             from,
+            log_start: log.start,
             kept: stored.is_some(),
             before: untouched
                 .filter(|_| from > log.start)
                 .and_then(|position| position.last_record_at),
-        })
+        };
+        let look = misfit.as_ref().map(|misfit| match misfit.kind {
+            // Offsets of a log before this one mean nothing in it.
+            Kind::TopicMadeAnew => from,
+            _ => misfit.offsets.end - i64::from(position.is_none()),
+        });
+        Decided { begin, misfit, look }
     }
 
+    /// Makes what does not fit durable as an incident, before the partition is begun. `records` are those that
+    /// stand at [`Decided::look`], as far as they could be read.
+    pub async fn conclude(
+        &self,
+        candidate: &Candidate,
+        positions: &Positions,
+        decided: &Decided,
+        cluster: &str,
+        records: &[Landmark],
+    ) -> Result<(), store::Error> {
+        let (Some(misfit), Begin::Read { from, .. }) = (&decided.misfit, &decided.begin) else {
+            return Ok(());
+        };
+        let Candidate { at: (topic, partition), .. } = candidate;
+        let tenant = &candidate.topic.tenant;
+        let place = (topic.to_string(), *partition);
+        let stored = positions.by_schema.get(tenant);
+        let position = stored.and_then(|positions| positions.get(&place));
+        // What the group had read last comes first, where it was looked at.
+        if position.is_none() && is_of_before(tenant, positions, records.first()) {
+            return Ok(());
+        }
+        let is_behind = |record: &&Landmark| {
+            misfit.kind == Kind::TopicMadeAnew || record.offset >= misfit.offsets.end
+        };
+        let next = records.iter().find(is_behind);
+        let incident = incident(candidate, position, misfit, next.map(|next| next.at));
+        let is_of_topic = candidate.remade != Remade::Told;
+        self.raise(&incident, (*from, cluster), is_of_topic).await
+    }
+
+    /// A partition that is read stands still with records before it.
+    pub async fn note_stall(
+        &self,
+        topic: &Topic,
+        (name, partition): (&str, i32),
+        offsets: std::ops::Range<i64>,
+    ) -> Result<(), store::Error> {
+        let incident = Incident {
+            kind: Kind::PartitionStalled,
+            tenant: topic.tenant.clone(),
+            topic: name.to_owned(),
+            partition,
+            offsets,
+            from_time: None,
+            to_time: None,
+            detail: detail(Kind::PartitionStalled).to_owned(),
+        };
+        let mut tx = store::begin(&self.db).await?;
+        let is_news = incidents::raise(&mut tx, &incident, self.clock.now()).await?;
+        store::commit(tx).await?;
+        if is_news {
+            announce(&incident);
+        }
+        Ok(())
+    }
+
+    /// `is_of_topic`: whether the other partitions of a topic that was made anew are still to be set back.
     async fn raise(
         &self,
         incident: &Incident,
-        from: i64,
-        cluster: &str,
+        (from, cluster): (i64, &str),
+        is_of_topic: bool,
     ) -> Result<(), store::Error> {
-        let Incident { kind, tenant, topic, partition, offsets, .. } = incident;
+        let Incident { kind, tenant, topic, partition, .. } = incident;
         let mut tx = store::begin(&self.db).await?;
         if let Some(id) = tenant {
             tenants::enter(&mut tx, id).await?;
         }
-        if matches!(kind, Kind::RecordsLost | Kind::TopicMadeAnew) {
+        if kind.is_of_log() {
             let schema = tenant.as_ref().map(Schema::of);
             let schema = schema.as_ref().unwrap_or(&self.module);
+            if *kind == Kind::TopicMadeAnew && is_of_topic {
+                positions::reset_others(&mut tx, schema, (topic, *partition), cluster).await?;
+            }
             positions::reset(&mut tx, schema, (topic, *partition), from, cluster).await?;
         }
         let is_news = incidents::raise(&mut tx, incident, self.clock.now()).await?;
         store::commit(tx).await?;
         if is_news {
-            figures().incident(*kind);
-            let (from_time, to_time) = (incident.from_time, incident.to_time);
-            warn!(incident.id = %incident.id(), incident.kind = kind.name(), kafka.topic = %topic,
-                kafka.partition = partition, ?offsets, ?from_time, ?to_time, "{}", incident.detail);
+            announce(incident);
         }
         Ok(())
     }
 }
 
+fn announce(incident: &Incident) {
+    let Incident { kind, topic, partition, offsets, from_time, to_time, .. } = incident;
+    figures().incident(*kind);
+    warn!(incident.id = %incident.id(), incident.kind = kind.name(), kafka.topic = %topic,
+        kafka.partition = partition, ?offsets, ?from_time, ?to_time, "{}", incident.detail);
+}
+
 /// Whether what the group had read further is of a time before the tenant was enabled: then it was purged
 /// in between, and no backup was restored.
-async fn is_of_before<F: Future<Output = Option<DateTime<Utc>>> + Send>(
-    tenant: &Option<TenantId>,
-    positions: &Positions,
-    misfit: &Misfit,
-    time_at: &(impl Fn(i64) -> F + Sync),
-) -> bool {
+fn is_of_before(tenant: &Option<TenantId>, positions: &Positions, read: Option<&Landmark>) -> bool {
     let since = tenant.as_ref().and_then(|id| positions.enabled_since.get(id));
-    match since {
-        Some(since) => time_at(misfit.offsets.end - 1).await.is_some_and(|read| read < *since),
-        None => false,
-    }
+    since.zip(read).is_some_and(|(since, read)| read.at < *since)
 }
 
 fn incident(
@@ -373,6 +444,10 @@ fn detail(kind: Kind) -> &'static str {
              same"
         }
         Kind::GroupSetBack => "somebody set the group back; the records are read again",
+        Kind::PartitionStalled => {
+            "the partition was read no further although it holds more; it is assigned afresh, and if that \
+             does not help all partitions of this instance are"
+        }
         Kind::PartitionStopped | Kind::TenantUnusable => "see the service's log",
     }
 }

@@ -30,6 +30,16 @@ struct Partition {
     stage: Stage,
     /// Whether its records are kept: not while its tenant isn't enabled.
     kept: bool,
+    /// The offset that is read next, once it is known where to begin.
+    next: i64,
+    /// Up to where its records are settled, once it is known where to begin.
+    settled: Option<i64>,
+    /// Where its log began when reading did: it can only begin later since, as long as it is the same log.
+    log_start: i64,
+    /// A record that was read some time ago, and the one that was read last. An unnoticed change of the log
+    /// shows at the older one only: the other one is of the new log already.
+    older: Option<Landmark>,
+    newest: Option<Landmark>,
 }
 
 /// One uninterrupted reading of a partition.
@@ -40,13 +50,25 @@ pub struct Era(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Where to begin is to be asked.
-    Waiting { remade: bool },
+    Waiting { remade: Remade },
     /// Where to begin is being asked.
     Asking,
     /// It is read; the first record must be the known one, if one is known.
     Reading { before: Option<Landmark> },
     /// It is not read before this instant; `None`: before an operator says so.
     Held { until: Option<Instant> },
+}
+
+/// Whether a log is known to be another one than was read before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remade {
+    /// Not as far as is known.
+    #[default]
+    No,
+    /// This partition shows it.
+    Found,
+    /// Another partition of the topic has shown it: a topic is made anew with all its partitions.
+    Told,
 }
 
 /// A record that was read before, by which a log is known to be the same.
@@ -67,19 +89,62 @@ pub struct Due {
     pub partition: i32,
     /// The era that it begins.
     pub era: Era,
-    /// Whether another record stood where one was read before.
-    pub remade: bool,
+    /// Whether its topic was made anew.
+    pub remade: Remade,
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The offset of the first record to be taken.
+    pub from: i64,
+    /// Where the log begins.
+    pub log_start: i64,
+    /// Whether records are kept.
+    pub kept: bool,
+    /// The record that comes first and must be the known one, if one is known.
+    pub before: Option<Landmark>,
+}
+
+/// A partition that is read, as the watchdog sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The era in which it is read.
+    pub era: Era,
+    /// The offset that is read next.
+    pub next: i64,
+    /// Where its log began when reading did.
+    pub log_start: i64,
+    /// A record that was read some time ago.
+    pub older: Option<Landmark>,
+    /// The record that was read last.
+    pub newest: Option<Landmark>,
 }
 
 /// What to do with a record that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// To be settled; whether it is to be kept, or its tenant wasn't enabled.
-    Take(Era, bool),
+    /// To be settled.
+    Take(Taken),
     /// Not to be read here and now, or read before.
     Leave,
     /// It is not the record that stood there: the topic was made anew.
     Remade,
+}
+
+/// A record that is to be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The era in which it was read.
+    pub era: Era,
+    /// Whether it is to be kept, or its tenant wasn't enabled.
+    pub kept: bool,
+    /// The offset up to which the partition was read before.
+    pub position: i64,
 }
 
 impl Assignment {
@@ -88,9 +153,8 @@ impl Assignment {
         let mut state = self.lock_to_change();
         for (topic, number) in partitions {
             let era = state.next_era();
-            let stage = Stage::Waiting { remade: false };
             let of_topic = state.owned.entry(topic).or_default();
-            of_topic.insert(number, Partition { era, stage, kept: true });
+            of_topic.insert(number, Partition::assigned(era));
         }
     }
 
@@ -156,7 +220,7 @@ impl Assignment {
             for (number, partition) in partitions {
                 let remade = match partition.stage {
                     Stage::Waiting { remade } => remade,
-                    Stage::Held { until: Some(until) } if until <= now => false,
+                    Stage::Held { until: Some(until) } if until <= now => Remade::No,
                     Stage::Held { until: Some(until) } => {
                         held_until = Some(held_until.map_or(until, |known| known.min(until)));
                         continue;
@@ -173,10 +237,22 @@ impl Assignment {
     }
 
     /// The beginning is known and sought: from now on records are taken.
-    pub fn begin(&self, due: &Due, kept: bool, before: Option<Landmark>) {
+    pub fn begin(&self, due: &Due, beginning: Beginning) {
+        let Beginning { from, log_start, kept, before } = beginning;
         self.change(due, |partition| {
-            partition.stage = Stage::Reading { before };
-            partition.kept = kept;
+            // What was read in an earlier era tells of the log as long as reading goes on in it.
+            let older = partition.older.or(before).filter(|_| before.is_some());
+            let stage = Stage::Reading { before };
+            *partition = Partition {
+                stage,
+                kept,
+                next: from,
+                settled: Some(from),
+                log_start,
+                older,
+                newest: before,
+                ..*partition
+            };
         });
     }
 
@@ -207,8 +283,8 @@ impl Assignment {
         let mut state = self.lock_to_change();
         let era = state.next_era();
         if let Some(partition) = state.get_mut(topic, partition).filter(|found| found.kept) {
-            let stage = Stage::Waiting { remade: false };
-            *partition = Partition { era, stage, kept: false };
+            let stage = Stage::Waiting { remade: Remade::No };
+            *partition = Partition { era, stage, kept: false, ..*partition };
         }
     }
 
@@ -217,16 +293,70 @@ impl Assignment {
         let mut state = self.lock_to_change();
         let mut last_era = state.last_era;
         for (topic, partitions) in &mut state.owned {
-            for partition in partitions.values_mut() {
+            for (number, partition) in partitions.iter_mut() {
                 let held = matches!(partition.stage, Stage::Held { until: None });
-                if chosen(Choice { topic, held }) {
+                if chosen(Choice { topic, partition: *number, held }) {
                     last_era += 1;
                     partition.era = Era(last_era);
-                    partition.stage = Stage::Waiting { remade: false };
+                    partition.stage = Stage::Waiting { remade: Remade::No };
                 }
             }
         }
         state.last_era = last_era;
+    }
+
+    /// A topic was made anew: all its partitions begin anew, but those that an operator has to resume.
+    /// `found` is the one that shows it.
+    pub fn remake(&self, topic: &str, found: i32) {
+        self.lock_to_change().remake(topic, Some(found), |_| true);
+    }
+
+    /// As [`Assignment::remake`], for the other partitions: of these somebody knows already.
+    pub fn remake_others(&self, topic: &str, known: &[i32]) {
+        self.lock_to_change().remake(topic, None, |partition| !known.contains(&partition));
+    }
+
+    /// The partitions that are read, and how far.
+    pub fn watched(&self) -> Vec<Watched> {
+        let mut list = Vec::new();
+        for (topic, partitions) in &self.lock().owned {
+            let reading = |partition: &Partition| matches!(partition.stage, Stage::Reading { .. });
+            for (number, partition) in partitions.iter().filter(|(_, found)| reading(found)) {
+                let Partition { era, next, log_start, older, newest, .. } = *partition;
+                let (topic, partition) = (topic.clone(), *number);
+                list.push(Watched { topic, partition, era, next, log_start, older, newest });
+            }
+        }
+        list
+    }
+
+    /// The records of an era are settled up to an offset.
+    pub fn settle(&self, topic: &str, partition: i32, era: Era, next: i64) {
+        let mut state = self.lock();
+        if let Some(found) = state.get_mut(topic, partition).filter(|found| found.era == era) {
+            found.settled = Some(next);
+        }
+    }
+
+    /// Up to where partitions are settled, as far as it is known where they begin.
+    pub fn settled(&self) -> Vec<((String, i32), i64)> {
+        let mut list = Vec::new();
+        for (topic, partitions) in &self.lock().owned {
+            for (number, partition) in partitions {
+                list.extend(partition.settled.map(|next| ((topic.clone(), *number), next)));
+            }
+        }
+        list
+    }
+
+    /// The older record was found again: what was the newest one when it was looked for is looked for the
+    /// next time.
+    pub fn confirm(&self, Watched { topic, partition, era, newest, .. }: &Watched) {
+        let mut state = self.lock();
+        let found = state.get_mut(topic, *partition).filter(|found| found.era == *era);
+        if let Some(found) = found {
+            found.older = *newest;
+        }
     }
 
     /// Looks at a record that has come.
@@ -240,25 +370,22 @@ impl Assignment {
         let mut state = self.lock();
         let Some(found) = state.get_mut(topic, partition) else { return Arrival::Leave };
         let Stage::Reading { before } = found.stage else { return Arrival::Leave };
-        let Some(landmark) = before else { return Arrival::Take(found.era, found.kept) };
-        if offset < landmark.offset {
-            return Arrival::Leave;
-        }
-        if offset == landmark.offset && at != Some(landmark.at) {
-            let era = state.next_era();
-            if let Some(found) = state.get_mut(topic, partition) {
-                *found = Partition { era, stage: Stage::Waiting { remade: true }, ..*found };
+        if let Some(landmark) = before {
+            if offset < landmark.offset {
+                return Arrival::Leave;
             }
-            state.changed = true;
-            return Arrival::Remade;
+            if offset == landmark.offset && at != Some(landmark.at) {
+                state.remake(topic, Some(partition), |_| true);
+                state.changed = true;
+                return Arrival::Remade;
+            }
+            // A log that was compacted may not have the known record any more; it is the same log.
+            found.stage = Stage::Reading { before: None };
+            if offset == landmark.offset {
+                return Arrival::Leave;
+            }
         }
-        found.stage = Stage::Reading { before: None };
-        // A log that was compacted may not have the known record any more; it is the same log.
-        if offset == landmark.offset {
-            Arrival::Leave
-        } else {
-            Arrival::Take(found.era, found.kept)
-        }
+        Arrival::Take(found.take(offset, at))
     }
 
     fn change(&self, due: &Due, change: impl FnOnce(&mut Partition)) {
@@ -299,6 +426,8 @@ pub struct Counts {
 pub struct Choice<'a> {
     /// Its topic.
     pub topic: &'a str,
+    /// The partition.
+    pub partition: i32,
     /// Whether it waits for an operator.
     pub held: bool,
 }
@@ -309,11 +438,51 @@ impl State {
         Era(self.last_era)
     }
 
+    fn remake(&mut self, topic: &str, found: Option<i32>, chosen: impl Fn(i32) -> bool) {
+        let Some(partitions) = self.owned.get_mut(topic) else { return };
+        for (number, partition) in partitions.iter_mut().filter(|(number, _)| chosen(**number)) {
+            if !matches!(partition.stage, Stage::Held { until: None }) {
+                self.last_era += 1;
+                let told = if found == Some(*number) { Remade::Found } else { Remade::Told };
+                *partition = Partition {
+                    stage: Stage::Waiting { remade: told },
+                    kept: partition.kept,
+                    ..Partition::assigned(Era(self.last_era))
+                };
+            }
+        }
+    }
+
     fn get(&self, topic: &str, partition: i32) -> Option<&Partition> {
         self.owned.get(topic)?.get(&partition)
     }
 
     fn get_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
         self.owned.get_mut(topic)?.get_mut(&partition)
+    }
+}
+
+impl Partition {
+    fn assigned(era: Era) -> Self {
+        let stage = Stage::Waiting { remade: Remade::No };
+        Self {
+            era,
+            stage,
+            kept: true,
+            next: 0,
+            settled: None,
+            log_start: 0,
+            older: None,
+            newest: None,
+        }
+    }
+
+    /// A record is read.
+    fn take(&mut self, offset: i64, at: Option<DateTime<Utc>>) -> Taken {
+        let taken = Taken { era: self.era, kept: self.kept, position: self.next };
+        self.next = offset + 1;
+        self.newest = at.map(|at| Landmark { offset, at }).or(self.newest);
+        self.older = self.older.or(self.newest);
+        taken
     }
 }

@@ -3,19 +3,26 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tracing::debug;
 
-use super::{consumer, poller, retention::Quiet};
+use super::{
+    consumer,
+    look::{self, Look, Looked},
+    retention::Quiet,
+    status::Status,
+};
 use crate::{
+    clock::Clock,
     config::KafkaConfig,
     flow::{
         outcome::At,
@@ -30,20 +37,42 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Broker {
     settings: ClientConfig,
     /// Taken only when dropped.
-    client: Option<BaseConsumer<Quiet>>,
+    client: Option<BaseConsumer<Reporting>>,
 }
+
+/// How often the client reports about itself.
+const REPORT: Duration = Duration::from_secs(1);
 
 impl Broker {
     /// Connects when it is first asked.
     pub fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
-        let mut settings: ClientConfig = consumer::connection(config);
-        settings.set("group.id", config.environment.consumer_group());
-        settings.set("enable.auto.commit", "false");
-        let client = Some(settings.create_with_context(Quiet)?);
+        let settings = settings(config);
+        let client = Some(settings.create_with_context(Reporting(None))?);
         Ok(Self { settings, client })
     }
 
-    fn client(&self) -> &BaseConsumer<Quiet> {
+    /// As [`Broker::new`], with reports of what brokers it is connected with. It owns no partitions, so they
+    /// are short however many there are.
+    pub(super) fn reporting(
+        config: &KafkaConfig,
+        status: Arc<Status>,
+        clock: Clock,
+    ) -> Result<Self, KafkaError> {
+        let settings = settings(config);
+        let mut reporting = settings.clone();
+        reporting.set("statistics.interval.ms", REPORT.as_millis().to_string());
+        let client = Some(reporting.create_with_context(Reporting(Some((status, clock))))?);
+        Ok(Self { settings, client })
+    }
+
+    /// Passes on what the client has to report, if anything. It does not wait.
+    pub(super) fn serve(&self) {
+        if let Some(Err(error)) = self.client().poll(Duration::ZERO) {
+            debug!(%error, "trouble that is told otherwise");
+        }
+    }
+
+    fn client(&self) -> &BaseConsumer<Reporting> {
         self.client.as_ref().expect("it is taken only when dropped")
     }
 
@@ -122,26 +151,10 @@ impl Broker {
         Ok(first)
     }
 
-    /// When the record at an offset, or the next one that is still there, was written. `None` where
-    /// there is none, or no answer in time. Reading takes a client of its own, for this one alone: it
-    /// is asked where something was lost, which is rare.
-    pub fn time_at(&self, (topic, partition): &At, offset: i64) -> Option<DateTime<Utc>> {
-        let mut settings = self.settings.clone();
-        settings.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
-        let reader = Self { client: settings.create_with_context(Quiet).ok(), settings };
-        let client = reader.client.as_ref()?;
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(topic, *partition, Offset::Offset(offset)).ok()?;
-        client.assign(&from).ok()?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match client.poll(deadline.saturating_duration_since(Instant::now()))? {
-                Ok(message) => return poller::time_of(&message),
-                Err(KafkaError::PartitionEOF(_)) => return None,
-                // The client goes on trying by itself.
-                Err(error) => debug!(%error, "could not look into a log yet"),
-            }
-        }
+    /// Reads single records of many partitions, with one client of its own and in bounded time. What could not
+    /// be read until then is left out.
+    pub fn look(&self, at: &[Look]) -> Looked {
+        look::look(&self.settings, at, PATIENCE)
     }
 
     /// Asking for a topic by its name refreshes what the client knows of it.
@@ -179,6 +192,34 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let client = self.client.take();
         std::thread::spawn(move || drop(client));
+    }
+}
+
+fn settings(config: &KafkaConfig) -> ClientConfig {
+    let mut settings = consumer::connection(config);
+    settings.set("group.id", config.environment.consumer_group());
+    settings.set("enable.auto.commit", "false");
+    settings
+}
+
+/// Passes reports on; other trouble is told by the answers.
+struct Reporting(Option<(Arc<Status>, Clock)>);
+
+impl ConsumerContext for Reporting {}
+
+impl ClientContext for Reporting {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Self(Some((status, clock))) = self {
+            status.report(statistics, clock.now());
+        }
     }
 }
 

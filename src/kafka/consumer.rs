@@ -1,7 +1,11 @@
 //! The consumer: its settings, what librdkafka calls back, and its start and end.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +19,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
     util::Timeout,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -26,6 +30,7 @@ use super::{
     poller::{Channels, News, POLL, Poller},
     status::Status,
     takeover::Asker,
+    watchdog::Watchdog,
 };
 use crate::{
     clock::Clock,
@@ -39,8 +44,11 @@ use crate::{
     },
 };
 
-/// How often the client reports about itself.
-const REPORT: Duration = Duration::from_secs(1);
+/// How often the client that asks brokers is looked at for what it reports.
+const SERVE: Duration = Duration::from_millis(200);
+
+/// The largest record that a broker takes unless it is told otherwise, in KiB.
+const LARGEST_KIB: usize = 1024;
 
 /// How often the same kind of trouble is logged.
 const COMPLAIN: Duration = Duration::from_secs(10);
@@ -49,7 +57,7 @@ const COMPLAIN: Duration = Duration::from_secs(10);
 pub struct Consumer {
     thread: thread::JoinHandle<()>,
     writers: Vec<JoinHandle<()>>,
-    asker: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
     status: Arc<Status>,
     broker: Arc<Broker>,
 }
@@ -68,7 +76,7 @@ impl Consumer {
     /// Waits until the group was left, after the token given to [`start`] was cancelled. librdkafka may
     /// hang while no broker answers, so the caller sets a deadline.
     pub async fn stopped(self) {
-        for task in self.writers.into_iter().chain([self.asker]) {
+        for task in self.writers.into_iter().chain(self.tasks) {
             let _ = task.await;
         }
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
@@ -86,15 +94,11 @@ pub fn start<L: Ledger + 'static>(
 ) -> Result<Consumer, KafkaError> {
     let assignment = Arc::new(Assignment::default());
     let status = Arc::new(Status::new(assignment.clone()));
-    let context = Context {
-        assignment: assignment.clone(),
-        status: status.clone(),
-        clock,
-        complained: Mutex::new(None),
-    };
-    let consumer: BaseConsumer<Context> = client(config).create_with_context(context)?;
-    consumer.subscribe(&[&config.environment.topic_pattern()])?;
-    let broker = Arc::new(Broker::new(config)?);
+    let connect = connect(config, &assignment, &status);
+    let consumer = connect()?;
+    let takeover = Arc::new(takeover);
+    let broker = Arc::new(Broker::reporting(config, status.clone(), clock)?);
+    let reports = tokio::spawn(report(broker.clone(), stop.clone()));
 
     let (settle, settled) = std_mpsc::channel();
     let (lanes, writers) = (0..config.writers)
@@ -117,12 +121,20 @@ pub fn start<L: Ledger + 'static>(
         asked,
         environment: config.environment.clone(),
         broker: broker.clone(),
-        takeover,
+        takeover: takeover.clone(),
         ingest: ingest.clone(),
-        assignment,
+        assignment: assignment.clone(),
         news: tell.clone(),
     };
     let asker = tokio::spawn(asker.answer(stop.clone()));
+    let watchdog = Watchdog::new(
+        (assignment, status.clone()),
+        config.environment.clone(),
+        broker.clone(),
+        takeover,
+        tell.clone(),
+    );
+    let watchdog = tokio::spawn(watchdog.watch(config.metadata_max_age, stop.clone()));
     tenants.tell(move |change| {
         // Nobody listens only when the service stops.
         let _ = tell.send(match change {
@@ -132,12 +144,41 @@ pub fn start<L: Ledger + 'static>(
     });
     let channels = Channels { lanes, settled, ask, news };
     let environment = config.environment.clone();
-    let poller = Poller::new(consumer, environment, channels, config.waiting_kib, stop);
+    let clients = (consumer, connect);
+    let poller = Poller::new(clients, environment, channels, config.waiting_kib, stop);
     let thread = thread::Builder::new()
         .name("kafka".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok(Consumer { thread, writers, asker, status, broker })
+    let tasks = vec![asker, watchdog, reports];
+    Ok(Consumer { thread, writers, tasks, status, broker })
+}
+
+/// Has the client that asks brokers report: it owns no partitions, so its reports are short however many there
+/// are.
+async fn report(broker: Arc<Broker>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(SERVE)).await.is_some() {
+        broker.serve();
+    }
+}
+
+/// Makes a client that has joined the group.
+pub(super) type Connect = Box<dyn Fn() -> Result<BaseConsumer<Context>, KafkaError> + Send>;
+
+fn connect(config: &KafkaConfig, assignment: &Arc<Assignment>, status: &Arc<Status>) -> Connect {
+    let (assignment, status) = (assignment.clone(), status.clone());
+    let (client, pattern) = (client(config), config.environment.topic_pattern());
+    Box::new(move || {
+        let context = Context {
+            assignment: assignment.clone(),
+            status: status.clone(),
+            complained: Mutex::new(None),
+            retired: AtomicBool::new(false),
+        };
+        let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
+        consumer.subscribe(&[&pattern])?;
+        Ok(consumer)
+    })
 }
 
 /// How every client of ours connects.
@@ -187,10 +228,9 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     for (key, value) in [
         ("group.id", config.environment.consumer_group()),
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
-        ("statistics.interval.ms", ms(REPORT)),
         // Small prefetch: the default may take 64 MiB (traps T22, T23).
         ("queued.max.messages.kbytes", config.prefetch_kib.to_string()),
-        ("queued.min.messages", config.batch_most.to_string()),
+        ("queued.min.messages", fetched_ahead(config.prefetch_kib as usize)),
     ] {
         client.set(key, value);
     }
@@ -203,8 +243,10 @@ fn client(config: &KafkaConfig) -> ClientConfig {
         ("enable.auto.offset.store", "false"),
         ("enable.auto.commit", "true"),
         ("auto.commit.interval.ms", "1000"),
-        ("fetch.message.max.bytes", "262144"),
-        ("fetch.queue.backoff.ms", "20"),
+        ("fetch.message.max.bytes", "65536"),
+        ("fetch.max.bytes", "1048576"),
+        // The queue is empty again and again: this is how long it stays so.
+        ("fetch.queue.backoff.ms", "5"),
         // What is resumed waits for the request that is under way: no longer than this.
         ("fetch.wait.max.ms", "100"),
     ] {
@@ -224,15 +266,30 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
+/// How many records the client may fetch ahead into so many KiB. It counts values and neither keys nor headers,
+/// so only a number of records bounds it, and each may be as large as brokers take one.
+pub(super) fn fetched_ahead(kib: usize) -> String {
+    (kib / LARGEST_KIB).max(1).to_string()
+}
+
 /// What librdkafka calls from within a poll.
 pub(super) struct Context {
     pub(super) assignment: Arc<Assignment>,
     pub(super) status: Arc<Status>,
-    clock: Clock,
     complained: Mutex<Option<Instant>>,
+    /// Whether another client has taken this one's place: what it owned is not ours any more.
+    retired: AtomicBool,
 }
 
 impl Context {
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Says what the client meets, but not many times a second while a broker is away. That there is no
     /// topic yet is no trouble: a new deployment has none before its first tenant.
     pub(super) fn complain(&self, error: &KafkaError, reason: &str) {
@@ -260,10 +317,6 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.complain(&error, reason);
     }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        self.status.report(statistics, self.clock.now());
-    }
 }
 
 fn places(list: &TopicPartitionList) -> Vec<(String, i32)> {
@@ -281,6 +334,13 @@ impl ConsumerContext for Context {
         partitions: &mut TopicPartitionList,
     ) {
         let done = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if self.is_retired() => {
+                consumer.incremental_assign(partitions)
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS if self.is_retired() => {
+                consumer.incremental_unassign(partitions)
+            }
+            _ if self.is_retired() => consumer.unassign(),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 info!(kafka.partitions = partitions.count(), "partitions assigned");
                 figures().assigned.increment(partitions.count() as u64);
@@ -289,10 +349,15 @@ impl ConsumerContext for Context {
                     .and_then(|()| consumer.incremental_assign(partitions))
                     .and_then(|()| consumer.pause(partitions));
                 self.assignment.add(places(partitions));
+                self.status.set_joined(true);
                 assigned
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 self.assignment.remove(places(partitions));
+                // The group has put this instance out; it joins again.
+                if consumer.assignment_lost() {
+                    self.status.set_joined(false);
+                }
                 info!(kafka.partitions = partitions.count(), "partitions revoked");
                 figures().revoked.increment(partitions.count() as u64);
                 consumer.incremental_unassign(partitions)
@@ -300,6 +365,7 @@ impl ConsumerContext for Context {
             other => {
                 let error = KafkaError::Rebalance(other.into());
                 self.assignment.clear();
+                self.status.set_joined(false);
                 warn!(%error, "rebalance failed; all partitions are given up");
                 consumer.unassign()
             }
@@ -311,5 +377,17 @@ impl ConsumerContext for Context {
 
     fn main_queue_min_poll_interval(&self) -> Timeout {
         POLL.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fetched_ahead;
+
+    #[test]
+    fn as_many_are_fetched_ahead_as_fit_if_each_is_as_large_as_can_be() {
+        for (kib, records) in [(8192, "8"), (1024, "1"), (256, "1"), (64, "1"), (1 << 20, "1024")] {
+            assert_eq!(fetched_ahead(kib), records, "{kib} KiB");
+        }
     }
 }

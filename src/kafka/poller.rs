@@ -3,17 +3,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc as std_mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Datelike, Utc};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, Headers},
 };
 use tokio::{
     runtime::Handle,
@@ -24,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    assignment::{Arrival, Due, Era, Landmark},
-    consumer::Context,
+    assignment::{Arrival, Beginning, Due, Era, Landmark, Taken, Watched},
+    consumer::{Connect, Context},
     lane::{Carried, Settled, lane_of},
+    record,
     takeover::Begun,
 };
 use crate::{
-    event::{Environment, Place, Record, TenantId, Topic},
+    event::{Environment, TenantId, Topic},
     figures::figures,
     flow::{
         ingest::Incoming,
@@ -63,6 +62,10 @@ pub(super) enum News {
     Enabled(TenantId),
     /// An operator may have resumed what is stopped.
     Review,
+    /// By the watchdog: a partition is read no further although it holds more.
+    Stalled(Watched),
+    /// By the watchdog: a partition is read no further even when it is assigned afresh.
+    Renew,
 }
 
 /// What the polling thread talks to.
@@ -78,6 +81,8 @@ pub(super) struct Channels {
 
 pub(super) struct Poller {
     consumer: BaseConsumer<Context>,
+    /// Makes another one.
+    connect: Connect,
     environment: Environment,
     /// The broker's cluster id; known once the first record has come.
     cluster: Option<Arc<str>>,
@@ -97,7 +102,7 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new(
-        consumer: BaseConsumer<Context>,
+        (consumer, connect): (BaseConsumer<Context>, Connect),
         environment: Environment,
         channels: Channels,
         room_kib: u32,
@@ -105,6 +110,7 @@ impl Poller {
     ) -> Self {
         Self {
             consumer,
+            connect,
             environment,
             cluster: None,
             topics: HashMap::new(),
@@ -151,7 +157,42 @@ impl Poller {
                 self.context().assignment.begin_anew(|choice| of_tenant(choice.topic));
             }
             News::Review => self.context().assignment.begin_anew(|choice| choice.held),
+            News::Stalled(stalled) => self.assign_afresh(&stalled),
+            News::Renew => self.renew(),
         }
+    }
+
+    /// Gives a partition up and takes it back, so that the client begins with it as with a new one.
+    fn assign_afresh(&self, Watched { topic, partition, era, .. }: &Watched) {
+        let assignment = &self.context().assignment;
+        if assignment.era(topic, *partition) != Some(*era) {
+            return;
+        }
+        let mut afresh = TopicPartitionList::new();
+        let added = afresh.add_partition_offset(topic, *partition, Offset::Beginning);
+        let assigned = added
+            .and_then(|()| self.consumer.incremental_unassign(&afresh))
+            .and_then(|()| self.consumer.incremental_assign(&afresh))
+            .and_then(|()| self.consumer.pause(&afresh));
+        if let Err(error) = assigned {
+            warn!(%error, "could not assign a partition afresh");
+        }
+        assignment.begin_anew(|choice| choice.topic == topic && choice.partition == *partition);
+    }
+
+    /// Leaves the group and joins it again with a new client: what the old one believes of topics ends with
+    /// it. The old one is closed elsewhere, because that may take long.
+    fn renew(&mut self) {
+        let fresh = match (self.connect)() {
+            Ok(fresh) => fresh,
+            Err(error) => return warn!(%error, "could not make another client"),
+        };
+        warn!("a new client takes the place of one that reads no further");
+        let old = std::mem::replace(&mut self.consumer, fresh);
+        old.context().retire();
+        self.context().assignment.clear();
+        self.held.clear();
+        thread::spawn(move || drop(old));
     }
 
     /// Has somebody find out where partitions begin that are not read yet.
@@ -172,14 +213,14 @@ impl Poller {
                 continue;
             }
             match begin {
-                Begin::Read { from, kept, before } => {
+                Begin::Read { from, log_start, kept, before } => {
                     // From the record before, which has to be the known one.
                     let before = before.map(|at| Landmark { offset: from - 1, at });
                     let first = before.map_or(from, |landmark| landmark.offset);
                     let offset = Offset::Offset(first);
                     let added = offsets.add_partition_offset(&due.topic, due.partition, offset);
                     debug_assert!(added.is_ok(), "the log's offsets are legal");
-                    reading.push((due, from, kept, before));
+                    reading.push((due, Beginning { from, log_start, kept, before }));
                 }
                 Begin::Stopped => assignment.hold(&due, None),
                 Begin::Unusable => assignment.hold(&due, Some(UNUSABLE)),
@@ -198,9 +239,10 @@ impl Poller {
             return reading.iter().for_each(|(due, ..)| assignment.wait(due));
         }
         let mut beginnings = TopicPartitionList::new();
-        for (due, from, kept, before) in reading {
+        for (due, beginning) in reading {
+            let Beginning { from, kept, .. } = beginning;
             add(&mut beginnings, &due.topic, due.partition, from, kept);
-            assignment.begin(&due, kept, before);
+            assignment.begin(&due, beginning);
         }
         self.store(&beginnings);
     }
@@ -225,12 +267,12 @@ impl Poller {
     fn poll(&mut self) {
         match self.consumer.poll(POLL) {
             Some(Ok(message)) => {
-                let timestamp = time_of(&message);
+                let timestamp = record::time_of(&message);
                 let (topic, partition) = (message.topic(), message.partition());
                 let assignment = &self.context().assignment;
-                let (era, kept) =
+                let Taken { era, kept, position } =
                     match assignment.arrive(topic, partition, message.offset(), timestamp) {
-                        Arrival::Take(era, kept) => (era, kept),
+                        Arrival::Take(taken) => taken,
                         // Revoked in this very poll, not begun yet, or known.
                         Arrival::Leave => return,
                         Arrival::Remade => {
@@ -248,10 +290,10 @@ impl Poller {
                     error!(kafka.topic = topic, "a topic came that was not asked for");
                     return;
                 };
-                let record = copy(&message, name, timestamp);
+                let record = record::copy(&message, name, timestamp);
                 drop(message);
                 let Some(cluster) = self.cluster() else { return };
-                self.held.push_back((Incoming { record, topic, cluster, kept }, era));
+                self.held.push_back((Incoming { record, topic, cluster, kept, position }, era));
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                 error!(%code, "Kafka refuses this instance for good; the service ends");
@@ -264,6 +306,7 @@ impl Poller {
                 self.context().assignment.begin_anew(|_| true);
             }
             Some(Err(error)) => self.context().complain(&error, "while reading"),
+            None if !self.paused => self.context().status.note_idle(),
             None => {}
         }
     }
@@ -289,7 +332,7 @@ impl Poller {
             let place = &incoming.record.place;
             let lanes = &self.channels.lanes;
             let lane = lanes[lane_of(&place.topic, place.partition, lanes.len())].clone();
-            let kib = incoming.record.payload.as_ref().map_or(0, Vec::len) / 1024 + 1;
+            let kib = incoming.record.size() / 1024 + 1;
             let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(self.room_kib);
             // Nearly always there is room, and a record needs no timer.
             let room_now = self.room.clone().try_acquire_many_owned(kib).ok();
@@ -360,6 +403,7 @@ impl Poller {
                 continue;
             }
             add(&mut offsets, &topic, partition, next, kept);
+            assignment.settle(&topic, partition, era, next);
             if !kept {
                 assignment.pass_by(&topic, partition);
             }
@@ -445,36 +489,4 @@ fn known_topic(
     let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
     topics.insert(name.clone(), topic.clone());
     Some((name, topic))
-}
-
-/// Beyond the calendar's years no database could keep it, nor could it be true.
-pub(super) fn time_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
-    let at = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
-    at.filter(|at| (1..=9999).contains(&at.year()))
-}
-
-fn copy(
-    message: &BorrowedMessage<'_>,
-    topic: Arc<str>,
-    timestamp: Option<DateTime<Utc>>,
-) -> Record {
-    Record {
-        place: Place { topic, partition: message.partition(), offset: message.offset() },
-        timestamp,
-        key: message.key().map(<[u8]>::to_vec),
-        headers: headers(message).map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
-        payload: message.payload().map(<[u8]>::to_vec),
-    }
-}
-
-/// The record's headers. One whose name is not UTF-8 is none that anybody reads, and the client's library
-/// panics at it: whoever writes such a record must not stop those who read.
-pub(super) fn headers<'a>(
-    message: &'a BorrowedMessage<'_>,
-) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-    message.headers().into_iter().flat_map(|headers| {
-        let read = |n| catch_unwind(AssertUnwindSafe(|| headers.try_get(n))).ok().flatten();
-        let read = (0..headers.count()).filter_map(read);
-        read.map(|header| (header.key, header.value.unwrap_or_default()))
-    })
 }

@@ -18,7 +18,7 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{consumer, poller, retention::Quiet};
+use super::{consumer, record, retention::Quiet};
 use crate::{
     config::KafkaConfig,
     event::{Place, Record, decode},
@@ -166,6 +166,7 @@ impl Reader {
             // Where it does not hold what was asked for, that has to be told.
             ("auto.offset.reset", "error"),
             ("queued.max.messages.kbytes", &*ahead.to_string()),
+            ("queued.min.messages", &*consumer::fetched_ahead(ahead)),
             ("fetch.message.max.bytes", "262144"),
             // What is read as fast as it comes is full again and again; by default each time costs a second.
             ("fetch.queue.backoff.ms", "10"),
@@ -283,10 +284,10 @@ impl Reader {
 
 /// What is read from a record, and nothing else of it.
 fn see<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> Seen<'a> {
-    let read = poller::headers(message).filter(|(name, _)| decode::is_read(name));
+    let read = record::headers(message).filter(|(name, _)| decode::is_read(name));
     Record {
         place: Place { topic, partition: message.partition(), offset: message.offset() },
-        timestamp: poller::time_of(message),
+        timestamp: record::time_of(message),
         key: None,
         headers: read.collect(),
         payload: message.payload(),

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -13,11 +13,14 @@ use serde::Deserialize;
 
 use super::assignment::{Assignment, Counts};
 
-/// Shared with the polling thread, which alone writes it.
+/// Written by the polling thread, the watchdog and the client that asks brokers, each its own part.
 #[derive(Debug, Default)]
 pub struct Status {
     health: Mutex<Health>,
     paused: AtomicBool,
+    joined: AtomicBool,
+    /// Polls that brought nothing although reading was not paused.
+    idle: AtomicU64,
     assignment: Arc<Assignment>,
     lags: Mutex<BTreeMap<(String, i32), i64>>,
 }
@@ -64,7 +67,8 @@ impl Status {
     pub fn health(&self) -> Health {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let paused = self.paused.load(Ordering::Relaxed);
-        Health { paused, partitions: self.assignment.counts(), ..health }
+        let joined = self.joined.load(Ordering::Relaxed);
+        Health { paused, joined, partitions: self.assignment.counts(), ..health }
     }
 
     /// Records not settled yet, of the partitions that are owned.
@@ -72,53 +76,41 @@ impl Status {
         self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Polls that brought nothing although reading was not paused.
+    pub(super) fn idle(&self) -> u64 {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_idle(&self) {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Takes over the client's statistics: JSON, of which three small parts are read.
+    /// What is not settled yet, by the watchdog.
+    pub(super) fn set_lags(&self, lags: BTreeMap<(String, i32), i64>) {
+        *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
+    }
+
+    pub(super) fn set_joined(&self, joined: bool) {
+        self.joined.store(joined, Ordering::Relaxed);
+    }
+
+    /// Takes over a client's statistics: JSON, of which a small part is read.
     pub(super) fn report(&self, statistics: &[u8], now: DateTime<Utc>) {
         let Ok(read) = serde_json::from_slice::<Statistics>(statistics) else { return };
-        let mut lags = BTreeMap::new();
-        for (topic, told) in read.topics {
-            for partition in told.partitions.values() {
-                let Partition { partition, consumer_lag_stored } = *partition;
-                if self.assignment.era(&topic, partition).is_some() && consumer_lag_stored >= 0 {
-                    lags.insert((topic.clone(), partition), consumer_lag_stored);
-                }
-            }
-        }
-        *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
         let real = |broker: &&Broker| broker.nodeid >= 0 && broker.state == "UP";
         let brokers_up = read.brokers.values().filter(real).count();
-        let joined = read.cgrp.is_some_and(|group| group.join_state == "steady");
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) =
-            Health { reported_at: Some(now), brokers_up, joined, ..Health::default() };
+            Health { reported_at: Some(now), brokers_up, ..Health::default() };
     }
 }
 
 #[derive(Deserialize)]
 struct Statistics {
     brokers: HashMap<String, Broker>,
-    cgrp: Option<Group>,
-    #[serde(default)]
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(Deserialize)]
-struct TopicStatistics {
-    partitions: HashMap<String, Partition>,
-}
-
-#[derive(Deserialize)]
-struct Partition {
-    partition: i32,
-    consumer_lag_stored: i64,
-}
-
-#[derive(Deserialize)]
-struct Group {
-    join_state: String,
 }
 
 #[derive(Deserialize)]

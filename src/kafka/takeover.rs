@@ -2,7 +2,7 @@
 //! brokers take their time, and the group must not notice.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc as std_mpsc},
     time::Duration,
 };
@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    assignment::{Assignment, Due},
+    assignment::{Assignment, Due, Remade},
     broker::Broker,
+    look::{Look, Looked},
     poller::News,
 };
 use crate::{
@@ -22,8 +23,9 @@ use crate::{
         ingest::Ingest,
         ledger::Ledger,
         outcome::At,
-        takeover::{Begin, Candidate, Takeover},
+        takeover::{Begin, Candidate, Decided, Span, Takeover},
     },
+    store::incidents::Kind,
     telemetry::Chain,
 };
 
@@ -35,7 +37,7 @@ pub(super) struct Asker<L> {
     pub(super) asked: mpsc::UnboundedReceiver<Vec<Due>>,
     pub(super) environment: Environment,
     pub(super) broker: Arc<Broker>,
-    pub(super) takeover: Takeover,
+    pub(super) takeover: Arc<Takeover>,
     pub(super) ingest: Arc<Ingest<L>>,
     pub(super) assignment: Arc<Assignment>,
     pub(super) news: std_mpsc::Sender<News>,
@@ -46,6 +48,14 @@ pub(super) type Begun = Vec<(Due, Begin)>;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// What was decided of a partition.
+struct Question {
+    due: Due,
+    candidate: Candidate,
+    span: Span,
+    decided: Decided,
+}
+
 impl<L: Ledger> Asker<L> {
     /// Answers until `stop`. What can't be answered is asked again.
     pub(super) async fn answer(mut self, stop: CancellationToken) {
@@ -54,11 +64,8 @@ impl<L: Ledger> Asker<L> {
             let mut due: Vec<Due> = due.drain(..).flatten().collect();
             while !due.is_empty() && !stop.is_cancelled() {
                 due.retain(|d| self.assignment.era(&d.topic, d.partition) == Some(d.era));
-                match stop.run_until_cancelled(self.begin(&due)).await {
-                    Some(Ok(begun)) => {
-                        due.clear();
-                        let _ = self.news.send(News::Begun(begun));
-                    }
+                match stop.run_until_cancelled(self.begin(&mut due)).await {
+                    Some(Ok(())) => due.clear(),
                     Some(Err(error)) => {
                         let error: &(dyn std::error::Error + 'static) = &*error;
                         warn!(partitions = due.len(), error = %Chain(error),
@@ -74,51 +81,100 @@ impl<L: Ledger> Asker<L> {
         }
     }
 
-    /// The order matters: see [`Takeover::positions`].
-    async fn begin(&self, due: &[Due]) -> Result<Begun, Failure> {
+    /// Has those begin that can, and takes them from `due`. The order matters: see [`Takeover::positions`].
+    async fn begin(&self, due: &mut Vec<Due>) -> Result<(), Failure> {
         let candidates = self.candidates(due).await?;
-        let (known, places) = (candidates.values(), candidates.values().map(|c| c.at.clone()));
-        let places: Vec<At> = places.collect();
-        let positions = self.takeover.positions(known).await?;
+        let places: Vec<At> = candidates.values().map(|c| c.at.clone()).collect();
+        let positions = self.takeover.positions(candidates.values()).await?;
         positions.in_doubt.iter().for_each(|tenant| self.ingest.doubt(tenant.clone()));
         let spans = self.of_broker(&places, Broker::spans).await?;
         let broker = self.broker.clone();
         let cluster = tokio::task::spawn_blocking(move || broker.cluster()).await?;
         let cluster = cluster.ok_or("no broker tells the cluster's id")?;
-        let mut begun = Begun::with_capacity(candidates.len());
+        let mut questions = Vec::with_capacity(candidates.len());
         for (due, candidate) in candidates {
-            let (topic, partition) = &candidate.at;
-            let Some(span) = spans.get(&candidate.at) else {
+            let Some(span) = spans.get(&candidate.at).copied() else {
+                let (topic, partition) = &candidate.at;
                 debug!(kafka.topic = %topic, kafka.partition = partition, "no leader yet");
-                self.assignment.hold(due, Some(PAUSE));
+                self.assignment.hold(&due, Some(PAUSE));
                 continue;
             };
-            let (broker, at) = (self.broker.clone(), candidate.at.clone());
-            let time_at = move |offset| {
-                let (broker, at) = (broker.clone(), at.clone());
-                let asked = tokio::task::spawn_blocking(move || broker.time_at(&at, offset));
-                async move { asked.await.ok()? }
-            };
-            let begin =
-                self.takeover.begin(&candidate, &positions, *span, &cluster, time_at).await?;
+            let decided = self.takeover.decide(&candidate, &positions, span, &cluster);
+            questions.push(Question { due, candidate, span, decided });
+        }
+        self.remake(&mut questions, |question| {
+            let Question { candidate, span, .. } = question;
+            question.decided = self.takeover.decide(candidate, &positions, *span, &cluster);
+        });
+        // What fits waits for nobody.
+        let (fits, misfits): (Vec<_>, Vec<_>) =
+            questions.into_iter().partition(|question| question.decided.misfit.is_none());
+        *due = misfits.iter().map(|question| question.due.clone()).collect();
+        self.tell(fits);
+        let looks: Vec<Look> = misfits.iter().filter_map(Question::look).collect();
+        let looked = self.look(looks).await?;
+        for Question { candidate, decided, .. } in &misfits {
+            let records = looked.get(&candidate.at).map_or(&[][..], Vec::as_slice);
+            self.takeover.conclude(candidate, &positions, decided, &cluster, records).await?;
+        }
+        self.tell(misfits);
+        Ok(())
+    }
+
+    /// Where a partition shows that its topic was made anew, its others begin anew as well: what was read of
+    /// them may be of the new log already.
+    fn remake(&self, questions: &mut [Question], decide: impl Fn(&mut Question)) {
+        let is_anew = |question: &&Question| {
+            let misfit = question.decided.misfit.as_ref();
+            question.due.remade == Remade::No
+                && misfit.is_some_and(|misfit| misfit.kind == Kind::TopicMadeAnew)
+        };
+        let anew: BTreeSet<String> =
+            questions.iter().filter(is_anew).map(|question| question.due.topic.clone()).collect();
+        for topic in anew {
+            let of_topic = |question: &&mut Question| question.due.topic == topic;
+            let mut known = Vec::new();
+            for question in questions.iter_mut().filter(of_topic) {
+                known.push(question.due.partition);
+                if !is_anew(&&*question) {
+                    question.candidate.remade = Remade::Told;
+                    decide(question);
+                }
+            }
+            self.assignment.remake_others(&topic, &known);
+        }
+    }
+
+    async fn look(&self, looks: Vec<Look>) -> Result<Looked, Failure> {
+        if looks.is_empty() {
+            return Ok(Looked::new());
+        }
+        let broker = self.broker.clone();
+        Ok(tokio::task::spawn_blocking(move || broker.look(&looks)).await?)
+    }
+
+    fn tell(&self, questions: Vec<Question>) {
+        let mut begun = Begun::with_capacity(questions.len());
+        for Question { due, candidate, span, decided: Decided { begin, .. } } in questions {
+            let (topic, partition) = &candidate.at;
             debug!(kafka.topic = %topic, kafka.partition = partition, ?span, ?begin,
                 "partition taken over");
             self.ingest.look_afresh(topic, *partition);
-            begun.push((due.clone(), begin));
+            begun.push((due, begin));
         }
-        Ok(begun)
+        if !begun.is_empty() {
+            // Nobody listens only when the service stops.
+            let _ = self.news.send(News::Begun(begun));
+        }
     }
 
-    async fn candidates<'a>(
-        &self,
-        due: &'a [Due],
-    ) -> Result<BTreeMap<&'a Due, Candidate>, Failure> {
+    async fn candidates(&self, due: &[Due]) -> Result<BTreeMap<Due, Candidate>, Failure> {
         let places: Vec<At> = due.iter().map(|d| (Arc::from(&*d.topic), d.partition)).collect();
         let committed = self.of_broker(&places, Broker::committed).await?;
-        let candidate = |(due, at): (&'a Due, At)| {
+        let candidate = |(due, at): (&Due, At)| {
             let topic = Arc::new(self.environment.parse(&due.topic)?);
             let committed = committed.get(&at).copied();
-            Some((due, Candidate { at, topic, committed, remade: due.remade }))
+            Some((due.clone(), Candidate { at, topic, committed, remade: due.remade }))
         };
         Ok(due.iter().zip(places).filter_map(candidate).collect())
     }
@@ -130,5 +186,12 @@ impl<L: Ledger> Asker<L> {
     ) -> Result<T, Failure> {
         let (broker, places) = (self.broker.clone(), places.to_vec());
         Ok(tokio::task::spawn_blocking(move || ask(&broker, &places)).await??)
+    }
+}
+
+impl Question {
+    /// Which records are to be looked at.
+    fn look(&self) -> Option<Look> {
+        self.decided.look.map(|from| Look { at: self.candidate.at.clone(), from, records: 2 })
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cql::{Condition, Query},
-    event::{Place, Record, Reject, TenantId},
+    event::{Place, Record, Reject, TenantId, is_secret},
 };
 
 const PARK: Statement = Statement::new(
@@ -76,9 +76,6 @@ pub struct DeadLetter<'a> {
     pub reject: &'a Reject,
 }
 
-/// Headers that carry a credential: never stored (events contract 3.2).
-const SECRET: [&str; 2] = ["x-okapi-token", "authorization"];
-
 /// Parks records and tells how many were not parked before.
 pub async fn park(
     tx: &mut Tx,
@@ -113,10 +110,7 @@ pub async fn park(
 }
 
 fn headers(record: &Record) -> Value {
-    let told = record
-        .headers
-        .iter()
-        .filter(|(name, _)| !SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret)));
+    let told = record.headers.iter().filter(|(name, _)| !is_secret(name));
     // jsonb can't hold a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     told.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()

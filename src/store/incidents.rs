@@ -25,11 +25,13 @@ pub enum Kind {
     PartitionStopped,
     /// The tenant's tables can't be written; its topics wait.
     TenantUnusable,
+    /// The client read a partition no further although it holds more.
+    PartitionStalled,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RecordsLost,
         Self::TopicMadeAnew,
         Self::DatabaseRestored,
@@ -37,7 +39,13 @@ impl Kind {
         Self::GroupSetBack,
         Self::PartitionStopped,
         Self::TenantUnusable,
+        Self::PartitionStalled,
     ];
+
+    /// Whether the log is not the one that it was, so that a stored position means nothing any more.
+    pub fn is_of_log(self) -> bool {
+        matches!(self, Self::RecordsLost | Self::TopicMadeAnew)
+    }
 
     /// As stored.
     pub fn name(self) -> &'static str {
@@ -49,6 +57,7 @@ impl Kind {
             Self::GroupSetBack => "group_set_back",
             Self::PartitionStopped => "partition_stopped",
             Self::TenantUnusable => "tenant_unusable",
+            Self::PartitionStalled => "partition_stalled",
         }
     }
 }

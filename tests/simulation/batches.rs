@@ -49,6 +49,7 @@ fn incoming(offset: i64, payload: Option<Vec<u8>>) -> Incoming {
         topic: Arc::new(Environment::new(Some("sim")).parse(TOPIC).unwrap()),
         cluster: CLUSTER.into(),
         kept: true,
+        position: offset,
     }
 }
 

@@ -19,7 +19,7 @@ use patron_blocks::{
         takeover::{self, Committed, Known, Mark},
     },
     kafka::{
-        assignment::{Arrival, Assignment, Due, Landmark},
+        assignment::{Arrival, Assignment, Beginning, Due, Landmark, Remade, Taken},
         lane::{Carried, Settled, Writer, lane_of},
     },
 };
@@ -146,7 +146,7 @@ impl Instance {
                 committed,
                 log: span,
                 cluster: CLUSTER,
-                remade: due.remade,
+                remade: due.remade != Remade::No,
             };
             let (from, misfit) = takeover::start_at(&known);
             if let Some(misfit) = misfit {
@@ -160,7 +160,8 @@ impl Instance {
             self.ingest.look_afresh(&at.0, at.1);
             let mark = if kept { Mark::Kept } else { Mark::PassedBy };
             self.stored.insert(at, Committed { offset: from, mark });
-            self.assignment.begin(&due, kept, before);
+            let log_start = span.start;
+            self.assignment.begin(&due, Beginning { from, log_start, kept, before });
         }
         Ok(())
     }
@@ -172,7 +173,7 @@ impl Instance {
         let lane = &self.lanes[lane_of(&at.0, at.1, LANES)];
         let Ok(place) = lane.try_reserve() else { return };
         let arrival = self.assignment.arrive(&at.0, at.1, *next, record.timestamp);
-        if let Arrival::Take(era, kept) = arrival {
+        if let Arrival::Take(Taken { era, kept, position }) = arrival {
             *next += 1;
             let room = self.room.clone().try_acquire_owned().expect("there is room");
             let incoming = Incoming {
@@ -180,6 +181,7 @@ impl Instance {
                 topic: log.topics[&at.0].clone(),
                 cluster: Arc::from(CLUSTER),
                 kept,
+                position,
             };
             place.send(Carried { incoming, era, room });
         } else if self.assignment.reading().contains(&(at.0.to_string(), at.1)) {

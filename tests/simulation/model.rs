@@ -254,8 +254,17 @@ impl Entry for ModelEntry {
         unreachable!("nobody retries in the simulation")
     }
 
-    async fn advance(&mut self, positions: &Positions<'_>) -> Result<(), Error> {
+    async fn advance(&mut self, positions: &Positions<'_>) -> Result<bool, Error> {
         self.model.round_trip().await?;
+        let is_set_back = {
+            let state = self.model.state();
+            let stored = state.rows.get(&self.of).map(|rows| &rows.positions);
+            positions.iter().any(|((topic, partition), reached)| {
+                let stored =
+                    stored.and_then(|stored| stored.get(&((*topic).to_owned(), *partition)));
+                stored.is_some_and(|stored| stored.next_offset < reached.read_from)
+            })
+        };
         self.positions.extend(positions.iter().map(|((topic, partition), reached)| {
             let position = Position {
                 next_offset: reached.next_offset,
@@ -264,7 +273,7 @@ impl Entry for ModelEntry {
             };
             (((*topic).to_owned(), *partition), position)
         }));
-        Ok(())
+        Ok(!is_set_back)
     }
 
     async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {

@@ -13,6 +13,7 @@ mod instances;
 mod iterations;
 mod keeping;
 mod limit_reached;
+mod memory;
 mod messages;
 mod operations;
 mod process;

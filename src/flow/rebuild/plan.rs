@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::{Environment, TenantId, Topic, stamp::Horizon},
     flow::{outcome::At, takeover::Span},
-    kafka::{Broker, reader::Part},
+    kafka::{Broker, Look, reader::Part},
     store::{Schema, incidents, positions},
 };
 
@@ -135,15 +135,14 @@ async fn missing(
     parts: &BTreeMap<At, Part>,
     now: DateTime<Utc>,
 ) -> Result<Option<(At, DateTime<Utc>)>, Failure> {
-    let mut missing: Vec<(At, DateTime<Utc>)> = Vec::new();
-    for (at, part) in parts {
-        if part.next == 0 {
-            continue;
-        }
-        let (place, offset) = (at.clone(), part.next);
-        let began = work.ask_broker(move |broker| Ok(broker.time_at(&place, offset))).await?;
-        missing.push((at.clone(), began.unwrap_or(now)));
-    }
+    let cut = parts.iter().filter(|(_, part)| part.next > 0);
+    let look = |(at, part): (&At, &Part)| Look { at: at.clone(), from: part.next, records: 1 };
+    let looks: Vec<Look> = cut.map(look).collect();
+    let cut: Vec<At> = looks.iter().map(|look| look.at.clone()).collect();
+    let looked = work.ask_broker(move |broker| Ok(broker.look(&looks))).await?;
+    let began = |at: &At| looked.get(at)?.first().map(|record| record.at);
+    let mut missing: Vec<(At, DateTime<Utc>)> =
+        cut.into_iter().map(|at| (at.clone(), began(&at).unwrap_or(now))).collect();
     let mut tx = work.begin().await?;
     for gap in incidents::gaps(&mut *tx, &work.tenant.id).await? {
         let at = (Arc::from(gap.topic), gap.partition);

@@ -1,0 +1,72 @@
+//! Memory stays in bounds, whatever records carry.
+
+use std::net::TcpListener;
+
+use patron_blocks::event::Kind;
+use uuid::Uuid;
+
+use crate::{
+    binary::{peak_memory, serve_at},
+    facts::{check_out, enveloped, minutes_from_now, now},
+    log::Draft,
+    world::{TENANT, World, pool},
+};
+
+/// What the service may take in this story, in MiB: some 60 of them for itself.
+const MOST: u64 = 160;
+
+const RECORDS: usize = 600;
+
+/// A port that was free a moment ago.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_headers_stay_in_bounds_while_the_database_is_locked() {
+    World::tell(async |world| {
+        world.stop().await;
+        let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        let large: String = (0..28_125).map(|_| Uuid::new_v4().simple().to_string()).collect();
+        let payloads: Vec<Vec<u8>> = (0..RECORDS)
+            .map(|_| enveloped(&check_out(user, Uuid::new_v4(), &tomorrow), now()))
+            .map(|payload| payload.to_string().into_bytes())
+            .collect();
+        // A large header, one beside nothing else, and a large key.
+        let drafts = payloads.iter().enumerate().map(|(n, payload)| {
+            let (trace, key) = if n % 3 == 2 { ("", &*large) } else { (&*large, "") };
+            let draft = Draft {
+                topic: world.log.topic(TENANT, Kind::ItemCheckedOut),
+                headers: vec![("folio.tenantId", TENANT), ("trace", trace)],
+                payload: (n % 3 != 1).then_some(&**payload),
+                timestamp: None,
+            };
+            (format!("{n}{key}"), draft)
+        });
+        world.log.send_as_they_are(drafts).await;
+
+        let lock = pool(&world.config.database.login);
+        let mut locked = lock.begin().await.unwrap();
+        let sql = format!("lock table {}.inbox in access exclusive mode", world.schema.name());
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *locked).await.unwrap();
+        let port = port();
+        let child = serve_at(world, port);
+        world.turn_to(&format!("http://127.0.0.1:{port}"));
+        let waits = "select count(*) from pg_stat_activity
+                      where datname = current_database() and wait_event_type = 'Lock'";
+        world.until("a batch waits", async |w: &World| w.count(waits).await > 0).await;
+        let paused = async |w: &World| w.get("/admin/ready").await.1.contains("paused");
+        let is_enough = async |w: &World| peak_memory(&child) >= MOST || paused(w).await;
+        world.until("reading pauses", is_enough).await;
+        assert!(peak_memory(&child) < MOST, "it takes more and more");
+        locked.rollback().await.unwrap();
+        lock.close().await;
+
+        world.settled().await;
+        let peak = peak_memory(&child);
+        assert!(peak < MOST, "{peak} MiB");
+        let sql = "select count(*) from {schema}.inbox";
+        assert_eq!(world.count(sql).await, RECORDS as i64 / 3 * 2);
+    })
+    .await;
+}
