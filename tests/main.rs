@@ -19,6 +19,7 @@ mod merging;
 mod pruning;
 mod reconciling;
 mod schemas;
+mod scopes;
 mod simulation;
 mod sql;
 mod stories;

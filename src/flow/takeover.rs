@@ -358,6 +358,9 @@ fn detail(kind: Kind) -> &'static str {
              same"
         }
         Kind::GroupSetBack => "somebody set the group back; the records are read again",
-        Kind::PartitionStopped | Kind::TenantUnusable => "see the service's log",
+        Kind::PartitionStopped
+        | Kind::TenantUnusable
+        | Kind::SnapshotNotApplied
+        | Kind::RepairIncomplete => "see the service's log",
     }
 }

@@ -25,11 +25,15 @@ pub enum Kind {
     PartitionStopped,
     /// The tenant's tables can't be written; its topics wait.
     TenantUnusable,
+    /// A rebuild would close too much of what is open; an operator has to apply or cancel it.
+    SnapshotNotApplied,
+    /// A repair from the storage modules has passed over records that it could not read.
+    RepairIncomplete,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::RecordsLost,
         Self::TopicMadeAnew,
         Self::DatabaseRestored,
@@ -37,6 +41,8 @@ impl Kind {
         Self::GroupSetBack,
         Self::PartitionStopped,
         Self::TenantUnusable,
+        Self::SnapshotNotApplied,
+        Self::RepairIncomplete,
     ];
 
     /// As stored.
@@ -49,6 +55,8 @@ impl Kind {
             Self::GroupSetBack => "group_set_back",
             Self::PartitionStopped => "partition_stopped",
             Self::TenantUnusable => "tenant_unusable",
+            Self::SnapshotNotApplied => "snapshot_not_applied",
+            Self::RepairIncomplete => "repair_incomplete",
         }
     }
 }
@@ -93,6 +101,9 @@ pub struct Raised {
     pub id: Uuid,
     /// [`Kind::name`].
     pub kind: String,
+    /// The rebuild that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild_id: Option<Uuid>,
     /// The topic.
     pub topic: String,
     /// The partition.
@@ -190,7 +201,7 @@ pub async fn list(
     most: i64,
 ) -> Result<Vec<Raised>, Error> {
     sqlx::query_as(
-        "select incident_id, kind, topic, partition, from_offset, to_offset, from_time, to_time,
+        "select incident_id, kind, rebuild_id, topic, partition, from_offset, to_offset, from_time, to_time,
                 detail, raised_at, resolved_at, resolved_by
            from mod_patron_blocks.incident
           where ($1::text is null or tenant is null or tenant = $1)
