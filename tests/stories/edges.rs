@@ -175,3 +175,28 @@ async fn a_nul_character_is_refused_wherever_it_may_come() {
     })
     .await;
 }
+
+/// One such record in a topic must not keep a tenant from being rebuilt: it is parked live, and passed over there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_no_text_can_hold_stops_no_rebuild() {
+    World::tell(async |world| {
+        let user = open_loan(world).await;
+        let mut record = crate::facts::member(user, Uuid::new_v4());
+        record["patronGroup"] = json!("a\0b");
+        let told = crate::facts::done("UPDATED", &record, now());
+        world.publish(Kind::StoredUser, &told).await;
+        world.settled().await;
+        let letters = world.take_dead_letters().await;
+        let (status, body) = world.post(REBUILDS, &json!({})).await;
+        assert_eq!(status, 201, "{body}");
+        let asked: Value = serde_json::from_str(&body).unwrap();
+        let rebuild = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
+        let told = ends(world, &rebuild).await;
+        assert_eq!(
+            (&*letters, &told["status"]),
+            (&["bad_field".to_owned()][..], &json!("done")),
+            "{told}"
+        );
+    })
+    .await;
+}
