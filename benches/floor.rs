@@ -106,7 +106,7 @@ impl FloorBatch {
             columns.fold(&event);
             columns.event_id.push(event.key);
             columns.user_id.push(event.fact.user());
-            columns.subject.push(event.fact.subject());
+            columns.subject.push(event.fact.subject().unwrap_or_default());
             columns.kind.push(event.fact.kind() as i16);
             columns.at.push(event.occurred_at);
             columns.topic.push(incoming.record.place.topic.to_string());
@@ -124,7 +124,7 @@ impl FloorBatch {
                 self.fees.insert(*fee_fine, (*user, *balance, at));
             }
             fact => {
-                let loan = self.loans.entry(fact.subject()).or_default();
+                let loan = self.loans.entry(fact.subject().unwrap_or_default()).or_default();
                 loan.user = fact.user();
                 let closes = matches!(fact, Fact::CheckedIn { .. } | Fact::LoanClosed { .. });
                 if loan.state_ts.is_none_or(|known| at >= known) {

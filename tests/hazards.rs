@@ -154,7 +154,7 @@ proptest! {
         let state = both(&one, &other);
         prop_assert_eq!(&state, &both(&other, &one));
         let loans_of = |which: fn(&Fact) -> bool| -> BTreeSet<Uuid> {
-            events.iter().filter(|e| which(&e.fact)).map(|e| e.fact.subject()).collect()
+            events.iter().filter(|e| which(&e.fact)).filter_map(|e| e.fact.subject()).collect()
         };
         let ended = loans_of(|f| matches!(f, Fact::CheckedIn { .. } | Fact::LoanClosed { .. }));
         let counting = state.0.iter().filter(|(_, loan)| loan.open(None).is_some()).map(|(id, _)| *id);

@@ -20,6 +20,7 @@ mod progress;
 mod pruning;
 mod reconciling;
 mod schemas;
+mod scopes;
 mod simulation;
 mod sql;
 mod stories;

@@ -31,6 +31,8 @@ struct State {
     faults: VecDeque<Fault>,
     /// Only this token is taken.
     token: Option<String>,
+    /// Tenants who are not answered at all.
+    silent: Vec<String>,
     /// Path and query of each request.
     asked: Vec<(String, String)>,
 }
@@ -58,6 +60,16 @@ impl Shelf {
 
     pub(crate) fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().faults = faults.into_iter().collect();
+    }
+
+    /// Has this tenant be answered no more.
+    pub(crate) fn ignore(&self, tenant: &str) {
+        self.state().silent.push(tenant.to_owned());
+    }
+
+    /// How often it was asked since [`Shelf::take_asked`].
+    pub(crate) fn asked(&self) -> usize {
+        self.state().asked.len()
     }
 
     pub(crate) fn take_only(&self, token: &str) {
@@ -94,7 +106,10 @@ impl Shelf {
             if state.token.is_some() && state.token != header("X-Okapi-Token") {
                 return HttpResponse::Unauthorized().body("token");
             }
-            state.faults.pop_front().unwrap_or(Fault::None)
+            match header("X-Okapi-Tenant") {
+                Some(tenant) if state.silent.contains(&tenant) => Fault::Hang,
+                _ => state.faults.pop_front().unwrap_or(Fault::None),
+            }
         };
         assert_eq!(query["limit"], "100");
         match fault {

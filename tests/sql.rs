@@ -327,13 +327,18 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> R
 
 async fn clear(db: &Db, schema: &Schema, spoken: &Spoken) {
     let name = schema.name();
-    for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon"] {
+    for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon", "tenant_horizon"] {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
     }
     let sql = format!("update {name}.housekeeping set pruned_before = null");
     db.execute(AssertSqlSafe(sql)).await.unwrap();
     let patrons = [0, 1].map(|n| (history::patron(n), spoken.patrons[usize::from(n)]));
-    for (of, horizon) in patrons.into_iter().chain([(Uuid::nil(), spoken.all)]) {
+    if let Some(horizon) = spoken.all {
+        let sql = format!("insert into {name}.tenant_horizon (horizon) values ($1)");
+        let spoken = sqlx::query(AssertSqlSafe(sql)).bind(horizon.as_bytes());
+        spoken.execute(db).await.unwrap();
+    }
+    for (of, horizon) in patrons {
         if let Some(horizon) = horizon {
             let sql = format!("insert into {name}.horizon values ($1, $2)");
             let spoken = sqlx::query(AssertSqlSafe(sql)).bind(of);

@@ -12,7 +12,10 @@ use patron_blocks::{
         OkapiConfig, OnDatabaseFailure, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
-    flow::{rebuild::Setting, stop_rule::StopRule},
+    flow::{
+        rebuild::{Bound, Setting},
+        stop_rule::StopRule,
+    },
     kafka::Shape,
     store::{self, Db, Login, PoolSettings, Schema, patrons},
     telemetry::{self, LogFormat},
@@ -202,6 +205,7 @@ impl World {
                 memory: 1 << 20,
                 at_once: 2,
                 page_patience: Duration::from_millis(1500),
+                closes: Bound { percent: 25, anyway: 20 },
             },
             messages: MessageConfig {
                 on: false,

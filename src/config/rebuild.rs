@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::Problems;
-use crate::flow::rebuild::Setting;
+use crate::flow::rebuild::{Bound, Setting};
 
 /// The settings as they come.
 #[derive(Debug, Clone, Args)]
@@ -14,10 +14,17 @@ pub struct RebuildSettings {
     /// What a rebuild may hold in memory before it goes to the database, in MiB
     #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
     pub rebuild_memory: String,
-    /// Rebuilds that an instance works on at once, and one from the storage modules beside them, each with two
-    /// connections more to the database; 0 leaves them to other instances
+    /// Rebuilds that an instance works on at once, each with a connection more to the database, and one from the storage
+    /// modules beside them; 0 leaves them to other instances
     #[arg(long, env = "REBUILDS_AT_ONCE", default_value = "2", global = true)]
     pub rebuilds_at_once: String,
+    /// Share of a tenant's open loans, or fees/fines, in percent: a rebuild that would close more of them waits for an
+    /// operator; 100 applies whatever it would close
+    #[arg(long, env = "REBUILD_CLOSES_PERCENT", default_value = "25", global = true)]
+    pub rebuild_closes_percent: String,
+    /// So many loans, and so many fees/fines, are closed without an operator, whatever share of all that is
+    #[arg(long, env = "REBUILD_CLOSES_ANYWAY", default_value = "20", global = true)]
+    pub rebuild_closes_anyway: String,
     /// How long a page of the storage modules may take with all tries, in seconds, before a rebuild from them
     /// fails
     #[arg(long, env = "STORAGE_PAGE_SECONDS", default_value = "60", global = true)]
@@ -28,7 +35,8 @@ impl RebuildSettings {
     pub(super) fn check(&self, problems: &mut Problems) -> Setting {
         let percent = "must be a number from 1 to 100";
         let memory = "must be a number of MiB from 1 to 65536";
-        let at_once = "must be a number from 0 to 100";
+        let to_100 = "must be a number from 0 to 100";
+        let anyway = "must be a number from 0 to 1000000000";
         Setting {
             percent: problems.number("REBUILD_PERCENT", &self.rebuild_percent, percent, 1..=100),
             memory: problems.number(
@@ -38,11 +46,25 @@ impl RebuildSettings {
                 1..=65_536_usize,
             ) * 1024
                 * 1024,
-            at_once: problems.number("REBUILDS_AT_ONCE", &self.rebuilds_at_once, at_once, 0..=100),
+            at_once: problems.number("REBUILDS_AT_ONCE", &self.rebuilds_at_once, to_100, 0..=100),
             page_patience: problems
                 .seconds("STORAGE_PAGE_SECONDS", &self.storage_page_seconds)
                 .to_std()
                 .unwrap_or_default(),
+            closes: Bound {
+                percent: problems.number(
+                    "REBUILD_CLOSES_PERCENT",
+                    &self.rebuild_closes_percent,
+                    to_100,
+                    0..=100,
+                ),
+                anyway: problems.number(
+                    "REBUILD_CLOSES_ANYWAY",
+                    &self.rebuild_closes_anyway,
+                    anyway,
+                    0..=1_000_000_000,
+                ),
+            },
         }
     }
 }

@@ -315,12 +315,12 @@ async fn incident(desk: &Desk, what: &Incidents, out: &mut impl Write) -> Result
                     writeln!(out, "{}", json!(raised))?;
                 } else {
                     let store::incidents::Raised { id, kind, topic, partition, .. } = raised;
-                    let (from, to) = (raised.from_offset, raised.to_offset);
-                    writeln!(
-                        out,
-                        "{id}  {kind}  {topic}/{partition}  {from} to {to}: {}",
-                        raised.detail
-                    )?;
+                    let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
+                    if raised.rebuild_id.is_some() {
+                        writeln!(out, "{id}  {kind}: {detail}")?;
+                        continue;
+                    }
+                    writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
                 }
             }
             Ok(open.is_empty())

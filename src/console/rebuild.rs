@@ -232,7 +232,9 @@ async fn tell(
     rebuild: &Rebuild,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    let is_good = matches!(rebuild.status, Status::Done | Status::Compared);
+    let left = number(rebuild, "/passedOver");
+    let waits = rebuild.status == Status::Compared && rebuild.request["dryRun"] == json!(false);
+    let is_good = matches!(rebuild.status, Status::Done | Status::Compared) && left == 0 && !waits;
     if desk.json {
         writeln!(out, "{}", told_rebuild(rebuild))?;
         let mut offset = 0;
@@ -245,8 +247,13 @@ async fn tell(
     if let Some(error) = &rebuild.error {
         writeln!(out, "{error}")?;
     }
-    let Some(summary) = &rebuild.summary else { return Ok(is_good) };
-    let number = |pointer: &str| summary.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    for problem in &rebuild.problems {
+        writeln!(out, "{problem}")?;
+    }
+    if rebuild.summary.is_none() {
+        return Ok(is_good);
+    }
+    let number = |pointer: &str| number(rebuild, pointer);
     writeln!(
         out,
         "{} patrons differ; {} have wrong counters; blocks imposed on {}, lifted from {}",
@@ -284,6 +291,12 @@ async fn tell(
         writeln!(out, "nothing was changed; apply it with --apply --id {}", rebuild.id)?;
     }
     Ok(is_good)
+}
+
+/// A number of its summary.
+fn number(rebuild: &Rebuild, pointer: &str) -> i64 {
+    let number = rebuild.summary.as_ref().and_then(|summary| summary.pointer(pointer));
+    number.and_then(Value::as_i64).unwrap_or_default()
 }
 
 /// Tells whether there may be more.

@@ -138,7 +138,7 @@ pub(super) fn date_time(name: &'static str, raw: Raw<'_>) -> Result<Option<DateT
 }
 
 /// Years that four digits can write: what we store, compare and print again without loss.
-pub(super) fn in_calendar(instant: &DateTime<Utc>) -> bool {
+pub fn in_calendar(instant: &DateTime<Utc>) -> bool {
     use chrono::Datelike;
     (1..=9999).contains(&instant.year())
 }

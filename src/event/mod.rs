@@ -24,7 +24,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 pub use decode::{Reading, Reason, Reject, read};
-pub use fields::parse_uuid;
+pub use fields::{in_calendar, parse_uuid};
 pub use kind::Kind;
 pub use stamp::Stamp;
 pub use tenant::TenantId;
@@ -287,9 +287,9 @@ impl Fact {
         }
     }
 
-    /// The loan, fee/fine or patron that it is about; nil where it is about all loans of the tenant.
-    pub fn subject(&self) -> Uuid {
-        match self {
+    /// The loan, fee/fine or patron that it is about; `None` where it is about all loans of the tenant.
+    pub fn subject(&self) -> Option<Uuid> {
+        Some(match self {
             Self::CheckedOut { loan, .. }
             | Self::CheckedIn { loan, .. }
             | Self::LoanClosed { loan, .. }
@@ -300,8 +300,8 @@ impl Fact {
             | Self::LoanEnded { loan } => *loan,
             Self::BalanceChanged { fee_fine, .. } => *fee_fine,
             Self::GroupTold { user, .. } => *user,
-            Self::AllLoansDeleted => Uuid::nil(),
-        }
+            Self::AllLoansDeleted => return None,
+        })
     }
 
     /// The patron that it names, if any.

@@ -187,14 +187,16 @@ pub async fn give_back(
         return Err(store::Error::NothingToGiveBack(schema.name().to_owned()));
     }
     java::require_rights(&mut tx, &schema).await?;
+    // In this order a rebuild takes its locks, too: of its shadow, of the tenant, of its row.
+    for rebuild in rebuilds::ids(&mut tx, tenant).await? {
+        shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
+    }
     let views = Dependents::of(&mut tx, &schema, SUMMARIES).await?;
     views.take_down(&mut tx).await?;
     let summaries = java::come_back(&mut tx, &schema).await?;
     views.put_up(&mut tx).await?;
     java::leave(&mut tx, &schema, tenant).await?;
-    for rebuild in rebuilds::forget_all(&mut tx, tenant).await? {
-        shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
-    }
+    rebuilds::forget_all(&mut tx, tenant).await?;
     iterations::forget_all(&mut tx, tenant).await?;
     tenants::set_enabled(&mut tx, tenant, false, module_id, now).await?;
     store::commit(tx).await?;

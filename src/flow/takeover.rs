@@ -448,6 +448,9 @@ fn detail(kind: Kind) -> &'static str {
             "the partition was read no further although it holds more; it is assigned afresh, and if that \
              does not help all partitions of this instance are"
         }
-        Kind::PartitionStopped | Kind::TenantUnusable => "see the service's log",
+        Kind::PartitionStopped
+        | Kind::TenantUnusable
+        | Kind::SnapshotNotApplied
+        | Kind::RepairIncomplete => "see the service's log",
     }
 }

@@ -417,12 +417,14 @@ impl Tenants {
         migrate::module(&self.db).await?;
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
+        // What a rebuild is just doing takes locks in this order: of its shadow, of the tenant, of its row.
+        for rebuild in rebuilds::ids(&mut tx, id).await? {
+            shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
+        }
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
         tenant_jobs::remove(&mut *tx, id, None).await?;
         iterations::forget_all(&mut tx, id).await?;
-        for rebuild in rebuilds::forget_all(&mut tx, id).await? {
-            shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
-        }
+        rebuilds::forget_all(&mut tx, id).await?;
         store::commit(tx).await?;
         self.forget(id);
         info!(tenant = %id, "tenant purged");

@@ -15,6 +15,7 @@ use super::{
     request::{Desk, path_id},
 };
 use crate::{
+    event::in_calendar,
     flow::iteration::told,
     store::{
         self,
@@ -64,9 +65,11 @@ pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpRespons
         None => None,
     };
     let changed_since = match record.optional_string("changedSince")? {
-        Some(text) => Some(text.parse::<DateTime<Utc>>().map_err(|_| {
-            Violation::own("must be a date-time such as 2026-09-14T21:59:59Z", "changedSince", text)
-        })?),
+        Some(text) => {
+            let time = text.parse::<DateTime<Utc>>().ok().filter(in_calendar);
+            let rule = "must be a date-time such as 2026-09-14T21:59:59Z";
+            Some(time.ok_or_else(|| Violation::own(rule, "changedSince", text))?)
+        }
         None => None,
     };
     if desk.service.iterations.has_topic(&topic).await == Some(false) {

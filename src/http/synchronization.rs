@@ -16,6 +16,7 @@ use super::{
 use crate::{
     event::parse_uuid,
     flow::rebuild::Ask,
+    patron::Scope,
     store::{
         self,
         rebuilds::{self, Rebuild, Status},
@@ -58,11 +59,11 @@ pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpRespons
     let id = desk.service.rebuilds.ask(&desk.db, &desk.tenant, &ask, by).await?;
     let mut job = Map::from_iter([
         ("id".to_owned(), json!(id)),
-        ("scope".to_owned(), json!(scope(ask.user))),
+        ("scope".to_owned(), json!(scope(ask.scope.patron()))),
         ("status".to_owned(), json!("open")),
         ("errors".to_owned(), json!([])),
     ]);
-    job.extend(ask.user.map(|user| ("userId".to_owned(), json!(user))));
+    job.extend(ask.scope.patron().map(|user| ("userId".to_owned(), json!(user))));
     Ok(HttpResponse::Created().json(job))
 }
 
@@ -121,12 +122,14 @@ fn check(record: &Record) -> Result<Ask, ApiError> {
     };
     match record.get("scope").map(Value::as_str) {
         None => Err(Violation::missing("scope").into()),
-        Some(Some("full")) => Ok(Ask::synchronization(None)),
-        Some(Some("user")) if user.is_some() => Ok(Ask::synchronization(user)),
-        Some(Some("user")) => Err(ApiError::Text(
-            actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
-            "UserId is required for synchronization job with scope: USER".to_owned(),
-        )),
+        Some(Some("full")) => Ok(Ask::synchronization(Scope::Tenant)),
+        Some(Some("user")) => match user {
+            Some(user) => Ok(Ask::synchronization(Scope::Patron(user))),
+            None => Err(ApiError::Text(
+                actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
+                "UserId is required for synchronization job with scope: USER".to_owned(),
+            )),
+        },
         Some(_) => {
             let sent = value(record, "scope");
             Err(Violation::own("scope must be user or full", "scope", sent).into())

@@ -138,7 +138,8 @@ impl Broker {
         if of.is_empty() {
             return Ok(HashMap::new());
         }
-        let which = Offset::Offset(time.timestamp_millis());
+        // A negative number would mean an end of the log.
+        let which = Offset::Offset(time.timestamp_millis().max(0));
         let told = self.client().offsets_for_times(list(of, which)?, PATIENCE)?;
         let mut first = HashMap::new();
         for element in told.elements() {

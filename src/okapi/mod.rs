@@ -38,6 +38,17 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether the same call can't go better: what is asked for is not there, and does not come by itself.
+    pub fn is_final(&self) -> bool {
+        let of_nothing = [
+            StatusCode::NOT_FOUND,
+            StatusCode::METHOD_NOT_ALLOWED,
+            StatusCode::GONE,
+            StatusCode::NOT_IMPLEMENTED,
+        ];
+        matches!(self, Self::Status(status) if of_nothing.contains(status) || status.is_redirection())
+    }
+
     /// Whether it is the token that is refused: with another one it may go on.
     pub fn is_of_the_token(&self) -> bool {
         matches!(self, Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))

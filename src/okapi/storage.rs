@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{CallError, Caller};
+use crate::patron::Scope;
 
 /// Records on a page. The fees/fines module asks the inventory for each page, so they stay short.
 pub const PAGE: usize = 100;
@@ -60,12 +61,12 @@ impl Storage {
         &self,
         caller: &Caller,
         kept: Kept,
-        user: Option<Uuid>,
+        of: Scope,
         after: Option<Uuid>,
         timeout: Duration,
     ) -> Result<Vec<Box<RawValue>>, CallError> {
         let mut query = "status.name==Open".to_owned();
-        if let Some(user) = user {
+        if let Scope::Patron(user) = of {
             query.push_str(&format!(" and userId=={user}"));
         }
         if let Some(after) = after {

@@ -115,7 +115,7 @@ impl Loan {
                 return None;
             }
         }
-        Some((fact.subject(), loan))
+        Some((fact.subject()?, loan))
     }
 
     /// What a module that kept loans before us held of an open one: `opened` is when it heard of the

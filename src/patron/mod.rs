@@ -9,6 +9,7 @@ mod loan;
 mod overdue;
 mod reconcile;
 mod said;
+mod scope;
 
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, Due, Loan, OpenLoan};
@@ -17,6 +18,7 @@ pub use overdue::{
 };
 pub use reconcile::Coverage;
 pub use said::Said;
+pub use scope::Scope;
 
 use crate::event::Stamp;
 

@@ -156,8 +156,8 @@ pub struct Difference {
     pub subject: Uuid,
     /// Which of them it is.
     pub is_loan: bool,
-    /// Whose it is to be, or was.
-    pub user_id: Uuid,
+    /// Whose it is to be, or was; `None` where nobody is named, and then it does not count.
+    pub user_id: Option<Uuid>,
     /// In which way.
     pub kind: String,
     /// In which registers.
@@ -167,6 +167,9 @@ pub struct Difference {
     /// As it is to count.
     pub there: Option<Value>,
 }
+
+/// The kind of what is open here, and is not to be.
+pub const ONLY_HERE_KIND: &str = "only_here";
 
 /// The kind of what differs in nothing that counts.
 pub const HIDDEN_KIND: &str = "hidden";
@@ -195,6 +198,14 @@ pub struct Summary {
     /// Loans (`true/…`) and fees/fines by the way in which they differ.
     #[serde(skip)]
     pub kinds: Value,
+}
+
+impl Summary {
+    /// How many loans, or fees/fines, differ in this way.
+    pub fn number(&self, is_loan: bool, kind: &str) -> i64 {
+        let number = self.kinds.get(format!("{is_loan}/{kind}"));
+        number.and_then(Value::as_i64).unwrap_or_default()
+    }
 }
 
 /// Enters differences, and counts them for their patrons.
@@ -229,7 +240,7 @@ pub async fn add(
 struct Columns<'a> {
     subject: Vec<Uuid>,
     is_loan: Vec<bool>,
-    user_id: Vec<Uuid>,
+    user_id: Vec<Option<Uuid>>,
     kind: Vec<&'a str>,
     registers: Vec<String>,
     here: Vec<Option<&'a Value>>,
@@ -252,7 +263,8 @@ impl<'a> Columns<'a> {
 fn by_patron(found: &[Difference]) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
     let mut numbers: BTreeMap<Uuid, (i32, i32)> = BTreeMap::new();
     for difference in found.iter().filter(|difference| difference.counts()) {
-        let (loans, fees) = numbers.entry(difference.user_id).or_default();
+        let Some(user) = difference.user_id else { continue };
+        let (loans, fees) = numbers.entry(user).or_default();
         *(if difference.is_loan { loans } else { fees }) += 1;
     }
     let (loans, fees) = numbers.values().copied().unzip();

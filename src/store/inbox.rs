@@ -104,7 +104,7 @@ struct Columns<'a> {
     event_key: Vec<Uuid>,
     identified_by: Vec<&'static str>,
     kind: Vec<&'static str>,
-    subject: Vec<Uuid>,
+    subject: Vec<Option<Uuid>>,
     user_id: Vec<Option<Uuid>>,
     occurred_at: Vec<DateTime<Utc>>,
     timed_by: Vec<&'static str>,

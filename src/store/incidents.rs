@@ -27,11 +27,15 @@ pub enum Kind {
     TenantUnusable,
     /// The client read a partition no further although it holds more.
     PartitionStalled,
+    /// A rebuild would close too much of what is open; an operator has to apply or cancel it.
+    SnapshotNotApplied,
+    /// A repair from the storage modules has passed over records that it could not read.
+    RepairIncomplete,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::RecordsLost,
         Self::TopicMadeAnew,
         Self::DatabaseRestored,
@@ -40,6 +44,8 @@ impl Kind {
         Self::PartitionStopped,
         Self::TenantUnusable,
         Self::PartitionStalled,
+        Self::SnapshotNotApplied,
+        Self::RepairIncomplete,
     ];
 
     /// Whether the log is not the one that it was, so that a stored position means nothing any more.
@@ -58,6 +64,8 @@ impl Kind {
             Self::PartitionStopped => "partition_stopped",
             Self::TenantUnusable => "tenant_unusable",
             Self::PartitionStalled => "partition_stalled",
+            Self::SnapshotNotApplied => "snapshot_not_applied",
+            Self::RepairIncomplete => "repair_incomplete",
         }
     }
 }
@@ -106,6 +114,9 @@ pub struct Raised {
     pub id: Uuid,
     /// [`Kind::name`].
     pub kind: String,
+    /// The rebuild that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild_id: Option<Uuid>,
     /// The topic.
     pub topic: String,
     /// The partition.
@@ -203,7 +214,7 @@ pub async fn list(
     most: i64,
 ) -> Result<Vec<Raised>, Error> {
     sqlx::query_as(
-        "select incident_id, kind, topic, partition, from_offset, to_offset, from_time, to_time,
+        "select incident_id, kind, rebuild_id, topic, partition, from_offset, to_offset, from_time, to_time,
                 detail, raised_at, resolved_at, resolved_by
            from mod_patron_blocks.incident
           where ($1::text is null or tenant is null or tenant = $1)

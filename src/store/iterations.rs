@@ -37,8 +37,8 @@ const THESE: Statement = Statement::new(
        left join {schema}.user_summary u on u.user_id = s.user_id order by s.user_id",
 );
 
-/// By what the inbox was told since, and by what rebuilds have put right. That all loans were deleted is said of
-/// nobody, and concerns all.
+/// By what the inbox was told since, and by what rebuilds have put right. That all loans were deleted is
+/// about no subject, and concerns all; the version before wrote the nil UUID there.
 const CHANGED: Statement = Statement::new(concat!(
     "select s.user_id from (
        select coalesce(l.user_id, f.user_id, i.user_id) as user_id
@@ -53,7 +53,7 @@ const CHANGED: Statement = Statement::new(concat!(
        union
        select c.user_id from {schema}.patron_counter c
         where exists (select from {schema}.inbox i where i.received_at >= $3
-                         and i.subject = '00000000-0000-0000-0000-000000000000')) s
+                         and (i.subject is null or i.subject = '00000000-0000-0000-0000-000000000000'))) s
       where s.user_id is not null and ",
     of_group!(),
     " order by 1"

@@ -218,7 +218,7 @@ const TAKE_POSITIONS: Statement = Statement::new(
 /// with us stays; a test compares the schema before and after.
 const LEAVE: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
-       {schema}.patron, {schema}.horizon, {schema}.ingest_position, {schema}.dead_letter,
+       {schema}.patron, {schema}.horizon, {schema}.tenant_horizon, {schema}.ingest_position, {schema}.dead_letter,
        {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
        {schema}.rebuild_difference, {schema}.touched_patron, {schema}.policy_change,
        {schema}.told_patron, {schema}.telling, {schema}.message_outbox, {schema}._sqlx_migrations",
@@ -228,7 +228,8 @@ const LEAVE_SEQUENCE: Statement =
 /// With them go their triggers on what stays.
 const LEAVE_FUNCTIONS: Statement = Statement::new(
     "drop function if exists {schema}.note_patrons(), {schema}.note_group(), {schema}.note_limit(),
-       {schema}.note_condition(), {schema}.set_telling(boolean) cascade",
+       {schema}.note_condition(), {schema}.set_telling(boolean),
+       {schema}.copy_horizon_of_tenant(), {schema}.copy_tenant_horizon() cascade",
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
 

@@ -50,15 +50,14 @@ const FEES_IN_PARTS: Statement = Statement::new(
 /// What complete snapshots end, of a patron or of everybody.
 const END: [Statement; 4] = [
     Statement::new(
-        "update {schema}.loan l set horizon = greatest(h.horizon, h.loans_horizon)
-           from {schema}.horizon h
+        "update {schema}.loan l set horizon = h.horizon from {schema}.horizon h
           where h.user_id = l.user_id and l.is_open
-            and greatest(l.check_out_stamp, l.snapshot_stamp) < greatest(h.horizon, h.loans_horizon)",
+            and greatest(l.check_out_stamp, l.snapshot_stamp) < h.horizon",
     ),
     Statement::new(
         "update {schema}.loan l set horizon = greatest(h.horizon, h.loans_horizon)
-           from {schema}.horizon h
-          where h.user_id = '00000000-0000-0000-0000-000000000000' and l.is_open
+           from {schema}.tenant_horizon h
+          where l.is_open
             and greatest(l.check_out_stamp, l.snapshot_stamp) < greatest(h.horizon, h.loans_horizon)",
     ),
     Statement::new(
@@ -66,9 +65,8 @@ const END: [Statement; 4] = [
           where h.user_id = f.user_id and f.is_open and f.balance_stamp < h.horizon",
     ),
     Statement::new(
-        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.horizon h
-          where h.user_id = '00000000-0000-0000-0000-000000000000' and f.is_open
-            and f.balance_stamp < h.horizon",
+        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.tenant_horizon h
+          where f.is_open and f.balance_stamp < h.horizon",
     ),
 ];
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::{
@@ -118,14 +118,20 @@ const PAGE: Statement = Statement::new(
        from {schema}.inbox where event_key > $1 order by event_key limit $2",
 );
 
+/// Of the tenant, without a user, and of these patrons.
 const SPOKEN: Statement = Statement::new(
-    "select user_id, horizon, greatest(horizon, loans_horizon) from {schema}.horizon
-      where user_id = '00000000-0000-0000-0000-000000000000' or user_id = any($1)",
+    "select null::uuid, horizon, greatest(horizon, loans_horizon) from {schema}.tenant_horizon
+     union all select user_id, horizon, horizon from {schema}.horizon where user_id = any($1)",
 );
 
 const OPEN_OF: Statement = Statement::new(
     "select loan_id, true from {schema}.loan where user_id = any($1) and is_open
      union all select fee_fine_id, false from {schema}.fee_fine where user_id = any($1) and is_open",
+);
+
+const COUNT_OPEN: Statement = Statement::new(
+    "select (select count(*) from {schema}.loan where is_open) as loans,
+            (select count(*) from {schema}.fee_fine where is_open) as fees_fines",
 );
 
 pub(super) const STATEMENTS: &[&Statement] = &[
@@ -141,6 +147,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &PAGE,
     &SPOKEN,
     &OPEN_OF,
+    &COUNT_OPEN,
 ];
 
 /// A loan or a fee/fine as its row has it, and the horizon that holds for the row.
@@ -424,6 +431,21 @@ pub async fn open_of(
     found.map_err(Error::at("look what patrons have open"))
 }
 
+/// How much a tenant has open.
+#[derive(Debug, Clone, Copy, FromRow)]
+pub struct Open {
+    /// Loans.
+    pub loans: i64,
+    /// Fees/fines.
+    pub fees_fines: i64,
+}
+
+/// Counts what is open.
+pub async fn count_open(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Open, Error> {
+    let counted = sqlx::query_as(schema.sql(&COUNT_OPEN)).fetch_one(db).await;
+    counted.map_err(Error::at("count what is open"))
+}
+
 /// Adds how far complete snapshots spoke of the tenant and of these patrons, as noted in a schema.
 pub async fn spoken(
     tx: &mut Tx,
@@ -431,17 +453,19 @@ pub async fn spoken(
     users: &[Uuid],
     spoken: &mut Spoken,
 ) -> Result<(), Error> {
-    let noted: Vec<(Uuid, Vec<u8>, Vec<u8>)> = sqlx::query_as(schema.sql(&SPOKEN))
+    let noted: Vec<(Option<Uuid>, Vec<u8>, Vec<u8>)> = sqlx::query_as(schema.sql(&SPOKEN))
         .bind(users)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("look how far snapshots spoke"))?;
     for (user, all, loans) in noted {
         let (all, loans) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans));
-        if user.is_nil() {
+        let Some(user) = user else {
             spoken.fees = spoken.fees.max(all);
             spoken.loans = spoken.loans.max(loans);
-        } else if let Some(all) = all {
+            continue;
+        };
+        if let Some(all) = all {
             let known = spoken.patrons.entry(user).or_insert(all);
             *known = all.max(*known);
         }

@@ -7,10 +7,13 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx, merge};
-use crate::{event::stamp::Horizon, patron::Coverage};
+use crate::{
+    event::stamp::Horizon,
+    patron::{Coverage, Scope},
+};
 
 /// What makes a shadow, in this order.
-pub const MAKE: [Statement; 16] = [
+pub const MAKE: [Statement; 20] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new(
@@ -36,7 +39,21 @@ pub const MAKE: [Statement; 16] = [
     Statement::new(
         "create unlogged table {schema}.housekeeping (like {live}.housekeeping including all)",
     ),
+    Statement::new(
+        "create unlogged table {schema}.tenant_horizon (like {live}.tenant_horizon including all)",
+    ),
     Statement::new("insert into {schema}.horizon select * from {live}.horizon"),
+    Statement::new("insert into {schema}.tenant_horizon select * from {live}.tenant_horizon"),
+    // An instance of the version before may go on with it.
+    Statement::new(
+        "create trigger copy_horizon_of_tenant after insert or update on {schema}.horizon
+           for each row when (new.user_id = '00000000-0000-0000-0000-000000000000')
+           execute function {live}.copy_horizon_of_tenant()",
+    ),
+    Statement::new(
+        "create trigger copy_tenant_horizon after insert or update on {schema}.tenant_horizon
+           for each row execute function {live}.copy_tenant_horizon()",
+    ),
     Statement::new("insert into {schema}.housekeeping default values"),
     Statement::new(
         "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
@@ -69,7 +86,12 @@ const STATE: Statement = Statement::new(
 const KEEP_PLACE: Statement =
     Statement::new("update {schema}.state set place = $1, read_up_to = $2");
 
-const SPEAK: Statement = Statement::new(
+const SPEAK_OF_TENANT: Statement = Statement::new(
+    "insert into {schema}.tenant_horizon as t (horizon) values ($1)
+     on conflict (one) do update set horizon = greatest(t.horizon, excluded.horizon)",
+);
+
+const SPEAK_OF_PATRON: Statement = Statement::new(
     "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
@@ -109,14 +131,21 @@ const TELL_GROUPS_OF: Statement = Statement::new(
 );
 
 /// How far snapshots spoke that were not heard of here.
-const SETTLE: Statement = Statement::new(
-    "insert into {live}.horizon as t (user_id, horizon, loans_horizon)
-     select s.user_id, s.horizon, s.loans_horizon from {schema}.horizon s where s.user_id = $1
-     on conflict (user_id) do update set
+const SETTLE_TENANT: Statement = Statement::new(
+    "insert into {live}.tenant_horizon as t (horizon, loans_horizon)
+     select s.horizon, s.loans_horizon from {schema}.tenant_horizon s
+     on conflict (one) do update set
        horizon = greatest(t.horizon, excluded.horizon),
        loans_horizon = greatest(t.loans_horizon, excluded.loans_horizon)
        where t.horizon < excluded.horizon or excluded.loans_horizon > coalesce(t.loans_horizon, '')
      returning t.horizon, greatest(t.horizon, t.loans_horizon)",
+);
+
+const SETTLE_PATRON: Statement = Statement::new(
+    "insert into {live}.horizon as t (user_id, horizon)
+     select s.user_id, s.horizon from {schema}.horizon s where s.user_id = $1
+     on conflict (user_id) do update set horizon = excluded.horizon where t.horizon < excluded.horizon
+     returning t.horizon, t.horizon",
 );
 
 const SET_WHOLE: Statement =
@@ -176,13 +205,15 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SET_STATE,
     &STATE,
     &KEEP_PLACE,
-    &SPEAK,
+    &SPEAK_OF_TENANT,
+    &SPEAK_OF_PATRON,
     &NOTE_UNREAD,
     &UNREAD,
     &TELL_GROUPS_OF,
     &COUNT_GROUPS,
     &TELL_GROUPS,
-    &SETTLE,
+    &SETTLE_TENANT,
+    &SETTLE_PATRON,
     &SET_WHOLE,
     &SET_READING,
     &READING,
@@ -270,8 +301,11 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
 
 /// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
 pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error> {
-    let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+    // Whatever the version before has laid out lacks a table: it is read again.
+    let both = "select to_regclass($1) is not null and to_regclass($2) is not null";
+    let is_there: bool = sqlx::query_scalar(both)
         .bind(format!("{}.state", shadow.name()))
+        .bind(format!("{}.tenant_horizon", shadow.name()))
         .fetch_one(&mut **tx)
         .await
         .map_err(Error::at("look for a shadow"))?;
@@ -307,16 +341,24 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
 }
 
 /// Notes up to which id something was read: the inbox, or what the storage modules keep.
-pub async fn keep_place(tx: &mut Tx, shadow: &Schema, place: &str, key: Uuid) -> Result<(), Error> {
+pub async fn keep_place(
+    tx: &mut Tx,
+    shadow: &Schema,
+    place: &str,
+    key: Option<Uuid>,
+) -> Result<(), Error> {
     let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(place).bind(key).execute(&mut **tx).await;
     kept.map(|_| ()).map_err(Error::at("note how far a source was read"))
 }
 
-/// Notes that the source is a complete snapshot of a patron, or with the nil UUID of the tenant.
-pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Uuid, horizon: Horizon) -> Result<(), Error> {
-    let noted =
-        sqlx::query(shadow.sql(&SPEAK)).bind(of).bind(horizon.as_bytes()).execute(&mut **tx);
-    noted.await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
+/// Notes that the source is a complete snapshot of a tenant or of a patron.
+pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Scope, horizon: Horizon) -> Result<(), Error> {
+    let horizon = horizon.as_bytes();
+    let noted = match of {
+        Scope::Tenant => sqlx::query(shadow.sql(&SPEAK_OF_TENANT)).bind(horizon),
+        Scope::Patron(user) => sqlx::query(shadow.sql(&SPEAK_OF_PATRON)).bind(user).bind(horizon),
+    };
+    noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
 }
 
 /// Notes that the source holds these as open, and that what it says of them can't be read.
@@ -331,16 +373,16 @@ pub async fn unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Result<V
     found.map_err(Error::at("look what can't be read"))
 }
 
-/// Has what complete snapshots of the source speak of hold from now on, for a patron, or with the nil UUID
-/// for the tenant. Nobody else may write the tenant's rows meanwhile.
-pub async fn settle(tx: &mut Tx, shadow: &Schema, live: &Schema, of: Uuid) -> Result<(), Error> {
-    let news: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(shadow.sql(&SETTLE))
-        .bind(of)
-        .fetch_optional(&mut **tx)
-        .await
-        .map_err(Error::at("have a snapshot hold"))?;
+/// Has what complete snapshots of the source speak of hold from now on, for a tenant or a patron. Nobody else may
+/// write the tenant's rows meanwhile.
+pub async fn settle(tx: &mut Tx, shadow: &Schema, live: &Schema, of: Scope) -> Result<(), Error> {
+    let settled = match of {
+        Scope::Tenant => sqlx::query_as(shadow.sql(&SETTLE_TENANT)),
+        Scope::Patron(user) => sqlx::query_as(shadow.sql(&SETTLE_PATRON)).bind(user),
+    };
+    let news: Option<(Vec<u8>, Vec<u8>)> =
+        settled.fetch_optional(&mut **tx).await.map_err(Error::at("have a snapshot hold"))?;
     let Some((all, loans)) = news else { return Ok(()) };
-    let of = (!of.is_nil()).then_some(of);
     if let (Some(all), Some(loans)) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans)) {
         merge::end_loans(tx, live, of, loans).await?;
         merge::end_fees(tx, live, of, all).await?;
@@ -411,14 +453,14 @@ pub async fn reading(tx: &mut Tx, shadow: &Schema) -> Result<Vec<Reading>, Error
 pub async fn find_candidates(
     tx: &mut Tx,
     shadow: &Schema,
-    user: Option<Uuid>,
+    of: Scope,
     tells_of_ended: bool,
 ) -> Result<i64, Error> {
     let step = "compare a shadow";
     let none = sqlx::query(shadow.sql(&NO_CANDIDATES)).execute(&mut **tx).await;
     none.map_err(Error::at(step))?;
     sqlx::query(shadow.sql(&CANDIDATES))
-        .bind(user)
+        .bind(of.patron())
         .bind(tells_of_ended)
         .execute(&mut **tx)
         .await

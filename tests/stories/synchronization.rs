@@ -126,6 +126,7 @@ async fn what_storage_holds_is_what_counts_from_then_on() {
             error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless)
         });
         assert_eq!(told["errors"], json!(errors));
+        assert_eq!(world.take_incidents().await, ["repair_incomplete"]);
         assert_eq!(open_loans(world, other).await, [dateless]);
         let mut expected = vec![kept, missing, lost, claimed, fresh];
         expected.sort();

@@ -92,8 +92,7 @@ async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
             last.map_or(Stage::Horizons, Stage::Groups)
         }
         Stage::Horizons => {
-            let of = work.ask.user.unwrap_or(Uuid::nil());
-            shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, of).await?;
+            shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, work.ask.scope).await?;
             Stage::Done
         }
         Stage::Done => Stage::Done,

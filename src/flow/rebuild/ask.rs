@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::event::TenantId;
+use crate::{
+    event::{TenantId, in_calendar, parse_uuid},
+    patron::Scope,
+};
 
 /// What a rebuild reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub enum Source {
     /// The storage modules, as they are now.
     Storage,
 }
+
+/// Characters in a topic's name at most.
+const NAME_MOST: usize = 249;
 
 /// From where a source is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +57,7 @@ impl FromStr for From {
             return Ok(Self::Earliest);
         }
         if let Ok(time) = text.parse() {
-            return Ok(Self::Time(time));
+            return if in_calendar(&time) { Ok(Self::Time(time)) } else { Err(()) };
         }
         text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Places)
     }
@@ -74,8 +80,9 @@ impl FromStr for Start {
                 (Some(number(partition).ok_or(())?), Some(offset.ok_or(())?))
             }
         };
-        // A topic's name has a dot between its parts; a misspelt word does not.
-        if !topic.contains('.') || topic.contains(char::is_whitespace) {
+        // A topic's name has a dot between its parts; a misspelt word does not. The rest is Kafka's rule.
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !topic.contains('.') || topic.len() > NAME_MOST || !topic.chars().all(is_of_name) {
             return Err(());
         }
         Ok(Self { topic: topic.to_owned(), partition, offset })
@@ -107,8 +114,8 @@ pub struct Ask {
     pub source: Source,
     /// From where on.
     pub from: From,
-    /// Only this patron.
-    pub user: Option<Uuid>,
+    /// Of whom.
+    pub scope: Scope,
     /// Whether it ends with the differences.
     pub dry_run: bool,
     /// Whether the inbox speaks for what topics don't hold any more.
@@ -175,19 +182,20 @@ impl Ask {
         if is_by_place && source != Source::Topics {
             return refuse("from", "names topics, and so has a meaning for source topics alone");
         }
-        let user = match text("userId").map(|user| user.map(str::parse::<Uuid>)) {
+        let user = match text("userId").map(|user| user.map(parse_uuid)) {
             Ok(None) => None,
-            Ok(Some(Ok(user))) => Some(user),
-            _ => return refuse("userId", "has to be a UUID"),
+            Ok(Some(Some(user))) => Some(user),
+            _ => return refuse("userId", "has to be a UUID of version 1 to 5"),
         };
-        match (text("scope"), user) {
+        let scope = match (text("scope"), user) {
             (Ok(Some("user")), None) => return refuse("userId", "is required for scope user"),
-            (Ok(Some("user")), Some(_)) | (Ok(None | Some("tenant")), None) => {}
+            (Ok(Some("user")), Some(user)) => Scope::Patron(user),
+            (Ok(None | Some("tenant")), None) => Scope::Tenant,
             (Ok(None | Some("tenant")), Some(_)) => {
                 return refuse("userId", "has a meaning for scope user only");
             }
             _ => return refuse("scope", "has to be tenant or user"),
-        }
+        };
         let covered_by_inbox = match text("coveredBy") {
             Ok(None) => false,
             Ok(Some("inbox")) => true,
@@ -208,28 +216,29 @@ impl Ask {
         if fill && (source != Source::Topics || covered_by_inbox) {
             return refuse("fill", "has a meaning for source topics alone");
         }
-        Ok(Self { source, from, user, dry_run, covered_by_inbox, fill })
+        Ok(Self { source, from, scope, dry_run, covered_by_inbox, fill })
     }
 
     /// What a synchronisation with the storage modules is.
-    pub fn synchronization(user: Option<Uuid>) -> Self {
+    pub fn synchronization(scope: Scope) -> Self {
         let (source, from) = (Source::Storage, From::Earliest);
-        Self { source, from, user, dry_run: false, covered_by_inbox: false, fill: false }
+        Self { source, from, scope, dry_run: false, covered_by_inbox: false, fill: false }
     }
 
     /// What fills a tenant that was just enabled.
     pub fn filling() -> Self {
         let (source, from) = (Source::Topics, From::Earliest);
-        Self { source, from, user: None, dry_run: false, covered_by_inbox: false, fill: true }
+        let scope = Scope::Tenant;
+        Self { source, from, scope, dry_run: false, covered_by_inbox: false, fill: true }
     }
 
     /// As [`Ask::read`] reads it.
     pub fn told(&self) -> Value {
         let mut told = serde_json::json!({
             "source": self.source, "from": self.from.to_string(), "dryRun": self.dry_run,
-            "scope": if self.user.is_some() { "user" } else { "tenant" },
+            "scope": if self.scope == Scope::Tenant { "tenant" } else { "user" },
         });
-        if let Some(user) = self.user {
+        if let Scope::Patron(user) = self.scope {
             told["userId"] = serde_json::json!(user);
         }
         if self.covered_by_inbox {
@@ -256,6 +265,17 @@ mod tests {
             "folio.north.circulation.LOAN_CLOSED/3@120,folio.ALL.circulation.LOAN_CLOSED",
         ] {
             assert_eq!(text.parse::<From>().map(|from| from.to_string()).as_deref(), Ok(text));
+        }
+        let long = format!("a.{}", "b".repeat(248));
+        for text in [
+            "a.b\0",
+            "a.b\u{e9}",
+            "a.b:c",
+            &*long,
+            "+262142-12-31T23:59:59Z",
+            "+10000-01-01T00:00:00.5Z",
+        ] {
+            assert_eq!(text.parse::<From>(), Err(()), "{text}");
         }
         for text in ["", "yesterday", "a.b/x", "a.b/1@", "a.b/-1", "a.b/1@-5", "a.b,", "a b.c"] {
             assert_eq!(text.parse::<From>(), Err(()), "{text}");

@@ -41,7 +41,7 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
     differences::forget(&mut tx, schema, work.id).await?;
     let tells_of_ended = work.ask.source != Source::Storage;
     let found =
-        shadow::find_candidates(&mut tx, &work.shadow, work.ask.user, tells_of_ended).await?;
+        shadow::find_candidates(&mut tx, &work.shadow, work.ask.scope, tells_of_ended).await?;
     shadow::count_groups(&mut tx, &work.shadow).await?;
     store::commit(tx).await?;
     work.progress.begin("comparing", u64::try_from(found).unwrap_or_default());
@@ -49,6 +49,8 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
     loop {
         let began = Instant::now();
         let mut tx = work.begin().await?;
+        // A crash of the database empties what is left of them.
+        whole(&mut tx, work).await?;
         let candidates = shadow::next_candidates(&mut tx, &work.shadow, after, STEP).await?;
         let Some((last, _)) = candidates.last() else { break };
         after = *last;
@@ -89,7 +91,7 @@ pub(super) fn divide(subjects: &[(Uuid, bool)]) -> (Vec<Uuid>, Vec<Uuid>) {
 
 async fn compare_counters(work: &Work) -> Result<(), Failure> {
     let mut users = patrons::drift(work.db(), &work.tenant.schema).await?;
-    users.retain(|user| work.ask.user.is_none_or(|wanted| wanted == *user));
+    users.retain(|user| work.ask.scope.includes(*user));
     if users.is_empty() {
         return Ok(());
     }
@@ -110,6 +112,7 @@ async fn compare_blocks(work: &Work) -> Result<(), Failure> {
         let began = Instant::now();
         let mut tx = work.begin().await?;
         let schema = &work.tenant.schema;
+        whole(&mut tx, work).await?;
         let page = differences::patrons(&mut *tx, schema, work.id, PATRONS, offset).await?;
         if page.is_empty() {
             return Ok(());

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::store::{
-    self, Db, Schema, differences,
-    rebuilds::{self, Hold, Rebuild, Status},
-    shadow, tenants,
+use crate::{
+    clock::Clock,
+    store::{
+        self, Db, Schema, Tx, differences,
+        incidents::Kind,
+        rebuilds::{self, Hold, Rebuild, Status, incidents},
+        shadow, tenants,
+    },
 };
 
 /// How long to wait for what is still being done. Where that isn't enough, the rebuild is taken again.
@@ -24,9 +28,9 @@ pub(super) struct End {
 }
 
 impl End {
-    /// With what it has found and put right.
-    pub(super) fn with(status: Status, summary: Value) -> Self {
-        Self { status, summary: Some(summary), problem: None, forgets: false }
+    /// With what it has found and put right, or why that has to wait for an operator.
+    pub(super) fn with(status: Status, summary: Value, caution: Option<String>) -> Self {
+        Self { status, summary: Some(summary), problem: caution, forgets: false }
     }
 
     /// Nobody asked for more of it.
@@ -46,18 +50,22 @@ impl End {
         db: &Db,
         rebuild: &Rebuild,
         hold: Hold,
+        clock: &Clock,
     ) -> Result<(), store::Error> {
         let (id, tenant) = (rebuild.id, &rebuild.tenant);
         let mut tx = store::begin(db).await?;
         // A statement that was broken off may still hold what is laid out; others look for rebuilds meanwhile.
         tenants::wait_at_most(&mut tx, WAIT).await?;
+        // A purge takes the same locks in another order. Whoever cancels locks the rebuild before the tenant.
+        tenants::enter(&mut tx, tenant).await?;
+        if rebuilds::is_anothers(&mut tx, id, hold).await? {
+            return Ok(());
+        }
         // What was to fill a tenant has ended without that: what happened before may be missing.
         if self.status != Status::Done {
             tenants::filled(&mut tx, tenant, Some(id), Some(rebuild.asked_at)).await?;
         }
-        if rebuilds::is_anothers(&mut tx, id, hold).await? {
-            return Ok(());
-        }
+        self.tell_operators(&mut tx, rebuild, clock).await?;
         if self.status != Status::Compared {
             shadow::remove(&mut *tx, &Schema::shadow(tenant, id)).await?;
         }
@@ -67,5 +75,39 @@ impl End {
         let (summary, problem) = (self.summary.as_ref(), self.problem.as_deref());
         rebuilds::set_status(&mut *tx, id, hold, self.status, summary, problem).await?;
         store::commit(tx).await
+    }
+
+    /// Raises what operators must know of it, and resolves what is over.
+    async fn tell_operators(
+        &self,
+        tx: &mut Tx,
+        rebuild: &Rebuild,
+        clock: &Clock,
+    ) -> Result<(), store::Error> {
+        let now = clock.now();
+        if self.status.has_ended() {
+            incidents::resolve(tx, rebuild.id, self.status.name(), now).await?;
+        }
+        match (self.status, &self.problem) {
+            (Status::Compared, Some(caution)) => {
+                let kind = Kind::SnapshotNotApplied;
+                incidents::raise(tx, kind, rebuild, caution, now).await?;
+                rebuilds::supersede(tx, rebuild).await
+            }
+            (Status::Done, _) if rebuild.request["source"] == "storage" => {
+                incidents::resolve_left_standing(tx, rebuild, now).await?;
+                let passed_over = rebuilds::passed_over(&mut **tx, rebuild.id).await?;
+                if passed_over == 0 {
+                    return Ok(());
+                }
+                let detail = format!(
+                    "rebuild {} has passed over {passed_over} records of the storage modules that it could not \
+                     read; what is known of them stays, and its problems name them",
+                    rebuild.id
+                );
+                incidents::raise(tx, Kind::RepairIncomplete, rebuild, &detail, now).await
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Rebuilds as jobs: asked for at one instance, worked on by any, and taken over where that one has died.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
@@ -16,9 +17,11 @@ use uuid::Uuid;
 
 use super::{
     ask::{Ask, Asked},
+    connections::Shared,
     end::End,
     together,
     tokens::Tokens,
+    turn::Turn,
     work::{Failure, HELD, Kept, Setting, WORD, With, Work},
 };
 use crate::{
@@ -32,7 +35,7 @@ use crate::{
     kafka::Broker,
     okapi::{Caller, Storage},
     store::{
-        self, Db, Login, PoolSettings, Schema, Tx, differences,
+        self, Db, Login, Schema, Tx, differences,
         rebuilds::{self, Hold, Rebuild, Request, Status},
         shadow,
     },
@@ -42,8 +45,9 @@ use crate::{
 /// How many go together with one that was taken.
 const TOGETHER: i64 = 99;
 
-/// How long the database gives one statement of a rebuild: one compares whole tenants.
-const STATEMENT: Duration = Duration::from_secs(15 * 60);
+/// Rebuilds that one instance has taken at most, also those that wait for a broker, and beside them those that wait for
+/// the storage modules.
+const TAKEN: usize = 100;
 
 /// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
 /// so long; and how often in a row.
@@ -54,7 +58,7 @@ const TRIES: u32 = 60;
 /// Works on rebuilds.
 pub struct Rebuilds {
     db: Db,
-    login: Login,
+    shared: Shared,
     tenants: Arc<Tenants>,
     clock: Clock,
     kafka: Arc<KafkaConfig>,
@@ -65,11 +69,15 @@ pub struct Rebuilds {
     tokens: Tokens,
 }
 
-/// How many rebuilds may be worked on at once.
+/// How many rebuilds may be taken, and worked on at once.
 struct Room {
-    /// Of all kinds.
+    /// Taken, whether they are worked on or wait.
+    taken: Arc<Semaphore>,
+    /// Worked on.
     any: Arc<Semaphore>,
-    /// Beside them: of those that a token was brought for.
+    /// Taken with a token, whether they are worked on or wait.
+    asking: Arc<Semaphore>,
+    /// Worked on beside the others: those with a token.
     storage: Arc<Semaphore>,
 }
 
@@ -78,7 +86,10 @@ struct Taken {
     rebuilds: Vec<Rebuild>,
     hold: Hold,
     caller: Option<Caller>,
-    pass: OwnedSemaphorePermit,
+    turns: Arc<Semaphore>,
+    first: Option<OwnedSemaphorePermit>,
+    /// Its place among those that are taken.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// How a rebuild left the hands of this instance.
@@ -101,7 +112,8 @@ impl Rebuilds {
     ) -> Self {
         let (kafka, housekeeping) = (Arc::new(kafka), Arc::new(housekeeping));
         let tokens = Tokens::default();
-        Self { db, login, tenants, clock, kafka, broker, storage, housekeeping, setting, tokens }
+        let shared = Shared::new(login, setting.at_once.saturating_add(1));
+        Self { db, shared, tenants, clock, kafka, broker, storage, housekeeping, setting, tokens }
     }
 
     /// Enters a rebuild, for this instance or another to work on.
@@ -176,17 +188,18 @@ impl Rebuilds {
         self.tenants.ready().await;
         let tasks = TaskTracker::new();
         let room = Room {
+            taken: Arc::new(Semaphore::new(TAKEN)),
             any: Arc::new(Semaphore::new(self.setting.at_once)),
+            asking: Arc::new(Semaphore::new(if self.setting.at_once == 0 { 0 } else { TAKEN })),
             // The timer doesn't wait behind what takes hours.
             storage: Arc::new(Semaphore::new(self.setting.at_once.min(1))),
         };
         while !stop.is_cancelled() {
             match stop.run_until_cancelled(self.next(&room)).await.flatten() {
                 Some(taken) => {
-                    let (rebuilds, turns) = (self.clone(), room.any.clone());
-                    let stop = stop.clone();
+                    let (rebuilds, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        rebuilds.run_all(taken, &turns, &stop).await;
+                        rebuilds.run_all(taken, &stop).await;
                         rebuilds.look();
                     });
                 }
@@ -203,19 +216,21 @@ impl Rebuilds {
     /// The next rebuild for which there is room.
     async fn next(&self, room: &Room) -> Option<Taken> {
         let taken = async {
-            if let Ok(pass) = room.storage.clone().try_acquire_owned() {
-                let hold = Self::hold();
-                if let Some((rebuild, caller)) = self.take_with_token(hold).await? {
-                    return Ok(Some(Taken { rebuilds: vec![rebuild], hold, caller, pass }));
-                }
-            }
-            let Ok(pass) = room.any.clone().try_acquire_owned() else { return Ok(None) };
             let hold = Self::hold();
+            if let Ok(place) = room.asking.clone().try_acquire_owned()
+                && let Some((rebuild, caller)) = self.take_with_token(hold).await?
+            {
+                let (rebuilds, turns, place) = (vec![rebuild], room.storage.clone(), Some(place));
+                return Ok(Some(Taken { rebuilds, hold, caller, turns, first: None, place }));
+            }
+            let Ok(place) = room.taken.clone().try_acquire_owned() else { return Ok(None) };
+            let Ok(first) = room.any.clone().try_acquire_owned() else { return Ok(None) };
             let Some(rebuild) = rebuilds::take(&self.db, None, hold).await? else {
                 return Ok(None);
             };
             let rebuilds = self.take_others(rebuild, hold).await?;
-            Ok(Some(Taken { rebuilds, hold, caller: None, pass }))
+            let (turns, first, place) = (room.any.clone(), Some(first), Some(place));
+            Ok(Some(Taken { rebuilds, hold, caller: None, turns, first, place }))
         };
         taken.await.unwrap_or_else(|error: store::Error| {
             warn!(error = %Chain(&error), "rebuilds can't be looked for");
@@ -254,15 +269,8 @@ impl Rebuilds {
             if let Some(rebuild) = rebuilds::take_with_token(&self.db, tenant, *id, hold).await? {
                 return Ok(Some((rebuild, self.tokens.take(&key))));
             }
-            let still_wanted = match id {
-                Some(id) => {
-                    let found = rebuilds::find(&self.db, tenant, *id).await?;
-                    found.is_some_and(|rebuild| rebuild.status == Status::Waiting)
-                }
-                // The timer comes again.
-                None => false,
-            };
-            if !still_wanted {
+            // It waits for one of the same tenant that is worked on.
+            if !rebuilds::waits_for_token(&self.db, tenant, *id).await? {
                 self.tokens.take(&key);
             }
         }
@@ -277,7 +285,7 @@ impl Rebuilds {
             match self.take_of(&asked, &turns).await {
                 Ok(Some(taken)) => {
                     let taken = Taken { caller: Some(caller.clone()), ..taken };
-                    self.run_all(taken, &turns, &stop).await;
+                    self.run_all(taken, &stop).await;
                 }
                 Ok(None) => {}
                 Err(error) => warn!(error = %Chain(&error), "rebuilds can't be taken"),
@@ -292,8 +300,10 @@ impl Rebuilds {
         turns: &Arc<Semaphore>,
     ) -> Result<Option<Taken>, store::Error> {
         let hold = Self::hold();
-        let Ok(pass) = turns.clone().acquire_owned().await else { return Ok(None) };
-        let taken = |rebuilds| Some(Taken { rebuilds, hold, caller: None, pass });
+        let turns = turns.clone();
+        let taken = |rebuilds| {
+            Some(Taken { rebuilds, hold, caller: None, turns, first: None, place: None })
+        };
         if let Some(together) = &asked.together {
             let all = rebuilds::take_together(&self.db, together, TOGETHER, hold).await?;
             if !all.is_empty() {
@@ -313,31 +323,43 @@ impl Rebuilds {
     }
 
     /// Works on what was taken until it is at rest or `stop`. Of several, each has its turn.
-    async fn run_all(&self, taken: Taken, turns: &Arc<Semaphore>, stop: &CancellationToken) {
-        let Taken { mut rebuilds, hold, caller, pass } = taken;
-        let db = self.pool();
+    async fn run_all(&self, taken: Taken, stop: &CancellationToken) {
+        let Taken { mut rebuilds, hold, caller, turns, mut first, place } = taken;
+        let connections = self.shared.get();
+        let mut with = |member| {
+            let turn = Turn::new(&turns, first.take());
+            With { caller: caller.clone(), member, turn, connections: connections.clone() }
+        };
         if rebuilds.len() == 1
             && let Some(rebuild) = rebuilds.pop()
         {
-            self.run(rebuild, hold, With { caller, member: None, db }, stop).await;
-            return drop(pass);
+            self.run(rebuild, hold, with(None), stop).await;
+        } else {
+            let (members, joining) = together::members(rebuilds.len());
+            let runs = rebuilds.into_iter().zip(members);
+            let runs = runs
+                .map(|(rebuild, member)| self.run(rebuild, hold, with(Some(member)), stop))
+                .collect::<Vec<_>>();
+            tokio::join!(join_all(runs), together::read(joining));
         }
-        let (members, joining) = together::members(rebuilds.len(), turns, pass);
-        let runs = rebuilds.into_iter().zip(members).map(|(rebuild, member)| {
-            let with = With { caller: caller.clone(), member: Some(member), db: db.clone() };
-            self.run(rebuild, hold, with, stop)
-        });
-        tokio::join!(join_all(runs), together::read(joining));
+        drop(place);
     }
 
     async fn run(&self, rebuild: Rebuild, hold: Hold, with: With, stop: &CancellationToken) {
-        let (id, tenant, db) = (rebuild.id, rebuild.tenant.clone(), with.db.clone());
+        let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
+        let connections = with.connections.clone();
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");
-        let stored = match self.go_on(&rebuild, hold, with, stop).await {
+        // Taken again it would panic again, for ever.
+        let done = AssertUnwindSafe(self.go_on(&rebuild, hold, with, stop)).catch_unwind().await;
+        let done = done.unwrap_or_else(|_| {
+            let problem = "it came upon a defect of this version; the service's log says more";
+            Ok(Left::Ended(End::failed(problem.to_owned(), false)))
+        });
+        let stored = match done {
             Ok(Left::Ended(end)) => {
                 let (status, problem) = (end.status.name(), end.problem.as_deref());
                 info!(%tenant, rebuild.id = %id, status, problem, "rebuild");
-                end.store(&db, &rebuild, hold).await
+                end.store(&connections.work, &rebuild, hold, &self.clock).await
             }
             Ok(Left::Over(problem)) => {
                 rebuilds::let_go(&self.db, id, hold, problem.as_deref()).await
@@ -392,7 +414,7 @@ impl Rebuilds {
                 }
             };
             match done {
-                Ok((status, summary)) => return Ok(Left::Ended(End::with(status, summary))),
+                Ok(end) => return Ok(Left::Ended(end)),
                 Err(Failure::Token(problem)) => {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem,
                         "a rebuild has to wait for another token");
@@ -429,7 +451,7 @@ impl Rebuilds {
         &self,
         rebuild: &Rebuild,
         ask: Ask,
-        (tenant, With { caller, member, db }): (Arc<Tenant>, With),
+        (tenant, With { caller, member, turn, connections }): (Arc<Tenant>, With),
         hold: Hold,
         stop: CancellationToken,
     ) -> Work {
@@ -451,23 +473,9 @@ impl Rebuilds {
             housekeeping: self.housekeeping.clone(),
             storage: self.storage.clone(),
             caller,
-            db,
+            connections,
+            turn: Arc::new(turn),
             member: member.map(Arc::new),
         }
-    }
-
-    /// Connections for rebuilds that are worked on together: to say that they are, to lay out what is read for all,
-    /// and one for each that has its turn.
-    fn pool(&self) -> Db {
-        let at_once = u32::try_from(self.setting.at_once.max(1)).unwrap_or(u32::MAX);
-        let most = at_once.saturating_add(2);
-        let settings = PoolSettings {
-            name: "mod-patron-blocks rebuild",
-            most,
-            wait: Duration::from_secs(30),
-            statement: STATEMENT,
-            suspicious: true,
-        };
-        store::pool(&self.login, settings)
     }
 }

@@ -42,7 +42,9 @@ pub(super) async fn lay_out(work: &Work, mut said: Said, reached: Reached) -> Re
     match reached {
         Reached::Nowhere => {}
         Reached::Topics(parts) => shadow::set_reading(&mut tx, &work.shadow, &parts).await?,
-        Reached::Inbox(key) => shadow::keep_place(&mut tx, &work.shadow, "inbox", key).await?,
+        Reached::Inbox(key) => {
+            shadow::keep_place(&mut tx, &work.shadow, "inbox", Some(key)).await?
+        }
     }
     Ok(store::commit(tx).await?)
 }

@@ -6,7 +6,9 @@
 
 mod apply;
 mod ask;
+mod caution;
 mod compare;
+mod connections;
 mod end;
 mod fold;
 mod jobs;
@@ -18,10 +20,12 @@ mod storage;
 mod together;
 mod tokens;
 mod topics;
+mod turn;
 mod wanted;
 mod work;
 
 pub use ask::{Ask, Asked, Refused, Source};
+pub use caution::Bound;
 pub use jobs::Rebuilds;
 pub use report::{patron as told_patron, rebuild as told_rebuild, words};
 pub use work::Setting;

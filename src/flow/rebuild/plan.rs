@@ -16,7 +16,12 @@ use crate::{
 };
 
 /// By how much the time of an event may be later than that of its record (events contract 6.4).
-pub(super) const CLOCKS: TimeDelta = TimeDelta::minutes(5);
+const CLOCKS: TimeDelta = TimeDelta::minutes(5);
+
+/// Since when all is there of what was written from a time on.
+pub(super) fn complete_from(time: DateTime<Utc>) -> Horizon {
+    Horizon::at(time.checked_add_signed(CLOCKS).unwrap_or(DateTime::<Utc>::MAX_UTC))
+}
 
 /// What is to be read of the log, and how much of it was not there any more.
 pub(super) struct Plan {
@@ -70,10 +75,8 @@ pub(super) async fn plan(work: &Work) -> Result<Plan, Failure> {
             lacks_before = missing.map(|(_, until)| until);
             Some(Horizon::NEVER)
         }
-        None => wanted.map(|time| Horizon::at(time + CLOCKS)),
-        Some(_) if work.ask.covered_by_inbox => {
-            of_inbox.max(wanted.map(|time| Horizon::at(time + CLOCKS)))
-        }
+        None => wanted.map(complete_from),
+        Some(_) if work.ask.covered_by_inbox => of_inbox.max(wanted.map(complete_from)),
         Some((at, until)) => {
             return Err(Failure::Refused(format!(
                 "topic {}, partition {}, does not hold what was written before {}: what happened until then \

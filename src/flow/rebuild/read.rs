@@ -14,7 +14,7 @@ use super::{
     ask::{From, Source},
     fold::Fold,
     lay::{self, Reached},
-    plan::{self, CLOCKS, Plan},
+    plan::{self, Plan},
     storage,
     topics::{self, LAY_OUT, Share},
     wanted::Wanted,
@@ -76,7 +76,7 @@ pub(super) async fn read(work: &Work) -> Result<(), Failure> {
 async fn covered(work: &Work, log: Option<Horizon>) -> Result<Coverage, Failure> {
     let inbox = work.inbox_complete_since().await?;
     let asked = match work.ask.from {
-        From::Time(time) => Some(Horizon::at(time + CLOCKS)),
+        From::Time(time) => Some(plan::complete_from(time)),
         From::Earliest | From::Places(_) => None,
     };
     let inbox = if work.ask.source == Source::Inbox { inbox.max(asked) } else { inbox };
@@ -129,6 +129,7 @@ async fn let_ingest_catch_up(work: &Work) -> Result<(), Failure> {
         work.kafka.environment.parse(&of.topic).is_some_and(|topic| topic.tenant.is_some())
     };
     let ends: Vec<_> = reading.into_iter().filter(is_own).collect();
+    work.turn.leave();
     let (mut least, mut since) = (i64::MAX, Instant::now());
     loop {
         let live = positions::list(work.db(), &work.tenant.schema).await?;
@@ -147,6 +148,7 @@ async fn let_ingest_catch_up(work: &Work) -> Result<(), Failure> {
             (least, since) = (left, Instant::now());
         }
         if left == 0 || since.elapsed() > STUCK {
+            work.turn.take().await;
             return Ok(());
         }
         sleep(LOOK).await;
@@ -156,7 +158,7 @@ async fn let_ingest_catch_up(work: &Work) -> Result<(), Failure> {
 async fn read_topics(work: &Work) -> Result<(), Failure> {
     if let Some(member) = &work.member {
         let share = Share::of(work, Wanted::of(work).await?).await?;
-        member.read(share.shared()).await;
+        member.read(share.shared(), &work.turn).await;
     }
     let share = Share::of(work, Wanted::of(work).await?).await?;
     if !share.is_left() {

@@ -10,7 +10,7 @@ use crate::{
     event::Stamp,
     patron::{Fee, Loan, OpenFee, OpenLoan, Register},
     store::{
-        differences::{Difference, HIDDEN_KIND, Patron, Summary},
+        differences::{Difference, HIDDEN_KIND, ONLY_HERE_KIND, Patron, Summary},
         rebuilds::Rebuild,
     },
 };
@@ -80,14 +80,14 @@ fn difference(
     (here, there): (Option<Value>, Option<Value>),
 ) -> Option<Difference> {
     let kind = match counts {
-        (true, false, _) => "only_here",
+        (true, false, _) => ONLY_HERE_KIND,
         (false, true, _) => "only_there",
         (true, true, false) => "differs",
         _ if registers.is_empty() => return None,
         _ => HIDDEN_KIND,
     };
-    let (kind, user_id) = (kind.to_owned(), user.unwrap_or(Uuid::nil()));
-    Some(Difference { subject, is_loan, user_id, kind, registers, here, there })
+    let kind = kind.to_owned();
+    Some(Difference { subject, is_loan, user_id: user, kind, registers, here, there })
 }
 
 fn told_loan(known: &Loan, open: Option<OpenLoan>) -> Option<Value> {
@@ -115,20 +115,19 @@ fn told_fee(known: &Fee, open: Option<OpenFee>) -> Option<Value> {
 }
 
 /// How much was found to be different.
-pub(super) fn summary(found: &Summary, groups: i64) -> Value {
-    let number = |is_loan: bool, kind: &str| {
-        found.kinds.get(format!("{is_loan}/{kind}")).and_then(Value::as_i64).unwrap_or_default()
-    };
+pub(super) fn summary(found: &Summary, groups: i64, passed_over: i32) -> Value {
     let of = |is_loan| {
+        let number = |kind: &str| found.number(is_loan, kind);
         json!({
-            "onlyHere": number(is_loan, "only_here"), "onlyInSource": number(is_loan, "only_there"),
-            "different": number(is_loan, "differs"), "hidden": number(is_loan, "hidden"),
+            "onlyHere": number(ONLY_HERE_KIND), "onlyInSource": number("only_there"),
+            "different": number("differs"), "hidden": number(HIDDEN_KIND),
         })
     };
     json!({
         "patrons": found.patrons, "wrongCounters": found.counters, "applied": found.applied,
         "blocksImposed": found.blocked, "blocksLifted": found.unblocked,
         "loans": of(true), "feesFines": of(false), "patronGroups": groups,
+        "passedOver": passed_over,
     })
 }
 
@@ -155,8 +154,9 @@ pub fn patron(of: &Patron, differences: &[Difference]) -> Value {
         _ => "hidden",
     };
     let told = |is_loan| {
-        let of_user =
-            differences.iter().filter(move |d| d.user_id == of.user_id && d.is_loan == is_loan);
+        let of_user = differences
+            .iter()
+            .filter(move |d| d.user_id == Some(of.user_id) && d.is_loan == is_loan);
         let told = of_user.map(move |d| {
             json!({ "id": d.subject, "kind": kind(&d.kind), "registers": d.registers, "here": d.here,
                     "there": d.there })
@@ -180,7 +180,7 @@ pub fn words(of: &Patron, differences: &[Difference], source: &str) -> Vec<Strin
         let s = if here == 1 { "" } else { "s" };
         words.push(format!("has {here} loan{s} here, {there} by {source}"));
     }
-    let mine = differences.iter().filter(|d| d.user_id == of.user_id);
+    let mine = differences.iter().filter(|d| d.user_id == Some(of.user_id));
     for d in mine.filter(|d| d.kind != "hidden") {
         let what = if d.is_loan { "loan" } else { "fee/fine" };
         let told = |side: &Option<Value>, name: &str| match side.as_ref().map(|side| &side[name]) {

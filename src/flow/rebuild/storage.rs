@@ -39,8 +39,7 @@ pub(super) async fn read(work: &Work, state: &shadow::State) -> Result<(), Failu
     };
     let at = state.read_from - MARGIN;
     let mut tx = work.begin().await?;
-    let of = work.ask.user.unwrap_or(Uuid::nil());
-    shadow::speak(&mut tx, &work.shadow, of, Horizon::at(at)).await?;
+    shadow::speak(&mut tx, &work.shadow, work.ask.scope, Horizon::at(at)).await?;
     store::commit(tx).await?;
     let place = state.place.as_deref();
     if place != Some(Kept::Accounts.name()) {
@@ -64,7 +63,10 @@ async fn read_all(
     };
     work.progress.begin(stage, 0);
     loop {
+        // Others go on while storage is waited for.
+        work.turn.leave();
         let page = ask(work, caller, kept, after).await?;
+        work.turn.take().await;
         let began = Instant::now();
         let last = page.last().and_then(|record| held::id(record.get()));
         let is_last = page.len() < PAGE;
@@ -76,8 +78,7 @@ async fn read_all(
         let mut tx = work.begin().await?;
         shadow::note_unread(&mut tx, &work.shadow, &unread).await?;
         laid::add(&mut tx, &work.shadow, &said).await?;
-        let place = last.or(after).unwrap_or(Uuid::nil());
-        shadow::keep_place(&mut tx, &work.shadow, kept.name(), place).await?;
+        shadow::keep_place(&mut tx, &work.shadow, kept.name(), last.or(after)).await?;
         rebuilds::note_read(&mut tx, work.id, (said.loans.len(), said.fees.len()), &problems)
             .await?;
         store::commit(tx).await?;
@@ -109,7 +110,10 @@ fn learn(kept: Kept, page: &[Box<RawValue>], at: DateTime<Utc>) -> Learnt {
         };
         let id = held::id(record.get());
         match read {
-            Ok(fact) => learnt.said.learn(Stamp::snapshot(at, fact.subject()), &fact),
+            Ok(fact) => {
+                let stamp = fact.subject().map(|subject| Stamp::snapshot(at, subject));
+                stamp.into_iter().for_each(|stamp| learnt.said.learn(stamp, &fact));
+            }
             Err(reject) => {
                 learnt.unread.extend(id);
                 let id = id.map_or("without an id".to_owned(), |id| id.to_string());
@@ -131,10 +135,13 @@ async fn ask(
     let mut pause = AGAIN;
     loop {
         let timeout = (patience / TRIES).min(patience.saturating_sub(began.elapsed()));
-        let error = match work.storage.page(caller, kept, work.ask.user, after, timeout).await {
+        let error = match work.storage.page(caller, kept, work.ask.scope, after, timeout).await {
             Ok(page) => return Ok(page),
             Err(error) if error.is_of_the_token() => {
                 return Err(Failure::Token(format!("{} {error}", kept.name())));
+            }
+            Err(error) if error.is_final() => {
+                return Err(Failure::Refused(format!("{} {error}", kept.name())));
             }
             Err(error) => error,
         };

@@ -4,19 +4,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
 };
 use tracing::warn;
 
-use super::topics::{self, Share};
+use super::{
+    topics::{self, Share},
+    turn::Turn,
+};
 use crate::{config::KafkaConfig, kafka::Broker, telemetry::Chain};
 
 /// One of them. Whoever drops it is not waited for any more.
 pub(super) struct Member {
     joining: Mutex<Option<mpsc::UnboundedSender<Joining>>>,
-    turns: Arc<Semaphore>,
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// What one of them wants of the topics that they share.
@@ -36,19 +37,10 @@ pub(super) async fn is_worth_it(broker: &Arc<Broker>, kafka: &Arc<KafkaConfig>) 
     matches!(asked.await, Ok(Ok(true)))
 }
 
-/// So many of them, of whom the first has its turn already, and what they will want.
-pub(super) fn members(
-    many: usize,
-    turns: &Arc<Semaphore>,
-    first: OwnedSemaphorePermit,
-) -> (Vec<Member>, mpsc::UnboundedReceiver<Joining>) {
+/// So many of them, and what they will want.
+pub(super) fn members(many: usize) -> (Vec<Member>, mpsc::UnboundedReceiver<Joining>) {
     let (sender, joining) = mpsc::unbounded_channel();
-    let mut turn = Some(first);
-    let member = |_| Member {
-        joining: Mutex::new(Some(sender.clone())),
-        turns: turns.clone(),
-        turn: Mutex::new(turn.take()),
-    };
+    let member = |_| Member { joining: Mutex::new(Some(sender.clone())) };
     ((0..many).map(member).collect(), joining)
 }
 
@@ -67,40 +59,25 @@ pub(super) async fn read(mut joining: mpsc::UnboundedReceiver<Joining>) {
 }
 
 impl Member {
-    /// Waits until it may work.
-    pub(super) async fn take_turn(&self) {
-        if self.turn().is_some() {
-            return;
-        }
-        if let Ok(turn) = self.turns.clone().acquire_owned().await {
-            *self.turn() = Some(turn);
-        }
-    }
-
     /// Has others go on, and waits until what they share was read for all of them.
-    pub(super) async fn read(&self, share: Share) {
+    pub(super) async fn read(&self, share: Share, turn: &Turn) {
         let joining = self.joining().take();
         let Some(joining) = joining.filter(|_| share.is_left()) else { return };
-        *self.turn() = None;
+        turn.leave();
         let (read, is_read) = oneshot::channel();
         if joining.send(Joining { share, read }).is_ok() {
             drop(joining);
             let _ = is_read.await;
         }
-        self.take_turn().await;
+        turn.take().await;
     }
 
     /// Has nobody wait for it any more.
     pub(super) fn leave(&self) {
         *self.joining() = None;
-        *self.turn() = None;
     }
 
     fn joining(&self) -> std::sync::MutexGuard<'_, Option<mpsc::UnboundedSender<Joining>>> {
         self.joining.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turn(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

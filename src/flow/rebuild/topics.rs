@@ -97,7 +97,7 @@ pub(super) async fn read(shares: Vec<Share>) -> Result<Vec<Option<Failure>>, Fai
         }
     }
     drop(portions);
-    reading.await.map_err(|_| Failure::Away("reading ended by itself"))??;
+    reading.await.map_err(|end| Failure::of_thread(&end, "reading"))??;
     for (work, failure) in works.iter().zip(&mut failures) {
         if work.stop.is_cancelled() {
             *failure = Some(Failure::Away("reading was ended"));

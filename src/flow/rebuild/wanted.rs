@@ -7,34 +7,34 @@ use uuid::Uuid;
 use super::work::{Failure, Work};
 use crate::{
     event::{Fact, TenantId},
+    patron::Scope,
     store::rows,
 };
 
 /// Whose events are wanted.
 pub(super) struct Wanted {
     pub(super) tenant: TenantId,
-    user: Option<Uuid>,
+    scope: Scope,
     /// What the patron has, or had.
     subjects: HashSet<Uuid>,
 }
 
 impl Wanted {
     pub(super) async fn of(work: &Work) -> Result<Self, Failure> {
-        let subjects = match work.ask.user {
-            Some(user) => {
+        let subjects = match work.ask.scope {
+            Scope::Patron(user) => {
                 let mut tx = work.begin().await?;
                 rows::all_of(&mut tx, &work.tenant.schema, user).await?
             }
-            None => Vec::new(),
+            Scope::Tenant => Vec::new(),
         };
-        let (tenant, user) = (work.tenant.id.clone(), work.ask.user);
-        Ok(Self { tenant, user, subjects: subjects.into_iter().collect() })
+        let (tenant, scope) = (work.tenant.id.clone(), work.ask.scope);
+        Ok(Self { tenant, scope, subjects: subjects.into_iter().collect() })
     }
 
     /// What names nobody may be the patron's.
     pub(super) fn admits(&self, fact: &Fact) -> bool {
-        self.user.is_none_or(|user| {
-            fact.user().is_none_or(|named| named == user) || self.subjects.contains(&fact.subject())
-        })
+        fact.user().is_none_or(|named| self.scope.includes(named))
+            || fact.subject().is_some_and(|subject| self.subjects.contains(&subject))
     }
 }

@@ -17,8 +17,13 @@ use uuid::Uuid;
 use super::{
     apply,
     ask::{Ask, From, Source},
-    compare, read,
+    caution::{self, Bound},
+    compare,
+    connections::Connections,
+    end::End,
+    read,
     together::Member,
+    turn::Turn,
 };
 use crate::{
     clock::Clock,
@@ -27,10 +32,11 @@ use crate::{
     flow::{pace::Pace, tenants::Tenant},
     kafka::{self, Broker, reader::ReadError},
     okapi::{Caller, Storage},
+    patron::Scope,
     store::{
         self, Db, Schema, Tx, Verdict, differences, prune,
         rebuilds::{self, Held, Hold, Status},
-        shadow, tenants,
+        tenants,
     },
     telemetry::Chain,
 };
@@ -52,6 +58,8 @@ pub struct Setting {
     pub at_once: usize,
     /// How long one page of the storage modules may take, with all tries.
     pub page_patience: Duration,
+    /// What a rebuild may close without an operator.
+    pub closes: Bound,
 }
 
 /// Why a rebuild goes no further.
@@ -81,6 +89,15 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// A thread ended by itself. Where it panicked it would do so again.
+    pub(super) fn of_thread(end: &tokio::task::JoinError, what: &str) -> Self {
+        if end.is_panic() {
+            Self::Refused(format!("{what} came upon a defect of this version; its log says more"))
+        } else {
+            Self::Away("a thread was ended")
+        }
+    }
+
     /// Whether it may go better the next time.
     pub(super) fn may_pass(&self) -> bool {
         match self {
@@ -134,7 +151,8 @@ impl Progress {
 pub(super) struct With {
     pub(super) caller: Option<Caller>,
     pub(super) member: Option<Member>,
-    pub(super) db: Db,
+    pub(super) turn: Turn,
+    pub(super) connections: Arc<Connections>,
 }
 
 /// What one rebuild works with.
@@ -158,8 +176,10 @@ pub(super) struct Work {
     pub(super) storage: Storage,
     /// On whose behalf the storage modules are asked. Kept in memory alone.
     pub(super) caller: Option<Caller>,
-    /// Connections of its own: to work with, and to say that it does.
-    pub(super) db: Db,
+    /// Connections of all rebuilds.
+    pub(super) connections: Arc<Connections>,
+    /// Whether it may work at the moment.
+    pub(super) turn: Arc<Turn>,
     /// Where it is worked on with others.
     pub(super) member: Option<Arc<Member>>,
 }
@@ -167,12 +187,12 @@ pub(super) struct Work {
 impl Work {
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Tx, Failure> {
-        Ok(store::begin(&self.db).await?)
+        Ok(store::begin(self.db()).await?)
     }
 
-    /// The connections of its own.
+    /// The connections to work with.
     pub(super) fn db(&self) -> &Db {
-        &self.db
+        &self.connections.work
     }
 
     /// Asks the brokers on a thread that may block.
@@ -182,7 +202,7 @@ impl Work {
     ) -> Result<T, Failure> {
         let broker = self.broker.clone();
         let asked = tokio::task::spawn_blocking(move || ask(broker)).await;
-        Ok(asked.map_err(|_| Failure::Away("a question to the broker ended by itself"))??)
+        Ok(asked.map_err(|end| Failure::of_thread(&end, "a question to the broker"))??)
     }
 
     /// Since when the inbox holds everything; `None`: since ever.
@@ -195,12 +215,13 @@ impl Work {
 
     /// About how many events the inbox holds.
     pub(super) async fn inbox_size(&self) -> Result<u64, Failure> {
-        let sizes = prune::sizes(&self.db, &self.tenant.schema).await?;
+        let sizes = prune::sizes(self.db(), &self.tenant.schema).await?;
         Ok(u64::try_from(sizes.inbox).unwrap_or_default())
     }
 
     /// Has nobody wait for it.
     pub(super) fn leave(&self) {
+        self.turn.leave();
         if let Some(member) = &self.member {
             member.leave();
         }
@@ -215,10 +236,10 @@ impl Work {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    pub(super) async fn go_on(&self) -> Result<(Status, Value), Failure> {
-        if let Some(member) = &self.member {
-            member.take_turn().await;
-        }
+    /// Goes from stage to stage, up to its end or to where it has to wait for an operator.
+    pub(super) async fn go_on(&self) -> Result<End, Failure> {
+        let mut caution = None;
+        self.turn.take().await;
         loop {
             let next = match self.status() {
                 Status::Waiting | Status::Reading => {
@@ -229,7 +250,9 @@ impl Work {
                 Status::Comparing => {
                     self.enter(Status::Comparing).await?;
                     compare::compare(self).await?;
-                    if self.ask.dry_run { Status::Compared } else { Status::Applying }
+                    caution = caution::look(self).await?;
+                    let waits = self.ask.dry_run || caution.is_some();
+                    if waits { Status::Compared } else { Status::Applying }
                 }
                 Status::Applying => {
                     self.enter(Status::Applying).await?;
@@ -237,7 +260,7 @@ impl Work {
                     self.note_knowledge().await?;
                     Status::Done
                 }
-                ended => return Ok((ended, self.summary().await?)),
+                ended => return Ok(End::with(ended, self.summary().await?, caution)),
             };
             self.set_status(next);
         }
@@ -246,15 +269,16 @@ impl Work {
     /// Whoever has read everything there is of a tenant knows whether something is missing.
     async fn note_knowledge(&self) -> Result<(), Failure> {
         let mut tx = self.begin().await?;
-        let state = shadow::state(&mut tx, &self.shadow).await?;
-        let lacks_before = state.and_then(|state| state.lacks_before);
-        let Ask { source, ref from, user, covered_by_inbox, fill, .. } = self.ask;
+        // After a crash of the database nothing of what was read is there, nor whether it was all.
+        let lacks_before = compare::whole(&mut tx, self).await?.lacks_before;
+        let passed_over = rebuilds::passed_over(&mut *tx, self.id).await?;
+        let Ask { source, ref from, scope, covered_by_inbox, fill, .. } = self.ask;
         let is_all = match source {
-            Source::Storage => true,
+            Source::Storage => passed_over == 0,
             Source::Topics => *from == From::Earliest && !covered_by_inbox,
             Source::Inbox => false,
         };
-        if is_all && user.is_none() {
+        if is_all && scope == Scope::Tenant {
             let by = fill.then_some(self.id);
             tenants::filled(&mut tx, &self.tenant.id, by, lacks_before).await?;
             store::commit(tx).await?;
@@ -263,14 +287,15 @@ impl Work {
     }
 
     async fn enter(&self, status: Status) -> Result<(), Failure> {
-        Ok(rebuilds::set_status(&self.db, self.id, self.hold, status, None, None).await?)
+        Ok(rebuilds::set_status(self.db(), self.id, self.hold, status, None, None).await?)
     }
 
     async fn summary(&self) -> Result<Value, Failure> {
-        let summary = differences::summary(&self.db, &self.tenant.schema, self.id).await?;
+        let summary = differences::summary(self.db(), &self.tenant.schema, self.id).await?;
         let mut tx = self.begin().await?;
-        let groups = shadow::state(&mut tx, &self.shadow).await?.map_or(0, |state| state.groups);
-        Ok(super::report::summary(&summary, groups))
+        let groups = compare::whole(&mut tx, self).await?.groups;
+        let passed_over = rebuilds::passed_over(&mut *tx, self.id).await?;
+        Ok(super::report::summary(&summary, groups, passed_over))
     }
 
     /// Says that a rebuild is worked on, until there is a reason to let go of it.
@@ -283,7 +308,7 @@ impl Work {
             let left = HELD.saturating_sub(said.elapsed());
             match timeout(
                 left.min(HELD / 2),
-                rebuilds::hold(&self.db, self.id, self.hold, &progress),
+                rebuilds::hold(&self.connections.claims, self.id, self.hold, &progress),
             )
             .await
             {

@@ -408,6 +408,10 @@ struct Waiting {
 struct Incident {
     id: Uuid,
     kind: String,
+    /// The rebuild that it is about.
+    #[schema(nullable = false)]
+    rebuild_id: Option<Uuid>,
+    /// Empty where it is about a rebuild.
     topic: String,
     partition: i32,
     from_offset: i64,

@@ -71,6 +71,7 @@ enum RebuildStatus {
     Waiting,
     Reading,
     Comparing,
+    /// The differences are known. They wait to be applied: that was to be all, or they would close too much.
     Compared,
     Applying,
     Done,
@@ -103,7 +104,7 @@ pub(in crate::http) struct Rebuild {
     progress: Progress,
     #[schema(nullable = false)]
     summary: Option<Summary>,
-    /// Why it failed.
+    /// Why it failed, or was not applied.
     #[schema(nullable = false)]
     error: Option<String>,
     /// What was odd on the way: records that were passed over, tokens that were refused.
@@ -144,6 +145,8 @@ struct Summary {
     fees_fines: Kinds,
     /// Patrons whose group the source tells and that was not heard of here.
     patron_groups: i64,
+    /// Records of the source that can't be read: what is known of them stays as it is.
+    passed_over: i32,
 }
 
 #[derive(ToSchema)]

@@ -1,5 +1,7 @@
 //! Rebuilds as they are asked for, worked on and kept.
 
+pub mod incidents;
+mod noted;
 mod status;
 
 use std::time::Duration;
@@ -9,6 +11,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
+pub use noted::{forget_read, note_read, passed_over};
 pub use status::Status;
 
 use super::{Db, Error, Tx, begin, commit, tenants};
@@ -75,9 +78,6 @@ const TAKING: i64 = 0x7062_7265;
 /// So often in a row another token may be refused before a rebuild has failed: others wait behind it.
 const REFUSED_MOST: i32 = 9;
 
-/// How many problems with single records are kept; of more there is a number.
-const PROBLEMS_MOST: i32 = 1000;
-
 /// A rebuild as stored.
 #[derive(Debug, Clone, FromRow)]
 pub struct Rebuild {
@@ -105,7 +105,7 @@ pub struct Rebuild {
     pub progress: Value,
     /// What was found to be different.
     pub summary: Option<Value>,
-    /// Why it failed.
+    /// Why it failed, or was not applied.
     pub error: Option<String>,
     /// Open loans that the storage modules told of.
     pub loans_read: i32,
@@ -183,6 +183,22 @@ pub async fn take_with_token(
     hold: Hold,
 ) -> Result<Option<Rebuild>, Error> {
     take_any(db, TAKE_WITH_TOKEN, Some(tenant), id, hold).await
+}
+
+/// Whether a rebuild of the tenant, or this one, has the storage modules still to ask and nobody works on it.
+pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Result<bool, Error> {
+    sqlx::query_scalar(
+        "select exists (
+           select from mod_patron_blocks.rebuild
+            where tenant = $1 and ($2::uuid is null or id = $2) and request ->> 'source' = 'storage'
+              and status in ('waiting', 'reading') and not cancel
+              and (held_until is null or held_until < now()))",
+    )
+    .bind(tenant.as_str())
+    .bind(id)
+    .fetch_one(db)
+    .await
+    .map_err(Error::at("look whether a token is wanted"))
 }
 
 async fn take_any(
@@ -327,39 +343,6 @@ pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Re
     Ok(now.is_some_and(|now| now != Some(holder)))
 }
 
-/// Adds to what the storage modules told of: so many loans and fees/fines, and what was odd about others.
-pub async fn note_read(
-    tx: &mut Tx,
-    id: Uuid,
-    (loans, fees): (usize, usize),
-    problems: &[String],
-) -> Result<(), Error> {
-    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    sqlx::query(
-        "update mod_patron_blocks.rebuild
-            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, refused = 0,
-                problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
-          where id = $1",
-    )
-    .bind(id)
-    .bind(number(loans))
-    .bind(number(fees))
-    .bind(sqlx::types::Json(problems))
-    .bind(PROBLEMS_MOST)
-    .execute(&mut **tx)
-    .await
-    .map_err(Error::at("note what storage told of"))?;
-    Ok(())
-}
-
-/// Forgets what the storage modules told of: it is read anew.
-pub async fn forget_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
-    let set = "update mod_patron_blocks.rebuild
-                  set loans_read = 0, fees_fines_read = 0, problems = '[]' where id = $1";
-    let done = sqlx::query(set).bind(id).execute(&mut **tx).await;
-    done.map(|_| ()).map_err(Error::at("note what storage told of"))
-}
-
 /// Has a rebuild whose differences are known applied. Tells whether that is so.
 pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(
@@ -379,6 +362,8 @@ pub async fn cancel(
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
+    // Whoever changes the tenant as a whole takes the same rows in another order.
+    tenants::enter(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
             set cancel = true, ended_at = case when status = 'waiting' then $3 end,
@@ -393,6 +378,24 @@ pub async fn cancel(
     }
     commit(tx).await?;
     Ok(done.is_some())
+}
+
+/// Has earlier rebuilds end that wait for an operator as this one does: it has newer differences of the same. Those
+/// that were only to tell what differs stay.
+pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.rebuild set cancel = true, status = 'applying', held_until = null
+          where tenant = $1 and id <> $2 and status = 'compared' and request -> 'dryRun' = 'false'
+            and request ->> 'userId' is not distinct from $3::text and asked_at <= $4",
+    )
+    .bind(of.tenant.as_str())
+    .bind(of.id)
+    .bind(of.request.get("userId").and_then(Value::as_str))
+    .bind(of.asked_at)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("end earlier rebuilds"))?;
+    Ok(())
 }
 
 /// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
@@ -460,9 +463,16 @@ pub async fn list(
     Ok((found.into_iter().map(|counted| counted.rebuild).collect(), total))
 }
 
-/// Forgets all rebuilds of a tenant, whose schema is gone. Gives their ids.
-pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
-    let gone =
-        sqlx::query_scalar("delete from mod_patron_blocks.rebuild where tenant = $1 returning id");
-    gone.bind(tenant.as_str()).fetch_all(&mut **tx).await.map_err(Error::at("forget rebuilds"))
+/// Ids of all rebuilds of a tenant.
+pub async fn ids(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
+    let all = sqlx::query_scalar("select id from mod_patron_blocks.rebuild where tenant = $1");
+    let all = all.bind(tenant.as_str()).fetch_all(&mut **tx).await;
+    all.map_err(Error::at("look for a tenant's rebuilds"))
+}
+
+/// Forgets all rebuilds of a tenant, whose schema is gone.
+pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+    let gone = sqlx::query("delete from mod_patron_blocks.rebuild where tenant = $1");
+    let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
+    gone.map(|_| ()).map_err(Error::at("forget rebuilds"))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use patron_blocks::{
     event::{Kind, Stamp, stamp::Horizon},
-    patron::{Balance, Fee, Loan},
+    patron::{Balance, Fee, Loan, Scope},
     store::{self, merge},
 };
 use rdkafka::{
@@ -133,7 +133,7 @@ async fn h15_a_replay_of_everything_comes_to_the_same_answers() {
         run(world, "delete from {schema}.inbox").await;
         run(world, &format!("delete from {{schema}}.loan where loan_id = '{loan}'")).await;
         run(world, &format!("delete from {{schema}}.fee_fine where fee_fine_id = '{owed}'")).await;
-        horizon(world, gone, 30).await;
+        horizon(world, Scope::Patron(gone), 30).await;
         world.start().await;
         world.until("all is read again", async |w: &World| w.count(inbox).await == told).await;
         as_after_an_hour(world, user, "after").await;
@@ -161,11 +161,14 @@ async fn run(world: &World, sql: &str) {
     sqlx::query(AssertSqlSafe(sql)).execute(&world.db).await.unwrap();
 }
 
-/// Says that a complete snapshot spoke up to so many minutes ago, of a patron or (nil) of everybody.
-async fn horizon(world: &World, user: Uuid, minutes: i64) {
-    let sql = format!("insert into {}.horizon values ($1, $2)", world.schema.name());
+/// Says that a complete snapshot spoke up to so many minutes ago.
+async fn horizon(world: &World, of: Scope, minutes: i64) {
+    let table = if of == Scope::Tenant { "tenant_horizon" } else { "horizon" };
+    let columns = if of == Scope::Tenant { "(horizon) values ($1)" } else { "values ($2, $1)" };
+    let sql = format!("insert into {}.{table} {columns}", world.schema.name());
     let upto = Horizon::at(minutes_ago(minutes));
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(user).bind(upto.as_bytes());
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(upto.as_bytes());
+    let query = if let Scope::Patron(user) = of { query.bind(user) } else { query };
     query.execute(&world.db).await.unwrap();
 }
 
@@ -208,7 +211,7 @@ async fn h16_a_snapshot_merges_with_events_older_and_newer_than_itself() {
         has_nothing(world, reopened.0, "closed, as far as events say").await;
 
         // The snapshot has neither the phantom nor, of course, the fresh loan.
-        horizon(world, Uuid::nil(), 35).await;
+        horizon(world, Scope::Tenant, 35).await;
         let open_there = [kept, renewed, reopened, ended];
         for (user, loan) in open_there {
             storage_says(world, "UPDATED", &held(user, loan, &second), 30).await;

@@ -1,0 +1,53 @@
+//! What is noted of a rebuild on its way: how much was read, and what was odd about it.
+
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::super::{Error, Tx};
+
+/// How many problems with single records are kept; of more there is a number.
+const PROBLEMS_MOST: i32 = 1000;
+
+const STEP: &str = "note what storage told of";
+
+/// Adds to what the storage modules told of: so many loans and fees/fines, and what was odd about others.
+pub async fn note_read(
+    tx: &mut Tx,
+    id: Uuid,
+    (loans, fees): (usize, usize),
+    problems: &[String],
+) -> Result<(), Error> {
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    sqlx::query(
+        "update mod_patron_blocks.rebuild
+            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, refused = 0,
+                passed_over = passed_over + $6,
+                problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
+          where id = $1",
+    )
+    .bind(id)
+    .bind(number(loans))
+    .bind(number(fees))
+    .bind(sqlx::types::Json(problems))
+    .bind(PROBLEMS_MOST)
+    .bind(number(problems.len()))
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at(STEP))?;
+    Ok(())
+}
+
+/// Forgets what the storage modules told of: it is read anew.
+pub async fn forget_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
+    let set = "update mod_patron_blocks.rebuild
+                  set loans_read = 0, fees_fines_read = 0, passed_over = 0, problems = '[]' where id = $1";
+    let done = sqlx::query(set).bind(id).execute(&mut **tx).await;
+    done.map(|_| ()).map_err(Error::at(STEP))
+}
+
+/// How many records of the storage modules were passed over.
+pub async fn passed_over(db: impl PgExecutor<'_>, id: Uuid) -> Result<i32, Error> {
+    let read = "select passed_over from mod_patron_blocks.rebuild where id = $1";
+    let read = sqlx::query_scalar(read).bind(id).fetch_optional(db).await;
+    Ok(read.map_err(Error::at("count what was passed over"))?.unwrap_or_default())
+}
