@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use chrono::{DateTime, Utc};
 use tracing::info;
 use uuid::Uuid;
 
@@ -66,6 +67,9 @@ pub trait Ledger: Send + Sync {
 
 /// A transaction: all of it counts once committed, or nothing (invariant I3).
 pub trait Entry: Send {
+    /// The time by the clock that all instances share.
+    fn now(&mut self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
+
     /// Claims events in the inbox and tells which keys are new.
     fn claim(
         &mut self,
@@ -121,7 +125,6 @@ pub struct DatabaseEntry {
     schema: Arc<Schema>,
     /// Whose it is, and whom to tell that something has happened.
     of: Option<(TenantId, Arc<Tenants>)>,
-    clock: Clock,
     rereading: Arc<AtomicBool>,
 }
 
@@ -133,11 +136,11 @@ impl Ledger for Database {
         tenant: Option<&TenantId>,
         beside: Beside,
     ) -> Result<Option<DatabaseEntry>, Error> {
-        let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
+        let rereading = self.rereading.clone();
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
             let schema = self.module.clone();
-            return Ok(Some(DatabaseEntry { tx, schema, of: None, clock, rereading }));
+            return Ok(Some(DatabaseEntry { tx, schema, of: None, rereading }));
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
         let mut tx = store::begin(&self.db).await?;
@@ -155,7 +158,7 @@ impl Ledger for Database {
             return Ok(None);
         }
         let of = Some((id.clone(), self.tenants.clone()));
-        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, clock, rereading }))
+        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, rereading }))
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
@@ -170,11 +173,14 @@ impl Ledger for Database {
 }
 
 impl Entry for DatabaseEntry {
+    async fn now(&mut self) -> Result<DateTime<Utc>, Error> {
+        store::now(&mut *self.tx).await
+    }
+
     async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
         let rereading = self.rereading.load(Ordering::Relaxed);
         let guess = if rereading { Guess::Known } else { Guess::New };
-        let now = self.clock.now();
-        let fresh = inbox::claim(&mut self.tx, &self.schema, events, guess, now).await?;
+        let fresh = inbox::claim(&mut self.tx, &self.schema, events, guess).await?;
         self.rereading.store(fresh.len() * 2 < events.len(), Ordering::Relaxed);
         Ok(fresh)
     }
@@ -184,8 +190,7 @@ impl Entry for DatabaseEntry {
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
-        let now = self.clock.now();
-        dead_letters::park(&mut self.tx, &self.schema, letters, now).await.map(|_| ())
+        dead_letters::park(&mut self.tx, &self.schema, letters).await.map(|_| ())
     }
 
     async fn unpark(&mut self, id: Uuid) -> Result<(), Error> {
@@ -197,7 +202,7 @@ impl Entry for DatabaseEntry {
     }
 
     async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
-        if incidents::raise(&mut self.tx, incident, self.clock.now()).await? {
+        if incidents::raise(&mut self.tx, incident).await? {
             figures().incident(incident.kind);
         }
         Ok(())

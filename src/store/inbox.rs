@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
-use crate::event::{Event, Kind, Record};
+use crate::event::{Event, Kind, Record, TenantId};
 
-/// Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
+/// The time of receipt is the database's: instances compare it. Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
 /// write each array into a store of its own before.
 const CLAIM: Statement = Statement::new(
     r#"insert into {schema}.inbox (
@@ -17,7 +17,7 @@ const CLAIM: Statement = Statement::new(
          partition, "offset", payload, received_at)
        select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]),
               unnest($5::uuid[]), unnest($6::timestamptz[]), unnest($7::text[]), unnest($8::bytea[]),
-              unnest($9::text[]), unnest($10::int4[]), unnest($11::int8[]), unnest($12::bytea[]), $13
+              unnest($9::text[]), unnest($10::int4[]), unnest($11::int8[]), unnest($12::bytea[]), now()
        on conflict (event_key) do nothing
        returning event_key"#,
 );
@@ -25,7 +25,12 @@ const CLAIM: Statement = Statement::new(
 const KNOWN: Statement =
     Statement::new("select event_key from {schema}.inbox where event_key = any($1)");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN];
+const EXTENT: Statement = Statement::new(
+    "select h.inbox_since as gone_until, t.enabled_at
+       from {schema}.housekeeping h, mod_patron_blocks.tenant t where t.tenant = $1",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN, &EXTENT];
 
 /// What a batch of events likely is. Right or wrong, the same are claimed; a wrong guess takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +47,6 @@ pub async fn claim(
     schema: &Schema,
     events: &[(&Record, &Event)],
     guess: Guess,
-    now: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, Error> {
     let mut sorted: Vec<_> = events.to_vec();
     // In key order, so that two writers who meet the same events wait for each other in one direction.
@@ -68,11 +72,37 @@ pub async fn claim(
         .bind(&c.partition)
         .bind(&c.offset)
         .bind(&c.payload)
-        .bind(now)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("claim events in the inbox"))?;
     Ok(fresh.into_iter().collect())
+}
+
+/// What the inbox has of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Extent {
+    /// Nothing that came and happened since then has gone from it; `None` where nothing ever has. Triggers note it.
+    pub gone_until: Option<DateTime<Utc>>,
+    /// When the tenant was enabled last. Before, its records were passed by in topics of collections.
+    pub enabled_at: DateTime<Utc>,
+}
+
+impl Extent {
+    /// Since when it has everything that came or happened and was applied.
+    pub fn complete_since(&self) -> DateTime<Utc> {
+        self.gone_until.map_or(self.enabled_at, |gone| gone.max(self.enabled_at))
+    }
+}
+
+/// What the inbox has; `None` where no such tenant is known.
+pub async fn extent(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+) -> Result<Option<Extent>, Error> {
+    let extent = sqlx::query_as(schema.sql(&EXTENT)).bind(tenant.as_str());
+    let extent = extent.fetch_optional(&mut **tx).await;
+    extent.map_err(Error::at("look how much the inbox has"))
 }
 
 /// Which of `events` the inbox knows: a look at keys alone, which spares the way of all the rest.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     blocks::Cause,
     store::{
-        self, Tx, Verdict, differences,
+        Tx, Verdict, differences,
         rows::{self, Row, Rows},
         shadow, telling, tenants,
     },
@@ -98,7 +98,7 @@ async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
         }
         Stage::Done => Stage::Done,
     };
-    store::commit(tx).await?;
+    work.commit(tx).await?;
     Ok(next)
 }
 
