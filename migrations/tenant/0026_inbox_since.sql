@@ -1,7 +1,8 @@
 -- What has gone from the inbox. A rebuild takes what the inbox lacks for never said, so it must know from when on the
 -- inbox lacks nothing. Triggers note it, whoever removes rows: housekeeping, an older version, or an operator.
+-- Rebuilds note what topics have and the inbox has not.
 alter table housekeeping add column inbox_since timestamptz;
-comment on column housekeeping.inbox_since is 'No event that came and happened since then has gone from the inbox; null where none ever has';
+comment on column housekeeping.inbox_since is 'No event that came and happened since then is missing in the inbox; null where none ever was';
 
 -- What went before nobody has noted.
 update housekeeping set inbox_since = clock_timestamp()

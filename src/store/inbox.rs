@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
-use crate::event::{Event, Kind, Record, TenantId};
+use crate::event::{Event, Kind, Record, Stamp, TenantId};
 
 /// The time of receipt is the database's: instances compare it. Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
 /// write each array into a store of its own before.
@@ -30,7 +30,17 @@ const EXTENT: Statement = Statement::new(
        from {schema}.housekeeping h, mod_patron_blocks.tenant t where t.tenant = $1",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN, &EXTENT];
+const LACKS: Statement = Statement::new(
+    "select x.stamp from unnest($1::uuid[], $2::bytea[]) as x (subject, stamp)
+      where not exists (select from {schema}.inbox i where i.subject = x.subject and i.stamp = x.stamp)
+      order by x.stamp desc limit 1",
+);
+
+const NOTE_GONE: Statement = Statement::new(
+    "update {schema}.housekeeping set inbox_since = $1 where inbox_since is null or inbox_since < $1",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN, &EXTENT, &LACKS, &NOTE_GONE];
 
 /// What a batch of events likely is. Right or wrong, the same are claimed; a wrong guess takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +113,28 @@ pub async fn extent(
     let extent = sqlx::query_as(schema.sql(&EXTENT)).bind(tenant.as_str());
     let extent = extent.fetch_optional(&mut **tx).await;
     extent.map_err(Error::at("look how much the inbox has"))
+}
+
+/// The newest of these stamps, each of a loan or fee/fine, of which the inbox has no event.
+pub async fn lacks(
+    tx: &mut Tx,
+    schema: &Schema,
+    stamps: &[(Uuid, Stamp)],
+) -> Result<Option<Stamp>, Error> {
+    let (subjects, stamps): (Vec<Uuid>, Vec<&[u8]>) =
+        stamps.iter().map(|(subject, stamp)| (*subject, stamp.as_bytes())).unzip();
+    let lacking = sqlx::query_scalar(schema.sql(&LACKS)).bind(subjects).bind(stamps);
+    let lacking: Option<Vec<u8>> = lacking
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(Error::at("look for events in the inbox"))?;
+    Ok(lacking.and_then(|bytes| Stamp::from_bytes(&bytes)))
+}
+
+/// Notes that not all that happened until then is in the inbox.
+pub async fn note_gone(tx: &mut Tx, schema: &Schema, until: DateTime<Utc>) -> Result<(), Error> {
+    let noted = sqlx::query(schema.sql(&NOTE_GONE)).bind(until).execute(&mut **tx).await;
+    noted.map(|_| ()).map_err(Error::at("note what the inbox lacks"))
 }
 
 /// Which of `events` the inbox knows: a look at keys alone, which spares the way of all the rest.

@@ -157,3 +157,30 @@ async fn what_was_pruned_while_differences_waited_is_not_dropped() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_rebuild_of_topics_found_stays_when_the_inbox_is_read() {
+    World::tell(async |world| {
+        world
+            .meddle(
+                "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'",
+            )
+            .await;
+        let user = check_out_in(world, TENANT).await;
+        world.settled().await;
+        // As if it had never been applied.
+        world
+            .meddle(
+                "alter table {schema}.inbox disable trigger all; delete from {schema}.inbox;
+                 alter table {schema}.inbox enable trigger all;
+                 delete from {schema}.loan; delete from {schema}.patron_counter",
+            )
+            .await;
+        for source in ["topics", "inbox"] {
+            let rebuilt = rebuild(world, json!({ "source": source })).await;
+            assert_eq!(rebuilt["status"], "done", "{rebuilt}");
+            assert!(has_a_loan(world, user).await, "{source}: {rebuilt}");
+        }
+    })
+    .await;
+}

@@ -1,11 +1,22 @@
 //! Who works on something has a lease on it. Another instance may have taken it by the time a write is made: then
 //! nothing of that write may count.
 
+use std::time::Duration;
+
+use patron_blocks::{
+    event::TenantId,
+    store::{
+        self, Error, iterations,
+        tenant_jobs::{self, Lease},
+    },
+};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
 
 use crate::{
     facts::{check_out, enveloped, minutes_from_now, now},
+    sql::with_tenant,
     world::{TENANT, World, until},
 };
 
@@ -14,7 +25,7 @@ const REBUILDS: &str = "/patron-blocks/rebuilds";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
     World::tell(async |world| {
-        let out = check_out(uuid::Uuid::new_v4(), uuid::Uuid::new_v4(), &minutes_from_now(60));
+        let out = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
         world.publish(patron_blocks::event::Kind::ItemCheckedOut, &enveloped(&out, now())).await;
         world.settled().await;
         // It can't read before we let it.
@@ -91,6 +102,69 @@ async fn a_tenant_job_that_is_gone_enables_nothing() {
         let enabled = "select count(*) from mod_patron_blocks.tenant where enabled";
         assert_eq!(world.count(enabled).await, 0, "enabled by a job that is gone");
         assert_eq!(world.enable().await["complete"], true);
+    })
+    .await;
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_tenant_job_is_its_holders_until_another_takes_it() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let first = Lease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
+        tenant_jobs::add(db, first, &tenant, &json!({}), LONG).await.unwrap();
+        let second = Lease { holder: Uuid::new_v4(), ..first };
+        let takes = async || tenant_jobs::take_over(db, second.holder, LONG).await.unwrap();
+        let is_complete =
+            async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
+        assert_eq!(takes().await, None, "it is the first one's, whatever that one's clock says");
+        db.execute("update mod_patron_blocks.tenant_job set held_until = now() - interval '1 s'")
+            .await
+            .unwrap();
+        assert_eq!(takes().await.unwrap().id, first.job);
+        // The first one was only frozen.
+        assert!(!tenant_jobs::hold(db, first, LONG).await.unwrap());
+        assert!(tenant_jobs::hold(db, second, LONG).await.unwrap());
+        let mut tx = store::begin(db).await.unwrap();
+        let lost = tenant_jobs::require(&mut tx, first).await;
+        assert!(matches!(lost, Err(Error::LeaseLost)), "{lost:?}");
+        tenant_jobs::require(&mut tx, second).await.unwrap();
+        store::commit(tx).await.unwrap();
+        tenant_jobs::end(db, first, Some("late"), &[]).await.unwrap();
+        assert!(!is_complete().await);
+        tenant_jobs::end(db, second, None, &[]).await.unwrap();
+        assert!(is_complete().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_iteration_is_its_holders_until_another_takes_it() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let asked = iterations::Request {
+            tenant: &tenant,
+            topic: "t",
+            event_type: "e",
+            patron_group: None,
+            changed_since: None,
+            by: "story",
+        };
+        let id = iterations::add(db, Uuid::new_v4(), asked).await.unwrap().id;
+        let [first, second] = [(); 2].map(|()| Uuid::new_v4());
+        let takes = async |holder| iterations::take(db, holder, LONG).await.unwrap().is_some();
+        let is_ours = async |holder| {
+            let mut tx = store::begin(db).await.unwrap();
+            iterations::is_ours(&mut tx, id, holder).await.unwrap()
+        };
+        assert!(takes(first).await && !takes(second).await);
+        assert!(is_ours(first).await);
+        db.execute("update mod_patron_blocks.iteration set held_until = now() - interval '1 s'")
+            .await
+            .unwrap();
+        assert!(takes(second).await);
+        assert!(is_ours(second).await && !is_ours(first).await);
     })
     .await;
 }
