@@ -126,7 +126,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         Ingest::new(ledger, clock.clone(), config.database.statement, config.kafka.stop_rule)
             .with_figures_by_tenant(config.figures_by_tenant);
     let ingest = Arc::new(ingest);
-    let takeover = Takeover::new(work.clone(), tenants.clone(), clock.clone());
+    let takeover = Takeover::new(work.clone(), tenants.clone());
     let consumer =
         kafka::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), stop.clone())
             .map_err(StartError::Kafka)?;
@@ -183,15 +183,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let iterations = Arc::new(Iterations::new(
         (work.clone(), own_connections(config, ITERATION_CONNECTIONS)),
         tenants.clone(),
-        clock.clone(),
         user_topics.clone(),
         consumer.broker(),
         sender,
         config.messages.on,
     ));
     loops.spawn(iterations.clone().work(stop.clone()));
-    let tenant_jobs =
-        TenantJobs::new(work.clone(), tenants.clone(), pubsub, telling.clone(), clock.clone());
+    let tenant_jobs = TenantJobs::new(work.clone(), tenants.clone(), pubsub, telling.clone());
     let tenant_jobs = Arc::new(tenant_jobs);
     loops.spawn(tenant_jobs.clone().take_over(stop.clone()));
     let rebuilds = Rebuilds::new(
@@ -199,7 +197,6 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         tenants.clone(),
         clock.clone(),
         (config.kafka.clone(), consumer.broker(), storage),
-        config.housekeeping.clone(),
         config.rebuild,
     );
     let rebuilds = Arc::new(rebuilds);

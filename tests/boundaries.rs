@@ -99,3 +99,17 @@ fn indexes_on_tables_that_may_be_large_are_built_concurrently() {
         }
     }
 }
+
+/// One that was frozen may have lost its lease: `Work::commit` looks. Who enters a rebuild has none, and who ends one
+/// looks by itself.
+#[test]
+fn whatever_a_rebuild_writes_is_fenced_by_its_lease() {
+    let others = ["flow/rebuild/work.rs", "flow/rebuild/jobs.rs", "flow/rebuild/end.rs"];
+    let unfenced: Vec<String> = sources()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("flow/rebuild/") && !others.contains(&&**name))
+        .filter(|(_, text)| code(text).any(|line| line.contains("store::commit")))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(unfenced, [""; 0]);
+}

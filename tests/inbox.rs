@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use chrono::TimeDelta;
 use patron_blocks::{
-    event::{self, Environment, Event, Kind, Place, Reading, Record},
+    event::{self, Environment, Event, Kind, Place, Reading, Record, TenantId},
     store::{
         self, Db, Schema, Tx,
         inbox::{self, Guess},
         positions::{self, Positions, Reached},
+        shadow,
+        tail::{self, Tail},
     },
 };
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{history::noon, sql::with_tenant};
@@ -51,7 +55,7 @@ async fn claim(
     events: &[&(Record, Event)],
 ) -> BTreeSet<u8> {
     let pairs: Vec<_> = events.iter().map(|(record, event)| (record, event)).collect();
-    let fresh: HashSet<Uuid> = inbox::claim(tx, schema, &pairs, guess, noon()).await.unwrap();
+    let fresh: HashSet<Uuid> = inbox::claim(tx, schema, &pairs, guess).await.unwrap();
     fresh.iter().map(|key| key.as_bytes()[15]).collect()
 }
 
@@ -157,6 +161,97 @@ async fn a_position_that_was_set_back_is_not_moved_past_what_is_unread() {
         assert!(!advance(db, schema, 0, 4).await);
         assert!(!advance(db, schema, i64::MIN, 20).await, "others move it too");
         assert_eq!(position(db, schema).await, (20, true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_has_gone_from_the_inbox_is_noted_whoever_removes_it() {
+    with_tenant(async |db, schema| {
+        let tenant = TenantId::parse("northlib").unwrap();
+        let run = async |sql: &str| {
+            let sql = sql.replace("{schema}", schema.name());
+            db.execute(AssertSqlSafe(sql)).await.unwrap();
+        };
+        let extent = async || {
+            let mut tx = store::begin(db).await.unwrap();
+            inbox::extent(&mut tx, schema, &tenant).await.unwrap()
+        };
+        assert_eq!(extent().await, None, "of a tenant that nobody has enabled");
+        run("insert into mod_patron_blocks.tenant values ('northlib', true, 'm', now())").await;
+        let new = extent().await.unwrap();
+        assert_eq!((new.gone_until, new.complete_since()), (None, new.enabled_at));
+
+        let [a, b, c] = &ends()[..] else { unreachable!() };
+        claimed(db, schema, Guess::New, &[a, b, c]).await;
+        run("update {schema}.inbox set received_at = '2026-09-15T12:00:00Z'").await;
+        run("delete from {schema}.inbox where false").await;
+        assert_eq!(extent().await.unwrap(), new, "nothing has gone");
+        let after = |minutes| noon() + TimeDelta::minutes(minutes) + TimeDelta::milliseconds(1);
+        let gone = async || extent().await.unwrap().gone_until;
+        run("update {schema}.inbox set received_at = '2026-09-15T12:03:00Z' where \"offset\" = 2")
+            .await;
+        run("delete from {schema}.inbox where \"offset\" = 2").await;
+        assert_eq!(gone().await, Some(after(3)), "it came then");
+        run("update {schema}.inbox set occurred_at = '2026-09-15T12:01:00Z' where \"offset\" = 1")
+            .await;
+        run("delete from {schema}.inbox where \"offset\" = 1").await;
+        assert_eq!(gone().await, Some(after(3)), "it does not go back");
+        run("update {schema}.inbox set occurred_at = '2026-09-15T12:05:00Z' where \"offset\" = 3")
+            .await;
+        run("delete from {schema}.inbox").await;
+        assert_eq!(gone().await, Some(after(5)), "it happened then");
+        run("truncate {schema}.inbox").await;
+        let (gone, now) = (gone().await.unwrap(), store::now(db).await.unwrap());
+        assert!(now - gone < TimeDelta::minutes(1) && gone <= now, "{gone}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_shadow_lacks_is_found_by_offset_whatever_clocks_say() {
+    with_tenant(async |db, schema| {
+        let [a, b, c] = &ends()[..] else { unreachable!() };
+        claimed(db, schema, Guess::New, &[a, b, c]).await;
+        let received = format!("update {}.inbox set received_at = $1", schema.name());
+        sqlx::query(AssertSqlSafe(received)).bind(noon()).execute(db).await.unwrap();
+        let beside = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
+        let mut tx = store::begin(db).await.unwrap();
+        shadow::make(&mut tx, &beside, None, noon(), None).await.unwrap();
+        let read = |topic: &str| shadow::Reading {
+            topic: topic.to_owned(),
+            partition: 0,
+            next_offset: 0,
+            end_offset: 2,
+        };
+        let reading = [read(TOPIC), read("folio.northlib.circulation.ITEM_CHECKED_IN")];
+        shadow::set_reading(&mut tx, &beside, &reading).await.unwrap();
+        let about: Vec<Uuid> = [a, b, c].map(|(_, event)| event.fact.subject()).to_vec();
+        let mut found = async |tail| {
+            let found = tail::of(&mut tx, &beside, &about, tail).await.unwrap();
+            found.iter().map(|stored| stored.key.as_bytes()[15]).collect::<BTreeSet<u8>>()
+        };
+        let hour = TimeDelta::hours(1);
+        // Of a clock that was ahead, or behind: beyond offset 1 all is the tail.
+        assert_eq!(found(Tail::Since(noon() + hour)).await, [2, 3].into());
+        assert_eq!(found(Tail::Since(noon() - hour)).await, [1, 2, 3].into());
+        assert_eq!(found(Tail::All).await, [1, 2, 3].into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tail_begins_before_whatever_is_still_being_written() {
+    with_tenant(async |db, schema| {
+        let [a, ..] = &ends()[..] else { unreachable!() };
+        let mut open = store::begin(db).await.unwrap();
+        claim(&mut open, schema, Guess::New, &[a]).await;
+        let begun = tail::begin(db).await.unwrap();
+        store::commit(open).await.unwrap();
+        let received = format!("select received_at from {}.inbox", schema.name());
+        let received: chrono::DateTime<chrono::Utc> =
+            sqlx::query_scalar(AssertSqlSafe(received)).fetch_one(db).await.unwrap();
+        assert!(begun <= received, "{begun} after {received}");
     })
     .await;
 }

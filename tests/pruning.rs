@@ -274,11 +274,44 @@ async fn how_far_is_pruned_never_goes_back() {
         assert_eq!(recorded(later).await, Horizon::at(later).as_bytes());
         assert_eq!(recorded(earlier).await, Horizon::at(later).as_bytes());
         // One instance in an hour, whoever asks first.
-        let hour = TimeDelta::hours(1);
-        let claim = async |now| store::prune::claim(db, schema, now, now - hour).await.unwrap();
-        assert!(claim(noon()).await);
-        assert!(!claim(noon() + TimeDelta::minutes(59)).await);
-        assert!(claim(noon() + hour).await);
+        let hour = Duration::from_secs(3600);
+        let claim = async || store::prune::claim(db, schema, hour).await.unwrap();
+        let began = async |when: &str| {
+            let sql = format!("update {}.housekeeping set begun_at = now() {when}", schema.name());
+            db.execute(AssertSqlSafe(sql)).await.unwrap();
+        };
+        assert!(claim().await);
+        assert!(!claim().await);
+        began("- interval '59 minutes'").await;
+        assert!(!claim().await);
+        began("- interval '61 minutes'").await;
+        assert!(claim().await);
+        // Written down by a clock that was ahead.
+        began("+ interval '1 minute'").await;
+        assert!(claim().await);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fast_clock_recorded_as_pruned_is_taken_back() {
+    with_tenant(async |db, schema| {
+        let now = store::now(db).await.unwrap();
+        let mut tx = store::begin(db).await.unwrap();
+        let recorded = async |tx: &mut store::Tx| {
+            let sql = format!("select pruned_before from {}.housekeeping", schema.name());
+            let bytes: Vec<u8> =
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut **tx).await.unwrap();
+            bytes
+        };
+        let past = Horizon::at(now - TimeDelta::days(60));
+        store::prune::record(&mut tx, schema, past).await.unwrap();
+        assert!(!store::prune::mend(&mut tx, schema, now).await.unwrap());
+        assert_eq!(recorded(&mut tx).await, past.as_bytes());
+        let ahead = Horizon::at(now + TimeDelta::days(30));
+        store::prune::record(&mut tx, schema, ahead).await.unwrap();
+        assert!(store::prune::mend(&mut tx, schema, now).await.unwrap());
+        assert_eq!(recorded(&mut tx).await, Horizon::at(now).as_bytes());
     })
     .await;
 }

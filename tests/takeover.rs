@@ -213,7 +213,7 @@ async fn a_partition_waits_while_its_tenants_tables_cannot_be_read() {
         tenants.enable(&id, "mod-patron-blocks-2.0.0").await.unwrap();
         let stop = CancellationToken::new();
         let following = tokio::spawn(tenants.clone().follow(db.clone(), stop.clone()));
-        let takeover = Takeover::new(db.clone(), tenants, Clock::system());
+        let takeover = Takeover::new(db.clone(), tenants);
         let name = "folio.northlib.circulation.LOAN_CLOSED";
         let candidate = Candidate {
             at: (name.into(), 0),

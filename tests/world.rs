@@ -236,7 +236,12 @@ impl World {
 
     /// Starts one more instance; from now on requests go to it.
     pub(crate) async fn start(&mut self) {
-        self.start_anyhow().await;
+        self.start_with(Clock::system()).await;
+    }
+
+    /// As [`World::start`], on a machine with this clock.
+    pub(crate) async fn start_with(&mut self, clock: Clock) {
+        self.launch(clock).await;
         self.until("the service is ready", async |world: &Self| {
             world.get("/admin/ready").await.0 == 200
         })
@@ -245,7 +250,11 @@ impl World {
 
     /// As [`World::start`], where it may not get ready.
     pub(crate) async fn start_anyhow(&mut self) {
-        let running = app::start(&self.config, Clock::system()).await.expect("it starts");
+        self.launch(Clock::system()).await;
+    }
+
+    async fn launch(&mut self, clock: Clock) {
+        let running = app::start(&self.config, clock).await.expect("it starts");
         self.url = format!("http://127.0.0.1:{}", running.port);
         self.running.push(running);
     }

@@ -113,7 +113,6 @@ pub(super) async fn rebuild(
         tenants.clone(),
         desk.clock.clone(),
         (config.kafka.clone(), broker, storage),
-        config.housekeeping.clone(),
         Setting { at_once: 1, ..config.rebuild },
     ));
     let asked = ask(desk, &tenants, &works, arguments).await?;
@@ -189,7 +188,7 @@ async fn watch(desk: &Desk, asked: &[(TenantId, Uuid)]) -> Result<Vec<Rebuild>, 
             _ = look.tick() => {}
             _ = tokio::signal::ctrl_c() => {
                 for (tenant, id) in asked {
-                    rebuilds::cancel(&desk.db, tenant, *id, desk.clock.now()).await?;
+                    rebuilds::cancel(&desk.db, tenant, *id).await?;
                 }
                 bar.set_message("ending");
             }

@@ -2,37 +2,67 @@
 //! contract 4.1).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use super::{
-    Event, IdentifiedBy, Kind, Reject, Stamp, TimedBy,
+    Event, Fact, IdentifiedBy, Kind, Place, Record, Reject, Stamp, TimedBy,
     decode::{self, CLOCK_TOLERANCE},
     fields, wire,
 };
 
+/// A call that was understood. When it came is for the clock to say that all instances share.
+#[derive(Debug, Clone)]
+pub struct Call {
+    kind: Kind,
+    fact: Fact,
+    created_at: Option<DateTime<Utc>>,
+    body: Vec<u8>,
+}
+
 /// Reads the body of a call for this kind of event. A repeated call can't be told from a second event
 /// of the same content, unless its sender says when it was made; merging is idempotent all the same.
-pub fn read(kind: Kind, body: &[u8], received_at: DateTime<Utc>) -> Result<Event, Reject> {
+pub fn read(kind: Kind, body: &[u8]) -> Result<Call, Reject> {
     let members = wire::flat(body)?;
     let fact = decode::fact(kind, &members)?;
     if kind != Kind::FeeFineBalanceChanged && fact.user().is_none() {
         fields::required("userId", None::<Uuid>)?;
     }
-    let said = wire::created_at(&members).filter(|said| *said - received_at <= CLOCK_TOLERANCE);
-    let (occurred_at, timed_by) = match said {
-        Some(said) => (said, TimedBy::Metadata),
-        None => (received_at, TimedBy::Receipt),
-    };
-    let name = [kind.name().as_bytes(), &occurred_at.timestamp_millis().to_be_bytes(), body];
-    Ok(Event {
-        key: Uuid::new_v5(&Uuid::NAMESPACE_URL, &name.concat()),
-        identified_by: IdentifiedBy::Content,
-        occurred_at,
-        timed_by,
-        stamp: Stamp::called(occurred_at, &fact, body),
-        fact,
-    })
+    let created_at = wire::created_at(&members);
+    Ok(Call { kind, fact, created_at, body: body.to_vec() })
+}
+
+impl Call {
+    /// The event of a call that came at this time, to the millisecond.
+    pub fn event(&self, received_at: DateTime<Utc>) -> Event {
+        let received_at = received_at.trunc_subsecs(3);
+        let is_usable = |at: &DateTime<Utc>| *at - received_at <= CLOCK_TOLERANCE;
+        let (occurred_at, timed_by) = match self.created_at.filter(is_usable) {
+            Some(created_at) => (created_at, TimedBy::Metadata),
+            None => (received_at, TimedBy::Receipt),
+        };
+        let at = occurred_at.timestamp_millis().to_be_bytes();
+        let name = [self.kind.name().as_bytes(), &at, &self.body];
+        Event {
+            key: Uuid::new_v5(&Uuid::NAMESPACE_URL, &name.concat()),
+            identified_by: IdentifiedBy::Content,
+            occurred_at,
+            timed_by,
+            stamp: Stamp::called(occurred_at, &self.fact, &self.body),
+            fact: self.fact.clone(),
+        }
+    }
+
+    /// The call as a record: in no log, and so at no offset.
+    pub fn record(&self, received_at: DateTime<Utc>) -> Record {
+        Record {
+            place: Place { topic: self.kind.callback().into(), partition: -1, offset: -1 },
+            timestamp: Some(received_at),
+            key: None,
+            headers: Vec::new(),
+            payload: Some(self.body.clone()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -55,8 +85,9 @@ mod tests {
     #[test]
     fn the_senders_time_counts_unless_it_runs_ahead() {
         let now = at(1_790_000_000_000);
-        let read =
-            |metadata: &str| read(Kind::LoanClosed, returned(metadata).as_bytes(), now).unwrap();
+        let read = |metadata: &str| {
+            read(Kind::LoanClosed, returned(metadata).as_bytes()).unwrap().event(now)
+        };
         let said = |at: DateTime<Utc>| {
             read(&format!(r#","metadata":{{"createdDate":"{}"}}"#, at.to_rfc3339()))
         };
@@ -74,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_same_call_at_the_same_time_is_the_same_event_and_no_other_is() {
-        let key = |kind, ms, body: &str| read(kind, body.as_bytes(), at(ms)).unwrap().key;
+        let key = |kind, ms, body: &str| read(kind, body.as_bytes()).unwrap().event(at(ms)).key;
         let body = returned("");
         let first = key(Kind::LoanClosed, 7, &body);
         assert_eq!(first, key(Kind::LoanClosed, 7, &body));
@@ -86,10 +117,10 @@ mod tests {
     #[test]
     fn a_patron_is_required_of_all_but_fees_fines() {
         let loan = format!(r#"{{"loanId":"{USER}"}}"#);
-        let reject = read(Kind::ItemCheckedIn, loan.as_bytes(), at(0)).unwrap_err();
+        let reject = read(Kind::ItemCheckedIn, loan.as_bytes()).unwrap_err();
         assert_eq!((reject.reason, reject.field), (Reason::MissingField, Some("userId")));
         let deleted = format!(r#"{{"feeFineId":"{USER}","balance":0.0}}"#);
-        let event = read(Kind::FeeFineBalanceChanged, deleted.as_bytes(), at(0)).unwrap();
+        let event = read(Kind::FeeFineBalanceChanged, deleted.as_bytes()).unwrap().event(at(0));
         assert!(matches!(event.fact, Fact::BalanceChanged { user: None, .. }));
     }
 }

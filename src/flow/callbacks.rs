@@ -1,7 +1,11 @@
 //! Events over HTTP: what waits goes into one transaction a tenant, so that a burst of callers does not
 //! cost a commit each. A caller hears of success when its event is durable, and not before.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -10,9 +14,12 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{ingest::Ingest, ledger::Ledger};
+use super::{
+    ingest::{Ingest, Received},
+    ledger::Ledger,
+};
 use crate::{
-    event::{Event, Record, TenantId},
+    event::{TenantId, callback::Call},
     store::{self, Verdict},
     telemetry::Chain,
 };
@@ -43,15 +50,14 @@ pub enum Refusal {
     Never(#[source] Arc<store::Error>),
 }
 
-struct Call {
+struct Waiting {
     tenant: TenantId,
-    record: Record,
-    event: Event,
+    received: Received,
     answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// Where callers hand in their events.
-pub struct Callbacks(mpsc::Sender<Call>);
+pub struct Callbacks(mpsc::Sender<Waiting>);
 
 impl Callbacks {
     /// Begins to take events. The task ends when this is dropped and what waits was answered.
@@ -61,15 +67,11 @@ impl Callbacks {
     }
 
     /// Makes an event durable.
-    pub async fn take(
-        &self,
-        tenant: TenantId,
-        record: Record,
-        event: Event,
-    ) -> Result<(), Refusal> {
+    pub async fn take(&self, tenant: TenantId, call: Call) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
-        let call = Call { tenant, record, event, answer };
-        self.0.try_send(call).map_err(|_| Refusal::Later)?;
+        let received = Received { call, at: Instant::now() };
+        let waiting = Waiting { tenant, received, answer };
+        self.0.try_send(waiting).map_err(|_| Refusal::Later)?;
         match timeout(PATIENCE, answered).await {
             Ok(Ok(done)) => done,
             _ => Err(Refusal::Later),
@@ -77,11 +79,11 @@ impl Callbacks {
     }
 }
 
-async fn work<L: Ledger + 'static>(mut calls: mpsc::Receiver<Call>, ingest: Arc<Ingest<L>>) {
+async fn work<L: Ledger + 'static>(mut calls: mpsc::Receiver<Waiting>, ingest: Arc<Ingest<L>>) {
     let permits = Arc::new(Semaphore::new(AT_ONCE as usize));
     let mut batch = Vec::with_capacity(BATCH_MOST);
     while calls.recv_many(&mut batch, BATCH_MOST).await > 0 {
-        let mut shares = BTreeMap::<TenantId, Vec<Call>>::new();
+        let mut shares = BTreeMap::<TenantId, Vec<Waiting>>::new();
         // Nobody waits any more for what its caller has given up; it will call again.
         for call in batch.drain(..).filter(|call| !call.answer.is_closed()) {
             shares.entry(call.tenant.clone()).or_default().push(call);
@@ -101,7 +103,7 @@ async fn work<L: Ledger + 'static>(mut calls: mpsc::Receiver<Call>, ingest: Arc<
 }
 
 /// One transaction for all; where the database refuses that for what one of them says, one for each.
-async fn settle<L: Ledger>(ingest: &Ingest<L>, tenant: &TenantId, calls: Vec<Call>) {
+async fn settle<L: Ledger>(ingest: &Ingest<L>, tenant: &TenantId, calls: Vec<Waiting>) {
     let mut outcome = take(ingest, tenant, &calls).await;
     if calls.len() > 1 && matches!(outcome, Err(Refusal::Never(_))) {
         for call in calls {
@@ -119,14 +121,14 @@ async fn settle<L: Ledger>(ingest: &Ingest<L>, tenant: &TenantId, calls: Vec<Cal
 async fn take<L: Ledger>(
     ingest: &Ingest<L>,
     tenant: &TenantId,
-    calls: &[Call],
+    calls: &[Waiting],
 ) -> Result<(), Refusal> {
-    let events: Vec<_> = calls.iter().map(|call| (&call.record, &call.event)).collect();
-    match timeout(PATIENCE, ingest.take(tenant, &events)).await {
+    let received: Vec<&Received> = calls.iter().map(|call| &call.received).collect();
+    match timeout(PATIENCE, ingest.take(tenant, &received)).await {
         Ok(Ok(Some(_))) => Ok(()),
         Ok(Ok(None)) => Err(Refusal::NotEnabled),
         Ok(Err(error)) => {
-            warn!(%tenant, events = events.len(), error = %Chain(&error), "events not stored");
+            warn!(%tenant, events = received.len(), error = %Chain(&error), "events not stored");
             match error.verdict() {
                 Verdict::Refused => Err(Refusal::Never(Arc::new(error))),
                 _ => Err(Refusal::Later),

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::tenants::{Tenant, Tenants};
 use crate::{
@@ -29,6 +29,9 @@ use crate::{
 /// What is kept beyond the time for which topics hold a record: events may be published late, and the
 /// clocks of brokers and instances differ.
 const MARGIN: TimeDelta = TimeDelta::days(7);
+
+/// How far apart the clocks of this machine and of the database may be.
+const CLOCKS: TimeDelta = TimeDelta::hours(1);
 
 /// Blocks of a table that one step goes through: 2 MiB.
 const STEP: i64 = 256;
@@ -147,7 +150,8 @@ impl Housekeeping {
     }
 
     /// Goes once through all enabled tenants that no instance went through within the interval.
-    async fn round(&self, held: Option<&Held>, stop: &CancellationToken) {
+    pub async fn round(&self, held: Option<&Held>, stop: &CancellationToken) {
+        let Some(now) = self.now().await else { return };
         for tenant in self.tenants.all() {
             let ours = self.claim(&tenant).await;
             if !ours.unwrap_or_else(|error| {
@@ -156,20 +160,39 @@ impl Housekeeping {
             }) {
                 continue;
             }
-            let limits = Limits::at(self.clock.now(), &self.config, held);
+            let limits = Limits::at(now, &self.config, held);
             self.tidy(&tenant, limits, stop).await;
         }
         let schema = &Schema::module();
         let mut gone = Gone::default();
-        let limits = Limits::at(self.clock.now(), &self.config, held);
+        let limits = Limits::at(now, &self.config, held);
         let done = self.dead_letters(Owner { tenant: None, schema }, limits, &mut gone, stop).await;
         report(None, gone, done.as_ref().err());
     }
 
+    /// The time by the database's clock, if this machine's witnesses it: what a wrong clock forgets does not come
+    /// back.
+    async fn now(&self) -> Option<DateTime<Utc>> {
+        let now = match store::now(&self.db).await {
+            Ok(now) => now,
+            Err(error) => {
+                warn!(error = %Chain(&error), "no housekeeping");
+                return None;
+            }
+        };
+        let ahead = self.clock.now() - now;
+        if ahead.abs() > CLOCKS {
+            error!(
+                seconds = ahead.num_seconds(),
+                "the clocks of this machine and of the database are too far apart; nothing is forgotten"
+            );
+            return None;
+        }
+        Some(now)
+    }
+
     async fn claim(&self, tenant: &Tenant) -> Result<bool, store::Error> {
-        let now = self.clock.now();
-        let interval = TimeDelta::from_std(self.config.interval).unwrap_or(TimeDelta::zero());
-        prune::claim(&self.db, &tenant.schema, now, now - interval).await
+        prune::claim(&self.db, &tenant.schema, self.config.interval).await
     }
 
     /// Removes what is older than `limits` and tells how many rows went. It may be broken off anywhere
@@ -218,7 +241,7 @@ impl Housekeeping {
         tenant: &Tenant,
         stop: &CancellationToken,
     ) -> Result<(), Unfinished> {
-        let before = self.clock.now() - self.config.messages;
+        let before = store::now(&self.db).await? - self.config.messages;
         loop {
             let began = Instant::now();
             if outbox::prune(&self.db, &tenant.schema, before, MESSAGES).await? == 0 {
@@ -250,6 +273,10 @@ impl Housekeeping {
         // Writers queue behind us.
         tenants::wait_at_most(&mut tx, LOCK).await?;
         tenants::enter_alone(&mut tx, &tenant.id).await?;
+        let now = store::now(&mut *tx).await?;
+        if prune::mend(&mut tx, &tenant.schema, now).await? {
+            warn!(tenant = %tenant.id, "a clock was ahead when old loans were removed; that is taken back");
+        }
         prune::record(&mut tx, &tenant.schema, before).await?;
         Ok(store::commit(tx).await?)
     }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
+    event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, callback::Call, decode},
     figures::figures,
     patron::Said,
     store::{self, Verdict},
@@ -48,6 +49,24 @@ pub struct Incoming {
     pub kept: bool,
     /// The offset up to which its partition was read before.
     pub position: i64,
+}
+
+/// A call that waits to be applied.
+#[derive(Debug)]
+pub struct Received {
+    /// The call.
+    pub call: Call,
+    /// When it came, by the clock of this machine that never steps.
+    pub at: Instant,
+}
+
+impl Received {
+    /// As it came, where it was `now` at the shared clock after this machine's showed `asked`.
+    fn by(&self, asked: Instant, now: DateTime<Utc>) -> (Record, Event) {
+        let waited = asked.saturating_duration_since(self.at);
+        let at = now - TimeDelta::from_std(waited).unwrap_or_default();
+        (self.call.record(at), self.call.event(at))
+    }
 }
 
 /// The service stops; what was not settled is read again by whoever comes next.
@@ -315,44 +334,48 @@ impl<L: Ledger> Ingest<L> {
         };
         let letter = decode::place_key(record, cluster);
         let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();
-        match self.absorb(&tenant, &events, Some(letter)).await? {
-            Some(_) => Ok(Retried::Applied),
-            None => Ok(Retried::NotEnabled(tenant)),
-        }
+        let beside = Beside::of(&events);
+        let Some(entry) = self.ledger.open(Some(&tenant), beside).await? else {
+            return Ok(Retried::NotEnabled(tenant));
+        };
+        Self::absorb(entry, &events, Some(letter)).await?;
+        Ok(Retried::Applied)
     }
 
     /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled. How
-    /// long it may take is the caller's to say.
+    /// long it may take is the caller's to say. When they came, the clock says that all instances share: it is
+    /// asked before the first of them is answered, so what is sent after an answer is the later.
     pub async fn take(
         &self,
         tenant: &TenantId,
-        events: &[(&Record, &Event)],
+        calls: &[&Received],
     ) -> Result<Option<Tally>, store::Error> {
         let began = Instant::now();
-        let tally = self.absorb(tenant, events, None).await?;
-        if let Some(tally) = tally {
-            let (figures, now) = (figures(), self.clock.now());
-            events.iter().for_each(|(record, event)| figures.event(event, record.timestamp, now));
-            figures.batch(events.len(), began.elapsed(), tally);
-            if self.by_tenant {
-                figures.of_tenant(tenant, tally);
-            }
+        // No call is about all loans of a tenant.
+        let Some(mut entry) = self.ledger.open(Some(tenant), Beside::Others).await? else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        let now = entry.now().await?;
+        let came = calls.iter().map(|received| received.by(asked, now));
+        let came: Vec<(Record, Event)> = came.collect();
+        let events: Vec<_> = came.iter().map(|(record, event)| (record, event)).collect();
+        let tally = Self::absorb(entry, &events, None).await?;
+        let figures = figures();
+        events.iter().for_each(|(record, event)| figures.event(event, record.timestamp, now));
+        figures.batch(events.len(), began.elapsed(), tally);
+        if self.by_tenant {
+            figures.of_tenant(tenant, tally);
         }
-        Ok(tally)
+        Ok(Some(tally))
     }
 
     /// What belongs to no partition, in one transaction, with the dead letter that it was.
     async fn absorb(
-        &self,
-        tenant: &TenantId,
+        mut entry: L::Entry,
         events: &[(&Record, &Event)],
         letter: Option<Uuid>,
-    ) -> Result<Option<Tally>, store::Error> {
-        let beside = Beside::of(events);
-        let mut entry = match self.ledger.open(Some(tenant), beside).await? {
-            Opening::NotEnabled => return Ok(None),
-            Opening::Open(entry) | Opening::Renewed(entry) => entry,
-        };
+    ) -> Result<Tally, store::Error> {
         let fresh = entry.claim(events).await?;
         let (applied, repeated) = (fresh.len(), events.len() - fresh.len());
         if !fresh.is_empty() {
@@ -362,7 +385,7 @@ impl<L: Ledger> Ingest<L> {
             entry.unpark(letter).await?;
         }
         entry.commit().await?;
-        Ok(Some(Tally { applied, repeated, ..Tally::default() }))
+        Ok(Tally { applied, repeated, ..Tally::default() })
     }
 
     /// A tenant that could not be written can be: its incidents are over.

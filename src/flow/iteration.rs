@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     blocks::{Blocked, Cause},
-    clock::{self, Clock},
+    clock,
     figures::figures,
     kafka::{self, Broker, Outgoing, Sender, UserTopics},
     store::{
@@ -71,7 +71,6 @@ pub struct Iterations {
     work: Db,
     db: Db,
     tenants: Arc<Tenants>,
-    clock: Clock,
     user_topics: Arc<UserTopics>,
     broker: Arc<Broker>,
     sender: Arc<Sender>,
@@ -112,19 +111,18 @@ impl Iterations {
     pub fn new(
         (work, db): (Db, Db),
         tenants: Arc<Tenants>,
-        clock: Clock,
         user_topics: Arc<UserTopics>,
         broker: Arc<Broker>,
         sender: Arc<Sender>,
         telling: bool,
     ) -> Self {
         let (pace, asked) = (Pace::of_percent(PERCENT), Notify::new());
-        Self { work, db, tenants, clock, user_topics, broker, sender, telling, pace, asked }
+        Self { work, db, tenants, user_topics, broker, sender, telling, pace, asked }
     }
 
     /// Enters an iteration, for this instance or another to work on.
     pub async fn ask(&self, db: &Db, asked: Request<'_>) -> Result<Iteration, store::Error> {
-        let entered = iterations::add(db, Uuid::new_v4(), asked, self.clock.now()).await?;
+        let entered = iterations::add(db, Uuid::new_v4(), asked).await?;
         info!(tenant = %entered.tenant, iteration.id = %entered.id, kafka.topic = entered.topic,
             "iteration asked for");
         self.asked.notify_one();
@@ -253,7 +251,8 @@ impl Iterations {
             }
             let began = Instant::now();
             let after = reached.last_user;
-            let page = self.page(iteration, &tenant, of, changed.as_deref(), after);
+            let of_whom = (of, changed.as_deref());
+            let page = self.page((iteration, holder), &tenant, of_whom, after);
             let page = timeout(LONGEST, page).await.unwrap_or(Err(store::Error::Silent.into()))?;
             if page.is_empty() {
                 return Ok(End::Done);
@@ -270,10 +269,9 @@ impl Iterations {
     /// The next summaries, as they are published.
     async fn page(
         &self,
-        iteration: &Iteration,
+        (iteration, holder): (&Iteration, Uuid),
         tenant: &Tenant,
-        of: Whose<'_>,
-        changed: Option<&[Uuid]>,
+        (of, changed): (Whose<'_>, Option<&[Uuid]>),
         after: Option<Uuid>,
     ) -> Result<Vec<Published>, Failure> {
         let schema = &tenant.schema;
@@ -285,7 +283,8 @@ impl Iterations {
         telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
         let number = outbox::numbers(&mut *tx, schema, 1).await?;
         let number = number.first().copied().unwrap_or_default();
-        let now = self.clock.now();
+        // All instances evaluate by one clock.
+        let now = store::now(&mut *tx).await?;
         let after = after.unwrap_or(Uuid::nil());
         let summaries = match changed {
             None => iterations::page(&mut *tx, schema, of, after, PAGE).await?,
@@ -299,6 +298,9 @@ impl Iterations {
         let states = patrons::states(&mut *tx, schema, &users, now).await?;
         let policy = Policy::load(&mut tx, schema).await?;
         let mut told = telling::last(&mut tx, schema, &users).await?;
+        if !iterations::is_ours(&mut tx, iteration.id, holder).await? {
+            return Err(Failure::NotOurs);
+        }
         // Not dropped: a number that was given has to stay so, whatever happens to the database.
         store::commit(tx).await?;
         let mut published = Vec::with_capacity(users.len());

@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use chrono::{DateTime, Utc};
 use tracing::info;
 use uuid::Uuid;
 
@@ -83,6 +84,9 @@ pub trait Ledger: Send + Sync {
 
 /// A transaction: all of it counts once committed, or nothing (invariant I3).
 pub trait Entry: Send {
+    /// The time by the clock that all instances share.
+    fn now(&mut self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
+
     /// Claims events in the inbox and tells which keys are new.
     fn claim(
         &mut self,
@@ -146,7 +150,6 @@ pub struct DatabaseEntry {
     schema: Arc<Schema>,
     /// Whose it is, and whom to tell that something has happened.
     of: Option<(TenantId, Arc<Tenants>)>,
-    clock: Clock,
     rereading: Arc<AtomicBool>,
 }
 
@@ -158,11 +161,11 @@ impl Ledger for Database {
         tenant: Option<&TenantId>,
         beside: Beside,
     ) -> Result<Opening<DatabaseEntry>, Error> {
-        let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
+        let rereading = self.rereading.clone();
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
             let schema = self.module.clone();
-            return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, clock, rereading }));
+            return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, rereading }));
         };
         for lookup in 0..LOOKUPS {
             let Some(tenant) = self.tenants.find(id).await? else { return Ok(Opening::NotEnabled) };
@@ -205,11 +208,14 @@ impl Ledger for Database {
 }
 
 impl Entry for DatabaseEntry {
+    async fn now(&mut self) -> Result<DateTime<Utc>, Error> {
+        store::now(&mut *self.tx).await
+    }
+
     async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
         let rereading = self.rereading.load(Ordering::Relaxed);
         let guess = if rereading { Guess::Known } else { Guess::New };
-        let now = self.clock.now();
-        let fresh = inbox::claim(&mut self.tx, &self.schema, events, guess, now).await?;
+        let fresh = inbox::claim(&mut self.tx, &self.schema, events, guess).await?;
         self.rereading.store(fresh.len() * 2 < events.len(), Ordering::Relaxed);
         Ok(fresh)
     }
@@ -219,8 +225,7 @@ impl Entry for DatabaseEntry {
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
-        let now = self.clock.now();
-        dead_letters::park(&mut self.tx, &self.schema, letters, now).await.map(|_| ())
+        dead_letters::park(&mut self.tx, &self.schema, letters).await.map(|_| ())
     }
 
     async fn park_waiting(
@@ -246,7 +251,7 @@ impl Entry for DatabaseEntry {
     }
 
     async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
-        if incidents::raise(&mut self.tx, incident, self.clock.now()).await? {
+        if incidents::raise(&mut self.tx, incident).await? {
             figures().incident(incident.kind);
         }
         Ok(())

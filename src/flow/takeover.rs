@@ -13,7 +13,6 @@ use tracing::warn;
 
 use super::{outcome::At, tenants::Tenants};
 use crate::{
-    clock::Clock,
     event::{TenantId, Topic},
     figures::figures,
     kafka::assignment::{Landmark, Remade},
@@ -203,13 +202,12 @@ pub struct Takeover {
     db: Db,
     tenants: Arc<Tenants>,
     module: Schema,
-    clock: Clock,
 }
 
 impl Takeover {
     /// `db` is the writers' pool.
-    pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock) -> Self {
-        Self { db, tenants, module: Schema::module(), clock }
+    pub fn new(db: Db, tenants: Arc<Tenants>) -> Self {
+        Self { db, tenants, module: Schema::module() }
     }
 
     /// Reads positions. To be called after the group's offsets were read and before the log is asked:
@@ -384,7 +382,7 @@ impl Takeover {
             }
             positions::reset(&mut tx, schema, (topic, *partition), from, cluster).await?;
         }
-        let is_news = incidents::raise(&mut tx, incident, self.clock.now()).await?;
+        let is_news = incidents::raise(&mut tx, incident).await?;
         store::commit(tx).await?;
         if is_news {
             announce(incident);

@@ -1,9 +1,8 @@
 //! Installing and upgrading tenants as jobs: begun by one instance, answered for by any, and taken over
 //! where that one has died.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use chrono::TimeDelta;
 use serde_json::Value;
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -15,18 +14,17 @@ use uuid::Uuid;
 
 use super::{telling::Telling, tenants::Tenants};
 use crate::{
-    clock::Clock,
     event::TenantId,
     okapi::{Caller, PubSub},
     store::{
         self, Db, migrate,
-        tenant_jobs::{self, TenantJob},
+        tenant_jobs::{self, Lease, TenantJob},
     },
     telemetry::Chain,
 };
 
 /// How long a job stays its instance's without a word from it.
-const HELD: TimeDelta = TimeDelta::seconds(15);
+const HELD: Duration = Duration::from_secs(15);
 
 /// How often that word is given, and jobs are looked for whose instance is silent.
 const WORD: Duration = Duration::from_secs(5);
@@ -41,7 +39,6 @@ pub struct TenantJobs {
     /// None where nobody is to be told.
     pubsub: Option<PubSub>,
     telling: Arc<Telling>,
-    clock: Clock,
     /// Whether the module's own tables are known to be there.
     module: OnceCell<()>,
     /// One works at a time: each takes a connection that ingest needs as well, and all migrations of a database
@@ -61,10 +58,9 @@ impl TenantJobs {
         tenants: Arc<Tenants>,
         pubsub: Option<PubSub>,
         telling: Arc<Telling>,
-        clock: Clock,
     ) -> Self {
         let (module, turn) = (OnceCell::new(), Semaphore::new(1));
-        Self { db, tenants, pubsub, telling, clock, module, turn }
+        Self { db, tenants, pubsub, telling, module, turn }
     }
 
     /// Begins to install or upgrade. The work goes on when the client goes away.
@@ -75,11 +71,11 @@ impl TenantJobs {
         caller: Caller,
     ) -> Result<Uuid, store::Error> {
         self.module.get_or_try_init(|| migrate::module(&self.db)).await?;
-        let (id, now) = (Uuid::new_v4(), self.clock.now());
-        tenant_jobs::add(&self.db, id, tenant, attributes, (now, now + HELD)).await?;
+        let lease = Lease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
+        tenant_jobs::add(&self.db, lease, tenant, attributes, HELD).await?;
         let (jobs, tenant, attributes) = (self.clone(), tenant.clone(), attributes.clone());
-        tokio::spawn(async move { jobs.run(id, &tenant, &attributes, Some(&caller)).await });
-        Ok(id)
+        tokio::spawn(async move { jobs.run(lease, &tenant, &attributes, Some(&caller)).await });
+        Ok(lease.job)
     }
 
     /// A job, once it has ended or after `wait` at the latest.
@@ -104,14 +100,15 @@ impl TenantJobs {
     pub async fn take_over(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         while stop.run_until_cancelled(sleep(WORD)).await.is_some() {
-            let now = self.clock.now();
-            match tenant_jobs::take_over(&self.db, now, now + HELD).await {
+            let holder = Uuid::new_v4();
+            match tenant_jobs::take_over(&self.db, holder, HELD).await {
                 Ok(None) => {}
                 Ok(Some(job)) => {
                     warn!(tenant = %job.tenant, tenant.job = %job.id,
                         "the instance that worked on a tenant is silent; going on with it");
                     // Its client's token went with that instance, so nobody can be told.
-                    let work = self.run(job.id, &job.tenant, &job.tenant_attributes, None);
+                    let lease = Lease { job: job.id, holder };
+                    let work = self.run(lease, &job.tenant, &job.tenant_attributes, None);
                     stop.run_until_cancelled(work).await;
                 }
                 Err(error) => warn!(error = %Chain(&error), "tenant jobs can't be looked for"),
@@ -119,31 +116,44 @@ impl TenantJobs {
         }
     }
 
-    async fn run(&self, id: Uuid, tenant: &TenantId, attributes: &Value, caller: Option<&Caller>) {
+    async fn run(
+        &self,
+        lease: Lease,
+        tenant: &TenantId,
+        attributes: &Value,
+        caller: Option<&Caller>,
+    ) {
+        let id = lease.job;
         let (problem, messages) = tokio::select! {
-            done = self.work(tenant, module_to(attributes), caller) => done,
-            never = self.keep(id, tenant) => match never {},
+            done = self.work(lease, tenant, module_to(attributes), caller) => done,
+            () = self.keep(lease, tenant) => {
+                warn!(%tenant, tenant.job = %id, "another instance goes on with a tenant job, or it is gone");
+                return;
+            }
         };
         match &problem {
             Some(problem) => error!(%tenant, tenant.job = %id, problem, "tenant not enabled"),
             None => info!(%tenant, tenant.job = %id, ?messages, "tenant job done"),
         }
-        if let Err(error) = tenant_jobs::end(&self.db, id, problem.as_deref(), &messages).await {
+        if let Err(error) = tenant_jobs::end(&self.db, lease, problem.as_deref(), &messages).await {
             // Taken over when it is held no more: all steps may be repeated.
             warn!(%tenant, error = %Chain(&error), "a tenant job's end could not be stored");
         }
     }
 
-    /// Says again and again that a job is worked on. It may have to wait for a connection that the work has:
+    /// Says again and again that a job is worked on, until it is another's or gone. It may have to wait for a connection that the work has:
     /// so the work has to go on meanwhile.
-    async fn keep(&self, id: Uuid, tenant: &TenantId) -> Infallible {
+    async fn keep(&self, lease: Lease, tenant: &TenantId) {
         let mut word = interval(WORD);
         word.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             word.tick().await;
-            let held = tenant_jobs::hold(&self.db, id, self.clock.now() + HELD).await;
-            if let Err(error) = held {
-                warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
+            match tenant_jobs::hold(&self.db, lease, HELD).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
+                }
             }
         }
     }
@@ -151,12 +161,13 @@ impl TenantJobs {
     /// The work itself: why it failed, if it did, and what else there is to say.
     async fn work(
         &self,
+        lease: Lease,
         tenant: &TenantId,
         module: &str,
         caller: Option<&Caller>,
     ) -> (Option<String>, Vec<String>) {
         let turn = self.turn.acquire().await;
-        let mut messages = match self.tenants.enable(tenant, module).await {
+        let mut messages = match self.tenants.enable_for(tenant, module, Some(lease)).await {
             Ok(messages) => messages,
             Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),
         };

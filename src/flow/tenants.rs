@@ -26,7 +26,8 @@ use crate::{
     store::{
         self, Db, Schema, conditions, iterations, migrate,
         rebuilds::{self, Request},
-        shadow, tenant_jobs,
+        shadow,
+        tenant_jobs::{self, Lease},
         tenants::{self, Knowledge},
     },
     telemetry::Chain,
@@ -332,7 +333,7 @@ impl Tenants {
     /// when the registry is read the next time.
     async fn migrate(&self) -> Result<(), store::Error> {
         for id in self.behind().into_keys() {
-            let (schema, now) = (Schema::of(&id), self.clock.now());
+            let (schema, now) = (Schema::of(&id), self.now().await);
             let failure = match switch::bring_up_to_date(&self.db, &id, &schema, now).await {
                 Ok(_) => {
                     match tenants::enabled_as(&self.db, &id).await? {
@@ -356,6 +357,11 @@ impl Tenants {
         Ok(())
     }
 
+    /// The time by the database's clock, with which what other instances and modules wrote is compared.
+    async fn now(&self) -> DateTime<Utc> {
+        store::now(&self.db).await.unwrap_or_else(|_| self.clock.now())
+    }
+
     /// Installs or upgrades: the same steps, each of which may be repeated. Gives what there is to say of
     /// them.
     pub async fn enable(
@@ -363,9 +369,19 @@ impl Tenants {
         id: &TenantId,
         module_to: &str,
     ) -> Result<Vec<String>, store::Error> {
+        self.enable_for(id, module_to, None).await
+    }
+
+    /// As [`Tenants::enable`], for a job: once another instance has taken that, or it is gone, nothing is enabled.
+    pub async fn enable_for(
+        &self,
+        id: &TenantId,
+        module_to: &str,
+        job: Option<Lease>,
+    ) -> Result<Vec<String>, store::Error> {
         let schema = Schema::of(id);
         migrate::module(&self.db).await?;
-        let now = self.clock.now();
+        let now = self.now().await;
         let messages = switch::bring_up_to_date(&self.db, id, &schema, now).await?;
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
@@ -382,13 +398,15 @@ impl Tenants {
                 tenant: id,
                 request: &request,
                 by: "enabling",
-                at: now,
                 together: Some("enabling"),
             };
             rebuilds::add(&mut *tx, filling, asked).await?;
             tenants::fill(&mut tx, id, filling).await?;
         }
         let enabled = tenants::enabled_as(&mut *tx, id).await?;
+        if let Some(job) = job {
+            tenant_jobs::require(&mut tx, job).await?;
+        }
         store::commit(tx).await?;
         if let Some(enabled) = enabled {
             self.remember(id, enabled);
@@ -404,7 +422,7 @@ impl Tenants {
         let mut tx = store::begin(&self.db).await?;
         tenants::enter_alone(&mut tx, id).await?;
         if tenants::enabled_since(&mut *tx, id).await?.is_some() {
-            tenants::set_enabled(&mut tx, id, false, module_from, self.clock.now()).await?;
+            tenants::set_enabled(&mut tx, id, false, module_from, self.now().await).await?;
         }
         store::commit(tx).await?;
         self.forget(id);

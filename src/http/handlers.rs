@@ -12,7 +12,7 @@ use super::{
     request::{enabled, shared, tenant_id},
 };
 use crate::{
-    event::{self, Kind, Place, Reason, Reject, callback},
+    event::{Kind, Reason, Reject, callback},
     flow::callbacks::Refusal,
 };
 
@@ -38,17 +38,8 @@ pub(super) async fn post(
     let (service, db) = shared(&request);
     let tenant = enabled(&service, &db, &tenant_id(&request)?).await?;
     let sent = Record::read(&request, &body)?;
-    let now = service.clock.now();
-    let event = callback::read(kind, &body, now).map_err(|reject| refused(&sent, reject))?;
-    let record = event::Record {
-        // In no log, and so at no offset.
-        place: Place { topic: kind.callback().into(), partition: -1, offset: -1 },
-        timestamp: Some(now),
-        key: None,
-        headers: Vec::new(),
-        payload: Some(body.to_vec()),
-    };
-    match service.callbacks.take(tenant.id.clone(), record, event).await {
+    let call = callback::read(kind, &body).map_err(|reject| refused(&sent, reject))?;
+    match service.callbacks.take(tenant.id.clone(), call).await {
         Ok(()) => Ok(HttpResponse::NoContent().finish()),
         Err(Refusal::NotEnabled) => Err(ApiError::not_enabled(&tenant.id)),
         Err(Refusal::Never(error)) => Err(ApiError::Store(error)),

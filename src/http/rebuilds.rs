@@ -169,7 +169,7 @@ pub(super) async fn apply(desk: Desk, path: Path<String>) -> Result<HttpResponse
 pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let id = id_of(&path)?;
     let found = find(&desk, id).await?;
-    if !rebuilds::cancel(&desk.db, &desk.tenant.id, id, desk.service.clock.now()).await? {
+    if !rebuilds::cancel(&desk.db, &desk.tenant.id, id).await? {
         let rule = "a rebuild that has ended can't be ended";
         return Err(Violation::own(rule, "status", found.status.name()).into());
     }

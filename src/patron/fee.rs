@@ -82,12 +82,14 @@ impl Fee {
         self.user = latest(self.user, other.user);
     }
 
+    /// The stamps of its registers.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> + use<> {
+        [said(&self.balance), said(&self.fee_fine_type), said(&self.user)].into_iter().flatten()
+    }
+
     /// The newest stamp of all that was said.
     pub fn newest(&self) -> Option<Stamp> {
-        [said(&self.balance), said(&self.fee_fine_type), said(&self.user)]
-            .into_iter()
-            .flatten()
-            .max()
+        self.stamps().max()
     }
 
     /// Whether pruning may forget the fee/fine, as [`super::Loan::is_past`] says of a loan.

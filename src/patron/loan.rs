@@ -153,11 +153,16 @@ impl Loan {
         self.named = self.named.max(other.named);
     }
 
-    /// The newest stamp of all that was said.
-    pub fn newest(&self) -> Option<Stamp> {
+    /// The stamps of its registers.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> + use<> {
         let registers = [said(&self.check_out), said(&self.snapshot), said(&self.due)];
         let states = [said(&self.lost), said(&self.claimed_returned), self.closed];
-        registers.into_iter().chain(states).flatten().max()
+        registers.into_iter().chain(states).flatten()
+    }
+
+    /// The newest stamp of all that was said.
+    pub fn newest(&self) -> Option<Stamp> {
+        self.stamps().max()
     }
 
     /// Whether pruning may forget the loan: it is not open, and all that was said of it is older than

@@ -18,7 +18,7 @@ const PARK: Statement = Statement::new(
     r#"insert into {schema}.dead_letter (
          dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, key, headers,
          payload, cluster, received_at)
-       select x.*, $13
+       select x.*, now()
          from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int4[],
                      $7::int8[], $8::timestamptz[], $9::bytea[], $10::jsonb[], $11::bytea[],
                      $12::text[]) as x
@@ -77,12 +77,7 @@ pub struct DeadLetter<'a> {
 }
 
 /// Parks records and tells how many were not parked before.
-pub async fn park(
-    tx: &mut Tx,
-    schema: &Schema,
-    letters: &[DeadLetter<'_>],
-    now: DateTime<Utc>,
-) -> Result<u64, Error> {
+pub async fn park(tx: &mut Tx, schema: &Schema, letters: &[DeadLetter<'_>]) -> Result<u64, Error> {
     let column = |of: fn(&DeadLetter<'_>) -> Value| letters.iter().map(of).collect::<Vec<_>>();
     let done = sqlx::query(schema.sql(&PARK))
         .bind(letters.iter().map(|l| l.id).collect::<Vec<_>>())
@@ -102,7 +97,6 @@ pub async fn park(
                 .collect::<Vec<_>>(),
         )
         .bind(letters.iter().map(|l| l.cluster).collect::<Vec<_>>())
-        .bind(now)
         .execute(&mut **tx)
         .await
         .map_err(Error::at("park dead letters"))?;

@@ -74,6 +74,9 @@ pub enum Error {
         "the tables of {0} were not taken over from the Java module, or were given back already"
     )]
     NothingToGiveBack(String),
+    /// Another instance works on it by now, or nobody is to any more.
+    #[error("another instance goes on with it, or it is gone")]
+    LeaseLost,
     /// A stored row is not what its writer promises.
     #[error("{table} row {id} contradicts itself: {why}")]
     Corrupt {
@@ -131,7 +134,8 @@ impl Error {
             | Self::InTheWay { .. }
             | Self::View { .. }
             | Self::Rights(_)
-            | Self::NothingToGiveBack(_) => Verdict::Unusable,
+            | Self::NothingToGiveBack(_)
+            | Self::LeaseLost => Verdict::Unusable,
         }
     }
 

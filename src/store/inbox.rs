@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
-use crate::event::{Event, Kind, Record};
+use crate::event::{Event, Kind, Record, Stamp, TenantId};
 
-/// Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
+/// The time of receipt is the database's: instances compare it. Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
 /// write each array into a store of its own before.
 const CLAIM: Statement = Statement::new(
     r#"insert into {schema}.inbox (
@@ -17,7 +17,7 @@ const CLAIM: Statement = Statement::new(
          partition, "offset", payload, received_at)
        select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]),
               unnest($5::uuid[]), unnest($6::timestamptz[]), unnest($7::text[]), unnest($8::bytea[]),
-              unnest($9::text[]), unnest($10::int4[]), unnest($11::int8[]), unnest($12::bytea[]), $13
+              unnest($9::text[]), unnest($10::int4[]), unnest($11::int8[]), unnest($12::bytea[]), now()
        on conflict (event_key) do nothing
        returning event_key"#,
 );
@@ -25,7 +25,22 @@ const CLAIM: Statement = Statement::new(
 const KNOWN: Statement =
     Statement::new("select event_key from {schema}.inbox where event_key = any($1)");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN];
+const EXTENT: Statement = Statement::new(
+    "select h.inbox_since as gone_until, t.enabled_at
+       from {schema}.housekeeping h, mod_patron_blocks.tenant t where t.tenant = $1",
+);
+
+const LACKS: Statement = Statement::new(
+    "select x.stamp from unnest($1::uuid[], $2::bytea[]) as x (subject, stamp)
+      where not exists (select from {schema}.inbox i where i.subject = x.subject and i.stamp = x.stamp)
+      order by x.stamp desc limit 1",
+);
+
+const NOTE_GONE: Statement = Statement::new(
+    "update {schema}.housekeeping set inbox_since = $1 where inbox_since is null or inbox_since < $1",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN, &EXTENT, &LACKS, &NOTE_GONE];
 
 /// What a batch of events likely is. Right or wrong, the same are claimed; a wrong guess takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +57,6 @@ pub async fn claim(
     schema: &Schema,
     events: &[(&Record, &Event)],
     guess: Guess,
-    now: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, Error> {
     let mut sorted: Vec<_> = events.to_vec();
     // In key order, so that two writers who meet the same events wait for each other in one direction.
@@ -68,11 +82,59 @@ pub async fn claim(
         .bind(&c.partition)
         .bind(&c.offset)
         .bind(&c.payload)
-        .bind(now)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("claim events in the inbox"))?;
     Ok(fresh.into_iter().collect())
+}
+
+/// What the inbox has of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Extent {
+    /// Nothing that came and happened since then has gone from it; `None` where nothing ever has. Triggers note it.
+    pub gone_until: Option<DateTime<Utc>>,
+    /// When the tenant was enabled last. Before, its records were passed by in topics of collections.
+    pub enabled_at: DateTime<Utc>,
+}
+
+impl Extent {
+    /// Since when it has everything that came or happened and was applied.
+    pub fn complete_since(&self) -> DateTime<Utc> {
+        self.gone_until.map_or(self.enabled_at, |gone| gone.max(self.enabled_at))
+    }
+}
+
+/// What the inbox has; `None` where no such tenant is known.
+pub async fn extent(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+) -> Result<Option<Extent>, Error> {
+    let extent = sqlx::query_as(schema.sql(&EXTENT)).bind(tenant.as_str());
+    let extent = extent.fetch_optional(&mut **tx).await;
+    extent.map_err(Error::at("look how much the inbox has"))
+}
+
+/// The newest of these stamps, each of a loan or fee/fine, of which the inbox has no event.
+pub async fn lacks(
+    tx: &mut Tx,
+    schema: &Schema,
+    stamps: &[(Uuid, Stamp)],
+) -> Result<Option<Stamp>, Error> {
+    let (subjects, stamps): (Vec<Uuid>, Vec<&[u8]>) =
+        stamps.iter().map(|(subject, stamp)| (*subject, stamp.as_bytes())).unzip();
+    let lacking = sqlx::query_scalar(schema.sql(&LACKS)).bind(subjects).bind(stamps);
+    let lacking: Option<Vec<u8>> = lacking
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(Error::at("look for events in the inbox"))?;
+    Ok(lacking.and_then(|bytes| Stamp::from_bytes(&bytes)))
+}
+
+/// Notes that not all that happened until then is in the inbox.
+pub async fn note_gone(tx: &mut Tx, schema: &Schema, until: DateTime<Utc>) -> Result<(), Error> {
+    let noted = sqlx::query(schema.sql(&NOTE_GONE)).bind(until).execute(&mut **tx).await;
+    noted.map(|_| ()).map_err(Error::at("note what the inbox lacks"))
 }
 
 /// Which of `events` the inbox knows: a look at keys alone, which spares the way of all the rest.

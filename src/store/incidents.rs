@@ -143,13 +143,14 @@ pub struct Raised {
     pub resolved_by: Option<String>,
 }
 
-/// Raises an incident, and opens one again that was resolved before. Tells whether it was not open.
-pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Result<bool, Error> {
+/// Raises an incident, and opens one again that was resolved before. Tells whether it was not open. The time is the
+/// database's, for a gap without another time is taken to end there.
+pub async fn raise(tx: &mut Tx, incident: &Incident) -> Result<bool, Error> {
     let done = sqlx::query(
         "insert into mod_patron_blocks.incident as t (
            incident_id, kind, tenant, topic, partition, from_offset, to_offset, from_time, to_time,
            detail, raised_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now())
          on conflict (incident_id) do update set
            raised_at = excluded.raised_at, resolved_at = null, resolved_by = null
            where t.resolved_at is not null",
@@ -164,7 +165,6 @@ pub async fn raise(tx: &mut Tx, incident: &Incident, now: DateTime<Utc>) -> Resu
     .bind(incident.from_time)
     .bind(incident.to_time)
     .bind(&incident.detail)
-    .bind(now)
     .execute(&mut **tx)
     .await
     .map_err(Error::at("raise an incident"))?;

@@ -129,13 +129,12 @@ pub async fn add(
     db: impl PgExecutor<'_>,
     id: Uuid,
     asked: Request<'_>,
-    now: DateTime<Utc>,
 ) -> Result<Iteration, Error> {
     const ADD: &str = concat!(
-        "with old as (delete from mod_patron_blocks.iteration where ended_at < now() - make_interval(days => $9))
+        "with old as (delete from mod_patron_blocks.iteration where ended_at < now() - make_interval(days => $8))
          insert into mod_patron_blocks.iteration
            (id, tenant, topic, event_type, patron_group, changed_since, asked_by, asked_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8) returning ",
+         values ($1, $2, $3, $4, $5, $6, $7, now()) returning ",
         columns!()
     );
     sqlx::query_as(ADD)
@@ -146,7 +145,6 @@ pub async fn add(
         .bind(asked.patron_group)
         .bind(asked.changed_since)
         .bind(asked.by)
-        .bind(now)
         .bind(KEPT_DAYS)
         .fetch_one(db)
         .await
@@ -220,6 +218,20 @@ pub async fn end(
     );
     let done = done.bind(id).bind(holder).bind(error).execute(db).await;
     done.map(|_| ()).map_err(Error::at("end an iteration"))
+}
+
+/// Whether an iteration is still its holder's; until the transaction ends nobody can take it.
+pub async fn is_ours(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool, Error> {
+    let ours: Option<Uuid> = sqlx::query_scalar(
+        "select id from mod_patron_blocks.iteration where id = $1 and holder = $2 and ended_at is null
+            for share",
+    )
+    .bind(id)
+    .bind(holder)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(Error::at("look whose an iteration is"))?;
+    Ok(ours.is_some())
 }
 
 /// Says that an iteration is worked on. Tells whether it is to go on.

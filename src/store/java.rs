@@ -228,7 +228,7 @@ const LEAVE_SEQUENCE: Statement =
 /// With them go their triggers on what stays.
 const LEAVE_FUNCTIONS: Statement = Statement::new(
     "drop function if exists {schema}.note_patrons(), {schema}.note_group(), {schema}.note_limit(),
-       {schema}.note_condition(), {schema}.set_telling(boolean),
+       {schema}.note_condition(), {schema}.set_telling(boolean), {schema}.note_inbox(),
        {schema}.copy_horizon_of_tenant(), {schema}.copy_tenant_horizon() cascade",
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");

@@ -28,6 +28,7 @@ pub mod rows;
 mod schema;
 pub mod search;
 pub mod shadow;
+pub mod tail;
 pub mod telling;
 pub mod tenant_jobs;
 pub mod tenants;
@@ -37,8 +38,9 @@ pub use schema::{Composed, Schema, Statement};
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use sqlx::{
-    Connection as _, PgConnection, PgPool, Postgres, Transaction,
+    Connection as _, PgConnection, PgExecutor, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use tokio::time::timeout;
@@ -143,6 +145,13 @@ pub async fn commit(tx: Tx) -> Result<(), Error> {
     tx.commit().await.map_err(Error::at("commit a transaction"))
 }
 
+/// The time by the database's clock. Instances run on machines whose clocks differ: a time that one of them writes
+/// and another compares is of this clock.
+pub async fn now(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
+    let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(db).await;
+    now.map_err(Error::at("ask the database for the time"))
+}
+
 /// How long one read may take, and how long reads that meet dead connections are tried again.
 const READ: Duration = Duration::from_secs(5);
 const TRY_AGAIN_FOR: Duration = Duration::from_secs(2);
@@ -201,7 +210,8 @@ pub const STATEMENTS: &[&[&Statement]] = &[
 ];
 
 /// Statements on a shadow beside a tenant; a test prepares them where there is one.
-pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] = &[shadow::STATEMENTS, laid::STATEMENTS];
+pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] =
+    &[shadow::STATEMENTS, laid::STATEMENTS, tail::STATEMENTS];
 
 /// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
 pub const STATEMENTS_BESIDE_JAVA: &[&[&Statement]] = &[java::STATEMENTS];

@@ -3,6 +3,8 @@
 //! A walk goes through a table as it lies on disk (`ctid`): rows of one age lie together, no index is
 //! needed, and a step reads a bounded number of blocks, whatever is in them.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -11,11 +13,16 @@ use super::{Error, Schema, Statement, Tx};
 use crate::event::stamp::Horizon;
 
 const CLAIM: Statement = Statement::new(
-    "update {schema}.housekeeping set begun_at = $1 where begun_at is null or begun_at <= $2",
+    "update {schema}.housekeeping set begun_at = now()
+      where begun_at is null or begun_at <= now() - $1 * interval '1 second' or begun_at > now()",
 );
 
 const RECORD: Statement =
     Statement::new("update {schema}.housekeeping set pruned_before = greatest(pruned_before, $1)");
+
+/// What was pruned can't be newer than this moment: an instance whose clock was ahead has recorded that.
+const MEND: Statement =
+    Statement::new("update {schema}.housekeeping set pruned_before = $1 where pruned_before > $1");
 
 const BLOCKS: Statement = Statement::new(
     "select pg_relation_size(('{schema}.' || $1)::regclass) / current_setting('block_size')::int8",
@@ -90,6 +97,7 @@ const SIZES: Statement = Statement::new(
 pub(super) const STATEMENTS: &[&Statement] = &[
     &CLAIM,
     &RECORD,
+    &MEND,
     &BLOCKS,
     &INBOX,
     &LOANS,
@@ -99,17 +107,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &OLDEST,
     &KEEP_OLDEST,
     &SIZES,
-    &WAS_BEGUN,
 ];
-
-const WAS_BEGUN: Statement =
-    Statement::new("select begun_at is not null from {schema}.housekeeping");
-
-/// Whether anything may have been removed yet.
-pub async fn was_begun(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
-    let asked = sqlx::query_scalar(schema.sql(&WAS_BEGUN)).fetch_one(db).await;
-    asked.map_err(Error::at("ask whether anything was removed"))
-}
 
 /// A dead letter's place in the order in which they go: when it was parked, and its id.
 pub type Parked = (DateTime<Utc>, Uuid);
@@ -153,16 +151,15 @@ impl Blocks {
     }
 }
 
-/// Begins housekeeping, unless somebody began after `due`. Tells whether it is ours to do.
+/// Begins housekeeping, unless somebody began within the interval, by the database's clock. Tells whether it is
+/// ours to do.
 pub async fn claim(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    now: DateTime<Utc>,
-    due: DateTime<Utc>,
+    interval: Duration,
 ) -> Result<bool, Error> {
     let done = sqlx::query(schema.sql(&CLAIM))
-        .bind(now)
-        .bind(due)
+        .bind(interval.as_secs_f64())
         .execute(db)
         .await
         .map_err(Error::at("begin housekeeping"))?;
@@ -177,6 +174,13 @@ pub async fn record(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(),
         .await
         .map_err(Error::at("record how far is pruned"))?;
     Ok(())
+}
+
+/// Takes back what was recorded of times that are still to come. Tells whether there was any.
+pub async fn mend(tx: &mut Tx, schema: &Schema, now: DateTime<Utc>) -> Result<bool, Error> {
+    let mended = sqlx::query(schema.sql(&MEND)).bind(Horizon::at(now).as_bytes());
+    let mended = mended.execute(&mut **tx).await.map_err(Error::at("record how far is pruned"))?;
+    Ok(mended.rows_affected() > 0)
 }
 
 /// How many blocks the table has that `doomed` is about.

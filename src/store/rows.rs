@@ -30,12 +30,6 @@ const FEES: Statement = Statement::new(
        from {schema}.fee_fine where fee_fine_id = any($1)",
 );
 
-/// What came in from a log since an instant, and what came over HTTP ever: it is in no log.
-const SAID: Statement = Statement::new(
-    "select event_key as key, identified_by, kind, stamp, occurred_at, timed_by, payload
-       from {schema}.inbox where subject = any($1) and (received_at >= $2 or partition < 0)",
-);
-
 /// As the merge writes a row, but whatever stood there.
 const PUT_LOANS: Statement = Statement::new(
     "insert into {schema}.loan as t (
@@ -137,7 +131,6 @@ const COUNT_OPEN: Statement = Statement::new(
 pub(super) const STATEMENTS: &[&Statement] = &[
     &LOANS,
     &FEES,
-    &SAID,
     &PUT_LOANS,
     &PUT_FEES,
     &REMOVE_LOANS,
@@ -302,22 +295,11 @@ pub async fn fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Fee
     Ok(joined(rows.into_iter().map(FeeRow::read), Fee::merge))
 }
 
-/// Events about these loans and fees/fines that came in since an instant, and those that ever came over
-/// HTTP.
-pub async fn said(
-    tx: &mut Tx,
-    schema: &Schema,
-    about: &[Uuid],
-    since: DateTime<Utc>,
-) -> Result<Vec<Stored>, Error> {
-    let rows = sqlx::query_as(schema.sql(&SAID)).bind(about).bind(since).fetch_all(&mut **tx).await;
-    let rows: Vec<Said> = rows.map_err(Error::at("read events of the inbox"))?;
-    Ok(rows.into_iter().map(stored).collect())
-}
+pub(super) type Said = (Uuid, String, String, Vec<u8>, DateTime<Utc>, String, Vec<u8>);
 
-type Said = (Uuid, String, String, Vec<u8>, DateTime<Utc>, String, Vec<u8>);
-
-fn stored((key, identified_by, kind, stamp, occurred_at, timed_by, payload): Said) -> Stored {
+pub(super) fn stored(
+    (key, identified_by, kind, stamp, occurred_at, timed_by, payload): Said,
+) -> Stored {
     Stored { key, identified_by, kind, stamp, occurred_at, timed_by, payload }
 }
 

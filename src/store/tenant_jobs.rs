@@ -1,12 +1,14 @@
 //! Install and upgrade jobs, for any instance to answer for and to take over. They are the module's: a
 //! job begins before its tenant's schema is there.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::time::Duration;
+
+use chrono::TimeDelta;
 use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::Error;
+use super::{Error, Tx};
 use crate::event::TenantId;
 
 /// How long a job is kept that ended and that no client has deleted.
@@ -30,79 +32,111 @@ pub struct TenantJob {
     pub messages: Vec<String>,
 }
 
-/// Enters a job that its instance works on until `held_until`, unless it says more. Old ones that
-/// nobody has deleted go.
+/// Who works on a job: made for each taking. Whoever has lost it writes nothing for it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job: Uuid,
+    /// Whose it is.
+    pub holder: Uuid,
+}
+
+/// Enters a job that its instance works on for so long, unless it says more. All times are the database's: those of
+/// instances may differ. Old ones that nobody has deleted go.
 pub async fn add(
     db: impl PgExecutor<'_>,
-    id: Uuid,
+    Lease { job, holder }: Lease,
     tenant: &TenantId,
     attributes: &Value,
-    (now, held_until): (DateTime<Utc>, DateTime<Utc>),
+    time: Duration,
 ) -> Result<(), Error> {
     sqlx::query(
-        "with old as (delete from mod_patron_blocks.tenant_job where complete and created_at < $5)
-         insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until)
-         values ($1, $2, $3, $4, $6)",
+        "with old as (delete from mod_patron_blocks.tenant_job
+                       where complete and created_at < now() - $5 * interval '1 day')
+         insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until, holder)
+         values ($1, $2, $3, now(), now() + $4 * interval '1 second', $6)",
     )
-    .bind(id)
+    .bind(job)
     .bind(tenant.as_str())
     .bind(attributes)
-    .bind(now)
-    .bind(now - KEPT)
-    .bind(held_until)
+    .bind(time.as_secs_f64())
+    .bind(KEPT.num_days())
+    .bind(holder)
     .execute(db)
     .await
     .map_err(Error::at("enter a tenant job"))?;
     Ok(())
 }
 
-/// Says that a job is still worked on. Tells whether it is there and open.
-pub async fn hold(db: impl PgExecutor<'_>, id: Uuid, until: DateTime<Utc>) -> Result<bool, Error> {
+/// Says that a job is still worked on. Tells whether it is open and still its holder's.
+pub async fn hold(
+    db: impl PgExecutor<'_>,
+    Lease { job, holder }: Lease,
+    time: Duration,
+) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.tenant_job set held_until = $2 where id = $1 and not complete",
+        "update mod_patron_blocks.tenant_job set held_until = now() + $3 * interval '1 second'
+          where id = $1 and holder = $2 and not complete",
     )
-    .bind(id)
-    .bind(until)
+    .bind(job)
+    .bind(holder)
+    .bind(time.as_secs_f64())
     .execute(db)
     .await
     .map_err(Error::at("hold a tenant job"))?;
     Ok(done.rows_affected() == 1)
 }
 
+/// Fails unless a job is open and still its holder's; until the transaction ends nobody can take it.
+pub async fn require(tx: &mut Tx, Lease { job, holder }: Lease) -> Result<(), Error> {
+    let ours: Option<Uuid> = sqlx::query_scalar(
+        "select id from mod_patron_blocks.tenant_job where id = $1 and holder = $2 and not complete
+            for share",
+    )
+    .bind(job)
+    .bind(holder)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(Error::at("look whose a tenant job is"))?;
+    ours.map(|_| ()).ok_or(Error::LeaseLost)
+}
+
 /// Takes over a job whose instance has not been heard of; each goes to one who asks.
 pub async fn take_over(
     db: impl PgExecutor<'_>,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
+    holder: Uuid,
+    time: Duration,
 ) -> Result<Option<TenantJob>, Error> {
     sqlx::query_as(
-        "update mod_patron_blocks.tenant_job set held_until = $2
+        "update mod_patron_blocks.tenant_job
+            set held_until = now() + $2 * interval '1 second', holder = $1
           where id = (select id from mod_patron_blocks.tenant_job
-                       where not complete and held_until < $1
+                       where not complete and held_until < now()
                        order by created_at limit 1 for update skip locked)
          returning id, tenant, tenant_attributes, complete, error, messages",
     )
-    .bind(now)
-    .bind(until)
+    .bind(holder)
+    .bind(time.as_secs_f64())
     .fetch_optional(db)
     .await
     .map_err(Error::at("take over a tenant job"))
 }
 
-/// Ends a job.
+/// Ends a job, unless another instance works on it by now.
 pub async fn end(
     db: impl PgExecutor<'_>,
-    id: Uuid,
+    Lease { job, holder }: Lease,
     error: Option<&str>,
     messages: &[String],
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.tenant_job set complete = true, error = $2, messages = $3
-          where id = $1",
+          where id = $1 and holder = $4 and not complete",
     )
-    .bind(id)
+    .bind(job)
     .bind(error)
     .bind(messages)
+    .bind(holder)
     .execute(db)
     .await
     .map_err(Error::at("end a tenant job"))?;

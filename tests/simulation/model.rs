@@ -10,6 +10,7 @@ use std::{
     task::Poll,
 };
 
+use chrono::{DateTime, Utc};
 use patron_blocks::{
     event::{Event, Record, TenantId, stamp::Horizon},
     flow::ledger::{Beside, Entry, Ledger, Opening},
@@ -25,6 +26,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rust_decimal::Decimal;
 use uuid::Uuid;
+
+use crate::history::noon;
 
 /// What is stored for a tenant, or for none.
 #[derive(Debug, Default, Clone)]
@@ -200,6 +203,11 @@ impl Ledger for Model {
 }
 
 impl Entry for ModelEntry {
+    async fn now(&mut self) -> Result<DateTime<Utc>, Error> {
+        self.model.round_trip().await?;
+        Ok(noon())
+    }
+
     async fn claim(&mut self, events: &[(&Record, &Event)]) -> Result<HashSet<Uuid>, Error> {
         self.model.round_trip().await?;
         let keys: BTreeSet<Uuid> = events.iter().map(|(_, event)| event.key).collect();

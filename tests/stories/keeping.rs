@@ -192,3 +192,35 @@ async fn the_broker_tells_how_long_topics_hold_a_record() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_far_ahead_forgets_nothing_and_poisons_nothing() {
+    World::tell(async |world| {
+        let patron = Patron::new();
+        patron.lives(world).await;
+        let stored = "select (select count(*) from {schema}.inbox)
+             + (select count(*) from {schema}.loan) + (select count(*) from {schema}.fee_fine)";
+        let before = world.count(stored).await;
+        let fast = Clock::standing_at(now() + TimeDelta::days(120));
+        let tenants = Arc::new(Tenants::new(world.db.clone(), fast.clone()));
+        tenants.find(&TenantId::parse(TENANT).unwrap()).await.unwrap().unwrap();
+        let config = world.config.housekeeping.clone();
+        let housekeeping = Housekeeping::new(world.db.clone(), tenants, fast, config);
+        let week = Held::For(TimeDelta::days(7));
+        housekeeping.round(Some(&week), &CancellationToken::new()).await;
+
+        // What comes now is new, whatever that clock says.
+        let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
+        let out = check_out(user, loan, &minutes_from_now(1000));
+        world.publish(Kind::ItemCheckedOut, &enveloped(&out, now())).await;
+        world.settled().await;
+        let summary = world.read_whatever_there_is(&format!("/user-summary/{user}")).await;
+        assert_eq!(summary["openLoans"][0]["loanId"], serde_json::json!(loan), "{summary}");
+        patron.has_what_is_open(world).await;
+        assert_eq!(world.count(stored).await, before + 2);
+        // Nor does it keep the others from their rounds.
+        let blocked = "select count(*) from {schema}.housekeeping where begun_at > now()";
+        assert_eq!(world.count(blocked).await, 0);
+    })
+    .await;
+}

@@ -7,18 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::TimeDelta;
 use tokio::time::sleep;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{
+    ask::Source,
     compare::{Pair, Targets, divide, whole},
+    read,
     work::{Failure, Work},
 };
 use crate::{
     blocks::Cause,
+    event::Stamp,
     store::{
-        self, Tx, Verdict, differences,
+        Tx, Verdict, differences, inbox,
         rows::{self, Row, Rows},
         shadow, telling, tenants,
     },
@@ -97,7 +101,7 @@ async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
         }
         Stage::Done => Stage::Done,
     };
-    store::commit(tx).await?;
+    work.commit(tx).await?;
     Ok(next)
 }
 
@@ -130,8 +134,7 @@ async fn put_hidden(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<b
     differences::replace(tx, schema, work.id, &counts).await?;
     targets.loans.retain(|_, pair| pair.here.open_loan() == pair.there.open_loan());
     targets.fees.retain(|_, pair| pair.here.open_fee() == pair.there.open_fee());
-    rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
-    rows::put_fees(tx, schema, &changed(&targets.fees)).await?;
+    put(tx, work, state, &targets).await?;
     Ok(true)
 }
 
@@ -143,13 +146,34 @@ async fn put_patrons(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<
         return Ok(false);
     }
     let (users, targets) = with_owners(tx, work, state, users).await?;
-    rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
-    rows::put_fees(tx, schema, &changed(&targets.fees)).await?;
+    put(tx, work, state, &targets).await?;
     rows::recount(tx, schema, &users).await?;
     shadow::tell_groups_of(tx, &work.shadow, &users).await?;
     differences::set_applied(tx, schema, work.id, &users, work.clock.now()).await?;
     work.progress.add(users.len() as u64);
     Ok(true)
+}
+
+/// Puts what differs in place. What topics say of it and the inbox lacks is noted: the inbox is not believed about the
+/// time until then, or the next rebuild from it would take that for never said.
+async fn put(
+    tx: &mut Tx,
+    work: &Work,
+    state: &shadow::State,
+    targets: &Targets,
+) -> Result<(), Failure> {
+    let schema = &work.tenant.schema;
+    if work.ask.source == Source::Topics {
+        let mut news = news(&targets.loans, |loan| loan.stamps().collect());
+        news.extend(self::news(&targets.fees, |fee| fee.stamps().collect()));
+        if let Some(lacking) = inbox::lacks(tx, schema, &news).await? {
+            // All of it was written before reading began, whatever time it bears.
+            let until = lacking.at() + TimeDelta::milliseconds(1);
+            inbox::note_gone(tx, schema, until.min(state.read_from + read::MARGIN)).await?;
+        }
+    }
+    rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
+    Ok(rows::put_fees(tx, schema, &changed(&targets.fees)).await?)
 }
 
 /// What differs of these patrons, and of those whose loans and fees/fines these were or are to be, and so on:
@@ -189,6 +213,21 @@ fn next(of: Vec<(Uuid, i32)>) -> Vec<Uuid> {
         *n == 0 || subjects <= STEP
     };
     of.into_iter().enumerate().take_while(fits).map(|(_, (user, _))| user).collect()
+}
+
+/// What rows are to rest on and do not yet, but for states that no event told.
+fn news<T>(
+    pairs: &BTreeMap<Uuid, Pair<T>>,
+    stamps: impl Fn(&T) -> Vec<Stamp>,
+) -> Vec<(Uuid, Stamp)> {
+    let mut news = Vec::new();
+    for (id, pair) in pairs {
+        let here = stamps(&pair.here.known);
+        let there = stamps(&pair.there.known).into_iter();
+        let is_news = |stamp: &Stamp| !here.contains(stamp) && !stamp.is_snapshot();
+        news.extend(there.filter(is_news).map(|stamp| (*id, stamp)));
+    }
+    news
 }
 
 fn changed<T: Clone + PartialEq>(pairs: &BTreeMap<Uuid, Pair<T>>) -> Rows<T> {

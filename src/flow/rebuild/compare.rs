@@ -10,20 +10,23 @@ use uuid::Uuid;
 
 use super::{
     ask::Source,
+    plan::complete_from,
     read, report, storage,
     work::{Failure, Work},
 };
 use crate::{
     blocks::{self, Measures},
-    event::{Event, Stamp},
+    clock,
+    event::{Event, Stamp, stamp::Horizon},
     flow::policy::Policy,
     patron::{Fee, Loan, OpenFee, OpenLoan},
     store::{
-        self, Schema, Tx,
+        Schema, Tx,
         differences::{self, Difference},
         patrons,
         rows::{self, Row, Rows, Spoken},
         shadow,
+        tail::{self, Tail},
     },
 };
 
@@ -43,7 +46,7 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
     let found =
         shadow::find_candidates(&mut tx, &work.shadow, work.ask.scope, tells_of_ended).await?;
     shadow::count_groups(&mut tx, &work.shadow).await?;
-    store::commit(tx).await?;
+    work.commit(tx).await?;
     work.progress.begin("comparing", u64::try_from(found).unwrap_or_default());
     let mut after = Uuid::nil();
     loop {
@@ -57,7 +60,7 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
         let (loans, fees) = divide(&candidates);
         let targets = Targets::of(&mut tx, work, &state, &loans, &fees).await?;
         differences::add(&mut tx, schema, work.id, &targets.differences()).await?;
-        store::commit(tx).await?;
+        work.commit(tx).await?;
         work.progress.add(candidates.len() as u64);
         work.pace.keep(began).await;
     }
@@ -68,15 +71,26 @@ pub(super) async fn compare(work: &Work) -> Result<(), Failure> {
 /// The shadow with all of the source in it.
 pub(super) async fn whole(tx: &mut Tx, work: &Work) -> Result<shadow::State, Failure> {
     let state = shadow::state(tx, &work.shadow).await?;
-    let state = state.filter(|state| state.whole).ok_or(Failure::Lost)?;
-    // What came since is in the inbox, as long as that keeps it.
-    let age = work.clock.now() - state.read_from;
-    if work.ask.source != Source::Storage && age > work.housekeeping.inbox - read::reserve(work) {
+    let mut state = state.filter(|state| state.whole).ok_or(Failure::Lost)?;
+    // Nothing is dropped then.
+    if work.ask.source == Source::Storage || work.ask.fill {
+        return Ok(state);
+    }
+    // What came since reading began is in the inbox, unless it has gone from there.
+    let (extent, began) = (work.inbox_extent(tx).await?, state.read_from + read::MARGIN);
+    if let Some(gone) = extent.gone_until
+        && gone > began
+    {
         return Err(Failure::Refused(format!(
-            "its source was read {} days ago, and the inbox does not keep all that has come since for much \
-             longer: have it read again",
-            age.num_days()
+            "its source was read at {}, and of what came since some has gone from the inbox, until {}: have it \
+             read again",
+            clock::written(began),
+            clock::written(gone),
         )));
+    }
+    if work.ask.source == Source::Topics {
+        // What came over HTTP is nowhere else.
+        state.covered.http = state.covered.http.max(Some(complete_from(extent.complete_since())));
     }
     Ok(state)
 }
@@ -99,7 +113,7 @@ async fn compare_counters(work: &Work) -> Result<(), Failure> {
     let mut tx = work.begin().await?;
     differences::add_patrons(&mut tx, &work.tenant.schema, work.id, &users, (&none, &none), true)
         .await?;
-    Ok(store::commit(tx).await?)
+    work.commit(tx).await
 }
 
 /// Which conditions block those patrons of whom something differs, before and after.
@@ -129,7 +143,7 @@ async fn compare_blocks(work: &Work) -> Result<(), Failure> {
         };
         let standings: Vec<_> = users.into_iter().map(stand).collect();
         differences::set_standings(&mut tx, schema, work.id, &standings).await?;
-        store::commit(tx).await?;
+        work.commit(tx).await?;
         offset += PATRONS;
         work.pace.keep(began).await;
     }
@@ -233,7 +247,11 @@ impl Targets {
         let mut said_loans = rows::loans(tx, &work.shadow, loans).await?;
         let mut said_fees = rows::fees(tx, &work.shadow, fees).await?;
         let all: Vec<Uuid> = loans.iter().chain(fees).copied().collect();
-        for stored in rows::said(tx, schema, &all, state.read_from).await? {
+        let tail = match work.ask.source {
+            Source::Inbox => Tail::All,
+            Source::Topics | Source::Storage => Tail::Since(state.read_from),
+        };
+        for stored in tail::of(tx, &work.shadow, &all, tail).await? {
             if let Some(event) = read::event(&stored)? {
                 add(&mut said_loans, Loan::said_by, &event, Loan::merge);
                 add(&mut said_fees, Fee::said_by, &event, Fee::merge);

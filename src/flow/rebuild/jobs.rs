@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{HousekeepingConfig, KafkaConfig},
+    config::KafkaConfig,
     event::TenantId,
     flow::{
         pace::Pace,
@@ -64,7 +64,6 @@ pub struct Rebuilds {
     kafka: Arc<KafkaConfig>,
     broker: Arc<Broker>,
     storage: Storage,
-    housekeeping: Arc<HousekeepingConfig>,
     setting: Setting,
     tokens: Tokens,
 }
@@ -107,13 +106,11 @@ impl Rebuilds {
         tenants: Arc<Tenants>,
         clock: Clock,
         (kafka, broker, storage): (KafkaConfig, Arc<Broker>, Storage),
-        housekeeping: HousekeepingConfig,
         setting: Setting,
     ) -> Self {
-        let (kafka, housekeeping) = (Arc::new(kafka), Arc::new(housekeeping));
-        let tokens = Tokens::default();
+        let (kafka, tokens) = (Arc::new(kafka), Tokens::default());
         let shared = Shared::new(login, setting.at_once.saturating_add(1));
-        Self { db, shared, tenants, clock, kafka, broker, storage, housekeeping, setting, tokens }
+        Self { db, shared, tenants, clock, kafka, broker, storage, setting, tokens }
     }
 
     /// Enters a rebuild, for this instance or another to work on.
@@ -160,8 +157,8 @@ impl Rebuilds {
         together: Option<&str>,
     ) -> Result<Uuid, store::Error> {
         let id = Uuid::new_v4();
-        let (request, at) = (ask.told(), self.clock.now());
-        let request = Request { tenant, request: &request, by, at, together };
+        let request = ask.told();
+        let request = Request { tenant, request: &request, by, together };
         rebuilds::add(&mut **tx, id, request).await?;
         info!(%tenant, rebuild.id = %id, asked_by = by, "rebuild asked for");
         Ok(id)
@@ -415,6 +412,12 @@ impl Rebuilds {
             };
             match done {
                 Ok(end) => return Ok(Left::Ended(end)),
+                Err(Failure::NotOurs) => {
+                    warn!(tenant = %work.tenant.id, rebuild.id = %work.id,
+                        "another instance goes on with a rebuild");
+                    work.stop.cancel();
+                    return Ok(Left::Over(None));
+                }
                 Err(Failure::Token(problem)) => {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem,
                         "a rebuild has to wait for another token");
@@ -470,7 +473,6 @@ impl Rebuilds {
             status: Arc::new(Mutex::new(rebuild.status)),
             stop,
             broker: self.broker.clone(),
-            housekeeping: self.housekeeping.clone(),
             storage: self.storage.clone(),
             caller,
             connections,

@@ -11,7 +11,6 @@ use super::{
 use crate::{
     patron::Said,
     store::{
-        self,
         laid::{self, Laid},
         shadow,
     },
@@ -46,7 +45,7 @@ pub(super) async fn lay_out(work: &Work, mut said: Said, reached: Reached) -> Re
             shadow::keep_place(&mut tx, &work.shadow, "inbox", Some(key)).await?
         }
     }
-    Ok(store::commit(tx).await?)
+    work.commit(tx).await
 }
 
 /// Makes one entry of what was laid out in parts, and has complete snapshots end what they don't hold. May be
@@ -56,13 +55,13 @@ pub(super) async fn put_together(work: &Work) -> Result<(), Failure> {
     let began = Instant::now();
     let mut tx = work.begin().await?;
     laid::make_findable(&mut tx, &work.shadow).await?;
-    store::commit(tx).await?;
+    work.commit(tx).await?;
     work.pace.keep(began).await;
     join(work, Laid::Loans).await?;
     join(work, Laid::Fees).await?;
     let mut tx = work.begin().await?;
     laid::end(&mut tx, &work.shadow).await?;
-    Ok(store::commit(tx).await?)
+    work.commit(tx).await
 }
 
 async fn join(work: &Work, of: Laid) -> Result<(), Failure> {
@@ -74,7 +73,7 @@ async fn join(work: &Work, of: Laid) -> Result<(), Failure> {
             let began = Instant::now();
             let mut tx = work.begin().await?;
             laid::join(&mut tx, &work.shadow, of, ids).await?;
-            store::commit(tx).await?;
+            work.commit(tx).await?;
             work.pace.keep(began).await;
         }
         if found.len() < FOUND {

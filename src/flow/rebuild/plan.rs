@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{
     ask::{From, Source, Start},
@@ -12,7 +12,7 @@ use crate::{
     event::{Environment, TenantId, Topic, stamp::Horizon},
     flow::{outcome::At, takeover::Span},
     kafka::{Broker, Look, reader::Part},
-    store::{Schema, incidents, positions},
+    store::{self, Schema, incidents, positions},
 };
 
 /// By how much the time of an event may be later than that of its record (events contract 6.4).
@@ -28,20 +28,26 @@ pub(super) struct Plan {
     pub(super) parts: BTreeMap<At, Part>,
     pub(super) complete_since: Option<Horizon>,
     pub(super) lacks_before: Option<DateTime<Utc>>,
+    /// What whoever asked has to know.
+    pub(super) problem: Option<String>,
+}
+
+impl Plan {
+    fn of_no_topics(complete_since: Horizon, problem: Option<String>) -> Self {
+        let complete_since = Some(complete_since);
+        Self { parts: BTreeMap::new(), complete_since, lacks_before: None, problem }
+    }
 }
 
 /// Looks at what there is.
 pub(super) async fn plan(work: &Work) -> Result<Plan, Failure> {
-    let now = work.clock.now();
-    let of_inbox = work.inbox_complete_since().await?;
-    let (parts, lacks_before) = (BTreeMap::new(), None);
-    let of_none = |complete_since| Ok(Plan { parts, complete_since, lacks_before });
     match work.ask.source {
-        Source::Inbox => return of_none(of_inbox),
+        Source::Inbox => return of_inbox(work).await,
         // It knows nothing of what happened: what is known here is kept, and what it says is merged.
-        Source::Storage => return of_none(Some(Horizon::NEVER)),
+        Source::Storage => return Ok(Plan::of_no_topics(Horizon::NEVER, None)),
         Source::Topics => {}
     }
+    let now = store::now(work.db()).await?;
     let (environment, id) = (work.kafka.environment.clone(), work.tenant.id.clone());
     let asked = work.ask_broker(move |broker| places(&broker, &environment, &id));
     let (places, spans) = asked.await?;
@@ -76,18 +82,60 @@ pub(super) async fn plan(work: &Work) -> Result<Plan, Failure> {
             Some(Horizon::NEVER)
         }
         None => wanted.map(complete_from),
-        Some(_) if work.ask.covered_by_inbox => of_inbox.max(wanted.map(complete_from)),
+        Some((at, until)) if work.ask.covered_by_inbox => {
+            let since = covered_by_inbox(work, &at, until).await?;
+            Some(complete_from(wanted.map_or(since, |wanted| since.max(wanted))))
+        }
         Some((at, until)) => {
             return Err(Failure::Refused(format!(
                 "topic {}, partition {}, does not hold what was written before {}: what happened until then \
                  can't be told from it; say that the inbox covers it (coveredBy), or begin later (from)",
                 at.0,
                 at.1,
-                until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+                until.to_rfc3339_opts(SecondsFormat::Secs, true),
             )));
         }
     };
-    Ok(Plan { parts, complete_since, lacks_before })
+    Ok(Plan { parts, complete_since, lacks_before, problem: None })
+}
+
+/// What the inbox may be asked for. Of what is older than all that it has, it says nothing.
+async fn of_inbox(work: &Work) -> Result<Plan, Failure> {
+    let mut tx = work.begin().await?;
+    let since = work.inbox_extent(&mut tx).await?.complete_since();
+    let told = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+    match work.ask.from {
+        From::Time(time) if time < since => Err(Failure::Refused(format!(
+            "the inbox has everything since {told} only: begin then or later (from), or ask the storage modules"
+        ))),
+        From::Time(time) => Ok(Plan::of_no_topics(complete_from(time), None)),
+        From::Earliest | From::Places(_) => {
+            let problem = format!(
+                "the inbox has everything since {told} only: what happened before stays as it is known here"
+            );
+            Ok(Plan::of_no_topics(complete_from(since), Some(problem)))
+        }
+    }
+}
+
+/// Since when the inbox has everything, if that is long enough for what a topic lacks until an instant.
+async fn covered_by_inbox(
+    work: &Work,
+    (topic, partition): &At,
+    until: DateTime<Utc>,
+) -> Result<DateTime<Utc>, Failure> {
+    let mut tx = work.begin().await?;
+    let since = work.inbox_extent(&mut tx).await?.complete_since();
+    if since <= until {
+        return Ok(since);
+    }
+    let told = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    Err(Failure::Refused(format!(
+        "topic {topic}, partition {partition}, does not hold what was written before {}, and the inbox has \
+         everything since {} only: begin later (from), or ask the storage modules",
+        told(until),
+        told(since),
+    )))
 }
 
 /// Those of the partitions that are asked for, from where that is said.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
-    ask::{From, Source},
+    ask::Source,
     fold::Fold,
     lay::{self, Reached},
     plan::{self, Plan},
@@ -25,23 +25,18 @@ use crate::{
     flow::outcome::At,
     kafka::reader::Part,
     patron::Coverage,
-    store::{self, positions, rebuilds, rows, shadow},
+    store::{self, positions, rebuilds, rows, shadow, tail},
 };
 
 /// Events of the inbox that are read at once.
 const PAGE: i64 = 5000;
 
-/// How far back the inbox is looked at for what came in while reading began.
-const MARGIN: TimeDelta = TimeDelta::minutes(2);
+/// How far back the inbox is looked at for what came in while reading began: the database's clock may be set back.
+pub(super) const MARGIN: TimeDelta = TimeDelta::minutes(2);
 
 /// How often it is looked how far ingest is, and how long it may be nowhere nearer.
 const LOOK: Duration = Duration::from_millis(250);
 const STUCK: Duration = Duration::from_secs(3);
-
-/// The inbox is not relied on for what it is about to lose: housekeeping goes on while it is read.
-pub(super) fn reserve(work: &Work) -> TimeDelta {
-    TimeDelta::days(1).min(work.housekeeping.inbox / 2)
-}
 
 /// Reads what is not read yet.
 pub(super) async fn read(work: &Work) -> Result<(), Failure> {
@@ -69,12 +64,15 @@ pub(super) async fn read(work: &Work) -> Result<(), Failure> {
     let covered = covered(work, begun.covered.log).await?;
     let mut tx = work.begin().await?;
     shadow::set_whole(&mut tx, &work.shadow, &covered).await?;
-    Ok(store::commit(tx).await?)
+    work.commit(tx).await
 }
 
-/// Since when the source holds everything, now that it was read: `log` is what was found when that began.
+/// Since when the source holds everything, now that it was read: `log` is what was found when that began. What has
+/// gone from the inbox meanwhile is noted by then.
 async fn covered(work: &Work, log: Option<Horizon>) -> Result<Coverage, Failure> {
-    let inbox = work.inbox_complete_since().await?;
+    let mut tx = work.begin().await?;
+    let since = work.inbox_extent(&mut tx).await?.complete_since();
+    let inbox = Some(plan::complete_from(since));
     let asked = match work.ask.from {
         From::Time(time) => Some(plan::complete_from(time)),
         From::Earliest | From::Places(_) => None,
@@ -83,7 +81,7 @@ async fn covered(work: &Work, log: Option<Horizon>) -> Result<Coverage, Failure>
     Ok(match work.ask.source {
         Source::Storage => Coverage::NONE,
         Source::Topics if work.ask.fill => Coverage::NONE,
-        Source::Inbox => Coverage { log: inbox, http: inbox },
+        Source::Inbox => Coverage { log: log.max(inbox), http: log.max(inbox) },
         Source::Topics if work.ask.covered_by_inbox => {
             Coverage { log: log.max(inbox), http: inbox }
         }
@@ -98,14 +96,20 @@ async fn state(work: &Work) -> Result<Option<shadow::State>, Failure> {
 
 /// Makes the shadow, and notes in it what is to be read.
 async fn begin(work: &Work) -> Result<shadow::State, Failure> {
-    let now = work.clock.now();
-    let read_from = if work.ask.source == Source::Storage { now } else { now - MARGIN };
-    let Plan { parts, complete_since, lacks_before } = plan::plan(work).await?;
+    // By the database's clock: what other instances write down is compared with it.
+    let read_from = match work.ask.source {
+        Source::Storage => store::now(work.db()).await?,
+        Source::Topics | Source::Inbox => tail::begin(work.db()).await? - MARGIN,
+    };
+    let Plan { parts, complete_since, lacks_before, problem } = plan::plan(work).await?;
     let mut tx = work.begin().await?;
     shadow::make(&mut tx, &work.shadow, complete_since, read_from, lacks_before).await?;
     shadow::set_reading(&mut tx, &work.shadow, &noted(&parts)).await?;
     rebuilds::forget_read(&mut tx, work.id).await?;
-    store::commit(tx).await?;
+    if let Some(problem) = problem {
+        rebuilds::note_problem(&mut tx, work.id, &problem).await?;
+    }
+    work.commit(tx).await?;
     state(work).await?.ok_or(Failure::Lost)
 }
 

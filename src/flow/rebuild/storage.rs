@@ -19,7 +19,7 @@ use crate::{
         storage::{Kept, PAGE},
     },
     patron::Said,
-    store::{self, laid, rebuilds, shadow},
+    store::{laid, rebuilds, shadow},
     telemetry::Chain,
 };
 
@@ -40,7 +40,7 @@ pub(super) async fn read(work: &Work, state: &shadow::State) -> Result<(), Failu
     let at = state.read_from - MARGIN;
     let mut tx = work.begin().await?;
     shadow::speak(&mut tx, &work.shadow, work.ask.scope, Horizon::at(at)).await?;
-    store::commit(tx).await?;
+    work.commit(tx).await?;
     let place = state.place.as_deref();
     if place != Some(Kept::Accounts.name()) {
         let after = state.read_up_to.filter(|_| place.is_some());
@@ -81,7 +81,7 @@ async fn read_all(
         shadow::keep_place(&mut tx, &work.shadow, kept.name(), last.or(after)).await?;
         rebuilds::note_read(&mut tx, work.id, (said.loans.len(), said.fees.len()), &problems)
             .await?;
-        store::commit(tx).await?;
+        work.commit(tx).await?;
         work.progress.add(page.len() as u64);
         if is_last {
             return Ok(());

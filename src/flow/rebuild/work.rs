@@ -27,14 +27,15 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{HousekeepingConfig, KafkaConfig},
-    event::stamp::Horizon,
+    config::KafkaConfig,
     flow::{pace::Pace, tenants::Tenant},
     kafka::{self, Broker, reader::ReadError},
     okapi::{Caller, Storage},
     patron::Scope,
     store::{
-        self, Db, Schema, Tx, Verdict, differences, prune,
+        self, Db, Schema, Tx, Verdict, differences,
+        inbox::{self, Extent},
+        prune,
         rebuilds::{self, Held, Hold, Status},
         tenants,
     },
@@ -83,6 +84,9 @@ pub(super) enum Failure {
     /// The storage modules want another token: whoever brings one has it go on.
     #[error("{0}; it goes on with the next call of the timer")]
     Token(String),
+    /// Nothing of what was just done counts.
+    #[error("another instance works on it by now")]
+    NotOurs,
     /// What was laid out is gone: the database has crashed.
     #[error("what was read is gone, as after a crash of the database")]
     Lost,
@@ -104,7 +108,7 @@ impl Failure {
             Self::Store(error) => error.verdict() == Verdict::Retry,
             Self::Read(ReadError::Silent | ReadError::Astray) | Self::Away(_) | Self::Lost => true,
             Self::Broker(_) => true,
-            Self::Read(_) | Self::Refused(_) | Self::Token(_) => false,
+            Self::Read(_) | Self::Refused(_) | Self::Token(_) | Self::NotOurs => false,
         }
     }
 }
@@ -172,7 +176,6 @@ pub(super) struct Work {
     /// Cancelled when the service stops, or somebody ends the rebuild.
     pub(super) stop: CancellationToken,
     pub(super) broker: Arc<Broker>,
-    pub(super) housekeeping: Arc<HousekeepingConfig>,
     pub(super) storage: Storage,
     /// On whose behalf the storage modules are asked. Kept in memory alone.
     pub(super) caller: Option<Caller>,
@@ -205,12 +208,19 @@ impl Work {
         Ok(asked.map_err(|end| Failure::of_thread(&end, "a question to the broker"))??)
     }
 
-    /// Since when the inbox holds everything; `None`: since ever.
-    pub(super) async fn inbox_complete_since(&self) -> Result<Option<Horizon>, Failure> {
-        let mut tx = self.begin().await?;
-        let was_pruned = prune::was_begun(&mut *tx, &self.tenant.schema).await?;
-        let kept = self.housekeeping.inbox - read::reserve(self);
-        Ok(was_pruned.then(|| Horizon::at(self.clock.now() - kept)))
+    /// Commits, if it is still ours: whoever was frozen in the middle may have lost it meanwhile. All writes of a
+    /// rebuild go through here.
+    pub(super) async fn commit(&self, mut tx: Tx) -> Result<(), Failure> {
+        if !rebuilds::is_ours(&mut tx, self.id, self.hold).await? {
+            return Err(Failure::NotOurs);
+        }
+        Ok(store::commit(tx).await?)
+    }
+
+    /// How much the inbox has.
+    pub(super) async fn inbox_extent(&self, tx: &mut Tx) -> Result<Extent, Failure> {
+        let extent = inbox::extent(tx, &self.tenant.schema, &self.tenant.id).await?;
+        extent.ok_or_else(|| Failure::Refused("the tenant is not enabled".to_owned()))
     }
 
     /// About how many events the inbox holds.
@@ -281,7 +291,7 @@ impl Work {
         if is_all && scope == Scope::Tenant {
             let by = fill.then_some(self.id);
             tenants::filled(&mut tx, &self.tenant.id, by, lacks_before).await?;
-            store::commit(tx).await?;
+            self.commit(tx).await?;
         }
         Ok(())
     }

@@ -131,7 +131,8 @@ impl Telling {
         if !telling::take_turn(&mut tx, &tenant.id, Turn::Tell).await? {
             return Ok(false);
         }
-        let now = self.clock.now();
+        // All instances evaluate by one clock.
+        let now = store::now(&mut *tx).await?;
         let (touched, more) = telling::take(&mut tx, schema, now, MOST).await?;
         if touched.is_empty() {
             store::commit(tx).await?;

@@ -127,8 +127,6 @@ pub struct Request<'a> {
     pub request: &'a Value,
     /// Who asks.
     pub by: &'a str,
-    /// When.
-    pub at: DateTime<Utc>,
     /// What it has in common with those that may be worked on with it: tenants share topics.
     pub together: Option<&'a str>,
 }
@@ -136,16 +134,15 @@ pub struct Request<'a> {
 /// Enters a rebuild for any instance to work on. Old ones that have ended go.
 pub async fn add(db: impl PgExecutor<'_>, id: Uuid, asked: Request<'_>) -> Result<(), Error> {
     sqlx::query(
-        "with old as (delete from mod_patron_blocks.rebuild where ended_at < $6)
+        "with old as (delete from mod_patron_blocks.rebuild where ended_at < now() - $5 * interval '1 day')
          insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at, together)
-         values ($1, $2, $3, 'waiting', $4, $5, $7)",
+         values ($1, $2, $3, 'waiting', $4, now(), $6)",
     )
     .bind(id)
     .bind(asked.tenant.as_str())
     .bind(asked.request)
     .bind(asked.by)
-    .bind(asked.at)
-    .bind(asked.at - KEPT)
+    .bind(KEPT.num_days())
     .bind(asked.together)
     .execute(db)
     .await
@@ -343,6 +340,21 @@ pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Re
     Ok(now.is_some_and(|now| now != Some(holder)))
 }
 
+/// Whether a rebuild is still its holder's; until the transaction ends nobody can take it. Asked at the end of a
+/// transaction, for the word of its holder waits meanwhile.
+pub async fn is_ours(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result<bool, Error> {
+    let ours: Option<Uuid> = sqlx::query_scalar(
+        "select id from mod_patron_blocks.rebuild where id = $1 and holder = $2 and ended_at is null
+            for share",
+    )
+    .bind(id)
+    .bind(holder)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(Error::at("look whose a rebuild is"))?;
+    Ok(ours.is_some())
+}
+
 /// Has a rebuild whose differences are known applied. Tells whether that is so.
 pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(
@@ -355,23 +367,18 @@ pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Resu
 
 /// Has a rebuild end where it stands. Tells whether there was one that hadn't ended. One that nobody has begun with
 /// has ended by that, and what it was to fill is not.
-pub async fn cancel(
-    db: &Db,
-    tenant: &TenantId,
-    id: Uuid,
-    now: DateTime<Utc>,
-) -> Result<bool, Error> {
+pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
     // Whoever changes the tenant as a whole takes the same rows in another order.
     tenants::enter(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
-            set cancel = true, ended_at = case when status = 'waiting' then $3 end,
+            set cancel = true, ended_at = case when status = 'waiting' then now() end,
                 status = case status when 'compared' then 'applying' when 'waiting' then 'cancelled' else status end
           where id = $1 and tenant = $2 and ended_at is null
          returning ended_at is not null, asked_at",
     );
-    let done = done.bind(id).bind(tenant.as_str()).bind(now).fetch_optional(&mut *tx).await;
+    let done = done.bind(id).bind(tenant.as_str()).fetch_optional(&mut *tx).await;
     let done: Option<(bool, DateTime<Utc>)> = done.map_err(Error::at("cancel a rebuild"))?;
     if let Some((true, asked_at)) = done {
         tenants::filled(&mut tx, tenant, Some(id), Some(asked_at)).await?;

@@ -1,0 +1,186 @@
+//! What the inbox is believed about: no more than it holds.
+
+use patron_blocks::event::Kind;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    facts::{about, check_out, minutes_from_now},
+    log::Draft,
+    world::{TENANT, World},
+};
+
+const REBUILDS: &str = "/patron-blocks/rebuilds";
+const MODULE: &str = "mod-patron-blocks-2.0.0";
+
+async fn rebuild(world: &World, ask: Value) -> Value {
+    let (status, body) = world.post(REBUILDS, &ask).await;
+    assert_eq!(status, 201, "{body}");
+    let asked: Value = serde_json::from_str(&body).unwrap();
+    let path = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
+    let is_at_rest = async |world: &World| {
+        let rebuild = world.read(&path).await;
+        ["compared", "done", "failed"].contains(&rebuild["status"].as_str().unwrap())
+    };
+    world.until("the rebuild is at rest", is_at_rest).await;
+    world.read(&path).await
+}
+
+async fn has_a_loan(world: &World, user: Uuid) -> bool {
+    let summary = world.read_whatever_there_is(&format!("/user-summary/{user}")).await;
+    summary["openLoans"].as_array().is_some_and(|loans| loans.len() == 1)
+}
+
+/// A new patron's check-out, in a topic of the tenant or of a collection.
+async fn check_out_in(world: &World, part: &str) -> Uuid {
+    let user = Uuid::new_v4();
+    let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440)).to_string();
+    let topic = world.log.topic(part, Kind::ItemCheckedOut);
+    let headers = vec![("folio.tenantId", TENANT)];
+    let payload = Some(payload.as_bytes());
+    world.log.place(Draft { topic, headers, payload, timestamp: None }).await;
+    user
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
+    World::tell(async |world| {
+        let purge = json!({ "module_from": MODULE, "purge": true });
+        assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
+        let all = world.log.topic("ALL", Kind::ItemCheckedOut);
+        world.log.make(vec![all.clone()]).await;
+        // Passed by in the topic of a collection: only the filling reads it.
+        let user = check_out_in(world, "ALL").await;
+        let position = format!(
+            "select coalesce(sum(next_offset), 0)::int8 from mod_patron_blocks.ingest_position
+              where topic = '{all}'"
+        );
+        world.until("it is passed by", async |w: &World| w.count(&position).await == 1).await;
+        world.enable().await;
+        assert!(has_a_loan(world, user).await);
+        assert_eq!(world.count("select count(*) from {schema}.inbox").await, 0);
+
+        let by_inbox = rebuild(world, json!({ "source": "inbox" })).await;
+        assert_eq!(by_inbox["status"], "done", "{by_inbox}");
+        assert!(has_a_loan(world, user).await, "{by_inbox}");
+
+        // Topics that were cut, and an inbox that reaches less far back than they do.
+        for _ in 0..8 {
+            check_out_in(world, TENANT).await;
+        }
+        world.settled().await;
+        let own = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        for (topic, partition) in [(&own, 0), (&own, 1)] {
+            world.log.cut(topic, partition, 1).await;
+        }
+        world.meddle("truncate {schema}.inbox").await;
+        let covered = rebuild(world, json!({ "coveredBy": "inbox" })).await;
+        assert!(has_a_loan(world, user).await);
+        assert_eq!(covered["status"], "failed", "{covered}");
+        let error = covered["error"].as_str().unwrap();
+        assert!(error.contains("the inbox has everything since"), "{error}");
+        let early =
+            rebuild(world, json!({ "source": "inbox", "from": minutes_from_now(-60) })).await;
+        let error = early["error"].as_str().unwrap();
+        assert!(error.contains("the inbox has everything since"), "{error}");
+        // Enabled anew, it begins anew, whatever version does that.
+        let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
+        let before = world.count(since).await;
+        world
+            .meddle("update mod_patron_blocks.tenant set enabled_at = now() - interval '1 day'")
+            .await;
+        world.meddle("update mod_patron_blocks.tenant set enabled = true").await;
+        assert!(world.count(since).await < before, "an upgrade changes nothing");
+        world.meddle("update mod_patron_blocks.tenant set enabled = false").await;
+        world.meddle("update mod_patron_blocks.tenant set enabled = true").await;
+        assert!(world.count(since).await >= before);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_that_was_emptied_is_not_believed() {
+    World::tell(async |world| {
+        for empty in ["truncate {schema}.inbox", "delete from {schema}.inbox"] {
+            let user = check_out_in(world, TENANT).await;
+            world.settled().await;
+            world.meddle(empty).await;
+            let rebuilt = rebuild(world, json!({ "source": "inbox" })).await;
+            assert_eq!(rebuilt["status"], "done", "{rebuilt}");
+            assert!(has_a_loan(world, user).await, "{empty}: {rebuilt}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pruned_while_differences_waited_is_not_dropped() {
+    World::tell(async |world| {
+        world
+            .meddle("update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'")
+            .await;
+        // Over HTTP, and so in no topic: a loan that has ended.
+        let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
+        for (kind, call) in [
+            (Kind::ItemCheckedOut, check_out(user, loan, &minutes_from_now(60))),
+            (Kind::LoanClosed, about(user, loan)),
+        ] {
+            assert_eq!(world.post(&kind.callback(), &call).await.0, 204);
+        }
+        let ended = format!(
+            "select count(*) from {{schema}}.loan where loan_id = '{loan}' and closed_stamp is not null"
+        );
+        assert_eq!(world.count(&ended).await, 1);
+        let compared = rebuild(world, json!({ "dryRun": true })).await;
+        assert_eq!(compared["status"], "compared", "{compared}");
+        // Housekeeping removes what came over HTTP before that is applied.
+        world.meddle("delete from {schema}.inbox").await;
+        let path = format!("{REBUILDS}/{}", compared["id"].as_str().unwrap());
+        assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
+        let is_done = async |world: &World| world.read(&path).await["status"] == "done";
+        world.until("it is applied", is_done).await;
+        assert_eq!(world.count(&ended).await, 1);
+        // Of what came since its source was read, nothing may be missing.
+        let before = rebuild(world, json!({ "dryRun": true })).await;
+        assert_eq!(world.post(&Kind::LoanClosed.callback(), &about(user, loan)).await.0, 204);
+        world.meddle("delete from {schema}.inbox").await;
+        let path = format!("{REBUILDS}/{}", before["id"].as_str().unwrap());
+        assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
+        let is_refused = async |world: &World| world.read(&path).await["status"] == "failed";
+        world.until("it is refused", is_refused).await;
+        let told = world.read(&path).await;
+        assert!(told["error"].as_str().unwrap().contains("have it read again"), "{told}");
+        // Read again, nothing follows from what the inbox lacks by now.
+        let anew = rebuild(world, json!({})).await;
+        assert_eq!(anew["status"], "done", "{anew}");
+        assert_eq!(world.count(&ended).await, 1, "{anew}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_rebuild_of_topics_found_stays_when_the_inbox_is_read() {
+    World::tell(async |world| {
+        world
+            .meddle(
+                "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'",
+            )
+            .await;
+        let user = check_out_in(world, TENANT).await;
+        world.settled().await;
+        // As if it had never been applied.
+        world
+            .meddle(
+                "alter table {schema}.inbox disable trigger all; delete from {schema}.inbox;
+                 alter table {schema}.inbox enable trigger all;
+                 delete from {schema}.loan; delete from {schema}.patron_counter",
+            )
+            .await;
+        for source in ["topics", "inbox"] {
+            let rebuilt = rebuild(world, json!({ "source": source })).await;
+            assert_eq!(rebuilt["status"], "done", "{rebuilt}");
+            assert!(has_a_loan(world, user).await, "{source}: {rebuilt}");
+        }
+    })
+    .await;
+}

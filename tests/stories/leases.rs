@@ -1,0 +1,170 @@
+//! Who works on something has a lease on it. Another instance may have taken it by the time a write is made: then
+//! nothing of that write may count.
+
+use std::time::Duration;
+
+use patron_blocks::{
+    event::TenantId,
+    store::{
+        self, Error, iterations,
+        tenant_jobs::{self, Lease},
+    },
+};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
+
+use crate::{
+    facts::{check_out, enveloped, minutes_from_now, now},
+    sql::with_tenant,
+    world::{TENANT, World, until},
+};
+
+const REBUILDS: &str = "/patron-blocks/rebuilds";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
+    World::tell(async |world| {
+        let out = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(patron_blocks::event::Kind::ItemCheckedOut, &enveloped(&out, now())).await;
+        world.settled().await;
+        // It can't read before we let it.
+        let mut reading = world.db.begin().await.unwrap();
+        let lock = format!("lock table {}.inbox in access exclusive mode", world.schema.name());
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *reading).await.unwrap();
+        let ask = json!({ "source": "inbox", "dryRun": true });
+        let (status, body) = world.post(REBUILDS, &ask).await;
+        assert_eq!(status, 201, "{body}");
+        let asked: Value = serde_json::from_str(&body).unwrap();
+        let id = asked["id"].as_str().unwrap();
+        let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
+        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                      and wait_event_type = 'Lock' and query like '%.inbox where event_key > %'";
+        world.until("it waits to read", async |w: &World| w.count(waits).await == 1).await;
+
+        // Another instance is just taking it: the word of the first one is not heard any more.
+        let mut taking = world.db.begin().await.unwrap();
+        let take = format!(
+            "update mod_patron_blocks.rebuild
+                set holder = gen_random_uuid(), held_until = null where id = '{id}'"
+        );
+        sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut *taking).await.unwrap();
+        reading.rollback().await.unwrap();
+        let laid_out = format!("select count(*) from {shadow}.loan");
+        let at_the_lease =
+            "select count(*) from pg_stat_activity where datname = current_database()
+                             and wait_event_type = 'Lock' and query like '%for share'";
+        let is_through = async |world: &World| {
+            world.count(&laid_out).await > 0 || world.count(at_the_lease).await == 1
+        };
+        world.until("it has written, or waits for its lease", is_through).await;
+        assert_eq!(world.count(&laid_out).await, 0, "written without a lease");
+        taking.commit().await.unwrap();
+
+        // Nobody has it, and so it is worked on again.
+        let path = format!("{REBUILDS}/{id}");
+        let is_compared = async |world: &World| world.read(&path).await["status"] == "compared";
+        world.until("it is compared", is_compared).await;
+        assert_eq!(world.read(&path).await["summary"]["patrons"], 0);
+        assert_eq!(world.count(&laid_out).await, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_job_that_is_gone_enables_nothing() {
+    World::tell(async |world| {
+        let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
+        assert_eq!(world.post("/_/tenant", &disable).await.0, 204);
+        // Somebody else has the tenant alone while the job waits for it.
+        let mut alone = world.db.begin().await.unwrap();
+        let lock = "select pg_advisory_xact_lock(hashtextextended($1, 0))";
+        let name = format!("mod_patron_blocks/{TENANT}");
+        sqlx::query(lock).bind(name).execute(&mut *alone).await.unwrap();
+        let enable = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let (status, job) = world.post("/_/tenant", &enable).await;
+        assert_eq!(status, 201, "{job}");
+        let waits = "select count(*) from pg_locks l join pg_stat_activity a using (pid)
+                      where l.locktype = 'advisory' and not l.granted and l.mode = 'ExclusiveLock'
+                        and a.datname = current_database()";
+        world.until("the job waits", async |w: &World| w.count(waits).await == 1).await;
+        // Another instance went on with the job, and it was deleted.
+        sqlx::raw_sql("delete from mod_patron_blocks.tenant_job")
+            .execute(&mut *alone)
+            .await
+            .unwrap();
+        alone.commit().await.unwrap();
+        until("the job has come to its end", async || world.count(waits).await == 0).await;
+        let works = "select count(*) from pg_stat_activity
+                      where datname = current_database() and state <> 'idle' and xact_start is not null
+                        and pid <> pg_backend_pid()";
+        world.until("nobody is writing", async |w: &World| w.count(works).await == 0).await;
+        let enabled = "select count(*) from mod_patron_blocks.tenant where enabled";
+        assert_eq!(world.count(enabled).await, 0, "enabled by a job that is gone");
+        assert_eq!(world.enable().await["complete"], true);
+    })
+    .await;
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_tenant_job_is_its_holders_until_another_takes_it() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let first = Lease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
+        tenant_jobs::add(db, first, &tenant, &json!({}), LONG).await.unwrap();
+        let second = Lease { holder: Uuid::new_v4(), ..first };
+        let takes = async || tenant_jobs::take_over(db, second.holder, LONG).await.unwrap();
+        let is_complete =
+            async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
+        assert_eq!(takes().await, None, "it is the first one's, whatever that one's clock says");
+        db.execute("update mod_patron_blocks.tenant_job set held_until = now() - interval '1 s'")
+            .await
+            .unwrap();
+        assert_eq!(takes().await.unwrap().id, first.job);
+        // The first one was only frozen.
+        assert!(!tenant_jobs::hold(db, first, LONG).await.unwrap());
+        assert!(tenant_jobs::hold(db, second, LONG).await.unwrap());
+        let mut tx = store::begin(db).await.unwrap();
+        let lost = tenant_jobs::require(&mut tx, first).await;
+        assert!(matches!(lost, Err(Error::LeaseLost)), "{lost:?}");
+        tenant_jobs::require(&mut tx, second).await.unwrap();
+        store::commit(tx).await.unwrap();
+        tenant_jobs::end(db, first, Some("late"), &[]).await.unwrap();
+        assert!(!is_complete().await);
+        tenant_jobs::end(db, second, None, &[]).await.unwrap();
+        assert!(is_complete().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_iteration_is_its_holders_until_another_takes_it() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let asked = iterations::Request {
+            tenant: &tenant,
+            topic: "t",
+            event_type: "e",
+            patron_group: None,
+            changed_since: None,
+            by: "story",
+        };
+        let id = iterations::add(db, Uuid::new_v4(), asked).await.unwrap().id;
+        let [first, second] = [(); 2].map(|()| Uuid::new_v4());
+        let takes = async |holder| iterations::take(db, holder, LONG).await.unwrap().is_some();
+        let is_ours = async |holder| {
+            let mut tx = store::begin(db).await.unwrap();
+            iterations::is_ours(&mut tx, id, holder).await.unwrap()
+        };
+        assert!(takes(first).await && !takes(second).await);
+        assert!(is_ours(first).await);
+        db.execute("update mod_patron_blocks.iteration set held_until = now() - interval '1 s'")
+            .await
+            .unwrap();
+        assert!(takes(second).await);
+        assert!(is_ours(second).await && !is_ours(first).await);
+    })
+    .await;
+}
