@@ -8,6 +8,7 @@ mod encrypted;
 mod filling;
 mod gaps;
 mod hazards;
+mod headers;
 mod held;
 mod instances;
 mod iterations;
