@@ -43,9 +43,10 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
 /// Whom outgoing calls are made for.
 pub(super) fn caller(request: &HttpRequest, service: &Service, tenant: &TenantId) -> Caller {
     let owned = |name| header(request, name).map(str::to_owned);
-    let url = header(request, "X-Okapi-Url").map(|url| url.trim_end_matches('/').to_owned());
+    let (okapi_url, is_elsewhere) = service.gateway.of(header(request, "X-Okapi-Url"));
     Caller {
-        okapi_url: url.unwrap_or_else(|| service.okapi_url.clone()),
+        okapi_url,
+        is_elsewhere,
         tenant: tenant.to_string(),
         token: owned("X-Okapi-Token"),
         request_id: owned("X-Okapi-Request-Id"),
