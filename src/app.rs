@@ -1,6 +1,12 @@
 //! Builds the service from its settings, starts its parts and stops them in order.
 
-use std::{io, net::TcpListener, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use actix_web::{App, HttpServer, dev::ServerHandle};
 use tokio::{
@@ -13,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     clock::Clock,
-    config::{Config, DatabaseConfig},
+    config::{Config, DatabaseConfig, Gateway},
     figures,
     flow::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
@@ -23,7 +29,7 @@ use crate::{
     },
     http::{self, Service},
     kafka::{self, Consumer, Sender, UserTopics},
-    okapi::{self, PubSub, Storage, Users},
+    okapi::{self, Calls, PubSub, Storage, Users},
     store::{self, Db, PoolSettings},
 };
 
@@ -68,11 +74,11 @@ const _: () = assert!(LEAVE.as_secs() + 2 * CLOSE.as_secs() < 10);
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port is taken, or not ours to take.
-    #[error("could not listen on port {port}")]
+    /// The address is not this machine's, or the port is taken or not ours to take.
+    #[error("could not listen on {address}")]
     Listen {
-        /// The port.
-        port: u16,
+        /// Address and port.
+        address: SocketAddr,
         /// What the system says.
         #[source]
         source: io::Error,
@@ -105,9 +111,11 @@ pub struct Running {
 
 /// Starts everything. Neither database nor broker need be there yet: what needs them goes on trying.
 pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError> {
-    let listen = |source| StartError::Listen { port: config.http_port, source };
-    let listener = TcpListener::bind(("0.0.0.0", config.http_port)).map_err(listen)?;
+    let address = SocketAddr::new(config.http_address, config.http_port);
+    let listen = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
+    say_whom_calls_go_through(&config.okapi.gateway);
 
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
     let work = store::pool(
@@ -160,10 +168,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         stop.clone(),
     ));
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
-    let http = okapi::client().map_err(StartError::Client)?;
-    let users = Users::new(http.clone(), config.okapi.users_timeout);
-    let storage = Storage::new(http.clone());
-    let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(http));
+    let calls = Calls::new(config.okapi.breaker).map_err(StartError::Client)?;
+    let users = Users::new(calls.clone(), config.okapi.users_timeout);
+    let storage = Storage::new(calls.clone());
+    let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(calls));
     let sender = Arc::new(Sender::new(&config.kafka));
     let telling = Arc::new(Telling::new(
         // While nobody is told, there is hardly anything to look at.
@@ -183,7 +191,6 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let iterations = Arc::new(Iterations::new(
         (work.clone(), own_connections(config, ITERATION_CONNECTIONS)),
         tenants.clone(),
-        user_topics.clone(),
         consumer.broker(),
         sender,
         config.messages.on,
@@ -219,7 +226,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         broker: consumer.broker(),
         environment: config.kafka.environment.clone(),
         redrive,
-        okapi_url: config.okapi.url.clone(),
+        gateway: config.okapi.gateway.clone(),
         tenant_jobs,
         rebuilds,
         telling,
@@ -232,7 +239,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     loops.spawn(gather(stop.clone()));
     loops.close();
     let server = serve(config, service, listener).map_err(listen)?;
-    info!(http.port = port, "listening");
+    info!(http.address = %config.http_address, http.port = port, "listening");
     let http = server.handle();
     Ok(Running {
         port,
@@ -246,6 +253,22 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         stopping,
         stop,
     })
+}
+
+fn say_whom_calls_go_through(gateway: &Gateway) {
+    let Gateway { url, is_set, is_pinned } = gateway;
+    match (is_pinned, is_set) {
+        (true, _) => info!(okapi.url = url, "other modules are asked through this gateway alone"),
+        (false, true) => warn!(
+            okapi.url = url,
+            "other modules are asked through the gateway that a request names; \
+             what another gateway than this one answers is not kept"
+        ),
+        (false, false) => warn!(
+            "other modules are asked through the gateway that a request names, whoever sends it: \
+             set OKAPI_URL to pin the gateway"
+        ),
+    }
 }
 
 /// Gathers figures, also when nobody asks for them.

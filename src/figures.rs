@@ -17,6 +17,7 @@ use metrics_util::MetricKindMask;
 use crate::{
     event::{Event, IdentifiedBy, Kind, Reason, TenantId, TimedBy},
     flow::{answer::Basis, housekeeping::Gone, outcome::Tally},
+    okapi::{Module, Outcome},
     store::incidents,
 };
 
@@ -69,6 +70,7 @@ pub struct Figures {
     pub published: Counter,
     gone: [Counter; 4],
     answers: [Counter; Basis::ALL.len()],
+    module_calls: [[Counter; Outcome::ALL.len()]; Module::ALL.len()],
     /// Tenants who were enabled once.
     hidden: RwLock<HashSet<TenantId>>,
 }
@@ -128,6 +130,8 @@ impl Figures {
                 .map(|table| counter!("patron_blocks_rows_removed_total", "table" => table)),
             answers: Basis::ALL
                 .map(|basis| counter!("patron_blocks_answers_total", "basis" => basis.name())),
+            module_calls: Module::ALL
+                .map(|module| Outcome::ALL.map(|outcome| module_counter(module, outcome))),
             hidden: RwLock::default(),
         }
     }
@@ -210,6 +214,11 @@ impl Figures {
         self.answers[basis as usize].increment(1);
     }
 
+    /// Another module was called, or would have been if it had not failed before.
+    pub fn module_call(&self, module: Module, outcome: Outcome) {
+        self.module_calls[module as usize][outcome as usize].increment(1);
+    }
+
     /// So many patrons were looked at, and so many messages written down.
     pub fn looked_at(&self, patrons: usize, messages: usize) {
         self.looked_at.increment(patrons as u64);
@@ -227,6 +236,11 @@ impl Figures {
 
 fn parked_counter(kind: Kind, reason: Reason) -> Counter {
     counter!("patron_blocks_parked_total", "kind" => kind.name(), "reason" => reason.name())
+}
+
+fn module_counter(module: Module, outcome: Outcome) -> Counter {
+    let labels = [("module", module.name()), ("outcome", outcome.name())];
+    counter!("patron_blocks_module_calls_total", &labels)
 }
 
 fn describe() {
@@ -253,6 +267,7 @@ fn describe() {
         ("patron_blocks_summaries_published_total", "Summaries that iterations have published"),
         ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
         ("patron_blocks_answers_total", "Answers about patrons, by what they rest on"),
+        ("patron_blocks_module_calls_total", "Calls to other modules, by what became of them"),
         ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),
     ] {
         describe_counter!(name, what);

@@ -57,6 +57,7 @@ pub(crate) fn serve_at(world: &World, port: u16) -> Process {
     let process = command(world)
         .arg("serve")
         .env("KAFKA_GROUP_PROTOCOL", protocol)
+        .env("HTTP_ADDRESS", "127.0.0.1")
         .env("HTTP_PORT", port.to_string())
         .env("OKAPI_URL", world.users.url())
         .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")

@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Hang,
     /// With something else than a page.
     Rubbish,
+    /// With a page that never ends.
+    Endless,
     /// As it should.
     None,
 }
@@ -116,6 +118,7 @@ impl Shelf {
             Fault::Status(status) => HttpResponse::build(status.try_into().unwrap()).body("no"),
             Fault::Hang => std::future::pending().await,
             Fault::Rubbish => HttpResponse::Ok().body("{\"loans\": [{]}"),
+            Fault::Endless => HttpResponse::Ok().streaming(endless()),
             Fault::None => HttpResponse::Ok().json(self.page(path, &query["query"])),
         }
     }
@@ -145,4 +148,8 @@ impl Shelf {
         let member = if path == LOANS { "loans" } else { "accounts" };
         json!({ member: &rest[..rest.len().min(100)], "totalRecords": rest.len() })
     }
+}
+
+fn endless() -> impl futures_util::Stream<Item = Result<web::Bytes, std::io::Error>> {
+    futures_util::stream::repeat_with(|| Ok(web::Bytes::from(vec![b' '; 1 << 20])))
 }

@@ -21,6 +21,8 @@ pub(crate) enum Mood {
     Broken,
     /// Takes the request and never answers.
     Silent,
+    /// The right answer, and two megabytes of spaces after it.
+    Verbose,
 }
 
 #[derive(Default)]
@@ -106,6 +108,10 @@ async fn answer(state: web::Data<Mutex<State>>, user: web::Path<Uuid>) -> HttpRe
     match (mood, group) {
         (Mood::Silent, _) => std::future::pending().await,
         (Mood::Broken, _) => HttpResponse::InternalServerError().finish(),
+        (Mood::Verbose, _) => {
+            let user = json!({ "id": *user, "patronGroup": group.flatten() }).to_string();
+            HttpResponse::Ok().body(user + &" ".repeat(2 << 20))
+        }
         (Mood::Right, None) => HttpResponse::NotFound().body("User not found"),
         (Mood::Right, Some(None)) => HttpResponse::Ok().json(json!({ "id": *user })),
         (Mood::Right, Some(Some(group))) => {

@@ -8,8 +8,8 @@ use patron_blocks::{
     app::{self, Running},
     clock::Clock,
     config::{
-        Config, DatabaseConfig, GroupProtocol, HousekeepingConfig, KafkaConfig, MessageConfig,
-        OkapiConfig, OnDatabaseFailure, SecurityConfig,
+        Config, DatabaseConfig, Gateway, GroupProtocol, HousekeepingConfig, KafkaConfig,
+        MessageConfig, OkapiConfig, OnDatabaseFailure, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
     flow::{
@@ -17,6 +17,7 @@ use patron_blocks::{
         stop_rule::StopRule,
     },
     kafka::Shape,
+    okapi::BreakerLimits,
     store::{self, Db, Login, PoolSettings, Schema, patrons},
     telemetry::{self, LogFormat},
 };
@@ -178,15 +179,17 @@ impl World {
                 writers: 2,
                 stop_rule: StopRule { in_a_row: 100, of_window: 500 },
             },
+            http_address: std::net::Ipv4Addr::LOCALHOST.into(),
             http_port: 0,
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
             okapi: OkapiConfig {
-                url: users.url(),
+                gateway: Gateway { url: users.url(), is_set: true, is_pinned: true },
                 users_timeout: Duration::from_millis(300),
                 fresh: chrono::TimeDelta::zero(),
                 usable: chrono::TimeDelta::zero(),
                 fallback: chrono::TimeDelta::days(1),
+                breaker: BreakerLimits { failures: 5, pause: Duration::from_millis(500) },
                 pubsub_registration: false,
             },
             on_database_failure: OnDatabaseFailure::Open,
@@ -241,7 +244,7 @@ impl World {
 
     /// As [`World::start`], on a machine with this clock.
     pub(crate) async fn start_with(&mut self, clock: Clock) {
-        self.launch(clock).await;
+        self.start_by(clock).await;
         self.until("the service is ready", async |world: &Self| {
             world.get("/admin/ready").await.0 == 200
         })
@@ -250,10 +253,11 @@ impl World {
 
     /// As [`World::start`], where it may not get ready.
     pub(crate) async fn start_anyhow(&mut self) {
-        self.launch(Clock::system()).await;
+        self.start_by(Clock::system()).await;
     }
 
-    async fn launch(&mut self, clock: Clock) {
+    /// As [`World::start_anyhow`], by this clock.
+    pub(crate) async fn start_by(&mut self, clock: Clock) {
         let running = app::start(&self.config, clock).await.expect("it starts");
         self.url = format!("http://127.0.0.1:{}", running.port);
         self.running.push(running);
@@ -443,12 +447,19 @@ impl World {
 
     /// What the answer about a patron rests on, as its header says.
     pub(crate) async fn basis(&self, user: Uuid) -> String {
+        self.answer_by(&self.users.url(), user).await.0
+    }
+
+    /// Basis and number of blocks of an answer, where the request names this gateway.
+    pub(crate) async fn answer_by(&self, gateway: &str, user: Uuid) -> (String, usize) {
         let path = format!("/automated-patron-blocks/{user}");
         let request = self.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", TENANT);
-        let request = request.header("X-Okapi-Url", self.users.url());
-        let response = request.send().await.expect("the service answers");
+        let response = request.header("X-Okapi-Url", gateway).send().await;
+        let response = response.expect("the service answers");
         assert_eq!(response.status(), 200);
-        response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned()
+        let basis = response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned();
+        let body: Value = response.json().await.expect("it is JSON");
+        (basis, body["automatedPatronBlocks"].as_array().expect("a list").len())
     }
 
     /// The entries of a patron's blocks, as the three flags.

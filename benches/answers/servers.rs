@@ -37,9 +37,11 @@ impl Service {
             .env("DB_DATABASE", &login.database)
             .env("DB_MAXPOOLSIZE", connections.to_string())
             .env("KAFKA_HOST", variable("KAFKA_HOST"))
+            .env("HTTP_ADDRESS", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
             .env("ENV", environment)
-            .env("OKAPI_URL", "http://127.0.0.1:9")
+            // Where it is not set, the gateway that a request names is asked.
+            .env_remove("OKAPI_URL")
             // The patron group is known; what is measured is the answer, not another service.
             .env("PATRON_GROUP_FRESH_SECONDS", "86400")
             .env("PATRON_GROUP_USABLE_SECONDS", "86400")

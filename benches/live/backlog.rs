@@ -25,6 +25,7 @@ fn serve(login: &Login, log: &Log) -> Child {
         .arg("serve")
         .env("DB_DATABASE", &login.database)
         .env("ENV", &log.environment)
+        .env("HTTP_ADDRESS", "127.0.0.1")
         .env("HTTP_PORT", "0")
         .env("LOG_LEVEL", "warn")
         .stderr(Stdio::inherit())

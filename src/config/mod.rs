@@ -10,7 +10,11 @@ mod okapi;
 mod rebuild;
 mod security;
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -19,7 +23,7 @@ pub use dotted::with_dotted_names;
 pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
 pub use messages::{MessageConfig, MessageSettings};
-pub use okapi::{OkapiConfig, OkapiSettings};
+pub use okapi::{Gateway, OkapiConfig, OkapiSettings};
 pub use rebuild::RebuildSettings;
 pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
 
@@ -60,6 +64,9 @@ pub struct Settings {
     #[command(flatten)]
     pub kafka: KafkaSettings,
 
+    /// Address to listen on: 0.0.0.0 for all of IPv4, 127.0.0.1 for this machine alone
+    #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0", global = true)]
+    pub http_address: String,
     /// Port to listen on
     #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
     pub http_port: String,
@@ -107,6 +114,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The broker.
     pub kafka: KafkaConfig,
+    /// The address to listen on.
+    pub http_address: IpAddr,
     /// The port to listen on; 0 for any that is free.
     pub http_port: u16,
     /// Threads that answer requests.
@@ -242,6 +251,14 @@ impl Settings {
         let config = Config {
             database: self.database(&mut problems),
             kafka: self.kafka.check(&mut problems),
+            http_address: problems
+                .check(
+                    "HTTP_ADDRESS",
+                    &self.http_address,
+                    "must be an IP address of this machine",
+                    |text| text.parse().ok(),
+                )
+                .unwrap_or(Ipv4Addr::LOCALHOST.into()),
             http_port: problems.number(
                 "HTTP_PORT",
                 &self.http_port,
@@ -369,6 +386,7 @@ mod tests {
         assert_eq!(config.kafka.bootstrap, "localhost:9092");
         assert_eq!(config.kafka.environment, Environment::new(None));
         assert_eq!(config.http_port, 8081);
+        assert!(config.http_address.is_unspecified(), "a gateway reaches it from elsewhere");
     }
 
     #[test]
@@ -404,7 +422,9 @@ mod tests {
             "--env=a b",
             "--kafka-pubsub-topics=yes",
             "--db-maxpoolsize=3",
+            "--http-address=localhost",
             "--okapi-url=okapi:9130",
+            "--okapi-gateway=any",
             "--tombstone-days=29",
             "--dead-letter-days=0",
             "--log-format=xml",
@@ -425,7 +445,9 @@ mod tests {
                 "KAFKA_PUBSUB_TOPICS must be true or false, but it is \"yes\"",
                 "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
                  KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",
+                "HTTP_ADDRESS must be an IP address of this machine, but it is \"localhost\"",
                 "OKAPI_URL must be a URL with http or https, but it is \"okapi:9130\"",
+                "OKAPI_GATEWAY must be auto, pinned or request, but it is \"any\"",
                 "DEAD_LETTER_DAYS must be a number of days from 1 to 3650, but it is \"0\"",
                 "TOMBSTONE_DAYS must not be less than INBOX_DAYS, but it is \"29\"",
             ]

@@ -6,25 +6,40 @@ use chrono::TimeDelta;
 use clap::Args;
 
 use super::Problems;
+use crate::okapi::BreakerLimits;
+
+/// The gateway where OKAPI_URL is not set and a request names none.
+const USUAL_URL: &str = "http://okapi:9130";
 
 /// As they come.
 #[derive(Debug, Clone, Args)]
 pub struct OkapiSettings {
-    /// Gateway for calls that no request's X-Okapi-Url names
-    #[arg(long, env = "OKAPI_URL", default_value = "http://okapi:9130", global = true)]
-    pub okapi_url: String,
+    /// Gateway for calls to other modules; http://okapi:9130 where it is not set and a request names none
+    #[arg(long, env = "OKAPI_URL", global = true)]
+    pub okapi_url: Option<String>,
+    /// Which gateway is asked: pinned (OKAPI_URL alone), request (the one that X-Okapi-Url names), or auto (pinned
+    /// where OKAPI_URL is set)
+    #[arg(long, env = "OKAPI_GATEWAY", default_value = "auto", global = true)]
+    pub okapi_gateway: String,
     /// Longest wait for the users module, in milliseconds
     #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
     pub users_timeout: String,
     /// Up to this age in seconds a known patron group is used without asking
     #[arg(long, env = "PATRON_GROUP_FRESH_SECONDS", default_value = "10", global = true)]
     pub patron_group_fresh: String,
-    /// Up to this age in seconds it is used and asked again in the background
+    /// Up to this age in seconds it is used and asked again in the background; beyond it, one that the topic of
+    /// users has is
     #[arg(long, env = "PATRON_GROUP_USABLE_SECONDS", default_value = "60", global = true)]
     pub patron_group_usable: String,
     /// Up to this age in seconds it is used when the users module fails
     #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
     pub patron_group_fallback: String,
+    /// After so many calls in a row without an answer a module is not asked for a while
+    #[arg(long, env = "MODULE_BREAKER_FAILURES", default_value = "5", global = true)]
+    pub module_breaker_failures: String,
+    /// For how long, in milliseconds; then one call finds out whether it answers
+    #[arg(long, env = "MODULE_BREAKER_PAUSE_MS", default_value = "5000", global = true)]
+    pub module_breaker_pause: String,
     /// Whether enabling a tenant registers with mod-pubsub for the events: true or false
     #[arg(long, env = "PUBSUB_REGISTRATION", default_value = "true", global = true)]
     pub pubsub_registration: String,
@@ -33,8 +48,8 @@ pub struct OkapiSettings {
 /// Once checked: the gateway, and how old the users module's answers may get (http contract 2).
 #[derive(Debug, Clone)]
 pub struct OkapiConfig {
-    /// Gateway for calls that no request names one for; without a trailing slash.
-    pub url: String,
+    /// Whom calls go through.
+    pub gateway: Gateway,
     /// Longest wait for an answer of the users module.
     pub users_timeout: Duration,
     /// Up to this age a patron group is used without asking.
@@ -43,26 +58,119 @@ pub struct OkapiConfig {
     pub usable: TimeDelta,
     /// Up to this age it is used when the users module fails.
     pub fallback: TimeDelta,
+    /// When modules that give no answer are not asked.
+    pub breaker: BreakerLimits,
     /// Whether enabling a tenant registers with mod-pubsub.
     pub pubsub_registration: bool,
 }
 
+/// Whom calls to other modules go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Base of calls that no request names one for; without a trailing slash.
+    pub url: String,
+    /// Whether somebody has set it.
+    pub is_set: bool,
+    /// Whether it is the only one.
+    pub is_pinned: bool,
+}
+
+impl Gateway {
+    /// Base of calls on behalf of a request that names this one, and whether it is elsewhere: what is answered
+    /// there serves nobody else.
+    pub fn of(&self, named: Option<&str>) -> (String, bool) {
+        match named.map(|named| named.trim_end_matches('/')) {
+            Some(named) if !self.is_pinned => (named.to_owned(), self.is_set && named != self.url),
+            _ => (self.url.clone(), false),
+        }
+    }
+}
+
 impl OkapiSettings {
     pub(super) fn check(&self, problems: &mut Problems) -> OkapiConfig {
-        let url = |text: &str| {
-            let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
-            let url = text.trim_end_matches('/').to_owned();
-            (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
-        };
-        let rule = "must be a URL with http or https";
         OkapiConfig {
-            url: problems.check("OKAPI_URL", &self.okapi_url, rule, url).unwrap_or_default(),
+            gateway: self.gateway(problems),
             users_timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
             fresh: problems.seconds("PATRON_GROUP_FRESH_SECONDS", &self.patron_group_fresh),
             usable: problems.seconds("PATRON_GROUP_USABLE_SECONDS", &self.patron_group_usable),
             fallback: problems
                 .seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
+            breaker: BreakerLimits {
+                failures: problems.number(
+                    "MODULE_BREAKER_FAILURES",
+                    &self.module_breaker_failures,
+                    "must be a number from 1 to 1000",
+                    1..=1000,
+                ),
+                pause: problems.milliseconds("MODULE_BREAKER_PAUSE_MS", &self.module_breaker_pause),
+            },
             pubsub_registration: problems.flag("PUBSUB_REGISTRATION", &self.pubsub_registration),
         }
+    }
+
+    fn gateway(&self, problems: &mut Problems) -> Gateway {
+        let url = |text: &str| {
+            let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
+            let url = text.trim_end_matches('/').to_owned();
+            (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
+        };
+        let (rule, set) = ("must be a URL with http or https", self.okapi_url.as_deref());
+        let checked = problems.check("OKAPI_URL", set.unwrap_or(USUAL_URL), rule, url);
+        let rule = "must be auto, pinned or request";
+        let pinned = |text: &str| match text {
+            "auto" => Some(set.is_some()),
+            "pinned" => Some(true),
+            "request" => Some(false),
+            _ => None,
+        };
+        let is_pinned = problems.check("OKAPI_GATEWAY", &self.okapi_gateway, rule, pinned);
+        Gateway {
+            url: checked.unwrap_or_default(),
+            is_set: set.is_some(),
+            is_pinned: is_pinned.unwrap_or(true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: OkapiSettings,
+    }
+
+    fn gateway(line: &[&str]) -> Gateway {
+        // Not what the environment of the tests says.
+        let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let matches = command.get_matches_from([&["x"], line].concat());
+        let settings = Line::from_arg_matches(&matches).unwrap().settings;
+        let mut problems = Problems::default();
+        let config = settings.check(&mut problems);
+        assert!(problems.0.is_empty());
+        config.gateway
+    }
+
+    #[test]
+    fn the_gateway_is_pinned_where_it_is_set() {
+        let base = |line: &[&str], named| gateway(line).of(named);
+        let (url, other) = ("--okapi-url=http://here:9130/", Some("http://elsewhere/"));
+        let here = || "http://here:9130".to_owned();
+        assert_eq!(base(&[url], other), (here(), false));
+        assert_eq!(base(&[url], None), (here(), false));
+        // A request that names it is believed, which comes to the same.
+        assert_eq!(base(&[url], Some("http://here:9130/")), (here(), false));
+        let elsewhere = || "http://elsewhere".to_owned();
+        assert_eq!(base(&[], other), (elsewhere(), false), "as ever");
+        assert_eq!(base(&[], None), ("http://okapi:9130".to_owned(), false));
+        let line = [url, "--okapi-gateway=request"];
+        assert_eq!(base(&line, other), (elsewhere(), true));
+        assert_eq!(base(&line, Some("http://here:9130/")), (here(), false));
+        let line = ["--okapi-gateway=pinned"];
+        assert_eq!(base(&line, other), ("http://okapi:9130".to_owned(), false));
     }
 }

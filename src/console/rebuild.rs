@@ -17,7 +17,7 @@ use crate::{
         tenants::{Tenant, Tenants},
     },
     kafka::Broker,
-    okapi::{self, Caller, Storage},
+    okapi::{Caller, Calls, Storage},
     store::{
         differences,
         rebuilds::{self, Rebuild, Status},
@@ -107,7 +107,7 @@ pub(super) async fn rebuild(
 ) -> Result<bool, Failure> {
     let tenants = Arc::new(Tenants::new(desk.db.clone(), desk.clock.clone()));
     let broker = Arc::new(Broker::new(&config.kafka).map_err(Failure::Kafka)?);
-    let storage = Storage::new(okapi::client().map_err(Failure::Client)?);
+    let storage = Storage::new(Calls::new(config.okapi.breaker).map_err(Failure::Client)?);
     let works = Arc::new(Rebuilds::new(
         (desk.db.clone(), config.database.login.clone()),
         tenants.clone(),
@@ -119,7 +119,8 @@ pub(super) async fn rebuild(
     let all = asked.all.clone();
     let stop = CancellationToken::new();
     let caller = Caller {
-        okapi_url: config.okapi.url.clone(),
+        okapi_url: config.okapi.gateway.url.clone(),
+        is_elsewhere: false,
         tenant: arguments.tenant.clone().unwrap_or_default(),
         token: arguments.token.clone(),
         request_id: None,

@@ -4,9 +4,9 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
-use chrono::{DateTime, Utc};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -20,13 +20,16 @@ use crate::{
     config::OkapiConfig,
     event::TenantId,
     kafka::UserTopics,
-    okapi::{Caller, Users},
+    okapi::{CallError, Caller, Users},
     store::{
         self, Db,
-        patrons::{self, KnownGroup},
+        patrons::{self, State},
     },
     telemetry::Chain,
 };
+
+/// Patrons whose group is asked for in the background at once, at most. Of others, the next answer asks.
+const ASKING_MOST: usize = 100;
 
 /// What an answer rests on (http contract 2). A closed list: clients see it in a header, metrics are
 /// labelled with it.
@@ -36,7 +39,8 @@ pub enum Basis {
     NothingOpen,
     /// The library has set no limit.
     NoLimits,
-    /// A patron group that the topic of users told, which is read as long as it is there.
+    /// A patron group that the topic of users named, and that no newer answer contradicts. An old one is asked
+    /// for again in the background.
     ToldGroup,
     /// A patron group that was asked for a moment ago.
     FreshGroup,
@@ -46,10 +50,14 @@ pub enum Basis {
     AskedGroup,
     /// The last known one, because the users module fails.
     LastKnownGroup,
-    /// The users module says that there is none, or its topic.
+    /// The last known one, because the users module hangs and nobody waits for it.
+    LastKnownUnasked,
+    /// The users module says that there is none.
     NoGroup,
     /// The users module fails, and no group is known: nothing is blocked.
     GroupNotTold,
+    /// The users module hangs and is not asked, and no group is known: nothing is blocked.
+    GroupUnasked,
     /// The database fails, or is too slow: what is answered then is a setting.
     NotEvaluated,
     /// Too many ask at once: the same.
@@ -58,7 +66,7 @@ pub enum Basis {
 
 impl Basis {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NothingOpen,
         Self::NoLimits,
         Self::ToldGroup,
@@ -66,8 +74,10 @@ impl Basis {
         Self::UsableGroup,
         Self::AskedGroup,
         Self::LastKnownGroup,
+        Self::LastKnownUnasked,
         Self::NoGroup,
         Self::GroupNotTold,
+        Self::GroupUnasked,
         Self::NotEvaluated,
         Self::TooMany,
     ];
@@ -82,8 +92,10 @@ impl Basis {
             Self::UsableGroup => "usable-group",
             Self::AskedGroup => "asked-group",
             Self::LastKnownGroup => "last-known-group",
+            Self::LastKnownUnasked => "last-known-group-unasked",
             Self::NoGroup => "no-group",
             Self::GroupNotTold => "group-not-told",
+            Self::GroupUnasked => "group-unasked",
             Self::NotEvaluated => "not-evaluated",
             Self::TooMany => "too-many",
         }
@@ -136,7 +148,7 @@ pub struct Question {
 }
 
 impl Answers {
-    /// Asks the users module as `ages` says, but of tenants whose topic tells of users.
+    /// Asks the users module as `ages` says. Nobody waits for a group that a topic named.
     pub fn new(
         clock: Clock,
         users: Users,
@@ -166,52 +178,78 @@ impl Answers {
         // Without any limit there is nothing that the group could decide.
         let (group, basis) = match policy.limits.is_empty() {
             true => (None, Basis::NoLimits),
-            false => self.group(question, state.asked, state.told, now).await,
+            false => self.group(question, &state).await,
         };
         Ok(Answer { measures: state.measures, group, basis, policy })
     }
 
-    /// The patron's group (http contract 2). What the topic told does not age while the topic is there. Of
-    /// what is known else, a fresh one is used; a usable one is used and asked for in the background; else it
-    /// is asked for, and where that fails the last known one serves for a while.
+    /// The patron's group (http contract 2): the newer of an answer and a record of the topic. One that the topic
+    /// named is used at once and asked for in the background where it is old. Of others a fresh one is used; a
+    /// usable one is used and asked for in the background; else it is asked for, and where that fails the last
+    /// known one serves for a while. Who is said to have none is always asked about.
     async fn group(
         self: &Arc<Self>,
         question: &Question,
-        asked: Option<KnownGroup>,
-        told: Option<KnownGroup>,
-        now: DateTime<Utc>,
+        state: &State,
     ) -> (Option<String>, Basis) {
-        let told = match told {
-            Some(told) if self.user_topics.tell_of(&question.tenant.id) => {
-                let basis = if told.group.is_some() { Basis::ToldGroup } else { Basis::NoGroup };
-                return (told.group, basis);
-            }
-            told => told,
-        };
-        let newest = asked.into_iter().chain(told).max_by_key(|known| known.known_at);
-        let known = newest.and_then(|known| Some((now - known.known_at, known.group?)));
+        let by_topic = state.is_group_of_topic() && self.user_topics.tell_of(&question.tenant.id);
+        let known = state.known_group();
+        let known = known.and_then(|known| Some((state.age(known), known.group.clone()?)));
         match known {
+            Some((age, group)) if by_topic => {
+                if age > self.ages.usable {
+                    self.ask_in_background(question);
+                }
+                (Some(group), Basis::ToldGroup)
+            }
             Some((age, group)) if age <= self.ages.fresh => (Some(group), Basis::FreshGroup),
             Some((age, group)) if age <= self.ages.usable => {
                 self.ask_in_background(question);
                 (Some(group), Basis::UsableGroup)
             }
-            known => match (self.ask(question).await, known) {
-                (Ok(Some(group)), _) => (Some(group), Basis::AskedGroup),
-                (Ok(None), _) => (None, Basis::NoGroup),
-                (Err(()), Some((age, group))) if age <= self.ages.fallback => {
-                    (Some(group), Basis::LastKnownGroup)
-                }
-                (Err(()), _) => (None, Basis::GroupNotTold),
-            },
+            Some((age, group)) if age <= self.ages.fallback => {
+                self.asked_group(question, Some(group)).await
+            }
+            _ => self.asked_group(question, None).await,
         }
     }
 
+    /// The group as the users module says, or the last one that serves where that fails.
+    async fn asked_group(
+        self: &Arc<Self>,
+        question: &Question,
+        last: Option<String>,
+    ) -> (Option<String>, Basis) {
+        // While the module hangs, only who has no group to go by waits for the call that finds out.
+        if last.is_some() && !self.users.may_ask(&question.caller) {
+            self.ask_in_background(question);
+            return (last, Basis::LastKnownUnasked);
+        }
+        let failure = match self.ask(question).await {
+            Ok(Some(group)) => return (Some(group), Basis::AskedGroup),
+            Ok(None) => return (None, Basis::NoGroup),
+            Err(failure) => failure,
+        };
+        let basis = match (failure, last.is_some()) {
+            (CallError::Unasked, true) => Basis::LastKnownUnasked,
+            (CallError::Unasked, false) => Basis::GroupUnasked,
+            (_, true) => Basis::LastKnownGroup,
+            (_, false) => Basis::GroupNotTold,
+        };
+        (last, basis)
+    }
+
+    /// Asks without making anybody wait. What is asked elsewhere would be of no use to the next one.
     fn ask_in_background(self: &Arc<Self>, question: &Question) {
         let who = (question.tenant.id.clone(), question.user);
-        if !self.asking.lock().unwrap_or_else(PoisonError::into_inner).insert(who.clone()) {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if question.caller.is_elsewhere
+            || asking.len() >= ASKING_MOST
+            || !asking.insert(who.clone())
+        {
             return;
         }
+        drop(asking);
         let (answers, question) = (self.clone(), question.clone());
         tokio::spawn(async move {
             let _ = answers.ask(&question).await;
@@ -219,21 +257,27 @@ impl Answers {
         });
     }
 
-    /// Asks the users module and keeps its answer. A failure is logged here; who asks needs only know
-    /// that there was no answer.
-    async fn ask(&self, question: &Question) -> Result<Option<String>, ()> {
+    /// Asks the users module and stores its answer, unless a request chose whom to ask: that answer is the
+    /// request's alone. A failure is logged here.
+    async fn ask(&self, question: &Question) -> Result<Option<String>, CallError> {
         let Question { db, tenant, user, caller } = question;
-        let known_at = self.clock.now();
-        let group = self.users.patron_group(caller, *user).await.map_err(|error| {
-            warn!(tenant = %tenant.id, user.id = %user, error = %Chain(&error),
-                "patron group not told");
+        let began = Instant::now();
+        let group = self.users.patron_group(caller, *user).await.inspect_err(|error| {
+            // That a module is not asked was said when that began.
+            if !matches!(error, CallError::Unasked) {
+                warn!(tenant = %tenant.id, user.id = %user, error = %Chain(error),
+                    "patron group not told");
+            }
         })?;
-        let known = KnownGroup { group, known_at };
-        if let Err(error) = patrons::learn_group(db, &tenant.schema, *user, &known).await {
+        if caller.is_elsewhere {
+            return Ok(group);
+        }
+        let (schema, known, ago) = (&tenant.schema, group.as_deref(), began.elapsed());
+        if let Err(error) = patrons::learn_group(db, schema, *user, known, ago).await {
             // The answer is right all the same; the next one asks again.
             debug!(tenant = %tenant.id, user.id = %user, error = %Chain(&error),
                 "patron group not kept");
         }
-        Ok(known.group)
+        Ok(group)
     }
 }

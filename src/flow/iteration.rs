@@ -27,10 +27,10 @@ use crate::{
     blocks::{Blocked, Cause},
     clock,
     figures::figures,
-    kafka::{self, Broker, Outgoing, Sender, UserTopics},
+    kafka::{self, Broker, Outgoing, Sender},
     store::{
         self, Db,
-        iterations::{self, Iteration, Reached, Request, Whose},
+        iterations::{self, Iteration, Reached, Request},
         outbox, patrons,
         telling::{self, Turn},
         tenants,
@@ -71,7 +71,6 @@ pub struct Iterations {
     work: Db,
     db: Db,
     tenants: Arc<Tenants>,
-    user_topics: Arc<UserTopics>,
     broker: Arc<Broker>,
     sender: Arc<Sender>,
     /// Whether others are told of blocks.
@@ -111,13 +110,12 @@ impl Iterations {
     pub fn new(
         (work, db): (Db, Db),
         tenants: Arc<Tenants>,
-        user_topics: Arc<UserTopics>,
         broker: Arc<Broker>,
         sender: Arc<Sender>,
         telling: bool,
     ) -> Self {
         let (pace, asked) = (Pace::of_percent(PERCENT), Notify::new());
-        Self { work, db, tenants, user_topics, broker, sender, telling, pace, asked }
+        Self { work, db, tenants, broker, sender, telling, pace, asked }
     }
 
     /// Enters an iteration, for this instance or another to work on.
@@ -228,16 +226,17 @@ impl Iterations {
         stop: &CancellationToken,
     ) -> Result<End, Failure> {
         let tenant = self.tenants.find(&iteration.tenant).await?.ok_or(Failure::Disabled)?;
-        let by_topic = self.user_topics.tell_of(&tenant.id);
-        let of = Whose { group: iteration.patron_group.as_deref(), by_topic };
+        let group = iteration.patron_group.as_deref();
         let mut tx = store::begin(&self.db).await?;
         let changed = match iteration.changed_since {
-            Some(time) => Some(iterations::changed_since(&mut tx, &tenant.schema, of, time).await?),
+            Some(time) => {
+                Some(iterations::changed_since(&mut tx, &tenant.schema, group, time).await?)
+            }
             None => None,
         };
         let total = match &changed {
             Some(users) => users.len() as i64,
-            None => iterations::count(&mut *tx, &tenant.schema, of).await?,
+            None => iterations::count(&mut *tx, &tenant.schema, group).await?,
         };
         drop(tx);
         let (published, last_user) = (iteration.published, iteration.last_user);
@@ -251,8 +250,7 @@ impl Iterations {
             }
             let began = Instant::now();
             let after = reached.last_user;
-            let of_whom = (of, changed.as_deref());
-            let page = self.page((iteration, holder), &tenant, of_whom, after);
+            let page = self.page((iteration, holder), &tenant, changed.as_deref(), after);
             let page = timeout(LONGEST, page).await.unwrap_or(Err(store::Error::Silent.into()))?;
             if page.is_empty() {
                 return Ok(End::Done);
@@ -271,7 +269,7 @@ impl Iterations {
         &self,
         (iteration, holder): (&Iteration, Uuid),
         tenant: &Tenant,
-        (of, changed): (Whose<'_>, Option<&[Uuid]>),
+        changed: Option<&[Uuid]>,
         after: Option<Uuid>,
     ) -> Result<Vec<Published>, Failure> {
         let schema = &tenant.schema;
@@ -287,7 +285,10 @@ impl Iterations {
         let now = store::now(&mut *tx).await?;
         let after = after.unwrap_or(Uuid::nil());
         let summaries = match changed {
-            None => iterations::page(&mut *tx, schema, of, after, PAGE).await?,
+            None => {
+                let group = iteration.patron_group.as_deref();
+                iterations::page(&mut *tx, schema, group, after, PAGE).await?
+            }
             Some(users) => {
                 let begin = users.partition_point(|user| *user <= after);
                 let end = users.len().min(begin + PAGE as usize);
@@ -313,7 +314,7 @@ impl Iterations {
             // What others are told is told here as well: what has changed since comes with a greater number. Where
             // nobody knows the group, nothing is said of blocks.
             let last = told.remove(&user).and_then(|last| last.blocked);
-            match evaluate(state, &policy, of.by_topic) {
+            match evaluate(state, &policy) {
                 Found::Findings(_) if self.telling => {
                     members.push(("automatedPatronBlocks", json!(last)));
                 }

@@ -35,9 +35,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The limits of a patron group; ids are compared as text, to the letter.
+    /// The limits of a patron group; ids are compared without regard to case.
     pub fn limits_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Limit> {
-        self.limits.iter().filter(move |limit| limit.patron_group == group)
+        self.limits.iter().filter(move |limit| limit.patron_group.eq_ignore_ascii_case(group))
     }
 
     /// Reads it as it is set now.

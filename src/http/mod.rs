@@ -33,7 +33,7 @@ use gate::Gate;
 
 use crate::{
     clock::Clock,
-    config::OnDatabaseFailure,
+    config::{Gateway, OnDatabaseFailure},
     event::{Collection, Environment, Kind},
     flow::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, iteration::Iterations,
@@ -77,8 +77,8 @@ pub struct Service {
     pub iterations: Arc<Iterations>,
     /// The collection whose topics we write to, if any.
     pub collection: Option<Collection>,
-    /// Gateway for calls that a request names none for.
-    pub okapi_url: String,
+    /// Whom calls to other modules go through.
+    pub gateway: Gateway,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
     /// Whether the service is stopping: then it isn't ready.

@@ -24,7 +24,15 @@ pub(super) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str
 
 /// The tenant that the request names; it need not be enabled.
 pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
-    let named = header(request, "X-Okapi-Tenant")
+    const NAME: &str = "X-Okapi-Tenant";
+    let mut lines = request.headers().get_all(NAME).map(|line| line.as_bytes().trim_ascii());
+    let first = lines.next();
+    if lines.any(|line| Some(line) != first) {
+        // Which of them whoever checked this request has looked at, nobody knows.
+        let rule = format!("{NAME} must name one tenant, but it is there with several values");
+        return Err(ApiError::bad_request(rule));
+    }
+    let named = header(request, NAME)
         .ok_or_else(|| ApiError::bad_request("Unable to process request Tenant must be set"))?;
     TenantId::parse(named).ok_or_else(|| {
         let named = named.escape_default();
@@ -35,28 +43,37 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
 /// Whom outgoing calls are made for.
 pub(super) fn caller(request: &HttpRequest, service: &Service, tenant: &TenantId) -> Caller {
     let owned = |name| header(request, name).map(str::to_owned);
-    let url = header(request, "X-Okapi-Url").map(|url| url.trim_end_matches('/').to_owned());
+    let (okapi_url, is_elsewhere) = service.gateway.of(header(request, "X-Okapi-Url"));
     Caller {
-        okapi_url: url.unwrap_or_else(|| service.okapi_url.clone()),
+        okapi_url,
+        is_elsewhere,
         tenant: tenant.to_string(),
         token: owned("X-Okapi-Token"),
         request_id: owned("X-Okapi-Request-Id"),
     }
 }
 
+/// Longest id of a user that is stored, in bytes.
+const USER_MOST: usize = 255;
+
 /// The staff user who acts, for metadata: the header, else the token's claim, which is read and not
-/// verified, since that is the gateway's work. Need not be a UUID.
+/// verified, since that is the gateway's work. Need not be a UUID. What is no id at all counts as unknown: a
+/// database can't hold a NUL, and no request is refused for its author.
 fn acting_user(request: &HttpRequest) -> Option<String> {
+    let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
+    let user = named.or_else(|| claimed_user(header(request, "X-Okapi-Token")?))?;
+    let is_id = !user.is_empty() && user.len() <= USER_MOST && !user.contains(char::is_control);
+    is_id.then_some(user)
+}
+
+fn claimed_user(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Claims {
         user_id: Option<String>,
     }
-    if let Some(user) = header(request, "X-Okapi-User-Id") {
-        return Some(user.to_owned());
-    }
-    let payload = header(request, "X-Okapi-Token")?.split('.').nth(1)?;
+    let payload = token.split('.').nth(1)?;
     let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
-    serde_json::from_slice::<Claims>(&json).ok()?.user_id.filter(|user| !user.is_empty())
+    serde_json::from_slice::<Claims>(&json).ok()?.user_id
 }
 
 /// A request of an enabled tenant, with the connections of the thread that answers it.

@@ -1,5 +1,5 @@
-//! Of which tenants there is a topic that tells of users. There the patron groups are known at home, and
-//! nobody need be asked for them (docs/decisions/0017).
+//! Of which tenants there is a topic of users. A patron group that it names is used at once, and where it is old
+//! it is asked for again in the background (docs/decisions/0017).
 
 use std::{
     collections::HashSet,
@@ -43,9 +43,8 @@ impl Found {
 }
 
 impl UserTopics {
-    /// Whether what a topic told of this tenant's users is what its topic would tell now. It is believed
-    /// until a look has found no topic: an instance that starts while no broker answers must not take for
-    /// old what is as new as can be.
+    /// Whether this tenant's users have a topic that is read. It is believed until a look has found none: an
+    /// instance that starts while no broker answers must make nobody wait.
     pub fn tell_of(&self, tenant: &TenantId) -> bool {
         let found = self.0.read().unwrap_or_else(PoisonError::into_inner);
         found.as_ref().is_none_or(|found| found.of_collections || found.of.contains(tenant))

@@ -1,14 +1,18 @@
 //! Other modules, asked through the gateway (http contract 9).
 
+mod breaker;
+mod calls;
 mod pubsub;
 pub mod storage;
 mod users;
 
+pub use breaker::BreakerLimits;
+pub use calls::{Calls, Module, Outcome};
 pub use pubsub::PubSub;
 pub use storage::Storage;
 pub use users::Users;
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode, redirect::Policy};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 
 /// Why a client could not be made.
 pub type ClientError = reqwest::Error;
@@ -18,6 +22,8 @@ pub type ClientError = reqwest::Error;
 pub struct Caller {
     /// Base of outgoing calls, without a trailing slash.
     pub okapi_url: String,
+    /// Whether a request chose that base and `OKAPI_URL` is another: what is answered there serves nobody else.
+    pub is_elsewhere: bool,
     /// The tenant.
     pub tenant: String,
     /// The caller's token, passed on as it came and never logged.
@@ -35,6 +41,15 @@ pub enum CallError {
     /// It answered with a status that says no.
     #[error("answered {0}")]
     Status(StatusCode),
+    /// It answered with more than it may.
+    #[error("answered with more than {0} bytes")]
+    TooLarge(usize),
+    /// It answered with something else than it should.
+    #[error("answered with what can't be read")]
+    Unreadable(#[source] serde_json::Error),
+    /// Nobody asked it: it gave no answer several times in a row.
+    #[error("is not asked for a moment, because it has not answered lately")]
+    Unasked,
 }
 
 impl CallError {
@@ -53,12 +68,6 @@ impl CallError {
     pub fn is_of_the_token(&self) -> bool {
         matches!(self, Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
-}
-
-/// A client for all calls.
-pub fn client() -> Result<Client, ClientError> {
-    // No redirects: the token is for the gateway alone.
-    Client::builder().no_proxy().redirect(Policy::none()).build()
 }
 
 impl Caller {

@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{CallError, Caller};
+use super::{CallError, Caller, Calls, Module};
 use crate::{event::Kind, telemetry::Chain};
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most bytes of an answer, of which nothing but the status is of use.
+const MOST: usize = 1 << 20;
 
 /// How long to wait between attempts.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
@@ -27,12 +30,12 @@ const PUBLISHED: [Kind; 5] = [
 
 /// A client of mod-pubsub.
 #[derive(Debug, Clone)]
-pub struct PubSub(Client);
+pub struct PubSub(Calls);
 
 impl PubSub {
     /// A client.
-    pub fn new(http: Client) -> Self {
-        Self(http)
+    pub fn new(calls: Calls) -> Self {
+        Self(calls)
     }
 
     /// Registers a module for all eight kinds. Tries again for a few seconds, unless there is no
@@ -65,8 +68,8 @@ impl PubSub {
 
     async fn post(&self, caller: &Caller, path: &str, body: &Value) -> Result<(), CallError> {
         let path = format!("/pubsub/event-types{path}");
-        let request = caller.request(&self.0, Method::POST, &path).timeout(TIMEOUT).json(body);
-        let status = request.send().await.map_err(CallError::Failed)?.status();
+        let request = caller.request(self.0.http(), Method::POST, &path).json(body);
+        let status = self.0.send(Module::PubSub, caller, request, TIMEOUT, MOST).await?.status;
         if status.is_success() { Ok(()) } else { Err(CallError::Status(status)) }
     }
 }
@@ -78,4 +81,33 @@ fn descriptor(kind: Kind) -> Value {
         "eventTTL": 1,
         "signed": false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::okapi::BreakerLimits;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mod_pubsub_that_gives_no_answer_is_not_asked_on_and_on() {
+        let limits = BreakerLimits { failures: 5, pause: Duration::from_secs(600) };
+        let pubsub = PubSub::new(Calls::new(limits).unwrap());
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let caller = Caller {
+            okapi_url: format!("http://{nobody}"),
+            is_elsewhere: false,
+            tenant: "northlib".to_owned(),
+            token: None,
+            request_id: None,
+        };
+        let first = pubsub.register(&caller, "m").await.unwrap_err();
+        assert!(matches!(first, CallError::Failed(_)), "{first}");
+        let second = pubsub.register(&caller, "m").await.unwrap_err();
+        assert!(matches!(second, CallError::Unasked), "{second}");
+        let other = Caller { tenant: "southlib".to_owned(), ..caller };
+        let other = pubsub.register(&other, "m").await.unwrap_err();
+        assert!(matches!(other, CallError::Failed(_)), "{other}");
+    }
 }

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{CallError, Caller};
+use super::{CallError, Caller, Calls, Module};
 use crate::patron::Scope;
 
 /// Records on a page. The fees/fines module asks the inventory for each page, so they stay short.
 pub const PAGE: usize = 100;
+
+/// Most bytes of a page: 160 KiB for each of its records.
+const MOST: usize = 16 << 20;
 
 /// Which records are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,13 @@ impl Kept {
         match self {
             Self::Loans => "loans",
             Self::Accounts => "accounts",
+        }
+    }
+
+    fn module(self) -> Module {
+        match self {
+            Self::Loans => Module::LoanStorage,
+            Self::Accounts => Module::FeesFines,
         }
     }
 
@@ -48,12 +58,12 @@ struct Page {
 
 /// A client of the storage modules.
 #[derive(Debug, Clone)]
-pub struct Storage(Client);
+pub struct Storage(Calls);
 
 impl Storage {
     /// A client.
-    pub fn new(http: Client) -> Self {
-        Self(http)
+    pub fn new(calls: Calls) -> Self {
+        Self(calls)
     }
 
     /// The page of open records after an id, in the order of ids, of one patron or of all.
@@ -74,12 +84,13 @@ impl Storage {
         }
         query.push_str(" sortBy id");
         let limit = PAGE.to_string();
-        let request = caller.request(&self.0, Method::GET, kept.path());
-        let request = request.query(&[("limit", &*limit), ("query", &*query)]).timeout(timeout);
-        let response = request.send().await.map_err(CallError::Failed)?;
-        match response.status() {
+        let request = caller.request(self.0.http(), Method::GET, kept.path());
+        let request = request.query(&[("limit", &*limit), ("query", &*query)]);
+        let answer = self.0.send(kept.module(), caller, request, timeout, MOST).await?;
+        match answer.status {
             StatusCode::OK => {
-                let page: Page = response.json().await.map_err(CallError::Failed)?;
+                let page: Page =
+                    serde_json::from_slice(&answer.body).map_err(CallError::Unreadable)?;
                 Ok(page.loans)
             }
             status => Err(CallError::Status(status)),

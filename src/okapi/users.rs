@@ -6,12 +6,15 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CallError, Caller};
+use super::{CallError, Caller, Calls, Module};
+
+/// Most bytes of a user: far more than one has.
+const MOST: usize = 1 << 20;
 
 /// A client of the users module.
 #[derive(Debug, Clone)]
 pub struct Users {
-    http: reqwest::Client,
+    calls: Calls,
     timeout: Duration,
 }
 
@@ -23,8 +26,13 @@ struct User {
 
 impl Users {
     /// A client that waits for an answer for at most `timeout`.
-    pub fn new(http: reqwest::Client, timeout: Duration) -> Self {
-        Self { http, timeout }
+    pub fn new(calls: Calls, timeout: Duration) -> Self {
+        Self { calls, timeout }
+    }
+
+    /// Whether the module may be asked now: not while it hangs.
+    pub fn may_ask(&self, caller: &Caller) -> bool {
+        self.calls.may_ask(Module::Users, caller)
     }
 
     /// The patron's group: `None` for a patron without one, or one whom the users module does not
@@ -34,11 +42,12 @@ impl Users {
         caller: &Caller,
         user: Uuid,
     ) -> Result<Option<String>, CallError> {
-        let request = caller.request(&self.http, Method::GET, &format!("/users/{user}"));
-        let response = request.timeout(self.timeout).send().await.map_err(CallError::Failed)?;
-        match response.status() {
+        let request = caller.request(self.calls.http(), Method::GET, &format!("/users/{user}"));
+        let answer = self.calls.send(Module::Users, caller, request, self.timeout, MOST).await?;
+        match answer.status {
             StatusCode::OK => {
-                let user: User = response.json().await.map_err(CallError::Failed)?;
+                let user: User =
+                    serde_json::from_slice(&answer.body).map_err(CallError::Unreadable)?;
                 Ok(user.patron_group.filter(|group| !group.is_empty()))
             }
             StatusCode::NOT_FOUND => Ok(None),

@@ -13,9 +13,9 @@ use crate::event::TenantId;
 macro_rules! of_group {
     () => {
         "($1::text is null or exists (
-           select from {schema}.patron p where p.user_id = s.user_id and $1 =
-             case when p.told_at is not null and ($2 or p.known_at is null or p.told_at >= p.known_at)
-                  then p.told_group else p.patron_group end))"
+           select from {schema}.patron p where p.user_id = s.user_id and lower($1) = lower(
+             case when p.told_at >= p.known_at or p.known_at is null
+                  then p.told_group else p.patron_group end)))"
     };
 }
 
@@ -26,9 +26,9 @@ const COUNT: Statement = Statement::new(concat!(
 ));
 
 const PAGE: Statement = Statement::new(concat!(
-    "select s.user_id, s.jsonb::text from {schema}.user_summary s where s.user_id > $3 and ",
+    "select s.user_id, s.jsonb::text from {schema}.user_summary s where s.user_id > $2 and ",
     of_group!(),
-    " order by s.user_id limit $4"
+    " order by s.user_id limit $3"
 ));
 
 /// Of these patrons, whether they have anything open or not.
@@ -45,14 +45,14 @@ const CHANGED: Statement = Statement::new(concat!(
          from {schema}.inbox i
          left join {schema}.loan l on l.loan_id = i.subject
          left join {schema}.fee_fine f on f.fee_fine_id = i.subject
-        where i.received_at >= $3
+        where i.received_at >= $2
        union
-       select i.user_id from {schema}.inbox i where i.received_at >= $3
+       select i.user_id from {schema}.inbox i where i.received_at >= $2
        union
-       select user_id from {schema}.rebuild_patron where applied_at >= $3
+       select user_id from {schema}.rebuild_patron where applied_at >= $2
        union
        select c.user_id from {schema}.patron_counter c
-        where exists (select from {schema}.inbox i where i.received_at >= $3
+        where exists (select from {schema}.inbox i where i.received_at >= $2
                          and (i.subject is null or i.subject = '00000000-0000-0000-0000-000000000000'))) s
       where s.user_id is not null and ",
     of_group!(),
@@ -318,18 +318,13 @@ pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     gone.map(|_| ()).map_err(Error::at("forget iterations"))
 }
 
-/// Whose summaries are published.
-#[derive(Debug, Clone, Copy)]
-pub struct Whose<'a> {
-    /// Patrons of this group, or all.
-    pub group: Option<&'a str>,
-    /// Whether what the topic told of groups counts before all else.
-    pub by_topic: bool,
-}
-
-/// How many patrons have anything open.
-pub async fn count(db: impl PgExecutor<'_>, schema: &Schema, of: Whose<'_>) -> Result<i64, Error> {
-    let count = sqlx::query_scalar(schema.sql(&COUNT)).bind(of.group).bind(of.by_topic);
+/// How many patrons of this group, or of all, have anything open.
+pub async fn count(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    group: Option<&str>,
+) -> Result<i64, Error> {
+    let count = sqlx::query_scalar(schema.sql(&COUNT)).bind(group);
     count.fetch_one(db).await.map_err(Error::at("count summaries"))
 }
 
@@ -337,11 +332,11 @@ pub async fn count(db: impl PgExecutor<'_>, schema: &Schema, of: Whose<'_>) -> R
 pub async fn page(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    of: Whose<'_>,
+    group: Option<&str>,
     after: Uuid,
     most: i64,
 ) -> Result<Vec<(Uuid, Option<String>)>, Error> {
-    let page = sqlx::query_as(schema.sql(&PAGE)).bind(of.group).bind(of.by_topic);
+    let page = sqlx::query_as(schema.sql(&PAGE)).bind(group);
     let page = page.bind(after).bind(most).fetch_all(db).await;
     page.map_err(Error::at("read summaries"))
 }
@@ -360,12 +355,12 @@ pub async fn these(
 pub async fn changed_since(
     tx: &mut Tx,
     schema: &Schema,
-    of: Whose<'_>,
+    group: Option<&str>,
     time: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, Error> {
     let failed = || Error::at("look who has changed");
     let longer = sqlx::query("select set_config('statement_timeout', '900000', true)");
     longer.execute(&mut **tx).await.map_err(failed())?;
-    let changed = sqlx::query_scalar(schema.sql(&CHANGED)).bind(of.group).bind(of.by_topic);
+    let changed = sqlx::query_scalar(schema.sql(&CHANGED)).bind(group);
     changed.bind(time).fetch_all(&mut **tx).await.map_err(failed())
 }

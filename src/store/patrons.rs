@@ -1,8 +1,11 @@
 //! What is read of one patron: the numbers to evaluate, the summary, the patron group.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -25,7 +28,7 @@ macro_rules! state {
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
             c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
-            p.patron_group, p.known_at, p.told_group, p.told_at
+            p.patron_group, p.known_at, p.told_group, p.told_at, now() as read_at
        from {schema}.patron_counter c
       cross join lateral (
          select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
@@ -60,17 +63,21 @@ const STATES: Statement = Statement::new(state!(
 const SUMMARY: Statement =
     Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
 
+/// By the clock of the database, which all instances share. A time that lies ahead of it is no time of an answer.
 const LEARN_GROUP: Statement = Statement::new(
-    "insert into {schema}.patron as t (user_id, patron_group, known_at) values ($1, $2, $3)
+    "insert into {schema}.patron as t (user_id, patron_group, known_at)
+     values ($1, $2, now() - $3 * interval '1 second')
      on conflict (user_id) do update set
        patron_group = excluded.patron_group, known_at = excluded.known_at
-       where t.known_at is null or t.known_at < excluded.known_at",
+       where t.known_at is null or t.known_at < excluded.known_at or t.known_at > now()",
 );
 
-/// In the order of the patrons, so that two writers wait for each other in one direction.
+/// In the order of the patrons, so that two writers wait for each other in one direction. A record of a clock that
+/// is ahead is no newer than its arrival, or no answer could be newer than it.
 const TELL_GROUPS: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, told_group, told_stamp, told_at)
-     select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]), unnest($4::timestamptz[])
+     select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]),
+            least(unnest($4::timestamptz[]), now())
      on conflict (user_id) do update set
        told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
        where t.told_stamp is null or t.told_stamp < excluded.told_stamp",
@@ -147,6 +154,8 @@ pub struct State {
     pub asked: Option<KnownGroup>,
     /// The patron group as the newest record of the topic told.
     pub told: Option<KnownGroup>,
+    /// When this was read, by the clock of the database.
+    pub read_at: DateTime<Utc>,
 }
 
 /// A patron group, and when it was told.
@@ -159,13 +168,23 @@ pub struct KnownGroup {
 }
 
 impl State {
-    /// The group that is known without asking: what the topic told counts where that is read (`by_topic`), else
-    /// what was heard last. `None` where nothing ever was; the group is `None` where it was said that there is
-    /// none.
-    pub fn known_group(&self, by_topic: bool) -> Option<&Option<String>> {
-        let newest = || self.asked.iter().chain(&self.told).max_by_key(|known| known.known_at);
-        let known = self.told.as_ref().filter(|_| by_topic).or_else(newest);
-        known.map(|known| &known.group)
+    /// The group that is known without asking: the newer of the answer and the record. `None` where there is
+    /// neither; its group is `None` where it says that there is none.
+    pub fn known_group(&self) -> Option<&KnownGroup> {
+        self.asked.iter().chain(&self.told).max_by_key(|known| known.known_at)
+    }
+
+    /// Whether the topic named the group that is known, and no newer answer names another.
+    pub fn is_group_of_topic(&self) -> bool {
+        let (known, told) = (self.known_group(), self.told.as_ref());
+        let groups = known.and_then(|known| known.group.as_ref());
+        let groups = groups.zip(told.and_then(|told| told.group.as_ref()));
+        groups.is_some_and(|(known, told)| known.eq_ignore_ascii_case(told))
+    }
+
+    /// How old what is known of a group is. A time that lies ahead is as far from being new as one that lies back.
+    pub fn age(&self, known: &KnownGroup) -> TimeDelta {
+        (self.read_at - known.known_at).abs()
     }
 }
 
@@ -183,6 +202,7 @@ struct StateRow {
     known_at: Option<DateTime<Utc>>,
     told_group: Option<String>,
     told_at: Option<DateTime<Utc>>,
+    read_at: DateTime<Utc>,
 }
 
 impl StateRow {
@@ -205,6 +225,7 @@ impl StateRow {
             first_recall_due: self.first_recall_due,
             asked: known(self.patron_group, self.known_at),
             told: known(self.told_group, self.told_at),
+            read_at: self.read_at,
         }
     }
 }
@@ -263,18 +284,19 @@ pub async fn summary(
         .map_err(Error::at("read a patron's summary"))
 }
 
-/// Keeps what the users module answered, unless a later answer was kept already. Where it knew no group,
-/// what was known before is forgotten with that.
+/// Stores what the users module answered when it was asked so long ago, unless a later answer is stored already.
+/// Where it knew no group, what was known before is forgotten with that.
 pub async fn learn_group(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     user: Uuid,
-    known: &KnownGroup,
+    group: Option<&str>,
+    asked_ago: Duration,
 ) -> Result<(), Error> {
     sqlx::query(schema.sql(&LEARN_GROUP))
         .bind(user)
-        .bind(&known.group)
-        .bind(known.known_at)
+        .bind(group)
+        .bind(asked_ago.as_secs_f64())
         .execute(db)
         .await
         .map_err(Error::at("keep a patron group"))?;

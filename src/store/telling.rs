@@ -42,14 +42,14 @@ const LOOK: Statement = Statement::new(
 const IS_SPREAD: Statement =
     Statement::new("select not exists (select from {schema}.policy_change)");
 
-/// Patrons of a group: whom the desk or the topic says so of. With no group named, all who have anything open
-/// or of whom something was told.
+/// Patrons of a group: whom the desk or the topic says so of, in whatever case. With no group named, all who have
+/// anything open or of whom something was told.
 const SPREAD: Statement = Statement::new(
     "with changes as (delete from {schema}.policy_change returning patron_group, cause)
      insert into {schema}.touched_patron (later, user_id, cause)
      select true, user_id, min(cause) from (
        select p.user_id, g.cause
-         from changes g join {schema}.patron p on p.told_group = g.patron_group or p.patron_group = g.patron_group
+         from changes g join {schema}.patron p on lower(g.patron_group) in (lower(p.told_group), lower(p.patron_group))
          join {schema}.patron_counter c on c.user_id = p.user_id
         where c.open_loans > 0 or c.open_fees_fines > 0
        union all
@@ -99,7 +99,7 @@ pub async fn set(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> 
 /// How patrons are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
-    /// Whether what the topic told of patron groups counts before all else.
+    /// Whether there is a topic of users. No evaluation depends on it any more.
     pub by_topic: bool,
     /// Within so many percent a limit is near.
     pub approaching_percent: u8,

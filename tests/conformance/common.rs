@@ -45,6 +45,14 @@ async fn every_request_names_a_tenant_that_is_enabled() {
                 let answer = desk.send(Ask { headers: &headers, ..ask }).await;
                 assert!(answer.status == 400 && answer.text.contains(bad), "{answer:?}");
             }
+            for two in [[TENANT, "southlib"], ["southlib", TENANT], [TENANT, ""]] {
+                let headers = two.map(|tenant| ("X-Okapi-Tenant", tenant));
+                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
+                assert!(
+                    answer.status == 400 && answer.text.contains("X-Okapi-Tenant"),
+                    "{answer:?}"
+                );
+            }
             let headers = [("X-OKAPI-TENANT", "southlib")];
             if path.starts_with("/_/tenant/") {
                 let answer = desk.send(Ask { headers: &headers, ..ask }).await;

@@ -11,6 +11,7 @@ use simulator::{
     wire::{Faults, Play, Shape, SharedTruth, Wire},
 };
 
+use super::gateway;
 use crate::{
     facts::now,
     log::Draft,
@@ -35,7 +36,7 @@ async fn the_judge_finds_no_difference_after_a_day_of_which_storage_tells_too() 
 }
 
 async fn a_day(storage: bool, outbox: bool) {
-    World::tell(async |world| {
+    World::tell_with(gateway::of_requests, async |world| {
         let settings = Settings { patrons: 150, ..Settings::new(7, now()) };
         let shape = Shape::Mixed;
         let wire = Wire { shape, storage, outbox, ..Wire::new(world.log.environment(), TENANT) };

@@ -13,6 +13,7 @@ use simulator::{
 };
 use uuid::Uuid;
 
+use super::gateway;
 use crate::{
     facts::{check_out, minutes_from_now, now},
     log::Draft,
@@ -217,6 +218,7 @@ async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
     World::tell(async |world| {
         world.stop().await;
         world.config.okapi.pubsub_registration = true;
+        gateway::of_requests(&mut world.config);
         world.start().await;
         let truth = Truth::among([], now());
         let folio = Folio::start(TENANT, SharedTruth::new(truth), 0).unwrap();

@@ -176,6 +176,11 @@ impl Rebuilds {
             warn!(%tenant, "this instance works on no rebuilds: the token is of no use here");
             return;
         }
+        if caller.is_elsewhere {
+            let url = &caller.okapi_url;
+            warn!(%tenant, okapi.url = url, "another gateway than OKAPI_URL: storage is not read there");
+            return;
+        }
         self.tokens.bring((tenant, rebuild), caller);
         self.look();
     }

@@ -37,18 +37,14 @@ pub(in crate::flow) enum Found<'a> {
 }
 
 /// Evaluates a patron as the desk does, but asks nobody for the group.
-pub(in crate::flow) fn evaluate<'a>(
-    state: Option<&'a State>,
-    policy: &'a Policy,
-    by_topic: bool,
-) -> Found<'a> {
+pub(in crate::flow) fn evaluate<'a>(state: Option<&'a State>, policy: &'a Policy) -> Found<'a> {
     let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
         return Found::Findings(Vec::new());
     };
     if policy.limits.is_empty() {
         return Found::Findings(Vec::new());
     }
-    match state.known_group(by_topic) {
+    match state.known_group().map(|known| &known.group) {
         None => Found::GroupUnknown,
         Some(None) => Found::Findings(Vec::new()),
         Some(Some(group)) => {
@@ -169,14 +165,13 @@ impl Telling {
         let states = patrons::states(&mut **tx, schema, &users, now).await?;
         let policy = Policy::load(tx, schema).await?;
         let mut last: HashMap<Uuid, Last> = telling::last(tx, schema, &users).await?;
-        let by_topic = self.user_topics.tell_of(&tenant.id);
         let percent = self.config.approaching_percent;
         let mut changes = Changes::default();
         for (user, cause) in touched {
             let old = last.remove(user).unwrap_or_default();
             let found = states.get(user);
             let state = found.map(|(state, _)| state);
-            let Found::Findings(findings) = evaluate(state, &policy, by_topic) else {
+            let Found::Findings(findings) = evaluate(state, &policy) else {
                 // What was told stays, until the desk or the topic says which group it is; but nobody need look.
                 changes.add(*user, old.clone(), Last { look_at: None, ..old });
                 continue;

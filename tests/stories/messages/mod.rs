@@ -222,6 +222,7 @@ async fn a_patron_group_that_is_learned_or_changed_is_a_cause() {
         }
         is_what_the_desk_says(world, &heard, &[asked, moved]).await;
         // The topic tells for the first time of one whose group the desk had asked for: there is none.
+        world.users.set_group(asked, None);
         let without = done("UPDATED", &member(asked, None), now());
         world.publish(Kind::StoredUser, &without).await;
         world.settled().await;
@@ -229,6 +230,27 @@ async fn a_patron_group_that_is_learned_or_changed_is_a_cause() {
         let heard = world.log.read(&topic(world));
         assert_eq!(of(&heard, asked).last().unwrap(), &is("DELETED", "", &[]));
         is_what_the_desk_says(world, &heard, &[asked, moved]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_in_capitals_concerns_the_patrons_of_its_group() {
+    World::tell_with(on, async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 9.0).await;
+        let user = patron(world, group).await;
+        borrow(world, user, 3).await;
+        told(world).await;
+        let limit = json!({
+            "id": Uuid::new_v4(), "patronGroupId": group.to_string().to_uppercase(),
+            "conditionId": Measure::ChargedOut.condition_id(), "value": 2,
+        });
+        assert_eq!(world.post("/patron-block-limits", &limit).await.0, 201);
+        told(world).await;
+        let heard = world.log.read(&topic(world));
+        assert_eq!(of(&heard, user), [is("CREATED", "limit_changed", &[[true; 3]])]);
+        is_what_the_desk_says(world, &heard, &[user]).await;
     })
     .await;
 }
