@@ -60,6 +60,9 @@ pub trait Ledger: Send + Sync {
         beside: Beside,
     ) -> impl Future<Output = Result<Option<Self::Entry>, Error>> + Send;
 
+    /// Whether a tenant is enabled.
+    fn is_enabled(&self, tenant: &TenantId) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// A tenant whose tables could not be written can be written again: its incidents are over.
     fn usable_again(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -156,6 +159,10 @@ impl Ledger for Database {
         }
         let of = Some((id.clone(), self.tenants.clone()));
         Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, clock, rereading }))
+    }
+
+    async fn is_enabled(&self, tenant: &TenantId) -> Result<bool, Error> {
+        Ok(self.tenants.find(tenant).await?.is_some())
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {

@@ -13,9 +13,9 @@ use crate::event::TenantId;
 macro_rules! of_group {
     () => {
         "($1::text is null or exists (
-           select from {schema}.patron p where p.user_id = s.user_id and $1 =
-             case when p.told_at is not null and ($2 or p.known_at is null or p.told_at >= p.known_at)
-                  then p.told_group else p.patron_group end))"
+           select from {schema}.patron p where p.user_id = s.user_id and lower($1) =
+             lower(case when p.told_at is not null and ($2 or p.known_at is null or p.told_at >= p.known_at)
+                        then p.told_group else p.patron_group end)))"
     };
 }
 

@@ -49,7 +49,8 @@ const SPREAD: Statement = Statement::new(
      insert into {schema}.touched_patron (later, user_id, cause)
      select true, user_id, min(cause) from (
        select p.user_id, g.cause
-         from changes g join {schema}.patron p on p.told_group = g.patron_group or p.patron_group = g.patron_group
+         from changes g join {schema}.patron p
+           on lower(p.told_group) = lower(g.patron_group) or lower(p.patron_group) = lower(g.patron_group)
          join {schema}.patron_counter c on c.user_id = p.user_id
         where c.open_loans > 0 or c.open_fees_fines > 0
        union all
