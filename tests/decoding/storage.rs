@@ -217,6 +217,21 @@ fn what_is_missing_or_of_a_wrong_type_is_named() {
     }
 }
 
+/// As names of people and titles may be, or notes that some tool left.
+#[test]
+fn what_nobody_reads_of_an_entity_may_be_anything() {
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for kind in KINDS {
+        let plain = fact(kind, &changed_to(&entity(kind)));
+        for odd in [r#""\ud800""#, r#"{"lastName":"\udc00"}"#, "1e400", &deep] {
+            let value = changed_to(&with(entity(kind), "personal", json!("#"))).to_string();
+            let value = value.replace("\"#\"", odd);
+            let read = event(&record(kind, "northlib", value.as_bytes())).fact;
+            assert_eq!(read, plain, "{kind:?} {odd}");
+        }
+    }
+}
+
 #[test]
 fn a_user_without_a_group_has_none() {
     for without in [
