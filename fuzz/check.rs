@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// The rules that a dead letter may tell, numbers replaced by `#`. Word for word, since what is not
 /// listed might quote the payload, which may hold a person's data.
-const RULES: [&str; 21] = [
+const RULES: [&str; 20] = [
     "the value is not UTF-#",
     "the value is not a JSON object",
     "the value is not valid JSON (line #, column #)",
@@ -22,14 +22,13 @@ const RULES: [&str; 21] = [
     "is not a JSON object",
     "is not valid JSON (line #, column #)",
     "holds a member twice (line #, column #)",
-    "holds what is no Unicode character",
     "is required",
     "is required where an envelope tells a change",
     "must be an object",
     "must be a string",
     "must be a UUID of version # to #",
     "must be an ISO # date and time, or epoch milliseconds",
-    "must be a number of at most # digits, below #",
+    "must be a number of at most # digits before the point",
     "must be true or false",
     "names another kind of event than the topic",
     "names another tenant than the record's other sources",
@@ -139,6 +138,11 @@ fn in_calendar(at: &DateTime<Utc>) -> bool {
     (1..=9999).contains(&at.year())
 }
 
+/// The year is one that four digits can write where the date was written; in UTC it may be one off.
+fn is_a_due_date(at: &DateTime<Utc>) -> bool {
+    (0..=10_000).contains(&at.year())
+}
+
 fn check_time(record: &Record, event: &Event) {
     let at = event.occurred_at;
     assert!(in_calendar(&at));
@@ -182,12 +186,12 @@ fn check_fact(fact: &Fact) {
     assert!(fact.user().is_none_or(known));
     match fact {
         Fact::CheckedOut { due_date, grace, .. } => {
-            assert!(in_calendar(due_date));
+            assert!(is_a_due_date(due_date));
             assert!(grace.is_none_or(|grace| grace.duration > 0));
         }
-        Fact::DueDateChanged { due_date, .. } => assert!(in_calendar(due_date)),
+        Fact::DueDateChanged { due_date, .. } => assert!(is_a_due_date(due_date)),
         Fact::LoanHeld { due_date, lost, claimed_returned, .. } => {
-            assert!(in_calendar(due_date));
+            assert!(is_a_due_date(due_date));
             assert!(!(*lost && *claimed_returned));
         }
         Fact::GroupTold { group, .. } => {
@@ -195,7 +199,8 @@ fn check_fact(fact: &Fact) {
         }
         Fact::BalanceChanged { balance, fee_fine_type, loan, .. } => {
             assert_eq!(balance.to_string(), balance.normalize().to_string());
-            assert!(balance.abs() < Decimal::from(1_000_000_000_000_000_i64));
+            assert!(balance.abs() <= Decimal::from(10_000_000_000_000_i64));
+            assert!(balance.scale() <= 15);
             assert!(fee_fine_type.is_none_or(known) && loan.is_none_or(known));
         }
         Fact::CheckedIn { .. }

@@ -40,8 +40,15 @@ impl Clock {
     }
 }
 
-/// An instant as clients read it (http contract 1.3): `2026-09-14T21:59:59.000+00:00`.
+/// The first and the last instant of the years that four digits can write: years 1 to 9999.
+const WRITABLE: [i64; 2] = [-62_135_596_800_000, 253_402_300_799_999];
+
+/// An instant as clients read it (http contract 1.3): `2026-09-14T21:59:59.000+00:00`. What is beyond the years
+/// that they read is as far as those go.
 pub fn written(instant: DateTime<Utc>) -> String {
+    let [first, last] = WRITABLE;
+    let milliseconds = instant.timestamp_millis().clamp(first, last);
+    let instant = DateTime::from_timestamp_millis(milliseconds).unwrap_or(instant);
     instant.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
 }
 

@@ -111,6 +111,98 @@ async fn numbers_are_compared_and_sorted_as_numbers() {
     .await;
 }
 
+/// As scripts write it for the framework of today's module.
+#[tokio::test]
+async fn modifiers_and_relations_of_words_are_understood() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        for (query, expected) in [
+            ("value >=/number 10 sortBy value/number", "10 100"),
+            ("value ==/number 1e1", "10"),
+            ("value ==/number \"10.00\"", "10"),
+            ("value ==/string 10.0", ""),
+            ("value ==/string 10", "10"),
+            ("value >/string 9", "9.5"),
+            ("value < 1e30 sortBy value/number/sort.descending", "100 10 9.5 1"),
+            ("value < 1e999999999999 sortby value", "1 9.5 10 100"),
+            ("value > -1e999999999999 sortby value", "1 9.5 10 100"),
+            ("value > 1e-999999999999 sortby value/sort.ascending/number", "1 9.5 10 100"),
+            ("value any \"1 100\" sortby value", "1 100"),
+            ("value all \"10 10.0\"", "10"),
+            ("value=\"\" sortby value", "1 9.5 10 100 \"7\""),
+        ] {
+            let page = found(db, schema, &limits::RECORDS, query).await;
+            let values: Vec<_> = page.iter().map(|record| record["value"].to_string()).collect();
+            assert_eq!(values.join(" "), expected, "{query}");
+        }
+        for (query, expected) in [
+            ("name any \"noir items\"", vec![1, 2]),
+            ("name any/ignoreCase \"NOIR Items nothing\"", vec![1, 2]),
+            ("name all \"balance fee\"", vec![4]),
+            ("name all \"balance cafe\"", vec![]),
+            ("name adj \"fee fine\"", vec![4]),
+            ("name adj \"fine fee\"", vec![]),
+            ("name ALL \"zur* caf*\"", vec![0]),
+            ("name any \"\"", vec![0, 1, 2, 3, 4]),
+            ("message all \"\"", vec![3, 4]),
+            ("name=/respectCase cafe", vec![1]),
+            ("name==/respectcase/ignoreaccents \"Cafe*\"", vec![0]),
+            ("name==/respectAccents \"CAFE*\"", vec![1]),
+            ("name==/respectAccents/respectCase \"Café Z*\"", vec![0]),
+            ("name==/respectAccents/respectCase \"café*\"", vec![]),
+            ("name any/respectCase \"lost items Cafe\"", vec![0, 2]),
+            ("name ==/number cafe*", vec![0, 1]),
+            ("blockBorrowing any \"true maybe\"", vec![0, 2, 4]),
+        ] {
+            let page = found(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
+            let names: Vec<_> =
+                page.iter().map(|record| record["name"].as_str().unwrap()).collect();
+            assert_eq!(names, expected.iter().map(|n| NAMES[*n]).collect::<Vec<_>>(), "{query}");
+        }
+        let sorted =
+            found(db, schema, &conditions::RECORDS, "sortby name/respectCase/sort.descending")
+                .await;
+        assert_eq!(sorted[0]["name"], NAMES[4]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_empty_term_finds_what_is_set_of_every_kind_of_field() {
+    with_tenant(async |db, schema| {
+        fill(db, schema).await;
+        let bare = Uuid::from_u128(0x4000_8000_0000_0000_0000 + 77);
+        conditions::seed(db, schema, bare, &json!({})).await.unwrap();
+        let lacks = json!({ "conditionId": bare });
+        let row = LimitRow { id: bare, condition: bare, record: &lacks };
+        limits::add(db, schema, row, None, noon()).await.unwrap();
+        for (of, field, expected) in [
+            (&limits::RECORDS, "id", 6),
+            (&limits::RECORDS, "conditionId", 6),
+            (&limits::RECORDS, "patronGroupId", 0),
+            (&limits::RECORDS, "value", 5),
+            (&limits::RECORDS, "metadata.createdDate", 0),
+            (&conditions::RECORDS, "id", 6),
+            (&conditions::RECORDS, "name", 5),
+            (&conditions::RECORDS, "message", 2),
+            (&conditions::RECORDS, "blockBorrowing", 5),
+            (&conditions::RECORDS, "blockRenewals", 0),
+        ] {
+            for relation in ["=", " any ", " all ", " adj ", "=/respectCase ", "=/number "] {
+                let query = format!("{field}{relation}\"\"");
+                assert_eq!(found(db, schema, of, &query).await.len(), expected, "{query}");
+            }
+        }
+        let letters = ["id", "reason", "rule", "topic", "partition", "offset", "receivedAt"];
+        for field in letters {
+            let query = cql::parse(&format!("{field}=\"\"")).unwrap();
+            let count = records::count(db, schema, &dead_letters::SEARCH, &query.condition).await;
+            assert_eq!(count.unwrap(), 0, "{field}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn text_is_sorted_without_case_and_accents() {
     with_tenant(async |db, schema| {
@@ -144,10 +236,25 @@ async fn no_query_is_an_error_of_the_database() {
             "value==1e28 or value==-1E-28 or value==1e999999999 or value==+.e".to_owned(),
             "name==\"'; drop table x; --\" or name==\"{schema} $1 \\u{0}\"".to_owned(),
         ];
+        let plain = ["=", "==", "<>", "<", "<=", ">", ">="];
+        let terms = ["x", "7", "\"\"", "a*", "*", "?", "\"a b\"", "-1.50", "\u{300}"];
+        let more = [
+            " any ",
+            " all ",
+            " adj ",
+            "==/number ",
+            ">/string ",
+            " any/respectCase ",
+            "<>/respectAccents/respectCase ",
+        ];
         for field in collections().iter().flat_map(|of| of.names()) {
-            for relation in ["=", "==", "<>", "<", "<=", ">", ">="] {
-                for term in ["x", "7", "\"\"", "a*", "*", "?", "\"a b\"", "-1.50", "\u{300}"] {
-                    queries.push(format!("{field}{relation}{term} sortby {field}"));
+            for (relations, terms) in
+                [(plain, &terms[..]), (more, &["1e-9999", "\"a* 7\"", "\" \""][..])]
+            {
+                for relation in relations {
+                    for term in terms {
+                        queries.push(format!("{field}{relation}{term} sortby {field}"));
+                    }
                 }
             }
         }
@@ -176,8 +283,33 @@ async fn run(db: &Db, schema: &Schema, query: &str) -> Result<(), String> {
 fn random_queries_are_no_error_of_the_database_either() {
     let part = prop_oneof![
         prop::sample::select(vec![
-            "name", "value", "reason", "offset", "id", "==", "=", "<>", ">", " and ", " or ",
-            " not ", "(", ")", "*", "?", "\\", "\"", "sortby ", "1", "cafe", " ",
+            "name",
+            "value",
+            "reason",
+            "offset",
+            "id",
+            "==",
+            "=",
+            "<>",
+            ">",
+            " and ",
+            " or ",
+            " not ",
+            "(",
+            ")",
+            "*",
+            "?",
+            "\\",
+            "\"",
+            "sortby ",
+            "1",
+            "cafe",
+            " ",
+            " any ",
+            " all ",
+            "/number ",
+            "/respectCase ",
+            "1e9999",
         ])
         .prop_map(str::to_owned),
         "\\PC{1,3}",

@@ -165,6 +165,105 @@ async fn what_was_held_has_the_time_at_which_it_was_written() {
     .await;
 }
 
+/// A fee/fine that was paid but for what doubles leave over has ended, in summaries and in events.
+#[tokio::test]
+async fn fees_with_a_remainder_of_doubles_are_taken_over_as_paid() {
+    with_java(Layout::Late, async |_, db, schema| {
+        let (user, open, paid, ended) =
+            (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        let remainder: Value = serde_json::from_str("4.996003610813204e-16").unwrap();
+        let fees = json!([
+            { "feeFineId": open, "balance": serde_json::from_str::<Value>("2.5000000000000004").unwrap() },
+            { "feeFineId": paid, "balance": remainder },
+        ]);
+        let summary = json!({ "userId": user, "openLoans": [], "openFeesFines": fees });
+        write(db, schema, "user_summary", &[summary]).await;
+        let closed = |balance: Value| json!({ "userId": user, "feeFineId": ended, "balance": balance });
+        let events = [
+            heard(days_ago(3), closed(json!(9))),
+            heard(days_ago(2), closed(remainder)),
+            heard(days_ago(4), json!({ "feeFineId": Uuid::new_v4(), "balance": "1e999999999" })),
+        ];
+        write(db, schema, "fee_fine_balance_changed_event", &events).await;
+        let messages = take_over(db, schema).await.unwrap();
+        assert_eq!(
+            messages,
+            ["taken over from the Java module: 1 summaries with 0 open loans and 1 open fees/fines"]
+        );
+        let balances = "select jsonb_object_agg(fee_fine_id, balance) from {schema}.fee_fine";
+        let balances: Value = ask(db, schema, balances).await;
+        assert_eq!(balances, json!({
+            open.to_string(): serde_json::from_str::<Value>("2.5").unwrap(),
+            paid.to_string(): 0,
+            ended.to_string(): 0,
+        }));
+        assert!(patrons::drift(db, schema).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+/// The zone of the sessions that wrote it is in none of its columns; the date in the record has one.
+#[tokio::test]
+async fn a_session_in_another_zone_wrote_no_other_time() {
+    with_java(Layout::Late, async |_, db, schema| {
+        let local = "create or replace function {schema}.keep_creation() returns trigger language plpgsql as $$
+            begin
+                new.creation_date := (new.jsonb #>> '{metadata,createdDate}')::timestamptz at time zone 'Asia/Tokyo';
+                return new;
+            end $$";
+        java::run(db, schema, local).await;
+        let (patron, closed, paid) = (Patron(6), Uuid::new_v4(), Uuid::new_v4());
+        let (user, loan) = (patron.user(), patron.loans()[0]);
+        write(db, schema, "user_summary", &[patron.summary()]).await;
+        let at = days_ago(2);
+        let about = |loan: Uuid| json!({ "userId": user, "loanId": loan });
+        write(db, schema, "item_checked_out_event", &[heard(at, about(loan))]).await;
+        write(db, schema, "loan_closed_event", &[heard(at, about(closed))]).await;
+        let fee = json!({ "userId": user, "feeFineId": paid, "balance": 0 });
+        write(db, schema, "fee_fine_balance_changed_event", &[heard(at, fee)]).await;
+        take_over(db, schema).await.unwrap();
+        for (stamp, of) in [
+            (format!("snapshot_stamp from {{schema}}.loan where loan_id = '{loan}'"), user),
+            (format!("lost_stamp from {{schema}}.loan where loan_id = '{loan}'"), user),
+            (format!("closed_stamp from {{schema}}.loan where loan_id = '{closed}'"), closed),
+            (format!("balance_stamp from {{schema}}.fee_fine where fee_fine_id = '{paid}'"), paid),
+        ] {
+            let stored: Vec<u8> = ask(db, schema, &format!("select {stamp}")).await;
+            assert_eq!(stored, Stamp::snapshot(at, of).as_bytes(), "{stamp}");
+        }
+    })
+    .await;
+}
+
+/// What the record says of its time may be anything.
+#[tokio::test]
+async fn a_creation_date_that_makes_no_sense_gives_way_to_the_column() {
+    with_java(Layout::Late, async |_, db, schema| {
+        java::run(db, schema, "alter table {schema}.loan_closed_event disable trigger user").await;
+        let odd = [
+            "2026-02-31T10:00:00Z",
+            "2026-13-01T10:00:00Z",
+            "soon",
+            "2026-01-01",
+            "2026-01-01T25:00:00Z",
+        ];
+        for odd in odd {
+            let row = json!({ "loanId": Uuid::new_v4(), "metadata": { "createdDate": odd } });
+            write(db, schema, "loan_closed_event", &[row]).await;
+        }
+        java::run(
+            db,
+            schema,
+            "update {schema}.loan_closed_event set creation_date = now() at time zone 'UTC'",
+        )
+        .await;
+        take_over(db, schema).await.unwrap();
+        let closed = "select count(*) from {schema}.loan where closed_stamp is not null";
+        assert_eq!(ask::<i64>(db, schema, closed).await, 5);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn odd_summaries_are_counted_and_fail_nothing() {
     with_java(Layout::Late, async |_, db, schema| {

@@ -146,7 +146,11 @@ fn reached(measure: Measure, measured: Measured, limit: f64) -> Actions {
     let compared = match measured {
         // Counts are far below 2^53, so the conversion is exact.
         Measured::Count(count) => (count as f64).partial_cmp(&limit),
-        Measured::Money(sum) => Limit::exact(limit).map(|limit| sum.cmp(&limit)),
+        // A limit that no decimal can hold is above or below every sum.
+        Measured::Money(sum) => match Limit::exact(limit) {
+            Some(limit) => Some(sum.cmp(&limit)),
+            None => 0.0.partial_cmp(&limit),
+        },
     };
     match (measure, compared) {
         (_, Some(Ordering::Greater)) => Actions::ALL,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 pub struct Limit {
     /// Its id.
     pub id: Uuid,
-    /// The patron group, compared as text.
+    /// The patron group's id. It is compared without regard to case.
     pub patron_group: String,
     /// The condition; `None` where a stored limit names none.
     pub condition: Option<Uuid>,

@@ -4,8 +4,9 @@
 //! query      = [condition] ["sortby" key+]
 //! condition  = operand (("and" | "or" | "not") operand)*      from left to right, none binds tighter
 //! operand    = [field relation] (term | "(" condition ")")    a field may stand before a group of terms
-//! relation   = "==" | "=" | "<>" | "<" | "<=" | ">" | ">="
-//! key        = field ["/sort.ascending" | "/sort.descending"]
+//! relation   = ("==" | "=" | "<>" | "<" | "<=" | ">" | ">=" | "adj" | "all" | "any") modifier*
+//! key        = field (modifier | "/sort.ascending" | "/sort.descending")*
+//! modifier   = "/number" | "/string" | "/ignoreCase" | "/respectCase" | "/ignoreAccents" | "/respectAccents"
 //! ```
 //!
 //! A term stands in double quotes or has no blank in it; `*` and `?` in it stand for any text and any
@@ -47,6 +48,8 @@ pub struct Comparison {
     pub field: String,
     /// How they are compared.
     pub relation: Relation,
+    /// What is compared of them.
+    pub modifiers: Modifiers,
     /// With what.
     pub term: Term,
 }
@@ -62,11 +65,36 @@ pub enum Operator {
     Not,
 }
 
+/// What of a field is compared or sorted by. The default is what a field's kind says, without regard to case and
+/// accents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Modifiers {
+    /// As a number or as text, where that is asked for.
+    pub form: Option<Form>,
+    /// `/respectCase`: a letter is not the same in capitals.
+    pub respect_case: bool,
+    /// `/respectAccents`: a letter is not the same with an accent.
+    pub respect_accents: bool,
+}
+
+/// As what a field is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `/number`: as a number, where both are one.
+    Number,
+    /// `/string`: as text, even where both are numbers.
+    Text,
+}
+
 /// How a field is compared with a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// `=`: the field has the term's words, in their order.
+    /// `=` or `adj`: the field has the term's words, in their order.
     Words,
+    /// `all`: the field has all of the term's words, in any order.
+    AllWords,
+    /// `any`: the field has one of the term's words.
+    AnyWord,
     /// `==`: the field is the term.
     Is,
     /// `<>`: the field is there and is not the term.
@@ -103,6 +131,8 @@ pub struct Key {
     pub field: String,
     /// Whether the greatest comes first.
     pub descending: bool,
+    /// What is sorted by.
+    pub modifiers: Modifiers,
 }
 
 impl Condition {
@@ -112,6 +142,7 @@ impl Condition {
             Self::Comparison(Comparison {
                 field: field.to_owned(),
                 relation: Relation::Is,
+                modifiers: Modifiers::default(),
                 term: Term::literal(&text),
             })
         });
@@ -133,6 +164,13 @@ impl Term {
     /// This text, nothing of which is a wildcard.
     pub fn literal(text: &str) -> Self {
         Self(text.chars().map(Letter::Char).collect())
+    }
+
+    /// The words that blanks part, each as a term.
+    pub fn words(&self) -> impl Iterator<Item = Self> {
+        let is_blank = |letter: &Letter| matches!(letter, Letter::Char(c) if c.is_whitespace());
+        let words = self.0.split(is_blank).filter(|word| !word.is_empty());
+        words.map(|word| Self(word.to_vec()))
     }
 
     /// The text, in which a wildcard stands for itself.
@@ -170,13 +208,19 @@ impl Operator {
 
 impl Relation {
     /// Those that begin with another one stand before it.
-    const ALL: [Self; 7] =
+    const SIGNS: [Self; 7] =
         [Self::Is, Self::Words, Self::IsNot, Self::AtMost, Self::Below, Self::AtLeast, Self::Above];
+
+    /// Relations that are written as a word.
+    const WORDS: [(&str, Self); 3] =
+        [("adj", Self::Words), ("all", Self::AllWords), ("any", Self::AnyWord)];
 
     /// As it is written.
     fn sign(self) -> &'static str {
         match self {
             Self::Words => "=",
+            Self::AllWords => " all ",
+            Self::AnyWord => " any ",
             Self::Is => "==",
             Self::IsNot => "<>",
             Self::Below => "<",
@@ -187,6 +231,35 @@ impl Relation {
     }
 }
 
+impl Modifiers {
+    /// What each modifier is written as, in any case, and what it does.
+    const ALL: [(&str, fn(&mut Self)); 6] = [
+        ("number", |modifiers| modifiers.form = Some(Form::Number)),
+        ("string", |modifiers| modifiers.form = Some(Form::Text)),
+        ("ignoreCase", |modifiers| modifiers.respect_case = false),
+        ("respectCase", |modifiers| modifiers.respect_case = true),
+        ("ignoreAccents", |modifiers| modifiers.respect_accents = false),
+        ("respectAccents", |modifiers| modifiers.respect_accents = true),
+    ];
+}
+
+impl fmt::Display for Modifiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.form {
+            Some(Form::Number) => f.write_str("/number")?,
+            Some(Form::Text) => f.write_str("/string")?,
+            None => {}
+        }
+        if self.respect_case {
+            f.write_str("/respectCase")?;
+        }
+        if self.respect_accents {
+            f.write_str("/respectAccents")?;
+        }
+        Ok(())
+    }
+}
+
 /// As a query that is read as the same again.
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,9 +267,9 @@ impl fmt::Display for Query {
         if !self.sort.is_empty() {
             f.write_str(" sortby")?;
         }
-        for Key { field, descending } in &self.sort {
+        for Key { field, descending, modifiers } in &self.sort {
             let order = if *descending { "descending" } else { "ascending" };
-            write!(f, " {}/sort.{order}", Term::literal(field))?;
+            write!(f, " {}{modifiers}/sort.{order}", Term::literal(field))?;
         }
         Ok(())
     }
@@ -206,8 +279,10 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("cql.allRecords=1"),
-            Self::Comparison(Comparison { field, relation, term }) => {
-                write!(f, "{}{}{term}", Term::literal(field), relation.sign())
+            Self::Comparison(Comparison { field, relation, modifiers, term }) => {
+                let (field, sign) = (Term::literal(field), relation.sign());
+                // A word needs a blank to end; a quoted term ends a modifier.
+                write!(f, "{field}{}{modifiers}{term}", sign.trim_end())
             }
             Self::Chain(first, rest) => {
                 write!(f, "({first}")?;

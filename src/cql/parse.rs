@@ -8,7 +8,7 @@ use winnow::{
     token::{any, none_of, take_while},
 };
 
-use super::{Comparison, Condition, Key, Letter, Operator, Query, Relation, Term};
+use super::{Comparison, Condition, Key, Letter, Modifiers, Operator, Query, Relation, Term};
 
 /// Bytes of a query at most: room for the ids of some two hundred records.
 pub const LENGTH_MOST: usize = 8192;
@@ -36,6 +36,12 @@ pub struct ParseError {
 struct Expected(&'static str);
 
 const NOTHING_SAID: &str = "";
+
+pub(super) const A_RELATION: &str = "a relation (==, =, <>, <, <=, >, >=, adj, all or any)";
+pub(super) const A_MODIFIER: &str =
+    "a modifier (number, string, ignoreCase, respectCase, ignoreAccents or respectAccents)";
+pub(super) const A_SORT_MODIFIER: &str =
+    "sort.ascending, sort.descending or a modifier such as number";
 
 impl<I: Stream> ParserError<I> for Expected {
     type Inner = Self;
@@ -98,10 +104,18 @@ fn query(input: &mut Input<'_>) -> Result<Query, Expected> {
     Ok(Query { condition, sort })
 }
 
-/// The field and the relation that stand before a group hold for each term in it.
-type Before<'a> = Option<(&'a str, Relation)>;
+/// What stands before a term: field, relation and modifiers. Before a group it is meant for each term in it.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    field: &'a str,
+    relation: Relation,
+    modifiers: Modifiers,
+}
 
-fn condition<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+fn condition<'i>(
+    before: Option<Before<'_>>,
+    depth: usize,
+) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         let first = operand(before, depth).parse_next(input)?;
         let mut rest = Vec::new();
@@ -121,7 +135,10 @@ fn operator(input: &mut Input<'_>) -> Result<Operator, Expected> {
     keyword(operator.keyword()).value(operator).parse_next(input)
 }
 
-fn operand<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+fn operand<'i>(
+    before: Option<Before<'_>>,
+    depth: usize,
+) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         if input.starts_with('(') {
             return group(before, depth).parse_next(input);
@@ -130,36 +147,35 @@ fn operand<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condi
         let what = if before.is_some() { "a value or (" } else { "a field name or (" };
         let field = word.context(what).parse_next(input)?;
         match (opt(relation).parse_next(input)?, before) {
-            (Some(relation), _) => compared(&field.written(), relation, depth).parse_next(input),
-            (None, Some((field, relation))) => {
+            (Some(relation), _) => {
+                let modifiers = modifiers.parse_next(input)?;
+                let before = Before { field: &field.written(), relation, modifiers };
+                compared(before, depth).parse_next(input)
+            }
+            (None, Some(before)) => {
                 input.reset(&start); // it was a value
-                comparison(field, relation).parse_next(input)
+                comparison(before).parse_next(input)
             }
-            (None, None) => {
-                fail.context("a relation (==, =, <>, <, <=, > or >=)").parse_next(input)
-            }
+            (None, None) => fail.context(A_RELATION).parse_next(input),
         }
     }
 }
 
 /// What follows a field and a relation.
-fn compared<'i>(
-    field: &str,
-    relation: Relation,
-    depth: usize,
-) -> impl Parser<Input<'i>, Condition, Expected> {
+fn compared<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         if input.starts_with('(') {
-            group(Some((field, relation)), depth).parse_next(input)
+            group(Some(before), depth).parse_next(input)
         } else {
-            comparison(field, relation).parse_next(input)
+            comparison(before).parse_next(input)
         }
     }
 }
 
 /// A term. What asks for anything but all records of the field that stands for them is refused: that
 /// must not be taken for all of them.
-fn comparison<'i>(field: &str, relation: Relation) -> impl Parser<Input<'i>, Condition, Expected> {
+fn comparison<'i>(before: Before<'_>) -> impl Parser<Input<'i>, Condition, Expected> {
+    let Before { field, relation, modifiers } = before;
     let all = field.eq_ignore_ascii_case(ALL_RECORDS);
     let fits = move |word: &Term| {
         !all || matches!(relation, Relation::Is | Relation::Words) && word.written() == "1"
@@ -169,12 +185,15 @@ fn comparison<'i>(field: &str, relation: Relation) -> impl Parser<Input<'i>, Con
         true => Condition::All,
         false => {
             let field = field.to_owned();
-            Condition::Comparison(Comparison { field, relation, term: word })
+            Condition::Comparison(Comparison { field, relation, modifiers, term: word })
         }
     })
 }
 
-fn group<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+fn group<'i>(
+    before: Option<Before<'_>>,
+    depth: usize,
+) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         if depth == DEPTH_MOST {
             return fail.context("at most 32 groups within each other").parse_next(input);
@@ -185,20 +204,47 @@ fn group<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Conditi
 }
 
 fn relation(input: &mut Input<'_>) -> Result<Relation, Expected> {
-    let found = Relation::ALL.into_iter().find(|relation| input.starts_with(relation.sign()));
+    let worded = Relation::WORDS.into_iter().find(|(word, _)| peeked(word, input));
+    if let Some((word, relation)) = worded {
+        return keyword(word).value(relation).parse_next(input);
+    }
+    let found = Relation::SIGNS.into_iter().find(|relation| input.starts_with(relation.sign()));
     let relation = found.ok_or(Expected(NOTHING_SAID))?;
     sign(relation.sign()).value(relation).parse_next(input)
 }
 
+/// All that follow a relation.
+fn modifiers(input: &mut Input<'_>) -> Result<Modifiers, Expected> {
+    let mut modifiers = Modifiers::default();
+    while opt(sign("/")).parse_next(input)?.is_some() {
+        modifier(&mut modifiers, A_MODIFIER, input)?;
+    }
+    Ok(modifiers)
+}
+
+/// One modifier, which is added to those before it.
+fn modifier(
+    to: &mut Modifiers,
+    expected: &'static str,
+    input: &mut Input<'_>,
+) -> Result<(), Expected> {
+    let found = Modifiers::ALL.into_iter().find(|(name, _)| peeked(name, input));
+    let (name, set) = found.ok_or(Expected(expected))?;
+    set(to);
+    keyword(name).parse_next(input)
+}
+
 fn key(input: &mut Input<'_>) -> Result<Key, Expected> {
     let field = word.context("a field to sort by").parse_next(input)?.written();
-    let order =
-        alt((keyword("sort.ascending").value(false), keyword("sort.descending").value(true)));
-    let descending = match opt(sign("/")).parse_next(input)? {
-        Some(()) => order.context("sort.ascending or sort.descending").parse_next(input)?,
-        None => false,
-    };
-    Ok(Key { field, descending })
+    let (mut descending, mut modifiers) = (false, Modifiers::default());
+    while opt(sign("/")).parse_next(input)?.is_some() {
+        let ascending = keyword("sort.ascending").value(false);
+        match opt(alt((ascending, keyword("sort.descending").value(true)))).parse_next(input)? {
+            Some(order) => descending = order,
+            None => modifier(&mut modifiers, A_SORT_MODIFIER, input)?,
+        }
+    }
+    Ok(Key { field, descending, modifiers })
 }
 
 /// A name or a term, quoted or not, with the blank after it.

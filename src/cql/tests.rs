@@ -1,14 +1,17 @@
 use proptest::{collection::vec, prelude::*};
 
-use super::*;
+use super::{
+    parse::{A_MODIFIER, A_RELATION, A_SORT_MODIFIER},
+    *,
+};
 
 fn is(field: &str, term: &str) -> Condition {
     compared(field, Relation::Is, term)
 }
 
 fn compared(field: &str, relation: Relation, term: &str) -> Condition {
-    let term = Term::literal(term);
-    Condition::Comparison(Comparison { field: field.to_owned(), relation, term })
+    let (field, term, modifiers) = (field.to_owned(), Term::literal(term), Modifiers::default());
+    Condition::Comparison(Comparison { field, relation, modifiers, term })
 }
 
 fn chain(first: Condition, rest: impl Into<Vec<(Operator, Condition)>>) -> Condition {
@@ -27,7 +30,8 @@ fn all_records_are_asked_for_by_nothing_or_by_name() {
         assert_eq!(read(text), Condition::All, "{text}");
     }
     let sorted = parse("SortBy name value/Sort.Descending").unwrap();
-    let key = |field: &str, descending| Key { field: field.to_owned(), descending };
+    let modifiers = Modifiers::default();
+    let key = |field: &str, descending| Key { field: field.to_owned(), descending, modifiers };
     assert_eq!(sorted.condition, Condition::All);
     assert_eq!(sorted.sort, [key("name", false), key("value", true)]);
 }
@@ -47,10 +51,12 @@ fn operators_join_from_left_to_right_unless_there_are_parentheses() {
 
 #[test]
 fn relations_and_terms_are_read_to_the_letter() {
-    for relation in Relation::ALL {
+    for relation in relations() {
         let text = format!("value {} 7", relation.sign());
         assert_eq!(read(&text), compared("value", relation, "7"), "{text}");
-        assert_eq!(read(&text.replace(' ', "")), compared("value", relation, "7"), "{text}");
+        if !relation.sign().starts_with(' ') {
+            assert_eq!(read(&text.replace(' ', "")), compared("value", relation, "7"), "{text}");
+        }
     }
     assert_eq!(read(r#"name=="a \"b\" \\ \* and""#), is("name", r#"a "b" \ * and"#));
     assert_eq!(read("name==\"\""), is("name", ""));
@@ -67,11 +73,15 @@ fn relations_and_terms_are_read_to_the_letter() {
 #[test]
 fn an_error_points_at_the_character_and_says_what_would_fit() {
     for (text, character, expected) in [
-        ("name", 5, "a relation (==, =, <>, <, <=, > or >=)"),
-        ("name ~ x", 6, "a relation (==, =, <>, <, <=, > or >=)"),
+        ("name", 5, A_RELATION),
+        ("name ~ x", 6, A_RELATION),
         ("name==", 7, "a value or ("),
         ("name== )", 8, "a value or ("),
-        ("name==/x", 7, "a value or ("),
+        ("name==/x", 8, A_MODIFIER),
+        ("value >=/number/up 1", 17, A_MODIFIER),
+        ("value >=/numbers 1", 10, A_MODIFIER),
+        ("name any", 9, "a value or ("),
+        ("name anything x", 6, A_RELATION),
         ("é==1 and", 9, "a field name or ("),
         ("a==1 b==2", 6, "and, or, not, sortby or the end"),
         ("(a==1", 6, "and, or, not or )"),
@@ -80,11 +90,11 @@ fn an_error_points_at_the_character_and_says_what_would_fit() {
         ("a==x\\", 5, "and, or, not, sortby or the end"),
         ("a==\"x\0\"", 6, "a closing \""),
         ("a==1 sortby", 12, "a field to sort by"),
-        ("a==1 sortby x/up", 15, "sort.ascending or sort.descending"),
+        ("a==1 sortby x/up", 15, A_SORT_MODIFIER),
         ("a==1 sortby x)", 14, "a field to sort by or the end"),
         ("cql.allRecords=0", 16, "cql.allRecords=1"),
         ("cql.allRecords<>1", 17, "cql.allRecords=1"),
-        ("and", 4, "a relation (==, =, <>, <, <=, > or >=)"),
+        ("and", 4, A_RELATION),
         ("=", 1, "a field name or ("),
     ] {
         let error = parse(text).expect_err(text);
@@ -97,6 +107,43 @@ fn an_error_points_at_the_character_and_says_what_would_fit() {
     );
     let said = parse("name==").unwrap_err().to_string();
     assert_eq!(said, "query: expected a value or ( at character 7, but the query ends there");
+}
+
+#[test]
+fn modifiers_and_words_for_relations_are_read_in_any_case() {
+    let modified = |relation, modifiers, term: &str| {
+        let (field, term) = ("value".to_owned(), Term::literal(term));
+        Condition::Comparison(Comparison { field, relation, modifiers, term })
+    };
+    let number = Modifiers { form: Some(Form::Number), ..Modifiers::default() };
+    let text = Modifiers { form: Some(Form::Text), ..Modifiers::default() };
+    let case = Modifiers { respect_case: true, ..Modifiers::default() };
+    let all = Modifiers { form: Some(Form::Text), respect_case: true, respect_accents: true };
+    for (query, expected) in [
+        ("value >=/number 10", modified(Relation::AtLeast, number, "10")),
+        ("value>= / Number 10", modified(Relation::AtLeast, number, "10")),
+        ("value ==/number/string \"10\"", modified(Relation::Is, text, "10")),
+        ("value=/respectCase/ignoreAccents x", modified(Relation::Words, case, "x")),
+        ("value any/respectCase\"x\"", modified(Relation::AnyWord, case, "x")),
+        ("value ADJ \"a b\"", modified(Relation::Words, Modifiers::default(), "a b")),
+        ("value All/string/respectaccents/RESPECTCASE x", modified(Relation::AllWords, all, "x")),
+        ("value any (x)", modified(Relation::AnyWord, Modifiers::default(), "x")),
+    ] {
+        assert_eq!(read(query), expected, "{query}");
+    }
+    // As names and as terms they are words like others.
+    assert_eq!(read("any==all"), is("any", "all"));
+    assert_eq!(
+        read("name==(any or adj)"),
+        chain(is("name", "any"), [(Operator::Or, is("name", "adj"))])
+    );
+    let group = read("value >/number (1 or 2)");
+    let each = |term| modified(Relation::Above, number, term);
+    assert_eq!(group, chain(each("1"), [(Operator::Or, each("2"))]));
+    let sorted = parse("sortBy value/number name/respectCase/sort.descending").unwrap().sort;
+    let key =
+        |field: &str, descending, modifiers| Key { field: field.to_owned(), descending, modifiers };
+    assert_eq!(sorted, [key("value", false, number), key("name", true, case)]);
 }
 
 #[test]
@@ -119,16 +166,28 @@ fn letter() -> impl Strategy<Value = Letter> {
     prop_oneof![char, odd.prop_map(Letter::Char), Just(Letter::Any), Just(Letter::One)]
 }
 
+fn relations() -> impl Iterator<Item = Relation> {
+    Relation::SIGNS.into_iter().chain([Relation::AllWords, Relation::AnyWord])
+}
+
+fn modifiers() -> impl Strategy<Value = Modifiers> {
+    let form = prop::option::of(prop::sample::select(vec![Form::Number, Form::Text]));
+    (form, any::<bool>(), any::<bool>()).prop_map(|(form, respect_case, respect_accents)| {
+        Modifiers { form, respect_case, respect_accents }
+    })
+}
+
 fn field() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z.]{1,8}", "\\PC{0,8}"]
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
-    let relation = prop::sample::select(Relation::ALL.to_vec());
-    let comparison =
-        (field(), relation, vec(letter(), 0..8)).prop_map(|(field, relation, term)| {
-            Condition::Comparison(Comparison { field, relation, term: Term(term) })
-        });
+    let relation = prop::sample::select(relations().collect::<Vec<_>>());
+    let comparison = (field(), relation, modifiers(), vec(letter(), 0..8)).prop_map(
+        |(field, relation, modifiers, term)| {
+            Condition::Comparison(Comparison { field, relation, modifiers, term: Term(term) })
+        },
+    );
     let leaf = prop_oneof![1 => Just(Condition::All), 9 => comparison];
     leaf.prop_recursive(4, 24, 4, |inner| {
         let operator = prop::sample::select(Operator::ALL.to_vec());
@@ -137,7 +196,8 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn query() -> impl Strategy<Value = Query> {
-    let key = (field(), any::<bool>()).prop_map(|(field, descending)| Key { field, descending });
+    let key = (field(), any::<bool>(), modifiers())
+        .prop_map(|(field, descending, modifiers)| Key { field, descending, modifiers });
     (condition(), vec(key, 0..3)).prop_map(|(condition, sort)| Query { condition, sort })
 }
 
@@ -161,7 +221,8 @@ proptest! {
     fn nor_does_a_text_of_its_own_signs(
         parts in vec(prop::sample::select(vec![
             "a", "name", "==", "=", "<>", "<=", " and ", " or ", "not ", "(", ")", "\"", "\\", "*",
-            "sortby ", "/sort.descending", " ", "é", "cql.allRecords", "1", "/", "\0",
+            "sortby ", "/sort.descending", " ", "é", "cql.allRecords", "1", "/", "\0", "/number",
+            " any ", " all", "adj", "/respectCase ",
         ]), 0..24),
     ) {
         if let Ok(query) = parse(&parts.concat()) {

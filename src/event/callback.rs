@@ -2,13 +2,16 @@
 //! contract 4.1).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use super::{
     Event, Fact, IdentifiedBy, Kind, Place, Record, Reject, Stamp, TimedBy,
     decode::{self, CLOCK_TOLERANCE},
-    fields, wire,
+    fields,
+    wire::{self, Members},
 };
 
 /// A call that was understood. When it came is for the clock to say that all instances share.
@@ -25,9 +28,7 @@ pub struct Call {
 pub fn read(kind: Kind, body: &[u8]) -> Result<Call, Reject> {
     let members = wire::flat(body)?;
     let fact = decode::fact(kind, &members)?;
-    if kind != Kind::FeeFineBalanceChanged && fact.user().is_none() {
-        fields::required("userId", None::<Uuid>)?;
-    }
+    check_ids(kind, &members)?;
     let created_at = wire::created_at(&members);
     Ok(Call { kind, fact, created_at, body: body.to_vec() })
 }
@@ -63,6 +64,24 @@ impl Call {
             payload: Some(self.body.clone()),
         }
     }
+}
+
+/// A caller is answered, and so the ids that it may name must fit the schema (http contract 6); what comes
+/// from the log is not refused for those that matter less.
+fn check_ids(kind: Kind, members: &Members<'_>) -> Result<(), Reject> {
+    if kind != Kind::FeeFineBalanceChanged {
+        return fields::required("userId", fields::uuid("userId", members.user_id)?).map(drop);
+    }
+    for name in ["userId", "feeFineTypeId", "loanId"] {
+        fields::uuid(name, members.id_named(name))?;
+    }
+    Ok(())
+}
+
+/// The text of a member that is to be an id, for its sender.
+pub fn id_sent(body: &[u8], name: &str) -> Option<String> {
+    let sent = wire::flat(body).ok()?.id_named(name)?;
+    fields::string(sent).map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -101,6 +120,20 @@ mod tests {
         ] {
             assert_eq!((event.occurred_at, event.timed_by), (time, by));
         }
+    }
+
+    /// HTTP holds what it knows to the schema; the log does not lose an event for what matters less.
+    #[test]
+    fn an_optional_id_that_is_none_is_refused_and_named() {
+        let fee = |member: &str| format!(r#"{{"feeFineId":"{USER}","balance":1,"{member}":"0"}}"#);
+        for member in ["userId", "feeFineTypeId", "loanId"] {
+            let reject = read(Kind::FeeFineBalanceChanged, fee(member).as_bytes());
+            let reject = reject.unwrap_err();
+            assert_eq!((reject.reason, reject.field), (Reason::BadField, Some(member)));
+        }
+        let loan = format!(r#"{{"loanId":"{USER}","userId":"0"}}"#);
+        let reject = read(Kind::ItemCheckedIn, loan.as_bytes()).unwrap_err();
+        assert_eq!((reject.reason, reject.field), (Reason::BadField, Some("userId")));
     }
 
     #[test]

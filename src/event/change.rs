@@ -114,13 +114,14 @@ fn loan(deed: &Deed<'_>) -> Result<Option<Fact>, Reject> {
 
 /// An open loan as its storage holds it.
 pub(super) fn held(entity: &Entity<'_>) -> Result<Fact, Reject> {
-    const RECALL: &str = "dueDateChangedByRecall";
-    let item = fields::word("itemStatus", entity.item_status)?.unwrap_or_default();
+    // Neither is a reason to lose the loan: what makes no sense says nothing.
+    let item = fields::word("itemStatus", entity.item_status).ok().flatten().unwrap_or_default();
+    let by_recall = fields::boolean("dueDateChangedByRecall", entity.due_date_changed_by_recall);
     Ok(Fact::LoanHeld {
         loan: id(entity)?,
         user: required("userId", fields::uuid("userId", entity.user_id)?)?,
         due_date: required("dueDate", fields::date_time("dueDate", entity.due_date)?)?,
-        by_recall: fields::boolean(RECALL, entity.due_date_changed_by_recall)?.unwrap_or(false),
+        by_recall: by_recall.ok().flatten().unwrap_or(false),
         lost: matches!(&*item, "Declared lost" | "Aged to lost"),
         claimed_returned: item.eq_ignore_ascii_case("Claimed returned"),
     })

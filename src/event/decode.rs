@@ -2,7 +2,7 @@
 //! one table (`fact`), and beside it what storage tells (`change.rs`); nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -224,6 +224,48 @@ pub fn is_read(header: &str) -> bool {
     OF_TENANT.iter().any(|name| header.eq_ignore_ascii_case(name))
 }
 
+/// All that name a tenant, each with its source, in the order in which they count.
+fn names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
+    record: &'a Record<T, B>,
+    topic: &'a Topic,
+    envelope: Envelope<'a>,
+) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
+    let header = |name: &str| {
+        let of_name = |n: &T| n.as_ref().eq_ignore_ascii_case(name);
+        let values = record.headers.iter().filter(|(n, _)| of_name(n));
+        let mut values = values.map(|(_, value)| String::from_utf8_lossy(value.as_ref()));
+        values.find(|text| !text.trim().is_empty())
+    };
+    let of_topic = topic.tenant.as_ref().map(|tenant| Cow::Borrowed(tenant.as_str()));
+    let names = [
+        (OF_TENANT[0], header(OF_TENANT[0])),
+        (OF_TENANT[1], header(OF_TENANT[1])),
+        ("tenant", fields::text(envelope.tenant)),
+        ("eventMetadata.tenantId", fields::text(envelope.pubsub_tenant)),
+        ("topic", of_topic),
+    ];
+    names.into_iter().filter_map(|(source, name)| Some((source, name?)))
+}
+
+/// The tenants that a record which can't be applied names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// All of them, agreeing or not.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether it names nobody at all: not even something that is no tenant's id.
+    pub nobody: bool,
+}
+
+/// Whom a record names. For those that can't be applied: it reads the record once more.
+pub fn named<T: AsRef<str>, B: AsRef<[u8]>>(record: &Record<T, B>, topic: &Topic) -> Named {
+    let payload = record.payload.as_ref().map(AsRef::as_ref).unwrap_or_default();
+    let mut inner = String::new();
+    let (envelope, _) = open(topic.kind, payload, &mut inner);
+    let names: Vec<_> = names(record, topic, envelope).collect();
+    let tenants = names.iter().filter_map(|(_, name)| TenantId::parse(name.trim())).collect();
+    Named { tenants, nobody: names.is_empty() }
+}
+
 /// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
 fn tenant<T: AsRef<str>, B: AsRef<[u8]>>(
@@ -231,22 +273,9 @@ fn tenant<T: AsRef<str>, B: AsRef<[u8]>>(
     topic: &Topic,
     envelope: Envelope<'_>,
 ) -> Result<TenantId, Reject> {
-    let header = |name: &str| {
-        let of_name = |n: &T| n.as_ref().eq_ignore_ascii_case(name);
-        let values = record.headers.iter().filter(|(n, _)| of_name(n));
-        let mut values = values.map(|(_, value)| String::from_utf8_lossy(value.as_ref()));
-        values.find(|text| !text.trim().is_empty())
-    };
     let of_topic = topic.tenant.as_ref();
     let mut found: Option<TenantId> = None;
-    for (source, named) in [
-        (OF_TENANT[0], header(OF_TENANT[0])),
-        (OF_TENANT[1], header(OF_TENANT[1])),
-        ("tenant", fields::text(envelope.tenant)),
-        ("eventMetadata.tenantId", fields::text(envelope.pubsub_tenant)),
-        ("topic", of_topic.map(|tenant| Cow::Borrowed(tenant.as_str()))),
-    ] {
-        let Some(named) = named else { continue };
+    for (source, named) in names(record, topic, envelope) {
         let named = named.trim();
         let is = |tenant: &TenantId| tenant.as_str() == named;
         if found.as_ref().is_some_and(is) {
@@ -302,9 +331,9 @@ fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
     })
 }
 
-/// Here alone the borrower may be missing: the loan is known by its own id (contract 7.2).
+/// Here alone the borrower may be missing, or make no sense: the loan is known by its own id (contract 7.2).
 fn checked_in(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::CheckedIn { loan: loan(m)?, user: fields::uuid("userId", m.user_id)? })
+    Ok(Fact::CheckedIn { loan: loan(m)?, user: fields::uuid("userId", m.user_id).ok().flatten() })
 }
 
 fn declared_lost(m: &Members<'_>) -> Result<Fact, Reject> {
@@ -333,12 +362,14 @@ fn due_date_changed(m: &Members<'_>) -> Result<Fact, Reject> {
     })
 }
 
+/// Type and loan say nothing of what is owed: where they make no sense the balance counts without them. The
+/// patron does: a balance of nobody would count for nobody, unseen.
 fn balance_changed(m: &Members<'_>) -> Result<Fact, Reject> {
     Ok(Fact::BalanceChanged {
         fee_fine: required("feeFineId", fields::uuid("feeFineId", m.fee_fine_id)?)?,
         user: fields::uuid("userId", m.user_id)?,
-        fee_fine_type: fields::uuid("feeFineTypeId", m.fee_fine_type_id)?,
-        loan: fields::uuid("loanId", m.loan_id)?,
+        fee_fine_type: fields::uuid("feeFineTypeId", m.fee_fine_type_id).ok().flatten(),
+        loan: fields::uuid("loanId", m.loan_id).ok().flatten(),
         balance: required("balance", fields::decimal("balance", m.balance)?)?,
     })
 }

@@ -1,11 +1,11 @@
 //! Field formats (events contract 6). Each reader takes a member's JSON text and gives the value,
 //! `None` where the member is absent, or a [`Reject`] that names the member and the rule.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -29,6 +29,24 @@ pub(super) fn string<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
+}
+
+/// The text of a JSON string; what is no Unicode character in it is replaced. `None` where it is no string.
+pub(super) fn lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+    struct Bytes;
+    impl Visitor<'_> for Bytes {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+            Ok(String::from_utf8_lossy(bytes).into_owned())
+        }
+    }
+    let replaced = || serde_json::Deserializer::from_str(raw.get()).deserialize_bytes(Bytes).ok();
+    string(raw).or_else(|| replaced().map(Cow::Owned))
 }
 
 /// A UUID of version 1 to 5 and RFC variant, in either case (6.1).
@@ -73,43 +91,94 @@ pub(super) fn boolean(name: &'static str, raw: Raw<'_>) -> Result<Option<bool>, 
     }
 }
 
-/// An exact decimal, from a number or a numeric string, without trailing zeros (6.3). An empty string
-/// counts as absent.
+/// A decimal, from a number or a numeric string, without trailing zeros (6.3). An empty string counts as
+/// absent; blanks around a number do not count, as for Java's mapper.
 pub(super) fn decimal(name: &'static str, raw: Raw<'_>) -> Result<Option<Decimal>, Reject> {
-    const RULE: &str = "must be a number of at most 28 digits, below 1000000000000000";
+    const RULE: &str = "must be a number of at most 13 digits before the point";
     let Some(raw) = raw else { return Ok(None) };
     let text = match raw.get() {
         "\"\"" => return Ok(None),
         quoted if quoted.starts_with('"') => string(raw).ok_or_else(|| bad(name, RULE))?,
         number => Cow::Borrowed(number),
     };
-    // Far above any debt, and far below where a sum of many could not be held.
-    let sane = |decimal: &Decimal| decimal.abs() < Decimal::from(1_000_000_000_000_000_i64);
-    parse_decimal(&text).filter(sane).map(Some).ok_or_else(|| bad(name, RULE))
+    parse_decimal(text.trim()).map(Some).ok_or_else(|| bad(name, RULE))
 }
 
-/// Digit for digit, or not at all: `Decimal`'s own reader of exponents would round what is too long.
+/// Digits before the point at most: far above any debt.
+const WHOLE_MOST: i64 = 13;
+
+/// Decimals that remain. With the digits before the point they fit [`Decimal`], so nothing else is rounded.
+const DECIMALS: i64 = 15;
+
+/// The number to so many decimals, the last one rounded half to even. No binary float comes between, and no
+/// exponent and no number of digits is too large for what rounds to a number within the bound.
 fn parse_decimal(text: &str) -> Option<Decimal> {
-    let (digits, exponent) = match text.split_once(['e', 'E']) {
-        Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
         None => (text, 0),
     };
-    // Nor does a number have underscores.
-    let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
-    let number = digits.bytes().all(plain).then(|| Decimal::from_str_exact(digits).ok())??;
-    let mut number = number.normalize();
-    if number.is_zero() {
+    let (negative, mantissa) = match mantissa.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = || whole.bytes().chain(fraction.bytes());
+    if whole.len() + fraction.len() == 0 || !digits().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let zeros = i64::try_from(digits().take_while(|b| *b == b'0').count()).ok()?;
+    // Where the point stands among the digits that count, the first of which is not 0.
+    let point = i64::try_from(whole.len()).ok()?.saturating_add(exponent).saturating_sub(zeros);
+    let mut rest = digits().skip(usize::try_from(zeros).ok()?).peekable();
+    if rest.peek().is_none() {
         return Some(Decimal::ZERO);
     }
-    let scale = i32::try_from(number.scale()).ok()?.checked_sub(exponent)?;
-    if let Ok(scale) = u32::try_from(scale) {
-        number.set_scale(scale).ok()?;
-    } else {
-        let power = 10_i128.checked_pow(scale.unsigned_abs())?;
-        number.set_scale(0).ok()?;
-        number = number.checked_mul(Decimal::try_from_i128_with_scale(power, 0).ok()?)?;
+    if point > WHOLE_MOST {
+        return None;
     }
-    Some(number.normalize())
+    // Not more than 28 of them, so they fit.
+    let keeps = point + DECIMALS;
+    if keeps < 0 {
+        return Some(Decimal::ZERO);
+    }
+    let (mut number, mut taken) = (0_i128, 0);
+    for digit in rest.by_ref().take(usize::try_from(keeps).ok()?) {
+        number = number * 10 + i128::from(digit - b'0');
+        taken += 1;
+    }
+    // What is beyond the digits that are there is 0, up to the point.
+    while taken < point {
+        number *= 10;
+        taken += 1;
+    }
+    number += i128::from(rounds_up(rest, number % 2 == 1));
+    let scale = u32::try_from(taken - point).ok()?;
+    let number = if negative { -number } else { number };
+    let number = Decimal::try_from_i128_with_scale(number, scale).ok()?.normalize();
+    Some(if number.is_zero() { Decimal::ZERO } else { number })
+}
+
+/// Whether the digits that are dropped make the last one that stays one greater: half to even.
+fn rounds_up(mut dropped: impl Iterator<Item = u8>, is_odd: bool) -> bool {
+    match dropped.next() {
+        None | Some(b'0'..=b'4') => false,
+        Some(b'5') => is_odd || dropped.any(|digit| digit != b'0'),
+        Some(_) => true,
+    }
+}
+
+/// An exponent, or the end of the range that is worth telling apart.
+fn parse_exponent(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    // More digits than fit are more than any text has.
+    let size = digits.parse::<i64>().unwrap_or(i64::MAX);
+    Some(if negative { -size } else { size })
 }
 
 /// Epoch milliseconds, as a number or a numeric string; `None` also where they make no sense.
@@ -131,13 +200,12 @@ pub(super) fn date_time(name: &'static str, raw: Raw<'_>) -> Result<Option<DateT
         return Ok(None);
     }
     parse_date_time(&text)
-        .filter(in_calendar)
         .or_else(|| epoch_milliseconds(Some(raw)))
         .map(Some)
         .ok_or_else(|| bad(name, RULE))
 }
 
-/// Years that four digits can write: what we store, compare and print again without loss.
+/// Years that four digits can write, in UTC.
 pub fn in_calendar(instant: &DateTime<Utc>) -> bool {
     use chrono::Datelike;
     (1..=9999).contains(&instant.year())
@@ -156,13 +224,14 @@ fn parse_date_time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(instant.timestamp_millis())
 }
 
+/// A day of the years 1 to 9999, as the text says: in UTC it may be a day earlier or later.
 fn parse_date(text: &str) -> Option<NaiveDate> {
     let number = |at: std::ops::Range<usize>| {
         let digits = text.get(at)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u32>().ok())?
     };
     let is_whole = text.len() == 10 && text.get(4..5) == Some("-") && text.get(7..8) == Some("-");
-    let year = i32::try_from(number(0..4)?).ok()?;
+    let year = i32::try_from(number(0..4)?).ok().filter(|year| *year > 0)?;
     is_whole.then(|| NaiveDate::from_ymd_opt(year, number(5..7)?, number(8..10)?))?
 }
 

@@ -106,6 +106,43 @@ mod tests {
     }
 
     #[test]
+    fn what_remains_of_an_account_has_15_decimals() {
+        for (sent, expected) in [
+            ("4.996003610813204e-16", "0"),
+            ("-0.0000000000000004996003610813204", "0"),
+            ("12.550000000000000710542735760100186", "12.550000000000001"),
+            ("\"3.50\"", "3.5"),
+        ] {
+            let record = format!(r#"{{"id":"{LOAN}","userId":"{USER}","remaining":{sent}}}"#);
+            let Ok(Fact::BalanceChanged { balance, .. }) = account(&record) else {
+                panic!("{sent}")
+            };
+            assert_eq!(balance.to_string(), expected, "{sent}");
+        }
+    }
+
+    /// A loan that is open counts, though what it says of a recall or of its item makes no sense.
+    #[test]
+    fn a_flag_or_status_that_makes_no_sense_costs_no_loan() {
+        for odd in [
+            r#""dueDateChangedByRecall":"perhaps""#,
+            r#""dueDateChangedByRecall":1"#,
+            r#""itemStatus":7"#,
+            r#""itemStatus":"\ud800""#,
+        ] {
+            let record = format!(
+                r#"{{"id":"{LOAN}","userId":"{USER}","dueDate":"2026-03-01T00:00:00Z",{odd}}}"#
+            );
+            let Ok(Fact::LoanHeld {
+                by_recall: false, lost: false, claimed_returned: false, ..
+            }) = loan(&record)
+            else {
+                panic!("{odd}")
+            };
+        }
+    }
+
+    #[test]
     fn the_loan_of_an_account_counts_only_where_it_is_an_id() {
         for (sent, expected) in [("\"0\"", None), ("null", None), ("\"\"", None)] {
             let record = format!(

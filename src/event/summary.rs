@@ -256,6 +256,20 @@ mod tests {
     }
 
     #[test]
+    fn a_balance_of_many_decimals_is_rounded_to_15() {
+        let fee = |balance: &str| {
+            let json = format!(
+                r#"{{"userId":"{USER}","openFeesFines":[{{"feeFineId":"{FEE}","balance":{balance}}}]}}"#
+            );
+            let summary = read(&json);
+            assert_eq!(summary.odd, [], "{balance}");
+            summary.fees[&id(FEE)].balance.to_string()
+        };
+        assert_eq!(fee("4.996003610813204e-16"), "0");
+        assert_eq!(fee("7.25000000000000044408920985006"), "7.25");
+    }
+
+    #[test]
     fn a_summary_without_a_patron_or_without_lists_is_no_reason_to_fail() {
         for json in ["7", "{}", "[]", "{\"userId\": \"0\"}", "{\"userId\": null}"] {
             let summary = read(json);

@@ -145,7 +145,7 @@ pub(super) fn flat(value: &[u8]) -> Result<Members<'_>, Reject> {
 pub(super) fn created_at(members: &Members<'_>) -> Option<DateTime<Utc>> {
     let metadata = members.metadata.filter(|raw| is_object(raw))?;
     let metadata = nested("metadata", metadata).ok()?;
-    fields::date_time("createdDate", metadata.created_date).ok()?
+    fields::date_time("createdDate", metadata.created_date).ok()?.filter(fields::in_calendar)
 }
 
 /// Shape D, whose content may be any of the others.
@@ -157,8 +157,8 @@ fn open_pubsub<'a>(top: Members<'a>, inner: &'a mut String) -> Opened<'a> {
         Some(Err(reject)) => return (outer, Err(reject)),
         None => {}
     }
-    let Some(text) = top.event_payload.and_then(fields::string) else {
-        let rule = "holds what is no Unicode character";
+    let Some(text) = top.event_payload.and_then(fields::lossy) else {
+        let rule = "must be a string";
         return (outer, Err(Reject::new(Reason::MalformedJson, Some(PAYLOAD), rule)));
     };
     *inner = text.into_owned();
@@ -229,6 +229,17 @@ impl<'a> Members<'a> {
 
     fn is_change(&self) -> bool {
         self.old.or(self.new).is_some()
+    }
+
+    /// The member of this name that holds an id, if it is one of those.
+    pub(super) fn id_named(&self, name: &str) -> Raw<'a> {
+        match name {
+            "userId" => self.user_id,
+            "loanId" => self.loan_id,
+            "feeFineId" => self.fee_fine_id,
+            "feeFineTypeId" => self.fee_fine_type_id,
+            _ => None,
+        }
     }
 
     fn names_a_subject(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A batch once it is read: what each record turned out to be, and whose it is.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -52,60 +52,93 @@ pub(super) struct Batch<'a> {
     pub(super) skipped: usize,
 }
 
-impl<'a> Batch<'a> {
-    /// Reads the records. Where a partition's bad records break the rule, it stops behind the one that
-    /// broke it, and what comes later is left in the log.
-    pub(super) fn read(
-        batch: &[&'a Incoming],
+/// Records that are read, and not put to their shares yet.
+pub(super) struct Read<'a>(Vec<(&'a Incoming, Reading)>);
+
+impl<'a> Read<'a> {
+    /// Reads the records.
+    pub(super) fn of(batch: &[&'a Incoming]) -> Self {
+        let read = |incoming: &&'a Incoming| {
+            let Incoming { record, topic, cluster, .. } = incoming;
+            (*incoming, decode::read(record, topic, cluster))
+        };
+        Self(batch.iter().map(read).collect())
+    }
+
+    /// Tenants that bad records are of, or name.
+    pub(super) fn suspects(&self) -> BTreeSet<TenantId> {
+        let of = |(incoming, reading): &(&Incoming, Reading)| match reading {
+            Reading::Dead(Some(tenant), _) => BTreeSet::from([tenant.clone()]),
+            Reading::Dead(None, _) => decode::named(&incoming.record, &incoming.topic).tenants,
+            _ => BTreeSet::new(),
+        };
+        self.0.iter().flat_map(of).collect()
+    }
+
+    /// Puts them to the shares of their tenants. Where a partition's bad records break the rule, it stops
+    /// behind the one that broke it, and what comes later is left in the log. Bad records of tenants that are
+    /// not `enabled` concern nobody here, and stop nothing (docs/decisions/0012).
+    pub(super) fn share(
+        self,
         watches: &mut HashMap<At, Watch>,
         rule: StopRule,
-    ) -> Self {
+        enabled: &BTreeSet<TenantId>,
+    ) -> Batch<'a> {
         let (shares, ends) = (BTreeMap::new(), Ends::default());
-        let mut read = Self { shares, ends, tombstones: 0, skipped: 0 };
+        let mut batch = Batch { shares, ends, tombstones: 0, skipped: 0 };
         let mut stopped = HashSet::new();
-        for incoming in batch {
+        for (incoming, reading) in self.0 {
             let at = at(&incoming.record);
             if stopped.contains(&at) {
                 continue;
             }
-            read.ends.reach(incoming);
-            let bad = read.add(incoming);
+            batch.ends.reach(incoming);
+            let counts = counts(incoming, &reading, enabled);
+            batch.add(incoming, reading);
+            let Some(bad) = counts else { continue };
             if watches.entry(at.clone()).or_default().note(bad, rule) {
-                read.ends.hold(at.clone(), Hold::Stopped);
+                batch.ends.hold(at.clone(), Hold::Stopped);
                 stopped.insert(at);
             }
         }
-        read
+        batch
     }
+}
 
-    /// Adds a record to its tenant's share, and tells whether it is bad.
-    fn add(&mut self, incoming: &'a Incoming) -> bool {
+/// What a record counts as towards the rule: a bad one, a good one, or nothing. A bad record that names nobody
+/// counts: if it is not the data that is wrong but the code, all records look like it.
+fn counts(incoming: &Incoming, reading: &Reading, enabled: &BTreeSet<TenantId>) -> Option<bool> {
+    match reading {
+        Reading::Dead(Some(tenant), _) => enabled.contains(tenant).then_some(true),
+        Reading::Dead(None, _) => {
+            let named = decode::named(&incoming.record, &incoming.topic);
+            (named.nobody || !named.tenants.is_disjoint(enabled)).then_some(true)
+        }
+        _ => Some(false),
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Adds a record to its tenant's share.
+    fn add(&mut self, incoming: &'a Incoming, reading: Reading) {
         let of_topic = &incoming.topic.tenant;
         let shares = &mut self.shares;
         let mut put = |tenant: Option<TenantId>, what| {
             let kept = incoming.kept || tenant.is_none();
             shares.entry(Whose { tenant, kept }).or_default().push(Item { incoming, what });
         };
-        match decode::read(&incoming.record, &incoming.topic, &incoming.cluster) {
-            Reading::Event(tenant, event) => {
-                put(Some(tenant), What::Event(event));
-                false
-            }
-            Reading::Dead(Some(tenant), reject) => {
-                put(Some(tenant), What::Dead(reject));
-                true
-            }
+        match reading {
+            Reading::Event(tenant, event) => put(Some(tenant), What::Event(event)),
+            Reading::Dead(Some(tenant), reject) => put(Some(tenant), What::Dead(reject)),
             Reading::Dead(None, reject) => {
                 put(None, What::Dead(reject));
                 if of_topic.is_some() {
                     put(of_topic.clone(), What::Nothing);
                 }
-                true
             }
             Reading::Skipped(tenant) => {
                 self.skipped += 1;
                 put(Some(tenant), What::Nothing);
-                false
             }
             Reading::Tombstone => {
                 self.tombstones += 1;
@@ -113,7 +146,6 @@ impl<'a> Batch<'a> {
                 if of_topic.is_some() {
                     put(of_topic.clone(), What::Nothing);
                 }
-                false
             }
         }
     }

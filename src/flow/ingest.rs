@@ -2,7 +2,7 @@
 //! repeat, parked, or was none of ours (invariants I2, I3); or its partition is held where it stands.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
-    batch::{self, Batch, Item, Share, What, Whose},
+    batch::{self, Batch, Item, Read, Share, What, Whose},
     ledger::{Beside, Entry, Ledger, Opening},
     outcome::{At, Ends, Hold, Outcome, Tally},
     stop_rule::{StopRule, Watch},
@@ -162,9 +162,11 @@ impl<L: Ledger> Ingest<L> {
         stop: &CancellationToken,
     ) -> Result<Outcome, Stopped> {
         let began = Instant::now();
+        let read = Read::of(batch);
+        let enabled = self.enabled_of(read.suspects(), stop).await?;
         let Batch { shares, mut ends, tombstones, skipped } = {
             let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-            Batch::read(batch, &mut watches, self.rule)
+            read.share(&mut watches, self.rule, &enabled)
         };
         let mut tally = Tally { tombstones, skipped, ..Tally::default() };
         let mut todo: VecDeque<(Whose, Share<'_>)> = shares.into_iter().collect();
@@ -205,6 +207,32 @@ impl<L: Ledger> Ingest<L> {
             figures().batch(batch.len(), began.elapsed(), tally);
         }
         Ok(Outcome { tally, ends })
+    }
+
+    /// Those of these tenants that are enabled: asked only where records are bad, until it is known.
+    async fn enabled_of(
+        &self,
+        tenants: BTreeSet<TenantId>,
+        stop: &CancellationToken,
+    ) -> Result<BTreeSet<TenantId>, Stopped> {
+        let mut enabled = BTreeSet::new();
+        for tenant in tenants {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let known = timeout(self.patience, self.ledger.is_enabled(&tenant)).await;
+                match known.unwrap_or(Err(store::Error::Silent)) {
+                    Ok(true) => enabled.insert(tenant),
+                    Ok(false) => false,
+                    Err(error) => {
+                        warn!(%tenant, error = %Chain(&error), "tenant not looked up; trying again");
+                        pause = wait(pause, stop).await?;
+                        continue;
+                    }
+                };
+                break;
+            }
+        }
+        Ok(enabled)
     }
 
     /// What became durable.

@@ -78,6 +78,9 @@ pub trait Ledger: Send + Sync {
         beside: Beside,
     ) -> impl Future<Output = Result<Opening<Self::Entry>, Error>> + Send;
 
+    /// Whether a tenant is enabled.
+    fn is_enabled(&self, tenant: &TenantId) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// A tenant whose tables could not be written can be written again: its incidents are over.
     fn usable_again(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -194,6 +197,14 @@ impl Ledger for Database {
         }
         // Somebody disables and enables it again and again.
         Err(Error::Migrating { schema: Schema::of(id).name().to_owned() })
+    }
+
+    async fn is_enabled(&self, tenant: &TenantId) -> Result<bool, Error> {
+        match self.tenants.find(tenant).await {
+            // Its schema is not at this version, and it is enabled.
+            Err(error) if error.is_of_a_version_behind() => Ok(true),
+            found => Ok(found?.is_some()),
+        }
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {

@@ -88,22 +88,23 @@ impl Policies {
 }
 
 /// Reads a stored limit. What older versions or other programs have left there may lack anything: a
-/// limit without a condition or a value counts for nothing (evaluation contract 2).
+/// limit without a condition or a value counts for nothing (evaluation contract 2). Forms that Java's mapper
+/// takes for a number, a flag or a text are taken here.
 fn limit(record: Value) -> Option<Limit> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Stored {
         id: Uuid,
         patron_group_id: String,
-        condition_id: Option<Uuid>,
-        value: Option<f64>,
+        condition_id: Option<Value>,
+        value: Option<Value>,
     }
     match serde_json::from_value::<Stored>(record) {
         Ok(stored) => Some(Limit {
             id: stored.id,
             patron_group: stored.patron_group_id,
-            condition: stored.condition_id,
-            value: stored.value,
+            condition: stored.condition_id.and_then(|id| Uuid::try_parse(id.as_str()?).ok()),
+            value: stored.value.as_ref().and_then(number),
         }),
         Err(error) => {
             warn!(%error, "a stored limit can't be read and counts for nothing");
@@ -112,29 +113,101 @@ fn limit(record: Value) -> Option<Limit> {
     }
 }
 
+fn number(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.filter(|number| number.is_finite())
+}
+
+fn flag(value: Option<Value>) -> bool {
+    match value {
+        Some(Value::Bool(flag)) => flag,
+        Some(Value::Number(number)) => number.as_f64().is_some_and(|number| number != 0.0),
+        Some(Value::String(text)) => text.trim().eq_ignore_ascii_case("true"),
+        _ => false,
+    }
+}
+
 fn condition(record: Value) -> Option<Condition> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Stored {
         id: Uuid,
-        block_borrowing: Option<bool>,
-        block_renewals: Option<bool>,
-        block_requests: Option<bool>,
-        message: Option<String>,
+        block_borrowing: Option<Value>,
+        block_renewals: Option<Value>,
+        block_requests: Option<Value>,
+        message: Option<Value>,
     }
     match serde_json::from_value::<Stored>(record) {
         Ok(stored) => Some(Condition {
             id: stored.id,
             blocks: Actions {
-                borrowing: stored.block_borrowing.unwrap_or_default(),
-                renewals: stored.block_renewals.unwrap_or_default(),
-                requests: stored.block_requests.unwrap_or_default(),
+                borrowing: flag(stored.block_borrowing),
+                renewals: flag(stored.block_renewals),
+                requests: flag(stored.block_requests),
             },
-            message: stored.message.unwrap_or_default(),
+            message: stored.message.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned(),
         }),
         Err(error) => {
             warn!(%error, "a stored condition can't be read and blocks nothing");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const GROUP: &str = "503732a7-0dc8-455c-9be9-3ff90c51f6a7";
+
+    #[test]
+    fn groups_are_compared_without_regard_to_case() {
+        let limit = |group: &str| {
+            let record = json!({
+                "id": Uuid::new_v4(), "patronGroupId": group, "conditionId": Uuid::new_v4(), "value": 1,
+            });
+            super::limit(record).unwrap()
+        };
+        let limits = vec![limit(GROUP), limit(&GROUP.to_uppercase()), limit("other")];
+        let policy = Policy { limits, conditions: Vec::new() };
+        for group in [GROUP.to_owned(), GROUP.to_uppercase()] {
+            assert_eq!(policy.limits_of(&group).count(), 2, "{group}");
+        }
+    }
+
+    /// Older versions and other programs left such rows. Java's mapper reads them too.
+    #[test]
+    fn a_stored_limit_or_condition_is_read_leniently() {
+        for (value, expected) in [
+            (json!("10"), Some(10.0)),
+            (json!(" 10.4 "), Some(10.4)),
+            (json!(""), None),
+            (json!("ten"), None),
+            (json!(true), None),
+            (json!(null), None),
+        ] {
+            let id = Uuid::new_v4();
+            let record = json!({
+                "id": id, "patronGroupId": GROUP, "conditionId": id.to_string().to_uppercase(), "value": value,
+            });
+            let limit = limit(record).unwrap();
+            assert_eq!((limit.value, limit.condition), (expected, Some(id)), "{value}");
+        }
+        let odd =
+            json!({ "id": Uuid::new_v4(), "patronGroupId": GROUP, "conditionId": "x", "value": 1 });
+        assert_eq!(limit(odd).unwrap().condition, None);
+        let record = json!({
+            "id": Uuid::new_v4(), "blockBorrowing": "True", "blockRenewals": "no", "blockRequests": 1, "message": 7,
+        });
+        let condition = condition(record).unwrap();
+        assert!(condition.blocks.borrowing && condition.blocks.requests);
+        assert!(!condition.blocks.renewals);
+        assert_eq!(condition.message, "");
     }
 }

@@ -143,7 +143,8 @@ impl Taken {
             }
         }
         self.loans += loans.len();
-        self.fees += fees.len();
+        // What a remainder of doubles was rounded to owes nothing.
+        self.fees += fees.values().filter(|fee| fee.open(None).is_some()).count();
         merge::merge(tx, schema, &loans, &fees).await
     }
 

@@ -14,14 +14,7 @@ pub(super) struct Record(pub(super) Map<String, Value>);
 impl Record {
     /// Reads a body. No content type counts as JSON; another is refused (http contract 1.2).
     pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {
-        let sent = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-        let media_type = sent.and_then(|sent| sent.split(';').next()).map(str::trim);
-        if media_type.is_some_and(|media| !media.eq_ignore_ascii_case("application/json")) {
-            return Err(ApiError::bad_request(format!(
-                "Content-type header must be [\"application/json\"] but it is \"{}\"",
-                sent.unwrap_or_default()
-            )));
-        }
+        require_json(request)?;
         match serde_json::from_slice(body) {
             Ok(Value::Object(members)) => Ok(Self(members)),
             Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
@@ -125,6 +118,18 @@ impl Record {
         self.0.retain(|_, value| !value.is_null());
         Value::Object(self.0)
     }
+}
+
+/// Refuses a body that says that it is something else than JSON.
+pub(super) fn require_json(request: &HttpRequest) -> Result<(), ApiError> {
+    let sent = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let media_type = sent.and_then(|sent| sent.split(';').next()).map(str::trim);
+    if media_type.is_none_or(|media| media.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    let sent = sent.unwrap_or_default();
+    let rule = "Content-type header must be [\"application/json\"] but it is";
+    Err(ApiError::bad_request(format!("{rule} \"{sent}\"")))
 }
 
 fn wrong_type(name: &str, rule: &str) -> ApiError {

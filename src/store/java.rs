@@ -5,132 +5,22 @@
 //! what it knew, its jobs, its functions and triggers. Earlier versions had fewer of these tables, and so
 //! each is used where it is there.
 
+mod events;
+
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
+use self::events::{
+    AGED_TO_LOST, CHECK_INS, CHECK_OUTS, CHECKED_IN, CHECKED_OUT, CLAIMED, CLOSED, CLOSED_FEES,
+    CLOSINGS, DECLARED_LOST, DUE_DATE, EVENTS, FEE_FINE, uuid_pattern,
+};
 use super::{Error, Schema, Statement, Tx, dependents};
 use crate::event::TenantId;
 
 /// The name that both modules use, and the table's while it is set aside.
 const SUMMARIES: &str = "user_summary";
 const SET_ASIDE: &str = "java_user_summary";
-
-/// A UUID in JSON, as PostgreSQL's pattern: what may be cast.
-macro_rules! uuid_pattern {
-    () => {
-        "'^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'"
-    };
-}
-
-/// A snapshot's stamp, as `event::Stamp::snapshot` makes it; a test compares them.
-macro_rules! stamp {
-    ($at:literal, $of:literal) => {
-        concat!(
-            "(int8send(floor(extract(epoch from ",
-            $at,
-            ") * 1000)::int8",
-            " # '-9223372036854775808'::int8) || '\\x0000'::bytea || uuid_send(",
-            $of,
-            "))"
-        )
-    };
-}
-
-/// When the module last wrote of each patron, as one of its tables of events tells.
-macro_rules! times_of_patrons {
-    ($table:literal) => {
-        concat!(
-            "insert into {schema}.java_time (id, at)
-             select (jsonb ->> 'userId')::uuid, max(creation_date) at time zone 'UTC'
-               from {schema}.",
-            $table,
-            " where jsonb ->> 'userId' ~* ",
-            uuid_pattern!(),
-            " and creation_date is not null
-              group by 1"
-        )
-    };
-}
-
-/// Loans that the module knew as ended: an old check-out that is read again must not open them.
-macro_rules! closings {
-    ($table:literal) => {
-        concat!(
-            "insert into {schema}.loan (loan_id, closed_stamp)
-             select loan_id, ",
-            stamp!("at", "loan_id"),
-            "  from (select (jsonb ->> 'loanId')::uuid as loan_id, max(creation_date) as at
-                       from {schema}.",
-            $table,
-            "         where jsonb ->> 'loanId' ~* ",
-            uuid_pattern!(),
-            "           and creation_date >= $1 at time zone 'UTC'
-                      group by 1) closed
-              order by loan_id
-             on conflict (loan_id) do nothing"
-        )
-    };
-}
-
-const FEE_FINE: Statement = Statement::new(times_of_patrons!("fee_fine_balance_changed_event"));
-const CHECKED_OUT: Statement = Statement::new(times_of_patrons!("item_checked_out_event"));
-const CHECKED_IN: Statement = Statement::new(times_of_patrons!("item_checked_in_event"));
-const DECLARED_LOST: Statement = Statement::new(times_of_patrons!("item_declared_lost_event"));
-const AGED_TO_LOST: Statement = Statement::new(times_of_patrons!("item_aged_to_lost_event"));
-const CLAIMED: Statement = Statement::new(times_of_patrons!("item_claimed_returned_event"));
-const DUE_DATE: Statement = Statement::new(times_of_patrons!("loan_due_date_changed_event"));
-const CLOSED: Statement = Statement::new(times_of_patrons!("loan_closed_event"));
-const CHECK_INS: Statement = Statement::new(closings!("item_checked_in_event"));
-const CLOSINGS: Statement = Statement::new(closings!("loan_closed_event"));
-
-/// The module's tables of events: name, when it wrote of patrons, what it tells of as ended.
-const EVENTS: [(&str, &Statement, Option<&Statement>); 8] = [
-    ("fee_fine_balance_changed_event", &FEE_FINE, Some(&CLOSED_FEES)),
-    ("item_checked_out_event", &CHECKED_OUT, None),
-    ("item_checked_in_event", &CHECKED_IN, Some(&CHECK_INS)),
-    ("item_declared_lost_event", &DECLARED_LOST, None),
-    ("item_aged_to_lost_event", &AGED_TO_LOST, None),
-    ("item_claimed_returned_event", &CLAIMED, None),
-    ("loan_due_date_changed_event", &DUE_DATE, None),
-    ("loan_closed_event", &CLOSED, Some(&CLOSINGS)),
-];
-
-/// When each loan that is open was checked out, as far as the module has kept it.
-const CHECK_OUTS: Statement = Statement::new(concat!(
-    "insert into {schema}.java_time (id, at)
-     select (e.jsonb ->> 'loanId')::uuid, max(e.creation_date) at time zone 'UTC'
-       from {schema}.item_checked_out_event e
-      where e.creation_date is not null and e.jsonb ->> 'loanId' ~* ",
-    uuid_pattern!(),
-    "
-        and lower(e.jsonb ->> 'loanId') in (
-          select lower(l ->> 'loanId')
-            from {schema}.java_user_summary s
-           cross join jsonb_array_elements(case jsonb_typeof(s.jsonb -> 'openLoans')
-                        when 'array' then s.jsonb -> 'openLoans' else '[]' end) l)
-      group by 1"
-));
-
-/// Fees/fines that the module knew as closed.
-const CLOSED_FEES: Statement = Statement::new(concat!(
-    "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
-     select id, ",
-    stamp!("at", "id"),
-    ", 0
-       from (select distinct on (id) id, at, balance
-               from (select (jsonb ->> 'feeFineId')::uuid as id, creation_date as at,
-                            jsonb ->> 'balance' as balance
-                       from {schema}.fee_fine_balance_changed_event
-                      where jsonb ->> 'feeFineId' ~* ",
-    uuid_pattern!(),
-    "
-                        and creation_date >= $1 at time zone 'UTC') said
-              order by id, at desc) newest
-      where balance ~ '^[-+]?0*[.]?0*([eE][-+]?[0-9]+)?$'
-      order by id
-     on conflict (fee_fine_id) do nothing"
-));
 
 /// The table makes room for our view, and later the view for the table.
 const STEP_ASIDE: Statement =

@@ -1,10 +1,9 @@
 //! CQL as SQL (http contract 1.6): names become constants from a closed table, terms are bound.
 
-use rust_decimal::Decimal;
 use sqlx::{Arguments, Encode, Postgres, Type, postgres::PgArguments};
 
 use super::schema::Composed;
-use crate::cql::{Comparison, Condition, Key, Letter, Operator, Relation, Term};
+use crate::cql::{Comparison, Condition, Form, Key, Letter, Modifiers, Operator, Relation, Term};
 
 /// What a collection can be asked about.
 #[derive(Debug)]
@@ -68,9 +67,11 @@ impl Searchable {
     }
 }
 
-/// Text without regard to case and accents: decomposed, and marks left out.
-const FOLDED: [&str; 2] =
-    ["lower(regexp_replace(normalize(", ", NFD), '[\\u0300-\\u036f]', '', 'g'))"];
+/// Text without regard to accents: decomposed, and marks left out.
+const PLAIN: [&str; 2] = ["regexp_replace(normalize(", ", NFD), '[\\u0300-\\u036f]', '', 'g')"];
+
+/// Text with its accents, in one spelling.
+const ACCENTED: [&str; 2] = ["normalize(", ", NFC)"];
 
 /// Words of a text, each between blanks. What parts them is [`parts_words`], in SQL's spelling.
 const IN_WORDS: [&str; 2] =
@@ -133,36 +134,87 @@ impl Search {
     }
 
     fn comparison(&mut self, field: &Field, comparison: &Comparison) -> &mut Self {
-        let Comparison { relation, term, .. } = comparison;
-        if let (Kind::Number(sql), Some(number)) = (field.kind, number(term)) {
-            return self.push(sql).push(compares(*relation)).bind(number).push("::numeric");
-        }
-        match (field.kind, relation) {
-            (Kind::Words, Relation::Words) => self.words(field, term),
-            (_, Relation::Is | Relation::Words | Relation::IsNot) if term.text().is_none() => {
-                let not = *relation == Relation::IsNot;
-                let like = if not { " not like " } else { " like " };
-                self.folded(field).push(like).folded_value(pattern(term))
-            }
-            _ => self.folded(field).push(compares(*relation)).folded_value(term.written()),
+        use Relation::{AllWords, AnyWord, Words};
+        let Comparison { relation, term, modifiers, .. } = comparison;
+        let is_prose = matches!(field.kind, Kind::Words);
+        let has_none = match is_prose {
+            true => word_pattern(term).is_empty(),
+            false => term.words().next().is_none(),
+        };
+        match relation {
+            // Whatever its kind, the field is set.
+            Words | AllWords | AnyWord if has_none => self.push(field.text).push(" is not null"),
+            AllWords => self.each_word(field, term, *modifiers, " and "),
+            AnyWord => self.each_word(field, term, *modifiers, " or "),
+            Words if is_prose => self.words(field, term, *modifiers),
+            _ => self.compared(field, *relation, term, *modifiers),
         }
     }
 
-    fn words(&mut self, field: &Field, term: &Term) -> &mut Self {
+    /// The field as a whole against the term as a whole.
+    fn compared(
+        &mut self,
+        field: &Field,
+        relation: Relation,
+        term: &Term,
+        modifiers: Modifiers,
+    ) -> &mut Self {
+        let is_text = modifiers.form == Some(Form::Text);
+        if let (Kind::Number(sql), Some(number), false) = (field.kind, number(term), is_text) {
+            return self.push(sql).push(compares(relation)).bind(number).push("::text::numeric");
+        }
+        match relation {
+            Relation::Is | Relation::Words | Relation::IsNot if term.text().is_none() => {
+                let not = relation == Relation::IsNot;
+                let like = if not { " not like " } else { " like " };
+                self.folded(field, modifiers).push(like).folded_value(pattern(term), modifiers)
+            }
+            _ => {
+                self.folded(field, modifiers).push(compares(relation));
+                self.folded_value(term.written(), modifiers)
+            }
+        }
+    }
+
+    /// Words of prose, or else the field against each of the words.
+    fn each_word(
+        &mut self,
+        field: &Field,
+        term: &Term,
+        modifiers: Modifiers,
+        joined: &'static str,
+    ) -> &mut Self {
+        self.push("(");
+        for (n, word) in term.words().enumerate() {
+            if n > 0 {
+                self.push(joined);
+            }
+            match field.kind {
+                Kind::Words => self.words(field, &word, modifiers),
+                _ => self.compared(field, Relation::Is, &word, modifiers),
+            };
+        }
+        self.push(")")
+    }
+
+    fn words(&mut self, field: &Field, term: &Term, modifiers: Modifiers) -> &mut Self {
         let words = word_pattern(term);
         if words.is_empty() {
             return self.push(field.text).push(" is not null");
         }
-        self.push(IN_WORDS[0]).folded(field).push(IN_WORDS[1]);
-        self.push(" like ").folded_value(format!("% {words} %"))
+        self.push(IN_WORDS[0]).folded(field, modifiers).push(IN_WORDS[1]);
+        self.push(" like ").folded_value(format!("% {words} %"), modifiers)
     }
 
-    fn folded(&mut self, field: &Field) -> &mut Self {
-        self.push(FOLDED[0]).push(field.text).push(FOLDED[1])
+    fn folded(&mut self, field: &Field, modifiers: Modifiers) -> &mut Self {
+        let [before, after] = fold(modifiers);
+        self.push(before[0]).push(before[1]).push(field.text).push(after[0]).push(after[1])
     }
 
-    fn folded_value(&mut self, value: String) -> &mut Self {
-        self.push(FOLDED[0]).bind(value).push("::text").push(FOLDED[1])
+    fn folded_value(&mut self, value: String, modifiers: Modifiers) -> &mut Self {
+        let [before, after] = fold(modifiers);
+        self.push(before[0]).push(before[1]).bind(value).push("::text");
+        self.push(after[0]).push(after[1])
     }
 
     /// Adds the order: the keys that are fields, then the collection's own.
@@ -171,8 +223,8 @@ impl Search {
         for key in keys {
             let Some(field) = of.field(&key.field) else { continue };
             match field.kind {
-                Kind::Number(sql) => self.push(sql),
-                Kind::Words | Kind::Name => self.folded(field),
+                Kind::Number(sql) if key.modifiers.form != Some(Form::Text) => self.push(sql),
+                _ => self.folded(field, key.modifiers),
             };
             self.push(if key.descending { " desc nulls last, " } else { " asc nulls last, " });
         }
@@ -182,7 +234,7 @@ impl Search {
 
 fn compares(relation: Relation) -> &'static str {
     match relation {
-        Relation::Is | Relation::Words => " = ",
+        Relation::Is | Relation::Words | Relation::AllWords | Relation::AnyWord => " = ",
         Relation::IsNot => " <> ",
         Relation::Below => " < ",
         Relation::AtMost => " <= ",
@@ -191,15 +243,43 @@ fn compares(relation: Relation) -> &'static str {
     }
 }
 
-/// The number that a term is; otherwise it is compared as text, and so equals no number.
-fn number(term: &Term) -> Option<Decimal> {
+/// What stands before and after a text that is compared.
+fn fold(modifiers: Modifiers) -> [[&'static str; 2]; 2] {
+    let accents = if modifiers.respect_accents { ACCENTED } else { PLAIN };
+    let case = if modifiers.respect_case { ["", ""] } else { ["lower(", ")"] };
+    [[case[0], accents[0]], [accents[1], case[1]]]
+}
+
+/// The number that a term is, as the database reads it; otherwise it is compared as text, and so equals no
+/// number.
+fn number(term: &Term) -> Option<String> {
     let text = term.text()?;
-    let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
-    if !text.bytes().all(plain) {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (&*text, None),
+    };
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let unsigned = |text: &'_ str| text.strip_prefix(['+', '-']).unwrap_or(text).to_owned();
+    let (whole, fraction) = match unsigned(mantissa).split_once('.') {
+        Some((whole, fraction)) => (whole.to_owned(), fraction.to_owned()),
+        None => (unsigned(mantissa), String::new()),
+    };
+    if whole.len() + fraction.len() == 0 || !digits(&whole) || !digits(&fraction) {
         return None;
     }
-    Decimal::from_str_exact(&text).or_else(|_| Decimal::from_scientific(&text)).ok()
+    let Some(exponent) = exponent else { return Some(text) };
+    if unsigned(exponent).is_empty() || !digits(&unsigned(exponent)) {
+        return None;
+    }
+    // Beyond that no field has a number, and the database would refuse to read it.
+    let most = EXPONENT_MOST;
+    let size = unsigned(exponent).parse::<i64>().map_or(most, |size| size.min(most));
+    let sign = if exponent.starts_with('-') { "-" } else { "" };
+    Some(format!("{mantissa}e{sign}{size}"))
 }
+
+/// A larger exponent counts as this one.
+const EXPONENT_MOST: i64 = 1000;
 
 /// The term as a pattern for `like`.
 fn pattern(term: &Term) -> String {

@@ -1,6 +1,6 @@
 //! The members of the eight kinds (events contract 7): each absent, null, empty and of a wrong type.
 
-use patron_blocks::event::{Kind, Reading, Reason};
+use patron_blocks::event::{Fact, Kind, Reading, Reason};
 use serde_json::{Value, json};
 
 use super::{event, read, record};
@@ -106,10 +106,54 @@ fn an_optional_member_may_be_absent_or_null() {
     }
 }
 
+/// Optional members that decide nothing about what the event is about: one that makes no sense is as good as
+/// absent, and the event counts.
+const LESSER: [(Kind, &str); 3] = [
+    (Kind::ItemCheckedIn, "userId"),
+    (Kind::FeeFineBalanceChanged, "feeFineTypeId"),
+    (Kind::FeeFineBalanceChanged, "loanId"),
+];
+
+#[test]
+fn a_lesser_member_that_makes_no_sense_costs_no_event() {
+    for (kind, member) in LESSER {
+        let absent = without(kind, member).to_string();
+        let absent = event(&record(kind, "northlib", absent.as_bytes())).fact;
+        for odd in [json!("0"), json!(""), json!(7), json!([]), json!({"id": null})] {
+            let payload = with(kind, member, odd.clone()).to_string();
+            let read = event(&record(kind, "northlib", payload.as_bytes())).fact;
+            assert_eq!(read, absent, "{kind:?} {member} {odd}");
+        }
+        // Not even as a text that is no Unicode.
+        let payload = with(kind, member, json!("odd")).to_string().replace("odd", "\\ud800");
+        let read = event(&record(kind, "northlib", payload.as_bytes())).fact;
+        assert_eq!(read, absent, "{kind:?} {member}");
+    }
+}
+
+/// The remainder of a payment in doubles closes the fee/fine.
+#[test]
+fn a_balance_of_many_decimals_is_rounded_to_15() {
+    let fee = Kind::FeeFineBalanceChanged;
+    for (sent, expected) in [
+        ("4.996003610813204e-16", "0"),
+        ("0.0000000000000004996003610813204", "0"),
+        ("12.550000000000000710542735760100186", "12.550000000000001"),
+    ] {
+        let payload = with(fee, "balance", json!("#")).to_string().replace("\"#\"", sent);
+        let read = event(&record(fee, "northlib", payload.as_bytes())).fact;
+        let Fact::BalanceChanged { balance, .. } = read else { panic!("{sent}") };
+        assert_eq!(balance.to_string(), expected, "{sent}");
+    }
+}
+
 #[test]
 fn a_member_of_a_wrong_type_is_named() {
     for (kind, required, optional) in KINDS {
         for &(member, _) in required.iter().chain(optional) {
+            if LESSER.contains(&(kind, member)) {
+                continue;
+            }
             for wrong in [json!({}), json!([]), json!([payload(kind)[member]]), json!("no such")] {
                 let expected = Some((Reason::BadField, member));
                 assert_eq!(parked(kind, &with(kind, member, wrong)), expected, "{kind:?}");
@@ -137,6 +181,22 @@ fn members_that_say_nothing_are_allowed_whatever_they_hold() {
             let payload = with(kind, member, value).to_string();
             let read = event(&record(kind, "northlib", payload.as_bytes()));
             assert_eq!(read, plain, "{kind:?} {member}");
+        }
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        for value in [r#""\ud800""#, r#""\udc00x\ud800\ud800""#, "1e400", "-1e-999999", &deep] {
+            let payload = with(kind, "title", json!("#")).to_string().replace("\"#\"", value);
+            let flat = event(&record(kind, "northlib", payload.as_bytes()));
+            assert_eq!(flat, plain, "{kind:?} {value}");
+            if Kind::BUSINESS.contains(&kind) {
+                let within = json!({ "eventType": kind.name(), "eventPayload": "#" }).to_string();
+                // Escaped once more in the text, or as a character that the text itself lacks.
+                for payload in [payload.clone(), payload.replace('\\', "")] {
+                    let text = serde_json::to_string(&payload).unwrap();
+                    let stored = within.replace("\"#\"", &text);
+                    let read = event(&record(kind, "northlib", stored.as_bytes()));
+                    assert_eq!(read.fact, plain.fact, "{kind:?} {stored}");
+                }
+            }
         }
     }
 }

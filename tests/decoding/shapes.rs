@@ -178,6 +178,11 @@ fn what_mod_pubsub_stores() {
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"closed"}"#, BAD_PAYLOAD),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"[]"}"#, BAD_PAYLOAD),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"\ud800"}"#, BAD_PAYLOAD),
+        // What is no character within it may stand in a member that nobody reads.
+        (
+            r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"{\"title\":\"\ud800\",\"userId\":\"7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01\",\"loanId\":\"0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11\"}"}"#,
+            ENVELOPE_AND_RECORD,
+        ),
         (
             r#"{"eventType":"LOAN_CLOSED","eventMetadata":{"tenantId":"a","tenantId":"b"},"eventPayload":<Q>}"#,
             "northlib: malformed_json eventMetadata",

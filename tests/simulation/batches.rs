@@ -156,6 +156,40 @@ fn records_of_a_collection_do_not_wait_for_their_tenant() {
     assert_eq!(model.state().rows[&None].letters.len(), 1);
 }
 
+/// A topic of a tenant collection serves those that are enabled, whatever others write there.
+#[test]
+fn bad_records_stop_a_shared_topic_only_where_they_count() {
+    const HEADERS: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
+    let stops = Tally { parked: 2, ..Tally::default() };
+    let goes_on = Tally { applied: 1, ..Tally::default() };
+    for (names, expected) in [
+        (vec![NORTH], stops),
+        (vec![NORTH, "south"], stops),
+        (vec!["South-Lib", NORTH], stops),
+        (vec![], stops),
+        (vec!["south"], Tally { passed_by: 3, ..goes_on }),
+        (vec!["south", "east"], Tally { parked: 3, ..goes_on }),
+        (vec!["South-Lib"], Tally { parked: 3, ..goes_on }),
+    ] {
+        let headers = HEADERS.iter().zip(&names);
+        let headers: Vec<_> =
+            headers.map(|(h, name)| ((*h).to_owned(), name.as_bytes().to_vec())).collect();
+        let bad = |offset| {
+            let mut bad = in_collection(incoming(offset, Some(b"{}".to_vec())));
+            bad.record.headers.clone_from(&headers);
+            bad
+        };
+        let model = model(&[NORTH]);
+        let batch = [bad(0), bad(1), bad(2), in_collection(end(3, 1))];
+        let outcome = settle(&ingest(&model), &batch);
+        assert_eq!(outcome.tally, expected, "{names:?}");
+        let hold = (expected == stops).then_some(Hold::Stopped);
+        let next = if hold.is_some() { 2 } else { 4 };
+        let end = outcome.ends.get(&(COLLECTION.into(), 0));
+        assert_eq!(end, Some(End { next, kept: true, hold }), "{names:?}");
+    }
+}
+
 /// What comes after the record that breaks the rule is left in the log, in the same batch too.
 #[test]
 fn nothing_is_settled_beyond_where_a_partition_stops() {

@@ -197,6 +197,11 @@ impl Ledger for Model {
         }))
     }
 
+    async fn is_enabled(&self, tenant: &TenantId) -> Result<bool, Error> {
+        self.round_trip().await?;
+        Ok(self.state().enabled.contains(tenant))
+    }
+
     async fn usable_again(&self, _: &TenantId) -> Result<(), Error> {
         self.round_trip().await
     }

@@ -154,6 +154,40 @@ async fn what_cannot_be_understood_is_refused_with_the_member_and_the_rule() {
     .await;
 }
 
+/// Kafka and HTTP take the same bytes: what nobody reads of an event may hold anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_nobody_reads_may_be_anything_over_http() {
+    World::tell(async |world| {
+        let (user, due) = (Uuid::new_v4(), minutes_from_now(60));
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        let odd = [r#""\ud800""#, r#""\udc00 and \ud800""#, &deep, "1e400", "-1e-99999"];
+        for (n, odd) in odd.into_iter().enumerate() {
+            let out = |loan: Uuid| {
+                let text = check_out(user, loan, &due).to_string();
+                format!("{},\"title\":{odd}}}", text.strip_suffix('}').unwrap())
+            };
+            let path = Kind::ItemCheckedOut.callback();
+            let body = out(Uuid::new_v4());
+            let request =
+                world.request(Method::POST, &path).header("Content-Type", "application/json");
+            assert_eq!(world.send(request.body(body)).await, (204, String::new()), "{odd}");
+            world.log.publish(Kind::ItemCheckedOut, out(Uuid::new_v4()).as_bytes()).await;
+            world.settled().await;
+            assert_eq!(open_loans(world, user).await, 2 * (n + 1), "{odd}");
+        }
+        // What is read must be right, and is named however odd the rest is.
+        let body = format!(r#"{{"loanId":"7","userId":"{user}","title":"\ud800"}}"#);
+        let closed = Kind::LoanClosed.callback();
+        let (status, answer) = world.send(world.request(Method::POST, &closed).body(body)).await;
+        assert_eq!(status, 422, "{answer}");
+        assert!(answer.contains("Pattern") && answer.contains("loanId"), "{answer}");
+        let body = format!(r#"{{"loanId":"\ud800","userId":"{user}"}}"#);
+        let (status, answer) = world.send(world.request(Method::POST, &closed).body(body)).await;
+        assert_eq!(status, 400, "{answer}");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_callers_are_sent_away_and_nothing_is_said_to_be_stored() {
     World::tell(async |world| {

@@ -67,6 +67,62 @@ async fn a_hundred_bad_records_in_a_row_stop_the_partition_and_an_operator_resum
     .await;
 }
 
+/// A topic of many tenants serves those that are enabled, whatever others write there.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_records_of_strangers_stop_no_shared_partition() {
+    World::tell(async |world| {
+        let all = world.log.topic("ALL", Kind::FeeFineBalanceChanged);
+        world.log.make(vec![all.clone()]).await;
+        let draft = |headers: Vec<(&'static str, &'static str)>, payload: &'static [u8]| Draft {
+            topic: all.clone(),
+            headers,
+            payload: Some(payload),
+            timestamp: None,
+        };
+        const OF: &str = "folio.tenantId";
+        // Of a tenant that is not enabled, of two that are not, and of a name that no tenant can have.
+        let stranger = || draft(vec![(OF, "southlib")], b"{}");
+        let two = || draft(vec![(OF, "southlib"), ("x-okapi-tenant", "eastlib")], b"{}");
+        let unnameable = || draft(vec![(OF, "South-Lib")], b"{}");
+        let each = [stranger(), two(), unnameable()];
+        world.log.send_all_to(0, (0..150).map(|_| stranger())).await;
+        world.log.send_all_to(0, (0..110).map(|_| two())).await;
+        world.log.send_all_to(0, (0..110).map(|_| unnameable())).await;
+        world.log.send_all_to(0, each.into_iter()).await;
+        let (user, debt) = (Uuid::new_v4(), Uuid::new_v4());
+        let owed = crate::facts::fee(user, debt, None, 12.5).to_string().leak().as_bytes();
+        world.log.send_all_to(0, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
+        world
+            .until("the library's own record counts", async |w: &World| {
+                w.get(&format!("/user-summary/{user}")).await.0 == 200
+            })
+            .await;
+        assert_eq!(world.get("/admin/ready").await.0, 200);
+        // What names no tenant, or several, stays for operators; what is of one is not theirs.
+        let letters = "select count(*) from mod_patron_blocks.dead_letter";
+        assert_eq!(world.count(letters).await, 222);
+        assert_eq!(world.take_dead_letters().await, ["tenant_disagrees"; 222]);
+
+        // Bad records of a tenant that is served stop it still, and so do those that name nobody.
+        for headers in [vec![(OF, TENANT)], vec![]] {
+            world.log.send_all_to(1, (0..100).map(|_| draft(headers.clone(), b"{}"))).await;
+            world
+                .until("it has stopped", async |w: &World| {
+                    w.read_whatever("/admin/ready").await["kafka"]["partitions"]["stopped"] == 1
+                })
+                .await;
+            assert_eq!(world.take_incidents().await, ["partition_stopped"]);
+            world.until("it goes on", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+        }
+        // Behind them comes one that counts.
+        let owed = crate::facts::fee(user, debt, None, 0.0).to_string().leak().as_bytes();
+        world.log.send_all_to(1, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
+        world.settled().await;
+        assert_eq!(world.take_dead_letters().await.len(), 200);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_tables_are_broken_holds_back_nobody_elses() {
     World::tell(async |world| {

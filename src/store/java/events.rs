@@ -1,0 +1,154 @@
+//! SQL over the Java module's tables of events: when it wrote of a patron, and what it knew as ended.
+
+use crate::store::Statement;
+
+/// A UUID in JSON, as PostgreSQL's pattern: what may be cast.
+macro_rules! uuid_pattern {
+    () => {
+        "'^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'"
+    };
+}
+pub(super) use uuid_pattern;
+
+/// A snapshot's stamp, as `event::Stamp::snapshot` makes it; a test compares them.
+macro_rules! stamp {
+    ($at:literal, $of:literal) => {
+        concat!(
+            "(int8send(floor(extract(epoch from ",
+            $at,
+            ") * 1000)::int8",
+            " # '-9223372036854775808'::int8) || '\\x0000'::bytea || uuid_send(",
+            $of,
+            "))"
+        )
+    };
+}
+
+/// When the module wrote an event. Its column has no time zone: whatever filled it, it is the time as a clock of
+/// the session's zone showed it, and no column says which zone that was. The record itself has the same
+/// instant with its offset, so that is taken, where it is a date at all; else the column counts as UTC.
+macro_rules! written_at {
+    () => {
+        concat!(
+            "case when jsonb #>> '{metadata,createdDate}' ~ '",
+            "^([1-9]\\d{3}-(0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])",
+            "|[1-9]\\d{3}-(0[469]|11)-(0[1-9]|[12]\\d|30)",
+            "|[1-9]\\d{3}-02-(0[1-9]|1\\d|2[0-8])",
+            "|[1-9]\\d(0[48]|[2468][048]|[13579][26])-02-29)",
+            "T([01]\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.]\\d{1,9})?)?",
+            "(Z|[-+](0\\d|1[0-4]):?[0-5]\\d)$'",
+            " then (jsonb #>> '{metadata,createdDate}')::timestamptz",
+            " else creation_date at time zone 'UTC' end"
+        )
+    };
+}
+
+/// When the module last wrote of each patron, as one of its tables of events tells.
+macro_rules! times_of_patrons {
+    ($table:literal) => {
+        concat!(
+            "insert into {schema}.java_time (id, at)
+             select (jsonb ->> 'userId')::uuid, max(",
+            written_at!(),
+            ") from {schema}.",
+            $table,
+            " where jsonb ->> 'userId' ~* ",
+            uuid_pattern!(),
+            " and creation_date is not null
+              group by 1"
+        )
+    };
+}
+
+/// Loans that the module knew as ended: an old check-out that is read again must not open them.
+macro_rules! closings {
+    ($table:literal) => {
+        concat!(
+            "insert into {schema}.loan (loan_id, closed_stamp)
+             select loan_id, ",
+            stamp!("at", "loan_id"),
+            "  from (select (jsonb ->> 'loanId')::uuid as loan_id, max(",
+            written_at!(),
+            ") as at from {schema}.",
+            $table,
+            "         where jsonb ->> 'loanId' ~* ",
+            uuid_pattern!(),
+            "           and creation_date >= $1 at time zone 'UTC' - interval '1 day'
+                      group by 1) closed
+              where at >= $1
+              order by loan_id
+             on conflict (loan_id) do nothing"
+        )
+    };
+}
+
+pub(super) const FEE_FINE: Statement =
+    Statement::new(times_of_patrons!("fee_fine_balance_changed_event"));
+pub(super) const CHECKED_OUT: Statement =
+    Statement::new(times_of_patrons!("item_checked_out_event"));
+pub(super) const CHECKED_IN: Statement = Statement::new(times_of_patrons!("item_checked_in_event"));
+pub(super) const DECLARED_LOST: Statement =
+    Statement::new(times_of_patrons!("item_declared_lost_event"));
+pub(super) const AGED_TO_LOST: Statement =
+    Statement::new(times_of_patrons!("item_aged_to_lost_event"));
+pub(super) const CLAIMED: Statement =
+    Statement::new(times_of_patrons!("item_claimed_returned_event"));
+pub(super) const DUE_DATE: Statement =
+    Statement::new(times_of_patrons!("loan_due_date_changed_event"));
+pub(super) const CLOSED: Statement = Statement::new(times_of_patrons!("loan_closed_event"));
+pub(super) const CHECK_INS: Statement = Statement::new(closings!("item_checked_in_event"));
+pub(super) const CLOSINGS: Statement = Statement::new(closings!("loan_closed_event"));
+
+/// The module's tables of events: name, when it wrote of patrons, what it tells of as ended.
+pub(super) const EVENTS: [(&str, &Statement, Option<&Statement>); 8] = [
+    ("fee_fine_balance_changed_event", &FEE_FINE, Some(&CLOSED_FEES)),
+    ("item_checked_out_event", &CHECKED_OUT, None),
+    ("item_checked_in_event", &CHECKED_IN, Some(&CHECK_INS)),
+    ("item_declared_lost_event", &DECLARED_LOST, None),
+    ("item_aged_to_lost_event", &AGED_TO_LOST, None),
+    ("item_claimed_returned_event", &CLAIMED, None),
+    ("loan_due_date_changed_event", &DUE_DATE, None),
+    ("loan_closed_event", &CLOSED, Some(&CLOSINGS)),
+];
+
+/// When each loan that is open was checked out, as far as the module has kept it.
+pub(super) const CHECK_OUTS: Statement = Statement::new(concat!(
+    "insert into {schema}.java_time (id, at)
+     select (jsonb ->> 'loanId')::uuid, max(",
+    written_at!(),
+    ") from {schema}.item_checked_out_event
+      where creation_date is not null and jsonb ->> 'loanId' ~* ",
+    uuid_pattern!(),
+    "
+        and lower(jsonb ->> 'loanId') in (
+          select lower(l ->> 'loanId')
+            from {schema}.java_user_summary s
+           cross join jsonb_array_elements(case jsonb_typeof(s.jsonb -> 'openLoans')
+                        when 'array' then s.jsonb -> 'openLoans' else '[]' end) l)
+      group by 1"
+));
+
+/// Fees/fines that the module knew as closed: what rounds to 0 at 15 decimals is 0 (events contract 6.3).
+pub(super) const CLOSED_FEES: Statement = Statement::new(concat!(
+    "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
+     select id, ",
+    stamp!("at", "id"),
+    ", 0
+       from (select distinct on (id) id, at, balance
+               from (select (jsonb ->> 'feeFineId')::uuid as id, jsonb ->> 'balance' as balance, ",
+    written_at!(),
+    " as at
+                       from {schema}.fee_fine_balance_changed_event
+                      where creation_date >= $1 at time zone 'UTC' - interval '1 day'
+                        and jsonb ->> 'feeFineId' ~* ",
+    uuid_pattern!(),
+    ") events
+              where at >= $1
+              order by id, at desc) newest
+      where balance ~ '^[-+]?0*[.]?0*([eE][-+]?[0-9]+)?$'
+         or (case when length(balance) < 1000
+                       and balance ~ '^[-+]?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]{1,3})?$'
+                  then abs(balance::numeric) <= 5e-16 else false end)
+      order by id
+     on conflict (fee_fine_id) do nothing"
+));
