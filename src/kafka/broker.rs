@@ -166,21 +166,35 @@ impl Broker {
     }
 
     fn offsets(&self, of: &[At], which: Offset) -> Result<HashMap<At, i64>, KafkaError> {
-        let ask = || self.client().offsets_for_times(list(of, which)?, PATIENCE);
-        let told = match ask() {
-            // What the client knows of topics is minutes old: one may have more partitions by now.
-            Err(error)
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) =>
-            {
-                self.look_again_at(of)?;
-                ask()?
+        let (mut offsets, mut asked) = (HashMap::new(), of.to_vec());
+        for again in [false, true] {
+            if again {
+                self.look_again_at(&asked)?;
             }
-            told => told?,
-        };
-        let mut offsets = HashMap::new();
-        for element in told.elements() {
-            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                offsets.insert((Arc::from(element.topic()), element.partition()), offset);
+            let told = match self.client().offsets_for_times(list(&asked, which)?, PATIENCE) {
+                // What the client knows of topics is minutes old: one may have more partitions by now.
+                Err(error)
+                    if !again
+                        && error.rdkafka_error_code()
+                            == Some(RDKafkaErrorCode::UnknownPartition) =>
+                {
+                    continue;
+                }
+                told => told?,
+            };
+            asked.clear();
+            for element in told.elements() {
+                let at: At = (Arc::from(element.topic()), element.partition());
+                match (element.error(), element.offset()) {
+                    (Ok(()), Offset::Offset(offset)) => {
+                        offsets.insert(at, offset);
+                    }
+                    // Or another leader.
+                    _ => asked.push(at),
+                }
+            }
+            if asked.is_empty() {
+                break;
             }
         }
         Ok(offsets)

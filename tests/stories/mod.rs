@@ -3,6 +3,7 @@
 mod answers;
 mod callbacks;
 mod clients;
+mod cluster;
 mod day;
 mod encrypted;
 mod filling;
