@@ -68,7 +68,7 @@ impl Broker {
     /// Passes on what the client has to report, if anything. It does not wait.
     pub(super) fn serve(&self) {
         if let Some(Err(error)) = self.client().poll(Duration::ZERO) {
-            debug!(%error, "trouble that is told otherwise");
+            debug!(%error, "trouble that the answers show as well");
         }
     }
 
@@ -171,7 +171,7 @@ impl Broker {
             if again {
                 self.look_again_at(&asked)?;
             }
-            let told = match self.client().offsets_for_times(list(&asked, which)?, PATIENCE) {
+            let answer = match self.client().offsets_for_times(list(&asked, which)?, PATIENCE) {
                 // What the client knows of topics is minutes old: one may have more partitions by now.
                 Err(error)
                     if !again
@@ -180,10 +180,10 @@ impl Broker {
                 {
                     continue;
                 }
-                told => told?,
+                answer => answer?,
             };
             asked.clear();
-            for element in told.elements() {
+            for element in answer.elements() {
                 let at: At = (Arc::from(element.topic()), element.partition());
                 match (element.error(), element.offset()) {
                     (Ok(()), Offset::Offset(offset)) => {
@@ -216,7 +216,7 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
     settings
 }
 
-/// Passes reports on; other trouble is told by the answers.
+/// Passes reports on; answers show other trouble.
 struct Reporting(Option<(Arc<Status>, Clock)>);
 
 impl ConsumerContext for Reporting {}

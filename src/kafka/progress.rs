@@ -127,7 +127,7 @@ impl Seen {
 }
 
 /// Whether the log is the one in which a record was read before, by the first one that stands there now or
-/// later; `None` where that can't be told.
+/// later; `None` where that is unknown.
 pub fn is_same_log(older: Landmark, found: &[Landmark]) -> Option<bool> {
     let first = found.first()?;
     match first.offset.cmp(&older.offset) {

@@ -40,10 +40,10 @@ async fn a_topic_made_anew_after_its_leaders_moved_is_read_whole() {
         publish_check_outs_to(world, user, 0, 1).await;
         publish_check_outs_to(world, user, 1, 1).await;
         world.until("reading goes on", async |w: &World| open_loans(w, user).await == 23).await;
-        let told = world.take_incidents().await;
+        let kinds = world.take_incidents().await;
         let known = ["partition_stalled", "topic_made_anew"];
-        assert!(told.iter().all(|kind| known.contains(&&**kind)), "{told:?}");
-        assert!(told.iter().any(|kind| kind == "topic_made_anew"), "{told:?}");
+        assert!(kinds.iter().all(|kind| known.contains(&&**kind)), "{kinds:?}");
+        assert!(kinds.iter().any(|kind| kind == "topic_made_anew"), "{kinds:?}");
     })
     .await;
 }

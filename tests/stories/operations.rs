@@ -159,7 +159,7 @@ async fn figures_are_there_from_the_start_and_move() {
             world.log.topic(TENANT, Kind::ItemCheckedOut)
         );
         world
-            .until("lag is told", async |world: &World| {
+            .until("lag is shown", async |world: &World| {
                 figure(&world.get("/metrics").await.1, &lag) == Some(0.0)
             })
             .await;
