@@ -69,7 +69,7 @@ fn another_record_where_one_was_read_begins_anew() {
     assert_eq!(arrive(&assignment, 7, another), Arrival::Remade);
     assert_eq!(arrive(&assignment, 8, another), Arrival::Leave);
     let again = only(assignment.due(Instant::now()));
-    assert!(again.remade == Remade::Found && again.era > due.era);
+    assert!(again.remade == Remade::Here && again.era > due.era);
     assert_eq!(
         only({
             assignment.wait(&again);
@@ -174,15 +174,15 @@ fn a_topic_that_is_made_anew_begins_anew_with_all_its_partitions() {
     let another = noon() + TimeDelta::milliseconds(1);
     assert_eq!(assignment.arrive(TOPIC, 1, 7, Some(another)), Arrival::Remade);
     let due = assignment.due(Instant::now());
-    let told: Vec<_> = due.iter().map(|due| (&*due.topic, due.partition, due.remade)).collect();
-    assert_eq!(told, [(TOPIC, 0, Remade::Told), (TOPIC, 1, Remade::Found)]);
+    let asked: Vec<_> = due.iter().map(|due| (&*due.topic, due.partition, due.remade)).collect();
+    assert_eq!(asked, [(TOPIC, 0, Remade::Elsewhere), (TOPIC, 1, Remade::Here)]);
     assert_eq!(assignment.reading(), [(other.to_owned(), 0)]);
     assert_eq!(assignment.counts().stopped, 1, "an operator has to resume it still");
 
     // Of some it is known already: only the others are to be asked about.
     assignment.remake_others(TOPIC, &[0]);
     let [again] = <[Due; 1]>::try_from(assignment.due(Instant::now())).unwrap();
-    assert_eq!((again.partition, again.remade), (1, Remade::Told));
+    assert_eq!((again.partition, again.remade), (1, Remade::Elsewhere));
 }
 
 #[test]

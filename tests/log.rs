@@ -18,11 +18,19 @@ use uuid::Uuid;
 
 use crate::world::{TENANT, until};
 
+/// Copies of each topic: as many as the cluster that is named keeps, or one.
+fn copies() -> TopicReplication<'static> {
+    #[expect(clippy::disallowed_methods, reason = "which cluster it is")]
+    let copies = std::env::var("REPLICATION_FACTOR").ok();
+    TopicReplication::Fixed(copies.map_or(1, |copies| copies.parse().expect("a number of copies")))
+}
+
 pub(crate) struct Log {
     bootstrap: String,
     environment: String,
     admin: AdminClient<DefaultClientContext>,
-    producer: FutureProducer,
+    /// Another one once a topic was made anew: a client believes the later epochs of the topic before.
+    producer: Mutex<FutureProducer>,
     /// The offset after the last record published, by topic and partition.
     ends: Mutex<HashMap<(String, i32), i64>>,
     topics: Mutex<Vec<String>>,
@@ -44,18 +52,28 @@ pub(crate) struct Draft<'a> {
     pub(crate) timestamp: Option<i64>,
 }
 
+fn producer(bootstrap: &str) -> FutureProducer {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", bootstrap);
+    client.set("linger.ms", "2").set("compression.type", "gzip");
+    client.set("message.max.bytes", "3000000");
+    client.create().expect("a producer")
+}
+
 impl Log {
+    fn producer(&self) -> FutureProducer {
+        self.producer.lock().expect("no panic").clone()
+    }
+
     pub(crate) async fn new(bootstrap: &str, environment: &str) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap);
         let admin = client.create().expect("an admin client");
-        client.set("linger.ms", "2").set("compression.type", "gzip");
-        client.set("message.max.bytes", "3000000");
         let log = Self {
             bootstrap: bootstrap.to_owned(),
             environment: environment.to_owned(),
             admin,
-            producer: client.create().expect("a producer"),
+            producer: Mutex::new(producer(bootstrap)),
             ends: Mutex::default(),
             topics: Mutex::default(),
         };
@@ -82,7 +100,7 @@ impl Log {
 
     pub(crate) async fn make_with(&self, names: Vec<String>, settings: &[(&str, &str)]) {
         let topic = |name| {
-            let topic = NewTopic::new(name, 2, TopicReplication::Fixed(1));
+            let topic = NewTopic::new(name, 2, copies());
             settings.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value))
         };
         let topics: Vec<_> = names.iter().map(|name| topic(name.as_str())).collect();
@@ -102,20 +120,22 @@ impl Log {
             topic.expect("the topic was there");
         });
         // Deleting ends some time after it was answered.
-        let again = NewTopic::new(topic, 2, TopicReplication::Fixed(1));
+        let again = NewTopic::new(topic, 2, copies());
         while self.admin.create_topics([&again], &options).await.expect("Kafka is there")[0]
             .is_err()
         {
             tokio::task::yield_now().await;
         }
+        *self.producer.lock().expect("no panic") = producer(&self.bootstrap);
         // So does the broker's old log: what is written before is taken, and gone with it.
         let written: Vec<i32> = {
             let ends = self.ends.lock().expect("no panic");
             ends.keys().filter(|(of, _)| of == topic).map(|(_, partition)| *partition).collect()
         };
         until("the new topic is empty", async || {
-            let client = self.producer.client();
-            let span = |n: &i32| client.fetch_watermarks(topic, *n, Duration::from_secs(20));
+            let producer = self.producer();
+            let span =
+                |n: &i32| producer.client().fetch_watermarks(topic, *n, Duration::from_secs(20));
             written.iter().all(|partition| span(partition) == Ok((0, 0)))
         })
         .await;
@@ -181,7 +201,8 @@ impl Log {
             topic.expect("a topic of ours");
         });
         let known = || {
-            let topic = self.producer.client().fetch_metadata(Some(topic), Duration::from_secs(20));
+            let topic =
+                self.producer().client().fetch_metadata(Some(topic), Duration::from_secs(20));
             topic.expect("Kafka is there").topics()[0].partitions().len()
         };
         while known() < number {
@@ -250,12 +271,11 @@ impl Log {
     /// Many large ones with keys, a few at once, and not compressed: that would take longer than all else.
     pub(crate) async fn send_as_they_are<'a>(
         &self,
-        drafts: impl Iterator<Item = (String, Draft<'a>)>,
+        mut drafts: impl Iterator<Item = (String, Draft<'a>)>,
     ) {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap).set("message.max.bytes", "3000000");
         let producer: FutureProducer = client.create().expect("a producer");
-        let mut drafts = drafts;
         loop {
             let some: Vec<_> = drafts.by_ref().take(20).collect();
             if some.is_empty() {
@@ -281,7 +301,7 @@ impl Log {
 
     async fn deliver(&self, draft: Draft<'_>, partition: Option<i32>) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
-        Self::deliver_by(&self.producer, &key, &draft, partition).await
+        Self::deliver_by(&self.producer(), &key, &draft, partition).await
     }
 
     async fn deliver_by(

@@ -58,9 +58,20 @@ fn what_comes_on_or_has_begun_anew_does_not_stand_still() {
 #[test]
 fn a_log_that_ends_or_begins_earlier_than_it_did_is_another_one() {
     let watched = watched(&[("a", 0)]);
-    for (span, remade) in [((5, 10), false), ((10, 10), false), ((5, 9), true), ((4, 20), true)] {
-        let shown = look(&mut Progress::default(), &watched, span, 0);
-        assert_eq!(!shown.remade.is_empty(), remade, "{span:?}");
+    let unread = [Watched { older: None, ..watched[0].clone() }];
+    for (spans, of, remade) in [
+        ([(5, 10), (5, 10)], &watched[..], false),
+        ([(10, 10), (10, 10)], &watched, false),
+        ([(5, 9), (5, 9)], &watched, true),
+        // A leader that has just taken over, and one that holds more.
+        ([(5, 9), (5, 10)], &watched, false),
+        ([(5, 10), (4, 20)], &watched, false),
+        ([(5, 10), (4, 20)], &unread, true),
+    ] {
+        let mut progress = Progress::default();
+        look(&mut progress, of, spans[0], 0);
+        let shown = look(&mut progress, of, spans[1], 0);
+        assert_eq!(!shown.remade.is_empty(), remade, "{spans:?}");
     }
     let nothing = Progress::default().compare(watched, |_| None, 0, 100);
     assert_eq!(nothing, Shown::default(), "nobody tells what the log holds");

@@ -332,7 +332,7 @@ impl Takeover {
         };
         let next = records.iter().find(is_behind);
         let incident = incident(candidate, position, misfit, next.map(|next| next.at));
-        let is_of_topic = candidate.remade != Remade::Told;
+        let is_of_topic = candidate.remade != Remade::Elsewhere;
         self.raise(&incident, (*from, cluster), is_of_topic).await
     }
 

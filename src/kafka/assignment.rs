@@ -66,9 +66,9 @@ pub enum Remade {
     #[default]
     No,
     /// This partition shows it.
-    Found,
+    Here,
     /// Another partition of the topic has shown it: a topic is made anew with all its partitions.
-    Told,
+    Elsewhere,
 }
 
 /// A record that was read before, by which a log is known to be the same.
@@ -443,9 +443,9 @@ impl State {
         for (number, partition) in partitions.iter_mut().filter(|(number, _)| chosen(**number)) {
             if !matches!(partition.stage, Stage::Held { until: None }) {
                 self.last_era += 1;
-                let told = if found == Some(*number) { Remade::Found } else { Remade::Told };
+                let remade = if found == Some(*number) { Remade::Here } else { Remade::Elsewhere };
                 *partition = Partition {
-                    stage: Stage::Waiting { remade: told },
+                    stage: Stage::Waiting { remade },
                     kept: partition.kept,
                     ..Partition::assigned(Era(self.last_era))
                 };

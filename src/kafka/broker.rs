@@ -68,7 +68,7 @@ impl Broker {
     /// Passes on what the client has to report, if anything. It does not wait.
     pub(super) fn serve(&self) {
         if let Some(Err(error)) = self.client().poll(Duration::ZERO) {
-            debug!(%error, "trouble that is told otherwise");
+            debug!(%error, "trouble that the answers show as well");
         }
     }
 
@@ -167,21 +167,35 @@ impl Broker {
     }
 
     fn offsets(&self, of: &[At], which: Offset) -> Result<HashMap<At, i64>, KafkaError> {
-        let ask = || self.client().offsets_for_times(list(of, which)?, PATIENCE);
-        let told = match ask() {
-            // What the client knows of topics is minutes old: one may have more partitions by now.
-            Err(error)
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) =>
-            {
-                self.look_again_at(of)?;
-                ask()?
+        let (mut offsets, mut asked) = (HashMap::new(), of.to_vec());
+        for again in [false, true] {
+            if again {
+                self.look_again_at(&asked)?;
             }
-            told => told?,
-        };
-        let mut offsets = HashMap::new();
-        for element in told.elements() {
-            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                offsets.insert((Arc::from(element.topic()), element.partition()), offset);
+            let answer = match self.client().offsets_for_times(list(&asked, which)?, PATIENCE) {
+                // What the client knows of topics is minutes old: one may have more partitions by now.
+                Err(error)
+                    if !again
+                        && error.rdkafka_error_code()
+                            == Some(RDKafkaErrorCode::UnknownPartition) =>
+                {
+                    continue;
+                }
+                answer => answer?,
+            };
+            asked.clear();
+            for element in answer.elements() {
+                let at: At = (Arc::from(element.topic()), element.partition());
+                match (element.error(), element.offset()) {
+                    (Ok(()), Offset::Offset(offset)) => {
+                        offsets.insert(at, offset);
+                    }
+                    // Or another leader.
+                    _ => asked.push(at),
+                }
+            }
+            if asked.is_empty() {
+                break;
             }
         }
         Ok(offsets)
@@ -203,7 +217,7 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
     settings
 }
 
-/// Passes reports on; other trouble is told by the answers.
+/// Passes reports on; answers show other trouble.
 struct Reporting(Option<(Arc<Status>, Clock)>);
 
 impl ConsumerContext for Reporting {}

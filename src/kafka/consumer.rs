@@ -47,7 +47,7 @@ use crate::{
 /// How often the client that asks brokers is looked at for what it reports.
 const SERVE: Duration = Duration::from_millis(200);
 
-/// The largest record that a broker takes unless it is told otherwise, in KiB.
+/// The largest record that a broker takes by default, in KiB.
 const LARGEST_KIB: usize = 1024;
 
 /// How often the same kind of trouble is logged.

@@ -65,7 +65,11 @@ impl Progress {
             let now = Seen { era: watched.era, next: watched.next, end: span.end, idle };
             let before = last.remove(&place);
             self.seen.insert(place.clone(), now);
-            if span.end < watched.next || span.start < watched.log_start {
+            // A leader that has just taken over may know of less for a moment, and may hold more than the one
+            // before: another copy's retention has other bounds.
+            let ends_before = now.ends_before() && before.is_some_and(Seen::ends_before);
+            let begins_before = span.start < watched.log_start && watched.older.is_none();
+            if ends_before || begins_before {
                 shown.remade.push(watched);
                 continue;
             }
@@ -108,6 +112,10 @@ impl Progress {
 }
 
 impl Seen {
+    fn ends_before(self) -> bool {
+        self.end < self.next
+    }
+
     /// Records were there all the time, and the client had nothing else to give.
     fn stands_still(self, now: Self) -> bool {
         self.era == now.era
@@ -119,7 +127,7 @@ impl Seen {
 }
 
 /// Whether the log is the one in which a record was read before, by the first one that stands there now or
-/// later; `None` where that can't be told.
+/// later; `None` where that is unknown.
 pub fn is_same_log(older: Landmark, found: &[Landmark]) -> Option<bool> {
     let first = found.first()?;
     match first.offset.cmp(&older.offset) {

@@ -13,8 +13,8 @@ use rdkafka::{
 
 use crate::event::{Place, Record, decode, is_secret};
 
-/// What headers that nobody reads may take, in bytes. A dead letter shows them to whoever looks for the
-/// sender; real ones take a few hundred. Those that do not fit are left out.
+/// What headers that nobody reads may take, in bytes. A dead letter shows them, by which its
+/// sender is found; real ones take a few hundred. Those that do not fit are left out.
 const SHOWN: usize = 4096;
 
 /// Beyond the calendar's years no database could keep it, nor could it be true.
@@ -32,15 +32,15 @@ pub(super) fn copy(
         place: Place { topic, partition: message.partition(), offset: message.offset() },
         timestamp,
         key: message.key().map(<[u8]>::to_vec),
-        headers: kept(headers(message)),
+        headers: retained(headers(message)),
         payload: message.payload().map(<[u8]>::to_vec),
     }
 }
 
 /// The headers that are read, and of the others what a dead letter shows, without credentials.
-fn kept<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, Vec<u8>)> {
+fn retained<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, Vec<u8>)> {
     let mut room = SHOWN;
-    let kept = headers.filter(|(name, value)| {
+    let retained = headers.filter(|(name, value)| {
         if decode::is_read(name) {
             return true;
         }
@@ -49,7 +49,7 @@ fn kept<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, 
         room -= if fits { size } else { 0 };
         fits
     });
-    kept.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+    retained.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
 }
 
 /// The record's headers. One whose name is not UTF-8 is none that anybody reads, and the client's library
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_kept_and_of_the_rest_what_is_small() {
+    fn all_that_is_read_is_retained_and_of_the_rest_what_is_small() {
         let large = vec![b'x'; SHOWN];
         let headers: [(&str, &[u8]); 7] = [
             ("trace", &large),
@@ -80,11 +80,11 @@ mod tests {
             ("X-OKAPI-TENANT", b"northlib"),
             ("x-okapi-user-id", b""),
         ];
-        let kept = kept(headers.into_iter());
-        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        let retained = retained(headers.into_iter());
+        let names: Vec<&str> = retained.iter().map(|(name, _)| name.as_str()).collect();
         let expected =
             ["x-okapi-request-id", "Folio.TenantId", "X-OKAPI-TENANT", "x-okapi-user-id"];
         assert_eq!(names, expected);
-        assert_eq!(kept[1].1, large, "a bad tenant id is judged as it came");
+        assert_eq!(retained[1].1, large, "a bad tenant id is judged as it came");
     }
 }

@@ -137,7 +137,7 @@ impl<L: Ledger> Asker<L> {
             for question in questions.iter_mut().filter(of_topic) {
                 known.push(question.due.partition);
                 if !is_anew(&&*question) {
-                    question.candidate.remade = Remade::Told;
+                    question.candidate.remade = Remade::Elsewhere;
                     decide(question);
                 }
             }

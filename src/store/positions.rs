@@ -141,7 +141,7 @@ pub async fn reset(
 }
 
 /// Sets the positions of a topic's other partitions to the beginning: a topic is made anew as a whole.
-/// Whoever reads one of them finds it when it stores the next one, and reads from the beginning.
+/// An instance that reads one of them finds it at its next commit, and reads from the beginning.
 pub async fn reset_others(
     tx: &mut Tx,
     schema: &Schema,

@@ -1,6 +1,14 @@
 //! Taking over partitions: what does not fit is told, and nothing is passed over in silence.
 
-use patron_blocks::event::Kind;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::{
+    event::Kind,
+    kafka::{Broker, Look},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -19,7 +27,12 @@ async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
 }
 
 /// Publishes check-outs of one patron to one partition.
-async fn publish_check_outs_to(world: &World, user: Uuid, partition: i32, number: usize) {
+pub(super) async fn publish_check_outs_to(
+    world: &World,
+    user: Uuid,
+    partition: i32,
+    number: usize,
+) {
     let tomorrow = minutes_from_now(1440);
     for _ in 0..number {
         let payload = enveloped(&check_out(user, Uuid::new_v4(), &tomorrow), now()).to_string();
@@ -33,7 +46,7 @@ async fn publish_check_outs_to(world: &World, user: Uuid, partition: i32, number
     }
 }
 
-async fn open_loans(world: &World, user: Uuid) -> usize {
+pub(super) async fn open_loans(world: &World, user: Uuid) -> usize {
     let (status, body) = world.get(&format!("/user-summary/{user}")).await;
     if status == 404 {
         return 0;
@@ -305,6 +318,34 @@ async fn what_was_passed_by_before_a_tenant_was_enabled_is_read_when_it_is() {
             publish().await;
             read(world, records + 1).await;
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partitions_are_looked_into_at_once_and_none_for_long() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        publish_check_outs_to(world, Uuid::new_v4(), 0, 3).await;
+        publish_check_outs_to(world, Uuid::new_v4(), 1, 2).await;
+        world.settled().await;
+        let look = |topic: &str, partition, from, records| Look {
+            at: (Arc::from(topic), partition),
+            from,
+            records,
+        };
+        let mut looks = vec![look(&topic, 0, 1, 5), look(&topic, 1, 2, 5)];
+        // Nobody answers for these.
+        looks.extend((0..5).map(|n| look(&format!("{topic}-nowhere"), n, 0, 1)));
+        let broker = Broker::new(&world.config.kafka).unwrap();
+        let asked = Instant::now();
+        let looked = tokio::task::spawn_blocking(move || broker.look(&looks)).await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+        let found = |partition| {
+            let found: &Vec<_> = &looked[&(Arc::from(&*topic), partition)];
+            found.iter().map(|record| record.offset).collect::<Vec<_>>()
+        };
+        assert_eq!((found(0), found(1), looked.len()), (vec![1, 2], vec![], 2));
     })
     .await;
 }

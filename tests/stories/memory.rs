@@ -32,7 +32,7 @@ async fn large_headers_stay_in_bounds_while_the_database_is_locked() {
             .map(|_| enveloped(&check_out(user, Uuid::new_v4(), &tomorrow), now()))
             .map(|payload| payload.to_string().into_bytes())
             .collect();
-        // A large header, one beside nothing else, and a large key.
+        // A large header, one with no value, and a large key.
         let drafts = payloads.iter().enumerate().map(|(n, payload)| {
             let (trace, key) = if n % 3 == 2 { ("", &*large) } else { (&*large, "") };
             let draft = Draft {

@@ -4,6 +4,7 @@ mod answers;
 mod callbacks;
 mod clients;
 mod clocks;
+mod cluster;
 mod day;
 mod decimals;
 mod edges;

@@ -154,6 +154,15 @@ async fn figures_are_there_from_the_start_and_move() {
         let (_, after) = world.get("/metrics").await;
         assert!(figure(&after, applied) > figure(&before, applied), "{after}");
         assert!(after.contains("patron_blocks_visible_seconds_bucket{le=\"0.02\"}"));
+        let lag = format!(
+            "patron_blocks_lag_records{{topic=\"{}\"",
+            world.log.topic(TENANT, Kind::ItemCheckedOut)
+        );
+        world
+            .until("lag is shown", async |world: &World| {
+                figure(&world.get("/metrics").await.1, &lag) == Some(0.0)
+            })
+            .await;
         // Another story may be disabling the tenant of this name, whose figures then go.
         let of_tenant = format!("tenant=\"{TENANT}\",outcome=\"applied\"");
         world

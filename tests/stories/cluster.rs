@@ -1,0 +1,49 @@
+//! What one broker can't show: leaders that move. `dev/cluster start` and `eval "$(dev/cluster env)"` give three.
+
+use std::process::Command;
+
+use patron_blocks::event::Kind;
+use uuid::Uuid;
+
+use super::gaps::{open_loans, publish_check_outs_to};
+use crate::world::{TENANT, World};
+
+/// Every partition gets another leader, and with it a later epoch.
+async fn move_leaders() {
+    let moved = tokio::task::spawn_blocking(|| {
+        let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/cluster");
+        Command::new(cluster).arg("move-leaders").status()
+    });
+    assert!(moved.await.unwrap().unwrap().success(), "leaders can't be moved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs three brokers"]
+async fn a_topic_made_anew_after_its_leaders_moved_is_read_whole() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 2).await;
+        publish_check_outs_to(world, user, 1, 8).await;
+        world.settled().await;
+        for _ in 0..2 {
+            move_leaders().await;
+            publish_check_outs_to(world, user, 0, 1).await;
+            publish_check_outs_to(world, user, 1, 1).await;
+            world.settled().await;
+        }
+        // Its epochs begin anew, and the client knows later ones.
+        world.log.remake(&topic).await;
+        publish_check_outs_to(world, user, 0, 6).await;
+        publish_check_outs_to(world, user, 1, 1).await;
+        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 21).await;
+        publish_check_outs_to(world, user, 0, 1).await;
+        publish_check_outs_to(world, user, 1, 1).await;
+        world.until("reading goes on", async |w: &World| open_loans(w, user).await == 23).await;
+        let kinds = world.take_incidents().await;
+        let known = ["partition_stalled", "topic_made_anew"];
+        assert!(kinds.iter().all(|kind| known.contains(&&**kind)), "{kinds:?}");
+        assert!(kinds.iter().any(|kind| kind == "topic_made_anew"), "{kinds:?}");
+    })
+    .await;
+}
