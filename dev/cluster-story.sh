@@ -188,9 +188,10 @@ check_incidents() {
 
 # The first round has each kind once, so that a short story has them all; so has each round after it,
 # in another order. All values are drawn before something happens, whether it needs them or not.
+kinds=(roll kill move anew anew-at-once replace)
 draw_round() { # sets round
     local i j swap
-    round=(roll kill move anew replace move kill anew-at-once)
+    round=("${kinds[@]}" move kill)
     for ((i = ${#round[@]} - 1; i > 0; i--)); do
         j=$((RANDOM % (i + 1)))
         swap=${round[i]} round[i]=${round[j]} round[j]=$swap
@@ -208,7 +209,8 @@ happening() { # what
     esac
 }
 cluster_story() {
-    local events=0 number what pause round=()
+    local number what pause round=() missing=""
+    local -A times=()
     say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
     RANDOM=$seed
     sleep 30 # until noon: each topic has records that its end would lose
@@ -216,11 +218,16 @@ cluster_story() {
         [[ ${#round[@]} -gt 0 ]] || draw_round
         what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))
         happening "$what"
-        events=$((events + 1))
+        times[$what]=$((${times[$what]:-0} + 1))
         for number in "${!pids[@]}"; do
             runs "$number" || fail_with_log "instance $number has ended by itself" "$run/service$number.log"
         done
         sleep "$pause"
     done
-    happens "the days are over; $events things happened"
+    for what in "${kinds[@]}"; do
+        [[ -n ${times[$what]:-} ]] || missing+=" $what"
+    done
+    happens "the days are over; $(for what in "${!times[@]}"; do printf '%s %s, ' "$what" "${times[$what]}"; done)not at all:${missing:- nothing}"
+    # A short story is for trying; a long one proves something only if it has everything.
+    [[ -z $missing ]] || ((minutes < 10)) || die "the days were too short for what was to happen: give more minutes"
 }
