@@ -107,14 +107,18 @@ replace() { # instance
     start_service "$1" && await_service "$1"
     [[ $program != "$newer" ]] || upgrade "$1"
 }
-# As Okapi does once the newer version runs.
+# As Okapi does once the newer version runs. A busy service may refuse, and is asked again.
 upgrade() { # instance
-    local port=${ports[$1]} from job done=""
+    local port=${ports[$1]} from job="" done="" deadline=$((SECONDS + 60))
     from=$("$target/mod-patron-blocks" --version)
-    job=$(curl -sf --max-time 60 -D - -o /dev/null -X POST "http://127.0.0.1:$port/_/tenant" -H "X-Okapi-Tenant: $tenant" \
-        -H 'Content-Type: application/json' \
-        -d "{\"module_from\":\"${from/ /-}\",\"module_to\":\"mod-patron-blocks-$newer_version\"}" |
-        sed -n 's/^location: *\([^[:space:]]*\).*/\1/Ip') || die "the newer version does not take the tenant"
+    until job=$(curl -sf --max-time 60 -D - -o "$run/upgrade.log" -X POST "http://127.0.0.1:$port/_/tenant" \
+        -H "X-Okapi-Tenant: $tenant" -H 'Content-Type: application/json' \
+        -d "{\"module_from\":\"${from/ /-}\",\"module_to\":\"mod-patron-blocks-$newer_version\"}"); do
+        happens "the upgrade is refused: ${job%%[[:cntrl:]]*}"
+        ((SECONDS < deadline)) || die "the newer version does not take the tenant"
+        sleep 1
+    done
+    job=$(sed -n 's/^location: *\([^[:space:]]*\).*/\1/Ip' <<<"$job")
     for _ in {1..120}; do
         done=$(curl -sf --max-time 10 -H "X-Okapi-Tenant: $tenant" "http://127.0.0.1:$port$job") || done=""
         [[ ! $done =~ \"complete\":\ *true ]] || break
