@@ -107,13 +107,18 @@ replace() { # instance
     start_service "$1" && await_service "$1"
     [[ $program != "$newer" ]] || upgrade "$1"
 }
-# As Okapi does once the newer version runs.
+# As Okapi does once the newer version runs. A busy service may refuse, and is asked again.
 upgrade() { # instance
-    local port=${ports[$1]} job done=""
-    job=$(curl -sf --max-time 60 -D - -o /dev/null -X POST "http://127.0.0.1:$port/_/tenant" -H "X-Okapi-Tenant: $tenant" \
-        -H 'Content-Type: application/json' \
-        -d "{\"module_from\":\"mod-patron-blocks-2.0.0\",\"module_to\":\"mod-patron-blocks-$newer_version\"}" |
-        sed -n 's/^location: *\([^[:space:]]*\).*/\1/Ip') || die "the newer version does not take the tenant"
+    local port=${ports[$1]} from job="" done="" deadline=$((SECONDS + 60))
+    from=$("$target/mod-patron-blocks" --version)
+    until job=$(curl -sf --max-time 60 -D - -o "$run/upgrade.log" -X POST "http://127.0.0.1:$port/_/tenant" \
+        -H "X-Okapi-Tenant: $tenant" -H 'Content-Type: application/json' \
+        -d "{\"module_from\":\"${from/ /-}\",\"module_to\":\"mod-patron-blocks-$newer_version\"}"); do
+        happens "the upgrade is refused: ${job%%[[:cntrl:]]*}"
+        ((SECONDS < deadline)) || die "the newer version does not take the tenant"
+        sleep 1
+    done
+    job=$(sed -n 's/^location: *\([^[:space:]]*\).*/\1/Ip' <<<"$job")
     for _ in {1..120}; do
         done=$(curl -sf --max-time 10 -H "X-Okapi-Tenant: $tenant" "http://127.0.0.1:$port$job") || done=""
         [[ ! $done =~ \"complete\":\ *true ]] || break
@@ -156,11 +161,12 @@ await_incident() { # topic
     done
     resolve_expected
 }
-# Resolves what has to be raised, and stops at anything else.
+# Resolves what a topic made anew brings with it, and stops at anything else. That the client reads such a
+# topic no further, and had to be made to, is part of it.
 resolve_expected() {
     local id kind topic
     while IFS='|' read -r id kind topic; do
-        [[ $kind == topic_made_anew && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
+        [[ $kind =~ ^(topic_made_anew|partition_stalled)$ && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
         "$target/mod-patron-blocks" incidents --tenant "$tenant" resolve "$id" >>"$run/incidents.log" 2>&1 ||
             fail_with_log "an incident can't be resolved" "$run/incidents.log"
     done < <(open_incidents)
@@ -186,9 +192,10 @@ check_incidents() {
 
 # The first round has each kind once, so that a short story has them all; so has each round after it,
 # in another order. All values are drawn before something happens, whether it needs them or not.
+kinds=(roll kill move anew anew-at-once replace)
 draw_round() { # sets round
     local i j swap
-    round=(roll kill move anew replace move kill anew-at-once)
+    round=("${kinds[@]}" move kill)
     for ((i = ${#round[@]} - 1; i > 0; i--)); do
         j=$((RANDOM % (i + 1)))
         swap=${round[i]} round[i]=${round[j]} round[j]=$swap
@@ -206,7 +213,8 @@ happening() { # what
     esac
 }
 cluster_story() {
-    local events=0 number what pause round=()
+    local number what pause round=() missing=""
+    local -A times=()
     say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
     RANDOM=$seed
     sleep 30 # until noon: each topic has records that its end would lose
@@ -214,11 +222,16 @@ cluster_story() {
         [[ ${#round[@]} -gt 0 ]] || draw_round
         what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))
         happening "$what"
-        events=$((events + 1))
+        times[$what]=$((${times[$what]:-0} + 1))
         for number in "${!pids[@]}"; do
             runs "$number" || fail_with_log "instance $number has ended by itself" "$run/service$number.log"
         done
         sleep "$pause"
     done
-    happens "the days are over; $events things happened"
+    for what in "${kinds[@]}"; do
+        [[ -n ${times[$what]:-} ]] || missing+=" $what"
+    done
+    happens "the days are over; $(for what in "${!times[@]}"; do printf '%s %s, ' "$what" "${times[$what]}"; done)not at all:${missing:- nothing}"
+    # A short story is for trying; a long one proves something only if it has everything.
+    [[ -z $missing ]] || ((minutes < 10)) || die "the days were too short for what was to happen: give more minutes"
 }
