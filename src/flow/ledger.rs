@@ -13,7 +13,7 @@ use std::{
 use tracing::info;
 use uuid::Uuid;
 
-use super::tenants::Tenants;
+use super::{parked::Parked, tenants::Tenants};
 use crate::{
     clock::Clock,
     event::{Event, Fact, Record, TenantId},
@@ -121,6 +121,8 @@ pub struct DatabaseEntry {
     schema: Arc<Schema>,
     /// Whose it is, and whom to tell that something has happened.
     of: Option<(TenantId, Arc<Tenants>)>,
+    /// Whom to tell of what is parked.
+    parked: Arc<Parked>,
     clock: Clock,
     rereading: Arc<AtomicBool>,
 }
@@ -134,10 +136,11 @@ impl Ledger for Database {
         beside: Beside,
     ) -> Result<Option<DatabaseEntry>, Error> {
         let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
+        let parked = self.tenants.parked.clone();
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
             let schema = self.module.clone();
-            return Ok(Some(DatabaseEntry { tx, schema, of: None, clock, rereading }));
+            return Ok(Some(DatabaseEntry { tx, schema, of: None, parked, clock, rereading }));
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
         let mut tx = store::begin(&self.db).await?;
@@ -155,7 +158,8 @@ impl Ledger for Database {
             return Ok(None);
         }
         let of = Some((id.clone(), self.tenants.clone()));
-        Ok(Some(DatabaseEntry { tx, schema: tenant.schema.clone(), of, clock, rereading }))
+        let schema = tenant.schema.clone();
+        Ok(Some(DatabaseEntry { tx, schema, of, parked, clock, rereading }))
     }
 
     async fn usable_again(&self, tenant: &TenantId) -> Result<(), Error> {
@@ -185,7 +189,9 @@ impl Entry for DatabaseEntry {
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
         let now = self.clock.now();
-        dead_letters::park(&mut self.tx, &self.schema, letters, now).await.map(|_| ())
+        dead_letters::park(&mut self.tx, &self.schema, letters, now).await?;
+        self.parked.add(self.of.as_ref().map(|(tenant, _)| tenant), letters);
+        Ok(())
     }
 
     async fn unpark(&mut self, id: Uuid) -> Result<(), Error> {

@@ -12,6 +12,7 @@ pub mod iteration;
 pub mod ledger;
 pub mod outcome;
 mod pace;
+pub mod parked;
 pub mod policy;
 pub mod rebuild;
 pub mod redrive;

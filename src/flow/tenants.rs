@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{rebuild::Ask, switch, wakes::Wakes};
+use super::{parked::Parked, rebuild::Ask, switch, wakes::Wakes};
 use crate::{
     blocks::Measure,
     clock::Clock,
@@ -78,6 +78,8 @@ pub struct Tenants {
     pub rebuild_asked: Notify,
     /// Something has happened to patrons of these.
     pub touched: Wakes,
+    /// What was parked of these.
+    pub parked: Arc<Parked>,
 }
 
 impl Tenants {
@@ -91,6 +93,7 @@ impl Tenants {
             ready: watch::Sender::new(false),
             rebuild_asked: Notify::new(),
             touched: Wakes::default(),
+            parked: Arc::default(),
         }
     }
 
@@ -161,8 +164,11 @@ impl Tenants {
 
     /// Forgets that a tenant is enabled; asked again, it is looked up.
     pub fn forget(&self, id: &TenantId) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        figures().hide(id, true);
+        let was_known = self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        // A tenant that was never enabled has no figures, and a caller may name any number of them.
+        if was_known.is_some() {
+            figures().hide(id, true);
+        }
     }
 
     /// Reads the registry anew.
