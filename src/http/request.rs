@@ -59,7 +59,7 @@ fn acting_user(request: &HttpRequest) -> Option<String> {
     serde_json::from_slice::<Claims>(&json).ok()?.user_id.filter(|user| !user.is_empty())
 }
 
-/// A request of an enabled tenant, with the connections of the thread that answers it.
+/// A request of an enabled tenant, with the connections of operators.
 pub(super) struct Desk {
     pub(super) service: Arc<Service>,
     pub(super) db: Db,
@@ -79,8 +79,8 @@ impl FromRequest for Desk {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let (service, db) = shared(request);
-        let pass = gate(request).pass();
+        let (service, _) = shared(request);
+        let (pass, db) = (service.operators.pass(), service.operators.db());
         let id = tenant_id(request);
         let acting_user = acting_user(request);
         Box::pin(async move {
@@ -91,7 +91,7 @@ impl FromRequest for Desk {
     }
 }
 
-/// What `routes` put into the application.
+/// What `routes` put into the application: the service, and the connections of desks.
 pub(super) fn shared(request: &HttpRequest) -> (Arc<Service>, Db) {
     let service = request.app_data::<Data<Service>>().expect("routes() adds the service");
     let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");

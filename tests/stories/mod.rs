@@ -15,6 +15,7 @@ mod keeping;
 mod limit_reached;
 mod messages;
 mod operations;
+mod operators;
 mod process;
 mod pubsub;
 mod rebuilds;
