@@ -42,6 +42,7 @@ async fn tidy(
         tombstones: day,
         dead_letters: day,
         dead_letters_most: 1,
+        dead_letters_bytes: 1 << 30,
         messages: day,
         interval: Duration::from_secs(3600),
         pause: Duration::from_millis(100),

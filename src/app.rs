@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle};
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn};
 use tokio::{
     join,
     task::JoinHandle,
@@ -27,7 +27,7 @@ use crate::{
         redrive::Redrive, takeover::Takeover, telling::Telling, tenant_jobs::TenantJobs,
         tenants::Tenants,
     },
-    http::{self, Service},
+    http::{self, Operators, Room, Service},
     kafka::{self, Consumer, Sender, UserTopics},
     okapi::{self, Calls, PubSub, Storage, Users},
     store::{self, Db, PoolSettings},
@@ -42,11 +42,18 @@ const NEWS_CONNECTIONS: u32 = 1;
 /// Connections of all iterations together.
 const ITERATION_CONNECTIONS: u32 = 2;
 
+/// Connections of all requests but those of desks, beyond `DB_MAXPOOLSIZE`: made when there is something to
+/// do. One slow list keeps no other operator waiting, and no number of them keeps a desk (decision 0005).
+const OPERATOR_CONNECTIONS: u32 = 2;
+
 const _: () = assert!(LEAST_WORK_CONNECTIONS + NEWS_CONNECTIONS < DatabaseConfig::LEAST);
 
 /// How long a request waits for a connection, and its statement for an end.
 const WEB_WAIT: Duration = Duration::from_secs(2);
 const WEB_STATEMENT: Duration = Duration::from_secs(5);
+
+/// How long other requests than a desk's wait for a connection: it may have to be made first.
+const OPERATOR_WAIT: Duration = Duration::from_secs(5);
 
 /// How long ingest waits for a connection before it says that the database is away.
 const WORK_WAIT: Duration = Duration::from_secs(5);
@@ -208,10 +215,23 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     );
     let rebuilds = Arc::new(rebuilds);
     loops.spawn(rebuilds.clone().work(stop.clone()));
-    let redrive = Redrive::new(work.clone(), config.kafka.environment.clone(), ingest.clone());
+    let operators = store::pool(
+        &config.database.login,
+        PoolSettings {
+            name: "mod-patron-blocks operators",
+            most: OPERATOR_CONNECTIONS,
+            wait: OPERATOR_WAIT,
+            statement: WEB_STATEMENT,
+            suspicious: true,
+        },
+    );
+    let redrive =
+        Redrive::new(operators.clone(), config.kafka.environment.clone(), ingest.clone());
     let redrive = Arc::new(redrive);
     loops.spawn(redrive.clone().follow(tenants.clone(), stop.clone()));
     let service = Arc::new(Service {
+        operators: Operators::new(operators.clone()),
+        room: Room::default(),
         gauges: Gauges::new(
             tenants.clone(),
             consumer.status(),
@@ -236,6 +256,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         stopping: stopping.clone(),
     });
     service.gauges.watch("work", &work);
+    service.gauges.watch("operators", &operators);
     loops.spawn(gather(stop.clone()));
     loops.close();
     let server = serve(config, service, listener).map_err(listen)?;
@@ -323,10 +344,14 @@ fn serve(
         );
         service.gauges.watch("web", &db);
         let service = service.clone();
-        App::new().wrap(http::normalize()).configure(move |app| http::routes(&service, db, app))
+        App::new()
+            .wrap(from_fn(http::in_time))
+            .wrap(http::normalize())
+            .configure(move |app| http::routes(&service, db, app))
     };
     let server = HttpServer::new(factory)
         .workers(workers)
+        .max_connections(http::connections_most(each))
         .disable_signals()
         .client_request_timeout(HEAD_WAIT)
         .client_disconnect_timeout(HANG_UP)

@@ -149,7 +149,7 @@ impl Figures {
     }
 
     /// Tells nothing more of a tenant who isn't enabled any more, or tells it again. The exporter itself
-    /// forgets no counter.
+    /// forgets no counter. Only for tenants who were enabled: so there are no more of them than of counters.
     pub fn hide(&self, tenant: &TenantId, hide: bool) {
         let mut hidden = self.hidden.write().unwrap_or_else(PoisonError::into_inner);
         if hide {
@@ -157,6 +157,11 @@ impl Figures {
         } else {
             hidden.remove(tenant);
         }
+    }
+
+    /// Whether a tenant's figures are left out.
+    pub fn is_hidden(&self, tenant: &TenantId) -> bool {
+        self.hidden.read().unwrap_or_else(PoisonError::into_inner).contains(tenant)
     }
 
     /// Gathers what was counted, so that it takes no room; see [`GATHER`].
@@ -192,12 +197,9 @@ impl Figures {
 
     /// What became of a tenant's share, where tenants are told apart.
     pub fn of_tenant(&self, tenant: &TenantId, tally: Tally) {
-        for (outcome, number) in [
-            ("applied", tally.applied),
-            ("repeated", tally.repeated),
-            ("parked", tally.parked),
-            ("passed_by", tally.passed_by),
-        ] {
+        for (outcome, number) in
+            [("applied", tally.applied), ("repeated", tally.repeated), ("parked", tally.parked)]
+        {
             let tenant = tenant.to_string();
             let counter = counter!("patron_blocks_tenant_records_total", "tenant" => tenant, "outcome" => outcome);
             counter.increment(number as u64);

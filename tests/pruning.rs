@@ -44,6 +44,7 @@ async fn with_keeper(pause: Duration, work: impl AsyncFnOnce(&Keeper)) {
             tombstones: TimeDelta::days(60),
             dead_letters: TimeDelta::days(90),
             dead_letters_most: 1000,
+            dead_letters_bytes: 4 << 20,
             messages: TimeDelta::days(1),
             interval: Duration::from_secs(3600),
             pause,
@@ -253,6 +254,30 @@ async fn records_that_wait_for_a_tenant_are_not_too_many() {
                    '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
               from generate_series";
         keeper.run(&format!("{park} (0, 1499) n")).await;
+        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_when_they_take_too_much_room() {
+    with_keeper(Duration::from_millis(1), async |keeper| {
+        // Ten times a megabyte that can't be made smaller; in headers and keys it counts as well.
+        let park = "insert into {schema}.dead_letter
+              (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, key, payload)
+            select gen_random_uuid(), 'bad', 'r', 't', 0, n,
+                   '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute',
+                   case n % 3 when 0 then jsonb_build_array(jsonb_build_array('x', encode(b, 'hex')))
+                              else '[]' end,
+                   case n % 3 when 1 then b end, case n % 3 when 2 then b else '' end
+              from generate_series(1, 10) n,
+                   lateral (select string_agg(decode(md5(random()::text || i || n), 'hex'), '') as b
+                              from generate_series(1, 65536) i) large";
+        keeper.run(park).await;
+        let gone = keeper.tidy(&CancellationToken::new()).await;
+        assert!((6..=8).contains(&gone.dead_letters), "{} went", gone.dead_letters);
+        let newest = "select count(*) from {schema}.dead_letter where \"offset\" = 10";
+        assert_eq!(keeper.count(newest).await, 1, "the oldest went");
         assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
     })
     .await;

@@ -362,6 +362,45 @@ async fn views_of_others_go_along_and_come_back_with_all_that_is_theirs() {
 }
 
 #[tokio::test]
+async fn a_materialized_view_is_filled_as_its_owner() {
+    with_java(Layout::Late, async |_, db, schema| {
+        java::fill(db, schema, 10).await;
+        java::report(db, schema).await;
+        // It says as whom it was filled, and so does an index on what a function says.
+        let made = "create materialized view northlib_mod_fqm_manager.who as
+              select s.id, current_user::text as who from {schema}.user_summary s;
+            create function northlib_mod_fqm_manager.me(text) returns text immutable language sql
+              as 'select current_user::text';
+            create index who_me on northlib_mod_fqm_manager.who (northlib_mod_fqm_manager.me(who));
+            create materialized view northlib_mod_fqm_manager.empty as
+              select id from {schema}.user_summary with no data;
+            create materialized view northlib_mod_fqm_manager.on_who as
+              select who, current_user::text as again from northlib_mod_fqm_manager.who;
+            alter materialized view northlib_mod_fqm_manager.who owner to story_reports;
+            alter materialized view northlib_mod_fqm_manager.empty owner to story_reports;
+            alter materialized view northlib_mod_fqm_manager.on_who owner to story_reports;
+            refresh materialized view northlib_mod_fqm_manager.who;
+            refresh materialized view northlib_mod_fqm_manager.on_who";
+        java::run(db, schema, made).await;
+        let before = catalogue(db, schema).await;
+        for back in [false, true] {
+            if back {
+                switch::give_back(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await.unwrap();
+                assert_eq!(catalogue(db, schema).await, before);
+            } else {
+                take_over(db, schema).await.unwrap();
+            }
+            let who = "select array_agg(distinct who) || array_agg(distinct again)
+                         from northlib_mod_fqm_manager.on_who";
+            assert_eq!(ask::<Vec<String>>(db, schema, who).await, ["story_reports"; 2], "{back}");
+            let populated = "select relispopulated from pg_class where oid = 'northlib_mod_fqm_manager.empty'::regclass";
+            assert!(!ask::<bool>(db, schema, populated).await, "it had no rows before");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_can_not_go_along_is_named_and_nothing_is_changed() {
     with_java(Layout::Early, async |_, db, schema| {
         java::fill(db, schema, 10).await;

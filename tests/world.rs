@@ -199,6 +199,7 @@ impl World {
                 tombstones: chrono::TimeDelta::days(60),
                 dead_letters: chrono::TimeDelta::days(90),
                 dead_letters_most: 1000,
+                dead_letters_bytes: 1 << 30,
                 interval: Duration::from_secs(3600),
                 pause: Duration::from_millis(10),
                 messages: chrono::TimeDelta::days(1),

@@ -23,6 +23,9 @@ pub struct HousekeepingSettings {
     /// Such records of one tenant at most; the oldest go
     #[arg(long, env = "DEAD_LETTERS_MOST", default_value = "100000", global = true)]
     pub dead_letters_most: String,
+    /// MiB that such records of one tenant take at most; the oldest go
+    #[arg(long, env = "DEAD_LETTERS_MIB", default_value = "1024", global = true)]
+    pub dead_letters_mib: String,
     /// Hours for which a message that was sent is kept
     #[arg(long, env = "OUTBOX_HOURS", default_value = "24", global = true)]
     pub outbox_hours: String,
@@ -45,6 +48,8 @@ pub struct HousekeepingConfig {
     pub dead_letters: TimeDelta,
     /// Dead letters of one tenant at most.
     pub dead_letters_most: i64,
+    /// Bytes that dead letters of one tenant take at most.
+    pub dead_letters_bytes: i64,
     /// Messages that were sent.
     pub messages: TimeDelta,
     /// From one time to the next.
@@ -80,6 +85,13 @@ impl HousekeepingSettings {
                 "must be a number from 1 to 10000000",
                 1..=10_000_000,
             ),
+            dead_letters_bytes: 1_048_576
+                * problems.number(
+                    "DEAD_LETTERS_MIB",
+                    &self.dead_letters_mib,
+                    "must be a number of MiB from 16 to 1048576",
+                    16..=1_048_576,
+                ),
             messages: TimeDelta::hours(problems.number(
                 "OUTBOX_HOURS",
                 &self.outbox_hours,

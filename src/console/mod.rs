@@ -14,7 +14,8 @@ use crate::{
     cql::{Condition, Query},
     event::{TenantId, parse_uuid},
     flow::{
-        check, incidents,
+        check,
+        incidents::{self, Resolution},
         ingest::Ingest,
         ledger::Database,
         redrive::{Outcome, Redrive, schema_of},
@@ -22,8 +23,8 @@ use crate::{
         tenants::Tenants,
     },
     store::{
-        self, Db, PoolSettings,
-        dead_letters::{self, Parked},
+        self, Db, PoolSettings, Schema,
+        dead_letters::{self, Head, Parked},
     },
 };
 
@@ -225,43 +226,72 @@ async fn letters(desk: &Desk, what: &Letters, out: &mut impl Write) -> Result<bo
     let schema = schema_of(desk.tenant.as_ref());
     match what {
         Letters::List(chosen) => {
-            for letter in chosen.letters(desk).await? {
-                writeln!(out, "{}", line(&letter, desk.json))?;
+            let mut after = None;
+            while let Some(page) = chosen.page(desk, &mut after).await? {
+                for letter in page {
+                    writeln!(out, "{}", line(&letter, desk.json))?;
+                }
             }
         }
         Letters::Show { id } => {
             let Some(letter) = dead_letters::find(&desk.db, &schema, id_of(id)?).await? else {
                 return Err(Failure::Argument(format!("there is no dead letter {id}")));
             };
-            writeln!(out, "{}", line(&letter, desk.json))?;
+            writeln!(out, "{}", line(&letter.head(), desk.json))?;
             out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
             writeln!(out)?;
         }
-        Letters::Retry(chosen) => {
-            let mut all_applied = true;
-            for letter in chosen.letters(desk).await? {
-                let id = letter.id;
-                let (applied, why) = match desk.redrive.retry(letter).await? {
-                    Outcome::Applied => (true, "applied".to_owned()),
-                    Outcome::StillParked(why) => (false, why),
-                };
-                all_applied &= applied;
-                if desk.json {
-                    writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
-                } else {
-                    writeln!(out, "{id}  {}{why}", if applied { "" } else { "still parked: " })?;
-                }
-            }
-            return Ok(all_applied);
-        }
+        Letters::Retry(chosen) => return retry(desk, &schema, chosen, out).await,
         Letters::Discard(chosen) => {
-            let id = chosen.id.as_deref().map(id_of).transpose()?;
-            let condition = chosen.condition();
-            let discarded = desk.redrive.discard(&schema, &condition, id, "command line").await?;
+            let discarded = match chosen.id.as_deref().map(id_of).transpose()? {
+                Some(id) => u64::from(desk.redrive.discard(&schema, id, BY).await?),
+                None => discard_all(desk, &schema, chosen).await?,
+            };
             writeln!(out, "{discarded} thrown away")?;
         }
     }
     Ok(true)
+}
+
+/// The name of the operator in logs and in resolved incidents.
+const BY: &str = "command line";
+
+async fn retry(
+    desk: &Desk,
+    schema: &Schema,
+    chosen: &Chosen,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let (mut all_applied, mut after) = (true, None);
+    while let Some(page) = chosen.page(desk, &mut after).await? {
+        for Head { id, .. } in page {
+            // One at a time: each may be megabytes. Another operator may have removed it.
+            let Some(letter) = dead_letters::find(&desk.db, schema, id).await? else { continue };
+            let (applied, why) = match desk.redrive.retry(letter).await? {
+                Outcome::Applied => (true, "applied".to_owned()),
+                Outcome::StillParked(why) => (false, why),
+            };
+            all_applied &= applied;
+            if desk.json {
+                writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
+            } else {
+                writeln!(out, "{id}  {}{why}", if applied { "" } else { "still parked: " })?;
+            }
+        }
+    }
+    Ok(all_applied)
+}
+
+/// Until none is left: nobody waits for an answer here.
+async fn discard_all(desk: &Desk, schema: &Schema, chosen: &Chosen) -> Result<u64, Failure> {
+    let mut all = 0;
+    loop {
+        let done = desk.redrive.discard_all(schema, &chosen.condition(), BY).await?;
+        all += done.discarded;
+        if done.continue_after.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 impl Chosen {
@@ -275,34 +305,40 @@ impl Chosen {
         Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
     }
 
-    async fn letters(&self, desk: &Desk) -> Result<Vec<Parked>, Failure> {
+    /// The next page, or nothing where `after` was the last; moves it on.
+    async fn page(
+        &self,
+        desk: &Desk,
+        after: &mut Option<Uuid>,
+    ) -> Result<Option<Vec<Head>>, Failure> {
         let schema = schema_of(desk.tenant.as_ref());
-        if let Some(id) = &self.id {
-            let found = dead_letters::find(&desk.db, &schema, id_of(id)?).await?;
-            return Ok(found.into_iter().collect());
-        }
-        let (query, mut all, mut after) = (Query::from(self.condition()), Vec::new(), None);
-        loop {
-            let page = dead_letters::list(&desk.db, &schema, &query, after, (0, PAGE)).await?;
-            let Some(last) = page.last() else { return Ok(all) };
-            after = Some(last.id);
-            all.extend(page);
-        }
+        let page = match &self.id {
+            Some(_) if after.is_some() => Vec::new(),
+            Some(id) => {
+                let found = dead_letters::find(&desk.db, &schema, id_of(id)?).await?;
+                found.iter().map(Parked::head).collect()
+            }
+            None => {
+                let query = Query::from(self.condition());
+                dead_letters::list(&desk.db, &schema, &query, *after, (0, PAGE)).await?
+            }
+        };
+        let Some(last) = page.last() else { return Ok(None) };
+        *after = Some(last.id);
+        Ok(Some(page))
     }
 }
 
-fn line(letter: &Parked, json: bool) -> String {
-    let Parked { id, reason, field, rule, received_at, record, .. } = letter;
-    let place = &record.place;
+fn line(letter: &Head, json: bool) -> String {
+    let Head { id, reason, field, rule, topic, partition, offset, received_at, .. } = letter;
     if json {
         return json!({
             "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
-            "topic": &*place.topic, "partition": place.partition, "offset": place.offset,
+            "topic": topic, "partition": partition, "offset": offset,
         })
         .to_string();
     }
     let field = field.as_deref().unwrap_or("");
-    let (topic, partition, offset) = (&place.topic, place.partition, place.offset);
     format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
 }
 
@@ -328,11 +364,18 @@ async fn incident(desk: &Desk, what: &Incidents, out: &mut impl Write) -> Result
         Incidents::Resolve { id } => {
             let (id, now) = (id_of(id)?, desk.clock.now());
             let tenant = desk.tenant.as_ref();
-            if incidents::resolve(&desk.db, tenant, id, "command line", now).await? {
-                writeln!(out, "resolved")?;
-                Ok(true)
-            } else {
-                Err(Failure::Argument(format!("there is no open incident {id}")))
+            match incidents::resolve(&desk.db, tenant, id, BY, now).await? {
+                Resolution::Resolved => {
+                    writeln!(out, "resolved")?;
+                    Ok(true)
+                }
+                Resolution::NotOpen => {
+                    Err(Failure::Argument(format!("there is no open incident {id}")))
+                }
+                Resolution::Shared => {
+                    let why = format!("incident {id} is about a topic that tenants share");
+                    Err(Failure::Argument(format!("{why}: resolve it without --tenant")))
+                }
             }
         }
     }

@@ -135,7 +135,7 @@ impl Gauges {
         gauge!("patron_blocks_oldest_message_seconds").set(behind.oldest.as_secs_f64());
         gauge!("patron_blocks_messages_late").set(f64::from(u8::from(self.telling.is_late())));
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in ["work", "web"] {
+        for name in ["work", "web", "operators"] {
             let of_name = || pools.iter().filter(|(of, _)| *of == name).map(|(_, pool)| pool);
             let idle: usize = of_name().map(|pool| pool.num_idle()).sum();
             let all: usize = of_name().map(|pool| pool.size() as usize).sum();

@@ -48,6 +48,9 @@ const LOCK: Duration = Duration::from_secs(2);
 /// A step that takes longer is given up: its connection may have died without a word.
 const STEP_MOST: Duration = Duration::from_secs(30);
 
+/// Which share of the bytes that dead letters may take may come on top before they are looked through.
+const BEYOND_SHARE: i64 = 8;
+
 /// How long after the start the first round begins, at most.
 const FIRST: Duration = Duration::from_secs(60);
 
@@ -129,29 +132,64 @@ pub struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// `db` is the pool for work; one of its connections is used at a time, for a step.
+    /// `db` is the pool for work; two of its connections are used at a time at most, each for a step.
     pub fn new(db: Db, tenants: Arc<Tenants>, clock: Clock, config: HousekeepingConfig) -> Self {
         Self { db, tenants, clock, config }
     }
 
-    /// Goes through all tenants again and again until `stop`.
+    /// Goes through all tenants again and again until `stop`, and through dead letters whenever many bytes of
+    /// them came.
     pub async fn keep(self, kafka: KafkaConfig, stop: CancellationToken) {
+        tokio::join!(self.rounds(&kafka, &stop), self.watch_letters(&stop));
+    }
+
+    async fn rounds(&self, kafka: &KafkaConfig, stop: &CancellationToken) {
         let mut pause = FIRST.min(self.config.interval);
         let mut known = None;
         while stop.run_until_cancelled(sleep(pause)).await.is_some() {
             pause = self.config.interval;
-            let asked = stop.run_until_cancelled(retention::longest(&kafka)).await;
+            let asked = stop.run_until_cancelled(retention::longest(kafka)).await;
             let Some(asked) = asked else { return };
             let held = asked.map_err(|error| Chain(&error).to_string());
             tell(&held, known.as_ref() == Some(&held));
-            self.round(held.as_ref().ok(), &stop).await;
+            self.round(held.as_ref().ok(), stop).await;
             known = Some(held);
         }
+    }
+
+    /// So dead letters take little more than they may at any time, not only after a round.
+    async fn watch_letters(&self, stop: &CancellationToken) {
+        let share =
+            usize::try_from(self.config.dead_letters_bytes / BEYOND_SHARE).unwrap_or(usize::MAX);
+        while let Some(owner) = stop.run_until_cancelled(self.tenants.parked.beyond(share)).await {
+            let mut gone = Gone::default();
+            let done = self.letters_of(owner.as_ref(), &mut gone, stop).await;
+            report(owner.as_ref(), gone, done.as_ref().err());
+        }
+    }
+
+    async fn letters_of(
+        &self,
+        owner: Option<&TenantId>,
+        gone: &mut Gone,
+        stop: &CancellationToken,
+    ) -> Result<(), Unfinished> {
+        let Some(now) = self.now().await else { return Ok(()) };
+        let limits = Limits::at(now, &self.config, None);
+        let schema = match owner {
+            None => Arc::new(Schema::module()),
+            Some(id) => match self.tenants.find(id).await? {
+                Some(tenant) => tenant.schema.clone(),
+                None => return Err(Unfinished::Disabled),
+            },
+        };
+        self.dead_letters(Owner { tenant: owner, schema: &schema }, limits, gone, stop).await
     }
 
     /// Goes once through all enabled tenants that no instance went through within the interval.
     pub async fn round(&self, held: Option<&Held>, stop: &CancellationToken) {
         let Some(now) = self.now().await else { return };
+        self.tenants.parked.clear();
         for tenant in self.tenants.all() {
             let ours = self.claim(&tenant).await;
             if !ours.unwrap_or_else(|error| {
@@ -259,8 +297,8 @@ impl Housekeeping {
         gone: &mut Gone,
         stop: &CancellationToken,
     ) -> Result<(), Unfinished> {
-        let most = self.config.dead_letters_most;
-        let beyond = prune::beyond(&self.db, owner.schema, most).await?;
+        let (most, bytes) = (self.config.dead_letters_most, self.config.dead_letters_bytes);
+        let beyond = prune::beyond(&self.db, owner.schema, most, bytes).await?;
         let doomed = Doomed::DeadLetters(limits.dead_letters, beyond);
         self.walk(owner, doomed, &mut gone.dead_letters, stop).await
     }
@@ -381,6 +419,7 @@ mod tests {
             tombstones: days(60),
             dead_letters: days(50),
             dead_letters_most: 10,
+            dead_letters_bytes: 1 << 20,
             interval: Duration::from_secs(3600),
             pause: Duration::from_millis(100),
             messages: days(1),

@@ -173,7 +173,9 @@ impl<L: Ledger> Ingest<L> {
         while let Some((whose, mut items)) = todo.pop_front() {
             let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
             tally = tally + done;
+            // Only of tenants that are enabled: any record may name any other.
             if self.by_tenant
+                && matches!(settled, Settled::Kept)
                 && let Some(tenant) = &whose.tenant
             {
                 figures().of_tenant(tenant, done);

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tracing::info;
 use uuid::Uuid;
 
-use super::tenants::Tenants;
+use super::{parked::Parked, tenants::Tenants};
 use crate::{
     clock::Clock,
     event::{Event, Fact, Record, TenantId},
@@ -153,6 +153,8 @@ pub struct DatabaseEntry {
     schema: Arc<Schema>,
     /// Whose it is, and whom to tell that something has happened.
     of: Option<(TenantId, Arc<Tenants>)>,
+    /// Whom to tell of what is parked.
+    parked: Arc<Parked>,
     rereading: Arc<AtomicBool>,
 }
 
@@ -165,10 +167,11 @@ impl Ledger for Database {
         beside: Beside,
     ) -> Result<Opening<DatabaseEntry>, Error> {
         let rereading = self.rereading.clone();
+        let parked = self.tenants.parked.clone();
         let Some(id) = tenant else {
             let tx = store::begin(&self.db).await?;
             let schema = self.module.clone();
-            return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, rereading }));
+            return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, parked, rereading }));
         };
         for lookup in 0..LOOKUPS {
             let Some(tenant) = self.tenants.find(id).await? else { return Ok(Opening::NotEnabled) };
@@ -183,7 +186,7 @@ impl Ledger for Database {
             if since == Some(tenant.since) {
                 let (schema, of) =
                     (tenant.schema.clone(), Some((id.clone(), self.tenants.clone())));
-                let entry = DatabaseEntry { tx, schema, of, clock, rereading };
+                let entry = DatabaseEntry { tx, schema, of, parked, rereading };
                 return Ok(if lookup == 0 {
                     Opening::Open(entry)
                 } else {
@@ -236,7 +239,9 @@ impl Entry for DatabaseEntry {
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
-        dead_letters::park(&mut self.tx, &self.schema, letters).await.map(|_| ())
+        dead_letters::park(&mut self.tx, &self.schema, letters).await?;
+        self.parked.add(self.of.as_ref().map(|(tenant, _)| tenant), letters);
+        Ok(())
     }
 
     async fn park_waiting(

@@ -13,6 +13,7 @@ pub mod ledger;
 mod module_writes;
 pub mod outcome;
 mod pace;
+pub mod parked;
 pub mod policy;
 pub mod rebuild;
 pub mod redrive;

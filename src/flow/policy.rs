@@ -1,8 +1,11 @@
 //! A tenant's limits and conditions as evaluation needs them, kept for a moment.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,10 @@ const STALE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Tenants whose policies are kept at once.
 const TENANTS_MOST: u64 = 10_000;
+
+/// Counts of changes. Several tenants share one: a change made to one of them has the others read anew, which is
+/// right as well, and so no number of tenants takes more room.
+const CHANGES: usize = 1024;
 
 /// What a library has set.
 #[derive(Debug, Default)]
@@ -57,13 +64,13 @@ pub struct Policies {
     /// By tenant and the number of changes made here: whatever was being read when a change was made
     /// is never found again.
     read: Cache<(TenantId, u64), Arc<Policy>>,
-    changes: RwLock<HashMap<TenantId, u64>>,
+    changes: [AtomicU64; CHANGES],
 }
 
 impl Default for Policies {
     fn default() -> Self {
         let read = Cache::builder().max_capacity(TENANTS_MOST).time_to_live(STALE_AT_MOST).build();
-        Self { read, changes: RwLock::default() }
+        Self { read, changes: [const { AtomicU64::new(0) }; CHANGES] }
     }
 }
 
@@ -76,15 +83,21 @@ impl Policies {
     }
 
     fn changes_of(&self, tenant: &TenantId) -> u64 {
-        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        changes.get(tenant).copied().unwrap_or_default()
+        self.changes[count_of(tenant)].load(Ordering::SeqCst)
     }
 
     /// Forgets a policy that this instance has just changed.
     pub fn forget(&self, tenant: &TenantId) {
-        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-        *changes.entry(tenant.clone()).or_default() += 1;
+        self.changes[count_of(tenant)].fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Which count is the tenant's.
+fn count_of(tenant: &TenantId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    tenant.hash(&mut hasher);
+    // The remainder is less than a number that is a `usize`.
+    (hasher.finish() % CHANGES as u64) as usize
 }
 
 /// Reads a stored limit. What older versions or other programs have left there may lack anything: a

@@ -2,6 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Serialize;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -24,24 +29,49 @@ use crate::{
 /// How often records that wait for a tenant are retried.
 const WAITING_RETRY: Duration = Duration::from_secs(5);
 
-/// Letters that are read at once when many are tried again.
+/// Letters that are looked up at once when many are tried again.
 const PAGE: i64 = 100;
+
+/// Letters that go in one statement.
+const STEP: i64 = 1000;
+
+/// How long one letter may take that is tried again over HTTP: who asks waits for it.
+const LETTER_MOST: Duration = Duration::from_secs(10);
+
+/// How long a request about many letters may take. The answer says where the next one goes on.
+const REQUEST_MOST: Duration = Duration::from_secs(20);
 
 /// Works on dead letters.
 pub struct Redrive {
     db: Db,
     environment: Environment,
     ingest: Arc<Ingest<Database>>,
+    /// Requests try letters again one after the other: each takes a connection of the writers'.
+    turn: Semaphore,
 }
 
 /// What became of letters that were tried again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Applied, and dead letters no more.
     pub applied: usize,
     /// Still parked.
     pub still_parked: usize,
+    /// Time was up after the letter of this id: those of greater ones were not tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continue_after: Option<Uuid>,
+}
+
+/// How many letters were thrown away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Discarded {
+    /// How many.
+    pub discarded: u64,
+    /// Time was up after the letter of this id: those of greater ones are still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continue_after: Option<Uuid>,
 }
 
 /// Why a letter is still parked, for whoever tried it again.
@@ -54,12 +84,12 @@ pub enum Outcome {
 }
 
 impl Redrive {
-    /// `db` is the writers' pool.
+    /// `db` is the operators' pool; a retry takes a connection of the writers'.
     pub fn new(db: Db, environment: Environment, ingest: Arc<Ingest<Database>>) -> Self {
-        Self { db, environment, ingest }
+        Self { db, environment, ingest, turn: Semaphore::new(1) }
     }
 
-    /// Tries one letter again.
+    /// Tries one letter again, however long that takes.
     pub async fn retry(&self, letter: Parked) -> Result<Outcome, store::Error> {
         match self.reapply(letter).await {
             Ok(Retried::Applied) => Ok(Outcome::Applied),
@@ -142,41 +172,92 @@ impl Redrive {
         self.ingest.retry(&incoming).await
     }
 
-    /// Tries all letters again that are meant.
+    /// Tries one letter again within a time that a request may take. Given up, it may be applied all the
+    /// same: tried again it is known then.
+    pub async fn retry_in_time(&self, letter: Parked) -> Result<Outcome, store::Error> {
+        self.retry_until(letter, Instant::now() + LETTER_MOST).await
+    }
+
+    async fn retry_until(&self, letter: Parked, end: Instant) -> Result<Outcome, store::Error> {
+        let retry = async {
+            // An error would say that the semaphore is closed, which nobody does.
+            let _turn = self.turn.acquire().await;
+            self.retry(letter).await
+        };
+        timeout_at(end, retry).await.unwrap_or(Err(store::Error::Silent))
+    }
+
+    /// Tries all letters again that are meant, as many as there is time for.
     pub async fn retry_all(
         &self,
         schema: &Schema,
         condition: Condition,
     ) -> Result<Report, store::Error> {
         let query = Query::from(condition); // by id, as the pages need it
+        let end = Instant::now() + REQUEST_MOST;
         let mut report = Report::default();
         let mut after: Option<Uuid> = None;
         loop {
-            let page = dead_letters::list(&self.db, schema, &query, after, (0, PAGE)).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            for letter in page {
-                match self.retry(letter).await? {
-                    Outcome::Applied => report.applied += 1,
-                    Outcome::StillParked(_) => report.still_parked += 1,
+            let page = store::read(&self.db, async |db| {
+                dead_letters::list(db, schema, &query, after, (0, PAGE)).await
+            })
+            .await?;
+            if page.is_empty() {
+                break;
+            }
+            for head in page {
+                // One at a time: each may be megabytes.
+                let found =
+                    store::read(&self.db, async |db| dead_letters::find(db, schema, head.id).await);
+                if let Some(letter) = found.await? {
+                    let letter_end = end.min(Instant::now() + LETTER_MOST);
+                    match (self.retry_until(letter, letter_end).await, after) {
+                        (Ok(Outcome::Applied), _) => report.applied += 1,
+                        (Ok(Outcome::StillParked(_)), _) => report.still_parked += 1,
+                        (Err(store::Error::Silent), Some(_)) => {
+                            report.continue_after = after;
+                            return Ok(report);
+                        }
+                        (Err(error), _) => return Err(error),
+                    }
                 }
+                after = Some(head.id);
             }
         }
         info!(schema = schema.name(), ?report, "dead letters were tried again");
         Ok(report)
     }
 
-    /// Throws away one letter, or all that are meant, and tells how many.
-    pub async fn discard(
+    /// Throws one letter away, and tells whether it was there.
+    pub async fn discard(&self, schema: &Schema, id: Uuid, by: &str) -> Result<bool, store::Error> {
+        let discard = dead_letters::discard(&self.db, schema, id);
+        let discarded = timeout(LETTER_MOST, discard).await.unwrap_or(Err(store::Error::Silent))?;
+        info!(schema = schema.name(), letter.id = %id, discarded, by, "a dead letter was thrown away");
+        Ok(discarded)
+    }
+
+    /// Throws away all letters that are meant, as many as there is time for, some at a time.
+    pub async fn discard_all(
         &self,
         schema: &Schema,
         condition: &Condition,
-        id: Option<Uuid>,
         by: &str,
-    ) -> Result<u64, store::Error> {
-        let discarded = dead_letters::discard(&self.db, schema, condition, id).await?;
-        info!(schema = schema.name(), query = %condition, discarded, by, "dead letters were thrown away");
-        Ok(discarded)
+    ) -> Result<Discarded, store::Error> {
+        let end = Instant::now() + REQUEST_MOST;
+        let (mut report, mut after) = (Discarded::default(), None);
+        loop {
+            let step = dead_letters::discard_some(&self.db, schema, condition, after, STEP);
+            let gone = timeout(LETTER_MOST, step).await.unwrap_or(Err(store::Error::Silent))?;
+            report.discarded += gone.len() as u64;
+            let Some(last) = gone.into_iter().max() else { break };
+            after = Some(last);
+            if Instant::now() > end {
+                report.continue_after = after;
+                break;
+            }
+        }
+        info!(schema = schema.name(), query = %condition, ?report, by, "dead letters were thrown away");
+        Ok(report)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{rebuild::Ask, switch, wakes::Wakes};
+use super::{parked::Parked, rebuild::Ask, switch, wakes::Wakes};
 use crate::{
     blocks::Measure,
     clock::Clock,
@@ -98,6 +98,8 @@ pub struct Tenants {
     pub rebuild_asked: Notify,
     /// Something has happened to patrons of these.
     pub touched: Wakes,
+    /// What was parked of these.
+    pub parked: Arc<Parked>,
 }
 
 impl Tenants {
@@ -116,6 +118,7 @@ impl Tenants {
             caught_up: watch::Sender::new(false),
             rebuild_asked: Notify::new(),
             touched: Wakes::default(),
+            parked: Arc::default(),
         }
     }
 
@@ -266,9 +269,12 @@ impl Tenants {
 
     /// Forgets that a tenant is enabled; asked again, it is looked up.
     pub fn forget(&self, id: &TenantId) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let was_known = self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         self.changes.fetch_add(1, Ordering::Relaxed);
-        figures().hide(id, true);
+        // A tenant that was never enabled has no figures, and a caller may name any number of them.
+        if was_known.is_some() {
+            figures().hide(id, true);
+        }
     }
 
     /// Reads the registry anew, and looks at the schema of each tenant that is new here.

@@ -62,8 +62,8 @@ pub(super) async fn description() -> Json<serde_json::Value> {
         (status = 200, body = String, content_type = "text/plain", description = "Figures"),
     ),
 )]
-pub(super) async fn metrics(service: Data<Service>, db: Data<Db>) -> HttpResponse {
-    let _ = timeout(PATIENCE, service.gauges.set(&db)).await;
+pub(super) async fn metrics(service: Data<Service>) -> HttpResponse {
+    let _ = timeout(PATIENCE, service.gauges.set(&service.operators.db())).await;
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(figures().text())

@@ -6,14 +6,29 @@ use uuid::Uuid;
 
 use super::{
     ApiError,
-    error::NOT_A_UUID,
+    error::{NOT_A_UUID, Violation},
     query::Page,
+    record::Record,
     request::{Desk, path_id},
 };
 use crate::store::{
     self,
     records::{self, Collection},
 };
+
+/// Bytes that a record may have. Unknown members are stored too, and a desk waits until all limits of its tenant
+/// are read.
+const RECORD_MOST: usize = 64 * 1024;
+
+/// A record as sent, of a bounded length.
+pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiError> {
+    let record = Record::read(request, body)?;
+    if body.len() <= RECORD_MOST {
+        return Ok(record);
+    }
+    let rule = format!("must not be longer than {RECORD_MOST} bytes");
+    Err(Violation::own(rule, "the body", body.len().to_string()).into())
+}
 
 /// A page under `name`, with the total.
 pub(super) async fn list(

@@ -71,7 +71,7 @@ pub(super) async fn put(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let Sent { desk, body } = sent;
-    let mut record = Record::read(&request, &body)?;
+    let mut record = collection::read(&request, &body)?;
     check(&record)?;
     let id = path_id(&path, || {
         Violation::own(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
@@ -92,6 +92,9 @@ pub(super) async fn put(
     }
 }
 
+/// Characters that a message to a desk may have: it is part of every answer, and of messages to others.
+const MESSAGE_MOST: usize = 4000;
+
 /// The schema first, then the rules on message and flags.
 fn check(record: &Record) -> Result<(), ApiError> {
     const KEY: &str = "patron block condition id";
@@ -105,7 +108,13 @@ fn check(record: &Record) -> Result<(), ApiError> {
     if !matches!(value_type, "Integer" | "Double") {
         return Err(ApiError::bad_request("valueType must be Integer or Double"));
     }
-    let blank = record.optional_string("message")?.is_none_or(|text| text.trim().is_empty());
+    let text = record.optional_string("message")?.unwrap_or_default();
+    if text.chars().count() > MESSAGE_MOST {
+        let rule = format!("must not be longer than {MESSAGE_MOST} characters");
+        let begins: String = text.chars().take(50).collect();
+        return Err(Violation::own(rule, "message", begins).into());
+    }
+    let blank = text.trim().is_empty();
     let message = match (blocks, blank) {
         (true, true) => {
             "Message to be displayed is a required field if one or more blocked actions selected"

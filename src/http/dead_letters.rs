@@ -3,10 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     ApiError, described,
-    query::{self, Page},
+    query::{self, PAGE_MOST, Page},
     request::{Desk, path_id},
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     flow::redrive::Outcome,
     store::{
         self,
-        dead_letters::{self, Parked},
+        dead_letters::{self, Head, Parked},
         records,
     },
 };
@@ -33,7 +34,7 @@ use crate::{
     ),
 )]
 pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Page { query, offset, limit } = Page::of(&request)?;
+    let Page { query, offset, limit } = Page::of(&request)?.at_most(PAGE_MOST);
     let (schema, search) = (&desk.tenant.schema, &dead_letters::SEARCH);
     let (page, total) = store::read(&desk.db, async |db| {
         let page = match limit {
@@ -43,7 +44,7 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
         Ok((page, records::count(db, schema, search, &query.condition).await?))
     })
     .await?;
-    let page: Vec<Value> = page.iter().map(body).collect();
+    let page: Vec<Value> = page.iter().map(head).collect();
     Ok(HttpResponse::Ok().json(json!({ "deadLetters": page, "totalRecords": total })))
 }
 
@@ -85,7 +86,7 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
 pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let letter = find(&desk, &path).await?;
     let id = letter.id.to_string();
-    match desk.service.redrive.retry(letter).await? {
+    match desk.service.redrive.retry_in_time(letter).await? {
         Outcome::Applied => Ok(HttpResponse::NoContent().finish()),
         Outcome::StillParked(why) => Err(super::error::Violation::own(why, "id", id).into()),
     }
@@ -101,7 +102,8 @@ pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse
         (
             "query" = String,
             Query,
-            description = "CQL; required, so that all is not meant by mistake",
+            description = "CQL; required, so that all is not meant by mistake. \
+                Where time was up, go on with this query and id>CONTINUE_AFTER",
         ),
     ),
     responses(
@@ -131,9 +133,12 @@ pub(super) async fn retry_all(desk: Desk, request: HttpRequest) -> Result<HttpRe
     ),
 )]
 pub(super) async fn discard(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let letter = find(&desk, &path).await?;
-    throw_away(&desk, &Condition::All, Some(letter.id)).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let id = id_of(&path)?;
+    if desk.service.redrive.discard(&desk.tenant.schema, id, by(&desk)).await? {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(unknown(id))
+    }
 }
 
 /// `DELETE /patron-blocks/dead-letters?query=…`
@@ -159,8 +164,9 @@ pub(super) async fn discard_all(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let condition = required(&request)?;
-    let discarded = throw_away(&desk, &condition, None).await?;
-    Ok(HttpResponse::Ok().json(json!({ "discarded": discarded })))
+    let redrive = &desk.service.redrive;
+    let report = redrive.discard_all(&desk.tenant.schema, &condition, by(&desk)).await?;
+    Ok(HttpResponse::Ok().json(report))
 }
 
 /// Which letters are meant, for what changes many at once: that must be said.
@@ -172,23 +178,48 @@ fn required(request: &HttpRequest) -> Result<Condition, ApiError> {
     Ok(query::query(request)?.condition)
 }
 
-async fn throw_away(
-    desk: &Desk,
-    condition: &Condition,
-    id: Option<uuid::Uuid>,
-) -> Result<u64, store::Error> {
-    let by = desk.acting_user.as_deref().unwrap_or("unknown");
-    desk.service.redrive.discard(&desk.tenant.schema, condition, id, by).await
+fn by(desk: &Desk) -> &str {
+    desk.acting_user.as_deref().unwrap_or("unknown")
+}
+
+fn id_of(path: &str) -> Result<Uuid, ApiError> {
+    path_id(path, || ApiError::bad_request("the dead letter's id is not a UUID"))
+}
+
+fn unknown(id: Uuid) -> ApiError {
+    ApiError::not_found(format!("No dead letter {id}"))
 }
 
 async fn find(desk: &Desk, id: &str) -> Result<Parked, ApiError> {
-    let id = path_id(id, || ApiError::bad_request("the dead letter's id is not a UUID"))?;
-    let schema = &desk.tenant.schema;
+    let (id, schema) = (id_of(id)?, &desk.tenant.schema);
     let found = store::read(&desk.db, async |db| dead_letters::find(db, schema, id).await).await?;
-    found.ok_or_else(|| ApiError::not_found(format!("No dead letter {id}")))
+    found.ok_or_else(|| unknown(id))
 }
 
-/// The bytes are told as text where they are text, else in base64.
+/// A letter in a list: without its bytes.
+fn head(letter: &Head) -> Value {
+    let mut head = json!({
+        "id": letter.id,
+        "reason": letter.reason,
+        "field": letter.field,
+        "rule": letter.rule,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "recordAt": letter.record_at.map(clock::written),
+        "receivedAt": clock::written(letter.received_at),
+        "payloadBytes": letter.payload_bytes,
+    });
+    leave_out_null(&mut head);
+    head
+}
+
+/// Members that are null are left out of JSON (http contract 1.2).
+fn leave_out_null(body: &mut Value) {
+    body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
+}
+
+/// All of a letter. Bytes that are no text are written in base64.
 fn body(letter: &Parked) -> Value {
     let record = &letter.record;
     let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
@@ -199,21 +230,10 @@ fn body(letter: &Parked) -> Value {
         .headers
         .iter()
         .map(|(name, value)| json!({ "name": name, "value": String::from_utf8_lossy(value) }));
-    let mut body = json!({
-        "id": letter.id,
-        "reason": letter.reason,
-        "field": letter.field,
-        "rule": letter.rule,
-        "topic": &*record.place.topic,
-        "partition": record.place.partition,
-        "offset": record.place.offset,
-        "recordAt": record.timestamp.map(clock::written),
-        "receivedAt": clock::written(letter.received_at),
-        "key": record.key.as_deref().map(text),
-        "headers": headers.collect::<Vec<_>>(),
-        "payload": record.payload.as_deref().map(text),
-    });
-    // Members that are null are left out of JSON (http contract 1.2).
-    body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
+    let mut body = head(&letter.head());
+    body["key"] = json!(record.key.as_deref().map(text));
+    body["headers"] = headers.collect();
+    body["payload"] = json!(record.payload.as_deref().map(text));
+    leave_out_null(&mut body);
     body
 }

@@ -5,9 +5,45 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::store::Db;
+
 /// Requests for each connection of the thread: as many as a healthy database serves well within the time
 /// that a desk is willing to wait.
 const PER_CONNECTION: usize = 256;
+
+/// TCP connections of a thread beyond those that its gate lets in: for operators, and for who sends slowly.
+const SPARE: usize = 1024;
+
+/// TCP connections that a thread takes at once. Each has some 200 KiB of buffers at most.
+pub fn connections_most(connections: u32) -> usize {
+    (PER_CONNECTION * connections as usize + SPARE).min(25_600)
+}
+
+/// What all requests but those of desks share: connections to the database, and a gate. A desk uses neither,
+/// so no operator can make it wait (docs/decisions/0005).
+#[derive(Debug, Clone)]
+pub struct Operators {
+    db: Db,
+    gate: Gate,
+}
+
+impl Operators {
+    /// With the connections of this pool.
+    pub fn new(db: Db) -> Self {
+        let gate = Gate::new(db.options().get_max_connections());
+        Self { db, gate }
+    }
+
+    /// Their connections.
+    pub(super) fn db(&self) -> Db {
+        self.db.clone()
+    }
+
+    /// Lets a request in until the pass is dropped, or not.
+    pub(super) fn pass(&self) -> Option<OwnedSemaphorePermit> {
+        self.gate.pass()
+    }
+}
 
 /// The gate of one thread.
 #[derive(Debug, Clone)]

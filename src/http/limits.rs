@@ -72,7 +72,7 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
 )]
 pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let Sent { desk, body } = sent;
-    let mut record = Record::read(&request, &body)?;
+    let mut record = collection::read(&request, &body)?;
     let (id, condition) = check(&mut record)?;
     record.0.insert("id".to_owned(), id.to_string().into());
     let now = desk.service.clock.now();
@@ -108,7 +108,7 @@ pub(super) async fn put(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let Sent { desk, body } = sent;
-    let mut record = Record::read(&request, &body)?;
+    let mut record = collection::read(&request, &body)?;
     let (_, condition) = check(&mut record)?;
     let id = path_id(&path, || {
         Violation::own(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()

@@ -6,6 +6,7 @@ mod body;
 mod collection;
 mod conditions;
 mod dead_letters;
+mod deadline;
 mod described;
 mod description;
 mod error;
@@ -26,8 +27,11 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
+pub use body::Room;
+pub use deadline::in_time;
 pub use description::description;
 pub use error::ApiError;
+pub use gate::{Operators, connections_most};
 
 use gate::Gate;
 
@@ -51,6 +55,10 @@ const BODY_MOST: usize = 1024 * 1024;
 pub struct Service {
     /// Enabled tenants.
     pub tenants: Arc<Tenants>,
+    /// Connections and gate of all requests but those of desks.
+    pub operators: Operators,
+    /// Room for bodies.
+    pub room: Room,
     /// Figures that are asked for.
     pub gauges: Gauges,
     /// Answers about patrons.
@@ -85,13 +93,12 @@ pub struct Service {
     pub stopping: tokio_util::sync::CancellationToken,
 }
 
-/// Adds all routes. `db` is the pool of the thread that answers.
+/// Adds all routes. `db` is the pool of the thread that answers, for desks alone.
 pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
     let connections = db.options().get_max_connections();
     app.app_data(web::Data::from(service.clone()))
         .app_data(Gate::new(connections))
         .app_data(web::Data::new(db))
-        .app_data(web::PayloadConfig::new(BODY_MOST))
         .service(
             web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
         )

@@ -1,12 +1,15 @@
 //! `patron-blocks-operations`: how far ingest has come, and incidents.
 
-use actix_web::{HttpResponse, web::Path};
+use actix_web::{HttpResponse, http::StatusCode, web::Path};
 
 use super::{
     ApiError, described,
     request::{Desk, path_id},
 };
-use crate::flow::{incidents, standing};
+use crate::flow::{
+    incidents::{self, Resolution},
+    standing,
+};
 
 /// `GET /patron-blocks/ingest`
 #[utoipa::path(
@@ -36,6 +39,7 @@ pub(super) async fn ingest(desk: Desk) -> Result<HttpResponse, ApiError> {
     ),
     responses(
         (status = 204, description = "Resolved"),
+        described::Forbidden,
         described::NotFound,
         described::Common,
     ),
@@ -44,9 +48,15 @@ pub(super) async fn resolve(desk: Desk, path: Path<String>) -> Result<HttpRespon
     let id = path_id(&path, || ApiError::bad_request("the incident's id is not a UUID"))?;
     let by = desk.acting_user.as_deref().unwrap_or("unknown");
     let now = desk.service.clock.now();
-    if incidents::resolve(&desk.db, Some(&desk.tenant.id), id, by, now).await? {
-        Ok(HttpResponse::NoContent().finish())
-    } else {
-        Err(ApiError::not_found(format!("No open incident {id}")))
+    match incidents::resolve(&desk.db, Some(&desk.tenant.id), id, by, now).await? {
+        Resolution::Resolved => Ok(HttpResponse::NoContent().finish()),
+        Resolution::NotOpen => Err(ApiError::not_found(format!("No open incident {id}"))),
+        Resolution::Shared => {
+            let text = format!(
+                "Incident {id} is about a topic that tenants share; it is resolved from the command line: \
+                 mod-patron-blocks incidents resolve {id}"
+            );
+            Err(ApiError::Text(StatusCode::FORBIDDEN, text))
+        }
     }
 }

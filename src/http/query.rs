@@ -8,6 +8,9 @@ use crate::cql::{self, Query};
 /// The page that is asked for when the request doesn't say.
 const LIMIT: i64 = 10;
 
+/// Records that a page of operators' own lists has at most, whatever `limit` says.
+pub(super) const PAGE_MOST: i64 = 1000;
+
 /// Which records, and the part of them that is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Page {
@@ -25,8 +28,13 @@ impl Page {
             return Err(ApiError::bad_request(rule));
         }
         let query = query(request)?;
-        let (limit, offset) = part(request)?;
+        let (limit, offset) = asked(request)?;
         Ok(Self { query, offset, limit })
+    }
+
+    /// The same, with so many records at most.
+    pub(super) fn at_most(self, most: i64) -> Self {
+        Self { limit: self.limit.min(most), ..self }
     }
 }
 
@@ -53,8 +61,13 @@ pub(super) fn number(name: &str, text: Option<String>, default: i64) -> Result<i
     })
 }
 
-/// Which part of a list is asked for: how many, and from which on.
+/// Which part of a list is given: how many at most, and from which on.
 pub(super) fn part(request: &HttpRequest) -> Result<(i64, i64), ApiError> {
+    let (limit, offset) = asked(request)?;
+    Ok((limit.min(PAGE_MOST), offset))
+}
+
+fn asked(request: &HttpRequest) -> Result<(i64, i64), ApiError> {
     let limit = number("limit", parameter(request, "limit")?, LIMIT)?;
     Ok((limit, number("offset", parameter(request, "offset")?, 0)?))
 }

@@ -76,7 +76,7 @@ fn claimed_user(token: &str) -> Option<String> {
     serde_json::from_slice::<Claims>(&json).ok()?.user_id
 }
 
-/// A request of an enabled tenant, with the connections of the thread that answers it.
+/// A request of an enabled tenant, with the connections of operators.
 pub(super) struct Desk {
     pub(super) service: Arc<Service>,
     pub(super) db: Db,
@@ -100,8 +100,8 @@ impl FromRequest for Desk {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let (service, db) = shared(request);
-        let pass = gate(request).pass();
+        let (service, _) = shared(request);
+        let (pass, db) = (service.operators.pass(), service.operators.db());
         let id = tenant_id(request);
         let acting_user = acting_user(request);
         Box::pin(async move {
@@ -112,7 +112,7 @@ impl FromRequest for Desk {
     }
 }
 
-/// What `routes` put into the application.
+/// What `routes` put into the application: the service, and the connections of desks.
 pub(super) fn shared(request: &HttpRequest) -> (Arc<Service>, Db) {
     let service = request.app_data::<Data<Service>>().expect("routes() adds the service");
     let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");

@@ -100,8 +100,11 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (service, _) = shared(&request);
     let tenant = tenant_id(&request)?;
-    let caller = caller(&request, &service, &tenant);
-    service.rebuilds.bring_token(tenant, None, caller);
+    // Of others nothing waits for a token; who is not known here yet is called for again in a minute.
+    if service.tenants.all().iter().any(|known| known.id == tenant) {
+        let caller = caller(&request, &service, &tenant);
+        service.rebuilds.bring_token(tenant, None, caller);
+    }
     Ok(HttpResponse::Accepted().finish())
 }
 

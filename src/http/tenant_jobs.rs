@@ -66,12 +66,14 @@ pub(super) async fn post(
     let purge = attributes.optional_boolean("purge")?.unwrap_or_default();
     attributes.optional_objects("parameters")?;
     let attributes = attributes.into_value();
-    let (service, db) = shared(&request);
+    let (service, _) = shared(&request);
+    let pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
     let failed = |error: &store::Error| ApiError::bad_request(Chain(error).to_string());
     if module_to(&attributes).is_empty() {
         let (tenants, id) = (service.tenants.clone(), tenant.clone());
         // It goes on when the client goes away.
         let work = tokio::spawn(async move {
+            let _pass = pass;
             if purge { tenants.purge(&id).await } else { tenants.disable(&id, &module_from).await }
         });
         let done = work.await.map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -86,7 +88,10 @@ pub(super) async fn post(
         store::Verdict::Refused => ApiError::of_record(error),
         _ => failed(&error),
     })?;
-    let job = jobs.find(&db, &tenant, id, SOON).await?.ok_or_else(|| unknown_job(id))?;
+    let job = jobs
+        .find(&service.operators.db(), &tenant, id, SOON)
+        .await?
+        .ok_or_else(|| unknown_job(id))?;
     service.answers.policies.forget(&tenant);
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("/_/tenant/{id}")))
@@ -136,10 +141,11 @@ pub(super) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let (tenant, id) = named(&request, &path)?;
-    let (service, db) = shared(&request);
+    let (service, _) = shared(&request);
+    let _pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
     let wait = number("wait", parameter(&request, "wait")?, 0)?;
     let wait = Duration::from_millis(wait.unsigned_abs()).min(WAIT_MOST);
-    match service.tenant_jobs.find(&db, &tenant, id, wait).await? {
+    match service.tenant_jobs.find(&service.operators.db(), &tenant, id, wait).await? {
         Some(job) => Ok(HttpResponse::Ok().json(Body::of(job))),
         None => Err(unknown(&service, &tenant, id).await?),
     }
@@ -162,8 +168,9 @@ pub(super) async fn delete(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let (tenant, id) = named(&request, &path)?;
-    let (service, db) = shared(&request);
-    if tenant_jobs::remove(&db, &tenant, Some(id)).await? {
+    let (service, _) = shared(&request);
+    let _pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
+    if tenant_jobs::remove(&service.operators.db(), &tenant, Some(id)).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
         Err(unknown(&service, &tenant, id).await?)

@@ -37,7 +37,10 @@ const UNPARK: Statement = Statement::new(
      delete from {schema}.dead_letter where dead_letter_id = $1",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&PARK, &FIND, &UNPARK];
+const DISCARD: Statement =
+    Statement::new("delete from {schema}.dead_letter where dead_letter_id = $1");
+
+pub(super) const STATEMENTS: &[&Statement] = &[&PARK, &FIND, &UNPARK, &DISCARD];
 
 /// Dead letters, in the order of their ids, which says nothing about time.
 pub static SEARCH: Searchable = Searchable {
@@ -255,6 +258,52 @@ impl From<Row> for Parked {
     }
 }
 
+/// A dead letter in a list: all but its bytes, which may be megabytes.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Head {
+    /// Its id.
+    #[sqlx(rename = "dead_letter_id")]
+    pub id: Uuid,
+    /// Why it was parked: [`crate::event::Reason::name`].
+    pub reason: String,
+    /// The member or header that it is about.
+    pub field: Option<String>,
+    /// The rule that it breaks.
+    pub rule: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The record's timestamp.
+    pub record_at: Option<DateTime<Utc>>,
+    /// When it was parked.
+    pub received_at: DateTime<Utc>,
+    /// The length of its payload.
+    pub payload_bytes: i64,
+}
+
+impl Parked {
+    /// The letter without its bytes.
+    pub fn head(&self) -> Head {
+        let Self { id, reason, field, rule, received_at, record, .. } = self.clone();
+        let payload = record.payload.as_deref().unwrap_or_default().len();
+        Head {
+            id,
+            reason,
+            field,
+            rule,
+            topic: record.place.topic.to_string(),
+            partition: record.place.partition,
+            offset: record.place.offset,
+            record_at: record.timestamp,
+            received_at,
+            payload_bytes: i64::try_from(payload).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 /// A page of the dead letters that a query means; of those after an id where one is given.
 pub async fn list(
     db: impl PgExecutor<'_>,
@@ -262,11 +311,11 @@ pub async fn list(
     query: &Query,
     after: Option<Uuid>,
     (offset, limit): (i64, i64),
-) -> Result<Vec<Parked>, Error> {
+) -> Result<Vec<Head>, Error> {
     let mut search = Search::default();
     search.push(
         r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at,
-                  received_at, key, headers, payload, cluster
+                  received_at, octet_length(payload)::int8 as payload_bytes
              from {schema}.dead_letter where "#,
     );
     search.condition(&SEARCH, &query.condition);
@@ -275,12 +324,11 @@ pub async fn list(
     }
     search.order(&SEARCH, &query.sort);
     search.push(" offset ").bind(offset).push(" limit ").bind(limit);
-    let rows: Vec<Row> = sqlx::query_as_with(schema.composed(&search.text), search.values)
+    sqlx::query_as_with(schema.composed(&search.text), search.values)
         .persistent(false)
         .fetch_all(db)
         .await
-        .map_err(Error::at("list dead letters"))?;
-    Ok(rows.into_iter().map(Parked::from).collect())
+        .map_err(Error::at("list dead letters"))
 }
 
 /// One dead letter.
@@ -297,24 +345,38 @@ pub async fn find(
     Ok(row.map(Parked::from))
 }
 
-/// Throws dead letters away, one or all that are meant, and tells how many.
-pub async fn discard(
+/// Throws one dead letter away, and tells whether it was there.
+pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
+    let done = sqlx::query(schema.sql(&DISCARD)).bind(id).execute(db).await;
+    let done = done.map_err(Error::at("discard a dead letter"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Throws away so many of the dead letters that are meant, of those after an id where one is given, and
+/// tells which: those with the least ids, which go in one short statement.
+pub async fn discard_some(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     condition: &Condition,
-    id: Option<Uuid>,
-) -> Result<u64, Error> {
+    after: Option<Uuid>,
+    most: i64,
+) -> Result<Vec<Uuid>, Error> {
     let mut search = Search::default();
-    search.push("delete from {schema}.dead_letter where ").condition(&SEARCH, condition);
-    if let Some(id) = id {
-        search.push(" and dead_letter_id = ").bind(id);
+    search.push(
+        "delete from {schema}.dead_letter where dead_letter_id = any (array (
+           select dead_letter_id from {schema}.dead_letter where ",
+    );
+    search.condition(&SEARCH, condition);
+    if let Some(after) = after {
+        search.push(" and dead_letter_id > ").bind(after);
     }
-    let done = sqlx::query_with(schema.composed(&search.text), search.values)
+    search.push(" order by dead_letter_id limit ").bind(most);
+    search.push(")) returning dead_letter_id");
+    sqlx::query_scalar_with(schema.composed(&search.text), search.values)
         .persistent(false)
-        .execute(db)
+        .fetch_all(db)
         .await
-        .map_err(Error::at("discard dead letters"))?;
-    Ok(done.rows_affected())
+        .map_err(Error::at("discard dead letters"))
 }
 
 /// Takes a letter away that was applied after all.

@@ -40,22 +40,26 @@ const VIEWS: &str = "
                   ' with (' || array_to_string(c.reloptions, ', ') || ')',
                   ' tablespace ' || quote_ident(t.spcname),
                   rtrim(pg_get_viewdef(v.view), ';'),
-                  case when c.relkind = 'm' and not c.relispopulated then ' with no data' end)
-             as create,
+                  case when c.relkind = 'm' then ' with no data' end)
+             as create, c.relkind = 'm' and c.relispopulated as filled,
            c.relowner::regrole::text as owner, pg_has_role(c.relowner, 'USAGE') as ours
       from views v
       join pg_class c on c.oid = v.view
       left join pg_tablespace t on t.oid = c.reltablespace
      order by v.level, name";
 
-/// What belongs to a view that is made again, as statements: indexes, comments, owner, grants.
+/// What belongs to a view that is made again, as statements: owner, indexes, comments. The owner comes first: from
+/// then on the server runs what an index computes as its owner, who may have written it.
 const BELONGINGS: &str = "
     with v as (
       select oid, relowner, relacl, relname,
              case relkind when 'm' then 'materialized view' else 'view' end as kind
         from pg_class where oid = $1::regclass)
     select statement from (
-      select 1 as step, pg_get_indexdef(i.indexrelid) as statement from v join pg_index i on indrelid = v.oid
+      select 0 as step, format('alter %s %s owner to %s', v.kind, v.oid::regclass, v.relowner::regrole)
+               as statement from v
+      union all
+      select 1, pg_get_indexdef(i.indexrelid) from v join pg_index i on indrelid = v.oid
       union all
       select 2, format('comment on index %s is %L', i.indexrelid::regclass, d.description)
         from v join pg_index i on i.indrelid = v.oid
@@ -69,8 +73,6 @@ const BELONGINGS: &str = "
         from v join pg_attribute a on a.attrelid = v.oid
         join pg_description d
           on d.objoid = v.oid and d.classoid = 'pg_class'::regclass and d.objsubid = a.attnum
-      union all
-      select 3, format('alter %s %s owner to %s', v.kind, v.oid::regclass, v.relowner::regrole) from v
     ) statements
     order by step";
 
@@ -132,6 +134,8 @@ struct View {
     name: String,
     level: i32,
     materialized: bool,
+    /// Whether it had rows.
+    filled: bool,
     create: String,
     owner: String,
     ours: bool,
@@ -198,13 +202,18 @@ impl Dependents {
         Ok(())
     }
 
-    /// Puts all of them on what bears the relation's name now.
+    /// Puts all of them on what bears the relation's name now. A materialized one is made empty and then
+    /// refreshed, which the server does as its owner: others wrote its query, and our role may do more than they.
     pub async fn put_up(&self, tx: &mut Tx) -> Result<(), Error> {
         query(tx, FULL_NAMES).await?;
         for view in &self.0 {
             view.run(tx, &view.create).await?;
             for statement in &view.belongings {
                 view.run(tx, statement).await?;
+            }
+            if view.filled {
+                let refresh = format!("refresh materialized view {}", view.name);
+                view.run(tx, &refresh).await?;
             }
         }
         Ok(())

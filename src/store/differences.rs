@@ -41,12 +41,16 @@ const PATRONS: Statement = Statement::new(
       order by loans + fees_fines desc, user_id limit $2 offset $3",
 );
 
+/// Differences that a page of patrons has at most, and those of one patron.
+const PAGE_MOST: usize = 20_000;
+const PATRON_MOST: usize = 1000;
+
 /// Of one patron at most so many, those that count first.
 const DIFFERENCES: Statement = Statement::new(
     "select subject, is_loan, user_id, kind, registers, here, there from (
        select *, row_number() over (partition by user_id order by kind = 'hidden', subject) as n
          from {schema}.rebuild_difference where rebuild_id = $1 and user_id = any($2)) of_patrons
-      where n <= 1000 order by user_id, n",
+      where n <= $3 order by user_id, n",
 );
 
 const COUNTING: Statement = Statement::new(
@@ -335,14 +339,18 @@ pub async fn patrons(
     found.fetch_all(db).await.map_err(Error::at("list patrons who differ"))
 }
 
-/// What differs of these patrons.
+/// What differs of these patrons; of each as many as a page has room for.
 pub async fn of_patrons(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     id: Uuid,
     users: &[Uuid],
 ) -> Result<Vec<Difference>, Error> {
-    let found = sqlx::query_as(schema.sql(&DIFFERENCES)).bind(id).bind(users).fetch_all(db).await;
+    // Fewer of each where many are asked for: so a page is bounded, and each patron has a part of it.
+    let each = (PAGE_MOST / users.len().max(1)).clamp(1, PATRON_MOST);
+    let each = i64::try_from(each).unwrap_or(i64::MAX);
+    let found = sqlx::query_as(schema.sql(&DIFFERENCES)).bind(id).bind(users).bind(each);
+    let found = found.fetch_all(db).await;
     found.map_err(Error::at("list differences"))
 }
 

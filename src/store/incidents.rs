@@ -229,7 +229,20 @@ pub async fn list(
     .map_err(Error::at("list incidents"))
 }
 
-/// Resolves an open incident of a tenant, or of any. Tells whether there was one.
+/// Whether this is an open incident of a topic that tenants share.
+pub async fn is_shared(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
+    sqlx::query_scalar(
+        "select exists (select from mod_patron_blocks.incident
+                         where incident_id = $1 and resolved_at is null and tenant is null)",
+    )
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(Error::at("look for an incident"))
+}
+
+/// Resolves an open incident of a tenant, or of any. Tells whether there was one. What tenants share is
+/// no tenant's to resolve.
 pub async fn resolve(
     tx: &mut Tx,
     tenant: Option<&TenantId>,
@@ -240,7 +253,7 @@ pub async fn resolve(
     let done = sqlx::query(
         "update mod_patron_blocks.incident set resolved_at = $4, resolved_by = $3
           where incident_id = $2 and resolved_at is null
-            and ($1::text is null or tenant is null or tenant = $1)",
+            and ($1::text is null or tenant = $1)",
     )
     .bind(tenant.map(TenantId::as_str))
     .bind(id)

@@ -65,11 +65,19 @@ const DEAD_LETTERS: Statement = Statement::new(
           for update skip locked))",
 );
 
+/// What a letter takes is what is stored of it, compressed as it is, and a row around that; to know it no value
+/// need be read.
 const BEYOND: Statement = Statement::new(
     // What waits for its tenant is retried by the service: it does not count.
-    "select received_at, dead_letter_id from {schema}.dead_letter
-      where reason <> 'tenant_unusable'
-      order by received_at desc, dead_letter_id desc offset $1 limit 1",
+    "select received_at, dead_letter_id from (
+       select received_at, dead_letter_id, row_number() over newest_first as number,
+              sum(200 + pg_column_size(payload) + pg_column_size(headers) + coalesce(pg_column_size(key), 0))
+                over newest_first as bytes
+         from {schema}.dead_letter
+       window newest_first as (order by received_at desc, dead_letter_id desc
+                               rows between unbounded preceding and current row)) letters
+      where number > $1 or bytes > $2
+      order by received_at desc, dead_letter_id desc limit 1",
 );
 
 const OLDEST: Statement = Statement::new(
@@ -218,14 +226,17 @@ pub async fn remove(
     Ok(done.rows_affected())
 }
 
-/// The newest dead letter that has so many newer ones that it has to go; none while there are fewer.
+/// The newest dead letter that has to go: it has so many newer ones, or takes, with them, more bytes. None while
+/// there are fewer, and smaller ones.
 pub async fn beyond(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     most: i64,
+    bytes: i64,
 ) -> Result<Option<Parked>, Error> {
     sqlx::query_as(schema.sql(&BEYOND))
         .bind(most)
+        .bind(bytes)
         .fetch_optional(db)
         .await
         .map_err(Error::at("look for the dead letters that are too many"))

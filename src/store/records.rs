@@ -1,7 +1,8 @@
 //! Collections of JSON records that clients read and write: what conditions and limits have in common.
 
+use futures_util::{Stream, TryStreamExt};
 use serde_json::Value;
-use sqlx::{PgExecutor, Row};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -41,7 +42,11 @@ pub async fn all(
         .map_err(Error::at("read all records"))
 }
 
-/// A page of what a query means.
+/// A page ends when its records are longer than this together, however many were asked for: clients may
+/// put whatever members into a record. Four thousand ordinary ones are shorter.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// A page of what a query means; at least one record where there is one.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -54,11 +59,22 @@ pub async fn list(
     search.push("select jsonb from ").push(of.table).push(" where ");
     search.condition(of, &query.condition).order(of, &query.sort);
     search.push(" offset ").bind(offset).push(" limit ").bind(limit);
-    sqlx::query_scalar_with(schema.composed(&search.text), search.values)
-        .persistent(false)
-        .fetch_all(db)
-        .await
-        .map_err(Error::at("list records"))
+    let rows = sqlx::query_with(schema.composed(&search.text), search.values);
+    page(rows.persistent(false).fetch(db)).await.map_err(Error::at("list records"))
+}
+
+async fn page(
+    mut rows: impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
+) -> Result<Vec<Value>, sqlx::Error> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        bytes += row.try_get_raw(0)?.as_bytes().map_err(sqlx::Error::Decode)?.len();
+        if bytes > PAGE_BYTES && !page.is_empty() {
+            break;
+        }
+        page.push(row.try_get(0)?);
+    }
+    Ok(page)
 }
 
 /// How many records a condition means.

@@ -88,6 +88,11 @@ async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
         world.limit(group, Measure::ChargedOut, 5.0).await;
         let user = Uuid::new_v4();
         let asked = format!("/automated-patron-blocks/{user}");
+        // Both are bounded, each for itself.
+        let full = async |w: &World, path: &str| match path == asked {
+            true => w.basis(user).await == "too-many",
+            false => w.get(path).await.0 == 503,
+        };
         for path in [&*asked, "/patron-block-limits"] {
             world.wire.freeze();
             let began = Instant::now();
@@ -95,14 +100,12 @@ async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
             let waiting = join_all((0..MANY).map(|_| begin(world, &sent))).await;
             world
                 .until("it is full", async |w: &World| {
-                    timeout(Duration::from_secs(1), w.basis(user)).await == Ok("too-many".into())
+                    timeout(Duration::from_secs(1), full(w, path)).await == Ok(true)
                 })
                 .await;
             drop(waiting);
             // The database says nothing still: what they held comes back all the same.
-            world
-                .until("there is room again", async |w: &World| w.basis(user).await != "too-many")
-                .await;
+            world.until("there is room again", async |w: &World| !full(w, path).await).await;
             assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
             world.wire.mend();
             world
@@ -113,6 +116,28 @@ async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
                 .await;
             assert_eq!(world.get("/patron-block-limits").await.0, 200);
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_their_end_are_bounded_in_bytes() {
+    World::tell(async |world| {
+        let long = "Content-Type: application/json\r\nContent-Length: 1000000\r\n";
+        let most = head("POST", "/patron-block-limits", long) + &"x".repeat(900_000);
+        let sending = join_all((0..60).map(|_| async { hear(begin(world, &most).await).await }));
+        let said = sending.await;
+        let sent_away = said.iter().filter(|said| said.status == 503).count();
+        let waited = said.iter().filter(|said| said.status == 408).count();
+        assert!(sent_away > 0 && waited > 0, "{sent_away} sent away, {waited} waited for");
+        assert_eq!(sent_away + waited, said.len());
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        // What they took is there again.
+        let id = Uuid::new_v4();
+        let limit = serde_json::json!({
+            "id": id, "patronGroupId": id, "conditionId": Measure::ChargedOut.condition_id(), "value": 1,
+        });
+        assert_eq!(world.post("/patron-block-limits", &limit).await.0, 201);
     })
     .await;
 }

@@ -27,6 +27,7 @@ mod memory;
 mod messages;
 mod modules;
 mod operations;
+mod operators;
 mod process;
 mod pubsub;
 mod rebuild_ends;

@@ -13,6 +13,9 @@ use crate::{event::TenantId, okapi::Caller};
 /// A token that nobody could use by then is dropped: the timer brings another one.
 const KEPT: Duration = Duration::from_secs(120);
 
+/// The most tokens at once. Beyond it the oldest is dropped, and the timer brings it again.
+const MOST: usize = 10_000;
+
 /// For which tenant, and for this rebuild alone or for the one that has waited longest.
 pub(super) type Key = (TenantId, Option<Uuid>);
 
@@ -27,7 +30,13 @@ impl Tokens {
     }
 
     pub(super) fn bring(&self, key: Key, caller: Caller) {
-        self.all().insert(key, (caller, Instant::now()));
+        let mut all = self.all();
+        if all.len() >= MOST && !all.contains_key(&key) {
+            let oldest =
+                all.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| key.clone());
+            oldest.map(|oldest| all.remove(&oldest));
+        }
+        all.insert(key, (caller, Instant::now()));
     }
 
     /// What there are tokens for.
@@ -37,5 +46,28 @@ impl Tokens {
 
     pub(super) fn take(&self, key: &Key) -> Option<Caller> {
         self.all().remove(key).map(|(caller, _)| caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_of_callers_fills_the_memory() {
+        let tokens = Tokens::default();
+        let tenant = TenantId::parse("northlib").unwrap();
+        let caller = Caller {
+            okapi_url: String::new(),
+            tenant: tenant.to_string(),
+            token: None,
+            request_id: None,
+        };
+        let last = (tenant.clone(), Some(Uuid::from_u128(0)));
+        for n in (0..=u128::try_from(MOST).unwrap() + 5).rev() {
+            tokens.bring((tenant.clone(), Some(Uuid::from_u128(n))), caller.clone());
+        }
+        assert_eq!(tokens.keys().len(), MOST);
+        assert!(tokens.take(&last).is_some(), "the newest is there");
     }
 }

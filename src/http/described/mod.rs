@@ -2,6 +2,7 @@
 //! through as JSON.
 #![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
 
+mod dead_letters;
 mod iterations;
 mod readiness;
 mod rebuilds;
@@ -17,6 +18,7 @@ use utoipa::{
 };
 use uuid::Uuid;
 
+pub(super) use dead_letters::{DeadLetter, DeadLetters, Discarded, Retried};
 pub(super) use iterations::{Iteration, IterationRequest, Iterations};
 pub(super) use readiness::Readiness;
 pub(super) use rebuilds::{Differences, Part, Rebuild, RebuildRequest, Rebuilds};
@@ -64,6 +66,15 @@ impl IntoResponses for NotFound {
     }
 }
 
+/// No tenant may do it.
+pub(super) struct Forbidden;
+
+impl IntoResponses for Forbidden {
+    fn responses() -> Responses {
+        text(403, "It concerns all tenants, and is done from the command line")
+    }
+}
+
 /// No tenant is named.
 pub(super) struct NoTenant;
 
@@ -102,7 +113,8 @@ pub(super) struct Paging {
     query: Option<String>,
     #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
     offset: Option<i64>,
-    /// 0 asks for the count alone.
+    /// 0 asks for the count alone. A page may have fewer records than there are: of dead letters it has at most
+    /// 1,000, of limits and conditions it ends when it gets longer than 2 MiB. The count tells, and offset goes on.
     #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
     limit: Option<i64>,
     /// Accepted; the count is always exact.
@@ -301,63 +313,6 @@ impl ToSchema for SentNumber {}
 pub(super) struct Limits {
     patron_block_limits: Vec<Limit>,
     total_records: i64,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct DeadLetters {
-    dead_letters: Vec<DeadLetter>,
-    total_records: i64,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct DeadLetter {
-    id: Uuid,
-    reason: String,
-    /// The member or header that it is about.
-    #[schema(nullable = false)]
-    field: Option<String>,
-    /// The rule that it breaks.
-    rule: String,
-    topic: String,
-    partition: i32,
-    offset: i64,
-    #[schema(nullable = false)]
-    record_at: Option<DateTime<Utc>>,
-    received_at: DateTime<Utc>,
-    #[schema(nullable = false)]
-    key: Option<Bytes>,
-    headers: Vec<Header>,
-    payload: Bytes,
-}
-
-/// As text where it is text, else in base64.
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase")]
-enum Bytes {
-    Text(String),
-    Base64(String),
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    name: String,
-    value: String,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Retried {
-    applied: u64,
-    still_parked: u64,
-}
-
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Discarded {
-    discarded: u64,
 }
 
 #[derive(ToSchema)]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 pub(in crate::http) struct Part {
     #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
     offset: Option<i64>,
+    /// More than 1,000 are never given at once.
     #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
     limit: Option<i64>,
 }
