@@ -7,15 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
     batch::{self, Batch, Item, Share, What, Whose},
+    ending::Ended,
     ledger::{Beside, Entry, Ledger},
     outcome::{At, Ends, Hold, Outcome, Tally},
+    share_size::ShareSizes,
     stop_rule::{StopRule, Watch},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, decode},
     figures::figures,
     patron::Said,
-    store::{self, Verdict, incidents::Incident},
+    store::{self, LockWait, Verdict, incidents::Incident},
     telemetry::Chain,
 };
 
@@ -54,10 +55,10 @@ pub struct Stopped;
 
 /// Applies batches.
 pub struct Ingest<L> {
-    ledger: L,
+    pub(super) ledger: L,
     /// A share that takes longer is given up and offered again: its connection may have died without a
     /// word.
-    patience: Duration,
+    pub(super) patience: Duration,
     rule: StopRule,
     /// Whether figures tell tenants apart.
     by_tenant: bool,
@@ -65,6 +66,7 @@ pub struct Ingest<L> {
     watches: Mutex<HashMap<At, Watch>>,
     /// Tenants who could not be written when it was last tried.
     unusable: Mutex<HashSet<TenantId>>,
+    sizes: ShareSizes,
 }
 
 /// How a share ended.
@@ -73,8 +75,9 @@ enum Settled {
     Kept,
     /// Its tenant isn't enabled.
     PassedBy,
-    /// Its tenant's tables can't be written.
-    Unusable,
+    /// Its tenant's tables can't be written, or a single record takes too long. So many records from the first on
+    /// are durable all the same.
+    Unusable(usize),
     /// Its tenant is enabled by now, and what was passed by before comes first.
     Anew,
 }
@@ -108,6 +111,7 @@ impl<L: Ledger> Ingest<L> {
             clock,
             watches: Mutex::default(),
             unusable: Mutex::default(),
+            sizes: ShareSizes::default(),
         }
     }
 
@@ -157,10 +161,12 @@ impl<L: Ledger> Ingest<L> {
                 }
                 Settled::PassedBy => ends.pass_by(&items),
                 Settled::Anew => ends.hold_own(&items, Hold::Anew),
-                Settled::Unusable => {
+                Settled::Unusable(durable) => {
+                    let rest = items.split_off(durable);
+                    self.count(&items);
                     whose.tenant.into_iter().for_each(|id| self.doubt(id));
-                    ends.hold_own(&items, Hold::Unusable);
-                    tally = tally + self.park_of_collections(items, stop).await?;
+                    ends.hold_own(&rest, Hold::Unusable);
+                    tally = tally + self.park_of_collections(rest, stop).await?;
                 }
             }
         }
@@ -183,8 +189,9 @@ impl<L: Ledger> Ingest<L> {
         }
     }
 
-    /// Settles what belongs to one tenant. A share that the database refuses for its content is halved
-    /// until the culprit stands alone, which is parked.
+    /// Settles what belongs to one tenant. Of a share that the database refuses for its content, less is tried
+    /// until the culprit stands alone, which is parked. Of one that takes too long, less is tried as well; where
+    /// even a single record does, the tenant waits and nobody else.
     async fn settle_share(
         &self,
         whose: &Whose,
@@ -193,65 +200,95 @@ impl<L: Ledger> Ingest<L> {
     ) -> Result<(Settled, Tally), Stopped> {
         let tenant = whose.tenant.as_ref();
         let mut tally = Tally::default();
-        let mut pause = FIRST_PAUSE;
-        // Ranges still to be settled, the first on top.
-        let mut todo = Vec::with_capacity(8);
-        todo.push(0..items.len());
-        while let Some(range) = todo.pop() {
-            let applied = timeout(self.patience, self.apply(whose, &items[range.clone()])).await;
-            let error = match applied.unwrap_or(Err(store::Error::Silent)) {
+        let (mut pause, mut size) = (FIRST_PAUSE, self.sizes.begin(tenant));
+        let mut durable = 0;
+        while durable < items.len() {
+            let range = size.next(durable..items.len());
+            let (share, many) = (&items[range.clone()], range.len());
+            let error = match self.settle_some(whose, share, size.wait, stop).await? {
                 Ok(Applied::Durable(done)) => {
                     tally = tally + done;
-                    pause = FIRST_PAUSE;
+                    (pause, durable) = (FIRST_PAUSE, range.end);
+                    size.grow();
                     continue;
                 }
                 Ok(Applied::Anew) => return Ok((Settled::Anew, tally)),
                 Ok(Applied::PassedBy) => {
-                    debug!(
-                        ?tenant,
-                        records = items.len(),
-                        "records of a tenant that isn't enabled"
-                    );
+                    debug!(?tenant, records = many, "records of a tenant that isn't enabled");
                     let is_record = |item: &&Item<'_>| !matches!(item.what, What::Nothing);
                     tally.passed_by += items.iter().filter(is_record).count();
                     return Ok((Settled::PassedBy, tally));
                 }
                 Err(error) => error,
             };
+            let of_server = !matches!(error, store::Error::Silent);
             match error.verdict() {
-                Verdict::Refused if !is_parked(&items[range.clone()]) => {
-                    warn!(?tenant, records = range.len(), error = %Chain(&error),
+                Verdict::Refused if !is_parked(share) => {
+                    warn!(?tenant, records = many, error = %Chain(&error),
                         "the database refuses a share of a batch; looking for the record");
-                    if range.len() == 1 {
-                        items[range.start].what = refused();
-                        todo.push(range);
-                    } else {
-                        let middle = range.start + range.len() / 2;
-                        todo.extend([middle..range.end, range.start..middle]);
+                    match many {
+                        1 => items[durable].what = refused(),
+                        _ => size.halve(many),
                     }
+                    continue;
                 }
                 Verdict::Unusable if tenant.is_some() => {
-                    error!(?tenant, records = items.len(), error = %Chain(&error),
+                    error!(?tenant, records = items.len() - durable, error = %Chain(&error),
                         "a tenant's tables can't be written; its records wait");
-                    return Ok((Settled::Unusable, tally));
+                    return Ok((Settled::Unusable(durable), tally));
                 }
-                _ => {
-                    warn!(?tenant, records = range.len(), error = %Chain(&error),
-                        "batch not stored; it will be offered again");
-                    figures().retries.increment(1);
-                    todo.push(range);
-                    pause = wait(pause, stop).await?;
+                _ if error.is_timeout() && of_server && many == 1 && tenant.is_some() => {
+                    error!(?tenant, records = items.len() - durable, error = %Chain(&error),
+                        "a tenant's tables can't be written in time; its records wait");
+                    size.shrink(many);
+                    self.sizes.end(tenant, size);
+                    return Ok((Settled::Unusable(durable), tally));
                 }
+                _ if error.is_timeout() && many > 1 => {
+                    warn!(?tenant, records = many, error = %Chain(&error),
+                        "a share of a batch takes too long; less of it is tried");
+                    size.shrink(many);
+                }
+                _ => warn!(?tenant, records = many, error = %Chain(&error),
+                    "batch not stored; it will be offered again"),
             }
+            figures().retries.increment(1);
+            pause = wait(pause, stop).await?;
         }
+        self.sizes.end(tenant, size);
         Ok((Settled::Kept, tally))
     }
 
+    /// Settles some of a share: in one transaction, unless it says that all loans were deleted.
+    async fn settle_some(
+        &self,
+        whose: &Whose,
+        items: &[Item<'_>],
+        wait: LockWait,
+        stop: &CancellationToken,
+    ) -> Result<Result<Applied, store::Error>, Stopped> {
+        if let Some(tenant) = whose.tenant.as_ref().filter(|_| whose.kept) {
+            let events = items.iter().filter_map(Item::event).map(|(_, event)| event);
+            match self.end_loans(tenant, events, wait, stop).await {
+                Ok(Ended::All) => {}
+                Ok(Ended::NotEnabled) => return Ok(Ok(Applied::PassedBy)),
+                Ok(Ended::Stopped) => return Err(Stopped),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(store::within(self.patience, self.apply(whose, items, wait)).await)
+    }
+
     /// One transaction: the inbox claim, the merge with its counters, dead letters and positions.
-    async fn apply(&self, whose: &Whose, items: &[Item<'_>]) -> Result<Applied, store::Error> {
+    async fn apply(
+        &self,
+        whose: &Whose,
+        items: &[Item<'_>],
+        wait: LockWait,
+    ) -> Result<Applied, store::Error> {
         let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
         let beside = Beside::of(&events);
-        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref(), beside).await? else {
+        let Some(mut entry) = self.ledger.open(whose.tenant.as_ref(), beside, wait).await? else {
             return Ok(Applied::PassedBy);
         };
         if !whose.kept {
@@ -322,10 +359,13 @@ impl<L: Ledger> Ingest<L> {
         events: &[(&Record, &Event)],
         letter: Option<Uuid>,
     ) -> Result<Option<Tally>, store::Error> {
-        let beside = Beside::of(events);
-        let Some(mut entry) = self.ledger.open(Some(tenant), beside).await? else {
+        let all = events.iter().map(|(_, event)| *event);
+        let (wait, never) = (LockWait::Usual, CancellationToken::new());
+        if !matches!(self.end_loans(tenant, all, wait, &never).await?, Ended::All) {
             return Ok(None);
-        };
+        }
+        let entry = self.ledger.open(Some(tenant), Beside::of(events), wait).await?;
+        let Some(mut entry) = entry else { return Ok(None) };
         let fresh = entry.claim(events).await?;
         let (applied, repeated) = (fresh.len(), events.len() - fresh.len());
         if !fresh.is_empty() {
@@ -376,9 +416,9 @@ impl<L: Ledger> Ingest<L> {
         }
         let mut pause = FIRST_PAUSE;
         loop {
-            let kept = timeout(self.patience, async {
+            let kept = store::within(self.patience, async {
                 // What belongs to no tenant is always enabled.
-                let entry = self.ledger.open(None, Beside::Others).await?;
+                let entry = self.ledger.open(None, Beside::Others, LockWait::Usual).await?;
                 let Some(mut entry) = entry else { return Ok(()) };
                 for incident in &incidents {
                     entry.raise(incident).await?;
@@ -388,7 +428,7 @@ impl<L: Ledger> Ingest<L> {
                 }
                 entry.commit().await
             });
-            match kept.await.unwrap_or(Err(store::Error::Silent)) {
+            match kept.await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     warn!(error = %Chain(&error), "positions not stored; trying again");

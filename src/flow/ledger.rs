@@ -16,11 +16,11 @@ use uuid::Uuid;
 use super::tenants::Tenants;
 use crate::{
     clock::Clock,
-    event::{Event, Fact, Record, TenantId},
+    event::{Event, Fact, Record, TenantId, stamp::Horizon},
     figures::figures,
     patron::Said,
     store::{
-        self, Db, Error, Schema, Tx,
+        self, Db, Error, LockWait, Schema, Tx,
         dead_letters::{self, DeadLetter},
         inbox::{self, Guess},
         incidents::{self, Incident},
@@ -53,11 +53,12 @@ pub trait Ledger: Send + Sync {
     type Entry: Entry;
 
     /// Begins a transaction for a tenant, `None` where it isn't enabled; or for what belongs to no
-    /// tenant.
+    /// tenant. It waits for no lock for longer than `wait`.
     fn open(
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
+        wait: LockWait,
     ) -> impl Future<Output = Result<Option<Self::Entry>, Error>> + Send;
 
     /// A tenant whose tables could not be written can be written again: its incidents are over.
@@ -74,6 +75,16 @@ pub trait Entry: Send {
 
     /// Merges what fresh events say, and moves the counters with it.
     fn merge(&mut self, said: &Said) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// One step of ending all loans that were opened before: about `most` loans of the patrons from `from` on.
+    /// Gives the patron to go on from, `None` after the last. Steps may be repeated. An event that says so is
+    /// merged after the last step.
+    fn end_loans(
+        &mut self,
+        before: Horizon,
+        from: Uuid,
+        most: usize,
+    ) -> impl Future<Output = Result<Option<Uuid>, Error>> + Send;
 
     /// Parks records.
     fn park(
@@ -132,15 +143,16 @@ impl Ledger for Database {
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
+        wait: LockWait,
     ) -> Result<Option<DatabaseEntry>, Error> {
         let (clock, rereading) = (self.clock.clone(), self.rereading.clone());
         let Some(id) = tenant else {
-            let tx = store::begin(&self.db).await?;
+            let tx = store::begin_waiting(&self.db, wait).await?;
             let schema = self.module.clone();
             return Ok(Some(DatabaseEntry { tx, schema, of: None, clock, rereading }));
         };
         let Some(tenant) = self.tenants.find(id).await? else { return Ok(None) };
-        let mut tx = store::begin(&self.db).await?;
+        let mut tx = store::begin_waiting(&self.db, wait).await?;
         // Enabled again it is another tenant: what was read before may have been purged, so where
         // reading begins is to be asked first.
         let since = match beside {
@@ -181,6 +193,15 @@ impl Entry for DatabaseEntry {
 
     async fn merge(&mut self, said: &Said) -> Result<(), Error> {
         merge::hear(&mut self.tx, &self.schema, said).await
+    }
+
+    async fn end_loans(
+        &mut self,
+        before: Horizon,
+        from: Uuid,
+        most: usize,
+    ) -> Result<Option<Uuid>, Error> {
+        merge::end_loans_before(&mut self.tx, &self.schema, before, from, most).await
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {

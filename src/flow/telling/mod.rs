@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -211,8 +211,7 @@ impl Telling {
                 None => Ok(false),
             }
         };
-        let told = timeout(LONGEST, told).await.unwrap_or(Err(store::Error::Silent));
-        let more = told.unwrap_or_else(|error| {
+        let more = store::within(LONGEST, told).await.unwrap_or_else(|error| {
             // The next look finds them again.
             warn!(%tenant, error = %Chain(&error), "patrons not looked at yet");
             false
@@ -229,8 +228,7 @@ impl Telling {
             if stop.is_cancelled() {
                 break;
             }
-            let looked = timeout(LONGEST, self.look_at(tenant)).await;
-            match looked.unwrap_or(Err(store::Error::Silent)) {
+            match store::within(LONGEST, self.look_at(tenant)).await {
                 Ok(waiting) => {
                     if waiting.unsent > 0 || self.is_in_doubt(&tenant.id) {
                         self.to_send.wake(&tenant.id);
@@ -314,8 +312,7 @@ impl Telling {
                 if stop.is_cancelled() {
                     return;
                 }
-                let sent = timeout(LONGEST, self.send_some(&tenant)).await;
-                match sent.unwrap_or(Err(store::Error::Silent.into())) {
+                match store::within(LONGEST, self.send_some(&tenant)).await {
                     Ok(true) => turns.push_back(tenant),
                     Ok(false) => {}
                     Err(error) => {
