@@ -19,6 +19,7 @@ mod process;
 mod pubsub;
 mod rebuilds;
 mod settings;
+mod slow;
 mod storage;
 mod switching;
 mod synchronization;
