@@ -19,7 +19,7 @@ use crate::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
         ingest::Ingest, iteration::Iterations, ledger::Database, rebuild::Rebuilds,
         redrive::Redrive, takeover::Takeover, telling::Telling, tenant_jobs::TenantJobs,
-        tenants::Tenants,
+        tenants::Tenants, user_topics,
     },
     http::{self, Service},
     kafka::{self, Consumer, Sender, UserTopics},
@@ -155,6 +155,14 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let user_topics = Arc::new(UserTopics::default());
     loops.spawn(user_topics.clone().follow(
         consumer.broker(),
+        config.kafka.environment.clone(),
+        config.kafka.metadata_max_age,
+        stop.clone(),
+    ));
+    loops.spawn(user_topics::follow(
+        work.clone(),
+        tenants.clone(),
+        user_topics.clone(),
         config.kafka.environment.clone(),
         config.kafka.metadata_max_age,
         stop.clone(),

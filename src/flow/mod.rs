@@ -24,4 +24,5 @@ pub mod takeover;
 pub mod telling;
 pub mod tenant_jobs;
 pub mod tenants;
+pub mod user_topics;
 pub mod wakes;

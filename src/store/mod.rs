@@ -160,6 +160,18 @@ pub async fn begin_waiting(db: &Db, wait: LockWait) -> Result<Tx, Error> {
     db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
 }
 
+/// Reads in a transaction and lets the locks of what was read go at once: whoever drops or alters a table need not
+/// wait until the transaction ends. Locks that it took before stay.
+pub async fn read_unlocked<T>(
+    tx: &mut Tx,
+    read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut inner = tx.begin().await.map_err(Error::at("begin to read"))?;
+    let found = read(&mut inner).await?;
+    inner.rollback().await.map_err(Error::at("end reading"))?;
+    Ok(found)
+}
+
 /// Does something within a limit; after it the connection counts as dead ([`Error::Silent`]).
 pub async fn within<T, E: From<Error>>(
     limit: Duration,

@@ -20,7 +20,7 @@ use crate::{
         self, Tx,
         outbox::{self, Message},
         patrons::{self, State},
-        telling::{self, Last, Turn},
+        telling::{self, Last, Turn, Way},
         tenants,
     },
 };
@@ -168,8 +168,13 @@ impl Telling {
         let states = patrons::states(&mut **tx, schema, &users, now).await?;
         let policy = Policy::load(tx, schema).await?;
         let mut last: HashMap<Uuid, Last> = telling::last(tx, schema, &users).await?;
-        let by_topic = self.user_topics.tell_of(&tenant.id);
-        let percent = self.config.approaching_percent;
+        // As all instances do, whatever their own settings are. Where that was never set, as this one does.
+        let own = Way {
+            by_topic: self.user_topics.tell_of(&tenant.id),
+            approaching_percent: self.config.approaching_percent,
+        };
+        let Way { by_topic, approaching_percent: percent } =
+            telling::way(&mut **tx, schema).await?.unwrap_or(own);
         let mut changes = Changes::default();
         for (user, cause) in touched {
             let old = last.remove(user).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What others are told of blocks: each that begins, changes or ends, once, whoever or whatever made it so.
 
+mod instances;
 mod settings;
 
 use std::collections::HashMap;
