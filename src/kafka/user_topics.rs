@@ -103,7 +103,11 @@ impl UserTopics {
         let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
         if found.as_ref() != Some(&now) {
             let Found { of, of_collections } = &now;
-            info!(tenants = of.len(), of_collections = of_collections.len(), "topics that tell of users");
+            info!(
+                tenants = of.len(),
+                of_collections = of_collections.len(),
+                "topics that tell of users"
+            );
         }
         *found = Some(now);
     }

@@ -237,14 +237,8 @@ const END_SOME_LOANS: Statement = Statement::new(
      select count(*) from ended",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[
-    &MERGE,
-    &KEEP_NO_LOANS,
-    &END_LOANS,
-    &END_FEES,
-    &LAST_OF_STEP,
-    &END_SOME_LOANS,
-];
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&MERGE, &KEEP_NO_LOANS, &END_LOANS, &END_FEES, &LAST_OF_STEP, &END_SOME_LOANS];
 
 /// One step of ending all loans that were opened before: it takes the patrons from `from` on, in their order,
 /// and about `most` loans. Gives the patron to go on from, `None` after the last.

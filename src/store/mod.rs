@@ -204,7 +204,9 @@ pub async fn read<T>(
     loop {
         let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
         let failed = match within(READ, read(&mut connection)).await {
-            Err(error) if error.is_of_a_dead_connection() || matches!(error, Error::Silent) => error,
+            Err(error) if error.is_of_a_dead_connection() || matches!(error, Error::Silent) => {
+                error
+            }
             done => return done,
         };
         // Not back to the pool, which would wait for it.

@@ -31,12 +31,10 @@ const OWN: Statement = Statement::new(
       where owner is null or owner = $1 or owned_until is null or owned_until < clock_timestamp()",
 );
 
-const DISOWN: Statement = Statement::new(
-    "update {schema}.telling set owner = null, owned_until = null where owner = $1",
-);
+const DISOWN: Statement =
+    Statement::new("update {schema}.telling set owner = null, owned_until = null where owner = $1");
 
-const WAY: Statement =
-    Statement::new("select by_topic, approaching_percent from {schema}.telling");
+const WAY: Statement = Statement::new("select by_topic, approaching_percent from {schema}.telling");
 
 /// Beyond so many it does not matter how many there are.
 const LOOK: Statement = Statement::new(
@@ -103,10 +101,10 @@ const KEEP: Statement = Statement::new(
        blocked = excluded.blocked, approaching = excluded.approaching, look_at = excluded.look_at",
 );
 
-pub(super) const STATEMENTS: &[&Statement] =
-    &[
-        &SET, &SET_WAY, &OWN, &DISOWN, &WAY, &LOOK, &IS_SPREAD, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET, &KEEP,
-    ];
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &SET, &SET_WAY, &OWN, &DISOWN, &WAY, &LOOK, &IS_SPREAD, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET,
+    &KEEP,
+];
 
 /// Has what changes be noted, or not any more. Nobody else may write the tenant's rows meanwhile.
 pub async fn set(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
