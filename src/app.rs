@@ -25,7 +25,7 @@ use crate::{
         answer::Answers, callbacks::Callbacks, gauges::Gauges, housekeeping::Housekeeping,
         ingest::Ingest, iteration::Iterations, ledger::Database, rebuild::Rebuilds,
         redrive::Redrive, takeover::Takeover, telling::Telling, tenant_jobs::TenantJobs,
-        tenants::Tenants,
+        tenants::Tenants, user_topics,
     },
     http::{self, Operators, Room, Service},
     kafka::{self, Consumer, Sender, UserTopics},
@@ -174,6 +174,14 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         config.kafka.metadata_max_age,
         stop.clone(),
     ));
+    loops.spawn(user_topics::follow(
+        work.clone(),
+        tenants.clone(),
+        user_topics.clone(),
+        config.kafka.environment.clone(),
+        config.kafka.metadata_max_age,
+        stop.clone(),
+    ));
     let (callbacks, called_back) = Callbacks::start(ingest.clone());
     let calls = Calls::new(config.okapi.breaker).map_err(StartError::Client)?;
     let users = Users::new(calls.clone(), config.okapi.users_timeout);
@@ -225,8 +233,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
             suspicious: true,
         },
     );
-    let redrive =
-        Redrive::new(operators.clone(), config.kafka.environment.clone(), ingest.clone());
+    let redrive = Redrive::new(operators.clone(), config.kafka.environment.clone(), ingest.clone());
     let redrive = Arc::new(redrive);
     loops.spawn(redrive.clone().follow(tenants.clone(), stop.clone()));
     let service = Arc::new(Service {

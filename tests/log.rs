@@ -86,6 +86,11 @@ impl Log {
         self.topics.lock().expect("no panic").clone()
     }
 
+    /// Where the broker is.
+    pub(crate) fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
     pub(crate) fn environment(&self) -> &str {
         &self.environment
     }

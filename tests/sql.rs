@@ -354,9 +354,16 @@ async fn write<'a>(
 ) -> Result<(), store::Error> {
     for batch in batches {
         let said = Said::by(batch);
-        let mut tx = store::begin(db).await?;
         // As ingest does it.
         let tenant = TenantId::parse("northlib").unwrap();
+        let (mut next, before) = (Some(Uuid::nil()), said.no_loans_before);
+        while let (Some(from), Some(before)) = (next, before) {
+            let mut tx = store::begin(db).await?;
+            tenants::enter_alone(&mut tx, &tenant).await?;
+            next = merge::end_loans_before(&mut tx, schema, before, from, 2).await?;
+            store::commit(tx).await?;
+        }
+        let mut tx = store::begin(db).await?;
         match said.no_loans_before {
             Some(_) => tenants::enter_alone(&mut tx, &tenant).await?,
             None => drop(tenants::enter(&mut tx, &tenant).await?),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -333,9 +333,9 @@ impl Housekeeping {
         while from < end {
             let blocks = Blocks { from, to: from + STEP };
             let began = Instant::now();
-            let step = timeout(STEP_MOST, self.step(owner, &doomed, blocks));
+            let step = store::within(STEP_MOST, self.step(owner, &doomed, blocks));
             let done = stop.run_until_cancelled(step).await.ok_or(Unfinished::Stopped)?;
-            let (went, left) = done.unwrap_or(Err(store::Error::Silent.into()))?;
+            let (went, left) = done?;
             *gone += went;
             oldest = left.into_iter().chain(oldest).min();
             from = blocks.to;

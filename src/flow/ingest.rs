@@ -8,15 +8,16 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
     batch::{self, Batch, Item, Read, Share, What, Whose},
+    ending::Ended,
     ledger::{Beside, Entry, Ledger, Opening},
     outcome::{At, Ends, Hold, Outcome, Tally},
+    share_size::ShareSizes,
     stop_rule::{StopRule, Watch},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     event::{Event, Reading, Reason, Record, Reject, TenantId, Topic, callback::Call, decode},
     figures::figures,
     patron::Said,
-    store::{self, Verdict},
+    store::{self, LockWait, Verdict},
     telemetry::Chain,
 };
 
@@ -86,6 +87,7 @@ pub struct Ingest<L> {
     watches: Mutex<HashMap<At, Watch>>,
     /// Tenants who could not be written when it was last tried.
     unusable: Mutex<HashSet<TenantId>>,
+    sizes: ShareSizes,
 }
 
 /// How a share ended.
@@ -94,8 +96,9 @@ enum Settled {
     Kept,
     /// Its tenant isn't enabled.
     PassedBy,
-    /// Its tenant's tables can't be written.
-    Unusable,
+    /// Its tenant's tables can't be written, or a single record takes too long. So many records from the first on
+    /// are durable all the same.
+    Unusable(usize),
     /// Its tenant's schema is being migrated.
     Migrating,
     /// Its tenant was enabled again: its own topics are begun anew, and what else there is may be settled.
@@ -134,6 +137,7 @@ impl<L: Ledger> Ingest<L> {
             clock,
             watches: Mutex::default(),
             unusable: Mutex::default(),
+            sizes: ShareSizes::default(),
         }
     }
 
@@ -194,11 +198,13 @@ impl<L: Ledger> Ingest<L> {
                     items.retain(Item::is_of_a_collection);
                     todo.push_front((whose, items));
                 }
-                Settled::Unusable => {
-                    ends.hold_own(&items, Hold::Unusable);
-                    items.retain(Item::is_of_a_collection);
+                Settled::Unusable(durable) => {
+                    let mut rest = items.split_off(durable);
+                    self.count(&items);
+                    ends.hold_own(&rest, Hold::Unusable);
+                    rest.retain(Item::is_of_a_collection);
                     if let Some(id) = whose.tenant {
-                        tally = tally + self.park_waiting(&id, &items, &mut ends, stop).await?;
+                        tally = tally + self.park_waiting(&id, &rest, &mut ends, stop).await?;
                         self.doubt(id);
                     }
                 }
@@ -249,8 +255,9 @@ impl<L: Ledger> Ingest<L> {
         }
     }
 
-    /// Settles what belongs to one tenant. A share that the database refuses for its content is halved
-    /// until the culprit stands alone, which is parked.
+    /// Settles what belongs to one tenant. Of a share that the database refuses for its content, less is tried
+    /// until the culprit stands alone, which is parked. Of one that takes too long, less is tried as well; where
+    /// even a single record does, the tenant waits and nobody else.
     async fn settle_share(
         &self,
         whose: &Whose,
@@ -259,26 +266,22 @@ impl<L: Ledger> Ingest<L> {
     ) -> Result<(Settled, Tally), Stopped> {
         let tenant = whose.tenant.as_ref();
         let mut tally = Tally::default();
-        let mut pause = FIRST_PAUSE;
-        // Ranges still to be settled, the first on top.
-        let mut todo = Vec::with_capacity(8);
-        todo.push(0..items.len());
-        while let Some(range) = todo.pop() {
-            let applied = timeout(self.patience, self.apply(whose, &items[range.clone()])).await;
-            let error = match applied.unwrap_or(Err(store::Error::Silent)) {
+        let (mut pause, mut size) = (FIRST_PAUSE, self.sizes.begin(tenant));
+        let mut durable = 0;
+        while durable < items.len() {
+            let range = size.next(durable..items.len());
+            let (share, many) = (&items[range.clone()], range.len());
+            let error = match self.settle_some(whose, share, size.wait, stop).await? {
                 Ok(Applied::Durable(done)) => {
                     tally = tally + done;
-                    pause = FIRST_PAUSE;
+                    (pause, durable) = (FIRST_PAUSE, range.end);
+                    size.grow();
                     continue;
                 }
                 Ok(Applied::Anew) => return Ok((Settled::Anew, tally)),
                 Ok(Applied::Renewed) => return Ok((Settled::Renewed, tally)),
                 Ok(Applied::PassedBy) => {
-                    debug!(
-                        ?tenant,
-                        records = items.len(),
-                        "records of a tenant that isn't enabled"
-                    );
+                    debug!(?tenant, records = many, "records of a tenant that isn't enabled");
                     let is_record = |item: &&Item<'_>| !matches!(item.what, What::Nothing);
                     tally.passed_by += items.iter().filter(is_record).count();
                     return Ok((Settled::PassedBy, tally));
@@ -286,43 +289,77 @@ impl<L: Ledger> Ingest<L> {
                 Err(error) => error,
             };
             if error.awaits_migration() {
-                debug!(?tenant, records = items.len(), error = %Chain(&error), "records wait");
+                debug!(?tenant, records = many, error = %Chain(&error), "records wait");
                 return Ok((Settled::Migrating, tally));
             }
+            let of_server = !matches!(error, store::Error::Silent);
             match error.verdict() {
-                Verdict::Refused if !is_parked(&items[range.clone()]) => {
-                    warn!(?tenant, records = range.len(), error = %Chain(&error),
+                Verdict::Refused if !is_parked(share) => {
+                    warn!(?tenant, records = many, error = %Chain(&error),
                         "the database refuses a share of a batch; looking for the record");
-                    if range.len() == 1 {
-                        items[range.start].what = refused();
-                        todo.push(range);
-                    } else {
-                        let middle = range.start + range.len() / 2;
-                        todo.extend([middle..range.end, range.start..middle]);
+                    match many {
+                        1 => items[durable].what = refused(),
+                        _ => size.halve(many),
                     }
+                    continue;
                 }
                 Verdict::Unusable if tenant.is_some() => {
-                    error!(?tenant, records = items.len(), error = %Chain(&error),
+                    error!(?tenant, records = items.len() - durable, error = %Chain(&error),
                         "a tenant's tables can't be written; its records wait");
-                    return Ok((Settled::Unusable, tally));
+                    return Ok((Settled::Unusable(durable), tally));
                 }
-                _ => {
-                    warn!(?tenant, records = range.len(), error = %Chain(&error),
-                        "batch not stored; it will be offered again");
-                    figures().retries.increment(1);
-                    todo.push(range);
-                    pause = wait(pause, stop).await?;
+                _ if error.is_timeout() && of_server && many == 1 && tenant.is_some() => {
+                    error!(?tenant, records = items.len() - durable, error = %Chain(&error),
+                        "a tenant's tables can't be written in time; its records wait");
+                    size.shrink(many);
+                    self.sizes.end(tenant, size);
+                    return Ok((Settled::Unusable(durable), tally));
                 }
+                _ if error.is_timeout() && many > 1 => {
+                    warn!(?tenant, records = many, error = %Chain(&error),
+                        "a share of a batch takes too long; less of it is tried");
+                    size.shrink(many);
+                }
+                _ => warn!(?tenant, records = many, error = %Chain(&error),
+                    "batch not stored; it will be offered again"),
             }
+            figures().retries.increment(1);
+            pause = wait(pause, stop).await?;
         }
+        self.sizes.end(tenant, size);
         Ok((Settled::Kept, tally))
     }
 
+    /// Settles some of a share: in one transaction, unless it says that all loans were deleted.
+    async fn settle_some(
+        &self,
+        whose: &Whose,
+        items: &[Item<'_>],
+        wait: LockWait,
+        stop: &CancellationToken,
+    ) -> Result<Result<Applied, store::Error>, Stopped> {
+        if let Some(tenant) = whose.tenant.as_ref().filter(|_| whose.kept) {
+            let events = items.iter().filter_map(Item::event).map(|(_, event)| event);
+            match self.end_loans(tenant, events, wait, stop).await {
+                Ok(Ended::All) => {}
+                Ok(Ended::NotEnabled) => return Ok(Ok(Applied::PassedBy)),
+                Ok(Ended::Stopped) => return Err(Stopped),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(store::within(self.patience, self.apply(whose, items, wait)).await)
+    }
+
     /// One transaction: the inbox claim, the merge with its counters, dead letters and positions.
-    async fn apply(&self, whose: &Whose, items: &[Item<'_>]) -> Result<Applied, store::Error> {
+    async fn apply(
+        &self,
+        whose: &Whose,
+        items: &[Item<'_>],
+        wait: LockWait,
+    ) -> Result<Applied, store::Error> {
         let events: Vec<(&Record, &Event)> = items.iter().filter_map(Item::event).collect();
         let beside = Beside::of(&events);
-        let mut entry = match self.ledger.open(whose.tenant.as_ref(), beside).await? {
+        let mut entry = match self.ledger.open(whose.tenant.as_ref(), beside, wait).await? {
             Opening::NotEnabled => return Ok(Applied::PassedBy),
             Opening::Renewed(_) if !items.iter().all(Item::is_of_a_collection) => {
                 return Ok(Applied::Renewed);
@@ -364,9 +401,14 @@ impl<L: Ledger> Ingest<L> {
         };
         let letter = decode::place_key(record, cluster);
         let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();
-        let beside = Beside::of(&events);
-        let Some(entry) = self.ledger.open(Some(&tenant), beside).await? else {
+        let all = events.iter().map(|(_, event)| *event);
+        let (wait, never) = (LockWait::Usual, CancellationToken::new());
+        if !matches!(self.end_loans(&tenant, all, wait, &never).await?, Ended::All) {
             return Ok(Retried::NotEnabled(tenant));
+        }
+        let entry = match self.ledger.open(Some(&tenant), Beside::of(&events), wait).await? {
+            Opening::NotEnabled => return Ok(Retried::NotEnabled(tenant)),
+            Opening::Open(entry) | Opening::Renewed(entry) => entry,
         };
         Self::absorb(entry, &events, Some(letter)).await?;
         Ok(Retried::Applied)
@@ -382,8 +424,10 @@ impl<L: Ledger> Ingest<L> {
     ) -> Result<Option<Tally>, store::Error> {
         let began = Instant::now();
         // No call is about all loans of a tenant.
-        let Some(mut entry) = self.ledger.open(Some(tenant), Beside::Others).await? else {
-            return Ok(None);
+        let (beside, wait) = (Beside::Others, LockWait::Usual);
+        let mut entry = match self.ledger.open(Some(tenant), beside, wait).await? {
+            Opening::NotEnabled => return Ok(None),
+            Opening::Open(entry) | Opening::Renewed(entry) => entry,
         };
         let asked = Instant::now();
         let now = entry.now().await?;

@@ -151,8 +151,8 @@ impl Iterations {
                 break;
             };
             let holder = Uuid::new_v4();
-            let taken = timeout(HELD, iterations::take(&self.work, holder, HELD)).await;
-            match taken.unwrap_or(Err(store::Error::Silent)) {
+            let taken = store::within(HELD, iterations::take(&self.work, holder, HELD));
+            match taken.await {
                 Ok(Some(iteration)) => {
                     let (iterations, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
@@ -208,8 +208,8 @@ impl Iterations {
     async fn keep(&self, id: Uuid, holder: Uuid) {
         loop {
             sleep(WORD).await;
-            let held = timeout(HELD, iterations::hold(&self.work, id, holder, HELD)).await;
-            match held.unwrap_or(Err(store::Error::Silent)) {
+            let held = store::within(HELD, iterations::hold(&self.work, id, holder, HELD));
+            match held.await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -251,7 +251,7 @@ impl Iterations {
             let began = Instant::now();
             let after = reached.last_user;
             let page = self.page((iteration, holder), &tenant, changed.as_deref(), after);
-            let page = timeout(LONGEST, page).await.unwrap_or(Err(store::Error::Silent.into()))?;
+            let page = store::within(LONGEST, page).await?;
             if page.is_empty() {
                 return Ok(End::Done);
             }

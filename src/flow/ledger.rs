@@ -17,11 +17,11 @@ use uuid::Uuid;
 use super::{parked::Parked, tenants::Tenants};
 use crate::{
     clock::Clock,
-    event::{Event, Fact, Record, TenantId},
+    event::{Event, Fact, Record, TenantId, stamp::Horizon},
     figures::figures,
     patron::Said,
     store::{
-        self, Db, Error, Schema, Tx,
+        self, Db, Error, LockWait, Schema, Tx,
         dead_letters::{self, DeadLetter},
         inbox::{self, Guess},
         incidents::{self, Incident},
@@ -71,11 +71,13 @@ pub trait Ledger: Send + Sync {
     /// A transaction on what belongs to one tenant, or to none.
     type Entry: Entry;
 
-    /// Begins a transaction for a tenant, or for what belongs to no tenant.
+    /// Begins a transaction for a tenant, or for what belongs to no tenant. It waits for no lock for longer than
+    /// `wait`.
     fn open(
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
+        wait: LockWait,
     ) -> impl Future<Output = Result<Opening<Self::Entry>, Error>> + Send;
 
     /// Whether a tenant is enabled.
@@ -98,6 +100,16 @@ pub trait Entry: Send {
 
     /// Merges what fresh events say, and moves the counters with it.
     fn merge(&mut self, said: &Said) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// One step of ending all loans that were opened before: about `most` loans of the patrons from `from` on.
+    /// Gives the patron to go on from, `None` after the last. Steps may be repeated. An event that says so is
+    /// merged after the last step.
+    fn end_loans(
+        &mut self,
+        before: Horizon,
+        from: Uuid,
+        most: usize,
+    ) -> impl Future<Output = Result<Option<Uuid>, Error>> + Send;
 
     /// Parks records.
     fn park(
@@ -165,17 +177,18 @@ impl Ledger for Database {
         &self,
         tenant: Option<&TenantId>,
         beside: Beside,
+        wait: LockWait,
     ) -> Result<Opening<DatabaseEntry>, Error> {
         let rereading = self.rereading.clone();
         let parked = self.tenants.parked.clone();
         let Some(id) = tenant else {
-            let tx = store::begin(&self.db).await?;
+            let tx = store::begin_waiting(&self.db, wait).await?;
             let schema = self.module.clone();
             return Ok(Opening::Open(DatabaseEntry { tx, schema, of: None, parked, rereading }));
         };
         for lookup in 0..LOOKUPS {
             let Some(tenant) = self.tenants.find(id).await? else { return Ok(Opening::NotEnabled) };
-            let mut tx = store::begin(&self.db).await?;
+            let mut tx = store::begin_waiting(&self.db, wait).await?;
             let since = match beside {
                 Beside::Others => tenants::enter(&mut tx, id).await?,
                 Beside::Nobody => {
@@ -236,6 +249,15 @@ impl Entry for DatabaseEntry {
 
     async fn merge(&mut self, said: &Said) -> Result<(), Error> {
         merge::hear(&mut self.tx, &self.schema, said).await
+    }
+
+    async fn end_loans(
+        &mut self,
+        before: Horizon,
+        from: Uuid,
+        most: usize,
+    ) -> Result<Option<Uuid>, Error> {
+        merge::end_loans_before(&mut self.tx, &self.schema, before, from, most).await
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {

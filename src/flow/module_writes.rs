@@ -1,7 +1,6 @@
 //! What ingest writes into the module's schema: positions of tenant collections, incidents, and records that
 //! wait for a tenant.
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -14,7 +13,7 @@ use super::{
 use crate::{
     event::{Reason, Reject, TenantId},
     figures::figures,
-    store::{self, dead_letters::DeadLetter, incidents::Incident, positions::Positions},
+    store::{self, LockWait, dead_letters::DeadLetter, incidents::Incident, positions::Positions},
     telemetry::Chain,
 };
 
@@ -83,8 +82,7 @@ impl<L: Ledger> Ingest<L> {
     async fn persist(&self, rest: &Rest<'_>, stop: &CancellationToken) -> Result<bool, Stopped> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let done = timeout(self.patience, self.persist_once(rest)).await;
-            match done.unwrap_or(Err(store::Error::Silent)) {
+            match store::within(self.patience, self.persist_once(rest)).await {
                 Ok(done) => return Ok(done),
                 Err(error) => {
                     warn!(error = %Chain(&error), "positions or incidents not stored; trying again");
@@ -95,7 +93,7 @@ impl<L: Ledger> Ingest<L> {
     }
 
     async fn persist_once(&self, rest: &Rest<'_>) -> Result<bool, store::Error> {
-        let mut entry = match self.ledger.open(None, Beside::Others).await? {
+        let mut entry = match self.ledger.open(None, Beside::Others, LockWait::Usual).await? {
             Opening::Open(entry) | Opening::Renewed(entry) => entry,
             // What belongs to no tenant is always enabled.
             Opening::NotEnabled => return Ok(true),

@@ -2,7 +2,7 @@
 //! it is asked for again in the background (docs/decisions/0017).
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -14,28 +14,36 @@ use tracing::{debug, info};
 use super::Broker;
 use crate::event::{Environment, Kind, TenantId};
 
-/// What the last look at the log's topics has found; nothing before the first one.
+/// What is known of topics that tell of users.
 #[derive(Debug, Default)]
-pub struct UserTopics(RwLock<Option<Found>>);
+pub struct UserTopics {
+    /// What the last look at the log's topics has found; nothing before the first one.
+    found: RwLock<Option<Found>>,
+    /// The topic in which the newest record of a tenant's users stood, of each tenant of which that was looked up;
+    /// none where there never was a record.
+    newest: RwLock<HashMap<TenantId, Option<String>>>,
+}
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     /// Tenants with a topic of their own.
     of: HashSet<TenantId>,
-    /// Whether there is one of a tenant collection: any tenant's records may stand in it.
-    of_collections: bool,
+    /// Topics of tenant collections: any tenant's records may stand in them.
+    of_collections: HashSet<String>,
 }
 
 impl Found {
     fn among<'a>(names: impl IntoIterator<Item = &'a str>, environment: &Environment) -> Self {
         let mut found = Self::default();
-        let topics = names.into_iter().filter_map(|name| environment.parse(name));
-        for topic in topics.filter(|topic| topic.kind == Kind::StoredUser) {
+        let topics = names.into_iter().filter_map(|name| Some((name, environment.parse(name)?)));
+        for (name, topic) in topics.filter(|(_, topic)| topic.kind == Kind::StoredUser) {
             match topic.tenant {
                 Some(tenant) => {
                     found.of.insert(tenant);
                 }
-                None => found.of_collections = true,
+                None => {
+                    found.of_collections.insert(name.to_owned());
+                }
             }
         }
         found
@@ -44,15 +52,29 @@ impl Found {
 
 impl UserTopics {
     /// Whether this tenant's users have a topic that is read. It is believed until a look has found none: an
-    /// instance that starts while no broker answers must make nobody wait.
+    /// instance that starts while no broker answers must make nobody wait. A topic of a tenant collection counts for
+    /// a tenant whose newest record stands in it; of one whose own topic is gone, records of others say nothing.
     pub fn tell_of(&self, tenant: &TenantId) -> bool {
-        let found = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        found.as_ref().is_none_or(|found| found.of_collections || found.of.contains(tenant))
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(Found { of, of_collections }) = &*found else { return true };
+        if of.contains(tenant) {
+            return true;
+        }
+        let newest = self.newest.read().unwrap_or_else(PoisonError::into_inner);
+        match newest.get(tenant) {
+            Some(topic) => topic.as_ref().is_some_and(|topic| of_collections.contains(topic)),
+            None => !of_collections.is_empty(),
+        }
+    }
+
+    /// Keeps in which topic the newest record of each tenant's users stood; others are not known any more.
+    pub fn learn(&self, newest: HashMap<TenantId, Option<String>>) {
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 
     /// Whether it was looked at all.
     pub fn is_known(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.found.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Looks every so often, until `stop`. While no broker answers, what was found last is so still.
@@ -77,10 +99,14 @@ impl UserTopics {
     }
 
     fn keep(&self, now: Found) {
-        let mut found = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
         if found.as_ref() != Some(&now) {
             let Found { of, of_collections } = &now;
-            info!(tenants = of.len(), of_collections, "topics that tell of users");
+            info!(
+                tenants = of.len(),
+                of_collections = of_collections.len(),
+                "topics that tell of users"
+            );
         }
         *found = Some(now);
     }
@@ -106,6 +132,25 @@ mod tests {
         assert!(topics.tell_of(&tenant("northlib")));
         topics.keep(Found::default());
         assert!(!topics.tell_of(&tenant("northlib")));
+    }
+
+    /// Where nobody has looked it up, any topic of a collection may tell of a tenant.
+    #[test]
+    fn others_records_in_a_collection_say_nothing_of_a_tenant() {
+        let topics = looked(&["prod1.ALL.users.users", "prod1.southlib.users.users"]);
+        let (north, shared) = (tenant("northlib"), Some("prod1.ALL.users.users".to_owned()));
+        for (newest, tells) in [
+            (Some("prod1.northlib.users.users".to_owned()), false),
+            (None, false),
+            (Some("prod1.EAST.users.users".to_owned()), false),
+            (shared, true),
+        ] {
+            topics.learn(HashMap::from([(north.clone(), newest)]));
+            assert_eq!(topics.tell_of(&north), tells);
+        }
+        assert!(topics.tell_of(&tenant("southlib")));
+        topics.learn(HashMap::new());
+        assert!(topics.tell_of(&north));
     }
 
     #[test]

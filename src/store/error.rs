@@ -178,6 +178,19 @@ impl Error {
         }
     }
 
+    /// Whether the work took too long, or waited too long for a lock: less of it at once may do, or the same
+    /// later. The server says so, or says nothing within the deadline.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Driver { source: sqlx::Error::Database(error), .. } => {
+                // 57014: canceled by `statement_timeout`. 55P03: `lock_timeout`.
+                matches!(error.code().as_deref(), Some("57014" | "55P03"))
+            }
+            Self::Silent => true,
+            _ => false,
+        }
+    }
+
     /// Whether a unique constraint was broken, for writers who answer for one.
     pub fn is_duplicate(&self) -> bool {
         self.kind() == Some(ErrorKind::UniqueViolation)

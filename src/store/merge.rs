@@ -199,13 +199,78 @@ const END_FEES: Statement = Statement::new(
        from delta d where p.user_id = d.user_id",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&MERGE, &KEEP_NO_LOANS, &END_LOANS, &END_FEES];
+/// The patron of the last of so many open loans, from a patron on; an index alone answers it.
+const LAST_OF_STEP: Statement = Statement::new(
+    "select user_id from {schema}.loan where is_open and user_id >= $1
+      order by user_id offset $2 - 1 limit 1",
+);
 
-/// Ends all loans that were opened before: those that are there, and those of which only old events are
-/// still to come. Nobody else may write the tenant's loans meanwhile.
-async fn end_loans_before(tx: &mut Tx, schema: &Schema, horizon: Horizon) -> Result<(), Error> {
+/// As [`END_LOANS`], of some patrons, and so many loans at most. Tells how many.
+const END_SOME_LOANS: Statement = Statement::new(
+    "with ended as (
+       update {schema}.loan set horizon = $1
+        where loan_id in (
+          select loan_id from {schema}.loan
+           where is_open and user_id between $2 and $3
+             and greatest(check_out_stamp, snapshot_stamp) < $1
+           limit $4)
+       returning user_id, lost, claimed_returned, recall
+     ), delta as (
+       select user_id, count(*) as loans,
+              count(*) filter (where lost and not claimed_returned) as lost,
+              count(*) filter (where claimed_returned) as claimed,
+              count(*) filter (where recall and not claimed_returned) as recalled
+         from ended group by user_id
+     ), counted as (
+       update {schema}.patron_counter p set
+         version = p.version + 1,
+         open_loans = p.open_loans - d.loans,
+         lost_loans = p.lost_loans - d.lost,
+         claimed_returned_loans = p.claimed_returned_loans - d.claimed,
+         recalled_loans = p.recalled_loans - d.recalled
+         from delta d where p.user_id = d.user_id
+     )
+     select count(*) from ended",
+);
+
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&MERGE, &KEEP_NO_LOANS, &END_LOANS, &END_FEES, &LAST_OF_STEP, &END_SOME_LOANS];
+
+/// One step of ending all loans that were opened before: it takes the patrons from `from` on, in their order,
+/// and about `most` loans. Gives the patron to go on from, `None` after the last.
+///
+/// The first step notes for all time that there are no such loans, so whoever makes or writes a row afterwards
+/// ends its loan as well. Steps may be repeated, and others may write between them; nobody else may write the
+/// tenant's loans during one.
+pub async fn end_loans_before(
+    tx: &mut Tx,
+    schema: &Schema,
+    horizon: Horizon,
+    from: Uuid,
+    most: usize,
+) -> Result<Option<Uuid>, Error> {
     keep_no_loans(tx, schema, horizon).await?;
-    end_loans(tx, schema, Scope::Tenant, horizon).await
+    let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
+    let failed = || Error::at("end some loans");
+    let last: Option<Uuid> = sqlx::query_scalar(schema.sql(&LAST_OF_STEP))
+        .bind(from)
+        .bind(most)
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(failed())?;
+    let ended: i64 = sqlx::query_scalar(schema.sql(&END_SOME_LOANS))
+        .bind(horizon.as_bytes())
+        .bind(from)
+        .bind(last.unwrap_or(Uuid::max()))
+        .bind(most)
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(failed())?;
+    if ended >= most {
+        // There may be more of these patrons: the same step again finds them.
+        return Ok(Some(from));
+    }
+    Ok(last.and_then(|last| last.as_u128().checked_add(1)).map(Uuid::from_u128))
 }
 
 /// Notes that loans that were opened before are no more.
@@ -240,12 +305,13 @@ pub(super) async fn end_fees(
     ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("end fees/fines"))
 }
 
-/// Merges all that a batch says.
+/// Merges all that a batch says. Where it says that there are no loans before an instant, those that are there
+/// were ended before, in steps ([`end_loans_before`]).
 pub async fn hear(tx: &mut Tx, schema: &Schema, said: &Said) -> Result<(), Error> {
     let Said { loans, fees, groups, no_loans_before } = said;
     // First, so that it holds for the rows that are made now.
     if let Some(horizon) = no_loans_before {
-        end_loans_before(tx, schema, *horizon).await?;
+        keep_no_loans(tx, schema, *horizon).await?;
     }
     if !loans.is_empty() || !fees.is_empty() {
         merge(tx, schema, loans, fees).await?;

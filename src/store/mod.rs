@@ -36,7 +36,10 @@ pub mod tenants;
 pub use error::{Error, Verdict};
 pub use schema::{Composed, Schema, Statement};
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -140,6 +143,45 @@ pub async fn begin(db: &Db) -> Result<Tx, Error> {
     db.begin().await.map_err(Error::at("begin a transaction"))
 }
 
+/// How long a transaction waits for a lock before its statement fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockWait {
+    /// As long as orderly work on the same rows takes.
+    Usual,
+    /// Hardly at all: a moment ago the lock could not be had.
+    Brief,
+}
+
+/// Begins a transaction that waits for no lock for longer than that. The limit is part of the statement that
+/// begins it, so it costs no round trip.
+pub async fn begin_waiting(db: &Db, wait: LockWait) -> Result<Tx, Error> {
+    let begin = match wait {
+        LockWait::Usual => "begin; set local lock_timeout = '10s'",
+        LockWait::Brief => "begin; set local lock_timeout = '500ms'",
+    };
+    db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
+}
+
+/// Reads in a transaction and lets the locks of what was read go at once: whoever drops or alters a table need not
+/// wait until the transaction ends. Locks that it took before stay.
+pub async fn read_unlocked<T>(
+    tx: &mut Tx,
+    read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut inner = tx.begin().await.map_err(Error::at("begin to read"))?;
+    let found = read(&mut inner).await?;
+    inner.rollback().await.map_err(Error::at("end reading"))?;
+    Ok(found)
+}
+
+/// Does something within a limit; after it the connection counts as dead ([`Error::Silent`]).
+pub async fn within<T, E: From<Error>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Silent.into()))
+}
+
 /// Commits: from here on what the transaction did is durable.
 pub async fn commit(tx: Tx) -> Result<(), Error> {
     tx.commit().await.map_err(Error::at("commit a transaction"))
@@ -170,10 +212,11 @@ pub async fn read<T>(
     let started = Instant::now();
     loop {
         let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
-        let failed = match timeout(READ, read(&mut connection)).await {
-            Ok(Err(error)) if error.is_of_a_dead_connection() => error,
-            Ok(done) => return done,
-            Err(_) => Error::Silent,
+        let failed = match within(READ, read(&mut connection)).await {
+            Err(error) if error.is_of_a_dead_connection() || matches!(error, Error::Silent) => {
+                error
+            }
+            done => return done,
         };
         // Not back to the pool, which would wait for it.
         drop(connection.detach());

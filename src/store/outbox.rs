@@ -101,8 +101,12 @@ pub async fn add(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(
 }
 
 /// The next messages to be sent, in order.
-pub async fn unsent(tx: &mut Tx, schema: &Schema, most: i64) -> Result<Vec<Message>, Error> {
-    let found = sqlx::query_as(schema.sql(&UNSENT)).bind(most).fetch_all(&mut **tx).await;
+pub async fn unsent(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    most: i64,
+) -> Result<Vec<Message>, Error> {
+    let found = sqlx::query_as(schema.sql(&UNSENT)).bind(most).fetch_all(db).await;
     found.map_err(Error::at("read messages"))
 }
 

@@ -23,6 +23,19 @@ const SET_WAY: Statement = Statement::new(
      select null, $3 from old where (old.by_topic, old.approaching_percent) is distinct from ($1, $2)",
 );
 
+/// The lease goes by the database's clock. A condition that no row meets leaves it with its owner.
+const OWN: Statement = Statement::new(
+    "update {schema}.telling
+        set owner = $1, owned_until = case when $1 is null then null
+                                           else clock_timestamp() + interval '60 seconds' end
+      where owner is null or owner = $1 or owned_until is null or owned_until < clock_timestamp()",
+);
+
+const DISOWN: Statement =
+    Statement::new("update {schema}.telling set owner = null, owned_until = null where owner = $1");
+
+const WAY: Statement = Statement::new("select by_topic, approaching_percent from {schema}.telling");
+
 /// Beyond so many it does not matter how many there are.
 const LOOK: Statement = Statement::new(
     "select (select count(*) from (select from {schema}.touched_patron limit 10000) t) as touched,
@@ -35,7 +48,8 @@ const LOOK: Statement = Statement::new(
               as oldest_unsent,
             exists (select from pg_trigger where tgrelid = '{schema}.patron_counter'::regclass
                        and tgname = 'note_inserted') as is_on,
-            t.by_topic, t.approaching_percent
+            t.by_topic, t.approaching_percent, t.owner, coalesce(t.owned_until > now(), false) as is_owned,
+            coalesce(t.owned_until < now() + interval '30 seconds', true) as to_renew
        from {schema}.telling t",
 );
 
@@ -87,8 +101,10 @@ const KEEP: Statement = Statement::new(
        blocked = excluded.blocked, approaching = excluded.approaching, look_at = excluded.look_at",
 );
 
-pub(super) const STATEMENTS: &[&Statement] =
-    &[&SET, &SET_WAY, &LOOK, &IS_SPREAD, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET, &KEEP];
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &SET, &SET_WAY, &OWN, &DISOWN, &WAY, &LOOK, &IS_SPREAD, &SPREAD, &TAKE, &DUE, &TOLD, &FORGET,
+    &KEEP,
+];
 
 /// Has what changes be noted, or not any more. Nobody else may write the tenant's rows meanwhile.
 pub async fn set(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
@@ -105,12 +121,41 @@ pub struct Way {
     pub approaching_percent: u8,
 }
 
+impl Way {
+    fn stored(by_topic: Option<bool>, approaching_percent: Option<i16>) -> Option<Self> {
+        let approaching_percent = u8::try_from(approaching_percent?).ok()?;
+        Some(Self { by_topic: by_topic?, approaching_percent })
+    }
+}
+
 /// Has patrons be looked at in this way. Where that is another than before, all are, and this is the cause.
 pub async fn set_way(tx: &mut Tx, schema: &Schema, way: Way, cause: Cause) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_WAY)).bind(way.by_topic);
     let set = set.bind(i16::from(way.approaching_percent)).bind(cause.name());
     let set = set.execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
+}
+
+/// Takes or renews the lease of the way in which a tenant's patrons are looked at, or with `None` has nobody hold
+/// it. `false` where it is another instance's.
+pub async fn own(tx: &mut Tx, schema: &Schema, owner: Option<Uuid>) -> Result<bool, Error> {
+    let owned = sqlx::query(schema.sql(&OWN)).bind(owner).execute(&mut **tx).await;
+    Ok(owned.map_err(Error::at("own how patrons are looked at"))?.rows_affected() > 0)
+}
+
+/// Gives the lease back.
+pub async fn disown(db: impl PgExecutor<'_>, schema: &Schema, owner: Uuid) -> Result<(), Error> {
+    let disowned = sqlx::query(schema.sql(&DISOWN)).bind(owner).execute(db).await;
+    disowned.map(|_| ()).map_err(Error::at("disown how patrons are looked at"))
+}
+
+/// In which way patrons are looked at; none where that was not set yet.
+pub async fn way(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Option<Way>, Error> {
+    let way: Option<(Option<bool>, Option<i16>)> = sqlx::query_as(schema.sql(&WAY))
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("read how patrons are looked at"))?;
+    Ok(way.and_then(|(by_topic, percent)| Way::stored(by_topic, percent)))
 }
 
 /// Why patrons are touched by this transaction, where it isn't an event.
@@ -135,15 +180,22 @@ pub struct Waiting {
     pub oldest_unsent: Option<DateTime<Utc>>,
     /// Whether what changes is noted.
     pub is_on: bool,
-    by_topic: Option<bool>,
-    approaching_percent: Option<i16>,
+    /// As [`Way::by_topic`], if that was set.
+    pub by_topic: Option<bool>,
+    /// As [`Way::approaching_percent`], if that was set.
+    pub approaching_percent: Option<i16>,
+    /// The instance that may change the way in which patrons are looked at.
+    pub owner: Option<Uuid>,
+    /// Whether its lease lasts.
+    pub is_owned: bool,
+    /// Whether half of the lease has gone by, or there is none.
+    pub to_renew: bool,
 }
 
 impl Waiting {
     /// How patrons were last looked at; none where they never were.
     pub fn way(&self) -> Option<Way> {
-        let approaching_percent = u8::try_from(self.approaching_percent?).ok()?;
-        Some(Way { by_topic: self.by_topic?, approaching_percent })
+        Way::stored(self.by_topic, self.approaching_percent)
     }
 }
 

@@ -87,6 +87,8 @@ fn finish<T>(future: impl Future<Output = T>) -> T {
         if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
             return outcome;
         }
+        // For what waits a moment before it tries again.
+        runtime.block_on(tokio::time::advance(Duration::from_millis(10)));
     }
 }
 
@@ -188,6 +190,40 @@ fn bad_records_stop_a_shared_topic_only_where_they_count() {
         let end = outcome.ends.get(&(COLLECTION.into(), 0));
         assert_eq!(end, Some(End { next, kept: true, hold }), "{names:?}");
     }
+}
+
+#[test]
+fn a_share_that_takes_too_long_is_taken_in_parts() {
+    let batch: Vec<Incoming> = (0..100).map(|n| end(n, n.unsigned_abs().into())).collect();
+    let model = model(&[NORTH]);
+    model.state().in_time.insert(TenantId::parse(NORTH).unwrap(), 3);
+    let outcome = settle(&ingest(&model), &batch);
+    assert_eq!(outcome.tally, Tally { applied: 100, ..Tally::default() });
+    let end = outcome.ends.get(&(TOPIC.into(), 0));
+    assert_eq!(end, Some(End { next: 100, kept: true, hold: None }));
+}
+
+/// Where even one takes too long, the tenant's own topics wait, from the first that is not durable on.
+#[test]
+fn a_tenant_for_whom_nothing_is_in_time_waits() {
+    let (model, north) = (model(&[NORTH]), TenantId::parse(NORTH).unwrap());
+    let ingest = ingest(&model);
+    let known = settle(&ingest, &[end(0, 1)]);
+    assert_eq!(known.tally, Tally { applied: 1, ..Tally::default() });
+    model.state().in_time.insert(north.clone(), 0);
+    // What only moves the position needs no time.
+    let batch = [incoming(1, None), end(2, 2), in_collection(end(3, 3)), end(4, 4)];
+    let outcome = settle(&ingest, &batch);
+    assert_eq!(outcome.tally, Tally { parked: 1, tombstones: 1, ..Tally::default() });
+    let own = outcome.ends.get(&(TOPIC.into(), 0));
+    assert_eq!(own.map(|end| end.hold), Some(Some(Hold::Unusable)));
+    assert!(own.is_some_and(|end| end.next <= 2), "{own:?}");
+    let shared = outcome.ends.get(&(COLLECTION.into(), 0));
+    assert_eq!(shared, Some(End { next: 4, kept: true, hold: None }));
+    model.state().in_time.clear();
+    let again = settle(&ingest, &batch);
+    assert_eq!(again.tally, Tally { applied: 3, tombstones: 1, ..Tally::default() });
+    assert_eq!(model.state().rows[&Some(north)].inbox.len(), 4);
 }
 
 /// What comes after the record that breaks the rule is left in the log, in the same batch too.

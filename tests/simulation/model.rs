@@ -16,7 +16,7 @@ use patron_blocks::{
     flow::ledger::{Beside, Entry, Ledger, Opening},
     patron::{Fee, Loan, Register, Said},
     store::{
-        Error,
+        Error, LockWait,
         dead_letters::DeadLetter,
         incidents::{Incident, Kind},
         positions::{Position, Positions},
@@ -37,6 +37,8 @@ pub(super) struct Rows {
     pub(super) fees: BTreeMap<Uuid, Fee>,
     pub(super) groups: BTreeMap<Uuid, Register<Option<String>>>,
     pub(super) no_loans_before: Option<Horizon>,
+    /// As each loan's row has it: a step that ends loans has not reached all of them yet.
+    horizons: BTreeMap<Uuid, Horizon>,
     pub(super) counters: BTreeMap<Uuid, Counters>,
     pub(super) letters: BTreeSet<Uuid>,
     pub(super) positions: BTreeMap<(String, i32), Position>,
@@ -100,6 +102,8 @@ pub(super) struct State {
     pub(super) rows: BTreeMap<Option<TenantId>, Rows>,
     pub(super) enabled: BTreeSet<TenantId>,
     pub(super) unusable: BTreeSet<TenantId>,
+    /// How many events of these tenants one transaction takes in time.
+    pub(super) in_time: BTreeMap<TenantId, usize>,
     pub(super) stopped: BTreeSet<(String, i32)>,
     /// Keys that open transactions have claimed: others wait for them, as a unique index makes them.
     claimed: BTreeSet<(Option<TenantId>, Uuid)>,
@@ -121,6 +125,7 @@ impl Model {
             rows: BTreeMap::new(),
             enabled,
             unusable: BTreeSet::new(),
+            in_time: BTreeMap::new(),
             stopped: BTreeSet::new(),
             claimed: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -159,6 +164,8 @@ pub(super) struct ModelEntry {
     of: Option<TenantId>,
     claimed: Vec<Uuid>,
     said: Said,
+    /// Of these loans, those that were opened before end.
+    ended: Option<(Horizon, Uuid, Option<Uuid>)>,
     letters: Vec<Uuid>,
     positions: Vec<((String, i32), Position)>,
     stopped: Vec<(String, i32)>,
@@ -181,6 +188,7 @@ impl Ledger for Model {
         &self,
         tenant: Option<&TenantId>,
         _: Beside,
+        _: LockWait,
     ) -> Result<Opening<ModelEntry>, Error> {
         self.round_trip().await?;
         if tenant.is_some_and(|tenant| !self.state().enabled.contains(tenant)) {
@@ -191,6 +199,7 @@ impl Ledger for Model {
             of: tenant.cloned(),
             claimed: Vec::new(),
             said: Said::default(),
+            ended: None,
             letters: Vec::new(),
             positions: Vec::new(),
             stopped: Vec::new(),
@@ -222,6 +231,10 @@ impl Entry for ModelEntry {
                 if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
                     return Err(said_by_database("42P01"));
                 }
+                let in_time = self.of.as_ref().and_then(|tenant| state.in_time.get(tenant));
+                if in_time.is_some_and(|most| keys.len() > *most) {
+                    return Err(said_by_database("57014"));
+                }
                 let taken = |key: &Uuid| state.claimed.contains(&(self.of.clone(), *key));
                 if !keys.iter().any(taken) {
                     let known = state.rows.get(&self.of).map(|rows| rows.inbox.clone());
@@ -247,6 +260,25 @@ impl Entry for ModelEntry {
         }
         self.said = said.clone();
         Ok(())
+    }
+
+    /// Never more than two in a step, so that most take several.
+    async fn end_loans(
+        &mut self,
+        before: Horizon,
+        from: Uuid,
+        most: usize,
+    ) -> Result<Option<Uuid>, Error> {
+        self.model.round_trip().await?;
+        let state = self.model.state();
+        if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
+            return Err(said_by_database("42P01"));
+        }
+        let rows = state.rows.get(&self.of);
+        let next = rows.and_then(|rows| rows.loans.range(from..).nth(most.min(2)));
+        let next = next.map(|(id, _)| *id);
+        self.ended = Some((before, from, next));
+        Ok(next)
     }
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
@@ -313,10 +345,12 @@ impl ModelEntry {
         let rows = state.rows.entry(self.of.clone()).or_default();
         rows.inbox.extend(&self.claimed);
         rows.letters.extend(&self.letters);
-        if let Some(horizon) = self.said.no_loans_before {
-            rows.end_loans_before(horizon, broken);
-        }
+        let keep = self.said.no_loans_before.max(self.ended.map(|(before, ..)| before));
+        rows.no_loans_before = rows.no_loans_before.max(keep);
         let horizon = rows.no_loans_before.filter(|_| broken != Broken::NoHorizon);
+        if let (Some((_, from, to)), Some(horizon)) = (self.ended, horizon) {
+            rows.end_loans(horizon, from, to);
+        }
         for (id, said) in &self.said.loans {
             let before = rows.loans.remove(id).unwrap_or_default();
             let mut after = before.clone().merge(said.clone());
@@ -325,10 +359,13 @@ impl ModelEntry {
                 Broken::LastDueWins => after.due = said.due.or(before.due),
                 _ => {}
             }
-            let counted = Counters::of_loan(&before, horizon);
+            let counted = Counters::of_loan(&before, rows.horizons.get(id).copied());
             let counted = counted.filter(|_| broken != Broken::NoDelta);
             count(&mut rows.counters, counted, Counters::of_loan(&after, horizon));
             rows.loans.insert(*id, after);
+            if let Some(horizon) = horizon {
+                rows.horizons.insert(*id, horizon);
+            }
         }
         for (id, said) in &self.said.groups {
             let known = rows.groups.entry(*id).or_default();
@@ -357,15 +394,14 @@ impl ModelEntry {
 
 impl Rows {
     /// Counters move by what ends.
-    fn end_loans_before(&mut self, horizon: Horizon, broken: Broken) {
-        let before = self.no_loans_before;
-        self.no_loans_before = before.max(Some(horizon));
-        if broken == Broken::NoHorizon {
-            return;
-        }
-        for loan in self.loans.values() {
+    fn end_loans(&mut self, horizon: Horizon, from: Uuid, to: Option<Uuid>) {
+        for (id, loan) in self.loans.range(from..) {
+            if to.is_some_and(|to| *id >= to) {
+                break;
+            }
+            let before = self.horizons.insert(*id, horizon);
             let counted = Counters::of_loan(loan, before);
-            count(&mut self.counters, counted, Counters::of_loan(loan, self.no_loans_before));
+            count(&mut self.counters, counted, Counters::of_loan(loan, Some(horizon)));
         }
     }
 }

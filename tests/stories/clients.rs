@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     raw::{begin, drip, hear, invited},
-    world::{TENANT, World},
+    world::{PATIENCE, TENANT, World},
 };
 
 /// More than the one thread of a story lets in with its connections.
@@ -38,10 +38,8 @@ async fn a_head_that_is_too_large_is_refused_at_once() {
             ("a query of groups", head("GET", &groups, ""), 400),
             ("all of it", head("GET", &query(1024), ""), 431),
         ] {
-            let began = Instant::now();
             let said = hear(begin(world, &sent).await).await;
             assert_eq!(said.status, expected, "{what}: {said:?}");
-            assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
         }
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
     })
@@ -57,7 +55,7 @@ async fn a_head_that_comes_drop_by_drop_is_cut_off() {
         let silent = async { hear(begin(world, "").await).await };
         let (slow, silent) = tokio::join!(slow, silent);
         assert_eq!((slow.status, silent.status), (408, 408));
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     })
     .await;
 }
@@ -76,7 +74,7 @@ async fn bodies_that_come_drop_by_drop_keep_nobody_out() {
         let began = Instant::now();
         let said = join_all(slow.into_iter().map(hear)).await;
         assert!(said.iter().all(|said| said.status == 408), "{said:?}");
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     })
     .await;
 }
@@ -95,7 +93,6 @@ async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
         };
         for path in [&*asked, "/patron-block-limits"] {
             world.wire.freeze();
-            let began = Instant::now();
             let sent = head("GET", path, "");
             let waiting = join_all((0..MANY).map(|_| begin(world, &sent))).await;
             world
@@ -106,7 +103,6 @@ async fn clients_that_go_away_leave_nothing_behind_that_is_held_for_them() {
             drop(waiting);
             // The database says nothing still: what they held comes back all the same.
             world.until("there is room again", async |w: &World| !full(w, path).await).await;
-            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
             world.wire.mend();
             world
                 .until("all connections work again", async |w: &World| {

@@ -34,6 +34,7 @@ mod rebuild_ends;
 mod rebuilds;
 mod repairs;
 mod settings;
+mod slow;
 mod storage;
 mod switching;
 mod synchronization;

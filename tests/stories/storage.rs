@@ -263,6 +263,30 @@ async fn a_group_that_the_topic_tells_counts_at_once() {
     .await;
 }
 
+/// A topic in which only others' records stand tells nothing of a tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collections_topic_of_users_tells_of_none_but_its_own() {
+    World::tell(async |world| {
+        let (strict, lenient) = (strict_group(world).await, Uuid::new_v4());
+        let user = world.users.patron(lenient);
+        world.publish(OUT, &check_out(user, Uuid::new_v4(), &minutes_from_now(60))).await;
+        world.publish(USER, &done("CREATED", &member(user, strict), minutes_ago(9000))).await;
+        world.settled().await;
+        assert_eq!(world.basis(user).await, "told-group");
+        world.log.make(vec![world.log.topic("ALL", USER)]).await;
+        world.log.delete(&world.log.topic(TENANT, USER)).await;
+        world
+            .until("its own topic is missed", async |w: &World| w.blocks(user).await == NONE)
+            .await;
+        // Once its records stand there, that topic tells of it.
+        let told = done("UPDATED", &member(user, strict), now());
+        send(world, "ALL", TENANT, USER, &told).await;
+        world.settled().await;
+        world.until("it is told of", async |w: &World| w.blocks(user).await == ALL).await;
+    })
+    .await;
+}
+
 /// While its topic is there a told group serves after a restart and while the users module is away, however old it
 /// is; without it, as long as an answer.
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 //! acknowledged it (`relay`). Neither knows of the other's trouble: while no broker is there, messages wait.
 
 mod message;
+mod owner;
 mod relay;
 mod tell;
 
@@ -16,14 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
 pub use message::{APPROACHING, BLOCKS};
 pub(in crate::flow) use message::{envelope, headers};
 pub(in crate::flow) use tell::{Found, evaluate};
 
+use self::owner::Step;
 use super::{
     pace::Pace,
     tenants::{Tenant, Tenants},
@@ -56,12 +59,17 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// No step takes so long: a connection that has fallen silent is given up.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How long an instance that stops takes to leave to others how patrons are looked at.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// How long to wait for a tenant's writers when that is to change.
 const WAIT: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Tells others.
 pub struct Telling {
+    /// By which it owns the way in which patrons are looked at.
+    id: Uuid,
     db: Db,
     /// Sending waits for the broker: not with the connection that looks at patrons.
     send_db: Db,
@@ -103,6 +111,7 @@ impl Telling {
         let pace = Pace::of_percent(config.percent);
         let (to_send, waiting, doubtful) = (Wakes::default(), Mutex::default(), Mutex::default());
         Self {
+            id: Uuid::new_v4(),
             db,
             send_db,
             tenants,
@@ -171,6 +180,21 @@ impl Telling {
 
     /// Looks at patrons, until `stop`.
     pub async fn tell(self: Arc<Self>, stop: CancellationToken) {
+        self.tell_until(&stop).await;
+        let leave = async {
+            for tenant in self.tenants.all() {
+                telling::disown(&self.db, &tenant.schema, self.id).await?;
+            }
+            Ok(())
+        };
+        if self.config.on
+            && let Err(error) = store::within::<(), store::Error>(LEAVE, leave).await
+        {
+            debug!(error = %Chain(&error), "others have to wait until the lease ends");
+        }
+    }
+
+    async fn tell_until(&self, stop: &CancellationToken) {
         stop.run_until_cancelled(self.tenants.ready()).await;
         let mut look = interval(if self.config.on { LOOK } else { LOOK_SELDOM });
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -181,7 +205,7 @@ impl Telling {
                 biased;
                 () = stop.cancelled() => return,
                 _ = look.tick() => {
-                    let found = self.look(&stop).await;
+                    let found = self.look(stop).await;
                     // From its end on: one that takes long leaves time for turns.
                     look.reset();
                     found
@@ -195,7 +219,7 @@ impl Telling {
                 }
             }
             if let Some(tenant) = turns.pop_front()
-                && self.take_turn(&tenant, &stop).await
+                && self.take_turn(&tenant, stop).await
             {
                 turns.push_back(tenant);
             }
@@ -211,8 +235,7 @@ impl Telling {
                 None => Ok(false),
             }
         };
-        let told = timeout(LONGEST, told).await.unwrap_or(Err(store::Error::Silent));
-        let more = told.unwrap_or_else(|error| {
+        let more = store::within(LONGEST, told).await.unwrap_or_else(|error| {
             // The next look finds them again.
             warn!(%tenant, error = %Chain(&error), "patrons not looked at yet");
             false
@@ -229,8 +252,7 @@ impl Telling {
             if stop.is_cancelled() {
                 break;
             }
-            let looked = timeout(LONGEST, self.look_at(tenant)).await;
-            match looked.unwrap_or(Err(store::Error::Silent)) {
+            match store::within(LONGEST, self.look_at(tenant)).await {
                 Ok(waiting) => {
                     if waiting.unsent > 0 || self.is_in_doubt(&tenant.id) {
                         self.to_send.wake(&tenant.id);
@@ -262,11 +284,15 @@ impl Telling {
         let look = async || telling::look(&self.db, &tenant.schema, self.clock.now()).await;
         let waiting = look().await?;
         let way = self.way(&tenant.id);
-        let is_another = self.config.on && way.is_some() && waiting.way() != way;
-        if waiting.is_on == self.config.on && !is_another {
-            return Ok(waiting);
+        match owner::next(&waiting, self.id, self.config.on, way) {
+            Step::Nothing => return Ok(waiting),
+            Step::Renew => {
+                let mut tx = store::begin(&self.db).await?;
+                telling::own(&mut tx, &tenant.schema, Some(self.id)).await?;
+                store::commit(tx).await?;
+            }
+            Step::Set => self.set(tenant, way, waiting.is_on).await?,
         }
-        self.set(tenant, way, waiting.is_on).await?;
         look().await
     }
 
@@ -290,12 +316,20 @@ impl Telling {
         tenants::wait_at_most(&mut tx, if on { WAIT } else { SHORT }).await?;
         if was_on != on {
             tenants::enter_alone(&mut tx, &tenant.id).await?;
+        }
+        if way.is_some() && on {
+            telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
+        }
+        // Another instance may have been faster.
+        if !telling::own(&mut tx, schema, on.then_some(self.id)).await? {
+            return Ok(());
+        }
+        if was_on != on {
             if telling::set(&mut tx, schema, on).await? {
                 info!(tenant = %tenant.id, on, "whether others are told of blocks");
             }
         }
         if let Some(way) = way.filter(|_| on) {
-            telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
             let cause = if was_on { Cause::PatronGroupChanged } else { Cause::Begun };
             telling::set_way(&mut tx, schema, way, cause).await?;
         }
@@ -314,8 +348,7 @@ impl Telling {
                 if stop.is_cancelled() {
                     return;
                 }
-                let sent = timeout(LONGEST, self.send_some(&tenant)).await;
-                match sent.unwrap_or(Err(store::Error::Silent.into())) {
+                match store::within(LONGEST, self.send_some(&tenant)).await {
                     Ok(true) => turns.push_back(tenant),
                     Ok(false) => {}
                     Err(error) => {

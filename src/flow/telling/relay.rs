@@ -38,18 +38,22 @@ impl Telling {
     /// there may be more.
     pub(super) async fn send_some(&self, tenant: &Tenant) -> Result<bool, Unsent> {
         let schema = &tenant.schema;
-        let mut tx = store::begin(&self.send_db).await?;
-        // Not as one of its writers: whoever changes the tenant as a whole does not wait for a broker.
-        if tenants::enabled_since(&mut *tx, &tenant.id).await? != Some(tenant.since)
-            || !telling::take_turn(&mut tx, &tenant.id, Turn::Send).await?
-        {
+        if !self.send_doubtful_again(tenant).await? {
             return Ok(false);
         }
-        let doubtful = self.doubtful(&tenant.id);
-        if !doubtful.is_empty() {
-            outbox::send_again(&mut tx, schema, &doubtful).await?;
+        let mut tx = store::begin(&self.send_db).await?;
+        if !telling::take_turn(&mut tx, &tenant.id, Turn::Send).await? {
+            return Ok(false);
         }
-        let messages = outbox::unsent(&mut tx, schema, MOST).await?;
+        // Whoever changes the tenant as a whole, or removes it, does not wait for a broker: nothing but the turn is
+        // held while messages are sent.
+        let messages = store::read_unlocked(&mut tx, async |db| {
+            if tenants::enabled_since(&mut *db, &tenant.id).await? != Some(tenant.since) {
+                return Ok(None);
+            }
+            outbox::unsent(db, schema, MOST).await.map(Some)
+        });
+        let Some(messages) = messages.await? else { return Ok(false) };
         if messages.is_empty() {
             self.doubt_only(&tenant.id, &[]);
             return Ok(false);
@@ -73,6 +77,26 @@ impl Telling {
             return Err(Unsent::Broker(error));
         }
         Ok(messages.len() as i64 >= MOST)
+    }
+
+    /// Has the newest messages of which it is not known that they came last be sent once more. `false` where it is
+    /// not this instance's turn.
+    async fn send_doubtful_again(&self, tenant: &Tenant) -> Result<bool, store::Error> {
+        let doubtful = self.doubtful(&tenant.id);
+        if doubtful.is_empty() {
+            return Ok(true);
+        }
+        let mut tx = store::begin(&self.send_db).await?;
+        if tenants::enabled_since(&mut *tx, &tenant.id).await? != Some(tenant.since)
+            || !telling::take_turn(&mut tx, &tenant.id, Turn::Send).await?
+        {
+            return Ok(false);
+        }
+        outbox::send_again(&mut tx, &tenant.schema, &doubtful).await?;
+        store::commit(tx).await?;
+        // From here on the database knows.
+        self.doubt_only(&tenant.id, &[]);
+        Ok(true)
     }
 
     /// Keys of a tenant of which it is not known whether something older was sent after something newer.

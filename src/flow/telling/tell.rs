@@ -20,7 +20,7 @@ use crate::{
         self, Tx,
         outbox::{self, Message},
         patrons::{self, State},
-        telling::{self, Last, Turn},
+        telling::{self, Last, Turn, Way},
         tenants,
     },
 };
@@ -165,7 +165,9 @@ impl Telling {
         let states = patrons::states(&mut **tx, schema, &users, now).await?;
         let policy = Policy::load(tx, schema).await?;
         let mut last: HashMap<Uuid, Last> = telling::last(tx, schema, &users).await?;
-        let percent = self.config.approaching_percent;
+        // As all instances do, whatever their own settings are. Where that was never set, as this one does.
+        let way = telling::way(&mut **tx, schema).await?;
+        let percent = way.map_or(self.config.approaching_percent, |way| way.approaching_percent);
         let mut changes = Changes::default();
         for (user, cause) in touched {
             let old = last.remove(user).unwrap_or_default();
