@@ -227,8 +227,7 @@ impl<L: Ledger> Ingest<L> {
         for tenant in tenants {
             let mut pause = FIRST_PAUSE;
             loop {
-                let known = timeout(self.patience, self.ledger.is_enabled(&tenant)).await;
-                match known.unwrap_or(Err(store::Error::Silent)) {
+                match store::within(self.patience, self.ledger.is_enabled(&tenant)).await {
                     Ok(true) => enabled.insert(tenant),
                     Ok(false) => false,
                     Err(error) => {

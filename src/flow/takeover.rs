@@ -354,7 +354,7 @@ impl Takeover {
             detail: detail(Kind::PartitionStalled).to_owned(),
         };
         let mut tx = store::begin(&self.db).await?;
-        let is_news = incidents::raise(&mut tx, &incident, self.clock.now()).await?;
+        let is_news = incidents::raise(&mut tx, &incident).await?;
         store::commit(tx).await?;
         if is_news {
             announce(&incident);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     blocks::{self, Measures},
     clock,
-    event::{Event, Stamp, stamp::Horizon},
+    event::{Event, Stamp},
     flow::policy::Policy,
     patron::{Fee, Loan, OpenFee, OpenLoan},
     store::{

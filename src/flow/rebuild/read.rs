@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
-    ask::Source,
+    ask::{From, Source},
     fold::Fold,
     lay::{self, Reached},
     plan::{self, Plan},

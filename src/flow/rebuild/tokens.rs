@@ -59,6 +59,7 @@ mod tests {
         let tenant = TenantId::parse("northlib").unwrap();
         let caller = Caller {
             okapi_url: String::new(),
+            is_elsewhere: false,
             tenant: tenant.to_string(),
             token: None,
             request_id: None,

@@ -20,7 +20,7 @@ use crate::{
         self, Tx,
         outbox::{self, Message},
         patrons::{self, State},
-        telling::{self, Last, Turn, Way},
+        telling::{self, Last, Turn},
         tenants,
     },
 };

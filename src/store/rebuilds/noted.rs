@@ -37,6 +37,13 @@ pub async fn note_read(
     Ok(())
 }
 
+/// Adds what the one who asked has to know; no record was passed over for it.
+pub async fn note_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), Error> {
+    let add = "update mod_patron_blocks.rebuild set problems = problems || to_jsonb($2::text) where id = $1";
+    let added = sqlx::query(add).bind(id).bind(problem).execute(&mut **tx).await;
+    added.map(|_| ()).map_err(Error::at("note a problem of a rebuild"))
+}
+
 /// Forgets what the storage modules told of: it is read anew.
 pub async fn forget_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
     let set = "update mod_patron_blocks.rebuild
