@@ -69,12 +69,9 @@ impl Watchdog {
     pub(super) async fn watch(mut self, every: Duration, stop: CancellationToken) {
         let every = every.min(OFTEN);
         while stop.run_until_cancelled(sleep(every)).await.is_some() {
-            match stop.run_until_cancelled(self.look()).await {
-                Some(Err(error)) => {
-                    let error: &(dyn std::error::Error + 'static) = &*error;
-                    debug!(error = %Chain(error), "could not look whether partitions come on");
-                }
-                Some(Ok(())) | None => {}
+            if let Some(Err(error)) = stop.run_until_cancelled(self.look()).await {
+                let error: &(dyn std::error::Error + 'static) = &*error;
+                debug!(error = %Chain(error), "could not look whether partitions come on");
             }
         }
     }
