@@ -362,7 +362,7 @@ pub async fn cancel(
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
-    // Whoever changes the tenant as a whole takes the same rows in another order.
+    // A purge takes the same rows in another order.
     tenants::enter(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
