@@ -53,18 +53,18 @@ async fn copies_go_both_ways(db: &Db, schema: &str) {
 async fn two_versions_see_one_horizon_of_a_tenant() {
     with_tenant(async |db, schema| {
         let tenant = TenantId::parse("northlib").unwrap();
-        let beside = Schema::shadow(&tenant, Uuid::new_v4());
+        let shadow_schema = Schema::shadow(&tenant, Uuid::new_v4());
         let mut tx = store::begin(db).await.unwrap();
-        shadow::make(&mut tx, &beside, None, crate::facts::now(), None).await.unwrap();
+        shadow::make(&mut tx, &shadow_schema, None, crate::facts::now(), None).await.unwrap();
         store::commit(tx).await.unwrap();
-        for schema in [beside.name(), schema.name()] {
+        for schema in [shadow_schema.name(), schema.name()] {
             copies_go_both_ways(db, schema).await;
         }
         // A shadow of the version before is not whole for this one: it is read again.
-        let drop = format!("drop table {}.tenant_horizon", beside.name());
+        let drop = format!("drop table {}.tenant_horizon", shadow_schema.name());
         db.execute(AssertSqlSafe(drop)).await.unwrap();
         let mut tx = store::begin(db).await.unwrap();
-        assert!(shadow::state(&mut tx, &beside).await.unwrap().is_none());
+        assert!(shadow::state(&mut tx, &shadow_schema).await.unwrap().is_none());
     })
     .await;
 }

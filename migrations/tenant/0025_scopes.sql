@@ -63,4 +63,4 @@ alter table rebuild_difference drop constraint rebuild_difference_pkey;
 create unique index rebuild_difference_subject on rebuild_difference (rebuild_id, user_id, subject);
 alter table rebuild_difference alter column user_id drop not null;
 update rebuild_difference set user_id = null where user_id = '00000000-0000-0000-0000-000000000000';
-comment on column rebuild_difference.user_id is 'Whose it is to be, or else whose it was; null where nobody is named';
+comment on column rebuild_difference.user_id is 'The patron to be, or else the one before; null where nobody is named';

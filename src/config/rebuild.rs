@@ -14,8 +14,8 @@ pub struct RebuildSettings {
     /// What a rebuild may hold in memory before it goes to the database, in MiB
     #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
     pub rebuild_memory: String,
-    /// Rebuilds that an instance works on at once, each with a connection more to the database, and one from the storage
-    /// modules beside them; 0 leaves them to other instances
+    /// Rebuilds that an instance works on at once, each with a connection more to the database, and one more from the
+    /// storage modules; 0 leaves them to other instances
     #[arg(long, env = "REBUILDS_AT_ONCE", default_value = "2", global = true)]
     pub rebuilds_at_once: String,
     /// Share of a tenant's open loans, or fees/fines, in percent: a rebuild that would close more of them waits for an

@@ -145,5 +145,10 @@ fn user(deed: &Deed<'_>) -> Result<Option<Fact>, Reject> {
         Deed::Gone(entity) => (entity, None),
         Deed::AllGone | Deed::Other => return Ok(None),
     };
+    // The database keeps no such text, and a rebuild that met it there could not end.
+    if group.as_ref().is_some_and(|group| group.contains('\0')) {
+        let rule = "must not have a NUL character";
+        return Err(Reject::new(Reason::BadField, Some("patronGroup"), rule));
+    }
     Ok(Some(Fact::GroupTold { user: id(entity)?, group: group.map(|group| group.into_owned()) }))
 }

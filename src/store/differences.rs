@@ -160,7 +160,7 @@ pub struct Difference {
     pub subject: Uuid,
     /// Which of them it is.
     pub is_loan: bool,
-    /// Whose it is to be, or was; `None` where nobody is named, and then it does not count.
+    /// The patron to be, or the one before; `None` where nobody is named, and then it does not count.
     pub user_id: Option<Uuid>,
     /// In which way.
     pub kind: String,

@@ -60,8 +60,8 @@ async fn the_nil_user_is_nobody_and_never_all_of_a_tenant() {
         assert_eq!(status, 422, "{body}");
         let nobody = nil.to_string();
         let arguments = ["rebuild", "--tenant", TENANT, "--source", "inbox", "--user", &*nobody];
-        let (code, said) = console(world, &arguments);
-        assert_eq!(code, Some(2), "{said}");
+        let (code, output) = console(world, &arguments);
+        assert_eq!(code, Some(2), "{output}");
 
         // One that waits since before it was refused.
         let request =
@@ -69,8 +69,8 @@ async fn the_nil_user_is_nobody_and_never_all_of_a_tenant() {
         let rebuild = enter(world, request).await;
         let timer = "/automated-patron-blocks/synchronization/start";
         assert_eq!(world.post(timer, &Value::Null).await.0, 202);
-        let told = ends(world, &rebuild).await;
-        assert_eq!(told["status"], "failed", "{told}");
+        let answer = ends(world, &rebuild).await;
+        assert_eq!(answer["status"], "failed", "{answer}");
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200, "its loan is open");
     })
     .await;
@@ -98,16 +98,16 @@ async fn a_date_beyond_the_calendar_is_refused() {
             assert_eq!(status, 422, "changed since {time}: {body}");
         }
         let arguments = ["rebuild", "--tenant", TENANT, "--from", BEYOND[0]];
-        let (code, said) = console(world, &arguments);
-        assert_eq!(code, Some(2), "{said}");
+        let (code, output) = console(world, &arguments);
+        assert_eq!(code, Some(2), "{output}");
         for time in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
             let ask = json!({ "from": time, "dryRun": true });
             assert_eq!(world.post(REBUILDS, &ask).await.0, 201, "{time}");
         }
         for source in ["topics", "inbox"] {
             let request = json!({ "source": source, "from": BEYOND[0], "dryRun": true });
-            let told = ends(world, &enter(world, request).await).await;
-            assert_eq!(told["status"], "failed", "{told}");
+            let answer = ends(world, &enter(world, request).await).await;
+            assert_eq!(answer["status"], "failed", "{answer}");
         }
     })
     .await;
@@ -125,9 +125,9 @@ async fn a_nul_character_is_refused_wherever_it_may_come() {
             limit
         };
         let mut failed = Vec::new();
-        let mut look = |asked: String, (status, told): (u16, String)| {
+        let mut look = |asked: String, (status, answer): (u16, String)| {
             if status >= 500 {
-                failed.push(format!("{asked}: {status} {told}"));
+                failed.push(format!("{asked}: {status} {answer}"));
             }
         };
         let nul = "folio.northlib.circulation.LOAN_CLOSED\0";
@@ -183,19 +183,19 @@ async fn a_group_that_no_text_can_hold_stops_no_rebuild() {
         let user = open_loan(world).await;
         let mut record = crate::facts::member(user, Uuid::new_v4());
         record["patronGroup"] = json!("a\0b");
-        let told = crate::facts::done("UPDATED", &record, now());
-        world.publish(Kind::StoredUser, &told).await;
+        let answer = crate::facts::done("UPDATED", &record, now());
+        world.publish(Kind::StoredUser, &answer).await;
         world.settled().await;
         let letters = world.take_dead_letters().await;
         let (status, body) = world.post(REBUILDS, &json!({})).await;
         assert_eq!(status, 201, "{body}");
         let asked: Value = serde_json::from_str(&body).unwrap();
         let rebuild = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
-        let told = ends(world, &rebuild).await;
+        let answer = ends(world, &rebuild).await;
         assert_eq!(
-            (&*letters, &told["status"]),
+            (&*letters, &answer["status"]),
             (&["bad_field".to_owned()][..], &json!("done")),
-            "{told}"
+            "{answer}"
         );
     })
     .await;

@@ -24,8 +24,8 @@ async fn not_yet_filled(world: &mut World) -> (String, String) {
     world.start_anyhow().await;
     assert_eq!(world.post("/_/tenant", &json!({ "module_to": MODULE })).await.0, 201);
     let is_entered = async |world: &World| {
-        let (status, told) = world.get(REBUILDS).await;
-        status == 200 && told.contains("enabling")
+        let (status, answer) = world.get(REBUILDS).await;
+        status == 200 && answer.contains("enabling")
     };
     world.until("what fills it is entered", is_entered).await;
     let all = world.read(REBUILDS).await;

@@ -82,9 +82,9 @@ async fn a_snapshot_that_would_close_too_much_waits_for_an_operator() {
             world.users.shelf.put(LOANS, held(*user, *loan, &minutes_from_now(60)));
         }
         let id = synchronise(world).await;
-        let told = rebuild_is(world, &id, "compared").await;
-        assert_eq!(told["summary"]["loans"]["onlyHere"], 30, "{told}");
-        assert!(told["error"].as_str().unwrap().contains("30 of 40 open loans"), "{told}");
+        let answer = rebuild_is(world, &id, "compared").await;
+        assert_eq!(answer["summary"]["loans"]["onlyHere"], 30, "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains("30 of 40 open loans"), "{answer}");
         assert_eq!(world.count(OPEN_LOANS).await, 40, "nothing is closed");
         let job = world.read(&format!("{JOB}/{id}")).await;
         assert_eq!(job["status"], "in-progress", "{job}");
@@ -117,9 +117,9 @@ async fn two_empty_pages_close_no_fees_of_a_tenant_either() {
     World::tell(async |world| {
         open(world, 0, 40).await;
         let id = synchronise(world).await;
-        let told = rebuild_is(world, &id, "compared").await;
-        let problem = told["error"].as_str().unwrap();
-        assert!(problem.contains("40 of 40 open fees/fines"), "{told}");
+        let answer = rebuild_is(world, &id, "compared").await;
+        let problem = answer["error"].as_str().unwrap();
+        assert!(problem.contains("40 of 40 open fees/fines"), "{answer}");
         assert_eq!(world.count(OPEN_FEES).await, 40);
         assert_eq!(world.take_incidents().await, ["snapshot_not_applied"]);
     })
@@ -130,7 +130,7 @@ async fn two_empty_pages_close_no_fees_of_a_tenant_either() {
 async fn topics_that_know_too_little_wait_for_an_operator_too() {
     World::tell(async |world| {
         open(world, 4, 0).await;
-        // What the log never said: as many rows as of another tenant's dump.
+        // What the log never had: as many rows as of another tenant's dump.
         world
             .meddle(
                 "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
@@ -141,15 +141,15 @@ async fn topics_that_know_too_little_wait_for_an_operator_too() {
         world
             .meddle("update {schema}.patron_counter set open_loans = open_loans + 10")
             .await;
-        let (code, said) = console(world, &["rebuild", "--tenant", TENANT, "--apply"]);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("40 of 44 open loans") && said.contains("--apply --id"), "{said}");
+        let (code, output) = console(world, &["rebuild", "--tenant", TENANT, "--apply"]);
+        assert_eq!(code, Some(1), "{output}");
+        assert!(output.contains("40 of 44 open loans") && output.contains("--apply --id"), "{output}");
         assert_eq!(world.count(OPEN_LOANS).await, 44);
         assert_eq!(world.take_incidents().await, ["snapshot_not_applied"]);
         let id = world.read(&format!("{REBUILDS}?limit=1")).await["rebuilds"][0]["id"].clone();
         let arguments = ["rebuild", "--tenant", TENANT, "--apply", "--id", id.as_str().unwrap()];
-        let (code, said) = console(world, &arguments);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, output) = console(world, &arguments);
+        assert_eq!(code, Some(0), "{output}");
         assert_eq!(world.count(OPEN_LOANS).await, 4);
     })
     .await;
@@ -186,8 +186,8 @@ async fn a_repair_that_leaves_something_standing_says_so() {
         world.until("it lacks something", async |w: &World| is_known(w, "incomplete").await).await;
         let id = synchronise(world).await;
         // So clients of a synchronisation know it; the errors say what was passed over.
-        let told = rebuild_is(world, &id, "done").await;
-        assert_eq!(told["summary"]["passedOver"], 1, "{told}");
+        let answer = rebuild_is(world, &id, "done").await;
+        assert_eq!(answer["summary"]["passedOver"], 1, "{answer}");
         let job = world.read(&format!("{JOB}/{id}")).await;
         assert_eq!((&job["status"], job["errors"].as_array().unwrap().len()), (&json!("done"), 1));
         let ingest = world.read("/patron-blocks/ingest").await;
@@ -197,15 +197,15 @@ async fn a_repair_that_leaves_something_standing_says_so() {
         let arguments = [&["rebuild", "--tenant", TENANT][..], &token].concat();
         let url = world.users.url();
         let arguments = [&arguments[..], &["--okapi-url", &url]].concat();
-        let (code, said) = console(world, &arguments);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains(&format!("loan {odd} is passed over")), "{said}");
+        let (code, output) = console(world, &arguments);
+        assert_eq!(code, Some(1), "{output}");
+        assert!(output.contains(&format!("loan {odd} is passed over")), "{output}");
 
         // Once storage says all of it, all is known, and the incident is over.
         shelf.remove(LOANS, odd);
         let id = synchronise(world).await;
-        let told = rebuild_is(world, &id, "done").await;
-        assert_eq!(told["summary"]["passedOver"], 0, "{told}");
+        let answer = rebuild_is(world, &id, "done").await;
+        assert_eq!(answer["summary"]["passedOver"], 0, "{answer}");
         world.until("all is known", async |w: &World| is_known(w, "complete").await).await;
         assert_eq!(world.read("/patron-blocks/ingest").await["incidents"], json!([]));
     })
@@ -248,8 +248,8 @@ async fn what_storage_will_never_have_is_asked_for_once() {
             shelf.faults([Fault::Status(status)]);
             shelf.take_asked();
             let id = synchronise(world).await;
-            let told = rebuild_is(world, &id, "failed").await;
-            assert!(told["error"].as_str().unwrap().contains(&status.to_string()), "{told}");
+            let answer = rebuild_is(world, &id, "failed").await;
+            assert!(answer["error"].as_str().unwrap().contains(&status.to_string()), "{answer}");
             assert_eq!(shelf.take_asked().len(), 1, "{status}");
         }
         shelf.faults([Fault::None, Fault::Status(503), Fault::Status(429)]);

@@ -1,5 +1,5 @@
 //! What is too much to be applied unasked. A source that lost records, or that is not the one it says it is, looks
-//! just like one whose loans have ended: patrons who are blocked would not be any more.
+//! just like one of which the loans have ended: patrons who are blocked would not be any more.
 
 use super::work::{Failure, Work};
 use crate::store::{differences, rows};

@@ -16,7 +16,7 @@ const CLAIM: Duration = Duration::from_secs(5);
 /// How long to wait for a connection.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Beside those that have a turn, one lays out what tenants share, and one ends.
+/// Without a turn, one lays out what tenants share, and one ends.
 const WITHOUT_A_TURN: u32 = 2;
 
 /// Connections of all rebuilds of an instance.

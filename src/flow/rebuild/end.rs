@@ -56,7 +56,7 @@ impl End {
         let mut tx = store::begin(db).await?;
         // A statement that was broken off may still hold what is laid out; others look for rebuilds meanwhile.
         tenants::wait_at_most(&mut tx, WAIT).await?;
-        // A purge takes the same locks in another order. Whoever cancels locks the rebuild before the tenant.
+        // A purge takes the same locks in another order. A cancel locks the rebuild before the tenant.
         tenants::enter(&mut tx, tenant).await?;
         if rebuilds::is_anothers(&mut tx, id, hold).await? {
             return Ok(());

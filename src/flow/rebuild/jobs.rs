@@ -45,8 +45,7 @@ use crate::{
 /// How many go together with one that was taken.
 const TOGETHER: i64 = 99;
 
-/// Rebuilds that one instance has taken at most, also those that wait for a broker, and beside them those that wait for
-/// the storage modules.
+/// Rebuilds that one instance has taken at most, also those that wait. It is the same number for those with a token.
 const TAKEN: usize = 100;
 
 /// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
@@ -76,7 +75,7 @@ struct Room {
     any: Arc<Semaphore>,
     /// Taken with a token, whether they are worked on or wait.
     asking: Arc<Semaphore>,
-    /// Worked on beside the others: those with a token.
+    /// Worked on with a token.
     storage: Arc<Semaphore>,
 }
 

@@ -324,10 +324,8 @@ impl Telling {
         if !telling::own(&mut tx, schema, on.then_some(self.id)).await? {
             return Ok(());
         }
-        if was_on != on {
-            if telling::set(&mut tx, schema, on).await? {
-                info!(tenant = %tenant.id, on, "whether others are told of blocks");
-            }
+        if was_on != on && telling::set(&mut tx, schema, on).await? {
+            info!(tenant = %tenant.id, on, "whether others are told of blocks");
         }
         if let Some(way) = way.filter(|_| on) {
             let cause = if was_on { Cause::PatronGroupChanged } else { Cause::Begun };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
-pub use noted::{forget_read, note_read, passed_over};
+pub use noted::{forget_read, note_problem, note_read, passed_over};
 pub use status::Status;
 
 use super::{Db, Error, Tx, begin, commit, tenants};
@@ -369,7 +369,7 @@ pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Resu
 /// has ended by that, and what it was to fill is not.
 pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
-    // Whoever changes the tenant as a whole takes the same rows in another order.
+    // A purge takes the same rows in another order.
     tenants::enter(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild

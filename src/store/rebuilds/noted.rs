@@ -5,12 +5,12 @@ use uuid::Uuid;
 
 use super::super::{Error, Tx};
 
-/// How many problems with single records are kept; of more there is a number.
+/// How many problems with single records are stored; of more there is a number.
 const PROBLEMS_MOST: i32 = 1000;
 
-const STEP: &str = "note what storage told of";
+const STEP: &str = "note what storage holds";
 
-/// Adds to what the storage modules told of: so many loans and fees/fines, and what was odd about others.
+/// Adds to what the storage modules hold: so many loans and fees/fines, and what was odd about others.
 pub async fn note_read(
     tx: &mut Tx,
     id: Uuid,
@@ -44,7 +44,7 @@ pub async fn note_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), Er
     added.map(|_| ()).map_err(Error::at("note a problem of a rebuild"))
 }
 
-/// Forgets what the storage modules told of: it is read anew.
+/// Forgets what the storage modules hold: it is read anew.
 pub async fn forget_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
     let set = "update mod_patron_blocks.rebuild
                   set loans_read = 0, fees_fines_read = 0, passed_over = 0, problems = '[]' where id = $1";
