@@ -231,9 +231,12 @@ impl Relation {
     }
 }
 
+/// A modifier's name, and what it sets.
+type Named = (&'static str, fn(&mut Modifiers));
+
 impl Modifiers {
     /// What each modifier is written as, in any case, and what it does.
-    const ALL: [(&str, fn(&mut Self)); 6] = [
+    const ALL: [Named; 6] = [
         ("number", |modifiers| modifiers.form = Some(Form::Number)),
         ("string", |modifiers| modifiers.form = Some(Form::Text)),
         ("ignoreCase", |modifiers| modifiers.respect_case = false),
