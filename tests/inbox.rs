@@ -226,7 +226,8 @@ async fn what_a_shadow_lacks_is_found_by_offset_whatever_clocks_say() {
         };
         let reading = [read(TOPIC), read("folio.northlib.circulation.ITEM_CHECKED_IN")];
         shadow::set_reading(&mut tx, &beside, &reading).await.unwrap();
-        let about: Vec<Uuid> = [a, b, c].map(|(_, event)| event.fact.subject()).to_vec();
+        let about: Vec<Uuid> =
+            [a, b, c].iter().filter_map(|(_, event)| event.fact.subject()).collect();
         let mut found = async |tail| {
             let found = tail::of(&mut tx, &beside, &about, tail).await.unwrap();
             found.iter().map(|stored| stored.key.as_bytes()[15]).collect::<BTreeSet<u8>>()
