@@ -322,7 +322,6 @@ impl World {
         assert_eq!(self.take_incidents().await, [""; 0], "incidents that the story did not take");
     }
 
-    /// Waits for a state.
     pub(crate) async fn until(&self, what: &str, mut reached: impl AsyncFnMut(&Self) -> bool) {
         until(what, async || reached(self).await).await;
     }

@@ -14,10 +14,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{
-    ingest::{Ingest, Received},
-    ledger::Ledger,
-};
+use super::{ingest::Ingest, ledger::Ledger, single_events::Received};
 use crate::{
     event::{TenantId, callback::Call},
     store::{self, Verdict},

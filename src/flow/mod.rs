@@ -19,6 +19,7 @@ pub mod policy;
 pub mod rebuild;
 pub mod redrive;
 mod share_size;
+pub mod single_events;
 pub mod standing;
 pub mod stop_rule;
 pub mod switch;

@@ -12,8 +12,9 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
-    ingest::{Incoming, Ingest, Retried},
+    ingest::{Incoming, Ingest},
     ledger::Database,
+    single_events::Retried,
     tenants::Tenants,
 };
 use crate::{

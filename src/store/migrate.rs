@@ -28,6 +28,8 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 const APPLIED: Statement =
     Statement::new("select version from {schema}._sqlx_migrations where success");
 
+pub(super) const STATEMENTS: &[&Statement] = &[&APPLIED];
+
 /// During a rollout an older instance may start on a schema that a newer one has migrated. The lock of a
 /// schema is taken here: the migrator's own is one for the whole database, and its waiters would block
 /// the building of an index.

@@ -242,6 +242,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     inbox::STATEMENTS,
     limits::STATEMENTS,
     merge::STATEMENTS,
+    migrate::STATEMENTS,
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,
