@@ -80,6 +80,7 @@ fn reading_goes_on_at_the_position_and_whatever_does_not_fit_is_told() {
             group(40, Mark::Kept),
             (30, Some((Kind::DatabaseRestored, 30, 40))),
         ),
+        ("the group's offset is of a longer log, made anew since", group(51, Mark::Kept), (30, None)),
         (
             "somebody moved the group ahead",
             group(40, Mark::Foreign),
@@ -132,6 +133,7 @@ fn without_a_position_it_is_read_from_the_beginning() {
         ("somebody else's offset", group(40, Mark::Foreign), None),
         ("begun, and nothing settled", group(10, Mark::Kept), None),
         ("the database forgot", group(40, Mark::Kept), Some((Kind::DatabaseRestored, 10, 40))),
+        ("the group's offset is of a longer log", group(51, Mark::Kept), None),
     ] {
         assert_eq!(begins(&known), (10, expected), "{what}: {known:?}");
     }

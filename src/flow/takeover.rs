@@ -100,7 +100,8 @@ pub struct Misfit {
 /// Where reading begins, and what does not fit.
 pub fn start_at(known: &Known<'_>) -> (i64, Option<Misfit>) {
     let Span { start, end } = known.log;
-    let committed = known.committed;
+    // Beyond the end it is of the log before, which was longer: the client never commits less than it did.
+    let committed = known.committed.filter(|committed| committed.offset <= end);
     let misfit = |kind, from: i64, to: i64| Some(Misfit { kind, offsets: from..to.max(from) });
     if !known.kept {
         // Nothing of it is kept, so the group's offset is all there is.
