@@ -145,6 +145,9 @@ impl<L: Ledger> Ingest<L> {
         let mut tally = Tally { tombstones, skipped, ..Tally::default() };
         let mut todo: VecDeque<(Whose, Share<'_>)> = shares.into_iter().collect();
         while let Some((whose, mut items)) = todo.pop_front() {
+            if items.is_empty() {
+                continue;
+            }
             let (settled, done) = self.settle_share(&whose, &mut items, stop).await?;
             tally = tally + done;
             // Only of tenants that are enabled: any record may name any other.
@@ -369,7 +372,7 @@ impl<L: Ledger> Ingest<L> {
         if !self.unusable.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
             return;
         }
-        if let Err(error) = self.ledger.usable_again(id).await {
+        if let Err(error) = store::within(self.patience, self.ledger.usable_again(id)).await {
             warn!(tenant = %id, error = %Chain(&error), "incidents not resolved; trying again");
             self.doubt(id.clone());
         }

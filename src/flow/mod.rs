@@ -11,6 +11,7 @@ pub mod incidents;
 pub mod ingest;
 pub mod iteration;
 pub mod ledger;
+mod lifecycle;
 mod module_writes;
 pub mod outcome;
 mod pace;

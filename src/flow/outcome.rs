@@ -133,8 +133,11 @@ impl Ends {
     ) {
         for item in items {
             if let Some(end) = self.0.get_mut(&item.at()) {
-                end.next = end.next.min(item.incoming.record.place.offset);
-                end.hold = Some(hold);
+                // Where it was read up to before: there may be a gap in the log before the record.
+                end.next =
+                    end.next.min(item.incoming.position.min(item.incoming.record.place.offset));
+                // What an operator has to resume stays so.
+                end.hold = end.hold.filter(|known| *known == Hold::Stopped).or(Some(hold));
             }
         }
     }

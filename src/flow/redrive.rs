@@ -21,7 +21,7 @@ use crate::{
     cql::{Condition, Query},
     event::{Environment, Reason, Reject, TenantId},
     store::{
-        self, Db, Schema,
+        self, Db, LockWait, Schema,
         dead_letters::{self, Parked},
     },
     telemetry::Chain,
@@ -35,6 +35,9 @@ const PAGE: i64 = 100;
 
 /// Letters that go in one statement.
 const STEP: i64 = 1000;
+
+/// Waiting letters of a tenant that may take too long before the others wait for the next round.
+const FAILED_MAX: usize = 3;
 
 /// How long one letter may take that is tried again over HTTP: who asks waits for it.
 const LETTER_MOST: Duration = Duration::from_secs(10);
@@ -92,7 +95,7 @@ impl Redrive {
 
     /// Tries one letter again, however long that takes.
     pub async fn retry(&self, letter: Parked) -> Result<Outcome, store::Error> {
-        match self.reapply(letter).await {
+        match self.reapply(letter, LockWait::Usual).await {
             Ok(Retried::Applied) => Ok(Outcome::Applied),
             Ok(Retried::StillBad(reject)) => Ok(Outcome::StillParked(reject.to_string())),
             Ok(Retried::NotEnabled(tenant)) => {
@@ -133,36 +136,50 @@ impl Redrive {
         Ok(())
     }
 
-    /// Retries what waits for a tenant, until one fails for the tenant's sake. Returns how many were applied.
+    /// Retries what waits for a tenant, until some fail for the tenant's sake. Returns how many were applied.
     async fn retry_waiting_of(&self, tenant: &TenantId) -> Result<usize, store::Error> {
-        let (mut applied, mut after) = (0, Uuid::nil());
+        let (mut applied, mut failed, mut after) = (0, 0, Uuid::nil());
         loop {
             let page = dead_letters::waiting(&self.db, tenant, after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            for letter in page {
-                let id = letter.id;
-                match self.reapply(letter).await {
-                    Ok(Retried::Applied) => applied += 1,
+            if page.is_empty() {
+                break;
+            }
+            for id in page {
+                after = id;
+                match store::within(LETTER_MOST, self.retry_one_waiting(id)).await {
+                    Ok(Some(Retried::Applied)) => applied += 1,
                     // Enabled again, it is retried.
-                    Ok(Retried::NotEnabled(_)) => return Ok(applied),
-                    Ok(Retried::StillBad(reject)) => {
+                    Ok(Some(Retried::NotEnabled(_))) => return Ok(applied),
+                    Ok(Some(Retried::StillBad(reject))) => {
                         dead_letters::leave_to_operators(&self.db, id, &reject).await?;
                     }
+                    // Another instance was quicker.
+                    Ok(None) => {}
                     Err(error) if error.verdict() == store::Verdict::Refused => {
                         let rule = "the database refuses to store it";
                         let reject = Reject::new(Reason::RefusedByDatabase, None, rule);
                         dead_letters::leave_to_operators(&self.db, id, &reject).await?;
                     }
+                    // One that takes too long keeps none of the others waiting.
+                    Err(error) if error.is_timeout() && failed < FAILED_MAX => failed += 1,
                     Err(error) => return Err(error),
                 }
             }
         }
-        self.ingest.usable_again(tenant).await;
+        if failed == 0 {
+            self.ingest.usable_again(tenant).await;
+        }
         Ok(applied)
     }
 
-    async fn reapply(&self, letter: Parked) -> Result<Retried, store::Error> {
+    async fn retry_one_waiting(&self, id: Uuid) -> Result<Option<Retried>, store::Error> {
+        match dead_letters::find(&self.db, &Schema::module(), id).await? {
+            Some(letter) => self.reapply(letter, LockWait::Brief).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn reapply(&self, letter: Parked, wait: LockWait) -> Result<Retried, store::Error> {
         let Some(topic) = self.environment.parse(&letter.record.place.topic) else {
             let rule = "its topic is none that is read with the present settings";
             return Ok(Retried::StillBad(Reject::new(Reason::TenantUnusable, None, rule)));
@@ -170,7 +187,7 @@ impl Redrive {
         let cluster = letter.cluster.into();
         let (record, topic, position) = (letter.record, Arc::new(topic), 0);
         let incoming = Incoming { record, topic, cluster, kept: true, position };
-        self.ingest.retry(&incoming).await
+        self.ingest.retry(&incoming, wait).await
     }
 
     /// Tries one letter again within a time that a request may take. Given up, it may be applied all the
@@ -212,14 +229,16 @@ impl Redrive {
                     store::read(&self.db, async |db| dead_letters::find(db, schema, head.id).await);
                 if let Some(letter) = found.await? {
                     let letter_end = end.min(Instant::now() + LETTER_MOST);
-                    match (self.retry_until(letter, letter_end).await, after) {
-                        (Ok(Outcome::Applied), _) => report.applied += 1,
-                        (Ok(Outcome::StillParked(_)), _) => report.still_parked += 1,
-                        (Err(store::Error::Silent), Some(_)) => {
-                            report.continue_after = after;
+                    match self.retry_until(letter, letter_end).await {
+                        Ok(Outcome::Applied) => report.applied += 1,
+                        Ok(Outcome::StillParked(_)) => report.still_parked += 1,
+                        // The next request goes on behind it.
+                        Err(store::Error::Silent) => {
+                            report.still_parked += 1;
+                            report.continue_after = Some(head.id);
                             return Ok(report);
                         }
-                        (Err(error), _) => return Err(error),
+                        Err(error) => return Err(error),
                     }
                 }
                 after = Some(head.id);

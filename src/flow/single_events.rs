@@ -49,7 +49,11 @@ pub enum Retried {
 
 impl<L: Ledger> Ingest<L> {
     /// Tries a dead letter again: if it can be applied by now it is, and is a dead letter no more.
-    pub async fn retry(&self, incoming: &Incoming) -> Result<Retried, store::Error> {
+    pub async fn retry(
+        &self,
+        incoming: &Incoming,
+        wait: LockWait,
+    ) -> Result<Retried, store::Error> {
         let Incoming { record, topic, cluster, .. } = incoming;
         let (tenant, event) = match decode::read(record, topic, cluster) {
             Reading::Event(tenant, event) => (tenant, Some(event)),
@@ -61,7 +65,7 @@ impl<L: Ledger> Ingest<L> {
         let letter = decode::place_key(record, cluster);
         let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();
         let all = events.iter().map(|(_, event)| *event);
-        let (wait, never) = (LockWait::Usual, CancellationToken::new());
+        let never = CancellationToken::new();
         if !matches!(self.end_loans(&tenant, all, wait, &never).await?, Ended::All) {
             return Ok(Retried::NotEnabled(tenant));
         }

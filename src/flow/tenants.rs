@@ -1,4 +1,4 @@
-//! Tenants: which ones are enabled, and enabling, disabling and purging them.
+//! Tenants: which ones are enabled, and whose schemas are at the version of this instance.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map},
@@ -6,28 +6,22 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
-use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
-use super::{parked::Parked, rebuild::Ask, switch, wakes::Wakes};
+use super::{parked::Parked, switch, wakes::Wakes};
 use crate::{
-    blocks::Measure,
     clock::Clock,
     event::TenantId,
     figures::figures,
     store::{
-        self, Db, Schema, conditions, iterations, migrate,
-        rebuilds::{self, Request},
-        shadow,
-        tenant_jobs::{self, Lease},
+        self, Db, Schema, migrate,
         tenants::{self, Knowledge},
     },
     telemetry::Chain,
@@ -39,9 +33,20 @@ const RELOAD: Duration = Duration::from_secs(30);
 /// How long to wait after the registry could not be read, and until a tenant is migrated again.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long records of a tenant that is being migrated wait in the log. Then those of tenant collections are
+/// parked, to be retried: other tenants share their topics.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the registry may take to be read, and a migration to end: after it the connection counts as dead.
+const RELOAD_LIMIT: Duration = Duration::from_secs(60);
+const MIGRATION_LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
+
 /// Ids that are no enabled tenant's are remembered so long and so many, for requests.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 const UNKNOWN_MAX: u64 = 10_000;
+
+/// A tenant whose tables can't be read is looked at so seldom.
+const RECHECK: Duration = Duration::from_secs(5);
 
 /// An enabled tenant.
 #[derive(Debug)]
@@ -73,21 +78,32 @@ pub enum Change {
     Any,
 }
 
+/// An enabled tenant whose schema is not at this version.
+struct Behind {
+    since: Instant,
+    /// Why the last migration failed, unless it may succeed in a moment.
+    failure: Option<String>,
+}
+
 type Tell = Box<dyn Fn(Change) + Send + Sync>;
 
 /// The enabled tenants, as this instance knows them: those whose schema is at its version, and those behind.
 pub struct Tenants {
-    db: Db,
+    pub(super) db: Db,
     clock: Clock,
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    /// Enabled tenants whose schema is not at this version, and why the last migration failed, if one did.
-    behind: RwLock<BTreeMap<TenantId, Option<String>>>,
+    /// Enabled tenants whose schema is not at this version.
+    behind: RwLock<BTreeMap<TenantId, Behind>>,
+    /// A migration takes one of the writers' connections, so there is one at a time.
+    pub(super) migrating: Semaphore,
     /// A tenant was found to be behind.
     found_behind: Notify,
     /// Ids that were looked up in vain, with the number of changes before the look-up: what was read before
     /// a change is never found after it.
     unknown: Cache<(TenantId, u64), ()>,
     changes: AtomicU64,
+    /// Tenants that were looked at once more a moment ago.
+    rechecked: Cache<TenantId, ()>,
     /// Whom to tell of changes.
     tell: OnceLock<Tell>,
     /// Whether the module's own tables are there.
@@ -110,9 +126,11 @@ impl Tenants {
             clock,
             known: RwLock::default(),
             behind: RwLock::default(),
+            migrating: Semaphore::new(1),
             found_behind: Notify::new(),
             unknown: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
             changes: AtomicU64::default(),
+            rechecked: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(RECHECK).build(),
             tell: OnceLock::new(),
             ready: watch::Sender::new(false),
             caught_up: watch::Sender::new(false),
@@ -141,7 +159,8 @@ impl Tenants {
 
     /// Enabled tenants whose schema is not at this version, and why the last migration failed, if one did.
     pub fn behind(&self) -> BTreeMap<TenantId, Option<String>> {
-        self.behind.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let behind = self.behind.read().unwrap_or_else(PoisonError::into_inner);
+        behind.iter().map(|(id, behind)| (id.clone(), behind.failure.clone())).collect()
     }
 
     fn changed(&self, change: Change) {
@@ -221,10 +240,11 @@ impl Tenants {
         }
         let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
         let failure = match behind.entry(id.clone()) {
-            btree_map::Entry::Occupied(entry) => entry.get().clone(),
+            btree_map::Entry::Occupied(entry) => entry.get().failure.clone(),
             btree_map::Entry::Vacant(entry) => {
                 self.found_behind.notify_one();
-                entry.insert(None).clone()
+                entry.insert(Behind { since: Instant::now(), failure: None });
+                None
             }
         };
         let schema = schema.name().to_owned();
@@ -239,7 +259,11 @@ impl Tenants {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn remember(&self, id: &TenantId, (since, knowledge): tenants::Enabled) -> Arc<Tenant> {
+    pub(super) fn remember(
+        &self,
+        id: &TenantId,
+        (since, knowledge): tenants::Enabled,
+    ) -> Arc<Tenant> {
         let mut is_new = false;
         let tenant = {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -265,6 +289,24 @@ impl Tenants {
             self.changed(Change::Enabled(id.clone()));
         }
         tenant
+    }
+
+    /// Looks at a tenant once more whose tables could not be read: an older instance may have made it anew. At most
+    /// once in some seconds.
+    pub async fn recheck(&self, db: &Db, id: &TenantId) -> Result<(), store::Error> {
+        let Some(known) = self.known(id) else { return Ok(()) };
+        if self.rechecked.get(id).await.is_some() {
+            return Ok(());
+        }
+        self.rechecked.insert(id.clone(), ()).await;
+        let enabled = tenants::enabled_as(db, id).await?;
+        if enabled.is_some_and(|(since, _)| since == known.since)
+            && switch::is_current(db, &known.schema).await?
+        {
+            return Ok(());
+        }
+        self.forget(id);
+        self.look_up(db, id).await.map(|_| ())
     }
 
     /// Forgets that a tenant is enabled; asked again, it is looked up.
@@ -321,7 +363,7 @@ impl Tenants {
         self.ready.send_replace(true);
         let mut news = tenants::News::listen(listener).await?;
         loop {
-            self.reload().await?;
+            store::within(RELOAD_LIMIT, self.reload()).await?;
             self.migrate().await?;
             if !self.caught_up.send_replace(true) {
                 self.changed(Change::Any);
@@ -340,7 +382,12 @@ impl Tenants {
     async fn migrate(&self) -> Result<(), store::Error> {
         for id in self.behind().into_keys() {
             let (schema, now) = (Schema::of(&id), self.now().await);
-            let failure = match switch::bring_up_to_date(&self.db, &id, &schema, now).await {
+            // An error would say that the semaphore is closed, which nobody does.
+            let turn = self.migrating.acquire().await;
+            let migrated = switch::bring_up_to_date(&self.db, &id, &schema, now);
+            let migrated = store::within(MIGRATION_LIMIT, migrated).await;
+            drop(turn);
+            let failure = match migrated {
                 Ok(_) => {
                     match tenants::enabled_as(&self.db, &id).await? {
                         Some(enabled) => match self.adopt(&self.db, &id, enabled).await {
@@ -355,116 +402,19 @@ impl Tenants {
                 Err(error) => error,
             };
             warn!(tenant = %id, error = %Chain(&failure), "tenant not migrated yet");
-            if !failure.is_transient_in_migration() {
-                let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
-                behind.insert(id, Some(Chain(&failure).to_string()));
+            let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(behind) = behind.get_mut(&id)
+                && (!failure.is_transient_in_migration()
+                    || behind.since.elapsed() > MIGRATION_PATIENCE)
+            {
+                behind.failure = Some(Chain(&failure).to_string());
             }
         }
         Ok(())
     }
 
     /// The time by the database's clock, with which what other instances and modules wrote is compared.
-    async fn now(&self) -> DateTime<Utc> {
+    pub(super) async fn now(&self) -> DateTime<Utc> {
         store::now(&self.db).await.unwrap_or_else(|_| self.clock.now())
     }
-
-    /// Installs or upgrades: the same steps, each of which may be repeated. Gives what there is to say of
-    /// them.
-    pub async fn enable(
-        &self,
-        id: &TenantId,
-        module_to: &str,
-    ) -> Result<Vec<String>, store::Error> {
-        self.enable_for(id, module_to, None).await
-    }
-
-    /// As [`Tenants::enable`], for a job: once another instance has taken that, or it is gone, nothing is enabled.
-    pub async fn enable_for(
-        &self,
-        id: &TenantId,
-        module_to: &str,
-        job: Option<Lease>,
-    ) -> Result<Vec<String>, store::Error> {
-        let schema = Schema::of(id);
-        migrate::module(&self.db).await?;
-        let now = self.now().await;
-        let messages = switch::bring_up_to_date(&self.db, id, &schema, now).await?;
-        let mut tx = store::begin(&self.db).await?;
-        tenants::enter_alone(&mut tx, id).await?;
-        for measure in Measure::ALL {
-            conditions::seed(&mut *tx, &schema, measure.condition_id(), &seed(measure)).await?;
-        }
-        let was_enabled = tenants::enabled_since(&mut *tx, id).await?.is_some();
-        tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
-        if !was_enabled {
-            // What the topics hold of it was passed by until now.
-            let filling = Uuid::new_v4();
-            let request = Ask::filling().told();
-            let asked = Request {
-                tenant: id,
-                request: &request,
-                by: "enabling",
-                together: Some("enabling"),
-            };
-            rebuilds::add(&mut *tx, filling, asked).await?;
-            tenants::fill(&mut tx, id, filling).await?;
-        }
-        let enabled = tenants::enabled_as(&mut *tx, id).await?;
-        if let Some(job) = job {
-            tenant_jobs::require(&mut tx, job).await?;
-        }
-        store::commit(tx).await?;
-        if let Some(enabled) = enabled {
-            self.remember(id, enabled);
-        }
-        self.rebuild_asked.notify_one();
-        info!(tenant = %id, module.id = module_to, "tenant enabled");
-        Ok(messages)
-    }
-
-    /// Disables and keeps the data. A tenant that was never enabled stays so.
-    pub async fn disable(&self, id: &TenantId, module_from: &str) -> Result<(), store::Error> {
-        migrate::module(&self.db).await?;
-        let mut tx = store::begin(&self.db).await?;
-        tenants::enter_alone(&mut tx, id).await?;
-        if tenants::enabled_since(&mut *tx, id).await?.is_some() {
-            tenants::set_enabled(&mut tx, id, false, module_from, self.now().await).await?;
-        }
-        store::commit(tx).await?;
-        self.forget(id);
-        info!(tenant = %id, "tenant disabled");
-        Ok(())
-    }
-
-    /// Disables and removes everything of the tenant.
-    pub async fn purge(&self, id: &TenantId) -> Result<(), store::Error> {
-        migrate::module(&self.db).await?;
-        let mut tx = store::begin(&self.db).await?;
-        tenants::enter_alone(&mut tx, id).await?;
-        // What a rebuild is just doing takes locks in this order: of its shadow, of the tenant, of its row.
-        for rebuild in rebuilds::ids(&mut tx, id).await? {
-            shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
-        }
-        tenants::purge(&mut tx, id, &Schema::of(id)).await?;
-        tenant_jobs::remove(&mut *tx, id, None).await?;
-        iterations::forget_all(&mut tx, id).await?;
-        rebuilds::forget_all(&mut tx, id).await?;
-        store::commit(tx).await?;
-        self.forget(id);
-        info!(tenant = %id, "tenant purged");
-        Ok(())
-    }
-}
-
-/// A condition as seeded: it blocks nothing until the library says so.
-fn seed(measure: Measure) -> Value {
-    json!({
-        "id": measure.condition_id(),
-        "name": measure.name(),
-        "blockBorrowing": false,
-        "blockRenewals": false,
-        "blockRequests": false,
-        "valueType": measure.value_type(),
-        "message": "",
-    })
 }

@@ -112,9 +112,7 @@ pub(super) async fn get(
             Ok(answer) => Ok((answer, knowledge)),
             Err(error) => {
                 if error.verdict() == Verdict::Unusable {
-                    // An older instance may have made the tenant anew: it is looked at once more.
-                    service.tenants.forget(&id);
-                    enabled(&service, &db, &id).await?;
+                    service.tenants.recheck(&db, &id).await?;
                 }
                 Err(ApiError::Store(error))
             }

@@ -25,12 +25,17 @@ use crate::{
         outcome::At,
         takeover::{Begin, Candidate, Decided, Span, Takeover},
     },
-    store::incidents::Kind,
+    store::{self, incidents::Kind},
     telemetry::Chain,
 };
 
 /// How long to wait when the database or the brokers don't answer.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the database may take for one question, and when a partition is asked about again of which what was
+/// found can't be stored.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Answers where partitions begin.
 pub(super) struct Asker<L> {
@@ -85,7 +90,8 @@ impl<L: Ledger> Asker<L> {
     async fn begin(&self, due: &mut Vec<Due>) -> Result<(), Failure> {
         let candidates = self.candidates(due).await?;
         let places: Vec<At> = candidates.values().map(|c| c.at.clone()).collect();
-        let positions = self.takeover.positions(candidates.values()).await?;
+        let positions = self.takeover.positions(candidates.values());
+        let positions = store::within(PATIENCE, positions).await?;
         positions.in_doubt.iter().for_each(|tenant| self.ingest.doubt(tenant.clone()));
         let spans = self.of_broker(&places, Broker::spans).await?;
         let broker = self.broker.clone();
@@ -113,11 +119,22 @@ impl<L: Ledger> Asker<L> {
         self.tell(fits);
         let looks: Vec<Look> = misfits.iter().filter_map(Question::look).collect();
         let looked = self.look(looks).await?;
-        for Question { candidate, decided, .. } in &misfits {
+        for question in misfits {
+            let Question { due: of, candidate, decided, .. } = &question;
             let records = looked.get(&candidate.at).map_or(&[][..], Vec::as_slice);
-            self.takeover.conclude(candidate, &positions, decided, &cluster, records).await?;
+            let concluded =
+                self.takeover.conclude(candidate, &positions, decided, &cluster, records);
+            match store::within(PATIENCE, concluded).await {
+                Ok(()) => self.tell(vec![question]),
+                // One tenant's trouble keeps no other's partitions from beginning.
+                Err(error) => {
+                    warn!(kafka.topic = of.topic, kafka.partition = of.partition, error = %Chain(&error),
+                        "what does not fit can't be stored; the partition is asked about again");
+                    self.assignment.hold(of, Some(AGAIN));
+                }
+            }
         }
-        self.tell(misfits);
+        due.clear();
         Ok(())
     }
 

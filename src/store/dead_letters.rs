@@ -154,26 +154,23 @@ pub async fn waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, E
     Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
 }
 
-/// The next records that wait for a tenant, after `after` in the order of their ids.
+/// Ids of the next records that wait for a tenant, after `after` in their order.
 pub async fn waiting(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
     after: Uuid,
     limit: i64,
-) -> Result<Vec<Parked>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(
-        r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
-                  key, headers, payload, cluster
-             from mod_patron_blocks.dead_letter
-            where tenant = $1 and dead_letter_id > $2 order by dead_letter_id limit $3"#,
+) -> Result<Vec<Uuid>, Error> {
+    sqlx::query_scalar(
+        "select dead_letter_id from mod_patron_blocks.dead_letter
+          where tenant = $1 and dead_letter_id > $2 order by dead_letter_id limit $3",
     )
     .bind(tenant.as_str())
     .bind(after)
     .bind(limit)
     .fetch_all(db)
     .await
-    .map_err(Error::at("read records that wait for a tenant"))?;
-    Ok(rows.into_iter().map(Parked::from).collect())
+    .map_err(Error::at("read which records wait for a tenant"))
 }
 
 /// Leaves a record to operators that waited for a tenant and can't be applied now that the tenant can be

@@ -73,7 +73,7 @@ const BEYOND: Statement = Statement::new(
        select received_at, dead_letter_id, row_number() over newest_first as number,
               sum(200 + pg_column_size(payload) + pg_column_size(headers) + coalesce(pg_column_size(key), 0))
                 over newest_first as bytes
-         from {schema}.dead_letter
+         from {schema}.dead_letter where reason <> 'tenant_unusable'
        window newest_first as (order by received_at desc, dead_letter_id desc
                                rows between unbounded preceding and current row)) letters
       where number > $1 or bytes > $2
