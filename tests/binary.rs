@@ -62,6 +62,8 @@ pub(crate) fn serve_at(world: &World, port: u16) -> Process {
         .env("OKAPI_URL", world.users.url())
         .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
         .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
+        // A transaction of a frozen process ends after this.
+        .env("DB_QUERYTIMEOUT", "20000")
         .env("LOG_LEVEL", "error")
         .stdout(Stdio::null())
         .spawn();

@@ -251,11 +251,11 @@ async fn records_that_wait_for_a_tenant_are_not_too_many() {
         let park = "insert into {schema}.dead_letter
               (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload)
             select gen_random_uuid(), 'tenant_unusable', 'r', 't', 0, n,
-                   '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
+                   '2026-09-15T13:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
               from generate_series";
         keeper.run(&format!("{park} (0, 1499) n")).await;
         // Others are few, and older than all that wait.
-        let others = park.replace("tenant_unusable", "bad").replace("T12:00", "T11:00");
+        let others = park.replace("tenant_unusable", "bad").replace("T13:00", "T12:00");
         keeper.run(&format!("{others} (0, 9) n")).await;
         assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
     })

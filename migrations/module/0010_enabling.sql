@@ -7,15 +7,12 @@ comment on column tenant.changed_at is 'When the row was last written';
 
 create function note_enabling() returns trigger language plpgsql as $$
 begin
-    if new.enabled and not old.enabled then
-        -- Two enablings never share an instant, whatever the clock does.
-        new.enabled_at := greatest(clock_timestamp(), old.enabled_at + interval '1 microsecond');
-    else
-        new.enabled_at := old.enabled_at;
-    end if;
+    -- Two enablings never share an instant, whatever the clock does.
+    new.enabled_at := greatest(clock_timestamp(), old.enabled_at + interval '1 microsecond');
     return new;
 end $$;
-create trigger note_enabling before update on tenant for each row execute function note_enabling();
+create trigger note_enabling before update of enabled on tenant
+    for each row when (new.enabled and not old.enabled) execute function note_enabling();
 
 -- Records of tenant collections that wait for a tenant are retried by the service itself.
 alter table dead_letter add column tenant text;

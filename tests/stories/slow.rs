@@ -101,13 +101,9 @@ async fn a_tenant_whose_tables_are_locked_holds_up_nobody_else() {
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
         assert_eq!(world.count(read).await, 0, "theirs wait");
         locked.rollback().await.unwrap();
-        world.until("what waited is read", async |w: &World| w.count(read).await >= 3).await;
+        // In a topic of all tenants theirs were parked, and the service retries them.
+        world.until("what waited is read", async |w: &World| w.count(read).await == 6).await;
         world.until("it is over", async |w: &World| w.count(open).await == 0).await;
-        // In a topic of all tenants theirs were parked.
-        let parked = world.take_dead_letters().await;
-        let read = world.count(read).await;
-        assert!(parked.iter().all(|reason| reason == "tenant_unusable"), "{parked:?}");
-        assert_eq!(parked.len() as i64 + read, 6, "nothing is lost");
     })
     .await;
 }

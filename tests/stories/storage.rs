@@ -278,7 +278,8 @@ async fn a_collections_topic_of_users_tells_of_none_but_its_own() {
         world
             .until("its own topic is missed", async |w: &World| w.blocks(user).await == NONE)
             .await;
-        // Once its records stand there, that topic tells of it.
+        // Once its records stand there, that topic tells of it; no answer is newer.
+        world.users.set_mood(Mood::Broken);
         let told = done("UPDATED", &member(user, strict), now());
         send(world, "ALL", TENANT, USER, &told).await;
         world.settled().await;

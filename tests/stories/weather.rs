@@ -99,6 +99,9 @@ async fn connections_that_fall_silent_for_ever_are_given_up() {
             })
             .await;
         world.settled().await;
+        // Each connection for other requests is given up once one has met it.
+        let summary = format!("/user-summary/{user}");
+        world.until("others are answered", async |w: &World| w.get(&summary).await.0 == 200).await;
         assert_eq!(open_loans(world, user).await, 5);
     })
     .await;
