@@ -147,6 +147,7 @@ async fn create(connection: &mut PgConnection, schema: &Schema) -> Result<(), Er
         // table's lock blocks all who come later, so that is bounded.
         "set statement_timeout = 0".to_owned(),
         "set lock_timeout = '5s'".to_owned(),
+        "set idle_in_transaction_session_timeout = '60s'".to_owned(),
         format!("create schema if not exists {name}"),
         format!("set search_path = {name}"),
     ] {
