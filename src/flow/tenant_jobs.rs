@@ -29,8 +29,10 @@ const HELD: Duration = Duration::from_secs(15);
 /// How often that word is given, and jobs are looked for whose instance is silent.
 const WORD: Duration = Duration::from_secs(5);
 
-/// How often whoever waits for a job looks at it.
+/// How often a request that waits for a job reads it: most jobs end within the first second.
 const LOOK: Duration = Duration::from_millis(50);
+const LOOK_LATER: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_secs(1);
 
 /// Works on tenants.
 pub struct TenantJobs {
@@ -86,13 +88,15 @@ impl TenantJobs {
         id: Uuid,
         wait: Duration,
     ) -> Result<Option<TenantJob>, store::Error> {
-        let deadline = Instant::now() + wait;
+        let begun = Instant::now();
         loop {
             let job = store::read(db, async |db| tenant_jobs::find(db, tenant, id).await).await?;
-            if job.as_ref().is_none_or(|job| job.complete) || Instant::now() >= deadline {
+            let waited = begun.elapsed();
+            if job.as_ref().is_none_or(|job| job.complete) || waited >= wait {
                 return Ok(job);
             }
-            sleep(LOOK).await;
+            let pause = if waited < LATER { LOOK } else { LOOK_LATER };
+            sleep(pause.min(wait.saturating_sub(waited))).await;
         }
     }
 

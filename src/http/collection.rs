@@ -16,13 +16,13 @@ use crate::store::{
     records::{self, Collection},
 };
 
-/// Bytes that a record may have. Unknown members are stored too, and a desk waits until all limits of its tenant
-/// are read.
+/// Bytes that a record may have, since unknown members are stored too.
 const RECORD_MOST: usize = 64 * 1024;
 
-/// A record as sent, of a bounded length.
+/// A record as sent, of a bounded length, here and where it is stored.
 pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiError> {
     let record = Record::read(request, body)?;
+    record.require_storable()?;
     if body.len() <= RECORD_MOST {
         return Ok(record);
     }

@@ -24,6 +24,15 @@ impl Record {
         }
     }
 
+    /// Refuses a record with a number, in whichever depth, that is no double or is written at length.
+    /// PostgreSQL stores and prints all digits: `1e131000` would be a hundred kilobytes.
+    pub(super) fn require_storable(&self) -> Result<(), ApiError> {
+        match self.0.values().all(is_storable) {
+            true => Ok(()),
+            false => Err(ApiError::bad_request(NUMBER_RULE)),
+        }
+    }
+
     /// A member that is there and not null.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
@@ -117,6 +126,32 @@ impl Record {
     pub(super) fn into_value(mut self) -> Value {
         self.0.retain(|_, value| !value.is_null());
         Value::Object(self.0)
+    }
+}
+
+/// Characters of a number in a record: far more than a double has.
+const NUMBER_MOST: usize = 40;
+
+/// The smallest double above zero is 5e-324. An exponent below that adds nothing but zeros.
+const EXPONENT_MOST: u16 = 324;
+
+const NUMBER_RULE: &str = "the record holds a number that can't be stored: it must be a double, \
+    written in 40 characters at most";
+
+/// Whether PostgreSQL prints all numbers of a value in some hundred characters each. The parser bounds the depth.
+fn is_storable(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            let written = number.as_str();
+            let exponent = written.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent);
+            let digits = exponent.trim_start_matches(['+', '-']);
+            number.as_f64().is_some_and(f64::is_finite)
+                && written.len() <= NUMBER_MOST
+                && digits.parse::<u16>().is_ok_and(|size| size <= EXPONENT_MOST)
+        }
+        Value::Array(values) => values.iter().all(is_storable),
+        Value::Object(members) => members.values().all(is_storable),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::timeout;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
@@ -42,7 +44,7 @@ const WAIT_MOST: Duration = Duration::from_secs(60);
         (
             status = 201,
             body = described::TenantJob,
-            description = "Installed or upgraded",
+            description = "Installed or upgraded, or begun: then complete is false",
             headers(("Location" = String, description = "Where the job is")),
         ),
         (status = 204, description = "Disabled or purged"),
@@ -61,6 +63,7 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
+    attributes.require_storable()?;
     attributes.optional_string("module_to")?;
     let module_from = attributes.optional_string("module_from")?.unwrap_or_default().to_owned();
     let purge = attributes.optional_boolean("purge")?.unwrap_or_default();
@@ -88,11 +91,25 @@ pub(super) async fn post(
         store::Verdict::Refused => ApiError::of_record(error),
         _ => failed(&error),
     })?;
-    let job = jobs
-        .find(&service.operators.db(), &tenant, id, SOON)
-        .await?
-        .ok_or_else(|| unknown_job(id))?;
+    let db = service.operators.db();
+    let looked = match timeout(SOON, jobs.find(&db, &tenant, id, SOON)).await {
+        Ok(Ok(job)) => Some(job.ok_or_else(|| unknown_job(id))?),
+        Ok(Err(error)) => {
+            warn!(%tenant, tenant.job = %id, error = %Chain(&error), "a tenant job goes on unseen");
+            None
+        }
+        Err(_) => None,
+    };
     service.answers.policies.forget(&tenant);
+    // The job goes on whether or not it could be looked at, so its client needs to know where it is.
+    let job = looked.unwrap_or_else(|| TenantJob {
+        id,
+        tenant,
+        tenant_attributes: attributes,
+        complete: false,
+        error: None,
+        messages: Vec::new(),
+    });
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("/_/tenant/{id}")))
         .json(Body::of(job)))
@@ -185,7 +202,8 @@ fn named(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError
 
 /// What there is to say of a job that isn't there: its tenant may be the unknown one.
 async fn unknown(service: &Service, tenant: &TenantId, id: Uuid) -> Result<ApiError, ApiError> {
-    Ok(match service.tenants.find(tenant).await? {
+    let known = service.tenants.find_for_request(&service.operators.db(), tenant).await?;
+    Ok(match known {
         Some(_) => unknown_job(id),
         None => ApiError::not_found(format!("Tenant not found {tenant}")),
     })

@@ -26,7 +26,10 @@ pub(super) const STATEMENTS: &[&Statement] = &[&SEED, &RECORDS.all, &RECORDS.fin
 /// The conditions, by name.
 pub static RECORDS: Collection = Collection {
     all: Statement::new(
-        "select jsonb from {schema}.patron_block_conditions order by lower(jsonb ->> 'name'), id",
+        "select jsonb_build_object('id', jsonb -> 'id', 'blockBorrowing', jsonb -> 'blockBorrowing',
+                  'blockRenewals', jsonb -> 'blockRenewals', 'blockRequests', jsonb -> 'blockRequests',
+                  'message', jsonb -> 'message')
+           from {schema}.patron_block_conditions order by lower(jsonb ->> 'name'), id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_conditions where id = $1"),
     search: Searchable {

@@ -26,7 +26,9 @@ pub(super) const STATEMENTS: &[&Statement] =
 /// The limits, in the order in which they were made, which is the order of blocks in an answer.
 pub static RECORDS: Collection = Collection {
     all: Statement::new(
-        "select jsonb from {schema}.patron_block_limits order by creation_date nulls first, id",
+        "select jsonb_build_object('id', jsonb -> 'id', 'patronGroupId', jsonb -> 'patronGroupId',
+                  'conditionId', jsonb -> 'conditionId', 'value', jsonb -> 'value')
+           from {schema}.patron_block_limits order by creation_date nulls first, id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
     search: Searchable {

@@ -14,7 +14,8 @@ use crate::cql::{Condition, Query};
 /// How a collection is read.
 #[derive(Debug)]
 pub struct Collection {
-    /// All records, in the collection's order.
+    /// The members of all records that evaluation needs, in the collection's order. Clients may add others
+    /// of any length, and a desk waits for this. A member that is missing is null.
     pub(super) all: Statement,
     /// One record; takes its id.
     pub(super) find: Statement,
@@ -30,7 +31,7 @@ pub(super) const METADATA: [Field; 4] = [
     Field::name("metadata.updatedByUserId", "jsonb #>> '{metadata,updatedByUserId}'"),
 ];
 
-/// All records of a collection.
+/// All records of a collection, with only the members that evaluation needs.
 pub async fn all(
     db: impl PgExecutor<'_>,
     schema: &Schema,

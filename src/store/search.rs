@@ -137,13 +137,10 @@ impl Search {
         use Relation::{AllWords, AnyWord, Words};
         let Comparison { relation, term, modifiers, .. } = comparison;
         let is_prose = matches!(field.kind, Kind::Words);
-        let has_none = match is_prose {
-            true => word_pattern(term).is_empty(),
-            false => term.words().next().is_none(),
-        };
+        let is_empty = term.words().next().is_none();
         match relation {
             // Whatever its kind, the field is set.
-            Words | AllWords | AnyWord if has_none => self.push(field.text).push(" is not null"),
+            Words | AllWords | AnyWord if is_empty => self.push(field.text).push(" is not null"),
             AllWords => self.each_word(field, term, *modifiers, " and "),
             AnyWord => self.each_word(field, term, *modifiers, " or "),
             Words if is_prose => self.words(field, term, *modifiers),
@@ -176,7 +173,8 @@ impl Search {
         }
     }
 
-    /// Words of prose, or else the field against each of the words.
+    /// Words of prose, or else the field against each of the words. Prose has no word of punctuation alone:
+    /// such a word says nothing, and must not make a condition true.
     fn each_word(
         &mut self,
         field: &Field,
@@ -184,8 +182,14 @@ impl Search {
         modifiers: Modifiers,
         joined: &'static str,
     ) -> &mut Self {
+        let is_prose = matches!(field.kind, Kind::Words);
+        let says = |word: &Term| !is_prose || !word_pattern(word).is_empty();
+        let mut words = term.words().filter(says).peekable();
+        if words.peek().is_none() {
+            return self.push("false");
+        }
         self.push("(");
-        for (n, word) in term.words().enumerate() {
+        for (n, word) in words.enumerate() {
             if n > 0 {
                 self.push(joined);
             }
@@ -197,10 +201,11 @@ impl Search {
         self.push(")")
     }
 
+    /// Words of prose, one after another. A term of punctuation alone has none and matches nothing.
     fn words(&mut self, field: &Field, term: &Term, modifiers: Modifiers) -> &mut Self {
         let words = word_pattern(term);
         if words.is_empty() {
-            return self.push(field.text).push(" is not null");
+            return self.push("false");
         }
         self.push(IN_WORDS[0]).folded(field, modifiers).push(IN_WORDS[1]);
         self.push(" like ").folded_value(format!("% {words} %"), modifiers)

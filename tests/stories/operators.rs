@@ -9,7 +9,7 @@ use patron_blocks::{
     store::{self, Tx},
 };
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -113,7 +113,7 @@ async fn a_list_of_large_letters_is_small_and_one_is_whole() {
         let (status, page) = world.get(&format!("{LETTERS}?limit=2147483647")).await;
         assert_eq!(status, 200);
         assert!(page.len() < 40_000, "a page of 40 letters has {} bytes", page.len());
-        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let page: Value = serde_json::from_str(&page).unwrap();
         assert_eq!(page["totalRecords"], 40);
         let first = &page["deadLetters"][0];
         assert_eq!((&first["payloadBytes"], first.get("payload")), (&json!(100_000), None));
@@ -133,7 +133,7 @@ async fn a_page_has_a_most_and_the_next_one_goes_on() {
         park(world, 1100, 16).await;
         let page = world.read(&format!("{LETTERS}?limit=5000")).await;
         let rest = world.read(&format!("{LETTERS}?limit=5000&offset=1000")).await;
-        let number = |page: &serde_json::Value| page["deadLetters"].as_array().unwrap().len();
+        let number = |page: &Value| page["deadLetters"].as_array().unwrap().len();
         assert_eq!((number(&page), number(&rest)), (1000, 100));
         assert_eq!((&page["totalRecords"], &rest["totalRecords"]), (&json!(1100), &json!(1100)));
         world.take_dead_letters().await;
@@ -150,7 +150,7 @@ async fn a_page_has_a_most_and_the_next_one_goes_on() {
         world.meddle(&wide).await;
         let (_, page) = world.get("/patron-block-limits?limit=1500").await;
         assert!(page.len() < 3_000_000, "a page has {} bytes", page.len());
-        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let page: Value = serde_json::from_str(&page).unwrap();
         let first = page["patronBlockLimits"].as_array().unwrap().len();
         assert_eq!((first > 0, &page["totalRecords"]), (true, &json!(9)));
         let next = world.read(&format!("/patron-block-limits?limit=1500&offset={first}")).await;
@@ -193,6 +193,99 @@ async fn what_is_written_for_desks_has_a_bounded_length() {
             "conditionId": Measure::ChargedOut.condition_id(), "note": "x".repeat(100_000),
         });
         assert_eq!(world.post("/patron-block-limits", &limit).await.0, 422);
+    })
+    .await;
+}
+
+/// PostgreSQL writes out all digits of a number: seven characters can be a megabyte in an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_grow_when_stored_are_refused() {
+    World::tell(async |world| {
+        let path = format!("/patron-block-conditions/{}", Measure::ChargedOut.condition_id());
+        let condition = world.read(&path).await;
+        let limit = json!({
+            "id": Uuid::new_v4(), "patronGroupId": Uuid::new_v4(), "value": 1,
+            "conditionId": Measure::ChargedOut.condition_id(),
+        });
+        let enable = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let long = "7".repeat(41);
+        let exact = format!("0.{}", "1".repeat(40));
+        for bad in ["1e131000", "-1E+400", "1e-16000", "0e-16000", "0.0e-400", &long, &exact] {
+            let number: Value = serde_json::from_str(bad).unwrap();
+            for note in [number.clone(), json!({ "deep": [[1, { "er": number }]] })] {
+                let with = |record: &Value| {
+                    let mut record = record.clone();
+                    record["note"] = note.clone();
+                    record
+                };
+                let answers = [
+                    world.put(&path, &with(&condition)).await,
+                    world.post("/patron-block-limits", &with(&limit)).await,
+                    world.post("/_/tenant", &with(&enable)).await,
+                ];
+                for (status, why) in answers {
+                    assert!(status == 400 && why.contains("number"), "{bad}: {status} {why}");
+                }
+            }
+        }
+        let mut usual = limit.clone();
+        usual["note"] =
+            serde_json::from_str("[0, -1, 12.50, 1e300, -5e-324, 1.7976931348623157E+308]")
+                .unwrap();
+        assert_eq!(world.post("/patron-block-limits", &usual).await.0, 201);
+        let stored = world.read("/patron-block-limits").await;
+        assert_eq!(stored["patronBlockLimits"][0]["note"][2].to_string(), "12.50");
+    })
+    .await;
+}
+
+/// A connection of operators whose last statement looked a tenant up.
+const LOOKED_UP: &str = "select count(*) from pg_stat_activity
+    where datname = current_database() and application_name = 'mod-patron-blocks operators'
+      and query like 'select enabled_at, filled_by%'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_job_is_no_matter_of_writers() {
+    World::tell(async |world| {
+        assert_eq!(world.count(LOOKED_UP).await, 0);
+        let path = format!("/_/tenant/{}", Uuid::new_v4());
+        let ask = world.request(Method::GET, &path).header("X-Okapi-Tenant", "southlib");
+        let answer = ask.send().await.unwrap();
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.text().await.unwrap(), "Tenant not found southlib");
+        assert_eq!(world.count(LOOKED_UP).await, 1, "over a connection of operators");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_begun_though_operators_connections_are_busy() {
+    World::tell(async |world| {
+        let tx = locked(world).await;
+        let world = &*world;
+        // More than can time out while the job is waited for.
+        let lists = join_all((0..100).map(|_| world.get(LETTERS)));
+        let install = async {
+            let waiting = "select count(*) from pg_stat_activity
+                            where datname = current_database() and wait_event_type = 'Lock'
+                              and application_name = 'mod-patron-blocks operators'";
+            let busy = async |w: &World| w.count(waiting).await == 2;
+            world.until("both connections are busy", busy).await;
+            let attributes = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+            let ask = world.request(Method::POST, "/_/tenant").json(&attributes);
+            let answer = ask.header("X-Okapi-Tenant", TENANT).send().await.unwrap();
+            let (status, at) = (answer.status(), answer.headers().get("Location").cloned());
+            let body = answer.text().await.unwrap();
+            tx.rollback().await.unwrap();
+            assert_eq!(status, 201, "{body}");
+            let job: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((&job["complete"], &job["tenantAttributes"]), (&json!(false), &attributes));
+            assert_eq!(at.unwrap(), format!("/_/tenant/{}", job["id"].as_str().unwrap()));
+            job
+        };
+        let (_, job) = tokio::join!(lists, install);
+        let path = format!("/_/tenant/{}?wait=60000", job["id"].as_str().unwrap());
+        assert_eq!(world.read(&path).await["complete"], true);
     })
     .await;
 }
