@@ -196,7 +196,6 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         },
         tenants.clone(),
         clock.clone(),
-        user_topics.clone(),
         config.kafka.environment.clone(),
         config.messages.clone(),
         sender.clone(),
