@@ -253,6 +253,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         environment: config.kafka.environment.clone(),
         redrive,
         gateway: config.okapi.gateway.clone(),
+        other_gateways: http::OtherGateways::default(),
         tenant_jobs,
         rebuilds,
         telling,
