@@ -104,7 +104,7 @@ async fn nothing_is_noted_until_it_is_wanted_and_then_all_that_is_so_is_told() {
         let user = patron(world, group).await;
         let loans = borrow(world, user, 3).await;
         let noted = "select count(*) from {schema}.touched_patron";
-        let triggers = "select count(*) from pg_trigger where not tgisinternal and tgname not like 'note_inbox%'
+        let triggers = "select count(*) from pg_trigger where tgname like 'note_%' and tgname not like 'note_inbox%'
                           and tgrelid::regclass::text like '%_mod_patron_blocks.%'";
         assert_eq!((world.count(noted).await, world.count(triggers).await), (0, 0));
         let restart = async |world: &mut World, on: bool| {
