@@ -192,7 +192,8 @@ fn check_fact(fact: &Fact) {
         Fact::DueDateChanged { due_date, .. } => assert!(is_a_due_date(due_date)),
         Fact::LoanHeld { due_date, lost, claimed_returned, .. } => {
             assert!(is_a_due_date(due_date));
-            assert!(!(*lost && *claimed_returned));
+            assert_eq!(lost.is_some(), claimed_returned.is_some());
+            assert!(*lost != Some(true) || *claimed_returned != Some(true));
         }
         Fact::GroupTold { group, .. } => {
             assert!(group.as_ref().is_none_or(|group| !group.trim().is_empty()));

@@ -68,6 +68,8 @@ pub struct Figures {
     pub sent: Counter,
     /// Summaries that iterations have published.
     pub published: Counter,
+    /// Requests that name another gateway than the pinned one.
+    pub other_gateway_requests: Counter,
     gone: [Counter; 4],
     answers: [Counter; Basis::ALL.len()],
     module_calls: [[Counter; Outcome::ALL.len()]; Module::ALL.len()],
@@ -124,6 +126,7 @@ impl Figures {
             told: counter!("patron_blocks_messages_written_total"),
             sent: counter!("patron_blocks_messages_sent_total"),
             published: counter!("patron_blocks_summaries_published_total"),
+            other_gateway_requests: counter!("patron_blocks_other_gateway_requests_total"),
             assigned: rebalanced("assigned"),
             revoked: rebalanced("revoked"),
             gone: ["inbox", "loan", "fee_fine", "dead_letter"]
@@ -270,6 +273,10 @@ fn describe() {
         ("patron_blocks_partitions_moved_total", "Partitions that the group assigned or revoked"),
         ("patron_blocks_answers_total", "Answers about patrons, by what they rest on"),
         ("patron_blocks_module_calls_total", "Calls to other modules, by what became of them"),
+        (
+            "patron_blocks_other_gateway_requests_total",
+            "Requests that name another gateway than the pinned one, which is asked instead",
+        ),
         ("patron_blocks_rows_removed_total", "Old rows that housekeeping removed"),
     ] {
         describe_counter!(name, what);

@@ -75,9 +75,10 @@ fn stored() -> impl Strategy<Value = Fact> {
     let user = (0..3_u8).prop_map(|n| id(2, n));
     let group = proptest::option::weighted(0.8, select(vec!["students", "staff"]));
     prop_oneof![
-        6 => (loan.clone(), user.clone(), instant(), any::<bool>(), 0..4_u8).prop_map(
-            |(loan, user, due_date, by_recall, item)| Fact::LoanHeld {
-                loan, user, due_date, by_recall, lost: item == 1, claimed_returned: item == 2,
+        6 => (loan.clone(), user.clone(), instant(), any::<bool>(), 0..5_u8).prop_map(
+            |(loan, user, due_date, by_recall, item)| {
+                let (lost, claimed_returned) = (item < 4).then_some((item == 1, item == 2)).unzip();
+                Fact::LoanHeld { loan, user, due_date, by_recall, lost, claimed_returned }
             }),
         3 => loan.prop_map(|loan| Fact::LoanEnded { loan }),
         1 => Just(Fact::AllLoansDeleted),

@@ -191,10 +191,10 @@ pub(crate) fn deletion() -> Fact {
     }
 }
 
-/// An open loan as storage holds it: lost, claimed returned, or neither.
+/// An open loan as storage holds it: lost, claimed returned, neither, or with a status that can't be read.
 pub(crate) fn held() -> impl Strategy<Value = Fact> {
-    (patron(), date(), any::<bool>(), 0..3_u8).prop_map(|(user, due_date, by_recall, item)| {
-        let (lost, claimed_returned) = (item == 1, item == 2);
+    (patron(), date(), any::<bool>(), 0..4_u8).prop_map(|(user, due_date, by_recall, item)| {
+        let (lost, claimed_returned) = (item < 3).then_some((item == 1, item == 2)).unzip();
         Fact::LoanHeld { loan: LOAN, user, due_date, by_recall, lost, claimed_returned }
     })
 }
@@ -217,12 +217,17 @@ pub(crate) fn sets_lost(fact: &Fact) -> bool {
         Fact::Lost { .. }
             | Fact::ClaimedReturned { .. }
             | Fact::DueDateChanged { by_recall: false, .. }
-            | Fact::LoanHeld { .. }
+            | Fact::LoanHeld { lost: Some(_), .. }
     )
 }
 
 pub(crate) fn sets_claimed(fact: &Fact) -> bool {
-    matches!(fact, Fact::Lost { .. } | Fact::ClaimedReturned { .. } | Fact::LoanHeld { .. })
+    matches!(
+        fact,
+        Fact::Lost { .. }
+            | Fact::ClaimedReturned { .. }
+            | Fact::LoanHeld { claimed_returned: Some(_), .. }
+    )
 }
 
 pub(crate) fn is_due_date_change(fact: &Fact) -> bool {
@@ -263,11 +268,13 @@ pub(crate) fn expected(told: &[Told]) -> Option<OpenLoan> {
         recall,
         lost: matches!(
             said(sets_lost),
-            Some(Fact::Lost { .. } | Fact::LoanHeld { lost: true, .. })
+            Some(Fact::Lost { .. } | Fact::LoanHeld { lost: Some(true), .. })
         ),
         claimed_returned: matches!(
             said(sets_claimed),
-            Some(Fact::ClaimedReturned { .. } | Fact::LoanHeld { claimed_returned: true, .. })
+            Some(
+                Fact::ClaimedReturned { .. } | Fact::LoanHeld { claimed_returned: Some(true), .. }
+            )
         ),
     })
 }

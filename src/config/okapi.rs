@@ -14,7 +14,8 @@ const USUAL_URL: &str = "http://okapi:9130";
 /// As they come.
 #[derive(Debug, Clone, Args)]
 pub struct OkapiSettings {
-    /// Gateway for calls to other modules; http://okapi:9130 where it is not set and a request names none
+    /// Gateway for calls to other modules, with Eureka the sidecar; http://okapi:9130 where it is not set, or empty,
+    /// and a request names none
     #[arg(long, env = "OKAPI_URL", global = true)]
     pub okapi_url: Option<String>,
     /// Which gateway is asked: pinned (OKAPI_URL alone), request (the one that X-Okapi-Url names), or auto (pinned
@@ -84,6 +85,12 @@ impl Gateway {
             _ => (self.url.clone(), false),
         }
     }
+
+    /// The gateway that a request names, where another one is pinned and asked instead.
+    pub fn passed_over<'a>(&self, named: Option<&'a str>) -> Option<&'a str> {
+        let named = named?.trim_end_matches('/');
+        (self.is_pinned && named != self.url).then_some(named)
+    }
 }
 
 impl OkapiSettings {
@@ -114,7 +121,8 @@ impl OkapiSettings {
             let url = text.trim_end_matches('/').to_owned();
             (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
         };
-        let (rule, set) = ("must be a URL with http or https", self.okapi_url.as_deref());
+        let rule = "must be a URL with http or https";
+        let set = self.okapi_url.as_deref().filter(|set| !set.trim().is_empty());
         let checked = problems.check("OKAPI_URL", set.unwrap_or(USUAL_URL), rule, url);
         let rule = "must be auto, pinned or request";
         let pinned = |text: &str| match text {
@@ -167,6 +175,10 @@ mod tests {
         let elsewhere = || "http://elsewhere".to_owned();
         assert_eq!(base(&[], other), (elsewhere(), false), "as ever");
         assert_eq!(base(&[], None), ("http://okapi:9130".to_owned(), false));
+        for empty in ["--okapi-url=", "--okapi-url= "] {
+            assert_eq!(base(&[empty], other), (elsewhere(), false), "it is not set");
+            assert_eq!(base(&[empty], None), ("http://okapi:9130".to_owned(), false));
+        }
         let line = [url, "--okapi-gateway=request"];
         assert_eq!(base(&line, other), (elsewhere(), true));
         assert_eq!(base(&line, Some("http://here:9130/")), (here(), false));

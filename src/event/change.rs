@@ -114,16 +114,18 @@ fn loan(deed: &Deed<'_>) -> Result<Option<Fact>, Reject> {
 
 /// An open loan as its storage holds it.
 pub(super) fn held(entity: &Entity<'_>) -> Result<Fact, Reject> {
-    // Neither is a reason to lose the loan: what makes no sense says nothing.
-    let item = fields::word("itemStatus", entity.item_status).ok().flatten().unwrap_or_default();
-    let by_recall = fields::boolean("dueDateChangedByRecall", entity.due_date_changed_by_recall);
+    // A status that can't be read is no reason to lose the loan. It says nothing of the item.
+    let item = fields::word("itemStatus", entity.item_status).ok().map(Option::unwrap_or_default);
+    let item = item.as_deref();
+    // The recall flag and the due date are one register. A flag that can't be read leaves no value for it.
+    let by_recall = fields::boolean("dueDateChangedByRecall", entity.due_date_changed_by_recall)?;
     Ok(Fact::LoanHeld {
         loan: id(entity)?,
         user: required("userId", fields::uuid("userId", entity.user_id)?)?,
         due_date: required("dueDate", fields::date_time("dueDate", entity.due_date)?)?,
-        by_recall: by_recall.ok().flatten().unwrap_or(false),
-        lost: matches!(&*item, "Declared lost" | "Aged to lost"),
-        claimed_returned: item.eq_ignore_ascii_case("Claimed returned"),
+        by_recall: by_recall.unwrap_or(false),
+        lost: item.map(|item| matches!(item, "Declared lost" | "Aged to lost")),
+        claimed_returned: item.map(|item| item.eq_ignore_ascii_case("Claimed returned")),
     })
 }
 

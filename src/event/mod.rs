@@ -247,10 +247,10 @@ pub enum Fact {
         due_date: DateTime<Utc>,
         /// Whether a recall set it.
         by_recall: bool,
-        /// Whether the item is lost.
-        lost: bool,
-        /// Whether the patron claims to have returned it.
-        claimed_returned: bool,
+        /// Whether the item is lost; unknown where its status can't be read.
+        lost: Option<bool>,
+        /// Whether the patron claims to have returned it; unknown where its status can't be read.
+        claimed_returned: Option<bool>,
     },
     /// `circulation.loan`: a loan that is not open, or was deleted. It may have no user any more.
     LoanEnded {

@@ -193,9 +193,14 @@ impl Answers {
         state: &State,
     ) -> (Option<String>, Basis) {
         let by_topic = state.is_group_of_topic() && self.user_topics.tell_of(&question.tenant.id);
+        let is_elsewhere = question.caller.is_elsewhere;
         let known = state.known_group();
         let known = known.and_then(|known| Some((state.age(known), known.group.clone()?)));
         match known {
+            // What is answered elsewhere is not stored, so nobody but this request would learn of it.
+            Some((age, group)) if by_topic && age > self.ages.usable && is_elsewhere => {
+                self.asked_group(question, Some(group)).await
+            }
             Some((age, group)) if by_topic => {
                 if age > self.ages.usable {
                     self.ask_in_background(question);
@@ -204,7 +209,9 @@ impl Answers {
             }
             Some((age, group)) if age <= self.ages.fresh => (Some(group), Basis::FreshGroup),
             Some((age, group)) if age <= self.ages.usable => {
-                self.ask_in_background(question);
+                if !is_elsewhere {
+                    self.ask_in_background(question);
+                }
                 (Some(group), Basis::UsableGroup)
             }
             Some((age, group)) if age <= self.ages.fallback => {
@@ -239,14 +246,11 @@ impl Answers {
         (last, basis)
     }
 
-    /// Asks without making anybody wait. What is asked elsewhere would be of no use to the next one.
+    /// Asks without making anybody wait. What is asked elsewhere serves nobody, but it closes the breaker.
     fn ask_in_background(self: &Arc<Self>, question: &Question) {
         let who = (question.tenant.id.clone(), question.user);
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if question.caller.is_elsewhere
-            || asking.len() >= ASKING_MOST
-            || !asking.insert(who.clone())
-        {
+        if asking.len() >= ASKING_MOST || !asking.insert(who.clone()) {
             return;
         }
         drop(asking);

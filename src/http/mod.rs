@@ -15,6 +15,7 @@ mod handlers;
 mod iterations;
 mod limits;
 mod operations;
+mod other_gateways;
 mod query;
 mod rebuilds;
 mod record;
@@ -32,6 +33,7 @@ pub use deadline::in_time;
 pub use description::description;
 pub use error::ApiError;
 pub use gate::{Operators, connections_most};
+pub use other_gateways::OtherGateways;
 
 use gate::Gate;
 
@@ -87,6 +89,8 @@ pub struct Service {
     pub collection: Option<Collection>,
     /// Whom calls to other modules go through.
     pub gateway: Gateway,
+    /// Those that requests name and nobody asks.
+    pub other_gateways: OtherGateways,
     /// What the desk is told when the database fails.
     pub on_database_failure: OnDatabaseFailure,
     /// Whether the service is stopping: then it isn't ready.

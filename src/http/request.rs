@@ -43,7 +43,9 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
 /// Whom outgoing calls are made for.
 pub(super) fn caller(request: &HttpRequest, service: &Service, tenant: &TenantId) -> Caller {
     let owned = |name| header(request, name).map(str::to_owned);
-    let (okapi_url, is_elsewhere) = service.gateway.of(header(request, "X-Okapi-Url"));
+    let named = header(request, "X-Okapi-Url");
+    service.other_gateways.note(&service.gateway, named);
+    let (okapi_url, is_elsewhere) = service.gateway.of(named);
     Caller {
         okapi_url,
         is_elsewhere,

@@ -72,11 +72,6 @@ impl UserTopics {
         *self.newest.write().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 
-    /// Whether it was looked at all.
-    pub fn is_known(&self) -> bool {
-        self.found.read().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
     /// Looks every so often, until `stop`. While no broker answers, what was found last is so still.
     pub async fn follow(
         self: Arc<Self>,

@@ -104,11 +104,12 @@ impl Loan {
                 loan.named = Some(user);
             }
             Fact::LoanHeld { user, due_date, by_recall, lost, claimed_returned, .. } => {
-                // Storage knows all of an open loan but its grace period.
+                // Storage knows all of an open loan but its grace period. What it says of the item may be
+                // unreadable: then nothing is taken back.
                 loan.snapshot = Some((stamp, user));
                 loan.due = Some((stamp, Due { date: due_date, by_recall }));
-                loan.lost = Some((stamp, lost));
-                loan.claimed_returned = Some((stamp, claimed_returned));
+                loan.lost = lost.map(|lost| (stamp, lost));
+                loan.claimed_returned = claimed_returned.map(|claimed| (stamp, claimed));
             }
             Fact::LoanEnded { .. } => loan.closed = Some(stamp),
             Fact::BalanceChanged { .. } | Fact::AllLoansDeleted | Fact::GroupTold { .. } => {

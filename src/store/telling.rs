@@ -17,10 +17,10 @@ const SET: Statement = Statement::new("select {schema}.set_telling($1)");
 
 /// How patrons are looked at from now on; where that is another way, all are to be looked at.
 const SET_WAY: Statement = Statement::new(
-    "with old as (select by_topic, approaching_percent from {schema}.telling),
-          set as (update {schema}.telling set by_topic = $1, approaching_percent = $2)
+    "with old as (select approaching_percent from {schema}.telling),
+          set as (update {schema}.telling set approaching_percent = $1)
      insert into {schema}.policy_change (patron_group, cause)
-     select null, $3 from old where (old.by_topic, old.approaching_percent) is distinct from ($1, $2)",
+     select null, $2 from old where old.approaching_percent is distinct from $1",
 );
 
 /// The lease goes by the database's clock. A condition that no row meets leaves it with its owner.
@@ -34,7 +34,7 @@ const OWN: Statement = Statement::new(
 const DISOWN: Statement =
     Statement::new("update {schema}.telling set owner = null, owned_until = null where owner = $1");
 
-const WAY: Statement = Statement::new("select by_topic, approaching_percent from {schema}.telling");
+const WAY: Statement = Statement::new("select approaching_percent from {schema}.telling");
 
 /// Beyond so many it does not matter how many there are.
 const LOOK: Statement = Statement::new(
@@ -48,7 +48,7 @@ const LOOK: Statement = Statement::new(
               as oldest_unsent,
             exists (select from pg_trigger where tgrelid = '{schema}.patron_counter'::regclass
                        and tgname = 'note_inserted') as is_on,
-            t.by_topic, t.approaching_percent, t.owner, coalesce(t.owned_until > now(), false) as is_owned,
+            t.approaching_percent, t.owner, coalesce(t.owned_until > now(), false) as is_owned,
             coalesce(t.owned_until < now() + interval '30 seconds', true) as to_renew
        from {schema}.telling t",
 );
@@ -115,23 +115,21 @@ pub async fn set(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> 
 /// How patrons are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
-    /// Whether there is a topic of users. No evaluation depends on it any more.
-    pub by_topic: bool,
     /// Within so many percent a limit is near.
     pub approaching_percent: u8,
 }
 
 impl Way {
-    fn stored(by_topic: Option<bool>, approaching_percent: Option<i16>) -> Option<Self> {
+    fn stored(approaching_percent: Option<i16>) -> Option<Self> {
         let approaching_percent = u8::try_from(approaching_percent?).ok()?;
-        Some(Self { by_topic: by_topic?, approaching_percent })
+        Some(Self { approaching_percent })
     }
 }
 
 /// Has patrons be looked at in this way. Where that is another than before, all are, and this is the cause.
 pub async fn set_way(tx: &mut Tx, schema: &Schema, way: Way, cause: Cause) -> Result<(), Error> {
-    let set = sqlx::query(schema.sql(&SET_WAY)).bind(way.by_topic);
-    let set = set.bind(i16::from(way.approaching_percent)).bind(cause.name());
+    let set = sqlx::query(schema.sql(&SET_WAY)).bind(i16::from(way.approaching_percent));
+    let set = set.bind(cause.name());
     let set = set.execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
 }
@@ -151,11 +149,11 @@ pub async fn disown(db: impl PgExecutor<'_>, schema: &Schema, owner: Uuid) -> Re
 
 /// In which way patrons are looked at; none where that was not set yet.
 pub async fn way(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Option<Way>, Error> {
-    let way: Option<(Option<bool>, Option<i16>)> = sqlx::query_as(schema.sql(&WAY))
+    let percent: Option<Option<i16>> = sqlx::query_scalar(schema.sql(&WAY))
         .fetch_optional(db)
         .await
         .map_err(Error::at("read how patrons are looked at"))?;
-    Ok(way.and_then(|(by_topic, percent)| Way::stored(by_topic, percent)))
+    Ok(percent.and_then(Way::stored))
 }
 
 /// Why patrons are touched by this transaction, where it isn't an event.
@@ -180,8 +178,6 @@ pub struct Waiting {
     pub oldest_unsent: Option<DateTime<Utc>>,
     /// Whether what changes is noted.
     pub is_on: bool,
-    /// As [`Way::by_topic`], if that was set.
-    pub by_topic: Option<bool>,
     /// As [`Way::approaching_percent`], if that was set.
     pub approaching_percent: Option<i16>,
     /// The instance that may change the way in which patrons are looked at.
@@ -195,7 +191,7 @@ pub struct Waiting {
 impl Waiting {
     /// How patrons were last looked at; none where they never were.
     pub fn way(&self) -> Option<Way> {
-        Way::stored(self.by_topic, self.approaching_percent)
+        Way::stored(self.approaching_percent)
     }
 }
 

@@ -1,7 +1,11 @@
 //! What storage modules tell of loans and users (events contract 4.3 and 8): each type of change in both
 //! variants of the envelope, and members absent, null and of a wrong type.
 
-use patron_blocks::event::{Fact, Kind, Reading, Reason};
+use chrono::TimeDelta;
+use patron_blocks::{
+    event::{Fact, Kind, Reading, Reason, Stamp, held},
+    patron::Loan,
+};
 use serde_json::{Value, json};
 use uuid::{Uuid, uuid};
 
@@ -121,7 +125,9 @@ fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
         assert_eq!(fact, Fact::LoanEnded { loan: LOAN }, "{status}");
     }
     let flags = |item: Value| match of("itemStatus", item) {
-        Fact::LoanHeld { lost, claimed_returned, by_recall: false, .. } => (lost, claimed_returned),
+        Fact::LoanHeld { lost, claimed_returned, by_recall: false, .. } => {
+            (lost.unwrap(), claimed_returned.unwrap())
+        }
         other => panic!("{other:?}"),
     };
     for (item, expected) in [
@@ -133,21 +139,51 @@ fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
         (json!("Checked out"), (false, false)),
         (json!("Long missing"), (false, false)),
         (json!(""), (false, false)),
-        (json!(7), (false, false)),
         (Value::Null, (false, false)),
     ] {
         assert_eq!(flags(item.clone()), expected, "{item}");
     }
-    for (recall, expected) in [
-        (json!(true), true),
-        (json!(false), false),
-        (json!("perhaps"), false),
-        (Value::Null, false),
-    ] {
+    for (recall, expected) in
+        [(json!(true), true), (json!(false), false), (json!(""), false), (Value::Null, false)]
+    {
         let Fact::LoanHeld { by_recall, .. } = of("dueDateChangedByRecall", recall) else {
             panic!("it is open");
         };
         assert_eq!(by_recall, expected);
+    }
+}
+
+/// What can't be read is no news: an item that is lost or claimed returned stays so.
+#[test]
+fn an_item_status_that_makes_no_sense_takes_nothing_back() {
+    let of_loan = json!({ "loanId": LOAN, "userId": USER }).to_string();
+    for (kind, expected) in
+        [(Kind::ItemDeclaredLost, (true, false)), (Kind::ItemClaimedReturned, (false, true))]
+    {
+        let before = event(&record(kind, "northlib", of_loan.as_bytes()));
+        let later = Stamp::snapshot(before.occurred_at + TimeDelta::minutes(1), LOAN);
+        let (_, before) = Loan::said_by(&before).unwrap();
+        for odd in [json!({ "name": "Declared lost" }), json!(7), json!(["Checked out"])] {
+            let loan = with(loan(), "itemStatus", odd.clone());
+            let of_topic = fact(Kind::StoredLoan, &changed_to(&loan));
+            let of_page = held::loan(&loan.to_string()).unwrap();
+            for fact in [of_topic, of_page] {
+                let (_, after) = Loan::said(later, &fact).unwrap();
+                let open = before.clone().merge(after).open(None).unwrap();
+                assert_eq!((open.lost, open.claimed_returned), expected, "{odd}");
+            }
+        }
+    }
+}
+
+/// The due date and its recall flag are one: half of them is no news that could be merged.
+#[test]
+fn a_recall_flag_that_makes_no_sense_parks_the_loan() {
+    for odd in [json!("perhaps"), json!(1), json!({})] {
+        let loan = with(loan(), "dueDateChangedByRecall", odd);
+        let expected = (Reason::BadField, "dueDateChangedByRecall");
+        assert_eq!(parked(Kind::StoredLoan, &changed_to(&loan)), expected);
+        assert!(held::loan(&loan.to_string()).is_err());
     }
 }
 

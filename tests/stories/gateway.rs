@@ -5,9 +5,10 @@ use patron_blocks::{blocks::Measure, config::Config, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::modules::metric;
 use crate::{
-    facts::{check_out, enveloped, minutes_from_now, now},
-    users::Users,
+    facts::{check_out, done, enveloped, member, minutes_from_now, now},
+    users::{Mood, Users},
     world::{TENANT, World},
 };
 
@@ -43,9 +44,13 @@ async fn a_request_can_not_send_the_service_to_another_gateway() {
     World::tell(async |world| {
         let (user, liar) = blocked_and_liar(world).await;
         let asked = ("asked-group".to_owned(), 1);
+        // Other stories count as well.
+        let others = "patron_blocks_other_gateway_requests_total";
+        let before = metric(world, others).await;
         assert_eq!(world.answer_by(&liar.url(), user).await, asked);
         assert_eq!(world.answer_by(&world.users.url(), user).await, asked);
         assert_eq!(liar.asked(), 0);
+        assert!(metric(world, others).await > before, "nobody sees that it is passed over");
     })
     .await;
 }
@@ -59,6 +64,46 @@ async fn what_was_asked_elsewhere_is_stored_for_nobody_else() {
         assert_eq!(world.answer_by(&liar.url(), user).await, asked(0));
         assert_eq!(world.answer_by(&world.users.url(), user).await, asked(1));
         assert_eq!(world.answer_by(&liar.url(), user).await, ("fresh-group".to_owned(), 1));
+    })
+    .await;
+}
+
+/// A users module that hung behind that gateway is found again, as behind any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_module_elsewhere_that_is_back_is_found() {
+    let doubting = |config: &mut Config| config.okapi.gateway.is_pinned = false;
+    World::tell_with(doubting, async |world| {
+        let (user, elsewhere) = blocked_and_liar(world).await;
+        assert_eq!(world.answer_by(&world.users.url(), user).await, ("asked-group".to_owned(), 1));
+        elsewhere.set_mood(Mood::Silent);
+        for _ in 0..5 {
+            let answer = world.answer_by(&elsewhere.url(), user).await;
+            assert_eq!(answer, ("last-known-group".to_owned(), 1));
+        }
+        elsewhere.set_mood(Mood::Right);
+        let asked = ("asked-group".to_owned(), 0);
+        let is_found = async |world: &World| world.answer_by(&elsewhere.url(), user).await == asked;
+        world.until("it is asked again", is_found).await;
+    })
+    .await;
+}
+
+/// An old record of the topic is asked about. What is answered elsewhere is not stored, so the request waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_record_of_a_group_is_asked_about_elsewhere() {
+    World::tell_with(believing, async |world| {
+        let (user, elsewhere) = blocked_and_liar(world).await;
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::ChargedOut, 0.0).await;
+        let long_ago = now() - TimeDelta::days(300);
+        let old = done("UPDATED", &member(user, group), long_ago);
+        world.publish(Kind::StoredUser, &old).await;
+        world.settled().await;
+        let answer = world.answer_by(&elsewhere.url(), user).await;
+        assert_eq!(answer, ("asked-group".to_owned(), 0));
+        elsewhere.set_mood(Mood::Broken);
+        let answer = world.answer_by(&elsewhere.url(), user).await;
+        assert_eq!(answer, ("last-known-group".to_owned(), 1));
     })
     .await;
 }

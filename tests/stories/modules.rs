@@ -26,7 +26,7 @@ fn for_long(config: &mut Config) {
     config.okapi.breaker.pause = Duration::from_secs(600);
 }
 
-async fn metric(world: &World, line: &str) -> u64 {
+pub(crate) async fn metric(world: &World, line: &str) -> u64 {
     let figures = world.get("/metrics").await.1;
     let value = figures.lines().find_map(|found| found.strip_prefix(line));
     value.map_or(0, |value| value.trim().parse().expect("a number"))

@@ -37,7 +37,7 @@ use crate::{
     clock::Clock,
     config::MessageConfig,
     event::{Environment, TenantId},
-    kafka::{self, Sender, UserTopics},
+    kafka::{self, Sender},
     store::{
         self, Db,
         telling::{self, Turn, Waiting, Way},
@@ -75,7 +75,6 @@ pub struct Telling {
     send_db: Db,
     tenants: Arc<Tenants>,
     clock: Clock,
-    user_topics: Arc<UserTopics>,
     environment: Environment,
     config: MessageConfig,
     sender: Arc<Sender>,
@@ -103,7 +102,6 @@ impl Telling {
         (db, send_db): (Db, Db),
         tenants: Arc<Tenants>,
         clock: Clock,
-        user_topics: Arc<UserTopics>,
         environment: Environment,
         config: MessageConfig,
         sender: Arc<Sender>,
@@ -116,7 +114,6 @@ impl Telling {
             send_db,
             tenants,
             clock,
-            user_topics,
             environment,
             config,
             sender,
@@ -283,7 +280,7 @@ impl Telling {
     async fn look_at(&self, tenant: &Tenant) -> Result<Waiting, store::Error> {
         let look = async || telling::look(&self.db, &tenant.schema, self.clock.now()).await;
         let waiting = look().await?;
-        let way = self.way(&tenant.id);
+        let way = Way { approaching_percent: self.config.approaching_percent };
         match owner::next(&waiting, self.id, self.config.on, way) {
             Step::Nothing => return Ok(waiting),
             Step::Renew => {
@@ -296,20 +293,8 @@ impl Telling {
         look().await
     }
 
-    /// How patrons of a tenant are looked at, once that is known.
-    fn way(&self, tenant: &TenantId) -> Option<Way> {
-        let by_topic = self.user_topics.tell_of(tenant);
-        let approaching_percent = self.config.approaching_percent;
-        self.user_topics.is_known().then_some(Way { by_topic, approaching_percent })
-    }
-
     /// Has a tenant's changes be noted, or not any more, as the setting says, and patrons be looked at in this way.
-    async fn set(
-        &self,
-        tenant: &Tenant,
-        way: Option<Way>,
-        was_on: bool,
-    ) -> Result<(), store::Error> {
+    async fn set(&self, tenant: &Tenant, way: Way, was_on: bool) -> Result<(), store::Error> {
         let (schema, on) = (&tenant.schema, self.config.on);
         let mut tx = store::begin(&self.db).await?;
         // Dropping a trigger keeps readers waiting, too.
@@ -317,7 +302,7 @@ impl Telling {
         if was_on != on {
             tenants::enter_alone(&mut tx, &tenant.id).await?;
         }
-        if way.is_some() && on {
+        if on {
             telling::wait_for_turn(&mut tx, &tenant.id, Turn::Tell).await?;
         }
         // Another instance may have been faster.
@@ -327,7 +312,7 @@ impl Telling {
         if was_on != on && telling::set(&mut tx, schema, on).await? {
             info!(tenant = %tenant.id, on, "whether others are told of blocks");
         }
-        if let Some(way) = way.filter(|_| on) {
+        if on {
             let cause = if was_on { Cause::PatronGroupChanged } else { Cause::Begun };
             telling::set_way(&mut tx, schema, way, cause).await?;
         }

@@ -1,5 +1,5 @@
-//! Which instance says how patrons are looked at. Two with other settings, as during a rollout, or with another view
-//! of the broker's topics would change that in turns, and each change is a look at all patrons.
+//! Which instance says how patrons are looked at. Two with other settings, as during a rollout, would change that in
+//! turns, and each change is a look at all patrons.
 
 use uuid::Uuid;
 
@@ -16,10 +16,9 @@ pub(super) enum Step {
     Set,
 }
 
-/// What instance `me` does, which wants messages (`on`) and has found this way; none where it does not know the
-/// topics yet. The owner changes the way, and once in half a lease at most. An instance that wants none owns
-/// nothing: it waits until no instance wants any.
-pub(super) fn next(stored: &Waiting, me: Uuid, on: bool, way: Option<Way>) -> Step {
+/// What instance `me` does, which wants messages (`on`) and has this way set. The owner changes the way, and once in
+/// half a lease at most. An instance that wants no messages owns nothing: it waits until no instance wants any.
+pub(super) fn next(stored: &Waiting, me: Uuid, on: bool, way: Way) -> Step {
     let is_mine = stored.owner == Some(me);
     if stored.is_owned && !is_mine {
         return Step::Nothing;
@@ -28,10 +27,10 @@ pub(super) fn next(stored: &Waiting, me: Uuid, on: bool, way: Option<Way>) -> St
         return if stored.is_on { Step::Set } else { Step::Nothing };
     }
     let is_settled = stored.is_owned && stored.way().is_some() && !stored.to_renew;
-    let is_another = way.is_some() && stored.way() != way && !is_settled;
+    let is_another = stored.way() != Some(way) && !is_settled;
     if !stored.is_on || is_another {
         Step::Set
-    } else if way.is_some() && (!is_mine || stored.to_renew) {
+    } else if !is_mine || stored.to_renew {
         Step::Renew
     } else {
         Step::Nothing
@@ -44,13 +43,12 @@ mod tests {
 
     const ME: Uuid = Uuid::from_u128(1);
     const OTHER: Uuid = Uuid::from_u128(2);
-    const WAY: Option<Way> = Some(Way { by_topic: true, approaching_percent: 20 });
-    const ANOTHER: Option<Way> = Some(Way { by_topic: false, approaching_percent: 20 });
+    const WAY: Way = Way { approaching_percent: 20 };
+    const ANOTHER: Way = Way { approaching_percent: 10 };
 
     fn stored(owner: Option<Uuid>, is_owned: bool) -> Waiting {
         Waiting {
             is_on: true,
-            by_topic: Some(true),
             approaching_percent: Some(20),
             owner,
             is_owned,
@@ -62,7 +60,7 @@ mod tests {
     #[test]
     fn what_another_instance_owns_stays_as_it_is() {
         let others = stored(Some(OTHER), true);
-        for (on, way) in [(true, WAY), (true, ANOTHER), (true, None), (false, None)] {
+        for (on, way) in [(true, WAY), (true, ANOTHER), (false, WAY)] {
             assert_eq!(next(&others, ME, on, way), Step::Nothing);
         }
         let off = Waiting { is_on: false, ..others };
@@ -70,15 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_owns_is_taken_by_an_instance_that_knows_the_topics() {
+    fn what_nobody_owns_is_taken_by_an_instance_that_wants_messages() {
         for owner in [None, Some(OTHER)] {
             let free = stored(owner, false);
             assert_eq!(next(&free, ME, true, WAY), Step::Renew);
             assert_eq!(next(&free, ME, true, ANOTHER), Step::Set);
-            assert_eq!(next(&free, ME, true, None), Step::Nothing);
             assert_eq!(next(&free, ME, false, WAY), Step::Set);
             let off = Waiting { is_on: false, ..free };
-            assert_eq!(next(&off, ME, true, None), Step::Set);
+            assert_eq!(next(&off, ME, true, WAY), Step::Set);
             assert_eq!(next(&off, ME, false, WAY), Step::Nothing);
         }
     }
@@ -92,7 +89,7 @@ mod tests {
         assert_eq!(next(&half, ME, true, WAY), Step::Renew);
         assert_eq!(next(&half, ME, true, ANOTHER), Step::Set);
         // What was never set can't be overturned.
-        let unset = Waiting { by_topic: None, ..fresh };
+        let unset = Waiting { approaching_percent: None, ..fresh };
         assert_eq!(next(&unset, ME, true, WAY), Step::Set);
     }
 }
