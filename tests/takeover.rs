@@ -80,7 +80,11 @@ fn reading_goes_on_at_the_position_and_whatever_does_not_fit_is_told() {
             group(40, Mark::Kept),
             (30, Some((Kind::DatabaseRestored, 30, 40))),
         ),
-        ("the group's offset is of a longer log, made anew since", group(51, Mark::Kept), (30, None)),
+        (
+            "the group's offset is of a longer log, made anew since",
+            group(51, Mark::Kept),
+            (30, None),
+        ),
         (
             "somebody moved the group ahead",
             group(40, Mark::Foreign),

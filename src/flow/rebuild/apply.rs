@@ -96,7 +96,11 @@ async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
             last.map_or(Stage::Horizons, Stage::Groups)
         }
         Stage::Horizons => {
-            shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, work.ask.scope).await?;
+            // A horizon closes old evidence that is still to come as well. What the source names as open and
+            // can't be read has no row to protect it, so then the horizon stays as it was.
+            if !shadow::is_unread_left_out(&mut tx, &work.shadow).await? {
+                shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, work.ask.scope).await?;
+            }
             Stage::Done
         }
         Stage::Done => Stage::Done,

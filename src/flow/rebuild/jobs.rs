@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -166,6 +166,7 @@ impl Rebuilds {
     /// There may be something to do.
     pub fn look(&self) {
         self.tenants.rebuild_asked.notify_one();
+        self.tokens.more.notify_one();
     }
 
     /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
@@ -195,35 +196,62 @@ impl Rebuilds {
             // The timer doesn't wait behind what takes hours.
             storage: Arc::new(Semaphore::new(self.setting.at_once.min(1))),
         };
-        while !stop.is_cancelled() {
-            match stop.run_until_cancelled(self.next(&room)).await.flatten() {
-                Some(taken) => {
-                    let (rebuilds, stop) = (self.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        rebuilds.run_all(taken, &stop).await;
-                        rebuilds.look();
-                    });
-                }
-                None => {
-                    let heard = timeout(WORD, self.tenants.rebuild_asked.notified());
-                    let _ = stop.run_until_cancelled(heard).await;
+        let without_token = async {
+            while !stop.is_cancelled() {
+                match stop.run_until_cancelled(self.next(&room)).await.flatten() {
+                    Some(taken) => self.spawn(&tasks, taken, &stop),
+                    None => Self::wait(&self.tenants.rebuild_asked, &stop).await,
                 }
             }
-        }
+        };
+        let with_token = async {
+            while !stop.is_cancelled() {
+                match stop.run_until_cancelled(self.next_with_token(&room)).await.flatten() {
+                    Some(taken) => self.spawn(&tasks, taken, &stop),
+                    None => Self::wait(&self.tokens.more, &stop).await,
+                }
+            }
+        };
+        tokio::join!(without_token, with_token);
         tasks.close();
         tasks.wait().await;
     }
 
-    /// The next rebuild for which there is room.
+    fn spawn(self: &Arc<Self>, tasks: &TaskTracker, taken: Taken, stop: &CancellationToken) {
+        let (rebuilds, stop) = (self.clone(), stop.clone());
+        tasks.spawn(async move {
+            rebuilds.run_all(taken, &stop).await;
+            rebuilds.look();
+        });
+    }
+
+    /// Waits until there may be more to do.
+    async fn wait(more: &Notify, stop: &CancellationToken) {
+        let _ = stop.run_until_cancelled(timeout(WORD, more.notified())).await;
+    }
+
+    /// The next rebuild from the storage modules. A token runs out, so a rebuild is taken with one only when its turn
+    /// has come; until then newer tokens take the place of older ones.
+    async fn next_with_token(&self, room: &Room) -> Option<Taken> {
+        if self.tokens.is_empty() {
+            return None;
+        }
+        let place = room.asking.clone().acquire_owned().await.ok()?;
+        let turn = room.storage.clone().acquire_owned().await.ok()?;
+        let hold = Self::hold();
+        let taken = self.take_with_token(hold).await.unwrap_or_else(|error| {
+            warn!(error = %Chain(&error), "rebuilds can't be looked for");
+            None
+        });
+        let (rebuild, caller) = taken?;
+        let (rebuilds, turns, first) = (vec![rebuild], room.storage.clone(), Some(turn));
+        Some(Taken { rebuilds, hold, caller, turns, first, place: Some(place) })
+    }
+
+    /// The next rebuild that needs no token, where there is room.
     async fn next(&self, room: &Room) -> Option<Taken> {
         let taken = async {
             let hold = Self::hold();
-            if let Ok(place) = room.asking.clone().try_acquire_owned()
-                && let Some((rebuild, caller)) = self.take_with_token(hold).await?
-            {
-                let (rebuilds, turns, place) = (vec![rebuild], room.storage.clone(), Some(place));
-                return Ok(Some(Taken { rebuilds, hold, caller, turns, first: None, place }));
-            }
             let Ok(place) = room.taken.clone().try_acquire_owned() else { return Ok(None) };
             let Ok(first) = room.any.clone().try_acquire_owned() else { return Ok(None) };
             let Some(rebuild) = rebuilds::take(&self.db, None, hold).await? else {
@@ -475,6 +503,7 @@ impl Rebuilds {
             pace: Pace::of_percent(self.setting.percent),
             progress: Arc::default(),
             status: Arc::new(Mutex::new(rebuild.status)),
+            caution: Arc::default(),
             stop,
             broker: self.broker.clone(),
             storage: self.storage.clone(),
