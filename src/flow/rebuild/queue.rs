@@ -60,7 +60,7 @@ impl Rebuilds {
         };
         let with_token = async {
             while !stop.is_cancelled() {
-                match stop.run_until_cancelled(self.next_with_token(&room)).await.flatten() {
+                match self.next_with_token(&room, &stop).await {
                     Some(taken) => self.spawn(&tasks, taken, &stop),
                     None => Self::wait(&self.tokens.more, &stop).await,
                 }
@@ -86,12 +86,15 @@ impl Rebuilds {
 
     /// The next rebuild from the storage modules. A token runs out, so a rebuild is taken with one only when its turn
     /// has come; until then newer tokens take the place of older ones.
-    async fn next_with_token(&self, room: &Room) -> Option<Taken> {
+    async fn next_with_token(&self, room: &Room, stop: &CancellationToken) -> Option<Taken> {
         if self.tokens.is_empty() {
             return None;
         }
-        let place = room.asking.clone().acquire_owned().await.ok()?;
-        let turn = room.storage.clone().acquire_owned().await.ok()?;
+        let place = room.asking.clone().acquire_owned();
+        let place = stop.run_until_cancelled(place).await?.ok()?;
+        let turn = room.storage.clone().acquire_owned();
+        let turn = stop.run_until_cancelled(turn).await?.ok()?;
+        // Taking is not broken off: what is taken and dropped then would be nobody's until its lease ends.
         let hold = Self::hold();
         let taken = self.take_with_token(hold).await.unwrap_or_else(|error| {
             warn!(error = %Chain(&error), "rebuilds can't be looked for");
