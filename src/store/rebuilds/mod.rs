@@ -311,7 +311,7 @@ pub async fn let_go(
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set held_until = null, refused = refused + ($3::text is not null)::int,
+            set held_until = null, holder = null, refused = refused + ($3::text is not null)::int,
                 problems = case when problems -> -1 is not distinct from to_jsonb($3::text) then problems
                                 else problems || coalesce(to_jsonb($3::text), '[]') end,
                 status = case when refused >= $4 and $3 is not null then 'failed' else status end,
