@@ -18,11 +18,12 @@ pub struct RebuildSettings {
     /// storage modules; 0 leaves them to other instances
     #[arg(long, env = "REBUILDS_AT_ONCE", default_value = "2", global = true)]
     pub rebuilds_at_once: String,
-    /// Share of a tenant's open loans, or fees/fines, in percent: a rebuild that would close more of them waits for an
-    /// operator; 100 applies whatever it would close
+    /// Share of a tenant's open loans, fees/fines, or blocked patrons, in percent: a rebuild that would close or unblock
+    /// more of them waits for an operator; 100 applies whatever it would change
     #[arg(long, env = "REBUILD_CLOSES_PERCENT", default_value = "25", global = true)]
     pub rebuild_closes_percent: String,
-    /// So many loans, and so many fees/fines, are closed without an operator, whatever share of all that is
+    /// So many loans and fees/fines are closed, and so many patrons unblocked, without an operator, whatever share of
+    /// all that is
     #[arg(long, env = "REBUILD_CLOSES_ANYWAY", default_value = "20", global = true)]
     pub rebuild_closes_anyway: String,
     /// How long a page of the storage modules may take with all tries, in seconds, before a rebuild from them

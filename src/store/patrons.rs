@@ -116,6 +116,11 @@ const DRIFT: Statement = Statement::new(
       order by 1",
 );
 
+const WITH_ANYTHING_OPEN: Statement = Statement::new(
+    "select user_id from {schema}.patron_counter
+      where user_id > $1 and (open_loans > 0 or open_fees_fines > 0) order by user_id limit $2",
+);
+
 /// By indexes of their own: such rows are few.
 const WAITING: Statement = Statement::new(
     "select (select count(*) from {schema}.loan
@@ -125,8 +130,17 @@ const WAITING: Statement = Statement::new(
               as fees_fines",
 );
 
-pub(super) const STATEMENTS: &[&Statement] =
-    &[&STATE, &STATES, &SUMMARY, &LEARN_GROUP, &TELL_GROUPS, &GROUPS, &DRIFT, &WAITING];
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &STATE,
+    &STATES,
+    &SUMMARY,
+    &LEARN_GROUP,
+    &TELL_GROUPS,
+    &GROUPS,
+    &DRIFT,
+    &WITH_ANYTHING_OPEN,
+    &WAITING,
+];
 
 /// What events told of and what counts for nobody yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -269,6 +283,17 @@ pub async fn states(
         .map_err(Error::at("read the states of patrons"))?;
     let read = |row: Row| (row.user_id, (row.state.read(now), row.next_overdue));
     Ok(rows.into_iter().map(read).collect())
+}
+
+/// So many patrons who have anything open, after one of them, by their ids.
+pub async fn with_anything_open(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    after: Uuid,
+    most: i64,
+) -> Result<Vec<Uuid>, Error> {
+    let found = sqlx::query_scalar(schema.sql(&WITH_ANYTHING_OPEN)).bind(after).bind(most);
+    found.fetch_all(db).await.map_err(Error::at("list patrons who have anything open"))
 }
 
 /// The summary of a patron as JSON text; `None` where nothing is open.

@@ -2,9 +2,13 @@
 //! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
 //! they are among them.
 
+mod unread;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
+
+pub use unread::{is_unread_left_out, note_unread, unread};
 
 use super::{Error, Schema, Statement, Tx, merge};
 use crate::{
@@ -95,12 +99,6 @@ const SPEAK_OF_PATRON: Statement = Statement::new(
     "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
-
-const NOTE_UNREAD: Statement =
-    Statement::new("insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing");
-
-const UNREAD: Statement =
-    Statement::new("select subject from {schema}.unread where subject = any($1)");
 
 /// What the source says of groups and was not heard here.
 const COUNT_GROUPS: Statement = Statement::new(
@@ -207,8 +205,9 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &KEEP_PLACE,
     &SPEAK_OF_TENANT,
     &SPEAK_OF_PATRON,
-    &NOTE_UNREAD,
-    &UNREAD,
+    &unread::NOTE,
+    &unread::AMONG,
+    &unread::IS_LEFT_OUT,
     &TELL_GROUPS_OF,
     &COUNT_GROUPS,
     &TELL_GROUPS,
@@ -359,18 +358,6 @@ pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Scope, horizon: Horizon) ->
         Scope::Patron(user) => sqlx::query(shadow.sql(&SPEAK_OF_PATRON)).bind(user).bind(horizon),
     };
     noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
-}
-
-/// Notes that the source holds these as open, and that what it says of them can't be read.
-pub async fn note_unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Result<(), Error> {
-    let noted = sqlx::query(shadow.sql(&NOTE_UNREAD)).bind(subjects).execute(&mut **tx).await;
-    noted.map(|_| ()).map_err(Error::at("note what can't be read"))
-}
-
-/// Those of these that [`note_unread`] was told of.
-pub async fn unread(tx: &mut Tx, shadow: &Schema, subjects: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-    let found = sqlx::query_scalar(shadow.sql(&UNREAD)).bind(subjects).fetch_all(&mut **tx).await;
-    found.map_err(Error::at("look what can't be read"))
 }
 
 /// Has what complete snapshots of the source speak of hold from now on, for a tenant or a patron. Nobody else may

@@ -42,8 +42,7 @@ async fn checks_out(world: &World) -> (Uuid, Uuid) {
 async fn an_hour_later_by(source: &'static str) {
     World::tell(async |world| {
         // Long enough ago for the inbox to be believed.
-        let enabled = "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'";
-        world.meddle(enabled).await;
+        world.meddle(crate::facts::ENABLED_LONG_AGO).await;
         checks_out(world).await;
         world.stop().await;
         world.start_with(ahead(60)).await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{about, check_out, minutes_from_now},
+    facts::{ENABLED_LONG_AGO, about, check_out, minutes_from_now},
     log::Draft,
     world::{TENANT, World},
 };
@@ -86,9 +86,7 @@ async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
         // Enabled anew, it begins anew, whatever version does that.
         let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
         let before = world.count(since).await;
-        world
-            .meddle("update mod_patron_blocks.tenant set enabled_at = now() - interval '1 day'")
-            .await;
+        world.meddle(ENABLED_LONG_AGO).await;
         world.meddle("update mod_patron_blocks.tenant set enabled = true").await;
         assert!(world.count(since).await < before, "an upgrade changes nothing");
         world.meddle("update mod_patron_blocks.tenant set enabled = false").await;
@@ -116,9 +114,7 @@ async fn an_inbox_that_was_emptied_is_not_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pruned_while_differences_waited_is_not_dropped() {
     World::tell(async |world| {
-        world
-            .meddle("update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'")
-            .await;
+        world.meddle(ENABLED_LONG_AGO).await;
         // Over HTTP, and so in no topic: a loan that has ended.
         let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
         for (kind, call) in [
@@ -161,11 +157,7 @@ async fn what_was_pruned_while_differences_waited_is_not_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_rebuild_of_topics_found_stays_when_the_inbox_is_read() {
     World::tell(async |world| {
-        world
-            .meddle(
-                "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'",
-            )
-            .await;
+        world.meddle(ENABLED_LONG_AGO).await;
         let user = check_out_in(world, TENANT).await;
         world.settled().await;
         // As if it had never been applied.

@@ -7,6 +7,7 @@ use patron_blocks::{
     event::TenantId,
     store::{
         self, Error, iterations,
+        rebuilds::{self, Hold, Status},
         tenant_jobs::{self, Lease},
     },
 };
@@ -165,6 +166,38 @@ async fn an_iteration_is_its_holders_until_another_takes_it() {
             .unwrap();
         assert!(takes(second).await);
         assert!(is_ours(second).await && !is_ours(first).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancelled_rebuild_stays_ended_whatever_its_holder_does() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let (request, hold) =
+            (json!({ "source": "inbox" }), Hold { holder: Uuid::new_v4(), time: LONG });
+        for lets_go in [true, false] {
+            let id = Uuid::new_v4();
+            let asked = rebuilds::Request {
+                tenant: &tenant,
+                request: &request,
+                by: "story",
+                together: None,
+            };
+            rebuilds::add(db, id, asked).await.unwrap();
+            assert!(rebuilds::take(db, Some(id), hold).await.unwrap().is_some());
+            assert!(rebuilds::cancel(db, &tenant, id).await.unwrap());
+            if lets_go {
+                rebuilds::let_go(db, id, hold, None).await.unwrap();
+            } else {
+                rebuilds::set_status(db, id, hold, Status::Reading, None, None).await.unwrap();
+            }
+            let found = rebuilds::find(db, &tenant, id).await.unwrap().unwrap();
+            assert!(found.ended_at.is_some(), "{lets_go}: {found:?}");
+            assert_eq!(found.status, Status::Cancelled);
+            let mut tx = store::begin(db).await.unwrap();
+            assert!(rebuilds::is_anothers(&mut tx, id, hold).await.unwrap(), "it has its end");
+        }
     })
     .await;
 }

@@ -5,14 +5,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{about, check_out, enveloped, fee, minutes_from_now, now},
+    facts::{ENABLED_LONG_AGO, about, check_out, enveloped, fee, minutes_from_now, now},
     world::World,
 };
 
 const REBUILDS: &str = "/patron-blocks/rebuilds";
-
-const ENABLED_LONG_AGO: &str =
-    "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'";
 
 /// Asks for a rebuild and waits until it is as far as it goes by itself.
 async fn rebuild(world: &World, ask: Value) -> Value {

@@ -1,8 +1,9 @@
 //! Repairs from the storage modules that must not be applied as they are, or that leave something standing.
 
 use chrono::TimeDelta;
-use patron_blocks::event::Kind;
+use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::{
@@ -26,7 +27,12 @@ async fn ask(world: &World, tenant: &str, body: &Value) -> String {
 }
 
 async fn start(world: &World, tenant: &str) {
+    start_with(world, tenant, "any").await;
+}
+
+async fn start_with(world: &World, tenant: &str, token: &str) {
     let request = world.request(reqwest::Method::POST, START).header("X-Okapi-Tenant", tenant);
+    let request = request.header("X-Okapi-Token", token);
     let answer = request.header("X-Okapi-Url", world.users.url()).send().await.unwrap();
     assert_eq!(answer.status(), 202);
 }
@@ -38,11 +44,21 @@ async fn synchronise(world: &World) -> String {
     id
 }
 
-async fn status_of(world: &World, tenant: &str, id: &str) -> String {
+async fn install(world: &World, tenant: &str) {
+    let request = world.request(reqwest::Method::POST, "/_/tenant");
+    let request = request.header("X-Okapi-Tenant", tenant);
+    let request = request.json(&json!({ "module_to": "mod-patron-blocks-2.0.0" }));
+    assert_eq!(request.send().await.unwrap().status(), 201);
+}
+
+async fn job_of(world: &World, tenant: &str, id: &str) -> Value {
     let request = world.request(reqwest::Method::GET, &format!("{JOB}/{id}"));
     let answer = request.header("X-Okapi-Tenant", tenant).send().await.unwrap();
-    let job: Value = answer.json().await.unwrap();
-    job["status"].as_str().unwrap().to_owned()
+    answer.json().await.unwrap()
+}
+
+async fn status_of(world: &World, tenant: &str, id: &str) -> String {
+    job_of(world, tenant, id).await["status"].as_str().unwrap().to_owned()
 }
 
 async fn rebuild_is(world: &World, id: &str, status: &str) -> Value {
@@ -218,10 +234,7 @@ async fn waiting_for_storage_keeps_no_other_tenant_waiting() {
         config.rebuild.page_patience = std::time::Duration::from_secs(3600);
     };
     World::tell_with(patient, async |world| {
-        let install = world.request(reqwest::Method::POST, "/_/tenant");
-        let install = install.header("X-Okapi-Tenant", SOUTH);
-        let install = install.json(&json!({ "module_to": "mod-patron-blocks-2.0.0" }));
-        assert_eq!(install.send().await.unwrap().status(), 201);
+        install(world, SOUTH).await;
         let shelf = world.users.shelf.clone();
         shelf.ignore(TENANT);
         synchronise(world).await;
@@ -256,6 +269,155 @@ async fn what_storage_will_never_have_is_asked_for_once() {
         let id = synchronise(world).await;
         rebuild_is(world, &id, "done").await;
         assert_eq!(shelf.take_asked().iter().filter(|(path, _)| path == ACCOUNTS).count(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_waits_for_its_turn_uses_the_newest_token() {
+    World::tell(async |world| {
+        install(world, SOUTH).await;
+        // The first repair has the only turn, and can't go on.
+        let mut tx = world.db.begin().await.unwrap();
+        let lock = format!("lock table {}.rebuild_patron", world.schema.name());
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+        let first = synchronise(world).await;
+        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                      and wait_event_type = 'Lock' and query like '%.rebuild_patron where%'";
+        world.until("the first one waits", async |w: &World| w.count(waits).await == 1).await;
+
+        world.users.shelf.take_only("new");
+        let second = ask(world, SOUTH, &json!({ "scope": "full" })).await;
+        start_with(world, SOUTH, "old").await;
+        // An instance looks at its tokens before it takes what needs none.
+        let other = world.request(reqwest::Method::POST, REBUILDS).header("X-Okapi-Tenant", SOUTH);
+        let other = other.json(&json!({ "source": "inbox" })).send().await.unwrap();
+        let other: Value = other.json().await.unwrap();
+        let path = format!("{REBUILDS}/{}", other["id"].as_str().unwrap());
+        let is_done = async |world: &World| {
+            let request = world.request(reqwest::Method::GET, &path);
+            let answer = request.header("X-Okapi-Tenant", SOUTH).send().await.unwrap();
+            answer.json::<Value>().await.unwrap()["status"] == "done"
+        };
+        world.until("another kind of rebuild is done", is_done).await;
+        start_with(world, SOUTH, "new").await;
+        tx.rollback().await.unwrap();
+        rebuild_is(world, &first, "done").await;
+        let is_over = async |world: &World| {
+            let job = job_of(world, SOUTH, &second).await;
+            job["status"] == "done" || job["errors"] != json!([])
+        };
+        world.until("the second one is over", is_over).await;
+        let job = job_of(world, SOUTH, &second).await;
+        assert_eq!((&job["status"], &job["errors"]), (&json!("done"), &json!([])), "{job}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caution_outlives_a_statement_that_fails() {
+    World::tell(async |world| {
+        let loans = open(world, 40, 0).await;
+        for (user, loan) in &loans[..10] {
+            world.users.shelf.put(LOANS, held(*user, *loan, &minutes_from_now(60)));
+        }
+        // The second time that differences are summed up, the database fails for a passing reason.
+        world
+            .meddle(
+                "create sequence public.summed;
+                 create function public.stumble() returns boolean language plpgsql as $$ begin
+                   if current_query() like '%as kinds%' then
+                     if nextval('public.summed') = 2 then
+                       raise exception 'a story' using errcode = '40001';
+                     end if;
+                   end if;
+                   return true;
+                 end $$;
+                 alter table {schema}.rebuild_difference rename to found_difference;
+                 create view {schema}.rebuild_difference as
+                   select * from {schema}.found_difference where (select public.stumble())",
+            )
+            .await;
+        let id = synchronise(world).await;
+        let answer = rebuild_is(world, &id, "compared").await;
+        assert!(world.count("select last_value from public.summed").await > 2, "it did fail");
+        let problem = answer["error"].as_str().unwrap_or_default();
+        assert!(problem.contains("30 of 40 open loans"), "{answer}");
+        assert_eq!(world.take_incidents().await, ["snapshot_not_applied"]);
+    })
+    .await;
+}
+
+/// Storage names them as open, with another due date.
+fn is_due(world: &World, loans: &[(Uuid, Uuid)], due_date: &str) {
+    for (user, loan) in loans {
+        world.users.shelf.put(LOANS, held(*user, *loan, due_date));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_lifts_many_blocks_waits_for_an_operator() {
+    World::tell(async |world| {
+        let group = Uuid::new_v4();
+        world.limit(group, Measure::OverdueItems, 0.0).await;
+        let hour = now() - TimeDelta::hours(1);
+        let (late, ahead) = (minutes_from_now(-30), minutes_from_now(1440));
+        let loans: Vec<_> = (0..101).map(|_| (Uuid::new_v4(), Uuid::new_v4())).collect();
+        for (user, loan) in &loans {
+            let out = enveloped(&check_out(*user, *loan, &late), hour);
+            world.publish(Kind::ItemCheckedOut, &out).await;
+        }
+        world.settled().await;
+        world
+            .meddle(&format!(
+                "insert into {{schema}}.patron (user_id, patron_group, known_at)
+                 select user_id, '{group}', now() from {{schema}}.patron_counter"
+            ))
+            .await;
+        // Not more than a quarter of all who are blocked.
+        is_due(world, &loans, &late);
+        is_due(world, &loans[..25], &ahead);
+        let id = synchronise(world).await;
+        let answer = rebuild_is(world, &id, "done").await;
+        assert_eq!(answer["summary"]["blocksLifted"], 25, "{answer}");
+        // It closes nothing, but of those who are blocked now many would not be any more.
+        is_due(world, &loans[..55], &ahead);
+        let id = synchronise(world).await;
+        let answer = rebuild_is(world, &id, "compared").await;
+        let problem = answer["error"].as_str().unwrap();
+        assert!(problem.contains("30 of 76 blocked patrons"), "{answer}");
+        assert_eq!(world.take_incidents().await, ["snapshot_not_applied"]);
+        assert_eq!(world.post(&format!("{REBUILDS}/{id}/apply"), &json!({})).await.0, 202);
+        rebuild_is(world, &id, "done").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_check_out_of_an_unread_loan_stays_open() {
+    World::tell(async |world| {
+        let loans = open(world, 1, 0).await;
+        let (known, (user, odd)) = (loans[0], (Uuid::new_v4(), Uuid::new_v4()));
+        let shelf = world.users.shelf.clone();
+        shelf.put(LOANS, held(known.0, known.1, &minutes_from_now(60)));
+        shelf.put(LOANS, json!({ "id": odd, "status": { "name": "Open" } }));
+        let id = synchronise(world).await;
+        rebuild_is(world, &id, "done").await;
+        assert_eq!(world.take_incidents().await, ["repair_incomplete"]);
+        let out = check_out(user, odd, &minutes_from_now(60));
+        let hour = now() - TimeDelta::hours(1);
+        world.publish(Kind::ItemCheckedOut, &enveloped(&out, hour)).await;
+        world.settled().await;
+        assert_eq!(world.count(OPEN_LOANS).await, 2, "storage names it as open");
+
+        // Once storage tells all of it, an old event opens nothing that storage does not name.
+        shelf.put(LOANS, held(user, odd, &minutes_from_now(60)));
+        let id = synchronise(world).await;
+        rebuild_is(world, &id, "done").await;
+        let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(Kind::ItemCheckedOut, &enveloped(&out, hour)).await;
+        world.settled().await;
+        assert_eq!(world.count(OPEN_LOANS).await, 2);
     })
     .await;
 }

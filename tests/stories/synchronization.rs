@@ -148,8 +148,16 @@ async fn what_storage_holds_is_what_counts_from_then_on() {
         assert_eq!((&fees[0]["feeFineId"], &fees[0]["balance"]), (&json!(debt), &json!(12.5)));
         assert_eq!(world.blocks(known).await, [[true; 3]], "two are charged out, and more");
 
-        // Old check-outs that are read again open nothing; a new one does, and all can end.
+        // An old check-out that is read again opens nothing.
         checked_out(world, phantom, gone, 60).await;
+        world.settled().await;
+        assert_eq!(open_loans(world, phantom).await, [] as [Uuid; 0]);
+        // Once all can be read, none of what is not known here does either; a new one does, and all can end.
+        shelf.remove(LOANS, nobodys);
+        let job = ask(world, None).await;
+        start(world, "any").await;
+        reaches(world, &job, "done").await;
+        assert_eq!(world.take_incidents().await, ["repair_incomplete"]);
         checked_out(world, phantom, never_known, 30).await;
         checked_out(world, other, Uuid::new_v4(), 30).await;
         world.settled().await;

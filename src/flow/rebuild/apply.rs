@@ -21,6 +21,7 @@ use super::{
 use crate::{
     blocks::Cause,
     event::Stamp,
+    patron::Scope,
     store::{
         Tx, Verdict, differences, inbox,
         rows::{self, Row, Rows},
@@ -96,7 +97,11 @@ async fn step(work: &Work, stage: Stage) -> Result<Stage, Failure> {
             last.map_or(Stage::Horizons, Stage::Groups)
         }
         Stage::Horizons => {
-            shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, work.ask.scope).await?;
+            // A horizon closes old evidence that is still to come as well. What the source names as open and
+            // can't be read has no row to protect it, so then the horizon stays as it was.
+            if !shadow::is_unread_left_out(&mut tx, &work.shadow).await? {
+                shadow::settle(&mut tx, &work.shadow, &work.tenant.schema, work.ask.scope).await?;
+            }
             Stage::Done
         }
         Stage::Done => Stage::Done,
@@ -134,7 +139,7 @@ async fn put_hidden(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<b
     differences::replace(tx, schema, work.id, &counts).await?;
     targets.loans.retain(|_, pair| pair.here.open_loan() == pair.there.open_loan());
     targets.fees.retain(|_, pair| pair.here.open_fee() == pair.there.open_fee());
-    put(tx, work, state, &targets).await?;
+    put(tx, work, state, &mut targets).await?;
     Ok(true)
 }
 
@@ -145,8 +150,8 @@ async fn put_patrons(tx: &mut Tx, work: &Work, state: &shadow::State) -> Result<
     if users.is_empty() {
         return Ok(false);
     }
-    let (users, targets) = with_owners(tx, work, state, users).await?;
-    put(tx, work, state, &targets).await?;
+    let (users, mut targets) = with_owners(tx, work, state, users).await?;
+    put(tx, work, state, &mut targets).await?;
     rows::recount(tx, schema, &users).await?;
     shadow::tell_groups_of(tx, &work.shadow, &users).await?;
     differences::set_applied(tx, schema, work.id, &users, work.clock.now()).await?;
@@ -160,9 +165,12 @@ async fn put(
     tx: &mut Tx,
     work: &Work,
     state: &shadow::State,
-    targets: &Targets,
+    targets: &mut Targets,
 ) -> Result<(), Failure> {
     let schema = &work.tenant.schema;
+    if work.ask.scope == Scope::Tenant && shadow::is_unread_left_out(tx, &work.shadow).await? {
+        close_for_good(targets);
+    }
     if work.ask.source == Source::Topics {
         let mut news = news(&targets.loans, |loan| loan.stamps().collect());
         news.extend(self::news(&targets.fees, |fee| fee.stamps().collect()));
@@ -174,6 +182,20 @@ async fn put(
     }
     rows::put_loans(tx, schema, &changed(&targets.loans)).await?;
     Ok(rows::put_fees(tx, schema, &changed(&targets.fees)).await?)
+}
+
+/// What a snapshot of the tenant closes stays closed, also where its horizon is not stored for what is to come.
+fn close_for_good(targets: &mut Targets) {
+    for Pair { here, there } in targets.loans.values_mut() {
+        if here.open_loan().is_some() && there.open_loan().is_none() {
+            there.pruned = there.horizon;
+        }
+    }
+    for Pair { here, there } in targets.fees.values_mut() {
+        if here.open_fee().is_some() && there.open_fee().is_none() {
+            there.pruned = there.horizon;
+        }
+    }
 }
 
 /// What differs of these patrons, and of those whose loans and fees/fines these were or are to be, and so on:

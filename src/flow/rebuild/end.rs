@@ -102,7 +102,8 @@ impl End {
                 }
                 let detail = format!(
                     "rebuild {} has passed over {passed_over} records of the storage modules that it could not \
-                     read; what is known of them stays, and its problems name them",
+                     read; what is known of them stays, and its problems name them; until a repair reads all of \
+                     them, an old event may open what is not known here",
                     rebuild.id
                 );
                 incidents::raise(tx, Kind::RepairIncomplete, rebuild, &detail, now).await

@@ -9,9 +9,9 @@ use std::{
 use futures_util::{FutureExt, future::join_all};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::sleep,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -43,10 +43,7 @@ use crate::{
 };
 
 /// How many go together with one that was taken.
-const TOGETHER: i64 = 99;
-
-/// Rebuilds that one instance has taken at most, also those that wait. It is the same number for those with a token.
-const TAKEN: usize = 100;
+pub(super) const TOGETHER: i64 = 99;
 
 /// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
 /// so long; and how often in a row.
@@ -56,38 +53,26 @@ const TRIES: u32 = 60;
 
 /// Works on rebuilds.
 pub struct Rebuilds {
-    db: Db,
+    pub(super) db: Db,
     shared: Shared,
-    tenants: Arc<Tenants>,
+    pub(super) tenants: Arc<Tenants>,
     clock: Clock,
-    kafka: Arc<KafkaConfig>,
-    broker: Arc<Broker>,
+    pub(super) kafka: Arc<KafkaConfig>,
+    pub(super) broker: Arc<Broker>,
     storage: Storage,
-    setting: Setting,
-    tokens: Tokens,
-}
-
-/// How many rebuilds may be taken, and worked on at once.
-struct Room {
-    /// Taken, whether they are worked on or wait.
-    taken: Arc<Semaphore>,
-    /// Worked on.
-    any: Arc<Semaphore>,
-    /// Taken with a token, whether they are worked on or wait.
-    asking: Arc<Semaphore>,
-    /// Worked on with a token.
-    storage: Arc<Semaphore>,
+    pub(super) setting: Setting,
+    pub(super) tokens: Tokens,
 }
 
 /// A rebuild to be worked on, and those that go together with it.
-struct Taken {
-    rebuilds: Vec<Rebuild>,
-    hold: Hold,
-    caller: Option<Caller>,
-    turns: Arc<Semaphore>,
-    first: Option<OwnedSemaphorePermit>,
+pub(super) struct Taken {
+    pub(super) rebuilds: Vec<Rebuild>,
+    pub(super) hold: Hold,
+    pub(super) caller: Option<Caller>,
+    pub(super) turns: Arc<Semaphore>,
+    pub(super) first: Option<OwnedSemaphorePermit>,
     /// Its place among those that are taken.
-    place: Option<OwnedSemaphorePermit>,
+    pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
 /// How a rebuild left the hands of this instance.
@@ -166,6 +151,7 @@ impl Rebuilds {
     /// There may be something to do.
     pub fn look(&self) {
         self.tenants.rebuild_asked.notify_one();
+        self.tokens.more.notify_one();
     }
 
     /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
@@ -184,98 +170,8 @@ impl Rebuilds {
         self.look();
     }
 
-    /// Works on rebuilds that nobody else works on, until `stop`.
-    pub async fn work(self: Arc<Self>, stop: CancellationToken) {
-        self.tenants.ready().await;
-        let tasks = TaskTracker::new();
-        let room = Room {
-            taken: Arc::new(Semaphore::new(TAKEN)),
-            any: Arc::new(Semaphore::new(self.setting.at_once)),
-            asking: Arc::new(Semaphore::new(if self.setting.at_once == 0 { 0 } else { TAKEN })),
-            // The timer doesn't wait behind what takes hours.
-            storage: Arc::new(Semaphore::new(self.setting.at_once.min(1))),
-        };
-        while !stop.is_cancelled() {
-            match stop.run_until_cancelled(self.next(&room)).await.flatten() {
-                Some(taken) => {
-                    let (rebuilds, stop) = (self.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        rebuilds.run_all(taken, &stop).await;
-                        rebuilds.look();
-                    });
-                }
-                None => {
-                    let heard = timeout(WORD, self.tenants.rebuild_asked.notified());
-                    let _ = stop.run_until_cancelled(heard).await;
-                }
-            }
-        }
-        tasks.close();
-        tasks.wait().await;
-    }
-
-    /// The next rebuild for which there is room.
-    async fn next(&self, room: &Room) -> Option<Taken> {
-        let taken = async {
-            let hold = Self::hold();
-            if let Ok(place) = room.asking.clone().try_acquire_owned()
-                && let Some((rebuild, caller)) = self.take_with_token(hold).await?
-            {
-                let (rebuilds, turns, place) = (vec![rebuild], room.storage.clone(), Some(place));
-                return Ok(Some(Taken { rebuilds, hold, caller, turns, first: None, place }));
-            }
-            let Ok(place) = room.taken.clone().try_acquire_owned() else { return Ok(None) };
-            let Ok(first) = room.any.clone().try_acquire_owned() else { return Ok(None) };
-            let Some(rebuild) = rebuilds::take(&self.db, None, hold).await? else {
-                return Ok(None);
-            };
-            let rebuilds = self.take_others(rebuild, hold).await?;
-            let (turns, first, place) = (room.any.clone(), Some(first), Some(place));
-            Ok(Some(Taken { rebuilds, hold, caller: None, turns, first, place }))
-        };
-        taken.await.unwrap_or_else(|error: store::Error| {
-            warn!(error = %Chain(&error), "rebuilds can't be looked for");
-            None
-        })
-    }
-
-    /// Takes those that go together with a rebuild that was taken, where there is something to share. Otherwise
-    /// they are better off with other instances.
-    async fn take_others(
-        &self,
-        rebuild: Rebuild,
-        hold: Hold,
-    ) -> Result<Vec<Rebuild>, store::Error> {
-        let together = rebuild.together.clone().filter(|_| rebuild.status == Status::Waiting);
-        let mut all = vec![rebuild];
-        if let Some(together) = together
-            && together::is_worth_it(&self.broker, &self.kafka).await
-        {
-            all.extend(rebuilds::take_together(&self.db, &together, TOGETHER, hold).await?);
-        }
-        Ok(all)
-    }
-
-    fn hold() -> Hold {
+    pub(super) fn hold() -> Hold {
         Hold { holder: Uuid::new_v4(), time: HELD }
-    }
-
-    /// A rebuild for which there is a token.
-    async fn take_with_token(
-        &self,
-        hold: Hold,
-    ) -> Result<Option<(Rebuild, Option<Caller>)>, store::Error> {
-        for key in self.tokens.keys() {
-            let (tenant, id) = &key;
-            if let Some(rebuild) = rebuilds::take_with_token(&self.db, tenant, *id, hold).await? {
-                return Ok(Some((rebuild, self.tokens.take(&key))));
-            }
-            // It waits for one of the same tenant that is worked on.
-            if !rebuilds::waits_for_token(&self.db, tenant, *id).await? {
-                self.tokens.take(&key);
-            }
-        }
-        Ok(None)
     }
 
     /// Works on what was asked for here, unless another instance does, until `stop`. The storage modules are
@@ -324,7 +220,7 @@ impl Rebuilds {
     }
 
     /// Works on what was taken until it is at rest or `stop`. Of several, each has its turn.
-    async fn run_all(&self, taken: Taken, stop: &CancellationToken) {
+    pub(super) async fn run_all(&self, taken: Taken, stop: &CancellationToken) {
         let Taken { mut rebuilds, hold, caller, turns, mut first, place } = taken;
         let connections = self.shared.get();
         let mut with = |member| {
@@ -475,6 +371,7 @@ impl Rebuilds {
             pace: Pace::of_percent(self.setting.percent),
             progress: Arc::default(),
             status: Arc::new(Mutex::new(rebuild.status)),
+            caution: Arc::default(),
             stop,
             broker: self.broker.clone(),
             storage: self.storage.clone(),

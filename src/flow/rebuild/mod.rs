@@ -14,6 +14,7 @@ mod fold;
 mod jobs;
 mod lay;
 mod plan;
+mod queue;
 mod read;
 mod report;
 mod storage;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::{Environment, TenantId, Topic, stamp::Horizon},
     flow::{outcome::At, takeover::Span},
-    kafka::{Broker, Look, reader::Part},
+    kafka::{Broker, Look, Looked, reader::Part},
     store::{self, Schema, incidents, positions},
 };
 
@@ -179,6 +179,13 @@ fn places(
     Ok((places, spans))
 }
 
+/// When the first record of a place was written, or `now` where none is there. A place that did not answer says
+/// nothing of that: taken for empty, a slow broker would make a rebuild fail for good.
+fn began(looked: &Looked, at: &At, now: DateTime<Utc>) -> Result<DateTime<Utc>, Failure> {
+    let records = looked.get(at).ok_or(Failure::Away("a partition was not read in time"))?;
+    Ok(records.first().map_or(now, |record| record.at))
+}
+
 /// The place whose log begins latest, where one does not hold everything that was ever written to it:
 /// retention has cut it, or it was made anew. Tells from when on it does.
 async fn missing(
@@ -191,9 +198,11 @@ async fn missing(
     let looks: Vec<Look> = cut.map(look).collect();
     let cut: Vec<At> = looks.iter().map(|look| look.at.clone()).collect();
     let looked = work.ask_broker(move |broker| Ok(broker.look(&looks))).await?;
-    let began = |at: &At| looked.get(at)?.first().map(|record| record.at);
-    let mut missing: Vec<(At, DateTime<Utc>)> =
-        cut.into_iter().map(|at| (at.clone(), began(&at).unwrap_or(now))).collect();
+    let mut missing = Vec::with_capacity(cut.len());
+    for at in cut {
+        let began = began(&looked, &at, now)?;
+        missing.push((at, began));
+    }
     let mut tx = work.begin().await?;
     for gap in incidents::gaps(&mut *tx, &work.tenant.id).await? {
         let at = (Arc::from(gap.topic), gap.partition);
@@ -211,4 +220,19 @@ async fn missing(
         }
     }
     Ok(missing.into_iter().max_by_key(|(_, until)| *until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_did_not_answer_is_not_called_empty() {
+        let [slow, empty] = [0, 1].map(|partition| (Arc::from("topic"), partition));
+        let looked = Looked::from([(empty.clone(), Vec::new())]);
+        let now = DateTime::UNIX_EPOCH;
+        assert_eq!(began(&looked, &empty, now).unwrap(), now);
+        let failure = began(&looked, &slow, now).unwrap_err();
+        assert!(failure.may_pass(), "{failure}");
+    }
 }

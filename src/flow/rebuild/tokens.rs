@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{event::TenantId, okapi::Caller};
@@ -20,11 +21,15 @@ const MOST: usize = 10_000;
 pub(super) type Key = (TenantId, Option<Uuid>);
 
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<Key, (Caller, Instant)>>);
+pub(super) struct Tokens {
+    all: Mutex<HashMap<Key, (Caller, Instant)>>,
+    /// Notified where there may be one more that is of use.
+    pub(super) more: Notify,
+}
 
 impl Tokens {
     fn all(&self) -> MutexGuard<'_, HashMap<Key, (Caller, Instant)>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, (_, since)| since.elapsed() < KEPT);
         all
     }
@@ -37,6 +42,10 @@ impl Tokens {
             oldest.map(|oldest| all.remove(&oldest));
         }
         all.insert(key, (caller, Instant::now()));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all().is_empty()
     }
 
     /// What there are tokens for.

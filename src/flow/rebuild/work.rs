@@ -173,6 +173,8 @@ pub(super) struct Work {
     pub(super) pace: Pace,
     pub(super) progress: Arc<Progress>,
     pub(super) status: Arc<Mutex<Status>>,
+    /// Why it has to wait for an operator.
+    pub(super) caution: Arc<Mutex<Option<String>>>,
     /// Cancelled when the service stops, or somebody ends the rebuild.
     pub(super) stop: CancellationToken,
     pub(super) broker: Arc<Broker>,
@@ -246,9 +248,17 @@ impl Work {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
+    /// Why it has to wait for an operator, as found when it was compared. It outlives a failure, as the status does.
+    fn caution(&self) -> Option<String> {
+        self.caution.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_caution(&self, caution: Option<String>) {
+        *self.caution.lock().unwrap_or_else(PoisonError::into_inner) = caution;
+    }
+
     /// Goes from stage to stage, up to its end or to where it has to wait for an operator.
     pub(super) async fn go_on(&self) -> Result<End, Failure> {
-        let mut caution = None;
         self.turn.take().await;
         loop {
             let next = match self.status() {
@@ -260,8 +270,9 @@ impl Work {
                 Status::Comparing => {
                     self.enter(Status::Comparing).await?;
                     compare::compare(self).await?;
-                    caution = caution::look(self).await?;
+                    let caution = caution::look(self).await?;
                     let waits = self.ask.dry_run || caution.is_some();
+                    self.set_caution(caution);
                     if waits { Status::Compared } else { Status::Applying }
                 }
                 Status::Applying => {
@@ -270,7 +281,10 @@ impl Work {
                     self.note_knowledge().await?;
                     Status::Done
                 }
-                ended => return Ok(End::with(ended, self.summary().await?, caution)),
+                ended => {
+                    let summary = self.summary().await?;
+                    return Ok(End::with(ended, summary, self.caution()));
+                }
             };
             self.set_status(next);
         }

@@ -287,7 +287,7 @@ pub async fn set_status(
         "update mod_patron_blocks.rebuild set status = $2, summary = coalesce($3, summary), error = $4,
                 ended_at = case when $5 then now() end,
                 held_until = case when $5 or $2 in ('compared', 'waiting') then null else held_until end
-          where id = $1 and holder = $6",
+          where id = $1 and holder = $6 and ended_at is null",
     )
     .bind(id)
     .bind(status.name())
@@ -311,13 +311,13 @@ pub async fn let_go(
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set held_until = null, refused = refused + ($3::text is not null)::int,
+            set held_until = null, holder = null, refused = refused + ($3::text is not null)::int,
                 problems = case when problems -> -1 is not distinct from to_jsonb($3::text) then problems
                                 else problems || coalesce(to_jsonb($3::text), '[]') end,
                 status = case when refused >= $4 and $3 is not null then 'failed' else status end,
                 error = case when refused >= $4 then $3 else error end,
                 ended_at = case when refused >= $4 and $3 is not null then now() end
-          where id = $1 and holder = $2",
+          where id = $1 and holder = $2 and ended_at is null",
     )
     .bind(id)
     .bind(holder)
@@ -329,15 +329,16 @@ pub async fn let_go(
     Ok(())
 }
 
-/// Whether another instance has taken a rebuild since; until the transaction ends none can.
+/// Whether another instance has taken a rebuild since, or has ended it; until the transaction ends none can.
 pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result<bool, Error> {
-    let now: Option<Option<Uuid>> =
-        sqlx::query_scalar("select holder from mod_patron_blocks.rebuild where id = $1 for update")
-            .bind(id)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(Error::at("look whose a rebuild is"))?;
-    Ok(now.is_some_and(|now| now != Some(holder)))
+    let now: Option<(Option<Uuid>, bool)> = sqlx::query_as(
+        "select holder, ended_at is not null from mod_patron_blocks.rebuild where id = $1 for update",
+    )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(Error::at("look whose a rebuild is"))?;
+    Ok(now.is_some_and(|(now, has_ended)| has_ended || now != Some(holder)))
 }
 
 /// Whether a rebuild is still its holder's; until the transaction ends nobody can take it. Asked at the end of a

@@ -327,9 +327,7 @@ async fn what_a_rebuild_puts_right_is_told_and_a_due_date_that_it_changes_is_loo
         world.limit(group, Measure::OverdueItems, 0.0).await;
         let user = patron(world, group).await;
         // Long enough ago for the inbox to be believed.
-        let enabled =
-            "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'";
-        world.meddle(enabled).await;
+        world.meddle(crate::facts::ENABLED_LONG_AGO).await;
         let loans = borrow(world, user, 2).await;
         let late = Uuid::new_v4();
         world.publish(OUT, &check_out(user, late, &minutes_from_now(-30))).await;
