@@ -128,6 +128,10 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
 
 /// Why tenants can't be served that are enabled: their schemas are not at this version.
 fn behind(service: &Service) -> Option<Value> {
+    if !service.tenants.is_caught_up() {
+        let problem = "the registry of tenants is being read";
+        return Some(json!({ "part": "tenants", "problem": problem }));
+    }
     let behind = service.tenants.behind();
     if behind.is_empty() {
         return None;

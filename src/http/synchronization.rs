@@ -100,8 +100,9 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (service, _) = shared(&request);
     let tenant = tenant_id(&request)?;
-    // Of others nothing waits for a token; who is not known here yet is called for again in a minute.
-    if service.tenants.all().iter().any(|known| known.id == tenant) {
+    // Of others nothing waits for a token. An instance that has just started may have to look the tenant up.
+    let found = service.tenants.find_for_request(&service.operators.db(), &tenant).await;
+    if matches!(found, Ok(Some(_))) {
         let caller = caller(&request, &service, &tenant);
         service.rebuilds.bring_token(tenant, None, caller);
     }

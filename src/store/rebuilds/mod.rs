@@ -182,14 +182,14 @@ pub async fn take_with_token(
     take_any(db, TAKE_WITH_TOKEN, Some(tenant), id, hold).await
 }
 
-/// Whether a rebuild of the tenant, or this one, has the storage modules still to ask and nobody works on it.
+/// Whether a rebuild of the tenant, or this one, has the storage modules still to ask. Where an instance works on it,
+/// the token may be of use once the lease of that instance ends.
 pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Result<bool, Error> {
     sqlx::query_scalar(
         "select exists (
            select from mod_patron_blocks.rebuild
             where tenant = $1 and ($2::uuid is null or id = $2) and request ->> 'source' = 'storage'
-              and status in ('waiting', 'reading') and not cancel
-              and (held_until is null or held_until < now()))",
+              and status in ('waiting', 'reading') and not cancel)",
     )
     .bind(tenant.as_str())
     .bind(id)
