@@ -65,13 +65,19 @@ async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
         assert!(has_a_loan(world, user).await, "{by_inbox}");
 
         // Topics that were cut, and an inbox that reaches less far back than they do.
-        for _ in 0..8 {
-            check_out_in(world, TENANT).await;
+        // Several in each partition: one that is empty after the cut lacks all until now.
+        let own = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        for partition in [0, 1, 0, 1] {
+            let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(1440));
+            let payload = payload.to_string();
+            let headers = vec![("folio.tenantId", TENANT)];
+            let payload = Some(payload.as_bytes());
+            let draft = Draft { topic: own.clone(), headers, payload, timestamp: None };
+            world.log.send_to(partition, draft).await;
         }
         world.settled().await;
-        let own = world.log.topic(TENANT, Kind::ItemCheckedOut);
-        for (topic, partition) in [(&own, 0), (&own, 1)] {
-            world.log.cut(topic, partition, 1).await;
+        for partition in 0..2 {
+            world.log.cut(&own, partition, 1).await;
         }
         world.meddle("truncate {schema}.inbox").await;
         let covered = rebuild(world, json!({ "coveredBy": "inbox" })).await;

@@ -72,6 +72,35 @@ async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
     .await;
 }
 
+/// An instance that stops in the middle of a claim would leave a lease that no instance renews.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_while_it_claims_leaves_no_lease() {
+    World::tell(async |world| {
+        world
+            .meddle(
+                "create function public.slow_commit() returns trigger language plpgsql as $$
+                 begin perform pg_sleep(1); return null; end $$;
+                 create constraint trigger slow after update of holder on mod_patron_blocks.rebuild
+                   deferrable initially deferred for each row
+                   when (old.holder is null and new.holder is not null) execute function public.slow_commit()",
+            )
+            .await;
+        let (status, body) = world.post(REBUILDS, &json!({ "dryRun": true })).await;
+        assert_eq!(status, 201, "{body}");
+        let commits = "select count(*) from pg_stat_activity where datname = current_database()
+                        and state = 'active' and query ilike 'commit%'";
+        world.until("the claim is being committed", async |w: &World| w.count(commits).await == 1).await;
+        world.stop().await;
+        until("the claim is committed", async || world.count(commits).await == 0).await;
+        let leases = "select count(*) from mod_patron_blocks.rebuild
+                       where holder is not null and ended_at is null and held_until > now()";
+        assert_eq!(world.count(leases).await, 0, "a lease of an instance that has stopped");
+        world.meddle("drop function public.slow_commit() cascade").await;
+        world.start().await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_job_that_is_gone_enables_nothing() {
     World::tell(async |world| {

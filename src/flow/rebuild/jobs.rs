@@ -263,7 +263,7 @@ impl Rebuilds {
             }
             Err(error) => {
                 error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild");
-                return;
+                rebuilds::let_go(&self.db, id, hold, None).await
             }
         };
         if let Err(error) = stored {

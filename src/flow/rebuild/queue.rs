@@ -52,7 +52,8 @@ impl Rebuilds {
         };
         let without_token = async {
             while !stop.is_cancelled() {
-                match stop.run_until_cancelled(self.next(&room)).await.flatten() {
+                // Not broken off: what is claimed and dropped then has a lease that no instance renews.
+                match self.next(&room).await {
                     Some(taken) => self.spawn(&tasks, taken, &stop),
                     None => Self::wait(&self.tenants.rebuild_asked, &stop).await,
                 }
@@ -94,7 +95,7 @@ impl Rebuilds {
         let place = stop.run_until_cancelled(place).await?.ok()?;
         let turn = room.storage.clone().acquire_owned();
         let turn = stop.run_until_cancelled(turn).await?.ok()?;
-        // Taking is not broken off: what is taken and dropped then would be nobody's until its lease ends.
+        // Not broken off either.
         let hold = Self::hold();
         let taken = self.take_with_token(hold).await.unwrap_or_else(|error| {
             warn!(error = %Chain(&error), "rebuilds can't be looked for");
