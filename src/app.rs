@@ -384,13 +384,22 @@ impl Running {
                 warn!("the consumer group could not be left in time; it will notice by itself");
             }
         };
+        let ended = CancellationToken::new();
+        let background = async {
+            let _ = join!(consumer, timeout(LEAVE, self.loops.wait()));
+            ended.cancel();
+        };
         let http = async {
             // Who sends requests here has to notice first.
             sleep(self.shutdown_delay).await;
+            // A database connection that an HTTP worker opened breaks when that worker's runtime ends. The loops
+            // share these connections, so the workers end after the loops.
+            let rest = LEAVE.saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
+            let _ = timeout(rest, ended.cancelled()).await;
             self.http.stop(true).await;
             let _ = self.served.await;
         };
-        let _ = join!(http, consumer, timeout(LEAVE, self.loops.wait()));
+        join!(http, background);
         let _ = timeout(CLOSE, self.called_back).await;
         let _ = timeout(CLOSE, self.work.close()).await;
         info!("stopped");
