@@ -267,7 +267,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     loops.spawn(gather(stop.clone()));
     loops.close();
     let server = serve(config, service, listener).map_err(listen)?;
-    info!(http.address = %config.http_address, http.port = port, "listening");
+    info!(http.address = %config.http_address, http.port = port, "http server: listening");
     let http = server.handle();
     Ok(Running {
         port,
@@ -286,15 +286,15 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 fn say_whom_calls_go_through(gateway: &Gateway) {
     let Gateway { url, is_set, is_pinned } = gateway;
     match (is_pinned, is_set) {
-        (true, _) => info!(okapi.url = url, "other modules are asked through this gateway alone"),
+        (true, _) => info!(okapi.url = url, "gateway: pinned; all calls to other modules go through it"),
         (false, true) => warn!(
             okapi.url = url,
-            "other modules are asked through the gateway that a request names; \
-             what another gateway than this one answers is not kept"
+            "gateway: calls to other modules go through the gateway that the request names; \
+             responses of a gateway other than OKAPI_URL are not cached"
         ),
         (false, false) => warn!(
-            "other modules are asked through the gateway that a request names, whoever sends it: \
-             set OKAPI_URL to pin the gateway"
+            "gateway: not pinned, so calls to other modules go through whatever gateway a request names; \
+             set OKAPI_URL to pin it"
         ),
     }
 }
@@ -381,7 +381,7 @@ impl Running {
         self.stop.cancel();
         let consumer = async {
             if timeout(LEAVE, self.consumer.stopped()).await.is_err() {
-                warn!("the consumer group could not be left in time; it will notice by itself");
+                warn!("kafka consumer: could not leave the group in time; the broker removes this member after the session time-out");
             }
         };
         let ended = CancellationToken::new();
@@ -402,6 +402,6 @@ impl Running {
         join!(http, background);
         let _ = timeout(CLOSE, self.called_back).await;
         let _ = timeout(CLOSE, self.work.close()).await;
-        info!("stopped");
+        info!("service: stopped");
     }
 }

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!(%error, "could not start the runtime");
+            error!(%error, "service: could not start the tokio runtime");
             return ExitCode::FAILURE;
         }
     };
@@ -71,14 +71,14 @@ async fn serve(config: &Config) -> ExitCode {
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
             (Err(error), _) | (_, Err(error)) => {
-                error!(%error, "could not listen for signals");
+                error!(%error, "service: could not install signal handlers");
                 return ExitCode::FAILURE;
             }
         };
     let running = match app::start(config, Clock::system()).await {
         Ok(running) => running,
         Err(error) => {
-            error!(error = %Chain(&error), "could not start");
+            error!(error = %Chain(&error), "service: could not start");
             return ExitCode::FAILURE;
         }
     };
@@ -87,7 +87,7 @@ async fn serve(config: &Config) -> ExitCode {
         _ = interrupt.recv() => ExitCode::SUCCESS,
         () = running.failed() => ExitCode::FAILURE,
     };
-    info!("stopping");
+    info!("service: stopping");
     running.stop().await;
     code
 }
@@ -101,7 +101,7 @@ async fn operate(command: &console::Command, config: &Config) -> ExitCode {
             ExitCode::from(UNUSABLE)
         }
         Err(error) => {
-            error!(error = %Chain(&error), "could not do it");
+            error!(error = %Chain(&error), "command: failed");
             ExitCode::FAILURE
         }
     }

@@ -270,7 +270,7 @@ impl Answers {
             // That a module is not asked was said when that began.
             if !matches!(error, CallError::Unasked) {
                 warn!(tenant = %tenant.id, user.id = %user, error = %Chain(error),
-                    "patron group not told");
+                    "evaluation: could not get the patron group from mod-users");
             }
         })?;
         if caller.is_elsewhere {
@@ -280,7 +280,7 @@ impl Answers {
         if let Err(error) = patrons::learn_group(db, schema, *user, known, ago).await {
             // The answer is right all the same; the next one asks again.
             debug!(tenant = %tenant.id, user.id = %user, error = %Chain(&error),
-                "patron group not kept");
+                "evaluation: could not store the patron group");
         }
         Ok(group)
     }

@@ -125,7 +125,7 @@ async fn take<L: Ledger>(
         Ok(Ok(Some(_))) => Ok(()),
         Ok(Ok(None)) => Err(Refusal::NotEnabled),
         Ok(Err(error)) => {
-            warn!(%tenant, events = received.len(), error = %Chain(&error), "events not stored");
+            warn!(%tenant, events = received.len(), error = %Chain(&error), "http events: could not store events; the sender is asked to retry");
             match error.verdict() {
                 Verdict::Refused => Err(Refusal::Never(Arc::new(error))),
                 _ => Err(Refusal::Later),

@@ -63,7 +63,7 @@ impl<L: Ledger> Ingest<L> {
                 Ok(None) => return Ok(Ended::NotEnabled),
                 Err(error) if error.is_timeout() && most > 1 => {
                     warn!(%tenant, loans = most, error = %Chain(&error),
-                        "a step of ending all loans takes too long; fewer are tried");
+                        "ingest: closing all loans of a tenant timed out; retrying with fewer loans per step");
                     (most, wait) = ((most / SHRINK).max(1), LockWait::Brief);
                 }
                 Err(error) => return Err(error),

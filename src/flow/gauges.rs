@@ -108,7 +108,7 @@ impl Gauges {
             due
         };
         if due && let Err(error) = self.ask(db).await {
-            debug!(error = %Chain(&error), "the database does not tell its figures");
+            debug!(error = %Chain(&error), "metrics: could not query the database; gauges keep their last values");
         }
     }
 

@@ -193,7 +193,7 @@ impl Housekeeping {
         for tenant in self.tenants.all() {
             let ours = self.claim(&tenant).await;
             if !ours.unwrap_or_else(|error| {
-                warn!(tenant = %tenant.id, error = %Chain(&error), "no housekeeping");
+                warn!(tenant = %tenant.id, error = %Chain(&error), "housekeeping: could not start for a tenant; retrying at the next interval");
                 false
             }) {
                 continue;
@@ -214,7 +214,7 @@ impl Housekeeping {
         let now = match store::now(&self.db).await {
             Ok(now) => now,
             Err(error) => {
-                warn!(error = %Chain(&error), "no housekeeping");
+                warn!(error = %Chain(&error), "housekeeping: could not start; retrying at the next interval");
                 return None;
             }
         };
@@ -222,7 +222,7 @@ impl Housekeeping {
         if ahead.abs() > CLOCKS {
             error!(
                 seconds = ahead.num_seconds(),
-                "the clocks of this machine and of the database are too far apart; nothing is forgotten"
+                "housekeeping: the clocks of this host and of the database differ too much; no row is pruned"
             );
             return None;
         }
@@ -265,7 +265,7 @@ impl Housekeeping {
     async fn leftovers(&self, tenant: &Tenant) -> Result<(), store::Error> {
         rebuilds::end_forgotten(&self.db).await?;
         for rebuild in shadow::orphans(&self.db, &tenant.schema).await? {
-            info!(tenant = %tenant.id, "the shadow of a rebuild that has ended is removed");
+            info!(tenant = %tenant.id, "housekeeping: removed the shadow tables of an ended rebuild");
             shadow::remove(&self.db, &Schema::shadow(&tenant.id, rebuild)).await?;
         }
         let mut tx = store::begin(&self.db).await?;
@@ -313,7 +313,7 @@ impl Housekeeping {
         tenants::enter_alone(&mut tx, &tenant.id).await?;
         let now = store::now(&mut *tx).await?;
         if prune::mend(&mut tx, &tenant.schema, now).await? {
-            warn!(tenant = %tenant.id, "a clock was ahead when old loans were removed; that is taken back");
+            warn!(tenant = %tenant.id, "housekeeping: old loans were pruned by a clock that was ahead; reset the prune horizon");
         }
         prune::record(&mut tx, &tenant.schema, before).await?;
         Ok(store::commit(tx).await?)
@@ -374,14 +374,14 @@ impl Housekeeping {
 /// Says what keeps things from being forgotten, once.
 fn tell(held: &Result<Held, String>, said: bool) {
     match held {
-        _ if said => debug!(?held, "retention as before"),
+        _ if said => debug!(?held, "housekeeping: topic retention unchanged"),
         Err(error) => {
-            warn!(error, "retention can't be told; no event, loan or fee/fine is forgotten");
+            warn!(error, "housekeeping: could not read the retention of the topics; no event, loan or fee/fine is pruned");
         }
         Ok(Held::ForEver { topic }) => {
-            warn!(kafka.topic = topic, "a topic holds its records for ever; so do we");
+            warn!(kafka.topic = topic, "housekeeping: a topic has unlimited retention; no event, loan or fee/fine is pruned");
         }
-        Ok(Held::For(time)) => info!(days = time.num_days(), "topics hold records so long at most"),
+        Ok(Held::For(time)) => info!(days = time.num_days(), "housekeeping: read the longest retention of the topics"),
     }
 }
 
@@ -391,16 +391,16 @@ fn report(tenant: Option<&TenantId>, gone: Gone, unfinished: Option<&Unfinished>
     let Gone { inbox, loans, fees_fines, dead_letters } = gone;
     figures().gone(gone);
     if dead_letters > 0 {
-        warn!(tenant, dead_letters, "dead letters removed: too old, or too many");
+        warn!(tenant, dead_letters, "housekeeping: pruned dead letters that were too old or too many");
     }
     if inbox + loans + fees_fines > 0 {
-        info!(tenant, inbox, loans, fees_fines, "what ended long ago is removed");
+        info!(tenant, inbox, loans, fees_fines, "housekeeping: pruned inbox entries, loans and fees/fines");
     }
     match unfinished {
         Some(Unfinished::Failed(error)) => {
-            warn!(tenant, error = %Chain(error), "housekeeping broken off; it goes on next time");
+            warn!(tenant, error = %Chain(error), "housekeeping: failed for a tenant; it resumes at the next interval");
         }
-        Some(other) => debug!(tenant, reason = %other, "housekeeping broken off"),
+        Some(other) => debug!(tenant, reason = %other, "housekeeping: interrupted for a tenant"),
         None => {}
     }
 }

@@ -38,6 +38,6 @@ pub async fn resolve(
     }
     tenants::announce(&mut tx, "incident").await?;
     store::commit(tx).await?;
-    info!(incident.id = %id, by, "incident resolved");
+    info!(incident.id = %id, by, "incident: resolved by an operator");
     Ok(Resolution::Resolved)
 }

@@ -204,7 +204,7 @@ impl<L: Ledger> Ingest<L> {
                     Ok(true) => enabled.insert(tenant),
                     Ok(false) => false,
                     Err(error) => {
-                        warn!(%tenant, error = %Chain(&error), "tenant not looked up; trying again");
+                        warn!(%tenant, error = %Chain(&error), "ingest: could not look up the tenant; retrying");
                         pause = wait(pause, stop).await?;
                         continue;
                     }
@@ -253,7 +253,7 @@ impl<L: Ledger> Ingest<L> {
                 Ok(Applied::Anew) => return Ok((Settled::Anew, tally)),
                 Ok(Applied::Renewed) => return Ok((Settled::Renewed, tally)),
                 Ok(Applied::PassedBy) => {
-                    debug!(?tenant, records = many, "records of a tenant that isn't enabled");
+                    debug!(?tenant, records = many, "ingest: skipped records of a tenant that is not enabled");
                     let is_record = |item: &&Item<'_>| !matches!(item.what, What::Nothing);
                     tally.passed_by += items.iter().filter(is_record).count();
                     return Ok((Settled::PassedBy, tally));
@@ -261,14 +261,14 @@ impl<L: Ledger> Ingest<L> {
                 Err(error) => error,
             };
             if error.awaits_migration() {
-                debug!(?tenant, records = many, error = %Chain(&error), "records wait");
+                debug!(?tenant, records = many, error = %Chain(&error), "ingest: the schema of the tenant is not migrated yet; its records wait");
                 return Ok((Settled::Migrating, tally));
             }
             let of_server = !matches!(error, store::Error::Silent);
             match error.verdict() {
                 Verdict::Refused if !is_parked(share) => {
                     warn!(?tenant, records = many, error = %Chain(&error),
-                        "the database refuses a share of a batch; looking for the record");
+                        "ingest: the database rejected the records of a tenant; bisecting to find the bad record");
                     match many {
                         1 => items[durable].what = refused(),
                         _ => size.halve(many),
@@ -277,23 +277,23 @@ impl<L: Ledger> Ingest<L> {
                 }
                 Verdict::Unusable if tenant.is_some() => {
                     error!(?tenant, records = items.len() - durable, error = %Chain(&error),
-                        "a tenant's tables can't be written; its records wait");
+                        "ingest: could not write the tables of a tenant; its partitions are paused");
                     return Ok((Settled::Unusable(durable), tally));
                 }
                 _ if error.is_timeout() && of_server && many == 1 && tenant.is_some() => {
                     error!(?tenant, records = items.len() - durable, error = %Chain(&error),
-                        "a tenant's tables can't be written in time; its records wait");
+                        "ingest: writing the tables of a tenant timed out; its partitions are paused");
                     size.shrink(many);
                     self.sizes.end(tenant, size);
                     return Ok((Settled::Unusable(durable), tally));
                 }
                 _ if error.is_timeout() && many > 1 => {
                     warn!(?tenant, records = many, error = %Chain(&error),
-                        "a share of a batch takes too long; less of it is tried");
+                        "ingest: writing the records of a tenant timed out; retrying with fewer records");
                     size.shrink(many);
                 }
                 _ => warn!(?tenant, records = many, error = %Chain(&error),
-                    "batch not stored; it will be offered again"),
+                    "ingest: could not commit the batch; retrying"),
             }
             figures().retries.increment(1);
             pause = wait(pause, stop).await?;
@@ -373,7 +373,7 @@ impl<L: Ledger> Ingest<L> {
             return;
         }
         if let Err(error) = store::within(self.patience, self.ledger.usable_again(id)).await {
-            warn!(tenant = %id, error = %Chain(&error), "incidents not resolved; trying again");
+            warn!(tenant = %id, error = %Chain(&error), "ingest: could not resolve the incidents of a tenant; retrying");
             self.doubt(id.clone());
         }
     }

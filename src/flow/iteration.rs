@@ -122,7 +122,7 @@ impl Iterations {
     pub async fn ask(&self, db: &Db, asked: Request<'_>) -> Result<Iteration, store::Error> {
         let entered = iterations::add(db, Uuid::new_v4(), asked).await?;
         info!(tenant = %entered.tenant, iteration.id = %entered.id, kafka.topic = entered.topic,
-            "iteration asked for");
+            "summary export: requested");
         self.asked.notify_one();
         Ok(entered)
     }
@@ -162,7 +162,7 @@ impl Iterations {
                     continue;
                 }
                 Ok(None) => {}
-                Err(error) => warn!(error = %Chain(&error), "iterations can't be looked for"),
+                Err(error) => warn!(error = %Chain(&error), "summary export: could not claim a waiting export; retrying"),
             }
             drop(pass);
             stop.run_until_cancelled(timeout(LOOK, self.asked.notified())).await;
@@ -181,26 +181,26 @@ impl Iterations {
         let ended = match left {
             Ok(End::Stopped) => iterations::let_go(&self.work, id, holder, Duration::ZERO).await,
             Ok(End::Done) => {
-                info!(%tenant, iteration.id = %id, "iteration done");
+                info!(%tenant, iteration.id = %id, "summary export: finished");
                 iterations::end(&self.work, id, holder, None).await
             }
             Err(Failure::NotOurs) => {
-                info!(%tenant, iteration.id = %id, "iteration left");
+                info!(%tenant, iteration.id = %id, "summary export: stopped, because the lease was lost or the export was cancelled");
                 return;
             }
             Err(failure @ (Failure::TooLarge(_) | Failure::Disabled)) => {
                 let told = Chain(&failure).to_string();
-                warn!(%tenant, iteration.id = %id, error = told, "iteration failed");
+                warn!(%tenant, iteration.id = %id, error = told, "summary export: failed");
                 iterations::end(&self.work, id, holder, Some(&told)).await
             }
             Err(failure) => {
-                warn!(%tenant, iteration.id = %id, error = %Chain(&failure), "iteration waits");
+                warn!(%tenant, iteration.id = %id, error = %Chain(&failure), "summary export: interrupted by an error; retrying");
                 iterations::let_go(&self.work, id, holder, AGAIN).await
             }
         };
         if let Err(error) = ended {
             // Held no longer, it is gone on with.
-            warn!(%tenant, iteration.id = %id, error = %Chain(&error), "iteration not ended");
+            warn!(%tenant, iteration.id = %id, error = %Chain(&error), "summary export: could not store the final status");
         }
     }
 
@@ -213,7 +213,7 @@ impl Iterations {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    warn!(iteration.id = %id, error = %Chain(&error), "iteration not held")
+                    warn!(iteration.id = %id, error = %Chain(&error), "summary export: could not renew the lease")
                 }
             }
         }

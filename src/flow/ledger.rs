@@ -228,7 +228,7 @@ impl Ledger for Database {
         let was_open = incidents::usable_again(&mut tx, tenant, self.clock.now()).await?;
         store::commit(tx).await?;
         if was_open {
-            info!(%tenant, "a tenant's tables can be written again");
+            info!(%tenant, "ingest: the tables of a tenant can be written again; its partitions resume");
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Tenants {
             self.remember(id, enabled);
         }
         self.rebuild_asked.notify_one();
-        info!(tenant = %id, module.id = module_to, "tenant enabled");
+        info!(tenant = %id, module.id = module_to, "tenant: enabled");
         Ok(messages)
     }
 
@@ -85,7 +85,7 @@ impl Tenants {
         }
         store::commit(tx).await?;
         self.forget(id);
-        info!(tenant = %id, "tenant disabled");
+        info!(tenant = %id, "tenant: disabled");
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl Tenants {
         rebuilds::forget_all(&mut tx, id).await?;
         store::commit(tx).await?;
         self.forget(id);
-        info!(tenant = %id, "tenant purged");
+        info!(tenant = %id, "tenant: purged");
         Ok(())
     }
 

@@ -85,7 +85,7 @@ impl<L: Ledger> Ingest<L> {
             match store::within(self.patience, self.persist_once(rest)).await {
                 Ok(done) => return Ok(done),
                 Err(error) => {
-                    warn!(error = %Chain(&error), "positions or incidents not stored; trying again");
+                    warn!(error = %Chain(&error), "ingest: could not store positions or incidents of shared topics; retrying");
                     pause = wait(pause, stop).await?;
                 }
             }

@@ -120,7 +120,7 @@ fn limit(record: Value) -> Option<Limit> {
             value: stored.value.as_ref().and_then(number),
         }),
         Err(error) => {
-            warn!(%error, "a stored limit can't be read and counts for nothing");
+            warn!(%error, "policy: could not read a stored limit; the limit is ignored");
             None
         }
     }
@@ -165,7 +165,7 @@ fn condition(record: Value) -> Option<Condition> {
             message: stored.message.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned(),
         }),
         Err(error) => {
-            warn!(%error, "a stored condition can't be read and blocks nothing");
+            warn!(%error, "policy: could not read a stored condition; the condition blocks nothing");
             None
         }
     }

@@ -112,7 +112,7 @@ impl Redrive {
             tenants.ready().await;
             loop {
                 if let Err(error) = self.retry_waiting().await {
-                    warn!(error = %Chain(&error), "records that wait for a tenant can't be looked for");
+                    warn!(error = %Chain(&error), "dead letters: could not look for records of tenants that could not be written; retrying");
                 }
                 tokio::time::sleep(WAITING_RETRY).await;
             }
@@ -126,10 +126,10 @@ impl Redrive {
             match self.retry_waiting_of(&tenant).await {
                 Ok(0) => {}
                 Ok(applied) => {
-                    info!(%tenant, applied, "records that waited for a tenant are applied")
+                    info!(%tenant, applied, "dead letters: applied records of a tenant that can be written again")
                 }
                 Err(error) => {
-                    debug!(%tenant, error = %Chain(&error), "a tenant can't be written yet")
+                    debug!(%tenant, error = %Chain(&error), "dead letters: the tenant can still not be written; its records stay")
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Redrive {
                 after = Some(head.id);
             }
         }
-        info!(schema = schema.name(), ?report, "dead letters were tried again");
+        info!(schema = schema.name(), ?report, "dead letters: retried the dead letters of a query");
         Ok(report)
     }
 
@@ -252,7 +252,7 @@ impl Redrive {
     pub async fn discard(&self, schema: &Schema, id: Uuid, by: &str) -> Result<bool, store::Error> {
         let discard = dead_letters::discard(&self.db, schema, id);
         let discarded = timeout(LETTER_MOST, discard).await.unwrap_or(Err(store::Error::Silent))?;
-        info!(schema = schema.name(), letter.id = %id, discarded, by, "a dead letter was thrown away");
+        info!(schema = schema.name(), letter.id = %id, discarded, by, "dead letters: discarded a dead letter");
         Ok(discarded)
     }
 
@@ -276,7 +276,7 @@ impl Redrive {
                 break;
             }
         }
-        info!(schema = schema.name(), query = %condition, ?report, by, "dead letters were thrown away");
+        info!(schema = schema.name(), query = %condition, ?report, by, "dead letters: discarded the dead letters of a query");
         Ok(report)
     }
 }

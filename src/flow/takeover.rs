@@ -248,7 +248,7 @@ impl Takeover {
                 }
                 Err(error) if error.verdict() == Verdict::Unusable => {
                     warn!(tenant = %id, error = %crate::telemetry::Chain(&error),
-                        "a tenant's tables can't be read; its topics wait");
+                        "partition start: could not read the positions of a tenant; its partitions wait");
                     found.unusable.insert(id.clone());
                 }
                 Err(error) => return Err(error),

@@ -109,13 +109,13 @@ impl TenantJobs {
                 Ok(None) => {}
                 Ok(Some(job)) => {
                     warn!(tenant = %job.tenant, tenant.job = %job.id,
-                        "the instance that worked on a tenant is silent; going on with it");
+                        "tenant job: the lease of another instance expired; resuming its job");
                     // Its client's token went with that instance, so nobody can be told.
                     let lease = Lease { job: job.id, holder };
                     let work = self.run(lease, &job.tenant, &job.tenant_attributes, None);
                     stop.run_until_cancelled(work).await;
                 }
-                Err(error) => warn!(error = %Chain(&error), "tenant jobs can't be looked for"),
+                Err(error) => warn!(error = %Chain(&error), "tenant job: could not look for abandoned jobs; retrying"),
             }
         }
     }
@@ -131,17 +131,17 @@ impl TenantJobs {
         let (problem, messages) = tokio::select! {
             done = self.work(lease, tenant, module_to(attributes), caller) => done,
             () = self.keep(lease, tenant) => {
-                warn!(%tenant, tenant.job = %id, "another instance goes on with a tenant job, or it is gone");
+                warn!(%tenant, tenant.job = %id, "tenant job: lost the lease; another instance resumes it, or the job was deleted");
                 return;
             }
         };
         match &problem {
-            Some(problem) => error!(%tenant, tenant.job = %id, problem, "tenant not enabled"),
-            None => info!(%tenant, tenant.job = %id, ?messages, "tenant job done"),
+            Some(problem) => error!(%tenant, tenant.job = %id, problem, "tenant job: failed; the tenant is not enabled"),
+            None => info!(%tenant, tenant.job = %id, ?messages, "tenant job: finished"),
         }
         if let Err(error) = tenant_jobs::end(&self.db, lease, problem.as_deref(), &messages).await {
             // Taken over when it is held no more: all steps may be repeated.
-            warn!(%tenant, error = %Chain(&error), "a tenant job's end could not be stored");
+            warn!(%tenant, error = %Chain(&error), "tenant job: could not store the final status");
         }
     }
 
@@ -156,7 +156,7 @@ impl TenantJobs {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    warn!(%tenant, error = %Chain(&error), "a tenant job could not be held");
+                    warn!(%tenant, error = %Chain(&error), "tenant job: could not renew the lease");
                 }
             }
         }
@@ -176,7 +176,7 @@ impl TenantJobs {
             Err(error) => return (Some(Chain(&error).to_string()), Vec::new()),
         };
         if let Err(error) = self.telling.begin(tenant).await {
-            warn!(%tenant, error = %Chain(&error), "others are told of its blocks a little later");
+            warn!(%tenant, error = %Chain(&error), "tenant job: could not switch block events on; the block event worker retries");
         }
         drop(turn);
         if let Err(error) = self.telling.make_topics(tenant).await {

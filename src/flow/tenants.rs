@@ -352,7 +352,7 @@ impl Tenants {
         while !stop.is_cancelled() {
             let followed = stop.run_until_cancelled(self.listen(&listener)).await;
             if let Some(Err(error)) = followed {
-                warn!(error = %Chain(&error), "registry of tenants can't be read; trying again");
+                warn!(error = %Chain(&error), "tenant registry: could not read it; retrying");
                 stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
             }
         }
@@ -391,7 +391,7 @@ impl Tenants {
                 Ok(_) => {
                     match tenants::enabled_as(&self.db, &id).await? {
                         Some(enabled) => match self.adopt(&self.db, &id, enabled).await {
-                            Ok(_) => info!(tenant = %id, "tenant migrated"),
+                            Ok(_) => info!(tenant = %id, "tenant registry: migrated the schema of a tenant"),
                             Err(error) if error.is_of_a_version_behind() => {}
                             Err(error) => return Err(error),
                         },
@@ -401,7 +401,7 @@ impl Tenants {
                 }
                 Err(error) => error,
             };
-            warn!(tenant = %id, error = %Chain(&failure), "tenant not migrated yet");
+            warn!(tenant = %id, error = %Chain(&failure), "tenant registry: could not migrate the schema of a tenant; retrying");
             let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(behind) = behind.get_mut(&id)
                 && (!failure.is_transient_in_migration()

@@ -39,7 +39,7 @@ pub async fn follow(
             match stop.run_until_cancelled(look).await {
                 Some(Ok(topic)) => drop(newest.insert(tenant.id.clone(), topic)),
                 Some(Err(error)) => {
-                    debug!(tenant = %tenant.id, error = %Chain(&error), "positions not read");
+                    debug!(tenant = %tenant.id, error = %Chain(&error), "user topics: could not read the positions of a tenant");
                 }
                 None => return,
             }

@@ -136,7 +136,7 @@ pub(super) async fn get(
             ApiError::Text(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
     };
-    error!(tenant = %id, user.id = %user, error = failure.cause(), "blocks can't be evaluated");
+    error!(tenant = %id, user.id = %user, error = failure.cause(), "evaluation: failed for a patron");
     not_evaluated(&service, Basis::NotEvaluated, failure)
 }
 

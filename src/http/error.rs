@@ -106,7 +106,7 @@ impl ApiError {
     pub fn of_record(error: store::Error) -> Self {
         match error.verdict() {
             store::Verdict::Refused => {
-                warn!(error = %Chain(&error), "a record is refused");
+                warn!(error = %Chain(&error), "http: the database rejected a record of a client");
                 Self::bad_request("the record holds a text or a number that can't be stored")
             }
             store::Verdict::Retry | store::Verdict::Unusable => error.into(),
@@ -170,7 +170,7 @@ impl ResponseError for ApiError {
                 "parameters": [{ "key": violation.key, "value": violation.value }],
             }] })),
             Self::Store(error) => {
-                error!(error = %Chain(&**error), "request failed");
+                error!(error = %Chain(&**error), "http: request failed");
                 response.content_type(ContentType::plaintext()).body(error.to_string())
             }
         }

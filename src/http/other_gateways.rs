@@ -30,7 +30,7 @@ impl OtherGateways {
             warn!(
                 okapi.url = gateway.url,
                 x_okapi_url = url,
-                "a request names another gateway, which is not asked: set OKAPI_URL to that gateway or leave it unset, \
+                "gateway: ignored the gateway that a request names, because OKAPI_URL is pinned; set OKAPI_URL to that gateway, leave it unset, \
                  or set OKAPI_GATEWAY=request"
             );
         }

@@ -95,7 +95,7 @@ pub(super) async fn post(
     let looked = match timeout(SOON, jobs.find(&db, &tenant, id, SOON)).await {
         Ok(Ok(job)) => Some(job.ok_or_else(|| unknown_job(id))?),
         Ok(Err(error)) => {
-            warn!(%tenant, tenant.job = %id, error = %Chain(&error), "a tenant job goes on unseen");
+            warn!(%tenant, tenant.job = %id, error = %Chain(&error), "tenant job: could not read its status for the response; the job continues");
             None
         }
         Err(_) => None,

@@ -68,7 +68,7 @@ impl Broker {
     /// Passes on what the client has to report, if anything. It does not wait.
     pub(super) fn serve(&self) {
         if let Some(Err(error)) = self.client().poll(Duration::ZERO) {
-            debug!(%error, "trouble that the answers show as well");
+            debug!(%error, "kafka admin: client reported an error; requests return it, too");
         }
     }
 

@@ -294,12 +294,12 @@ impl Context {
     /// topic yet is no trouble: a new deployment has none before its first tenant.
     pub(super) fn complain(&self, error: &KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
-            return debug!(reason, "no topic to read yet");
+            return debug!(reason, "kafka consumer: no topic matches the subscription yet");
         }
         let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() > COMPLAIN) {
             *last = Some(Instant::now());
-            warn!(%error, reason, "trouble with Kafka; the client goes on trying by itself");
+            warn!(%error, reason, "kafka consumer: client reported an error; the client retries by itself");
         }
     }
 }
@@ -342,7 +342,7 @@ impl ConsumerContext for Context {
             }
             _ if self.is_retired() => consumer.unassign(),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                info!(kafka.partitions = partitions.count(), "partitions assigned");
+                info!(kafka.partitions = partitions.count(), "kafka consumer: partitions assigned");
                 figures().assigned.increment(partitions.count() as u64);
                 let assigned = partitions
                     .set_all_offsets(Offset::Beginning)
@@ -358,7 +358,7 @@ impl ConsumerContext for Context {
                 if consumer.assignment_lost() {
                     self.status.set_joined(false);
                 }
-                info!(kafka.partitions = partitions.count(), "partitions revoked");
+                info!(kafka.partitions = partitions.count(), "kafka consumer: partitions revoked");
                 figures().revoked.increment(partitions.count() as u64);
                 consumer.incremental_unassign(partitions)
             }
@@ -366,12 +366,12 @@ impl ConsumerContext for Context {
                 let error = KafkaError::Rebalance(other.into());
                 self.assignment.clear();
                 self.status.set_joined(false);
-                warn!(%error, "rebalance failed; all partitions are given up");
+                warn!(%error, "kafka consumer: rebalance failed; giving up all partitions");
                 consumer.unassign()
             }
         };
         if let Err(error) = done {
-            warn!(%error, "partitions could not be taken over or given up");
+            warn!(%error, "kafka consumer: could not assign or unassign partitions");
         }
     }
 

@@ -80,7 +80,7 @@ impl<L: Ledger> Writer<L> {
             batch.retain_mut(|carried| self.is_to_be_settled(carried));
             let records: Vec<&Incoming> = batch.iter().map(|carried| &carried.incoming).collect();
             let Ok(outcome) = self.ingest.settle(&records, &stop).await else { return };
-            debug!(tally = ?outcome.tally, "batch settled");
+            debug!(tally = ?outcome.tally, "writer: committed a batch");
             let settled = self.ends(&batch, &outcome.ends);
             batch.clear();
             if self.settled.send(settled).is_err() {

@@ -50,7 +50,7 @@ pub(super) fn look(settings: &ClientConfig, at: &[Look], patience: Duration) -> 
     let mut found = Looked::new();
     for some in at.chunks(AT_ONCE) {
         if let Err(error) = look_into(settings, some, deadline, &mut found) {
-            debug!(%error, "could not look into logs");
+            debug!(%error, "log check: could not start reading the last records of partitions");
         }
     }
     found
@@ -96,7 +96,7 @@ fn look_into(
         });
         if let Some(Err(error)) = client.poll(POLL) {
             // The client goes on trying by itself.
-            debug!(%error, "could not look into a log yet");
+            debug!(%error, "log check: client reported an error; the client retries by itself");
         }
     }
     drop(looking);
@@ -121,7 +121,7 @@ impl Looking {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return true,
                 Some(Err(error)) => {
-                    debug!(%error, "could not look into a partition yet");
+                    debug!(%error, "log check: could not read the last record of a partition yet; retrying");
                     return false;
                 }
             }

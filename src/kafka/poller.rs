@@ -175,7 +175,7 @@ impl Poller {
             .and_then(|()| self.consumer.incremental_assign(&afresh))
             .and_then(|()| self.consumer.pause(&afresh));
         if let Err(error) = assigned {
-            warn!(%error, "could not assign a partition afresh");
+            warn!(%error, "poller: could not reassign a partition");
         }
         assignment.begin_anew(|choice| choice.topic == topic && choice.partition == *partition);
     }
@@ -185,9 +185,9 @@ impl Poller {
     fn renew(&mut self) {
         let fresh = match (self.connect)() {
             Ok(fresh) => fresh,
-            Err(error) => return warn!(%error, "could not make another client"),
+            Err(error) => return warn!(%error, "poller: could not create a new Kafka client; keeping the current one"),
         };
-        warn!("a new client takes the place of one that reads no further");
+        warn!("poller: replaced the Kafka client, because it stalled");
         let old = std::mem::replace(&mut self.consumer, fresh);
         old.context().retire();
         self.context().assignment.clear();
@@ -235,7 +235,7 @@ impl Poller {
             .and_then(|()| self.consumer.seek_partitions(offsets, Duration::from_secs(2)))
             .and_then(|sought| self.assign_anew(&sought));
         if let Err(error) = sought {
-            debug!(%error, "could not seek; trying again");
+            debug!(%error, "poller: could not seek; retrying");
             return reading.iter().for_each(|(due, ..)| assignment.wait(due));
         }
         let mut beginnings = TopicPartitionList::new();
@@ -279,7 +279,7 @@ impl Poller {
                             warn!(
                                 kafka.topic = topic,
                                 kafka.partition = partition,
-                                "another record stands where one was read before"
+                                "poller: a read offset holds another record now; the topic was recreated"
                             );
                             return;
                         }
@@ -287,7 +287,7 @@ impl Poller {
                 let Some((name, topic)) = known_topic(&mut self.topics, &self.environment, topic)
                 else {
                     // The pattern and the parser are two readings of one rule; tests hold them so.
-                    error!(kafka.topic = topic, "a topic came that was not asked for");
+                    error!(kafka.topic = topic, "poller: received a record of a topic outside the subscription; it is ignored");
                     return;
                 };
                 let record = record::copy(&message, name, timestamp);
@@ -296,13 +296,13 @@ impl Poller {
                 self.held.push_back((Incoming { record, topic, cluster, kept, position }, era));
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                error!(%code, "Kafka refuses this instance for good; the service ends");
+                error!(%code, "poller: fatal Kafka error; stopping the service");
                 self.stop.cancel();
             }
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
                 // The log no longer has what comes next, or never had it: of which partition is not
                 // told.
-                warn!("a log does not hold what comes next; looking where to go on");
+                warn!("poller: the next offset is out of range; determining a new start offset");
                 self.context().assignment.begin_anew(|_| true);
             }
             Some(Err(error)) => self.context().complain(&error, "while reading"),
@@ -366,14 +366,14 @@ impl Poller {
     /// Again on every turn while records are held: partitions may have been assigned meanwhile.
     fn pause(&mut self) {
         if !self.paused {
-            warn!("records can't be stored; reading pauses until they can");
+            warn!("poller: records can not be stored; pausing all partitions");
             self.paused = true;
             figures().pauses.increment(1);
             self.context().status.set_paused(true);
         }
         let paused = self.consumer.assignment().and_then(|all| self.consumer.pause(&all));
         if let Err(error) = paused {
-            warn!(%error, "could not pause reading");
+            warn!(%error, "poller: could not pause partitions");
         }
     }
 
@@ -385,11 +385,11 @@ impl Poller {
         }
         match self.consumer.resume(&reading) {
             Ok(()) => {
-                info!("records can be stored again; reading goes on");
+                info!("poller: records can be stored again; resuming partitions");
                 self.paused = false;
                 self.context().status.set_paused(false);
             }
-            Err(error) => warn!(%error, "could not resume reading; trying again"),
+            Err(error) => warn!(%error, "poller: could not resume partitions; retrying"),
         }
     }
 
@@ -421,7 +421,7 @@ impl Poller {
             && let Err(error) = self.consumer.store_offsets(offsets)
         {
             // Lost between the check and here; the new owner rereads, and the inbox knows the records.
-            debug!(%error, "offsets not stored");
+            debug!(%error, "poller: could not store offsets for the next commit");
         }
     }
 
@@ -437,13 +437,13 @@ impl Poller {
         held.add_partition(topic, partition);
         if let Err(error) = self.consumer.pause(&held) {
             // What comes of it all the same is left alone.
-            debug!(%error, "could not pause a partition that is held");
+            debug!(%error, "poller: could not pause a partition");
         }
         if hold == Hold::Stopped {
             error!(
                 kafka.topic = topic,
                 kafka.partition = partition,
-                "too many bad records: the partition stops until an operator resumes it"
+                "poller: bad record limit reached; the partition is stopped until an operator resolves the incident"
             );
         }
     }
@@ -451,7 +451,7 @@ impl Poller {
     /// Asking for all topics makes the client match its subscription against them at once.
     fn look_for_topics(&self) {
         if let Err(error) = self.consumer.fetch_metadata(None, Duration::from_secs(5)) {
-            warn!(%error, "could not look for new topics; the next look is at the usual time");
+            warn!(%error, "poller: could not refresh the topic list; retrying at the next refresh");
         }
     }
 
@@ -465,7 +465,7 @@ impl Poller {
             self.settle(settled);
         }
         drop(self.consumer);
-        info!("left the consumer group");
+        info!("poller: left the consumer group");
     }
 }
 

@@ -309,7 +309,7 @@ fn trouble(error: KafkaError) -> Result<(), ReadError> {
         ) => Err(ReadError::Unreadable(error)),
         error @ KafkaError::MessageConsumptionFatal(_) => Err(error.into()),
         error => {
-            debug!(%error, "while reading for a rebuild");
+            debug!(%error, "replay: client reported an error while reading topics for a rebuild; retrying");
             Ok(())
         }
     }

@@ -142,6 +142,6 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "trouble that is told otherwise");
+        debug!(%error, reason, "topic retention: client reported an error; the request returns it, too");
     }
 }

@@ -182,7 +182,7 @@ impl Sender {
         // Dropping it waits for the broker.
         std::thread::spawn(move || drop(admin));
         match made?.into_iter().next() {
-            Some(Ok(_)) => info!(kafka.topic = name, ?shape, "topic made"),
+            Some(Ok(_)) => info!(kafka.topic = name, ?shape, "producer: created a topic"),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
             Some(Err((_, code))) => return Err(KafkaError::AdminOp(code)),
             None => return Err(KafkaError::AdminOpCreation(name.to_owned())),

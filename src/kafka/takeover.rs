@@ -74,7 +74,7 @@ impl<L: Ledger> Asker<L> {
                     Some(Err(error)) => {
                         let error: &(dyn std::error::Error + 'static) = &*error;
                         warn!(partitions = due.len(), error = %Chain(error),
-                            "could not find out where partitions begin; trying again");
+                            "partition start: could not determine start offsets; retrying");
                         stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
                     }
                     None => {}
@@ -101,7 +101,7 @@ impl<L: Ledger> Asker<L> {
         for (due, candidate) in candidates {
             let Some(span) = spans.get(&candidate.at).copied() else {
                 let (topic, partition) = &candidate.at;
-                debug!(kafka.topic = %topic, kafka.partition = partition, "no leader yet");
+                debug!(kafka.topic = %topic, kafka.partition = partition, "partition start: the partition has no leader yet; retrying");
                 self.assignment.hold(&due, Some(PAUSE));
                 continue;
             };
@@ -129,7 +129,7 @@ impl<L: Ledger> Asker<L> {
                 // One tenant's trouble keeps no other's partitions from beginning.
                 Err(error) => {
                     warn!(kafka.topic = of.topic, kafka.partition = of.partition, error = %Chain(&error),
-                        "what does not fit can't be stored; the partition is asked about again");
+                        "partition start: could not store an incident about offsets; retrying the partition");
                     self.assignment.hold(of, Some(AGAIN));
                 }
             }
@@ -175,7 +175,7 @@ impl<L: Ledger> Asker<L> {
         for Question { due, candidate, span, decided: Decided { begin, .. } } in questions {
             let (topic, partition) = &candidate.at;
             debug!(kafka.topic = %topic, kafka.partition = partition, ?span, ?begin,
-                "partition taken over");
+                "partition start: determined the start offset");
             self.ingest.look_afresh(topic, *partition);
             begun.push((due, begin));
         }

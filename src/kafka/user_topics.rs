@@ -86,7 +86,7 @@ impl UserTopics {
                 Some(Ok(Ok(names))) => {
                     self.keep(Found::among(names.iter().map(String::as_str), &environment));
                 }
-                Some(Ok(Err(error))) => debug!(%error, "could not look for topics of users"),
+                Some(Ok(Err(error))) => debug!(%error, "user topics: could not list the topics of mod-users; retrying"),
                 Some(Err(_)) | None => {}
             }
             stop.run_until_cancelled(sleep(every)).await;
@@ -100,7 +100,7 @@ impl UserTopics {
             info!(
                 tenants = of.len(),
                 of_collections = of_collections.len(),
-                "topics that tell of users"
+                "user topics: found the topics of mod-users"
             );
         }
         *found = Some(now);

@@ -71,7 +71,7 @@ impl Watchdog {
         while stop.run_until_cancelled(sleep(every)).await.is_some() {
             if let Some(Err(error)) = stop.run_until_cancelled(self.look()).await {
                 let error: &(dyn std::error::Error + 'static) = &*error;
-                debug!(error = %Chain(error), "could not look whether partitions come on");
+                debug!(error = %Chain(error), "watchdog: could not compare positions with log ends; retrying");
             }
         }
     }
@@ -140,7 +140,7 @@ impl Watchdog {
         let Watched { topic, partition, era, .. } = watched;
         // It may have begun anew meanwhile, for this reason or another.
         if self.assignment.era(topic, *partition) == Some(*era) {
-            warn!(kafka.topic = topic, kafka.partition = partition, "the topic was made anew");
+            warn!(kafka.topic = topic, kafka.partition = partition, "watchdog: the topic was recreated; its partitions start again");
             self.assignment.remake(topic, *partition);
         }
     }
@@ -156,7 +156,7 @@ impl Watchdog {
             next,
             end,
             times,
-            "a partition is read no further although it holds more"
+            "watchdog: a partition stalled although its log holds more records"
         );
         if let Some(parsed) = self.environment.parse(topic) {
             self.takeover.note_stall(&parsed, (topic, *partition), *next..end).await?;

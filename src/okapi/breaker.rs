@@ -84,7 +84,7 @@ impl Breakers {
         let state = self.failing().remove(key);
         if state.is_some_and(|state| state.failures >= self.limits.failures) {
             let Key { module, url, tenant } = key;
-            info!(module = module.name(), okapi.url = url, tenant, "a module answers again");
+            info!(module = module.name(), okapi.url = url, tenant, "circuit breaker: closed; the module responds again");
         }
     }
 
@@ -108,7 +108,7 @@ impl Breakers {
                 okapi.url = url,
                 tenant,
                 ?pause,
-                "a module gives no answer and is not asked for a while"
+                "circuit breaker: open; the module does not respond and is not called for a while"
             );
         }
     }

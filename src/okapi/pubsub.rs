@@ -48,7 +48,7 @@ impl PubSub {
                 done => return done,
             };
             let Some(pause) = pauses.next() else { return Err(error) };
-            debug!(error = %Chain(&error), "not registered with mod-pubsub; trying again");
+            debug!(error = %Chain(&error), "mod-pubsub: could not register the subscriptions; retrying");
             tokio::time::sleep(pause).await;
         }
     }

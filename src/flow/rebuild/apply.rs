@@ -72,7 +72,7 @@ pub(super) async fn apply(work: &Work) -> Result<(), Failure> {
             Ok(next) => (stage, tries) = (next, 0),
             Err(Failure::Store(error)) if error.verdict() == Verdict::Retry && tries < TRIES => {
                 warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&error),
-                    "a step of a rebuild has to wait");
+                    "rebuild: could not apply a page of differences; retrying");
                 sleep(LET_BE * 2_u32.pow(tries)).await;
                 tries += 1;
             }

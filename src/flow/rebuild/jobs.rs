@@ -144,7 +144,7 @@ impl Rebuilds {
         let request = ask.told();
         let request = Request { tenant, request: &request, by, together };
         rebuilds::add(&mut **tx, id, request).await?;
-        info!(%tenant, rebuild.id = %id, asked_by = by, "rebuild asked for");
+        info!(%tenant, rebuild.id = %id, requested_by = by, "rebuild: requested");
         Ok(id)
     }
 
@@ -158,12 +158,12 @@ impl Rebuilds {
     /// tenant that has waited longest, if any does (http contract 8.2).
     pub fn bring_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
         if self.setting.at_once == 0 {
-            warn!(%tenant, "this instance works on no rebuilds: the token is of no use here");
+            warn!(%tenant, "rebuild: discarded a token, because REBUILD_CONCURRENCY is 0 on this instance");
             return;
         }
         if caller.is_elsewhere {
             let url = &caller.okapi_url;
-            warn!(%tenant, okapi.url = url, "another gateway than OKAPI_URL: storage is not read there");
+            warn!(%tenant, okapi.url = url, "rebuild: discarded a token of a gateway other than OKAPI_URL; storage modules are read through OKAPI_URL only");
             return;
         }
         self.tokens.bring((tenant, rebuild), caller);
@@ -185,7 +185,7 @@ impl Rebuilds {
                     self.run_all(taken, &stop).await;
                 }
                 Ok(None) => {}
-                Err(error) => warn!(error = %Chain(&error), "rebuilds can't be taken"),
+                Err(error) => warn!(error = %Chain(&error), "rebuild: could not claim waiting rebuilds; retrying"),
             }
             stop.run_until_cancelled(sleep(WORD)).await;
         }
@@ -245,7 +245,7 @@ impl Rebuilds {
     async fn run(&self, rebuild: Rebuild, hold: Hold, with: With, stop: &CancellationToken) {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         let connections = with.connections.clone();
-        info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "working on a rebuild");
+        info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "rebuild: claimed; starting or resuming it");
         // Taken again it would panic again, for ever.
         let done = AssertUnwindSafe(self.go_on(&rebuild, hold, with, stop)).catch_unwind().await;
         let done = done.unwrap_or_else(|_| {
@@ -255,20 +255,20 @@ impl Rebuilds {
         let stored = match done {
             Ok(Left::Ended(end)) => {
                 let (status, problem) = (end.status.name(), end.problem.as_deref());
-                info!(%tenant, rebuild.id = %id, status, problem, "rebuild");
+                info!(%tenant, rebuild.id = %id, status, problem, "rebuild: ended");
                 end.store(&connections.work, &rebuild, hold, &self.clock).await
             }
             Ok(Left::Over(problem)) => {
                 rebuilds::let_go(&self.db, id, hold, problem.as_deref()).await
             }
             Err(error) => {
-                error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild");
+                error!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild: interrupted by an error; released for another try");
                 rebuilds::let_go(&self.db, id, hold, None).await
             }
         };
         if let Err(error) = stored {
             // Taken up again when it is held no more: all stages may be repeated.
-            warn!(%tenant, rebuild.id = %id, error = %Chain(&error), "end not stored");
+            warn!(%tenant, rebuild.id = %id, error = %Chain(&error), "rebuild: could not store the final status");
         }
     }
 
@@ -314,13 +314,13 @@ impl Rebuilds {
                 Ok(end) => return Ok(Left::Ended(end)),
                 Err(Failure::NotOurs) => {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id,
-                        "another instance goes on with a rebuild");
+                        "rebuild: lost the lease; another instance resumes it");
                     work.stop.cancel();
                     return Ok(Left::Over(None));
                 }
                 Err(Failure::Token(problem)) => {
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem,
-                        "a rebuild has to wait for another token");
+                        "rebuild: the token was rejected; waiting for the token of the next timer call");
                     return Ok(Left::Over(Some(Failure::Token(problem).to_string())));
                 }
                 // Nobody asked for what fills a tenant, so nobody would ask again.
@@ -328,7 +328,7 @@ impl Rebuilds {
                     tries += 1;
                     work.leave();
                     warn!(tenant = %work.tenant.id, rebuild.id = %work.id, error = %Chain(&failure),
-                        "a rebuild has to wait");
+                        "rebuild: interrupted by an error; retrying");
                     if matches!(failure, Failure::Lost) {
                         work.set_status(Status::Reading);
                     }

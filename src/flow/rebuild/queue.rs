@@ -98,7 +98,7 @@ impl Rebuilds {
         // Not broken off either.
         let hold = Self::hold();
         let taken = self.take_with_token(hold).await.unwrap_or_else(|error| {
-            warn!(error = %Chain(&error), "rebuilds can't be looked for");
+            warn!(error = %Chain(&error), "rebuild: could not claim a waiting rebuild; retrying");
             None
         });
         let (rebuild, caller) = taken?;
@@ -120,7 +120,7 @@ impl Rebuilds {
             Ok(Some(Taken { rebuilds, hold, caller: None, turns, first, place }))
         };
         taken.await.unwrap_or_else(|error: store::Error| {
-            warn!(error = %Chain(&error), "rebuilds can't be looked for");
+            warn!(error = %Chain(&error), "rebuild: could not claim a waiting rebuild; retrying");
             None
         })
     }

@@ -151,7 +151,7 @@ async fn ask(
             let problem = format!("a page of {kept} could not be had for {seconds} s: {problem}");
             return Err(Failure::Refused(problem));
         }
-        warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem, "no page of {kept} yet");
+        warn!(tenant = %work.tenant.id, rebuild.id = %work.id, problem, "rebuild: could not read a page of {kept} from storage; retrying");
         sleep(pause).await;
         pause *= 2;
     }

@@ -53,7 +53,7 @@ pub(super) async fn read(mut joining: mpsc::UnboundedReceiver<Joining>) {
         waiting.push(read);
     }
     if let Err(failure) = topics::read(shares).await {
-        warn!(error = %Chain(&failure), "topics that tenants share are read for each of them");
+        warn!(error = %Chain(&failure), "rebuild: reading shared topics for all tenants failed; each tenant reads the rest alone");
     }
     drop(waiting);
 }

@@ -341,9 +341,9 @@ impl Work {
                 Ok(Ok(Held::ByAnother)) => return Kept::ByAnother,
                 Ok(Ok(Held::Gone)) => return Kept::Gone,
                 Ok(Err(error)) => {
-                    warn!(rebuild.id = %self.id, error = %Chain(&error), "rebuild not held");
+                    warn!(rebuild.id = %self.id, error = %Chain(&error), "rebuild: could not renew the lease");
                 }
-                Err(_) => warn!(rebuild.id = %self.id, "rebuild not held in time"),
+                Err(_) => warn!(rebuild.id = %self.id, "rebuild: renewing the lease timed out"),
             }
             // By then another instance may have taken it.
             if said.elapsed() >= HELD {

@@ -187,7 +187,7 @@ impl Telling {
         if self.config.on
             && let Err(error) = store::within::<(), store::Error>(LEAVE, leave).await
         {
-            debug!(error = %Chain(&error), "others have to wait until the lease ends");
+            debug!(error = %Chain(&error), "block events: could not release the lease; other instances wait until it expires");
         }
     }
 
@@ -234,7 +234,7 @@ impl Telling {
         };
         let more = store::within(LONGEST, told).await.unwrap_or_else(|error| {
             // The next look finds them again.
-            warn!(%tenant, error = %Chain(&error), "patrons not looked at yet");
+            warn!(%tenant, error = %Chain(&error), "block events: could not re-evaluate the pending patrons of a tenant; retrying");
             false
         });
         stop.run_until_cancelled(self.pace.keep(began)).await;
@@ -262,7 +262,7 @@ impl Telling {
                 }
                 // It may not be migrated yet.
                 Err(error) => {
-                    warn!(tenant = %tenant.id, error = %Chain(&error), "could not look what to tell");
+                    warn!(tenant = %tenant.id, error = %Chain(&error), "block events: could not look for pending patrons of a tenant; retrying");
                 }
             }
         }
@@ -272,7 +272,7 @@ impl Telling {
         drop(waiting);
         if self.is_late() && !was_late {
             let Behind { unsent, oldest, .. } = self.behind();
-            error!(unsent, ?oldest, "messages wait to be sent for longer than they should");
+            error!(unsent, ?oldest, "block events: outbox messages are overdue");
         }
         to_tell
     }
@@ -310,7 +310,7 @@ impl Telling {
             return Ok(());
         }
         if was_on != on && telling::set(&mut tx, schema, on).await? {
-            info!(tenant = %tenant.id, on, "whether others are told of blocks");
+            info!(tenant = %tenant.id, on, "block events: publishing is switched on or off for the tenant");
         }
         if on {
             let cause = if was_on { Cause::PatronGroupChanged } else { Cause::Begun };
@@ -335,7 +335,7 @@ impl Telling {
                     Ok(true) => turns.push_back(tenant),
                     Ok(false) => {}
                     Err(error) => {
-                        warn!(tenant = %tenant.id, error = %Chain(&error), "messages not sent yet");
+                        warn!(tenant = %tenant.id, error = %Chain(&error), "block events: could not publish the outbox of a tenant; retrying");
                         // The next look finds them again.
                         stop.run_until_cancelled(sleep(AGAIN)).await;
                     }

@@ -70,7 +70,7 @@ impl Telling {
         self.doubt_only(&tenant.id, &messages[sent.len()..]);
         figures().sent.increment(sent.len() as u64);
         if let Err(error) = outcome {
-            debug!(tenant = %tenant.id, acknowledged, %error, "messages wait");
+            debug!(tenant = %tenant.id, acknowledged, %error, "block events: the broker did not acknowledge all messages; the rest stays in the outbox");
             if let Some(unsent) = messages.get(acknowledged) {
                 self.sender.doubt(&unsent.kafka_topic);
             }
