@@ -28,7 +28,7 @@ bench: ## the benches
 
 prove: ## a day with the service killed three times, then one with each engine away; then the judge
 	@dev/prove kills
-	@dev/prove weather
+	@dev/prove outages
 
 check: ## format, lints, docs, length of files, dependencies
 	@dev/prepare

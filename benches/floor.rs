@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, time::Instant};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
-    event::{Event, Fact, Reading, decode},
-    flow::ingest::Incoming,
+    event::{DecodeOutcome, Event, Fact, decode},
+    services::ingest::ConsumedRecord,
     store::Db,
 };
 use rust_decimal::Decimal;
@@ -90,12 +90,12 @@ struct FloorLoan {
 }
 
 impl FloorBatch {
-    pub(crate) fn of(batch: &[Incoming]) -> Self {
-        let mut events: Vec<(Event, &Incoming)> = batch
+    pub(crate) fn of(batch: &[ConsumedRecord]) -> Self {
+        let mut events: Vec<(Event, &ConsumedRecord)> = batch
             .iter()
             .map(|incoming| {
-                match decode::read(&incoming.record, &incoming.topic, &incoming.cluster) {
-                    Reading::Event(_, event) => (*event, incoming),
+                match decode::decode_record(&incoming.record, &incoming.topic, &incoming.cluster) {
+                    DecodeOutcome::Event(_, event) => (*event, incoming),
                     other => panic!("{other:?}"),
                 }
             })
@@ -109,9 +109,9 @@ impl FloorBatch {
             columns.subject.push(event.fact.subject().unwrap_or_default());
             columns.kind.push(event.fact.kind() as i16);
             columns.at.push(event.occurred_at);
-            columns.topic.push(incoming.record.place.topic.to_string());
-            columns.part.push(incoming.record.place.partition);
-            columns.off.push(incoming.record.place.offset);
+            columns.topic.push(incoming.record.position.topic.to_string());
+            columns.part.push(incoming.record.position.partition);
+            columns.off.push(incoming.record.position.offset);
             columns.payload.push(incoming.record.payload.clone().expect("a payload"));
         }
         columns

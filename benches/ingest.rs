@@ -1,8 +1,8 @@
 //! Ingest beside the floor: the same events, the same batches, the same database, in one run.
 
-mod floor;
 #[allow(dead_code, reason = "each bench uses a part")]
-mod prepared;
+mod fixture;
+mod floor;
 
 use std::{
     sync::Arc,
@@ -10,18 +10,18 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use fixture::{database, median, print_line, records};
 use floor::FloorBatch;
 use patron_blocks::{
     clock::Clock,
     config::HousekeepingConfig,
-    flow::{
-        housekeeping::{Housekeeping, Limits, Past},
-        ingest::Incoming,
-        tenants::Tenants,
+    services::{
+        housekeeping::{Cutoffs, Housekeeping, RetentionLimits},
+        ingest::ConsumedRecord,
+        tenants::TenantRegistry,
     },
     store::Db,
 };
-use prepared::{database, median, records, say};
 use tokio_util::sync::CancellationToken;
 
 const EVENTS: usize = 100_000;
@@ -30,42 +30,48 @@ const ROUNDS: u64 = 3;
 
 /// Removes what is past by now, of loans and fees/fines what is past by `tombstones`, until `stop`. Tells
 /// how many rows went.
-async fn tidy(
+async fn prune(
     db: &Db,
-    tenants: &Arc<Tenants>,
+    tenants: &Arc<TenantRegistry>,
     tombstones: DateTime<Utc>,
     stop: &CancellationToken,
 ) -> u64 {
     let day = chrono::TimeDelta::days(1);
     let config = HousekeepingConfig {
-        inbox: day,
-        tombstones: day,
-        dead_letters: day,
-        dead_letters_most: 1,
-        dead_letters_bytes: 1 << 30,
-        messages: day,
+        inbox_retention: day,
+        tombstone_retention: day,
+        dead_letter_retention: day,
+        dead_letters_max: 1,
+        dead_letters_bytes_max: 1 << 30,
+        outbox_retention: day,
         interval: Duration::from_secs(3600),
-        pause: Duration::from_millis(100),
+        step_pause: Duration::from_millis(100),
     };
     let housekeeping = Housekeeping::new(db.clone(), tenants.clone(), Clock::system(), config);
     let tenant = tenants.all().pop().expect("a tenant");
     let now = Clock::system().now();
-    let limits = Limits { past: Some(Past { inbox: now, tombstones }), dead_letters: now };
-    let gone = housekeeping.tidy(&tenant, limits, stop).await;
+    let limits =
+        RetentionLimits { cutoffs: Some(Cutoffs { inbox: now, tombstones }), dead_letters: now };
+    let gone = housekeeping.prune_tenant(&tenant, limits, stop).await;
     gone.inbox + gone.loans + gone.fees_fines
 }
 
 /// Events a second through `flow::ingest`, by so many writers.
-async fn ingest(db: &Db, tenants: &Arc<Tenants>, events: &[Incoming], writers: usize) -> f64 {
-    let ingest = prepared::ingest(db, tenants);
+async fn ingest(
+    db: &Db,
+    tenants: &Arc<TenantRegistry>,
+    events: &[ConsumedRecord],
+    writers: usize,
+) -> f64 {
+    let ingest = fixture::ingest(db, tenants);
     let stop = CancellationToken::new();
     let start = Instant::now();
     let lanes = (0..writers).map(|lane| {
         let (ingest, stop) = (&ingest, &stop);
         async move {
             for batch in events.chunks(BATCH).skip(lane).step_by(writers) {
-                let batch: Vec<&Incoming> = batch.iter().collect();
-                ingest.settle(&batch, stop).await.expect("nobody stops it");
+                let batch: Vec<&ConsumedRecord> = batch.iter().collect();
+                ingest.commit_batch(&batch, stop).await.expect("nobody stops it");
             }
         }
     });
@@ -74,24 +80,29 @@ async fn ingest(db: &Db, tenants: &Arc<Tenants>, events: &[Incoming], writers: u
 }
 
 /// What housekeeping takes from ingest, and how fast it is when it is alone.
-async fn housekeeping(db: &Db, tenants: &Arc<Tenants>) {
-    let mut beside = vec![];
+async fn housekeeping(db: &Db, tenants: &Arc<TenantRegistry>) {
+    let mut ratios = vec![];
     for round in 0..ROUNDS {
         let (alone, together) = (records(EVENTS, 1000 + round), records(EVENTS, 2000 + round));
         let alone = ingest(db, tenants, &alone, 2).await;
         let stop = CancellationToken::new();
-        let (_, together) = tokio::join!(tidy(db, tenants, DateTime::UNIX_EPOCH, &stop), async {
+        let (_, together) = tokio::join!(prune(db, tenants, DateTime::UNIX_EPOCH, &stop), async {
             let together = ingest(db, tenants, &together, 2).await;
             stop.cancel();
             together
         });
-        beside.push(together / alone);
+        ratios.push(together / alone);
     }
-    say(&format!("two writers beside housekeeping, against alone:   {:>9.2}", median(beside)));
+    print_line(&format!(
+        "two writers beside housekeeping, against alone:   {:>9.2}",
+        median(ratios)
+    ));
     let start = Instant::now();
-    let gone = tidy(db, tenants, Clock::system().now(), &CancellationToken::new()).await;
+    let gone = prune(db, tenants, Clock::system().now(), &CancellationToken::new()).await;
     let rate = gone as f64 / start.elapsed().as_secs_f64();
-    say(&format!("housekeeping, at its own pace:                    {rate:>9.0} rows/s removed"));
+    print_line(&format!(
+        "housekeeping, at its own pace:                    {rate:>9.0} rows/s removed"
+    ));
 }
 
 #[tokio::main]
@@ -114,16 +125,20 @@ async fn main() {
             again.push(repeated / one);
         }
     }
-    say(&format!(
+    print_line(&format!(
         "floor, bare SQL, one writer, batches of {BATCH}:   {:>9.0} events/s",
         median(floors)
     ));
-    say(&format!("ingest, one writer, against the floor:            {:>9.2}", median(ones)));
-    say(&format!("two writers against one:                          {:>9.2}", median(twos)));
-    say(&format!("redelivery of everything against first delivery:  {:>9.2}", median(again)));
+    print_line(&format!("ingest, one writer, against the floor:            {:>9.2}", median(ones)));
+    print_line(&format!("two writers against one:                          {:>9.2}", median(twos)));
+    print_line(&format!(
+        "redelivery of everything against first delivery:  {:>9.2}",
+        median(again)
+    ));
     housekeeping(&db, &tenants).await;
-    let wrong =
-        patron_blocks::store::patrons::drift(&db, &prepared::schema()).await.expect("a recount");
-    say(&format!("patrons with wrong counters:                      {:>9}", wrong.len()));
+    let wrong = patron_blocks::store::patrons::list_drifted(&db, &fixture::schema())
+        .await
+        .expect("a recount");
+    print_line(&format!("patrons with wrong counters:                      {:>9}", wrong.len()));
     assert!(wrong.is_empty(), "a fast wrong answer is no answer");
 }

@@ -160,7 +160,7 @@ open_incidents() { # prints id, kind and topic of each
 # The service has to notice that a topic was made anew, by itself and soon. An operator takes note.
 await_incident() { # topic
     local deadline=$((SECONDS + 120))
-    until open_incidents | grep -qF "|topic_made_anew|$1"; do
+    until open_incidents | grep -qF "|topic_recreated|$1"; do
         ((SECONDS < deadline)) || die "nobody notices that $1 was made anew"
         sleep 1
     done
@@ -171,7 +171,7 @@ await_incident() { # topic
 resolve_expected() {
     local id kind topic
     while IFS='|' read -r id kind topic; do
-        [[ $kind =~ ^(topic_made_anew|partition_stalled)$ && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
+        [[ $kind =~ ^(topic_recreated|partition_stalled)$ && " ${remade[*]} " == *" $topic "* ]] || die "an incident that was not expected: $kind of $topic"
         "$target/mod-patron-blocks" incidents --tenant "$tenant" resolve "$id" >>"$run/incidents.log" 2>&1 ||
             fail_with_log "an incident can't be resolved" "$run/incidents.log"
     done < <(open_incidents)
@@ -185,7 +185,7 @@ check_incidents() {
     for topic in $(printf '%s\n' "${remade[@]}" | sort -u); do
         times=$(printf '%s\n' "${remade[@]}" | grep -cFx "$topic")
         too_many=$(postgres_sql "$DB_DATABASE" "select partition || ': ' || count(*) from mod_patron_blocks.incident
-            where tenant = '$tenant' and topic = '$topic' and kind = 'topic_made_anew' group by partition having count(*) > $times")
+            where tenant = '$tenant' and topic = '$topic' and kind = 'topic_recreated' group by partition having count(*) > $times")
         [[ -z $too_many ]] || die "$topic was made anew $times times, and noticed more often: $too_many"
     done
     say "incidents: $(postgres_sql "$DB_DATABASE" "select kind || ' ' || count(*) from mod_patron_blocks.incident

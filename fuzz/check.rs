@@ -4,10 +4,10 @@
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use patron_blocks::{
     event::{
-        self, Environment, Event, Fact, IdentifiedBy, Kind, Place, Reading, Reason, Record, Reject,
-        TenantId, TimedBy, Topic, parse_uuid, stamp::Horizon,
+        self, DecodeOutcome, Environment, Event, Fact, IdentifiedBy, Kind, Reason, Record,
+        RecordPosition, Reject, TenantId, TimedBy, Topic, parse_uuid, stamp::Horizon,
     },
-    patron::{Fee, Loan, Said, overdue_minutes},
+    patron::{Fee, Loan, StateDelta, overdue_minutes},
 };
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -48,16 +48,20 @@ const RULES: [&str; 20] = [
 /// | | the payload |
 pub(crate) fn check(bytes: &[u8]) {
     let Some((record, topic)) = record(&mut Bytes(bytes)) else { return };
-    let reading = event::read(&record, &topic, "cluster");
-    assert_eq!(reading, event::read(&record, &topic, "cluster"), "it reads the same again");
+    let reading = event::decode_record(&record, &topic, "cluster");
+    assert_eq!(
+        reading,
+        event::decode_record(&record, &topic, "cluster"),
+        "it reads the same again"
+    );
     match &reading {
-        Reading::Tombstone => assert_eq!(record.payload, None),
-        Reading::Skipped(tenant) => {
+        DecodeOutcome::Tombstone => assert_eq!(record.payload, None),
+        DecodeOutcome::Skipped(tenant) => {
             assert!(!Kind::BUSINESS.contains(&topic.kind));
             assert!(topic.tenant.as_ref().is_none_or(|of_topic| of_topic == tenant));
         }
-        Reading::Dead(tenant, reject) => check_dead(&topic, tenant.as_ref(), reject),
-        Reading::Event(tenant, event) => {
+        DecodeOutcome::Rejected(tenant, reject) => check_dead(&topic, tenant.as_ref(), reject),
+        DecodeOutcome::Event(tenant, event) => {
             assert!(topic.tenant.as_ref().is_none_or(|of_topic| of_topic == tenant));
             assert_eq!(event.fact.kind(), topic.kind);
             check_time(&record, event);
@@ -109,7 +113,7 @@ fn record(bytes: &mut Bytes<'_>) -> Option<(Record, Topic)> {
     let set = |bit: u8| flags & 1 << bit != 0;
     let read = Environment::new(Some("prod1")).with_pubsub(true).parse(&topic);
     let record = Record {
-        place: Place { topic: topic.into(), partition: 3, offset: 42 },
+        position: RecordPosition { topic: topic.into(), partition: 3, offset: 42 },
         timestamp: DateTime::from_timestamp_millis(milliseconds).filter(|_| !set(3)),
         key: set(2).then(|| name.as_bytes().to_vec()),
         headers,
@@ -164,16 +168,16 @@ fn check_identity(record: &Record, topic: &Topic, event: &Event) {
     match event.identified_by {
         IdentifiedBy::Envelope => assert!(of_envelope),
         IdentifiedBy::EnvelopeAndTime => assert!(!of_envelope),
-        IdentifiedBy::Place => {}
+        IdentifiedBy::Position => {}
         IdentifiedBy::Content => panic!("a record does not come over HTTP"),
     }
     let mut copy = record.clone();
-    copy.place.offset += 1;
+    copy.position.offset += 1;
     copy.key = None;
-    let Reading::Event(_, copy) = event::read(&copy, topic, "cluster") else {
+    let DecodeOutcome::Event(_, copy) = event::decode_record(&copy, topic, "cluster") else {
         panic!("a copy reads otherwise")
     };
-    let has_identity = event.identified_by != IdentifiedBy::Place;
+    let has_identity = event.identified_by != IdentifiedBy::Position;
     assert_eq!(copy.key == event.key, has_identity);
     assert_eq!(copy.stamp == event.stamp, has_identity);
     assert_eq!(copy.fact, event.fact);
@@ -190,12 +194,12 @@ fn check_fact(fact: &Fact) {
             assert!(grace.is_none_or(|grace| grace.duration > 0));
         }
         Fact::DueDateChanged { due_date, .. } => assert!(is_a_due_date(due_date)),
-        Fact::LoanHeld { due_date, lost, claimed_returned, .. } => {
+        Fact::LoanSnapshot { due_date, lost, claimed_returned, .. } => {
             assert!(is_a_due_date(due_date));
             assert_eq!(lost.is_some(), claimed_returned.is_some());
             assert!(*lost != Some(true) || *claimed_returned != Some(true));
         }
-        Fact::GroupTold { group, .. } => {
+        Fact::PatronGroupChanged { group, .. } => {
             assert!(group.as_ref().is_none_or(|group| !group.trim().is_empty()));
         }
         Fact::BalanceChanged { balance, fee_fine_type, loan, .. } => {
@@ -208,7 +212,7 @@ fn check_fact(fact: &Fact) {
         | Fact::LoanClosed { .. }
         | Fact::Lost { .. }
         | Fact::ClaimedReturned { .. }
-        | Fact::LoanEnded { .. }
+        | Fact::LoanSnapshotClosed { .. }
         | Fact::AllLoansDeleted => {}
     }
 }
@@ -217,14 +221,14 @@ fn check_fact(fact: &Fact) {
 /// follows can be worked out.
 fn check_merge(event: &Event) {
     let horizon = Some(Horizon::at(event.occurred_at));
-    match (Loan::said_by(event), Fee::said_by(event)) {
+    match (Loan::from_event(event), Fee::from_event(event)) {
         (Some((id, loan)), None) => {
             assert_eq!(Some(id), event.fact.subject());
             assert_eq!(loan.clone().merge(loan.clone()), loan);
             assert_eq!(loan.clone().merge(Loan::default()), loan);
-            let open = loan.open(None);
-            assert_eq!(loan.open(horizon), open, "evidence is as new as itself");
-            let opens = matches!(event.fact, Fact::CheckedOut { .. } | Fact::LoanHeld { .. });
+            let open = loan.as_open(None);
+            assert_eq!(loan.as_open(horizon), open, "evidence is as new as itself");
+            let opens = matches!(event.fact, Fact::CheckedOut { .. } | Fact::LoanSnapshot { .. });
             assert_eq!(open.is_some(), opens);
             if let Some((open, due)) = open.and_then(|open| Some((open, open.due_date?))) {
                 assert!(open.overdue_from().is_some_and(|from| from > due));
@@ -235,17 +239,17 @@ fn check_merge(event: &Event) {
             assert_eq!(Some(id), event.fact.subject());
             assert_eq!(fee.clone().merge(fee.clone()), fee);
             assert_eq!(fee.clone().merge(Fee::default()), fee);
-            let open = fee.open(None);
-            assert_eq!(fee.open(horizon), open, "evidence is as new as itself");
+            let open = fee.as_open(None);
+            assert_eq!(fee.as_open(horizon), open, "evidence is as new as itself");
             let owed = matches!(event.fact, Fact::BalanceChanged { user: Some(_), balance, .. }
                 if !balance.is_zero());
             assert_eq!(open.is_some(), owed);
         }
         (None, None) => {
-            let said = Said::by([event]);
-            assert_eq!(said.clone().merge(said.clone()), said);
-            let group = event.fact.subject().is_some_and(|user| said.groups.contains_key(&user));
-            assert!(group != said.no_loans_before.is_some(), "{said:?}");
+            let delta = StateDelta::from_events([event]);
+            assert_eq!(delta.clone().merge(delta.clone()), delta);
+            let group = event.fact.subject().is_some_and(|user| delta.groups.contains_key(&user));
+            assert!(group != delta.loans_deleted_before.is_some(), "{delta:?}");
         }
         both => panic!("about a loan and a fee/fine: {both:?}"),
     }

@@ -8,7 +8,7 @@ use serde::Serializer;
 /// Tells the time to the millisecond, which is the resolution of every rule.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    hands: Option<Arc<Mutex<DateTime<Utc>>>>,
+    fixed: Option<Arc<Mutex<DateTime<Utc>>>>,
 }
 
 impl Clock {
@@ -18,13 +18,13 @@ impl Clock {
     }
 
     /// A clock that stands still until it is set: for tests.
-    pub fn standing_at(instant: DateTime<Utc>) -> Self {
-        Self { hands: Some(Arc::new(Mutex::new(instant))) }
+    pub fn fixed_at(instant: DateTime<Utc>) -> Self {
+        Self { fixed: Some(Arc::new(Mutex::new(instant))) }
     }
 
     /// Sets a standing clock; the machine's clock can't be set.
     pub fn set(&self, instant: DateTime<Utc>) {
-        if let Some(hands) = &self.hands {
+        if let Some(hands) = &self.fixed {
             *hands.lock().unwrap_or_else(PoisonError::into_inner) = instant;
         }
     }
@@ -32,7 +32,7 @@ impl Clock {
     /// The time.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now(&self) -> DateTime<Utc> {
-        let now = match &self.hands {
+        let now = match &self.fixed {
             Some(hands) => *hands.lock().unwrap_or_else(PoisonError::into_inner),
             None => Utc::now(),
         };
@@ -41,12 +41,12 @@ impl Clock {
 }
 
 /// The first and the last instant of the years that four digits can write: years 1 to 9999.
-const WRITABLE: [i64; 2] = [-62_135_596_800_000, 253_402_300_799_999];
+const FORMATTABLE_MILLIS: [i64; 2] = [-62_135_596_800_000, 253_402_300_799_999];
 
 /// An instant as clients read it (http contract 1.3): `2026-09-14T21:59:59.000+00:00`. What is beyond the years
 /// that they read is as far as those go.
-pub fn written(instant: DateTime<Utc>) -> String {
-    let [first, last] = WRITABLE;
+pub fn format_instant(instant: DateTime<Utc>) -> String {
+    let [first, last] = FORMATTABLE_MILLIS;
     let milliseconds = instant.timestamp_millis().clamp(first, last);
     let instant = DateTime::from_timestamp_millis(milliseconds).unwrap_or(instant);
     instant.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
@@ -54,11 +54,11 @@ pub fn written(instant: DateTime<Utc>) -> String {
 
 /// [`written`], for a member of what is answered as JSON.
 pub fn serialize<S: Serializer>(instant: &DateTime<Utc>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&written(*instant))
+    to.serialize_str(&format_instant(*instant))
 }
 
 /// As [`serialize`], for a member that may be null.
-pub fn serialize_any<S: Serializer>(
+pub fn serialize_option<S: Serializer>(
     instant: &Option<DateTime<Utc>>,
     to: S,
 ) -> Result<S::Ok, S::Error> {

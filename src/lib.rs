@@ -19,15 +19,15 @@ pub mod cql;
 pub mod event;
 pub mod patron;
 
-pub mod flow;
+pub mod services;
 
 pub mod http;
 pub mod okapi;
 pub mod store;
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod console;
-pub mod figures;
-pub mod telemetry;
+pub mod logging;
+pub mod metrics;

@@ -4,11 +4,10 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use patron_blocks::{
-    app,
+    app, cli,
     clock::Clock,
-    config::{Config, Settings, with_dotted_names},
-    console,
-    telemetry::{self, Chain},
+    config::{Config, Settings, with_property_names},
+    logging::{self, ErrorChain},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -28,26 +27,26 @@ enum Command {
     /// Run the service (the default)
     Serve,
     #[command(flatten)]
-    Operate(console::Command),
+    Operator(cli::Command),
 }
 
 /// Settings or arguments that can't be used.
-const UNUSABLE: u8 = 2;
+const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let matches = with_dotted_names(CommandLine::command()).get_matches();
+    let matches = with_property_names(CommandLine::command()).get_matches();
     let line = CommandLine::from_arg_matches(&matches);
     let line = line.unwrap_or_else(|problem| problem.exit());
-    let (config, log) = match line.settings.check() {
+    let (config, log) = match line.settings.validate() {
         Ok(checked) => checked,
         Err(problems) => {
             for problem in problems {
                 let _ = writeln!(std::io::stderr(), "{problem}");
             }
-            return ExitCode::from(UNUSABLE);
+            return ExitCode::from(EXIT_USAGE);
         }
     };
-    telemetry::start(log.filter, log.format);
+    logging::init(log.filter, log.format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -58,7 +57,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match line.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(&config).await,
-            Command::Operate(command) => operate(&command, &config).await,
+            Command::Operator(command) => run_operator_command(&command, &config).await,
         }
     });
     // What still hangs, such as a client that can't leave its group, ends with the process.
@@ -78,7 +77,7 @@ async fn serve(config: &Config) -> ExitCode {
     let running = match app::start(config, Clock::system()).await {
         Ok(running) => running,
         Err(error) => {
-            error!(error = %Chain(&error), "service: could not start");
+            error!(error = %ErrorChain(&error), "service: could not start");
             return ExitCode::FAILURE;
         }
     };
@@ -92,16 +91,16 @@ async fn serve(config: &Config) -> ExitCode {
     code
 }
 
-async fn operate(command: &console::Command, config: &Config) -> ExitCode {
-    match console::run(command, config, &mut std::io::stdout()).await {
+async fn run_operator_command(command: &cli::Command, config: &Config) -> ExitCode {
+    match cli::run(command, config, &mut std::io::stdout()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(console::Failure::Argument(problem)) => {
+        Err(cli::CommandError::Argument(problem)) => {
             let _ = writeln!(std::io::stderr(), "{problem}");
-            ExitCode::from(UNUSABLE)
+            ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {
-            error!(error = %Chain(&error), "command: failed");
+            error!(error = %ErrorChain(&error), "command: failed");
             ExitCode::FAILURE
         }
     }

@@ -20,7 +20,7 @@ impl Drop for Process {
 /// The binary, with where the world's database and topics are and nothing else in its environment.
 fn command(world: &World) -> Command {
     let database = &world.config.database.login;
-    let (host, port) = world.config.kafka.bootstrap.split_once(':').unwrap();
+    let (host, port) = world.config.kafka.bootstrap_servers.split_once(':').unwrap();
     let mut command = Command::new(BINARY);
     command
         .env_clear()
@@ -36,7 +36,7 @@ fn command(world: &World) -> Command {
 }
 
 /// What an operator types: its exit code and what it says.
-pub(crate) fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run_cli(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     let output = command(world).args(arguments).env("LOG_LEVEL", "warn").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout) + &text(output.stderr))
@@ -44,13 +44,13 @@ pub(crate) fn console(world: &World, arguments: &[&str]) -> (Option<i32>, String
 
 /// The service, with nothing in its environment but what a deployment sets.
 pub(crate) fn serve(world: &World) -> Process {
-    serve_at(world, 0)
+    serve_on_port(world, 0)
 }
 
 /// As [`serve`], listening on a port that is known.
-pub(crate) fn serve_at(world: &World, port: u16) -> Process {
+pub(crate) fn serve_on_port(world: &World, port: u16) -> Process {
     let kafka = &world.config.kafka;
-    let protocol = match kafka.protocol {
+    let protocol = match kafka.group_protocol {
         GroupProtocol::Classic => "classic",
         GroupProtocol::Consumer => "consumer",
     };
@@ -77,7 +77,7 @@ pub(crate) fn peak_memory(process: &Process) -> u64 {
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-pub(crate) async fn ended(mut process: Process) -> ExitStatus {
+pub(crate) async fn wait_for_exit(mut process: Process) -> ExitStatus {
     tokio::task::spawn_blocking(move || process.0.wait()).await.unwrap().unwrap()
 }
 

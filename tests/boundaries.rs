@@ -48,7 +48,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn no_band_names_what_belongs_to_another() {
+fn layers_import_only_permitted_modules() {
     let mut broken = Vec::new();
     for (name, text) in sources() {
         for (paths, forbidden) in RULES {
@@ -66,21 +66,21 @@ fn no_band_names_what_belongs_to_another() {
 }
 
 #[test]
-fn every_statement_with_a_placeholder_is_listed_for_the_test_that_prepares_them() {
+fn every_statement_is_listed_for_the_prepare_test() {
     let made: usize = sources()
         .iter()
         .filter(|(name, _)| name.starts_with("store/") && name != "store/schema.rs")
         .map(|(_, text)| text.matches("Statement::new(").count())
         .sum();
-    use patron_blocks::store::{STATEMENTS, STATEMENTS_BESIDE_JAVA, STATEMENTS_ON_SHADOW, shadow};
-    let lists = [STATEMENTS, STATEMENTS_BESIDE_JAVA, STATEMENTS_ON_SHADOW];
+    use patron_blocks::store::{JAVA_STATEMENTS, SHADOW_STATEMENTS, STATEMENTS, shadow};
+    let lists = [STATEMENTS, JAVA_STATEMENTS, SHADOW_STATEMENTS];
     let listed: usize = lists.concat().iter().map(|list| list.len()).sum();
     // One is made on the spot: it drops the schema that all others need. Those that make a shadow are run.
-    assert_eq!(made - 1 - shadow::MAKE.len(), listed);
+    assert_eq!(made - 1 - shadow::CREATE.len(), listed);
 }
 
 #[test]
-fn indexes_on_tables_that_may_be_large_are_built_concurrently() {
+fn indexes_on_large_tables_are_built_concurrently() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/tenant");
     let mut migrations = Vec::new();
     files(&folder, &mut migrations, &folder);
@@ -103,7 +103,7 @@ fn indexes_on_tables_that_may_be_large_are_built_concurrently() {
 /// One that was frozen may have lost its lease: `Work::commit` looks. Who enters a rebuild has none, and who ends one
 /// looks by itself.
 #[test]
-fn whatever_a_rebuild_writes_is_fenced_by_its_lease() {
+fn rebuild_writes_are_fenced_by_the_lease() {
     let others = ["flow/rebuild/work.rs", "flow/rebuild/jobs.rs", "flow/rebuild/end.rs"];
     let unfenced: Vec<String> = sources()
         .into_iter()

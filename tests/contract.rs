@@ -35,7 +35,7 @@ fn routes() -> BTreeSet<(String, String)> {
         }
     }
     // The eight handlers of events are routed in a loop over the kinds.
-    routes.extend(Kind::BUSINESS.map(|kind| ("POST".to_owned(), kind.callback())));
+    routes.extend(Kind::BUSINESS.map(|kind| ("POST".to_owned(), kind.http_path())));
     routes
 }
 
@@ -49,7 +49,7 @@ fn is_declared(permission: &&str) -> bool {
 const OPERATORS: [&str; 4] = ["/admin/health", "/admin/openapi.json", "/admin/ready", "/metrics"];
 
 #[test]
-fn every_route_is_in_the_descriptor_and_the_other_way_round() {
+fn routes_match_the_module_descriptor() {
     let descriptor = descriptor();
     let declared: BTreeSet<(String, String)> = handlers(&descriptor)
         .flat_map(|handler| {
@@ -66,13 +66,13 @@ fn every_route_is_in_the_descriptor_and_the_other_way_round() {
     assert_eq!(operators, OPERATORS);
 }
 
-fn described() -> Value {
-    serde_json::to_value(patron_blocks::http::description()).unwrap()
+fn openapi() -> Value {
+    serde_json::to_value(patron_blocks::http::openapi_json()).unwrap()
 }
 
 #[test]
-fn every_route_is_described_and_the_other_way_round() {
-    let described = described();
+fn routes_match_the_openapi_description() {
+    let described = openapi();
     let paths = described["paths"].as_object().unwrap();
     let operations = paths.iter().flat_map(|(path, item)| {
         let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
@@ -82,8 +82,8 @@ fn every_route_is_described_and_the_other_way_round() {
 }
 
 #[test]
-fn the_description_that_is_checked_in_is_the_one_that_is_served() {
-    let served = serde_json::to_string_pretty(&described()).unwrap() + "\n";
+fn checked_in_openapi_matches_the_served_one() {
+    let served = serde_json::to_string_pretty(&openapi()).unwrap() + "\n";
     if served != file("docs/openapi.json") {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         fs::write(root.join("target/openapi.json"), served).unwrap();
@@ -92,7 +92,7 @@ fn the_description_that_is_checked_in_is_the_one_that_is_served() {
 }
 
 #[test]
-fn every_permission_that_a_handler_needs_is_declared_once() {
+fn handler_permissions_are_declared_exactly_once() {
     let descriptor = descriptor();
     let needed: BTreeSet<&str> = handlers(&descriptor)
         .flat_map(|handler| list(&handler["permissionsRequired"]))
@@ -112,7 +112,7 @@ fn every_permission_that_a_handler_needs_is_declared_once() {
 }
 
 #[test]
-fn the_launch_descriptor_sets_only_what_the_service_knows() {
+fn launch_descriptor_lists_only_known_settings() {
     let settings: String = ["mod", "housekeeping", "kafka", "messages", "okapi", "security"]
         .map(|name| file(&format!("src/config/{name}.rs")))
         .concat();
@@ -123,9 +123,9 @@ fn the_launch_descriptor_sets_only_what_the_service_knows() {
 }
 
 #[test]
-fn the_catalogue_of_events_is_what_is_consumed() {
+fn consumed_events_match_the_event_kinds() {
     let descriptor = descriptor();
-    let told: BTreeSet<(String, String)> = list(&descriptor["metadata"]["consumedEvents"])
+    let declared: BTreeSet<(String, String)> = list(&descriptor["metadata"]["consumedEvents"])
         .map(|event| {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
             (text(&event["eventType"]), text(&event["topics"][0]))
@@ -135,33 +135,33 @@ fn the_catalogue_of_events_is_what_is_consumed() {
         let topic = format!("{{ENV}}.{{tenant}}.{}.{}", kind.producer(), kind.name());
         (kind.name().to_owned(), topic)
     });
-    assert_eq!(told, consumed.into_iter().collect());
+    assert_eq!(declared, consumed.into_iter().collect());
 }
 
 #[test]
-fn the_catalogue_of_messages_is_what_is_written() {
-    use patron_blocks::flow::telling::{APPROACHING, BLOCKS};
+fn produced_events_match_the_published_ones() {
+    use patron_blocks::services::block_events::{APPROACHING_LIMIT_TOPIC, AUTOMATED_BLOCK_TOPIC};
     let descriptor = descriptor();
-    let told: Vec<&Value> = list(&descriptor["metadata"]["producedEvents"]).collect();
-    for (event, name) in told.iter().zip([BLOCKS, APPROACHING]) {
+    let declared: Vec<&Value> = list(&descriptor["metadata"]["producedEvents"]).collect();
+    for (event, name) in declared.iter().zip([AUTOMATED_BLOCK_TOPIC, APPROACHING_LIMIT_TOPIC]) {
         assert_eq!(event["eventType"], name);
         assert_eq!(event["topics"][0], format!("{{ENV}}.{{tenant}}.patron-blocks.{name}"));
     }
-    for event in told {
+    for event in declared {
         let schema: Value = serde_json::from_str(&file(event["schema"].as_str().unwrap())).unwrap();
         assert!(schema["title"].is_string());
     }
 }
 
 #[test]
-fn the_consumer_that_is_shown_is_the_one_that_is_tested() {
-    let tested = file("tests/consumer.rs").replace("pub(crate) ", "");
+fn documented_consumer_is_the_tested_one() {
+    let tested = file("tests/block_event_consumer.rs").replace("pub(crate) ", "");
     let (_, tested) = tested.split_once("\n\n").unwrap();
     assert!(file("docs/learning-of-blocks.md").contains(&format!("```rust\n{tested}```")));
 }
 
 #[test]
-fn the_module_id_is_the_crates_version() {
+fn module_id_contains_the_crate_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(descriptor()["id"], format!("mod-patron-blocks-{version}"));
 }

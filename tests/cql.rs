@@ -7,7 +7,7 @@ use patron_blocks::{
         Db, Schema, conditions, dead_letters,
         limits::{self, LimitRow},
         records,
-        search::Searchable,
+        search::SearchTarget,
     },
 };
 use proptest::{collection::vec, prelude::*};
@@ -31,11 +31,11 @@ async fn fill(db: &Db, schema: &Schema) {
         conditions::seed(db, schema, id, &condition).await.unwrap();
         let record = json!({ "id": id, "conditionId": id, "value": value });
         let row = LimitRow { id, condition: id, record: &record };
-        limits::add(db, schema, row, None, noon()).await.unwrap();
+        limits::insert(db, schema, row, None, noon()).await.unwrap();
     }
 }
 
-async fn found(db: &Db, schema: &Schema, of: &records::Collection, query: &str) -> Vec<Value> {
+async fn search(db: &Db, schema: &Schema, of: &records::Collection, query: &str) -> Vec<Value> {
     let query = cql::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
     let page = records::list(db, schema, of, &query, (0, 100)).await.unwrap();
     let total = records::count(db, schema, &of.search, &query.condition).await.unwrap();
@@ -44,7 +44,7 @@ async fn found(db: &Db, schema: &Schema, of: &records::Collection, query: &str) 
 }
 
 #[tokio::test]
-async fn text_is_compared_without_case_and_accents_and_has_words() {
+async fn text_matching_ignores_case_and_accents_and_splits_words() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
         for (query, expected) in [
@@ -80,7 +80,8 @@ async fn text_is_compared_without_case_and_accents_and_has_words() {
             ("name=items or (name==cafe* and blockBorrowing==false)", vec![1, 2]),
             ("name==(cafe* or lost*) not blockBorrowing==false", vec![0, 2]),
         ] {
-            let page = found(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
+            let page =
+                search(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
             let names: Vec<_> =
                 page.iter().map(|record| record["name"].as_str().unwrap()).collect();
             assert_eq!(names, expected.iter().map(|n| NAMES[*n]).collect::<Vec<_>>(), "{query}");
@@ -90,7 +91,7 @@ async fn text_is_compared_without_case_and_accents_and_has_words() {
 }
 
 #[tokio::test]
-async fn numbers_are_compared_and_sorted_as_numbers() {
+async fn numbers_are_compared_and_sorted_numerically() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
         for (query, expected) in [
@@ -103,7 +104,7 @@ async fn numbers_are_compared_and_sorted_as_numbers() {
             ("value==ten", ""),
             ("cql.allRecords=1 sortby unknown value/sort.descending", "100 10 9.5 1 \"7\""),
         ] {
-            let page = found(db, schema, &limits::RECORDS, query).await;
+            let page = search(db, schema, &limits::RECORDS, query).await;
             let values: Vec<_> = page.iter().map(|record| record["value"].to_string()).collect();
             assert_eq!(values.join(" "), expected, "{query}");
         }
@@ -113,7 +114,7 @@ async fn numbers_are_compared_and_sorted_as_numbers() {
 
 /// As scripts write it for the framework of today's module.
 #[tokio::test]
-async fn modifiers_and_relations_of_words_are_understood() {
+async fn modifiers_and_word_relations_are_applied() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
         for (query, expected) in [
@@ -131,7 +132,7 @@ async fn modifiers_and_relations_of_words_are_understood() {
             ("value all \"10 10.0\"", "10"),
             ("value=\"\" sortby value", "1 9.5 10 100 \"7\""),
         ] {
-            let page = found(db, schema, &limits::RECORDS, query).await;
+            let page = search(db, schema, &limits::RECORDS, query).await;
             let values: Vec<_> = page.iter().map(|record| record["value"].to_string()).collect();
             assert_eq!(values.join(" "), expected, "{query}");
         }
@@ -164,13 +165,14 @@ async fn modifiers_and_relations_of_words_are_understood() {
             ("name ==/number cafe*", vec![0, 1]),
             ("blockBorrowing any \"true maybe\"", vec![0, 2, 4]),
         ] {
-            let page = found(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
+            let page =
+                search(db, schema, &conditions::RECORDS, &format!("{query} sortby id")).await;
             let names: Vec<_> =
                 page.iter().map(|record| record["name"].as_str().unwrap()).collect();
             assert_eq!(names, expected.iter().map(|n| NAMES[*n]).collect::<Vec<_>>(), "{query}");
         }
         let sorted =
-            found(db, schema, &conditions::RECORDS, "sortby name/respectCase/sort.descending")
+            search(db, schema, &conditions::RECORDS, "sortby name/respectCase/sort.descending")
                 .await;
         assert_eq!(sorted[0]["name"], NAMES[4]);
     })
@@ -178,14 +180,14 @@ async fn modifiers_and_relations_of_words_are_understood() {
 }
 
 #[tokio::test]
-async fn an_empty_term_finds_what_is_set_of_every_kind_of_field() {
+async fn empty_term_matches_every_field_that_has_a_value() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
         let bare = Uuid::from_u128(0x4000_8000_0000_0000_0000 + 77);
         conditions::seed(db, schema, bare, &json!({})).await.unwrap();
         let lacks = json!({ "conditionId": bare });
         let row = LimitRow { id: bare, condition: bare, record: &lacks };
-        limits::add(db, schema, row, None, noon()).await.unwrap();
+        limits::insert(db, schema, row, None, noon()).await.unwrap();
         for (of, field, expected) in [
             (&limits::RECORDS, "id", 6),
             (&limits::RECORDS, "conditionId", 6),
@@ -200,13 +202,14 @@ async fn an_empty_term_finds_what_is_set_of_every_kind_of_field() {
         ] {
             for relation in ["=", " any ", " all ", " adj ", "=/respectCase ", "=/number "] {
                 let query = format!("{field}{relation}\"\"");
-                assert_eq!(found(db, schema, of, &query).await.len(), expected, "{query}");
+                assert_eq!(search(db, schema, of, &query).await.len(), expected, "{query}");
             }
         }
         let letters = ["id", "reason", "rule", "topic", "partition", "offset", "receivedAt"];
         for field in letters {
             let query = cql::parse(&format!("{field}=\"\"")).unwrap();
-            let count = records::count(db, schema, &dead_letters::SEARCH, &query.condition).await;
+            let count =
+                records::count(db, schema, &dead_letters::SEARCH_TARGET, &query.condition).await;
             assert_eq!(count.unwrap(), 0, "{field}");
         }
     })
@@ -214,14 +217,14 @@ async fn an_empty_term_finds_what_is_set_of_every_kind_of_field() {
 }
 
 #[tokio::test]
-async fn text_is_sorted_without_case_and_accents() {
+async fn text_sorting_ignores_case_and_accents() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
-        let page = found(db, schema, &conditions::RECORDS, "sortby name").await;
+        let page = search(db, schema, &conditions::RECORDS, "sortby name").await;
         let names: Vec<_> = page.iter().map(|record| record["name"].as_str().unwrap()).collect();
         assert_eq!(names, [3, 1, 0, 4, 2].map(|n: usize| NAMES[n]));
         let query = "message=\"\" or name==cafe* sortby message/sort.descending name";
-        let page = found(db, schema, &conditions::RECORDS, query).await;
+        let page = search(db, schema, &conditions::RECORDS, query).await;
         let names: Vec<_> = page.iter().map(|record| record["name"].as_str().unwrap()).collect();
         assert_eq!(names, [4, 3, 1, 0].map(|n: usize| NAMES[n]), "what lacks it comes last");
     })
@@ -230,7 +233,7 @@ async fn text_is_sorted_without_case_and_accents() {
 
 /// Members that clients add may be long, and a desk waits for all limits of its tenant.
 #[tokio::test]
-async fn evaluation_reads_only_the_members_it_needs() {
+async fn evaluation_loads_only_required_members() {
     with_tenant(async |db, schema| {
         let id = Uuid::from_u128(0x4000_8000_0000_0000_0000);
         let added = json!({ "note": "x", "metadata": { "createdDate": "y" } });
@@ -244,7 +247,7 @@ async fn evaluation_reads_only_the_members_it_needs() {
         let limit = json!({ "id": id, "patronGroupId": "g", "value": "7", "conditionId": id });
         let record = with_added(limit.clone());
         let row = LimitRow { id, condition: id, record: &record };
-        limits::add(db, schema, row, None, noon()).await.unwrap();
+        limits::insert(db, schema, row, None, noon()).await.unwrap();
 
         let read = records::all(db, schema, &limits::RECORDS).await.unwrap();
         assert_eq!(read, [limit]);
@@ -256,16 +259,16 @@ async fn evaluation_reads_only_the_members_it_needs() {
     .await;
 }
 
-fn collections() -> [&'static Searchable; 3] {
-    [&limits::RECORDS.search, &conditions::RECORDS.search, &dead_letters::SEARCH]
+fn collections() -> [&'static SearchTarget; 3] {
+    [&limits::RECORDS.search, &conditions::RECORDS.search, &dead_letters::SEARCH_TARGET]
 }
 
 /// Every field with every relation and every kind of term, and the longest queries there can be.
 #[tokio::test]
-async fn no_query_is_an_error_of_the_database() {
+async fn no_query_causes_a_database_error() {
     with_tenant(async |db, schema| {
         fill(db, schema).await;
-        let long = |part: &str| part.repeat(cql::LENGTH_MOST / part.len()) + "z==1";
+        let long = |part: &str| part.repeat(cql::QUERY_BYTES_MAX / part.len()) + "z==1";
         let mut queries = vec![
             long("a==1 or "),
             long("name=1 and name==x or "),
@@ -318,7 +321,7 @@ async fn run(db: &Db, schema: &Schema, query: &str) -> Result<(), String> {
 }
 
 #[test]
-fn random_queries_are_no_error_of_the_database_either() {
+fn random_queries_cause_no_database_error() {
     let part = prop_oneof![
         prop::sample::select(vec![
             "name",
@@ -371,7 +374,7 @@ fn random_queries_are_no_error_of_the_database_either() {
 }
 
 #[tokio::test]
-async fn a_condition_of_nothing_discards_nothing() {
+async fn unmatched_condition_discards_no_dead_letter() {
     with_tenant(async |db, schema| {
         let park =
             "insert into {schema}.dead_letter (dead_letter_id, reason, rule, topic, partition,
@@ -382,7 +385,7 @@ async fn a_condition_of_nothing_discards_nothing() {
         sqlx::query(sqlx::AssertSqlSafe(park)).execute(db).await.unwrap();
         let discard = async |query: &str| {
             let condition = cql::parse(query).unwrap().condition;
-            let gone = dead_letters::discard_some(db, schema, &condition, None, 100);
+            let gone = dead_letters::discard_matching(db, schema, &condition, None, 100);
             gone.await.unwrap().len()
         };
         assert_eq!(discard("tenant==x").await, 0);

@@ -9,7 +9,9 @@ mod times;
 use std::{fmt::Write, fs, path::Path};
 
 use chrono::DateTime;
-use patron_blocks::event::{Environment, Event, Kind, Place, Reading, Reason, Record, decode};
+use patron_blocks::event::{
+    DecodeOutcome, Environment, Event, Kind, Reason, Record, RecordPosition, decode,
+};
 use uuid::Uuid;
 
 const CLUSTER: &str = "LkqNbGYhQ2mDBpYI3xUjKQ";
@@ -18,7 +20,7 @@ const RECORDED_AT: i64 = 1_788_300_001_000;
 fn record(kind: Kind, tenant: &str, payload: &[u8]) -> Record {
     let topic = format!("folio.{tenant}.{}.{}", kind.producer(), kind.name());
     Record {
-        place: Place { topic: topic.into(), partition: 3, offset: 42 },
+        position: RecordPosition { topic: topic.into(), partition: 3, offset: 42 },
         timestamp: DateTime::from_timestamp_millis(RECORDED_AT),
         key: None,
         headers: vec![("folio.tenantId".to_owned(), b"northlib".to_vec())],
@@ -26,43 +28,43 @@ fn record(kind: Kind, tenant: &str, payload: &[u8]) -> Record {
     }
 }
 
-fn read(record: &Record) -> Reading {
+fn decode_record(record: &Record) -> DecodeOutcome {
     let environment = Environment::new(Some("folio")).with_pubsub(true);
-    decode::read(record, &environment.parse(&record.place.topic).unwrap(), CLUSTER)
+    decode::decode_record(record, &environment.parse(&record.position.topic).unwrap(), CLUSTER)
 }
 
 fn event(record: &Record) -> Event {
-    match read(record) {
-        Reading::Event(_, event) => *event,
+    match decode_record(record) {
+        DecodeOutcome::Event(_, event) => *event,
         other => panic!("not an event: {other:?}"),
     }
 }
 
 /// What became of a record, in one line for a table.
 fn outcome(record: &Record) -> String {
-    match read(record) {
-        Reading::Event(tenant, event) => {
+    match decode_record(record) {
+        DecodeOutcome::Event(tenant, event) => {
             let (key, time) = (event.identified_by.name(), event.timed_by.name());
             format!("{tenant}: key by {key}, time by {time}")
         }
-        Reading::Dead(tenant, reject) => {
+        DecodeOutcome::Rejected(tenant, reject) => {
             let tenant = tenant.map_or("nobody".to_owned(), |tenant| tenant.to_string());
             format!("{tenant}: {} {}", reject.reason.name(), reject.field.unwrap_or("-"))
         }
-        Reading::Tombstone => "tombstone".to_owned(),
-        Reading::Skipped(tenant) => format!("{tenant}: skipped"),
+        DecodeOutcome::Tombstone => "tombstone".to_owned(),
+        DecodeOutcome::Skipped(tenant) => format!("{tenant}: skipped"),
     }
 }
 
 fn rejected(record: &Record) -> (Reason, Option<&'static str>) {
-    match read(record) {
-        Reading::Dead(_, reject) => (reject.reason, reject.field),
+    match decode_record(record) {
+        DecodeOutcome::Rejected(_, reject) => (reject.reason, reject.field),
         other => panic!("not rejected: {other:?}"),
     }
 }
 
 #[test]
-fn every_recorded_payload_is_understood() {
+fn every_recorded_payload_is_decoded() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records");
     for kind in Kind::ALL {
         let mut files: Vec<_> =
@@ -79,7 +81,7 @@ fn every_recorded_payload_is_understood() {
         }
         let mut read_as = String::new();
         for file in files {
-            let reading = read(&record(kind, "northlib", &fs::read(&file).unwrap()));
+            let reading = decode_record(&record(kind, "northlib", &fs::read(&file).unwrap()));
             let name = file.file_stem().unwrap().to_string_lossy();
             writeln!(read_as, "{name}: {reading:#?}\n").unwrap();
         }
@@ -95,7 +97,7 @@ fn check_in() -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_json_object_is_malformed() {
+fn payload_that_is_no_json_object_is_malformed() {
     let brackets = "[".repeat(1 << 20);
     let nested = format!(r#"{{"loanId":{}1{}}}"#, "[".repeat(1 << 19), "]".repeat(1 << 19));
     for payload in ["", "not json", "[]", "7", "null", "{", "\u{feff}{}", &brackets] {
@@ -113,19 +115,19 @@ fn what_is_no_json_object_is_malformed() {
 }
 
 #[test]
-fn a_record_without_a_value_says_nothing() {
+fn record_without_value_is_a_tombstone() {
     let mut tombstone = record(IN, "northlib", b"");
     tombstone.payload = None;
-    assert_eq!(read(&tombstone), Reading::Tombstone);
+    assert_eq!(decode_record(&tombstone), DecodeOutcome::Tombstone);
 }
 
 #[test]
-fn a_bare_record_is_known_by_its_place_and_time_and_an_enveloped_one_by_its_id() {
+fn event_key_comes_from_envelope_id_or_record_position() {
     let key = |record: &Record| event(record).key;
     let first = record(IN, "northlib", &check_in());
     let mut again = first.clone();
     assert_eq!(key(&first), key(&again));
-    again.place.offset += 1;
+    again.position.offset += 1;
     assert_ne!(key(&first), key(&again));
     let mut topic_made_anew = first.clone();
     topic_made_anew.timestamp = DateTime::from_timestamp_millis(RECORDED_AT + 1);
@@ -140,7 +142,7 @@ fn a_bare_record_is_known_by_its_place_and_time_and_an_enveloped_one_by_its_id()
 
 /// The names of what is known must stay over an upgrade, or records that are read again count as new.
 #[test]
-fn a_record_without_a_time_of_its_own_is_known_by_its_place_and_minus_1() {
+fn record_without_timestamp_is_keyed_with_minus_1() {
     let body = format!(r#"{{"timestamp":{RECORDED_AT},"data":{{"loanId":"{LOAN}"}}}}"#);
     let mut timeless = record(IN, "northlib", body.as_bytes());
     timeless.timestamp = None;
@@ -149,11 +151,11 @@ fn a_record_without_a_time_of_its_own_is_known_by_its_place_and_minus_1() {
 }
 
 #[test]
-fn a_reject_says_which_member_breaks_which_rule() {
-    let said = |payload: &str| match read(&record(IN, "northlib", payload.as_bytes())) {
-        Reading::Dead(_, reject) => reject.to_string(),
+fn reject_names_the_member_and_the_rule() {
+    let message = |payload: &str| match decode_record(&record(IN, "northlib", payload.as_bytes())) {
+        DecodeOutcome::Rejected(_, reject) => reject.to_string(),
         other => panic!("not rejected: {other:?}"),
     };
-    assert_eq!(said(r#"{"loanId":"0"}"#), "loanId must be a UUID of version 1 to 5");
-    assert_eq!(said("[]"), "the value is not a JSON object");
+    assert_eq!(message(r#"{"loanId":"0"}"#), "loanId must be a UUID of version 1 to 5");
+    assert_eq!(message("[]"), "the value is not a JSON object");
 }

@@ -1,6 +1,6 @@
 //! The 60 rows of the evaluation contract, section 7, against the pure core. Each state is told by
 //! events, so the rows go through the merge as well. What rows 9, 54 to 56, 59 and 60 say of HTTP and
-//! of the users module is told by `stories::answers`.
+//! of the users module is told by `stories::evaluation`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
@@ -27,7 +27,7 @@ fn now() -> DateTime<Utc> {
 
 /// A patron, told by events one after another.
 #[derive(Default)]
-struct Told {
+struct PatronHistory {
     facts: Vec<Fact>,
 }
 
@@ -35,8 +35,8 @@ fn loan(n: u32) -> Uuid {
     Uuid::from_u128(0x1000 + u128::from(n))
 }
 
-fn told() -> Told {
-    Told::default()
+fn patron() -> PatronHistory {
+    PatronHistory::default()
 }
 
 /// Due so long ago, in minutes and milliseconds.
@@ -46,53 +46,53 @@ fn ago(minutes: i64, milliseconds: i64) -> DateTime<Utc> {
 
 const DAY: i64 = 24 * 60;
 
-impl Told {
-    fn and(mut self, fact: Fact) -> Self {
+impl PatronHistory {
+    fn with_fact(mut self, fact: Fact) -> Self {
         self.facts.push(fact);
         self
     }
 
-    fn out(self, n: u32, due_date: DateTime<Utc>, grace: Option<(i32, GraceUnit)>) -> Self {
+    fn checked_out(self, n: u32, due_date: DateTime<Utc>, grace: Option<(i32, GraceUnit)>) -> Self {
         let grace = grace.map(|(duration, unit)| Grace { duration, unit });
-        self.and(Fact::CheckedOut { loan: loan(n), user: USER, due_date, grace })
+        self.with_fact(Fact::CheckedOut { loan: loan(n), user: USER, due_date, grace })
     }
 
     /// Loans 1 to `n`, due in a week.
     fn loans(self, n: u32) -> Self {
-        (1..=n).fold(self, |told, n| told.out(n, now() + TimeDelta::days(7), None))
+        (1..=n).fold(self, |history, n| history.checked_out(n, now() + TimeDelta::days(7), None))
     }
 
     /// Loans 1 to `n`, overdue by a day.
     fn overdue(self, n: u32) -> Self {
-        (1..=n).fold(self, |told, n| told.out(n, ago(DAY, 0), None))
+        (1..=n).fold(self, |history, n| history.checked_out(n, ago(DAY, 0), None))
     }
 
     fn lost(self, numbers: impl IntoIterator<Item = u32>) -> Self {
-        numbers.into_iter().fold(self, |told, n| {
-            told.and(Fact::Lost { loan: loan(n), user: USER, by_age: n % 3 == 0 })
+        numbers.into_iter().fold(self, |history, n| {
+            history.with_fact(Fact::Lost { loan: loan(n), user: USER, by_age: n % 3 == 0 })
         })
     }
 
     fn claimed(self, numbers: impl IntoIterator<Item = u32>) -> Self {
-        numbers
-            .into_iter()
-            .fold(self, |told, n| told.and(Fact::ClaimedReturned { loan: loan(n), user: USER }))
+        numbers.into_iter().fold(self, |history, n| {
+            history.with_fact(Fact::ClaimedReturned { loan: loan(n), user: USER })
+        })
     }
 
-    fn due(self, n: u32, due_date: DateTime<Utc>, by_recall: bool) -> Self {
-        self.and(Fact::DueDateChanged { loan: loan(n), user: USER, due_date, by_recall })
+    fn due_date_changed(self, n: u32, due_date: DateTime<Utc>, by_recall: bool) -> Self {
+        self.with_fact(Fact::DueDateChanged { loan: loan(n), user: USER, due_date, by_recall })
     }
 
     fn recalled(self, n: u32, due_date: DateTime<Utc>) -> Self {
-        self.due(n, due_date, true)
+        self.due_date_changed(n, due_date, true)
     }
 
-    fn back(self, n: u32) -> Self {
-        self.and(Fact::CheckedIn { loan: loan(n), user: Some(USER) })
+    fn checked_in(self, n: u32) -> Self {
+        self.with_fact(Fact::CheckedIn { loan: loan(n), user: Some(USER) })
     }
 
-    fn fee(self, n: u32, balance: &str, loan: Option<Uuid>) -> Self {
-        self.and(Fact::BalanceChanged {
+    fn owing(self, n: u32, balance: &str, loan: Option<Uuid>) -> Self {
+        self.with_fact(Fact::BalanceChanged {
             fee_fine: Uuid::from_u128(0x2000 + u128::from(n)),
             user: Some(USER),
             fee_fine_type: None,
@@ -111,30 +111,35 @@ impl Told {
                 identified_by: IdentifiedBy::Envelope,
                 occurred_at,
                 timed_by: TimedBy::Envelope,
-                stamp: Stamp::enveloped(occurred_at, fact.kind(), key),
+                stamp: Stamp::from_envelope(occurred_at, fact.kind(), key),
                 fact: fact.clone(),
             };
-            if let Some((id, said)) = Loan::said_by(&event) {
+            if let Some((id, change)) = Loan::from_event(&event) {
                 let known = loans.entry(id).or_default();
-                *known = std::mem::take(known).merge(said);
+                *known = std::mem::take(known).merge(change);
             }
-            if let Some((id, said)) = Fee::said_by(&event) {
+            if let Some((id, change)) = Fee::from_event(&event) {
                 let known = fees.entry(id).or_default();
-                *known = std::mem::take(known).merge(said);
+                *known = std::mem::take(known).merge(change);
             }
         }
         let open: Vec<(Uuid, OpenLoan)> =
-            loans.iter().filter_map(|(id, loan)| Some((*id, loan.open(None)?))).collect();
-        let owed: Vec<OpenFee> = fees.values().filter_map(|fee| fee.open(None)).collect();
-        Measures::of(open.iter().map(|(id, loan)| (*id, loan)), &owed, now())
+            loans.iter().filter_map(|(id, loan)| Some((*id, loan.as_open(None)?))).collect();
+        let owed: Vec<OpenFee> = fees.values().filter_map(|fee| fee.as_open(None)).collect();
+        Measures::compute(open.iter().map(|(id, loan)| (*id, loan)), &owed, now())
     }
 }
 
 /// One row: its number, the patron, the limits, the conditions' flags, and the expected entries.
 struct Row(u8, Measures, &'static [(Measure, f64)], Actions, &'static [Actions]);
 
-fn row(n: u8, told: Told, limits: &'static [(Measure, f64)], expected: &'static [Actions]) -> Row {
-    Row(n, told.measures(), limits, ALL, expected)
+fn row(
+    n: u8,
+    history: PatronHistory,
+    limits: &'static [(Measure, f64)],
+    expected: &'static [Actions],
+) -> Row {
+    Row(n, history.measures(), limits, ALL, expected)
 }
 
 fn rows() -> Vec<Row> {
@@ -145,122 +150,150 @@ fn rows() -> Vec<Row> {
     let due_missing = Measures { open_loans: 1, charged_out: 1, ..Measures::default() };
     const RENEWALS: Actions = Actions { borrowing: false, renewals: true, requests: false };
     vec![
-        row(1, told().loans(4), &[(CO, 5.0)], &[]),
-        row(2, told().loans(5), &[(CO, 5.0)], &[B]),
-        row(3, told().loans(6), &[(CO, 5.0)], &[ALL]),
-        Row(4, told().loans(5).measures(), &[(CO, 5.0)], flags(false), &[]),
-        Row(5, told().loans(6).measures(), &[(CO, 5.0)], RENEWALS, &[RENEWALS]),
-        row(6, told().loans(6).claimed([1, 2]), &[(CO, 5.0)], &[]),
-        row(7, told().loans(6).claimed([1]).lost([2, 3, 4]), &[(CO, 5.0)], &[B]),
-        row(8, told().fee(1, "1.00", None), &[(CO, 0.0)], &[B]),
-        row(9, told(), &[(CO, 0.0)], &[]),
-        row(10, told().loans(1), &[(CO, 0.0)], &[ALL]),
-        row(11, told().loans(2).lost([1, 2]), &[(LI, 2.0)], &[]),
-        row(12, told().loans(3).lost([1, 2, 3]), &[(LI, 2.0)], &[ALL]),
-        row(13, told().loans(3).lost([1, 2, 3]).claimed([1]), &[(LI, 2.0)], &[]),
+        row(1, patron().loans(4), &[(CO, 5.0)], &[]),
+        row(2, patron().loans(5), &[(CO, 5.0)], &[B]),
+        row(3, patron().loans(6), &[(CO, 5.0)], &[ALL]),
+        Row(4, patron().loans(5).measures(), &[(CO, 5.0)], flags(false), &[]),
+        Row(5, patron().loans(6).measures(), &[(CO, 5.0)], RENEWALS, &[RENEWALS]),
+        row(6, patron().loans(6).claimed([1, 2]), &[(CO, 5.0)], &[]),
+        row(7, patron().loans(6).claimed([1]).lost([2, 3, 4]), &[(CO, 5.0)], &[B]),
+        row(8, patron().owing(1, "1.00", None), &[(CO, 0.0)], &[B]),
+        row(9, patron(), &[(CO, 0.0)], &[]),
+        row(10, patron().loans(1), &[(CO, 0.0)], &[ALL]),
+        row(11, patron().loans(2).lost([1, 2]), &[(LI, 2.0)], &[]),
+        row(12, patron().loans(3).lost([1, 2, 3]), &[(LI, 2.0)], &[ALL]),
+        row(13, patron().loans(3).lost([1, 2, 3]).claimed([1]), &[(LI, 2.0)], &[]),
         row(
             14,
-            told().loans(3).lost([1, 2, 3]).due(1, now() + TimeDelta::days(9), false),
+            patron().loans(3).lost([1, 2, 3]).due_date_changed(
+                1,
+                now() + TimeDelta::days(9),
+                false,
+            ),
             &[(LI, 2.0)],
             &[],
         ),
         row(
             15,
-            told().loans(3).lost([1, 2, 3]).recalled(1, now() + TimeDelta::days(2)),
+            patron().loans(3).lost([1, 2, 3]).recalled(1, now() + TimeDelta::days(2)),
             &[(LI, 2.0)],
             &[ALL],
         ),
-        row(16, told().loans(1).lost([1]), &[(LI, 0.0)], &[ALL]),
-        row(17, told().out(1, ago(0, 59_999), None), &[(OI, 0.0)], &[]),
-        row(18, told().out(1, ago(1, 0), None), &[(OI, 0.0)], &[ALL]),
-        row(19, told().out(1, now(), None), &[(OI, 0.0)], &[]),
-        row(20, told().out(1, ago(120, 0), g(2, GraceUnit::Hours)), &[(OI, 0.0)], &[]),
-        row(21, told().out(1, ago(120, 59_999), g(2, GraceUnit::Hours)), &[(OI, 0.0)], &[]),
-        row(22, told().out(1, ago(121, 0), g(2, GraceUnit::Hours)), &[(OI, 0.0)], &[ALL]),
-        row(23, told().out(1, ago(31 * DAY, 0), g(1, GraceUnit::Months)), &[(OI, 0.0)], &[]),
-        row(24, told().out(1, ago(31 * DAY + 1, 0), g(1, GraceUnit::Months)), &[(OI, 0.0)], &[ALL]),
-        row(25, told().overdue(2), &[(OI, 2.0)], &[]),
-        row(26, told().overdue(3).claimed([1]), &[(OI, 2.0)], &[]),
-        row(27, told().overdue(3).lost([1]), &[(OI, 2.0)], &[ALL]),
+        row(16, patron().loans(1).lost([1]), &[(LI, 0.0)], &[ALL]),
+        row(17, patron().checked_out(1, ago(0, 59_999), None), &[(OI, 0.0)], &[]),
+        row(18, patron().checked_out(1, ago(1, 0), None), &[(OI, 0.0)], &[ALL]),
+        row(19, patron().checked_out(1, now(), None), &[(OI, 0.0)], &[]),
+        row(20, patron().checked_out(1, ago(120, 0), g(2, GraceUnit::Hours)), &[(OI, 0.0)], &[]),
+        row(
+            21,
+            patron().checked_out(1, ago(120, 59_999), g(2, GraceUnit::Hours)),
+            &[(OI, 0.0)],
+            &[],
+        ),
+        row(22, patron().checked_out(1, ago(121, 0), g(2, GraceUnit::Hours)), &[(OI, 0.0)], &[ALL]),
+        row(
+            23,
+            patron().checked_out(1, ago(31 * DAY, 0), g(1, GraceUnit::Months)),
+            &[(OI, 0.0)],
+            &[],
+        ),
+        row(
+            24,
+            patron().checked_out(1, ago(31 * DAY + 1, 0), g(1, GraceUnit::Months)),
+            &[(OI, 0.0)],
+            &[ALL],
+        ),
+        row(25, patron().overdue(2), &[(OI, 2.0)], &[]),
+        row(26, patron().overdue(3).claimed([1]), &[(OI, 2.0)], &[]),
+        row(27, patron().overdue(3).lost([1]), &[(OI, 2.0)], &[ALL]),
         Row(28, due_missing, &[(OI, 0.0), (CO, 1.0)], ALL, &[B]),
-        row(29, told().overdue(2).recalled(1, ago(DAY, 0)), &[(OR, 0.0)], &[ALL]),
+        row(29, patron().overdue(2).recalled(1, ago(DAY, 0)), &[(OR, 0.0)], &[ALL]),
         row(
             30,
-            told().loans(2).recalled(1, ago(-DAY, 0)).recalled(2, ago(-DAY, 0)),
+            patron().loans(2).recalled(1, ago(-DAY, 0)).recalled(2, ago(-DAY, 0)),
             &[(OR, 0.0)],
             &[],
         ),
         row(
             31,
-            told().out(1, ago(-DAY, 0), g(10, GraceUnit::Minutes)).recalled(1, ago(5, 0)),
+            patron().checked_out(1, ago(-DAY, 0), g(10, GraceUnit::Minutes)).recalled(1, ago(5, 0)),
             &[(OR, 0.0)],
             &[],
         ),
-        row(32, told().loans(1).recalled(1, ago(3 * DAY, 0)), &[(RD, 3.0)], &[]),
-        row(33, told().loans(1).recalled(1, ago(3 * DAY, 59_999)), &[(RD, 3.0)], &[]),
-        row(34, told().loans(1).recalled(1, ago(3 * DAY + 1, 0)), &[(RD, 3.0)], &[ALL]),
-        row(35, told().loans(1).recalled(1, ago(1, 0)), &[(RD, 0.0)], &[ALL]),
+        row(32, patron().loans(1).recalled(1, ago(3 * DAY, 0)), &[(RD, 3.0)], &[]),
+        row(33, patron().loans(1).recalled(1, ago(3 * DAY, 59_999)), &[(RD, 3.0)], &[]),
+        row(34, patron().loans(1).recalled(1, ago(3 * DAY + 1, 0)), &[(RD, 3.0)], &[ALL]),
+        row(35, patron().loans(1).recalled(1, ago(1, 0)), &[(RD, 0.0)], &[ALL]),
         row(
             36,
-            told().out(1, now(), g(5, GraceUnit::Days)).recalled(1, ago(4 * DAY, 0)),
+            patron().checked_out(1, now(), g(5, GraceUnit::Days)).recalled(1, ago(4 * DAY, 0)),
             &[(RD, 3.0)],
             &[],
         ),
         row(
             37,
-            told().out(1, now(), g(5, GraceUnit::Days)).recalled(1, ago(5 * DAY + 1, 0)),
+            patron().checked_out(1, now(), g(5, GraceUnit::Days)).recalled(1, ago(5 * DAY + 1, 0)),
             &[(RD, 3.0)],
             &[ALL],
         ),
         row(
             38,
-            told().loans(1).recalled(1, ago(10 * DAY, 0)).due(1, ago(9 * DAY, 0), false),
+            patron().loans(1).recalled(1, ago(10 * DAY, 0)).due_date_changed(
+                1,
+                ago(9 * DAY, 0),
+                false,
+            ),
             &[(RD, 3.0)],
             &[],
         ),
-        row(39, told().loans(1).recalled(1, ago(10 * DAY, 0)).claimed([1]), &[(RD, 3.0)], &[]),
-        row(40, told().fee(1, "7.25", None).fee(2, "2.75", None), &[(FB, 10.0)], &[]),
-        row(41, told().fee(1, "7.25", None).fee(2, "2.76", None), &[(FB, 10.0)], &[ALL]),
-        row(42, told().fee(1, "0.1", None).fee(2, "0.2", None), &[(FB, 0.3)], &[]),
-        row(43, told().fee(1, "10.40", None), &[(FB, 10.4)], &[]),
-        row(44, told().loans(1).fee(1, "6", x).fee(2, "6", None).claimed([1]), &[(FB, 10.0)], &[]),
+        row(39, patron().loans(1).recalled(1, ago(10 * DAY, 0)).claimed([1]), &[(RD, 3.0)], &[]),
+        row(40, patron().owing(1, "7.25", None).owing(2, "2.75", None), &[(FB, 10.0)], &[]),
+        row(41, patron().owing(1, "7.25", None).owing(2, "2.76", None), &[(FB, 10.0)], &[ALL]),
+        row(42, patron().owing(1, "0.1", None).owing(2, "0.2", None), &[(FB, 0.3)], &[]),
+        row(43, patron().owing(1, "10.40", None), &[(FB, 10.4)], &[]),
+        row(
+            44,
+            patron().loans(1).owing(1, "6", x).owing(2, "6", None).claimed([1]),
+            &[(FB, 10.0)],
+            &[],
+        ),
         row(
             45,
-            told().loans(1).fee(1, "6", x).fee(2, "6", None).claimed([1]).back(1),
+            patron().loans(1).owing(1, "6", x).owing(2, "6", None).claimed([1]).checked_in(1),
             &[(FB, 10.0)],
             &[ALL],
         ),
-        row(46, told().fee(1, "12", never_seen), &[(FB, 10.0)], &[ALL]),
+        row(46, patron().owing(1, "12", never_seen), &[(FB, 10.0)], &[ALL]),
         row(
             47,
-            told().loans(1).claimed([1]).fee(1, "12", x).fee(1, "12", None),
+            patron().loans(1).claimed([1]).owing(1, "12", x).owing(1, "12", None),
             &[(FB, 10.0)],
             &[ALL],
         ),
-        row(48, told().fee(1, "0.01", None), &[(FB, 0.0)], &[ALL]),
-        row(49, told().fee(1, "3", None).fee(1, "0.00", None), &[(FB, 0.0)], &[]),
-        row(50, told().fee(1, "999999.99", None), &[(FB, 999_999.99)], &[]),
+        row(48, patron().owing(1, "0.01", None), &[(FB, 0.0)], &[ALL]),
+        row(49, patron().owing(1, "3", None).owing(1, "0.00", None), &[(FB, 0.0)], &[]),
+        row(50, patron().owing(1, "999999.99", None), &[(FB, 999_999.99)], &[]),
         row(
             51,
-            told().overdue(6).lost(1..=6).fee(1, "50", None),
+            patron().overdue(6).lost(1..=6).owing(1, "50", None),
             &[(CO, 5.0), (LI, 5.0), (OI, 5.0), (FB, 49.99)],
             &[ALL; 4],
         ),
-        row(52, told().loans(6), &[(CO, 5.0), (CO, 5.0)], &[ALL; 2]),
+        row(52, patron().loans(6), &[(CO, 5.0), (CO, 5.0)], &[ALL; 2]),
         // 53 to 56: the limits of no group, or of another one, are no limits.
-        row(53, told().loans(6), &[], &[]),
-        row(54, told().loans(6), &[], &[]),
-        row(55, told().loans(6), &[], &[]),
-        row(56, told().loans(6), &[(CO, 10.0)], &[]),
-        row(57, told().loans(6), &[(CO, 5.0)], &[ALL]),
-        row(58, told().overdue(3), &[(OI, 2.5)], &[ALL]),
-        row(59, told(), &[(CO, 5.0)], &[]),
-        row(60, told().loans(6), &[(CO, 5.0)], &[ALL]),
+        row(53, patron().loans(6), &[], &[]),
+        row(54, patron().loans(6), &[], &[]),
+        row(55, patron().loans(6), &[], &[]),
+        row(56, patron().loans(6), &[(CO, 10.0)], &[]),
+        row(57, patron().loans(6), &[(CO, 5.0)], &[ALL]),
+        row(58, patron().overdue(3), &[(OI, 2.5)], &[ALL]),
+        row(59, patron(), &[(CO, 5.0)], &[]),
+        row(60, patron().loans(6), &[(CO, 5.0)], &[ALL]),
     ]
 }
 
 #[test]
-fn every_row_of_the_contract() {
+fn evaluation_matches_every_contract_row() {
     let rows = rows();
     assert_eq!(rows.iter().map(|row| row.0).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
     for Row(n, measures, limits, blocks, expected) in rows {
@@ -286,7 +319,7 @@ fn every_row_of_the_contract() {
 }
 
 #[test]
-fn a_limit_that_says_nothing_does_not_take_the_others_with_it() {
+fn invalid_limit_does_not_disable_other_limits() {
     let conditions =
         [Condition { id: CO.condition_id(), blocks: ALL, message: "too many".to_owned() }];
     let limit = |condition, value| Limit {
@@ -301,14 +334,14 @@ fn a_limit_that_says_nothing_does_not_take_the_others_with_it() {
         limit(Some(CO.condition_id()), None),
         limit(Some(CO.condition_id()), Some(0.0)),
     ];
-    let findings = evaluate(&told().loans(1).measures(), &limits, &conditions);
+    let findings = evaluate(&patron().loans(1).measures(), &limits, &conditions);
     let blocked: Vec<Actions> = findings.iter().map(|finding| finding.blocked).collect();
     assert_eq!(blocked, [Actions::NONE, ALL]);
 }
 
 /// Six fixed rows (http contract 4): clients know them by their ids, and sort them by their names.
 #[test]
-fn the_six_conditions_are_those_that_clients_know() {
+fn six_conditions_have_the_known_ids_and_names() {
     let seeded = [CO, LI, OI, OR, FB, RD].map(|measure| {
         format!("{} {} {}", measure.condition_id(), measure.value_type(), measure.name())
     });
@@ -328,15 +361,15 @@ fn the_six_conditions_are_those_that_clients_know() {
 
 /// What the rows above see only where a limit compares it.
 #[test]
-fn every_number_counts_what_it_says() {
-    let measures = told()
+fn measures_count_exactly_what_they_name() {
+    let measures = patron()
         .overdue(4)
         .lost([2])
         .claimed([3, 4])
         .recalled(1, ago(3 * DAY + 1, 0))
-        .fee(1, "1.25", None)
-        .fee(2, "3", Some(loan(3)))
-        .fee(3, "0", None)
+        .owing(1, "1.25", None)
+        .owing(2, "3", Some(loan(3)))
+        .owing(3, "0", None)
         .measures();
     let counted = Measures {
         open_loans: 4,
@@ -352,7 +385,7 @@ fn every_number_counts_what_it_says() {
 }
 
 #[test]
-fn no_overdue_recall_is_not_a_recall_overdue_by_0_days() {
+fn no_overdue_recall_differs_from_zero_overdue_days() {
     let conditions = [Condition { id: RD.condition_id(), blocks: ALL, message: String::new() }];
     let below_zero = [Limit {
         id: Uuid::nil(),
@@ -360,7 +393,8 @@ fn no_overdue_recall_is_not_a_recall_overdue_by_0_days() {
         condition: Some(RD.condition_id()),
         value: Some(-1.0),
     }];
-    let blocked = |told: Told| evaluate(&told.measures(), &below_zero, &conditions)[0].blocked;
-    assert_eq!(blocked(told().overdue(1)), Actions::NONE);
-    assert_eq!(blocked(told().overdue(1).recalled(1, ago(1, 0))), ALL);
+    let blocked =
+        |history: PatronHistory| evaluate(&history.measures(), &below_zero, &conditions)[0].blocked;
+    assert_eq!(blocked(patron().overdue(1)), Actions::NONE);
+    assert_eq!(blocked(patron().overdue(1).recalled(1, ago(1, 0))), ALL);
 }

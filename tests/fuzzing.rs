@@ -16,7 +16,7 @@ use check::check;
 const CORPUS: &str = include_str!("../fuzz/corpus.txt");
 
 #[test]
-fn what_the_fuzzer_has_kept_breaks_no_promise() {
+fn fuzz_corpus_satisfies_all_invariants() {
     for line in CORPUS.lines() {
         check(&BASE64_STANDARD.decode(line).unwrap());
     }
@@ -43,7 +43,7 @@ fn recorded() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn damaged_records_break_no_promise(
+    fn damaged_records_satisfy_all_invariants(
         kind in 0..10_u8,
         form in 0..16_u8,
         at in prop_oneof![Just(1_788_300_000_123), any::<i64>()],
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_any_kind_break_no_promise(bytes in vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_satisfy_all_invariants(bytes in vec(any::<u8>(), 0..200)) {
         check(&bytes);
     }
 }

@@ -10,7 +10,9 @@ use std::{
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{Environment, Event, Fact, Place, Reading, Record, decode, stamp::Horizon},
+    event::{
+        DecodeOutcome, Environment, Event, Fact, Record, RecordPosition, decode, stamp::Horizon,
+    },
     patron::{Fee, Loan, OpenFee, OpenLoan},
 };
 use proptest::{collection::vec, prelude::*};
@@ -18,76 +20,77 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    history::{arriving, at_desks, happened},
-    merging::{join, known},
-    told::{
-        FEE, LOAN, Told, a_life, anything, balance, check_out, deletion, due_date_change, end,
-        ended_in_storage, expected, expected_fee, fee_after, held, in_between, instant,
-        is_check_out, is_due_date_change, loan_after, newest, owned_balance, resent, some, tell,
+    fact_strategies::{
+        FEE, LOAN, TimedFact, any_fact, at_any_time, balance, check_out, closed_snapshot, deletion,
+        due_date_change, expected_fee, expected_loan, fact_sequence, fold_fee, fold_loan, instant,
+        is_check_out, is_due_date_change, loan_change, loan_end, newest, open_snapshot,
+        owned_balance, timed_facts, with_copies,
     },
+    history::{business_history, event_history, with_arrivals},
+    merging::{fold_events, merge_maps},
 };
 
 type State = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);
 
-fn both(a: &State, b: &State) -> State {
-    (join(&a.0, &b.0, Loan::merge), join(&a.1, &b.1, Fee::merge))
+fn merge_states(a: &State, b: &State) -> State {
+    (merge_maps(&a.0, &b.0, Loan::merge), merge_maps(&a.1, &b.1, Fee::merge))
 }
 
 /// The loan and the fee/fine as they count.
-fn outcome(told: &[Told]) -> (Option<OpenLoan>, Option<OpenFee>) {
-    (loan_after(told).open(None), fee_after(told).open(None))
+fn outcome(facts: &[TimedFact]) -> (Option<OpenLoan>, Option<OpenFee>) {
+    (fold_loan(facts).as_open(None), fold_fee(facts).as_open(None))
 }
 
-fn merged(loan: Loan, told: &[Told]) -> Loan {
-    loan.merge(loan_after(told))
+fn merge_facts(loan: Loan, facts: &[TimedFact]) -> Loan {
+    loan.merge(fold_loan(facts))
 }
 
 proptest! {
     /// A loan that was returned or closed is not opened by the check-out that comes after it.
     #[test]
-    fn h01_an_end_that_overtakes_the_check_out_keeps_the_loan_closed(
-        ends in some(end(), 1..3),
-        late in some(prop_oneof![check_out(), in_between()], 1..6),
+    fn h01_end_before_check_out_keeps_the_loan_closed(
+        ends in timed_facts(loan_end(), 1..3),
+        late in timed_facts(prop_oneof![check_out(), loan_change()], 1..6),
     ) {
-        let mut loan = loan_after(&ends);
-        for told in late {
-            loan = merged(loan, &[told]);
-            prop_assert_eq!(loan.open(None), None);
+        let mut loan = fold_loan(&ends);
+        for fact in late {
+            loan = merge_facts(loan, &[fact]);
+            prop_assert_eq!(loan.as_open(None), None);
         }
     }
 
     /// Nor by the same check-out, or one that a replay made new, long after the end.
     #[test]
-    fn h02_a_check_out_that_comes_again_opens_nothing(
-        out in check_out().prop_flat_map(tell),
-        ended in end().prop_flat_map(tell),
-        copies in some(check_out(), 1..4),
+    fn h02_repeated_check_out_opens_nothing(
+        out in check_out().prop_flat_map(at_any_time),
+        ended in loan_end().prop_flat_map(at_any_time),
+        copies in timed_facts(check_out(), 1..4),
         hours in 0..1000_i64,
     ) {
-        let mut loan = loan_after(&[out.clone(), ended]);
-        for told in copies {
-            let late = Told { ms: told.ms + hours * 3_600_000, ..told };
-            loan = merged(loan, &[late, out.clone()]);
-            prop_assert_eq!(loan.open(None), None);
+        let mut loan = fold_loan(&[out.clone(), ended]);
+        for copy in copies {
+            let late = TimedFact { ms: copy.ms + hours * 3_600_000, ..copy };
+            loan = merge_facts(loan, &[late, out.clone()]);
+            prop_assert_eq!(loan.as_open(None), None);
         }
     }
 
     /// Facts before the check-out count for nobody, and all of them show once it is there; a changed
     /// due date outranks the check-out's even if it is the older one.
     #[test]
-    fn h03_facts_wait_for_the_check_out_and_then_count(
-        waiting in some(in_between(), 1..6),
-        out in check_out().prop_flat_map(tell),
+    fn h03_facts_before_check_out_count_after_it(
+        waiting in timed_facts(loan_change(), 1..6),
+        out in check_out().prop_flat_map(at_any_time),
         after in -6..6_i64,
     ) {
         for known in 1..=waiting.len() {
-            prop_assert_eq!(loan_after(&waiting[..known]).open(None), None);
+            prop_assert_eq!(fold_loan(&waiting[..known]).as_open(None), None);
         }
-        let out = Told { ms: out.ms + after, ..out };
+        let out = TimedFact { ms: out.ms + after, ..out };
         let all = [waiting.clone(), vec![out.clone()]].concat();
-        let open = loan_after(&all).open(None);
-        prop_assert_eq!(open, expected(&all));
-        let changed = newest(&waiting, is_due_date_change).map(|told| &told.fact);
+        let open = fold_loan(&all).as_open(None);
+        prop_assert_eq!(open, expected_loan(&all));
+        let changed = newest(&waiting, is_due_date_change).map(|change| &change.fact);
         if let (Some(Fact::DueDateChanged { due_date, .. }), Some(open)) = (changed, open) {
             prop_assert_eq!(open.due_date, Some(*due_date));
         }
@@ -95,11 +98,11 @@ proptest! {
 
     /// Of several due-date changes the latest counts, with its recall flag.
     #[test]
-    fn h04_the_latest_due_date_change_wins(
-        out in some(check_out(), 1..2),
-        (changes, arrived) in some(due_date_change(), 2..7).prop_flat_map(arriving),
+    fn h04_latest_due_date_change_wins(
+        out in timed_facts(check_out(), 1..2),
+        (changes, arrived) in timed_facts(due_date_change(), 2..7).prop_flat_map(with_arrivals),
     ) {
-        let open = loan_after(&[arrived, out].concat()).open(None).unwrap();
+        let open = fold_loan(&[arrived, out].concat()).as_open(None).unwrap();
         let latest = newest(&changes, |_| true).unwrap();
         let Fact::DueDateChanged { due_date, by_recall, .. } = latest.fact else { unreachable!() };
         prop_assert_eq!((open.due_date, open.recall), (Some(due_date), by_recall));
@@ -107,80 +110,80 @@ proptest! {
 
     /// Lost and claimed returned are as the latest of the facts that set them left them.
     #[test]
-    fn h05_flags_follow_the_latest_fact_that_sets_them(
-        out in some(check_out(), 1..2),
-        (facts, arrived) in some(in_between(), 2..8).prop_flat_map(arriving),
+    fn h05_flags_follow_the_latest_fact(
+        out in timed_facts(check_out(), 1..2),
+        (facts, arrived) in timed_facts(loan_change(), 2..8).prop_flat_map(with_arrivals),
     ) {
-        let open = loan_after(&[arrived, out.clone()].concat()).open(None);
-        prop_assert_eq!(open, expected(&[facts, out].concat()));
+        let open = fold_loan(&[arrived, out.clone()].concat()).as_open(None);
+        prop_assert_eq!(open, expected_loan(&[facts, out].concat()));
         let both_flags = open.is_some_and(|open| open.lost && open.claimed_returned);
         prop_assert!(!both_flags, "a lost item is not claimed returned");
     }
 
     /// A balance follows the latest event, so an older one does not charge a paid fee/fine again.
     #[test]
-    fn h06_the_latest_balance_wins(
-        (balances, arrived) in some(owned_balance(), 2..7).prop_flat_map(arriving),
+    fn h06_latest_balance_wins(
+        (balances, arrived) in timed_facts(owned_balance(), 2..7).prop_flat_map(with_arrivals),
     ) {
-        prop_assert_eq!(fee_after(&arrived).open(None), expected_fee(&balances));
+        prop_assert_eq!(fold_fee(&arrived).as_open(None), expected_fee(&balances));
     }
 
     /// A deletion names nobody; creation events with an earlier time have no effect after it. A
     /// fee/fine whose owner nobody has named counts for nobody.
     #[test]
-    fn h07_a_deletion_outlives_the_creation_that_comes_after_it(
-        deleted in tell(deletion()),
-        waiting in some(balance(Just(None)), 0..3),
-        (balances, arrived) in some(owned_balance(), 1..5).prop_flat_map(arriving),
+    fn h07_fee_deletion_wins_over_late_creation(
+        deleted in at_any_time(deletion()),
+        waiting in timed_facts(balance(Just(None)), 0..3),
+        (balances, arrived) in timed_facts(owned_balance(), 1..5).prop_flat_map(with_arrivals),
     ) {
         let before = [vec![deleted.clone()], waiting].concat();
-        prop_assert_eq!(fee_after(&before).open(None), None);
+        prop_assert_eq!(fold_fee(&before).as_open(None), None);
         let all = [balances.clone(), before.clone()].concat();
-        let fee = fee_after(&[before.clone(), arrived].concat());
-        prop_assert_eq!(fee.open(None), expected_fee(&all));
-        let last = before.iter().all(|told| told.when() <= deleted.when())
-            && balances.iter().all(|told| told.when() < deleted.when());
-        prop_assert!(!last || fee.open(None).is_none());
+        let fee = fold_fee(&[before.clone(), arrived].concat());
+        prop_assert_eq!(fee.as_open(None), expected_fee(&all));
+        let last = before.iter().all(|fact| fact.precedence() <= deleted.precedence())
+            && balances.iter().all(|fact| fact.precedence() < deleted.precedence());
+        prop_assert!(!last || fee.as_open(None).is_none());
     }
 
     /// Two transactions that know nothing of each other each bring part of what a new patron did;
     /// whichever commits first, each of her loans counts that was opened and has not ended.
     #[test]
-    fn h08_first_events_in_two_transactions_at_once_all_count(
-        events in at_desks(14), sides in vec(any::<bool>(), 14),
+    fn h08_concurrent_first_events_all_count(
+        events in business_history(14), sides in vec(any::<bool>(), 14),
     ) {
-        let sides = in_two(&events, &sides);
-        let (one, other) = (known(&sides.0), known(&sides.1));
-        let state = both(&one, &other);
-        prop_assert_eq!(&state, &both(&other, &one));
+        let sides = split_by(&events, &sides);
+        let (one, other) = (fold_events(&sides.0), fold_events(&sides.1));
+        let state = merge_states(&one, &other);
+        prop_assert_eq!(&state, &merge_states(&other, &one));
         let loans_of = |which: fn(&Fact) -> bool| -> BTreeSet<Uuid> {
             events.iter().filter(|e| which(&e.fact)).filter_map(|e| e.fact.subject()).collect()
         };
         let ended = loans_of(|f| matches!(f, Fact::CheckedIn { .. } | Fact::LoanClosed { .. }));
-        let counting = state.0.iter().filter(|(_, loan)| loan.open(None).is_some()).map(|(id, _)| *id);
+        let counting = state.0.iter().filter(|(_, loan)| loan.as_open(None).is_some()).map(|(id, _)| *id);
         let opened = loans_of(is_check_out);
         prop_assert_eq!(counting.collect::<BTreeSet<_>>(), &opened - &ended);
     }
 
     /// The last loan ends in one transaction while another brings the next loan or a fee/fine.
     #[test]
-    fn h09_the_last_end_and_the_next_fact_both_count(
-        out in check_out().prop_flat_map(tell),
-        ended in end().prop_flat_map(tell),
-        next in check_out().prop_flat_map(tell),
-        owed in some(owned_balance(), 1..3),
+    fn h09_last_end_and_concurrent_fact_both_count(
+        out in check_out().prop_flat_map(at_any_time),
+        ended in loan_end().prop_flat_map(at_any_time),
+        next in check_out().prop_flat_map(at_any_time),
+        owed in timed_facts(owned_balance(), 1..3),
     ) {
-        let next = Told { fact: of_loan(&next.fact, FEE), ..next };
-        let events = |told: &[Told]| known(&told.iter().map(Told::event).collect::<Vec<_>>());
+        let next = TimedFact { fact: with_loan(&next.fact, FEE), ..next };
+        let events = |facts: &[TimedFact]| fold_events(&facts.iter().map(TimedFact::to_event).collect::<Vec<_>>());
         let stored = events(&[out]);
         let (ending, going_on) = (events(&[ended]), events(&[owed.clone(), vec![next]].concat()));
         for state in [
-            both(&both(&stored, &ending), &going_on),
-            both(&both(&stored, &going_on), &ending),
+            merge_states(&merge_states(&stored, &ending), &going_on),
+            merge_states(&merge_states(&stored, &going_on), &ending),
         ] {
-            prop_assert_eq!(state.0[&LOAN].open(None), None);
-            prop_assert!(state.0[&FEE].open(None).is_some());
-            prop_assert_eq!(state.1[&FEE].open(None), expected_fee(&owed));
+            prop_assert_eq!(state.0[&LOAN].as_open(None), None);
+            prop_assert!(state.0[&FEE].as_open(None).is_some());
+            prop_assert_eq!(state.1[&FEE].as_open(None), expected_fee(&owed));
         }
     }
 
@@ -188,23 +191,23 @@ proptest! {
     /// part of it that comes again: however often, it comes to the same.
     #[test]
     fn h10_crashes_between_batches_change_nothing(
-        events in happened(14), crashes in vec((0..=14_usize, 0..=14_usize), 0..5),
+        events in event_history(14), crashes in vec((0..=14_usize, 0..=14_usize), 0..5),
     ) {
         let (mut durable, mut state) = (0, State::default());
         for (reread, reached) in crashes {
             let from = reread.min(durable);
             let to = reached.clamp(durable, events.len().max(durable));
-            state = both(&state, &known(&events[from..to]));
+            state = merge_states(&state, &fold_events(&events[from..to]));
             durable = to;
         }
-        state = both(&state, &known(&events[durable..]));
-        prop_assert_eq!(state, known(&events));
+        state = merge_states(&state, &fold_events(&events[durable..]));
+        prop_assert_eq!(state, fold_events(&events));
     }
 
     /// A batch that could not be stored is offered again, whole or in halves, until each part is in.
     #[test]
-    fn h11_a_batch_may_be_offered_again_and_in_halves(
-        events in happened(14), refused in vec(any::<bool>(), 32),
+    fn h11_batches_may_be_retried_whole_or_in_halves(
+        events in event_history(14), refused in vec(any::<bool>(), 32),
     ) {
         let (mut state, mut todo) = (State::default(), vec![&events[..]]);
         let mut refused = refused.into_iter();
@@ -213,159 +216,159 @@ proptest! {
                 let (first, second) = part.split_at(part.len() / 2);
                 todo.extend([second, first]);
             } else {
-                state = both(&state, &known(part));
+                state = merge_states(&state, &fold_events(part));
             }
         }
-        prop_assert_eq!(state, known(&events));
+        prop_assert_eq!(state, fold_events(&events));
     }
 
     /// Two partitions are read at two paces. After a crash each is read again from where its offset
     /// was committed, which is never beyond what was durable; then everything is there.
     #[test]
-    fn h12_reading_on_from_a_contiguous_prefix_misses_nothing(
-        events in happened(14), sides in vec(any::<bool>(), 14),
+    fn h12_resume_from_committed_prefix_misses_nothing(
+        events in event_history(14), sides in vec(any::<bool>(), 14),
         durable in (0..=14_usize, 0..=14_usize), behind in (0..=14_usize, 0..=14_usize),
     ) {
-        let partitions = in_two(&events, &sides);
+        let partitions = split_by(&events, &sides);
         let halt = |partition: &[Event], durable: usize, behind: usize| {
             let durable = durable.min(partition.len());
-            (known(&partition[..durable]), known(&partition[durable.saturating_sub(behind)..]))
+            (fold_events(&partition[..durable]), fold_events(&partition[durable.saturating_sub(behind)..]))
         };
         let (before_0, after_0) = halt(&partitions.0, durable.0, behind.0);
         let (before_1, after_1) = halt(&partitions.1, durable.1, behind.1);
-        let state = both(&both(&before_1, &before_0), &both(&after_0, &after_1));
-        prop_assert_eq!(state, known(&events));
+        let state = merge_states(&merge_states(&before_1, &before_0), &merge_states(&after_0, &after_1));
+        prop_assert_eq!(state, fold_events(&events));
     }
 
     /// A producer that sends a payload again makes a new record of the same fact: nothing changes, as
     /// long as nothing else happened in between.
     #[test]
-    fn h13_a_payload_sent_again_without_an_id_changes_nothing(
-        (once, again) in a_life().prop_flat_map(|life| resent(life, false)),
+    fn h13_resent_payload_without_id_changes_nothing(
+        (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, false)),
     ) {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
 
     /// The same fact by two ways: enveloped and bare, each perhaps more than once.
     #[test]
-    fn h14_a_fact_told_enveloped_and_bare_counts_once(
-        (once, again) in a_life().prop_flat_map(|life| resent(life, true)),
+    fn h14_enveloped_and_bare_copy_count_once(
+        (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, true)),
     ) {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
 
     /// Storage tells of a loan as it is after each event about it, at the same time and by another way.
     #[test]
-    fn h14_what_storage_tells_beside_the_events_changes_nothing(
-        (once, beside) in a_life().prop_flat_map(|life| {
-            let told = storage_tells(&life);
-            let all = [life.clone(), told].concat();
-            (Just(life), arriving(all).prop_map(|(_, arrived)| arrived))
+    fn h14_storage_copies_of_events_change_nothing(
+        (once, with_snapshots) in fact_sequence().prop_flat_map(|life| {
+            let snapshots = storage_snapshots(&life);
+            let all = [life.clone(), snapshots].concat();
+            (Just(life), with_arrivals(all).prop_map(|(_, arrived)| arrived))
         }),
     ) {
-        prop_assert_eq!(outcome(&once), outcome(&beside));
+        prop_assert_eq!(outcome(&once), outcome(&with_snapshots));
     }
 
     /// Everything again from some earlier offset, and again, comes to the state of once and in order;
     /// and where tombstones were pruned, the horizon keeps old check-outs and balances from opening.
     #[test]
-    fn h15_a_replay_from_anywhere_comes_to_the_same_state(
-        events in happened(14), from in vec(0..14_usize, 1..4),
+    fn h15_replay_from_any_offset_reaches_the_same_state(
+        events in event_history(14), from in vec(0..14_usize, 1..4),
     ) {
-        let in_order = known(&events);
+        let in_order = fold_events(&events);
         let mut state = in_order.clone();
         for from in from {
             for event in &events[from.min(events.len())..] {
-                state = both(&state, &known(std::slice::from_ref(event)));
+                state = merge_states(&state, &fold_events(std::slice::from_ref(event)));
             }
         }
         prop_assert_eq!(&state, &in_order);
 
         let newest = events.iter().map(|event| event.occurred_at).max().unwrap();
         let pruned = Horizon::at(newest + TimeDelta::milliseconds(1));
-        let (loans, fees) = known(&events);
-        prop_assert!(loans.values().all(|loan| loan.open(Some(pruned)).is_none()));
-        prop_assert!(fees.values().all(|fee| fee.open(Some(pruned)).is_none()));
+        let (loans, fees) = fold_events(&events);
+        prop_assert!(loans.values().all(|loan| loan.as_open(Some(pruned)).is_none()));
+        prop_assert!(fees.values().all(|fee| fee.as_open(Some(pruned)).is_none()));
     }
 
     /// What storage holds of an open loan stands for all of its facts at that time: what is older loses,
     /// what is newer wins, and only it reopens what ended before it, at a desk or in storage.
     #[test]
-    fn h16_a_snapshot_and_live_events_merge_by_their_times(
-        (facts, arrived) in some(prop_oneof![check_out(), in_between()], 0..6)
-            .prop_flat_map(arriving),
-        snapshots in some(held(), 1..3),
-        ended in some(prop_oneof![end(), Just(ended_in_storage())], 0..3),
+    fn h16_snapshot_and_events_merge_by_time(
+        (facts, arrived) in timed_facts(prop_oneof![check_out(), loan_change()], 0..6)
+            .prop_flat_map(with_arrivals),
+        snapshots in timed_facts(open_snapshot(), 1..3),
+        ended in timed_facts(prop_oneof![loan_end(), Just(closed_snapshot())], 0..3),
         cut in 0..12_usize,
     ) {
         let (before, after) = arrived.split_at(cut.min(arrived.len()));
-        let loan = merged(merged(loan_after(before), &snapshots), after);
-        let newest_held = newest(&snapshots, |_| true).unwrap().when();
-        let stays_open = ended.iter().all(|end| end.when() < newest_held);
+        let loan = merge_facts(merge_facts(fold_loan(before), &snapshots), after);
+        let newest_snapshot = newest(&snapshots, |_| true).unwrap().precedence();
+        let stays_open = ended.iter().all(|end| end.precedence() < newest_snapshot);
         let all = [facts, snapshots].concat();
-        prop_assert_eq!(loan.open(None), expected(&all));
-        prop_assert_eq!(merged(loan, &ended).open(None), expected(&all).filter(|_| stays_open));
+        prop_assert_eq!(loan.as_open(None), expected_loan(&all));
+        prop_assert_eq!(merge_facts(loan, &ended).as_open(None), expected_loan(&all).filter(|_| stays_open));
     }
 
     /// A loan belongs to the patron of its latest check-out or open snapshot, whomever other events name, and before
     /// the first one to nobody's count.
     #[test]
-    fn h17_the_latest_check_out_decides_whose_the_loan_is(
-        naming in some(in_between(), 1..5),
-        (outs, arrived) in some(prop_oneof![check_out(), held()], 1..4).prop_flat_map(arriving),
+    fn h17_latest_check_out_decides_the_owner(
+        naming in timed_facts(loan_change(), 1..5),
+        (outs, arrived) in timed_facts(prop_oneof![check_out(), open_snapshot()], 1..4).prop_flat_map(with_arrivals),
     ) {
-        prop_assert_eq!(loan_after(&naming).open(None), None);
-        let open = loan_after(&[naming, arrived].concat()).open(None);
+        prop_assert_eq!(fold_loan(&naming).as_open(None), None);
+        let open = fold_loan(&[naming, arrived].concat()).as_open(None);
         prop_assert_eq!(open.map(|open| open.user), newest(&outs, |_| true).unwrap().fact.user());
     }
 
     /// Whatever each producer's clock says, a loan that ended is closed.
     #[test]
-    fn h18_an_end_wins_whatever_the_clocks_say(
-        (told, _) in (some(prop_oneof![check_out(), in_between()], 1..6), some(end(), 1..2))
-            .prop_map(|(facts, end)| [facts, end].concat()).prop_flat_map(arriving),
+    fn h18_end_wins_despite_clock_skew(
+        (facts, _) in (timed_facts(prop_oneof![check_out(), loan_change()], 1..6), timed_facts(loan_end(), 1..2))
+            .prop_map(|(facts, end)| [facts, end].concat()).prop_flat_map(with_arrivals),
         skews in vec(-90_000_000..90_000_000_i64, 8),
     ) {
-        let skewed = told.into_iter().zip(skews).map(|(told, skew)| Told { ms: told.ms + skew, ..told });
-        prop_assert_eq!(loan_after(&skewed.collect::<Vec<_>>()).open(None), None);
+        let skewed = facts.into_iter().zip(skews).map(|(fact, skew)| TimedFact { ms: fact.ms + skew, ..fact });
+        prop_assert_eq!(fold_loan(&skewed.collect::<Vec<_>>()).as_open(None), None);
     }
 
     /// An envelope is believed up to five minutes ahead of its own record; beyond that the record's
     /// time counts.
     #[test]
-    fn h18_an_envelope_far_ahead_of_its_record_gives_way(ahead in -400_000..400_000_i64) {
-        let event = read(&enveloped(Uuid::from_u128(7), ahead), 3);
+    fn h18_envelope_far_ahead_uses_the_record_time(ahead in -400_000..400_000_i64) {
+        let event = decode_event(&envelope_ahead(Uuid::from_u128(7), ahead), 3);
         let expected = if ahead > 300_000 { 0 } else { ahead };
         prop_assert_eq!(event.occurred_at, instant(expected));
     }
 
     /// Ties (events contract 6.4): time, kind, source, then offset and partition, or the id.
     #[test]
-    fn ties_are_decided_by_what_belongs_to_the_event(told in some(anything(), 2..12)) {
-        for (a, b) in told.iter().flat_map(|a| told.iter().map(move |b| (a, b))) {
+    fn ties_are_broken_by_kind_source_and_position(facts in timed_facts(any_fact(), 2..12)) {
+        for (a, b) in facts.iter().flat_map(|a| facts.iter().map(move |b| (a, b))) {
             if a.fact.subject() == b.fact.subject() {
-                prop_assert_eq!(a.event().stamp.cmp(&b.event().stamp), a.when().cmp(&b.when()));
+                prop_assert_eq!(a.to_event().stamp.cmp(&b.to_event().stamp), a.precedence().cmp(&b.precedence()));
             }
         }
     }
 
     /// So a copy of an envelope at another offset is the same event; a copy of a bare record isn't.
     #[test]
-    fn a_copy_of_an_envelope_is_the_same_event(id in any::<u128>(), offsets in (0..9_i64, 10..19_i64)) {
-        let envelope = enveloped(Uuid::from_u128(id | 1), -1000);
-        let (one, other) = (read(&envelope, offsets.0), read(&envelope, offsets.1));
+    fn envelope_copy_is_the_same_event(id in any::<u128>(), offsets in (0..9_i64, 10..19_i64)) {
+        let envelope = envelope_ahead(Uuid::from_u128(id | 1), -1000);
+        let (one, other) = (decode_event(&envelope, offsets.0), decode_event(&envelope, offsets.1));
         prop_assert_eq!((one.key, one.stamp), (other.key, other.stamp));
-        let (one, other) = (read(&envelope["data"], offsets.0), read(&envelope["data"], offsets.1));
+        let (one, other) = (decode_event(&envelope["data"], offsets.0), decode_event(&envelope["data"], offsets.1));
         prop_assert!(one.key != other.key && one.stamp < other.stamp);
     }
 }
 
 /// What storage tells after each fact of a life, as soon as it holds the loan.
-fn storage_tells(life: &[Told]) -> Vec<Told> {
+fn storage_snapshots(life: &[TimedFact]) -> Vec<TimedFact> {
     let after = |n: usize| {
-        let loan = loan_after(&life[..=n]);
-        let fact = match (loan.open(None), loan.check_out) {
-            (Some(open), _) => Fact::LoanHeld {
+        let loan = fold_loan(&life[..=n]);
+        let fact = match (loan.as_open(None), loan.check_out) {
+            (Some(open), _) => Fact::LoanSnapshot {
                 loan: LOAN,
                 user: open.user,
                 due_date: open.due_date.unwrap(),
@@ -373,16 +376,16 @@ fn storage_tells(life: &[Told]) -> Vec<Told> {
                 lost: Some(open.lost),
                 claimed_returned: Some(open.claimed_returned),
             },
-            (None, Some(_)) => ended_in_storage(),
+            (None, Some(_)) => closed_snapshot(),
             (None, None) => return None,
         };
-        Some(Told { fact, ..life[n].clone() })
+        Some(TimedFact { fact, ..life[n].clone() })
     };
     (0..life.len()).filter_map(after).collect()
 }
 
 /// Events as two transactions or two partitions have them, in their order.
-fn in_two(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
+fn split_by(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
     let side = |which: bool| {
         let events = events.iter().zip(sides).filter(|(_, side)| **side == which);
         events.map(|(event, _)| event.clone()).collect()
@@ -391,13 +394,13 @@ fn in_two(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
 }
 
 /// The same check-out, of another loan.
-fn of_loan(fact: &Fact, loan: Uuid) -> Fact {
+fn with_loan(fact: &Fact, loan: Uuid) -> Fact {
     let Fact::CheckedOut { user, due_date, grace, .. } = *fact else { unreachable!() };
     Fact::CheckedOut { loan, user, due_date, grace }
 }
 
 /// A loan's end in an envelope whose time is so far ahead of its record's.
-fn enveloped(id: Uuid, ahead: i64) -> serde_json::Value {
+fn envelope_ahead(id: Uuid, ahead: i64) -> serde_json::Value {
     let loan = "0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11";
     json!({
         "id": id, "type": "CREATED", "tenant": "northlib",
@@ -405,28 +408,28 @@ fn enveloped(id: Uuid, ahead: i64) -> serde_json::Value {
     })
 }
 
-fn read(payload: &serde_json::Value, offset: i64) -> Event {
+fn decode_event(payload: &serde_json::Value, offset: i64) -> Event {
     let topic = "folio.northlib.circulation.LOAN_CLOSED";
     let record: Record = Record {
-        place: Place { topic: topic.into(), partition: 0, offset },
+        position: RecordPosition { topic: topic.into(), partition: 0, offset },
         timestamp: Some(instant(0)),
         key: None,
         headers: Vec::new(),
         payload: Some(payload.to_string().into_bytes()),
     };
     let topic = Environment::new(Some("folio")).parse(topic).unwrap();
-    match decode::read(&record, &topic, "cluster") {
-        Reading::Event(_, event) => *event,
+    match decode::decode_record(&record, &topic, "cluster") {
+        DecodeOutcome::Event(_, event) => *event,
         other => panic!("not understood: {other:?}"),
     }
 }
 
-fn file(name: impl AsRef<Path>) -> String {
+fn read_file(name: impl AsRef<Path>) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
 /// Names of functions that begin with a hazard's number.
-fn functions(source: &str) -> BTreeSet<String> {
+fn hazard_functions(source: &str) -> BTreeSet<String> {
     let name = |text: &str| text.split('(').next().unwrap().to_owned();
     let numbered = |name: &String| {
         name.strip_prefix('h').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -435,24 +438,24 @@ fn functions(source: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_table_names_every_hazard_with_its_stories_and_its_properties() {
+fn hazard_table_lists_every_story_and_property() {
     let folder = "tests/stories/hazards";
     let stories: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
         .unwrap()
-        .map(|entry| file(entry.unwrap().path()))
+        .map(|entry| read_file(entry.unwrap().path()))
         .collect();
-    let tested = [functions(&stories), functions(&file("tests/hazards.rs"))];
-    let mut told = [BTreeSet::new(), BTreeSet::new()];
-    let page = file("docs/hazards.md");
+    let tested = [hazard_functions(&stories), hazard_functions(&read_file("tests/hazards.rs"))];
+    let mut documented = [BTreeSet::new(), BTreeSet::new()];
+    let page = read_file("docs/hazards.md");
     for n in 1..=18 {
         let row = page.lines().find(|line| line.starts_with(&format!("| H{n} |"))).unwrap();
         let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
-        for (cell, told) in cells[3..5].iter().zip(&mut told) {
+        for (cell, documented_names) in cells[3..5].iter().zip(&mut documented) {
             let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
             assert!(!names.is_empty(), "H{n} lacks a story or a property");
             assert!(names.iter().all(|name| name.starts_with(&format!("h{n:02}_"))), "{names:?}");
-            told.extend(names.into_iter().map(str::to_owned));
+            documented_names.extend(names.into_iter().map(str::to_owned));
         }
     }
-    assert_eq!(told, tested);
+    assert_eq!(documented, tested);
 }

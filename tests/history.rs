@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
-    event::{Event, Fact, IdentifiedBy, Place, Stamp, TimedBy},
+    event::{Event, Fact, IdentifiedBy, RecordPosition, Stamp, TimedBy},
     patron::{Grace, GraceUnit},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -45,7 +45,7 @@ fn balance() -> impl Strategy<Value = Decimal> {
 }
 
 /// What is told of what happens at desks.
-fn business() -> impl Strategy<Value = Fact> {
+fn business_fact() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
     let fee = (0..4_u8).prop_map(|n| id(3, n));
@@ -70,7 +70,7 @@ fn business() -> impl Strategy<Value = Fact> {
 }
 
 /// What storage modules tell.
-fn stored() -> impl Strategy<Value = Fact> {
+fn storage_fact() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
     let group = proptest::option::weighted(0.8, select(vec!["students", "staff"]));
@@ -78,12 +78,12 @@ fn stored() -> impl Strategy<Value = Fact> {
         6 => (loan.clone(), user.clone(), instant(), any::<bool>(), 0..5_u8).prop_map(
             |(loan, user, due_date, by_recall, item)| {
                 let (lost, claimed_returned) = (item < 4).then_some((item == 1, item == 2)).unzip();
-                Fact::LoanHeld { loan, user, due_date, by_recall, lost, claimed_returned }
+                Fact::LoanSnapshot { loan, user, due_date, by_recall, lost, claimed_returned }
             }),
-        3 => loan.prop_map(|loan| Fact::LoanEnded { loan }),
+        3 => loan.prop_map(|loan| Fact::LoanSnapshotClosed { loan }),
         1 => Just(Fact::AllLoansDeleted),
         2 => (user, group).prop_map(
-            |(user, group)| Fact::GroupTold { user, group: group.map(str::to_owned) }),
+            |(user, group)| Fact::PatronGroupChanged { user, group: group.map(str::to_owned) }),
     ]
 }
 
@@ -94,13 +94,14 @@ fn event(n: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Event> {
         let occurred_at = noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms);
         let kind = fact.kind();
         let key = version_4(u128::from(random) << 64 | n as u128);
-        let place = Place { topic: format!("t{}", n % 2).into(), partition: 0, offset: n as i64 };
+        let place =
+            RecordPosition { topic: format!("t{}", n % 2).into(), partition: 0, offset: n as i64 };
         let stamp = if bare {
-            Stamp::bare(occurred_at, kind, &place)
+            Stamp::from_position(occurred_at, kind, &place)
         } else {
-            Stamp::enveloped(occurred_at, kind, key)
+            Stamp::from_envelope(occurred_at, kind, key)
         };
-        let identified_by = if bare { IdentifiedBy::Place } else { IdentifiedBy::Envelope };
+        let identified_by = if bare { IdentifiedBy::Position } else { IdentifiedBy::Envelope };
         Event { key, identified_by, occurred_at, timed_by: TimedBy::Record, stamp, fact }
     })
 }
@@ -112,22 +113,24 @@ fn events(most: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Vec<E
 }
 
 /// Events as they happened, those that storage tells among them; no two are the same.
-pub(crate) fn happened(most: usize) -> impl Strategy<Value = Vec<Event>> {
-    events(most, prop_oneof![3 => business(), 1 => stored()].boxed())
+pub(crate) fn event_history(most: usize) -> impl Strategy<Value = Vec<Event>> {
+    events(most, prop_oneof![3 => business_fact(), 1 => storage_fact()].boxed())
 }
 
 /// Business events alone.
-pub(crate) fn at_desks(most: usize) -> impl Strategy<Value = Vec<Event>> {
-    events(most, business().boxed())
+pub(crate) fn business_history(most: usize) -> impl Strategy<Value = Vec<Event>> {
+    events(most, business_fact().boxed())
 }
 
 /// Events as they happened, and as they may arrive.
-pub(crate) fn arrived(most: usize) -> impl Strategy<Value = (Vec<Event>, Vec<Event>)> {
-    happened(most).prop_flat_map(arriving)
+pub(crate) fn history_with_arrivals(
+    most: usize,
+) -> impl Strategy<Value = (Vec<Event>, Vec<Event>)> {
+    event_history(most).prop_flat_map(with_arrivals)
 }
 
 /// What happened, and as it may arrive: in any order, each at least once, some twice.
-pub(crate) fn arriving<T>(happened: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
+pub(crate) fn with_arrivals<T>(happened: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
 where
     T: Clone + Debug + 'static,
 {

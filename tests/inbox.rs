@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{self, Environment, Event, Kind, Place, Reading, Record, TenantId},
+    event::{self, DecodeOutcome, Environment, Event, Kind, Record, RecordPosition, TenantId},
     store::{
         self, Db, Schema, Tx,
-        inbox::{self, Guess},
-        positions::{self, Positions, Reached},
+        inbox::{self, ClaimHint},
+        inbox_tail::{self, Tail},
+        positions::{self, PositionUpdate, Positions},
         shadow,
-        tail::{self, Tail},
     },
 };
 use serde_json::json;
@@ -22,7 +22,7 @@ use crate::{history::noon, sql::with_tenant};
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 
 /// The ends of three loans, in the order of their keys.
-fn ends() -> Vec<(Record, Event)> {
+fn loan_end_events() -> Vec<(Record, Event)> {
     let end = |n: u8| {
         let id = Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 | u128::from(n));
         let payload = json!({
@@ -30,7 +30,7 @@ fn ends() -> Vec<(Record, Event)> {
             "timestamp": noon().timestamp_millis(), "data": { "loanId": id, "userId": id },
         });
         let record = Record {
-            place: Place { topic: TOPIC.into(), partition: 0, offset: i64::from(n) },
+            position: RecordPosition { topic: TOPIC.into(), partition: 0, offset: i64::from(n) },
             timestamp: Some(noon()),
             key: None,
             headers: Vec::new(),
@@ -38,20 +38,20 @@ fn ends() -> Vec<(Record, Event)> {
         };
         let topic = Environment::new(Some("folio")).parse(TOPIC).unwrap();
         assert_eq!(topic.kind, Kind::LoanClosed);
-        match event::read(&record, &topic, "cluster") {
-            Reading::Event(_, event) => (record, *event),
+        match event::decode_record(&record, &topic, "cluster") {
+            DecodeOutcome::Event(_, event) => (record, *event),
             other => panic!("not understood: {other:?}"),
         }
     };
     (1..=3).map(end).collect()
 }
 
-const GUESSES: [Guess; 2] = [Guess::New, Guess::Known];
+const HINTS: [ClaimHint; 2] = [ClaimHint::New, ClaimHint::Replay];
 
 async fn claim(
     tx: &mut Tx,
     schema: &Schema,
-    guess: Guess,
+    guess: ClaimHint,
     events: &[&(Record, Event)],
 ) -> BTreeSet<u8> {
     let pairs: Vec<_> = events.iter().map(|(record, event)| (record, event)).collect();
@@ -60,10 +60,10 @@ async fn claim(
 }
 
 /// Claims in a transaction of its own.
-async fn claimed(
+async fn claim_and_commit(
     db: &Db,
     schema: &Schema,
-    guess: Guess,
+    guess: ClaimHint,
     events: &[&(Record, Event)],
 ) -> BTreeSet<u8> {
     let mut tx = store::begin(db).await.unwrap();
@@ -73,31 +73,31 @@ async fn claimed(
 }
 
 #[tokio::test]
-async fn an_event_is_new_once_and_only_if_its_claim_was_committed_whatever_was_guessed() {
-    for guess in GUESSES {
+async fn event_is_claimed_once_per_commit_with_any_hint() {
+    for guess in HINTS {
         with_tenant(async |db, schema| {
-            let [a, b, c] = &ends()[..] else { unreachable!() };
-            let mut given_up = store::begin(db).await.unwrap();
-            assert_eq!(claim(&mut given_up, schema, guess, &[a]).await, [1].into());
-            drop(given_up);
-            assert_eq!(claimed(db, schema, guess, &[b, a, b]).await, [1, 2].into());
-            assert_eq!(claimed(db, schema, guess, &[a, b]).await, [].into());
-            assert_eq!(claimed(db, schema, guess, &[a, c]).await, [3].into());
+            let [a, b, c] = &loan_end_events()[..] else { unreachable!() };
+            let mut abandoned = store::begin(db).await.unwrap();
+            assert_eq!(claim(&mut abandoned, schema, guess, &[a]).await, [1].into());
+            drop(abandoned);
+            assert_eq!(claim_and_commit(db, schema, guess, &[b, a, b]).await, [1, 2].into());
+            assert_eq!(claim_and_commit(db, schema, guess, &[a, b]).await, [].into());
+            assert_eq!(claim_and_commit(db, schema, guess, &[a, c]).await, [3].into());
         })
         .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writers_who_meet_the_same_events_in_two_orders_both_get_through() {
+async fn writers_claiming_in_opposite_order_do_not_deadlock() {
     with_tenant(async |db, schema| {
-        let events = ends();
+        let events = loan_end_events();
         let [a, b, c] = &events[..] else { unreachable!() };
         // Somebody holds the one in the middle until both wait.
         let mut middle = store::begin(db).await.unwrap();
-        claim(&mut middle, schema, Guess::New, &[b]).await;
+        claim(&mut middle, schema, ClaimHint::New, &[b]).await;
         let (forth, back) = ([a, b, c], [c, b, a]);
-        let let_go = async {
+        let release = async {
             let waiting = "select count(*) from pg_stat_activity
                             where datname = current_database() and wait_event_type = 'Lock'";
             while sqlx::query_scalar::<_, i64>(waiting).fetch_one(db).await.unwrap() < 2 {
@@ -106,9 +106,9 @@ async fn two_writers_who_meet_the_same_events_in_two_orders_both_get_through() {
             store::commit(middle).await.unwrap();
         };
         let (forth, back, ()) = tokio::join!(
-            claimed(db, schema, Guess::Known, &forth),
-            claimed(db, schema, Guess::New, &back),
-            let_go
+            claim_and_commit(db, schema, ClaimHint::Replay, &forth),
+            claim_and_commit(db, schema, ClaimHint::New, &back),
+            release
         );
         assert_eq!(&forth | &back, [1, 3].into());
         assert_eq!(&forth & &back, [].into());
@@ -119,7 +119,8 @@ async fn two_writers_who_meet_the_same_events_in_two_orders_both_get_through() {
 /// Moves partition 0 on, and tells whether it was set back since.
 async fn advance(db: &Db, schema: &Schema, read_from: i64, next_offset: i64) -> bool {
     let (last_record_at, cluster) = (Some(noon()), "cluster");
-    let reached = Reached { next_offset, last_record_at, cluster, read_from };
+    let reached =
+        PositionUpdate { next_offset, last_record_at, cluster, read_from_offset: read_from };
     let mut tx = store::begin(db).await.unwrap();
     let positions = Positions::from([((TOPIC, 0), reached)]);
     let fits = positions::advance(&mut tx, schema, &positions).await.unwrap();
@@ -134,7 +135,7 @@ async fn position(db: &Db, schema: &Schema) -> (i64, bool) {
 }
 
 #[tokio::test]
-async fn a_position_only_moves_on_unless_the_log_is_another_one() {
+async fn position_only_advances_unless_it_is_reset() {
     with_tenant(async |db, schema| {
         for (from, offset, expected) in [(5, 10, 10), (10, 30, 30), (10, 20, 30), (30, 31, 31)] {
             assert!(!advance(db, schema, from, offset).await);
@@ -149,11 +150,11 @@ async fn a_position_only_moves_on_unless_the_log_is_another_one() {
 }
 
 #[tokio::test]
-async fn a_position_that_was_set_back_is_not_moved_past_what_is_unread() {
+async fn reset_position_does_not_skip_unread_records() {
     with_tenant(async |db, schema| {
         assert!(!advance(db, schema, 0, 10).await);
         let mut tx = store::begin(db).await.unwrap();
-        positions::reset_others(&mut tx, schema, (TOPIC, 1), "cluster").await.unwrap();
+        positions::reset_other_partitions(&mut tx, schema, (TOPIC, 1), "cluster").await.unwrap();
         store::commit(tx).await.unwrap();
         assert_eq!(position(db, schema).await, (0, false), "the topic was made anew");
         assert!(advance(db, schema, 10, 14).await, "what stands below ten comes first");
@@ -166,7 +167,7 @@ async fn a_position_that_was_set_back_is_not_moved_past_what_is_unread() {
 }
 
 #[tokio::test]
-async fn what_has_gone_from_the_inbox_is_noted_whoever_removes_it() {
+async fn inbox_records_how_far_entries_were_deleted() {
     with_tenant(async |db, schema| {
         let tenant = TenantId::parse("northlib").unwrap();
         let run = async |sql: &str| {
@@ -175,20 +176,20 @@ async fn what_has_gone_from_the_inbox_is_noted_whoever_removes_it() {
         };
         let extent = async || {
             let mut tx = store::begin(db).await.unwrap();
-            inbox::extent(&mut tx, schema, &tenant).await.unwrap()
+            inbox::load_extent(&mut tx, schema, &tenant).await.unwrap()
         };
         assert_eq!(extent().await, None, "of a tenant that nobody has enabled");
         run("insert into mod_patron_blocks.tenant values ('northlib', true, 'm', now())").await;
         let new = extent().await.unwrap();
-        assert_eq!((new.gone_until, new.complete_since()), (None, new.enabled_at));
+        assert_eq!((new.removed_until, new.complete_since()), (None, new.enabled_at));
 
-        let [a, b, c] = &ends()[..] else { unreachable!() };
-        claimed(db, schema, Guess::New, &[a, b, c]).await;
+        let [a, b, c] = &loan_end_events()[..] else { unreachable!() };
+        claim_and_commit(db, schema, ClaimHint::New, &[a, b, c]).await;
         run("update {schema}.inbox set received_at = '2026-09-15T12:00:00Z'").await;
         run("delete from {schema}.inbox where false").await;
         assert_eq!(extent().await.unwrap(), new, "nothing has gone");
         let after = |minutes| noon() + TimeDelta::minutes(minutes) + TimeDelta::milliseconds(1);
-        let gone = async || extent().await.unwrap().gone_until;
+        let gone = async || extent().await.unwrap().removed_until;
         run("update {schema}.inbox set received_at = '2026-09-15T12:03:00Z' where \"offset\" = 2")
             .await;
         run("delete from {schema}.inbox where \"offset\" = 2").await;
@@ -209,27 +210,27 @@ async fn what_has_gone_from_the_inbox_is_noted_whoever_removes_it() {
 }
 
 #[tokio::test]
-async fn what_a_shadow_lacks_is_found_by_offset_whatever_clocks_say() {
+async fn inbox_tail_is_found_by_offset_despite_clock_skew() {
     with_tenant(async |db, schema| {
-        let [a, b, c] = &ends()[..] else { unreachable!() };
-        claimed(db, schema, Guess::New, &[a, b, c]).await;
+        let [a, b, c] = &loan_end_events()[..] else { unreachable!() };
+        claim_and_commit(db, schema, ClaimHint::New, &[a, b, c]).await;
         let received = format!("update {}.inbox set received_at = $1", schema.name());
         sqlx::query(AssertSqlSafe(received)).bind(noon()).execute(db).await.unwrap();
-        let beside = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
+        let shadow_schema = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
         let mut tx = store::begin(db).await.unwrap();
-        shadow::make(&mut tx, &beside, None, noon(), None).await.unwrap();
-        let read = |topic: &str| shadow::Reading {
+        shadow::create(&mut tx, &shadow_schema, None, noon(), None).await.unwrap();
+        let read = |topic: &str| shadow::ReplayPosition {
             topic: topic.to_owned(),
             partition: 0,
             next_offset: 0,
             end_offset: 2,
         };
         let reading = [read(TOPIC), read("folio.northlib.circulation.ITEM_CHECKED_IN")];
-        shadow::set_reading(&mut tx, &beside, &reading).await.unwrap();
+        shadow::save_replay_positions(&mut tx, &shadow_schema, &reading).await.unwrap();
         let about: Vec<Uuid> =
             [a, b, c].iter().filter_map(|(_, event)| event.fact.subject()).collect();
         let mut found = async |tail| {
-            let found = tail::of(&mut tx, &beside, &about, tail).await.unwrap();
+            let found = inbox_tail::events(&mut tx, &shadow_schema, &about, tail).await.unwrap();
             found.iter().map(|stored| stored.key.as_bytes()[15]).collect::<BTreeSet<u8>>()
         };
         let hour = TimeDelta::hours(1);
@@ -242,12 +243,12 @@ async fn what_a_shadow_lacks_is_found_by_offset_whatever_clocks_say() {
 }
 
 #[tokio::test]
-async fn a_tail_begins_before_whatever_is_still_being_written() {
+async fn inbox_tail_starts_before_uncommitted_entries() {
     with_tenant(async |db, schema| {
-        let [a, ..] = &ends()[..] else { unreachable!() };
+        let [a, ..] = &loan_end_events()[..] else { unreachable!() };
         let mut open = store::begin(db).await.unwrap();
-        claim(&mut open, schema, Guess::New, &[a]).await;
-        let begun = tail::begin(db).await.unwrap();
+        claim(&mut open, schema, ClaimHint::New, &[a]).await;
+        let begun = inbox_tail::oldest_transaction_start(db).await.unwrap();
         store::commit(open).await.unwrap();
         let received = format!("select received_at from {}.inbox", schema.name());
         let received: chrono::DateTime<chrono::Utc> =

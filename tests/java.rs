@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
-use crate::facts::now;
+use crate::payloads::now;
 
 /// The layouts that its versions leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,34 +19,34 @@ pub(crate) enum Layout {
 }
 
 /// Rows written at a time.
-const CHUNK: usize = 5000;
+const CHUNK_ROWS: usize = 5000;
 
 /// Makes the schema, empty.
-pub(crate) async fn leave(db: &Db, schema: &Schema, layout: Layout) {
-    run(db, schema, include_str!("fixtures/java.sql")).await;
+pub(crate) async fn create_tables(db: &Db, schema: &Schema, layout: Layout) {
+    execute_sql(db, schema, include_str!("fixtures/java.sql")).await;
     if layout == Layout::Late {
-        run(db, schema, include_str!("fixtures/java_since_1_4.sql")).await;
+        execute_sql(db, schema, include_str!("fixtures/java_since_1_4.sql")).await;
     }
 }
 
 /// Makes the views of a reporting module.
-pub(crate) async fn report(db: &Db, schema: &Schema) {
-    run(db, schema, include_str!("fixtures/reports.sql")).await;
+pub(crate) async fn create_report_views(db: &Db, schema: &Schema) {
+    execute_sql(db, schema, include_str!("fixtures/reports.sql")).await;
 }
 
 /// Does something in the schema.
-pub(crate) async fn run(db: &Db, schema: &Schema, sql: &str) {
+pub(crate) async fn execute_sql(db: &Db, schema: &Schema, sql: &str) {
     let sql = sql.replace("{schema}", schema.name());
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
 }
 
 /// Writes rows into one of its tables, as it does.
-pub(crate) async fn write(db: &Db, schema: &Schema, table: &str, rows: &[Value]) {
+pub(crate) async fn insert_rows(db: &Db, schema: &Schema, table: &str, rows: &[Value]) {
     let sql = format!(
         "insert into {}.{table} (id, jsonb) select * from unnest($1::uuid[], $2::jsonb[])",
         schema.name()
     );
-    for rows in rows.chunks(CHUNK) {
+    for rows in rows.chunks(CHUNK_ROWS) {
         let id =
             |row: &Value| row["id"].as_str().map_or_else(Uuid::new_v4, |id| id.parse().unwrap());
         let ids: Vec<Uuid> = rows.iter().map(id).collect();
@@ -55,7 +55,7 @@ pub(crate) async fn write(db: &Db, schema: &Schema, table: &str, rows: &[Value])
     }
 }
 
-pub(crate) fn text(at: DateTime<Utc>) -> String {
+pub(crate) fn java_timestamp(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
 }
 
@@ -66,8 +66,9 @@ pub(crate) fn days_ago(days: i64) -> DateTime<Utc> {
 }
 
 /// A row of an event that the module heard of at an instant.
-pub(crate) fn heard(at: DateTime<Utc>, mut payload: Value) -> Value {
-    payload["metadata"] = json!({ "createdDate": text(at), "updatedDate": text(at) });
+pub(crate) fn with_dates(at: DateTime<Utc>, mut payload: Value) -> Value {
+    payload["metadata"] =
+        json!({ "createdDate": java_timestamp(at), "updatedDate": java_timestamp(at) });
     payload
 }
 
@@ -77,30 +78,30 @@ pub(crate) fn heard(at: DateTime<Utc>, mut payload: Value) -> Value {
 pub(crate) struct Patron(pub(crate) usize);
 
 impl Patron {
-    fn named(self, what: &str) -> Uuid {
+    fn derived_id(self, what: &str) -> Uuid {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{what} of patron {}", self.0).as_bytes())
     }
 
     pub(crate) fn user(self) -> Uuid {
-        self.named("self")
+        self.derived_id("self")
     }
 
     pub(crate) fn summary_id(self) -> Uuid {
-        self.named("summary")
+        self.derived_id("summary")
     }
 
     pub(crate) fn loans(self) -> Vec<Uuid> {
-        (0..self.0 % 5).map(|loan| self.named(&format!("loan {loan}"))).collect()
+        (0..self.0 % 5).map(|loan| self.derived_id(&format!("loan {loan}"))).collect()
     }
 
     /// A loan that ended.
     pub(crate) fn past_loan(self) -> Uuid {
-        self.named("past loan")
+        self.derived_id("past loan")
     }
 
     /// Owed by every third patron, and paid by all others.
     pub(crate) fn fee(self) -> Uuid {
-        self.named("fee")
+        self.derived_id("fee")
     }
 
     pub(crate) fn owes(self) -> bool {
@@ -128,14 +129,13 @@ impl Patron {
         let loan = |(n, id): (usize, Uuid)| {
             json!({
                 "loanId": id,
-                "dueDate": text(if self.is_overdue(n) { days_ago(3) } else { days_ago(-1) }),
+                "dueDate": java_timestamp(if self.is_overdue(n) { days_ago(3) } else { days_ago(-1) }),
                 "recall": false, "itemLost": self.is_lost(n),
                 "itemClaimedReturned": self.is_claimed(n),
                 "gracePeriod": { "duration": 2, "intervalId": "Days" },
             })
         };
-        let fee =
-            json!({ "feeFineId": self.fee(), "feeFineTypeId": self.named("type"), "balance": 6 });
+        let fee = json!({ "feeFineId": self.fee(), "feeFineTypeId": self.derived_id("type"), "balance": 6 });
         json!({
             "id": self.summary_id(), "userId": self.user(),
             "openLoans": self.loans().into_iter().enumerate().map(loan).collect::<Vec<_>>(),
@@ -165,21 +165,21 @@ impl Patron {
 pub(crate) async fn fill(db: &Db, schema: &Schema, patrons: usize) {
     let all = || (0..patrons).map(Patron);
     let summaries: Vec<Value> = all().filter(|p| p.has_anything()).map(Patron::summary).collect();
-    write(db, schema, "user_summary", &summaries).await;
+    insert_rows(db, schema, "user_summary", &summaries).await;
     let about = |p: Patron, loan| json!({ "userId": p.user(), "loanId": loan });
-    let check_out = |p: Patron, loan| heard(days_ago(5), about(p, loan));
+    let check_out = |p: Patron, loan| with_dates(days_ago(5), about(p, loan));
     let check_outs: Vec<Value> = all()
         .flat_map(|p| p.loans().into_iter().chain([p.past_loan()]).map(move |loan| (p, loan)))
         .map(|(p, loan)| check_out(p, loan))
         .collect();
-    write(db, schema, "item_checked_out_event", &check_outs).await;
+    insert_rows(db, schema, "item_checked_out_event", &check_outs).await;
     let check_ins: Vec<Value> =
-        all().map(|p| heard(days_ago(3), about(p, p.past_loan()))).collect();
-    write(db, schema, "item_checked_in_event", &check_ins).await;
+        all().map(|p| with_dates(days_ago(3), about(p, p.past_loan()))).collect();
+    insert_rows(db, schema, "item_checked_in_event", &check_ins).await;
     let balance = |p: Patron| {
         let balance = if p.owes() { 6.0 } else { 0.0 };
         json!({ "userId": p.user(), "feeFineId": p.fee(), "balance": balance })
     };
-    let balances: Vec<Value> = all().map(|p| heard(days_ago(2), balance(p))).collect();
-    write(db, schema, "fee_fine_balance_changed_event", &balances).await;
+    let balances: Vec<Value> = all().map(|p| with_dates(days_ago(2), balance(p))).collect();
+    insert_rows(db, schema, "fee_fine_balance_changed_event", &balances).await;
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::world::{TENANT, until};
 
 /// Copies of each topic: as many as the cluster that is named keeps, or one.
-fn copies() -> TopicReplication<'static> {
+fn replication_factor() -> TopicReplication<'static> {
     #[expect(clippy::disallowed_methods, reason = "which cluster it is")]
     let copies = std::env::var("REPLICATION_FACTOR").ok();
     TopicReplication::Fixed(copies.map_or(1, |copies| copies.parse().expect("a number of copies")))
@@ -32,20 +32,20 @@ pub(crate) struct Log {
     /// Another one once a topic was made anew: a client believes the later epochs of the topic before.
     producer: Mutex<FutureProducer>,
     /// The offset after the last record published, by topic and partition.
-    ends: Mutex<HashMap<(String, i32), i64>>,
+    end_offsets: Mutex<HashMap<(String, i32), i64>>,
     topics: Mutex<Vec<String>>,
 }
 
 /// A record of a topic that the service writes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Heard {
+pub(crate) struct ConsumedMessage {
     pub(crate) key: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) value: serde_json::Value,
 }
 
 /// A record that a story shapes itself.
-pub(crate) struct Draft<'a> {
+pub(crate) struct OutgoingRecord<'a> {
     pub(crate) topic: String,
     pub(crate) headers: Vec<(&'a str, &'a str)>,
     pub(crate) payload: Option<&'a [u8]>,
@@ -74,10 +74,10 @@ impl Log {
             environment: environment.to_owned(),
             admin,
             producer: Mutex::new(producer(bootstrap)),
-            ends: Mutex::default(),
+            end_offsets: Mutex::default(),
             topics: Mutex::default(),
         };
-        log.make(Kind::ALL.map(|kind| log.topic(TENANT, kind)).to_vec()).await;
+        log.create_topics(Kind::ALL.map(|kind| log.topic(TENANT, kind)).to_vec()).await;
         log
     }
 
@@ -99,13 +99,13 @@ impl Log {
         format!("{}.{tenant}.{}.{}", self.environment, kind.producer(), kind.name())
     }
 
-    pub(crate) async fn make(&self, names: Vec<String>) {
-        self.make_with(names, &[]).await;
+    pub(crate) async fn create_topics(&self, names: Vec<String>) {
+        self.create_topics_with(names, &[]).await;
     }
 
-    pub(crate) async fn make_with(&self, names: Vec<String>, settings: &[(&str, &str)]) {
+    pub(crate) async fn create_topics_with(&self, names: Vec<String>, settings: &[(&str, &str)]) {
         let topic = |name| {
-            let topic = NewTopic::new(name, 2, copies());
+            let topic = NewTopic::new(name, 2, replication_factor());
             settings.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value))
         };
         let topics: Vec<_> = names.iter().map(|name| topic(name.as_str())).collect();
@@ -118,14 +118,14 @@ impl Log {
     }
 
     /// Deletes a topic and makes it again, empty.
-    pub(crate) async fn remake(&self, topic: &str) {
+    pub(crate) async fn recreate_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
         deleted.into_iter().for_each(|topic| {
             topic.expect("the topic was there");
         });
         // Deleting ends some time after it was answered.
-        let again = NewTopic::new(topic, 2, copies());
+        let again = NewTopic::new(topic, 2, replication_factor());
         while self.admin.create_topics([&again], &options).await.expect("Kafka is there")[0]
             .is_err()
         {
@@ -134,7 +134,7 @@ impl Log {
         *self.producer.lock().expect("no panic") = producer(&self.bootstrap);
         // So does the broker's old log: what is written before is taken, and gone with it.
         let written: Vec<i32> = {
-            let ends = self.ends.lock().expect("no panic");
+            let ends = self.end_offsets.lock().expect("no panic");
             ends.keys().filter(|(of, _)| of == topic).map(|(_, partition)| *partition).collect()
         };
         until("the new topic is empty", async || {
@@ -144,21 +144,21 @@ impl Log {
             written.iter().all(|partition| span(partition) == Ok((0, 0)))
         })
         .await;
-        self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
+        self.end_offsets.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
     /// Deletes a topic for good.
-    pub(crate) async fn delete(&self, topic: &str) {
+    pub(crate) async fn delete_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
         deleted.into_iter().for_each(|topic| {
             topic.expect("the topic was there");
         });
-        self.ends.lock().expect("no panic").retain(|(of, _), _| of != topic);
+        self.end_offsets.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
     /// Cuts the log, as retention does: what stands before the offset is gone.
-    pub(crate) async fn cut(&self, topic: &str, partition: i32, before: i64) {
+    pub(crate) async fn delete_records_before(&self, topic: &str, partition: i32, before: i64) {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
@@ -166,16 +166,16 @@ impl Log {
     }
 
     /// Moves the group, as an operator does with Kafka's own tool while no instance runs.
-    pub(crate) async fn move_group(&self, topic: &str, partition: i32, to: i64) {
+    pub(crate) async fn set_group_offset(&self, topic: &str, partition: i32, to: i64) {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(to)).expect("an offset");
-        let group = self.group();
+        let group = self.group_client();
         let moved = tokio::task::spawn_blocking(move || group.commit(&offsets, CommitMode::Sync));
         moved.await.expect("no panic").expect("the group is empty and can be moved");
     }
 
     /// A client that asks about the group without joining it.
-    pub(crate) fn group(&self) -> BaseConsumer {
+    pub(crate) fn group_client(&self) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap);
         client.set("group.id", self.group_name());
@@ -187,7 +187,7 @@ impl Log {
     }
 
     /// How long the broker waits for an instance that says nothing, in a group of its protocol.
-    pub(crate) async fn sessions_last(&self, time: Duration) {
+    pub(crate) async fn set_session_timeout(&self, time: Duration) {
         let (group, time) = (self.group_name(), time.as_millis().to_string());
         let alter = AlterConfig::new(ResourceSpecifier::Group(&group));
         let alter = alter.set("consumer.session.timeout.ms", &time);
@@ -198,7 +198,7 @@ impl Log {
     }
 
     /// Gives a topic more partitions, and waits until the producer knows of them.
-    pub(crate) async fn partition(&self, topic: &str, number: usize) {
+    pub(crate) async fn add_partitions(&self, topic: &str, number: usize) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let more = NewPartitions::new(topic, number);
         let made = self.admin.create_partitions([&more], &options).await.expect("Kafka is there");
@@ -216,7 +216,7 @@ impl Log {
     }
 
     /// Lets all topics so far hold a record for a week, in segments of a day.
-    pub(crate) async fn hold_for_a_week(&self) {
+    pub(crate) async fn set_retention_of_a_week(&self) {
         let names = self.topics();
         let alter = |name| {
             let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
@@ -229,7 +229,7 @@ impl Log {
         });
     }
 
-    pub(crate) async fn end(&self) {
+    pub(crate) async fn delete_topics(&self) {
         let names = self.topics();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let _ = self.admin.delete_topics(&names, &AdminOptions::new()).await;
@@ -237,7 +237,7 @@ impl Log {
 
     /// Publishes to the tenant's topic as a real producer does, with a random key.
     pub(crate) async fn publish(&self, kind: Kind, payload: &[u8]) {
-        self.send(Draft {
+        self.send(OutgoingRecord {
             topic: self.topic(TENANT, kind),
             headers: vec![("folio.tenantId", TENANT), ("x-okapi-token", "a.secret.token")],
             payload: Some(payload),
@@ -247,36 +247,36 @@ impl Log {
     }
 
     /// Many at once.
-    pub(crate) async fn send_all<'a>(&self, drafts: impl Iterator<Item = Draft<'a>>) {
+    pub(crate) async fn send_all<'a>(&self, drafts: impl Iterator<Item = OutgoingRecord<'a>>) {
         futures_util::future::join_all(drafts.map(|draft| self.send(draft))).await;
     }
 
     /// Many at once, all to one partition, in their order.
-    pub(crate) async fn send_all_to<'a>(
+    pub(crate) async fn send_all_to_partition<'a>(
         &self,
         partition: i32,
-        drafts: impl Iterator<Item = Draft<'a>>,
+        drafts: impl Iterator<Item = OutgoingRecord<'a>>,
     ) {
         for draft in drafts {
-            self.send_to(partition, draft).await;
+            self.send_to_partition(partition, draft).await;
         }
     }
 
-    pub(crate) async fn send(&self, draft: Draft<'_>) {
-        let at = self.place(draft).await;
-        self.reached(at);
+    pub(crate) async fn send(&self, draft: OutgoingRecord<'_>) {
+        let at = self.send_untracked(draft).await;
+        self.record_end_offset(at);
     }
 
     /// Publishes to one of a topic's partitions.
-    pub(crate) async fn send_to(&self, partition: i32, draft: Draft<'_>) {
+    pub(crate) async fn send_to_partition(&self, partition: i32, draft: OutgoingRecord<'_>) {
         let at = self.deliver(draft, Some(partition)).await;
-        self.reached(at);
+        self.record_end_offset(at);
     }
 
     /// Many large ones with keys, a few at once, and not compressed: that would take longer than all else.
-    pub(crate) async fn send_as_they_are<'a>(
+    pub(crate) async fn send_uncompressed<'a>(
         &self,
-        mut drafts: impl Iterator<Item = (String, Draft<'a>)>,
+        mut drafts: impl Iterator<Item = (String, OutgoingRecord<'a>)>,
     ) {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap).set("message.max.bytes", "3000000");
@@ -287,32 +287,36 @@ impl Log {
                 return;
             }
             let sent =
-                some.iter().map(|(key, draft)| Self::deliver_by(&producer, key, draft, None));
+                some.iter().map(|(key, draft)| Self::deliver_with(&producer, key, draft, None));
             let sent = futures_util::future::join_all(sent).await;
-            sent.into_iter().for_each(|at| self.reached(at));
+            sent.into_iter().for_each(|at| self.record_end_offset(at));
         }
     }
 
-    fn reached(&self, at: (String, i32, i64)) {
-        let mut ends = self.ends.lock().expect("no panic");
+    fn record_end_offset(&self, at: (String, i32, i64)) {
+        let mut ends = self.end_offsets.lock().expect("no panic");
         let end = ends.entry((at.0, at.1)).or_default();
         *end = (*end).max(at.2 + 1);
     }
 
     /// Publishes without waiting for it to be settled: for records that leave no position.
-    pub(crate) async fn place(&self, draft: Draft<'_>) -> (String, i32, i64) {
+    pub(crate) async fn send_untracked(&self, draft: OutgoingRecord<'_>) -> (String, i32, i64) {
         self.deliver(draft, None).await
     }
 
-    async fn deliver(&self, draft: Draft<'_>, partition: Option<i32>) -> (String, i32, i64) {
+    async fn deliver(
+        &self,
+        draft: OutgoingRecord<'_>,
+        partition: Option<i32>,
+    ) -> (String, i32, i64) {
         let key = Uuid::new_v4().to_string();
-        Self::deliver_by(&self.producer(), &key, &draft, partition).await
+        Self::deliver_with(&self.producer(), &key, &draft, partition).await
     }
 
-    async fn deliver_by(
+    async fn deliver_with(
         producer: &FutureProducer,
         key: &str,
-        draft: &Draft<'_>,
+        draft: &OutgoingRecord<'_>,
         partition: Option<i32>,
     ) -> (String, i32, i64) {
         let mut headers = OwnedHeaders::new();
@@ -329,7 +333,7 @@ impl Log {
     }
 
     /// Everything that stands in a topic: key, headers and value, in the order of each partition.
-    pub(crate) fn read(&self, topic: &str) -> Vec<Heard> {
+    pub(crate) fn read_topic(&self, topic: &str) -> Vec<ConsumedMessage> {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap).set("group.id", "none");
         let reader: BaseConsumer = client.create().expect("a consumer");
@@ -345,7 +349,7 @@ impl Log {
             }
         }
         reader.assign(&parts).expect("it can be read");
-        let mut heard = Vec::new();
+        let mut messages = Vec::new();
         while !left.is_empty() {
             let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) else { continue };
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
@@ -353,7 +357,7 @@ impl Log {
             let header = |header: Header<'_, &[u8]>| {
                 (header.key.to_owned(), text(header.value.unwrap_or_default()))
             };
-            heard.push(Heard {
+            messages.push(ConsumedMessage {
                 key: text(message.key().unwrap_or_default()),
                 headers: headers.map(header).collect(),
                 value: serde_json::from_slice(message.payload().unwrap_or_default())
@@ -361,11 +365,11 @@ impl Log {
             });
             left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
         }
-        heard
+        messages
     }
 
     /// A consumer that reads these topics from their beginning.
-    pub(crate) fn consumer(&self, topics: &[&str]) -> BaseConsumer {
+    pub(crate) fn subscribe(&self, topics: &[&str]) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap);
         client.set("group.id", Uuid::new_v4().to_string()).set("auto.offset.reset", "earliest");
@@ -374,7 +378,7 @@ impl Log {
         consumer
     }
 
-    pub(crate) fn ends(&self) -> HashMap<(String, i32), i64> {
-        self.ends.lock().expect("no panic").clone()
+    pub(crate) fn end_offsets(&self) -> HashMap<(String, i32), i64> {
+        self.end_offsets.lock().expect("no panic").clone()
     }
 }

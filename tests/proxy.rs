@@ -10,85 +10,91 @@ use tokio::{
 
 /// What goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wire {
+enum ProxyMode {
     /// Everything.
-    Whole,
+    Forward,
     /// Nothing: connections are closed, new ones too.
-    Cut,
+    Closed,
     /// Connections stay and nothing moves.
     Frozen,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
-    wire: Wire,
+    mode: ProxyMode,
     /// How often it was cut: a cut that is mended at once ends connections all the same.
-    cuts: u32,
+    disconnects: u32,
     /// How often connections were stranded: those of before say nothing ever again.
-    strands: u32,
+    stalls: u32,
 }
 
 pub(crate) struct Proxy {
     port: u16,
-    wire: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<State>>,
 }
 
 impl Proxy {
     pub(crate) async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let wire = Arc::new(watch::Sender::new(State { wire: Wire::Whole, cuts: 0, strands: 0 }));
+        let wire = Arc::new(watch::Sender::new(State {
+            mode: ProxyMode::Forward,
+            disconnects: 0,
+            stalls: 0,
+        }));
         let watched = wire.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, target.clone(), watched.subscribe()));
+                tokio::spawn(forward(client, target.clone(), watched.subscribe()));
             }
         });
-        Self { port, wire }
+        Self { port, state: wire }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn cut(&self) {
-        self.wire.send_modify(|state| (state.wire, state.cuts) = (Wire::Cut, state.cuts + 1));
+    pub(crate) fn disconnect(&self) {
+        self.state.send_modify(|state| {
+            (state.mode, state.disconnects) = (ProxyMode::Closed, state.disconnects + 1)
+        });
     }
 
     pub(crate) fn freeze(&self) {
-        self.wire.send_modify(|state| state.wire = Wire::Frozen);
+        self.state.send_modify(|state| state.mode = ProxyMode::Frozen);
     }
 
     /// What is connected now falls silent for ever; new connections work.
-    pub(crate) fn strand(&self) {
-        self.wire.send_modify(|state| state.strands += 1);
+    pub(crate) fn stall_connections(&self) {
+        self.state.send_modify(|state| state.stalls += 1);
     }
 
-    pub(crate) fn mend(&self) {
-        self.wire.send_modify(|state| state.wire = Wire::Whole);
+    pub(crate) fn restore(&self) {
+        self.state.send_modify(|state| state.mode = ProxyMode::Forward);
     }
 }
 
 /// Carries bytes both ways while the wire is whole.
-async fn carry(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
+async fn forward(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
     let begun = *wire.borrow_and_update();
-    if begun.wire == Wire::Cut {
+    if begun.mode == ProxyMode::Closed {
         return;
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     loop {
         let state = *wire.borrow_and_update();
-        match state.wire {
-            _ if state.cuts != begun.cuts => return,
-            _ if state.strands != begun.strands => std::future::pending().await,
-            Wire::Cut => return,
-            Wire::Frozen => {
+        match state.mode {
+            _ if state.disconnects != begun.disconnects => return,
+            _ if state.stalls != begun.stalls => std::future::pending().await,
+            ProxyMode::Closed => return,
+            ProxyMode::Frozen => {
                 if wire.changed().await.is_err() {
                     return;
                 }
             }
-            Wire::Whole => tokio::select! {
+            ProxyMode::Forward => tokio::select! {
                 _ = copy_bidirectional(&mut client, &mut server) => return,
                 changed = wire.changed() => if changed.is_err() { return },
             },

@@ -11,11 +11,11 @@ use patron_blocks::{
     clock::Clock,
     config::HousekeepingConfig,
     event::{Event, Fact, IdentifiedBy, Stamp, TenantId, TimedBy, stamp::Horizon},
-    flow::{
-        housekeeping::{Gone, Housekeeping, Limits, Past},
-        tenants::{Tenant, Tenants},
-    },
     patron::Loan,
+    services::{
+        housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
+        tenants::{Tenant, TenantRegistry},
+    },
     store::{self, Db, merge, patrons, tenants},
 };
 use sqlx::{AssertSqlSafe, Executor};
@@ -25,45 +25,45 @@ use uuid::Uuid;
 use crate::{history::noon, sql::with_tenant, world::until};
 
 /// Loans that ended long ago: a table of several steps.
-const ENDED: u128 = 30_000;
+const CLOSED_LOANS: u128 = 30_000;
 
-struct Keeper {
+struct PruneFixture {
     db: Db,
     tenant: Arc<Tenant>,
     housekeeping: Housekeeping,
 }
 
 /// A tenant with [`ENDED`] loans, and housekeeping that rests so long between two steps.
-async fn with_keeper(pause: Duration, work: impl AsyncFnOnce(&Keeper)) {
+async fn with_fixture(pause: Duration, work: impl AsyncFnOnce(&PruneFixture)) {
     with_tenant(async |db, _| {
-        let tenants = Arc::new(Tenants::new(db.clone(), Clock::system()));
+        let tenants = Arc::new(TenantRegistry::new(db.clone(), Clock::system()));
         let id = TenantId::parse("northlib").unwrap();
         tenants.enable(&id, "mod-patron-blocks-2.0.0").await.unwrap();
         let config = HousekeepingConfig {
-            inbox: TimeDelta::days(30),
-            tombstones: TimeDelta::days(60),
-            dead_letters: TimeDelta::days(90),
-            dead_letters_most: 1000,
-            dead_letters_bytes: 4 << 20,
-            messages: TimeDelta::days(1),
+            inbox_retention: TimeDelta::days(30),
+            tombstone_retention: TimeDelta::days(60),
+            dead_letter_retention: TimeDelta::days(90),
+            dead_letters_max: 1000,
+            dead_letters_bytes_max: 4 << 20,
+            outbox_retention: TimeDelta::days(1),
             interval: Duration::from_secs(3600),
-            pause,
+            step_pause: pause,
         };
-        let keeper = Keeper {
+        let fixture = PruneFixture {
             db: db.clone(),
             tenant: tenants.find(&id).await.unwrap().unwrap(),
             housekeeping: Housekeeping::new(db.clone(), tenants, Clock::system(), config),
         };
-        for ids in (0..ENDED).collect::<Vec<_>>().chunks(500) {
+        for ids in (0..CLOSED_LOANS).collect::<Vec<_>>().chunks(500) {
             let (out, ended) = (long_ago(), long_ago() + TimeDelta::hours(1));
-            keeper
+            fixture
                 .write(ids, |id| [check_out(id, out), check_in(id, ended)].to_vec())
                 .await
                 .unwrap();
         }
-        keeper.run("analyze").await;
-        work(&keeper).await;
-        let wrong = patrons::drift(db, &keeper.tenant.schema).await.unwrap();
+        fixture.execute_sql("analyze").await;
+        work(&fixture).await;
+        let wrong = patrons::list_drifted(db, &fixture.tenant.schema).await.unwrap();
         assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
     })
     .await;
@@ -73,14 +73,14 @@ fn long_ago() -> DateTime<Utc> {
     noon() - TimeDelta::days(200)
 }
 
-fn limits() -> Limits {
-    let past = Past { inbox: noon(), tombstones: noon() - TimeDelta::days(100) };
-    Limits { past: Some(past), dead_letters: noon() }
+fn limits() -> RetentionLimits {
+    let past = Cutoffs { inbox: noon(), tombstones: noon() - TimeDelta::days(100) };
+    RetentionLimits { cutoffs: Some(past), dead_letters: noon() }
 }
 
 fn event(at: DateTime<Utc>, fact: Fact) -> Event {
     let key = Uuid::new_v4();
-    let stamp = Stamp::enveloped(at, fact.kind(), key);
+    let stamp = Stamp::from_envelope(at, fact.kind(), key);
     let identified_by = IdentifiedBy::Envelope;
     Event { key, identified_by, occurred_at: at, timed_by: TimedBy::Envelope, stamp, fact }
 }
@@ -100,30 +100,30 @@ fn check_in(id: u128, at: DateTime<Utc>) -> Event {
     event(at, Fact::CheckedIn { loan: loan(id), user: None })
 }
 
-impl Keeper {
+impl PruneFixture {
     /// As ingest does: with the tenant's lock as one of many, one merge for the batch.
     async fn write(
         &self,
         ids: &[u128],
-        said: impl Fn(u128) -> Vec<Event>,
+        events_of: impl Fn(u128) -> Vec<Event>,
     ) -> Result<(), store::Error> {
         let mut loans = BTreeMap::<Uuid, Loan>::new();
-        for event in ids.iter().flat_map(|id| said(*id)) {
-            let (id, said) = Loan::said_by(&event).unwrap();
+        for event in ids.iter().flat_map(|id| events_of(*id)) {
+            let (id, change) = Loan::from_event(&event).unwrap();
             let known = loans.entry(id).or_default();
-            *known = known.clone().merge(said);
+            *known = known.clone().merge(change);
         }
         let mut tx = store::begin(&self.db).await?;
-        tenants::enter(&mut tx, &self.tenant.id).await?;
+        tenants::lock_shared(&mut tx, &self.tenant.id).await?;
         merge::merge(&mut tx, &self.tenant.schema, &loans, &BTreeMap::new()).await?;
         store::commit(tx).await
     }
 
-    async fn tidy(&self, stop: &CancellationToken) -> Gone {
-        self.housekeeping.tidy(&self.tenant, limits(), stop).await
+    async fn prune(&self, stop: &CancellationToken) -> PrunedCounts {
+        self.housekeeping.prune_tenant(&self.tenant, limits(), stop).await
     }
 
-    async fn run(&self, sql: &str) {
+    async fn execute_sql(&self, sql: &str) {
         let sql = sql.replace("{schema}", self.tenant.schema.name());
         self.db.execute(AssertSqlSafe(sql)).await.unwrap();
     }
@@ -144,15 +144,15 @@ impl Keeper {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_who_replays_old_check_outs_meanwhile_opens_nothing() {
-    with_keeper(Duration::from_millis(1), async |keeper| {
+async fn replayed_old_check_outs_open_nothing_during_pruning() {
+    with_fixture(Duration::from_millis(1), async |fixture| {
         let done = CancellationToken::new();
         let writer = async |share: u128| {
             let mut batches = 0;
-            let mut ids: Vec<u128> = (0..ENDED).filter(|id| id % 2 == share).collect();
+            let mut ids: Vec<u128> = (0..CLOSED_LOANS).filter(|id| id % 2 == share).collect();
             while !done.is_cancelled() {
                 for batch in ids.chunks(500) {
-                    keeper.write(batch, |id| vec![check_out(id, long_ago())]).await.unwrap();
+                    fixture.write(batch, |id| vec![check_out(id, long_ago())]).await.unwrap();
                     batches += 1;
                 }
                 ids.reverse();
@@ -162,109 +162,109 @@ async fn a_writer_who_replays_old_check_outs_meanwhile_opens_nothing() {
         let tidy = async {
             let mut gone = 0;
             for _ in 0..3 {
-                gone += keeper.tidy(&CancellationToken::new()).await.loans;
+                gone += fixture.prune(&CancellationToken::new()).await.loans;
             }
             done.cancel();
             gone
         };
         let (one, two, gone) = tokio::join!(writer(0), writer(1), tidy);
-        assert!(gone >= u64::try_from(ENDED).unwrap(), "{gone} went");
-        assert_eq!(keeper.open_loans().await, 0, "a loan that ended was opened again");
+        assert!(gone >= u64::try_from(CLOSED_LOANS).unwrap(), "{gone} went");
+        assert_eq!(fixture.open_loans().await, 0, "a loan that ended was opened again");
         assert!(one > 0 && two > 0, "{one} and {two} batches were written meanwhile");
         let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
-        assert_eq!(keeper.count(deadlocks).await, 0);
+        assert_eq!(fixture.count(deadlocks).await, 0);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_off_in_the_middle_it_leaves_all_as_it_should_be_and_goes_on_later() {
-    with_keeper(Duration::from_millis(200), async |keeper| {
+async fn interrupted_pruning_stays_consistent_and_resumes() {
+    with_fixture(Duration::from_millis(200), async |fixture| {
         let stop = CancellationToken::new();
-        let (gone, ()) = tokio::join!(keeper.tidy(&stop), async {
-            until("some are gone", async || keeper.loans().await < ENDED).await;
+        let (gone, ()) = tokio::join!(fixture.prune(&stop), async {
+            until("some are gone", async || fixture.loans().await < CLOSED_LOANS).await;
             stop.cancel();
         });
-        let left = keeper.loans().await;
-        assert!(0 < left && left < ENDED, "{left} are left");
-        assert_eq!(u128::from(gone.loans), ENDED - left);
-        let everything: Vec<u128> = (0..ENDED).collect();
-        keeper.write(&everything, |id| vec![check_out(id, long_ago())]).await.unwrap();
-        assert_eq!((keeper.loans().await, keeper.open_loans().await), (ENDED, 0));
-        let wrong = patrons::drift(&keeper.db, &keeper.tenant.schema).await.unwrap();
+        let left = fixture.loans().await;
+        assert!(0 < left && left < CLOSED_LOANS, "{left} are left");
+        assert_eq!(u128::from(gone.loans), CLOSED_LOANS - left);
+        let everything: Vec<u128> = (0..CLOSED_LOANS).collect();
+        fixture.write(&everything, |id| vec![check_out(id, long_ago())]).await.unwrap();
+        assert_eq!((fixture.loans().await, fixture.open_loans().await), (CLOSED_LOANS, 0));
+        let wrong = patrons::list_drifted(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert!(wrong.is_empty(), "{wrong:?}");
-        let gone = keeper.tidy(&CancellationToken::new()).await;
-        assert_eq!((u128::from(gone.loans), keeper.loans().await), (ENDED, 0));
+        let gone = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!((u128::from(gone.loans), fixture.loans().await), (CLOSED_LOANS, 0));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_keeps_no_writer_waiting_for_long_and_waits_for_none() {
-    with_keeper(Duration::from_millis(1), async |keeper| {
-        let mut holder = store::begin(&keeper.db).await.unwrap();
-        tenants::enter(&mut holder, &keeper.tenant.id).await.unwrap();
+async fn pruning_neither_blocks_writers_nor_waits_for_them() {
+    with_fixture(Duration::from_millis(1), async |fixture| {
+        let mut holder = store::begin(&fixture.db).await.unwrap();
+        tenants::lock_shared(&mut holder, &fixture.tenant.id).await.unwrap();
         let began = Instant::now();
-        let gone = keeper.tidy(&CancellationToken::new()).await;
-        assert_eq!(gone, Gone::default(), "nothing goes before how far is recorded");
+        let gone = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!(gone, PrunedCounts::default(), "nothing goes before how far is recorded");
         assert!(began.elapsed() < Duration::from_secs(5), "waited {:?}", began.elapsed());
         holder.rollback().await.unwrap();
 
         // Nor does it wait itself, so it can be part of no deadlock.
-        let mut holder = store::begin(&keeper.db).await.unwrap();
+        let mut holder = store::begin(&fixture.db).await.unwrap();
         let row = "select from {schema}.loan where loan_id = $1 for update"
-            .replace("{schema}", keeper.tenant.schema.name());
+            .replace("{schema}", fixture.tenant.schema.name());
         sqlx::query(AssertSqlSafe(row)).bind(loan(7)).execute(&mut *holder).await.unwrap();
-        let gone = keeper.tidy(&CancellationToken::new()).await;
-        assert_eq!((u128::from(gone.loans), keeper.loans().await), (ENDED - 1, 1));
+        let gone = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!((u128::from(gone.loans), fixture.loans().await), (CLOSED_LOANS - 1, 1));
         holder.rollback().await.unwrap();
-        assert_eq!(keeper.tidy(&CancellationToken::new()).await.loans, 1);
+        assert_eq!(fixture.prune(&CancellationToken::new()).await.loans, 1);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_go_when_they_are_too_old_and_when_they_are_too_many_the_oldest_first() {
-    with_keeper(Duration::from_millis(1), async |keeper| {
+async fn dead_letters_are_pruned_by_age_and_by_number() {
+    with_fixture(Duration::from_millis(1), async |fixture| {
         let now = noon();
         let park = "insert into {schema}.dead_letter
               (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload)
             select gen_random_uuid(), 'bad', 'r', 't', 0, n,
                    '2026-09-15T12:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
               from generate_series";
-        keeper.run(&format!("{park} (-20, -1) n")).await;
-        keeper.run(&format!("{park} (0, 1499) n")).await;
-        let gone = keeper.tidy(&CancellationToken::new()).await;
+        fixture.execute_sql(&format!("{park} (-20, -1) n")).await;
+        fixture.execute_sql(&format!("{park} (0, 1499) n")).await;
+        let gone = fixture.prune(&CancellationToken::new()).await;
         assert_eq!(gone.dead_letters, 520, "20 for their age, 500 for their number");
         let sizes =
-            store::prune::sizes(&keeper.db, &keeper.tenant.schema).await.unwrap();
+            store::prune::table_sizes(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert_eq!(sizes.dead_letters, 1000);
         assert_eq!(sizes.dead_letters_oldest, Some(now + TimeDelta::minutes(500)));
-        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+        assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_wait_for_a_tenant_are_not_too_many() {
-    with_keeper(Duration::from_millis(1), async |keeper| {
+async fn records_waiting_for_tenant_are_not_pruned_by_number() {
+    with_fixture(Duration::from_millis(1), async |fixture| {
         let park = "insert into {schema}.dead_letter
               (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload)
             select gen_random_uuid(), 'tenant_unusable', 'r', 't', 0, n,
                    '2026-09-15T13:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
               from generate_series";
-        keeper.run(&format!("{park} (0, 1499) n")).await;
+        fixture.execute_sql(&format!("{park} (0, 1499) n")).await;
         // Others are few, and older than all that wait.
         let others = park.replace("tenant_unusable", "bad").replace("T13:00", "T12:00");
-        keeper.run(&format!("{others} (0, 9) n")).await;
-        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+        fixture.execute_sql(&format!("{others} (0, 9) n")).await;
+        assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_go_when_they_take_too_much_room() {
-    with_keeper(Duration::from_millis(1), async |keeper| {
+async fn dead_letters_are_pruned_by_size() {
+    with_fixture(Duration::from_millis(1), async |fixture| {
         // Ten times a megabyte that can't be made smaller; in headers and keys it counts as well.
         let park = "insert into {schema}.dead_letter
               (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, key, payload)
@@ -276,22 +276,22 @@ async fn dead_letters_go_when_they_take_too_much_room() {
               from generate_series(1, 10) n,
                    lateral (select string_agg(decode(md5(random()::text || i || n), 'hex'), '') as b
                               from generate_series(1, 65536) i) large";
-        keeper.run(park).await;
-        let gone = keeper.tidy(&CancellationToken::new()).await;
+        fixture.execute_sql(park).await;
+        let gone = fixture.prune(&CancellationToken::new()).await;
         assert!((6..=8).contains(&gone.dead_letters), "{} went", gone.dead_letters);
         let newest = "select count(*) from {schema}.dead_letter where \"offset\" = 10";
-        assert_eq!(keeper.count(newest).await, 1, "the oldest went");
-        assert_eq!(keeper.tidy(&CancellationToken::new()).await.dead_letters, 0);
+        assert_eq!(fixture.count(newest).await, 1, "the oldest went");
+        assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_far_is_pruned_never_goes_back() {
+async fn prune_horizon_never_moves_back() {
     with_tenant(async |db, schema| {
         let recorded = async |before: DateTime<Utc>| {
             let mut tx = store::begin(db).await.unwrap();
-            store::prune::record(&mut tx, schema, Horizon::at(before)).await.unwrap();
+            store::prune::record_horizon(&mut tx, schema, Horizon::at(before)).await.unwrap();
             store::commit(tx).await.unwrap();
             let sql = format!("select pruned_before from {}.housekeeping", schema.name());
             let bytes: Vec<u8> =
@@ -322,7 +322,7 @@ async fn how_far_is_pruned_never_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_fast_clock_recorded_as_pruned_is_taken_back() {
+async fn prune_horizon_of_fast_clock_is_corrected() {
     with_tenant(async |db, schema| {
         let now = store::now(db).await.unwrap();
         let mut tx = store::begin(db).await.unwrap();
@@ -333,12 +333,12 @@ async fn what_a_fast_clock_recorded_as_pruned_is_taken_back() {
             bytes
         };
         let past = Horizon::at(now - TimeDelta::days(60));
-        store::prune::record(&mut tx, schema, past).await.unwrap();
-        assert!(!store::prune::mend(&mut tx, schema, now).await.unwrap());
+        store::prune::record_horizon(&mut tx, schema, past).await.unwrap();
+        assert!(!store::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
         assert_eq!(recorded(&mut tx).await, past.as_bytes());
         let ahead = Horizon::at(now + TimeDelta::days(30));
-        store::prune::record(&mut tx, schema, ahead).await.unwrap();
-        assert!(store::prune::mend(&mut tx, schema, now).await.unwrap());
+        store::prune::record_horizon(&mut tx, schema, ahead).await.unwrap();
+        assert!(store::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
         assert_eq!(recorded(&mut tx).await, Horizon::at(now).as_bytes());
     })
     .await;

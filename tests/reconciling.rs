@@ -12,36 +12,36 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::{
-    history::{happened, noon},
-    merging::known,
+    history::{event_history, noon},
+    merging::fold_events,
 };
 
-type Known = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);
+type State = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);
 
 /// Reconciles all of it. Who was named beside a loan has no stamp and decides nothing once the loan was
 /// opened; it is left out.
-fn reconciled(source: Known, here: Known, since: Option<Horizon>) -> Known {
+fn reconciled(source: State, here: State, since: Option<Horizon>) -> State {
     let covered = Coverage { log: since, http: since };
-    let (mut loans, mut fees) = Known::default();
+    let (mut loans, mut fees) = State::default();
     for id in source.0.keys().chain(here.0.keys()) {
-        let of = |known: &Known| known.0.get(id).cloned().unwrap_or_default();
-        let loan = Loan::reconciled(of(&source), of(&here), &covered);
-        loans.insert(*id, Loan { named: None, ..loan });
+        let of = |known: &State| known.0.get(id).cloned().unwrap_or_default();
+        let loan = Loan::reconcile(of(&source), of(&here), &covered);
+        loans.insert(*id, Loan { fallback_user: None, ..loan });
     }
     for id in source.1.keys().chain(here.1.keys()) {
-        let of = |known: &Known| known.1.get(id).cloned().unwrap_or_default();
-        fees.insert(*id, Fee::reconciled(of(&source), of(&here), &covered));
+        let of = |known: &State| known.1.get(id).cloned().unwrap_or_default();
+        fees.insert(*id, Fee::reconcile(of(&source), of(&here), &covered));
     }
     (loans, fees)
 }
 
 /// As told by `events`, without what is left out above, and without what nothing is known of.
-fn told(events: &[Event]) -> Known {
-    let (loans, fees) = known(events);
-    (loans.into_iter().map(|(id, loan)| (id, Loan { named: None, ..loan })).collect(), fees)
+fn expected_state(events: &[Event]) -> State {
+    let (loans, fees) = fold_events(events);
+    (loans.into_iter().map(|(id, loan)| (id, Loan { fallback_user: None, ..loan })).collect(), fees)
 }
 
-fn without_nothing((mut loans, mut fees): Known) -> Known {
+fn without_empty((mut loans, mut fees): State) -> State {
     loans.retain(|_, loan| *loan != Loan::default());
     fees.retain(|_, fee| *fee != Fee::default());
     (loans, fees)
@@ -49,16 +49,16 @@ fn without_nothing((mut loans, mut fees): Known) -> Known {
 
 proptest! {
     #[test]
-    fn a_source_that_holds_everything_stands_whatever_is_known_here(
-        (all, others) in (happened(14), happened(14)),
+    fn complete_source_replaces_the_current_state(
+        (all, others) in (event_history(14), event_history(14)),
     ) {
-        let all_told = reconciled(known(&all), known(&others), None);
-        prop_assert_eq!(without_nothing(all_told), told(&all));
+        let state = reconciled(fold_events(&all), fold_events(&others), None);
+        prop_assert_eq!(without_empty(state), expected_state(&all));
     }
 
     #[test]
-    fn what_is_older_than_the_source_is_kept_and_what_was_never_said_since_is_not(
-        (all, others, days) in (happened(14), happened(14), -6..6_i64),
+    fn reconcile_keeps_older_facts_and_drops_unconfirmed_ones(
+        (all, others, days) in (event_history(14), event_history(14), -6..6_i64),
     ) {
         let since = Horizon::at(noon() + TimeDelta::hours(days * 8));
         let admitted = |events: &[Event]| {
@@ -67,10 +67,10 @@ proptest! {
         };
         // Known here is all that happened, and what didn't since then.
         let here = [all.clone(), admitted(&others)].concat();
-        let all_told = reconciled(known(&admitted(&all)), known(&here), Some(since));
+        let state = reconciled(fold_events(&admitted(&all)), fold_events(&here), Some(since));
         // A register has one value: a bogus newer one has hidden the right older one for good.
         let hidden = |id: &Uuid| admitted(&others).iter().any(|event| event.fact.subject() == Some(*id));
-        let (mut found, mut expected) = (without_nothing(all_told), told(&all));
+        let (mut found, mut expected) = (without_empty(state), expected_state(&all));
         for (loans, fees) in [&mut found, &mut expected] {
             loans.retain(|id, _| !hidden(id));
             fees.retain(|id, _| !hidden(id));

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use chrono::DateTime;
 use jsonschema::Validator;
-use patron_blocks::event::{Environment, Kind, Place, Reading, Record, decode};
+use patron_blocks::event::{DecodeOutcome, Environment, Kind, Record, RecordPosition, decode};
 use serde_json::{Value, json};
 use simulator::{
     model::Settings,
@@ -46,7 +46,7 @@ fn content(value: &Value) -> Option<Value> {
 }
 
 #[test]
-fn recorded_payloads_are_valid() {
+fn recorded_payloads_match_their_schema() {
     for kind in Kind::BUSINESS {
         let (_, validator) = schema(kind);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(kind.name());
@@ -62,7 +62,7 @@ fn recorded_payloads_are_valid() {
 }
 
 #[test]
-fn payloads_of_the_simulator_are_valid() {
+fn simulator_payloads_match_their_schema() {
     let validators = Kind::BUSINESS.map(|kind| (kind, schema(kind).1));
     let end = "2026-09-15T00:00:00Z".parse().unwrap();
     let settings = Settings { patrons: 200, days: 2, ..Settings::new(7, end) };
@@ -85,18 +85,18 @@ fn payloads_of_the_simulator_are_valid() {
 fn is_applied(kind: Kind, payload: &Value) -> bool {
     let topic: Arc<str> = format!("folio.northlib.{}.{}", kind.producer(), kind.name()).into();
     let record: Record = Record {
-        place: Place { topic: topic.clone(), partition: 0, offset: 0 },
+        position: RecordPosition { topic: topic.clone(), partition: 0, offset: 0 },
         timestamp: DateTime::from_timestamp_millis(1_788_300_000_123),
         key: None,
         headers: Vec::new(),
         payload: Some(payload.to_string().into_bytes()),
     };
     let topic = Environment::new(Some("folio")).parse(&topic).unwrap();
-    matches!(decode::read(&record, &topic, "cluster"), Reading::Event(..))
+    matches!(decode::decode_record(&record, &topic, "cluster"), DecodeOutcome::Event(..))
 }
 
 /// Members that cost no event from the log; over HTTP they must be valid too.
-const LESSER: [(Kind, &str); 3] = [
+const MINOR_MEMBERS: [(Kind, &str); 3] = [
     (Kind::ItemCheckedIn, "userId"),
     (Kind::FeeFineBalanceChanged, "feeFineTypeId"),
     (Kind::FeeFineBalanceChanged, "loanId"),
@@ -104,7 +104,7 @@ const LESSER: [(Kind, &str); 3] = [
 
 /// Each member missing, or any of these.
 #[test]
-fn a_payload_is_valid_just_where_it_can_be_applied() {
+fn payload_is_valid_exactly_if_it_is_decoded() {
     let odd = [
         json!(null),
         json!("abc"),
@@ -135,7 +135,7 @@ fn a_payload_is_valid_just_where_it_can_be_applied() {
             });
             for payload in changed.chain([without]) {
                 let applied = is_applied(kind, &payload);
-                if LESSER.contains(&(kind, member)) {
+                if MINOR_MEMBERS.contains(&(kind, member)) {
                     assert!(applied, "{kind:?} {payload}");
                 } else {
                     assert_eq!(validator.is_valid(&payload), applied, "{kind:?} {payload}");

@@ -6,13 +6,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
     blocks::Measures,
     event::{Event, TenantId, stamp::Horizon},
-    patron::{Fee, Loan, OpenFee, OpenLoan, Said},
+    patron::{Fee, Loan, OpenFee, OpenLoan, StateDelta},
     store::{
-        self, Db, Schema,
-        laid::{self, Laid},
-        merge, migrate, patrons,
-        prune::{self, Blocks, Doomed},
-        rows, shadow, tenants,
+        self, Db, Schema, merge, migrate, patrons,
+        prune::{self, BlockRange, PruneTarget},
+        rows, shadow,
+        shadow_load::{self, ShadowTable},
+        tenants,
     },
 };
 use proptest::{
@@ -23,8 +23,8 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    history::{self, arrived, noon},
-    merging::known,
+    history::{self, history_with_arrivals, noon},
+    merging::fold_events,
     world::{pool, with_database},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 const CASES: u32 = 150;
 
 /// Those that are laid out in a shadow, each in one of its own.
-const LAID: u32 = 60;
+const SHADOW_CASES: u32 = 60;
 
 /// A migrated tenant, and nothing else.
 pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) -> T {
@@ -52,18 +52,18 @@ pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) ->
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     with_tenant(async |db, schema| {
-        can_be_prepared(db, schema, store::STATEMENTS).await;
-        let beside = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
+        assert_prepared(db, schema, store::STATEMENTS).await;
+        let shadow_schema = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
         let mut tx = store::begin(db).await.unwrap();
-        shadow::make(&mut tx, &beside, None, noon(), None).await.unwrap();
+        shadow::create(&mut tx, &shadow_schema, None, noon(), None).await.unwrap();
         store::commit(tx).await.unwrap();
-        can_be_prepared(db, &beside, store::STATEMENTS_ON_SHADOW).await;
-        shadow::remove(db, &beside).await.unwrap();
+        assert_prepared(db, &shadow_schema, store::SHADOW_STATEMENTS).await;
+        shadow::remove(db, &shadow_schema).await.unwrap();
     })
     .await;
 }
 
-async fn can_be_prepared(db: &Db, schema: &Schema, statements: &[&[&store::Statement]]) {
+async fn assert_prepared(db: &Db, schema: &Schema, statements: &[&[&store::Statement]]) {
     for statement in statements.iter().copied().flatten() {
         let sql = sqlx::SqlSafeStr::into_sql_str(schema.sql(statement));
         let prepared = db.acquire().await.unwrap().prepare(sql).await;
@@ -72,7 +72,7 @@ async fn can_be_prepared(db: &Db, schema: &Schema, statements: &[&[&store::State
 }
 
 #[tokio::test]
-async fn migrations_may_run_again_and_at_once() {
+async fn migrations_may_be_repeated_and_run_concurrently() {
     with_tenant(async |db, schema| {
         let tenant = TenantId::parse("northlib").unwrap();
         let again = || migrate::tenant(db, &tenant, schema);
@@ -84,12 +84,12 @@ async fn migrations_may_run_again_and_at_once() {
 
 /// Up to when complete snapshots spoke: of all, and of two of the patrons.
 #[derive(Debug, Clone)]
-struct Spoken {
+struct SnapshotHorizons {
     all: Option<Horizon>,
     patrons: [Option<Horizon>; 2],
 }
 
-impl Spoken {
+impl SnapshotHorizons {
     /// Of what is this patron's.
     fn of(&self, owner: Option<Uuid>) -> Option<Horizon> {
         let n = [0, 1].into_iter().find(|n| owner == Some(history::patron(*n)));
@@ -97,7 +97,7 @@ impl Spoken {
     }
 
     fn of_loan(&self, loan: &Loan, no_loans_before: Option<Horizon>) -> Option<Horizon> {
-        no_loans_before.max(self.of(loan.opened().map(|(_, user)| user)))
+        no_loans_before.max(self.of(loan.opening().map(|(_, user)| user)))
     }
 
     fn of_fee(&self, fee: &Fee) -> Option<Horizon> {
@@ -114,7 +114,7 @@ struct Case {
     /// An instant to measure at.
     now: DateTime<Utc>,
     /// Complete snapshots that spoke before.
-    spoken: Spoken,
+    snapshot_horizons: SnapshotHorizons,
     /// After so many events what is older than a horizon is forgotten, and all come once more.
     pruning: Option<(usize, Horizon)>,
 }
@@ -127,88 +127,92 @@ fn case() -> impl Strategy<Value = Case> {
     let pruning = proptest::option::weighted(0.6, (0..24_usize, horizon()));
     let spoken = || proptest::option::weighted(0.3, horizon());
     let spoken = (spoken(), [spoken(), spoken()]);
-    (arrived(24), 1..6_usize, -70_000..70_000_i64, spoken, pruning).prop_map(
+    (history_with_arrivals(24), 1..6_usize, -70_000..70_000_i64, spoken, pruning).prop_map(
         |((happened, arrived), batch, minutes, (all, patrons), pruning)| Case {
             happened,
             arrived,
             batch,
             now: noon() + TimeDelta::minutes(minutes),
-            spoken: Spoken { all, patrons },
+            snapshot_horizons: SnapshotHorizons { all, patrons },
             pruning,
         },
     )
 }
 
 #[test]
-fn two_writers_at_once_merge_and_measure_as_the_pure_core_does() {
-    for_each_case(CASES, async |db, schema, case| tell(db, schema, case).await);
+fn concurrent_writers_merge_and_measure_like_the_core() {
+    for_each_case(CASES, async |db, schema, case| merge_case(db, schema, case).await);
 }
 
 #[test]
-fn what_is_laid_out_in_parts_is_put_together_as_it_was_said() {
-    for_each_case(LAID, async |db, schema, case| lay_out(db, schema, case).await);
+fn shadow_parts_merge_to_the_complete_state() {
+    for_each_case(SHADOW_CASES, async |db, schema, case| load_shadow(db, schema, case).await);
 }
 
-fn for_each_case(cases: u32, tell: impl AsyncFn(&Db, &Schema, &Case) -> Result<(), String>) {
+fn for_each_case(cases: u32, check: impl AsyncFn(&Db, &Schema, &Case) -> Result<(), String>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(with_tenant(async |db, schema| {
         let mut runner = TestRunner::new(Config { cases, ..Config::default() });
         let outcome = runner.run(&case(), |case| {
-            let told = tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(tell(db, schema, &case))
+            let outcome = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(check(db, schema, &case))
             });
-            told.map_err(TestCaseError::fail)
+            outcome.map_err(TestCaseError::fail)
         });
         outcome.unwrap_or_else(|error| panic!("{error}"));
     }));
 }
 
 /// Lays a history out in a shadow, batch by batch, and puts it together in small steps.
-async fn lay_out(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let Case { happened, arrived, batch, spoken, .. } = case;
+async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
+    let Case { happened, arrived, batch, snapshot_horizons: spoken, .. } = case;
     clear(db, schema, spoken).await;
     let shadow = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
     let mut tx = store::begin(db).await.unwrap();
-    shadow::make(&mut tx, &shadow, None, noon(), None).await.unwrap();
+    shadow::create(&mut tx, &shadow, None, noon(), None).await.unwrap();
     for batch in arrived.chunks(*batch) {
-        laid::add(&mut tx, &shadow, &Said::by(batch)).await.unwrap();
+        shadow_load::append(&mut tx, &shadow, &StateDelta::from_events(batch)).await.unwrap();
     }
-    laid::make_findable(&mut tx, &shadow).await.unwrap();
-    for of in [Laid::Loans, Laid::Fees] {
+    shadow_load::create_indexes(&mut tx, &shadow).await.unwrap();
+    for of in [ShadowTable::Loans, ShadowTable::Fees] {
         loop {
-            let ids = laid::in_parts(&mut tx, &shadow, of, 2).await.unwrap();
+            let ids = shadow_load::split_ids(&mut tx, &shadow, of, 2).await.unwrap();
             if ids.is_empty() {
                 break;
             }
-            laid::join(&mut tx, &shadow, of, &ids).await.unwrap();
+            shadow_load::merge_parts(&mut tx, &shadow, of, &ids).await.unwrap();
         }
     }
-    laid::end(&mut tx, &shadow).await.unwrap();
+    shadow_load::apply_horizons(&mut tx, &shadow).await.unwrap();
     store::commit(tx).await.unwrap();
 
-    let (loans, fees) = known(happened);
-    let before = Said::by(happened).no_loans_before;
+    let (loans, fees) = fold_events(happened);
+    let before = StateDelta::from_events(happened).loans_deleted_before;
     let is_open = |(id, loan): (&Uuid, &Loan)| {
-        (*id, loan.open(spoken.of_loan(loan, before)).map(|open| open.user))
+        (*id, loan.as_open(spoken.of_loan(loan, before)).map(|open| open.user))
     };
     let open: Vec<_> = loans.iter().map(is_open).collect();
-    same("laid loans", laid_out(db, &shadow, "loan").await, open)?;
-    let is_open = |(id, fee): (&Uuid, &Fee)| (*id, fee.open(spoken.of_fee(fee)).map(|f| f.user));
+    assert_same("laid loans", shadow_rows(db, &shadow, "loan").await, open)?;
+    let is_open = |(id, fee): (&Uuid, &Fee)| (*id, fee.as_open(spoken.of_fee(fee)).map(|f| f.user));
     let open: Vec<_> = fees.iter().map(is_open).collect();
-    same("laid fees/fines", laid_out(db, &shadow, "fee_fine").await, open)?;
+    assert_same("laid fees/fines", shadow_rows(db, &shadow, "fee_fine").await, open)?;
     let mut tx = store::begin(db).await.unwrap();
     let ids: Vec<Uuid> = loans.keys().chain(fees.keys()).copied().collect();
-    let rows = rows::loans(&mut tx, &shadow, &ids).await.unwrap().into_iter();
-    same("what is said of loans", rows.map(|(id, row)| (id, row.known)).collect(), loans)?;
-    let rows = rows::fees(&mut tx, &shadow, &ids).await.unwrap().into_iter();
-    same("what is said of fees/fines", rows.map(|(id, row)| (id, row.known)).collect(), fees)?;
+    let rows = rows::load_loans(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    assert_same("what is said of loans", rows.map(|(id, row)| (id, row.state)).collect(), loans)?;
+    let rows = rows::load_fees(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    assert_same(
+        "what is said of fees/fines",
+        rows.map(|(id, row)| (id, row.state)).collect(),
+        fees,
+    )?;
     drop(tx);
     shadow::remove(db, &shadow).await.unwrap();
     Ok(())
 }
 
 /// Every row of a table, and whose it is if it is open.
-async fn laid_out(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option<Uuid>)> {
+async fn shadow_rows(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option<Uuid>)> {
     let name = shadow.name();
     let sql = format!(
         "select {table}_id, case when is_open then user_id end from {name}.{table} order by 1"
@@ -216,45 +220,47 @@ async fn laid_out(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option<Uu
     sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.unwrap()
 }
 
-async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let Case { happened, arrived, batch, now, spoken, pruning } = case;
+async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
+    let Case { happened, arrived, batch, now, snapshot_horizons: spoken, pruning } = case;
     clear(db, schema, spoken).await;
-    let (kept_loans, kept_fees) = match pruning {
+    let (remaining_loans, remaining_fees) = match pruning {
         Some((after, before)) => {
             let events = &happened[..happened.len().min(*after)];
-            both(db, schema, events, events, *batch).await?;
+            write_concurrently(db, schema, events, events, *batch).await?;
             prune(db, schema, events, spoken, *before).await?
         }
         None => Default::default(),
     };
-    both(db, schema, arrived, happened, *batch).await?;
+    write_concurrently(db, schema, arrived, happened, *batch).await?;
 
     // Where a row is made after pruning, that speaks too.
     let pruned = pruning.map(|(_, before)| before);
-    let of = |kept: &BTreeSet<Uuid>, id, spoken: Option<Horizon>| {
-        if kept.contains(id) { spoken } else { spoken.max(pruned) }
+    let of = |remaining: &BTreeSet<Uuid>, id, spoken: Option<Horizon>| {
+        if remaining.contains(id) { spoken } else { spoken.max(pruned) }
     };
-    let (loans, fees) = known(happened);
-    let no_loans_before = Said::by(happened).no_loans_before;
+    let (loans, fees) = fold_events(happened);
+    let no_loans_before = StateDelta::from_events(happened).loans_deleted_before;
     let open_loans: BTreeMap<Uuid, OpenLoan> = loans
         .iter()
         .filter_map(|(id, loan)| {
             let spoken = spoken.of_loan(loan, no_loans_before);
-            Some((*id, loan.open(of(&kept_loans, id, spoken))?))
+            Some((*id, loan.as_open(of(&remaining_loans, id, spoken))?))
         })
         .collect();
     let open_fees: BTreeMap<Uuid, OpenFee> = fees
         .iter()
-        .filter_map(|(id, fee)| Some((*id, fee.open(of(&kept_fees, id, spoken.of_fee(fee)))?)))
+        .filter_map(|(id, fee)| {
+            Some((*id, fee.as_open(of(&remaining_fees, id, spoken.of_fee(fee)))?))
+        })
         .collect();
-    same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
-    same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
-    same("wrong counters", patrons::drift(db, schema).await.unwrap(), Vec::new())?;
-    let groups = Said::by(happened).groups.into_iter();
+    assert_same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
+    assert_same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
+    assert_same("wrong counters", patrons::list_drifted(db, schema).await.unwrap(), Vec::new())?;
+    let groups = StateDelta::from_events(happened).groups.into_iter();
     let groups = groups
-        .filter_map(|(user, told)| told.map(|(said, group)| (user, (said.at(), group))))
+        .filter_map(|(user, register)| register.map(|(stamp, group)| (user, (stamp.at(), group))))
         .collect();
-    same("groups", stored_groups(db, schema).await, groups)?;
+    assert_same("groups", stored_groups(db, schema).await, groups)?;
     let mut users: Vec<Uuid> = open_loans.values().map(|loan| loan.user).collect();
     users.extend(open_fees.values().map(|fee| fee.user));
     // At some instant, and at the very instants at which something gets overdue.
@@ -264,15 +270,15 @@ async fn tell(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     for (user, now) in users.iter().flat_map(|user| instants.iter().map(move |now| (*user, *now))) {
         let of_user = open_loans.iter().filter(|(_, loan)| loan.user == user);
         let owed = open_fees.values().filter(|fee| fee.user == user);
-        let expected = Measures::of(of_user.map(|(id, loan)| (*id, loan)), owed, now);
-        let state = patrons::state(db, schema, user, now).await.unwrap();
-        same("measures", state.map(|state| state.measures), Some(expected))?;
+        let expected = Measures::compute(of_user.map(|(id, loan)| (*id, loan)), owed, now);
+        let state = patrons::load_state(db, schema, user, now).await.unwrap();
+        assert_same("measures", state.map(|state| state.measures), Some(expected))?;
     }
     Ok(())
 }
 
 /// Two writers at once, in two orders.
-async fn both(
+async fn write_concurrently(
     db: &Db,
     schema: &Schema,
     forth: &[Event],
@@ -291,23 +297,23 @@ async fn prune(
     db: &Db,
     schema: &Schema,
     events: &[Event],
-    spoken: &Spoken,
+    spoken: &SnapshotHorizons,
     before: Horizon,
 ) -> Result<(BTreeSet<Uuid>, BTreeSet<Uuid>), String> {
-    let whole = Blocks { from: 0, to: 1_000_000 };
+    let whole = BlockRange { from: 0, to: 1_000_000 };
     let mut tx = store::begin(db).await.unwrap();
-    prune::record(&mut tx, schema, before).await.unwrap();
-    for doomed in [Doomed::Loans(before), Doomed::FeesFines(before)] {
-        prune::remove(&mut tx, schema, &doomed, whole).await.unwrap();
+    prune::record_horizon(&mut tx, schema, before).await.unwrap();
+    for doomed in [PruneTarget::Loans(before), PruneTarget::FeesFines(before)] {
+        prune::delete(&mut tx, schema, &doomed, whole).await.unwrap();
     }
     store::commit(tx).await.unwrap();
-    let (mut loans, mut fees) = known(events);
-    let no_loans_before = Said::by(events).no_loans_before;
-    loans.retain(|_, loan| !loan.is_past(spoken.of_loan(loan, no_loans_before), before));
-    fees.retain(|_, fee| !fee.is_past(spoken.of_fee(fee), before));
+    let (mut loans, mut fees) = fold_events(events);
+    let no_loans_before = StateDelta::from_events(events).loans_deleted_before;
+    loans.retain(|_, loan| !loan.is_prunable(spoken.of_loan(loan, no_loans_before), before));
+    fees.retain(|_, fee| !fee.is_prunable(spoken.of_fee(fee), before));
     let (loans, fees) = (loans.into_keys().collect(), fees.into_keys().collect());
-    same("kept loans", ids(db, schema, "loan").await, loans)?;
-    same("kept fees/fines", ids(db, schema, "fee_fine").await, fees)?;
+    assert_same("kept loans", ids(db, schema, "loan").await, loans)?;
+    assert_same("kept fees/fines", ids(db, schema, "fee_fine").await, fees)?;
     Ok((ids(db, schema, "loan").await, ids(db, schema, "fee_fine").await))
 }
 
@@ -317,7 +323,11 @@ async fn ids(db: &Db, schema: &Schema, table: &str) -> BTreeSet<Uuid> {
     ids.into_iter().collect()
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> Result<(), String> {
+fn assert_same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    stored: T,
+    expected: T,
+) -> Result<(), String> {
     if stored == expected {
         Ok(())
     } else {
@@ -325,7 +335,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, stored: T, expected: T) -> R
     }
 }
 
-async fn clear(db: &Db, schema: &Schema, spoken: &Spoken) {
+async fn clear(db: &Db, schema: &Schema, spoken: &SnapshotHorizons) {
     let name = schema.name();
     for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon", "tenant_horizon"] {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
@@ -353,22 +363,22 @@ async fn write<'a>(
     batches: impl Iterator<Item = &'a [Event]>,
 ) -> Result<(), store::Error> {
     for batch in batches {
-        let said = Said::by(batch);
+        let delta = StateDelta::from_events(batch);
         // As ingest does it.
         let tenant = TenantId::parse("northlib").unwrap();
-        let (mut next, before) = (Some(Uuid::nil()), said.no_loans_before);
+        let (mut next, before) = (Some(Uuid::nil()), delta.loans_deleted_before);
         while let (Some(from), Some(before)) = (next, before) {
             let mut tx = store::begin(db).await?;
-            tenants::enter_alone(&mut tx, &tenant).await?;
-            next = merge::end_loans_before(&mut tx, schema, before, from, 2).await?;
+            tenants::lock_exclusive(&mut tx, &tenant).await?;
+            next = merge::close_loans_before(&mut tx, schema, before, from, 2).await?;
             store::commit(tx).await?;
         }
         let mut tx = store::begin(db).await?;
-        match said.no_loans_before {
-            Some(_) => tenants::enter_alone(&mut tx, &tenant).await?,
-            None => drop(tenants::enter(&mut tx, &tenant).await?),
+        match delta.loans_deleted_before {
+            Some(_) => tenants::lock_exclusive(&mut tx, &tenant).await?,
+            None => drop(tenants::lock_shared(&mut tx, &tenant).await?),
         }
-        merge::hear(&mut tx, schema, &said).await?;
+        merge::apply(&mut tx, schema, &delta).await?;
         store::commit(tx).await?;
     }
     Ok(())

@@ -5,21 +5,21 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use patron_blocks::{
-    app::{self, Running},
+    app::{self, RunningService},
     clock::Clock,
     config::{
-        Config, DatabaseConfig, Gateway, GroupProtocol, HousekeepingConfig, KafkaConfig,
-        MessageConfig, OkapiConfig, OnDatabaseFailure, SecurityConfig,
+        BlockEventsConfig, Config, DatabaseConfig, DatabaseFailureMode, Gateway, GroupProtocol,
+        HousekeepingConfig, KafkaConfig, OkapiConfig, SecurityConfig,
     },
     event::{Environment, Kind, TenantId},
-    flow::{
-        rebuild::{Bound, Setting},
-        stop_rule::StopRule,
-    },
-    kafka::Shape,
+    kafka::TopicConfig,
+    logging::{self, LogFormat},
     okapi::BreakerLimits,
+    services::{
+        rebuild::{ApprovalThreshold, RebuildConfig},
+        stop_rule::BadRecordLimit,
+    },
     store::{self, Db, Login, PoolSettings, Schema, patrons},
-    telemetry::{self, LogFormat},
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -29,26 +29,26 @@ use crate::{
     engines::{login, variable},
     log::Log,
     proxy::Proxy,
-    users::Users,
+    users_stub::UsersStub,
 };
 
 /// How long a state may take to come: far longer than it ever does.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The tenant of every story.
 pub(crate) const TENANT: &str = "northlib";
 
 pub(crate) struct World {
     pub(crate) config: Config,
-    pub(crate) users: Users,
+    pub(crate) users: UsersStub,
     /// Between the service and its database.
-    pub(crate) wire: Proxy,
+    pub(crate) proxy: Proxy,
     pub(crate) log: Log,
     /// Our own eyes on the database.
     pub(crate) db: Db,
     pub(crate) schema: Schema,
     http: reqwest::Client,
-    running: Vec<Running>,
+    instances: Vec<RunningService>,
     url: String,
 }
 
@@ -56,14 +56,14 @@ pub(crate) struct World {
 pub(crate) async fn with_database<T>(work: impl AsyncFnOnce(Login) -> T) -> T {
     let login = login();
     let database = format!("story_{}", Uuid::new_v4().simple());
-    administer(&login, format!("create database {database}")).await;
+    execute_as_admin(&login, format!("create database {database}")).await;
     let own = Login { database: database.clone(), ..login.clone() };
     let outcome = AssertUnwindSafe(work(own)).catch_unwind().await;
-    administer(&login, format!("drop database if exists {database} with (force)")).await;
+    execute_as_admin(&login, format!("drop database if exists {database} with (force)")).await;
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-async fn administer(login: &Login, sql: String) {
+async fn execute_as_admin(login: &Login, sql: String) {
     let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
         .host(&login.host)
         .port(login.port)
@@ -93,10 +93,10 @@ pub(crate) fn pool(login: &Login) -> Db {
         login,
         PoolSettings {
             name: "story",
-            most: 4,
-            wait: PATIENCE,
-            statement: PATIENCE,
-            suspicious: false,
+            max_connections: 4,
+            acquire_timeout: WAIT_TIMEOUT,
+            statement_timeout: WAIT_TIMEOUT,
+            verify_on_release: false,
         },
     )
 }
@@ -110,39 +110,42 @@ pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
             look.tick().await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain until {what}");
+    assert!(tokio::time::timeout(WAIT_TIMEOUT, wait).await.is_ok(), "waited in vain until {what}");
 }
 
 impl World {
     /// Tells a story with the tenant enabled, then checks what must hold after every story.
-    pub(crate) async fn tell(story: impl AsyncFnOnce(&mut World)) {
-        Self::tell_in(GroupProtocol::Classic, story).await;
+    pub(crate) async fn run(story: impl AsyncFnOnce(&mut World)) {
+        Self::run_with_protocol(GroupProtocol::Classic, story).await;
     }
 
     /// As [`World::tell`], in a group of this protocol.
-    pub(crate) async fn tell_in(protocol: GroupProtocol, story: impl AsyncFnOnce(&mut World)) {
-        Self::tell_with(|config| config.kafka.protocol = protocol, story).await;
+    pub(crate) async fn run_with_protocol(
+        protocol: GroupProtocol,
+        story: impl AsyncFnOnce(&mut World),
+    ) {
+        Self::run_with(|config| config.kafka.group_protocol = protocol, story).await;
     }
 
     /// As [`World::tell`], with other settings.
-    pub(crate) async fn tell_with(
-        adapt: impl FnOnce(&mut Config),
+    pub(crate) async fn run_with(
+        configure: impl FnOnce(&mut Config),
         story: impl AsyncFnOnce(&mut World),
     ) {
         with_database(async |login| {
             let mut world = Self::new(login).await;
-            adapt(&mut world.config);
+            configure(&mut world.config);
             world.start().await;
             world.enable().await;
-            let told = AssertUnwindSafe(story(&mut world)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(story(&mut world)).catch_unwind().await;
             let checked = AssertUnwindSafe(async {
-                if told.is_ok() {
-                    world.check().await;
+                if outcome.is_ok() {
+                    world.check_invariants().await;
                 }
             });
             let checked = checked.catch_unwind().await;
-            world.end().await;
-            told.and(checked).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            world.shutdown().await;
+            outcome.and(checked).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         })
         .await;
     }
@@ -151,9 +154,9 @@ impl World {
         #[expect(clippy::disallowed_methods, reason = "what to log while one story is looked at")]
         if let Ok(filter) = std::env::var("STORY_LOG") {
             let filter = filter.parse().expect("STORY_LOG has directives such as debug");
-            telemetry::start(filter, LogFormat::Text);
+            logging::init(filter, LogFormat::Text);
         }
-        let users = Users::start();
+        let users = UsersStub::start();
         let wire = Proxy::start(format!("{}:{}", login.host, login.port)).await;
         let environment = format!("story-{}", Uuid::new_v4().simple());
         let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
@@ -162,68 +165,71 @@ impl World {
         let config = Config {
             database: DatabaseConfig {
                 login: proxied,
-                connections: 5,
-                statement: Duration::from_secs(3),
+                max_connections: 5,
+                statement_timeout: Duration::from_secs(3),
             },
             kafka: KafkaConfig {
-                bootstrap,
+                bootstrap_servers: bootstrap,
                 security: SecurityConfig::default(),
                 environment: Environment::new(Some(&environment)),
                 session_timeout: Duration::from_secs(6),
                 heartbeat_interval: Duration::from_millis(300),
                 metadata_max_age: Duration::from_secs(5),
-                protocol: GroupProtocol::Classic,
+                group_protocol: GroupProtocol::Classic,
                 prefetch_kib: 8192,
-                waiting_kib: 16_384,
-                batch_most: 2000,
+                buffer_kib: 16_384,
+                batch_records_max: 2000,
                 writers: 2,
-                stop_rule: StopRule { in_a_row: 100, of_window: 500 },
+                bad_record_limit: BadRecordLimit { consecutive: 100, per_window: 500 },
             },
             http_address: std::net::Ipv4Addr::LOCALHOST.into(),
             http_port: 0,
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
             okapi: OkapiConfig {
-                gateway: Gateway { url: users.url(), is_set: true, is_pinned: true },
+                gateway: Gateway { url: users.url(), is_configured: true, is_pinned: true },
                 users_timeout: Duration::from_millis(300),
-                fresh: chrono::TimeDelta::zero(),
-                usable: chrono::TimeDelta::zero(),
-                fallback: chrono::TimeDelta::days(1),
-                breaker: BreakerLimits { failures: 5, pause: Duration::from_millis(500) },
+                patron_group_ttl: chrono::TimeDelta::zero(),
+                patron_group_stale: chrono::TimeDelta::zero(),
+                patron_group_fallback: chrono::TimeDelta::days(1),
+                breaker: BreakerLimits {
+                    failure_threshold: 5,
+                    open_duration: Duration::from_millis(500),
+                },
                 pubsub_registration: false,
             },
-            on_database_failure: OnDatabaseFailure::Open,
-            figures_by_tenant: true,
+            on_database_failure: DatabaseFailureMode::Open,
+            metrics_by_tenant: true,
             housekeeping: HousekeepingConfig {
-                inbox: chrono::TimeDelta::days(30),
-                tombstones: chrono::TimeDelta::days(60),
-                dead_letters: chrono::TimeDelta::days(90),
-                dead_letters_most: 1000,
-                dead_letters_bytes: 1 << 30,
+                inbox_retention: chrono::TimeDelta::days(30),
+                tombstone_retention: chrono::TimeDelta::days(60),
+                dead_letter_retention: chrono::TimeDelta::days(90),
+                dead_letters_max: 1000,
+                dead_letters_bytes_max: 1 << 30,
                 interval: Duration::from_secs(3600),
-                pause: Duration::from_millis(10),
-                messages: chrono::TimeDelta::days(1),
+                step_pause: Duration::from_millis(10),
+                outbox_retention: chrono::TimeDelta::days(1),
             },
-            rebuild: Setting {
-                percent: 100,
-                memory: 1 << 20,
-                at_once: 2,
-                page_patience: Duration::from_millis(1500),
-                closes: Bound { percent: 25, anyway: 20 },
+            rebuild: RebuildConfig {
+                db_share_percent: 100,
+                buffer_bytes: 1 << 20,
+                concurrency: 2,
+                page_timeout: Duration::from_millis(1500),
+                approval_threshold: ApprovalThreshold { percent: 25, count: 20 },
             },
-            messages: MessageConfig {
-                on: false,
+            block_events: BlockEventsConfig {
+                enabled: false,
                 approaching_percent: 0,
-                percent: 100,
-                shape: Shape { partitions: 2, replication: 1, compacted: true },
+                db_share_percent: 100,
+                topic_config: TopicConfig { partitions: 2, replication: 1, compacted: true },
                 collection: None,
-                alarm: Duration::from_secs(2),
+                overdue_after: Duration::from_secs(2),
             },
         };
         Self {
             config,
             users,
-            wire,
+            proxy: wire,
             log,
             db: pool(&login),
             schema: tenant_schema(),
@@ -233,19 +239,19 @@ impl World {
                 .pool_idle_timeout(Duration::from_secs(2))
                 .build()
                 .expect("a client"),
-            running: Vec::new(),
+            instances: Vec::new(),
             url: String::new(),
         }
     }
 
     /// Starts one more instance; from now on requests go to it.
     pub(crate) async fn start(&mut self) {
-        self.start_with(Clock::system()).await;
+        self.start_with_clock(Clock::system()).await;
     }
 
     /// As [`World::start`], on a machine with this clock.
-    pub(crate) async fn start_with(&mut self, clock: Clock) {
-        self.start_by(clock).await;
+    pub(crate) async fn start_with_clock(&mut self, clock: Clock) {
+        self.start_unready_with_clock(clock).await;
         self.until("the service is ready", async |world: &Self| {
             world.get("/admin/ready").await.0 == 200
         })
@@ -253,38 +259,38 @@ impl World {
     }
 
     /// As [`World::start`], where it may not get ready.
-    pub(crate) async fn start_anyhow(&mut self) {
-        self.start_by(Clock::system()).await;
+    pub(crate) async fn start_unready(&mut self) {
+        self.start_unready_with_clock(Clock::system()).await;
     }
 
     /// As [`World::start_anyhow`], by this clock.
-    pub(crate) async fn start_by(&mut self, clock: Clock) {
+    pub(crate) async fn start_unready_with_clock(&mut self, clock: Clock) {
         let running = app::start(&self.config, clock).await.expect("it starts");
         self.url = format!("http://127.0.0.1:{}", running.port);
-        self.running.push(running);
+        self.instances.push(running);
     }
 
     /// Stops all instances as SIGTERM would.
     pub(crate) async fn stop(&mut self) {
-        for running in self.running.drain(..) {
+        for running in self.instances.drain(..) {
             running.stop().await;
         }
     }
 
     /// Stops the instance that was started first.
     pub(crate) async fn stop_oldest(&mut self) {
-        self.running.remove(0).stop().await;
+        self.instances.remove(0).stop().await;
     }
 
     /// How many partitions each instance reads, the oldest first.
-    pub(crate) async fn reading(&self) -> Vec<u64> {
-        let reading = async |running: &Running| {
+    pub(crate) async fn partitions_read(&self) -> Vec<u64> {
+        let reading = async |running: &RunningService| {
             let url = format!("http://127.0.0.1:{}/admin/ready", running.port);
             let (_, body) = self.send(self.http.get(url)).await;
-            let told: Value = serde_json::from_str(&body).expect("it is JSON");
-            told["kafka"]["partitions"]["reading"].as_u64().expect("a number")
+            let readiness: Value = serde_json::from_str(&body).expect("it is JSON");
+            readiness["kafka"]["partitions"]["reading"].as_u64().expect("a number")
         };
-        futures_util::future::join_all(self.running.iter().map(reading)).await
+        futures_util::future::join_all(self.instances.iter().map(reading)).await
     }
 
     /// Enables the tenant and waits until it is. Gives the job.
@@ -294,29 +300,30 @@ impl World {
         assert_eq!(status, 201, "{body}");
         let job: Value = serde_json::from_str(&body).expect("it is JSON");
         let id = job["id"].as_str().expect("an id");
-        let job = self.read(&format!("/_/tenant/{id}?wait=60000")).await;
+        let job = self.get_json(&format!("/_/tenant/{id}?wait=60000")).await;
         assert_eq!((&job["complete"], job.get("error")), (&json!(true), None), "{job}");
         self.until("the tenant is filled", async |world: &Self| {
-            world.read("/patron-blocks/ingest").await["knowledge"] != "filling"
+            world.get_json("/patron-blocks/ingest").await["knowledge"] != "filling"
         })
         .await;
         job
     }
 
-    async fn end(mut self) {
+    async fn shutdown(mut self) {
         self.stop().await;
-        self.log.end().await;
+        self.log.delete_topics().await;
         self.db.close().await;
     }
 
     /// What must hold after every story: counters equal a recount, and nothing was parked that the
     /// story does not know of.
-    async fn check(&self) {
+    async fn check_invariants(&self) {
         // A tenant that was too slow for a while is known to be well a moment after what waited is read.
         let unusable = "select count(*) from mod_patron_blocks.incident
                          where kind = 'tenant_unusable' and resolved_at is null";
         self.until("all tenants are well", async |w: &Self| w.count(unusable).await == 0).await;
-        let wrong = patrons::drift(&self.db, &self.schema).await.expect("it can be recounted");
+        let wrong =
+            patrons::list_drifted(&self.db, &self.schema).await.expect("it can be recounted");
         assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
         assert_eq!(self.dead_letters().await, [""; 0], "dead letters that the story did not take");
         assert_eq!(self.take_incidents().await, [""; 0], "incidents that the story did not take");
@@ -332,8 +339,8 @@ impl World {
     }
 
     /// Waits until every record published so far is durable.
-    pub(crate) async fn settled(&self) {
-        let ends = self.log.ends();
+    pub(crate) async fn until_committed(&self) {
+        let ends = self.log.end_offsets();
         self.until("all records are settled", async |world: &Self| {
             let reached = world.positions().await;
             ends.iter().all(|(at, end)| reached.get(at).is_some_and(|next| next >= end))
@@ -377,7 +384,7 @@ impl World {
     }
 
     /// Does something to the tables behind the service's back.
-    pub(crate) async fn meddle(&self, sql: &str) {
+    pub(crate) async fn execute_sql(&self, sql: &str) {
         let sql = sql.replace("{schema}", self.schema.name());
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.db).await.expect("it is done");
     }
@@ -389,18 +396,18 @@ impl World {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        self.send(self.http.get(self.at(path))).await
+        self.send(self.http.get(self.url_of(path))).await
     }
 
     /// The JSON of a successful answer.
-    pub(crate) async fn read(&self, path: &str) -> Value {
+    pub(crate) async fn get_json(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).expect("it is JSON")
     }
 
     /// The JSON of a successful answer, or nothing where there is nothing to be found.
-    pub(crate) async fn read_whatever_there_is(&self, path: &str) -> Value {
+    pub(crate) async fn get_json_or_null(&self, path: &str) -> Value {
         match self.get(path).await {
             (404, _) => Value::Null,
             (_, body) => serde_json::from_str(&body).expect("it is JSON"),
@@ -408,25 +415,25 @@ impl World {
     }
 
     /// The JSON of an answer of whatever status.
-    pub(crate) async fn read_whatever(&self, path: &str) -> Value {
+    pub(crate) async fn get_json_any_status(&self, path: &str) -> Value {
         serde_json::from_str(&self.get(path).await.1).expect("it is JSON")
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, String) {
-        self.send(self.http.post(self.at(path)).json(body)).await
+        self.send(self.http.post(self.url_of(path)).json(body)).await
     }
 
     pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, String) {
-        self.send(self.http.put(self.at(path)).json(body)).await
+        self.send(self.http.put(self.url_of(path)).json(body)).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> (u16, String) {
-        self.send(self.http.delete(self.at(path))).await
+        self.send(self.http.delete(self.url_of(path))).await
     }
 
     /// A request of the story's own making, with the tenant and the gateway as headers.
     pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, self.at(path))
+        self.http.request(method, self.url_of(path))
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -434,11 +441,11 @@ impl World {
     }
 
     /// Has requests go to another instance, by its address.
-    pub(crate) fn turn_to(&mut self, url: &str) {
+    pub(crate) fn use_instance(&mut self, url: &str) {
         url.clone_into(&mut self.url);
     }
 
-    fn at(&self, path: &str) -> String {
+    fn url_of(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
 
@@ -450,25 +457,25 @@ impl World {
     }
 
     /// What the answer about a patron rests on, as its header says.
-    pub(crate) async fn basis(&self, user: Uuid) -> String {
-        self.answer_by(&self.users.url(), user).await.0
+    pub(crate) async fn evaluation_source(&self, user: Uuid) -> String {
+        self.evaluate_through(&self.users.url(), user).await.0
     }
 
     /// Basis and number of blocks of an answer, where the request names this gateway.
-    pub(crate) async fn answer_by(&self, gateway: &str, user: Uuid) -> (String, usize) {
+    pub(crate) async fn evaluate_through(&self, gateway: &str, user: Uuid) -> (String, usize) {
         let path = format!("/automated-patron-blocks/{user}");
         let request = self.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", TENANT);
         let response = request.header("X-Okapi-Url", gateway).send().await;
         let response = response.expect("the service answers");
         assert_eq!(response.status(), 200);
-        let basis = response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned();
+        let source = response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned();
         let body: Value = response.json().await.expect("it is JSON");
-        (basis, body["automatedPatronBlocks"].as_array().expect("a list").len())
+        (source, body["automatedPatronBlocks"].as_array().expect("a list").len())
     }
 
     /// The entries of a patron's blocks, as the three flags.
-    pub(crate) async fn blocks(&self, user: Uuid) -> Vec<[bool; 3]> {
-        let body = self.read(&format!("/automated-patron-blocks/{user}")).await;
+    pub(crate) async fn block_flags(&self, user: Uuid) -> Vec<[bool; 3]> {
+        let body = self.get_json(&format!("/automated-patron-blocks/{user}")).await;
         let flag = |block: &Value, name: &str| block[name].as_bool().expect("a flag");
         let blocks = body["automatedPatronBlocks"].as_array().expect("a list");
         let flags =
@@ -477,7 +484,7 @@ impl World {
     }
 
     /// Makes a condition block everything, and sets a limit for a group. Gives the limit.
-    pub(crate) async fn limit(
+    pub(crate) async fn add_limit(
         &self,
         group: Uuid,
         measure: patron_blocks::blocks::Measure,
@@ -485,7 +492,7 @@ impl World {
     ) -> Value {
         let id = measure.condition_id();
         let path = format!("/patron-block-conditions/{id}");
-        let mut condition = self.read(&path).await;
+        let mut condition = self.get_json(&path).await;
         for flag in ["blockBorrowing", "blockRenewals", "blockRequests"] {
             condition[flag] = json!(true);
         }

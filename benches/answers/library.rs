@@ -4,7 +4,7 @@ use patron_blocks::{blocks::Measure, store::Db};
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
-use crate::prepared::{patron, schema};
+use crate::fixture::{patron, schema};
 
 /// Open loans of an ordinary patron; one more is closed.
 const LOANS: u32 = 5;
@@ -42,7 +42,7 @@ const FILL: [&str; 4] = [
 ];
 
 /// The patron with [`MANY`] open loans.
-pub(crate) fn great_reader() -> Uuid {
+pub(crate) fn many_loans_patron() -> Uuid {
     patron(1 << 42)
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn fill(db: &Db, patrons: u64) {
             ("{user}", USER),
             ("{schema}", schema().name()),
             ("{stamp}", "'\\x00000000000000010000000000000000'::bytea"),
-            ("{reader}", &great_reader().to_string()),
+            ("{reader}", &many_loans_patron().to_string()),
             ("{group}", &group),
             ("{loans}", &LOANS.to_string()),
             ("{many}", &MANY.to_string()),

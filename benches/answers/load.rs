@@ -9,20 +9,20 @@ use std::{
 use patron_blocks::store::{self, Login};
 
 use crate::{
-    library::{USER, great_reader},
-    prepared::{TENANT, schema},
+    fixture::{TENANT, schema},
+    library::{USER, many_loans_patron},
 };
 
 /// Of each measurement.
-const SECONDS: u32 = 4;
+const MEASUREMENT_SECONDS: u32 = 4;
 
 /// Whose blocks are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum PatronChoice {
     /// Of one patron after another, each of so many.
     Ordinary(u64),
     /// Of the one with a great many loans.
-    GreatReader,
+    ManyLoans,
 }
 
 /// Requests a second, and latencies in milliseconds.
@@ -58,16 +58,16 @@ impl Drop for Folder {
 }
 
 /// A script for wrk that asks for the blocks, and tells more percentiles than wrk does by itself.
-pub(crate) fn script(folder: &Folder, whose: Whose) -> PathBuf {
-    let (name, user) = match whose {
-        Whose::Ordinary(patrons) => (
+pub(crate) fn script(folder: &Folder, choice: PatronChoice) -> PathBuf {
+    let (name, user) = match choice {
+        PatronChoice::Ordinary(patrons) => (
             "ordinary.lua",
             format!(
                 "string.format('00000000-0000-4000-8000-%012x', math.random(0, {}))",
                 patrons - 1
             ),
         ),
-        Whose::GreatReader => ("reader.lua", format!("'{}'", great_reader())),
+        PatronChoice::ManyLoans => ("reader.lua", format!("'{}'", many_loans_patron())),
     };
     let lua = format!(
         "math.randomseed(7)\n\
@@ -86,39 +86,45 @@ pub(crate) fn script(folder: &Folder, whose: Whose) -> PathBuf {
 /// Asks for some seconds over so many connections. Every answer has to be a good one.
 pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}s"), "-s"])
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{MEASUREMENT_SECONDS}s"), "-s"])
         .arg(script)
         .arg(format!("http://127.0.0.1:{port}"))
         .output()
         .expect("wrk is there");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
-    let told = text.lines().find_map(|line| line.strip_prefix("told: "));
-    let told = told.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
-    let numbers: Vec<f64> = told.split(' ').map(|n| n.parse().expect("a number")).collect();
-    let [rate, p50, p99, p999] = numbers[..] else { panic!("{told}") };
+    let report_line = text.lines().find_map(|line| line.strip_prefix("told: "));
+    let report_line =
+        report_line.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
+    let numbers: Vec<f64> = report_line.split(' ').map(|n| n.parse().expect("a number")).collect();
+    let [rate, p50, p99, p999] = numbers[..] else { panic!("{report_line}") };
     Load { rate, p50, p99, p999 }
 }
 
 /// The service's own statement, by pgbench over so many connections: as fast as this database gets it
 /// out.
-pub(crate) fn pgbench(login: &Login, folder: &Folder, whose: Whose, connections: u32) -> f64 {
+pub(crate) fn pgbench(
+    login: &Login,
+    folder: &Folder,
+    choice: PatronChoice,
+    connections: u32,
+) -> f64 {
     let schema = schema();
     let texts =
         store::STATEMENTS.iter().copied().flatten().map(|statement| schema.sql(statement).0);
     let state =
         texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
-    let (set, user) = match whose {
-        Whose::Ordinary(patrons) => {
+    let (set, user) = match choice {
+        PatronChoice::Ordinary(patrons) => {
             (format!("\\set n random(0, {})\n", patrons - 1), USER.replace("(n ", "(:n "))
         }
-        Whose::GreatReader => (String::new(), format!("'{}'", great_reader())),
+        PatronChoice::ManyLoans => (String::new(), format!("'{}'", many_loans_patron())),
     };
     let sql = state.replace("$1", &user).replace("$2", "now()").replace('\n', " ");
     let file = folder.file("state.sql", &format!("{set}{sql};\n"));
     let output = Command::new("pgbench")
         .args(["-n", "-M", "prepared", "-j", "1", "-c", &connections.to_string()])
-        .args(["-T", &SECONDS.to_string(), "-f"])
+        .args(["-T", &MEASUREMENT_SECONDS.to_string(), "-f"])
         .arg(&file)
         .args(["-h", &login.host, "-p", &login.port.to_string()])
         .args(["-U", &login.username, &login.database])

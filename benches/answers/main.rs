@@ -5,32 +5,32 @@
 //! 1,000,000 patrons, `ingest` answers while a million events are taken in.
 
 #[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../fixture.rs"]
+mod fixture;
+#[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../live/log.rs"]
 mod log;
-#[allow(dead_code, reason = "each bench uses a part")]
-#[path = "../prepared.rs"]
-mod prepared;
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../live/service.rs"]
 mod service;
 
-mod ingesting;
+mod during_ingest;
 mod library;
 mod load;
 #[allow(dead_code, reason = "each bench uses a part")]
 mod servers;
 
-use load::{Folder, Load, Whose, pgbench, script, wrk};
+use fixture::{database, median, print_line};
+use load::{Folder, Load, PatronChoice, pgbench, script, wrk};
 use patron_blocks::store::Login;
-use prepared::{database, median, say};
 use servers::{Service, constant};
 
 /// Connections that ask at once.
 const CONNECTIONS: [u32; 3] = [1, 32, 256];
 
 /// Connections of the service to its database, the writers' among them: in this bench, and by default.
-const POOL: u32 = 11;
-const SMALL_POOL: u32 = 5;
+const POOL_CONNECTIONS: u32 = 11;
+const SMALL_POOL_CONNECTIONS: u32 = 5;
 
 const ROUNDS: usize = 3;
 
@@ -43,9 +43,9 @@ async fn main() {
     }
     for part in parts {
         match &*part {
-            "load" => measure(1_000, &[POOL, SMALL_POOL]).await,
-            "million" => measure(1_000_000, &[POOL]).await,
-            "ingest" => ingesting::measure().await,
+            "load" => measure(1_000, &[POOL_CONNECTIONS, SMALL_POOL_CONNECTIONS]).await,
+            "million" => measure(1_000_000, &[POOL_CONNECTIONS]).await,
+            "ingest" => during_ingest::measure().await,
             other => panic!("there is no part {other}"),
         }
     }
@@ -55,17 +55,17 @@ async fn measure(patrons: u64, pools: &[u32]) {
     let (login, db, _) = database("patron_blocks_bench_answers").await;
     library::fill(&db, patrons).await;
     let constant = constant();
-    say(&format!("{patrons} patrons, each answer with its limits compared"));
-    say("  whose, connections: req/s, of constant, of pgbench; p50, p99, p99.9 in ms");
+    print_line(&format!("{patrons} patrons, each answer with its limits compared"));
+    print_line("  whose, connections: req/s, of constant, of pgbench; p50, p99, p99.9 in ms");
     for pool in pools.iter().copied() {
         let service = Service::start(&login, "bench", pool).await;
-        for whose in [Whose::Ordinary(patrons), Whose::GreatReader] {
+        for choice in [PatronChoice::Ordinary(patrons), PatronChoice::ManyLoans] {
             for connections in CONNECTIONS {
                 // The full table once; a small pool where it matters.
-                if pool == POOL || connections == 32 {
+                if pool == POOL_CONNECTIONS || connections == 32 {
                     let (login, ports) = (login.clone(), [constant, service.port]);
-                    let asked = move || compare(&login, ports, pool, whose, connections);
-                    say(&tokio::task::spawn_blocking(asked).await.expect("no panic"));
+                    let asked = move || compare(&login, ports, pool, choice, connections);
+                    print_line(&tokio::task::spawn_blocking(asked).await.expect("no panic"));
                 }
             }
         }
@@ -77,25 +77,25 @@ fn compare(
     login: &Login,
     [constant, service]: [u16; 2],
     pool: u32,
-    whose: Whose,
+    choice: PatronChoice,
     connections: u32,
 ) -> String {
     let folder = Folder::make();
-    let script = script(&folder, whose);
+    let script = script(&folder, choice);
     wrk(service, &script, connections);
     let round = |_| {
         let most = wrk(constant, &script, connections);
         let answers = wrk(service, &script, connections);
-        (most, answers, pgbench(login, &folder, whose, connections.min(8)))
+        (most, answers, pgbench(login, &folder, choice, connections.min(8)))
     };
     let rounds: Vec<(Load, Load, f64)> = (0..ROUNDS).map(round).collect();
     let of = |value: fn(&(Load, Load, f64)) -> f64| median(rounds.iter().map(value).collect());
-    let whose = match whose {
-        Whose::Ordinary(_) => "ordinary",
-        Whose::GreatReader => "2,000 loans",
+    let label = match choice {
+        PatronChoice::Ordinary(_) => "ordinary",
+        PatronChoice::ManyLoans => "2,000 loans",
     };
     format!(
-        "  {whose:>11}, {connections:>3} (pool {pool:>2}): {:>6.0}, {:.2} of {:>6.0}, {:.2} of {:>6.0}; {:.2}, {:.2}, {:.2}",
+        "  {label:>11}, {connections:>3} (pool {pool:>2}): {:>6.0}, {:.2} of {:>6.0}, {:.2} of {:>6.0}; {:.2}, {:.2}, {:.2}",
         of(|r| r.1.rate),
         of(|r| r.1.rate / r.0.rate),
         of(|r| r.0.rate),

@@ -8,7 +8,7 @@ use std::{
 use actix_web::{App, HttpResponse, HttpServer, web};
 use patron_blocks::store::Login;
 
-use crate::prepared::engines::variable;
+use crate::fixture::engines::variable;
 
 /// The service, until this is dropped.
 pub(crate) struct Service {
@@ -43,8 +43,8 @@ impl Service {
             // Where it is not set, the gateway that a request names is asked.
             .env_remove("OKAPI_URL")
             // The patron group is known; what is measured is the answer, not another service.
-            .env("PATRON_GROUP_FRESH_SECONDS", "86400")
-            .env("PATRON_GROUP_USABLE_SECONDS", "86400")
+            .env("PATRON_GROUP_TTL_SECONDS", "86400")
+            .env("PATRON_GROUP_STALE_SECONDS", "86400")
             .env("LOG_LEVEL", "error")
             .envs(settings.iter().copied())
             .stderr(Stdio::inherit())
@@ -56,7 +56,7 @@ impl Service {
     }
 
     /// The most memory that it has taken so far, in MiB.
-    pub(crate) fn most_memory(&self) -> u64 {
+    pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.expect("it runs");
         let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a number");

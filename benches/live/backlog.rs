@@ -9,8 +9,8 @@ use std::{
 use patron_blocks::store::Login;
 
 use crate::{
+    fixture::{database, print_line, records},
     log::Log,
-    prepared::{database, records, say},
     service::rate,
 };
 
@@ -18,7 +18,7 @@ const CHUNK: usize = 100_000;
 const CHUNKS: u64 = 10;
 
 /// How long it is watched once nothing waits any more, a trickle apart.
-const STEADY: Duration = Duration::from_secs(20);
+const STEADY_TIME: Duration = Duration::from_secs(20);
 
 fn serve(login: &Login, log: &Log) -> Child {
     Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
@@ -56,9 +56,12 @@ pub(crate) async fn measure() {
     for few in more.chunks(50) {
         look.tick().await;
         log.send_all(few);
-        steady =
-            memory(&service, "VmRSS").max(if start.elapsed() > STEADY / 2 { steady } else { 0.0 });
-        if start.elapsed() > STEADY {
+        steady = memory(&service, "VmRSS").max(if start.elapsed() > STEADY_TIME / 2 {
+            steady
+        } else {
+            0.0
+        });
+        if start.elapsed() > STEADY_TIME {
             break;
         }
     }
@@ -66,7 +69,7 @@ pub(crate) async fn measure() {
     service.wait().expect("it ends");
     log.remove().await;
     let records = CHUNK * CHUNKS as usize;
-    say(&format!("backlog of {records}:                            {rate:>9.0} events/s"));
-    say(&format!("  resident memory, most:                          {most:>9.1} MiB"));
-    say(&format!("  resident memory after it, at 500 events/s:      {steady:>9.1} MiB"));
+    print_line(&format!("backlog of {records}:                            {rate:>9.0} events/s"));
+    print_line(&format!("  resident memory, most:                          {most:>9.1} MiB"));
+    print_line(&format!("  resident memory after it, at 500 events/s:      {steady:>9.1} MiB"));
 }

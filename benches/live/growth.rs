@@ -4,8 +4,8 @@ use patron_blocks::store::Db;
 use sqlx::{AssertSqlSafe, Executor};
 
 use crate::{
+    fixture::{database, median, print_line, records_of, schema},
     log::Log,
-    prepared::{database, median, records_of, say, schema},
     service::{rate, start},
 };
 
@@ -60,7 +60,7 @@ pub(crate) async fn measure() {
         }
         let rate = median(rates);
         let cost = *least.get_or_insert(rate) / rate;
-        say(&format!(
+        print_line(&format!(
             "{patrons:>9} patrons: {rate:>9.0} events/s, cost of one against the first: {cost:.2}"
         ));
     }

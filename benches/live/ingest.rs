@@ -1,9 +1,9 @@
 //! Events a second of a backlog, beside the floor.
 
 use crate::{
+    fixture::{database, median, print_line, records, schema},
     floor::{self, FloorBatch},
     log::Log,
-    prepared::{database, median, records, say, schema},
     service::{rate, start},
 };
 
@@ -39,11 +39,17 @@ pub(crate) async fn measure() {
         }
     }
     let floor = median(floors);
-    say(&format!("floor, bare SQL, one writer, batches of {BATCH}:   {floor:>9.0} events/s"));
-    say(&format!("live, one writer, against the floor:              {:>9.2}", median(ones)));
-    say(&format!("live, two writers, against the floor:             {:>9.2}", median(twos)));
-    say(&format!("redelivery of everything against first delivery:  {:>9.2}", median(agains)));
-    let wrong = patron_blocks::store::patrons::drift(&db, &schema()).await.expect("a recount");
+    print_line(&format!(
+        "floor, bare SQL, one writer, batches of {BATCH}:   {floor:>9.0} events/s"
+    ));
+    print_line(&format!("live, one writer, against the floor:              {:>9.2}", median(ones)));
+    print_line(&format!("live, two writers, against the floor:             {:>9.2}", median(twos)));
+    print_line(&format!(
+        "redelivery of everything against first delivery:  {:>9.2}",
+        median(agains)
+    ));
+    let wrong =
+        patron_blocks::store::patrons::list_drifted(&db, &schema()).await.expect("a recount");
     assert!(wrong.is_empty(), "a fast wrong answer is no answer");
 }
 

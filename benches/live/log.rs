@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patron_blocks::{event::Kind, flow::ingest::Incoming};
+use patron_blocks::{event::Kind, services::ingest::ConsumedRecord};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use crate::prepared::{TENANT, engines::variable};
+use crate::fixture::{TENANT, engines::variable};
 
 /// Partitions of each topic: records are dealt to them in turn.
 pub(crate) const PARTITIONS: i32 = 4;
@@ -92,8 +92,8 @@ impl Log {
     }
 
     /// Sends prepared records and waits until the broker has them.
-    pub(crate) fn send_all(&self, events: &[Incoming]) {
-        for (n, Incoming { record, topic, .. }) in events.iter().enumerate() {
+    pub(crate) fn send_all(&self, events: &[ConsumedRecord]) {
+        for (n, ConsumedRecord { record, topic, .. }) in events.iter().enumerate() {
             let payload = record.payload.as_deref().expect("a payload");
             self.send(topic.kind, n as i32 % PARTITIONS, payload);
         }

@@ -5,27 +5,27 @@
 //! million records waiting for the released binary) and `growth` (a million patrons) take minutes.
 
 #[allow(dead_code, reason = "each bench uses a part")]
+#[path = "../fixture.rs"]
+mod fixture;
+#[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../floor.rs"]
 mod floor;
-#[allow(dead_code, reason = "each bench uses a part")]
-#[path = "../prepared.rs"]
-mod prepared;
 
 mod backlog;
+mod event_latency;
 mod growth;
 mod ingest;
 mod log;
 mod patron;
 mod service;
-mod visible;
 
-use patron_blocks::telemetry::{self, LogFormat};
+use patron_blocks::logging::{self, LogFormat};
 
 const SHORT: [&str; 3] = ["ingest", "visible", "patron"];
 
 #[tokio::main]
 async fn main() {
-    telemetry::start("error".parse().expect("a level"), LogFormat::Text);
+    logging::init("error".parse().expect("a level"), LogFormat::Text);
     // Cargo has an argument of its own.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
@@ -34,7 +34,7 @@ async fn main() {
     for part in parts {
         match &*part {
             "ingest" => ingest::measure().await,
-            "visible" => visible::measure().await,
+            "visible" => event_latency::measure().await,
             "patron" => patron::measure().await,
             "backlog" => backlog::measure().await,
             "growth" => growth::measure().await,

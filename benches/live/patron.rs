@@ -6,8 +6,8 @@ use patron_blocks::{event::Kind, store::Db};
 use sqlx::AssertSqlSafe;
 
 use crate::{
+    fixture::{SeededRng, database, median, patron, print_line, schema},
     log::{Log, PARTITIONS},
-    prepared::{Dice, database, median, patron, say, schema},
     service::start,
 };
 
@@ -25,7 +25,7 @@ pub(crate) async fn measure() {
     let (login, db, _) = database("patron_blocks_bench_patron").await;
     let log = Log::make(5).await;
     let running = start(&login, &log, 2).await;
-    let (mut took, mut dice) = (vec![], Dice::new(1));
+    let (mut took, mut dice) = (vec![], SeededRng::new(1));
     let mut look = tokio::time::interval(Duration::from_millis(1));
     for round in 0..=ROUNDS {
         let user = patron(round);
@@ -49,5 +49,7 @@ pub(crate) async fn measure() {
     running.stop().await;
     log.remove().await;
     let took = median(took);
-    say(&format!("{CHECK_OUTS} check-outs of one patron, all counted after:   {took:>9.0} ms"));
+    print_line(&format!(
+        "{CHECK_OUTS} check-outs of one patron, all counted after:   {took:>9.0} ms"
+    ));
 }

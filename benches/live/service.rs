@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use patron_blocks::{
-    app::{self, Running},
+    app::{self, RunningService},
     clock::Clock,
     config::Settings,
     store::{Db, Login},
 };
 use sqlx::AssertSqlSafe;
 
-use crate::{log::Log, prepared::schema};
+use crate::{fixture::schema, log::Log};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(900);
+const RATE_TIMEOUT: Duration = Duration::from_secs(900);
 
 #[derive(Parser)]
 struct Line {
@@ -23,7 +23,7 @@ struct Line {
 }
 
 /// Starts the service on a log, with so many writers.
-pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> Running {
+pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> RunningService {
     start_with(login, log, writers, &[]).await
 }
 
@@ -33,13 +33,14 @@ pub(crate) async fn start_with(
     log: &Log,
     writers: u32,
     settings: &[&str],
-) -> Running {
+) -> RunningService {
     let database = format!("--db-database={}", login.database);
     let environment = format!("--env={}", log.environment);
     let writers = format!("--ingest-writers={writers}");
     let line = ["live", &database, &environment, &writers, "--http-port=0", "--shutdown-delay=0"];
     let line = [&line, settings].concat();
-    let (config, _) = Line::parse_from(line).settings.check().expect("settings that can be used");
+    let (config, _) =
+        Line::parse_from(line).settings.validate().expect("settings that can be used");
     app::start(&config, Clock::system()).await.expect("it starts")
 }
 
@@ -58,7 +59,7 @@ pub(crate) async fn rate(db: &Db, log: &Log, total: usize) -> f64 {
     let mut look = tokio::time::interval(Duration::from_millis(10));
     let begun = Instant::now();
     let mut first = None;
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < RATE_TIMEOUT {
         look.tick().await;
         let durable: i64 = positions(db, log).await.iter().map(|(.., next)| next).sum();
         let now = Instant::now();

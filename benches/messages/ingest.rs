@@ -6,10 +6,10 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::{
+    fixture::{PATRONS, database, median, patron, print_line, records, schema},
     log::Log,
-    prepared::{PATRONS, database, median, patron, records, say, schema},
     service::{rate, start_with},
-    topic::{self, until_told},
+    topic::{self, until_published},
 };
 use patron_blocks::blocks::Measure;
 
@@ -40,9 +40,12 @@ pub(crate) async fn measure() {
         }
     }
     let [off, on] = rates.map(median);
-    say(&format!("ingest, nobody told:                              {off:>9.0} events/s"));
-    say(&format!("ingest, all told, against that:                   {:>9.2}", on / off));
-    say(&format!("  {messages} messages; all told {:.1} s after the last event", median(later)));
+    print_line(&format!("ingest, nobody told:                              {off:>9.0} events/s"));
+    print_line(&format!("ingest, all told, against that:                   {:>9.2}", on / off));
+    print_line(&format!(
+        "  {messages} messages; all told {:.1} s after the last event",
+        median(later)
+    ));
 }
 
 /// All patrons are of one group, which has limits that many reach.
@@ -82,7 +85,7 @@ async fn one(login: &Login, db: &Db, on: bool, seed: u64) -> (f64, Option<f64>) 
     let running = start_with(login, &log, 2, &[&setting]).await;
     let rate = rate(db, &log, EVENTS).await;
     let behind = match on {
-        true => Some(until_told(db, 0).await.as_secs_f64()),
+        true => Some(until_published(db, 0).await.as_secs_f64()),
         false => None,
     };
     running.stop().await;

@@ -15,9 +15,9 @@ use rdkafka::{
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-use crate::prepared::{TENANT, engines::variable, schema};
+use crate::fixture::{TENANT, engines::variable, schema};
 
-const PATIENCE: Duration = Duration::from_secs(600);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(crate) fn client() -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -46,7 +46,7 @@ pub(crate) async fn remove(names: &[String]) {
 }
 
 /// Key and value of everything that stands in a topic.
-pub(crate) fn read(topic: &str, mut heard: impl FnMut(String, Value)) {
+pub(crate) fn read(topic: &str, mut on_message: impl FnMut(String, Value)) {
     let reader: BaseConsumer = client().set("group.id", "none").create().expect("a consumer");
     let wait = Duration::from_secs(20);
     let metadata = reader.fetch_metadata(Some(topic), wait).expect("Kafka is there");
@@ -63,7 +63,7 @@ pub(crate) fn read(topic: &str, mut heard: impl FnMut(String, Value)) {
         let Some(Ok(message)) = reader.poll(wait) else { continue };
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
         let payload = message.payload().unwrap_or_default();
-        heard(key, serde_json::from_slice(payload).expect("it is JSON"));
+        on_message(key, serde_json::from_slice(payload).expect("it is JSON"));
         left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
     }
 }
@@ -79,18 +79,18 @@ pub(crate) async fn sent(db: &Db) -> i64 {
 }
 
 /// Waits until nothing is to be looked at or sent, and so many were sent at least. Tells how long it took.
-pub(crate) async fn until_told(db: &Db, at_least: i64) -> Duration {
+pub(crate) async fn until_published(db: &Db, at_least: i64) -> Duration {
     const LEFT: &str = "select (select count(*) from {schema}.touched_patron)
         + (select count(*) from {schema}.policy_change)
         + (select count(*) from {schema}.told_patron where look_at <= now())
         + (select count(*) from {schema}.message_outbox where status = 'NEW')";
     let began = Instant::now();
     let mut look = tokio::time::interval(Duration::from_millis(20));
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < PUBLISH_TIMEOUT {
         look.tick().await;
         if count(db, LEFT).await == 0 && sent(db).await >= at_least {
             return began.elapsed();
         }
     }
-    panic!("not all is told after {} s", PATIENCE.as_secs());
+    panic!("not all is told after {} s", PUBLISH_TIMEOUT.as_secs());
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use chrono::DateTime;
-use patron_blocks::event::{self, Environment, Place, Reading, Record};
+use patron_blocks::event::{self, DecodeOutcome, Environment, Record, RecordPosition};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -14,13 +14,13 @@ use rdkafka::{
 };
 
 use crate::{
+    fixture::print_line,
     jobs::Job,
     library::{Month, bootstrap},
-    prepared::say,
 };
 
 /// Reads all of the month's topics, and tells a dry run's rate beside it.
-pub(crate) fn tell(month: &Month, dry: &Job) {
+pub(crate) fn report(month: &Month, dry: &Job) {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap())
         .set("group.id", "none")
@@ -43,13 +43,16 @@ pub(crate) fn tell(month: &Month, dry: &Job) {
         let Some(Ok(message)) = client.poll(Duration::from_secs(10)) else { continue };
         let topic = environment.parse(message.topic()).expect("one of ours");
         let record = record(&message);
-        understood += i64::from(matches!(event::read(&record, &topic, "c"), Reading::Event(..)));
+        understood += i64::from(matches!(
+            event::decode_record(&record, &topic, "c"),
+            DecodeOutcome::Event(..)
+        ));
         read += 1;
     }
     assert_eq!(understood, wanted);
     let bare = wanted as f64 / began.elapsed().as_secs_f64();
     let (replay, whole) = (dry.records as f64 / dry.replay, dry.records as f64 / dry.reading);
-    say(&format!(
+    print_line(&format!(
         "  {wanted} records: bare consumer that decodes {bare:.0}/s; the dry run's replay {replay:.0}/s: {:.2}; with all \
          that is done before and after it {whole:.0}/s: {:.2}",
         replay / bare,
@@ -61,7 +64,11 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     let topic = Arc::from(message.topic());
     Record {
-        place: Place { topic, partition: message.partition(), offset: message.offset() },
+        position: RecordPosition {
+            topic,
+            partition: message.partition(),
+            offset: message.offset(),
+        },
         timestamp: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
         key: message.key().map(<[u8]>::to_vec),
         headers: headers

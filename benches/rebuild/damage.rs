@@ -7,10 +7,10 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::{library::Month, prepared::schema};
+use crate::{fixture::schema, library::Month};
 
 /// Of each kind.
-const EACH: i64 = 40;
+const RECORDS_PER_KIND: i64 = 40;
 
 /// What is to be damaged: chosen once, and done as often as wanted.
 pub(crate) struct Damage {
@@ -33,21 +33,21 @@ impl Damage {
         let loans = |open: bool| {
             format!(
                 "(select loan_id from {{schema}}.loan where is_open = {open} and user_id = any($1)
-                   order by loan_id limit {EACH})
+                   order by loan_id limit {RECORDS_PER_KIND})
                  union all
                  (select loan_id from {{schema}}.loan where is_open = {open} and user_id <> all($1)
-                   order by loan_id limit {EACH})"
+                   order by loan_id limit {RECORDS_PER_KIND})"
             )
         };
         let mut open = ids(db, &loans(true), &watched).await;
         let rest = open.split_off(open.len() / 2);
         let counters = format!(
             "select user_id from {{schema}}.patron_counter where user_id <> all($1)
-              order by user_id limit {EACH}"
+              order by user_id limit {RECORDS_PER_KIND}"
         );
         let balances = format!(
             "select fee_fine_id from {{schema}}.fee_fine where is_open and user_id <> all($1)
-              order by fee_fine_id limit {EACH}"
+              order by fee_fine_id limit {RECORDS_PER_KIND}"
         );
         Self {
             rows: open,
@@ -58,7 +58,7 @@ impl Damage {
         }
     }
 
-    pub(crate) async fn do_it(&self, db: &Db) {
+    pub(crate) async fn apply(&self, db: &Db) {
         for (sql, ids) in [
             ("delete from {schema}.loan where loan_id = any($1)", &self.rows),
             (
@@ -84,7 +84,7 @@ impl Damage {
     }
 
     /// The damage, the whole damage, and nothing but it.
-    pub(crate) fn is_named_exactly_by(&self, patrons: &[Value]) {
+    pub(crate) fn assert_reported_exactly(&self, patrons: &[Value]) {
         let named = |of: &str, kind: &str| -> BTreeSet<Uuid> {
             let all = patrons.iter().flat_map(|p| p[of].as_array().expect("a list"));
             let of_kind = all.filter(|d| d["kind"] == kind);
@@ -97,10 +97,10 @@ impl Damage {
             set(&self.rows),
             "open loans whose rows were deleted"
         );
-        assert_eq!(named("loans", "onlyHere"), set(&phantoms), "loans that never were");
+        assert_eq!(named("loans", "onlyCurrent"), set(&phantoms), "loans that never were");
         assert_eq!(named("loans", "different"), BTreeSet::new());
         assert_eq!(named("feesFines", "different"), set(&self.balances), "wrong balances");
-        for kind in ["onlyHere", "onlyInSource"] {
+        for kind in ["onlyCurrent", "onlyInSource"] {
             assert_eq!(named("feesFines", kind), BTreeSet::new(), "{kind}");
         }
         let wrong = patrons.iter().filter(|patron| patron["wrongCounters"] == true);
@@ -112,13 +112,13 @@ impl Damage {
 
 /// As if one event in a hundred had never been received, and nobody knew. Tells how many.
 pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
-    meddle(db, "alter table {schema}.inbox disable trigger note_inbox").await;
+    execute_raw_sql(db, "alter table {schema}.inbox disable trigger note_inbox").await;
     let sql = "delete from {schema}.inbox where event_key in
                  (select event_key from {schema}.inbox tablesample bernoulli (1) repeatable (7))";
     let sql = sql.replace("{schema}", schema().name());
     let gone = sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("they go").rows_affected();
     // The inbox is believed about the whole month, as if the tenant had been enabled before.
-    meddle(
+    execute_raw_sql(
         db,
         "alter table {schema}.inbox enable trigger note_inbox;
          update {schema}.housekeeping set inbox_since = null;
@@ -128,7 +128,7 @@ pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
     gone
 }
 
-async fn meddle(db: &Db, sql: &str) {
+async fn execute_raw_sql(db: &Db, sql: &str) {
     let sql = sql.replace("{schema}", schema().name());
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
 }

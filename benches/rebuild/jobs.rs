@@ -12,8 +12,8 @@ use tokio::time::{Interval, interval};
 use uuid::Uuid;
 
 use crate::{
+    fixture::{TENANT, print_line},
     library::Month,
-    prepared::{TENANT, say},
 };
 
 pub(crate) struct Jobs {
@@ -25,7 +25,7 @@ pub(crate) struct Jobs {
 /// A rebuild that is at rest.
 pub(crate) struct Job {
     pub(crate) id: String,
-    pub(crate) told: Value,
+    pub(crate) body: Value,
     /// In all, until all of the source was in the shadow, and for the replay of topics alone.
     pub(crate) seconds: f64,
     pub(crate) reading: f64,
@@ -35,9 +35,9 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn tell(&self, what: &str) {
+    pub(crate) fn report(&self, what: &str) {
         let rate = self.records as f64 / self.replay.max(0.001);
-        say(&format!(
+        print_line(&format!(
             "  {what}: {:.1} s, of them {:.1} s until all was read and laid out, and of those {:.1} s for the replay of \
              {} records ({rate:.0}/s)",
             self.seconds, self.reading, self.replay, self.records
@@ -48,7 +48,7 @@ impl Job {
 const ALL: &str = "/patron-blocks/rebuilds";
 
 impl Jobs {
-    pub(crate) fn of(port: u16, month: &Month) -> Self {
+    pub(crate) fn new(port: u16, month: &Month) -> Self {
         let http = Client::builder().no_proxy().build().expect("a client");
         Self { http, url: format!("http://127.0.0.1:{port}"), okapi: month.folio.url() }
     }
@@ -69,34 +69,34 @@ impl Jobs {
         self.send(Method::GET, path, None).await
     }
 
-    pub(crate) async fn ask(&self, ask: Value) -> String {
-        let told = self.send(Method::POST, ALL, Some(&ask)).await;
-        told["id"].as_str().expect("an id").to_owned()
+    pub(crate) async fn request(&self, ask: Value) -> String {
+        let body = self.send(Method::POST, ALL, Some(&ask)).await;
+        body["id"].as_str().expect("an id").to_owned()
     }
 
     pub(crate) async fn run(&self, ask: Value) -> Job {
-        let id = self.ask(ask).await;
-        let job = self.ended(&id).await;
-        assert!(matches!(job.told["status"].as_str(), Some("done" | "compared")), "{}", job.told);
+        let id = self.request(ask).await;
+        let job = self.until_at_rest(&id).await;
+        assert!(matches!(job.body["status"].as_str(), Some("done" | "compared")), "{}", job.body);
         job
     }
 
     /// Watches a rebuild until it is at rest.
-    pub(crate) async fn ended(&self, id: &str) -> Job {
+    pub(crate) async fn until_at_rest(&self, id: &str) -> Job {
         let (began, mut read, mut records) = (Instant::now(), None, 0);
         let (mut replay_began, mut replay) = (None, None);
-        let mut look = looks();
+        let mut look = poll_interval();
         loop {
             look.tick().await;
-            let told = self.get(&format!("{ALL}/{id}")).await;
-            let status = told["status"].as_str().expect("a status").to_owned();
-            match (told["progress"]["stage"] == "reading topics", replay_began) {
+            let body = self.get(&format!("{ALL}/{id}")).await;
+            let status = body["status"].as_str().expect("a status").to_owned();
+            match (body["progress"]["stage"] == "reading topics", replay_began) {
                 (true, None) => replay_began = Some(Instant::now()),
                 (false, Some(since)) => _ = replay.get_or_insert(since.elapsed()),
                 _ => {}
             }
             if status == "reading" {
-                records = records.max(told["progress"]["total"].as_u64().unwrap_or_default());
+                records = records.max(body["progress"]["total"].as_u64().unwrap_or_default());
             } else if status != "waiting" {
                 read.get_or_insert(began.elapsed());
             }
@@ -104,28 +104,28 @@ impl Jobs {
                 let reading = read.unwrap_or_default().as_secs_f64();
                 let seconds = began.elapsed().as_secs_f64();
                 let replay = replay.unwrap_or_default().as_secs_f64();
-                return Job { id: id.to_owned(), told, seconds, reading, replay, records };
+                return Job { id: id.to_owned(), body, seconds, reading, replay, records };
             }
         }
     }
 
     pub(crate) async fn apply(&self, dry: &Job) -> Job {
         self.send(Method::POST, &format!("{ALL}/{}/apply", dry.id), None).await;
-        let job = self.ended(&dry.id).await;
-        assert_eq!(job.told["status"], "done", "{}", job.told);
+        let job = self.until_at_rest(&dry.id).await;
+        assert_eq!(job.body["status"], "done", "{}", job.body);
         job
     }
 
-    pub(crate) async fn is_begun(&self, id: &str) {
-        let mut look = looks();
+    pub(crate) async fn until_started(&self, id: &str) {
+        let mut look = poll_interval();
         while self.get(&format!("{ALL}/{id}")).await["status"] == "waiting" {
             look.tick().await;
         }
     }
 
     pub(crate) async fn stage(&self, id: &str) -> String {
-        let told = self.get(&format!("{ALL}/{id}")).await;
-        told["status"].as_str().expect("a status").to_owned()
+        let body = self.get(&format!("{ALL}/{id}")).await;
+        body["status"].as_str().expect("a status").to_owned()
     }
 
     /// All patrons of whom something differs, as told.
@@ -134,8 +134,8 @@ impl Jobs {
         loop {
             let offset = all.len();
             let path = format!("{ALL}/{}/differences?limit={page}&offset={offset}", job.id);
-            let told = self.get(&path).await;
-            let patrons = told["patrons"].as_array().expect("a list").clone();
+            let body = self.get(&path).await;
+            let patrons = body["patrons"].as_array().expect("a list").clone();
             if patrons.is_empty() {
                 return all;
             }
@@ -151,7 +151,7 @@ impl Jobs {
 
     /// What fills the tenant may have been killed as well, a moment before it had ended.
     pub(crate) async fn until_all_have_ended(&self) {
-        let mut look = looks();
+        let mut look = poll_interval();
         loop {
             let all = self.get(&format!("{ALL}?limit=100")).await;
             let all = all["rebuilds"].as_array().expect("a list");
@@ -163,14 +163,14 @@ impl Jobs {
     }
 
     pub(crate) async fn until_complete(&self) {
-        let mut look = looks();
+        let mut look = poll_interval();
         while self.get("/patron-blocks/ingest").await["knowledge"] != json!("complete") {
             look.tick().await;
         }
     }
 
     pub(crate) async fn until_no_lag(&self) {
-        let mut look = looks();
+        let mut look = poll_interval();
         while self.get("/patron-blocks/ingest").await["lag"] != json!(0) {
             look.tick().await;
         }
@@ -186,7 +186,7 @@ impl Jobs {
 
     /// How much is kept of what one found that was not applied.
     pub(crate) async fn left_of(&self, db: &Db, id: &str) -> i64 {
-        let schema = crate::prepared::schema();
+        let schema = crate::fixture::schema();
         let sql = format!(
             "select (select count(*) from {0}.rebuild_patron where rebuild_id = $1 and applied_at is null)
                   + (select count(*) from {0}.rebuild_difference d where rebuild_id = $1 and not applied
@@ -209,6 +209,6 @@ impl Jobs {
     }
 }
 
-fn looks() -> Interval {
+fn poll_interval() -> Interval {
     interval(Duration::from_millis(25))
 }

@@ -19,8 +19,8 @@ use tokio::time::interval;
 use uuid::Uuid;
 
 use crate::{
-    desk::{self, Watch},
-    prepared::{TENANT, engines::variable, say},
+    evaluation_load::{self, EvaluationLoad},
+    fixture::{TENANT, engines::variable, print_line},
 };
 
 pub(crate) struct Month {
@@ -33,7 +33,7 @@ pub(crate) struct Month {
     late: VecDeque<Record>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) fn bootstrap() -> String {
     format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"))
@@ -67,7 +67,7 @@ impl Month {
                 break;
             }
         }
-        self.publisher.flush(PATIENCE).await.expect("the broker takes them");
+        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker takes them");
         published
     }
 
@@ -82,8 +82,8 @@ impl Month {
                 sent += 1;
             }
         }
-        self.publisher.flush(PATIENCE).await.expect("the broker takes them");
-        say(&format!("  {sent} events at {rate} a second"));
+        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker takes them");
+        print_line(&format!("  {sent} events at {rate} a second"));
     }
 
     fn service(&self, port: u16) -> service::Service {
@@ -99,9 +99,9 @@ impl Month {
     pub(crate) async fn judge(&self, port: u16, what: &str) {
         let judge = Judge::new(self.service(port), Clock::Wall);
         let truth = Arc::new(self.play.truth().snapshot());
-        let told = async || Ok(truth.clone());
-        let verdict = judge.compare_until(PATIENCE, told).await.expect("a verdict");
-        say(&format!("  {what}: {verdict}"));
+        let expected = async || Ok(truth.clone());
+        let verdict = judge.compare_until(WAIT_TIMEOUT, expected).await.expect("a verdict");
+        print_line(&format!("  {what}: {verdict}"));
         assert_eq!(verdict.differences, []);
     }
 
@@ -123,8 +123,8 @@ impl Month {
     }
 
     /// The desk, which asks about the busiest.
-    pub(crate) fn watch(&self, port: u16) -> Watch {
-        Watch::begin(self.busiest(desk::PATRONS), &self.folio.url(), port)
+    pub(crate) fn watch(&self, port: u16) -> EvaluationLoad {
+        EvaluationLoad::begin(self.busiest(evaluation_load::PATRONS), &self.folio.url(), port)
     }
 
     pub(crate) fn topics(&self) -> Vec<(String, i32)> {

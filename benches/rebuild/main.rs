@@ -7,11 +7,11 @@
 //! so with ten million records; `tenants` enables a hundred tenants at once, and rebuilds three of them at once.
 
 #[allow(dead_code, reason = "each bench uses a part")]
-#[path = "../desk.rs"]
-mod desk;
+#[path = "../evaluation_load.rs"]
+mod evaluation_load;
 #[allow(dead_code, reason = "each bench uses a part")]
-#[path = "../prepared.rs"]
-mod prepared;
+#[path = "../fixture.rs"]
+mod fixture;
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../answers/servers.rs"]
 mod servers;
@@ -29,21 +29,21 @@ use rand::Rng;
 use serde_json::json;
 
 use damage::Damage;
+use fixture::{empty_database, print_line};
 use jobs::Jobs;
 use library::Month;
-use prepared::{empty_database, say};
 use servers::Service;
-use tenants::Many;
+use tenants::TenantSet;
 
 /// Events of the month, at least, and how many of them come while a rebuild runs.
 const EVENTS: u64 = 1_140_000;
-const LATE: usize = 40_000;
+const LATE_EVENTS: usize = 40_000;
 
 /// Events a second that come meanwhile.
-const RATE: u32 = 2_000;
+const EVENTS_PER_SECOND: u32 = 2_000;
 
 /// Events of a library for which a month is little.
-const DECADE: u64 = 10_000_000;
+const DECADE_EVENTS: u64 = 10_000_000;
 
 const TENANTS: usize = 100;
 
@@ -62,7 +62,7 @@ async fn main() {
             "kills" => kills().await,
             "cancels" => cancels().await,
             "rate" => rate(EVENTS / 4, 3).await,
-            "decade" => rate(DECADE, 1).await,
+            "decade" => rate(DECADE_EVENTS, 1).await,
             "tenants" => tenants().await,
             other => panic!("there is no part {other}"),
         }
@@ -73,40 +73,43 @@ async fn month() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let mut month = Month::make(EVENTS).await;
     let service = Service::start(&login, &month.environment, CONNECTIONS).await;
-    let published = month.publish_but(LATE).await;
-    say(&format!("{published} events of {} patrons, of a tenant not enabled yet", month.patrons));
+    let published = month.publish_but(LATE_EVENTS).await;
+    print_line(&format!(
+        "{published} events of {} patrons, of a tenant not enabled yet",
+        month.patrons
+    ));
     let began = Instant::now();
     month.set_up(service.port).await;
-    let jobs = Jobs::of(service.port, &month);
+    let jobs = Jobs::new(service.port, &month);
     jobs.until_complete().await;
-    say(&format!("  filled after {:.1} s", began.elapsed().as_secs_f64()));
+    print_line(&format!("  filled after {:.1} s", began.elapsed().as_secs_f64()));
     month.judge(service.port, "filled by itself").await;
     // Ingest reads its own topics from their beginning as well.
     jobs.until_no_lag().await;
-    say(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
+    print_line(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
 
-    alone(&month, &jobs).await;
+    dry_run_alone(&month, &jobs).await;
     let before = month.watch(service.port).end_after(Duration::from_secs(10)).await;
-    before.tell("alone");
+    before.report("alone");
     let damage = Damage::of(&db, &month).await;
-    damage.do_it(&db).await;
+    damage.apply(&db).await;
     let watch = month.watch(service.port);
     let dry = jobs.run(json!({ "dryRun": true })).await;
-    dry.tell("dry run while all are asked about");
-    damage.is_named_exactly_by(&jobs.differences(&dry).await);
+    dry.report("dry run while all are asked about");
+    damage.assert_reported_exactly(&jobs.differences(&dry).await);
     let applied = jobs.apply(&dry).await;
-    say(&format!("  applied: {:.2} s", applied.seconds));
+    print_line(&format!("  applied: {:.2} s", applied.seconds));
     let after = watch.end_after(Duration::ZERO).await;
-    after.tell("while it was rebuilt");
-    after.nobody_was_unblocked_in_between();
+    after.report("while it was rebuilt");
+    after.assert_blocks_without_gap();
     month.judge(service.port, "damaged in five ways and put right").await;
-    say(&format!("  most memory of the service: {} MiB", service.most_memory()));
+    print_line(&format!("  most memory of the service: {} MiB", service.peak_memory()));
 
-    lost(&db, &month, &jobs, service.port).await;
+    lose_events(&db, &month, &jobs, service.port).await;
 
-    damage.do_it(&db).await;
-    let (_, applied) = tokio::join!(month.publish_the_rest(RATE), jobs.run(json!({})));
-    applied.tell(&format!("rebuilt while {RATE} events came a second"));
+    damage.apply(&db).await;
+    let (_, applied) = tokio::join!(month.publish_the_rest(EVENTS_PER_SECOND), jobs.run(json!({})));
+    applied.report(&format!("rebuilt while {EVENTS_PER_SECOND} events came a second"));
     jobs.until_no_lag().await;
     month.judge(service.port, "and all that came meanwhile").await;
     drop(service);
@@ -114,14 +117,14 @@ async fn month() {
 }
 
 /// One event in a hundred never reached the inbox: what the topics say of it is what the judge misses.
-async fn lost(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u16) {
+async fn lose_events(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u16) {
     let gone = damage::lose_one_percent(db).await;
     jobs.run(json!({ "source": "inbox" })).await;
     let missed = month.differing(port).await;
     let dry = jobs.run(json!({ "dryRun": true })).await;
     let named = jobs.differing_patrons(&dry).await;
     let unnamed = missed.difference(&named).count();
-    say(&format!(
+    print_line(&format!(
         "  {gone} events lost: the judge finds {} patrons wrong, the rebuild {}; {unnamed} are not named",
         missed.len(),
         named.len(),
@@ -132,20 +135,20 @@ async fn lost(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u
 }
 
 /// A dry run while nobody asks anything and nothing comes, beside the bare consumer.
-async fn alone(month: &Month, jobs: &Jobs) {
+async fn dry_run_alone(month: &Month, jobs: &Jobs) {
     let dry = jobs.run(json!({ "dryRun": true })).await;
-    dry.tell("dry run while nobody asks");
-    bare::tell(month, &dry);
+    dry.report("dry run while nobody asks");
+    bare::report(month, &dry);
 }
 
 async fn rate(events: u64, rounds: usize) {
     let (login, _db) = empty_database("patron_blocks_bench_rebuild").await;
     let (month, service) = filled(&login, events).await;
-    let jobs = Jobs::of(service.port, &month);
+    let jobs = Jobs::new(service.port, &month);
     for _ in 0..rounds {
-        alone(&month, &jobs).await;
+        dry_run_alone(&month, &jobs).await;
     }
-    say(&format!("  most memory of the service: {} MiB", service.most_memory()));
+    print_line(&format!("  most memory of the service: {} MiB", service.peak_memory()));
     drop(service);
     month.remove().await;
 }
@@ -156,7 +159,7 @@ async fn filled(login: &Login, events: u64) -> (Month, Service) {
     let service = Service::start(login, &month.environment, CONNECTIONS).await;
     month.publish_but(0).await;
     month.set_up(service.port).await;
-    let jobs = Jobs::of(service.port, &month);
+    let jobs = Jobs::new(service.port, &month);
     jobs.until_complete().await;
     jobs.until_no_lag().await;
     (month, service)
@@ -177,27 +180,30 @@ fn moment(whole: f64) -> Duration {
 async fn kills() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let (month, mut service, damage) = quarter(&db, &login).await;
-    let mut jobs = Jobs::of(service.port, &month);
-    damage.do_it(&db).await;
+    let mut jobs = Jobs::new(service.port, &month);
+    damage.apply(&db).await;
     let whole = jobs.run(json!({})).await;
     let mut moments = Vec::new();
     for _ in 0..10 {
-        damage.do_it(&db).await;
-        let id = jobs.ask(json!({})).await;
-        jobs.is_begun(&id).await;
+        damage.apply(&db).await;
+        let id = jobs.request(json!({})).await;
+        jobs.until_started(&id).await;
         // It is held by the only instance there is; the other one comes when it is needed.
         let moment = moment(whole.seconds);
         tokio::time::sleep(moment).await;
         let stage = jobs.stage(&id).await;
         drop(service);
         service = Service::start(&login, &month.environment, CONNECTIONS).await;
-        jobs = Jobs::of(service.port, &month);
-        let done = jobs.ended(&id).await;
-        assert_eq!(done.told["status"], "done", "{}", done.told);
+        jobs = Jobs::new(service.port, &month);
+        let done = jobs.until_at_rest(&id).await;
+        assert_eq!(done.body["status"], "done", "{}", done.body);
         moments.push(format!("{:.1} s ({stage})", moment.as_secs_f64()));
         month.judge(service.port, "killed while it was rebuilt").await;
     }
-    say(&format!("  killed after {}: taken over and finished each time", moments.join(", ")));
+    print_line(&format!(
+        "  killed after {}: taken over and finished each time",
+        moments.join(", ")
+    ));
     jobs.until_all_have_ended().await;
     assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
     drop(service);
@@ -207,26 +213,26 @@ async fn kills() {
 async fn cancels() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let (month, service, damage) = quarter(&db, &login).await;
-    let jobs = Jobs::of(service.port, &month);
-    damage.do_it(&db).await;
+    let jobs = Jobs::new(service.port, &month);
+    damage.apply(&db).await;
     let whole = jobs.run(json!({})).await;
     let mut moments = Vec::new();
     for _ in 0..10 {
-        damage.do_it(&db).await;
-        let id = jobs.ask(json!({})).await;
+        damage.apply(&db).await;
+        let id = jobs.request(json!({})).await;
         let moment = moment(whole.seconds);
         tokio::time::sleep(moment).await;
         let stage = jobs.stage(&id).await;
         jobs.cancel(&id).await;
-        let ended = jobs.ended(&id).await;
-        let status = ended.told["status"].as_str().expect("a status").to_owned();
+        let ended = jobs.until_at_rest(&id).await;
+        let status = ended.body["status"].as_str().expect("a status").to_owned();
         moments.push(format!("{:.1} s ({stage}: {status})", moment.as_secs_f64()));
         assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
         if status == "cancelled" {
             assert_eq!(jobs.left_of(&db, &id).await, 0, "differences are left");
         }
     }
-    say(&format!("  ended after {}: nothing was left", moments.join(", ")));
+    print_line(&format!("  ended after {}: nothing was left", moments.join(", ")));
     jobs.run(json!({})).await;
     month.judge(service.port, "rebuilt after ten that were ended").await;
     drop(service);
@@ -236,10 +242,10 @@ async fn cancels() {
 async fn tenants() {
     let (login, db) = empty_database("patron_blocks_bench_rebuild").await;
     let (month, service) = filled(&login, EVENTS / 20).await;
-    let mut many = Many::of(TENANTS, service.port);
+    let mut many = TenantSet::of(TENANTS, service.port);
     let shared = many.publish(&month.environment).await;
-    many.until_passed_by().await;
-    month.watch(service.port).end_after(Duration::from_secs(10)).await.tell("alone");
+    many.until_skipped().await;
+    month.watch(service.port).end_after(Duration::from_secs(10)).await.report("alone");
     let read = many.replayed().await;
     let (watch, began) = (month.watch(service.port), Instant::now());
     many.enable().await;
@@ -247,22 +253,22 @@ async fn tenants() {
     many.until_complete().await;
     let filled = began.elapsed().as_secs_f64();
     let after = watch.end_after(Duration::ZERO).await;
-    after.tell(&format!("while {TENANTS} tenants were enabled and filled"));
-    after.nobody_was_unblocked_in_between();
-    say(&format!(
+    after.report(&format!("while {TENANTS} tenants were enabled and filled"));
+    after.assert_blocks_without_gap();
+    print_line(&format!(
         "  enabled after {enabled:.1} s, all filled after {filled:.1} s; {shared} records lie in the topic that \
          they share, {} were read in all",
         many.replayed().await - read
     ));
     many.judge(&db).await;
     drop(service);
-    let settings = [("REBUILDS_AT_ONCE", "3")];
+    let settings = [("REBUILD_CONCURRENCY", "3")];
     let service = Service::start_with(&login, &month.environment, CONNECTIONS, &settings).await;
     many.port = service.port;
     many.lose_some(&db).await;
     let began = Instant::now();
-    let told = many.rebuild(3).await;
-    say(&format!("  three at once: {told}, after {:.1} s", began.elapsed().as_secs_f64()));
+    let times = many.rebuild(3).await;
+    print_line(&format!("  three at once: {times}, after {:.1} s", began.elapsed().as_secs_f64()));
     many.judge(&db).await;
     drop(service);
     month.remove().await;

@@ -19,21 +19,21 @@ use simulator::{
 use tokio::time::interval;
 use uuid::Uuid;
 
-use crate::{library::bootstrap, prepared::say};
+use crate::{fixture::print_line, library::bootstrap};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Check-outs of a tenant in a topic of its own, and in that of the collection.
-const OWN: usize = 200;
-const SHARED: usize = 1800;
+const OWN_EVENTS: usize = 200;
+const SHARED_EVENTS: usize = 1800;
 
-pub(crate) struct Many {
+pub(crate) struct TenantSet {
     http: Client,
     pub(crate) port: u16,
     tenants: Vec<String>,
 }
 
-impl Many {
+impl TenantSet {
     pub(crate) fn of(number: usize, port: u16) -> Self {
         let http = Client::builder().no_proxy().build().expect("a client");
         let tenants = (0..number).map(|n| format!("branch{n:03}")).collect();
@@ -52,14 +52,14 @@ impl Many {
         let publisher = Publisher::new(&bootstrap()).expect("a producer");
         for tenant in &self.tenants {
             let id: Arc<str> = Arc::from(&**tenant);
-            for n in 0..OWN + SHARED {
-                let topic = if n < OWN { own(tenant) } else { own("ALL") };
+            for n in 0..OWN_EVENTS + SHARED_EVENTS {
+                let topic = if n < OWN_EVENTS { own(tenant) } else { own("ALL") };
                 let record = check_out(topic.name.into(), id.clone());
                 publisher.publish(&record).await.expect("the broker takes it");
             }
         }
-        publisher.flush(PATIENCE).await.expect("the broker takes them");
-        self.tenants.len() * SHARED
+        publisher.flush(FLUSH_TIMEOUT).await.expect("the broker takes them");
+        self.tenants.len() * SHARED_EVENTS
     }
 
     /// Enables them all at once.
@@ -76,10 +76,10 @@ impl Many {
     }
 
     /// Waits until the group is past all that was published: it belongs to nobody yet.
-    pub(crate) async fn until_passed_by(&self) {
+    pub(crate) async fn until_skipped(&self) {
         let mut look = interval(Duration::from_millis(100));
-        let all = (self.tenants.len() * (OWN + SHARED)) as f64;
-        while self.figure("patron_blocks_records_total{outcome=\"passed_by\"} ").await < all {
+        let all = (self.tenants.len() * (OWN_EVENTS + SHARED_EVENTS)) as f64;
+        while self.metric("patron_blocks_records_total{outcome=\"tenant_disabled\"} ").await < all {
             look.tick().await;
         }
     }
@@ -99,22 +99,23 @@ impl Many {
         let runs = self.tenants[..number].iter().map(async |tenant| {
             let path = format!("http://127.0.0.1:{}/patron-blocks/rebuilds", self.port);
             let request = self.http.post(&path).header("X-Okapi-Tenant", tenant).json(&json!({}));
-            let told: Value = request.send().await.expect("an answer").json().await.expect("JSON");
-            let id = told["id"].as_str().expect("an id").to_owned();
+            let accepted: Value =
+                request.send().await.expect("an answer").json().await.expect("JSON");
+            let id = accepted["id"].as_str().expect("an id").to_owned();
             let mut look = interval(Duration::from_millis(20));
             loop {
                 look.tick().await;
                 let request =
                     self.http.get(format!("{path}/{id}")).header("X-Okapi-Tenant", tenant);
-                let told: Value =
+                let status: Value =
                     request.send().await.expect("an answer").json().await.expect("JSON");
-                if told["status"] == "done" {
+                if status["status"] == "done" {
                     let at = |member: &str| {
                         let at: DateTime<Utc> =
-                            told[member].as_str().expect("a time").parse().expect("a time");
+                            status[member].as_str().expect("a time").parse().expect("a time");
                         (at - began).num_milliseconds() as f64 / 1e3
                     };
-                    return format!("from {:.1} to {:.1} s", at("beganAt"), at("endedAt"));
+                    return format!("from {:.1} to {:.1} s", at("startedAt"), at("endedAt"));
                 }
             }
         });
@@ -125,18 +126,18 @@ impl Many {
     pub(crate) async fn until_complete(&self) {
         let mut look = interval(Duration::from_millis(100));
         for tenant in &self.tenants {
-            while self.knowledge(tenant).await != json!("complete") {
+            while self.completeness(tenant).await != json!("complete") {
                 look.tick().await;
             }
         }
     }
 
-    async fn knowledge(&self, tenant: &str) -> Value {
+    async fn completeness(&self, tenant: &str) -> Value {
         let url = format!("http://127.0.0.1:{}/patron-blocks/ingest", self.port);
         let asked = self.http.get(url).header("X-Okapi-Tenant", tenant).send().await;
         // Until its turn has come to be enabled, it is told so in plain text.
-        let told: Value = asked.expect("an answer").json().await.unwrap_or_default();
-        told["knowledge"].clone()
+        let body: Value = asked.expect("an answer").json().await.unwrap_or_default();
+        body["knowledge"].clone()
     }
 
     /// Every loan of every tenant has to count, once.
@@ -146,20 +147,24 @@ impl Many {
             let sql = format!("select sum(open_loans)::int8 from {}.patron_counter", schema.name());
             let open: Option<i64> =
                 sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(db).await.expect("a number");
-            assert_eq!(open, Some((OWN + SHARED) as i64), "{tenant}");
+            assert_eq!(open, Some((OWN_EVENTS + SHARED_EVENTS) as i64), "{tenant}");
         }
-        say(&format!("  all {} loans of each of {} are known", OWN + SHARED, self.tenants.len()));
+        print_line(&format!(
+            "  all {} loans of each of {} are known",
+            OWN_EVENTS + SHARED_EVENTS,
+            self.tenants.len()
+        ));
     }
 
     /// Records that rebuilds have read of topics.
     pub(crate) async fn replayed(&self) -> f64 {
-        self.figure("patron_blocks_replayed_records_total ").await
+        self.metric("patron_blocks_replayed_records_total ").await
     }
 
-    async fn figure(&self, name: &str) -> f64 {
+    async fn metric(&self, name: &str) -> f64 {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
-        let told = reqwest::get(url).await.expect("an answer").text().await.expect("text");
-        let number = told.lines().find_map(|line| line.strip_prefix(name));
+        let text = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+        let number = text.lines().find_map(|line| line.strip_prefix(name));
         number.and_then(|number| number.parse().ok()).unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 create table incident (
     incident_id uuid primary key,
     kind text not null check (kind in (
-        'records_lost', 'topic_made_anew', 'database_restored', 'group_moved_ahead', 'group_set_back',
+        'records_lost', 'topic_recreated', 'database_restored', 'offsets_advanced', 'offsets_reset',
         'partition_stopped', 'tenant_unusable'
     )),
     tenant text,

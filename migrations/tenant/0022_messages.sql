@@ -120,7 +120,7 @@ begin
             for each row execute function note_limit();
         create trigger note_condition after insert or update or delete on patron_block_conditions
             for each row execute function note_condition();
-        insert into policy_change (patron_group, cause) values (null, 'begun');
+        insert into policy_change (patron_group, cause) values (null, 'publishing_enabled');
     else
         -- Whoever changes a condition holds it and reads limits.
         drop trigger note_condition on patron_block_conditions;

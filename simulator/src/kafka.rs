@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep};
 use crate::wire::{Record, Topic};
 
 /// How long a record may wait for its broker.
-const PATIENCE: Duration = Duration::from_secs(300);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long to wait for room in the queue, or for the last acknowledgements, before looking again.
-const GLANCE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Creates the topics as FOLIO's modules would, those that don't exist yet. Their records never
 /// expire, since what happened weeks ago in the library is published today.
@@ -38,8 +38,8 @@ pub async fn create_topics(
             NewTopic::new(&topic.name, topic.partitions, replication).set("retention.ms", "-1")
         })
         .collect();
-    let patience = Some(Duration::from_secs(20));
-    let options = AdminOptions::new().request_timeout(patience).operation_timeout(patience);
+    let timeout = Some(Duration::from_secs(20));
+    let options = AdminOptions::new().request_timeout(timeout).operation_timeout(timeout);
     let results = admin
         .create_topics(&wanted, &options)
         .await
@@ -56,22 +56,22 @@ pub async fn create_topics(
 /// Hands records to Kafka and counts what becomes of them.
 pub struct Publisher {
     bootstrap: String,
-    producer: ThreadedProducer<Deliveries>,
-    tally: Arc<Tally>,
+    producer: ThreadedProducer<DeliveryContext>,
+    delivery_counts: Arc<DeliveryCounts>,
 }
 
 #[derive(Default)]
-struct Tally {
+struct DeliveryCounts {
     acknowledged: AtomicU64,
     failed: AtomicU64,
     first_failure: OnceLock<String>,
 }
 
-struct Deliveries(Arc<Tally>);
+struct DeliveryContext(Arc<DeliveryCounts>);
 
-impl ClientContext for Deliveries {}
+impl ClientContext for DeliveryContext {}
 
-impl ProducerContext for Deliveries {
+impl ProducerContext for DeliveryContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
@@ -90,16 +90,16 @@ impl ProducerContext for Deliveries {
 impl Publisher {
     /// A producer with the settings of FOLIO's own: idempotent, gzip, lingering a little.
     pub fn new(bootstrap: &str) -> anyhow::Result<Self> {
-        let tally = Arc::new(Tally::default());
-        let producer = producer(bootstrap, &tally)?;
-        Ok(Self { bootstrap: bootstrap.to_owned(), producer, tally })
+        let delivery_counts = Arc::new(DeliveryCounts::default());
+        let producer = producer(bootstrap, &delivery_counts)?;
+        Ok(Self { bootstrap: bootstrap.to_owned(), producer, delivery_counts })
     }
 
     /// Goes on with a new producer, as modules do that were started anew. A producer remembers topics
     /// and their leaders, and one that was made anew has others. What was published is to be
     /// acknowledged before.
-    pub fn begin_anew(&mut self) -> anyhow::Result<()> {
-        self.producer = producer(&self.bootstrap, &self.tally)?;
+    pub fn recreate_producer(&mut self) -> anyhow::Result<()> {
+        self.producer = producer(&self.bootstrap, &self.delivery_counts)?;
         Ok(())
     }
 
@@ -109,17 +109,17 @@ impl Publisher {
         let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value.as_bytes()) })
         });
-        let mut letter = BaseRecord::to(&record.topic)
+        let mut outgoing = BaseRecord::to(&record.topic)
             .key(&record.key)
             .payload(&record.payload)
             .timestamp(record.timestamp_ms)
             .headers(headers);
         loop {
-            match self.producer.send(letter) {
+            match self.producer.send(outgoing) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    letter = back;
-                    sleep(GLANCE).await;
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                    outgoing = returned;
+                    sleep(POLL_INTERVAL).await;
                 }
                 Err((error, _)) => {
                     return Err(error)
@@ -131,25 +131,26 @@ impl Publisher {
 
     /// Waits until Kafka has acknowledged everything, or given up on it, but no longer than this.
     /// Returns how many records were acknowledged; one that was not is an error.
-    pub async fn flush(&self, patience: Duration) -> anyhow::Result<u64> {
-        let deadline = Instant::now() + patience;
+    pub async fn flush(&self, timeout: Duration) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + timeout;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
-            sleep(GLANCE).await;
+            sleep(POLL_INTERVAL).await;
         }
         let left = self.producer.in_flight_count();
-        let failed = self.tally.failed.load(Ordering::Relaxed);
+        let failed = self.delivery_counts.failed.load(Ordering::Relaxed);
         if failed > 0 {
-            let why = self.tally.first_failure.get().map_or("no reason given", String::as_str);
+            let why =
+                self.delivery_counts.first_failure.get().map_or("no reason given", String::as_str);
             bail!("{failed} records were not delivered, the first because: {why}");
         }
         if left > 0 {
-            bail!("{left} records were not acknowledged in {} s", patience.as_secs());
+            bail!("{left} records were not acknowledged in {} s", timeout.as_secs());
         }
-        Ok(self.tally.acknowledged.load(Ordering::Relaxed))
+        Ok(self.delivery_counts.acknowledged.load(Ordering::Relaxed))
     }
 
     /// As long as a record may wait for its broker.
-    pub const PATIENCE: Duration = PATIENCE;
+    pub const FLUSH_TIMEOUT: Duration = MESSAGE_TIMEOUT;
 }
 
 impl std::fmt::Debug for Publisher {
@@ -158,7 +159,10 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
-fn producer(bootstrap: &str, tally: &Arc<Tally>) -> anyhow::Result<ThreadedProducer<Deliveries>> {
+fn producer(
+    bootstrap: &str,
+    delivery_counts: &Arc<DeliveryCounts>,
+) -> anyhow::Result<ThreadedProducer<DeliveryContext>> {
     client(bootstrap)
         .set("enable.idempotence", "true")
         .set("compression.type", "gzip")
@@ -166,10 +170,10 @@ fn producer(bootstrap: &str, tally: &Arc<Tally>) -> anyhow::Result<ThreadedProdu
         .set("compression.level", "1")
         .set("linger.ms", "20")
         .set("partitioner", "murmur2_random")
-        .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+        .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
         .set("queue.buffering.max.messages", "50000")
         .set("queue.buffering.max.kbytes", "65536")
-        .create_with_context(Deliveries(Arc::clone(tally)))
+        .create_with_context(DeliveryContext(Arc::clone(delivery_counts)))
         .with_context(|| format!("no producer for Kafka at {bootstrap}"))
 }
 

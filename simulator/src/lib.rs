@@ -47,7 +47,6 @@
 pub mod blocks;
 pub mod clock;
 pub mod command;
-pub mod console;
 pub mod folio;
 pub mod kafka;
 pub mod model;
@@ -55,4 +54,5 @@ pub mod pause;
 pub mod regulations;
 pub mod service;
 pub mod stop;
+pub mod terminal;
 pub mod wire;

@@ -75,21 +75,21 @@ const REGULATIONS: [Regulation; 6] = [
 
 /// The library's conditions and limits, in the order in which they are to be created.
 pub fn rules() -> Rules {
-    let conditions = REGULATIONS.iter().map(|wanted| Condition {
-        id: wanted.condition,
-        name: wanted.name.to_owned(),
-        block_borrowing: wanted.blocks[0],
-        block_renewals: wanted.blocks[1],
-        block_requests: wanted.blocks[2],
-        value_type: wanted.value_type.to_owned(),
-        message: wanted.message.to_owned(),
+    let conditions = REGULATIONS.iter().map(|regulation| Condition {
+        id: regulation.condition,
+        name: regulation.name.to_owned(),
+        block_borrowing: regulation.blocks[0],
+        block_renewals: regulation.blocks[1],
+        block_requests: regulation.blocks[2],
+        value_type: regulation.value_type.to_owned(),
+        message: regulation.message.to_owned(),
     });
     let limits = GROUPS.iter().enumerate().flat_map(|(at, group)| {
-        REGULATIONS.iter().map(move |wanted| Limit {
-            id: limit_id(group.id, wanted.condition),
+        REGULATIONS.iter().map(move |regulation| Limit {
+            id: limit_id(group.id, regulation.condition),
             patron_group_id: group.id.to_string(),
-            condition_id: wanted.condition,
-            value: Some(wanted.limits[at].parse().expect("the limits above are numbers")),
+            condition_id: regulation.condition,
+            value: Some(regulation.limits[at].parse().expect("the limits above are numbers")),
         })
     });
     Rules { conditions: conditions.collect(), limits: limits.collect() }

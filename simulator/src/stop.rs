@@ -5,24 +5,24 @@ use tokio::sync::watch;
 
 /// Whether to stop, shared by everything that should.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<bool>);
+pub struct StopSignal(watch::Receiver<bool>);
 
-impl Stop {
+impl StopSignal {
     /// Stops at SIGINT and SIGTERM.
     pub fn on_signals() -> anyhow::Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (tell, told) = watch::channel(false);
+        let (sender, receiver) = watch::channel(false);
         tokio::spawn(async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            let _ = tell.send(true);
+            let _ = sender.send(true);
             // Whoever asks later must still hear it.
-            tell.closed().await;
+            sender.closed().await;
         });
-        Ok(Self(told))
+        Ok(Self(receiver))
     }
 
     /// Nobody will say stop.
@@ -31,12 +31,12 @@ impl Stop {
     }
 
     /// Whether it is time to stop.
-    pub fn is_asked_for(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         *self.0.borrow()
     }
 
     /// Until it is time to stop.
-    pub async fn asked_for(&mut self) {
+    pub async fn requested(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
         }

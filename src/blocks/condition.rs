@@ -43,7 +43,7 @@ impl Measure {
     }
 
     /// What the condition with this id counts; `None` for any other id.
-    pub fn of_condition(id: Uuid) -> Option<Self> {
+    pub fn from_condition_id(id: Uuid) -> Option<Self> {
         Self::ALL.into_iter().find(|measure| measure.condition_id() == id)
     }
 
@@ -86,7 +86,7 @@ impl Actions {
     pub const ALL: Self = Self { borrowing: true, renewals: true, requests: true };
 
     /// Those in both sets.
-    pub fn and(self, other: Self) -> Self {
+    pub fn intersection(self, other: Self) -> Self {
         Self {
             borrowing: self.borrowing && other.borrowing,
             renewals: self.renewals && other.renewals,

@@ -33,7 +33,7 @@ pub struct Measures {
 impl Measures {
     /// Measures loans and fees/fines of one patron at `now`: the definition that the SQL of
     /// `store/patrons.rs` must agree with.
-    pub fn of<'a>(
+    pub fn compute<'a>(
         loans: impl IntoIterator<Item = (Uuid, &'a OpenLoan)>,
         fees: impl IntoIterator<Item = &'a OpenFee>,
         now: DateTime<Utc>,
@@ -45,7 +45,7 @@ impl Measures {
             if loan.claimed_returned {
                 claimed_returned.push(id);
             } else {
-                measures.add(loan, now);
+                measures.add_loan(loan, now);
             }
         }
         for fee in fees {
@@ -58,7 +58,7 @@ impl Measures {
         measures
     }
 
-    fn add(&mut self, loan: &OpenLoan, now: DateTime<Utc>) {
+    fn add_loan(&mut self, loan: &OpenLoan, now: DateTime<Utc>) {
         self.charged_out += 1;
         self.lost += i64::from(loan.lost);
         let Some(due_date) = loan.due_date else { return };
@@ -78,21 +78,21 @@ impl Measures {
     }
 
     /// The number that a condition compares.
-    pub fn measured(&self, measure: Measure) -> Measured {
+    pub fn value_of(&self, measure: Measure) -> MeasuredValue {
         match measure {
-            Measure::ChargedOut => Measured::Count(self.charged_out),
-            Measure::LostItems => Measured::Count(self.lost),
-            Measure::OverdueItems => Measured::Count(self.overdue),
-            Measure::OverdueRecalls => Measured::Count(self.overdue_recalls),
-            Measure::RecallOverdueDays => Measured::Count(self.recall_overdue_days),
-            Measure::FeeFineBalance => Measured::Money(self.fee_fine_balance),
+            Measure::ChargedOut => MeasuredValue::Count(self.charged_out),
+            Measure::LostItems => MeasuredValue::Count(self.lost),
+            Measure::OverdueItems => MeasuredValue::Count(self.overdue),
+            Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls),
+            Measure::RecallOverdueDays => MeasuredValue::Count(self.recall_overdue_days),
+            Measure::FeeFineBalance => MeasuredValue::Money(self.fee_fine_balance),
         }
     }
 }
 
 /// A measured number: items or days, or money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measured {
+pub enum MeasuredValue {
     /// Items or days.
     Count(i64),
     /// An exact sum.
@@ -107,7 +107,7 @@ pub struct Finding<'a> {
     /// Its condition.
     pub condition: &'a Condition,
     /// The number that was compared; `None` where the condition is not one of the six.
-    pub measured: Option<Measured>,
+    pub measured: Option<MeasuredValue>,
     /// The actions for which the limit is reached, whatever the condition's flags say.
     pub reached: Actions,
     /// The actions that are blocked: reached, and blocked by the condition.
@@ -126,28 +126,30 @@ pub fn evaluate<'a>(
     }
     let finding = |limit: &'a Limit| {
         let condition = conditions.iter().find(|c| Some(c.id) == limit.condition)?;
-        let measure = Measure::of_condition(condition.id);
-        let measured = measure.map(|measure| measures.measured(measure));
+        let measure = Measure::from_condition_id(condition.id);
+        let measured = measure.map(|measure| measures.value_of(measure));
         let reached = match (measure, measured, limit.value) {
             // This one asks for a loan that exists: none is not "0 days", whatever the limit.
             (Some(Measure::RecallOverdueDays), ..) if measures.overdue_recalls == 0 => {
                 Actions::NONE
             }
-            (Some(measure), Some(measured), Some(value)) => reached(measure, measured, value),
+            (Some(measure), Some(measured), Some(value)) => {
+                reached_actions(measure, measured, value)
+            }
             _ => Actions::NONE,
         };
-        let blocked = reached.and(condition.blocks);
+        let blocked = reached.intersection(condition.blocks);
         Some(Finding { limit, condition, measured, reached, blocked })
     };
     limits.into_iter().filter_map(finding).collect()
 }
 
-fn reached(measure: Measure, measured: Measured, limit: f64) -> Actions {
+fn reached_actions(measure: Measure, measured: MeasuredValue, limit: f64) -> Actions {
     let compared = match measured {
         // Counts are far below 2^53, so the conversion is exact.
-        Measured::Count(count) => (count as f64).partial_cmp(&limit),
+        MeasuredValue::Count(count) => (count as f64).partial_cmp(&limit),
         // A limit that no decimal can hold is above or below every sum.
-        Measured::Money(sum) => match Limit::exact(limit) {
+        MeasuredValue::Money(sum) => match Limit::exact_decimal(limit) {
             Some(limit) => Some(sum.cmp(&limit)),
             None => 0.0.partial_cmp(&limit),
         },

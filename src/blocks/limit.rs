@@ -20,7 +20,7 @@ pub struct Limit {
 impl Limit {
     /// The value for comparing money: the shortest decimal that the double stands for, so 10.4 is
     /// exactly 10.4 (evaluation contract 5).
-    pub fn exact(value: f64) -> Option<Decimal> {
+    pub fn exact_decimal(value: f64) -> Option<Decimal> {
         value.to_string().parse().ok()
     }
 }

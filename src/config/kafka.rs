@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Problems, SecurityConfig, SecuritySettings};
-use crate::{event::Environment, flow::stop_rule::StopRule};
+use super::{InvalidSettings, SecurityConfig, SecuritySettings};
+use crate::{event::Environment, services::stop_rule::BadRecordLimit};
 
 /// The settings as they come.
 #[derive(Debug, Clone, Args)]
@@ -48,11 +48,11 @@ pub struct KafkaSettings {
     #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
     pub kafka_prefetch: String,
     /// What records that wait to be stored may take, in KiB
-    #[arg(long, env = "INGEST_WAITING_KIB", default_value = "16384", global = true)]
-    pub ingest_waiting: String,
+    #[arg(long, env = "INGEST_BUFFER_KIB", default_value = "16384", global = true)]
+    pub ingest_buffer: String,
     /// Records in one transaction at most
-    #[arg(long, env = "INGEST_BATCH_MOST", default_value = "2000", global = true)]
-    pub ingest_batch_most: String,
+    #[arg(long, env = "INGEST_BATCH_MAX", default_value = "2000", global = true)]
+    pub ingest_batch_max: String,
     /// Writers, each with a connection and partitions of its own
     #[arg(long, env = "INGEST_WRITERS", default_value = "2", global = true)]
     pub ingest_writers: String,
@@ -60,18 +60,18 @@ pub struct KafkaSettings {
     #[command(flatten)]
     pub security: SecuritySettings,
     /// So many bad records in a row stop a partition
-    #[arg(long, env = "STOP_AFTER_BAD_IN_A_ROW", default_value = "100", global = true)]
-    pub stop_in_a_row: String,
+    #[arg(long, env = "BAD_RECORD_LIMIT_CONSECUTIVE", default_value = "100", global = true)]
+    pub bad_record_limit_consecutive: String,
     /// So many bad records among the last 1000 stop a partition
-    #[arg(long, env = "STOP_AFTER_BAD_OF_1000", default_value = "500", global = true)]
-    pub stop_of_1000: String,
+    #[arg(long, env = "BAD_RECORD_LIMIT_PER_1000", default_value = "500", global = true)]
+    pub bad_record_limit_per_1000: String,
 }
 
 /// The broker and the group.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// `host:port`.
-    pub bootstrap: String,
+    pub bootstrap_servers: String,
     /// How connections are made.
     pub security: SecurityConfig,
     /// First part of topic names, and which topics are read.
@@ -83,18 +83,18 @@ pub struct KafkaConfig {
     /// How often new topics are looked for.
     pub metadata_max_age: Duration,
     /// How the group agrees on who reads what.
-    pub protocol: GroupProtocol,
+    pub group_protocol: GroupProtocol,
     /// What the client may fetch ahead, in KiB.
     pub prefetch_kib: u32,
     /// What records that wait to be stored may take, in KiB.
-    pub waiting_kib: u32,
+    pub buffer_kib: u32,
     /// Records in one transaction at most: beyond the default latency grows faster than throughput
     /// (docs/decisions/0005).
-    pub batch_most: usize,
+    pub batch_records_max: usize,
     /// Writers: beyond the default they gain little (docs/decisions/0005).
     pub writers: u32,
     /// When a partition has too many bad records.
-    pub stop_rule: StopRule,
+    pub bad_record_limit: BadRecordLimit,
 }
 
 /// How the group agrees on who reads what.
@@ -107,8 +107,8 @@ pub enum GroupProtocol {
 }
 
 impl KafkaSettings {
-    pub(super) fn check(&self, problems: &mut Problems) -> KafkaConfig {
-        let host = problems.filled("KAFKA_HOST", &self.kafka_host);
+    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> KafkaConfig {
+        let host = problems.non_empty("KAFKA_HOST", &self.kafka_host);
         let port = problems.port("KAFKA_PORT", &self.kafka_port);
         let usable = |text: &str| {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -117,10 +117,10 @@ impl KafkaSettings {
         let rule =
             "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
         let config = KafkaConfig {
-            bootstrap: format!("{host}:{port}"),
-            security: self.security.check(problems),
+            bootstrap_servers: format!("{host}:{port}"),
+            security: self.security.validate(problems),
             environment: problems
-                .check("ENV", &self.env, rule, usable)
+                .parse("ENV", &self.env, rule, usable)
                 .unwrap_or_else(|| Environment::new(None))
                 .with_pubsub(problems.flag("KAFKA_PUBSUB_TOPICS", &self.kafka_pubsub_topics)),
             session_timeout: problems
@@ -131,8 +131,8 @@ impl KafkaSettings {
             ),
             metadata_max_age: problems
                 .milliseconds("KAFKA_CONSUMER_METADATA_MAX_AGE_MS", &self.kafka_metadata_max_age),
-            protocol: problems
-                .check(
+            group_protocol: problems
+                .parse(
                     "KAFKA_GROUP_PROTOCOL",
                     &self.kafka_group_protocol,
                     "must be classic or consumer",
@@ -144,10 +144,10 @@ impl KafkaSettings {
                 )
                 .unwrap_or(GroupProtocol::Classic),
             prefetch_kib: problems.kib("KAFKA_PREFETCH_KIB", &self.kafka_prefetch),
-            waiting_kib: problems.kib("INGEST_WAITING_KIB", &self.ingest_waiting),
-            batch_most: problems.number(
-                "INGEST_BATCH_MOST",
-                &self.ingest_batch_most,
+            buffer_kib: problems.kib("INGEST_BUFFER_KIB", &self.ingest_buffer),
+            batch_records_max: problems.number(
+                "INGEST_BATCH_MAX",
+                &self.ingest_batch_max,
                 "must be a number from 1 to 20000",
                 1..=20_000,
             ),
@@ -157,22 +157,22 @@ impl KafkaSettings {
                 "must be a number from 1 to 8",
                 1..=8,
             ),
-            stop_rule: StopRule {
-                in_a_row: problems.number(
-                    "STOP_AFTER_BAD_IN_A_ROW",
-                    &self.stop_in_a_row,
+            bad_record_limit: BadRecordLimit {
+                consecutive: problems.number(
+                    "BAD_RECORD_LIMIT_CONSECUTIVE",
+                    &self.bad_record_limit_consecutive,
                     "must be a number from 1 to 1000000",
                     1..=1_000_000,
                 ),
-                of_window: problems.number(
-                    "STOP_AFTER_BAD_OF_1000",
-                    &self.stop_of_1000,
+                per_window: problems.number(
+                    "BAD_RECORD_LIMIT_PER_1000",
+                    &self.bad_record_limit_per_1000,
                     "must be a number from 1 to 1001, which never comes",
                     1..=1001,
                 ),
             },
         };
-        problems.check(
+        problems.parse(
             "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
             &self.kafka_heartbeat_interval,
             "must be less than KAFKA_CONSUMER_SESSION_TIMEOUT_MS",

@@ -2,12 +2,12 @@
 //!
 //! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
 
-mod dotted;
-mod housekeeping;
+mod block_events;
 mod kafka;
-mod messages;
 mod okapi;
+mod property_names;
 mod rebuild;
+mod retention;
 mod security;
 
 use std::{
@@ -19,17 +19,17 @@ use std::{
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-pub use dotted::with_dotted_names;
-pub use housekeeping::{HousekeepingConfig, HousekeepingSettings};
+pub use block_events::{BlockEventsConfig, BlockEventsSettings};
 pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
-pub use messages::{MessageConfig, MessageSettings};
 pub use okapi::{Gateway, OkapiConfig, OkapiSettings};
+pub use property_names::with_property_names;
 pub use rebuild::RebuildSettings;
-pub use security::{Own, Sasl, SecurityConfig, SecuritySettings, Tls};
+pub use retention::{HousekeepingConfig, HousekeepingSettings};
+pub use security::{ClientCertificate, Sasl, SecurityConfig, SecuritySettings, Tls};
 
 use crate::{
+    logging::{self, LogFormat},
     store::Login,
-    telemetry::{self, LogFormat},
 };
 
 /// The settings as they come: text, so that every problem can be told, not only the first.
@@ -94,7 +94,7 @@ pub struct Settings {
 
     /// Of what others are told
     #[command(flatten)]
-    pub messages: MessageSettings,
+    pub block_events: BlockEventsSettings,
 
     /// Whether metrics tell tenants apart: true or false
     #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
@@ -125,20 +125,20 @@ pub struct Config {
     /// Other modules.
     pub okapi: OkapiConfig,
     /// What the desk is told when the database fails.
-    pub on_database_failure: OnDatabaseFailure,
+    pub on_database_failure: DatabaseFailureMode,
     /// Whether figures tell tenants apart.
-    pub figures_by_tenant: bool,
+    pub metrics_by_tenant: bool,
     /// How long what is kept.
     pub housekeeping: HousekeepingConfig,
     /// How rebuilds behave.
-    pub rebuild: crate::flow::rebuild::Setting,
+    pub rebuild: crate::services::rebuild::RebuildConfig,
     /// What others are told.
-    pub messages: MessageConfig,
+    pub block_events: BlockEventsConfig,
 }
 
 impl Config {
     /// Stopping has to end within ten seconds.
-    pub const LONGEST_SHUTDOWN_DELAY: Duration = Duration::from_secs(3);
+    pub const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(3);
 }
 
 /// The database, and how many connections there may be.
@@ -147,19 +147,19 @@ pub struct DatabaseConfig {
     /// Where and as whom.
     pub login: Login,
     /// Connections, all together; never below [`DatabaseConfig::LEAST`].
-    pub connections: u32,
+    pub max_connections: u32,
     /// Longest time for one statement of ingest or an operator.
-    pub statement: Duration,
+    pub statement_timeout: Duration,
 }
 
 impl DatabaseConfig {
     /// Two for writers, one to hear news, one for answers.
-    pub const LEAST: u32 = 4;
+    pub const CONNECTIONS_MIN: u32 = 4;
 }
 
 /// What the desk is told when the database fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnDatabaseFailure {
+pub enum DatabaseFailureMode {
     /// No blocks, as the module that this one replaces does.
     Open,
     /// Status 500, which stops circulation.
@@ -178,18 +178,18 @@ pub struct LogConfig {
 /// One setting that can't be used: its variable and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} {rule}, but it is {value:?}")]
-pub struct Problem {
+pub struct InvalidSetting {
     variable: &'static str,
     rule: &'static str,
     value: String,
 }
 
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct InvalidSettings(Vec<InvalidSetting>);
 
-impl Problems {
+impl InvalidSettings {
     /// The value, or what stands for it while the other settings are looked at.
-    fn check<T>(
+    fn parse<T>(
         &mut self,
         variable: &'static str,
         text: &str,
@@ -198,7 +198,7 @@ impl Problems {
     ) -> Option<T> {
         let value = read(text.trim());
         if value.is_none() {
-            self.0.push(Problem { variable, rule, value: text.to_owned() });
+            self.0.push(InvalidSetting { variable, rule, value: text.to_owned() });
         }
         value
     }
@@ -211,7 +211,7 @@ impl Problems {
         range: std::ops::RangeInclusive<T>,
     ) -> T {
         let read = |text: &str| text.parse().ok().filter(|number| range.contains(number));
-        self.check(variable, text, rule, read).unwrap_or_default()
+        self.parse(variable, text, rule, read).unwrap_or_default()
     }
 
     fn milliseconds(&mut self, variable: &'static str, text: &str) -> Duration {
@@ -228,14 +228,14 @@ impl Problems {
         chrono::TimeDelta::seconds(self.number(variable, text, rule, 0..=31_536_000))
     }
 
-    fn filled(&mut self, variable: &'static str, text: &str) -> String {
+    fn non_empty(&mut self, variable: &'static str, text: &str) -> String {
         let read = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        self.check(variable, text, "must not be empty", read).unwrap_or_default()
+        self.parse(variable, text, "must not be empty", read).unwrap_or_default()
     }
 
     fn flag(&mut self, variable: &'static str, text: &str) -> bool {
         let read = |text: &str| text.parse().ok();
-        self.check(variable, text, "must be true or false", read).unwrap_or_default()
+        self.parse(variable, text, "must be true or false", read).unwrap_or_default()
     }
 
     fn port(&mut self, variable: &'static str, text: &str) -> u16 {
@@ -245,14 +245,14 @@ impl Problems {
 
 impl Settings {
     /// Checks all settings; every problem is told.
-    pub fn check(&self) -> Result<(Config, LogConfig), Vec<Problem>> {
-        let mut problems = Problems::default();
+    pub fn validate(&self) -> Result<(Config, LogConfig), Vec<InvalidSetting>> {
+        let mut problems = InvalidSettings::default();
         let log = self.log(&mut problems);
         let config = Config {
             database: self.database(&mut problems),
-            kafka: self.kafka.check(&mut problems),
+            kafka: self.kafka.validate(&mut problems),
             http_address: problems
-                .check(
+                .parse(
                     "HTTP_ADDRESS",
                     &self.http_address,
                     "must be an IP address of this machine",
@@ -277,26 +277,26 @@ impl Settings {
                 "must be a number of milliseconds from 0 to 3000",
                 0..=3000,
             )),
-            okapi: self.okapi.check(&mut problems),
+            okapi: self.okapi.validate(&mut problems),
             on_database_failure: problems
-                .check(
+                .parse(
                     "ON_DATABASE_FAILURE",
                     &self.on_database_failure,
                     "must be open or error",
                     |text| match text {
-                        "open" => Some(OnDatabaseFailure::Open),
-                        "error" => Some(OnDatabaseFailure::Error),
+                        "open" => Some(DatabaseFailureMode::Open),
+                        "error" => Some(DatabaseFailureMode::Error),
                         _ => None,
                     },
                 )
-                .unwrap_or(OnDatabaseFailure::Open),
-            figures_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
-            housekeeping: self.housekeeping.check(&mut problems),
-            rebuild: self.rebuild.check(&mut problems),
-            messages: self.messages.check(&mut problems),
+                .unwrap_or(DatabaseFailureMode::Open),
+            metrics_by_tenant: problems.flag("METRICS_BY_TENANT", &self.metrics_by_tenant),
+            housekeeping: self.housekeeping.validate(&mut problems),
+            rebuild: self.rebuild.validate(&mut problems),
+            block_events: self.block_events.validate(&mut problems),
         };
-        let (writers, connections) = (config.kafka.writers, config.database.connections);
-        problems.check(
+        let (writers, connections) = (config.kafka.writers, config.database.max_connections);
+        problems.parse(
             "INGEST_WRITERS",
             &self.kafka.ingest_writers,
             "must be less than DB_MAXPOOLSIZE by 2 at least",
@@ -309,44 +309,46 @@ impl Settings {
         }
     }
 
-    fn database(&self, problems: &mut Problems) -> DatabaseConfig {
+    fn database(&self, problems: &mut InvalidSettings) -> DatabaseConfig {
         DatabaseConfig {
             login: Login {
-                host: problems.filled("DB_HOST", &self.db_host),
+                host: problems.non_empty("DB_HOST", &self.db_host),
                 port: problems.port("DB_PORT", &self.db_port),
-                username: problems.filled("DB_USERNAME", &self.db_username),
+                username: problems.non_empty("DB_USERNAME", &self.db_username),
                 password: self.db_password.clone(),
-                database: problems.filled("DB_DATABASE", &self.db_database),
+                database: problems.non_empty("DB_DATABASE", &self.db_database),
                 server_pem: self.server_pem(problems),
             },
-            connections: problems.number(
+            max_connections: problems.number(
                 "DB_MAXPOOLSIZE",
                 &self.db_maxpoolsize,
                 "must be a number from 4 to 1000",
-                DatabaseConfig::LEAST..=1000,
+                DatabaseConfig::CONNECTIONS_MIN..=1000,
             ),
-            statement: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
+            statement_timeout: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
         }
     }
 
-    fn server_pem(&self, problems: &mut Problems) -> Option<String> {
+    fn server_pem(&self, problems: &mut InvalidSettings) -> Option<String> {
         let rule = "must be one or more certificates as PEM text";
         let is_pem = |text: &str| {
-            let holds = |mark: &str| text.contains(&format!("-----{mark} CERTIFICATE-----"));
-            (text.is_empty() || holds("BEGIN") && holds("END")).then(|| text.to_owned())
+            let contains_marker =
+                |mark: &str| text.contains(&format!("-----{mark} CERTIFICATE-----"));
+            (text.is_empty() || contains_marker("BEGIN") && contains_marker("END"))
+                .then(|| text.to_owned())
         };
-        let pem = problems.check("DB_SERVER_PEM", &self.db_server_pem, rule, is_pem)?;
+        let pem = problems.parse("DB_SERVER_PEM", &self.db_server_pem, rule, is_pem)?;
         (!pem.is_empty()).then_some(pem)
     }
 
-    fn log(&self, problems: &mut Problems) -> Option<LogConfig> {
-        let filter = problems.check(
+    fn log(&self, problems: &mut InvalidSettings) -> Option<LogConfig> {
+        let filter = problems.parse(
             "LOG_LEVEL",
             &self.log_level,
             "must be a level or directives such as info,sqlx=warn",
-            telemetry::filter,
+            logging::parse_filter,
         );
-        let format = problems.check(
+        let format = problems.parse(
             "LOG_FORMAT",
             &self.log_format,
             "must be text or json",
@@ -373,24 +375,24 @@ mod tests {
         settings: Settings,
     }
 
-    fn check(line: &[&str]) -> Result<(Config, LogConfig), Vec<Problem>> {
+    fn check(line: &[&str]) -> Result<(Config, LogConfig), Vec<InvalidSetting>> {
         // Not what the environment of the tests says.
         let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
         let matches = command.get_matches_from([&["x"], line].concat());
-        Line::from_arg_matches(&matches).unwrap().settings.check()
+        Line::from_arg_matches(&matches).unwrap().settings.validate()
     }
 
     #[test]
-    fn the_defaults_are_usable() {
+    fn default_settings_are_valid() {
         let (config, _) = check(&[]).unwrap();
-        assert_eq!(config.kafka.bootstrap, "localhost:9092");
+        assert_eq!(config.kafka.bootstrap_servers, "localhost:9092");
         assert_eq!(config.kafka.environment, Environment::new(None));
         assert_eq!(config.http_port, 8081);
         assert!(config.http_address.is_unspecified(), "a gateway reaches it from elsewhere");
     }
 
     #[test]
-    fn dotted_names_count_where_the_upper_case_one_is_not_set() {
+    fn dotted_names_apply_if_the_variable_is_unset() {
         let set = |name: &str| match name {
             "spring.kafka.consumer.properties.session.timeout.ms" => Some("40000".to_owned()),
             "kafka.consumer.session.timeout.ms" => Some("30000".to_owned()),
@@ -398,23 +400,23 @@ mod tests {
             _ => None,
         };
         let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
-        let matches = dotted::with_names(command, set)
+        let matches = property_names::apply_property_names(command, set)
             .get_matches_from(["x", "--kafka-heartbeat-interval=1000"]);
-        let (config, _) = Line::from_arg_matches(&matches).unwrap().settings.check().unwrap();
+        let (config, _) = Line::from_arg_matches(&matches).unwrap().settings.validate().unwrap();
         assert_eq!(config.kafka.session_timeout, Duration::from_secs(30));
         assert_eq!(config.kafka.heartbeat_interval, Duration::from_secs(1));
-        dotted::with_names(Line::command(), |_| Some("1".to_owned()));
+        property_names::apply_property_names(Line::command(), |_| Some("1".to_owned()));
     }
 
     #[test]
-    fn the_topics_of_mod_pubsub_are_read_on_demand() {
+    fn mod_pubsub_topics_are_read_on_demand() {
         let (config, _) = check(&["--env=prod1", "--kafka-pubsub-topics=true"]).unwrap();
         let expected = Environment::new(Some("prod1")).with_pubsub(true);
         assert_eq!(config.kafka.environment, expected);
     }
 
     #[test]
-    fn every_problem_is_told_at_once_with_its_variable_and_its_rule() {
+    fn every_problem_is_reported_with_variable_and_rule() {
         let problems = check(&[
             "--db-port=70000",
             "--db-host=",
@@ -431,9 +433,9 @@ mod tests {
             "--kafka-heartbeat-interval=10000",
         ])
         .unwrap_err();
-        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            messages,
             [
                 "LOG_FORMAT must be text or json, but it is \"xml\"",
                 "DB_HOST must not be empty, but it is \"\"",

@@ -5,11 +5,11 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use clap::Args;
 
-use super::Problems;
+use super::InvalidSettings;
 use crate::okapi::BreakerLimits;
 
 /// The gateway where OKAPI_URL is not set and a request names none.
-const USUAL_URL: &str = "http://okapi:9130";
+const DEFAULT_URL: &str = "http://okapi:9130";
 
 /// As they come.
 #[derive(Debug, Clone, Args)]
@@ -26,12 +26,12 @@ pub struct OkapiSettings {
     #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
     pub users_timeout: String,
     /// Up to this age in seconds a known patron group is used without asking
-    #[arg(long, env = "PATRON_GROUP_FRESH_SECONDS", default_value = "10", global = true)]
-    pub patron_group_fresh: String,
+    #[arg(long, env = "PATRON_GROUP_TTL_SECONDS", default_value = "10", global = true)]
+    pub patron_group_ttl: String,
     /// Up to this age in seconds it is used and asked again in the background; beyond it, one that the topic of
     /// users has is
-    #[arg(long, env = "PATRON_GROUP_USABLE_SECONDS", default_value = "60", global = true)]
-    pub patron_group_usable: String,
+    #[arg(long, env = "PATRON_GROUP_STALE_SECONDS", default_value = "60", global = true)]
+    pub patron_group_stale: String,
     /// Up to this age in seconds it is used when the users module fails
     #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
     pub patron_group_fallback: String,
@@ -54,11 +54,11 @@ pub struct OkapiConfig {
     /// Longest wait for an answer of the users module.
     pub users_timeout: Duration,
     /// Up to this age a patron group is used without asking.
-    pub fresh: TimeDelta,
+    pub patron_group_ttl: TimeDelta,
     /// Up to this age it is used, and asked again in the background.
-    pub usable: TimeDelta,
+    pub patron_group_stale: TimeDelta,
     /// Up to this age it is used when the users module fails.
-    pub fallback: TimeDelta,
+    pub patron_group_fallback: TimeDelta,
     /// When modules that give no answer are not asked.
     pub breaker: BreakerLimits,
     /// Whether enabling a tenant registers with mod-pubsub.
@@ -71,7 +71,7 @@ pub struct Gateway {
     /// Base of calls that no request names one for; without a trailing slash.
     pub url: String,
     /// Whether somebody has set it.
-    pub is_set: bool,
+    pub is_configured: bool,
     /// Whether it is the only one.
     pub is_pinned: bool,
 }
@@ -79,43 +79,47 @@ pub struct Gateway {
 impl Gateway {
     /// Base of calls on behalf of a request that names this one, and whether it is elsewhere: what is answered
     /// there serves nobody else.
-    pub fn of(&self, named: Option<&str>) -> (String, bool) {
-        match named.map(|named| named.trim_end_matches('/')) {
-            Some(named) if !self.is_pinned => (named.to_owned(), self.is_set && named != self.url),
+    pub fn resolve(&self, requested: Option<&str>) -> (String, bool) {
+        match requested.map(|named| named.trim_end_matches('/')) {
+            Some(named) if !self.is_pinned => {
+                (named.to_owned(), self.is_configured && named != self.url)
+            }
             _ => (self.url.clone(), false),
         }
     }
 
     /// The gateway that a request names, where another one is pinned and asked instead.
-    pub fn passed_over<'a>(&self, named: Option<&'a str>) -> Option<&'a str> {
-        let named = named?.trim_end_matches('/');
+    pub fn ignored_url<'a>(&self, requested: Option<&'a str>) -> Option<&'a str> {
+        let named = requested?.trim_end_matches('/');
         (self.is_pinned && named != self.url).then_some(named)
     }
 }
 
 impl OkapiSettings {
-    pub(super) fn check(&self, problems: &mut Problems) -> OkapiConfig {
+    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> OkapiConfig {
         OkapiConfig {
             gateway: self.gateway(problems),
             users_timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
-            fresh: problems.seconds("PATRON_GROUP_FRESH_SECONDS", &self.patron_group_fresh),
-            usable: problems.seconds("PATRON_GROUP_USABLE_SECONDS", &self.patron_group_usable),
-            fallback: problems
+            patron_group_ttl: problems.seconds("PATRON_GROUP_TTL_SECONDS", &self.patron_group_ttl),
+            patron_group_stale: problems
+                .seconds("PATRON_GROUP_STALE_SECONDS", &self.patron_group_stale),
+            patron_group_fallback: problems
                 .seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
             breaker: BreakerLimits {
-                failures: problems.number(
+                failure_threshold: problems.number(
                     "MODULE_BREAKER_FAILURES",
                     &self.module_breaker_failures,
                     "must be a number from 1 to 1000",
                     1..=1000,
                 ),
-                pause: problems.milliseconds("MODULE_BREAKER_PAUSE_MS", &self.module_breaker_pause),
+                open_duration: problems
+                    .milliseconds("MODULE_BREAKER_PAUSE_MS", &self.module_breaker_pause),
             },
             pubsub_registration: problems.flag("PUBSUB_REGISTRATION", &self.pubsub_registration),
         }
     }
 
-    fn gateway(&self, problems: &mut Problems) -> Gateway {
+    fn gateway(&self, problems: &mut InvalidSettings) -> Gateway {
         let url = |text: &str| {
             let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
             let url = text.trim_end_matches('/').to_owned();
@@ -123,7 +127,7 @@ impl OkapiSettings {
         };
         let rule = "must be a URL with http or https";
         let set = self.okapi_url.as_deref().filter(|set| !set.trim().is_empty());
-        let checked = problems.check("OKAPI_URL", set.unwrap_or(USUAL_URL), rule, url);
+        let checked = problems.parse("OKAPI_URL", set.unwrap_or(DEFAULT_URL), rule, url);
         let rule = "must be auto, pinned or request";
         let pinned = |text: &str| match text {
             "auto" => Some(set.is_some()),
@@ -131,10 +135,10 @@ impl OkapiSettings {
             "request" => Some(false),
             _ => None,
         };
-        let is_pinned = problems.check("OKAPI_GATEWAY", &self.okapi_gateway, rule, pinned);
+        let is_pinned = problems.parse("OKAPI_GATEWAY", &self.okapi_gateway, rule, pinned);
         Gateway {
             url: checked.unwrap_or_default(),
-            is_set: set.is_some(),
+            is_configured: set.is_some(),
             is_pinned: is_pinned.unwrap_or(true),
         }
     }
@@ -157,15 +161,15 @@ mod tests {
         let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
         let matches = command.get_matches_from([&["x"], line].concat());
         let settings = Line::from_arg_matches(&matches).unwrap().settings;
-        let mut problems = Problems::default();
-        let config = settings.check(&mut problems);
+        let mut problems = InvalidSettings::default();
+        let config = settings.validate(&mut problems);
         assert!(problems.0.is_empty());
         config.gateway
     }
 
     #[test]
-    fn the_gateway_is_pinned_where_it_is_set() {
-        let base = |line: &[&str], named| gateway(line).of(named);
+    fn configured_gateway_is_pinned() {
+        let base = |line: &[&str], named| gateway(line).resolve(named);
         let (url, other) = ("--okapi-url=http://here:9130/", Some("http://elsewhere/"));
         let here = || "http://here:9130".to_owned();
         assert_eq!(base(&[url], other), (here(), false));

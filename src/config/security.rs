@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Args;
 use p12_keystore::Pkcs12Archive;
 
-use super::Problems;
+use super::InvalidSettings;
 
 /// The settings as they come.
 #[derive(Debug, Clone, Args)]
@@ -86,16 +86,16 @@ pub struct SecurityConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Certificates that a broker's may be signed by, as PEM; the system's without.
-    pub trusted: Option<String>,
+    pub trusted_certificates: Option<String>,
     /// Our own key and certificates, as PEM.
-    pub own: Option<Own>,
+    pub client_certificate: Option<ClientCertificate>,
     /// Whether a broker's name must be its certificate's.
-    pub named: bool,
+    pub verify_host_name: bool,
 }
 
 /// Our own key and certificates.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Own {
+pub struct ClientCertificate {
     /// The key, as PEM.
     pub key: String,
     /// Its password, if it has one.
@@ -115,7 +115,7 @@ pub struct Sasl {
     pub password: String,
 }
 
-impl std::fmt::Debug for Own {
+impl std::fmt::Debug for ClientCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a key and its certificates")
     }
@@ -128,7 +128,7 @@ impl std::fmt::Debug for Sasl {
 }
 
 impl SecuritySettings {
-    pub(super) fn check(&self, problems: &mut Problems) -> SecurityConfig {
+    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> SecurityConfig {
         let rule = "must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL";
         let protocol = |text: &str| match text {
             "PLAINTEXT" => Some((false, false)),
@@ -139,7 +139,7 @@ impl SecuritySettings {
         };
         let variable = "KAFKA_SECURITY_PROTOCOL";
         let (tls, sasl) = problems
-            .check(variable, &self.kafka_security_protocol, rule, protocol)
+            .parse(variable, &self.kafka_security_protocol, rule, protocol)
             .unwrap_or_default();
         SecurityConfig {
             tls: tls.then(|| self.tls(problems)),
@@ -147,12 +147,18 @@ impl SecuritySettings {
         }
     }
 
-    fn tls(&self, problems: &mut Problems) -> Tls {
+    fn tls(&self, problems: &mut InvalidSettings) -> Tls {
         let (trust, own) = (&self.kafka_ssl_truststore_location, &self.kafka_ssl_keystore_location);
-        let trusted = Store::open("KAFKA_SSL_TRUSTSTORE_LOCATION", trust, problems)
-            .and_then(|store| store.trusted(&self.kafka_ssl_truststore_password, problems));
-        let own = Store::open("KAFKA_SSL_KEYSTORE_LOCATION", own, problems).and_then(|store| {
-            store.own(&self.kafka_ssl_keystore_password, &self.kafka_ssl_key_password, problems)
+        let trusted =
+            KeyStore::open("KAFKA_SSL_TRUSTSTORE_LOCATION", trust, problems).and_then(|store| {
+                store.trusted_certificates(&self.kafka_ssl_truststore_password, problems)
+            });
+        let own = KeyStore::open("KAFKA_SSL_KEYSTORE_LOCATION", own, problems).and_then(|store| {
+            store.client_certificate(
+                &self.kafka_ssl_keystore_password,
+                &self.kafka_ssl_key_password,
+                problems,
+            )
         });
         let variable = "KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM";
         let named = |text: &str| match text {
@@ -161,11 +167,15 @@ impl SecuritySettings {
             _ => None,
         };
         let text = &self.kafka_ssl_endpoint_identification;
-        let named = problems.check(variable, text, "must be https or empty", named);
-        Tls { trusted, own, named: named.unwrap_or(true) }
+        let named = problems.parse(variable, text, "must be https or empty", named);
+        Tls {
+            trusted_certificates: trusted,
+            client_certificate: own,
+            verify_host_name: named.unwrap_or(true),
+        }
     }
 
-    fn sasl(&self, problems: &mut Problems) -> Sasl {
+    fn sasl(&self, problems: &mut InvalidSettings) -> Sasl {
         let rule = "must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
         let known = |text: &str| {
             ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&text).then(|| text.to_owned())
@@ -173,34 +183,34 @@ impl SecuritySettings {
         let mechanism = &self.kafka_sasl_mechanism;
         Sasl {
             mechanism: problems
-                .check("KAFKA_SASL_MECHANISM", mechanism, rule, known)
+                .parse("KAFKA_SASL_MECHANISM", mechanism, rule, known)
                 .unwrap_or_default(),
-            username: problems.filled("KAFKA_SASL_USERNAME", &self.kafka_sasl_username),
+            username: problems.non_empty("KAFKA_SASL_USERNAME", &self.kafka_sasl_username),
             password: self.kafka_sasl_password.clone(),
         }
     }
 }
 
 /// A store that was read.
-struct Store<'a> {
+struct KeyStore<'a> {
     variable: &'static str,
     path: &'a str,
     bytes: Vec<u8>,
 }
 
-impl<'a> Store<'a> {
+impl<'a> KeyStore<'a> {
     /// `None` where no store is named, or where it can't be read, which is a problem.
-    fn open(variable: &'static str, path: &'a str, problems: &mut Problems) -> Option<Self> {
+    fn open(variable: &'static str, path: &'a str, problems: &mut InvalidSettings) -> Option<Self> {
         if path.is_empty() {
             return None;
         }
         let read = |path: &str| fs::read(path).ok();
-        let bytes = problems.check(variable, path, "must be a file that can be read", read)?;
+        let bytes = problems.parse(variable, path, "must be a file that can be read", read)?;
         // The first bytes of every JKS file.
         if bytes.starts_with(&[0xFE, 0xED, 0xFE, 0xED]) {
             let rule = "must be PEM or PKCS#12, not JKS: convert it with keytool -importkeystore \
                         -deststoretype PKCS12";
-            return problems.check(variable, path, rule, |_| None::<Self>);
+            return problems.parse(variable, path, rule, |_| None::<Self>);
         }
         Some(Self { variable, path, bytes })
     }
@@ -211,51 +221,65 @@ impl<'a> Store<'a> {
         text.contains("-----BEGIN ").then_some(text)
     }
 
-    fn pkcs12(&self, password: &str, problems: &mut Problems) -> Option<Pkcs12Archive> {
+    fn pkcs12(&self, password: &str, problems: &mut InvalidSettings) -> Option<Pkcs12Archive> {
         let rule = "must be PEM, or PKCS#12 that its password opens";
         let open = |_: &str| Pkcs12Archive::from_pkcs12(&self.bytes, password).ok();
-        problems.check(self.variable, self.path, rule, open)
+        problems.parse(self.variable, self.path, rule, open)
     }
 
-    fn trusted(&self, password: &str, problems: &mut Problems) -> Option<String> {
+    fn trusted_certificates(
+        &self,
+        password: &str,
+        problems: &mut InvalidSettings,
+    ) -> Option<String> {
         let pem = match self.pem() {
             Some(pem) => pem.to_owned(),
-            None => certificates(&self.pkcs12(password, problems)?),
+            None => certificates_pem(&self.pkcs12(password, problems)?),
         };
         let rule = "must hold a certificate";
         let holds = |_: &str| pem.contains("BEGIN CERTIFICATE").then(|| pem.clone());
-        problems.check(self.variable, self.path, rule, holds)
+        problems.parse(self.variable, self.path, rule, holds)
     }
 
-    fn own(&self, password: &str, key_password: &str, problems: &mut Problems) -> Option<Own> {
+    fn client_certificate(
+        &self,
+        password: &str,
+        key_password: &str,
+        problems: &mut InvalidSettings,
+    ) -> Option<ClientCertificate> {
         let key_password = (!key_password.is_empty()).then(|| key_password.to_owned());
         let own = match self.pem() {
             Some(pem) => {
                 let (key, certificates) = (pem.to_owned(), pem.to_owned());
-                Own { key, key_password, certificates }
+                ClientCertificate { key, key_password, certificates }
             }
             None => {
                 let archive = self.pkcs12(password, problems)?;
                 let key = archive.keys.first();
-                let key = key.map(|bag| pem("PRIVATE KEY", bag.key.as_der())).unwrap_or_default();
-                Own { key, key_password: None, certificates: certificates(&archive) }
+                let key =
+                    key.map(|bag| to_pem("PRIVATE KEY", bag.key.as_der())).unwrap_or_default();
+                ClientCertificate {
+                    key,
+                    key_password: None,
+                    certificates: certificates_pem(&archive),
+                }
             }
         };
         let rule = "must hold a key and its certificate";
         let complete =
             own.key.contains(" KEY-----") && own.certificates.contains(" CERTIFICATE-----");
-        problems.check(self.variable, self.path, rule, |_| complete.then_some(own))
+        problems.parse(self.variable, self.path, rule, |_| complete.then_some(own))
     }
 }
 
 /// Those that belong to a key come first.
-fn certificates(archive: &Pkcs12Archive) -> String {
+fn certificates_pem(archive: &Pkcs12Archive) -> String {
     let (own, others): (Vec<_>, Vec<_>) =
         archive.certs.iter().partition(|bag| bag.local_key_id.is_some());
-    own.iter().chain(&others).map(|bag| pem("CERTIFICATE", bag.cert.as_der())).collect()
+    own.iter().chain(&others).map(|bag| to_pem("CERTIFICATE", bag.cert.as_der())).collect()
 }
 
-fn pem(what: &str, der: &[u8]) -> String {
+fn to_pem(what: &str, der: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(der);
     let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
     format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.join("\n"))
@@ -273,15 +297,18 @@ mod tests {
         concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores")
     }
 
-    fn own(file: &str, password: &str) -> (Option<Own>, Vec<String>) {
-        let (mut problems, path) = (Problems::default(), format!("{}/{file}", folder()));
-        let store = Store::open("STORE", &path, &mut problems);
-        let own = store.and_then(|store| store.own(password, "", &mut problems));
+    fn load_client_certificate(
+        file: &str,
+        password: &str,
+    ) -> (Option<ClientCertificate>, Vec<String>) {
+        let (mut problems, path) = (InvalidSettings::default(), format!("{}/{file}", folder()));
+        let store = KeyStore::open("STORE", &path, &mut problems);
+        let own = store.and_then(|store| store.client_certificate(password, "", &mut problems));
         (own, problems.0.iter().map(ToString::to_string).collect())
     }
 
     #[test]
-    fn a_key_is_the_same_from_either_kind_of_store() {
+    fn key_is_the_same_from_pkcs12_and_pem() {
         let one = |text: &str, what: &str| {
             let begin = format!("-----BEGIN {what}-----");
             let end = format!("-----END {what}-----");
@@ -289,29 +316,29 @@ mod tests {
             inside.split_whitespace().collect::<String>()
         };
         assert!(PKCS12.starts_with(&[0x30]));
-        let (binary, problems) = own("own.p12", "changeit");
+        let (binary, problems) = load_client_certificate("own.p12", "changeit");
         let binary = binary.unwrap_or_else(|| panic!("{problems:?}"));
-        let text = own("own.pem", "").0.unwrap();
+        let text = load_client_certificate("own.pem", "").0.unwrap();
         assert_eq!(text.key, PEM);
         assert_eq!(one(&binary.key, "PRIVATE KEY"), one(PEM, "PRIVATE KEY"));
         assert_eq!(one(&binary.certificates, "CERTIFICATE"), one(PEM, "CERTIFICATE"));
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_the_rule() {
-        let told = |file, password| own(file, password).1.join(" ");
-        assert!(told("own.p12", "wrong").contains("PKCS#12 that its password opens"));
-        assert!(told("nowhere", "").contains("must be a file that can be read"));
-        assert!(told("magic.jks", "").contains("not JKS: convert it with keytool"));
-        assert!(told("../main.rs", "").contains("PKCS#12 that its password opens"));
+    fn unreadable_store_is_reported_with_its_rule() {
+        let rules = |file, password| load_client_certificate(file, password).1.join(" ");
+        assert!(rules("own.p12", "wrong").contains("PKCS#12 that its password opens"));
+        assert!(rules("nowhere", "").contains("must be a file that can be read"));
+        assert!(rules("magic.jks", "").contains("not JKS: convert it with keytool"));
+        assert!(rules("../main.rs", "").contains("PKCS#12 that its password opens"));
     }
 
     #[test]
-    fn certificates_to_trust_come_from_either_kind_of_store() {
+    fn trusted_certificates_load_from_pkcs12_and_pem() {
         for (file, password) in [("own.p12", "changeit"), ("own.pem", "")] {
-            let (mut problems, path) = (Problems::default(), format!("{}/{file}", folder()));
-            let store = Store::open("STORE", &path, &mut problems).unwrap();
-            let trusted = store.trusted(password, &mut problems).unwrap();
+            let (mut problems, path) = (InvalidSettings::default(), format!("{}/{file}", folder()));
+            let store = KeyStore::open("STORE", &path, &mut problems).unwrap();
+            let trusted = store.trusted_certificates(password, &mut problems).unwrap();
             assert!(trusted.contains("-----BEGIN CERTIFICATE-----"), "{file}");
         }
     }

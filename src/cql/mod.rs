@@ -19,7 +19,7 @@ mod tests;
 
 use std::fmt;
 
-pub use parse::{DEPTH_MOST, LENGTH_MOST, ParseError, parse};
+pub use parse::{GROUP_DEPTH_MAX, ParseError, QUERY_BYTES_MAX, parse};
 
 /// Which records, in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Query {
     /// Which records.
     pub condition: Condition,
     /// The order, the first key first; empty is the collection's own.
-    pub sort: Vec<Key>,
+    pub sort: Vec<SortKey>,
 }
 
 /// Which records.
@@ -96,37 +96,37 @@ pub enum Relation {
     /// `any`: the field has one of the term's words.
     AnyWord,
     /// `==`: the field is the term.
-    Is,
+    Equal,
     /// `<>`: the field is there and is not the term.
-    IsNot,
+    NotEqual,
     /// `<`
-    Below,
+    Less,
     /// `<=`
-    AtMost,
+    LessOrEqual,
     /// `>`
-    Above,
+    Greater,
     /// `>=`
-    AtLeast,
+    GreaterOrEqual,
 }
 
 /// What a field is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Term(pub Vec<Letter>);
+pub struct Term(pub Vec<TermPart>);
 
 /// A part of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Letter {
+pub enum TermPart {
     /// This character.
     Char(char),
     /// `*`: any characters, or none.
-    Any,
+    AnyChars,
     /// `?`: any one character.
-    One,
+    OneChar,
 }
 
 /// A field to sort by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct SortKey {
     /// The field's name, to the letter.
     pub field: String,
     /// Whether the greatest comes first.
@@ -141,7 +141,7 @@ impl Condition {
         let mut each = fields.into_iter().map(|(field, text)| {
             Self::Comparison(Comparison {
                 field: field.to_owned(),
-                relation: Relation::Is,
+                relation: Relation::Equal,
                 modifiers: Modifiers::default(),
                 term: Term::literal(&text),
             })
@@ -163,31 +163,31 @@ impl From<Condition> for Query {
 impl Term {
     /// This text, nothing of which is a wildcard.
     pub fn literal(text: &str) -> Self {
-        Self(text.chars().map(Letter::Char).collect())
+        Self(text.chars().map(TermPart::Char).collect())
     }
 
     /// The words that blanks part, each as a term.
     pub fn words(&self) -> impl Iterator<Item = Self> {
-        let is_blank = |letter: &Letter| matches!(letter, Letter::Char(c) if c.is_whitespace());
+        let is_blank = |letter: &TermPart| matches!(letter, TermPart::Char(c) if c.is_whitespace());
         let words = self.0.split(is_blank).filter(|word| !word.is_empty());
         words.map(|word| Self(word.to_vec()))
     }
 
     /// The text, in which a wildcard stands for itself.
-    pub fn written(&self) -> String {
+    pub fn display_text(&self) -> String {
         let each = self.0.iter().map(|letter| match letter {
-            Letter::Char(c) => *c,
-            Letter::Any => '*',
-            Letter::One => '?',
+            TermPart::Char(c) => *c,
+            TermPart::AnyChars => '*',
+            TermPart::OneChar => '?',
         });
         each.collect()
     }
 
     /// The text, where it has no wildcard.
-    pub fn text(&self) -> Option<String> {
+    pub fn literal_text(&self) -> Option<String> {
         let each = self.0.iter().map(|letter| match letter {
-            Letter::Char(c) => Some(*c),
-            Letter::Any | Letter::One => None,
+            TermPart::Char(c) => Some(*c),
+            TermPart::AnyChars | TermPart::OneChar => None,
         });
         each.collect()
     }
@@ -208,35 +208,42 @@ impl Operator {
 
 impl Relation {
     /// Those that begin with another one stand before it.
-    const SIGNS: [Self; 7] =
-        [Self::Is, Self::Words, Self::IsNot, Self::AtMost, Self::Below, Self::AtLeast, Self::Above];
+    const SYMBOLS: [Self; 7] = [
+        Self::Equal,
+        Self::Words,
+        Self::NotEqual,
+        Self::LessOrEqual,
+        Self::Less,
+        Self::GreaterOrEqual,
+        Self::Greater,
+    ];
 
     /// Relations that are written as a word.
     const WORDS: [(&str, Self); 3] =
         [("adj", Self::Words), ("all", Self::AllWords), ("any", Self::AnyWord)];
 
     /// As it is written.
-    fn sign(self) -> &'static str {
+    fn symbol(self) -> &'static str {
         match self {
             Self::Words => "=",
             Self::AllWords => " all ",
             Self::AnyWord => " any ",
-            Self::Is => "==",
-            Self::IsNot => "<>",
-            Self::Below => "<",
-            Self::AtMost => "<=",
-            Self::Above => ">",
-            Self::AtLeast => ">=",
+            Self::Equal => "==",
+            Self::NotEqual => "<>",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
         }
     }
 }
 
 /// A modifier's name, and what it sets.
-type Named = (&'static str, fn(&mut Modifiers));
+type ModifierSetter = (&'static str, fn(&mut Modifiers));
 
 impl Modifiers {
     /// What each modifier is written as, in any case, and what it does.
-    const ALL: [Named; 6] = [
+    const ALL: [ModifierSetter; 6] = [
         ("number", |modifiers| modifiers.form = Some(Form::Number)),
         ("string", |modifiers| modifiers.form = Some(Form::Text)),
         ("ignoreCase", |modifiers| modifiers.respect_case = false),
@@ -270,7 +277,7 @@ impl fmt::Display for Query {
         if !self.sort.is_empty() {
             f.write_str(" sortby")?;
         }
-        for Key { field, descending, modifiers } in &self.sort {
+        for SortKey { field, descending, modifiers } in &self.sort {
             let order = if *descending { "descending" } else { "ascending" };
             write!(f, " {}{modifiers}/sort.{order}", Term::literal(field))?;
         }
@@ -283,7 +290,7 @@ impl fmt::Display for Condition {
         match self {
             Self::All => f.write_str("cql.allRecords=1"),
             Self::Comparison(Comparison { field, relation, modifiers, term }) => {
-                let (field, sign) = (Term::literal(field), relation.sign());
+                let (field, sign) = (Term::literal(field), relation.symbol());
                 // A word needs a blank to end; a quoted term ends a modifier.
                 write!(f, "{field}{}{modifiers}{term}", sign.trim_end())
             }
@@ -303,10 +310,10 @@ impl fmt::Display for Term {
         f.write_str("\"")?;
         for letter in &self.0 {
             match letter {
-                Letter::Any => f.write_str("*")?,
-                Letter::One => f.write_str("?")?,
-                Letter::Char(c @ ('"' | '\\' | '*' | '?')) => write!(f, "\\{c}")?,
-                Letter::Char(c) => write!(f, "{c}")?,
+                TermPart::AnyChars => f.write_str("*")?,
+                TermPart::OneChar => f.write_str("?")?,
+                TermPart::Char(c @ ('"' | '\\' | '*' | '?')) => write!(f, "\\{c}")?,
+                TermPart::Char(c) => write!(f, "{c}")?,
             }
         }
         f.write_str("\"")

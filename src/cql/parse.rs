@@ -8,13 +8,13 @@ use winnow::{
     token::{any, none_of, take_while},
 };
 
-use super::{Comparison, Condition, Key, Letter, Modifiers, Operator, Query, Relation, Term};
+use super::{Comparison, Condition, Modifiers, Operator, Query, Relation, SortKey, Term, TermPart};
 
 /// Bytes of a query at most: room for the ids of some two hundred records.
-pub const LENGTH_MOST: usize = 8192;
+pub const QUERY_BYTES_MAX: usize = 8192;
 
 /// Groups within groups at most.
-pub const DEPTH_MOST: usize = 32;
+pub const GROUP_DEPTH_MAX: usize = 32;
 
 /// The field that stands for every record.
 const ALL_RECORDS: &str = "cql.allRecords";
@@ -35,19 +35,19 @@ pub struct ParseError {
 #[derive(Debug, Clone, Copy)]
 struct Expected(&'static str);
 
-const NOTHING_SAID: &str = "";
+const UNSPECIFIED: &str = "";
 
-pub(super) const A_RELATION: &str = "a relation (==, =, <>, <, <=, >, >=, adj, all or any)";
-pub(super) const A_MODIFIER: &str =
+pub(super) const EXPECTED_RELATION: &str = "a relation (==, =, <>, <, <=, >, >=, adj, all or any)";
+pub(super) const EXPECTED_MODIFIER: &str =
     "a modifier (number, string, ignoreCase, respectCase, ignoreAccents or respectAccents)";
-pub(super) const A_SORT_MODIFIER: &str =
+pub(super) const EXPECTED_SORT_MODIFIER: &str =
     "sort.ascending, sort.descending or a modifier such as number";
 
 impl<I: Stream> ParserError<I> for Expected {
     type Inner = Self;
 
     fn from_input(_: &I) -> Self {
-        Self(NOTHING_SAID)
+        Self(UNSPECIFIED)
     }
 
     fn into_inner(self) -> Result<Self, Self> {
@@ -57,7 +57,7 @@ impl<I: Stream> ParserError<I> for Expected {
 
 impl<I: Stream> AddContext<I> for Expected {
     fn add_context(self, _: &I, _: &I::Checkpoint, context: &'static str) -> Self {
-        if self.0 == NOTHING_SAID { Self(context) } else { self }
+        if self.0 == UNSPECIFIED { Self(context) } else { self }
     }
 }
 
@@ -65,17 +65,17 @@ type Input<'a> = &'a str;
 
 /// Reads a query; an empty one means all records.
 pub fn parse(text: &str) -> Result<Query, ParseError> {
-    if text.len() > LENGTH_MOST {
+    if text.len() > QUERY_BYTES_MAX {
         let expected = "the end within 8192 bytes";
-        return Err(problem(text, text.floor_char_boundary(LENGTH_MOST), expected));
+        return Err(parse_error(text, text.floor_char_boundary(QUERY_BYTES_MAX), expected));
     }
-    query.parse(text).map_err(|error| problem(text, error.offset(), error.inner().0))
+    query.parse(text).map_err(|error| parse_error(text, error.offset(), error.inner().0))
 }
 
-fn problem(text: &str, offset: usize, expected: &'static str) -> ParseError {
-    const SHOWN: usize = 20;
+fn parse_error(text: &str, offset: usize, expected: &'static str) -> ParseError {
+    const EXCERPT_CHARS: usize = 20;
     let (before, rest) = text.split_at(offset);
-    let found = match rest.chars().take(SHOWN).collect::<String>() {
+    let found = match rest.chars().take(EXCERPT_CHARS).collect::<String>() {
         nothing if nothing.is_empty() => "the query ends there".to_owned(),
         something => format!("found {something:?}"),
     };
@@ -83,8 +83,8 @@ fn problem(text: &str, offset: usize, expected: &'static str) -> ParseError {
 }
 
 fn query(input: &mut Input<'_>) -> Result<Query, Expected> {
-    blank.parse_next(input)?;
-    let condition = if input.is_empty() || peeked("sortby", input) {
+    skip_blanks.parse_next(input)?;
+    let condition = if input.is_empty() || starts_with_keyword("sortby", input) {
         Condition::All
     } else {
         condition(None, 0).parse_next(input)?
@@ -106,21 +106,21 @@ fn query(input: &mut Input<'_>) -> Result<Query, Expected> {
 
 /// What stands before a term: field, relation and modifiers. Before a group it is meant for each term in it.
 #[derive(Clone, Copy)]
-struct Before<'a> {
+struct Qualifier<'a> {
     field: &'a str,
     relation: Relation,
     modifiers: Modifiers,
 }
 
 fn condition<'i>(
-    before: Option<Before<'_>>,
+    qualifier: Option<Qualifier<'_>>,
     depth: usize,
 ) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
-        let first = operand(before, depth).parse_next(input)?;
+        let first = operand(qualifier, depth).parse_next(input)?;
         let mut rest = Vec::new();
         while let Some(operator) = opt(operator).parse_next(input)? {
-            rest.push((operator, operand(before, depth).parse_next(input)?));
+            rest.push((operator, operand(qualifier, depth).parse_next(input)?));
         }
         Ok(match rest.is_empty() {
             true => first,
@@ -130,58 +130,62 @@ fn condition<'i>(
 }
 
 fn operator(input: &mut Input<'_>) -> Result<Operator, Expected> {
-    let found = Operator::ALL.into_iter().find(|operator| peeked(operator.keyword(), input));
-    let operator = found.ok_or(Expected(NOTHING_SAID))?;
+    let found =
+        Operator::ALL.into_iter().find(|operator| starts_with_keyword(operator.keyword(), input));
+    let operator = found.ok_or(Expected(UNSPECIFIED))?;
     keyword(operator.keyword()).value(operator).parse_next(input)
 }
 
 fn operand<'i>(
-    before: Option<Before<'_>>,
+    qualifier: Option<Qualifier<'_>>,
     depth: usize,
 ) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         if input.starts_with('(') {
-            return group(before, depth).parse_next(input);
+            return group(qualifier, depth).parse_next(input);
         }
         let start = input.checkpoint();
-        let what = if before.is_some() { "a value or (" } else { "a field name or (" };
-        let field = word.context(what).parse_next(input)?;
-        match (opt(relation).parse_next(input)?, before) {
+        let what = if qualifier.is_some() { "a value or (" } else { "a field name or (" };
+        let field = token.context(what).parse_next(input)?;
+        match (opt(relation).parse_next(input)?, qualifier) {
             (Some(relation), _) => {
                 let modifiers = modifiers.parse_next(input)?;
-                let before = Before { field: &field.written(), relation, modifiers };
-                compared(before, depth).parse_next(input)
+                let qualifier = Qualifier { field: &field.display_text(), relation, modifiers };
+                comparison_or_group(qualifier, depth).parse_next(input)
             }
-            (None, Some(before)) => {
+            (None, Some(qualifier)) => {
                 input.reset(&start); // it was a value
-                comparison(before).parse_next(input)
+                comparison(qualifier).parse_next(input)
             }
-            (None, None) => fail.context(A_RELATION).parse_next(input),
+            (None, None) => fail.context(EXPECTED_RELATION).parse_next(input),
         }
     }
 }
 
 /// What follows a field and a relation.
-fn compared<'i>(before: Before<'_>, depth: usize) -> impl Parser<Input<'i>, Condition, Expected> {
+fn comparison_or_group<'i>(
+    qualifier: Qualifier<'_>,
+    depth: usize,
+) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
         if input.starts_with('(') {
-            group(Some(before), depth).parse_next(input)
+            group(Some(qualifier), depth).parse_next(input)
         } else {
-            comparison(before).parse_next(input)
+            comparison(qualifier).parse_next(input)
         }
     }
 }
 
 /// A term. What asks for anything but all records of the field that stands for them is refused: that
 /// must not be taken for all of them.
-fn comparison<'i>(before: Before<'_>) -> impl Parser<Input<'i>, Condition, Expected> {
-    let Before { field, relation, modifiers } = before;
+fn comparison<'i>(qualifier: Qualifier<'_>) -> impl Parser<Input<'i>, Condition, Expected> {
+    let Qualifier { field, relation, modifiers } = qualifier;
     let all = field.eq_ignore_ascii_case(ALL_RECORDS);
     let fits = move |word: &Term| {
-        !all || matches!(relation, Relation::Is | Relation::Words) && word.written() == "1"
+        !all || matches!(relation, Relation::Equal | Relation::Words) && word.display_text() == "1"
     };
     let expected = if all { "cql.allRecords=1" } else { "a value or (" };
-    word.verify(fits).context(expected).map(move |word| match all {
+    token.verify(fits).context(expected).map(move |word| match all {
         true => Condition::All,
         false => {
             let field = field.to_owned();
@@ -191,33 +195,33 @@ fn comparison<'i>(before: Before<'_>) -> impl Parser<Input<'i>, Condition, Expec
 }
 
 fn group<'i>(
-    before: Option<Before<'_>>,
+    qualifier: Option<Qualifier<'_>>,
     depth: usize,
 ) -> impl Parser<Input<'i>, Condition, Expected> {
     move |input: &mut Input<'i>| {
-        if depth == DEPTH_MOST {
+        if depth == GROUP_DEPTH_MAX {
             return fail.context("at most 32 groups within each other").parse_next(input);
         }
-        let closed = sign(")").context("and, or, not or )");
-        delimited(sign("("), condition(before, depth + 1), closed).parse_next(input)
+        let closed = symbol(")").context("and, or, not or )");
+        delimited(symbol("("), condition(qualifier, depth + 1), closed).parse_next(input)
     }
 }
 
 fn relation(input: &mut Input<'_>) -> Result<Relation, Expected> {
-    let worded = Relation::WORDS.into_iter().find(|(word, _)| peeked(word, input));
+    let worded = Relation::WORDS.into_iter().find(|(word, _)| starts_with_keyword(word, input));
     if let Some((word, relation)) = worded {
         return keyword(word).value(relation).parse_next(input);
     }
-    let found = Relation::SIGNS.into_iter().find(|relation| input.starts_with(relation.sign()));
-    let relation = found.ok_or(Expected(NOTHING_SAID))?;
-    sign(relation.sign()).value(relation).parse_next(input)
+    let found = Relation::SYMBOLS.into_iter().find(|relation| input.starts_with(relation.symbol()));
+    let relation = found.ok_or(Expected(UNSPECIFIED))?;
+    symbol(relation.symbol()).value(relation).parse_next(input)
 }
 
 /// All that follow a relation.
 fn modifiers(input: &mut Input<'_>) -> Result<Modifiers, Expected> {
     let mut modifiers = Modifiers::default();
-    while opt(sign("/")).parse_next(input)?.is_some() {
-        modifier(&mut modifiers, A_MODIFIER, input)?;
+    while opt(symbol("/")).parse_next(input)?.is_some() {
+        modifier(&mut modifiers, EXPECTED_MODIFIER, input)?;
     }
     Ok(modifiers)
 }
@@ -228,70 +232,70 @@ fn modifier(
     expected: &'static str,
     input: &mut Input<'_>,
 ) -> Result<(), Expected> {
-    let found = Modifiers::ALL.into_iter().find(|(name, _)| peeked(name, input));
+    let found = Modifiers::ALL.into_iter().find(|(name, _)| starts_with_keyword(name, input));
     let (name, set) = found.ok_or(Expected(expected))?;
     set(to);
     keyword(name).parse_next(input)
 }
 
-fn key(input: &mut Input<'_>) -> Result<Key, Expected> {
-    let field = word.context("a field to sort by").parse_next(input)?.written();
+fn key(input: &mut Input<'_>) -> Result<SortKey, Expected> {
+    let field = token.context("a field to sort by").parse_next(input)?.display_text();
     let (mut descending, mut modifiers) = (false, Modifiers::default());
-    while opt(sign("/")).parse_next(input)?.is_some() {
+    while opt(symbol("/")).parse_next(input)?.is_some() {
         let ascending = keyword("sort.ascending").value(false);
         match opt(alt((ascending, keyword("sort.descending").value(true)))).parse_next(input)? {
             Some(order) => descending = order,
-            None => modifier(&mut modifiers, A_SORT_MODIFIER, input)?,
+            None => modifier(&mut modifiers, EXPECTED_SORT_MODIFIER, input)?,
         }
     }
-    Ok(Key { field, descending, modifiers })
+    Ok(SortKey { field, descending, modifiers })
 }
 
 /// A name or a term, quoted or not, with the blank after it.
-fn word(input: &mut Input<'_>) -> Result<Term, Expected> {
+fn token(input: &mut Input<'_>) -> Result<Term, Expected> {
     let word = if input.starts_with('"') {
-        delimited('"', repeat(0.., letter(|c| c == '"')), '"'.context("a closing \""))
+        delimited('"', repeat(0.., term_part(|c| c == '"')), '"'.context("a closing \""))
             .parse_next(input)?
     } else {
-        repeat(1.., letter(|c| c.is_whitespace() || "\"()=<>/".contains(c))).parse_next(input)?
+        repeat(1.., term_part(|c| c.is_whitespace() || "\"()=<>/".contains(c))).parse_next(input)?
     };
-    blank.parse_next(input)?;
+    skip_blanks.parse_next(input)?;
     Ok(Term(word))
 }
 
 /// No database holds the character 0 in a text, so it can't be asked for.
-fn letter<'i>(ends: fn(char) -> bool) -> impl Parser<Input<'i>, Letter, Expected> {
+fn term_part<'i>(ends: fn(char) -> bool) -> impl Parser<Input<'i>, TermPart, Expected> {
     move |input: &mut Input<'i>| {
         alt((
-            preceded('\\', any.verify(|c| *c != '\0')).map(Letter::Char),
-            '*'.value(Letter::Any),
-            '?'.value(Letter::One),
-            none_of(|c: char| ends(c) || matches!(c, '\\' | '\0')).map(Letter::Char),
+            preceded('\\', any.verify(|c| *c != '\0')).map(TermPart::Char),
+            '*'.value(TermPart::AnyChars),
+            '?'.value(TermPart::OneChar),
+            none_of(|c: char| ends(c) || matches!(c, '\\' | '\0')).map(TermPart::Char),
         ))
         .parse_next(input)
     }
 }
 
-fn blank(input: &mut Input<'_>) -> Result<(), Expected> {
+fn skip_blanks(input: &mut Input<'_>) -> Result<(), Expected> {
     take_while(0.., char::is_whitespace).void().parse_next(input)
 }
 
-fn sign<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
-    (text, blank).void()
+fn symbol<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
+    (text, skip_blanks).void()
 }
 
 /// A keyword in any case, which ends where a word would.
 fn keyword<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
     move |input: &mut Input<'i>| {
-        if !peeked(text, input) {
-            return Err(Expected(NOTHING_SAID));
+        if !starts_with_keyword(text, input) {
+            return Err(Expected(UNSPECIFIED));
         }
         *input = &input[text.len()..];
-        blank.parse_next(input)
+        skip_blanks.parse_next(input)
     }
 }
 
-fn peeked(keyword: &str, input: &str) -> bool {
+fn starts_with_keyword(keyword: &str, input: &str) -> bool {
     let Some((start, rest)) = input.split_at_checked(keyword.len()) else { return false };
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '(' | ')' | '/');
     start.eq_ignore_ascii_case(keyword) && rest.chars().next().is_none_or(ends)

@@ -8,22 +8,23 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Event, Fact, IdentifiedBy, Kind, Record, Stamp, TenantId, TimedBy, Topic, change, fields,
+    Event, Fact, IdentifiedBy, Kind, Record, Stamp, TenantId, TimedBy, Topic, entity_change,
+    envelope::{self, Envelope, Members},
+    fields,
     fields::required,
-    wire::{self, Envelope, Members},
 };
 
 /// How far an envelope's time may run ahead of its own record's before it is not believed (events
 /// contract 6.4).
-pub(super) const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+pub(super) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
 /// What a record turned out to be.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reading {
+pub enum DecodeOutcome {
     /// An event of a tenant.
     Event(TenantId, Box<Event>),
     /// Nothing that can be understood; `None` where not even the tenant can be told.
-    Dead(Option<TenantId>, Reject),
+    Rejected(Option<TenantId>, Reject),
     /// A record without a value. It says nothing; it is counted and passed by.
     Tombstone,
     /// A tenant's record of a change that means nothing to us, such as of another type than are known
@@ -72,7 +73,7 @@ impl Reason {
             Self::MissingField => "missing_field",
             Self::BadField => "bad_field",
             Self::NoTenant => "no_tenant",
-            Self::TenantDisagrees => "tenant_disagrees",
+            Self::TenantDisagrees => "tenant_mismatch",
             Self::NoTime => "no_time",
             Self::RefusedByDatabase => "refused_by_database",
             Self::TenantUnusable => "tenant_unusable",
@@ -110,51 +111,51 @@ impl fmt::Display for Reject {
 
 /// Reads a record of `topic`. `cluster` is the broker's cluster id: with the record's place it
 /// identifies a record that has no id of its own.
-pub fn read<T: AsRef<str>, B: AsRef<[u8]>>(
+pub fn decode_record<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
     cluster: &str,
-) -> Reading {
-    let Some(payload) = &record.payload else { return Reading::Tombstone };
+) -> DecodeOutcome {
+    let Some(payload) = &record.payload else { return DecodeOutcome::Tombstone };
     let mut inner = String::new();
-    let (envelope, fact) = open(topic.kind, payload.as_ref(), &mut inner);
-    let tenant = match tenant(record, topic, envelope) {
+    let (envelope, fact) = decode_payload(topic.kind, payload.as_ref(), &mut inner);
+    let tenant = match resolve_tenant(record, topic, envelope) {
         Ok(tenant) => tenant,
-        Err(reject) => return Reading::Dead(None, reject),
+        Err(reject) => return DecodeOutcome::Rejected(None, reject),
     };
     let event = match fact {
-        Ok(Some(fact)) => event(record, topic.kind, envelope, fact, cluster),
-        Ok(None) => return Reading::Skipped(tenant),
+        Ok(Some(fact)) => build_event(record, topic.kind, envelope, fact, cluster),
+        Ok(None) => return DecodeOutcome::Skipped(tenant),
         Err(reject) => Err(reject),
     };
     match event {
-        Ok(event) => Reading::Event(tenant, Box::new(event)),
-        Err(reject) => Reading::Dead(Some(tenant), reject),
+        Ok(event) => DecodeOutcome::Event(tenant, Box::new(event)),
+        Err(reject) => DecodeOutcome::Rejected(Some(tenant), reject),
     }
 }
 
 /// Reads a value: what its envelope says, and what it means; nothing where it is of a type that is not
 /// known, which is no error.
-pub(super) fn open<'a>(
+pub(super) fn decode_payload<'a>(
     kind: Kind,
     payload: &'a [u8],
     inner: &'a mut String,
 ) -> (Envelope<'a>, Result<Option<Fact>, Reject>) {
     match kind {
-        Kind::StoredLoan | Kind::StoredUser => change::read(kind, payload),
+        Kind::StoredLoan | Kind::StoredUser => entity_change::decode_change(kind, payload),
         kind => {
-            let (envelope, members) = wire::open(payload, inner);
-            let members = named_as_its_topic(envelope, kind).and(members);
-            (envelope, members.and_then(|members| fact(kind, &members)).map(Some))
+            let (envelope, members) = envelope::open(payload, inner);
+            let members = check_event_type(envelope, kind).and(members);
+            (envelope, members.and_then(|members| decode_fact(kind, &members)).map(Some))
         }
     }
 }
 
 /// An event type that is named has to be the topic's (events contract 4.4).
-fn named_as_its_topic(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
+fn check_event_type(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
     let rule = "names another kind of event than the topic";
     match envelope.event_type {
-        Some(named) if fields::text(Some(named)).as_deref() != Some(kind.name()) => {
+        Some(named) if fields::lenient_text(Some(named)).as_deref() != Some(kind.name()) => {
             Err(Reject::new(Reason::BadField, Some("eventType"), rule))
         }
         _ => Ok(()),
@@ -163,21 +164,22 @@ fn named_as_its_topic(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> 
 
 /// What the inbox knows a record by when it brings no id. The timestamp is part of it, so that a topic
 /// that was deleted and made again does not repeat identities.
-pub fn place_key<T, B>(record: &Record<T, B>, cluster: &str) -> Uuid {
-    let place = &record.place;
+pub fn position_key<T, B>(record: &Record<T, B>, cluster: &str) -> Uuid {
+    let position = &record.position;
     let at = record.timestamp.map_or(-1, |at| at.timestamp_millis());
-    let name = format!("{cluster}/{}/{}/{}/{at}", place.topic, place.partition, place.offset);
+    let name =
+        format!("{cluster}/{}/{}/{}/{at}", position.topic, position.partition, position.offset);
     Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
-fn event<T, B>(
+fn build_event<T, B>(
     record: &Record<T, B>,
     kind: Kind,
     envelope: Envelope<'_>,
     fact: Fact,
     cluster: &str,
 ) -> Result<Event, Reject> {
-    let (occurred_at, timed_by) = time(record, envelope)?;
+    let (occurred_at, timed_by) = resolve_time(record, envelope)?;
     let id = fields::any_uuid(envelope.id).filter(|id| !id.is_nil());
     let (key, identified_by) = match (id, timed_by) {
         (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
@@ -187,27 +189,29 @@ fn event<T, B>(
             let at = occurred_at.timestamp_millis().to_be_bytes();
             (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
         }
-        (None, _) => (place_key(record, cluster), IdentifiedBy::Place),
+        (None, _) => (position_key(record, cluster), IdentifiedBy::Position),
     };
     let stamp = match id {
-        Some(id) => Stamp::enveloped(occurred_at, kind, id),
-        None => Stamp::bare(occurred_at, kind, &record.place),
+        Some(id) => Stamp::from_envelope(occurred_at, kind, id),
+        None => Stamp::from_position(occurred_at, kind, &record.position),
     };
     Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
 }
 
 /// The time that orders this event (events contract 6.4).
-fn time<T, B>(
+fn resolve_time<T, B>(
     record: &Record<T, B>,
     envelope: Envelope<'_>,
 ) -> Result<(DateTime<Utc>, TimedBy), Reject> {
-    let recorded = record.timestamp.filter(fields::in_calendar);
-    match (fields::epoch_milliseconds(envelope.timestamp), recorded) {
-        (Some(said), Some(recorded)) if said - recorded > CLOCK_TOLERANCE => {
-            Ok((recorded, TimedBy::RecordAsEnvelopeIsAhead))
+    let record_time = record.timestamp.filter(fields::in_calendar);
+    match (fields::epoch_milliseconds(envelope.timestamp), record_time) {
+        (Some(envelope_time), Some(record_time))
+            if envelope_time - record_time > CLOCK_SKEW_MAX =>
+        {
+            Ok((record_time, TimedBy::RecordAsEnvelopeIsAhead))
         }
-        (Some(said), _) => Ok((said, TimedBy::Envelope)),
-        (None, Some(recorded)) => Ok((recorded, TimedBy::Record)),
+        (Some(envelope_time), _) => Ok((envelope_time, TimedBy::Envelope)),
+        (None, Some(record_time)) => Ok((record_time, TimedBy::Record)),
         (None, None) => {
             let rule = "neither the envelope nor the record says when it happened";
             Err(Reject::new(Reason::NoTime, Some("timestamp"), rule))
@@ -216,16 +220,16 @@ fn time<T, B>(
 }
 
 /// Headers that name the tenant.
-const OF_TENANT: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
+const TENANT_HEADERS: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
 
 /// Whether anything is read from a header of this name. Who keeps nothing of a record but what it says needs
 /// no others.
-pub fn is_read(header: &str) -> bool {
-    OF_TENANT.iter().any(|name| header.eq_ignore_ascii_case(name))
+pub fn is_tenant_header(header: &str) -> bool {
+    TENANT_HEADERS.iter().any(|name| header.eq_ignore_ascii_case(name))
 }
 
 /// All that name a tenant, each with its source, in the order in which they count.
-fn names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
+fn tenant_names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
     record: &'a Record<T, B>,
     topic: &'a Topic,
     envelope: Envelope<'a>,
@@ -238,10 +242,10 @@ fn names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
     };
     let of_topic = topic.tenant.as_ref().map(|tenant| Cow::Borrowed(tenant.as_str()));
     let names = [
-        (OF_TENANT[0], header(OF_TENANT[0])),
-        (OF_TENANT[1], header(OF_TENANT[1])),
-        ("tenant", fields::text(envelope.tenant)),
-        ("eventMetadata.tenantId", fields::text(envelope.pubsub_tenant)),
+        (TENANT_HEADERS[0], header(TENANT_HEADERS[0])),
+        (TENANT_HEADERS[1], header(TENANT_HEADERS[1])),
+        ("tenant", fields::lenient_text(envelope.tenant)),
+        ("eventMetadata.tenantId", fields::lenient_text(envelope.pubsub_tenant)),
         ("topic", of_topic),
     ];
     names.into_iter().filter_map(|(source, name)| Some((source, name?)))
@@ -249,33 +253,36 @@ fn names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
 
 /// The tenants that a record which can't be applied names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct TenantCandidates {
     /// All of them, agreeing or not.
     pub tenants: BTreeSet<TenantId>,
     /// Whether it names nobody at all: not even something that is no tenant's id.
-    pub nobody: bool,
+    pub names_no_tenant: bool,
 }
 
 /// Whom a record names. For those that can't be applied: it reads the record once more.
-pub fn named<T: AsRef<str>, B: AsRef<[u8]>>(record: &Record<T, B>, topic: &Topic) -> Named {
+pub fn tenant_candidates<T: AsRef<str>, B: AsRef<[u8]>>(
+    record: &Record<T, B>,
+    topic: &Topic,
+) -> TenantCandidates {
     let payload = record.payload.as_ref().map(AsRef::as_ref).unwrap_or_default();
     let mut inner = String::new();
-    let (envelope, _) = open(topic.kind, payload, &mut inner);
-    let names: Vec<_> = names(record, topic, envelope).collect();
+    let (envelope, _) = decode_payload(topic.kind, payload, &mut inner);
+    let names: Vec<_> = tenant_names(record, topic, envelope).collect();
     let tenants = names.iter().filter_map(|(_, name)| TenantId::parse(name.trim())).collect();
-    Named { tenants, nobody: names.is_empty() }
+    TenantCandidates { tenants, names_no_tenant: names.is_empty() }
 }
 
 /// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
 /// the topic. Header names are compared without regard to case.
-fn tenant<T: AsRef<str>, B: AsRef<[u8]>>(
+fn resolve_tenant<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
     envelope: Envelope<'_>,
 ) -> Result<TenantId, Reject> {
     let of_topic = topic.tenant.as_ref();
     let mut found: Option<TenantId> = None;
-    for (source, named) in names(record, topic, envelope) {
+    for (source, named) in tenant_names(record, topic, envelope) {
         let named = named.trim();
         let is = |tenant: &TenantId| tenant.as_str() == named;
         if found.as_ref().is_some_and(is) {
@@ -296,7 +303,7 @@ fn tenant<T: AsRef<str>, B: AsRef<[u8]>>(
 }
 
 /// What the flat payload of a business event says: the table of which function understands which.
-pub(super) fn fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
+pub(super) fn decode_fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
     match kind {
         Kind::ItemCheckedOut => checked_out(members),
         Kind::ItemCheckedIn => checked_in(members),
@@ -306,15 +313,15 @@ pub(super) fn fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
         Kind::LoanDueDateChanged => due_date_changed(members),
         Kind::LoanClosed => loan_closed(members),
         Kind::FeeFineBalanceChanged => balance_changed(members),
-        Kind::StoredLoan | Kind::StoredUser => Err(change::not_flat()),
+        Kind::StoredLoan | Kind::StoredUser => Err(entity_change::missing_type()),
     }
 }
 
-fn loan(m: &Members<'_>) -> Result<Uuid, Reject> {
+fn loan_id(m: &Members<'_>) -> Result<Uuid, Reject> {
     required("loanId", fields::uuid("loanId", m.loan_id)?)
 }
 
-fn user(m: &Members<'_>) -> Result<Uuid, Reject> {
+fn user_id(m: &Members<'_>) -> Result<Uuid, Reject> {
     required("userId", fields::uuid("userId", m.user_id)?)
 }
 
@@ -324,8 +331,8 @@ fn due_date(m: &Members<'_>) -> Result<DateTime<Utc>, Reject> {
 
 fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
     Ok(Fact::CheckedOut {
-        loan: loan(m)?,
-        user: user(m)?,
+        loan: loan_id(m)?,
+        user: user_id(m)?,
         due_date: due_date(m)?,
         grace: fields::grace(m.grace_period),
     })
@@ -333,30 +340,33 @@ fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
 
 /// Here alone the borrower may be missing, or make no sense: the loan is known by its own id (contract 7.2).
 fn checked_in(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::CheckedIn { loan: loan(m)?, user: fields::uuid("userId", m.user_id).ok().flatten() })
+    Ok(Fact::CheckedIn {
+        loan: loan_id(m)?,
+        user: fields::uuid("userId", m.user_id).ok().flatten(),
+    })
 }
 
 fn declared_lost(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::Lost { loan: loan(m)?, user: user(m)?, by_age: false })
+    Ok(Fact::Lost { loan: loan_id(m)?, user: user_id(m)?, by_age: false })
 }
 
 fn aged_to_lost(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::Lost { loan: loan(m)?, user: user(m)?, by_age: true })
+    Ok(Fact::Lost { loan: loan_id(m)?, user: user_id(m)?, by_age: true })
 }
 
 fn claimed_returned(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::ClaimedReturned { loan: loan(m)?, user: user(m)? })
+    Ok(Fact::ClaimedReturned { loan: loan_id(m)?, user: user_id(m)? })
 }
 
 fn loan_closed(m: &Members<'_>) -> Result<Fact, Reject> {
-    Ok(Fact::LoanClosed { loan: loan(m)?, user: user(m)? })
+    Ok(Fact::LoanClosed { loan: loan_id(m)?, user: user_id(m)? })
 }
 
 fn due_date_changed(m: &Members<'_>) -> Result<Fact, Reject> {
     const RECALL: &str = "dueDateChangedByRecall";
     Ok(Fact::DueDateChanged {
-        loan: loan(m)?,
-        user: user(m)?,
+        loan: loan_id(m)?,
+        user: user_id(m)?,
         due_date: due_date(m)?,
         by_recall: required(RECALL, fields::boolean(RECALL, m.due_date_changed_by_recall)?)?,
     })

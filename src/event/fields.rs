@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     decode::{Reason, Reject},
-    wire::{Raw, is_object},
+    envelope::{RawMember, is_object},
 };
 use crate::patron::{Grace, GraceUnit};
 
@@ -20,19 +20,19 @@ pub(super) fn required<T>(name: &'static str, value: Option<T>) -> Result<T, Rej
     value.ok_or_else(|| Reject::new(Reason::MissingField, Some(name), "is required"))
 }
 
-fn bad(name: &'static str, rule: &'static str) -> Reject {
+fn bad_field(name: &'static str, rule: &'static str) -> Reject {
     Reject::new(Reason::BadField, Some(name), rule)
 }
 
 /// The text of a JSON string; `None` where it is none, or holds what is no Unicode character.
-pub(super) fn string<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+pub(super) fn string_value<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
 }
 
 /// The text of a JSON string; what is no Unicode character in it is replaced. `None` where it is no string.
-pub(super) fn lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+pub(super) fn string_lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     struct Bytes;
     impl Visitor<'_> for Bytes {
         type Value = String;
@@ -46,14 +46,17 @@ pub(super) fn lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
         }
     }
     let replaced = || serde_json::Deserializer::from_str(raw.get()).deserialize_bytes(Bytes).ok();
-    string(raw).or_else(|| replaced().map(Cow::Owned))
+    string_value(raw).or_else(|| replaced().map(Cow::Owned))
 }
 
 /// A UUID of version 1 to 5 and RFC variant, in either case (6.1).
-pub(super) fn uuid(name: &'static str, raw: Raw<'_>) -> Result<Option<Uuid>, Reject> {
+pub(super) fn uuid(name: &'static str, raw: RawMember<'_>) -> Result<Option<Uuid>, Reject> {
     const RULE: &str = "must be a UUID of version 1 to 5";
     let Some(raw) = raw else { return Ok(None) };
-    string(raw).and_then(|text| parse_uuid(&text)).map(Some).ok_or_else(|| bad(name, RULE))
+    string_value(raw)
+        .and_then(|text| parse_uuid(&text))
+        .map(Some)
+        .ok_or_else(|| bad_field(name, RULE))
 }
 
 /// The UUID in `text`, if it is one that FOLIO's own modules accept: hyphenated, of version 1 to 5 and
@@ -65,50 +68,55 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
 }
 
 /// An id that need not follow FOLIO's pattern, because it is only compared: an envelope's.
-pub(super) fn any_uuid(raw: Raw<'_>) -> Option<Uuid> {
-    raw.and_then(string).and_then(|text| Uuid::try_parse(&text).ok())
+pub(super) fn any_uuid(raw: RawMember<'_>) -> Option<Uuid> {
+    raw.and_then(string_value).and_then(|text| Uuid::try_parse(&text).ok())
 }
 
 /// Text that is not blank.
-pub(super) fn text<'a>(raw: Raw<'a>) -> Option<Cow<'a, str>> {
-    raw.and_then(string).filter(|text| !text.trim().is_empty())
+pub(super) fn lenient_text<'a>(raw: RawMember<'a>) -> Option<Cow<'a, str>> {
+    raw.and_then(string_value).filter(|text| !text.trim().is_empty())
 }
 
 /// Text that is not blank, where a member is a string at all.
-pub(super) fn word<'a>(name: &'static str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Reject> {
+pub(super) fn non_blank_string<'a>(
+    name: &'static str,
+    raw: RawMember<'a>,
+) -> Result<Option<Cow<'a, str>>, Reject> {
     let Some(raw) = raw else { return Ok(None) };
-    let text = string(raw).ok_or_else(|| bad(name, "must be a string"))?;
+    let text = string_value(raw).ok_or_else(|| bad_field(name, "must be a string"))?;
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
 /// A boolean, also as the strings that Java's mapper takes for one. An empty string counts as absent.
-pub(super) fn boolean(name: &'static str, raw: Raw<'_>) -> Result<Option<bool>, Reject> {
+pub(super) fn boolean(name: &'static str, raw: RawMember<'_>) -> Result<Option<bool>, Reject> {
     match raw.map(RawValue::get) {
         None | Some("\"\"") => Ok(None),
         Some("true" | "\"true\"") => Ok(Some(true)),
         Some("false" | "\"false\"") => Ok(Some(false)),
-        Some(_) => Err(bad(name, "must be true or false")),
+        Some(_) => Err(bad_field(name, "must be true or false")),
     }
 }
 
 /// A decimal, from a number or a numeric string, without trailing zeros (6.3). An empty string counts as
 /// absent; blanks around a number do not count, as for Java's mapper.
-pub(super) fn decimal(name: &'static str, raw: Raw<'_>) -> Result<Option<Decimal>, Reject> {
+pub(super) fn decimal(name: &'static str, raw: RawMember<'_>) -> Result<Option<Decimal>, Reject> {
     const RULE: &str = "must be a number of at most 13 digits before the point";
     let Some(raw) = raw else { return Ok(None) };
     let text = match raw.get() {
         "\"\"" => return Ok(None),
-        quoted if quoted.starts_with('"') => string(raw).ok_or_else(|| bad(name, RULE))?,
+        quoted if quoted.starts_with('"') => {
+            string_value(raw).ok_or_else(|| bad_field(name, RULE))?
+        }
         number => Cow::Borrowed(number),
     };
-    parse_decimal(text.trim()).map(Some).ok_or_else(|| bad(name, RULE))
+    parse_decimal(text.trim()).map(Some).ok_or_else(|| bad_field(name, RULE))
 }
 
 /// Digits before the point at most: far above any debt.
-const WHOLE_MOST: i64 = 13;
+const WHOLE_DIGITS_MAX: i64 = 13;
 
 /// Decimals that remain. With the digits before the point they fit [`Decimal`], so nothing else is rounded.
-const DECIMALS: i64 = 15;
+const FRACTION_DIGITS_MAX: i64 = 15;
 
 /// The number to so many decimals, the last one rounded half to even. No binary float comes between, and no
 /// exponent and no number of digits is too large for what rounds to a number within the bound.
@@ -133,26 +141,26 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     if rest.peek().is_none() {
         return Some(Decimal::ZERO);
     }
-    if point > WHOLE_MOST {
+    if point > WHOLE_DIGITS_MAX {
         return None;
     }
     // Not more than 28 of them, so they fit.
-    let keeps = point + DECIMALS;
-    if keeps < 0 {
+    let digit_count = point + FRACTION_DIGITS_MAX;
+    if digit_count < 0 {
         return Some(Decimal::ZERO);
     }
-    let (mut number, mut taken) = (0_i128, 0);
-    for digit in rest.by_ref().take(usize::try_from(keeps).ok()?) {
+    let (mut number, mut digits_read) = (0_i128, 0);
+    for digit in rest.by_ref().take(usize::try_from(digit_count).ok()?) {
         number = number * 10 + i128::from(digit - b'0');
-        taken += 1;
+        digits_read += 1;
     }
     // What is beyond the digits that are there is 0, up to the point.
-    while taken < point {
+    while digits_read < point {
         number *= 10;
-        taken += 1;
+        digits_read += 1;
     }
     number += i128::from(rounds_up(rest, number % 2 == 1));
-    let scale = u32::try_from(taken - point).ok()?;
+    let scale = u32::try_from(digits_read - point).ok()?;
     let number = if negative { -number } else { number };
     let number = Decimal::try_from_i128_with_scale(number, scale).ok()?.normalize();
     Some(if number.is_zero() { Decimal::ZERO } else { number })
@@ -182,27 +190,30 @@ fn parse_exponent(text: &str) -> Option<i64> {
 }
 
 /// Epoch milliseconds, as a number or a numeric string; `None` also where they make no sense.
-pub(super) fn epoch_milliseconds(raw: Raw<'_>) -> Option<DateTime<Utc>> {
+pub(super) fn epoch_milliseconds(raw: RawMember<'_>) -> Option<DateTime<Utc>> {
     let text = raw?.get().trim_matches('"');
     text.parse().ok().and_then(DateTime::from_timestamp_millis).filter(in_calendar)
 }
 
 /// A date and time in any of the forms that Java's mapper reads, to the millisecond (6.2). An empty
 /// string counts as absent.
-pub(super) fn date_time(name: &'static str, raw: Raw<'_>) -> Result<Option<DateTime<Utc>>, Reject> {
+pub(super) fn date_time(
+    name: &'static str,
+    raw: RawMember<'_>,
+) -> Result<Option<DateTime<Utc>>, Reject> {
     const RULE: &str = "must be an ISO 8601 date and time, or epoch milliseconds";
     let Some(raw) = raw else { return Ok(None) };
     if !raw.get().starts_with('"') {
-        return epoch_milliseconds(Some(raw)).map(Some).ok_or_else(|| bad(name, RULE));
+        return epoch_milliseconds(Some(raw)).map(Some).ok_or_else(|| bad_field(name, RULE));
     }
-    let text = string(raw).ok_or_else(|| bad(name, RULE))?;
+    let text = string_value(raw).ok_or_else(|| bad_field(name, RULE))?;
     if text.is_empty() {
         return Ok(None);
     }
     parse_date_time(&text)
         .or_else(|| epoch_milliseconds(Some(raw)))
         .map(Some)
-        .ok_or_else(|| bad(name, RULE))
+        .ok_or_else(|| bad_field(name, RULE))
 }
 
 /// Years that four digits can write, in UTC.
@@ -236,8 +247,8 @@ fn parse_date(text: &str) -> Option<NaiveDate> {
 }
 
 fn parse_time(text: &str) -> Option<NaiveTime> {
-    let digits = |text: &str, most: usize| {
-        (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+    let digits = |text: &str, max: usize| {
+        (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
     };
     let (clock, fraction) = match text.split_once('.') {
         Some((clock, fraction)) => (clock, digits(fraction, 9).then_some(fraction)?),
@@ -272,7 +283,7 @@ fn parse_offset(text: &str) -> Option<FixedOffset> {
 /// The grace period, if it makes sense. Whatever does not (a duration of 0 or less, an unknown
 /// interval, a missing member, a wrong type) is no grace period and never a reason to lose the loan
 /// (7.1).
-pub(super) fn grace(raw: Raw<'_>) -> Option<Grace> {
+pub(super) fn grace(raw: RawMember<'_>) -> Option<Grace> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Period<'a> {

@@ -21,9 +21,9 @@ use Expected::{Bad, Is, Missing};
 
 /// Reads every row of a table; `null` and an absent member are the same to a payload's reader, which
 /// gives neither to these functions.
-fn holds<T: Debug>(
+fn assert_reads<T: Debug>(
     name: &'static str,
-    read: impl Fn(&'static str, Raw<'_>) -> Result<Option<T>, Reject>,
+    read: impl Fn(&'static str, RawMember<'_>) -> Result<Option<T>, Reject>,
     print: impl Fn(T) -> String,
     table: &[(&str, Expected)],
 ) {
@@ -43,7 +43,7 @@ fn holds<T: Debug>(
 }
 
 #[test]
-fn uuids() {
+fn uuid_formats_are_read_or_rejected() {
     const LOAN: Expected = Is("0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11");
     let table = [
         (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11""#, LOAN),
@@ -82,11 +82,11 @@ fn uuids() {
         ("true", Bad),
         ("[]", Bad),
     ];
-    holds("loanId", uuid, |id| id.to_string(), &table);
+    assert_reads("loanId", uuid, |id| id.to_string(), &table);
 }
 
 #[test]
-fn dates_and_times() {
+fn date_formats_are_read_or_rejected() {
     const AT: Expected = Is("2026-09-14T21:59:59.000");
     let table = [
         // As mod-circulation and as Jackson write them.
@@ -170,11 +170,11 @@ fn dates_and_times() {
         ("[2026,9,14]", Bad),
     ];
     let print = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%S%.3f").to_string();
-    holds("dueDate", date_time, print, &table);
+    assert_reads("dueDate", date_time, print, &table);
 }
 
 #[test]
-fn decimals() {
+fn decimal_formats_are_read_or_rejected() {
     let table = [
         // As mod-feesfines writes them.
         ("0.0", Is("0")),
@@ -262,14 +262,14 @@ fn decimals() {
         ("[]", Bad),
         ("{}", Bad),
     ];
-    holds("balance", decimal, |balance| balance.to_string(), &table);
+    assert_reads("balance", decimal, |balance| balance.to_string(), &table);
 }
 
 proptest! {
     /// However a decimal is written, what is read is the same: its first 15 decimals, and the rest decides on
     /// the last of them.
     #[test]
-    fn a_decimal_is_the_same_however_it_is_written(
+    fn decimal_value_is_independent_of_its_notation(
         whole in 0..10_000_000_000_000_i128,
         decimals in 0..1_000_000_000_000_000_i128,
         rest in "[0-9]{0,25}",
@@ -316,7 +316,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_a_panic_of_readers_of_numbers_and_dates(text in "\\PC{0,40}|[-+.eE0-9T:Z]{0,60}") {
+    fn no_text_panics_number_and_date_readers(text in "\\PC{0,40}|[-+.eE0-9T:Z]{0,60}") {
         let raw = serde_json::value::to_raw_value(&text).unwrap();
         let _ = decimal("balance", Some(&raw));
         let _ = date_time("dueDate", Some(&raw));
@@ -324,7 +324,7 @@ proptest! {
 }
 
 #[test]
-fn a_tenth_and_two_tenths_are_three_tenths() {
+fn one_tenth_plus_two_tenths_is_three_tenths() {
     let read = |json: &str| {
         let raw = RawValue::from_string(json.to_owned()).unwrap();
         decimal("balance", Some(&raw)).unwrap().unwrap()
@@ -333,7 +333,7 @@ fn a_tenth_and_two_tenths_are_three_tenths() {
 }
 
 #[test]
-fn booleans() {
+fn boolean_formats_are_read_or_rejected() {
     let table = [
         ("true", Is("true")),
         ("false", Is("false")),
@@ -347,11 +347,11 @@ fn booleans() {
         ("{}", Bad),
         ("[]", Bad),
     ];
-    holds("dueDateChangedByRecall", boolean, |flag| flag.to_string(), &table);
+    assert_reads("dueDateChangedByRecall", boolean, |flag| flag.to_string(), &table);
 }
 
 #[test]
-fn grace_periods_that_make_no_sense_are_none() {
+fn invalid_grace_period_is_none() {
     let table = [
         (r#"{"duration":1,"intervalId":"Minutes"}"#, Is("1 Minutes")),
         (r#"{"duration":36,"intervalId":"Hours"}"#, Is("36 Hours")),
@@ -381,11 +381,11 @@ fn grace_periods_that_make_no_sense_are_none() {
         (r#"[2,"Days"]"#, Missing),
     ];
     let print = |grace: Grace| format!("{} {}", grace.duration, grace.unit.name());
-    holds("gracePeriod", |_, raw| Ok(grace(raw)), print, &table);
+    assert_reads("gracePeriod", |_, raw| Ok(grace(raw)), print, &table);
 }
 
 #[test]
-fn times_of_envelopes() {
+fn envelope_times_are_read_or_ignored() {
     let table = [
         ("1788300000123", Is("1788300000123")),
         (r#""1788300000123""#, Is("1788300000123")),
@@ -399,5 +399,5 @@ fn times_of_envelopes() {
         ("{}", Missing),
     ];
     let print = |at: DateTime<Utc>| at.timestamp_millis().to_string();
-    holds("timestamp", |_, raw| Ok(epoch_milliseconds(raw)), print, &table);
+    assert_reads("timestamp", |_, raw| Ok(epoch_milliseconds(raw)), print, &table);
 }

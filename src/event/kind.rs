@@ -71,7 +71,7 @@ impl Kind {
     }
 
     /// The kind with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
@@ -85,7 +85,7 @@ impl Kind {
     }
 
     /// Where a business event is posted over HTTP (http contract 6).
-    pub fn callback(self) -> String {
+    pub fn http_path(self) -> String {
         let name = self.name().to_ascii_lowercase().replace('_', "-");
         format!("/automated-patron-blocks/handlers/{name}")
     }
@@ -106,7 +106,7 @@ mod tests {
 
     /// Where the gateway routes them, and mod-pubsub was told to deliver.
     #[test]
-    fn each_kind_has_its_own_path_over_http() {
+    fn each_kind_has_its_own_http_path() {
         let paths = [
             "item-checked-out",
             "loan-due-date-changed",
@@ -118,6 +118,6 @@ mod tests {
             "fee-fine-balance-changed",
         ];
         let paths = paths.map(|path| format!("/automated-patron-blocks/handlers/{path}"));
-        assert_eq!(Kind::BUSINESS.map(Kind::callback), paths);
+        assert_eq!(Kind::BUSINESS.map(Kind::http_path), paths);
     }
 }

@@ -4,18 +4,18 @@
 //! tenants (3), shapes (4), identity (5), field formats (6), the eight business events (7) and what storage
 //! modules tell of loans and users (4.3, 8).
 
-pub mod callback;
-mod change;
 pub mod decode;
+mod entity_change;
+mod envelope;
 mod fields;
-pub mod held;
+pub mod http_body;
+pub mod inbox_row;
 pub mod kind;
 pub mod stamp;
-pub mod stored;
+pub mod storage_record;
 pub mod summary;
-pub mod tenant;
+pub mod tenant_id;
 pub mod topic;
-mod wire;
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-pub use decode::{Reading, Reason, Reject, read};
+pub use decode::{DecodeOutcome, Reason, Reject, decode_record};
 pub use fields::{in_calendar, parse_uuid};
 pub use kind::Kind;
 pub use stamp::Stamp;
-pub use tenant::TenantId;
+pub use tenant_id::TenantId;
 pub use topic::{Collection, Environment, Topic};
 
 use crate::patron::Grace;
@@ -35,7 +35,7 @@ use crate::patron::Grace;
 /// Where a record stands in the log. Stable over redelivery, so it can identify a record that brings
 /// no id of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct RecordPosition {
     /// Full topic name.
     pub topic: Arc<str>,
     /// Partition number.
@@ -49,7 +49,7 @@ pub struct Place {
 #[derive(Debug, Clone)]
 pub struct Record<Text = String, Bytes = Vec<u8>> {
     /// Where it stands.
-    pub place: Place,
+    pub position: RecordPosition,
     /// The record's timestamp (`CreateTime`, milliseconds), where it has one.
     pub timestamp: Option<DateTime<Utc>>,
     /// The key, which says nothing that can be relied on (contract 3.1); kept for dead letters.
@@ -62,7 +62,7 @@ pub struct Record<Text = String, Bytes = Vec<u8>> {
 
 impl Record {
     /// What it takes in memory, nearly.
-    pub fn size(&self) -> usize {
+    pub fn size_bytes(&self) -> usize {
         let of_headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64);
         let of_key = self.key.as_ref().map_or(0, Vec::len);
         let of_payload = self.payload.as_ref().map_or(0, Vec::len);
@@ -102,27 +102,28 @@ pub enum IdentifiedBy {
     EnvelopeAndTime,
     /// Cluster, topic, partition, offset and timestamp: a redelivery is recognised, a producer's
     /// resend isn't (it changes nothing, because merging is idempotent).
-    Place,
+    Position,
     /// What it says and its time, because HTTP brings nothing else.
     Content,
 }
 
 impl IdentifiedBy {
     /// All rules.
-    pub const ALL: [Self; 4] = [Self::Envelope, Self::EnvelopeAndTime, Self::Place, Self::Content];
+    pub const ALL: [Self; 4] =
+        [Self::Envelope, Self::EnvelopeAndTime, Self::Position, Self::Content];
 
     /// As stored beside the event.
     pub fn name(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
             Self::EnvelopeAndTime => "envelope_and_time",
-            Self::Place => "place",
+            Self::Position => "position",
             Self::Content => "content",
         }
     }
 
     /// The rule with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
@@ -157,14 +158,14 @@ impl TimedBy {
         match self {
             Self::Envelope => "envelope",
             Self::Record => "record",
-            Self::RecordAsEnvelopeIsAhead => "record_as_envelope_is_ahead",
+            Self::RecordAsEnvelopeIsAhead => "record_envelope_ahead",
             Self::Metadata => "metadata",
             Self::Receipt => "receipt",
         }
     }
 
     /// The rule with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
@@ -238,7 +239,7 @@ pub enum Fact {
         balance: Decimal,
     },
     /// `circulation.loan`: an open loan as its storage holds it.
-    LoanHeld {
+    LoanSnapshot {
         /// The loan.
         loan: Uuid,
         /// The borrower.
@@ -253,14 +254,14 @@ pub enum Fact {
         claimed_returned: Option<bool>,
     },
     /// `circulation.loan`: a loan that is not open, or was deleted. It may have no user any more.
-    LoanEnded {
+    LoanSnapshotClosed {
         /// The loan.
         loan: Uuid,
     },
     /// `circulation.loan`, `ALL_DELETED`: storage holds no loan of the tenant.
     AllLoansDeleted,
     /// `users.users`: the patron group of a user, who may have none, or be there no more.
-    GroupTold {
+    PatronGroupChanged {
         /// The patron.
         user: Uuid,
         /// The group's id, as text: it is only compared.
@@ -280,10 +281,10 @@ impl Fact {
             Self::ClaimedReturned { .. } => Kind::ItemClaimedReturned,
             Self::DueDateChanged { .. } => Kind::LoanDueDateChanged,
             Self::BalanceChanged { .. } => Kind::FeeFineBalanceChanged,
-            Self::LoanHeld { .. } | Self::LoanEnded { .. } | Self::AllLoansDeleted => {
+            Self::LoanSnapshot { .. } | Self::LoanSnapshotClosed { .. } | Self::AllLoansDeleted => {
                 Kind::StoredLoan
             }
-            Self::GroupTold { .. } => Kind::StoredUser,
+            Self::PatronGroupChanged { .. } => Kind::StoredUser,
         }
     }
 
@@ -296,10 +297,10 @@ impl Fact {
             | Self::Lost { loan, .. }
             | Self::ClaimedReturned { loan, .. }
             | Self::DueDateChanged { loan, .. }
-            | Self::LoanHeld { loan, .. }
-            | Self::LoanEnded { loan } => *loan,
+            | Self::LoanSnapshot { loan, .. }
+            | Self::LoanSnapshotClosed { loan } => *loan,
             Self::BalanceChanged { fee_fine, .. } => *fee_fine,
-            Self::GroupTold { user, .. } => *user,
+            Self::PatronGroupChanged { user, .. } => *user,
             Self::AllLoansDeleted => return None,
         })
     }
@@ -312,10 +313,10 @@ impl Fact {
             | Self::Lost { user, .. }
             | Self::ClaimedReturned { user, .. }
             | Self::DueDateChanged { user, .. }
-            | Self::LoanHeld { user, .. }
-            | Self::GroupTold { user, .. } => Some(*user),
+            | Self::LoanSnapshot { user, .. }
+            | Self::PatronGroupChanged { user, .. } => Some(*user),
             Self::CheckedIn { user, .. } | Self::BalanceChanged { user, .. } => *user,
-            Self::LoanEnded { .. } | Self::AllLoansDeleted => None,
+            Self::LoanSnapshotClosed { .. } | Self::AllLoansDeleted => None,
         }
     }
 }

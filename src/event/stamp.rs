@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::{Fact, Kind, Place};
+use super::{Fact, Kind, RecordPosition};
 
 /// When something was said, with every tie decided (events contract 6.4): milliseconds, then the kind,
 /// then the source, then what tells two records of one source apart. It is made only of what belongs
@@ -25,9 +25,9 @@ use super::{Fact, Kind, Place};
 pub struct Stamp([u8; Stamp::LEN]);
 
 const SNAPSHOT: u8 = 0;
-const HTTP: u8 = 0;
-const ENVELOPED: u8 = 1;
-const BARE: u8 = 2;
+const SOURCE_HTTP: u8 = 0;
+const SOURCE_ENVELOPE: u8 = 1;
+const SOURCE_POSITION: u8 = 2;
 
 impl Stamp {
     /// Bytes in a stamp.
@@ -35,35 +35,35 @@ impl Stamp {
 
     /// The stamp of what somebody held to be so at an instant, rather than of something that happened:
     /// every event of that millisecond outranks it. `of` is whose state it is, or what it is about.
-    pub fn snapshot(at: DateTime<Utc>, of: Uuid) -> Self {
-        Self::new(at, SNAPSHOT, SNAPSHOT, of.into_bytes())
+    pub fn from_snapshot(at: DateTime<Utc>, subject: Uuid) -> Self {
+        Self::new(at, SNAPSHOT, SNAPSHOT, subject.into_bytes())
     }
 
     /// The stamp of a record whose envelope brought an id: a copy at another offset is the same.
-    pub fn enveloped(at: DateTime<Utc>, kind: Kind, id: Uuid) -> Self {
-        Self::new(at, kind.rank(), ENVELOPED, id.into_bytes())
+    pub fn from_envelope(at: DateTime<Utc>, kind: Kind, id: Uuid) -> Self {
+        Self::new(at, kind.rank(), SOURCE_ENVELOPE, id.into_bytes())
     }
 
     /// The stamp of a record that has no identity but its place in the log.
-    pub fn bare(at: DateTime<Utc>, kind: Kind, place: &Place) -> Self {
+    pub fn from_position(at: DateTime<Utc>, kind: Kind, position: &RecordPosition) -> Self {
         let mut tail = [0; 16];
-        tail[..8].copy_from_slice(&ordered(place.offset));
-        tail[8..12].copy_from_slice(&place.partition.to_be_bytes());
-        tail[12..].copy_from_slice(&digest(place.topic.as_bytes())[..4]);
-        Self::new(at, kind.rank(), BARE, tail)
+        tail[..8].copy_from_slice(&sortable_bytes(position.offset));
+        tail[8..12].copy_from_slice(&position.partition.to_be_bytes());
+        tail[12..].copy_from_slice(&digest(position.topic.as_bytes())[..4]);
+        Self::new(at, kind.rank(), SOURCE_POSITION, tail)
     }
 
     /// The stamp of what HTTP brought, which has nothing but its value to be told apart by: the later due
     /// date wins, recalled over not recalled, the smaller balance; at last a digest of the whole body.
-    pub fn called(at: DateTime<Utc>, fact: &Fact, body: &[u8]) -> Self {
+    pub fn from_http(at: DateTime<Utc>, fact: &Fact, body: &[u8]) -> Self {
         let mut tail = [0; 16];
         tail[9..].copy_from_slice(&digest(body)[..7]);
         match fact {
             Fact::CheckedOut { due_date, .. } => {
-                tail[..8].copy_from_slice(&ordered(due_date.timestamp_millis()));
+                tail[..8].copy_from_slice(&sortable_bytes(due_date.timestamp_millis()));
             }
             Fact::DueDateChanged { due_date, by_recall, .. } => {
-                tail[..8].copy_from_slice(&ordered(due_date.timestamp_millis()));
+                tail[..8].copy_from_slice(&sortable_bytes(due_date.timestamp_millis()));
                 tail[8] = u8::from(*by_recall);
             }
             Fact::BalanceChanged { balance, .. } => {
@@ -72,12 +72,12 @@ impl Stamp {
             }
             _ => {}
         }
-        Self::new(at, fact.kind().rank(), HTTP, tail)
+        Self::new(at, fact.kind().rank(), SOURCE_HTTP, tail)
     }
 
     fn new(at: DateTime<Utc>, kind: u8, source: u8, tail: [u8; 16]) -> Self {
         let mut bytes = [0; Self::LEN];
-        bytes[..8].copy_from_slice(&ordered(at.timestamp_millis()));
+        bytes[..8].copy_from_slice(&sortable_bytes(at.timestamp_millis()));
         bytes[8] = kind;
         bytes[9] = source;
         bytes[10..].copy_from_slice(&tail);
@@ -86,8 +86,8 @@ impl Stamp {
 
     /// When it was said.
     pub fn at(&self) -> DateTime<Utc> {
-        let ordered = self.0.first_chunk().copied().unwrap_or_default();
-        let milliseconds = i64::from_be_bytes(ordered) ^ i64::MIN;
+        let millis = self.0.first_chunk().copied().unwrap_or_default();
+        let milliseconds = i64::from_be_bytes(millis) ^ i64::MIN;
         DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
     }
 
@@ -107,8 +107,8 @@ impl Stamp {
     }
 
     /// Whether it is of what came over HTTP.
-    pub fn is_called(&self) -> bool {
-        self.0[8] != SNAPSHOT && self.0[9] == HTTP
+    pub fn is_http(&self) -> bool {
+        self.0[8] != SNAPSHOT && self.0[9] == SOURCE_HTTP
     }
 }
 
@@ -127,7 +127,7 @@ pub struct Horizon([u8; 8]);
 impl Horizon {
     /// A horizon at an instant.
     pub fn at(instant: DateTime<Utc>) -> Self {
-        Self(ordered(instant.timestamp_millis()))
+        Self(sortable_bytes(instant.timestamp_millis()))
     }
 
     /// After all times: it admits nothing.
@@ -162,7 +162,7 @@ fn billionths(balance: Decimal) -> i128 {
 }
 
 /// Big-endian bytes that compare as the number does.
-fn ordered(number: i64) -> [u8; 8] {
+fn sortable_bytes(number: i64) -> [u8; 8] {
     (number ^ i64::MIN).to_be_bytes()
 }
 
@@ -176,54 +176,57 @@ mod tests {
         DateTime::from_timestamp_millis(ms).unwrap()
     }
 
-    fn place(topic: &str, partition: i32, offset: i64) -> Place {
-        Place { topic: topic.into(), partition, offset }
+    fn position(topic: &str, partition: i32, offset: i64) -> RecordPosition {
+        RecordPosition { topic: topic.into(), partition, offset }
     }
 
     #[test]
-    fn ties_in_one_millisecond_follow_the_contracts_order_of_kinds() {
-        let place = place("t", 0, 0);
-        let stamps = Kind::BUSINESS.map(|kind| Stamp::bare(at(5), kind, &place));
+    fn ties_in_a_millisecond_follow_the_kind_order() {
+        let position = position("t", 0, 0);
+        let stamps = Kind::BUSINESS.map(|kind| Stamp::from_position(at(5), kind, &position));
         assert!(stamps.is_sorted_by(|one, next| one < next));
         for kind in [Kind::StoredLoan, Kind::StoredUser] {
-            let newest = Stamp::bare(at(5), kind, &self::place("t", i32::MAX, i64::MAX));
-            assert!(newest < Stamp::enveloped(at(5), Kind::ItemCheckedOut, Uuid::nil()));
+            let newest =
+                Stamp::from_position(at(5), kind, &self::position("t", i32::MAX, i64::MAX));
+            assert!(newest < Stamp::from_envelope(at(5), Kind::ItemCheckedOut, Uuid::nil()));
         }
     }
 
     #[test]
-    fn a_snapshot_comes_before_every_event_of_its_millisecond_and_after_all_before_it() {
+    fn snapshot_precedes_every_event_of_its_millisecond() {
         let of = Uuid::from_u128(u128::MAX);
-        let snapshot = Stamp::snapshot(at(5), of);
+        let snapshot = Stamp::from_snapshot(at(5), of);
         assert_eq!(snapshot.as_bytes()[..8], *Horizon::at(at(5)).as_bytes());
         assert_eq!(snapshot.as_bytes()[8..], [&[0, 0], &of.as_bytes()[..]].concat());
         for kind in Kind::ALL {
-            assert!(snapshot < Stamp::enveloped(at(5), kind, Uuid::nil()));
-            assert!(Stamp::bare(at(4), kind, &place("t", i32::MAX, i64::MAX)) < snapshot);
+            assert!(snapshot < Stamp::from_envelope(at(5), kind, Uuid::nil()));
+            assert!(
+                Stamp::from_position(at(4), kind, &position("t", i32::MAX, i64::MAX)) < snapshot
+            );
         }
     }
 
     #[test]
-    fn a_bare_record_outranks_an_enveloped_one_of_the_same_kind_and_millisecond() {
+    fn bare_record_outranks_enveloped_one_in_a_tie() {
         let id = Uuid::from_u128(u128::MAX);
         assert!(
-            Stamp::enveloped(at(5), Kind::LoanClosed, id)
-                < Stamp::bare(at(5), Kind::LoanClosed, &place("t", 0, 0))
+            Stamp::from_envelope(at(5), Kind::LoanClosed, id)
+                < Stamp::from_position(at(5), Kind::LoanClosed, &position("t", 0, 0))
         );
     }
 
     #[test]
-    fn enveloped_records_are_ordered_by_id_alone() {
-        let enveloped = |id| Stamp::enveloped(at(5), Kind::LoanClosed, Uuid::from_u128(id));
+    fn enveloped_records_are_ordered_by_id() {
+        let enveloped = |id| Stamp::from_envelope(at(5), Kind::LoanClosed, Uuid::from_u128(id));
         assert!(enveloped(1) < enveloped(2));
         assert!(enveloped(2) < enveloped(1 << 127));
         assert_eq!(enveloped(7), enveloped(7));
     }
 
     #[test]
-    fn bare_records_are_ordered_by_offset_then_partition_and_told_apart_by_topic() {
+    fn bare_records_are_ordered_by_offset_then_partition() {
         let bare = |topic, partition, offset| {
-            Stamp::bare(at(5), Kind::LoanClosed, &place(topic, partition, offset))
+            Stamp::from_position(at(5), Kind::LoanClosed, &position(topic, partition, offset))
         };
         assert!(bare("a", 9, 1) < bare("a", 0, 2));
         assert!(bare("a", 0, 2) < bare("a", 1, 2));
@@ -231,43 +234,47 @@ mod tests {
     }
 
     #[test]
-    fn what_http_brought_is_ordered_by_value_below_all_other_sources() {
+    fn http_events_are_ordered_by_value_below_other_sources() {
         let id = Uuid::from_u128(1);
         let due = |ms, by_recall| {
             let fact = Fact::DueDateChanged { loan: id, user: id, due_date: at(ms), by_recall };
-            Stamp::called(at(5), &fact, b"body")
+            Stamp::from_http(at(5), &fact, b"body")
         };
         assert!(due(1, true) < due(2, false));
         assert!(due(2, false) < due(2, true));
-        assert!(due(2, true) < Stamp::enveloped(at(5), Kind::LoanDueDateChanged, Uuid::nil()));
+        assert!(due(2, true) < Stamp::from_envelope(at(5), Kind::LoanDueDateChanged, Uuid::nil()));
         let out = |ms| {
             let fact = Fact::CheckedOut { loan: id, user: id, due_date: at(ms), grace: None };
-            Stamp::called(at(5), &fact, b"body")
+            Stamp::from_http(at(5), &fact, b"body")
         };
         assert!(out(-1) < out(2));
         let owes = |balance: &str| {
             let balance = balance.parse().unwrap();
             let (user, fee_fine_type, loan) = (None, None, None);
             let fact = Fact::BalanceChanged { fee_fine: id, user, fee_fine_type, loan, balance };
-            Stamp::called(at(5), &fact, b"body")
+            Stamp::from_http(at(5), &fact, b"body")
         };
         for pair in
             ["-999999999999999.5", "-1", "0", "0.01", "0.010001", "999999999999999.99"].windows(2)
         {
             assert!(owes(pair[0]) > owes(pair[1]), "{pair:?}");
         }
-        let other = Stamp::called(at(5), &Fact::LoanClosed { loan: id, user: id }, b"other body");
-        assert_ne!(other, Stamp::called(at(5), &Fact::LoanClosed { loan: id, user: id }, b"body"));
+        let other =
+            Stamp::from_http(at(5), &Fact::LoanClosed { loan: id, user: id }, b"other body");
+        assert_ne!(
+            other,
+            Stamp::from_http(at(5), &Fact::LoanClosed { loan: id, user: id }, b"body")
+        );
     }
 
     proptest! {
         #[test]
-        fn the_earlier_millisecond_is_the_smaller_stamp(
+        fn earlier_millisecond_has_the_smaller_stamp(
             a in -62_135_596_800_000_i64..253_402_300_799_999,
             b in -62_135_596_800_000_i64..253_402_300_799_999,
             kinds in (0..Kind::ALL.len(), 0..Kind::ALL.len()),
         ) {
-            let stamp = |ms, kind: usize| Stamp::bare(at(ms), Kind::ALL[kind], &place("t", 0, 0));
+            let stamp = |ms, kind: usize| Stamp::from_position(at(ms), Kind::ALL[kind], &position("t", 0, 0));
             prop_assume!(a != b);
             prop_assert_eq!(a < b, stamp(a, kinds.0) < stamp(b, kinds.1));
             prop_assert_eq!(Horizon::at(at(a)).admits(&stamp(b, kinds.1)), a <= b);

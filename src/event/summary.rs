@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{
     decode::Reject,
+    envelope::RawMember,
     fields::{boolean, date_time, decimal, grace, uuid},
-    wire::Raw,
 };
 use crate::patron::{OpenFee, OpenLoan};
 
@@ -26,12 +26,12 @@ pub struct Summary {
     /// Open fees/fines.
     pub fees: BTreeMap<Uuid, OpenFee>,
     /// What was left out.
-    pub odd: Vec<Oddity>,
+    pub defects: Vec<SummaryDefect>,
 }
 
 /// Something in a summary that can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Oddity {
+pub enum SummaryDefect {
     /// It is not an object with lists, or names no patron: nothing of it is used.
     Summary,
     /// A loan without an id that an event could ever name: left out.
@@ -46,9 +46,9 @@ pub enum Oddity {
     Link,
 }
 
-impl Oddity {
+impl SummaryDefect {
     /// What happened to it, for the one who takes over: follows a number.
-    pub fn told(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::Summary => "summaries without a usable patron, left out",
             Self::Loan => "loans without a usable id, left out",
@@ -62,92 +62,98 @@ impl Oddity {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Members<'a> {
+struct SummaryMembers<'a> {
     #[serde(borrow, default)]
-    user_id: Raw<'a>,
+    user_id: RawMember<'a>,
     #[serde(borrow, default)]
-    open_loans: Raw<'a>,
+    open_loans: RawMember<'a>,
     #[serde(borrow, default)]
-    open_fees_fines: Raw<'a>,
+    open_fees_fines: RawMember<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct LoanMembers<'a> {
     #[serde(borrow)]
-    loan_id: Raw<'a>,
+    loan_id: RawMember<'a>,
     #[serde(borrow)]
-    due_date: Raw<'a>,
+    due_date: RawMember<'a>,
     #[serde(borrow)]
-    recall: Raw<'a>,
+    recall: RawMember<'a>,
     #[serde(borrow)]
-    item_lost: Raw<'a>,
+    item_lost: RawMember<'a>,
     #[serde(borrow)]
-    item_claimed_returned: Raw<'a>,
+    item_claimed_returned: RawMember<'a>,
     #[serde(borrow)]
-    grace_period: Raw<'a>,
+    grace_period: RawMember<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct FeeMembers<'a> {
     #[serde(borrow)]
-    fee_fine_id: Raw<'a>,
+    fee_fine_id: RawMember<'a>,
     #[serde(borrow)]
-    fee_fine_type_id: Raw<'a>,
+    fee_fine_type_id: RawMember<'a>,
     #[serde(borrow)]
-    loan_id: Raw<'a>,
+    loan_id: RawMember<'a>,
     #[serde(borrow)]
-    balance: Raw<'a>,
+    balance: RawMember<'a>,
 }
 
 /// Reads a summary's JSON.
-pub fn read(json: &str) -> Summary {
+pub fn parse(json: &str) -> Summary {
     let mut summary = Summary::default();
-    let members = serde_json::from_str::<Members<'_>>(json).ok();
+    let members = serde_json::from_str::<SummaryMembers<'_>>(json).ok();
     let user = members.as_ref().and_then(|m| uuid("userId", m.user_id).ok().flatten());
     let (Some(members), Some(user)) = (members, user) else {
-        summary.odd.push(Oddity::Summary);
+        summary.defects.push(SummaryDefect::Summary);
         return summary;
     };
     summary.user = Some(user);
-    for raw in summary.list(members.open_loans) {
-        summary.read_loan(user, raw);
+    for raw in summary.elements(members.open_loans) {
+        summary.add_loan(user, raw);
     }
-    for raw in summary.list(members.open_fees_fines) {
-        summary.read_fee(user, raw);
+    for raw in summary.elements(members.open_fees_fines) {
+        summary.add_fee(user, raw);
     }
     summary
 }
 
 impl Summary {
     /// The elements of a list; none where it is missing, and odd where it is something else.
-    fn list<'a>(&mut self, raw: Raw<'a>) -> Vec<&'a RawValue> {
+    fn elements<'a>(&mut self, raw: RawMember<'a>) -> Vec<&'a RawValue> {
         let Some(raw) = raw else { return Vec::new() };
         serde_json::from_str(raw.get()).unwrap_or_else(|_| {
-            self.odd.push(Oddity::Summary);
+            self.defects.push(SummaryDefect::Summary);
             Vec::new()
         })
     }
 
     /// The value, or its absence; what can't be read is absent and odd.
-    fn usable<T>(&mut self, value: Result<Option<T>, Reject>, odd: Oddity) -> Option<T> {
+    fn value_or_defect<T>(
+        &mut self,
+        value: Result<Option<T>, Reject>,
+        defect: SummaryDefect,
+    ) -> Option<T> {
         value.unwrap_or_else(|_| {
-            self.odd.push(odd);
+            self.defects.push(defect);
             None
         })
     }
 
-    fn read_loan(&mut self, user: Uuid, raw: &RawValue) {
+    fn add_loan(&mut self, user: Uuid, raw: &RawValue) {
         let members: LoanMembers<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
         let Ok(Some(id)) = uuid("loanId", members.loan_id) else {
-            return self.odd.push(Oddity::Loan);
+            return self.defects.push(SummaryDefect::Loan);
         };
         let due_date = date_time("dueDate", members.due_date).ok().flatten();
         if due_date.is_none() {
-            self.odd.push(Oddity::DueDate);
+            self.defects.push(SummaryDefect::DueDate);
         }
-        let mut flag = |name, raw| self.usable(boolean(name, raw), Oddity::Flag).unwrap_or(false);
+        let mut flag = |name, raw| {
+            self.value_or_defect(boolean(name, raw), SummaryDefect::Flag).unwrap_or(false)
+        };
         let loan = OpenLoan {
             user,
             due_date,
@@ -159,18 +165,20 @@ impl Summary {
         self.loans.insert(id, loan);
     }
 
-    fn read_fee(&mut self, user: Uuid, raw: &RawValue) {
+    fn add_fee(&mut self, user: Uuid, raw: &RawValue) {
         let members: FeeMembers<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
         let id = uuid("feeFineId", members.fee_fine_id);
         let (Ok(Some(id)), Ok(Some(balance))) = (id, decimal("balance", members.balance)) else {
-            return self.odd.push(Oddity::Fee);
+            return self.defects.push(SummaryDefect::Fee);
         };
         let fee = OpenFee {
             user,
             balance,
-            loan: self.usable(uuid("loanId", members.loan_id), Oddity::Link),
-            fee_fine_type: self
-                .usable(uuid("feeFineTypeId", members.fee_fine_type_id), Oddity::Link),
+            loan: self.value_or_defect(uuid("loanId", members.loan_id), SummaryDefect::Link),
+            fee_fine_type: self.value_or_defect(
+                uuid("feeFineTypeId", members.fee_fine_type_id),
+                SummaryDefect::Link,
+            ),
         };
         self.fees.insert(id, fee);
     }
@@ -194,8 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_is_read_with_all_that_it_says() {
-        let summary = read(
+    fn summary_is_read_completely() {
+        let summary = parse(
             &json!({
                 "id": FEE, "_version": 7, "userId": USER.to_uppercase(),
                 "openLoans": [{
@@ -227,12 +235,12 @@ mod tests {
         assert_eq!(summary.user, Some(id(USER)));
         assert_eq!(summary.loans, BTreeMap::from([(id(LOAN), loan)]));
         assert_eq!(summary.fees, BTreeMap::from([(id(FEE), fee)]));
-        assert_eq!(summary.odd, []);
+        assert_eq!(summary.defects, []);
     }
 
     #[test]
-    fn what_can_not_be_used_is_named_and_the_rest_is_kept() {
-        let summary = read(
+    fn unusable_values_are_named_and_the_rest_is_used() {
+        let summary = parse(
             &json!({
                 "userId": USER,
                 "openLoans": [
@@ -251,18 +259,18 @@ mod tests {
         assert_eq!((loan.due_date, loan.lost, summary.loans.len()), (None, false, 1));
         let fee = summary.fees[&id(FEE)];
         assert_eq!((fee.balance, fee.loan), ("3.5".parse().unwrap(), None));
-        use Oddity::{DueDate, Fee, Flag, Link, Loan};
-        assert_eq!(summary.odd, [Loan, DueDate, Flag, Loan, Link, Fee]);
+        use SummaryDefect::{DueDate, Fee, Flag, Link, Loan};
+        assert_eq!(summary.defects, [Loan, DueDate, Flag, Loan, Link, Fee]);
     }
 
     #[test]
-    fn a_balance_of_many_decimals_is_rounded_to_15() {
+    fn balance_is_rounded_to_15_decimals() {
         let fee = |balance: &str| {
             let json = format!(
                 r#"{{"userId":"{USER}","openFeesFines":[{{"feeFineId":"{FEE}","balance":{balance}}}]}}"#
             );
-            let summary = read(&json);
-            assert_eq!(summary.odd, [], "{balance}");
+            let summary = parse(&json);
+            assert_eq!(summary.defects, [], "{balance}");
             summary.fees[&id(FEE)].balance.to_string()
         };
         assert_eq!(fee("4.996003610813204e-16"), "0");
@@ -270,21 +278,26 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_without_a_patron_or_without_lists_is_no_reason_to_fail() {
+    fn summary_without_patron_or_lists_does_not_fail() {
         for json in ["7", "{}", "[]", "{\"userId\": \"0\"}", "{\"userId\": null}"] {
-            let summary = read(json);
-            assert_eq!((summary.user, summary.odd), (None, vec![Oddity::Summary]), "{json}");
+            let summary = parse(json);
+            assert_eq!(
+                (summary.user, summary.defects),
+                (None, vec![SummaryDefect::Summary]),
+                "{json}"
+            );
         }
-        let bare = read(&json!({ "userId": USER, "openLoans": null }).to_string());
-        assert_eq!((bare.user, bare.odd), (Some(id(USER)), vec![]));
-        let wrong = read(&json!({ "userId": USER, "openLoans": "none" }).to_string());
-        assert_eq!((wrong.user, wrong.odd), (Some(id(USER)), vec![Oddity::Summary]));
+        let bare = parse(&json!({ "userId": USER, "openLoans": null }).to_string());
+        assert_eq!((bare.user, bare.defects), (Some(id(USER)), vec![]));
+        let wrong = parse(&json!({ "userId": USER, "openLoans": "none" }).to_string());
+        assert_eq!((wrong.user, wrong.defects), (Some(id(USER)), vec![SummaryDefect::Summary]));
     }
 
     #[test]
-    fn each_oddity_is_told_in_words_of_its_own() {
-        use Oddity::{DueDate, Fee, Flag, Link, Loan, Summary};
-        let told = [Summary, Loan, DueDate, Flag, Fee, Link].map(Oddity::told);
-        assert_eq!(BTreeSet::from(told).len(), told.len());
+    fn each_skipped_row_has_its_own_text() {
+        use SummaryDefect::{DueDate, Fee, Flag, Link, Loan, Summary};
+        let descriptions =
+            [Summary, Loan, DueDate, Flag, Fee, Link].map(SummaryDefect::description);
+        assert_eq!(BTreeSet::from(descriptions).len(), descriptions.len());
     }
 }

@@ -37,14 +37,14 @@ impl Collection {
     }
 }
 
-const TENANT: &str = "[a-z][a-z0-9_]{0,30}";
-const COLLECTION: &str = "[A-Z][A-Z0-9]{0,30}";
-const VERSION: &str = "[0-9][0-9A-Za-z._-]*";
-const DEFAULT: &str = "folio";
+const TENANT_PATTERN: &str = "[a-z][a-z0-9_]{0,30}";
+const COLLECTION_PATTERN: &str = "[A-Z][A-Z0-9]{0,30}";
+const VERSION_PATTERN: &str = "[0-9][0-9A-Za-z._-]*";
+const DEFAULT_ENVIRONMENT: &str = "folio";
 /// The producer's part in the names of topics that we write.
-const OURS: &str = "patron-blocks";
+const OWN_PRODUCER: &str = "patron-blocks";
 /// Characters in a topic's name, at most.
-const LONGEST: usize = 249;
+const TOPIC_NAME_CHARS_MAX: usize = 249;
 
 impl Environment {
     /// From the variable's value.
@@ -73,11 +73,11 @@ impl Environment {
             kinds.iter().copied().filter(of).map(Kind::name).collect::<Vec<_>>().join("|")
         };
         let prefix = match &self.name {
-            Some(name) => format!("{}\\.", escape(name)),
-            None => format!("({DEFAULT}\\.)?"),
+            Some(name) => format!("{}\\.", escape_regex(name)),
+            None => format!("({DEFAULT_ENVIRONMENT}\\.)?"),
         };
         let native = format!(
-            "({TENANT}|{COLLECTION})\\.(circulation\\.({})|feesfines\\.({})|users\\.({}))",
+            "({TENANT_PATTERN}|{COLLECTION_PATTERN})\\.(circulation\\.({})|feesfines\\.({})|users\\.({}))",
             names(&Kind::ALL, |kind| kind.producer() == "circulation"),
             names(&Kind::ALL, |kind| kind.producer() == "feesfines"),
             names(&Kind::ALL, |kind| kind.producer() == "users"),
@@ -86,57 +86,65 @@ impl Environment {
             return format!("^{prefix}{native}$");
         }
         let all = names(&Kind::BUSINESS, |_| true);
-        format!("^{prefix}({native}|pub-sub\\.{TENANT}\\.({all})\\.mod-pubsub-{VERSION})$")
+        format!(
+            "^{prefix}({native}|pub-sub\\.{TENANT_PATTERN}\\.({all})\\.mod-pubsub-{VERSION_PATTERN})$"
+        )
     }
 
     /// The names that a tenant's own topic may have.
-    pub fn names(&self, tenant: &TenantId, kind: Kind) -> Vec<String> {
+    pub fn topic_names(&self, tenant: &TenantId, kind: Kind) -> Vec<String> {
         let rest = format!("{tenant}.{}.{}", kind.producer(), kind.name());
         match &self.name {
             Some(name) => vec![format!("{name}.{rest}")],
-            None => vec![format!("{DEFAULT}.{rest}"), rest],
+            None => vec![format!("{DEFAULT_ENVIRONMENT}.{rest}"), rest],
         }
     }
 
     /// The topic to which we write of a tenant, or of all tenants of a collection.
-    pub fn own(&self, tenant: &TenantId, collection: Option<&Collection>, name: &str) -> String {
-        format!("{}{OURS}.{name}", self.begin(tenant, collection))
+    pub fn own_topic(
+        &self,
+        tenant: &TenantId,
+        collection: Option<&Collection>,
+        name: &str,
+    ) -> String {
+        format!("{}{OWN_PRODUCER}.{name}", self.topic_prefix(tenant, collection))
     }
 
-    fn begin(&self, tenant: &TenantId, collection: Option<&Collection>) -> String {
+    fn topic_prefix(&self, tenant: &TenantId, collection: Option<&Collection>) -> String {
         let part = collection.map_or(tenant.as_str(), |Collection(name)| name);
-        format!("{}.{part}.", self.name.as_deref().unwrap_or(DEFAULT))
+        format!("{}.{part}.", self.name.as_deref().unwrap_or(DEFAULT_ENVIRONMENT))
     }
 
     /// The full name of a topic that somebody names for a tenant: with the first parts that it has to have, or
     /// without. It is neither another tenant's nor one that is read here. The rule where it can't be used.
-    pub fn named_by(
+    pub fn resolve_topic(
         &self,
         tenant: &TenantId,
         collection: Option<&Collection>,
-        named: &str,
+        requested: &str,
     ) -> Result<String, String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if named.is_empty() || !named.chars().all(legal) || named.starts_with('.') {
+        if requested.is_empty() || !requested.chars().all(legal) || requested.starts_with('.') {
             return Err(
                 "must consist of letters, digits, dots, underscores and hyphens, as topic names do"
                     .to_owned(),
             );
         }
-        let begin = self.begin(tenant, collection);
-        let of_environment = format!("{}.", self.name.as_deref().unwrap_or(DEFAULT));
-        let full = match named.strip_prefix(&of_environment) {
-            Some(_) if named.starts_with(&begin) => named.to_owned(),
-            Some(_) => return Err(format!("must begin with {begin} or be what follows that")),
-            None => format!("{begin}{named}"),
+        let prefix = self.topic_prefix(tenant, collection);
+        let environment_prefix =
+            format!("{}.", self.name.as_deref().unwrap_or(DEFAULT_ENVIRONMENT));
+        let full = match requested.strip_prefix(&environment_prefix) {
+            Some(_) if requested.starts_with(&prefix) => requested.to_owned(),
+            Some(_) => return Err(format!("must begin with {prefix} or be what follows that")),
+            None => format!("{prefix}{requested}"),
         };
-        let rest = full.strip_prefix(&begin).unwrap_or_default();
-        if rest.is_empty() || full.len() > LONGEST {
+        let rest = full.strip_prefix(&prefix).unwrap_or_default();
+        if rest.is_empty() || full.len() > TOPIC_NAME_CHARS_MAX {
             return Err(format!(
-                "must be a name of up to {LONGEST} characters that begins with {begin}"
+                "must be a name of up to {TOPIC_NAME_CHARS_MAX} characters that begins with {prefix}"
             ));
         }
-        if self.parse(&full).is_some() || rest.split('.').next() == Some(OURS) {
+        if self.parse(&full).is_some() || rest.split('.').next() == Some(OWN_PRODUCER) {
             return Err("is a topic that this service reads or writes itself".to_owned());
         }
         Ok(full)
@@ -147,7 +155,8 @@ impl Environment {
         match &self.name {
             Some(name) => self.parse_rest(topic.strip_prefix(name.as_str())?.strip_prefix('.')?),
             None => {
-                let rest = topic.strip_prefix(DEFAULT).and_then(|rest| rest.strip_prefix('.'));
+                let rest =
+                    topic.strip_prefix(DEFAULT_ENVIRONMENT).and_then(|rest| rest.strip_prefix('.'));
                 rest.and_then(|rest| self.parse_rest(rest)).or_else(|| self.parse_rest(topic))
             }
         }
@@ -160,12 +169,13 @@ impl Environment {
             let (name, module) = rest.split_once('.')?;
             let known = module.strip_prefix("mod-pubsub-").is_some_and(is_version);
             let tenant = Some(TenantId::parse(tenant)?);
-            let kind = Kind::named(name).filter(|kind| known && Kind::BUSINESS.contains(kind))?;
+            let kind =
+                Kind::from_name(name).filter(|kind| known && Kind::BUSINESS.contains(kind))?;
             return Some(Topic { kind, tenant });
         }
         let (part, rest) = rest.split_once('.')?;
         let (producer, name) = rest.split_once('.')?;
-        let kind = Kind::named(name).filter(|kind| kind.producer() == producer)?;
+        let kind = Kind::from_name(name).filter(|kind| kind.producer() == producer)?;
         match TenantId::parse(part) {
             Some(tenant) => Some(Topic { kind, tenant: Some(tenant) }),
             None => is_collection(part).then_some(Topic { kind, tenant: None }),
@@ -186,7 +196,7 @@ fn is_collection(part: &str) -> bool {
 }
 
 /// Escapes what a regular expression would take for an operator.
-fn escape(text: &str) -> String {
+fn escape_regex(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         if !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_') {
@@ -213,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_read_per_tenant_and_per_collection() {
+    fn every_kind_is_read_per_tenant_and_collection() {
         let env = Environment::new(Some("prod1"));
         for kind in Kind::ALL {
             let topic = |part| format!("prod1.{part}.{}.{}", kind.producer(), kind.name());
@@ -225,10 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_names_another_tenants_topic_or_one_that_is_read() {
+    fn foreign_or_consumed_topics_cannot_be_named() {
         let env = Environment::new(Some("prod1"));
         let tenant = TenantId::parse("northlib").unwrap();
-        let full = |named: &str| env.named_by(&tenant, None, named);
+        let full = |named: &str| env.resolve_topic(&tenant, None, named);
         for named in ["search.patrons", "prod1.northlib.search.patrons"] {
             assert_eq!(full(named).unwrap(), "prod1.northlib.search.patrons");
         }
@@ -245,17 +255,17 @@ mod tests {
             assert!(full(named).is_err(), "{named}");
         }
         let all = Collection::parse("ALL").unwrap();
-        assert_eq!(env.named_by(&tenant, Some(&all), "a.b").unwrap(), "prod1.ALL.a.b");
-        assert_eq!(env.own(&tenant, Some(&all), "x"), "prod1.ALL.patron-blocks.x");
+        assert_eq!(env.resolve_topic(&tenant, Some(&all), "a.b").unwrap(), "prod1.ALL.a.b");
+        assert_eq!(env.own_topic(&tenant, Some(&all), "x"), "prod1.ALL.patron-blocks.x");
         assert_eq!(
-            Environment::new(None).own(&tenant, None, "x"),
+            Environment::new(None).own_topic(&tenant, None, "x"),
             "folio.northlib.patron-blocks.x"
         );
         assert_eq!(Collection::parse("All"), None);
     }
 
     #[test]
-    fn other_environments_producers_and_events_are_not_ours() {
+    fn other_environments_producers_and_events_are_ignored() {
         let env = Environment::new(Some("prod1"));
         for topic in [
             "prod2.northlib.circulation.ITEM_CHECKED_OUT",
@@ -278,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_environment_both_spellings_are_read() {
+    fn both_spellings_are_read_without_environment() {
         for env in [None, Some(""), Some(" ")] {
             let env = Environment::new(env).with_pubsub(true);
             for (topic, tenant) in [
@@ -300,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_topics_of_mod_pubsub_are_read_where_that_is_set() {
+    fn mod_pubsub_topics_are_read_only_if_enabled() {
         let without = Environment::new(Some("prod1"));
         let with = without.clone().with_pubsub(true);
         for kind in Kind::BUSINESS {
@@ -329,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tenants_own_topics_have_the_names_under_which_they_are_read() {
+    fn tenant_topics_have_the_names_they_are_read_by() {
         let tenant = TenantId::parse("northlib").unwrap();
         for (env, prefixes) in [(Some("prod1"), vec!["prod1."]), (None, vec!["folio.", ""])] {
             let env = Environment::new(env);
             for kind in Kind::ALL {
                 let rest = format!("northlib.{}.{}", kind.producer(), kind.name());
                 let names: Vec<String> = prefixes.iter().map(|p| format!("{p}{rest}")).collect();
-                assert_eq!(env.names(&tenant, kind), names);
+                assert_eq!(env.topic_names(&tenant, kind), names);
                 let topic = Some(Topic { kind, tenant: Some(tenant.clone()) });
                 assert!(names.iter().all(|name| env.parse(name) == topic));
             }
@@ -344,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn the_group_is_the_environments_and_has_no_version() {
+    fn consumer_group_is_per_environment_without_version() {
         assert_eq!(Environment::new(Some("prod1")).consumer_group(), "prod1.cg.patron-blocks");
         assert_eq!(Environment::new(None).consumer_group(), "cg.patron-blocks");
     }
 
     #[test]
-    fn the_environment_is_quoted_in_the_pattern() {
+    fn environment_is_escaped_in_the_pattern() {
         let pattern = Environment::new(Some("a.b+c")).topic_pattern();
         assert!(pattern.starts_with("^a\\.b\\+c\\.("), "{pattern}");
     }
@@ -414,7 +424,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_the_pattern_matches_is_what_is_read(
+        fn topic_pattern_matches_exactly_the_parsed_names(
             env in select(vec![None, Some("prod1"), Some("folio"), Some("a.b")]),
             pubsub in any::<bool>(),
             names in vec(name(), 200),

@@ -9,18 +9,17 @@ use actix_web::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Service, described};
+use super::{AppState, openapi};
 use crate::{
-    figures::figures,
-    store::{self, Db, tenants::Knowledge},
-    telemetry::Chain,
+    logging::ErrorChain,
+    store::{self, Db, tenants::Completeness},
 };
 
 /// How long the database may take to show that it is there.
 /// Tenants that a problem names, at most.
-const BEHIND_NAMED: usize = 20;
+const NAMED_TENANTS_MAX: usize = 20;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /admin/health`: this process answers; nothing else is looked at.
 #[utoipa::path(
@@ -52,7 +51,7 @@ pub(super) async fn health() -> Json<&'static str> {
     ),
 )]
 pub(super) async fn description() -> Json<serde_json::Value> {
-    Json(super::description())
+    Json(super::openapi_json())
 }
 
 /// `GET /metrics`, for Prometheus.
@@ -62,11 +61,11 @@ pub(super) async fn description() -> Json<serde_json::Value> {
         (status = 200, body = String, content_type = "text/plain", description = "Figures"),
     ),
 )]
-pub(super) async fn metrics(service: Data<Service>) -> HttpResponse {
-    let _ = timeout(PATIENCE, service.gauges.set(&service.operators.db())).await;
+pub(super) async fn metrics(service: Data<AppState>) -> HttpResponse {
+    let _ = timeout(PROBE_TIMEOUT, service.gauges.update(&service.operators.db())).await;
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(figures().text())
+        .body(crate::metrics::metrics().render())
 }
 
 /// `GET /admin/ready`: 200, or 503 with each reason. Kafka is looked at although answers need no
@@ -77,44 +76,44 @@ pub(super) async fn metrics(service: Data<Service>) -> HttpResponse {
     operation_id = "getReadiness",
     summary = "Whether it is ready, and why not",
     responses(
-        (status = 200, body = described::Readiness, description = "Ready"),
-        (status = 503, body = described::Readiness, description = "Not ready"),
+        (status = 200, body = openapi::Readiness, description = "Ready"),
+        (status = 503, body = openapi::Readiness, description = "Not ready"),
     ),
 )]
-pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse {
+pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse {
     let mut problems = Vec::new();
     if service.stopping.is_cancelled() {
         problems.push(json!({ "part": "service", "problem": "stopping" }));
     }
-    let database = match timeout(PATIENCE, store::ping(&db)).await {
+    let database = match timeout(PROBE_TIMEOUT, store::ping(&db)).await {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(Chain(&error).to_string()),
+        Ok(Err(error)) => Some(ErrorChain(&error).to_string()),
         Err(_) => Some("does not answer".to_owned()),
     };
     problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
     let kafka = service.kafka.health();
     problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
-    problems.extend(behind(&service));
+    problems.extend(migration_problem(&service));
     // Messages that are late are no reason either: the desk is answered, and no message is lost.
-    let behind = service.telling.behind();
+    let backlog = service.block_events.backlog();
     let body = json!({
         "ready": problems.is_empty(),
         "problems": problems,
-        "tenants": lacking(&service),
+        "tenants": incomplete_tenants(&service),
         "messages": {
-            "on": service.telling.is_on(),
-            "waiting": behind.unsent,
-            "oldestSeconds": behind.oldest.as_secs(),
-            "late": service.telling.is_late(),
-            "patronsToLookAt": behind.to_look_at,
+            "enabled": service.block_events.is_enabled(),
+            "waiting": backlog.unsent_messages,
+            "oldestSeconds": backlog.oldest_unsent_age.as_secs(),
+            "overdue": service.block_events.is_overdue(),
+            "pendingPatrons": backlog.pending_patrons,
         },
         "kafka": {
             "brokersUp": kafka.brokers_up,
             "joined": kafka.joined,
             "partitions": {
-                "beginning": kafka.partitions.beginning,
+                "starting": kafka.partitions.starting,
                 "reading": kafka.partitions.reading,
-                "held": kafka.partitions.held,
+                "paused": kafka.partitions.paused,
                 "stopped": kafka.partitions.stopped,
             },
         },
@@ -127,22 +126,22 @@ pub(super) async fn ready(service: Data<Service>, db: Data<Db>) -> HttpResponse 
 }
 
 /// Why tenants can't be served that are enabled: their schemas are not at this version.
-fn behind(service: &Service) -> Option<Value> {
+fn migration_problem(service: &AppState) -> Option<Value> {
     if !service.tenants.is_caught_up() {
         let problem = "the registry of tenants is being read";
         return Some(json!({ "part": "tenants", "problem": problem }));
     }
-    let behind = service.tenants.behind();
-    if behind.is_empty() {
+    let unmigrated = service.tenants.outdated();
+    if unmigrated.is_empty() {
         return None;
     }
-    let named = behind.iter().take(BEHIND_NAMED).map(|(id, failure)| match failure {
+    let named = unmigrated.iter().take(NAMED_TENANTS_MAX).map(|(id, failure)| match failure {
         Some(failure) => format!("{id}: {failure}"),
         None => format!("{id} is pending"),
     });
     let problem = format!(
         "tenants are not migrated to this version yet: {} ({})",
-        behind.len(),
+        unmigrated.len(),
         named.collect::<Vec<_>>().join("; ")
     );
     Some(json!({ "part": "tenants", "problem": problem }))
@@ -150,13 +149,13 @@ fn behind(service: &Service) -> Option<Value> {
 
 /// Tenants of which not all is known that has happened. They are answered all the same, so that is no reason
 /// not to be ready.
-fn lacking(service: &Service) -> Value {
+fn incomplete_tenants(service: &AppState) -> Value {
     let (mut filling, mut incomplete) = (Vec::new(), Vec::new());
     for tenant in service.tenants.all() {
-        match tenant.knowledge() {
-            Knowledge::Complete => {}
-            Knowledge::Filling => filling.push(tenant.id.to_string()),
-            Knowledge::IncompleteBefore(_) => incomplete.push(tenant.id.to_string()),
+        match tenant.completeness() {
+            Completeness::Complete => {}
+            Completeness::Filling => filling.push(tenant.id.to_string()),
+            Completeness::IncompleteBefore(_) => incomplete.push(tenant.id.to_string()),
         }
     }
     filling.sort();

@@ -16,39 +16,39 @@ use tokio::{
 };
 
 use super::{
-    ApiError, BODY_MOST,
-    request::{Desk, shared},
+    ApiError, BODY_BYTES_MAX,
+    tenant::{TenantRequest, app_state},
 };
 
 /// How long all of a body may take to come: who sends is a gateway near by.
-const BODY_WAIT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of all bodies together that are read or worked on: many thousands of ordinary ones.
-const ROOM: usize = 32 * 1024 * 1024;
+const BODY_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, Error>>>>;
 
 /// Room for bodies, which all threads share. Who finds none is sent away at once.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
+pub struct BodyBudget(Arc<Semaphore>);
 
-impl Default for Room {
+impl Default for BodyBudget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM)))
+        Self(Arc::new(Semaphore::new(BODY_BUDGET_BYTES)))
     }
 }
 
-impl Room {
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let bytes = u32::try_from(bytes).map_err(|_| too_long())?;
-        self.0.clone().try_acquire_many_owned(bytes).map_err(|_| ApiError::too_many())
+impl BodyBudget {
+    fn try_acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let bytes = u32::try_from(bytes).map_err(|_| body_too_long())?;
+        self.0.clone().try_acquire_many_owned(bytes).map_err(|_| ApiError::overloaded())
     }
 }
 
 /// All that a request brings. It takes room until it is dropped.
 pub(super) struct Body {
     bytes: BytesMut,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Deref for Body {
@@ -62,45 +62,47 @@ impl Deref for Body {
 impl Body {
     /// Takes room as bytes come, not as many are announced: who sends nothing takes nothing.
     async fn read(request: HttpRequest, mut payload: Payload) -> Result<Self, Error> {
-        let (service, _) = shared(&request);
-        let announced = request.headers().get(CONTENT_LENGTH);
-        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > BODY_MOST) {
-            return Err(too_long().into());
+        let (service, _) = app_state(&request);
+        let content_length = request.headers().get(CONTENT_LENGTH);
+        let content_length =
+            content_length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if content_length.is_some_and(|length| length > BODY_BYTES_MAX) {
+            return Err(body_too_long().into());
         }
-        let mut body = Self { bytes: BytesMut::new(), room: service.room.take(0)? };
+        let mut body = Self { bytes: BytesMut::new(), permit: service.body_budget.try_acquire(0)? };
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|error| match error.status_code() {
-                StatusCode::PAYLOAD_TOO_LARGE => too_long(),
+                StatusCode::PAYLOAD_TOO_LARGE => body_too_long(),
                 _ => ApiError::bad_request(format!("the body can't be read: {error}")),
             })?;
-            if body.bytes.len() + chunk.len() > BODY_MOST {
-                return Err(too_long().into());
+            if body.bytes.len() + chunk.len() > BODY_BYTES_MAX {
+                return Err(body_too_long().into());
             }
-            body.room.merge(service.room.take(chunk.len())?);
+            body.permit.merge(service.body_budget.try_acquire(chunk.len())?);
             body.bytes.extend_from_slice(&chunk);
         }
         Ok(body)
     }
 }
 
-fn too_long() -> ApiError {
-    let text = format!("the body is longer than {BODY_MOST} bytes");
+fn body_too_long() -> ApiError {
+    let text = format!("the body is longer than {BODY_BYTES_MAX} bytes");
     ApiError::Text(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
 /// What a request brings, all of it.
-pub(super) struct InTime(pub(super) Body);
+pub(super) struct TimedBody(pub(super) Body);
 
-impl FromRequest for InTime {
+impl FromRequest for TimedBody {
     type Error = Error;
     type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = timeout(BODY_WAIT, Body::read(request.clone(), payload.take()));
+        let body = timeout(BODY_TIMEOUT, Body::read(request.clone(), payload.take()));
         Box::pin(async move {
             let late = |_| {
-                let text = format!("the body was not all there within {} s", BODY_WAIT.as_secs());
+                let text =
+                    format!("the body was not all there within {} s", BODY_TIMEOUT.as_secs());
                 ApiError::Text(StatusCode::REQUEST_TIMEOUT, text)
             };
             Ok(Self(body.await.map_err(late)??))
@@ -110,21 +112,21 @@ impl FromRequest for InTime {
 
 /// A request of an enabled tenant that brings a body. It counts as one that is worked on when all of the
 /// body is there: who sends slowly keeps nobody else out.
-pub(super) struct Sent {
-    pub(super) desk: Desk,
+pub(super) struct JsonBody {
+    pub(super) context: TenantRequest,
     pub(super) body: Body,
 }
 
-impl FromRequest for Sent {
+impl FromRequest for JsonBody {
     type Error = Error;
     type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, body) = (request.clone(), InTime::from_request(request, payload));
+        let (request, body) = (request.clone(), TimedBody::from_request(request, payload));
         Box::pin(async move {
-            let InTime(body) = body.await?;
-            let desk = Desk::from_request(&request, &mut Payload::None).await?;
-            Ok(Self { desk, body })
+            let TimedBody(body) = body.await?;
+            let context = TenantRequest::from_request(&request, &mut Payload::None).await?;
+            Ok(Self { context, body })
         })
     }
 }

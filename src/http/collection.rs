@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{
     ApiError,
     error::{NOT_A_UUID, Violation},
-    query::Page,
+    paging::Page,
     record::Record,
-    request::{Desk, path_id},
+    tenant::{TenantRequest, path_id},
 };
 use crate::store::{
     self,
@@ -17,29 +17,29 @@ use crate::store::{
 };
 
 /// Bytes that a record may have, since unknown members are stored too.
-const RECORD_MOST: usize = 64 * 1024;
+const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// A record as sent, of a bounded length, here and where it is stored.
 pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiError> {
     let record = Record::read(request, body)?;
     record.require_storable()?;
-    if body.len() <= RECORD_MOST {
+    if body.len() <= RECORD_BYTES_MAX {
         return Ok(record);
     }
-    let rule = format!("must not be longer than {RECORD_MOST} bytes");
-    Err(Violation::own(rule, "the body", body.len().to_string()).into())
+    let rule = format!("must not be longer than {RECORD_BYTES_MAX} bytes");
+    Err(Violation::custom(rule, "the body", body.len().to_string()).into())
 }
 
 /// A page under `name`, with the total.
 pub(super) async fn list(
-    desk: &Desk,
+    context: &TenantRequest,
     request: &HttpRequest,
     collection: &Collection,
     name: &str,
 ) -> Result<HttpResponse, ApiError> {
-    let Page { query, offset, limit } = Page::of(request)?;
-    let (schema, search) = (&desk.tenant.schema, &collection.search);
-    let (page, total) = store::read(&desk.db, async |db| {
+    let Page { query, offset, limit } = Page::from_request(request)?;
+    let (schema, search) = (&context.tenant.schema, &collection.search);
+    let (page, total) = store::read(&context.db, async |db| {
         let page = match limit {
             0 => Vec::new(), // only the count is asked for
             _ => records::list(&mut *db, schema, collection, &query, (offset, limit)).await?,
@@ -52,23 +52,24 @@ pub(super) async fn list(
 
 /// One record.
 pub(super) async fn get(
-    desk: &Desk,
+    context: &TenantRequest,
     id: &str,
     collection: &Collection,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(id, || ApiError::not_found(NOT_A_UUID))?;
     let record =
-        find(desk, collection, id).await?.ok_or_else(|| ApiError::not_found("Not found"))?;
+        find(context, collection, id).await?.ok_or_else(|| ApiError::not_found("Not found"))?;
     Ok(HttpResponse::Ok().json(record))
 }
 
 /// The record as it is stored.
 pub(super) async fn find(
-    desk: &Desk,
+    context: &TenantRequest,
     collection: &Collection,
     id: Uuid,
 ) -> Result<Option<Value>, ApiError> {
-    let schema = &desk.tenant.schema;
-    let found = store::read(&desk.db, async |db| records::find(db, schema, collection, id).await);
+    let schema = &context.tenant.schema;
+    let found =
+        store::read(&context.db, async |db| records::find(db, schema, collection, id).await);
     Ok(found.await?)
 }

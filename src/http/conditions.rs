@@ -4,11 +4,12 @@ use actix_web::{HttpRequest, HttpResponse, web::Path};
 
 use super::{
     ApiError,
-    body::Sent,
-    collection, described,
+    body::JsonBody,
+    collection,
     error::{NOT_A_UUID, Violation},
+    openapi,
     record::Record,
-    request::{Desk, path_id},
+    tenant::{TenantRequest, path_id},
 };
 use crate::store::conditions;
 
@@ -18,14 +19,17 @@ use crate::store::conditions;
     path = "/patron-block-conditions",
     operation_id = "listConditions",
     summary = "The six conditions",
-    params(described::Paging),
+    params(openapi::Paging),
     responses(
-        (status = 200, body = described::Conditions, description = "Found"),
-        described::Common,
+        (status = 200, body = openapi::Conditions, description = "Found"),
+        openapi::Common,
     ),
 )]
-pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    collection::list(&desk, &request, &conditions::RECORDS, "patronBlockConditions").await
+pub(super) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    collection::list(&context, &request, &conditions::RECORDS, "patronBlockConditions").await
 }
 
 /// `GET /patron-block-conditions/{id}`
@@ -38,13 +42,16 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
         ("id" = Uuid, Path, description = "The condition"),
     ),
     responses(
-        (status = 200, body = described::Condition, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::Condition, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    collection::get(&desk, &path, &conditions::RECORDS).await
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    collection::get(&context, &path, &conditions::RECORDS).await
 }
 
 /// `PUT /patron-block-conditions/{id}`
@@ -56,35 +63,35 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     params(
         ("id" = Uuid, Path, description = "The condition; it wins over the id in the body"),
     ),
-    request_body(content = described::SentCondition, content_type = "application/json"),
+    request_body(content = openapi::ConditionRequest, content_type = "application/json"),
     responses(
         (status = 204, description = "Changed"),
-        described::NotFound,
-        described::Invalid,
-        described::Common,
-        described::Unread,
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
     ),
 )]
 pub(super) async fn put(
-    sent: Sent,
+    json_body: JsonBody,
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let Sent { desk, body } = sent;
+    let JsonBody { context, body } = json_body;
     let mut record = collection::read(&request, &body)?;
     check(&record)?;
     let id = path_id(&path, || {
-        Violation::own(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
+        Violation::custom(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
     })?;
-    let schema = &desk.tenant.schema;
-    let now = desk.service.clock.now();
-    let before = collection::find(&desk, &conditions::RECORDS, id).await?;
+    let schema = &context.tenant.schema;
+    let now = context.state.clock.now();
+    let stored = collection::find(&context, &conditions::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
-    record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
-    let replaced = conditions::replace(&desk.db, schema, id, &record.into_value(), now)
+    record.set_metadata(stored.as_ref(), context.acting_user.as_deref(), now);
+    let replaced = conditions::replace(&context.db, schema, id, &record.into_value(), now)
         .await
-        .map_err(ApiError::of_record)?;
-    desk.service.answers.policies.forget(&desk.tenant.id);
+        .map_err(ApiError::from_record_error)?;
+    context.state.evaluator.policies.invalidate(&context.tenant.id);
     if replaced {
         Ok(HttpResponse::NoContent().finish())
     } else {
@@ -93,7 +100,7 @@ pub(super) async fn put(
 }
 
 /// Characters that a message to a desk may have: it is part of every answer, and of messages to others.
-const MESSAGE_MOST: usize = 4000;
+const MESSAGE_CHARS_MAX: usize = 4000;
 
 /// The schema first, then the rules on message and flags.
 fn check(record: &Record) -> Result<(), ApiError> {
@@ -109,10 +116,10 @@ fn check(record: &Record) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("valueType must be Integer or Double"));
     }
     let text = record.optional_string("message")?.unwrap_or_default();
-    if text.chars().count() > MESSAGE_MOST {
-        let rule = format!("must not be longer than {MESSAGE_MOST} characters");
-        let begins: String = text.chars().take(50).collect();
-        return Err(Violation::own(rule, "message", begins).into());
+    if text.chars().count() > MESSAGE_CHARS_MAX {
+        let rule = format!("must not be longer than {MESSAGE_CHARS_MAX} characters");
+        let excerpt: String = text.chars().take(50).collect();
+        return Err(Violation::custom(rule, "message", excerpt).into());
     }
     let blank = text.trim().is_empty();
     let message = match (blocks, blank) {
@@ -124,5 +131,5 @@ fn check(record: &Record) -> Result<(), ApiError> {
         }
         _ => return Ok(()),
     };
-    Err(Violation::own(message, KEY, id.to_string()).into())
+    Err(Violation::custom(message, KEY, id.to_string()).into())
 }

@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    ApiError, described,
-    query::{self, PAGE_MOST, Page},
-    request::{Desk, path_id},
+    ApiError, openapi,
+    paging::{self, PAGE_RECORDS_MAX, Page},
+    tenant::{TenantRequest, path_id},
 };
 use crate::{
     clock,
     cql::Condition,
-    flow::redrive::Outcome,
+    services::redrive::RetryOutcome,
     store::{
         self,
-        dead_letters::{self, Head, Parked},
+        dead_letters::{self, DeadLetterHead, StoredDeadLetter},
         records,
     },
 };
@@ -27,16 +27,19 @@ use crate::{
     path = "/patron-blocks/dead-letters",
     operation_id = "listDeadLetters",
     summary = "Parked records",
-    params(described::Paging),
+    params(openapi::Paging),
     responses(
-        (status = 200, body = described::DeadLetters, description = "Found"),
-        described::Common,
+        (status = 200, body = openapi::DeadLetters, description = "Found"),
+        openapi::Common,
     ),
 )]
-pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Page { query, offset, limit } = Page::of(&request)?.at_most(PAGE_MOST);
-    let (schema, search) = (&desk.tenant.schema, &dead_letters::SEARCH);
-    let (page, total) = store::read(&desk.db, async |db| {
+pub(super) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let Page { query, offset, limit } = Page::from_request(&request)?.capped_at(PAGE_RECORDS_MAX);
+    let (schema, search) = (&context.tenant.schema, &dead_letters::SEARCH_TARGET);
+    let (page, total) = store::read(&context.db, async |db| {
         let page = match limit {
             0 => Vec::new(), // only the count is asked for
             _ => dead_letters::list(&mut *db, schema, &query, None, (offset, limit)).await?,
@@ -44,7 +47,7 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
         Ok((page, records::count(db, schema, search, &query.condition).await?))
     })
     .await?;
-    let page: Vec<Value> = page.iter().map(head).collect();
+    let page: Vec<Value> = page.iter().map(list_item).collect();
     Ok(HttpResponse::Ok().json(json!({ "deadLetters": page, "totalRecords": total })))
 }
 
@@ -58,13 +61,16 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
     responses(
-        (status = 200, body = described::DeadLetter, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::DeadLetter, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(body(&find(&desk, &path).await?)))
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(dead_letter_details(&find(&context, &path).await?)))
 }
 
 /// `POST /patron-blocks/dead-letters/{id}/retry`: 204, or 422 with the reason why it is parked still.
@@ -78,17 +84,22 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     ),
     responses(
         (status = 204, description = "Applied"),
-        described::NotFound,
-        described::Invalid,
-        described::Common,
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
     ),
 )]
-pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let letter = find(&desk, &path).await?;
+pub(super) async fn retry(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let letter = find(&context, &path).await?;
     let id = letter.id.to_string();
-    match desk.service.redrive.retry_in_time(letter).await? {
-        Outcome::Applied => Ok(HttpResponse::NoContent().finish()),
-        Outcome::StillParked(why) => Err(super::error::Violation::own(why, "id", id).into()),
+    match context.state.redrive.retry_with_timeout(letter).await? {
+        RetryOutcome::Applied => Ok(HttpResponse::NoContent().finish()),
+        RetryOutcome::StillParked(why) => {
+            Err(super::error::Violation::custom(why, "id", id).into())
+        }
     }
 }
 
@@ -107,13 +118,16 @@ pub(super) async fn retry(desk: Desk, path: Path<String>) -> Result<HttpResponse
         ),
     ),
     responses(
-        (status = 200, body = described::Retried, description = "What became of them"),
-        described::Common,
+        (status = 200, body = openapi::RetryReport, description = "What became of them"),
+        openapi::Common,
     ),
 )]
-pub(super) async fn retry_all(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let condition = required(&request)?;
-    let report = desk.service.redrive.retry_all(&desk.tenant.schema, condition).await?;
+pub(super) async fn retry_all(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let condition = required_condition(&request)?;
+    let report = context.state.redrive.retry_all(&context.tenant.schema, condition).await?;
     Ok(HttpResponse::Ok().json(report))
 }
 
@@ -128,16 +142,19 @@ pub(super) async fn retry_all(desk: Desk, request: HttpRequest) -> Result<HttpRe
     ),
     responses(
         (status = 204, description = "Gone"),
-        described::NotFound,
-        described::Common,
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn discard(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let id = id_of(&path)?;
-    if desk.service.redrive.discard(&desk.tenant.schema, id, by(&desk)).await? {
+pub(super) async fn discard(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = parse_id(&path)?;
+    if context.state.redrive.discard(&context.tenant.schema, id, operator(&context)).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
-        Err(unknown(id))
+        Err(not_found(id))
     }
 }
 
@@ -155,50 +172,52 @@ pub(super) async fn discard(desk: Desk, path: Path<String>) -> Result<HttpRespon
         ),
     ),
     responses(
-        (status = 200, body = described::Discarded, description = "How many are gone"),
-        described::Common,
+        (status = 200, body = openapi::DiscardReport, description = "How many are gone"),
+        openapi::Common,
     ),
 )]
 pub(super) async fn discard_all(
-    desk: Desk,
+    context: TenantRequest,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let condition = required(&request)?;
-    let redrive = &desk.service.redrive;
-    let report = redrive.discard_all(&desk.tenant.schema, &condition, by(&desk)).await?;
+    let condition = required_condition(&request)?;
+    let redrive = &context.state.redrive;
+    let report =
+        redrive.discard_all(&context.tenant.schema, &condition, operator(&context)).await?;
     Ok(HttpResponse::Ok().json(report))
 }
 
 /// Which letters are meant, for what changes many at once: that must be said.
-fn required(request: &HttpRequest) -> Result<Condition, ApiError> {
-    if query::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
+fn required_condition(request: &HttpRequest) -> Result<Condition, ApiError> {
+    if paging::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
         let rule = "query is required here; cql.allRecords=1 means all dead letters";
         return Err(ApiError::bad_request(rule));
     }
-    Ok(query::query(request)?.condition)
+    Ok(paging::query(request)?.condition)
 }
 
-fn by(desk: &Desk) -> &str {
-    desk.acting_user.as_deref().unwrap_or("unknown")
+fn operator(context: &TenantRequest) -> &str {
+    context.acting_user.as_deref().unwrap_or("unknown")
 }
 
-fn id_of(path: &str) -> Result<Uuid, ApiError> {
+fn parse_id(path: &str) -> Result<Uuid, ApiError> {
     path_id(path, || ApiError::bad_request("the dead letter's id is not a UUID"))
 }
 
-fn unknown(id: Uuid) -> ApiError {
+fn not_found(id: Uuid) -> ApiError {
     ApiError::not_found(format!("No dead letter {id}"))
 }
 
-async fn find(desk: &Desk, id: &str) -> Result<Parked, ApiError> {
-    let (id, schema) = (id_of(id)?, &desk.tenant.schema);
-    let found = store::read(&desk.db, async |db| dead_letters::find(db, schema, id).await).await?;
-    found.ok_or_else(|| unknown(id))
+async fn find(context: &TenantRequest, id: &str) -> Result<StoredDeadLetter, ApiError> {
+    let (id, schema) = (parse_id(id)?, &context.tenant.schema);
+    let found =
+        store::read(&context.db, async |db| dead_letters::find(db, schema, id).await).await?;
+    found.ok_or_else(|| not_found(id))
 }
 
 /// A letter in a list: without its bytes.
-fn head(letter: &Head) -> Value {
-    let mut head = json!({
+fn list_item(letter: &DeadLetterHead) -> Value {
+    let mut members = json!({
         "id": letter.id,
         "reason": letter.reason,
         "field": letter.field,
@@ -206,21 +225,21 @@ fn head(letter: &Head) -> Value {
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
-        "recordAt": letter.record_at.map(clock::written),
-        "receivedAt": clock::written(letter.received_at),
+        "recordAt": letter.record_at.map(clock::format_instant),
+        "receivedAt": clock::format_instant(letter.received_at),
         "payloadBytes": letter.payload_bytes,
     });
-    leave_out_null(&mut head);
-    head
+    remove_nulls(&mut members);
+    members
 }
 
 /// Members that are null are left out of JSON (http contract 1.2).
-fn leave_out_null(body: &mut Value) {
+fn remove_nulls(body: &mut Value) {
     body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
 }
 
 /// All of a letter. Bytes that are no text are written in base64.
-fn body(letter: &Parked) -> Value {
+fn dead_letter_details(letter: &StoredDeadLetter) -> Value {
     let record = &letter.record;
     let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
         Ok(text) => json!({ "text": text }),
@@ -230,10 +249,10 @@ fn body(letter: &Parked) -> Value {
         .headers
         .iter()
         .map(|(name, value)| json!({ "name": name, "value": String::from_utf8_lossy(value) }));
-    let mut body = head(&letter.head());
-    body["key"] = json!(record.key.as_deref().map(text));
-    body["headers"] = headers.collect();
-    body["payload"] = json!(record.payload.as_deref().map(text));
-    leave_out_null(&mut body);
-    body
+    let mut details = list_item(&letter.head());
+    details["key"] = json!(record.key.as_deref().map(text));
+    details["headers"] = headers.collect();
+    details["payload"] = json!(record.payload.as_deref().map(text));
+    remove_nulls(&mut details);
+    details
 }

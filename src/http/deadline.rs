@@ -15,18 +15,18 @@ use super::ApiError;
 use crate::store;
 
 /// Longer than any request that works: bodies, pages and retries of dead letters end earlier.
-const REQUEST_MOST: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same for `/_/tenant`: a client may wait a minute for a job.
-const TENANT_MOST: Duration = Duration::from_secs(90);
+const TENANT_REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Passes a request on, and answers 500 when time is up.
-pub async fn in_time(
+pub async fn with_timeout(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let tenants = request.path().starts_with("/_/tenant");
-    let most = if tenants { TENANT_MOST } else { REQUEST_MOST };
-    let late = || ApiError::from(store::Error::Silent).into();
-    timeout(most, next.call(request)).await.unwrap_or_else(|_| Err(late()))
+    let is_tenant_request = request.path().starts_with("/_/tenant");
+    let limit = if is_tenant_request { TENANT_REQUEST_TIMEOUT } else { REQUEST_TIMEOUT };
+    let timed_out = || ApiError::from(store::Error::Timeout).into();
+    timeout(limit, next.call(request)).await.unwrap_or_else(|_| Err(timed_out()))
 }

@@ -12,10 +12,10 @@ use actix_web::{
 use serde_json::json;
 use tracing::{error, warn};
 
-use crate::{event::TenantId, store, telemetry::Chain};
+use crate::{event::TenantId, logging::ErrorChain, store};
 
 /// After so many seconds a client may try again what could not be done.
-const TRY_AGAIN_AFTER: u32 = 1;
+const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Violation {
 
 impl Violation {
     /// A rule of our own (code `-1`).
-    pub fn own(message: impl Into<String>, key: &str, value: impl Into<String>) -> Self {
+    pub fn custom(message: impl Into<String>, key: &str, value: impl Into<String>) -> Self {
         Self { message: message.into(), code: "-1", key: key.to_owned(), value: value.into() }
     }
 
@@ -84,29 +84,29 @@ impl ApiError {
     }
 
     /// 400 that names a tenant that isn't enabled.
-    pub fn not_enabled(tenant: &TenantId) -> Self {
+    pub fn tenant_not_enabled(tenant: &TenantId) -> Self {
         Self::bad_request(format!("Tenant {tenant} is not enabled for this module"))
     }
 
     /// 503: so many are asking already that this one would not be answered in time.
-    pub fn too_many() -> Self {
+    pub fn overloaded() -> Self {
         Self::Text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once".to_owned())
     }
 
     /// What happened, for the log.
     pub fn cause(&self) -> String {
         match self {
-            Self::Store(error) => Chain(&**error).to_string(),
+            Self::Store(error) => ErrorChain(&**error).to_string(),
             other => other.to_string(),
         }
     }
 
     /// What a record's writer is told of what the database says of it: a NUL character in a text, or a
     /// number with too many digits, is JSON and can't be stored.
-    pub fn of_record(error: store::Error) -> Self {
+    pub fn from_record_error(error: store::Error) -> Self {
         match error.verdict() {
             store::Verdict::Refused => {
-                warn!(error = %Chain(&error), "http: the database rejected a record of a client");
+                warn!(error = %ErrorChain(&error), "http: the database rejected a record of a client");
                 Self::bad_request("the record holds a text or a number that can't be stored")
             }
             store::Verdict::Retry | store::Verdict::Unusable => error.into(),
@@ -122,7 +122,7 @@ impl ApiError {
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
         // Another instance, or this one in a moment, serves the tenant: nothing is to be made up meanwhile.
-        if error.is_of_a_version_behind() {
+        if error.is_schema_outdated() {
             return Self::Text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
         }
         Self::Store(Arc::new(error))
@@ -157,7 +157,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
         if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
-            response.insert_header((RETRY_AFTER, TRY_AGAIN_AFTER));
+            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
         match self {
             Self::Text(_, text) => {
@@ -170,7 +170,7 @@ impl ResponseError for ApiError {
                 "parameters": [{ "key": violation.key, "value": violation.value }],
             }] })),
             Self::Store(error) => {
-                error!(error = %Chain(&**error), "http: request failed");
+                error!(error = %ErrorChain(&**error), "http: request failed");
                 response.content_type(ContentType::plaintext()).body(error.to_string())
             }
         }

@@ -5,11 +5,12 @@ use uuid::Uuid;
 
 use super::{
     ApiError,
-    body::Sent,
-    collection, described,
+    body::JsonBody,
+    collection,
     error::{NOT_A_UUID, Violation},
+    openapi,
     record::Record,
-    request::{Desk, path_id},
+    tenant::{TenantRequest, path_id},
 };
 use crate::{
     blocks::Measure,
@@ -25,14 +26,17 @@ use crate::{
     path = "/patron-block-limits",
     operation_id = "listLimits",
     summary = "The limits of all patron groups",
-    params(described::Paging),
+    params(openapi::Paging),
     responses(
-        (status = 200, body = described::Limits, description = "Found"),
-        described::Common,
+        (status = 200, body = openapi::Limits, description = "Found"),
+        openapi::Common,
     ),
 )]
-pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    collection::list(&desk, &request, &limits::RECORDS, "patronBlockLimits").await
+pub(super) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    collection::list(&context, &request, &limits::RECORDS, "patronBlockLimits").await
 }
 
 /// `GET /patron-block-limits/{id}`
@@ -42,13 +46,16 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
         ("id" = Uuid, Path, description = "The limit"),
     ),
     responses(
-        (status = 200, body = described::Limit, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::Limit, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    collection::get(&desk, &path, &limits::RECORDS).await
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    collection::get(&context, &path, &limits::RECORDS).await
 }
 
 /// `POST /patron-block-limits`
@@ -57,33 +64,36 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     path = "/patron-block-limits",
     operation_id = "postLimit",
     summary = "Set a limit for a patron group",
-    request_body(content = described::SentLimit, content_type = "application/json"),
+    request_body(content = openapi::LimitRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = described::Limit,
+            body = openapi::Limit,
             description = "Stored",
             headers(("Location" = Uuid, description = "The limit's id")),
         ),
-        described::Invalid,
-        described::Common,
-        described::Unread,
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
     ),
 )]
-pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Sent { desk, body } = sent;
+pub(super) async fn post(
+    json_body: JsonBody,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let JsonBody { context, body } = json_body;
     let mut record = collection::read(&request, &body)?;
     let (id, condition) = check(&mut record)?;
     record.0.insert("id".to_owned(), id.to_string().into());
-    let now = desk.service.clock.now();
-    let by = desk.acting_user.as_deref();
+    let now = context.state.clock.now();
+    let by = context.acting_user.as_deref();
     record.set_metadata(None, by, now);
     let record = record.into_value();
     let row = LimitRow { id, condition, record: &record };
-    limits::add(&desk.db, &desk.tenant.schema, row, by, now)
+    limits::insert(&context.db, &context.tenant.schema, row, by, now)
         .await
-        .map_err(|error| refused(error, id, condition))?;
-    desk.service.answers.policies.forget(&desk.tenant.id);
+        .map_err(|error| store_rejection(error, id, condition))?;
+    context.state.evaluator.policies.invalidate(&context.tenant.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, id.to_string())).json(record))
 }
 
@@ -93,36 +103,37 @@ pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpRespons
     params(
         ("id" = Uuid, Path, description = "The limit; it wins over the id in the body"),
     ),
-    request_body(content = described::SentLimit, content_type = "application/json"),
+    request_body(content = openapi::LimitRequest, content_type = "application/json"),
     responses(
         (status = 204, description = "Changed"),
-        described::NotFound,
-        described::Invalid,
-        described::Common,
-        described::Unread,
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
     ),
 )]
 pub(super) async fn put(
-    sent: Sent,
+    json_body: JsonBody,
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let Sent { desk, body } = sent;
+    let JsonBody { context, body } = json_body;
     let mut record = collection::read(&request, &body)?;
     let (_, condition) = check(&mut record)?;
     let id = path_id(&path, || {
-        Violation::own(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
+        Violation::custom(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
     })?;
-    let schema = &desk.tenant.schema;
-    let before = collection::find(&desk, &limits::RECORDS, id).await?;
+    let schema = &context.tenant.schema;
+    let stored = collection::find(&context, &limits::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
-    let now = desk.service.clock.now();
-    record.set_metadata(before.as_ref(), desk.acting_user.as_deref(), now);
+    let now = context.state.clock.now();
+    record.set_metadata(stored.as_ref(), context.acting_user.as_deref(), now);
     let record = record.into_value();
-    let replaced = limits::replace(&desk.db, schema, LimitRow { id, condition, record: &record })
-        .await
-        .map_err(|error| refused(error, id, condition))?;
-    done(&desk, replaced).await
+    let replaced =
+        limits::replace(&context.db, schema, LimitRow { id, condition, record: &record })
+            .await
+            .map_err(|error| store_rejection(error, id, condition))?;
+    change_response(&context, replaced).await
 }
 
 /// `DELETE /patron-block-limits/{id}`
@@ -136,19 +147,22 @@ pub(super) async fn put(
     ),
     responses(
         (status = 204, description = "Removed"),
-        described::NotFound,
-        described::Common,
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn delete(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let id = path_id(&path, || ApiError::bad_request(NOT_A_UUID))?;
-    let removed = limits::remove(&desk.db, &desk.tenant.schema, id).await?;
-    done(&desk, removed).await
+    let removed = limits::remove(&context.db, &context.tenant.schema, id).await?;
+    change_response(&context, removed).await
 }
 
-async fn done(desk: &Desk, was_there: bool) -> Result<HttpResponse, ApiError> {
-    desk.service.answers.policies.forget(&desk.tenant.id);
-    if was_there {
+async fn change_response(context: &TenantRequest, existed: bool) -> Result<HttpResponse, ApiError> {
+    context.state.evaluator.policies.invalidate(&context.tenant.id);
+    if existed {
         Ok(HttpResponse::NoContent().finish())
     } else {
         Err(ApiError::not_found("Not found"))
@@ -171,22 +185,22 @@ fn check(record: &mut Record) -> Result<(Uuid, Uuid), ApiError> {
     if in_range {
         Ok((id, condition))
     } else {
-        Err(Violation::own(message, "value", format!("{value:?}")).into())
+        Err(Violation::custom(message, "value", format!("{value:?}")).into())
     }
 }
 
 /// What the database says of a limit that it does not take.
-fn refused(error: store::Error, id: Uuid, condition: Uuid) -> ApiError {
-    if error.is_duplicate() {
+fn store_rejection(error: store::Error, id: Uuid, condition: Uuid) -> ApiError {
+    if error.is_unique_violation() {
         let message = format!("id value already exists in table patron_block_limits: {id}");
-        return Violation::own(message, "id", id.to_string()).into();
+        return Violation::custom(message, "id", id.to_string()).into();
     }
-    if error.is_dangling() {
+    if error.is_foreign_key_violation() {
         const KEY: &str = "patron_block_limits.conditionid";
         let message = format!(
             "Cannot set {KEY} = {condition} because it does not exist in patron_block_conditions.id."
         );
-        return Violation::own(message, KEY, condition.to_string()).into();
+        return Violation::custom(message, KEY, condition.to_string()).into();
     }
-    ApiError::of_record(error)
+    ApiError::from_record_error(error)
 }

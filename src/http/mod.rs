@@ -1,90 +1,90 @@
 //! REST: the interfaces of the module descriptor, one file a resource.
 
 mod admin;
-mod blocks;
+mod automated_blocks;
 mod body;
 mod collection;
 mod conditions;
 mod dead_letters;
 mod deadline;
-mod described;
-mod description;
 mod error;
-mod gate;
-mod handlers;
-mod iterations;
+mod events;
+mod exports;
+mod ingest;
 mod limits;
-mod operations;
+mod load_limit;
+mod openapi;
+mod openapi_document;
 mod other_gateways;
-mod query;
+mod paging;
 mod rebuilds;
 mod record;
-mod request;
-mod summary;
 mod synchronization;
+mod tenant;
 mod tenant_jobs;
+mod user_summary;
 
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
-pub use body::Room;
-pub use deadline::in_time;
-pub use description::description;
+pub use body::BodyBudget;
+pub use deadline::with_timeout;
 pub use error::ApiError;
-pub use gate::{Operators, connections_most};
+pub use load_limit::{Operators, connections_max};
+pub use openapi_document::openapi_json;
 pub use other_gateways::OtherGateways;
 
-use gate::Gate;
+use load_limit::LoadLimit;
 
 use crate::{
     clock::Clock,
-    config::{Gateway, OnDatabaseFailure},
+    config::{DatabaseFailureMode, Gateway},
     event::{Collection, Environment, Kind},
-    flow::{
-        answer::Answers, callbacks::Callbacks, gauges::Gauges, iteration::Iterations,
-        rebuild::Rebuilds, redrive::Redrive, telling::Telling, tenant_jobs::TenantJobs,
-        tenants::Tenants,
+    kafka::{BrokerClient, ConsumerStatus},
+    services::{
+        answer::Evaluator, block_events::BlockEvents, callbacks::HttpEvents, gauges::Gauges,
+        iteration::SummaryExports, rebuild::Rebuilds, redrive::DeadLetterService,
+        tenant_jobs::TenantJobs, tenants::TenantRegistry,
     },
-    kafka::{Broker, Status},
     store::Db,
 };
 
 /// Largest request body: all that clients send is far smaller.
-const BODY_MOST: usize = 1024 * 1024;
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What all threads that answer share.
-pub struct Service {
+pub struct AppState {
     /// Enabled tenants.
-    pub tenants: Arc<Tenants>,
+    pub tenants: Arc<TenantRegistry>,
     /// Connections and gate of all requests but those of desks.
     pub operators: Operators,
     /// Room for bodies.
-    pub room: Room,
+    pub body_budget: BodyBudget,
     /// Figures that are asked for.
     pub gauges: Gauges,
     /// Answers about patrons.
-    pub answers: Arc<Answers>,
+    pub evaluator: Arc<Evaluator>,
     /// Takes events that come over HTTP.
-    pub callbacks: Callbacks,
+    pub http_events: HttpEvents,
     /// The time.
     pub clock: Clock,
     /// The connection to Kafka.
-    pub kafka: Arc<Status>,
+    pub kafka: Arc<ConsumerStatus>,
     /// Who asks brokers.
-    pub broker: Arc<Broker>,
+    pub broker: Arc<BrokerClient>,
     /// How topics are named.
     pub environment: Environment,
     /// Works on dead letters.
-    pub redrive: Arc<Redrive>,
+    pub redrive: Arc<DeadLetterService>,
     /// Enables tenants.
     pub tenant_jobs: Arc<TenantJobs>,
     /// Works on rebuilds.
     pub rebuilds: Arc<Rebuilds>,
     /// Tells others.
-    pub telling: Arc<Telling>,
+    pub block_events: Arc<BlockEvents>,
     /// Publishes summaries.
-    pub iterations: Arc<Iterations>,
+    pub summary_exports: Arc<SummaryExports>,
     /// The collection whose topics we write to, if any.
     pub collection: Option<Collection>,
     /// Whom calls to other modules go through.
@@ -92,21 +92,22 @@ pub struct Service {
     /// Those that requests name and nobody asks.
     pub other_gateways: OtherGateways,
     /// What the desk is told when the database fails.
-    pub on_database_failure: OnDatabaseFailure,
+    pub on_database_failure: DatabaseFailureMode,
     /// Whether the service is stopping: then it isn't ready.
     pub stopping: tokio_util::sync::CancellationToken,
 }
 
 /// Adds all routes. `db` is the pool of the thread that answers, for desks alone.
-pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
+pub fn routes(service: &Arc<AppState>, db: Db, app: &mut web::ServiceConfig) {
     let connections = db.options().get_max_connections();
     app.app_data(web::Data::from(service.clone()))
-        .app_data(Gate::new(connections))
+        .app_data(LoadLimit::new(connections))
         .app_data(web::Data::new(db))
         .service(
-            web::resource("/automated-patron-blocks/{userId}").route(web::get().to(blocks::get)),
+            web::resource("/automated-patron-blocks/{userId}")
+                .route(web::get().to(automated_blocks::get)),
         )
-        .configure(event_handlers)
+        .configure(event_routes)
         .service(
             web::resource("/automated-patron-blocks/synchronization/job")
                 .route(web::post().to(synchronization::post)),
@@ -119,7 +120,7 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
             web::resource("/automated-patron-blocks/synchronization/start")
                 .route(web::post().to(synchronization::start)),
         )
-        .service(web::resource("/user-summary/{userId}").route(web::get().to(summary::get)))
+        .service(web::resource("/user-summary/{userId}").route(web::get().to(user_summary::get)))
         .service(web::resource("/patron-block-conditions").route(web::get().to(conditions::list)))
         .service(
             web::resource("/patron-block-conditions/{id}")
@@ -137,10 +138,10 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
                 .route(web::put().to(limits::put))
                 .route(web::delete().to(limits::delete)),
         )
-        .service(web::resource("/patron-blocks/ingest").route(web::get().to(operations::ingest)))
+        .service(web::resource("/patron-blocks/ingest").route(web::get().to(ingest::ingest)))
         .service(
             web::resource("/patron-blocks/incidents/{id}/resolve")
-                .route(web::post().to(operations::resolve)),
+                .route(web::post().to(ingest::resolve)),
         )
         .service(
             web::resource("/patron-blocks/dead-letters")
@@ -174,10 +175,10 @@ pub fn routes(service: &Arc<Service>, db: Db, app: &mut web::ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
-fn event_handlers(app: &mut web::ServiceConfig) {
+fn event_routes(app: &mut web::ServiceConfig) {
     for kind in Kind::BUSINESS {
-        let post = move |request, body| handlers::post(kind, request, body);
-        app.service(web::resource(kind.callback()).route(web::post().to(post)));
+        let post = move |request, body| events::post(kind, request, body);
+        app.service(web::resource(kind.http_path()).route(web::post().to(post)));
     }
 }
 
@@ -201,13 +202,13 @@ fn job_routes(app: &mut web::ServiceConfig) {
     )
     .service(
         web::resource("/patron-blocks/user-summaries/iteration")
-            .route(web::get().to(iterations::list))
-            .route(web::post().to(iterations::post)),
+            .route(web::get().to(exports::list))
+            .route(web::post().to(exports::post)),
     )
     .service(
         web::resource("/patron-blocks/user-summaries/iteration/{jobId}")
-            .route(web::get().to(iterations::get))
-            .route(web::delete().to(iterations::delete)),
+            .route(web::get().to(exports::get))
+            .route(web::delete().to(exports::delete)),
     );
 }
 

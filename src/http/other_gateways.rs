@@ -7,13 +7,13 @@ use std::{
 
 use tracing::warn;
 
-use crate::{config::Gateway, figures::figures};
+use crate::{config::Gateway, metrics::metrics};
 
 /// Most URLs that are logged. A caller may make up any number of them.
-const MOST: usize = 16;
+const URLS_LOGGED_MAX: usize = 16;
 
 /// Most characters of a URL that are logged and compared.
-const URL_MOST: usize = 200;
+const URL_CHARS_MAX: usize = 200;
 
 /// Which URLs were logged.
 #[derive(Debug, Default)]
@@ -23,10 +23,10 @@ pub struct OtherGateways {
 
 impl OtherGateways {
     /// Counts a request that names another gateway than the pinned one, and logs each such URL once.
-    pub(super) fn note(&self, gateway: &Gateway, named: Option<&str>) {
-        let Some(other) = gateway.passed_over(named) else { return };
-        figures().other_gateway_requests.increment(1);
-        if let Some(url) = self.first_seen(other) {
+    pub(super) fn record(&self, gateway: &Gateway, named: Option<&str>) {
+        let Some(other_url) = gateway.ignored_url(named) else { return };
+        metrics().other_gateway_requests.increment(1);
+        if let Some(url) = self.log_once(other_url) {
             warn!(
                 okapi.url = gateway.url,
                 x_okapi_url = url,
@@ -37,10 +37,10 @@ impl OtherGateways {
     }
 
     /// The URL as it is logged, where it was not logged before.
-    fn first_seen(&self, url: &str) -> Option<String> {
-        let url: String = url.chars().take(URL_MOST).collect();
+    fn log_once(&self, url: &str) -> Option<String> {
+        let url: String = url.chars().take(URL_CHARS_MAX).collect();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        (logged.len() < MOST && logged.insert(url.clone())).then_some(url)
+        (logged.len() < URLS_LOGGED_MAX && logged.insert(url.clone())).then_some(url)
     }
 }
 
@@ -49,26 +49,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_other_gateway_is_logged_once_and_few_of_them() {
+    fn other_gateways_are_logged_once_and_bounded() {
         let others = OtherGateways::default();
         let url = |n: usize| format!("http://gateway-{n}:8081");
-        for n in 0..MOST {
-            assert_eq!(others.first_seen(&url(n)), Some(url(n)));
-            assert_eq!(others.first_seen(&url(n)), None);
+        for n in 0..URLS_LOGGED_MAX {
+            assert_eq!(others.log_once(&url(n)), Some(url(n)));
+            assert_eq!(others.log_once(&url(n)), None);
         }
-        assert_eq!(others.first_seen(&url(MOST)), None);
-        let long = OtherGateways::default().first_seen(&"x".repeat(2 * URL_MOST));
-        assert_eq!(long.map(|url| url.len()), Some(URL_MOST));
+        assert_eq!(others.log_once(&url(URLS_LOGGED_MAX)), None);
+        let long = OtherGateways::default().log_once(&"x".repeat(2 * URL_CHARS_MAX));
+        assert_eq!(long.map(|url| url.len()), Some(URL_CHARS_MAX));
     }
 
     #[test]
-    fn only_another_gateway_than_the_pinned_one_is_passed_over() {
+    fn only_a_gateway_other_than_the_pinned_one_is_ignored() {
         let url = "http://here:9130".to_owned();
-        let pinned = Gateway { url, is_set: true, is_pinned: true };
-        assert_eq!(pinned.passed_over(None), None);
-        assert_eq!(pinned.passed_over(Some("http://here:9130/")), None);
-        assert_eq!(pinned.passed_over(Some("http://there:8081/")), Some("http://there:8081"));
-        let believed = Gateway { is_pinned: false, ..pinned };
-        assert_eq!(believed.passed_over(Some("http://there:8081")), None);
+        let pinned = Gateway { url, is_configured: true, is_pinned: true };
+        assert_eq!(pinned.ignored_url(None), None);
+        assert_eq!(pinned.ignored_url(Some("http://here:9130/")), None);
+        assert_eq!(pinned.ignored_url(Some("http://there:8081/")), Some("http://there:8081"));
+        let unpinned = Gateway { is_pinned: false, ..pinned };
+        assert_eq!(unpinned.ignored_url(Some("http://there:8081")), None);
     }
 }

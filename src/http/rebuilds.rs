@@ -6,15 +6,15 @@ use uuid::Uuid;
 
 use super::{
     ApiError,
-    body::Sent,
-    described,
+    body::JsonBody,
     error::Violation,
-    query::part,
+    openapi,
+    paging::list_range,
     record::Record,
-    request::{Desk, caller, path_id},
+    tenant::{TenantRequest, caller, path_id},
 };
 use crate::{
-    flow::rebuild::{Ask, Source, told_patron, told_rebuild},
+    services::rebuild::{RebuildRequest, Source, told_patron, told_rebuild},
     store::{self, differences, rebuilds},
 };
 
@@ -24,36 +24,40 @@ use crate::{
     path = "/patron-blocks/rebuilds",
     operation_id = "postRebuild",
     summary = "Rebuild what is known of patrons from a source, beside what is live",
-    request_body(content = described::RebuildRequest, content_type = "application/json"),
+    request_body(content = openapi::RebuildRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = described::Rebuild,
+            body = openapi::Rebuild,
             description = "It is asked for, and will be worked on",
             headers(("Location" = String, description = "Where it is told of")),
         ),
-        described::Invalid,
-        described::Common,
-        described::Unread,
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
     ),
 )]
-pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Sent { desk, body } = sent;
+pub(super) async fn post(
+    json_body: JsonBody,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let JsonBody { context, body } = json_body;
     let body = Record::read(&request, &body)?.into_value();
-    let ask = Ask::read(&body).map_err(|refused| {
+    let rebuild_request = RebuildRequest::from_json(&body).map_err(|refused| {
         let value = body.get(refused.field).map(Value::to_string).unwrap_or_default();
-        ApiError::from(Violation::own(refused.to_string(), refused.field, value))
+        ApiError::from(Violation::custom(refused.to_string(), refused.field, value))
     })?;
-    let by = desk.acting_user.as_deref().unwrap_or("unknown");
-    let id = desk.service.rebuilds.ask(&desk.db, &desk.tenant, &ask, by).await?;
-    if ask.source == Source::Storage {
-        let tenant = &desk.tenant.id;
-        let caller = caller(&request, &desk.service, tenant);
-        desk.service.rebuilds.bring_token(tenant.clone(), Some(id), caller);
+    let by = context.acting_user.as_deref().unwrap_or("unknown");
+    let id =
+        context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
+    if rebuild_request.source == Source::Storage {
+        let tenant = &context.tenant.id;
+        let caller = caller(&request, &context.state, tenant);
+        context.state.rebuilds.add_token(tenant.clone(), Some(id), caller);
     }
-    let asked = find(&desk, id).await?;
+    let rebuild = find(&context, id).await?;
     let location = (LOCATION, format!("/patron-blocks/rebuilds/{id}"));
-    Ok(HttpResponse::Created().insert_header(location).json(told_rebuild(&asked)))
+    Ok(HttpResponse::Created().insert_header(location).json(told_rebuild(&rebuild)))
 }
 
 /// `GET /patron-blocks/rebuilds`
@@ -62,16 +66,19 @@ pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpRespons
     path = "/patron-blocks/rebuilds",
     operation_id = "listRebuilds",
     summary = "Rebuilds, the newest first",
-    params(described::Part),
+    params(openapi::ListPaging),
     responses(
-        (status = 200, body = described::Rebuilds, description = "Found"),
-        described::Common,
+        (status = 200, body = openapi::Rebuilds, description = "Found"),
+        openapi::Common,
     ),
 )]
-pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let (limit, offset) = part(&request)?;
-    let id = &desk.tenant.id;
-    let found = store::read(&desk.db, async |db| rebuilds::list(db, id, limit, offset).await);
+pub(super) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let (limit, offset) = list_range(&request)?;
+    let id = &context.tenant.id;
+    let found = store::read(&context.db, async |db| rebuilds::list(db, id, limit, offset).await);
     let (page, total) = found.await?;
     let page: Vec<Value> = page.iter().map(told_rebuild).collect();
     Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
@@ -85,13 +92,16 @@ pub(super) async fn list(desk: Desk, request: HttpRequest) -> Result<HttpRespons
     summary = "How far a rebuild is",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 200, body = described::Rebuild, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::Rebuild, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let found = find(&desk, id_of(&path)?).await?;
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let found = find(&context, parse_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(told_rebuild(&found)))
 }
 
@@ -101,30 +111,31 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     path = "/patron-blocks/rebuilds/{id}/differences",
     operation_id = "listDifferences",
     summary = "What a rebuild has found to be different, by patron, the most first",
-    params(("id" = Uuid, Path, description = "The rebuild"), described::Part),
+    params(("id" = Uuid, Path, description = "The rebuild"), openapi::ListPaging),
     responses(
-        (status = 200, body = described::Differences, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::Differences, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
 pub(super) async fn differences(
-    desk: Desk,
+    context: TenantRequest,
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (limit, offset) = part(&request)?;
-    let id = find(&desk, id_of(&path)?).await?.id;
-    let schema = &desk.tenant.schema;
-    let (patrons, differences, total) = store::read(&desk.db, async |db| {
-        let patrons = differences::patrons(&mut *db, schema, id, limit, offset).await?;
+    let (limit, offset) = list_range(&request)?;
+    let id = find(&context, parse_id(&path)?).await?.id;
+    let schema = &context.tenant.schema;
+    let (patrons, differences, total) = store::read(&context.db, async |db| {
+        let patrons = differences::list_patrons(&mut *db, schema, id, limit, offset).await?;
         let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
-        let differences = differences::of_patrons(&mut *db, schema, id, &users).await?;
-        Ok((patrons, differences, differences::summary(db, schema, id).await?.patrons))
+        let differences = differences::list_of_patrons(&mut *db, schema, id, &users).await?;
+        Ok((patrons, differences, differences::summarize(db, schema, id).await?.patrons))
     })
     .await?;
-    let told: Vec<Value> = patrons.iter().map(|patron| told_patron(patron, &differences)).collect();
-    Ok(HttpResponse::Ok().json(json!({ "patrons": told, "totalRecords": total })))
+    let patrons_json: Vec<Value> =
+        patrons.iter().map(|patron| told_patron(patron, &differences)).collect();
+    Ok(HttpResponse::Ok().json(json!({ "patrons": patrons_json, "totalRecords": total })))
 }
 
 /// `POST /patron-blocks/rebuilds/{id}/apply`
@@ -135,21 +146,24 @@ pub(super) async fn differences(
     summary = "Put right what a rebuild has found to be different",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 202, body = described::Rebuild, description = "It will be worked on"),
-        described::NotFound,
-        described::Invalid,
-        described::Common,
+        (status = 202, body = openapi::Rebuild, description = "It will be worked on"),
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
     ),
 )]
-pub(super) async fn apply(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let id = id_of(&path)?;
-    let found = find(&desk, id).await?;
-    if !rebuilds::apply(&desk.db, &desk.tenant.id, id).await? {
+pub(super) async fn apply(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = parse_id(&path)?;
+    let found = find(&context, id).await?;
+    if !rebuilds::request_apply(&context.db, &context.tenant.id, id).await? {
         let rule = "only a rebuild whose differences are known and not applied can be applied";
-        return Err(Violation::own(rule, "status", found.status.name()).into());
+        return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
-    desk.service.rebuilds.look();
-    Ok(HttpResponse::Accepted().json(told_rebuild(&find(&desk, id).await?)))
+    context.state.rebuilds.wake_workers();
+    Ok(HttpResponse::Accepted().json(told_rebuild(&find(&context, id).await?)))
 }
 
 /// `DELETE /patron-blocks/rebuilds/{id}`
@@ -161,28 +175,31 @@ pub(super) async fn apply(desk: Desk, path: Path<String>) -> Result<HttpResponse
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
         (status = 204, description = "It ends"),
-        described::NotFound,
-        described::Invalid,
-        described::Common,
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
     ),
 )]
-pub(super) async fn delete(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
-    let id = id_of(&path)?;
-    let found = find(&desk, id).await?;
-    if !rebuilds::cancel(&desk.db, &desk.tenant.id, id).await? {
+pub(super) async fn delete(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = parse_id(&path)?;
+    let found = find(&context, id).await?;
+    if !rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
         let rule = "a rebuild that has ended can't be ended";
-        return Err(Violation::own(rule, "status", found.status.name()).into());
+        return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
-    desk.service.rebuilds.look();
+    context.state.rebuilds.wake_workers();
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn id_of(path: &str) -> Result<Uuid, ApiError> {
+fn parse_id(path: &str) -> Result<Uuid, ApiError> {
     path_id(path, || ApiError::not_found(format!("No rebuild {}", path.escape_default())))
 }
 
-async fn find(desk: &Desk, id: Uuid) -> Result<rebuilds::Rebuild, ApiError> {
-    let tenant = &desk.tenant.id;
-    let found = store::read(&desk.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+async fn find(context: &TenantRequest, id: Uuid) -> Result<rebuilds::Rebuild, ApiError> {
+    let tenant = &context.tenant.id;
+    let found = store::read(&context.db, async |db| rebuilds::find(db, tenant, id).await).await?;
     found.ok_or_else(|| ApiError::not_found(format!("No rebuild {id}")))
 }

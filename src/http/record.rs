@@ -103,12 +103,12 @@ impl Record {
     /// `created` before stays.
     pub(super) fn set_metadata(
         &mut self,
-        before: Option<&Value>,
+        stored: Option<&Value>,
         by: Option<&str>,
         now: DateTime<Utc>,
     ) {
-        let now = clock::written(now);
-        let created = before.and_then(|before| before.get("metadata")?.as_object());
+        let now = clock::format_instant(now);
+        let created = stored.and_then(|stored| stored.get("metadata")?.as_object());
         let created_at = created.and_then(|created| created.get("createdDate")).cloned();
         let created_by = match created_at {
             Some(_) => created.and_then(|created| created.get("createdByUserId")).cloned(),
@@ -130,10 +130,10 @@ impl Record {
 }
 
 /// Characters of a number in a record: far more than a double has.
-const NUMBER_MOST: usize = 40;
+const NUMBER_CHARS_MAX: usize = 40;
 
 /// The smallest double above zero is 5e-324. An exponent below that adds nothing but zeros.
-const EXPONENT_MOST: u16 = 324;
+const EXPONENT_MAX: u16 = 324;
 
 const NUMBER_RULE: &str = "the record holds a number that can't be stored: it must be a double, \
     written in 40 characters at most";
@@ -146,8 +146,8 @@ fn is_storable(value: &Value) -> bool {
             let exponent = written.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent);
             let digits = exponent.trim_start_matches(['+', '-']);
             number.as_f64().is_some_and(f64::is_finite)
-                && written.len() <= NUMBER_MOST
-                && digits.parse::<u16>().is_ok_and(|size| size <= EXPONENT_MOST)
+                && written.len() <= NUMBER_CHARS_MAX
+                && digits.parse::<u16>().is_ok_and(|size| size <= EXPONENT_MAX)
         }
         Value::Array(values) => values.iter().all(is_storable),
         Value::Object(members) => members.values().all(is_storable),

@@ -7,16 +7,16 @@ use uuid::Uuid;
 
 use super::{
     ApiError,
-    body::Sent,
-    described,
+    body::JsonBody,
     error::Violation,
+    openapi,
     record::Record,
-    request::{Desk, caller, path_id, shared, tenant_id},
+    tenant::{TenantRequest, app_state, caller, path_id, tenant_id},
 };
 use crate::{
     event::parse_uuid,
-    flow::rebuild::Ask,
     patron::Scope,
+    services::rebuild::RebuildRequest,
     store::{
         self,
         rebuilds::{self, Rebuild, Status},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Members that a job has. All but scope and user are the server's, and what is sent of them is ignored.
-const MEMBERS: [&str; 10] = [
+const JOB_MEMBERS: [&str; 10] = [
     "id",
     "scope",
     "userId",
@@ -43,27 +43,31 @@ const MEMBERS: [&str; 10] = [
     path = "/automated-patron-blocks/synchronization/job",
     operation_id = "postSynchronizationJob",
     summary = "Have what is known of patrons compared with the storage modules, and put right",
-    request_body(content = described::SentSynchronization, content_type = "application/json"),
+    request_body(content = openapi::SynchronizationRequest, content_type = "application/json"),
     responses(
-        (status = 201, body = described::Synchronization, description = "It is asked for"),
-        described::InvalidOrText,
-        described::Common,
-        described::Unread,
+        (status = 201, body = openapi::Synchronization, description = "It is asked for"),
+        openapi::InvalidOrText,
+        openapi::Common,
+        openapi::BodyNotRead,
     ),
 )]
-pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let Sent { desk, body } = sent;
+pub(super) async fn post(
+    json_body: JsonBody,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let JsonBody { context, body } = json_body;
     let record = Record::read(&request, &body)?;
-    let ask = check(&record)?;
-    let by = desk.acting_user.as_deref().unwrap_or("unknown");
-    let id = desk.service.rebuilds.ask(&desk.db, &desk.tenant, &ask, by).await?;
+    let rebuild_request = check(&record)?;
+    let by = context.acting_user.as_deref().unwrap_or("unknown");
+    let id =
+        context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
     let mut job = Map::from_iter([
         ("id".to_owned(), json!(id)),
-        ("scope".to_owned(), json!(scope(ask.scope.patron()))),
+        ("scope".to_owned(), json!(scope_name(rebuild_request.scope.patron()))),
         ("status".to_owned(), json!("open")),
         ("errors".to_owned(), json!([])),
     ]);
-    job.extend(ask.scope.patron().map(|user| ("userId".to_owned(), json!(user))));
+    job.extend(rebuild_request.scope.patron().map(|user| ("userId".to_owned(), json!(user))));
     Ok(HttpResponse::Created().json(job))
 }
 
@@ -75,16 +79,19 @@ pub(super) async fn post(sent: Sent, request: HttpRequest) -> Result<HttpRespons
     summary = "How far a synchronisation is",
     params(("syncJobId" = Uuid, Path, description = "The job")),
     responses(
-        (status = 200, body = described::Synchronization, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::Synchronization, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
-pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let unknown = || ApiError::not_found("This synchronization request does not exist");
-    let (id, tenant) = (path_id(&path, unknown)?, &desk.tenant.id);
-    let found = store::read(&desk.db, async |db| rebuilds::find(db, tenant, id).await).await?;
-    let job = found.as_ref().and_then(told).ok_or_else(unknown)?;
+    let (id, tenant) = (path_id(&path, unknown)?, &context.tenant.id);
+    let found = store::read(&context.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+    let job = found.as_ref().and_then(to_job).ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(job))
 }
 
@@ -95,28 +102,28 @@ pub(super) async fn get(desk: Desk, path: Path<String>) -> Result<HttpResponse, 
     path = "/automated-patron-blocks/synchronization/start",
     operation_id = "startSynchronization",
     summary = "The timer: work on the synchronisation that has waited longest, if any does",
-    responses((status = 202, description = "Heard, of whatever tenant"), described::NoTenant),
+    responses((status = 202, description = "Heard, of whatever tenant"), openapi::TenantMissing),
 )]
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let (service, _) = shared(&request);
+    let (service, _) = app_state(&request);
     let tenant = tenant_id(&request)?;
     // Of others nothing waits for a token. An instance that has just started may have to look the tenant up.
     let found = service.tenants.find_for_request(&service.operators.db(), &tenant).await;
     if matches!(found, Ok(Some(_))) {
         let caller = caller(&request, &service, &tenant);
-        service.rebuilds.bring_token(tenant, None, caller);
+        service.rebuilds.add_token(tenant, None, caller);
     }
     Ok(HttpResponse::Accepted().finish())
 }
 
 /// The schema first, then the rule on the user.
-fn check(record: &Record) -> Result<Ask, ApiError> {
-    let unknown = record.0.keys().find(|member| !MEMBERS.contains(&member.as_str()));
+fn check(record: &Record) -> Result<RebuildRequest, ApiError> {
+    let unknown = record.0.keys().find(|member| !JOB_MEMBERS.contains(&member.as_str()));
     if let Some(member) = unknown {
         let rule = format!("{member} is no member of a synchronization job");
-        return Err(Violation::own(rule, member, value(record, member)).into());
+        return Err(Violation::custom(rule, member, member_text(record, member)).into());
     }
-    let text = |member: &str| record.get(member).map(|_| value(record, member));
+    let text = |member: &str| record.get(member).map(|_| member_text(record, member));
     let user = match record.get("userId").and_then(Value::as_str) {
         Some(user) => Some(parse_uuid(user).ok_or_else(|| Violation::not_a_uuid("userId", user))?),
         None => match text("userId") {
@@ -126,22 +133,22 @@ fn check(record: &Record) -> Result<Ask, ApiError> {
     };
     match record.get("scope").map(Value::as_str) {
         None => Err(Violation::missing("scope").into()),
-        Some(Some("full")) => Ok(Ask::synchronization(Scope::Tenant)),
+        Some(Some("full")) => Ok(RebuildRequest::synchronization(Scope::Tenant)),
         Some(Some("user")) => match user {
-            Some(user) => Ok(Ask::synchronization(Scope::Patron(user))),
+            Some(user) => Ok(RebuildRequest::synchronization(Scope::Patron(user))),
             None => Err(ApiError::Text(
                 actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
                 "UserId is required for synchronization job with scope: USER".to_owned(),
             )),
         },
         Some(_) => {
-            let sent = value(record, "scope");
-            Err(Violation::own("scope must be user or full", "scope", sent).into())
+            let sent = member_text(record, "scope");
+            Err(Violation::custom("scope must be user or full", "scope", sent).into())
         }
     }
 }
 
-fn value(record: &Record, member: &str) -> String {
+fn member_text(record: &Record, member: &str) -> String {
     match record.0.get(member) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
@@ -149,12 +156,12 @@ fn value(record: &Record, member: &str) -> String {
     }
 }
 
-fn scope(user: Option<Uuid>) -> &'static str {
+fn scope_name(user: Option<Uuid>) -> &'static str {
     if user.is_some() { "user" } else { "full" }
 }
 
 /// A rebuild from the storage modules as a job of synchronisation; any other is none.
-fn told(rebuild: &Rebuild) -> Option<Value> {
+fn to_job(rebuild: &Rebuild) -> Option<Value> {
     let request = &rebuild.request;
     if request["source"] != "storage" {
         return None;
@@ -167,7 +174,7 @@ fn told(rebuild: &Rebuild) -> Option<Value> {
     };
     let user = request.get("userId");
     let errors: Vec<&String> = rebuild.problems.iter().chain(&rebuild.error).collect();
-    let mut told = json!({
+    let mut job = json!({
         "id": rebuild.id,
         "scope": if user.is_some() { "user" } else { "full" },
         "status": status,
@@ -178,7 +185,7 @@ fn told(rebuild: &Rebuild) -> Option<Value> {
         "errors": errors,
     });
     if let Some(user) = user {
-        told["userId"] = user.clone();
+        job["userId"] = user.clone();
     }
-    Some(told)
+    Some(job)
 }

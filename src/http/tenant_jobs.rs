@@ -10,28 +10,28 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    ApiError, Service,
-    body::InTime,
-    described,
-    query::{number, parameter},
+    ApiError, AppState,
+    body::TimedBody,
+    openapi,
+    paging::{number, parameter},
     record::Record,
-    request::{caller, path_id, shared, tenant_id},
+    tenant::{app_state, caller, path_id, tenant_id},
 };
 use crate::{
     event::TenantId,
-    flow::tenant_jobs::module_to,
+    logging::ErrorChain,
+    services::tenant_jobs::module_to,
     store::{
         self,
         tenant_jobs::{self, TenantJob},
     },
-    telemetry::Chain,
 };
 
 /// A job that ends so soon is answered as ended, and its client need not ask for it.
-const SOON: Duration = Duration::from_secs(2);
+const COMPLETION_WAIT: Duration = Duration::from_secs(2);
 
 /// A client that waits for a job asks again after so long.
-const WAIT_MOST: Duration = Duration::from_secs(60);
+const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// `POST /_/tenant`
 #[utoipa::path(
@@ -39,11 +39,11 @@ const WAIT_MOST: Duration = Duration::from_secs(60);
     path = "/_/tenant",
     operation_id = "postTenant",
     summary = "Install, upgrade, disable or purge",
-    request_body(content = described::TenantAttributes, content_type = "application/json"),
+    request_body(content = openapi::TenantAttributes, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = described::TenantJob,
+            body = openapi::TenantJob,
             description = "Installed or upgraded, or begun: then complete is false",
             headers(("Location" = String, description = "Where the job is")),
         ),
@@ -54,12 +54,12 @@ const WAIT_MOST: Duration = Duration::from_secs(60);
             content_type = "text/plain",
             description = "A tenant id that is none, a body that can't be read, or work that failed",
         ),
-        described::Unread,
+        openapi::BodyNotRead,
     ),
 )]
 pub(super) async fn post(
     request: HttpRequest,
-    InTime(body): InTime,
+    TimedBody(body): TimedBody,
 ) -> Result<HttpResponse, ApiError> {
     let tenant = tenant_id(&request)?;
     let attributes = Record::read(&request, &body)?;
@@ -69,40 +69,40 @@ pub(super) async fn post(
     let purge = attributes.optional_boolean("purge")?.unwrap_or_default();
     attributes.optional_objects("parameters")?;
     let attributes = attributes.into_value();
-    let (service, _) = shared(&request);
-    let pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
-    let failed = |error: &store::Error| ApiError::bad_request(Chain(error).to_string());
+    let (service, _) = app_state(&request);
+    let permit = service.operators.try_acquire().ok_or_else(ApiError::overloaded)?;
+    let failed = |error: &store::Error| ApiError::bad_request(ErrorChain(error).to_string());
     if module_to(&attributes).is_empty() {
         let (tenants, id) = (service.tenants.clone(), tenant.clone());
         // It goes on when the client goes away.
         let work = tokio::spawn(async move {
-            let _pass = pass;
+            let _permit = permit;
             if purge { tenants.purge(&id).await } else { tenants.disable(&id, &module_from).await }
         });
         let done = work.await.map_err(|error| ApiError::bad_request(error.to_string()))?;
-        service.answers.policies.forget(&tenant);
+        service.evaluator.policies.invalidate(&tenant);
         done.map_err(|error| failed(&error))?;
         return Ok(HttpResponse::NoContent().finish());
     }
     let jobs = &service.tenant_jobs;
     let caller = caller(&request, &service, &tenant);
-    let begun = jobs.begin(&tenant, &attributes, caller).await;
-    let id = begun.map_err(|error| match error.verdict() {
-        store::Verdict::Refused => ApiError::of_record(error),
+    let started = jobs.start(&tenant, &attributes, caller).await;
+    let id = started.map_err(|error| match error.verdict() {
+        store::Verdict::Refused => ApiError::from_record_error(error),
         _ => failed(&error),
     })?;
     let db = service.operators.db();
-    let looked = match timeout(SOON, jobs.find(&db, &tenant, id, SOON)).await {
-        Ok(Ok(job)) => Some(job.ok_or_else(|| unknown_job(id))?),
+    let found = match timeout(COMPLETION_WAIT, jobs.find(&db, &tenant, id, COMPLETION_WAIT)).await {
+        Ok(Ok(job)) => Some(job.ok_or_else(|| job_not_found(id))?),
         Ok(Err(error)) => {
-            warn!(%tenant, tenant.job = %id, error = %Chain(&error), "tenant job: could not read its status for the response; the job continues");
+            warn!(%tenant, tenant.job = %id, error = %ErrorChain(&error), "tenant job: could not read its status for the response; the job continues");
             None
         }
         Err(_) => None,
     };
-    service.answers.policies.forget(&tenant);
+    service.evaluator.policies.invalidate(&tenant);
     // The job goes on whether or not it could be looked at, so its client needs to know where it is.
-    let job = looked.unwrap_or_else(|| TenantJob {
+    let job = found.unwrap_or_else(|| TenantJob {
         id,
         tenant,
         tenant_attributes: attributes,
@@ -112,7 +112,7 @@ pub(super) async fn post(
     });
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("/_/tenant/{id}")))
-        .json(Body::of(job)))
+        .json(Body::from_job(job)))
 }
 
 /// What clients see of a job.
@@ -130,7 +130,7 @@ struct Body {
 }
 
 impl Body {
-    fn of(job: TenantJob) -> Self {
+    fn from_job(job: TenantJob) -> Self {
         let TenantJob { id, tenant, tenant_attributes, complete, error, messages } = job;
         Self { id, tenant: tenant.to_string(), tenant_attributes, complete, error, messages }
     }
@@ -148,23 +148,23 @@ impl Body {
         ),
     ),
     responses(
-        (status = 200, body = described::TenantJob, description = "Found"),
-        described::NotFound,
-        described::Common,
+        (status = 200, body = openapi::TenantJob, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
 pub(super) async fn get(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (tenant, id) = named(&request, &path)?;
-    let (service, _) = shared(&request);
-    let _pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
+    let (tenant, id) = tenant_and_job_id(&request, &path)?;
+    let (service, _) = app_state(&request);
+    let _pass = service.operators.try_acquire().ok_or_else(ApiError::overloaded)?;
     let wait = number("wait", parameter(&request, "wait")?, 0)?;
-    let wait = Duration::from_millis(wait.unsigned_abs()).min(WAIT_MOST);
+    let wait = Duration::from_millis(wait.unsigned_abs()).min(CLIENT_WAIT_MAX);
     match service.tenant_jobs.find(&service.operators.db(), &tenant, id, wait).await? {
-        Some(job) => Ok(HttpResponse::Ok().json(Body::of(job))),
-        None => Err(unknown(&service, &tenant, id).await?),
+        Some(job) => Ok(HttpResponse::Ok().json(Body::from_job(job))),
+        None => Err(job_or_tenant_not_found(&service, &tenant, id).await?),
     }
 }
 
@@ -176,39 +176,43 @@ pub(super) async fn get(
     ),
     responses(
         (status = 204, description = "Forgotten"),
-        described::NotFound,
-        described::Common,
+        openapi::NotFound,
+        openapi::Common,
     ),
 )]
 pub(super) async fn delete(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (tenant, id) = named(&request, &path)?;
-    let (service, _) = shared(&request);
-    let _pass = service.operators.pass().ok_or_else(ApiError::too_many)?;
-    if tenant_jobs::remove(&service.operators.db(), &tenant, Some(id)).await? {
+    let (tenant, id) = tenant_and_job_id(&request, &path)?;
+    let (service, _) = app_state(&request);
+    let _pass = service.operators.try_acquire().ok_or_else(ApiError::overloaded)?;
+    if tenant_jobs::delete(&service.operators.db(), &tenant, Some(id)).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
-        Err(unknown(&service, &tenant, id).await?)
+        Err(job_or_tenant_not_found(&service, &tenant, id).await?)
     }
 }
 
 /// The tenant and the job that a request is about.
-fn named(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError> {
+fn tenant_and_job_id(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError> {
     let id = path_id(path, || ApiError::bad_request("the job's id is not a UUID"))?;
     Ok((tenant_id(request)?, id))
 }
 
 /// What there is to say of a job that isn't there: its tenant may be the unknown one.
-async fn unknown(service: &Service, tenant: &TenantId, id: Uuid) -> Result<ApiError, ApiError> {
-    let known = service.tenants.find_for_request(&service.operators.db(), tenant).await?;
-    Ok(match known {
-        Some(_) => unknown_job(id),
+async fn job_or_tenant_not_found(
+    service: &AppState,
+    tenant: &TenantId,
+    id: Uuid,
+) -> Result<ApiError, ApiError> {
+    let tenant_entry = service.tenants.find_for_request(&service.operators.db(), tenant).await?;
+    Ok(match tenant_entry {
+        Some(_) => job_not_found(id),
         None => ApiError::not_found(format!("Tenant not found {tenant}")),
     })
 }
 
-fn unknown_job(id: Uuid) -> ApiError {
+fn job_not_found(id: Uuid) -> ApiError {
     ApiError::not_found(format!("Job not found {id}"))
 }

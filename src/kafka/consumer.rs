@@ -24,58 +24,58 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    admin::BrokerClient,
     assignment::Assignment,
-    broker::Broker,
+    health::ConsumerStatus,
     lane::Writer,
-    poller::{Channels, News, POLL, Poller},
-    status::Status,
-    takeover::Asker,
+    poll_loop::{Channels, POLL_TIMEOUT, Poller, PollerCommand},
+    takeover::PartitionStarter,
     watchdog::Watchdog,
 };
 use crate::{
     clock::Clock,
     config::{GroupProtocol, KafkaConfig, SecurityConfig},
-    figures::figures,
-    flow::{
+    metrics::metrics,
+    services::{
         ingest::Ingest,
-        ledger::Ledger,
-        takeover::Takeover,
-        tenants::{Change, Tenants},
+        ledger::IngestStore,
+        takeover::StartOffsetResolver,
+        tenants::{TenantChange, TenantRegistry},
     },
 };
 
 /// How often the client that asks brokers is looked at for what it reports.
-const SERVE: Duration = Duration::from_millis(200);
+const STATISTICS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The largest record that a broker takes by default, in KiB.
-const LARGEST_KIB: usize = 1024;
+const RECORD_KIB_MAX: usize = 1024;
 
 /// How often the same kind of trouble is logged.
-const COMPLAIN: Duration = Duration::from_secs(10);
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A running consumer.
 pub struct Consumer {
     thread: thread::JoinHandle<()>,
     writers: Vec<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
-    status: Arc<Status>,
-    broker: Arc<Broker>,
+    status: Arc<ConsumerStatus>,
+    broker: Arc<BrokerClient>,
 }
 
 impl Consumer {
     /// What is known of the connection.
-    pub fn status(&self) -> Arc<Status> {
+    pub fn status(&self) -> Arc<ConsumerStatus> {
         self.status.clone()
     }
 
     /// Who asks brokers.
-    pub fn broker(&self) -> Arc<Broker> {
+    pub fn broker(&self) -> Arc<BrokerClient> {
         self.broker.clone()
     }
 
     /// Waits until the group was left, after the token given to [`start`] was cancelled. librdkafka may
     /// hang while no broker answers, so the caller sets a deadline.
-    pub async fn stopped(self) {
+    pub async fn join(self) {
         for task in self.writers.into_iter().chain(self.tasks) {
             let _ = task.await;
         }
@@ -84,95 +84,99 @@ impl Consumer {
 }
 
 /// Joins the group and reads until `stop`.
-pub fn start<L: Ledger + 'static>(
+pub fn start<S: IngestStore + 'static>(
     config: &KafkaConfig,
-    ingest: &Arc<Ingest<L>>,
-    takeover: Takeover,
-    tenants: &Tenants,
+    ingest: &Arc<Ingest<S>>,
+    start_offsets: StartOffsetResolver,
+    tenants: &TenantRegistry,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<Consumer, KafkaError> {
     let assignment = Arc::new(Assignment::default());
-    let status = Arc::new(Status::new(assignment.clone()));
+    let status = Arc::new(ConsumerStatus::new(assignment.clone()));
     let connect = connect(config, &assignment, &status);
     let consumer = connect()?;
-    let takeover = Arc::new(takeover);
-    let broker = Arc::new(Broker::reporting(config, status.clone(), clock)?);
-    let reports = tokio::spawn(report(broker.clone(), stop.clone()));
+    let start_offsets = Arc::new(start_offsets);
+    let broker = Arc::new(BrokerClient::with_statistics(config, status.clone(), clock)?);
+    let statistics = tokio::spawn(poll_statistics(broker.clone(), stop.clone()));
 
-    let (settle, settled) = std_mpsc::channel();
+    let (report_sender, reports) = std_mpsc::channel();
     let (lanes, writers) = (0..config.writers)
         .map(|_| {
             // The next batch fills while one is being written.
-            let (sender, lane) = mpsc::channel(config.batch_most);
+            let (sender, lane) = mpsc::channel(config.batch_records_max);
             let writer = Writer::new(
                 lane,
                 ingest.clone(),
                 assignment.clone(),
-                settle.clone(),
-                config.batch_most,
+                report_sender.clone(),
+                config.batch_records_max,
             );
-            (sender, tokio::spawn(writer.write(stop.clone())))
+            (sender, tokio::spawn(writer.run(stop.clone())))
         })
         .unzip();
-    let (tell, news) = std_mpsc::channel();
-    let (ask, asked) = mpsc::unbounded_channel();
-    let asker = Asker {
-        asked,
+    let (command_sender, commands) = std_mpsc::channel();
+    let (start_sender, start_requests) = mpsc::unbounded_channel();
+    let starter = PartitionStarter {
+        requests: start_requests,
         environment: config.environment.clone(),
         broker: broker.clone(),
-        takeover: takeover.clone(),
+        start_offsets: start_offsets.clone(),
         ingest: ingest.clone(),
         assignment: assignment.clone(),
-        news: tell.clone(),
+        commands: command_sender.clone(),
     };
-    let asker = tokio::spawn(asker.answer(stop.clone()));
+    let starter = tokio::spawn(starter.run(stop.clone()));
     let watchdog = Watchdog::new(
         (assignment, status.clone()),
         config.environment.clone(),
         broker.clone(),
-        takeover,
-        tell.clone(),
+        start_offsets,
+        command_sender.clone(),
     );
-    let watchdog = tokio::spawn(watchdog.watch(config.metadata_max_age, stop.clone()));
-    tenants.tell(move |change| {
+    let watchdog = tokio::spawn(watchdog.run(config.metadata_max_age, stop.clone()));
+    tenants.subscribe(move |change| {
         // Nobody listens only when the service stops.
-        let _ = tell.send(match change {
-            Change::Enabled(tenant) => News::Enabled(tenant),
-            Change::Any => News::Review,
+        let _ = command_sender.send(match change {
+            TenantChange::Enabled(tenant) => PollerCommand::TenantEnabled(tenant),
+            TenantChange::Any => PollerCommand::RestartStopped,
         });
     });
-    let channels = Channels { lanes, settled, ask, news };
+    let channels = Channels { lanes, reports, start_requests: start_sender, commands };
     let environment = config.environment.clone();
     let clients = (consumer, connect);
-    let poller = Poller::new(clients, environment, channels, config.waiting_kib, stop);
+    let poller = Poller::new(clients, environment, channels, config.buffer_kib, stop);
     let thread = thread::Builder::new()
         .name("kafka".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    let tasks = vec![asker, watchdog, reports];
+    let tasks = vec![starter, watchdog, statistics];
     Ok(Consumer { thread, writers, tasks, status, broker })
 }
 
 /// Has the client that asks brokers report: it owns no partitions, so its reports are short however many there
 /// are.
-async fn report(broker: Arc<Broker>, stop: CancellationToken) {
-    while stop.run_until_cancelled(sleep(SERVE)).await.is_some() {
-        broker.serve();
+async fn poll_statistics(broker: Arc<BrokerClient>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(STATISTICS_POLL_INTERVAL)).await.is_some() {
+        broker.poll_statistics();
     }
 }
 
 /// Makes a client that has joined the group.
-pub(super) type Connect = Box<dyn Fn() -> Result<BaseConsumer<Context>, KafkaError> + Send>;
+pub(super) type ConsumerFactory = Box<dyn Fn() -> Result<BaseConsumer<Context>, KafkaError> + Send>;
 
-fn connect(config: &KafkaConfig, assignment: &Arc<Assignment>, status: &Arc<Status>) -> Connect {
+fn connect(
+    config: &KafkaConfig,
+    assignment: &Arc<Assignment>,
+    status: &Arc<ConsumerStatus>,
+) -> ConsumerFactory {
     let (assignment, status) = (assignment.clone(), status.clone());
     let (client, pattern) = (client(config), config.environment.topic_pattern());
     Box::new(move || {
         let context = Context {
             assignment: assignment.clone(),
             status: status.clone(),
-            complained: Mutex::new(None),
+            last_warning: Mutex::new(None),
             retired: AtomicBool::new(false),
         };
         let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
@@ -184,7 +188,7 @@ fn connect(config: &KafkaConfig, assignment: &Arc<Assignment>, status: &Arc<Stat
 /// How every client of ours connects.
 pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &config.bootstrap);
+    client.set("bootstrap.servers", &config.bootstrap_servers);
     client.set("client.id", "mod-patron-blocks");
     client.set("reconnect.backoff.max.ms", "2000");
     client.set("allow.auto.create.topics", "false");
@@ -202,12 +206,12 @@ fn secure(client: &mut ClientConfig, SecurityConfig { tls, sasl }: &SecurityConf
     };
     client.set("security.protocol", protocol);
     if let Some(tls) = tls {
-        let named = if tls.named { "https" } else { "none" };
-        client.set("ssl.endpoint.identification.algorithm", named);
-        if let Some(trusted) = &tls.trusted {
+        let endpoint_identification = if tls.verify_host_name { "https" } else { "none" };
+        client.set("ssl.endpoint.identification.algorithm", endpoint_identification);
+        if let Some(trusted) = &tls.trusted_certificates {
             client.set("ssl.ca.pem", trusted);
         }
-        if let Some(own) = &tls.own {
+        if let Some(own) = &tls.client_certificate {
             client.set("ssl.key.pem", &own.key);
             client.set("ssl.certificate.pem", &own.certificates);
             if let Some(password) = &own.key_password {
@@ -230,7 +234,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
         // Small prefetch: the default may take 64 MiB (traps T22, T23).
         ("queued.max.messages.kbytes", config.prefetch_kib.to_string()),
-        ("queued.min.messages", fetched_ahead(config.prefetch_kib as usize)),
+        ("queued.min.messages", prefetch_records(config.prefetch_kib as usize)),
     ] {
         client.set(key, value);
     }
@@ -252,7 +256,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     ] {
         client.set(key, value);
     }
-    match config.protocol {
+    match config.group_protocol {
         GroupProtocol::Classic => {
             client.set("partition.assignment.strategy", "cooperative-sticky");
             client.set("session.timeout.ms", ms(config.session_timeout));
@@ -268,15 +272,15 @@ fn client(config: &KafkaConfig) -> ClientConfig {
 
 /// How many records the client may fetch ahead into so many KiB. It counts values and neither keys nor headers,
 /// so only a number of records bounds it, and each may be as large as brokers take one.
-pub(super) fn fetched_ahead(kib: usize) -> String {
-    (kib / LARGEST_KIB).max(1).to_string()
+pub(super) fn prefetch_records(kib: usize) -> String {
+    (kib / RECORD_KIB_MAX).max(1).to_string()
 }
 
 /// What librdkafka calls from within a poll.
 pub(super) struct Context {
     pub(super) assignment: Arc<Assignment>,
-    pub(super) status: Arc<Status>,
-    complained: Mutex<Option<Instant>>,
+    pub(super) status: Arc<ConsumerStatus>,
+    last_warning: Mutex<Option<Instant>>,
     /// Whether another client has taken this one's place: what it owned is not ours any more.
     retired: AtomicBool,
 }
@@ -292,13 +296,13 @@ impl Context {
 
     /// Says what the client meets, but not many times a second while a broker is away. That there is no
     /// topic yet is no trouble: a new deployment has none before its first tenant.
-    pub(super) fn complain(&self, error: &KafkaError, reason: &str) {
+    pub(super) fn warn_rate_limited(&self, error: &KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
             return debug!(reason, "kafka consumer: no topic matches the subscription yet");
         }
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() > COMPLAIN) {
-            *last = Some(Instant::now());
+        let mut last_warning = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_warning.is_none_or(|last| last.elapsed() > WARNING_INTERVAL) {
+            *last_warning = Some(Instant::now());
             warn!(%error, reason, "kafka consumer: client reported an error; the client retries by itself");
         }
     }
@@ -315,13 +319,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.complain(&error, reason);
+        self.warn_rate_limited(&error, reason);
     }
 }
 
-fn places(list: &TopicPartitionList) -> Vec<(String, i32)> {
-    let place = |e: TopicPartitionListElem<'_>| (e.topic().to_owned(), e.partition());
-    list.elements().into_iter().map(place).collect()
+fn topic_partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
+    let topic_partition = |e: TopicPartitionListElem<'_>| (e.topic().to_owned(), e.partition());
+    list.elements().into_iter().map(topic_partition).collect()
 }
 
 impl ConsumerContext for Context {
@@ -333,7 +337,7 @@ impl ConsumerContext for Context {
         event: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
-        let done = match event {
+        let result = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if self.is_retired() => {
                 consumer.incremental_assign(partitions)
             }
@@ -343,23 +347,23 @@ impl ConsumerContext for Context {
             _ if self.is_retired() => consumer.unassign(),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 info!(kafka.partitions = partitions.count(), "kafka consumer: partitions assigned");
-                figures().assigned.increment(partitions.count() as u64);
+                metrics().assigned.increment(partitions.count() as u64);
                 let assigned = partitions
                     .set_all_offsets(Offset::Beginning)
                     .and_then(|()| consumer.incremental_assign(partitions))
                     .and_then(|()| consumer.pause(partitions));
-                self.assignment.add(places(partitions));
+                self.assignment.add(topic_partitions(partitions));
                 self.status.set_joined(true);
                 assigned
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-                self.assignment.remove(places(partitions));
+                self.assignment.remove(topic_partitions(partitions));
                 // The group has put this instance out; it joins again.
                 if consumer.assignment_lost() {
                     self.status.set_joined(false);
                 }
                 info!(kafka.partitions = partitions.count(), "kafka consumer: partitions revoked");
-                figures().revoked.increment(partitions.count() as u64);
+                metrics().revoked.increment(partitions.count() as u64);
                 consumer.incremental_unassign(partitions)
             }
             other => {
@@ -370,24 +374,24 @@ impl ConsumerContext for Context {
                 consumer.unassign()
             }
         };
-        if let Err(error) = done {
+        if let Err(error) = result {
             warn!(%error, "kafka consumer: could not assign or unassign partitions");
         }
     }
 
     fn main_queue_min_poll_interval(&self) -> Timeout {
-        POLL.into()
+        POLL_TIMEOUT.into()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::fetched_ahead;
+    use super::prefetch_records;
 
     #[test]
-    fn as_many_are_fetched_ahead_as_fit_if_each_is_as_large_as_can_be() {
+    fn prefetch_count_assumes_the_largest_records() {
         for (kib, records) in [(8192, "8"), (1024, "1"), (256, "1"), (64, "1"), (1 << 20, "1024")] {
-            assert_eq!(fetched_ahead(kib), records, "{kib} KiB");
+            assert_eq!(prefetch_records(kib), records, "{kib} KiB");
         }
     }
 }

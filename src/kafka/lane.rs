@@ -11,25 +11,25 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::assignment::{Assignment, Era};
-use crate::flow::{
-    ingest::{Incoming, Ingest},
-    ledger::Ledger,
-    outcome::{At, End, Ends},
+use super::assignment::{Assignment, AssignmentEpoch};
+use crate::services::{
+    ingest::{ConsumedRecord, Ingest},
+    ledger::IngestStore,
+    outcome::{BatchProgress, PartitionProgress, TopicPartition},
 };
 
 /// A record on its way to a writer.
-pub struct Carried {
+pub struct QueuedRecord {
     /// The record.
-    pub incoming: Incoming,
+    pub incoming: ConsumedRecord,
     /// The era in which it was read.
-    pub era: Era,
+    pub epoch: AssignmentEpoch,
     /// Its share of the memory that waiting records may take; freed with it.
-    pub room: OwnedSemaphorePermit,
+    pub memory_permit: OwnedSemaphorePermit,
 }
 
 /// How far a batch has come in partitions, each with the era in which its records were read.
-pub type Settled = Vec<(At, Era, End)>;
+pub type WriteReport = Vec<(TopicPartition, AssignmentEpoch, PartitionProgress)>;
 
 /// The lane of a partition.
 pub fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
@@ -39,87 +39,94 @@ pub fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
 }
 
 /// A writer at the end of its lane.
-pub struct Writer<L> {
-    lane: mpsc::Receiver<Carried>,
-    ingest: Arc<Ingest<L>>,
+pub struct Writer<S> {
+    lane: mpsc::Receiver<QueuedRecord>,
+    ingest: Arc<Ingest<S>>,
     assignment: Arc<Assignment>,
-    settled: std_mpsc::Sender<Settled>,
-    batch_most: usize,
+    reports: std_mpsc::Sender<WriteReport>,
+    batch_records_max: usize,
     /// Partitions that ended differently than they began; nobody else may know yet. What comes of them
     /// in the same era is not what it seems.
-    turned: HashMap<At, (Era, Turn)>,
+    epoch_results: HashMap<TopicPartition, (AssignmentEpoch, EpochResult)>,
 }
 
 /// How a partition turned out in the middle of an era.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum EpochResult {
     /// It is held: what comes later is left in the log.
-    Held,
+    Paused,
     /// Its tenant was disabled: what comes later is passed by as well.
-    PassedBy,
+    TenantDisabled,
 }
 
-impl<L: Ledger> Writer<L> {
+impl<S: IngestStore> Writer<S> {
     /// A writer of batches of at most so many records.
     pub fn new(
-        lane: mpsc::Receiver<Carried>,
-        ingest: Arc<Ingest<L>>,
+        lane: mpsc::Receiver<QueuedRecord>,
+        ingest: Arc<Ingest<S>>,
         assignment: Arc<Assignment>,
-        settled: std_mpsc::Sender<Settled>,
-        batch_most: usize,
+        reports: std_mpsc::Sender<WriteReport>,
+        batch_records_max: usize,
     ) -> Self {
-        Self { lane, ingest, assignment, settled, batch_most, turned: HashMap::new() }
+        Self { lane, ingest, assignment, reports, batch_records_max, epoch_results: HashMap::new() }
     }
 
     /// Takes what waits, without waiting for more, and settles it, until `stop` or the lane's end.
-    pub async fn write(mut self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         // However this writer ends, the service does not go on without it.
         let _end = stop.clone().drop_guard();
-        let mut batch = Vec::with_capacity(self.batch_most);
-        while self.lane.recv_many(&mut batch, self.batch_most).await > 0 && !stop.is_cancelled() {
-            batch.retain_mut(|carried| self.is_to_be_settled(carried));
-            let records: Vec<&Incoming> = batch.iter().map(|carried| &carried.incoming).collect();
-            let Ok(outcome) = self.ingest.settle(&records, &stop).await else { return };
-            debug!(tally = ?outcome.tally, "writer: committed a batch");
-            let settled = self.ends(&batch, &outcome.ends);
+        let mut batch = Vec::with_capacity(self.batch_records_max);
+        while self.lane.recv_many(&mut batch, self.batch_records_max).await > 0
+            && !stop.is_cancelled()
+        {
+            batch.retain_mut(|queued| self.should_write(queued));
+            let records: Vec<&ConsumedRecord> =
+                batch.iter().map(|queued| &queued.incoming).collect();
+            let Ok(outcome) = self.ingest.commit_batch(&records, &stop).await else { return };
+            debug!(tally = ?outcome.counts, "writer: committed a batch");
+            let report = self.report(&batch, &outcome.progress);
             batch.clear();
-            if self.settled.send(settled).is_err() {
+            if self.reports.send(report).is_err() {
                 return;
             }
         }
     }
 
     /// What belongs to somebody else by now is read again by its new owner.
-    fn is_to_be_settled(&self, carried: &mut Carried) -> bool {
-        let place = &carried.incoming.record.place;
-        if self.assignment.era(&place.topic, place.partition) != Some(carried.era) {
+    fn should_write(&self, queued: &mut QueuedRecord) -> bool {
+        let position = &queued.incoming.record.position;
+        if self.assignment.epoch(&position.topic, position.partition) != Some(queued.epoch) {
             return false;
         }
-        match self.turned.get(&(place.topic.clone(), place.partition)) {
-            Some((era, turn)) if *era == carried.era => {
-                carried.incoming.kept &= *turn != Turn::PassedBy;
-                *turn != Turn::Held
+        match self.epoch_results.get(&(position.topic.clone(), position.partition)) {
+            Some((epoch, result)) if *epoch == queued.epoch => {
+                queued.incoming.tenant_enabled &= *result != EpochResult::TenantDisabled;
+                *result != EpochResult::Paused
             }
             _ => true,
         }
     }
 
-    fn ends(&mut self, batch: &[Carried], ends: &Ends) -> Settled {
-        let mut eras = HashMap::new();
-        for Carried { incoming, era, .. } in batch {
-            let place = &incoming.record.place;
-            eras.insert((place.topic.clone(), place.partition), *era);
+    fn report(&mut self, batch: &[QueuedRecord], progress: &BatchProgress) -> WriteReport {
+        let mut epochs = HashMap::new();
+        for QueuedRecord { incoming, epoch, .. } in batch {
+            let position = &incoming.record.position;
+            epochs.insert((position.topic.clone(), position.partition), *epoch);
         }
-        let mut settled = Settled::with_capacity(eras.len());
-        for (at, end) in ends.iter() {
-            let Some(era) = eras.get(at) else { continue };
-            match end {
-                End { hold: Some(_), .. } => self.turned.insert(at.clone(), (*era, Turn::Held)),
-                End { kept: false, .. } => self.turned.insert(at.clone(), (*era, Turn::PassedBy)),
+        let mut report = WriteReport::with_capacity(epochs.len());
+        for (topic_partition, partition) in progress.iter() {
+            let Some(epoch) = epochs.get(topic_partition) else { continue };
+            match partition {
+                PartitionProgress { pause_reason: Some(_), .. } => self
+                    .epoch_results
+                    .insert(topic_partition.clone(), (*epoch, EpochResult::Paused)),
+                PartitionProgress { committed: false, .. } => self
+                    .epoch_results
+                    .insert(topic_partition.clone(), (*epoch, EpochResult::TenantDisabled)),
                 _ => None,
             };
-            settled.push((at.clone(), *era, *end));
+            report.push((topic_partition.clone(), *epoch, *partition));
         }
-        settled
+        report
     }
 }

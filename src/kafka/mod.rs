@@ -3,27 +3,27 @@
 //!
 //! `assignment` and `lane` know nothing of it either: the simulation drives them by a broker of its own.
 
+mod admin;
 pub mod assignment;
-mod broker;
 mod consumer;
+mod health;
 pub mod lane;
-mod look;
-mod poller;
+mod message;
+mod poll_loop;
+mod probe;
+mod producer;
 pub mod progress;
-pub mod reader;
-mod record;
+pub mod replay;
 pub mod retention;
-mod sender;
-mod status;
 mod takeover;
 mod user_topics;
 mod watchdog;
 
-pub use broker::Broker;
+pub use admin::BrokerClient;
 pub use consumer::{Consumer, start};
-pub use look::{Look, Looked};
-pub use sender::{Outgoing, Sender, Shape, is_too_large};
-pub use status::{Health, Status};
+pub use health::{ConsumerStatus, Health};
+pub use probe::{ProbeResults, RecordProbe};
+pub use producer::{MessageProducer, OutgoingMessage, TopicConfig, is_too_large};
 pub use user_topics::UserTopics;
 
 /// Why the Kafka client could not be made.

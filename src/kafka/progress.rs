@@ -3,30 +3,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::assignment::{Era, Landmark, Watched};
-use crate::flow::takeover::Span;
+use super::assignment::{AssignmentEpoch, OffsetAndTimestamp, WatchedPartition};
+use crate::services::takeover::Watermarks;
 
 /// So many polls in a row brought nothing before a partition with records counts as standing still: as long as
 /// others have records, it may have to wait for its turn.
-pub const IDLE: u64 = 20;
+pub const IDLE_POLLS_MIN: u64 = 20;
 
 /// A topic's name and a partition.
-pub type Place = (String, i32);
+pub type PartitionKey = (String, i32);
 
 /// What was seen when it was looked last.
 #[derive(Debug, Default)]
 pub struct Progress {
-    seen: HashMap<Place, Seen>,
+    observations: HashMap<PartitionKey, Observation>,
     /// When an older record was looked for last, in looks.
-    searched: HashMap<Place, u64>,
+    probed_rounds: HashMap<PartitionKey, u64>,
     /// Where partitions stood still, and how often in a row.
-    stalls: HashMap<Place, (i64, u32)>,
-    looks: u64,
+    stalls: HashMap<PartitionKey, (i64, u32)>,
+    round: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
-    era: Era,
+struct Observation {
+    epoch: AssignmentEpoch,
     next: i64,
     end: i64,
     idle: u64,
@@ -34,75 +34,80 @@ struct Seen {
 
 /// What a look at logs shows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct ProgressReport {
     /// Partitions that show that their topics were made anew.
-    pub remade: Vec<Watched>,
+    pub recreated: Vec<WatchedPartition>,
     /// Partitions that were read no further although they seem to hold more.
-    pub standing: Vec<Watched>,
+    pub stalled: Vec<WatchedPartition>,
     /// Partitions whose older record is to be looked for.
-    pub to_search: Vec<Watched>,
+    pub to_probe: Vec<WatchedPartition>,
     /// Partitions whose older record was taken by retention.
-    pub outlived: Vec<Watched>,
+    pub expired: Vec<WatchedPartition>,
 }
 
 impl Progress {
     /// Compares with what was seen last. `idle` counts polls that brought nothing; of so many topics older
     /// records are looked for, in turns.
-    pub fn compare(
+    pub fn observe(
         &mut self,
-        watched: Vec<Watched>,
-        spans: impl Fn(&Watched) -> Option<Span>,
-        idle: u64,
+        watched: Vec<WatchedPartition>,
+        watermarks: impl Fn(&WatchedPartition) -> Option<Watermarks>,
+        idle_polls: u64,
         topics: usize,
-    ) -> Shown {
-        self.looks += 1;
-        let mut shown = Shown::default();
-        let mut last = std::mem::take(&mut self.seen);
-        let mut to_search: BTreeMap<String, (u64, Watched)> = BTreeMap::new();
+    ) -> ProgressReport {
+        self.round += 1;
+        let mut report = ProgressReport::default();
+        let mut previous = std::mem::take(&mut self.observations);
+        let mut to_search: BTreeMap<String, (u64, WatchedPartition)> = BTreeMap::new();
         for watched in watched {
-            let Some(span) = spans(&watched) else { continue };
-            let place = (watched.topic.clone(), watched.partition);
-            let now = Seen { era: watched.era, next: watched.next, end: span.end, idle };
-            let before = last.remove(&place);
-            self.seen.insert(place.clone(), now);
+            let Some(log) = watermarks(&watched) else { continue };
+            let key = (watched.topic.clone(), watched.partition);
+            let now = Observation {
+                epoch: watched.epoch,
+                next: watched.next,
+                end: log.high,
+                idle: idle_polls,
+            };
+            let before = previous.remove(&key);
+            self.observations.insert(key.clone(), now);
             // A leader that has just taken over may know of less for a moment, and may hold more than the one
             // before: another copy's retention has other bounds.
-            let ends_before = now.ends_before() && before.is_some_and(Seen::ends_before);
-            let begins_before = span.start < watched.log_start && watched.older.is_none();
-            if ends_before || begins_before {
-                shown.remade.push(watched);
+            let ends_early = now.is_beyond_end() && before.is_some_and(Observation::is_beyond_end);
+            let has_earlier_start = log.low < watched.log_start && watched.older.is_none();
+            if ends_early || has_earlier_start {
+                report.recreated.push(watched);
                 continue;
             }
-            if before.is_some_and(|before| before.stands_still(now)) {
-                shown.standing.push(watched.clone());
+            if before.is_some_and(|before| before.is_stalled(now)) {
+                report.stalled.push(watched.clone());
             }
             let Some(older) = watched.older else { continue };
-            if older.offset < span.start {
-                shown.outlived.push(watched);
+            if older.offset < log.low {
+                report.expired.push(watched);
                 continue;
             }
-            let searched = self.searched.get(&place).copied().unwrap_or_default();
+            let last_probe = self.probed_rounds.get(&key).copied().unwrap_or_default();
             let of_topic = to_search.entry(watched.topic.clone());
-            let chosen = of_topic.or_insert_with(|| (searched, watched.clone()));
-            if searched < chosen.0 {
-                *chosen = (searched, watched);
+            let oldest = of_topic.or_insert_with(|| (last_probe, watched.clone()));
+            if last_probe < oldest.0 {
+                *oldest = (last_probe, watched);
             }
         }
-        self.searched.retain(|place, _| self.seen.contains_key(place));
-        self.stalls.retain(|place, _| self.seen.contains_key(place));
+        self.probed_rounds.retain(|key, _| self.observations.contains_key(key));
+        self.stalls.retain(|key, _| self.observations.contains_key(key));
         let mut to_search: Vec<_> = to_search.into_values().collect();
-        to_search.sort_by_key(|(searched, _)| *searched);
+        to_search.sort_by_key(|(last_probe, _)| *last_probe);
         for (_, watched) in to_search.into_iter().take(topics) {
-            self.searched.insert((watched.topic.clone(), watched.partition), self.looks);
-            shown.to_search.push(watched);
+            self.probed_rounds.insert((watched.topic.clone(), watched.partition), self.round);
+            report.to_probe.push(watched);
         }
-        shown
+        report
     }
 
     /// A partition stands still: how often it was found so at this offset.
-    pub fn note_stall(&mut self, watched: &Watched) -> u32 {
-        let place = (watched.topic.clone(), watched.partition);
-        let (next, times) = self.stalls.entry(place).or_insert((watched.next, 0));
+    pub fn record_stall(&mut self, watched: &WatchedPartition) -> u32 {
+        let key = (watched.topic.clone(), watched.partition);
+        let (next, times) = self.stalls.entry(key).or_insert((watched.next, 0));
         if *next != watched.next {
             (*next, *times) = (watched.next, 0);
         }
@@ -111,27 +116,27 @@ impl Progress {
     }
 }
 
-impl Seen {
-    fn ends_before(self) -> bool {
+impl Observation {
+    fn is_beyond_end(self) -> bool {
         self.end < self.next
     }
 
     /// Records were there all the time, and the client had nothing else to give.
-    fn stands_still(self, now: Self) -> bool {
-        self.era == now.era
+    fn is_stalled(self, now: Self) -> bool {
+        self.epoch == now.epoch
             && self.next == now.next
             && self.end > self.next
             && now.end > now.next
-            && now.idle.saturating_sub(self.idle) >= IDLE
+            && now.idle.saturating_sub(self.idle) >= IDLE_POLLS_MIN
     }
 }
 
 /// Whether the log is the one in which a record was read before, by the first one that stands there now or
 /// later; `None` where that is unknown.
-pub fn is_same_log(older: Landmark, found: &[Landmark]) -> Option<bool> {
+pub fn is_same_log(older: OffsetAndTimestamp, found: &[OffsetAndTimestamp]) -> Option<bool> {
     let first = found.first()?;
     match first.offset.cmp(&older.offset) {
-        std::cmp::Ordering::Equal => Some(first.at == older.at),
+        std::cmp::Ordering::Equal => Some(first.timestamp == older.timestamp),
         // It was compacted away, or retention has taken it meanwhile.
         std::cmp::Ordering::Greater => Some(true),
         // The log ends before it.

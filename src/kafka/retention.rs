@@ -19,21 +19,21 @@ use super::consumer;
 use crate::{config::KafkaConfig, event::Kind};
 
 /// How long the broker may take for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Topics in one request.
-const REQUEST: usize = 500;
+const REQUEST_TOPICS_MAX: usize = 500;
 
 /// What is held for longer is held for ever.
-const FOR_EVER: TimeDelta = TimeDelta::days(100 * 365);
+const RETENTION_MAX: TimeDelta = TimeDelta::days(100 * 365);
 
 /// For how long topics hold a record at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Held {
+pub enum TopicRetention {
     /// This long.
-    For(TimeDelta),
+    Limited(TimeDelta),
     /// This topic never lets go of one.
-    ForEver {
+    Unlimited {
         /// Its name.
         topic: String,
     },
@@ -41,10 +41,10 @@ pub enum Held {
 
 /// Why it can't be told how long topics hold a record.
 #[derive(Debug, thiserror::Error)]
-pub enum Unknown {
+pub enum RetentionUnknown {
     /// The broker was not reached, or refuses to answer.
     #[error("could not ask the broker for its topics' retention")]
-    Asking(#[source] KafkaError),
+    Request(#[source] KafkaError),
     /// It refuses to answer for a topic.
     #[error("could not read the settings of topic {topic}")]
     Topic {
@@ -64,44 +64,47 @@ pub enum Unknown {
     },
     /// The asking thread ended.
     #[error("could not wait for the broker's answer")]
-    Waiting(#[source] tokio::task::JoinError),
+    Join(#[source] tokio::task::JoinError),
 }
 
 /// Asks the broker for the longest time that any of the environment's topics holds a record, but those of
 /// users.
-pub async fn longest(config: &KafkaConfig) -> Result<Held, Unknown> {
+pub async fn longest_retention(config: &KafkaConfig) -> Result<TopicRetention, RetentionUnknown> {
     let (config, runtime) = (config.clone(), Handle::current());
     // Listing topics blocks, and so does dropping the client.
-    spawn_blocking(move || ask(&config, &runtime)).await.map_err(Unknown::Waiting)?
+    spawn_blocking(move || query(&config, &runtime)).await.map_err(RetentionUnknown::Join)?
 }
 
-fn ask(config: &KafkaConfig, runtime: &Handle) -> Result<Held, Unknown> {
+fn query(config: &KafkaConfig, runtime: &Handle) -> Result<TopicRetention, RetentionUnknown> {
     let client = consumer::connection(config);
-    let admin: AdminClient<Quiet> = client.create_with_context(Quiet).map_err(Unknown::Asking)?;
-    let all = admin.inner().fetch_metadata(None, ANSWER).map_err(Unknown::Asking)?;
-    let ours: Vec<_> = all
+    let admin: AdminClient<SilentContext> =
+        client.create_with_context(SilentContext).map_err(RetentionUnknown::Request)?;
+    let all =
+        admin.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(RetentionUnknown::Request)?;
+    let topics: Vec<_> = all
         .topics()
         .iter()
         .filter(|topic| config.environment.parse(topic.name()).is_some_and(|t| is_replayed(t.kind)))
         .map(|topic| ResourceSpecifier::Topic(topic.name()))
         .collect();
-    let options = AdminOptions::new().request_timeout(Some(ANSWER));
-    let requests = ours.chunks(REQUEST).map(|some| admin.describe_configs(some, &options));
-    let answers = runtime.block_on(try_join_all(requests)).map_err(Unknown::Asking)?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let requests =
+        topics.chunks(REQUEST_TOPICS_MAX).map(|chunk| admin.describe_configs(chunk, &options));
+    let responses = runtime.block_on(try_join_all(requests)).map_err(RetentionUnknown::Request)?;
     let mut longest = TimeDelta::zero();
-    for (resource, answer) in ours.iter().zip(answers.into_iter().flatten()) {
+    for (resource, response) in topics.iter().zip(responses.into_iter().flatten()) {
         let ResourceSpecifier::Topic(topic) = resource else { continue };
         let topic = (*topic).to_owned();
-        match answer {
-            Ok(settings) => match held(&topic, &settings)? {
-                Held::For(time) => longest = longest.max(time),
-                for_ever => return Ok(for_ever),
+        match response {
+            Ok(settings) => match topic_retention(&topic, &settings)? {
+                TopicRetention::Limited(time) => longest = longest.max(time),
+                unlimited => return Ok(unlimited),
             },
             Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {} // deleted meanwhile
-            Err(code) => return Err(Unknown::Topic { topic, code }),
+            Err(code) => return Err(RetentionUnknown::Topic { topic, code }),
         }
     }
-    Ok(Held::For(longest))
+    Ok(TopicRetention::Limited(longest))
 }
 
 /// Whether something is forgotten that has to be known while a topic holds its records. What was told of users
@@ -111,32 +114,37 @@ fn is_replayed(kind: Kind) -> bool {
 }
 
 /// A segment goes when its newest record is too old, so its oldest may be older by a segment's span.
-fn held(topic: &str, settings: &ConfigResource) -> Result<Held, Unknown> {
+fn topic_retention(
+    topic: &str,
+    settings: &ConfigResource,
+) -> Result<TopicRetention, RetentionUnknown> {
     let text = |setting| {
         let entry = settings.get(setting).and_then(|entry| entry.value.as_deref());
-        entry.ok_or_else(|| Unknown::Setting { topic: topic.to_owned(), setting })
+        entry.ok_or_else(|| RetentionUnknown::Setting { topic: topic.to_owned(), setting })
     };
     let milliseconds = |setting| {
         let parsed = text(setting)?.parse().ok();
-        parsed.ok_or_else(|| Unknown::Setting { topic: topic.to_owned(), setting })
+        parsed.ok_or_else(|| RetentionUnknown::Setting { topic: topic.to_owned(), setting })
     };
-    let for_ever = || Held::ForEver { topic: topic.to_owned() };
+    let unlimited = || TopicRetention::Unlimited { topic: topic.to_owned() };
     let deletes = text("cleanup.policy")?.split(',').any(|policy| policy.trim() == "delete");
     let (retention, segment): (i64, i64) =
         (milliseconds("retention.ms")?, milliseconds("segment.ms")?);
     if !deletes || retention < 0 {
-        return Ok(for_ever());
+        return Ok(unlimited());
     }
-    let most = TimeDelta::try_milliseconds(retention.saturating_add(segment));
-    Ok(most.filter(|most| *most < FOR_EVER).map_or_else(for_ever, Held::For))
+    let longest = TimeDelta::try_milliseconds(retention.saturating_add(segment));
+    Ok(longest
+        .filter(|longest| *longest < RETENTION_MAX)
+        .map_or_else(unlimited, TopicRetention::Limited))
 }
 
 /// Trouble is told by the answer; the consumer has a client that says when the broker is away.
-pub(super) struct Quiet;
+pub(super) struct SilentContext;
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for SilentContext {}
 
-impl ClientContext for Quiet {
+impl ClientContext for SilentContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(kafka.facility = facility, "{message}");
     }

@@ -12,70 +12,73 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    assignment::{Assignment, Due, Remade},
-    broker::Broker,
-    look::{Look, Looked},
-    poller::News,
+    admin::BrokerClient,
+    assignment::{Assignment, PendingPartition, TopicRecreation},
+    poll_loop::PollerCommand,
+    probe::{ProbeResults, RecordProbe},
 };
 use crate::{
     event::Environment,
-    flow::{
+    logging::ErrorChain,
+    services::{
         ingest::Ingest,
-        ledger::Ledger,
-        outcome::At,
-        takeover::{Begin, Candidate, Decided, Span, Takeover},
+        ledger::IngestStore,
+        outcome::TopicPartition,
+        takeover::{StartCandidate, StartDecision, StartOffsetResolver, StartPlan, Watermarks},
     },
-    store::{self, incidents::Kind},
-    telemetry::Chain,
+    store::{self, incidents::IncidentKind},
 };
 
 /// How long to wait when the database or the brokers don't answer.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// How long the database may take for one question, and when a partition is asked about again of which what was
 /// found can't be stored.
-const PATIENCE: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+const ANOMALY_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Answers where partitions begin.
-pub(super) struct Asker<L> {
-    pub(super) asked: mpsc::UnboundedReceiver<Vec<Due>>,
+pub(super) struct PartitionStarter<S> {
+    pub(super) requests: mpsc::UnboundedReceiver<Vec<PendingPartition>>,
     pub(super) environment: Environment,
-    pub(super) broker: Arc<Broker>,
-    pub(super) takeover: Arc<Takeover>,
-    pub(super) ingest: Arc<Ingest<L>>,
+    pub(super) broker: Arc<BrokerClient>,
+    pub(super) start_offsets: Arc<StartOffsetResolver>,
+    pub(super) ingest: Arc<Ingest<S>>,
     pub(super) assignment: Arc<Assignment>,
-    pub(super) news: std_mpsc::Sender<News>,
+    pub(super) commands: std_mpsc::Sender<PollerCommand>,
 }
 
 /// Where partitions begin.
-pub(super) type Begun = Vec<(Due, Begin)>;
+pub(super) type StartDecisions = Vec<(PendingPartition, StartDecision)>;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What was decided of a partition.
-struct Question {
-    due: Due,
-    candidate: Candidate,
-    span: Span,
-    decided: Decided,
+struct PartitionStart {
+    pending: PendingPartition,
+    candidate: StartCandidate,
+    log: Watermarks,
+    plan: StartPlan,
 }
 
-impl<L: Ledger> Asker<L> {
+impl<S: IngestStore> PartitionStarter<S> {
     /// Answers until `stop`. What can't be answered is asked again.
-    pub(super) async fn answer(mut self, stop: CancellationToken) {
-        let mut due = Vec::new();
-        while self.asked.recv_many(&mut due, 64).await > 0 {
-            let mut due: Vec<Due> = due.drain(..).flatten().collect();
-            while !due.is_empty() && !stop.is_cancelled() {
-                due.retain(|d| self.assignment.era(&d.topic, d.partition) == Some(d.era));
-                match stop.run_until_cancelled(self.begin(&mut due)).await {
-                    Some(Ok(())) => due.clear(),
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut batches = Vec::new();
+        while self.requests.recv_many(&mut batches, 64).await > 0 {
+            let mut pending: Vec<PendingPartition> = batches.drain(..).flatten().collect();
+            while !pending.is_empty() && !stop.is_cancelled() {
+                pending.retain(|partition| {
+                    self.assignment.epoch(&partition.topic, partition.partition)
+                        == Some(partition.epoch)
+                });
+                match stop.run_until_cancelled(self.start_partitions(&mut pending)).await {
+                    Some(Ok(())) => pending.clear(),
                     Some(Err(error)) => {
                         let error: &(dyn std::error::Error + 'static) = &*error;
-                        warn!(partitions = due.len(), error = %Chain(error),
+                        warn!(partitions = pending.len(), error = %ErrorChain(error),
                             "partition start: could not determine start offsets; retrying");
-                        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+                        stop.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
                     }
                     None => {}
                 }
@@ -87,128 +90,158 @@ impl<L: Ledger> Asker<L> {
     }
 
     /// Has those begin that can, and takes them from `due`. The order matters: see [`Takeover::positions`].
-    async fn begin(&self, due: &mut Vec<Due>) -> Result<(), Failure> {
-        let candidates = self.candidates(due).await?;
-        let places: Vec<At> = candidates.values().map(|c| c.at.clone()).collect();
-        let positions = self.takeover.positions(candidates.values());
-        let positions = store::within(PATIENCE, positions).await?;
-        positions.in_doubt.iter().for_each(|tenant| self.ingest.doubt(tenant.clone()));
-        let spans = self.of_broker(&places, Broker::spans).await?;
+    async fn start_partitions(&self, pending: &mut Vec<PendingPartition>) -> Result<(), BoxError> {
+        let candidates = self.candidates(pending).await?;
+        let partitions: Vec<TopicPartition> =
+            candidates.values().map(|c| c.topic_partition.clone()).collect();
+        let positions = self.start_offsets.load_positions(candidates.values());
+        let positions = store::with_timeout(QUERY_TIMEOUT, positions).await?;
+        positions
+            .unwritable_tenants
+            .iter()
+            .for_each(|tenant| self.ingest.mark_unwritable(tenant.clone()));
+        let watermarks = self.query_broker(&partitions, BrokerClient::watermarks).await?;
         let broker = self.broker.clone();
-        let cluster = tokio::task::spawn_blocking(move || broker.cluster()).await?;
-        let cluster = cluster.ok_or("no broker tells the cluster's id")?;
-        let mut questions = Vec::with_capacity(candidates.len());
-        for (due, candidate) in candidates {
-            let Some(span) = spans.get(&candidate.at).copied() else {
-                let (topic, partition) = &candidate.at;
+        let cluster_id = tokio::task::spawn_blocking(move || broker.cluster_id()).await?;
+        let cluster_id = cluster_id.ok_or("no broker tells the cluster's id")?;
+        let mut starts = Vec::with_capacity(candidates.len());
+        for (pending, candidate) in candidates {
+            let Some(log) = watermarks.get(&candidate.topic_partition).copied() else {
+                let (topic, partition) = &candidate.topic_partition;
                 debug!(kafka.topic = %topic, kafka.partition = partition, "partition start: the partition has no leader yet; retrying");
-                self.assignment.hold(&due, Some(PAUSE));
+                self.assignment.pause(&pending, Some(RETRY_DELAY));
                 continue;
             };
-            let decided = self.takeover.decide(&candidate, &positions, span, &cluster);
-            questions.push(Question { due, candidate, span, decided });
+            let plan = self.start_offsets.decide(&candidate, &positions, log, &cluster_id);
+            starts.push(PartitionStart { pending, candidate, log, plan });
         }
-        self.remake(&mut questions, |question| {
-            let Question { candidate, span, .. } = question;
-            question.decided = self.takeover.decide(candidate, &positions, *span, &cluster);
+        self.restart_recreated_topics(&mut starts, |start| {
+            let PartitionStart { candidate, log, .. } = start;
+            start.plan = self.start_offsets.decide(candidate, &positions, *log, &cluster_id);
         });
         // What fits waits for nobody.
-        let (fits, misfits): (Vec<_>, Vec<_>) =
-            questions.into_iter().partition(|question| question.decided.misfit.is_none());
-        *due = misfits.iter().map(|question| question.due.clone()).collect();
-        self.tell(fits);
-        let looks: Vec<Look> = misfits.iter().filter_map(Question::look).collect();
-        let looked = self.look(looks).await?;
-        for question in misfits {
-            let Question { due: of, candidate, decided, .. } = &question;
-            let records = looked.get(&candidate.at).map_or(&[][..], Vec::as_slice);
-            let concluded =
-                self.takeover.conclude(candidate, &positions, decided, &cluster, records);
-            match store::within(PATIENCE, concluded).await {
-                Ok(()) => self.tell(vec![question]),
+        let (consistent, anomalous): (Vec<_>, Vec<_>) =
+            starts.into_iter().partition(|start| start.plan.anomaly.is_none());
+        *pending = anomalous.iter().map(|start| start.pending.clone()).collect();
+        self.send_decisions(consistent);
+        let probes: Vec<RecordProbe> =
+            anomalous.iter().filter_map(PartitionStart::record_probe).collect();
+        let results = self.probe(probes).await?;
+        for start in anomalous {
+            let PartitionStart { pending, candidate, plan: decided, .. } = &start;
+            let records = results.get(&candidate.topic_partition).map_or(&[][..], Vec::as_slice);
+            let recorded = self.start_offsets.record_anomaly(
+                candidate,
+                &positions,
+                decided,
+                &cluster_id,
+                records,
+            );
+            match store::with_timeout(QUERY_TIMEOUT, recorded).await {
+                Ok(()) => self.send_decisions(vec![start]),
                 // One tenant's trouble keeps no other's partitions from beginning.
                 Err(error) => {
-                    warn!(kafka.topic = of.topic, kafka.partition = of.partition, error = %Chain(&error),
+                    warn!(kafka.topic = pending.topic, kafka.partition = pending.partition, error = %ErrorChain(&error),
                         "partition start: could not store an incident about offsets; retrying the partition");
-                    self.assignment.hold(of, Some(AGAIN));
+                    self.assignment.pause(pending, Some(ANOMALY_RETRY_DELAY));
                 }
             }
         }
-        due.clear();
+        pending.clear();
         Ok(())
     }
 
     /// Where a partition shows that its topic was made anew, its others begin anew as well: what was read of
     /// them may be of the new log already.
-    fn remake(&self, questions: &mut [Question], decide: impl Fn(&mut Question)) {
-        let is_anew = |question: &&Question| {
-            let misfit = question.decided.misfit.as_ref();
-            question.due.remade == Remade::No
-                && misfit.is_some_and(|misfit| misfit.kind == Kind::TopicMadeAnew)
+    fn restart_recreated_topics(
+        &self,
+        starts: &mut [PartitionStart],
+        decide: impl Fn(&mut PartitionStart),
+    ) {
+        let is_recreated = |start: &&PartitionStart| {
+            let anomaly = start.plan.anomaly.as_ref();
+            start.pending.recreation == TopicRecreation::NotDetected
+                && anomaly.is_some_and(|anomaly| anomaly.kind == IncidentKind::TopicRecreated)
         };
-        let anew: BTreeSet<String> =
-            questions.iter().filter(is_anew).map(|question| question.due.topic.clone()).collect();
-        for topic in anew {
-            let of_topic = |question: &&mut Question| question.due.topic == topic;
+        let recreated: BTreeSet<String> =
+            starts.iter().filter(is_recreated).map(|start| start.pending.topic.clone()).collect();
+        for topic in recreated {
+            let of_topic = |start: &&mut PartitionStart| start.pending.topic == topic;
             let mut known = Vec::new();
-            for question in questions.iter_mut().filter(of_topic) {
-                known.push(question.due.partition);
-                if !is_anew(&&*question) {
-                    question.candidate.remade = Remade::Elsewhere;
-                    decide(question);
+            for start in starts.iter_mut().filter(of_topic) {
+                known.push(start.pending.partition);
+                if !is_recreated(&&*start) {
+                    start.candidate.recreation = TopicRecreation::OnOtherPartition;
+                    decide(start);
                 }
             }
-            self.assignment.remake_others(&topic, &known);
+            self.assignment.restart_other_partitions(&topic, &known);
         }
     }
 
-    async fn look(&self, looks: Vec<Look>) -> Result<Looked, Failure> {
-        if looks.is_empty() {
-            return Ok(Looked::new());
+    async fn probe(&self, probes: Vec<RecordProbe>) -> Result<ProbeResults, BoxError> {
+        if probes.is_empty() {
+            return Ok(ProbeResults::new());
         }
         let broker = self.broker.clone();
-        Ok(tokio::task::spawn_blocking(move || broker.look(&looks)).await?)
+        Ok(tokio::task::spawn_blocking(move || broker.probe(&probes)).await?)
     }
 
-    fn tell(&self, questions: Vec<Question>) {
-        let mut begun = Begun::with_capacity(questions.len());
-        for Question { due, candidate, span, decided: Decided { begin, .. } } in questions {
-            let (topic, partition) = &candidate.at;
-            debug!(kafka.topic = %topic, kafka.partition = partition, ?span, ?begin,
+    fn send_decisions(&self, starts: Vec<PartitionStart>) {
+        let mut decisions = StartDecisions::with_capacity(starts.len());
+        for PartitionStart { pending, candidate, log, plan: StartPlan { decision, .. } } in starts {
+            let (topic, partition) = &candidate.topic_partition;
+            debug!(kafka.topic = %topic, kafka.partition = partition, ?log, ?decision,
                 "partition start: determined the start offset");
-            self.ingest.look_afresh(topic, *partition);
-            begun.push((due, begin));
+            self.ingest.reset_bad_record_window(topic, *partition);
+            decisions.push((pending, decision));
         }
-        if !begun.is_empty() {
+        if !decisions.is_empty() {
             // Nobody listens only when the service stops.
-            let _ = self.news.send(News::Begun(begun));
+            let _ = self.commands.send(PollerCommand::Start(decisions));
         }
     }
 
-    async fn candidates(&self, due: &[Due]) -> Result<BTreeMap<Due, Candidate>, Failure> {
-        let places: Vec<At> = due.iter().map(|d| (Arc::from(&*d.topic), d.partition)).collect();
-        let committed = self.of_broker(&places, Broker::committed).await?;
-        let candidate = |(due, at): (&Due, At)| {
-            let topic = Arc::new(self.environment.parse(&due.topic)?);
-            let committed = committed.get(&at).copied();
-            Some((due.clone(), Candidate { at, topic, committed, remade: due.remade }))
+    async fn candidates(
+        &self,
+        pending: &[PendingPartition],
+    ) -> Result<BTreeMap<PendingPartition, StartCandidate>, BoxError> {
+        let partitions: Vec<TopicPartition> =
+            pending.iter().map(|pending| (Arc::from(&*pending.topic), pending.partition)).collect();
+        let committed = self.query_broker(&partitions, BrokerClient::committed_offsets).await?;
+        let candidate = |(pending, topic_partition): (&PendingPartition, TopicPartition)| {
+            let topic = Arc::new(self.environment.parse(&pending.topic)?);
+            let committed = committed.get(&topic_partition).copied();
+            Some((
+                pending.clone(),
+                StartCandidate {
+                    topic_partition,
+                    topic,
+                    committed,
+                    recreation: pending.recreation,
+                },
+            ))
         };
-        Ok(due.iter().zip(places).filter_map(candidate).collect())
+        Ok(pending.iter().zip(partitions).filter_map(candidate).collect())
     }
 
-    async fn of_broker<T: Send + 'static>(
+    async fn query_broker<T: Send + 'static>(
         &self,
-        places: &[At],
-        ask: fn(&Broker, &[At]) -> Result<T, super::Error>,
-    ) -> Result<T, Failure> {
-        let (broker, places) = (self.broker.clone(), places.to_vec());
-        Ok(tokio::task::spawn_blocking(move || ask(&broker, &places)).await??)
+        partitions: &[TopicPartition],
+        query: fn(&BrokerClient, &[TopicPartition]) -> Result<T, super::Error>,
+    ) -> Result<T, BoxError> {
+        let (broker, partitions) = (self.broker.clone(), partitions.to_vec());
+        Ok(tokio::task::spawn_blocking(move || query(&broker, &partitions)).await??)
     }
 }
 
-impl Question {
+impl PartitionStart {
     /// Which records are to be looked at.
-    fn look(&self) -> Option<Look> {
-        self.decided.look.map(|from| Look { at: self.candidate.at.clone(), from, records: 2 })
+    fn record_probe(&self) -> Option<RecordProbe> {
+        self.plan.probe_from.map(|offset| RecordProbe {
+            topic_partition: self.candidate.topic_partition.clone(),
+            offset,
+            records_max: 2,
+        })
     }
 }

@@ -13,143 +13,168 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    assignment::{Assignment, Watched},
-    broker::Broker,
-    look::{Look, Looked},
-    poller::News,
-    progress::{Progress, Shown, is_same_log},
-    status::Status,
+    admin::BrokerClient,
+    assignment::{Assignment, WatchedPartition},
+    health::ConsumerStatus,
+    poll_loop::PollerCommand,
+    probe::{ProbeResults, RecordProbe},
+    progress::{Progress, ProgressReport, is_same_log},
 };
 use crate::{
     event::Environment,
-    flow::{
-        outcome::At,
-        takeover::{Span, Takeover},
+    logging::ErrorChain,
+    services::{
+        outcome::TopicPartition,
+        takeover::{StartOffsetResolver, Watermarks},
     },
-    telemetry::Chain,
 };
 
 /// How often it looks at least.
-const OFTEN: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Of so many topics older records are looked for at once.
-const TOPICS: usize = 100;
+const PROBED_TOPICS_MAX: usize = 100;
 
 /// How long a new client has to show that it reads what the one before did not. Doubled each time.
-const TRUST: Duration = Duration::from_secs(60);
+const RECONNECT_DELAY_MIN: Duration = Duration::from_secs(60);
 
 /// Watches the partitions of this instance.
 pub(super) struct Watchdog {
     pub(super) assignment: Arc<Assignment>,
-    pub(super) status: Arc<Status>,
+    pub(super) status: Arc<ConsumerStatus>,
     pub(super) environment: Environment,
-    pub(super) broker: Arc<Broker>,
-    pub(super) takeover: Arc<Takeover>,
-    pub(super) news: std_mpsc::Sender<News>,
+    pub(super) broker: Arc<BrokerClient>,
+    pub(super) start_offsets: Arc<StartOffsetResolver>,
+    pub(super) commands: std_mpsc::Sender<PollerCommand>,
     progress: Progress,
     /// Until when no new client is made, and how long the next one is trusted.
-    trusted: (Option<Instant>, Duration),
+    reconnect_backoff: (Option<Instant>, Duration),
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Watchdog {
     pub(super) fn new(
-        (assignment, status): (Arc<Assignment>, Arc<Status>),
+        (assignment, status): (Arc<Assignment>, Arc<ConsumerStatus>),
         environment: Environment,
-        broker: Arc<Broker>,
-        takeover: Arc<Takeover>,
-        news: std_mpsc::Sender<News>,
+        broker: Arc<BrokerClient>,
+        start_offsets: Arc<StartOffsetResolver>,
+        commands: std_mpsc::Sender<PollerCommand>,
     ) -> Self {
-        let (progress, trusted) = (Progress::default(), (None, TRUST));
-        Self { assignment, status, environment, broker, takeover, news, progress, trusted }
+        let (progress, trusted) = (Progress::default(), (None, RECONNECT_DELAY_MIN));
+        Self {
+            assignment,
+            status,
+            environment,
+            broker,
+            start_offsets,
+            commands,
+            progress,
+            reconnect_backoff: trusted,
+        }
     }
 
     /// Looks until `stop`, as often as topics are looked for and no less than every few seconds.
-    pub(super) async fn watch(mut self, every: Duration, stop: CancellationToken) {
-        let every = every.min(OFTEN);
-        while stop.run_until_cancelled(sleep(every)).await.is_some() {
-            if let Some(Err(error)) = stop.run_until_cancelled(self.look()).await {
+    pub(super) async fn run(mut self, interval: Duration, stop: CancellationToken) {
+        let interval = interval.min(CHECK_INTERVAL_MAX);
+        while stop.run_until_cancelled(sleep(interval)).await.is_some() {
+            if let Some(Err(error)) = stop.run_until_cancelled(self.check()).await {
                 let error: &(dyn std::error::Error + 'static) = &*error;
-                debug!(error = %Chain(error), "watchdog: could not compare positions with log ends; retrying");
+                debug!(error = %ErrorChain(error), "watchdog: could not compare positions with log ends; retrying");
             }
         }
     }
 
-    async fn look(&mut self) -> Result<(), Failure> {
-        let settled = self.assignment.settled();
-        let (watched, idle) = (self.assignment.watched(), self.status.idle());
-        let place =
+    async fn check(&mut self) -> Result<(), BoxError> {
+        let committed = self.assignment.committed_offsets();
+        let (watched, idle_polls) =
+            (self.assignment.watched_partitions(), self.status.idle_polls());
+        let key_of =
             |((topic, partition), _): &((String, i32), i64)| (Arc::from(&**topic), *partition);
-        let places: Vec<At> = settled.iter().map(place).collect();
+        let partitions: Vec<TopicPartition> = committed.iter().map(key_of).collect();
         let broker = self.broker.clone();
-        let spans: HashMap<At, Span> = spawn_blocking(move || broker.spans(&places)).await??;
-        let lag = |settled: ((String, i32), i64)| {
-            let end = spans.get(&place(&settled))?.end;
-            Some((settled.0, (end - settled.1).max(0)))
+        let watermarks: HashMap<TopicPartition, Watermarks> =
+            spawn_blocking(move || broker.watermarks(&partitions)).await??;
+        let lag = |committed: ((String, i32), i64)| {
+            let end = watermarks.get(&key_of(&committed))?.high;
+            Some((committed.0, (end - committed.1).max(0)))
         };
-        self.status.set_lags(settled.into_iter().filter_map(lag).collect());
-        let span = |watched: &Watched| spans.get(&at(watched)).copied();
-        let shown = self.progress.compare(watched, span, idle, TOPICS);
-        let looked = self.records(&shown).await?;
-        self.confirm(&shown, &looked);
-        for watched in &shown.standing {
+        self.status.set_lags(committed.into_iter().filter_map(lag).collect());
+        let log_of =
+            |watched: &WatchedPartition| watermarks.get(&topic_partition(watched)).copied();
+        let report = self.progress.observe(watched, log_of, idle_polls, PROBED_TOPICS_MAX);
+        let results = self.probe(&report).await?;
+        self.apply_probes(&report, &results);
+        for watched in &report.stalled {
             // What can't be read stands before the end as well: marks of transactions, for example.
-            if let Some(record) = looked.get(&at(watched)).and_then(|found| found.first())
+            if let Some(record) =
+                results.get(&topic_partition(watched)).and_then(|found| found.first())
                 && record.offset >= watched.next
             {
-                self.note_stall(watched, span(watched)).await?;
+                self.handle_stall(watched, log_of(watched)).await?;
             }
         }
         Ok(())
     }
 
     /// One record of each partition in doubt: of one that stands still the next, else the older one.
-    async fn records(&self, shown: &Shown) -> Result<Looked, Failure> {
-        let older = shown.to_search.iter().filter(|watched| !shown.standing.contains(watched));
+    async fn probe(&self, report: &ProgressReport) -> Result<ProbeResults, BoxError> {
+        let older = report.to_probe.iter().filter(|watched| !report.stalled.contains(watched));
         let older = older.filter_map(|watched| Some((watched, watched.older?.offset)));
-        let next = shown.standing.iter().map(|watched| (watched, watched.next));
-        let look = |(watched, from)| Look { at: at(watched), from, records: 1 };
-        let looks: Vec<Look> = older.chain(next).map(look).collect();
-        if looks.is_empty() {
-            return Ok(Looked::new());
+        let next = report.stalled.iter().map(|watched| (watched, watched.next));
+        let probe = |(watched, from)| RecordProbe {
+            topic_partition: topic_partition(watched),
+            offset: from,
+            records_max: 1,
+        };
+        let probes: Vec<RecordProbe> = older.chain(next).map(probe).collect();
+        if probes.is_empty() {
+            return Ok(ProbeResults::new());
         }
         let broker = self.broker.clone();
-        Ok(spawn_blocking(move || broker.look(&looks)).await?)
+        Ok(spawn_blocking(move || broker.probe(&probes)).await?)
     }
 
     /// Has topics begin anew whose logs are not the ones that they were.
-    fn confirm(&self, shown: &Shown, looked: &Looked) {
-        for watched in &shown.outlived {
+    fn apply_probes(&self, report: &ProgressReport, results: &ProbeResults) {
+        for watched in &report.expired {
             self.assignment.confirm(watched);
         }
-        for watched in &shown.remade {
-            self.remake(watched);
+        for watched in &report.recreated {
+            self.restart_topic(watched);
         }
-        for watched in shown.to_search.iter().filter(|watched| !shown.standing.contains(watched)) {
-            let found = looked.get(&at(watched)).map_or(&[][..], Vec::as_slice);
+        for watched in report.to_probe.iter().filter(|watched| !report.stalled.contains(watched)) {
+            let found = results.get(&topic_partition(watched)).map_or(&[][..], Vec::as_slice);
             match watched.older.and_then(|older| is_same_log(older, found)) {
                 Some(true) => self.assignment.confirm(watched),
-                Some(false) => self.remake(watched),
+                Some(false) => self.restart_topic(watched),
                 None => {}
             }
         }
     }
 
-    fn remake(&self, watched: &Watched) {
-        let Watched { topic, partition, era, .. } = watched;
+    fn restart_topic(&self, watched: &WatchedPartition) {
+        let WatchedPartition { topic, partition, epoch, .. } = watched;
         // It may have begun anew meanwhile, for this reason or another.
-        if self.assignment.era(topic, *partition) == Some(*era) {
-            warn!(kafka.topic = topic, kafka.partition = partition, "watchdog: the topic was recreated; its partitions start again");
-            self.assignment.remake(topic, *partition);
+        if self.assignment.epoch(topic, *partition) == Some(*epoch) {
+            warn!(
+                kafka.topic = topic,
+                kafka.partition = partition,
+                "watchdog: the topic was recreated; its partitions start again"
+            );
+            self.assignment.restart_topic(topic, *partition);
         }
     }
 
     /// What stands still is assigned afresh; where that does not help, all is, to a new client.
-    async fn note_stall(&mut self, watched: &Watched, span: Option<Span>) -> Result<(), Failure> {
-        let Watched { topic, partition, next, .. } = watched;
-        let end = span.map_or(*next, |span| span.end);
-        let times = self.progress.note_stall(watched);
+    async fn handle_stall(
+        &mut self,
+        watched: &WatchedPartition,
+        log: Option<Watermarks>,
+    ) -> Result<(), BoxError> {
+        let WatchedPartition { topic, partition, next, .. } = watched;
+        let end = log.map_or(*next, |log| log.high);
+        let times = self.progress.record_stall(watched);
         error!(
             kafka.topic = topic,
             kafka.partition = partition,
@@ -159,20 +184,20 @@ impl Watchdog {
             "watchdog: a partition stalled although its log holds more records"
         );
         if let Some(parsed) = self.environment.parse(topic) {
-            self.takeover.note_stall(&parsed, (topic, *partition), *next..end).await?;
+            self.start_offsets.record_stall(&parsed, (topic, *partition), *next..end).await?;
         }
         // Nobody listens only when the service stops.
         if times == 1 {
-            let _ = self.news.send(News::Stalled(watched.clone()));
-        } else if self.trusted.0.is_none_or(|until| until < Instant::now()) {
-            let (_, trust) = self.trusted;
-            self.trusted = (Some(Instant::now() + trust), trust.saturating_mul(2));
-            let _ = self.news.send(News::Renew);
+            let _ = self.commands.send(PollerCommand::Reassign(watched.clone()));
+        } else if self.reconnect_backoff.0.is_none_or(|deadline| deadline < Instant::now()) {
+            let (_, delay) = self.reconnect_backoff;
+            self.reconnect_backoff = (Some(Instant::now() + delay), delay.saturating_mul(2));
+            let _ = self.commands.send(PollerCommand::Reconnect);
         }
         Ok(())
     }
 }
 
-fn at(watched: &Watched) -> At {
+fn topic_partition(watched: &WatchedPartition) -> TopicPartition {
     (Arc::from(&*watched.topic), watched.partition)
 }

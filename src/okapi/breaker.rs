@@ -12,23 +12,23 @@ use tracing::{info, warn};
 use super::Module;
 
 /// A failure that comes sooner costs nobody anything: a module that says no at once may be asked on.
-pub(super) const SLOW: Duration = Duration::from_millis(500);
+pub(super) const SLOW_CALL_THRESHOLD: Duration = Duration::from_millis(500);
 
 /// Breakers at once, at most. A module beyond that is asked without one.
-const MOST: usize = 1000;
+const BREAKERS_MAX: usize = 1000;
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
     /// So many calls in a row without an answer open it.
-    pub failures: u32,
+    pub failure_threshold: u32,
     /// Nobody asks for this time.
-    pub pause: Duration,
+    pub open_duration: Duration,
 }
 
 /// What a breaker is for: a module of a tenant behind a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct BreakerKey {
     pub(super) module: Module,
     pub(super) url: String,
     pub(super) tenant: String,
@@ -36,18 +36,18 @@ pub(super) struct Key {
 
 /// Of a module that failed at least once since it last answered.
 #[derive(Debug)]
-struct State {
+struct BreakerState {
     failures: u32,
-    last: Instant,
+    failed_at: Instant,
     /// One call is finding out whether the module is back.
-    trying: bool,
+    trial_in_progress: bool,
 }
 
 /// The breakers of all modules.
 #[derive(Debug)]
 pub(super) struct Breakers {
     limits: BreakerLimits,
-    failing: Mutex<HashMap<Key, State>>,
+    failing: Mutex<HashMap<BreakerKey, BreakerState>>,
 }
 
 impl Breakers {
@@ -55,54 +55,71 @@ impl Breakers {
         Self { limits, failing: Mutex::default() }
     }
 
-    fn failing(&self) -> MutexGuard<'_, HashMap<Key, State>> {
+    fn failing(&self) -> MutexGuard<'_, HashMap<BreakerKey, BreakerState>> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether anybody may ask.
-    pub(super) fn is_closed(&self, key: &Key) -> bool {
-        self.failing().get(key).is_none_or(|state| state.failures < self.limits.failures)
+    pub(super) fn is_closed(&self, key: &BreakerKey) -> bool {
+        self.failing().get(key).is_none_or(|state| state.failures < self.limits.failure_threshold)
     }
 
     /// Leave to ask; none while the breaker is open.
-    pub(super) fn permit(self: &Arc<Self>, key: Key, now: Instant) -> Option<Permit> {
+    pub(super) fn permit(self: &Arc<Self>, key: BreakerKey, now: Instant) -> Option<CallPermit> {
         let mut failing = self.failing();
         let is_trial = match failing.get_mut(&key) {
-            Some(state) if state.failures >= self.limits.failures => {
-                if state.trying || now.duration_since(state.last) < self.limits.pause {
+            Some(state) if state.failures >= self.limits.failure_threshold => {
+                if state.trial_in_progress
+                    || now.duration_since(state.failed_at) < self.limits.open_duration
+                {
                     return None;
                 }
-                state.trying = true;
+                state.trial_in_progress = true;
                 true
             }
             _ => false,
         };
-        Some(Permit { breakers: self.clone(), key, began: now, is_trial, is_settled: false })
+        Some(CallPermit {
+            breakers: self.clone(),
+            key,
+            started_at: now,
+            is_trial,
+            is_recorded: false,
+        })
     }
 
-    fn succeed(&self, key: &Key) {
+    fn record_success(&self, key: &BreakerKey) {
         let state = self.failing().remove(key);
-        if state.is_some_and(|state| state.failures >= self.limits.failures) {
-            let Key { module, url, tenant } = key;
-            info!(module = module.name(), okapi.url = url, tenant, "circuit breaker: closed; the module responds again");
+        if state.is_some_and(|state| state.failures >= self.limits.failure_threshold) {
+            let BreakerKey { module, url, tenant } = key;
+            info!(
+                module = module.name(),
+                okapi.url = url,
+                tenant,
+                "circuit breaker: closed; the module responds again"
+            );
         }
     }
 
-    fn fail(&self, key: &Key, is_trial: bool, now: Instant) {
+    fn record_failure(&self, key: &BreakerKey, is_trial: bool, now: Instant) {
         let mut failing = self.failing();
-        if failing.len() >= MOST && !failing.contains_key(key) {
-            failing.retain(|_, state| now.duration_since(state.last) < self.limits.pause);
-            if failing.len() >= MOST {
+        if failing.len() >= BREAKERS_MAX && !failing.contains_key(key) {
+            failing
+                .retain(|_, state| now.duration_since(state.failed_at) < self.limits.open_duration);
+            if failing.len() >= BREAKERS_MAX {
                 return;
             }
         }
-        let state =
-            failing.entry(key.clone()).or_insert(State { failures: 0, last: now, trying: false });
+        let state = failing.entry(key.clone()).or_insert(BreakerState {
+            failures: 0,
+            failed_at: now,
+            trial_in_progress: false,
+        });
         state.failures = state.failures.saturating_add(1);
-        state.last = now;
-        state.trying &= !is_trial;
-        if state.failures == self.limits.failures {
-            let (Key { module, url, tenant }, pause) = (key, self.limits.pause);
+        state.failed_at = now;
+        state.trial_in_progress &= !is_trial;
+        if state.failures == self.limits.failure_threshold {
+            let (BreakerKey { module, url, tenant }, pause) = (key, self.limits.open_duration);
             warn!(
                 module = module.name(),
                 okapi.url = url,
@@ -117,40 +134,40 @@ impl Breakers {
 /// Leave to ask once. Whoever asks says how it went. A call that is given up counts as a failure if it had
 /// waited for long.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct CallPermit {
     breakers: Arc<Breakers>,
-    key: Key,
-    began: Instant,
+    key: BreakerKey,
+    started_at: Instant,
     is_trial: bool,
-    is_settled: bool,
+    is_recorded: bool,
 }
 
-impl Permit {
+impl CallPermit {
     /// The module answered, or it cost time that it did not.
-    pub(super) fn settle(mut self, answered: bool, now: Instant) {
-        self.is_settled = true;
+    pub(super) fn record_result(mut self, answered: bool, now: Instant) {
+        self.is_recorded = true;
         if answered {
-            self.breakers.succeed(&self.key);
+            self.breakers.record_success(&self.key);
         } else {
-            self.breakers.fail(&self.key, self.is_trial, now);
+            self.breakers.record_failure(&self.key, self.is_trial, now);
         }
     }
 
-    fn give_up(&self, now: Instant) {
-        if now.duration_since(self.began) >= SLOW {
-            self.breakers.fail(&self.key, self.is_trial, now);
+    fn abandon(&self, now: Instant) {
+        if now.duration_since(self.started_at) >= SLOW_CALL_THRESHOLD {
+            self.breakers.record_failure(&self.key, self.is_trial, now);
         } else if self.is_trial
             && let Some(state) = self.breakers.failing().get_mut(&self.key)
         {
-            state.trying = false;
+            state.trial_in_progress = false;
         }
     }
 }
 
-impl Drop for Permit {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.give_up(Instant::now());
+        if !self.is_recorded {
+            self.abandon(Instant::now());
         }
     }
 }
@@ -159,81 +176,85 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    const PAUSE: Duration = Duration::from_secs(5);
+    const OPEN_DURATION: Duration = Duration::from_secs(5);
 
-    fn key(module: Module, url: &str, tenant: &str) -> Key {
-        Key { module, url: url.to_owned(), tenant: tenant.to_owned() }
+    fn key(module: Module, url: &str, tenant: &str) -> BreakerKey {
+        BreakerKey { module, url: url.to_owned(), tenant: tenant.to_owned() }
     }
 
-    fn users() -> Key {
+    fn users() -> BreakerKey {
         key(Module::Users, "http://okapi:9130", "northlib")
     }
 
     fn breakers() -> Arc<Breakers> {
-        Arc::new(Breakers::new(BreakerLimits { failures: 3, pause: PAUSE }))
+        Arc::new(Breakers::new(BreakerLimits {
+            failure_threshold: 3,
+            open_duration: OPEN_DURATION,
+        }))
     }
 
-    fn fail(breakers: &Arc<Breakers>, key: &Key, now: Instant) {
-        breakers.permit(key.clone(), now).expect("it is asked").settle(false, now);
+    fn fail(breakers: &Arc<Breakers>, key: &BreakerKey, now: Instant) {
+        breakers.permit(key.clone(), now).expect("it is asked").record_result(false, now);
     }
 
     #[test]
-    fn a_breaker_opens_after_failures_in_a_row() {
+    fn breaker_opens_after_consecutive_failures() {
         let (breakers, now) = (breakers(), Instant::now());
         for _ in 0..5 {
             fail(&breakers, &users(), now);
             fail(&breakers, &users(), now);
-            breakers.permit(users(), now).unwrap().settle(true, now);
+            breakers.permit(users(), now).unwrap().record_result(true, now);
         }
         for _ in 0..3 {
             assert!(breakers.is_closed(&users()));
             fail(&breakers, &users(), now);
         }
         assert!(!breakers.is_closed(&users()));
-        assert!(breakers.permit(users(), now + PAUSE - Duration::from_millis(1)).is_none());
+        assert!(breakers.permit(users(), now + OPEN_DURATION - Duration::from_millis(1)).is_none());
     }
 
     #[test]
-    fn an_open_breaker_is_tried_by_one_call_at_a_time() {
+    fn open_breaker_allows_one_trial_at_a_time() {
         let (breakers, now) = (breakers(), Instant::now());
         (0..3).for_each(|_| fail(&breakers, &users(), now));
-        let later = now + PAUSE;
+        let later = now + OPEN_DURATION;
         let trial = breakers.permit(users(), later).expect("one may try");
         assert!(breakers.permit(users(), later).is_none(), "and nobody else");
-        trial.settle(false, later);
-        assert!(breakers.permit(users(), later + PAUSE / 2).is_none(), "it is open again");
-        let trial = breakers.permit(users(), later + PAUSE).expect("one may try");
-        trial.settle(true, later + PAUSE);
+        trial.record_result(false, later);
+        assert!(breakers.permit(users(), later + OPEN_DURATION / 2).is_none(), "it is open again");
+        let trial = breakers.permit(users(), later + OPEN_DURATION).expect("one may try");
+        trial.record_result(true, later + OPEN_DURATION);
         assert!(breakers.is_closed(&users()));
-        let all: Vec<_> = (0..10).map(|_| breakers.permit(users(), later + PAUSE)).collect();
+        let all: Vec<_> =
+            (0..10).map(|_| breakers.permit(users(), later + OPEN_DURATION)).collect();
         assert!(all.iter().all(Option::is_some));
     }
 
     #[test]
-    fn a_call_that_is_given_up_counts_if_it_waited_for_long() {
+    fn abandoned_call_counts_if_it_was_slow() {
         let (breakers, now) = (breakers(), Instant::now());
         for _ in 0..10 {
             let mut permit = breakers.permit(users(), now).unwrap();
-            permit.give_up(now + SLOW / 2);
-            permit.is_settled = true;
+            permit.abandon(now + SLOW_CALL_THRESHOLD / 2);
+            permit.is_recorded = true;
         }
         assert!(breakers.is_closed(&users()), "who goes away at once says nothing of the module");
         for _ in 0..3 {
             let mut permit = breakers.permit(users(), now).unwrap();
-            permit.give_up(now + SLOW);
-            permit.is_settled = true;
+            permit.abandon(now + SLOW_CALL_THRESHOLD);
+            permit.is_recorded = true;
         }
         assert!(!breakers.is_closed(&users()));
         // A trial that is given up at once leaves the trial to the next call.
-        let later = now + SLOW + PAUSE;
+        let later = now + SLOW_CALL_THRESHOLD + OPEN_DURATION;
         let mut trial = breakers.permit(users(), later).unwrap();
-        trial.give_up(later);
-        trial.is_settled = true;
+        trial.abandon(later);
+        trial.is_recorded = true;
         assert!(breakers.permit(users(), later).is_some());
     }
 
     #[test]
-    fn each_module_tenant_and_gateway_has_a_breaker_of_its_own() {
+    fn breaker_is_per_module_tenant_and_gateway() {
         let (breakers, now) = (breakers(), Instant::now());
         (0..3).for_each(|_| fail(&breakers, &users(), now));
         for other in [
@@ -246,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn breakers_are_bounded_and_the_oldest_make_room() {
+    fn breakers_are_bounded_and_oldest_are_evicted() {
         let (breakers, now) = (breakers(), Instant::now());
-        for n in 0..2 * MOST {
+        for n in 0..2 * BREAKERS_MAX {
             fail(&breakers, &key(Module::Users, "http://okapi:9130", &format!("t{n}")), now);
         }
-        assert_eq!(breakers.failing().len(), MOST);
-        fail(&breakers, &users(), now + PAUSE);
+        assert_eq!(breakers.failing().len(), BREAKERS_MAX);
+        fail(&breakers, &users(), now + OPEN_DURATION);
         assert_eq!(breakers.failing().len(), 1);
     }
 }

@@ -9,9 +9,9 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect::Policy};
 
 use super::{
     BreakerLimits, CallError, Caller, ClientError,
-    breaker::{Breakers, Key, SLOW},
+    breaker::{BreakerKey, Breakers, SLOW_CALL_THRESHOLD},
 };
-use crate::figures::figures;
+use crate::metrics::metrics;
 
 /// A module that is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,44 +43,44 @@ impl Module {
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The module answered, if only to say no.
     Answered,
     /// It gave no answer that can be used.
     Failed,
     /// Nobody asked, for the breaker is open.
-    Unasked,
+    CircuitOpen,
 }
 
-impl Outcome {
+impl CallOutcome {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Answered, Self::Failed, Self::Unasked];
+    pub const ALL: [Self; 3] = [Self::Answered, Self::Failed, Self::CircuitOpen];
 
     /// As metrics name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Failed => "failed",
-            Self::Unasked => "unasked",
+            Self::CircuitOpen => "circuit_open",
         }
     }
 }
 
 /// Calls other modules. Clones share connections and breakers.
 #[derive(Debug, Clone)]
-pub struct Calls {
+pub struct ModuleClient {
     http: Client,
     breakers: Arc<Breakers>,
 }
 
 /// What a module answered.
-pub(super) struct Answer {
+pub(super) struct ModuleResponse {
     pub(super) status: StatusCode,
     /// Empty unless the status is 200: nobody reads what else is said.
     pub(super) body: Vec<u8>,
 }
 
-impl Calls {
+impl ModuleClient {
     /// Calls without redirects: the token is for the gateway alone.
     pub fn new(limits: BreakerLimits) -> Result<Self, ClientError> {
         let http = Client::builder().no_proxy().redirect(Policy::none()).build()?;
@@ -92,8 +92,8 @@ impl Calls {
     }
 
     /// Whether anybody may ask this module now.
-    pub(super) fn may_ask(&self, module: Module, caller: &Caller) -> bool {
-        self.breakers.is_closed(&key(module, caller))
+    pub(super) fn is_available(&self, module: Module, caller: &Caller) -> bool {
+        self.breakers.is_closed(&breaker_key(module, caller))
     }
 
     /// Sends a request and reads at most `most` bytes of the answer.
@@ -103,42 +103,49 @@ impl Calls {
         caller: &Caller,
         request: RequestBuilder,
         timeout: Duration,
-        most: usize,
-    ) -> Result<Answer, CallError> {
-        let began = Instant::now();
-        let Some(permit) = self.breakers.permit(key(module, caller), began) else {
-            figures().module_call(module, Outcome::Unasked);
-            return Err(CallError::Unasked);
+        body_bytes_max: usize,
+    ) -> Result<ModuleResponse, CallError> {
+        let started_at = Instant::now();
+        let Some(permit) = self.breakers.permit(breaker_key(module, caller), started_at) else {
+            metrics().record_module_call(module, CallOutcome::CircuitOpen);
+            return Err(CallError::CircuitOpen);
         };
-        let answer = answer(request.timeout(timeout), most).await;
-        let is_slow = began.elapsed() >= SLOW;
-        let (outcome, hangs) = match &answer {
-            Ok(answer) if answer.status.is_server_error() => (Outcome::Failed, is_slow),
-            Ok(_) => (Outcome::Answered, false),
-            Err(error) => (Outcome::Failed, matches!(error, CallError::Failed(_))),
+        let answer = send_request(request.timeout(timeout), body_bytes_max).await;
+        let is_slow = started_at.elapsed() >= SLOW_CALL_THRESHOLD;
+        let (outcome, counts_as_failure) = match &answer {
+            Ok(answer) if answer.status.is_server_error() => (CallOutcome::Failed, is_slow),
+            Ok(_) => (CallOutcome::Answered, false),
+            Err(error) => (CallOutcome::Failed, matches!(error, CallError::Failed(_))),
         };
-        permit.settle(!hangs, Instant::now());
-        figures().module_call(module, outcome);
+        permit.record_result(!counts_as_failure, Instant::now());
+        metrics().record_module_call(module, outcome);
         answer
     }
 }
 
-fn key(module: Module, caller: &Caller) -> Key {
-    Key { module, url: caller.okapi_url.clone(), tenant: caller.tenant.clone() }
+fn breaker_key(module: Module, caller: &Caller) -> BreakerKey {
+    BreakerKey { module, url: caller.okapi_url.clone(), tenant: caller.tenant.clone() }
 }
 
-async fn answer(request: RequestBuilder, most: usize) -> Result<Answer, CallError> {
+async fn send_request(
+    request: RequestBuilder,
+    body_bytes_max: usize,
+) -> Result<ModuleResponse, CallError> {
     let response = request.send().await.map_err(CallError::Failed)?;
     let status = response.status();
-    let body = if status == StatusCode::OK { body(response, most).await? } else { Vec::new() };
-    Ok(Answer { status, body })
+    let body = if status == StatusCode::OK {
+        read_body(response, body_bytes_max).await?
+    } else {
+        Vec::new()
+    };
+    Ok(ModuleResponse { status, body })
 }
 
-async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, CallError> {
+async fn read_body(mut response: Response, body_bytes_max: usize) -> Result<Vec<u8>, CallError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(CallError::Failed)? {
-        if body.len() + chunk.len() > most {
-            return Err(CallError::TooLarge(most));
+        if body.len() + chunk.len() > body_bytes_max {
+            return Err(CallError::TooLarge(body_bytes_max));
         }
         body.extend_from_slice(&chunk);
     }

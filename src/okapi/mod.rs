@@ -7,7 +7,7 @@ pub mod storage;
 mod users;
 
 pub use breaker::BreakerLimits;
-pub use calls::{Calls, Module, Outcome};
+pub use calls::{CallOutcome, Module, ModuleClient};
 pub use pubsub::PubSub;
 pub use storage::Storage;
 pub use users::Users;
@@ -23,7 +23,7 @@ pub struct Caller {
     /// Base of outgoing calls, without a trailing slash.
     pub okapi_url: String,
     /// Whether a request chose that base and `OKAPI_URL` is another: what is answered there serves nobody else.
-    pub is_elsewhere: bool,
+    pub is_foreign_gateway: bool,
     /// The tenant.
     pub tenant: String,
     /// The caller's token, passed on as it came and never logged.
@@ -49,23 +49,23 @@ pub enum CallError {
     Unreadable(#[source] serde_json::Error),
     /// Nobody asked it: it gave no answer several times in a row.
     #[error("is not asked for a moment, because it has not answered lately")]
-    Unasked,
+    CircuitOpen,
 }
 
 impl CallError {
     /// Whether the same call can't go better: what is asked for is not there, and does not come by itself.
-    pub fn is_final(&self) -> bool {
-        let of_nothing = [
+    pub fn is_permanent(&self) -> bool {
+        let permanent_statuses = [
             StatusCode::NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED,
             StatusCode::GONE,
             StatusCode::NOT_IMPLEMENTED,
         ];
-        matches!(self, Self::Status(status) if of_nothing.contains(status) || status.is_redirection())
+        matches!(self, Self::Status(status) if permanent_statuses.contains(status) || status.is_redirection())
     }
 
     /// Whether it is the token that is refused: with another one it may go on.
-    pub fn is_of_the_token(&self) -> bool {
+    pub fn is_token_rejected(&self) -> bool {
         matches!(self, Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
 }

@@ -7,20 +7,20 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{CallError, Caller, Calls, Module};
-use crate::{event::Kind, telemetry::Chain};
+use super::{CallError, Caller, Module, ModuleClient};
+use crate::{event::Kind, logging::ErrorChain};
 
 /// Longest wait for one answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of an answer, of which nothing but the status is of use.
-const MOST: usize = 1 << 20;
+const RESPONSE_BYTES_MAX: usize = 1 << 20;
 
 /// How long to wait between attempts.
-const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 /// Kinds that a module of this name is registered as a publisher of, although it never publishes them.
-const PUBLISHED: [Kind; 5] = [
+const PUBLISHED_KINDS: [Kind; 5] = [
     Kind::ItemCheckedOut,
     Kind::ItemCheckedIn,
     Kind::ItemDeclaredLost,
@@ -30,38 +30,38 @@ const PUBLISHED: [Kind; 5] = [
 
 /// A client of mod-pubsub.
 #[derive(Debug, Clone)]
-pub struct PubSub(Calls);
+pub struct PubSub(ModuleClient);
 
 impl PubSub {
     /// A client.
-    pub fn new(calls: Calls) -> Self {
+    pub fn new(calls: ModuleClient) -> Self {
         Self(calls)
     }
 
     /// Registers a module for all eight kinds. Tries again for a few seconds, unless there is no
     /// mod-pubsub; registering again changes nothing.
     pub async fn register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
-        let mut pauses = PAUSES.into_iter();
+        let mut pauses = RETRY_DELAYS.into_iter();
         loop {
-            let error = match self.try_to_register(caller, module).await {
+            let error = match self.try_register(caller, module).await {
                 Err(error) if !matches!(error, CallError::Status(StatusCode::NOT_FOUND)) => error,
                 done => return done,
             };
             let Some(pause) = pauses.next() else { return Err(error) };
-            debug!(error = %Chain(&error), "mod-pubsub: could not register the subscriptions; retrying");
+            debug!(error = %ErrorChain(&error), "mod-pubsub: could not register the subscriptions; retrying");
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn try_to_register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
-        let descriptors: Vec<Value> = PUBLISHED.into_iter().map(descriptor).collect();
+    async fn try_register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
+        let descriptors: Vec<Value> = PUBLISHED_KINDS.into_iter().map(event_descriptor).collect();
         for descriptor in &descriptors {
             self.post(caller, "", descriptor).await?;
         }
         let publisher = json!({ "moduleId": module, "eventDescriptors": descriptors });
         self.post(caller, "/declare/publisher", &publisher).await?;
         let subscriptions = Kind::BUSINESS
-            .map(|kind| json!({ "eventType": kind.name(), "callbackAddress": kind.callback() }));
+            .map(|kind| json!({ "eventType": kind.name(), "callbackAddress": kind.http_path() }));
         let subscriber = json!({ "moduleId": module, "subscriptionDefinitions": subscriptions });
         self.post(caller, "/declare/subscriber", &subscriber).await
     }
@@ -69,12 +69,16 @@ impl PubSub {
     async fn post(&self, caller: &Caller, path: &str, body: &Value) -> Result<(), CallError> {
         let path = format!("/pubsub/event-types{path}");
         let request = caller.request(self.0.http(), Method::POST, &path).json(body);
-        let status = self.0.send(Module::PubSub, caller, request, TIMEOUT, MOST).await?.status;
+        let status = self
+            .0
+            .send(Module::PubSub, caller, request, REQUEST_TIMEOUT, RESPONSE_BYTES_MAX)
+            .await?
+            .status;
         if status.is_success() { Ok(()) } else { Err(CallError::Status(status)) }
     }
 }
 
-fn descriptor(kind: Kind) -> Value {
+fn event_descriptor(kind: Kind) -> Value {
     json!({
         "eventType": kind.name(),
         "description": format!("{} as circulation and fees/fines tell it", kind.name()),
@@ -91,13 +95,14 @@ mod tests {
     use crate::okapi::BreakerLimits;
 
     #[tokio::test(start_paused = true)]
-    async fn a_mod_pubsub_that_gives_no_answer_is_not_asked_on_and_on() {
-        let limits = BreakerLimits { failures: 5, pause: Duration::from_secs(600) };
-        let pubsub = PubSub::new(Calls::new(limits).unwrap());
+    async fn hanging_mod_pubsub_is_not_called_repeatedly() {
+        let limits =
+            BreakerLimits { failure_threshold: 5, open_duration: Duration::from_secs(600) };
+        let pubsub = PubSub::new(ModuleClient::new(limits).unwrap());
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let caller = Caller {
             okapi_url: format!("http://{nobody}"),
-            is_elsewhere: false,
+            is_foreign_gateway: false,
             tenant: "northlib".to_owned(),
             token: None,
             request_id: None,
@@ -105,7 +110,7 @@ mod tests {
         let first = pubsub.register(&caller, "m").await.unwrap_err();
         assert!(matches!(first, CallError::Failed(_)), "{first}");
         let second = pubsub.register(&caller, "m").await.unwrap_err();
-        assert!(matches!(second, CallError::Unasked), "{second}");
+        assert!(matches!(second, CallError::CircuitOpen), "{second}");
         let other = Caller { tenant: "southlib".to_owned(), ..caller };
         let other = pubsub.register(&other, "m").await.unwrap_err();
         assert!(matches!(other, CallError::Failed(_)), "{other}");

@@ -7,25 +7,25 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{CallError, Caller, Calls, Module};
+use super::{CallError, Caller, Module, ModuleClient};
 use crate::patron::Scope;
 
 /// Records on a page. The fees/fines module asks the inventory for each page, so they stay short.
-pub const PAGE: usize = 100;
+pub const PAGE_RECORDS_MAX: usize = 100;
 
 /// Most bytes of a page: 160 KiB for each of its records.
-const MOST: usize = 16 << 20;
+const PAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Which records are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum StorageResource {
     /// Open loans.
     Loans,
     /// Open accounts: fees/fines.
     Accounts,
 }
 
-impl Kept {
+impl StorageResource {
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
@@ -58,35 +58,36 @@ struct Page {
 
 /// A client of the storage modules.
 #[derive(Debug, Clone)]
-pub struct Storage(Calls);
+pub struct Storage(ModuleClient);
 
 impl Storage {
     /// A client.
-    pub fn new(calls: Calls) -> Self {
+    pub fn new(calls: ModuleClient) -> Self {
         Self(calls)
     }
 
     /// The page of open records after an id, in the order of ids, of one patron or of all.
-    pub async fn page(
+    pub async fn fetch_page(
         &self,
         caller: &Caller,
-        kept: Kept,
-        of: Scope,
+        resource: StorageResource,
+        scope: Scope,
         after: Option<Uuid>,
         timeout: Duration,
     ) -> Result<Vec<Box<RawValue>>, CallError> {
         let mut query = "status.name==Open".to_owned();
-        if let Scope::Patron(user) = of {
+        if let Scope::Patron(user) = scope {
             query.push_str(&format!(" and userId=={user}"));
         }
         if let Some(after) = after {
             query.push_str(&format!(" and id > {after}"));
         }
         query.push_str(" sortBy id");
-        let limit = PAGE.to_string();
-        let request = caller.request(self.0.http(), Method::GET, kept.path());
+        let limit = PAGE_RECORDS_MAX.to_string();
+        let request = caller.request(self.0.http(), Method::GET, resource.path());
         let request = request.query(&[("limit", &*limit), ("query", &*query)]);
-        let answer = self.0.send(kept.module(), caller, request, timeout, MOST).await?;
+        let answer =
+            self.0.send(resource.module(), caller, request, timeout, PAGE_BYTES_MAX).await?;
         match answer.status {
             StatusCode::OK => {
                 let page: Page =

@@ -6,15 +6,15 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CallError, Caller, Calls, Module};
+use super::{CallError, Caller, Module, ModuleClient};
 
 /// Most bytes of a user: far more than one has.
-const MOST: usize = 1 << 20;
+const USER_BYTES_MAX: usize = 1 << 20;
 
 /// A client of the users module.
 #[derive(Debug, Clone)]
 pub struct Users {
-    calls: Calls,
+    client: ModuleClient,
     timeout: Duration,
 }
 
@@ -26,24 +26,25 @@ struct User {
 
 impl Users {
     /// A client that waits for an answer for at most `timeout`.
-    pub fn new(calls: Calls, timeout: Duration) -> Self {
-        Self { calls, timeout }
+    pub fn new(calls: ModuleClient, timeout: Duration) -> Self {
+        Self { client: calls, timeout }
     }
 
     /// Whether the module may be asked now: not while it hangs.
-    pub fn may_ask(&self, caller: &Caller) -> bool {
-        self.calls.may_ask(Module::Users, caller)
+    pub fn is_available(&self, caller: &Caller) -> bool {
+        self.client.is_available(Module::Users, caller)
     }
 
     /// The patron's group: `None` for a patron without one, or one whom the users module does not
     /// know, which are answers and not failures (http contract 2).
-    pub async fn patron_group(
+    pub async fn fetch_patron_group(
         &self,
         caller: &Caller,
         user: Uuid,
     ) -> Result<Option<String>, CallError> {
-        let request = caller.request(self.calls.http(), Method::GET, &format!("/users/{user}"));
-        let answer = self.calls.send(Module::Users, caller, request, self.timeout, MOST).await?;
+        let request = caller.request(self.client.http(), Method::GET, &format!("/users/{user}"));
+        let answer =
+            self.client.send(Module::Users, caller, request, self.timeout, USER_BYTES_MAX).await?;
         match answer.status {
             StatusCode::OK => {
                 let user: User =

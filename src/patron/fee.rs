@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::{Register, latest, said};
+use super::{Register, latest, stamp_of};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
 /// All that is known of one fee/fine.
@@ -42,41 +42,41 @@ pub struct OpenFee {
 
 impl Fee {
     /// What one event says of its fee/fine; `None` for an event about anything else.
-    pub fn said_by(event: &Event) -> Option<(Uuid, Self)> {
-        Self::said(event.stamp, &event.fact)
+    pub fn from_event(event: &Event) -> Option<(Uuid, Self)> {
+        Self::from_fact(event.stamp, &event.fact)
     }
 
     /// What a fact says of its fee/fine; `None` for one about anything else.
-    pub fn said(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
+    pub fn from_fact(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
         let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = *fact else {
             return None;
         };
-        let said = |value: Option<Uuid>| value.map(|value| (stamp, value));
+        let with_stamp = |value: Option<Uuid>| value.map(|value| (stamp, value));
         let fee = Self {
             balance: Some((stamp, Balance { amount: balance, loan })),
-            fee_fine_type: said(fee_fine_type),
-            user: said(user),
+            fee_fine_type: with_stamp(fee_fine_type),
+            user: with_stamp(user),
         };
         Some((fee_fine, fee))
     }
 
     /// What a module that kept fees/fines before us held of an open one when it last wrote.
-    pub fn held(open: &OpenFee, known: Stamp) -> Self {
+    pub fn from_snapshot(open: &OpenFee, stamp: Stamp) -> Self {
         Self {
-            balance: Some((known, Balance { amount: open.balance, loan: open.loan })),
-            fee_fine_type: open.fee_fine_type.map(|fee_fine_type| (known, fee_fine_type)),
-            user: Some((known, open.user)),
+            balance: Some((stamp, Balance { amount: open.balance, loan: open.loan })),
+            fee_fine_type: open.fee_fine_type.map(|fee_fine_type| (stamp, fee_fine_type)),
+            user: Some((stamp, open.user)),
         }
     }
 
     /// What is known after both were heard: commutative, associative, idempotent.
     pub fn merge(mut self, other: Self) -> Self {
-        self.hear(&other);
+        self.merge_from(&other);
         self
     }
 
     /// As [`Fee::merge`], in place.
-    pub fn hear(&mut self, other: &Self) {
+    pub fn merge_from(&mut self, other: &Self) {
         self.balance = latest(self.balance, other.balance);
         self.fee_fine_type = latest(self.fee_fine_type, other.fee_fine_type);
         self.user = latest(self.user, other.user);
@@ -84,26 +84,29 @@ impl Fee {
 
     /// The stamps of its registers.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + use<> {
-        [said(&self.balance), said(&self.fee_fine_type), said(&self.user)].into_iter().flatten()
+        [stamp_of(&self.balance), stamp_of(&self.fee_fine_type), stamp_of(&self.user)]
+            .into_iter()
+            .flatten()
     }
 
     /// The newest stamp of all that was said.
-    pub fn newest(&self) -> Option<Stamp> {
+    pub fn newest_stamp(&self) -> Option<Stamp> {
         self.stamps().max()
     }
 
     /// Whether pruning may forget the fee/fine, as [`super::Loan::is_past`] says of a loan.
-    pub fn is_past(&self, horizon: Option<Horizon>, before: Horizon) -> bool {
-        self.open(horizon).is_none() && self.newest().is_some_and(|said| !before.admits(&said))
+    pub fn is_prunable(&self, horizon: Option<Horizon>, prune_horizon: Horizon) -> bool {
+        self.as_open(horizon).is_none()
+            && self.newest_stamp().is_some_and(|stamp| !prune_horizon.admits(&stamp))
     }
 
     /// The fee/fine as it counts for its patron, if it does: the balance is not zero, its evidence not
     /// older than the horizon, and somebody is known to owe it. Without an owner it waits.
-    pub fn open(&self, horizon: Option<Horizon>) -> Option<OpenFee> {
-        let (said, balance) = self.balance?;
+    pub fn as_open(&self, horizon: Option<Horizon>) -> Option<OpenFee> {
+        let (stamp, balance) = self.balance?;
         let (_, user) = self.user?;
         let counts =
-            !balance.amount.is_zero() && horizon.is_none_or(|horizon| horizon.admits(&said));
+            !balance.amount.is_zero() && horizon.is_none_or(|horizon| horizon.admits(&stamp));
         counts.then_some(OpenFee {
             user,
             balance: balance.amount,

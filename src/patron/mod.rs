@@ -4,20 +4,20 @@
 //! arrival, repetition and batching can't matter (invariant I1). The SQL in `store/merge.rs` is the
 //! same merge over whole batches; a test holds the two together.
 
+mod delta;
 mod fee;
 mod loan;
 mod overdue;
 mod reconcile;
-mod said;
 mod scope;
 
+pub use delta::StateDelta;
 pub use fee::{Balance, Fee, OpenFee};
-pub use loan::{CheckOut, Due, Loan, OpenLoan};
+pub use loan::{CheckOut, DueDate, Loan, OpenLoan};
 pub use overdue::{
     Grace, GraceUnit, next_overdue_day, overdue_days, overdue_from, overdue_minutes,
 };
 pub use reconcile::Coverage;
-pub use said::Said;
 pub use scope::Scope;
 
 use crate::event::Stamp;
@@ -29,13 +29,13 @@ pub type Register<T> = Option<(Stamp, T)>;
 /// The register after both were heard.
 fn latest<T>(a: Register<T>, b: Register<T>) -> Register<T> {
     match (&a, &b) {
-        (Some((said_a, _)), Some((said_b, _))) if said_a < said_b => b,
+        (Some((stamp_a, _)), Some((stamp_b, _))) if stamp_a < stamp_b => b,
         (None, _) => b,
         _ => a,
     }
 }
 
 /// When a register was set.
-fn said<T>(register: &Register<T>) -> Option<Stamp> {
-    register.as_ref().map(|(said, _)| *said)
+fn stamp_of<T>(register: &Register<T>) -> Option<Stamp> {
+    register.as_ref().map(|(stamp, _)| *stamp)
 }

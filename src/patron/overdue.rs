@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 /// The longest grace period that is told from a longer one: ten thousand years. It keeps every
 /// instant that follows from a due date inside what PostgreSQL and `chrono` can hold.
-const MOST_GRACE_MINUTES: i64 = 10_000 * 366 * 1440;
+const GRACE_MINUTES_MAX: i64 = 10_000 * 366 * 1440;
 
-const MINUTES_A_DAY: i64 = 1440;
+const MINUTES_PER_DAY: i64 = 1440;
 
 /// The grace period of a loan, captured at check-out and kept when the due date changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,9 +58,9 @@ impl GraceUnit {
         match self {
             Self::Minutes => 1,
             Self::Hours => 60,
-            Self::Days => MINUTES_A_DAY,
-            Self::Weeks => 7 * MINUTES_A_DAY,
-            Self::Months => 31 * MINUTES_A_DAY,
+            Self::Days => MINUTES_PER_DAY,
+            Self::Weeks => 7 * MINUTES_PER_DAY,
+            Self::Months => 31 * MINUTES_PER_DAY,
         }
     }
 }
@@ -68,7 +68,7 @@ impl GraceUnit {
 impl Grace {
     /// The period in minutes.
     pub fn minutes(self) -> i64 {
-        min(i64::from(self.duration) * self.unit.minutes(), MOST_GRACE_MINUTES)
+        min(i64::from(self.duration) * self.unit.minutes(), GRACE_MINUTES_MAX)
     }
 }
 
@@ -85,13 +85,13 @@ pub fn overdue_minutes(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateT
 /// Days overdue, each begun day counted.
 pub fn overdue_days(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime<Utc>) -> i64 {
     let minutes = overdue_minutes(due_date, grace, now);
-    minutes / MINUTES_A_DAY + i64::from(minutes % MINUTES_A_DAY > 0)
+    minutes / MINUTES_PER_DAY + i64::from(minutes % MINUTES_PER_DAY > 0)
 }
 
 /// The first instant after `now` at which what is overdue already is so by one more day.
 pub fn next_overdue_day(due_date: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
     let days = overdue_days(due_date, None, now);
-    due_date + TimeDelta::minutes(days * MINUTES_A_DAY + 1)
+    due_date + TimeDelta::minutes(days * MINUTES_PER_DAY + 1)
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
     proptest! {
         /// The contract's original rule: whole minutes since the due date, if more than the grace.
         #[test]
-        fn overdue_from_is_the_first_instant_of_the_original_rule(
+        fn overdue_from_matches_the_original_rule(
             due in 0..4_000_000_000_000_i64,
             duration in 1..100_i32,
             unit in proptest::sample::select(GraceUnit::ALL.to_vec()),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn units_are_as_long_as_the_contract_says_up_to_ten_thousand_years() {
+    fn grace_units_follow_the_contract_up_to_the_maximum() {
         let minutes = |duration, unit| Grace { duration, unit }.minutes();
         let units = GraceUnit::ALL.map(|unit| minutes(1, unit));
         assert_eq!(units, [1, 60, 1_440, 10_080, 44_640]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_grace_stays_inside_the_calendar() {
+    fn longest_grace_stays_inside_the_calendar() {
         let grace = Grace { duration: i32::MAX, unit: GraceUnit::Months };
         let due = "9999-12-31T23:59:59.999Z".parse().unwrap();
         assert!(overdue_from(due, Some(grace)) > due);

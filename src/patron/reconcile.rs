@@ -19,52 +19,52 @@ impl Coverage {
     pub const NONE: Self = Self { log: Some(Horizon::NEVER), http: Some(Horizon::NEVER) };
 
     /// Whether the source would have to know what was said with this stamp.
-    fn has(&self, said: &Stamp) -> bool {
-        let since = if said.is_called() { self.http } else { self.log };
-        !said.is_snapshot() && since.is_none_or(|since| since.admits(said))
+    fn covers(&self, stamp: &Stamp) -> bool {
+        let since = if stamp.is_http() { self.http } else { self.log };
+        !stamp.is_snapshot() && since.is_none_or(|since| since.admits(stamp))
     }
 
-    fn beyond<T>(&self, register: Register<T>) -> Register<T> {
-        register.filter(|(said, _)| !self.has(said))
+    fn uncovered<T>(&self, register: Register<T>) -> Register<T> {
+        register.filter(|(stamp, _)| !self.covers(stamp))
     }
 }
 
 impl Loan {
     /// What is known here and can't be in the source.
-    fn beyond(self, covered: &Coverage) -> Self {
-        let mut kept = Self {
-            check_out: covered.beyond(self.check_out),
-            snapshot: covered.beyond(self.snapshot),
-            due: covered.beyond(self.due),
-            lost: covered.beyond(self.lost),
-            claimed_returned: covered.beyond(self.claimed_returned),
-            closed: self.closed.filter(|said| !covered.has(said)),
-            named: None,
+    fn uncovered(self, coverage: &Coverage) -> Self {
+        let mut uncovered = Self {
+            check_out: coverage.uncovered(self.check_out),
+            snapshot: coverage.uncovered(self.snapshot),
+            due: coverage.uncovered(self.due),
+            lost: coverage.uncovered(self.lost),
+            claimed_returned: coverage.uncovered(self.claimed_returned),
+            closed: self.closed.filter(|stamp| !coverage.covers(stamp)),
+            fallback_user: None,
         };
-        if kept.newest().is_some() {
-            kept.named = self.named;
+        if uncovered.newest_stamp().is_some() {
+            uncovered.fallback_user = self.fallback_user;
         }
-        kept
+        uncovered
     }
 
     /// The loan as it is to be: what the source says, merged with what is known here and can't be in the
     /// source. What is known here and would have to be in the source and isn't was never said.
-    pub fn reconciled(source: Self, here: Self, covered: &Coverage) -> Self {
-        source.merge(here.beyond(covered))
+    pub fn reconcile(source: Self, current: Self, coverage: &Coverage) -> Self {
+        source.merge(current.uncovered(coverage))
     }
 }
 
 impl Fee {
-    fn beyond(self, covered: &Coverage) -> Self {
+    fn uncovered(self, coverage: &Coverage) -> Self {
         Self {
-            balance: covered.beyond(self.balance),
-            fee_fine_type: covered.beyond(self.fee_fine_type),
-            user: covered.beyond(self.user),
+            balance: coverage.uncovered(self.balance),
+            fee_fine_type: coverage.uncovered(self.fee_fine_type),
+            user: coverage.uncovered(self.user),
         }
     }
 
     /// As [`Loan::reconciled`].
-    pub fn reconciled(source: Self, here: Self, covered: &Coverage) -> Self {
-        source.merge(here.beyond(covered))
+    pub fn reconcile(source: Self, current: Self, coverage: &Coverage) -> Self {
+        source.merge(current.uncovered(coverage))
     }
 }

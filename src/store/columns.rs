@@ -7,13 +7,13 @@ use rust_decimal::Decimal;
 use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
-use super::copy::{Rows, Unwritable};
+use super::copy::{CopyBuffer, EncodeError};
 use crate::{
     event::Stamp,
     patron::{Fee, Loan},
 };
 
-type Filled<'q> = Query<'q, Postgres, PgArguments>;
+type BoundQuery<'q> = Query<'q, Postgres, PgArguments>;
 
 /// The columns of many loans, one push each per loan, so that they are of one length: PostgreSQL would
 /// fill a shorter array up with nulls and say nothing.
@@ -30,17 +30,17 @@ pub(super) struct LoanColumns<'a> {
     snapshot_user: Vec<Option<Uuid>>,
     due_stamp: Vec<Option<&'a [u8]>>,
     changed_due_date: Vec<Option<DateTime<Utc>>>,
-    changed_by_recall: Vec<Option<bool>>,
+    due_by_recall: Vec<Option<bool>>,
     lost_stamp: Vec<Option<&'a [u8]>>,
-    said_lost: Vec<Option<bool>>,
+    lost_value: Vec<Option<bool>>,
     claimed_stamp: Vec<Option<&'a [u8]>>,
-    said_claimed: Vec<Option<bool>>,
+    claimed_value: Vec<Option<bool>>,
     closed_stamp: Vec<Option<&'a [u8]>>,
-    named_user: Vec<Option<Uuid>>,
+    fallback_user: Vec<Option<Uuid>>,
 }
 
 impl<'a> LoanColumns<'a> {
-    pub(super) fn of(loans: &'a BTreeMap<Uuid, Loan>) -> Self {
+    pub(super) fn from_loans(loans: &'a BTreeMap<Uuid, Loan>) -> Self {
         let mut columns = Self::default();
         for (id, loan) in loans {
             columns.push(*id, loan);
@@ -49,7 +49,7 @@ impl<'a> LoanColumns<'a> {
     }
 
     /// Binds them as the next parameters, in the order of the fields.
-    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
+    pub(super) fn bind<'q>(&'q self, query: BoundQuery<'q>) -> BoundQuery<'q> {
         query
             .bind(&self.loan_id)
             .bind(&self.check_out_stamp)
@@ -62,13 +62,13 @@ impl<'a> LoanColumns<'a> {
             .bind(&self.snapshot_user)
             .bind(&self.due_stamp)
             .bind(&self.changed_due_date)
-            .bind(&self.changed_by_recall)
+            .bind(&self.due_by_recall)
             .bind(&self.lost_stamp)
-            .bind(&self.said_lost)
+            .bind(&self.lost_value)
             .bind(&self.claimed_stamp)
-            .bind(&self.said_claimed)
+            .bind(&self.claimed_value)
             .bind(&self.closed_stamp)
-            .bind(&self.named_user)
+            .bind(&self.fallback_user)
     }
 
     /// How many there are.
@@ -77,25 +77,25 @@ impl<'a> LoanColumns<'a> {
     }
 
     /// Writes one of them, in the order of the fields.
-    pub(super) fn write(&self, n: usize, rows: &mut Rows) -> Result<(), Unwritable> {
-        rows.put(self.loan_id[n])?;
-        rows.put(self.check_out_stamp[n])?;
-        rows.put(self.check_out_user[n])?;
-        rows.put(self.check_out_due_date[n])?;
-        rows.put(self.grace_duration[n])?;
-        rows.put(self.grace_interval[n])?;
-        rows.put(self.grace_minutes[n])?;
-        rows.put(self.snapshot_stamp[n])?;
-        rows.put(self.snapshot_user[n])?;
-        rows.put(self.due_stamp[n])?;
-        rows.put(self.changed_due_date[n])?;
-        rows.put(self.changed_by_recall[n])?;
-        rows.put(self.lost_stamp[n])?;
-        rows.put(self.said_lost[n])?;
-        rows.put(self.claimed_stamp[n])?;
-        rows.put(self.said_claimed[n])?;
-        rows.put(self.closed_stamp[n])?;
-        rows.put(self.named_user[n])?;
+    pub(super) fn write(&self, n: usize, rows: &mut CopyBuffer) -> Result<(), EncodeError> {
+        rows.push(self.loan_id[n])?;
+        rows.push(self.check_out_stamp[n])?;
+        rows.push(self.check_out_user[n])?;
+        rows.push(self.check_out_due_date[n])?;
+        rows.push(self.grace_duration[n])?;
+        rows.push(self.grace_interval[n])?;
+        rows.push(self.grace_minutes[n])?;
+        rows.push(self.snapshot_stamp[n])?;
+        rows.push(self.snapshot_user[n])?;
+        rows.push(self.due_stamp[n])?;
+        rows.push(self.changed_due_date[n])?;
+        rows.push(self.due_by_recall[n])?;
+        rows.push(self.lost_stamp[n])?;
+        rows.push(self.lost_value[n])?;
+        rows.push(self.claimed_stamp[n])?;
+        rows.push(self.claimed_value[n])?;
+        rows.push(self.closed_stamp[n])?;
+        rows.push(self.fallback_user[n])?;
         Ok(())
     }
 
@@ -113,13 +113,13 @@ impl<'a> LoanColumns<'a> {
         self.snapshot_user.push(loan.snapshot.map(|(_, user)| user));
         self.due_stamp.push(stamp(&loan.due));
         self.changed_due_date.push(loan.due.map(|(_, due)| due.date));
-        self.changed_by_recall.push(loan.due.map(|(_, due)| due.by_recall));
+        self.due_by_recall.push(loan.due.map(|(_, due)| due.by_recall));
         self.lost_stamp.push(stamp(&loan.lost));
-        self.said_lost.push(loan.lost.map(|(_, lost)| lost));
+        self.lost_value.push(loan.lost.map(|(_, lost)| lost));
         self.claimed_stamp.push(stamp(&loan.claimed_returned));
-        self.said_claimed.push(loan.claimed_returned.map(|(_, claimed)| claimed));
+        self.claimed_value.push(loan.claimed_returned.map(|(_, claimed)| claimed));
         self.closed_stamp.push(loan.closed.as_ref().map(Stamp::as_bytes));
-        self.named_user.push(loan.named);
+        self.fallback_user.push(loan.fallback_user);
     }
 }
 
@@ -137,7 +137,7 @@ pub(super) struct FeeColumns<'a> {
 }
 
 impl<'a> FeeColumns<'a> {
-    pub(super) fn of(fees: &'a BTreeMap<Uuid, Fee>) -> Self {
+    pub(super) fn from_fees(fees: &'a BTreeMap<Uuid, Fee>) -> Self {
         let mut columns = Self::default();
         for (id, fee) in fees {
             columns.fee_fine_id.push(*id);
@@ -153,7 +153,7 @@ impl<'a> FeeColumns<'a> {
     }
 
     /// Binds them as the next parameters, in the order of the fields.
-    pub(super) fn bind<'q>(&'q self, query: Filled<'q>) -> Filled<'q> {
+    pub(super) fn bind<'q>(&'q self, query: BoundQuery<'q>) -> BoundQuery<'q> {
         query
             .bind(&self.fee_fine_id)
             .bind(&self.balance_stamp)
@@ -171,15 +171,15 @@ impl<'a> FeeColumns<'a> {
     }
 
     /// Writes one of them, in the order of the fields.
-    pub(super) fn write(&self, n: usize, rows: &mut Rows) -> Result<(), Unwritable> {
-        rows.put(self.fee_fine_id[n])?;
-        rows.put(self.balance_stamp[n])?;
-        rows.put(self.balance[n])?;
-        rows.put(self.loan_id[n])?;
-        rows.put(self.type_stamp[n])?;
-        rows.put(self.fee_fine_type_id[n])?;
-        rows.put(self.user_stamp[n])?;
-        rows.put(self.user_id[n])?;
+    pub(super) fn write(&self, n: usize, rows: &mut CopyBuffer) -> Result<(), EncodeError> {
+        rows.push(self.fee_fine_id[n])?;
+        rows.push(self.balance_stamp[n])?;
+        rows.push(self.balance[n])?;
+        rows.push(self.loan_id[n])?;
+        rows.push(self.type_stamp[n])?;
+        rows.push(self.fee_fine_type_id[n])?;
+        rows.push(self.user_stamp[n])?;
+        rows.push(self.user_id[n])?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Error, Schema, Statement,
     records::{Collection, METADATA},
-    search::{Field, Searchable},
+    search::{Field, SearchTarget},
 };
 
 const SEED: Statement = Statement::new(
@@ -32,7 +32,7 @@ pub static RECORDS: Collection = Collection {
            from {schema}.patron_block_conditions order by lower(jsonb ->> 'name'), id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_conditions where id = $1"),
-    search: Searchable {
+    search: SearchTarget {
         table: "{schema}.patron_block_conditions",
         order: "lower(jsonb ->> 'name'), id",
         fields: &FIELDS,
@@ -42,13 +42,13 @@ pub static RECORDS: Collection = Collection {
 const FIELDS: [Field; 11] = {
     let [created, created_by, updated, updated_by] = METADATA;
     [
-        Field::name("id", "id::text"),
-        Field::words("name", "jsonb ->> 'name'"),
-        Field::words("message", "jsonb ->> 'message'"),
-        Field::name("valueType", "jsonb ->> 'valueType'"),
-        Field::name("blockBorrowing", "jsonb ->> 'blockBorrowing'"),
-        Field::name("blockRenewals", "jsonb ->> 'blockRenewals'"),
-        Field::name("blockRequests", "jsonb ->> 'blockRequests'"),
+        Field::keyword("id", "id::text"),
+        Field::full_text("name", "jsonb ->> 'name'"),
+        Field::full_text("message", "jsonb ->> 'message'"),
+        Field::keyword("valueType", "jsonb ->> 'valueType'"),
+        Field::keyword("blockBorrowing", "jsonb ->> 'blockBorrowing'"),
+        Field::keyword("blockRenewals", "jsonb ->> 'blockRenewals'"),
+        Field::keyword("blockRequests", "jsonb ->> 'blockRequests'"),
         created,
         created_by,
         updated,

@@ -8,18 +8,18 @@ use sqlx::{
 };
 
 /// A value can't be told to PostgreSQL.
-pub(super) type Unwritable = BoxDynError;
+pub(super) type EncodeError = BoxDynError;
 
 /// Signature, flags, and the length of a header's extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// Rows on their way.
-pub(super) struct Rows {
+pub(super) struct CopyBuffer {
     bytes: PgArgumentBuffer,
     columns: i16,
 }
 
-impl Rows {
+impl CopyBuffer {
     /// None yet, of so many columns.
     pub(super) fn new(columns: i16) -> Self {
         let mut bytes = PgArgumentBuffer::default();
@@ -28,18 +28,18 @@ impl Rows {
     }
 
     /// Begins a row: all of its columns have to be put.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin_row(&mut self) {
         let columns = self.columns.to_be_bytes();
         self.bytes.extend_from_slice(&columns);
     }
 
     /// The next column.
-    pub(super) fn put<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<(), Unwritable> {
-        let at = self.bytes.len();
+    pub(super) fn push<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<(), EncodeError> {
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
         if matches!(value.encode(&mut self.bytes)?, IsNull::No) {
-            let length = i32::try_from(self.bytes.len() - at - 4)?;
-            self.bytes[at..at + 4].copy_from_slice(&length.to_be_bytes());
+            let length = i32::try_from(self.bytes.len() - start - 4)?;
+            self.bytes[start..start + 4].copy_from_slice(&length.to_be_bytes());
         }
         Ok(())
     }

@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::{
     Error, Schema, Statement, Tx,
-    search::{Field, Search, Searchable},
+    search::{Field, SearchBuilder, SearchTarget},
 };
 use crate::{
     cql::{Condition, Query},
-    event::{Place, Record, Reject, TenantId, is_secret},
+    event::{Record, RecordPosition, Reject, TenantId, is_secret},
 };
 
-const PARK: Statement = Statement::new(
+const INSERT: Statement = Statement::new(
     r#"insert into {schema}.dead_letter (
          dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, key, headers,
          payload, cluster, received_at)
@@ -25,41 +25,41 @@ const PARK: Statement = Statement::new(
        on conflict (dead_letter_id) do nothing"#,
 );
 
-const FIND: Statement = Statement::new(
+const SELECT: Statement = Statement::new(
     r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
               key, headers, payload, cluster
          from {schema}.dead_letter where dead_letter_id = $1"#,
 );
 
 /// From wherever it was parked: a letter of nobody may turn out to be somebody's.
-const UNPARK: Statement = Statement::new(
+const DELETE_APPLIED: Statement = Statement::new(
     "with nobodys as (delete from mod_patron_blocks.dead_letter where dead_letter_id = $1)
      delete from {schema}.dead_letter where dead_letter_id = $1",
 );
 
-const DISCARD: Statement =
+const DELETE: Statement =
     Statement::new("delete from {schema}.dead_letter where dead_letter_id = $1");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&PARK, &FIND, &UNPARK, &DISCARD];
+pub(super) const STATEMENTS: &[&Statement] = &[&INSERT, &SELECT, &DELETE_APPLIED, &DELETE];
 
 /// Dead letters, in the order of their ids, which says nothing about time.
-pub static SEARCH: Searchable = Searchable {
+pub static SEARCH_TARGET: SearchTarget = SearchTarget {
     table: "{schema}.dead_letter",
     order: "dead_letter_id",
     fields: &[
-        Field::name("id", "dead_letter_id::text"),
-        Field::name("reason", "reason"),
-        Field::name("field", "field"),
-        Field::words("rule", "rule"),
-        Field::name("topic", "topic"),
+        Field::keyword("id", "dead_letter_id::text"),
+        Field::keyword("reason", "reason"),
+        Field::keyword("field", "field"),
+        Field::full_text("rule", "rule"),
+        Field::keyword("topic", "topic"),
         Field::number("partition", "partition::text", "partition"),
         Field::number("offset", r#""offset"::text"#, r#""offset""#),
         // As the contract writes dates (1.3).
-        Field::name(
+        Field::keyword(
             "recordAt",
             r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
         ),
-        Field::name(
+        Field::keyword(
             "receivedAt",
             r#"to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
         ),
@@ -80,16 +80,20 @@ pub struct DeadLetter<'a> {
 }
 
 /// Parks records and tells how many were not parked before.
-pub async fn park(tx: &mut Tx, schema: &Schema, letters: &[DeadLetter<'_>]) -> Result<u64, Error> {
+pub async fn insert(
+    tx: &mut Tx,
+    schema: &Schema,
+    letters: &[DeadLetter<'_>],
+) -> Result<u64, Error> {
     let column = |of: fn(&DeadLetter<'_>) -> Value| letters.iter().map(of).collect::<Vec<_>>();
-    let done = sqlx::query(schema.sql(&PARK))
+    let done = sqlx::query(schema.sql(&INSERT))
         .bind(letters.iter().map(|l| l.id).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.reject.reason.name()).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.reject.field).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.reject.rule.as_str()).collect::<Vec<_>>())
-        .bind(letters.iter().map(|l| &*l.record.place.topic).collect::<Vec<_>>())
-        .bind(letters.iter().map(|l| l.record.place.partition).collect::<Vec<_>>())
-        .bind(letters.iter().map(|l| l.record.place.offset).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| &*l.record.position.topic).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.position.partition).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.position.offset).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.record.timestamp).collect::<Vec<_>>())
         .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
         .bind(column(|l| headers(l.record)))
@@ -107,14 +111,14 @@ pub async fn park(tx: &mut Tx, schema: &Schema, letters: &[DeadLetter<'_>]) -> R
 }
 
 fn headers(record: &Record) -> Value {
-    let told = record.headers.iter().filter(|(name, _)| !is_secret(name));
+    let visible = record.headers.iter().filter(|(name, _)| !is_secret(name));
     // jsonb can't hold a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
-    told.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
+    visible.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
 }
 
 /// How many records wait for a tenant that can't be written, counted up to a bound.
-pub async fn waiting_number(
+pub async fn count_waiting(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
     bound: i64,
@@ -131,7 +135,7 @@ pub async fn waiting_number(
 }
 
 /// Notes that parked records wait for a tenant, and are to be retried by the service.
-pub async fn note_waiting(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Result<(), Error> {
+pub async fn set_waiting_tenant(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.dead_letter set tenant = $1 where dead_letter_id = any($2)",
     )
@@ -144,7 +148,7 @@ pub async fn note_waiting(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Resul
 }
 
 /// Tenants for which parked records wait.
-pub async fn waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
+pub async fn list_waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
     let tenants: Vec<String> = sqlx::query_scalar(
         "select distinct tenant from mod_patron_blocks.dead_letter where tenant is not null",
     )
@@ -155,7 +159,7 @@ pub async fn waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, E
 }
 
 /// Ids of the next records that wait for a tenant, after `after` in their order.
-pub async fn waiting(
+pub async fn list_waiting_ids(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
     after: Uuid,
@@ -175,7 +179,7 @@ pub async fn waiting(
 
 /// Leaves a record to operators that waited for a tenant and can't be applied now that the tenant can be
 /// written.
-pub async fn leave_to_operators(
+pub async fn clear_waiting_tenant(
     db: impl PgExecutor<'_>,
     id: Uuid,
     reject: &Reject,
@@ -196,7 +200,7 @@ pub async fn leave_to_operators(
 
 /// A dead letter as stored.
 #[derive(Debug, Clone)]
-pub struct Parked {
+pub struct StoredDeadLetter {
     /// Its id.
     pub id: Uuid,
     /// Why it was parked: [`crate::event::Reason::name`].
@@ -230,7 +234,7 @@ struct Row {
     cluster: String,
 }
 
-impl From<Row> for Parked {
+impl From<Row> for StoredDeadLetter {
     fn from(row: Row) -> Self {
         let headers = row.headers.0.into_iter();
         Self {
@@ -241,7 +245,7 @@ impl From<Row> for Parked {
             received_at: row.received_at,
             cluster: row.cluster,
             record: Record {
-                place: Place {
+                position: RecordPosition {
                     topic: row.topic.into(),
                     partition: row.partition,
                     offset: row.offset,
@@ -257,7 +261,7 @@ impl From<Row> for Parked {
 
 /// A dead letter in a list: all but its bytes, which may be megabytes.
 #[derive(Debug, Clone, sqlx::FromRow)]
-pub struct Head {
+pub struct DeadLetterHead {
     /// Its id.
     #[sqlx(rename = "dead_letter_id")]
     pub id: Uuid,
@@ -281,19 +285,19 @@ pub struct Head {
     pub payload_bytes: i64,
 }
 
-impl Parked {
+impl StoredDeadLetter {
     /// The letter without its bytes.
-    pub fn head(&self) -> Head {
+    pub fn head(&self) -> DeadLetterHead {
         let Self { id, reason, field, rule, received_at, record, .. } = self.clone();
         let payload = record.payload.as_deref().unwrap_or_default().len();
-        Head {
+        DeadLetterHead {
             id,
             reason,
             field,
             rule,
-            topic: record.place.topic.to_string(),
-            partition: record.place.partition,
-            offset: record.place.offset,
+            topic: record.position.topic.to_string(),
+            partition: record.position.partition,
+            offset: record.position.offset,
             record_at: record.timestamp,
             received_at,
             payload_bytes: i64::try_from(payload).unwrap_or(i64::MAX),
@@ -308,18 +312,18 @@ pub async fn list(
     query: &Query,
     after: Option<Uuid>,
     (offset, limit): (i64, i64),
-) -> Result<Vec<Head>, Error> {
-    let mut search = Search::default();
+) -> Result<Vec<DeadLetterHead>, Error> {
+    let mut search = SearchBuilder::default();
     search.push(
         r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at,
                   received_at, octet_length(payload)::int8 as payload_bytes
              from {schema}.dead_letter where "#,
     );
-    search.condition(&SEARCH, &query.condition);
+    search.condition(&SEARCH_TARGET, &query.condition);
     if let Some(after) = after {
         search.push(" and dead_letter_id > ").bind(after);
     }
-    search.order(&SEARCH, &query.sort);
+    search.order(&SEARCH_TARGET, &query.sort);
     search.push(" offset ").bind(offset).push(" limit ").bind(limit);
     sqlx::query_as_with(schema.composed(&search.text), search.values)
         .persistent(false)
@@ -333,37 +337,37 @@ pub async fn find(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     id: Uuid,
-) -> Result<Option<Parked>, Error> {
-    let row: Option<Row> = sqlx::query_as(schema.sql(&FIND))
+) -> Result<Option<StoredDeadLetter>, Error> {
+    let row: Option<Row> = sqlx::query_as(schema.sql(&SELECT))
         .bind(id)
         .fetch_optional(db)
         .await
         .map_err(Error::at("find a dead letter"))?;
-    Ok(row.map(Parked::from))
+    Ok(row.map(StoredDeadLetter::from))
 }
 
 /// Throws one dead letter away, and tells whether it was there.
 pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
-    let done = sqlx::query(schema.sql(&DISCARD)).bind(id).execute(db).await;
+    let done = sqlx::query(schema.sql(&DELETE)).bind(id).execute(db).await;
     let done = done.map_err(Error::at("discard a dead letter"))?;
     Ok(done.rows_affected() > 0)
 }
 
 /// Throws away so many of the dead letters that are meant, of those after an id where one is given, and
 /// tells which: those with the least ids, which go in one short statement.
-pub async fn discard_some(
+pub async fn discard_matching(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     condition: &Condition,
     after: Option<Uuid>,
     most: i64,
 ) -> Result<Vec<Uuid>, Error> {
-    let mut search = Search::default();
+    let mut search = SearchBuilder::default();
     search.push(
         "delete from {schema}.dead_letter where dead_letter_id = any (array (
            select dead_letter_id from {schema}.dead_letter where ",
     );
-    search.condition(&SEARCH, condition);
+    search.condition(&SEARCH_TARGET, condition);
     if let Some(after) = after {
         search.push(" and dead_letter_id > ").bind(after);
     }
@@ -377,8 +381,8 @@ pub async fn discard_some(
 }
 
 /// Takes a letter away that was applied after all.
-pub async fn unpark(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
-    sqlx::query(schema.sql(&UNPARK))
+pub async fn delete_applied(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
+    sqlx::query(schema.sql(&DELETE_APPLIED))
         .bind(id)
         .execute(&mut **tx)
         .await

@@ -17,7 +17,7 @@ pub enum Error {
     },
     /// The server took a statement and said nothing within the deadline.
     #[error("the database does not answer")]
-    Silent,
+    Timeout,
     /// A migration failed.
     #[error("could not migrate schema {schema}")]
     Migrate {
@@ -48,18 +48,18 @@ pub enum Error {
         why: String,
     },
     /// Something is built on a relation that has to make room, and can't be taken along.
-    #[error("{relation} can't be replaced, and nothing was changed: {what}")]
-    InTheWay {
+    #[error("{relation} can't be replaced, and nothing was changed: {blockers}")]
+    BlockedByDependents {
         /// The relation.
         relation: String,
         /// What is in the way, and why.
-        what: String,
+        blockers: String,
     },
     /// A view of others can't be put on what replaces what it reads.
     #[error(
         "view {view} can't be made again on what replaces what it reads, and nothing was changed"
     )]
-    View {
+    DependentView {
         /// The view.
         view: String,
         /// What the server says.
@@ -68,12 +68,12 @@ pub enum Error {
     },
     /// Our role lacks rights on what another module left.
     #[error("nothing was changed, because the role that DB_USERNAME names has to {0}")]
-    Rights(String),
+    MissingRights(String),
     /// There is nothing that could be given back.
     #[error(
         "the tables of {0} were not taken over from the Java module, or were given back already"
     )]
-    NothingToGiveBack(String),
+    NothingToReturn(String),
     /// Another instance works on it by now, or nobody is to any more.
     #[error("another instance goes on with it, or it is gone")]
     LeaseLost,
@@ -125,16 +125,16 @@ impl Error {
             }
             Self::Driver { source: sqlx::Error::Encode(_), .. } => Verdict::Refused,
             Self::Driver { .. }
-            | Self::Silent
+            | Self::Timeout
             | Self::Migrate { .. }
             | Self::MigrationBusy { .. }
             | Self::Migrating { .. }
             | Self::Corrupt { .. } => Verdict::Retry,
             Self::NotMigrated { .. }
-            | Self::InTheWay { .. }
-            | Self::View { .. }
-            | Self::Rights(_)
-            | Self::NothingToGiveBack(_)
+            | Self::BlockedByDependents { .. }
+            | Self::DependentView { .. }
+            | Self::MissingRights(_)
+            | Self::NothingToReturn(_)
             | Self::LeaseLost => Verdict::Unusable,
         }
     }
@@ -145,18 +145,18 @@ impl Error {
     }
 
     /// Whether the tenant's schema is not at the version of this instance.
-    pub fn is_of_a_version_behind(&self) -> bool {
+    pub fn is_schema_outdated(&self) -> bool {
         matches!(self, Self::Migrating { .. } | Self::NotMigrated { .. })
     }
 
     /// Whether a migration that failed so may succeed unchanged: the server was away or a lock was taken.
-    pub fn is_transient_in_migration(&self) -> bool {
+    pub fn is_transient_migration_error(&self) -> bool {
         use sqlx::migrate::MigrateError;
         let source = match self {
             Self::Migrate { source: MigrateError::Execute(source), .. }
             | Self::Migrate { source: MigrateError::ExecuteMigration(source, _), .. }
             | Self::Driver { source, .. } => source,
-            other => return matches!(other, Self::MigrationBusy { .. } | Self::Silent),
+            other => return matches!(other, Self::MigrationBusy { .. } | Self::Timeout),
         };
         let sqlx::Error::Database(error) = source else { return true };
         // Classes 08, 40, 53, 55, 57: connection, rollback, resources, object in use, intervention.
@@ -167,7 +167,7 @@ impl Error {
 
     /// Whether the connection was closed under the statement: a pooled one may have been dead since the
     /// server, or what stands before it, was restarted.
-    pub fn is_of_a_dead_connection(&self) -> bool {
+    pub fn is_connection_lost(&self) -> bool {
         match self {
             Self::Driver { source: sqlx::Error::Io(_) | sqlx::Error::Protocol(_), .. } => true,
             Self::Driver { source: sqlx::Error::Database(error), .. } => {
@@ -186,18 +186,18 @@ impl Error {
                 // 57014: canceled by `statement_timeout`. 55P03: `lock_timeout`.
                 matches!(error.code().as_deref(), Some("57014" | "55P03"))
             }
-            Self::Silent => true,
+            Self::Timeout => true,
             _ => false,
         }
     }
 
     /// Whether a unique constraint was broken, for writers who answer for one.
-    pub fn is_duplicate(&self) -> bool {
+    pub fn is_unique_violation(&self) -> bool {
         self.kind() == Some(ErrorKind::UniqueViolation)
     }
 
     /// Whether a foreign key was broken, for writers who answer for one.
-    pub fn is_dangling(&self) -> bool {
+    pub fn is_foreign_key_violation(&self) -> bool {
         self.kind() == Some(ErrorKind::ForeignKeyViolation)
     }
 

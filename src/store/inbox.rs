@@ -22,33 +22,34 @@ const CLAIM: Statement = Statement::new(
        returning event_key"#,
 );
 
-const KNOWN: Statement =
+const SELECT_KNOWN_KEYS: Statement =
     Statement::new("select event_key from {schema}.inbox where event_key = any($1)");
 
-const EXTENT: Statement = Statement::new(
+const SELECT_EXTENT: Statement = Statement::new(
     "select h.inbox_since as gone_until, t.enabled_at
        from {schema}.housekeeping h, mod_patron_blocks.tenant t where t.tenant = $1",
 );
 
-const LACKS: Statement = Statement::new(
+const SELECT_NEWEST_MISSING_STAMP: Statement = Statement::new(
     "select x.stamp from unnest($1::uuid[], $2::bytea[]) as x (subject, stamp)
       where not exists (select from {schema}.inbox i where i.subject = x.subject and i.stamp = x.stamp)
       order by x.stamp desc limit 1",
 );
 
-const NOTE_GONE: Statement = Statement::new(
+const RECORD_REMOVAL: Statement = Statement::new(
     "update {schema}.housekeeping set inbox_since = $1 where inbox_since is null or inbox_since < $1",
 );
 
-pub(super) const STATEMENTS: &[&Statement] = &[&CLAIM, &KNOWN, &EXTENT, &LACKS, &NOTE_GONE];
+pub(super) const STATEMENTS: &[&Statement] =
+    &[&CLAIM, &SELECT_KNOWN_KEYS, &SELECT_EXTENT, &SELECT_NEWEST_MISSING_STAMP, &RECORD_REMOVAL];
 
 /// What a batch of events likely is. Right or wrong, the same are claimed; a wrong guess takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guess {
+pub enum ClaimHint {
     /// Events that come for the first time.
     New,
     /// Events that are known: a log that is read again.
-    Known,
+    Replay,
 }
 
 /// Claims `events` and tells which of them are new. A key that stands twice in the batch is new once.
@@ -56,19 +57,19 @@ pub async fn claim(
     tx: &mut Tx,
     schema: &Schema,
     events: &[(&Record, &Event)],
-    guess: Guess,
+    hint: ClaimHint,
 ) -> Result<HashSet<Uuid>, Error> {
     let mut sorted: Vec<_> = events.to_vec();
     // In key order, so that two writers who meet the same events wait for each other in one direction.
     sorted.sort_by_key(|(_, event)| event.key);
-    if guess == Guess::Known {
-        let known = known(tx, schema, &sorted).await?;
+    if hint == ClaimHint::Replay {
+        let known = select_known_keys(tx, schema, &sorted).await?;
         sorted.retain(|(_, event)| !known.contains(&event.key));
         if sorted.is_empty() {
             return Ok(HashSet::new());
         }
     }
-    let c = Columns::of(&sorted);
+    let c = Columns::from_events(&sorted);
     let fresh: Vec<Uuid> = sqlx::query_scalar(schema.sql(&CLAIM))
         .bind(&c.event_key)
         .bind(&c.identified_by)
@@ -90,40 +91,41 @@ pub async fn claim(
 
 /// What the inbox has of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Extent {
+pub struct InboxExtent {
     /// Nothing that came and happened since then has gone from it; `None` where nothing ever has. Triggers note it.
-    pub gone_until: Option<DateTime<Utc>>,
+    pub removed_until: Option<DateTime<Utc>>,
     /// When the tenant was enabled last. Before, its records were passed by in topics of collections.
     pub enabled_at: DateTime<Utc>,
 }
 
-impl Extent {
+impl InboxExtent {
     /// Since when it has everything that came or happened and was applied.
     pub fn complete_since(&self) -> DateTime<Utc> {
-        self.gone_until.map_or(self.enabled_at, |gone| gone.max(self.enabled_at))
+        self.removed_until.map_or(self.enabled_at, |gone| gone.max(self.enabled_at))
     }
 }
 
 /// What the inbox has; `None` where no such tenant is known.
-pub async fn extent(
+pub async fn load_extent(
     tx: &mut Tx,
     schema: &Schema,
     tenant: &TenantId,
-) -> Result<Option<Extent>, Error> {
-    let extent = sqlx::query_as(schema.sql(&EXTENT)).bind(tenant.as_str());
+) -> Result<Option<InboxExtent>, Error> {
+    let extent = sqlx::query_as(schema.sql(&SELECT_EXTENT)).bind(tenant.as_str());
     let extent = extent.fetch_optional(&mut **tx).await;
     extent.map_err(Error::at("look how much the inbox has"))
 }
 
 /// The newest of these stamps, each of a loan or fee/fine, of which the inbox has no event.
-pub async fn lacks(
+pub async fn newest_missing_stamp(
     tx: &mut Tx,
     schema: &Schema,
     stamps: &[(Uuid, Stamp)],
 ) -> Result<Option<Stamp>, Error> {
     let (subjects, stamps): (Vec<Uuid>, Vec<&[u8]>) =
         stamps.iter().map(|(subject, stamp)| (*subject, stamp.as_bytes())).unzip();
-    let lacking = sqlx::query_scalar(schema.sql(&LACKS)).bind(subjects).bind(stamps);
+    let lacking =
+        sqlx::query_scalar(schema.sql(&SELECT_NEWEST_MISSING_STAMP)).bind(subjects).bind(stamps);
     let lacking: Option<Vec<u8>> = lacking
         .fetch_optional(&mut **tx)
         .await
@@ -132,19 +134,23 @@ pub async fn lacks(
 }
 
 /// Notes that not all that happened until then is in the inbox.
-pub async fn note_gone(tx: &mut Tx, schema: &Schema, until: DateTime<Utc>) -> Result<(), Error> {
-    let noted = sqlx::query(schema.sql(&NOTE_GONE)).bind(until).execute(&mut **tx).await;
+pub async fn record_removal(
+    tx: &mut Tx,
+    schema: &Schema,
+    until: DateTime<Utc>,
+) -> Result<(), Error> {
+    let noted = sqlx::query(schema.sql(&RECORD_REMOVAL)).bind(until).execute(&mut **tx).await;
     noted.map(|_| ()).map_err(Error::at("note what the inbox lacks"))
 }
 
 /// Which of `events` the inbox knows: a look at keys alone, which spares the way of all the rest.
-async fn known(
+async fn select_known_keys(
     tx: &mut Tx,
     schema: &Schema,
     events: &[(&Record, &Event)],
 ) -> Result<HashSet<Uuid>, Error> {
     let keys: Vec<Uuid> = events.iter().map(|(_, event)| event.key).collect();
-    let known: Vec<Uuid> = sqlx::query_scalar(schema.sql(&KNOWN))
+    let known: Vec<Uuid> = sqlx::query_scalar(schema.sql(&SELECT_KNOWN_KEYS))
         .bind(keys)
         .fetch_all(&mut **tx)
         .await
@@ -154,7 +160,7 @@ async fn known(
 
 /// A user's record holds name, address and more, of which nobody here has any use but for the group; that
 /// stands beside the patron.
-fn kept<'a>(record: &'a Record, event: &Event) -> &'a [u8] {
+fn stored_payload<'a>(record: &'a Record, event: &Event) -> &'a [u8] {
     match event.fact.kind() {
         Kind::StoredUser => &[],
         _ => record.payload.as_deref().unwrap_or_default(),
@@ -178,7 +184,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(events: &[(&'a Record, &'a Event)]) -> Self {
+    fn from_events(events: &[(&'a Record, &'a Event)]) -> Self {
         let mut columns = Self::default();
         for (record, event) in events {
             columns.event_key.push(event.key);
@@ -189,10 +195,10 @@ impl<'a> Columns<'a> {
             columns.occurred_at.push(event.occurred_at);
             columns.timed_by.push(event.timed_by.name());
             columns.stamp.push(event.stamp.as_bytes());
-            columns.topic.push(&record.place.topic);
-            columns.partition.push(record.place.partition);
-            columns.offset.push(record.place.offset);
-            columns.payload.push(kept(record, event));
+            columns.topic.push(&record.position.topic);
+            columns.partition.push(record.position.partition);
+            columns.offset.push(record.position.offset);
+            columns.payload.push(stored_payload(record, event));
         }
         columns
     }

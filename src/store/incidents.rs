@@ -10,17 +10,17 @@ use crate::event::TenantId;
 
 /// What happened. A closed list: operators filter by it, metrics are labelled with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum IncidentKind {
     /// The log begins after the position: retention took records that were never read.
     RecordsLost,
     /// The topic was deleted and made again, or belongs to another cluster now.
-    TopicMadeAnew,
+    TopicRecreated,
     /// The group had read further than the database knows: it was restored from an older backup.
     DatabaseRestored,
     /// Somebody moved the group ahead of the position.
-    GroupMovedAhead,
+    OffsetsAdvanced,
     /// Somebody set the group back behind the position.
-    GroupSetBack,
+    OffsetsReset,
     /// So many records are bad that the code must be wrong.
     PartitionStopped,
     /// The tenant's tables can't be written; its topics wait.
@@ -33,14 +33,14 @@ pub enum Kind {
     RepairIncomplete,
 }
 
-impl Kind {
+impl IncidentKind {
     /// All kinds.
     pub const ALL: [Self; 10] = [
         Self::RecordsLost,
-        Self::TopicMadeAnew,
+        Self::TopicRecreated,
         Self::DatabaseRestored,
-        Self::GroupMovedAhead,
-        Self::GroupSetBack,
+        Self::OffsetsAdvanced,
+        Self::OffsetsReset,
         Self::PartitionStopped,
         Self::TenantUnusable,
         Self::PartitionStalled,
@@ -49,18 +49,18 @@ impl Kind {
     ];
 
     /// Whether the log is not the one that it was, so that a stored position means nothing any more.
-    pub fn is_of_log(self) -> bool {
-        matches!(self, Self::RecordsLost | Self::TopicMadeAnew)
+    pub fn invalidates_positions(self) -> bool {
+        matches!(self, Self::RecordsLost | Self::TopicRecreated)
     }
 
     /// As stored.
     pub fn name(self) -> &'static str {
         match self {
             Self::RecordsLost => "records_lost",
-            Self::TopicMadeAnew => "topic_made_anew",
+            Self::TopicRecreated => "topic_recreated",
             Self::DatabaseRestored => "database_restored",
-            Self::GroupMovedAhead => "group_moved_ahead",
-            Self::GroupSetBack => "group_set_back",
+            Self::OffsetsAdvanced => "offsets_advanced",
+            Self::OffsetsReset => "offsets_reset",
             Self::PartitionStopped => "partition_stopped",
             Self::TenantUnusable => "tenant_unusable",
             Self::PartitionStalled => "partition_stalled",
@@ -74,7 +74,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
     /// What happened.
-    pub kind: Kind,
+    pub kind: IncidentKind,
     /// The topic's tenant; `None` for a topic of a tenant collection.
     pub tenant: Option<TenantId>,
     /// The topic.
@@ -98,7 +98,7 @@ impl Incident {
         let (kind, from, to) = (self.kind.name(), offsets.start, offsets.end);
         let mut name = format!("{kind}/{topic}/{partition}/{from}/{to}");
         // Several tenants share a topic of a tenant collection.
-        if let (Kind::TenantUnusable, Some(tenant)) = (self.kind, &self.tenant) {
+        if let (IncidentKind::TenantUnusable, Some(tenant)) = (self.kind, &self.tenant) {
             name = format!("{name}/{tenant}");
         }
         Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
@@ -108,7 +108,7 @@ impl Incident {
 /// An incident as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-pub struct Raised {
+pub struct StoredIncident {
     /// Its id.
     #[sqlx(rename = "incident_id")]
     pub id: Uuid,
@@ -126,10 +126,10 @@ pub struct Raised {
     /// The offset after the last one.
     pub to_offset: i64,
     /// Time of the last record before it, where known.
-    #[serde(serialize_with = "crate::clock::serialize_any")]
+    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub from_time: Option<DateTime<Utc>>,
     /// Time of the first record after it, where known.
-    #[serde(serialize_with = "crate::clock::serialize_any")]
+    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub to_time: Option<DateTime<Utc>>,
     /// What it means, in words.
     pub detail: String,
@@ -137,7 +137,7 @@ pub struct Raised {
     #[serde(serialize_with = "crate::clock::serialize")]
     pub raised_at: DateTime<Utc>,
     /// When it was resolved.
-    #[serde(serialize_with = "crate::clock::serialize_any")]
+    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub resolved_at: Option<DateTime<Utc>>,
     /// By whom.
     pub resolved_by: Option<String>,
@@ -172,7 +172,7 @@ pub async fn raise(tx: &mut Tx, incident: &Incident) -> Result<bool, Error> {
 }
 
 /// Which partitions are stopped.
-pub async fn stopped(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Error> {
+pub async fn list_stopped_partitions(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Error> {
     sqlx::query_as(
         "select topic, partition from mod_patron_blocks.incident
           where kind = 'partition_stopped' and resolved_at is null",
@@ -183,7 +183,7 @@ pub async fn stopped(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Erro
 }
 
 /// Which tenants could not be written.
-pub async fn unusable(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
+pub async fn list_unusable_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
     let tenants: Vec<String> = sqlx::query_scalar(
         "select distinct tenant from mod_patron_blocks.incident
           where kind = 'tenant_unusable' and resolved_at is null and tenant is not null",
@@ -195,7 +195,7 @@ pub async fn unusable(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
 }
 
 /// Open incidents by kind.
-pub async fn open_by_kind(db: impl PgExecutor<'_>) -> Result<Vec<(String, i64)>, Error> {
+pub async fn count_open_by_kind(db: impl PgExecutor<'_>) -> Result<Vec<(String, i64)>, Error> {
     sqlx::query_as(
         "select kind, count(*) from mod_patron_blocks.incident where resolved_at is null
           group by kind order by kind",
@@ -212,7 +212,7 @@ pub async fn list(
     tenant: Option<&TenantId>,
     only_open: bool,
     most: i64,
-) -> Result<Vec<Raised>, Error> {
+) -> Result<Vec<StoredIncident>, Error> {
     sqlx::query_as(
         "select incident_id, kind, rebuild_id, topic, partition, from_offset, to_offset, from_time, to_time,
                 detail, raised_at, resolved_at, resolved_by
@@ -230,7 +230,7 @@ pub async fn list(
 }
 
 /// Whether this is an open incident of a topic that tenants share.
-pub async fn is_shared(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
+pub async fn is_of_shared_topic(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
     sqlx::query_scalar(
         "select exists (select from mod_patron_blocks.incident
                          where incident_id = $1 and resolved_at is null and tenant is null)",
@@ -266,7 +266,7 @@ pub async fn resolve(
 }
 
 /// A tenant that could not be written can be. Tells whether an incident was open.
-pub async fn usable_again(
+pub async fn resolve_unusable_tenant(
     tx: &mut Tx,
     tenant: &TenantId,
     now: DateTime<Utc>,
@@ -296,10 +296,10 @@ pub struct Gap {
 }
 
 /// What topics of a tenant, or of all, have ever been found to lack, resolved or not.
-pub async fn gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec<Gap>, Error> {
+pub async fn list_gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec<Gap>, Error> {
     sqlx::query_as(
         "select topic, partition, coalesce(to_time, raised_at) as until from mod_patron_blocks.incident
-          where kind in ('records_lost', 'topic_made_anew') and (tenant = $1 or tenant is null)",
+          where kind in ('records_lost', 'topic_recreated') and (tenant = $1 or tenant is null)",
     )
     .bind(tenant.as_str())
     .fetch_all(db)

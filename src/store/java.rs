@@ -12,47 +12,50 @@ use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use self::events::{
-    AGED_TO_LOST, CHECK_INS, CHECK_OUTS, CHECKED_IN, CHECKED_OUT, CLAIMED, CLOSED, CLOSED_FEES,
-    CLOSINGS, DECLARED_LOST, DUE_DATE, EVENTS, FEE_FINE, uuid_pattern,
+    AGED_TO_LOST_TIMES, BALANCE_CHANGED_TIMES, CHECKED_IN_TIMES, CHECKED_OUT_TIMES,
+    CLAIMED_RETURNED_TIMES, CLOSED_TIMES, DECLARED_LOST_TIMES, DUE_DATE_TIMES, EVENT_TABLES,
+    INSERT_CHECK_OUT_TIMES, INSERT_CHECKED_IN_LOANS, INSERT_CLOSED_FEES, INSERT_CLOSED_LOANS,
+    uuid_pattern,
 };
-use super::{Error, Schema, Statement, Tx, dependents};
+use super::{Error, Schema, Statement, Tx, dependent_views};
 use crate::event::TenantId;
 
 /// The name that both modules use, and the table's while it is set aside.
 const SUMMARIES: &str = "user_summary";
-const SET_ASIDE: &str = "java_user_summary";
+const RENAMED_SUMMARIES: &str = "java_user_summary";
 
 /// The table makes room for our view, and later the view for the table.
-const STEP_ASIDE: Statement =
+const RENAME_SUMMARIES: Statement =
     Statement::new("alter table {schema}.user_summary rename to java_user_summary");
-const VIEW_STEPS_ASIDE: Statement =
+const RENAME_VIEW: Statement =
     Statement::new("alter view {schema}.user_summary rename to user_summary_before");
-const COME_BACK: Statement =
+const RESTORE_SUMMARIES_NAME: Statement =
     Statement::new("alter table {schema}.java_user_summary rename to user_summary");
-const LOCK: Statement = Statement::new("lock table {schema}.user_summary in access exclusive mode");
-const BEGIN_TIMES: Statement =
+const LOCK_SUMMARIES: Statement =
+    Statement::new("lock table {schema}.user_summary in access exclusive mode");
+const CREATE_TIMES: Statement =
     Statement::new("create table {schema}.java_time (id uuid not null, at timestamptz not null)");
 const INDEX_TIMES: Statement = Statement::new("create index on {schema}.java_time (id)");
-const END_TIMES: Statement = Statement::new("drop table {schema}.java_time");
-const NEWEST: Statement = Statement::new("select max(at) from {schema}.java_time");
-const TIMES: Statement = Statement::new(
+const DROP_TIMES: Statement = Statement::new("drop table {schema}.java_time");
+const SELECT_NEWEST_TIME: Statement = Statement::new("select max(at) from {schema}.java_time");
+const SELECT_TIMES: Statement = Statement::new(
     "select id, max(at) as at from {schema}.java_time where id = any ($1) group by id",
 );
-const OPEN: Statement = Statement::new(
+const OPEN_CURSOR: Statement = Statement::new(
     "declare java_summaries no scroll cursor for
      select jsonb::text as json, creation_date at time zone 'UTC' as written_at
        from {schema}.java_user_summary",
 );
-const NEXT: &str = "fetch 1000 from java_summaries";
-const CLOSE: &str = "close java_summaries";
+const FETCH_CURSOR: &str = "fetch 1000 from java_summaries";
+const CLOSE_CURSOR: &str = "close java_summaries";
 
 /// What was just filled is read at once, by the views of others and at the desk.
-const ANALYZE: Statement =
+const ANALYZE_STATE: Statement =
     Statement::new("analyze {schema}.loan, {schema}.fee_fine, {schema}.patron_counter");
 const ANALYZE_TIMES: Statement = Statement::new("analyze {schema}.java_time");
 
 /// A summary keeps its id, and its version does not go back.
-const KEEP_IDS: Statement = Statement::new(concat!(
+const ADOPT_SUMMARY_IDS: Statement = Statement::new(concat!(
     "update {schema}.patron_counter c
         set summary_id = case when s.id::text ~ ",
     uuid_pattern!(),
@@ -70,7 +73,7 @@ const KEEP_IDS: Statement = Statement::new(concat!(
 /// What we know now, for the Java module to go on with. Its own triggers do to each row what they do to
 /// its own. The time is the newest of what is known of the patron: taken over again, the summaries are of
 /// that time.
-const GIVE_BACK: Statement = Statement::new(
+const INSERT_SUMMARIES: Statement = Statement::new(
     "insert into {schema}.java_user_summary (id, jsonb, creation_date)
      select s.id, s.jsonb, timestamp 'epoch' + interval '1 millisecond' *
             (('x' || encode(substr(said.newest, 1, 8), 'hex'))::bit(64)::int8 # '-9223372036854775808'::int8)
@@ -84,10 +87,10 @@ const GIVE_BACK: Statement = Statement::new(
                    from {schema}.fee_fine where user_id = s.user_id and is_open) stamps (stamp)
           order by stamp desc limit 1) said",
 );
-const EMPTY: Statement = Statement::new("delete from {schema}.java_user_summary");
+const DELETE_SUMMARIES: Statement = Statement::new("delete from {schema}.java_user_summary");
 
 /// How far we have read is kept, so that reading goes on from there if the tenant comes again.
-const KEEP_POSITIONS: Statement = Statement::new(
+const SAVE_POSITIONS: Statement = Statement::new(
     "insert into mod_patron_blocks.given_back (
        tenant, topic, partition, next_offset, last_record_at, cluster)
      select $1, topic, partition, next_offset, last_record_at, cluster
@@ -96,7 +99,7 @@ const KEEP_POSITIONS: Statement = Statement::new(
        next_offset = excluded.next_offset, last_record_at = excluded.last_record_at,
        cluster = excluded.cluster",
 );
-const TAKE_POSITIONS: Statement = Statement::new(
+const RESTORE_POSITIONS: Statement = Statement::new(
     "with kept as (
        delete from mod_patron_blocks.given_back where tenant = $1
        returning topic, partition, next_offset, last_record_at, cluster)
@@ -106,17 +109,17 @@ const TAKE_POSITIONS: Statement = Statement::new(
 
 /// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
 /// with us stays; a test compares the schema before and after.
-const LEAVE: Statement = Statement::new(
+const DROP_TABLES: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
        {schema}.patron, {schema}.horizon, {schema}.tenant_horizon, {schema}.ingest_position, {schema}.dead_letter,
        {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
        {schema}.rebuild_difference, {schema}.touched_patron, {schema}.policy_change,
        {schema}.told_patron, {schema}.telling, {schema}.message_outbox, {schema}._sqlx_migrations",
 );
-const LEAVE_SEQUENCE: Statement =
+const DROP_SEQUENCE: Statement =
     Statement::new("drop sequence if exists {schema}.message_sequence");
 /// With them go their triggers on what stays.
-const LEAVE_FUNCTIONS: Statement = Statement::new(
+const DROP_FUNCTIONS: Statement = Statement::new(
     "drop function if exists {schema}.note_patrons(), {schema}.note_group(), {schema}.note_limit(),
        {schema}.note_condition(), {schema}.set_telling(boolean), {schema}.note_inbox(),
        {schema}.copy_horizon_of_tenant(), {schema}.copy_tenant_horizon() cascade",
@@ -125,43 +128,43 @@ const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_bef
 
 /// All of them need the Java module's tables, some of them ours as well: they are prepared where both are.
 pub(super) const STATEMENTS: &[&Statement] = &[
-    &FEE_FINE,
-    &CHECKED_OUT,
-    &CHECKED_IN,
-    &DECLARED_LOST,
-    &AGED_TO_LOST,
-    &CLAIMED,
-    &DUE_DATE,
-    &CLOSED,
-    &CHECK_INS,
-    &CLOSINGS,
-    &CHECK_OUTS,
-    &CLOSED_FEES,
-    &STEP_ASIDE,
-    &VIEW_STEPS_ASIDE,
-    &COME_BACK,
-    &LOCK,
-    &BEGIN_TIMES,
+    &BALANCE_CHANGED_TIMES,
+    &CHECKED_OUT_TIMES,
+    &CHECKED_IN_TIMES,
+    &DECLARED_LOST_TIMES,
+    &AGED_TO_LOST_TIMES,
+    &CLAIMED_RETURNED_TIMES,
+    &DUE_DATE_TIMES,
+    &CLOSED_TIMES,
+    &INSERT_CHECKED_IN_LOANS,
+    &INSERT_CLOSED_LOANS,
+    &INSERT_CHECK_OUT_TIMES,
+    &INSERT_CLOSED_FEES,
+    &RENAME_SUMMARIES,
+    &RENAME_VIEW,
+    &RESTORE_SUMMARIES_NAME,
+    &LOCK_SUMMARIES,
+    &CREATE_TIMES,
     &INDEX_TIMES,
-    &END_TIMES,
-    &NEWEST,
-    &TIMES,
-    &OPEN,
-    &ANALYZE,
+    &DROP_TIMES,
+    &SELECT_NEWEST_TIME,
+    &SELECT_TIMES,
+    &OPEN_CURSOR,
+    &ANALYZE_STATE,
     &ANALYZE_TIMES,
-    &KEEP_IDS,
-    &GIVE_BACK,
-    &EMPTY,
-    &KEEP_POSITIONS,
-    &TAKE_POSITIONS,
-    &LEAVE,
-    &LEAVE_SEQUENCE,
-    &LEAVE_FUNCTIONS,
+    &ADOPT_SUMMARY_IDS,
+    &INSERT_SUMMARIES,
+    &DELETE_SUMMARIES,
+    &SAVE_POSITIONS,
+    &RESTORE_POSITIONS,
+    &DROP_TABLES,
+    &DROP_SEQUENCE,
+    &DROP_FUNCTIONS,
     &DROP_VIEW,
 ];
 
 /// The rights that we miss, as sentences.
-const MISSING_RIGHTS: &str = "
+const SELECT_MISSING_RIGHTS: &str = "
     select format('be allowed to use and create in schema %I', $1)
      where not (has_schema_privilege($1, 'USAGE') and has_schema_privilege($1, 'CREATE'))
     union all
@@ -176,15 +179,15 @@ const MISSING_RIGHTS: &str = "
      where relnamespace = $1::regnamespace and relname = any ($2)
        and not has_table_privilege(oid, 'SELECT')";
 
-const TABLES: &str = "select relname::text from pg_catalog.pg_class c
+const SELECT_TABLES: &str = "select relname::text from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where n.nspname = $1 and relkind in ('r', 'p')";
 
-const READING: &str = "read the Java module's summaries";
+const READ_STEP: &str = "read the Java module's summaries";
 
 /// A row of the module's table of summaries.
 #[derive(Debug, FromRow)]
-pub struct Row {
+pub struct SummaryRow {
     /// The summary.
     pub json: String,
     /// When it was written; only we ever set it, when we gave the tables back.
@@ -193,65 +196,65 @@ pub struct Row {
 
 /// What of the Java module is in a tenant's schema.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct JavaTables {
     /// Its summaries bear their name: they are its state, and not ours yet.
-    pub in_place: bool,
+    pub has_summaries: bool,
     /// Its summaries were set aside: the tenant is ours.
-    pub aside: bool,
+    pub is_migrated: bool,
     tables: Vec<String>,
 }
 
 /// Looks for what the Java module left.
-pub async fn left(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Left, Error> {
-    let tables: Vec<String> = sqlx::query_scalar(TABLES)
+pub async fn find_tables(db: impl PgExecutor<'_>, schema: &Schema) -> Result<JavaTables, Error> {
+    let tables: Vec<String> = sqlx::query_scalar(SELECT_TABLES)
         .bind(schema.name())
         .fetch_all(db)
         .await
         .map_err(Error::at("look for the Java module's tables"))?;
     let has = |name| tables.iter().any(|table| table == name);
-    Ok(Left { in_place: has(SUMMARIES), aside: has(SET_ASIDE), tables })
+    Ok(JavaTables { has_summaries: has(SUMMARIES), is_migrated: has(RENAMED_SUMMARIES), tables })
 }
 
 /// Says which rights our role would need and does not have.
 pub async fn require_rights(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-    let events: Vec<&str> = EVENTS.iter().map(|(table, ..)| *table).collect();
-    let missing: Vec<String> = sqlx::query_scalar(MISSING_RIGHTS)
+    let events: Vec<&str> = EVENT_TABLES.iter().map(|(table, ..)| *table).collect();
+    let missing: Vec<String> = sqlx::query_scalar(SELECT_MISSING_RIGHTS)
         .bind(schema.name())
         .bind(events)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("look for the rights on the Java module's tables"))?;
-    if missing.is_empty() { Ok(()) } else { Err(Error::Rights(missing.join("; and "))) }
+    if missing.is_empty() { Ok(()) } else { Err(Error::MissingRights(missing.join("; and "))) }
 }
 
-impl Left {
+impl JavaTables {
     /// Keeps everybody off the summaries until the transaction ends.
-    pub async fn lock(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-        run(tx, schema, &LOCK, "lock the summaries").await
+    pub async fn lock_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+        run(tx, schema, &LOCK_SUMMARIES, "lock the summaries").await
     }
 
     /// The table of summaries makes room for the view.
-    pub async fn step_aside(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-        run(tx, schema, &STEP_ASIDE, "set the Java module's summaries aside").await
+    pub async fn rename_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+        run(tx, schema, &RENAME_SUMMARIES, "set the Java module's summaries aside").await
     }
 
     /// Gathers when the module last wrote of each patron, and when the open loans were checked out.
     /// Returns the newest time of all.
-    pub async fn gather_times(
+    pub async fn collect_times(
         &self,
         tx: &mut Tx,
         schema: &Schema,
     ) -> Result<Option<DateTime<Utc>>, Error> {
         let step = "gather when the Java module wrote what it knew";
-        run(tx, schema, &BEGIN_TIMES, step).await?;
-        for (table, times, _) in &EVENTS {
+        run(tx, schema, &CREATE_TIMES, step).await?;
+        for (table, times, _) in &EVENT_TABLES {
             if self.has(table) {
                 run(tx, schema, times, step).await?;
             }
         }
-        let newest = sqlx::query_scalar(schema.sql(&NEWEST)).fetch_one(&mut **tx).await;
+        let newest = sqlx::query_scalar(schema.sql(&SELECT_NEWEST_TIME)).fetch_one(&mut **tx).await;
         if self.has("item_checked_out_event") {
-            run(tx, schema, &CHECK_OUTS, step).await?;
+            run(tx, schema, &INSERT_CHECK_OUT_TIMES, step).await?;
         }
         run(tx, schema, &INDEX_TIMES, step).await?;
         run(tx, schema, &ANALYZE_TIMES, step).await?;
@@ -267,15 +270,15 @@ impl Left {
         since: DateTime<Utc>,
     ) -> Result<(), Error> {
         let step = "enter what the Java module knew as ended";
-        let there = EVENTS.iter().filter(|(table, ..)| self.has(table));
-        for ended in there.filter_map(|(_, _, ended)| *ended) {
+        let existing = EVENT_TABLES.iter().filter(|(table, ..)| self.has(table));
+        for ended in existing.filter_map(|(_, _, ended)| *ended) {
             let done = sqlx::query(schema.sql(ended)).bind(since).execute(&mut **tx).await;
             done.map_err(Error::at(step))?;
         }
-        run(tx, schema, &ANALYZE, step).await?;
-        run(tx, schema, &KEEP_IDS, "keep the ids of the summaries").await?;
-        run(tx, schema, &END_TIMES, step).await?;
-        dependents::grant_alike(tx, schema, SET_ASIDE, SUMMARIES).await
+        run(tx, schema, &ANALYZE_STATE, step).await?;
+        run(tx, schema, &ADOPT_SUMMARY_IDS, "keep the ids of the summaries").await?;
+        run(tx, schema, &DROP_TIMES, step).await?;
+        dependent_views::copy_grants(tx, schema, RENAMED_SUMMARIES, SUMMARIES).await
     }
 
     fn has(&self, table: &str) -> bool {
@@ -284,29 +287,29 @@ impl Left {
 }
 
 /// Begins to read the table that was set aside.
-pub async fn open(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-    run(tx, schema, &OPEN, READING).await
+pub async fn open_summaries(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+    run(tx, schema, &OPEN_CURSOR, READ_STEP).await
 }
 
 /// Its next rows; after the last ones there are none, and reading has ended.
-pub async fn next(tx: &mut Tx) -> Result<Vec<Row>, Error> {
+pub async fn next_summaries(tx: &mut Tx) -> Result<Vec<SummaryRow>, Error> {
     // Not kept by the connection: what it gives depends on the cursor of this transaction.
-    let rows = sqlx::query_as(NEXT).persistent(false).fetch_all(&mut **tx).await;
-    let rows: Vec<Row> = rows.map_err(Error::at(READING))?;
+    let rows = sqlx::query_as(FETCH_CURSOR).persistent(false).fetch_all(&mut **tx).await;
+    let rows: Vec<SummaryRow> = rows.map_err(Error::at(READ_STEP))?;
     if rows.is_empty() {
-        let closed = sqlx::query(CLOSE).persistent(false).execute(&mut **tx).await;
-        closed.map_err(Error::at(READING))?;
+        let closed = sqlx::query(CLOSE_CURSOR).persistent(false).execute(&mut **tx).await;
+        closed.map_err(Error::at(READ_STEP))?;
     }
     Ok(rows)
 }
 
 /// When the module wrote of these patrons, and when these loans were checked out.
-pub async fn times(
+pub async fn load_times(
     tx: &mut Tx,
     schema: &Schema,
     ids: &[Uuid],
 ) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
-    sqlx::query_as(schema.sql(&TIMES))
+    sqlx::query_as(schema.sql(&SELECT_TIMES))
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
@@ -315,23 +318,27 @@ pub async fn times(
 
 /// Fills the table that was set aside with what we know now and gives it its name again. Returns how
 /// many summaries there are.
-pub async fn come_back(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
+pub async fn restore_summaries(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
     let step = "fill the Java module's summaries";
-    run(tx, schema, &EMPTY, step).await?;
-    let filled = sqlx::query(schema.sql(&GIVE_BACK)).execute(&mut **tx).await;
+    run(tx, schema, &DELETE_SUMMARIES, step).await?;
+    let filled = sqlx::query(schema.sql(&INSERT_SUMMARIES)).execute(&mut **tx).await;
     let filled = filled.map_err(Error::at(step))?.rows_affected();
-    for rename in [&VIEW_STEPS_ASIDE, &COME_BACK] {
+    for rename in [&RENAME_VIEW, &RESTORE_SUMMARIES_NAME] {
         run(tx, schema, rename, "give the Java module's summaries their name again").await?;
     }
     Ok(filled)
 }
 
 /// Goes on where the tenant's topics were read to when its tables were given back, if they were.
-pub async fn take_positions(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
-    positions(tx, schema, tenant, &TAKE_POSITIONS).await
+pub async fn restore_positions(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+) -> Result<(), Error> {
+    move_positions(tx, schema, tenant, &RESTORE_POSITIONS).await
 }
 
-async fn positions(
+async fn move_positions(
     tx: &mut Tx,
     schema: &Schema,
     tenant: &TenantId,
@@ -342,9 +349,13 @@ async fn positions(
 }
 
 /// Drops what is ours in the schema, once nothing reads it; how far topics were read is kept.
-pub async fn leave(tx: &mut Tx, schema: &Schema, tenant: &TenantId) -> Result<(), Error> {
-    positions(tx, schema, tenant, &KEEP_POSITIONS).await?;
-    for drop in [&DROP_VIEW, &LEAVE, &LEAVE_SEQUENCE, &LEAVE_FUNCTIONS] {
+pub async fn drop_own_objects(
+    tx: &mut Tx,
+    schema: &Schema,
+    tenant: &TenantId,
+) -> Result<(), Error> {
+    move_positions(tx, schema, tenant, &SAVE_POSITIONS).await?;
+    for drop in [&DROP_VIEW, &DROP_TABLES, &DROP_SEQUENCE, &DROP_FUNCTIONS] {
         run(tx, schema, drop, "drop what the Java module does not know").await?;
     }
     Ok(())

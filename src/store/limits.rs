@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::{
     Error, Schema, Statement,
     records::{Collection, METADATA},
-    search::{Field, Searchable},
+    search::{Field, SearchTarget},
 };
 
-const ADD: Statement = Statement::new(
+const INSERT: Statement = Statement::new(
     "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
      values ($1, $2, $3, $4 at time zone 'UTC', $5)",
 );
@@ -21,7 +21,7 @@ const REPLACE: Statement = Statement::new(
 const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limits where id = $1");
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&RECORDS.all, &RECORDS.find, &ADD, &REPLACE, &REMOVE];
+    &[&RECORDS.all, &RECORDS.find, &INSERT, &REPLACE, &REMOVE];
 
 /// The limits, in the order in which they were made, which is the order of blocks in an answer.
 pub static RECORDS: Collection = Collection {
@@ -31,7 +31,7 @@ pub static RECORDS: Collection = Collection {
            from {schema}.patron_block_limits order by creation_date nulls first, id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
-    search: Searchable {
+    search: SearchTarget {
         table: "{schema}.patron_block_limits",
         order: "creation_date nulls first, id",
         fields: &FIELDS,
@@ -41,9 +41,9 @@ pub static RECORDS: Collection = Collection {
 const FIELDS: [Field; 8] = {
     let [created, created_by, updated, updated_by] = METADATA;
     [
-        Field::name("id", "id::text"),
-        Field::name("patronGroupId", "jsonb ->> 'patronGroupId'"),
-        Field::name("conditionId", "jsonb ->> 'conditionId'"),
+        Field::keyword("id", "id::text"),
+        Field::keyword("patronGroupId", "jsonb ->> 'patronGroupId'"),
+        Field::keyword("conditionId", "jsonb ->> 'conditionId'"),
         Field::number(
             "value",
             "jsonb ->> 'value'",
@@ -69,14 +69,14 @@ pub struct LimitRow<'a> {
 
 /// Adds a limit. [`Error::is_duplicate`] where its id is taken, [`Error::is_dangling`] where its
 /// condition does not exist.
-pub async fn add(
+pub async fn insert(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     limit: LimitRow<'_>,
     by: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    sqlx::query(schema.sql(&ADD))
+    sqlx::query(schema.sql(&INSERT))
         .bind(limit.id)
         .bind(limit.record)
         .bind(limit.condition)

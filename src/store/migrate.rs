@@ -11,29 +11,31 @@ use tokio::time::{Instant, sleep};
 use super::{Db, Error, Schema, Statement, Tx, Verdict, tenants};
 use crate::event::TenantId;
 
-static MODULE: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/module")));
-static TENANT: LazyLock<Migrator> = LazyLock::new(|| beside(sqlx::migrate!("migrations/tenant")));
+static MODULE_MIGRATOR: LazyLock<Migrator> =
+    LazyLock::new(|| configured(sqlx::migrate!("migrations/module")));
+static TENANT_MIGRATOR: LazyLock<Migrator> =
+    LazyLock::new(|| configured(sqlx::migrate!("migrations/tenant")));
 /// Within a transaction, whose tables are new and empty: indexes need not be built concurrently, which no
 /// transaction may do.
-static TENANT_WITHIN: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = beside(sqlx::migrate!("migrations/tenant"));
+static TENANT_MIGRATOR_IN_TRANSACTION: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = configured(sqlx::migrate!("migrations/tenant"));
     migrator.migrations.to_mut().iter_mut().for_each(join_transaction);
     migrator
 });
 
 /// How long to wait for another instance that migrates the same schema, and how often to look.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-const LOCK_POLL: Duration = Duration::from_millis(100);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-const APPLIED: Statement =
+const SELECT_APPLIED_VERSIONS: Statement =
     Statement::new("select version from {schema}._sqlx_migrations where success");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&APPLIED];
+pub(super) const STATEMENTS: &[&Statement] = &[&SELECT_APPLIED_VERSIONS];
 
 /// During a rollout an older instance may start on a schema that a newer one has migrated. The lock of a
 /// schema is taken here: the migrator's own is one for the whole database, and its waiters would block
 /// the building of an index.
-fn beside(mut migrator: Migrator) -> Migrator {
+fn configured(mut migrator: Migrator) -> Migrator {
     migrator.set_ignore_missing(true);
     migrator.set_locking(false);
     migrator
@@ -50,34 +52,34 @@ fn join_transaction(migration: &mut Migration) {
 
 /// Whether a tenant's schema has every migration of this version.
 pub async fn is_current(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
-    let asked = sqlx::query_scalar(schema.sql(&APPLIED)).fetch_all(db).await;
-    let applied: Vec<i64> = match asked.map_err(Error::at("look which migrations were applied")) {
+    let result = sqlx::query_scalar(schema.sql(&SELECT_APPLIED_VERSIONS)).fetch_all(db).await;
+    let applied: Vec<i64> = match result.map_err(Error::at("look which migrations were applied")) {
         // There is no such table.
         Err(error) if error.verdict() == Verdict::Unusable => return Ok(false),
         applied => applied?,
     };
-    Ok(TENANT.iter().all(|migration| applied.contains(&migration.version)))
+    Ok(TENANT_MIGRATOR.iter().all(|migration| applied.contains(&migration.version)))
 }
 
 /// Makes the module's schema, or brings it up to date.
 pub async fn module(db: &Db) -> Result<(), Error> {
-    run(db, &MODULE, &Schema::module(), None).await
+    run(db, &MODULE_MIGRATOR, &Schema::module(), None).await
 }
 
 /// Makes a tenant's schema, or brings it up to date. Several instances may try at once.
 pub async fn tenant(db: &Db, tenant: &TenantId, schema: &Schema) -> Result<(), Error> {
-    run(db, &TENANT, schema, Some(tenant)).await
+    run(db, &TENANT_MIGRATOR, schema, Some(tenant)).await
 }
 
 /// Brings a tenant's schema up to date as part of a transaction, which holds the tenant's migration
 /// lock. No migration of a tenant may need to stand alone, then.
-pub async fn within(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
+pub async fn tenant_in_transaction(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     sqlx::query("select set_config('search_path', $1, true), set_config('client_min_messages', 'warning', true)")
         .bind(schema.name())
         .execute(&mut **tx)
         .await
         .map_err(Error::at("migrate within a transaction"))?;
-    TENANT_WITHIN
+    TENANT_MIGRATOR_IN_TRANSACTION
         .run_direct(None, &mut **tx, false)
         .await
         .map_err(|source| Error::Migrate { schema: schema.name().to_owned(), source })
@@ -93,7 +95,7 @@ async fn run(
     // With it go its search_path and its lock.
     connection.close_on_drop();
     lock(&mut connection, schema, tenant).await?;
-    create(&mut connection, schema).await?;
+    create_schema(&mut connection, schema).await?;
     drop_invalid_indexes(&mut connection, schema).await?;
     // Not `run`: its bounds keep a future that calls it from being spawned.
     migrator
@@ -109,12 +111,12 @@ async fn lock(
     schema: &Schema,
     tenant: Option<&TenantId>,
 ) -> Result<(), Error> {
-    let deadline = Instant::now() + LOCK_WAIT;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     while !tenants::try_lock_for_migration(connection, tenant).await? {
         if Instant::now() > deadline {
             return Err(Error::MigrationBusy { schema: schema.name().to_owned() });
         }
-        sleep(LOCK_POLL).await;
+        sleep(LOCK_POLL_INTERVAL).await;
     }
     Ok(())
 }
@@ -139,7 +141,7 @@ async fn drop_invalid_indexes(connection: &mut PgConnection, schema: &Schema) ->
     Ok(())
 }
 
-async fn create(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
+async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
     let name = schema.name();
     for statement in [
         "set client_min_messages = warning".to_owned(),

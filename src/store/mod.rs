@@ -7,19 +7,20 @@ mod columns;
 pub mod conditions;
 mod copy;
 pub mod dead_letters;
-pub mod dependents;
+pub mod dependent_views;
 pub mod differences;
 mod error;
+pub mod exports;
 pub mod inbox;
+pub mod inbox_tail;
 pub mod incidents;
-pub mod iterations;
 pub mod java;
-pub mod laid;
 pub mod limits;
 pub mod merge;
 pub mod migrate;
 pub mod outbox;
 pub mod patrons;
+pub mod pending_patrons;
 pub mod positions;
 pub mod prune;
 pub mod rebuilds;
@@ -28,8 +29,7 @@ pub mod rows;
 mod schema;
 pub mod search;
 pub mod shadow;
-pub mod tail;
-pub mod telling;
+pub mod shadow_load;
 pub mod tenant_jobs;
 pub mod tenants;
 
@@ -98,40 +98,41 @@ pub struct PoolSettings {
     /// What the connections are for, as `pg_stat_activity` shows it.
     pub name: &'static str,
     /// Connections at most.
-    pub most: u32,
+    pub max_connections: u32,
     /// How long a caller waits for one, connecting included.
-    pub wait: Duration,
+    pub acquire_timeout: Duration,
     /// How long the server lets one statement run, and a transaction wait for its next: an instance
     /// that freezes in the middle of one must not keep its locks.
-    pub statement: Duration,
+    pub statement_timeout: Duration,
     /// Whether transactions of this pool may be given up in the middle.
-    pub suspicious: bool,
+    pub verify_on_release: bool,
 }
 
 /// A statement is prepared once per tenant and connection; room for some forty tenants at once.
-const STATEMENTS_KEPT: usize = 500;
+const STATEMENT_CACHE_CAPACITY: usize = 500;
 
 /// A pool that connects when it is first used, so that a service can start while the database is away.
 pub fn pool(login: &Login, settings: PoolSettings) -> Db {
-    let longest = settings.statement.as_millis().to_string();
+    let statement_timeout = settings.statement_timeout.as_millis().to_string();
     let connect = login
         .options()
         .application_name(settings.name)
-        .statement_cache_capacity(STATEMENTS_KEPT)
+        .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
         .options([
-            ("statement_timeout", &longest),
-            ("idle_in_transaction_session_timeout", &longest),
+            ("statement_timeout", &statement_timeout),
+            ("idle_in_transaction_session_timeout", &statement_timeout),
         ]);
     PgPoolOptions::new()
-        .max_connections(settings.most)
-        .acquire_timeout(settings.wait)
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
         // Asking before each use costs a round trip; `read` and ingest try again instead.
         .test_before_acquire(false)
         .max_lifetime(Duration::from_secs(30 * 60))
         .after_release(move |connection, _| {
             Box::pin(async move {
                 // What was given up in the middle may never answer; the pool itself would wait.
-                let alive = !settings.suspicious || timeout(ALIVE, connection.ping()).await.is_ok();
+                let alive = !settings.verify_on_release
+                    || timeout(PING_TIMEOUT, connection.ping()).await.is_ok();
                 if alive { Ok(true) } else { Err(sqlx::Error::PoolTimedOut) }
             })
         })
@@ -145,26 +146,26 @@ pub async fn begin(db: &Db) -> Result<Tx, Error> {
 
 /// How long a transaction waits for a lock before its statement fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockWait {
+pub enum LockTimeout {
     /// As long as orderly work on the same rows takes.
-    Usual,
+    Normal,
     /// Hardly at all: a moment ago the lock could not be had.
-    Brief,
+    Short,
 }
 
 /// Begins a transaction that waits for no lock for longer than that. The limit is part of the statement that
 /// begins it, so it costs no round trip.
-pub async fn begin_waiting(db: &Db, wait: LockWait) -> Result<Tx, Error> {
+pub async fn begin_with_lock_timeout(db: &Db, wait: LockTimeout) -> Result<Tx, Error> {
     let begin = match wait {
-        LockWait::Usual => "begin; set local lock_timeout = '10s'",
-        LockWait::Brief => "begin; set local lock_timeout = '500ms'",
+        LockTimeout::Normal => "begin; set local lock_timeout = '10s'",
+        LockTimeout::Short => "begin; set local lock_timeout = '500ms'",
     };
     db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
 }
 
 /// Reads in a transaction and lets the locks of what was read go at once: whoever drops or alters a table need not
 /// wait until the transaction ends. Locks that it took before stay.
-pub async fn read_unlocked<T>(
+pub async fn read_releasing_locks<T>(
     tx: &mut Tx,
     read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
@@ -175,11 +176,11 @@ pub async fn read_unlocked<T>(
 }
 
 /// Does something within a limit; after it the connection counts as dead ([`Error::Silent`]).
-pub async fn within<T, E: From<Error>>(
+pub async fn with_timeout<T, E: From<Error>>(
     limit: Duration,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Silent.into()))
+    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout.into()))
 }
 
 /// Commits: from here on what the transaction did is durable.
@@ -195,11 +196,11 @@ pub async fn now(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
 }
 
 /// How long one read may take, and how long reads that meet dead connections are tried again.
-const READ: Duration = Duration::from_secs(5);
-const TRY_AGAIN_FOR: Duration = Duration::from_secs(2);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_RETRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection may take to show that it lives when it goes back to its pool.
-const ALIVE: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads over a connection of the pool, and again while that turns out to be dead: a restart of the
 /// database must not let a blocked patron pass for each connection that was idle then. Asking each
@@ -212,15 +213,13 @@ pub async fn read<T>(
     let started = Instant::now();
     loop {
         let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
-        let failed = match within(READ, read(&mut connection)).await {
-            Err(error) if error.is_of_a_dead_connection() || matches!(error, Error::Silent) => {
-                error
-            }
+        let failed = match with_timeout(READ_TIMEOUT, read(&mut connection)).await {
+            Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
             done => return done,
         };
         // Not back to the pool, which would wait for it.
         drop(connection.detach());
-        if matches!(failed, Error::Silent) || started.elapsed() > TRY_AGAIN_FOR {
+        if matches!(failed, Error::Timeout) || started.elapsed() > READ_RETRY_TIMEOUT {
             return Err(failed);
         }
     }
@@ -229,8 +228,8 @@ pub async fn read<T>(
 /// Whether the database answers at all.
 pub async fn ping(db: &Db) -> Result<(), Error> {
     read(db, async |connection| {
-        let asked = sqlx::query("select 1").execute(connection).await;
-        asked.map(|_| ()).map_err(Error::at("reach the database"))
+        let result = sqlx::query("select 1").execute(connection).await;
+        result.map(|_| ()).map_err(Error::at("reach the database"))
     })
     .await
 }
@@ -248,14 +247,14 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     prune::STATEMENTS,
     differences::STATEMENTS,
     rows::STATEMENTS,
-    telling::STATEMENTS,
+    pending_patrons::STATEMENTS,
     outbox::STATEMENTS,
-    iterations::STATEMENTS,
+    exports::STATEMENTS,
 ];
 
 /// Statements on a shadow beside a tenant; a test prepares them where there is one.
-pub const STATEMENTS_ON_SHADOW: &[&[&Statement]] =
-    &[shadow::STATEMENTS, laid::STATEMENTS, tail::STATEMENTS];
+pub const SHADOW_STATEMENTS: &[&[&Statement]] =
+    &[shadow::STATEMENTS, shadow_load::STATEMENTS, inbox_tail::STATEMENTS];
 
 /// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
-pub const STATEMENTS_BESIDE_JAVA: &[&[&Statement]] = &[java::STATEMENTS];
+pub const JAVA_STATEMENTS: &[&[&Statement]] = &[java::STATEMENTS];

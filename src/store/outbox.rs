@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx};
 
 /// Above what was told before, whatever became of the tenant in between, or of the database.
-const NUMBERS: Statement = Statement::new(
+const NEXT_SEQUENCES: Statement = Statement::new(
     "with least as (
        select setval('{schema}.message_sequence', greatest(last_value,
                 (extract(epoch from clock_timestamp()) * 1000000)::bigint)) as number
@@ -17,12 +17,12 @@ const NUMBERS: Statement = Statement::new(
      select nextval('{schema}.message_sequence') from least, generate_series(1, $1)",
 );
 
-const ADD: Statement = Statement::new(
+const INSERT: Statement = Statement::new(
     "insert into {schema}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
      select * from unnest($1::int8[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::text[])",
 );
 
-const UNSENT: Statement = Statement::new(
+const SELECT_UNSENT: Statement = Statement::new(
     "select sequence, id, kafka_topic, key, headers, payload from {schema}.message_outbox
       where status = 'NEW' order by sequence limit $1",
 );
@@ -32,7 +32,7 @@ const SET_SENT: Statement = Statement::new(
 );
 
 /// The newest message of each of these keys, each of a topic, if it was sent.
-const SEND_AGAIN: Statement = Statement::new(
+const MARK_FOR_RESEND: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'NEW' where status = 'SENT' and sequence in (
        select max(m.sequence) from {schema}.message_outbox m
          join unnest($1::text[], $2::text[]) as of (kafka_topic, key)
@@ -47,7 +47,7 @@ const PRUNE: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&NUMBERS, &ADD, &UNSENT, &SET_SENT, &SEND_AGAIN, &PRUNE];
+    &[&NEXT_SEQUENCES, &INSERT, &SELECT_UNSENT, &SET_SENT, &MARK_FOR_RESEND, &PRUNE];
 
 /// A message as stored.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -67,13 +67,13 @@ pub struct Message {
 }
 
 /// The next places in the order, so many. Whoever asks has the turn to tell: nobody else asks meanwhile.
-pub async fn numbers(
+pub async fn next_sequences(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    many: usize,
+    count: usize,
 ) -> Result<Vec<i64>, Error> {
-    let many = i32::try_from(many).unwrap_or(i32::MAX);
-    let mut numbers: Vec<i64> = sqlx::query_scalar(schema.sql(&NUMBERS))
+    let many = i32::try_from(count).unwrap_or(i32::MAX);
+    let mut numbers: Vec<i64> = sqlx::query_scalar(schema.sql(&NEXT_SEQUENCES))
         .bind(many)
         .fetch_all(db)
         .await
@@ -83,11 +83,11 @@ pub async fn numbers(
 }
 
 /// Adds messages.
-pub async fn add(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(), Error> {
+pub async fn insert(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(), Error> {
     fn column<T>(of: &[Message], value: impl Fn(&Message) -> T) -> Vec<T> {
         of.iter().map(value).collect()
     }
-    sqlx::query(schema.sql(&ADD))
+    sqlx::query(schema.sql(&INSERT))
         .bind(column(messages, |message| message.sequence))
         .bind(column(messages, |message| message.id))
         .bind(column(messages, |message| message.kafka_topic.clone()))
@@ -101,12 +101,12 @@ pub async fn add(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(
 }
 
 /// The next messages to be sent, in order.
-pub async fn unsent(
+pub async fn load_unsent(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     most: i64,
 ) -> Result<Vec<Message>, Error> {
-    let found = sqlx::query_as(schema.sql(&UNSENT)).bind(most).fetch_all(db).await;
+    let found = sqlx::query_as(schema.sql(&SELECT_UNSENT)).bind(most).fetch_all(db).await;
     found.map_err(Error::at("read messages"))
 }
 
@@ -118,14 +118,14 @@ pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result
 
 /// Has the newest message of each of these keys, each of a topic, be sent again: an older one may have come after
 /// it.
-pub async fn send_again(
+pub async fn mark_for_resend(
     tx: &mut Tx,
     schema: &Schema,
     of: &[(String, String)],
 ) -> Result<(), Error> {
     let (topics, keys): (Vec<&str>, Vec<&str>) =
         of.iter().map(|(topic, key)| (&**topic, &**key)).unzip();
-    let set = sqlx::query(schema.sql(&SEND_AGAIN)).bind(topics).bind(keys);
+    let set = sqlx::query(schema.sql(&MARK_FOR_RESEND)).bind(topics).bind(keys);
     let set = set.execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have messages sent again"))
 }

@@ -50,21 +50,21 @@ macro_rules! state {
 }
 
 /// One round trip for the desk.
-const STATE: Statement = Statement::new(state!("", "c.user_id = $1"));
+const SELECT_STATE: Statement = Statement::new(state!("", "c.user_id = $1"));
 
 /// Of many patrons, and when the next loan of each gets overdue.
-const STATES: Statement = Statement::new(state!(
+const SELECT_STATES: Statement = Statement::new(state!(
     "c.user_id, (select min(l.overdue_from) from {schema}.loan l
                   where l.user_id = c.user_id and l.is_open and not l.claimed_returned
                     and l.overdue_from > $2) as next_overdue, ",
     "c.user_id = any($1)"
 ));
 
-const SUMMARY: Statement =
+const SELECT_SUMMARY: Statement =
     Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
 
 /// By the clock of the database, which all instances share. A time that lies ahead of it is no time of an answer.
-const LEARN_GROUP: Statement = Statement::new(
+const UPSERT_USERS_GROUP: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, patron_group, known_at)
      values ($1, $2, now() - $3 * interval '1 second')
      on conflict (user_id) do update set
@@ -74,7 +74,7 @@ const LEARN_GROUP: Statement = Statement::new(
 
 /// In the order of the patrons, so that two writers wait for each other in one direction. A record of a clock that
 /// is ahead is no newer than its arrival, or no answer could be newer than it.
-const TELL_GROUPS: Statement = Statement::new(
+const UPSERT_TOPIC_GROUPS: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, told_group, told_stamp, told_at)
      select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]),
             least(unnest($4::timestamptz[]), now())
@@ -84,7 +84,7 @@ const TELL_GROUPS: Statement = Statement::new(
 );
 
 /// The group that was heard of last, told or asked for.
-const GROUPS: Statement = Statement::new(
+const SELECT_GROUPS: Statement = Statement::new(
     "select user_id, patron_group from (
         select user_id, case when told_at >= known_at or known_at is null then told_group
                              else patron_group end as patron_group
@@ -93,7 +93,7 @@ const GROUPS: Statement = Statement::new(
 );
 
 /// Every patron whose counters are not what a recount of the rows gives.
-const DRIFT: Statement = Statement::new(
+const SELECT_DRIFTED: Statement = Statement::new(
     "with recount as (
        select user_id, sum(loans) as loans, sum(lost) as lost, sum(claimed) as claimed,
               sum(recalled) as recalled, sum(fees) as fees, sum(balance) as balance
@@ -116,13 +116,13 @@ const DRIFT: Statement = Statement::new(
       order by 1",
 );
 
-const WITH_ANYTHING_OPEN: Statement = Statement::new(
+const SELECT_WITH_OPEN_ITEMS: Statement = Statement::new(
     "select user_id from {schema}.patron_counter
       where user_id > $1 and (open_loans > 0 or open_fees_fines > 0) order by user_id limit $2",
 );
 
 /// By indexes of their own: such rows are few.
-const WAITING: Statement = Statement::new(
+const COUNT_WAITING: Statement = Statement::new(
     "select (select count(*) from {schema}.loan
               where check_out_stamp is null and snapshot_stamp is null and closed_stamp is null)
               as loans,
@@ -131,21 +131,21 @@ const WAITING: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] = &[
-    &STATE,
-    &STATES,
-    &SUMMARY,
-    &LEARN_GROUP,
-    &TELL_GROUPS,
-    &GROUPS,
-    &DRIFT,
-    &WITH_ANYTHING_OPEN,
-    &WAITING,
+    &SELECT_STATE,
+    &SELECT_STATES,
+    &SELECT_SUMMARY,
+    &UPSERT_USERS_GROUP,
+    &UPSERT_TOPIC_GROUPS,
+    &SELECT_GROUPS,
+    &SELECT_DRIFTED,
+    &SELECT_WITH_OPEN_ITEMS,
+    &COUNT_WAITING,
 ];
 
 /// What events told of and what counts for nobody yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-pub struct Waiting {
+pub struct WaitingCounts {
     /// Loans that nothing has opened yet: their check-out is on its way, or was lost.
     pub loans: i64,
     /// Fees/fines whose owner nothing has named.
@@ -153,21 +153,27 @@ pub struct Waiting {
 }
 
 /// What waits.
-pub async fn waiting(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Waiting, Error> {
-    sqlx::query_as(schema.sql(&WAITING)).fetch_one(db).await.map_err(Error::at("count what waits"))
+pub async fn count_waiting(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+) -> Result<WaitingCounts, Error> {
+    sqlx::query_as(schema.sql(&COUNT_WAITING))
+        .fetch_one(db)
+        .await
+        .map_err(Error::at("count what waits"))
 }
 
 /// A patron who has something open.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
+pub struct PatronState {
     /// What the limits are compared with.
     pub measures: Measures,
     /// Due date of the recalled loan that is overdue for longest.
     pub first_recall_due: Option<DateTime<Utc>>,
     /// The patron group as the users module answered when it was last asked.
-    pub asked: Option<KnownGroup>,
+    pub users_group: Option<KnownGroup>,
     /// The patron group as the newest record of the topic told.
-    pub told: Option<KnownGroup>,
+    pub topic_group: Option<KnownGroup>,
     /// When this was read, by the clock of the database.
     pub read_at: DateTime<Utc>,
 }
@@ -181,19 +187,19 @@ pub struct KnownGroup {
     pub known_at: DateTime<Utc>,
 }
 
-impl State {
+impl PatronState {
     /// The group that is known without asking: the newer of the answer and the record. `None` where there is
     /// neither; its group is `None` where it says that there is none.
     pub fn known_group(&self) -> Option<&KnownGroup> {
-        self.asked.iter().chain(&self.told).max_by_key(|known| known.known_at)
+        self.users_group.iter().chain(&self.topic_group).max_by_key(|known| known.known_at)
     }
 
     /// Whether the topic named the group that is known, and no newer answer names another.
-    pub fn is_group_of_topic(&self) -> bool {
-        let (known, told) = (self.known_group(), self.told.as_ref());
+    pub fn is_topic_group(&self) -> bool {
+        let (known, topic) = (self.known_group(), self.topic_group.as_ref());
         let groups = known.and_then(|known| known.group.as_ref());
-        let groups = groups.zip(told.and_then(|told| told.group.as_ref()));
-        groups.is_some_and(|(known, told)| known.eq_ignore_ascii_case(told))
+        let groups = groups.zip(topic.and_then(|topic| topic.group.as_ref()));
+        groups.is_some_and(|(known, topic)| known.eq_ignore_ascii_case(topic))
     }
 
     /// How old what is known of a group is. A time that lies ahead is as far from being new as one that lies back.
@@ -212,17 +218,17 @@ struct StateRow {
     overdue_recalls: i64,
     first_recall_due: Option<DateTime<Utc>>,
     fee_fine_balance: Decimal,
-    patron_group: Option<String>,
-    known_at: Option<DateTime<Utc>>,
-    told_group: Option<String>,
-    told_at: Option<DateTime<Utc>>,
+    users_group: Option<String>,
+    users_group_at: Option<DateTime<Utc>>,
+    topic_group: Option<String>,
+    topic_group_at: Option<DateTime<Utc>>,
     read_at: DateTime<Utc>,
 }
 
 impl StateRow {
-    fn read(self, now: DateTime<Utc>) -> State {
+    fn into_state(self, now: DateTime<Utc>) -> PatronState {
         let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
-        State {
+        PatronState {
             measures: Measures {
                 open_loans: self.open_loans,
                 open_fees_fines: self.open_fees_fines,
@@ -237,37 +243,37 @@ impl StateRow {
                 fee_fine_balance: self.fee_fine_balance,
             },
             first_recall_due: self.first_recall_due,
-            asked: known(self.patron_group, self.known_at),
-            told: known(self.told_group, self.told_at),
+            users_group: known(self.users_group, self.users_group_at),
+            topic_group: known(self.topic_group, self.topic_group_at),
             read_at: self.read_at,
         }
     }
 }
 
 /// What `user` has at `now`; `None` where no event ever opened anything for the patron.
-pub async fn state(
+pub async fn load_state(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     user: Uuid,
     now: DateTime<Utc>,
-) -> Result<Option<State>, Error> {
-    let row: Option<StateRow> = sqlx::query_as(schema.sql(&STATE))
+) -> Result<Option<PatronState>, Error> {
+    let row: Option<StateRow> = sqlx::query_as(schema.sql(&SELECT_STATE))
         .bind(user)
         .bind(now)
         .fetch_optional(db)
         .await
         .map_err(Error::at("read a patron's state"))?;
-    Ok(row.map(|row| row.read(now)))
+    Ok(row.map(|row| row.into_state(now)))
 }
 
 /// What each of these patrons has at `now`, and when the next loan gets overdue; who never had anything is left
 /// out.
-pub async fn states(
+pub async fn load_states(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     users: &[Uuid],
     now: DateTime<Utc>,
-) -> Result<HashMap<Uuid, (State, Option<DateTime<Utc>>)>, Error> {
+) -> Result<HashMap<Uuid, (PatronState, Option<DateTime<Utc>>)>, Error> {
     #[derive(sqlx::FromRow)]
     struct Row {
         user_id: Uuid,
@@ -275,34 +281,34 @@ pub async fn states(
         #[sqlx(flatten)]
         state: StateRow,
     }
-    let rows: Vec<Row> = sqlx::query_as(schema.sql(&STATES))
+    let rows: Vec<Row> = sqlx::query_as(schema.sql(&SELECT_STATES))
         .bind(users)
         .bind(now)
         .fetch_all(db)
         .await
         .map_err(Error::at("read the states of patrons"))?;
-    let read = |row: Row| (row.user_id, (row.state.read(now), row.next_overdue));
+    let read = |row: Row| (row.user_id, (row.state.into_state(now), row.next_overdue));
     Ok(rows.into_iter().map(read).collect())
 }
 
 /// So many patrons who have anything open, after one of them, by their ids.
-pub async fn with_anything_open(
+pub async fn list_with_open_items(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     after: Uuid,
     most: i64,
 ) -> Result<Vec<Uuid>, Error> {
-    let found = sqlx::query_scalar(schema.sql(&WITH_ANYTHING_OPEN)).bind(after).bind(most);
+    let found = sqlx::query_scalar(schema.sql(&SELECT_WITH_OPEN_ITEMS)).bind(after).bind(most);
     found.fetch_all(db).await.map_err(Error::at("list patrons who have anything open"))
 }
 
 /// The summary of a patron as JSON text; `None` where nothing is open.
-pub async fn summary(
+pub async fn load_summary(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     user: Uuid,
 ) -> Result<Option<String>, Error> {
-    sqlx::query_scalar(schema.sql(&SUMMARY))
+    sqlx::query_scalar(schema.sql(&SELECT_SUMMARY))
         .bind(user)
         .fetch_optional(db)
         .await
@@ -311,17 +317,17 @@ pub async fn summary(
 
 /// Stores what the users module answered when it was asked so long ago, unless a later answer is stored already.
 /// Where it knew no group, what was known before is forgotten with that.
-pub async fn learn_group(
+pub async fn store_users_group(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     user: Uuid,
     group: Option<&str>,
-    asked_ago: Duration,
+    age: Duration,
 ) -> Result<(), Error> {
-    sqlx::query(schema.sql(&LEARN_GROUP))
+    sqlx::query(schema.sql(&UPSERT_USERS_GROUP))
         .bind(user)
         .bind(group)
-        .bind(asked_ago.as_secs_f64())
+        .bind(age.as_secs_f64())
         .execute(db)
         .await
         .map_err(Error::at("keep a patron group"))?;
@@ -329,12 +335,12 @@ pub async fn learn_group(
 }
 
 /// The groups of those of these patrons whose group is known.
-pub async fn groups(
+pub async fn load_groups(
     tx: &mut Tx,
     schema: &Schema,
     users: &[Uuid],
 ) -> Result<HashMap<Uuid, String>, Error> {
-    let found: Vec<(Uuid, String)> = sqlx::query_as(schema.sql(&GROUPS))
+    let found: Vec<(Uuid, String)> = sqlx::query_as(schema.sql(&SELECT_GROUPS))
         .bind(users)
         .fetch_all(&mut **tx)
         .await
@@ -343,21 +349,22 @@ pub async fn groups(
 }
 
 /// Keeps the groups that the topic tells, each unless a later record was heard.
-pub async fn tell_groups(
+pub async fn store_topic_groups(
     tx: &mut Tx,
     schema: &Schema,
-    told: &BTreeMap<Uuid, Register<Option<String>>>,
+    registers: &BTreeMap<Uuid, Register<Option<String>>>,
 ) -> Result<(), Error> {
-    let (mut users, mut groups) = (Vec::with_capacity(told.len()), Vec::with_capacity(told.len()));
+    let (mut users, mut groups) =
+        (Vec::with_capacity(registers.len()), Vec::with_capacity(registers.len()));
     let (mut stamps, mut times): (Vec<&[u8]>, Vec<DateTime<Utc>>) = Default::default();
-    for (user, register) in told {
+    for (user, register) in registers {
         let Some((stamp, group)) = register else { continue };
         users.push(*user);
         groups.push(group.as_deref());
         stamps.push(Stamp::as_bytes(stamp));
         times.push(stamp.at());
     }
-    sqlx::query(schema.sql(&TELL_GROUPS))
+    sqlx::query(schema.sql(&UPSERT_TOPIC_GROUPS))
         .bind(users)
         .bind(groups)
         .bind(stamps)
@@ -370,8 +377,8 @@ pub async fn tell_groups(
 
 /// The patrons whose counters differ from a recount of their loans and fees/fines (invariant I4): none,
 /// unless something is wrong.
-pub async fn drift(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
-    sqlx::query_scalar(schema.sql(&DRIFT))
+pub async fn list_drifted(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
+    sqlx::query_scalar(schema.sql(&SELECT_DRIFTED))
         .fetch_all(db)
         .await
         .map_err(Error::at("recount loans and fees/fines"))

@@ -29,7 +29,7 @@ const ADVANCE: Statement = Statement::new(
 );
 
 /// Whether a position was set back below where reading began.
-const IS_SET_BACK: Statement = Statement::new(
+const IS_REWOUND: Statement = Statement::new(
     "select exists (
        select from {schema}.ingest_position as t
          join unnest($1::text[], $2::int4[], $3::int8[]) as x (topic, partition, read_from)
@@ -51,20 +51,20 @@ const LIST: Statement = Statement::new(
 );
 
 /// The other partitions of a topic that was made anew: what is stored of them is of the log before.
-const RESET_OTHERS: Statement = Statement::new(
+const RESET_OTHER_PARTITIONS: Statement = Statement::new(
     "update {schema}.ingest_position set next_offset = 0, last_record_at = null, cluster = $3
       where topic = $1 and partition <> $2",
 );
 
 pub(super) const STATEMENTS: &[&Statement] =
-    &[&ADVANCE, &IS_SET_BACK, &RESET, &RESET_OTHERS, &LIST];
+    &[&ADVANCE, &IS_REWOUND, &RESET, &RESET_OTHER_PARTITIONS, &LIST];
 
 /// Where reading goes on, by topic and partition, in that order.
-pub type Positions<'a> = BTreeMap<(&'a str, i32), Reached<'a>>;
+pub type Positions<'a> = BTreeMap<(&'a str, i32), PositionUpdate<'a>>;
 
 /// How far a batch has come in a partition.
 #[derive(Debug, Clone, Copy)]
-pub struct Reached<'a> {
+pub struct PositionUpdate<'a> {
     /// The offset after the last record that is durable.
     pub next_offset: i64,
     /// That record's timestamp.
@@ -73,7 +73,7 @@ pub struct Reached<'a> {
     pub cluster: &'a str,
     /// The position when the first of these records was read: where a lower one is stored, somebody has set
     /// it back since. `i64::MIN` where others move it too.
-    pub read_from: i64,
+    pub read_from_offset: i64,
 }
 
 /// Where reading a partition goes on, as stored.
@@ -96,7 +96,7 @@ pub async fn advance(
 ) -> Result<bool, Error> {
     let (topics, partitions): (Vec<&str>, Vec<i32>) = positions.keys().copied().unzip();
     let column = || positions.values();
-    let read_from: Vec<i64> = column().map(|reached| reached.read_from).collect();
+    let read_from: Vec<i64> = column().map(|reached| reached.read_from_offset).collect();
     let moved: i64 = sqlx::query_scalar(schema.sql(&ADVANCE))
         .bind(&topics)
         .bind(&partitions)
@@ -111,14 +111,14 @@ pub async fn advance(
         return Ok(true);
     }
     // What did not move is further already, or was set back.
-    let is_set_back: bool = sqlx::query_scalar(schema.sql(&IS_SET_BACK))
+    let is_rewound: bool = sqlx::query_scalar(schema.sql(&IS_REWOUND))
         .bind(&topics)
         .bind(&partitions)
         .bind(&read_from)
         .fetch_one(&mut **tx)
         .await
         .map_err(Error::at("look for positions that were set back"))?;
-    Ok(!is_set_back)
+    Ok(!is_rewound)
 }
 
 /// Sets a position, because the log is not the one that it was.
@@ -142,13 +142,13 @@ pub async fn reset(
 
 /// Sets the positions of a topic's other partitions to the beginning: a topic is made anew as a whole.
 /// An instance that reads one of them finds it at its next commit, and reads from the beginning.
-pub async fn reset_others(
+pub async fn reset_other_partitions(
     tx: &mut Tx,
     schema: &Schema,
     (topic, partition): (&str, i32),
     cluster: &str,
 ) -> Result<(), Error> {
-    sqlx::query(schema.sql(&RESET_OTHERS))
+    sqlx::query(schema.sql(&RESET_OTHER_PARTITIONS))
         .bind(topic)
         .bind(partition)
         .bind(cluster)

@@ -17,19 +17,19 @@ const CLAIM: Statement = Statement::new(
       where begun_at is null or begun_at <= now() - $1 * interval '1 second' or begun_at > now()",
 );
 
-const RECORD: Statement =
+const RECORD_HORIZON: Statement =
     Statement::new("update {schema}.housekeeping set pruned_before = greatest(pruned_before, $1)");
 
 /// What was pruned can't be newer than this moment: an instance whose clock was ahead has recorded that.
-const MEND: Statement =
+const CAP_HORIZON: Statement =
     Statement::new("update {schema}.housekeeping set pruned_before = $1 where pruned_before > $1");
 
-const BLOCKS: Statement = Statement::new(
+const COUNT_BLOCKS: Statement = Statement::new(
     "select pg_relation_size(('{schema}.' || $1)::regclass) / current_setting('block_size')::int8",
 );
 
 /// A subject is looked up for old rows only, by its key: a join could read all loans at every step.
-const INBOX: Statement = Statement::new(
+const DELETE_INBOX: Statement = Statement::new(
     "delete from {schema}.inbox
       where ctid >= $1::text::tid and ctid < $2::text::tid
         and received_at < $3 and occurred_at < $3
@@ -39,7 +39,7 @@ const INBOX: Statement = Statement::new(
 
 /// What a writer holds is skipped: who waits for nobody is part of no deadlock. What was locked is
 /// looked at once more, as it is then.
-const LOANS: Statement = Statement::new(
+const DELETE_LOANS: Statement = Statement::new(
     "delete from {schema}.loan where ctid = any (array (
        select ctid from {schema}.loan
         where ctid >= $1::text::tid and ctid < $2::text::tid and not is_open
@@ -48,7 +48,7 @@ const LOANS: Statement = Statement::new(
           for update skip locked))",
 );
 
-const FEES_FINES: Statement = Statement::new(
+const DELETE_FEES_FINES: Statement = Statement::new(
     "delete from {schema}.fee_fine where ctid = any (array (
        select ctid from {schema}.fee_fine
         where ctid >= $1::text::tid and ctid < $2::text::tid and not is_open
@@ -56,7 +56,7 @@ const FEES_FINES: Statement = Statement::new(
           for update skip locked))",
 );
 
-const DEAD_LETTERS: Statement = Statement::new(
+const DELETE_DEAD_LETTERS: Statement = Statement::new(
     "delete from {schema}.dead_letter where ctid = any (array (
        select ctid from {schema}.dead_letter
         where ctid >= $1::text::tid and ctid < $2::text::tid
@@ -67,7 +67,7 @@ const DEAD_LETTERS: Statement = Statement::new(
 
 /// What a letter takes is what is stored of it, compressed as it is, and a row around that; to know it no value
 /// need be read.
-const BEYOND: Statement = Statement::new(
+const SELECT_SURPLUS_DEAD_LETTER: Statement = Statement::new(
     // What waits for its tenant is retried by the service: it does not count.
     "select received_at, dead_letter_id from (
        select received_at, dead_letter_id, row_number() over newest_first as number,
@@ -80,15 +80,16 @@ const BEYOND: Statement = Statement::new(
       order by received_at desc, dead_letter_id desc limit 1",
 );
 
-const OLDEST: Statement = Statement::new(
+const SELECT_OLDEST_EVENT: Statement = Statement::new(
     "select min(received_at) from {schema}.inbox
       where ctid >= $1::text::tid and ctid < $2::text::tid",
 );
 
-const KEEP_OLDEST: Statement = Statement::new("update {schema}.housekeeping set inbox_oldest = $1");
+const RECORD_OLDEST_EVENT: Statement =
+    Statement::new("update {schema}.housekeeping set inbox_oldest = $1");
 
 /// Counting rows of the large tables would read them; what the planner believes is near enough.
-const SIZES: Statement = Statement::new(
+const SELECT_SIZES: Statement = Statement::new(
     "select (select greatest(reltuples, 0)::int8 from pg_class
               where oid = '{schema}.inbox'::regclass) as inbox,
             h.inbox_oldest,
@@ -104,25 +105,25 @@ const SIZES: Statement = Statement::new(
 
 pub(super) const STATEMENTS: &[&Statement] = &[
     &CLAIM,
-    &RECORD,
-    &MEND,
-    &BLOCKS,
-    &INBOX,
-    &LOANS,
-    &FEES_FINES,
-    &DEAD_LETTERS,
-    &BEYOND,
-    &OLDEST,
-    &KEEP_OLDEST,
-    &SIZES,
+    &RECORD_HORIZON,
+    &CAP_HORIZON,
+    &COUNT_BLOCKS,
+    &DELETE_INBOX,
+    &DELETE_LOANS,
+    &DELETE_FEES_FINES,
+    &DELETE_DEAD_LETTERS,
+    &SELECT_SURPLUS_DEAD_LETTER,
+    &SELECT_OLDEST_EVENT,
+    &RECORD_OLDEST_EVENT,
+    &SELECT_SIZES,
 ];
 
 /// A dead letter's place in the order in which they go: when it was parked, and its id.
-pub type Parked = (DateTime<Utc>, Uuid);
+pub type DeadLetterKey = (DateTime<Utc>, Uuid);
 
 /// What is to go.
 #[derive(Debug, Clone, Copy)]
-pub enum Doomed {
+pub enum PruneTarget {
     /// Events that happened and came before this instant, unless what they are about is open.
     Inbox(DateTime<Utc>),
     /// Loans that are not open and of which nothing newer was said.
@@ -130,10 +131,10 @@ pub enum Doomed {
     /// The same of fees/fines.
     FeesFines(Horizon),
     /// Dead letters parked before this instant, and those up to this one.
-    DeadLetters(DateTime<Utc>, Option<Parked>),
+    DeadLetters(DateTime<Utc>, Option<DeadLetterKey>),
 }
 
-impl Doomed {
+impl PruneTarget {
     fn table(&self) -> &'static str {
         match self {
             Self::Inbox(_) => "inbox",
@@ -146,14 +147,14 @@ impl Doomed {
 
 /// A range of a table's blocks, without the last.
 #[derive(Debug, Clone, Copy)]
-pub struct Blocks {
+pub struct BlockRange {
     /// The first.
     pub from: i64,
     /// The one after the last.
     pub to: i64,
 }
 
-impl Blocks {
+impl BlockRange {
     fn bounds(self) -> (String, String) {
         (format!("({},0)", self.from), format!("({},0)", self.to))
     }
@@ -175,8 +176,8 @@ pub async fn claim(
 }
 
 /// Says that from now on loans and fees/fines older than `before` may be gone.
-pub async fn record(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(), Error> {
-    sqlx::query(schema.sql(&RECORD))
+pub async fn record_horizon(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(), Error> {
+    sqlx::query(schema.sql(&RECORD_HORIZON))
         .bind(before.as_bytes())
         .execute(&mut **tx)
         .await
@@ -185,19 +186,19 @@ pub async fn record(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(),
 }
 
 /// Takes back what was recorded of times that are still to come. Tells whether there was any.
-pub async fn mend(tx: &mut Tx, schema: &Schema, now: DateTime<Utc>) -> Result<bool, Error> {
-    let mended = sqlx::query(schema.sql(&MEND)).bind(Horizon::at(now).as_bytes());
+pub async fn cap_horizon(tx: &mut Tx, schema: &Schema, now: DateTime<Utc>) -> Result<bool, Error> {
+    let mended = sqlx::query(schema.sql(&CAP_HORIZON)).bind(Horizon::at(now).as_bytes());
     let mended = mended.execute(&mut **tx).await.map_err(Error::at("record how far is pruned"))?;
     Ok(mended.rows_affected() > 0)
 }
 
 /// How many blocks the table has that `doomed` is about.
-pub async fn blocks(
+pub async fn count_blocks(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    doomed: &Doomed,
+    doomed: &PruneTarget,
 ) -> Result<i64, Error> {
-    sqlx::query_scalar(schema.sql(&BLOCKS))
+    sqlx::query_scalar(schema.sql(&COUNT_BLOCKS))
         .bind(doomed.table())
         .fetch_one(db)
         .await
@@ -205,19 +206,19 @@ pub async fn blocks(
 }
 
 /// Removes what is doomed in some blocks, and tells how many rows went.
-pub async fn remove(
+pub async fn delete(
     tx: &mut Tx,
     schema: &Schema,
-    doomed: &Doomed,
-    blocks: Blocks,
+    doomed: &PruneTarget,
+    blocks: BlockRange,
 ) -> Result<u64, Error> {
     let (from, to) = blocks.bounds();
     let in_blocks = |statement| sqlx::query(schema.sql(statement)).bind(from).bind(to);
     let query = match doomed {
-        Doomed::Inbox(before) => in_blocks(&INBOX).bind(before),
-        Doomed::Loans(before) => in_blocks(&LOANS).bind(before.as_bytes()),
-        Doomed::FeesFines(before) => in_blocks(&FEES_FINES).bind(before.as_bytes()),
-        Doomed::DeadLetters(before, beyond) => in_blocks(&DEAD_LETTERS)
+        PruneTarget::Inbox(before) => in_blocks(&DELETE_INBOX).bind(before),
+        PruneTarget::Loans(before) => in_blocks(&DELETE_LOANS).bind(before.as_bytes()),
+        PruneTarget::FeesFines(before) => in_blocks(&DELETE_FEES_FINES).bind(before.as_bytes()),
+        PruneTarget::DeadLetters(before, beyond) => in_blocks(&DELETE_DEAD_LETTERS)
             .bind(before)
             .bind(beyond.map(|parked| parked.0))
             .bind(beyond.map(|parked| parked.1)),
@@ -228,13 +229,13 @@ pub async fn remove(
 
 /// The newest dead letter that has to go: it has so many newer ones, or takes, with them, more bytes. None while
 /// there are fewer, and smaller ones.
-pub async fn beyond(
+pub async fn find_surplus_dead_letter(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     most: i64,
     bytes: i64,
-) -> Result<Option<Parked>, Error> {
-    sqlx::query_as(schema.sql(&BEYOND))
+) -> Result<Option<DeadLetterKey>, Error> {
+    sqlx::query_as(schema.sql(&SELECT_SURPLUS_DEAD_LETTER))
         .bind(most)
         .bind(bytes)
         .fetch_optional(db)
@@ -243,13 +244,13 @@ pub async fn beyond(
 }
 
 /// When the oldest event came that stands in some blocks of the inbox.
-pub async fn oldest(
+pub async fn find_oldest_event(
     tx: &mut Tx,
     schema: &Schema,
-    blocks: Blocks,
+    blocks: BlockRange,
 ) -> Result<Option<DateTime<Utc>>, Error> {
     let (from, to) = blocks.bounds();
-    sqlx::query_scalar(schema.sql(&OLDEST))
+    sqlx::query_scalar(schema.sql(&SELECT_OLDEST_EVENT))
         .bind(from)
         .bind(to)
         .fetch_one(&mut **tx)
@@ -258,12 +259,12 @@ pub async fn oldest(
 }
 
 /// Keeps when the oldest event of the whole inbox came, for [`sizes`].
-pub async fn keep_oldest(
+pub async fn record_oldest_event(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     oldest: Option<DateTime<Utc>>,
 ) -> Result<(), Error> {
-    sqlx::query(schema.sql(&KEEP_OLDEST))
+    sqlx::query(schema.sql(&RECORD_OLDEST_EVENT))
         .bind(oldest)
         .execute(db)
         .await
@@ -273,7 +274,7 @@ pub async fn keep_oldest(
 
 /// How much a tenant's tables hold, and since when.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Sizes {
+pub struct TableSizes {
     /// Rows of the inbox, nearly.
     pub inbox: i64,
     /// When its oldest row came, as of the last time that housekeeping went through all of it.
@@ -289,8 +290,8 @@ pub struct Sizes {
 }
 
 /// Sizes and oldest ages, in one round trip.
-pub async fn sizes(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Sizes, Error> {
-    sqlx::query_as(schema.sql(&SIZES))
+pub async fn table_sizes(db: impl PgExecutor<'_>, schema: &Schema) -> Result<TableSizes, Error> {
+    sqlx::query_as(schema.sql(&SELECT_SIZES))
         .fetch_one(db)
         .await
         .map_err(Error::at("measure a tenant's tables"))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Schema, Statement,
-    search::{Field, Search, Searchable},
+    search::{Field, SearchBuilder, SearchTarget},
 };
 use crate::cql::{Condition, Query};
 
@@ -20,15 +20,15 @@ pub struct Collection {
     /// One record; takes its id.
     pub(super) find: Statement,
     /// What may be asked about it.
-    pub search: Searchable,
+    pub search: SearchTarget,
 }
 
 /// When and by whom a record was made and changed.
 pub(super) const METADATA: [Field; 4] = [
-    Field::name("metadata.createdDate", "jsonb #>> '{metadata,createdDate}'"),
-    Field::name("metadata.createdByUserId", "jsonb #>> '{metadata,createdByUserId}'"),
-    Field::name("metadata.updatedDate", "jsonb #>> '{metadata,updatedDate}'"),
-    Field::name("metadata.updatedByUserId", "jsonb #>> '{metadata,updatedByUserId}'"),
+    Field::keyword("metadata.createdDate", "jsonb #>> '{metadata,createdDate}'"),
+    Field::keyword("metadata.createdByUserId", "jsonb #>> '{metadata,createdByUserId}'"),
+    Field::keyword("metadata.updatedDate", "jsonb #>> '{metadata,updatedDate}'"),
+    Field::keyword("metadata.updatedByUserId", "jsonb #>> '{metadata,updatedByUserId}'"),
 ];
 
 /// All records of a collection, with only the members that evaluation needs.
@@ -55,10 +55,10 @@ pub async fn list(
     query: &Query,
     (offset, limit): (i64, i64),
 ) -> Result<Vec<Value>, Error> {
-    let of = &collection.search;
-    let mut search = Search::default();
-    search.push("select jsonb from ").push(of.table).push(" where ");
-    search.condition(of, &query.condition).order(of, &query.sort);
+    let target = &collection.search;
+    let mut search = SearchBuilder::default();
+    search.push("select jsonb from ").push(target.table).push(" where ");
+    search.condition(target, &query.condition).order(target, &query.sort);
     search.push(" offset ").bind(offset).push(" limit ").bind(limit);
     let rows = sqlx::query_with(schema.composed(&search.text), search.values);
     page(rows.persistent(false).fetch(db)).await.map_err(Error::at("list records"))
@@ -82,11 +82,15 @@ async fn page(
 pub async fn count(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    of: &Searchable,
+    target: &SearchTarget,
     condition: &Condition,
 ) -> Result<i64, Error> {
-    let mut search = Search::default();
-    search.push("select count(*) from ").push(of.table).push(" where ").condition(of, condition);
+    let mut search = SearchBuilder::default();
+    search
+        .push("select count(*) from ")
+        .push(target.table)
+        .push(" where ")
+        .condition(target, condition);
     let row = sqlx::query_with(schema.composed(&search.text), search.values)
         .persistent(false)
         .fetch_one(db)

@@ -13,25 +13,25 @@ use super::{
     columns::{FeeColumns, LoanColumns},
 };
 use crate::{
-    event::{Stamp, stamp::Horizon, stored::Stored},
-    patron::{Balance, CheckOut, Due, Fee, Grace, GraceUnit, Loan, Register},
+    event::{Stamp, inbox_row::InboxRow, stamp::Horizon},
+    patron::{Balance, CheckOut, DueDate, Fee, Grace, GraceUnit, Loan, Register},
 };
 
-const LOANS: Statement = Statement::new(
+const SELECT_LOANS: Statement = Statement::new(
     "select loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration, grace_interval,
             snapshot_stamp, snapshot_user, due_stamp, changed_due_date, changed_by_recall, lost_stamp,
             said_lost, claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon
        from {schema}.loan where loan_id = any($1)",
 );
 
-const FEES: Statement = Statement::new(
+const SELECT_FEES: Statement = Statement::new(
     "select fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id, user_stamp, user_id,
             pruned_horizon, horizon
        from {schema}.fee_fine where fee_fine_id = any($1)",
 );
 
 /// As the merge writes a row, but whatever stood there.
-const PUT_LOANS: Statement = Statement::new(
+const UPSERT_LOANS: Statement = Statement::new(
     "insert into {schema}.loan as t (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
        grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
@@ -56,7 +56,7 @@ const PUT_LOANS: Statement = Statement::new(
        horizon = excluded.horizon",
 );
 
-const PUT_FEES: Statement = Statement::new(
+const UPSERT_FEES: Statement = Statement::new(
     "insert into {schema}.fee_fine as t (
        fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
        user_stamp, user_id, pruned_horizon, horizon)
@@ -71,9 +71,9 @@ const PUT_FEES: Statement = Statement::new(
        pruned_horizon = excluded.pruned_horizon, horizon = excluded.horizon",
 );
 
-const REMOVE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
+const DELETE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
 
-const REMOVE_FEES: Statement =
+const DELETE_FEES: Statement =
     Statement::new("delete from {schema}.fee_fine where fee_fine_id = any($1)");
 
 /// Counters of these patrons as a recount of their rows gives them. Who has nothing keeps a row with
@@ -101,24 +101,24 @@ const RECOUNT: Statement = Statement::new(
        fee_fine_balance = excluded.fee_fine_balance",
 );
 
-const ALL_OF: Statement = Statement::new(
+const SELECT_SUBJECTS_OF_PATRON: Statement = Statement::new(
     "select loan_id from {schema}.loan where user_id = $1
      union all select fee_fine_id from {schema}.fee_fine where user_id = $1",
 );
 
 /// In the order of keys. What comes while it is read may be missed; that came in since it was begun.
-const PAGE: Statement = Statement::new(
+const SELECT_INBOX_PAGE: Statement = Statement::new(
     "select event_key as key, identified_by, kind, stamp, occurred_at, timed_by, payload
        from {schema}.inbox where event_key > $1 order by event_key limit $2",
 );
 
 /// Of the tenant, without a user, and of these patrons.
-const SPOKEN: Statement = Statement::new(
+const SELECT_SNAPSHOT_HORIZONS: Statement = Statement::new(
     "select null::uuid, horizon, greatest(horizon, loans_horizon) from {schema}.tenant_horizon
      union all select user_id, horizon, horizon from {schema}.horizon where user_id = any($1)",
 );
 
-const OPEN_OF: Statement = Statement::new(
+const SELECT_OPEN_SUBJECTS: Statement = Statement::new(
     "select loan_id, true from {schema}.loan where user_id = any($1) and is_open
      union all select fee_fine_id, false from {schema}.fee_fine where user_id = any($1) and is_open",
 );
@@ -129,57 +129,57 @@ const COUNT_OPEN: Statement = Statement::new(
 );
 
 pub(super) const STATEMENTS: &[&Statement] = &[
-    &LOANS,
-    &FEES,
-    &PUT_LOANS,
-    &PUT_FEES,
-    &REMOVE_LOANS,
-    &REMOVE_FEES,
+    &SELECT_LOANS,
+    &SELECT_FEES,
+    &UPSERT_LOANS,
+    &UPSERT_FEES,
+    &DELETE_LOANS,
+    &DELETE_FEES,
     &RECOUNT,
-    &ALL_OF,
-    &PAGE,
-    &SPOKEN,
-    &OPEN_OF,
+    &SELECT_SUBJECTS_OF_PATRON,
+    &SELECT_INBOX_PAGE,
+    &SELECT_SNAPSHOT_HORIZONS,
+    &SELECT_OPEN_SUBJECTS,
     &COUNT_OPEN,
 ];
 
 /// A loan or a fee/fine as its row has it, and the horizon that holds for the row.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Row<T> {
+pub struct SubjectRow<T> {
     /// What is known.
-    pub known: T,
+    pub state: T,
     /// How far was pruned when the row was made.
-    pub pruned: Option<Horizon>,
+    pub prune_horizon: Option<Horizon>,
     /// Older evidence opens nothing: how far was pruned, or complete snapshots spoke.
     pub horizon: Option<Horizon>,
 }
 
 /// How far complete snapshots spoke of a tenant and its patrons.
 #[derive(Debug, Clone, Default)]
-pub struct Spoken {
+pub struct SnapshotHorizon {
     loans: Option<Horizon>,
     fees: Option<Horizon>,
     patrons: BTreeMap<Uuid, Horizon>,
 }
 
-impl Spoken {
+impl SnapshotHorizon {
     /// Of a loan that is this patron's.
-    pub fn of_loan(&self, owner: Option<Uuid>) -> Option<Horizon> {
-        self.loans.max(self.of_patron(owner))
+    pub fn for_loan(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        self.loans.max(self.for_patron(owner))
     }
 
     /// Of a fee/fine that is this patron's.
-    pub fn of_fee(&self, owner: Option<Uuid>) -> Option<Horizon> {
-        self.fees.max(self.of_patron(owner))
+    pub fn for_fee(&self, owner: Option<Uuid>) -> Option<Horizon> {
+        self.fees.max(self.for_patron(owner))
     }
 
-    fn of_patron(&self, owner: Option<Uuid>) -> Option<Horizon> {
+    fn for_patron(&self, owner: Option<Uuid>) -> Option<Horizon> {
         self.patrons.get(&owner?).copied()
     }
 }
 
 /// Rows by their ids.
-pub type Rows<T> = BTreeMap<Uuid, Row<T>>;
+pub type SubjectRows<T> = BTreeMap<Uuid, SubjectRow<T>>;
 
 #[derive(FromRow)]
 struct LoanRow {
@@ -193,14 +193,14 @@ struct LoanRow {
     snapshot_user: Option<Uuid>,
     due_stamp: Option<Vec<u8>>,
     changed_due_date: Option<DateTime<Utc>>,
-    changed_by_recall: Option<bool>,
+    due_by_recall: Option<bool>,
     lost_stamp: Option<Vec<u8>>,
-    said_lost: Option<bool>,
+    lost_value: Option<bool>,
     claimed_stamp: Option<Vec<u8>>,
-    said_claimed: Option<bool>,
+    claimed_value: Option<bool>,
     closed_stamp: Option<Vec<u8>>,
-    named_user: Option<Uuid>,
-    pruned_horizon: Option<Vec<u8>>,
+    fallback_user: Option<Uuid>,
+    prune_horizon: Option<Vec<u8>>,
     horizon: Vec<u8>,
 }
 
@@ -214,7 +214,7 @@ struct FeeRow {
     fee_fine_type_id: Option<Uuid>,
     user_stamp: Option<Vec<u8>>,
     user_id: Option<Uuid>,
-    pruned_horizon: Option<Vec<u8>>,
+    prune_horizon: Option<Vec<u8>>,
     horizon: Vec<u8>,
 }
 
@@ -222,112 +222,139 @@ fn stamp(bytes: Option<&Vec<u8>>) -> Option<Stamp> {
     Stamp::from_bytes(bytes?)
 }
 
-fn register<T>(said: Option<&Vec<u8>>, value: Option<T>) -> Register<T> {
-    Some((stamp(said)?, value?))
+fn register<T>(bytes: Option<&Vec<u8>>, value: Option<T>) -> Register<T> {
+    Some((stamp(bytes)?, value?))
 }
 
-fn row<T>(known: T, pruned: Option<Vec<u8>>, horizon: &[u8]) -> Row<T> {
+fn row<T>(known: T, pruned: Option<Vec<u8>>, horizon: &[u8]) -> SubjectRow<T> {
     let pruned = pruned.and_then(|bytes| Horizon::from_bytes(&bytes));
-    Row { known, pruned, horizon: Horizon::from_bytes(horizon) }
+    SubjectRow { state: known, prune_horizon: pruned, horizon: Horizon::from_bytes(horizon) }
 }
 
 impl LoanRow {
-    fn read(self) -> (Uuid, Row<Loan>) {
+    fn into_row(self) -> (Uuid, SubjectRow<Loan>) {
         let unit = self.grace_interval.as_deref().and_then(GraceUnit::parse);
         let grace = self.grace_duration.zip(unit).map(|(duration, unit)| Grace { duration, unit });
         let check_out = self.check_out_user.zip(self.check_out_due_date);
         let check_out = check_out.map(|(user, due_date)| CheckOut { user, due_date, grace });
-        let due = self.changed_due_date.zip(self.changed_by_recall);
-        let due = due.map(|(date, by_recall)| Due { date, by_recall });
+        let due = self.changed_due_date.zip(self.due_by_recall);
+        let due = due.map(|(date, by_recall)| DueDate { date, by_recall });
         let known = Loan {
             check_out: register(self.check_out_stamp.as_ref(), check_out),
             snapshot: register(self.snapshot_stamp.as_ref(), self.snapshot_user),
             due: register(self.due_stamp.as_ref(), due),
-            lost: register(self.lost_stamp.as_ref(), self.said_lost),
-            claimed_returned: register(self.claimed_stamp.as_ref(), self.said_claimed),
+            lost: register(self.lost_stamp.as_ref(), self.lost_value),
+            claimed_returned: register(self.claimed_stamp.as_ref(), self.claimed_value),
             closed: stamp(self.closed_stamp.as_ref()),
-            named: self.named_user,
+            fallback_user: self.fallback_user,
         };
-        (self.loan_id, row(known, self.pruned_horizon, &self.horizon))
+        (self.loan_id, row(known, self.prune_horizon, &self.horizon))
     }
 }
 
 impl FeeRow {
-    fn read(self) -> (Uuid, Row<Fee>) {
+    fn into_row(self) -> (Uuid, SubjectRow<Fee>) {
         let balance = self.balance.map(|amount| Balance { amount, loan: self.loan_id });
         let known = Fee {
             balance: register(self.balance_stamp.as_ref(), balance),
             fee_fine_type: register(self.type_stamp.as_ref(), self.fee_fine_type_id),
             user: register(self.user_stamp.as_ref(), self.user_id),
         };
-        (self.fee_fine_id, row(known, self.pruned_horizon, &self.horizon))
+        (self.fee_fine_id, row(known, self.prune_horizon, &self.horizon))
     }
 }
 
 /// One row for each id: a shadow may have several until all was read.
-fn joined<T: Default>(rows: impl Iterator<Item = (Uuid, Row<T>)>, merge: fn(T, T) -> T) -> Rows<T> {
-    let mut joined = Rows::new();
+fn merge_duplicates<T: Default>(
+    rows: impl Iterator<Item = (Uuid, SubjectRow<T>)>,
+    merge: fn(T, T) -> T,
+) -> SubjectRows<T> {
+    let mut joined = SubjectRows::new();
     for (id, row) in rows {
-        let known: &mut Row<T> = joined.entry(id).or_default();
-        let before = std::mem::take(&mut known.known);
-        *known = Row { known: merge(before, row.known), ..row };
+        let known: &mut SubjectRow<T> = joined.entry(id).or_default();
+        let before = std::mem::take(&mut known.state);
+        *known = SubjectRow { state: merge(before, row.state), ..row };
     }
     joined
 }
 
 /// The rows of these loans that there are.
-pub async fn loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Loan>, Error> {
-    let rows: Vec<LoanRow> = sqlx::query_as(schema.sql(&LOANS))
+pub async fn load_loans(
+    tx: &mut Tx,
+    schema: &Schema,
+    ids: &[Uuid],
+) -> Result<SubjectRows<Loan>, Error> {
+    let rows: Vec<LoanRow> = sqlx::query_as(schema.sql(&SELECT_LOANS))
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("read what is known of loans"))?;
-    Ok(joined(rows.into_iter().map(LoanRow::read), Loan::merge))
+    Ok(merge_duplicates(rows.into_iter().map(LoanRow::into_row), Loan::merge))
 }
 
 /// The rows of these fees/fines that there are.
-pub async fn fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<Rows<Fee>, Error> {
-    let rows: Vec<FeeRow> = sqlx::query_as(schema.sql(&FEES))
+pub async fn load_fees(
+    tx: &mut Tx,
+    schema: &Schema,
+    ids: &[Uuid],
+) -> Result<SubjectRows<Fee>, Error> {
+    let rows: Vec<FeeRow> = sqlx::query_as(schema.sql(&SELECT_FEES))
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
         .map_err(Error::at("read what is known of fees/fines"))?;
-    Ok(joined(rows.into_iter().map(FeeRow::read), Fee::merge))
+    Ok(merge_duplicates(rows.into_iter().map(FeeRow::into_row), Fee::merge))
 }
 
-pub(super) type Said = (Uuid, String, String, Vec<u8>, DateTime<Utc>, String, Vec<u8>);
+pub(super) type InboxColumns = (Uuid, String, String, Vec<u8>, DateTime<Utc>, String, Vec<u8>);
 
-pub(super) fn stored(
-    (key, identified_by, kind, stamp, occurred_at, timed_by, payload): Said,
-) -> Stored {
-    Stored { key, identified_by, kind, stamp, occurred_at, timed_by, payload }
+pub(super) fn from_columns(
+    (key, identified_by, kind, stamp, occurred_at, timed_by, payload): InboxColumns,
+) -> InboxRow {
+    InboxRow { key, identified_by, kind, stamp, occurred_at, timed_by, payload }
 }
 
 /// The next events of the inbox, after a key.
-pub async fn page(
+pub async fn inbox_page(
     tx: &mut Tx,
     schema: &Schema,
     after: Uuid,
     most: i64,
-) -> Result<Vec<Stored>, Error> {
-    let rows = sqlx::query_as(schema.sql(&PAGE)).bind(after).bind(most).fetch_all(&mut **tx).await;
-    let rows: Vec<Said> = rows.map_err(Error::at("read the inbox"))?;
-    Ok(rows.into_iter().map(stored).collect())
+) -> Result<Vec<InboxRow>, Error> {
+    let rows = sqlx::query_as(schema.sql(&SELECT_INBOX_PAGE))
+        .bind(after)
+        .bind(most)
+        .fetch_all(&mut **tx)
+        .await;
+    let rows: Vec<InboxColumns> = rows.map_err(Error::at("read the inbox"))?;
+    Ok(rows.into_iter().map(from_columns).collect())
 }
 
 /// All loans and fees/fines of a patron, also those that have ended.
-pub async fn all_of(tx: &mut Tx, schema: &Schema, user: Uuid) -> Result<Vec<Uuid>, Error> {
-    let found = sqlx::query_scalar(schema.sql(&ALL_OF)).bind(user).fetch_all(&mut **tx).await;
+pub async fn subjects_of_patron(
+    tx: &mut Tx,
+    schema: &Schema,
+    user: Uuid,
+) -> Result<Vec<Uuid>, Error> {
+    let found = sqlx::query_scalar(schema.sql(&SELECT_SUBJECTS_OF_PATRON))
+        .bind(user)
+        .fetch_all(&mut **tx)
+        .await;
     found.map_err(Error::at("look what a patron has had"))
 }
 
 /// Puts rows of loans in place of whatever stands there; one of which nothing is known goes.
-pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Result<(), Error> {
-    let Divided { put, pruned, horizons, gone } = divide(rows);
+pub async fn replace_loans(
+    tx: &mut Tx,
+    schema: &Schema,
+    rows: &SubjectRows<Loan>,
+) -> Result<(), Error> {
+    let UpsertsAndDeletes { upserts: put, prune_horizons: pruned, horizons, deletes: gone } =
+        split_rows(rows);
     remove_loans(tx, schema, &gone).await?;
-    let columns = LoanColumns::of(&put);
+    let columns = LoanColumns::from_loans(&put);
     columns
-        .bind(sqlx::query(schema.sql(&PUT_LOANS)))
+        .bind(sqlx::query(schema.sql(&UPSERT_LOANS)))
         .bind(pruned)
         .bind(horizons)
         .execute(&mut **tx)
@@ -337,12 +364,17 @@ pub async fn put_loans(tx: &mut Tx, schema: &Schema, rows: &Rows<Loan>) -> Resul
 }
 
 /// As [`put_loans`], for fees/fines.
-pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<(), Error> {
-    let Divided { put, pruned, horizons, gone } = divide(rows);
+pub async fn replace_fees(
+    tx: &mut Tx,
+    schema: &Schema,
+    rows: &SubjectRows<Fee>,
+) -> Result<(), Error> {
+    let UpsertsAndDeletes { upserts: put, prune_horizons: pruned, horizons, deletes: gone } =
+        split_rows(rows);
     remove_fees(tx, schema, &gone).await?;
-    let columns = FeeColumns::of(&put);
+    let columns = FeeColumns::from_fees(&put);
     columns
-        .bind(sqlx::query(schema.sql(&PUT_FEES)))
+        .bind(sqlx::query(schema.sql(&UPSERT_FEES)))
         .bind(pruned)
         .bind(horizons)
         .execute(&mut **tx)
@@ -352,22 +384,27 @@ pub async fn put_fees(tx: &mut Tx, schema: &Schema, rows: &Rows<Fee>) -> Result<
 }
 
 /// What is to stand there, with its horizons in the same order, and what is to go.
-struct Divided<'a, T> {
-    put: BTreeMap<Uuid, T>,
-    pruned: Vec<Option<&'a [u8]>>,
+struct UpsertsAndDeletes<'a, T> {
+    upserts: BTreeMap<Uuid, T>,
+    prune_horizons: Vec<Option<&'a [u8]>>,
     horizons: Vec<&'a [u8]>,
-    gone: Vec<Uuid>,
+    deletes: Vec<Uuid>,
 }
 
-fn divide<T: Clone + Default + PartialEq>(rows: &Rows<T>) -> Divided<'_, T> {
+fn split_rows<T: Clone + Default + PartialEq>(rows: &SubjectRows<T>) -> UpsertsAndDeletes<'_, T> {
     let (put, gone) = (BTreeMap::new(), Vec::new());
-    let mut divided = Divided { put, pruned: Vec::new(), horizons: Vec::new(), gone };
+    let mut divided = UpsertsAndDeletes {
+        upserts: put,
+        prune_horizons: Vec::new(),
+        horizons: Vec::new(),
+        deletes: gone,
+    };
     for (id, row) in rows {
-        if row.known == T::default() {
-            divided.gone.push(*id);
+        if row.state == T::default() {
+            divided.deletes.push(*id);
         } else {
-            divided.put.insert(*id, row.known.clone());
-            divided.pruned.push(row.pruned.as_ref().map(Horizon::as_bytes));
+            divided.upserts.insert(*id, row.state.clone());
+            divided.prune_horizons.push(row.prune_horizon.as_ref().map(Horizon::as_bytes));
             divided.horizons.push(row.horizon.as_ref().map_or(&[], Horizon::as_bytes));
         }
     }
@@ -376,12 +413,12 @@ fn divide<T: Clone + Default + PartialEq>(rows: &Rows<T>) -> Divided<'_, T> {
 
 /// Removes the rows of these loans.
 pub(super) async fn remove_loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
-    remove(tx, schema, &REMOVE_LOANS, ids).await
+    remove(tx, schema, &DELETE_LOANS, ids).await
 }
 
 /// Removes the rows of these fees/fines.
 pub(super) async fn remove_fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
-    remove(tx, schema, &REMOVE_FEES, ids).await
+    remove(tx, schema, &DELETE_FEES, ids).await
 }
 
 async fn remove(
@@ -404,18 +441,19 @@ pub async fn recount(tx: &mut Tx, schema: &Schema, users: &[Uuid]) -> Result<u64
 }
 
 /// What these patrons have open: which are loans, and which fees/fines.
-pub async fn open_of(
+pub async fn open_subjects(
     tx: &mut Tx,
     schema: &Schema,
     users: &[Uuid],
 ) -> Result<Vec<(Uuid, bool)>, Error> {
-    let found = sqlx::query_as(schema.sql(&OPEN_OF)).bind(users).fetch_all(&mut **tx).await;
+    let found =
+        sqlx::query_as(schema.sql(&SELECT_OPEN_SUBJECTS)).bind(users).fetch_all(&mut **tx).await;
     found.map_err(Error::at("look what patrons have open"))
 }
 
 /// How much a tenant has open.
 #[derive(Debug, Clone, Copy, FromRow)]
-pub struct Open {
+pub struct OpenCounts {
     /// Loans.
     pub loans: i64,
     /// Fees/fines.
@@ -423,32 +461,33 @@ pub struct Open {
 }
 
 /// Counts what is open.
-pub async fn count_open(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Open, Error> {
+pub async fn count_open(db: impl PgExecutor<'_>, schema: &Schema) -> Result<OpenCounts, Error> {
     let counted = sqlx::query_as(schema.sql(&COUNT_OPEN)).fetch_one(db).await;
     counted.map_err(Error::at("count what is open"))
 }
 
 /// Adds how far complete snapshots spoke of the tenant and of these patrons, as noted in a schema.
-pub async fn spoken(
+pub async fn load_snapshot_horizon(
     tx: &mut Tx,
     schema: &Schema,
     users: &[Uuid],
-    spoken: &mut Spoken,
+    snapshot_horizon: &mut SnapshotHorizon,
 ) -> Result<(), Error> {
-    let noted: Vec<(Option<Uuid>, Vec<u8>, Vec<u8>)> = sqlx::query_as(schema.sql(&SPOKEN))
-        .bind(users)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(Error::at("look how far snapshots spoke"))?;
-    for (user, all, loans) in noted {
+    let rows: Vec<(Option<Uuid>, Vec<u8>, Vec<u8>)> =
+        sqlx::query_as(schema.sql(&SELECT_SNAPSHOT_HORIZONS))
+            .bind(users)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(Error::at("look how far snapshots spoke"))?;
+    for (user, all, loans) in rows {
         let (all, loans) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans));
         let Some(user) = user else {
-            spoken.fees = spoken.fees.max(all);
-            spoken.loans = spoken.loans.max(loans);
+            snapshot_horizon.fees = snapshot_horizon.fees.max(all);
+            snapshot_horizon.loans = snapshot_horizon.loans.max(loans);
             continue;
         };
         if let Some(all) = all {
-            let known = spoken.patrons.entry(user).or_insert(all);
+            let known = snapshot_horizon.patrons.entry(user).or_insert(all);
             *known = all.max(*known);
         }
     }

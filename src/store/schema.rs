@@ -51,7 +51,7 @@ pub struct Schema {
     name: String,
     /// Of a shadow: the schema of what it is a shadow of, which `{live}` stands for.
     live: Option<String>,
-    filled: RwLock<HashMap<(usize, usize), Arc<str>>>,
+    cache: RwLock<HashMap<(usize, usize), Arc<str>>>,
 }
 
 impl Schema {
@@ -74,7 +74,7 @@ impl Schema {
     }
 
     fn named(name: String) -> Self {
-        Self { name, live: None, filled: RwLock::default() }
+        Self { name, live: None, cache: RwLock::default() }
     }
 
     /// The schema's name. Tenant ids are checked when they are made, so it needs no quotes.
@@ -85,15 +85,15 @@ impl Schema {
     /// The statement for this schema. Safe: what is filled in is a checked tenant id and a constant.
     pub fn sql(&self, statement: &Statement) -> AssertSqlSafe<Arc<str>> {
         let key = (statement.0.as_ptr().addr(), statement.0.len());
-        let known = self.filled.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        AssertSqlSafe(known.unwrap_or_else(|| {
+        let cached = self.cache.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        AssertSqlSafe(cached.unwrap_or_else(|| {
             let mut text = statement.0.replace("{schema}", &self.name);
             if let Some(live) = &self.live {
                 text = text.replace("{live}", live);
             }
             let text: Arc<str> = text.into();
-            let mut filled = self.filled.write().unwrap_or_else(PoisonError::into_inner);
-            filled.insert(key, text.clone());
+            let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+            cache.insert(key, text.clone());
             text
         }))
     }

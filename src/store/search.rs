@@ -3,11 +3,13 @@
 use sqlx::{Arguments, Encode, Postgres, Type, postgres::PgArguments};
 
 use super::schema::Composed;
-use crate::cql::{Comparison, Condition, Form, Key, Letter, Modifiers, Operator, Relation, Term};
+use crate::cql::{
+    Comparison, Condition, Form, Modifiers, Operator, Relation, SortKey, Term, TermPart,
+};
 
 /// What a collection can be asked about.
 #[derive(Debug)]
-pub struct Searchable {
+pub struct SearchTarget {
     /// The table.
     pub(super) table: &'static str,
     /// The fields that clients may name; any other matches nothing.
@@ -20,30 +22,30 @@ pub struct Searchable {
 #[derive(Debug)]
 pub struct Field {
     name: &'static str,
-    kind: Kind,
+    kind: FieldKind,
     text: &'static str,
 }
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum FieldKind {
     /// Prose, which has words.
-    Words,
+    FullText,
     /// A name or an id, which is one word whatever is in it.
-    Name,
+    Keyword,
     /// A number; and how SQL reads it, null where it is none.
     Number(&'static str),
 }
 
 impl Field {
     /// A field of prose: its name, and how SQL reads it as text.
-    pub(super) const fn words(name: &'static str, text: &'static str) -> Self {
-        Self { name, kind: Kind::Words, text }
+    pub(super) const fn full_text(name: &'static str, text: &'static str) -> Self {
+        Self { name, kind: FieldKind::FullText, text }
     }
 
     /// A field that is one word.
-    pub(super) const fn name(name: &'static str, text: &'static str) -> Self {
-        Self { name, kind: Kind::Name, text }
+    pub(super) const fn keyword(name: &'static str, text: &'static str) -> Self {
+        Self { name, kind: FieldKind::Keyword, text }
     }
 
     /// A number, as text and as number.
@@ -52,11 +54,11 @@ impl Field {
         text: &'static str,
         number: &'static str,
     ) -> Self {
-        Self { name, kind: Kind::Number(number), text }
+        Self { name, kind: FieldKind::Number(number), text }
     }
 }
 
-impl Searchable {
+impl SearchTarget {
     /// Names of all fields.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.fields.iter().map(|field| field.name)
@@ -77,18 +79,18 @@ const ACCENTED: [&str; 2] = ["normalize(", ", NFC)"];
 const IN_WORDS: [&str; 2] =
     ["' ' || regexp_replace(", r", '[\u0001-/:-@\[-`{-\u00bf]+', ' ', 'g') || ' '"];
 
-fn parts_words(c: char) -> bool {
+fn is_word_separator(c: char) -> bool {
     c <= '\u{bf}' && !c.is_ascii_alphanumeric()
 }
 
 /// A statement in the making, with what is bound to it.
 #[derive(Default)]
-pub(super) struct Search {
+pub(super) struct SearchBuilder {
     pub(super) text: Composed,
     pub(super) values: PgArguments,
 }
 
-impl Search {
+impl SearchBuilder {
     /// Adds text.
     pub(super) fn push(&mut self, text: &'static str) -> &mut Self {
         self.text.push(text);
@@ -106,10 +108,10 @@ impl Search {
     }
 
     /// Adds a condition. It is true or false, never null: `not` must not lose what lacks a field.
-    pub(super) fn condition(&mut self, of: &Searchable, condition: &Condition) -> &mut Self {
+    pub(super) fn condition(&mut self, target: &SearchTarget, condition: &Condition) -> &mut Self {
         match condition {
             Condition::All => self.push("true"),
-            Condition::Comparison(comparison) => match of.field(&comparison.field) {
+            Condition::Comparison(comparison) => match target.field(&comparison.field) {
                 Some(field) => {
                     self.push("coalesce(").comparison(field, comparison).push(", false)")
                 }
@@ -119,14 +121,14 @@ impl Search {
                 for _ in rest {
                     self.push("(");
                 }
-                self.condition(of, first);
+                self.condition(target, first);
                 for (operator, condition) in rest {
                     self.push(match operator {
                         Operator::And => " and ",
                         Operator::Or => " or ",
                         Operator::Not => " and not ",
                     });
-                    self.condition(of, condition).push(")");
+                    self.condition(target, condition).push(")");
                 }
                 self
             }
@@ -136,7 +138,7 @@ impl Search {
     fn comparison(&mut self, field: &Field, comparison: &Comparison) -> &mut Self {
         use Relation::{AllWords, AnyWord, Words};
         let Comparison { relation, term, modifiers, .. } = comparison;
-        let is_prose = matches!(field.kind, Kind::Words);
+        let is_prose = matches!(field.kind, FieldKind::FullText);
         let is_empty = term.words().next().is_none();
         match relation {
             // Whatever its kind, the field is set.
@@ -144,12 +146,12 @@ impl Search {
             AllWords => self.each_word(field, term, *modifiers, " and "),
             AnyWord => self.each_word(field, term, *modifiers, " or "),
             Words if is_prose => self.words(field, term, *modifiers),
-            _ => self.compared(field, *relation, term, *modifiers),
+            _ => self.whole_comparison(field, *relation, term, *modifiers),
         }
     }
 
     /// The field as a whole against the term as a whole.
-    fn compared(
+    fn whole_comparison(
         &mut self,
         field: &Field,
         relation: Relation,
@@ -157,18 +159,26 @@ impl Search {
         modifiers: Modifiers,
     ) -> &mut Self {
         let is_text = modifiers.form == Some(Form::Text);
-        if let (Kind::Number(sql), Some(number), false) = (field.kind, number(term), is_text) {
-            return self.push(sql).push(compares(relation)).bind(number).push("::text::numeric");
+        if let (FieldKind::Number(sql), Some(number), false) = (field.kind, number(term), is_text) {
+            return self
+                .push(sql)
+                .push(comparison_operator(relation))
+                .bind(number)
+                .push("::text::numeric");
         }
         match relation {
-            Relation::Is | Relation::Words | Relation::IsNot if term.text().is_none() => {
-                let not = relation == Relation::IsNot;
+            Relation::Equal | Relation::Words | Relation::NotEqual
+                if term.literal_text().is_none() =>
+            {
+                let not = relation == Relation::NotEqual;
                 let like = if not { " not like " } else { " like " };
-                self.folded(field, modifiers).push(like).folded_value(pattern(term), modifiers)
+                self.push_folded_field(field, modifiers)
+                    .push(like)
+                    .push_folded_value(pattern(term), modifiers)
             }
             _ => {
-                self.folded(field, modifiers).push(compares(relation));
-                self.folded_value(term.written(), modifiers)
+                self.push_folded_field(field, modifiers).push(comparison_operator(relation));
+                self.push_folded_value(term.display_text(), modifiers)
             }
         }
     }
@@ -182,9 +192,9 @@ impl Search {
         modifiers: Modifiers,
         joined: &'static str,
     ) -> &mut Self {
-        let is_prose = matches!(field.kind, Kind::Words);
-        let says = |word: &Term| !is_prose || !word_pattern(word).is_empty();
-        let mut words = term.words().filter(says).peekable();
+        let is_prose = matches!(field.kind, FieldKind::FullText);
+        let has_words = |word: &Term| !is_prose || !word_pattern(word).is_empty();
+        let mut words = term.words().filter(has_words).peekable();
         if words.peek().is_none() {
             return self.push("false");
         }
@@ -194,8 +204,8 @@ impl Search {
                 self.push(joined);
             }
             match field.kind {
-                Kind::Words => self.words(field, &word, modifiers),
-                _ => self.compared(field, Relation::Is, &word, modifiers),
+                FieldKind::FullText => self.words(field, &word, modifiers),
+                _ => self.whole_comparison(field, Relation::Equal, &word, modifiers),
             };
         }
         self.push(")")
@@ -207,44 +217,44 @@ impl Search {
         if words.is_empty() {
             return self.push("false");
         }
-        self.push(IN_WORDS[0]).folded(field, modifiers).push(IN_WORDS[1]);
-        self.push(" like ").folded_value(format!("% {words} %"), modifiers)
+        self.push(IN_WORDS[0]).push_folded_field(field, modifiers).push(IN_WORDS[1]);
+        self.push(" like ").push_folded_value(format!("% {words} %"), modifiers)
     }
 
-    fn folded(&mut self, field: &Field, modifiers: Modifiers) -> &mut Self {
+    fn push_folded_field(&mut self, field: &Field, modifiers: Modifiers) -> &mut Self {
         let [before, after] = fold(modifiers);
         self.push(before[0]).push(before[1]).push(field.text).push(after[0]).push(after[1])
     }
 
-    fn folded_value(&mut self, value: String, modifiers: Modifiers) -> &mut Self {
+    fn push_folded_value(&mut self, value: String, modifiers: Modifiers) -> &mut Self {
         let [before, after] = fold(modifiers);
         self.push(before[0]).push(before[1]).bind(value).push("::text");
         self.push(after[0]).push(after[1])
     }
 
     /// Adds the order: the keys that are fields, then the collection's own.
-    pub(super) fn order(&mut self, of: &Searchable, keys: &[Key]) -> &mut Self {
+    pub(super) fn order(&mut self, target: &SearchTarget, keys: &[SortKey]) -> &mut Self {
         self.push(" order by ");
         for key in keys {
-            let Some(field) = of.field(&key.field) else { continue };
+            let Some(field) = target.field(&key.field) else { continue };
             match field.kind {
-                Kind::Number(sql) if key.modifiers.form != Some(Form::Text) => self.push(sql),
-                _ => self.folded(field, key.modifiers),
+                FieldKind::Number(sql) if key.modifiers.form != Some(Form::Text) => self.push(sql),
+                _ => self.push_folded_field(field, key.modifiers),
             };
             self.push(if key.descending { " desc nulls last, " } else { " asc nulls last, " });
         }
-        self.push(of.order)
+        self.push(target.order)
     }
 }
 
-fn compares(relation: Relation) -> &'static str {
+fn comparison_operator(relation: Relation) -> &'static str {
     match relation {
-        Relation::Is | Relation::Words | Relation::AllWords | Relation::AnyWord => " = ",
-        Relation::IsNot => " <> ",
-        Relation::Below => " < ",
-        Relation::AtMost => " <= ",
-        Relation::Above => " > ",
-        Relation::AtLeast => " >= ",
+        Relation::Equal | Relation::Words | Relation::AllWords | Relation::AnyWord => " = ",
+        Relation::NotEqual => " <> ",
+        Relation::Less => " < ",
+        Relation::LessOrEqual => " <= ",
+        Relation::Greater => " > ",
+        Relation::GreaterOrEqual => " >= ",
     }
 }
 
@@ -258,7 +268,7 @@ fn fold(modifiers: Modifiers) -> [[&'static str; 2]; 2] {
 /// The number that a term is, as the database reads it; otherwise it is compared as text, and so equals no
 /// number.
 fn number(term: &Term) -> Option<String> {
-    let text = term.text()?;
+    let text = term.literal_text()?;
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
         None => (&*text, None),
@@ -277,24 +287,24 @@ fn number(term: &Term) -> Option<String> {
         return None;
     }
     // Beyond that no field has a number, and the database would refuse to read it.
-    let most = EXPONENT_MOST;
-    let size = unsigned(exponent).parse::<i64>().map_or(most, |size| size.min(most));
+    let max = EXPONENT_MAX;
+    let size = unsigned(exponent).parse::<i64>().map_or(max, |size| size.min(max));
     let sign = if exponent.starts_with('-') { "-" } else { "" };
     Some(format!("{mantissa}e{sign}{size}"))
 }
 
 /// A larger exponent counts as this one.
-const EXPONENT_MOST: i64 = 1000;
+const EXPONENT_MAX: i64 = 1000;
 
 /// The term as a pattern for `like`.
 fn pattern(term: &Term) -> String {
     let mut pattern = String::new();
     for letter in &term.0 {
         match letter {
-            Letter::Any => pattern.push('%'),
-            Letter::One => pattern.push('_'),
-            Letter::Char(c @ ('%' | '_' | '\\')) => pattern.extend(['\\', *c]),
-            Letter::Char(c) => pattern.push(*c),
+            TermPart::AnyChars => pattern.push('%'),
+            TermPart::OneChar => pattern.push('_'),
+            TermPart::Char(c @ ('%' | '_' | '\\')) => pattern.extend(['\\', *c]),
+            TermPart::Char(c) => pattern.push(*c),
         }
     }
     pattern
@@ -302,9 +312,9 @@ fn pattern(term: &Term) -> String {
 
 /// As [`pattern`], of the term's words with one blank between them.
 fn word_pattern(term: &Term) -> String {
-    let parted = term.0.iter().map(|letter| match letter {
-        Letter::Char(c) if parts_words(*c) => Letter::Char(' '),
+    let separated = term.0.iter().map(|letter| match letter {
+        TermPart::Char(c) if is_word_separator(*c) => TermPart::Char(' '),
         other => *other,
     });
-    pattern(&Term(parted.collect())).split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    pattern(&Term(separated.collect())).split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -2,13 +2,13 @@
 //! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
 //! they are among them.
 
-mod unread;
+mod unreadable;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-pub use unread::{is_unread_left_out, note_unread, unread};
+pub use unreadable::{record_unreadable, unreadable_among, would_close_unreadable};
 
 use super::{Error, Schema, Statement, Tx, merge};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What makes a shadow, in this order.
-pub const MAKE: [Statement; 20] = [
+pub const CREATE: [Statement; 20] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new(
@@ -74,7 +74,7 @@ pub const MAKE: [Statement; 20] = [
 const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
 
 /// What doesn't hold everything can't say more of old loans than what was pruned here can.
-const SET_STATE: Statement = Statement::new(
+const INSERT_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping
           set pruned_before = nullif(least($1::bytea, (select pruned_before from {live}.housekeeping)),
@@ -83,31 +83,31 @@ const SET_STATE: Statement = Statement::new(
      insert into {schema}.state (whole, log_since, read_from, lacks_before) values (false, $1, $2, $3)",
 );
 
-const STATE: Statement = Statement::new(
+const SELECT_STATE: Statement = Statement::new(
     "select whole, log_since, http_since, read_from, lacks_before, place, read_up_to, groups from {schema}.state",
 );
 
-const KEEP_PLACE: Statement =
+const RECORD_SCAN_POSITION: Statement =
     Statement::new("update {schema}.state set place = $1, read_up_to = $2");
 
-const SPEAK_OF_TENANT: Statement = Statement::new(
+const RECORD_TENANT_HORIZON: Statement = Statement::new(
     "insert into {schema}.tenant_horizon as t (horizon) values ($1)
      on conflict (one) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
-const SPEAK_OF_PATRON: Statement = Statement::new(
+const RECORD_PATRON_HORIZON: Statement = Statement::new(
     "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
 /// What the source says of groups and was not heard here.
-const COUNT_GROUPS: Statement = Statement::new(
+const COUNT_CHANGED_GROUPS: Statement = Statement::new(
     "update {schema}.state set groups = (
        select count(*) from {schema}.patron s left join {live}.patron l on l.user_id = s.user_id
         where l.told_stamp is null or l.told_stamp < s.told_stamp)",
 );
 
-const TELL_GROUPS: Statement = Statement::new(
+const APPLY_GROUPS_PAGE: Statement = Statement::new(
     "with part as (
        select user_id, told_group, told_stamp, told_at from {schema}.patron
         where user_id > $1 and told_stamp is not null order by user_id limit $2
@@ -119,7 +119,7 @@ const TELL_GROUPS: Statement = Statement::new(
      select max(user_id::text)::uuid from part",
 );
 
-const TELL_GROUPS_OF: Statement = Statement::new(
+const APPLY_GROUPS_OF_PATRONS: Statement = Statement::new(
     "insert into {live}.patron as t (user_id, told_group, told_stamp, told_at)
      select user_id, told_group, told_stamp, told_at from {schema}.patron
       where user_id = any($1) and told_stamp is not null
@@ -129,7 +129,7 @@ const TELL_GROUPS_OF: Statement = Statement::new(
 );
 
 /// How far snapshots spoke that were not heard of here.
-const SETTLE_TENANT: Statement = Statement::new(
+const APPLY_TENANT_HORIZON: Statement = Statement::new(
     "insert into {live}.tenant_horizon as t (horizon, loans_horizon)
      select s.horizon, s.loans_horizon from {schema}.tenant_horizon s
      on conflict (one) do update set
@@ -139,30 +139,30 @@ const SETTLE_TENANT: Statement = Statement::new(
      returning t.horizon, greatest(t.horizon, t.loans_horizon)",
 );
 
-const SETTLE_PATRON: Statement = Statement::new(
+const APPLY_PATRON_HORIZON: Statement = Statement::new(
     "insert into {live}.horizon as t (user_id, horizon)
      select s.user_id, s.horizon from {schema}.horizon s where s.user_id = $1
      on conflict (user_id) do update set horizon = excluded.horizon where t.horizon < excluded.horizon
      returning t.horizon, t.horizon",
 );
 
-const SET_WHOLE: Statement =
+const SET_COMPLETE: Statement =
     Statement::new("update {schema}.state set whole = true, log_since = $1, http_since = $2");
 
-const SET_READING: Statement = Statement::new(
+const UPSERT_REPLAY_POSITIONS: Statement = Statement::new(
     "insert into {schema}.reading (topic, partition, next_offset, end_offset)
      select * from unnest($1::text[], $2::int4[], $3::int8[], $4::int8[])
      on conflict (topic, partition) do update set next_offset = excluded.next_offset",
 );
 
-const READING: Statement = Statement::new(
+const SELECT_REPLAY_POSITIONS: Statement = Statement::new(
     "select topic, partition, next_offset, end_offset from {schema}.reading order by topic, partition",
 );
 
 /// Rows in which anything differs. Which of them really do is for the rule of a rebuild to say: much
 /// of it may have been said since the source was read. What is another's here by now stays so where one
 /// patron's events alone were read: not all that was said of it is known.
-const CANDIDATES: Statement = Statement::new(
+const FIND_CANDIDATES: Statement = Statement::new(
     "insert into {schema}.candidate (subject, is_loan)
      select coalesce(l.loan_id, s.loan_id), true
        from {live}.loan l full join {schema}.loan s on s.loan_id = l.loan_id
@@ -189,9 +189,9 @@ const CANDIDATES: Statement = Statement::new(
              s.is_open)",
 );
 
-const NO_CANDIDATES: Statement = Statement::new("delete from {schema}.candidate");
+const DELETE_CANDIDATES: Statement = Statement::new("delete from {schema}.candidate");
 
-const NEXT_CANDIDATES: Statement = Statement::new(
+const SELECT_CANDIDATES_PAGE: Statement = Statement::new(
     "select subject, is_loan from {schema}.candidate where subject > $1 order by subject limit $2",
 );
 
@@ -200,50 +200,50 @@ const COUNT_CANDIDATES: Statement = Statement::new("select count(*) from {schema
 /// A test prepares them beside a shadow. The one that makes it is none that can be prepared.
 pub(super) const STATEMENTS: &[&Statement] = &[
     &DROP,
-    &SET_STATE,
-    &STATE,
-    &KEEP_PLACE,
-    &SPEAK_OF_TENANT,
-    &SPEAK_OF_PATRON,
-    &unread::NOTE,
-    &unread::AMONG,
-    &unread::IS_LEFT_OUT,
-    &TELL_GROUPS_OF,
-    &COUNT_GROUPS,
-    &TELL_GROUPS,
-    &SETTLE_TENANT,
-    &SETTLE_PATRON,
-    &SET_WHOLE,
-    &SET_READING,
-    &READING,
-    &CANDIDATES,
-    &NO_CANDIDATES,
-    &NEXT_CANDIDATES,
+    &INSERT_STATE,
+    &SELECT_STATE,
+    &RECORD_SCAN_POSITION,
+    &RECORD_TENANT_HORIZON,
+    &RECORD_PATRON_HORIZON,
+    &unreadable::INSERT_UNREADABLE,
+    &unreadable::SELECT_UNREADABLE,
+    &unreadable::WOULD_CLOSE_UNREADABLE,
+    &APPLY_GROUPS_OF_PATRONS,
+    &COUNT_CHANGED_GROUPS,
+    &APPLY_GROUPS_PAGE,
+    &APPLY_TENANT_HORIZON,
+    &APPLY_PATRON_HORIZON,
+    &SET_COMPLETE,
+    &UPSERT_REPLAY_POSITIONS,
+    &SELECT_REPLAY_POSITIONS,
+    &FIND_CANDIDATES,
+    &DELETE_CANDIDATES,
+    &SELECT_CANDIDATES_PAGE,
     &COUNT_CANDIDATES,
 ];
 
 /// How far a shadow is.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct ShadowState {
     /// Whether all of the source is in it.
-    pub whole: bool,
+    pub is_complete: bool,
     /// Since when the source holds everything: once it is whole, what holds; before, what was thought to.
-    pub covered: Coverage,
+    pub coverage: Coverage,
     /// When reading began: what came into the inbox since then is not in the shadow.
-    pub read_from: DateTime<Utc>,
+    pub read_started_at: DateTime<Utc>,
     /// Before this not all that happened is in the source, as far as that is known.
-    pub lacks_before: Option<DateTime<Utc>>,
+    pub incomplete_before: Option<DateTime<Utc>>,
     /// What is read in the order of ids, where anything is.
-    pub place: Option<String>,
+    pub scanned_source: Option<String>,
     /// The last id of it that was read.
-    pub read_up_to: Option<Uuid>,
+    pub scanned_up_to: Option<Uuid>,
     /// Patrons whose group the source told of and who were not heard of here.
-    pub groups: i64,
+    pub changed_groups: i64,
 }
 
 /// How far a partition was read into a shadow.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Reading {
+pub struct ReplayPosition {
     /// The topic.
     pub topic: String,
     /// The partition.
@@ -255,21 +255,21 @@ pub struct Reading {
 }
 
 /// Makes a shadow, empty, in place of one of the same rebuild that may be there.
-pub async fn make(
+pub async fn create(
     tx: &mut Tx,
     shadow: &Schema,
     log_since: Option<Horizon>,
-    read_from: DateTime<Utc>,
-    lacks_before: Option<DateTime<Utc>>,
+    read_started_at: DateTime<Utc>,
+    incomplete_before: Option<DateTime<Utc>>,
 ) -> Result<(), Error> {
-    for statement in &MAKE {
+    for statement in &CREATE {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
         made.map_err(Error::at("make a shadow"))?;
     }
-    sqlx::query(shadow.sql(&SET_STATE))
+    sqlx::query(shadow.sql(&INSERT_STATE))
         .bind(log_since.as_ref().map(Horizon::as_bytes))
-        .bind(read_from)
-        .bind(lacks_before)
+        .bind(read_started_at)
+        .bind(incomplete_before)
         .execute(&mut **tx)
         .await
         .map_err(Error::at("make a shadow"))?;
@@ -299,7 +299,7 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
 }
 
 /// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
-pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error> {
+pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowState>, Error> {
     // Whatever the version before has laid out lacks a table: it is read again.
     let both = "select to_regclass($1) is not null and to_regclass($2) is not null";
     let is_there: bool = sqlx::query_scalar(both)
@@ -321,95 +321,129 @@ pub async fn state(tx: &mut Tx, shadow: &Schema) -> Result<Option<State>, Error>
         Option<Uuid>,
         i64,
     );
-    let row: Option<Row> = sqlx::query_as(shadow.sql(&STATE))
+    let row: Option<Row> = sqlx::query_as(shadow.sql(&SELECT_STATE))
         .fetch_optional(&mut **tx)
         .await
         .map_err(Error::at("look at a shadow"))?;
     let horizon = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Horizon::from_bytes(&bytes));
-    let read =
-        |(whole, log, http, read_from, lacks_before, place, read_up_to, groups): Row| State {
-            whole,
-            covered: Coverage { log: horizon(log), http: horizon(http) },
-            read_from,
-            lacks_before,
-            place,
-            read_up_to,
-            groups,
-        };
+    let read = |(
+        is_complete,
+        log,
+        http,
+        read_started_at,
+        incomplete_before,
+        scanned_source,
+        scanned_up_to,
+        changed_groups,
+    ): Row| ShadowState {
+        is_complete,
+        coverage: Coverage { log: horizon(log), http: horizon(http) },
+        read_started_at,
+        incomplete_before,
+        scanned_source,
+        scanned_up_to,
+        changed_groups,
+    };
     Ok(row.map(read))
 }
 
 /// Notes up to which id something was read: the inbox, or what the storage modules keep.
-pub async fn keep_place(
+pub async fn record_scan_position(
     tx: &mut Tx,
     shadow: &Schema,
-    place: &str,
-    key: Option<Uuid>,
+    source: &str,
+    last_id: Option<Uuid>,
 ) -> Result<(), Error> {
-    let kept = sqlx::query(shadow.sql(&KEEP_PLACE)).bind(place).bind(key).execute(&mut **tx).await;
-    kept.map(|_| ()).map_err(Error::at("note how far a source was read"))
+    let result = sqlx::query(shadow.sql(&RECORD_SCAN_POSITION))
+        .bind(source)
+        .bind(last_id)
+        .execute(&mut **tx)
+        .await;
+    result.map(|_| ()).map_err(Error::at("note how far a source was read"))
 }
 
 /// Notes that the source is a complete snapshot of a tenant or of a patron.
-pub async fn speak(tx: &mut Tx, shadow: &Schema, of: Scope, horizon: Horizon) -> Result<(), Error> {
+pub async fn record_horizon(
+    tx: &mut Tx,
+    shadow: &Schema,
+    of: Scope,
+    horizon: Horizon,
+) -> Result<(), Error> {
     let horizon = horizon.as_bytes();
     let noted = match of {
-        Scope::Tenant => sqlx::query(shadow.sql(&SPEAK_OF_TENANT)).bind(horizon),
-        Scope::Patron(user) => sqlx::query(shadow.sql(&SPEAK_OF_PATRON)).bind(user).bind(horizon),
+        Scope::Tenant => sqlx::query(shadow.sql(&RECORD_TENANT_HORIZON)).bind(horizon),
+        Scope::Patron(user) => {
+            sqlx::query(shadow.sql(&RECORD_PATRON_HORIZON)).bind(user).bind(horizon)
+        }
     };
     noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
 }
 
 /// Has what complete snapshots of the source speak of hold from now on, for a tenant or a patron. Nobody else may
 /// write the tenant's rows meanwhile.
-pub async fn settle(tx: &mut Tx, shadow: &Schema, live: &Schema, of: Scope) -> Result<(), Error> {
+pub async fn apply_horizon(
+    tx: &mut Tx,
+    shadow: &Schema,
+    live: &Schema,
+    of: Scope,
+) -> Result<(), Error> {
     let settled = match of {
-        Scope::Tenant => sqlx::query_as(shadow.sql(&SETTLE_TENANT)),
-        Scope::Patron(user) => sqlx::query_as(shadow.sql(&SETTLE_PATRON)).bind(user),
+        Scope::Tenant => sqlx::query_as(shadow.sql(&APPLY_TENANT_HORIZON)),
+        Scope::Patron(user) => sqlx::query_as(shadow.sql(&APPLY_PATRON_HORIZON)).bind(user),
     };
-    let news: Option<(Vec<u8>, Vec<u8>)> =
+    let horizons: Option<(Vec<u8>, Vec<u8>)> =
         settled.fetch_optional(&mut **tx).await.map_err(Error::at("have a snapshot hold"))?;
-    let Some((all, loans)) = news else { return Ok(()) };
+    let Some((all, loans)) = horizons else { return Ok(()) };
     if let (Some(all), Some(loans)) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans)) {
-        merge::end_loans(tx, live, of, loans).await?;
-        merge::end_fees(tx, live, of, all).await?;
+        merge::close_loans(tx, live, of, loans).await?;
+        merge::close_fees(tx, live, of, all).await?;
     }
     Ok(())
 }
 
 /// Counts what the source says of groups and was not heard here.
-pub async fn count_groups(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
-    let counted = sqlx::query(shadow.sql(&COUNT_GROUPS)).execute(&mut **tx).await;
+pub async fn count_changed_groups(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
+    let counted = sqlx::query(shadow.sql(&COUNT_CHANGED_GROUPS)).execute(&mut **tx).await;
     counted.map(|_| ()).map_err(Error::at("compare patron groups"))
 }
 
 /// Has these patrons' groups hold as the source told them.
-pub async fn tell_groups_of(tx: &mut Tx, shadow: &Schema, users: &[Uuid]) -> Result<(), Error> {
-    let told = sqlx::query(shadow.sql(&TELL_GROUPS_OF)).bind(users).execute(&mut **tx).await;
-    told.map(|_| ()).map_err(Error::at("keep the groups that a source told"))
+pub async fn apply_groups_of_patrons(
+    tx: &mut Tx,
+    shadow: &Schema,
+    users: &[Uuid],
+) -> Result<(), Error> {
+    let result =
+        sqlx::query(shadow.sql(&APPLY_GROUPS_OF_PATRONS)).bind(users).execute(&mut **tx).await;
+    result.map(|_| ()).map_err(Error::at("keep the groups that a source told"))
 }
 
 /// Has so many patrons' groups hold as the source told them, after a patron. Gives the last one.
-pub async fn tell_groups(
+pub async fn apply_groups_page(
     tx: &mut Tx,
     shadow: &Schema,
     after: Uuid,
     most: i64,
 ) -> Result<Option<Uuid>, Error> {
-    let told = sqlx::query_scalar(shadow.sql(&TELL_GROUPS)).bind(after).bind(most);
-    told.fetch_one(&mut **tx).await.map_err(Error::at("keep the groups that a source told"))
+    let last = sqlx::query_scalar(shadow.sql(&APPLY_GROUPS_PAGE)).bind(after).bind(most);
+    last.fetch_one(&mut **tx).await.map_err(Error::at("keep the groups that a source told"))
 }
 
 /// Notes that all of the source is in the shadow, and since when it holds everything.
-pub async fn set_whole(tx: &mut Tx, shadow: &Schema, covered: &Coverage) -> Result<(), Error> {
+pub async fn set_complete(tx: &mut Tx, shadow: &Schema, coverage: &Coverage) -> Result<(), Error> {
     let bytes = |horizon: &Option<Horizon>| horizon.map(|h| h.as_bytes().to_vec());
-    let set =
-        sqlx::query(shadow.sql(&SET_WHOLE)).bind(bytes(&covered.log)).bind(bytes(&covered.http));
+    let set = sqlx::query(shadow.sql(&SET_COMPLETE))
+        .bind(bytes(&coverage.log))
+        .bind(bytes(&coverage.http));
     set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
 }
 
 /// Notes how far partitions were read.
-pub async fn set_reading(tx: &mut Tx, shadow: &Schema, of: &[Reading]) -> Result<(), Error> {
+pub async fn save_replay_positions(
+    tx: &mut Tx,
+    shadow: &Schema,
+    of: &[ReplayPosition],
+) -> Result<(), Error> {
     let (mut topics, mut partitions) = (Vec::new(), Vec::new());
     let (mut next, mut ends) = (Vec::new(), Vec::new());
     for reading in of {
@@ -418,7 +452,7 @@ pub async fn set_reading(tx: &mut Tx, shadow: &Schema, of: &[Reading]) -> Result
         next.push(reading.next_offset);
         ends.push(reading.end_offset);
     }
-    sqlx::query(shadow.sql(&SET_READING))
+    sqlx::query(shadow.sql(&UPSERT_REPLAY_POSITIONS))
         .bind(topics)
         .bind(partitions)
         .bind(next)
@@ -430,8 +464,11 @@ pub async fn set_reading(tx: &mut Tx, shadow: &Schema, of: &[Reading]) -> Result
 }
 
 /// How far partitions were read.
-pub async fn reading(tx: &mut Tx, shadow: &Schema) -> Result<Vec<Reading>, Error> {
-    let read = sqlx::query_as(shadow.sql(&READING)).fetch_all(&mut **tx).await;
+pub async fn load_replay_positions(
+    tx: &mut Tx,
+    shadow: &Schema,
+) -> Result<Vec<ReplayPosition>, Error> {
+    let read = sqlx::query_as(shadow.sql(&SELECT_REPLAY_POSITIONS)).fetch_all(&mut **tx).await;
     read.map_err(Error::at("look how far topics were read"))
 }
 
@@ -441,14 +478,14 @@ pub async fn find_candidates(
     tx: &mut Tx,
     shadow: &Schema,
     of: Scope,
-    tells_of_ended: bool,
+    includes_closed: bool,
 ) -> Result<i64, Error> {
     let step = "compare a shadow";
-    let none = sqlx::query(shadow.sql(&NO_CANDIDATES)).execute(&mut **tx).await;
+    let none = sqlx::query(shadow.sql(&DELETE_CANDIDATES)).execute(&mut **tx).await;
     none.map_err(Error::at(step))?;
-    sqlx::query(shadow.sql(&CANDIDATES))
+    sqlx::query(shadow.sql(&FIND_CANDIDATES))
         .bind(of.patron())
-        .bind(tells_of_ended)
+        .bind(includes_closed)
         .execute(&mut **tx)
         .await
         .map_err(Error::at(step))?;
@@ -457,13 +494,13 @@ pub async fn find_candidates(
 }
 
 /// The next of them, after a subject: which are loans, and which fees/fines.
-pub async fn next_candidates(
+pub async fn candidates_page(
     tx: &mut Tx,
     shadow: &Schema,
     after: Uuid,
     most: i64,
 ) -> Result<Vec<(Uuid, bool)>, Error> {
-    sqlx::query_as(shadow.sql(&NEXT_CANDIDATES))
+    sqlx::query_as(shadow.sql(&SELECT_CANDIDATES_PAGE))
         .bind(after)
         .bind(most)
         .fetch_all(&mut **tx)

@@ -12,7 +12,7 @@ use super::{Error, Tx};
 use crate::event::TenantId;
 
 /// How long a job is kept that ended and that no client has deleted.
-const KEPT: TimeDelta = TimeDelta::days(30);
+const COMPLETED_RETENTION: TimeDelta = TimeDelta::days(30);
 
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -34,7 +34,7 @@ pub struct TenantJob {
 
 /// Who works on a job: made for each taking. Whoever has lost it writes nothing for it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub struct JobLease {
     /// The job.
     pub job: Uuid,
     /// Whose it is.
@@ -43,9 +43,9 @@ pub struct Lease {
 
 /// Enters a job that its instance works on for so long, unless it says more. All times are the database's: those of
 /// instances may differ. Old ones that nobody has deleted go.
-pub async fn add(
+pub async fn insert(
     db: impl PgExecutor<'_>,
-    Lease { job, holder }: Lease,
+    JobLease { job, holder }: JobLease,
     tenant: &TenantId,
     attributes: &Value,
     time: Duration,
@@ -60,7 +60,7 @@ pub async fn add(
     .bind(tenant.as_str())
     .bind(attributes)
     .bind(time.as_secs_f64())
-    .bind(KEPT.num_days())
+    .bind(COMPLETED_RETENTION.num_days())
     .bind(holder)
     .execute(db)
     .await
@@ -69,9 +69,9 @@ pub async fn add(
 }
 
 /// Says that a job is still worked on. Tells whether it is open and still its holder's.
-pub async fn hold(
+pub async fn renew(
     db: impl PgExecutor<'_>,
-    Lease { job, holder }: Lease,
+    JobLease { job, holder }: JobLease,
     time: Duration,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
@@ -88,7 +88,7 @@ pub async fn hold(
 }
 
 /// Fails unless a job is open and still its holder's; until the transaction ends nobody can take it.
-pub async fn require(tx: &mut Tx, Lease { job, holder }: Lease) -> Result<(), Error> {
+pub async fn require_lease(tx: &mut Tx, JobLease { job, holder }: JobLease) -> Result<(), Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
         "select id from mod_patron_blocks.tenant_job where id = $1 and holder = $2 and not complete
             for share",
@@ -102,7 +102,7 @@ pub async fn require(tx: &mut Tx, Lease { job, holder }: Lease) -> Result<(), Er
 }
 
 /// Takes over a job whose instance has not been heard of; each goes to one who asks.
-pub async fn take_over(
+pub async fn claim_abandoned(
     db: impl PgExecutor<'_>,
     holder: Uuid,
     time: Duration,
@@ -123,9 +123,9 @@ pub async fn take_over(
 }
 
 /// Ends a job, unless another instance works on it by now.
-pub async fn end(
+pub async fn finish(
     db: impl PgExecutor<'_>,
-    Lease { job, holder }: Lease,
+    JobLease { job, holder }: JobLease,
     error: Option<&str>,
     messages: &[String],
 ) -> Result<(), Error> {
@@ -161,7 +161,7 @@ pub async fn find(
 }
 
 /// Forgets a job, or all of the tenant; tells whether there was one.
-pub async fn remove(
+pub async fn delete(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
     id: Option<Uuid>,

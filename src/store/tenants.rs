@@ -10,11 +10,11 @@ use super::{Db, Error, Tx};
 use crate::event::TenantId;
 
 /// The channel on which instances tell each other that the registry has changed.
-const CHANNEL: &str = "mod_patron_blocks_tenant";
+const REGISTRY_CHANNEL: &str = "mod_patron_blocks_tenant";
 
 /// How much is known of what happened to a tenant's patrons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Knowledge {
+pub enum Completeness {
     /// All of it, but for what lags.
     #[default]
     Complete,
@@ -24,7 +24,7 @@ pub enum Knowledge {
     IncompleteBefore(DateTime<Utc>),
 }
 
-impl Knowledge {
+impl Completeness {
     /// As told.
     pub fn name(self) -> &'static str {
         match self {
@@ -34,8 +34,11 @@ impl Knowledge {
         }
     }
 
-    fn of(filled_by: Option<Uuid>, lacks_before: Option<DateTime<Utc>>) -> Self {
-        match (filled_by, lacks_before) {
+    fn from_columns(
+        initial_fill_id: Option<Uuid>,
+        incomplete_before: Option<DateTime<Utc>>,
+    ) -> Self {
+        match (initial_fill_id, incomplete_before) {
             (Some(_), _) => Self::Filling,
             (None, Some(before)) => Self::IncompleteBefore(before),
             (None, None) => Self::Complete,
@@ -44,11 +47,11 @@ impl Knowledge {
 }
 
 /// An enabled tenant: since when it is, and what is known of it.
-pub type Enabled = (DateTime<Utc>, Knowledge);
+pub type Enabling = (DateTime<Utc>, Completeness);
 
 /// All tenants that are enabled now. An id that could not be one is left out: nothing can be done for it,
 /// and the table's check does not let it in.
-pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabled>, Error> {
+pub async fn list_enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabling>, Error> {
     type Row = (String, DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let rows: Vec<Row> = sqlx::query_as(
         "select tenant, enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
@@ -57,17 +60,20 @@ pub async fn enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enable
     .fetch_all(db)
     .await
     .map_err(Error::at("list enabled tenants"))?;
-    let known = |(name, since, filled_by, lacks_before): Row| {
-        Some((TenantId::parse(&name)?, (since, Knowledge::of(filled_by, lacks_before))))
+    let known = |(name, since, initial_fill_id, incomplete_before): Row| {
+        Some((
+            TenantId::parse(&name)?,
+            (since, Completeness::from_columns(initial_fill_id, incomplete_before)),
+        ))
     };
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
 /// As [`enabled`], of this tenant.
-pub async fn enabled_as(
+pub async fn find_enabled(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
-) -> Result<Option<Enabled>, Error> {
+) -> Result<Option<Enabling>, Error> {
     type Row = (DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let row: Option<Row> = sqlx::query_as(
         "select enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
@@ -77,11 +83,17 @@ pub async fn enabled_as(
     .fetch_optional(db)
     .await
     .map_err(Error::at("look up a tenant"))?;
-    Ok(row.map(|(since, filled_by, lacks)| (since, Knowledge::of(filled_by, lacks))))
+    Ok(row.map(|(since, initial_fill_id, incomplete_before)| {
+        (since, Completeness::from_columns(initial_fill_id, incomplete_before))
+    }))
 }
 
 /// Has a rebuild fill a tenant.
-pub async fn fill(tx: &mut Tx, tenant: &TenantId, rebuild: Uuid) -> Result<(), Error> {
+pub async fn start_initial_fill(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    rebuild: Uuid,
+) -> Result<(), Error> {
     let set =
         "update mod_patron_blocks.tenant set filled_by = $2, lacks_before = null where tenant = $1";
     let set = sqlx::query(set).bind(tenant.as_str()).bind(rebuild).execute(&mut **tx).await;
@@ -90,11 +102,11 @@ pub async fn fill(tx: &mut Tx, tenant: &TenantId, rebuild: Uuid) -> Result<(), E
 
 /// A tenant's knowledge once a rebuild has ended that fills it (`by`), or that knows all there is to know:
 /// what happened before an instant may be missing, or nothing is. Tells the other instances.
-pub async fn filled(
+pub async fn finish_initial_fill(
     tx: &mut Tx,
     tenant: &TenantId,
-    by: Option<Uuid>,
-    lacks_before: Option<DateTime<Utc>>,
+    rebuild: Option<Uuid>,
+    incomplete_before: Option<DateTime<Utc>>,
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.tenant
@@ -102,12 +114,12 @@ pub async fn filled(
           where tenant = $1 and ($2::uuid is null or filled_by = $2)",
     )
     .bind(tenant.as_str())
-    .bind(by)
-    .bind(lacks_before)
+    .bind(rebuild)
+    .bind(incomplete_before)
     .execute(&mut **tx)
     .await
     .map_err(Error::at("note what is known of a tenant"))?;
-    announce(tx, tenant.as_str()).await
+    notify(tx, tenant.as_str()).await
 }
 
 /// Since when a tenant is enabled, if it is: the identity of the enabling, which an upgrade keeps.
@@ -145,7 +157,7 @@ pub async fn set_enabled(
     .execute(&mut **tx)
     .await
     .map_err(Error::at("register a tenant"))?;
-    announce(tx, tenant.as_str()).await
+    notify(tx, tenant.as_str()).await
 }
 
 /// Forgets a tenant and all its data.
@@ -163,14 +175,14 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
         done.map_err(Error::at("forget a tenant"))?;
     }
-    announce(tx, tenant.as_str()).await
+    notify(tx, tenant.as_str()).await
 }
 
 /// Tells all instances, when the transaction commits, that something has changed.
-pub async fn announce(tx: &mut Tx, what: &str) -> Result<(), Error> {
+pub async fn notify(tx: &mut Tx, payload: &str) -> Result<(), Error> {
     sqlx::query("select pg_notify($1, $2)")
-        .bind(CHANNEL)
-        .bind(what)
+        .bind(REGISTRY_CHANNEL)
+        .bind(payload)
         .execute(&mut **tx)
         .await
         .map_err(Error::at("announce a change of the registry"))?;
@@ -179,7 +191,7 @@ pub async fn announce(tx: &mut Tx, what: &str) -> Result<(), Error> {
 
 /// Takes the tenant's lock for this transaction as one of many who write its rows, and tells since when
 /// the tenant is enabled, if it is. Whoever changes the tenant as a whole waits for them.
-pub async fn enter(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTime<Utc>>, Error> {
+pub async fn lock_shared(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTime<Utc>>, Error> {
     sqlx::query("select pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
         .bind(lock_name(tenant))
         .execute(&mut **tx)
@@ -189,7 +201,7 @@ pub async fn enter(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTime<Utc
 }
 
 /// Takes the tenant's lock for this transaction alone.
-pub async fn enter_alone(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+pub async fn lock_exclusive(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
         .bind(lock_name(tenant))
         .execute(&mut **tx)
@@ -199,9 +211,9 @@ pub async fn enter_alone(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
 }
 
 /// Bounds how long this transaction waits for a lock: who waits alone keeps all who come later waiting.
-pub async fn wait_at_most(tx: &mut Tx, most: Duration) -> Result<(), Error> {
+pub async fn set_lock_timeout(tx: &mut Tx, timeout: Duration) -> Result<(), Error> {
     sqlx::query("select set_config('lock_timeout', $1, true)")
-        .bind(most.as_millis().to_string())
+        .bind(timeout.as_millis().to_string())
         .execute(&mut **tx)
         .await
         .map_err(Error::at("bound the wait for a lock"))?;
@@ -225,10 +237,10 @@ pub async fn try_lock_for_migration(
 /// Takes the tenant's migration lock for this transaction, each statement of which may take a quarter of
 /// an hour: a whole tenant's state is written. Once it has the lock it waits no longer than `most` for any
 /// other.
-pub async fn lock_for_upheaval(
+pub async fn lock_for_maintenance(
     tx: &mut Tx,
     tenant: &TenantId,
-    most: Duration,
+    lock_timeout: Duration,
 ) -> Result<(), Error> {
     let step = "take a migration lock";
     sqlx::query(
@@ -243,7 +255,7 @@ pub async fn lock_for_upheaval(
         .execute(&mut **tx)
         .await
         .map_err(Error::at(step))?;
-    wait_at_most(tx, most).await
+    set_lock_timeout(tx, lock_timeout).await
 }
 
 fn lock_name(tenant: &TenantId) -> String {
@@ -251,14 +263,14 @@ fn lock_name(tenant: &TenantId) -> String {
 }
 
 /// Waits for news of the registry; reconnects by itself.
-pub struct News(PgListener);
+pub struct RegistryListener(PgListener);
 
-impl News {
+impl RegistryListener {
     /// Begins to listen.
     pub async fn listen(db: &Db) -> Result<Self, Error> {
         let step = "listen for changes of the registry";
         let mut listener = PgListener::connect_with(db).await.map_err(Error::at(step))?;
-        listener.listen(CHANNEL).await.map_err(Error::at(step))?;
+        listener.listen(REGISTRY_CHANNEL).await.map_err(Error::at(step))?;
         Ok(Self(listener))
     }
 

@@ -5,7 +5,7 @@ use patron_blocks::blocks::Measure;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::desk::{Answer, Ask, Desk};
+use super::api_client::{ApiClient, ApiRequest, ApiResponse};
 use crate::world::{TENANT, World};
 
 const STAFF: &str = "3e9a6b10-7c42-4d8f-9e15-a0b4c6d27f10";
@@ -13,28 +13,28 @@ const GROUP: &str = "d86e1a4f-2c93-4750-a1be-5f7c903b2e55";
 
 /// A client, by the headers that its HTTP layer sends.
 struct Client<'d> {
-    desk: &'d Desk<'d>,
+    api: &'d ApiClient<'d>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl<'d> Client<'d> {
-    fn of(desk: &'d Desk<'_>, accept: Option<&str>, user: Option<&str>) -> Self {
+    fn new(api: &'d ApiClient<'_>, accept: Option<&str>, user: Option<&str>) -> Self {
         let mut headers = vec![
             ("X-Okapi-Tenant", TENANT.to_owned()),
-            ("X-Okapi-Url", desk.world.users.url()),
+            ("X-Okapi-Url", api.world.users.url()),
             ("X-Okapi-Token", "eyJhbGciOiJIUzI1NiJ9.e30.x".to_owned()),
             ("X-Okapi-Request-Id", "123456/automated-patron-blocks".to_owned()),
         ];
         headers.extend(accept.map(|accept| ("Accept", accept.to_owned())));
         headers.extend(user.map(|user| ("X-Okapi-User-Id", user.to_owned())));
-        Self { desk, headers }
+        Self { api, headers }
     }
 
-    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> ApiResponse {
         let body = body.map(Value::to_string);
         let mut headers: Vec<_> = self.headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
         headers.extend(body.as_ref().map(|_| ("Content-Type", "application/json")));
-        self.desk.send(Ask { method, path, headers: &headers, body: body.as_deref() }).await
+        self.api.send(ApiRequest { method, path, headers: &headers, body: body.as_deref() }).await
     }
 
     async fn read(&self, path: &str) -> Value {
@@ -47,9 +47,9 @@ impl<'d> Client<'d> {
 /// The settings pages: conditions, then limits, each read as the page does and written back whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn ui_users_edits_conditions_and_limits() {
-    World::tell(async |world| {
-        let desk = Desk::of(world);
-        let ui = Client::of(&desk, Some("application/json"), Some(STAFF));
+    World::run(async |world| {
+        let api = ApiClient::new(world);
+        let ui = Client::new(&api, Some("application/json"), Some(STAFF));
         let sorted = "/patron-block-conditions?query=cql.allRecords=1%20sortby%20name";
         let names: Vec<String> = ui.read(sorted).await["patronBlockConditions"]
             .as_array()
@@ -75,7 +75,7 @@ async fn ui_users_edits_conditions_and_limits() {
         for message in ["Too many lost items", "Ask at the desk"] {
             condition["blockBorrowing"] = json!(true);
             condition["message"] = json!(message);
-            ui.send("PUT", &path, Some(&condition)).await.is(204, "");
+            ui.send("PUT", &path, Some(&condition)).await.assert_is(204, "");
             condition = ui.read(&path).await; // with metadata, which goes back
             assert_eq!(condition["message"], message);
             assert_eq!(condition["metadata"]["updatedByUserId"], STAFF);
@@ -104,8 +104,11 @@ async fn ui_users_edits_conditions_and_limits() {
                 Some(if whole { 10.0 } else { 10.4 })
             );
             changed["value"] = Value::Null;
-            assert_eq!(ui.send("PUT", &path, Some(&changed)).await.error()[0], "must not be null");
-            ui.send("DELETE", &path, None).await.is(204, "");
+            assert_eq!(
+                ui.send("PUT", &path, Some(&changed)).await.validation_error()[0],
+                "must not be null"
+            );
+            ui.send("DELETE", &path, None).await.assert_is(204, "");
         }
     })
     .await;
@@ -114,13 +117,13 @@ async fn ui_users_edits_conditions_and_limits() {
 /// What scripts ask for, in CQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_find_limits_by_group_and_condition() {
-    World::tell(async |world| {
-        let desk = Desk::of(world);
-        let script = Client::of(&desk, None, None);
+    World::run(async |world| {
+        let api = ApiClient::new(world);
+        let script = Client::new(&api, None, None);
         let group: Uuid = GROUP.parse().unwrap();
-        desk.world.limit(group, Measure::LostItems, 3.0).await;
-        desk.world.limit(group, Measure::ChargedOut, 20.0).await;
-        desk.world.limit(Uuid::new_v4(), Measure::ChargedOut, 100.0).await;
+        api.world.add_limit(group, Measure::LostItems, 3.0).await;
+        api.world.add_limit(group, Measure::ChargedOut, 20.0).await;
+        api.world.add_limit(Uuid::new_v4(), Measure::ChargedOut, 100.0).await;
         let charged = Measure::ChargedOut.condition_id();
         for (query, expected) in [
             (format!("patronGroupId=={GROUP}"), 2),
@@ -142,12 +145,12 @@ async fn scripts_find_limits_by_group_and_condition() {
 
 /// Circulation and self-service: any answer but 200 would stop a check-out.
 #[tokio::test(flavor = "multi_thread")]
-async fn mod_circulation_edge_sip2_and_ui_users_ask_for_blocks() {
-    World::tell(async |world| {
-        let desk = Desk::of(world);
-        let circulation = Client::of(&desk, Some("application/json, text/plain"), Some(STAFF));
-        let sip2 = Client::of(&desk, Some("application/json"), None);
-        let ui = Client::of(&desk, Some("*/*"), Some(STAFF));
+async fn circulation_sip2_and_ui_users_query_blocks() {
+    World::run(async |world| {
+        let api = ApiClient::new(world);
+        let circulation = Client::new(&api, Some("application/json, text/plain"), Some(STAFF));
+        let sip2 = Client::new(&api, Some("application/json"), None);
+        let ui = Client::new(&api, Some("*/*"), Some(STAFF));
         let user = Uuid::new_v4();
         for (client, path) in [
             (&circulation, format!("/automated-patron-blocks/{user}")),
@@ -162,10 +165,10 @@ async fn mod_circulation_edge_sip2_and_ui_users_ask_for_blocks() {
 
 /// Install, upgrade and disable, as the gateway goes about it.
 #[tokio::test(flavor = "multi_thread")]
-async fn okapi_enables_a_tenant_and_looks_after_the_job() {
-    World::tell(async |world| {
-        let desk = Desk::of(world);
-        let okapi = Client::of(&desk, Some("*/*"), None);
+async fn okapi_enables_tenant_and_polls_its_job() {
+    World::run(async |world| {
+        let api = ApiClient::new(world);
+        let okapi = Client::new(&api, Some("*/*"), None);
         let module = "mod-patron-blocks-2.0.0";
         for attributes in [
             json!({ "module_to": module, "purge": false }),
@@ -179,12 +182,12 @@ async fn okapi_enables_a_tenant_and_looks_after_the_job() {
             let path = format!("/_/tenant/{}", job.json()["id"].as_str().unwrap());
             let ended = okapi.read(&path).await;
             assert_eq!((&ended["complete"], ended.get("error")), (&json!(true), None));
-            okapi.send("DELETE", &path, None).await.is(204, "");
+            okapi.send("DELETE", &path, None).await.assert_is(204, "");
         }
         let disable = json!({ "module_from": module });
         let off = okapi.send("POST", "/_/tenant", Some(&disable)).await;
         assert_eq!((off.status, off.location), (204, None));
-        assert_eq!(okapi.send("GET", "/admin/health", None).await.text, "\"OK\"");
+        assert_eq!(okapi.send("GET", "/admin/health", None).await.body, "\"OK\"");
         let on = json!({ "module_to": module });
         assert_eq!(okapi.send("POST", "/_/tenant", Some(&on)).await.status, 201);
     })

@@ -1,22 +1,21 @@
 //! What holds for all paths (http contract 1).
 
 use futures_util::future::join_all;
-use patron_blocks::config::OnDatabaseFailure;
+use patron_blocks::config::DatabaseFailureMode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    compare,
-    desk::{Answer, Ask, Desk, METHODS},
-    told,
+    api_client::{ApiClient, ApiRequest, ApiResponse, METHODS},
+    compare, run,
 };
 use crate::{
-    raw::{begin, drip},
+    raw_http::{drip_until_response, send_partial},
     world::{TENANT, World},
 };
 
 /// Each path with an id in it that nothing has, and its methods.
-fn operations(desk: &Desk<'_>) -> Vec<(String, String)> {
+fn operations(api: &ApiClient<'_>) -> Vec<(String, String)> {
     let id = Uuid::new_v4();
     let filled = |path: String| {
         let mut parts = path.split('/').map(|part| match part.starts_with('{') {
@@ -26,7 +25,7 @@ fn operations(desk: &Desk<'_>) -> Vec<(String, String)> {
         let first = parts.next().unwrap();
         parts.fold(first, |path, part| path + "/" + &part)
     };
-    desk.described.operations().into_iter().map(|(path, method)| (filled(path), method)).collect()
+    api.openapi.operations().into_iter().map(|(path, method)| (filled(path), method)).collect()
 }
 
 fn needs_no_tenant(path: &str) -> bool {
@@ -34,39 +33,39 @@ fn needs_no_tenant(path: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_names_a_tenant_that_is_enabled() {
-    told("every_request_names_a_tenant_that_is_enabled", async |desk| {
-        let all = operations(desk);
+async fn requests_without_an_enabled_tenant_are_rejected() {
+    run("requests_without_an_enabled_tenant_are_rejected", async |api| {
+        let all = operations(api);
         for (path, method) in all.iter().filter(|(path, _)| !needs_no_tenant(path)) {
-            let ask = Ask { method, path, ..Ask::default() };
-            desk.send(ask).await.is(400, "Unable to process request Tenant must be set");
+            let ask = ApiRequest { method, path, ..ApiRequest::default() };
+            api.send(ask).await.assert_is(400, "Unable to process request Tenant must be set");
             for bad in ["North", "9lib", "a-b", "x23456789012345678901234567890123"] {
                 let headers = [("x-okapi-tenant", bad)];
-                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
-                assert!(answer.status == 400 && answer.text.contains(bad), "{answer:?}");
+                let answer = api.send(ApiRequest { headers: &headers, ..ask }).await;
+                assert!(answer.status == 400 && answer.body.contains(bad), "{answer:?}");
             }
             for two in [[TENANT, "southlib"], ["southlib", TENANT], [TENANT, ""]] {
                 let headers = two.map(|tenant| ("X-Okapi-Tenant", tenant));
-                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
+                let answer = api.send(ApiRequest { headers: &headers, ..ask }).await;
                 assert!(
-                    answer.status == 400 && answer.text.contains("X-Okapi-Tenant"),
+                    answer.status == 400 && answer.body.contains("X-Okapi-Tenant"),
                     "{answer:?}"
                 );
             }
             let headers = [("X-OKAPI-TENANT", "southlib")];
             if path.starts_with("/_/tenant/") {
-                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
-                answer.is(404, "Tenant not found southlib");
+                let answer = api.send(ApiRequest { headers: &headers, ..ask }).await;
+                answer.assert_is(404, "Tenant not found southlib");
             } else if path == TIMER {
-                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
-                answer.is(202, "");
+                let answer = api.send(ApiRequest { headers: &headers, ..ask }).await;
+                answer.assert_is(202, "");
             } else if path != "/_/tenant" {
-                let answer = desk.send(Ask { headers: &headers, ..ask }).await;
-                answer.is(400, "Tenant southlib is not enabled for this module");
+                let answer = api.send(ApiRequest { headers: &headers, ..ask }).await;
+                answer.assert_is(400, "Tenant southlib is not enabled for this module");
             }
         }
         for (path, method) in all.iter().filter(|(path, _)| needs_no_tenant(path)) {
-            let answer = desk.send(Ask { method, path, ..Ask::default() }).await;
+            let answer = api.send(ApiRequest { method, path, ..ApiRequest::default() }).await;
             assert_eq!(answer.status, 200, "{answer:?}");
         }
     })
@@ -74,14 +73,14 @@ async fn every_request_names_a_tenant_that_is_enabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_known_path_takes_no_other_method_and_an_unknown_path_is_not_found() {
-    const NAME: &str = "a_known_path_takes_no_other_method_and_an_unknown_path_is_not_found";
-    told(NAME, async |desk| {
-        let all = operations(desk);
+async fn unsupported_methods_return_405_and_unknown_paths_404() {
+    const NAME: &str = "unsupported_methods_return_405_and_unknown_paths_404";
+    run(NAME, async |api| {
+        let all = operations(api);
         for (path, _) in &all {
             let taken = |method: &str| all.iter().any(|(p, m)| p == path && m == method);
             for method in METHODS.into_iter().filter(|method| !taken(method)) {
-                let answer = desk.ask(method, path, None).await;
+                let answer = api.request(method, path, None).await;
                 assert_eq!(answer.status, 405, "{method} {path}");
                 let mut named: Vec<_> = answer.allow.iter().flat_map(|a| a.split(", ")).collect();
                 named.sort_unstable_by_key(|name| METHODS.iter().position(|m| m == name));
@@ -90,7 +89,7 @@ async fn a_known_path_takes_no_other_method_and_an_unknown_path_is_not_found() {
             }
         }
         for path in ["/", "/nowhere", "/patron-block-limits/a/b", "/automated-patron-blocks"] {
-            desk.get(path).await.is(404, "Not found");
+            api.get(path).await.assert_is(404, "Not found");
         }
     })
     .await;
@@ -138,75 +137,76 @@ fn body(method: &str, path: &str) -> Option<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_says_when_the_database_fails() {
-    World::tell(async |world| {
+async fn every_operation_reports_a_database_failure() {
+    World::run(async |world| {
         world.stop().await;
-        world.config.on_database_failure = OnDatabaseFailure::Error;
+        world.config.on_database_failure = DatabaseFailureMode::Error;
         world.start().await;
-        let desk = Desk::of(world);
-        let topic = format!("{}.{TENANT}.search.patrons", desk.world.log.environment());
-        desk.world.log.make(vec![topic]).await;
+        let api = ApiClient::new(world);
+        let topic = format!("{}.{TENANT}.search.patrons", api.world.log.environment());
+        api.world.log.create_topics(vec![topic]).await;
         // Known from now on, as any tenant that anybody works with.
-        assert_eq!(desk.world.get("/patron-block-limits").await.0, 200);
-        world.wire.cut();
+        assert_eq!(api.world.get("/patron-block-limits").await.0, 200);
+        world.proxy.disconnect();
         let ask = async |(path, method): (String, String)| {
             let path = match path.ends_with("/retry") || method == "DELETE" {
                 true => format!("{path}?query=cql.allRecords=1"),
                 false => path,
             };
-            let answer = desk.ask(&method, &path, body(&method, &path).as_ref()).await;
+            let answer = api.request(&method, &path, body(&method, &path).as_ref()).await;
             (method + " " + &path, answer)
         };
-        let all = operations(&desk);
+        let all = operations(&api);
         let (operators, others): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(path, _)| needs_no_tenant(path));
-        for (what, Answer { status, text, .. }) in join_all(others.into_iter().map(ask)).await {
+        for (what, ApiResponse { status, body, .. }) in join_all(others.into_iter().map(ask)).await
+        {
             let expected = match &*what {
                 "POST /_/tenant" => 400,
                 what if what.ends_with(TIMER) => 202,
                 what if what.contains(EVENTS) => 503,
                 _ => 500,
             };
-            assert_eq!((status, text.is_empty()), (expected, expected == 202), "{what}: {text}");
+            assert_eq!((status, body.is_empty()), (expected, expected == 202), "{what}: {body}");
         }
         for (what, answer) in join_all(operators.into_iter().map(ask)).await {
             let expected = if what == "GET /admin/ready" { 503 } else { 200 };
             assert_eq!(answer.status, expected, "{what}: {answer:?}");
         }
-        world.wire.mend();
-        compare("every_operation_says_when_the_database_fails", &desk.seen());
+        world.proxy.restore();
+        compare("every_operation_reports_a_database_failure", &api.into_seen());
     })
     .await;
 }
 
 /// Headers and parameters that clients send and that change nothing (1.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn accept_unknown_parameters_and_trailing_slashes_change_nothing() {
-    told("accept_unknown_parameters_and_trailing_slashes_change_nothing", async |desk| {
+async fn accept_header_and_unknown_parameters_are_ignored() {
+    run("accept_header_and_unknown_parameters_are_ignored", async |api| {
         let path = "/patron-block-conditions";
-        let plain = desk.get(path).await;
+        let plain = api.get(path).await;
         for path in ["/patron-block-conditions/", "/patron-block-conditions?lang=en&x=%00&limit="] {
-            desk.get(path).await.is(200, &plain.text);
+            api.get(path).await.assert_is(200, &plain.body);
         }
         for accept in ["application/json, text/plain", "*/*", "text/html", "image/png;q=0", "?"] {
             let headers = [("X-Okapi-Tenant", TENANT), ("Accept", accept)];
             let answer =
-                desk.send(Ask { method: "GET", path, headers: &headers, body: None }).await;
-            answer.is(200, &plain.text);
-            assert_eq!(answer.media, "application/json", "{accept}");
+                api.send(ApiRequest { method: "GET", path, headers: &headers, body: None }).await;
+            answer.assert_is(200, &plain.body);
+            assert_eq!(answer.content_type, "application/json", "{accept}");
         }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_are_json_objects_of_a_bounded_length() {
-    told("bodies_are_json_objects_of_a_bounded_length", async |desk| {
-        let all = operations(desk);
+async fn bodies_must_be_json_objects_of_bounded_length() {
+    run("bodies_must_be_json_objects_of_bounded_length", async |api| {
+        let all = operations(api);
         for (path, method) in all.iter().filter(|(path, method)| body(method, path).is_some()) {
             let send = async |media: &str, body: &str| {
                 let headers = [("X-Okapi-Tenant", TENANT), ("Content-Type", media)];
-                desk.send(Ask { method, path, headers: &headers, body: Some(body) }).await
+                api.send(ApiRequest { method, path, headers: &headers, body: Some(body) }).await
             };
             for (media, body) in [
                 ("application/json", ""),
@@ -216,11 +216,11 @@ async fn bodies_are_json_objects_of_a_bounded_length() {
                 ("APPLICATION/JSON ; charset=utf-8", "not json"),
             ] {
                 let answer = send(media, body).await;
-                assert!(answer.status == 400 && answer.text.contains("body"), "{answer:?}");
+                assert!(answer.status == 400 && answer.body.contains("body"), "{answer:?}");
             }
             let rule = "Content-type header must be [\"application/json\"] but it is";
             for media in ["text/plain", "text/xml; charset=utf-8"] {
-                send(media, "{}").await.is(400, &format!("{rule} \"{media}\""));
+                send(media, "{}").await.assert_is(400, &format!("{rule} \"{media}\""));
             }
             let long = format!("{{\"x\":\"{}\"}}", "x".repeat(1024 * 1024));
             assert_eq!(send("application/json", &long).await.status, 413);
@@ -230,18 +230,22 @@ async fn bodies_are_json_objects_of_a_bounded_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_have_to_be_there_in_time() {
-    told("bodies_have_to_be_there_in_time", async |desk| {
-        let all = operations(desk);
+async fn slow_bodies_time_out_with_408() {
+    run("slow_bodies_time_out_with_408", async |api| {
+        let all = operations(api);
         let drip = async |(path, method): &(String, String)| {
             let head = format!(
                 "{method} {path} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {TENANT}\r\n\
                  Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
             );
-            let said = drip(begin(desk.world, &head).await).await;
-            assert_eq!(said.status, 408, "{said:?}");
-            let (media, text) = (said.media, said.text);
-            desk.saw(method, path, &Answer { status: 408, media, text, ..Answer::default() });
+            let response = drip_until_response(send_partial(api.world, &head).await).await;
+            assert_eq!(response.status, 408, "{response:?}");
+            let (content_type, body) = (response.content_type, response.body);
+            api.record_response(
+                method,
+                path,
+                &ApiResponse { status: 408, content_type, body, ..ApiResponse::default() },
+            );
         };
         let written = all.iter().filter(|(path, method)| body(method, path).is_some());
         join_all(written.map(drip)).await;

@@ -2,21 +2,21 @@
 //! description of the interfaces; `docs/http-conformance.md` says which test shows which, and each test
 //! must have seen what the page says of it, and nothing else.
 
+mod api_client;
 mod clients;
 mod common;
-mod desk;
-mod iterations;
 mod operations;
 mod rebuilds;
 mod records;
+mod summary_exports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::world::World;
-use desk::{Description, Desk, Row};
+use api_client::{ApiClient, OpenApi, ResponseCase};
 
 /// What the page says: tests by row.
-fn page() -> BTreeMap<Row, Vec<String>> {
+fn page() -> BTreeMap<ResponseCase, Vec<String>> {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http-conformance.md");
     let text = std::fs::read_to_string(file).unwrap();
     let mut rows = BTreeMap::new();
@@ -31,31 +31,31 @@ fn page() -> BTreeMap<Row, Vec<String>> {
 }
 
 /// Tells a story whose answers are those that the page gives to `test`.
-async fn told(test: &str, story: impl AsyncFnOnce(&Desk<'_>)) {
-    World::tell(async |world| {
-        let desk = Desk::of(world);
-        story(&desk).await;
-        compare(test, &desk.seen());
+async fn run(test: &str, story: impl AsyncFnOnce(&ApiClient<'_>)) {
+    World::run(async |world| {
+        let api = ApiClient::new(world);
+        story(&api).await;
+        compare(test, &api.into_seen());
     })
     .await;
 }
 
-fn compare(test: &str, seen: &BTreeSet<Row>) {
-    let said = page().into_iter().filter(|(_, tests)| tests.iter().any(|name| name == test));
-    let said: BTreeSet<Row> = said.map(|(row, _)| row).collect();
-    let unsaid: Vec<_> = seen.difference(&said).collect();
-    let unseen: Vec<_> = said.difference(seen).collect();
+fn compare(test: &str, seen: &BTreeSet<ResponseCase>) {
+    let rows = page().into_iter().filter(|(_, tests)| tests.iter().any(|name| name == test));
+    let documented: BTreeSet<ResponseCase> = rows.map(|(row, _)| row).collect();
+    let undocumented: Vec<_> = seen.difference(&documented).collect();
+    let unseen: Vec<_> = documented.difference(seen).collect();
     assert!(
-        unsaid.is_empty() && unseen.is_empty(),
-        "{test}: docs/http-conformance.md lacks {unsaid:?}, and says what was not seen: {unseen:?}"
+        undocumented.is_empty() && unseen.is_empty(),
+        "{test}: docs/http-conformance.md lacks {undocumented:?}, and says what was not seen: {unseen:?}"
     );
 }
 
 #[test]
-fn the_page_has_every_described_answer_and_no_other_each_with_a_test() {
+fn conformance_page_lists_every_response_with_a_test() {
     let sources = [
         include_str!("common.rs"),
-        include_str!("iterations.rs"),
+        include_str!("summary_exports.rs"),
         include_str!("operations.rs"),
         include_str!("rebuilds.rs"),
         include_str!("records.rs"),
@@ -69,7 +69,7 @@ fn the_page_has_every_described_answer_and_no_other_each_with_a_test() {
             assert!(sources.contains(&format!("\"{test}\"")), "{test} compares nothing");
         }
     }
-    let any = |row: &Row| row.0 == "*";
-    let said: BTreeSet<Row> = page.into_keys().filter(|row| !any(row)).collect();
-    assert_eq!(said, Description::read().rows());
+    let any = |row: &ResponseCase| row.0 == "*";
+    let documented: BTreeSet<ResponseCase> = page.into_keys().filter(|row| !any(row)).collect();
+    assert_eq!(documented, OpenApi::read().response_cases());
 }

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    desk::{Answer, Ask, Desk},
-    told,
+    api_client::{ApiClient, ApiRequest, ApiResponse},
+    run,
 };
 use crate::{
-    facts::{check_out, fee, minutes_from_now},
+    payloads::{balance_change, check_out, minutes_from_now},
     world::TENANT,
 };
 
@@ -21,7 +21,7 @@ const NOT_NULL: [&str; 2] = ["must not be null", "jakarta.validation.constraints
 const PATTERN: &str = "jakarta.validation.constraints.Pattern.message";
 
 /// Ids that Java's pattern does not take: text, nil, version 6 and 7, another variant, no hyphens.
-const NO_UUIDS: [&str; 7] = [
+const INVALID_UUIDS: [&str; 7] = [
     "abc",
     "00000000-0000-0000-0000-000000000000",
     "1ec9414c-232a-6b00-b3c8-9e6bdeced846",
@@ -32,30 +32,34 @@ const NO_UUIDS: [&str; 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_and_summaries_name_a_patron() {
-    told("blocks_and_summaries_name_a_patron", async |desk| {
-        for id in &NO_UUIDS[..6] {
-            let answer = desk.get(&format!("/automated-patron-blocks/{id}")).await;
-            answer.is(400, &format!("Invalid user UUID: \"{id}\""));
-            let answer = desk.get(&format!("/user-summary/{id}")).await;
-            answer.is(400, &format!("Invalid user ID: \"{id}\""));
+async fn blocks_and_summaries_require_a_valid_patron_id() {
+    run("blocks_and_summaries_require_a_valid_patron_id", async |api| {
+        for id in &INVALID_UUIDS[..6] {
+            let answer = api.get(&format!("/automated-patron-blocks/{id}")).await;
+            answer.assert_is(400, &format!("Invalid user UUID: \"{id}\""));
+            let answer = api.get(&format!("/user-summary/{id}")).await;
+            answer.assert_is(400, &format!("Invalid user ID: \"{id}\""));
         }
         let user = Uuid::new_v4();
         let blocks = format!("/automated-patron-blocks/{user}");
         let summary = format!("/user-summary/{user}");
-        desk.get(&blocks).await.is(200, "{\"automatedPatronBlocks\":[]}");
-        desk.get(&summary).await.is(404, &format!("User summary for user ID {user} not found"));
+        api.get(&blocks).await.assert_is(200, "{\"automatedPatronBlocks\":[]}");
+        api.get(&summary)
+            .await
+            .assert_is(404, &format!("User summary for user ID {user} not found"));
 
         let (group, loan, owed) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
-        desk.world.users.set_group(user, group);
+        api.world.users.set_group(user, group);
         // Nothing makes a pair of group and condition unique: a second limit is a second block.
-        desk.world.limit(group, Measure::ChargedOut, 0.0).await;
-        desk.world.limit(group, Measure::ChargedOut, 0.0).await;
+        api.world.add_limit(group, Measure::ChargedOut, 0.0).await;
+        api.world.add_limit(group, Measure::ChargedOut, 0.0).await;
         let out = check_out(user, loan, &minutes_from_now(60));
-        desk.world.publish(Kind::ItemCheckedOut, &out).await;
-        desk.world.publish(Kind::FeeFineBalanceChanged, &fee(user, owed, Some(loan), 12.5)).await;
-        desk.world.settled().await;
-        let found = desk.get(&blocks).await.json();
+        api.world.publish(Kind::ItemCheckedOut, &out).await;
+        api.world
+            .publish(Kind::FeeFineBalanceChanged, &balance_change(user, owed, Some(loan), 12.5))
+            .await;
+        api.world.until_committed().await;
+        let found = api.get(&blocks).await.json();
         assert_eq!(found["automatedPatronBlocks"].as_array().unwrap().len(), 2);
         let members: Vec<_> =
             found["automatedPatronBlocks"][0].as_object().unwrap().keys().collect();
@@ -69,8 +73,8 @@ async fn blocks_and_summaries_name_a_patron() {
                 "patronBlockConditionId"
             ]
         );
-        let found = desk.get(&summary).await.json();
-        let again = desk.get(&summary).await.json();
+        let found = api.get(&summary).await.json();
+        let again = api.get(&summary).await.json();
         assert_eq!(found["id"], again["id"], "an id is kept");
         assert_eq!(found["openFeesFines"][0]["balance"], json!(12.5));
         let due = found["openLoans"][0]["dueDate"].as_str().unwrap();
@@ -80,7 +84,7 @@ async fn blocks_and_summaries_name_a_patron() {
 }
 
 /// Parameters of a collection: what is no number, CQL or way of counting is refused.
-async fn lists(desk: &Desk<'_>, path: &str) {
+async fn assert_list_parameters(api: &ApiClient<'_>, path: &str) {
     for bad in [
         "limit=-1",
         "limit=x",
@@ -93,36 +97,38 @@ async fn lists(desk: &Desk<'_>, path: &str) {
         "query=%28",
         "query=name%3D%3D%22%00%22",
     ] {
-        let answer = desk.get(&format!("{path}?{bad}")).await;
+        let answer = api.get(&format!("{path}?{bad}")).await;
         assert_eq!(answer.status, 400, "{bad}: {answer:?}");
     }
-    let pointed = desk.get(&format!("{path}?query=id%3D%3Dx%20y")).await;
-    pointed
-        .is(400, "query: expected and, or, not, sortby or the end at character 7, but found \"y\"");
-    let total = desk.get(path).await.json()["totalRecords"].clone();
+    let pointed = api.get(&format!("{path}?query=id%3D%3Dx%20y")).await;
+    pointed.assert_is(
+        400,
+        "query: expected and, or, not, sortby or the end at character 7, but found \"y\"",
+    );
+    let total = api.get(path).await.json()["totalRecords"].clone();
     for counting in ["exact", "estimated", "none", "auto"] {
         let path = format!("{path}?limit=0&totalRecords={counting}&query=");
-        let counted = desk.get(&path).await.json();
+        let counted = api.get(&path).await.json();
         assert_eq!(counted["totalRecords"], total, "{counting}");
         assert!(counted.as_object().unwrap().values().any(|v| *v == json!([])), "{counted}");
     }
-    let beyond = desk.get(&format!("{path}?offset=2147483647&limit=2147483647")).await.json();
+    let beyond = api.get(&format!("{path}?offset=2147483647&limit=2147483647")).await.json();
     assert_eq!(beyond["totalRecords"], total);
     assert!(beyond.as_object().unwrap().values().any(|v| *v == json!([])), "{beyond}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conditions_are_read_and_changed() {
-    told("conditions_are_read_and_changed", async |desk| {
-        lists(desk, "/patron-block-conditions").await;
+async fn conditions_are_read_and_updated() {
+    run("conditions_are_read_and_updated", async |api| {
+        assert_list_parameters(api, "/patron-block-conditions").await;
         let path = format!("/patron-block-conditions/{LOST}");
-        let seeded = desk.get(&path).await.json();
+        let seeded = api.get(&path).await.json();
         assert_eq!(seeded["message"], "");
-        for id in NO_UUIDS {
-            desk.get(&format!("/patron-block-conditions/{id}")).await.is(404, NOT_A_UUID);
+        for id in INVALID_UUIDS {
+            api.get(&format!("/patron-block-conditions/{id}")).await.assert_is(404, NOT_A_UUID);
         }
         let nobody = format!("/patron-block-conditions/{}", Uuid::new_v4());
-        desk.get(&nobody).await.is(404, "Not found");
+        api.get(&nobody).await.assert_is(404, "Not found");
 
         for required in
             ["id", "name", "blockBorrowing", "blockRenewals", "blockRequests", "valueType"]
@@ -133,7 +139,7 @@ async fn conditions_are_read_and_changed() {
                 body.as_object_mut()
                     .unwrap()
                     .extend(absent.map(|null| (required.to_owned(), null)));
-                let error = desk.put(&path, &body).await.error();
+                let error = api.put(&path, &body).await.validation_error();
                 assert_eq!(error, [NOT_NULL[0], NOT_NULL[1], required, "null"]);
             }
         }
@@ -145,24 +151,24 @@ async fn conditions_are_read_and_changed() {
             ("unknown", json!("a\0b")),
         ] {
             let body = with(&seeded, member, wrong);
-            assert_eq!(desk.put(&path, &body).await.status, 400, "{member}");
+            assert_eq!(api.put(&path, &body).await.status, 400, "{member}");
         }
         let [_, code, key, value] =
-            desk.put(&path, &with(&seeded, "id", json!("abc"))).await.error();
+            api.put(&path, &with(&seeded, "id", json!("abc"))).await.validation_error();
         assert_eq!([code.as_str(), &key, &value], [PATTERN, "id", "abc"]);
-        let bad = desk.put("/patron-block-conditions/abc", &seeded).await.error();
+        let bad = api.put("/patron-block-conditions/abc", &seeded).await.validation_error();
         assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_conditions.id", "abc"]);
-        messages(desk, &path, &seeded).await;
-        desk.put(&nobody, &seeded).await.is(404, "Not found");
+        assert_message_rules(api, &path, &seeded).await;
+        api.put(&nobody, &seeded).await.assert_is(404, "Not found");
 
         // The path's id wins, what the client says of metadata is ignored, what is unknown is kept.
         let mut sent = with(&seeded, "id", json!(Uuid::new_v4()));
         sent["metadata"] = json!({ "createdDate": "1999-01-01", "createdByUserId": "nobody" });
         sent["unknown"] = json!({ "kept": [1.50, null] });
         sent["valueType"] = json!("Double");
-        let before = desk.get(&path).await.json()["metadata"].clone();
-        desk.put(&path, &sent).await.is(204, "");
-        let stored = desk.get(&path).await.json();
+        let before = api.get(&path).await.json()["metadata"].clone();
+        api.put(&path, &sent).await.assert_is(204, "");
+        let stored = api.get(&path).await.json();
         assert_eq!(stored["id"], seeded["id"]);
         assert_eq!(
             (&stored["unknown"], &stored["valueType"]),
@@ -183,18 +189,18 @@ fn with(record: &Value, member: &str, value: Value) -> Value {
 }
 
 /// The rules on message and flags.
-async fn messages(desk: &Desk<'_>, path: &str, seeded: &Value) {
+async fn assert_message_rules(api: &ApiClient<'_>, path: &str, seeded: &Value) {
     let needed =
         "Message to be displayed is a required field if one or more blocked actions selected";
     let idle =
         "One or more blocked actions must be selected for message to be displayed to be used";
     for blank in [Value::Null, json!(""), json!(" \t")] {
         let blocking = with(&with(seeded, "message", blank.clone()), "blockRequests", json!(true));
-        let error = desk.put(path, &blocking).await.error();
+        let error = api.put(path, &blocking).await.validation_error();
         assert_eq!(error, [needed, "-1", "patron block condition id", &LOST.to_string()]);
-        desk.put(path, &with(seeded, "message", blank)).await.is(204, "");
+        api.put(path, &with(seeded, "message", blank)).await.assert_is(204, "");
     }
-    let error = desk.put(path, &with(seeded, "message", json!("Stop"))).await.error();
+    let error = api.put(path, &with(seeded, "message", json!("Stop"))).await.validation_error();
     assert_eq!(error, [idle, "-1", "patron block condition id", &LOST.to_string()]);
 }
 
@@ -203,17 +209,17 @@ fn limit(value: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_are_made_read_changed_and_removed() {
-    told("limits_are_made_read_changed_and_removed", async |desk| {
-        lists(desk, "/patron-block-limits").await;
+async fn limits_are_created_read_updated_and_deleted() {
+    run("limits_are_created_read_updated_and_deleted", async |api| {
+        assert_list_parameters(api, "/patron-block-limits").await;
         let sent = limit(json!(3));
         let id = sent["id"].as_str().unwrap().to_owned();
         let path = format!("/patron-block-limits/{id}");
         let made =
-            desk.post("/patron-block-limits", &with(&sent, "id", json!(id.to_uppercase()))).await;
+            api.post("/patron-block-limits", &with(&sent, "id", json!(id.to_uppercase()))).await;
         assert_eq!((made.status, made.location.as_deref()), (201, Some(&*id)), "a bare id");
-        assert_eq!(desk.get(&path).await.json(), made.json());
-        authors(desk).await;
+        assert_eq!(api.get(&path).await.json(), made.json());
+        assert_metadata_authors(api).await;
 
         for (value, stored) in [
             (json!("10"), 10.0),
@@ -221,49 +227,52 @@ async fn limits_are_made_read_changed_and_removed() {
             (json!(7.0), 7.0),
             (json!(999_999), 999_999.0),
         ] {
-            desk.put(&path, &with(&sent, "value", value)).await.is(204, "");
-            let value = desk.get(&path).await.json()["value"].clone();
+            api.put(&path, &with(&sent, "value", value)).await.assert_is(204, "");
+            let value = api.get(&path).await.json()["value"].clone();
             assert!(value.is_number() && value.as_f64() == Some(stored), "{value}");
         }
         let balance = json!(Measure::FeeFineBalance.condition_id());
         let money = with(&sent, "conditionId", balance);
         for value in [json!(0), json!(0.001), json!("10.4"), json!(999_999.99)] {
-            desk.put(&path, &with(&money, "value", value)).await.is(204, "");
+            api.put(&path, &with(&money, "value", value)).await.assert_is(204, "");
         }
-        for id in NO_UUIDS {
+        for id in INVALID_UUIDS {
             let path = format!("/patron-block-limits/{id}");
-            desk.get(&path).await.is(404, NOT_A_UUID);
-            desk.delete(&path).await.is(400, NOT_A_UUID);
+            api.get(&path).await.assert_is(404, NOT_A_UUID);
+            api.delete(&path).await.assert_is(400, NOT_A_UUID);
         }
-        let bad = desk.put("/patron-block-limits/abc", &sent).await.error();
+        let bad = api.put("/patron-block-limits/abc", &sent).await.validation_error();
         assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_limits.id", "abc"]);
         let nobody = format!("/patron-block-limits/{}", Uuid::new_v4());
-        desk.get(&nobody).await.is(404, "Not found");
-        desk.put(&nobody, &sent).await.is(404, "Not found");
-        desk.delete(&nobody).await.is(404, "Not found");
-        refused(desk, "POST", "/patron-block-limits").await;
-        refused(desk, "PUT", &path).await;
-        let again = desk.post("/patron-block-limits", &sent).await.error();
+        api.get(&nobody).await.assert_is(404, "Not found");
+        api.put(&nobody, &sent).await.assert_is(404, "Not found");
+        api.delete(&nobody).await.assert_is(404, "Not found");
+        assert_invalid_limits(api, "POST", "/patron-block-limits").await;
+        assert_invalid_limits(api, "PUT", &path).await;
+        let again = api.post("/patron-block-limits", &sent).await.validation_error();
         let message = format!("id value already exists in table patron_block_limits: {id}");
         assert_eq!(again, [&message, "-1", "id", &id]);
-        desk.delete(&path).await.is(204, "");
-        desk.get(&path).await.is(404, "Not found");
+        api.delete(&path).await.assert_is(204, "");
+        api.get(&path).await.assert_is(404, "Not found");
     })
     .await;
 }
 
 /// Bodies that neither POST nor PUT takes.
-async fn refused(desk: &Desk<'_>, method: &str, path: &str) {
-    let send = async |body: &Value| -> Answer { desk.ask(method, path, Some(body)).await };
+async fn assert_invalid_limits(api: &ApiClient<'_>, method: &str, path: &str) {
+    let send = async |body: &Value| -> ApiResponse { api.request(method, path, Some(body)).await };
     for required in ["id", "patronGroupId", "conditionId", "value"] {
         let mut body = limit(json!(1));
         body.as_object_mut().unwrap().remove(required);
-        assert_eq!(send(&body).await.error(), [NOT_NULL[0], NOT_NULL[1], required, "null"]);
+        assert_eq!(
+            send(&body).await.validation_error(),
+            [NOT_NULL[0], NOT_NULL[1], required, "null"]
+        );
     }
     for member in ["id", "patronGroupId", "conditionId"] {
-        for bad in &NO_UUIDS[..6] {
+        for bad in &INVALID_UUIDS[..6] {
             let [_, code, key, value] =
-                send(&with(&limit(json!(1)), member, json!(bad))).await.error();
+                send(&with(&limit(json!(1)), member, json!(bad))).await.validation_error();
             assert_eq!([code.as_str(), &key, &value], [PATTERN, member, bad]);
         }
     }
@@ -282,7 +291,7 @@ async fn refused(desk: &Desk<'_>, method: &str, path: &str) {
         (balance, json!(-0.01), money, "-0.01"),
     ] {
         let body = with(&limit(value), "conditionId", json!(condition));
-        assert_eq!(send(&body).await.error(), [message, "-1", "value", shown]);
+        assert_eq!(send(&body).await.validation_error(), [message, "-1", "value", shown]);
     }
     let unknown = Uuid::new_v4();
     let key = "patron_block_limits.conditionid";
@@ -290,13 +299,13 @@ async fn refused(desk: &Desk<'_>, method: &str, path: &str) {
         "Cannot set {key} = {unknown} because it does not exist in patron_block_conditions.id."
     );
     let body = with(&limit(json!(1)), "conditionId", json!(unknown));
-    assert_eq!(send(&body).await.error(), [&message, "-1", key, &unknown.to_string()]);
+    assert_eq!(send(&body).await.validation_error(), [&message, "-1", key, &unknown.to_string()]);
     let body = with(&limit(json!(1)), "unknown", json!("a\0b"));
     assert_eq!(send(&body).await.status, 400, "what a database can't hold");
 }
 
 /// Whom metadata names: the header's user, else the token's, else nobody.
-async fn authors(desk: &Desk<'_>) {
+async fn assert_metadata_authors(api: &ApiClient<'_>) {
     let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({ "user_id": "of the token" }).to_string());
     let token = format!("x.{claims}.x");
     let tenant = ("X-Okapi-Tenant", TENANT);
@@ -308,13 +317,13 @@ async fn authors(desk: &Desk<'_>) {
         (vec![tenant, token, user], Some("111111111")),
     ] {
         let body = limit(json!(1)).to_string();
-        let ask = Ask {
+        let ask = ApiRequest {
             method: "POST",
             path: "/patron-block-limits",
             headers: &headers,
             body: Some(&body),
         };
-        let metadata = desk.send(ask).await.json()["metadata"].clone();
+        let metadata = api.send(ask).await.json()["metadata"].clone();
         for name in ["createdByUserId", "updatedByUserId"] {
             assert_eq!(metadata.get(name).map(|id| id.as_str().unwrap()), author, "{metadata}");
         }

@@ -1,9 +1,9 @@
 //! The members of the eight kinds (events contract 7): each absent, null, empty and of a wrong type.
 
-use patron_blocks::event::{Fact, Kind, Reading, Reason};
+use patron_blocks::event::{DecodeOutcome, Fact, Kind, Reason};
 use serde_json::{Value, json};
 
-use super::{event, read, record};
+use super::{decode_record, event, record};
 
 /// What a member's text may be.
 #[derive(Clone, Copy, PartialEq)]
@@ -60,11 +60,11 @@ fn payload(kind: Kind) -> Value {
 }
 
 /// Why the record is parked, and the member that it is parked for; `None` where it is an event.
-fn parked(kind: Kind, payload: &Value) -> Option<(Reason, &'static str)> {
-    match read(&record(kind, "northlib", payload.to_string().as_bytes())) {
-        Reading::Event(..) => None,
-        Reading::Dead(_, reject) => Some((reject.reason, reject.field.unwrap())),
-        Reading::Tombstone | Reading::Skipped(_) => panic!("it says something"),
+fn reject_of(kind: Kind, payload: &Value) -> Option<(Reason, &'static str)> {
+    match decode_record(&record(kind, "northlib", payload.to_string().as_bytes())) {
+        DecodeOutcome::Event(..) => None,
+        DecodeOutcome::Rejected(_, reject) => Some((reject.reason, reject.field.unwrap())),
+        DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => panic!("it says something"),
     }
 }
 
@@ -81,26 +81,26 @@ fn without(kind: Kind, member: &str) -> Value {
 }
 
 #[test]
-fn a_required_member_that_is_absent_null_or_empty_is_missing() {
+fn absent_null_or_empty_required_member_is_missing() {
     for (kind, required, _) in KINDS {
-        assert_eq!(parked(kind, &payload(kind)), None, "{kind:?}");
+        assert_eq!(reject_of(kind, &payload(kind)), None, "{kind:?}");
         for &(member, form) in required {
             let missing = Some((Reason::MissingField, member));
             let bad = Some((Reason::BadField, member));
-            assert_eq!(parked(kind, &without(kind, member)), missing, "{kind:?}");
-            assert_eq!(parked(kind, &with(kind, member, Value::Null)), missing, "{kind:?}");
+            assert_eq!(reject_of(kind, &without(kind, member)), missing, "{kind:?}");
+            assert_eq!(reject_of(kind, &with(kind, member, Value::Null)), missing, "{kind:?}");
             let empty = if form == Id { bad } else { missing };
-            assert_eq!(parked(kind, &with(kind, member, json!(""))), empty, "{kind:?}");
+            assert_eq!(reject_of(kind, &with(kind, member, json!(""))), empty, "{kind:?}");
         }
     }
 }
 
 #[test]
-fn an_optional_member_may_be_absent_or_null() {
+fn optional_member_may_be_absent_or_null() {
     for (kind, _, optional) in KINDS {
         for &(member, _) in optional {
             for payload in [without(kind, member), with(kind, member, Value::Null)] {
-                assert_eq!(parked(kind, &payload), None, "{kind:?} {member}");
+                assert_eq!(reject_of(kind, &payload), None, "{kind:?} {member}");
             }
         }
     }
@@ -108,15 +108,15 @@ fn an_optional_member_may_be_absent_or_null() {
 
 /// Optional members that decide nothing about what the event is about: one that makes no sense is as good as
 /// absent, and the event counts.
-const LESSER: [(Kind, &str); 3] = [
+const MINOR_MEMBERS: [(Kind, &str); 3] = [
     (Kind::ItemCheckedIn, "userId"),
     (Kind::FeeFineBalanceChanged, "feeFineTypeId"),
     (Kind::FeeFineBalanceChanged, "loanId"),
 ];
 
 #[test]
-fn a_lesser_member_that_makes_no_sense_costs_no_event() {
-    for (kind, member) in LESSER {
+fn invalid_minor_member_does_not_reject_the_event() {
+    for (kind, member) in MINOR_MEMBERS {
         let absent = without(kind, member).to_string();
         let absent = event(&record(kind, "northlib", absent.as_bytes())).fact;
         for odd in [json!("0"), json!(""), json!(7), json!([]), json!({"id": null})] {
@@ -133,7 +133,7 @@ fn a_lesser_member_that_makes_no_sense_costs_no_event() {
 
 /// The remainder of a payment in doubles closes the fee/fine.
 #[test]
-fn a_balance_of_many_decimals_is_rounded_to_15() {
+fn balance_is_rounded_to_15_decimals() {
     let fee = Kind::FeeFineBalanceChanged;
     for (sent, expected) in [
         ("4.996003610813204e-16", "0"),
@@ -148,22 +148,22 @@ fn a_balance_of_many_decimals_is_rounded_to_15() {
 }
 
 #[test]
-fn a_member_of_a_wrong_type_is_named() {
+fn member_of_wrong_type_is_named() {
     for (kind, required, optional) in KINDS {
         for &(member, _) in required.iter().chain(optional) {
-            if LESSER.contains(&(kind, member)) {
+            if MINOR_MEMBERS.contains(&(kind, member)) {
                 continue;
             }
             for wrong in [json!({}), json!([]), json!([payload(kind)[member]]), json!("no such")] {
                 let expected = Some((Reason::BadField, member));
-                assert_eq!(parked(kind, &with(kind, member, wrong)), expected, "{kind:?}");
+                assert_eq!(reject_of(kind, &with(kind, member, wrong)), expected, "{kind:?}");
             }
         }
     }
 }
 
 #[test]
-fn members_that_say_nothing_are_allowed_whatever_they_hold() {
+fn unknown_members_may_hold_any_value() {
     for (kind, ..) in KINDS {
         let plain = event(&record(kind, "northlib", payload(kind).to_string().as_bytes()));
         for (member, value) in [
@@ -204,7 +204,7 @@ fn members_that_say_nothing_are_allowed_whatever_they_hold() {
 /// A loan policy may allow a grace of 0, and the loan counts all the same (7.1). The forms are in the
 /// table beside the reader.
 #[test]
-fn a_senseless_grace_period_still_opens_the_loan() {
+fn invalid_grace_period_still_opens_the_loan() {
     let out = Kind::ItemCheckedOut;
     let plain = event(&record(out, "northlib", payload(out).to_string().as_bytes()));
     for grace in [

@@ -16,7 +16,7 @@ const NO_LOAN: &str = "northlib: missing_field loanId";
 
 /// A record of `LOAN_CLOSED`. In `value`, `<P>` stands for a flat payload, `<Q>` for the same as text,
 /// `<ID>` for an id and `<T>` for a timestamp.
-fn closed(value: &str) -> Record {
+fn loan_closed_record(value: &str) -> Record {
     let flat = format!(r#"{{"userId":"{USER}","loanId":"{LOAN}"}}"#);
     let value = value
         .replace("<P>", &flat)
@@ -26,15 +26,15 @@ fn closed(value: &str) -> Record {
     record(Kind::LoanClosed, "northlib", value.as_bytes())
 }
 
-fn table(rows: &[(&str, &str)]) {
+fn assert_outcomes(rows: &[(&str, &str)]) {
     for (value, expected) in rows {
-        assert_eq!(outcome(&closed(value)), *expected, "{value}");
+        assert_eq!(outcome(&loan_closed_record(value)), *expected, "{value}");
     }
 }
 
 #[test]
-fn a_flat_payload() {
-    table(&[
+fn flat_payload_is_decoded() {
+    assert_outcomes(&[
         ("<P>", PLACE_AND_RECORD),
         (" \n\t<P>", PLACE_AND_RECORD),
         ("{}", NO_LOAN),
@@ -44,8 +44,8 @@ fn a_flat_payload() {
 }
 
 #[test]
-fn an_envelope_of_mod_circulation() {
-    table(&[
+fn mod_circulation_envelope_is_decoded() {
+    assert_outcomes(&[
         (
             r#"{"id":<ID>,"type":"CREATED","tenant":"northlib","timestamp":<T>,"data":<P>}"#,
             ENVELOPE,
@@ -88,8 +88,8 @@ fn an_envelope_of_mod_circulation() {
 }
 
 #[test]
-fn an_envelope_written_by_a_plain_serialiser() {
-    table(&[
+fn plain_serializer_envelope_is_decoded() {
+    assert_outcomes(&[
         (
             r#"{"id":<ID>,"type":"CREATED","timestamp":<T>,"data":{"map":<P>,"empty":false}}"#,
             ENVELOPE,
@@ -113,10 +113,10 @@ fn an_envelope_written_by_a_plain_serialiser() {
 }
 
 #[test]
-fn an_envelope_that_tells_a_change() {
+fn change_envelope_is_decoded() {
     const NO_NEW: &str = "northlib: missing_field new";
     const BAD_NEW: &str = "northlib: bad_field new";
-    table(&[
+    assert_outcomes(&[
         (r#"{"id":<ID>,"type":"UPDATED","timestamp":<T>,"data":{"old":{},"new":<P>}}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":<T>,"data":{"new":<P>}}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","data":{"old":null,"new":<P>}}"#, ENVELOPE_AND_RECORD),
@@ -149,10 +149,10 @@ fn an_envelope_that_tells_a_change() {
 }
 
 #[test]
-fn what_mod_pubsub_stores() {
+fn mod_pubsub_stored_event_is_decoded() {
     const BAD_TYPE: &str = "northlib: bad_field eventType";
     const BAD_PAYLOAD: &str = "northlib: malformed_json eventPayload";
-    table(&[
+    assert_outcomes(&[
         (
             r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventMetadata":{"tenantId":"northlib","eventTTL":1},"eventPayload":<Q>}"#,
             ENVELOPE_AND_RECORD,
@@ -191,7 +191,7 @@ fn what_mod_pubsub_stores() {
 }
 
 #[test]
-fn what_mod_pubsub_stores_may_hold_any_other_shape() {
+fn mod_pubsub_stored_event_may_contain_any_other_shape() {
     let flat = format!(r#"{{"userId":"{USER}","loanId":"{LOAN}"}}"#);
     let stored = |id: &str, content: &str| {
         let payload = serde_json::to_string(content).unwrap();
@@ -214,7 +214,7 @@ fn what_mod_pubsub_stores_may_hold_any_other_shape() {
 
 /// Whatever it came in, the event is the same.
 #[test]
-fn every_shape_says_the_same() {
+fn all_shapes_decode_to_the_same_fact() {
     let user = USER.parse().unwrap();
     let fact = Fact::LoanClosed { loan: LOAN.parse().unwrap(), user };
     for value in [
@@ -225,6 +225,6 @@ fn every_shape_says_the_same() {
         r#"{"type":"CREATE","old":{},"new":<P>}"#,
         r#"{"eventType":"LOAN_CLOSED","eventPayload":<Q>}"#,
     ] {
-        assert_eq!(event(&closed(value)).fact, fact, "{value}");
+        assert_eq!(event(&loan_closed_record(value)).fact, fact, "{value}");
     }
 }

@@ -3,13 +3,13 @@
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{Fact, Kind, Reading, Reason, Stamp, held},
+    event::{DecodeOutcome, Fact, Kind, Reason, Stamp, storage_record},
     patron::Loan,
 };
 use serde_json::{Value, json};
 use uuid::{Uuid, uuid};
 
-use super::{event, outcome, read, record};
+use super::{decode_record, event, outcome, record};
 
 const LOAN: Uuid = uuid!("0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11");
 const USER: Uuid = uuid!("7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01");
@@ -56,28 +56,30 @@ fn fact(kind: Kind, value: &Value) -> Fact {
     event(&record(kind, "northlib", value.to_string().as_bytes())).fact
 }
 
-fn parked(kind: Kind, value: &Value) -> (Reason, &'static str) {
-    match read(&record(kind, "northlib", value.to_string().as_bytes())) {
-        Reading::Dead(_, reject) => (reject.reason, reject.field.unwrap()),
+fn reject_of(kind: Kind, value: &Value) -> (Reason, &'static str) {
+    match decode_record(&record(kind, "northlib", value.to_string().as_bytes())) {
+        DecodeOutcome::Rejected(_, reject) => (reject.reason, reject.field.unwrap()),
         other => panic!("not parked: {other:?}"),
     }
 }
 
 #[test]
-fn each_type_of_change_in_both_variants() {
-    let (held, ended) =
-        (fact(Kind::StoredLoan, &changed_to(&loan())), Fact::LoanEnded { loan: LOAN });
-    let told =
-        |group: Option<&str>| Fact::GroupTold { user: USER, group: group.map(str::to_owned) };
+fn entity_changes_are_decoded_in_both_envelope_variants() {
+    let (snapshot, ended) =
+        (fact(Kind::StoredLoan, &changed_to(&loan())), Fact::LoanSnapshotClosed { loan: LOAN });
+    let group_changed = |group: Option<&str>| Fact::PatronGroupChanged {
+        user: USER,
+        group: group.map(str::to_owned),
+    };
     for (done, older, member) in
         [("CREATED", "CREATE", "new"), ("UPDATED", "UPDATE", "new"), ("DELETED", "DELETE", "old")]
     {
         for kind in KINDS {
             let expected = match (kind, member) {
-                (Kind::StoredLoan, "new") => held.clone(),
+                (Kind::StoredLoan, "new") => snapshot.clone(),
                 (Kind::StoredLoan, _) => ended.clone(),
-                (_, "new") => told(Some(GROUP)),
-                _ => told(None),
+                (_, "new") => group_changed(Some(GROUP)),
+                _ => group_changed(None),
             };
             let data = json!({ member: entity(kind) });
             assert_eq!(fact(kind, &envelope(done, data)), expected, "{kind:?} {done}");
@@ -98,7 +100,7 @@ fn each_type_of_change_in_both_variants() {
 }
 
 #[test]
-fn a_change_of_a_type_that_is_not_known_is_passed_by() {
+fn unknown_change_type_is_skipped() {
     for kind in KINDS {
         for done in ["REINDEX", "ITERATE", "MIGRATION", "updated", "x"] {
             let value = envelope(done, json!({ "new": entity(kind) })).to_string();
@@ -107,25 +109,25 @@ fn a_change_of_a_type_that_is_not_known_is_passed_by() {
         }
         let foreign = with(envelope("REINDEX", json!({})), "tenant", json!("southlib")).to_string();
         let record = record(kind, "northlib", foreign.as_bytes());
-        assert_eq!(outcome(&record), "nobody: tenant_disagrees tenant");
+        assert_eq!(outcome(&record), "nobody: tenant_mismatch tenant");
     }
 }
 
 #[test]
-fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
+fn loan_flags_follow_the_storage_status_texts() {
     let of = |member: &str, value: Value| {
         fact(Kind::StoredLoan, &changed_to(&with(loan(), member, value)))
     };
     for status in ["Open", "open", "OPEN"] {
         let fact = of("status", json!({ "name": status, "more": 1 }));
-        assert!(matches!(fact, Fact::LoanHeld { .. }), "{status}");
+        assert!(matches!(fact, Fact::LoanSnapshot { .. }), "{status}");
     }
     for status in ["Closed", "closed", "Opened", "Cancelled"] {
         let fact = of("status", json!({ "name": status }));
-        assert_eq!(fact, Fact::LoanEnded { loan: LOAN }, "{status}");
+        assert_eq!(fact, Fact::LoanSnapshotClosed { loan: LOAN }, "{status}");
     }
     let flags = |item: Value| match of("itemStatus", item) {
-        Fact::LoanHeld { lost, claimed_returned, by_recall: false, .. } => {
+        Fact::LoanSnapshot { lost, claimed_returned, by_recall: false, .. } => {
             (lost.unwrap(), claimed_returned.unwrap())
         }
         other => panic!("{other:?}"),
@@ -146,7 +148,7 @@ fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
     for (recall, expected) in
         [(json!(true), true), (json!(false), false), (json!(""), false), (Value::Null, false)]
     {
-        let Fact::LoanHeld { by_recall, .. } = of("dueDateChangedByRecall", recall) else {
+        let Fact::LoanSnapshot { by_recall, .. } = of("dueDateChangedByRecall", recall) else {
             panic!("it is open");
         };
         assert_eq!(by_recall, expected);
@@ -155,21 +157,21 @@ fn a_loan_is_open_lost_and_claimed_returned_as_its_storage_words_it() {
 
 /// What can't be read is no news: an item that is lost or claimed returned stays so.
 #[test]
-fn an_item_status_that_makes_no_sense_takes_nothing_back() {
+fn invalid_item_status_leaves_loan_flags_unchanged() {
     let of_loan = json!({ "loanId": LOAN, "userId": USER }).to_string();
     for (kind, expected) in
         [(Kind::ItemDeclaredLost, (true, false)), (Kind::ItemClaimedReturned, (false, true))]
     {
         let before = event(&record(kind, "northlib", of_loan.as_bytes()));
-        let later = Stamp::snapshot(before.occurred_at + TimeDelta::minutes(1), LOAN);
-        let (_, before) = Loan::said_by(&before).unwrap();
+        let later = Stamp::from_snapshot(before.occurred_at + TimeDelta::minutes(1), LOAN);
+        let (_, before) = Loan::from_event(&before).unwrap();
         for odd in [json!({ "name": "Declared lost" }), json!(7), json!(["Checked out"])] {
             let loan = with(loan(), "itemStatus", odd.clone());
             let of_topic = fact(Kind::StoredLoan, &changed_to(&loan));
-            let of_page = held::loan(&loan.to_string()).unwrap();
+            let of_page = storage_record::decode_loan(&loan.to_string()).unwrap();
             for fact in [of_topic, of_page] {
-                let (_, after) = Loan::said(later, &fact).unwrap();
-                let open = before.clone().merge(after).open(None).unwrap();
+                let (_, after) = Loan::from_fact(later, &fact).unwrap();
+                let open = before.clone().merge(after).as_open(None).unwrap();
                 assert_eq!((open.lost, open.claimed_returned), expected, "{odd}");
             }
         }
@@ -178,43 +180,47 @@ fn an_item_status_that_makes_no_sense_takes_nothing_back() {
 
 /// The due date and its recall flag are one: half of them is no news that could be merged.
 #[test]
-fn a_recall_flag_that_makes_no_sense_parks_the_loan() {
+fn invalid_recall_flag_rejects_the_loan() {
     for odd in [json!("perhaps"), json!(1), json!({})] {
         let loan = with(loan(), "dueDateChangedByRecall", odd);
         let expected = (Reason::BadField, "dueDateChangedByRecall");
-        assert_eq!(parked(Kind::StoredLoan, &changed_to(&loan)), expected);
-        assert!(held::loan(&loan.to_string()).is_err());
+        assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&loan)), expected);
+        assert!(storage_record::decode_loan(&loan.to_string()).is_err());
     }
 }
 
 /// A loan that has ended may have lost its user, and what it says else counts for nothing.
 #[test]
-fn an_open_loan_needs_user_and_due_date_and_one_that_has_ended_its_id() {
+fn open_loan_needs_user_and_due_date_closed_loan_its_id() {
     let closed = with(loan(), "status", json!({ "name": "Closed" }));
     let gone = |entity: Value| envelope("DELETED", json!({ "old": entity }));
     for member in ["userId", "dueDate"] {
         let missing = (Reason::MissingField, member);
         for lacking in [without(loan(), member), with(loan(), member, Value::Null)] {
-            assert_eq!(parked(Kind::StoredLoan, &changed_to(&lacking)), missing);
+            assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&lacking)), missing);
         }
         let wrong = with(loan(), member, json!("no such"));
-        assert_eq!(parked(Kind::StoredLoan, &changed_to(&wrong)), (Reason::BadField, member));
+        assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&wrong)), (Reason::BadField, member));
         for ended in [
             changed_to(&without(closed.clone(), member)),
             changed_to(&with(closed.clone(), member, json!([]))),
             gone(without(loan(), member)),
             gone(with(loan(), member, json!({}))),
         ] {
-            assert_eq!(fact(Kind::StoredLoan, &ended), Fact::LoanEnded { loan: LOAN }, "{ended}");
+            assert_eq!(
+                fact(Kind::StoredLoan, &ended),
+                Fact::LoanSnapshotClosed { loan: LOAN },
+                "{ended}"
+            );
         }
     }
     for value in [changed_to(&without(closed, "id")), gone(without(loan(), "id"))] {
-        assert_eq!(parked(Kind::StoredLoan, &value), (Reason::MissingField, "id"));
+        assert_eq!(reject_of(Kind::StoredLoan, &value), (Reason::MissingField, "id"));
     }
 }
 
 #[test]
-fn what_is_missing_or_of_a_wrong_type_is_named() {
+fn missing_or_mistyped_member_is_named() {
     use Reason::{BadField, MissingField};
     let loans = [
         ("status", json!(7), (BadField, "status")),
@@ -225,7 +231,7 @@ fn what_is_missing_or_of_a_wrong_type_is_named() {
     ];
     for (member, value, expected) in loans {
         let value = changed_to(&with(loan(), member, value));
-        assert_eq!(parked(Kind::StoredLoan, &value), expected);
+        assert_eq!(reject_of(Kind::StoredLoan, &value), expected);
     }
     let users = [
         ("id", Value::Null, (MissingField, "id")),
@@ -235,7 +241,7 @@ fn what_is_missing_or_of_a_wrong_type_is_named() {
     ];
     for (member, value, expected) in users {
         let value = changed_to(&with(user(), member, value));
-        assert_eq!(parked(Kind::StoredUser, &value), expected);
+        assert_eq!(reject_of(Kind::StoredUser, &value), expected);
     }
     for kind in KINDS {
         for (value, expected) in [
@@ -248,14 +254,14 @@ fn what_is_missing_or_of_a_wrong_type_is_named() {
             (envelope("DELETED", json!({ "new": entity(kind) })), (MissingField, "old")),
             (envelope("UPDATED", json!("{}")), (BadField, "data")),
         ] {
-            assert_eq!(parked(kind, &value), expected, "{value}");
+            assert_eq!(reject_of(kind, &value), expected, "{value}");
         }
     }
 }
 
 /// As names of people and titles may be, or notes that some tool left.
 #[test]
-fn what_nobody_reads_of_an_entity_may_be_anything() {
+fn unread_entity_members_may_hold_any_value() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     for kind in KINDS {
         let plain = fact(kind, &changed_to(&entity(kind)));
@@ -269,13 +275,13 @@ fn what_nobody_reads_of_an_entity_may_be_anything() {
 }
 
 #[test]
-fn a_user_without_a_group_has_none() {
+fn user_without_group_has_none() {
     for without in [
         without(user(), "patronGroup"),
         with(user(), "patronGroup", Value::Null),
         with(user(), "patronGroup", json!(" ")),
     ] {
-        let none = Fact::GroupTold { user: USER, group: None };
+        let none = Fact::PatronGroupChanged { user: USER, group: None };
         assert_eq!(fact(Kind::StoredUser, &changed_to(&without)), none);
     }
 }
@@ -283,10 +289,10 @@ fn a_user_without_a_group_has_none() {
 /// Of two snapshots of one millisecond the id decides, or the place of one without an id, and every business
 /// event of that millisecond comes after both.
 #[test]
-fn a_snapshot_is_known_and_ordered_as_other_records_are() {
+fn snapshot_key_and_stamp_follow_the_record_rules() {
     let key = |value: &Value, offset| {
         let mut record = record(Kind::StoredLoan, "northlib", value.to_string().as_bytes());
-        record.place.offset = offset;
+        record.position.offset = offset;
         let event = event(&record);
         (event.key, event.stamp)
     };

@@ -1,14 +1,14 @@
 //! Whose record it is (events contract 2.3 and 3): headers, envelopes and topic.
 
-use patron_blocks::event::{Kind, Place, Record};
+use patron_blocks::event::{Kind, Record, RecordPosition};
 
 use super::{LOAN, check_in, outcome, record};
 
 const NORTHLIB: &str = "northlib: key by place, time by record";
 const EASTLIB: &str = "eastlib: key by place, time by record";
 const NO_TENANT: &str = "nobody: no_tenant -";
-const DISAGREES_FOLIO: &str = "nobody: tenant_disagrees folio.tenantId";
-const DISAGREES_OKAPI: &str = "nobody: tenant_disagrees x-okapi-tenant";
+const DISAGREES_FOLIO: &str = "nobody: tenant_mismatch folio.tenantId";
+const DISAGREES_OKAPI: &str = "nobody: tenant_mismatch x-okapi-tenant";
 
 /// Headers as sent.
 type Headers<'a> = &'a [(&'a str, &'a [u8])];
@@ -22,7 +22,7 @@ fn sent(part: &str, headers: Headers<'_>, payload: &[u8]) -> Record {
 }
 
 #[test]
-fn headers_name_the_tenant_in_any_spelling() {
+fn tenant_headers_match_in_any_spelling() {
     let rows: &[(Headers<'_>, &str)] = &[
         (&[], NO_TENANT),
         (&[("folio.tenantId", b"northlib")], NORTHLIB),
@@ -58,7 +58,7 @@ fn headers_name_the_tenant_in_any_spelling() {
 }
 
 #[test]
-fn all_that_name_the_tenant_have_to_agree() {
+fn all_tenant_sources_must_agree() {
     let plain = format!(r#"{{"loanId":"{LOAN}"}}"#);
     let text = serde_json::to_string(&plain).unwrap();
     let enveloped =
@@ -74,7 +74,7 @@ fn all_that_name_the_tenant_have_to_agree() {
         stored(outer, &serde_json::to_string(&enveloped(inner)).unwrap())
     };
     let (north, south) = (r#""northlib""#, r#""southlib""#);
-    let disagrees = |source: &str| format!("nobody: tenant_disagrees {source}");
+    let disagrees = |source: &str| format!("nobody: tenant_mismatch {source}");
     let nobody = NO_TENANT.to_owned();
     let northlib = NORTHLIB.to_owned();
     for (part, header, value, expected) in [
@@ -122,7 +122,7 @@ fn all_that_name_the_tenant_have_to_agree() {
 }
 
 #[test]
-fn the_key_decides_nothing() {
+fn record_key_is_ignored() {
     let nil = b"00000000-0000-0000-0000-000000000000".to_vec();
     for key in
         [None, Some(Vec::new()), Some(b"ITEM_CHECKED_IN".to_vec()), Some(nil), Some(vec![0xff])]
@@ -136,7 +136,7 @@ fn the_key_decides_nothing() {
 
 /// Without headers and without a key, as mod-pubsub writes them.
 #[test]
-fn a_record_on_mod_pubsubs_own_topic() {
+fn mod_pubsub_topic_is_checked_against_tenant_and_type() {
     let stored = |tenant: &str, kind: &str| {
         let text = serde_json::to_string(&format!(r#"{{"loanId":"{LOAN}"}}"#)).unwrap();
         let metadata = format!(r#"{{"tenantId":"{tenant}","eventTTL":1}}"#);
@@ -148,12 +148,12 @@ fn a_record_on_mod_pubsubs_own_topic() {
             stored("northlib", "ITEM_CHECKED_IN"),
             "northlib: key by envelope_and_time, time by record",
         ),
-        (stored("southlib", "ITEM_CHECKED_IN"), "nobody: tenant_disagrees topic"),
+        (stored("southlib", "ITEM_CHECKED_IN"), "nobody: tenant_mismatch topic"),
         (stored("northlib", "LOAN_CLOSED"), "northlib: bad_field eventType"),
     ] {
         let topic = "folio.pub-sub.northlib.ITEM_CHECKED_IN.mod-pubsub-2.16.0";
         let record = Record {
-            place: Place { topic: topic.into(), partition: 0, offset: 7 },
+            position: RecordPosition { topic: topic.into(), partition: 0, offset: 7 },
             ..sent("northlib", &[], value.as_bytes())
         };
         assert_eq!(outcome(&record), expected, "{value}");

@@ -9,23 +9,24 @@ const MINUTE: i64 = 60_000;
 /// A year too far for four digits: what a producer sends that takes microseconds for milliseconds.
 const BEYOND_THE_CALENDAR: i64 = RECORDED_AT * 1000;
 
-fn sent(said: Option<i64>, recorded: Option<i64>) -> Record {
-    let said = said.map_or("null".to_owned(), |ms| ms.to_string());
-    let value = format!(r#"{{"type":"CREATED","timestamp":{said},"data":{{"loanId":"{LOAN}"}}}}"#);
+fn sent(envelope_time: Option<i64>, recorded: Option<i64>) -> Record {
+    let envelope_time = envelope_time.map_or("null".to_owned(), |ms| ms.to_string());
+    let value =
+        format!(r#"{{"type":"CREATED","timestamp":{envelope_time},"data":{{"loanId":"{LOAN}"}}}}"#);
     let mut record = record(Kind::ItemCheckedIn, "northlib", value.as_bytes());
     record.timestamp = recorded.map(|ms| DateTime::from_timestamp_millis(ms).unwrap());
     record
 }
 
 #[test]
-fn the_envelopes_time_comes_first_unless_it_is_ahead_of_its_record() {
+fn envelope_time_counts_unless_ahead_of_its_record() {
     let limit = RECORDED_AT + 5 * MINUTE;
     let recorded = Some(RECORDED_AT);
-    for (said, recorded, at, rule) in [
+    for (envelope_time, recorded, at, rule) in [
         (Some(RECORDED_AT - 1), recorded, RECORDED_AT - 1, "envelope"),
         (Some(limit), recorded, limit, "envelope"),
-        (Some(limit + 1), recorded, RECORDED_AT, "record_as_envelope_is_ahead"),
-        (Some(i64::MAX / 1_000_000), recorded, RECORDED_AT, "record_as_envelope_is_ahead"),
+        (Some(limit + 1), recorded, RECORDED_AT, "record_envelope_ahead"),
+        (Some(i64::MAX / 1_000_000), recorded, RECORDED_AT, "record_envelope_ahead"),
         // However late the record is.
         (Some(0), recorded, 0, "envelope"),
         (None, recorded, RECORDED_AT, "record"),
@@ -35,17 +36,17 @@ fn the_envelopes_time_comes_first_unless_it_is_ahead_of_its_record() {
         (Some(i64::MAX), recorded, RECORDED_AT, "record"),
         (Some(RECORDED_AT), Some(BEYOND_THE_CALENDAR), RECORDED_AT, "envelope"),
     ] {
-        let event = event(&sent(said, recorded));
+        let event = event(&sent(envelope_time, recorded));
         let read = (event.occurred_at.timestamp_millis(), event.timed_by.name());
-        assert_eq!(read, (at, rule), "{said:?} {recorded:?}");
+        assert_eq!(read, (at, rule), "{envelope_time:?} {recorded:?}");
     }
 }
 
 #[test]
-fn what_no_clock_has_seen_is_parked() {
-    for (said, recorded) in
+fn event_without_valid_time_is_rejected() {
+    for (envelope_time, recorded) in
         [(None, None), (None, Some(BEYOND_THE_CALENDAR)), (Some(BEYOND_THE_CALENDAR), None)]
     {
-        assert_eq!(outcome(&sent(said, recorded)), "northlib: no_time timestamp");
+        assert_eq!(outcome(&sent(envelope_time, recorded)), "northlib: no_time timestamp");
     }
 }

@@ -12,15 +12,18 @@ use std::{
 
 use patron_blocks::{
     clock::Clock,
-    flow::{
-        ingest::{Incoming, Ingest},
-        outcome::{At, End, Hold},
-        stop_rule::StopRule,
-        takeover::{self, Committed, Known, Mark},
-    },
     kafka::{
-        assignment::{Arrival, Assignment, Beginning, Due, Landmark, Remade, Taken},
-        lane::{Carried, Settled, Writer, lane_of},
+        assignment::{
+            Admission, AdmitDecision, Assignment, OffsetAndTimestamp, PendingPartition,
+            StartPosition, TopicRecreation,
+        },
+        lane::{QueuedRecord, WriteReport, Writer, lane_of},
+    },
+    services::{
+        ingest::{ConsumedRecord, Ingest},
+        outcome::{PartitionProgress, PauseReason, TopicPartition},
+        stop_rule::BadRecordLimit,
+        takeover::{self, CommitTag, CommittedOffset, PartitionFacts},
     },
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -41,24 +44,29 @@ pub(super) struct Instance {
     model: Model,
     pub(super) assignment: Arc<Assignment>,
     ingest: Arc<Ingest<Model>>,
-    lanes: Vec<mpsc::Sender<Carried>>,
+    lanes: Vec<mpsc::Sender<QueuedRecord>>,
     writers: Vec<Option<Task>>,
-    settled: std_mpsc::Receiver<Settled>,
+    reports: std_mpsc::Receiver<WriteReport>,
     /// Asked where to begin; the group's offset was read then.
-    asked: Vec<(Due, Option<Committed>)>,
+    pending_starts: Vec<(PendingPartition, Option<CommittedOffset>)>,
     /// The next offset that is fetched, and whether its partition is owned as far as it knows.
-    fetch: BTreeMap<At, i64>,
+    fetch_offsets: BTreeMap<TopicPartition, i64>,
     /// Offsets that may be committed.
-    stored: BTreeMap<At, Committed>,
-    room: Arc<Semaphore>,
+    stored: BTreeMap<TopicPartition, CommittedOffset>,
+    buffer_permits: Arc<Semaphore>,
 }
 
 impl Instance {
-    pub(super) fn start(number: usize, model: &Model, batch_most: usize, rule: StopRule) -> Self {
+    pub(super) fn start(
+        number: usize,
+        model: &Model,
+        batch_most: usize,
+        rule: BadRecordLimit,
+    ) -> Self {
         let assignment = Arc::new(Assignment::default());
         let ingest = Arc::new(Ingest::new(
             model.clone(),
-            Clock::standing_at(noon()),
+            Clock::fixed_at(noon()),
             Duration::from_secs(60),
             rule,
         ));
@@ -69,7 +77,7 @@ impl Instance {
             let writer =
                 Writer::new(lane, ingest.clone(), assignment.clone(), settle.clone(), batch_most);
             // The scheduler is ours, and so is when it is enough.
-            let task = tokio::task::unconstrained(writer.write(CancellationToken::new()));
+            let task = tokio::task::unconstrained(writer.run(CancellationToken::new()));
             lanes.push(sender);
             writers.push(Some(Box::pin(task) as Task));
         }
@@ -80,118 +88,121 @@ impl Instance {
             ingest,
             lanes,
             writers,
-            settled,
-            asked: Vec::new(),
-            fetch: BTreeMap::new(),
+            reports: settled,
+            pending_starts: Vec::new(),
+            fetch_offsets: BTreeMap::new(),
             stored: BTreeMap::new(),
-            room: Arc::new(Semaphore::new(1_000_000)),
+            buffer_permits: Arc::new(Semaphore::new(1_000_000)),
         }
     }
 
     /// The group says what is ours from now on.
     pub(super) fn rebalance(&mut self, log: &mut Log) {
-        let ours: Vec<At> = log
+        let ours: Vec<TopicPartition> = log
             .owners
             .iter()
             .filter(|(_, owner)| **owner == self.number)
             .map(|(at, _)| at.clone())
             .collect();
-        let lost: Vec<At> = self.fetch.keys().filter(|at| !ours.contains(at)).cloned().collect();
+        let lost: Vec<TopicPartition> =
+            self.fetch_offsets.keys().filter(|at| !ours.contains(at)).cloned().collect();
         self.assignment.remove(lost.iter().map(|(topic, n)| (topic.to_string(), *n)));
         for at in lost {
-            self.fetch.remove(&at);
+            self.fetch_offsets.remove(&at);
             self.stored.remove(&at);
         }
-        let new: Vec<At> = ours.into_iter().filter(|at| !self.fetch.contains_key(at)).collect();
+        let new: Vec<TopicPartition> =
+            ours.into_iter().filter(|at| !self.fetch_offsets.contains_key(at)).collect();
         self.assignment.add(new.iter().map(|(topic, n)| (topic.to_string(), *n)));
-        self.fetch.extend(new.into_iter().map(|at| (at, 0)));
+        self.fetch_offsets.extend(new.into_iter().map(|at| (at, 0)));
     }
 
     /// Asks where partitions begin that are due; the answer comes in a later step.
-    pub(super) fn ask(&mut self, log: &Log, far_future: bool) {
+    pub(super) fn request_starts(&mut self, log: &Log, far_future: bool) {
         let now =
             Instant::now() + if far_future { Duration::from_secs(3600) } else { Duration::ZERO };
-        for due in self.assignment.due(now) {
+        for due in self.assignment.take_pending(now) {
             let at = (Arc::from(&*due.topic), due.partition);
             let committed = log.committed.get(&at).copied();
-            self.asked.push((due, committed));
+            self.pending_starts.push((due, committed));
         }
     }
 
     /// Learns where partitions begin.
-    pub(super) fn begin(&mut self, log: &Log) -> Result<(), String> {
-        for (due, committed) in std::mem::take(&mut self.asked) {
-            let at: At = (Arc::from(&*due.topic), due.partition);
-            if self.assignment.era(&due.topic, due.partition) != Some(due.era) {
+    pub(super) fn apply_starts(&mut self, log: &Log) -> Result<(), String> {
+        for (due, committed) in std::mem::take(&mut self.pending_starts) {
+            let at: TopicPartition = (Arc::from(&*due.topic), due.partition);
+            if self.assignment.epoch(&due.topic, due.partition) != Some(due.epoch) {
                 continue;
             }
             let state = self.model.state();
             let tenant = &log.topics[&at.0].tenant;
             let place = (due.topic.clone(), due.partition);
             if state.stopped.contains(&place) {
-                self.assignment.hold(&due, None);
+                self.assignment.pause(&due, None);
                 continue;
             }
             if tenant.as_ref().is_some_and(|id| state.unusable.contains(id)) {
-                self.assignment.hold(&due, Some(Duration::from_secs(5)));
+                self.assignment.pause(&due, Some(Duration::from_secs(5)));
                 continue;
             }
-            let kept = tenant.as_ref().is_none_or(|id| state.enabled.contains(id));
+            let tenant_enabled = tenant.as_ref().is_none_or(|id| state.enabled.contains(id));
             let rows = state.rows.get(tenant);
-            let position = rows.and_then(|rows| rows.positions.get(&place)).filter(|_| kept);
+            let position =
+                rows.and_then(|rows| rows.positions.get(&place)).filter(|_| tenant_enabled);
             let span = log.span(&at);
-            let known = Known {
+            let known = PartitionFacts {
                 position,
-                kept,
+                tenant_enabled,
                 committed,
                 log: span,
-                cluster: CLUSTER,
-                remade: due.remade != Remade::No,
+                cluster_id: CLUSTER,
+                topic_recreated: due.recreation != TopicRecreation::NotDetected,
             };
-            let (from, misfit) = takeover::start_at(&known);
+            let (from, misfit) = takeover::start_offset(&known);
             if let Some(misfit) = misfit {
                 return Err(format!("{misfit:?} where nothing is amiss: {known:?}"));
             }
             let before = position
-                .filter(|position| position.next_offset == from && from > span.start)
+                .filter(|position| position.next_offset == from && from > span.low)
                 .and_then(|position| position.last_record_at);
-            let before = before.map(|at| Landmark { offset: from - 1, at });
-            self.fetch.insert(at.clone(), before.map_or(from, |landmark| landmark.offset));
-            self.ingest.look_afresh(&at.0, at.1);
-            let mark = if kept { Mark::Kept } else { Mark::PassedBy };
-            self.stored.insert(at, Committed { offset: from, mark });
-            let log_start = span.start;
-            self.assignment.begin(&due, Beginning { from, log_start, kept, before });
+            let before = before.map(|at| OffsetAndTimestamp { offset: from - 1, timestamp: at });
+            self.fetch_offsets.insert(at.clone(), before.map_or(from, |landmark| landmark.offset));
+            self.ingest.reset_bad_record_window(&at.0, at.1);
+            let mark = if tenant_enabled { CommitTag::Durable } else { CommitTag::TenantDisabled };
+            self.stored.insert(at, CommittedOffset { offset: from, tag: mark });
+            let log_start = span.low;
+            self.assignment.start(&due, StartPosition { from, log_start, tenant_enabled, before });
         }
         Ok(())
     }
 
     /// Reads one record of a partition, if there is one and its lane has room.
-    pub(super) fn read(&mut self, log: &Log, at: &At) {
-        let Some(next) = self.fetch.get_mut(at) else { return };
+    pub(super) fn read_record(&mut self, log: &Log, at: &TopicPartition) {
+        let Some(next) = self.fetch_offsets.get_mut(at) else { return };
         let Some(record) = log.partitions[at].get(*next as usize) else { return };
         let lane = &self.lanes[lane_of(&at.0, at.1, LANES)];
         let Ok(place) = lane.try_reserve() else { return };
-        let arrival = self.assignment.arrive(&at.0, at.1, *next, record.timestamp);
-        if let Arrival::Take(Taken { era, kept, position }) = arrival {
+        let arrival = self.assignment.admit(&at.0, at.1, *next, record.timestamp);
+        if let AdmitDecision::Admit(Admission { epoch: era, tenant_enabled, position }) = arrival {
             *next += 1;
-            let room = self.room.clone().try_acquire_owned().expect("there is room");
-            let incoming = Incoming {
+            let room = self.buffer_permits.clone().try_acquire_owned().expect("there is room");
+            let incoming = ConsumedRecord {
                 record: record.clone(),
                 topic: log.topics[&at.0].clone(),
                 cluster: Arc::from(CLUSTER),
-                kept,
+                tenant_enabled,
                 position,
             };
-            place.send(Carried { incoming, era, room });
-        } else if self.assignment.reading().contains(&(at.0.to_string(), at.1)) {
+            place.send(QueuedRecord { incoming, epoch: era, memory_permit: room });
+        } else if self.assignment.reading_partitions().contains(&(at.0.to_string(), at.1)) {
             // The known one, before the beginning.
             *next += 1;
         }
     }
 
     /// Lets a writer go on until its next await.
-    pub(super) fn write(&mut self, lane: usize) {
+    pub(super) fn poll_writer(&mut self, lane: usize) {
         let mut context = Context::from_waker(Waker::noop());
         if let Some(task) = &mut self.writers[lane % LANES]
             && task.as_mut().poll(&mut context).is_ready()
@@ -201,27 +212,29 @@ impl Instance {
     }
 
     /// Takes note of what is settled.
-    pub(super) fn settle(&mut self) {
-        let Ok(settled) = self.settled.try_recv() else { return };
-        for (at, era, End { next, kept, hold }) in settled {
-            if self.assignment.era(&at.0, at.1) != Some(era) {
+    pub(super) fn apply_reports(&mut self) {
+        let Ok(settled) = self.reports.try_recv() else { return };
+        for (at, era, PartitionProgress { next, committed, pause_reason: hold }) in settled {
+            if self.assignment.epoch(&at.0, at.1) != Some(era) {
                 continue;
             }
-            let mark = if kept { Mark::Kept } else { Mark::PassedBy };
-            self.stored.insert(at.clone(), Committed { offset: next, mark });
-            if !kept {
-                self.assignment.pass_by(&at.0, at.1);
+            let mark = if committed { CommitTag::Durable } else { CommitTag::TenantDisabled };
+            self.stored.insert(at.clone(), CommittedOffset { offset: next, tag: mark });
+            if !committed {
+                self.assignment.mark_tenant_disabled(&at.0, at.1);
             }
             match hold {
-                Some(Hold::Stopped) => self.assignment.stop_reading(&at.0, at.1, None),
-                Some(Hold::Unusable) => {
-                    self.assignment.stop_reading(&at.0, at.1, Some(Duration::from_secs(5)));
+                Some(PauseReason::BadRecordLimit) => {
+                    self.assignment.pause_reading(&at.0, at.1, None)
                 }
-                Some(Hold::Migrating) => {
-                    self.assignment.stop_reading(&at.0, at.1, Some(Duration::from_secs(1)));
+                Some(PauseReason::TenantUnwritable) => {
+                    self.assignment.pause_reading(&at.0, at.1, Some(Duration::from_secs(5)));
                 }
-                Some(Hold::Anew) => {
-                    self.assignment.stop_reading(&at.0, at.1, Some(Duration::ZERO));
+                Some(PauseReason::TenantMigrating) => {
+                    self.assignment.pause_reading(&at.0, at.1, Some(Duration::from_secs(1)));
+                }
+                Some(PauseReason::Restart) => {
+                    self.assignment.pause_reading(&at.0, at.1, Some(Duration::ZERO));
                 }
                 None => {}
             }
@@ -237,11 +250,12 @@ impl Instance {
 
     /// Whether everything that is ours is settled.
     pub(super) fn is_done(&self, log: &Log) -> bool {
-        let settled = |at: &At| {
-            let end = log.span(at).end;
+        let settled = |at: &TopicPartition| {
+            let end = log.span(at).high;
             let stored = self.stored.get(at).or(log.committed.get(at));
-            end == 0 || stored.is_some_and(|c| c.offset == end && c.mark == Mark::Kept)
+            end == 0 || stored.is_some_and(|c| c.offset == end && c.tag == CommitTag::Durable)
         };
-        self.fetch.keys().all(settled) && self.assignment.counts().reading == self.fetch.len()
+        self.fetch_offsets.keys().all(settled)
+            && self.assignment.counts().reading == self.fetch_offsets.len()
     }
 }

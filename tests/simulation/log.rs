@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
-    event::{Environment, Kind, Place, Record, Topic},
-    flow::{
-        outcome::At,
-        takeover::{Committed, Span},
+    event::{Environment, Kind, Record, RecordPosition, Topic},
+    services::{
+        outcome::TopicPartition,
+        takeover::{CommittedOffset, Watermarks},
     },
 };
 use rand::{Rng, seq::IndexedRandom};
@@ -26,11 +26,11 @@ pub(super) const SOUTH: &str = "south";
 
 /// The logs, and how the group stands.
 pub(super) struct Log {
-    pub(super) partitions: BTreeMap<At, Vec<Record>>,
+    pub(super) partitions: BTreeMap<TopicPartition, Vec<Record>>,
     pub(super) topics: BTreeMap<Arc<str>, Arc<Topic>>,
     /// Which instance the group thinks owns what.
-    pub(super) owners: BTreeMap<At, usize>,
-    pub(super) committed: BTreeMap<At, Committed>,
+    pub(super) owners: BTreeMap<TopicPartition, usize>,
+    pub(super) committed: BTreeMap<TopicPartition, CommittedOffset>,
 }
 
 fn id(kind: u128, n: u32) -> Uuid {
@@ -105,7 +105,7 @@ fn change(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Value {
 
 fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
     let flat = payload(kind, chance);
-    let said = match chance.random_range(0..20) {
+    let value = match chance.random_range(0..20) {
         0 => return None,
         1 => return Some(b"{\"loanId\":1}".to_vec()),
         _ if !Kind::BUSINESS.contains(&kind) => change(kind, tenant, chance),
@@ -118,7 +118,7 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
             "timestamp": instant(chance).timestamp_millis(), "data": flat,
         }),
     };
-    Some(said.to_string().into_bytes())
+    Some(value.to_string().into_bytes())
 }
 
 impl Log {
@@ -134,10 +134,10 @@ impl Log {
         let kinds: Vec<Kind> = of.choose_multiple(chance, 4).copied().collect();
         let mut names = Vec::new();
         for kind in kinds {
-            for (whose, share) in [(NORTH, 1.0), (SOUTH, 0.5), ("ALL", 0.5)] {
+            for (owner, share) in [(NORTH, 1.0), (SOUTH, 0.5), ("ALL", 0.5)] {
                 if chance.random_bool(share) {
-                    let name = format!("sim.{whose}.{}.{}", kind.producer(), kind.name());
-                    names.push((Arc::<str>::from(name), kind, whose));
+                    let name = format!("sim.{owner}.{}.{}", kind.producer(), kind.name());
+                    names.push((Arc::<str>::from(name), kind, owner));
                 }
             }
         }
@@ -149,22 +149,22 @@ impl Log {
             }
         }
         for _ in 0..chance.random_range(1..=most) {
-            let (name, kind, whose) = names.choose(chance).unwrap();
-            log.append(name, *kind, whose, chance);
+            let (name, kind, owner) = names.choose(chance).unwrap();
+            log.append(name, *kind, owner, chance);
         }
         log
     }
 
-    fn append(&mut self, name: &Arc<str>, kind: Kind, whose: &str, chance: &mut ChaCha8Rng) {
+    fn append(&mut self, name: &Arc<str>, kind: Kind, owner: &str, chance: &mut ChaCha8Rng) {
         let partitions = self.partitions.keys().filter(|(topic, _)| topic == name).count() as i32;
         let partition = chance.random_range(0..partitions);
-        let tenant = match whose {
+        let tenant = match owner {
             // The one who comes and goes has topics of its own.
             "ALL" => NORTH,
-            whose => whose,
+            tenant => tenant,
         };
         let mut headers = Vec::new();
-        if whose == "ALL" || chance.random() {
+        if owner == "ALL" || chance.random() {
             // Once in a while it names another tenant than the topic does.
             let named = if chance.random_bool(0.05) { "other" } else { tenant };
             headers.push(("folio.tenantId".to_owned(), named.as_bytes().to_vec()));
@@ -172,23 +172,28 @@ impl Log {
         let log = self.partitions.get_mut(&(name.clone(), partition)).unwrap();
         // Or what was published before comes once more, at another time.
         let again = log.choose(chance).filter(|_| chance.random_bool(0.15)).cloned();
-        let place = Place { topic: name.clone(), partition, offset: log.len() as i64 };
+        let place = RecordPosition { topic: name.clone(), partition, offset: log.len() as i64 };
         let timestamp = Some(instant(chance));
         log.push(match again {
-            Some(before) => Record { place, timestamp, ..before },
+            Some(before) => Record { position: place, timestamp, ..before },
             None => {
                 let payload = value(kind, tenant, chance);
-                Record { place, timestamp, key: None, headers, payload }
+                Record { position: place, timestamp, key: None, headers, payload }
             }
         });
     }
 
-    pub(super) fn span(&self, at: &At) -> Span {
-        Span { start: 0, end: self.partitions[at].len() as i64 }
+    pub(super) fn span(&self, at: &TopicPartition) -> Watermarks {
+        Watermarks { low: 0, high: self.partitions[at].len() as i64 }
     }
 
     /// An instance commits. The broker takes it only from whom it thinks the owner.
-    pub(super) fn commit(&mut self, instance: usize, at: &At, committed: Committed) {
+    pub(super) fn commit(
+        &mut self,
+        instance: usize,
+        at: &TopicPartition,
+        committed: CommittedOffset,
+    ) {
         if self.owners.get(at) == Some(&instance) {
             self.committed.insert(at.clone(), committed);
         }

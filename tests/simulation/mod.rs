@@ -9,9 +9,9 @@
 
 mod batches;
 mod instance;
-mod kept;
 mod log;
 mod model;
+mod regressions;
 mod run;
 
 use std::{
@@ -19,15 +19,15 @@ use std::{
     time::Instant,
 };
 
-use model::Broken;
+use model::InjectedFault;
 
 #[expect(clippy::disallowed_methods, reason = "how much to simulate, as dev/simulate says")]
-fn setting(name: &str, default: u64) -> u64 {
+fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Runs a history and says which seed it was, if it fails.
-fn history(seed: u64, broken: Broken) -> Result<(), String> {
+fn check_history(seed: u64, broken: InjectedFault) -> Result<(), String> {
     let ran = std::panic::catch_unwind(|| run::run(seed, broken));
     match ran {
         Ok(Ok(())) => Ok(()),
@@ -37,8 +37,9 @@ fn history(seed: u64, broken: Broken) -> Result<(), String> {
 }
 
 #[test]
-fn every_history_converges_whatever_fails_and_whoever_crashes() {
-    let (number, first) = (setting("SIMULATION_HISTORIES", 10_000), setting("SIMULATION_SEED", 0));
+fn every_history_converges_despite_failures_and_crashes() {
+    let (number, first) =
+        (env_number("SIMULATION_HISTORIES", 10_000), env_number("SIMULATION_SEED", 0));
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     // One that fails is enough: the other threads need not go on.
@@ -51,7 +52,7 @@ fn every_history_converges_whatever_fails_and_whoever_crashes() {
                     if failed.load(Ordering::Relaxed) {
                         return;
                     }
-                    if let Err(why) = history(seed, Broken::Not) {
+                    if let Err(why) = check_history(seed, InjectedFault::None) {
                         failed.store(true, Ordering::Relaxed);
                         panic!("{why}");
                     }
@@ -66,27 +67,27 @@ fn every_history_converges_whatever_fails_and_whoever_crashes() {
 }
 
 /// After how many histories a break is seen.
-fn seen_after(broken: Broken) -> Option<u64> {
-    (0..2000).find(|seed| history(*seed, broken).is_err()).map(|seed| seed + 1)
+fn detected_after(broken: InjectedFault) -> Option<u64> {
+    (0..2000).find(|seed| check_history(*seed, broken).is_err()).map(|seed| seed + 1)
 }
 
 #[test]
-fn a_merge_that_is_broken_on_purpose_is_seen_soon() {
+fn deliberate_merge_faults_are_detected_soon() {
     for (broken, soon) in [
-        (Broken::Tombstone, 200),
-        (Broken::LastDueWins, 200),
-        (Broken::NoDelta, 200),
+        (InjectedFault::Tombstone, 200),
+        (InjectedFault::LastDueWins, 200),
+        (InjectedFault::NoDelta, 200),
         // Of few histories.
-        (Broken::LastGroupWins, 1000),
-        (Broken::NoHorizon, 1000),
+        (InjectedFault::LastGroupWins, 1000),
+        (InjectedFault::NoHorizon, 1000),
     ] {
-        let seen = seen_after(broken);
+        let seen = detected_after(broken);
         eprintln!("{broken:?}: seen in history {seen:?}");
         assert!(seen.is_some_and(|seen| seen <= soon), "{broken:?} was seen in history {seen:?}");
     }
 }
 
 #[test]
-fn without_the_inbox_the_merge_still_changes_nothing_twice() {
-    assert_eq!((0..300).find_map(|seed| history(seed, Broken::NoInbox).err()), None);
+fn merge_without_inbox_is_still_idempotent() {
+    assert_eq!((0..300).find_map(|seed| check_history(seed, InjectedFault::NoInbox).err()), None);
 }

@@ -13,12 +13,12 @@ use std::{
 use chrono::{DateTime, Utc};
 use patron_blocks::{
     event::{Event, Record, TenantId, stamp::Horizon},
-    flow::ledger::{Beside, Entry, Ledger, Opening},
-    patron::{Fee, Loan, Register, Said},
+    patron::{Fee, Loan, Register, StateDelta},
+    services::ledger::{BeginOutcome, IngestStore, IngestTx, TenantLock},
     store::{
-        Error, LockWait,
+        Error, LockTimeout,
         dead_letters::DeadLetter,
-        incidents::{Incident, Kind},
+        incidents::{Incident, IncidentKind},
         positions::{Position, Positions},
     },
 };
@@ -40,7 +40,7 @@ pub(super) struct Rows {
     /// As each loan's row has it: a step that ends loans has not reached all of them yet.
     horizons: BTreeMap<Uuid, Horizon>,
     pub(super) counters: BTreeMap<Uuid, Counters>,
-    pub(super) letters: BTreeSet<Uuid>,
+    pub(super) dead_letters: BTreeSet<Uuid>,
     pub(super) positions: BTreeMap<(String, i32), Position>,
 }
 
@@ -66,7 +66,7 @@ impl Counters {
     }
 
     pub(super) fn of_loan(loan: &Loan, horizon: Option<Horizon>) -> Option<(Uuid, Self)> {
-        let open = loan.open(horizon)?;
+        let open = loan.as_open(horizon)?;
         let counts = |is: bool| i64::from(is && !open.claimed_returned);
         let (lost, recalled) = (counts(open.lost), counts(open.recall));
         let claimed = i64::from(open.claimed_returned);
@@ -74,15 +74,15 @@ impl Counters {
     }
 
     pub(super) fn of_fee(fee: &Fee) -> Option<(Uuid, Self)> {
-        let open = fee.open(None)?;
+        let open = fee.as_open(None)?;
         Some((open.user, Self { fees: 1, balance: open.balance, ..Self::default() }))
     }
 }
 
 /// How a merge may be broken on purpose, to show that the simulation sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    Not,
+pub(super) enum InjectedFault {
+    None,
     /// A later check-out forgets that the loan was closed.
     Tombstone,
     /// The last one to arrive decides the due date.
@@ -103,7 +103,7 @@ pub(super) struct State {
     pub(super) enabled: BTreeSet<TenantId>,
     pub(super) unusable: BTreeSet<TenantId>,
     /// How many events of these tenants one transaction takes in time.
-    pub(super) in_time: BTreeMap<TenantId, usize>,
+    pub(super) timely_events: BTreeMap<TenantId, usize>,
     pub(super) stopped: BTreeSet<(String, i32)>,
     /// Keys that open transactions have claimed: others wait for them, as a unique index makes them.
     claimed: BTreeSet<(Option<TenantId>, Uuid)>,
@@ -111,8 +111,8 @@ pub(super) struct State {
     pub(super) refused: BTreeSet<Uuid>,
     /// How many operations of a hundred fail.
     pub(super) failing: u32,
-    broken: Broken,
-    chance: ChaCha8Rng,
+    fault: InjectedFault,
+    rng: ChaCha8Rng,
 }
 
 /// The model; clones share it.
@@ -120,18 +120,18 @@ pub(super) struct State {
 pub(super) struct Model(Arc<Mutex<State>>);
 
 impl Model {
-    pub(super) fn new(seed: u64, enabled: BTreeSet<TenantId>, broken: Broken) -> Self {
+    pub(super) fn new(seed: u64, enabled: BTreeSet<TenantId>, broken: InjectedFault) -> Self {
         Self(Arc::new(Mutex::new(State {
             rows: BTreeMap::new(),
             enabled,
             unusable: BTreeSet::new(),
-            in_time: BTreeMap::new(),
+            timely_events: BTreeMap::new(),
             stopped: BTreeSet::new(),
             claimed: BTreeSet::new(),
             refused: BTreeSet::new(),
             failing: 0,
-            broken,
-            chance: ChaCha8Rng::seed_from_u64(seed ^ 0x5eed),
+            fault: broken,
+            rng: ChaCha8Rng::seed_from_u64(seed ^ 0x5eed),
         })))
     }
 
@@ -141,17 +141,17 @@ impl Model {
 
     /// A round trip: time passes, and it may fail.
     async fn round_trip(&self) -> Result<(), Error> {
-        pass().await;
+        yield_once().await;
         let failed = {
             let state = &mut *self.state();
-            state.chance.random_range(0..100) < state.failing
+            state.rng.random_range(0..100) < state.failing
         };
-        if failed { Err(Error::Silent) } else { Ok(()) }
+        if failed { Err(Error::Timeout) } else { Ok(()) }
     }
 }
 
 /// Is not done at the first look: the place at which a writer may be stopped, or another one go on.
-pub(super) fn pass() -> impl Future<Output = ()> + Send {
+pub(super) fn yield_once() -> impl Future<Output = ()> + Send {
     let mut looked = false;
     std::future::poll_fn(move |_| {
         if std::mem::replace(&mut looked, true) { Poll::Ready(()) } else { Poll::Pending }
@@ -159,48 +159,48 @@ pub(super) fn pass() -> impl Future<Output = ()> + Send {
 }
 
 /// A transaction: what it will do when it is committed.
-pub(super) struct ModelEntry {
+pub(super) struct ModelTx {
     model: Model,
-    of: Option<TenantId>,
+    tenant: Option<TenantId>,
     claimed: Vec<Uuid>,
-    said: Said,
+    delta: StateDelta,
     /// Of these loans, those that were opened before end.
     ended: Option<(Horizon, Uuid, Option<Uuid>)>,
-    letters: Vec<Uuid>,
+    dead_letters: Vec<Uuid>,
     positions: Vec<((String, i32), Position)>,
     stopped: Vec<(String, i32)>,
 }
 
-impl Drop for ModelEntry {
+impl Drop for ModelTx {
     fn drop(&mut self) {
         let mut state = self.model.state();
         for key in &self.claimed {
-            state.claimed.remove(&(self.of.clone(), *key));
+            state.claimed.remove(&(self.tenant.clone(), *key));
         }
     }
 }
 
-impl Ledger for Model {
-    type Entry = ModelEntry;
+impl IngestStore for Model {
+    type Tx = ModelTx;
 
     /// What is committed is applied at once, so nobody is beside anybody.
-    async fn open(
+    async fn begin(
         &self,
         tenant: Option<&TenantId>,
-        _: Beside,
-        _: LockWait,
-    ) -> Result<Opening<ModelEntry>, Error> {
+        _: TenantLock,
+        _: LockTimeout,
+    ) -> Result<BeginOutcome<ModelTx>, Error> {
         self.round_trip().await?;
         if tenant.is_some_and(|tenant| !self.state().enabled.contains(tenant)) {
-            return Ok(Opening::NotEnabled);
+            return Ok(BeginOutcome::TenantDisabled);
         }
-        Ok(Opening::Open(ModelEntry {
+        Ok(BeginOutcome::Started(ModelTx {
             model: self.clone(),
-            of: tenant.cloned(),
+            tenant: tenant.cloned(),
             claimed: Vec::new(),
-            said: Said::default(),
+            delta: StateDelta::default(),
             ended: None,
-            letters: Vec::new(),
+            dead_letters: Vec::new(),
             positions: Vec::new(),
             stopped: Vec::new(),
         }))
@@ -211,12 +211,12 @@ impl Ledger for Model {
         Ok(self.state().enabled.contains(tenant))
     }
 
-    async fn usable_again(&self, _: &TenantId) -> Result<(), Error> {
+    async fn mark_writable(&self, _: &TenantId) -> Result<(), Error> {
         self.round_trip().await
     }
 }
 
-impl Entry for ModelEntry {
+impl IngestTx for ModelTx {
     async fn now(&mut self) -> Result<DateTime<Utc>, Error> {
         self.model.round_trip().await?;
         Ok(noon())
@@ -228,37 +228,38 @@ impl Entry for ModelEntry {
         loop {
             {
                 let mut state = self.model.state();
-                if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
-                    return Err(said_by_database("42P01"));
+                if self.tenant.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
+                    return Err(database_error("42P01"));
                 }
-                let in_time = self.of.as_ref().and_then(|tenant| state.in_time.get(tenant));
+                let in_time =
+                    self.tenant.as_ref().and_then(|tenant| state.timely_events.get(tenant));
                 if in_time.is_some_and(|most| keys.len() > *most) {
-                    return Err(said_by_database("57014"));
+                    return Err(database_error("57014"));
                 }
-                let taken = |key: &Uuid| state.claimed.contains(&(self.of.clone(), *key));
+                let taken = |key: &Uuid| state.claimed.contains(&(self.tenant.clone(), *key));
                 if !keys.iter().any(taken) {
-                    let known = state.rows.get(&self.of).map(|rows| rows.inbox.clone());
-                    let known = known.filter(|_| state.broken != Broken::NoInbox);
+                    let known = state.rows.get(&self.tenant).map(|rows| rows.inbox.clone());
+                    let known = known.filter(|_| state.fault != InjectedFault::NoInbox);
                     let is_known = |key: &Uuid| known.as_ref().is_some_and(|k| k.contains(key));
                     let fresh: HashSet<Uuid> =
                         keys.iter().filter(|key| !is_known(key)).copied().collect();
                     for key in &keys {
-                        state.claimed.insert((self.of.clone(), *key));
+                        state.claimed.insert((self.tenant.clone(), *key));
                     }
                     self.claimed.extend(&keys);
                     return Ok(fresh);
                 }
             }
-            pass().await;
+            yield_once().await;
         }
     }
 
-    async fn merge(&mut self, said: &Said) -> Result<(), Error> {
+    async fn merge(&mut self, delta: &StateDelta) -> Result<(), Error> {
         self.model.round_trip().await?;
         if self.claimed.iter().any(|key| self.model.state().refused.contains(key)) {
-            return Err(said_by_database("22003"));
+            return Err(database_error("22003"));
         }
-        self.said = said.clone();
+        self.delta = delta.clone();
         Ok(())
     }
 
@@ -271,10 +272,10 @@ impl Entry for ModelEntry {
     ) -> Result<Option<Uuid>, Error> {
         self.model.round_trip().await?;
         let state = self.model.state();
-        if self.of.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
-            return Err(said_by_database("42P01"));
+        if self.tenant.as_ref().is_some_and(|tenant| state.unusable.contains(tenant)) {
+            return Err(database_error("42P01"));
         }
-        let rows = state.rows.get(&self.of);
+        let rows = state.rows.get(&self.tenant);
         let next = rows.and_then(|rows| rows.loans.range(from..).nth(most.min(2)));
         let next = next.map(|(id, _)| *id);
         self.ended = Some((before, from, next));
@@ -283,11 +284,11 @@ impl Entry for ModelEntry {
 
     async fn park(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), Error> {
         self.model.round_trip().await?;
-        self.letters.extend(letters.iter().map(|letter| letter.id));
+        self.dead_letters.extend(letters.iter().map(|letter| letter.id));
         Ok(())
     }
 
-    async fn park_waiting(
+    async fn park_for_retry(
         &mut self,
         _: &TenantId,
         letters: &[DeadLetter<'_>],
@@ -303,11 +304,11 @@ impl Entry for ModelEntry {
         self.model.round_trip().await?;
         let is_set_back = {
             let state = self.model.state();
-            let stored = state.rows.get(&self.of).map(|rows| &rows.positions);
+            let stored = state.rows.get(&self.tenant).map(|rows| &rows.positions);
             positions.iter().any(|((topic, partition), reached)| {
                 let stored =
                     stored.and_then(|stored| stored.get(&((*topic).to_owned(), *partition)));
-                stored.is_some_and(|stored| stored.next_offset < reached.read_from)
+                stored.is_some_and(|stored| stored.next_offset < reached.read_from_offset)
             })
         };
         self.positions.extend(positions.iter().map(|((topic, partition), reached)| {
@@ -323,7 +324,7 @@ impl Entry for ModelEntry {
 
     async fn raise(&mut self, incident: &Incident) -> Result<(), Error> {
         self.model.round_trip().await?;
-        if incident.kind == Kind::PartitionStopped {
+        if incident.kind == IncidentKind::PartitionStopped {
             self.stopped.push((incident.topic.clone(), incident.partition));
         }
         Ok(())
@@ -337,49 +338,51 @@ impl Entry for ModelEntry {
     }
 }
 
-impl ModelEntry {
+impl ModelTx {
     fn apply(&self) {
         let mut guard = self.model.state();
         let state = &mut *guard;
-        let broken = state.broken;
-        let rows = state.rows.entry(self.of.clone()).or_default();
+        let broken = state.fault;
+        let rows = state.rows.entry(self.tenant.clone()).or_default();
         rows.inbox.extend(&self.claimed);
-        rows.letters.extend(&self.letters);
-        let keep = self.said.no_loans_before.max(self.ended.map(|(before, ..)| before));
+        rows.dead_letters.extend(&self.dead_letters);
+        let keep = self.delta.loans_deleted_before.max(self.ended.map(|(before, ..)| before));
         rows.no_loans_before = rows.no_loans_before.max(keep);
-        let horizon = rows.no_loans_before.filter(|_| broken != Broken::NoHorizon);
+        let horizon = rows.no_loans_before.filter(|_| broken != InjectedFault::NoHorizon);
         if let (Some((_, from, to)), Some(horizon)) = (self.ended, horizon) {
             rows.end_loans(horizon, from, to);
         }
-        for (id, said) in &self.said.loans {
+        for (id, change) in &self.delta.loans {
             let before = rows.loans.remove(id).unwrap_or_default();
-            let mut after = before.clone().merge(said.clone());
+            let mut after = before.clone().merge(change.clone());
             match broken {
-                Broken::Tombstone if said.check_out.is_some() => after.closed = said.closed,
-                Broken::LastDueWins => after.due = said.due.or(before.due),
+                InjectedFault::Tombstone if change.check_out.is_some() => {
+                    after.closed = change.closed
+                }
+                InjectedFault::LastDueWins => after.due = change.due.or(before.due),
                 _ => {}
             }
             let counted = Counters::of_loan(&before, rows.horizons.get(id).copied());
-            let counted = counted.filter(|_| broken != Broken::NoDelta);
-            count(&mut rows.counters, counted, Counters::of_loan(&after, horizon));
+            let counted = counted.filter(|_| broken != InjectedFault::NoDelta);
+            move_counters(&mut rows.counters, counted, Counters::of_loan(&after, horizon));
             rows.loans.insert(*id, after);
             if let Some(horizon) = horizon {
                 rows.horizons.insert(*id, horizon);
             }
         }
-        for (id, said) in &self.said.groups {
+        for (id, change) in &self.delta.groups {
             let known = rows.groups.entry(*id).or_default();
-            let older = known.as_ref().is_some_and(|known| Some(known) > said.as_ref());
-            if !older || broken == Broken::LastGroupWins {
-                *known = said.clone();
+            let older = known.as_ref().is_some_and(|known| Some(known) > change.as_ref());
+            if !older || broken == InjectedFault::LastGroupWins {
+                *known = change.clone();
             }
         }
-        for (id, said) in &self.said.fees {
+        for (id, change) in &self.delta.fees {
             let before = rows.fees.remove(id).unwrap_or_default();
-            let after = before.clone().merge(said.clone());
+            let after = before.clone().merge(change.clone());
             // Nothing but a delta is right; without the inbox a repeat must not matter either.
-            let counted = Counters::of_fee(&before).filter(|_| broken != Broken::NoDelta);
-            count(&mut rows.counters, counted, Counters::of_fee(&after));
+            let counted = Counters::of_fee(&before).filter(|_| broken != InjectedFault::NoDelta);
+            move_counters(&mut rows.counters, counted, Counters::of_fee(&after));
             rows.fees.insert(*id, after);
         }
         for (at, reached) in &self.positions {
@@ -401,12 +404,12 @@ impl Rows {
             }
             let before = self.horizons.insert(*id, horizon);
             let counted = Counters::of_loan(loan, before);
-            count(&mut self.counters, counted, Counters::of_loan(loan, Some(horizon)));
+            move_counters(&mut self.counters, counted, Counters::of_loan(loan, Some(horizon)));
         }
     }
 }
 
-fn count(
+fn move_counters(
     counters: &mut BTreeMap<Uuid, Counters>,
     before: Option<(Uuid, Counters)>,
     after: Option<(Uuid, Counters)>,
@@ -419,22 +422,22 @@ fn count(
 }
 
 /// What the server would say, with this code.
-fn said_by_database(code: &'static str) -> Error {
-    Error::at("work on the model")(sqlx::Error::Database(Box::new(Answer(code))))
+fn database_error(code: &'static str) -> Error {
+    Error::at("work on the model")(sqlx::Error::Database(Box::new(SqlStateError(code))))
 }
 
 #[derive(Debug)]
-struct Answer(&'static str);
+struct SqlStateError(&'static str);
 
-impl fmt::Display for Answer {
+impl fmt::Display for SqlStateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl StdError for Answer {}
+impl StdError for SqlStateError {}
 
-impl sqlx::error::DatabaseError for Answer {
+impl sqlx::error::DatabaseError for SqlStateError {
     fn message(&self) -> &str {
         self.0
     }

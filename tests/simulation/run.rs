@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use patron_blocks::{
-    event::{Event, Fact, Kind, Reading, TenantId, decode},
-    flow::{
-        outcome::At,
-        stop_rule::StopRule,
-        takeover::{Committed, Mark},
+    event::{DecodeOutcome, Event, Fact, Kind, TenantId, decode},
+    patron::StateDelta,
+    services::{
+        outcome::TopicPartition,
+        stop_rule::BadRecordLimit,
+        takeover::{CommitTag, CommittedOffset},
     },
-    patron::Said,
 };
 use rand::{Rng, SeedableRng, seq::IteratorRandom};
 use rand_chacha::ChaCha8Rng;
@@ -18,29 +18,29 @@ use uuid::Uuid;
 use super::{
     instance::Instance,
     log::{CLUSTER, Log, NORTH, SOUTH},
-    model::{Broken, Counters, Model, Rows},
+    model::{Counters, InjectedFault, Model, Rows},
 };
-use crate::merging::known;
+use crate::merging::fold_events;
 
-const RECORDS: usize = 40;
-const CHAOS: usize = 400;
-const CALM: usize = 20_000;
+const LOG_RECORDS_MAX: usize = 40;
+const CHAOS_STEPS: usize = 400;
+const CALM_ROUNDS_MAX: usize = 20_000;
 
 struct Simulation {
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
     log: Log,
     model: Model,
     instances: Vec<Instance>,
     batch_most: usize,
-    rule: StopRule,
+    rule: BadRecordLimit,
     /// What each record is: read once, for the checks of what is durable.
-    readings: BTreeMap<At, Vec<(Reading, Uuid)>>,
+    readings: BTreeMap<TopicPartition, Vec<(DecodeOutcome, Uuid)>>,
     /// Up to where offsets were found durable.
-    verified: BTreeMap<At, i64>,
+    verified: BTreeMap<TopicPartition, i64>,
 }
 
 /// Runs the history of a seed.
-pub(super) fn run(seed: u64, broken: Broken) -> Result<(), String> {
+pub(super) fn run(seed: u64, broken: InjectedFault) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -59,30 +59,30 @@ fn tenant(name: &str) -> TenantId {
 }
 
 impl Simulation {
-    fn new(seed: u64, broken: Broken) -> Self {
+    fn new(seed: u64, broken: InjectedFault) -> Self {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
         // What storage tells takes part in every other history.
         let kinds = if seed.is_multiple_of(2) { &Kind::BUSINESS[..] } else { &Kind::ALL[..] };
-        let log = Log::random(&mut chance, kinds, RECORDS);
+        let log = Log::random(&mut chance, kinds, LOG_RECORDS_MAX);
         let enabled = [NORTH, SOUTH].into_iter().map(tenant).collect();
         let model = Model::new(seed, enabled, broken);
         let batch_most = [1, 2, 3, 7, 50][chance.random_range(0..5)];
         // Sometimes so strict that partitions stop.
         let in_a_row = [2, 1000][chance.random_range(0..2)];
-        let rule = StopRule { in_a_row, of_window: 1000 };
+        let rule = BadRecordLimit { consecutive: in_a_row, per_window: 1000 };
         let read = |record| {
             let topic = &log.topics[&record_topic(record)];
-            let reading = decode::read(record, topic, CLUSTER);
-            (reading, decode::place_key(record, CLUSTER))
+            let reading = decode::decode_record(record, topic, CLUSTER);
+            (reading, decode::position_key(record, CLUSTER))
         };
-        let readings: BTreeMap<At, Vec<(Reading, Uuid)>> = log
+        let readings: BTreeMap<TopicPartition, Vec<(DecodeOutcome, Uuid)>> = log
             .partitions
             .iter()
             .map(|(at, records)| (at.clone(), records.iter().map(read).collect()))
             .collect();
         let (instances, verified) = (Vec::new(), BTreeMap::new());
         let mut simulation =
-            Self { chance, log, model, instances, batch_most, rule, readings, verified };
+            Self { rng: chance, log, model, instances, batch_most, rule, readings, verified };
         for number in 0..2 {
             let instance = simulation.start(number);
             simulation.instances.push(instance);
@@ -103,7 +103,7 @@ impl Simulation {
         let events = events.filter(is_of_one);
         let keys: Vec<Uuid> = events.map(|event| event.key).collect();
         for key in keys {
-            if self.chance.random_bool(0.03) {
+            if self.rng.random_bool(0.03) {
                 self.model.state().refused.insert(key);
             }
         }
@@ -111,17 +111,17 @@ impl Simulation {
 
     async fn chaos(&mut self) -> Result<(), String> {
         self.redistribute(false);
-        for _ in 0..CHAOS {
-            let number = self.chance.random_range(0..2);
-            match self.chance.random_range(0..1000) {
+        for _ in 0..CHAOS_STEPS {
+            let number = self.rng.random_range(0..2);
+            match self.rng.random_range(0..1000) {
                 0..10 => self.crash(number),
                 10..20 => self.redistribute(true),
                 20..40 => {
-                    let failing = [0, 0, 10, 30][self.chance.random_range(0..4)];
+                    let failing = [0, 0, 10, 30][self.rng.random_range(0..4)];
                     self.model.state().failing = failing;
                 }
-                40..60 => self.turn_south(),
-                60..70 => self.operate(),
+                40..60 => self.toggle_south(),
+                60..70 => self.resume_all(),
                 70..80 => self.slow_down(),
                 80..130 => tokio::time::advance(Duration::from_millis(700)).await,
                 _ => self.step(number)?,
@@ -136,18 +136,18 @@ impl Simulation {
             let mut state = self.model.state();
             state.failing = 0;
             state.unusable.clear();
-            state.in_time.clear();
+            state.timely_events.clear();
             state.enabled.insert(tenant(SOUTH));
         }
         for number in 0..2 {
             self.instances[number].rebalance(&mut self.log);
         }
-        self.tell_enabled();
-        for _ in 0..CALM {
-            self.operate();
+        self.restart_south();
+        for _ in 0..CALM_ROUNDS_MAX {
+            self.resume_all();
             tokio::time::advance(Duration::from_secs(3)).await;
             for number in 0..2 {
-                self.round(number)?;
+                self.run_all_steps(number)?;
             }
             self.check_durable()?;
             if self.instances.iter().all(|instance| instance.is_done(&self.log)) {
@@ -158,33 +158,33 @@ impl Simulation {
     }
 
     /// A bit of everything that an instance does.
-    fn round(&mut self, number: usize) -> Result<(), String> {
+    fn run_all_steps(&mut self, number: usize) -> Result<(), String> {
         let instance = &mut self.instances[number];
-        instance.ask(&self.log, true);
-        instance.begin(&self.log)?;
+        instance.request_starts(&self.log, true);
+        instance.apply_starts(&self.log)?;
         for at in self.log.partitions.keys() {
-            instance.read(&self.log, at);
+            instance.read_record(&self.log, at);
         }
         for turn in 0..20 {
-            instance.write(turn);
+            instance.poll_writer(turn);
         }
-        instance.settle();
+        instance.apply_reports();
         instance.commit(&mut self.log);
         Ok(())
     }
 
     /// One step of an instance's polling thread, or of one of its writers.
     fn step(&mut self, number: usize) -> Result<(), String> {
-        let at = self.log.partitions.keys().choose(&mut self.chance).expect("a partition").clone();
-        let dice = self.chance.random_range(0..100);
+        let at = self.log.partitions.keys().choose(&mut self.rng).expect("a partition").clone();
+        let dice = self.rng.random_range(0..100);
         let instance = &mut self.instances[number];
         match dice {
-            0..35 => instance.read(&self.log, &at),
-            35..75 => instance.write(dice),
-            75..85 => instance.settle(),
+            0..35 => instance.read_record(&self.log, &at),
+            35..75 => instance.poll_writer(dice),
+            75..85 => instance.apply_reports(),
             85..90 => instance.commit(&mut self.log),
-            90..94 => instance.ask(&self.log, dice == 90),
-            94..98 => instance.begin(&self.log)?,
+            90..94 => instance.request_starts(&self.log, dice == 90),
+            94..98 => instance.apply_starts(&self.log)?,
             // One that was cut off hears only now what the group has decided.
             _ => instance.rebalance(&mut self.log),
         }
@@ -198,11 +198,11 @@ impl Simulation {
     }
 
     /// The group moves partitions. Who loses some may not know, and who gets some begins at once.
-    fn redistribute(&mut self, one_is_deaf: bool) {
-        let deaf = one_is_deaf.then(|| self.chance.random_range(0..2));
-        let partitions: Vec<At> = self.log.partitions.keys().cloned().collect();
+    fn redistribute(&mut self, one_misses_it: bool) {
+        let deaf = one_misses_it.then(|| self.rng.random_range(0..2));
+        let partitions: Vec<TopicPartition> = self.log.partitions.keys().cloned().collect();
         for at in partitions {
-            let owner = self.chance.random_range(0..2);
+            let owner = self.rng.random_range(0..2);
             self.log.owners.insert(at, owner);
         }
         for number in (0..2).filter(|number| Some(*number) != deaf) {
@@ -212,14 +212,14 @@ impl Simulation {
     }
 
     /// The tenant who comes and goes, or whose tables break.
-    fn turn_south(&mut self) {
+    fn toggle_south(&mut self) {
         let south = tenant(SOUTH);
         let mut state = self.model.state();
-        if self.chance.random::<bool>() {
+        if self.rng.random::<bool>() {
             if !state.enabled.remove(&south) {
                 state.enabled.insert(south);
                 drop(state);
-                self.tell_enabled();
+                self.restart_south();
             }
         } else if !state.unusable.remove(&south) {
             state.unusable.insert(south);
@@ -228,42 +228,44 @@ impl Simulation {
 
     /// A tenant whose tables are slow: one transaction takes some of its events in time, or not even one.
     fn slow_down(&mut self) {
-        let most = self.chance.random_range(0..4);
+        let most = self.rng.random_range(0..4);
         // In topics of many tenants stand events of the first; those are parked where nothing is in time.
-        let (of, most) = if self.chance.random() { (NORTH, most.max(1)) } else { (SOUTH, most) };
+        let (of, most) = if self.rng.random() { (NORTH, most.max(1)) } else { (SOUTH, most) };
         let mut state = self.model.state();
-        if state.in_time.remove(&tenant(of)).is_none() {
-            state.in_time.insert(tenant(of), most);
+        if state.timely_events.remove(&tenant(of)).is_none() {
+            state.timely_events.insert(tenant(of), most);
         }
     }
 
-    fn tell_enabled(&self) {
+    fn restart_south(&self) {
         let of_south = |topic: &str| topic.starts_with(&format!("sim.{SOUTH}."));
         for instance in &self.instances {
-            instance.assignment.begin_anew(|choice| of_south(choice.topic));
+            instance.assignment.restart(|choice| of_south(choice.topic));
         }
     }
 
     /// An operator resumes all that is stopped.
-    fn operate(&mut self) {
+    fn resume_all(&mut self) {
         self.model.state().stopped.clear();
         for instance in &self.instances {
-            instance.assignment.begin_anew(|choice| choice.held);
+            instance.assignment.restart(|choice| choice.stopped);
         }
     }
 
     /// No offset of the group, and no position, is beyond what is durable.
     fn check_durable(&mut self) -> Result<(), String> {
         let state = self.model.state();
-        let kept = |(_, committed): &(&At, &Committed)| committed.mark == Mark::Kept;
-        let committed = self.log.committed.iter().filter(kept);
-        let mut reached: Vec<(At, i64)> =
+        let is_durable = |(_, committed): &(&TopicPartition, &CommittedOffset)| {
+            committed.tag == CommitTag::Durable
+        };
+        let committed = self.log.committed.iter().filter(is_durable);
+        let mut reached: Vec<(TopicPartition, i64)> =
             committed.map(|(at, committed)| (at.clone(), committed.offset)).collect();
-        for (whose, rows) in &state.rows {
+        for (tenant, rows) in &state.rows {
             for ((topic, partition), position) in &rows.positions {
                 let at = (topic.as_str().into(), *partition);
                 // In a topic of many tenants a tenant's own position says where it had a record last.
-                if whose.is_none() || self.log.topics[&at.0].tenant.is_some() {
+                if tenant.is_none() || self.log.topics[&at.0].tenant.is_some() {
                     reached.push((at, position.next_offset));
                 }
             }
@@ -281,23 +283,26 @@ impl Simulation {
     fn is_durable(
         &self,
         rows: &BTreeMap<Option<TenantId>, Rows>,
-        at: &At,
+        at: &TopicPartition,
         before: i64,
     ) -> Result<(), String> {
-        let kept = |tenant: &Option<TenantId>, key: &Uuid, letter: &Uuid| {
-            let is_in = |rows: &Rows| rows.inbox.contains(key) || rows.letters.contains(letter);
+        let is_stored = |tenant: &Option<TenantId>, key: &Uuid, letter: &Uuid| {
+            let is_in =
+                |rows: &Rows| rows.inbox.contains(key) || rows.dead_letters.contains(letter);
             rows.get(tenant).is_some_and(is_in) || rows.get(&None).is_some_and(is_in)
         };
         for (offset, (reading, letter)) in
             self.readings[at].iter().take(before as usize).enumerate()
         {
             let durable = match reading {
-                Reading::Event(tenant, event) => kept(&Some(tenant.clone()), &event.key, letter),
-                Reading::Dead(tenant, _) => kept(tenant, letter, letter),
-                Reading::Tombstone | Reading::Skipped(_) => true,
+                DecodeOutcome::Event(tenant, event) => {
+                    is_stored(&Some(tenant.clone()), &event.key, letter)
+                }
+                DecodeOutcome::Rejected(tenant, _) => is_stored(tenant, letter, letter),
+                DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => true,
             };
             // Whoever is not enabled is passed by, also in a topic of many tenants.
-            let foreign = matches!(reading, Reading::Event(t, _) | Reading::Dead(Some(t), _)
+            let foreign = matches!(reading, DecodeOutcome::Event(t, _) | DecodeOutcome::Rejected(Some(t), _)
                 if t.as_str() != NORTH && t.as_str() != SOUTH);
             if !durable && !foreign {
                 return Err(format!(
@@ -323,16 +328,17 @@ impl Simulation {
                 .values()
                 .flatten()
                 .filter_map(|(reading, _)| match reading {
-                    Reading::Event(tenant, event) if *tenant == of => Some((**event).clone()),
+                    DecodeOutcome::Event(tenant, event) if *tenant == of => Some((**event).clone()),
                     _ => None,
                 })
                 .filter(|event| !state.refused.contains(&event.key))
                 .collect();
-            let (loans, fees) = known(&events);
-            let Said { groups, no_loans_before, .. } = Said::by(&events);
+            let (loans, fees) = fold_events(&events);
+            let StateDelta { groups, loans_deleted_before: no_loans_before, .. } =
+                StateDelta::from_events(&events);
             let empty = Rows::default();
             let rows = state.rows.get(&Some(of)).unwrap_or(&empty);
-            let parked = rows.letters.len();
+            let parked = rows.dead_letters.len();
             // What was parked because a tenant could not be written is retried by an operator.
             if rows.loans != loans {
                 return Err(format!(
@@ -347,8 +353,8 @@ impl Simulation {
                 return Err(format!("{name}: {:#?} is not {groups:#?}", rows.groups));
             }
             if rows.no_loans_before != no_loans_before {
-                let (kept, expected) = (rows.no_loans_before, no_loans_before);
-                return Err(format!("{name}: no loans before {kept:?} is not {expected:?}"));
+                let (stored, expected) = (rows.no_loans_before, no_loans_before);
+                return Err(format!("{name}: no loans before {stored:?} is not {expected:?}"));
             }
             let recount = recount(rows);
             let stored: BTreeMap<_, _> = rows
@@ -375,13 +381,13 @@ fn recount(rows: &Rows) -> BTreeMap<Uuid, Counters> {
     recount
 }
 
-fn event(reading: &Reading) -> Option<&Event> {
+fn event(reading: &DecodeOutcome) -> Option<&Event> {
     match reading {
-        Reading::Event(_, event) => Some(event),
-        Reading::Dead(..) | Reading::Tombstone | Reading::Skipped(_) => None,
+        DecodeOutcome::Event(_, event) => Some(event),
+        DecodeOutcome::Rejected(..) | DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => None,
     }
 }
 
 fn record_topic(record: &patron_blocks::event::Record) -> std::sync::Arc<str> {
-    record.place.topic.clone()
+    record.position.topic.clone()
 }

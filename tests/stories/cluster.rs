@@ -5,7 +5,7 @@ use std::process::Command;
 use patron_blocks::event::Kind;
 use uuid::Uuid;
 
-use super::gaps::{open_loans, publish_check_outs_to};
+use super::offset_anomalies::{open_loans, publish_check_outs_to};
 use crate::world::{TENANT, World};
 
 /// Every partition gets another leader, and with it a later epoch.
@@ -19,21 +19,21 @@ async fn move_leaders() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs three brokers"]
-async fn a_topic_made_anew_after_its_leaders_moved_is_read_whole() {
-    World::tell(async |world| {
+async fn topic_recreated_after_leader_change_is_read_completely() {
+    World::run(async |world| {
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
         let user = Uuid::new_v4();
         publish_check_outs_to(world, user, 0, 2).await;
         publish_check_outs_to(world, user, 1, 8).await;
-        world.settled().await;
+        world.until_committed().await;
         for _ in 0..2 {
             move_leaders().await;
             publish_check_outs_to(world, user, 0, 1).await;
             publish_check_outs_to(world, user, 1, 1).await;
-            world.settled().await;
+            world.until_committed().await;
         }
         // Its epochs begin anew, and the client knows later ones.
-        world.log.remake(&topic).await;
+        world.log.recreate_topic(&topic).await;
         publish_check_outs_to(world, user, 0, 6).await;
         publish_check_outs_to(world, user, 1, 1).await;
         world.until("it is read whole", async |w: &World| open_loans(w, user).await == 21).await;
@@ -41,9 +41,9 @@ async fn a_topic_made_anew_after_its_leaders_moved_is_read_whole() {
         publish_check_outs_to(world, user, 1, 1).await;
         world.until("reading goes on", async |w: &World| open_loans(w, user).await == 23).await;
         let kinds = world.take_incidents().await;
-        let known = ["partition_stalled", "topic_made_anew"];
+        let known = ["partition_stalled", "topic_recreated"];
         assert!(kinds.iter().all(|kind| known.contains(&&**kind)), "{kinds:?}");
-        assert!(kinds.iter().any(|kind| kind == "topic_made_anew"), "{kinds:?}");
+        assert!(kinds.iter().any(|kind| kind == "topic_recreated"), "{kinds:?}");
     })
     .await;
 }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{enveloped, fee, now},
-    shelf::ACCOUNTS,
+    payloads::{balance_change, in_envelope, now},
+    storage_stub::ACCOUNTS,
     world::World,
 };
 
@@ -22,38 +22,38 @@ fn remainder() -> Value {
 
 /// A patron who owes more than the limit allows.
 async fn debtor(world: &World, group: Uuid) -> (Uuid, Uuid) {
-    let (user, debt) = (world.users.patron(group), Uuid::new_v4());
-    world.publish(FEE, &fee(user, debt, None, 12.5)).await;
-    world.settled().await;
-    assert_eq!(world.blocks(user).await, [[true; 3]]);
+    let (user, debt) = (world.users.add_patron(group), Uuid::new_v4());
+    world.publish(FEE, &balance_change(user, debt, None, 12.5)).await;
+    world.until_committed().await;
+    assert_eq!(world.block_flags(user).await, [[true; 3]]);
     (user, debt)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_remainder_of_doubles_closes_a_fee_from_any_source() {
-    World::tell(async |world| {
+async fn floating_point_remainder_closes_fee_from_any_source() {
+    World::run(async |world| {
         let group = Uuid::new_v4();
-        world.limit(group, Measure::FeeFineBalance, 5.0).await;
+        world.add_limit(group, Measure::FeeFineBalance, 5.0).await;
         let paid = |user: Uuid, debt: Uuid| {
             json!({ "userId": user, "feeFineId": debt, "feeFineTypeId": Uuid::new_v4(), "balance": remainder() })
         };
         // The log.
         let (user, debt) = debtor(world, group).await;
         world.publish(FEE, &paid(user, debt)).await;
-        world.settled().await;
+        world.until_committed().await;
         assert_eq!(world.take_dead_letters().await, [""; 0]);
-        assert_eq!(world.blocks(user).await, [[false; 3]; 0]);
+        assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
         // HTTP.
         let (user, debt) = debtor(world, group).await;
-        assert_eq!(world.post(&FEE.callback(), &paid(user, debt)).await, (204, String::new()));
-        assert_eq!(world.blocks(user).await, [[false; 3]; 0]);
+        assert_eq!(world.post(&FEE.http_path(), &paid(user, debt)).await, (204, String::new()));
+        assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
         // Storage, which lists it as open. It speaks of five minutes ago, so the debt is an hour old.
-        let (user, debt) = (world.users.patron(group), Uuid::new_v4());
+        let (user, debt) = (world.users.add_patron(group), Uuid::new_v4());
         let hour = now() - TimeDelta::minutes(60);
-        world.publish(FEE, &enveloped(&fee(user, debt, None, 12.5), hour)).await;
-        world.settled().await;
-        assert_eq!(world.blocks(user).await, [[true; 3]]);
-        world.users.shelf.put(ACCOUNTS, json!({
+        world.publish(FEE, &in_envelope(&balance_change(user, debt, None, 12.5), hour)).await;
+        world.until_committed().await;
+        assert_eq!(world.block_flags(user).await, [[true; 3]]);
+        world.users.storage.insert(ACCOUNTS, json!({
             "id": debt, "userId": user, "feeFineId": Uuid::new_v4(), "remaining": remainder(),
             "status": { "name": "Open" }, "loanId": "0",
         }));
@@ -63,9 +63,9 @@ async fn a_remainder_of_doubles_closes_a_fee_from_any_source() {
         let path = format!("{JOB}/{}", job["id"].as_str().unwrap());
         let start = world.request(reqwest::Method::POST, START).header("X-Okapi-Token", "any");
         assert_eq!(world.send(start).await.0, 202);
-        world.until("it is done", async |w: &World| w.read(&path).await["status"] == "done").await;
-        assert_eq!(world.read(&path).await["errors"], json!([]));
-        assert_eq!(world.blocks(user).await, [[false; 3]; 0]);
+        world.until("it is done", async |w: &World| w.get_json(&path).await["status"] == "done").await;
+        assert_eq!(world.get_json(&path).await["errors"], json!([]));
+        assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 404);
     })
     .await;
@@ -73,21 +73,21 @@ async fn a_remainder_of_doubles_closes_a_fee_from_any_source() {
 
 /// Sums of what each fits the bound are larger, and have as many decimals.
 #[tokio::test(flavor = "multi_thread")]
-async fn sums_of_the_largest_balances_are_answered_and_blocked() {
-    World::tell(async |world| {
+async fn sum_of_largest_balances_is_evaluated_and_blocks() {
+    World::run(async |world| {
         let group = Uuid::new_v4();
-        world.limit(group, Measure::FeeFineBalance, 999_999.99).await;
-        let user = world.users.patron(group);
+        world.add_limit(group, Measure::FeeFineBalance, 999_999.99).await;
+        let user = world.users.add_patron(group);
         let most: Value = serde_json::from_str("9999999999999.999999999999999").unwrap();
         for _ in 0..40 {
             let owed = json!({ "userId": user, "feeFineId": Uuid::new_v4(), "balance": most });
             world.publish(FEE, &owed).await;
         }
-        world.settled().await;
+        world.until_committed().await;
         assert_eq!(world.take_dead_letters().await, [""; 0]);
-        assert_eq!(world.basis(user).await, "asked-group");
-        assert_eq!(world.blocks(user).await, [[true; 3]]);
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        assert_eq!(world.evaluation_source(user).await, "group-from-users");
+        assert_eq!(world.block_flags(user).await, [[true; 3]]);
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openFeesFines"][39]["balance"].to_string(), most.to_string());
     })
     .await;
@@ -95,17 +95,17 @@ async fn sums_of_the_largest_balances_are_answered_and_blocked() {
 
 /// The last day that a text can name, in a zone that is behind UTC.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_due_date_on_the_last_day_of_the_calendar_counts() {
-    World::tell(async |world| {
+async fn due_date_on_last_calendar_day_counts() {
+    World::run(async |world| {
         let user = Uuid::new_v4();
         let due = "9999-12-31T23:59:59.000-05:00";
         let out = |loan: Uuid| json!({ "userId": user, "loanId": loan, "dueDate": due });
-        let called = world.post(&Kind::ItemCheckedOut.callback(), &out(Uuid::new_v4())).await;
+        let called = world.post(&Kind::ItemCheckedOut.http_path(), &out(Uuid::new_v4())).await;
         assert_eq!(called, (204, String::new()));
         world.publish(Kind::ItemCheckedOut, &out(Uuid::new_v4())).await;
-        world.settled().await;
+        world.until_committed().await;
         assert_eq!(world.take_dead_letters().await, [""; 0]);
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         let loans = summary["openLoans"].as_array().unwrap();
         // In the four digits that clients read.
         let dates: Vec<&str> = loans.iter().map(|loan| loan["dueDate"].as_str().unwrap()).collect();

@@ -5,51 +5,51 @@ use patron_blocks::{blocks::Measure, config::Config, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::modules::metric;
+use super::module_outages::metric;
 use crate::{
-    facts::{check_out, done, enveloped, member, minutes_from_now, now},
-    users::{Mood, Users},
+    payloads::{check_out, entity_change, in_envelope, minutes_from_now, now, user_record},
+    users_stub::{UsersBehavior, UsersStub},
     world::{TENANT, World},
 };
 
 /// A patron who is blocked by one loan of an hour ago, and a gateway that says something else.
-async fn blocked_and_liar(world: &World) -> (Uuid, Users) {
+async fn blocked_patron_and_false_gateway(world: &World) -> (Uuid, UsersStub) {
     let group = Uuid::new_v4();
-    world.limit(group, Measure::ChargedOut, 0.0).await;
-    let user = world.users.patron(group);
+    world.add_limit(group, Measure::ChargedOut, 0.0).await;
+    let user = world.users.add_patron(group);
     let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
-    let out = enveloped(&out, now() - TimeDelta::minutes(60));
+    let out = in_envelope(&out, now() - TimeDelta::minutes(60));
     world.publish(Kind::ItemCheckedOut, &out).await;
-    world.settled().await;
-    let liar = Users::start();
+    world.until_committed().await;
+    let liar = UsersStub::start();
     liar.set_group(user, Uuid::new_v4());
     (user, liar)
 }
 
 /// The gateway that a request names is asked, as where nobody has set one.
-pub(crate) fn of_requests(config: &mut Config) {
-    config.okapi.gateway.is_set = false;
+pub(crate) fn use_request_gateway(config: &mut Config) {
+    config.okapi.gateway.is_configured = false;
     config.okapi.gateway.is_pinned = false;
 }
 
 /// Requests choose the gateway, and what it answers is kept for a while.
-fn believing(config: &mut Config) {
+fn trust_request_gateway(config: &mut Config) {
     config.okapi.gateway.is_pinned = false;
-    config.okapi.fresh = TimeDelta::seconds(60);
-    config.okapi.usable = TimeDelta::seconds(60);
+    config.okapi.patron_group_ttl = TimeDelta::seconds(60);
+    config.okapi.patron_group_stale = TimeDelta::seconds(60);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_can_not_send_the_service_to_another_gateway() {
-    World::tell(async |world| {
-        let (user, liar) = blocked_and_liar(world).await;
-        let asked = ("asked-group".to_owned(), 1);
+async fn request_cannot_choose_another_gateway() {
+    World::run(async |world| {
+        let (user, liar) = blocked_patron_and_false_gateway(world).await;
+        let asked = ("group-from-users".to_owned(), 1);
         // Other stories count as well.
         let others = "patron_blocks_other_gateway_requests_total";
         let before = metric(world, others).await;
-        assert_eq!(world.answer_by(&liar.url(), user).await, asked);
-        assert_eq!(world.answer_by(&world.users.url(), user).await, asked);
-        assert_eq!(liar.asked(), 0);
+        assert_eq!(world.evaluate_through(&liar.url(), user).await, asked);
+        assert_eq!(world.evaluate_through(&world.users.url(), user).await, asked);
+        assert_eq!(liar.request_count(), 0);
         assert!(metric(world, others).await > before, "nobody sees that it is passed over");
     })
     .await;
@@ -57,32 +57,39 @@ async fn a_request_can_not_send_the_service_to_another_gateway() {
 
 /// Where a library wants requests to choose, what they are told elsewhere is theirs alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_elsewhere_is_stored_for_nobody_else() {
-    World::tell_with(believing, async |world| {
-        let (user, liar) = blocked_and_liar(world).await;
-        let asked = |blocks| ("asked-group".to_owned(), blocks);
-        assert_eq!(world.answer_by(&liar.url(), user).await, asked(0));
-        assert_eq!(world.answer_by(&world.users.url(), user).await, asked(1));
-        assert_eq!(world.answer_by(&liar.url(), user).await, ("fresh-group".to_owned(), 1));
+async fn group_from_other_gateway_is_not_stored() {
+    World::run_with(trust_request_gateway, async |world| {
+        let (user, liar) = blocked_patron_and_false_gateway(world).await;
+        let asked = |blocks| ("group-from-users".to_owned(), blocks);
+        assert_eq!(world.evaluate_through(&liar.url(), user).await, asked(0));
+        assert_eq!(world.evaluate_through(&world.users.url(), user).await, asked(1));
+        assert_eq!(
+            world.evaluate_through(&liar.url(), user).await,
+            ("group-from-cache".to_owned(), 1)
+        );
     })
     .await;
 }
 
 /// A users module that hung behind that gateway is found again, as behind any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_users_module_elsewhere_that_is_back_is_found() {
+async fn users_module_recovery_behind_gateway_is_detected() {
     let doubting = |config: &mut Config| config.okapi.gateway.is_pinned = false;
-    World::tell_with(doubting, async |world| {
-        let (user, elsewhere) = blocked_and_liar(world).await;
-        assert_eq!(world.answer_by(&world.users.url(), user).await, ("asked-group".to_owned(), 1));
-        elsewhere.set_mood(Mood::Silent);
+    World::run_with(doubting, async |world| {
+        let (user, elsewhere) = blocked_patron_and_false_gateway(world).await;
+        assert_eq!(
+            world.evaluate_through(&world.users.url(), user).await,
+            ("group-from-users".to_owned(), 1)
+        );
+        elsewhere.set_behavior(UsersBehavior::NoResponse);
         for _ in 0..5 {
-            let answer = world.answer_by(&elsewhere.url(), user).await;
-            assert_eq!(answer, ("last-known-group".to_owned(), 1));
+            let answer = world.evaluate_through(&elsewhere.url(), user).await;
+            assert_eq!(answer, ("group-fallback".to_owned(), 1));
         }
-        elsewhere.set_mood(Mood::Right);
-        let asked = ("asked-group".to_owned(), 0);
-        let is_found = async |world: &World| world.answer_by(&elsewhere.url(), user).await == asked;
+        elsewhere.set_behavior(UsersBehavior::Normal);
+        let asked = ("group-from-users".to_owned(), 0);
+        let is_found =
+            async |world: &World| world.evaluate_through(&elsewhere.url(), user).await == asked;
         world.until("it is asked again", is_found).await;
     })
     .await;
@@ -90,44 +97,44 @@ async fn a_users_module_elsewhere_that_is_back_is_found() {
 
 /// An old record of the topic is asked about. What is answered elsewhere is not stored, so the request waits for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_record_of_a_group_is_asked_about_elsewhere() {
-    World::tell_with(believing, async |world| {
-        let (user, elsewhere) = blocked_and_liar(world).await;
+async fn old_topic_group_is_verified_at_the_request_gateway() {
+    World::run_with(trust_request_gateway, async |world| {
+        let (user, elsewhere) = blocked_patron_and_false_gateway(world).await;
         let group = Uuid::new_v4();
-        world.limit(group, Measure::ChargedOut, 0.0).await;
+        world.add_limit(group, Measure::ChargedOut, 0.0).await;
         let long_ago = now() - TimeDelta::days(300);
-        let old = done("UPDATED", &member(user, group), long_ago);
+        let old = entity_change("UPDATED", &user_record(user, group), long_ago);
         world.publish(Kind::StoredUser, &old).await;
-        world.settled().await;
-        let answer = world.answer_by(&elsewhere.url(), user).await;
-        assert_eq!(answer, ("asked-group".to_owned(), 0));
-        elsewhere.set_mood(Mood::Broken);
-        let answer = world.answer_by(&elsewhere.url(), user).await;
-        assert_eq!(answer, ("last-known-group".to_owned(), 1));
+        world.until_committed().await;
+        let answer = world.evaluate_through(&elsewhere.url(), user).await;
+        assert_eq!(answer, ("group-from-users".to_owned(), 0));
+        elsewhere.set_behavior(UsersBehavior::ServerError);
+        let answer = world.evaluate_through(&elsewhere.url(), user).await;
+        assert_eq!(answer, ("group-fallback".to_owned(), 1));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_gateway_is_set_the_one_of_a_request_is_asked() {
+async fn request_gateway_is_used_if_none_is_configured() {
     let unset = |config: &mut Config| {
-        believing(config);
-        of_requests(config);
+        trust_request_gateway(config);
+        use_request_gateway(config);
         config.okapi.gateway.url = "http://127.0.0.1:9".to_owned();
     };
-    World::tell_with(unset, async |world| {
-        let (user, _liar) = blocked_and_liar(world).await;
+    World::run_with(unset, async |world| {
+        let (user, _liar) = blocked_patron_and_false_gateway(world).await;
         let url = format!("{}/", world.users.url());
-        assert_eq!(world.answer_by(&url, user).await, ("asked-group".to_owned(), 1));
-        assert_eq!(world.answer_by(&url, user).await, ("fresh-group".to_owned(), 1));
+        assert_eq!(world.evaluate_through(&url, user).await, ("group-from-users".to_owned(), 1));
+        assert_eq!(world.evaluate_through(&url, user).await, ("group-from-cache".to_owned(), 1));
     })
     .await;
 }
 
 /// The address on which it listens is a setting.
 #[tokio::test(flavor = "multi_thread")]
-async fn on_one_address_it_listens_there_and_nowhere_else() {
-    World::tell(async |world| {
+async fn service_listens_only_on_the_configured_address() {
+    World::run(async |world| {
         let port = world.url().rsplit(':').next().unwrap();
         let connect = |host: &str| std::net::TcpStream::connect(format!("{host}:{port}"));
         assert!(connect("127.0.0.1").is_ok());
@@ -138,14 +145,14 @@ async fn on_one_address_it_listens_there_and_nowhere_else() {
 
 /// Two empty pages of a gateway of one's own would close all that is open.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_synchronisation_reads_from_no_gateway_of_a_request() {
-    World::tell(async |world| {
-        let (user, liar) = blocked_and_liar(world).await;
+async fn synchronization_ignores_the_request_gateway() {
+    World::run(async |world| {
+        let (user, liar) = blocked_patron_and_false_gateway(world).await;
         let loan = json!({
             "id": Uuid::new_v4(), "userId": user, "status": { "name": "Open" },
             "dueDate": minutes_from_now(60),
         });
-        world.users.shelf.put(crate::shelf::LOANS, loan);
+        world.users.storage.insert(crate::storage_stub::LOANS, loan);
         let job = "/automated-patron-blocks/synchronization/job";
         let (_, body) = world.post(job, &json!({ "scope": "full" })).await;
         let asked: Value = serde_json::from_str(&body).expect("it is JSON");
@@ -154,9 +161,9 @@ async fn a_synchronisation_reads_from_no_gateway_of_a_request() {
         let start = world.request(reqwest::Method::POST, path);
         let start = start.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", liar.url());
         assert_eq!(start.send().await.expect("an answer").status(), 202);
-        let done = async |world: &World| world.read(&job).await["status"] == "done";
+        let done = async |world: &World| world.get_json(&job).await["status"] == "done";
         world.until("it is done", done).await;
-        assert_eq!(liar.shelf.take_asked(), []);
+        assert_eq!(liar.storage.take_requests(), []);
         let open = "select count(*) from {schema}.loan where is_open";
         assert_eq!(world.count(open).await, 1);
     })

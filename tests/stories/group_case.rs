@@ -5,21 +5,21 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{check_out, done, member, minutes_from_now, now},
+    payloads::{check_out, entity_change, minutes_from_now, now, user_record},
     world::{TENANT, World},
 };
 
 const ALL: [[bool; 3]; 1] = [[true; 3]];
 
-async fn borrow(world: &World, user: Uuid) {
+async fn publish_check_out(world: &World, user: Uuid) {
     let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
     world.publish(Kind::ItemCheckedOut, &out).await;
-    world.settled().await;
+    world.until_committed().await;
 }
 
 /// A limit of no item for a group with its id in capitals.
-async fn limit_in_capitals(world: &World, group: Uuid) -> Value {
-    let mut limit = world.limit(group, Measure::ChargedOut, 0.0).await;
+async fn add_uppercase_limit(world: &World, group: Uuid) -> Value {
+    let mut limit = world.add_limit(group, Measure::ChargedOut, 0.0).await;
     limit["patronGroupId"] = json!(group.to_string().to_uppercase());
     let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
     assert_eq!(world.put(&path, &limit).await.0, 204);
@@ -27,86 +27,88 @@ async fn limit_in_capitals(world: &World, group: Uuid) -> Value {
 }
 
 /// A user of mod-users with the group's id in capitals.
-fn in_capitals(user: Uuid, group: Uuid) -> Value {
-    let mut user = member(user, group);
+fn uppercase_user(user: Uuid, group: Uuid) -> Value {
+    let mut user = user_record(user, group);
     user["patronGroup"] = json!(group.to_string().to_uppercase());
     user
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_or_a_user_with_a_group_in_capitals_blocks() {
-    World::tell(async |world| {
+async fn uppercase_group_id_in_limit_or_user_blocks() {
+    World::run(async |world| {
         let (limited, plain) = (Uuid::new_v4(), Uuid::new_v4());
-        limit_in_capitals(world, limited).await;
-        world.limit(plain, Measure::ChargedOut, 0.0).await;
+        add_uppercase_limit(world, limited).await;
+        world.add_limit(plain, Measure::ChargedOut, 0.0).await;
         // The users module answers for one; the topic of users brings the others.
-        let asked = world.users.patron(limited);
+        let asked = world.users.add_patron(limited);
         let [small, loud, both] = [(); 3].map(|()| Uuid::new_v4());
         for (record, user, group) in [
-            (member(small, limited), small, limited),
-            (in_capitals(loud, plain), loud, plain),
-            (in_capitals(both, limited), both, limited),
+            (user_record(small, limited), small, limited),
+            (uppercase_user(loud, plain), loud, plain),
+            (uppercase_user(both, limited), both, limited),
         ] {
-            world.publish(Kind::StoredUser, &done("CREATED", &record, now())).await;
+            world.publish(Kind::StoredUser, &entity_change("CREATED", &record, now())).await;
             world.users.set_group(user, group);
         }
         for user in [asked, small, loud, both] {
-            borrow(world, user).await;
-            assert_eq!(world.blocks(user).await, ALL, "{user}");
+            publish_check_out(world, user).await;
+            assert_eq!(world.block_flags(user).await, ALL, "{user}");
         }
         let query = format!("/patron-block-limits?query=patronGroupId=={limited}");
-        assert_eq!(world.read(&query).await["totalRecords"], 1);
+        assert_eq!(world.get_json(&query).await["totalRecords"], 1);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_a_limit_in_capitals_reaches_its_patrons() {
-    let on = |config: &mut Config| config.messages.on = true;
-    World::tell_with(on, async |world| {
+async fn change_of_limit_with_uppercase_group_is_published() {
+    let on = |config: &mut Config| config.block_events.enabled = true;
+    World::run_with(on, async |world| {
         let group = Uuid::new_v4();
-        let user = world.users.patron(group);
-        world.publish(Kind::StoredUser, &done("CREATED", &member(user, group), now())).await;
-        borrow(world, user).await;
+        let user = world.users.add_patron(group);
+        world.publish(Kind::StoredUser, &entity_change("CREATED", &user_record(user, group), now())).await;
+        publish_check_out(world, user).await;
         let waits = "select (select count(*) from {schema}.touched_patron) + (select count(*) from {schema}.policy_change)
                           + (select count(*) from {schema}.message_outbox where status = 'NEW')";
         let quiet = async || {
             world.until("nothing waits", async |w: &World| w.count(waits).await == 0).await;
         };
         quiet().await;
-        limit_in_capitals(world, group).await;
+        add_uppercase_limit(world, group).await;
         let blocked = "select count(*) from {schema}.told_patron where blocked is not null";
         world.until("the block is known", async |w: &World| w.count(blocked).await == 1).await;
         quiet().await;
         let topic = format!("{}.{TENANT}.patron-blocks.automated-block", world.log.environment());
         let types: Vec<Value> =
-            world.log.read(&topic).into_iter().map(|message| message.value["type"].clone()).collect();
+            world.log.read_topic(&topic).into_iter().map(|message| message.value["type"].clone()).collect();
         assert!(types.contains(&json!("CREATED")), "{types:?}");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_iteration_of_a_group_finds_it_in_either_writing() {
+async fn summary_export_matches_group_id_in_any_case() {
     const JOBS: &str = "/patron-blocks/user-summaries/iteration";
-    World::tell(async |world| {
+    World::run(async |world| {
         let group = Uuid::new_v4();
         let [small, loud] = [(); 2].map(|()| Uuid::new_v4());
-        for (user, record) in [(small, member(small, group)), (loud, in_capitals(loud, group))] {
-            world.publish(Kind::StoredUser, &done("CREATED", &record, now())).await;
-            borrow(world, user).await;
+        for (user, record) in
+            [(small, user_record(small, group)), (loud, uppercase_user(loud, group))]
+        {
+            world.publish(Kind::StoredUser, &entity_change("CREATED", &record, now())).await;
+            publish_check_out(world, user).await;
         }
         let topic = format!("{}.{TENANT}.chosen", world.log.environment());
-        world.log.make(vec![topic.clone()]).await;
+        world.log.create_topics(vec![topic.clone()]).await;
         let wanted =
             json!({ "topicName": topic, "patronGroupId": group.to_string().to_uppercase() });
         let (status, job) = world.post(JOBS, &wanted).await;
         assert_eq!(status, 201, "{job}");
         let job: Value = serde_json::from_str(&job).unwrap();
         let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());
-        let ended = async |w: &World| w.read(&path).await.get("endedDate").is_some();
+        let ended = async |w: &World| w.get_json(&path).await.get("endedDate").is_some();
         world.until("it has ended", ended).await;
-        assert_eq!(world.read(&path).await["numberOfRecordsPublished"], 2);
+        assert_eq!(world.get_json(&path).await["numberOfRecordsPublished"], 2);
     })
     .await;
 }

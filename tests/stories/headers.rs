@@ -16,7 +16,7 @@ fn limit() -> Value {
 }
 
 /// What was answered to a request with these tenant lines.
-async fn answered(world: &World, method: Method, path: &str, tenants: &[&str]) -> (u16, String) {
+async fn response_to(world: &World, method: Method, path: &str, tenants: &[&str]) -> (u16, String) {
     let request = world.request(method.clone(), path);
     let request = if method == Method::POST { request.json(&limit()) } else { request };
     let request = tenants.iter().fold(request, |request, t| request.header("X-Okapi-Tenant", *t));
@@ -25,8 +25,8 @@ async fn answered(world: &World, method: Method, path: &str, tenants: &[&str]) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_tenant_lines_that_differ_are_refused() {
-    World::tell(async |world| {
+async fn conflicting_tenant_headers_are_rejected() {
+    World::run(async |world| {
         let user = Uuid::new_v4();
         let paths = [
             (Method::GET, format!("/automated-patron-blocks/{user}")),
@@ -42,21 +42,21 @@ async fn two_tenant_lines_that_differ_are_refused() {
         for (method, path) in paths {
             for tenants in [&both[..], &["southlib", TENANT], &[TENANT, ""], &[TENANT, TENANT, "x"]]
             {
-                let (status, text) = answered(world, method.clone(), &path, tenants).await;
+                let (status, text) = response_to(world, method.clone(), &path, tenants).await;
                 assert_eq!(status, 400, "{method} {path} {tenants:?}: {text}");
                 assert!(text.contains("X-Okapi-Tenant"), "{method} {path} {tenants:?}: {text}");
             }
         }
         assert_eq!(world.count("select count(*) from {schema}.patron_block_limits").await, 0);
         let path = format!("/automated-patron-blocks/{user}");
-        assert_eq!(answered(world, Method::GET, &path, &[TENANT, TENANT]).await.0, 200);
+        assert_eq!(response_to(world, Method::GET, &path, &[TENANT, TENANT]).await.0, 200);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nul_in_a_tokens_user_id_fails_nothing() {
-    World::tell(async |world| {
+async fn nul_in_token_user_id_causes_no_failure() {
+    World::run(async |world| {
         let token = |user: &str| {
             let claims = json!({ "sub": "x", "user_id": user }).to_string();
             format!("e30.{}.x", BASE64_URL_SAFE_NO_PAD.encode(claims))
@@ -82,7 +82,7 @@ async fn a_nul_in_a_tokens_user_id_fails_nothing() {
             let enable = json!({ "module_to": "mod-patron-blocks-2.0.0" });
             assert_eq!(send(Method::POST, "/_/tenant", &token, &enable).await.0, 201, "{user:?}");
         }
-        let list = world.read("/patron-block-limits").await;
+        let list = world.get_json("/patron-block-limits").await;
         let by = |n: usize| list["patronBlockLimits"][n]["metadata"]["createdByUserId"].clone();
         assert_eq!((by(0), by(4)), (Value::Null, json!("é 🦀")));
     })
@@ -91,8 +91,8 @@ async fn a_nul_in_a_tokens_user_id_fails_nothing() {
 
 /// Header bytes that are no text count as a header that is not there.
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_text_in_a_header_fail_nothing() {
-    World::tell(async |world| {
+async fn non_text_header_bytes_cause_no_failure() {
+    World::run(async |world| {
         for name in ["X-Okapi-User-Id", "X-Okapi-Token", "X-Okapi-Request-Id", "X-Okapi-Url"] {
             let bytes = reqwest::header::HeaderValue::from_bytes(b"\xff\xfe\x80").unwrap();
             let path = "/patron-block-limits";

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{ENABLED_LONG_AGO, about, check_out, minutes_from_now},
-    log::Draft,
+    log::OutgoingRecord,
+    payloads::{BACKDATE_ENABLING_SQL, check_out, loan_event, minutes_from_now},
     world::{TENANT, World},
 };
 
@@ -19,38 +19,38 @@ async fn rebuild(world: &World, ask: Value) -> Value {
     let asked: Value = serde_json::from_str(&body).unwrap();
     let path = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
     let is_at_rest = async |world: &World| {
-        let rebuild = world.read(&path).await;
+        let rebuild = world.get_json(&path).await;
         ["compared", "done", "failed"].contains(&rebuild["status"].as_str().unwrap())
     };
     world.until("the rebuild is at rest", is_at_rest).await;
-    world.read(&path).await
+    world.get_json(&path).await
 }
 
 async fn has_a_loan(world: &World, user: Uuid) -> bool {
-    let summary = world.read_whatever_there_is(&format!("/user-summary/{user}")).await;
+    let summary = world.get_json_or_null(&format!("/user-summary/{user}")).await;
     summary["openLoans"].as_array().is_some_and(|loans| loans.len() == 1)
 }
 
 /// A new patron's check-out, in a topic of the tenant or of a collection.
-async fn check_out_in(world: &World, part: &str) -> Uuid {
+async fn publish_check_out(world: &World, part: &str) -> Uuid {
     let user = Uuid::new_v4();
     let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440)).to_string();
     let topic = world.log.topic(part, Kind::ItemCheckedOut);
     let headers = vec![("folio.tenantId", TENANT)];
     let payload = Some(payload.as_bytes());
-    world.log.place(Draft { topic, headers, payload, timestamp: None }).await;
+    world.log.send_untracked(OutgoingRecord { topic, headers, payload, timestamp: None }).await;
     user
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
-    World::tell(async |world| {
+async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
+    World::run(async |world| {
         let purge = json!({ "module_from": MODULE, "purge": true });
         assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
         let all = world.log.topic("ALL", Kind::ItemCheckedOut);
-        world.log.make(vec![all.clone()]).await;
+        world.log.create_topics(vec![all.clone()]).await;
         // Passed by in the topic of a collection: only the filling reads it.
-        let user = check_out_in(world, "ALL").await;
+        let user = publish_check_out(world, "ALL").await;
         let position = format!(
             "select coalesce(sum(next_offset), 0)::int8 from mod_patron_blocks.ingest_position
               where topic = '{all}'"
@@ -72,14 +72,14 @@ async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
             let payload = payload.to_string();
             let headers = vec![("folio.tenantId", TENANT)];
             let payload = Some(payload.as_bytes());
-            let draft = Draft { topic: own.clone(), headers, payload, timestamp: None };
-            world.log.send_to(partition, draft).await;
+            let draft = OutgoingRecord { topic: own.clone(), headers, payload, timestamp: None };
+            world.log.send_to_partition(partition, draft).await;
         }
-        world.settled().await;
+        world.until_committed().await;
         for partition in 0..2 {
-            world.log.cut(&own, partition, 1).await;
+            world.log.delete_records_before(&own, partition, 1).await;
         }
-        world.meddle("truncate {schema}.inbox").await;
+        world.execute_sql("truncate {schema}.inbox").await;
         let covered = rebuild(world, json!({ "coveredBy": "inbox" })).await;
         assert!(has_a_loan(world, user).await);
         assert_eq!(covered["status"], "failed", "{covered}");
@@ -92,23 +92,23 @@ async fn what_only_the_filling_knew_stays_when_the_inbox_is_read() {
         // Enabled anew, it begins anew, whatever version does that.
         let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
         let before = world.count(since).await;
-        world.meddle(ENABLED_LONG_AGO).await;
-        world.meddle("update mod_patron_blocks.tenant set enabled = true").await;
+        world.execute_sql(BACKDATE_ENABLING_SQL).await;
+        world.execute_sql("update mod_patron_blocks.tenant set enabled = true").await;
         assert!(world.count(since).await < before, "an upgrade changes nothing");
-        world.meddle("update mod_patron_blocks.tenant set enabled = false").await;
-        world.meddle("update mod_patron_blocks.tenant set enabled = true").await;
+        world.execute_sql("update mod_patron_blocks.tenant set enabled = false").await;
+        world.execute_sql("update mod_patron_blocks.tenant set enabled = true").await;
         assert!(world.count(since).await >= before);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inbox_that_was_emptied_is_not_believed() {
-    World::tell(async |world| {
+async fn truncated_inbox_is_not_trusted() {
+    World::run(async |world| {
         for empty in ["truncate {schema}.inbox", "delete from {schema}.inbox"] {
-            let user = check_out_in(world, TENANT).await;
-            world.settled().await;
-            world.meddle(empty).await;
+            let user = publish_check_out(world, TENANT).await;
+            world.until_committed().await;
+            world.execute_sql(empty).await;
             let rebuilt = rebuild(world, json!({ "source": "inbox" })).await;
             assert_eq!(rebuilt["status"], "done", "{rebuilt}");
             assert!(has_a_loan(world, user).await, "{empty}: {rebuilt}");
@@ -118,16 +118,16 @@ async fn an_inbox_that_was_emptied_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_pruned_while_differences_waited_is_not_dropped() {
-    World::tell(async |world| {
-        world.meddle(ENABLED_LONG_AGO).await;
+async fn pruned_inbox_before_apply_drops_no_record() {
+    World::run(async |world| {
+        world.execute_sql(BACKDATE_ENABLING_SQL).await;
         // Over HTTP, and so in no topic: a loan that has ended.
         let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
         for (kind, call) in [
             (Kind::ItemCheckedOut, check_out(user, loan, &minutes_from_now(60))),
-            (Kind::LoanClosed, about(user, loan)),
+            (Kind::LoanClosed, loan_event(user, loan)),
         ] {
-            assert_eq!(world.post(&kind.callback(), &call).await.0, 204);
+            assert_eq!(world.post(&kind.http_path(), &call).await.0, 204);
         }
         let ended = format!(
             "select count(*) from {{schema}}.loan where loan_id = '{loan}' and closed_stamp is not null"
@@ -136,22 +136,22 @@ async fn what_was_pruned_while_differences_waited_is_not_dropped() {
         let compared = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(compared["status"], "compared", "{compared}");
         // Housekeeping removes what came over HTTP before that is applied.
-        world.meddle("delete from {schema}.inbox").await;
+        world.execute_sql("delete from {schema}.inbox").await;
         let path = format!("{REBUILDS}/{}", compared["id"].as_str().unwrap());
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
-        let is_done = async |world: &World| world.read(&path).await["status"] == "done";
+        let is_done = async |world: &World| world.get_json(&path).await["status"] == "done";
         world.until("it is applied", is_done).await;
         assert_eq!(world.count(&ended).await, 1);
         // Of what came since its source was read, nothing may be missing.
         let before = rebuild(world, json!({ "dryRun": true })).await;
-        assert_eq!(world.post(&Kind::LoanClosed.callback(), &about(user, loan)).await.0, 204);
-        world.meddle("delete from {schema}.inbox").await;
+        assert_eq!(world.post(&Kind::LoanClosed.http_path(), &loan_event(user, loan)).await.0, 204);
+        world.execute_sql("delete from {schema}.inbox").await;
         let path = format!("{REBUILDS}/{}", before["id"].as_str().unwrap());
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
-        let is_refused = async |world: &World| world.read(&path).await["status"] == "failed";
+        let is_refused = async |world: &World| world.get_json(&path).await["status"] == "failed";
         world.until("it is refused", is_refused).await;
-        let told = world.read(&path).await;
-        assert!(told["error"].as_str().unwrap().contains("have it read again"), "{told}");
+        let failed = world.get_json(&path).await;
+        assert!(failed["error"].as_str().unwrap().contains("have it read again"), "{failed}");
         // Read again, nothing follows from what the inbox lacks by now.
         let anew = rebuild(world, json!({})).await;
         assert_eq!(anew["status"], "done", "{anew}");
@@ -161,14 +161,14 @@ async fn what_was_pruned_while_differences_waited_is_not_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_a_rebuild_of_topics_found_stays_when_the_inbox_is_read() {
-    World::tell(async |world| {
-        world.meddle(ENABLED_LONG_AGO).await;
-        let user = check_out_in(world, TENANT).await;
-        world.settled().await;
+async fn inbox_rebuild_keeps_records_of_a_topic_rebuild() {
+    World::run(async |world| {
+        world.execute_sql(BACKDATE_ENABLING_SQL).await;
+        let user = publish_check_out(world, TENANT).await;
+        world.until_committed().await;
         // As if it had never been applied.
         world
-            .meddle(
+            .execute_sql(
                 "alter table {schema}.inbox disable trigger all; delete from {schema}.inbox;
                  alter table {schema}.inbox enable trigger all;
                  delete from {schema}.loan; delete from {schema}.patron_counter",

@@ -6,9 +6,9 @@ use std::time::Duration;
 use patron_blocks::{
     event::TenantId,
     store::{
-        self, Error, iterations,
-        rebuilds::{self, Hold, Status},
-        tenant_jobs::{self, Lease},
+        self, Error, exports,
+        rebuilds::{self, Lease, Status},
+        tenant_jobs::{self, JobLease},
     },
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    facts::{check_out, enveloped, minutes_from_now, now},
+    payloads::{check_out, in_envelope, minutes_from_now, now},
     sql::with_tenant,
     world::{TENANT, World, until},
 };
@@ -24,11 +24,11 @@ use crate::{
 const REBUILDS: &str = "/patron-blocks/rebuilds";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
-    World::tell(async |world| {
+async fn rebuild_without_lease_writes_nothing() {
+    World::run(async |world| {
         let out = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
-        world.publish(patron_blocks::event::Kind::ItemCheckedOut, &enveloped(&out, now())).await;
-        world.settled().await;
+        world.publish(patron_blocks::event::Kind::ItemCheckedOut, &in_envelope(&out, now())).await;
+        world.until_committed().await;
         // It can't read before we let it.
         let mut reading = world.db.begin().await.unwrap();
         let lock = format!("lock table {}.inbox in access exclusive mode", world.schema.name());
@@ -64,9 +64,9 @@ async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
 
         // Nobody has it, and so it is worked on again.
         let path = format!("{REBUILDS}/{id}");
-        let is_compared = async |world: &World| world.read(&path).await["status"] == "compared";
+        let is_compared = async |world: &World| world.get_json(&path).await["status"] == "compared";
         world.until("it is compared", is_compared).await;
-        assert_eq!(world.read(&path).await["summary"]["patrons"], 0);
+        assert_eq!(world.get_json(&path).await["summary"]["patrons"], 0);
         assert_eq!(world.count(&laid_out).await, 1);
     })
     .await;
@@ -74,10 +74,10 @@ async fn a_rebuild_that_another_has_taken_lays_nothing_out() {
 
 /// An instance that stops in the middle of a claim would leave a lease that no instance renews.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_stops_while_it_claims_leaves_no_lease() {
-    World::tell(async |world| {
+async fn instance_stopped_during_claim_leaves_no_lease() {
+    World::run(async |world| {
         world
-            .meddle(
+            .execute_sql(
                 "create function public.slow_commit() returns trigger language plpgsql as $$
                  begin perform pg_sleep(1); return null; end $$;
                  create constraint trigger slow after update of holder on mod_patron_blocks.rebuild
@@ -95,15 +95,15 @@ async fn an_instance_that_stops_while_it_claims_leaves_no_lease() {
         let leases = "select count(*) from mod_patron_blocks.rebuild
                        where holder is not null and ended_at is null and held_until > now()";
         assert_eq!(world.count(leases).await, 0, "a lease of an instance that has stopped");
-        world.meddle("drop function public.slow_commit() cascade").await;
+        world.execute_sql("drop function public.slow_commit() cascade").await;
         world.start().await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_job_that_is_gone_enables_nothing() {
-    World::tell(async |world| {
+async fn deleted_tenant_job_enables_nothing() {
+    World::run(async |world| {
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
         assert_eq!(world.post("/_/tenant", &disable).await.0, 204);
         // Somebody else has the tenant alone while the job waits for it.
@@ -136,16 +136,17 @@ async fn a_tenant_job_that_is_gone_enables_nothing() {
     .await;
 }
 
-const LONG: Duration = Duration::from_secs(3600);
+const LEASE_TIME: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn a_tenant_job_is_its_holders_until_another_takes_it() {
+async fn tenant_job_lease_is_exclusive_until_it_expires() {
     with_tenant(async |db, _| {
         let tenant = TenantId::parse(TENANT).unwrap();
-        let first = Lease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
-        tenant_jobs::add(db, first, &tenant, &json!({}), LONG).await.unwrap();
-        let second = Lease { holder: Uuid::new_v4(), ..first };
-        let takes = async || tenant_jobs::take_over(db, second.holder, LONG).await.unwrap();
+        let first = JobLease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
+        tenant_jobs::insert(db, first, &tenant, &json!({}), LEASE_TIME).await.unwrap();
+        let second = JobLease { holder: Uuid::new_v4(), ..first };
+        let takes =
+            async || tenant_jobs::claim_abandoned(db, second.holder, LEASE_TIME).await.unwrap();
         let is_complete =
             async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
         assert_eq!(takes().await, None, "it is the first one's, whatever that one's clock says");
@@ -154,39 +155,39 @@ async fn a_tenant_job_is_its_holders_until_another_takes_it() {
             .unwrap();
         assert_eq!(takes().await.unwrap().id, first.job);
         // The first one was only frozen.
-        assert!(!tenant_jobs::hold(db, first, LONG).await.unwrap());
-        assert!(tenant_jobs::hold(db, second, LONG).await.unwrap());
+        assert!(!tenant_jobs::renew(db, first, LEASE_TIME).await.unwrap());
+        assert!(tenant_jobs::renew(db, second, LEASE_TIME).await.unwrap());
         let mut tx = store::begin(db).await.unwrap();
-        let lost = tenant_jobs::require(&mut tx, first).await;
+        let lost = tenant_jobs::require_lease(&mut tx, first).await;
         assert!(matches!(lost, Err(Error::LeaseLost)), "{lost:?}");
-        tenant_jobs::require(&mut tx, second).await.unwrap();
+        tenant_jobs::require_lease(&mut tx, second).await.unwrap();
         store::commit(tx).await.unwrap();
-        tenant_jobs::end(db, first, Some("late"), &[]).await.unwrap();
+        tenant_jobs::finish(db, first, Some("late"), &[]).await.unwrap();
         assert!(!is_complete().await);
-        tenant_jobs::end(db, second, None, &[]).await.unwrap();
+        tenant_jobs::finish(db, second, None, &[]).await.unwrap();
         assert!(is_complete().await);
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_iteration_is_its_holders_until_another_takes_it() {
+async fn summary_export_lease_is_exclusive_until_it_expires() {
     with_tenant(async |db, _| {
         let tenant = TenantId::parse(TENANT).unwrap();
-        let asked = iterations::Request {
+        let asked = exports::NewExport {
             tenant: &tenant,
             topic: "t",
             event_type: "e",
             patron_group: None,
             changed_since: None,
-            by: "story",
+            requested_by: "story",
         };
-        let id = iterations::add(db, Uuid::new_v4(), asked).await.unwrap().id;
+        let id = exports::insert(db, Uuid::new_v4(), asked).await.unwrap().id;
         let [first, second] = [(); 2].map(|()| Uuid::new_v4());
-        let takes = async |holder| iterations::take(db, holder, LONG).await.unwrap().is_some();
+        let takes = async |holder| exports::claim(db, holder, LEASE_TIME).await.unwrap().is_some();
         let is_ours = async |holder| {
             let mut tx = store::begin(db).await.unwrap();
-            iterations::is_ours(&mut tx, id, holder).await.unwrap()
+            exports::is_lease_valid(&mut tx, id, holder).await.unwrap()
         };
         assert!(takes(first).await && !takes(second).await);
         assert!(is_ours(first).await);
@@ -200,24 +201,24 @@ async fn an_iteration_is_its_holders_until_another_takes_it() {
 }
 
 #[tokio::test]
-async fn a_cancelled_rebuild_stays_ended_whatever_its_holder_does() {
+async fn cancelled_rebuild_stays_cancelled() {
     with_tenant(async |db, _| {
         let tenant = TenantId::parse(TENANT).unwrap();
         let (request, hold) =
-            (json!({ "source": "inbox" }), Hold { holder: Uuid::new_v4(), time: LONG });
+            (json!({ "source": "inbox" }), Lease { holder: Uuid::new_v4(), duration: LEASE_TIME });
         for lets_go in [true, false] {
             let id = Uuid::new_v4();
-            let asked = rebuilds::Request {
+            let asked = rebuilds::NewRebuild {
                 tenant: &tenant,
                 request: &request,
-                by: "story",
-                together: None,
+                requested_by: "story",
+                read_group: None,
             };
-            rebuilds::add(db, id, asked).await.unwrap();
-            assert!(rebuilds::take(db, Some(id), hold).await.unwrap().is_some());
+            rebuilds::insert(db, id, asked).await.unwrap();
+            assert!(rebuilds::claim(db, Some(id), hold).await.unwrap().is_some());
             assert!(rebuilds::cancel(db, &tenant, id).await.unwrap());
             if lets_go {
-                rebuilds::let_go(db, id, hold, None).await.unwrap();
+                rebuilds::release(db, id, hold, None).await.unwrap();
             } else {
                 rebuilds::set_status(db, id, hold, Status::Reading, None, None).await.unwrap();
             }
@@ -225,7 +226,7 @@ async fn a_cancelled_rebuild_stays_ended_whatever_its_holder_does() {
             assert!(found.ended_at.is_some(), "{lets_go}: {found:?}");
             assert_eq!(found.status, Status::Cancelled);
             let mut tx = store::begin(db).await.unwrap();
-            assert!(rebuilds::is_anothers(&mut tx, id, hold).await.unwrap(), "it has its end");
+            assert!(rebuilds::is_lease_lost(&mut tx, id, hold).await.unwrap(), "it has its end");
         }
     })
     .await;

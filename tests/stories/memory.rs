@@ -6,36 +6,36 @@ use patron_blocks::event::Kind;
 use uuid::Uuid;
 
 use crate::{
-    binary::{peak_memory, serve_at},
-    facts::{check_out, enveloped, minutes_from_now, now},
-    log::Draft,
+    binary::{peak_memory, serve_on_port},
+    log::OutgoingRecord,
+    payloads::{check_out, in_envelope, minutes_from_now, now},
     world::{TENANT, World, pool},
 };
 
 /// What the service may take in this story, in MiB: some 60 of them for itself.
-const MOST: u64 = 160;
+const MEMORY_MIB_MAX: u64 = 160;
 
 const RECORDS: usize = 600;
 
 /// A port that was free a moment ago.
-fn port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_headers_stay_in_bounds_while_the_database_is_locked() {
-    World::tell(async |world| {
+async fn large_headers_stay_in_bounds_during_database_lock() {
+    World::run(async |world| {
         world.stop().await;
         let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
         let large: String = (0..28_125).map(|_| Uuid::new_v4().simple().to_string()).collect();
         let payloads: Vec<Vec<u8>> = (0..RECORDS)
-            .map(|_| enveloped(&check_out(user, Uuid::new_v4(), &tomorrow), now()))
+            .map(|_| in_envelope(&check_out(user, Uuid::new_v4(), &tomorrow), now()))
             .map(|payload| payload.to_string().into_bytes())
             .collect();
         // A large header, one with no value, and a large key.
         let drafts = payloads.iter().enumerate().map(|(n, payload)| {
             let (trace, key) = if n % 3 == 2 { ("", &*large) } else { (&*large, "") };
-            let draft = Draft {
+            let draft = OutgoingRecord {
                 topic: world.log.topic(TENANT, Kind::ItemCheckedOut),
                 headers: vec![("folio.tenantId", TENANT), ("trace", trace)],
                 payload: (n % 3 != 1).then_some(&**payload),
@@ -43,28 +43,28 @@ async fn large_headers_stay_in_bounds_while_the_database_is_locked() {
             };
             (format!("{n}{key}"), draft)
         });
-        world.log.send_as_they_are(drafts).await;
+        world.log.send_uncompressed(drafts).await;
 
         let lock = pool(&world.config.database.login);
         let mut locked = lock.begin().await.unwrap();
         let sql = format!("lock table {}.inbox in access exclusive mode", world.schema.name());
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *locked).await.unwrap();
-        let port = port();
-        let child = serve_at(world, port);
-        world.turn_to(&format!("http://127.0.0.1:{port}"));
+        let port = free_port();
+        let child = serve_on_port(world, port);
+        world.use_instance(&format!("http://127.0.0.1:{port}"));
         let waits = "select count(*) from pg_stat_activity
                       where datname = current_database() and wait_event_type = 'Lock'";
         world.until("a batch waits", async |w: &World| w.count(waits).await > 0).await;
         let paused = async |w: &World| w.get("/admin/ready").await.1.contains("paused");
-        let is_enough = async |w: &World| peak_memory(&child) >= MOST || paused(w).await;
+        let is_enough = async |w: &World| peak_memory(&child) >= MEMORY_MIB_MAX || paused(w).await;
         world.until("reading pauses", is_enough).await;
-        assert!(peak_memory(&child) < MOST, "it takes more and more");
+        assert!(peak_memory(&child) < MEMORY_MIB_MAX, "it takes more and more");
         locked.rollback().await.unwrap();
         lock.close().await;
 
-        world.settled().await;
+        world.until_committed().await;
         let peak = peak_memory(&child);
-        assert!(peak < MOST, "{peak} MiB");
+        assert!(peak < MEMORY_MIB_MAX, "{peak} MiB");
         let sql = "select count(*) from {schema}.inbox";
         assert_eq!(world.count(sql).await, RECORDS as i64 / 3 * 2);
     })

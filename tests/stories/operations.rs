@@ -5,41 +5,45 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    binary::console,
-    facts::{about, check_out, fee, minutes_from_now},
-    log::Draft,
+    binary::run_cli,
+    log::OutgoingRecord,
+    payloads::{balance_change, check_out, loan_event, minutes_from_now},
     world::{TENANT, World},
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_is_shown_and_tried_again_and_another_is_thrown_away() {
-    World::tell(async |world| {
+async fn dead_letter_is_read_retried_and_discarded() {
+    World::run(async |world| {
         let user = Uuid::new_v4();
         // A fault of ours, which is mended later.
         world
-            .meddle("alter table {schema}.fee_fine add constraint small check (balance < 5)")
+            .execute_sql("alter table {schema}.fee_fine add constraint small check (balance < 5)")
             .await;
-        world.publish(Kind::FeeFineBalanceChanged, &fee(user, Uuid::new_v4(), None, 9.0)).await;
-        world.publish(Kind::FeeFineBalanceChanged, &fee(user, Uuid::new_v4(), None, 8.0)).await;
+        world
+            .publish(Kind::FeeFineBalanceChanged, &balance_change(user, Uuid::new_v4(), None, 9.0))
+            .await;
+        world
+            .publish(Kind::FeeFineBalanceChanged, &balance_change(user, Uuid::new_v4(), None, 8.0))
+            .await;
         world.log.publish(Kind::LoanClosed, b"{\"userId\":\"x\"}").await;
-        world.settled().await;
+        world.until_committed().await;
 
-        let all = world.read("/patron-blocks/dead-letters").await;
+        let all = world.get_json("/patron-blocks/dead-letters").await;
         assert_eq!(all["totalRecords"], 3);
         let ours = "/patron-blocks/dead-letters?query=reason==refused_by_database&limit=1";
-        let page = world.read(ours).await;
+        let page = world.get_json(ours).await;
         assert_eq!(
             (page["totalRecords"].clone(), page["deadLetters"].as_array().unwrap().len()),
             (json!(2), 1)
         );
         let id = page["deadLetters"][0]["id"].as_str().unwrap().to_owned();
-        let one = world.read(&format!("/patron-blocks/dead-letters/{id}")).await;
+        let one = world.get_json(&format!("/patron-blocks/dead-letters/{id}")).await;
         assert!(one["payload"]["text"].as_str().unwrap().contains(&user.to_string()));
         assert!(!one["headers"].to_string().contains("secret"), "tokens are not shown");
 
         let retry = format!("/patron-blocks/dead-letters/{id}/retry");
         assert_eq!(world.post(&retry, &json!({})).await.0, 422, "it is refused still");
-        world.meddle("alter table {schema}.fee_fine drop constraint small").await;
+        world.execute_sql("alter table {schema}.fee_fine drop constraint small").await;
         assert_eq!(world.post(&retry, &json!({})).await.0, 204);
         assert_eq!(world.post(&retry, &json!({})).await.0, 404, "it is a dead letter no more");
         let every = "/patron-blocks/dead-letters/retry";
@@ -48,74 +52,74 @@ async fn a_dead_letter_is_shown_and_tried_again_and_another_is_thrown_away() {
             world.post(&format!("{every}?query=cql.allRecords=1"), &json!({})).await;
         let report: Value = serde_json::from_str(&report).unwrap();
         assert_eq!((status, report), (200, json!({ "applied": 1, "stillParked": 1 })));
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openFeesFines"].as_array().unwrap().len(), 2);
 
         let bad = "/patron-blocks/dead-letters?query=reason==bad_field%20or%20field";
         assert_eq!(world.get(bad).await.0, 400);
         let bad = "/patron-blocks/dead-letters?query=reason==missing_field%20and%20field==loanId";
-        let (status, said) = world.delete(bad).await;
-        assert_eq!((status, said.as_str()), (200, "{\"discarded\":1}"));
+        let (status, output) = world.delete(bad).await;
+        assert_eq!((status, output.as_str()), (200, "{\"discarded\":1}"));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_does_the_same_for_letters_of_nobody() {
-    World::tell(async |world| {
+async fn cli_handles_dead_letters_without_tenant() {
+    World::run(async |world| {
         let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
         let payload = check_out(user, Uuid::new_v4(), &tomorrow).to_string();
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
-        let draft = |payload| Draft {
+        let draft = |payload| OutgoingRecord {
             topic: topic.clone(),
             headers: vec![("folio.tenantId", "southlib")],
             payload: Some(payload),
             timestamp: None,
         };
-        world.log.place(draft(payload.as_bytes())).await;
-        world.log.place(draft(b"no json")).await;
+        world.log.send_untracked(draft(payload.as_bytes())).await;
+        world.log.send_untracked(draft(b"no json")).await;
         let parked = "select count(*) from mod_patron_blocks.dead_letter";
         world.until("they are parked", async |w: &World| w.count(parked).await == 2).await;
 
-        let (code, said) = console(world, &["dead-letters", "list"]);
-        assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
-        assert!(said.contains("tenant_disagrees"), "{said}");
+        let (code, output) = run_cli(world, &["dead-letters", "list"]);
+        assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
+        assert!(output.contains("tenant_mismatch"), "{output}");
         // Whoever looked into it says whose they are: the header was wrong.
-        world.meddle("update mod_patron_blocks.dead_letter set headers = '[]'").await;
-        let (code, said) = console(world, &["dead-letters", "retry", "--json"]);
-        assert_eq!((code, said.lines().count()), (Some(1), 2), "one is bad still: {said}");
+        world.execute_sql("update mod_patron_blocks.dead_letter set headers = '[]'").await;
+        let (code, output) = run_cli(world, &["dead-letters", "retry", "--json"]);
+        assert_eq!((code, output.lines().count()), (Some(1), 2), "one is bad still: {output}");
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
-        let (code, said) = console(world, &["dead-letters", "discard", "--topic", &topic]);
-        assert_eq!((code, said.as_str()), (Some(0), "1 thrown away\n"));
-        assert_eq!(console(world, &["dead-letters", "show", "x"]).0, Some(2));
-        assert_eq!(console(world, &["incidents", "list"]), (Some(0), String::new()));
+        let (code, output) = run_cli(world, &["dead-letters", "discard", "--topic", &topic]);
+        assert_eq!((code, output.as_str()), (Some(0), "1 thrown away\n"));
+        assert_eq!(run_cli(world, &["dead-letters", "show", "x"]).0, Some(2));
+        assert_eq!(run_cli(world, &["incidents", "list"]), (Some(0), String::new()));
         let nowhere = Uuid::new_v4().to_string();
-        assert_eq!(console(world, &["incidents", "resolve", &nowhere]).0, Some(2));
+        assert_eq!(run_cli(world, &["incidents", "resolve", &nowhere]).0, Some(2));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ingest_has_read_what_waits_and_what_lags_is_told() {
-    World::tell(async |world| {
+async fn ingest_status_shows_progress_waiting_facts_and_lag() {
+    World::run(async |world| {
         let user = Uuid::new_v4();
-        world.publish(Kind::ItemDeclaredLost, &about(user, Uuid::new_v4())).await;
+        world.publish(Kind::ItemDeclaredLost, &loan_event(user, Uuid::new_v4())).await;
         let owed = json!({ "feeFineId": Uuid::new_v4(), "balance": 3.5 });
         world.publish(Kind::FeeFineBalanceChanged, &owed).await;
-        world.settled().await;
-        let told = world.read("/patron-blocks/ingest").await;
-        assert_eq!(told["waiting"], json!({ "loans": 1, "feesFines": 1 }));
-        assert_eq!((&told["lag"], &told["deadLetters"]), (&json!(0), &json!(0)));
-        assert_eq!(told["totalRecords"], 20, "two partitions of each of ten topics");
+        world.until_committed().await;
+        let status = world.get_json("/patron-blocks/ingest").await;
+        assert_eq!(status["waiting"], json!({ "loans": 1, "feesFines": 1 }));
+        assert_eq!((&status["lag"], &status["deadLetters"]), (&json!(0), &json!(0)));
+        assert_eq!(status["totalRecords"], 20, "two partitions of each of ten topics");
         let lost = world.log.topic(TENANT, Kind::ItemDeclaredLost);
-        let partitions = told["partitions"].as_array().unwrap();
+        let partitions = status["partitions"].as_array().unwrap();
         let read: i64 = partitions
             .iter()
             .filter(|partition| partition["topic"] == json!(lost))
             .filter_map(|partition| partition["position"].as_i64())
             .sum();
         assert_eq!(read, 1);
-        assert!(partitions.iter().all(|partition| partition["logEnd"].is_i64()), "{told}");
+        assert!(partitions.iter().all(|partition| partition["logEnd"].is_i64()), "{status}");
         assert_eq!(
             world.get(&format!("/user-summary/{user}")).await.0,
             404,
@@ -126,8 +130,8 @@ async fn what_ingest_has_read_what_waits_and_what_lags_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn figures_are_there_from_the_start_and_move() {
-    World::tell(async |world| {
+async fn metrics_exist_from_the_start_and_change() {
+    World::run(async |world| {
         let figure = |text: &str, name: &str| -> Option<f64> {
             let line = text.lines().find(|line| line.starts_with(name))?;
             line.rsplit(' ').next()?.parse().ok()
@@ -135,10 +139,10 @@ async fn figures_are_there_from_the_start_and_move() {
         let applied = "patron_blocks_records_total{outcome=\"applied\"}";
         let (_, before) = world.get("/metrics").await;
         for name in [
-            "patron_blocks_parked_total{kind=\"LOAN_CLOSED\",reason=\"no_tenant\"}",
+            "patron_blocks_dead_letters_total{kind=\"LOAN_CLOSED\",reason=\"no_tenant\"}",
             "patron_blocks_incidents_open{kind=\"records_lost\"}",
-            "patron_blocks_incidents_total{kind=\"group_set_back\"}",
-            "patron_blocks_events_timed_total{by=\"record_as_envelope_is_ahead\"}",
+            "patron_blocks_incidents_total{kind=\"offsets_reset\"}",
+            "patron_blocks_events_timed_total{by=\"record_envelope_ahead\"}",
             "patron_blocks_partitions{stage=\"stopped\"}",
             "patron_blocks_connections{pool=\"web\",state=\"idle\"}",
         ] {
@@ -150,10 +154,10 @@ async fn figures_are_there_from_the_start_and_move() {
                 &check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60)),
             )
             .await;
-        world.settled().await;
+        world.until_committed().await;
         let (_, after) = world.get("/metrics").await;
         assert!(figure(&after, applied) > figure(&before, applied), "{after}");
-        assert!(after.contains("patron_blocks_visible_seconds_bucket{le=\"0.02\"}"));
+        assert!(after.contains("patron_blocks_event_latency_seconds_bucket{le=\"0.02\"}"));
         let lag = format!(
             "patron_blocks_lag_records{{topic=\"{}\"",
             world.log.topic(TENANT, Kind::ItemCheckedOut)

@@ -9,12 +9,12 @@ use patron_blocks::event::Kind;
 use uuid::Uuid;
 
 use crate::{
-    binary::{BINARY, console, ended, serve, signal},
-    facts::{check_out, minutes_from_now},
+    binary::{BINARY, run_cli, serve, signal, wait_for_exit},
+    payloads::{check_out, minutes_from_now},
     world::World,
 };
 
-async fn stored(world: &World) -> i64 {
+async fn inbox_count(world: &World) -> i64 {
     world.count("select count(*) from {schema}.inbox").await
 }
 
@@ -27,59 +27,63 @@ async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
-    World::tell(async |world| {
+async fn killed_process_loses_and_duplicates_nothing() {
+    World::run(async |world| {
         world.stop().await;
         let user = Uuid::new_v4();
         for round in 1..=3 {
             let child = serve(world);
-            let before = stored(world).await;
+            let before = inbox_count(world).await;
             tokio::join!(publish_check_outs(world, user, 400), async {
                 world
-                    .until("it is in the middle", async |w: &World| stored(w).await > before)
+                    .until("it is in the middle", async |w: &World| inbox_count(w).await > before)
                     .await;
                 signal(&child, "-KILL");
             });
-            assert!(!ended(child).await.success(), "round {round}");
+            assert!(!wait_for_exit(child).await.success(), "round {round}");
         }
         world.start().await;
-        world.settled().await;
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        world.until_committed().await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openLoans"].as_array().unwrap().len(), 1200);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_it_with_exit_code_0_while_records_flow_and_while_the_database_is_away() {
-    World::tell(async |world| {
+async fn sigterm_exits_with_0_under_load_and_without_database() {
+    World::run(async |world| {
         world.stop().await;
         let user = Uuid::new_v4();
         for database_away in [false, true] {
             let child = serve(world);
-            let before = stored(world).await;
+            let before = inbox_count(world).await;
             publish_check_outs(world, user, 200).await;
-            world.until("records flow", async |w: &World| stored(w).await > before).await;
+            world.until("records flow", async |w: &World| inbox_count(w).await > before).await;
             if database_away {
-                world.wire.cut();
+                world.proxy.disconnect();
             }
             publish_check_outs(world, user, 200).await;
             let asked = Instant::now();
             signal(&child, "-TERM");
-            assert_eq!(ended(child).await.code(), Some(0), "database away: {database_away}");
+            assert_eq!(
+                wait_for_exit(child).await.code(),
+                Some(0),
+                "database away: {database_away}"
+            );
             assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
-            world.wire.mend();
+            world.proxy.restore();
         }
         world.start().await;
-        world.settled().await;
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        world.until_committed().await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openLoans"].as_array().unwrap().len(), 800);
     })
     .await;
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_told_all_at_once_with_exit_code_2() {
+fn invalid_settings_are_all_reported_with_exit_code_2() {
     let output = Command::new(BINARY)
         .env_clear()
         .env("DB_PORT", "none")
@@ -88,9 +92,9 @@ fn settings_that_cannot_be_used_are_told_all_at_once_with_exit_code_2() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
-        told.lines().collect::<Vec<_>>(),
+        stderr.lines().collect::<Vec<_>>(),
         [
             "DB_PORT must be a port from 1 to 65535, but it is \"none\"",
             "HTTP_PORT must be a port from 0 to 65535, 0 for any that is free, but it is \"-1\"",
@@ -100,17 +104,17 @@ fn settings_that_cannot_be_used_are_told_all_at_once_with_exit_code_2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_recount_finds_a_counter_that_is_wrong() {
-    World::tell(async |world| {
+async fn counter_check_finds_a_wrong_counter() {
+    World::run(async |world| {
         let user = Uuid::new_v4();
         publish_check_outs(world, user, 3).await;
-        world.settled().await;
+        world.until_committed().await;
         let right = "northlib: 0 patrons with wrong counters\n".to_owned();
-        assert_eq!(console(world, &["check"]), (Some(0), right));
+        assert_eq!(run_cli(world, &["check"]), (Some(0), right));
         let drift = "with wrong as (update {schema}.patron_counter set open_loans = open_loans + $ returning 1)
                      select count(*) from wrong";
         assert_eq!(world.count(&drift.replace('$', "1")).await, 1);
-        let (code, wrong) = console(world, &["check"]);
+        let (code, wrong) = run_cli(world, &["check"]);
         assert_eq!(code, Some(1));
         assert!(wrong.contains(&user.to_string()), "{wrong}");
         assert_eq!(world.count(&drift.replace('$', "-1")).await, 1);

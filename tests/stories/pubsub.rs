@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{about, check_out, minutes_from_now},
-    log::Draft,
+    log::OutgoingRecord,
+    payloads::{check_out, loan_event, minutes_from_now},
     world::{TENANT, World},
 };
 
@@ -16,7 +16,7 @@ fn topic(world: &World, kind: Kind) -> String {
 }
 
 /// As mod-pubsub stores an event: its content as text, its tenant inside, no headers.
-fn stored(kind: Kind, payload: &Value) -> Vec<u8> {
+fn stored_event(kind: Kind, payload: &Value) -> Vec<u8> {
     let stored = json!({
         "id": Uuid::new_v4(),
         "eventType": kind.name(),
@@ -27,9 +27,10 @@ fn stored(kind: Kind, payload: &Value) -> Vec<u8> {
 }
 
 async fn send(world: &World, kind: Kind, payload: &Value) {
-    let value = stored(kind, payload);
+    let value = stored_event(kind, payload);
     let topic = topic(world, kind);
-    let draft = Draft { topic, headers: Vec::new(), payload: Some(&value), timestamp: None };
+    let draft =
+        OutgoingRecord { topic, headers: Vec::new(), payload: Some(&value), timestamp: None };
     world.log.send(draft).await;
 }
 
@@ -38,18 +39,18 @@ async fn read_from_pubsub(world: &World) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mod_pubsubs_topics_are_read_only_where_that_is_set() {
-    World::tell(async |world| {
+async fn mod_pubsub_topics_are_read_only_if_configured() {
+    World::run(async |world| {
         let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
         let (out, lost) = (Kind::ItemCheckedOut, Kind::ItemDeclaredLost);
-        world.log.make(vec![topic(world, out), topic(world, lost)]).await;
+        world.log.create_topics(vec![topic(world, out), topic(world, lost)]).await;
         let payload = check_out(user, loan, &minutes_from_now(60));
 
         // The native topic alone.
         world.publish(out, &payload).await;
-        world.settled().await;
+        world.until_committed().await;
         send(world, out, &payload).await;
-        send(world, lost, &about(user, loan)).await;
+        send(world, lost, &loan_event(user, loan)).await;
         world.stop().await;
         assert_eq!(read_from_pubsub(world).await, 0);
 
@@ -57,9 +58,9 @@ async fn mod_pubsubs_topics_are_read_only_where_that_is_set() {
         let environment = Environment::new(Some(world.log.environment()));
         world.config.kafka.environment = environment.with_pubsub(true);
         world.start().await;
-        world.settled().await;
+        world.until_committed().await;
         assert_eq!(read_from_pubsub(world).await, 2);
-        let summary = world.read(&format!("/user-summary/{user}")).await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         let loans = summary["openLoans"].as_array().expect("a list");
         assert_eq!(loans.len(), 1);
         assert_eq!(loans[0]["itemLost"], true);

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    facts::{ENABLED_LONG_AGO, about, check_out, enveloped, fee, minutes_from_now, now},
+    payloads::{
+        BACKDATE_ENABLING_SQL, balance_change, check_out, in_envelope, loan_event,
+        minutes_from_now, now,
+    },
     world::World,
 };
 
@@ -16,26 +19,26 @@ async fn rebuild(world: &World, ask: Value) -> Value {
     let (status, body) = world.post(REBUILDS, &ask).await;
     assert_eq!(status, 201, "{body}");
     let asked: Value = serde_json::from_str(&body).unwrap();
-    ended(world, asked["id"].as_str().unwrap()).await
+    until_at_rest(world, asked["id"].as_str().unwrap()).await
 }
 
-async fn ended(world: &World, id: &str) -> Value {
+async fn until_at_rest(world: &World, id: &str) -> Value {
     let path = format!("{REBUILDS}/{id}");
     let is_at_rest = async |world: &World| {
-        let told = world.read(&path).await;
-        ["compared", "done", "failed", "cancelled"].contains(&told["status"].as_str().unwrap())
+        let job = world.get_json(&path).await;
+        ["compared", "done", "failed", "cancelled"].contains(&job["status"].as_str().unwrap())
     };
     world.until("the rebuild is at rest", is_at_rest).await;
-    world.read(&path).await
+    world.get_json(&path).await
 }
 
 async fn differences(world: &World, rebuild: &Value) -> Vec<Value> {
     let path = format!("{REBUILDS}/{}/differences?limit=1000", rebuild["id"].as_str().unwrap());
-    world.read(&path).await["patrons"].as_array().unwrap().clone()
+    world.get_json(&path).await["patrons"].as_array().unwrap().clone()
 }
 
 /// How many schemas there are beside the two that have to be.
-async fn shadows(world: &World) -> i64 {
+async fn shadow_count(world: &World) -> i64 {
     let sql = "select count(*) from pg_namespace where nspname like '{schema}@_r%' escape '@'";
     world.count(sql).await
 }
@@ -47,32 +50,35 @@ struct Library {
     fees: Vec<Uuid>,
 }
 
-async fn library(world: &World) -> Library {
+async fn create_library(world: &World) -> Library {
     // The inbox has all that comes now: the tenant was enabled long ago.
-    world.meddle(ENABLED_LONG_AGO).await;
+    world.execute_sql(BACKDATE_ENABLING_SQL).await;
     let group = Uuid::new_v4();
-    world.limit(group, Measure::ChargedOut, 3.0).await;
-    let patrons = [(); 4].map(|()| world.users.patron(group));
+    world.add_limit(group, Measure::ChargedOut, 3.0).await;
+    let patrons = [(); 4].map(|()| world.users.add_patron(group));
     let (mut loans, mut fees) = (Vec::new(), Vec::new());
     for user in patrons {
         for n in 0..4 {
             let loan = Uuid::new_v4();
-            let payload = enveloped(&check_out(user, loan, &minutes_from_now(1440)), now());
+            let payload = in_envelope(&check_out(user, loan, &minutes_from_now(1440)), now());
             world.publish(Kind::ItemCheckedOut, &payload).await;
             if n == 3 {
-                world.publish(Kind::LoanClosed, &enveloped(&about(user, loan), now())).await;
+                world.publish(Kind::LoanClosed, &in_envelope(&loan_event(user, loan), now())).await;
             }
             loans.push(loan);
         }
         let id = Uuid::new_v4();
         world
-            .publish(Kind::FeeFineBalanceChanged, &enveloped(&fee(user, id, None, 7.25), now()))
+            .publish(
+                Kind::FeeFineBalanceChanged,
+                &in_envelope(&balance_change(user, id, None, 7.25), now()),
+            )
             .await;
         fees.push(id);
     }
-    world.settled().await;
+    world.until_committed().await;
     for user in patrons {
-        world.blocks(user).await;
+        world.block_flags(user).await;
     }
     Library { patrons, loans, fees }
 }
@@ -101,7 +107,7 @@ async fn damage(world: &World, library: &Library) {
         // The fourth owes what nobody said.
         format!("update {{schema}}.fee_fine set balance = 99 where fee_fine_id = '{}'", fees[3]),
     ] {
-        world.meddle(&sql).await;
+        world.execute_sql(&sql).await;
     }
 }
 
@@ -111,30 +117,31 @@ fn kinds(patron: &Value, of: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_damaged_is_named_and_put_right_from_topics_and_from_the_inbox() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn damage_is_reported_and_repaired_from_topics_and_inbox() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         for source in ["topics", "inbox"] {
             damage(world, &library).await;
-            let told = rebuild(world, json!({ "source": source, "dryRun": true })).await;
-            assert_eq!(told["status"], "compared", "{told}");
-            let none = json!({ "onlyHere": 0, "onlyInSource": 0, "different": 0, "hidden": 0 });
+            let job = rebuild(world, json!({ "source": source, "dryRun": true })).await;
+            assert_eq!(job["status"], "compared", "{job}");
+            let none =
+                json!({ "onlyCurrent": 0, "onlyInSource": 0, "different": 0, "insignificant": 0 });
             let mut loans = none.clone();
-            (loans["onlyHere"], loans["onlyInSource"], loans["hidden"]) =
+            (loans["onlyCurrent"], loans["onlyInSource"], loans["insignificant"]) =
                 (json!(1), json!(1), json!(1));
             let mut fees = none;
             fees["different"] = json!(1);
-            assert_eq!(told["summary"]["loans"], loans, "{told}");
-            assert_eq!(told["summary"]["feesFines"], fees, "{told}");
-            let found = differences(world, &told).await;
+            assert_eq!(job["summary"]["loans"], loans, "{job}");
+            assert_eq!(job["summary"]["feesFines"], fees, "{job}");
+            let found = differences(world, &job).await;
             assert_eq!(found.len(), 4, "{found:#?}");
             let of = |n: usize| {
                 let user = json!(library.patrons[n]);
                 found.iter().find(|patron| patron["userId"] == user).unwrap()
             };
             assert_eq!(kinds(of(0), "loans"), ["onlyInSource"]);
-            assert_eq!(kinds(of(1), "loans"), ["hidden"]);
-            assert_eq!(kinds(of(2), "loans"), ["onlyHere"]);
+            assert_eq!(kinds(of(1), "loans"), ["insignificant"]);
+            assert_eq!(kinds(of(2), "loans"), ["onlyCurrent"]);
             assert_eq!(kinds(of(3), "feesFines"), ["different"]);
             assert_eq!(of(1)["wrongCounters"], true);
             // The first had two loans here and has three: the limit is reached.
@@ -143,13 +150,13 @@ async fn what_is_damaged_is_named_and_put_right_from_topics_and_from_the_inbox()
                 (&json!([]), 1)
             );
 
-            let apply = format!("{REBUILDS}/{}/apply", told["id"].as_str().unwrap());
+            let apply = format!("{REBUILDS}/{}/apply", job["id"].as_str().unwrap());
             assert_eq!(world.post(&apply, &json!({})).await.0, 202);
-            let told = ended(world, told["id"].as_str().unwrap()).await;
+            let job = until_at_rest(world, job["id"].as_str().unwrap()).await;
             assert_eq!(
-                (&told["status"], &told["summary"]["applied"]),
+                (&job["status"], &job["summary"]["applied"]),
                 (&json!("done"), &json!(4)),
-                "{told}"
+                "{job}"
             );
             let clean = rebuild(world, json!({ "source": source, "dryRun": true })).await;
             assert_eq!(
@@ -159,7 +166,7 @@ async fn what_is_damaged_is_named_and_put_right_from_topics_and_from_the_inbox()
                 differences(world, &clean).await
             );
             for user in library.patrons {
-                let summary = world.read(&format!("/user-summary/{user}")).await;
+                let summary = world.get_json(&format!("/user-summary/{user}")).await;
                 assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
                 assert_eq!(summary["openFeesFines"][0]["balance"], 7.25);
             }
@@ -167,33 +174,36 @@ async fn what_is_damaged_is_named_and_put_right_from_topics_and_from_the_inbox()
                 world.delete(&format!("{REBUILDS}/{}", clean["id"].as_str().unwrap())).await.0,
                 204
             );
-            assert_eq!(ended(world, clean["id"].as_str().unwrap()).await["status"], "cancelled");
+            assert_eq!(
+                until_at_rest(world, clean["id"].as_str().unwrap()).await["status"],
+                "cancelled"
+            );
         }
         world
-            .until("nothing is left behind", async |world: &World| shadows(world).await == 0)
+            .until("nothing is left behind", async |world: &World| shadow_count(world).await == 0)
             .await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_differences_wait_to_be_applied_is_kept() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn events_arriving_before_apply_are_preserved() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         damage(world, &library).await;
-        let told = rebuild(world, json!({ "dryRun": true })).await;
+        let job = rebuild(world, json!({ "dryRun": true })).await;
         // The missing loan is returned, and one more goes out; the phantom's patron returns all.
         let [first, ..] = library.patrons;
-        let returned = enveloped(&about(first, library.loans[0]), now());
+        let returned = in_envelope(&loan_event(first, library.loans[0]), now());
         world.publish(Kind::LoanClosed, &returned).await;
         let another = Uuid::new_v4();
-        let out = enveloped(&check_out(first, another, &minutes_from_now(60)), now());
+        let out = in_envelope(&check_out(first, another, &minutes_from_now(60)), now());
         world.publish(Kind::ItemCheckedOut, &out).await;
-        world.settled().await;
-        let id = told["id"].as_str().unwrap();
+        world.until_committed().await;
+        let id = job["id"].as_str().unwrap();
         assert_eq!(world.post(&format!("{REBUILDS}/{id}/apply"), &json!({})).await.0, 202);
-        assert_eq!(ended(world, id).await["status"], "done");
-        let summary = world.read(&format!("/user-summary/{first}")).await;
+        assert_eq!(until_at_rest(world, id).await["status"], "done");
+        let summary = world.get_json(&format!("/user-summary/{first}")).await;
         let mut open: Vec<&str> = summary["openLoans"]
             .as_array()
             .unwrap()
@@ -210,16 +220,16 @@ async fn what_comes_while_differences_wait_to_be_applied_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_patron_alone_is_rebuilt() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn rebuild_of_one_patron_changes_only_that_patron() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         damage(world, &library).await;
         let user = library.patrons[2];
-        let told = rebuild(world, json!({ "scope": "user", "userId": user })).await;
+        let job = rebuild(world, json!({ "scope": "user", "userId": user })).await;
         assert_eq!(
-            (&told["status"], &told["summary"]["patrons"]),
+            (&job["status"], &job["summary"]["patrons"]),
             (&json!("done"), &json!(1)),
-            "{told}"
+            "{job}"
         );
         let left = rebuild(world, json!({ "source": "inbox" })).await;
         assert_eq!(left["summary"]["patrons"], 3, "{left}");
@@ -228,69 +238,72 @@ async fn one_patron_alone_is_rebuilt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_were_cut_are_not_taken_for_all_there_was() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn truncated_topics_are_not_treated_as_complete() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
         for partition in 0..2 {
-            world.log.cut(&topic, partition, 1).await;
+            world.log.delete_records_before(&topic, partition, 1).await;
         }
-        let told = rebuild(world, json!({})).await;
-        assert_eq!(told["status"], "failed", "{told}");
+        let job = rebuild(world, json!({})).await;
+        assert_eq!(job["status"], "failed", "{job}");
         assert!(
-            told["error"].as_str().unwrap().contains("does not hold what was written before"),
-            "{told}"
+            job["error"].as_str().unwrap().contains("does not hold what was written before"),
+            "{job}"
         );
         // The inbox speaks for what is missing.
         damage(world, &library).await;
-        let told = rebuild(world, json!({ "coveredBy": "inbox" })).await;
+        let job = rebuild(world, json!({ "coveredBy": "inbox" })).await;
         assert_eq!(
-            (&told["status"], &told["summary"]["patrons"]),
+            (&job["status"], &job["summary"]["patrons"]),
             (&json!("done"), &json!(4)),
-            "{told}"
+            "{job}"
         );
         // No more of it can be told by beginning at a time of which the topics lack something.
-        let told = rebuild(world, json!({ "from": minutes_from_now(-60) })).await;
-        assert_eq!(told["status"], "failed", "{told}");
+        let job = rebuild(world, json!({ "from": minutes_from_now(-60) })).await;
+        assert_eq!(job["status"], "failed", "{job}");
         // One topic alone is merged: what it holds that is missing here comes back, and nothing goes.
         world
-            .meddle(&format!("delete from {{schema}}.loan where loan_id = '{}'", library.loans[3]))
+            .execute_sql(&format!(
+                "delete from {{schema}}.loan where loan_id = '{}'",
+                library.loans[3]
+            ))
             .await;
         let closed = world.log.topic(crate::world::TENANT, Kind::LoanClosed);
-        let told = rebuild(world, json!({ "from": format!("{closed}/0@0,{closed}/1") })).await;
+        let job = rebuild(world, json!({ "from": format!("{closed}/0@0,{closed}/1") })).await;
         assert_eq!(
-            (&told["status"], &told["summary"]["loans"]["hidden"]),
+            (&job["status"], &job["summary"]["loans"]["insignificant"]),
             (&json!("done"), &json!(1))
         );
         let nowhere = rebuild(world, json!({ "from": format!("{closed}/7") })).await;
         assert!(nowhere["error"].as_str().unwrap().contains(&format!("{closed}/7")), "{nowhere}");
         // What is older than where it begins is left as it is.
-        let told = rebuild(world, json!({ "from": minutes_from_now(0) })).await;
+        let job = rebuild(world, json!({ "from": minutes_from_now(0) })).await;
         assert_eq!(
-            (&told["status"], &told["summary"]["patrons"]),
+            (&job["status"], &job["summary"]["patrons"]),
             (&json!("done"), &json!(0)),
-            "{told}"
+            "{job}"
         );
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_gone_is_not_taken_for_one_that_said_nothing() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn deleted_topic_is_not_treated_as_empty() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
-        world.log.delete(&topic).await;
+        world.log.delete_topic(&topic).await;
         let is_failed = async |world: &World| {
             // Until the broker has let go of it, it is as it was.
             rebuild(world, json!({ "dryRun": true })).await["status"] == "failed"
         };
         world.until("it is refused", is_failed).await;
-        let (last, all) = (world.read(&format!("{REBUILDS}?limit=1")).await, library.patrons);
+        let (last, all) = (world.get_json(&format!("{REBUILDS}?limit=1")).await, library.patrons);
         let error = last["rebuilds"][0]["error"].as_str().unwrap();
         assert!(error.contains(&topic), "{error}");
         for user in all {
-            let summary = world.read(&format!("/user-summary/{user}")).await;
+            let summary = world.get_json(&format!("/user-summary/{user}")).await;
             assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
         }
         world.take_incidents().await;
@@ -299,52 +312,52 @@ async fn a_topic_that_is_gone_is_not_taken_for_one_that_said_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn comparing_and_applying_may_begin_anew_and_one_that_is_ended_changes_nothing() {
-    World::tell(async |world| {
-        let library = library(world).await;
+async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
+    World::run(async |world| {
+        let library = create_library(world).await;
         damage(world, &library).await;
-        let told = rebuild(world, json!({ "dryRun": true })).await;
-        assert_eq!(told["status"], "compared", "{told}");
-        let id = told["id"].as_str().unwrap().to_owned();
+        let job = rebuild(world, json!({ "dryRun": true })).await;
+        assert_eq!(job["status"], "compared", "{job}");
+        let id = job["id"].as_str().unwrap().to_owned();
         let again = format!(
             "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{id}'"
         );
-        world.meddle(&again).await;
+        world.execute_sql(&again).await;
         let compared = async |world: &World| {
-            let told = world.read(&format!("{REBUILDS}/{id}")).await;
-            told["status"] == "compared" && told["summary"].is_object()
+            let job = world.get_json(&format!("{REBUILDS}/{id}")).await;
+            job["status"] == "compared" && job["summary"].is_object()
         };
         world.until("it is compared again", compared).await;
-        let anew = ended(world, &id).await;
-        assert_eq!((&anew["summary"], anew.get("error")), (&told["summary"], None), "{anew}");
+        let anew = until_at_rest(world, &id).await;
+        assert_eq!((&anew["summary"], anew.get("error")), (&job["summary"], None), "{anew}");
         // Whoever takes one that is to end does nothing else with it.
         let ending = format!(
             "update mod_patron_blocks.rebuild set status = 'applying', cancel = true where id = '{id}'"
         );
-        world.meddle(&ending).await;
-        assert_eq!(ended(world, &id).await["status"], "cancelled");
-        let told = rebuild(world, json!({})).await;
-        let applied = (&told["status"], &told["summary"]["applied"]);
-        assert_eq!(applied, (&json!("done"), &json!(4)), "{told}");
+        world.execute_sql(&ending).await;
+        assert_eq!(until_at_rest(world, &id).await["status"], "cancelled");
+        let job = rebuild(world, json!({})).await;
+        let applied = (&job["status"], &job["summary"]["applied"]);
+        assert_eq!(applied, (&json!("done"), &json!(4)), "{job}");
         let again = format!(
             "update mod_patron_blocks.rebuild set status = 'reading', ended_at = null where id = '{}'",
-            told["id"].as_str().unwrap()
+            job["id"].as_str().unwrap()
         );
-        world.meddle(&again).await;
-        let told = ended(world, told["id"].as_str().unwrap()).await;
-        let found = (&told["status"], &told["summary"]["patrons"]);
-        assert_eq!(found, (&json!("done"), &json!(0)), "{told}");
+        world.execute_sql(&again).await;
+        let job = until_at_rest(world, job["id"].as_str().unwrap()).await;
+        let found = (&job["status"], &job["summary"]["patrons"]);
+        assert_eq!(found, (&json!("done"), &json!(0)), "{job}");
     })
     .await;
 }
 
 /// A statement of a rebuild that was broken off goes on in the database for a while, with its locks.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_one_can_not_end_yet_others_are_worked_on_and_then_it_ends() {
-    World::tell(async |world| {
-        library(world).await;
-        let told = rebuild(world, json!({ "dryRun": true })).await;
-        let id = told["id"].as_str().unwrap();
+async fn rebuild_that_cannot_end_delays_no_other() {
+    World::run(async |world| {
+        create_library(world).await;
+        let job = rebuild(world, json!({ "dryRun": true })).await;
+        let id = job["id"].as_str().unwrap();
         let mut tx = world.db.begin().await.unwrap();
         let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
         let lock = format!("lock table {shadow}.loan in access share mode");
@@ -359,8 +372,8 @@ async fn while_one_can_not_end_yet_others_are_worked_on_and_then_it_ends() {
         let other = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(other["status"], "compared", "{other}");
         tx.rollback().await.unwrap();
-        assert_eq!(ended(world, id).await["status"], "cancelled");
-        let ends = async |world: &World| shadows(world).await == 1;
+        assert_eq!(until_at_rest(world, id).await["status"], "cancelled");
+        let ends = async |world: &World| shadow_count(world).await == 1;
         world.until("only the other's shadow is left", ends).await;
     })
     .await;
@@ -368,31 +381,31 @@ async fn while_one_can_not_end_yet_others_are_worked_on_and_then_it_ends() {
 
 /// What was said of a loan that has changed hands is not all among what names one patron.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loan_that_is_anothers_by_now_stays_so_when_its_first_borrower_is_rebuilt() {
-    World::tell(async |world| {
-        let [first, second] = [(); 2].map(|()| world.users.patron(Uuid::new_v4()));
+async fn transferred_loan_stays_when_first_borrower_is_rebuilt() {
+    World::run(async |world| {
+        let [first, second] = [(); 2].map(|()| world.users.add_patron(Uuid::new_v4()));
         let loan = Uuid::new_v4();
-        let out = enveloped(&check_out(first, loan, &minutes_from_now(60)), now());
+        let out = in_envelope(&check_out(first, loan, &minutes_from_now(60)), now());
         world.publish(Kind::ItemCheckedOut, &out).await;
-        world.settled().await;
-        let record = crate::facts::held(second, loan, &minutes_from_now(60));
-        let changed = crate::facts::done("UPDATED", &record, now());
+        world.until_committed().await;
+        let record = crate::payloads::storage_loan(second, loan, &minutes_from_now(60));
+        let changed = crate::payloads::entity_change("UPDATED", &record, now());
         world.publish(Kind::StoredLoan, &changed).await;
-        world.settled().await;
+        world.until_committed().await;
         for user in [first, second] {
-            let told = rebuild(world, json!({ "scope": "user", "userId": user })).await;
-            assert_eq!((&told["status"], &told["summary"]["patrons"]), (&json!("done"), &json!(0)));
+            let job = rebuild(world, json!({ "scope": "user", "userId": user })).await;
+            assert_eq!((&job["status"], &job["summary"]["patrons"]), (&json!("done"), &json!(0)));
         }
         assert_eq!(world.get(&format!("/user-summary/{first}")).await.0, 404);
-        let summary = world.read(&format!("/user-summary/{second}")).await;
+        let summary = world.get_json(&format!("/user-summary/{second}")).await;
         assert_eq!(summary["openLoans"][0]["loanId"], json!(loan));
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_wrongly_is_told_with_the_member_and_the_rule() {
-    World::tell(async |world| {
+async fn invalid_rebuild_request_names_member_and_rule() {
+    World::run(async |world| {
         for (ask, field) in [
             (json!({ "source": "storage room" }), "source"),
             (json!({ "from": "yesterday" }), "from"),

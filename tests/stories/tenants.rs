@@ -7,7 +7,7 @@ use patron_blocks::event::Kind;
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{
-    folio::{Folio, Mood, Weather},
+    folio::{Folio, FolioBehavior, ModuleBehavior},
     model::Truth,
     wire::SharedTruth,
 };
@@ -15,13 +15,13 @@ use uuid::Uuid;
 
 use super::gateway;
 use crate::{
-    facts::{check_out, minutes_from_now, now},
-    log::Draft,
+    log::OutgoingRecord,
+    payloads::{check_out, minutes_from_now, now},
     world::{TENANT, World},
 };
 
 /// Another tenant's request, with the answer's status and body.
-async fn of_tenant(
+async fn send_as_tenant(
     world: &World,
     tenant: &str,
     method: Method,
@@ -37,21 +37,21 @@ async fn of_tenant(
 /// Enables another tenant, and gives the job once it has ended.
 async fn enable(world: &World, tenant: &str) -> Value {
     let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
-    let (status, job) = of_tenant(world, tenant, Method::POST, "/_/tenant", &install).await;
+    let (status, job) = send_as_tenant(world, tenant, Method::POST, "/_/tenant", &install).await;
     assert_eq!(status, 201);
-    ended(world, tenant, job["id"].as_str().unwrap()).await
+    until_job_ended(world, tenant, job["id"].as_str().unwrap()).await
 }
 
-async fn ended(world: &World, tenant: &str, job: &str) -> Value {
+async fn until_job_ended(world: &World, tenant: &str, job: &str) -> Value {
     let path = format!("/_/tenant/{job}?wait=60000");
-    let (status, job) = of_tenant(world, tenant, Method::GET, &path, &json!({})).await;
+    let (status, job) = send_as_tenant(world, tenant, Method::GET, &path, &json!({})).await;
     assert_eq!((status, &job["complete"]), (200, &json!(true)));
     job
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
-    World::tell(async |world| {
+async fn okapi_installs_upgrades_disables_and_purges_a_tenant() {
+    World::run(async |world| {
         let upgrade = json!({
             "module_from": "mod-patron-blocks-1.14.0", "module_to": "mod-patron-blocks-2.0.0",
             "parameters": [{ "key": "loadReference", "value": "true" }],
@@ -63,12 +63,12 @@ async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
             (201, &json!(TENANT), &upgrade)
         );
         let path = format!("/_/tenant/{}", job["id"].as_str().unwrap());
-        assert_eq!(world.read(&format!("{path}?wait=30000")).await["complete"], true);
+        assert_eq!(world.get_json(&format!("{path}?wait=30000")).await["complete"], true);
         assert_eq!(world.delete(&path).await.0, 204);
         assert_eq!(world.get(&path).await.0, 404);
         assert_eq!(world.get("/_/tenant/abc").await.0, 400);
         assert_eq!(
-            world.read("/patron-block-conditions").await["totalRecords"],
+            world.get_json("/patron-block-conditions").await["totalRecords"],
             6,
             "not seeded twice"
         );
@@ -96,8 +96,8 @@ async fn install_upgrade_disable_and_purge_as_okapi_asks_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_must_name_a_tenant_that_can_be_one() {
-    World::tell(async |world| {
+async fn request_with_invalid_tenant_is_rejected() {
+    World::run(async |world| {
         let path = format!("/user-summary/{}", Uuid::new_v4());
         let request = world.request(reqwest::Method::GET, &path);
         let response = request.send().await.unwrap();
@@ -114,15 +114,15 @@ async fn a_request_must_name_a_tenant_that_can_be_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_topic_serves_its_tenants_and_passes_by_the_others() {
-    World::tell(async |world| {
+async fn collection_topic_serves_enabled_tenants_and_skips_others() {
+    World::run(async |world| {
         let topic = world.log.topic("ALL", Kind::ItemCheckedOut);
-        world.log.make(vec![topic.clone()]).await;
+        world.log.create_topics(vec![topic.clone()]).await;
         let (ours, theirs) = (Uuid::new_v4(), Uuid::new_v4());
         let tomorrow = minutes_from_now(1440);
         for (tenant, user) in [("southlib", theirs), (TENANT, ours), ("southlib", theirs)] {
             let payload = check_out(user, Uuid::new_v4(), &tomorrow).to_string();
-            let draft = Draft {
+            let draft = OutgoingRecord {
                 topic: topic.clone(),
                 headers: vec![("X-Okapi-Tenant", tenant)],
                 payload: Some(payload.as_bytes()),
@@ -131,11 +131,11 @@ async fn a_collection_topic_serves_its_tenants_and_passes_by_the_others() {
             if tenant == TENANT {
                 world.log.send(draft).await;
             } else {
-                world.log.place(draft).await;
+                world.log.send_untracked(draft).await;
             }
         }
         // A topic that appears while the service runs is found within the metadata age.
-        world.settled().await;
+        world.until_committed().await;
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
         assert_eq!(world.get(&format!("/user-summary/{ours}")).await.0, 200);
         assert_eq!(world.get(&format!("/user-summary/{theirs}")).await.0, 404);
@@ -144,50 +144,56 @@ async fn a_collection_topic_serves_its_tenants_and_passes_by_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_whose_instance_has_died_is_gone_on_with_and_any_instance_answers_for_it() {
-    World::tell(async |world| {
+async fn job_of_dead_instance_is_resumed_and_served_by_any() {
+    World::run(async |world| {
         world.start().await;
         let job = Uuid::new_v4();
         world
-            .meddle(&format!(
+            .execute_sql(&format!(
                 "insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until)
                  values ('{job}', 'southlib', '{{\"module_to\": \"mod-patron-blocks-2.0.0\"}}', now(), now())"
             ))
             .await;
-        let job = ended(world, "southlib", &job.to_string()).await;
+        let job = until_job_ended(world, "southlib", &job.to_string()).await;
         assert_eq!(job.get("error"), None, "{job}");
         let enabled = "select count(*) from mod_patron_blocks.tenant where tenant = 'southlib' and enabled";
         assert_eq!(world.count(enabled).await, 1);
         let path = format!("/_/tenant/{}", job["id"].as_str().unwrap());
-        assert_eq!(of_tenant(world, "southlib", Method::DELETE, &path, &json!({})).await.0, 204);
-        assert_eq!(of_tenant(world, "southlib", Method::GET, &path, &json!({})).await.0, 404);
+        assert_eq!(send_as_tenant(world, "southlib", Method::DELETE, &path, &json!({})).await.0, 204);
+        assert_eq!(send_as_tenant(world, "southlib", Method::GET, &path, &json!({})).await.0, 404);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_fails_says_why_and_may_be_repeated() {
-    World::tell(async |world| {
+async fn failed_tenant_job_reports_its_cause_and_is_repeatable() {
+    World::run(async |world| {
         let in_the_way = "southlib_mod_patron_blocks.loan";
         world
-            .meddle(&format!(
+            .execute_sql(&format!(
                 "create schema southlib_mod_patron_blocks; create table {in_the_way} (id int)"
             ))
             .await;
         let job = enable(world, "southlib").await;
         assert!(job["error"].as_str().is_some_and(|error| error.contains("loan")), "{job}");
         let summary = format!("/user-summary/{}", Uuid::new_v4());
-        assert_eq!(of_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0, 400);
-        world.meddle(&format!("drop table {in_the_way}")).await;
+        assert_eq!(
+            send_as_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0,
+            400
+        );
+        world.execute_sql(&format!("drop table {in_the_way}")).await;
         assert_eq!(enable(world, "southlib").await.get("error"), None);
-        assert_eq!(of_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0, 404);
+        assert_eq!(
+            send_as_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0,
+            404
+        );
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_are_enabled_two_at_once_and_one_after_another_and_leave_nothing_when_purged() {
-    World::tell(async |world| {
+async fn tenants_enabled_concurrently_leave_nothing_when_purged() {
+    World::run(async |world| {
         let world = &*world;
         let (one, other) = tokio::join!(enable(world, "eastlib"), enable(world, "eastlib"));
         assert_eq!((one.get("error"), other.get("error")), (None, None), "{one} {other}");
@@ -197,7 +203,7 @@ async fn tenants_are_enabled_two_at_once_and_one_after_another_and_leave_nothing
         }
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
         for name in names.iter().map(String::as_str).chain(["eastlib", "neverlib"]) {
-            let (status, _) = of_tenant(world, name, Method::POST, "/_/tenant", &purge).await;
+            let (status, _) = send_as_tenant(world, name, Method::POST, "/_/tenant", &purge).await;
             assert_eq!(status, 204, "{name}");
         }
         for left in [
@@ -214,13 +220,13 @@ async fn tenants_are_enabled_two_at_once_and_one_after_another_and_leave_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
-    World::tell(async |world| {
+async fn mod_pubsub_registration_is_sent_and_optional() {
+    World::run(async |world| {
         world.stop().await;
         world.config.okapi.pubsub_registration = true;
-        gateway::of_requests(&mut world.config);
+        gateway::use_request_gateway(&mut world.config);
         world.start().await;
-        let truth = Truth::among([], now());
+        let truth = Truth::for_patrons([], now());
         let folio = Folio::start(TENANT, SharedTruth::new(truth), 0).unwrap();
         let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
         let enable = async |world: &World| {
@@ -228,7 +234,7 @@ async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
             let request = request.header("X-Okapi-Tenant", TENANT);
             let answer = request.header("X-Okapi-Url", folio.url()).send().await.unwrap();
             let job: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-            let job = ended(world, TENANT, job["id"].as_str().unwrap()).await;
+            let job = until_job_ended(world, TENANT, job["id"].as_str().unwrap()).await;
             assert_eq!(job.get("error"), None, "{job}");
             job["messages"][0].as_str().unwrap().to_owned()
         };
@@ -240,14 +246,14 @@ async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
         assert_eq!(paths[5..], [format!("{declare}/publisher"), format!("{declare}/subscriber")]);
         let subscriber = &calls[6].body;
         assert_eq!(subscriber["moduleId"], "mod-patron-blocks-2.0.0");
-        let told = subscriber["subscriptionDefinitions"].as_array().unwrap();
+        let definitions = subscriber["subscriptionDefinitions"].as_array().unwrap();
         for kind in Kind::BUSINESS {
             let definition =
-                json!({ "eventType": kind.name(), "callbackAddress": kind.callback() });
-            assert!(told.contains(&definition), "{kind:?}");
+                json!({ "eventType": kind.name(), "callbackAddress": kind.http_path() });
+            assert!(definitions.contains(&definition), "{kind:?}");
         }
-        for (mood, number) in [(Mood::NotFound, 1), (Mood::Error, 3)] {
-            folio.set_weather(Weather { pubsub: mood, ..Weather::default() });
+        for (mood, number) in [(ModuleBehavior::NotFound, 1), (ModuleBehavior::Error, 3)] {
+            folio.set_behavior(FolioBehavior { pubsub: mood, ..FolioBehavior::default() });
             let (before, began) = (folio.pubsub_calls().len(), Instant::now());
             let message = enable(world).await;
             assert!(message.starts_with("mod-pubsub was not told"), "{message}");
@@ -261,8 +267,8 @@ async fn mod_pubsub_is_told_where_to_deliver_and_its_absence_stops_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_that_are_installed_at_once_wait_for_each_other_and_not_for_themselves() {
-    World::tell(async |world| {
+async fn concurrent_installations_do_not_deadlock() {
+    World::run(async |world| {
         let tenants = ["southlib", "westlib", "eastlib", "midlib", "farlib"];
         for job in join_all(tenants.map(|tenant| enable(world, tenant))).await {
             assert!(job["error"].is_null(), "{job}");

@@ -15,8 +15,8 @@ use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    facts::{check_out, minutes_from_now},
-    log::Draft,
+    log::OutgoingRecord,
+    payloads::{check_out, minutes_from_now},
     world::{TENANT, World, pool, with_database},
 };
 
@@ -46,23 +46,23 @@ async fn publish(world: &World, topic: &str, user: Uuid, number: usize) {
     let tomorrow = minutes_from_now(1440);
     let payloads: Vec<String> =
         (0..number).map(|_| check_out(user, Uuid::new_v4(), &tomorrow).to_string()).collect();
-    let draft = |payload| Draft {
+    let draft = |payload| OutgoingRecord {
         topic: topic.to_owned(),
         headers: vec![("folio.tenantId", TENANT)],
         payload: Some(str::as_bytes(payload)),
         timestamp: None,
     };
-    world.log.send_all_to(0, payloads.iter().map(|payload| draft(payload))).await;
+    world.log.send_all_to_partition(0, payloads.iter().map(|payload| draft(payload))).await;
 }
 
 async fn collection_topic(world: &World) -> String {
     let topic = world.log.topic("ALL", Kind::ItemCheckedOut);
-    world.log.make(vec![topic.clone()]).await;
+    world.log.create_topics(vec![topic.clone()]).await;
     topic
 }
 
 /// Waits until the collection topic's first partition is settled up to this offset.
-async fn settled_to(world: &World, offset: usize) {
+async fn until_committed_to(world: &World, offset: usize) {
     let next = "select coalesce(max(next_offset), 0) from mod_patron_blocks.ingest_position
                  where topic like '%.ALL.%' and partition = 0";
     let offset = i64::try_from(offset).unwrap();
@@ -74,31 +74,31 @@ async fn settled_to(world: &World, offset: usize) {
 const OPEN_LOANS: &str = "select count(*) from {schema}.loan where is_open";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_while_a_record_waits_loses_no_record() {
-    World::tell(async |world| {
+async fn upgrade_with_waiting_record_loses_no_record() {
+    World::run(async |world| {
         let topic = collection_topic(world).await;
         let user = Uuid::new_v4();
         publish(world, &topic, user, 1).await;
-        settled_to(world, 1).await;
+        until_committed_to(world, 1).await;
 
         let locked = lock(world, WRITERS).await;
         publish(world, &topic, user, 1).await;
         world.until("a writer waits", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
-        world.meddle("update mod_patron_blocks.tenant set changed_at = now()").await;
+        world.execute_sql("update mod_patron_blocks.tenant set changed_at = now()").await;
         locked.rollback().await.unwrap();
-        settled_to(world, 2).await;
+        until_committed_to(world, 2).await;
         assert_eq!(world.count(OPEN_LOANS).await, 2, "a record of an enabled tenant is lost");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_upgrades_while_events_come_lose_no_record() {
-    World::tell(async |world| {
+async fn repeated_upgrades_during_ingest_lose_no_record() {
+    World::run(async |world| {
         let topic = collection_topic(world).await;
         let user = Uuid::new_v4();
         publish(world, &topic, user, 1).await;
-        settled_to(world, 1).await;
+        until_committed_to(world, 1).await;
 
         let world = &*world;
         let upgrade = json!({ "module_to": "mod-patron-blocks-2.0.0" });
@@ -109,7 +109,7 @@ async fn twenty_upgrades_while_events_come_lose_no_record() {
                 assert_eq!(status, 201, "{body}");
                 let job: Value = serde_json::from_str(&body).unwrap();
                 let path = format!("/_/tenant/{}?wait=30000", job["id"].as_str().unwrap());
-                assert_eq!(world.read(&path).await["complete"], true);
+                assert_eq!(world.get_json(&path).await["complete"], true);
             }
             ended.set(true);
         };
@@ -120,7 +120,7 @@ async fn twenty_upgrades_while_events_come_lose_no_record() {
             }
         };
         tokio::join!(upgrades, events);
-        settled_to(world, published).await;
+        until_committed_to(world, published).await;
         let open = usize::try_from(world.count(OPEN_LOANS).await).unwrap();
         assert_eq!(open, published, "records of an enabled tenant are lost");
     })
@@ -137,34 +137,34 @@ const VERSION_BEFORE: &str = "
 /// A patron with one loan under a limit of none.
 async fn blocked_patron(world: &World) -> Uuid {
     let group = Uuid::new_v4();
-    let user = world.users.patron(group);
-    world.limit(group, Measure::ChargedOut, 1.0).await;
+    let user = world.users.add_patron(group);
+    world.add_limit(group, Measure::ChargedOut, 1.0).await;
     let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440));
     world.publish(Kind::ItemCheckedOut, &payload).await;
-    world.settled().await;
-    assert_eq!(world.blocks(user).await.len(), 1);
+    world.until_committed().await;
+    assert_eq!(world.block_flags(user).await.len(), 1);
     user
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_is_not_migrated_yet_waits() {
-    World::tell(async |world| {
+async fn tenant_waits_until_it_is_migrated() {
+    World::run(async |world| {
         let topic = collection_topic(world).await;
         let user = blocked_patron(world).await;
         publish(world, &topic, user, 1).await;
-        settled_to(world, 1).await;
+        until_committed_to(world, 1).await;
         world.stop().await;
 
         // The next version finds the tenant behind, and can't migrate it for now.
-        world.meddle(VERSION_BEFORE).await;
+        world.execute_sql(VERSION_BEFORE).await;
         let locked = lock(world, MIGRATIONS).await;
-        world.start_anyhow().await;
+        world.start_unready().await;
         let path = format!("/automated-patron-blocks/{user}");
         world
             .until("the tenant is waited for", async |w: &World| {
                 let (status, body) = w.get(&path).await;
                 assert_ne!(status, 200, "a blocked patron is answered: {body}");
-                let readiness = w.read_whatever("/admin/ready").await;
+                let readiness = w.get_json_any_status("/admin/ready").await;
                 let problems = readiness["problems"].as_array().unwrap();
                 let named = problems.iter().any(|problem| {
                     let text = problem["problem"].as_str().unwrap_or_default();
@@ -183,9 +183,9 @@ async fn a_tenant_that_is_not_migrated_yet_waits() {
 
         locked.rollback().await.unwrap();
         world.until("it is ready", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
-        assert_eq!(world.blocks(user).await.len(), 1);
-        settled_to(world, 3).await;
-        world.settled().await;
+        assert_eq!(world.block_flags(user).await.len(), 1);
+        until_committed_to(world, 3).await;
+        world.until_committed().await;
         // Where that took long, records of the collection were parked for a while.
         world.until("all is applied", async |w: &World| w.count(OPEN_LOANS).await == 5).await;
     })
@@ -193,8 +193,8 @@ async fn a_tenant_that_is_not_migrated_yet_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_an_older_instance_makes_anew_is_migrated() {
-    World::tell(async |world| {
+async fn tenant_recreated_by_older_instance_is_migrated() {
+    World::run(async |world| {
         let user = blocked_patron(world).await;
         // An instance of the version before purges the tenant and enables it again.
         let made_anew = format!(
@@ -204,7 +204,7 @@ async fn a_tenant_that_an_older_instance_makes_anew_is_migrated() {
              values ('{TENANT}', true, 'mod-patron-blocks-1.9.0', now());
              select pg_notify('mod_patron_blocks_tenant', '{TENANT}')"
         );
-        world.meddle(&made_anew).await;
+        world.execute_sql(&made_anew).await;
         let migrated = "select count(*) from {schema}._sqlx_migrations where version = 14";
         world.until("it is migrated", async |w: &World| w.count(migrated).await == 1).await;
         world
@@ -212,26 +212,26 @@ async fn a_tenant_that_an_older_instance_makes_anew_is_migrated() {
                 w.get(&format!("/automated-patron-blocks/{user}")).await.0 == 200
             })
             .await;
-        assert_eq!(world.blocks(user).await.len(), 1);
+        assert_eq!(world.block_flags(user).await.len(), 1);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_tenant_waits_for_no_writer() {
+async fn unknown_tenant_is_rejected_while_writers_wait() {
     // Writers wait for the lock longer than a caller waits for a writers' connection.
-    let patient = |config: &mut Config| config.database.statement = Duration::from_secs(30);
-    World::tell_with(patient, async |world| {
+    let patient = |config: &mut Config| config.database.statement_timeout = Duration::from_secs(30);
+    World::run_with(patient, async |world| {
         let writers = world.config.kafka.writers;
         for partition in 0..2 {
             let payload =
                 check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60)).to_string();
             let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
             let payload = Some(payload.as_bytes());
-            let draft = Draft { topic, headers: vec![], payload, timestamp: None };
-            world.log.send_to(partition, draft).await;
+            let draft = OutgoingRecord { topic, headers: vec![], payload, timestamp: None };
+            world.log.send_to_partition(partition, draft).await;
         }
-        world.settled().await;
+        world.until_committed().await;
         let locked = lock(world, WRITERS).await;
         world
             .until("all writers wait", async |w: &World| {
@@ -246,13 +246,13 @@ async fn an_unknown_tenant_waits_for_no_writer() {
         let request = world.request(Method::GET, &path).header("X-Okapi-Tenant", "nowhere");
         assert_eq!(request.send().await.unwrap().status(), 400);
         locked.rollback().await.unwrap();
-        world.settled().await;
+        world.until_committed().await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_takes_longer_than_a_statement_may() {
+async fn migration_may_exceed_the_statement_timeout() {
     with_database(async |login| {
         let db = pool(&login);
         for sql in [
@@ -263,9 +263,15 @@ async fn a_migration_takes_longer_than_a_statement_may() {
         ] {
             sqlx::query(AssertSqlSafe(sql)).execute(&db).await.unwrap();
         }
-        let statement = Duration::from_millis(150);
-        let wait = Duration::from_secs(60);
-        let settings = PoolSettings { name: "story", most: 2, wait, statement, suspicious: false };
+        let statement_timeout = Duration::from_millis(150);
+        let acquire_timeout = Duration::from_secs(60);
+        let settings = PoolSettings {
+            name: "story",
+            max_connections: 2,
+            acquire_timeout,
+            statement_timeout,
+            verify_on_release: false,
+        };
         let quick = store::pool(&login, settings);
         let tenant = TenantId::parse(TENANT).unwrap();
         migrate::module(&quick).await.unwrap();

@@ -97,7 +97,7 @@ pub struct Block {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What the patron has.
-    pub has: Decimal,
+    pub measured: Decimal,
     /// What the limit allows.
     pub limit: Decimal,
     /// What follows.
@@ -174,7 +174,7 @@ fn grace_minutes(grace: Option<GracePeriod>) -> i64 {
 }
 
 /// The blocks of a patron at this instant, in the order of the limits.
-pub fn of_account(account: &Account, rules: &Rules, now: DateTime<Utc>) -> Vec<Finding> {
+pub fn for_account(account: &Account, rules: &Rules, now: DateTime<Utc>) -> Vec<Finding> {
     // Whom the users service doesn't know is in no group.
     let group = account.patron.patron_group.filter(|_| account.patron.known);
     let loans = account.open_loans.iter().map(|(id, loan)| Loan::from_truth(*id, loan));
@@ -221,19 +221,19 @@ fn find(
     fees: &[FeeFine],
     now: DateTime<Utc>,
 ) -> Option<Finding> {
-    let has = measure(condition.id, loans, fees, now)?;
-    let beyond = has > limit;
+    let measured = measure(condition.id, loans, fees, now)?;
+    let exceeds = measured > limit;
     // One more item would be too many for a patron who has just as many as allowed.
-    let full = condition.id == condition::ITEMS_CHARGED_OUT && has == limit;
+    let at_limit = condition.id == condition::ITEMS_CHARGED_OUT && measured == limit;
     let block = Block {
         patron_block_condition_id: condition.id,
-        block_borrowing: (beyond || full) && condition.block_borrowing,
-        block_renewals: beyond && condition.block_renewals,
-        block_requests: beyond && condition.block_requests,
+        block_borrowing: (exceeds || at_limit) && condition.block_borrowing,
+        block_renewals: exceeds && condition.block_renewals,
+        block_requests: exceeds && condition.block_requests,
         message: condition.message.clone(),
     };
     let any = block.block_borrowing || block.block_renewals || block.block_requests;
-    any.then_some(Finding { has, limit, block })
+    any.then_some(Finding { measured, limit, block })
 }
 
 /// The number that a condition compares with its limit. Recalls overdue by days are measured by

@@ -9,9 +9,9 @@ use super::condition::{
     FEE_FINE_BALANCE as FB, ITEMS_CHARGED_OUT as CO, LOST_ITEMS as LI, OVERDUE_ITEMS as OI,
     OVERDUE_RECALLS as OR, RECALL_OVERDUE_DAYS as RD,
 };
-use super::{Condition, FeeFine, Limit, Loan, Rules, evaluate, of_account};
+use super::{Condition, FeeFine, Limit, Loan, Rules, evaluate, for_account};
 use crate::model::Interval::{self, Days, Hours, Minutes, Months};
-use crate::model::{Charge, Event, GROUPS, GracePeriod, Mark, Patron, Truth, What};
+use crate::model::{Charge, Event, Fact, GROUPS, GracePeriod, Patron, StatusChange, Truth};
 
 const ALL: [bool; 3] = [true; 3];
 
@@ -32,7 +32,7 @@ fn days(count: i64) -> TimeDelta {
 }
 
 /// One patron, Undergraduate, to whom things happen.
-struct Story {
+struct PatronHistory {
     truth: Truth,
     loans: Vec<Uuid>,
     clock: DateTime<Utc>,
@@ -61,19 +61,19 @@ fn mara() -> Patron {
     }
 }
 
-impl Story {
+impl PatronHistory {
     fn new() -> Self {
-        Self::of(mara())
+        Self::for_patron(mara())
     }
 
-    fn of(patron: Patron) -> Self {
+    fn for_patron(patron: Patron) -> Self {
         let begin = now() - days(400);
-        Self { truth: Truth::among([patron], begin), loans: vec![], clock: begin }
+        Self { truth: Truth::for_patrons([patron], begin), loans: vec![], clock: begin }
     }
 
-    fn tell(mut self, what: What) -> Self {
+    fn apply(mut self, fact: Fact) -> Self {
         self.clock += TimeDelta::milliseconds(1);
-        self.truth.apply(&Event { at: self.clock, staff: Uuid::nil(), what });
+        self.truth.apply(&Event { at: self.clock, staff: Uuid::nil(), fact });
         self
     }
 
@@ -83,7 +83,7 @@ impl Story {
         self.loans.push(loan);
         let grace = grace.map(|(duration, unit)| GracePeriod::new(duration, unit));
         let (patron, item, due) = (PATRON, Uuid::nil(), now() - ago);
-        self.tell(What::CheckedOut { loan, patron, item, due, grace })
+        self.apply(Fact::CheckedOut { loan, patron, item, due, grace })
     }
 
     fn due_ago(self, ago: TimeDelta) -> Self {
@@ -91,30 +91,30 @@ impl Story {
     }
 
     /// So many loans that are due in a week.
-    fn lends(self, count: usize) -> Self {
+    fn with_loans(self, count: usize) -> Self {
         (0..count).fold(self, |story, _| story.due_ago(days(-7)))
     }
 
     /// So many loans that are overdue by a day.
-    fn overdue(self, count: usize) -> Self {
+    fn with_overdue(self, count: usize) -> Self {
         (0..count).fold(self, |story, _| story.due_ago(days(1)))
     }
 
-    fn mark(self, number: usize, mark: Mark) -> Self {
-        self.tell(What::Marked { loan: loan_id(number), patron: PATRON, mark })
+    fn change_status(self, number: usize, change: StatusChange) -> Self {
+        self.apply(Fact::StatusChanged { loan: loan_id(number), patron: PATRON, change })
     }
 
     fn lost(self, numbers: std::ops::Range<usize>) -> Self {
-        numbers.fold(self, |story, number| story.mark(number, Mark::DeclaredLost))
+        numbers.fold(self, |story, number| story.change_status(number, StatusChange::DeclaredLost))
     }
 
     fn claimed(self, number: usize) -> Self {
-        self.mark(number, Mark::ClaimedReturned)
+        self.change_status(number, StatusChange::ClaimedReturned)
     }
 
     fn due_date(self, number: usize, ago: TimeDelta, by_recall: bool) -> Self {
         let (loan, patron, due) = (loan_id(number), PATRON, now() - ago);
-        self.tell(What::DueDateChanged { loan, patron, due, by_recall })
+        self.apply(Fact::DueDateChanged { loan, patron, due, by_recall })
     }
 
     /// A recalled loan that is due so long ago, with a grace period.
@@ -125,13 +125,13 @@ impl Story {
 
     fn checked_in(self, number: usize) -> Self {
         let (loan, patron, returned) = (loan_id(number), PATRON, now());
-        self.tell(What::CheckedIn { loan, patron, returned })
+        self.apply(Fact::CheckedIn { loan, patron, returned })
     }
 
     fn fee(self, number: u128, balance: &str, loan: Option<usize>) -> Self {
         let charge = Charge { patron: PATRON, fee_type: Uuid::nil(), loan: loan.map(loan_id) };
         let balance = balance.parse().expect("this is an amount");
-        self.tell(What::BalanceChanged { fee: fee_id(number), balance, about: Some(charge) })
+        self.apply(Fact::BalanceChanged { fee: fee_id(number), balance, charge: Some(charge) })
     }
 
     fn fees(self, balances: &[&str]) -> Self {
@@ -160,9 +160,9 @@ fn rules(limits: &[(Uuid, &str)], flags: [bool; 3]) -> Rules {
 }
 
 /// The blocks as letters: B for borrowing, R for renewals, Q for requests.
-fn blocks_under(story: &Story, rules: &Rules) -> String {
+fn blocks_under(story: &PatronHistory, rules: &Rules) -> String {
     let account = story.truth.account(PATRON).expect("she is a patron");
-    let entries = of_account(account, rules, now()).into_iter().map(|finding| {
+    let entries = for_account(account, rules, now()).into_iter().map(|finding| {
         let block = finding.block;
         [(block.block_borrowing, 'B'), (block.block_renewals, 'R'), (block.block_requests, 'Q')]
             .iter()
@@ -173,40 +173,41 @@ fn blocks_under(story: &Story, rules: &Rules) -> String {
 }
 
 #[track_caller]
-fn row(number: u32, story: Story, limits: &[(Uuid, &str)], expected: &str) {
+fn row(number: u32, story: PatronHistory, limits: &[(Uuid, &str)], expected: &str) {
     let got = blocks_under(&story, &rules(limits, ALL));
     assert_eq!(got, expected, "row {number}");
 }
 
 #[test]
 fn items_charged_out_and_lost_items() {
-    let six = || Story::new().lends(6);
-    row(1, Story::new().lends(4), &[(CO, "5")], "");
-    row(2, Story::new().lends(5), &[(CO, "5")], "B");
+    let six = || PatronHistory::new().with_loans(6);
+    row(1, PatronHistory::new().with_loans(4), &[(CO, "5")], "");
+    row(2, PatronHistory::new().with_loans(5), &[(CO, "5")], "B");
     row(3, six(), &[(CO, "5")], "BRQ");
     let no_borrowing = rules(&[(CO, "5")], [false, true, true]);
-    assert_eq!(blocks_under(&Story::new().lends(5), &no_borrowing), "", "row 4");
+    assert_eq!(blocks_under(&PatronHistory::new().with_loans(5), &no_borrowing), "", "row 4");
     let only_renewals = rules(&[(CO, "5")], [false, true, false]);
     assert_eq!(blocks_under(&six(), &only_renewals), "R", "row 5");
     row(6, six().claimed(0).claimed(1), &[(CO, "5")], "");
     row(7, six().claimed(0).lost(1..4), &[(CO, "5")], "B");
-    row(8, Story::new().fees(&["1.00"]), &[(CO, "0")], "B");
-    row(9, Story::new(), &[(CO, "0")], "");
-    row(10, Story::new().lends(1), &[(CO, "0")], "BRQ");
+    row(8, PatronHistory::new().fees(&["1.00"]), &[(CO, "0")], "B");
+    row(9, PatronHistory::new(), &[(CO, "0")], "");
+    row(10, PatronHistory::new().with_loans(1), &[(CO, "0")], "BRQ");
 
-    let three_lost = || Story::new().lends(3).lost(0..2).mark(2, Mark::AgedToLost);
-    row(11, Story::new().lends(2).lost(0..2), &[(LI, "2")], "");
+    let three_lost =
+        || PatronHistory::new().with_loans(3).lost(0..2).change_status(2, StatusChange::AgedToLost);
+    row(11, PatronHistory::new().with_loans(2).lost(0..2), &[(LI, "2")], "");
     row(12, three_lost(), &[(LI, "2")], "BRQ");
     row(13, three_lost().claimed(0), &[(LI, "2")], "");
     row(14, three_lost().due_date(1, days(-9), false), &[(LI, "2")], "");
     row(15, three_lost().due_date(1, days(-2), true), &[(LI, "2")], "BRQ");
-    row(16, Story::new().lends(1).lost(0..1), &[(LI, "0")], "BRQ");
+    row(16, PatronHistory::new().with_loans(1).lost(0..1), &[(LI, "0")], "BRQ");
 }
 
 #[test]
 fn overdue_items() {
     let none = [(OI, "0")];
-    let due = |ago, grace| Story::new().due_ago_with(ago, grace);
+    let due = |ago, grace| PatronHistory::new().due_ago_with(ago, grace);
     row(17, due(seconds(59.999), None), &none, "");
     row(18, due(seconds(60.0), None), &none, "BRQ");
     row(19, due(seconds(0.0), None), &none, "");
@@ -215,10 +216,10 @@ fn overdue_items() {
     row(22, due(minutes(121), Some((2, Hours))), &none, "BRQ");
     row(23, due(days(31), Some((1, Months))), &none, "");
     row(24, due(days(31) + minutes(1), Some((1, Months))), &none, "BRQ");
-    row(25, Story::new().overdue(2), &[(OI, "2")], "");
-    row(26, Story::new().overdue(3).claimed(0), &[(OI, "2")], "");
-    row(27, Story::new().overdue(3).lost(0..1), &[(OI, "2")], "BRQ");
-    row(58, Story::new().overdue(3), &[(OI, "2.5")], "BRQ");
+    row(25, PatronHistory::new().with_overdue(2), &[(OI, "2")], "");
+    row(26, PatronHistory::new().with_overdue(3).claimed(0), &[(OI, "2")], "");
+    row(27, PatronHistory::new().with_overdue(3).lost(0..1), &[(OI, "2")], "BRQ");
+    row(58, PatronHistory::new().with_overdue(3), &[(OI, "2.5")], "BRQ");
 }
 
 #[test]
@@ -241,14 +242,14 @@ fn a_loan_without_due_date_is_never_overdue() {
 
 #[test]
 fn overdue_recalls() {
-    row(29, Story::new().overdue(1).recalled(days(1), None), &[(OR, "0")], "BRQ");
-    let two = Story::new().recalled(days(-2), None).recalled(days(-2), None);
+    row(29, PatronHistory::new().with_overdue(1).recalled(days(1), None), &[(OR, "0")], "BRQ");
+    let two = PatronHistory::new().recalled(days(-2), None).recalled(days(-2), None);
     row(30, two, &[(OR, "0")], "");
-    let inside_grace = Story::new().recalled(minutes(5), Some((10, Minutes)));
+    let inside_grace = PatronHistory::new().recalled(minutes(5), Some((10, Minutes)));
     row(31, inside_grace, &[(OR, "0")], "");
 
     let three_days = [(RD, "3")];
-    let recalled = |ago, grace| Story::new().recalled(ago, grace);
+    let recalled = |ago, grace| PatronHistory::new().recalled(ago, grace);
     row(32, recalled(days(3), None), &three_days, "");
     row(33, recalled(days(3) + seconds(59.999), None), &three_days, "");
     row(34, recalled(days(3) + minutes(1), None), &three_days, "BRQ");
@@ -263,29 +264,31 @@ fn overdue_recalls() {
 #[test]
 fn money() {
     let ten = [(FB, "10")];
-    row(40, Story::new().fees(&["7.25", "2.75"]), &ten, "");
-    row(41, Story::new().fees(&["7.25", "2.76"]), &ten, "BRQ");
-    row(42, Story::new().fees(&["0.1", "0.2"]), &[(FB, "0.3")], "");
-    row(43, Story::new().fees(&["10.40"]), &[(FB, "10.4")], "");
-    let disputed = || Story::new().lends(1).claimed(0).fee(0, "6", Some(0)).fee(1, "6", None);
+    row(40, PatronHistory::new().fees(&["7.25", "2.75"]), &ten, "");
+    row(41, PatronHistory::new().fees(&["7.25", "2.76"]), &ten, "BRQ");
+    row(42, PatronHistory::new().fees(&["0.1", "0.2"]), &[(FB, "0.3")], "");
+    row(43, PatronHistory::new().fees(&["10.40"]), &[(FB, "10.4")], "");
+    let disputed =
+        || PatronHistory::new().with_loans(1).claimed(0).fee(0, "6", Some(0)).fee(1, "6", None);
     row(44, disputed(), &ten, "");
     row(45, disputed().checked_in(0), &ten, "BRQ");
-    row(46, Story::new().fee(0, "12", Some(99)), &ten, "BRQ");
-    let unlinked = Story::new().lends(1).claimed(0).fee(0, "12", Some(0)).fee(0, "12", None);
+    row(46, PatronHistory::new().fee(0, "12", Some(99)), &ten, "BRQ");
+    let unlinked =
+        PatronHistory::new().with_loans(1).claimed(0).fee(0, "12", Some(0)).fee(0, "12", None);
     row(47, unlinked, &ten, "BRQ");
-    row(48, Story::new().fees(&["0.01"]), &[(FB, "0")], "BRQ");
-    let paid = Story::new().fee(0, "5", None).fee(0, "0.00", None);
+    row(48, PatronHistory::new().fees(&["0.01"]), &[(FB, "0")], "BRQ");
+    let paid = PatronHistory::new().fee(0, "5", None).fee(0, "0.00", None);
     let account = paid.truth.account(PATRON).expect("she is a patron");
     assert!(account.open_fees_fines.is_empty(), "row 49: nothing is open");
     row(49, paid, &[(FB, "0")], "");
-    row(50, Story::new().fees(&["999999.99"]), &[(FB, "999999.99")], "");
-    let everything = Story::new().overdue(6).lost(0..6).fees(&["50"]);
+    row(50, PatronHistory::new().fees(&["999999.99"]), &[(FB, "999999.99")], "");
+    let everything = PatronHistory::new().with_overdue(6).lost(0..6).fees(&["50"]);
     row(51, everything, &[(CO, "5"), (LI, "5"), (OI, "5"), (FB, "49.99")], "BRQ BRQ BRQ BRQ");
 }
 
 #[test]
 fn limits_and_groups() {
-    let six = || Story::new().lends(6);
+    let six = || PatronHistory::new().with_loans(6);
     row(52, six(), &[(CO, "5"), (CO, "5")], "BRQ BRQ");
 
     let mut elsewhere = rules(&[(CO, "5")], ALL);
@@ -296,7 +299,7 @@ fn limits_and_groups() {
     let mut no_group = six();
     no_group.truth.move_to_group(PATRON, None);
     assert_eq!(blocks_under(&no_group, &of_five), "", "row 54");
-    let deleted = Story::of(Patron { known: false, ..mara() }).lends(6);
+    let deleted = PatronHistory::for_patron(Patron { known: false, ..mara() }).with_loans(6);
     assert_eq!(blocks_under(&deleted, &of_five), "", "row 55, answered 404");
 
     let mut moved = six();
@@ -307,14 +310,14 @@ fn limits_and_groups() {
 
     let account = six();
     let account = account.truth.account(PATRON).expect("she is a patron");
-    let found = of_account(account, &of_five, now());
+    let found = for_account(account, &of_five, now());
     assert_eq!(found[0].block.message, "", "row 57");
-    assert_eq!(found[0].has, Decimal::from(6));
+    assert_eq!(found[0].measured, Decimal::from(6));
 }
 
 #[test]
 fn incomplete_rules_block_nobody() {
-    let six = Story::new().lends(6);
+    let six = PatronHistory::new().with_loans(6);
     let mut without_value = rules(&[(CO, "5")], ALL);
     without_value.limits[0].value = None;
     assert_eq!(blocks_under(&six, &without_value), "");

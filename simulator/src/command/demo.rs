@@ -11,31 +11,31 @@ use clap::Args;
 use indicatif::HumanCount;
 use tokio::time::{Instant, sleep};
 
-use super::options::{self, Broker, Pace, Story, Tellers};
-use super::{judge, publish, words};
+use super::options::{self, Broker, LibraryOptions, Pace, ProducerOptions};
+use super::{describe, judge, publish};
 use crate::blocks::{self, Block, Finding, Rules};
 use crate::clock::Clock;
-use crate::console::{Progress, say};
 use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::{Account, Truth, group_name};
 use crate::pause::Pause;
 use crate::regulations;
 use crate::service::{Judge, Listener, Service, set_up};
-use crate::stop::Stop;
+use crate::stop::StopSignal;
+use crate::terminal::{Progress, print_line};
 use crate::wire::{Faults, Play, Wire};
 
 /// How long the service may take to catch up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long to wait for a service that is only just starting.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Patrons in the table.
-const SHOWN: usize = 8;
+const PATRONS_SHOWN_MAX: usize = 8;
 
 /// Between two lines about what is happening.
-const EVERY: Duration = Duration::from_secs(10);
+const PRINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A demo run a second time adds a second library to the tenant: the time of its start goes into
 /// all its ids, so nothing of the first is touched. A tenant of its own for each run would be no
@@ -54,60 +54,60 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 1.0)]
     trickle: f64,
     #[command(flatten)]
-    story: Story,
+    library: LibraryOptions,
     #[command(flatten)]
     broker: Broker,
     /// Listen to what others are told of blocks, too; the service has to be set to tell them.
     #[arg(long)]
     listen: bool,
     #[command(flatten)]
-    tellers: Tellers,
+    producers: ProducerOptions,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::on_signals()?;
-    let mut asked = stop.clone();
+    let mut stop = StopSignal::on_signals()?;
+    let mut stop_requested = stop.clone();
     tokio::select! {
         done = show(options, &mut stop) => done,
-        () = asked.asked_for() => Ok(ExitCode::SUCCESS),
+        () = stop_requested.requested() => Ok(ExitCode::SUCCESS),
     }
 }
 
-async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
-    let (storage, outbox) = (options.tellers.storage_topics, options.tellers.storage_outbox);
+async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCode> {
+    let (storage, outbox) = (options.producers.storage_topics, options.producers.storage_outbox);
     let wire = Wire { storage, outbox, ..Wire::new(&options.broker.env, &options.service.tenant) };
-    let mut play = Play::new(&options.story.settings()?, &wire, Faults::MODEST);
+    let mut play = Play::new(&options.library.settings()?, &wire, Faults::MODEST);
     let folio = Folio::start(&options.service.tenant, play.truth(), options.http_port)?;
-    let service = options.service.connect()?.knowing(Some(folio.url()));
+    let service = options.service.connect()?.with_okapi_url(Some(folio.url()));
 
     // Topics first: a service that learns of a tenant looks for its topics at once.
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
     let mut publisher = Publisher::new(&bootstrap)?;
-    introduce(&service, &play).await?;
-    play_the_day(&mut play, &mut publisher, options.day_seconds, (stop, &folio.pause())).await?;
+    enable_tenant(&service, &play).await?;
+    play_day(&mut play, &mut publisher, options.day_seconds, (stop, &folio.pause())).await?;
 
     let judge = Judge::new(service.clone(), Clock::Wall);
     let truth = Arc::new(play.truth().snapshot());
-    say("Waiting for the service to catch up, then comparing its answer for every patron …");
-    let verdict = judge.compare_until(PATIENCE, async || Ok(Arc::clone(&truth))).await?;
+    print_line("Waiting for the service to catch up, then comparing its answer for every patron …");
+    let verdict = judge.compare_until(CATCH_UP_TIMEOUT, async || Ok(Arc::clone(&truth))).await?;
     judge::report(&verdict, 10);
     if !verdict.differences.is_empty() {
-        bail!("the service did not catch up in {} s", PATIENCE.as_secs());
+        bail!("the service did not catch up in {} s", CATCH_UP_TIMEOUT.as_secs());
     }
     show_blocked(&judge, &truth).await?;
     if options.listen {
-        let topic = wire.told();
-        show_told(&bootstrap, &topic, &judge, &truth).await?;
+        let topic = wire.block_events_topic();
+        check_block_events(&bootstrap, &topic, &judge, &truth).await?;
     }
     show_commands(&service, &judge, &truth).await?;
-    say(format!("ready: {}", service.url()));
+    print_line(format!("ready: {}", service.url()));
 
-    let mut said = Instant::now();
+    let mut printed_at = Instant::now();
     publish::trickle(&mut play, &publisher, options.trickle, stop, |event, play| {
-        if said.elapsed() >= EVERY {
-            said = Instant::now();
-            say(format!("  {}", words::happened(event, &play.truth().read())));
+        if printed_at.elapsed() >= PRINT_INTERVAL {
+            printed_at = Instant::now();
+            print_line(format!("  {}", describe::describe_event(event, &play.truth().read())));
         }
     })
     .await?;
@@ -115,16 +115,16 @@ async fn show(options: Options, stop: &mut Stop) -> anyhow::Result<ExitCode> {
 }
 
 /// Waits for the service, enables the tenant, says what there is.
-async fn introduce(service: &Service, play: &Play) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START;
-    while let Err(error) = service.is_alive().await {
+async fn enable_tenant(service: &Service, play: &Play) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while let Err(error) = service.check_health().await {
         if Instant::now() > deadline {
             return Err(error).context(format!("nobody answers at {}", service.url()));
         }
         sleep(Duration::from_millis(200)).await;
     }
     set_up(service, &regulations::rules()).await?;
-    say(format!(
+    print_line(format!(
         "A made-up library, tenant {}: {} patrons in {} groups, with limits for each group.",
         service.tenant(),
         HumanCount(u64::from(play.settings().patrons)),
@@ -133,20 +133,20 @@ async fn introduce(service: &Service, play: &Play) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn play_the_day(
+async fn play_day(
     play: &mut Play,
     publisher: &mut Publisher,
     day_seconds: f64,
-    (stop, pause): (&Stop, &Pause),
+    (stop, pause): (&StopSignal, &Pause),
 ) -> anyhow::Result<()> {
-    say(format!(
+    print_line(format!(
         "A day passes in {day_seconds} s; some records come twice, late, or out of order …"
     ));
-    let mut progress = Progress::begin();
+    let mut progress = Progress::start();
     let pace = Pace::day_in(day_seconds);
     let published = publish::all(play, publisher, pace, (stop, pause), &mut progress).await?;
-    publisher.flush(Publisher::PATIENCE).await?;
-    progress.end(&format!("The day is over: {} records published.", HumanCount(published)));
+    publisher.flush(Publisher::FLUSH_TIMEOUT).await?;
+    progress.finish(&format!("The day is over: {} records published.", HumanCount(published)));
     Ok(())
 }
 
@@ -156,36 +156,43 @@ async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let blocked = blocked(truth, &rules);
     let share = 100 * blocked.len() / truth.accounts().count().max(1);
-    say(format!("\n{} patrons are blocked, {share} of a hundred. Some of them:\n", blocked.len()));
+    print_line(format!(
+        "\n{} patrons are blocked, {share} of a hundred. Some of them:\n",
+        blocked.len()
+    ));
     for (account, findings) in pick(blocked) {
         let patron = &account.patron;
-        say(format!("  {}, {}", patron.name(), group_name(patron.patron_group)));
-        let answered = judge.blocks(patron.id).await?;
+        print_line(format!("  {}, {}", patron.name(), group_name(patron.patron_group)));
+        let blocks = judge.blocks(patron.id).await?;
         for finding in &findings {
             let condition = finding.block.patron_block_condition_id;
             let same = |block: &&Block| block.patron_block_condition_id == condition;
-            let Some(block) = answered.iter().find(same) else { continue };
-            say(format!("    {}: {}", words::actions(block), words::reason(finding)));
-            say(format!("      the desk reads \"{}\"", block.message));
+            let Some(block) = blocks.iter().find(same) else { continue };
+            print_line(format!(
+                "    {}: {}",
+                describe::describe_actions(block),
+                describe::describe_reason(finding)
+            ));
+            print_line(format!("      the desk reads \"{}\"", block.message));
         }
     }
     Ok(())
 }
 
 /// Listens to what others are told of blocks, and compares that with what the desk is answered.
-async fn show_told(
+async fn check_block_events(
     bootstrap: &str,
     topic: &str,
     judge: &Judge,
     truth: &Truth,
 ) -> anyhow::Result<()> {
     let patrons = truth.accounts().map(|account| account.patron.id).collect();
-    let (mut listener, deadline) = (Listener::default(), Instant::now() + PATIENCE);
+    let (mut listener, deadline) = (Listener::default(), Instant::now() + CATCH_UP_TIMEOUT);
     loop {
-        listener.listen(bootstrap, topic)?;
-        let differing = listener.differing(judge, &patrons).await?;
+        listener.consume(bootstrap, topic)?;
+        let differing = listener.differing_patrons(judge, &patrons).await?;
         if differing.is_empty() {
-            say(format!(
+            print_line(format!(
                 "\nOthers are told by Kafka, in {topic}: {listener}.\nWhoever has only listened to that knows \
                  what the desk is answered about every patron."
             ));
@@ -198,17 +205,17 @@ async fn show_told(
     }
 }
 
-type Blocked<'a> = (&'a Account, Vec<Finding>);
+type BlockedPatron<'a> = (&'a Account, Vec<Finding>);
 
-fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<Blocked<'a>> {
+fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<BlockedPatron<'a>> {
     let now = Clock::Wall.now();
-    let found = truth.accounts().map(|account| (account, blocks::of_account(account, rules, now)));
+    let found = truth.accounts().map(|account| (account, blocks::for_account(account, rules, now)));
     found.filter(|(_, findings)| !findings.is_empty()).collect()
 }
 
 /// Some of them, going round the reasons; for each reason those first to whom little else and
 /// something lately has happened.
-fn pick(blocked: Vec<Blocked<'_>>) -> Vec<Blocked<'_>> {
+fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for one in blocked {
         let reason = one.1[0].block.patron_block_condition_id;
@@ -218,10 +225,10 @@ fn pick(blocked: Vec<Blocked<'_>>) -> Vec<Blocked<'_>> {
         all.sort_by_key(|(account, findings)| (Reverse(findings.len()), account.changed));
     }
     let mut picked = vec![];
-    while picked.len() < SHOWN && by_reason.values().any(|left| !left.is_empty()) {
+    while picked.len() < PATRONS_SHOWN_MAX && by_reason.values().any(|left| !left.is_empty()) {
         picked.extend(by_reason.values_mut().filter_map(Vec::pop));
     }
-    picked.truncate(SHOWN);
+    picked.truncate(PATRONS_SHOWN_MAX);
     picked
 }
 
@@ -232,15 +239,15 @@ async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyho
         return Ok(());
     };
     let (id, name) = (account.patron.id, account.patron.name());
-    say(format!("\nAsk for yourself, here about {name}:\n"));
+    print_line(format!("\nAsk for yourself, here about {name}:\n"));
     for path in [
         format!("/automated-patron-blocks/{id}"),
         format!("/user-summary/{id}"),
         "/patron-block-limits?limit=100".to_owned(),
     ] {
         let (tenant, url) = (service.tenant(), service.url());
-        say(format!("  curl -s -H 'X-Okapi-Tenant: {tenant}' '{url}{path}'"));
+        print_line(format!("  curl -s -H 'X-Okapi-Tenant: {tenant}' '{url}{path}'"));
     }
-    say("");
+    print_line("");
     Ok(())
 }

@@ -10,11 +10,11 @@ use clap::Args;
 
 use super::{options, play};
 use crate::clock::Clock;
-use crate::console::say;
 use crate::folio::Folio;
 use crate::model::Truth;
 use crate::regulations;
 use crate::service::{self, Judge, Verdict};
+use crate::terminal::print_line;
 use crate::wire::SharedTruth;
 
 #[derive(Debug, Args)]
@@ -54,9 +54,9 @@ async fn judge_by_simulator(options: &Options) -> anyhow::Result<Verdict> {
 async fn judge_by_file(options: &Options) -> anyhow::Result<Verdict> {
     let truth = Arc::new(play::read_truth(Path::new(&options.truth))?);
     let shared = SharedTruth::new(Truth::clone(&truth));
-    let folio = play::listen(options.http_port, &options.service.tenant, shared)?;
+    let folio = play::start_folio(options.http_port, &options.service.tenant, shared)?;
     let service = options.service.connect()?;
-    let judge = Judge::new(service.knowing(folio.as_ref().map(Folio::url)), Clock::Wall);
+    let judge = Judge::new(service.with_okapi_url(folio.as_ref().map(Folio::url)), Clock::Wall);
     let patience = Duration::from_secs(options.wait);
     judge.compare_until(patience, async || Ok(Arc::clone(&truth))).await
 }
@@ -64,9 +64,9 @@ async fn judge_by_file(options: &Options) -> anyhow::Result<Verdict> {
 /// Prints the verdict; the exit code says whether there is a difference.
 pub(super) fn report(verdict: &Verdict, max_print: usize) -> ExitCode {
     for difference in verdict.differences.iter().take(max_print) {
-        say(difference.to_string());
+        print_line(difference.to_string());
     }
-    say(format!("judge: {verdict}"));
+    print_line(format!("judge: {verdict}"));
     ExitCode::from(u8::from(!verdict.differences.is_empty()))
 }
 
@@ -80,7 +80,7 @@ async fn ask_for_truth(url: &str) -> anyhow::Result<Arc<Truth>> {
 pub(super) async fn set_up(options: options::Service) -> anyhow::Result<ExitCode> {
     let rules = regulations::rules();
     service::set_up(&options.connect()?, &rules).await?;
-    say(format!(
+    print_line(format!(
         "set up: tenant {} with {} conditions and {} limits",
         options.tenant,
         rules.conditions.len(),

@@ -12,13 +12,13 @@ use uuid::Uuid;
 
 use super::{options, play};
 use crate::clock::Clock;
-use crate::console::say;
 use crate::folio::Folio;
 use crate::service::{Judge, Listener};
+use crate::terminal::print_line;
 use crate::wire::{SharedTruth, Wire};
 
 /// Between two looks while waiting.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -40,31 +40,32 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let truth = play::read_truth(Path::new(&options.truth))?;
     let patrons: BTreeSet<Uuid> = truth.accounts().map(|account| account.patron.id).collect();
-    let folio = play::listen(options.http_port, &options.service.tenant, SharedTruth::new(truth))?;
-    let service = options.service.connect()?.knowing(folio.as_ref().map(Folio::url));
+    let folio =
+        play::start_folio(options.http_port, &options.service.tenant, SharedTruth::new(truth))?;
+    let service = options.service.connect()?.with_okapi_url(folio.as_ref().map(Folio::url));
     let judge = Judge::new(service, Clock::Wall);
-    let topic = Wire::new(&options.broker.env, &options.service.tenant).told();
+    let topic = Wire::new(&options.broker.env, &options.service.tenant).block_events_topic();
     let (bootstrap, deadline) =
         (options.broker.bootstrap(), Instant::now() + Duration::from_secs(options.wait));
     let mut listener = Listener::default();
     loop {
-        listener.listen(&bootstrap, &topic).context("could not listen")?;
-        let differing = listener.differing(&judge, &patrons).await?;
+        listener.consume(&bootstrap, &topic).context("could not listen")?;
+        let differing = listener.differing_patrons(&judge, &patrons).await?;
         if differing.is_empty() || Instant::now() >= deadline {
             for patron in differing.iter().take(20) {
-                say(format!("{patron}: the desk is told something else"));
+                print_line(format!("{patron}: the desk is told something else"));
             }
             for problem in listener.problems.iter().take(20) {
-                say(problem);
+                print_line(problem);
             }
             let wrong = differing.len();
-            say(format!(
+            print_line(format!(
                 "listener: {listener}; {} patrons compared, {wrong} differences",
                 patrons.len()
             ));
             let is_right = differing.is_empty() && listener.problems.is_empty();
             return Ok(ExitCode::from(u8::from(!is_right)));
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_DELAY).await;
     }
 }

@@ -1,18 +1,18 @@
 //! The command line.
 
 mod demo;
+mod describe;
 mod judge;
 mod listen;
 mod options;
 mod play;
 mod publish;
-mod words;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::console::complain;
+use crate::terminal::print_error;
 
 /// A made-up library in a box: it plays days of circulation into Kafka, stands in for the rest of
 /// FOLIO over HTTP, and judges a patron blocks service by what it knows to be true.
@@ -51,7 +51,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Demo(options) => demo::run(options).await,
     };
     done.unwrap_or_else(|error| {
-        complain(format!("simulator: {error:#}"));
+        print_error(format!("simulator: {error:#}"));
         ExitCode::from(2)
     })
 }

@@ -13,7 +13,7 @@ use crate::wire::{Faults, Shape, Wire};
 
 /// Which story.
 #[derive(Debug, Args)]
-pub(super) struct Story {
+pub(super) struct LibraryOptions {
     /// Picks the story; the same seed tells the same story.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -32,7 +32,7 @@ pub(super) struct Story {
     end: Option<DateTime<Utc>>,
 }
 
-impl Story {
+impl LibraryOptions {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let now = Clock::Wall.now();
         let end = self.end.unwrap_or(now);
@@ -73,7 +73,7 @@ impl Broker {
 
 /// How events are written.
 #[derive(Debug, Args)]
-pub(super) struct Writing {
+pub(super) struct FormatOptions {
     /// Shape of the records' values.
     #[arg(long, value_enum, default_value_t)]
     shape: Shape,
@@ -82,18 +82,18 @@ pub(super) struct Writing {
     collection: Option<String>,
 }
 
-impl Writing {
-    pub(super) fn wire(&self, env: &str, tenant: &str, tellers: &Tellers) -> Wire {
-        let storage = tellers.storage_topics;
+impl FormatOptions {
+    pub(super) fn wire(&self, env: &str, tenant: &str, producers: &ProducerOptions) -> Wire {
+        let storage = producers.storage_topics;
         let (shape, collection) = (self.shape, self.collection.clone());
-        let outbox = tellers.storage_outbox;
+        let outbox = producers.storage_outbox;
         Wire { shape, collection, storage, outbox, ..Wire::new(env, tenant) }
     }
 }
 
 /// Who tells.
 #[derive(Debug, Args)]
-pub(super) struct Tellers {
+pub(super) struct ProducerOptions {
     /// Loan storage and the users module write to their topics, too. Then loans and groups are edited of
     /// which nobody else tells.
     #[arg(long)]
@@ -106,7 +106,7 @@ pub(super) struct Tellers {
 
 /// What goes wrong on the way.
 #[derive(Debug, Args)]
-pub(super) struct Weather {
+pub(super) struct FaultOptions {
     /// Chance of a record to be lost for good.
     #[arg(long, default_value_t = 0.0, value_parser = chance)]
     lose: f64,
@@ -124,7 +124,7 @@ pub(super) struct Weather {
     reorder: u64,
 }
 
-impl Weather {
+impl FaultOptions {
     pub(super) fn faults(&self) -> Faults {
         let Self { lose, repeat, delay, delay_by, reorder } = *self;
         Faults { lose, repeat, delay, delay_by, reorder }

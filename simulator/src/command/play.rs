@@ -12,18 +12,18 @@ use clap::Args;
 use indicatif::HumanCount;
 use tokio::time::sleep;
 
-use super::options::{Broker, Speed, Story, Tellers, Weather, Writing};
+use super::options::{Broker, FaultOptions, FormatOptions, LibraryOptions, ProducerOptions, Speed};
 use super::publish;
-use crate::console::{Progress, per_second, say};
 use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::Truth;
 use crate::pause::Pause;
-use crate::stop::Stop;
+use crate::stop::StopSignal;
+use crate::terminal::{Progress, per_second, print_line};
 use crate::wire::{Play, SharedTruth};
 
 /// How long acknowledgements are waited for after a signal.
-const PATIENCE_AT_STOP: Duration = Duration::from_secs(8);
+const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -40,46 +40,46 @@ pub(super) struct Options {
     #[arg(long)]
     trickle: Option<f64>,
     #[command(flatten)]
-    story: Story,
+    library: LibraryOptions,
     #[command(flatten)]
     broker: Broker,
     #[command(flatten)]
-    writing: Writing,
+    format: FormatOptions,
     #[command(flatten)]
-    tellers: Tellers,
+    producers: ProducerOptions,
     #[command(flatten)]
-    weather: Weather,
+    faults: FaultOptions,
     #[command(flatten)]
     speed: Speed,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let stop = Stop::on_signals()?;
-    let mut asked = stop.clone();
+    let stop = StopSignal::on_signals()?;
+    let mut stop_requested = stop.clone();
     tokio::select! {
         done = publish_days(options, stop) => done.map(|()| ExitCode::SUCCESS),
-        () = async { asked.asked_for().await; sleep(PATIENCE_AT_STOP).await } => {
+        () = async { stop_requested.requested().await; sleep(SHUTDOWN_FLUSH_TIMEOUT).await } => {
             bail!("stopped, but Kafka has not acknowledged everything: the truth is not written")
         }
     }
 }
 
-async fn publish_days(options: Options, mut stop: Stop) -> anyhow::Result<()> {
-    let wire = options.writing.wire(&options.broker.env, &options.tenant, &options.tellers);
-    let mut play = Play::new(&options.story.settings()?, &wire, options.weather.faults());
-    let folio = listen(options.http_port, &options.tenant, play.truth())?;
+async fn publish_days(options: Options, mut stop: StopSignal) -> anyhow::Result<()> {
+    let wire = options.format.wire(&options.broker.env, &options.tenant, &options.producers);
+    let mut play = Play::new(&options.library.settings()?, &wire, options.faults.faults());
+    let folio = start_folio(options.http_port, &options.tenant, play.truth())?;
     let pause = folio.as_ref().map_or_else(|| Arc::new(Pause::default()), Folio::pause);
 
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
     let mut publisher = Publisher::new(&bootstrap)?;
-    let mut progress = Progress::begin();
+    let mut progress = Progress::start();
     let pace = options.speed.pace();
     let published =
         publish::all(&mut play, &mut publisher, pace, (&stop, &pause), &mut progress).await?;
-    let acknowledged = publisher.flush(Publisher::PATIENCE).await?;
+    let acknowledged = publisher.flush(Publisher::FLUSH_TIMEOUT).await?;
     let took = progress.elapsed();
-    progress.end(&format!(
+    progress.finish(&format!(
         "played: {published} records published, {acknowledged} acknowledged, in {:.1} s, {}/s",
         took.as_secs_f64(),
         HumanCount(per_second(acknowledged, took))
@@ -88,29 +88,29 @@ async fn publish_days(options: Options, mut stop: Stop) -> anyhow::Result<()> {
 
     if let Some(rate) = options.trickle {
         publish::trickle(&mut play, &publisher, rate, &mut stop, |_, _| {}).await?;
-        publisher.flush(PATIENCE_AT_STOP).await?;
+        publisher.flush(SHUTDOWN_FLUSH_TIMEOUT).await?;
         write_truth(options.truth.as_deref(), &play)?;
     }
     Ok(())
 }
 
 /// Starts the HTTP side, if it is wanted, and says where.
-pub(super) fn listen(
+pub(super) fn start_folio(
     port: Option<u16>,
     tenant: &str,
     truth: SharedTruth,
 ) -> anyhow::Result<Option<Folio>> {
     let Some(port) = port else { return Ok(None) };
     let folio = Folio::start(tenant, truth, port)?;
-    say(format!("the rest of FOLIO listens at {}", folio.url()));
+    print_line(format!("the rest of FOLIO listens at {}", folio.url()));
     Ok(Some(folio))
 }
 
 fn write_truth(path: Option<&Path>, play: &Play) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let saying = || format!("the truth could not be written to {}", path.display());
-    let file = File::create(path).with_context(saying)?;
-    serde_json::to_writer(BufWriter::new(file), &play.truth().snapshot()).with_context(saying)
+    let describe = || format!("the truth could not be written to {}", path.display());
+    let file = File::create(path).with_context(describe)?;
+    serde_json::to_writer(BufWriter::new(file), &play.truth().snapshot()).with_context(describe)
 }
 
 /// Reads the truth that a play has written.
@@ -135,9 +135,9 @@ pub(super) struct ServeOptions {
 }
 
 pub(super) async fn serve(options: ServeOptions) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::on_signals()?;
+    let mut stop = StopSignal::on_signals()?;
     let truth = SharedTruth::new(read_truth(&options.truth)?);
-    let _folio = listen(Some(options.http_port), &options.tenant, truth)?;
-    stop.asked_for().await;
+    let _folio = start_folio(Some(options.http_port), &options.tenant, truth)?;
+    stop.requested().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,18 +7,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::options::Pace;
 use crate::clock::Clock;
-use crate::console::Progress;
 use crate::kafka::Publisher;
 use crate::model::{Event, Settings};
 use crate::pause::Pause;
-use crate::stop::Stop;
+use crate::stop::StopSignal;
+use crate::terminal::Progress;
 use crate::wire::{Play, Step};
 
 /// Between two looks at the progress.
-const GLANCE: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Other tasks get a turn after so many records at full speed.
-const TURN: u64 = 256;
+const YIELD_RECORDS: u64 = 256;
 
 /// Publishes all that is left of the play and returns how many records that was. What happened
 /// before the first day goes out at once, the days at their pace. A stop closes the play, so that
@@ -28,33 +28,33 @@ pub(super) async fn all(
     play: &mut Play,
     publisher: &mut Publisher,
     pace: Pace,
-    (stop, pause): (&Stop, &Pause),
+    (stop, pause): (&StopSignal, &Pause),
     progress: &mut Progress,
 ) -> anyhow::Result<u64> {
     let settings = play.settings().clone();
     let mut days = None;
     let mut published = 0;
     while let Some(Step { clock, record }) = play.next() {
-        if stop.is_asked_for() {
+        if stop.is_requested() {
             play.close();
         } else if let (Pace::Times(times), true) = (pace, clock >= settings.first_day()) {
             let days = days.get_or_insert_with(|| Days {
-                begun: Instant::now(),
+                started_at: Instant::now(),
                 times,
                 settings: &settings,
             });
-            let wanted = |_: &DateTime<Utc>| stop.is_asked_for() || pause.is_asked_for();
-            while let Some(now) = days.clock_before(clock).filter(|now| !wanted(now)) {
+            let is_interrupted = |_: &DateTime<Utc>| stop.is_requested() || pause.is_requested();
+            while let Some(now) = days.clock_before(clock).filter(|now| !is_interrupted(now)) {
                 progress.show(published, &settings.time_in_library(now));
-                sleep_until(days.instant(clock).min(Instant::now() + GLANCE)).await;
+                sleep_until(days.instant(clock).min(Instant::now() + PROGRESS_INTERVAL)).await;
             }
         }
-        if pause.is_asked_for() {
-            take(pause, publisher, stop).await?;
+        if pause.is_requested() {
+            acknowledge_pause(pause, publisher, stop).await?;
         }
         publisher.publish(&record).await?;
         published += 1;
-        if published % TURN == 0 {
+        if published % YIELD_RECORDS == 0 {
             progress.show(published, &settings.time_in_library(clock));
             tokio::task::yield_now().await;
         }
@@ -62,18 +62,22 @@ pub(super) async fn all(
     Ok(published)
 }
 
-async fn take(pause: &Pause, publisher: &mut Publisher, stop: &Stop) -> anyhow::Result<()> {
-    publisher.flush(Publisher::PATIENCE).await?;
+async fn acknowledge_pause(
+    pause: &Pause,
+    publisher: &mut Publisher,
+    stop: &StopSignal,
+) -> anyhow::Result<()> {
+    publisher.flush(Publisher::FLUSH_TIMEOUT).await?;
     let mut stop = stop.clone();
     tokio::select! {
-        () = pause.take() => publisher.begin_anew(),
-        () = stop.asked_for() => Ok(()),
+        () = pause.acknowledge() => publisher.recreate_producer(),
+        () = stop.requested() => Ok(()),
     }
 }
 
 /// The days as they pass outside.
 struct Days<'a> {
-    begun: Instant,
+    started_at: Instant,
     times: f64,
     settings: &'a Settings,
 }
@@ -82,7 +86,7 @@ impl Days<'_> {
     /// When the library's clock shows this.
     fn instant(&self, clock: DateTime<Utc>) -> Instant {
         let passed = (clock - self.settings.first_day()).to_std().unwrap_or_default();
-        self.begun + passed.div_f64(self.times)
+        self.started_at + passed.div_f64(self.times)
     }
 
     /// What the library's clock shows now, if that is before the given time.
@@ -98,20 +102,20 @@ pub(super) async fn trickle(
     play: &mut Play,
     publisher: &Publisher,
     per_second: f64,
-    stop: &mut Stop,
-    mut tell: impl FnMut(&Event, &Play),
+    stop: &mut StopSignal,
+    mut on_event: impl FnMut(&Event, &Play),
 ) -> anyhow::Result<()> {
     let pause = Duration::from_secs_f64(1.0 / per_second.max(0.001));
-    while !stop.is_asked_for() {
-        for (event, records) in play.go_on(Clock::Wall.now()) {
+    while !stop.is_requested() {
+        for (event, records) in play.advance_to(Clock::Wall.now()) {
             for record in &records {
                 publisher.publish(record).await?;
             }
-            tell(&event, play);
+            on_event(&event, play);
         }
         tokio::select! {
             () = sleep(pause) => {}
-            () = stop.asked_for() => {}
+            () = stop.requested() => {}
         }
     }
     Ok(())
@@ -137,18 +141,19 @@ mod tests {
         let mut publisher =
             Publisher::new(&cluster.bootstrap_servers()).expect("a producer is made");
 
-        let (stop, pause, mut progress) = (Stop::never(), Pause::default(), Progress::begin());
+        let (stop, pause, mut progress) =
+            (StopSignal::never(), Pause::default(), Progress::start());
         let ways = (&stop, &pause);
         // The first turn is theirs: some records are queued when the pause is asked for. The producer of
         // those is gone afterwards, and would have taken with it what is not acknowledged.
         let published = all(&mut play, &mut publisher, Pace::Max, ways, &mut progress);
-        let asked = async {
-            pause.begin().await;
-            pause.end();
+        let request = async {
+            pause.request().await;
+            pause.release();
         };
-        let (published, ()) = tokio::join!(published, asked);
+        let (published, ()) = tokio::join!(published, request);
         let published = published.expect("everything is queued");
-        assert!(published > 2 * TURN, "{published}");
+        assert!(published > 2 * YIELD_RECORDS, "{published}");
         let acknowledged = publisher.flush(Duration::from_secs(30)).await;
         assert_eq!(acknowledged.expect("all arrive"), published);
     }
@@ -158,13 +163,13 @@ mod tests {
         let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
         let settings = Settings::new(1, end);
         // An hour of the library passes in a second.
-        let begun = Instant::now();
-        let days = Days { begun, times: 3600.0, settings: &settings };
+        let started_at = Instant::now();
+        let days = Days { started_at, times: 3600.0, settings: &settings };
         let after = |hours| settings.first_day() + TimeDelta::hours(hours);
-        assert_eq!(days.instant(after(12)), begun + Duration::from_secs(12));
+        assert_eq!(days.instant(after(12)), started_at + Duration::from_secs(12));
         let clock = days.clock_before(after(12)).expect("it is not that late");
         assert!(clock >= after(0) && clock < after(6), "{clock}");
-        let late = Days { begun: begun - Duration::from_secs(13), ..days };
+        let late = Days { started_at: started_at - Duration::from_secs(13), ..days };
         assert_eq!(late.clock_before(after(12)), None, "that time has passed");
     }
 }

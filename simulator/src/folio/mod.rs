@@ -26,7 +26,7 @@ use crate::wire::SharedTruth;
 /// How a part of FOLIO behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Mood {
+pub enum ModuleBehavior {
     /// As it should.
     #[default]
     Ok,
@@ -41,13 +41,13 @@ pub enum Mood {
 /// How each part behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Weather {
+pub struct FolioBehavior {
     /// `/users`.
-    pub users: Mood,
+    pub users: ModuleBehavior,
     /// `/loan-storage/loans` and `/accounts`.
-    pub storage: Mood,
+    pub storage: ModuleBehavior,
     /// `/pubsub`.
-    pub pubsub: Mood,
+    pub pubsub: ModuleBehavior,
 }
 
 /// A PubSub call that was made.
@@ -59,21 +59,21 @@ pub struct PubSubCall {
     pub body: Value,
 }
 
-struct Switches {
+struct FolioState {
     tenant: String,
     truth: SharedTruth,
-    weather: Mutex<Weather>,
+    behavior: Mutex<FolioBehavior>,
     calls: Mutex<Vec<PubSubCall>>,
     pause: Arc<Pause>,
 }
 
-impl Switches {
-    fn weather(&self) -> Weather {
-        *self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+impl FolioState {
+    fn behavior(&self) -> FolioBehavior {
+        *self.behavior.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_weather(&self, weather: Weather) {
-        *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
+    fn set_behavior(&self, behavior: FolioBehavior) {
+        *self.behavior.lock().unwrap_or_else(PoisonError::into_inner) = behavior;
     }
 }
 
@@ -81,7 +81,7 @@ impl Switches {
 /// for [`Folio::stop`].
 pub struct Folio {
     port: u16,
-    switches: Arc<Switches>,
+    state: Arc<FolioState>,
     server: ServerHandle,
 }
 
@@ -89,10 +89,10 @@ impl Folio {
     /// Starts to listen on the loopback interface, on any free port if `port` is 0. Must be called
     /// inside a tokio runtime; the server runs in it.
     pub fn start(tenant: &str, truth: SharedTruth, port: u16) -> anyhow::Result<Self> {
-        let (weather, calls, pause) = (Mutex::default(), Mutex::default(), Arc::default());
+        let (behavior, calls, pause) = (Mutex::default(), Mutex::default(), Arc::default());
         let tenant = tenant.to_owned();
-        let switches = Arc::new(Switches { tenant, truth, weather, calls, pause });
-        let data = Data::from(Arc::clone(&switches));
+        let state = Arc::new(FolioState { tenant, truth, behavior, calls, pause });
+        let data = Data::from(Arc::clone(&state));
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
             .workers(1)
             .disable_signals()
@@ -103,7 +103,7 @@ impl Folio {
         let server = server.run();
         let handle = server.handle();
         tokio::spawn(server);
-        Ok(Self { port, switches, server: handle })
+        Ok(Self { port, state, server: handle })
     }
 
     /// The port it listens on.
@@ -117,18 +117,18 @@ impl Folio {
     }
 
     /// Changes how its parts behave.
-    pub fn set_weather(&self, weather: Weather) {
-        self.switches.set_weather(weather);
+    pub fn set_behavior(&self, behavior: FolioBehavior) {
+        self.state.set_behavior(behavior);
     }
 
     /// The pause in publishing that is asked for over HTTP.
     pub fn pause(&self) -> Arc<Pause> {
-        Arc::clone(&self.switches.pause)
+        Arc::clone(&self.state.pause)
     }
 
     /// The PubSub calls made so far.
     pub fn pubsub_calls(&self) -> Vec<PubSubCall> {
-        self.switches.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops listening.
@@ -158,7 +158,7 @@ fn routes(app: &mut web::ServiceConfig) {
         .route("/pubsub/event-types/declare/publisher", web::post().to(pubsub))
         .route("/pubsub/event-types/declare/subscriber", web::post().to(pubsub))
         .route("/simulator/truth", web::get().to(truth))
-        .route("/simulator/weather", web::post().to(set_weather))
+        .route("/simulator/behavior", web::post().to(set_behavior))
         .route("/simulator/pause", web::post().to(pause))
         .route("/simulator/resume", web::post().to(resume));
 }
@@ -167,9 +167,9 @@ async fn pubsub(
     caller: Caller,
     request: HttpRequest,
     body: Json<Value>,
-    folio: Data<Switches>,
+    folio: Data<FolioState>,
 ) -> HttpResponse {
-    if let Some(refusal) = refuse(&caller, &folio, folio.weather().pubsub).await {
+    if let Some(refusal) = refuse(&caller, &folio, folio.behavior().pubsub).await {
         return refusal;
     }
     let call = PubSubCall { path: request.path().to_owned(), body: body.into_inner() };
@@ -178,32 +178,32 @@ async fn pubsub(
     answer
 }
 
-async fn truth(folio: Data<Switches>) -> HttpResponse {
+async fn truth(folio: Data<FolioState>) -> HttpResponse {
     HttpResponse::Ok().json(folio.truth.snapshot())
 }
 
-async fn set_weather(weather: Json<Weather>, folio: Data<Switches>) -> HttpResponse {
-    folio.set_weather(*weather);
+async fn set_behavior(behavior: Json<FolioBehavior>, folio: Data<FolioState>) -> HttpResponse {
+    folio.set_behavior(*behavior);
     HttpResponse::NoContent().finish()
 }
 
 /// Longer than everything in flight takes while brokers answer.
-const PAUSE_WITHIN: Duration = Duration::from_secs(60);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishing pauses. The answer comes when everything published so far is acknowledged.
-async fn pause(folio: Data<Switches>) -> HttpResponse {
-    match tokio::time::timeout(PAUSE_WITHIN, folio.pause.begin()).await {
+async fn pause(folio: Data<FolioState>) -> HttpResponse {
+    match tokio::time::timeout(PAUSE_TIMEOUT, folio.pause.request()).await {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(_) => {
-            folio.pause.end();
+            folio.pause.release();
             HttpResponse::ServiceUnavailable().body("publishing does not pause")
         }
     }
 }
 
 /// Publishing goes on.
-async fn resume(folio: Data<Switches>) -> HttpResponse {
-    folio.pause.end();
+async fn resume(folio: Data<FolioState>) -> HttpResponse {
+    folio.pause.release();
     HttpResponse::NoContent().finish()
 }
 
@@ -221,7 +221,11 @@ impl FromRequest for Caller {
 }
 
 /// The answer to a request that must not or can't be served now.
-async fn refuse(caller: &Caller, folio: &Switches, mood: Mood) -> Option<HttpResponse> {
+async fn refuse(
+    caller: &Caller,
+    folio: &FolioState,
+    behavior: ModuleBehavior,
+) -> Option<HttpResponse> {
     match caller.0.as_deref() {
         None => {
             let text = "Unable to process request Tenant must be set";
@@ -232,11 +236,13 @@ async fn refuse(caller: &Caller, folio: &Switches, mood: Mood) -> Option<HttpRes
         }
         Some(_) => {}
     }
-    match mood {
-        Mood::Ok => None,
-        Mood::Error => Some(HttpResponse::InternalServerError().body("out of order, on demand")),
-        Mood::NotFound => Some(HttpResponse::NotFound().body("not found, on demand")),
-        Mood::Hang => {
+    match behavior {
+        ModuleBehavior::Ok => None,
+        ModuleBehavior::Error => {
+            Some(HttpResponse::InternalServerError().body("out of order, on demand"))
+        }
+        ModuleBehavior::NotFound => Some(HttpResponse::NotFound().body("not found, on demand")),
+        ModuleBehavior::Hang => {
             tokio::time::sleep(Duration::from_secs(60)).await;
             Some(HttpResponse::GatewayTimeout().body("hung, on demand"))
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Caller, Switches, query, refuse};
+use super::{Caller, FolioState, query, refuse};
 use crate::model::{FeeFine, ItemStatus, Loan};
 
 /// Which part of a collection is asked for.
@@ -28,9 +28,9 @@ fn ten() -> usize {
 pub(super) async fn loans(
     caller: Caller,
     page: Query<Page>,
-    folio: Data<Switches>,
+    folio: Data<FolioState>,
 ) -> HttpResponse {
-    if let Some(refusal) = refuse(&caller, &folio, folio.weather().storage).await {
+    if let Some(refusal) = refuse(&caller, &folio, folio.behavior().storage).await {
         return refusal;
     }
     answer("loans", &page, |query| {
@@ -44,9 +44,9 @@ pub(super) async fn loans(
 pub(super) async fn accounts(
     caller: Caller,
     page: Query<Page>,
-    folio: Data<Switches>,
+    folio: Data<FolioState>,
 ) -> HttpResponse {
-    if let Some(refusal) = refuse(&caller, &folio, folio.weather().storage).await {
+    if let Some(refusal) = refuse(&caller, &folio, folio.behavior().storage).await {
         return refusal;
     }
     answer("accounts", &page, |query| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Folio, Mood, Weather};
+use super::{Folio, FolioBehavior, ModuleBehavior};
 use crate::model::{Settings, Truth};
 use crate::wire::{Faults, Play, SharedTruth, Wire};
 
@@ -107,7 +107,7 @@ async fn pages_count_all_and_other_queries_are_refused() {
 }
 
 #[tokio::test]
-async fn users_are_known_or_not_and_the_weather_changes() {
+async fn users_are_found_or_not_as_the_behavior_says() {
     let world = World::new();
     let patron = world.truth.accounts().map(|account| &account.patron).find(|one| one.known);
     let patron = patron.expect("most are known");
@@ -119,9 +119,11 @@ async fn users_are_known_or_not_and_the_weather_changes() {
     let nobody = world.get("/users/7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01", &[]).await;
     assert_eq!(nobody.status(), StatusCode::NOT_FOUND);
 
-    world.folio.set_weather(Weather { users: Mood::Error, ..Weather::default() });
+    world
+        .folio
+        .set_behavior(FolioBehavior { users: ModuleBehavior::Error, ..FolioBehavior::default() });
     assert_eq!(world.get(&path, &[]).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let switch = world.client.post(format!("{}/simulator/weather", world.folio.url()));
+    let switch = world.client.post(format!("{}/simulator/behavior", world.folio.url()));
     let switched = switch.json(&json!({ "users": "notFound" })).send().await;
     assert_eq!(switched.expect("it answers").status(), StatusCode::NO_CONTENT);
     assert_eq!(world.get(&path, &[]).await.status(), StatusCode::NOT_FOUND);
@@ -138,24 +140,24 @@ async fn a_pause_is_answered_once_everything_is_quiet() {
         async { request.send().await.expect("it answers").status() }
     };
     let pause = world.folio.pause();
-    assert!(!pause.is_asked_for());
+    assert!(!pause.is_requested());
     let asked = async {
         assert_eq!(post("pause").await, StatusCode::NO_CONTENT);
-        assert!(pause.is_asked_for());
+        assert!(pause.is_requested());
         assert_eq!(post("resume").await, StatusCode::NO_CONTENT);
     };
     let taken = async {
-        while !pause.is_asked_for() {
+        while !pause.is_requested() {
             tokio::task::yield_now().await;
         }
-        pause.take().await;
+        pause.acknowledge().await;
     };
     tokio::join!(asked, taken);
-    assert!(!pause.is_asked_for());
+    assert!(!pause.is_requested());
 }
 
 #[tokio::test]
-async fn only_its_own_tenant_is_served_and_pubsub_calls_are_kept() {
+async fn other_tenants_are_rejected_and_pubsub_calls_are_recorded() {
     let world = World::new();
     let post = |tenant: &str| {
         let url = format!("{}/pubsub/event-types", world.folio.url());

@@ -5,11 +5,11 @@ use actix_web::web::{Data, Path};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Caller, Switches, refuse};
+use super::{Caller, FolioState, refuse};
 use crate::model::Patron;
 
-pub(super) async fn user(caller: Caller, id: Path<Uuid>, folio: Data<Switches>) -> HttpResponse {
-    if let Some(refusal) = refuse(&caller, &folio, folio.weather().users).await {
+pub(super) async fn user(caller: Caller, id: Path<Uuid>, folio: Data<FolioState>) -> HttpResponse {
+    if let Some(refusal) = refuse(&caller, &folio, folio.behavior().users).await {
         return refusal;
     }
     let truth = folio.truth.read();

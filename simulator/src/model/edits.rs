@@ -4,76 +4,78 @@
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 
-use super::event::{Mark, What};
+use super::event::{Fact, StatusChange};
 use super::library::{Library, new_id};
-use super::people::{GROUPS, share};
+use super::people::{GROUPS, weighted_index};
 use super::policy::{LoanPolicy, Material, policy};
-use super::shelf::{Loan, Whereabouts};
+use super::storage::{Loan, LoanState};
 
 impl Library {
     /// Somebody edits something.
     pub(super) fn edit(&mut self) {
-        match share(&mut self.story, &[3, 2, 3, 4]) {
+        match weighted_index(&mut self.rng, &[3, 2, 3, 4]) {
             0 => self.declare_missing(),
-            1 => self.erase(),
-            2 => self.enter(),
-            _ => self.regroup(),
+            1 => self.delete_loan(),
+            2 => self.create_loan_in_storage(),
+            _ => self.change_patron_group(),
         }
     }
 
     /// What a patron claims to have returned is missing: the loan is closed.
     fn declare_missing(&mut self) {
-        let (shelf, story) = (&self.shelf, &mut self.story);
-        let claimed = |at: &&usize| shelf.loans[**at].whereabouts == Whereabouts::ClaimedReturned;
-        let Some(at) = shelf.out.iter().filter(claimed).choose(story).copied() else { return };
-        let (loan, patron) = self.names(at);
-        self.shelf.settle_loan(at);
-        self.tell(What::Marked { loan, patron, mark: Mark::DeclaredMissing });
+        let (storage, rng) = (&self.storage, &mut self.rng);
+        let claimed = |at: &&usize| storage.loans[**at].state == LoanState::ClaimedReturned;
+        let Some(at) = storage.open_loans.iter().filter(claimed).choose(rng).copied() else {
+            return;
+        };
+        let (loan, patron) = self.ids(at);
+        self.storage.close_loan(at);
+        self.emit(Fact::StatusChanged { loan, patron, change: StatusChange::DeclaredMissing });
     }
 
     /// The record of an open loan is deleted.
-    fn erase(&mut self) {
-        let Some(at) = self.shelf.out.choose(&mut self.story).copied() else { return };
-        let (loan, patron) = self.names(at);
-        self.shelf.settle_loan(at);
-        self.tell(What::Erased { loan, patron });
+    fn delete_loan(&mut self) {
+        let Some(at) = self.storage.open_loans.choose(&mut self.rng).copied() else { return };
+        let (loan, patron) = self.ids(at);
+        self.storage.close_loan(at);
+        self.emit(Fact::LoanDeleted { loan, patron });
     }
 
     /// A loan from elsewhere is written into storage, which knows of no grace period.
-    fn enter(&mut self) {
-        let person = self.anybody();
+    fn create_loan_in_storage(&mut self) {
+        let person = self.random_patron();
         let (group, patron) =
-            (self.shelf.people[person].habits.group, self.shelf.people[person].patron.id);
+            (self.storage.people[person].habits.group, self.storage.people[person].patron.id);
         let policy = LoanPolicy { grace: None, ..policy(group, Material::Book) };
         let due = self.due_after(self.now, policy.period);
-        let (id, item) = (new_id(&mut self.ids), new_id(&mut self.ids));
-        let loan = self.shelf.lend(Loan {
+        let (id, item) = (new_id(&mut self.id_rng), new_id(&mut self.id_rng));
+        let loan = self.storage.add_loan(Loan {
             id,
             person,
             policy,
             due,
             recalled: false,
-            whereabouts: Whereabouts::WithPatron,
+            state: LoanState::CheckedOut,
             renewals: 0,
-            reminded: false,
-            lost_fees: vec![],
+            reminder_charged: false,
+            lost_item_fees: vec![],
             plan: 0,
         });
-        self.tell(What::Entered { loan: id, patron, item, due });
-        self.plan_for(loan);
+        self.emit(Fact::LoanCreatedInStorage { loan: id, patron, item, due });
+        self.plan_loan(loan);
     }
 
     /// A patron moves to another group, and once in a while to none.
-    fn regroup(&mut self) {
-        let person = self.anybody();
-        let to = self.story.random_range(0..GROUPS.len() * 8);
+    fn change_patron_group(&mut self) {
+        let person = self.random_patron();
+        let to = self.rng.random_range(0..GROUPS.len() * 8);
         let group = GROUPS.get(to / 7).map(|group| group.id);
-        let patron = &mut self.shelf.people[person].patron;
+        let patron = &mut self.storage.people[person].patron;
         if !patron.known || patron.patron_group == group {
             return;
         }
         patron.patron_group = group;
         let patron = patron.id;
-        self.tell(What::Regrouped { patron, group });
+        self.emit(Fact::PatronGroupChanged { patron, group });
     }
 }

@@ -15,12 +15,12 @@ pub struct Event {
     /// Who did it: a member of staff, or the account under which nightly jobs run.
     pub staff: Uuid,
     /// What.
-    pub what: What,
+    pub fact: Fact,
 }
 
 /// The facts of an event.
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
+pub enum Fact {
     /// A patron took an item home.
     CheckedOut {
         /// The new loan.
@@ -55,13 +55,13 @@ pub enum What {
         by_recall: bool,
     },
     /// One of the changes that say nothing but which loan they are about.
-    Marked {
+    StatusChanged {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
         /// What became of it.
-        mark: Mark,
+        change: StatusChange,
     },
     /// A fee/fine has a new balance; 0 closes it.
     BalanceChanged {
@@ -70,10 +70,10 @@ pub enum What {
         /// The balance from now on.
         balance: Decimal,
         /// Whose and what for. Nothing is said when the fee/fine was deleted.
-        about: Option<Charge>,
+        charge: Option<Charge>,
     },
     /// A loan was written into storage, and no desk was involved: storage alone tells of it.
-    Entered {
+    LoanCreatedInStorage {
         /// The new loan.
         loan: Uuid,
         /// The borrower.
@@ -84,14 +84,14 @@ pub enum What {
         due: DateTime<Utc>,
     },
     /// The record of an open loan was deleted: storage alone tells of it.
-    Erased {
+    LoanDeleted {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
     },
     /// The patron belongs to another group, or to none: the users module alone tells of it.
-    Regrouped {
+    PatronGroupChanged {
         /// The patron.
         patron: Uuid,
         /// The group from now on.
@@ -99,24 +99,24 @@ pub enum What {
     },
 }
 
-impl What {
+impl Fact {
     /// The loan that it is about, if it is about one.
     pub fn loan(&self) -> Option<Uuid> {
         match self {
             Self::CheckedOut { loan, .. }
             | Self::CheckedIn { loan, .. }
             | Self::DueDateChanged { loan, .. }
-            | Self::Marked { loan, .. }
-            | Self::Entered { loan, .. }
-            | Self::Erased { loan, .. } => Some(*loan),
-            Self::BalanceChanged { .. } | Self::Regrouped { .. } => None,
+            | Self::StatusChanged { loan, .. }
+            | Self::LoanCreatedInStorage { loan, .. }
+            | Self::LoanDeleted { loan, .. } => Some(*loan),
+            Self::BalanceChanged { .. } | Self::PatronGroupChanged { .. } => None,
         }
     }
 }
 
 /// Changes of a loan without further facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum StatusChange {
     /// The patron reported the item lost.
     DeclaredLost,
     /// It was overdue for so long that the nightly job gave it up.

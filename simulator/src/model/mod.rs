@@ -3,23 +3,23 @@
 //! [`Library`] tells what happens, event by event in the order of time. [`Truth`] is what is so
 //! after the events it was told.
 
-mod desk;
+mod circulation;
+mod daily_pattern;
 mod edits;
 mod event;
-mod fate;
 mod library;
+mod payments;
 mod people;
+mod planning;
 mod policy;
-mod rhythm;
 mod settings;
-mod shelf;
-mod till;
+mod storage;
 mod truth;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Charge, Event, Mark, What};
+pub use event::{Charge, Event, Fact, StatusChange};
 pub use library::Library;
 pub use people::{GROUPS, Patron, PatronGroup, group_name};
 pub use policy::{GracePeriod, Interval};

@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, uuid};
 
-use super::library::Chance;
+use super::library::SeededRng;
 
 /// Patrons of one kind, who share loan policies and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +31,10 @@ pub fn group_name(id: Option<Uuid>) -> &'static str {
 }
 
 /// How many of a hundred patrons are in each group.
-const SHARES: [u32; 5] = [58, 20, 8, 6, 8];
+const GROUP_WEIGHTS: [u32; 5] = [58, 20, 8, 6, 8];
 
 /// Items that an eager member of each group keeps at home, about as many as its limit allows.
-const EAGER: [usize; 5] = [10, 15, 25, 12, 4];
+const LOANS_MAX_BY_GROUP: [usize; 5] = [10, 15, 25, 12, 4];
 
 /// Someone with a library card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,58 +72,60 @@ pub(super) struct Habits {
     /// Place in [`GROUPS`] of the group whose policies apply.
     pub(super) group: usize,
     /// Items this patron likes to have at home.
-    pub(super) appetite: usize,
+    pub(super) loan_target: usize,
     /// Chance to bring back or renew in time.
-    pub(super) care: f64,
+    pub(super) punctuality: f64,
     /// Chance to settle a fee soon.
-    pub(super) thrift: f64,
+    pub(super) payment_rate: f64,
 }
 
 /// Someone new, the `number`th of the library.
-pub(super) fn patron(number: u32, story: &mut Chance, ids: &mut Chance) -> (Patron, Habits) {
-    let group = share(story, &SHARES);
-    let first_name = *FIRST_NAMES.choose(story).expect("the list is not empty");
-    let last_name = *LAST_NAMES.choose(story).expect("the list is not empty");
+pub(super) fn patron(number: u32, rng: &mut SeededRng, id_rng: &mut SeededRng) -> (Patron, Habits) {
+    let group = weighted_index(rng, &GROUP_WEIGHTS);
+    let first_name = *FIRST_NAMES.choose(rng).expect("the list is not empty");
+    let last_name = *LAST_NAMES.choose(rng).expect("the list is not empty");
     // Rare cases that a service must get right: no group, an inactive or a deleted user.
-    let patron_group = (!story.random_bool(0.004)).then_some(GROUPS[group].id);
+    let patron_group = (!rng.random_bool(0.004)).then_some(GROUPS[group].id);
     let patron = Patron {
-        id: super::library::new_id(ids),
+        id: super::library::new_id(id_rng),
         first_name: first_name.to_owned(),
         last_name: last_name.to_owned(),
         username: format!("{}{number}", last_name.to_lowercase()),
         barcode: format!("{:08}", 20_000_000 + number),
-        active: !story.random_bool(0.01),
+        active: !rng.random_bool(0.01),
         patron_group,
-        known: !story.random_bool(0.003),
+        known: !rng.random_bool(0.003),
     };
-    (patron, habits(group, story))
+    (patron, habits(group, rng))
 }
 
-fn habits(group: usize, story: &mut Chance) -> Habits {
-    let appetite = match story.random_range(0..100) {
+fn habits(group: usize, rng: &mut SeededRng) -> Habits {
+    let loan_target = match rng.random_range(0..100) {
         0..24 => 0,
-        24..62 => story.random_range(1..=2),
-        62..86 => story.random_range(2..=4),
-        86..95 => story.random_range(EAGER[group] / 3..=EAGER[group] / 2 + 1),
-        _ => story.random_range(EAGER[group] - 1..=EAGER[group]),
+        24..62 => rng.random_range(1..=2),
+        62..86 => rng.random_range(2..=4),
+        86..95 => {
+            rng.random_range(LOANS_MAX_BY_GROUP[group] / 3..=LOANS_MAX_BY_GROUP[group] / 2 + 1)
+        }
+        _ => rng.random_range(LOANS_MAX_BY_GROUP[group] - 1..=LOANS_MAX_BY_GROUP[group]),
     };
-    let careless = story.random_bool(0.06);
+    let careless = rng.random_bool(0.06);
     Habits {
         group,
-        appetite: if careless { appetite.max(3) } else { appetite },
-        care: if careless { 0.5 } else { 0.95 },
-        thrift: if careless { 0.35 } else { 0.85 },
+        loan_target: if careless { loan_target.max(3) } else { loan_target },
+        punctuality: if careless { 0.5 } else { 0.95 },
+        payment_rate: if careless { 0.35 } else { 0.85 },
     }
 }
 
 /// A place in `shares`, as likely as its share of the sum.
-pub(super) fn share(story: &mut Chance, shares: &[u32]) -> usize {
-    let mut left = story.random_range(0..shares.iter().sum());
-    for (place, share) in shares.iter().enumerate() {
-        if left < *share {
-            return place;
+pub(super) fn weighted_index(rng: &mut SeededRng, weights: &[u32]) -> usize {
+    let mut remaining = rng.random_range(0..weights.iter().sum());
+    for (index, weight) in weights.iter().enumerate() {
+        if remaining < *weight {
+            return index;
         }
-        left -= share;
+        remaining -= weight;
     }
     unreachable!("what is left is always less than the sum of the shares")
 }

@@ -4,10 +4,10 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 /// Events that one patron causes before the days begin: what is on loan then, with its renewals,
 /// recalls and fees. Measured over several seeds; a test watches it.
-const EVENTS_OF_STOCK: f64 = 5.65;
+const INITIAL_EVENTS_PER_PATRON: f64 = 5.65;
 
 /// Events that one patron causes on a day of ordinary activity. Measured likewise.
-const EVENTS_OF_DAY: f64 = 1.87;
+const DAILY_EVENTS_PER_PATRON: f64 = 1.87;
 
 /// What to play. The same settings give the same story, to the byte.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,9 +36,10 @@ impl Settings {
     /// As many patrons as it takes to come near `events`.
     #[must_use]
     pub fn with_patrons_for(mut self, events: u64) -> Self {
-        let each = EVENTS_OF_STOCK + EVENTS_OF_DAY * f64::from(self.days) * self.activity;
+        let events_per_patron = INITIAL_EVENTS_PER_PATRON
+            + DAILY_EVENTS_PER_PATRON * f64::from(self.days) * self.activity;
         // Saturates for absurd wishes; a library has at least one patron.
-        self.patrons = ((events as f64 / each) as u32).max(1);
+        self.patrons = ((events as f64 / events_per_patron) as u32).max(1);
         self
     }
 
@@ -46,8 +47,9 @@ impl Settings {
     #[must_use]
     pub fn with_activity_for(mut self, events: u64) -> Self {
         let patrons = f64::from(self.patrons.max(1));
-        let in_days = events as f64 / patrons - EVENTS_OF_STOCK;
-        self.activity = (in_days / (EVENTS_OF_DAY * f64::from(self.days.max(1)))).max(0.05);
+        let daily_events = events as f64 / patrons - INITIAL_EVENTS_PER_PATRON;
+        self.activity =
+            (daily_events / (DAILY_EVENTS_PER_PATRON * f64::from(self.days.max(1)))).max(0.05);
         self
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::shelf::Whereabouts;
-use super::{Event, ItemStatus, Library, Mark, Settings, Truth, What};
+use super::storage::LoanState;
+use super::{Event, Fact, ItemStatus, Library, Settings, StatusChange, Truth};
 use crate::{blocks, regulations};
 
 fn noon() -> DateTime<Utc> {
@@ -15,20 +15,20 @@ fn noon() -> DateTime<Utc> {
 
 /// The loan or fee that an event is about.
 fn subject(event: &Event) -> Uuid {
-    match &event.what {
-        What::CheckedOut { loan, .. }
-        | What::CheckedIn { loan, .. }
-        | What::DueDateChanged { loan, .. }
-        | What::Marked { loan, .. }
-        | What::Entered { loan, .. }
-        | What::Erased { loan, .. } => *loan,
-        What::BalanceChanged { fee, .. } => *fee,
-        What::Regrouped { patron, .. } => *patron,
+    match &event.fact {
+        Fact::CheckedOut { loan, .. }
+        | Fact::CheckedIn { loan, .. }
+        | Fact::DueDateChanged { loan, .. }
+        | Fact::StatusChanged { loan, .. }
+        | Fact::LoanCreatedInStorage { loan, .. }
+        | Fact::LoanDeleted { loan, .. } => *loan,
+        Fact::BalanceChanged { fee, .. } => *fee,
+        Fact::PatronGroupChanged { patron, .. } => *patron,
     }
 }
 
 fn truth_after(library: &mut Library) -> Truth {
-    let mut truth = Truth::of(library);
+    let mut truth = Truth::for_library(library);
     library.by_ref().for_each(|event| truth.apply(&event));
     truth
 }
@@ -36,17 +36,17 @@ fn truth_after(library: &mut Library) -> Truth {
 #[test]
 fn the_same_settings_tell_the_same_story() {
     let settings = Settings { patrons: 300, days: 2, ..Settings::new(11, noon()) };
-    let told = Library::new(&settings).collect::<Vec<_>>();
-    assert_eq!(told, Library::new(&settings).collect::<Vec<_>>());
+    let events = Library::new(&settings).collect::<Vec<_>>();
+    assert_eq!(events, Library::new(&settings).collect::<Vec<_>>());
 
     let other = Settings { seed: 12, ..settings.clone() };
-    assert_ne!(told.len(), Library::new(&other).count());
+    assert_ne!(events.len(), Library::new(&other).count());
 
     // Another time, another library: the same story about other people.
     let later = Settings { end: noon() + TimeDelta::hours(3), ..settings };
     let again = Library::new(&later).collect::<Vec<_>>();
-    assert_eq!(told.len(), again.len());
-    let ids: BTreeSet<_> = told.iter().map(subject).collect();
+    assert_eq!(events.len(), again.len());
+    let ids: BTreeSet<_> = events.iter().map(subject).collect();
     assert!(again.iter().all(|event| !ids.contains(&subject(event))));
 }
 
@@ -79,24 +79,24 @@ fn everything_that_can_happen_happens() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut balances: HashMap<Uuid, Vec<rust_decimal::Decimal>> = HashMap::new();
     for event in Library::new(&Settings { edits: true, ..Settings::new(5, noon()) }) {
-        let kind = match &event.what {
-            What::CheckedOut { grace: None, .. } => "check-out without grace",
-            What::CheckedOut { grace: Some(grace), .. } if grace.duration == 0 => "grace of 0",
-            What::CheckedOut { .. } => "check-out",
-            What::CheckedIn { .. } => "check-in",
-            What::DueDateChanged { by_recall: true, .. } => "recall",
-            What::DueDateChanged { by_recall: false, .. } => "renewal",
-            What::Marked { mark: Mark::DeclaredLost, .. } => "declared lost",
-            What::Marked { mark: Mark::AgedToLost, .. } => "aged to lost",
-            What::Marked { mark: Mark::ClaimedReturned, .. } => "claimed returned",
-            What::Marked { mark: Mark::LoanClosed, .. } => "closed",
-            What::Marked { mark: Mark::DeclaredMissing, .. } => "declared missing",
-            What::Entered { .. } => "entered in storage",
-            What::Erased { .. } => "deleted in storage",
-            What::Regrouped { group: Some(_), .. } => "another group",
-            What::Regrouped { group: None, .. } => "no group",
-            What::BalanceChanged { about: None, .. } => "fee deleted",
-            What::BalanceChanged { fee, balance, about: Some(charge) } => {
+        let kind = match &event.fact {
+            Fact::CheckedOut { grace: None, .. } => "check-out without grace",
+            Fact::CheckedOut { grace: Some(grace), .. } if grace.duration == 0 => "grace of 0",
+            Fact::CheckedOut { .. } => "check-out",
+            Fact::CheckedIn { .. } => "check-in",
+            Fact::DueDateChanged { by_recall: true, .. } => "recall",
+            Fact::DueDateChanged { by_recall: false, .. } => "renewal",
+            Fact::StatusChanged { change: StatusChange::DeclaredLost, .. } => "declared lost",
+            Fact::StatusChanged { change: StatusChange::AgedToLost, .. } => "aged to lost",
+            Fact::StatusChanged { change: StatusChange::ClaimedReturned, .. } => "claimed returned",
+            Fact::StatusChanged { change: StatusChange::LoanClosed, .. } => "closed",
+            Fact::StatusChanged { change: StatusChange::DeclaredMissing, .. } => "declared missing",
+            Fact::LoanCreatedInStorage { .. } => "entered in storage",
+            Fact::LoanDeleted { .. } => "deleted in storage",
+            Fact::PatronGroupChanged { group: Some(_), .. } => "another group",
+            Fact::PatronGroupChanged { group: None, .. } => "no group",
+            Fact::BalanceChanged { charge: None, .. } => "fee deleted",
+            Fact::BalanceChanged { fee, balance, charge: Some(charge) } => {
                 balances.entry(*fee).or_default().push(*balance);
                 if charge.loan.is_some() { "fee of a loan" } else { "fee of no loan" }
             }
@@ -105,7 +105,7 @@ fn everything_that_can_happen_happens() {
     }
     assert_eq!(seen.len(), 18, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 5), "{seen:?}");
-    let back = |told: &Vec<_>| told.windows(3).any(|three| three[0] == three[2]);
+    let back = |balances: &Vec<_>| balances.windows(3).any(|three| three[0] == three[2]);
     assert!(balances.values().any(back), "a balance returns to what it was");
 }
 
@@ -118,7 +118,7 @@ fn a_sensible_share_is_blocked_for_every_reason() {
         let mut reasons: BTreeMap<Uuid, usize> = BTreeMap::new();
         let mut blocked = 0;
         for account in truth.accounts() {
-            let findings = blocks::of_account(account, &rules, noon());
+            let findings = blocks::for_account(account, &rules, noon());
             blocked += usize::from(!findings.is_empty());
             for finding in findings {
                 *reasons.entry(finding.block.patron_block_condition_id).or_default() += 1;
@@ -138,25 +138,25 @@ fn the_truth_agrees_with_the_books_of_the_staff() {
     let truth = truth_after(&mut library);
     let loans = truth.loans_after(None).map(|(id, _, loan)| {
         let place = match loan.item_status {
-            ItemStatus::CheckedOut => Whereabouts::WithPatron,
-            ItemStatus::ClaimedReturned => Whereabouts::ClaimedReturned,
-            ItemStatus::DeclaredLost | ItemStatus::AgedToLost => Whereabouts::Lost,
+            ItemStatus::CheckedOut => LoanState::CheckedOut,
+            ItemStatus::ClaimedReturned => LoanState::ClaimedReturned,
+            ItemStatus::DeclaredLost | ItemStatus::AgedToLost => LoanState::Lost,
         };
         (id, loan.due_date, loan.recall, place)
     });
-    let shelf = &library.shelf;
-    let mut books: Vec<_> = shelf
-        .out
+    let storage = &library.storage;
+    let mut books: Vec<_> = storage
+        .open_loans
         .iter()
-        .map(|at| &shelf.loans[*at])
-        .map(|loan| (loan.id, loan.due, loan.recalled, loan.whereabouts))
+        .map(|at| &storage.loans[*at])
+        .map(|loan| (loan.id, loan.due, loan.recalled, loan.state))
         .collect();
     books.sort_by_key(|loan| loan.0);
     assert_eq!(loans.collect::<Vec<_>>(), books);
 
     let owed: BTreeMap<_, _> =
         truth.fees_after(None).map(|(id, _, fee)| (id, fee.balance)).collect();
-    let open = shelf.fees.iter().filter(|fee| fee.balance != 0);
+    let open = storage.fees.iter().filter(|fee| fee.balance != 0);
     let books = open.map(|fee| (fee.id, rust_decimal::Decimal::new(fee.balance, 2)));
     assert_eq!(owed, books.collect());
 }
@@ -175,7 +175,7 @@ fn a_library_goes_on_after_its_days() {
     let mut library = Library::new(&settings);
     let mut latest = library.by_ref().last().expect("something happens").at;
     for second in 0..200 {
-        for event in library.go_on(noon() + TimeDelta::seconds(second)) {
+        for event in library.advance_to(noon() + TimeDelta::seconds(second)) {
             assert!(event.at > latest, "later than all before");
             latest = event.at;
         }

@@ -9,14 +9,14 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::event::{Charge, Event, Mark, What};
+use super::event::{Charge, Event, Fact, StatusChange};
 use super::library::Library;
 use super::people::Patron;
 use super::policy::GracePeriod;
 
 /// The truth about every patron of a library.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "TruthFile", into = "TruthFile")]
 pub struct Truth {
     as_of: DateTime<Utc>,
     accounts: BTreeMap<Uuid, Account>,
@@ -104,12 +104,12 @@ pub struct FeeFine {
 
 impl Truth {
     /// Before anything has happened in this library.
-    pub fn of(library: &Library) -> Self {
-        Self::among(library.patrons().cloned(), library.settings().first_day())
+    pub fn for_library(library: &Library) -> Self {
+        Self::for_patrons(library.patrons().cloned(), library.settings().first_day())
     }
 
     /// Before anything has happened among these patrons.
-    pub fn among(patrons: impl IntoIterator<Item = Patron>, as_of: DateTime<Utc>) -> Self {
+    pub fn for_patrons(patrons: impl IntoIterator<Item = Patron>, as_of: DateTime<Utc>) -> Self {
         let account = |patron: Patron| {
             let (open_loans, open_fees_fines) = (BTreeMap::new(), BTreeMap::new());
             (patron.id, Account { patron, changed: as_of, open_loans, open_fees_fines })
@@ -142,14 +142,14 @@ impl Truth {
     /// Open loans with their borrowers in the order of loan ids, behind the given one.
     pub fn loans_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &Loan)> {
         self.borrowers
-            .range(behind(id))
+            .range(after(id))
             .map(|(loan, patron)| (*loan, *patron, &self.accounts[patron].open_loans[loan]))
     }
 
     /// Open fees/fines with their debtors in the order of their ids, behind the given one.
     pub fn fees_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &FeeFine)> {
         self.debtors
-            .range(behind(id))
+            .range(after(id))
             .map(|(fee, patron)| (*fee, *patron, &self.accounts[patron].open_fees_fines[fee]))
     }
 
@@ -163,12 +163,12 @@ impl Truth {
     /// Takes note of what happened next.
     pub fn apply(&mut self, event: &Event) {
         self.as_of = self.as_of.max(event.at);
-        match &event.what {
-            What::CheckedOut { loan, patron, item, due, grace } => {
+        match &event.fact {
+            Fact::CheckedOut { loan, patron, item, due, grace } => {
                 self.open(event.at, *loan, *patron, *item, *due, *grace);
             }
-            What::CheckedIn { loan, .. } => self.close(event.at, *loan),
-            What::DueDateChanged { loan, due, by_recall, .. } => {
+            Fact::CheckedIn { loan, .. } => self.close(event.at, *loan),
+            Fact::DueDateChanged { loan, due, by_recall, .. } => {
                 self.change(event.at, *loan, |loan| {
                     loan.due_date = *due;
                     loan.recall = *by_recall;
@@ -178,13 +178,15 @@ impl Truth {
                     }
                 });
             }
-            What::Marked { loan, mark, .. } => self.mark(event.at, *loan, *mark),
-            What::Entered { loan, patron, item, due } => {
+            Fact::StatusChanged { loan, change: mark, .. } => {
+                self.change_status(event.at, *loan, *mark)
+            }
+            Fact::LoanCreatedInStorage { loan, patron, item, due } => {
                 self.open(event.at, *loan, *patron, *item, *due, None);
             }
-            What::Erased { loan, .. } => self.close(event.at, *loan),
-            What::Regrouped { patron, group } => self.move_to_group(*patron, *group),
-            What::BalanceChanged { fee, balance, about } => {
+            Fact::LoanDeleted { loan, .. } => self.close(event.at, *loan),
+            Fact::PatronGroupChanged { patron, group } => self.move_to_group(*patron, *group),
+            Fact::BalanceChanged { fee, balance, charge: about } => {
                 self.set_balance(event.at, *fee, *balance, *about);
             }
         }
@@ -212,12 +214,12 @@ impl Truth {
         });
     }
 
-    fn mark(&mut self, at: DateTime<Utc>, id: Uuid, mark: Mark) {
-        let status = match mark {
-            Mark::LoanClosed | Mark::DeclaredMissing => return self.close(at, id),
-            Mark::DeclaredLost => ItemStatus::DeclaredLost,
-            Mark::AgedToLost => ItemStatus::AgedToLost,
-            Mark::ClaimedReturned => ItemStatus::ClaimedReturned,
+    fn change_status(&mut self, at: DateTime<Utc>, id: Uuid, change: StatusChange) {
+        let status = match change {
+            StatusChange::LoanClosed | StatusChange::DeclaredMissing => return self.close(at, id),
+            StatusChange::DeclaredLost => ItemStatus::DeclaredLost,
+            StatusChange::AgedToLost => ItemStatus::AgedToLost,
+            StatusChange::ClaimedReturned => ItemStatus::ClaimedReturned,
         };
         self.change(at, id, |loan| loan.item_status = status);
     }
@@ -244,9 +246,9 @@ impl Truth {
         at: DateTime<Utc>,
         id: Uuid,
         balance: Decimal,
-        about: Option<Charge>,
+        charge: Option<Charge>,
     ) {
-        let debtor = about.map(|charge| charge.patron).or(self.debtors.get(&id).copied());
+        let debtor = charge.map(|charge| charge.patron).or(self.debtors.get(&id).copied());
         let Some(patron) = debtor else { return };
         let Some(account) = self.accounts.get_mut(&patron) else { return };
         account.changed = at;
@@ -255,7 +257,7 @@ impl Truth {
             self.debtors.remove(&id);
             return;
         }
-        let Some(charge) = about else { return };
+        let Some(charge) = charge else { return };
         self.debtors.insert(id, patron);
         let fee = account.open_fees_fines.entry(id).or_insert(FeeFine {
             fee_fine_type_id: charge.fee_type,
@@ -268,33 +270,33 @@ impl Truth {
     }
 }
 
-fn behind(id: Option<Uuid>) -> (Bound<Uuid>, Bound<Uuid>) {
+fn after(id: Option<Uuid>) -> (Bound<Uuid>, Bound<Uuid>) {
     (id.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
 
 /// The truth as it is written to a file: the indexes are made anew when it is read.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Written {
+struct TruthFile {
     as_of: DateTime<Utc>,
     accounts: Vec<Account>,
 }
 
-impl From<Truth> for Written {
+impl From<Truth> for TruthFile {
     fn from(truth: Truth) -> Self {
         Self { as_of: truth.as_of, accounts: truth.accounts.into_values().collect() }
     }
 }
 
-impl From<Written> for Truth {
-    fn from(written: Written) -> Self {
+impl From<TruthFile> for Truth {
+    fn from(file: TruthFile) -> Self {
         let (mut borrowers, mut debtors) = (BTreeMap::new(), BTreeMap::new());
-        for account in &written.accounts {
+        for account in &file.accounts {
             let patron = account.patron.id;
             borrowers.extend(account.open_loans.keys().map(|loan| (*loan, patron)));
             debtors.extend(account.open_fees_fines.keys().map(|fee| (*fee, patron)));
         }
-        let accounts = written.accounts.into_iter().map(|account| (account.patron.id, account));
-        Self { as_of: written.as_of, accounts: accounts.collect(), borrowers, debtors }
+        let accounts = file.accounts.into_iter().map(|account| (account.patron.id, account));
+        Self { as_of: file.as_of, accounts: accounts.collect(), borrowers, debtors }
     }
 }

@@ -129,7 +129,7 @@ impl SummaryFee {
 
 impl Summary {
     /// What a service that is right answers about this patron; nothing if nothing is open.
-    pub fn of(account: &Account) -> Option<Self> {
+    pub fn from_account(account: &Account) -> Option<Self> {
         if account.open_loans.is_empty() && account.open_fees_fines.is_empty() {
             return None;
         }
@@ -175,9 +175,9 @@ impl fmt::Display for SummaryFee {
 }
 
 /// Differences between the summary and the truth about a patron.
-pub(super) fn summaries(account: &Account, got: Option<&Summary>) -> Vec<Difference> {
+pub(super) fn compare_summaries(account: &Account, got: Option<&Summary>) -> Vec<Difference> {
     let patron = &account.patron;
-    let expected = Summary::of(account);
+    let expected = Summary::from_account(account);
     let (expected, got) = match (&expected, got) {
         (None, None) => return vec![],
         (Some(expected), Some(got)) => (expected, got),
@@ -199,15 +199,15 @@ pub(super) fn summaries(account: &Account, got: Option<&Summary>) -> Vec<Differe
         found.push(Difference::new(patron, "summary's user", expected, got));
     }
     let loan = |loan: &SummaryLoan| (loan.loan_id, loan.clone());
-    found.extend(sets(patron, "loan", &expected.open_loans, &got.open_loans, loan));
+    found.extend(compare_lists(patron, "loan", &expected.open_loans, &got.open_loans, loan));
     let fee = |fee: &SummaryFee| (fee.fee_fine_id, fee.clone());
     let (fees, got) = (&expected.open_fees_fines, &got.open_fees_fines);
-    found.extend(sets(patron, "fee/fine", fees, got, fee));
+    found.extend(compare_lists(patron, "fee/fine", fees, got, fee));
     found
 }
 
 /// Differences between two lists whose order doesn't matter.
-fn sets<T: PartialEq + fmt::Display>(
+fn compare_lists<T: PartialEq + fmt::Display>(
     patron: &Patron,
     what: &str,
     expected: &[T],
@@ -237,16 +237,17 @@ fn sets<T: PartialEq + fmt::Display>(
 
 /// A difference in the blocks, unless the answer is right at one of the two instants between which
 /// it was given.
-pub(super) fn blocks(
+pub(super) fn compare_blocks(
     patron: &Patron,
     expected: [&[Block]; 2],
     got: &[Block],
 ) -> Option<Difference> {
-    (!expected.contains(&got))
-        .then(|| Difference::new(patron, "blocks", list(expected[1]), list(got)))
+    (!expected.contains(&got)).then(|| {
+        Difference::new(patron, "blocks", describe_blocks(expected[1]), describe_blocks(got))
+    })
 }
 
-fn list(blocks: &[Block]) -> String {
+fn describe_blocks(blocks: &[Block]) -> String {
     let words = blocks.iter().map(|block| {
         let Block { block_borrowing, block_renewals, block_requests, .. } = block;
         format!(

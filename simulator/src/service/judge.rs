@@ -16,22 +16,22 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::compare::{self, Difference, Summary};
-use super::{Service, good};
+use super::{Service, ensure_success};
 use crate::blocks::{self, Block, Condition, Limit, Rules};
 use crate::clock::Clock;
 use crate::model::{Account, Truth};
 
 /// Questions under way at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY_MAX: usize = 16;
 
 /// Patrons in the sample that is asked first while waiting: those to whom something happened last.
-const SAMPLE: usize = 48;
+const SAMPLE_PATRONS_MAX: usize = 48;
 
 /// How often a difference is looked at again before it stands, where the truth may be moving.
-const APPEALS: usize = 4;
+const RECHECKS_MAX: usize = 4;
 
 /// Between two looks while waiting.
-const PAUSE: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// What the judge found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Judge {
             self.service.get("/patron-block-conditions?limit=1000").await?;
         let limits: Limits = self.service.get("/patron-block-limits?limit=1000000").await?;
         let mut limits = limits.patron_block_limits;
-        limits.sort_by_key(created);
+        limits.sort_by_key(created_at);
         let limits = limits
             .into_iter()
             .map(serde_json::from_value::<Limit>)
@@ -121,45 +121,45 @@ impl Judge {
     /// newest events first, then all, then those who differed; the verdict is always about all.
     pub async fn compare_until(
         &self,
-        patience: Duration,
+        timeout: Duration,
         truth: impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
     ) -> anyhow::Result<Verdict> {
-        let deadline = Instant::now() + patience;
-        let mut suspects = newest(&*truth().await?);
+        let deadline = Instant::now() + timeout;
+        let mut candidates = last_changed_patrons(&*truth().await?);
         loop {
-            while !suspects.is_empty() && Instant::now() < deadline {
-                suspects = self.still_differing(suspects, &truth).await?;
+            while !candidates.is_empty() && Instant::now() < deadline {
+                candidates = self.recheck_patrons(candidates, &truth).await?;
             }
             match self.compare(&truth().await?).await {
                 Ok(mut verdict) => {
-                    if !patience.is_zero() {
-                        self.hear_appeals(&mut verdict, &truth).await?;
+                    if !timeout.is_zero() {
+                        self.recheck_differences(&mut verdict, &truth).await?;
                     }
                     if verdict.differences.is_empty() || Instant::now() >= deadline {
                         return Ok(verdict);
                     }
-                    suspects = verdict.patrons_who_differ();
-                    suspects.truncate(SAMPLE);
+                    candidates = verdict.differing_patrons();
+                    candidates.truncate(SAMPLE_PATRONS_MAX);
                 }
                 Err(error) if Instant::now() >= deadline => return Err(error),
-                Err(_) => sleep(PAUSE).await,
+                Err(_) => sleep(RETRY_DELAY).await,
             }
         }
     }
 
     /// Takes back what is right a moment later: something may have happened to a patron between
     /// the truth and the answer.
-    async fn hear_appeals(
+    async fn recheck_differences(
         &self,
         verdict: &mut Verdict,
         truth: &impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
     ) -> anyhow::Result<()> {
-        for _ in 0..APPEALS {
-            let differing = verdict.patrons_who_differ();
+        for _ in 0..RECHECKS_MAX {
+            let differing = verdict.differing_patrons();
             if differing.is_empty() {
                 break;
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
             if let Ok(again) = self.compare_some(&truth().await?, differing).await {
                 verdict.differences = again.differences;
             }
@@ -168,18 +168,18 @@ impl Judge {
     }
 
     /// Those of the patrons about whom there is a difference, or nothing to be heard.
-    async fn still_differing(
+    async fn recheck_patrons(
         &self,
         patrons: Vec<Uuid>,
         truth: &impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
     ) -> anyhow::Result<Vec<Uuid>> {
         let truth = truth().await?;
         let left = match self.compare_some(&truth, patrons.clone()).await {
-            Ok(verdict) => verdict.patrons_who_differ(),
+            Ok(verdict) => verdict.differing_patrons(),
             Err(_) => patrons,
         };
         if !left.is_empty() {
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
         Ok(left)
     }
@@ -192,14 +192,14 @@ impl Judge {
         let rules = Arc::new(self.rules().await?);
         let (patrons, next) = (Arc::new(patrons), Arc::new(AtomicUsize::new(0)));
         let mut workers = JoinSet::new();
-        for _ in 0..AT_ONCE.min(patrons.len()) {
+        for _ in 0..CONCURRENCY_MAX.min(patrons.len()) {
             let (judge, truth, rules) = (self.clone(), Arc::clone(truth), Arc::clone(&rules));
             let (patrons, next) = (Arc::clone(&patrons), Arc::clone(&next));
             workers.spawn(async move {
                 let mut verdict = Verdict::default();
                 while let Some(patron) = patrons.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Some(account) = truth.account(*patron) {
-                        verdict.add(account, judge.examine(account, &rules).await);
+                        verdict.add(account, judge.compare_patron(account, &rules).await);
                     }
                 }
                 verdict
@@ -217,19 +217,19 @@ impl Judge {
     }
 
     /// All differences about one patron.
-    async fn examine(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
+    async fn compare_patron(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
         let patron = &account.patron;
         let unreadable = |what: &str, error: anyhow::Error| {
             vec![Difference::new(patron, what, "an answer", format!("{error:#}"))]
         };
         let mut found = match self.summary(patron.id).await {
-            Ok(summary) => compare::summaries(account, summary.as_ref()),
+            Ok(summary) => compare::compare_summaries(account, summary.as_ref()),
             Err(error) => unreadable("summary", error),
         };
         // Asked a second time, since a loan may have become overdue between two clocks.
-        let mut blocks = self.examine_blocks(account, rules).await;
+        let mut blocks = self.compare_patron_blocks(account, rules).await;
         if matches!(blocks, Ok(Some(_))) {
-            blocks = self.examine_blocks(account, rules).await;
+            blocks = self.compare_patron_blocks(account, rules).await;
         }
         match blocks {
             Ok(difference) => found.extend(difference),
@@ -238,19 +238,19 @@ impl Judge {
         found
     }
 
-    async fn examine_blocks(
+    async fn compare_patron_blocks(
         &self,
         account: &Account,
         rules: &Rules,
     ) -> anyhow::Result<Option<Difference>> {
         let expected = |now| -> Vec<Block> {
-            let findings = blocks::of_account(account, rules, now);
+            let findings = blocks::for_account(account, rules, now);
             findings.into_iter().map(|finding| finding.block).collect()
         };
         let asked = expected(self.clock.now());
         let got = self.blocks(account.patron.id).await?;
         let answered = expected(self.clock.now());
-        Ok(compare::blocks(&account.patron, [&asked, &answered], &got))
+        Ok(compare::compare_blocks(&account.patron, [&asked, &answered], &got))
     }
 
     /// The service's summary of a patron; none if it answers 404.
@@ -260,13 +260,13 @@ impl Judge {
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        Ok(Some(good(answer, "GET", &path).await?.json().await?))
+        Ok(Some(ensure_success(answer, "GET", &path).await?.json().await?))
     }
 }
 
 impl Verdict {
     /// The patrons about whom there are differences.
-    fn patrons_who_differ(&self) -> Vec<Uuid> {
+    fn differing_patrons(&self) -> Vec<Uuid> {
         let mut patrons: Vec<Uuid> = self.differences.iter().map(|one| one.patron).collect();
         // They are sorted by patron.
         patrons.dedup();
@@ -282,14 +282,14 @@ impl Verdict {
 }
 
 /// When a limit was created, as far as the service says.
-fn created(limit: &Value) -> Option<DateTime<Utc>> {
+fn created_at(limit: &Value) -> Option<DateTime<Utc>> {
     limit["metadata"]["createdDate"].as_str()?.parse().ok()
 }
 
 /// The patrons to whom something happened last.
-fn newest(truth: &Truth) -> Vec<Uuid> {
+fn last_changed_patrons(truth: &Truth) -> Vec<Uuid> {
     let mut accounts: Vec<&Account> = truth.accounts().collect();
     accounts.sort_by_key(|account| Reverse(account.changed));
-    accounts.truncate(SAMPLE);
+    accounts.truncate(SAMPLE_PATRONS_MAX);
     accounts.iter().map(|account| account.patron.id).collect()
 }

@@ -16,11 +16,11 @@ use super::Judge;
 use crate::blocks::Block;
 
 /// How long the broker may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What was told of one patron.
 #[derive(Debug, Default, Clone)]
-struct Told {
+struct PublishedBlocks {
     sequence: i64,
     data: Value,
     blocks: Vec<Block>,
@@ -28,7 +28,7 @@ struct Told {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Letter {
+struct BlockEvent {
     id: Uuid,
     r#type: String,
     sequence: i64,
@@ -38,41 +38,42 @@ struct Letter {
 /// What a listener has heard.
 #[derive(Debug, Default)]
 pub struct Listener {
-    told: HashMap<Uuid, Told>,
+    by_patron: HashMap<Uuid, PublishedBlocks>,
     ids: HashSet<Uuid>,
-    next: HashMap<i32, i64>,
+    next_offsets: HashMap<i32, i64>,
     /// Messages, those that came again among them.
     pub messages: u64,
     /// Messages that came again.
-    pub repeats: u64,
+    pub duplicates: u64,
     /// What is wrong with what was told: order, and what was before.
     pub problems: Vec<String>,
 }
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let patrons = self.told.len();
-        let (messages, repeats, problems) = (self.messages, self.repeats, self.problems.len());
+        let patrons = self.by_patron.len();
+        let (messages, duplicates, problems) =
+            (self.messages, self.duplicates, self.problems.len());
         write!(
             f,
-            "{messages} messages about {patrons} patrons, {repeats} came again, {problems} problems"
+            "{messages} messages about {patrons} patrons, {duplicates} came again, {problems} problems"
         )
     }
 }
 
 impl Listener {
     /// Hears everything that stands in a topic beyond what it has heard.
-    pub fn listen(&mut self, bootstrap: &str, topic: &str) -> anyhow::Result<()> {
+    pub fn consume(&mut self, bootstrap: &str, topic: &str) -> anyhow::Result<()> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap).set("group.id", "listener");
         let consumer: BaseConsumer = config.create().context("no consumer")?;
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).context("no topic")?;
+        let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).context("no topic")?;
         let mut parts = TopicPartitionList::new();
         let mut left = HashMap::new();
         for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
             let number = partition.id();
-            let (start, end) = consumer.fetch_watermarks(topic, number, PATIENCE)?;
-            let next = self.next.get(&number).copied().unwrap_or(start);
+            let (start, end) = consumer.fetch_watermarks(topic, number, BROKER_TIMEOUT)?;
+            let next = self.next_offsets.get(&number).copied().unwrap_or(start);
             if next < end {
                 parts.add_partition_offset(topic, number, Offset::Offset(next))?;
                 left.insert(number, end);
@@ -80,36 +81,37 @@ impl Listener {
         }
         consumer.assign(&parts)?;
         while !left.is_empty() {
-            let Some(message) = consumer.poll(PATIENCE) else {
+            let Some(message) = consumer.poll(BROKER_TIMEOUT) else {
                 anyhow::bail!("the broker says nothing more of {topic}");
             };
             let Ok(message) = message else { continue };
             let (partition, next) = (message.partition(), message.offset() + 1);
-            self.next.insert(partition, next);
+            self.next_offsets.insert(partition, next);
             left.retain(|number, end| *number != partition || next < *end);
             let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-            self.hear(&key, message.payload().unwrap_or_default())?;
+            self.apply(&key, message.payload().unwrap_or_default())?;
         }
         Ok(())
     }
 
-    fn hear(&mut self, key: &str, payload: &[u8]) -> anyhow::Result<()> {
-        let letter: Letter = serde_json::from_slice(payload).context("a message can't be read")?;
+    fn apply(&mut self, key: &str, payload: &[u8]) -> anyhow::Result<()> {
+        let event: BlockEvent =
+            serde_json::from_slice(payload).context("a message can't be read")?;
         let patron: Uuid = key.parse().context("a key is no id of a patron")?;
         self.messages += 1;
-        if !self.ids.insert(letter.id) {
-            self.repeats += 1;
+        if !self.ids.insert(event.id) {
+            self.duplicates += 1;
             return Ok(());
         }
-        let before = self.told.get(&patron).cloned().unwrap_or_default();
-        let Letter { id, r#type, sequence, data } = letter;
+        let previous = self.by_patron.get(&patron).cloned().unwrap_or_default();
+        let BlockEvent { id, r#type, sequence, data } = event;
         let old = data.get("old").cloned().unwrap_or_default();
         let new = data.get("new").cloned().unwrap_or_default();
-        if sequence <= before.sequence {
-            self.problems.push(format!("{patron}: {id} comes after {}", before.sequence));
+        if sequence <= previous.sequence {
+            self.problems.push(format!("{patron}: {id} comes after {}", previous.sequence));
             return Ok(());
         }
-        if old != before.data {
+        if old != previous.data {
             self.problems.push(format!("{patron}: {id} says that something else was told before"));
         }
         let expected = match (old.is_null(), new.is_null()) {
@@ -119,23 +121,27 @@ impl Listener {
         };
         ensure!(expected == r#type, "{id} is {type} and should be {expected}");
         let blocks = blocks(&new).with_context(|| format!("{id} tells no blocks"))?;
-        if !new.is_null() && blocks == before.blocks {
+        if !new.is_null() && blocks == previous.blocks {
             self.problems.push(format!("{patron}: {id} says nothing new"));
         }
-        self.told.insert(patron, Told { sequence, data: new, blocks });
+        self.by_patron.insert(patron, PublishedBlocks { sequence, data: new, blocks });
         Ok(())
     }
 
     /// The patrons, among all of them, of whom the service answers something else.
-    pub async fn differing(
+    pub async fn differing_patrons(
         &self,
         judge: &Judge,
         patrons: &BTreeSet<Uuid>,
     ) -> anyhow::Result<Vec<Uuid>> {
         let mut differing = vec![];
         for patron in patrons {
-            let told = self.told.get(patron).map(|told| &told.blocks[..]).unwrap_or_default();
-            if judge.blocks(*patron).await? != told {
+            let published = self
+                .by_patron
+                .get(patron)
+                .map(|published| &published.blocks[..])
+                .unwrap_or_default();
+            if judge.blocks(*patron).await? != published {
                 differing.push(*patron);
             }
         }
@@ -144,8 +150,8 @@ impl Listener {
 }
 
 /// As the desk is answered.
-fn blocks(told: &Value) -> anyhow::Result<Vec<Block>> {
-    let all = told.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
+fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
+    let all = data.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
     let members =
         ["patronBlockConditionId", "blockBorrowing", "blockRenewals", "blockRequests", "message"];
     let block = |mut block: Value| {

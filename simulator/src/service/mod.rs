@@ -20,7 +20,7 @@ pub use listener::Listener;
 pub use set_up::set_up;
 
 /// Longer than any client of the service waits.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A tenant of a running service.
 #[derive(Debug, Clone)]
@@ -35,7 +35,8 @@ impl Service {
     /// The service at `url`, asked as `tenant`. `okapi_url` is sent along as the address of the
     /// rest of FOLIO; without one the service must know it from its configuration.
     pub fn new(url: &str, tenant: &str, okapi_url: Option<&str>) -> anyhow::Result<Self> {
-        let client = Client::builder().timeout(TIMEOUT).build().context("no HTTP client")?;
+        let client =
+            Client::builder().timeout(REQUEST_TIMEOUT).build().context("no HTTP client")?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             tenant: tenant.to_owned(),
@@ -46,7 +47,7 @@ impl Service {
 
     /// The same, told where the rest of FOLIO is unless it was told before.
     #[must_use]
-    pub fn knowing(mut self, okapi_url: Option<String>) -> Self {
+    pub fn with_okapi_url(mut self, okapi_url: Option<String>) -> Self {
         self.okapi_url = self.okapi_url.or(okapi_url);
         self
     }
@@ -62,9 +63,9 @@ impl Service {
     }
 
     /// Whether somebody answers at its address.
-    pub async fn is_alive(&self) -> anyhow::Result<()> {
+    pub async fn check_health(&self) -> anyhow::Result<()> {
         let answer = self.request(Method::GET, "/admin/health").send().await?;
-        good(answer, "GET", "/admin/health").await.map(|_| ())
+        ensure_success(answer, "GET", "/admin/health").await.map(|_| ())
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -85,13 +86,13 @@ impl Service {
             .send()
             .await
             .with_context(|| format!("no answer to GET {}{path}", self.url))?;
-        let answer = good(answer, "GET", path).await?;
+        let answer = ensure_success(answer, "GET", path).await?;
         answer.json().await.with_context(|| format!("GET {path} was answered with something else"))
     }
 }
 
 /// The answer if its status is one of success.
-async fn good(answer: Response, method: &str, path: &str) -> anyhow::Result<Response> {
+async fn ensure_success(answer: Response, method: &str, path: &str) -> anyhow::Result<Response> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Service, good};
+use super::{Service, ensure_success};
 use crate::blocks::{Limit, Rules};
 
 /// The module as Okapi names it.
-const MODULE: &str = "mod-patron-blocks-2.0.0";
+const MODULE_ID: &str = "mod-patron-blocks-2.0.0";
 
 /// How long a tenant may take to be enabled.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ENABLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A tenant job, as far as one waits for it.
 #[derive(Deserialize)]
@@ -39,15 +39,15 @@ pub async fn set_up(service: &Service, rules: &Rules) -> anyhow::Result<()> {
 async fn enable(service: &Service) -> anyhow::Result<()> {
     let answer = service
         .request(Method::POST, "/_/tenant")
-        .json(&json!({ "module_to": MODULE }))
+        .json(&json!({ "module_to": MODULE_ID }))
         .send()
         .await
         .with_context(|| format!("no answer from {}", service.url))?;
-    let answer = good(answer, "POST", "/_/tenant").await?;
+    let answer = ensure_success(answer, "POST", "/_/tenant").await?;
     let Some(job) = answer.headers().get(LOCATION) else { return Ok(()) };
     let job = job.to_str().context("the job's Location is no text")?.to_owned();
 
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + ENABLE_TIMEOUT;
     let mut pause = Duration::from_millis(100);
     let done = loop {
         let state: Job = service.get(&job).await?;
@@ -55,26 +55,26 @@ async fn enable(service: &Service) -> anyhow::Result<()> {
             break state;
         }
         if Instant::now() > deadline {
-            bail!("job {job} is not complete after {} s", PATIENCE.as_secs());
+            bail!("job {job} is not complete after {} s", ENABLE_TIMEOUT.as_secs());
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     };
     let forgotten = service.request(Method::DELETE, &job).send().await?;
-    good(forgotten, "DELETE", &job).await?;
+    ensure_success(forgotten, "DELETE", &job).await?;
     done.error.map_or(Ok(()), |error| bail!("the job failed: {error}"))
 }
 
 /// Changes flags and message of each condition and leaves the rest as it is.
 async fn write_conditions(service: &Service, rules: &Rules) -> anyhow::Result<()> {
     let path = "/patron-block-conditions";
-    let have: Value = service.get(&format!("{path}?limit=100")).await?;
-    let have = have["patronBlockConditions"].as_array().context("no list of conditions")?;
+    let existing: Value = service.get(&format!("{path}?limit=100")).await?;
+    let have = existing["patronBlockConditions"].as_array().context("no list of conditions")?;
     for wanted in &rules.conditions {
-        let named = |one: &&Value| one["id"] == json!(wanted.id);
+        let has_id = |one: &&Value| one["id"] == json!(wanted.id);
         let mut condition = have
             .iter()
-            .find(named)
+            .find(has_id)
             .with_context(|| format!("the service has no condition \"{}\"", wanted.name))?
             .clone();
         condition["blockBorrowing"] = json!(wanted.block_borrowing);
@@ -83,7 +83,7 @@ async fn write_conditions(service: &Service, rules: &Rules) -> anyhow::Result<()
         condition["message"] = json!(wanted.message);
         let path = format!("{path}/{}", wanted.id);
         let answer = service.request(Method::PUT, &path).json(&condition).send().await?;
-        good(answer, "PUT", &path).await?;
+        ensure_success(answer, "PUT", &path).await?;
     }
     Ok(())
 }
@@ -93,9 +93,9 @@ async fn write_limit(service: &Service, limit: &Limit) -> anyhow::Result<()> {
     let path = format!("/patron-block-limits/{}", limit.id);
     let put = service.request(Method::PUT, &path).json(limit).send().await?;
     if put.status() != StatusCode::NOT_FOUND {
-        return good(put, "PUT", &path).await.map(|_| ());
+        return ensure_success(put, "PUT", &path).await.map(|_| ());
     }
     let path = "/patron-block-limits";
     let post = service.request(Method::POST, path).json(limit).send().await?;
-    good(post, "POST", path).await.map(|_| ())
+    ensure_success(post, "POST", path).await.map(|_| ())
 }

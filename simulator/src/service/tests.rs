@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::compare::Summary;
 use super::{Judge, Service, set_up};
-use crate::blocks::{Rules, of_account};
+use crate::blocks::{Rules, for_account};
 use crate::clock::Clock;
 use crate::model::{Settings, Truth};
 use crate::regulations;
@@ -28,7 +28,7 @@ struct StandIn {
     truth: SharedTruth,
     conditions: Mutex<Vec<Value>>,
     limits: Mutex<Vec<Value>>,
-    questions_about_the_job: Mutex<u32>,
+    job_polls: Mutex<u32>,
 }
 
 impl StandIn {
@@ -47,9 +47,9 @@ async fn enable() -> HttpResponse {
 }
 
 async fn job(service: Data<StandIn>) -> HttpResponse {
-    let mut asked = service.questions_about_the_job.lock().expect("nobody panics");
-    *asked += 1;
-    HttpResponse::Ok().json(json!({ "id": "1", "complete": *asked > 1 }))
+    let mut polls = service.job_polls.lock().expect("nobody panics");
+    *polls += 1;
+    HttpResponse::Ok().json(json!({ "id": "1", "complete": *polls > 1 }))
 }
 
 async fn no_content() -> HttpResponse {
@@ -93,7 +93,7 @@ async fn post_limit(body: Json<Value>, service: Data<StandIn>) -> HttpResponse {
 }
 
 async fn summary(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
-    match service.truth.read().account(*patron).and_then(Summary::of) {
+    match service.truth.read().account(*patron).and_then(Summary::from_account) {
         Some(summary) => HttpResponse::Ok().json(summary),
         None => HttpResponse::NotFound().body("not found"),
     }
@@ -102,7 +102,7 @@ async fn summary(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
 async fn blocks(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
     let truth = service.truth.read();
     let account = truth.account(*patron).expect("only patrons are asked about");
-    let findings = of_account(account, &service.rules(), end());
+    let findings = for_account(account, &service.rules(), end());
     let blocks: Vec<_> = findings.into_iter().map(|finding| finding.block).collect();
     HttpResponse::Ok().json(json!({ "automatedPatronBlocks": blocks }))
 }
@@ -140,7 +140,7 @@ impl World {
             truth: SharedTruth::new(truth.clone()),
             conditions: Mutex::new(seed.collect()),
             limits: Mutex::default(),
-            questions_about_the_job: Mutex::default(),
+            job_polls: Mutex::default(),
         });
         let data = stand_in.clone();
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
@@ -283,7 +283,7 @@ async fn wrong_blocks_are_found_although_the_summary_is_right() {
     let world = World::new().await;
     // The judge reads the rules from the service, so it must be the evaluation that differs.
     let moved = world.truth.accounts().find(|account| {
-        let blocks = of_account(account, &regulations::rules(), end());
+        let blocks = for_account(account, &regulations::rules(), end());
         !blocks.is_empty()
     });
     let patron = moved.expect("somebody is blocked").patron.id;

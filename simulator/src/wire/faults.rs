@@ -34,83 +34,83 @@ impl Faults {
 }
 
 /// A copy of a record comes within so many records.
-const COPY_WITHIN: u64 = 200;
+const COPY_DELAY_RECORDS_MAX: u64 = 200;
 
 /// Records that wait for their turn.
 #[derive(Debug)]
-pub(super) struct Weather {
+pub(super) struct FaultQueue {
     faults: Faults,
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
     /// Records taken in so far.
-    taken: u64,
-    queue: BinaryHeap<Held>,
+    accepted: u64,
+    queue: BinaryHeap<DelayedRecord>,
 }
 
-impl Weather {
-    pub(super) fn new(faults: Faults, chance: ChaCha8Rng) -> Self {
-        Self { faults, chance, taken: 0, queue: BinaryHeap::new() }
+impl FaultQueue {
+    pub(super) fn new(faults: Faults, rng: ChaCha8Rng) -> Self {
+        Self { faults, rng, accepted: 0, queue: BinaryHeap::new() }
     }
 
     /// Takes the next record in and decides when it goes out, if ever, and how often.
-    pub(super) fn take(&mut self, record: Record) {
-        self.taken += 1;
+    pub(super) fn push(&mut self, record: Record) {
+        self.accepted += 1;
         let Faults { lose, repeat, delay, delay_by, reorder } = self.faults;
-        if self.chance.random_bool(lose) {
+        if self.rng.random_bool(lose) {
             return;
         }
-        let mut turn = self.taken + self.chance.random_range(0..=reorder);
-        if self.chance.random_bool(delay) {
-            turn += self.chance.random_range(delay_by / 5..=delay_by);
+        let mut turn = self.accepted + self.rng.random_range(0..=reorder);
+        if self.rng.random_bool(delay) {
+            turn += self.rng.random_range(delay_by / 5..=delay_by);
         }
-        if self.chance.random_bool(repeat) {
-            let later = turn + self.chance.random_range(1..=COPY_WITHIN);
-            self.hold(later, record.clone());
+        if self.rng.random_bool(repeat) {
+            let later = turn + self.rng.random_range(1..=COPY_DELAY_RECORDS_MAX);
+            self.enqueue(later, record.clone());
         }
-        self.hold(turn, record);
+        self.enqueue(turn, record);
     }
 
     /// A record whose turn it is.
-    pub(super) fn give(&mut self) -> Option<Record> {
-        let due = self.queue.peek().is_some_and(|held| held.turn <= self.taken);
-        if due { self.give_any() } else { None }
+    pub(super) fn pop_due(&mut self) -> Option<Record> {
+        let due = self.queue.peek().is_some_and(|delayed| delayed.due_at <= self.accepted);
+        if due { self.pop_any() } else { None }
     }
 
     /// The next record, although its turn may not have come: when nothing more is taken in.
-    pub(super) fn give_any(&mut self) -> Option<Record> {
-        self.queue.pop().map(|held| held.record)
+    pub(super) fn pop_any(&mut self) -> Option<Record> {
+        self.queue.pop().map(|delayed| delayed.record)
     }
 
-    fn hold(&mut self, turn: u64, record: Record) {
+    fn enqueue(&mut self, turn: u64, record: Record) {
         // Equal turns keep the order in which they were taken in.
-        let order = self.taken;
-        self.queue.push(Held { turn, order, record });
+        let order = self.accepted;
+        self.queue.push(DelayedRecord { due_at: turn, sequence: order, record });
     }
 }
 
 #[derive(Debug)]
-struct Held {
-    turn: u64,
-    order: u64,
+struct DelayedRecord {
+    due_at: u64,
+    sequence: u64,
     record: Record,
 }
 
 /// The heap gives its greatest first, so the earliest turn is the greatest.
-impl Ord for Held {
+impl Ord for DelayedRecord {
     fn cmp(&self, other: &Self) -> Ordering {
-        (other.turn, other.order).cmp(&(self.turn, self.order))
+        (other.due_at, other.sequence).cmp(&(self.due_at, self.sequence))
     }
 }
 
-impl PartialOrd for Held {
+impl PartialOrd for DelayedRecord {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Held {
+impl PartialEq for DelayedRecord {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Held {}
+impl Eq for DelayedRecord {}

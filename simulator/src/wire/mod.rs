@@ -4,7 +4,7 @@ mod faults;
 mod outbox;
 mod payload;
 mod play;
-mod stored;
+mod storage_events;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub use faults::Faults;
 pub use play::{Play, SharedTruth, Step};
 
-use crate::model::{Event, Mark, What};
+use crate::model::{Event, Fact, StatusChange};
 use payload::Form;
 
 /// One record as a producer hands it to Kafka.
@@ -97,20 +97,22 @@ impl Kind {
     ];
 
     /// None for what only storage tells.
-    fn of(event: &Event) -> Option<Self> {
-        Some(match &event.what {
-            What::CheckedOut { .. } => Self::CheckedOut,
-            What::CheckedIn { .. } => Self::CheckedIn,
-            What::DueDateChanged { .. } => Self::DueDateChanged,
-            What::BalanceChanged { .. } => Self::BalanceChanged,
-            What::Marked { mark, .. } => match mark {
-                Mark::DeclaredLost => Self::DeclaredLost,
-                Mark::AgedToLost => Self::AgedToLost,
-                Mark::ClaimedReturned => Self::ClaimedReturned,
-                Mark::LoanClosed => Self::LoanClosed,
-                Mark::DeclaredMissing => return None,
+    fn from_event(event: &Event) -> Option<Self> {
+        Some(match &event.fact {
+            Fact::CheckedOut { .. } => Self::CheckedOut,
+            Fact::CheckedIn { .. } => Self::CheckedIn,
+            Fact::DueDateChanged { .. } => Self::DueDateChanged,
+            Fact::BalanceChanged { .. } => Self::BalanceChanged,
+            Fact::StatusChanged { change: mark, .. } => match mark {
+                StatusChange::DeclaredLost => Self::DeclaredLost,
+                StatusChange::AgedToLost => Self::AgedToLost,
+                StatusChange::ClaimedReturned => Self::ClaimedReturned,
+                StatusChange::LoanClosed => Self::LoanClosed,
+                StatusChange::DeclaredMissing => return None,
             },
-            What::Entered { .. } | What::Erased { .. } | What::Regrouped { .. } => return None,
+            Fact::LoanCreatedInStorage { .. }
+            | Fact::LoanDeleted { .. }
+            | Fact::PatronGroupChanged { .. } => return None,
         })
     }
 
@@ -154,8 +156,8 @@ impl Wire {
     }
 
     /// The topic in which the service tells of blocks.
-    pub fn told(&self) -> String {
-        self.named("patron-blocks.automated-block")
+    pub fn block_events_topic(&self) -> String {
+        self.topic_name("patron-blocks.automated-block")
     }
 
     /// The eight topics, and those of storage where it tells.
@@ -164,27 +166,27 @@ impl Wire {
             name: self.topic(kind),
             partitions: if kind.is_circulation() { 10 } else { 1 },
         };
-        let stored = [stored::LOANS, stored::USERS]
-            .map(|rest| Topic { name: self.named(rest), partitions: 10 });
+        let stored = [storage_events::LOANS, storage_events::USERS]
+            .map(|rest| Topic { name: self.topic_name(rest), partitions: 10 });
         let stored = stored.into_iter().filter(|_| self.storage);
         Kind::ALL.map(topic).into_iter().chain(stored).collect()
     }
 
     fn topic(&self, kind: Kind) -> String {
-        self.named(&format!("{}.{}", kind.producer(), kind.name()))
+        self.topic_name(&format!("{}.{}", kind.producer(), kind.name()))
     }
 
     /// The topic with these last parts.
-    fn named(&self, rest: &str) -> String {
-        let whose = self.collection.as_ref().unwrap_or(&self.tenant);
+    fn topic_name(&self, rest: &str) -> String {
+        let tenant = self.collection.as_ref().unwrap_or(&self.tenant);
         let env = if self.env.is_empty() { String::new() } else { format!("{}.", self.env) };
-        format!("{env}{whose}.{rest}")
+        format!("{env}{tenant}.{rest}")
     }
 }
 
 /// Writes events down. What it has to make up (keys, envelope ids) comes from the seed.
 #[derive(Debug)]
-pub(crate) struct Scribe {
+pub(crate) struct RecordWriter {
     tenant: Arc<str>,
     okapi_url: Arc<str>,
     token: Arc<str>,
@@ -192,11 +194,11 @@ pub(crate) struct Scribe {
     topics: [Arc<str>; 8],
     loans: Arc<str>,
     users: Arc<str>,
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
 }
 
-impl Scribe {
-    pub(crate) fn new(wire: &Wire, chance: ChaCha8Rng) -> Self {
+impl RecordWriter {
+    pub(crate) fn new(wire: &Wire, rng: ChaCha8Rng) -> Self {
         let topics = Kind::ALL.map(|kind| wire.topic(kind).into());
         Self {
             tenant: wire.tenant.as_str().into(),
@@ -204,18 +206,18 @@ impl Scribe {
             token: "made-up".into(),
             shape: wire.shape,
             topics,
-            loans: wire.named(stored::LOANS).into(),
-            users: wire.named(stored::USERS).into(),
-            chance,
+            loans: wire.topic_name(storage_events::LOANS).into(),
+            users: wire.topic_name(storage_events::USERS).into(),
+            rng,
         }
     }
 
     /// The business event, if it is one.
     pub(crate) fn record(&mut self, event: &Event) -> Option<Record> {
-        let kind = Kind::of(event)?;
+        let kind = Kind::from_event(event)?;
         let timestamp_ms = event.at.timestamp_millis();
         let payload = match self.form(kind) {
-            Form::Flat => payload::flat(&event.what),
+            Form::Flat => payload::flat(&event.fact),
             form => {
                 let envelope = payload::Envelope {
                     id: self.id(),
@@ -223,7 +225,7 @@ impl Scribe {
                     tenant: &self.tenant,
                     timestamp: timestamp_ms,
                 };
-                payload::enveloped(&event.what, envelope, form == Form::Wrapped)
+                payload::enveloped(&event.fact, envelope, form == Form::Wrapped)
             }
         };
         let key = match kind.is_circulation() {
@@ -240,7 +242,7 @@ impl Scribe {
             Shape::Real | Shape::Flat => Form::Flat,
             Shape::Enveloped => Form::Enveloped,
             Shape::Wrapped => Form::Wrapped,
-            Shape::Mixed => match self.chance.random_range(0..3) {
+            Shape::Mixed => match self.rng.random_range(0..3) {
                 0 => Form::Flat,
                 1 => Form::Enveloped,
                 _ => Form::Wrapped,
@@ -250,7 +252,7 @@ impl Scribe {
 
     /// What the producers' record builder writes, in the spelling of real senders.
     fn headers(&mut self, staff: Uuid) -> Vec<(&'static str, Arc<str>)> {
-        let request = format!("{:06}/circulation", self.chance.random_range(0..1_000_000));
+        let request = format!("{:06}/circulation", self.rng.random_range(0..1_000_000));
         vec![
             ("folio.tenantId", Arc::clone(&self.tenant)),
             ("x-okapi-tenant", Arc::clone(&self.tenant)),
@@ -262,13 +264,13 @@ impl Scribe {
     }
 
     fn id(&mut self) -> Uuid {
-        uuid::Builder::from_random_bytes(self.chance.random()).into_uuid()
+        uuid::Builder::from_random_bytes(self.rng.random()).into_uuid()
     }
 }
 
 /// Chance for one purpose, independent of the chance for others from the same seed.
-fn chance_for(seed: u64, purpose: u64) -> ChaCha8Rng {
-    let mut chance = ChaCha8Rng::seed_from_u64(seed);
-    chance.set_stream(purpose);
-    chance
+fn rng_for(seed: u64, purpose: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(purpose);
+    rng
 }

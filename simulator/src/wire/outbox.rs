@@ -10,61 +10,66 @@ use rand_chacha::ChaCha8Rng;
 use super::Record;
 
 /// Messages that the relay takes at a time, at most.
-const BATCH: usize = 50;
+const BATCH_RECORDS_MAX: usize = 50;
 
 /// It comes by after so many messages, at most.
-const SELDOM: u32 = 30;
+const RELAY_INTERVAL_RECORDS_MAX: u32 = 30;
 
 /// Chance of the relay to be killed while it sends.
-const KILLED: f64 = 0.1;
+const KILL_PROBABILITY: f64 = 0.1;
 
 /// Messages in their order.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
     /// Written and not noted as sent.
-    new: VecDeque<Record>,
+    unsent: VecDeque<Record>,
     /// On their way.
     sent: VecDeque<Record>,
-    comes_by_in: u32,
+    records_until_relay: u32,
 }
 
 impl Outbox {
-    pub(super) fn new(chance: ChaCha8Rng) -> Self {
-        Self { chance, new: VecDeque::new(), sent: VecDeque::new(), comes_by_in: SELDOM }
+    pub(super) fn new(rng: ChaCha8Rng) -> Self {
+        Self {
+            rng,
+            unsent: VecDeque::new(),
+            sent: VecDeque::new(),
+            records_until_relay: RELAY_INTERVAL_RECORDS_MAX,
+        }
     }
 
     /// Writes what is told of a change, as part of the change.
     pub(super) fn write(&mut self, record: Record) {
-        self.new.push_back(record);
-        self.comes_by_in = self.comes_by_in.saturating_sub(1);
+        self.unsent.push_back(record);
+        self.records_until_relay = self.records_until_relay.saturating_sub(1);
     }
 
     /// The next message that leaves, if the relay has come by.
     pub(super) fn next(&mut self) -> Option<Record> {
-        if self.sent.is_empty() && self.comes_by_in == 0 {
-            self.relay();
+        if self.sent.is_empty() && self.records_until_relay == 0 {
+            self.run_relay();
         }
         self.sent.pop_front()
     }
 
     /// The next message, whether the relay would have come by yet or not.
-    pub(super) fn next_of_all(&mut self) -> Option<Record> {
-        while self.sent.is_empty() && !self.new.is_empty() {
-            self.relay();
+    pub(super) fn flush_next(&mut self) -> Option<Record> {
+        while self.sent.is_empty() && !self.unsent.is_empty() {
+            self.run_relay();
         }
         self.sent.pop_front()
     }
 
-    fn relay(&mut self) {
-        self.comes_by_in = self.chance.random_range(1..=SELDOM);
-        let batch = self.new.len().min(BATCH);
-        if self.chance.random_bool(KILLED) {
+    fn run_relay(&mut self) {
+        self.records_until_relay = self.rng.random_range(1..=RELAY_INTERVAL_RECORDS_MAX);
+        let batch = self.unsent.len().min(BATCH_RECORDS_MAX);
+        if self.rng.random_bool(KILL_PROBABILITY) {
             // In the middle: none of them is noted as sent.
-            let sent = self.chance.random_range(0..=batch);
-            self.sent.extend(self.new.iter().take(sent).cloned());
+            let sent = self.rng.random_range(0..=batch);
+            self.sent.extend(self.unsent.iter().take(sent).cloned());
         } else {
-            self.sent.extend(self.new.drain(..batch));
+            self.sent.extend(self.unsent.drain(..batch));
         }
     }
 }
@@ -74,7 +79,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::wire::chance_for;
+    use crate::wire::rng_for;
 
     fn message(number: i64) -> Record {
         Record {
@@ -88,13 +93,13 @@ mod tests {
 
     #[test]
     fn everything_is_sent_in_its_order_and_some_of_it_again() {
-        let mut outbox = Outbox::new(chance_for(5, 3));
+        let mut outbox = Outbox::new(rng_for(5, 3));
         let mut sent = vec![];
         for number in 0..5000 {
             outbox.write(message(number));
             sent.extend(std::iter::from_fn(|| outbox.next()).take(2).map(|m| m.timestamp_ms));
         }
-        sent.extend(std::iter::from_fn(|| outbox.next_of_all()).map(|m| m.timestamp_ms));
+        sent.extend(std::iter::from_fn(|| outbox.flush_next()).map(|m| m.timestamp_ms));
         let mut seen = BTreeSet::new();
         let first: Vec<i64> = sent.iter().copied().filter(|number| seen.insert(*number)).collect();
         assert_eq!(first, (0..5000).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::model::{GracePeriod, What};
+use crate::model::{Fact, GracePeriod};
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Envelope<'a> {
 }
 
 #[derive(Serialize)]
-struct Letter<'a, D> {
+struct EnvelopedEvent<'a, D> {
     #[serde(flatten)]
     envelope: Envelope<'a>,
     data: D,
@@ -66,17 +66,17 @@ struct Flat {
 }
 
 /// The value without an envelope.
-pub(super) fn flat(what: &What) -> Vec<u8> {
-    text(&members(what))
+pub(super) fn flat(fact: &Fact) -> Vec<u8> {
+    text(&members(fact))
 }
 
 /// The value in an envelope.
-pub(super) fn enveloped(what: &What, envelope: Envelope<'_>, wrapped: bool) -> Vec<u8> {
-    let members = members(what);
+pub(super) fn enveloped(fact: &Fact, envelope: Envelope<'_>, wrapped: bool) -> Vec<u8> {
+    let members = members(fact);
     if wrapped {
-        text(&Letter { envelope, data: Wrapper { map: members, empty: false } })
+        text(&EnvelopedEvent { envelope, data: Wrapper { map: members, empty: false } })
     } else {
-        text(&Letter { envelope, data: members })
+        text(&EnvelopedEvent { envelope, data: members })
     }
 }
 
@@ -84,26 +84,26 @@ fn text(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("ids, times and numbers can always be written")
 }
 
-fn members(what: &What) -> Flat {
+fn members(fact: &Fact) -> Flat {
     let of = |loan: &Uuid, patron: &Uuid| Flat {
         user_id: Some(*patron),
         loan_id: Some(*loan),
         ..Flat::default()
     };
-    match what {
-        What::CheckedOut { loan, patron, due, grace, .. } => {
+    match fact {
+        Fact::CheckedOut { loan, patron, due, grace, .. } => {
             Flat { due_date: Some(date(*due)), grace_period: *grace, ..of(loan, patron) }
         }
-        What::CheckedIn { loan, patron, returned } => {
+        Fact::CheckedIn { loan, patron, returned } => {
             Flat { return_date: Some(date(*returned)), ..of(loan, patron) }
         }
-        What::DueDateChanged { loan, patron, due, by_recall } => Flat {
+        Fact::DueDateChanged { loan, patron, due, by_recall } => Flat {
             due_date: Some(date(*due)),
             due_date_changed_by_recall: Some(*by_recall),
             ..of(loan, patron)
         },
-        What::Marked { loan, patron, .. } => of(loan, patron),
-        What::BalanceChanged { fee, balance, about } => Flat {
+        Fact::StatusChanged { loan, patron, .. } => of(loan, patron),
+        Fact::BalanceChanged { fee, balance, charge: about } => Flat {
             user_id: about.map(|charge| charge.patron),
             fee_fine_id: Some(*fee),
             fee_fine_type_id: about.map(|charge| charge.fee_type),
@@ -111,7 +111,9 @@ fn members(what: &What) -> Flat {
             balance: Some(number(*balance)),
             ..Flat::default()
         },
-        What::Entered { .. } | What::Erased { .. } | What::Regrouped { .. } => {
+        Fact::LoanCreatedInStorage { .. }
+        | Fact::LoanDeleted { .. }
+        | Fact::PatronGroupChanged { .. } => {
             unreachable!("no business event tells of it")
         }
     }

@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::faults::{Faults, Weather};
+use super::faults::{FaultQueue, Faults};
 use super::outbox::Outbox;
-use super::stored::Entity;
-use super::{Record, Scribe, Wire, chance_for};
+use super::storage_events::Entity;
+use super::{Record, RecordWriter, Wire, rng_for};
 use crate::model::{Event, Library, Settings, Truth};
 
 /// The truth about a library that is being played, as of what has happened so far.
@@ -51,8 +51,8 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Play {
     library: Library,
-    scribe: Scribe,
-    weather: Weather,
+    writer: RecordWriter,
+    faults: FaultQueue,
     truth: SharedTruth,
     clock: DateTime<Utc>,
     closed: bool,
@@ -63,29 +63,29 @@ pub struct Play {
 }
 
 /// So long before the first day the library's users were told of.
-const ENROLLED: TimeDelta = TimeDelta::days(90);
+const REGISTRATION_LEAD: TimeDelta = TimeDelta::days(90);
 
 impl Play {
     /// Sets everything up; nothing has happened yet.
     pub fn new(settings: &Settings, wire: &Wire, faults: Faults) -> Self {
         let settings = Settings { edits: wire.storage, ..settings.clone() };
         let library = Library::new(&settings);
-        let truth = SharedTruth::new(Truth::of(&library));
+        let truth = SharedTruth::new(Truth::for_library(&library));
         let seed = settings.seed ^ settings.end.timestamp_millis().unsigned_abs().rotate_left(32);
-        let mut scribe = Scribe::new(wire, chance_for(seed, 1));
-        let mut weather = Weather::new(faults, chance_for(seed, 2));
+        let mut writer = RecordWriter::new(wire, rng_for(seed, 1));
+        let mut fault_queue = FaultQueue::new(faults, rng_for(seed, 2));
         if wire.storage {
-            let at = settings.first_day() - ENROLLED;
-            let records = library.patrons().flat_map(|patron| scribe.enrolment(patron, at));
-            records.for_each(|record| weather.take(record));
+            let at = settings.first_day() - REGISTRATION_LEAD;
+            let records = library.patrons().flat_map(|patron| writer.registration(patron, at));
+            records.for_each(|record| fault_queue.push(record));
         }
         Self {
-            scribe,
-            weather,
-            clock: settings.first_day() - ENROLLED,
+            writer,
+            faults: fault_queue,
+            clock: settings.first_day() - REGISTRATION_LEAD,
             closed: false,
             storage: wire.storage,
-            outbox: wire.outbox.then(|| Outbox::new(chance_for(seed, 3))),
+            outbox: wire.outbox.then(|| Outbox::new(rng_for(seed, 3))),
             library,
             truth,
         }
@@ -115,23 +115,23 @@ impl Play {
 
     /// After the last day: something more happens, now. Gives each event with its records, in time
     /// order and good weather.
-    pub fn go_on(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
-        let events = self.library.go_on(now);
-        events.into_iter().map(|event| (event.clone(), self.happens(&event, None))).collect()
+    pub fn advance_to(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
+        let events = self.library.advance_to(now);
+        events.into_iter().map(|event| (event.clone(), self.apply(&event, None))).collect()
     }
 
     /// The truth takes note, and whoever tells of it does: storage first, which is written first. What goes into the
     /// outbox is not among what is given back.
-    fn happens(&mut self, event: &Event, outbox: Option<&mut Outbox>) -> Vec<Record> {
+    fn apply(&mut self, event: &Event, outbox: Option<&mut Outbox>) -> Vec<Record> {
         let mut truth = self.truth.write();
-        let before = Entity::of(event, &truth).filter(|_| self.storage);
+        let before = Entity::from_event(event, &truth).filter(|_| self.storage);
         truth.apply(event);
-        let after = Entity::of(event, &truth).filter(|_| self.storage);
-        let stored = self.scribe.stored(event, before, after);
+        let after = Entity::from_event(event, &truth).filter(|_| self.storage);
+        let stored = self.writer.stored(event, before, after);
         let mut records: Vec<Record> =
-            stored.into_iter().chain(self.scribe.record(event)).collect();
+            stored.into_iter().chain(self.writer.record(event)).collect();
         // With the loan, before anybody can see it.
-        if let Some(outbox) = outbox.filter(|_| event.what.loan().is_some()) {
+        if let Some(outbox) = outbox.filter(|_| event.fact.loan().is_some()) {
             records.drain(..).for_each(|record| outbox.write(record));
         }
         drop(truth);
@@ -145,19 +145,19 @@ impl Iterator for Play {
     fn next(&mut self) -> Option<Step> {
         let record = loop {
             let sent = self.outbox.as_mut().and_then(Outbox::next);
-            if let Some(record) = sent.or_else(|| self.weather.give()) {
+            if let Some(record) = sent.or_else(|| self.faults.pop_due()) {
                 break record;
             }
             let event = if self.closed { None } else { self.library.next() };
             let Some(event) = event else {
-                let left = self.outbox.as_mut().and_then(Outbox::next_of_all);
-                break left.or_else(|| self.weather.give_any())?;
+                let left = self.outbox.as_mut().and_then(Outbox::flush_next);
+                break left.or_else(|| self.faults.pop_any())?;
             };
             self.clock = event.at;
             let mut outbox = self.outbox.take();
-            let records = self.happens(&event, outbox.as_mut());
+            let records = self.apply(&event, outbox.as_mut());
             self.outbox = outbox;
-            records.into_iter().for_each(|record| self.weather.take(record));
+            records.into_iter().for_each(|record| self.faults.push(record));
         };
         Some(Step { clock: self.clock, record })
     }

@@ -28,20 +28,20 @@ fn json_of(record: &Record) -> Value {
     serde_json::from_slice(&record.payload).expect("a value is JSON")
 }
 
-fn event(what: What) -> Event {
+fn event(what: Fact) -> Event {
     let staff = Uuid::from_u128(7);
-    Event { at: "2026-09-01T10:20:30.123Z".parse().expect("this is a time"), staff, what }
+    Event { at: "2026-09-01T10:20:30.123Z".parse().expect("this is a time"), staff, fact: what }
 }
 
-fn written(shape: Shape, what: What) -> (Record, Value) {
-    let record = Scribe::new(&wire(shape), chance_for(1, 1)).record(&event(what));
+fn written(shape: Shape, what: Fact) -> (Record, Value) {
+    let record = RecordWriter::new(&wire(shape), rng_for(1, 1)).record(&event(what));
     let record = record.expect("it is a business event");
     let value = json_of(&record);
     (record, value)
 }
 
-fn check_out() -> What {
-    What::CheckedOut {
+fn check_out() -> Fact {
+    Fact::CheckedOut {
         loan: Uuid::from_u128(1),
         patron: Uuid::from_u128(2),
         item: Uuid::from_u128(3),
@@ -91,8 +91,9 @@ fn a_fee_is_flat_and_its_key_is_its_event() {
         loan: Some(Uuid::from_u128(1)),
     };
     let (fee, balance) = (Uuid::from_u128(4), Decimal::new(1255, 2));
-    let told = |balance, about| written(Shape::Real, What::BalanceChanged { fee, balance, about });
-    let (record, value) = told(balance, Some(charge));
+    let write_balance =
+        |balance, about| written(Shape::Real, Fact::BalanceChanged { fee, balance, charge: about });
+    let (record, value) = write_balance(balance, Some(charge));
     assert_eq!(record.key, "FEE_FINE_BALANCE_CHANGED");
     assert_eq!(&*record.topic, "folio.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
     assert_eq!(
@@ -106,7 +107,7 @@ fn a_fee_is_flat_and_its_key_is_its_event() {
         })
         .to_string()
     );
-    let (record, _) = told(Decimal::ZERO, None);
+    let (record, _) = write_balance(Decimal::ZERO, None);
     let deleted = r#"{"feeFineId":"00000000-0000-0000-0000-000000000004","balance":0.0}"#;
     assert_eq!(record.payload, deleted.as_bytes());
 }
@@ -136,8 +137,9 @@ fn topics_have_their_environment_and_tenant_or_collection() {
     assert_eq!(names(wire.clone()), "prod1.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
     let shared = Wire { collection: Some("ALL".to_owned()), ..wire };
     assert_eq!(names(shared), "prod1.ALL.feesfines.FEE_FINE_BALANCE_CHANGED");
-    let told = Wire { storage: true, ..Wire::new("prod1", "northlib") };
-    let stored: Vec<_> = told.topics().into_iter().skip(8).map(|topic| topic.name).collect();
+    let with_storage = Wire { storage: true, ..Wire::new("prod1", "northlib") };
+    let stored: Vec<_> =
+        with_storage.topics().into_iter().skip(8).map(|topic| topic.name).collect();
     assert_eq!(stored, ["prod1.northlib.circulation.loan", "prod1.northlib.users.users"]);
     let bare = Wire::new("", "northlib");
     assert_eq!(names(bare.clone()), "northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
@@ -188,7 +190,7 @@ fn faults_touch_neither_the_truth_nor_a_record() {
 }
 
 #[test]
-fn a_closed_play_gives_out_what_it_held_back() {
+fn closed_play_publishes_its_delayed_records() {
     let faults = Faults { delay: 1.0, delay_by: 100_000, ..Faults::NONE };
     let mut play = Play::new(&settings(3), &wire(Shape::Real), faults);
     assert!(play.next().is_some(), "the library had to come to its end for this one");
@@ -265,10 +267,10 @@ impl Reader {
 }
 
 /// The truth in the reader's words.
-fn believed(truth: &Truth) -> Reader {
+fn expected_reader(truth: &Truth) -> Reader {
     let mut reader = Reader::default();
     for account in truth.accounts() {
-        let Some(summary) = Summary::of(account) else { continue };
+        let Some(summary) = Summary::from_account(account) else { continue };
         for loan in summary.open_loans {
             let due = loan.due_date.map(|due| due.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string());
             let value = json!({
@@ -291,7 +293,7 @@ fn believed(truth: &Truth) -> Reader {
 
 /// Storage tells of every loan and every group, also where nobody else does.
 #[test]
-fn whoever_reads_what_storage_tells_knows_the_open_loans_and_the_groups() {
+fn storage_events_yield_open_loans_and_groups() {
     let wire = Wire { storage: true, ..wire(Shape::Real) };
     // So many that some are gone from the users module.
     let settings = Settings { patrons: 1500, ..settings(4) };
@@ -309,37 +311,37 @@ fn whoever_reads_what_storage_tells_knows_the_open_loans_and_the_groups() {
         let entity = &value["data"][if what == "DELETED" { "old" } else { "new" }];
         assert_eq!(entity["id"], json!(record.key));
         let gone = what == "DELETED" || is_loan && entity["status"]["name"] != "Open";
-        let kept = if is_loan { &mut loans } else { &mut groups };
+        let open = if is_loan { &mut loans } else { &mut groups };
         if gone {
-            kept.remove(&record.key);
+            open.remove(&record.key);
         } else {
             let members = ["userId", "dueDate", "itemStatus", "patronGroup"];
-            kept.insert(record.key.clone(), members.map(|member| entity[member].clone()));
+            open.insert(record.key.clone(), members.map(|member| entity[member].clone()));
         }
         done.insert((is_loan, what));
     }
     assert_eq!(done.len(), 6, "{done:?}");
     let known = truth.accounts().map(|account| &account.patron).filter(|patron| patron.known);
     let expected = known.map(|patron| (patron.id.to_string(), json!(patron.patron_group)));
-    let told = groups.into_iter().map(|(id, [.., group])| (id, group));
-    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected.collect());
+    let actual_groups = groups.into_iter().map(|(id, [.., group])| (id, group));
+    assert_eq!(actual_groups.collect::<BTreeMap<_, _>>(), expected.collect());
     let expected: BTreeMap<_, _> = truth
         .loans_after(None)
         .map(|(id, patron, loan)| (id.to_string(), (json!(patron), json!(loan.item_status))))
         .collect();
-    let told = loans.into_iter().map(|(id, [user, _, item, _])| (id, (user, item)));
-    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected);
+    let actual_loans = loans.into_iter().map(|(id, [user, _, item, _])| (id, (user, item)));
+    assert_eq!(actual_loans.collect::<BTreeMap<_, _>>(), expected);
     assert!(expected.len() > 300);
 }
 
 #[test]
-fn whoever_reads_the_records_in_order_knows_the_truth() {
+fn records_in_order_yield_the_truth() {
     for (seed, shape) in [(1, Shape::Real), (2, Shape::Mixed), (3, Shape::Flat)] {
         let (mut records, truth) = Play::in_memory(&settings(seed), &wire(shape), Faults::MODEST);
         records.sort_by_key(|record| record.timestamp_ms);
         let mut reader = Reader::default();
         records.iter().for_each(|record| reader.read(record));
-        let truth = believed(&truth);
+        let truth = expected_reader(&truth);
         assert!(truth.loans.len() > 300 && truth.fees.len() > 20);
         assert_eq!(reader.loans, truth.loans);
         assert_eq!(reader.fees, truth.fees);

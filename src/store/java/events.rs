@@ -82,37 +82,39 @@ macro_rules! closings {
     };
 }
 
-pub(super) const FEE_FINE: Statement =
+pub(super) const BALANCE_CHANGED_TIMES: Statement =
     Statement::new(times_of_patrons!("fee_fine_balance_changed_event"));
-pub(super) const CHECKED_OUT: Statement =
+pub(super) const CHECKED_OUT_TIMES: Statement =
     Statement::new(times_of_patrons!("item_checked_out_event"));
-pub(super) const CHECKED_IN: Statement = Statement::new(times_of_patrons!("item_checked_in_event"));
-pub(super) const DECLARED_LOST: Statement =
+pub(super) const CHECKED_IN_TIMES: Statement =
+    Statement::new(times_of_patrons!("item_checked_in_event"));
+pub(super) const DECLARED_LOST_TIMES: Statement =
     Statement::new(times_of_patrons!("item_declared_lost_event"));
-pub(super) const AGED_TO_LOST: Statement =
+pub(super) const AGED_TO_LOST_TIMES: Statement =
     Statement::new(times_of_patrons!("item_aged_to_lost_event"));
-pub(super) const CLAIMED: Statement =
+pub(super) const CLAIMED_RETURNED_TIMES: Statement =
     Statement::new(times_of_patrons!("item_claimed_returned_event"));
-pub(super) const DUE_DATE: Statement =
+pub(super) const DUE_DATE_TIMES: Statement =
     Statement::new(times_of_patrons!("loan_due_date_changed_event"));
-pub(super) const CLOSED: Statement = Statement::new(times_of_patrons!("loan_closed_event"));
-pub(super) const CHECK_INS: Statement = Statement::new(closings!("item_checked_in_event"));
-pub(super) const CLOSINGS: Statement = Statement::new(closings!("loan_closed_event"));
+pub(super) const CLOSED_TIMES: Statement = Statement::new(times_of_patrons!("loan_closed_event"));
+pub(super) const INSERT_CHECKED_IN_LOANS: Statement =
+    Statement::new(closings!("item_checked_in_event"));
+pub(super) const INSERT_CLOSED_LOANS: Statement = Statement::new(closings!("loan_closed_event"));
 
 /// The module's tables of events: name, when it wrote of patrons, what it tells of as ended.
-pub(super) const EVENTS: [(&str, &Statement, Option<&Statement>); 8] = [
-    ("fee_fine_balance_changed_event", &FEE_FINE, Some(&CLOSED_FEES)),
-    ("item_checked_out_event", &CHECKED_OUT, None),
-    ("item_checked_in_event", &CHECKED_IN, Some(&CHECK_INS)),
-    ("item_declared_lost_event", &DECLARED_LOST, None),
-    ("item_aged_to_lost_event", &AGED_TO_LOST, None),
-    ("item_claimed_returned_event", &CLAIMED, None),
-    ("loan_due_date_changed_event", &DUE_DATE, None),
-    ("loan_closed_event", &CLOSED, Some(&CLOSINGS)),
+pub(super) const EVENT_TABLES: [(&str, &Statement, Option<&Statement>); 8] = [
+    ("fee_fine_balance_changed_event", &BALANCE_CHANGED_TIMES, Some(&INSERT_CLOSED_FEES)),
+    ("item_checked_out_event", &CHECKED_OUT_TIMES, None),
+    ("item_checked_in_event", &CHECKED_IN_TIMES, Some(&INSERT_CHECKED_IN_LOANS)),
+    ("item_declared_lost_event", &DECLARED_LOST_TIMES, None),
+    ("item_aged_to_lost_event", &AGED_TO_LOST_TIMES, None),
+    ("item_claimed_returned_event", &CLAIMED_RETURNED_TIMES, None),
+    ("loan_due_date_changed_event", &DUE_DATE_TIMES, None),
+    ("loan_closed_event", &CLOSED_TIMES, Some(&INSERT_CLOSED_LOANS)),
 ];
 
 /// When each loan that is open was checked out, as far as the module has kept it.
-pub(super) const CHECK_OUTS: Statement = Statement::new(concat!(
+pub(super) const INSERT_CHECK_OUT_TIMES: Statement = Statement::new(concat!(
     "insert into {schema}.java_time (id, at)
      select (jsonb ->> 'loanId')::uuid, max(",
     written_at!(),
@@ -129,7 +131,7 @@ pub(super) const CHECK_OUTS: Statement = Statement::new(concat!(
 ));
 
 /// Fees/fines that the module knew as closed: what rounds to 0 at 15 decimals is 0 (events contract 6.3).
-pub(super) const CLOSED_FEES: Statement = Statement::new(concat!(
+pub(super) const INSERT_CLOSED_FEES: Statement = Statement::new(concat!(
     "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
      select id, ",
     stamp!("at", "id"),

@@ -4,14 +4,14 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    super::{Error, Tx, incidents::Kind},
+    super::{Error, Tx, incidents::IncidentKind},
     Rebuild,
 };
 
 /// Raises an incident about a rebuild, once.
 pub async fn raise(
     tx: &mut Tx,
-    kind: Kind,
+    kind: IncidentKind,
     of: &Rebuild,
     detail: &str,
     now: DateTime<Utc>,
@@ -46,7 +46,7 @@ pub async fn resolve(tx: &mut Tx, id: Uuid, by: &str, now: DateTime<Utc>) -> Res
 }
 
 /// Resolves what earlier repairs have left standing of those whom this one speaks of as well.
-pub async fn resolve_left_standing(
+pub async fn resolve_incomplete_repairs(
     tx: &mut Tx,
     by: &Rebuild,
     now: DateTime<Utc>,
@@ -60,7 +60,7 @@ pub async fn resolve_left_standing(
                              where r.id = i.rebuild_id and r.request ->> 'userId' = $3))",
     )
     .bind(by.tenant.as_str())
-    .bind(Kind::RepairIncomplete.name())
+    .bind(IncidentKind::RepairIncomplete.name())
     .bind(user)
     .bind(now)
     .bind(by.id.to_string())

@@ -1,7 +1,7 @@
 //! Rebuilds as they are asked for, worked on and kept.
 
 pub mod incidents;
-mod noted;
+mod read_progress;
 mod status;
 
 use std::time::Duration;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
-pub use noted::{forget_read, note_problem, note_read, passed_over};
+pub use read_progress::{count_skipped_records, record_problem, record_read, reset_read};
 pub use status::Status;
 
 use super::{Db, Error, Tx, begin, commit, tenants};
 use crate::event::TenantId;
 
 /// How long what has ended is kept.
-const KEPT: TimeDelta = TimeDelta::days(90);
+const ENDED_RETENTION: TimeDelta = TimeDelta::days(90);
 
 /// What a rebuild is read by.
 macro_rules! columns {
@@ -29,7 +29,7 @@ macro_rules! columns {
 }
 
 /// Takes the oldest rebuild of these that nobody works on. One whose end is just being stored is somebody's.
-macro_rules! take {
+macro_rules! claim {
     ($which:literal) => {
         concat!(
             "update mod_patron_blocks.rebuild
@@ -46,11 +46,11 @@ macro_rules! take {
     };
 }
 
-const TAKE: &str = take!(
+const CLAIM: &str = claim!(
     "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel"
 );
 
-const TAKE_WITH_TOKEN: &str = take!(
+const CLAIM_WITH_TOKEN: &str = claim!(
     "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
        and not exists (select from mod_patron_blocks.rebuild o
                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
@@ -58,7 +58,7 @@ const TAKE_WITH_TOKEN: &str = take!(
 );
 
 /// Those that go together with one that was taken, as far as nobody has begun with them.
-const TAKE_TOGETHER: &str = concat!(
+const CLAIM_READ_GROUP: &str = concat!(
     "update mod_patron_blocks.rebuild
         set held_until = now() + $1 * interval '1 second', holder = $2, begun_at = coalesce(begun_at, now())
       where id in (select id from mod_patron_blocks.rebuild
@@ -70,13 +70,13 @@ const TAKE_TOGETHER: &str = concat!(
 );
 
 /// How long differences wait to be applied.
-const FORGOTTEN: TimeDelta = TimeDelta::days(7);
+const COMPARED_RETENTION: TimeDelta = TimeDelta::days(7);
 
 /// Whoever takes a rebuild holds this meanwhile: "one at a time" is not to be told by looking.
-const TAKING: i64 = 0x7062_7265;
+const CLAIM_LOCK_KEY: i64 = 0x7062_7265;
 
 /// So often in a row another token may be refused before a rebuild has failed: others wait behind it.
-const REFUSED_MOST: i32 = 9;
+const TOKEN_REFUSALS_MAX: i32 = 9;
 
 /// A rebuild as stored.
 #[derive(Debug, Clone, FromRow)]
@@ -92,15 +92,15 @@ pub struct Rebuild {
     #[sqlx(try_from = "String")]
     pub status: Status,
     /// Who asked.
-    pub asked_by: String,
+    pub requested_by: String,
     /// When.
-    pub asked_at: DateTime<Utc>,
+    pub requested_at: DateTime<Utc>,
     /// When an instance first worked on it.
-    pub begun_at: Option<DateTime<Utc>>,
+    pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
     /// Whether it is to end where it stands.
-    pub cancel: bool,
+    pub cancel_requested: bool,
     /// How much is done of how much, as last told.
     pub progress: Value,
     /// What was found to be different.
@@ -115,35 +115,39 @@ pub struct Rebuild {
     #[sqlx(json)]
     pub problems: Vec<String>,
     /// What it has in common with those that may be worked on with it.
-    pub together: Option<String>,
+    pub read_group: Option<String>,
 }
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct NewRebuild<'a> {
     /// The tenant.
     pub tenant: &'a TenantId,
     /// What it asks for.
     pub request: &'a Value,
     /// Who asks.
-    pub by: &'a str,
+    pub requested_by: &'a str,
     /// What it has in common with those that may be worked on with it: tenants share topics.
-    pub together: Option<&'a str>,
+    pub read_group: Option<&'a str>,
 }
 
 /// Enters a rebuild for any instance to work on. Old ones that have ended go.
-pub async fn add(db: impl PgExecutor<'_>, id: Uuid, asked: Request<'_>) -> Result<(), Error> {
+pub async fn insert(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    rebuild: NewRebuild<'_>,
+) -> Result<(), Error> {
     sqlx::query(
         "with old as (delete from mod_patron_blocks.rebuild where ended_at < now() - $5 * interval '1 day')
          insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at, together)
          values ($1, $2, $3, 'waiting', $4, now(), $6)",
     )
     .bind(id)
-    .bind(asked.tenant.as_str())
-    .bind(asked.request)
-    .bind(asked.by)
-    .bind(KEPT.num_days())
-    .bind(asked.together)
+    .bind(rebuild.tenant.as_str())
+    .bind(rebuild.request)
+    .bind(rebuild.requested_by)
+    .bind(ENDED_RETENTION.num_days())
+    .bind(rebuild.read_group)
     .execute(db)
     .await
     .map_err(Error::at("enter a rebuild"))?;
@@ -152,34 +156,34 @@ pub async fn add(db: impl PgExecutor<'_>, id: Uuid, asked: Request<'_>) -> Resul
 
 /// Who takes a rebuild, and for how long. The database's clock counts: those of instances may differ.
 #[derive(Debug, Clone, Copy)]
-pub struct Hold {
+pub struct Lease {
     /// Whose it is.
     pub holder: Uuid,
     /// So long nobody else may take it.
-    pub time: Duration,
+    pub duration: Duration,
 }
 
-impl Hold {
+impl Lease {
     fn seconds(&self) -> f64 {
-        self.time.as_secs_f64()
+        self.duration.as_secs_f64()
     }
 }
 
 /// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
 /// What has the storage modules still to ask is taken by whoever has a token, by [`take_with_token`].
-pub async fn take(db: &Db, id: Option<Uuid>, hold: Hold) -> Result<Option<Rebuild>, Error> {
-    take_any(db, TAKE, None, id, hold).await
+pub async fn claim(db: &Db, id: Option<Uuid>, lease: Lease) -> Result<Option<Rebuild>, Error> {
+    claim_any(db, CLAIM, None, id, lease).await
 }
 
 /// Takes a rebuild of a tenant that has the storage modules still to ask, the oldest first, or this one
 /// alone, unless another is being worked on.
-pub async fn take_with_token(
+pub async fn claim_with_token(
     db: &Db,
     tenant: &TenantId,
     id: Option<Uuid>,
-    hold: Hold,
+    lease: Lease,
 ) -> Result<Option<Rebuild>, Error> {
-    take_any(db, TAKE_WITH_TOKEN, Some(tenant), id, hold).await
+    claim_any(db, CLAIM_WITH_TOKEN, Some(tenant), id, lease).await
 }
 
 /// Whether a rebuild of the tenant, or this one, has the storage modules still to ask. Where an instance works on it,
@@ -198,19 +202,19 @@ pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Re
     .map_err(Error::at("look whether a token is wanted"))
 }
 
-async fn take_any(
+async fn claim_any(
     db: &Db,
     sql: &'static str,
     tenant: Option<&TenantId>,
     id: Option<Uuid>,
-    hold: Hold,
+    lease: Lease,
 ) -> Result<Option<Rebuild>, Error> {
     let failed = || Error::at("take a rebuild");
     let mut tx = begin(db).await?;
-    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
+    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
     alone.execute(&mut *tx).await.map_err(failed())?;
     let taken = sqlx::query_as(sql);
-    let taken = taken.bind(hold.seconds()).bind(hold.holder);
+    let taken = taken.bind(lease.seconds()).bind(lease.holder);
     let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
     let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
@@ -218,59 +222,59 @@ async fn take_any(
 }
 
 /// Takes the others that go together with one, the oldest first and no more than so many.
-pub async fn take_together(
+pub async fn claim_read_group(
     db: &Db,
-    together: &str,
+    read_group: &str,
     most: i64,
-    hold: Hold,
+    lease: Lease,
 ) -> Result<Vec<Rebuild>, Error> {
     let failed = || Error::at("take rebuilds that go together");
     let mut tx = begin(db).await?;
-    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(TAKING);
+    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
     alone.execute(&mut *tx).await.map_err(failed())?;
-    let taken = sqlx::query_as(TAKE_TOGETHER).bind(hold.seconds()).bind(hold.holder);
-    let taken = taken.bind(together).bind(most).fetch_all(&mut *tx).await.map_err(failed())?;
+    let taken = sqlx::query_as(CLAIM_READ_GROUP).bind(lease.seconds()).bind(lease.holder);
+    let taken = taken.bind(read_group).bind(most).fetch_all(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
     Ok(taken)
 }
 
 /// What whoever holds a rebuild hears when it says that it still does.
-pub enum Held {
+pub enum LeaseState {
     /// So it is. Tells whether the rebuild is to end.
-    Still {
+    Active {
         /// Whether somebody wants it to end where it stands.
-        cancel: bool,
+        cancel_requested: bool,
     },
     /// Another instance has taken it.
-    ByAnother,
+    TakenOver,
     /// There is no such rebuild any more: its tenant was purged.
-    Gone,
+    Deleted,
 }
 
 /// Says that a rebuild is still worked on, and how far it is.
-pub async fn hold(
+pub async fn renew(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    hold: Hold,
+    lease: Lease,
     progress: &Value,
-) -> Result<Held, Error> {
-    let held: Option<(bool, bool)> = sqlx::query_as(
+) -> Result<LeaseState, Error> {
+    let row: Option<(bool, bool)> = sqlx::query_as(
         "with held as (
            update mod_patron_blocks.rebuild set held_until = now() + $3 * interval '1 second', progress = $4
             where id = $1 and holder = $2 and ended_at is null returning id)
          select cancel, exists (select from held) from mod_patron_blocks.rebuild where id = $1",
     )
     .bind(id)
-    .bind(hold.holder)
-    .bind(hold.seconds())
+    .bind(lease.holder)
+    .bind(lease.seconds())
     .bind(progress)
     .fetch_optional(db)
     .await
     .map_err(Error::at("hold a rebuild"))?;
-    Ok(match held {
-        Some((cancel, true)) => Held::Still { cancel },
-        Some((_, false)) => Held::ByAnother,
-        None => Held::Gone,
+    Ok(match row {
+        Some((cancel, true)) => LeaseState::Active { cancel_requested: cancel },
+        Some((_, false)) => LeaseState::TakenOver,
+        None => LeaseState::Deleted,
     })
 }
 
@@ -278,7 +282,7 @@ pub async fn hold(
 pub async fn set_status(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    Hold { holder, .. }: Hold,
+    Lease { holder, .. }: Lease,
     status: Status,
     summary: Option<&Value>,
     error: Option<&str>,
@@ -303,10 +307,10 @@ pub async fn set_status(
 
 /// Lets go of a rebuild, which another instance may go on with at once, and says why, if there is anything to
 /// say. One that was let go of for the same reason too often without coming any further has failed.
-pub async fn let_go(
+pub async fn release(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    Hold { holder, .. }: Hold,
+    Lease { holder, .. }: Lease,
     problem: Option<&str>,
 ) -> Result<(), Error> {
     sqlx::query(
@@ -322,7 +326,7 @@ pub async fn let_go(
     .bind(id)
     .bind(holder)
     .bind(problem)
-    .bind(REFUSED_MOST)
+    .bind(TOKEN_REFUSALS_MAX)
     .execute(db)
     .await
     .map_err(Error::at("let go of a rebuild"))?;
@@ -330,7 +334,11 @@ pub async fn let_go(
 }
 
 /// Whether another instance has taken a rebuild since, or has ended it; until the transaction ends none can.
-pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result<bool, Error> {
+pub async fn is_lease_lost(
+    tx: &mut Tx,
+    id: Uuid,
+    Lease { holder, .. }: Lease,
+) -> Result<bool, Error> {
     let now: Option<(Option<Uuid>, bool)> = sqlx::query_as(
         "select holder, ended_at is not null from mod_patron_blocks.rebuild where id = $1 for update",
     )
@@ -343,7 +351,11 @@ pub async fn is_anothers(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Re
 
 /// Whether a rebuild is still its holder's; until the transaction ends nobody can take it. Asked at the end of a
 /// transaction, for the word of its holder waits meanwhile.
-pub async fn is_ours(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result<bool, Error> {
+pub async fn is_lease_valid(
+    tx: &mut Tx,
+    id: Uuid,
+    Lease { holder, .. }: Lease,
+) -> Result<bool, Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
         "select id from mod_patron_blocks.rebuild where id = $1 and holder = $2 and ended_at is null
             for share",
@@ -357,7 +369,11 @@ pub async fn is_ours(tx: &mut Tx, id: Uuid, Hold { holder, .. }: Hold) -> Result
 }
 
 /// Has a rebuild whose differences are known applied. Tells whether that is so.
-pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
+pub async fn request_apply(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    id: Uuid,
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "update mod_patron_blocks.rebuild set status = 'applying', held_until = null
           where id = $1 and tenant = $2 and status = 'compared'",
@@ -371,7 +387,7 @@ pub async fn apply(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Resu
 pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
     // A purge takes the same rows in another order.
-    tenants::enter(&mut tx, tenant).await?;
+    tenants::lock_shared(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
             set cancel = true, ended_at = case when status = 'waiting' then now() end,
@@ -382,7 +398,7 @@ pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error>
     let done = done.bind(id).bind(tenant.as_str()).fetch_optional(&mut *tx).await;
     let done: Option<(bool, DateTime<Utc>)> = done.map_err(Error::at("cancel a rebuild"))?;
     if let Some((true, asked_at)) = done {
-        tenants::filled(&mut tx, tenant, Some(id), Some(asked_at)).await?;
+        tenants::finish_initial_fill(&mut tx, tenant, Some(id), Some(asked_at)).await?;
     }
     commit(tx).await?;
     Ok(done.is_some())
@@ -399,7 +415,7 @@ pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
     .bind(of.tenant.as_str())
     .bind(of.id)
     .bind(of.request.get("userId").and_then(Value::as_str))
-    .bind(of.asked_at)
+    .bind(of.requested_at)
     .execute(&mut **tx)
     .await
     .map_err(Error::at("end earlier rebuilds"))?;
@@ -407,12 +423,12 @@ pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
 }
 
 /// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
-pub async fn end_forgotten(db: impl PgExecutor<'_>) -> Result<(), Error> {
+pub async fn cancel_stale(db: impl PgExecutor<'_>) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild set cancel = true, status = 'applying'
           where status = 'compared' and begun_at < now() - $1 * interval '1 day'",
     )
-    .bind(FORGOTTEN.num_days())
+    .bind(COMPARED_RETENTION.num_days())
     .execute(db)
     .await
     .map_err(Error::at("end forgotten rebuilds"))?;
@@ -472,14 +488,14 @@ pub async fn list(
 }
 
 /// Ids of all rebuilds of a tenant.
-pub async fn ids(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
+pub async fn list_ids(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
     let all = sqlx::query_scalar("select id from mod_patron_blocks.rebuild where tenant = $1");
     let all = all.bind(tenant.as_str()).fetch_all(&mut **tx).await;
     all.map_err(Error::at("look for a tenant's rebuilds"))
 }
 
 /// Forgets all rebuilds of a tenant, whose schema is gone.
-pub async fn forget_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
+pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     let gone = sqlx::query("delete from mod_patron_blocks.rebuild where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
     gone.map(|_| ()).map_err(Error::at("forget rebuilds"))

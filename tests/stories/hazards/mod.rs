@@ -1,9 +1,9 @@
 //! The ordering hazards of the events contract (10) through the real service: what must come of them
 //! is asked for over REST. `tests/hazards.rs` has the same as properties, `docs/hazards.md` the table.
 
-mod copies;
+mod duplicates;
+mod failures;
 mod order;
-mod weather;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{blocks::Measure, event::Kind};
@@ -11,8 +11,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    facts::{enveloped, now},
-    log::Draft,
+    log::OutgoingRecord,
+    payloads::{in_envelope, now},
     world::{TENANT, World},
 };
 
@@ -33,17 +33,17 @@ fn minutes_ago(minutes: i64) -> DateTime<Utc> {
 }
 
 /// Publishes what happened at an instant: an envelope says so itself, a bare record's timestamp does.
-async fn say(world: &World, shape: Shape, at: DateTime<Utc>, kind: Kind, payload: &Value) {
+async fn publish_at(world: &World, shape: Shape, at: DateTime<Utc>, kind: Kind, payload: &Value) {
     let (text, timestamp) = match shape {
         Shape::Bare => (payload.to_string(), Some(at.timestamp_millis())),
-        Shape::Enveloped => (enveloped(payload, at).to_string(), None),
+        Shape::Enveloped => (in_envelope(payload, at).to_string(), None),
     };
-    world.log.send(Draft { timestamp, ..draft(world, kind, &text) }).await;
+    world.log.send(OutgoingRecord { timestamp, ..draft(world, kind, &text) }).await;
 }
 
 /// A record of the tenant, of now.
-fn draft<'a>(world: &World, kind: Kind, text: &'a str) -> Draft<'a> {
-    Draft {
+fn draft<'a>(world: &World, kind: Kind, text: &'a str) -> OutgoingRecord<'a> {
+    OutgoingRecord {
         topic: world.log.topic(TENANT, kind),
         headers: vec![("folio.tenantId", TENANT)],
         payload: Some(text.as_bytes()),
@@ -54,23 +54,23 @@ fn draft<'a>(world: &World, kind: Kind, text: &'a str) -> Draft<'a> {
 /// A group in which a single loan, or any balance, blocks everything.
 async fn strict_group(world: &World) -> Uuid {
     let group = Uuid::new_v4();
-    world.limit(group, Measure::ChargedOut, 0.0).await;
-    world.limit(group, Measure::FeeFineBalance, 0.0).await;
+    world.add_limit(group, Measure::ChargedOut, 0.0).await;
+    world.add_limit(group, Measure::FeeFineBalance, 0.0).await;
     group
 }
 
 /// The open loans, or fees/fines, of a patron's summary; none where there is no summary.
-async fn open(world: &World, user: Uuid, what: &str) -> Vec<Value> {
+async fn open_entries(world: &World, user: Uuid, what: &str) -> Vec<Value> {
     let path = format!("/user-summary/{user}");
     if world.get(&path).await.0 == 404 {
         return Vec::new();
     }
-    world.read(&path).await[what].as_array().unwrap().clone()
+    world.get_json(&path).await[what].as_array().unwrap().clone()
 }
 
 /// The due date and the flags (recalled, lost, claimed returned) of a patron's only loan.
 async fn only_loan(world: &World, user: Uuid) -> (String, [bool; 3]) {
-    let loans = open(world, user, "openLoans").await;
+    let loans = open_entries(world, user, "openLoans").await;
     assert_eq!(loans.len(), 1, "{loans:?}");
     let flags = ["recall", "itemLost", "itemClaimedReturned"];
     let due_date = loans[0]["dueDate"].as_str().unwrap().replace("+00:00", "Z");
@@ -79,12 +79,12 @@ async fn only_loan(world: &World, user: Uuid) -> (String, [bool; 3]) {
 
 /// The balances of a patron's open fees/fines.
 async fn balances(world: &World, user: Uuid) -> Vec<String> {
-    let fees = open(world, user, "openFeesFines").await;
+    let fees = open_entries(world, user, "openFeesFines").await;
     fees.iter().map(|fee| fee["balance"].to_string()).collect()
 }
 
 /// Nothing counts for the patron: no summary, no blocks.
-async fn has_nothing(world: &World, user: Uuid, why: &str) {
+async fn assert_nothing_open(world: &World, user: Uuid, why: &str) {
     assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 404, "{why}");
-    assert_eq!(world.blocks(user).await, NONE, "{why}");
+    assert_eq!(world.block_flags(user).await, NONE, "{why}");
 }

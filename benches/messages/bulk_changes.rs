@@ -1,0 +1,171 @@
+//! What concerns many at once: items of ten thousand patrons that get overdue at the same instant, and a limit of
+//! fifty thousand that is lowered.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::{blocks::Measure, clock::Clock, store::Db};
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::{
+    PUBLISHING_ON, UNREACHABLE_URL,
+    evaluation_load::{EvaluationLoad, PATRONS},
+    fixture::{TENANT, database, patron, print_line, schema},
+    library,
+    servers::Service,
+    topic::{self, blocks, until_published},
+};
+
+const OVERDUE: u64 = 10_000;
+const LIMITED: u64 = 50_000;
+const CONNECTIONS: u32 = 11;
+
+/// How long the desk is watched alone.
+const BASELINE_TIME: Duration = Duration::from_secs(10);
+
+/// So long whoever watches takes to begin.
+const WARM_UP_TIME: Duration = Duration::from_secs(2);
+
+/// From making the loans to the instant at which they are overdue.
+const OVERDUE_DELAY: Duration = Duration::from_secs(30);
+
+async fn execute_sql(db: &Db, sql: &str) {
+    let sql = sql.replace("{schema}", schema().name());
+    sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
+}
+
+/// No limit that anybody reaches.
+async fn raise_all_limits(db: &Db) {
+    execute_sql(
+        db,
+        "update {schema}.patron_block_limits set jsonb = jsonb || '{\"value\": 999999}'",
+    )
+    .await;
+}
+
+fn watch(port: u16) -> EvaluationLoad {
+    EvaluationLoad::begin((0..PATRONS as u64).map(patron).collect(), UNREACHABLE_URL, port)
+}
+
+/// Gives each patron's only loan another due date, so that it is overdue from `UNTIL` on.
+async fn set_due_dates(db: &Db) -> Instant {
+    let seconds = OVERDUE_DELAY.as_secs();
+    execute_sql(db, &format!(
+        "with due as (
+           update {{schema}}.loan set check_out_due_date = now() + interval '{seconds} seconds' - interval '1 minute',
+                  due_stamp = null, changed_due_date = null, changed_by_recall = null where is_open)
+         update {{schema}}.patron_counter set version = version + 1"
+    ))
+    .await;
+    Instant::now() + OVERDUE_DELAY
+}
+
+pub(crate) async fn overdue() {
+    let (login, db, _) = database("patron_blocks_bench_overdue").await;
+    let environment = format!("overdue-{}", Uuid::new_v4().simple());
+    library::fill(&db, OVERDUE).await;
+    raise_all_limits(&db).await;
+    let overdue = Measure::OverdueItems.condition_id();
+    execute_sql(&db, &format!(
+        "update {{schema}}.patron_block_limits set jsonb = jsonb || '{{\"value\": 4}}' where conditionid = '{overdue}'"
+    ))
+    .await;
+    // All have five loans, so all five get overdue at once and the limit of four is passed.
+    let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
+    until_published(&db, 0).await;
+    watch(service.port).end_after(BASELINE_TIME).await.report("alone");
+    let before = topic::sent(&db).await;
+    let moment = set_due_dates(&db).await;
+    until_published(&db, 0).await;
+    sleep(moment.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_secs(2)))
+        .await;
+    let watching = watch(service.port);
+    sleep(moment.saturating_duration_since(Instant::now())).await;
+    let expected = before + OVERDUE as i64;
+    until_published(&db, expected).await;
+    print_line(&format!(
+        "{OVERDUE} patrons' items get overdue at one instant: all told {:.1} s after it",
+        moment.elapsed().as_secs_f64()
+    ));
+    watching.end_after(Duration::ZERO).await.report("meanwhile");
+
+    set_due_dates(&db).await;
+    until_published(&db, expected + OVERDUE as i64).await;
+    drop(service);
+    sleep(OVERDUE_DELAY).await;
+    let began = Instant::now();
+    let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
+    until_published(&db, expected + 2 * OVERDUE as i64).await;
+    print_line(&format!(
+        "  nobody was there at that instant: all told {:.1} s after the service was started",
+        began.elapsed().as_secs_f64()
+    ));
+    let mut types: HashMap<String, Vec<String>> = HashMap::new();
+    topic::read(&blocks(&environment), |key, message| {
+        types.entry(key).or_default().push(message["type"].as_str().expect("a type").to_owned());
+    });
+    types.remove(&library::many_loans_patron().to_string());
+    let expected = ["CREATED", "DELETED", "CREATED"];
+    assert!(
+        types.values().all(|types| *types == expected),
+        "something was told twice, or not at all"
+    );
+    assert_eq!(types.len() as u64, OVERDUE);
+    drop(service);
+    topic::remove(&[blocks(&environment)]).await;
+}
+
+pub(crate) async fn limit() {
+    let (login, db, _) = database("patron_blocks_bench_limit").await;
+    let environment = format!("limit-{}", Uuid::new_v4().simple());
+    library::fill(&db, LIMITED).await;
+    raise_all_limits(&db).await;
+    let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
+    until_published(&db, 0).await;
+    watch(service.port).end_after(BASELINE_TIME).await.report("alone");
+    let before = topic::sent(&db).await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = |path: &str| format!("http://127.0.0.1:{}{path}", service.port);
+    let charged_out = Measure::ChargedOut.condition_id();
+    let all = url("/patron-block-limits?limit=100");
+    let all = http.get(all).header("X-Okapi-Tenant", TENANT).send().await.expect("an answer");
+    let all: Value = all.json().await.expect("JSON");
+    let limits = all["patronBlockLimits"].as_array().expect("a list");
+    let found = limits.iter().find(|limit| limit["conditionId"] == charged_out.to_string());
+    let mut lower = found.expect("a limit").clone();
+    lower["value"] = json!(3);
+    let path = url(&format!("/patron-block-limits/{}", lower["id"].as_str().expect("an id")));
+    let watching = watch(service.port);
+    sleep(WARM_UP_TIME).await;
+    let began = Instant::now();
+    let put = http.put(path).header("X-Okapi-Tenant", TENANT).json(&lower).send();
+    assert_eq!(put.await.expect("an answer").status(), 204);
+    let answered = began.elapsed();
+    until_published(&db, before + LIMITED as i64).await;
+    print_line(&format!(
+        "limit of {LIMITED} patrons lowered: answered after {:.1} ms, all told after {:.1} s",
+        answered.as_secs_f64() * 1e3,
+        began.elapsed().as_secs_f64()
+    ));
+    watching.end_after(Duration::ZERO).await.report("meanwhile");
+    let (mut times_by_patron, mut again) = (HashMap::new(), 0);
+    topic::read(&blocks(&environment), |key, _| {
+        let times = times_by_patron.entry(key).or_insert(0);
+        *times += 1;
+        again += i32::from(*times > 1);
+    });
+    // And the one with a great many loans.
+    assert_eq!(
+        (times_by_patron.len() as u64, again),
+        (LIMITED + 1, 0),
+        "at {}",
+        Clock::system().now()
+    );
+    drop(service);
+    topic::remove(&[blocks(&environment)]).await;
+}

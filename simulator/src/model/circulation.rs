@@ -1,0 +1,280 @@
+//! At the desk: items go out and come back, due dates move, things get lost and are found.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::Rng;
+
+use super::daily_pattern::DailyPattern;
+use super::event::{Fact, StatusChange};
+use super::library::{Library, PlannedAction, new_id};
+use super::payments::FeeKind;
+use super::people::weighted_index;
+use super::policy::{Interval, Material, Period, policy};
+use super::storage::{Loan, LoanState};
+
+/// What can be done to a loan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LoanAction {
+    /// The item comes back.
+    CheckIn,
+    /// Lent for another period; staff can do so even for a lost item.
+    Renew,
+    /// The patron says it was returned.
+    ClaimReturned,
+    /// The patron says it is lost.
+    DeclareLost,
+}
+
+/// Overdue by so many days the nightly job gives an item up, and sooner when it is wanted.
+const AGED_TO_LOST_DAYS: (i64, i64) = (14, 9);
+
+impl Library {
+    /// Does what the agenda says, if it can still be done.
+    pub(super) fn perform(&mut self, act: PlannedAction) {
+        match act {
+            PlannedAction::DayBegins => self.plan_day(),
+            PlannedAction::NightlyJobs => self.nightly_jobs(),
+            PlannedAction::CheckOut(person) => self.check_out(person),
+            PlannedAction::ReturnItem(person) => self.return_item(person),
+            PlannedAction::Pay(person) => self.pay_oldest_fee(person),
+            PlannedAction::Charge(person) => self.charge_patron(person),
+            PlannedAction::Recall => self.recall(),
+            PlannedAction::Hold => self.hold(),
+            PlannedAction::Reschedule => self.reschedule(),
+            PlannedAction::Edit => self.edit(),
+            PlannedAction::Fee(fee, settlement) => self.perform_fee_action(fee, settlement),
+            PlannedAction::Loan(loan, action, plan) => {
+                if self.storage.loans[loan].plan == plan && self.storage.is_open(loan) {
+                    self.perform_loan_action(loan, action);
+                }
+            }
+        }
+    }
+
+    fn perform_loan_action(&mut self, loan: usize, action: LoanAction) {
+        match action {
+            LoanAction::CheckIn => self.check_in(loan),
+            LoanAction::Renew => self.renew(loan),
+            LoanAction::ClaimReturned => self.claim_returned(loan),
+            LoanAction::DeclareLost => self.declare_lost(loan),
+        }
+    }
+
+    /// Lends one more item, unless the patron has more than enough.
+    pub(super) fn check_out(&mut self, person: usize) {
+        let someone = &self.storage.people[person];
+        let (group, patron, has) = (someone.habits.group, someone.patron.id, someone.loans.len());
+        let enough = someone.habits.loan_target.max(1);
+        // Staff sometimes turn a blind eye; that is how a patron gets beyond a limit.
+        if has >= enough + 2 || has >= enough && !self.random_bool(0.3) {
+            return;
+        }
+        let policy = policy(group, self.material());
+        let due = self.due_after(self.now, policy.period);
+        let (id, item) = (new_id(&mut self.id_rng), new_id(&mut self.id_rng));
+        let grace = policy.grace;
+        let loan = self.storage.add_loan(Loan {
+            id,
+            person,
+            policy,
+            due,
+            recalled: false,
+            state: LoanState::CheckedOut,
+            renewals: 0,
+            reminder_charged: false,
+            lost_item_fees: vec![],
+            plan: 0,
+        });
+        self.emit(Fact::CheckedOut { loan: id, patron, item, due, grace });
+        self.plan_loan(loan);
+    }
+
+    fn material(&mut self) -> Material {
+        // What is lent for hours would be long overdue by the time the days begin.
+        let short = if self.is_history(self.now) { 0 } else { 6 };
+        match weighted_index(&mut self.rng, &[82, 8, short, short]) {
+            0 => Material::Book,
+            1 => Material::Film,
+            2 => Material::CourseReserve,
+            _ => Material::Laptop,
+        }
+    }
+
+    /// A period of days ends with its last day, one of hours at its very minute.
+    pub(super) fn due_after(&self, from: DateTime<Utc>, period: Period) -> DateTime<Utc> {
+        match period {
+            Period::Hours(_) => from + period.length(),
+            Period::Days(days) => {
+                self.midnight_before(from) + TimeDelta::days(days + 1) - TimeDelta::seconds(1)
+            }
+        }
+    }
+
+    /// The patron brings back what is due first of what can be brought back.
+    pub(super) fn return_item(&mut self, person: usize) {
+        let loans = self.storage.people[person].loans.iter().copied();
+        let first = loans
+            .filter(|loan| self.storage.loans[*loan].state == LoanState::CheckedOut)
+            .min_by_key(|loan| self.storage.loans[*loan].due);
+        if let Some(loan) = first {
+            self.check_in(loan);
+        }
+    }
+
+    /// The item is back, be it late, lost or claimed returned.
+    pub(super) fn check_in(&mut self, loan: usize) {
+        let (id, patron) = self.ids(loan);
+        // What was dropped into the box overnight counts from then.
+        let in_book_drop = self.random_bool(0.2);
+        let returned = self.now - TimeDelta::minutes(if in_book_drop { 30 } else { 0 });
+        let late = self.is_overdue(loan);
+        let previous_state = self.storage.loans[loan].state;
+        self.storage.close_loan(loan);
+        self.emit(Fact::CheckedIn { loan: id, patron, returned });
+        if previous_state == LoanState::Lost {
+            self.cancel_lost_item_fees(loan);
+        } else if late && previous_state == LoanState::CheckedOut && self.random_bool(0.4) {
+            self.charge_loan(loan, FeeKind::Overdue);
+        }
+    }
+
+    /// Lends for another period. Whoever had lost the item evidently has it again.
+    pub(super) fn renew(&mut self, loan: usize) {
+        let period = self.storage.loans[loan].policy.period;
+        let due = self.due_after(self.now.max(self.storage.loans[loan].due), period);
+        let renewed = &mut self.storage.loans[loan];
+        renewed.renewals += 1;
+        self.set_due(loan, due, false);
+        self.plan_loan(loan);
+    }
+
+    /// Tells the due date as it is from now on.
+    pub(super) fn set_due(&mut self, at: usize, due: DateTime<Utc>, by_recall: bool) {
+        let loan = &mut self.storage.loans[at];
+        loan.due = due;
+        loan.recalled = by_recall;
+        if !by_recall && loan.state == LoanState::Lost {
+            loan.state = LoanState::CheckedOut;
+        }
+        let (loan, patron) = self.ids(at);
+        self.emit(Fact::DueDateChanged { loan, patron, due, by_recall });
+    }
+
+    /// Any item that is out is wanted by somebody else; its borrower gets a few days.
+    pub(super) fn recall(&mut self) {
+        let Some(loan) = self.random_loan() else { return };
+        let days = self.rng.random_range(2..=6);
+        let due = self.due_after(self.now, Period::Days(days)).min(self.storage.loans[loan].due);
+        self.set_due(loan, due, true);
+        if self.storage.loans[loan].state == LoanState::CheckedOut {
+            self.plan_loan(loan);
+        }
+    }
+
+    /// A request that changes nothing, yet FOLIO tells the due date again.
+    pub(super) fn hold(&mut self) {
+        let Some(loan) = self.random_loan() else { return };
+        let Loan { due, recalled, state: whereabouts, .. } = self.storage.loans[loan];
+        // Lost items can't be requested.
+        if whereabouts == LoanState::CheckedOut {
+            self.set_due(loan, due, recalled);
+        }
+    }
+
+    /// Staff move a due date a little, which also ends a recall.
+    pub(super) fn reschedule(&mut self) {
+        let Some(loan) = self.random_loan() else { return };
+        let days = self.rng.random_range(-3..=10);
+        let due = self.storage.loans[loan].due + TimeDelta::days(days);
+        self.set_due(loan, due, false);
+        self.plan_loan(loan);
+    }
+
+    fn random_loan(&mut self) -> Option<usize> {
+        let open = self.storage.open_loans.len();
+        (open > 0).then(|| self.storage.open_loans[self.rng.random_range(0..open)])
+    }
+
+    fn claim_returned(&mut self, loan: usize) {
+        self.storage.loans[loan].state = LoanState::ClaimedReturned;
+        self.change_status(loan, StatusChange::ClaimedReturned);
+        self.plan_missing_item(loan);
+    }
+
+    fn declare_lost(&mut self, loan: usize) {
+        // Nothing to pay: FOLIO closes the loan instead of calling it lost.
+        if self.random_bool(0.08) {
+            self.storage.close_loan(loan);
+            return self.change_status(loan, StatusChange::LoanClosed);
+        }
+        self.storage.loans[loan].state = LoanState::Lost;
+        self.change_status(loan, StatusChange::DeclaredLost);
+        self.charge_loan(loan, FeeKind::LostItem);
+        self.charge_loan(loan, FeeKind::LostItemProcessing);
+        self.plan_missing_item(loan);
+    }
+
+    /// The lost item is paid for.
+    pub(super) fn close_paid(&mut self, loan: usize) {
+        self.storage.close_loan(loan);
+        self.change_status(loan, StatusChange::LoanClosed);
+    }
+
+    fn change_status(&mut self, loan: usize, change: StatusChange) {
+        let (loan, patron) = self.ids(loan);
+        self.emit(Fact::StatusChanged { loan, patron, change });
+    }
+
+    /// Overdue loans: some are reminded for a fee, the oldest are given up.
+    fn nightly_jobs(&mut self) {
+        for loan in self.storage.open_loans.clone() {
+            let Loan { due, recalled, state: whereabouts, reminder_charged: reminded, .. } =
+                self.storage.loans[loan];
+            if whereabouts != LoanState::CheckedOut || !self.is_overdue(loan) {
+                continue;
+            }
+            let (usual_days, recalled_days) = AGED_TO_LOST_DAYS;
+            let limit = TimeDelta::days(if recalled { recalled_days } else { usual_days });
+            if self.now - due > limit && self.random_bool(0.4) {
+                self.age_to_lost(loan);
+            } else if !reminded && self.random_bool(0.15) {
+                self.storage.loans[loan].reminder_charged = true;
+                self.charge_loan(loan, FeeKind::Reminder);
+            }
+        }
+    }
+
+    fn age_to_lost(&mut self, at: usize) {
+        self.storage.loans[at].state = LoanState::Lost;
+        let (loan, patron) = self.ids(at);
+        self.emit_nightly(Fact::StatusChanged { loan, patron, change: StatusChange::AgedToLost });
+        if self.random_bool(0.8) {
+            self.charge_loan(at, FeeKind::LostItem);
+        }
+        self.plan_missing_item(at);
+    }
+
+    /// Whether the loan is overdue beyond its grace period, to the staff's precision.
+    fn is_overdue(&self, loan: usize) -> bool {
+        let loan = &self.storage.loans[loan];
+        let grace = loan.policy.grace.map_or(TimeDelta::zero(), |grace| match grace.interval_id {
+            Interval::Minutes => TimeDelta::minutes(grace.duration),
+            Interval::Hours => TimeDelta::hours(grace.duration),
+            Interval::Days => TimeDelta::days(grace.duration),
+            Interval::Weeks => TimeDelta::weeks(grace.duration),
+            Interval::Months => TimeDelta::days(31 * grace.duration),
+        });
+        self.now - loan.due > grace
+    }
+
+    /// The ids of a loan and of its borrower.
+    pub(super) fn ids(&self, loan: usize) -> (uuid::Uuid, uuid::Uuid) {
+        let loan = &self.storage.loans[loan];
+        (loan.id, self.storage.people[loan.person].patron.id)
+    }
+
+    /// A time on a later day when staff are at their desks.
+    pub(super) fn staff_time_in_days(&mut self, days: i64) -> DateTime<Utc> {
+        let at = self.time_on(self.now + TimeDelta::days(days), DailyPattern::StaffWork);
+        at.max(self.now + TimeDelta::minutes(1))
+    }
+}

@@ -1,0 +1,201 @@
+//! At the till: fees and fines are charged, paid, given back, waived, edited and deleted.
+
+use chrono::TimeDelta;
+use rand::Rng;
+use rust_decimal::Decimal;
+use uuid::{Uuid, uuid};
+
+use super::event::{Charge, Fact};
+use super::library::{Library, PlannedAction, new_id};
+use super::people::weighted_index;
+use super::storage::{Fee, LoanState};
+
+/// What a fee/fine is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FeeKind {
+    Overdue,
+    Reminder,
+    LostItem,
+    LostItemProcessing,
+    Damage,
+    NewCard,
+}
+
+impl FeeKind {
+    /// The fee/fine type, the same in every play.
+    const fn type_id(self) -> Uuid {
+        match self {
+            Self::Overdue => uuid!("4ca9a07a-32e8-4465-8882-f8b047898600"),
+            Self::Reminder => uuid!("77d056ee-035c-46a3-b7db-c2f8a096f4a6"),
+            Self::LostItem => uuid!("fc474f59-163e-4d8f-91c5-e3a20425f605"),
+            Self::LostItemProcessing => uuid!("c2e02ae1-4a42-46db-947b-85e25bf6fdfb"),
+            Self::Damage => uuid!("da62815a-3994-4458-b7f9-708538ea0b7f"),
+            Self::NewCard => uuid!("6b98200b-5f86-4a59-9df5-300e8db6f974"),
+        }
+    }
+
+    fn is_for_lost_item(self) -> bool {
+        matches!(self, Self::LostItem | Self::LostItemProcessing)
+    }
+}
+
+/// What can be done about a fee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FeeAction {
+    /// All of it.
+    Pay,
+    /// Some of it.
+    PayPartially,
+    /// A payment is given back or cancelled: the balance is as charged.
+    Refund,
+    /// The library does without.
+    Waive,
+    /// As if it had never been.
+    Delete,
+    /// The record is edited and loses its loan.
+    Unlink,
+}
+
+impl Library {
+    /// Charges a fee that a loan gave rise to.
+    pub(super) fn charge_loan(&mut self, loan: usize, kind: FeeKind) {
+        let person = self.storage.loans[loan].person;
+        let fee = self.charge(person, kind, Some(loan));
+        if kind.is_for_lost_item() {
+            self.storage.loans[loan].lost_item_fees.push(fee);
+        }
+    }
+
+    /// Charges something that has to do with no loan.
+    pub(super) fn charge_patron(&mut self, person: usize) {
+        let kind = if self.random_bool(0.5) { FeeKind::Damage } else { FeeKind::NewCard };
+        self.charge(person, kind, None);
+    }
+
+    fn charge(&mut self, person: usize, kind: FeeKind, loan: Option<usize>) -> usize {
+        let charged = self.price(kind);
+        let id = new_id(&mut self.id_rng);
+        let fee = Fee { id, person, kind, loan, charged, balance: charged, deleted: false };
+        let fee = self.storage.add_fee(fee);
+        self.emit_balance(fee);
+        self.plan_fee_action(fee);
+        fee
+    }
+
+    /// An amount in cents.
+    fn price(&mut self, kind: FeeKind) -> i64 {
+        let cents = match kind {
+            FeeKind::Overdue => self.rng.random_range(2..=60) * 10,
+            FeeKind::Reminder => 250,
+            // One in some thousands is a treasure: a balance that doubles print with an exponent.
+            FeeKind::LostItem if self.random_bool(0.000_4) => 1_250_000_000,
+            FeeKind::LostItem => self.rng.random_range(900..=9_500),
+            FeeKind::LostItemProcessing => 500,
+            FeeKind::Damage => self.rng.random_range(150..=4_000),
+            FeeKind::NewCard => 1_000,
+        };
+        cents.max(1)
+    }
+
+    /// Decides what becomes of a fee.
+    fn plan_fee_action(&mut self, fee: usize) {
+        let Fee { person, loan, .. } = self.storage.fees[fee];
+        let days = self.rng.random_range(0..=6);
+        let at = self.staff_time_in_days(days);
+        let later = at + TimeDelta::minutes(self.rng.random_range(3..=150));
+        let pays = (self.storage.people[person].habits.payment_rate * 100.0) as u32;
+        let unlinks = if loan.is_some() { 4 } else { 0 };
+        match weighted_index(&mut self.rng, &[pays, 9, 7, 3, 6, 3, unlinks, 100 - pays]) {
+            0 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Pay)),
+            1 => self.plan(at, PlannedAction::Fee(fee, FeeAction::PayPartially)),
+            2 => {
+                self.plan(at, PlannedAction::Fee(fee, FeeAction::PayPartially));
+                self.plan(later, PlannedAction::Fee(fee, FeeAction::Refund));
+            }
+            3 => {
+                self.plan(at, PlannedAction::Fee(fee, FeeAction::Pay));
+                self.plan(later, PlannedAction::Fee(fee, FeeAction::Refund));
+            }
+            4 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Waive)),
+            5 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Delete)),
+            6 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Unlink)),
+            _ => {}
+        }
+    }
+
+    /// Does what was planned for a fee, if it still makes sense.
+    pub(super) fn perform_fee_action(&mut self, at: usize, action: FeeAction) {
+        let Fee { charged, balance, deleted, .. } = self.storage.fees[at];
+        let makes_sense = match action {
+            FeeAction::Refund => balance < charged,
+            _ => balance > 0,
+        };
+        if deleted || !makes_sense {
+            return;
+        }
+        match action {
+            FeeAction::Pay => self.set_balance(at, 0),
+            FeeAction::PayPartially => self.set_balance(at, balance - balance * 3 / 5),
+            FeeAction::Refund => return self.set_balance(at, charged),
+            FeeAction::Waive => return self.set_balance(at, 0),
+            FeeAction::Delete => return self.delete(at),
+            FeeAction::Unlink => {
+                self.storage.fees[at].loan = None;
+                return self.emit_balance(at);
+            }
+        }
+        self.close_loan_if_paid(at);
+    }
+
+    /// The patron pays the oldest open fee.
+    pub(super) fn pay_oldest_fee(&mut self, person: usize) {
+        if let Some(fee) = self.storage.people[person].fees.first().copied() {
+            self.perform_fee_action(fee, FeeAction::Pay);
+        }
+    }
+
+    /// A lost item is back: what is still owed for it is cancelled as a rule.
+    pub(super) fn cancel_lost_item_fees(&mut self, loan: usize) {
+        for fee in self.storage.loans[loan].lost_item_fees.clone() {
+            if self.storage.fees[fee].balance > 0 && self.random_bool(0.85) {
+                self.set_balance(fee, 0);
+            }
+        }
+    }
+
+    /// Paying the last fee of a lost item closes its loan.
+    fn close_loan_if_paid(&mut self, fee: usize) {
+        let Fee { kind, loan, .. } = self.storage.fees[fee];
+        let Some(loan) = loan.filter(|_| kind.is_for_lost_item()) else { return };
+        let lost = self.storage.loans[loan].state == LoanState::Lost;
+        let mut fees = self.storage.loans[loan].lost_item_fees.iter();
+        if lost && fees.all(|fee| self.storage.fees[*fee].balance == 0) {
+            self.close_paid(loan);
+        }
+    }
+
+    fn set_balance(&mut self, fee: usize, balance: i64) {
+        self.storage.set_balance(fee, balance);
+        self.emit_balance(fee);
+    }
+
+    fn emit_balance(&mut self, at: usize) {
+        let Fee { id, person, kind, loan, balance, .. } = self.storage.fees[at];
+        let charge = Charge {
+            patron: self.storage.people[person].patron.id,
+            fee_type: kind.type_id(),
+            loan: loan.map(|loan| self.storage.loans[loan].id),
+        };
+        let balance = Decimal::new(balance, 2);
+        self.emit(Fact::BalanceChanged { fee: id, balance, charge: Some(charge) });
+    }
+
+    /// The record is gone; all that is said is that nothing is owed any more.
+    fn delete(&mut self, at: usize) {
+        self.storage.set_balance(at, 0);
+        let fee = &mut self.storage.fees[at];
+        fee.deleted = true;
+        let fee = fee.id;
+        self.emit(Fact::BalanceChanged { fee, balance: Decimal::ZERO, charge: None });
+    }
+}

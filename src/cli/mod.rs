@@ -1,0 +1,420 @@
+//! What operators do from the command line: the same functions as over HTTP, for all tenants.
+
+mod rebuild;
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use clap::Subcommand;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    cql::{Condition, Query},
+    event::{TenantId, parse_uuid},
+    services::{
+        check,
+        incidents::{self, Resolution},
+        ingest::Ingest,
+        ledger::PgIngestStore,
+        redrive::{DeadLetterService, RetryOutcome, schema_of},
+        switch,
+        tenants::TenantRegistry,
+    },
+    store::{
+        self, Db, PoolSettings, Schema,
+        dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+    },
+};
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Recount every patron's loans and fees/fines and compare with the stored counters
+    Check {
+        /// Only this tenant
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Set wrong counters right
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Rebuild what is known of a tenant's patrons, beside what is live: tell what differs, and put it right
+    Rebuild(rebuild::RebuildArguments),
+    /// Records that could not be applied
+    DeadLetters {
+        /// Whose; without it, those whose tenant can't be told
+        #[arg(long, global = true)]
+        tenant: Option<String>,
+        /// One JSON object a line
+        #[arg(long, global = true)]
+        json: bool,
+        /// What to do with them
+        #[command(subcommand)]
+        action: DeadLetterCommand,
+    },
+    /// Gaps, stopped partitions, tenants that can't be written
+    Incidents {
+        /// Only this tenant's, and those of tenant collections
+        #[arg(long, global = true)]
+        tenant: Option<String>,
+        /// One JSON object a line
+        #[arg(long, global = true)]
+        json: bool,
+        /// What to do with them
+        #[command(subcommand)]
+        action: IncidentCommand,
+    },
+    /// Give a tenant's tables back to the Java module of the same name, with what is known now, and
+    /// disable the tenant here. What else was kept of it goes: look at its dead letters first
+    GiveBack {
+        /// The tenant
+        #[arg(long)]
+        tenant: String,
+    },
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterCommand {
+    /// List them
+    List(DeadLetterFilter),
+    /// Show one, with its bytes
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Try them again, through the same ingest
+    Retry(DeadLetterFilter),
+    /// Throw them away
+    Discard(DeadLetterFilter),
+}
+
+/// Which dead letters.
+#[derive(Debug, Default, clap::Args)]
+pub struct DeadLetterFilter {
+    /// Only this one
+    #[arg(long)]
+    id: Option<String>,
+    /// Only those parked for this reason, such as bad_field
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those of this partition
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Only those about this member or header
+    #[arg(long)]
+    field: Option<String>,
+}
+
+/// What can be done with incidents.
+#[derive(Debug, Subcommand)]
+pub enum IncidentCommand {
+    /// List the open ones
+    List,
+    /// Take note of a gap, or let a stopped partition go on
+    Resolve {
+        /// The incident's id
+        id: String,
+    },
+}
+
+/// Why a command could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// An argument that can't be used: which, and the rule.
+    #[error("{0}")]
+    Argument(String),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The Kafka client.
+    #[error("could not make a Kafka client")]
+    Kafka(#[source] crate::kafka::Error),
+    /// The HTTP client.
+    #[error("could not make an HTTP client")]
+    Client(#[source] crate::okapi::ClientError),
+    /// The output.
+    #[error("could not write")]
+    Output(#[from] std::io::Error),
+}
+
+/// Lines of a page of a list.
+const PAGE_ROWS: i64 = 1000;
+
+/// Does it. `true` where all is well.
+pub async fn run(
+    command: &Command,
+    config: &Config,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    match command {
+        Command::Check { tenant, repair } => {
+            check_counters(config, tenant.as_deref(), *repair, out).await
+        }
+        Command::Rebuild(arguments) => {
+            let context = CliContext::new(config, arguments.tenant(), arguments.json())?;
+            rebuild::run(config, &context, arguments, out).await
+        }
+        Command::GiveBack { tenant } => {
+            let context = CliContext::new(config, Some(tenant), false)?;
+            give_back(&context, out).await
+        }
+        Command::DeadLetters { tenant, json, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+            run_dead_letters(&context, action, out).await
+        }
+        Command::Incidents { tenant, json, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+            run_incidents(&context, action, out).await
+        }
+    }
+}
+
+async fn check_counters(
+    config: &Config,
+    tenant: Option<&str>,
+    repair: bool,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let reports = check::check(&config.database, tenant, repair).await?;
+    for report in &reports {
+        writeln!(out, "{report}")?;
+    }
+    Ok(repair || reports.iter().all(|report| report.wrong.is_empty()))
+}
+
+/// What the commands work with.
+struct CliContext {
+    db: Db,
+    tenant: Option<TenantId>,
+    json: bool,
+    dead_letters: DeadLetterService,
+    clock: Clock,
+}
+
+impl CliContext {
+    fn new(config: &Config, tenant: Option<&str>, json: bool) -> Result<Self, CommandError> {
+        let parse_tenant = |name: &str| {
+            let invalid = || CommandError::Argument(format!("--tenant: an id {}", TenantId::RULE));
+            TenantId::parse(name).ok_or_else(invalid)
+        };
+        let tenant = tenant.map(parse_tenant).transpose()?;
+        let (database, clock) = (&config.database, Clock::system());
+        let db = store::pool(
+            &database.login,
+            PoolSettings {
+                name: "mod-patron-blocks cli",
+                max_connections: 1,
+                acquire_timeout: Duration::from_secs(5),
+                statement_timeout: database.statement_timeout,
+                verify_on_release: false,
+            },
+        );
+        let tenants = Arc::new(TenantRegistry::new(db.clone(), clock.clone()));
+        let ingest_store = PgIngestStore::new(db.clone(), tenants, clock.clone());
+        let bad_record_limit = config.kafka.bad_record_limit;
+        let ingest = Arc::new(Ingest::new(
+            ingest_store,
+            clock.clone(),
+            database.statement_timeout,
+            bad_record_limit,
+        ));
+        let dead_letters =
+            DeadLetterService::new(db.clone(), config.kafka.environment.clone(), ingest);
+        Ok(Self { db, tenant, json, dead_letters, clock })
+    }
+}
+
+async fn run_dead_letters(
+    context: &CliContext,
+    action: &DeadLetterCommand,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let schema = schema_of(context.tenant.as_ref());
+    match action {
+        DeadLetterCommand::List(filter) => {
+            let mut after = None;
+            while let Some(page) = filter.page(context, &mut after).await? {
+                for dead_letter in page {
+                    writeln!(out, "{}", format_line(&dead_letter, context.json))?;
+                }
+            }
+        }
+        DeadLetterCommand::Show { id } => {
+            let Some(letter) = dead_letters::find(&context.db, &schema, parse_id(id)?).await?
+            else {
+                return Err(CommandError::Argument(format!("there is no dead letter {id}")));
+            };
+            writeln!(out, "{}", format_line(&letter.head(), context.json))?;
+            out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
+            writeln!(out)?;
+        }
+        DeadLetterCommand::Retry(chosen) => return retry(context, &schema, chosen, out).await,
+        DeadLetterCommand::Discard(chosen) => {
+            let discarded = match chosen.id.as_deref().map(parse_id).transpose()? {
+                Some(id) => u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?),
+                None => discard_all(context, &schema, chosen).await?,
+            };
+            writeln!(out, "{discarded} thrown away")?;
+        }
+    }
+    Ok(true)
+}
+
+/// The name of the operator in logs and in resolved incidents.
+const OPERATOR: &str = "command line";
+
+async fn retry(
+    context: &CliContext,
+    schema: &Schema,
+    filter: &DeadLetterFilter,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let (mut all_applied, mut after) = (true, None);
+    while let Some(page) = filter.page(context, &mut after).await? {
+        for DeadLetterHead { id, .. } in page {
+            // One at a time: each may be megabytes. Another operator may have removed it.
+            let Some(letter) = dead_letters::find(&context.db, schema, id).await? else { continue };
+            let (applied, why) = match context.dead_letters.retry(letter).await? {
+                RetryOutcome::Applied => (true, "applied".to_owned()),
+                RetryOutcome::StillParked(why) => (false, why),
+            };
+            all_applied &= applied;
+            if context.json {
+                writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
+            } else {
+                writeln!(out, "{id}  {}{why}", if applied { "" } else { "still parked: " })?;
+            }
+        }
+    }
+    Ok(all_applied)
+}
+
+/// Until none is left: nobody waits for an answer here.
+async fn discard_all(
+    context: &CliContext,
+    schema: &Schema,
+    chosen: &DeadLetterFilter,
+) -> Result<u64, CommandError> {
+    let mut all = 0;
+    loop {
+        let done = context.dead_letters.discard_all(schema, &chosen.condition(), OPERATOR).await?;
+        all += done.discarded;
+        if done.continue_after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+impl DeadLetterFilter {
+    fn condition(&self) -> Condition {
+        let fields = [
+            ("reason", self.reason.clone()),
+            ("topic", self.topic.clone()),
+            ("partition", self.partition.map(|partition| partition.to_string())),
+            ("field", self.field.clone()),
+        ];
+        Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
+    }
+
+    /// The next page, or nothing where `after` was the last; moves it on.
+    async fn page(
+        &self,
+        context: &CliContext,
+        after: &mut Option<Uuid>,
+    ) -> Result<Option<Vec<DeadLetterHead>>, CommandError> {
+        let schema = schema_of(context.tenant.as_ref());
+        let page = match &self.id {
+            Some(_) if after.is_some() => Vec::new(),
+            Some(id) => {
+                let found = dead_letters::find(&context.db, &schema, parse_id(id)?).await?;
+                found.iter().map(StoredDeadLetter::head).collect()
+            }
+            None => {
+                let query = Query::from(self.condition());
+                dead_letters::list(&context.db, &schema, &query, *after, (0, PAGE_ROWS)).await?
+            }
+        };
+        let Some(last) = page.last() else { return Ok(None) };
+        *after = Some(last.id);
+        Ok(Some(page))
+    }
+}
+
+fn format_line(letter: &DeadLetterHead, json: bool) -> String {
+    let DeadLetterHead { id, reason, field, rule, topic, partition, offset, received_at, .. } =
+        letter;
+    if json {
+        return json!({
+            "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
+            "topic": topic, "partition": partition, "offset": offset,
+        })
+        .to_string();
+    }
+    let field = field.as_deref().unwrap_or("");
+    format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
+}
+
+async fn run_incidents(
+    context: &CliContext,
+    action: &IncidentCommand,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    match action {
+        IncidentCommand::List => {
+            let open =
+                store::incidents::list(&context.db, context.tenant.as_ref(), true, PAGE_ROWS)
+                    .await?;
+            for raised in &open {
+                if context.json {
+                    writeln!(out, "{}", json!(raised))?;
+                } else {
+                    let store::incidents::StoredIncident { id, kind, topic, partition, .. } =
+                        raised;
+                    let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
+                    if raised.rebuild_id.is_some() {
+                        writeln!(out, "{id}  {kind}: {detail}")?;
+                        continue;
+                    }
+                    writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
+                }
+            }
+            Ok(open.is_empty())
+        }
+        IncidentCommand::Resolve { id } => {
+            let (id, now) = (parse_id(id)?, context.clock.now());
+            let tenant = context.tenant.as_ref();
+            match incidents::resolve(&context.db, tenant, id, OPERATOR, now).await? {
+                Resolution::Resolved => {
+                    writeln!(out, "resolved")?;
+                    Ok(true)
+                }
+                Resolution::NotOpen => {
+                    Err(CommandError::Argument(format!("there is no open incident {id}")))
+                }
+                Resolution::Shared => {
+                    let why = format!("incident {id} is about a topic that tenants share");
+                    Err(CommandError::Argument(format!("{why}: resolve it without --tenant")))
+                }
+            }
+        }
+    }
+}
+
+async fn give_back(context: &CliContext, out: &mut impl Write) -> Result<bool, CommandError> {
+    const MODULE_ID: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
+    let Some(tenant) = &context.tenant else { return Ok(false) };
+    let summaries =
+        switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
+    writeln!(out, "{tenant}: {summaries} summaries given back to the Java module, disabled here")?;
+    Ok(true)
+}
+
+fn parse_id(text: &str) -> Result<Uuid, CommandError> {
+    parse_uuid(text).ok_or_else(|| CommandError::Argument(format!("{text:?} is not a UUID")))
+}

@@ -1,0 +1,340 @@
+//! Rebuilds from the command line: asked for, worked on and watched here, and told in words.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{CliContext, CommandError, parse_id};
+use crate::{
+    config::Config,
+    event::TenantId,
+    kafka::BrokerClient,
+    okapi::{Caller, ModuleClient, Storage},
+    services::{
+        rebuild::{
+            RebuildConfig, RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron,
+            told_patron, told_rebuild,
+        },
+        tenants::{Tenant, TenantRegistry},
+    },
+    store::{
+        differences,
+        rebuilds::{self, Rebuild, Status},
+        tenants,
+    },
+};
+
+/// How often a rebuild is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Patrons that are told of in words.
+const PATRONS_SHOWN_MAX: i64 = 20;
+
+/// Patrons at once where all are told.
+const PAGE_PATRONS: i64 = 500;
+
+/// What to rebuild, and from what.
+#[derive(Debug, clap::Args)]
+pub struct RebuildArguments {
+    /// The tenant
+    #[arg(long, required_unless_present = "all_tenants")]
+    tenant: Option<String>,
+    /// All tenants that are enabled: topics that they share are read once
+    #[arg(long, conflicts_with_all = ["tenant", "user", "id", "token"])]
+    all_tenants: bool,
+    /// What is read: topics, inbox, or storage
+    #[arg(long, default_value = "topics")]
+    source: String,
+    /// From where on: earliest, a date-time, or topics as topic/partition@offset with commas between
+    #[arg(long, default_value = "earliest")]
+    from: String,
+    /// Only this patron
+    #[arg(long)]
+    user: Option<String>,
+    /// Where topics don't hold everything any more: inbox, if that speaks for the rest
+    #[arg(long)]
+    covered_by: Option<String>,
+    /// Merge what the topics hold, however little that is, and drop nothing that is known
+    #[arg(long)]
+    fill: bool,
+    /// Only tell what differs, which is what happens where nothing else is said; it may be applied later
+    #[arg(long)]
+    dry_run: bool,
+    /// Put right what differs
+    #[arg(long, conflicts_with = "dry_run")]
+    apply: bool,
+    /// An earlier rebuild whose differences are applied, instead of looking for them anew
+    #[arg(long, requires = "apply", conflicts_with_all = ["source", "from", "user", "covered_by", "fill"])]
+    id: Option<String>,
+    /// A token with which the storage modules may be asked through OKAPI_URL
+    #[arg(long, env = "OKAPI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// One JSON object for the rebuild, then one a line for each patron of whom something differs
+    #[arg(long)]
+    json: bool,
+}
+
+impl RebuildArguments {
+    /// The tenant's id, as given.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
+    fn to_request(&self) -> Result<RebuildRequest, CommandError> {
+        let mut body = json!({ "source": self.source, "from": self.from, "dryRun": !self.apply, "fill": self.fill });
+        if let Some(user) = &self.user {
+            (body["scope"], body["userId"]) = (json!("user"), json!(user));
+        }
+        if let Some(covering) = &self.covered_by {
+            body["coveredBy"] = json!(covering);
+        }
+        RebuildRequest::from_json(&body)
+            .map_err(|refused| CommandError::Argument(refused.to_string()))
+    }
+}
+
+/// Has it done, by this process or by an instance that is quicker, and tells of it. `true` where it was done,
+/// or where nothing differs.
+pub(super) async fn run(
+    config: &Config,
+    context: &CliContext,
+    arguments: &RebuildArguments,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let tenants = Arc::new(TenantRegistry::new(context.db.clone(), context.clock.clone()));
+    let broker = Arc::new(BrokerClient::new(&config.kafka).map_err(CommandError::Kafka)?);
+    let storage =
+        Storage::new(ModuleClient::new(config.okapi.breaker).map_err(CommandError::Client)?);
+    let service = Arc::new(Rebuilds::new(
+        (context.db.clone(), config.database.login.clone()),
+        tenants.clone(),
+        context.clock.clone(),
+        (config.kafka.clone(), broker, storage),
+        RebuildConfig { concurrency: 1, ..config.rebuild },
+    ));
+    let requested = request_rebuilds(context, &tenants, &service, arguments).await?;
+    let rebuilds = requested.rebuilds.clone();
+    let stop = CancellationToken::new();
+    let caller = Caller {
+        okapi_url: config.okapi.gateway.url.clone(),
+        is_foreign_gateway: false,
+        tenant: arguments.tenant.clone().unwrap_or_default(),
+        token: arguments.token.clone(),
+        request_id: None,
+    };
+    let working = tokio::spawn(service.run_requested(requested, caller, stop.clone()));
+    let ended = watch_progress(context, &rebuilds).await;
+    stop.cancel();
+    let _ = working.await;
+    let mut is_good = true;
+    for rebuild in ended? {
+        let Some(tenant) = tenants.find(&rebuild.tenant).await? else { continue };
+        if arguments.all_tenants && !context.json {
+            writeln!(out, "tenant {}", rebuild.tenant)?;
+        }
+        is_good &= print_report(context, &tenant, &rebuild, out).await?;
+    }
+    Ok(is_good)
+}
+
+/// Enters what is asked for, or has what an earlier one found be applied.
+async fn request_rebuilds(
+    context: &CliContext,
+    registry: &TenantRegistry,
+    service: &Rebuilds,
+    arguments: &RebuildArguments,
+) -> Result<RequestedRebuilds, CommandError> {
+    if arguments.all_tenants {
+        let ask = arguments.to_request()?;
+        if ask.source == Source::Storage {
+            let rule = "a token is one tenant's: name the tenant for source storage";
+            return Err(CommandError::Argument(rule.to_owned()));
+        }
+        let mut all: Vec<TenantId> =
+            tenants::list_enabled(&context.db).await?.into_keys().collect();
+        all.sort();
+        return Ok(service.request_all(&context.db, &all, &ask, "command line").await?);
+    }
+    let id = context
+        .tenant
+        .as_ref()
+        .ok_or_else(|| CommandError::Argument("--tenant is missing".into()))?;
+    let Some(tenant) = registry.find(id).await? else {
+        return Err(CommandError::Argument(format!("tenant {id} is not enabled")));
+    };
+    let rebuild_id = match &arguments.id {
+        Some(earlier) => {
+            let id = parse_id(earlier)?;
+            if !rebuilds::request_apply(&context.db, &tenant.id, id).await? {
+                let rule = "there is no rebuild with this id whose differences wait to be applied";
+                return Err(CommandError::Argument(rule.to_owned()));
+            }
+            id
+        }
+        None => {
+            service.request(&context.db, &tenant, &arguments.to_request()?, "command line").await?
+        }
+    };
+    Ok(RequestedRebuilds { rebuilds: vec![(tenant.id.clone(), rebuild_id)], read_group: None })
+}
+
+/// Shows how far they are until all are at rest. Ctrl-C ends them where they stand, and waits until nothing is
+/// left of them.
+async fn watch_progress(
+    context: &CliContext,
+    requested: &[(TenantId, Uuid)],
+) -> Result<Vec<Rebuild>, CommandError> {
+    let bar = ProgressBar::new(0);
+    let style =
+        ProgressStyle::with_template("{msg:>18} {wide_bar} {human_pos}/{human_len}  {prefix}");
+    bar.set_style(style.expect("the template is a constant that can be read"));
+    let ids: Vec<Uuid> = requested.iter().map(|(_, id)| *id).collect();
+    let mut poll_timer = interval(POLL_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = poll_timer.tick() => {}
+            _ = tokio::signal::ctrl_c() => {
+                for (tenant, id) in requested {
+                    rebuilds::cancel(&context.db, tenant, *id).await?;
+                }
+                bar.set_message("ending");
+            }
+        }
+        let all = rebuilds::find_all(&context.db, &ids).await?;
+        if all.len() < ids.len() {
+            let problem = "a rebuild is gone: its tenant was purged";
+            return Err(CommandError::Argument(problem.to_owned()));
+        }
+        let is_at_rest =
+            |rebuild: &Rebuild| rebuild.status.has_ended() || rebuild.status == Status::Compared;
+        let ended = all.iter().filter(|rebuild| is_at_rest(rebuild)).count();
+        if ended == all.len() {
+            bar.finish_and_clear();
+            return Ok(all);
+        }
+        match &*all {
+            [one] => show_progress(&bar, &one.progress),
+            all => {
+                bar.set_message("tenants");
+                bar.set_length(all.len() as u64);
+                bar.set_position(ended as u64);
+            }
+        }
+    }
+}
+
+fn show_progress(bar: &ProgressBar, progress: &Value) {
+    let number = |name: &str| progress[name].as_f64().unwrap_or_default();
+    bar.set_message(progress["stage"].as_str().unwrap_or("waiting").to_owned());
+    bar.set_length(number("total") as u64);
+    bar.set_position(number("done") as u64);
+    let remaining = Duration::from_secs(number("secondsLeft") as u64);
+    bar.set_prefix(format!(
+        "{:.0}/s, {} left",
+        number("rate"),
+        indicatif::HumanDuration(remaining)
+    ));
+}
+
+async fn print_report(
+    context: &CliContext,
+    tenant: &Tenant,
+    rebuild: &Rebuild,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let skipped_records = summary_number(rebuild, "/skippedRecords");
+    let needs_approval =
+        rebuild.status == Status::Compared && rebuild.request["dryRun"] == json!(false);
+    let is_good = matches!(rebuild.status, Status::Done | Status::Compared)
+        && skipped_records == 0
+        && !needs_approval;
+    if context.json {
+        writeln!(out, "{}", told_rebuild(rebuild))?;
+        let mut offset = 0;
+        while print_page(context, tenant, rebuild.id, offset, out).await? {
+            offset += PAGE_PATRONS;
+        }
+        return Ok(is_good);
+    }
+    writeln!(out, "rebuild {}: {}", rebuild.id, rebuild.status.name())?;
+    if let Some(error) = &rebuild.error {
+        writeln!(out, "{error}")?;
+    }
+    for problem in &rebuild.problems {
+        writeln!(out, "{problem}")?;
+    }
+    if rebuild.summary.is_none() {
+        return Ok(is_good);
+    }
+    let number = |pointer: &str| summary_number(rebuild, pointer);
+    writeln!(
+        out,
+        "{} patrons differ; {} have wrong counters; blocks imposed on {}, lifted from {}",
+        number("/patrons"),
+        number("/wrongCounters"),
+        number("/blocksImposed"),
+        number("/blocksLifted")
+    )?;
+    for (what, of) in [("loans", "/loans"), ("fees/fines", "/feesFines")] {
+        writeln!(
+            out,
+            "{what}: {} open only here, {} open only in the source, {} different, {} different in nothing \
+             that counts now",
+            number(&format!("{of}/onlyCurrent")),
+            number(&format!("{of}/onlyInSource")),
+            number(&format!("{of}/different")),
+            number(&format!("{of}/insignificant"))
+        )?;
+    }
+    let source = match rebuild.request["source"].as_str() {
+        Some("inbox") => "the inbox",
+        Some("storage") => "storage",
+        _ => "the log",
+    };
+    let schema = &tenant.schema;
+    let patrons =
+        differences::list_patrons(&context.db, schema, rebuild.id, PATRONS_SHOWN_MAX, 0).await?;
+    let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
+    let differences = differences::list_of_patrons(&context.db, schema, rebuild.id, &users).await?;
+    for patron in &patrons {
+        for line in describe_patron(patron, &differences, source) {
+            writeln!(out, "  {}: {line}", patron.user_id)?;
+        }
+    }
+    if rebuild.status == Status::Compared && number("/patrons") > 0 {
+        writeln!(out, "nothing was changed; apply it with --apply --id {}", rebuild.id)?;
+    }
+    Ok(is_good)
+}
+
+/// A number of its summary.
+fn summary_number(rebuild: &Rebuild, pointer: &str) -> i64 {
+    let number = rebuild.summary.as_ref().and_then(|summary| summary.pointer(pointer));
+    number.and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// Tells whether there may be more.
+async fn print_page(
+    context: &CliContext,
+    tenant: &Tenant,
+    id: Uuid,
+    offset: i64,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let schema = &tenant.schema;
+    let patrons = differences::list_patrons(&context.db, schema, id, PAGE_PATRONS, offset).await?;
+    let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
+    let differences = differences::list_of_patrons(&context.db, schema, id, &users).await?;
+    for patron in &patrons {
+        writeln!(out, "{}", told_patron(patron, &differences))?;
+    }
+    Ok(!patrons.is_empty())
+}

@@ -1,0 +1,110 @@
+//! Settings of housekeeping.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use clap::Args;
+
+use super::InvalidSettings;
+
+/// The settings as they come.
+#[derive(Debug, Clone, Args)]
+pub struct HousekeepingSettings {
+    /// Days for which events are kept once what they are about has ended; longer where a topic holds them
+    #[arg(long, env = "INBOX_DAYS", default_value = "30", global = true)]
+    pub inbox_days: String,
+    /// Days for which a loan or fee/fine that has ended is remembered; never shorter than events and dead
+    /// letters are kept
+    #[arg(long, env = "TOMBSTONE_DAYS", default_value = "60", global = true)]
+    pub tombstone_days: String,
+    /// Days for which a record that could not be applied is kept
+    #[arg(long, env = "DEAD_LETTER_DAYS", default_value = "90", global = true)]
+    pub dead_letter_days: String,
+    /// Such records of one tenant at most; the oldest go
+    #[arg(long, env = "DEAD_LETTERS_MAX", default_value = "100000", global = true)]
+    pub dead_letters_max: String,
+    /// MiB that such records of one tenant take at most; the oldest go
+    #[arg(long, env = "DEAD_LETTERS_MIB", default_value = "1024", global = true)]
+    pub dead_letters_mib: String,
+    /// Hours for which a message that was sent is kept
+    #[arg(long, env = "OUTBOX_HOURS", default_value = "24", global = true)]
+    pub outbox_hours: String,
+    /// How often a tenant's old rows are looked for, in seconds
+    #[arg(long, env = "HOUSEKEEPING_INTERVAL_SECONDS", default_value = "3600", global = true)]
+    pub housekeeping_interval: String,
+    /// Shortest pause between two steps of that, in milliseconds
+    #[arg(long, env = "HOUSEKEEPING_PAUSE_MS", default_value = "100", global = true)]
+    pub housekeeping_pause: String,
+}
+
+/// What is kept for how long, and how hastily the rest goes.
+#[derive(Debug, Clone)]
+pub struct HousekeepingConfig {
+    /// Events whose loan or fee/fine is not open.
+    pub inbox_retention: TimeDelta,
+    /// Loans and fees/fines that are not open; never less than `inbox`.
+    pub tombstone_retention: TimeDelta,
+    /// Dead letters.
+    pub dead_letter_retention: TimeDelta,
+    /// Dead letters of one tenant at most.
+    pub dead_letters_max: i64,
+    /// Bytes that dead letters of one tenant take at most.
+    pub dead_letters_bytes_max: i64,
+    /// Messages that were sent.
+    pub outbox_retention: TimeDelta,
+    /// From one time to the next.
+    pub interval: Duration,
+    /// From one step to the next, at least.
+    pub step_pause: Duration,
+}
+
+impl HousekeepingSettings {
+    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> HousekeepingConfig {
+        let mut days = |variable, text| {
+            let rule = "must be a number of days from 1 to 3650";
+            TimeDelta::days(problems.number(variable, text, rule, 1..=3650))
+        };
+        let inbox = days("INBOX_DAYS", &self.inbox_days);
+        let tombstones = days("TOMBSTONE_DAYS", &self.tombstone_days);
+        let dead_letters = days("DEAD_LETTER_DAYS", &self.dead_letter_days);
+        if !tombstones.is_zero() {
+            problems.parse(
+                "TOMBSTONE_DAYS",
+                &self.tombstone_days,
+                "must not be less than INBOX_DAYS",
+                |_| (tombstones >= inbox).then_some(()),
+            );
+        }
+        HousekeepingConfig {
+            inbox_retention: inbox,
+            tombstone_retention: tombstones,
+            dead_letter_retention: dead_letters,
+            dead_letters_max: problems.number(
+                "DEAD_LETTERS_MAX",
+                &self.dead_letters_max,
+                "must be a number from 1 to 10000000",
+                1..=10_000_000,
+            ),
+            dead_letters_bytes_max: 1_048_576
+                * problems.number(
+                    "DEAD_LETTERS_MIB",
+                    &self.dead_letters_mib,
+                    "must be a number of MiB from 16 to 1048576",
+                    16..=1_048_576,
+                ),
+            outbox_retention: TimeDelta::hours(problems.number(
+                "OUTBOX_HOURS",
+                &self.outbox_hours,
+                "must be a number of hours from 1 to 8760",
+                1..=8760,
+            )),
+            interval: Duration::from_secs(problems.number(
+                "HOUSEKEEPING_INTERVAL_SECONDS",
+                &self.housekeeping_interval,
+                "must be a number of seconds from 10 to 604800",
+                10..=604_800,
+            )),
+            step_pause: problems.milliseconds("HOUSEKEEPING_PAUSE_MS", &self.housekeeping_pause),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What storage modules tell: how a loan or a user is after a change, or that it is gone (events contract
+//! 4.3, 8). Loans come from mod-circulation-storage, users from mod-users.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    Fact, Kind, Reject,
+    decode::Reason,
+    envelope::{self, ChangeEnvelope, Envelope, RawMember, is_object},
+    fields::{self, required},
+};
+
+/// The members of a loan or of a user that mean something to us; `null` counts as absent, and others are
+/// allowed.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Entity<'a> {
+    #[serde(borrow)]
+    id: RawMember<'a>,
+
+    // Of a loan.
+    #[serde(borrow)]
+    user_id: RawMember<'a>,
+    #[serde(borrow)]
+    status: RawMember<'a>,
+    #[serde(borrow)]
+    item_status: RawMember<'a>,
+    #[serde(borrow)]
+    due_date: RawMember<'a>,
+    #[serde(borrow)]
+    due_date_changed_by_recall: RawMember<'a>,
+
+    // Of a user.
+    #[serde(borrow)]
+    patron_group: RawMember<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status<'a> {
+    #[serde(borrow)]
+    name: RawMember<'a>,
+}
+
+/// What was done.
+enum EntityChange<'a> {
+    /// The entity is as this says.
+    Saved(Entity<'a>),
+    /// The entity is no more.
+    Deleted(Entity<'a>),
+    /// None is any more.
+    AllDeleted,
+    /// Something that leaves everything as it was, as far as we know.
+    Unknown,
+}
+
+/// Reads a change: what its envelope says, and what the change says of its entity; nothing where it is of a
+/// type that is not known, which is no error.
+pub(super) fn decode_change(
+    kind: Kind,
+    value: &[u8],
+) -> (Envelope<'_>, Result<Option<Fact>, Reject>) {
+    let (envelope, change) = envelope::open_change(value);
+    let fact = change.and_then(|change| parse_change(&change)).and_then(|change| match kind {
+        Kind::StoredLoan => loan_fact(&change),
+        Kind::StoredUser => user_fact(&change),
+        _ => Ok(None),
+    });
+    (envelope, fact)
+}
+
+/// Outside of an envelope an entity does not say what was done to it.
+pub(super) fn missing_type() -> Reject {
+    Reject::new(Reason::MissingField, Some("type"), "is required")
+}
+
+/// Both variants of the envelope have names of their own for what was done.
+fn parse_change<'a>(change: &ChangeEnvelope<'a>) -> Result<EntityChange<'a>, Reject> {
+    match &*required("type", fields::non_blank_string("type", change.type_)?)? {
+        "CREATED" | "CREATE" | "UPDATED" | "UPDATE" => {
+            parse_entity("new", change.new).map(EntityChange::Saved)
+        }
+        "DELETED" | "DELETE" => parse_entity("old", change.old).map(EntityChange::Deleted),
+        "ALL_DELETED" | "DELETE_ALL" => Ok(EntityChange::AllDeleted),
+        _ => Ok(EntityChange::Unknown),
+    }
+}
+
+fn parse_entity<'a>(name: &'static str, raw: RawMember<'a>) -> Result<Entity<'a>, Reject> {
+    let bad = |reason, rule| Reject::new(reason, Some(name), rule);
+    match raw {
+        Some(raw) if is_object(raw) => envelope::parse_object(Some(name), raw.get()),
+        Some(_) => Err(bad(Reason::BadField, "must be an object")),
+        None => Err(bad(Reason::MissingField, "is required where an envelope tells a change")),
+    }
+}
+
+fn entity_id(entity: &Entity<'_>) -> Result<Uuid, Reject> {
+    required("id", fields::uuid("id", entity.id)?)
+}
+
+/// An open loan has to say whose it is and when it is due; of one that has ended its id is enough, and its
+/// user may have been taken out (events contract 8).
+fn loan_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
+    let entity = match change {
+        EntityChange::Saved(entity) => entity,
+        EntityChange::Deleted(entity) => {
+            return Ok(Some(Fact::LoanSnapshotClosed { loan: entity_id(entity)? }));
+        }
+        EntityChange::AllDeleted => return Ok(Some(Fact::AllLoansDeleted)),
+        EntityChange::Unknown => return Ok(None),
+    };
+    let loan = entity_id(entity)?;
+    if !is_open(entity)? {
+        return Ok(Some(Fact::LoanSnapshotClosed { loan }));
+    }
+    loan_snapshot(entity).map(Some)
+}
+
+/// An open loan as its storage holds it.
+pub(super) fn loan_snapshot(entity: &Entity<'_>) -> Result<Fact, Reject> {
+    // A status that can't be read is no reason to lose the loan. It says nothing of the item.
+    let item = fields::non_blank_string("itemStatus", entity.item_status)
+        .ok()
+        .map(Option::unwrap_or_default);
+    let item = item.as_deref();
+    // The recall flag and the due date are one register. A flag that can't be read leaves no value for it.
+    let by_recall = fields::boolean("dueDateChangedByRecall", entity.due_date_changed_by_recall)?;
+    Ok(Fact::LoanSnapshot {
+        loan: entity_id(entity)?,
+        user: required("userId", fields::uuid("userId", entity.user_id)?)?,
+        due_date: required("dueDate", fields::date_time("dueDate", entity.due_date)?)?,
+        by_recall: by_recall.unwrap_or(false),
+        lost: item.map(|item| matches!(item, "Declared lost" | "Aged to lost")),
+        claimed_returned: item.map(|item| item.eq_ignore_ascii_case("Claimed returned")),
+    })
+}
+
+fn is_open(loan: &Entity<'_>) -> Result<bool, Reject> {
+    const NAME: &str = "status.name";
+    let status: Status<'_> = match loan.status {
+        Some(raw) if is_object(raw) => envelope::parse_object(Some("status"), raw.get())?,
+        Some(_) => return Err(Reject::new(Reason::BadField, Some("status"), "must be an object")),
+        None => Status::default(),
+    };
+    let name = required(NAME, fields::non_blank_string(NAME, status.name)?)?;
+    Ok(name.eq_ignore_ascii_case("Open"))
+}
+
+/// A user who is gone has no group; nor has one whose record names none.
+fn user_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
+    let (entity, group) = match change {
+        EntityChange::Saved(entity) => {
+            (entity, fields::non_blank_string("patronGroup", entity.patron_group)?)
+        }
+        EntityChange::Deleted(entity) => (entity, None),
+        EntityChange::AllDeleted | EntityChange::Unknown => return Ok(None),
+    };
+    // The database keeps no such text, and a rebuild that met it there could not end.
+    if group.as_ref().is_some_and(|group| group.contains('\0')) {
+        let rule = "must not have a NUL character";
+        return Err(Reject::new(Reason::BadField, Some("patronGroup"), rule));
+    }
+    Ok(Some(Fact::PatronGroupChanged {
+        user: entity_id(entity)?,
+        group: group.map(|group| group.into_owned()),
+    }))
+}

@@ -1,0 +1,65 @@
+//! `patron-blocks-operations`: how far ingest has come, and incidents.
+
+use actix_web::{HttpResponse, http::StatusCode, web::Path};
+
+use super::{
+    ApiError, openapi,
+    tenant::{TenantRequest, path_id},
+};
+use crate::services::{
+    incidents::{self, Resolution},
+    standing,
+};
+
+/// `GET /patron-blocks/ingest`
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/ingest",
+    operation_id = "getIngest",
+    summary = "How far ingest has come",
+    responses(
+        (status = 200, body = openapi::IngestStatus, description = "Found"),
+        openapi::Common,
+    ),
+)]
+pub(super) async fn ingest(context: TenantRequest) -> Result<HttpResponse, ApiError> {
+    let TenantRequest { state, db, tenant, .. } = context;
+    let status = standing::ingest_status(&db, &state.broker, &state.environment, &tenant).await?;
+    Ok(HttpResponse::Ok().json(status))
+}
+
+/// `POST /patron-blocks/incidents/{id}/resolve`: a gap is known, a stopped partition goes on.
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/incidents/{id}/resolve",
+    operation_id = "resolveIncident",
+    summary = "Take note of a gap, or let a stopped partition go on",
+    params(
+        ("id" = Uuid, Path, description = "The incident"),
+    ),
+    responses(
+        (status = 204, description = "Resolved"),
+        openapi::Forbidden,
+        openapi::NotFound,
+        openapi::Common,
+    ),
+)]
+pub(super) async fn resolve(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&path, || ApiError::bad_request("the incident's id is not a UUID"))?;
+    let by = context.acting_user.as_deref().unwrap_or("unknown");
+    let now = context.state.clock.now();
+    match incidents::resolve(&context.db, Some(&context.tenant.id), id, by, now).await? {
+        Resolution::Resolved => Ok(HttpResponse::NoContent().finish()),
+        Resolution::NotOpen => Err(ApiError::not_found(format!("No open incident {id}"))),
+        Resolution::Shared => {
+            let text = format!(
+                "Incident {id} is about a topic that tenants share; it is resolved from the command line: \
+                 mod-patron-blocks incidents resolve {id}"
+            );
+            Err(ApiError::Text(StatusCode::FORBIDDEN, text))
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! What handlers say of themselves by name: answers that many give, parameters, and bodies that pass
+//! through as JSON.
+#![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
+
+mod dead_letters;
+mod iterations;
+mod readiness;
+mod rebuilds;
+mod synchronization;
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use utoipa::{
+    IntoParams, IntoResponses, PartialSchema, ToSchema,
+    openapi::{self, Content, ObjectBuilder, RefOr, ResponseBuilder, Type, schema::OneOfBuilder},
+};
+use uuid::Uuid;
+
+pub(super) use dead_letters::{DeadLetter, DeadLetters, DiscardReport, RetryReport};
+pub(super) use iterations::{Iteration, IterationRequest, Iterations};
+pub(super) use readiness::Readiness;
+pub(super) use rebuilds::{Differences, ListPaging, Rebuild, RebuildRequest, Rebuilds};
+pub(super) use synchronization::{InvalidOrText, Synchronization, SynchronizationRequest};
+
+type Responses = BTreeMap<String, RefOr<openapi::Response>>;
+
+fn response(status: u16, what: &str, media: &str, body: RefOr<openapi::Schema>) -> Responses {
+    let content = Content::new(Some(body));
+    let response = ResponseBuilder::new().description(what).content(media, content).build();
+    BTreeMap::from([(status.to_string(), RefOr::T(response))])
+}
+
+fn text(status: u16, what: &str) -> Responses {
+    response(status, what, "text/plain", String::schema())
+}
+
+/// What any request of a tenant may be answered.
+pub(super) struct Common;
+
+impl IntoResponses for Common {
+    fn responses() -> Responses {
+        let bad = "A tenant that is missing or not enabled, or a request that can't be read";
+        let mut all = text(400, bad);
+        all.append(&mut text(500, "The database failed"));
+        all
+    }
+}
+
+/// The caller may try again soon.
+pub(super) struct ServiceUnavailable;
+
+impl IntoResponses for ServiceUnavailable {
+    fn responses() -> Responses {
+        text(503, "It can't be done at the moment")
+    }
+}
+
+/// There is no such record.
+pub(super) struct NotFound;
+
+impl IntoResponses for NotFound {
+    fn responses() -> Responses {
+        text(404, "There is no such record")
+    }
+}
+
+/// No tenant may do it.
+pub(super) struct Forbidden;
+
+impl IntoResponses for Forbidden {
+    fn responses() -> Responses {
+        text(403, "It concerns all tenants, and is done from the command line")
+    }
+}
+
+/// No tenant is named.
+pub(super) struct TenantMissing;
+
+impl IntoResponses for TenantMissing {
+    fn responses() -> Responses {
+        text(400, "No tenant is named, or what is named is no tenant id")
+    }
+}
+
+/// The body is too long, or takes too long.
+pub(super) struct BodyNotRead;
+
+impl IntoResponses for BodyNotRead {
+    fn responses() -> Responses {
+        let mut all = text(413, "The body is longer than 1 MiB");
+        all.append(&mut text(408, "The body was not all there within 10 s"));
+        all
+    }
+}
+
+/// A rule is broken.
+pub(super) struct Invalid;
+
+impl IntoResponses for Invalid {
+    fn responses() -> Responses {
+        let errors = openapi::Ref::from_schema_name("Errors").into();
+        response(422, "A rule is broken, and nothing was changed", "application/json", errors)
+    }
+}
+
+/// Which part of a collection.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// CQL; none means all records.
+    query: Option<String>,
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
+    offset: Option<i64>,
+    /// 0 asks for the count alone. A page may have fewer records than there are: of dead letters it has at most
+    /// 1,000, of limits and conditions it ends when it gets longer than 2 MiB. The count tells, and offset goes on.
+    #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
+    limit: Option<i64>,
+    /// Accepted; the count is always exact.
+    #[param(inline, rename = "totalRecords")]
+    total_records: Option<TotalRecordsMode>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum TotalRecordsMode {
+    Exact,
+    Estimated,
+    None,
+    Auto,
+}
+
+/// What was wrong.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Errors {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorEntry {
+    message: String,
+    r#type: String,
+    /// `-1`, or the key of the schema's rule.
+    code: String,
+    parameters: Vec<ErrorParameter>,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorParameter {
+    key: String,
+    value: String,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct UserSummary {
+    id: Uuid,
+    #[serde(rename = "_version")]
+    #[schema(minimum = 1)]
+    version: i64,
+    user_id: Uuid,
+    open_loans: Vec<SummaryLoan>,
+    open_fees_fines: Vec<SummaryFee>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SummaryLoan {
+    loan_id: Uuid,
+    due_date: DateTime<Utc>,
+    recall: bool,
+    item_lost: bool,
+    item_claimed_returned: bool,
+    #[schema(nullable = false)]
+    grace_period: Option<GracePeriod>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct GracePeriod {
+    #[schema(minimum = 1)]
+    duration: i32,
+    interval_id: Interval,
+}
+
+#[derive(ToSchema)]
+enum Interval {
+    Minutes,
+    Hours,
+    Days,
+    Weeks,
+    Months,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SummaryFee {
+    fee_fine_id: Uuid,
+    #[schema(nullable = false)]
+    fee_fine_type_id: Option<Uuid>,
+    #[schema(nullable = false)]
+    loan_id: Option<Uuid>,
+    balance: f64,
+}
+
+/// Set by the server; what a client sends is ignored.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    created_date: DateTime<Utc>,
+    /// Need not be a UUID.
+    #[schema(nullable = false)]
+    created_by_user_id: Option<String>,
+    updated_date: DateTime<Utc>,
+    #[schema(nullable = false)]
+    updated_by_user_id: Option<String>,
+}
+
+/// Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Condition {
+    id: Uuid,
+    name: String,
+    block_borrowing: bool,
+    block_renewals: bool,
+    block_requests: bool,
+    value_type: ValueType,
+    /// Required where anything is blocked.
+    #[schema(nullable = false)]
+    message: Option<String>,
+    #[schema(nullable = false)]
+    metadata: Option<Metadata>,
+}
+
+/// As a client sends it. Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConditionRequest {
+    /// The one in the path wins.
+    id: Uuid,
+    name: String,
+    block_borrowing: bool,
+    block_renewals: bool,
+    block_requests: bool,
+    value_type: ValueType,
+    /// Required where anything is blocked, and only there.
+    message: Option<String>,
+    /// Ignored: the server sets it.
+    metadata: Option<Value>,
+}
+
+#[derive(ToSchema)]
+enum ValueType {
+    Integer,
+    Double,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Conditions {
+    patron_block_conditions: Vec<Condition>,
+    total_records: i64,
+}
+
+/// Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Limit {
+    id: Uuid,
+    patron_group_id: Uuid,
+    condition_id: Uuid,
+    /// A whole number, or an amount for the condition on the balance.
+    #[schema(minimum = 0, maximum = 999_999.99)]
+    value: f64,
+    #[schema(nullable = false)]
+    metadata: Option<Metadata>,
+}
+
+/// As a client sends it. Members that are not named here are kept.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LimitRequest {
+    /// On a change the one in the path wins.
+    id: Uuid,
+    patron_group_id: Uuid,
+    condition_id: Uuid,
+    value: LimitValue,
+    /// Ignored: the server sets it.
+    metadata: Option<Value>,
+}
+
+/// From 0 to 999999.99 for the condition on the balance, a whole number from 0 to 999999 for the others.
+/// The same as text is taken too.
+struct LimitValue;
+
+impl PartialSchema for LimitValue {
+    fn schema() -> RefOr<openapi::Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Number);
+        let number = number.minimum(Some(0.0)).maximum(Some(999_999.99));
+        OneOfBuilder::new().item(number).item(String::schema()).into()
+    }
+}
+
+impl ToSchema for LimitValue {}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Limits {
+    patron_block_limits: Vec<Limit>,
+    total_records: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct IngestStatus {
+    knowledge: Completeness,
+    /// Not all that happened before this is known.
+    #[schema(nullable = false)]
+    incomplete_before: Option<DateTime<Utc>>,
+    /// What is advisable then.
+    #[schema(nullable = false)]
+    advice: Option<String>,
+    partitions: Vec<Partition>,
+    lag: Option<i64>,
+    /// Why the log could not be asked.
+    #[schema(nullable = false)]
+    log_problem: Option<String>,
+    /// What waits and counts for nobody yet.
+    waiting: WaitingRecords,
+    dead_letters: i64,
+    incidents: Vec<Incident>,
+    total_records: u64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Partition {
+    topic: String,
+    partition: i32,
+    /// The offset after the last record that is durable.
+    position: Option<i64>,
+    log_start: Option<i64>,
+    log_end: Option<i64>,
+    lag: Option<i64>,
+    last_record_at: Option<DateTime<Utc>>,
+    stopped: bool,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WaitingRecords {
+    loans: i64,
+    fees_fines: i64,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Incident {
+    id: Uuid,
+    kind: String,
+    /// The rebuild that it is about.
+    #[schema(nullable = false)]
+    rebuild_id: Option<Uuid>,
+    /// Empty where it is about a rebuild.
+    topic: String,
+    partition: i32,
+    from_offset: i64,
+    to_offset: i64,
+    from_time: Option<DateTime<Utc>>,
+    to_time: Option<DateTime<Utc>>,
+    detail: String,
+    raised_at: DateTime<Utc>,
+    resolved_at: Option<DateTime<Utc>>,
+    resolved_by: Option<String>,
+}
+
+/// To `module_to`, or away from `module_from`. Other members are kept with the job.
+#[derive(ToSchema)]
+pub(super) struct TenantAttributes {
+    module_to: Option<String>,
+    module_from: Option<String>,
+    purge: Option<bool>,
+    parameters: Option<Vec<HashMap<String, Value>>>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TenantJob {
+    id: Uuid,
+    tenant: String,
+    tenant_attributes: TenantAttributes,
+    complete: bool,
+    #[schema(nullable = false)]
+    error: Option<String>,
+    #[schema(nullable = false)]
+    messages: Option<Vec<String>>,
+}
+
+/// How much is known of what happened to a tenant's patrons.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Completeness {
+    Complete,
+    /// What happened before it was enabled is being read.
+    Filling,
+    /// The topics did not hold all of it.
+    Incomplete,
+}

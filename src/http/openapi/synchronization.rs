@@ -1,0 +1,90 @@
+//! Bodies of synchronisations, as the description of all interfaces needs them.
+
+use serde_json::Value;
+use utoipa::{
+    IntoResponses, PartialSchema, ToSchema,
+    openapi::{self, Content, RefOr, ResponseBuilder},
+};
+use uuid::Uuid;
+
+use super::Responses;
+
+/// Which synchronisation.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::http) struct SynchronizationRequest {
+    scope: SynchronizationScope,
+    /// For scope user.
+    #[schema(nullable = false)]
+    user_id: Option<Uuid>,
+    /// Ignored, as are all that follow: they are the server's.
+    #[schema(nullable = false)]
+    id: Option<Value>,
+    #[schema(nullable = false)]
+    status: Option<Value>,
+    #[schema(nullable = false)]
+    total_number_of_loans: Option<Value>,
+    #[schema(nullable = false)]
+    total_number_of_fees_fines: Option<Value>,
+    #[schema(nullable = false)]
+    number_of_processed_loans: Option<Value>,
+    #[schema(nullable = false)]
+    number_of_processed_fees_fines: Option<Value>,
+    #[schema(nullable = false)]
+    errors: Option<Value>,
+    #[schema(nullable = false)]
+    metadata: Option<Value>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum SynchronizationScope {
+    User,
+    Full,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum SynchronizationStatus {
+    Open,
+    InProgress,
+    Done,
+    Failed,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::http) struct Synchronization {
+    id: Uuid,
+    scope: SynchronizationScope,
+    #[schema(nullable = false)]
+    user_id: Option<Uuid>,
+    status: SynchronizationStatus,
+    /// Always 0.
+    #[schema(nullable = false)]
+    total_number_of_loans: Option<i32>,
+    /// Always 0.
+    #[schema(nullable = false)]
+    total_number_of_fees_fines: Option<i32>,
+    #[schema(nullable = false)]
+    number_of_processed_loans: Option<i32>,
+    #[schema(nullable = false)]
+    number_of_processed_fees_fines: Option<i32>,
+    /// Records that were passed over, tokens that were refused, and why it failed.
+    errors: Vec<String>,
+}
+
+/// A rule is broken: of the schema, or that a user is named, which is told as text.
+pub(in crate::http) struct InvalidOrText;
+
+impl IntoResponses for InvalidOrText {
+    fn responses() -> Responses {
+        let errors = Content::new(Some(openapi::Ref::from_schema_name("Errors")));
+        let response = ResponseBuilder::new()
+            .description("A rule is broken, and nothing was changed")
+            .content("application/json", errors)
+            .content("text/plain", Content::new(Some(String::schema())))
+            .build();
+        Responses::from([("422".to_owned(), RefOr::T(response))])
+    }
+}

@@ -1,0 +1,133 @@
+//! What a request's headers say: tenant, caller, and who acts.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::{ApiError, AppState, load_limit::LoadLimit};
+use crate::{
+    event::{TenantId, parse_uuid},
+    okapi::Caller,
+    services::tenants::Tenant,
+    store::Db,
+};
+
+/// A header's value, where it is text and not blank.
+pub(super) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    let value = request.headers().get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// The tenant that the request names; it need not be enabled.
+pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
+    const NAME: &str = "X-Okapi-Tenant";
+    let mut lines = request.headers().get_all(NAME).map(|line| line.as_bytes().trim_ascii());
+    let first = lines.next();
+    if lines.any(|line| Some(line) != first) {
+        // Which of them whoever checked this request has looked at, nobody knows.
+        let rule = format!("{NAME} must name one tenant, but it is there with several values");
+        return Err(ApiError::bad_request(rule));
+    }
+    let named = header(request, NAME)
+        .ok_or_else(|| ApiError::bad_request("Unable to process request Tenant must be set"))?;
+    TenantId::parse(named).ok_or_else(|| {
+        let named = named.escape_default();
+        ApiError::bad_request(format!("Tenant \"{named}\" is not valid: an id {}", TenantId::RULE))
+    })
+}
+
+/// Whom outgoing calls are made for.
+pub(super) fn caller(request: &HttpRequest, service: &AppState, tenant: &TenantId) -> Caller {
+    let owned = |name| header(request, name).map(str::to_owned);
+    let named = header(request, "X-Okapi-Url");
+    service.other_gateways.record(&service.gateway, named);
+    let (okapi_url, is_elsewhere) = service.gateway.resolve(named);
+    Caller {
+        okapi_url,
+        is_foreign_gateway: is_elsewhere,
+        tenant: tenant.to_string(),
+        token: owned("X-Okapi-Token"),
+        request_id: owned("X-Okapi-Request-Id"),
+    }
+}
+
+/// Longest id of a user that is stored, in bytes.
+const USER_ID_BYTES_MAX: usize = 255;
+
+/// The staff user who acts, for metadata: the header, else the token's claim, which is read and not
+/// verified, since that is the gateway's work. Need not be a UUID. What is no id at all counts as unknown: a
+/// database can't hold a NUL, and no request is refused for its author.
+fn acting_user(request: &HttpRequest) -> Option<String> {
+    let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
+    let user = named.or_else(|| user_from_token(header(request, "X-Okapi-Token")?))?;
+    let is_id =
+        !user.is_empty() && user.len() <= USER_ID_BYTES_MAX && !user.contains(char::is_control);
+    is_id.then_some(user)
+}
+
+fn user_from_token(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        user_id: Option<String>,
+    }
+    let payload = token.split('.').nth(1)?;
+    let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice::<Claims>(&json).ok()?.user_id
+}
+
+/// A request of an enabled tenant, with the connections of operators.
+pub(super) struct TenantRequest {
+    pub(super) state: Arc<AppState>,
+    pub(super) db: Db,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) acting_user: Option<String>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The enabled tenant of this id, or the error that names it.
+pub(super) async fn enabled_tenant(
+    service: &AppState,
+    db: &Db,
+    id: &TenantId,
+) -> Result<Arc<Tenant>, ApiError> {
+    let tenant = service.tenants.find_for_request(db, id).await?;
+    tenant.ok_or_else(|| ApiError::tenant_not_enabled(id))
+}
+
+impl FromRequest for TenantRequest {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (service, _) = app_state(request);
+        let (permit, db) = (service.operators.try_acquire(), service.operators.db());
+        let id = tenant_id(request);
+        let acting_user = acting_user(request);
+        Box::pin(async move {
+            let _permit = permit.ok_or_else(ApiError::overloaded)?;
+            let tenant = enabled_tenant(&service, &db, &id?).await?;
+            Ok(Self { state: service, db, tenant, acting_user, _permit })
+        })
+    }
+}
+
+/// What `routes` put into the application: the service, and the connections of desks.
+pub(super) fn app_state(request: &HttpRequest) -> (Arc<AppState>, Db) {
+    let service = request.app_data::<Data<AppState>>().expect("routes() adds the service");
+    let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");
+    (service.clone().into_inner(), Db::clone(db))
+}
+
+/// The gate of the thread that answers.
+pub(super) fn load_limit(request: &HttpRequest) -> &LoadLimit {
+    request.app_data::<LoadLimit>().expect("routes() adds the gate")
+}
+
+/// The id in a path, or what the contract says of one that is none.
+pub(super) fn path_id(text: &str, error: impl FnOnce() -> ApiError) -> Result<Uuid, ApiError> {
+    parse_uuid(text).ok_or_else(error)
+}

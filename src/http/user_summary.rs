@@ -1,0 +1,40 @@
+//! `user-summary`: a patron's open loans and fees/fines.
+
+use actix_web::{HttpResponse, http::header::ContentType, web::Path};
+
+use super::{
+    ApiError, openapi,
+    tenant::{TenantRequest, path_id},
+};
+use crate::store::{self, patrons};
+
+/// `GET /user-summary/{userId}` (http contract 3).
+#[utoipa::path(
+    get,
+    path = "/user-summary/{userId}",
+    operation_id = "getUserSummary",
+    summary = "A patron's open loans and fees/fines",
+    params(
+        ("userId" = Uuid, Path, description = "The patron"),
+    ),
+    responses(
+        (status = 200, body = openapi::UserSummary, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
+    ),
+)]
+pub(super) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let user = path_id(&path, || {
+        ApiError::bad_request(format!("Invalid user ID: \"{}\"", path.escape_default()))
+    })?;
+    let schema = &context.tenant.schema;
+    let summary =
+        store::read(&context.db, async |db| patrons::load_summary(db, schema, user).await).await?;
+    match summary {
+        Some(json) => Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json)),
+        None => Err(ApiError::not_found(format!("User summary for user ID {user} not found"))),
+    }
+}

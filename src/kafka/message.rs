@@ -1,0 +1,94 @@
+//! From a message of the client to a record of ours.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Datelike, Utc};
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Headers},
+};
+
+use crate::event::{Record, RecordPosition, decode, is_secret};
+
+/// What headers that nobody reads may take, in bytes. A dead letter shows them, by which its
+/// sender is found; real ones take a few hundred. Those that do not fit are left out.
+const UNUSED_HEADER_BYTES_MAX: usize = 4096;
+
+/// Beyond the calendar's years no database could keep it, nor could it be true.
+pub(super) fn timestamp_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
+    let timestamp = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
+    timestamp.filter(|timestamp| (1..=9999).contains(&timestamp.year()))
+}
+
+pub(super) fn to_record(
+    message: &BorrowedMessage<'_>,
+    topic: Arc<str>,
+    timestamp: Option<DateTime<Utc>>,
+) -> Record {
+    Record {
+        position: RecordPosition {
+            topic,
+            partition: message.partition(),
+            offset: message.offset(),
+        },
+        timestamp,
+        key: message.key().map(<[u8]>::to_vec),
+        headers: retained(headers(message)),
+        payload: message.payload().map(<[u8]>::to_vec),
+    }
+}
+
+/// The headers that are read, and of the others what a dead letter shows, without credentials.
+fn retained<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, Vec<u8>)> {
+    let mut room = UNUSED_HEADER_BYTES_MAX;
+    let selected = headers.filter(|(name, value)| {
+        if decode::is_tenant_header(name) {
+            return true;
+        }
+        let size = name.len() + value.len();
+        let fits = size <= room && !is_secret(name);
+        room -= if fits { size } else { 0 };
+        fits
+    });
+    selected.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+}
+
+/// The record's headers. One whose name is not UTF-8 is none that anybody reads, and the client's library
+/// panics at it: whoever writes such a record must not stop those who read.
+pub(super) fn headers<'a>(
+    message: &'a BorrowedMessage<'_>,
+) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    message.headers().into_iter().flat_map(|headers| {
+        let read = |n| catch_unwind(AssertUnwindSafe(|| headers.try_get(n))).ok().flatten();
+        let read = (0..headers.count()).filter_map(read);
+        read.map(|header| (header.key, header.value.unwrap_or_default()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn required_and_small_headers_are_retained() {
+        let large = vec![b'x'; UNUSED_HEADER_BYTES_MAX];
+        let headers: [(&str, &[u8]); 7] = [
+            ("trace", &large),
+            ("x-okapi-request-id", b"0815"),
+            ("X-Okapi-Token", b"a.secret.token"),
+            ("Authorization", b"Bearer secret"),
+            ("Folio.TenantId", &large),
+            ("X-OKAPI-TENANT", b"northlib"),
+            ("x-okapi-user-id", b""),
+        ];
+        let retained = retained(headers.into_iter());
+        let names: Vec<&str> = retained.iter().map(|(name, _)| name.as_str()).collect();
+        let expected =
+            ["x-okapi-request-id", "Folio.TenantId", "X-OKAPI-TENANT", "x-okapi-user-id"];
+        assert_eq!(names, expected);
+        assert_eq!(retained[1].1, large, "a bad tenant id is judged as it came");
+    }
+}

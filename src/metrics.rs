@@ -1,0 +1,299 @@
+//! Figures about itself, counted as things happen, for `/metrics`. What has to be asked of the database
+//! or the log is in `flow/gauges.rs`.
+//!
+//! Every label that there can be is there from the start, at zero.
+
+use std::{
+    collections::HashSet,
+    sync::{LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+
+use crate::{
+    event::{Event, IdentifiedBy, Kind, Reason, TenantId, TimedBy},
+    okapi::{CallOutcome, Module},
+    services::{answer::AnswerSource, housekeeping::PrunedCounts, outcome::BatchCounts},
+    store::incidents,
+};
+
+/// How often what is counted is gathered when nobody asks for it.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A gauge that nobody sets any more is forgotten after this time.
+const GAUGE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Upper bounds in seconds: of a batch, and of the time from an event to its being visible.
+const LATENCY_BUCKETS_SECONDS: [f64; 14] =
+    [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0];
+
+/// Upper bounds of the number of records in a batch.
+const BATCH_BUCKETS_RECORDS: [f64; 8] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// The one place where figures are kept; whoever looks first makes it.
+static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// What is counted.
+pub struct Metrics {
+    handle: PrometheusHandle,
+    applied: Counter,
+    duplicates: Counter,
+    tenant_disabled: Counter,
+    tombstones: Counter,
+    skipped: Counter,
+    events: [Counter; Kind::ALL.len()],
+    identified: [Counter; IdentifiedBy::ALL.len()],
+    timed: [Counter; TimedBy::ALL.len()],
+    incidents: [Counter; incidents::IncidentKind::ALL.len()],
+    batch_records: Histogram,
+    batch_seconds: Histogram,
+    event_latency_seconds: Histogram,
+    /// Batches that were offered again.
+    pub retries: Counter,
+    /// Times that reading was paused, because records could not be stored.
+    pub pauses: Counter,
+    /// Partitions that the group assigned.
+    pub assigned: Counter,
+    /// Partitions that it revoked.
+    pub revoked: Counter,
+    /// Records of topics that rebuilds have read.
+    pub replayed: Counter,
+    reevaluated_patrons: Counter,
+    written_messages: Counter,
+    /// Messages that the broker has acknowledged.
+    pub sent_messages: Counter,
+    /// Summaries that iterations have published.
+    pub published_summaries: Counter,
+    /// Requests that name another gateway than the pinned one.
+    pub other_gateway_requests: Counter,
+    pruned_rows: [Counter; 4],
+    evaluations: [Counter; AnswerSource::ALL.len()],
+    module_calls: [[Counter; CallOutcome::ALL.len()]; Module::ALL.len()],
+    /// Tenants who were enabled once.
+    hidden_tenants: RwLock<HashSet<TenantId>>,
+}
+
+/// The figures.
+pub fn metrics() -> &'static Metrics {
+    &METRICS
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let bounds = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(bounds("_seconds"), &LATENCY_BUCKETS_SECONDS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(bounds("_records"), &BATCH_BUCKETS_RECORDS)
+            })
+            .expect("there are bounds")
+            // What nobody sets any more, such as the lag of a partition that went away, is told no more.
+            .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE_TIMEOUT))
+            .install_recorder()
+            .expect("nobody else in this program installs one");
+        describe();
+        for kind in Kind::ALL {
+            for reason in Reason::ALL {
+                dead_letter_counter(kind, reason).increment(0);
+            }
+        }
+        let record =
+            |outcome: &'static str| counter!("patron_blocks_records_total", "outcome" => outcome);
+        let rebalanced = |event: &'static str| counter!("patron_blocks_rebalanced_partitions_total", "event" => event);
+        Self {
+            handle,
+            applied: record("applied"),
+            duplicates: record("duplicate"),
+            tenant_disabled: record("tenant_disabled"),
+            tombstones: record("tombstone"),
+            skipped: record("skipped"),
+            events: Kind::ALL.map(|k| counter!("patron_blocks_events_total", "kind" => k.name())),
+            identified: IdentifiedBy::ALL
+                .map(|by| counter!("patron_blocks_events_identified_total", "by" => by.name())),
+            timed: TimedBy::ALL
+                .map(|by| counter!("patron_blocks_events_timed_total", "by" => by.name())),
+            incidents: incidents::IncidentKind::ALL
+                .map(|kind| counter!("patron_blocks_incidents_total", "kind" => kind.name())),
+            batch_records: histogram!("patron_blocks_batch_records"),
+            batch_seconds: histogram!("patron_blocks_batch_seconds"),
+            event_latency_seconds: histogram!("patron_blocks_event_latency_seconds"),
+            retries: counter!("patron_blocks_retries_total"),
+            pauses: counter!("patron_blocks_pauses_total"),
+            replayed: counter!("patron_blocks_replayed_records_total"),
+            reevaluated_patrons: counter!("patron_blocks_patrons_reevaluated_total"),
+            written_messages: counter!("patron_blocks_outbox_written_total"),
+            sent_messages: counter!("patron_blocks_outbox_sent_total"),
+            published_summaries: counter!("patron_blocks_summaries_published_total"),
+            other_gateway_requests: counter!("patron_blocks_other_gateway_requests_total"),
+            assigned: rebalanced("assigned"),
+            revoked: rebalanced("revoked"),
+            pruned_rows: ["inbox", "loan", "fee_fine", "dead_letter"]
+                .map(|table| counter!("patron_blocks_pruned_rows_total", "table" => table)),
+            evaluations: AnswerSource::ALL
+                .map(|basis| counter!("patron_blocks_evaluations_total", "basis" => basis.name())),
+            module_calls: Module::ALL
+                .map(|module| CallOutcome::ALL.map(|outcome| module_counter(module, outcome))),
+            hidden_tenants: RwLock::default(),
+        }
+    }
+
+    /// All figures as Prometheus reads them.
+    pub fn render(&self) -> String {
+        let text = self.handle.render();
+        let hidden = self.hidden_tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let labels: Vec<String> = hidden.iter().map(|id| format!("tenant=\"{id}\"")).collect();
+        if labels.is_empty() {
+            return text;
+        }
+        let is_visible = |line: &&str| !labels.iter().any(|label| line.contains(label.as_str()));
+        text.lines().filter(is_visible).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Tells nothing more of a tenant who isn't enabled any more, or tells it again. The exporter itself
+    /// forgets no counter. Only for tenants who were enabled: so there are no more of them than of counters.
+    pub fn set_hidden(&self, tenant: &TenantId, hide: bool) {
+        let mut hidden = self.hidden_tenants.write().unwrap_or_else(PoisonError::into_inner);
+        if hide {
+            hidden.insert(tenant.clone());
+        } else {
+            hidden.remove(tenant);
+        }
+    }
+
+    /// Whether a tenant's figures are left out.
+    pub fn is_hidden(&self, tenant: &TenantId) -> bool {
+        self.hidden_tenants.read().unwrap_or_else(PoisonError::into_inner).contains(tenant)
+    }
+
+    /// Gathers what was counted, so that it takes no room; see [`GATHER`].
+    pub fn run_upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// A batch is durable.
+    pub fn record_batch(&self, records: usize, took: Duration, tally: BatchCounts) {
+        self.batch_records.record(records as f64);
+        self.batch_seconds.record(took.as_secs_f64());
+        let add = |counter: &Counter, number: usize| counter.increment(number as u64);
+        add(&self.applied, tally.applied);
+        add(&self.duplicates, tally.duplicates);
+        add(&self.tenant_disabled, tally.tenant_disabled);
+        add(&self.tombstones, tally.tombstones);
+        add(&self.skipped, tally.skipped);
+    }
+
+    /// An event is durable: it, or a repeat of it.
+    pub fn record_event(&self, event: &Event, recorded: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+        self.events[event.fact.kind() as usize].increment(1);
+        self.identified[event.identified_by as usize].increment(1);
+        self.timed[event.timed_by as usize].increment(1);
+        let since = recorded.and_then(|recorded| (now - recorded).to_std().ok());
+        self.event_latency_seconds.record(since.unwrap_or_default().as_secs_f64());
+    }
+
+    /// A record is parked.
+    pub fn record_dead_letter(&self, kind: Kind, reason: Reason) {
+        dead_letter_counter(kind, reason).increment(1);
+    }
+
+    /// What became of a tenant's share, where tenants are told apart.
+    pub fn record_tenant_batch(&self, tenant: &TenantId, tally: BatchCounts) {
+        for (outcome, number) in [
+            ("applied", tally.applied),
+            ("duplicate", tally.duplicates),
+            ("dead_letter", tally.dead_letters),
+        ] {
+            let tenant = tenant.to_string();
+            let counter = counter!("patron_blocks_tenant_records_total", "tenant" => tenant, "outcome" => outcome);
+            counter.increment(number as u64);
+        }
+    }
+
+    /// An incident was raised that was not open.
+    pub fn record_incident(&self, kind: incidents::IncidentKind) {
+        self.incidents[kind as usize].increment(1);
+    }
+
+    /// A question about a patron was answered.
+    pub fn record_evaluation(&self, basis: AnswerSource) {
+        self.evaluations[basis as usize].increment(1);
+    }
+
+    /// Another module was called, or would have been if it had not failed before.
+    pub fn record_module_call(&self, module: Module, outcome: CallOutcome) {
+        self.module_calls[module as usize][outcome as usize].increment(1);
+    }
+
+    /// So many patrons were looked at, and so many messages written down.
+    pub fn record_reevaluation(&self, patrons: usize, messages: usize) {
+        self.reevaluated_patrons.increment(patrons as u64);
+        self.written_messages.increment(messages as u64);
+    }
+
+    /// Old rows were removed.
+    pub fn record_pruned(&self, pruned: PrunedCounts) {
+        let rows = [pruned.inbox, pruned.loans, pruned.fees_fines, pruned.dead_letters];
+        for (counter, rows) in self.pruned_rows.iter().zip(rows) {
+            counter.increment(rows);
+        }
+    }
+}
+
+fn dead_letter_counter(kind: Kind, reason: Reason) -> Counter {
+    counter!("patron_blocks_dead_letters_total", "kind" => kind.name(), "reason" => reason.name())
+}
+
+fn module_counter(module: Module, outcome: CallOutcome) -> Counter {
+    let labels = [("module", module.name()), ("outcome", outcome.name())];
+    counter!("patron_blocks_module_calls_total", &labels)
+}
+
+fn describe() {
+    for (name, what) in [
+        ("patron_blocks_records_total", "Records that were settled, by what became of them"),
+        ("patron_blocks_tenant_records_total", "The same, by tenant, where that is asked for"),
+        ("patron_blocks_dead_letters_total", "Records parked as dead letters, by kind and reason"),
+        ("patron_blocks_events_total", "Events that were understood, repeats among them, by kind"),
+        ("patron_blocks_events_identified_total", "The same, by the rule that gave their identity"),
+        ("patron_blocks_events_timed_total", "The same, by the rule that gave their time"),
+        ("patron_blocks_incidents_total", "Incidents raised, by kind"),
+        ("patron_blocks_retries_total", "Batches that were offered again"),
+        ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
+        ("patron_blocks_replayed_records_total", "Records of topics that rebuilds have read"),
+        (
+            "patron_blocks_patrons_reevaluated_total",
+            "Patrons looked at as their blocks may have changed",
+        ),
+        ("patron_blocks_outbox_written_total", "Messages written to the outbox"),
+        ("patron_blocks_outbox_sent_total", "Messages of the outbox that the broker acknowledged"),
+        ("patron_blocks_summaries_published_total", "Summaries that iterations have published"),
+        (
+            "patron_blocks_rebalanced_partitions_total",
+            "Partitions that the group assigned or revoked",
+        ),
+        ("patron_blocks_evaluations_total", "Answers about patrons, by what they rest on"),
+        ("patron_blocks_module_calls_total", "Calls to other modules, by what became of them"),
+        (
+            "patron_blocks_other_gateway_requests_total",
+            "Requests that name another gateway than the pinned one, which is asked instead",
+        ),
+        ("patron_blocks_pruned_rows_total", "Old rows that housekeeping removed"),
+    ] {
+        describe_counter!(name, what);
+    }
+    for (name, unit, what) in [
+        ("patron_blocks_batch_records", Unit::Count, "Records in a batch"),
+        ("patron_blocks_batch_seconds", Unit::Seconds, "Time to make a batch durable"),
+        (
+            "patron_blocks_event_latency_seconds",
+            Unit::Seconds,
+            "From a record's timestamp to its event being visible",
+        ),
+    ] {
+        describe_histogram!(name, unit, what);
+    }
+}

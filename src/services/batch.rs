@@ -1,0 +1,221 @@
+//! A batch once it is read: what each record turned out to be, and whose it is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    ingest::ConsumedRecord,
+    outcome::{BatchProgress, PauseReason, TopicPartition},
+    stop_rule::{BadRecordLimit, BadRecordWindow},
+};
+use crate::{
+    event::{DecodeOutcome, Event, Record, Reject, TenantId, decode},
+    store::{
+        dead_letters::DeadLetter,
+        positions::{PositionUpdate, Positions},
+    },
+};
+
+/// A record and what it turned out to be.
+pub(super) struct Item<'a> {
+    pub(super) incoming: &'a ConsumedRecord,
+    pub(super) kind: ItemKind,
+}
+
+/// What a record is to the tenant whose share it is in.
+pub(super) enum ItemKind {
+    Event(Box<Event>),
+    Rejected(Reject),
+    /// No value, no meaning, or parked for nobody already: only the position moves past it.
+    PositionOnly,
+}
+
+/// What one tenant has in a batch, in the order in which it came.
+pub(super) type TenantBatch<'a> = Vec<Item<'a>>;
+
+/// Whose a share is. What belongs to nobody comes first: a tenant's position may lie behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Owner {
+    pub(super) tenant: Option<TenantId>,
+    /// Whether it comes from partitions whose records were kept up to here. Where they were passed by,
+    /// because the tenant wasn't enabled, what was passed by has to be read first.
+    pub(super) tenant_enabled: bool,
+}
+
+/// A batch, by tenant, and how far it reaches in each partition.
+pub(super) struct Batch<'a> {
+    pub(super) tenant_batches: BTreeMap<Owner, TenantBatch<'a>>,
+    pub(super) progress: BatchProgress,
+    pub(super) tombstones: usize,
+    pub(super) skipped: usize,
+}
+
+/// Records that are read, and not put to their shares yet.
+pub(super) struct DecodedBatch<'a>(Vec<(&'a ConsumedRecord, DecodeOutcome)>);
+
+impl<'a> DecodedBatch<'a> {
+    /// Reads the records.
+    pub(super) fn decode(batch: &[&'a ConsumedRecord]) -> Self {
+        let decode_record = |incoming: &&'a ConsumedRecord| {
+            let ConsumedRecord { record, topic, cluster, .. } = incoming;
+            (*incoming, decode::decode_record(record, topic, cluster))
+        };
+        Self(batch.iter().map(decode_record).collect())
+    }
+
+    /// Tenants that bad records are of, or name.
+    pub(super) fn tenants_with_bad_records(&self) -> BTreeSet<TenantId> {
+        let tenants_of = |(incoming, reading): &(&ConsumedRecord, DecodeOutcome)| match reading {
+            DecodeOutcome::Rejected(Some(tenant), _) => BTreeSet::from([tenant.clone()]),
+            DecodeOutcome::Rejected(None, _) => {
+                decode::tenant_candidates(&incoming.record, &incoming.topic).tenants
+            }
+            _ => BTreeSet::new(),
+        };
+        self.0.iter().flat_map(tenants_of).collect()
+    }
+
+    /// Puts them to the shares of their tenants. Where a partition's bad records break the rule, it stops
+    /// behind the one that broke it, and what comes later is left in the log. Bad records of tenants that are
+    /// not `enabled` concern nobody here, and stop nothing (docs/decisions/0012).
+    pub(super) fn split(
+        self,
+        windows: &mut HashMap<TopicPartition, BadRecordWindow>,
+        limit: BadRecordLimit,
+        enabled: &BTreeSet<TenantId>,
+    ) -> Batch<'a> {
+        let (tenant_batches, progress) = (BTreeMap::new(), BatchProgress::default());
+        let mut batch = Batch { tenant_batches, progress, tombstones: 0, skipped: 0 };
+        let mut stopped = HashSet::new();
+        for (incoming, reading) in self.0 {
+            let partition = topic_partition(&incoming.record);
+            if stopped.contains(&partition) {
+                continue;
+            }
+            batch.progress.advance(incoming);
+            let verdict = count_as(incoming, &reading, enabled);
+            batch.add(incoming, reading);
+            let Some(is_bad) = verdict else { continue };
+            if windows.entry(partition.clone()).or_default().record(is_bad, limit) {
+                batch.progress.pause_partition(partition.clone(), PauseReason::BadRecordLimit);
+                stopped.insert(partition);
+            }
+        }
+        batch
+    }
+}
+
+/// What a record counts as towards the rule: a bad one, a good one, or nothing. A bad record that names nobody
+/// counts: if it is not the data that is wrong but the code, all records look like it.
+fn count_as(
+    incoming: &ConsumedRecord,
+    reading: &DecodeOutcome,
+    enabled: &BTreeSet<TenantId>,
+) -> Option<bool> {
+    match reading {
+        DecodeOutcome::Rejected(Some(tenant), _) => enabled.contains(tenant).then_some(true),
+        DecodeOutcome::Rejected(None, _) => {
+            let named = decode::tenant_candidates(&incoming.record, &incoming.topic);
+            (named.names_no_tenant || !named.tenants.is_disjoint(enabled)).then_some(true)
+        }
+        _ => Some(false),
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Adds a record to its tenant's share.
+    fn add(&mut self, incoming: &'a ConsumedRecord, reading: DecodeOutcome) {
+        let of_topic = &incoming.topic.tenant;
+        let tenant_batches = &mut self.tenant_batches;
+        let mut put = |tenant: Option<TenantId>, kind| {
+            let tenant_enabled = incoming.tenant_enabled || tenant.is_none();
+            tenant_batches
+                .entry(Owner { tenant, tenant_enabled })
+                .or_default()
+                .push(Item { incoming, kind });
+        };
+        match reading {
+            DecodeOutcome::Event(tenant, event) => put(Some(tenant), ItemKind::Event(event)),
+            DecodeOutcome::Rejected(Some(tenant), reject) => {
+                put(Some(tenant), ItemKind::Rejected(reject))
+            }
+            DecodeOutcome::Rejected(None, reject) => {
+                put(None, ItemKind::Rejected(reject));
+                if of_topic.is_some() {
+                    put(of_topic.clone(), ItemKind::PositionOnly);
+                }
+            }
+            DecodeOutcome::Skipped(tenant) => {
+                self.skipped += 1;
+                put(Some(tenant), ItemKind::PositionOnly);
+            }
+            DecodeOutcome::Tombstone => {
+                self.tombstones += 1;
+                // In a topic of a tenant collection it is nobody's, and its position is the topic's.
+                if of_topic.is_some() {
+                    put(of_topic.clone(), ItemKind::PositionOnly);
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn topic_partition(&self) -> TopicPartition {
+        topic_partition(&self.incoming.record)
+    }
+
+    pub(super) fn event(&self) -> Option<(&'a Record, &Event)> {
+        match &self.kind {
+            ItemKind::Event(event) => Some((&self.incoming.record, event)),
+            ItemKind::Rejected(_) | ItemKind::PositionOnly => None,
+        }
+    }
+
+    pub(super) fn dead_letter(&self) -> Option<DeadLetter<'_>> {
+        match &self.kind {
+            ItemKind::Rejected(reject) => Some(self.dead_letter_for(reject)),
+            ItemKind::Event(_) | ItemKind::PositionOnly => None,
+        }
+    }
+
+    pub(super) fn dead_letter_for<'b>(&'b self, reject: &'b Reject) -> DeadLetter<'b> {
+        let ConsumedRecord { record, cluster, .. } = self.incoming;
+        DeadLetter { id: decode::position_key(record, cluster), record, cluster, reject }
+    }
+
+    pub(super) fn is_of_collection(&self) -> bool {
+        self.incoming.topic.tenant.is_none()
+    }
+}
+
+fn topic_partition(record: &Record) -> TopicPartition {
+    (Arc::clone(&record.position.topic), record.position.partition)
+}
+
+/// How far a share has come in each partition.
+pub(super) fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
+    let mut positions = Positions::new();
+    for Item { incoming: ConsumedRecord { record, topic, cluster, position, .. }, .. } in items {
+        let reached = PositionUpdate {
+            next_offset: record.position.offset + 1,
+            last_record_at: record.timestamp,
+            cluster,
+            // In a topic of a tenant collection records of others stand in between.
+            read_from_offset: if topic.tenant.is_some() { *position } else { i64::MIN },
+        };
+        positions
+            .entry((&*record.position.topic, record.position.partition))
+            .and_modify(|known: &mut PositionUpdate<'_>| {
+                let read_from = known.read_from_offset.min(reached.read_from_offset);
+                if known.next_offset < reached.next_offset {
+                    *known = reached;
+                }
+                known.read_from_offset = read_from;
+            })
+            .or_insert(reached);
+    }
+    positions
+}

@@ -1,0 +1,230 @@
+//! Looking at patrons of whom something may have changed, many at once, and writing down what there is to tell.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{
+    BlockEvents,
+    envelope::{APPROACHING_LIMIT_TOPIC, AUTOMATED_BLOCK_TOPIC, envelope, headers},
+};
+use crate::{
+    blocks::{
+        self, ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable, Finding, Measure,
+    },
+    metrics::metrics,
+    patron,
+    services::{policy::Policy, tenants::Tenant},
+    store::{
+        self, Tx,
+        outbox::{self, Message},
+        patrons::{self, PatronState},
+        pending_patrons::{self, LastPublished, WorkerLock},
+        tenants,
+    },
+};
+
+/// Patrons in one transaction, about.
+const BATCH_PATRONS_MAX: i64 = 2000;
+
+/// What follows for a patron from what there is at a moment.
+pub(in crate::services) enum PatronFindings<'a> {
+    /// Every limit of the group, compared.
+    Findings(Vec<Finding<'a>>),
+    /// Nobody has ever said which group the patron belongs to.
+    GroupUnknown,
+}
+
+/// Evaluates a patron as the desk does, but asks nobody for the group.
+pub(in crate::services) fn evaluate<'a>(
+    state: Option<&'a PatronState>,
+    policy: &'a Policy,
+) -> PatronFindings<'a> {
+    let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
+        return PatronFindings::Findings(Vec::new());
+    };
+    if policy.limits.is_empty() {
+        return PatronFindings::Findings(Vec::new());
+    }
+    match state.known_group().map(|known| &known.group) {
+        None => PatronFindings::GroupUnknown,
+        Some(None) => PatronFindings::Findings(Vec::new()),
+        Some(Some(group)) => {
+            let limits = policy.limits_of(group);
+            PatronFindings::Findings(blocks::evaluate(&state.measures, limits, &policy.conditions))
+        }
+    }
+}
+
+/// When time alone may change what was found.
+fn next_reevaluation(
+    findings: &[Finding<'_>],
+    state: &PatronState,
+    next_overdue: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let has = |measure: Measure| findings.iter().any(|f| f.condition.id == measure.condition_id());
+    let days = has(Measure::RecallOverdueDays);
+    let overdue = days || has(Measure::OverdueItems) || has(Measure::OverdueRecalls);
+    let next_day = state.first_recall_due.filter(|_| days);
+    let next_day = next_day.map(|due| patron::next_overdue_day(due, now));
+    next_overdue.filter(|_| overdue).into_iter().chain(next_day).min()
+}
+
+/// Something that is told of a patron has changed.
+struct Pending {
+    user: Uuid,
+    topic: &'static str,
+    change: ChangeType,
+    old: Value,
+    new: Value,
+}
+
+/// What is told of patrons, from what was told before.
+#[derive(Default)]
+struct Changes {
+    pending: Vec<Pending>,
+    published: Vec<(Uuid, LastPublished)>,
+}
+
+impl Changes {
+    fn add(&mut self, user: Uuid, old: LastPublished, new: LastPublished) {
+        let before = self.pending.len();
+        let look_at = new.reevaluate_at;
+        let is_same = look_at == old.reevaluate_at;
+        let last = LastPublished {
+            blocked: self.record_change(user, AUTOMATED_BLOCK_TOPIC, old.blocked, new.blocked),
+            approaching: self.record_change(
+                user,
+                APPROACHING_LIMIT_TOPIC,
+                old.approaching,
+                new.approaching,
+            ),
+            reevaluate_at: look_at,
+        };
+        if !is_same || self.pending.len() > before {
+            self.published.push((user, last));
+        }
+    }
+
+    /// What was told last from now on: what is new, unless it says nothing new.
+    fn record_change<T: Comparable + Serialize>(
+        &mut self,
+        user: Uuid,
+        topic: &'static str,
+        old: Option<T>,
+        new: Option<T>,
+    ) -> Option<T> {
+        let Some(change) = ChangeType::between(old.as_ref(), new.as_ref()) else { return old };
+        let (old, new_json) = (json!(old), json!(new));
+        self.pending.push(Pending { user, topic, change, old, new: new_json });
+        new
+    }
+}
+
+impl BlockEvents {
+    /// Looks at some of those patrons of a tenant who are to be looked at. Tells whether there may be more.
+    pub(super) async fn detect_batch(&self, tenant: &Tenant) -> Result<bool, store::Error> {
+        let schema = &tenant.schema;
+        let mut tx = store::begin(&self.detect_db).await?;
+        if tenants::lock_shared(&mut tx, &tenant.id).await? != Some(tenant.enabled_at) {
+            return Ok(false);
+        }
+        // Whoever has the turn does it, and if not all of it, the next look finds the rest.
+        if !pending_patrons::try_lock_worker(&mut tx, &tenant.id, WorkerLock::Detect).await? {
+            return Ok(false);
+        }
+        // All instances evaluate by one clock.
+        let now = store::now(&mut *tx).await?;
+        let (pending_patrons, more) =
+            pending_patrons::claim_pending(&mut tx, schema, now, BATCH_PATRONS_MAX).await?;
+        if pending_patrons.is_empty() {
+            store::commit(tx).await?;
+            return Ok(false);
+        }
+        let changes = self.reevaluate(&mut tx, tenant, &pending_patrons, now).await?;
+        pending_patrons::store_last_published(&mut tx, schema, &changes.published).await?;
+        // Numbered after the look: a greater number is never of an older one.
+        let numbers = outbox::next_sequences(&mut *tx, schema, changes.pending.len()).await?;
+        let messages: Vec<Message> = changes
+            .pending
+            .into_iter()
+            .zip(numbers)
+            .map(|(pending, sequence)| self.build_message(tenant, pending, sequence, now))
+            .collect();
+        outbox::insert(&mut tx, schema, &messages).await?;
+        store::commit(tx).await?;
+        metrics().record_reevaluation(pending_patrons.len(), messages.len());
+        if !messages.is_empty() {
+            self.publish_wakeups.wake(&tenant.id);
+        }
+        Ok(more)
+    }
+
+    async fn reevaluate(
+        &self,
+        tx: &mut Tx,
+        tenant: &Tenant,
+        pending_patrons: &BTreeMap<Uuid, Cause>,
+        now: DateTime<Utc>,
+    ) -> Result<Changes, store::Error> {
+        let schema = &tenant.schema;
+        let users: Vec<Uuid> = pending_patrons.keys().copied().collect();
+        let states = patrons::load_states(&mut **tx, schema, &users, now).await?;
+        let policy = Policy::load(tx, schema).await?;
+        let mut last_published: HashMap<Uuid, LastPublished> =
+            pending_patrons::load_last_published(tx, schema, &users).await?;
+        // As all instances do, whatever their own settings are. Where that was never set, as this one does.
+        let settings = pending_patrons::load_detection_settings(&mut **tx, schema).await?;
+        let percent =
+            settings.map_or(self.config.approaching_percent, |way| way.approaching_percent);
+        let mut changes = Changes::default();
+        for (user, cause) in pending_patrons {
+            let old = last_published.remove(user).unwrap_or_default();
+            let found = states.get(user);
+            let state = found.map(|(state, _)| state);
+            let PatronFindings::Findings(findings) = evaluate(state, &policy) else {
+                // What was told stays, until the desk or the topic says which group it is; but nobody need look.
+                changes.add(*user, old.clone(), LastPublished { reevaluate_at: None, ..old });
+                continue;
+            };
+            let new = LastPublished {
+                blocked: AutomatedBlocks::from_findings(*user, &findings, *cause),
+                approaching: ApproachingLimits::from_findings(*user, &findings, percent, *cause),
+                reevaluate_at: found
+                    .and_then(|(state, next)| next_reevaluation(&findings, state, *next, now)),
+            };
+            changes.add(*user, old, new);
+        }
+        Ok(changes)
+    }
+
+    fn build_message(
+        &self,
+        tenant: &Tenant,
+        pending: Pending,
+        sequence: i64,
+        at: DateTime<Utc>,
+    ) -> Message {
+        let Pending { user, topic, change, old, new } = pending;
+        let (id, tenant) = (Uuid::new_v4(), &tenant.id);
+        let headers: Map<String, Value> =
+            headers(tenant, id).into_iter().map(|(name, value)| (name, value.into())).collect();
+        let data: Map<String, Value> = [("old", old), ("new", new)]
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Message {
+            sequence,
+            id,
+            kafka_topic: self.topic(tenant, topic),
+            key: user.to_string(),
+            headers: headers.into(),
+            payload: envelope(id, change.name(), tenant, sequence, at, [("data", data.into())]),
+        }
+    }
+}

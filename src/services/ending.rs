@@ -1,0 +1,83 @@
+//! Ending all loans of a tenant, as storage says that it deleted them: in steps, for no statement can end all of
+//! them in time.
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{
+    ingest::Ingest,
+    ledger::{BeginOutcome, IngestStore, IngestTx, TenantLock},
+};
+use crate::{
+    event::{Event, Fact, TenantId, stamp::Horizon},
+    logging::ErrorChain,
+    patron::StateDelta,
+    store::{self, LockTimeout},
+};
+
+/// Loans that one step ends at most.
+const STEP_LOANS_MAX: usize = 5_000;
+
+/// What is left of a step after a time-out.
+const SHRINK_DIVISOR: usize = 16;
+
+/// How it went.
+pub(super) enum EndLoansOutcome {
+    /// No such loan is open any more, and none will be.
+    All,
+    /// The tenant isn't enabled.
+    TenantDisabled,
+    /// The service stops.
+    Shutdown,
+}
+
+impl<S: IngestStore> Ingest<S> {
+    /// Ends all loans that were opened before, where events say that there are none. Each step is durable before
+    /// the next. The events themselves are applied afterwards: a process that dies in between begins anew, and
+    /// nothing is different.
+    pub(super) async fn end_loans<'e>(
+        &self,
+        tenant: &TenantId,
+        events: impl Iterator<Item = &'e Event>,
+        mut wait: LockTimeout,
+        stop: &CancellationToken,
+    ) -> Result<EndLoansOutcome, store::Error> {
+        let Some(before) = no_loans_before(events) else { return Ok(EndLoansOutcome::All) };
+        let (mut next, mut loans_max) = (Some(Uuid::nil()), STEP_LOANS_MAX);
+        while let Some(from) = next {
+            if stop.is_cancelled() {
+                return Ok(EndLoansOutcome::Shutdown);
+            }
+            let step = store::with_timeout(self.transaction_timeout, async {
+                let mut tx =
+                    match self.store.begin(Some(tenant), TenantLock::Exclusive, wait).await? {
+                        BeginOutcome::TenantDisabled => return Ok(None),
+                        BeginOutcome::Started(tx) | BeginOutcome::TenantReenabled(tx) => tx,
+                    };
+                let next = tx.end_loans(before, from, loans_max).await?;
+                tx.commit().await?;
+                Ok::<_, store::Error>(Some(next))
+            });
+            match step.await {
+                Ok(Some(following)) => {
+                    (next, loans_max) = (following, (loans_max * 2).min(STEP_LOANS_MAX))
+                }
+                Ok(None) => return Ok(EndLoansOutcome::TenantDisabled),
+                Err(error) if error.is_timeout() && loans_max > 1 => {
+                    warn!(%tenant, loans = loans_max, error = %ErrorChain(&error),
+                        "ingest: closing all loans of a tenant timed out; retrying with fewer loans per step");
+                    (loans_max, wait) = ((loans_max / SHRINK_DIVISOR).max(1), LockTimeout::Short);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(EndLoansOutcome::All)
+    }
+}
+
+/// Before when all loans were deleted, if events say so.
+fn no_loans_before<'e>(events: impl Iterator<Item = &'e Event>) -> Option<Horizon> {
+    let of_all = |event: &&Event| matches!(event.fact, Fact::AllLoansDeleted);
+    StateDelta::from_events(events.filter(of_all)).loans_deleted_before
+}

@@ -1,0 +1,196 @@
+//! Figures that are asked for when somebody wants them: of the database, of the pools, and of how far
+//! this instance's partitions are. What is counted as it happens is in `figures.rs`.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use metrics::{describe_gauge, gauge};
+use tracing::debug;
+
+use super::{block_events::BlockEvents, tenants::TenantRegistry};
+use crate::{
+    kafka::ConsumerStatus,
+    logging::ErrorChain,
+    store::{self, Db, incidents, prune},
+};
+
+/// What the database told serves so long.
+const QUERY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Asks for what is not counted.
+pub struct Gauges {
+    tenants: Arc<TenantRegistry>,
+    kafka: Arc<ConsumerStatus>,
+    block_events: Arc<BlockEvents>,
+    /// Whether tenants are told apart, each with figures of its own.
+    by_tenant: bool,
+    pools: Mutex<Vec<(&'static str, Db)>>,
+    last_query: Mutex<Option<Instant>>,
+}
+
+/// Sums over tenants, or one tenant's figures.
+#[derive(Default)]
+struct SizeTotals {
+    inbox: i64,
+    loans: i64,
+    fees_fines: i64,
+    dead_letters: i64,
+    oldest: Option<chrono::DateTime<chrono::Utc>>,
+    oldest_dead_letter: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+impl SizeTotals {
+    fn add(&mut self, sizes: &prune::TableSizes) {
+        self.inbox += sizes.inbox;
+        self.loans += sizes.loans;
+        self.fees_fines += sizes.fees_fines;
+        self.dead_letters += sizes.dead_letters;
+        self.oldest = sizes.inbox_oldest.into_iter().chain(self.oldest).min();
+        self.oldest_dead_letter =
+            sizes.dead_letters_oldest.into_iter().chain(self.oldest_dead_letter).min();
+    }
+
+    /// `tenant` is `all` for the sum.
+    fn set(&self, tenant: &str) {
+        for (table, rows) in [
+            ("inbox", self.inbox),
+            ("loan", self.loans),
+            ("fee_fine", self.fees_fines),
+            ("dead_letter", self.dead_letters),
+        ] {
+            let tenant = tenant.to_owned();
+            gauge!("patron_blocks_rows", "table" => table, "tenant" => tenant).set(rows as f64);
+        }
+        for (table, oldest) in [("inbox", self.oldest), ("dead_letter", self.oldest_dead_letter)] {
+            let tenant = tenant.to_owned();
+            let at = oldest.map_or(0.0, |oldest| oldest.timestamp() as f64);
+            gauge!("patron_blocks_oldest_row_timestamp", "table" => table, "tenant" => tenant)
+                .set(at);
+        }
+    }
+}
+
+impl Gauges {
+    /// Knows no pool yet.
+    pub fn new(
+        tenants: Arc<TenantRegistry>,
+        kafka: Arc<ConsumerStatus>,
+        block_events: Arc<BlockEvents>,
+        by_tenant: bool,
+    ) -> Self {
+        describe();
+        Self {
+            tenants,
+            kafka,
+            block_events,
+            by_tenant,
+            pools: Mutex::default(),
+            last_query: Mutex::default(),
+        }
+    }
+
+    /// Watches a pool as well.
+    pub fn register_pool(&self, name: &'static str, pool: &Db) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.push((name, pool.clone()));
+    }
+
+    /// Sets all gauges. What the database can't tell now stays as it was.
+    pub async fn update(&self, db: &Db) {
+        self.set_instance_gauges();
+        let due = {
+            let mut last_query = self.last_query.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = last_query.is_none_or(|last| last.elapsed() > QUERY_INTERVAL);
+            if due {
+                *last_query = Some(Instant::now());
+            }
+            due
+        };
+        if due && let Err(error) = self.query(db).await {
+            debug!(error = %ErrorChain(&error), "metrics: could not query the database; gauges keep their last values");
+        }
+    }
+
+    fn set_instance_gauges(&self) {
+        let health = self.kafka.health();
+        for (stage, number) in [
+            ("starting", health.partitions.starting),
+            ("reading", health.partitions.reading),
+            ("paused", health.partitions.paused),
+            ("stopped", health.partitions.stopped),
+        ] {
+            gauge!("patron_blocks_partitions", "stage" => stage).set(number as f64);
+        }
+        gauge!("patron_blocks_paused").set(f64::from(u8::from(health.paused)));
+        gauge!("patron_blocks_brokers_up").set(health.brokers_up as f64);
+        for ((topic, partition), lag) in self.kafka.lags() {
+            let partition = partition.to_string();
+            gauge!("patron_blocks_lag_records", "topic" => topic, "partition" => partition)
+                .set(lag as f64);
+        }
+        let backlog = self.block_events.backlog();
+        gauge!("patron_blocks_patrons_pending").set(backlog.pending_patrons as f64);
+        gauge!("patron_blocks_outbox_messages").set(backlog.unsent_messages as f64);
+        gauge!("patron_blocks_outbox_oldest_seconds").set(backlog.oldest_unsent_age.as_secs_f64());
+        gauge!("patron_blocks_outbox_overdue")
+            .set(f64::from(u8::from(self.block_events.is_overdue())));
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in ["work", "web", "operators"] {
+            let of_name = || pools.iter().filter(|(of, _)| *of == name).map(|(_, pool)| pool);
+            let idle: usize = of_name().map(|pool| pool.num_idle()).sum();
+            let all: usize = of_name().map(|pool| pool.size() as usize).sum();
+            for (state, number) in [("idle", idle), ("used", all.saturating_sub(idle))] {
+                gauge!("patron_blocks_connections", "pool" => name, "state" => state)
+                    .set(number as f64);
+            }
+        }
+    }
+
+    async fn query(&self, db: &Db) -> Result<(), store::Error> {
+        let open = store::read(db, async |db| incidents::count_open_by_kind(db).await).await?;
+        for kind in incidents::IncidentKind::ALL {
+            let number = open.iter().find(|(name, _)| name == kind.name()).map_or(0, |(_, n)| *n);
+            gauge!("patron_blocks_incidents_open", "kind" => kind.name()).set(number as f64);
+        }
+        let mut sum = SizeTotals::default();
+        let all = self.tenants.all();
+        for state in ["complete", "filling", "incomplete"] {
+            let number = all.iter().filter(|tenant| tenant.completeness().name() == state).count();
+            gauge!("patron_blocks_tenants", "completeness" => state).set(number as f64);
+        }
+        for tenant in all {
+            let schema = &tenant.schema;
+            let sizes = store::read(db, async |db| prune::table_sizes(db, schema).await).await?;
+            sum.add(&sizes);
+            if self.by_tenant {
+                let mut of_tenant = SizeTotals::default();
+                of_tenant.add(&sizes);
+                of_tenant.set(tenant.id.as_str());
+            }
+        }
+        sum.set("all");
+        Ok(())
+    }
+}
+
+fn describe() {
+    for (name, description) in [
+        ("patron_blocks_partitions", "Partitions of this instance, by how far they are"),
+        ("patron_blocks_paused", "Whether reading is paused as nothing can be stored"),
+        ("patron_blocks_brokers_up", "Brokers with a working connection"),
+        ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
+        ("patron_blocks_patrons_pending", "Notes of patrons whose blocks may have changed, nearly"),
+        ("patron_blocks_outbox_messages", "Messages that wait to be sent, nearly"),
+        ("patron_blocks_outbox_oldest_seconds", "For how long the first of them has"),
+        ("patron_blocks_outbox_overdue", "Whether that is longer than it should be"),
+        ("patron_blocks_connections", "Connections to the database, by pool and state"),
+        ("patron_blocks_incidents_open", "Open incidents of all tenants, by kind"),
+        ("patron_blocks_tenants", "Enabled tenants, by what is known of what has happened"),
+        ("patron_blocks_rows", "Rows, nearly"),
+        ("patron_blocks_oldest_row_timestamp", "When the oldest row came, in epoch seconds"),
+    ] {
+        describe_gauge!(name, description);
+    }
+}

@@ -1,0 +1,40 @@
+//! Which events a rebuild wants.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::context::{RebuildContext, RebuildError};
+use crate::{
+    event::{Fact, TenantId},
+    patron::Scope,
+    store::rows,
+};
+
+/// Whose events are wanted.
+pub(super) struct EventFilter {
+    pub(super) tenant: TenantId,
+    scope: Scope,
+    /// What the patron has, or had.
+    subject_ids: HashSet<Uuid>,
+}
+
+impl EventFilter {
+    pub(super) async fn load(context: &RebuildContext) -> Result<Self, RebuildError> {
+        let subjects = match context.request.scope {
+            Scope::Patron(user) => {
+                let mut tx = context.begin().await?;
+                rows::subjects_of_patron(&mut tx, &context.tenant.schema, user).await?
+            }
+            Scope::Tenant => Vec::new(),
+        };
+        let (tenant, scope) = (context.tenant.id.clone(), context.request.scope);
+        Ok(Self { tenant, scope, subject_ids: subjects.into_iter().collect() })
+    }
+
+    /// What names nobody may be the patron's.
+    pub(super) fn matches(&self, fact: &Fact) -> bool {
+        fact.user().is_none_or(|named| self.scope.includes(named))
+            || fact.subject().is_some_and(|subject| self.subject_ids.contains(&subject))
+    }
+}

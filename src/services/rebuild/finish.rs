@@ -1,0 +1,131 @@
+//! How a rebuild ends: what there is to tell of it and what it leaves behind are stored together, or nothing is
+//! and whoever takes it next comes to the same end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    clock::Clock,
+    store::{
+        self, Db, Schema, Tx, differences,
+        incidents::IncidentKind,
+        rebuilds::{self, Lease, Rebuild, Status, incidents},
+        shadow, tenants,
+    },
+};
+
+/// How long to wait for what is still being done. Where that isn't enough, the rebuild is taken again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A rebuild that goes no further, or waits to be applied.
+pub(super) struct RebuildOutcome {
+    pub(super) status: Status,
+    pub(super) summary: Option<Value>,
+    pub(super) problem: Option<String>,
+    /// What it has found is forgotten.
+    pub(super) discard_differences: bool,
+}
+
+impl RebuildOutcome {
+    /// With what it has found and put right, or why that has to wait for an operator.
+    pub(super) fn new(status: Status, summary: Value, approval_reason: Option<String>) -> Self {
+        Self {
+            status,
+            summary: Some(summary),
+            problem: approval_reason,
+            discard_differences: false,
+        }
+    }
+
+    /// Nobody asked for more of it.
+    pub(super) fn cancelled(forgets: bool) -> Self {
+        Self {
+            status: Status::Cancelled,
+            summary: None,
+            problem: None,
+            discard_differences: forgets,
+        }
+    }
+
+    /// It can't be done.
+    pub(super) fn failed(problem: String, forgets: bool) -> Self {
+        Self {
+            status: Status::Failed,
+            summary: None,
+            problem: Some(problem),
+            discard_differences: forgets,
+        }
+    }
+
+    /// Stores it, unless another instance works on the rebuild by now. What is laid out stays only where it may
+    /// still be applied.
+    pub(super) async fn save(
+        &self,
+        db: &Db,
+        rebuild: &Rebuild,
+        lease: Lease,
+        clock: &Clock,
+    ) -> Result<(), store::Error> {
+        let (id, tenant) = (rebuild.id, &rebuild.tenant);
+        let mut tx = store::begin(db).await?;
+        // A statement that was broken off may still hold what is laid out; others look for rebuilds meanwhile.
+        tenants::set_lock_timeout(&mut tx, LOCK_TIMEOUT).await?;
+        // A purge takes the same locks in another order. A cancel locks the rebuild before the tenant.
+        tenants::lock_shared(&mut tx, tenant).await?;
+        if rebuilds::is_lease_lost(&mut tx, id, lease).await? {
+            return Ok(());
+        }
+        // What was to fill a tenant has ended without that: what happened before may be missing.
+        if self.status != Status::Done {
+            tenants::finish_initial_fill(&mut tx, tenant, Some(id), Some(rebuild.requested_at))
+                .await?;
+        }
+        self.update_incidents(&mut tx, rebuild, clock).await?;
+        if self.status != Status::Compared {
+            shadow::remove(&mut *tx, &Schema::shadow(tenant, id)).await?;
+        }
+        if self.discard_differences {
+            differences::delete(&mut tx, &Schema::of(tenant), id).await?;
+        }
+        let (summary, problem) = (self.summary.as_ref(), self.problem.as_deref());
+        rebuilds::set_status(&mut *tx, id, lease, self.status, summary, problem).await?;
+        store::commit(tx).await
+    }
+
+    /// Raises what operators must know of it, and resolves what is over.
+    async fn update_incidents(
+        &self,
+        tx: &mut Tx,
+        rebuild: &Rebuild,
+        clock: &Clock,
+    ) -> Result<(), store::Error> {
+        let now = clock.now();
+        if self.status.has_ended() {
+            incidents::resolve(tx, rebuild.id, self.status.name(), now).await?;
+        }
+        match (self.status, &self.problem) {
+            (Status::Compared, Some(approval_reason)) => {
+                let kind = IncidentKind::SnapshotNotApplied;
+                incidents::raise(tx, kind, rebuild, approval_reason, now).await?;
+                rebuilds::supersede(tx, rebuild).await
+            }
+            (Status::Done, _) if rebuild.request["source"] == "storage" => {
+                incidents::resolve_incomplete_repairs(tx, rebuild, now).await?;
+                let skipped_records =
+                    rebuilds::count_skipped_records(&mut **tx, rebuild.id).await?;
+                if skipped_records == 0 {
+                    return Ok(());
+                }
+                let detail = format!(
+                    "rebuild {} has passed over {skipped_records} records of the storage modules that it could not \
+                     read; what is known of them stays, and its problems name them; until a repair reads all of \
+                     them, an old event may open what is not known here",
+                    rebuild.id
+                );
+                incidents::raise(tx, IncidentKind::RepairIncomplete, rebuild, &detail, now).await
+            }
+            _ => Ok(()),
+        }
+    }
+}

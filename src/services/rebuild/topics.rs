@@ -1,0 +1,358 @@
+//! Reading topics, for one rebuild or for several at once: then a topic of many tenants is read once.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::{Progress, RebuildContext, RebuildError},
+    filter::EventFilter,
+    fold::StateAccumulator,
+    load::{self, ReadPosition},
+};
+use crate::{
+    config::KafkaConfig,
+    event::{self, DecodeOutcome, Event, TenantId, Topic},
+    kafka::replay::{self, BorrowedRecord, OffsetRange, ReplayBatch},
+    metrics::metrics,
+    patron::StateDelta,
+    services::outcome::TopicPartition,
+    store::shadow,
+};
+
+/// All that was folded is laid out after so long, whatever room there is: the way back after a crash is no
+/// longer than that.
+pub(super) const LOAD_INTERVAL: Duration = Duration::from_secs(20);
+
+/// In about how many portions the memory that there is is let go of.
+const SPILL_CHUNKS: usize = 6;
+
+/// One rebuild's share in what is read.
+pub(super) struct ReplayRequest {
+    context: RebuildContext,
+    filter: EventFilter,
+    ranges: BTreeMap<TopicPartition, OffsetRange>,
+}
+
+impl ReplayRequest {
+    /// What is still to be read for a rebuild, as its shadow tells.
+    pub(super) async fn load(
+        context: &RebuildContext,
+        filter: EventFilter,
+    ) -> Result<Self, RebuildError> {
+        let mut tx = context.begin().await?;
+        let positions = shadow::load_replay_positions(&mut tx, &context.shadow).await?;
+        drop(tx);
+        let ranges: BTreeMap<TopicPartition, OffsetRange> =
+            positions.into_iter().map(offset_range).collect();
+        let remaining = ranges.values().map(|part| part.end - part.next).sum::<i64>();
+        context
+            .progress
+            .start_stage("reading topics", u64::try_from(remaining).unwrap_or_default());
+        Ok(Self { context: context.clone(), filter, ranges })
+    }
+
+    /// As far as it is of topics that tenants share.
+    pub(super) fn only_shared(mut self) -> Self {
+        let environment = &self.context.kafka.environment;
+        let is_shared = |topic: Topic| topic.tenant.is_none();
+        self.ranges.retain(|(name, _), _| environment.parse(name).is_some_and(is_shared));
+        self
+    }
+
+    /// Whether there is anything to be read.
+    pub(super) fn has_records(&self) -> bool {
+        self.ranges.values().any(|part| part.next < part.end)
+    }
+}
+
+fn offset_range(position: shadow::ReplayPosition) -> (TopicPartition, OffsetRange) {
+    let shadow::ReplayPosition { topic, partition, next_offset, end_offset } = position;
+    ((Arc::from(topic), partition), OffsetRange { next: next_offset, end: end_offset })
+}
+
+/// Reads all that they want. Fails where nothing can be read; tells of each why it goes no further where the
+/// others do.
+pub(super) async fn replay(
+    requests: Vec<ReplayRequest>,
+) -> Result<Vec<Option<RebuildError>>, RebuildError> {
+    let Some(first) = requests.first().map(|share| share.context.clone()) else {
+        return Ok(Vec::new());
+    };
+    let cluster = first.query_broker(|broker| Ok(broker.cluster_id())).await?;
+    let cluster = cluster.ok_or(RebuildError::Unavailable("no broker tells the cluster's id"))?;
+    let contexts: Vec<RebuildContext> =
+        requests.iter().map(|share| share.context.clone()).collect();
+    let (chunk_sender, mut chunks) = mpsc::channel::<LoadChunk>(1);
+    let accumulators = ReplayAccumulators::new(requests, first.config.buffer_bytes);
+    let reading = tokio::task::spawn_blocking(move || {
+        accumulate(&first.kafka, cluster, accumulators, &chunk_sender)
+    });
+    let mut failures: Vec<Option<RebuildError>> = contexts.iter().map(|_| None).collect();
+    while let Some(LoadChunk { rebuild_index, delta, position }) = chunks.recv().await {
+        if contexts[rebuild_index].stop.is_cancelled() {
+            continue;
+        }
+        if failures[rebuild_index].is_none()
+            && let Err(failure) = load::load_delta(&contexts[rebuild_index], delta, position).await
+        {
+            failures[rebuild_index] = Some(failure);
+            if failures.iter().all(Option::is_some) {
+                break;
+            }
+        }
+    }
+    drop(chunks);
+    reading.await.map_err(|end| RebuildError::from_join_error(&end, "reading"))??;
+    for (context, failure) in contexts.iter().zip(&mut failures) {
+        if context.stop.is_cancelled() {
+            *failure = Some(RebuildError::Unavailable("reading was ended"));
+        }
+    }
+    Ok(failures)
+}
+
+/// A part of what was folded, on its way into a shadow.
+struct LoadChunk {
+    /// Whose, by the order of shares.
+    rebuild_index: usize,
+    delta: StateDelta,
+    position: ReadPosition,
+}
+
+/// What a record says, if anything, and where it stood.
+struct DecodedRecord {
+    partition_index: usize,
+    offset: i64,
+    event: Option<(TenantId, Box<Event>)>,
+}
+
+/// Understands records of these topics, each by the number of its place.
+fn record_decoder(
+    topics: Vec<Option<Topic>>,
+    cluster: Arc<str>,
+) -> impl Fn(usize, &BorrowedRecord<'_>) -> DecodedRecord + Send + 'static {
+    move |partition_index, record| {
+        let topic = topics.get(partition_index).and_then(Option::as_ref);
+        let event = match topic.map(|topic| event::decode_record(record, topic, &cluster)) {
+            Some(DecodeOutcome::Event(tenant, event)) => Some((tenant, event)),
+            _ => None,
+        };
+        DecodedRecord { partition_index, offset: record.position.offset, event }
+    }
+}
+
+/// Folds what is read, on a thread that may block, until all is read or nobody takes what was folded.
+fn accumulate(
+    kafka: &KafkaConfig,
+    cluster: Arc<str>,
+    mut accumulators: ReplayAccumulators,
+    chunk_sender: &mpsc::Sender<LoadChunk>,
+) -> Result<(), RebuildError> {
+    let ranges: Vec<_> = accumulators
+        .partitions
+        .iter()
+        .map(|partition| (partition.topic_partition.clone(), partition.range))
+        .collect();
+    let topics = ranges.iter().map(|((name, _), _)| kafka.environment.parse(name)).collect();
+    let batches = replay::replay(kafka, &ranges, record_decoder(topics, cluster))?;
+    let mut since = Instant::now();
+    // The reader has nothing more to say once it was at the end.
+    while let Ok(batch) = batches.recv() {
+        let ReplayBatch { records, is_end } = batch?;
+        metrics().replayed.increment(records.len() as u64);
+        records.into_iter().for_each(|record| accumulators.apply(record));
+        let mut chunks = Vec::new();
+        if is_end {
+            accumulators.finish_partitions();
+        } else if accumulators.should_spill() {
+            chunks = accumulators.spill();
+        }
+        if is_end || since.elapsed() > LOAD_INTERVAL {
+            chunks.extend(accumulators.take_all());
+            since = Instant::now();
+        }
+        for chunk in chunks {
+            if chunk_sender.blocking_send(chunk).is_err() {
+                return Ok(());
+            }
+        }
+        if is_end || accumulators.drop_cancelled() {
+            return Ok(());
+        }
+    }
+    Err(RebuildError::Unavailable("reading ended by itself"))
+}
+
+/// What is being folded, and how far reading is.
+struct ReplayAccumulators {
+    partitions: Vec<ReplayedPartition>,
+    rebuilds: Vec<RebuildAccumulator>,
+    /// How many bytes may be held, and how many were when something was last let go of.
+    memory_bytes: usize,
+    bytes_after_spill: usize,
+}
+
+/// A partition that is read.
+struct ReplayedPartition {
+    topic_partition: TopicPartition,
+    /// As far as anybody wants it. What is next moves on.
+    range: OffsetRange,
+    /// Who wants which part of it.
+    requests: Vec<(usize, OffsetRange)>,
+}
+
+/// What is folded for one rebuild.
+struct RebuildAccumulator {
+    filter: EventFilter,
+    accumulator: StateAccumulator,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl ReplayAccumulators {
+    fn new(requests: Vec<ReplayRequest>, memory: usize) -> Self {
+        let mut places: BTreeMap<TopicPartition, ReplayedPartition> = BTreeMap::new();
+        for (n, share) in requests.iter().enumerate() {
+            for (at, part) in &share.ranges {
+                let place = places.entry(at.clone()).or_insert_with(|| ReplayedPartition {
+                    topic_partition: at.clone(),
+                    range: *part,
+                    requests: Vec::new(),
+                });
+                place.range.next = place.range.next.min(part.next);
+                place.range.end = place.range.end.max(part.end);
+                place.requests.push((n, *part));
+            }
+        }
+        let shares =
+            requests.into_iter().map(|ReplayRequest { context, filter: wanted, .. }| {
+                let (progress, stop) = (context.progress.clone(), context.stop.clone());
+                RebuildAccumulator {
+                    filter: wanted,
+                    accumulator: StateAccumulator::default(),
+                    progress,
+                    stop,
+                }
+            });
+        let (places, shares) = (places.into_values().collect(), shares.collect());
+        // Beside what is held, one portion is laid out, one waits, and one is read in the meantime.
+        Self {
+            partitions: places,
+            rebuilds: shares,
+            memory_bytes: memory * SPILL_CHUNKS / (SPILL_CHUNKS + 3),
+            bytes_after_spill: 0,
+        }
+    }
+
+    fn apply(&mut self, DecodedRecord { partition_index, offset, event: decoded }: DecodedRecord) {
+        let Some(partition) = self.partitions.get_mut(partition_index) else { return };
+        partition.range.next = offset + 1;
+        for (share, part) in &partition.requests {
+            if offset < part.next || offset >= part.end {
+                continue;
+            }
+            let share = &mut self.rebuilds[*share];
+            share.progress.add(1);
+            if let Some((tenant, event)) = &decoded
+                && *tenant == share.filter.tenant
+                && share.filter.matches(&event.fact)
+            {
+                share.accumulator.apply(event);
+            }
+        }
+    }
+
+    /// Behind the last records may stand what can't be read.
+    fn finish_partitions(&mut self) {
+        self.partitions.iter_mut().for_each(|place| place.range.next = place.range.end);
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.rebuilds.iter().map(|share| share.accumulator.size_bytes()).sum()
+    }
+
+    /// Whether there is enough to be let go of: while that is laid out, more is read.
+    fn should_spill(&self) -> bool {
+        self.size_bytes() > self.bytes_after_spill + self.memory_bytes / SPILL_CHUNKS
+    }
+
+    /// Lets go of what has ended, and where that is not enough of as much as has to go: of that there is more to come,
+    /// to be put together in the end. It is the same ids each time, so that of the others all is heard here.
+    fn spill(&mut self) -> Vec<LoadChunk> {
+        let chunk = |rebuild_index, delta| LoadChunk {
+            rebuild_index,
+            delta,
+            position: ReadPosition::Unchanged,
+        };
+        let shares = self.rebuilds.iter_mut().enumerate();
+        let mut chunks: Vec<_> =
+            shares.map(|(of, share)| chunk(of, share.accumulator.take_ended())).collect();
+        let chunk_bytes = self.memory_bytes / SPILL_CHUNKS;
+        while self.size_bytes() > self.memory_bytes - chunk_bytes {
+            let shares = self.rebuilds.iter_mut().enumerate();
+            let Some((of, share)) = shares.max_by_key(|(_, share)| share.accumulator.size_bytes())
+            else {
+                break;
+            };
+            chunks.push(chunk(of, share.accumulator.take_first(chunk_bytes)));
+        }
+        chunks.retain(|portion| portion.delta != StateDelta::default());
+        self.bytes_after_spill = self.size_bytes();
+        chunks
+    }
+
+    fn take_all(&mut self) -> Vec<LoadChunk> {
+        let mut portions = Vec::with_capacity(self.rebuilds.len());
+        for rebuild_index in 0..self.rebuilds.len() {
+            let position = ReadPosition::Topics(self.positions(rebuild_index));
+            portions.push(LoadChunk {
+                rebuild_index,
+                delta: self.rebuilds[rebuild_index].accumulator.take_all(),
+                position,
+            });
+        }
+        self.bytes_after_spill = 0;
+        portions
+    }
+
+    /// How far what a rebuild wants was read.
+    fn positions(&self, rebuild_index: usize) -> Vec<shadow::ReplayPosition> {
+        let mut positions = Vec::new();
+        for ReplayedPartition {
+            topic_partition: (topic, partition),
+            range: part,
+            requests: wanted,
+            ..
+        } in &self.partitions
+        {
+            for (_, wanted) in wanted.iter().filter(|(share, _)| *share == rebuild_index) {
+                positions.push(shadow::ReplayPosition {
+                    topic: topic.to_string(),
+                    partition: *partition,
+                    next_offset: part.next.clamp(wanted.next, wanted.end),
+                    end_offset: wanted.end,
+                });
+            }
+        }
+        positions
+    }
+
+    /// Lets go of what nobody waits for any more. Tells whether that is all.
+    fn drop_cancelled(&mut self) -> bool {
+        let mut active = 0;
+        for share in &mut self.rebuilds {
+            if share.stop.is_cancelled() {
+                share.accumulator = StateAccumulator::default();
+            } else {
+                active += 1;
+            }
+        }
+        active == 0
+    }
+}

@@ -1,0 +1,438 @@
+//! Rebuilds as jobs: asked for at one instance, worked on by any, and taken over where that one has died.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::join_all};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    connections::SharedConnections,
+    context::{
+        HEARTBEAT_INTERVAL, LEASE_DURATION, RebuildConfig, RebuildContext, RebuildError,
+        RebuildServices, StopReason,
+    },
+    finish::RebuildOutcome,
+    request::{RebuildRequest, RequestedRebuilds},
+    run_slot::RunSlot,
+    shared_topics,
+    tokens::Tokens,
+};
+use crate::{
+    clock::Clock,
+    config::KafkaConfig,
+    event::TenantId,
+    kafka::BrokerClient,
+    logging::ErrorChain,
+    okapi::{Caller, Storage},
+    services::{
+        pace::Throttle,
+        tenants::{Tenant, TenantRegistry},
+    },
+    store::{
+        self, Db, Login, Schema, Tx, differences,
+        rebuilds::{self, Lease, NewRebuild, Rebuild, Status},
+        shadow,
+    },
+};
+
+/// How many go together with one that was taken.
+pub(super) const GROUP_CLAIMS_MAX: i64 = 99;
+
+/// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
+/// so long; and how often in a row.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+const RETRIES_MAX: u32 = 60;
+
+/// Works on rebuilds.
+pub struct Rebuilds {
+    pub(super) db: Db,
+    connections: SharedConnections,
+    pub(super) tenants: Arc<TenantRegistry>,
+    clock: Clock,
+    pub(super) kafka: Arc<KafkaConfig>,
+    pub(super) broker: Arc<BrokerClient>,
+    storage: Storage,
+    pub(super) config: RebuildConfig,
+    pub(super) tokens: Tokens,
+}
+
+/// A rebuild to be worked on, and those that go together with it.
+pub(super) struct ClaimedRebuilds {
+    pub(super) rebuilds: Vec<Rebuild>,
+    pub(super) lease: Lease,
+    pub(super) caller: Option<Caller>,
+    pub(super) run_slots: Arc<Semaphore>,
+    pub(super) first_permit: Option<OwnedSemaphorePermit>,
+    /// Its place among those that are taken.
+    pub(super) claim_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How a rebuild left the hands of this instance.
+enum RunResult {
+    /// It goes no further, or not by itself.
+    Finished(RebuildOutcome),
+    /// Another instance may go on with it, or this one with what is missing.
+    Released(Option<String>),
+}
+
+impl Rebuilds {
+    /// `db` is the writers' pool; each rebuild gets a connection of its own to where `login` leads.
+    pub fn new(
+        (db, login): (Db, Login),
+        tenants: Arc<TenantRegistry>,
+        clock: Clock,
+        (kafka, broker, storage): (KafkaConfig, Arc<BrokerClient>, Storage),
+        config: RebuildConfig,
+    ) -> Self {
+        let (kafka, tokens) = (Arc::new(kafka), Tokens::default());
+        let connections = SharedConnections::new(login, config.concurrency.saturating_add(1));
+        Self { db, connections, tenants, clock, kafka, broker, storage, config, tokens }
+    }
+
+    /// Enters a rebuild, for this instance or another to work on.
+    pub async fn request(
+        &self,
+        db: &Db,
+        tenant: &Tenant,
+        request: &RebuildRequest,
+        requested_by: &str,
+    ) -> Result<Uuid, store::Error> {
+        let mut tx = store::begin(db).await?;
+        let id = self.insert(&mut tx, &tenant.id, request, requested_by, None).await?;
+        store::commit(tx).await?;
+        self.wake_workers();
+        Ok(id)
+    }
+
+    /// Enters one for each of several tenants, to be worked on together.
+    pub async fn request_all(
+        &self,
+        db: &Db,
+        tenants: &[TenantId],
+        request: &RebuildRequest,
+        requested_by: &str,
+    ) -> Result<RequestedRebuilds, store::Error> {
+        let read_group = Uuid::new_v4().to_string();
+        let mut rebuilds = Vec::with_capacity(tenants.len());
+        let mut tx = store::begin(db).await?;
+        for tenant in tenants {
+            let id = self.insert(&mut tx, tenant, request, requested_by, Some(&read_group)).await?;
+            rebuilds.push((tenant.clone(), id));
+        }
+        store::commit(tx).await?;
+        self.wake_workers();
+        Ok(RequestedRebuilds { rebuilds, read_group: Some(read_group) })
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut Tx,
+        tenant: &TenantId,
+        request: &RebuildRequest,
+        requested_by: &str,
+        read_group: Option<&str>,
+    ) -> Result<Uuid, store::Error> {
+        let id = Uuid::new_v4();
+        let body = request.to_json();
+        let request = NewRebuild { tenant, request: &body, requested_by, read_group };
+        rebuilds::insert(&mut **tx, id, request).await?;
+        info!(%tenant, rebuild.id = %id, requested_by = requested_by, "rebuild: requested");
+        Ok(id)
+    }
+
+    /// There may be something to do.
+    pub fn wake_workers(&self) {
+        self.tenants.rebuild_requested.notify_one();
+        self.tokens.available.notify_one();
+    }
+
+    /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
+    /// tenant that has waited longest, if any does (http contract 8.2).
+    pub fn add_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
+        if self.config.concurrency == 0 {
+            warn!(%tenant, "rebuild: discarded a token, because REBUILD_CONCURRENCY is 0 on this instance");
+            return;
+        }
+        if caller.is_foreign_gateway {
+            let url = &caller.okapi_url;
+            warn!(%tenant, okapi.url = url, "rebuild: discarded a token of a gateway other than OKAPI_URL; storage modules are read through OKAPI_URL only");
+            return;
+        }
+        self.tokens.insert((tenant, rebuild), caller);
+        self.wake_workers();
+    }
+
+    pub(super) fn new_lease() -> Lease {
+        Lease { holder: Uuid::new_v4(), duration: LEASE_DURATION }
+    }
+
+    /// Works on what was asked for here, unless another instance does, until `stop`. The storage modules are
+    /// asked on behalf of `caller`.
+    pub async fn run_requested(
+        self: Arc<Self>,
+        requested: RequestedRebuilds,
+        caller: Caller,
+        stop: CancellationToken,
+    ) {
+        let run_slots = Arc::new(Semaphore::new(1));
+        while !stop.is_cancelled() {
+            match self.claim_requested(&requested, &run_slots).await {
+                Ok(Some(claimed)) => {
+                    let claimed = ClaimedRebuilds { caller: Some(caller.clone()), ..claimed };
+                    self.run_claimed(claimed, &stop).await;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(error = %ErrorChain(&error), "rebuild: could not claim waiting rebuilds; retrying")
+                }
+            }
+            stop.run_until_cancelled(sleep(HEARTBEAT_INTERVAL)).await;
+        }
+    }
+
+    async fn claim_requested(
+        &self,
+        requested: &RequestedRebuilds,
+        run_slots: &Arc<Semaphore>,
+    ) -> Result<Option<ClaimedRebuilds>, store::Error> {
+        let lease = Self::new_lease();
+        let run_slots = run_slots.clone();
+        let claimed = |rebuilds| {
+            Some(ClaimedRebuilds {
+                rebuilds,
+                lease,
+                caller: None,
+                run_slots,
+                first_permit: None,
+                claim_permit: None,
+            })
+        };
+        if let Some(read_group) = &requested.read_group {
+            let rebuilds =
+                rebuilds::claim_read_group(&self.db, read_group, GROUP_CLAIMS_MAX, lease).await?;
+            if !rebuilds.is_empty() {
+                return Ok(claimed(rebuilds));
+            }
+        }
+        for (tenant, id) in &requested.rebuilds {
+            let claim = match rebuilds::claim(&self.db, Some(*id), lease).await? {
+                None => rebuilds::claim_with_token(&self.db, tenant, Some(*id), lease).await?,
+                rebuild => rebuild,
+            };
+            if let Some(rebuild) = claim {
+                return Ok(claimed(vec![rebuild]));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Works on what was taken until it is at rest or `stop`. Of several, each has its turn.
+    pub(super) async fn run_claimed(&self, claimed: ClaimedRebuilds, stop: &CancellationToken) {
+        let ClaimedRebuilds {
+            mut rebuilds,
+            lease,
+            caller,
+            run_slots,
+            mut first_permit,
+            claim_permit,
+        } = claimed;
+        let connections = self.connections.get();
+        let mut services = |member| {
+            let run_slot = RunSlot::new(&run_slots, first_permit.take());
+            RebuildServices {
+                caller: caller.clone(),
+                group_member: member,
+                run_slot,
+                connections: connections.clone(),
+            }
+        };
+        if rebuilds.len() == 1
+            && let Some(rebuild) = rebuilds.pop()
+        {
+            self.run_rebuild(rebuild, lease, services(None), stop).await;
+        } else {
+            let (members, join_requests) = shared_topics::read_group(rebuilds.len());
+            let runs = rebuilds.into_iter().zip(members);
+            let runs = runs
+                .map(|(rebuild, member)| {
+                    self.run_rebuild(rebuild, lease, services(Some(member)), stop)
+                })
+                .collect::<Vec<_>>();
+            tokio::join!(join_all(runs), shared_topics::replay_for_group(join_requests));
+        }
+        drop(claim_permit);
+    }
+
+    async fn run_rebuild(
+        &self,
+        rebuild: Rebuild,
+        lease: Lease,
+        services: RebuildServices,
+        stop: &CancellationToken,
+    ) {
+        let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
+        let connections = services.connections.clone();
+        info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "rebuild: claimed; starting or resuming it");
+        // Taken again it would panic again, for ever.
+        let caught = AssertUnwindSafe(self.run_until_released(&rebuild, lease, services, stop))
+            .catch_unwind()
+            .await;
+        let result = caught.unwrap_or_else(|_| {
+            let problem = "it came upon a defect of this version; the service's log says more";
+            Ok(RunResult::Finished(RebuildOutcome::failed(problem.to_owned(), false)))
+        });
+        let stored = match result {
+            Ok(RunResult::Finished(outcome)) => {
+                let (status, problem) = (outcome.status.name(), outcome.problem.as_deref());
+                info!(%tenant, rebuild.id = %id, status, problem, "rebuild: ended");
+                outcome.save(&connections.main, &rebuild, lease, &self.clock).await
+            }
+            Ok(RunResult::Released(problem)) => {
+                rebuilds::release(&self.db, id, lease, problem.as_deref()).await
+            }
+            Err(error) => {
+                error!(%tenant, rebuild.id = %id, error = %ErrorChain(&error), "rebuild: interrupted by an error; released for another try");
+                rebuilds::release(&self.db, id, lease, None).await
+            }
+        };
+        if let Err(error) = stored {
+            // Taken up again when it is held no more: all stages may be repeated.
+            warn!(%tenant, rebuild.id = %id, error = %ErrorChain(&error), "rebuild: could not store the final status");
+        }
+    }
+
+    async fn run_until_released(
+        &self,
+        rebuild: &Rebuild,
+        lease: Lease,
+        services: RebuildServices,
+        stop: &CancellationToken,
+    ) -> Result<RunResult, RebuildError> {
+        let (tenant, request) = match (
+            self.tenants.find(&rebuild.tenant).await?,
+            RebuildRequest::from_json(&rebuild.request),
+        ) {
+            (Some(tenant), Ok(request)) => (tenant, request),
+            (tenant, request) => {
+                let refused = request.err().map(|refused| refused.to_string());
+                let why = if tenant.is_none() { None } else { refused };
+                let why = why.unwrap_or_else(|| "the tenant is not enabled".to_owned());
+                return Ok(RunResult::Finished(RebuildOutcome::failed(why, false)));
+            }
+        };
+        let context =
+            self.build_context(rebuild, request, (tenant, services), lease, stop.child_token());
+        if rebuild.cancel_requested {
+            return Self::cancel(&context).await;
+        }
+        let mut tries = 0;
+        loop {
+            let done = tokio::select! {
+                done = context.run() => done,
+                why = context.renew_lease() => {
+                    // What is read for it together with others is of no use any more.
+                    context.stop.cancel();
+                    match why {
+                        StopReason::Cancelled => return Self::cancel(&context).await,
+                        StopReason::TenantPurged => {
+                            shadow::remove(context.db(), &context.shadow).await?;
+                            return Ok(RunResult::Released(None));
+                        }
+                        StopReason::LeaseLost | StopReason::Shutdown => return Ok(RunResult::Released(None)),
+                    }
+                }
+            };
+            match done {
+                Ok(outcome) => return Ok(RunResult::Finished(outcome)),
+                Err(RebuildError::LeaseLost) => {
+                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id,
+                        "rebuild: lost the lease; another instance resumes it");
+                    context.stop.cancel();
+                    return Ok(RunResult::Released(None));
+                }
+                Err(RebuildError::TokenRejected(problem)) => {
+                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id, problem,
+                        "rebuild: the token was rejected; waiting for the token of the next timer call");
+                    return Ok(RunResult::Released(Some(
+                        RebuildError::TokenRejected(problem).to_string(),
+                    )));
+                }
+                // Nobody asked for what fills a tenant, so nobody would ask again.
+                Err(failure)
+                    if failure.is_transient() && (tries < RETRIES_MAX || context.request.fill) =>
+                {
+                    tries += 1;
+                    context.release_slot();
+                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id, error = %ErrorChain(&failure),
+                        "rebuild: interrupted by an error; retrying");
+                    if matches!(failure, RebuildError::ShadowLost) {
+                        context.set_status(Status::Reading);
+                    }
+                    let pause = RETRY_DELAY.saturating_mul(1 << tries.min(10)).min(RETRY_DELAY_MAX);
+                    stop.run_until_cancelled(sleep(pause)).await;
+                }
+                Err(failure) => {
+                    let forgets = context.status() != Status::Applying;
+                    return Ok(RunResult::Finished(RebuildOutcome::failed(
+                        ErrorChain(&failure).to_string(),
+                        forgets,
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Ends where it stands. What has been put right stays so, and stays told.
+    async fn cancel(context: &RebuildContext) -> Result<RunResult, RebuildError> {
+        context.stop.cancel();
+        let has_applied =
+            differences::summarize(context.db(), &context.tenant.schema, context.id).await?;
+        Ok(RunResult::Finished(RebuildOutcome::cancelled(has_applied.applied == 0)))
+    }
+
+    fn build_context(
+        &self,
+        rebuild: &Rebuild,
+        request: RebuildRequest,
+        (tenant, RebuildServices { caller, group_member, run_slot, connections }): (
+            Arc<Tenant>,
+            RebuildServices,
+        ),
+        lease: Lease,
+        stop: CancellationToken,
+    ) -> RebuildContext {
+        let shadow = Arc::new(Schema::shadow(&tenant.id, rebuild.id));
+        RebuildContext {
+            id: rebuild.id,
+            lease,
+            request,
+            tenant,
+            shadow,
+            clock: self.clock.clone(),
+            kafka: self.kafka.clone(),
+            config: self.config,
+            throttle: Throttle::from_percent(self.config.db_share_percent),
+            progress: Arc::default(),
+            status: Arc::new(Mutex::new(rebuild.status)),
+            approval_reason: Arc::default(),
+            stop,
+            broker: self.broker.clone(),
+            storage: self.storage.clone(),
+            caller,
+            connections,
+            run_slot: Arc::new(run_slot),
+            group_member: group_member.map(Arc::new),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Events that come from no partition: over HTTP, and dead letters that are tried again.
+
+use std::time::Instant;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    ending::EndLoansOutcome,
+    ingest::{ConsumedRecord, Ingest, delta_of},
+    ledger::{BeginOutcome, IngestStore, IngestTx, TenantLock},
+    outcome::BatchCounts,
+};
+use crate::{
+    event::{DecodeOutcome, Event, Record, Reject, TenantId, decode, http_body::HttpEvent},
+    metrics::metrics,
+    store::{self, LockTimeout},
+};
+
+/// A call that waits to be applied.
+#[derive(Debug)]
+pub struct ReceivedCall {
+    /// The call.
+    pub call: HttpEvent,
+    /// When it came, by the clock of this machine that never steps.
+    pub at: Instant,
+}
+
+impl ReceivedCall {
+    /// As it came, where it was `now` at the shared clock after this machine's showed `asked`.
+    fn record_and_event(&self, queried_at: Instant, now: DateTime<Utc>) -> (Record, Event) {
+        let waited = queried_at.saturating_duration_since(self.at);
+        let at = now - TimeDelta::from_std(waited).unwrap_or_default();
+        (self.call.to_record(at), self.call.to_event(at))
+    }
+}
+
+/// What became of a dead letter that was tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReapplyOutcome {
+    /// It is applied, or was known already.
+    Applied,
+    /// It can't be understood still.
+    StillRejected(Reject),
+    /// Its tenant isn't enabled.
+    TenantDisabled(TenantId),
+}
+
+impl<S: IngestStore> Ingest<S> {
+    /// Tries a dead letter again: if it can be applied by now it is, and is a dead letter no more.
+    pub async fn retry(
+        &self,
+        incoming: &ConsumedRecord,
+        wait: LockTimeout,
+    ) -> Result<ReapplyOutcome, store::Error> {
+        let ConsumedRecord { record, topic, cluster, .. } = incoming;
+        let (tenant, event) = match decode::decode_record(record, topic, cluster) {
+            DecodeOutcome::Event(tenant, event) => (tenant, Some(event)),
+            // What it was parked for is known by now to mean nothing.
+            DecodeOutcome::Skipped(tenant) => (tenant, None),
+            DecodeOutcome::Rejected(_, reject) => return Ok(ReapplyOutcome::StillRejected(reject)),
+            DecodeOutcome::Tombstone => unreachable!("a record without a value is never parked"),
+        };
+        let letter_id = decode::position_key(record, cluster);
+        let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();
+        let all = events.iter().map(|(_, event)| *event);
+        let never = CancellationToken::new();
+        if !matches!(self.end_loans(&tenant, all, wait, &never).await?, EndLoansOutcome::All) {
+            return Ok(ReapplyOutcome::TenantDisabled(tenant));
+        }
+        let tx =
+            match self.store.begin(Some(&tenant), TenantLock::for_events(&events), wait).await? {
+                BeginOutcome::TenantDisabled => return Ok(ReapplyOutcome::TenantDisabled(tenant)),
+                BeginOutcome::Started(entry) | BeginOutcome::TenantReenabled(entry) => entry,
+            };
+        Self::commit_events(tx, &events, Some(letter_id)).await?;
+        Ok(ReapplyOutcome::Applied)
+    }
+
+    /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled. How
+    /// long it may take is the caller's to say. When they came, the clock says that all instances share: it is
+    /// asked before the first of them is answered, so what is sent after an answer is the later.
+    pub async fn apply_calls(
+        &self,
+        tenant: &TenantId,
+        calls: &[&ReceivedCall],
+    ) -> Result<Option<BatchCounts>, store::Error> {
+        let started = Instant::now();
+        // No call is about all loans of a tenant.
+        let (lock, wait) = (TenantLock::Shared, LockTimeout::Normal);
+        let mut tx = match self.store.begin(Some(tenant), lock, wait).await? {
+            BeginOutcome::TenantDisabled => return Ok(None),
+            BeginOutcome::Started(entry) | BeginOutcome::TenantReenabled(entry) => entry,
+        };
+        let queried_at = Instant::now();
+        let now = tx.now().await?;
+        let applied = calls.iter().map(|received| received.record_and_event(queried_at, now));
+        let applied: Vec<(Record, Event)> = applied.collect();
+        let events: Vec<_> = applied.iter().map(|(record, event)| (record, event)).collect();
+        let counts = Self::commit_events(tx, &events, None).await?;
+        let metrics = metrics();
+        events
+            .iter()
+            .for_each(|(record, event)| metrics.record_event(event, record.timestamp, now));
+        metrics.record_batch(events.len(), started.elapsed(), counts);
+        if self.by_tenant {
+            metrics.record_tenant_batch(tenant, counts);
+        }
+        Ok(Some(counts))
+    }
+
+    /// What belongs to no partition, in one transaction, with the dead letter that it was.
+    async fn commit_events(
+        mut tx: S::Tx,
+        events: &[(&Record, &Event)],
+        letter_id: Option<Uuid>,
+    ) -> Result<BatchCounts, store::Error> {
+        let new_keys = tx.claim(events).await?;
+        let (applied, duplicates) = (new_keys.len(), events.len() - new_keys.len());
+        if !new_keys.is_empty() {
+            tx.merge(&delta_of(events, new_keys)).await?;
+        }
+        if let Some(id) = letter_id {
+            tx.unpark(id).await?;
+        }
+        tx.commit().await?;
+        Ok(BatchCounts { applied, duplicates, ..BatchCounts::default() })
+    }
+}

@@ -1,0 +1,394 @@
+//! Of which patrons something may have changed, and what was told of each last (docs/decisions/0019).
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use sqlx::{PgExecutor, types::Json};
+use uuid::Uuid;
+
+use super::{Error, Schema, Statement, Tx};
+use crate::{
+    blocks::{ApproachingLimits, AutomatedBlocks, Cause},
+    event::TenantId,
+};
+
+const ENABLE: Statement = Statement::new("select {schema}.set_telling($1)");
+
+/// How patrons are looked at from now on; where that is another way, all are to be looked at.
+const SET_DETECTION_SETTINGS: Statement = Statement::new(
+    "with old as (select approaching_percent from {schema}.telling),
+          set as (update {schema}.telling set approaching_percent = $1)
+     insert into {schema}.policy_change (patron_group, cause)
+     select null, $2 from old where old.approaching_percent is distinct from $1",
+);
+
+/// The lease goes by the database's clock. A condition that no row meets leaves it with its owner.
+const ACQUIRE_LEASE: Statement = Statement::new(
+    "update {schema}.telling
+        set owner = $1, owned_until = case when $1 is null then null
+                                           else clock_timestamp() + interval '60 seconds' end
+      where owner is null or owner = $1 or owned_until is null or owned_until < clock_timestamp()",
+);
+
+const RELEASE_LEASE: Statement =
+    Statement::new("update {schema}.telling set owner = null, owned_until = null where owner = $1");
+
+const SELECT_DETECTION_SETTINGS: Statement =
+    Statement::new("select approaching_percent from {schema}.telling");
+
+/// Beyond so many it does not matter how many there are.
+const COUNT_PENDING: Statement = Statement::new(
+    "select (select count(*) from (select from {schema}.touched_patron limit 10000) t) as touched,
+            exists (select from {schema}.policy_change) as policy,
+            (select count(*) from (select from {schema}.told_patron where look_at <= $1 limit 10000) d)
+              as due,
+            (select count(*) from (select from {schema}.message_outbox where status = 'NEW' limit 100000) m)
+              as unsent,
+            (select created_at from {schema}.message_outbox where status = 'NEW' order by sequence limit 1)
+              as oldest_unsent,
+            exists (select from pg_trigger where tgrelid = '{schema}.patron_counter'::regclass
+                       and tgname = 'note_inserted') as is_on,
+            t.approaching_percent, t.owner, coalesce(t.owned_until > now(), false) as is_owned,
+            coalesce(t.owned_until < now() + interval '30 seconds', true) as to_renew
+       from {schema}.telling t",
+);
+
+const HAS_NO_PENDING_GROUPS: Statement =
+    Statement::new("select not exists (select from {schema}.policy_change)");
+
+/// Patrons of a group: whom the desk or the topic says so of, in whatever case. With no group named, all who have
+/// anything open or of whom something was told.
+const EXPAND_PENDING_GROUPS: Statement = Statement::new(
+    "with changes as (delete from {schema}.policy_change returning patron_group, cause)
+     insert into {schema}.touched_patron (later, user_id, cause)
+     select true, user_id, min(cause) from (
+       select p.user_id, g.cause
+         from changes g join {schema}.patron p on lower(g.patron_group) in (lower(p.told_group), lower(p.patron_group))
+         join {schema}.patron_counter c on c.user_id = p.user_id
+        where c.open_loans > 0 or c.open_fees_fines > 0
+       union all
+       select c.user_id, g.cause from changes g, {schema}.patron_counter c
+        where g.patron_group is null and (c.open_loans > 0 or c.open_fees_fines > 0)
+       union all
+       select t.user_id, g.cause from changes g, {schema}.told_patron t where g.patron_group is null) all_of
+      group by user_id",
+);
+
+const CLAIM_PENDING: Statement = Statement::new(
+    "delete from {schema}.touched_patron
+      where (later, number) in (
+        select later, number from {schema}.touched_patron order by later, number limit $1)
+     returning user_id, cause, number",
+);
+
+const SELECT_DUE: Statement = Statement::new(
+    "select user_id from {schema}.told_patron where look_at <= $1 order by look_at limit $2",
+);
+
+const SELECT_LAST_PUBLISHED: Statement = Statement::new(
+    "select user_id, blocked, approaching, look_at from {schema}.told_patron where user_id = any($1)",
+);
+
+const DELETE_LAST_PUBLISHED: Statement =
+    Statement::new("delete from {schema}.told_patron where user_id = any($1)");
+
+const UPSERT_LAST_PUBLISHED: Statement = Statement::new(
+    "insert into {schema}.told_patron as t (user_id, blocked, approaching, look_at)
+     select user_id, blocked::jsonb, approaching::jsonb, look_at
+       from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
+         as x (user_id, blocked, approaching, look_at)
+     on conflict (user_id) do update set
+       blocked = excluded.blocked, approaching = excluded.approaching, look_at = excluded.look_at",
+);
+
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &ENABLE,
+    &SET_DETECTION_SETTINGS,
+    &ACQUIRE_LEASE,
+    &RELEASE_LEASE,
+    &SELECT_DETECTION_SETTINGS,
+    &COUNT_PENDING,
+    &HAS_NO_PENDING_GROUPS,
+    &EXPAND_PENDING_GROUPS,
+    &CLAIM_PENDING,
+    &SELECT_DUE,
+    &SELECT_LAST_PUBLISHED,
+    &DELETE_LAST_PUBLISHED,
+    &UPSERT_LAST_PUBLISHED,
+];
+
+/// Has what changes be noted, or not any more. Nobody else may write the tenant's rows meanwhile.
+pub async fn enable(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
+    let set = sqlx::query_scalar(schema.sql(&ENABLE)).bind(on).fetch_one(&mut **tx).await;
+    set.map_err(Error::at("have changes noted"))
+}
+
+/// How patrons are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DetectionSettings {
+    /// Within so many percent a limit is near.
+    pub approaching_percent: u8,
+}
+
+impl DetectionSettings {
+    fn from_stored(approaching_percent: Option<i16>) -> Option<Self> {
+        let approaching_percent = u8::try_from(approaching_percent?).ok()?;
+        Some(Self { approaching_percent })
+    }
+}
+
+/// Has patrons be looked at in this way. Where that is another than before, all are, and this is the cause.
+pub async fn set_detection_settings(
+    tx: &mut Tx,
+    schema: &Schema,
+    settings: DetectionSettings,
+    cause: Cause,
+) -> Result<(), Error> {
+    let set = sqlx::query(schema.sql(&SET_DETECTION_SETTINGS))
+        .bind(i16::from(settings.approaching_percent));
+    let set = set.bind(cause.name());
+    let set = set.execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
+}
+
+/// Takes or renews the lease of the way in which a tenant's patrons are looked at, or with `None` has nobody hold
+/// it. `false` where it is another instance's.
+pub async fn acquire_lease(
+    tx: &mut Tx,
+    schema: &Schema,
+    holder: Option<Uuid>,
+) -> Result<bool, Error> {
+    let result = sqlx::query(schema.sql(&ACQUIRE_LEASE)).bind(holder).execute(&mut **tx).await;
+    Ok(result.map_err(Error::at("own how patrons are looked at"))?.rows_affected() > 0)
+}
+
+/// Gives the lease back.
+pub async fn release_lease(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    holder: Uuid,
+) -> Result<(), Error> {
+    let result = sqlx::query(schema.sql(&RELEASE_LEASE)).bind(holder).execute(db).await;
+    result.map(|_| ()).map_err(Error::at("disown how patrons are looked at"))
+}
+
+/// In which way patrons are looked at; none where that was not set yet.
+pub async fn load_detection_settings(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+) -> Result<Option<DetectionSettings>, Error> {
+    let percent: Option<Option<i16>> = sqlx::query_scalar(schema.sql(&SELECT_DETECTION_SETTINGS))
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("read how patrons are looked at"))?;
+    Ok(percent.and_then(DetectionSettings::from_stored))
+}
+
+/// Why patrons are touched by this transaction, where it isn't an event.
+pub async fn set_cause(tx: &mut Tx, cause: Cause) -> Result<(), Error> {
+    let set = "select set_config('patron_blocks.cause', $1, true)";
+    let set = sqlx::query(set).bind(cause.name()).execute(&mut **tx).await;
+    set.map(|_| ()).map_err(Error::at("say why patrons change"))
+}
+
+/// What there is to do for a tenant, counted as far as it matters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct PendingCounts {
+    /// Notes of patrons to be looked at.
+    pub pending_patrons: i64,
+    /// Whether limits or conditions have changed.
+    pub has_pending_groups: bool,
+    /// Patrons for whom time has come.
+    pub due_patrons: i64,
+    /// Messages that are not sent.
+    pub unsent_messages: i64,
+    /// When the first of them was written.
+    pub oldest_unsent: Option<DateTime<Utc>>,
+    /// Whether what changes is noted.
+    pub is_enabled: bool,
+    /// As [`Way::approaching_percent`], if that was set.
+    pub approaching_percent: Option<i16>,
+    /// The instance that may change the way in which patrons are looked at.
+    pub lease_holder: Option<Uuid>,
+    /// Whether its lease lasts.
+    pub is_leased: bool,
+    /// Whether half of the lease has gone by, or there is none.
+    pub should_renew: bool,
+}
+
+impl PendingCounts {
+    /// How patrons were last looked at; none where they never were.
+    pub fn detection_settings(&self) -> Option<DetectionSettings> {
+        DetectionSettings::from_stored(self.approaching_percent)
+    }
+}
+
+/// Looks what there is to do.
+pub async fn count_pending(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    now: DateTime<Utc>,
+) -> Result<PendingCounts, Error> {
+    let counts = sqlx::query_as(schema.sql(&COUNT_PENDING)).bind(now).fetch_one(db).await;
+    counts.map_err(Error::at("look what is to be told"))
+}
+
+/// What a tenant's messages are made under, by one at a time.
+#[derive(Debug, Clone, Copy)]
+pub enum WorkerLock {
+    /// Looking at patrons.
+    Detect,
+    /// Sending.
+    Publish,
+}
+
+/// Takes the turn until the transaction ends, unless somebody else has it.
+pub async fn try_lock_worker(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    turn: WorkerLock,
+) -> Result<bool, Error> {
+    let taken = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 2))")
+        .bind(turn.name(tenant))
+        .fetch_one(&mut **tx)
+        .await;
+    taken.map_err(Error::at("take the turn to tell"))
+}
+
+/// As [`take_turn`], but waits for it.
+pub async fn lock_worker(tx: &mut Tx, tenant: &TenantId, turn: WorkerLock) -> Result<(), Error> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 2))")
+        .bind(turn.name(tenant))
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+        .map_err(Error::at("wait for the turn to tell"))
+}
+
+impl WorkerLock {
+    fn name(self, tenant: &TenantId) -> String {
+        let worker = match self {
+            Self::Detect => "detect",
+            Self::Publish => "publish",
+        };
+        format!("mod_patron_blocks/{tenant}/{worker}")
+    }
+}
+
+/// Patrons who are to be looked at, each once, with the first cause: those something happened to, those whom
+/// time concerns, then those whom a change of what the library has set concerns. Whoever is changed from here
+/// on is noted again. Tells whether there may be more.
+pub async fn claim_pending(
+    tx: &mut Tx,
+    schema: &Schema,
+    now: DateTime<Utc>,
+    most: i64,
+) -> Result<(BTreeMap<Uuid, Cause>, bool), Error> {
+    let failed = || Error::at("take patrons to be looked at");
+    let is_expanded: bool = sqlx::query_scalar(schema.sql(&HAS_NO_PENDING_GROUPS))
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(failed())?;
+    if !is_expanded {
+        sqlx::query(schema.sql(&EXPAND_PENDING_GROUPS))
+            .execute(&mut **tx)
+            .await
+            .map_err(failed())?;
+    }
+    let mut taken: Vec<(Uuid, String, i64)> = sqlx::query_as(schema.sql(&CLAIM_PENDING))
+        .bind(most)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(failed())?;
+    taken.sort_by_key(|(.., number)| *number);
+    let due: Vec<Uuid> = sqlx::query_scalar(schema.sql(&SELECT_DUE))
+        .bind(now)
+        .bind(most)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(failed())?;
+    let is_full = |many: usize| i64::try_from(many).is_ok_and(|many| many >= most);
+    let more = is_full(taken.len()) || is_full(due.len());
+    let mut patrons = BTreeMap::new();
+    for (user, cause, _) in taken {
+        patrons.entry(user).or_insert_with(|| Cause::from_name(&cause).unwrap_or(Cause::Event));
+    }
+    for user in due {
+        patrons.entry(user).or_insert(Cause::TimePassed);
+    }
+    Ok((patrons, more))
+}
+
+/// What was told of a patron last, and when time alone may change it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LastPublished {
+    /// Of the blocks.
+    pub blocked: Option<AutomatedBlocks>,
+    /// Of limits that are near.
+    pub approaching: Option<ApproachingLimits>,
+    /// When the patron is to be looked at again though nothing happens.
+    pub reevaluate_at: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct LastPublishedRow {
+    user_id: Uuid,
+    blocked: Option<Json<AutomatedBlocks>>,
+    approaching: Option<Json<ApproachingLimits>>,
+    reevaluate_at: Option<DateTime<Utc>>,
+}
+
+fn unwrap_json<T: DeserializeOwned>(json: Option<Json<T>>) -> Option<T> {
+    json.map(|Json(value)| value)
+}
+
+/// What was told of these patrons.
+pub async fn load_last_published(
+    tx: &mut Tx,
+    schema: &Schema,
+    users: &[Uuid],
+) -> Result<HashMap<Uuid, LastPublished>, Error> {
+    let rows: Vec<LastPublishedRow> = sqlx::query_as(schema.sql(&SELECT_LAST_PUBLISHED))
+        .bind(users)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read what was told"))?;
+    let last = |LastPublishedRow { user_id, blocked, approaching, reevaluate_at: look_at }: LastPublishedRow| {
+        (user_id, LastPublished { blocked: unwrap_json(blocked), approaching: unwrap_json(approaching), reevaluate_at: look_at })
+    };
+    Ok(rows.into_iter().map(last).collect())
+}
+
+/// Keeps what is told of patrons from now on; of whom nothing is to be known goes.
+pub async fn store_last_published(
+    tx: &mut Tx,
+    schema: &Schema,
+    patrons: &[(Uuid, LastPublished)],
+) -> Result<(), Error> {
+    let failed = || Error::at("keep what is told");
+    let text = |value: serde_json::Result<String>| value.expect("what was read can be written");
+    let nothing: Vec<Uuid> = patrons
+        .iter()
+        .filter(|(_, last)| *last == LastPublished::default())
+        .map(|(user, _)| *user)
+        .collect();
+    if !nothing.is_empty() {
+        let gone = sqlx::query(schema.sql(&DELETE_LAST_PUBLISHED)).bind(nothing);
+        gone.execute(&mut **tx).await.map_err(failed())?;
+    }
+    let (mut users, mut blocked, mut approaching, mut look_at) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (user, last) in patrons.iter().filter(|(_, last)| *last != LastPublished::default()) {
+        users.push(*user);
+        blocked.push(last.blocked.as_ref().map(|told| text(serde_json::to_string(told))));
+        approaching.push(last.approaching.as_ref().map(|told| text(serde_json::to_string(told))));
+        look_at.push(last.reevaluate_at);
+    }
+    if !users.is_empty() {
+        let query = sqlx::query(schema.sql(&UPSERT_LAST_PUBLISHED));
+        let query = query.bind(users).bind(blocked).bind(approaching).bind(look_at);
+        query.execute(&mut **tx).await.map_err(failed())?;
+    }
+    Ok(())
+}

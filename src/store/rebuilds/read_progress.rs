@@ -1,0 +1,60 @@
+//! What is noted of a rebuild on its way: how much was read, and what was odd about it.
+
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::super::{Error, Tx};
+
+/// How many problems with single records are stored; of more there is a number.
+const PROBLEMS_MAX: i32 = 1000;
+
+const STEP: &str = "note what storage holds";
+
+/// Adds to what the storage modules hold: so many loans and fees/fines, and what was odd about others.
+pub async fn record_read(
+    tx: &mut Tx,
+    id: Uuid,
+    (loans, fees): (usize, usize),
+    problems: &[String],
+) -> Result<(), Error> {
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    sqlx::query(
+        "update mod_patron_blocks.rebuild
+            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, refused = 0,
+                passed_over = passed_over + $6,
+                problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
+          where id = $1",
+    )
+    .bind(id)
+    .bind(number(loans))
+    .bind(number(fees))
+    .bind(sqlx::types::Json(problems))
+    .bind(PROBLEMS_MAX)
+    .bind(number(problems.len()))
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at(STEP))?;
+    Ok(())
+}
+
+/// Adds what the one who asked has to know; no record was passed over for it.
+pub async fn record_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), Error> {
+    let add = "update mod_patron_blocks.rebuild set problems = problems || to_jsonb($2::text) where id = $1";
+    let added = sqlx::query(add).bind(id).bind(problem).execute(&mut **tx).await;
+    added.map(|_| ()).map_err(Error::at("note a problem of a rebuild"))
+}
+
+/// Forgets what the storage modules hold: it is read anew.
+pub async fn reset_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
+    let set = "update mod_patron_blocks.rebuild
+                  set loans_read = 0, fees_fines_read = 0, passed_over = 0, problems = '[]' where id = $1";
+    let done = sqlx::query(set).bind(id).execute(&mut **tx).await;
+    done.map(|_| ()).map_err(Error::at(STEP))
+}
+
+/// How many records of the storage modules were passed over.
+pub async fn count_skipped_records(db: impl PgExecutor<'_>, id: Uuid) -> Result<i32, Error> {
+    let read = "select passed_over from mod_patron_blocks.rebuild where id = $1";
+    let read = sqlx::query_scalar(read).bind(id).fetch_optional(db).await;
+    Ok(read.map_err(Error::at("count what was passed over"))?.unwrap_or_default())
+}

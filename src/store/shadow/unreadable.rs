@@ -1,0 +1,56 @@
+//! What the source names as open, in records that can't be read.
+
+use uuid::Uuid;
+
+use super::super::{Error, Schema, Statement, Tx};
+
+pub(super) const INSERT_UNREADABLE: Statement =
+    Statement::new("insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing");
+
+pub(super) const SELECT_UNREADABLE: Statement =
+    Statement::new("select subject from {schema}.unread where subject = any($1)");
+
+/// A loan or fee/fine is safe where it is open here, on evidence that the horizon admits.
+pub(super) const WOULD_CLOSE_UNREADABLE: Statement = Statement::new(
+    "select exists (
+       select from {schema}.unread u,
+              (select greatest(
+                 (select greatest(horizon, loans_horizon) from {schema}.tenant_horizon),
+                 (select horizon from {schema}.horizon order by horizon desc limit 1)) as horizon) spoken
+        where not exists (
+                select from {live}.loan l where l.loan_id = u.subject and l.is_open
+                   and greatest(l.check_out_stamp, l.snapshot_stamp) >= spoken.horizon)
+          and not exists (
+                select from {live}.fee_fine f where f.fee_fine_id = u.subject and f.is_open
+                   and f.balance_stamp >= spoken.horizon))",
+);
+
+/// Notes that the source holds these as open, and that what it says of them can't be read.
+pub async fn record_unreadable(
+    tx: &mut Tx,
+    shadow: &Schema,
+    subjects: &[Uuid],
+) -> Result<(), Error> {
+    let noted = sqlx::query(shadow.sql(&INSERT_UNREADABLE)).bind(subjects).execute(&mut **tx).await;
+    noted.map(|_| ()).map_err(Error::at("note what can't be read"))
+}
+
+/// Those of these that [`note_unread`] noted.
+pub async fn unreadable_among(
+    tx: &mut Tx,
+    shadow: &Schema,
+    subjects: &[Uuid],
+) -> Result<Vec<Uuid>, Error> {
+    let found = sqlx::query_scalar(shadow.sql(&SELECT_UNREADABLE))
+        .bind(subjects)
+        .fetch_all(&mut **tx)
+        .await;
+    found.map_err(Error::at("look what can't be read"))
+}
+
+/// Whether the shadow's horizon would close, now or later, what the source names as open and can't be read.
+pub async fn would_close_unreadable(tx: &mut Tx, shadow: &Schema) -> Result<bool, Error> {
+    let left_out =
+        sqlx::query_scalar(shadow.sql(&WOULD_CLOSE_UNREADABLE)).fetch_one(&mut **tx).await;
+    left_out.map_err(Error::at("look what a horizon would close"))
+}

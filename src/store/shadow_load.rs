@@ -1,0 +1,218 @@
+//! What a source says on its way into a shadow: appended as it comes, since most of it is said whole, and put
+//! together where it was not once all was read.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{
+    Error, Schema, Statement, Tx,
+    columns::{FeeColumns, LoanColumns},
+    copy::{CopyBuffer, EncodeError},
+    merge, patrons, rows,
+};
+use crate::patron::{Fee, Loan, StateDelta};
+
+const COPY_LOANS: Statement = Statement::new(
+    "copy {schema}.loan (
+       loan_id, check_out_stamp, check_out_user, check_out_due_date,
+       grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
+       due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
+       claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
+     from stdin (format binary)",
+);
+
+const COPY_FEES: Statement = Statement::new(
+    "copy {schema}.fee_fine (
+       fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
+       user_stamp, user_id, pruned_horizon, horizon)
+     from stdin (format binary)",
+);
+
+const SELECT_PRUNE_HORIZON: Statement =
+    Statement::new("select pruned_before from {schema}.housekeeping");
+
+/// What has just been copied has no statistics yet.
+const CREATE_INDEXES: [Statement; 4] = [
+    Statement::new("create index if not exists laid_loan on {schema}.loan (loan_id)"),
+    Statement::new("create index if not exists laid_fee_fine on {schema}.fee_fine (fee_fine_id)"),
+    Statement::new("analyze {schema}.loan (loan_id)"),
+    Statement::new("analyze {schema}.fee_fine (fee_fine_id)"),
+];
+
+const SELECT_SPLIT_LOANS: Statement = Statement::new(
+    "select loan_id from {schema}.loan group by loan_id having count(*) > 1 limit $1",
+);
+
+const SELECT_SPLIT_FEES: Statement = Statement::new(
+    "select fee_fine_id from {schema}.fee_fine group by fee_fine_id having count(*) > 1 limit $1",
+);
+
+/// What complete snapshots end, of a patron or of everybody.
+const APPLY_HORIZONS: [Statement; 4] = [
+    Statement::new(
+        "update {schema}.loan l set horizon = h.horizon from {schema}.horizon h
+          where h.user_id = l.user_id and l.is_open
+            and greatest(l.check_out_stamp, l.snapshot_stamp) < h.horizon",
+    ),
+    Statement::new(
+        "update {schema}.loan l set horizon = greatest(h.horizon, h.loans_horizon)
+           from {schema}.tenant_horizon h
+          where l.is_open
+            and greatest(l.check_out_stamp, l.snapshot_stamp) < greatest(h.horizon, h.loans_horizon)",
+    ),
+    Statement::new(
+        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.horizon h
+          where h.user_id = f.user_id and f.is_open and f.balance_stamp < h.horizon",
+    ),
+    Statement::new(
+        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.tenant_horizon h
+          where f.is_open and f.balance_stamp < h.horizon",
+    ),
+];
+
+pub(super) const STATEMENTS: &[&Statement] = &[
+    &COPY_LOANS,
+    &COPY_FEES,
+    &SELECT_PRUNE_HORIZON,
+    &CREATE_INDEXES[0],
+    &CREATE_INDEXES[1],
+    &CREATE_INDEXES[2],
+    &CREATE_INDEXES[3],
+    &SELECT_SPLIT_LOANS,
+    &SELECT_SPLIT_FEES,
+    &APPLY_HORIZONS[0],
+    &APPLY_HORIZONS[1],
+    &APPLY_HORIZONS[2],
+    &APPLY_HORIZONS[3],
+];
+
+/// Which of the tables.
+#[derive(Debug, Clone, Copy)]
+pub enum ShadowTable {
+    /// That of loans.
+    Loans,
+    /// That of fees/fines.
+    Fees,
+}
+
+/// Appends what a source says.
+pub async fn append(tx: &mut Tx, shadow: &Schema, delta: &StateDelta) -> Result<(), Error> {
+    let StateDelta { loans, fees, groups, loans_deleted_before: no_loans_before } = delta;
+    if let Some(horizon) = no_loans_before {
+        merge::record_loans_horizon(tx, shadow, *horizon).await?;
+    }
+    append_loans(tx, shadow, loans).await?;
+    append_fees(tx, shadow, fees).await?;
+    if !groups.is_empty() {
+        patrons::store_topic_groups(tx, shadow, groups).await?;
+    }
+    Ok(())
+}
+
+async fn append_loans(
+    tx: &mut Tx,
+    shadow: &Schema,
+    loans: &BTreeMap<Uuid, Loan>,
+) -> Result<(), Error> {
+    let columns = LoanColumns::from_loans(loans);
+    let write = |n: usize, rows: &mut CopyBuffer| columns.write(n, rows);
+    copy_rows(tx, shadow, (&COPY_LOANS, 20), columns.len(), write).await
+}
+
+async fn append_fees(
+    tx: &mut Tx,
+    shadow: &Schema,
+    fees: &BTreeMap<Uuid, Fee>,
+) -> Result<(), Error> {
+    let columns = FeeColumns::from_fees(fees);
+    let write = |n: usize, rows: &mut CopyBuffer| columns.write(n, rows);
+    copy_rows(tx, shadow, (&COPY_FEES, 10), columns.len(), write).await
+}
+
+/// Copies rows, each with how far was pruned, which holds for all of a shadow: the last two columns.
+async fn copy_rows(
+    tx: &mut Tx,
+    shadow: &Schema,
+    (statement, columns): (&Statement, i16),
+    count: usize,
+    write: impl Fn(usize, &mut CopyBuffer) -> Result<(), EncodeError>,
+) -> Result<(), Error> {
+    if count == 0 {
+        return Ok(());
+    }
+    let failed = || Error::at("lay out what a source says");
+    let pruned: Option<Vec<u8>> = sqlx::query_scalar(shadow.sql(&SELECT_PRUNE_HORIZON))
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(failed())?;
+    let mut rows = CopyBuffer::new(columns);
+    for n in 0..count {
+        rows.begin_row();
+        write(n, &mut rows)
+            .and_then(|()| rows.push(pruned.as_deref()))
+            .and_then(|()| rows.push(pruned.as_deref().unwrap_or_default()))
+            .map_err(|error| failed()(sqlx::Error::Encode(error)))?;
+    }
+    rows.send(tx, &shadow.sql(statement).0).await.map_err(failed())
+}
+
+/// Has what was laid out be found by its id, which is only worth its while once all is there.
+pub async fn create_indexes(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
+    for statement in &CREATE_INDEXES {
+        let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
+        made.map_err(Error::at("have what was laid out be found"))?;
+    }
+    Ok(())
+}
+
+/// What several rows were laid out of, at most so many.
+pub async fn split_ids(
+    tx: &mut Tx,
+    shadow: &Schema,
+    of: ShadowTable,
+    most: usize,
+) -> Result<Vec<Uuid>, Error> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let statement = match of {
+        ShadowTable::Loans => &SELECT_SPLIT_LOANS,
+        ShadowTable::Fees => &SELECT_SPLIT_FEES,
+    };
+    let found = sqlx::query_scalar(shadow.sql(statement)).bind(most);
+    found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
+}
+
+/// Makes one row of each of these. They lie together in the index, which the planner doesn't know: it would read
+/// all of the table for so many.
+pub async fn merge_parts(
+    tx: &mut Tx,
+    shadow: &Schema,
+    of: ShadowTable,
+    ids: &[Uuid],
+) -> Result<(), Error> {
+    let by_index = sqlx::query("select set_config('enable_seqscan', 'off', true)");
+    by_index.execute(&mut **tx).await.map_err(Error::at("have an index used"))?;
+    match of {
+        ShadowTable::Loans => {
+            let joined = rows::load_loans(tx, shadow, ids).await?;
+            rows::remove_loans(tx, shadow, ids).await?;
+            let joined = joined.into_iter().map(|(id, row)| (id, row.state)).collect();
+            append_loans(tx, shadow, &joined).await
+        }
+        ShadowTable::Fees => {
+            let joined = rows::load_fees(tx, shadow, ids).await?;
+            rows::remove_fees(tx, shadow, ids).await?;
+            let joined = joined.into_iter().map(|(id, row)| (id, row.state)).collect();
+            append_fees(tx, shadow, &joined).await
+        }
+    }
+}
+
+/// Ends what complete snapshots don't hold any more.
+pub async fn apply_horizons(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
+    for statement in &APPLY_HORIZONS {
+        let ended = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
+        ended.map_err(Error::at("end what snapshots don't hold"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Looks at how far the group is, in the database and at the broker, for as long as a story lasts.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::config::GroupProtocol;
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::world::{World, positions, tenant_schema};
+
+/// How long the group may take to come to what is durable: its owners commit each second.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(20);
+
+type Offsets = HashMap<(String, i32), i64>;
+
+/// While it lasts no position goes back, and the group is never further than what is durable. Nor does an
+/// offset of the group go back in the classic protocol. Where brokers assign (KIP-848) they take a commit of
+/// any member that is alive, so that one which had to be sent again may undo a later one; nothing is read again
+/// for it, because where reading goes on is the position's to say. In either protocol the group comes to what
+/// is durable in the end.
+pub(crate) struct OffsetMonitor {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<u32>,
+}
+
+impl OffsetMonitor {
+    pub(crate) fn start(world: &World) -> Self {
+        let (db, schema) = (world.db.clone(), tenant_schema());
+        let (mut group, topics) = (world.log.group_client(), world.log.topics());
+        let fenced = world.config.kafka.group_protocol == GroupProtocol::Classic;
+        let (end, mut ended) = oneshot::channel();
+        let watching = tokio::spawn(async move {
+            let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
+            let mut looks = 0;
+            // The last look is after the end, when the group has come to what is durable.
+            let (mut over, mut last) = (None, false);
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            while !last {
+                look.tick().await;
+                if ended.try_recv() != Err(oneshot::error::TryRecvError::Empty) {
+                    over.get_or_insert(Instant::now());
+                }
+                let now;
+                (now, group) = committed_offsets(group, topics.clone()).await;
+                if fenced {
+                    assert_monotonic(&mut committed, now, "the group's offset");
+                } else {
+                    committed = now;
+                }
+                assert_monotonic(&mut durable, positions(&db, &schema).await, "the position");
+                for (at, offset) in &committed {
+                    let durable = durable.get(at).copied().unwrap_or_default();
+                    assert!(*offset <= durable, "{at:?}: {offset} is committed, {durable} durable");
+                }
+                let there = durable.iter().all(|(at, next)| committed.get(at) == Some(next));
+                last = over.is_some() && there;
+                let waited = over.map_or(Duration::ZERO, |over| over.elapsed());
+                assert!(waited < CATCH_UP_TIMEOUT, "{committed:?} is committed of {durable:?}");
+                looks += 1;
+            }
+            looks
+        });
+        Self { stop: end, task: watching }
+    }
+
+    /// Ends with a last look.
+    pub(crate) async fn finish(self) {
+        let _ = self.stop.send(());
+        let looks = self.task.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        assert!(looks > 1, "nothing was watched");
+    }
+}
+
+fn assert_monotonic(known: &mut Offsets, now: Offsets, what: &str) {
+    for (at, before) in known.iter() {
+        let now = now.get(at).copied();
+        assert!(now >= Some(*before), "{what} of {at:?} went back from {before} to {now:?}");
+    }
+    *known = now;
+}
+
+async fn committed_offsets(group: BaseConsumer, topics: Vec<String>) -> (Offsets, BaseConsumer) {
+    let ask = move || {
+        let mut list = TopicPartitionList::new();
+        topics.iter().for_each(|topic| {
+            list.add_partition_range(topic, 0, 1);
+        });
+        let committed =
+            group.committed_offsets(list, Duration::from_secs(20)).expect("Kafka is there");
+        let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            let Offset::Offset(offset) = element.offset() else { return None };
+            Some(((element.topic().to_owned(), element.partition()), offset))
+        };
+        (committed.elements().iter().filter_map(offset).collect(), group)
+    };
+    tokio::task::spawn_blocking(ask).await.expect("no panic")
+}

@@ -1,0 +1,14 @@
+//! Seeds that failed once, each with what was wrong.
+
+use super::{check_history, model::InjectedFault};
+
+/// Seed, and what it showed.
+const SEEDS: [(u64, &str); 1] =
+    [(126, "a tenant enabled in the middle of a batch made the group forget what was passed by")];
+
+#[test]
+fn regression_seeds_pass() {
+    for (seed, showed) in SEEDS {
+        assert_eq!(check_history(seed, InjectedFault::None), Ok(()), "{showed}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Instances with other settings, and a broker that is away.
+
+use chrono::TimeDelta;
+use patron_blocks::blocks::Measure;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{enable_publishing, publish_check_outs, publish_patron, topic, until_published};
+use crate::{
+    payloads::now,
+    world::{TENANT, World},
+};
+
+/// How often all patrons were looked at again because of the way in which they are.
+const REEVALUATIONS: &str = "select count(*) from {schema}.overturned";
+
+/// As during a rollout: each would have patrons looked at in its own way, and none does while the other is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_with_different_settings_do_not_compete() {
+    World::run_with(enable_publishing, async |world| {
+        let group = Uuid::new_v4();
+        world.add_limit(group, Measure::ChargedOut, 2.0).await;
+        let near = publish_patron(world, group).await;
+        publish_check_outs(world, near, 1).await;
+        until_published(world).await;
+        let owned = "select count(*) from {schema}.telling where owned_until > now()";
+        let is_owned = async |w: &World| w.count(owned).await == 1;
+        world.until("somebody says how patrons are looked at", is_owned).await;
+        world
+            .execute_sql(
+                "create table {schema}.overturned (at timestamptz default now());
+                 create function {schema}.count_overturned() returns trigger language plpgsql as
+                   'begin if new.patron_group is null then insert into {schema}.overturned default values; end if;
+                    return new; end';
+                 create trigger overturned before insert on {schema}.policy_change
+                   for each row execute function {schema}.count_overturned()",
+            )
+            .await;
+        world.config.block_events.approaching_percent = 50;
+        world.start().await;
+        let later = now() + TimeDelta::seconds(5);
+        world.until("both have looked several times", async |_: &World| now() > later).await;
+        assert_eq!(world.count(REEVALUATIONS).await, 0);
+        world.stop_oldest().await;
+        let nears = "select count(*) from {schema}.told_patron where approaching is not null";
+        let is_published = async |w: &World| w.count(nears).await == 1;
+        world.until("the one that is left has its way", is_published).await;
+        until_published(world).await;
+        assert_eq!(world.count(REEVALUATIONS).await, 1);
+        let topic = format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
+        let types: Vec<Value> =
+            world.log.read_topic(&topic).iter().map(|message| message.value["type"].clone()).collect();
+        assert_eq!(types, ["CREATED"]);
+    })
+    .await;
+}
+
+/// An instance that wants no messages, as one with the setting of yesterday, takes none away from those that do.
+#[tokio::test(flavor = "multi_thread")]
+async fn instance_with_publishing_off_stops_no_other_instance() {
+    World::run_with(enable_publishing, async |world| {
+        let triggers = "select count(*) from pg_trigger where tgname = 'note_inserted'";
+        let is_on = async |w: &World| w.count(triggers).await == 1;
+        world.until("changes are noted", is_on).await;
+        let owned = "select count(*) from {schema}.telling where owned_until > now()";
+        world.until("and somebody wants that", async |w: &World| w.count(owned).await == 1).await;
+        let since = "select max(oid::text)::bigint from pg_trigger where tgname = 'note_inserted'";
+        let before = world.count(since).await;
+        world.config.block_events.enabled = false;
+        world.start().await;
+        let later = now() + TimeDelta::seconds(3);
+        world.until("both have looked", async |_: &World| now() > later).await;
+        assert_eq!(world.count(since).await, before, "nobody has made them anew");
+        world.stop_oldest().await;
+        world.stop().await;
+        world.start().await;
+        world.until("nobody wants them", async |w: &World| w.count(triggers).await == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_does_not_wait_for_an_unavailable_broker() {
+    World::run_with(enable_publishing, async |world| {
+        world.stop().await;
+        // Nobody listens there.
+        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        let add = format!(
+            "insert into {{schema}}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
+             values (1, gen_random_uuid(), '{}', 'a', '{{}}', '{{}}')",
+            topic(world)
+        );
+        world.execute_sql(&add).await;
+        world.start_unready().await;
+        let waits = "from pg_stat_activity where datname = current_database()
+                      and state = 'idle in transaction' and state_change < now() - interval '1 second'";
+        let waiting = format!("select count(*) {waits}");
+        let is_waiting = async |w: &World| w.count(&waiting).await > 0;
+        world.until("a message waits for the broker", is_waiting).await;
+        let table_locks = format!(
+            "select count(*) from pg_locks where relation = '{{schema}}.message_outbox'::regclass
+                and pid in (select pid {waits})"
+        );
+        assert_eq!(world.count(&table_locks).await, 0, "its table can be dropped meanwhile");
+        let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
+        assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
+        world.stop().await;
+        let bootstrap = world.log.bootstrap().to_owned();
+        world.config.kafka.bootstrap_servers = bootstrap;
+        world.start().await;
+        world.enable().await;
+    })
+    .await;
+}

@@ -1,0 +1,139 @@
+//! Clients that say too much, too slowly, or go away.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use patron_blocks::blocks::Measure;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    raw_http::{drip_until_response, expect_continue, read_response, send_partial},
+    world::{TENANT, WAIT_TIMEOUT, World},
+};
+
+/// More than the one thread of a story lets in with its connections.
+const CLIENTS: usize = 600;
+
+fn head(method: &str, path: &str, headers: &str) -> String {
+    let common = format!("Host: x\r\nConnection: close\r\nX-Okapi-Tenant: {TENANT}");
+    format!("{method} {path} HTTP/1.1\r\n{common}\r\n{headers}\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oversized_request_head_is_rejected_at_once() {
+    World::run(async |world| {
+        let kib = |n: usize| "x".repeat(n * 1024);
+        let header = format!("X-Long: {}\r\n", kib(200));
+        let headers: String = (0..200).map(|n| format!("X-{n}: x\r\n")).collect();
+        let query = |n| format!("/patron-block-limits?query={}", kib(n));
+        let groups = format!("/patron-block-limits?query={}", "(".repeat(60 * 1024));
+        for (what, sent, expected) in [
+            ("a header", head("GET", "/user-summary/x", &header), 431),
+            ("headers", head("GET", "/user-summary/x", &headers), 431),
+            ("a path", head("GET", &format!("/user-summary/{}", kib(60)), ""), 400),
+            ("a path that is none any more", head("GET", &format!("/{}", kib(70)), ""), 400),
+            ("a query", head("GET", &query(60), ""), 400),
+            ("a query that is none any more", head("GET", &query(70), ""), 400),
+            ("a query of groups", head("GET", &groups, ""), 400),
+            ("all of it", head("GET", &query(1024), ""), 431),
+        ] {
+            let response = read_response(send_partial(world, &sent).await).await;
+            assert_eq!(response.status, expected, "{what}: {response:?}");
+        }
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_request_head_is_disconnected() {
+    World::run(async |world| {
+        let began = Instant::now();
+        let slow = "GET /patron-block-limits HTTP/1.1\r\nX-Slow: ";
+        let slow = async { drip_until_response(send_partial(world, slow).await).await };
+        let silent = async { read_response(send_partial(world, "").await).await };
+        let (slow, silent) = tokio::join!(slow, silent);
+        assert_eq!((slow.status, silent.status), (408, 408));
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_request_bodies_block_no_other_client() {
+    World::run(async |world| {
+        let long =
+            "Content-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n";
+        let slow = head("POST", "/patron-block-limits", long) + "{";
+        let mut slow = join_all((0..CLIENTS).map(|_| send_partial(world, &slow))).await;
+        // All have been read so far.
+        join_all(slow.iter_mut().map(expect_continue)).await;
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        assert_eq!(world.evaluation_source(Uuid::new_v4()).await, "nothing-open");
+        let began = Instant::now();
+        let responses = join_all(slow.into_iter().map(read_response)).await;
+        assert!(responses.iter().all(|response| response.status == 408), "{responses:?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disconnected_clients_release_their_resources() {
+    World::run(async |world| {
+        let group = Uuid::new_v4();
+        world.add_limit(group, Measure::ChargedOut, 5.0).await;
+        let user = Uuid::new_v4();
+        let asked = format!("/automated-patron-blocks/{user}");
+        // Both are bounded, each for itself.
+        let full = async |w: &World, path: &str| match path == asked {
+            true => w.evaluation_source(user).await == "too-many",
+            false => w.get(path).await.0 == 503,
+        };
+        for path in [&*asked, "/patron-block-limits"] {
+            world.proxy.freeze();
+            let sent = head("GET", path, "");
+            let waiting = join_all((0..CLIENTS).map(|_| send_partial(world, &sent))).await;
+            world
+                .until("it is full", async |w: &World| {
+                    timeout(Duration::from_secs(1), full(w, path)).await == Ok(true)
+                })
+                .await;
+            drop(waiting);
+            // The database says nothing still: what they held comes back all the same.
+            world.until("there is room again", async |w: &World| !full(w, path).await).await;
+            world.proxy.restore();
+            world
+                .until("all connections work again", async |w: &World| {
+                    let asked = join_all((0..20).map(|_| w.evaluation_source(user))).await;
+                    asked.iter().all(|basis| basis == "nothing-open")
+                })
+                .await;
+            assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_request_bodies_are_bounded_in_bytes() {
+    World::run(async |world| {
+        let long = "Content-Type: application/json\r\nContent-Length: 1000000\r\n";
+        let most = head("POST", "/patron-block-limits", long) + &"x".repeat(900_000);
+        let sending = join_all((0..60).map(|_| async { read_response(send_partial(world, &most).await).await }));
+        let responses = sending.await;
+        let sent_away = responses.iter().filter(|response| response.status == 503).count();
+        let waited = responses.iter().filter(|response| response.status == 408).count();
+        assert!(sent_away > 0 && waited > 0, "{sent_away} sent away, {waited} waited for");
+        assert_eq!(sent_away + waited, responses.len());
+        assert_eq!(world.get("/patron-block-limits").await.0, 200);
+        // What they took is there again.
+        let id = Uuid::new_v4();
+        let limit = serde_json::json!({
+            "id": id, "patronGroupId": id, "conditionId": Measure::ChargedOut.condition_id(), "value": 1,
+        });
+        assert_eq!(world.post("/patron-block-limits", &limit).await.0, 201);
+    })
+    .await;
+}

@@ -1,0 +1,102 @@
+//! Encrypted connections to the database and to Kafka.
+#![expect(clippy::disallowed_methods, reason = "dev/up says how its engines are reached")]
+
+use patron_blocks::{
+    config::{Sasl, SecurityConfig, Tls},
+    event::Kind,
+};
+use uuid::Uuid;
+
+use crate::{
+    payloads::{check_out, minutes_from_now},
+    world::World,
+};
+
+/// The certificate of the development's own engine; somebody else's may offer no encryption.
+fn certificate(variable: &str) -> Option<String> {
+    let path = std::env::var(variable).ok()?;
+    Some(std::fs::read_to_string(path).expect("dev/up names a file that is there"))
+}
+
+/// Of nobody: a server that shows another one is not who it should be.
+const FOREIGN_CERTIFICATE: &str = include_str!("another.pem");
+
+/// Of our connections, how many are encrypted and how many are not. They come and go, so one look counts both.
+const CONNECTION_COUNTS: &str = "select count(*) filter (where ssl), count(*) filter (where not ssl) from pg_stat_ssl join pg_stat_activity using (pid)
+    where datname = current_database() and application_name like 'mod-patron-blocks%'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
+    let Some(certificate) = certificate("POSTGRES_CERTIFICATE") else { return };
+    World::run(async |world| {
+        let ours = async |world: &World| -> (i64, i64) {
+            sqlx::query_as(CONNECTION_COUNTS).fetch_one(&world.db).await.unwrap()
+        };
+        let (encrypted, open) = ours(world).await;
+        assert!(encrypted == 0 && open > 0, "nothing was asked for");
+        world.stop().await;
+        world.config.database.login.server_pem = Some(certificate);
+        world.start().await;
+        world.enable().await;
+        // What was asked for first ends some time after its instance.
+        let all_are = async |world: &World| {
+            let (encrypted, open) = ours(world).await;
+            encrypted > 0 && open == 0
+        };
+        world.until("all are encrypted", all_are).await;
+
+        world.stop().await;
+        world.config.database.login.server_pem = Some(FOREIGN_CERTIFICATE.to_owned());
+        world.start_unready().await;
+        let (status, body) = world.get("/admin/ready").await;
+        assert!(status == 503 && body.contains("certificate verify failed"), "{body}");
+        let none = async |world: &World| ours(world).await == (0, 0);
+        world.until("there is none", none).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_requires_valid_tls_and_credentials() {
+    let Some(certificate) = certificate("KAFKA_CERTIFICATE") else { return };
+    let port = std::env::var("KAFKA_SECURE_PORT").expect("dev/up tells both");
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        let tls = |pem: &str| Tls {
+            trusted_certificates: Some(pem.to_owned()),
+            client_certificate: None,
+            verify_host_name: true,
+        };
+        let us = |password: &str| Sasl {
+            mechanism: "PLAIN".to_owned(),
+            username: "patron_blocks".to_owned(),
+            password: password.to_owned(),
+        };
+        world.stop().await;
+        world.config.kafka.bootstrap_servers = format!("127.0.0.1:{port}");
+        let checked_out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(Kind::ItemCheckedOut, &checked_out).await;
+        let right =
+            SecurityConfig { tls: Some(tls(&certificate)), sasl: Some(us("patron_blocks")) };
+        for wrong in [
+            SecurityConfig { tls: Some(tls(FOREIGN_CERTIFICATE)), ..right.clone() },
+            SecurityConfig { sasl: Some(us("wrong")), ..right.clone() },
+            SecurityConfig { sasl: None, ..right.clone() },
+        ] {
+            world.config.kafka.security = wrong;
+            world.start_unready().await;
+            world
+                .until("it says that it can't reach Kafka", async |world: &World| {
+                    let (status, body) = world.get("/admin/ready").await;
+                    status == 503 && body.contains("\"part\":\"kafka\"")
+                })
+                .await;
+            world.stop().await;
+        }
+        world.config.kafka.security = right;
+        world.start().await;
+        world.until_committed().await;
+        assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
+    })
+    .await;
+}

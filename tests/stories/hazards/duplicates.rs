@@ -1,0 +1,265 @@
+//! H13 to H16: the same things told again, by a producer, by two transports, by a replay, by storage.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
+use patron_blocks::{
+    event::{Kind, Stamp, stamp::Horizon},
+    patron::{Balance, Fee, Loan, Scope},
+    store::{self, merge},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::{
+    NONE, SHAPES, Shape, assert_nothing_open, balances, minutes_ago, only_loan, open_entries,
+    publish_at, strict_group,
+};
+use crate::{
+    payloads::{
+        balance_change, check_out, due_date_change, entity_change, in_envelope, loan_event,
+        minutes_from_now, storage_loan,
+    },
+    world::World,
+};
+
+const OUT: Kind = Kind::ItemCheckedOut;
+const DUE: Kind = Kind::LoanDueDateChanged;
+const FEE: Kind = Kind::FeeFineBalanceChanged;
+
+/// What a patron does in an hour, every kind of event among it: in the end one loan is open, recalled
+/// and lost, one claimed returned, and 4.5 are owed.
+fn hour_of_events(user: Uuid) -> Vec<(i64, Kind, Value)> {
+    let [lost, claimed, returned, closed, paid, owed] = std::array::from_fn(|_| Uuid::new_v4());
+    let (first, moved) = (minutes_from_now(60), minutes_from_now(600));
+    vec![
+        (60, OUT, check_out(user, lost, &first)),
+        (59, OUT, check_out(user, claimed, &first)),
+        (58, OUT, check_out(user, returned, &first)),
+        (57, OUT, check_out(user, closed, &first)),
+        (56, DUE, due_date_change(user, lost, &moved, true)),
+        (55, Kind::ItemCheckedIn, loan_event(user, returned)),
+        (54, Kind::ItemDeclaredLost, loan_event(user, closed)),
+        (53, Kind::LoanClosed, loan_event(user, closed)),
+        (52, Kind::ItemClaimedReturned, loan_event(user, claimed)),
+        (51, Kind::ItemAgedToLost, loan_event(user, lost)),
+        (50, FEE, balance_change(user, paid, Some(lost), 10.0)),
+        (49, FEE, balance_change(user, owed, None, 9.0)),
+        (48, FEE, json!({ "feeFineId": paid, "balance": 0.0 })),
+        (47, FEE, balance_change(user, owed, None, 4.5)),
+    ]
+}
+
+/// What counts after such an hour.
+async fn assert_after_hour(world: &World, user: Uuid, why: &str) {
+    let loans = open_entries(world, user, "openLoans").await;
+    let count = |flag: &str| loans.iter().filter(|loan| loan[flag] == json!(true)).count();
+    let flags = ["recall", "itemLost", "itemClaimedReturned"].map(count);
+    assert_eq!((loans.len(), flags), (2, [1, 1, 1]), "{why}");
+    assert_eq!(balances(world, user).await, ["4.5"], "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h13_republished_payload_without_id_changes_nothing() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        for (ago, kind, payload) in hour_of_events(user) {
+            // At once, and half a minute later.
+            let again = minutes_ago(ago) + TimeDelta::seconds(30);
+            for at in [minutes_ago(ago), minutes_ago(ago), again] {
+                publish_at(world, Shape::Bare, at, kind, &payload).await;
+            }
+        }
+        world.until_committed().await;
+        assert_after_hour(world, user, "each record came three times").await;
+        assert_eq!(world.count("select count(*) from {schema}.inbox").await, 3 * 14);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h14_enveloped_and_bare_duplicates_count_once() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        for (ago, kind, payload) in hour_of_events(user).into_iter().rev() {
+            let envelope = in_envelope(&payload, minutes_ago(ago));
+            for _ in 0..2 {
+                world.publish(kind, &envelope).await;
+            }
+            let later = minutes_ago(ago) + TimeDelta::milliseconds(40);
+            publish_at(world, Shape::Bare, later, kind, &payload).await;
+        }
+        world.until_committed().await;
+        assert_after_hour(world, user, "by two transports, backwards").await;
+        let known = world.count("select count(*) from {schema}.inbox").await;
+        assert_eq!(known, 2 * 14, "an envelope that came twice was recognised");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h15_full_replay_reaches_the_same_results() {
+    World::run(async |world| {
+        let group = strict_group(world).await;
+        let (user, gone) = (world.users.add_patron(group), world.users.add_patron(group));
+        for (n, (ago, kind, payload)) in hour_of_events(user).into_iter().enumerate() {
+            publish_at(world, SHAPES[n % 2], minutes_ago(ago), kind, &payload).await;
+        }
+        // What this one had has ended, and only storage said so.
+        let (loan, owed) = (Uuid::new_v4(), Uuid::new_v4());
+        let out = check_out(gone, loan, &minutes_from_now(60));
+        publish_at(world, Shape::Bare, minutes_ago(60), OUT, &out).await;
+        publish_at(
+            world,
+            Shape::Bare,
+            minutes_ago(60),
+            FEE,
+            &balance_change(gone, owed, None, 3.0),
+        )
+        .await;
+        world.until_committed().await;
+        assert_ne!(world.block_flags(gone).await, NONE);
+        publish_storage_change(
+            world,
+            "DELETED",
+            &storage_loan(gone, loan, &minutes_from_now(60)),
+            50,
+        )
+        .await;
+        let paid = Balance { amount: Decimal::ZERO, loan: None };
+        let paid = Fee { balance: Some((storage_stamp(FEE, 50), paid)), ..Fee::default() };
+        merge_state(world, BTreeMap::new(), [(owed, paid)].into()).await;
+        world.until_committed().await;
+        assert_after_hour(world, user, "before").await;
+        assert_nothing_open(world, gone, "before").await;
+        let inbox = "select count(*) from {schema}.inbox";
+        let received = world.count(inbox).await;
+
+        // The group and the database forget where they were, and the inbox what it knew. The tombstones of
+        // one patron are pruned as well; a horizon stands for them.
+        world.stop().await;
+        delete_group(world).await;
+        execute_sql(world, "delete from {schema}.ingest_position").await;
+        execute_sql(world, "delete from {schema}.inbox").await;
+        execute_sql(world, &format!("delete from {{schema}}.loan where loan_id = '{loan}'")).await;
+        execute_sql(
+            world,
+            &format!("delete from {{schema}}.fee_fine where fee_fine_id = '{owed}'"),
+        )
+        .await;
+        insert_horizon(world, Scope::Patron(gone), 30).await;
+        world.start().await;
+        world.until("all is read again", async |w: &World| w.count(inbox).await == received).await;
+        assert_after_hour(world, user, "after").await;
+        assert_nothing_open(world, gone, "the horizon closes what it had").await;
+    })
+    .await;
+}
+
+/// Makes the consumer group forget its offsets, once the broker knows that nobody is in it.
+async fn delete_group(world: &World) {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &world.config.kafka.bootstrap_servers);
+    let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+    let group = world.config.kafka.environment.consumer_group();
+    world
+        .until("the group is forgotten", async |_: &World| {
+            let groups = admin.delete_groups(&[&group], &AdminOptions::new()).await;
+            groups.unwrap().into_iter().all(|group| group.is_ok())
+        })
+        .await;
+}
+
+async fn execute_sql(world: &World, sql: &str) {
+    let sql = sql.replace("{schema}", world.schema.name());
+    sqlx::query(AssertSqlSafe(sql)).execute(&world.db).await.unwrap();
+}
+
+/// Says that a complete snapshot spoke up to so many minutes ago.
+async fn insert_horizon(world: &World, of: Scope, minutes: i64) {
+    let table = if of == Scope::Tenant { "tenant_horizon" } else { "horizon" };
+    let columns = if of == Scope::Tenant { "(horizon) values ($1)" } else { "values ($2, $1)" };
+    let sql = format!("insert into {}.{table} {columns}", world.schema.name());
+    let upto = Horizon::at(minutes_ago(minutes));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(upto.as_bytes());
+    let query = if let Scope::Patron(user) = of { query.bind(user) } else { query };
+    query.execute(&world.db).await.unwrap();
+}
+
+/// The stamp of what storage said so many minutes ago.
+fn storage_stamp(kind: Kind, minutes: i64) -> Stamp {
+    Stamp::from_envelope(minutes_ago(minutes), kind, Uuid::new_v4())
+}
+
+/// Merges what storage said, as far as no topic tells it.
+async fn merge_state(world: &World, loans: BTreeMap<Uuid, Loan>, fees: BTreeMap<Uuid, Fee>) {
+    let mut tx = store::begin(&world.db).await.unwrap();
+    merge::merge(&mut tx, &world.schema, &loans, &fees).await.unwrap();
+    store::commit(tx).await.unwrap();
+}
+
+/// What storage told by its topic so many minutes ago.
+async fn publish_storage_change(world: &World, what: &str, loan: &Value, minutes: i64) {
+    world.publish(Kind::StoredLoan, &entity_change(what, loan, minutes_ago(minutes))).await;
+}
+
+/// What storage holds was told half an hour ago, while events from before and after that come in; and a
+/// horizon says that it was everything, which no topic tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn h16_snapshot_merges_with_older_and_newer_events() {
+    World::run(async |world| {
+        let group = strict_group(world).await;
+        let [corrected, renewed, reopened, ended, phantom, fresh] =
+            std::array::from_fn(|_| (world.users.add_patron(group), Uuid::new_v4()));
+        let (first, second, third) =
+            (minutes_from_now(60), minutes_from_now(600), minutes_from_now(6000));
+        let bare = Shape::Bare;
+        for (user, loan) in [corrected, renewed, reopened, ended, phantom] {
+            publish_at(world, bare, minutes_ago(60), OUT, &check_out(user, loan, &first)).await;
+        }
+        let (user, loan) = reopened;
+        publish_at(world, bare, minutes_ago(50), Kind::LoanClosed, &loan_event(user, loan)).await;
+        let (user, loan) = renewed;
+        publish_at(world, bare, minutes_ago(20), DUE, &due_date_change(user, loan, &third, false))
+            .await;
+        world.until_committed().await;
+        assert_nothing_open(world, reopened.0, "closed, as far as events say").await;
+
+        // The snapshot has neither the phantom nor, of course, the fresh loan.
+        insert_horizon(world, Scope::Tenant, 35).await;
+        let open_there = [corrected, renewed, reopened, ended];
+        for (user, loan) in open_there {
+            publish_storage_change(world, "UPDATED", &storage_loan(user, loan, &second), 30).await;
+        }
+        merge_state(world, [(phantom.1, Loan::default())].into(), BTreeMap::new()).await;
+
+        let (user, loan) = corrected;
+        publish_at(world, bare, minutes_ago(40), DUE, &due_date_change(user, loan, &third, true))
+            .await;
+        publish_at(world, bare, minutes_ago(40), Kind::ItemDeclaredLost, &loan_event(user, loan))
+            .await;
+        let (user, loan) = ended;
+        publish_at(world, bare, minutes_ago(10), Kind::ItemCheckedIn, &loan_event(user, loan))
+            .await;
+        let (user, loan) = phantom;
+        publish_at(world, bare, minutes_ago(60), OUT, &check_out(user, loan, &first)).await;
+        let (user, loan) = fresh;
+        publish_at(world, bare, minutes_ago(33), OUT, &check_out(user, loan, &first)).await;
+        world.until_committed().await;
+        let unflagged = |due_date: &str| (due_date.to_owned(), [false; 3]);
+        assert_eq!(only_loan(world, corrected.0).await, unflagged(&second), "older events lose");
+        assert_eq!(only_loan(world, renewed.0).await, unflagged(&third), "newer events win");
+        assert_eq!(only_loan(world, reopened.0).await, unflagged(&second), "storage reopens");
+        assert_eq!(only_loan(world, fresh.0).await, unflagged(&first), "inside the margin");
+        assert_nothing_open(world, ended.0, "it ended after the snapshot").await;
+        assert_nothing_open(world, phantom.0, "storage did not have it").await;
+    })
+    .await;
+}

@@ -1,0 +1,357 @@
+//! Taking over partitions: what does not fit is told, and nothing is passed over in silence.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use patron_blocks::{
+    event::Kind,
+    kafka::{BrokerClient, RecordProbe},
+};
+use uuid::Uuid;
+
+use crate::{
+    log::OutgoingRecord,
+    payloads::{check_out, in_envelope, minutes_from_now, now},
+    world::{TENANT, World},
+};
+
+/// Publishes check-outs of one patron to partition 0 or 1, whichever the key gives.
+async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
+    let tomorrow = minutes_from_now(1440);
+    for _ in 0..number {
+        let payload = in_envelope(&check_out(user, Uuid::new_v4(), &tomorrow), now());
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+}
+
+/// Publishes check-outs of one patron to one partition.
+pub(super) async fn publish_check_outs_to(
+    world: &World,
+    user: Uuid,
+    partition: i32,
+    number: usize,
+) {
+    let tomorrow = minutes_from_now(1440);
+    for _ in 0..number {
+        let payload = in_envelope(&check_out(user, Uuid::new_v4(), &tomorrow), now()).to_string();
+        let draft = OutgoingRecord {
+            topic: world.log.topic(TENANT, Kind::ItemCheckedOut),
+            headers: vec![("folio.tenantId", TENANT)],
+            payload: Some(payload.as_bytes()),
+            timestamp: None,
+        };
+        world.log.send_to_partition(partition, draft).await;
+    }
+}
+
+pub(super) async fn open_loans(world: &World, user: Uuid) -> usize {
+    let (status, body) = world.get(&format!("/user-summary/{user}")).await;
+    if status == 404 {
+        return 0;
+    }
+    let summary: serde_json::Value = serde_json::from_str(&body).unwrap();
+    summary["openLoans"].as_array().unwrap().len()
+}
+
+/// The ends of the topic's partitions.
+fn end_offsets(world: &World, topic: &str) -> Vec<(i32, i64)> {
+    let ends = world.log.end_offsets();
+    ends.into_iter().filter(|((of, _), _)| of == topic).map(|((_, n), end)| (n, end)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_lost_to_retention_raise_an_incident() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.until_committed().await;
+        let read = end_offsets(world, &topic);
+        world.stop().await;
+        publish_check_outs(world, user, 20).await;
+        let mut lost = 0;
+        for (partition, end) in end_offsets(world, &topic) {
+            let before = read.iter().find(|(n, _)| *n == partition).map_or(0, |(_, end)| *end);
+            if end > before + 2 {
+                world.log.delete_records_before(&topic, partition, before + 2).await;
+                lost += 2;
+            }
+        }
+        assert!(lost > 0, "the keys went to no partition");
+        world.start().await;
+        world.until_committed().await;
+        assert_eq!(open_loans(world, user).await, 30 - lost);
+        let dated = "select count(*) from mod_patron_blocks.incident
+                      where to_offset - from_offset = 2 and from_time < to_time and tenant is not null";
+        assert_eq!(world.count(dated).await as usize, lost / 2);
+        assert_eq!(world.take_incidents().await, vec!["records_lost"; lost / 2]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreated_topic_is_read_from_its_beginning() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.until_committed().await;
+        let before = end_offsets(world, &topic).len();
+        world.stop().await;
+        // In one life it holds less than was read of the one before, in the other more.
+        for (life, records) in [(1, 4), (2, 40)] {
+            world.log.recreate_topic(&topic).await;
+            publish_check_outs(world, user, records).await;
+            world.start().await;
+            // Positions of the life before may be beyond this one's end.
+            let expected = if life == 1 { 14 } else { 54 };
+            let read = async |w: &World| open_loans(w, user).await == expected;
+            world.until(&format!("life {life} is read"), read).await;
+            world.until_committed().await;
+            let kinds = world.take_incidents().await;
+            assert!(kinds.iter().all(|kind| kind == "topic_recreated"), "{kinds:?}");
+            assert!((1..=before).contains(&kinds.len()), "life {life}: {kinds:?}");
+            world.stop().await;
+        }
+        world.start().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_recreated_while_reading_is_detected() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 2).await;
+        publish_check_outs_to(world, user, 1, 8).await;
+        world.until_committed().await;
+        world.log.recreate_topic(&topic).await;
+        // One partition outgrows its old position, the other one stays behind it.
+        publish_check_outs_to(world, user, 0, 4).await;
+        world
+            .until("the new topic is read", async |w: &World| open_loans(w, user).await == 14)
+            .await;
+        let kinds = world.take_incidents().await;
+        assert!(
+            !kinds.is_empty() && kinds.iter().all(|kind| kind == "topic_recreated"),
+            "{kinds:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreated_topic_with_more_records_is_read_completely() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 2).await;
+        world.until_committed().await;
+        world.log.recreate_topic(&topic).await;
+        // No log refuses what the client asks for next: nothing but the records themselves differ.
+        publish_check_outs_to(world, user, 0, 4).await;
+        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 6).await;
+        assert_eq!(world.take_incidents().await, ["topic_recreated"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreated_topic_is_read_completely_by_all_instances() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        world.start().await;
+        let both = async |w: &World| w.partitions_read().await.iter().all(|reading| *reading > 0);
+        world.until("both instances read", both).await;
+        publish_check_outs_to(world, user, 0, 2).await;
+        publish_check_outs_to(world, user, 1, 8).await;
+        world.until_committed().await;
+        world.log.recreate_topic(&topic).await;
+        publish_check_outs_to(world, user, 0, 4).await;
+        publish_check_outs_to(world, user, 1, 1).await;
+        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 15).await;
+        let kinds = world.take_incidents().await;
+        assert!(
+            !kinds.is_empty() && kinds.iter().all(|kind| kind == "topic_recreated"),
+            "{kinds:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moved_group_skips_nothing_and_reset_group_rereads() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.until_committed().await;
+        let read = end_offsets(world, &topic);
+        world.stop().await;
+        publish_check_outs(world, user, 20).await;
+        for (partition, end) in end_offsets(world, &topic) {
+            world.log.set_group_offset(&topic, partition, end).await;
+        }
+        world.start().await;
+        world.until_committed().await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let kinds = world.take_incidents().await;
+        assert!(
+            !kinds.is_empty() && kinds.iter().all(|kind| kind == "offsets_advanced"),
+            "{kinds:?}"
+        );
+
+        world.stop().await;
+        // What an operator wants who sets the group back: that it is read again.
+        world.execute_sql("truncate {schema}.inbox").await;
+        for (partition, _) in &read {
+            world.log.set_group_offset(&topic, *partition, 0).await;
+        }
+        world.start().await;
+        let read_again = "select count(*) from {schema}.inbox";
+        world
+            .until("everything is read again", async |w: &World| w.count(read_again).await == 30)
+            .await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let kinds = world.take_incidents().await;
+        assert!(!kinds.is_empty() && kinds.iter().all(|kind| kind == "offsets_reset"), "{kinds:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_older_backup_rereads_forgotten_records() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        publish_check_outs(world, user, 10).await;
+        world.until_committed().await;
+        let tables = ["inbox", "loan", "fee_fine", "patron_counter", "ingest_position"];
+        for table in tables {
+            world
+                .execute_sql(&format!("create table {{schema}}.{table}_backup as table {{schema}}.{table}"))
+                .await;
+        }
+        publish_check_outs(world, user, 20).await;
+        world.until_committed().await;
+        world.stop().await;
+        for table in tables {
+            let columns = "string_agg(quote_ident(column_name), ', ')";
+            world
+                .execute_sql(&format!(
+                    "truncate {{schema}}.{table} cascade;
+                     do $$ begin execute (select format('insert into {{schema}}.{table} (%1$s) select %1$s
+                       from {{schema}}.{table}_backup', {columns})
+                       from information_schema.columns
+                      where table_schema = '{{schema}}' and table_name = '{table}'
+                        and is_generated = 'NEVER'); end $$;
+                     drop table {{schema}}.{table}_backup"
+                ))
+                .await;
+        }
+        assert_eq!(world.count("select count(*) from {schema}.loan where is_open").await, 10);
+        world.start().await;
+        world.until_committed().await;
+        assert_eq!(open_loans(world, user).await, 30);
+        let kinds = world.take_incidents().await;
+        assert!(!kinds.is_empty() && kinds.iter().all(|kind| kind == "database_restored"), "{kinds:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_skipped_before_enabling_are_read_afterwards() {
+    World::run(async |world| {
+        let topic = world.log.topic("southlib", Kind::ItemCheckedOut);
+        world.log.create_topics(vec![topic.clone()]).await;
+        let payload =
+            check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(1440)).to_string();
+        let publish = async || {
+            world
+                .log
+                .send_untracked(OutgoingRecord {
+                    topic: topic.clone(),
+                    headers: vec![],
+                    payload: Some(payload.as_bytes()),
+                    timestamp: None,
+                })
+                .await;
+        };
+        for _ in 0..5 {
+            publish().await;
+        }
+        let enable = async |module: &str| {
+            let request = world.request(reqwest::Method::POST, "/_/tenant");
+            let body = serde_json::json!({ "module_to": module });
+            let sent =
+                request.header("X-Okapi-Tenant", "southlib").json(&body).send().await.unwrap();
+            sent.status().as_u16()
+        };
+        let disable = serde_json::json!({ "module_from": "mod-patron-blocks-2.0.0" });
+        let read = async |world: &World, number: i64| {
+            let there = "select count(*) from information_schema.tables
+                          where table_schema = 'southlib_mod_patron_blocks' and table_name = 'inbox'";
+            let sql = "select count(*) from southlib_mod_patron_blocks.inbox";
+            world
+                .until("all is read", async |w: &World| {
+                    w.count(there).await == 1 && w.count(sql).await == number
+                })
+                .await;
+        };
+        assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
+        read(world, 5).await;
+        // Disabled, and enabled again: the same.
+        let request = world.request(reqwest::Method::POST, "/_/tenant");
+        let request = request.header("X-Okapi-Tenant", "southlib").json(&disable);
+        assert_eq!(request.send().await.unwrap().status(), 204);
+        for _ in 0..5 {
+            publish().await;
+        }
+        assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
+        read(world, 10).await;
+        // Purged and installed at once, with nothing read in between: all that the topic holds counts
+        // again, and no backup was restored.
+        let purge = serde_json::json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
+        for records in [10, 11] {
+            let request = world.request(reqwest::Method::POST, "/_/tenant");
+            let request = request.header("X-Okapi-Tenant", "southlib").json(&purge);
+            assert_eq!(request.send().await.unwrap().status(), 204);
+            assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
+            read(world, records).await;
+            publish().await;
+            read(world, records + 1).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_inspected_in_parallel_without_delay() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        publish_check_outs_to(world, Uuid::new_v4(), 0, 3).await;
+        publish_check_outs_to(world, Uuid::new_v4(), 1, 2).await;
+        world.until_committed().await;
+        let look = |topic: &str, partition, offset, records_max| RecordProbe {
+            topic_partition: (Arc::from(topic), partition),
+            offset,
+            records_max,
+        };
+        let mut looks = vec![look(&topic, 0, 1, 5), look(&topic, 1, 2, 5)];
+        // Nobody answers for these.
+        looks.extend((0..5).map(|n| look(&format!("{topic}-nowhere"), n, 0, 1)));
+        let broker = BrokerClient::new(&world.config.kafka).unwrap();
+        let asked = Instant::now();
+        let looked = tokio::task::spawn_blocking(move || broker.probe(&looks)).await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+        let found = |partition| {
+            let found: &Vec<_> = &looked[&(Arc::from(&*topic), partition)];
+            found.iter().map(|record| record.offset).collect::<Vec<_>>()
+        };
+        assert_eq!((found(0), found(1), looked.len()), (vec![1, 2], vec![], 2));
+    })
+    .await;
+}

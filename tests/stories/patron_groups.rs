@@ -1,0 +1,257 @@
+//! Where a patron group comes from: answers of the users module and records of its topic, whichever is newer.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::{blocks::Measure, clock::Clock, event::Kind};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    payloads::{check_out, entity_change, minutes_from_now, now, user_record, with_member},
+    users_stub::UsersBehavior,
+    world::World,
+};
+
+const NONE: [[bool; 3]; 0] = [];
+const ALL: [[bool; 3]; 1] = [[true; 3]];
+
+/// A group in which a single loan blocks everything, and one without limits.
+async fn strict_and_lenient_groups(world: &World) -> (Uuid, Uuid) {
+    let strict = Uuid::new_v4();
+    world.add_limit(strict, Measure::ChargedOut, 0.0).await;
+    (strict, Uuid::new_v4())
+}
+
+/// A patron with one loan, of this group for the users module.
+async fn borrower(world: &World, group: impl Into<Option<Uuid>>) -> Uuid {
+    let user = world.users.add_patron(group);
+    let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+    world.publish(Kind::ItemCheckedOut, &out).await;
+    world.until_committed().await;
+    user
+}
+
+/// A record of the topic.
+async fn publish_group(
+    world: &World,
+    user: Uuid,
+    group: impl Into<Option<Uuid>>,
+    at: DateTime<Utc>,
+) {
+    world.publish(Kind::StoredUser, &entity_change("UPDATED", &user_record(user, group), at)).await;
+    world.until_committed().await;
+}
+
+fn long_ago() -> DateTime<Utc> {
+    now() - TimeDelta::days(300)
+}
+
+/// Ages as they are by default, and so much patience that who waits for a silent module gets no evaluation.
+fn default_cache_ages(config: &mut patron_blocks::config::Config) {
+    config.okapi.patron_group_ttl = TimeDelta::seconds(10);
+    config.okapi.patron_group_stale = TimeDelta::seconds(60);
+    config.okapi.users_timeout = std::time::Duration::from_secs(30);
+}
+
+/// Not every change reaches the topic: a deletion in bulk, a record that could not be sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_group_expires_and_is_requested_again() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, lenient) = strict_and_lenient_groups(world).await;
+        let moved = borrower(world, lenient).await;
+        let deleted = borrower(world, strict).await;
+        let blocked = borrower(world, strict).await;
+        let unchanged = borrower(world, strict).await;
+        for user in [moved, deleted, unchanged] {
+            publish_group(world, user, strict, long_ago()).await;
+        }
+        publish_group(world, blocked, lenient, long_ago()).await;
+        world.users.remove_user(deleted);
+        // Nobody waits for the answer.
+        world.users.set_behavior(UsersBehavior::NoResponse);
+        for user in [moved, deleted, unchanged] {
+            assert_eq!(
+                (world.block_flags(user).await, world.evaluation_source(user).await),
+                (ALL.to_vec(), "told-group".to_owned())
+            );
+        }
+        world.stop().await;
+        world.users.set_behavior(UsersBehavior::Normal);
+        world.start().await;
+        for (user, expected) in
+            [(moved, NONE.to_vec()), (deleted, NONE.to_vec()), (blocked, ALL.to_vec())]
+        {
+            world
+                .until("the group is asked for", async |world: &World| {
+                    world.block_flags(user).await == expected
+                })
+                .await;
+        }
+        assert_eq!(world.evaluation_source(moved).await, "group-from-cache");
+        assert_eq!(world.evaluation_source(deleted).await, "group-none");
+        // What an answer has confirmed goes on being used at once.
+        let asked = "select count(*) from {schema}.patron where patron_group is not null";
+        assert_eq!(world.evaluation_source(unchanged).await, "told-group");
+        world.until("it is confirmed", async |world: &World| world.count(asked).await == 3).await;
+        world
+            .execute_sql("update {schema}.patron set known_at = known_at - interval '2 days'")
+            .await;
+        world.users.set_behavior(UsersBehavior::NoResponse);
+        for _ in 0..3 {
+            assert_eq!(
+                world.evaluate_through(&world.users.url(), unchanged).await,
+                ("told-group".to_owned(), 1)
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_topic_group_needs_no_request() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, lenient) = strict_and_lenient_groups(world).await;
+        let user = borrower(world, lenient).await;
+        publish_group(world, user, strict, now()).await;
+        for _ in 0..3 {
+            assert_eq!(world.evaluation_source(user).await, "told-group");
+        }
+        assert_eq!((world.block_flags(user).await, world.users.request_count()), (ALL.to_vec(), 0));
+    })
+    .await;
+}
+
+/// A shadow user is created without a group, and gets one later of which no record tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_record_without_group_is_always_verified() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, _) = strict_and_lenient_groups(world).await;
+        let user = borrower(world, strict).await;
+        publish_group(world, user, None, now()).await;
+        assert_eq!(
+            world.evaluate_through(&world.users.url(), user).await,
+            ("group-from-users".to_owned(), 1)
+        );
+        assert_eq!(world.evaluation_source(user).await, "group-from-cache");
+        // A newer record counts again, and again it is not taken at its word.
+        publish_group(world, user, None, now()).await;
+        world.users.set_group(user, None);
+        let asked = world.users.request_count();
+        for _ in 0..2 {
+            assert_eq!(
+                world.evaluate_through(&world.users.url(), user).await,
+                ("group-none".to_owned(), 0)
+            );
+        }
+        assert_eq!(world.users.request_count(), asked + 2);
+        world.users.set_behavior(UsersBehavior::ServerError);
+        assert_eq!(world.evaluation_source(user).await, "group-unknown");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_of_users_response_and_topic_record_wins() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, lenient) = strict_and_lenient_groups(world).await;
+        let user = borrower(world, strict).await;
+        assert_eq!(world.block_flags(user).await, ALL);
+        // An older record does not outrank the answer, a newer one does.
+        publish_group(world, user, lenient, now() - TimeDelta::minutes(5)).await;
+        assert_eq!(
+            world.evaluate_through(&world.users.url(), user).await,
+            ("group-from-cache".to_owned(), 1)
+        );
+        publish_group(world, user, lenient, now()).await;
+        assert_eq!(
+            world.evaluate_through(&world.users.url(), user).await,
+            ("told-group".to_owned(), 0)
+        );
+    })
+    .await;
+}
+
+/// A rebuild reads records, and a record that is older than an answer stays so.
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuild_does_not_restore_an_older_group() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, lenient) = strict_and_lenient_groups(world).await;
+        let user = borrower(world, strict).await;
+        publish_group(world, user, lenient, now() - TimeDelta::minutes(5)).await;
+        assert_eq!(world.evaluation_source(user).await, "told-group");
+        let asked = async |world: &World| world.evaluation_source(user).await == "group-from-cache";
+        world.until("it is asked about in the background", asked).await;
+        world
+            .execute_sql(
+                "update {schema}.patron set told_group = null, told_stamp = null, told_at = null",
+            )
+            .await;
+        let (status, body) = world.post("/patron-blocks/rebuilds", &json!({})).await;
+        assert_eq!(status, 201, "{body}");
+        let rebuild: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let path = format!("/patron-blocks/rebuilds/{}", rebuild["id"].as_str().unwrap());
+        let done = async |world: &World| world.get_json(&path).await["status"] == "done";
+        world.until("the rebuild is done", done).await;
+        let topic_groups = "select count(*) from {schema}.patron where told_group is not null";
+        assert_eq!(world.count(topic_groups).await, 1, "the record is known again");
+        assert_eq!(world.block_flags(user).await, ALL, "and is older than the answer");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn group_ids_are_compared_case_insensitively() {
+    World::run_with(default_cache_ages, async |world| {
+        let (strict, _) = strict_and_lenient_groups(world).await;
+        let user = borrower(world, strict).await;
+        let upper = strict.to_string().to_uppercase();
+        let record = with_member(&user_record(user, strict), "patronGroup", upper);
+        world.publish(Kind::StoredUser, &entity_change("UPDATED", &record, now())).await;
+        world.until_committed().await;
+        assert_eq!(world.block_flags(user).await, ALL, "a record in capitals");
+        let group = Uuid::new_v4();
+        let limit = json!({
+            "id": Uuid::new_v4(), "patronGroupId": group.to_string().to_uppercase(),
+            "conditionId": Measure::ChargedOut.condition_id(), "value": 0,
+        });
+        assert_eq!(world.post("/patron-block-limits", &limit).await.0, 201);
+        let asked = borrower(world, group).await;
+        world.until_committed().await;
+        assert_eq!(world.block_flags(asked).await, ALL, "a limit in capitals");
+    })
+    .await;
+}
+
+/// An answer's age is the database's to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn fast_clock_does_not_keep_a_group_fresh() {
+    World::run(async |world| {
+        let (strict, lenient) = strict_and_lenient_groups(world).await;
+        let (user, left) = (borrower(world, strict).await, borrower(world, strict).await);
+        world.until_committed().await;
+        assert_eq!(world.block_flags(left).await, ALL);
+        let first = world.url().to_owned();
+        world.start_unready_with_clock(Clock::fixed_at(now() + TimeDelta::days(2))).await;
+        world
+            .until("the other one answers", async |w: &World| w.block_flags(user).await == ALL)
+            .await;
+        world.use_instance(&first);
+        world.users.set_group(user, lenient);
+        assert_eq!(
+            world.block_flags(user).await,
+            NONE,
+            "what the one ahead has learnt is no newer"
+        );
+        // What such an instance of an older version has left.
+        world.execute_sql("update {schema}.patron set known_at = now() + interval '2 days'").await;
+        world.users.set_group(left, lenient);
+        assert_eq!(
+            world.evaluate_through(&world.users.url(), left).await,
+            ("group-from-users".to_owned(), 0)
+        );
+        world.users.set_behavior(UsersBehavior::ServerError);
+        assert_eq!(world.evaluation_source(left).await, "group-fallback");
+        let ahead = "select count(*) from {schema}.patron where known_at > now()";
+        assert_eq!(world.count(ahead).await, 1, "only the one that nobody asked about");
+    })
+    .await;
+}

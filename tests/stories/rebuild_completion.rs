@@ -1,0 +1,164 @@
+//! How rebuilds end where a tenant, a database or a broker is in the way.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use crate::world::{TENANT, World};
+
+const REBUILDS: &str = "/patron-blocks/rebuilds";
+const MODULE: &str = "mod-patron-blocks-2.0.0";
+
+async fn purge(world: &World) {
+    let purge = json!({ "module_from": MODULE, "purge": true });
+    assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
+}
+
+/// Enables the tenant anew where nobody works on rebuilds. Gives the one that is to fill it, and its shadow.
+async fn tenant_before_initial_fill(world: &mut World) -> (String, String) {
+    purge(world).await;
+    world.stop().await;
+    world.config.rebuild.concurrency = 0;
+    world.start_unready().await;
+    assert_eq!(world.post("/_/tenant", &json!({ "module_to": MODULE })).await.0, 201);
+    let is_entered = async |world: &World| {
+        let (status, answer) = world.get(REBUILDS).await;
+        status == 200 && answer.contains("enabling")
+    };
+    world.until("what fills it is entered", is_entered).await;
+    let all = world.get_json(REBUILDS).await;
+    let id = all["rebuilds"][0]["id"].as_str().unwrap().to_owned();
+    let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
+    (id, shadow)
+}
+
+/// A crash empties the shadow, the note of what was missing with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, patron_blocks::event::Kind::ItemCheckedOut);
+        for _ in 0..6 {
+            let out = crate::payloads::check_out(
+                Uuid::new_v4(),
+                Uuid::new_v4(),
+                &crate::payloads::minutes_from_now(60),
+            );
+            world.publish(patron_blocks::event::Kind::ItemCheckedOut, &out).await;
+        }
+        world.until_committed().await;
+        for partition in 0..2 {
+            world.log.delete_records_before(&topic, partition, 1).await;
+        }
+        let (_, shadow) = tenant_before_initial_fill(world).await;
+        // As a crash does, right after the last step and before what is known is noted.
+        world
+            .execute_sql(&format!(
+                "create table public.crashed (once int);
+                 create function public.crash() returns trigger language plpgsql as $$ begin
+                   if not exists (select from public.crashed) then
+                     insert into public.crashed values (1);
+                     delete from {shadow}.state;
+                   end if;
+                   return new;
+                 end $$;
+                 insert into {{schema}}.tenant_horizon (horizon) values ('\\x0000000000000000');
+                 create trigger crash before insert on {{schema}}.tenant_horizon
+                   for each row execute function public.crash();"
+            ))
+            .await;
+        world.stop().await;
+        world.config.rebuild.concurrency = 2;
+        world.start().await;
+        let is_filled = async |world: &World| {
+            world.get_json("/patron-blocks/ingest").await["knowledge"] != "filling"
+        };
+        world.until("it is filled", is_filled).await;
+        assert_eq!(world.count("select count(*) from public.crashed").await, 1, "it did crash");
+        assert_eq!(world.get_json("/patron-blocks/ingest").await["knowledge"], "incomplete");
+        world.take_incidents().await;
+    })
+    .await;
+}
+
+/// Backends that wait for a lock.
+const WAITING: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                         and datname = current_database()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_during_initial_fill_does_not_deadlock() {
+    World::run(async |world| {
+        let kafka = world.config.kafka.bootstrap_servers.clone();
+        let (id, shadow) = tenant_before_initial_fill(world).await;
+        world.stop().await;
+        // Nothing comes of the filling while the broker is away.
+        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        world.config.rebuild.concurrency = 2;
+        world.start_unready().await;
+        let is_taken = format!(
+            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and status = 'reading'"
+        );
+        world.until("it is worked on", async |world: &World| world.count(&is_taken).await == 1).await;
+        world.execute_sql(&format!("create schema {shadow}; create table {shadow}.laid (n int)")).await;
+        let mut tx = world.db.begin().await.unwrap();
+        let lock = format!("lock table {shadow}.laid in access share mode");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+        assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
+        world.until("it is about to end", async |w: &World| w.count(WAITING).await >= 1).await;
+        let body = json!({ "module_from": MODULE, "purge": true });
+        let request = world.request(reqwest::Method::POST, "/_/tenant").json(&body);
+        let purge = tokio::spawn(request.header("X-Okapi-Tenant", TENANT).send());
+        let looks = Arc::new(purge);
+        world
+            .until("the purge waits for it", async |w: &World| {
+                w.count(WAITING).await >= 2 || looks.is_finished()
+            })
+            .await;
+        tx.rollback().await.unwrap();
+        let purge = Arc::into_inner(looks).unwrap();
+        let answer = purge.await.unwrap().unwrap();
+        let status = answer.status();
+        assert_eq!(status, 204, "{}", answer.text().await.unwrap());
+        world.stop().await;
+        world.config.kafka.bootstrap_servers = kafka;
+        world.start().await;
+        world.enable().await;
+        world.take_incidents().await;
+    })
+    .await;
+}
+
+/// What waits for a broker or a leader waits without a place among those that are worked on.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_initial_fill_delays_no_other_rebuild() {
+    World::run(async |world| {
+        let kafka = world.config.kafka.bootstrap_servers.clone();
+        world.stop().await;
+        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        world.config.rebuild.concurrency = 1;
+        world.start_unready().await;
+        let install = world.request(reqwest::Method::POST, "/_/tenant");
+        let install = install.header("X-Okapi-Tenant", "southlib");
+        let install = install.json(&json!({ "module_to": MODULE })).send().await.unwrap();
+        assert_eq!(install.status(), 201);
+        let is_taken = "select count(*) from mod_patron_blocks.rebuild where tenant = 'southlib'
+                           and status = 'reading'";
+        world
+            .until("it is worked on", async |world: &World| world.count(is_taken).await == 1)
+            .await;
+        let (status, body) = world.post(REBUILDS, &json!({ "source": "inbox" })).await;
+        assert_eq!(status, 201, "{body}");
+        let asked: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let path = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
+        world
+            .until("the other is done", async |world: &World| {
+                world.get_json(&path).await["status"] == "done"
+            })
+            .await;
+        world.stop().await;
+        world.config.kafka.bootstrap_servers = kafka;
+        world.start().await;
+    })
+    .await;
+}

@@ -1,0 +1,109 @@
+//! What takes too long: it is done in steps, and holds up nobody else.
+
+use chrono::TimeDelta;
+use patron_blocks::{config::Config, event::Kind};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Executor};
+use uuid::Uuid;
+
+use crate::{
+    log::OutgoingRecord,
+    payloads::{check_out, entity_change, minutes_from_now, now},
+    world::{TENANT, World},
+};
+
+const OUT: Kind = Kind::ItemCheckedOut;
+
+async fn open_loans(world: &World, user: Uuid) -> usize {
+    let summary = world.get_json_or_null(&format!("/user-summary/{user}")).await;
+    summary["openLoans"].as_array().map_or(0, Vec::len)
+}
+
+/// One statement that ends all of them would take longer than a statement may, on whichever machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_loans_are_closed_in_timely_steps() {
+    World::run(async |world| {
+        let (user, later) = (Uuid::new_v4(), Uuid::new_v4());
+        world.publish(OUT, &check_out(user, Uuid::new_v4(), &minutes_from_now(60))).await;
+        world.until_committed().await;
+        world
+            .execute_sql(
+                "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
+                 select gen_random_uuid(), check_out_stamp, gen_random_uuid(), check_out_due_date
+                   from {schema}.loan, generate_series(1, 4000);
+                 insert into {schema}.patron_counter (user_id, open_loans, lost_loans, claimed_returned_loans,
+                   recalled_loans, open_fees_fines, fee_fine_balance)
+                 select user_id, 1, 0, 0, 0, 0, 0 from {schema}.loan on conflict do nothing;
+                 create function {schema}.take_time() returns trigger language plpgsql as
+                   'begin perform pg_sleep(0.001); return new; end';
+                 create trigger take_time before update on {schema}.loan
+                   for each row execute function {schema}.take_time()",
+            )
+            .await;
+        let at = now() + TimeDelta::seconds(1);
+        world.publish(Kind::StoredLoan, &entity_change("ALL_DELETED", &Value::Null, at)).await;
+        let open = "select count(*) from {schema}.loan where is_open";
+        world.until("all are ended", async |w: &World| w.count(open).await == 0).await;
+        world.until("it is later", async |_: &World| now() > at).await;
+        let out = check_out(later, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(OUT, &crate::payloads::in_envelope(&out, now())).await;
+        world.until_committed().await;
+        assert_eq!((world.count(open).await, open_loans(world, later).await), (1, 1));
+    })
+    .await;
+}
+
+/// One lane, so that all wait for each other if any does.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenant_with_locked_tables_delays_no_other_tenant() {
+    let one_lane = |config: &mut Config| config.kafka.writers = 1;
+    World::run_with(one_lane, async |world| {
+        let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
+        let install = world.request(reqwest::Method::POST, "/_/tenant").json(&install);
+        let install = install.header("X-Okapi-Tenant", "southlib").send().await.unwrap();
+        assert_eq!(install.status(), 201);
+        let theirs = world.log.topic("southlib", OUT);
+        let all = world.log.topic("ALL", OUT);
+        world.log.create_topics(vec![theirs.clone(), all.clone()]).await;
+        let there = "select count(*) from mod_patron_blocks.tenant
+                      where tenant = 'southlib' and enabled and filled_by is null";
+        world.until("they are there", async |w: &World| w.count(there).await == 1).await;
+        let mut locked = world.db.begin().await.unwrap();
+        let lock = "lock table southlib_mod_patron_blocks.loan in exclusive mode";
+        (*locked).execute(AssertSqlSafe(lock)).await.unwrap();
+
+        let ours = Uuid::new_v4();
+        let payload = || check_out(ours, Uuid::new_v4(), &minutes_from_now(60)).to_string();
+        let place = async |topic: &str, tenant: &str| {
+            let payload = payload();
+            let draft = OutgoingRecord {
+                topic: topic.to_owned(),
+                headers: vec![("folio.tenantId", tenant)],
+                payload: Some(payload.as_bytes()),
+                timestamp: None,
+            };
+            world.log.send_untracked(draft).await;
+        };
+        let open = "select count(*) from mod_patron_blocks.incident
+                     where kind = 'tenant_unusable' and resolved_at is null and tenant = 'southlib'";
+        for _ in 0..3 {
+            place(&theirs, "southlib").await;
+            place(&all, "southlib").await;
+        }
+        world.until("it is told", async |w: &World| w.count(open).await > 0).await;
+        for _ in 0..3 {
+            place(&all, TENANT).await;
+            world.publish(OUT, &check_out(ours, Uuid::new_v4(), &minutes_from_now(60))).await;
+        }
+        world
+            .until("others go on", async |w: &World| open_loans(w, ours).await == 6)
+            .await;
+        let read = "select count(*) from southlib_mod_patron_blocks.inbox";
+        assert_eq!(world.count(read).await, 0, "theirs wait");
+        locked.rollback().await.unwrap();
+        // In a topic of all tenants theirs were parked, and the service retries them.
+        world.until("what waited is read", async |w: &World| w.count(read).await == 6).await;
+        world.until("it is over", async |w: &World| w.count(open).await == 0).await;
+    })
+    .await;
+}
