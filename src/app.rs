@@ -394,7 +394,8 @@ impl Running {
             sleep(self.shutdown_delay).await;
             // A database connection that an HTTP worker opened breaks when that worker's runtime ends. The loops
             // share these connections, so the workers end after the loops.
-            let rest = LEAVE.saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
+            let rest =
+                LEAVE.saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
             let _ = timeout(rest, ended.cancelled()).await;
             self.http.stop(true).await;
             let _ = self.served.await;

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{outcome::At, tenants::Tenants};
 use crate::{
-    event::{TenantId, Topic},
+    event::{Environment, TenantId, Topic},
     figures::figures,
     kafka::assignment::{Landmark, Remade},
     store::{
@@ -361,6 +361,34 @@ impl Takeover {
             announce(&incident);
         }
         Ok(())
+    }
+
+    /// Of these partitions, which are settled up to an offset here, those that another instance has set back since:
+    /// it found that their topic was made anew. A partition without new records would show it at no commit.
+    pub async fn set_back(
+        &self,
+        environment: &Environment,
+        settled: &[((String, i32), i64)],
+    ) -> Result<HashSet<(String, i32)>, store::Error> {
+        let mut found = HashSet::new();
+        for topic in incidents::made_anew_lately(&self.db).await? {
+            let here = || settled.iter().filter(|((of, _), _)| *of == topic);
+            let Some(parsed) = environment.parse(&topic).filter(|_| here().next().is_some()) else {
+                continue;
+            };
+            let stored = match &parsed.tenant {
+                None => positions::list(&self.db, &self.module).await?,
+                Some(id) => match self.tenants.find(id).await? {
+                    Some(tenant) => positions::list(&self.db, &tenant.schema).await?,
+                    None => continue,
+                },
+            };
+            let is_set_back = |(place, next): &&((String, i32), i64)| {
+                stored.get(place).is_some_and(|position| position.next_offset < *next)
+            };
+            found.extend(here().filter(is_set_back).map(|(place, _)| place.clone()));
+        }
+        Ok(found)
     }
 
     /// `is_of_topic`: whether the other partitions of a topic that was made anew are still to be set back.

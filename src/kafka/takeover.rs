@@ -112,19 +112,25 @@ impl<L: Ledger> Asker<L> {
             let Question { candidate, span, .. } = question;
             question.decided = self.takeover.decide(candidate, &positions, *span, &cluster);
         });
-        // What fits waits for nobody.
-        let (fits, misfits): (Vec<_>, Vec<_>) =
-            questions.into_iter().partition(|question| question.decided.misfit.is_none());
+        // What fits waits for nobody, but for the misfits of its own topic where that was made anew: storing
+        // these sets back the positions of all its partitions, and none may have been read by then.
+        let anew: BTreeSet<String> =
+            questions.iter().filter(|q| q.is_anew()).map(|q| q.due.topic.clone()).collect();
+        let (fits, misfits): (Vec<_>, Vec<_>) = questions.into_iter().partition(|question| {
+            question.decided.misfit.is_none() && !anew.contains(&question.due.topic)
+        });
         *due = misfits.iter().map(|question| question.due.clone()).collect();
         self.tell(fits);
         let looks: Vec<Look> = misfits.iter().filter_map(Question::look).collect();
         let looked = self.look(looks).await?;
+        let mut of_anew = Vec::new();
         for question in misfits {
             let Question { due: of, candidate, decided, .. } = &question;
             let records = looked.get(&candidate.at).map_or(&[][..], Vec::as_slice);
             let concluded =
                 self.takeover.conclude(candidate, &positions, decided, &cluster, records);
             match store::within(PATIENCE, concluded).await {
+                Ok(()) if anew.contains(&of.topic) => of_anew.push(question),
                 Ok(()) => self.tell(vec![question]),
                 // One tenant's trouble keeps no other's partitions from beginning.
                 Err(error) => {
@@ -134,6 +140,7 @@ impl<L: Ledger> Asker<L> {
                 }
             }
         }
+        self.tell(of_anew);
         due.clear();
         Ok(())
     }
@@ -141,11 +148,8 @@ impl<L: Ledger> Asker<L> {
     /// Where a partition shows that its topic was made anew, its others begin anew as well: what was read of
     /// them may be of the new log already.
     fn remake(&self, questions: &mut [Question], decide: impl Fn(&mut Question)) {
-        let is_anew = |question: &&Question| {
-            let misfit = question.decided.misfit.as_ref();
-            question.due.remade == Remade::No
-                && misfit.is_some_and(|misfit| misfit.kind == Kind::TopicMadeAnew)
-        };
+        let is_anew =
+            |question: &&Question| question.due.remade == Remade::No && question.is_anew();
         let anew: BTreeSet<String> =
             questions.iter().filter(is_anew).map(|question| question.due.topic.clone()).collect();
         for topic in anew {
@@ -207,6 +211,11 @@ impl<L: Ledger> Asker<L> {
 }
 
 impl Question {
+    /// Whether the partition shows that its topic was made anew.
+    fn is_anew(&self) -> bool {
+        self.decided.misfit.as_ref().is_some_and(|misfit| misfit.kind == Kind::TopicMadeAnew)
+    }
+
     /// Which records are to be looked at.
     fn look(&self) -> Option<Look> {
         self.decided.look.map(|from| Look { at: self.candidate.at.clone(), from, records: 2 })

@@ -88,7 +88,11 @@ impl Watchdog {
             let end = spans.get(&place(&settled))?.end;
             Some((settled.0, (end - settled.1).max(0)))
         };
+        let set_back = self.takeover.set_back(&self.environment, &settled).await?;
         self.status.set_lags(settled.into_iter().filter_map(lag).collect());
+        self.assignment.begin_anew(|choice| {
+            !choice.held && set_back.contains(&(choice.topic.to_owned(), choice.partition))
+        });
         let span = |watched: &Watched| spans.get(&at(watched)).copied();
         let shown = self.progress.compare(watched, span, idle, TOPICS);
         let looked = self.records(&shown).await?;

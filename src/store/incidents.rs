@@ -306,3 +306,14 @@ pub async fn gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec<Gap>
     .await
     .map_err(Error::at("look for gaps"))
 }
+
+/// Topics of which an instance found lately that they were made anew, resolved or not. The database's clock counts.
+pub async fn made_anew_lately(db: impl PgExecutor<'_>) -> Result<Vec<String>, Error> {
+    sqlx::query_scalar(
+        "select distinct topic from mod_patron_blocks.incident
+          where kind = 'topic_made_anew' and raised_at > now() - interval '5 minutes'",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("look for topics that were made anew"))
+}

@@ -120,6 +120,18 @@ async fn a_topic_that_was_made_anew_is_read_from_its_beginning_however_much_it_h
     .await;
 }
 
+/// Positions are of the log that there is now, also those of partitions that get no more records.
+async fn positions_reach(world: &World, topic: &str, ends: &[(i32, i64)]) {
+    let wrong = ends
+        .iter()
+        .map(|(partition, end)| format!("partition = {partition} and next_offset <> {end}"));
+    let wrong = format!(
+        "select count(*) from {{schema}}.ingest_position where topic = '{topic}' and ({})",
+        wrong.collect::<Vec<_>>().join(" or ")
+    );
+    world.until("positions reach the ends", async |w: &World| w.count(&wrong).await == 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_made_anew_while_it_is_read_is_noticed() {
     World::tell(async |world| {
@@ -134,6 +146,7 @@ async fn a_topic_that_is_made_anew_while_it_is_read_is_noticed() {
         world
             .until("the new topic is read", async |w: &World| open_loans(w, user).await == 14)
             .await;
+        positions_reach(world, &topic, &[(0, 4), (1, 0)]).await;
         let told = world.take_incidents().await;
         assert!(!told.is_empty() && told.iter().all(|kind| kind == "topic_made_anew"), "{told:?}");
     })
@@ -157,6 +170,26 @@ async fn a_topic_made_anew_that_outgrew_what_was_read_is_read_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_empty_is_at_its_end_after_its_topic_was_made_anew() {
+    World::tell(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 4).await;
+        world.settled().await;
+        world.log.remake(&topic).await;
+        // Its position is zero in either log, so it fits. Read before the positions of the topic are set back, it
+        // would stay at zero until its next record.
+        publish_check_outs_to(world, user, 1, 3).await;
+        publish_check_outs_to(world, user, 0, 1).await;
+        world.until("it is read", async |w: &World| open_loans(w, user).await == 8).await;
+        positions_reach(world, &topic, &[(0, 1), (1, 3)]).await;
+        let told = world.take_incidents().await;
+        assert!(!told.is_empty() && told.iter().all(|kind| kind == "topic_made_anew"), "{told:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_is_read_whole_by_all_instances() {
     World::tell(async |world| {
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
@@ -171,6 +204,7 @@ async fn a_topic_made_anew_is_read_whole_by_all_instances() {
         publish_check_outs_to(world, user, 0, 4).await;
         publish_check_outs_to(world, user, 1, 1).await;
         world.until("it is read whole", async |w: &World| open_loans(w, user).await == 15).await;
+        positions_reach(world, &topic, &[(0, 4), (1, 1)]).await;
         let told = world.take_incidents().await;
         assert!(!told.is_empty() && told.iter().all(|kind| kind == "topic_made_anew"), "{told:?}");
     })
