@@ -119,14 +119,22 @@ impl<S: IngestStore> PartitionStarter<S> {
             let PartitionStart { candidate, log, .. } = start;
             start.plan = self.start_offsets.decide(candidate, &positions, *log, &cluster_id);
         });
-        // What fits waits for nobody.
-        let (consistent, anomalous): (Vec<_>, Vec<_>) =
-            starts.into_iter().partition(|start| start.plan.anomaly.is_none());
+        // A consistent partition waits for no other, unless its topic was recreated. Recording the anomaly of one
+        // partition resets the positions of all partitions of that topic, so none may have been read by then.
+        let recreated: BTreeSet<String> = starts
+            .iter()
+            .filter(|start| start.shows_recreation())
+            .map(|start| start.pending.topic.clone())
+            .collect();
+        let (consistent, anomalous): (Vec<_>, Vec<_>) = starts.into_iter().partition(|start| {
+            start.plan.anomaly.is_none() && !recreated.contains(&start.pending.topic)
+        });
         *pending = anomalous.iter().map(|start| start.pending.clone()).collect();
         self.send_decisions(consistent);
         let probes: Vec<RecordProbe> =
             anomalous.iter().filter_map(PartitionStart::record_probe).collect();
         let results = self.probe(probes).await?;
+        let mut of_recreated_topics = Vec::new();
         for start in anomalous {
             let PartitionStart { pending, candidate, plan: decided, .. } = &start;
             let records = results.get(&candidate.topic_partition).map_or(&[][..], Vec::as_slice);
@@ -138,6 +146,7 @@ impl<S: IngestStore> PartitionStarter<S> {
                 records,
             );
             match store::with_timeout(QUERY_TIMEOUT, recorded).await {
+                Ok(()) if recreated.contains(&pending.topic) => of_recreated_topics.push(start),
                 Ok(()) => self.send_decisions(vec![start]),
                 // One tenant's trouble keeps no other's partitions from beginning.
                 Err(error) => {
@@ -147,6 +156,7 @@ impl<S: IngestStore> PartitionStarter<S> {
                 }
             }
         }
+        self.send_decisions(of_recreated_topics);
         pending.clear();
         Ok(())
     }
@@ -159,9 +169,7 @@ impl<S: IngestStore> PartitionStarter<S> {
         decide: impl Fn(&mut PartitionStart),
     ) {
         let is_recreated = |start: &&PartitionStart| {
-            let anomaly = start.plan.anomaly.as_ref();
-            start.pending.recreation == TopicRecreation::NotDetected
-                && anomaly.is_some_and(|anomaly| anomaly.kind == IncidentKind::TopicRecreated)
+            start.pending.recreation == TopicRecreation::NotDetected && start.shows_recreation()
         };
         let recreated: BTreeSet<String> =
             starts.iter().filter(is_recreated).map(|start| start.pending.topic.clone()).collect();
@@ -236,6 +244,12 @@ impl<S: IngestStore> PartitionStarter<S> {
 }
 
 impl PartitionStart {
+    /// Returns whether the partition shows that its topic was recreated.
+    fn shows_recreation(&self) -> bool {
+        let anomaly = self.plan.anomaly.as_ref();
+        anomaly.is_some_and(|anomaly| anomaly.kind == IncidentKind::TopicRecreated)
+    }
+
     /// Which records are to be looked at.
     fn record_probe(&self) -> Option<RecordProbe> {
         self.plan.probe_from.map(|offset| RecordProbe {

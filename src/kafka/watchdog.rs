@@ -99,7 +99,11 @@ impl Watchdog {
             let end = watermarks.get(&key_of(&committed))?.high;
             Some((committed.0, (end - committed.1).max(0)))
         };
+        let reset = self.start_offsets.reset_partitions(&self.environment, &committed).await?;
         self.status.set_lags(committed.into_iter().filter_map(lag).collect());
+        self.assignment.restart(|partition| {
+            !partition.stopped && reset.contains(&(partition.topic.to_owned(), partition.partition))
+        });
         let log_of =
             |watched: &WatchedPartition| watermarks.get(&topic_partition(watched)).copied();
         let report = self.progress.observe(watched, log_of, idle_polls, PROBED_TOPICS_MAX);

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{outcome::TopicPartition, tenants::TenantRegistry};
 use crate::{
-    event::{TenantId, Topic},
+    event::{Environment, TenantId, Topic},
     kafka::assignment::{OffsetAndTimestamp, TopicRecreation},
     metrics::metrics,
     store::{
@@ -371,6 +371,34 @@ impl StartOffsetResolver {
             log_incident(&incident);
         }
         Ok(())
+    }
+
+    /// Returns the partitions whose stored position another instance reset below `committed`, after it found that
+    /// their topic was recreated. A partition without new records would show the reset at no commit.
+    pub async fn reset_partitions(
+        &self,
+        environment: &Environment,
+        committed: &[((String, i32), i64)],
+    ) -> Result<HashSet<(String, i32)>, store::Error> {
+        let mut found = HashSet::new();
+        for topic in incidents::recently_recreated_topics(&self.db).await? {
+            let here = || committed.iter().filter(|((of, _), _)| *of == topic);
+            let Some(parsed) = environment.parse(&topic).filter(|_| here().next().is_some()) else {
+                continue;
+            };
+            let stored = match &parsed.tenant {
+                None => positions::list(&self.db, &self.module).await?,
+                Some(id) => match self.tenants.find(id).await? {
+                    Some(tenant) => positions::list(&self.db, &tenant.schema).await?,
+                    None => continue,
+                },
+            };
+            let is_reset = |(place, next): &&((String, i32), i64)| {
+                stored.get(place).is_some_and(|position| position.next_offset < *next)
+            };
+            found.extend(here().filter(is_reset).map(|(place, _)| place.clone()));
+        }
+        Ok(found)
     }
 
     /// `is_of_topic`: whether the other partitions of a topic that was made anew are still to be set back.

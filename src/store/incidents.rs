@@ -306,3 +306,14 @@ pub async fn list_gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec
     .await
     .map_err(Error::at("look for gaps"))
 }
+
+/// Lists the topics that an instance found to be recreated in the last five minutes, by the clock of the database.
+pub async fn recently_recreated_topics(db: impl PgExecutor<'_>) -> Result<Vec<String>, Error> {
+    sqlx::query_scalar(
+        "select distinct topic from mod_patron_blocks.incident
+          where kind = 'topic_recreated' and raised_at > now() - interval '5 minutes'",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("list recently recreated topics"))
+}
