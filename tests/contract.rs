@@ -157,7 +157,7 @@ fn the_catalogue_of_messages_is_what_is_written() {
 fn the_consumer_that_is_shown_is_the_one_that_is_tested() {
     let tested = file("tests/consumer.rs").replace("pub(crate) ", "");
     let (_, tested) = tested.split_once("\n\n").unwrap();
-    assert!(file("docs/learning-of-blocks.md").contains(&format!("```rust\n{tested}```")));
+    assert!(file("docs/block-events.md").contains(&format!("```rust\n{tested}```")));
 }
 
 #[test]
