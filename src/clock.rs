@@ -43,8 +43,8 @@ impl Clock {
 /// The first and the last instant of the years that four digits can write: years 1 to 9999.
 const FORMATTABLE_MILLIS: [i64; 2] = [-62_135_596_800_000, 253_402_300_799_999];
 
-/// An instant as clients read it (http contract 1.3): `2026-09-14T21:59:59.000+00:00`. What is beyond the years
-/// that they read is as far as those go.
+/// An instant as clients read it (docs/contract/http-api.md#13-dates):
+/// `2026-09-14T21:59:59.000+00:00`. What is beyond the years that they read is as far as those go.
 pub fn format_instant(instant: DateTime<Utc>) -> String {
     let [first, last] = FORMATTABLE_MILLIS;
     let milliseconds = instant.timestamp_millis().clamp(first, last);

@@ -40,7 +40,7 @@ fn routes() -> BTreeSet<(String, String)> {
 }
 
 /// Who hands in events is known to the gateway; today's descriptor declares no permission set for it
-/// (http contract 6).
+/// (docs/contract/http-api.md#6-handlers).
 fn is_declared(permission: &&str) -> bool {
     !permission.starts_with("patron-blocks.handlers.")
 }

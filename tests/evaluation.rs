@@ -1,4 +1,4 @@
-//! The 60 rows of the evaluation contract, section 7, against the pure core. Each state is told by
+//! The 60 rows of docs/contract/evaluation.md#7-cases, against the pure core. Each state is told by
 //! events, so the rows go through the merge as well. What rows 9, 54 to 56, 59 and 60 say of HTTP and
 //! of the users module is told by `stories::evaluation`.
 
@@ -339,7 +339,8 @@ fn invalid_limit_does_not_disable_other_limits() {
     assert_eq!(blocked, [Actions::NONE, ALL]);
 }
 
-/// Six fixed rows (http contract 4): clients know them by their ids, and sort them by their names.
+/// Six fixed rows (docs/contract/http-api.md#4-conditions): clients know them by their ids, and
+/// sort them by their names.
 #[test]
 fn six_conditions_have_the_known_ids_and_names() {
     let seeded = [CO, LI, OI, OR, FB, RD].map(|measure| {

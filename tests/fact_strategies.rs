@@ -1,5 +1,6 @@
-//! Facts about one loan and one fee/fine, told at times and by sources that a property chooses, with
-//! what decides between them spelled out as the contract lists it and not as stamps lay it out.
+//! Facts about one loan and one fee/fine, told at times and by sources that a property chooses,
+//! with what decides between them spelled out as docs/contract/events.md#64-clocks lists it and not
+//! as stamps lay it out.
 
 use std::ops::Range;
 
@@ -19,7 +20,8 @@ pub(crate) const FEE: Uuid = Uuid::from_u128(0x20);
 pub(crate) const ANNA: Uuid = Uuid::from_u128(0x30);
 pub(crate) const BERT: Uuid = Uuid::from_u128(0x31);
 
-/// The order of kinds in one millisecond (events contract 6.4); what storage holds comes before all.
+/// The order of kinds in one millisecond (docs/contract/events.md#64-clocks); what storage holds
+/// comes before all.
 const TIE_ORDER: [Kind; 7] = [
     Kind::ItemCheckedOut,
     Kind::LoanDueDateChanged,
@@ -246,7 +248,8 @@ pub(crate) fn is_check_out(fact: &Fact) -> bool {
     matches!(fact, Fact::CheckedOut { .. })
 }
 
-/// The open loan that facts without an end must come to, as the contract words it.
+/// The open loan that facts without an end must come to, as docs/contract/events.md#9-transitions
+/// words it.
 pub(crate) fn expected_loan(facts: &[TimedFact]) -> Option<OpenLoan> {
     let user = newest(facts, is_opening)?.fact.user()?;
     let newest_fact = |which: fn(&Fact) -> bool| newest(facts, which).map(|fact| &fact.fact);

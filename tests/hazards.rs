@@ -1,6 +1,6 @@
-//! The ordering hazards of the events contract (10), each as a property of the pure core: what must
-//! come of it whatever the times, the order of arrival and the repetition. `docs/hazards.md` has the
-//! table of them, with the stories that show the same from outside.
+//! The ordering hazards of docs/contract/events.md#10-hazards, each as a property of the pure core:
+//! what must come of it whatever the times, the order of arrival and the repetition.
+//! `docs/hazards.md` has the table of them, with the stories that show the same from outside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -342,7 +342,8 @@ proptest! {
         prop_assert_eq!(event.occurred_at, instant(expected));
     }
 
-    /// Ties (events contract 6.4): time, kind, source, then offset and partition, or the id.
+    /// Ties (docs/contract/events.md#64-clocks): time, kind, source, then offset and partition, or
+    /// the id.
     #[test]
     fn ties_are_broken_by_kind_source_and_position(facts in timed_facts(any_fact(), 2..12)) {
         for (a, b) in facts.iter().flat_map(|a| facts.iter().map(move |b| (a, b))) {

@@ -1,5 +1,6 @@
-//! What an event is known by (events contract 5), held against invariant I1: the inbox takes each key
-//! once, so two records may only share a key when it does not matter which of them was read first.
+//! What an event is known by (docs/contract/events.md#5-identity), held against invariant I1 of
+//! ARCHITECTURE.md: the inbox takes each key once, so two records may only share a key when it does
+//! not matter which of them was read first.
 
 use std::collections::HashSet;
 

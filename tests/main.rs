@@ -6,6 +6,7 @@
 
 mod assignment;
 mod boundaries;
+mod citations;
 mod conformance;
 mod contract;
 mod cql;
@@ -26,6 +27,7 @@ mod sql;
 mod start_offset;
 mod stories;
 mod tenant_horizons;
+mod vocabulary;
 
 // What tests are made with.
 mod binary;

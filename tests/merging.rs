@@ -1,4 +1,4 @@
-//! The laws of the merge (invariant I1), on the pure core.
+//! The laws of the merge (invariant I1 of ARCHITECTURE.md), on the pure core.
 
 use std::collections::BTreeMap;
 

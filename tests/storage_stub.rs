@@ -1,5 +1,5 @@
-//! Storage modules that a story commands: open loans and accounts, a page at a time, by the queries of the
-//! contract (http contract 9), and everything that can go wrong with one.
+//! Storage modules that a story commands: open loans and accounts, a page at a time, by the queries
+//! of docs/contract/http-api.md#9-calls, and everything that can go wrong with one.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

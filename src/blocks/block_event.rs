@@ -263,7 +263,7 @@ impl ChangeType {
         }
     }
 
-    /// As the platform's events name it (events contract 4.3).
+    /// As the platform's events name it (docs/contract/events.md#43-change).
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "CREATED",

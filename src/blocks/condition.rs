@@ -2,7 +2,7 @@
 
 use uuid::{Uuid, uuid};
 
-/// What a condition counts (evaluation contract 3).
+/// What a condition counts (docs/contract/evaluation.md#3-conditions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Measure {
     /// Items charged out, not claimed returned.
@@ -30,7 +30,8 @@ impl Measure {
         Self::RecallOverdueDays,
     ];
 
-    /// The fixed id of its condition, which alone decides what is counted (http contract 4).
+    /// The fixed id of its condition, which alone decides what is counted
+    /// (docs/contract/http-api.md#4-conditions).
     pub const fn condition_id(self) -> Uuid {
         match self {
             Self::ChargedOut => uuid!("3d7c52dc-c732-4223-8bf8-e5917801386f"),

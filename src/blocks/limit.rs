@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 /// The limit of one condition for one patron group. There may be several for the same pair; each
-/// counts for itself (http contract 5).
+/// counts for itself (docs/contract/http-api.md#5-limits).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limit {
     /// Its id.
@@ -19,7 +19,7 @@ pub struct Limit {
 
 impl Limit {
     /// The value for comparing money: the shortest decimal that the double stands for, so 10.4 is
-    /// exactly 10.4 (evaluation contract 5).
+    /// exactly 10.4 (docs/contract/evaluation.md#5-money).
     pub fn exact_decimal(value: f64) -> Option<Decimal> {
         value.to_string().parse().ok()
     }

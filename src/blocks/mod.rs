@@ -1,4 +1,5 @@
-//! From what a patron has to what a patron may not do (evaluation contract). No I/O, no clock.
+//! From what a patron has to what a patron may not do (docs/contract/evaluation.md). No I/O, no
+//! clock.
 
 mod block_event;
 mod condition;

@@ -1,6 +1,7 @@
 //! Settings: every one a flag and an environment variable, checked once, all problems at once.
 //!
-//! FOLIO's names are kept (events contract 11, http contract). `--help` is the reference.
+//! FOLIO's names are kept (docs/contract/events.md#11-settings, docs/contract/http-api.md).
+//! `--help` is the reference.
 
 mod block_events;
 mod kafka;

@@ -46,7 +46,8 @@ pub struct OkapiSettings {
     pub pubsub_registration: String,
 }
 
-/// Once checked: the gateway, and how old the users module's answers may get (http contract 2).
+/// Once checked: the gateway, and how old the users module's answers may get
+/// (docs/contract/http-api.md#2-blocks).
 #[derive(Debug, Clone)]
 pub struct OkapiConfig {
     /// Whom calls go through.

@@ -1,5 +1,5 @@
-//! The dotted names by which other modules of FOLIO take the same settings of Kafka (events contract 11). The
-//! upper-case name wins.
+//! The dotted names by which other modules of FOLIO take the same settings of Kafka
+//! (docs/contract/events.md#11-settings). The upper-case name wins.
 
 use clap::Command;
 

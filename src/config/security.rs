@@ -1,5 +1,6 @@
-//! Settings of how connections to Kafka are encrypted and who we say we are (events contract 11). Stores are
-//! read here, once: what can't be used is told before anything starts.
+//! Settings of how connections to Kafka are encrypted and who we say we are
+//! (docs/contract/events.md#11-settings). Stores are read here, once: what can't be used is told
+//! before anything starts.
 
 use std::fs;
 

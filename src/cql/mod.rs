@@ -1,4 +1,5 @@
-//! CQL, the query language of FOLIO's collections (http contract 1.6): text to an expression and back.
+//! CQL, the query language of FOLIO's collections (docs/contract/http-api.md#16-collections): text
+//! to an expression and back.
 //!
 //! ```text
 //! query      = [condition] ["sortby" key+]

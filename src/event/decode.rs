@@ -14,8 +14,8 @@ use super::{
     fields::required,
 };
 
-/// How far an envelope's time may run ahead of its own record's before it is not believed (events
-/// contract 6.4).
+/// How far an envelope's time may run ahead of its own record's before it is not believed
+/// (docs/contract/events.md#64-clocks).
 pub(super) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
 /// What a record turned out to be.
@@ -28,7 +28,7 @@ pub enum DecodeOutcome {
     /// A record without a value. It says nothing; it is counted and passed by.
     Tombstone,
     /// A tenant's record of a change that means nothing to us, such as of another type than are known
-    /// (events contract 4.3). It is counted and passed by.
+    /// (docs/contract/events.md#43-change). It is counted and passed by.
     Skipped(TenantId),
 }
 
@@ -151,7 +151,7 @@ pub(super) fn decode_payload<'a>(
     }
 }
 
-/// An event type that is named has to be the topic's (events contract 4.4).
+/// An event type that is named has to be the topic's (docs/contract/events.md#44-pubsub).
 fn check_event_type(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
     let rule = "names another kind of event than the topic";
     match envelope.event_type {
@@ -184,7 +184,7 @@ fn build_event<T, B>(
     let (key, identified_by) = match (id, timed_by) {
         (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
         // Another copy may have another time. Were they one to the inbox, the first that is read would
-        // decide which of the times counts (invariant I1).
+        // decide which of the times counts (invariant I1 of ARCHITECTURE.md).
         (Some(id), _) => {
             let at = occurred_at.timestamp_millis().to_be_bytes();
             (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
@@ -198,7 +198,7 @@ fn build_event<T, B>(
     Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
 }
 
-/// The time that orders this event (events contract 6.4).
+/// The time that orders this event (docs/contract/events.md#64-clocks).
 fn resolve_time<T, B>(
     record: &Record<T, B>,
     envelope: Envelope<'_>,
@@ -273,8 +273,8 @@ pub fn tenant_candidates<T: AsRef<str>, B: AsRef<[u8]>>(
     TenantCandidates { tenants, names_no_tenant: names.is_empty() }
 }
 
-/// The tenant on which all that name one agree (events contract 3.2): the headers, the envelopes and
-/// the topic. Header names are compared without regard to case.
+/// The tenant on which all that name one agree (docs/contract/events.md#32-headers): the headers,
+/// the envelopes and the topic. Header names are compared without regard to case.
 fn resolve_tenant<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
@@ -338,7 +338,8 @@ fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
     })
 }
 
-/// Here alone the borrower may be missing, or make no sense: the loan is known by its own id (contract 7.2).
+/// Here alone the borrower may be missing, or make no sense: the loan is known by its own id
+/// (docs/contract/events.md#72-item_checked_in).
 fn checked_in(m: &Members<'_>) -> Result<Fact, Reject> {
     Ok(Fact::CheckedIn {
         loan: loan_id(m)?,

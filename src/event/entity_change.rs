@@ -1,5 +1,6 @@
-//! What storage modules tell: how a loan or a user is after a change, or that it is gone (events contract
-//! 4.3, 8). Loans come from mod-circulation-storage, users from mod-users.
+//! What storage modules tell: how a loan or a user is after a change, or that it is gone
+//! (docs/contract/events.md#43-change, docs/contract/events.md#8-storage). Loans come from
+//! mod-circulation-storage, users from mod-users.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use serde::Deserialize;
@@ -102,7 +103,7 @@ fn entity_id(entity: &Entity<'_>) -> Result<Uuid, Reject> {
 }
 
 /// An open loan has to say whose it is and when it is due; of one that has ended its id is enough, and its
-/// user may have been taken out (events contract 8).
+/// user may have been taken out (docs/contract/events.md#8-storage).
 fn loan_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
     let entity = match change {
         EntityChange::Saved(entity) => entity,

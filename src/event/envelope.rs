@@ -14,7 +14,7 @@ pub(super) type RawMember<'a> = Option<&'a RawValue>;
 
 /// The members of a payload or an envelope that mean something to us, each as its own JSON text, so
 /// that a number keeps its digits and an error can name the member. `null` counts as absent, and
-/// unknown members are allowed everywhere (events contract 7).
+/// unknown members are allowed everywhere (docs/contract/events.md#7-events).
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Members<'a> {
@@ -35,7 +35,8 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     pub(super) balance: RawMember<'a>,
 
-    // Members of envelopes, under all names that are in use (events contract 4.2 to 4.4).
+    // Members of envelopes, under all names that are in use (docs/contract/events.md#42-envelope to
+    // docs/contract/events.md#44-pubsub).
     #[serde(borrow)]
     id: RawMember<'a>,
     #[serde(borrow)]
@@ -57,13 +58,14 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     new: RawMember<'a>,
 
-    // The wrapper that a plain serialiser makes of mod-circulation's `data` (4.2).
+    // The wrapper that a plain serialiser makes of mod-circulation's `data`
+    // (docs/contract/events.md#42-envelope).
     #[serde(borrow)]
     map: RawMember<'a>,
     #[serde(borrow)]
     empty: RawMember<'a>,
 
-    // What mod-pubsub stores (4.4).
+    // What mod-pubsub stores (docs/contract/events.md#44-pubsub).
     #[serde(borrow)]
     event_type: RawMember<'a>,
     #[serde(borrow)]
@@ -73,7 +75,7 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     tenant_id: RawMember<'a>,
 
-    // What an HTTP caller may say of its call (6.4).
+    // What an HTTP caller may say of its call (docs/contract/events.md#64-clocks).
     #[serde(borrow)]
     metadata: RawMember<'a>,
     #[serde(borrow)]
@@ -98,8 +100,8 @@ pub(super) struct Envelope<'a> {
 /// What the envelopes say, which stands even when the content can't be read, and the flat payload.
 pub(super) type OpenedEnvelope<'a> = (Envelope<'a>, Result<Members<'a>, Reject>);
 
-/// Takes a value out of its envelopes, in the order of the events contract 4.6. `inner` is where the
-/// text lives that shape D carries as a string.
+/// Takes a value out of its envelopes, in the order of docs/contract/events.md#46-detection.
+/// `inner` is where the text lives that shape D carries as a string.
 pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> OpenedEnvelope<'a> {
     match parse_flat(value) {
         Ok(top) if top.is_pubsub() => open_pubsub(top, inner),
@@ -118,7 +120,8 @@ pub(super) struct ChangeEnvelope<'a> {
     pub(super) new: RawMember<'a>,
 }
 
-/// Takes a change out of its envelope (events contract 4.3). Nothing else stands in the topics of entities.
+/// Takes a change out of its envelope (docs/contract/events.md#43-change). Nothing else stands in
+/// the topics of entities.
 pub(super) fn open_change(value: &[u8]) -> (Envelope<'_>, Result<ChangeEnvelope<'_>, Reject>) {
     let top = match parse_flat(value) {
         Ok(top) => top,

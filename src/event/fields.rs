@@ -1,5 +1,6 @@
-//! Field formats (events contract 6). Each reader takes a member's JSON text and gives the value,
-//! `None` where the member is absent, or a [`Reject`] that names the member and the rule.
+//! Field formats (docs/contract/events.md#6-formats). Each reader takes a member's JSON text and
+//! gives the value, `None` where the member is absent, or a [`Reject`] that names the member and
+//! the rule.
 
 use std::{borrow::Cow, fmt};
 
@@ -49,7 +50,7 @@ pub(super) fn string_lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     string_value(raw).or_else(|| replaced().map(Cow::Owned))
 }
 
-/// A UUID of version 1 to 5 and RFC variant, in either case (6.1).
+/// A UUID of version 1 to 5 and RFC variant, in either case (docs/contract/events.md#61-uuid).
 pub(super) fn uuid(name: &'static str, raw: RawMember<'_>) -> Result<Option<Uuid>, Reject> {
     const RULE: &str = "must be a UUID of version 1 to 5";
     let Some(raw) = raw else { return Ok(None) };
@@ -60,7 +61,7 @@ pub(super) fn uuid(name: &'static str, raw: RawMember<'_>) -> Result<Option<Uuid
 }
 
 /// The UUID in `text`, if it is one that FOLIO's own modules accept: hyphenated, of version 1 to 5 and
-/// RFC variant (6.1).
+/// RFC variant (docs/contract/events.md#61-uuid).
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
     let rfc = uuid.get_variant() == uuid::Variant::RFC4122;
@@ -97,8 +98,9 @@ pub(super) fn boolean(name: &'static str, raw: RawMember<'_>) -> Result<Option<b
     }
 }
 
-/// A decimal, from a number or a numeric string, without trailing zeros (6.3). An empty string counts as
-/// absent; blanks around a number do not count, as for Java's mapper.
+/// A decimal, from a number or a numeric string, without trailing zeros
+/// (docs/contract/events.md#63-numbers). An empty string counts as absent; blanks around a number
+/// do not count, as for Java's mapper.
 pub(super) fn decimal(name: &'static str, raw: RawMember<'_>) -> Result<Option<Decimal>, Reject> {
     const RULE: &str = "must be a number of at most 13 digits before the point";
     let Some(raw) = raw else { return Ok(None) };
@@ -195,8 +197,8 @@ pub(super) fn epoch_milliseconds(raw: RawMember<'_>) -> Option<DateTime<Utc>> {
     text.parse().ok().and_then(DateTime::from_timestamp_millis).filter(in_calendar)
 }
 
-/// A date and time in any of the forms that Java's mapper reads, to the millisecond (6.2). An empty
-/// string counts as absent.
+/// A date and time in any of the forms that Java's mapper reads, to the millisecond
+/// (docs/contract/events.md#62-dates). An empty string counts as absent.
 pub(super) fn date_time(
     name: &'static str,
     raw: RawMember<'_>,
@@ -282,7 +284,7 @@ fn parse_offset(text: &str) -> Option<FixedOffset> {
 
 /// The grace period, if it makes sense. Whatever does not (a duration of 0 or less, an unknown
 /// interval, a missing member, a wrong type) is no grace period and never a reason to lose the loan
-/// (7.1).
+/// (docs/contract/events.md#71-item_checked_out).
 pub(super) fn grace(raw: RawMember<'_>) -> Option<Grace> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -1,5 +1,5 @@
-//! A table for each field format of the events contract 6 and for the grace period of 7.1: a row for
-//! each form that is named there.
+//! A table for each field format of docs/contract/events.md#6-formats and for the grace period of
+//! docs/contract/events.md#71-item_checked_out: a row for each form that is named there.
 
 use std::{cmp::Ordering, fmt::Debug};
 

@@ -1,5 +1,5 @@
-//! An event as HTTP brings it: mod-pubsub's callback, whose body is the flat payload alone (events
-//! contract 4.1).
+//! An event as HTTP brings it: mod-pubsub's callback, whose body is the flat payload alone
+//! (docs/contract/events.md#41-flat).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::borrow::Cow;
@@ -70,8 +70,9 @@ impl HttpEvent {
     }
 }
 
-/// A caller is answered, and so the ids that it may name must fit the schema (http contract 6); what comes
-/// from the log is not refused for those that matter less.
+/// A caller is answered, and so the ids that it may name must fit the schema
+/// (docs/contract/http-api.md#6-handlers); what comes from the log is not refused for those that
+/// matter less.
 fn check_ids(kind: Kind, members: &Members<'_>) -> Result<(), Reject> {
     if kind != Kind::FeeFineBalanceChanged {
         return fields::required("userId", fields::uuid("userId", members.user_id)?).map(drop);

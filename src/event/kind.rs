@@ -41,8 +41,9 @@ impl Kind {
         Self::StoredUser,
     ];
 
-    /// The eight business events (events contract 7), in the order that decides ties in the same
-    /// millisecond (6.4). They alone come over HTTP and through mod-pubsub.
+    /// The eight business events (docs/contract/events.md#7-events), in the order that decides ties
+    /// in the same millisecond (docs/contract/events.md#64-clocks). They alone come over HTTP and
+    /// through mod-pubsub.
     pub const BUSINESS: [Self; 8] = [
         Self::ItemCheckedOut,
         Self::LoanDueDateChanged,
@@ -75,7 +76,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The producer's part of the topic name (events contract 2.1).
+    /// The producer's part of the topic name (docs/contract/events.md#21-names).
     pub fn producer(self) -> &'static str {
         match self {
             Self::FeeFineBalanceChanged => "feesfines",
@@ -84,7 +85,7 @@ impl Kind {
         }
     }
 
-    /// Where a business event is posted over HTTP (http contract 6).
+    /// Where a business event is posted over HTTP (docs/contract/http-api.md#6-handlers).
     pub fn http_path(self) -> String {
         let name = self.name().to_ascii_lowercase().replace('_', "-");
         format!("/automated-patron-blocks/handlers/{name}")

@@ -1,8 +1,7 @@
 //! What a record says: from the bytes of a producer to an [`Event`], by pure functions.
 //!
-//! [`decode::read`] is the way in from the log, [`callback::read`] from HTTP. The rules are those of the events contract: topics (2), headers and
-//! tenants (3), shapes (4), identity (5), field formats (6), the eight business events (7) and what storage
-//! modules tell of loans and users (4.3, 8).
+//! [`decode::read`] is the way in from the log, [`callback::read`] from HTTP. The rules are those
+//! of docs/contract/events.md.
 
 pub mod decode;
 mod entity_change;
@@ -52,7 +51,8 @@ pub struct Record<Text = String, Bytes = Vec<u8>> {
     pub position: RecordPosition,
     /// The record's timestamp (`CreateTime`, milliseconds), where it has one.
     pub timestamp: Option<DateTime<Utc>>,
-    /// The key, which says nothing that can be relied on (contract 3.1); kept for dead letters.
+    /// The key, which says nothing that can be relied on (docs/contract/events.md#31-key); kept for
+    /// dead letters.
     pub key: Option<Bytes>,
     /// Header names as sent, with their bytes.
     pub headers: Vec<(Text, Bytes)>,
@@ -70,7 +70,8 @@ impl Record {
     }
 }
 
-/// Whether a header of this name carries a credential: it is never stored (events contract 3.2).
+/// Whether a header of this name carries a credential: it is never stored
+/// (docs/contract/events.md#32-headers).
 pub fn is_secret(header: &str) -> bool {
     ["x-okapi-token", "authorization"].iter().any(|secret| header.eq_ignore_ascii_case(secret))
 }
@@ -78,11 +79,11 @@ pub fn is_secret(header: &str) -> bool {
 /// One event that was understood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// What the inbox knows it by (contract 5).
+    /// What the inbox knows it by (docs/contract/events.md#5-identity).
     pub key: Uuid,
     /// Which rule gave [`Event::key`].
     pub identified_by: IdentifiedBy,
-    /// When it happened, for ordering (contract 6.4).
+    /// When it happened, for ordering (docs/contract/events.md#64-clocks).
     pub occurred_at: DateTime<Utc>,
     /// Which rule gave [`Event::occurred_at`].
     pub timed_by: TimedBy,
@@ -92,7 +93,7 @@ pub struct Event {
     pub fact: Fact,
 }
 
-/// The rule by which an event got its identity (contract 5).
+/// The rule by which an event got its identity (docs/contract/events.md#5-identity).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IdentifiedBy {
     /// The envelope's own id.
@@ -128,7 +129,7 @@ impl IdentifiedBy {
     }
 }
 
-/// The rule by which an event got its time (contract 6.4).
+/// The rule by which an event got its time (docs/contract/events.md#64-clocks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimedBy {
     /// The envelope's `timestamp`.
@@ -170,7 +171,8 @@ impl TimedBy {
     }
 }
 
-/// What an event says about a loan, a fee/fine or a patron, in the terms of contract 7 and 8.
+/// What an event says about a loan, a fee/fine or a patron, in the terms of
+/// docs/contract/events.md#7-events and docs/contract/events.md#8-storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// `ITEM_CHECKED_OUT`: a new loan.
@@ -181,7 +183,8 @@ pub enum Fact {
         user: Uuid,
         /// Due date at check-out.
         due_date: DateTime<Utc>,
-        /// The loan policy's grace period; none where it is missing or makes no sense (contract 7.1).
+        /// The loan policy's grace period; none where it is missing or makes no sense
+        /// (docs/contract/events.md#71-item_checked_out).
         grace: Option<Grace>,
     },
     /// `ITEM_CHECKED_IN`: the loan has ended.

@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::{Fact, Kind, RecordPosition};
 
-/// When something was said, with every tie decided (events contract 6.4): milliseconds, then the kind,
-/// then the source, then what tells two records of one source apart. It is made only of what belongs
-/// to the event itself, so a replay, a copy or another order of arrival decides the same.
+/// When something was said, with every tie decided (docs/contract/events.md#64-clocks):
+/// milliseconds, then the kind, then the source, then what tells two records of one source apart.
+/// It is made only of what belongs to the event itself, so a replay, a copy or another order of
+/// arrival decides the same.
 ///
 /// The bytes are laid out so that comparing them one by one is the comparison of stamps. PostgreSQL
 /// compares `bytea` just so, and therefore the SQL merge and this type can't disagree.
@@ -118,9 +119,9 @@ impl fmt::Debug for Stamp {
     }
 }
 
-/// The instant up to which a complete snapshot speaks (events contract 10): what was opened before it
-/// and isn't in the snapshot is closed. As bytes it is the prefix of every stamp of its millisecond,
-/// so `stamp >= horizon` reads the same in SQL.
+/// The instant up to which a complete snapshot speaks (docs/contract/events.md#10-hazards): what
+/// was opened before it and isn't in the snapshot is closed. As bytes it is the prefix of every
+/// stamp of its millisecond, so `stamp >= horizon` reads the same in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Horizon([u8; 8]);
 

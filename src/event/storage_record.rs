@@ -1,4 +1,5 @@
-//! Open loans and fees/fines as the storage modules hold them, where they are asked for (http contract 8.3).
+//! Open loans and fees/fines as the storage modules hold them, where they are asked for
+//! (docs/contract/http-api.md#83-mapping).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use serde::Deserialize;

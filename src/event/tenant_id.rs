@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-/// A tenant id that was checked: `[a-z][a-z0-9_]{0,30}` (events contract 2.3). Whatever holds one may
-/// put it into the name of a schema.
+/// A tenant id that was checked: `[a-z][a-z0-9_]{0,30}` (docs/contract/events.md#23-tenants).
+/// Whatever holds one may put it into the name of a schema.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(Arc<str>);
 

@@ -2,8 +2,8 @@
 
 use super::{Kind, TenantId};
 
-/// The topics of one deployment: its `ENV`, the first part of every name (events contract 2.2), and
-/// whether mod-pubsub's own topics are read too.
+/// The topics of one deployment: its `ENV`, the first part of every name
+/// (docs/contract/events.md#22-environment), and whether mod-pubsub's own topics are read too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     /// Set: only topics with this first part are ours. Unset or blank: producers write `folio.…`, or
@@ -18,11 +18,12 @@ pub struct Topic {
     /// The kind of event that its records are.
     pub kind: Kind,
     /// The tenant that all its records belong to; `None` for a collection topic, whose records name
-    /// theirs (events contract 2.3).
+    /// theirs (docs/contract/events.md#23-tenants).
     pub tenant: Option<TenantId>,
 }
 
-/// The name that stands for several tenants in the names of topics that they share (events contract 2.3).
+/// The name that stands for several tenants in the names of topics that they share
+/// (docs/contract/events.md#23-tenants).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collection(String);
 
@@ -53,13 +54,13 @@ impl Environment {
         Self { name, pubsub: false }
     }
 
-    /// The same, where `read` with mod-pubsub's own topics (events contract 2.1), for deployments
-    /// whose producers don't write native ones yet.
+    /// The same, where `read` with mod-pubsub's own topics (docs/contract/events.md#21-names), for
+    /// deployments whose producers don't write native ones yet.
     pub fn with_pubsub(self, read: bool) -> Self {
         Self { pubsub: read, ..self }
     }
 
-    /// The consumer group of all instances of this deployment (events contract 2.4).
+    /// The consumer group of all instances of this deployment (docs/contract/events.md#24-group).
     pub fn consumer_group(&self) -> String {
         let prefix = self.name.as_ref().map(|name| format!("{name}.")).unwrap_or_default();
         format!("{prefix}cg.patron-blocks")
@@ -323,7 +324,8 @@ mod tests {
             }
         }
         for other in [
-            // As mod-pubsub makes them beforehand, and nobody ever writes them (2.1).
+            // As mod-pubsub makes them beforehand, and nobody ever writes them
+            // (docs/contract/events.md#21-names).
             "prod1.northlib.mod-pubsub.LOAN_CLOSED",
             "prod1.pub-sub.northlib.LOG_RECORD.mod-pubsub-2.16.0",
             "prod1.pub-sub.northlib.loan.mod-pubsub-2.16.0",

@@ -1,4 +1,4 @@
-//! `/admin`: liveness and readiness (http contract 11).
+//! `/admin`: liveness and readiness (docs/contract/http-api.md#11-admin).
 
 use std::time::Duration;
 

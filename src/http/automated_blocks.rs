@@ -68,7 +68,7 @@ const BASIS_HEADER: &str = "X-Patron-Blocks-Basis";
 /// Whether all is known that has happened to the tenant's patrons; left out where it is.
 const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
 
-/// `GET /automated-patron-blocks/{userId}` (http contract 2).
+/// `GET /automated-patron-blocks/{userId}` (docs/contract/http-api.md#2-blocks).
 #[utoipa::path(
     get,
     path = "/automated-patron-blocks/{userId}",

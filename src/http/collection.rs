@@ -1,4 +1,5 @@
-//! Reading a collection of JSON records: a page of it, or one record (http contract 1.6).
+//! Reading a collection of JSON records: a page of it, or one record
+//! (docs/contract/http-api.md#16-collections).
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `patron-block-conditions`: the six conditions (http contract 4).
+//! `patron-block-conditions`: the six conditions (docs/contract/http-api.md#4-conditions).
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 

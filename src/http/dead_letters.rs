@@ -233,7 +233,7 @@ fn list_item(letter: &DeadLetterHead) -> Value {
     members
 }
 
-/// Members that are null are left out of JSON (http contract 1.2).
+/// Members that are null are left out of JSON (docs/contract/http-api.md#12-bodies).
 fn remove_nulls(body: &mut Value) {
     body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
 }

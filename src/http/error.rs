@@ -1,4 +1,4 @@
-//! One error type for the API (http contract 1.4). Causes are logged, never sent.
+//! One error type for the API (docs/contract/http-api.md#14-errors). Causes are logged, never sent.
 
 use std::{fmt, sync::Arc};
 
@@ -35,7 +35,7 @@ pub struct Violation {
     pub message: String,
     /// `-1` for our own checks, else the key of the schema's rule.
     pub code: &'static str,
-    /// The member, or whatever the contract names.
+    /// The member, or whatever docs/contract/http-api.md#14-errors names.
     pub key: String,
     /// The offending value, `"null"` where it is missing.
     pub value: String,

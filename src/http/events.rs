@@ -1,5 +1,6 @@
-//! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them (http contract
-//! 6). 204 means that the event is durable; the sender repeats whatever is answered otherwise.
+//! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them
+//! (docs/contract/http-api.md#6-handlers). 204 means that the event is durable; the sender repeats
+//! whatever is answered otherwise.
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
@@ -49,8 +50,9 @@ pub(super) async fn post(
     }
 }
 
-/// What breaks the schema is 422, what is no JSON of the right types 400 (http contract 1.4). What nobody reads
-/// is looked at by nobody here either, so that HTTP takes the bytes that the log takes.
+/// What breaks the schema is 422, what is no JSON of the right types 400
+/// (docs/contract/http-api.md#14-errors). What nobody reads is looked at by nobody here either, so
+/// that HTTP takes the bytes that the log takes.
 fn rejection(body: &[u8], reject: Reject) -> ApiError {
     let Some(field) = reject.field else {
         let rule = reject.to_string().replacen("the value", "the body", 1);

@@ -1,4 +1,4 @@
-//! `patron-block-limits`: limits per patron group (http contract 5).
+//! `patron-block-limits`: limits per patron group (docs/contract/http-api.md#5-limits).
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use uuid::Uuid;

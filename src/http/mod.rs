@@ -212,7 +212,7 @@ fn job_routes(app: &mut web::ServiceConfig) {
     );
 }
 
-/// A trailing slash is no part of a path (http contract 1.2).
+/// A trailing slash is no part of a path (docs/contract/http-api.md#12-bodies).
 pub fn normalize() -> NormalizePath {
     NormalizePath::trim()
 }

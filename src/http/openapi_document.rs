@@ -98,7 +98,7 @@ impl Modify for EventHandlers {
     }
 }
 
-/// Adds what a gateway sends with every request (http contract 1.1).
+/// Adds what a gateway sends with every request (docs/contract/http-api.md#11-headers).
 struct Gateway;
 
 impl Modify for Gateway {

@@ -1,4 +1,5 @@
-//! What a request asks of a collection: `query`, `offset`, `limit` (http contract 1.6).
+//! What a request asks of a collection: `query`, `offset`, `limit`
+//! (docs/contract/http-api.md#16-collections).
 
 use actix_web::{HttpRequest, web};
 

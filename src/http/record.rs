@@ -12,7 +12,8 @@ use crate::{clock, event::parse_uuid};
 pub(super) struct Record(pub(super) Map<String, Value>);
 
 impl Record {
-    /// Reads a body. No content type counts as JSON; another is refused (http contract 1.2).
+    /// Reads a body. No content type counts as JSON; another is refused
+    /// (docs/contract/http-api.md#12-bodies).
     pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {
         require_json(request)?;
         match serde_json::from_slice(body) {
@@ -99,8 +100,8 @@ impl Record {
         Ok(number)
     }
 
-    /// Puts the server's metadata in the place of what the client sent (http contract 1.5). What was
-    /// `created` before stays.
+    /// Puts the server's metadata in the place of what the client sent
+    /// (docs/contract/http-api.md#15-metadata). What was `created` before stays.
     pub(super) fn set_metadata(
         &mut self,
         stored: Option<&Value>,

@@ -1,5 +1,6 @@
-//! Synchronisation with the storage modules (http contract 8): a rebuild from them under the names that
-//! today's clients know, worked on when the timer brings a token.
+//! Synchronisation with the storage modules (docs/contract/http-api.md#8-synchronization): a
+//! rebuild from them under the names that today's clients know, worked on when the timer brings a
+//! token.
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use serde_json::{Map, Value, json};

@@ -127,7 +127,7 @@ pub(super) fn load_limit(request: &HttpRequest) -> &LoadLimit {
     request.app_data::<LoadLimit>().expect("routes() adds the gate")
 }
 
-/// The id in a path, or what the contract says of one that is none.
+/// The id in a path, or what docs/contract/http-api.md says of one that is none.
 pub(super) fn path_id(text: &str, error: impl FnOnce() -> ApiError) -> Result<Uuid, ApiError> {
     parse_uuid(text).ok_or_else(error)
 }

@@ -1,4 +1,4 @@
-//! `_tenant` 2.0: install, upgrade, disable and purge (http contract 7).
+//! `_tenant` 2.0: install, upgrade, disable and purge (docs/contract/http-api.md#7-tenants).
 
 use std::time::Duration;
 

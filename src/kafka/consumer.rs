@@ -232,7 +232,8 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     for (key, value) in [
         ("group.id", config.environment.consumer_group()),
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
-        // Small prefetch: the default may take 64 MiB (traps T22, T23).
+        // Small prefetch: the default may take 64 MiB (docs/contract/traps.md#t22-prefetch,
+        // docs/contract/traps.md#t23-fetch-back-off).
         ("queued.max.messages.kbytes", config.prefetch_kib.to_string()),
         ("queued.min.messages", prefetch_records(config.prefetch_kib as usize)),
     ] {
@@ -240,7 +241,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     }
     for (key, value) in [
         // Where reading begins is ours to say; where a log does not hold what comes next, nobody but us
-        // may decide (traps T7).
+        // may decide (docs/contract/traps.md#t7-offset-reset).
         ("auto.offset.reset", "error"),
         // Offsets are stored by hand once durable, and committed from there in the background, on
         // revocation and on leaving.

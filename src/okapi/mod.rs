@@ -1,4 +1,4 @@
-//! Other modules, asked through the gateway (http contract 9).
+//! Other modules, asked through the gateway (docs/contract/http-api.md#9-calls).
 
 mod breaker;
 mod calls;

@@ -1,5 +1,5 @@
-//! mod-pubsub: whom events are still delivered by where producers don't publish to Kafka themselves (http
-//! contract 7.4).
+//! mod-pubsub: whom events are still delivered by where producers don't publish to Kafka themselves
+//! (docs/contract/http-api.md#74-pubsub).
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The storage modules: who knows which loans and fees/fines are open (http contract 9).
+//! The storage modules: who knows which loans and fees/fines are open
+//! (docs/contract/http-api.md#9-calls).
 
 use std::time::Duration;
 

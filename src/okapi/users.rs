@@ -36,7 +36,7 @@ impl Users {
     }
 
     /// The patron's group: `None` for a patron without one, or one whom the users module does not
-    /// know, which are answers and not failures (http contract 2).
+    /// know, which are answers and not failures (docs/contract/http-api.md#2-blocks).
     pub async fn fetch_patron_group(
         &self,
         caller: &Caller,

@@ -10,11 +10,12 @@ use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fee {
     /// The balance, with the loan link that came with it: each event sets both, and an absent link
-    /// clears it (evaluation contract, row 47).
+    /// clears it (docs/contract/evaluation.md#7-cases, row 47).
     pub balance: Register<Balance>,
     /// The fee/fine type, from the newest event that named one.
     pub fee_fine_type: Register<Uuid>,
-    /// The patron who owes it, from the newest event that named one: a deletion does not (H7).
+    /// The patron who owes it, from the newest event that named one: a deletion does not
+    /// (docs/contract/events.md#10-hazards, H7).
     pub user: Register<Uuid>,
 }
 

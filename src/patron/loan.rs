@@ -7,8 +7,8 @@ use super::{Grace, Register, latest, overdue_from, stamp_of};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
 /// All that is known of one loan. Each register is set by exactly the kinds of event that set it in
-/// the system this replaces (events contract 9); what the contract calls a tombstone is a row whose
-/// `closed` is set.
+/// the system this replaces (docs/contract/events.md#9-transitions); what
+/// docs/contract/events.md#10-hazards calls a tombstone is a row whose `closed` is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loan {
     /// Said by a check-out; the newest counts.
@@ -16,7 +16,7 @@ pub struct Loan {
     /// The owner that the newest *open* snapshot of a storage module named.
     pub snapshot: Register<Uuid>,
     /// Due date and recall flag, said by due-date changes and snapshots. Where it is set it outranks
-    /// the check-out's due date, whatever the times (H3).
+    /// the check-out's due date, whatever the times (docs/contract/events.md#10-hazards, H3).
     pub due: Register<DueDate>,
     /// Declared or aged to lost, and taken back by a claim, a renewal or a snapshot.
     pub lost: Register<bool>,
@@ -99,7 +99,8 @@ impl Loan {
             }
             Fact::DueDateChanged { user, due_date, by_recall, .. } => {
                 loan.due = Some((stamp, DueDate { date: due_date, by_recall }));
-                // Lost survives a recall, not a renewal (T3); a claim survives both.
+                // Lost survives a recall, not a renewal
+                // (docs/contract/traps.md#t3-recall-and-lost); a claim survives both.
                 loan.lost = (!by_recall).then_some((stamp, false));
                 loan.fallback_user = Some(user);
             }
@@ -183,7 +184,7 @@ impl Loan {
 
     /// The loan as it counts for its patron, if it does: there is evidence that it was opened, not
     /// older than the horizon, and it is not closed. Facts about a loan that nothing has opened yet
-    /// wait (H1, H3).
+    /// wait (docs/contract/events.md#10-hazards, H1, H3).
     pub fn as_open(&self, horizon: Option<Horizon>) -> Option<OpenLoan> {
         let check_out = self.check_out.as_ref();
         let (opened, user) = self.opening()?;

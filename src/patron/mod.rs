@@ -1,8 +1,8 @@
 //! What is known of patrons: loans, fees/fines and groups as small lattices, and what follows from them.
 //!
 //! Merging is the only way in which state changes, and it is a field-wise maximum: the order of
-//! arrival, repetition and batching can't matter (invariant I1). The SQL in `store/merge.rs` is the
-//! same merge over whole batches; a test holds the two together.
+//! arrival, repetition and batching can't matter (invariant I1 of ARCHITECTURE.md). The SQL in
+//! `store/merge.rs` is the same merge over whole batches; a test holds the two together.
 
 mod delta;
 mod fee;

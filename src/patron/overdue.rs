@@ -1,4 +1,5 @@
-//! Overdue arithmetic (evaluation contract 4): whole minutes, no time zone, no daylight saving.
+//! Overdue arithmetic (docs/contract/evaluation.md#4-overdue): whole minutes, no time zone, no
+//! daylight saving.
 
 use std::cmp::min;
 
@@ -105,7 +106,8 @@ mod tests {
     }
 
     proptest! {
-        /// The contract's original rule: whole minutes since the due date, if more than the grace.
+        /// The original rule of docs/contract/evaluation.md#4-overdue: whole minutes since the due
+        /// date, if more than the grace.
         #[test]
         fn overdue_from_matches_the_original_rule(
             due in 0..4_000_000_000_000_i64,

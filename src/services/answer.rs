@@ -31,8 +31,8 @@ use crate::{
 /// Patrons whose group is asked for in the background at once, at most. Of others, the next answer asks.
 const BACKGROUND_REFRESHES_MAX: usize = 100;
 
-/// What an answer rests on (http contract 2). A closed list: clients see it in a header, metrics are
-/// labelled with it.
+/// What an answer rests on (docs/contract/http-api.md#2-blocks). A closed list: clients see it in a
+/// header, metrics are labelled with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerSource {
     /// The patron has nothing open.
@@ -183,10 +183,11 @@ impl Evaluator {
         Ok(Evaluation { measures: state.measures, group, source, policy })
     }
 
-    /// The patron's group (http contract 2): the newer of an answer and a record of the topic. One that the topic
-    /// named is used at once and asked for in the background where it is old. Of others a fresh one is used; a
-    /// usable one is used and asked for in the background; else it is asked for, and where that fails the last
-    /// known one serves for a while. Who is said to have none is always asked about.
+    /// The patron's group (docs/contract/http-api.md#2-blocks): the newer of an answer and a record
+    /// of the topic. One that the topic named is used at once and asked for in the background where
+    /// it is old. Of others a fresh one is used; a usable one is used and asked for in the
+    /// background; else it is asked for, and where that fails the last known one serves for a
+    /// while. Who is said to have none is always asked about.
     async fn resolve_group(
         self: &Arc<Self>,
         request: &EvaluationRequest,

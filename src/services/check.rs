@@ -1,4 +1,4 @@
-//! The check of invariant I4: stored counters against a recount.
+//! The check of invariant I4 of ARCHITECTURE.md: stored counters against a recount.
 
 use std::{fmt, time::Duration};
 

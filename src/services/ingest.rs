@@ -1,5 +1,6 @@
-//! Ingest: a batch of records, one transaction per tenant. After it every record is applied, known as a
-//! repeat, parked, or was none of ours (invariants I2, I3); or its partition is held where it stands.
+//! Ingest: a batch of records, one transaction per tenant. After it every record is applied, known
+//! as a repeat, parked, or was none of ours (invariants I2, I3 of ARCHITECTURE.md); or its
+//! partition is held where it stands.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},

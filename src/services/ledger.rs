@@ -88,7 +88,7 @@ pub trait IngestStore: Send + Sync {
     fn mark_writable(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// A transaction: all of it counts once committed, or nothing (invariant I3).
+/// A transaction: all of it counts once committed, or nothing (invariant I3 of ARCHITECTURE.md).
 pub trait IngestTx: Send {
     /// The time by the clock that all instances share.
     fn now(&mut self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;

@@ -102,8 +102,8 @@ fn counter_index(tenant: &TenantId) -> usize {
 }
 
 /// Reads a stored limit. What older versions or other programs have left there may lack anything: a
-/// limit without a condition or a value counts for nothing (evaluation contract 2). Forms that Java's mapper
-/// takes for a number, a flag or a text are taken here.
+/// limit without a condition or a value counts for nothing (docs/contract/evaluation.md#2-order).
+/// Forms that Java's mapper takes for a number, a flag or a text are taken here.
 fn parse_limit(record: Value) -> Option<Limit> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

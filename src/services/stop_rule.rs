@@ -1,5 +1,5 @@
 //! When so many records of a partition are bad that the code must be wrong and not the data, the
-//! partition stops, instead of being drained into dead letters (invariant I8).
+//! partition stops, instead of being drained into dead letters (invariant I8 of ARCHITECTURE.md).
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,8 @@
 //! Switching a tenant in place from the Java module of the same name, and back (docs/decisions/0016).
 //!
-//! Each way is one transaction under the tenant's migration lock: summaries, what is known, and the views
-//! that others built change together or not at all, and nobody sees a patron without them (invariant I5).
+//! Each way is one transaction under the tenant's migration lock: summaries, what is known, and the
+//! views that others built change together or not at all, and nobody sees a patron without them
+//! (invariant I5 of ARCHITECTURE.md).
 
 use std::{
     collections::{BTreeMap, HashMap},

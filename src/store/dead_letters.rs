@@ -54,7 +54,7 @@ pub static SEARCH_TARGET: SearchTarget = SearchTarget {
         Field::keyword("topic", "topic"),
         Field::number("partition", "partition::text", "partition"),
         Field::number("offset", r#""offset"::text"#, r#""offset""#),
-        // As the contract writes dates (1.3).
+        // As docs/contract/http-api.md#13-dates writes dates.
         Field::keyword(
             "recordAt",
             r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,

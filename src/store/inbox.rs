@@ -1,5 +1,5 @@
 //! The inbox: which events were applied already. Claiming one is part of the transaction that applies
-//! it (invariant I3).
+//! it (invariant I3 of ARCHITECTURE.md).
 
 use std::collections::HashSet;
 

@@ -375,8 +375,8 @@ pub async fn store_topic_groups(
     Ok(())
 }
 
-/// The patrons whose counters differ from a recount of their loans and fees/fines (invariant I4): none,
-/// unless something is wrong.
+/// The patrons whose counters differ from a recount of their loans and fees/fines (invariant I4 of
+/// ARCHITECTURE.md): none, unless something is wrong.
 pub async fn list_drifted(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
     sqlx::query_scalar(schema.sql(&SELECT_DRIFTED))
         .fetch_all(db)

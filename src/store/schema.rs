@@ -45,7 +45,7 @@ impl Composed {
 
 /// One tenant's schema. Each statement is filled in once and kept, so that a connection finds it among
 /// its prepared ones. A `search_path` is never switched: on a pooled connection a statement prepared
-/// for one tenant would meet the tables of another (invariant I6).
+/// for one tenant would meet the tables of another (invariant I6 of ARCHITECTURE.md).
 #[derive(Debug)]
 pub struct Schema {
     name: String,

@@ -1,4 +1,5 @@
-//! CQL as SQL (http contract 1.6): names become constants from a closed table, terms are bound.
+//! CQL as SQL (docs/contract/http-api.md#16-collections): names become constants from a closed
+//! table, terms are bound.
 
 use sqlx::{Arguments, Encode, Postgres, Type, postgres::PgArguments};
 

@@ -1,5 +1,7 @@
-//! What today's clients send, to the letter, and what they make of the answers (http contract 1.6, 2 to
-//! 5, 7 and 12).
+//! What today's clients send, to the letter, and what they make of the answers
+//! (docs/contract/http-api.md#16-collections, docs/contract/http-api.md#2-blocks to
+//! docs/contract/http-api.md#5-limits, docs/contract/http-api.md#7-tenants and
+//! docs/contract/http-api.md#12-clients).
 
 use patron_blocks::blocks::Measure;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What holds for all paths (http contract 1).
+//! What holds for all paths (docs/contract/http-api.md#1-common).
 
 use futures_util::future::join_all;
 use patron_blocks::config::DatabaseFailureMode;
@@ -95,7 +95,7 @@ async fn unsupported_methods_return_405_and_unknown_paths_404() {
     .await;
 }
 
-/// What the timer calls is heard, whatever comes of it (http contract 8.1).
+/// What the timer calls is heard, whatever comes of it (docs/contract/http-api.md#81-endpoints).
 const TIMER: &str = "/automated-patron-blocks/synchronization/start";
 
 /// Below it events are posted.
@@ -179,7 +179,8 @@ async fn every_operation_reports_a_database_failure() {
     .await;
 }
 
-/// Headers and parameters that clients send and that change nothing (1.2).
+/// Headers and parameters that clients send and that change nothing
+/// (docs/contract/http-api.md#12-bodies).
 #[tokio::test(flavor = "multi_thread")]
 async fn accept_header_and_unknown_parameters_are_ignored() {
     run("accept_header_and_unknown_parameters_are_ignored", async |api| {

@@ -1,5 +1,6 @@
-//! What operators and the platform use: dead letters, ingest, incidents, tenants, admin (http contract 7,
-//! 11 and `patron-blocks-operations`).
+//! What operators and the platform use: dead letters, ingest, incidents, tenants, admin
+//! (docs/contract/http-api.md#7-tenants, docs/contract/http-api.md#11-admin and
+//! `patron-blocks-operations`).
 
 use patron_blocks::event::Kind;
 use serde_json::{Value, json};

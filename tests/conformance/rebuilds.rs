@@ -1,4 +1,5 @@
-//! Rebuilds and synchronisations (http contract 8 and `patron-blocks-operations`).
+//! Rebuilds and synchronisations (docs/contract/http-api.md#8-synchronization and
+//! `patron-blocks-operations`).
 
 use serde_json::{Value, json};
 use uuid::Uuid;

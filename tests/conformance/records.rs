@@ -1,4 +1,5 @@
-//! Blocks, summaries, conditions and limits (http contract 2 to 5).
+//! Blocks, summaries, conditions and limits (docs/contract/http-api.md#2-blocks to
+//! docs/contract/http-api.md#5-limits).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use patron_blocks::{blocks::Measure, event::Kind};

@@ -1,4 +1,5 @@
-//! The members of the eight kinds (events contract 7): each absent, null, empty and of a wrong type.
+//! The members of the eight kinds (docs/contract/events.md#7-events): each absent, null, empty and
+//! of a wrong type.
 
 use patron_blocks::event::{DecodeOutcome, Fact, Kind, Reason};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use Form::{Id, Other};
 
 type Members = &'static [(&'static str, Form)];
 
-/// Required members, then optional ones, in the order of the contract.
+/// Required members, then optional ones, in the order of docs/contract/events.md#7-events.
 const KINDS: [(Kind, Members, Members); 8] = [
     (Kind::ItemCheckedOut, &[("userId", Id), ("loanId", Id), ("dueDate", Other)], &[]),
     (Kind::ItemCheckedIn, &[("loanId", Id)], &[("userId", Id)]),
@@ -201,8 +202,8 @@ fn unknown_members_may_hold_any_value() {
     }
 }
 
-/// A loan policy may allow a grace of 0, and the loan counts all the same (7.1). The forms are in the
-/// table beside the reader.
+/// A loan policy may allow a grace of 0, and the loan counts all the same
+/// (docs/contract/events.md#71-item_checked_out). The forms are in the table beside the reader.
 #[test]
 fn invalid_grace_period_still_opens_the_loan() {
     let out = Kind::ItemCheckedOut;

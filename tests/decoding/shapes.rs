@@ -1,4 +1,5 @@
-//! The shapes of values (events contract 4) and the order in which they are told apart (4.6).
+//! The shapes of values (docs/contract/events.md#4-shapes) and the order in which they are told
+//! apart (docs/contract/events.md#46-detection).
 
 use patron_blocks::event::{Fact, Kind, Record};
 

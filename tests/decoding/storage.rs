@@ -1,5 +1,6 @@
-//! What storage modules tell of loans and users (events contract 4.3 and 8): each type of change in both
-//! variants of the envelope, and members absent, null and of a wrong type.
+//! What storage modules tell of loans and users (docs/contract/events.md#43-change and
+//! docs/contract/events.md#8-storage): each type of change in both variants of the envelope, and
+//! members absent, null and of a wrong type.
 
 use chrono::TimeDelta;
 use patron_blocks::{

@@ -1,4 +1,5 @@
-//! Whose record it is (events contract 2.3 and 3): headers, envelopes and topic.
+//! Whose record it is (docs/contract/events.md#23-tenants and
+//! docs/contract/events.md#3-tenant-of-a-record): headers, envelopes and topic.
 
 use patron_blocks::event::{Kind, Record, RecordPosition};
 

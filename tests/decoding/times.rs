@@ -1,4 +1,5 @@
-//! When it happened (events contract 6.4). Ties are decided by stamps, which have tests of their own.
+//! When it happened (docs/contract/events.md#64-clocks). Ties are decided by stamps, which have
+//! tests of their own.
 
 use chrono::DateTime;
 use patron_blocks::event::{Kind, Record};

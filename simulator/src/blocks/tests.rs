@@ -1,5 +1,6 @@
-//! The table of the evaluation contract, row by row: what happens to one patron, and which blocks
-//! follow. The state is made by events, so that the truth's transitions are checked as well.
+//! The table of docs/contract/evaluation.md#7-cases, row by row: what happens to one patron, and
+//! which blocks follow. The state is made by events, so that the truth's transitions are checked as
+//! well.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;

@@ -1,5 +1,6 @@
-//! What is so after everything that happened: the state rules of the events contract, applied to
-//! each event in the order in which they really happened.
+//! What is so after everything that happened: the state rules of
+//! docs/contract/events.md#9-transitions, applied to each event in the order in which they really
+//! happened.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

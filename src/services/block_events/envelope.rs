@@ -1,5 +1,5 @@
-//! Messages as others read them: the platform's envelope of a changed entity (events contract 4.3), and one
-//! number that orders all that is told of a patron.
+//! Messages as others read them: the platform's envelope of a changed entity
+//! (docs/contract/events.md#43-change), and one number that orders all that is told of a patron.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};

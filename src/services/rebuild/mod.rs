@@ -1,8 +1,9 @@
 //! Rebuilding what is known of patrons from a source, beside what is live (docs/decisions/0018).
 //!
 //! What the source says is laid out in a shadow (`read`), compared with what is known (`compare`),
-//! and what differs is put right a few patrons at a time (`apply`). Nobody at a desk notices: until a
-//! patron is put right the old answer holds, and from then on the new one (invariant I5).
+//! and what differs is put right a few patrons at a time (`apply`). Nobody at a desk notices: until
+//! a patron is put right the old answer holds, and from then on the new one (invariant I5 of
+//! ARCHITECTURE.md).
 
 mod apply;
 mod approval;

@@ -15,7 +15,8 @@ use crate::{
     store::{self, Schema, incidents, positions},
 };
 
-/// By how much the time of an event may be later than that of its record (events contract 6.4).
+/// By how much the time of an event may be later than that of its record
+/// (docs/contract/events.md#64-clocks).
 const EVENT_CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
 /// Since when all is there of what was written from a time on.

@@ -1,7 +1,9 @@
-//! Reading the storage modules into the shadow, page by page (http contract 8.2, 8.3).
+//! Reading the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
+//! docs/contract/http-api.md#83-mapping).
 //!
-//! All of it speaks of five minutes before reading began: clocks differ, and what happened since may be in
-//! a page or not (events contract 10). So events of that time or later count as if nothing had been read.
+//! All of it speaks of five minutes before reading began: clocks differ, and what happened since
+//! may be in a page or not (docs/contract/events.md#10-hazards). So events of that time or later
+//! count as if nothing had been read.
 
 use std::time::{Duration, Instant};
 

@@ -158,7 +158,7 @@ impl Rebuilds {
     }
 
     /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
-    /// tenant that has waited longest, if any does (http contract 8.2).
+    /// tenant that has waited longest, if any does (docs/contract/http-api.md#82-jobs).
     pub fn add_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
         if self.config.concurrency == 0 {
             warn!(%tenant, "rebuild: discarded a token, because REBUILD_CONCURRENCY is 0 on this instance");

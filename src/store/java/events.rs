@@ -130,7 +130,8 @@ pub(super) const INSERT_CHECK_OUT_TIMES: Statement = Statement::new(concat!(
       group by 1"
 ));
 
-/// Fees/fines that the module knew as closed: what rounds to 0 at 15 decimals is 0 (events contract 6.3).
+/// Fees/fines that the module knew as closed: what rounds to 0 at 15 decimals is 0
+/// (docs/contract/events.md#63-numbers).
 pub(super) const INSERT_CLOSED_FEES: Statement = Statement::new(concat!(
     "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
      select id, ",

@@ -1,5 +1,6 @@
-//! The ordering hazards of the events contract (10) through the real service: what must come of them
-//! is asked for over REST. `tests/hazards.rs` has the same as properties, `docs/hazards.md` the table.
+//! The ordering hazards of docs/contract/events.md#10-hazards through the real service: what must
+//! come of them is asked for over REST. `tests/hazards.rs` has the same as properties,
+//! `docs/hazards.md` the table.
 
 mod duplicates;
 mod failures;
@@ -16,7 +17,8 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// The shapes of native records (contract 4.1 and 4.2).
+/// The shapes of native records (docs/contract/events.md#41-flat and
+/// docs/contract/events.md#42-envelope).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Bare,
