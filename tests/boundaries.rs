@@ -10,7 +10,7 @@ const RULES: [(&str, &str); 18] = [
     ("!okapi/", "reqwest"),
     ("!cql/", "winnow"),
     ("!http/", "utoipa"),
-    ("!store/schema.rs store/migrate.rs store/dependents.rs", "AssertSqlSafe"),
+    ("!store/schema.rs store/migrate.rs store/dependent_views.rs", "AssertSqlSafe"),
     ("cql/", "async "),
     ("cql/", "crate::"),
     ("cql/", "sqlx"),

@@ -113,9 +113,10 @@ fn handler_permissions_are_declared_exactly_once() {
 
 #[test]
 fn launch_descriptor_lists_only_known_settings() {
-    let settings: String = ["mod", "housekeeping", "kafka", "messages", "okapi", "security"]
-        .map(|name| file(&format!("src/config/{name}.rs")))
-        .concat();
+    let settings: String =
+        ["block_events", "kafka", "mod", "okapi", "rebuild", "retention", "security"]
+            .map(|name| file(&format!("src/config/{name}.rs")))
+            .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {
         let name = variable["name"].as_str().unwrap();
         assert!(settings.contains(&format!("env = \"{name}\"")), "{name} is no setting");

@@ -78,7 +78,7 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
 
 /// The latest of several facts.
 pub(crate) fn newest(facts: &[TimedFact], which: impl Fn(&Fact) -> bool) -> Option<&TimedFact> {
-    facts.iter().filter(|fact| which(&fact.fact)).max_by_key(|told| told.precedence())
+    facts.iter().filter(|fact| which(&fact.fact)).max_by_key(|fact| fact.precedence())
 }
 
 pub(crate) fn fold_loan(facts: &[TimedFact]) -> Loan {

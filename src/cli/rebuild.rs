@@ -17,7 +17,7 @@ use crate::{
     services::{
         rebuild::{
             RebuildConfig, RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron,
-            told_patron, told_rebuild,
+            patron_json, rebuild_json,
         },
         tenants::{Tenant, TenantRegistry},
     },
@@ -257,7 +257,7 @@ async fn print_report(
         && skipped_records == 0
         && !needs_approval;
     if context.json {
-        writeln!(out, "{}", told_rebuild(rebuild))?;
+        writeln!(out, "{}", rebuild_json(rebuild))?;
         let mut offset = 0;
         while print_page(context, tenant, rebuild.id, offset, out).await? {
             offset += PAGE_PATRONS;
@@ -334,7 +334,7 @@ async fn print_page(
     let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
     let differences = differences::list_of_patrons(&context.db, schema, id, &users).await?;
     for patron in &patrons {
-        writeln!(out, "{}", told_patron(patron, &differences))?;
+        writeln!(out, "{}", patron_json(patron, &differences))?;
     }
     Ok(!patrons.is_empty())
 }

@@ -14,7 +14,7 @@ use super::{
     tenant::{TenantRequest, caller, path_id},
 };
 use crate::{
-    services::rebuild::{RebuildRequest, Source, told_patron, told_rebuild},
+    services::rebuild::{RebuildRequest, Source, patron_json, rebuild_json},
     store::{self, differences, rebuilds},
 };
 
@@ -57,7 +57,7 @@ pub(super) async fn post(
     }
     let rebuild = find(&context, id).await?;
     let location = (LOCATION, format!("/patron-blocks/rebuilds/{id}"));
-    Ok(HttpResponse::Created().insert_header(location).json(told_rebuild(&rebuild)))
+    Ok(HttpResponse::Created().insert_header(location).json(rebuild_json(&rebuild)))
 }
 
 /// `GET /patron-blocks/rebuilds`
@@ -80,7 +80,7 @@ pub(super) async fn list(
     let id = &context.tenant.id;
     let found = store::read(&context.db, async |db| rebuilds::list(db, id, limit, offset).await);
     let (page, total) = found.await?;
-    let page: Vec<Value> = page.iter().map(told_rebuild).collect();
+    let page: Vec<Value> = page.iter().map(rebuild_json).collect();
     Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let found = find(&context, parse_id(&path)?).await?;
-    Ok(HttpResponse::Ok().json(told_rebuild(&found)))
+    Ok(HttpResponse::Ok().json(rebuild_json(&found)))
 }
 
 /// `GET /patron-blocks/rebuilds/{id}/differences`
@@ -134,7 +134,7 @@ pub(super) async fn differences(
     })
     .await?;
     let patrons_json: Vec<Value> =
-        patrons.iter().map(|patron| told_patron(patron, &differences)).collect();
+        patrons.iter().map(|patron| patron_json(patron, &differences)).collect();
     Ok(HttpResponse::Ok().json(json!({ "patrons": patrons_json, "totalRecords": total })))
 }
 
@@ -163,7 +163,7 @@ pub(super) async fn apply(
         return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
     context.state.rebuilds.wake_workers();
-    Ok(HttpResponse::Accepted().json(told_rebuild(&find(&context, id).await?)))
+    Ok(HttpResponse::Accepted().json(rebuild_json(&find(&context, id).await?)))
 }
 
 /// `DELETE /patron-blocks/rebuilds/{id}`

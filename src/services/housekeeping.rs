@@ -320,9 +320,9 @@ impl Housekeeping {
     ) -> Result<(), HousekeepingError> {
         let (letters_max, bytes_max) =
             (self.config.dead_letters_max, self.config.dead_letters_bytes_max);
-        let first_kept =
+        let first_retained =
             prune::find_surplus_dead_letter(&self.db, owner.schema, letters_max, bytes_max).await?;
-        let target = PruneTarget::DeadLetters(limits.dead_letters, first_kept);
+        let target = PruneTarget::DeadLetters(limits.dead_letters, first_retained);
         self.prune_table(owner, target, &mut counts.dead_letters, stop).await
     }
 

@@ -381,8 +381,10 @@ pub async fn store_last_published(
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (user, last) in patrons.iter().filter(|(_, last)| *last != LastPublished::default()) {
         users.push(*user);
-        blocked.push(last.blocked.as_ref().map(|told| text(serde_json::to_string(told))));
-        approaching.push(last.approaching.as_ref().map(|told| text(serde_json::to_string(told))));
+        blocked.push(last.blocked.as_ref().map(|published| text(serde_json::to_string(published))));
+        approaching.push(
+            last.approaching.as_ref().map(|published| text(serde_json::to_string(published))),
+        );
         look_at.push(last.reevaluate_at);
     }
     if !users.is_empty() {

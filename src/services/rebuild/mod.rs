@@ -28,6 +28,6 @@ mod worker;
 
 pub use approval::ApprovalThreshold;
 pub use context::RebuildConfig;
-pub use report::{describe_patron, patron_json as told_patron, rebuild_json as told_rebuild};
+pub use report::{describe_patron, patron_json, rebuild_json};
 pub use request::{InvalidRequest, RebuildRequest, RequestedRebuilds, Source};
 pub use worker::Rebuilds;
