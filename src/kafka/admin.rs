@@ -199,7 +199,7 @@ impl BrokerClient {
                 .client()
                 .offsets_for_times(partition_list(&remaining, which)?, REQUEST_TIMEOUT)
             {
-                // What the client knows of topics is minutes old: one may have more partitions by now.
+                // The client's metadata is minutes old, and a topic may have more partitions by now.
                 Err(error)
                     if !is_retry
                         && error.rdkafka_error_code()

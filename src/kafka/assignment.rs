@@ -77,7 +77,9 @@ pub enum TopicRecreation {
 /// A record that was read before; its timestamp identifies the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetAndTimestamp {
+    /// Offset of the record in its partition.
     pub offset: i64,
+    /// Timestamp of the record, set by the producer or the broker.
     pub timestamp: DateTime<Utc>,
 }
 

@@ -20,6 +20,7 @@ use crate::services::{
 
 /// A record in a lane, on its way to a writer.
 pub struct QueuedRecord {
+    /// The record with its topic, cluster and position.
     pub incoming: ConsumedRecord,
     /// The epoch in which the record was read.
     pub epoch: AssignmentEpoch,

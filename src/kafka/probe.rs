@@ -26,6 +26,7 @@ const CHUNK_PARTITIONS_MAX: usize = 500;
 /// A request for records of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordProbe {
+    /// The partition to read.
     pub topic_partition: TopicPartition,
     /// The first offset to read.
     pub offset: i64,

@@ -41,6 +41,7 @@ pub struct OutgoingMessage<'a> {
     pub key: String,
     /// Names and values of the headers.
     pub headers: Vec<(String, String)>,
+    /// The value of the message, as JSON text.
     pub payload: &'a str,
 }
 

@@ -54,7 +54,7 @@ pub enum RetentionUnknown {
         #[source]
         code: RDKafkaErrorCode,
     },
-    /// It answers something else.
+    /// The broker's response lacks a setting, or the setting does not parse.
     #[error("the broker does not tell {setting} of topic {topic}")]
     Setting {
         /// Full name of the topic.

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use super::BrokerClient;
 use crate::event::{Environment, Kind, TenantId};
 
-/// What is known of topics that tell of users.
+/// The known topics of users.
 #[derive(Debug, Default)]
 pub struct UserTopics {
     /// The topics of the last successful listing; `None` before the first.
