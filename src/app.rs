@@ -393,7 +393,7 @@ impl RunningService {
     }
 
     /// Stops the service: reports not ready, drains requests, finishes current batches and commits
-    /// offsets. Takes less than ten seconds, even if the database or the broker is unavailable.
+    /// offsets. Returns in less than ten seconds, even if the database or the broker is unavailable.
     pub async fn stop(self) {
         self.stopping.cancel();
         self.stop.cancel();

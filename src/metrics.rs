@@ -73,7 +73,7 @@ pub struct Metrics {
     pruned_rows: [Counter; 4],
     evaluations: [Counter; AnswerSource::ALL.len()],
     module_calls: [[Counter; CallOutcome::ALL.len()]; Module::ALL.len()],
-    /// Tenants whose metrics are hidden, because they were disabled.
+    /// Tenants with hidden metrics: they were enabled once and are disabled now.
     hidden_tenants: RwLock<HashSet<TenantId>>,
 }
 

@@ -51,7 +51,7 @@ pub struct AssignmentEpoch(u64);
 /// The stage of an owned partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartitionState {
-    /// The partition needs a start offset; nobody has requested it yet.
+    /// The partition needs a start offset, and no request for it is in progress.
     NeedsStart { recreation: TopicRecreation },
     /// The start offset has been requested.
     Starting,
@@ -131,7 +131,7 @@ pub struct WatchedPartition {
 /// The decision about a polled record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmitDecision {
-    /// The record goes to a writer.
+    /// The record is delivered to a writer.
     Admit(Admission),
     /// The record is skipped: the partition is not reading, or has read the record before.
     Ignore,
@@ -278,7 +278,8 @@ impl Assignment {
         self.update(pending, |partition| partition.state = PartitionState::Paused { until });
     }
 
-    /// Pauses a partition like [`Assignment::pause`], but one that is being read.
+    /// Pauses a reading partition for `time`, like [`Assignment::pause`] does for a starting
+    /// partition.
     pub fn pause_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
         let mut state = self.lock_for_update();
         let epoch = state.next_epoch();
@@ -451,7 +452,7 @@ impl Assignment {
 /// Numbers of this instance's partitions per stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartitionCounts {
-    /// Partitions whose start offset is unknown.
+    /// Partitions with an unknown start offset.
     pub starting: usize,
     /// Partitions that are being read.
     pub reading: usize,

@@ -278,7 +278,7 @@ pub(super) fn prefetch_records(kib: usize) -> String {
     (kib / RECORD_KIB_MAX).max(1).to_string()
 }
 
-/// The context whose callbacks librdkafka calls from within a poll.
+/// The context with the callbacks that librdkafka calls from within a poll.
 pub(super) struct Context {
     pub(super) assignment: Arc<Assignment>,
     pub(super) status: Arc<ConsumerStatus>,

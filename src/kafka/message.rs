@@ -17,8 +17,8 @@ use crate::event::{Record, RecordPosition, decode, is_secret};
 /// sender; real headers have a few hundred bytes. Headers beyond the limit are dropped.
 const UNUSED_HEADER_BYTES_MAX: usize = 4096;
 
-/// Returns the message's timestamp, or `None` outside the years 1 to 9999, which the database cannot
-/// store.
+/// Returns the message's timestamp, or `None` outside the years 1 to 9999. The database could not
+/// store it, and no real record has it.
 pub(super) fn timestamp_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
     let timestamp = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
     timestamp.filter(|timestamp| (1..=9999).contains(&timestamp.year()))
@@ -57,8 +57,8 @@ fn retained<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(Stri
     selected.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
 }
 
-/// Returns the headers of a message, without headers whose name is not UTF-8. The client library
-/// panics at such a header, and one bad record must not stop the reader.
+/// Returns the headers of a message, without headers that have a name in another encoding than UTF-8.
+/// The client library panics at such names, and one bad record must not stop the reader.
 pub(super) fn headers<'a>(
     message: &'a BorrowedMessage<'_>,
 ) -> impl Iterator<Item = (&'a str, &'a [u8])> {

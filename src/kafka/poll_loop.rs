@@ -53,10 +53,10 @@ const LANE_FULL_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Time for writers to finish their batches when the service stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Pause of a partition whose tenant has unwritable tables.
+/// Pause of a partition if its tenant's tables are unwritable.
 const UNWRITABLE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// Pause of a partition whose tenant is being migrated.
+/// Pause of a partition while its tenant is being migrated.
 const MIGRATION_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A command to the polling thread.
@@ -264,8 +264,9 @@ impl Poller {
         self.store_offsets(&start_offsets);
     }
 
-    /// Reassigns partitions whose log lacks the requested offset: the client fails the seek and has
-    /// dropped them. The new assignment starts at the same offset.
+    /// Reassigns partitions after a failed seek. The client dropped such a partition when its log
+    /// lacked an earlier requested offset. The new assignment starts at the offset of the failed
+    /// seek, which the log contains.
     fn reassign_unseekable(&self, results: &TopicPartitionList) -> Result<(), KafkaError> {
         let mut unseekable = TopicPartitionList::new();
         for element in results.elements() {
@@ -426,8 +427,8 @@ impl Poller {
         }
     }
 
-    /// Applies committed offsets and pauses of a report. Ignores partitions whose epoch has changed
-    /// since their records were read.
+    /// Applies committed offsets and pauses of a report. Ignores partitions that have changed their
+    /// epoch since their records were read.
     fn apply_report(&self, report: WriteReport) {
         let assignment = &self.context().assignment;
         let mut offsets = TopicPartitionList::new();

@@ -38,7 +38,7 @@ pub struct RecordProbe {
 /// without a response in time.
 pub type ProbeResults = HashMap<TopicPartition, Vec<OffsetAndTimestamp>>;
 
-/// A partition whose records are being read.
+/// A partition during a probe, with the records found so far.
 struct ProbeReader {
     probe: RecordProbe,
     found: Vec<OffsetAndTimestamp>,

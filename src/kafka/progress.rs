@@ -39,9 +39,9 @@ pub struct ProgressReport {
     pub recreated: Vec<WatchedPartition>,
     /// Partitions without progress although they seem to have more records.
     pub stalled: Vec<WatchedPartition>,
-    /// Partitions whose earlier record the watchdog should probe.
+    /// Partitions with an earlier record that the watchdog should probe.
     pub to_probe: Vec<WatchedPartition>,
-    /// Partitions whose earlier record was deleted by retention.
+    /// Partitions with an earlier record that retention has deleted.
     pub expired: Vec<WatchedPartition>,
 }
 

@@ -135,7 +135,7 @@ struct LogReader {
     client: Arc<BaseConsumer<SilentContext>>,
     /// Partitions with unread records.
     partitions: Vec<PartitionReader>,
-    /// The index of the partition whose turn it is, and the records that remain in its turn.
+    /// The index of the current partition, and the records that remain in its turn.
     current: usize,
     quota_left: usize,
     last_response: Instant,
@@ -270,7 +270,7 @@ impl LogReader {
         }
     }
 
-    /// Polls the partition whose turn it is, and removes the partition if it is complete.
+    /// Polls the current partition, and removes the partition if it is complete.
     fn poll_current<T>(
         &mut self,
         convert: &impl Fn(usize, &BorrowedRecord<'_>) -> T,

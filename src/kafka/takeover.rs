@@ -33,8 +33,8 @@ use crate::{
 /// Delay before a retry if the database or the brokers fail, or a partition has no leader.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Time limit of one database operation. [`ANOMALY_RETRY_DELAY`] is the delay before the retry of a
-/// partition whose incident could not be stored.
+/// Time limit of one database operation. If an incident cannot be stored, its partition is retried
+/// after `ANOMALY_RETRY_DELAY`.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 const ANOMALY_RETRY_DELAY: Duration = Duration::from_secs(5);
 

@@ -51,10 +51,11 @@ impl UserTopicNames {
 }
 
 impl UserTopics {
-    /// Returns whether a topic of this tenant's users is being read. Returns `true` before the first
-    /// listing, so that no request waits on an instance that starts while no broker answers. A
-    /// collection topic counts for a tenant if it contains the tenant's newest record, or before the
-    /// newest topics are known.
+    /// Returns whether a topic of this tenant's users is being read. Before the first listing the
+    /// answer is `true`, so that no request waits on an instance that starts while no broker answers.
+    /// A collection topic counts for a tenant if it contains the tenant's newest record. Until that
+    /// record is looked up, any collection topic counts. After the deletion of a tenant's own topic,
+    /// records of other tenants therefore do not count.
     pub fn has_topic_for(&self, tenant: &TenantId) -> bool {
         let found = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let Some(UserTopicNames { tenants, collection_topics }) = &*found else { return true };

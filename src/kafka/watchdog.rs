@@ -32,7 +32,7 @@ use crate::{
 /// Longest interval between two checks.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Largest number of topics whose earlier records are probed per check.
+/// Largest number of topics that one check probes.
 const PROBED_TOPICS_MAX: usize = 100;
 
 /// Time that a new client has to make progress before the next replacement. Doubles with each
@@ -141,7 +141,7 @@ impl Watchdog {
         Ok(spawn_blocking(move || broker.probe(&probes)).await?)
     }
 
-    /// Restarts recreated topics, and confirms partitions whose log is the same.
+    /// Restarts recreated topics, and confirms partitions with an unchanged log.
     fn apply_probes(&self, report: &ProgressReport, results: &ProbeResults) {
         for watched in &report.expired {
             self.assignment.confirm(watched);

@@ -109,7 +109,7 @@ impl AnswerSource {
 pub struct Evaluation {
     /// The patron's numbers; all zero if nothing is open.
     pub measures: Measures,
-    /// The group whose limits apply, if it is known.
+    /// The group that determines the limits, if it is known.
     pub group: Option<String>,
     /// The origin of the group.
     pub source: AnswerSource,
@@ -132,7 +132,7 @@ pub struct Evaluator {
     user_topics: Arc<UserTopics>,
     /// Limits and conditions of all tenants.
     pub policies: Policies,
-    /// Patrons whose group is being refreshed in the background.
+    /// Patrons with a background refresh of their group in progress.
     refreshing: Mutex<HashSet<(TenantId, Uuid)>>,
 }
 
@@ -189,9 +189,9 @@ impl Evaluator {
     /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of
     /// mod-users and a record of the topic. A group from the topic is used at once, and refreshed in
     /// the background if stale. A cached group is used while fresh; while stale, it is used and
-    /// refreshed in the background. Otherwise mod-users is called, and if the call fails, the last
-    /// known group serves for a limited time. A patron whose last response contained no group always
-    /// causes a call.
+    /// refreshed in the background. Otherwise the service calls mod-users, and if the call fails, the
+    /// last known group serves for a limited time. If the last response contained no group, each
+    /// evaluation calls mod-users.
     async fn resolve_group(
         self: &Arc<Self>,
         request: &EvaluationRequest,
@@ -273,8 +273,8 @@ impl Evaluator {
         });
     }
 
-    /// Calls mod-users and stores the response, unless the request uses another gateway, whose
-    /// response serves only this request. Logs a failure.
+    /// Calls mod-users and logs a failure. Stores the response, unless the request uses another
+    /// gateway: that response serves only this request.
     async fn fetch_group(&self, request: &EvaluationRequest) -> Result<Option<String>, CallError> {
         let EvaluationRequest { db, tenant, user, caller } = request;
         let started = Instant::now();

@@ -15,7 +15,7 @@ use crate::{
 pub struct CounterReport {
     /// The checked tenant.
     pub tenant: TenantId,
-    /// Patrons whose counters differ from the recount.
+    /// Patrons with counters that differ from the recount.
     pub wrong: Vec<Uuid>,
     /// `true` if the check has repaired these counters.
     pub repaired: bool,

@@ -286,7 +286,7 @@ impl Housekeeping {
         self.prune_table(owner, PruneTarget::FeesFines(before), &mut counts.fees_fines, stop).await
     }
 
-    /// Cancels stale rebuilds, and removes shadows and differences whose rebuild is gone.
+    /// Cancels stale rebuilds, and removes orphaned shadows and differences.
     async fn remove_leftovers(&self, tenant: &Tenant) -> Result<(), store::Error> {
         rebuilds::cancel_stale(&self.db).await?;
         for rebuild in shadow::orphans(&self.db, &tenant.schema).await? {

@@ -67,7 +67,7 @@ pub struct Ingest<S> {
     pub(super) by_tenant: bool,
     clock: Clock,
     bad_record_windows: Mutex<HashMap<TopicPartition, BadRecordWindow>>,
-    /// Tenants whose last write failed.
+    /// Tenants with a failed last write.
     unwritable_tenants: Mutex<HashSet<TenantId>>,
     transaction_sizes: TransactionSizes,
 }
@@ -395,7 +395,7 @@ impl<S: IngestStore> Ingest<S> {
         Ok(TransactionOutcome::Committed(counts))
     }
 
-    /// Resolves the incidents of a tenant whose tables are writable again.
+    /// Resolves the incidents of a tenant after its tables became writable again.
     pub async fn mark_writable(&self, tenant: &TenantId) {
         self.mark_unwritable(tenant.clone());
         self.clear_unwritable(Some(tenant)).await;

@@ -1,6 +1,6 @@
-//! Summary exports, which FOLIO calls iterations: each patron's summary, with the blocks, is
-//! published once to a topic that the request names. A consumer loads the export and continues with
-//! block events. Among both, the message with the greater sequence is the later one
+//! Summary exports, which FOLIO calls iterations. An export publishes each patron's summary and
+//! blocks once to a topic that the request names. A consumer loads the export and continues with
+//! block events. Of two messages about a patron, the later message has the greater sequence
 //! (docs/decisions/0019).
 
 use std::{
@@ -355,8 +355,9 @@ impl SummaryExports {
             // The summary as the REST API returns it; null if nothing is open.
             let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
             members.push(("summary", summary.unwrap_or(Value::Null)));
-            // The message repeats the last block event; a later change follows with a greater
-            // sequence. If the patron group is unknown, the message contains no new blocks.
+            // If block events are published, the message repeats the last block event, and later
+            // changes follow with a greater sequence. If the patron group is unknown, the message
+            // contains at most the blocks that were published last.
             let last = published_blocks.remove(&user).and_then(|last| last.blocked);
             match evaluate(state, &policy) {
                 PatronFindings::Findings(_) if self.publishes_block_events => {

@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// Largest number of retries of an enabling while another instance migrates the same tenant; each
-/// takes some ten seconds.
+/// Largest number of retries of an enabling while another instance migrates the same tenant. Each
+/// retry lasts about ten seconds.
 const BUSY_RETRIES_MAX: usize = 60;
 
 impl TenantRegistry {

@@ -58,7 +58,7 @@ impl TransactionSize {
     }
 }
 
-/// The sizes of tenants whose last batch timed out.
+/// The sizes of tenants with a timeout in their last batch.
 #[derive(Debug, Default)]
 pub(super) struct TransactionSizes(Mutex<HashMap<TenantId, usize>>);
 

@@ -377,9 +377,9 @@ impl StartOffsetResolver {
         Ok(())
     }
 
-    /// Returns the partitions whose stored position another instance reset below `committed`, after
-    /// it found that their topic was recreated. A partition without new records would show the reset
-    /// at no commit.
+    /// Returns the partitions with a stored position that another instance reset below `committed`,
+    /// after it found that their topic was recreated. A partition without new records would show the
+    /// reset at no commit.
     pub async fn reset_partitions(
         &self,
         environment: &Environment,

@@ -38,7 +38,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// are parked and retried, because other tenants share the topics.
 const MIGRATION_GRACE_TIME: Duration = Duration::from_secs(10);
 
-/// Time limits of one read of the registry and of one migration; afterwards the connection counts as
+/// Time limits of one read of the registry and of one migration. Afterwards the connection counts as
 /// dead.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
@@ -47,7 +47,7 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
 const UNKNOWN_TENANT_TTL: Duration = Duration::from_secs(1);
 const UNKNOWN_TENANTS_MAX: u64 = 10_000;
 
-/// Shortest interval between two rechecks of a tenant whose tables are unreadable.
+/// Shortest interval between two rechecks of a tenant with unreadable tables.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An enabled tenant.
@@ -80,7 +80,7 @@ pub enum TenantChange {
     Any,
 }
 
-/// An enabled tenant whose schema is not at this version.
+/// An enabled tenant with an outdated schema.
 struct OutdatedTenant {
     detected_at: Instant,
     /// Why the last migration failed; `None` while a retry may succeed soon.
@@ -89,20 +89,19 @@ struct OutdatedTenant {
 
 type ChangeListener = Box<dyn Fn(TenantChange) + Send + Sync>;
 
-/// The enabled tenants that this instance knows: those with a current schema and those with an
-/// outdated one.
+/// The enabled tenants that this instance knows, with current or outdated schemas.
 pub struct TenantRegistry {
     pub(super) db: Db,
     clock: Clock,
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    /// Enabled tenants whose schema is not at this version.
+    /// Enabled tenants with an outdated schema.
     outdated: RwLock<BTreeMap<TenantId, OutdatedTenant>>,
     /// Limits migrations to one at a time, because each uses a connection of the writers' pool.
     pub(super) migrating: Semaphore,
     /// Notifies that an outdated tenant was found.
     outdated_found: Notify,
-    /// Ids whose lookup found no enabled tenant, with the value of `changes` before the lookup. After
-    /// a change the old entries are unreachable.
+    /// Ids that had no enabled tenant, with the value of `changes` before the lookup. After a change
+    /// the old entries are unreachable.
     unknown: Cache<(TenantId, u64), ()>,
     changes: AtomicU64,
     /// Tenants that were rechecked recently.
@@ -303,8 +302,8 @@ impl TenantRegistry {
         tenant
     }
 
-    /// Rechecks a tenant whose tables were unreadable, because an older instance may have recreated
-    /// the tenant. Does nothing if a recheck happened within the last seconds.
+    /// Rechecks a tenant after a failed read of its tables, because an older instance may have
+    /// recreated the tenant. Does nothing if a recheck happened within the last seconds.
     pub async fn recheck(&self, db: &Db, id: &TenantId) -> Result<(), store::Error> {
         let Some(known) = self.known(id) else { return Ok(()) };
         if self.rechecked.get(id).await.is_some() {
@@ -389,8 +388,8 @@ impl TenantRegistry {
         }
     }
 
-    /// Migrates the outdated tenants. A tenant whose migration fails does not affect the others; the
-    /// next read of the registry retries it.
+    /// Migrates the outdated tenants. If the migration of a tenant fails, the other tenants are
+    /// migrated nevertheless, and the next read of the registry retries the failed tenant.
     async fn migrate(&self) -> Result<(), store::Error> {
         for id in self.outdated().into_keys() {
             let (schema, now) = (Schema::of(&id), self.now().await);

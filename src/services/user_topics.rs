@@ -22,8 +22,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest interval between two lookups.
 const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// Looks up all tenants at each interval until `stop`. A tenant whose lookup fails is unknown until
-/// the next interval.
+/// Looks up all tenants at each interval until `stop`. If the lookup of a tenant fails, the tenant is
+/// unknown until the next interval.
 pub async fn run(
     db: Db,
     tenants: Arc<TenantRegistry>,
