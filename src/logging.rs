@@ -1,5 +1,5 @@
-//! Logging: each event is one JSON object or one line of text. Log lines contain ids, but never payloads, names
-//! or tokens.
+//! Logging: each entry is one JSON object or one line of text. Log lines contain ids, but never
+//! payloads, names or tokens.
 
 use std::{
     error::Error,
@@ -41,8 +41,8 @@ pub fn init(filter: EnvFilter, format: LogFormat) {
     };
 }
 
-/// Displays an error with all its causes on one line. Errors of this crate omit their causes from the message.
-/// If an error's message ends with its cause, the cause is not repeated.
+/// An error that displays all its causes on one line. Errors of this crate omit their causes from the
+/// message. If an error's message ends with its cause, the cause is not repeated.
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {

@@ -229,7 +229,7 @@ impl BrokerClient {
     }
 }
 
-/// Closing a client may block while a broker is unavailable, so a separate thread closes it.
+/// Closing a client may block while a broker is unavailable, so a separate thread closes the client.
 impl Drop for BrokerClient {
     fn drop(&mut self) {
         let client = self.client.take();

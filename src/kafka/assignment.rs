@@ -55,7 +55,7 @@ enum PartitionState {
     NeedsStart { recreation: TopicRecreation },
     /// The start offset has been requested.
     Starting,
-    /// The partition is being read. If `before` is set, the first record must equal it.
+    /// The partition is being read. If `before` is set, the first record must equal `before`.
     Reading { before: Option<OffsetAndTimestamp> },
     /// The partition is paused until this instant; with `None`, until an operator resumes it.
     Paused { until: Option<Instant> },
@@ -290,9 +290,9 @@ impl Assignment {
         }
     }
 
-    /// Records that the tenant of a partition is disabled. If the partition started with an enabled
-    /// tenant, it gets a new epoch and needs a new start offset: the tenant may be enabled again by
-    /// now.
+    /// Records that the tenant of a partition is disabled. If the tenant was enabled at the start of
+    /// reading, the partition gets a new epoch and needs a new start offset. The tenant may be
+    /// enabled again by now.
     pub fn mark_tenant_disabled(&self, topic: &str, partition: i32) {
         let mut state = self.lock_for_update();
         let epoch = state.next_epoch();

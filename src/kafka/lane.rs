@@ -45,8 +45,8 @@ pub struct Writer<S> {
     assignment: Arc<Assignment>,
     reports: std_mpsc::Sender<WriteReport>,
     batch_records_max: usize,
-    /// Partitions whose batch ended with a pause or a disabled tenant. Until the poller applies the
-    /// report, later records of the same epoch get the same treatment here.
+    /// Partitions with a batch that ended in a pause or a disabled tenant. Until the poller applies
+    /// the report, later records of that epoch get the treatment of the batch.
     epoch_results: HashMap<TopicPartition, (AssignmentEpoch, EpochResult)>,
 }
 

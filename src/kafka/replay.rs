@@ -63,7 +63,7 @@ impl OffsetRange {
 /// The reason why a replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The client returned a fatal error.
+    /// The client returned a permanent error.
     #[error("could not read topics")]
     Kafka(#[from] KafkaError),
     /// No broker responded within the time limit.

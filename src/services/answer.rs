@@ -124,7 +124,8 @@ impl Evaluation {
     }
 }
 
-/// Evaluates patrons. All threads share one evaluator; each request brings its own connection pool.
+/// The service that evaluates patrons. All threads share one evaluator; each request brings its own
+/// connection pool.
 pub struct Evaluator {
     clock: Clock,
     users: Users,
@@ -257,8 +258,8 @@ impl Evaluator {
         (last, source)
     }
 
-    /// Refreshes the group in a background task. The response of another gateway is not stored, but
-    /// closes the breaker.
+    /// Refreshes the group in a background task. A response of another gateway is not stored, but can
+    /// close the breaker.
     fn refresh_in_background(self: &Arc<Self>, request: &EvaluationRequest) {
         let key = (request.tenant.id.clone(), request.user);
         let mut refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);

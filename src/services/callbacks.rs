@@ -85,7 +85,7 @@ async fn run<S: IngestStore + 'static>(
     let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
     while queue.recv_many(&mut batch, BATCH_EVENTS_MAX).await > 0 {
         let mut tenant_batches = BTreeMap::<TenantId, Vec<PendingEvent>>::new();
-        // A caller that gave up sends its event again.
+        // Skips events without a waiting caller, because a caller that gave up sends its event again.
         for event in batch.drain(..).filter(|event| !event.reply.is_closed()) {
             tenant_batches.entry(event.tenant.clone()).or_default().push(event);
         }

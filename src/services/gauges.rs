@@ -19,7 +19,7 @@ use crate::{
 /// Shortest interval between two queries of the database.
 const QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Sets all gauges on demand.
+/// All gauges of this instance, set on demand.
 pub struct Gauges {
     tenants: Arc<TenantRegistry>,
     kafka: Arc<ConsumerStatus>,

@@ -56,7 +56,7 @@ pub struct ConsumedRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown;
 
-/// Applies batches to an [`IngestStore`].
+/// The service that applies batches to an [`IngestStore`].
 pub struct Ingest<S> {
     pub(super) store: S,
     /// Time limit of a transaction, after which it is abandoned and retried, because its connection

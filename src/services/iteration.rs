@@ -68,7 +68,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Share of time, in percent, that all exports together may use the database.
 const DB_SHARE_PERCENT: u8 = 50;
 
-/// Requests summary exports, and runs them.
+/// The queue of summary exports, and the worker that runs them.
 pub struct SummaryExports {
     queue_db: Db,
     read_db: Db,

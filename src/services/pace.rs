@@ -11,7 +11,7 @@ use tokio::time::sleep;
 /// length.
 const BURST_MAX: Duration = Duration::from_millis(500);
 
-/// Computes the pause after each step, so that all steps together use at most their share of time.
+/// A limiter that pauses after each step, so that all steps together use at most their share of time.
 #[derive(Debug, Clone)]
 pub(super) struct Throttle {
     /// Share of time, between 0 and 1.

@@ -36,7 +36,8 @@ const PAGE_LETTERS_MAX: i64 = 100;
 /// Largest number of dead letters that one statement deletes.
 const STEP_LETTERS_MAX: i64 = 1000;
 
-/// Timeouts among a tenant's waiting dead letters after which the rest waits for the next round.
+/// Tolerated timeouts among a tenant's waiting dead letters. After another timeout the rest waits for
+/// the next round.
 const FAILED_LETTERS_MAX: usize = 3;
 
 /// Time limit of the retry of one dead letter over HTTP, while the caller waits.
@@ -51,7 +52,7 @@ pub struct DeadLetterService {
     db: Db,
     environment: Environment,
     ingest: Arc<Ingest<PgIngestStore>>,
-    /// Limits requests to one retry at a time, because each uses a connection of the writers' pool.
+    /// Permit of the only retry of a request, because a retry uses a connection of the writers' pool.
     retry_permit: Semaphore,
 }
 
@@ -141,7 +142,7 @@ impl DeadLetterService {
         Ok(())
     }
 
-    /// Retries the records that wait for a tenant, until too many fail because of the tenant. Returns
+    /// Retries the records that wait for a tenant, until a write fails or too many time out. Returns
     /// the number of applied records.
     async fn retry_waiting_of(&self, tenant: &TenantId) -> Result<usize, store::Error> {
         let (mut applied, mut failed, mut after) = (0, 0, Uuid::nil());

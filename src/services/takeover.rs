@@ -210,7 +210,7 @@ pub struct StoredPositions {
     pub unwritable_tenants: Vec<TenantId>,
 }
 
-/// Decides where partitions start and records anomalies.
+/// The service that decides where partitions start, and records anomalies.
 pub struct StartOffsetResolver {
     db: Db,
     tenants: Arc<TenantRegistry>,

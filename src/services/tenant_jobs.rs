@@ -35,7 +35,7 @@ const POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
 const FAST_POLL_TIME: Duration = Duration::from_secs(1);
 
-/// Starts, finds and runs tenant jobs.
+/// The queue of tenant jobs, and the worker that runs them.
 pub struct TenantJobs {
     db: Db,
     tenants: Arc<TenantRegistry>,
@@ -44,7 +44,7 @@ pub struct TenantJobs {
     block_events: Arc<BlockEvents>,
     /// Set once the module's own tables are known to exist.
     module: OnceCell<()>,
-    /// Limits jobs to one at a time. Each uses a connection that ingest needs as well, and the
+    /// Permit of the only running job. A job uses a connection that ingest needs as well, and the
     /// migrations of one database wait for each other anyway.
     permit: Semaphore,
 }

@@ -96,7 +96,8 @@ pub struct TenantRegistry {
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     /// Enabled tenants with an outdated schema.
     outdated: RwLock<BTreeMap<TenantId, OutdatedTenant>>,
-    /// Limits migrations to one at a time, because each uses a connection of the writers' pool.
+    /// Permit of the only running migration, because a migration uses a connection of the writers'
+    /// pool.
     pub(super) migrating: Semaphore,
     /// Notifies that an outdated tenant was found.
     outdated_found: Notify,
@@ -159,8 +160,8 @@ impl TenantRegistry {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Returns whether every enabled tenant's migration was tried. Before that, no shared topic is
-    /// read, because records of outdated tenants would pause it repeatedly.
+    /// Returns whether every enabled tenant's migration was tried. Before that, shared topics are not
+    /// read, because records of outdated tenants would pause the topics repeatedly.
     pub fn is_caught_up(&self) -> bool {
         *self.caught_up.borrow()
     }
