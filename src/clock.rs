@@ -44,7 +44,8 @@ impl Clock {
 const FORMATTABLE_MILLIS: [i64; 2] = [-62_135_596_800_000, 253_402_300_799_999];
 
 /// Formats an instant for clients (docs/contract/http-api.md#13-dates):
-/// `2026-09-14T21:59:59.000+00:00`. An instant outside the years 1 to 9999 becomes the nearest instant within.
+/// `2026-09-14T21:59:59.000+00:00`. An instant outside the years 1 to 9999 becomes the nearest
+/// instant within.
 pub fn format_instant(instant: DateTime<Utc>) -> String {
     let [first, last] = FORMATTABLE_MILLIS;
     let milliseconds = instant.timestamp_millis().clamp(first, last);

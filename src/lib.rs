@@ -7,9 +7,10 @@
 //!   > store/merge ] > blocks/evaluate > http/automated_blocks
 //! ```
 //!
-//! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`, `blocks`,
-//! `cql`: no `async`, no SQL, no clock), and `services`, which connects edges and core. `tests/boundaries.rs`
-//! checks the dependencies between the bands. `ARCHITECTURE.md` follows one event through all modules.
+//! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`,
+//! `blocks`, `cql`: no `async`, no SQL, no clock), and `services`, which connects edges and core.
+//! `tests/boundaries.rs` checks the dependencies between the bands. `ARCHITECTURE.md` follows one event
+//! through all modules.
 
 pub mod kafka;
 

@@ -329,8 +329,8 @@ impl Poller {
                 self.stop.cancel();
             }
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                // The next offset is outside the log. The error omits the partition, so every partition gets a
-                // new start offset.
+                // The next offset is outside the log. The error omits the partition, so every
+                // partition gets a new start offset.
                 warn!("poller: the next offset is out of range; determining a new start offset");
                 self.context().assignment.restart(|_| true);
             }
