@@ -1,4 +1,4 @@
-//! Builds the service from its settings, starts its parts and stops them in order.
+//! Builds the service from its settings, starts its parts, and stops them in order.
 
 use std::{
     io,
@@ -34,66 +34,65 @@ use crate::{
     store::{self, Db, PoolSettings},
 };
 
-/// Connections of the writers and of work on whole tenants, at least.
+/// Smallest number of connections for writers and for work on whole tenants.
 const WORK_CONNECTIONS_MIN: u32 = 2;
 
-/// Connections that hear of changes of the registry.
+/// Connections that listen for changes of the tenant registry.
 const LISTENER_CONNECTIONS: u32 = 1;
 
-/// Connections of all iterations together.
+/// Connections of all summary exports together.
 const EXPORT_CONNECTIONS: u32 = 2;
 
-/// Connections of all requests but those of desks, beyond `DB_MAXPOOLSIZE`: made when there is something to
-/// do. One slow list keeps no other operator waiting, and no number of them keeps a desk (decision 0005).
+/// Connections of all requests except evaluations, in addition to `DB_MAXPOOLSIZE`; opened on demand. With
+/// two, a slow list blocks no other operator, and operators never block an evaluation (decision 0005).
 const OPERATOR_CONNECTIONS: u32 = 2;
 
 const _: () =
     assert!(WORK_CONNECTIONS_MIN + LISTENER_CONNECTIONS < DatabaseConfig::CONNECTIONS_MIN);
 
-/// How long a request waits for a connection, and its statement for an end.
+/// Time that an evaluation waits for a connection, and time limit of a request's statement.
 const WEB_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const WEB_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long other requests than a desk's wait for a connection: it may have to be made first.
+/// Time that other requests wait for a connection, which may have to be opened first.
 const OPERATOR_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long ingest waits for a connection before it says that the database is away.
+/// Time that ingest waits for a connection before the database counts as unavailable.
 const WORK_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests in flight get this long to end once the service stops, in seconds.
+/// Time for requests in flight after the service stops, in seconds.
 const DRAIN_SECONDS: u64 = 3;
 
-/// The head of a connection's first request has to be there within this; the time for a body is bounded
-/// where it is read (`http/body.rs`).
+/// Time limit of the head of a connection's first request; `http/body.rs` limits the time of a body.
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection without a request is kept this long, and one that is closed has this long to end.
+/// Lifetime of an idle connection; `DISCONNECT_TIMEOUT` limits the closing of a connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The group gets this long to be left: librdkafka may hang while no broker answers.
+/// Time limit for leaving the consumer group, because librdkafka may hang while no broker answers.
 const GROUP_LEAVE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Events that came over HTTP get this long to be answered, and connections to be closed.
+/// Time limit for the last HTTP events, and for closing the database connections.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const _: () =
     assert!(DRAIN_SECONDS + Config::SHUTDOWN_DELAY_MAX.as_secs() <= GROUP_LEAVE_TIMEOUT.as_secs());
 const _: () = assert!(GROUP_LEAVE_TIMEOUT.as_secs() + 2 * CLOSE_TIMEOUT.as_secs() < 10);
 
-/// Why the service could not start.
+/// The reason why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not this machine's, or the port is taken or not ours to take.
+    /// The address does not belong to this host, the port is in use, or the process may not bind it.
     #[error("could not listen on {address}")]
     Listen {
         /// Address and port.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The Kafka client refuses its settings.
+    /// The Kafka client rejected its settings.
     #[error("could not start the Kafka consumer")]
     Kafka(#[source] kafka::Error),
     /// The HTTP client could not be built.
@@ -101,25 +100,26 @@ pub enum StartError {
     Client(#[source] okapi::ClientError),
 }
 
-/// A running service.
+/// A running service with its tasks and connections.
 pub struct RunningService {
-    /// The port on which it listens.
+    /// The TCP port on which the HTTP server listens.
     pub port: u16,
     server: ServerHandle,
     server_task: JoinHandle<io::Result<()>>,
     consumer: Consumer,
-    /// What goes on until `stop`.
+    /// Tasks that run until `stop`.
     workers: TaskTracker,
     http_events_task: JoinHandle<()>,
     work_pool: Db,
     shutdown_delay: Duration,
-    /// Cancelled first: from then on the service isn't ready.
+    /// Cancelled first; afterwards the service reports that it is not ready.
     stopping: CancellationToken,
     /// Cancelled to end all loops.
     stop: CancellationToken,
 }
 
-/// Starts everything. Neither database nor broker need be there yet: what needs them goes on trying.
+/// Starts all parts. The database and the broker may still be unavailable; the parts that need them
+/// retry.
 pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, StartError> {
     let address = SocketAddr::new(config.http_address, config.http_port);
     let listen = |source| StartError::Listen { address, source };
@@ -196,7 +196,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let pubsub = config.okapi.pubsub_registration.then(|| PubSub::new(calls));
     let sender = Arc::new(MessageProducer::new(&config.kafka));
     let block_events = Arc::new(BlockEvents::new(
-        // While nobody is told, there is hardly anything to look at.
+        // While block events are switched off, the detect worker needs no connection of its own.
         match config.block_events.enabled {
             true => (message_pool(config, 1), message_pool(config, 1)),
             false => (work_pool.clone(), message_pool(config, 1)),
@@ -315,14 +315,15 @@ fn log_gateway(gateway: &Gateway) {
     }
 }
 
-/// Gathers figures, also when nobody asks for them.
+/// Runs the upkeep of the metrics at intervals, even if no request reads them.
 async fn gather_metrics(stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(metrics::UPKEEP_INTERVAL)).await.is_some() {
         metrics::metrics().run_upkeep();
     }
 }
 
-/// Connections for messages, beside those of ingest and answers: they are made when there is something to do.
+/// Creates a pool for messages, separate from the connections of ingest and evaluations; connections
+/// are opened on demand.
 fn message_pool(config: &Config, max_connections: u32) -> Db {
     store::pool(
         &config.database.login,
@@ -336,13 +337,13 @@ fn message_pool(config: &Config, max_connections: u32) -> Db {
     )
 }
 
-/// The settings leave some for answers.
+/// Returns the number of connections for work; the settings ensure that some remain for evaluations.
 fn work_connections(config: &Config) -> u32 {
     config.kafka.writers.max(WORK_CONNECTIONS_MIN)
 }
 
-/// Each thread that answers has connections of its own: a shared pool makes every statement cross
-/// threads (docs/decisions/0005).
+/// Starts the HTTP server. Each HTTP worker thread has a connection pool of its own, because with a
+/// shared pool every statement crosses threads (docs/decisions/0005).
 fn serve(
     config: &Config,
     service: Arc<AppState>,
@@ -386,13 +387,13 @@ fn serve(
 }
 
 impl RunningService {
-    /// Resolves when the service stops by itself, because a part of it can't go on.
+    /// Waits until the service stops by itself, because one of its parts failed.
     pub async fn failed(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Stops: not ready any more, requests drained, the batches in hand finished, offsets committed.
-    /// Takes less than ten seconds, whatever is away.
+    /// Stops the service: reports not ready, drains requests, finishes current batches and commits
+    /// offsets. Returns in less than ten seconds, even if the database or the broker is unavailable.
     pub async fn stop(self) {
         self.stopping.cancel();
         self.stop.cancel();
@@ -409,10 +410,10 @@ impl RunningService {
             ended.cancel();
         };
         let http = async {
-            // Who sends requests here has to notice first.
+            // Load balancers need time to notice that the service is not ready.
             sleep(self.shutdown_delay).await;
-            // A database connection that an HTTP worker opened breaks when that worker's runtime ends. The loops
-            // share these connections, so the workers end after the loops.
+            // A database connection that an HTTP worker opened breaks when that worker's runtime
+            // ends. The loops share these connections, so the workers end after the loops.
             let rest = GROUP_LEAVE_TIMEOUT
                 .saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
             let _ = timeout(rest, ended.cancelled()).await;

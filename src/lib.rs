@@ -1,16 +1,16 @@
-//! Decides whether a patron may borrow, renew or request, from what circulation and fee/fine events
-//! have told.
+//! Decides whether a patron may borrow, renew or request, based on circulation and fee/fine events.
 //!
-//! The modules stand in the order in which a record meets them:
+//! A record passes the modules in this order:
 //!
 //! ```text
-//! Kafka record > kafka/consumer > event/decode > flow/ingest [ store/inbox > patron/loan, patron/fee
-//!   > store/merge ] > blocks/evaluate > http/blocks
+//! Kafka record > kafka/consumer > event/decode > services/ingest [ store/inbox > patron/loan, patron/fee
+//!   > store/merge ] > blocks/evaluate > http/automated_blocks
 //! ```
 //!
-//! Three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`, `blocks`,
-//! `cql`: no `async`, no SQL, no clock) and `flow`, where they meet. `tests/boundaries.rs` holds them.
-//! `ARCHITECTURE.md` follows one event through all of it.
+//! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`,
+//! `blocks`, `cql`: no `async`, no SQL, no clock), and `services`, which connects edges and core.
+//! `tests/boundaries.rs` checks the dependencies between the bands. `ARCHITECTURE.md` follows one event
+//! through all modules.
 
 pub mod kafka;
 

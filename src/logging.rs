@@ -1,4 +1,5 @@
-//! Logs: one JSON object or one plain line each, with ids and never with payloads, names or tokens.
+//! Logging: each entry is one JSON object or one line of text. Log lines contain ids, but never
+//! payloads, names or tokens.
 
 use std::{
     error::Error,
@@ -8,40 +9,40 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text, for people.
     Text,
-    /// For machines.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// A request that is none, or that breaks off, is logged there as an error. It is none of ours, and whoever
-/// reaches the port could fill the log with it.
+/// Silences a target that logs malformed and aborted requests as errors. These are errors of clients, and any
+/// client of the port could fill the log.
 const SILENCED_DIRECTIVE: &str = "actix_http::h1::dispatcher=off";
 
-/// What to log: a level, or directives such as `info,sqlx=warn`.
+/// Parses a log filter: a level, or directives such as `info,sqlx=warn`. Returns `None` if it is invalid.
 pub fn parse_filter(directives: &str) -> Option<EnvFilter> {
     EnvFilter::try_new(directives).ok()?;
     EnvFilter::try_new(format!("{SILENCED_DIRECTIVE},{directives}")).ok()
 }
 
-/// Sends logs to standard error. `filter` is a level, or directives such as `info,sqlx=warn`.
+/// Starts logging to standard error with a filter from [`parse_filter`].
 pub fn init(filter: EnvFilter, format: LogFormat) {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
-    // A second start, as in tests, keeps the first.
+    // If logging has started already, as in tests, this call has no effect.
     let _ = match format {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     };
 }
 
-/// An error with all its causes on one line. Our errors leave their causes out; of others that repeat
-/// them, what was said already is not said again.
+/// An error that displays all its causes on one line. Errors of this crate omit their causes from the
+/// message. If an error's message ends with its cause, the cause is not repeated.
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {

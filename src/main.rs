@@ -1,4 +1,4 @@
-//! The command line: reads the settings and calls the library.
+//! The executable: parses the command line, validates the settings, and calls the library.
 
 use std::{io::Write, process::ExitCode};
 
@@ -30,7 +30,7 @@ enum Command {
     Operator(cli::Command),
 }
 
-/// Settings or arguments that can't be used.
+/// Exit code for invalid settings or arguments.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
             Command::Operator(command) => run_operator_command(&command, &config).await,
         }
     });
-    // What still hangs, such as a client that can't leave its group, ends with the process.
+    // Remaining tasks, such as a client that fails to leave its group, end with the process.
     runtime.shutdown_background();
     code
 }

@@ -1,7 +1,7 @@
-//! Figures about itself, counted as things happen, for `/metrics`. What has to be asked of the database
-//! or the log is in `flow/gauges.rs`.
+//! Counters and histograms of this instance for `/metrics`. Gauges, which need a query of the
+//! database or the broker, are in `services/gauges.rs`.
 //!
-//! Every label that there can be is there from the start, at zero.
+//! Counters with a fixed set of labels exist from the start, with value zero.
 
 use std::{
     collections::HashSet,
@@ -21,23 +21,23 @@ use crate::{
     store::incidents,
 };
 
-/// How often what is counted is gathered when nobody asks for it.
+/// Interval of the upkeep, which runs even if no request reads the metrics.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A gauge that nobody sets any more is forgotten after this time.
+/// Lifetime of a gauge after its last update.
 const GAUGE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Upper bounds in seconds: of a batch, and of the time from an event to its being visible.
+/// Upper bounds in seconds, for batches and for the time from an event to its visibility.
 const LATENCY_BUCKETS_SECONDS: [f64; 14] =
     [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0];
 
 /// Upper bounds of the number of records in a batch.
 const BATCH_BUCKETS_RECORDS: [f64; 8] = [1.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0];
 
-/// The one place where figures are kept; whoever looks first makes it.
+/// The metrics of the process, created at the first use.
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// What is counted.
+/// The handles of all counters and histograms.
 pub struct Metrics {
     handle: PrometheusHandle,
     applied: Counter,
@@ -52,32 +52,32 @@ pub struct Metrics {
     batch_records: Histogram,
     batch_seconds: Histogram,
     event_latency_seconds: Histogram,
-    /// Batches that were offered again.
+    /// Retries of batches.
     pub retries: Counter,
-    /// Times that reading was paused, because records could not be stored.
+    /// Pauses of reading because records could not be stored.
     pub pauses: Counter,
     /// Partitions that the group assigned.
     pub assigned: Counter,
-    /// Partitions that it revoked.
+    /// Partitions that the group revoked.
     pub revoked: Counter,
-    /// Records of topics that rebuilds have read.
+    /// Records that rebuilds have read from topics.
     pub replayed: Counter,
     reevaluated_patrons: Counter,
     written_messages: Counter,
     /// Messages that the broker has acknowledged.
     pub sent_messages: Counter,
-    /// Summaries that iterations have published.
+    /// Summaries that exports have published.
     pub published_summaries: Counter,
-    /// Requests that name another gateway than the pinned one.
+    /// Requests with a gateway other than the pinned gateway.
     pub other_gateway_requests: Counter,
     pruned_rows: [Counter; 4],
     evaluations: [Counter; AnswerSource::ALL.len()],
     module_calls: [[Counter; CallOutcome::ALL.len()]; Module::ALL.len()],
-    /// Tenants who were enabled once.
+    /// Tenants with hidden metrics: they were enabled once and are disabled now.
     hidden_tenants: RwLock<HashSet<TenantId>>,
 }
 
-/// The figures.
+/// Returns the metrics of the process.
 pub fn metrics() -> &'static Metrics {
     &METRICS
 }
@@ -91,7 +91,7 @@ impl Metrics {
                 builder.set_buckets_for_metric(bounds("_records"), &BATCH_BUCKETS_RECORDS)
             })
             .expect("there are bounds")
-            // What nobody sets any more, such as the lag of a partition that went away, is told no more.
+            // Idle gauges expire, for example the lag of a revoked partition.
             .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE_TIMEOUT))
             .install_recorder()
             .expect("nobody else in this program installs one");
@@ -141,7 +141,7 @@ impl Metrics {
         }
     }
 
-    /// All figures as Prometheus reads them.
+    /// Returns all metrics in the text format of Prometheus, without lines of hidden tenants.
     pub fn render(&self) -> String {
         let text = self.handle.render();
         let hidden = self.hidden_tenants.read().unwrap_or_else(PoisonError::into_inner);
@@ -153,8 +153,8 @@ impl Metrics {
         text.lines().filter(is_visible).flat_map(|line| [line, "\n"]).collect()
     }
 
-    /// Tells nothing more of a tenant who isn't enabled any more, or tells it again. The exporter itself
-    /// forgets no counter. Only for tenants who were enabled: so there are no more of them than of counters.
+    /// Hides or shows the metrics of a tenant, because the exporter never drops a counter. Callers
+    /// pass only tenants that were enabled, so the set stays no larger than the set of counters.
     pub fn set_hidden(&self, tenant: &TenantId, hide: bool) {
         let mut hidden = self.hidden_tenants.write().unwrap_or_else(PoisonError::into_inner);
         if hide {
@@ -164,17 +164,17 @@ impl Metrics {
         }
     }
 
-    /// Whether a tenant's figures are left out.
+    /// Returns whether a tenant's metrics are hidden.
     pub fn is_hidden(&self, tenant: &TenantId) -> bool {
         self.hidden_tenants.read().unwrap_or_else(PoisonError::into_inner).contains(tenant)
     }
 
-    /// Gathers what was counted, so that it takes no room; see [`GATHER`].
+    /// Compacts recorded values to free memory; see [`UPKEEP_INTERVAL`].
     pub fn run_upkeep(&self) {
         self.handle.run_upkeep();
     }
 
-    /// A batch is durable.
+    /// Records a durable batch.
     pub fn record_batch(&self, records: usize, took: Duration, tally: BatchCounts) {
         self.batch_records.record(records as f64);
         self.batch_seconds.record(took.as_secs_f64());
@@ -186,7 +186,7 @@ impl Metrics {
         add(&self.skipped, tally.skipped);
     }
 
-    /// An event is durable: it, or a repeat of it.
+    /// Records a durable event, new or duplicate.
     pub fn record_event(&self, event: &Event, recorded: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         self.events[event.fact.kind() as usize].increment(1);
         self.identified[event.identified_by as usize].increment(1);
@@ -195,12 +195,12 @@ impl Metrics {
         self.event_latency_seconds.record(since.unwrap_or_default().as_secs_f64());
     }
 
-    /// A record is parked.
+    /// Counts a dead letter.
     pub fn record_dead_letter(&self, kind: Kind, reason: Reason) {
         dead_letter_counter(kind, reason).increment(1);
     }
 
-    /// What became of a tenant's share, where tenants are told apart.
+    /// Counts a tenant batch by outcome, if metrics have a label per tenant.
     pub fn record_tenant_batch(&self, tenant: &TenantId, tally: BatchCounts) {
         for (outcome, number) in [
             ("applied", tally.applied),
@@ -213,28 +213,28 @@ impl Metrics {
         }
     }
 
-    /// An incident was raised that was not open.
+    /// Counts an incident that was raised while no such incident was open.
     pub fn record_incident(&self, kind: incidents::IncidentKind) {
         self.incidents[kind as usize].increment(1);
     }
 
-    /// A question about a patron was answered.
+    /// Counts an evaluation by its answer source.
     pub fn record_evaluation(&self, basis: AnswerSource) {
         self.evaluations[basis as usize].increment(1);
     }
 
-    /// Another module was called, or would have been if it had not failed before.
+    /// Counts a call of another module, including a call that an open breaker rejected.
     pub fn record_module_call(&self, module: Module, outcome: CallOutcome) {
         self.module_calls[module as usize][outcome as usize].increment(1);
     }
 
-    /// So many patrons were looked at, and so many messages written down.
+    /// Counts evaluated patrons, and messages written to the outbox.
     pub fn record_reevaluation(&self, patrons: usize, messages: usize) {
         self.reevaluated_patrons.increment(patrons as u64);
         self.written_messages.increment(messages as u64);
     }
 
-    /// Old rows were removed.
+    /// Counts rows that housekeeping deleted.
     pub fn record_pruned(&self, pruned: PrunedCounts) {
         let rows = [pruned.inbox, pruned.loans, pruned.fees_fines, pruned.dead_letters];
         for (counter, rows) in self.pruned_rows.iter().zip(rows) {

@@ -1,4 +1,5 @@
-//! What brokers know of logs and of the group, asked over a connection of its own that joins no group.
+//! Queries to the brokers about logs and the consumer group, over a connection of its own that joins
+//! no group.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,29 +31,29 @@ use crate::{
     },
 };
 
-/// How long a broker may take for one answer.
+/// Time limit of one broker request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks brokers. Its calls block: they belong on a thread that may.
+/// A client for broker queries. Its methods block, so callers need a thread that may block.
 pub struct BrokerClient {
     settings: ClientConfig,
-    /// Taken only when dropped.
+    /// `None` only during the drop.
     client: Option<BaseConsumer<StatisticsContext>>,
 }
 
-/// How often the client reports about itself.
+/// Interval at which the client reports statistics.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl BrokerClient {
-    /// Connects when it is first asked.
+    /// Creates a client that connects at its first request.
     pub fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let settings = settings(config);
         let client = Some(settings.create_with_context(StatisticsContext(None))?);
         Ok(Self { settings, client })
     }
 
-    /// As [`Broker::new`], with reports of what brokers it is connected with. It owns no partitions, so they
-    /// are short however many there are.
+    /// Creates a client like [`BrokerClient::new`] that also reports its broker connections to
+    /// `status`. The client owns no partitions, so its statistics stay short.
     pub(super) fn with_statistics(
         config: &KafkaConfig,
         status: Arc<ConsumerStatus>,
@@ -65,7 +66,7 @@ impl BrokerClient {
         Ok(Self { settings, client })
     }
 
-    /// Passes on what the client has to report, if anything. It does not wait.
+    /// Delivers pending statistics of the client, without waiting.
     pub(super) fn poll_statistics(&self) {
         if let Some(Err(error)) = self.client().poll(Duration::ZERO) {
             debug!(%error, "kafka admin: client reported an error; requests return it, too");
@@ -76,12 +77,12 @@ impl BrokerClient {
         self.client.as_ref().expect("it is taken only when dropped")
     }
 
-    /// The cluster's id.
+    /// Returns the cluster's id, or `None` if no broker answers in time.
     pub fn cluster_id(&self) -> Option<Arc<str>> {
         self.client().client().fetch_cluster_id(REQUEST_TIMEOUT).map(Arc::from)
     }
 
-    /// The group's offsets; none for a partition of which the group has none.
+    /// Returns the group's committed offsets, without partitions that have none.
     pub fn committed_offsets(
         &self,
         partitions: &[TopicPartition],
@@ -106,7 +107,7 @@ impl BrokerClient {
         Ok(offsets)
     }
 
-    /// What logs hold, in two requests to each broker. A partition that is not there is left out.
+    /// Returns the watermarks of partitions with two requests per broker. Omits missing partitions.
     pub fn watermarks(
         &self,
         partitions: &[TopicPartition],
@@ -114,7 +115,7 @@ impl BrokerClient {
         if partitions.is_empty() {
             return Ok(HashMap::new());
         }
-        // In place of a time these two mean the first offset and the one after the last.
+        // In place of a timestamp, these two values request the first offset and the end offset.
         let lows = self.list_offsets(partitions, Offset::Beginning)?;
         let highs = self.list_offsets(partitions, Offset::End)?;
         let watermarks = |(topic_partition, low): (TopicPartition, i64)| {
@@ -124,14 +125,14 @@ impl BrokerClient {
         Ok(lows.into_iter().filter_map(watermarks).collect())
     }
 
-    /// The names of all topics.
+    /// Returns the names of all topics.
     pub fn topic_names(&self) -> Result<Vec<String>, KafkaError> {
         let metadata = self.client().fetch_metadata(None, REQUEST_TIMEOUT)?;
         let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(existing.map(|topic| topic.name().to_owned()).collect())
     }
 
-    /// The partitions of those topics that there are.
+    /// Returns the partitions of those topics in `topics` that exist.
     pub fn partitions(&self, topics: &[String]) -> Result<Vec<TopicPartition>, KafkaError> {
         let mut found = Vec::new();
         for name in topics {
@@ -144,7 +145,8 @@ impl BrokerClient {
         Ok(found)
     }
 
-    /// The first offsets that were written at an instant or later; none where nothing was.
+    /// Returns the first offset written at `time` or later, per partition. Omits partitions without a
+    /// later record.
     pub fn offsets_for_time(
         &self,
         partitions: &[TopicPartition],
@@ -159,7 +161,8 @@ impl BrokerClient {
             self.client().offsets_for_times(partition_list(partitions, which)?, REQUEST_TIMEOUT)?;
         let mut first = HashMap::new();
         for element in offsets.elements() {
-            // Of one partition it may have failed: that is not the same as nothing.
+            // The lookup may fail for a single partition, which differs from a partition without
+            // records.
             element.error()?;
             if let Offset::Offset(offset) = element.offset() {
                 first.insert((Arc::from(element.topic()), element.partition()), offset);
@@ -168,13 +171,13 @@ impl BrokerClient {
         Ok(first)
     }
 
-    /// Reads single records of many partitions, with one client of its own and in bounded time. What could not
-    /// be read until then is left out.
+    /// Reads single records of many partitions, with a client of its own and within a time limit.
+    /// Omits partitions without a response in time.
     pub fn probe(&self, probes: &[RecordProbe]) -> ProbeResults {
         probe::probe(&self.settings, probes, REQUEST_TIMEOUT)
     }
 
-    /// Asking for a topic by its name refreshes what the client knows of it.
+    /// Requests metadata per topic name, which refreshes the client's cache.
     fn refresh_metadata(&self, partitions: &[TopicPartition]) -> Result<(), KafkaError> {
         let topics: BTreeSet<&str> = partitions.iter().map(|(topic, _)| &**topic).collect();
         topics.into_iter().try_for_each(|topic| {
@@ -196,7 +199,7 @@ impl BrokerClient {
                 .client()
                 .offsets_for_times(partition_list(&remaining, which)?, REQUEST_TIMEOUT)
             {
-                // What the client knows of topics is minutes old: one may have more partitions by now.
+                // The client's metadata is minutes old, and a topic may have more partitions by now.
                 Err(error)
                     if !is_retry
                         && error.rdkafka_error_code()
@@ -214,7 +217,7 @@ impl BrokerClient {
                     (Ok(()), Offset::Offset(offset)) => {
                         offsets.insert(topic_partition, offset);
                     }
-                    // Or another leader.
+                    // The partition may have another leader by now.
                     _ => remaining.push(topic_partition),
                 }
             }
@@ -226,7 +229,7 @@ impl BrokerClient {
     }
 }
 
-/// Closing a client may block for as long as a broker is away: not on a thread that others wait for.
+/// Closing a client may block while a broker is unavailable, so a separate thread closes the client.
 impl Drop for BrokerClient {
     fn drop(&mut self) {
         let client = self.client.take();
@@ -241,7 +244,7 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
     settings
 }
 
-/// Passes reports on; answers show other trouble.
+/// The context that applies statistics to the status. Requests return all other errors.
 struct StatisticsContext(Option<(Arc<ConsumerStatus>, Clock)>);
 
 impl ConsumerContext for StatisticsContext {}

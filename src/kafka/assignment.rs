@@ -1,4 +1,4 @@
-//! Which partitions this instance owns at the moment, and how far each is on its way to being read.
+//! The partitions that this instance owns, and the state of each from assignment to reading.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +8,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-/// The partitions that the group has assigned to this instance. Each assignment of a partition is an
-/// era of its own, and so is each time it begins anew: what was read in an earlier era must not move
-/// the offset of a later one.
+/// The partitions that the group has assigned to this instance. Each assignment of a partition and
+/// each restart has an epoch of its own. A record of an earlier epoch must not move the offset of a
+/// later epoch.
 #[derive(Debug, Default)]
 pub struct Assignment(Mutex<AssignmentState>);
 
@@ -18,8 +18,9 @@ pub struct Assignment(Mutex<AssignmentState>);
 struct AssignmentState {
     partitions: BTreeMap<String, BTreeMap<i32, OwnedPartition>>,
     last_epoch: u64,
-    /// Whether something has changed since it was last asked what is due, and when a partition that is
-    /// held comes due. It is asked for every record, and must not walk through all partitions each time.
+    /// `true` if a change happened since the last [`Assignment::take_pending`]. With `next_resume_at`
+    /// it lets `take_pending`, which runs for every record, return without a walk through all
+    /// partitions.
     changed: bool,
     next_resume_at: Option<Instant>,
 }
@@ -28,127 +29,129 @@ struct AssignmentState {
 struct OwnedPartition {
     epoch: AssignmentEpoch,
     state: PartitionState,
-    /// Whether its records are kept: not while its tenant isn't enabled.
+    /// `false` if the partition's tenant is disabled and its records are skipped.
     tenant_enabled: bool,
-    /// The offset that is read next, once it is known where to begin.
+    /// The next offset to read; 0 until the start offset is known.
     next: i64,
-    /// Up to where its records are settled, once it is known where to begin.
+    /// The offset up to which records are committed; `None` until the start offset is known.
     committed_offset: Option<i64>,
-    /// Where its log began when reading did: it can only begin later since, as long as it is the same log.
+    /// The first offset of the log when reading started. In the same log the first offset can only
+    /// increase.
     log_start: i64,
-    /// A record that was read some time ago, and the one that was read last. An unnoticed change of the log
-    /// shows at the older one only: the other one is of the new log already.
+    /// An earlier record and the last record of this partition. Only the earlier record reveals an
+    /// unnoticed change of the log, because the last record may already be from the new log.
     older: Option<OffsetAndTimestamp>,
     newest: Option<OffsetAndTimestamp>,
 }
 
-/// One uninterrupted reading of a partition.
+/// The number of one uninterrupted reading of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AssignmentEpoch(u64);
 
-/// How far a partition is.
+/// The stage of an owned partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartitionState {
-    /// Where to begin is to be asked.
+    /// The partition needs a start offset, and no request for it is in progress.
     NeedsStart { recreation: TopicRecreation },
-    /// Where to begin is being asked.
+    /// The start offset has been requested.
     Starting,
-    /// It is read; the first record must be the known one, if one is known.
+    /// The partition is being read. If `before` is set, the first record must equal `before`.
     Reading { before: Option<OffsetAndTimestamp> },
-    /// It is not read before this instant; `None`: before an operator says so.
+    /// The partition is paused until this instant; with `None`, until an operator resumes it.
     Paused { until: Option<Instant> },
 }
 
-/// Whether a log is known to be another one than was read before.
+/// The evidence that a topic was deleted and recreated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicRecreation {
-    /// Not as far as is known.
+    /// No evidence.
     #[default]
     NotDetected,
-    /// This partition shows it.
+    /// This partition shows the recreation.
     OnThisPartition,
-    /// Another partition of the topic has shown it: a topic is made anew with all its partitions.
+    /// Another partition of the topic shows the recreation, which affects all partitions of the
+    /// topic.
     OnOtherPartition,
 }
 
-/// A record that was read before, by which a log is known to be the same.
+/// A record that was read before; its timestamp identifies the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetAndTimestamp {
-    /// Its offset.
+    /// Offset of the record in its partition.
     pub offset: i64,
-    /// Its timestamp.
+    /// Timestamp of the record, set by the producer or the broker.
     pub timestamp: DateTime<Utc>,
 }
 
-/// A partition whose beginning is to be asked.
+/// A partition that needs a start offset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PendingPartition {
-    /// The topic.
+    /// Full name of the topic.
     pub topic: String,
-    /// The partition.
+    /// Number of the partition.
     pub partition: i32,
-    /// The era that it begins.
+    /// The epoch that the start offset is for.
     pub epoch: AssignmentEpoch,
-    /// Whether its topic was made anew.
+    /// The evidence that the topic was recreated.
     pub recreation: TopicRecreation,
 }
 
-/// Where reading begins.
+/// The offset at which reading starts, and the state of the partition at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartPosition {
-    /// The offset of the first record to be taken.
+    /// The offset of the first record to admit.
     pub from: i64,
-    /// Where the log begins.
+    /// The first offset of the log.
     pub log_start: i64,
-    /// Whether records are kept.
+    /// `true` if records are stored; `false` if the tenant is disabled.
     pub tenant_enabled: bool,
-    /// The record that comes first and must be the known one, if one is known.
+    /// The record that arrives first and must equal this known record, if one is known.
     pub before: Option<OffsetAndTimestamp>,
 }
 
-/// A partition that is read, as the watchdog sees it.
+/// The watchdog's copy of the state of a reading partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedPartition {
-    /// The topic.
+    /// Full name of the topic.
     pub topic: String,
-    /// The partition.
+    /// Number of the partition.
     pub partition: i32,
-    /// The era in which it is read.
+    /// The epoch of the reading.
     pub epoch: AssignmentEpoch,
-    /// The offset that is read next.
+    /// The next offset to read.
     pub next: i64,
-    /// Where its log began when reading did.
+    /// The first offset of the log when reading started.
     pub log_start: i64,
-    /// A record that was read some time ago.
+    /// An earlier record of this partition.
     pub older: Option<OffsetAndTimestamp>,
-    /// The record that was read last.
+    /// The last record of this partition.
     pub newest: Option<OffsetAndTimestamp>,
 }
 
-/// What to do with a record that has come.
+/// The decision about a polled record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmitDecision {
-    /// To be settled.
+    /// The record is delivered to a writer.
     Admit(Admission),
-    /// Not to be read here and now, or read before.
+    /// The record is skipped: the partition is not reading, or has read the record before.
     Ignore,
-    /// It is not the record that stood there: the topic was made anew.
+    /// Another record has the offset of the known record, so the topic was recreated.
     TopicRecreated,
 }
 
-/// A record that is to be settled.
+/// The state of a partition at the moment of an admitted record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// The era in which it was read.
+    /// The epoch in which the record was read.
     pub epoch: AssignmentEpoch,
-    /// Whether it is to be kept, or its tenant wasn't enabled.
+    /// `true` if the record is stored; `false` if its tenant is disabled.
     pub tenant_enabled: bool,
     /// The offset up to which the partition was read before.
     pub position: i64,
 }
 
 impl Assignment {
-    /// Partitions were assigned.
+    /// Adds partitions that the group has assigned.
     pub fn add(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
         let mut state = self.lock_for_update();
         for (topic, number) in partitions {
@@ -158,7 +161,7 @@ impl Assignment {
         }
     }
 
-    /// Partitions were revoked.
+    /// Removes partitions that the group has revoked.
     pub fn remove(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
         let mut state = self.lock();
         for (topic, number) in partitions {
@@ -171,17 +174,17 @@ impl Assignment {
         }
     }
 
-    /// All partitions were given up.
+    /// Removes all partitions.
     pub fn clear(&self) {
         self.lock().partitions.clear();
     }
 
-    /// The era in which the partition is owned now.
+    /// Returns the current epoch of a partition, or `None` if this instance does not own it.
     pub fn epoch(&self, topic: &str, partition: i32) -> Option<AssignmentEpoch> {
         self.lock().get(topic, partition).map(|partition| partition.epoch)
     }
 
-    /// How many partitions are at which stage.
+    /// Counts the partitions per stage.
     pub fn counts(&self) -> PartitionCounts {
         let mut counts = PartitionCounts::default();
         for partition in self.lock().partitions.values().flat_map(BTreeMap::values) {
@@ -197,7 +200,7 @@ impl Assignment {
         counts
     }
 
-    /// The partitions that are read.
+    /// Returns the partitions that are being read.
     pub fn reading_partitions(&self) -> Vec<(String, i32)> {
         let mut list = Vec::new();
         for (topic, partitions) in &self.lock().partitions {
@@ -210,7 +213,7 @@ impl Assignment {
         list
     }
 
-    /// The partitions whose beginning is to be asked now; they count as being asked from here on.
+    /// Returns the partitions that need a start offset now, and marks them as `Starting`.
     pub fn take_pending(&self, now: Instant) -> Vec<PendingPartition> {
         let mut state = self.lock();
         let mut pending = Vec::new();
@@ -241,11 +244,12 @@ impl Assignment {
         pending
     }
 
-    /// The beginning is known and sought: from now on records are taken.
+    /// Starts reading at a position that the client has sought.
     pub fn start(&self, pending: &PendingPartition, start: StartPosition) {
         let StartPosition { from, log_start, tenant_enabled, before } = start;
         self.update(pending, |partition| {
-            // What was read in an earlier era tells of the log as long as reading goes on in it.
+            // A record of an earlier epoch identifies the log only if reading continues in the same
+            // log.
             let older = partition.older.or(before).filter(|_| before.is_some());
             let state = PartitionState::Reading { before };
             *partition = OwnedPartition {
@@ -261,20 +265,21 @@ impl Assignment {
         });
     }
 
-    /// The beginning could not be sought: it is asked again.
+    /// Marks a partition as `NeedsStart` again after a failed seek.
     pub fn requeue(&self, pending: &PendingPartition) {
         self.update(pending, |partition| {
             partition.state = PartitionState::NeedsStart { recreation: pending.recreation }
         });
     }
 
-    /// The partition is not read, for so long, or until an operator says so.
+    /// Pauses a starting partition for `time`; with `None`, until an operator resumes it.
     pub fn pause(&self, pending: &PendingPartition, time: Option<Duration>) {
         let until = time.map(|time| Instant::now() + time);
         self.update(pending, |partition| partition.state = PartitionState::Paused { until });
     }
 
-    /// As [`Assignment::hold`], for a partition that was being read.
+    /// Pauses a reading partition for `time`, like [`Assignment::pause`] does for a starting
+    /// partition.
     pub fn pause_reading(&self, topic: &str, partition: i32, time: Option<Duration>) {
         let mut state = self.lock_for_update();
         let epoch = state.next_epoch();
@@ -285,8 +290,9 @@ impl Assignment {
         }
     }
 
-    /// The records of this partition are passed by: their tenant isn't enabled. Where it was when
-    /// reading began, that is asked once more: it may be enabled again already.
+    /// Records that the tenant of a partition is disabled. If the tenant was enabled at the start of
+    /// reading, the partition gets a new epoch and needs a new start offset. The tenant may be
+    /// enabled again by now.
     pub fn mark_tenant_disabled(&self, topic: &str, partition: i32) {
         let mut state = self.lock_for_update();
         let epoch = state.next_epoch();
@@ -299,7 +305,7 @@ impl Assignment {
         }
     }
 
-    /// Begins anew with what is chosen: where to read is asked again.
+    /// Restarts the chosen partitions: each gets a new epoch and needs a new start offset.
     pub fn restart(&self, chosen: impl Fn(PartitionView<'_>) -> bool) {
         let mut state = self.lock_for_update();
         let mut last_epoch = state.last_epoch;
@@ -317,18 +323,19 @@ impl Assignment {
         state.last_epoch = last_epoch;
     }
 
-    /// A topic was made anew: all its partitions begin anew, but those that an operator has to resume.
-    /// `found` is the one that shows it.
+    /// Restarts all partitions of a recreated topic, except stopped partitions, which an operator has
+    /// to resume. `found` is the partition that shows the recreation.
     pub fn restart_topic(&self, topic: &str, found: i32) {
         self.lock_for_update().restart_topic(topic, Some(found), |_| true);
     }
 
-    /// As [`Assignment::remake`], for the other partitions: of these somebody knows already.
+    /// Restarts like [`Assignment::restart_topic`] the partitions of the topic that are not in
+    /// `known`.
     pub fn restart_other_partitions(&self, topic: &str, known: &[i32]) {
         self.lock_for_update().restart_topic(topic, None, |partition| !known.contains(&partition));
     }
 
-    /// The partitions that are read, and how far.
+    /// Returns the partitions that are being read, with their offsets.
     pub fn watched_partitions(&self) -> Vec<WatchedPartition> {
         let mut list = Vec::new();
         for (topic, partitions) in &self.lock().partitions {
@@ -352,7 +359,7 @@ impl Assignment {
         list
     }
 
-    /// The records of an era are settled up to an offset.
+    /// Records the offset up to which a partition is committed, unless the epoch has changed.
     pub fn advance_committed(
         &self,
         topic: &str,
@@ -366,7 +373,7 @@ impl Assignment {
         }
     }
 
-    /// Up to where partitions are settled, as far as it is known where they begin.
+    /// Returns the committed offsets of all partitions with a known start offset.
     pub fn committed_offsets(&self) -> Vec<((String, i32), i64)> {
         let mut list = Vec::new();
         for (topic, partitions) in &self.lock().partitions {
@@ -379,8 +386,8 @@ impl Assignment {
         list
     }
 
-    /// The older record was found again: what was the newest one when it was looked for is looked for the
-    /// next time.
+    /// Records that the log still contains the earlier record. The newest record at the time of the
+    /// check becomes the next record to check.
     pub fn confirm(
         &self,
         WatchedPartition { topic, partition, epoch, newest, .. }: &WatchedPartition,
@@ -392,7 +399,7 @@ impl Assignment {
         }
     }
 
-    /// Looks at a record that has come.
+    /// Decides about a polled record, and records its offset if the record is admitted.
     pub fn admit(
         &self,
         topic: &str,
@@ -412,7 +419,7 @@ impl Assignment {
                 state.changed = true;
                 return AdmitDecision::TopicRecreated;
             }
-            // A log that was compacted may not have the known record any more; it is the same log.
+            // Compaction may have removed the known record; the log is still the same.
             found.state = PartitionState::Reading { before: None };
             if offset == known.offset {
                 return AdmitDecision::Ignore;
@@ -429,7 +436,8 @@ impl Assignment {
         }
     }
 
-    /// To change something: whatever it is, [`Assignment::due`] looks again.
+    /// Locks the state for a change, after which [`Assignment::take_pending`] walks through all
+    /// partitions again.
     fn lock_for_update(&self) -> MutexGuard<'_, AssignmentState> {
         let mut state = self.lock();
         state.changed = true;
@@ -441,27 +449,28 @@ impl Assignment {
     }
 }
 
-/// Partitions of this instance, by how far they are.
+/// Numbers of this instance's partitions per stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartitionCounts {
-    /// Where to begin is being found out.
+    /// Partitions with an unknown start offset.
     pub starting: usize,
-    /// Being read.
+    /// Partitions that are being read.
     pub reading: usize,
-    /// Left alone for a while, because their tenant's tables can't be written.
+    /// Partitions that pause for a limited time, for example because their tenant's tables are
+    /// unwritable.
     pub paused: usize,
-    /// Stopped for too many bad records, until an operator resumes them.
+    /// Partitions that stopped at the bad record limit and wait for an operator.
     pub stopped: usize,
 }
 
-/// What [`Assignment::begin_anew`] chooses by.
+/// A partition as [`Assignment::restart`] shows it to its predicate.
 #[derive(Debug, Clone, Copy)]
 pub struct PartitionView<'a> {
-    /// Its topic.
+    /// Full name of the topic.
     pub topic: &'a str,
-    /// The partition.
+    /// Number of the partition.
     pub partition: i32,
-    /// Whether it waits for an operator.
+    /// `true` if the partition waits for an operator.
     pub stopped: bool,
 }
 
@@ -514,7 +523,7 @@ impl OwnedPartition {
         }
     }
 
-    /// A record is read.
+    /// Records that the partition has read a record.
     fn admit(&mut self, offset: i64, timestamp: Option<DateTime<Utc>>) -> Admission {
         let admission = Admission {
             epoch: self.epoch,

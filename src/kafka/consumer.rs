@@ -1,4 +1,4 @@
-//! The consumer: its settings, what librdkafka calls back, and its start and end.
+//! The consumer: its client settings, the callbacks of librdkafka, and its start and end.
 
 use std::{
     sync::{
@@ -44,16 +44,16 @@ use crate::{
     },
 };
 
-/// How often the client that asks brokers is looked at for what it reports.
+/// Interval at which a task polls the broker client for statistics.
 const STATISTICS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The largest record that a broker takes by default, in KiB.
+/// The largest record that a broker accepts by default, in KiB.
 const RECORD_KIB_MAX: usize = 1024;
 
-/// How often the same kind of trouble is logged.
+/// Minimum time between two warnings about client errors.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A running consumer.
+/// A running consumer: the polling thread, the writers and their tasks.
 pub struct Consumer {
     thread: thread::JoinHandle<()>,
     writers: Vec<JoinHandle<()>>,
@@ -63,18 +63,18 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// What is known of the connection.
+    /// Returns the state of the connection to Kafka.
     pub fn status(&self) -> Arc<ConsumerStatus> {
         self.status.clone()
     }
 
-    /// Who asks brokers.
+    /// Returns the client for requests to brokers.
     pub fn broker(&self) -> Arc<BrokerClient> {
         self.broker.clone()
     }
 
-    /// Waits until the group was left, after the token given to [`start`] was cancelled. librdkafka may
-    /// hang while no broker answers, so the caller sets a deadline.
+    /// Waits until the consumer has left the group, after the caller cancelled the token given to
+    /// [`start`]. librdkafka may hang while no broker answers, so the caller sets a deadline.
     pub async fn join(self) {
         for task in self.writers.into_iter().chain(self.tasks) {
             let _ = task.await;
@@ -103,7 +103,7 @@ pub fn start<S: IngestStore + 'static>(
     let (report_sender, reports) = std_mpsc::channel();
     let (lanes, writers) = (0..config.writers)
         .map(|_| {
-            // The next batch fills while one is being written.
+            // The next batch fills while the writer commits the current batch.
             let (sender, lane) = mpsc::channel(config.batch_records_max);
             let writer = Writer::new(
                 lane,
@@ -136,7 +136,7 @@ pub fn start<S: IngestStore + 'static>(
     );
     let watchdog = tokio::spawn(watchdog.run(config.metadata_max_age, stop.clone()));
     tenants.subscribe(move |change| {
-        // Nobody listens only when the service stops.
+        // The poller drops its receiver only when the service stops.
         let _ = command_sender.send(match change {
             TenantChange::Enabled(tenant) => PollerCommand::TenantEnabled(tenant),
             TenantChange::Any => PollerCommand::RestartStopped,
@@ -154,15 +154,15 @@ pub fn start<S: IngestStore + 'static>(
     Ok(Consumer { thread, writers, tasks, status, broker })
 }
 
-/// Has the client that asks brokers report: it owns no partitions, so its reports are short however many there
-/// are.
+/// Polls the broker client for statistics. The broker client owns no partitions, so its statistics
+/// stay short.
 async fn poll_statistics(broker: Arc<BrokerClient>, stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(STATISTICS_POLL_INTERVAL)).await.is_some() {
         broker.poll_statistics();
     }
 }
 
-/// Makes a client that has joined the group.
+/// Creates clients that join the group.
 pub(super) type ConsumerFactory = Box<dyn Fn() -> Result<BaseConsumer<Context>, KafkaError> + Send>;
 
 fn connect(
@@ -185,7 +185,7 @@ fn connect(
     })
 }
 
-/// How every client of ours connects.
+/// Returns the connection settings of all clients of this module.
 pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.bootstrap_servers);
@@ -232,7 +232,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     for (key, value) in [
         ("group.id", config.environment.consumer_group()),
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
-        // Small prefetch: the default may take 64 MiB (docs/contract/traps.md#t22-prefetch,
+        // Small prefetch: the default may use 64 MiB (docs/contract/traps.md#t22-prefetch,
         // docs/contract/traps.md#t23-fetch-back-off).
         ("queued.max.messages.kbytes", config.prefetch_kib.to_string()),
         ("queued.min.messages", prefetch_records(config.prefetch_kib as usize)),
@@ -240,19 +240,19 @@ fn client(config: &KafkaConfig) -> ClientConfig {
         client.set(key, value);
     }
     for (key, value) in [
-        // Where reading begins is ours to say; where a log does not hold what comes next, nobody but us
-        // may decide (docs/contract/traps.md#t7-offset-reset).
+        // The partition starter decides where reading starts. If the log lacks the next offset, the
+        // client must report an error (docs/contract/traps.md#t7-offset-reset).
         ("auto.offset.reset", "error"),
-        // Offsets are stored by hand once durable, and committed from there in the background, on
-        // revocation and on leaving.
+        // The poller stores offsets after the records are durable. The client commits stored offsets
+        // in the background, at a revocation and on leaving.
         ("enable.auto.offset.store", "false"),
         ("enable.auto.commit", "true"),
         ("auto.commit.interval.ms", "1000"),
         ("fetch.message.max.bytes", "65536"),
         ("fetch.max.bytes", "1048576"),
-        // The queue is empty again and again: this is how long it stays so.
+        // The small queue fills often; this is the pause before the client fetches again.
         ("fetch.queue.backoff.ms", "5"),
-        // What is resumed waits for the request that is under way: no longer than this.
+        // A resumed partition waits at most this long for the fetch request in flight.
         ("fetch.wait.max.ms", "100"),
     ] {
         client.set(key, value);
@@ -263,7 +263,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
             client.set("session.timeout.ms", ms(config.session_timeout));
             client.set("heartbeat.interval.ms", ms(config.heartbeat_interval));
         }
-        // Brokers set the time-outs of this one, and refuse a client that does.
+        // The broker sets the timeouts of this protocol and refuses a client that sets them.
         GroupProtocol::Consumer => {
             client.set("group.protocol", "consumer");
         }
@@ -271,18 +271,19 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// How many records the client may fetch ahead into so many KiB. It counts values and neither keys nor headers,
-/// so only a number of records bounds it, and each may be as large as brokers take one.
+/// Returns the number of records that the client may prefetch into `kib` KiB. The client counts only
+/// values, without keys and headers. The bound is therefore a number of records, each as large as a
+/// broker accepts.
 pub(super) fn prefetch_records(kib: usize) -> String {
     (kib / RECORD_KIB_MAX).max(1).to_string()
 }
 
-/// What librdkafka calls from within a poll.
+/// The context with the callbacks that librdkafka calls from within a poll.
 pub(super) struct Context {
     pub(super) assignment: Arc<Assignment>,
     pub(super) status: Arc<ConsumerStatus>,
     last_warning: Mutex<Option<Instant>>,
-    /// Whether another client has taken this one's place: what it owned is not ours any more.
+    /// `true` if another client has replaced this client, so its partitions no longer count.
     retired: AtomicBool,
 }
 
@@ -295,8 +296,8 @@ impl Context {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// Says what the client meets, but not many times a second while a broker is away. That there is no
-    /// topic yet is no trouble: a new deployment has none before its first tenant.
+    /// Logs an error of the client, at most once per interval. A missing topic is logged at debug
+    /// level: a new deployment has no topics before its first tenant.
     pub(super) fn warn_rate_limited(&self, error: &KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
             return debug!(reason, "kafka consumer: no topic matches the subscription yet");
@@ -330,8 +331,8 @@ fn topic_partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
 }
 
 impl ConsumerContext for Context {
-    /// Partitions come and go one by one, in both group protocols. A new one is not read before it is
-    /// known where to begin: until then it is paused, at its log's beginning, which is never too far.
+    /// Assigns and revokes partitions incrementally, in both group protocols. A new partition is
+    /// paused at the beginning of its log until its start offset is known.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -359,7 +360,7 @@ impl ConsumerContext for Context {
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
                 self.assignment.remove(topic_partitions(partitions));
-                // The group has put this instance out; it joins again.
+                // The group has expelled this instance; the client joins again.
                 if consumer.assignment_lost() {
                     self.status.set_joined(false);
                 }

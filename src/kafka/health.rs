@@ -1,4 +1,4 @@
-//! What is known of the connection to Kafka, for readiness and operators.
+//! The state of the connection to Kafka, for readiness and operators.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,36 +13,37 @@ use serde::Deserialize;
 
 use super::assignment::{Assignment, PartitionCounts};
 
-/// Written by the polling thread, the watchdog and the client that asks brokers, each its own part.
+/// The shared state of the consumer. The polling thread, the watchdog and the broker client each
+/// write their own part.
 #[derive(Debug, Default)]
 pub struct ConsumerStatus {
     health: Mutex<Health>,
     paused: AtomicBool,
     joined: AtomicBool,
-    /// Polls that brought nothing although reading was not paused.
+    /// Polls without a record while reading was not paused.
     idle_polls: AtomicU64,
     assignment: Arc<Assignment>,
     lags: Mutex<BTreeMap<(String, i32), i64>>,
 }
 
-/// The client's last report about itself.
+/// The last statistics of the broker client, with the state of the consumer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     /// When the client reported; `None` before its first report.
     pub reported_at: Option<DateTime<Utc>>,
     /// Brokers with a working connection.
     pub brokers_up: usize,
-    /// Whether the group has let this instance in. It does not while there is no topic to read, which
-    /// is no trouble: a new deployment has none before its first tenant.
+    /// `true` if the group has accepted this instance. Without any topic to read it stays `false`,
+    /// which is normal for a new deployment before its first tenant.
     pub joined: bool,
-    /// Partitions that this instance owns.
+    /// Numbers of this instance's partitions per stage.
     pub partitions: PartitionCounts,
-    /// Whether reading is paused because the records can't be stored.
+    /// `true` if reading is paused because records cannot be stored.
     pub paused: bool,
 }
 
 impl Health {
-    /// Why records are not flowing, if they are not.
+    /// Returns why records do not flow, or `None` if they do.
     pub fn problem(&self) -> Option<&'static str> {
         if self.reported_at.is_none() {
             Some("not connected yet")
@@ -63,7 +64,7 @@ impl ConsumerStatus {
         Self { assignment, ..Self::default() }
     }
 
-    /// The last report.
+    /// Returns the last report with the current state of the consumer.
     pub fn health(&self) -> Health {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let paused = self.paused.load(Ordering::Relaxed);
@@ -71,12 +72,12 @@ impl ConsumerStatus {
         Health { paused, joined, partitions: self.assignment.counts(), ..health }
     }
 
-    /// Records not settled yet, of the partitions that are owned.
+    /// Returns the number of uncommitted records per owned partition.
     pub fn lags(&self) -> BTreeMap<(String, i32), i64> {
         self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Polls that brought nothing although reading was not paused.
+    /// Returns the number of polls without a record while reading was not paused.
     pub(super) fn idle_polls(&self) -> u64 {
         self.idle_polls.load(Ordering::Relaxed)
     }
@@ -89,7 +90,7 @@ impl ConsumerStatus {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// What is not settled yet, by the watchdog.
+    /// Sets the lags that the watchdog has computed.
     pub(super) fn set_lags(&self, lags: BTreeMap<(String, i32), i64>) {
         *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
     }
@@ -98,7 +99,7 @@ impl ConsumerStatus {
         self.joined.store(joined, Ordering::Relaxed);
     }
 
-    /// Takes over a client's statistics: JSON, of which a small part is read.
+    /// Applies a client's statistics: JSON, of which a small part is parsed.
     pub(super) fn apply_statistics(&self, statistics: &[u8], now: DateTime<Utc>) {
         let Ok(report) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let is_connected = |broker: &&BrokerStatistics| broker.nodeid >= 0 && broker.state == "UP";

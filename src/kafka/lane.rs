@@ -1,5 +1,5 @@
-//! A lane: a bounded queue of records to one writer. A partition always takes the same lane, so its
-//! records are settled in their order and the position in the database has no holes.
+//! A lane: a bounded queue of records to one writer. A partition always uses the same lane, so its
+//! writer commits records in order and the stored position has no gaps.
 
 use std::{
     collections::HashMap,
@@ -18,49 +18,49 @@ use crate::services::{
     outcome::{BatchProgress, PartitionProgress, TopicPartition},
 };
 
-/// A record on its way to a writer.
+/// A record in a lane, on its way to a writer.
 pub struct QueuedRecord {
-    /// The record.
+    /// The record with its topic, cluster and position.
     pub incoming: ConsumedRecord,
-    /// The era in which it was read.
+    /// The epoch in which the record was read.
     pub epoch: AssignmentEpoch,
-    /// Its share of the memory that waiting records may take; freed with it.
+    /// The record's share of the buffer, in KiB; dropping the record frees it.
     pub memory_permit: OwnedSemaphorePermit,
 }
 
-/// How far a batch has come in partitions, each with the era in which its records were read.
+/// The progress of a batch per partition, with the epoch in which the records were read.
 pub type WriteReport = Vec<(TopicPartition, AssignmentEpoch, PartitionProgress)>;
 
-/// The lane of a partition.
+/// Returns the lane of a partition, from 0 to `lanes - 1`.
 pub fn lane_of(topic: &str, partition: i32, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     (topic, partition).hash(&mut hasher);
     (hasher.finish() % lanes as u64) as usize
 }
 
-/// A writer at the end of its lane.
+/// The task that commits the records of one lane.
 pub struct Writer<S> {
     lane: mpsc::Receiver<QueuedRecord>,
     ingest: Arc<Ingest<S>>,
     assignment: Arc<Assignment>,
     reports: std_mpsc::Sender<WriteReport>,
     batch_records_max: usize,
-    /// Partitions that ended differently than they began; nobody else may know yet. What comes of them
-    /// in the same era is not what it seems.
+    /// Partitions with a batch that ended in a pause or a disabled tenant. Until the poller applies
+    /// the report, later records of that epoch get the treatment of the batch.
     epoch_results: HashMap<TopicPartition, (AssignmentEpoch, EpochResult)>,
 }
 
-/// How a partition turned out in the middle of an era.
+/// The result of a batch for the rest of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EpochResult {
-    /// It is held: what comes later is left in the log.
+    /// The partition is paused: later records stay in the log.
     Paused,
-    /// Its tenant was disabled: what comes later is passed by as well.
+    /// The tenant was disabled: later records are skipped, too.
     TenantDisabled,
 }
 
 impl<S: IngestStore> Writer<S> {
-    /// A writer of batches of at most so many records.
+    /// Creates a writer of batches with at most `batch_records_max` records.
     pub fn new(
         lane: mpsc::Receiver<QueuedRecord>,
         ingest: Arc<Ingest<S>>,
@@ -71,9 +71,10 @@ impl<S: IngestStore> Writer<S> {
         Self { lane, ingest, assignment, reports, batch_records_max, epoch_results: HashMap::new() }
     }
 
-    /// Takes what waits, without waiting for more, and settles it, until `stop` or the lane's end.
+    /// Commits the records that wait in the lane, without waiting for more, until `stop` or the end
+    /// of the lane.
     pub async fn run(mut self, stop: CancellationToken) {
-        // However this writer ends, the service does not go on without it.
+        // If this writer ends for any reason, the guard stops the service.
         let _end = stop.clone().drop_guard();
         let mut batch = Vec::with_capacity(self.batch_records_max);
         while self.lane.recv_many(&mut batch, self.batch_records_max).await > 0
@@ -92,7 +93,8 @@ impl<S: IngestStore> Writer<S> {
         }
     }
 
-    /// What belongs to somebody else by now is read again by its new owner.
+    /// Returns `false` if the epoch has changed or the partition is paused: the next reading delivers
+    /// the record again.
     fn should_write(&self, queued: &mut QueuedRecord) -> bool {
         let position = &queued.incoming.record.position;
         if self.assignment.epoch(&position.topic, position.partition) != Some(queued.epoch) {

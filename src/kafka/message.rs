@@ -1,4 +1,4 @@
-//! From a message of the client to a record of ours.
+//! Conversion of messages of the Kafka client into [`Record`]s.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,11 +13,12 @@ use rdkafka::{
 
 use crate::event::{Record, RecordPosition, decode, is_secret};
 
-/// What headers that nobody reads may take, in bytes. A dead letter shows them, by which its
-/// sender is found; real ones take a few hundred. Those that do not fit are left out.
+/// Bytes for headers that decoding does not use. A dead letter shows these headers to identify the
+/// sender; real headers have a few hundred bytes. Headers beyond the limit are dropped.
 const UNUSED_HEADER_BYTES_MAX: usize = 4096;
 
-/// Beyond the calendar's years no database could keep it, nor could it be true.
+/// Returns the message's timestamp, or `None` outside the years 1 to 9999. The database could not
+/// store it, and no real record has it.
 pub(super) fn timestamp_of(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> {
     let timestamp = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
     timestamp.filter(|timestamp| (1..=9999).contains(&timestamp.year()))
@@ -41,7 +42,7 @@ pub(super) fn to_record(
     }
 }
 
-/// The headers that are read, and of the others what a dead letter shows, without credentials.
+/// Returns the headers that decoding uses, and other headers without credentials as far as they fit.
 fn retained<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, Vec<u8>)> {
     let mut room = UNUSED_HEADER_BYTES_MAX;
     let selected = headers.filter(|(name, value)| {
@@ -56,8 +57,8 @@ fn retained<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(Stri
     selected.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
 }
 
-/// The record's headers. One whose name is not UTF-8 is none that anybody reads, and the client's library
-/// panics at it: whoever writes such a record must not stop those who read.
+/// Returns the headers of a message, without headers that have a name in another encoding than UTF-8.
+/// The client library panics at such names, and one bad record must not stop the reader.
 pub(super) fn headers<'a>(
     message: &'a BorrowedMessage<'_>,
 ) -> impl Iterator<Item = (&'a str, &'a [u8])> {

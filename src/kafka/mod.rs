@@ -1,7 +1,8 @@
-//! Kafka: one polling thread reads, a few lanes carry the records to writers, and offsets are stored
-//! only for what is durable. Nothing else names `rdkafka`.
+//! Kafka: one polling thread reads, lanes queue the records for writers, and the poller stores
+//! offsets only of durable records. Only this module uses `rdkafka`.
 //!
-//! `assignment` and `lane` know nothing of it either: the simulation drives them by a broker of its own.
+//! The modules `assignment` and `lane` are free of `rdkafka`, so the simulation can drive them with
+//! its own broker.
 
 mod admin;
 pub mod assignment;
@@ -26,5 +27,5 @@ pub use probe::{ProbeResults, RecordProbe};
 pub use producer::{MessageProducer, OutgoingMessage, TopicConfig, is_too_large};
 pub use user_topics::UserTopics;
 
-/// Why the Kafka client could not be made.
+/// The error of the Kafka client.
 pub use rdkafka::error::KafkaError as Error;

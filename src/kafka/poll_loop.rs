@@ -1,5 +1,5 @@
-//! The live loop: a thread of its own that polls and never does anything that takes long, so that the
-//! group keeps this instance whatever the database does.
+//! The poll loop, on a thread of its own. The loop only polls and delivers to lanes, so the group
+//! retains this instance even while the database is slow or unavailable.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,63 +41,68 @@ use crate::{
     },
 };
 
-/// How long one poll waits for a record. Bounds how late a settled offset is stored and a stop is seen.
+/// Time that one poll waits for a record. Bounds the delay until the poller stores a committed offset
+/// and sees a stop.
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a full lane is waited for before the assignment is paused. Short against every time-out of
-/// the group, long against a batch: a lane that is merely busy pauses nothing.
+/// Time that the poller waits for a full lane before it pauses the assignment. The value is below
+/// every timeout of the group and above the duration of a batch. A busy lane therefore pauses
+/// nothing.
 const LANE_FULL_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// How long writers may take for what they have begun when the service stops.
+/// Time for writers to finish their batches when the service stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long a tenant is left alone whose tables can't be written.
+/// Pause of a partition if its tenant's tables are unwritable.
 const UNWRITABLE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How long a partition pauses whose tenant is being migrated.
+/// Pause of a partition while its tenant is being migrated.
 const MIGRATION_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What the polling thread is told.
+/// A command to the polling thread.
 pub(super) enum PollerCommand {
-    /// By the one who asks: where partitions begin.
+    /// The partition starter has decided where partitions start.
     Start(StartDecisions),
-    /// A tenant was enabled: there may be new topics, and where reading begins is to be asked again.
+    /// A tenant was enabled: new topics may exist, and partitions of the tenant need a new start
+    /// offset.
     TenantEnabled(TenantId),
-    /// An operator may have resumed what is stopped.
+    /// An operator may have resumed stopped partitions.
     RestartStopped,
-    /// By the watchdog: a partition is read no further although it holds more.
+    /// The watchdog found a partition that stalls although its log has more records.
     Reassign(WatchedPartition),
-    /// By the watchdog: a partition is read no further even when it is assigned afresh.
+    /// The watchdog found a partition that stalls even after a reassignment.
     Reconnect,
 }
 
-/// What the polling thread talks to.
+/// The ends of all channels that the poller uses.
 pub(super) struct Channels {
-    /// One a writer.
+    /// One lane per writer.
     pub(super) lanes: Vec<mpsc::Sender<QueuedRecord>>,
-    /// From the writers: how far partitions have come. Ends with the last of them.
+    /// Reports of the writers about committed offsets. The channel closes with the last writer.
     pub(super) reports: std_mpsc::Receiver<WriteReport>,
-    /// To the one who asks where partitions begin.
+    /// Requests to the partition starter.
     pub(super) start_requests: mpsc::UnboundedSender<Vec<PendingPartition>>,
     pub(super) commands: std_mpsc::Receiver<PollerCommand>,
 }
 
 pub(super) struct Poller {
     consumer: BaseConsumer<Context>,
-    /// Makes another one.
+    /// Creates a replacement client.
     connect: ConsumerFactory,
     environment: Environment,
-    /// The broker's cluster id; known once the first record has come.
+    /// The broker's cluster id; `None` until the first record arrives.
     cluster_id: Option<Arc<str>>,
     topics: HashMap<Arc<str>, Arc<Topic>>,
     channels: Channels,
-    /// What all waiting records may take together. One record may be larger; then it goes alone.
+    /// Memory of all queued records, one permit per KiB. A record above the limit acquires all
+    /// permits and travels alone.
     buffer_permits: Arc<Semaphore>,
     buffer_kib: u32,
-    /// Read, but in no lane yet. More than one only while the assignment is being paused.
+    /// Records that no lane has accepted yet. More than one only while the poller pauses the
+    /// assignment.
     undelivered: VecDeque<(ConsumedRecord, AssignmentEpoch)>,
     paused: bool,
-    /// Once for all tenants that were enabled meanwhile.
+    /// `true` after tenants were enabled: one refresh serves all of them.
     is_metadata_stale: bool,
     runtime: Handle,
     stop: CancellationToken,
@@ -129,7 +134,7 @@ impl Poller {
     }
 
     pub(super) fn run(mut self) {
-        // However this thread ends, the service does not go on without it.
+        // If this thread ends for any reason, the guard stops the service.
         let _end = self.stop.clone().drop_guard();
         while !self.stop.is_cancelled() {
             self.poll();
@@ -167,7 +172,7 @@ impl Poller {
         }
     }
 
-    /// Gives a partition up and takes it back, so that the client begins with it as with a new one.
+    /// Unassigns a partition and assigns it again, so the client treats it as a new partition.
     fn reassign(&self, WatchedPartition { topic, partition, epoch, .. }: &WatchedPartition) {
         let assignment = &self.context().assignment;
         if assignment.epoch(topic, *partition) != Some(*epoch) {
@@ -185,8 +190,8 @@ impl Poller {
         assignment.restart(|choice| choice.topic == topic && choice.partition == *partition);
     }
 
-    /// Leaves the group and joins it again with a new client: what the old one believes of topics ends with
-    /// it. The old one is closed elsewhere, because that may take long.
+    /// Joins the group with a new client, which drops the old client's metadata of topics. A separate
+    /// thread closes the old client, because closing may block.
     fn reconnect(&mut self) {
         let consumer = match (self.connect)() {
             Ok(consumer) => consumer,
@@ -202,16 +207,16 @@ impl Poller {
         thread::spawn(move || drop(retired));
     }
 
-    /// Has somebody find out where partitions begin that are not read yet.
+    /// Requests start offsets for partitions that have none.
     fn request_starts(&self) {
         let pending = self.context().assignment.take_pending(Instant::now());
         if !pending.is_empty() {
-            // Whoever answers ends only when the service stops.
+            // The starter closes its channel only when the service stops.
             let _ = self.channels.start_requests.send(pending);
         }
     }
 
-    /// Seeks the beginnings that were found and reads from there.
+    /// Seeks the decided start offsets and starts reading there.
     fn start_partitions(&self, decisions: StartDecisions) {
         let assignment = &self.context().assignment;
         let (mut offsets, mut reading) = (TopicPartitionList::new(), Vec::new());
@@ -221,7 +226,7 @@ impl Poller {
             }
             match decision {
                 StartDecision::Read { from, log_start, tenant_enabled, before } => {
-                    // From the record before, which has to be the known one.
+                    // Starts at the record before, which must be the known record.
                     let before =
                         before.map(|timestamp| OffsetAndTimestamp { offset: from - 1, timestamp });
                     let first = before.map_or(from, |known| known.offset);
@@ -259,8 +264,9 @@ impl Poller {
         self.store_offsets(&start_offsets);
     }
 
-    /// A partition whose log did not hold what was asked for can't be sought in; the client has given it
-    /// up. It takes it back with a beginning that is there.
+    /// Reassigns partitions after a failed seek. The client dropped such a partition when its log
+    /// lacked an earlier requested offset. The new assignment starts at the offset of the failed
+    /// seek, which the log contains.
     fn reassign_unseekable(&self, results: &TopicPartitionList) -> Result<(), KafkaError> {
         let mut unseekable = TopicPartitionList::new();
         for element in results.elements() {
@@ -289,7 +295,8 @@ impl Poller {
                     timestamp,
                 ) {
                     AdmitDecision::Admit(admission) => admission,
-                    // Revoked in this very poll, not begun yet, or known.
+                    // The partition was revoked in this poll, has not started, or has read the record
+                    // before.
                     AdmitDecision::Ignore => return,
                     AdmitDecision::TopicRecreated => {
                         warn!(
@@ -302,7 +309,7 @@ impl Poller {
                 };
                 let Some((name, topic)) = cached_topic(&mut self.topics, &self.environment, topic)
                 else {
-                    // The pattern and the parser are two readings of one rule; tests hold them so.
+                    // The subscription pattern and the parser implement one rule; tests compare them.
                     error!(
                         kafka.topic = topic,
                         "poller: received a record of a topic outside the subscription; it is ignored"
@@ -322,8 +329,8 @@ impl Poller {
                 self.stop.cancel();
             }
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                // The log no longer has what comes next, or never had it: of which partition is not
-                // told.
+                // The next offset is outside the log. The error omits the partition, so every
+                // partition gets a new start offset.
                 warn!("poller: the next offset is out of range; determining a new start offset");
                 self.context().assignment.restart(|_| true);
             }
@@ -337,9 +344,9 @@ impl Poller {
         self.consumer.context()
     }
 
-    /// The cluster's id is part of the identity of records without an id of their own, so nothing is
-    /// read without it. Every broker since 0.10.1 tells it with its metadata, which came before any
-    /// record.
+    /// Returns the cluster id, which is part of the identity of records without their own id. The
+    /// poller therefore reads nothing without it. Every broker since 0.10.1 sends the id with its
+    /// metadata, which arrives before any record.
     fn cluster_id(&mut self) -> Option<Arc<str>> {
         while self.cluster_id.is_none() && !self.stop.is_cancelled() {
             self.cluster_id = self.consumer.client().fetch_cluster_id(POLL_TIMEOUT).map(Arc::from);
@@ -347,8 +354,9 @@ impl Poller {
         self.cluster_id.clone()
     }
 
-    /// Gives what is held to the lanes. Where a lane or the memory stays full, the assignment is paused
-    /// and polling goes on: the database is slow or away, and the group must not notice.
+    /// Moves undelivered records to their lanes. If a lane or the buffer stays full, the poller
+    /// pauses the assignment and continues to poll. The group therefore retains this instance while
+    /// the database is slow or unavailable.
     fn deliver(&mut self) {
         while let Some((incoming, epoch)) = self.undelivered.pop_front() {
             let position = &incoming.record.position;
@@ -356,7 +364,7 @@ impl Poller {
             let lane = lanes[lane_of(&position.topic, position.partition, lanes.len())].clone();
             let kib = incoming.record.size_bytes() / 1024 + 1;
             let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(self.buffer_kib);
-            // Nearly always there is room, and a record needs no timer.
+            // Fast path: lane and buffer usually have room, so the record needs no timer.
             let available = self.buffer_permits.clone().try_acquire_many_owned(kib).ok();
             if let (Some(memory_permit), Ok(slot)) = (available, lane.clone().try_reserve_owned()) {
                 slot.send(QueuedRecord { incoming, epoch, memory_permit });
@@ -375,7 +383,7 @@ impl Poller {
                 Ok(Some((memory_permit, slot))) => {
                     slot.send(QueuedRecord { incoming, epoch, memory_permit });
                 }
-                // The writers have ended, which they do only when the service stops.
+                // The writers end only when the service stops.
                 Ok(None) => return,
                 Err(_) => {
                     self.undelivered.push_front((incoming, epoch));
@@ -388,7 +396,8 @@ impl Poller {
         }
     }
 
-    /// Again on every turn while records are held: partitions may have been assigned meanwhile.
+    /// Pauses all partitions, again on each turn with undelivered records, because the group may have
+    /// assigned more.
     fn pause(&mut self) {
         if !self.paused {
             warn!("poller: records can not be stored; pausing all partitions");
@@ -403,7 +412,7 @@ impl Poller {
     }
 
     fn resume(&mut self) {
-        // Not what is held for a reason of its own.
+        // Resumes only reading partitions; a paused partition has a reason of its own.
         let mut reading = TopicPartitionList::new();
         for (topic, partition) in self.context().assignment.reading_partitions() {
             reading.add_partition(&topic, partition);
@@ -418,8 +427,8 @@ impl Poller {
         }
     }
 
-    /// Stores offsets for the client to commit, of partitions that are still owned as they were when
-    /// their records were read.
+    /// Applies committed offsets and pauses of a report. Ignores partitions that have changed their
+    /// epoch since their records were read.
     fn apply_report(&self, report: WriteReport) {
         let assignment = &self.context().assignment;
         let mut offsets = TopicPartitionList::new();
@@ -441,13 +450,14 @@ impl Poller {
         self.store_offsets(&offsets);
     }
 
-    /// Stores offsets for the client to commit: of what is settled, and of beginnings, so that the
-    /// group's lag is told rightly also where nothing comes for a while.
+    /// Stores offsets for the client to commit: offsets of committed records, and start offsets. With
+    /// start offsets the group's lag is correct even if a partition receives no records.
     fn store_offsets(&self, offsets: &TopicPartitionList) {
         if offsets.count() > 0
             && let Err(error) = self.consumer.store_offsets(offsets)
         {
-            // Lost between the check and here; the new owner rereads, and the inbox knows the records.
+            // The partition was lost after the epoch check. The new owner reads the records again,
+            // and the inbox recognizes them.
             debug!(%error, "poller: could not store offsets for the next commit");
         }
     }
@@ -463,7 +473,7 @@ impl Poller {
         let mut paused = TopicPartitionList::new();
         paused.add_partition(topic, partition);
         if let Err(error) = self.consumer.pause(&paused) {
-            // What comes of it all the same is left alone.
+            // The assignment ignores records that still arrive from this partition.
             debug!(%error, "poller: could not pause a partition");
         }
         if reason == PauseReason::BadRecordLimit {
@@ -475,15 +485,15 @@ impl Poller {
         }
     }
 
-    /// Asking for all topics makes the client match its subscription against them at once.
+    /// Requests metadata of all topics, so the client matches its subscription against them at once.
     fn refresh_metadata(&self) {
         if let Err(error) = self.consumer.fetch_metadata(None, Duration::from_secs(5)) {
             warn!(%error, "poller: could not refresh the topic list; retrying at the next refresh");
         }
     }
 
-    /// Lets the writers finish what they have begun, and leaves the group. The client commits the
-    /// stored offsets when it is closed.
+    /// Waits for the writers to finish their batches, and leaves the group. The client commits the
+    /// stored offsets when it closes.
     fn shut_down(mut self) {
         self.channels.lanes.clear();
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
@@ -496,7 +506,7 @@ impl Poller {
     }
 }
 
-/// Adds an offset, with the mark by which it is known as ours.
+/// Adds an offset with the commit tag that marks it as a commit of this module.
 fn add_offset(
     list: &mut TopicPartitionList,
     topic: &str,
@@ -512,7 +522,7 @@ fn add_offset(
     );
 }
 
-/// What a topic's name says, read once and kept.
+/// Returns the parsed topic of a name, parsed once and cached.
 fn cached_topic(
     topics: &mut HashMap<Arc<str>, Arc<Topic>>,
     environment: &Environment,

@@ -1,4 +1,5 @@
-//! A look into logs: single records of many partitions, to tell whether a log is the one that it was.
+//! Reads single records of many partitions, so that callers can check whether a log is still the
+//! same.
 
 use std::{
     collections::HashMap,
@@ -16,35 +17,35 @@ use tracing::debug;
 use super::{assignment::OffsetAndTimestamp, message, retention::SilentContext};
 use crate::services::outcome::TopicPartition;
 
-/// How long one poll waits.
+/// Time that one poll waits.
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// Partitions that one client looks into at most.
+/// Largest number of partitions that one client reads.
 const CHUNK_PARTITIONS_MAX: usize = 500;
 
-/// What is to be read of a partition.
+/// A request for records of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordProbe {
-    /// The partition.
+    /// The partition to read.
     pub topic_partition: TopicPartition,
-    /// From this offset on.
+    /// The first offset to read.
     pub offset: i64,
-    /// So many records at most.
+    /// Largest number of records to return.
     pub records_max: usize,
 }
 
-/// The records that were found: none where the log ends before. A partition that did not answer in time is
-/// left out.
+/// The found records per partition; empty if the log ends before the offset. Omits a partition
+/// without a response in time.
 pub type ProbeResults = HashMap<TopicPartition, Vec<OffsetAndTimestamp>>;
 
-/// A partition that is being looked into.
+/// A partition during a probe, with the records found so far.
 struct ProbeReader {
     probe: RecordProbe,
     found: Vec<OffsetAndTimestamp>,
     queue: PartitionQueue<SilentContext>,
 }
 
-/// Reads what is asked for, until `patience` is over.
+/// Reads the requested records until `timeout` expires.
 pub(super) fn probe(
     settings: &ClientConfig,
     probes: &[RecordProbe],
@@ -70,7 +71,7 @@ fn probe_chunk(
     for (key, value) in [
         ("auto.offset.reset", "earliest"),
         ("enable.partition.eof", "true"),
-        // A few records of each are wanted, and no more is to be sent.
+        // The caller needs a few records per partition, so the broker should send no more.
         ("fetch.message.max.bytes", "16384"),
         ("queued.min.messages", "1"),
         ("queued.max.messages.kbytes", "64"),
@@ -86,7 +87,8 @@ fn probe_chunk(
     for probe in probes {
         let (topic, partition) = &probe.topic_partition;
         from.add_partition_offset(topic, *partition, Offset::Offset(probe.offset))?;
-        // The client tells the end of a partition without its topic: each has a queue of its own.
+        // The client reports the end of a partition without the topic, so each partition has a queue
+        // of its own.
         let queue = client.split_partition_queue(topic, *partition);
         readers.extend(queue.map(|queue| ProbeReader {
             probe: probe.clone(),
@@ -107,24 +109,24 @@ fn probe_chunk(
             !is_finished
         });
         if let Some(Err(error)) = client.poll(POLL_TIMEOUT) {
-            // The client goes on trying by itself.
+            // The client retries by itself.
             debug!(%error, "log check: client reported an error; the client retries by itself");
         }
     }
     drop(readers);
-    // Closing may block for as long as a broker is away.
+    // Closing may block while a broker is unavailable.
     std::thread::spawn(move || drop(client));
     Ok(())
 }
 
 impl ProbeReader {
-    /// Takes what is there, and tells whether that is all.
+    /// Reads the available records, and returns `true` if the partition needs no further poll.
     fn poll(&mut self) -> bool {
         loop {
             match self.queue.poll(Duration::ZERO) {
                 None => return false,
                 Some(Ok(message)) => {
-                    // Without a time it can't be known again.
+                    // A record without a timestamp cannot be recognized later.
                     let timestamp = message::timestamp_of(&message);
                     self.found.extend(timestamp.map(|timestamp| OffsetAndTimestamp {
                         offset: message.offset(),

@@ -1,4 +1,5 @@
-//! Sending: messages to the log, each acknowledged by all replicas, in order, and not twice by us.
+//! The producer: it sends messages in order, waits for all replicas to acknowledge each, and avoids
+//! duplicates of its own.
 
 use std::{
     collections::HashSet,
@@ -22,66 +23,67 @@ use tracing::info;
 use super::{consumer, retention::SilentContext};
 use crate::config::KafkaConfig;
 
-/// How long messages may wait for their acknowledgement before they count as not sent.
+/// Time limit for acknowledgements; after it the remaining messages count as unsent.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the broker may take to make a topic.
+/// Time limit of an admin request to the broker.
 const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is overwritten by something newer of the same key stays for so long: whoever reads every change has time.
+/// `min.compaction.lag.ms` of compacted topics, which gives consumers a week to read every change.
 const COMPACTION_LAG: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A message to be sent.
+/// A message to send.
 #[derive(Debug, Clone)]
 pub struct OutgoingMessage<'a> {
     /// Full name of the topic.
     pub topic: &'a str,
-    /// The key: messages of one key stay in order.
+    /// The key; messages with equal keys stay in order.
     pub key: String,
-    /// Names and values of headers.
+    /// Names and values of the headers.
     pub headers: Vec<(String, String)>,
-    /// The value.
+    /// The value of the message, as JSON text.
     pub payload: &'a str,
 }
 
-/// How a topic of ours is made.
+/// The settings of a topic that the module creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// Partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// Copies of each.
+    /// Number of replicas per partition.
     pub replication: i32,
-    /// Whether the newest message of each key stays for ever, and others go.
+    /// `true` if compaction retains only the newest message per key.
     pub compacted: bool,
 }
 
 type Producer = FutureProducer<SilentContext>;
 
-/// Sends messages. Connects when there is something to send.
+/// The producer of all messages. It connects at the first message.
 pub struct MessageProducer {
     settings: ClientConfig,
     admin: ClientConfig,
-    /// None until it is needed, and after it has failed for good.
+    /// `None` before the first use, and after a fatal error.
     producer: Mutex<Option<Producer>>,
-    /// Topics that are known to be there.
+    /// Names of topics that are known to exist.
     known_topics: Mutex<HashSet<String>>,
 }
 
 impl MessageProducer {
-    /// Knows where, and connects to nobody yet.
+    /// Creates a producer without a connection.
     pub fn new(config: &KafkaConfig) -> Self {
         let admin = consumer::connection(config);
         let mut settings = admin.clone();
         for (key, value) in [
             ("enable.idempotence", "true"),
-            // What follows a message that can't be sent is not sent either: it has to come after it. That
-            // does not hold for one that waits for too long, so none does; see `send`.
+            // If a message fails, the client fails the following messages, too, to preserve the
+            // order. An expired message would be an exception, so messages have no timeout of their
+            // own; see `send`.
             ("enable.gapless.guarantee", "true"),
             ("message.timeout.ms", "0"),
             ("acks", "all"),
             ("linger.ms", "2"),
             ("compression.type", "lz4"),
-            // As the clients of other modules choose the partition of a key.
+            // The partitioner of the clients of other modules.
             ("partitioner", "murmur2_random"),
             ("topic.metadata.propagation.max.ms", "5000"),
         ] {
@@ -103,8 +105,9 @@ impl MessageProducer {
         Ok(created)
     }
 
-    /// Sends messages in this order and waits for the broker's word on each. Tells how many were acknowledged,
-    /// from the first on, and what became of the next one; those after it have to be sent again.
+    /// Sends messages in order and waits for the acknowledgement of each. Returns the number of
+    /// acknowledged messages from the first on, and the error of the next message. The caller has to
+    /// resend the messages after the error.
     pub async fn send(&self, messages: &[OutgoingMessage<'_>]) -> (usize, Result<(), KafkaError>) {
         let producer = match self.producer() {
             Ok(producer) => producer,
@@ -141,7 +144,7 @@ impl MessageProducer {
         (acknowledged, enqueue_error.map_or(Ok(()), Err))
     }
 
-    /// Forgets what waits to be sent: it is offered again.
+    /// Drops all queued messages; the caller sends them again.
     fn purge_queue(&self) {
         let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(producer) = &producer {
@@ -150,7 +153,7 @@ impl MessageProducer {
         close(producer);
     }
 
-    /// Whether a topic is there.
+    /// Returns whether a topic exists.
     async fn topic_exists(&self, name: &str) -> Result<bool, KafkaError> {
         let (producer, topic) = (self.producer()?, name.to_owned());
         let lookup = spawn_blocking(move || {
@@ -160,12 +163,13 @@ impl MessageProducer {
         lookup.await.unwrap_or(Ok(false))
     }
 
-    /// Makes a topic, unless it is there: then it stays as it is.
+    /// Creates a topic unless it exists; an existing topic stays unchanged.
     pub async fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<(), KafkaError> {
         if self.known_topics.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
             return Ok(());
         }
-        // Who may write need not have leave to make topics.
+        // A client that may write may lack the permission to create topics, so existence is checked
+        // first.
         if self.topic_exists(name).await? {
             self.known_topics
                 .lock()
@@ -182,7 +186,7 @@ impl MessageProducer {
         }
         let options = AdminOptions::new().request_timeout(Some(ADMIN_REQUEST_TIMEOUT));
         let created = admin.create_topics([&topic], &options).await;
-        // Dropping it waits for the broker.
+        // Dropping the admin client waits for the broker.
         std::thread::spawn(move || drop(admin));
         match created?.into_iter().next() {
             Some(Ok(_)) => info!(kafka.topic = name, ?config, "producer: created a topic"),
@@ -194,18 +198,18 @@ impl MessageProducer {
         Ok(())
     }
 
-    /// A topic was not there after all.
+    /// Removes a topic from the known topics, because the broker reported it missing.
     pub fn forget_topic(&self, topic: &str) {
         self.known_topics.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 }
 
-/// Whether a message can't be sent, however often it is tried.
+/// Returns whether a message fails at every attempt because of its size.
 pub fn is_too_large(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
-/// Dropping a producer waits for what it has still to send: not on a thread that others wait for.
+/// Drops a producer on a separate thread, because the drop waits for queued messages.
 fn close(producer: Option<Producer>) {
     std::thread::spawn(move || drop(producer));
 }

@@ -1,25 +1,25 @@
-//! Whether partitions that are read come on, and whether their logs are the ones that they were. What is seen
-//! is compared with what was seen before; nothing here asks anybody.
+//! Detects stalled partitions and recreated topics by comparing each observation with the previous
+//! one. The module does no I/O.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::assignment::{AssignmentEpoch, OffsetAndTimestamp, WatchedPartition};
 use crate::services::takeover::Watermarks;
 
-/// So many polls in a row brought nothing before a partition with records counts as standing still: as long as
-/// others have records, it may have to wait for its turn.
+/// Idle polls in a row before a partition with more records counts as stalled. While other partitions
+/// have records, a partition may have to wait.
 pub const IDLE_POLLS_MIN: u64 = 20;
 
-/// A topic's name and a partition.
+/// The name of a topic and the number of a partition.
 pub type PartitionKey = (String, i32);
 
-/// What was seen when it was looked last.
+/// The previous observations of the watched partitions.
 #[derive(Debug, Default)]
 pub struct Progress {
     observations: HashMap<PartitionKey, Observation>,
-    /// When an older record was looked for last, in looks.
+    /// The round of the last probe for the earlier record, per partition.
     probed_rounds: HashMap<PartitionKey, u64>,
-    /// Where partitions stood still, and how often in a row.
+    /// The offset of the last stall, and the number of stalls there in a row.
     stalls: HashMap<PartitionKey, (i64, u32)>,
     round: u64,
 }
@@ -32,22 +32,22 @@ struct Observation {
     idle: u64,
 }
 
-/// What a look at logs shows.
+/// The findings of one round.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ProgressReport {
-    /// Partitions that show that their topics were made anew.
+    /// Partitions that show that their topic was recreated.
     pub recreated: Vec<WatchedPartition>,
-    /// Partitions that were read no further although they seem to hold more.
+    /// Partitions without progress although they seem to have more records.
     pub stalled: Vec<WatchedPartition>,
-    /// Partitions whose older record is to be looked for.
+    /// Partitions with an earlier record that the watchdog should probe.
     pub to_probe: Vec<WatchedPartition>,
-    /// Partitions whose older record was taken by retention.
+    /// Partitions with an earlier record that retention has deleted.
     pub expired: Vec<WatchedPartition>,
 }
 
 impl Progress {
-    /// Compares with what was seen last. `idle` counts polls that brought nothing; of so many topics older
-    /// records are looked for, in turns.
+    /// Compares the partitions with the previous round. `idle_polls` counts polls without a record.
+    /// `topics` limits the topics that are probed per round, in rotation.
     pub fn observe(
         &mut self,
         watched: Vec<WatchedPartition>,
@@ -70,8 +70,8 @@ impl Progress {
             };
             let before = previous.remove(&key);
             self.observations.insert(key.clone(), now);
-            // A leader that has just taken over may know of less for a moment, and may hold more than the one
-            // before: another copy's retention has other bounds.
+            // A new leader may briefly report a lower end offset. It may also start its log earlier
+            // than the previous leader, because each replica applies retention on its own.
             let ends_early = now.is_beyond_end() && before.is_some_and(Observation::is_beyond_end);
             let has_earlier_start = log.low < watched.log_start && watched.older.is_none();
             if ends_early || has_earlier_start {
@@ -104,7 +104,7 @@ impl Progress {
         report
     }
 
-    /// A partition stands still: how often it was found so at this offset.
+    /// Records a stall and returns the number of stalls at this offset in a row.
     pub fn record_stall(&mut self, watched: &WatchedPartition) -> u32 {
         let key = (watched.topic.clone(), watched.partition);
         let (next, times) = self.stalls.entry(key).or_insert((watched.next, 0));
@@ -121,7 +121,8 @@ impl Observation {
         self.end < self.next
     }
 
-    /// Records were there all the time, and the client had nothing else to give.
+    /// Returns whether records were available all the time while the client had nothing else to
+    /// return.
     fn is_stalled(self, now: Self) -> bool {
         self.epoch == now.epoch
             && self.next == now.next
@@ -131,15 +132,15 @@ impl Observation {
     }
 }
 
-/// Whether the log is the one in which a record was read before, by the first one that stands there now or
-/// later; `None` where that is unknown.
+/// Returns whether the log still contains an earlier record, judged by the first record at its offset
+/// or later; `None` if no record was found.
 pub fn is_same_log(older: OffsetAndTimestamp, found: &[OffsetAndTimestamp]) -> Option<bool> {
     let first = found.first()?;
     match first.offset.cmp(&older.offset) {
         std::cmp::Ordering::Equal => Some(first.timestamp == older.timestamp),
-        // It was compacted away, or retention has taken it meanwhile.
+        // Compaction or retention has deleted the record meanwhile.
         std::cmp::Ordering::Greater => Some(true),
-        // The log ends before it.
+        // The log ends before the record.
         std::cmp::Ordering::Less => Some(false),
     }
 }

@@ -1,5 +1,5 @@
-//! A bounded read of logs, for rebuilds: from given offsets to where the logs ended when it began. It joins
-//! no group and commits nothing.
+//! A bounded read of logs for rebuilds: from given offsets to given end offsets. The client joins no
+//! group and commits nothing.
 
 use std::{
     sync::{
@@ -25,30 +25,31 @@ use crate::{
     services::outcome::TopicPartition,
 };
 
-/// How long one poll waits. Bounds how late a stop is seen.
+/// Time that one poll waits. Bounds the delay until the reader sees a stop.
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// What of a partition may wait to be read, at least, in KiB.
+/// Smallest prefetch per partition, in KiB.
 const PREFETCH_KIB_MIN: usize = 256;
 
-/// Records of the longest part before the next has its turn. Shorter ones have shorter turns, so that all
-/// are at about the same time of the library's.
+/// Records that the longest range returns before the next partition has its turn. Shorter ranges have
+/// smaller quotas, so all partitions progress through about the same time.
 const QUOTA_RECORDS_MAX: usize = 500;
 
-/// How long brokers may be silent before reading is given up.
+/// Time without a response of any broker after which reading fails.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which part of a log is read.
+/// The part of a log to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetRange {
-    /// The next offset to be read.
+    /// The next offset to read.
     pub next: i64,
-    /// The offset after the last.
+    /// The offset after the last record to read.
     pub end: i64,
 }
 
 impl OffsetRange {
-    /// What is left of it from an offset on: none where there is none. It may stand behind the end by now.
+    /// Returns the rest of the range from `first` on; empty with `None`. `first` may lie beyond the
+    /// end by now.
     pub fn starting_at(self, first: Option<i64>) -> Self {
         let next = first.map_or(self.end, |first| self.next.max(first).min(self.end));
         Self { next, ..self }
@@ -59,45 +60,45 @@ impl OffsetRange {
     }
 }
 
-/// Why reading was given up.
+/// The reason why a replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The client refuses.
+    /// The client returned a permanent error.
     #[error("could not read topics")]
     Kafka(#[from] KafkaError),
-    /// Nothing came for a long time.
+    /// No broker responded within the time limit.
     #[error("no broker has answered for {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
-    /// A record came where none is looked for: what else did is not known.
+    /// A record arrived outside the partition queues, so other records may be lost as well.
     #[error("the client gave a record to nobody")]
     UnexpectedRecord,
-    /// The topic is there no more.
+    /// The topic was deleted during the read.
     #[error("a topic was deleted while it was being read")]
     TopicDeleted,
-    /// What the broker has kept is damaged, or of a kind that the client doesn't know.
+    /// The broker's data is corrupt, or in a format that the client does not support.
     #[error("a topic holds what the client can't unpack")]
     UnsupportedFormat(#[source] KafkaError),
-    /// Retention has taken what was to be read.
+    /// Retention has deleted records that the range includes.
     #[error("retention has taken records of a topic while it was being read")]
     RecordsExpired,
 }
 
-/// What was read since the last time.
+/// Records that were read since the previous batch.
 pub struct ReplayBatch<T> {
-    /// What was made of each record.
+    /// The converted records.
     pub records: Vec<T>,
-    /// Whether that is everything.
+    /// `true` if the read is complete.
     pub is_end: bool,
 }
 
-/// Records in a batch at most, and batches that wait for whoever takes them.
+/// Largest number of records per batch, and of batches in the channel.
 const BATCH_RECORDS_MAX: usize = 500;
 const BUFFERED_BATCHES_MAX: usize = 4;
 
-/// Reads parts of logs, all of them side by side, so that what belongs together comes near together. It does so on
-/// a thread of its own, until everything is read or nobody takes it. `understand` is called there with the number
-/// of a record's part and the record, as far as it is read from: none of its bytes are copied, and only what was
-/// made of it reaches another thread.
+/// Reads ranges of logs, all in parallel, so that related records arrive close together. A thread of
+/// its own reads until everything is read or the receiver is dropped. The thread calls `convert` with
+/// the index of the range and the borrowed record. No bytes are copied, and only the result of
+/// `convert` reaches another thread.
 pub fn replay<T: Send + 'static>(
     config: &KafkaConfig,
     ranges: &[(TopicPartition, OffsetRange)],
@@ -117,33 +118,33 @@ pub fn replay<T: Send + 'static>(
     Ok(batches)
 }
 
-/// A record that is only looked at.
+/// A record that borrows its bytes from the client.
 pub type BorrowedRecord<'a> = Record<&'a str, &'a [u8]>;
 
-/// What one look at the log brought.
+/// The result of one poll.
 enum ReplayEvent<T> {
-    /// What was made of a record.
+    /// A converted record.
     Record(T),
-    /// Nothing yet.
+    /// No record yet.
     Nothing,
-    /// Everything was read.
+    /// All ranges are complete.
     End,
 }
 
 struct LogReader {
     client: Arc<BaseConsumer<SilentContext>>,
-    /// What is not read yet.
+    /// Partitions with unread records.
     partitions: Vec<PartitionReader>,
-    /// Which of them is read at the moment, and how many more records of it before the next has its turn.
+    /// The index of the current partition, and the records that remain in its turn.
     current: usize,
     quota_left: usize,
     last_response: Instant,
 }
 
-/// A partition that is being read. It has a queue of its own: the client tells that it stands at the end of a
-/// partition and of which, but not of which topic.
+/// A partition that is being read. It has a queue of its own, because the client reports the end of a
+/// partition without its topic.
 struct PartitionReader {
-    /// Its number among all that were asked for.
+    /// Its index among the requested ranges.
     index: usize,
     topic: Arc<str>,
     range: OffsetRange,
@@ -152,7 +153,7 @@ struct PartitionReader {
 }
 
 impl LogReader {
-    /// Begins to read. What is empty is read already.
+    /// Starts reading; empty ranges count as complete.
     fn new(
         config: &KafkaConfig,
         ranges: &[(TopicPartition, OffsetRange)],
@@ -160,7 +161,7 @@ impl LogReader {
         let is_non_empty =
             |(_, (_, range)): &(usize, &(TopicPartition, OffsetRange))| range.next < range.end;
         let non_empty: Vec<_> = ranges.iter().enumerate().filter(is_non_empty).collect();
-        // A partition with a queue of its own has the whole of this for itself.
+        // A partition with its own queue may use all of this limit, so the limit is divided.
         let prefetch_kib =
             (config.prefetch_kib as usize / non_empty.len().max(1)).max(PREFETCH_KIB_MIN);
         let mut settings = consumer::connection(config);
@@ -168,15 +169,15 @@ impl LogReader {
             ("group.id", "none"),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
-            // Where it does not hold what was asked for, that has to be told.
+            // If the log lacks the requested offset, the client must report an error.
             ("auto.offset.reset", "error"),
             ("queued.max.messages.kbytes", &*prefetch_kib.to_string()),
             ("queued.min.messages", &*consumer::prefetch_records(prefetch_kib)),
             ("fetch.message.max.bytes", "262144"),
-            // What is read as fast as it comes is full again and again; by default each time costs a second.
+            // The queue fills often; by default each time costs a second.
             ("fetch.queue.backoff.ms", "10"),
-            // Where only parts that are read to their end have room, the broker would wait for what comes to them, by
-            // default for half a second, and nothing else be asked for meanwhile.
+            // If only completed partitions have queue space, the broker waits for new records of
+            // them. By default it waits half a second, which blocks all other fetches.
             ("fetch.wait.max.ms", "10"),
         ] {
             settings.set(key, value);
@@ -201,7 +202,8 @@ impl LogReader {
                 queue,
             });
         }
-        // Only now: what came before a partition had its queue would wait in the client's own.
+        // Only now: earlier records of a partition without a queue would land in the client's main
+        // queue.
         client.assign(&from)?;
         Ok(Self {
             client,
@@ -212,7 +214,7 @@ impl LogReader {
         })
     }
 
-    /// What comes in time, as far as it goes into a batch.
+    /// Returns the records that arrive in time, up to the size of a batch.
     fn next_batch<T>(
         &mut self,
         convert: &impl Fn(usize, &BorrowedRecord<'_>) -> T,
@@ -232,7 +234,7 @@ impl LogReader {
         Ok(batch)
     }
 
-    /// The next record, if one comes in time.
+    /// Returns the next record, if one arrives in time.
     fn next_event<T>(
         &mut self,
         convert: &impl Fn(usize, &BorrowedRecord<'_>) -> T,
@@ -255,7 +257,7 @@ impl LogReader {
                 }
             }
         }
-        // Nothing is there of any: wait a moment, and serve the client's own events.
+        // No partition has a record: wait a moment, and serve the client's own events.
         match self.client.poll(POLL_TIMEOUT) {
             None => {}
             Some(Ok(_)) => return Err(ReplayError::UnexpectedRecord),
@@ -268,7 +270,7 @@ impl LogReader {
         }
     }
 
-    /// What is there of the partition whose turn it is. One that was read to its end is let go of.
+    /// Polls the current partition, and removes the partition if it is complete.
     fn poll_current<T>(
         &mut self,
         convert: &impl Fn(usize, &BorrowedRecord<'_>) -> T,
@@ -290,8 +292,8 @@ impl LogReader {
                 };
                 (event, range.next >= range.end)
             }
-            // Whatever stands between the last record and the end can't be read: it was compacted away,
-            // or belongs to transactions.
+            // Between the last record and the end are only unreadable offsets: compacted records or
+            // transaction markers.
             Some(Err(KafkaError::PartitionEOF(_))) => {
                 self.last_response = Instant::now();
                 (ReplayEvent::Nothing, true)
@@ -308,7 +310,7 @@ impl LogReader {
     }
 }
 
-/// What is read from a record, and nothing else of it.
+/// Returns the parts of a record that decoding uses.
 fn borrow<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> BorrowedRecord<'a> {
     let headers = message::headers(message).filter(|(name, _)| decode::is_tenant_header(name));
     Record {
@@ -324,7 +326,7 @@ fn borrow<'a>(message: &'a BorrowedMessage<'_>, topic: Arc<str>) -> BorrowedReco
     }
 }
 
-/// Most passes: the client goes on trying by itself. What it would try for ever ends reading.
+/// Returns an error that would recur for ever. The client retries all other errors by itself.
 fn check_error(error: KafkaError) -> Result<(), ReplayError> {
     use RDKafkaErrorCode as Code;
     match error {

@@ -1,5 +1,5 @@
-//! How long the topics hold what was written: nothing younger may be forgotten, because it may be read
-//! again.
+//! The longest retention of the topics. Housekeeping must not delete younger rows, because their
+//! records may be read again.
 
 use std::time::Duration;
 
@@ -18,60 +18,59 @@ use tracing::debug;
 use super::consumer;
 use crate::{config::KafkaConfig, event::Kind};
 
-/// How long the broker may take for one answer.
+/// Time limit of one broker request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Topics in one request.
+/// Largest number of topics in one request.
 const REQUEST_TOPICS_MAX: usize = 500;
 
-/// What is held for longer is held for ever.
+/// A longer retention counts as unlimited.
 const RETENTION_MAX: TimeDelta = TimeDelta::days(100 * 365);
 
-/// For how long topics hold a record at most.
+/// The longest retention of a record in any topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicRetention {
-    /// This long.
+    /// Every topic deletes records after at most this time.
     Limited(TimeDelta),
-    /// This topic never lets go of one.
+    /// This topic never deletes records.
     Unlimited {
-        /// Its name.
+        /// Full name of the topic.
         topic: String,
     },
 }
 
-/// Why it can't be told how long topics hold a record.
+/// The reason why the longest retention is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum RetentionUnknown {
-    /// The broker was not reached, or refuses to answer.
+    /// The broker is unreachable or refused the request.
     #[error("could not ask the broker for its topics' retention")]
     Request(#[source] KafkaError),
-    /// It refuses to answer for a topic.
+    /// The broker refused the settings of one topic.
     #[error("could not read the settings of topic {topic}")]
     Topic {
-        /// The topic.
+        /// Full name of the topic.
         topic: String,
-        /// What the broker says.
+        /// The broker's error code.
         #[source]
         code: RDKafkaErrorCode,
     },
-    /// It answers something else.
+    /// The broker's response lacks a setting, or the setting does not parse.
     #[error("the broker does not tell {setting} of topic {topic}")]
     Setting {
-        /// The topic.
+        /// Full name of the topic.
         topic: String,
-        /// The setting.
+        /// Name of the setting.
         setting: &'static str,
     },
-    /// The asking thread ended.
+    /// The querying thread failed.
     #[error("could not wait for the broker's answer")]
     Join(#[source] tokio::task::JoinError),
 }
 
-/// Asks the broker for the longest time that any of the environment's topics holds a record, but those of
-/// users.
+/// Returns the longest retention of the environment's topics, except topics of users.
 pub async fn longest_retention(config: &KafkaConfig) -> Result<TopicRetention, RetentionUnknown> {
     let (config, runtime) = (config.clone(), Handle::current());
-    // Listing topics blocks, and so does dropping the client.
+    // Listing topics and dropping the client both block.
     spawn_blocking(move || query(&config, &runtime)).await.map_err(RetentionUnknown::Join)?
 }
 
@@ -107,13 +106,15 @@ fn query(config: &KafkaConfig, runtime: &Handle) -> Result<TopicRetention, Reten
     Ok(TopicRetention::Limited(longest))
 }
 
-/// Whether something is forgotten that has to be known while a topic holds its records. What was told of users
-/// is never forgotten, so a topic of theirs may hold for ever, as a compacted one does.
+/// Returns whether housekeeping deletes state that a record of this kind could contradict on a second
+/// read. Patron groups are never deleted, so a topic of users may retain records for ever, for
+/// example by compaction.
 fn is_replayed(kind: Kind) -> bool {
     kind != Kind::StoredUser
 }
 
-/// A segment goes when its newest record is too old, so its oldest may be older by a segment's span.
+/// Returns `retention.ms` plus `segment.ms`. The broker deletes a segment when its newest record
+/// expires, so its oldest record may be older by the span of a segment.
 fn topic_retention(
     topic: &str,
     settings: &ConfigResource,
@@ -139,7 +140,8 @@ fn topic_retention(
         .map_or_else(unlimited, TopicRetention::Limited))
 }
 
-/// Trouble is told by the answer; the consumer has a client that says when the broker is away.
+/// A context that logs at debug level. Requests return the errors, and the consumer's client reports
+/// an unavailable broker.
 pub(super) struct SilentContext;
 
 impl ConsumerContext for SilentContext {}

@@ -1,5 +1,6 @@
-//! Asks where partitions begin that were assigned, away from the polling thread: the database and
-//! brokers take their time, and the group must not notice.
+//! The partition starter: it determines start offsets of assigned partitions away from the polling
+//! thread. The database and the brokers may respond slowly, and the polling thread must not wait for
+//! them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,15 +30,15 @@ use crate::{
     store::{self, incidents::IncidentKind},
 };
 
-/// How long to wait when the database or the brokers don't answer.
+/// Delay before a retry if the database or the brokers fail, or a partition has no leader.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// How long the database may take for one question, and when a partition is asked about again of which what was
-/// found can't be stored.
+/// Time limit of one database operation. If an incident cannot be stored, its partition is retried
+/// after `ANOMALY_RETRY_DELAY`.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 const ANOMALY_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// Answers where partitions begin.
+/// The task that determines start offsets.
 pub(super) struct PartitionStarter<S> {
     pub(super) requests: mpsc::UnboundedReceiver<Vec<PendingPartition>>,
     pub(super) environment: Environment,
@@ -48,12 +49,12 @@ pub(super) struct PartitionStarter<S> {
     pub(super) commands: std_mpsc::Sender<PollerCommand>,
 }
 
-/// Where partitions begin.
+/// Partitions with the decision about their start.
 pub(super) type StartDecisions = Vec<(PendingPartition, StartDecision)>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What was decided of a partition.
+/// A partition with the plan of its start.
 struct PartitionStart {
     pending: PendingPartition,
     candidate: StartCandidate,
@@ -62,7 +63,7 @@ struct PartitionStart {
 }
 
 impl<S: IngestStore> PartitionStarter<S> {
-    /// Answers until `stop`. What can't be answered is asked again.
+    /// Handles requests until `stop`, and retries failed ones.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut batches = Vec::new();
         while self.requests.recv_many(&mut batches, 64).await > 0 {
@@ -89,7 +90,8 @@ impl<S: IngestStore> PartitionStarter<S> {
         }
     }
 
-    /// Has those begin that can, and takes them from `due`. The order matters: see [`Takeover::positions`].
+    /// Starts the pending partitions and removes them from `pending`. The order of the queries
+    /// matters: see [`StartOffsetResolver::load_positions`].
     async fn start_partitions(&self, pending: &mut Vec<PendingPartition>) -> Result<(), BoxError> {
         let candidates = self.candidates(pending).await?;
         let partitions: Vec<TopicPartition> =
@@ -119,8 +121,9 @@ impl<S: IngestStore> PartitionStarter<S> {
             let PartitionStart { candidate, log, .. } = start;
             start.plan = self.start_offsets.decide(candidate, &positions, *log, &cluster_id);
         });
-        // A consistent partition waits for no other, unless its topic was recreated. Recording the anomaly of one
-        // partition resets the positions of all partitions of that topic, so none may have been read by then.
+        // A consistent partition waits for no other, unless its topic was recreated. Recording the
+        // anomaly of one partition resets the positions of all partitions of that topic, so none may
+        // have been read by then.
         let recreated: BTreeSet<String> = starts
             .iter()
             .filter(|start| start.shows_recreation())
@@ -148,7 +151,7 @@ impl<S: IngestStore> PartitionStarter<S> {
             match store::with_timeout(QUERY_TIMEOUT, recorded).await {
                 Ok(()) if recreated.contains(&pending.topic) => of_recreated_topics.push(start),
                 Ok(()) => self.send_decisions(vec![start]),
-                // One tenant's trouble keeps no other's partitions from beginning.
+                // A failure of one tenant delays no partition of other tenants.
                 Err(error) => {
                     warn!(kafka.topic = pending.topic, kafka.partition = pending.partition, error = %ErrorChain(&error),
                         "partition start: could not store an incident about offsets; retrying the partition");
@@ -161,8 +164,8 @@ impl<S: IngestStore> PartitionStarter<S> {
         Ok(())
     }
 
-    /// Where a partition shows that its topic was made anew, its others begin anew as well: what was read of
-    /// them may be of the new log already.
+    /// If a partition shows that its topic was recreated, restarts the topic's other partitions as
+    /// well. Records already read from them may belong to the new log.
     fn restart_recreated_topics(
         &self,
         starts: &mut [PartitionStart],
@@ -205,7 +208,7 @@ impl<S: IngestStore> PartitionStarter<S> {
             decisions.push((pending, decision));
         }
         if !decisions.is_empty() {
-            // Nobody listens only when the service stops.
+            // The poller drops its receiver only when the service stops.
             let _ = self.commands.send(PollerCommand::Start(decisions));
         }
     }
@@ -250,7 +253,7 @@ impl PartitionStart {
         anomaly.is_some_and(|anomaly| anomaly.kind == IncidentKind::TopicRecreated)
     }
 
-    /// Which records are to be looked at.
+    /// Returns the records to read for the incident, if the plan needs any.
     fn record_probe(&self) -> Option<RecordProbe> {
         self.plan.probe_from.map(|offset| RecordProbe {
             topic_partition: self.candidate.topic_partition.clone(),

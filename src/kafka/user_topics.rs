@@ -1,5 +1,5 @@
-//! Of which tenants there is a topic of users. A patron group that it names is used at once, and where it is old
-//! it is asked for again in the background (docs/decisions/0017).
+//! The tenants with a topic of users. A patron group from such a topic is used at once and, if stale,
+//! refreshed in the background (docs/decisions/0017).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,13 +14,13 @@ use tracing::{debug, info};
 use super::BrokerClient;
 use crate::event::{Environment, Kind, TenantId};
 
-/// What is known of topics that tell of users.
+/// The known topics of users.
 #[derive(Debug, Default)]
 pub struct UserTopics {
-    /// What the last look at the log's topics has found; nothing before the first one.
+    /// The topics of the last successful listing; `None` before the first.
     topics: RwLock<Option<UserTopicNames>>,
-    /// The topic in which the newest record of a tenant's users stood, of each tenant of which that was looked up;
-    /// none where there never was a record.
+    /// The topic of the newest record about users, per tenant that was looked up; `None` if the
+    /// tenant never had a record.
     newest_topics: RwLock<HashMap<TenantId, Option<String>>>,
 }
 
@@ -28,7 +28,7 @@ pub struct UserTopics {
 struct UserTopicNames {
     /// Tenants with a topic of their own.
     tenants: HashSet<TenantId>,
-    /// Topics of tenant collections: any tenant's records may stand in them.
+    /// Topics of tenant collections, which may contain records of any tenant.
     collection_topics: HashSet<String>,
 }
 
@@ -51,9 +51,11 @@ impl UserTopicNames {
 }
 
 impl UserTopics {
-    /// Whether this tenant's users have a topic that is read. It is believed until a look has found none: an
-    /// instance that starts while no broker answers must make nobody wait. A topic of a tenant collection counts for
-    /// a tenant whose newest record stands in it; of one whose own topic is gone, records of others say nothing.
+    /// Returns whether a topic of this tenant's users is being read. Before the first listing the
+    /// answer is `true`, so that no request waits on an instance that starts while no broker answers.
+    /// A collection topic counts for a tenant if it contains the tenant's newest record. Until that
+    /// record is looked up, any collection topic counts. After the deletion of a tenant's own topic,
+    /// records of other tenants therefore do not count.
     pub fn has_topic_for(&self, tenant: &TenantId) -> bool {
         let found = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let Some(UserTopicNames { tenants, collection_topics }) = &*found else { return true };
@@ -67,12 +69,13 @@ impl UserTopics {
         }
     }
 
-    /// Keeps in which topic the newest record of each tenant's users stood; others are not known any more.
+    /// Replaces the topics of the newest records; tenants not in `newest` become unknown.
     pub fn set_newest_topics(&self, newest: HashMap<TenantId, Option<String>>) {
         *self.newest_topics.write().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 
-    /// Looks every so often, until `stop`. While no broker answers, what was found last is so still.
+    /// Lists the topics at each interval until `stop`. While no broker answers, the last listing
+    /// remains valid.
     pub async fn run(
         self: Arc<Self>,
         broker: Arc<BrokerClient>,
@@ -137,7 +140,7 @@ mod tests {
         assert!(!topics.has_topic_for(&tenant("northlib")));
     }
 
-    /// Where nobody has looked it up, any topic of a collection may tell of a tenant.
+    /// Before the newest topics are known, any collection topic may have records of a tenant.
     #[test]
     fn foreign_collection_records_do_not_count_for_tenant() {
         let topics = topics_found(&["prod1.ALL.users.users", "prod1.southlib.users.users"]);

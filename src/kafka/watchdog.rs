@@ -1,6 +1,6 @@
-//! Looks every so often whether what is read comes on. The client may stop reading a partition without a word
-//! (a leader epoch that it knows from a topic that was made anew), and it goes on reading in a new log as if it
-//! were the old one.
+//! The watchdog: it finds stalled partitions and recreated topics. The client may silently stop
+//! reading a partition, for example because it knows a leader epoch of the deleted topic. The client
+//! also continues in a recreated log as if the log were the old one.
 
 use std::{
     collections::HashMap,
@@ -29,16 +29,17 @@ use crate::{
     },
 };
 
-/// How often it looks at least.
+/// Longest interval between two checks.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Of so many topics older records are looked for at once.
+/// Largest number of topics that one check probes.
 const PROBED_TOPICS_MAX: usize = 100;
 
-/// How long a new client has to show that it reads what the one before did not. Doubled each time.
+/// Time that a new client has to make progress before the next replacement. Doubles with each
+/// replacement.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_secs(60);
 
-/// Watches the partitions of this instance.
+/// The task that watches the partitions of this instance.
 pub(super) struct Watchdog {
     pub(super) assignment: Arc<Assignment>,
     pub(super) status: Arc<ConsumerStatus>,
@@ -47,7 +48,7 @@ pub(super) struct Watchdog {
     pub(super) start_offsets: Arc<StartOffsetResolver>,
     pub(super) commands: std_mpsc::Sender<PollerCommand>,
     progress: Progress,
-    /// Until when no new client is made, and how long the next one is trusted.
+    /// The earliest time of the next new client, and the delay after it.
     reconnect_backoff: (Option<Instant>, Duration),
 }
 
@@ -74,7 +75,7 @@ impl Watchdog {
         }
     }
 
-    /// Looks until `stop`, as often as topics are looked for and no less than every few seconds.
+    /// Checks until `stop`, at `interval` or every [`CHECK_INTERVAL_MAX`], whichever is shorter.
     pub(super) async fn run(mut self, interval: Duration, stop: CancellationToken) {
         let interval = interval.min(CHECK_INTERVAL_MAX);
         while stop.run_until_cancelled(sleep(interval)).await.is_some() {
@@ -110,7 +111,7 @@ impl Watchdog {
         let results = self.probe(&report).await?;
         self.apply_probes(&report, &results);
         for watched in &report.stalled {
-            // What can't be read stands before the end as well: marks of transactions, for example.
+            // Offsets without records also lie before the end, for example transaction markers.
             if let Some(record) =
                 results.get(&topic_partition(watched)).and_then(|found| found.first())
                 && record.offset >= watched.next
@@ -121,7 +122,8 @@ impl Watchdog {
         Ok(())
     }
 
-    /// One record of each partition in doubt: of one that stands still the next, else the older one.
+    /// Reads one record per suspect partition: the next record of a stalled partition, otherwise the
+    /// earlier record.
     async fn probe(&self, report: &ProgressReport) -> Result<ProbeResults, BoxError> {
         let older = report.to_probe.iter().filter(|watched| !report.stalled.contains(watched));
         let older = older.filter_map(|watched| Some((watched, watched.older?.offset)));
@@ -139,7 +141,7 @@ impl Watchdog {
         Ok(spawn_blocking(move || broker.probe(&probes)).await?)
     }
 
-    /// Has topics begin anew whose logs are not the ones that they were.
+    /// Restarts recreated topics, and confirms partitions with an unchanged log.
     fn apply_probes(&self, report: &ProgressReport, results: &ProbeResults) {
         for watched in &report.expired {
             self.assignment.confirm(watched);
@@ -159,7 +161,7 @@ impl Watchdog {
 
     fn restart_topic(&self, watched: &WatchedPartition) {
         let WatchedPartition { topic, partition, epoch, .. } = watched;
-        // It may have begun anew meanwhile, for this reason or another.
+        // The partition may have restarted meanwhile, for any reason.
         if self.assignment.epoch(topic, *partition) == Some(*epoch) {
             warn!(
                 kafka.topic = topic,
@@ -170,7 +172,7 @@ impl Watchdog {
         }
     }
 
-    /// What stands still is assigned afresh; where that does not help, all is, to a new client.
+    /// Reassigns a stalled partition; if the stall recurs, requests a new client for all partitions.
     async fn handle_stall(
         &mut self,
         watched: &WatchedPartition,
@@ -190,7 +192,7 @@ impl Watchdog {
         if let Some(parsed) = self.environment.parse(topic) {
             self.start_offsets.record_stall(&parsed, (topic, *partition), *next..end).await?;
         }
-        // Nobody listens only when the service stops.
+        // The poller drops its receiver only when the service stops.
         if times == 1 {
             let _ = self.commands.send(PollerCommand::Reassign(watched.clone()));
         } else if self.reconnect_backoff.0.is_none_or(|deadline| deadline < Instant::now()) {

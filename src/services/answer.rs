@@ -1,5 +1,5 @@
-//! Answers about one patron: the state in one round trip, the group as fresh as need be, the limits of
-//! the group, and the evaluation.
+//! The evaluation of one patron. It loads the state in one round trip, resolves the patron group, and
+//! compares the state with the limits of the group.
 
 use std::{
     collections::HashSet,
@@ -28,44 +28,46 @@ use crate::{
     },
 };
 
-/// Patrons whose group is asked for in the background at once, at most. Of others, the next answer asks.
+/// Largest number of concurrent background refreshes of patron groups. Beyond it, the next evaluation
+/// of the patron tries again.
 const BACKGROUND_REFRESHES_MAX: usize = 100;
 
-/// What an answer rests on (docs/contract/http-api.md#2-blocks). A closed list: clients see it in a
-/// header, metrics are labelled with it.
+/// The origin of the patron group of an evaluation, or why none was used
+/// (docs/contract/http-api.md#2-blocks). The list is closed: clients see the name in a header, and
+/// metrics use it as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerSource {
-    /// The patron has nothing open.
+    /// The patron has no open loan, fee or fine.
     NothingOpen,
-    /// The library has set no limit.
+    /// The tenant has no limits.
     NoLimits,
-    /// A patron group that the topic of users named, and that no newer answer contradicts. An old one is asked
-    /// for again in the background.
+    /// The topic of users provided the group, and no newer response of mod-users contradicts it. A
+    /// stale group is refreshed in the background.
     GroupFromTopic,
-    /// A patron group that was asked for a moment ago.
+    /// The cached group is fresh.
     GroupFromCache,
-    /// One that is old enough to be asked again in the background.
+    /// The cached group is stale but usable, and is refreshed in the background.
     GroupFromStaleCache,
-    /// One that the users module was asked for.
+    /// mod-users returned the group during this evaluation.
     GroupFromUsers,
-    /// The last known one, because the users module fails.
+    /// The call of mod-users failed, and the last known group serves.
     GroupFallback,
-    /// The last known one, because the users module hangs and nobody waits for it.
+    /// The breaker of mod-users is open, and the last known group serves.
     GroupFallbackCircuitOpen,
-    /// The users module says that there is none.
+    /// mod-users returned that the patron has no group.
     GroupNone,
-    /// The users module fails, and no group is known: nothing is blocked.
+    /// The call of mod-users failed, and no group is known, so nothing is blocked.
     GroupUnknown,
-    /// The users module hangs and is not asked, and no group is known: nothing is blocked.
+    /// The breaker of mod-users is open, and no group is known, so nothing is blocked.
     GroupUnknownCircuitOpen,
-    /// The database fails, or is too slow: what is answered then is a setting.
+    /// The database failed or timed out; a setting determines the response.
     NotEvaluated,
-    /// Too many ask at once: the same.
+    /// The load limit rejected the request; a setting determines the response.
     Overloaded,
 }
 
 impl AnswerSource {
-    /// All of them.
+    /// All values, in the order of their numbers.
     pub const ALL: [Self; 13] = [
         Self::NothingOpen,
         Self::NoLimits,
@@ -82,7 +84,7 @@ impl AnswerSource {
         Self::Overloaded,
     ];
 
-    /// As clients and metrics see it.
+    /// Returns the name for the header and for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::NothingOpen => "nothing-open",
@@ -102,53 +104,55 @@ impl AnswerSource {
     }
 }
 
-/// An evaluation with what it was made from.
+/// The measures, the group and the limits of one evaluation.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// What the patron has; all zero where nothing is open.
+    /// The patron's numbers; all zero if nothing is open.
     pub measures: Measures,
-    /// The group whose limits were compared, where one is known.
+    /// The group that determines the limits, if it is known.
     pub group: Option<String>,
-    /// What it rests on.
+    /// The origin of the group.
     pub source: AnswerSource,
     policy: Arc<Policy>,
 }
 
 impl Evaluation {
-    /// Every limit of the group, with the numbers that were compared and the actions they reach.
+    /// Returns one finding per limit of the group, with the compared number and the affected actions.
     pub fn findings(&self) -> Vec<Finding<'_>> {
         let limits = self.group.iter().flat_map(|group| self.policy.limits_of(group));
         blocks::evaluate(&self.measures, limits, &self.policy.conditions)
     }
 }
 
-/// Answers about patrons. Shared by all who answer; the connections to use come with each call.
+/// The service that evaluates patrons. All threads share one evaluator; each request brings its own
+/// connection pool.
 pub struct Evaluator {
     clock: Clock,
     users: Users,
     config: OkapiConfig,
     user_topics: Arc<UserTopics>,
-    /// What libraries have set.
+    /// Limits and conditions of all tenants.
     pub policies: Policies,
-    /// Patrons whose group is being asked for in the background.
+    /// Patrons with a background refresh of their group in progress.
     refreshing: Mutex<HashSet<(TenantId, Uuid)>>,
 }
 
-/// Who asks what for whom, over which connections.
+/// The input of one evaluation: tenant, patron, caller and connection pool.
 #[derive(Clone)]
 pub struct EvaluationRequest {
-    /// Connections of the thread that answers.
+    /// The connection pool of the thread that serves the request.
     pub db: Db,
-    /// The tenant.
+    /// The tenant, with its schema.
     pub tenant: Arc<Tenant>,
-    /// The patron.
+    /// The patron's user id.
     pub user: Uuid,
-    /// On whose behalf.
+    /// The gateway, token and tenant for calls to mod-users.
     pub caller: Caller,
 }
 
 impl Evaluator {
-    /// Asks the users module as `ages` says. Nobody waits for a group that a topic named.
+    /// Creates an evaluator; `config` has the ages at which a patron group is fresh, stale or
+    /// unusable.
     pub fn new(
         clock: Clock,
         users: Users,
@@ -159,7 +163,7 @@ impl Evaluator {
         Self { clock, users, config, user_topics, policies, refreshing }
     }
 
-    /// Evaluates a patron at this moment.
+    /// Evaluates a patron at the current time.
     pub async fn evaluate(
         self: &Arc<Self>,
         request: &EvaluationRequest,
@@ -175,7 +179,7 @@ impl Evaluator {
             return Ok(Evaluation { measures, group: None, source, policy: Arc::default() });
         };
         let policy = self.policies.get(db, tenant).await?;
-        // Without any limit there is nothing that the group could decide.
+        // Without limits the group decides nothing.
         let (group, source) = match policy.limits.is_empty() {
             true => (None, AnswerSource::NoLimits),
             false => self.resolve_group(request, &state).await,
@@ -183,11 +187,12 @@ impl Evaluator {
         Ok(Evaluation { measures: state.measures, group, source, policy })
     }
 
-    /// The patron's group (docs/contract/http-api.md#2-blocks): the newer of an answer and a record
-    /// of the topic. One that the topic named is used at once and asked for in the background where
-    /// it is old. Of others a fresh one is used; a usable one is used and asked for in the
-    /// background; else it is asked for, and where that fails the last known one serves for a
-    /// while. Who is said to have none is always asked about.
+    /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of
+    /// mod-users and a record of the topic. A group from the topic is used at once, and refreshed in
+    /// the background if stale. A cached group is used while fresh; while stale, it is used and
+    /// refreshed in the background. Otherwise the service calls mod-users, and if the call fails, the
+    /// last known group serves for a limited time. If the last response contained no group, each
+    /// evaluation calls mod-users.
     async fn resolve_group(
         self: &Arc<Self>,
         request: &EvaluationRequest,
@@ -199,7 +204,8 @@ impl Evaluator {
         let known = state.known_group();
         let known = known.and_then(|known| Some((state.age(known), known.group.clone()?)));
         match known {
-            // What is answered elsewhere is not stored, so nobody but this request would learn of it.
+            // A response of another gateway is not cached, so a background refresh would have no
+            // effect.
             Some((age, group))
                 if is_from_topic && age > self.config.patron_group_stale && is_other_gateway =>
             {
@@ -227,13 +233,13 @@ impl Evaluator {
         }
     }
 
-    /// The group as the users module says, or the last one that serves where that fails.
+    /// Returns the group from mod-users, or `last` if the call fails.
     async fn fetch_group_or_fallback(
         self: &Arc<Self>,
         request: &EvaluationRequest,
         last: Option<String>,
     ) -> (Option<String>, AnswerSource) {
-        // While the module hangs, only who has no group to go by waits for the call that finds out.
+        // While the breaker is open, only a request without a known group waits for the trial call.
         if last.is_some() && !self.users.is_available(&request.caller) {
             self.refresh_in_background(request);
             return (last, AnswerSource::GroupFallbackCircuitOpen);
@@ -252,7 +258,8 @@ impl Evaluator {
         (last, source)
     }
 
-    /// Asks without making anybody wait. What is asked elsewhere serves nobody, but it closes the breaker.
+    /// Refreshes the group in a background task. A response of another gateway is not stored, but can
+    /// close the breaker.
     fn refresh_in_background(self: &Arc<Self>, request: &EvaluationRequest) {
         let key = (request.tenant.id.clone(), request.user);
         let mut refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,13 +274,13 @@ impl Evaluator {
         });
     }
 
-    /// Asks the users module and stores its answer, unless a request chose whom to ask: that answer is the
-    /// request's alone. A failure is logged here.
+    /// Calls mod-users and logs a failure. Stores the response, unless the request uses another
+    /// gateway: that response serves only this request.
     async fn fetch_group(&self, request: &EvaluationRequest) -> Result<Option<String>, CallError> {
         let EvaluationRequest { db, tenant, user, caller } = request;
         let started = Instant::now();
         let group = self.users.fetch_patron_group(caller, *user).await.inspect_err(|error| {
-            // That a module is not asked was said when that began.
+            // The log already has a message about the open breaker.
             if !matches!(error, CallError::CircuitOpen) {
                 warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(error),
                     "evaluation: could not get the patron group from mod-users");
@@ -284,7 +291,7 @@ impl Evaluator {
         }
         let (schema, known, age) = (&tenant.schema, group.as_deref(), started.elapsed());
         if let Err(error) = patrons::store_users_group(db, schema, *user, known, age).await {
-            // The answer is right all the same; the next one asks again.
+            // The group is valid nevertheless; the next evaluation calls again.
             debug!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
                 "evaluation: could not store the patron group");
         }

@@ -1,4 +1,4 @@
-//! A batch once it is read: what each record turned out to be, and whose it is.
+//! A decoded batch: the decode result and the owner of each record.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,33 +18,35 @@ use crate::{
     },
 };
 
-/// A record and what it turned out to be.
+/// A record with its decode result.
 pub(super) struct Item<'a> {
     pub(super) incoming: &'a ConsumedRecord,
     pub(super) kind: ItemKind,
 }
 
-/// What a record is to the tenant whose share it is in.
+/// The decode result of a record, as its tenant batch contains it.
 pub(super) enum ItemKind {
     Event(Box<Event>),
     Rejected(Reject),
-    /// No value, no meaning, or parked for nobody already: only the position moves past it.
+    /// A record that only advances the position: a tombstone, an irrelevant change, or a dead letter
+    /// without a tenant.
     PositionOnly,
 }
 
-/// What one tenant has in a batch, in the order in which it came.
+/// The records of one tenant in a batch, in log order.
 pub(super) type TenantBatch<'a> = Vec<Item<'a>>;
 
-/// Whose a share is. What belongs to nobody comes first: a tenant's position may lie behind it.
+/// The owner of a tenant batch. Records without a tenant sort first, because a tenant's position may
+/// lie after them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owner {
     pub(super) tenant: Option<TenantId>,
-    /// Whether it comes from partitions whose records were kept up to here. Where they were passed by,
-    /// because the tenant wasn't enabled, what was passed by has to be read first.
+    /// `true` if the partitions' records were stored up to here. With `false` they were skipped while
+    /// the tenant was disabled, and the skipped records must be read first.
     pub(super) tenant_enabled: bool,
 }
 
-/// A batch, by tenant, and how far it reaches in each partition.
+/// A batch split by tenant, with the progress of each partition.
 pub(super) struct Batch<'a> {
     pub(super) tenant_batches: BTreeMap<Owner, TenantBatch<'a>>,
     pub(super) progress: BatchProgress,
@@ -52,11 +54,11 @@ pub(super) struct Batch<'a> {
     pub(super) skipped: usize,
 }
 
-/// Records that are read, and not put to their shares yet.
+/// Decoded records before the split by tenant.
 pub(super) struct DecodedBatch<'a>(Vec<(&'a ConsumedRecord, DecodeOutcome)>);
 
 impl<'a> DecodedBatch<'a> {
-    /// Reads the records.
+    /// Decodes the records.
     pub(super) fn decode(batch: &[&'a ConsumedRecord]) -> Self {
         let decode_record = |incoming: &&'a ConsumedRecord| {
             let ConsumedRecord { record, topic, cluster, .. } = incoming;
@@ -65,7 +67,7 @@ impl<'a> DecodedBatch<'a> {
         Self(batch.iter().map(decode_record).collect())
     }
 
-    /// Tenants that bad records are of, or name.
+    /// Returns the tenants that own bad records or are named in bad records without an owner.
     pub(super) fn tenants_with_bad_records(&self) -> BTreeSet<TenantId> {
         let tenants_of = |(incoming, reading): &(&ConsumedRecord, DecodeOutcome)| match reading {
             DecodeOutcome::Rejected(Some(tenant), _) => BTreeSet::from([tenant.clone()]),
@@ -77,9 +79,9 @@ impl<'a> DecodedBatch<'a> {
         self.0.iter().flat_map(tenants_of).collect()
     }
 
-    /// Puts them to the shares of their tenants. Where a partition's bad records break the rule, it stops
-    /// behind the one that broke it, and what comes later is left in the log. Bad records of tenants that are
-    /// not `enabled` concern nobody here, and stop nothing (docs/decisions/0012).
+    /// Splits the records by tenant. If a partition reaches the bad record limit, it stops after the
+    /// record that reached the limit, and later records stay in the log. Bad records of tenants that
+    /// are not in `enabled` count for no limit (docs/decisions/0012).
     pub(super) fn split(
         self,
         windows: &mut HashMap<TopicPartition, BadRecordWindow>,
@@ -107,8 +109,8 @@ impl<'a> DecodedBatch<'a> {
     }
 }
 
-/// What a record counts as towards the rule: a bad one, a good one, or nothing. A bad record that names nobody
-/// counts: if it is not the data that is wrong but the code, all records look like it.
+/// Returns whether a record counts as bad; `None` if it counts neither way. A bad record that names
+/// no tenant counts, because a defect of the decoder makes all records look alike.
 fn count_as(
     incoming: &ConsumedRecord,
     reading: &DecodeOutcome,
@@ -125,7 +127,7 @@ fn count_as(
 }
 
 impl<'a> Batch<'a> {
-    /// Adds a record to its tenant's share.
+    /// Adds a record to the batch of its tenant.
     fn add(&mut self, incoming: &'a ConsumedRecord, reading: DecodeOutcome) {
         let of_topic = &incoming.topic.tenant;
         let tenant_batches = &mut self.tenant_batches;
@@ -153,7 +155,7 @@ impl<'a> Batch<'a> {
             }
             DecodeOutcome::Tombstone => {
                 self.tombstones += 1;
-                // In a topic of a tenant collection it is nobody's, and its position is the topic's.
+                // In a shared topic a tombstone has no owner, and the position belongs to the topic.
                 if of_topic.is_some() {
                     put(of_topic.clone(), ItemKind::PositionOnly);
                 }
@@ -195,7 +197,7 @@ fn topic_partition(record: &Record) -> TopicPartition {
     (Arc::clone(&record.position.topic), record.position.partition)
 }
 
-/// How far a share has come in each partition.
+/// Returns the new position of each partition of a tenant batch.
 pub(super) fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
     let mut positions = Positions::new();
     for Item { incoming: ConsumedRecord { record, topic, cluster, position, .. }, .. } in items {
@@ -203,7 +205,7 @@ pub(super) fn positions<'a>(items: &'a [Item<'_>]) -> Positions<'a> {
             next_offset: record.position.offset + 1,
             last_record_at: record.timestamp,
             cluster,
-            // In a topic of a tenant collection records of others stand in between.
+            // In a shared topic, records of other tenants lie in between.
             read_from_offset: if topic.tenant.is_some() { *position } else { i64::MIN },
         };
         positions

@@ -1,5 +1,5 @@
-//! Events over HTTP: what waits goes into one transaction a tenant, so that a burst of callers does not
-//! cost a commit each. A caller hears of success when its event is durable, and not before.
+//! Events that arrive over HTTP. One transaction per tenant commits all waiting events, so a burst of
+//! requests needs few commits. A caller gets a success response only after its event is durable.
 
 use std::{
     collections::BTreeMap,
@@ -21,28 +21,28 @@ use crate::{
     store::{self, Verdict},
 };
 
-/// Events that wait at most; who comes when it is full is sent away at once.
+/// Largest number of waiting events; beyond it, new events are rejected at once.
 const QUEUE_EVENTS_MAX: usize = 2_000;
 
-/// Events that one transaction takes at most.
+/// Largest number of events in one transaction.
 const BATCH_EVENTS_MAX: usize = 500;
 
-/// Transactions at once: each takes one of the writers' connections.
+/// Largest number of concurrent transactions; each uses a connection of the writers' pool.
 const CONCURRENT_TRANSACTIONS_MAX: u32 = 2;
 
-/// How long a caller is kept waiting.
+/// Longest time that a caller waits for its event.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an event was not taken.
+/// The reason why an event was not stored.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
-    /// Too many wait, or the database is away or slow: the same call may do better later.
+    /// The queue is full, or the database is slow or unavailable. A retry may succeed.
     #[error("the event can't be stored at the moment")]
     Unavailable,
-    /// Its tenant isn't enabled.
+    /// The event's tenant is disabled.
     #[error("the tenant is not enabled")]
     TenantDisabled,
-    /// The database does not take it, whatever is tried.
+    /// The database refuses the event at every attempt.
     #[error("the event can't be stored")]
     Refused(#[source] Arc<store::Error>),
 }
@@ -53,17 +53,18 @@ struct PendingEvent {
     reply: oneshot::Sender<Result<(), SubmitError>>,
 }
 
-/// Where callers hand in their events.
+/// The queue of events from callers.
 pub struct HttpEvents(mpsc::Sender<PendingEvent>);
 
 impl HttpEvents {
-    /// Begins to take events. The task ends when this is dropped and what waits was answered.
+    /// Starts the task that commits events. The task ends after this value is dropped and every
+    /// waiting event has a result.
     pub fn start<S: IngestStore + 'static>(ingest: Arc<Ingest<S>>) -> (Self, JoinHandle<()>) {
         let (sender, queue) = mpsc::channel(QUEUE_EVENTS_MAX);
         (Self(sender), tokio::spawn(run(queue, ingest)))
     }
 
-    /// Makes an event durable.
+    /// Commits an event and waits until it is durable.
     pub async fn submit(&self, tenant: TenantId, call: HttpEvent) -> Result<(), SubmitError> {
         let (reply, response) = oneshot::channel();
         let received = ReceivedCall { call, at: Instant::now() };
@@ -84,12 +85,12 @@ async fn run<S: IngestStore + 'static>(
     let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
     while queue.recv_many(&mut batch, BATCH_EVENTS_MAX).await > 0 {
         let mut tenant_batches = BTreeMap::<TenantId, Vec<PendingEvent>>::new();
-        // Nobody waits any more for what its caller has given up; it will call again.
+        // Skips events without a waiting caller, because a caller that gave up sends its event again.
         for event in batch.drain(..).filter(|event| !event.reply.is_closed()) {
             tenant_batches.entry(event.tenant.clone()).or_default().push(event);
         }
         for (tenant, events) in tenant_batches {
-            // One tenant's trouble keeps no other waiting for longer than a caller would.
+            // A slow tenant delays the other tenants no longer than a caller's timeout.
             let permit = permits.clone().acquire_owned().await;
             let ingest = ingest.clone();
             tokio::spawn(async move {
@@ -98,11 +99,12 @@ async fn run<S: IngestStore + 'static>(
             });
         }
     }
-    // The last ones have ended when all permits are back.
+    // When all permits are free, the last transactions have ended.
     let _ = permits.acquire_many(CONCURRENT_TRANSACTIONS_MAX).await;
 }
 
-/// One transaction for all; where the database refuses that for what one of them says, one for each.
+/// Commits all events in one transaction. If the database refuses the content of an event, commits
+/// each event on its own.
 async fn commit_all<S: IngestStore>(
     ingest: &Ingest<S>,
     tenant: &TenantId,
@@ -117,7 +119,7 @@ async fn commit_all<S: IngestStore>(
         return;
     }
     for event in events {
-        // Whoever has gone away needs no answer.
+        // A caller that disconnected needs no result.
         let _ = event.reply.send(outcome.clone());
     }
 }

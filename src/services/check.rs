@@ -1,4 +1,4 @@
-//! The check of invariant I4 of ARCHITECTURE.md: stored counters against a recount.
+//! The counter check: compares the stored counters with a recount (invariant I4 of ARCHITECTURE.md).
 
 use std::{fmt, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::{
     store::{self, Db, PoolSettings, Schema, patrons, rows, tenants},
 };
 
-/// One tenant's outcome.
+/// The result of the check for one tenant.
 #[derive(Debug)]
 pub struct CounterReport {
-    /// The tenant.
+    /// The checked tenant.
     pub tenant: TenantId,
-    /// Patrons whose counters are not what a recount gives.
+    /// Patrons with counters that differ from the recount.
     pub wrong: Vec<Uuid>,
-    /// Whether they were set right.
+    /// `true` if the check has repaired these counters.
     pub repaired: bool,
 }
 
@@ -29,11 +29,11 @@ impl fmt::Display for CounterReport {
     }
 }
 
-/// Patrons who are set right at once.
+/// Largest number of patrons per repair transaction.
 const REPAIR_PATRONS_MAX: usize = 500;
 
-/// Recounts one tenant, or all that are enabled. Each is read in one statement, so events that arrive
-/// meanwhile can't make a difference. What is wrong is set right where `repair` says so.
+/// Checks one tenant, or all enabled tenants. One statement reads each tenant, so concurrent events
+/// cause no false findings. With `repair`, sets wrong counters to the recount.
 pub async fn check(
     database: &DatabaseConfig,
     tenant: Option<&str>,
@@ -66,7 +66,8 @@ pub async fn check(
     Ok(reports)
 }
 
-/// While nobody else writes the tenant's rows: a recount beside a writer would be wrong again.
+/// Repairs counters under the exclusive tenant lock, because a concurrent writer would make the
+/// recount wrong again.
 async fn repair_counters(
     db: &Db,
     tenant: &TenantId,

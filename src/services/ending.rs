@@ -1,5 +1,5 @@
-//! Ending all loans of a tenant, as storage says that it deleted them: in steps, for no statement can end all of
-//! them in time.
+//! Closes all loans of a tenant after loan storage has deleted them. It works in steps, because one
+//! statement could not close all loans in time.
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -16,26 +16,26 @@ use crate::{
     store::{self, LockTimeout},
 };
 
-/// Loans that one step ends at most.
+/// Largest number of loans that one step closes.
 const STEP_LOANS_MAX: usize = 5_000;
 
-/// What is left of a step after a time-out.
+/// Divisor of the step size after a timeout.
 const SHRINK_DIVISOR: usize = 16;
 
-/// How it went.
+/// The result of closing all loans.
 pub(super) enum EndLoansOutcome {
-    /// No such loan is open any more, and none will be.
+    /// All loans before the deletion are closed, or no event deletes all loans.
     All,
-    /// The tenant isn't enabled.
+    /// The tenant is disabled.
     TenantDisabled,
     /// The service stops.
     Shutdown,
 }
 
 impl<S: IngestStore> Ingest<S> {
-    /// Ends all loans that were opened before, where events say that there are none. Each step is durable before
-    /// the next. The events themselves are applied afterwards: a process that dies in between begins anew, and
-    /// nothing is different.
+    /// Closes all loans that were opened before an event deleted all loans. Each step is durable
+    /// before the next. The caller applies the events afterwards, so a process that dies in between
+    /// repeats the steps with the same result.
     pub(super) async fn end_loans<'e>(
         &self,
         tenant: &TenantId,
@@ -76,7 +76,7 @@ impl<S: IngestStore> Ingest<S> {
     }
 }
 
-/// Before when all loans were deleted, if events say so.
+/// Returns the time before which all loans were deleted, if an event deletes all loans.
 fn no_loans_before<'e>(events: impl Iterator<Item = &'e Event>) -> Option<Horizon> {
     let of_all = |event: &&Event| matches!(event.fact, Fact::AllLoansDeleted);
     StateDelta::from_events(events.filter(of_all)).loans_deleted_before

@@ -1,5 +1,5 @@
-//! Figures that are asked for when somebody wants them: of the database, of the pools, and of how far
-//! this instance's partitions are. What is counted as it happens is in `figures.rs`.
+//! Gauges that are read on demand: from the database, from the connection pools, and from this
+//! instance's partitions. Counters are in `metrics.rs`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,21 +16,21 @@ use crate::{
     store::{self, Db, incidents, prune},
 };
 
-/// What the database told serves so long.
+/// Shortest interval between two queries of the database.
 const QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Asks for what is not counted.
+/// All gauges of this instance, set on demand.
 pub struct Gauges {
     tenants: Arc<TenantRegistry>,
     kafka: Arc<ConsumerStatus>,
     block_events: Arc<BlockEvents>,
-    /// Whether tenants are told apart, each with figures of its own.
+    /// `true` if each tenant has gauges of its own.
     by_tenant: bool,
     pools: Mutex<Vec<(&'static str, Db)>>,
     last_query: Mutex<Option<Instant>>,
 }
 
-/// Sums over tenants, or one tenant's figures.
+/// Table sizes, summed over tenants or of one tenant.
 #[derive(Default)]
 struct SizeTotals {
     inbox: i64,
@@ -52,7 +52,7 @@ impl SizeTotals {
             sizes.dead_letters_oldest.into_iter().chain(self.oldest_dead_letter).min();
     }
 
-    /// `tenant` is `all` for the sum.
+    /// Sets the gauges; `tenant` is `all` for the sum.
     fn set(&self, tenant: &str) {
         for (table, rows) in [
             ("inbox", self.inbox),
@@ -73,7 +73,7 @@ impl SizeTotals {
 }
 
 impl Gauges {
-    /// Knows no pool yet.
+    /// Creates the gauges without a connection pool.
     pub fn new(
         tenants: Arc<TenantRegistry>,
         kafka: Arc<ConsumerStatus>,
@@ -91,13 +91,13 @@ impl Gauges {
         }
     }
 
-    /// Watches a pool as well.
+    /// Adds a connection pool to the gauges.
     pub fn register_pool(&self, name: &'static str, pool: &Db) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.push((name, pool.clone()));
     }
 
-    /// Sets all gauges. What the database can't tell now stays as it was.
+    /// Sets all gauges. If the database fails, its gauges retain their last values.
     pub async fn update(&self, db: &Db) {
         self.set_instance_gauges();
         let due = {

@@ -1,5 +1,5 @@
-//! Housekeeping: what is old goes, a few blocks of a table at a time, each in a short transaction of its
-//! own, so that ingest hardly notices (docs/decisions/0010).
+//! Housekeeping: deletes old rows, a few blocks of a table at a time. Each step is a short
+//! transaction, so ingest is barely affected (docs/decisions/0010).
 
 use std::{
     sync::Arc,
@@ -26,56 +26,58 @@ use crate::{
     },
 };
 
-/// What is kept beyond the time for which topics hold a record: events may be published late, and the
-/// clocks of brokers and instances differ.
+/// Retention beyond the retention of the topics. Modules may publish events late, and the clocks of
+/// brokers and instances differ.
 const RETENTION_MARGIN: TimeDelta = TimeDelta::days(7);
 
-/// How far apart the clocks of this machine and of the database may be.
+/// Largest accepted difference between the clocks of this host and of the database.
 const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::hours(1);
 
-/// Blocks of a table that one step goes through: 2 MiB.
+/// Blocks of a table per step, equal to 2 MiB.
 const STEP_BLOCKS: i64 = 256;
 
-/// Messages that were sent, in one step.
+/// Largest number of sent messages that one step deletes.
 const STEP_MESSAGES_MAX: i64 = 2000;
 
-/// How many times as long as a step took it rests after it: what is left of the database is ingest's.
+/// The pause after a step, as a multiple of the step's duration. The pause leaves the database to
+/// ingest.
 const REST_FACTOR: u32 = 4;
 
-/// How long the tenant's writers may be kept waiting while how far is pruned is recorded.
+/// Longest wait for the exclusive tenant lock; writers of the tenant queue behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A step that takes longer is given up: its connection may have died without a word.
+/// Time limit of a step; afterwards its connection counts as dead.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Which share of the bytes that dead letters may take may come on top before they are looked through.
+/// New dead letters may exceed the byte limit by the limit divided by this number; beyond it,
+/// housekeeping prunes.
 const DEAD_LETTER_MARGIN_DIVISOR: i64 = 8;
 
-/// How long after the start the first round begins, at most.
+/// Longest delay between the start of the service and the first round.
 const FIRST_ROUND_DELAY: Duration = Duration::from_secs(60);
 
-/// Instants before which things are old.
+/// The times before which rows count as old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionLimits {
-    /// Events, and loans and fees/fines that ended; `None` while that can't be told, or where a topic
-    /// holds its records for ever.
+    /// Limits of the inbox and of tombstones; `None` while the topic retention is unknown or
+    /// unlimited.
     pub cutoffs: Option<Cutoffs>,
-    /// Dead letters.
+    /// Dead letters that were parked earlier count as old.
     pub dead_letters: DateTime<Utc>,
 }
 
-/// The limits that depend on how long topics hold their records.
+/// The limits that depend on the retention of the topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cutoffs {
-    /// Events.
+    /// Inbox entries that arrived earlier count as old.
     pub inbox: DateTime<Utc>,
-    /// Loans and fees/fines that ended.
+    /// Loans and fees/fines that closed earlier count as old.
     pub tombstones: DateTime<Utc>,
 }
 
 impl RetentionLimits {
-    /// The limits at `now`. What may be read again must not be forgotten: what topics hold, and, for
-    /// tombstones, a dead letter that is tried again.
+    /// Computes the limits at `now`. Rows must outlive every record that may be read again: the
+    /// records in the topics and, for tombstones, also dead letters that may be retried.
     pub fn at(
         now: DateTime<Utc>,
         config: &HousekeepingConfig,
@@ -94,41 +96,41 @@ impl RetentionLimits {
     }
 }
 
-/// How many rows went.
+/// Numbers of deleted rows per table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PrunedCounts {
-    /// Of the inbox.
+    /// Rows of the inbox.
     pub inbox: u64,
-    /// Of loans.
+    /// Rows of loans.
     pub loans: u64,
-    /// Of fees/fines.
+    /// Rows of fees/fines.
     pub fees_fines: u64,
-    /// Of dead letters.
+    /// Rows of dead letters.
     pub dead_letters: u64,
 }
 
-/// Why housekeeping of a tenant ended before it was done.
+/// The reason why housekeeping of a tenant ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum HousekeepingError {
     /// The service stops.
     #[error("the service stops")]
     Shutdown,
-    /// The tenant is not enabled any more.
+    /// The tenant was disabled.
     #[error("the tenant is not enabled")]
     TenantDisabled,
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// Whose rows: a tenant's, or those of nobody that can be told.
+/// A tenant with its schema, or the module's schema for rows without a tenant.
 #[derive(Clone, Copy)]
 struct SchemaOwner<'a> {
     tenant: Option<&'a TenantId>,
     schema: &'a Schema,
 }
 
-/// Removes what is old.
+/// The task that deletes old rows.
 pub struct Housekeeping {
     db: Db,
     tenants: Arc<TenantRegistry>,
@@ -137,7 +139,8 @@ pub struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// `db` is the pool for work; two of its connections are used at a time at most, each for a step.
+    /// Creates the task; `db` is the pool for work. At most two of its connections are used at a
+    /// time, each for one step.
     pub fn new(
         db: Db,
         tenants: Arc<TenantRegistry>,
@@ -147,8 +150,8 @@ impl Housekeeping {
         Self { db, tenants, clock, config }
     }
 
-    /// Goes through all tenants again and again until `stop`, and through dead letters whenever many bytes of
-    /// them came.
+    /// Prunes all tenants at each interval until `stop`, and dead letters whenever many bytes of them
+    /// arrived.
     pub async fn run(self, kafka: KafkaConfig, stop: CancellationToken) {
         tokio::join!(self.run_rounds(&kafka, &stop), self.watch_dead_letters(&stop));
     }
@@ -167,7 +170,8 @@ impl Housekeeping {
         }
     }
 
-    /// So dead letters take little more than they may at any time, not only after a round.
+    /// Prunes dead letters as soon as too many bytes arrive, so that their size stays near the limit
+    /// between two rounds.
     async fn watch_dead_letters(&self, stop: &CancellationToken) {
         let margin_bytes =
             usize::try_from(self.config.dead_letters_bytes_max / DEAD_LETTER_MARGIN_DIVISOR)
@@ -200,7 +204,7 @@ impl Housekeeping {
         self.prune_dead_letters(SchemaOwner { tenant, schema: &schema }, limits, counts, stop).await
     }
 
-    /// Goes once through all enabled tenants that no instance went through within the interval.
+    /// Prunes once each enabled tenant that no instance has claimed within the interval.
     pub async fn run_round(&self, retention: Option<&TopicRetention>, stop: &CancellationToken) {
         let Some(now) = self.now().await else { return };
         self.tenants.dead_letter_bytes.clear();
@@ -224,8 +228,8 @@ impl Housekeeping {
         log_pruned(None, counts, done.as_ref().err());
     }
 
-    /// The time by the database's clock, if this machine's witnesses it: what a wrong clock forgets does not come
-    /// back.
+    /// Returns the time of the database clock, or `None` if the local clock differs too much. Rows
+    /// that a wrong clock deletes are lost.
     async fn now(&self) -> Option<DateTime<Utc>> {
         let now = match store::now(&self.db).await {
             Ok(now) => now,
@@ -249,8 +253,8 @@ impl Housekeeping {
         prune::claim(&self.db, &tenant.schema, self.config.interval).await
     }
 
-    /// Removes what is older than `limits` and tells how many rows went. It may be broken off anywhere
-    /// and done again, also by several at once.
+    /// Deletes rows older than `limits` and returns their number. The work may stop anywhere, and
+    /// several instances may do it at once.
     pub async fn prune_tenant(
         &self,
         tenant: &Tenant,
@@ -282,7 +286,7 @@ impl Housekeeping {
         self.prune_table(owner, PruneTarget::FeesFines(before), &mut counts.fees_fines, stop).await
     }
 
-    /// What rebuilds have left that nobody works on or knows of any more.
+    /// Cancels stale rebuilds, and removes orphaned shadows and differences.
     async fn remove_leftovers(&self, tenant: &Tenant) -> Result<(), store::Error> {
         rebuilds::cancel_stale(&self.db).await?;
         for rebuild in shadow::orphans(&self.db, &tenant.schema).await? {
@@ -294,7 +298,7 @@ impl Housekeeping {
         store::commit(tx).await
     }
 
-    /// Messages that were sent long ago, oldest first.
+    /// Deletes messages that were sent before the retention time, oldest first.
     async fn prune_sent_messages(
         &self,
         tenant: &Tenant,
@@ -326,16 +330,16 @@ impl Housekeeping {
         self.prune_table(owner, target, &mut counts.dead_letters, stop).await
     }
 
-    /// Records that loans and fees/fines older than `before` may be gone, before any of them is. It is
-    /// done alone with the tenant: a writer whose statement began before would not know of it, and could
-    /// put back an old loan after it went.
+    /// Records the prune horizon of loans and fees/fines before any of them is deleted. The exclusive
+    /// tenant lock ensures that every later writer reads it. A writer with an earlier snapshot could
+    /// otherwise insert an old loan again after its deletion.
     async fn record_prune_horizon(
         &self,
         tenant: &Tenant,
         before: Horizon,
     ) -> Result<(), HousekeepingError> {
         let mut tx = store::begin(&self.db).await?;
-        // Writers queue behind us.
+        // Writers queue behind this lock request.
         tenants::set_lock_timeout(&mut tx, LOCK_TIMEOUT).await?;
         tenants::lock_exclusive(&mut tx, &tenant.id).await?;
         let now = store::now(&mut *tx).await?;
@@ -346,7 +350,7 @@ impl Housekeeping {
         Ok(store::commit(tx).await?)
     }
 
-    /// Goes through a table from its first block to its last, and rests after each step.
+    /// Prunes a table from its first to its last block, with a pause after each step.
     async fn prune_table(
         &self,
         owner: SchemaOwner<'_>,
@@ -375,7 +379,8 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// One step: how many rows went and, of the inbox, when the oldest came that are left.
+    /// Runs one step. Returns the number of deleted rows and, for the inbox, the time of the oldest
+    /// remaining entry in these blocks.
     async fn prune_blocks(
         &self,
         owner: SchemaOwner<'_>,
@@ -400,7 +405,8 @@ impl Housekeeping {
     }
 }
 
-/// Says what keeps things from being forgotten, once.
+/// Logs the retention of the topics after a change, with a warning if it prevents deletion. An unchanged
+/// retention is logged at debug level.
 fn log_retention(retention: &Result<TopicRetention, String>, is_unchanged: bool) {
     match retention {
         _ if is_unchanged => debug!(?retention, "housekeeping: topic retention unchanged"),
@@ -422,7 +428,7 @@ fn log_retention(retention: &Result<TopicRetention, String>, is_unchanged: bool)
     }
 }
 
-/// Dead letters never go in silence.
+/// Logs deleted rows; deleted dead letters are a warning.
 fn log_pruned(tenant: Option<&TenantId>, counts: PrunedCounts, error: Option<&HousekeepingError>) {
     let tenant = tenant.map_or("none", TenantId::as_str);
     let PrunedCounts { inbox, loans, fees_fines, dead_letters } = counts;

@@ -1,4 +1,4 @@
-//! What operators do about incidents.
+//! Resolution of incidents by operators.
 
 use chrono::{DateTime, Utc};
 use tracing::info;
@@ -9,20 +9,20 @@ use crate::{
     store::{self, Db, incidents, tenants},
 };
 
-/// What became of a request to resolve an incident.
+/// The result of a request to resolve an incident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// It is resolved.
+    /// The incident is resolved.
     Resolved,
-    /// No such incident is open.
+    /// No open incident has this id.
     NotOpen,
-    /// It is about a topic that tenants share, and so no tenant's to resolve.
+    /// The incident is about a shared topic, so a tenant cannot resolve it.
     Shared,
 }
 
-/// Resolves an open incident, of a tenant or of any; a stopped partition goes on, on whichever instance
-/// it is. What is about a topic of all tenants is for the command line, where no tenant is named: it lets
-/// records of others go on.
+/// Resolves an open incident of one tenant, or of any with `None`. If the incident stopped a
+/// partition, the instance that owns the partition resumes it. Incidents of shared topics require
+/// `None`, which only the command line sends, because they resume records of several tenants.
 pub async fn resolve(
     db: &Db,
     tenant: Option<&TenantId>,

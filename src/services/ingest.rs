@@ -1,6 +1,6 @@
-//! Ingest: a batch of records, one transaction per tenant. After it every record is applied, known
-//! as a repeat, parked, or was none of ours (invariants I2, I3 of ARCHITECTURE.md); or its
-//! partition is held where it stands.
+//! Ingest: stores a batch of records in one transaction per tenant. Afterwards each record is
+//! applied, a known duplicate, a dead letter, or skipped (invariants I2, I3 of ARCHITECTURE.md).
+//! Otherwise its partition is paused before the record.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -29,67 +29,68 @@ use crate::{
     store::{self, LockTimeout, Verdict},
 };
 
-/// How long to wait before a batch is offered again: doubled each time, up to a limit.
+/// First delay before a batch is retried; each retry doubles the delay, up to `RETRY_DELAY_MAX`.
 pub(super) const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// What a share may take beyond its longest statement.
+/// Time that a transaction may use beyond its longest statement.
 const TRANSACTION_TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 
-/// A record with what its topic and broker tell of it.
+/// A record with the facts that its topic and its broker add.
 #[derive(Debug)]
 pub struct ConsumedRecord {
-    /// The record.
+    /// The record as Kafka delivered it.
     pub record: Record,
-    /// Its topic.
+    /// The parsed name of its topic.
     pub topic: Arc<Topic>,
     /// The broker's cluster id.
     pub cluster: Arc<str>,
-    /// Whether what stands before it in its partition was kept: not where it was passed by, because
-    /// the tenant wasn't enabled.
+    /// `true` if earlier records of the partition were stored; `false` if they were skipped because
+    /// the tenant was disabled.
     pub tenant_enabled: bool,
     /// The offset up to which its partition was read before.
     pub position: i64,
 }
 
-/// The service stops; what was not settled is read again by whoever comes next.
+/// The service stops; the next owner of each partition reads its uncommitted records again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown;
 
-/// Applies batches.
+/// The service that applies batches to an [`IngestStore`].
 pub struct Ingest<S> {
     pub(super) store: S,
-    /// A share that takes longer is given up and offered again: its connection may have died without a
-    /// word.
+    /// Time limit of a transaction, after which it is abandoned and retried, because its connection
+    /// may be dead.
     pub(super) transaction_timeout: Duration,
     bad_record_limit: BadRecordLimit,
-    /// Whether figures tell tenants apart.
+    /// `true` if metrics have a label per tenant.
     pub(super) by_tenant: bool,
     clock: Clock,
     bad_record_windows: Mutex<HashMap<TopicPartition, BadRecordWindow>>,
-    /// Tenants who could not be written when it was last tried.
+    /// Tenants with a failed last write.
     unwritable_tenants: Mutex<HashSet<TenantId>>,
     transaction_sizes: TransactionSizes,
 }
 
-/// How a share ended.
+/// The result of a tenant batch.
 enum TenantBatchOutcome {
-    /// Durable.
+    /// The tenant batch is durable.
     Committed,
-    /// Its tenant isn't enabled.
+    /// The tenant is disabled.
     TenantDisabled,
-    /// Its tenant's tables can't be written, or a single record takes too long. So many records from the first on
-    /// are durable all the same.
+    /// The tenant's tables are unwritable, or a single record times out. The number counts the
+    /// records at the start of the tenant batch that are durable nevertheless.
     TenantUnwritable(usize),
-    /// Its tenant's schema is being migrated.
+    /// The tenant's schema is being migrated.
     TenantMigrating,
-    /// Its tenant was enabled again: its own topics are begun anew, and what else there is may be settled.
+    /// The tenant was enabled again: its own topics restart, and its records in shared topics may be
+    /// stored.
     TenantReenabled,
-    /// What stands before it comes first: its tenant is enabled by now, or its topic was made anew.
+    /// Earlier records must be read first: the tenant is enabled by now, or the topic was recreated.
     Restart,
 }
 
-/// What became of a transaction.
+/// The result of one transaction.
 enum TransactionOutcome {
     Committed(BatchCounts),
     TenantDisabled,
@@ -98,7 +99,7 @@ enum TransactionOutcome {
 }
 
 impl<S: IngestStore> Ingest<S> {
-    /// `statement` is the longest time that the server gives one statement.
+    /// Creates the ingest; `statement` is the server's time limit of one statement.
     pub fn new(
         store: S,
         clock: Clock,
@@ -117,25 +118,25 @@ impl<S: IngestStore> Ingest<S> {
         }
     }
 
-    /// The same, with figures for each tenant.
+    /// Returns this ingest with or without metrics per tenant.
     pub fn with_metrics_by_tenant(self, by_tenant: bool) -> Self {
         Self { by_tenant, ..self }
     }
 
-    /// An incident says that a tenant can't be written. It ends with the next batch that can.
+    /// Records that an incident reports this tenant as unwritable. The tenant's next successful batch
+    /// resolves the incident.
     pub fn mark_unwritable(&self, tenant: TenantId) {
         self.unwritable_tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant);
     }
 
-    /// What was seen of a partition counts no more: it was taken over, or resumed by an operator.
+    /// Forgets the bad records of a partition, because it starts again or an operator has resumed it.
     pub fn reset_bad_record_window(&self, topic: &Arc<str>, partition: i32) {
         let mut windows = self.bad_record_windows.lock().unwrap_or_else(PoisonError::into_inner);
         windows.remove(&(topic.clone(), partition));
     }
 
-    /// Settles a batch: up to the ends that it returns every record is durable or none of ours, and
-    /// offsets may move there. While the database is away the batch is offered again and again, until
-    /// `stop`.
+    /// Commits a batch. Up to the returned offsets every record is durable or skipped, so the group's
+    /// offsets may advance. While the database is unavailable, the batch is retried until `stop`.
     pub async fn commit_batch(
         &self,
         batch: &[&ConsumedRecord],
@@ -158,7 +159,7 @@ impl<S: IngestStore> Ingest<S> {
             let (outcome, batch_counts) =
                 self.commit_tenant_batch(&owner, &mut items, stop).await?;
             counts = counts + batch_counts;
-            // Only of tenants that are enabled: any record may name any other.
+            // Only for enabled tenants: a record may contain any tenant id.
             if self.by_tenant
                 && matches!(outcome, TenantBatchOutcome::Committed)
                 && let Some(tenant) = &owner.tenant
@@ -201,7 +202,8 @@ impl<S: IngestStore> Ingest<S> {
         Ok(BatchOutcome { counts, progress })
     }
 
-    /// Those of these tenants that are enabled: asked only where records are bad, until it is known.
+    /// Returns the enabled ones of `tenants`, which have bad records. Retries until the database
+    /// responds.
     async fn enabled_among(
         &self,
         tenants: BTreeSet<TenantId>,
@@ -228,7 +230,7 @@ impl<S: IngestStore> Ingest<S> {
         Ok(enabled)
     }
 
-    /// What became durable.
+    /// Counts the durable records of a tenant batch.
     fn record_metrics(&self, items: &[Item<'_>]) {
         let (metrics, now) = (metrics(), self.clock.now());
         for Item { incoming, kind } in items {
@@ -244,9 +246,9 @@ impl<S: IngestStore> Ingest<S> {
         }
     }
 
-    /// Settles what belongs to one tenant. Of a share that the database refuses for its content, less is tried
-    /// until the culprit stands alone, which is parked. Of one that takes too long, less is tried as well; where
-    /// even a single record does, the tenant waits and nobody else.
+    /// Commits a tenant batch. If the database refuses the content, smaller transactions isolate the
+    /// bad record, which becomes a dead letter. After a timeout, smaller transactions follow as well;
+    /// if a single record times out, only this tenant waits.
     async fn commit_tenant_batch(
         &self,
         owner: &Owner,
@@ -331,7 +333,8 @@ impl<S: IngestStore> Ingest<S> {
         Ok((TenantBatchOutcome::Committed, counts))
     }
 
-    /// Settles some of a share: in one transaction, unless it says that all loans were deleted.
+    /// Commits a part of a tenant batch in one transaction. If an event deletes all loans of the
+    /// tenant, steps of their own close the loans first.
     async fn commit_range(
         &self,
         owner: &Owner,
@@ -353,7 +356,7 @@ impl<S: IngestStore> Ingest<S> {
         Ok(store::with_timeout(self.transaction_timeout, self.apply(owner, items, wait)).await)
     }
 
-    /// One transaction: the inbox claim, the merge with its counters, dead letters and positions.
+    /// Runs one transaction: inbox claim, merge with its counters, dead letters and positions.
     async fn apply(
         &self,
         owner: &Owner,
@@ -392,7 +395,7 @@ impl<S: IngestStore> Ingest<S> {
         Ok(TransactionOutcome::Committed(counts))
     }
 
-    /// A tenant that could not be written can be: its incidents are over.
+    /// Resolves the incidents of a tenant after its tables became writable again.
     pub async fn mark_writable(&self, tenant: &TenantId) {
         self.mark_unwritable(tenant.clone());
         self.clear_unwritable(Some(tenant)).await;
@@ -411,7 +414,7 @@ impl<S: IngestStore> Ingest<S> {
         }
     }
 
-    /// Records that the database refused are bad records, which was not seen when they were read.
+    /// Counts records that the database refused as bad records, which decoding counted as good.
     fn count_refused(&self, items: &[Item<'_>], ends: &mut BatchProgress) {
         let mut windows = self.bad_record_windows.lock().unwrap_or_else(PoisonError::into_inner);
         for item in items {
@@ -436,19 +439,20 @@ fn refused_record() -> ItemKind {
     ItemKind::Rejected(Reject::new(Reason::RefusedByDatabase, None, rule))
 }
 
-/// What the fresh events say, folded. A key that came twice in this batch is taken once.
+/// Returns the changes that new events make. If a key occurs twice in this batch, the first event
+/// counts.
 pub(super) fn delta_of(events: &[(&Record, &Event)], mut new_keys: HashSet<Uuid>) -> StateDelta {
     let events = events.iter().map(|(_, event)| *event);
     StateDelta::from_events(events.filter(|event| new_keys.remove(&event.key)))
 }
 
-/// Waits and returns how long to wait the next time.
+/// Waits for about `delay` and returns the next delay.
 pub(super) async fn back_off(
     delay: Duration,
     stop: &CancellationToken,
 ) -> Result<Duration, Shutdown> {
-    // Between half of the pause and all of it, so that writers that failed together don't return
-    // together.
+    // A random pause between half of the delay and all of it, so that writers that failed together
+    // retry apart.
     let jitter = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
     let sleep = tokio::time::sleep(delay.mul_f64(0.5 + jitter / 2.0));
     stop.run_until_cancelled(sleep).await.ok_or(Shutdown)?;

@@ -1,6 +1,7 @@
-//! Iterations: every patron's summary once, with the blocks that follow, published to a topic that somebody
-//! names. Whoever fills itself from it goes on with what is told of changes: of both, the greater number is the
-//! later (docs/decisions/0019).
+//! Summary exports, which FOLIO calls iterations. An export publishes each patron's summary and
+//! blocks once to a topic that the request names. A consumer loads the export and continues with
+//! block events. Of two messages about a patron, the later message has the greater sequence
+//! (docs/decisions/0019).
 
 use std::{
     sync::Arc,
@@ -38,75 +39,77 @@ use crate::{
     },
 };
 
-/// How long an iteration stays its instance's without a word from it.
+/// Duration of a lease; without renewal another instance claims the export.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// How often that word is given.
+/// Interval between renewals of a lease.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often iterations are looked for that nobody works on.
+/// Interval between two searches for waiting exports.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to let be one that has failed for a passing reason. Others have its place meanwhile.
+/// Delay of an export after a temporary failure; other exports use its slot meanwhile.
 const RETRY_DELAY: Duration = Duration::from_secs(3);
 
-/// How often it is looked for a topic that is named, and how long to wait in between.
+/// Largest number of lookups of a requested topic; `TOPIC_LOOKUP_INTERVAL` is the pause between
+/// lookups.
 const TOPIC_LOOKUPS_MAX: u32 = 5;
 const TOPIC_LOOKUP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Iterations that an instance works on at once; others wait, or are another instance's.
+/// Exports that one instance runs at once.
 const CONCURRENT_EXPORTS_MAX: usize = 4;
 
-/// Summaries that are read at once.
+/// Largest number of summaries per page.
 const PAGE_PATRONS_MAX: i64 = 500;
 
-/// Nothing that is read takes so long: a connection that has fallen silent is given up.
+/// Time limit of a query; afterwards the connection counts as dead.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Share of the time, in percent, that all of them together may keep the database busy.
+/// Share of time, in percent, that all exports together may use the database.
 const DB_SHARE_PERCENT: u8 = 50;
 
-/// Publishes summaries.
+/// The queue of summary exports, and the worker that runs them.
 pub struct SummaryExports {
     queue_db: Db,
     read_db: Db,
     tenants: Arc<TenantRegistry>,
     broker: Arc<BrokerClient>,
     producer: Arc<MessageProducer>,
-    /// Whether others are told of blocks.
+    /// `true` if block events are published.
     publishes_block_events: bool,
     throttle: Throttle,
     requested: Notify,
 }
 
-/// Why an iteration goes no further.
+/// The reason why an export stopped.
 #[derive(Debug, thiserror::Error)]
 enum ExportError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The broker.
+    /// The broker failed.
     #[error("could not publish")]
     Kafka(#[source] kafka::Error),
-    /// A message that no broker takes.
+    /// The message exceeds the size limit of the broker.
     #[error("the summary of patron {0} is larger than a message may be")]
     TooLarge(Uuid),
-    /// It is not ours any more, or was cancelled.
+    /// The lease is lost, or the export was cancelled.
     #[error("it has ended, or another instance goes on with it")]
     LeaseLost,
-    /// The tenant was disabled.
+    /// The tenant was disabled, or enabled again.
     #[error("the tenant is not enabled")]
     TenantDisabled,
 }
 
-/// How a run ends.
+/// The result of a run without an error.
 enum RunResult {
     Finished,
     Released,
 }
 
 impl SummaryExports {
-    /// Looks for them over the pool for work; `db` is for what they read alone.
+    /// Creates the service. The first pool serves the queue of exports, the second serves only reads
+    /// of summaries.
     pub fn new(
         (queue_db, read_db): (Db, Db),
         tenants: Arc<TenantRegistry>,
@@ -127,7 +130,7 @@ impl SummaryExports {
         }
     }
 
-    /// Enters an iteration, for this instance or another to work on.
+    /// Inserts an export, which this instance or another will run.
     pub async fn request(
         &self,
         db: &Db,
@@ -140,8 +143,8 @@ impl SummaryExports {
         Ok(export)
     }
 
-    /// Whether the log has this topic; `None` where nobody can tell. One that was only just made is told of by the
-    /// brokers a moment later.
+    /// Returns whether a topic exists; `None` if no broker answers. The lookup repeats for about a
+    /// second, because brokers report a new topic with a delay.
     pub async fn topic_exists(&self, name: &str) -> Option<bool> {
         for _ in 0..TOPIC_LOOKUPS_MAX {
             let (broker, name) = (self.broker.clone(), name.to_owned());
@@ -154,7 +157,7 @@ impl SummaryExports {
         Some(false)
     }
 
-    /// Works on iterations that nobody else works on, until `stop`.
+    /// Claims and runs waiting exports until `stop`.
     pub async fn run_worker(self: Arc<Self>, stop: CancellationToken) {
         stop.run_until_cancelled(self.tenants.ready()).await;
         let (tasks, slots) = (TaskTracker::new(), Arc::new(Semaphore::new(CONCURRENT_EXPORTS_MAX)));
@@ -189,7 +192,7 @@ impl SummaryExports {
         tasks.wait().await;
     }
 
-    /// Works on one until it has ended or `stop`, or has to be let be.
+    /// Runs an export until it ends, fails, or `stop`.
     async fn run_export(&self, export: &SummaryExport, holder: Uuid, stop: &CancellationToken) {
         let (id, tenant) = (export.id, &export.tenant);
         let result = tokio::select! {
@@ -219,12 +222,12 @@ impl SummaryExports {
             }
         };
         if let Err(error) = stored {
-            // Held no longer, it is gone on with.
+            // After the lease has expired, an instance resumes the export.
             warn!(%tenant, iteration.id = %id, error = %ErrorChain(&error), "summary export: could not store the final status");
         }
     }
 
-    /// Says that one is worked on, until that is not so any more.
+    /// Renews the lease until it is lost.
     async fn renew_lease(&self, id: Uuid, holder: Uuid) {
         loop {
             sleep(HEARTBEAT_INTERVAL).await;
@@ -302,7 +305,7 @@ impl SummaryExports {
         }
     }
 
-    /// The next summaries, as they are published.
+    /// Returns the next page of messages.
     async fn page(
         &self,
         (export, holder): (&SummaryExport, Uuid),
@@ -315,11 +318,12 @@ impl SummaryExports {
         if tenants::enabled_since(&mut *tx, &tenant.id).await? != Some(tenant.enabled_at) {
             return Err(ExportError::TenantDisabled);
         }
-        // All that was told so far has a smaller number, and all that will be told a greater one.
+        // Under this lock, every block event so far has a smaller sequence, and every later one a
+        // greater sequence.
         pending_patrons::lock_worker(&mut tx, &tenant.id, WorkerLock::Detect).await?;
         let number = outbox::next_sequences(&mut *tx, schema, 1).await?;
         let number = number.first().copied().unwrap_or_default();
-        // All instances evaluate by one clock.
+        // All instances evaluate with the database clock.
         let now = store::now(&mut *tx).await?;
         let after = after.unwrap_or(Uuid::nil());
         let summaries = match changed {
@@ -341,17 +345,19 @@ impl SummaryExports {
         if !exports::is_lease_valid(&mut tx, export.id, holder).await? {
             return Err(ExportError::LeaseLost);
         }
-        // Not dropped: a number that was given has to stay so, whatever happens to the database.
+        // Committed rather than dropped, so that the sequence stays allocated even after a crash of
+        // the database.
         store::commit(tx).await?;
         let mut published = Vec::with_capacity(users.len());
         for (user, summary) in summaries {
             let state = states.get(&user).map(|(state, _)| state);
             let mut members = vec![("jobId", json!(export.id))];
-            // As it is read over REST; null where nothing is open.
+            // The summary as the REST API returns it; null if nothing is open.
             let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
             members.push(("summary", summary.unwrap_or(Value::Null)));
-            // What others are told is told here as well: what has changed since comes with a greater number. Where
-            // nobody knows the group, nothing is said of blocks.
+            // If block events are published, the message repeats the last block event, and later
+            // changes follow with a greater sequence. If the patron group is unknown, the message
+            // contains at most the blocks that were published last.
             let last = published_blocks.remove(&user).and_then(|last| last.blocked);
             match evaluate(state, &policy) {
                 PatronFindings::Findings(_) if self.publishes_block_events => {
@@ -366,7 +372,7 @@ impl SummaryExports {
                     members.extend(last);
                 }
             }
-            // The same message, should it be published again.
+            // If the message is published again, it has the same id.
             let id = Uuid::new_v5(&export.id, user.as_bytes());
             let (event_type, tenant) = (&export.event_type, &tenant.id);
             let payload = envelope(id, event_type, tenant, number, now, members);
@@ -401,14 +407,14 @@ impl SummaryExports {
     }
 }
 
-/// A summary as it is published.
+/// A message with the summary of one patron.
 struct SummaryMessage {
     user: Uuid,
     id: Uuid,
     payload: String,
 }
 
-/// An iteration as it is told of.
+/// Returns the JSON representation of an export.
 pub fn to_json(export: &SummaryExport, now: DateTime<Utc>) -> Value {
     let SummaryExport { id, topic, event_type, status, published, total, .. } = export;
     let mut body = json!({

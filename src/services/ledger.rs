@@ -1,5 +1,5 @@
-//! The seam between ingest and where it keeps what it learns: PostgreSQL here, a model of it in the
-//! simulation, which fails and crashes wherever it may hurt.
+//! The interface between ingest and its store. PostgreSQL implements it here; the simulation
+//! implements it with a model that injects failures and crashes.
 
 use std::{
     collections::HashSet,
@@ -31,17 +31,18 @@ use crate::{
     },
 };
 
-/// Beside whom a transaction may write a tenant's rows.
+/// How a transaction locks the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantLock {
-    /// Others who write at the same time: rows keep them apart.
+    /// Concurrent writers are allowed; row locks separate them.
     Shared,
-    /// Nobody: what is said is about all loans, those among them that another one is just entering.
+    /// The only writer of the tenant: the event concerns all loans, including uncommitted loans of
+    /// other writers.
     Exclusive,
 }
 
 impl TenantLock {
-    /// As these events need it.
+    /// Returns the lock that these events need.
     pub fn for_events(events: &[(&Record, &Event)]) -> Self {
         let concerns_all_loans =
             |(_, event): &(_, &Event)| matches!(event.fact, Fact::AllLoansDeleted);
@@ -49,31 +50,32 @@ impl TenantLock {
     }
 }
 
-/// Records of tenant collections that wait for one tenant, at most: then their topics wait.
+/// Largest number of records of tenant collections that wait for one tenant; beyond it their topics
+/// wait.
 const WAITING_RECORDS_MAX: i64 = 10_000;
 
-/// How often a tenant is looked up anew when it turns out to be enabled again.
+/// Largest number of lookups of a tenant that turns out to be enabled again.
 const LOOKUPS_MAX: usize = 3;
 
-/// A transaction that was asked for.
+/// The result of beginning a transaction.
 #[derive(Debug)]
 pub enum BeginOutcome<T> {
-    /// The tenant isn't enabled: only then a record is passed by.
+    /// The tenant is disabled; only in this case ingest skips records.
     TenantDisabled,
-    /// It is begun.
+    /// The transaction has begun.
     Started(T),
-    /// It is begun, and the tenant was enabled again since it was last seen. It may have been purged in
-    /// between, so where reading of its own topics begins is to be asked first.
+    /// The transaction has begun, and the tenant was enabled again since the last lookup. A purge may
+    /// have happened in between, so its own topics need new start offsets first.
     TenantReenabled(T),
 }
 
-/// Where ingest keeps what it learns.
+/// The store of ingest.
 pub trait IngestStore: Send + Sync {
-    /// A transaction on what belongs to one tenant, or to none.
+    /// A transaction for one tenant, or for data without a tenant.
     type Tx: IngestTx;
 
-    /// Begins a transaction for a tenant, or for what belongs to no tenant. It waits for no lock for longer than
-    /// `wait`.
+    /// Begins a transaction for a tenant, or for data without a tenant. The transaction waits for a
+    /// lock at most as long as `wait` allows.
     fn begin(
         &self,
         tenant: Option<&TenantId>,
@@ -81,30 +83,31 @@ pub trait IngestStore: Send + Sync {
         wait: LockTimeout,
     ) -> impl Future<Output = Result<BeginOutcome<Self::Tx>, Error>> + Send;
 
-    /// Whether a tenant is enabled.
+    /// Returns whether a tenant is enabled.
     fn is_enabled(&self, tenant: &TenantId) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// A tenant whose tables could not be written can be written again: its incidents are over.
+    /// Resolves the incidents about a tenant's unwritable tables.
     fn mark_writable(&self, tenant: &TenantId) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// A transaction: all of it counts once committed, or nothing (invariant I3 of ARCHITECTURE.md).
+/// A transaction of ingest: a commit makes all of its changes durable at once (invariant I3 of
+/// ARCHITECTURE.md).
 pub trait IngestTx: Send {
-    /// The time by the clock that all instances share.
+    /// Returns the time of the clock that all instances share.
     fn now(&mut self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
 
-    /// Claims events in the inbox and tells which keys are new.
+    /// Claims events in the inbox and returns the keys that are new.
     fn claim(
         &mut self,
         events: &[(&Record, &Event)],
     ) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
 
-    /// Merges what fresh events say, and moves the counters with it.
+    /// Merges the changes of new events into the rows and the counters.
     fn merge(&mut self, delta: &StateDelta) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// One step of ending all loans that were opened before: about `most` loans of the patrons from `from` on.
-    /// Gives the patron to go on from, `None` after the last. Steps may be repeated. An event that says so is
-    /// merged after the last step.
+    /// Closes loans that were opened before `before`, in one step of about `loans_max` loans. Starts
+    /// at patron `from` and returns the patron of the next step, or `None` after the last. Steps are
+    /// idempotent. The caller merges the event that deletes all loans after the last step.
     fn end_loans(
         &mut self,
         before: Horizon,
@@ -112,24 +115,25 @@ pub trait IngestTx: Send {
         loans_max: usize,
     ) -> impl Future<Output = Result<Option<Uuid>, Error>> + Send;
 
-    /// Parks records.
+    /// Parks records as dead letters.
     fn park(
         &mut self,
         letters: &[DeadLetter<'_>],
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Parks records of tenant collections for a tenant that can't be written, to be retried by the service.
-    /// Returns `false`, and parks nothing, where so many wait already that their topics have to wait.
+    /// Parks records of tenant collections for a tenant with unwritable tables; the service retries
+    /// them. If too many records already wait, returns `false` and parks nothing, so the topics have
+    /// to wait.
     fn park_for_retry(
         &mut self,
         tenant: &TenantId,
         letters: &[DeadLetter<'_>],
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Takes a dead letter away that is applied after all.
+    /// Deletes a dead letter that has been applied.
     fn unpark(&mut self, id: Uuid) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Moves positions on, and tells whether none was set back since these records were read.
+    /// Advances positions, and returns `false` if a position was reset since the records were read.
     fn advance(
         &mut self,
         positions: &Positions<'_>,
@@ -138,35 +142,36 @@ pub trait IngestTx: Send {
     /// Raises an incident.
     fn raise(&mut self, incident: &Incident) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Makes all of it durable.
+    /// Commits the transaction.
     fn commit(self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// The ledger that counts: PostgreSQL.
+/// The [`IngestStore`] of production, on PostgreSQL.
 pub struct PgIngestStore {
     db: Db,
     tenants: Arc<TenantRegistry>,
     clock: Clock,
-    /// Of what belongs to no tenant.
+    /// The module's schema, for data without a tenant.
     module: Arc<Schema>,
-    /// Whether most of the last batch was known: then most of the next one is, too.
+    /// `true` if most events of the last batch were duplicates; then the next batch probably is a
+    /// replay, too.
     replaying: Arc<AtomicBool>,
 }
 
 impl PgIngestStore {
-    /// `db` is the writers' pool.
+    /// Creates the store; `db` is the writers' pool.
     pub fn new(db: Db, tenants: Arc<TenantRegistry>, clock: Clock) -> Self {
         Self { db, tenants, clock, module: Arc::new(Schema::module()), replaying: Arc::default() }
     }
 }
 
-/// A transaction of PostgreSQL.
+/// A transaction on PostgreSQL.
 pub struct PgIngestTx {
     tx: Tx,
     schema: Arc<Schema>,
-    /// Whose it is, and whom to tell that something has happened.
+    /// The tenant of the transaction, and the registry to notify after the commit.
     tenant: Option<(TenantId, Arc<TenantRegistry>)>,
-    /// Whom to tell of what is parked.
+    /// Counts the bytes of dead letters for housekeeping.
     dead_letter_bytes: Arc<DeadLetterBytes>,
     replaying: Arc<AtomicBool>,
 }
@@ -221,13 +226,13 @@ impl IngestStore for PgIngestStore {
                 return Ok(BeginOutcome::TenantDisabled);
             }
         }
-        // Somebody disables and enables it again and again.
+        // The tenant was disabled and enabled at each lookup.
         Err(Error::Migrating { schema: Schema::of(id).name().to_owned() })
     }
 
     async fn is_enabled(&self, tenant: &TenantId) -> Result<bool, Error> {
         match self.tenants.find(tenant).await {
-            // Its schema is not at this version, and it is enabled.
+            // The tenant is enabled, although its schema is not at this version.
             Err(error) if error.is_schema_outdated() => Ok(true),
             found => Ok(found?.is_some()),
         }

@@ -1,4 +1,4 @@
-//! Enabling, upgrading, disabling and purging a tenant.
+//! Enabling, upgrading, disabling and purging of tenants.
 
 use serde_json::{Value, json};
 use tracing::info;
@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// How often an enabling waits for another instance that migrates the same tenant, some ten seconds each time.
+/// Largest number of retries of an enabling while another instance migrates the same tenant. Each
+/// retry lasts about ten seconds.
 const BUSY_RETRIES_MAX: usize = 60;
 
 impl TenantRegistry {
-    /// Installs or upgrades: the same steps, each of which may be repeated. Gives what there is to say of
-    /// them.
+    /// Enables or upgrades a tenant with idempotent steps. Returns messages for the operator.
     pub async fn enable(
         &self,
         id: &TenantId,
@@ -31,7 +31,8 @@ impl TenantRegistry {
         self.enable_for(id, module_to, None).await
     }
 
-    /// As [`Tenants::enable`], for a job: once another instance has taken that, or it is gone, nothing is enabled.
+    /// Enables a tenant like [`TenantRegistry::enable`], for a tenant job. If the job's lease is
+    /// lost, the transaction fails and nothing is enabled.
     pub async fn enable_for(
         &self,
         id: &TenantId,
@@ -56,7 +57,7 @@ impl TenantRegistry {
         let was_enabled = tenants::enabled_since(&mut *tx, id).await?.is_some();
         tenants::set_enabled(&mut tx, id, true, module_to, now).await?;
         if !was_enabled {
-            // What the topics hold of it was passed by until now.
+            // Until now, ingest skipped the records of this tenant.
             let initial_fill_id = Uuid::new_v4();
             let request = RebuildRequest::initial_fill().to_json();
             let new_rebuild = NewRebuild {
@@ -81,7 +82,7 @@ impl TenantRegistry {
         Ok(messages)
     }
 
-    /// Disables and keeps the data. A tenant that was never enabled stays so.
+    /// Disables a tenant and retains its data. Has no effect on a tenant that is not enabled.
     pub async fn disable(&self, id: &TenantId, module_from: &str) -> Result<(), store::Error> {
         migrate::module(&self.db).await?;
         let mut tx = store::begin(&self.db).await?;
@@ -95,12 +96,12 @@ impl TenantRegistry {
         Ok(())
     }
 
-    /// Disables and removes everything of the tenant.
+    /// Disables a tenant and deletes all of its data.
     pub async fn purge(&self, id: &TenantId) -> Result<(), store::Error> {
         migrate::module(&self.db).await?;
         let mut tx = store::begin(&self.db).await?;
         tenants::lock_exclusive(&mut tx, id).await?;
-        // What a rebuild is just doing takes locks in this order: of its shadow, of the tenant, of its row.
+        // A running rebuild locks in the same order: its shadow, the tenant, its row.
         for rebuild in rebuilds::list_ids(&mut tx, id).await? {
             shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
         }
@@ -114,7 +115,7 @@ impl TenantRegistry {
         Ok(())
     }
 
-    /// Migrates a tenant that is to be enabled, also where another instance is doing so.
+    /// Migrates a tenant's schema for its enabling. Retries while another instance migrates it.
     async fn migrate_for(
         &self,
         id: &TenantId,
@@ -122,7 +123,7 @@ impl TenantRegistry {
     ) -> Result<Vec<String>, store::Error> {
         let mut tries = 0;
         loop {
-            // An error would say that the semaphore is closed, which nobody does.
+            // An error would mean that the semaphore is closed, but no code closes it.
             let permit = self.migrating.acquire().await;
             let now = self.now().await;
             let migrated = switch::upgrade_schema(&self.db, id, schema, now).await;
@@ -135,7 +136,7 @@ impl TenantRegistry {
     }
 }
 
-/// A condition as seeded: it blocks nothing until the library says so.
+/// Returns the initial condition of a measure, which blocks no action.
 fn default_condition(measure: Measure) -> Value {
     json!({
         "id": measure.condition_id(),

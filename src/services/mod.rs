@@ -1,4 +1,5 @@
-//! Where the edges and the core meet. Only here are transactions begun and committed.
+//! Application services, which connect the edges with the core. Only services begin and commit
+//! transactions.
 
 pub mod answer;
 mod batch;

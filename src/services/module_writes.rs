@@ -1,4 +1,4 @@
-//! What ingest writes into the module's schema: positions of tenant collections, incidents, and records that
+//! Writes of ingest to the module's schema: positions of shared topics, incidents, and records that
 //! wait for a tenant.
 
 use tokio_util::sync::CancellationToken;
@@ -19,18 +19,18 @@ use crate::{
     },
 };
 
-/// What one transaction stores that belongs to no tenant.
+/// The data that one transaction writes to the module's schema.
 #[derive(Default)]
 struct ModuleWrites<'a> {
     incidents: Vec<Incident>,
     positions: Positions<'a>,
-    /// Records of tenant collections that wait for a tenant.
+    /// Records of shared topics that wait for a tenant with unwritable tables.
     records_to_retry: Option<(&'a TenantId, &'a [DeadLetter<'a>])>,
 }
 
 impl<S: IngestStore> Ingest<S> {
-    /// A topic of a tenant collection can't wait for one of its tenants for long: what can't be written is
-    /// parked, and the service retries it. Where too much waits already, the topic waits.
+    /// Parks the records of an unwritable tenant, because its shared topics cannot wait long. The
+    /// service retries the records later. If too many records already wait, pauses the topics.
     pub(super) async fn park_for_retry(
         &self,
         tenant: &TenantId,
@@ -60,8 +60,8 @@ impl<S: IngestStore> Ingest<S> {
         Ok(BatchCounts { dead_letters: dead_letters.len(), ..BatchCounts::default() })
     }
 
-    /// What belongs to the log itself, when everything before it is durable: positions of topics that
-    /// belong to no single tenant, and incidents of partitions that have stopped.
+    /// Commits positions of shared topics and incidents of paused partitions, after all earlier
+    /// writes of the batch are durable.
     pub(super) async fn commit_module_writes(
         &self,
         batch: &[&ConsumedRecord],
@@ -80,8 +80,8 @@ impl<S: IngestStore> Ingest<S> {
         Ok(())
     }
 
-    /// Stores what belongs to no tenant, again and again until it is durable. Returns whether the positions
-    /// continue those that are stored, and whether there was room for the records that wait.
+    /// Commits the writes with retries until they are durable. Returns `false` if a stored position
+    /// was reset, or if too many records already wait.
     async fn commit_until_durable(
         &self,
         writes: &ModuleWrites<'_>,
@@ -102,7 +102,7 @@ impl<S: IngestStore> Ingest<S> {
     async fn commit_once(&self, writes: &ModuleWrites<'_>) -> Result<bool, store::Error> {
         let mut tx = match self.store.begin(None, TenantLock::Shared, LockTimeout::Normal).await? {
             BeginOutcome::Started(tx) | BeginOutcome::TenantReenabled(tx) => tx,
-            // What belongs to no tenant is always enabled.
+            // Data without a tenant has no enabling.
             BeginOutcome::TenantDisabled => return Ok(true),
         };
         for incident in &writes.incidents {

@@ -1,4 +1,4 @@
-//! What became of a batch: how many records of which sort, and how far each partition has come.
+//! The result of a batch: the number of records per outcome, and the progress of each partition.
 
 use std::{collections::BTreeMap, ops::Add, sync::Arc};
 
@@ -11,32 +11,32 @@ use crate::{
     },
 };
 
-/// A topic's partition.
+/// The name of a topic and the number of a partition.
 pub type TopicPartition = (Arc<str>, i32);
 
-/// What became of a batch.
+/// The result of a committed batch.
 #[derive(Debug, Default)]
 pub struct BatchOutcome {
-    /// How many records of which sort.
+    /// Number of records per outcome.
     pub counts: BatchCounts,
-    /// How far each partition has come.
+    /// Progress of each partition.
     pub progress: BatchProgress,
 }
 
-/// What became of a batch's records.
+/// Numbers of a batch's records per outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchCounts {
-    /// Merged, and durable.
+    /// Merged and durable.
     pub applied: usize,
-    /// Known already.
+    /// Already in the inbox.
     pub duplicates: usize,
     /// Parked as dead letters.
     pub dead_letters: usize,
-    /// Of a tenant that is not enabled.
+    /// Skipped because their tenant is disabled.
     pub tenant_disabled: usize,
     /// Without a value.
     pub tombstones: usize,
-    /// Of a change that means nothing to us.
+    /// Skipped because the change is irrelevant to blocks.
     pub skipped: usize,
 }
 
@@ -55,47 +55,48 @@ impl Add for BatchCounts {
     }
 }
 
-/// How far a batch has come in each partition.
+/// The progress of each partition of a batch.
 #[derive(Debug, Default)]
 pub struct BatchProgress(BTreeMap<TopicPartition, PartitionProgress>);
 
-/// How far a batch has come in a partition.
+/// The progress of a batch in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionProgress {
-    /// Everything before this offset is durable or none of ours.
+    /// The offset up to which every record is durable or skipped.
     pub next: i64,
-    /// Whether it is: records of a tenant that isn't enabled are passed by and not kept.
+    /// `true` if the records up to `next` are committed; `false` if they were skipped because the
+    /// tenant is disabled.
     pub committed: bool,
-    /// Why the partition does not go on, if it doesn't.
+    /// Why the partition pauses after `next`; `None` if it continues.
     pub pause_reason: Option<PauseReason>,
 }
 
-/// Why a partition does not go on.
+/// The cause of a paused partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PauseReason {
-    /// Too many bad records: until an operator resumes it.
+    /// The partition reached the bad record limit and waits for an operator.
     BadRecordLimit,
-    /// Its tenant's tables can't be written: for a while.
+    /// The tenant's tables are unwritable; the partition pauses for a few seconds.
     TenantUnwritable,
-    /// Its tenant's schema is being migrated: for a moment.
+    /// The tenant's schema is being migrated; the partition pauses for about a second.
     TenantMigrating,
-    /// What stands before its records has to be read first: its tenant was enabled while they were passed by,
-    /// or its topic was made anew. It is begun anew, at once.
+    /// Earlier records must be read first, so the partition restarts at once. Either its tenant was
+    /// enabled while records were skipped, or its topic was recreated.
     Restart,
 }
 
 impl BatchProgress {
-    /// Each partition and its end.
+    /// Iterates over the partitions with their progress.
     pub fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &PartitionProgress)> {
         self.0.iter()
     }
 
-    /// The end of a partition.
+    /// Returns the progress of a partition.
     pub fn get(&self, topic_partition: &TopicPartition) -> Option<PartitionProgress> {
         self.0.get(topic_partition).copied()
     }
 
-    /// The batch contains this record.
+    /// Advances the partition of a record past the record.
     pub(super) fn advance(
         &mut self,
         ConsumedRecord { record, tenant_enabled, .. }: &ConsumedRecord,
@@ -110,14 +111,14 @@ impl BatchProgress {
         progress.next = progress.next.max(next);
     }
 
-    /// The partition goes no further than this batch.
+    /// Pauses a partition after the records of this batch.
     pub(super) fn pause_partition(&mut self, topic_partition: TopicPartition, reason: PauseReason) {
         if let Some(progress) = self.0.get_mut(&topic_partition) {
             progress.pause_reason = Some(reason);
         }
     }
 
-    /// These records' tenant isn't enabled: its own topics are passed by.
+    /// Marks the tenant's own topics among these records as skipped, because the tenant is disabled.
     pub(super) fn mark_tenant_disabled(&mut self, items: &[Item<'_>]) {
         for item in items.iter().filter(|item| item.incoming.topic.tenant.is_some()) {
             if let Some(progress) = self.0.get_mut(&item.topic_partition()) {
@@ -126,13 +127,13 @@ impl BatchProgress {
         }
     }
 
-    /// These records can't be kept yet: their tenant's own topics are held where they stood.
+    /// Pauses the tenant's own topics before the first of these records.
     pub(super) fn pause_tenant_topics(&mut self, items: &[Item<'_>], reason: PauseReason) {
         self.pause_before(items.iter().filter(|item| item.incoming.topic.tenant.is_some()), reason);
     }
 
-    /// These records wait: all their partitions pause before the first of them. What comes after it and was
-    /// applied already is read again, and known as a repeat.
+    /// Pauses all partitions of these records before the first of them. Records after it that were
+    /// applied already are read again, and the inbox recognizes them as duplicates.
     pub(super) fn pause_before<'a, 'b: 'a>(
         &mut self,
         items: impl IntoIterator<Item = &'a Item<'b>>,
@@ -140,11 +141,11 @@ impl BatchProgress {
     ) {
         for item in items {
             if let Some(progress) = self.0.get_mut(&item.topic_partition()) {
-                // Where it was read up to before: there may be a gap in the log before the record.
+                // The read position, because the log may have a gap before the record.
                 progress.next = progress
                     .next
                     .min(item.incoming.position.min(item.incoming.record.position.offset));
-                // What an operator has to resume stays so.
+                // A partition that waits for an operator continues to wait.
                 progress.pause_reason = progress
                     .pause_reason
                     .filter(|known| *known == PauseReason::BadRecordLimit)
@@ -153,7 +154,8 @@ impl BatchProgress {
         }
     }
 
-    /// Topics of tenant collections whose position was set back since: they are begun anew from there.
+    /// Restarts partitions of shared topics at the stored position, because it was reset during the
+    /// batch.
     pub(super) fn restart_collections(&mut self, positions: &Positions<'_>) {
         for ((topic, partition), reached) in positions {
             if let Some(progress) = self.0.get_mut(&(Arc::from(*topic), *partition)) {
@@ -163,7 +165,7 @@ impl BatchProgress {
         }
     }
 
-    /// Positions of topics that belong to no single tenant.
+    /// Returns the new positions of topics that belong to tenant collections.
     pub(super) fn collection_positions<'a>(&self, batch: &[&'a ConsumedRecord]) -> Positions<'a> {
         let is_of_collection = |incoming: &&&ConsumedRecord| incoming.topic.tenant.is_none();
         let mut positions = Positions::new();
@@ -189,7 +191,7 @@ impl BatchProgress {
         positions
     }
 
-    /// What operators must know of partitions that are held.
+    /// Returns the incidents to raise for paused partitions.
     pub(super) fn incidents(&self, batch: &[&ConsumedRecord]) -> Vec<Incident> {
         let tenants: BTreeMap<_, _> =
             batch.iter().map(|i| (&*i.record.position.topic, i.topic.tenant.clone())).collect();
@@ -214,8 +216,8 @@ impl BatchProgress {
 const TENANT_UNWRITABLE_DETAIL: &str = "the tenant's tables can't be written; records of its own topics wait in the log, those of tenant \
      collections are parked, and both are retried by the service every few seconds";
 
-/// What operators must know of a tenant that can't be written, found at a record of a tenant collection.
-/// The same tenant and topic are the same incident.
+/// Returns the incident about an unwritable tenant, found at a record of a tenant collection. Equal
+/// tenants and topics result in the same incident.
 pub(super) fn tenant_unwritable(tenant: &TenantId, place: &RecordPosition) -> Incident {
     Incident {
         kind: incidents::IncidentKind::TenantUnusable,
@@ -230,7 +232,7 @@ pub(super) fn tenant_unwritable(tenant: &TenantId, place: &RecordPosition) -> In
 }
 
 impl PauseReason {
-    /// What operators must know of it, if anything.
+    /// Returns the kind and the text of the incident to raise, if the reason needs one.
     fn incident(self) -> Option<(incidents::IncidentKind, &'static str)> {
         match self {
             Self::BadRecordLimit => Some((

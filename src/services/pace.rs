@@ -1,4 +1,4 @@
-//! The share of the time that long work may keep the database busy: the rest is the desk's.
+//! The throttle of long jobs: it limits their share of database time, so that requests stay fast.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,18 +7,19 @@ use std::{
 
 use tokio::time::sleep;
 
-/// So much may be done in one go after a time without: more is not noticed by anybody who waits for one answer.
+/// Work that may run in one burst after idle time; a waiting request hardly notices a burst of this
+/// length.
 const BURST_MAX: Duration = Duration::from_millis(500);
 
-/// Waits after steps so long that all steps take no more than their share.
+/// A limiter that pauses after each step, so that all steps together use at most their share of time.
 #[derive(Debug, Clone)]
 pub(super) struct Throttle {
-    /// Between 0 and 1.
+    /// Share of time, between 0 and 1.
     share: f64,
     debt: Arc<Mutex<Debt>>,
 }
 
-/// How long the database was kept busy beyond the share, as of an instant.
+/// Database time used beyond the share, at an instant.
 #[derive(Debug)]
 struct Debt {
     time: Duration,
@@ -26,13 +27,13 @@ struct Debt {
 }
 
 impl Throttle {
-    /// For a share in percent, 1 to 100.
+    /// Creates a throttle for a share of 1 to 100 percent.
     pub(super) fn from_percent(percent: u8) -> Self {
         let debt = Debt { time: Duration::ZERO, as_of: Instant::now() };
         Self { share: f64::from(percent.clamp(1, 100)) / 100.0, debt: Arc::new(Mutex::new(debt)) }
     }
 
-    /// To be waited for after a step that began then.
+    /// Sleeps after a step that started at `began`, as long as the share requires.
     pub(super) async fn rest_after(&self, began: Instant) {
         let pause = self.pause(began, Instant::now());
         if pause > Duration::from_millis(1) {

@@ -1,4 +1,5 @@
-//! Bytes of parked records by tenant. Housekeeping comes once an hour, and a producer may fill a disk within less.
+//! Counts the bytes of new dead letters per tenant. Housekeeping runs hourly, and a producer may fill
+//! a disk in less time.
 
 use std::{
     collections::HashMap,
@@ -9,10 +10,10 @@ use tokio::sync::Notify;
 
 use crate::{event::TenantId, store::dead_letters::DeadLetter};
 
-/// Bytes of a row besides its values.
+/// Bytes of a row in addition to its values.
 const ROW_OVERHEAD_BYTES: usize = 200;
 
-/// Counts the bytes that were parked since housekeeping last looked.
+/// Bytes of dead letters that were parked since the last pruning, per tenant.
 #[derive(Debug, Default)]
 pub struct DeadLetterBytes {
     bytes: Mutex<HashMap<Option<TenantId>, usize>>,
@@ -24,14 +25,15 @@ impl DeadLetterBytes {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts letters of a tenant, or of nobody.
+    /// Adds dead letters of a tenant, or of no tenant.
     pub fn add(&self, tenant: Option<&TenantId>, letters: &[DeadLetter<'_>]) {
         let bytes: usize = letters.iter().map(size).sum();
         *self.bytes().entry(tenant.cloned()).or_default() += bytes;
         self.added.notify_one();
     }
 
-    /// Waits until a tenant has parked more than `most` bytes, and returns it. Its count begins anew.
+    /// Waits until a tenant has parked more than `bytes_max` bytes, and returns the tenant. Resets
+    /// the count of this tenant.
     pub async fn wait_until_over(&self, bytes_max: usize) -> Option<TenantId> {
         loop {
             let found = {
@@ -49,7 +51,7 @@ impl DeadLetterBytes {
         }
     }
 
-    /// Begins all counts anew.
+    /// Resets all counts.
     pub fn clear(&self) {
         self.bytes().clear();
     }

@@ -1,4 +1,4 @@
-//! A tenant's limits and conditions as evaluation needs them, kept for a moment.
+//! A cache of each tenant's limits and conditions for the evaluation.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -22,32 +22,32 @@ use crate::{
     store::{self, Connection, Db, Schema, conditions, limits, records},
 };
 
-/// How long an instance may use limits that another one has changed.
+/// Lifetime of a cached policy, and so the longest delay of a change by another instance.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// Tenants whose policies are kept at once.
+/// Largest number of tenants with a cached policy.
 const CACHED_TENANTS_MAX: u64 = 10_000;
 
-/// Counts of changes. Several tenants share one: a change made to one of them has the others read anew, which is
-/// right as well, and so no number of tenants takes more room.
+/// Number of change counters. Several tenants share a counter, so a change of one tenant reloads the
+/// policies of the others. The bound limits memory for any number of tenants.
 const CHANGE_COUNTERS: usize = 1024;
 
-/// What a library has set.
+/// The limits and conditions of a tenant.
 #[derive(Debug, Default)]
 pub struct Policy {
-    /// All limits, in the order in which they were made.
+    /// All limits, in the order of their creation.
     pub limits: Vec<Limit>,
     /// All conditions.
     pub conditions: Vec<Condition>,
 }
 
 impl Policy {
-    /// The limits of a patron group; ids are compared without regard to case.
+    /// Returns the limits of a patron group; the comparison of ids ignores case.
     pub fn limits_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Limit> {
         self.limits.iter().filter(move |limit| limit.patron_group.eq_ignore_ascii_case(group))
     }
 
-    /// Reads it as it is set now.
+    /// Loads the current limits and conditions.
     pub async fn load(connection: &mut Connection, schema: &Schema) -> Result<Self, store::Error> {
         let limits = records::all(&mut *connection, schema, &limits::RECORDS).await?;
         let conditions = records::all(connection, schema, &conditions::RECORDS).await?;
@@ -58,11 +58,11 @@ impl Policy {
     }
 }
 
-/// The policies of all tenants.
+/// The cached policies of all tenants.
 #[derive(Debug)]
 pub struct Policies {
-    /// By tenant and the number of changes made here: whatever was being read when a change was made
-    /// is never found again.
+    /// Policies by tenant and change counter. After a change, a policy that was loaded before has an
+    /// unreachable key.
     cache: Cache<(TenantId, u64), Arc<Policy>>,
     change_counts: [AtomicU64; CHANGE_COUNTERS],
 }
@@ -76,7 +76,7 @@ impl Default for Policies {
 }
 
 impl Policies {
-    /// The tenant's policy. Of many who ask at once, one reads it.
+    /// Returns the tenant's policy. Concurrent callers share one load.
     pub async fn get(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
         let read =
             store::read(db, async |db| Ok(Arc::new(Policy::load(db, &tenant.schema).await?)));
@@ -87,23 +87,24 @@ impl Policies {
         self.change_counts[counter_index(tenant)].load(Ordering::SeqCst)
     }
 
-    /// Forgets a policy that this instance has just changed.
+    /// Invalidates the policy of a tenant after a change by this instance.
     pub fn invalidate(&self, tenant: &TenantId) {
         self.change_counts[counter_index(tenant)].fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// Which count is the tenant's.
+/// Returns the index of the tenant's change counter.
 fn counter_index(tenant: &TenantId) -> usize {
     let mut hasher = DefaultHasher::new();
     tenant.hash(&mut hasher);
-    // The remainder is less than a number that is a `usize`.
+    // The remainder is less than `CHANGE_COUNTERS`, which is a `usize`.
     (hasher.finish() % CHANGE_COUNTERS as u64) as usize
 }
 
-/// Reads a stored limit. What older versions or other programs have left there may lack anything: a
-/// limit without a condition or a value counts for nothing (docs/contract/evaluation.md#2-order).
-/// Forms that Java's mapper takes for a number, a flag or a text are taken here.
+/// Parses a stored limit, or returns `None` if it is unreadable. Rows of older versions or of other
+/// programs may be incomplete. A limit without a condition or a value has no effect
+/// (docs/contract/evaluation.md#2-order). The parser accepts every form of a number, flag or text
+/// that Java's mapper accepts.
 fn parse_limit(record: Value) -> Option<Limit> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -195,7 +196,7 @@ mod tests {
         }
     }
 
-    /// Older versions and other programs left such rows. Java's mapper reads them too.
+    /// Rows as older versions and other programs left them, which Java's mapper accepts, too.
     #[test]
     fn stored_limits_and_conditions_are_read_leniently() {
         for (value, expected) in [

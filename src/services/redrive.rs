@@ -1,4 +1,4 @@
-//! Dead letters: looked at, tried again through the same ingest, or thrown away.
+//! Dead letters: retries them through ingest, or discards them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,73 +27,77 @@ use crate::{
     },
 };
 
-/// How often records that wait for a tenant are retried.
+/// Interval between retries of records that wait for a tenant.
 const WAITING_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Letters that are looked up at once when many are tried again.
+/// Dead letters per page when a request retries many.
 const PAGE_LETTERS_MAX: i64 = 100;
 
-/// Letters that go in one statement.
+/// Largest number of dead letters that one statement deletes.
 const STEP_LETTERS_MAX: i64 = 1000;
 
-/// Waiting letters of a tenant that may take too long before the others wait for the next round.
+/// Tolerated timeouts among a tenant's waiting dead letters. After another timeout the rest waits for
+/// the next round.
 const FAILED_LETTERS_MAX: usize = 3;
 
-/// How long one letter may take that is tried again over HTTP: who asks waits for it.
+/// Time limit of the retry of one dead letter over HTTP, while the caller waits.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a request about many letters may take. The answer says where the next one goes on.
+/// Time limit of a request about many dead letters. Its response contains the id after which the next
+/// request continues.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Works on dead letters.
+/// The operations on dead letters.
 pub struct DeadLetterService {
     db: Db,
     environment: Environment,
     ingest: Arc<Ingest<PgIngestStore>>,
-    /// Requests try letters again one after the other: each takes a connection of the writers'.
+    /// Permit of the only retry of a request, because a retry uses a connection of the writers' pool.
     retry_permit: Semaphore,
 }
 
-/// What became of letters that were tried again.
+/// The result of retrying dead letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryReport {
-    /// Applied, and dead letters no more.
+    /// Number of dead letters that were applied and deleted.
     pub applied: usize,
-    /// Still parked.
+    /// Number of dead letters that are still parked.
     pub still_parked: usize,
-    /// Time was up after the letter of this id: those of greater ones were not tried.
+    /// The id of the last retried dead letter, if the time expired; dead letters with greater ids
+    /// were not retried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continue_after: Option<Uuid>,
 }
 
-/// How many letters were thrown away.
+/// The result of discarding dead letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscardReport {
-    /// How many.
+    /// Number of discarded dead letters.
     pub discarded: u64,
-    /// Time was up after the letter of this id: those of greater ones are still there.
+    /// The greatest discarded id, if the time expired; dead letters with greater ids still exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continue_after: Option<Uuid>,
 }
 
-/// Why a letter is still parked, for whoever tried it again.
+/// The result of retrying one dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryOutcome {
-    /// It is applied.
+    /// The dead letter is applied.
     Applied,
-    /// It is not, for this reason.
+    /// The dead letter is still parked, for this reason.
     StillParked(String),
 }
 
 impl DeadLetterService {
-    /// `db` is the operators' pool; a retry takes a connection of the writers'.
+    /// Creates the service; `db` is the operators' pool. Retries use connections of the writers'
+    /// pool.
     pub fn new(db: Db, environment: Environment, ingest: Arc<Ingest<PgIngestStore>>) -> Self {
         Self { db, environment, ingest, retry_permit: Semaphore::new(1) }
     }
 
-    /// Tries one letter again, however long that takes.
+    /// Retries one dead letter without a time limit.
     pub async fn retry(&self, letter: StoredDeadLetter) -> Result<RetryOutcome, store::Error> {
         match self.reapply(letter, LockTimeout::Normal).await {
             Ok(ReapplyOutcome::Applied) => Ok(RetryOutcome::Applied),
@@ -108,7 +112,7 @@ impl DeadLetterService {
         }
     }
 
-    /// Retries records of tenant collections that wait for a tenant, once it can be written, until `stop`.
+    /// Retries records of shared topics that wait for a tenant, in rounds until `stop`.
     pub async fn run(self: Arc<Self>, tenants: Arc<TenantRegistry>, stop: CancellationToken) {
         let rounds = async {
             tenants.ready().await;
@@ -138,7 +142,8 @@ impl DeadLetterService {
         Ok(())
     }
 
-    /// Retries what waits for a tenant, until some fail for the tenant's sake. Returns how many were applied.
+    /// Retries the records that wait for a tenant, until a write fails or too many time out. Returns
+    /// the number of applied records.
     async fn retry_waiting_of(&self, tenant: &TenantId) -> Result<usize, store::Error> {
         let (mut applied, mut failed, mut after) = (0, 0, Uuid::nil());
         loop {
@@ -151,19 +156,19 @@ impl DeadLetterService {
                 after = id;
                 match store::with_timeout(LETTER_TIMEOUT, self.retry_waiting_letter(id)).await {
                     Ok(Some(ReapplyOutcome::Applied)) => applied += 1,
-                    // Enabled again, it is retried.
+                    // After the tenant is enabled again, its records are retried.
                     Ok(Some(ReapplyOutcome::TenantDisabled(_))) => return Ok(applied),
                     Ok(Some(ReapplyOutcome::StillRejected(reject))) => {
                         dead_letters::clear_waiting_tenant(&self.db, id, &reject).await?;
                     }
-                    // Another instance was quicker.
+                    // Another instance has applied the dead letter.
                     Ok(None) => {}
                     Err(error) if error.verdict() == store::Verdict::Refused => {
                         let rule = "the database refuses to store it";
                         let reject = Reject::new(Reason::RefusedByDatabase, None, rule);
                         dead_letters::clear_waiting_tenant(&self.db, id, &reject).await?;
                     }
-                    // One that takes too long keeps none of the others waiting.
+                    // A few timeouts do not stop the retries of the other dead letters.
                     Err(error) if error.is_timeout() && failed < FAILED_LETTERS_MAX => failed += 1,
                     Err(error) => return Err(error),
                 }
@@ -201,8 +206,8 @@ impl DeadLetterService {
         self.ingest.retry(&incoming, wait).await
     }
 
-    /// Tries one letter again within a time that a request may take. Given up, it may be applied all the
-    /// same: tried again it is known then.
+    /// Retries one dead letter within the time limit of a request. After a timeout the dead letter
+    /// may have been applied nevertheless; a further retry recognizes it as a duplicate.
     pub async fn retry_with_timeout(
         &self,
         letter: StoredDeadLetter,
@@ -216,14 +221,14 @@ impl DeadLetterService {
         deadline: Instant,
     ) -> Result<RetryOutcome, store::Error> {
         let retry = async {
-            // An error would say that the semaphore is closed, which nobody does.
+            // An error would mean that the semaphore is closed, but no code closes it.
             let _turn = self.retry_permit.acquire().await;
             self.retry(letter).await
         };
         timeout_at(deadline, retry).await.unwrap_or(Err(store::Error::Timeout))
     }
 
-    /// Tries all letters again that are meant, as many as there is time for.
+    /// Retries all dead letters that match `condition`, until the time expires.
     pub async fn retry_all(
         &self,
         schema: &Schema,
@@ -242,7 +247,7 @@ impl DeadLetterService {
                 break;
             }
             for summary in page {
-                // One at a time: each may be megabytes.
+                // Loads one dead letter at a time, because each may have megabytes.
                 let found = store::read(&self.db, async |db| {
                     dead_letters::find(db, schema, summary.id).await
                 });
@@ -251,7 +256,7 @@ impl DeadLetterService {
                     match self.retry_until(letter, letter_deadline).await {
                         Ok(RetryOutcome::Applied) => report.applied += 1,
                         Ok(RetryOutcome::StillParked(_)) => report.still_parked += 1,
-                        // The next request goes on behind it.
+                        // The next request continues after this dead letter.
                         Err(store::Error::Timeout) => {
                             report.still_parked += 1;
                             report.continue_after = Some(summary.id);
@@ -267,7 +272,7 @@ impl DeadLetterService {
         Ok(report)
     }
 
-    /// Throws one letter away, and tells whether it was there.
+    /// Discards one dead letter and returns whether it existed.
     pub async fn discard(&self, schema: &Schema, id: Uuid, by: &str) -> Result<bool, store::Error> {
         let discard = dead_letters::discard(&self.db, schema, id);
         let discarded =
@@ -276,7 +281,7 @@ impl DeadLetterService {
         Ok(discarded)
     }
 
-    /// Throws away all letters that are meant, as many as there is time for, some at a time.
+    /// Discards all dead letters that match `condition` in steps, until the time expires.
     pub async fn discard_all(
         &self,
         schema: &Schema,
@@ -308,7 +313,8 @@ impl DeadLetterService {
     }
 }
 
-/// Where a tenant's letters are, or those of nobody.
+/// Returns the schema of a tenant's dead letters, or the module's schema for dead letters without a
+/// tenant.
 pub fn schema_of(tenant: Option<&TenantId>) -> Schema {
     tenant.map_or_else(Schema::module, Schema::of)
 }

@@ -1,4 +1,5 @@
-//! How much of a tenant's share one transaction takes: all of it, until that is refused or takes too long.
+//! The number of records per transaction of a tenant batch: all of them, until a transaction is
+//! refused or times out.
 
 use std::{
     collections::HashMap,
@@ -8,20 +9,20 @@ use std::{
 
 use crate::{event::TenantId, store::LockTimeout};
 
-/// A transaction that takes so many records counts as one of usual size.
+/// A transaction with this many records counts as normal again.
 const USUAL_RECORDS: usize = 1024;
 
-/// What is left of a size after a time-out. Each try may take as long as the longest statement, so a few of them
-/// have to reach a single record.
+/// Divisor of the size after a timeout. Each attempt may last as long as the longest statement, so a
+/// few attempts must reach a single record.
 const SHRINK_DIVISOR: usize = 16;
 
-/// How much the next transaction of a share takes.
+/// The size of the next transaction of a tenant batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TransactionSize {
     records_max: usize,
-    /// How long it waits for locks.
+    /// How long the transaction waits for locks.
     pub(super) wait: LockTimeout,
-    /// Whether it is small because more took too long.
+    /// `true` if the size was reduced after a timeout.
     has_timed_out: bool,
 }
 
@@ -30,24 +31,24 @@ impl TransactionSize {
         Self { records_max: usize::MAX, wait: LockTimeout::Normal, has_timed_out: false }
     }
 
-    /// What the next transaction takes of what is left.
+    /// Returns the range of the next transaction within the remaining records.
     pub(super) fn next(self, left: Range<usize>) -> Range<usize> {
         left.start..left.end.min(left.start.saturating_add(self.records_max))
     }
 
-    /// That much went well: the next transaction takes twice as much.
+    /// Doubles the size after a success.
     pub(super) fn grow(&mut self) {
         self.records_max = self.records_max.saturating_mul(2);
         self.wait = LockTimeout::Normal;
         self.has_timed_out &= self.records_max < USUAL_RECORDS;
     }
 
-    /// Something among so many is refused.
+    /// Halves the size after the database refused some of `records` records.
     pub(super) fn halve(&mut self, records: usize) {
         self.records_max = (records / 2).max(1);
     }
 
-    /// So many took too long.
+    /// Shrinks the size after a transaction with `records` records timed out.
     pub(super) fn shrink(&mut self, records: usize) {
         *self = Self {
             records_max: (records / SHRINK_DIVISOR).max(1),
@@ -57,12 +58,12 @@ impl TransactionSize {
     }
 }
 
-/// Sizes of tenants whose last shares took too long.
+/// The sizes of tenants with a timeout in their last batch.
 #[derive(Debug, Default)]
 pub(super) struct TransactionSizes(Mutex<HashMap<TenantId, usize>>);
 
 impl TransactionSizes {
-    /// The size with which a share begins: the one that did last time, where more took too long.
+    /// Returns the first size of a tenant batch: the last successful size, if a larger one timed out.
     pub(super) fn begin(&self, tenant: Option<&TenantId>) -> TransactionSize {
         let Some(records_max) = tenant.and_then(|tenant| self.lock().get(tenant).copied()) else {
             return TransactionSize::usual();
@@ -71,7 +72,7 @@ impl TransactionSizes {
         TransactionSize { records_max, wait, has_timed_out: true }
     }
 
-    /// The size with which a share ended.
+    /// Records the last size of a tenant batch for the next batch.
     pub(super) fn end(&self, tenant: Option<&TenantId>, size: TransactionSize) {
         let Some(tenant) = tenant else { return };
         if size.has_timed_out {

@@ -1,4 +1,4 @@
-//! Events that come from no partition: over HTTP, and dead letters that are tried again.
+//! Events without a partition: events over HTTP, and retried dead letters.
 
 use std::time::Instant;
 
@@ -18,17 +18,18 @@ use crate::{
     store::{self, LockTimeout},
 };
 
-/// A call that waits to be applied.
+/// An HTTP event that waits for its transaction.
 #[derive(Debug)]
 pub struct ReceivedCall {
-    /// The call.
+    /// The event from the request.
     pub call: HttpEvent,
-    /// When it came, by the clock of this machine that never steps.
+    /// Time of arrival, by the monotonic clock of this host.
     pub at: Instant,
 }
 
 impl ReceivedCall {
-    /// As it came, where it was `now` at the shared clock after this machine's showed `asked`.
+    /// Returns the record and the event, with the arrival time in the shared clock. The shared clock
+    /// showed `now` after this host's clock showed `queried_at`.
     fn record_and_event(&self, queried_at: Instant, now: DateTime<Utc>) -> (Record, Event) {
         let waited = queried_at.saturating_duration_since(self.at);
         let at = now - TimeDelta::from_std(waited).unwrap_or_default();
@@ -36,19 +37,19 @@ impl ReceivedCall {
     }
 }
 
-/// What became of a dead letter that was tried again.
+/// The result of retrying a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReapplyOutcome {
-    /// It is applied, or was known already.
+    /// The dead letter is applied, or was a duplicate.
     Applied,
-    /// It can't be understood still.
+    /// Decoding still rejects the record.
     StillRejected(Reject),
-    /// Its tenant isn't enabled.
+    /// The record's tenant is disabled.
     TenantDisabled(TenantId),
 }
 
 impl<S: IngestStore> Ingest<S> {
-    /// Tries a dead letter again: if it can be applied by now it is, and is a dead letter no more.
+    /// Retries a dead letter; if its record is applied, deletes the dead letter.
     pub async fn retry(
         &self,
         incoming: &ConsumedRecord,
@@ -57,7 +58,7 @@ impl<S: IngestStore> Ingest<S> {
         let ConsumedRecord { record, topic, cluster, .. } = incoming;
         let (tenant, event) = match decode::decode_record(record, topic, cluster) {
             DecodeOutcome::Event(tenant, event) => (tenant, Some(event)),
-            // What it was parked for is known by now to mean nothing.
+            // The record is irrelevant by now, so only the dead letter is deleted.
             DecodeOutcome::Skipped(tenant) => (tenant, None),
             DecodeOutcome::Rejected(_, reject) => return Ok(ReapplyOutcome::StillRejected(reject)),
             DecodeOutcome::Tombstone => unreachable!("a record without a value is never parked"),
@@ -78,16 +79,17 @@ impl<S: IngestStore> Ingest<S> {
         Ok(ReapplyOutcome::Applied)
     }
 
-    /// Applies events that came over HTTP, all or none of them. `None` where the tenant isn't enabled. How
-    /// long it may take is the caller's to say. When they came, the clock says that all instances share: it is
-    /// asked before the first of them is answered, so what is sent after an answer is the later.
+    /// Applies events that arrived over HTTP, all or none; returns `None` if the tenant is disabled.
+    /// The caller sets the time limit. The arrival times are converted to the clock that all
+    /// instances share. This clock is read before the first response, so an event sent after a
+    /// response is later.
     pub async fn apply_calls(
         &self,
         tenant: &TenantId,
         calls: &[&ReceivedCall],
     ) -> Result<Option<BatchCounts>, store::Error> {
         let started = Instant::now();
-        // No call is about all loans of a tenant.
+        // No HTTP event concerns all loans of a tenant.
         let (lock, wait) = (TenantLock::Shared, LockTimeout::Normal);
         let mut tx = match self.store.begin(Some(tenant), lock, wait).await? {
             BeginOutcome::TenantDisabled => return Ok(None),
@@ -110,7 +112,8 @@ impl<S: IngestStore> Ingest<S> {
         Ok(Some(counts))
     }
 
-    /// What belongs to no partition, in one transaction, with the dead letter that it was.
+    /// Commits events without a partition in one transaction, and deletes the dead letter that they
+    /// came from.
     async fn commit_events(
         mut tx: S::Tx,
         events: &[(&Record, &Event)],

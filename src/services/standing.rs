@@ -1,4 +1,4 @@
-//! How far ingest has come: per topic and partition, what waits, and what operators must know.
+//! The status of ingest: progress per partition, pending data, and incidents for operators.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,65 +25,65 @@ use crate::{
     },
 };
 
-/// Incidents that are told at most, the open ones first.
+/// Largest number of incidents in the status, open incidents first.
 const INCIDENTS_MAX: i64 = 100;
 
-/// How far ingest has come for one tenant.
+/// The status of ingest for one tenant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IngestStatus {
-    /// How much is known of what happened to its patrons: complete, filling or incomplete.
+    /// Completeness of the tenant's history: complete, filling or incomplete.
     pub knowledge: &'static str,
-    /// Where it is incomplete: not all that happened before this is known.
+    /// The time before which events may be missing, if the history is incomplete.
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "crate::clock::serialize_option"
     )]
     pub incomplete_before: Option<DateTime<Utc>>,
-    /// What is advisable then.
+    /// Recommended action, if the history is incomplete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// Its topics' partitions, and those of tenant collections.
+    /// Partitions of the tenant's own topics and of shared topics.
     pub partitions: Vec<PartitionStatus>,
-    /// Records that are not read yet, where the log could be asked.
+    /// Number of unread records; `None` if no broker answered.
     pub lag: Option<i64>,
-    /// Why the log could not be asked.
+    /// Why the log could not be queried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_problem: Option<String>,
-    /// What waits and counts for nobody yet.
+    /// Counts of rows that do not count for any patron yet.
     pub waiting: WaitingCounts,
-    /// Parked records.
+    /// Number of dead letters.
     pub dead_letters: i64,
-    /// What went wrong, open ones first.
+    /// Incidents, open ones first.
     pub incidents: Vec<StoredIncident>,
     /// Number of partitions.
     pub total_records: usize,
 }
 
-/// How far a partition was read.
+/// The progress of one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartitionStatus {
-    /// The topic.
+    /// Full name of the topic.
     pub topic: Arc<str>,
-    /// The partition.
+    /// Number of the partition.
     pub partition: i32,
-    /// The offset after the last record that is durable; none where nothing was read.
+    /// The offset after the last durable record; `None` if nothing was read.
     pub position: Option<i64>,
     /// First offset of the log.
     pub log_start: Option<i64>,
-    /// The offset that the next record will get.
+    /// The end offset of the log, which the next record gets.
     pub log_end: Option<i64>,
-    /// Records that are not read yet.
+    /// Number of unread records.
     pub lag: Option<i64>,
     /// Timestamp of the last record that was read.
     #[serde(serialize_with = "crate::clock::serialize_option")]
     pub last_record_at: Option<DateTime<Utc>>,
-    /// Whether it has stopped for too many bad records.
+    /// `true` if the partition stopped at the bad record limit.
     pub stopped: bool,
 }
 
-/// Asks the database and the log.
+/// Returns the status of ingest from the database and the log.
 pub async fn ingest_status(
     db: &Db,
     broker: &Arc<BrokerClient>,
@@ -93,8 +93,8 @@ pub async fn ingest_status(
     let (schema, id) = (&tenant.schema, &tenant.id);
     let (mut read, waiting, dead_letters, incidents, stopped) = store::read(db, async |db| {
         let mut read = positions::list(&mut *db, schema).await?;
-        // Of a tenant collection the position is the topic's; a tenant's own lies where it last had a
-        // record.
+        // For a shared topic, the module's position applies; the tenant's own position is after the
+        // tenant's last record.
         read.extend(positions::list(&mut *db, &Schema::module()).await?);
         Ok((
             read,
@@ -173,7 +173,7 @@ impl PartitionStatus {
     }
 }
 
-/// What the log holds of the partitions that are known and of all others of those topics.
+/// Returns the watermarks of the known partitions and of all other partitions of `topics`.
 async fn query_log(
     broker: Arc<BrokerClient>,
     mut partitions: BTreeSet<TopicPartition>,
@@ -190,7 +190,7 @@ async fn query_log(
     Ok(query.await??)
 }
 
-/// The names of the topics of a tenant alone.
+/// Returns the names of the topics of this tenant alone.
 fn topics(environment: &Environment, tenant: &TenantId) -> Vec<String> {
     Kind::ALL.into_iter().flat_map(|kind| environment.topic_names(tenant, kind)).collect()
 }

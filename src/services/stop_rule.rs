@@ -1,33 +1,34 @@
-//! When so many records of a partition are bad that the code must be wrong and not the data, the
-//! partition stops, instead of being drained into dead letters (invariant I8 of ARCHITECTURE.md).
+//! The bad record limit. If so many records of a partition are bad that the code must be wrong, the
+//! partition stops. Otherwise all of its records would become dead letters (invariant I8 of
+//! ARCHITECTURE.md).
 
 use std::collections::VecDeque;
 
-/// The limits, for one partition.
+/// The limits for one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadRecordLimit {
     /// Bad records in a row.
     pub consecutive: usize,
-    /// Bad records among the last [`StopRule::WINDOW`].
+    /// Bad records among the last [`BadRecordLimit::WINDOW_RECORDS`].
     pub per_window: usize,
 }
 
 impl BadRecordLimit {
-    /// How many records of a partition are looked back at.
+    /// Number of records of a partition in the window.
     pub const WINDOW_RECORDS: usize = 1000;
 }
 
-/// What was seen of one partition since it was taken over, or resumed by an operator.
+/// The last records of one partition since its start, or since an operator resumed it.
 #[derive(Debug, Clone, Default)]
 pub struct BadRecordWindow {
     consecutive: usize,
-    /// The last records, the oldest first; `true` for a bad one.
+    /// The last records, oldest first; `true` for a bad record.
     window: VecDeque<bool>,
     bad_records: usize,
 }
 
 impl BadRecordWindow {
-    /// Takes note of a record, and tells whether the partition has to stop after it.
+    /// Adds a record and returns whether the partition has to stop after it.
     pub fn record(&mut self, is_bad: bool, limit: BadRecordLimit) -> bool {
         if self.window.len() == BadRecordLimit::WINDOW_RECORDS
             && self.window.pop_front() == Some(true)
@@ -40,7 +41,7 @@ impl BadRecordWindow {
         self.is_exceeded(limit)
     }
 
-    /// A record that was noted as good turned out to be bad.
+    /// Counts a record as bad that was added as good. Returns whether the partition has to stop.
     pub fn record_refused(&mut self, limit: BadRecordLimit) -> bool {
         self.bad_records += 1;
         self.consecutive += 1;
@@ -61,7 +62,7 @@ mod tests {
 
     const LIMIT: BadRecordLimit = BadRecordLimit { consecutive: 100, per_window: 500 };
 
-    /// After how many records the partition stops, if it does.
+    /// Returns the number of records after which the partition stops, if it stops.
     fn stops_after(records: impl IntoIterator<Item = bool>) -> Option<usize> {
         let mut watch = BadRecordWindow::default();
         records.into_iter().position(|bad| watch.record(bad, LIMIT)).map(|at| at + 1)

@@ -1,7 +1,8 @@
-//! Switching a tenant in place from the Java module of the same name, and back (docs/decisions/0016).
+//! The Java switch: takes over a tenant's tables from the Java module of the same name, or gives them
+//! back (docs/decisions/0016).
 //!
-//! Each way is one transaction under the tenant's migration lock: summaries, what is known, and the
-//! views that others built change together or not at all, and nobody sees a patron without them
+//! Each direction is one transaction under the tenant's maintenance lock. Summaries, state and
+//! dependent views change together or not at all, so every reader sees each patron with blocks
 //! (invariant I5 of ARCHITECTURE.md).
 
 use std::{
@@ -28,19 +29,19 @@ use crate::{
     },
 };
 
-/// How long to wait for whoever reads the summaries at this moment. Everybody who comes later waits
-/// behind us, so this is short, and the request may be repeated.
+/// Longest wait for current readers of the summaries. Later readers queue behind the lock request, so
+/// the limit is short; the caller may retry.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How old a closing may be to be taken over: older check-outs are not in a log any more.
+/// Greatest age of a closed loan or fee/fine that is taken over. Older check-outs are no longer in
+/// any log.
 const CLOSING_AGE_MAX: TimeDelta = TimeDelta::days(60);
 
-/// The name that both modules give to the relation that others build on.
+/// The relation that both modules name alike and that views of other programs depend on.
 const SUMMARY_RELATION: &str = "user_summary";
 
-/// Brings a tenant's schema up to date, whatever it holds: nothing, an older version's tables, or those
-/// that the Java module left. May be repeated, and asked for by many at once. Returns what there is to
-/// say of it.
+/// Brings a tenant's schema up to date: an empty one, an older version's, or the Java module's. The
+/// call is idempotent and safe to run concurrently. Returns messages for the operator.
 pub async fn upgrade_schema(
     db: &Db,
     tenant: &TenantId,
@@ -61,13 +62,14 @@ pub async fn upgrade_schema(
     Ok(messages)
 }
 
-/// Whether a tenant's schema is at this version, with nothing of the Java module's to take over.
+/// Returns whether a tenant's schema is at this version and contains no tables of the Java module to
+/// take over.
 pub async fn is_current(db: &Db, schema: &Schema) -> Result<bool, store::Error> {
     Ok(migrate::is_current(db, schema).await?
         && !java::find_tables(db, schema).await?.has_summaries)
 }
 
-/// Makes the Java module's state ours, unless somebody else just did.
+/// Takes over the Java module's state, unless another instance has just done so.
 async fn migrate_from_java(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -105,11 +107,11 @@ async fn migrate_from_java(
     Ok(counts.messages(views.count()))
 }
 
-/// What was taken over so far.
+/// Counts of the rows that were taken over.
 #[derive(Default)]
 struct MigrationCounts {
     now: DateTime<Utc>,
-    /// When the module last wrote anything, for patrons of whom it has kept no event.
+    /// When the Java module last wrote anything; used for patrons without a stored event.
     last_written_at: DateTime<Utc>,
     summaries: usize,
     loans: usize,
@@ -141,7 +143,8 @@ impl MigrationCounts {
                 user,
             );
             for (id, open) in &summary.loans {
-                // Of a check-out that was not kept we know nothing but that any closing is later.
+                // If the check-out event is missing, the check-out gets the earliest time, so any
+                // closing is later.
                 let opened = times.get(id).map_or(DateTime::UNIX_EPOCH, |at| *at.min(&self.now));
                 let loan = Loan::from_snapshot(open, Stamp::from_snapshot(opened, user), stamp);
                 merge_into(&mut loans, *id, loan, Loan::merge);
@@ -151,7 +154,7 @@ impl MigrationCounts {
             }
         }
         self.loans += loans.len();
-        // What a remainder of doubles was rounded to owes nothing.
+        // A fee/fine that rounds to a zero balance is not open.
         self.fees += fees.values().filter(|fee| fee.as_open(None).is_some()).count();
         merge::merge(tx, schema, &loans, &fees).await
     }
@@ -174,7 +177,7 @@ impl MigrationCounts {
     }
 }
 
-/// Enters what is known of a loan or fee/fine beside what another summary said of it.
+/// Merges a loan or fee/fine with the one of another summary.
 fn merge_into<T: Default>(
     all: &mut BTreeMap<Uuid, T>,
     id: Uuid,
@@ -185,10 +188,10 @@ fn merge_into<T: Default>(
     all.insert(id, merge(before, addition));
 }
 
-/// Gives a tenant's tables back to the Java module with what is known now, and disables the tenant here.
-/// Whatever else we kept of it goes, but how far we have read: taken over again, it begins with what the
-/// Java module knows then, and reading goes on from there.
-/// Returns how many summaries there are.
+/// Gives a tenant's tables back to the Java module with the current state, and disables the tenant.
+/// Deletes all other data of the tenant, except the positions. A later switch starts with the Java
+/// module's state at that time, and reading continues at these positions. Returns the number of
+/// summaries.
 pub async fn return_to_java(
     db: &Db,
     tenant: &TenantId,
@@ -205,7 +208,7 @@ pub async fn return_to_java(
         return Err(store::Error::NothingToReturn(schema.name().to_owned()));
     }
     java::require_rights(&mut tx, &schema).await?;
-    // In this order a rebuild takes its locks, too: of its shadow, of the tenant, of its row.
+    // A rebuild locks in the same order: its shadow, the tenant, its row.
     for rebuild in rebuilds::list_ids(&mut tx, tenant).await? {
         shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
     }

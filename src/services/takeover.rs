@@ -1,7 +1,8 @@
-//! Taking over a partition: where reading begins, and what was lost, if anything.
+//! The start offset of a partition, and the detection of lost or repeated records.
 //!
-//! The position in the database, written with what was read, decides; the group's offset is a witness.
-//! Whatever does not fit is an incident, and nothing is passed over in silence.
+//! The position in the database decides, because ingest writes it with the records; the group's
+//! offset only confirms it. Each contradiction between position, group offset and log becomes an
+//! incident.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -24,38 +25,39 @@ use crate::{
     },
 };
 
-/// What a log holds: the first offset, and the offset after the last.
+/// The range of offsets that a log contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
-    /// First offset that can be read.
+    /// The first offset that can be read.
     pub low: i64,
-    /// The offset that the next record will get.
+    /// The end offset, which the next record gets.
     pub high: i64,
 }
 
-/// The group's offset of a partition.
+/// The group's committed offset of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedOffset {
-    /// The offset.
+    /// The offset of the next record to read.
     pub offset: i64,
-    /// What stands beside it.
+    /// The tag from the commit's metadata.
     pub tag: CommitTag,
 }
 
-/// What stands beside an offset of the group: by it our own commits are told from those of somebody
-/// who moved the group.
+/// The metadata of a committed group offset. It separates commits of this module from commits of
+/// another program that moved the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitTag {
-    /// We committed it, and everything before it is in the database.
+    /// This module committed the offset, and every record before it is in the database.
     Durable,
-    /// We committed it, and the records before it were passed by: their tenant wasn't enabled.
+    /// This module committed the offset after it skipped the records before it: their tenant was
+    /// disabled.
     TenantDisabled,
-    /// Somebody else did.
+    /// Another program committed the offset.
     Foreign,
 }
 
 impl CommitTag {
-    /// As stored with the offset.
+    /// Returns the metadata text to commit with the offset.
     pub fn metadata(self) -> &'static str {
         match self {
             Self::Durable => "patron-blocks durable",
@@ -64,7 +66,7 @@ impl CommitTag {
         }
     }
 
-    /// Reads what [`Mark::text`] wrote, or somebody else.
+    /// Parses the metadata text of a committed offset.
     pub fn from_metadata(text: &str) -> Self {
         let matches_text = |tag: &Self| tag.metadata() == text;
         [Self::Durable, Self::TenantDisabled]
@@ -74,47 +76,48 @@ impl CommitTag {
     }
 }
 
-/// All that is known of a partition when it is taken over.
+/// The facts about a partition at its start.
 #[derive(Debug, Clone)]
 pub struct PartitionFacts<'a> {
     /// The position in the database.
     pub position: Option<&'a Position>,
-    /// Whether its records are kept: its tenant is enabled, or it belongs to no single one.
+    /// `true` if records are stored: the tenant is enabled, or the topic belongs to a tenant
+    /// collection.
     pub tenant_enabled: bool,
-    /// The group's offset.
+    /// The group's committed offset.
     pub committed: Option<CommittedOffset>,
-    /// What the log holds.
+    /// The watermarks of the log.
     pub log: Watermarks,
     /// The cluster's id.
     pub cluster_id: &'a str,
-    /// Whether its topic turned out to have been made anew.
+    /// `true` if the topic was found to be recreated.
     pub topic_recreated: bool,
 }
 
-/// Something that does not fit: which incident it is, and which offsets it is about.
+/// A contradiction between position, group offset and log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetAnomaly {
-    /// Which.
+    /// The kind of incident to raise.
     pub kind: IncidentKind,
-    /// The offsets, the last excluded.
+    /// The affected offsets, without the end.
     pub offsets: std::ops::Range<i64>,
 }
 
-/// Where reading begins, and what does not fit.
+/// Returns the offset at which reading starts, and the anomaly, if there is one.
 pub fn start_offset(facts: &PartitionFacts<'_>) -> (i64, Option<OffsetAnomaly>) {
     let Watermarks { low: start, high: end } = facts.log;
-    // Beyond the end it is of the log before, which was longer: the client never commits less than it did.
+    // An offset beyond the end is from a longer log that was deleted.
     let committed = facts.committed.filter(|committed| committed.offset <= end);
     let anomaly =
         |kind, from: i64, to: i64| Some(OffsetAnomaly { kind, offsets: from..to.max(from) });
     if !facts.tenant_enabled {
-        // Nothing of it is kept, so the group's offset is all there is.
+        // No records are stored, so only the group's offset is available.
         let offset = committed.map_or(start, |committed| committed.offset);
         return (if (start..=end).contains(&offset) { offset } else { start }, None);
     }
     let Some(position) = facts.position else {
-        // Read from the beginning of what there is. That the group was further is right where the
-        // records were passed by, and else says that the database has forgotten them.
+        // Starts at the beginning of the log. A group offset beyond it is normal if the records were skipped.
+        // If the offset was durable, the database has lost the records.
         let ahead =
             committed.filter(|group| group.tag == CommitTag::Durable && group.offset > start);
         return (
@@ -124,7 +127,7 @@ pub fn start_offset(facts: &PartitionFacts<'_>) -> (i64, Option<OffsetAnomaly>) 
     };
     let next = position.next_offset;
     let other_cluster = !position.cluster.is_empty() && position.cluster != facts.cluster_id;
-    // Where the position is zero nothing was read of the log before, or it was set back already.
+    // With position zero, nothing was read of the old log, or the position was reset already.
     let remade = facts.topic_recreated && next > 0;
     if remade || other_cluster || next > end {
         return (start, anomaly(IncidentKind::TopicRecreated, 0, next));
@@ -132,7 +135,7 @@ pub fn start_offset(facts: &PartitionFacts<'_>) -> (i64, Option<OffsetAnomaly>) 
     if next < start {
         return (start, anomaly(IncidentKind::RecordsLost, next, start));
     }
-    // Where nothing was read since the position was reset, the group's offset is from the log before.
+    // If nothing was read since the position was reset, the group's offset belongs to the old log.
     match committed.filter(|_| position.last_record_at.is_some()) {
         Some(CommittedOffset { offset, tag: CommitTag::Durable }) if offset > next => {
             (next, anomaly(IncidentKind::DatabaseRestored, next, offset))
@@ -141,7 +144,7 @@ pub fn start_offset(facts: &PartitionFacts<'_>) -> (i64, Option<OffsetAnomaly>) 
             (next, anomaly(IncidentKind::OffsetsAdvanced, next, offset))
         }
         Some(CommittedOffset { offset, tag: CommitTag::Foreign }) if offset < next => {
-            // Somebody wants these records read again. It changes nothing, and it is done.
+            // An operator has set the group back to read these records again, which changes no state.
             let from = offset.max(start);
             (from, anomaly(IncidentKind::OffsetsReset, from, next))
         }
@@ -149,64 +152,65 @@ pub fn start_offset(facts: &PartitionFacts<'_>) -> (i64, Option<OffsetAnomaly>) 
     }
 }
 
-/// A partition to take over.
+/// A partition that needs a start offset.
 #[derive(Debug, Clone)]
 pub struct StartCandidate {
-    /// Which.
+    /// Topic and partition.
     pub topic_partition: TopicPartition,
-    /// What its name says.
+    /// The parsed name of the topic.
     pub topic: Arc<Topic>,
-    /// The group's offset, read before [`Takeover::positions`] was.
+    /// The group's committed offset, read before [`StartOffsetResolver::load_positions`] was called.
     pub committed: Option<CommittedOffset>,
-    /// Whether its topic turned out to have been made anew.
+    /// The evidence that the topic was recreated.
     pub recreation: TopicRecreation,
 }
 
-/// How a partition is begun, and what has to be done before.
+/// The start of a partition, and the work before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartPlan {
-    /// How.
+    /// The decision to send to the poller.
     pub decision: StartDecision,
-    /// What does not fit.
+    /// The contradiction to record as an incident before the start.
     pub anomaly: Option<OffsetAnomaly>,
-    /// The offset from which on records are to be looked at, to tell when what does not fit was written.
+    /// The offset of the records to read for the incident's time range; `None` without an anomaly.
     pub probe_from: Option<i64>,
 }
 
-/// How a partition is begun.
+/// The decision about the start of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartDecision {
-    /// Read from this offset.
+    /// The poller reads from an offset.
     Read {
-        /// The first offset to be settled.
+        /// The first offset to store.
         from: i64,
-        /// Where the log begins.
+        /// The first offset of the log.
         log_start: i64,
-        /// Whether records are kept.
+        /// `true` if records are stored; `false` if the tenant is disabled.
         tenant_enabled: bool,
-        /// The timestamp of the record before `from`, if it is known: it must be that record still.
+        /// The timestamp of the record before `from`, if known. The poller reads this record first to
+        /// verify the log.
         before: Option<DateTime<Utc>>,
     },
-    /// Not read, until an operator resumes it.
+    /// The partition stays stopped until an operator resumes it.
     Stopped,
-    /// Not read for now: its tenant's tables can't be read.
+    /// The partition waits, because its tenant's tables are unreadable or being migrated.
     TenantUnavailable,
 }
 
-/// What the database says about partitions, before the log is asked.
+/// Positions and incidents in the database, loaded before the query for the watermarks.
 #[derive(Debug, Default)]
 pub struct StoredPositions {
     by_schema: HashMap<Option<TenantId>, HashMap<(String, i32), Position>>,
     enabled_since: HashMap<TenantId, DateTime<Utc>>,
     unavailable_tenants: HashSet<TenantId>,
-    /// Tenants are being migrated: topics of tenant collections wait.
+    /// `true` until the registry has tried all migrations; until then shared topics wait.
     are_collections_blocked: bool,
     stopped: HashSet<(String, i32)>,
-    /// Tenants of whom an incident says that they could not be written: it ends when they can.
+    /// Tenants with an open incident about unwritable tables.
     pub unwritable_tenants: Vec<TenantId>,
 }
 
-/// Takes partitions over.
+/// The service that decides where partitions start, and records anomalies.
 pub struct StartOffsetResolver {
     db: Db,
     tenants: Arc<TenantRegistry>,
@@ -214,14 +218,14 @@ pub struct StartOffsetResolver {
 }
 
 impl StartOffsetResolver {
-    /// `db` is the writers' pool.
+    /// Creates the resolver; `db` is the writers' pool.
     pub fn new(db: Db, tenants: Arc<TenantRegistry>) -> Self {
         Self { db, tenants, module: Schema::module() }
     }
 
-    /// Reads positions. To be called after the group's offsets were read and before the log is asked:
-    /// so the one can't be ahead of a position, nor the other behind it, merely because another
-    /// instance was still writing.
+    /// Loads the stored positions. The caller has to read the group's offsets before and the
+    /// watermarks after. In this order, a concurrent writer on another instance causes no false
+    /// anomaly: no group offset is ahead of its position, and no log end behind it.
     pub async fn load_positions(
         &self,
         candidates: impl Iterator<Item = &StartCandidate> + Send,
@@ -266,7 +270,7 @@ impl StartOffsetResolver {
         Ok(stored)
     }
 
-    /// Decides how a partition is begun, by what is known of it already.
+    /// Decides how a partition starts, from facts that are loaded already.
     pub fn decide(
         &self,
         candidate: &StartCandidate,
@@ -308,15 +312,15 @@ impl StartOffsetResolver {
                 .and_then(|position| position.last_record_at),
         };
         let probe_from = anomaly.as_ref().map(|anomaly| match anomaly.kind {
-            // Offsets of a log before this one mean nothing in it.
+            // Offsets of the old log have no meaning in the new log.
             IncidentKind::TopicRecreated => from,
             _ => anomaly.offsets.end - i64::from(position.is_none()),
         });
         StartPlan { decision, anomaly, probe_from }
     }
 
-    /// Makes what does not fit durable as an incident, before the partition is begun. `records` are those that
-    /// stand at [`Decided::look`], as far as they could be read.
+    /// Stores the anomaly as an incident before the partition starts. `records` are the records at
+    /// [`StartPlan::probe_from`], as far as they were readable.
     pub async fn record_anomaly(
         &self,
         candidate: &StartCandidate,
@@ -334,7 +338,7 @@ impl StartOffsetResolver {
         let place = (topic.to_string(), *partition);
         let stored = positions.by_schema.get(tenant);
         let position = stored.and_then(|positions| positions.get(&place));
-        // What the group had read last comes first, where it was looked at.
+        // If records were read, the first is the last record that the group had read.
         if position.is_none() && predates_enabling(tenant, positions, records.first()) {
             return Ok(());
         }
@@ -347,7 +351,7 @@ impl StartOffsetResolver {
         self.raise(&incident, (*from, cluster), is_of_topic).await
     }
 
-    /// A partition that is read stands still with records before it.
+    /// Raises an incident about a partition that stalls although its log has more records.
     pub async fn record_stall(
         &self,
         topic: &Topic,
@@ -373,8 +377,9 @@ impl StartOffsetResolver {
         Ok(())
     }
 
-    /// Returns the partitions whose stored position another instance reset below `committed`, after it found that
-    /// their topic was recreated. A partition without new records would show the reset at no commit.
+    /// Returns the partitions with a stored position that another instance reset below `committed`,
+    /// after it found that their topic was recreated. A partition without new records would show the
+    /// reset at no commit.
     pub async fn reset_partitions(
         &self,
         environment: &Environment,
@@ -401,7 +406,8 @@ impl StartOffsetResolver {
         Ok(found)
     }
 
-    /// `is_of_topic`: whether the other partitions of a topic that was made anew are still to be set back.
+    /// Raises an incident and resets the positions that it invalidates. With `is_of_topic`, the
+    /// transaction also resets the other partitions of a recreated topic.
     async fn raise(
         &self,
         incident: &Incident,
@@ -438,8 +444,8 @@ fn log_incident(incident: &Incident) {
         kafka.partition = partition, ?offsets, ?from_time, ?to_time, "{}", incident.detail);
 }
 
-/// Whether what the group had read further is of a time before the tenant was enabled: then it was purged
-/// in between, and no backup was restored.
+/// Returns whether the record that the group read last is older than the tenant's enabling. In this
+/// case a purge deleted the position, and no backup was restored.
 fn predates_enabling(
     tenant: &Option<TenantId>,
     positions: &StoredPositions,

@@ -1,5 +1,5 @@
-//! Installing and upgrading tenants as jobs: begun by one instance, answered for by any, and taken over
-//! where that one has died.
+//! Tenant jobs, which install or upgrade a tenant. One instance starts a job, any instance returns
+//! its status, and another instance resumes it if the lease expires.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,38 +23,39 @@ use crate::{
     },
 };
 
-/// How long a job stays its instance's without a word from it.
+/// Duration of a lease; without renewal another instance resumes the job.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// How often that word is given, and jobs are looked for whose instance is silent.
+/// Interval between renewals of a lease, and between searches for expired leases.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a request that waits for a job reads it: most jobs end within the first second.
+/// Intervals at which a waiting request reads its job: short during the first second, because most
+/// jobs end within it.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
 const FAST_POLL_TIME: Duration = Duration::from_secs(1);
 
-/// Works on tenants.
+/// The queue of tenant jobs, and the worker that runs them.
 pub struct TenantJobs {
     db: Db,
     tenants: Arc<TenantRegistry>,
-    /// None where nobody is to be told.
+    /// `None` if registration at mod-pubsub is switched off.
     pubsub: Option<PubSub>,
     block_events: Arc<BlockEvents>,
-    /// Whether the module's own tables are known to be there.
+    /// Set once the module's own tables are known to exist.
     module: OnceCell<()>,
-    /// One works at a time: each takes a connection that ingest needs as well, and all migrations of a database
-    /// wait for each other anyway.
+    /// Permit of the only running job. A job uses a connection that ingest needs as well, and the
+    /// migrations of one database wait for each other anyway.
     permit: Semaphore,
 }
 
-/// The module that a request enables, if it enables one.
+/// Returns the module id that a request enables; empty if the request enables none.
 pub fn module_to(attributes: &Value) -> &str {
     attributes.get("module_to").and_then(Value::as_str).unwrap_or_default()
 }
 
 impl TenantJobs {
-    /// `db` is the writers' pool.
+    /// Creates the jobs; `db` is the writers' pool.
     pub fn new(
         db: Db,
         tenants: Arc<TenantRegistry>,
@@ -65,7 +66,7 @@ impl TenantJobs {
         Self { db, tenants, pubsub, block_events, module, permit }
     }
 
-    /// Begins to install or upgrade. The work goes on when the client goes away.
+    /// Starts an installation or upgrade. The job continues if the client disconnects.
     pub async fn start(
         self: &Arc<Self>,
         tenant: &TenantId,
@@ -80,7 +81,7 @@ impl TenantJobs {
         Ok(lease.job)
     }
 
-    /// A job, once it has ended or after `wait` at the latest.
+    /// Returns a job once it has ended, or after `wait` at the latest.
     pub async fn find(
         &self,
         db: &Db,
@@ -100,7 +101,7 @@ impl TenantJobs {
         }
     }
 
-    /// Takes over jobs whose instance is silent, until `stop`.
+    /// Resumes jobs with an expired lease, until `stop`.
     pub async fn adopt_abandoned(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         while stop.run_until_cancelled(sleep(HEARTBEAT_INTERVAL)).await.is_some() {
@@ -110,7 +111,8 @@ impl TenantJobs {
                 Ok(Some(job)) => {
                     warn!(tenant = %job.tenant, tenant.job = %job.id,
                         "tenant job: the lease of another instance expired; resuming its job");
-                    // Its client's token went with that instance, so nobody can be told.
+                    // The client's token is lost with the other instance, so this run cannot register
+                    // at mod-pubsub.
                     let lease = JobLease { job: job.id, holder };
                     let work = self.run(lease, &job.tenant, &job.tenant_attributes, None);
                     stop.run_until_cancelled(work).await;
@@ -146,13 +148,13 @@ impl TenantJobs {
         if let Err(error) =
             tenant_jobs::finish(&self.db, lease, problem.as_deref(), &messages).await
         {
-            // Taken over when it is held no more: all steps may be repeated.
+            // After the lease has expired, an instance resumes the job; all steps are idempotent.
             warn!(%tenant, error = %ErrorChain(&error), "tenant job: could not store the final status");
         }
     }
 
-    /// Says again and again that a job is worked on, until it is another's or gone. It may have to wait for a connection that the work has:
-    /// so the work has to go on meanwhile.
+    /// Renews the lease until it is lost. The renewal may wait for a connection that the job uses, so
+    /// the job has to run concurrently.
     async fn renew_lease(&self, lease: JobLease, tenant: &TenantId) {
         let mut heartbeat = interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,7 +170,7 @@ impl TenantJobs {
         }
     }
 
-    /// The work itself: why it failed, if it did, and what else there is to say.
+    /// Runs the job. Returns why it failed, if it failed, and messages for the operator.
     async fn enable(
         &self,
         lease: JobLease,

@@ -1,4 +1,5 @@
-//! Tenants: which ones are enabled, and whose schemas are at the version of this instance.
+//! The tenant registry: the enabled tenants, and whether each schema is at the version of this
+//! instance.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map},
@@ -27,99 +28,101 @@ use crate::{
     },
 };
 
-/// How often the registry is read without being told: the net below `LISTEN`.
+/// Longest interval between two reads of the registry, in case a notification of `LISTEN` is lost.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to wait after the registry could not be read, and until a tenant is migrated again.
+/// Delay after a failed read of the registry, and between two migrations of outdated tenants.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// How long records of a tenant that is being migrated wait in the log. Then those of tenant collections are
-/// parked, to be retried: other tenants share their topics.
+/// Time that records wait in the log for a tenant's migration. Afterwards records of shared topics
+/// are parked and retried, because other tenants share the topics.
 const MIGRATION_GRACE_TIME: Duration = Duration::from_secs(10);
 
-/// How long the registry may take to be read, and a migration to end: after it the connection counts as dead.
+/// Time limits of one read of the registry and of one migration. Afterwards the connection counts as
+/// dead.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Ids that are no enabled tenant's are remembered so long and so many, for requests.
+/// Lifetime and number of cached ids that are no enabled tenant. The cache serves requests.
 const UNKNOWN_TENANT_TTL: Duration = Duration::from_secs(1);
 const UNKNOWN_TENANTS_MAX: u64 = 10_000;
 
-/// A tenant whose tables can't be read is looked at so seldom.
+/// Shortest interval between two rechecks of a tenant with unreadable tables.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An enabled tenant.
 #[derive(Debug)]
 pub struct Tenant {
-    /// Its id.
+    /// Tenant id, as FOLIO sends it.
     pub id: TenantId,
-    /// When it was enabled: the identity of the enabling, which an upgrade keeps. Enabled again it may have
-    /// been purged in between, and is another one.
+    /// The first instant of the enabling, which identifies it and survives upgrades. A tenant that
+    /// was disabled and enabled again has another instant, and may have been purged in between.
     pub enabled_at: DateTime<Utc>,
-    /// Its schema, with the statements that were filled in for it.
+    /// The tenant's schema, with the statements that were prepared for it.
     pub schema: Arc<Schema>,
     completeness: RwLock<Completeness>,
 }
 
 impl Tenant {
-    /// How much is known of what happened to its patrons.
+    /// Returns how complete the tenant's history is in this service.
     pub fn completeness(&self) -> Completeness {
         *self.completeness.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What whoever reads the log must know of.
+/// A change that the Kafka consumer reacts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantChange {
-    /// A tenant was enabled: its topics may be new, and where reading begins is to be asked again, since
-    /// records were passed by or what was kept of them was purged.
+    /// A tenant was enabled. Its topics may be new, and its partitions need new start offsets, because
+    /// records were skipped or purged.
     Enabled(TenantId),
-    /// Something about tenants or incidents, on this instance or another.
+    /// Any change of tenants or incidents, on this instance or another.
     Any,
 }
 
-/// An enabled tenant whose schema is not at this version.
+/// An enabled tenant with an outdated schema.
 struct OutdatedTenant {
     detected_at: Instant,
-    /// Why the last migration failed, unless it may succeed in a moment.
+    /// Why the last migration failed; `None` while a retry may succeed soon.
     failure: Option<String>,
 }
 
 type ChangeListener = Box<dyn Fn(TenantChange) + Send + Sync>;
 
-/// The enabled tenants, as this instance knows them: those whose schema is at its version, and those behind.
+/// The enabled tenants that this instance knows, with current or outdated schemas.
 pub struct TenantRegistry {
     pub(super) db: Db,
     clock: Clock,
     known: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    /// Enabled tenants whose schema is not at this version.
+    /// Enabled tenants with an outdated schema.
     outdated: RwLock<BTreeMap<TenantId, OutdatedTenant>>,
-    /// A migration takes one of the writers' connections, so there is one at a time.
+    /// Permit of the only running migration, because a migration uses a connection of the writers'
+    /// pool.
     pub(super) migrating: Semaphore,
-    /// A tenant was found to be behind.
+    /// Notifies that an outdated tenant was found.
     outdated_found: Notify,
-    /// Ids that were looked up in vain, with the number of changes before the look-up: what was read before
-    /// a change is never found after it.
+    /// Ids that had no enabled tenant, with the value of `changes` before the lookup. After a change
+    /// the old entries are unreachable.
     unknown: Cache<(TenantId, u64), ()>,
     changes: AtomicU64,
-    /// Tenants that were looked at once more a moment ago.
+    /// Tenants that were rechecked recently.
     rechecked: Cache<TenantId, ()>,
-    /// Whom to tell of changes.
+    /// The subscriber to changes.
     listener: OnceLock<ChangeListener>,
-    /// Whether the module's own tables are there.
+    /// `true` once the module's own tables exist.
     ready: watch::Sender<bool>,
-    /// Whether the migration of every enabled tenant was tried once.
+    /// `true` once every enabled tenant's migration was tried.
     caught_up: watch::Sender<bool>,
-    /// Somebody has asked for a rebuild.
+    /// Notifies that a rebuild was requested.
     pub rebuild_requested: Notify,
-    /// Something has happened to patrons of these.
+    /// Tenants with changed patrons.
     pub patron_changes: Wakeups,
-    /// What was parked of these.
+    /// Bytes of dead letters that were parked, per tenant.
     pub dead_letter_bytes: Arc<DeadLetterBytes>,
 }
 
 impl TenantRegistry {
-    /// Knows no tenant yet.
+    /// Creates a registry without tenants.
     pub fn new(db: Db, clock: Clock) -> Self {
         Self {
             db,
@@ -146,24 +149,25 @@ impl TenantRegistry {
         }
     }
 
-    /// Whom to tell of changes; only the first one is.
+    /// Sets the subscriber to changes; only the first call has an effect.
     pub fn subscribe(&self, listener: impl Fn(TenantChange) + Send + Sync + 'static) {
         let _ = self.listener.set(Box::new(listener));
     }
 
-    /// Waits until the module's own tables are there, as this version needs them.
+    /// Waits until the module's own tables exist at this version.
     pub async fn ready(&self) {
-        // An error would say that the sender is gone, which is ours.
+        // An error would mean that the sender was dropped, but `self` owns the sender.
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Whether the migration of every enabled tenant was tried once. Until then a topic of a tenant
-    /// collection is not read: records of tenants that are behind would hold it again and again.
+    /// Returns whether every enabled tenant's migration was tried. Before that, shared topics are not
+    /// read, because records of outdated tenants would pause the topics repeatedly.
     pub fn is_caught_up(&self) -> bool {
         *self.caught_up.borrow()
     }
 
-    /// Enabled tenants whose schema is not at this version, and why the last migration failed, if one did.
+    /// Returns the enabled tenants with an outdated schema, and why their last migration failed, if
+    /// it did.
     pub fn outdated(&self) -> BTreeMap<TenantId, Option<String>> {
         let behind = self.outdated.read().unwrap_or_else(PoisonError::into_inner);
         behind.iter().map(|(id, behind)| (id.clone(), behind.failure.clone())).collect()
@@ -180,9 +184,9 @@ impl TenantRegistry {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// The tenant, if it is enabled. One that is not known is looked up, so that no instance is behind
-    /// another in enabling. Fails while the tenant's schema is not at this version
-    /// ([`store::Error::is_of_a_version_behind`]).
+    /// Returns the tenant, if it is enabled. An unknown id is looked up, so an enabling on another
+    /// instance counts at once. Fails while the tenant's schema is outdated
+    /// ([`store::Error::is_schema_outdated`]).
     pub async fn find(&self, id: &TenantId) -> Result<Option<Arc<Tenant>>, store::Error> {
         match self.known(id) {
             None => self.look_up(&self.db, id).await,
@@ -190,8 +194,9 @@ impl TenantRegistry {
         }
     }
 
-    /// As [`Tenants::find`], for a request: an unknown id is looked up over the request's connections, and
-    /// seldom. An event must not rely on this: the id may have been enabled within the last second.
+    /// Returns the tenant like [`TenantRegistry::find`], for a request: the lookup uses `db`, and its
+    /// negative result is cached. Ingest must not use the cache, because the tenant may have been
+    /// enabled within the last second.
     pub async fn find_for_request(
         &self,
         db: &Db,
@@ -233,7 +238,8 @@ impl TenantRegistry {
         }
     }
 
-    /// Remembers an enabled tenant once its schema is seen at this version.
+    /// Adds an enabled tenant if its schema is at this version; otherwise fails and records the
+    /// tenant as outdated.
     async fn insert_if_current(
         &self,
         db: &Db,
@@ -260,7 +266,7 @@ impl TenantRegistry {
         })
     }
 
-    /// All tenants that are known as enabled.
+    /// Returns all enabled tenants with a current schema.
     pub fn all(&self) -> Vec<Arc<Tenant>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -297,8 +303,8 @@ impl TenantRegistry {
         tenant
     }
 
-    /// Looks at a tenant once more whose tables could not be read: an older instance may have made it anew. At most
-    /// once in some seconds.
+    /// Rechecks a tenant after a failed read of its tables, because an older instance may have
+    /// recreated the tenant. Does nothing if a recheck happened within the last seconds.
     pub async fn recheck(&self, db: &Db, id: &TenantId) -> Result<(), store::Error> {
         let Some(known) = self.known(id) else { return Ok(()) };
         if self.rechecked.get(id).await.is_some() {
@@ -315,17 +321,17 @@ impl TenantRegistry {
         self.look_up(db, id).await.map(|_| ())
     }
 
-    /// Forgets that a tenant is enabled; asked again, it is looked up.
+    /// Removes a tenant from the registry; the next use looks it up again.
     pub fn evict(&self, id: &TenantId) {
         let was_known = self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         self.changes.fetch_add(1, Ordering::Relaxed);
-        // A tenant that was never enabled has no figures, and a caller may name any number of them.
+        // A tenant that was never enabled has no metrics, and a caller may send any number of ids.
         if was_known.is_some() {
             metrics().set_hidden(id, true);
         }
     }
 
-    /// Reads the registry anew, and looks at the schema of each tenant that is new here.
+    /// Reads the registry table, and checks the schema of each tenant that is new to this instance.
     async fn reload(&self) -> Result<(), store::Error> {
         let enabled = tenants::list_enabled(&self.db).await?;
         for tenant in self.all().iter().filter(|tenant| !enabled.contains_key(&tenant.id)) {
@@ -341,7 +347,7 @@ impl TenantRegistry {
                 true => drop(self.insert(id, *enabled)),
                 false => match self.insert_if_current(&self.db, id, *enabled).await {
                     Ok(_) => {}
-                    // A tenant that was made anew is served as what it is now.
+                    // A tenant that was enabled again must not be served as the previous enabling.
                     Err(error) if error.is_schema_outdated() => self.evict(id),
                     Err(error) => return Err(error),
                 },
@@ -351,9 +357,9 @@ impl TenantRegistry {
         Ok(())
     }
 
-    /// Keeps up with what other instances enable and disable, until `stop`. Begins by migrating the
-    /// module's schema and every enabled tenant's: two versions may share the database during a
-    /// rollout, and whichever starts brings it up to date.
+    /// Follows changes of other instances until `stop`. First migrates the module's schema and the
+    /// schema of every enabled tenant. During a rollout two versions may share the database, and each
+    /// new instance migrates it.
     pub async fn run(self: Arc<Self>, listener: Db, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let result = stop.run_until_cancelled(self.listen(&listener)).await;
@@ -383,12 +389,12 @@ impl TenantRegistry {
         }
     }
 
-    /// Migrates the tenants that are behind. One tenant's trouble is not the others'; it is tried again
-    /// when the registry is read the next time.
+    /// Migrates the outdated tenants. If the migration of a tenant fails, the other tenants are
+    /// migrated nevertheless, and the next read of the registry retries the failed tenant.
     async fn migrate(&self) -> Result<(), store::Error> {
         for id in self.outdated().into_keys() {
             let (schema, now) = (Schema::of(&id), self.now().await);
-            // An error would say that the semaphore is closed, which nobody does.
+            // An error would mean that the semaphore is closed, but no code closes it.
             let permit = self.migrating.acquire().await;
             let migrated = switch::upgrade_schema(&self.db, &id, &schema, now);
             let migrated = store::with_timeout(MIGRATION_TIMEOUT, migrated).await;
@@ -422,7 +428,8 @@ impl TenantRegistry {
         Ok(())
     }
 
-    /// The time by the database's clock, with which what other instances and modules wrote is compared.
+    /// Returns the time of the database clock, which is comparable with times that other instances
+    /// wrote. Falls back to the local clock.
     pub(super) async fn now(&self) -> DateTime<Utc> {
         store::now(&self.db).await.unwrap_or_else(|_| self.clock.now())
     }

@@ -1,5 +1,5 @@
-//! In which topic the newest record of each tenant's users stood: whether a topic that is there tells of a tenant is
-//! the log's and the tenant's positions' to say (docs/decisions/0017).
+//! Finds the topic of the newest record about each tenant's users. Together with the list of existing
+//! topics, the result decides whether a topic covers a tenant (docs/decisions/0017).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,13 +16,14 @@ use crate::{
     store::{self, Db, positions},
 };
 
-/// Positions are few; looking them up takes a moment at most.
+/// Time limit of one lookup; a tenant has few positions.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often to look at least.
+/// Longest interval between two lookups.
 const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// Looks every so often, until `stop`. Of a tenant that can't be looked up nothing is known.
+/// Looks up all tenants at each interval until `stop`. If the lookup of a tenant fails, the tenant is
+/// unknown until the next interval.
 pub async fn run(
     db: Db,
     tenants: Arc<TenantRegistry>,
@@ -60,7 +61,7 @@ async fn newest_topic(
     Ok(newest_of_users(records, environment))
 }
 
-/// The topic of users in which the newest record stood.
+/// Returns the topic of users that contains the newest record.
 fn newest_of_users(
     records: impl Iterator<Item = (Option<DateTime<Utc>>, String)>,
     environment: &Environment,

@@ -1,4 +1,4 @@
-//! Tenants for whom there is something to do, told at once to whoever does it.
+//! A set of tenants with pending work, which wakes the worker at once.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::event::TenantId;
 
-/// Wakes one who waits.
+/// The tenants with pending work.
 #[derive(Debug, Default)]
 pub struct Wakeups {
     tenants: Mutex<BTreeSet<TenantId>>,
@@ -17,7 +17,7 @@ pub struct Wakeups {
 }
 
 impl Wakeups {
-    /// There is something to do for this tenant.
+    /// Adds a tenant and wakes the waiting worker.
     pub fn wake(&self, tenant: &TenantId) {
         let is_new = {
             let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +28,7 @@ impl Wakeups {
         }
     }
 
-    /// Waits until there is something to do for anybody, and tells for whom.
+    /// Waits until a tenant has pending work, and returns all tenants that have.
     pub async fn next(&self) -> BTreeSet<TenantId> {
         loop {
             let tenants =
