@@ -125,7 +125,7 @@ pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse
     }
 }
 
-/// Returns the problem of enabled tenants whose schemas do not have this version, if there are any.
+/// Returns the problem of enabled tenants with a schema of another version, if there are any.
 fn migration_problem(service: &AppState) -> Option<Value> {
     if !service.tenants.is_caught_up() {
         let problem = "the registry of tenants is being read";

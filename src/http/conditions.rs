@@ -54,8 +54,8 @@ pub(super) async fn get(
     collection::get(&context, &path, &conditions::RECORDS).await
 }
 
-/// Changes the message of a condition and the actions that it blocks. A condition with a blocked action needs
-/// a message, and vice versa.
+/// Changes the message of a condition and the actions that it blocks. A condition has a message if it blocks
+/// an action, and no message otherwise.
 #[utoipa::path(
     put,
     path = "/patron-block-conditions/{id}",

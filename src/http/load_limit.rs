@@ -29,7 +29,7 @@ pub struct Operators {
 }
 
 impl Operators {
-    /// Uses the connections of `db`; the load limit grows with their number.
+    /// Creates the resources from a pool; the load limit grows with the size of the pool.
     pub fn new(db: Db) -> Self {
         let load_limit = LoadLimit::new(db.options().get_max_connections());
         Self { db, load_limit }

@@ -156,7 +156,7 @@ fn event_schema(kind: Kind) -> Value {
     schema
 }
 
-/// Adds the pattern of UUIDs, which is the Java module's, to every id.
+/// Adds the Java module's pattern of UUIDs to every id.
 fn add_uuid_patterns(schema: &mut Value) {
     match schema {
         Value::Object(members) => {

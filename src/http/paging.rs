@@ -9,7 +9,7 @@ use crate::cql::{self, Query};
 /// Records per page if the request has no `limit`.
 const LIMIT_DEFAULT: i64 = 10;
 
-/// Maximum number of records per page in operators' lists, whatever `limit` says.
+/// Maximum number of records per page in operators' lists, whatever the value of `limit`.
 pub(super) const PAGE_RECORDS_MAX: i64 = 1000;
 
 /// The query of a request, and the requested part of the matching records.

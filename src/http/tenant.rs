@@ -59,8 +59,9 @@ pub(super) fn caller(request: &HttpRequest, service: &AppState, tenant: &TenantI
 const USER_ID_BYTES_MAX: usize = 255;
 
 /// Returns the acting staff user, for metadata: from the header, otherwise from the claim of the token. The
-/// gateway verifies tokens, so the claim is read without verification. The id may be any text. An invalid id
-/// counts as unknown, because PostgreSQL cannot store a NUL and no request fails for its author.
+/// gateway verifies tokens, so the claim is read without verification. The id may be any text without control
+/// characters. An invalid id counts as unknown: PostgreSQL cannot store a NUL, and no request fails for its
+/// author.
 fn acting_user(request: &HttpRequest) -> Option<String> {
     let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
     let user = named.or_else(|| user_from_token(header(request, "X-Okapi-Token")?))?;

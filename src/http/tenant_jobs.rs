@@ -33,8 +33,8 @@ const COMPLETION_WAIT: Duration = Duration::from_secs(2);
 /// Maximum wait of one request for the end of a job.
 const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Enables or upgrades a tenant with `module_to`; disables the tenant without it, and deletes its data if
-/// `purge` is true. If `complete` is false in the response, the job still runs.
+/// With `module_to`, enables or upgrades the tenant. Without `module_to`, disables the tenant, and deletes
+/// its data if `purge` is true. If `complete` is false in the response, the job continues in the background.
 #[utoipa::path(
     post,
     path = "/_/tenant",

@@ -330,7 +330,7 @@ pub(super) struct IngestStatus {
     /// The cause for which the log could not be read, if any.
     #[schema(nullable = false)]
     log_problem: Option<String>,
-    /// Records that do not count for a patron yet.
+    /// Loans without a known check-out, and fees/fines without a known patron; they do not count yet.
     waiting: WaitingRecords,
     dead_letters: i64,
     incidents: Vec<Incident>,
@@ -379,7 +379,7 @@ struct Incident {
     resolved_by: Option<String>,
 }
 
-/// Enables or upgrades to `module_to`, or disables `module_from`. Additional members are stored with the job.
+/// Enable or upgrade to `module_to`, or disable `module_from`. Additional members are stored with the job.
 #[derive(ToSchema)]
 pub(super) struct TenantAttributes {
     module_to: Option<String>,

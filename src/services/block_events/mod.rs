@@ -73,7 +73,7 @@ pub struct BlockEvents {
     /// Id of this instance in the settings leases.
     instance_id: Uuid,
     detect_db: Db,
-    /// Pool of the publish worker, which waits for the broker; detection must not wait with it.
+    /// Pool of the publish worker. A publish waits for the broker, so detection uses another pool.
     publish_db: Db,
     tenants: Arc<TenantRegistry>,
     clock: Clock,
@@ -278,7 +278,7 @@ impl BlockEvents {
                         self.pending_counts.lock().unwrap_or_else(PoisonError::into_inner);
                     pending_counts.insert(tenant.id.clone(), counts);
                 }
-                // The tenant's schema may be not yet migrated.
+                // The schema of the tenant may not be migrated yet.
                 Err(error) => {
                     warn!(tenant = %tenant.id, error = %ErrorChain(&error), "block events: could not look for pending patrons of a tenant; retrying");
                 }

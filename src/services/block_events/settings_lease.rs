@@ -1,5 +1,5 @@
 //! The lease of a tenant's detection settings. Without the lease, instances with different settings, as
-//! during a rollout, would alternate, and each change evaluates all patrons.
+//! during a rollout, would alternate, and each change would trigger an evaluation of all patrons.
 
 use uuid::Uuid;
 

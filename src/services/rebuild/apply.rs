@@ -1,7 +1,7 @@
 //! Application of the differences, a few patrons at a time.
 //!
 //! Each step is one short transaction under the tenant's exclusive lock. The step computes the target rows
-//! again, so they include every event since the comparison. After its step, a patron is correct.
+//! again, so the rows include every event since the comparison. After its step, a patron is correct.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,7 +105,7 @@ async fn step(context: &RebuildContext, stage: Stage) -> Result<Stage, RebuildEr
         }
         Stage::Horizons => {
             // A horizon also closes old evidence that arrives later. Unreadable open records have no row that
-            // protects them, so their presence leaves the horizon unchanged.
+            // protects them, so the stored horizon stays unchanged if the source has such records.
             if !shadow::would_close_unreadable(&mut tx, &context.shadow).await? {
                 shadow::apply_horizon(
                     &mut tx,

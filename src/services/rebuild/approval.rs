@@ -1,7 +1,7 @@
 //! The limit beyond which an operator has to approve the differences.
 //!
-//! A wrong source, or a source with lost records, looks like a source with closed loans; applied, it would
-//! unblock patrons. A source with later due dates unblocks patrons too, and closes no loan.
+//! A wrong source, or a source with lost records, looks like a source with closed loans. Applied, either
+//! source would unblock patrons. A source with later due dates unblocks patrons too, and closes no loan.
 
 use std::time::Instant;
 

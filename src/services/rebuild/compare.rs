@@ -78,7 +78,7 @@ pub(super) async fn load_complete_shadow(
 ) -> Result<shadow::ShadowState, RebuildError> {
     let state = shadow::load_state(tx, &context.shadow).await?;
     let mut state = state.filter(|state| state.is_complete).ok_or(RebuildError::ShadowLost)?;
-    // These rebuilds drop no stored state.
+    // With these requests, `reconcile` drops no register of a current row: the coverage is `Coverage::NONE`.
     if context.request.source == Source::Storage || context.request.fill {
         return Ok(state);
     }

@@ -299,7 +299,8 @@ impl RebuildContext {
     /// Records the tenant's completeness if the rebuild read every record of the tenant.
     async fn record_completeness(&self) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
-        // After a crash of the database the shadow is empty, and its completeness is unknown.
+        // If the database crashed, the shadow is empty and its completeness is unknown; the load returns
+        // `ShadowLost`.
         let incomplete_before =
             compare::load_complete_shadow(&mut tx, self).await?.incomplete_before;
         let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;

@@ -1,4 +1,4 @@
-//! Reduction of many events to one entry per loan, fee/fine and patron, in memory.
+//! Reduction of many events to one entry per loan, fee/fine and patron, within a memory budget.
 
 use std::collections::BTreeMap;
 

@@ -191,7 +191,7 @@ fn list_partitions(
 }
 
 /// Returns the time of a partition's first record, or `now` if the partition is empty. If the partition was
-/// not read in time, returns a transient error. Treated as empty, a slow broker would fail the rebuild
+/// not read in time, returns a transient error: an assumed empty partition would fail the rebuild
 /// permanently.
 fn first_record_time(
     looked: &ProbeResults,

@@ -189,7 +189,7 @@ impl Rebuilds {
             if let Some(rebuild) = rebuilds::claim_with_token(&self.db, tenant, *id, lease).await? {
                 return Ok(Some((rebuild, self.tokens.take(&key))));
             }
-            // The token is preserved if a rebuild waits for it, for example behind a running rebuild of the
+            // The token stays if a rebuild waits for a token, for example behind a running rebuild of the
             // tenant.
             if !rebuilds::waits_for_token(&self.db, tenant, *id).await? {
                 self.tokens.take(&key);

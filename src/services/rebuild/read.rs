@@ -102,8 +102,7 @@ async fn load_shadow_state(
 
 /// Creates the shadow and stores the ranges to read.
 async fn create_shadow(context: &RebuildContext) -> Result<shadow::ShadowState, RebuildError> {
-    // The time is from the database clock, because the rebuild compares it with times that other instances
-    // stored.
+    // The time is from the database clock, because it is compared with times that other instances stored.
     let read_from = match context.request.source {
         Source::Storage => store::now(context.db()).await?,
         Source::Topics | Source::Inbox => {

@@ -1,9 +1,9 @@
 //! Read of the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
 //! docs/contract/http-api.md#83-mapping).
 //!
-//! The snapshot time is five minutes before the start of the read: clocks differ, and a page may lack later
-//! changes (docs/contract/events.md#10-hazards). Events of that time or later apply as if the snapshot did
-//! not exist.
+//! The snapshot time is five minutes before the start of the read: clocks differ, and a page may or may not
+//! contain later changes (docs/contract/events.md#10-hazards). Events of that time or later apply as if the
+//! snapshot did not exist.
 
 use std::time::{Duration, Instant};
 

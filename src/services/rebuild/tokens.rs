@@ -14,8 +14,8 @@ use crate::{event::TenantId, okapi::Caller};
 /// Lifetime of an unused token; the next call of the timer supplies another token.
 const TOKEN_TTL: Duration = Duration::from_secs(120);
 
-/// Maximum number of tokens. Beyond the maximum, the oldest token is dropped, and the timer supplies it
-/// again.
+/// Maximum number of tokens. Beyond the maximum, the oldest token is dropped; the next call of the timer
+/// supplies another token.
 const TOKENS_MAX: usize = 10_000;
 
 /// The tenant, and the rebuild; `None` means the longest waiting rebuild of the tenant.

@@ -57,7 +57,7 @@ impl ReplayRequest {
         Ok(Self { context: context.clone(), filter, ranges })
     }
 
-    /// Returns the request with the topics that tenants share only.
+    /// Returns the request, limited to topics that tenants share.
     pub(super) fn only_shared(mut self) -> Self {
         let environment = &self.context.kafka.environment;
         let is_shared = |topic: Topic| topic.tenant.is_none();
@@ -147,8 +147,8 @@ fn record_decoder(
     }
 }
 
-/// Accumulates the replayed records on a blocking thread, until all ranges are read or the receiver of chunks
-/// is gone.
+/// Accumulates the replayed records on a blocking thread, until all ranges are read or the receiver drops the
+/// channel.
 fn accumulate(
     kafka: &KafkaConfig,
     cluster: Arc<str>,
