@@ -1,4 +1,4 @@
-//! What operators do from the command line: the same functions as over HTTP, for all tenants.
+//! Commands for operators: the functions of the HTTP interface, for all tenants.
 
 mod rebuild;
 
@@ -28,125 +28,126 @@ use crate::{
     },
 };
 
-/// What can be done.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Recount every patron's loans and fees/fines and compare with the stored counters
+    /// Recount the loans and fees/fines of every patron, and compare the results with the stored counters
     Check {
-        /// Only this tenant
+        /// Check only this tenant
         #[arg(long)]
         tenant: Option<String>,
-        /// Set wrong counters right
+        /// Correct wrong counters
         #[arg(long)]
         repair: bool,
     },
-    /// Rebuild what is known of a tenant's patrons, beside what is live: tell what differs, and put it right
+    /// Rebuild the state of patrons from a source, report the differences, and apply them with --apply
     Rebuild(rebuild::RebuildArguments),
-    /// Records that could not be applied
+    /// List, show, retry or discard records that could not be applied
     DeadLetters {
-        /// Whose; without it, those whose tenant can't be told
+        /// Tenant of the dead letters; without this option, dead letters of unknown tenants
         #[arg(long, global = true)]
         tenant: Option<String>,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long, global = true)]
         json: bool,
-        /// What to do with them
+        /// Action on dead letters
         #[command(subcommand)]
         action: DeadLetterCommand,
     },
-    /// Gaps, stopped partitions, tenants that can't be written
+    /// List or resolve incidents, such as gaps, stopped partitions, and tenants with unwritable tables
     Incidents {
-        /// Only this tenant's, and those of tenant collections
+        /// Only incidents of this tenant and of tenant collections
         #[arg(long, global = true)]
         tenant: Option<String>,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long, global = true)]
         json: bool,
-        /// What to do with them
+        /// Action on incidents
         #[command(subcommand)]
         action: IncidentCommand,
     },
-    /// Give a tenant's tables back to the Java module of the same name, with what is known now, and
-    /// disable the tenant here. What else was kept of it goes: look at its dead letters first
+    /// Return the tables of a tenant to the Java module of the same name, with the current state, and disable
+    /// the tenant in this module. All other data of the tenant is deleted, so check its dead letters first
     GiveBack {
-        /// The tenant
+        /// Tenant to return
         #[arg(long)]
         tenant: String,
     },
 }
 
-/// What can be done with dead letters.
+/// Actions on dead letters.
 #[derive(Debug, Subcommand)]
 pub enum DeadLetterCommand {
-    /// List them
+    /// List dead letters
     List(DeadLetterFilter),
-    /// Show one, with its bytes
+    /// Show one dead letter with its bytes
     Show {
-        /// Its id
+        /// Id of the dead letter
         id: String,
     },
-    /// Try them again, through the same ingest
+    /// Apply dead letters again, through the normal ingest
     Retry(DeadLetterFilter),
-    /// Throw them away
+    /// Delete dead letters without applying them
     Discard(DeadLetterFilter),
 }
 
-/// Which dead letters.
+/// The selection of dead letters.
 #[derive(Debug, Default, clap::Args)]
 pub struct DeadLetterFilter {
-    /// Only this one
+    /// Only the dead letter with this id
     #[arg(long)]
     id: Option<String>,
-    /// Only those parked for this reason, such as bad_field
+    /// Only dead letters with this reason, such as bad_field
     #[arg(long)]
     reason: Option<String>,
-    /// Only those of this topic
+    /// Only dead letters of this topic
     #[arg(long)]
     topic: Option<String>,
-    /// Only those of this partition
+    /// Only dead letters of this partition
     #[arg(long)]
     partition: Option<i32>,
-    /// Only those about this member or header
+    /// Only dead letters about this member or header
     #[arg(long)]
     field: Option<String>,
 }
 
-/// What can be done with incidents.
+/// Actions on incidents.
 #[derive(Debug, Subcommand)]
 pub enum IncidentCommand {
-    /// List the open ones
+    /// List open incidents
     List,
-    /// Take note of a gap, or let a stopped partition go on
+    /// Acknowledge a gap, or resume a stopped partition
     Resolve {
-        /// The incident's id
+        /// Id of the incident
         id: String,
     },
 }
 
-/// Why a command could not be done.
+/// The cause of a failed command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// An argument that can't be used: which, and the rule.
+    /// An argument is invalid; the text names the argument and the rule.
     #[error("{0}")]
     Argument(String),
-    /// The database.
+    /// A database statement failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The Kafka client.
+    /// The Kafka client could not be created.
     #[error("could not make a Kafka client")]
     Kafka(#[source] crate::kafka::Error),
-    /// The HTTP client.
+    /// The HTTP client could not be created.
     #[error("could not make an HTTP client")]
     Client(#[source] crate::okapi::ClientError),
-    /// The output.
+    /// The output could not be written.
     #[error("could not write")]
     Output(#[from] std::io::Error),
 }
 
-/// Lines of a page of a list.
+/// Rows per page of a list.
 const PAGE_ROWS: i64 = 1000;
 
-/// Does it. `true` where all is well.
+/// Runs a command. Returns `false` if the command found a problem, such as wrong counters or an open
+/// incident.
 pub async fn run(
     command: &Command,
     config: &Config,
@@ -188,7 +189,7 @@ async fn check_counters(
     Ok(repair || reports.iter().all(|report| report.wrong.is_empty()))
 }
 
-/// What the commands work with.
+/// The resources and options of a command.
 struct CliContext {
     db: Db,
     tenant: Option<TenantId>,
@@ -278,7 +279,8 @@ async fn retry(
     let (mut all_applied, mut after) = (true, None);
     while let Some(page) = filter.page(context, &mut after).await? {
         for DeadLetterHead { id, .. } in page {
-            // One at a time: each may be megabytes. Another operator may have removed it.
+            // One at a time: each dead letter may have megabytes. Another operator may have removed the dead
+            // letter.
             let Some(letter) = dead_letters::find(&context.db, schema, id).await? else { continue };
             let (applied, why) = match context.dead_letters.retry(letter).await? {
                 RetryOutcome::Applied => (true, "applied".to_owned()),
@@ -295,7 +297,7 @@ async fn retry(
     Ok(all_applied)
 }
 
-/// Until none is left: nobody waits for an answer here.
+/// Discards all matching dead letters, without a time limit.
 async fn discard_all(
     context: &CliContext,
     schema: &Schema,
@@ -322,7 +324,7 @@ impl DeadLetterFilter {
         Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
     }
 
-    /// The next page, or nothing where `after` was the last; moves it on.
+    /// Returns the page after `after` and advances `after`, or returns `None` after the last page.
     async fn page(
         &self,
         context: &CliContext,

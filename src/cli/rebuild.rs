@@ -1,4 +1,4 @@
-//! Rebuilds from the command line: asked for, worked on and watched here, and told in words.
+//! The command `rebuild`: requests rebuilds, runs them in this process, and prints progress and report.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -28,58 +28,58 @@ use crate::{
     },
 };
 
-/// How often a rebuild is looked at.
+/// Interval between checks of the rebuilds' status.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Patrons that are told of in words.
+/// Maximum number of patrons in a text report.
 const PATRONS_SHOWN_MAX: i64 = 20;
 
-/// Patrons at once where all are told.
+/// Patrons per page of a JSON report.
 const PAGE_PATRONS: i64 = 500;
 
-/// What to rebuild, and from what.
+/// Scope, source and mode of a rebuild.
 #[derive(Debug, clap::Args)]
 pub struct RebuildArguments {
-    /// The tenant
+    /// Tenant to rebuild
     #[arg(long, required_unless_present = "all_tenants")]
     tenant: Option<String>,
-    /// All tenants that are enabled: topics that they share are read once
+    /// Rebuild all enabled tenants, and read the topics that they share once
     #[arg(long, conflicts_with_all = ["tenant", "user", "id", "token"])]
     all_tenants: bool,
-    /// What is read: topics, inbox, or storage
+    /// Source to read: topics, inbox, or storage
     #[arg(long, default_value = "topics")]
     source: String,
-    /// From where on: earliest, a date-time, or topics as topic/partition@offset with commas between
+    /// Start of the read: earliest, a date-time, or topics as topic/partition@offset, separated by commas
     #[arg(long, default_value = "earliest")]
     from: String,
-    /// Only this patron
+    /// Rebuild only this patron
     #[arg(long)]
     user: Option<String>,
-    /// Where topics don't hold everything any more: inbox, if that speaks for the rest
+    /// Set to inbox if the inbox covers the records that the topics no longer contain
     #[arg(long)]
     covered_by: Option<String>,
-    /// Merge what the topics hold, however little that is, and drop nothing that is known
+    /// Merge the records of the topics, even if records are missing, and drop no stored state
     #[arg(long)]
     fill: bool,
-    /// Only tell what differs, which is what happens where nothing else is said; it may be applied later
+    /// Report the differences without applying them (default); apply them later with --apply --id
     #[arg(long)]
     dry_run: bool,
-    /// Put right what differs
+    /// Apply the differences
     #[arg(long, conflicts_with = "dry_run")]
     apply: bool,
-    /// An earlier rebuild whose differences are applied, instead of looking for them anew
+    /// Apply the differences of this earlier rebuild, without a new comparison
     #[arg(long, requires = "apply", conflicts_with_all = ["source", "from", "user", "covered_by", "fill"])]
     id: Option<String>,
-    /// A token with which the storage modules may be asked through OKAPI_URL
+    /// Token for requests to the storage modules through OKAPI_URL
     #[arg(long, env = "OKAPI_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// One JSON object for the rebuild, then one a line for each patron of whom something differs
+    /// Print one JSON object for the rebuild, then one JSON object per line for each patron with differences
     #[arg(long)]
     json: bool,
 }
 
 impl RebuildArguments {
-    /// The tenant's id, as given.
+    /// Returns the tenant's id as given, not yet validated.
     pub(super) fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
     }
@@ -101,8 +101,8 @@ impl RebuildArguments {
     }
 }
 
-/// Has it done, by this process or by an instance that is quicker, and tells of it. `true` where it was done,
-/// or where nothing differs.
+/// Requests the rebuilds, runs those that no other instance runs, and prints the reports. Returns `true` if
+/// each rebuild is done or compared, skipped no record, and needs no approval.
 pub(super) async fn run(
     config: &Config,
     context: &CliContext,
@@ -145,7 +145,7 @@ pub(super) async fn run(
     Ok(is_good)
 }
 
-/// Enters what is asked for, or has what an earlier one found be applied.
+/// Inserts the requested rebuilds, or requests the application of an earlier rebuild.
 async fn request_rebuilds(
     context: &CliContext,
     registry: &TenantRegistry,
@@ -186,8 +186,8 @@ async fn request_rebuilds(
     Ok(RequestedRebuilds { rebuilds: vec![(tenant.id.clone(), rebuild_id)], read_group: None })
 }
 
-/// Shows how far they are until all are at rest. Ctrl-C ends them where they stand, and waits until nothing is
-/// left of them.
+/// Shows the progress until each rebuild has ended or waits for an operator. After Ctrl-C, cancels the
+/// rebuilds and waits until they have ended.
 async fn watch_progress(
     context: &CliContext,
     requested: &[(TenantId, Uuid)],
@@ -315,13 +315,13 @@ async fn print_report(
     Ok(is_good)
 }
 
-/// A number of its summary.
+/// Returns a number of the summary, or 0 if absent.
 fn summary_number(rebuild: &Rebuild, pointer: &str) -> i64 {
     let number = rebuild.summary.as_ref().and_then(|summary| summary.pointer(pointer));
     number.and_then(Value::as_i64).unwrap_or_default()
 }
 
-/// Tells whether there may be more.
+/// Prints a page of patrons. Returns `true` if more may remain.
 async fn print_page(
     context: &CliContext,
     tenant: &Tenant,

@@ -15,13 +15,13 @@ use crate::{
     store::{self, Db, tenants::Completeness},
 };
 
-/// How long the database may take to show that it is there.
-/// Tenants that a problem names, at most.
+/// Maximum number of tenants that a problem names.
 const NAMED_TENANTS_MAX: usize = 20;
 
+/// Maximum wait for the database in a readiness check.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `GET /admin/health`: this process answers; nothing else is looked at.
+/// Returns `OK` if this process answers HTTP requests. The check uses neither the database nor Kafka.
 #[utoipa::path(
     get,
     path = "/admin/health",
@@ -40,7 +40,7 @@ pub(super) async fn health() -> Json<&'static str> {
     Json("OK")
 }
 
-/// `GET /admin/openapi.json`
+/// Returns this OpenAPI document.
 #[utoipa::path(
     get,
     path = "/admin/openapi.json",
@@ -54,7 +54,7 @@ pub(super) async fn description() -> Json<serde_json::Value> {
     Json(super::openapi_json())
 }
 
-/// `GET /metrics`, for Prometheus.
+/// Returns all metrics in the text format of Prometheus.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "getMetrics", summary = "Figures for Prometheus",
     responses(
@@ -68,8 +68,8 @@ pub(super) async fn metrics(service: Data<AppState>) -> HttpResponse {
         .body(crate::metrics::metrics().render())
 }
 
-/// `GET /admin/ready`: 200, or 503 with each reason. Kafka is looked at although answers need no
-/// broker: an operator wants to know, and a proxy may be told to look at `/admin/health`.
+/// Returns 200 if the service is ready, and 503 with every problem otherwise. A problem with Kafka counts
+/// too, although evaluations need no broker. A proxy may use `/admin/health` instead.
 #[utoipa::path(
     get,
     path = "/admin/ready",
@@ -94,7 +94,7 @@ pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse
     let kafka = service.kafka.health();
     problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
     problems.extend(migration_problem(&service));
-    // Messages that are late are no reason either: the desk is answered, and no message is lost.
+    // Overdue messages leave the service ready: evaluations continue, and no message is lost.
     let backlog = service.block_events.backlog();
     let body = json!({
         "ready": problems.is_empty(),
@@ -125,7 +125,7 @@ pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse
     }
 }
 
-/// Why tenants can't be served that are enabled: their schemas are not at this version.
+/// Returns the problem of enabled tenants with a schema of another version, if there are any.
 fn migration_problem(service: &AppState) -> Option<Value> {
     if !service.tenants.is_caught_up() {
         let problem = "the registry of tenants is being read";
@@ -147,8 +147,8 @@ fn migration_problem(service: &AppState) -> Option<Value> {
     Some(json!({ "part": "tenants", "problem": problem }))
 }
 
-/// Tenants of which not all is known that has happened. They are answered all the same, so that is no reason
-/// not to be ready.
+/// Returns the tenants with an incomplete history. The service evaluates their patrons too, so readiness is
+/// unaffected.
 fn incomplete_tenants(service: &AppState) -> Value {
     let (mut filling, mut incomplete) = (Vec::new(), Vec::new());
     for tenant in service.tenants.all() {

@@ -1,4 +1,4 @@
-//! `automated-patron-blocks`: what a patron may not do at this moment.
+//! `automated-patron-blocks`: the evaluation of one patron.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::{
     store::{Verdict, tenants::Completeness},
 };
 
-/// The whole answer takes no longer: mod-circulation gives up after 20 s.
+/// Maximum time of an evaluation; mod-circulation times out after 20 s.
 const EVALUATION_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Serialize, ToSchema)]
@@ -50,7 +50,7 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// What the desk sees of a finding: nothing, unless it blocks something.
+    /// Converts a finding to a block, or returns `None` if the finding blocks no action.
     fn from_finding(finding: &Finding<'a>) -> Option<Self> {
         (!finding.blocked.is_empty()).then_some(Self {
             patron_block_condition_id: finding.condition.id,
@@ -62,13 +62,14 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What the answer rests on, for the curious.
+/// Header with the origin of the patron group, or with the cause of a missing evaluation.
 const BASIS_HEADER: &str = "X-Patron-Blocks-Basis";
 
-/// Whether all is known that has happened to the tenant's patrons; left out where it is.
+/// Header with the completeness of the tenant's history; absent if the history is complete.
 const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
 
-/// `GET /automated-patron-blocks/{userId}` (docs/contract/http-api.md#2-blocks).
+/// Evaluates a patron, and returns the conditions that block an action at this moment
+/// (docs/contract/http-api.md#2-blocks).
 #[utoipa::path(
     get,
     path = "/automated-patron-blocks/{userId}",
@@ -147,7 +148,7 @@ fn blocks_response(basis: AnswerSource, automated_patron_blocks: Vec<Block<'_>>)
         .json(Body { automated_patron_blocks })
 }
 
-/// Which of the two a library wants is its choice; both are counted.
+/// Returns no blocks or the failure, as `on_database_failure` configures; the metrics count either response.
 fn not_evaluated_response(
     service: &AppState,
     basis: AnswerSource,

@@ -1,5 +1,5 @@
-//! Bodies of requests: of a bounded length (`BODY_MOST`), there within a bounded time, and all together of a
-//! bounded number of bytes.
+//! Bodies of requests, with limits on their length (`BODY_BYTES_MAX`), their transfer time and their total
+//! memory.
 
 use std::{future::Future, ops::Deref, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,15 +20,17 @@ use super::{
     tenant::{TenantRequest, app_state},
 };
 
-/// How long all of a body may take to come: who sends is a gateway near by.
+/// Maximum time for the transfer of a whole body; the sender is a gateway nearby.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of all bodies together that are read or worked on: many thousands of ordinary ones.
+/// Memory for all bodies that are received or processed, in bytes; enough for many thousands of ordinary
+/// bodies.
 const BODY_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, Error>>>>;
 
-/// Room for bodies, which all threads share. Who finds none is sent away at once.
+/// The memory budget for bodies, shared by all threads. If the budget is exhausted, a request is rejected at
+/// once.
 #[derive(Debug, Clone)]
 pub struct BodyBudget(Arc<Semaphore>);
 
@@ -45,7 +47,7 @@ impl BodyBudget {
     }
 }
 
-/// All that a request brings. It takes room until it is dropped.
+/// A complete body, which occupies budget until it is dropped.
 pub(super) struct Body {
     bytes: BytesMut,
     permit: OwnedSemaphorePermit,
@@ -60,7 +62,8 @@ impl Deref for Body {
 }
 
 impl Body {
-    /// Takes room as bytes come, not as many are announced: who sends nothing takes nothing.
+    /// Receives a body, and acquires budget for each chunk on arrival. The announced length acquires no
+    /// budget, so an idle sender occupies none.
     async fn read(request: HttpRequest, mut payload: Payload) -> Result<Self, Error> {
         let (service, _) = app_state(&request);
         let content_length = request.headers().get(CONTENT_LENGTH);
@@ -90,7 +93,7 @@ fn body_too_long() -> ApiError {
     ApiError::Text(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// What a request brings, all of it.
+/// A complete body that arrived within `BODY_TIMEOUT`.
 pub(super) struct TimedBody(pub(super) Body);
 
 impl FromRequest for TimedBody {
@@ -110,8 +113,8 @@ impl FromRequest for TimedBody {
     }
 }
 
-/// A request of an enabled tenant that brings a body. It counts as one that is worked on when all of the
-/// body is there: who sends slowly keeps nobody else out.
+/// A request of an enabled tenant with a body. The load limit counts the request after its whole body has
+/// arrived, so a slow sender blocks no other request.
 pub(super) struct JsonBody {
     pub(super) context: TenantRequest,
     pub(super) body: Body,

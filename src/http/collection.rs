@@ -1,5 +1,4 @@
-//! Reading a collection of JSON records: a page of it, or one record
-//! (docs/contract/http-api.md#16-collections).
+//! Lists and reads records of a collection (docs/contract/http-api.md#16-collections).
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -17,10 +16,10 @@ use crate::store::{
     records::{self, Collection},
 };
 
-/// Bytes that a record may have, since unknown members are stored too.
+/// Maximum size of a record in bytes; the limit matters because unknown members are stored too.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 
-/// A record as sent, of a bounded length, here and where it is stored.
+/// Parses a record, and checks that the database can store it.
 pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiError> {
     let record = Record::read(request, body)?;
     record.require_storable()?;
@@ -31,7 +30,7 @@ pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiErro
     Err(Violation::custom(rule, "the body", body.len().to_string()).into())
 }
 
-/// A page under `name`, with the total.
+/// Returns a page of records under `name`, with the total.
 pub(super) async fn list(
     context: &TenantRequest,
     request: &HttpRequest,
@@ -42,7 +41,7 @@ pub(super) async fn list(
     let (schema, search) = (&context.tenant.schema, &collection.search);
     let (page, total) = store::read(&context.db, async |db| {
         let page = match limit {
-            0 => Vec::new(), // only the count is asked for
+            0 => Vec::new(), // the client requests the count only
             _ => records::list(&mut *db, schema, collection, &query, (offset, limit)).await?,
         };
         Ok((page, records::count(db, schema, search, &query.condition).await?))
@@ -51,7 +50,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))
 }
 
-/// One record.
+/// Returns one record, or 404.
 pub(super) async fn get(
     context: &TenantRequest,
     id: &str,
@@ -63,7 +62,7 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(record))
 }
 
-/// The record as it is stored.
+/// Returns the stored record, if it exists.
 pub(super) async fn find(
     context: &TenantRequest,
     collection: &Collection,

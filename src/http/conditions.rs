@@ -13,7 +13,7 @@ use super::{
 };
 use crate::store::conditions;
 
-/// `GET /patron-block-conditions`
+/// Returns a page of the six conditions.
 #[utoipa::path(
     get,
     path = "/patron-block-conditions",
@@ -32,7 +32,7 @@ pub(super) async fn list(
     collection::list(&context, &request, &conditions::RECORDS, "patronBlockConditions").await
 }
 
-/// `GET /patron-block-conditions/{id}`
+/// Returns one condition.
 #[utoipa::path(
     get,
     path = "/patron-block-conditions/{id}",
@@ -54,7 +54,8 @@ pub(super) async fn get(
     collection::get(&context, &path, &conditions::RECORDS).await
 }
 
-/// `PUT /patron-block-conditions/{id}`
+/// Changes the message of a condition and the actions that it blocks. A condition has a message if it blocks
+/// an action, and no message otherwise.
 #[utoipa::path(
     put,
     path = "/patron-block-conditions/{id}",
@@ -99,10 +100,10 @@ pub(super) async fn put(
     }
 }
 
-/// Characters that a message to a desk may have: it is part of every answer, and of messages to others.
+/// Maximum length of a message in characters; every evaluation and every block event may contain the message.
 const MESSAGE_CHARS_MAX: usize = 4000;
 
-/// The schema first, then the rules on message and flags.
+/// Checks the types of the members first, then the rule on message and blocked actions.
 fn check(record: &Record) -> Result<(), ApiError> {
     const KEY: &str = "patron block condition id";
     let id = record.uuid("id")?;

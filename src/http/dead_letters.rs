@@ -1,4 +1,4 @@
-//! `patron-blocks-operations`: dead letters, shown, tried again and thrown away, one or by query.
+//! `patron-blocks-operations`: lists, shows, retries and discards dead letters, by id or by query.
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// `GET /patron-blocks/dead-letters`
+/// Returns a page of dead letters, without their bytes.
 #[utoipa::path(
     get,
     path = "/patron-blocks/dead-letters",
@@ -41,7 +41,7 @@ pub(super) async fn list(
     let (schema, search) = (&context.tenant.schema, &dead_letters::SEARCH_TARGET);
     let (page, total) = store::read(&context.db, async |db| {
         let page = match limit {
-            0 => Vec::new(), // only the count is asked for
+            0 => Vec::new(), // the client requests the count only
             _ => dead_letters::list(&mut *db, schema, &query, None, (offset, limit)).await?,
         };
         Ok((page, records::count(db, schema, search, &query.condition).await?))
@@ -51,7 +51,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(json!({ "deadLetters": page, "totalRecords": total })))
 }
 
-/// `GET /patron-blocks/dead-letters/{id}`
+/// Returns one dead letter with its key, headers and payload.
 #[utoipa::path(
     get,
     path = "/patron-blocks/dead-letters/{id}",
@@ -73,7 +73,8 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(dead_letter_details(&find(&context, &path).await?)))
 }
 
-/// `POST /patron-blocks/dead-letters/{id}/retry`: 204, or 422 with the reason why it is parked still.
+/// Applies a dead letter again. Returns 204 if the record was applied, and 422 with the reason if it remains
+/// a dead letter.
 #[utoipa::path(
     post,
     path = "/patron-blocks/dead-letters/{id}/retry",
@@ -103,7 +104,8 @@ pub(super) async fn retry(
     }
 }
 
-/// `POST /patron-blocks/dead-letters/retry?query=…`
+/// Applies all dead letters again that match the query. If the time limit is reached, `continueAfter` is the
+/// id of the last attempt.
 #[utoipa::path(
     post,
     path = "/patron-blocks/dead-letters/retry",
@@ -131,7 +133,7 @@ pub(super) async fn retry_all(
     Ok(HttpResponse::Ok().json(report))
 }
 
-/// `DELETE /patron-blocks/dead-letters/{id}`
+/// Deletes a dead letter without applying it.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/dead-letters/{id}",
@@ -158,7 +160,7 @@ pub(super) async fn discard(
     }
 }
 
-/// `DELETE /patron-blocks/dead-letters?query=…`
+/// Deletes all dead letters that match the query, without applying them.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/dead-letters",
@@ -187,7 +189,7 @@ pub(super) async fn discard_all(
     Ok(HttpResponse::Ok().json(report))
 }
 
-/// Which letters are meant, for what changes many at once: that must be said.
+/// Returns the condition of the request's query. Operations on many dead letters require a query.
 fn required_condition(request: &HttpRequest) -> Result<Condition, ApiError> {
     if paging::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
         let rule = "query is required here; cql.allRecords=1 means all dead letters";
@@ -215,7 +217,7 @@ async fn find(context: &TenantRequest, id: &str) -> Result<StoredDeadLetter, Api
     found.ok_or_else(|| not_found(id))
 }
 
-/// A letter in a list: without its bytes.
+/// Returns a dead letter without its bytes, as in a list.
 fn list_item(letter: &DeadLetterHead) -> Value {
     let mut members = json!({
         "id": letter.id,
@@ -233,12 +235,12 @@ fn list_item(letter: &DeadLetterHead) -> Value {
     members
 }
 
-/// Members that are null are left out of JSON (docs/contract/http-api.md#12-bodies).
+/// Removes members that are null, as JSON bodies omit them (docs/contract/http-api.md#12-bodies).
 fn remove_nulls(body: &mut Value) {
     body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
 }
 
-/// All of a letter. Bytes that are no text are written in base64.
+/// Returns a dead letter with its bytes; bytes that are not UTF-8 are in base64.
 fn dead_letter_details(letter: &StoredDeadLetter) -> Value {
     let record = &letter.record;
     let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {

@@ -1,5 +1,5 @@
-//! Every request ends in time, whatever it waits for. The pool replaces the connection of a request that was given
-//! up, if that connection no longer answers.
+//! The time limit of every request. If the connection of a cancelled request no longer responds, the pool
+//! replaces the connection.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use super::ApiError;
 use crate::store;
 
-/// Longer than any request that works: bodies, pages and retries of dead letters end earlier.
+/// Time limit of a request; bodies, pages and retries of dead letters have shorter limits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The same for `/_/tenant`: a client may wait a minute for a job.
+/// Time limit of requests to `/_/tenant`; a client may wait one minute for a job.
 const TENANT_REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Passes a request on, and answers 500 when time is up.
+/// Forwards a request, and returns 500 after the time limit.
 pub async fn with_timeout(
     request: ServiceRequest,
     next: Next<impl MessageBody>,

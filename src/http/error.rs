@@ -1,4 +1,5 @@
-//! One error type for the API (docs/contract/http-api.md#14-errors). Causes are logged, never sent.
+//! The error type of the HTTP interface (docs/contract/http-api.md#14-errors). Causes are logged and never
+//! sent.
 
 use std::{fmt, sync::Arc};
 
@@ -14,40 +15,40 @@ use tracing::{error, warn};
 
 use crate::{event::TenantId, logging::ErrorChain, store};
 
-/// After so many seconds a client may try again what could not be done.
+/// Seconds after which a client may retry a request that returned 503.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Debug)]
 pub enum ApiError {
-    /// Plain text with a status.
+    /// A plain text with a status.
     Text(StatusCode, String),
-    /// 422 with an errors object.
+    /// Status 422 with an errors object.
     Invalid(Violation),
-    /// The database failed: 500.
+    /// Status 500, because the database failed.
     Store(Arc<store::Error>),
 }
 
-/// One broken rule of a request body.
+/// One violated rule of a request body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// What is wrong, in the words that clients know.
+    /// Description of the violation, in the wording that clients know.
     pub message: String,
-    /// `-1` for our own checks, else the key of the schema's rule.
+    /// `-1` for the module's own rules, otherwise the key of the schema's rule.
     pub code: &'static str,
-    /// The member, or whatever docs/contract/http-api.md#14-errors names.
+    /// Name of the member, or the key that docs/contract/http-api.md#14-errors names.
     pub key: String,
-    /// The offending value, `"null"` where it is missing.
+    /// The rejected value; `"null"` if the member is missing.
     pub value: String,
 }
 
 impl Violation {
-    /// A rule of our own (code `-1`).
+    /// Creates the violation of one of the module's own rules (code `-1`).
     pub fn custom(message: impl Into<String>, key: &str, value: impl Into<String>) -> Self {
         Self { message: message.into(), code: "-1", key: key.to_owned(), value: value.into() }
     }
 
-    /// A required member that is missing or null.
+    /// Creates the violation of a required member that is missing or null.
     pub fn missing(key: &str) -> Self {
         Self {
             message: "must not be null".to_owned(),
@@ -57,7 +58,7 @@ impl Violation {
         }
     }
 
-    /// A member that is no UUID.
+    /// Creates the violation of a member that is not a UUID.
     pub fn not_a_uuid(key: &str, value: &str) -> Self {
         Self {
             message: format!("must match \"{UUID_PATTERN}\""),
@@ -68,32 +69,32 @@ impl Violation {
     }
 }
 
-/// The pattern of every UUID in a body.
+/// The pattern that every UUID in a body matches.
 pub(super) const UUID_PATTERN: &str =
     "^[a-fA-F0-9]{8}-[a-fA-F0-9]{4}-[1-5][a-fA-F0-9]{3}-[89abAB][a-fA-F0-9]{3}-[a-fA-F0-9]{12}$";
 
-/// What is said of an id in a path that is no UUID.
+/// The response to a path with an id that is not a UUID.
 pub(super) const NOT_A_UUID: &str = "Invalid UUID format of id, should be \
     xxxxxxxx-xxxx-Mxxx-Nxxx-xxxxxxxxxxxx where M is 1-5 and N is 8, 9, a, b, A or B and \
     x is 0-9, a-f or A-F.";
 
 impl ApiError {
-    /// 400 as text.
+    /// Creates a response with status 400 and a text.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::Text(StatusCode::BAD_REQUEST, text.into())
     }
 
-    /// 400 that names a tenant that isn't enabled.
+    /// Creates a response with status 400 that names a disabled tenant.
     pub fn tenant_not_enabled(tenant: &TenantId) -> Self {
         Self::bad_request(format!("Tenant {tenant} is not enabled for this module"))
     }
 
-    /// 503: so many are asking already that this one would not be answered in time.
+    /// Creates a response with status 503: the number of concurrent requests has reached the limit.
     pub fn overloaded() -> Self {
         Self::Text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once".to_owned())
     }
 
-    /// What happened, for the log.
+    /// Returns the error with its causes, for the log.
     pub fn cause(&self) -> String {
         match self {
             Self::Store(error) => ErrorChain(&**error).to_string(),
@@ -101,8 +102,8 @@ impl ApiError {
         }
     }
 
-    /// What a record's writer is told of what the database says of it: a NUL character in a text, or a
-    /// number with too many digits, is JSON and can't be stored.
+    /// Converts a rejection of a record by the database. JSON permits a NUL character in a text and any
+    /// number of digits; PostgreSQL rejects some of these values.
     pub fn from_record_error(error: store::Error) -> Self {
         match error.verdict() {
             store::Verdict::Refused => {
@@ -113,7 +114,7 @@ impl ApiError {
         }
     }
 
-    /// 404 as text.
+    /// Creates a response with status 404 and a text.
     pub fn not_found(text: impl Into<String>) -> Self {
         Self::Text(StatusCode::NOT_FOUND, text.into())
     }
@@ -121,7 +122,8 @@ impl ApiError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        // Another instance, or this one in a moment, serves the tenant: nothing is to be made up meanwhile.
+        // Another instance, or this instance after the migration, serves the tenant. Until then every
+        // evaluation fails, even if failures are configured to return no blocks.
         if error.is_schema_outdated() {
             return Self::Text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
         }

@@ -1,6 +1,6 @@
 //! `patron-blocks-event-handlers`: the eight events over HTTP, as mod-pubsub delivers them
-//! (docs/contract/http-api.md#6-handlers). 204 means that the event is durable; the sender repeats
-//! whatever is answered otherwise.
+//! (docs/contract/http-api.md#6-handlers). Status 204 means that the event is durable; after any other status
+//! the sender repeats the event.
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 
@@ -17,7 +17,8 @@ use crate::{
     services::callbacks::SubmitError,
 };
 
-/// `POST` of an event of this kind. Described once for all eight.
+/// Stores an event; each of the eight kinds has its own path. After any status except 204, the sender has to
+/// repeat the event.
 #[utoipa::path(
     post,
     path = "/automated-patron-blocks/handlers",
@@ -50,9 +51,9 @@ pub(super) async fn post(
     }
 }
 
-/// What breaks the schema is 422, what is no JSON of the right types 400
-/// (docs/contract/http-api.md#14-errors). What nobody reads is looked at by nobody here either, so
-/// that HTTP takes the bytes that the log takes.
+/// Converts a rejected event: 422 for a violation of the schema, 400 for JSON of the wrong types
+/// (docs/contract/http-api.md#14-errors). Unused members are not validated, so HTTP accepts the same bytes as
+/// the log.
 fn rejection(body: &[u8], reject: Reject) -> ApiError {
     let Some(field) = reject.field else {
         let rule = reject.to_string().replacen("the value", "the body", 1);

@@ -1,4 +1,4 @@
-//! `patron-blocks-operations`: iterations, which publish every patron's summary to a topic.
+//! `patron-blocks-operations`: iterations, which publish the summary of every patron to a topic.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use chrono::{DateTime, Utc};
@@ -23,10 +23,11 @@ use crate::{
     },
 };
 
-/// The type of events where none is asked for.
+/// Type of the published events if the request names no type.
 const EVENT_TYPE_DEFAULT: &str = "ITERATE";
 
-/// `POST /patron-blocks/user-summaries/iteration`
+/// Requests an iteration: a job that publishes the summary of every patron, or of the selected patrons, to a
+/// topic.
 #[utoipa::path(
     post,
     path = "/patron-blocks/user-summaries/iteration",
@@ -93,7 +94,7 @@ pub(super) async fn post(
         .json(export_json(&context, &export)))
 }
 
-/// The full name of the topic that is asked for.
+/// Returns the full name of the requested topic.
 fn topic(context: &TenantRequest, record: &Record) -> Result<String, ApiError> {
     let named = record.string("topicName")?;
     let environment = &context.state.environment;
@@ -102,7 +103,7 @@ fn topic(context: &TenantRequest, record: &Record) -> Result<String, ApiError> {
     full.map_err(|rule| Violation::custom(rule, "topicName", named).into())
 }
 
-/// `GET /patron-blocks/user-summaries/iteration`
+/// Returns a page of iterations, newest first.
 #[utoipa::path(
     get,
     path = "/patron-blocks/user-summaries/iteration",
@@ -126,7 +127,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(json!({ "iterations": page, "totalRecords": total })))
 }
 
-/// `GET /patron-blocks/user-summaries/iteration/{jobId}`
+/// Returns one iteration with its progress.
 #[utoipa::path(
     get,
     path = "/patron-blocks/user-summaries/iteration/{jobId}",
@@ -147,7 +148,7 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(export_json(&context, &found)))
 }
 
-/// `DELETE /patron-blocks/user-summaries/iteration/{jobId}`
+/// Cancels an iteration. Returns 422 if the iteration has already ended.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/user-summaries/iteration/{jobId}",

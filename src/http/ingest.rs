@@ -1,4 +1,4 @@
-//! `patron-blocks-operations`: how far ingest has come, and incidents.
+//! `patron-blocks-operations`: the status of ingest, and its incidents.
 
 use actix_web::{HttpResponse, http::StatusCode, web::Path};
 
@@ -11,7 +11,8 @@ use crate::services::{
     standing,
 };
 
-/// `GET /patron-blocks/ingest`
+/// Returns position and lag of each partition, the completeness of the tenant's history, and the open
+/// incidents.
 #[utoipa::path(
     get,
     path = "/patron-blocks/ingest",
@@ -28,7 +29,7 @@ pub(super) async fn ingest(context: TenantRequest) -> Result<HttpResponse, ApiEr
     Ok(HttpResponse::Ok().json(status))
 }
 
-/// `POST /patron-blocks/incidents/{id}/resolve`: a gap is known, a stopped partition goes on.
+/// Resolves an incident: acknowledges a gap, or resumes a stopped partition.
 #[utoipa::path(
     post,
     path = "/patron-blocks/incidents/{id}/resolve",

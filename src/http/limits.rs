@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// `GET /patron-block-limits`
+/// Returns a page of limits of all patron groups.
 #[utoipa::path(
     get,
     path = "/patron-block-limits",
@@ -39,7 +39,7 @@ pub(super) async fn list(
     collection::list(&context, &request, &limits::RECORDS, "patronBlockLimits").await
 }
 
-/// `GET /patron-block-limits/{id}`
+/// Returns one limit.
 #[utoipa::path(
     get, path = "/patron-block-limits/{id}", operation_id = "getLimit", summary = "A limit",
     params(
@@ -58,7 +58,7 @@ pub(super) async fn get(
     collection::get(&context, &path, &limits::RECORDS).await
 }
 
-/// `POST /patron-block-limits`
+/// Creates a limit of a condition for a patron group.
 #[utoipa::path(
     post,
     path = "/patron-block-limits",
@@ -97,7 +97,7 @@ pub(super) async fn post(
     Ok(HttpResponse::Created().insert_header((LOCATION, id.to_string())).json(record))
 }
 
-/// `PUT /patron-block-limits/{id}`
+/// Replaces a limit.
 #[utoipa::path(
     put, path = "/patron-block-limits/{id}", operation_id = "putLimit", summary = "Change a limit",
     params(
@@ -136,7 +136,7 @@ pub(super) async fn put(
     change_response(&context, replaced).await
 }
 
-/// `DELETE /patron-block-limits/{id}`
+/// Deletes a limit.
 #[utoipa::path(
     delete,
     path = "/patron-block-limits/{id}",
@@ -169,7 +169,8 @@ async fn change_response(context: &TenantRequest, existed: bool) -> Result<HttpR
     }
 }
 
-/// The schema first, then the range. Returns the limit's id and its condition's.
+/// Checks the types of the members first, then the range of the value. Returns the ids of the limit and of
+/// its condition.
 fn check(record: &mut Record) -> Result<(Uuid, Uuid), ApiError> {
     let id = record.uuid("id")?;
     record.uuid("patronGroupId")?;
@@ -189,7 +190,7 @@ fn check(record: &mut Record) -> Result<(Uuid, Uuid), ApiError> {
     }
 }
 
-/// What the database says of a limit that it does not take.
+/// Converts a rejection of a limit by the database.
 fn store_rejection(error: store::Error, id: Uuid, condition: Uuid) -> ApiError {
     if error.is_unique_violation() {
         let message = format!("id value already exists in table patron_block_limits: {id}");

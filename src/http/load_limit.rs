@@ -1,5 +1,5 @@
-//! How many requests a thread works on at once. Whoever comes when it is full is sent away at once: a queue
-//! that only grows answers nobody in time.
+//! The limit of concurrent requests per thread. Beyond the limit a request is rejected at once: in a growing
+//! queue, every response would be late.
 
 use std::sync::Arc;
 
@@ -7,20 +7,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::store::Db;
 
-/// Requests for each connection of the thread: as many as a healthy database serves well within the time
-/// that a desk is willing to wait.
+/// Concurrent requests per connection of a thread: as many as a healthy database serves within the time that
+/// a circulation desk waits.
 const REQUESTS_PER_CONNECTION: usize = 256;
 
-/// TCP connections of a thread beyond those that its gate lets in: for operators, and for who sends slowly.
+/// TCP connections of a thread in addition to its concurrent requests, for operators and slow senders.
 const SPARE_CONNECTIONS: usize = 1024;
 
-/// TCP connections that a thread takes at once. Each has some 200 KiB of buffers at most.
+/// Returns the maximum number of TCP connections of a thread. Each connection has at most about 200 KiB of
+/// buffers.
 pub fn connections_max(connections: u32) -> usize {
     (REQUESTS_PER_CONNECTION * connections as usize + SPARE_CONNECTIONS).min(25_600)
 }
 
-/// What all requests but those of desks share: connections to the database, and a gate. A desk uses neither,
-/// so no operator can make it wait (docs/decisions/0005).
+/// The connections and the load limit of all requests except evaluations. Evaluations use neither, so no
+/// operator can delay an evaluation (docs/decisions/0005).
 #[derive(Debug, Clone)]
 pub struct Operators {
     db: Db,
@@ -28,34 +29,34 @@ pub struct Operators {
 }
 
 impl Operators {
-    /// With the connections of this pool.
+    /// Creates the resources from a pool; the load limit grows with the size of the pool.
     pub fn new(db: Db) -> Self {
         let load_limit = LoadLimit::new(db.options().get_max_connections());
         Self { db, load_limit }
     }
 
-    /// Their connections.
+    /// Returns the pool.
     pub(super) fn db(&self) -> Db {
         self.db.clone()
     }
 
-    /// Lets a request in until the pass is dropped, or not.
+    /// Returns a permit for one request, or `None` if the limit is reached.
     pub(super) fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         self.load_limit.try_acquire()
     }
 }
 
-/// The gate of one thread.
+/// A limit of concurrent requests.
 #[derive(Debug, Clone)]
 pub(super) struct LoadLimit(Arc<Semaphore>);
 
 impl LoadLimit {
-    /// For a thread with so many connections.
+    /// Creates the limit for a thread with this number of `connections`.
     pub(super) fn new(connections: u32) -> Self {
         Self(Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION * connections as usize)))
     }
 
-    /// Lets a request in until the pass is dropped, or not.
+    /// Returns a permit for one request, or `None` if the limit is reached.
     pub(super) fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone().try_acquire_owned().ok()
     }

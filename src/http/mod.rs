@@ -1,4 +1,4 @@
-//! REST: the interfaces of the module descriptor, one file a resource.
+//! The HTTP interfaces of the module descriptor, one file per resource.
 
 mod admin;
 mod automated_blocks;
@@ -50,54 +50,54 @@ use crate::{
     store::Db,
 };
 
-/// Largest request body: all that clients send is far smaller.
+/// Maximum length of a request body in bytes; clients send far less.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// What all threads that answer share.
+/// The state that all HTTP threads share.
 pub struct AppState {
-    /// Enabled tenants.
+    /// Registry of the enabled tenants.
     pub tenants: Arc<TenantRegistry>,
-    /// Connections and gate of all requests but those of desks.
+    /// Connections and load limit of all requests except evaluations.
     pub operators: Operators,
-    /// Room for bodies.
+    /// Memory budget for bodies.
     pub body_budget: BodyBudget,
-    /// Figures that are asked for.
+    /// Metrics that are computed on request.
     pub gauges: Gauges,
-    /// Answers about patrons.
+    /// Evaluates patrons.
     pub evaluator: Arc<Evaluator>,
-    /// Takes events that come over HTTP.
+    /// Stores events that arrive over HTTP.
     pub http_events: HttpEvents,
-    /// The time.
+    /// Source of the current time.
     pub clock: Clock,
-    /// The connection to Kafka.
+    /// Status of the Kafka consumer.
     pub kafka: Arc<ConsumerStatus>,
-    /// Who asks brokers.
+    /// Client for requests to the brokers.
     pub broker: Arc<BrokerClient>,
-    /// How topics are named.
+    /// The environment, which determines the names of topics.
     pub environment: Environment,
-    /// Works on dead letters.
+    /// Retries and discards dead letters.
     pub redrive: Arc<DeadLetterService>,
-    /// Enables tenants.
+    /// Runs the jobs that enable tenants.
     pub tenant_jobs: Arc<TenantJobs>,
-    /// Works on rebuilds.
+    /// Requests and runs rebuilds.
     pub rebuilds: Arc<Rebuilds>,
-    /// Tells others.
+    /// Publishes block events.
     pub block_events: Arc<BlockEvents>,
     /// Publishes summaries.
     pub summary_exports: Arc<SummaryExports>,
-    /// The collection whose topics we write to, if any.
+    /// The tenant collection for published topics, if configured.
     pub collection: Option<Collection>,
-    /// Whom calls to other modules go through.
+    /// Gateway for calls to other modules.
     pub gateway: Gateway,
-    /// Those that requests name and nobody asks.
+    /// Gateways that requests name and the service ignores.
     pub other_gateways: OtherGateways,
-    /// What the desk is told when the database fails.
+    /// The response to an evaluation if the database fails.
     pub on_database_failure: DatabaseFailureMode,
-    /// Whether the service is stopping: then it isn't ready.
+    /// Cancelled when the service stops; a stopping service is not ready.
     pub stopping: tokio_util::sync::CancellationToken,
 }
 
-/// Adds all routes. `db` is the pool of the thread that answers, for desks alone.
+/// Adds all routes. `db` is the pool of the current thread, for evaluations only.
 pub fn routes(service: &Arc<AppState>, db: Db, app: &mut web::ServiceConfig) {
     let connections = db.options().get_max_connections();
     app.app_data(web::Data::from(service.clone()))
@@ -212,7 +212,7 @@ fn job_routes(app: &mut web::ServiceConfig) {
     );
 }
 
-/// A trailing slash is no part of a path (docs/contract/http-api.md#12-bodies).
+/// Removes a trailing slash from each path (docs/contract/http-api.md#12-bodies).
 pub fn normalize() -> NormalizePath {
     NormalizePath::trim()
 }

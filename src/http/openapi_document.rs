@@ -1,6 +1,8 @@
-//! The description of all interfaces (OpenAPI 3.1): made of the handlers' own attributes, of the bodies in
-//! `described` and of `docs/events`. `docs/openapi.json` is a copy; a test compares them, and others hold
-//! what is really answered to it.
+//! The OpenAPI 3.1 document of all interfaces, built from the handlers' attributes, the bodies in `openapi`
+//! and `docs/events`.
+//!
+//! `docs/openapi.json` is a copy. One test compares the copy with this document, and other tests validate
+//! real responses.
 
 use serde_json::{Value, json};
 use utoipa::{
@@ -66,7 +68,7 @@ use crate::event::Kind;
 )]
 struct OpenApiDocument;
 
-/// What the service answers to, as OpenAPI 3.1.
+/// Returns the OpenAPI 3.1 document of the service.
 pub fn openapi_json() -> Value {
     let mut document = serde_json::to_value(OpenApiDocument::openapi()).expect("it is JSON");
     for kind in Kind::BUSINESS {
@@ -80,7 +82,7 @@ pub fn openapi_json() -> Value {
     document
 }
 
-/// Makes eight of the one handler that is described.
+/// Replaces the one documented event handler with eight paths, one per kind.
 struct EventHandlers;
 
 impl Modify for EventHandlers {
@@ -98,7 +100,8 @@ impl Modify for EventHandlers {
     }
 }
 
-/// Adds what a gateway sends with every request (docs/contract/http-api.md#11-headers).
+/// Adds the headers of the gateway to every path except `/admin` and `/metrics`
+/// (docs/contract/http-api.md#11-headers).
 struct Gateway;
 
 impl Modify for Gateway {
@@ -123,7 +126,8 @@ impl Modify for Gateway {
     }
 }
 
-/// What an event's members must be. Over HTTP each but a fee/fine's has to name the patron too.
+/// Returns the schema of an event. Over HTTP, every event except those of fees/fines must also name the
+/// patron.
 fn event_schema(kind: Kind) -> Value {
     let text = match kind {
         Kind::ItemCheckedOut => include_str!("../../docs/events/ITEM_CHECKED_OUT.json"),
@@ -152,7 +156,7 @@ fn event_schema(kind: Kind) -> Value {
     schema
 }
 
-/// Every id is a UUID of a version that Java's pattern takes.
+/// Adds the Java module's pattern of UUIDs to every id.
 fn add_uuid_patterns(schema: &mut Value) {
     match schema {
         Value::Object(members) => {

@@ -1,4 +1,5 @@
-//! Requests that name another gateway than the pinned one. Nobody asks there, and an operator has to know.
+//! Requests that name a gateway other than the pinned gateway. The service ignores the named gateway and logs
+//! a warning for operators.
 
 use std::{
     collections::BTreeSet,
@@ -9,20 +10,20 @@ use tracing::warn;
 
 use crate::{config::Gateway, metrics::metrics};
 
-/// Most URLs that are logged. A caller may make up any number of them.
+/// Maximum number of logged URLs: a caller may invent any number of URLs.
 const URLS_LOGGED_MAX: usize = 16;
 
-/// Most characters of a URL that are logged and compared.
+/// Maximum length of a URL in logs and in comparisons, in characters.
 const URL_CHARS_MAX: usize = 200;
 
-/// Which URLs were logged.
+/// The URLs that were logged.
 #[derive(Debug, Default)]
 pub struct OtherGateways {
     logged: Mutex<BTreeSet<String>>,
 }
 
 impl OtherGateways {
-    /// Counts a request that names another gateway than the pinned one, and logs each such URL once.
+    /// Counts a request that names a gateway other than the pinned gateway, and logs each new URL once.
     pub(super) fn record(&self, gateway: &Gateway, named: Option<&str>) {
         let Some(other_url) = gateway.ignored_url(named) else { return };
         metrics().other_gateway_requests.increment(1);
@@ -36,7 +37,7 @@ impl OtherGateways {
         }
     }
 
-    /// The URL as it is logged, where it was not logged before.
+    /// Returns the URL as logged, or `None` if it was logged before or the maximum is reached.
     fn log_once(&self, url: &str) -> Option<String> {
         let url: String = url.chars().take(URL_CHARS_MAX).collect();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What a request asks of a collection: `query`, `offset`, `limit`
+//! The parameters of a request to a collection: `query`, `offset` and `limit`
 //! (docs/contract/http-api.md#16-collections).
 
 use actix_web::{HttpRequest, web};
@@ -6,13 +6,13 @@ use actix_web::{HttpRequest, web};
 use super::ApiError;
 use crate::cql::{self, Query};
 
-/// The page that is asked for when the request doesn't say.
+/// Records per page if the request has no `limit`.
 const LIMIT_DEFAULT: i64 = 10;
 
-/// Records that a page of operators' own lists has at most, whatever `limit` says.
+/// Maximum number of records per page in operators' lists, whatever the value of `limit`.
 pub(super) const PAGE_RECORDS_MAX: i64 = 1000;
 
-/// Which records, and the part of them that is asked for.
+/// The query of a request, and the requested part of the matching records.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) query: Query,
@@ -21,7 +21,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Unknown parameters are ignored. The total is always exact, whatever is asked for.
+    /// Parses the parameters and ignores unknown parameters. The total is always exact, whatever
+    /// `totalRecords` requests.
     pub(super) fn from_request(request: &HttpRequest) -> Result<Self, ApiError> {
         let total = parameter(request, "totalRecords")?;
         if !matches!(total.as_deref(), None | Some("exact" | "estimated" | "none" | "auto")) {
@@ -33,26 +34,26 @@ impl Page {
         Ok(Self { query, offset, limit })
     }
 
-    /// The same, with so many records at most.
+    /// Limits the page to `max` records.
     pub(super) fn capped_at(self, max: i64) -> Self {
         Self { limit: self.limit.min(max), ..self }
     }
 }
 
-/// The request's query, or all records where it has none.
+/// Returns the request's query; without a query, all records match.
 pub(super) fn query(request: &HttpRequest) -> Result<Query, ApiError> {
     let text = parameter(request, "query")?.unwrap_or_default();
     cql::parse(&text).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
-/// A parameter of the query string; of one that is given twice the first counts.
+/// Returns a parameter of the query string. If the parameter is repeated, the first value counts.
 pub(super) fn parameter(request: &HttpRequest, name: &str) -> Result<Option<String>, ApiError> {
     let parameters = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
         .map_err(|_| ApiError::bad_request("the query string is not valid"))?;
     Ok(parameters.into_inner().into_iter().find(|(key, _)| key == name).map(|(_, value)| value))
 }
 
-/// A number from a parameter.
+/// Parses a number from 0 to 2147483647. An absent or empty parameter gives `default`.
 pub(super) fn number(name: &str, text: Option<String>, default: i64) -> Result<i64, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (0..=i64::from(i32::MAX)).contains(number));
@@ -62,7 +63,7 @@ pub(super) fn number(name: &str, text: Option<String>, default: i64) -> Result<i
     })
 }
 
-/// Which part of a list is given: how many at most, and from which on.
+/// Returns limit and offset of an operators' list.
 pub(super) fn list_range(request: &HttpRequest) -> Result<(i64, i64), ApiError> {
     let (limit, offset) = limit_and_offset(request)?;
     Ok((limit.min(PAGE_RECORDS_MAX), offset))

@@ -1,4 +1,4 @@
-//! `patron-blocks-operations`: rebuilds, asked for, looked at, applied and ended.
+//! `patron-blocks-operations`: requests, shows, applies and cancels rebuilds.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ use crate::{
     store::{self, differences, rebuilds},
 };
 
-/// `POST /patron-blocks/rebuilds`
+/// Requests a rebuild, which runs in the background. With source `storage`, the rebuild uses the token of
+/// this request.
 #[utoipa::path(
     post,
     path = "/patron-blocks/rebuilds",
@@ -60,7 +61,7 @@ pub(super) async fn post(
     Ok(HttpResponse::Created().insert_header(location).json(rebuild_json(&rebuild)))
 }
 
-/// `GET /patron-blocks/rebuilds`
+/// Returns a page of rebuilds, newest first.
 #[utoipa::path(
     get,
     path = "/patron-blocks/rebuilds",
@@ -84,7 +85,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
 }
 
-/// `GET /patron-blocks/rebuilds/{id}`
+/// Returns one rebuild with its progress, its summary and its problems.
 #[utoipa::path(
     get,
     path = "/patron-blocks/rebuilds/{id}",
@@ -105,7 +106,7 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(rebuild_json(&found)))
 }
 
-/// `GET /patron-blocks/rebuilds/{id}/differences`
+/// Returns a page of patrons with differences, ordered by number of differences.
 #[utoipa::path(
     get,
     path = "/patron-blocks/rebuilds/{id}/differences",
@@ -138,7 +139,7 @@ pub(super) async fn differences(
     Ok(HttpResponse::Ok().json(json!({ "patrons": patrons_json, "totalRecords": total })))
 }
 
-/// `POST /patron-blocks/rebuilds/{id}/apply`
+/// Applies the differences of a rebuild with status `compared`. Returns 422 for any other status.
 #[utoipa::path(
     post,
     path = "/patron-blocks/rebuilds/{id}/apply",
@@ -166,7 +167,7 @@ pub(super) async fn apply(
     Ok(HttpResponse::Accepted().json(rebuild_json(&find(&context, id).await?)))
 }
 
-/// `DELETE /patron-blocks/rebuilds/{id}`
+/// Cancels a rebuild; applied differences stay applied. Returns 422 if the rebuild has already ended.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/rebuilds/{id}",

@@ -1,4 +1,4 @@
-//! JSON records that clients write and that are kept whole, unknown members included.
+//! JSON records that clients write. Every member is stored, unknown members included.
 
 use actix_web::{HttpRequest, http::header::CONTENT_TYPE};
 use chrono::{DateTime, Utc};
@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::{ApiError, error::Violation};
 use crate::{clock, event::parse_uuid};
 
-/// A record as sent: an object whose members are looked at one by one.
+/// A JSON object of a client, with typed access to its members.
 pub(super) struct Record(pub(super) Map<String, Value>);
 
 impl Record {
-    /// Reads a body. No content type counts as JSON; another is refused
+    /// Parses a body. A body without a content type counts as JSON; another content type is rejected
     /// (docs/contract/http-api.md#12-bodies).
     pub(super) fn read(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {
         require_json(request)?;
@@ -25,7 +25,7 @@ impl Record {
         }
     }
 
-    /// Refuses a record with a number, in whichever depth, that is no double or is written at length.
+    /// Rejects a record with a number, at any depth, that is not a double or has too many characters.
     /// PostgreSQL stores and prints all digits: `1e131000` would be a hundred kilobytes.
     pub(super) fn require_storable(&self) -> Result<(), ApiError> {
         match self.0.values().all(is_storable) {
@@ -34,7 +34,7 @@ impl Record {
         }
     }
 
-    /// A member that is there and not null.
+    /// Returns a member that is present and not null.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
@@ -43,12 +43,12 @@ impl Record {
         self.get(name).ok_or_else(|| Violation::missing(name).into())
     }
 
-    /// A required string.
+    /// Returns a required string.
     pub(super) fn string(&self, name: &str) -> Result<&str, ApiError> {
         self.required(name)?.as_str().ok_or_else(|| wrong_type(name, "a string"))
     }
 
-    /// An optional string.
+    /// Returns an optional string.
     pub(super) fn optional_string(&self, name: &str) -> Result<Option<&str>, ApiError> {
         match self.get(name) {
             None => Ok(None),
@@ -57,13 +57,13 @@ impl Record {
         }
     }
 
-    /// An optional boolean.
+    /// Returns an optional boolean.
     pub(super) fn optional_boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| wrong_type(name, "true or false"))
     }
 
-    /// An optional list of objects.
+    /// Checks an optional list of objects.
     pub(super) fn optional_objects(&self, name: &str) -> Result<(), ApiError> {
         let objects =
             |list: &Value| list.as_array().is_some_and(|l| l.iter().all(Value::is_object));
@@ -74,18 +74,18 @@ impl Record {
         }
     }
 
-    /// A required boolean.
+    /// Returns a required boolean.
     pub(super) fn boolean(&self, name: &str) -> Result<bool, ApiError> {
         self.required(name)?.as_bool().ok_or_else(|| wrong_type(name, "true or false"))
     }
 
-    /// A required UUID.
+    /// Returns a required UUID.
     pub(super) fn uuid(&self, name: &str) -> Result<Uuid, ApiError> {
         let text = self.string(name)?;
         parse_uuid(text).ok_or_else(|| Violation::not_a_uuid(name, text).into())
     }
 
-    /// A required number, or a numeric string, which from here on is a number.
+    /// Returns a required number. Replaces a numeric string in the record with a number.
     pub(super) fn number(&mut self, name: &str) -> Result<f64, ApiError> {
         let (number, was_text) = match self.required(name)? {
             Value::Number(number) => (number.as_f64(), false),
@@ -100,8 +100,8 @@ impl Record {
         Ok(number)
     }
 
-    /// Puts the server's metadata in the place of what the client sent
-    /// (docs/contract/http-api.md#15-metadata). What was `created` before stays.
+    /// Replaces the client's metadata with the server's metadata (docs/contract/http-api.md#15-metadata). The
+    /// creation date and its user stay as stored.
     pub(super) fn set_metadata(
         &mut self,
         stored: Option<&Value>,
@@ -123,23 +123,25 @@ impl Record {
         self.0.insert("metadata".to_owned(), Value::Object(metadata));
     }
 
-    /// The record as it is stored and returned: members that are null are left out.
+    /// Returns the record as it is stored and returned to clients: members that are null are omitted.
     pub(super) fn into_value(mut self) -> Value {
         self.0.retain(|_, value| !value.is_null());
         Value::Object(self.0)
     }
 }
 
-/// Characters of a number in a record: far more than a double has.
+/// Maximum length of a number in characters; a double needs far fewer.
 const NUMBER_CHARS_MAX: usize = 40;
 
-/// The smallest double above zero is 5e-324. An exponent below that adds nothing but zeros.
+/// Maximum exponent of a number: the smallest positive double is 5e-324, and a smaller exponent adds only
+/// zeros.
 const EXPONENT_MAX: u16 = 324;
 
 const NUMBER_RULE: &str = "the record holds a number that can't be stored: it must be a double, \
     written in 40 characters at most";
 
-/// Whether PostgreSQL prints all numbers of a value in some hundred characters each. The parser bounds the depth.
+/// Returns `true` if PostgreSQL prints each number of a value in a few hundred characters. The parser limits
+/// the depth.
 fn is_storable(value: &Value) -> bool {
     match value {
         Value::Number(number) => {
@@ -156,7 +158,7 @@ fn is_storable(value: &Value) -> bool {
     }
 }
 
-/// Refuses a body that says that it is something else than JSON.
+/// Rejects a body with a content type other than JSON.
 pub(super) fn require_json(request: &HttpRequest) -> Result<(), ApiError> {
     let sent = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let media_type = sent.and_then(|sent| sent.split(';').next()).map(str::trim);

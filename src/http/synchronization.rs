@@ -1,5 +1,5 @@
-//! Synchronisation with the storage modules (docs/contract/http-api.md#8-synchronization): a
-//! rebuild from them under the names that today's clients know, worked on when the timer brings a
+//! Synchronisation with the storage modules (docs/contract/http-api.md#8-synchronization): a rebuild from
+//! these modules, under the names of the existing interface. The rebuild runs when the timer supplies a
 //! token.
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Members that a job has. All but scope and user are the server's, and what is sent of them is ignored.
+/// Members of a job. The server sets every member except scope and user, and ignores the values of clients.
 const JOB_MEMBERS: [&str; 10] = [
     "id",
     "scope",
@@ -38,7 +38,8 @@ const JOB_MEMBERS: [&str; 10] = [
     "metadata",
 ];
 
-/// `POST /automated-patron-blocks/synchronization/job`
+/// Requests a comparison of patrons with the storage modules, and the correction of differences. The job
+/// waits for the next call of the timer.
 #[utoipa::path(
     post,
     path = "/automated-patron-blocks/synchronization/job",
@@ -72,7 +73,7 @@ pub(super) async fn post(
     Ok(HttpResponse::Created().json(job))
 }
 
-/// `GET /automated-patron-blocks/synchronization/job/{syncJobId}`
+/// Returns one synchronisation with its progress.
 #[utoipa::path(
     get,
     path = "/automated-patron-blocks/synchronization/job/{syncJobId}",
@@ -96,8 +97,8 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(job))
 }
 
-/// `POST /automated-patron-blocks/synchronization/start`: the timer. It hears at once that it was heard, and
-/// what is to be done is done later.
+/// Starts the tenant's longest waiting synchronisation, if there is one, with the token of this request. The
+/// timer calls this path. The response is immediate, and the job runs in the background.
 #[utoipa::path(
     post,
     path = "/automated-patron-blocks/synchronization/start",
@@ -108,7 +109,8 @@ pub(super) async fn get(
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (service, _) = app_state(&request);
     let tenant = tenant_id(&request)?;
-    // Of others nothing waits for a token. An instance that has just started may have to look the tenant up.
+    // Only enabled tenants have rebuilds that wait for a token. A newly started instance may have to load the
+    // tenant.
     let found = service.tenants.find_for_request(&service.operators.db(), &tenant).await;
     if matches!(found, Ok(Some(_))) {
         let caller = caller(&request, &service, &tenant);
@@ -117,7 +119,7 @@ pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError
     Ok(HttpResponse::Accepted().finish())
 }
 
-/// The schema first, then the rule on the user.
+/// Checks the schema first, then the rule on the user.
 fn check(record: &Record) -> Result<RebuildRequest, ApiError> {
     let unknown = record.0.keys().find(|member| !JOB_MEMBERS.contains(&member.as_str()));
     if let Some(member) = unknown {
@@ -161,7 +163,7 @@ fn scope_name(user: Option<Uuid>) -> &'static str {
     if user.is_some() { "user" } else { "full" }
 }
 
-/// A rebuild from the storage modules as a job of synchronisation; any other is none.
+/// Converts a rebuild from the storage modules to a job. Returns `None` for a rebuild from another source.
 fn to_job(rebuild: &Rebuild) -> Option<Value> {
     let request = &rebuild.request;
     if request["source"] != "storage" {

@@ -1,4 +1,4 @@
-//! What a request's headers say: tenant, caller, and who acts.
+//! The headers of a request: tenant, caller and acting user.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -16,19 +16,19 @@ use crate::{
     store::Db,
 };
 
-/// A header's value, where it is text and not blank.
+/// Returns the value of a header if the value is text and not blank.
 pub(super) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     let value = request.headers().get(name)?.to_str().ok()?.trim();
     (!value.is_empty()).then_some(value)
 }
 
-/// The tenant that the request names; it need not be enabled.
+/// Returns the tenant that the request names; the tenant may be disabled.
 pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
     const NAME: &str = "X-Okapi-Tenant";
     let mut lines = request.headers().get_all(NAME).map(|line| line.as_bytes().trim_ascii());
     let first = lines.next();
     if lines.any(|line| Some(line) != first) {
-        // Which of them whoever checked this request has looked at, nobody knows.
+        // The service cannot know which of the values the gateway has authorized.
         let rule = format!("{NAME} must name one tenant, but it is there with several values");
         return Err(ApiError::bad_request(rule));
     }
@@ -40,7 +40,7 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
     })
 }
 
-/// Whom outgoing calls are made for.
+/// Returns gateway, tenant and token for outgoing calls.
 pub(super) fn caller(request: &HttpRequest, service: &AppState, tenant: &TenantId) -> Caller {
     let owned = |name| header(request, name).map(str::to_owned);
     let named = header(request, "X-Okapi-Url");
@@ -55,12 +55,13 @@ pub(super) fn caller(request: &HttpRequest, service: &AppState, tenant: &TenantI
     }
 }
 
-/// Longest id of a user that is stored, in bytes.
+/// Maximum length of a stored user id, in bytes.
 const USER_ID_BYTES_MAX: usize = 255;
 
-/// The staff user who acts, for metadata: the header, else the token's claim, which is read and not
-/// verified, since that is the gateway's work. Need not be a UUID. What is no id at all counts as unknown: a
-/// database can't hold a NUL, and no request is refused for its author.
+/// Returns the acting staff user, for metadata: from the header, otherwise from the claim of the token. The
+/// gateway verifies tokens, so the claim is read without verification. The id may be any text without control
+/// characters. An invalid id counts as unknown: PostgreSQL cannot store a NUL, and no request fails for its
+/// author.
 fn acting_user(request: &HttpRequest) -> Option<String> {
     let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
     let user = named.or_else(|| user_from_token(header(request, "X-Okapi-Token")?))?;
@@ -79,7 +80,7 @@ fn user_from_token(token: &str) -> Option<String> {
     serde_json::from_slice::<Claims>(&json).ok()?.user_id
 }
 
-/// A request of an enabled tenant, with the connections of operators.
+/// A request of an enabled tenant, with the operators' connections and a permit of their load limit.
 pub(super) struct TenantRequest {
     pub(super) state: Arc<AppState>,
     pub(super) db: Db,
@@ -88,7 +89,7 @@ pub(super) struct TenantRequest {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The enabled tenant of this id, or the error that names it.
+/// Returns the enabled tenant, or an error that names the tenant.
 pub(super) async fn enabled_tenant(
     service: &AppState,
     db: &Db,
@@ -115,19 +116,19 @@ impl FromRequest for TenantRequest {
     }
 }
 
-/// What `routes` put into the application: the service, and the connections of desks.
+/// Returns the state and the pool for evaluations that `routes` added.
 pub(super) fn app_state(request: &HttpRequest) -> (Arc<AppState>, Db) {
     let service = request.app_data::<Data<AppState>>().expect("routes() adds the service");
     let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");
     (service.clone().into_inner(), Db::clone(db))
 }
 
-/// The gate of the thread that answers.
+/// Returns the load limit of the current thread.
 pub(super) fn load_limit(request: &HttpRequest) -> &LoadLimit {
     request.app_data::<LoadLimit>().expect("routes() adds the gate")
 }
 
-/// The id in a path, or what docs/contract/http-api.md says of one that is none.
+/// Parses the id in a path, or returns the error that docs/contract/http-api.md defines for the path.
 pub(super) fn path_id(text: &str, error: impl FnOnce() -> ApiError) -> Result<Uuid, ApiError> {
     parse_uuid(text).ok_or_else(error)
 }

@@ -27,13 +27,14 @@ use crate::{
     },
 };
 
-/// A job that ends so soon is answered as ended, and its client need not ask for it.
+/// Wait for the end of a new job: a client receives a short job as complete, without a second request.
 const COMPLETION_WAIT: Duration = Duration::from_secs(2);
 
-/// A client that waits for a job asks again after so long.
+/// Maximum wait of one request for the end of a job.
 const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// `POST /_/tenant`
+/// With `module_to`, enables or upgrades the tenant. Without `module_to`, disables the tenant, and deletes
+/// its data if `purge` is true. If `complete` is false in the response, the job continues in the background.
 #[utoipa::path(
     post,
     path = "/_/tenant",
@@ -74,7 +75,7 @@ pub(super) async fn post(
     let failed = |error: &store::Error| ApiError::bad_request(ErrorChain(error).to_string());
     if module_to(&attributes).is_empty() {
         let (tenants, id) = (service.tenants.clone(), tenant.clone());
-        // It goes on when the client goes away.
+        // The work continues if the client disconnects.
         let work = tokio::spawn(async move {
             let _permit = permit;
             if purge { tenants.purge(&id).await } else { tenants.disable(&id, &module_from).await }
@@ -101,7 +102,7 @@ pub(super) async fn post(
         Err(_) => None,
     };
     service.evaluator.policies.invalidate(&tenant);
-    // The job goes on whether or not it could be looked at, so its client needs to know where it is.
+    // The job runs even if its status is unknown, so the client needs its location.
     let job = found.unwrap_or_else(|| TenantJob {
         id,
         tenant,
@@ -115,7 +116,7 @@ pub(super) async fn post(
         .json(Body::from_job(job)))
 }
 
-/// What clients see of a job.
+/// The representation of a job for clients.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body {
@@ -136,7 +137,7 @@ impl Body {
     }
 }
 
-/// `GET /_/tenant/{id}`, at once or when the job has ended, after `wait` milliseconds at the latest.
+/// Returns a job, at once or when the job has ended, but after `wait` milliseconds at the latest.
 #[utoipa::path(
     get, path = "/_/tenant/{id}", operation_id = "getTenantJob", summary = "A job",
     params(
@@ -168,7 +169,7 @@ pub(super) async fn get(
     }
 }
 
-/// `DELETE /_/tenant/{id}`
+/// Deletes the record of a job.
 #[utoipa::path(
     delete, path = "/_/tenant/{id}", operation_id = "deleteTenantJob", summary = "Forget a job",
     params(
@@ -194,13 +195,13 @@ pub(super) async fn delete(
     }
 }
 
-/// The tenant and the job that a request is about.
+/// Returns the tenant and the job that a request names.
 fn tenant_and_job_id(request: &HttpRequest, path: &str) -> Result<(TenantId, Uuid), ApiError> {
     let id = path_id(path, || ApiError::bad_request("the job's id is not a UUID"))?;
     Ok((tenant_id(request)?, id))
 }
 
-/// What there is to say of a job that isn't there: its tenant may be the unknown one.
+/// Returns the error for a missing job, or for an unknown tenant.
 async fn job_or_tenant_not_found(
     service: &AppState,
     tenant: &TenantId,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::store::{self, patrons};
 
-/// `GET /user-summary/{userId}` (docs/contract/http-api.md#3-summary).
+/// Returns a patron's open loans and fees/fines (docs/contract/http-api.md#3-summary).
 #[utoipa::path(
     get,
     path = "/user-summary/{userId}",

@@ -11,16 +11,16 @@ pub(in super::super) struct DeadLetters {
     total_records: i64,
 }
 
-/// All but its bytes, which are there when it is asked for by its id.
+/// A dead letter without its bytes; a request for one dead letter returns them.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DeadLetterHead {
     id: Uuid,
     reason: String,
-    /// The member or header that it is about.
+    /// The member or header that violates the rule.
     #[schema(nullable = false)]
     field: Option<String>,
-    /// The rule that it breaks.
+    /// The violated rule.
     rule: String,
     topic: String,
     partition: i32,
@@ -28,7 +28,7 @@ struct DeadLetterHead {
     #[schema(nullable = false)]
     record_at: Option<DateTime<Utc>>,
     received_at: DateTime<Utc>,
-    /// The length of its payload.
+    /// Length of the payload, in bytes.
     payload_bytes: i64,
 }
 
@@ -37,10 +37,10 @@ struct DeadLetterHead {
 pub(in super::super) struct DeadLetter {
     id: Uuid,
     reason: String,
-    /// The member or header that it is about.
+    /// The member or header that violates the rule.
     #[schema(nullable = false)]
     field: Option<String>,
-    /// The rule that it breaks.
+    /// The violated rule.
     rule: String,
     topic: String,
     partition: i32,
@@ -48,7 +48,7 @@ pub(in super::super) struct DeadLetter {
     #[schema(nullable = false)]
     record_at: Option<DateTime<Utc>>,
     received_at: DateTime<Utc>,
-    /// The length of its payload.
+    /// Length of the payload, in bytes.
     payload_bytes: i64,
     #[schema(nullable = false)]
     key: Option<Bytes>,
@@ -56,7 +56,7 @@ pub(in super::super) struct DeadLetter {
     payload: Bytes,
 }
 
-/// As text where it is text, else in base64.
+/// Text if the bytes are UTF-8, otherwise base64.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 enum Bytes {
@@ -76,7 +76,8 @@ struct Header {
 pub(in super::super) struct RetryReport {
     applied: u64,
     still_parked: u64,
-    /// Time was up after this letter. Those of greater ids were not tried: `(query) and id>continueAfter`.
+    /// The last attempt before the time limit; dead letters with greater ids remain. To continue, use
+    /// `(query) and id>continueAfter`.
     #[schema(nullable = false)]
     continue_after: Option<Uuid>,
 }
@@ -85,7 +86,7 @@ pub(in super::super) struct RetryReport {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in super::super) struct DiscardReport {
     discarded: u64,
-    /// Time was up after this letter. The same request goes on with those of greater ids.
+    /// The last dead letter before the time limit. To continue with greater ids, repeat the request.
     #[schema(nullable = false)]
     continue_after: Option<Uuid>,
 }

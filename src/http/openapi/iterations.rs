@@ -1,23 +1,23 @@
-//! Bodies of iterations, as the description of all interfaces needs them.
+//! Bodies of iterations for the OpenAPI document.
 
 use chrono::{DateTime, Utc};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What is to be published where.
+/// Topic, event type and selected patrons of an iteration.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::http) struct IterationRequest {
-    /// A topic that there is: its full name, which begins with the environment and the tenant, or what follows
+    /// Name of an existing topic: the full name, which starts with environment and tenant, or the part after
     /// them.
     topic_name: String,
-    /// The type of its events; `ITERATE` where it isn't said.
+    /// Type of the published events; `ITERATE` by default.
     #[schema(nullable = false)]
     event_type: Option<String>,
     /// Only patrons of this group.
     #[schema(nullable = false)]
     patron_group_id: Option<Uuid>,
-    /// Only patrons of whom something has changed since, those who have nothing open any more among them.
+    /// Only patrons with a change since this time, including patrons who no longer have open items.
     #[schema(nullable = false)]
     changed_since: Option<DateTime<Utc>>,
 }
@@ -38,7 +38,7 @@ pub(in crate::http) struct Iteration {
     id: Uuid,
     job_params: JobParams,
     status: IterationStatus,
-    /// The staff user, or who else asked.
+    /// The staff user, or the name of another requester.
     requested_by: String,
     submitted_date: DateTime<Utc>,
     #[schema(nullable = false)]
@@ -47,12 +47,12 @@ pub(in crate::http) struct Iteration {
     ended_date: Option<DateTime<Utc>>,
     /// Summaries that the broker has acknowledged.
     number_of_records_published: i64,
-    /// How many there are, once that is known.
+    /// Number of summaries to publish, once known.
     #[schema(nullable = false)]
     total_records: Option<i64>,
     #[schema(nullable = false)]
     records_per_second: Option<f64>,
-    /// Why it failed.
+    /// The cause of the failure.
     #[schema(nullable = false)]
     error: Option<String>,
 }
@@ -60,7 +60,7 @@ pub(in crate::http) struct Iteration {
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct JobParams {
-    /// Full name.
+    /// Full name of the topic.
     topic_name: String,
     event_type: String,
     #[schema(nullable = false)]

@@ -1,5 +1,4 @@
-//! What handlers say of themselves by name: answers that many give, parameters, and bodies that pass
-//! through as JSON.
+//! Parameters, shared responses and JSON bodies for the OpenAPI attributes of handlers.
 #![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
 
 mod dead_letters;
@@ -36,7 +35,7 @@ fn text(status: u16, what: &str) -> Responses {
     response(status, what, "text/plain", String::schema())
 }
 
-/// What any request of a tenant may be answered.
+/// Responses that any request of a tenant may receive.
 pub(super) struct Common;
 
 impl IntoResponses for Common {
@@ -48,7 +47,7 @@ impl IntoResponses for Common {
     }
 }
 
-/// The caller may try again soon.
+/// The response if the operation is temporarily impossible; the client may retry soon.
 pub(super) struct ServiceUnavailable;
 
 impl IntoResponses for ServiceUnavailable {
@@ -57,7 +56,7 @@ impl IntoResponses for ServiceUnavailable {
     }
 }
 
-/// There is no such record.
+/// The response if the record does not exist.
 pub(super) struct NotFound;
 
 impl IntoResponses for NotFound {
@@ -66,7 +65,7 @@ impl IntoResponses for NotFound {
     }
 }
 
-/// No tenant may do it.
+/// The response if the operation concerns all tenants.
 pub(super) struct Forbidden;
 
 impl IntoResponses for Forbidden {
@@ -75,7 +74,7 @@ impl IntoResponses for Forbidden {
     }
 }
 
-/// No tenant is named.
+/// The response if the tenant header is missing or invalid.
 pub(super) struct TenantMissing;
 
 impl IntoResponses for TenantMissing {
@@ -84,7 +83,7 @@ impl IntoResponses for TenantMissing {
     }
 }
 
-/// The body is too long, or takes too long.
+/// The responses if the body is too long or its transfer is too slow.
 pub(super) struct BodyNotRead;
 
 impl IntoResponses for BodyNotRead {
@@ -95,7 +94,7 @@ impl IntoResponses for BodyNotRead {
     }
 }
 
-/// A rule is broken.
+/// The response if a rule is violated.
 pub(super) struct Invalid;
 
 impl IntoResponses for Invalid {
@@ -105,16 +104,17 @@ impl IntoResponses for Invalid {
     }
 }
 
-/// Which part of a collection.
+/// Query and page of a request to a collection.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {
-    /// CQL; none means all records.
+    /// CQL query; without a query, all records match.
     query: Option<String>,
     #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
     offset: Option<i64>,
-    /// 0 asks for the count alone. A page may have fewer records than there are: of dead letters it has at most
-    /// 1,000, of limits and conditions it ends when it gets longer than 2 MiB. The count tells, and offset goes on.
+    /// Maximum number of records; 0 returns the count only. A page may have fewer records: dead letters end
+    /// after 1,000 records, limits and conditions after 2 MiB. If the count is greater, continue with
+    /// `offset`.
     #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
     limit: Option<i64>,
     /// Accepted; the count is always exact.
@@ -131,7 +131,7 @@ enum TotalRecordsMode {
     Auto,
 }
 
-/// What was wrong.
+/// The violated rules.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Errors {
@@ -207,12 +207,12 @@ struct SummaryFee {
     balance: f64,
 }
 
-/// Set by the server; what a client sends is ignored.
+/// Set by the server; the server ignores the values of clients.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     created_date: DateTime<Utc>,
-    /// Need not be a UUID.
+    /// Any text; usually a UUID.
     #[schema(nullable = false)]
     created_by_user_id: Option<String>,
     updated_date: DateTime<Utc>,
@@ -220,7 +220,7 @@ struct Metadata {
     updated_by_user_id: Option<String>,
 }
 
-/// Members that are not named here are kept.
+/// Additional members are stored and returned.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Condition {
@@ -230,27 +230,27 @@ pub(super) struct Condition {
     block_renewals: bool,
     block_requests: bool,
     value_type: ValueType,
-    /// Required where anything is blocked.
+    /// Required if the condition blocks an action.
     #[schema(nullable = false)]
     message: Option<String>,
     #[schema(nullable = false)]
     metadata: Option<Metadata>,
 }
 
-/// As a client sends it. Members that are not named here are kept.
+/// A condition as a client sends it. Additional members are stored and returned.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ConditionRequest {
-    /// The one in the path wins.
+    /// A UUID; the id in the path overrides it.
     id: Uuid,
     name: String,
     block_borrowing: bool,
     block_renewals: bool,
     block_requests: bool,
     value_type: ValueType,
-    /// Required where anything is blocked, and only there.
+    /// Required if the condition blocks an action, and blank otherwise.
     message: Option<String>,
-    /// Ignored: the server sets it.
+    /// Ignored; the server sets the metadata.
     metadata: Option<Value>,
 }
 
@@ -267,35 +267,35 @@ pub(super) struct Conditions {
     total_records: i64,
 }
 
-/// Members that are not named here are kept.
+/// Additional members are stored and returned.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Limit {
     id: Uuid,
     patron_group_id: Uuid,
     condition_id: Uuid,
-    /// A whole number, or an amount for the condition on the balance.
+    /// A whole number; for the condition on the fee/fine balance, an amount.
     #[schema(minimum = 0, maximum = 999_999.99)]
     value: f64,
     #[schema(nullable = false)]
     metadata: Option<Metadata>,
 }
 
-/// As a client sends it. Members that are not named here are kept.
+/// A limit as a client sends it. Additional members are stored and returned.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LimitRequest {
-    /// On a change the one in the path wins.
+    /// A UUID; in a change, the id in the path overrides it.
     id: Uuid,
     patron_group_id: Uuid,
     condition_id: Uuid,
     value: LimitValue,
-    /// Ignored: the server sets it.
+    /// Ignored; the server sets the metadata.
     metadata: Option<Value>,
 }
 
-/// From 0 to 999999.99 for the condition on the balance, a whole number from 0 to 999999 for the others.
-/// The same as text is taken too.
+/// From 0 to 999999.99 for the condition on the fee/fine balance; a whole number from 0 to 999999 for the
+/// other conditions. A numeric string is accepted too.
 struct LimitValue;
 
 impl PartialSchema for LimitValue {
@@ -319,18 +319,18 @@ pub(super) struct Limits {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct IngestStatus {
     knowledge: Completeness,
-    /// Not all that happened before this is known.
+    /// Events before this time may be missing.
     #[schema(nullable = false)]
     incomplete_before: Option<DateTime<Utc>>,
-    /// What is advisable then.
+    /// The recommended action if events are missing.
     #[schema(nullable = false)]
     advice: Option<String>,
     partitions: Vec<Partition>,
     lag: Option<i64>,
-    /// Why the log could not be asked.
+    /// The cause for which the log could not be read, if any.
     #[schema(nullable = false)]
     log_problem: Option<String>,
-    /// What waits and counts for nobody yet.
+    /// Loans without a known check-out, and fees/fines without a known patron; they do not count yet.
     waiting: WaitingRecords,
     dead_letters: i64,
     incidents: Vec<Incident>,
@@ -342,7 +342,7 @@ pub(super) struct IngestStatus {
 struct Partition {
     topic: String,
     partition: i32,
-    /// The offset after the last record that is durable.
+    /// The offset after the last durable record.
     position: Option<i64>,
     log_start: Option<i64>,
     log_end: Option<i64>,
@@ -363,10 +363,10 @@ struct WaitingRecords {
 struct Incident {
     id: Uuid,
     kind: String,
-    /// The rebuild that it is about.
+    /// The rebuild that the incident concerns.
     #[schema(nullable = false)]
     rebuild_id: Option<Uuid>,
-    /// Empty where it is about a rebuild.
+    /// Empty if the incident concerns a rebuild.
     topic: String,
     partition: i32,
     from_offset: i64,
@@ -379,7 +379,7 @@ struct Incident {
     resolved_by: Option<String>,
 }
 
-/// To `module_to`, or away from `module_from`. Other members are kept with the job.
+/// Enable or upgrade to `module_to`, or disable `module_from`. Additional members are stored with the job.
 #[derive(ToSchema)]
 pub(super) struct TenantAttributes {
     module_to: Option<String>,
@@ -401,13 +401,13 @@ pub(super) struct TenantJob {
     messages: Option<Vec<String>>,
 }
 
-/// How much is known of what happened to a tenant's patrons.
+/// The part of the tenant's history that the service has.
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Completeness {
     Complete,
-    /// What happened before it was enabled is being read.
+    /// The initial fill is reading events from before the enabling.
     Filling,
-    /// The topics did not hold all of it.
+    /// The topics did not contain all events.
     Incomplete,
 }

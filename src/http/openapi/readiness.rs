@@ -1,4 +1,4 @@
-//! Readiness, as the description of all interfaces needs it.
+//! Body of the readiness check for the OpenAPI document.
 
 use utoipa::ToSchema;
 
@@ -12,23 +12,23 @@ pub(in crate::http) struct Readiness {
     messages: Messages,
 }
 
-/// How far others are behind who are told of blocks; no reason not to be ready.
+/// Backlog of block events; a backlog leaves the service ready.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Messages {
-    /// Whether they are told at all.
+    /// Whether block events are published.
     enabled: bool,
-    /// Messages that wait to be sent, counted up to 100,000 a tenant.
+    /// Unsent messages, counted up to 100,000 per tenant.
     waiting: i64,
-    /// For how long the first of them has.
+    /// Age of the oldest unsent message, in seconds.
     oldest_seconds: u64,
-    /// Whether that is longer than it should be.
+    /// Whether the age of the oldest unsent message has reached the configured limit.
     overdue: bool,
-    /// Notes of patrons whose blocks may have changed, counted up to 10,000 a tenant.
+    /// Requests for the evaluation of a patron, counted up to 10,000 per tenant.
     pending_patrons: i64,
 }
 
-/// Tenants of which not all is known that has happened; no reason not to be ready.
+/// Tenants with an incomplete history; they leave the service ready.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct IncompleteTenants {
@@ -51,7 +51,7 @@ struct Kafka {
     partitions: PartitionCounts,
 }
 
-/// How many partitions are how far.
+/// Number of partitions per stage.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PartitionCounts {

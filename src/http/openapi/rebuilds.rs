@@ -1,45 +1,46 @@
-//! Bodies of rebuilds, as the description of all interfaces needs them.
+//! Bodies of rebuilds for the OpenAPI document.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// Which part of a list.
+/// The requested part of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ListPaging {
     #[param(minimum = 0, maximum = 2_147_483_647, default = 0)]
     offset: Option<i64>,
-    /// More than 1,000 are never given at once.
+    /// Maximum number of records; a page has at most 1,000 records.
     #[param(minimum = 0, maximum = 2_147_483_647, default = 10)]
     limit: Option<i64>,
 }
 
-/// Which rebuild.
+/// Source, scope and mode of a rebuild.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::http) struct RebuildRequest {
-    /// What is read; topics where it isn't said.
+    /// The source to read; `topics` by default.
     #[schema(nullable = false)]
     source: Option<Source>,
-    /// `earliest`; a date-time: what was written from then on; or topics, as `topic`, `topic/partition` or
-    /// `topic/partition@offset` with commas between: what they hold is merged, as with `fill`.
+    /// Start of the read: `earliest`, or a date-time for records that were written from then on. Topics, as
+    /// `topic`, `topic/partition` or `topic/partition@offset` separated by commas, are merged as with `fill`.
     #[schema(nullable = false)]
     from: Option<String>,
-    /// The whole tenant where it isn't said.
+    /// `tenant` by default.
     #[schema(nullable = false)]
     scope: Option<Scope>,
-    /// For scope user.
+    /// Required for scope `user`.
     #[schema(nullable = false)]
     user_id: Option<Uuid>,
-    /// Whether it ends with the differences, which may be applied later.
+    /// If true, the rebuild ends with the differences, which may be applied later.
     #[schema(nullable = false)]
     dry_run: Option<bool>,
-    /// Where topics don't hold everything any more: what speaks for the rest.
+    /// `inbox` if the inbox covers the records that the topics no longer contain.
     #[schema(nullable = false)]
     covered_by: Option<CoveredBy>,
-    /// Merge what the topics hold, however little that is, and drop nothing that is known.
+    /// If true, the rebuild merges the records of the topics, even if records are missing, and drops no
+    /// stored state.
     #[schema(nullable = false)]
     fill: Option<bool>,
 }
@@ -49,7 +50,7 @@ pub(in crate::http) struct RebuildRequest {
 enum Source {
     Topics,
     Inbox,
-    /// The storage modules; asked with the token of the request.
+    /// The storage modules, read with the token of the request.
     Storage,
 }
 
@@ -72,7 +73,8 @@ enum RebuildStatus {
     Waiting,
     Reading,
     Comparing,
-    /// The differences are known. They wait to be applied: that was to be all, or they would close too much.
+    /// The differences are known and wait to be applied: after a dry run, or because they exceed the limit
+    /// for changes without an operator.
     Compared,
     Applying,
     Done,
@@ -95,7 +97,7 @@ pub(in crate::http) struct Rebuild {
     #[schema(nullable = false)]
     fill: Option<bool>,
     status: RebuildStatus,
-    /// The staff user, or who else asked.
+    /// The staff user, or the name of another requester.
     requested_by: String,
     requested_at: DateTime<Utc>,
     #[schema(nullable = false)]
@@ -105,14 +107,14 @@ pub(in crate::http) struct Rebuild {
     progress: Progress,
     #[schema(nullable = false)]
     summary: Option<Summary>,
-    /// Why it failed, or was not applied.
+    /// The cause of the failure, or the cause for which the differences were not applied.
     #[schema(nullable = false)]
     error: Option<String>,
-    /// What was odd on the way: records that were passed over, tokens that were refused.
+    /// Problems during the rebuild, such as skipped records and rejected tokens.
     problems: Vec<String>,
 }
 
-/// Of the stage it is in; nothing before the first.
+/// Progress of the current stage; empty before the first stage.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Progress {
@@ -122,7 +124,7 @@ struct Progress {
     done: Option<u64>,
     #[schema(nullable = false)]
     total: Option<u64>,
-    /// A second.
+    /// Steps per second.
     #[schema(nullable = false)]
     rate: Option<f64>,
     #[schema(nullable = false)]
@@ -132,34 +134,35 @@ struct Progress {
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Summary {
-    /// Of whom anything is different.
+    /// Number of patrons with a difference.
     patrons: i64,
-    /// Of them, those whose counters are not what a recount gives.
+    /// Number of these patrons with counters that differ from a recount.
     wrong_counters: i64,
-    /// Of them, those who were put right.
+    /// Number of these patrons with applied differences.
     applied: i64,
-    /// Patrons on whom a block is imposed by it.
+    /// Number of patrons on whom the rebuild imposes a block.
     blocks_imposed: i64,
-    /// Patrons of whom a block is lifted by it.
+    /// Number of patrons from whom the rebuild lifts a block.
     blocks_lifted: i64,
     loans: DifferenceCounts,
     fees_fines: DifferenceCounts,
-    /// Patrons whose group the source tells and that was not heard of here.
+    /// Number of patrons with a group in the source that the service did not have.
     patron_groups: i64,
-    /// Records of the source that can't be read: what is known of them stays as it is.
+    /// Number of unreadable records in the source; the stored state of their loans and fees/fines stays
+    /// unchanged.
     skipped_records: i32,
 }
 
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DifferenceCounts {
-    /// Open here, and not in the source.
+    /// Open in the stored state only.
     only_current: i64,
-    /// Open in the source, and not here.
+    /// Open in the source only.
     only_in_source: i64,
-    /// Open in both, and not the same.
+    /// Open in the stored state and in the source, with different values.
     different: i64,
-    /// Different in nothing that counts now.
+    /// Different without an effect on a count or a block.
     insignificant: i64,
 }
 
@@ -182,15 +185,15 @@ pub(in crate::http) struct Differences {
 struct DifferingPatron {
     user_id: Uuid,
     wrong_counters: bool,
-    /// Open loans here.
+    /// Open loans in the stored state.
     current_loans: Option<i64>,
-    /// Open loans once it is applied.
+    /// Open loans after the rebuild is applied.
     target_loans: Option<i64>,
     loans: Vec<Difference>,
     fees_fines: Vec<Difference>,
-    /// Conditions that block the patron now; null where the patron group is not known.
+    /// Conditions that block the patron now; null if the patron group is unknown.
     blocked_before: Option<Vec<String>>,
-    /// Conditions that block the patron once it is applied.
+    /// Conditions that block the patron after the rebuild is applied.
     blocked_after: Option<Vec<String>>,
     applied_at: Option<DateTime<Utc>>,
 }
@@ -200,11 +203,11 @@ struct DifferingPatron {
 struct Difference {
     id: Uuid,
     kind: DifferenceKind,
-    /// Which parts of what is known are not the same.
+    /// Names of the parts that differ.
     registers: Vec<String>,
-    /// As it is here; null where nothing is known of it.
+    /// The stored state; null if there is none.
     current: Option<Value>,
-    /// As it is in the source; null where that knows nothing of it.
+    /// The target state, computed from the source; null if there is none.
     target: Option<Value>,
 }
 

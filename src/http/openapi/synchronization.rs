@@ -1,4 +1,4 @@
-//! Bodies of synchronisations, as the description of all interfaces needs them.
+//! Bodies of synchronisations for the OpenAPI document.
 
 use serde_json::Value;
 use utoipa::{
@@ -9,15 +9,15 @@ use uuid::Uuid;
 
 use super::Responses;
 
-/// Which synchronisation.
+/// Scope of a synchronisation.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::http) struct SynchronizationRequest {
     scope: SynchronizationScope,
-    /// For scope user.
+    /// Required for scope `user`.
     #[schema(nullable = false)]
     user_id: Option<Uuid>,
-    /// Ignored, as are all that follow: they are the server's.
+    /// Ignored, like all following members: the server sets them.
     #[schema(nullable = false)]
     id: Option<Value>,
     #[schema(nullable = false)]
@@ -70,11 +70,11 @@ pub(in crate::http) struct Synchronization {
     number_of_processed_loans: Option<i32>,
     #[schema(nullable = false)]
     number_of_processed_fees_fines: Option<i32>,
-    /// Records that were passed over, tokens that were refused, and why it failed.
+    /// Skipped records, rejected tokens, and the cause of a failure.
     errors: Vec<String>,
 }
 
-/// A rule is broken: of the schema, or that a user is named, which is told as text.
+/// The response if a rule is violated; for a missing user, the response is text.
 pub(in crate::http) struct InvalidOrText;
 
 impl IntoResponses for InvalidOrText {

@@ -1,4 +1,4 @@
-//! Looking at patrons of whom something may have changed, many at once, and writing down what there is to tell.
+//! The detect worker: evaluates pending patrons in batches, and writes their block events to the outbox.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-/// Patrons in one transaction, about.
+/// Approximate maximum of patrons per transaction.
 const BATCH_PATRONS_MAX: i64 = 2000;
 
-/// What follows for a patron from what there is at a moment.
+/// The result of an evaluation at one instant.
 pub(in crate::services) enum PatronFindings<'a> {
-    /// Every limit of the group, compared.
+    /// One finding per limit of the patron group.
     Findings(Vec<Finding<'a>>),
-    /// Nobody has ever said which group the patron belongs to.
+    /// Neither the topic nor an earlier evaluation supplied the patron group.
     GroupUnknown,
 }
 
-/// Evaluates a patron as the desk does, but asks nobody for the group.
+/// Evaluates a patron as the API does, but never requests the patron group from mod-users.
 pub(in crate::services) fn evaluate<'a>(
     state: Option<&'a PatronState>,
     policy: &'a Policy,
@@ -59,7 +59,7 @@ pub(in crate::services) fn evaluate<'a>(
     }
 }
 
-/// When time alone may change what was found.
+/// Returns the next time at which the findings may change without an event.
 fn next_reevaluation(
     findings: &[Finding<'_>],
     state: &PatronState,
@@ -74,7 +74,7 @@ fn next_reevaluation(
     next_overdue.filter(|_| overdue).into_iter().chain(next_day).min()
 }
 
-/// Something that is told of a patron has changed.
+/// A change of a patron's published content.
 struct Pending {
     user: Uuid,
     topic: &'static str,
@@ -83,7 +83,7 @@ struct Pending {
     new: Value,
 }
 
-/// What is told of patrons, from what was told before.
+/// The changes of a batch, relative to the last published content.
 #[derive(Default)]
 struct Changes {
     pending: Vec<Pending>,
@@ -110,7 +110,7 @@ impl Changes {
         }
     }
 
-    /// What was told last from now on: what is new, unless it says nothing new.
+    /// Adds a message if `new` differs from `old`. Returns the content that counts as last published.
     fn record_change<T: Comparable + Serialize>(
         &mut self,
         user: Uuid,
@@ -126,18 +126,18 @@ impl Changes {
 }
 
 impl BlockEvents {
-    /// Looks at some of those patrons of a tenant who are to be looked at. Tells whether there may be more.
+    /// Evaluates a batch of a tenant's pending patrons. Returns `true` if more may remain.
     pub(super) async fn detect_batch(&self, tenant: &Tenant) -> Result<bool, store::Error> {
         let schema = &tenant.schema;
         let mut tx = store::begin(&self.detect_db).await?;
         if tenants::lock_shared(&mut tx, &tenant.id).await? != Some(tenant.enabled_at) {
             return Ok(false);
         }
-        // Whoever has the turn does it, and if not all of it, the next look finds the rest.
+        // If another instance has the lock, that instance does the work; the next poll finds the rest.
         if !pending_patrons::try_lock_worker(&mut tx, &tenant.id, WorkerLock::Detect).await? {
             return Ok(false);
         }
-        // All instances evaluate by one clock.
+        // All instances evaluate by the database clock.
         let now = store::now(&mut *tx).await?;
         let (pending_patrons, more) =
             pending_patrons::claim_pending(&mut tx, schema, now, BATCH_PATRONS_MAX).await?;
@@ -147,7 +147,8 @@ impl BlockEvents {
         }
         let changes = self.reevaluate(&mut tx, tenant, &pending_patrons, now).await?;
         pending_patrons::store_last_published(&mut tx, schema, &changes.published).await?;
-        // Numbered after the look: a greater number is never of an older one.
+        // The numbers are assigned after the evaluation: a greater number never belongs to an earlier
+        // evaluation.
         let numbers = outbox::next_sequences(&mut *tx, schema, changes.pending.len()).await?;
         let messages: Vec<Message> = changes
             .pending
@@ -177,7 +178,8 @@ impl BlockEvents {
         let policy = Policy::load(tx, schema).await?;
         let mut last_published: HashMap<Uuid, LastPublished> =
             pending_patrons::load_last_published(tx, schema, &users).await?;
-        // As all instances do, whatever their own settings are. Where that was never set, as this one does.
+        // All instances use the stored settings. Without stored settings, this instance uses its own
+        // settings.
         let settings = pending_patrons::load_detection_settings(&mut **tx, schema).await?;
         let percent =
             settings.map_or(self.config.approaching_percent, |way| way.approaching_percent);
@@ -187,7 +189,8 @@ impl BlockEvents {
             let found = states.get(user);
             let state = found.map(|(state, _)| state);
             let PatronFindings::Findings(findings) = evaluate(state, &policy) else {
-                // What was told stays, until the desk or the topic says which group it is; but nobody need look.
+                // The last event stays valid until the API or the topic supplies the patron group; no
+                // evaluation is due.
                 changes.add(*user, old.clone(), LastPublished { reevaluate_at: None, ..old });
                 continue;
             };

@@ -1,5 +1,5 @@
-//! Messages as others read them: the platform's envelope of a changed entity
-//! (docs/contract/events.md#43-change), and one number that orders all that is told of a patron.
+//! The format of messages: FOLIO's envelope of a changed entity (docs/contract/events.md#43-change), with a
+//! sequence that orders all messages of a patron.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use crate::event::TenantId;
 
-/// Last part of the name of the topic that tells of blocks.
+/// Last part of the topic name for blocks.
 pub const AUTOMATED_BLOCK_TOPIC: &str = "automated-block";
 
-/// And of the one that tells of limits that are near.
+/// Last part of the topic name for limits that a patron approaches.
 pub const APPROACHING_LIMIT_TOPIC: &str = "approaching-limit";
 
-/// Headers of a message: whose it is, twice as the platform writes it, and its id.
+/// Returns the headers of a message: the tenant, under both names that FOLIO uses, and the message id.
 pub(in crate::services) fn headers(tenant: &TenantId, id: Uuid) -> Vec<(String, String)> {
     [
         ("folio.tenantId", tenant.to_string()),
@@ -24,7 +24,7 @@ pub(in crate::services) fn headers(tenant: &TenantId, id: Uuid) -> Vec<(String, 
     .to_vec()
 }
 
-/// The envelope with members of its own.
+/// Returns the envelope with additional `members`, as JSON.
 pub(in crate::services) fn envelope(
     id: Uuid,
     event_type: &str,

@@ -1,9 +1,10 @@
-//! Telling others which patrons are blocked, through an outbox (docs/decisions/0019).
+//! Publication of block events through an outbox (docs/decisions/0019).
 //!
-//! What changes a patron notes that in its own transaction (`migrations/tenant/0022_messages.sql`). Looking at
-//! those patrons, many at once, compares what a desk would be told now with what others were told last, and
-//! writes down what is new of it (`tell`). That is sent in its order and noted as sent once the broker has
-//! acknowledged it (`relay`). Neither knows of the other's trouble: while no broker is there, messages wait.
+//! A transaction that changes a patron also inserts a pending patron (`migrations/tenant/0022_messages.sql`).
+//! The detect worker (`detect`) evaluates pending patrons in batches, compares each evaluation with the last
+//! published event, and writes changes to the outbox. The publish worker (`publish`) sends the outbox in
+//! order, and records each acknowledgement of the broker. The two workers are independent: while the broker
+//! is unavailable, messages wait in the outbox.
 
 mod detect;
 mod envelope;
@@ -46,32 +47,33 @@ use crate::{
     },
 };
 
-/// How often it is looked what there is to do for each tenant, beside what is told at once: for patrons whom time
-/// concerns, and for what other instances have left.
+/// Interval between polls of all tenants, in addition to wakeups. A poll finds patrons with a due evaluation,
+/// and work that other instances left.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same where others are told nothing any more: there may be messages left.
+/// Interval between polls if publishing is disabled; the outbox may still contain messages.
 const DISABLED_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to let a broker or a database be that fails.
+/// Delay after a failure of the broker or the database.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// No step takes so long: a connection that has fallen silent is given up.
+/// Maximum time of one step; afterwards the worker abandons a silent connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long an instance that stops takes to leave to others how patrons are looked at.
+/// Maximum time for the release of the settings leases at shutdown.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait for a tenant's writers when that is to change.
+/// Maximum wait for a tenant's writers when an instance enables the tenant or changes its detection settings.
 const ENABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum wait for a tenant's writers when an instance disables the tenant.
 const DISABLE_LOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Tells others.
+/// The detect worker and the publish worker.
 pub struct BlockEvents {
-    /// By which it owns the way in which patrons are looked at.
+    /// Id of this instance in the settings leases.
     instance_id: Uuid,
     detect_db: Db,
-    /// Sending waits for the broker: not with the connection that looks at patrons.
+    /// Pool of the publish worker. A publish waits for the broker, so detection uses another pool.
     publish_db: Db,
     tenants: Arc<TenantRegistry>,
     clock: Clock,
@@ -81,23 +83,23 @@ pub struct BlockEvents {
     throttle: Throttle,
     publish_wakeups: Wakeups,
     pending_counts: Mutex<HashMap<TenantId, PendingCounts>>,
-    /// Topics and keys of messages that this instance began to send and has not noted as sent, by tenant.
+    /// Topics and keys of messages that this instance began to send and did not record as sent, by tenant.
     to_resend: Mutex<HashMap<TenantId, BTreeSet<(String, String)>>>,
 }
 
-/// How far others are behind, over all tenants.
+/// Unfinished work of all tenants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Notes of patrons to be looked at, those whom time concerns among them.
+    /// Pending patrons, including patrons with a due evaluation.
     pub pending_patrons: i64,
-    /// Messages that wait to be sent.
+    /// Messages in the outbox that are not sent.
     pub unsent_messages: i64,
-    /// For how long the first of them has.
+    /// Age of the oldest unsent message.
     pub oldest_unsent_age: Duration,
 }
 
 impl BlockEvents {
-    /// One connection for looking, and one for sending.
+    /// Creates both workers, with one pool for detection and one pool for publishing.
     pub fn new(
         (db, send_db): (Db, Db),
         tenants: Arc<TenantRegistry>,
@@ -128,7 +130,7 @@ impl BlockEvents {
         self.environment.own_topic(tenant, self.config.collection.as_ref(), name)
     }
 
-    /// Has changes of a tenant that was just enabled be noted. Where that fails, the next look does so.
+    /// Enables publishing for a newly enabled tenant. If this call fails, the next poll enables publishing.
     pub async fn enable_tenant(&self, tenant: &TenantId) -> Result<(), store::Error> {
         if !self.config.enabled {
             return Ok(());
@@ -139,7 +141,8 @@ impl BlockEvents {
         }
     }
 
-    /// Makes the topics that a tenant's messages go to. Where no broker is there, sending does so later.
+    /// Creates the topics for a tenant's block events. If the broker is unavailable, the publish worker
+    /// creates the topics later.
     pub async fn create_topics(&self, tenant: &TenantId) -> Result<(), kafka::Error> {
         if !self.config.enabled {
             return Ok(());
@@ -158,7 +161,7 @@ impl BlockEvents {
         Ok(())
     }
 
-    /// How far others are behind, as of the last look.
+    /// Returns the unfinished work, as of the last poll.
     pub fn backlog(&self) -> Backlog {
         let pending_counts = self.pending_counts.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -172,17 +175,17 @@ impl BlockEvents {
         })
     }
 
-    /// Whether messages wait for too long.
+    /// Returns `true` if the oldest unsent message has reached the configured age.
     pub fn is_overdue(&self) -> bool {
         self.backlog().oldest_unsent_age >= self.config.overdue_after
     }
 
-    /// Whether others are told at all.
+    /// Returns `true` if publishing is enabled.
     pub fn is_enabled(&self) -> bool {
         self.config.enabled
     }
 
-    /// Looks at patrons, until `stop`.
+    /// Runs the detect worker until `stop`, then releases the settings leases.
     pub async fn run_detector(self: Arc<Self>, stop: CancellationToken) {
         self.detect_until(&stop).await;
         let release = async {
@@ -205,7 +208,7 @@ impl BlockEvents {
         let mut poll_timer =
             interval(if self.config.enabled { POLL_INTERVAL } else { DISABLED_POLL_INTERVAL });
         poll_timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Each has its turn, and comes behind all others for the next one.
+        // Each tenant gets one batch per round; a tenant with more work moves to the end of the queue.
         let mut queue: VecDeque<TenantId> = VecDeque::new();
         while !stop.is_cancelled() {
             let woken = tokio::select! {
@@ -213,7 +216,8 @@ impl BlockEvents {
                 () = stop.cancelled() => return,
                 _ = poll_timer.tick() => {
                     let found = self.poll_tenants(stop).await;
-                    // From its end on: one that takes long leaves time for turns.
+                    // The interval starts at the end of the poll, so that a slow poll leaves time for
+                    // batches.
                     poll_timer.reset();
                     found
                 }
@@ -233,7 +237,7 @@ impl BlockEvents {
         }
     }
 
-    /// Looks at some of a tenant's patrons. Tells whether there may be more.
+    /// Evaluates a batch of a tenant's pending patrons. Returns `true` if more may remain.
     async fn detect_tenant(&self, tenant: &TenantId, stop: &CancellationToken) -> bool {
         let began = Instant::now();
         let batch = async {
@@ -243,7 +247,7 @@ impl BlockEvents {
             }
         };
         let more = store::with_timeout(STEP_TIMEOUT, batch).await.unwrap_or_else(|error| {
-            // The next look finds them again.
+            // The next poll finds the patrons again.
             warn!(%tenant, error = %ErrorChain(&error), "block events: could not re-evaluate the pending patrons of a tenant; retrying");
             false
         });
@@ -251,7 +255,7 @@ impl BlockEvents {
         more
     }
 
-    /// Looks what there is to do for whom. Sending is told at once.
+    /// Polls all tenants. Wakes the publish worker, and returns the tenants with pending patrons.
     async fn poll_tenants(&self, stop: &CancellationToken) -> BTreeSet<TenantId> {
         let (mut to_detect, was_overdue) = (BTreeSet::new(), self.is_overdue());
         let all = self.tenants.all();
@@ -274,7 +278,7 @@ impl BlockEvents {
                         self.pending_counts.lock().unwrap_or_else(PoisonError::into_inner);
                     pending_counts.insert(tenant.id.clone(), counts);
                 }
-                // It may not be migrated yet.
+                // The schema of the tenant may not be migrated yet.
                 Err(error) => {
                     warn!(tenant = %tenant.id, error = %ErrorChain(&error), "block events: could not look for pending patrons of a tenant; retrying");
                 }
@@ -311,7 +315,7 @@ impl BlockEvents {
         read_counts().await
     }
 
-    /// Has a tenant's changes be noted, or not any more, as the setting says, and patrons be looked at in this way.
+    /// Enables or disables publishing for a tenant, as configured, and stores the detection settings.
     async fn apply_settings(
         &self,
         tenant: &Tenant,
@@ -320,7 +324,7 @@ impl BlockEvents {
     ) -> Result<(), store::Error> {
         let (schema, on) = (&tenant.schema, self.config.enabled);
         let mut tx = store::begin(&self.detect_db).await?;
-        // Dropping a trigger keeps readers waiting, too.
+        // Dropping a trigger blocks readers too.
         tenants::set_lock_timeout(
             &mut tx,
             if on { ENABLE_LOCK_TIMEOUT } else { DISABLE_LOCK_TIMEOUT },
@@ -332,7 +336,7 @@ impl BlockEvents {
         if on {
             pending_patrons::lock_worker(&mut tx, &tenant.id, WorkerLock::Detect).await?;
         }
-        // Another instance may have been faster.
+        // Another instance may have acquired the lease first.
         if !pending_patrons::acquire_lease(&mut tx, schema, on.then_some(self.instance_id)).await? {
             return Ok(());
         }
@@ -350,7 +354,7 @@ impl BlockEvents {
         self.tenants.all().into_iter().filter(|tenant| ids.contains(&tenant.id)).collect()
     }
 
-    /// Sends messages, until `stop`.
+    /// Runs the publish worker until `stop`.
     pub async fn run_publisher(self: Arc<Self>, stop: CancellationToken) {
         while let Some(woken) = stop.run_until_cancelled(self.publish_wakeups.next()).await {
             let mut queue = self.find_tenants(woken);
@@ -363,7 +367,7 @@ impl BlockEvents {
                     Ok(false) => {}
                     Err(error) => {
                         warn!(tenant = %tenant.id, error = %ErrorChain(&error), "block events: could not publish the outbox of a tenant; retrying");
-                        // The next look finds them again.
+                        // The next poll finds the messages again.
                         stop.run_until_cancelled(sleep(RETRY_DELAY)).await;
                     }
                 }

@@ -1,4 +1,5 @@
-//! Sending what was written down: one instance at a time for each tenant, in the order in which it was written.
+//! The publish worker: sends the outbox of a tenant in order. At most one instance publishes for a tenant at
+//! a time.
 
 use std::sync::PoisonError;
 
@@ -18,24 +19,24 @@ use crate::{
     },
 };
 
-/// Messages that are sent before the broker's word on them is waited for.
+/// Maximum number of messages that are sent before the worker waits for the broker's acknowledgements.
 const BATCH_MESSAGES_MAX: i64 = 2000;
 
-/// Why messages stay where they are.
+/// The cause for which messages remain in the outbox.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PublishError {
-    /// The database.
+    /// A database statement failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The broker.
+    /// The broker did not acknowledge a message.
     #[error("could not send messages")]
     Broker(#[source] kafka::Error),
 }
 
 impl BlockEvents {
-    /// Sends the next messages of a tenant. What the broker has acknowledged is noted, whatever becomes of the
-    /// rest: who dies in between sends again what is not noted, and consumers know that by its id. Tells whether
-    /// there may be more.
+    /// Publishes the next messages of a tenant, and records every acknowledgement, even if a later message
+    /// fails. After a crash, an instance sends the unrecorded messages again; consumers recognise them by id.
+    /// Returns `true` if more may remain.
     pub(super) async fn publish_batch(&self, tenant: &Tenant) -> Result<bool, PublishError> {
         let schema = &tenant.schema;
         if !self.resend_marked(tenant).await? {
@@ -45,8 +46,8 @@ impl BlockEvents {
         if !pending_patrons::try_lock_worker(&mut tx, &tenant.id, WorkerLock::Publish).await? {
             return Ok(false);
         }
-        // Whoever changes the tenant as a whole, or removes it, does not wait for a broker: nothing but the turn is
-        // held while messages are sent.
+        // During the send, the transaction has the worker lock only. Changes and removal of the tenant
+        // therefore do not wait for the broker.
         let messages = store::read_releasing_locks(&mut tx, async |db| {
             if tenants::enabled_since(&mut *db, &tenant.id).await? != Some(tenant.enabled_at) {
                 return Ok(None);
@@ -59,14 +60,15 @@ impl BlockEvents {
             return Ok(false);
         }
         let outgoing = self.outgoing_messages(&messages).await.map_err(PublishError::Broker)?;
-        // While this one was frozen another may have had the turn: what is sent then comes late.
+        // If this instance is frozen here, another instance may get the lock, and these messages arrive late.
         self.mark_for_resend(&tenant.id, &messages);
         let (acknowledged, outcome) = self.sender.send(&outgoing).await;
         let sent: Vec<i64> =
             messages.iter().take(acknowledged).map(|message| message.sequence).collect();
         outbox::set_sent(&mut tx, schema, &sent).await?;
         store::commit(tx).await?;
-        // The turn was ours until what is acknowledged was noted. The rest may still be on its way.
+        // This instance had the lock until the acknowledgements were recorded. The other messages may still
+        // arrive.
         self.replace_resends(&tenant.id, &messages[sent.len()..]);
         metrics().sent_messages.increment(sent.len() as u64);
         if let Err(error) = outcome {
@@ -79,8 +81,8 @@ impl BlockEvents {
         Ok(messages.len() as i64 >= BATCH_MESSAGES_MAX)
     }
 
-    /// Has the newest messages of which it is not known that they came last be sent once more. `false` where it is
-    /// not this instance's turn.
+    /// Marks the newest message of each doubtful key for another send. Returns `false` if another instance
+    /// has the lock, or if the tenant is disabled.
     async fn resend_marked(&self, tenant: &Tenant) -> Result<bool, store::Error> {
         let to_resend = self.keys_to_resend(&tenant.id);
         if to_resend.is_empty() {
@@ -94,12 +96,12 @@ impl BlockEvents {
         }
         outbox::mark_for_resend(&mut tx, &tenant.schema, &to_resend).await?;
         store::commit(tx).await?;
-        // From here on the database knows.
+        // From here on the database has the marks.
         self.replace_resends(&tenant.id, &[]);
         Ok(true)
     }
 
-    /// Keys of a tenant of which it is not known whether something older was sent after something newer.
+    /// Returns the keys of a tenant for which an older message may have arrived after a newer message.
     fn keys_to_resend(&self, tenant: &TenantId) -> Vec<(String, String)> {
         let to_resend = self.to_resend.lock().unwrap_or_else(PoisonError::into_inner);
         to_resend.get(tenant).into_iter().flatten().cloned().collect()
@@ -116,7 +118,7 @@ impl BlockEvents {
         to_resend.entry(tenant.clone()).or_default().extend(keys);
     }
 
-    /// Of no others any more: what there was to be sent again is noted as such.
+    /// Replaces the tenant's resend list with `messages`; the database has recorded the old list.
     fn replace_resends(&self, tenant: &TenantId, messages: &[Message]) {
         self.to_resend.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
         if !messages.is_empty() {

@@ -1,23 +1,24 @@
-//! Which instance says how patrons are looked at. Two with other settings, as during a rollout, would change that in
-//! turns, and each change is a look at all patrons.
+//! The lease of a tenant's detection settings. Without the lease, instances with different settings, as
+//! during a rollout, would alternate, and each change would trigger an evaluation of all patrons.
 
 use uuid::Uuid;
 
 use crate::store::pending_patrons::{DetectionSettings, PendingCounts};
 
-/// What an instance does about the way in which a tenant's patrons are looked at.
+/// The action of an instance on a tenant's detection settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeaseAction {
-    /// It is as it should be, or another instance's to change.
+    /// The settings are correct, or another instance has the lease.
     Skip,
-    /// Take the lease, or renew it.
+    /// Acquire or renew the lease.
     Renew,
-    /// Change it, and take the lease.
+    /// Store the settings, and acquire the lease.
     Apply,
 }
 
-/// What instance `me` does, which wants messages (`on`) and has this way set. The owner changes the way, and once in
-/// half a lease at most. An instance that wants no messages owns nothing: it waits until no instance wants any.
+/// Returns the action of instance `instance_id`, which has these `settings`. The lease owner changes the
+/// settings at most once per half lease. An instance without publishing has no lease, and waits until no
+/// other instance has the lease.
 pub(super) fn next_action(
     stored: &PendingCounts,
     instance_id: Uuid,
@@ -94,7 +95,7 @@ mod tests {
         let half = PendingCounts { should_renew: true, ..fresh };
         assert_eq!(next_action(&half, INSTANCE, true, SETTINGS), LeaseAction::Renew);
         assert_eq!(next_action(&half, INSTANCE, true, OTHER_SETTINGS), LeaseAction::Apply);
-        // What was never set can't be overturned.
+        // If no settings are stored, the owner stores its settings at once.
         let unset = PendingCounts { approaching_percent: None, ..fresh };
         assert_eq!(next_action(&unset, INSTANCE, true, SETTINGS), LeaseAction::Apply);
     }

@@ -1,6 +1,7 @@
-//! Putting right what differs, a few patrons at a time: each step is one short transaction in which nobody
-//! else writes the tenant's rows, and what is to be put is worked out anew in it. So whatever came in since
-//! the differences were found is in it, and a patron is right from that step on.
+//! Application of the differences, a few patrons at a time.
+//!
+//! Each step is one short transaction under the tenant's exclusive lock. The step computes the target rows
+//! again, so the rows include every event since the comparison. After its step, a patron is correct.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,37 +31,38 @@ use crate::{
     },
 };
 
-/// Loans and fees/fines in one step, unless one patron alone has more.
+/// Maximum number of loans and fees/fines per step, unless one patron alone has more.
 const STEP_ROWS_MAX: i32 = 500;
 
-/// Patrons in one step.
+/// Maximum number of patrons per step.
 const STEP_PATRONS_MAX: i64 = 200;
 
-/// Patrons whose groups are told at once.
+/// Maximum number of patron groups per step.
 const STEP_GROUPS_MAX: i64 = 2000;
 
-/// How long to wait for those who write at the moment. Whoever comes later waits behind us.
+/// Maximum wait for the exclusive lock. Later writers queue behind the waiting step.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long to let them be when that was not enough: twice as long each time, for so many times.
+/// Delay before the first retry of a step; each retry doubles the delay.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Maximum number of retries of one step.
 const RETRIES_MAX: u32 = 7;
 
-/// What is done to a tenant as a whole, in steps.
+/// A part of the application; `apply` runs each stage in steps.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// What differs in nothing that counts.
+    /// Differences that change neither a count nor a block.
     Insignificant,
-    /// What differs of patrons.
+    /// Differences and wrong counters of patrons.
     Patrons,
-    /// Patron groups, which are merged as any are that a topic tells: the later one counts.
+    /// Patron groups of patrons after this id. The group with the greater stamp wins, as in ingest.
     Groups(Uuid),
-    /// What complete snapshots say of what is still to come.
+    /// Snapshot horizons, which apply to evidence that arrives later.
     Horizons,
     Done,
 }
 
-/// Puts right what is not right yet.
+/// Applies all differences that are not applied yet.
 pub(super) async fn apply(context: &RebuildContext) -> Result<(), RebuildError> {
     let summary = differences::summarize(context.db(), &context.tenant.schema, context.id).await?;
     let left = summary.patrons - summary.applied;
@@ -85,7 +87,7 @@ pub(super) async fn apply(context: &RebuildContext) -> Result<(), RebuildError> 
     Ok(())
 }
 
-/// One step, and what comes after it.
+/// Runs one step and returns the next stage.
 async fn step(context: &RebuildContext, stage: Stage) -> Result<Stage, RebuildError> {
     let mut tx = begin_exclusive(context).await?;
     let state = load_complete_shadow(&mut tx, context).await?;
@@ -102,8 +104,8 @@ async fn step(context: &RebuildContext, stage: Stage) -> Result<Stage, RebuildEr
             last.map_or(Stage::Horizons, Stage::Groups)
         }
         Stage::Horizons => {
-            // A horizon closes old evidence that is still to come as well. What the source names as open and
-            // can't be read has no row to protect it, so then the horizon stays as it was.
+            // A horizon also closes old evidence that arrives later. Unreadable open records have no row that
+            // protects them, so the stored horizon stays unchanged if the source has such records.
             if !shadow::would_close_unreadable(&mut tx, &context.shadow).await? {
                 shadow::apply_horizon(
                     &mut tx,
@@ -121,7 +123,7 @@ async fn step(context: &RebuildContext, stage: Stage) -> Result<Stage, RebuildEr
     Ok(next)
 }
 
-/// A transaction in which nobody else writes the tenant's rows.
+/// Begins a transaction under the tenant's exclusive lock. Fails if the tenant is disabled.
 async fn begin_exclusive(context: &RebuildContext) -> Result<Tx, RebuildError> {
     let mut tx = context.begin().await?;
     tenants::set_lock_timeout(&mut tx, LOCK_TIMEOUT).await?;
@@ -133,7 +135,7 @@ async fn begin_exclusive(context: &RebuildContext) -> Result<Tx, RebuildError> {
     Ok(tx)
 }
 
-/// Puts some rows that differ in nothing that counts, whosever they are. Tells whether there may be more.
+/// Applies a page of insignificant differences, of any patron. Returns `true` if more may remain.
 async fn apply_insignificant(
     tx: &mut Tx,
     context: &RebuildContext,
@@ -149,7 +151,7 @@ async fn apply_insignificant(
     let mut targets = TargetState::load(tx, context, state, &loans, &fees).await?;
     let all: Vec<Uuid> = insignificant.into_iter().map(|(subject, _)| subject).collect();
     differences::set_insignificant_applied(tx, schema, context.id, &all).await?;
-    // What counts by now, after what came in, is put with all else of its patron.
+    // If later events made a difference significant, the step of the patron applies that difference.
     let counts: Vec<_> =
         targets.differences().into_iter().filter(differences::Difference::is_significant).collect();
     differences::replace(tx, schema, context.id, &counts).await?;
@@ -159,7 +161,7 @@ async fn apply_insignificant(
     Ok(true)
 }
 
-/// Puts all that differs of some patrons, and their groups. Tells whether there may be more.
+/// Applies all differences, counters and groups of a page of patrons. Returns `true` if more may remain.
 async fn apply_patrons(
     tx: &mut Tx,
     context: &RebuildContext,
@@ -181,8 +183,8 @@ async fn apply_patrons(
     Ok(true)
 }
 
-/// Puts what differs in place. What topics say of it and the inbox lacks is noted: the inbox is not believed about the
-/// time until then, or the next rebuild from it would take that for never said.
+/// Writes the changed rows. If the topics contain events that the inbox lacks, records a gap in the inbox up
+/// to the newest of these events. Without the gap, the next rebuild from the inbox would drop these events.
 async fn write_rows(
     tx: &mut Tx,
     context: &RebuildContext,
@@ -199,7 +201,7 @@ async fn write_rows(
         let mut stamps = new_stamps(&targets.loans, |loan| loan.stamps().collect());
         stamps.extend(self::new_stamps(&targets.fees, |fee| fee.stamps().collect()));
         if let Some(lacking) = inbox::newest_missing_stamp(tx, schema, &stamps).await? {
-            // All of it was written before reading began, whatever time it bears.
+            // All of these events were written before the read started, whatever time they bear.
             let until = lacking.at() + TimeDelta::milliseconds(1);
             inbox::record_removal(
                 tx,
@@ -213,7 +215,8 @@ async fn write_rows(
     Ok(rows::replace_fees(tx, schema, &changed_rows(&targets.fees)).await?)
 }
 
-/// What a snapshot of the tenant closes stays closed, also where its horizon is not stored for what is to come.
+/// Copies the horizon of a tenant snapshot to each row that the snapshot closes. The row stays closed even if
+/// the tenant's horizon is not stored.
 fn prune_closed(targets: &mut TargetState) {
     for Pair { current, target } in targets.loans.values_mut() {
         if current.open_loan().is_some() && target.open_loan().is_none() {
@@ -227,8 +230,8 @@ fn prune_closed(targets: &mut TargetState) {
     }
 }
 
-/// What differs of these patrons, and of those whose loans and fees/fines these were or are to be, and so on:
-/// each of them is right at once, or as before.
+/// Loads the differences of `users` and, transitively, of every patron who owns or will own one of the rows.
+/// Each step thus corrects all affected patrons at once.
 async fn load_with_owners(
     tx: &mut Tx,
     context: &RebuildContext,
@@ -256,7 +259,7 @@ async fn load_with_owners(
     }
 }
 
-/// As many patrons as go into one step, one at least.
+/// Returns the patrons that fit into one step, at least one.
 fn take_step_patrons(of: Vec<(Uuid, i32)>) -> Vec<Uuid> {
     let mut subjects = 0;
     let fits = |(n, (_, more)): &(usize, (Uuid, i32))| {
@@ -266,7 +269,7 @@ fn take_step_patrons(of: Vec<(Uuid, i32)>) -> Vec<Uuid> {
     of.into_iter().enumerate().take_while(fits).map(|(_, (user, _))| user).collect()
 }
 
-/// What rows are to rest on and do not yet, but for states that no event told.
+/// Returns the stamps that target rows have and current rows lack, without the stamps of snapshots.
 fn new_stamps<T>(
     pairs: &BTreeMap<Uuid, Pair<T>>,
     stamps: impl Fn(&T) -> Vec<Stamp>,

@@ -1,6 +1,7 @@
-//! What is too much to be applied unasked. A source that lost records, or that is not the one it says it is, looks
-//! just like one of which the loans have ended: patrons who are blocked would not be any more. One that names all
-//! loans with later due dates unblocks them as well, and closes nothing.
+//! The limit beyond which an operator has to approve the differences.
+//!
+//! A wrong source, or a source with lost records, looks like a source with closed loans. Applied, either
+//! source would unblock patrons. A source with later due dates unblocks patrons too, and closes no loan.
 
 use std::time::Instant;
 
@@ -19,20 +20,20 @@ use crate::{
     },
 };
 
-/// Patrons whose blocks are looked at at once.
+/// Patrons per page.
 const PATRON_PAGE_ROWS: i64 = 200;
 
-/// What a rebuild may close, and whom it may unblock, without an operator.
+/// The number of closed items or unblocked patrons that needs no operator.
 #[derive(Debug, Clone, Copy)]
 pub struct ApprovalThreshold {
-    /// This share of what is open in the tenant, or of all who are blocked, in percent.
+    /// Share of the tenant's open items, or of all blocked patrons, in percent; 100 switches the limit off.
     pub percent: u8,
-    /// And so many in any case.
+    /// Number of items or patrons that is always below the limit.
     pub count: u32,
 }
 
 impl ApprovalThreshold {
-    /// Whether closing so many, of so many that are open, is for an operator to decide.
+    /// Returns `true` if an operator has to approve the closing of `closed` items out of `open`.
     pub fn is_exceeded(&self, closed: i64, open: i64) -> bool {
         self.percent < 100
             && closed > i64::from(self.count)
@@ -40,11 +41,11 @@ impl ApprovalThreshold {
     }
 }
 
-/// Says what would be closed, or who would be unblocked, where that is too much.
+/// Describes the closed items and unblocked patrons if their number exceeds the threshold.
 pub(super) async fn approval_reason(
     context: &RebuildContext,
 ) -> Result<Option<String>, RebuildError> {
-    // What fills a tenant drops nothing.
+    // A dry run applies nothing, and a fill drops nothing.
     if context.request.dry_run || context.request.fill {
         return Ok(None);
     }
@@ -72,8 +73,9 @@ pub(super) async fn approval_reason(
     }))
 }
 
-/// Says how many patrons would be unblocked where that is too much. Due dates, owners and amounts that a source
-/// changes lift blocks as well as what it closes does. Patrons are counted only as long as that matters.
+/// Describes the unblocked patrons if their number exceeds the threshold. Changed due dates, owners and
+/// amounts lift blocks, as closed items do. The function counts blocked patrons only until the result is
+/// certain.
 async fn unblock_reason(
     context: &RebuildContext,
     unblocked: i64,

@@ -1,4 +1,4 @@
-//! Comparing what the source says with what is known: what differs of whom, and which blocks depend on it.
+//! Comparison of a source with the stored state: differing rows, wrong counters, and the blocks that change.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,13 +31,13 @@ use crate::{
     },
 };
 
-/// Loans and fees/fines that are looked at at once.
+/// Loans and fees/fines per page.
 const CANDIDATE_PAGE_ROWS: i64 = 500;
 
-/// Patrons whose blocks are looked at at once.
+/// Patrons per page.
 const PATRON_PAGE_ROWS: i64 = 200;
 
-/// Finds out what differs.
+/// Records the differing rows, the wrong counters and the changed blocks.
 pub(super) async fn compare(context: &RebuildContext) -> Result<(), RebuildError> {
     let schema = &context.tenant.schema;
     let mut tx = context.begin().await?;
@@ -54,7 +54,7 @@ pub(super) async fn compare(context: &RebuildContext) -> Result<(), RebuildError
     loop {
         let began = Instant::now();
         let mut tx = context.begin().await?;
-        // A crash of the database empties what is left of them.
+        // A crash of the database empties the candidates; the reloaded state reveals the crash.
         load_complete_shadow(&mut tx, context).await?;
         let candidates =
             shadow::candidates_page(&mut tx, &context.shadow, after, CANDIDATE_PAGE_ROWS).await?;
@@ -71,18 +71,18 @@ pub(super) async fn compare(context: &RebuildContext) -> Result<(), RebuildError
     compare_blocks(context).await
 }
 
-/// The shadow with all of the source in it.
+/// Loads the state of the shadow. Returns `ShadowLost` if the shadow does not contain the complete source.
 pub(super) async fn load_complete_shadow(
     tx: &mut Tx,
     context: &RebuildContext,
 ) -> Result<shadow::ShadowState, RebuildError> {
     let state = shadow::load_state(tx, &context.shadow).await?;
     let mut state = state.filter(|state| state.is_complete).ok_or(RebuildError::ShadowLost)?;
-    // Nothing is dropped then.
+    // With these requests, `reconcile` drops no register of a current row: the coverage is `Coverage::NONE`.
     if context.request.source == Source::Storage || context.request.fill {
         return Ok(state);
     }
-    // What came since reading began is in the inbox, unless it has gone from there.
+    // The inbox contains every event since the read started, unless some events were removed.
     let (extent, began) =
         (context.inbox_extent(tx).await?, state.read_started_at + read::INBOX_LOOKBACK);
     if let Some(gone) = extent.removed_until
@@ -96,13 +96,13 @@ pub(super) async fn load_complete_shadow(
         )));
     }
     if context.request.source == Source::Topics {
-        // What came over HTTP is nowhere else.
+        // Events that arrived over HTTP are in the inbox only.
         state.coverage.http = state.coverage.http.max(Some(complete_from(extent.complete_since())));
     }
     Ok(state)
 }
 
-/// Which are loans, and which fees/fines.
+/// Splits subjects into the ids of loans and the ids of fees/fines.
 pub(super) fn split_loans_and_fees(subjects: &[(Uuid, bool)]) -> (Vec<Uuid>, Vec<Uuid>) {
     let of = |wanted| {
         subjects.iter().filter(move |(_, is_loan)| *is_loan == wanted).map(|(id, _)| *id).collect()
@@ -130,7 +130,7 @@ async fn compare_counters(context: &RebuildContext) -> Result<(), RebuildError> 
     context.commit(tx).await
 }
 
-/// Which conditions block those patrons of whom something differs, before and after.
+/// Records the blocking conditions before and after the rebuild, for each patron with a difference.
 async fn compare_blocks(context: &RebuildContext) -> Result<(), RebuildError> {
     let mut tx = context.begin().await?;
     let policy = Policy::load(&mut tx, &context.tenant.schema).await?;
@@ -167,7 +167,7 @@ async fn compare_blocks(context: &RebuildContext) -> Result<(), RebuildError> {
     }
 }
 
-/// What a patron has open.
+/// The open loans and fees/fines of one patron.
 #[derive(Default)]
 struct OpenItems {
     loans: BTreeMap<Uuid, OpenLoan>,
@@ -175,7 +175,8 @@ struct OpenItems {
 }
 
 impl OpenItems {
-    /// To be told. Whose group nobody knows is asked at the desk; there is nothing to compare with here.
+    /// Returns the open loans and the blocks for the report. If the patron group is unknown, the blocks are
+    /// unknown: only the API requests groups from mod-users.
     fn to_block_summary(
         &self,
         policy: &Policy,
@@ -186,7 +187,7 @@ impl OpenItems {
         differences::BlockSummary { open_loans: self.loans.len(), blocked }
     }
 
-    /// The conditions that block the patron from something.
+    /// Returns the conditions that block at least one action.
     fn blocking_conditions(&self, policy: &Policy, group: &str, now: DateTime<Utc>) -> Vec<String> {
         let loans = self.loans.iter().map(|(id, loan)| (*id, loan));
         let measures = Measures::compute(loans, self.fees.values(), now);
@@ -201,7 +202,7 @@ impl OpenItems {
 
 type OpenItemsByPatron = BTreeMap<Uuid, OpenItems>;
 
-/// What these patrons have open, as things are and as they are to be.
+/// Loads the open items of `users`: the current items first, then the target items.
 async fn load_open_items(
     tx: &mut Tx,
     context: &RebuildContext,
@@ -220,7 +221,7 @@ async fn load_open_items(
     let (mut before, mut after) = (OpenItemsByPatron::new(), OpenItemsByPatron::new());
     for (id, pair) in &targets.loans {
         let current_loan = pair.current.open_loan();
-        // What is not different is not touched.
+        // A row without a significant difference counts the same before and after the rebuild.
         let target_loan =
             if differing_ids.contains(id) { pair.target.open_loan() } else { current_loan };
         for (open, standings) in [(current_loan, &mut before), (target_loan, &mut after)] {
@@ -242,20 +243,21 @@ async fn load_open_items(
     Ok((before, after))
 }
 
-/// A row as it is, and as it is to be.
+/// A current row and its target row.
 pub(super) struct Pair<T> {
     pub(super) current: SubjectRow<T>,
     pub(super) target: SubjectRow<T>,
 }
 
-/// What loans and fees/fines are, and are to be.
+/// Pairs of current and target rows, by the id of the loan or fee/fine.
 pub(super) struct TargetState {
     pub(super) loans: BTreeMap<Uuid, Pair<Loan>>,
     pub(super) fees: BTreeMap<Uuid, Pair<Fee>>,
 }
 
 impl TargetState {
-    /// Reads rows and shadow, and what came in since the source was read.
+    /// Computes the pairs from the stored rows, the shadow rows and the inbox events since the read. For
+    /// source inbox, all inbox events count.
     pub(super) async fn load(
         tx: &mut Tx,
         context: &RebuildContext,
@@ -310,7 +312,7 @@ impl TargetState {
         Ok(Self { loans, fees })
     }
 
-    /// What differs.
+    /// Returns the differences of all unequal pairs.
     pub(super) fn differences(&self) -> Vec<Difference> {
         let loans = self.loans.iter().filter_map(|(id, pair)| report::loan_difference(*id, pair));
         let fees = self.fees.iter().filter_map(|(id, pair)| report::fee_difference(*id, pair));
@@ -318,7 +320,7 @@ impl TargetState {
     }
 }
 
-/// What storage holds as open and says nothing of that can be read stays as it is known.
+/// Preserves the open state of records that a storage module returned in an unreadable form.
 fn retain_unread(
     unread: &[Uuid],
     stamp: Stamp,
@@ -354,8 +356,8 @@ fn merge_event<T: Default>(
     }
 }
 
-/// Rows as they are, and as they are to be but for how far snapshots spoke. How far was pruned when a row was
-/// made counts as the one of both says that has it earlier: an old loan that is open is not pruned.
+/// Pairs each current row with its target row; the caller adds the snapshot horizon. A target row gets the
+/// earlier prune horizon of the two rows, because an old open loan is never pruned.
 fn reconcile_rows<T: Default + Clone + PartialEq>(
     ids: &[Uuid],
     source: &mut SubjectRows<T>,
@@ -386,14 +388,14 @@ fn reconcile_rows<T: Default + Clone + PartialEq>(
 }
 
 impl SubjectRow<Loan> {
-    /// The loan as it counts.
+    /// Returns the loan if it is open under the row's horizon.
     pub(super) fn open_loan(&self) -> Option<OpenLoan> {
         self.state.as_open(self.horizon)
     }
 }
 
 impl SubjectRow<Fee> {
-    /// The fee/fine as it counts.
+    /// Returns the fee/fine if it is open under the row's horizon.
     pub(super) fn open_fee(&self) -> Option<OpenFee> {
         self.state.as_open(self.horizon)
     }

@@ -1,4 +1,4 @@
-//! Connections of the rebuilds that an instance works on, which they share: as many as have a turn, and some more.
+//! Connection pools that all rebuilds of an instance share: one connection per run slot, and some more.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -7,27 +7,27 @@ use std::{
 
 use crate::store::{self, Db, Login, PoolSettings};
 
-/// How long the database gives one statement of a rebuild: one compares whole tenants.
+/// Maximum time of one statement of a rebuild; some statements compare whole tenants.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// How long the database gives a statement by which a rebuild says that it is worked on.
+/// Maximum time of one statement that renews a lease.
 const LEASE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait for a connection.
+/// Maximum wait for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Without a turn, one lays out what tenants share, and one ends.
+/// Connections without a run slot: one loads shared topics, and one ends a rebuild.
 const EXTRA_CONNECTIONS: u32 = 2;
 
-/// Connections of all rebuilds of an instance.
+/// The two pools of an instance.
 pub(super) struct Connections {
-    /// To work with.
+    /// The pool for the stages of rebuilds.
     pub(super) main: Db,
-    /// To say that a rebuild is worked on, whatever the others wait for.
+    /// The pool for lease renewals, which must not wait for statements of the main pool.
     pub(super) leases: Db,
 }
 
-/// Connections as long as any rebuild uses them: an instance without a rebuild has none.
+/// Pools that exist while a rebuild uses them; an instance without a rebuild has no connection.
 pub(super) struct SharedConnections {
     login: Login,
     max_connections: u32,
@@ -35,7 +35,7 @@ pub(super) struct SharedConnections {
 }
 
 impl SharedConnections {
-    /// For so many turns.
+    /// Creates the pools' settings for `turns` run slots; `get` opens the pools.
     pub(super) fn new(login: Login, turns: usize) -> Self {
         let turns = u32::try_from(turns).unwrap_or(u32::MAX);
         Self {

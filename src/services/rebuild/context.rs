@@ -1,4 +1,4 @@
-//! What one rebuild works with, and how it goes from stage to stage.
+//! Context, progress and lease renewal of one rebuild, and the sequence of its stages.
 
 use std::{
     sync::{
@@ -42,58 +42,60 @@ use crate::{
     },
 };
 
-/// How long a rebuild stays its instance's without a word from it.
+/// Lifetime of a lease without renewal.
 pub(super) const LEASE_DURATION: Duration = Duration::from_secs(10);
 
-/// How often that word is given, and rebuilds are looked for that nobody works on.
+/// Interval between renewals of a lease, and between looks for rebuilds to claim.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How rebuilds behave beside the desk and ingest.
+/// Settings that limit the load and the changes of rebuilds.
 #[derive(Debug, Clone, Copy)]
 pub struct RebuildConfig {
-    /// Share of the time, in percent, that one may keep its connection busy.
+    /// Maximum share of time in which a rebuild uses its connection, in percent.
     pub db_share_percent: u8,
-    /// How much of what was read may wait in memory, in bytes.
+    /// Memory for entries that are read and not yet loaded into a shadow, in bytes.
     pub buffer_bytes: usize,
-    /// How many one instance works on at once, each with a connection of its own.
+    /// Maximum number of rebuilds that use the database or the processor of one instance at the same time. If
+    /// the value is 0, the workers claim no rebuild.
     pub concurrency: usize,
-    /// How long one page of the storage modules may take, with all tries.
+    /// Maximum time for one page of a storage module, including retries.
     pub page_timeout: Duration,
-    /// What a rebuild may close without an operator.
+    /// Limit of the changes that a rebuild applies without an operator.
     pub approval_threshold: ApprovalThreshold,
 }
 
-/// Why a rebuild goes no further.
+/// An error that interrupts or ends a rebuild.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RebuildError {
-    /// The database.
+    /// A database statement failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The log.
+    /// The replay of topics failed.
     #[error(transparent)]
     Read(#[from] ReplayError),
-    /// The brokers.
+    /// A request to the broker failed.
     #[error("could not ask the broker")]
     Broker(#[from] kafka::Error),
-    /// Somebody is not there.
+    /// A broker or a thread is unavailable; a retry may succeed.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// It can't be done so.
+    /// A retry cannot succeed.
     #[error("{0}")]
     Fatal(String),
-    /// The storage modules want another token: whoever brings one has it go on.
+    /// The rebuild has no token, or a storage module rejected the token. The rebuild resumes with the next
+    /// token.
     #[error("{0}; it goes on with the next call of the timer")]
     TokenRejected(String),
-    /// Nothing of what was just done counts.
+    /// Another instance claimed the rebuild, so this instance rolls its transaction back.
     #[error("another instance works on it by now")]
     LeaseLost,
-    /// What was laid out is gone: the database has crashed.
+    /// The shadow is empty or missing, as after a crash of the database.
     #[error("what was read is gone, as after a crash of the database")]
     ShadowLost,
 }
 
 impl RebuildError {
-    /// A thread ended by itself. Where it panicked it would do so again.
+    /// Converts the end of a thread. A panic is fatal, because a retry would panic again.
     pub(super) fn from_join_error(error: &tokio::task::JoinError, what: &str) -> Self {
         if error.is_panic() {
             Self::Fatal(format!("{what} came upon a defect of this version; its log says more"))
@@ -102,7 +104,7 @@ impl RebuildError {
         }
     }
 
-    /// Whether it may go better the next time.
+    /// Returns `true` if a retry may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.verdict() == Verdict::Retry,
@@ -115,7 +117,7 @@ impl RebuildError {
     }
 }
 
-/// How far a rebuild is, for whoever asks.
+/// Stage and completed steps of a rebuild, published with each heartbeat.
 #[derive(Default)]
 pub(super) struct Progress {
     stage: Mutex<Option<(&'static str, u64, Instant)>>,
@@ -124,7 +126,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Begins a stage of so many steps.
+    /// Starts a stage of `total` steps and triggers a heartbeat.
     pub(super) fn start_stage(&self, stage: &'static str, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         let mut current = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,12 +134,12 @@ impl Progress {
         self.stage_started.notify_one();
     }
 
-    /// So many steps are done.
+    /// Adds completed steps to the current stage.
     pub(super) fn add(&self, steps: u64) {
         self.done.fetch_add(steps, Ordering::Relaxed);
     }
 
-    /// Stage, steps done of how many, rate a second and seconds left.
+    /// Returns stage, completed steps, total steps, steps per second and estimated seconds left as JSON.
     pub(super) fn to_json(&self) -> Value {
         let current = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((stage, total, since)) = current else { return json!({}) };
@@ -153,7 +155,7 @@ impl Progress {
     }
 }
 
-/// With what a rebuild is worked on.
+/// Resources that a claim passes to the context of a rebuild.
 pub(super) struct RebuildServices {
     pub(super) caller: Option<Caller>,
     pub(super) group_member: Option<GroupMember>,
@@ -161,7 +163,7 @@ pub(super) struct RebuildServices {
     pub(super) connections: Arc<Connections>,
 }
 
-/// What one rebuild works with.
+/// Identity, state and services of one rebuild, shared by all stages.
 #[derive(Clone)]
 pub(super) struct RebuildContext {
     pub(super) id: Uuid,
@@ -175,34 +177,34 @@ pub(super) struct RebuildContext {
     pub(super) throttle: Throttle,
     pub(super) progress: Arc<Progress>,
     pub(super) status: Arc<Mutex<Status>>,
-    /// Why it has to wait for an operator.
+    /// The cause for which an operator has to approve the differences, if any.
     pub(super) approval_reason: Arc<Mutex<Option<String>>>,
-    /// Cancelled when the service stops, or somebody ends the rebuild.
+    /// Cancelled when the service stops, or when this instance ends its work on the rebuild.
     pub(super) stop: CancellationToken,
     pub(super) broker: Arc<BrokerClient>,
     pub(super) storage: Storage,
-    /// On whose behalf the storage modules are asked. Kept in memory alone.
+    /// Gateway, tenant and token for requests to the storage modules, in memory only.
     pub(super) caller: Option<Caller>,
-    /// Connections of all rebuilds.
+    /// Connection pools of all rebuilds of the instance.
     pub(super) connections: Arc<Connections>,
-    /// Whether it may work at the moment.
+    /// The right to use the database and the processor; released during waits.
     pub(super) run_slot: Arc<RunSlot>,
-    /// Where it is worked on with others.
+    /// Membership in a read group, if the instance claimed several rebuilds together.
     pub(super) group_member: Option<Arc<GroupMember>>,
 }
 
 impl RebuildContext {
-    /// Begins a transaction.
+    /// Begins a transaction on the main pool.
     pub(super) async fn begin(&self) -> Result<Tx, RebuildError> {
         Ok(store::begin(self.db()).await?)
     }
 
-    /// The connections to work with.
+    /// Returns the main pool.
     pub(super) fn db(&self) -> &Db {
         &self.connections.main
     }
 
-    /// Asks the brokers on a thread that may block.
+    /// Runs a request to the broker on a thread that may block.
     pub(super) async fn query_broker<T: Send + 'static>(
         &self,
         query: impl FnOnce(Arc<BrokerClient>) -> Result<T, kafka::Error> + Send + 'static,
@@ -213,8 +215,8 @@ impl RebuildContext {
             .map_err(|end| RebuildError::from_join_error(&end, "a question to the broker"))??)
     }
 
-    /// Commits, if it is still ours: whoever was frozen in the middle may have lost it meanwhile. All writes of a
-    /// rebuild go through here.
+    /// Commits `tx` if the lease is valid; otherwise returns `LeaseLost`. If the instance was frozen, another
+    /// instance may have claimed the rebuild. Every stage commits its transactions through this function.
     pub(super) async fn commit(&self, mut tx: Tx) -> Result<(), RebuildError> {
         if !rebuilds::is_lease_valid(&mut tx, self.id, self.lease).await? {
             return Err(RebuildError::LeaseLost);
@@ -222,19 +224,19 @@ impl RebuildContext {
         Ok(store::commit(tx).await?)
     }
 
-    /// How much the inbox has.
+    /// Returns the extent of the inbox, or a fatal error if the tenant is not enabled.
     pub(super) async fn inbox_extent(&self, tx: &mut Tx) -> Result<InboxExtent, RebuildError> {
         let extent = inbox::load_extent(tx, &self.tenant.schema, &self.tenant.id).await?;
         extent.ok_or_else(|| RebuildError::Fatal("the tenant is not enabled".to_owned()))
     }
 
-    /// About how many events the inbox holds.
+    /// Estimates the number of events in the inbox.
     pub(super) async fn inbox_size(&self) -> Result<u64, RebuildError> {
         let sizes = prune::table_sizes(self.db(), &self.tenant.schema).await?;
         Ok(u64::try_from(sizes.inbox).unwrap_or_default())
     }
 
-    /// Has nobody wait for it.
+    /// Releases the run slot and leaves the read group, so that other rebuilds continue.
     pub(super) fn release_slot(&self) {
         self.run_slot.release();
         if let Some(member) = &self.group_member {
@@ -242,7 +244,7 @@ impl RebuildContext {
         }
     }
 
-    /// How far it is: where it is gone on with after a failure.
+    /// Returns the stage at which a retry resumes.
     pub(super) fn status(&self) -> Status {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,7 +253,8 @@ impl RebuildContext {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    /// Why it has to wait for an operator, as found when it was compared. It outlives a failure, as the status does.
+    /// Returns the cause for an operator's approval, as found by the comparison. The cause outlives a retry,
+    /// as the status does.
     fn approval_reason(&self) -> Option<String> {
         self.approval_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -260,7 +263,7 @@ impl RebuildContext {
         *self.approval_reason.lock().unwrap_or_else(PoisonError::into_inner) = approval_reason;
     }
 
-    /// Goes from stage to stage, up to its end or to where it has to wait for an operator.
+    /// Runs the stages until the rebuild ends or waits for an operator.
     pub(super) async fn run(&self) -> Result<RebuildOutcome, RebuildError> {
         self.run_slot.acquire().await;
         loop {
@@ -293,10 +296,11 @@ impl RebuildContext {
         }
     }
 
-    /// Whoever has read everything there is of a tenant knows whether something is missing.
+    /// Records the tenant's completeness if the rebuild read every record of the tenant.
     async fn record_completeness(&self) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
-        // After a crash of the database nothing of what was read is there, nor whether it was all.
+        // If the database crashed, the shadow is empty and its completeness is unknown; the load returns
+        // `ShadowLost`.
         let incomplete_before =
             compare::load_complete_shadow(&mut tx, self).await?.incomplete_before;
         let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
@@ -332,12 +336,12 @@ impl RebuildContext {
         Ok(super::report::summary_json(&summary, groups, passed_over))
     }
 
-    /// Says that a rebuild is worked on, until there is a reason to let go of it.
+    /// Renews the lease until there is a reason to stop, and returns the reason.
     pub(super) async fn renew_lease(&self) -> StopReason {
         let mut renewed_at = Instant::now();
         loop {
             let progress = self.progress.to_json();
-            // It counts from when it was said, not from when it was heard that it was.
+            // The lease counts from the start of the request; the response may arrive late.
             let now = Instant::now();
             let remaining = LEASE_DURATION.saturating_sub(renewed_at.elapsed());
             match timeout(
@@ -357,11 +361,11 @@ impl RebuildContext {
                 }
                 Err(_) => warn!(rebuild.id = %self.id, "rebuild: renewing the lease timed out"),
             }
-            // By then another instance may have taken it.
+            // After this time another instance may have claimed the rebuild.
             if renewed_at.elapsed() >= LEASE_DURATION {
                 return StopReason::LeaseLost;
             }
-            // A stage that begins is told at once: some are short.
+            // A new stage triggers a renewal at once, so that short stages are visible too.
             let next = timeout(HEARTBEAT_INTERVAL, self.progress.stage_started.notified());
             if self.stop.run_until_cancelled(next).await.is_none() {
                 return StopReason::Shutdown;
@@ -370,12 +374,12 @@ impl RebuildContext {
     }
 }
 
-/// Why a rebuild is let go of.
+/// The reason for which an instance stops its work on a rebuild.
 pub(super) enum StopReason {
     Cancelled,
-    /// Its tenant was purged.
+    /// A purge of the tenant deleted the rebuild.
     TenantPurged,
-    /// It was not heard of for too long here.
+    /// The lease expired without renewal, or another instance claimed the rebuild.
     LeaseLost,
     Shutdown,
 }

@@ -1,4 +1,4 @@
-//! Which events a rebuild wants.
+//! The selection of events that a rebuild applies.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,11 @@ use crate::{
     store::rows,
 };
 
-/// Whose events are wanted.
+/// Tenant, scope and subjects of a rebuild.
 pub(super) struct EventFilter {
     pub(super) tenant: TenantId,
     scope: Scope,
-    /// What the patron has, or had.
+    /// Ids of the loans and fees/fines that the patron has or had.
     subject_ids: HashSet<Uuid>,
 }
 
@@ -32,7 +32,8 @@ impl EventFilter {
         Ok(Self { tenant, scope, subject_ids: subjects.into_iter().collect() })
     }
 
-    /// What names nobody may be the patron's.
+    /// Returns `true` if the fact concerns the scope. A fact without a user matches, because the fact may
+    /// concern the patron.
     pub(super) fn matches(&self, fact: &Fact) -> bool {
         fact.user().is_none_or(|named| self.scope.includes(named))
             || fact.subject().is_some_and(|subject| self.subject_ids.contains(&subject))

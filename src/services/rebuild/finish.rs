@@ -1,5 +1,5 @@
-//! How a rebuild ends: what there is to tell of it and what it leaves behind are stored together, or nothing is
-//! and whoever takes it next comes to the same end.
+//! The end of a rebuild. One transaction stores the outcome and its consequences; if the transaction fails,
+//! the next claim reaches the same end.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use crate::{
     },
 };
 
-/// How long to wait for what is still being done. Where that isn't enough, the rebuild is taken again.
+/// Maximum wait for locks. After a timeout, an instance claims the rebuild again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A rebuild that goes no further, or waits to be applied.
+/// The state of a rebuild that has ended or waits to be applied.
 pub(super) struct RebuildOutcome {
     pub(super) status: Status,
     pub(super) summary: Option<Value>,
     pub(super) problem: Option<String>,
-    /// What it has found is forgotten.
+    /// If `true`, `save` deletes the recorded differences.
     pub(super) discard_differences: bool,
 }
 
 impl RebuildOutcome {
-    /// With what it has found and put right, or why that has to wait for an operator.
+    /// Creates an outcome with a summary, and with the cause for an operator's approval, if any.
     pub(super) fn new(status: Status, summary: Value, approval_reason: Option<String>) -> Self {
         Self {
             status,
@@ -38,7 +38,6 @@ impl RebuildOutcome {
         }
     }
 
-    /// Nobody asked for more of it.
     pub(super) fn cancelled(forgets: bool) -> Self {
         Self {
             status: Status::Cancelled,
@@ -48,7 +47,6 @@ impl RebuildOutcome {
         }
     }
 
-    /// It can't be done.
     pub(super) fn failed(problem: String, forgets: bool) -> Self {
         Self {
             status: Status::Failed,
@@ -58,8 +56,8 @@ impl RebuildOutcome {
         }
     }
 
-    /// Stores it, unless another instance works on the rebuild by now. What is laid out stays only where it may
-    /// still be applied.
+    /// Stores the outcome, unless the lease is lost. Removes the shadow, unless the differences may still be
+    /// applied.
     pub(super) async fn save(
         &self,
         db: &Db,
@@ -69,14 +67,14 @@ impl RebuildOutcome {
     ) -> Result<(), store::Error> {
         let (id, tenant) = (rebuild.id, &rebuild.tenant);
         let mut tx = store::begin(db).await?;
-        // A statement that was broken off may still hold what is laid out; others look for rebuilds meanwhile.
+        // An interrupted statement may still lock the shadow. Meanwhile other workers look for rebuilds.
         tenants::set_lock_timeout(&mut tx, LOCK_TIMEOUT).await?;
-        // A purge takes the same locks in another order. A cancel locks the rebuild before the tenant.
+        // A purge acquires the same locks in another order. A cancel locks the rebuild before the tenant.
         tenants::lock_shared(&mut tx, tenant).await?;
         if rebuilds::is_lease_lost(&mut tx, id, lease).await? {
             return Ok(());
         }
-        // What was to fill a tenant has ended without that: what happened before may be missing.
+        // If an initial fill ends without success, older events of the tenant may be missing.
         if self.status != Status::Done {
             tenants::finish_initial_fill(&mut tx, tenant, Some(id), Some(rebuild.requested_at))
                 .await?;
@@ -93,7 +91,7 @@ impl RebuildOutcome {
         store::commit(tx).await
     }
 
-    /// Raises what operators must know of it, and resolves what is over.
+    /// Raises the incidents of the outcome, and resolves the incidents that no longer apply.
     async fn update_incidents(
         &self,
         tx: &mut Tx,

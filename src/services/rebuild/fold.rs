@@ -1,4 +1,4 @@
-//! What a source says, folded in memory to one entry a loan, fee/fine and patron, as far as the budget allows.
+//! Reduction of many events to one entry per loan, fee/fine and patron, within a memory budget.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::{
     patron::{Fee, Loan, Register, StateDelta},
 };
 
-/// What an entry takes, with its share of the tree.
+/// Estimated size of an entry, with its share of the tree.
 const LOAN_BYTES: usize = size_of::<(Uuid, Loan)>() * 3 / 2;
 const FEE_BYTES: usize = size_of::<(Uuid, Fee)>() * 3 / 2;
 const GROUP_BYTES: usize = size_of::<(Uuid, Register<Option<String>>)>() * 3 / 2 + 36;
 
-/// What was heard and is not laid out yet.
+/// Entries that are not yet loaded into the shadow.
 #[derive(Default)]
 pub(super) struct StateAccumulator {
     delta: StateDelta,
@@ -25,14 +25,14 @@ impl StateAccumulator {
         self.delta.apply(event);
     }
 
-    /// About how many bytes it takes.
+    /// Estimates the size of all entries.
     pub(super) fn size_bytes(&self) -> usize {
         let StateDelta { loans, fees, groups, .. } = &self.delta;
         loans.len() * LOAN_BYTES + fees.len() * FEE_BYTES + groups.len() * GROUP_BYTES
     }
 
-    /// Lets go of what has ended: most of it is never spoken of again. Of what is open there is more to come,
-    /// and it would be laid out in several parts.
+    /// Removes and returns the closed entries: few events follow for them. Open entries remain, because
+    /// events still follow, and each spill would add another row.
     pub(super) fn take_ended(&mut self) -> StateDelta {
         let has_ended =
             |_: &Uuid, loan: &mut Loan| loan.check_out.is_some() && loan.closed.is_some();
@@ -46,7 +46,7 @@ impl StateAccumulator {
         }
     }
 
-    /// Lets go of the first of it, of about so many bytes.
+    /// Removes and returns the entries with the lowest ids, of about `target_bytes`.
     pub(super) fn take_first(&mut self, target_bytes: usize) -> StateDelta {
         take_entries(&mut self.delta, (target_bytes / LOAN_BYTES).max(1)).unwrap_or_default()
     }
@@ -56,7 +56,7 @@ impl StateAccumulator {
     }
 }
 
-/// The first entries of it, for one statement of each kind; none once there are no more.
+/// Removes and returns at most `entries_max` entries of each kind, or `None` if `delta` is empty.
 pub(super) fn take_entries(delta: &mut StateDelta, entries_max: usize) -> Option<StateDelta> {
     if *delta == StateDelta::default() {
         return None;
@@ -117,14 +117,14 @@ mod tests {
     #[test]
     fn incomplete_entries_stay_and_ended_ones_are_taken_once() {
         let mut accumulator = StateAccumulator::default();
-        // Out and back; out alone; back of which the check-out is still to come.
+        // A check-out with its check-in; a check-out alone; a check-in before its check-out.
         for (n, fact) in [checked_out(10), checked_in(10), checked_out(11), checked_in(12)]
             .into_iter()
             .enumerate()
         {
             apply_fact(&mut accumulator, n as u128, fact);
         }
-        // Paid; owed; paid by nobody knows whom.
+        // Paid; owed; paid, of an unknown patron.
         for fact in [
             balance_changed(20, Some(USER), 0),
             balance_changed(21, Some(USER), 5),

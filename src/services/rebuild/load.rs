@@ -1,4 +1,4 @@
-//! Laying out in the shadow what was folded, and putting it together once all of the source was read.
+//! Load of accumulated entries into the shadow, and the merge of their parts after the read.
 
 use std::time::Instant;
 
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// Entries in one statement.
+/// Maximum number of entries per statement.
 const STATEMENT_ENTRIES_MAX: usize = 10_000;
 
-/// Ids that are looked for at once.
+/// Maximum number of ids per search.
 const SEARCH_IDS_MAX: usize = 1_000_000;
 
-/// How far reading has come with what is laid out.
+/// The read position that a load commits.
 pub(super) enum ReadPosition {
-    /// There is more up to there that is still held back.
+    /// The stored position stays, because memory still contains entries of earlier records.
     Unchanged,
     Topics(Vec<shadow::ReplayPosition>),
     Inbox(Uuid),
 }
 
-/// Adds what was folded to the shadow.
+/// Appends `delta` to the shadow and commits the read position.
 pub(super) async fn load_delta(
     context: &RebuildContext,
     mut delta: StateDelta,
@@ -54,8 +54,8 @@ pub(super) async fn load_delta(
     context.commit(tx).await
 }
 
-/// Makes one entry of what was laid out in parts, and has complete snapshots end what they don't hold. May be
-/// repeated.
+/// Merges the parts of each loan and fee/fine into one row, then closes rows that complete snapshots do not
+/// contain. The function is repeatable.
 pub(super) async fn merge_parts(context: &RebuildContext) -> Result<(), RebuildError> {
     context.progress.start_stage("merging", 0);
     let began = Instant::now();

@@ -1,9 +1,8 @@
-//! Rebuilding what is known of patrons from a source, beside what is live (docs/decisions/0018).
+//! Rebuilds of patron state from a source, next to the live state (docs/decisions/0018).
 //!
-//! What the source says is laid out in a shadow (`read`), compared with what is known (`compare`),
-//! and what differs is put right a few patrons at a time (`apply`). Nobody at a desk notices: until
-//! a patron is put right the old answer holds, and from then on the new one (invariant I5 of
-//! ARCHITECTURE.md).
+//! `read` loads the source into a shadow schema. `compare` finds the differences from the stored state, and
+//! `apply` writes them, a few patrons at a time. Before `apply` writes a patron, evaluations use the old
+//! rows; afterwards they use the new rows (invariant I5 of ARCHITECTURE.md).
 
 mod apply;
 mod approval;

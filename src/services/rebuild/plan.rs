@@ -1,4 +1,5 @@
-//! Which part of the topics is to be read, and whether they still hold all that is asked for.
+//! The offset ranges that a rebuild reads, and the check that the source still contains the requested
+//! history.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,21 +16,21 @@ use crate::{
     store::{self, Schema, incidents, positions},
 };
 
-/// By how much the time of an event may be later than that of its record
+/// Maximum by which the time of an event may be later than the time of its record
 /// (docs/contract/events.md#64-clocks).
 const EVENT_CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
-/// Since when all is there of what was written from a time on.
+/// Returns the event time since which a source is complete that contains all records since `time`.
 pub(super) fn complete_from(time: DateTime<Utc>) -> Horizon {
     Horizon::at(time.checked_add_signed(EVENT_CLOCK_SKEW_MAX).unwrap_or(DateTime::<Utc>::MAX_UTC))
 }
 
-/// What is to be read of the log, and how much of it was not there any more.
+/// The ranges to read, and the completeness of the source.
 pub(super) struct Plan {
     pub(super) ranges: BTreeMap<TopicPartition, OffsetRange>,
     pub(super) complete_since: Option<Horizon>,
     pub(super) incomplete_before: Option<DateTime<Utc>>,
-    /// What whoever asked has to know.
+    /// A limitation that the requester has to know.
     pub(super) problem: Option<String>,
 }
 
@@ -40,11 +41,11 @@ impl Plan {
     }
 }
 
-/// Looks at what there is.
+/// Determines the ranges and the completeness of the requested source.
 pub(super) async fn plan(context: &RebuildContext) -> Result<Plan, RebuildError> {
     match context.request.source {
         Source::Inbox => return plan_inbox(context).await,
-        // It knows nothing of what happened: what is known here is kept, and what it says is merged.
+        // The storage modules contain no history; the rebuild merges their records with the stored state.
         Source::Storage => return Ok(Plan::without_topics(Horizon::NEVER, None)),
         Source::Topics => {}
     }
@@ -102,7 +103,7 @@ pub(super) async fn plan(context: &RebuildContext) -> Result<Plan, RebuildError>
     Ok(Plan { ranges, complete_since, incomplete_before, problem: None })
 }
 
-/// What the inbox may be asked for. Of what is older than all that it has, it says nothing.
+/// Plans a rebuild from the inbox. The inbox is no evidence for times before its first complete instant.
 async fn plan_inbox(context: &RebuildContext) -> Result<Plan, RebuildError> {
     let mut tx = context.begin().await?;
     let since = context.inbox_extent(&mut tx).await?.complete_since();
@@ -121,7 +122,8 @@ async fn plan_inbox(context: &RebuildContext) -> Result<Plan, RebuildError> {
     }
 }
 
-/// Since when the inbox has everything, if that is long enough for what a topic lacks until an instant.
+/// Returns the time since which the inbox is complete. Fails if this time is later than `until`, the end of
+/// the topic's gap.
 async fn inbox_complete_since(
     context: &RebuildContext,
     (topic, partition): &TopicPartition,
@@ -141,7 +143,7 @@ async fn inbox_complete_since(
     )))
 }
 
-/// Those of the partitions that are asked for, from where that is said.
+/// Returns the requested partitions, each from its requested offset.
 fn select_ranges(
     ranges: &BTreeMap<TopicPartition, OffsetRange>,
     starts: &[TopicStart],
@@ -173,7 +175,8 @@ fn select_ranges(
 type PartitionWatermarks =
     (Vec<TopicPartition>, std::collections::HashMap<TopicPartition, Watermarks>);
 
-/// The tenant's topics, and those of all collections: they may hold records of any tenant.
+/// Returns the partitions of the tenant's topics and of shared topics, with their watermarks. Shared topics
+/// may contain records of any tenant.
 fn list_partitions(
     broker: &BrokerClient,
     environment: &Environment,
@@ -187,8 +190,9 @@ fn list_partitions(
     Ok((partitions, watermarks))
 }
 
-/// When the first record of a place was written, or `now` where none is there. A place that did not answer says
-/// nothing of that: taken for empty, a slow broker would make a rebuild fail for good.
+/// Returns the time of a partition's first record, or `now` if the partition is empty. If the partition was
+/// not read in time, returns a transient error: an assumed empty partition would fail the rebuild
+/// permanently.
 fn first_record_time(
     looked: &ProbeResults,
     at: &TopicPartition,
@@ -199,8 +203,8 @@ fn first_record_time(
     Ok(records.first().map_or(now, |record| record.timestamp))
 }
 
-/// The place whose log begins latest, where one does not hold everything that was ever written to it:
-/// retention has cut it, or it was made anew. Tells from when on it does.
+/// Returns the partition with the latest end of missing records, and that end. Records are missing if
+/// retention deleted them, if the topic was recreated, or if an incident recorded a gap.
 async fn find_missing(
     context: &RebuildContext,
     ranges: &BTreeMap<TopicPartition, OffsetRange>,
@@ -227,7 +231,7 @@ async fn find_missing(
             missing.push((at, gap.until));
         }
     }
-    // What was read once and is there no more, or can't be seen: nothing of it can be read again.
+    // If a partition has a position but is absent or invisible now, all of its records are missing.
     for schema in [&*context.tenant.schema, &Schema::module()] {
         for ((topic, partition), position) in positions::list(&mut *tx, schema).await? {
             let at = (Arc::from(topic), partition);

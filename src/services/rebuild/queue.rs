@@ -1,4 +1,4 @@
-//! Which rebuild an instance takes next, and how many it takes at most.
+//! The order in which an instance claims rebuilds, and the limit of its claims.
 
 use std::sync::Arc;
 
@@ -23,23 +23,24 @@ use crate::{
     },
 };
 
-/// Rebuilds that one instance has taken at most, also those that wait. It is the same number for those with a token.
+/// Maximum number of claimed rebuilds per instance, running or waiting. A second limit of the same size
+/// applies to rebuilds with a token.
 const CLAIMS_MAX: usize = 100;
 
-/// How many rebuilds may be taken, and worked on at once.
+/// Permits to claim rebuilds, and to run them.
 struct Slots {
-    /// Taken, whether they are worked on or wait.
+    /// Claimed rebuilds without a token, running or waiting.
     claimed: Arc<Semaphore>,
-    /// Worked on.
+    /// Running rebuilds without a token.
     running: Arc<Semaphore>,
-    /// Taken with a token, whether they are worked on or wait.
+    /// Claimed rebuilds with a token, running or waiting.
     claimed_with_token: Arc<Semaphore>,
-    /// Worked on with a token.
+    /// Running rebuilds with a token.
     running_with_token: Arc<Semaphore>,
 }
 
 impl Rebuilds {
-    /// Works on rebuilds that nobody else works on, until `stop`.
+    /// Claims and runs rebuilds until `stop`.
     pub async fn run_workers(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         let tasks = TaskTracker::new();
@@ -51,12 +52,13 @@ impl Rebuilds {
             } else {
                 CLAIMS_MAX
             })),
-            // The timer doesn't wait behind what takes hours.
+            // A separate slot lets rebuilds of the timer start while other rebuilds run for hours.
             running_with_token: Arc::new(Semaphore::new(self.config.concurrency.min(1))),
         };
         let without_token = async {
             while !stop.is_cancelled() {
-                // Not broken off: what is claimed and dropped then has a lease that no instance renews.
+                // `stop` must not interrupt a claim: no instance would renew the lease of the claimed
+                // rebuild.
                 match self.claim_next(&slots).await {
                     Some(taken) => self.spawn_claimed(&tasks, taken, &stop),
                     None => Self::wait_for_work(&self.tenants.rebuild_requested, &stop).await,
@@ -89,13 +91,13 @@ impl Rebuilds {
         });
     }
 
-    /// Waits until there may be more to do.
+    /// Waits for a notification, for the heartbeat interval, or for `stop`.
     async fn wait_for_work(notify: &Notify, stop: &CancellationToken) {
         let _ = stop.run_until_cancelled(timeout(HEARTBEAT_INTERVAL, notify.notified())).await;
     }
 
-    /// The next rebuild from the storage modules. A token runs out, so a rebuild is taken with one only when its turn
-    /// has come; until then newer tokens take the place of older ones.
+    /// Claims the next rebuild from the storage modules. A token expires, so the claim waits for a free slot
+    /// first. During the wait, newer tokens replace older tokens.
     async fn claim_next_with_token(
         &self,
         slots: &Slots,
@@ -108,7 +110,7 @@ impl Rebuilds {
         let claim_permit = stop.run_until_cancelled(acquire_claim).await?.ok()?;
         let acquire_slot = slots.running_with_token.clone().acquire_owned();
         let first_permit = stop.run_until_cancelled(acquire_slot).await?.ok()?;
-        // Not broken off either.
+        // `stop` must not interrupt this claim either.
         let lease = Self::new_lease();
         let claim = self.claim_with_token(lease).await.unwrap_or_else(|error| {
             warn!(error = %ErrorChain(&error), "rebuild: could not claim a waiting rebuild; retrying");
@@ -127,7 +129,7 @@ impl Rebuilds {
         })
     }
 
-    /// The next rebuild that needs no token, where there is room.
+    /// Claims the next rebuild without a token, if a slot is free.
     async fn claim_next(&self, slots: &Slots) -> Option<ClaimedRebuilds> {
         let claim = async {
             let lease = Self::new_lease();
@@ -158,8 +160,8 @@ impl Rebuilds {
         })
     }
 
-    /// Takes those that go together with a rebuild that was taken, where there is something to share. Otherwise
-    /// they are better off with other instances.
+    /// Claims the other rebuilds of the read group, if the broker has shared topics. Without shared topics,
+    /// the other rebuilds are left to other instances.
     async fn claim_read_group(
         &self,
         rebuild: Rebuild,
@@ -177,7 +179,7 @@ impl Rebuilds {
         Ok(all)
     }
 
-    /// A rebuild for which there is a token.
+    /// Claims a rebuild that has a token.
     async fn claim_with_token(
         &self,
         lease: Lease,
@@ -187,7 +189,8 @@ impl Rebuilds {
             if let Some(rebuild) = rebuilds::claim_with_token(&self.db, tenant, *id, lease).await? {
                 return Ok(Some((rebuild, self.tokens.take(&key))));
             }
-            // It waits for one of the same tenant that is worked on.
+            // The token stays if a rebuild waits for a token, for example behind a running rebuild of the
+            // tenant.
             if !rebuilds::waits_for_token(&self.db, tenant, *id).await? {
                 self.tokens.take(&key);
             }

@@ -1,5 +1,5 @@
-//! Reading a source into the shadow. How far it has come is noted in the same transactions, so whoever
-//! takes a rebuild over goes on from there.
+//! Read of a source into the shadow. The read position is committed with the entries, so the next instance
+//! resumes there.
 
 use std::{
     collections::BTreeMap,
@@ -28,17 +28,18 @@ use crate::{
     store::{self, inbox_tail, positions, rebuilds, rows, shadow},
 };
 
-/// Events of the inbox that are read at once.
+/// Inbox events per page.
 const INBOX_PAGE_ROWS: i64 = 5000;
 
-/// How far back the inbox is looked at for what came in while reading began: the database's clock may be set back.
+/// Time before the start of the read from which inbox events count too: the database clock may be set back.
 pub(super) const INBOX_LOOKBACK: TimeDelta = TimeDelta::minutes(2);
 
-/// How often it is looked how far ingest is, and how long it may be nowhere nearer.
+/// Interval between checks of the positions of ingest.
 const INGEST_POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Time without progress of ingest after which the rebuild continues.
 const INGEST_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Reads what is not read yet.
+/// Reads the rest of the source and marks the shadow as complete.
 pub(super) async fn read(context: &RebuildContext) -> Result<(), RebuildError> {
     let shadow_state = match load_shadow_state(context).await? {
         Some(found) => found,
@@ -67,8 +68,8 @@ pub(super) async fn read(context: &RebuildContext) -> Result<(), RebuildError> {
     context.commit(tx).await
 }
 
-/// Since when the source holds everything, now that it was read: `log` is what was found when that began. What has
-/// gone from the inbox meanwhile is noted by then.
+/// Returns the coverage of the source after the read; `log` is the coverage at the start of the read. The
+/// result includes removals from the inbox during the read.
 async fn coverage(
     context: &RebuildContext,
     log: Option<Horizon>,
@@ -99,9 +100,9 @@ async fn load_shadow_state(
     Ok(shadow::load_state(&mut tx, &context.shadow).await?)
 }
 
-/// Makes the shadow, and notes in it what is to be read.
+/// Creates the shadow and stores the ranges to read.
 async fn create_shadow(context: &RebuildContext) -> Result<shadow::ShadowState, RebuildError> {
-    // By the database's clock: what other instances write down is compared with it.
+    // The time is from the database clock, because it is compared with times that other instances stored.
     let read_from = match context.request.source {
         Source::Storage => store::now(context.db()).await?,
         Source::Topics | Source::Inbox => {
@@ -131,8 +132,8 @@ fn replay_positions(ranges: &BTreeMap<TopicPartition, OffsetRange>) -> Vec<shado
     ranges.iter().map(position).collect()
 }
 
-/// Ingest reads the topics of a tenant that was just enabled as well, and merges faster than differences can be
-/// put right. So what it is about to come to is left to it, as long as it comes nearer.
+/// Waits until ingest reaches the end of the tenant's own topics, as long as ingest makes progress. Ingest
+/// also reads the topics of a newly enabled tenant, and merges faster than `apply` writes differences.
 async fn wait_for_ingest(context: &RebuildContext) -> Result<(), RebuildError> {
     let mut tx = context.begin().await?;
     let positions = shadow::load_replay_positions(&mut tx, &context.shadow).await?;
@@ -215,8 +216,8 @@ async fn read_inbox(context: &RebuildContext, after: Option<Uuid>) -> Result<(),
     }
 }
 
-/// What stands in the inbox. Were it passed over where it can't be read, what it said would be taken for
-/// never said.
+/// Decodes an inbox row. An unreadable row is fatal: if the rebuild skipped the row, the comparison would
+/// treat the event as absent.
 pub(super) fn decode_inbox_event(stored: &InboxRow) -> Result<Option<Event>, RebuildError> {
     stored.decode().map_err(|reject| {
         let key = stored.key;

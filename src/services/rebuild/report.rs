@@ -1,4 +1,4 @@
-//! What a rebuild has found, for people and for programs.
+//! The findings of a rebuild, as JSON and as text.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn time_json(at: DateTime<Utc>) -> Value {
     json!(clock::format_instant(at))
 }
 
-/// The registers that are not the same, by name.
+/// Names of the registers that differ.
 struct ChangedRegisters(Vec<String>);
 
 impl ChangedRegisters {
@@ -32,7 +32,7 @@ impl ChangedRegisters {
     }
 }
 
-/// How a loan differs, if it does.
+/// Returns the difference of a loan, if its rows differ.
 pub(super) fn loan_difference(id: Uuid, pair: &Pair<Loan>) -> Option<Difference> {
     let (current, target) = (&pair.current.state, &pair.target.state);
     let mut registers = ChangedRegisters(Vec::new());
@@ -56,7 +56,7 @@ pub(super) fn loan_difference(id: Uuid, pair: &Pair<Loan>) -> Option<Difference>
     )
 }
 
-/// How a fee/fine differs, if it does.
+/// Returns the difference of a fee/fine, if its rows differ.
 pub(super) fn fee_difference(id: Uuid, pair: &Pair<Fee>) -> Option<Difference> {
     let (current, target) = (&pair.current.state, &pair.target.state);
     let mut registers = ChangedRegisters(Vec::new());
@@ -124,7 +124,7 @@ fn fee_json(known: &Fee, open: Option<OpenFee>) -> Option<Value> {
     }))
 }
 
-/// How much was found to be different.
+/// Returns the totals of the differences as JSON.
 pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, passed_over: i32) -> Value {
     let of = |is_loan| {
         let number = |kind: &str| found.count(is_loan, kind);
@@ -141,7 +141,7 @@ pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, passed_over: 
     })
 }
 
-/// A rebuild as told over HTTP.
+/// Returns a rebuild as the HTTP interface represents it.
 pub fn rebuild_json(stored: &Rebuild) -> Value {
     let mut body = stored.request.clone();
     let more = json!({
@@ -155,7 +155,7 @@ pub fn rebuild_json(stored: &Rebuild) -> Value {
     body
 }
 
-/// A patron of whom something differs, with what does.
+/// Returns a patron and the patron's differences as JSON.
 pub fn patron_json(differing: &PatronDifferences, differences: &[Difference]) -> Value {
     let kind = |kind: &str| match kind {
         "only_here" => "onlyCurrent",
@@ -181,7 +181,8 @@ pub fn patron_json(differing: &PatronDifferences, differences: &[Difference]) ->
     })
 }
 
-/// The same in words, a line for each thing that counts. `source` is what was read, in words.
+/// Returns the same differences as text, one line per significant difference; `source` is the name of the
+/// source.
 pub fn describe_patron(
     patron: &PatronDifferences,
     differences: &[Difference],

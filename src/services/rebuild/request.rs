@@ -1,4 +1,4 @@
-//! What may be asked of a rebuild.
+//! The request for a rebuild: its members, their rules and their JSON form.
 
 use std::{fmt, str::FromStr};
 
@@ -12,40 +12,41 @@ use crate::{
     patron::Scope,
 };
 
-/// What a rebuild reads.
+/// The origin of the data that a rebuild reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// The tenant's topics.
+    /// The tenant's topics, and the topics that tenants share.
     Topics,
-    /// The inbox: our own store of events.
+    /// The inbox: the tenant's table of applied events.
     Inbox,
-    /// The storage modules, as they are now.
+    /// The storage modules, which contain the current state only.
     Storage,
 }
 
-/// Characters in a topic's name at most.
+/// Maximum length of a topic name, in characters.
 const TOPIC_NAME_CHARS_MAX: usize = 249;
 
-/// From where a source is read.
+/// The start of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadFrom {
-    /// From its beginning.
+    /// The beginning of the source.
     Earliest,
-    /// From what was written at an instant.
+    /// The first record that was written at this time or later.
     Time(DateTime<Utc>),
-    /// Only these topics. What they hold is merged: what they don't hold may be in others.
+    /// Only these topics. The rebuild merges their records and drops no stored state, because other topics
+    /// may contain the rest.
     Topics(Vec<TopicStart>),
 }
 
-/// Where a topic is read, written as `topic`, `topic/partition` or `topic/partition@offset`.
+/// The start of one topic, written as `topic`, `topic/partition` or `topic/partition@offset`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicStart {
-    /// The topic.
+    /// Name of the topic.
     pub topic: String,
-    /// The partition; all of them where it isn't said.
+    /// Number of the partition; `None` selects all partitions.
     pub partition: Option<i32>,
-    /// The first offset; the first there is where it isn't said.
+    /// First offset to read; `None` selects the first offset of the log.
     pub offset: Option<i64>,
 }
 
@@ -80,7 +81,8 @@ impl FromStr for TopicStart {
                 (Some(number(partition).ok_or(())?), Some(offset.ok_or(())?))
             }
         };
-        // A topic's name has a dot between its parts; a misspelt word does not. The rest is Kafka's rule.
+        // The parts of a topic name have dots between them; a misspelt keyword has no dot. The other rules
+        // are Kafka's.
         let is_topic_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if !topic.contains('.')
             || topic.len() > TOPIC_NAME_CHARS_MAX
@@ -110,45 +112,45 @@ impl fmt::Display for ReadFrom {
     }
 }
 
-/// A rebuild as asked for.
+/// A valid request for one rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuildRequest {
-    /// What is read.
+    /// Origin of the data.
     pub source: Source,
-    /// From where on.
+    /// Start of the read.
     pub from: ReadFrom,
-    /// Of whom.
+    /// The tenant, or one patron.
     pub scope: Scope,
-    /// Whether it ends with the differences.
+    /// If `true`, the rebuild reports the differences without applying them.
     pub dry_run: bool,
-    /// Whether the inbox speaks for what topics don't hold any more.
+    /// If `true`, the inbox covers the records that the topics no longer contain.
     pub covered_by_inbox: bool,
-    /// Whether all that the topics hold is merged, however little that is, and nothing that is known is
-    /// dropped: what a tenant is filled with that was just enabled.
+    /// If `true`, the rebuild merges all records of the topics, even if records are missing, and drops no
+    /// stored state. The initial fill of a tenant sets this member.
     pub fill: bool,
 }
 
-/// What was asked for at once.
+/// The rebuilds that one request inserted.
 pub struct RequestedRebuilds {
-    /// Whose, and its id.
+    /// Tenant and id of each rebuild.
     pub rebuilds: Vec<(TenantId, Uuid)>,
-    /// What they have in common, where they are worked on together.
+    /// The read group, if an instance may read shared topics once for all of the rebuilds.
     pub read_group: Option<String>,
 }
 
-/// What is wrong with a request: the member, and the rule.
+/// An invalid member of a request, and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {rule}")]
 pub struct InvalidRequest {
-    /// The member.
+    /// Name of the member, or `the body`.
     pub field: &'static str,
-    /// The rule.
+    /// The rule, as the predicate of a sentence about `field`.
     pub rule: &'static str,
 }
 
 impl RebuildRequest {
-    /// Reads a request. Members that are not known are refused: a misspelt one must not apply what was
-    /// meant to be a dry run.
+    /// Parses a request. Rejects unknown members: a request with a misspelt `dryRun` must not apply
+    /// differences.
     pub fn from_json(body: &Value) -> Result<Self, InvalidRequest> {
         const MEMBERS: [&str; 7] =
             ["source", "from", "scope", "userId", "dryRun", "coveredBy", "fill"];
@@ -222,20 +224,20 @@ impl RebuildRequest {
         Ok(Self { source, from, scope, dry_run, covered_by_inbox, fill })
     }
 
-    /// What a synchronisation with the storage modules is.
+    /// Returns the request for a synchronisation with the storage modules.
     pub fn synchronization(scope: Scope) -> Self {
         let (source, from) = (Source::Storage, ReadFrom::Earliest);
         Self { source, from, scope, dry_run: false, covered_by_inbox: false, fill: false }
     }
 
-    /// What fills a tenant that was just enabled.
+    /// Returns the request for the initial fill of a tenant.
     pub fn initial_fill() -> Self {
         let (source, from) = (Source::Topics, ReadFrom::Earliest);
         let scope = Scope::Tenant;
         Self { source, from, scope, dry_run: false, covered_by_inbox: false, fill: true }
     }
 
-    /// As [`Ask::read`] reads it.
+    /// Returns the JSON form that [`RebuildRequest::from_json`] parses.
     pub fn to_json(&self) -> Value {
         let mut body = serde_json::json!({
             "source": self.source, "from": self.from.to_string(), "dryRun": self.dry_run,

@@ -1,5 +1,5 @@
-//! Rebuilds of several tenants that one instance works on together: the topics that they share are read once
-//! for all of them, and then each goes on by itself when its turn comes.
+//! Read groups: one instance reads the shared topics of several tenants once, and each rebuild then continues
+//! alone in its run slot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,19 +15,20 @@ use super::{
 };
 use crate::{config::KafkaConfig, kafka::BrokerClient, logging::ErrorChain};
 
-/// One of them. Whoever drops it is not waited for any more.
+/// Membership of a rebuild in a read group. The group does not wait for a dropped member.
 pub(super) struct GroupMember {
     sender: Mutex<Option<mpsc::UnboundedSender<JoinRequest>>>,
 }
 
-/// What one of them wants of the topics that they share.
+/// The offset ranges of shared topics that one member needs.
 pub(super) struct JoinRequest {
     request: ReplayRequest,
-    /// Told by being dropped.
+    /// Dropped after the replay; the drop wakes the member.
     done: oneshot::Sender<()>,
 }
 
-/// Whether there is a topic that tenants share. Where the broker is away, each waits for it by itself.
+/// Returns `true` if the broker has a topic that tenants share. If the broker is unreachable, returns
+/// `false`, and each rebuild waits for the broker alone.
 pub(super) async fn has_shared_topics(
     broker: &Arc<BrokerClient>,
     kafka: &Arc<KafkaConfig>,
@@ -41,15 +42,15 @@ pub(super) async fn has_shared_topics(
     matches!(has_shared.await, Ok(Ok(true)))
 }
 
-/// So many of them, and what they will want.
+/// Creates the members of a read group of `size`, and the receiver of their requests.
 pub(super) fn read_group(size: usize) -> (Vec<GroupMember>, mpsc::UnboundedReceiver<JoinRequest>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let member = |_| GroupMember { sender: Mutex::new(Some(sender.clone())) };
     ((0..size).map(member).collect(), receiver)
 }
 
-/// Reads for all of them what they share, once each has said what it wants of it or that it wants nothing. Where
-/// that fails, each reads by itself what is left, and fails by itself.
+/// Replays the shared topics for all members, after each member has sent a request or left. If the replay
+/// fails, each member reads the remaining records alone, and fails alone.
 pub(super) async fn replay_for_group(mut requests: mpsc::UnboundedReceiver<JoinRequest>) {
     let (mut replay_requests, mut done_senders) = (Vec::new(), Vec::new());
     while let Some(JoinRequest { request: replay_request, done: read }) = requests.recv().await {
@@ -63,7 +64,8 @@ pub(super) async fn replay_for_group(mut requests: mpsc::UnboundedReceiver<JoinR
 }
 
 impl GroupMember {
-    /// Has others go on, and waits until what they share was read for all of them.
+    /// Releases the run slot, waits until the group has replayed the shared topics, and acquires the slot
+    /// again.
     pub(super) async fn replay_shared(&self, request: ReplayRequest, run_slot: &RunSlot) {
         let sender = self.sender().take();
         let Some(sender) = sender.filter(|_| request.has_records()) else { return };
@@ -76,7 +78,7 @@ impl GroupMember {
         run_slot.acquire().await;
     }
 
-    /// Has nobody wait for it any more.
+    /// Leaves the group, so that the group does not wait for this member.
     pub(super) fn leave(&self) {
         *self.sender() = None;
     }

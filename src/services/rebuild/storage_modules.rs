@@ -1,9 +1,9 @@
-//! Reading the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
+//! Read of the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
 //! docs/contract/http-api.md#83-mapping).
 //!
-//! All of it speaks of five minutes before reading began: clocks differ, and what happened since
-//! may be in a page or not (docs/contract/events.md#10-hazards). So events of that time or later
-//! count as if nothing had been read.
+//! The snapshot time is five minutes before the start of the read: clocks differ, and a page may or may not
+//! contain later changes (docs/contract/events.md#10-hazards). Events of that time or later apply as if the
+//! snapshot did not exist.
 
 use std::time::{Duration, Instant};
 
@@ -25,16 +25,17 @@ use crate::{
     store::{rebuilds, shadow, shadow_load},
 };
 
-/// By how much clocks may differ.
+/// Maximum difference between clocks.
 pub(super) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
-/// How long to wait before a page is asked for again; twice as long the next time.
+/// Delay before the first retry of a page; each retry doubles the delay.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// One page may take this many tries that wait for an answer to the last.
+/// Number of timed-out attempts that fit into the page timeout.
 const PAGE_ATTEMPTS: u32 = 3;
 
-/// Reads what is not read yet. Whatever is not found among it is closed for whoever it speaks of.
+/// Reads the remaining pages. The recorded horizon closes every record in scope that the pages do not
+/// contain.
 pub(super) async fn read(
     context: &RebuildContext,
     state: &shadow::ShadowState,
@@ -74,7 +75,7 @@ async fn read_resource(
     };
     context.progress.start_stage(stage, 0);
     loop {
-        // Others go on while storage is waited for.
+        // Other rebuilds use the slot during the request.
         context.run_slot.release();
         let page = fetch_page(context, caller, resource, after).await?;
         context.run_slot.acquire().await;
@@ -108,13 +109,13 @@ async fn read_resource(
     }
 }
 
-/// What a page says.
+/// The decoded records of one page.
 #[derive(Default)]
 struct StoragePage {
     delta: StateDelta,
-    /// Records that are open there and lack what they need: what is known of them stays.
+    /// Ids of open records that lack required members; their stored state stays unchanged.
     unread: Vec<Uuid>,
-    /// What they lack.
+    /// Descriptions of the unreadable records.
     problems: Vec<String>,
 }
 
@@ -146,7 +147,7 @@ fn decode_page(
     decoded
 }
 
-/// Asks for a page until it comes, for as long as a page may take.
+/// Requests a page, with retries until the page timeout.
 async fn fetch_page(
     context: &RebuildContext,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! Tokens with which the storage modules may be asked. They are kept in memory alone, and not for long.
+//! Tokens for requests to the storage modules, in memory only and for a short time.
 
 use std::{
     collections::HashMap,
@@ -11,19 +11,20 @@ use uuid::Uuid;
 
 use crate::{event::TenantId, okapi::Caller};
 
-/// A token that nobody could use by then is dropped: the timer brings another one.
+/// Lifetime of an unused token; the next call of the timer supplies another token.
 const TOKEN_TTL: Duration = Duration::from_secs(120);
 
-/// The most tokens at once. Beyond it the oldest is dropped, and the timer brings it again.
+/// Maximum number of tokens. Beyond the maximum, the oldest token is dropped; the next call of the timer
+/// supplies another token.
 const TOKENS_MAX: usize = 10_000;
 
-/// For which tenant, and for this rebuild alone or for the one that has waited longest.
+/// The tenant, and the rebuild; `None` means the longest waiting rebuild of the tenant.
 pub(super) type TokenKey = (TenantId, Option<Uuid>);
 
 #[derive(Default)]
 pub(super) struct Tokens {
     entries: Mutex<HashMap<TokenKey, (Caller, Instant)>>,
-    /// Notified where there may be one more that is of use.
+    /// Notified when a token may have become usable.
     pub(super) available: Notify,
 }
 
@@ -48,7 +49,7 @@ impl Tokens {
         self.live_entries().is_empty()
     }
 
-    /// What there are tokens for.
+    /// Returns the keys of all live tokens.
     pub(super) fn keys(&self) -> Vec<TokenKey> {
         self.live_entries().keys().cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! Reading topics, for one rebuild or for several at once: then a topic of many tenants is read once.
+//! Replay of topics, for one or several rebuilds. A topic that several tenants share is read once.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +25,14 @@ use crate::{
     store::shadow,
 };
 
-/// All that was folded is laid out after so long, whatever room there is: the way back after a crash is no
-/// longer than that.
+/// Interval after which all entries are loaded into the shadow, regardless of free memory. After a crash, an
+/// instance repeats at most this much of the read.
 pub(super) const LOAD_INTERVAL: Duration = Duration::from_secs(20);
 
-/// In about how many portions the memory that there is is let go of.
+/// Approximate number of chunks in which the memory is spilled.
 const SPILL_CHUNKS: usize = 6;
 
-/// One rebuild's share in what is read.
+/// The part of a replay that one rebuild needs.
 pub(super) struct ReplayRequest {
     context: RebuildContext,
     filter: EventFilter,
@@ -40,7 +40,7 @@ pub(super) struct ReplayRequest {
 }
 
 impl ReplayRequest {
-    /// What is still to be read for a rebuild, as its shadow tells.
+    /// Loads the ranges that the rebuild has not read yet, from its shadow.
     pub(super) async fn load(
         context: &RebuildContext,
         filter: EventFilter,
@@ -57,7 +57,7 @@ impl ReplayRequest {
         Ok(Self { context: context.clone(), filter, ranges })
     }
 
-    /// As far as it is of topics that tenants share.
+    /// Returns the request, limited to topics that tenants share.
     pub(super) fn only_shared(mut self) -> Self {
         let environment = &self.context.kafka.environment;
         let is_shared = |topic: Topic| topic.tenant.is_none();
@@ -65,7 +65,7 @@ impl ReplayRequest {
         self
     }
 
-    /// Whether there is anything to be read.
+    /// Returns `true` if at least one range is not empty.
     pub(super) fn has_records(&self) -> bool {
         self.ranges.values().any(|part| part.next < part.end)
     }
@@ -76,8 +76,8 @@ fn offset_range(position: shadow::ReplayPosition) -> (TopicPartition, OffsetRang
     ((Arc::from(topic), partition), OffsetRange { next: next_offset, end: end_offset })
 }
 
-/// Reads all that they want. Fails where nothing can be read; tells of each why it goes no further where the
-/// others do.
+/// Replays the ranges of all requests. Returns an error if the replay fails; otherwise returns, for each
+/// request, the error that stopped its load, if any.
 pub(super) async fn replay(
     requests: Vec<ReplayRequest>,
 ) -> Result<Vec<Option<RebuildError>>, RebuildError> {
@@ -117,22 +117,22 @@ pub(super) async fn replay(
     Ok(failures)
 }
 
-/// A part of what was folded, on its way into a shadow.
+/// Entries on the way into a shadow.
 struct LoadChunk {
-    /// Whose, by the order of shares.
+    /// Index of the rebuild in the order of the requests.
     rebuild_index: usize,
     delta: StateDelta,
     position: ReadPosition,
 }
 
-/// What a record says, if anything, and where it stood.
+/// The event of a replayed record, if any, and the position of the record.
 struct DecodedRecord {
     partition_index: usize,
     offset: i64,
     event: Option<(TenantId, Box<Event>)>,
 }
 
-/// Understands records of these topics, each by the number of its place.
+/// Returns a decoder for records of `topics`; the decoder's first argument is an index into `topics`.
 fn record_decoder(
     topics: Vec<Option<Topic>>,
     cluster: Arc<str>,
@@ -147,7 +147,8 @@ fn record_decoder(
     }
 }
 
-/// Folds what is read, on a thread that may block, until all is read or nobody takes what was folded.
+/// Accumulates the replayed records on a blocking thread, until all ranges are read or the receiver drops the
+/// channel.
 fn accumulate(
     kafka: &KafkaConfig,
     cluster: Arc<str>,
@@ -162,7 +163,7 @@ fn accumulate(
     let topics = ranges.iter().map(|((name, _), _)| kafka.environment.parse(name)).collect();
     let batches = replay::replay(kafka, &ranges, record_decoder(topics, cluster))?;
     let mut since = Instant::now();
-    // The reader has nothing more to say once it was at the end.
+    // After the batch with `is_end` the reader sends no batch.
     while let Ok(batch) = batches.recv() {
         let ReplayBatch { records, is_end } = batch?;
         metrics().replayed.increment(records.len() as u64);
@@ -189,25 +190,26 @@ fn accumulate(
     Err(RebuildError::Unavailable("reading ended by itself"))
 }
 
-/// What is being folded, and how far reading is.
+/// Accumulators of all rebuilds, and the progress of the replay.
 struct ReplayAccumulators {
     partitions: Vec<ReplayedPartition>,
     rebuilds: Vec<RebuildAccumulator>,
-    /// How many bytes may be held, and how many were when something was last let go of.
+    /// Limit of the accumulated entries, in bytes.
     memory_bytes: usize,
+    /// Size of the accumulated entries after the last spill, in bytes.
     bytes_after_spill: usize,
 }
 
-/// A partition that is read.
+/// A partition in the replay, for all rebuilds.
 struct ReplayedPartition {
     topic_partition: TopicPartition,
-    /// As far as anybody wants it. What is next moves on.
+    /// The smallest range that contains all requested ranges; `next` advances with each record.
     range: OffsetRange,
-    /// Who wants which part of it.
+    /// Index and requested range of each rebuild.
     requests: Vec<(usize, OffsetRange)>,
 }
 
-/// What is folded for one rebuild.
+/// The accumulator of one rebuild, with its filter and progress.
 struct RebuildAccumulator {
     filter: EventFilter,
     accumulator: StateAccumulator,
@@ -241,7 +243,8 @@ impl ReplayAccumulators {
                 }
             });
         let (places, shares) = (places.into_values().collect(), shares.collect());
-        // Beside what is held, one portion is laid out, one waits, and one is read in the meantime.
+        // In addition to the accumulated entries, one chunk is being loaded, one chunk is queued, and one
+        // batch is being read.
         Self {
             partitions: places,
             rebuilds: shares,
@@ -268,7 +271,7 @@ impl ReplayAccumulators {
         }
     }
 
-    /// Behind the last records may stand what can't be read.
+    /// Advances every partition to the end of its range: the last offsets may have no readable record.
     fn finish_partitions(&mut self) {
         self.partitions.iter_mut().for_each(|place| place.range.next = place.range.end);
     }
@@ -277,13 +280,14 @@ impl ReplayAccumulators {
         self.rebuilds.iter().map(|share| share.accumulator.size_bytes()).sum()
     }
 
-    /// Whether there is enough to be let go of: while that is laid out, more is read.
+    /// Returns `true` if the new entries fill one chunk. Reading continues while the chunk is loaded.
     fn should_spill(&self) -> bool {
         self.size_bytes() > self.bytes_after_spill + self.memory_bytes / SPILL_CHUNKS
     }
 
-    /// Lets go of what has ended, and where that is not enough of as much as has to go: of that there is more to come,
-    /// to be put together in the end. It is the same ids each time, so that of the others all is heard here.
+    /// Spills closed entries first, then the entries with the lowest ids until enough memory is free. Each
+    /// spill uses the same id range, so the remaining entries receive all of their events. `merge_parts`
+    /// combines the spilled rows.
     fn spill(&mut self) -> Vec<LoadChunk> {
         let chunk = |rebuild_index, delta| LoadChunk {
             rebuild_index,
@@ -321,7 +325,7 @@ impl ReplayAccumulators {
         portions
     }
 
-    /// How far what a rebuild wants was read.
+    /// Returns the positions of one rebuild, limited to its requested ranges.
     fn positions(&self, rebuild_index: usize) -> Vec<shadow::ReplayPosition> {
         let mut positions = Vec::new();
         for ReplayedPartition {
@@ -343,7 +347,7 @@ impl ReplayAccumulators {
         positions
     }
 
-    /// Lets go of what nobody waits for any more. Tells whether that is all.
+    /// Drops the entries of cancelled rebuilds. Returns `true` if no rebuild is active.
     fn drop_cancelled(&mut self) -> bool {
         let mut active = 0;
         for share in &mut self.rebuilds {

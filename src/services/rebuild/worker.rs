@@ -1,4 +1,5 @@
-//! Rebuilds as jobs: asked for at one instance, worked on by any, and taken over where that one has died.
+//! Rebuilds as jobs: any instance claims a requested rebuild, and another instance resumes the rebuild after
+//! a crash.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -45,16 +46,17 @@ use crate::{
     },
 };
 
-/// How many go together with one that was taken.
+/// Maximum number of rebuilds that one claim of a read group returns.
 pub(super) const GROUP_CLAIMS_MAX: i64 = 99;
 
-/// How long to wait before what failed for a passing reason is tried again: twice as long each time, up to
-/// so long; and how often in a row.
+/// Base of the delay before a retry after a transient error; each retry doubles the delay.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay before a retry.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+/// Maximum number of retries per claim; an initial fill has no maximum.
 const RETRIES_MAX: u32 = 60;
 
-/// Works on rebuilds.
+/// The service that requests, claims and runs rebuilds.
 pub struct Rebuilds {
     pub(super) db: Db,
     connections: SharedConnections,
@@ -67,27 +69,27 @@ pub struct Rebuilds {
     pub(super) tokens: Tokens,
 }
 
-/// A rebuild to be worked on, and those that go together with it.
+/// One or several rebuilds that this instance claimed together, with their lease and permits.
 pub(super) struct ClaimedRebuilds {
     pub(super) rebuilds: Vec<Rebuild>,
     pub(super) lease: Lease,
     pub(super) caller: Option<Caller>,
     pub(super) run_slots: Arc<Semaphore>,
     pub(super) first_permit: Option<OwnedSemaphorePermit>,
-    /// Its place among those that are taken.
+    /// The permit of `Slots::claimed` or `Slots::claimed_with_token`.
     pub(super) claim_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// How a rebuild left the hands of this instance.
+/// The result of one instance's work on a rebuild.
 enum RunResult {
-    /// It goes no further, or not by itself.
+    /// The rebuild ended, or waits for an operator.
     Finished(RebuildOutcome),
-    /// Another instance may go on with it, or this one with what is missing.
+    /// Any instance may claim the rebuild again. The text is the problem to record, such as a rejected token.
     Released(Option<String>),
 }
 
 impl Rebuilds {
-    /// `db` is the writers' pool; each rebuild gets a connection of its own to where `login` leads.
+    /// Creates the service. `db` is the writers' pool; the pools of the rebuilds connect with `login`.
     pub fn new(
         (db, login): (Db, Login),
         tenants: Arc<TenantRegistry>,
@@ -100,7 +102,7 @@ impl Rebuilds {
         Self { db, connections, tenants, clock, kafka, broker, storage, config, tokens }
     }
 
-    /// Enters a rebuild, for this instance or another to work on.
+    /// Inserts a rebuild that any instance may claim.
     pub async fn request(
         &self,
         db: &Db,
@@ -115,7 +117,7 @@ impl Rebuilds {
         Ok(id)
     }
 
-    /// Enters one for each of several tenants, to be worked on together.
+    /// Inserts one rebuild per tenant, all with the same read group.
     pub async fn request_all(
         &self,
         db: &Db,
@@ -151,14 +153,14 @@ impl Rebuilds {
         Ok(id)
     }
 
-    /// There may be something to do.
+    /// Wakes the workers of this instance.
     pub fn wake_workers(&self) {
         self.tenants.rebuild_requested.notify_one();
         self.tokens.available.notify_one();
     }
 
-    /// Brings a token with which the storage modules may be asked: for this rebuild, or for the one of the
-    /// tenant that has waited longest, if any does (docs/contract/http-api.md#82-jobs).
+    /// Adds a token for requests to the storage modules. Without `rebuild`, the token serves the tenant's
+    /// longest waiting rebuild, if there is one (docs/contract/http-api.md#82-jobs).
     pub fn add_token(&self, tenant: TenantId, rebuild: Option<Uuid>, caller: Caller) {
         if self.config.concurrency == 0 {
             warn!(%tenant, "rebuild: discarded a token, because REBUILD_CONCURRENCY is 0 on this instance");
@@ -177,8 +179,8 @@ impl Rebuilds {
         Lease { holder: Uuid::new_v4(), duration: LEASE_DURATION }
     }
 
-    /// Works on what was asked for here, unless another instance does, until `stop`. The storage modules are
-    /// asked on behalf of `caller`.
+    /// Claims and runs the requested rebuilds that no other instance runs, until `stop`. Requests to the
+    /// storage modules use the token of `caller`.
     pub async fn run_requested(
         self: Arc<Self>,
         requested: RequestedRebuilds,
@@ -237,7 +239,8 @@ impl Rebuilds {
         Ok(None)
     }
 
-    /// Works on what was taken until it is at rest or `stop`. Of several, each has its turn.
+    /// Runs the claimed rebuilds until each has ended, waits for an operator, or is released. Several
+    /// rebuilds share the run slots.
     pub(super) async fn run_claimed(&self, claimed: ClaimedRebuilds, stop: &CancellationToken) {
         let ClaimedRebuilds {
             mut rebuilds,
@@ -284,7 +287,7 @@ impl Rebuilds {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         let connections = services.connections.clone();
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "rebuild: claimed; starting or resuming it");
-        // Taken again it would panic again, for ever.
+        // A panic fails the rebuild: a retry would panic again, without end.
         let caught = AssertUnwindSafe(self.run_until_released(&rebuild, lease, services, stop))
             .catch_unwind()
             .await;
@@ -307,7 +310,8 @@ impl Rebuilds {
             }
         };
         if let Err(error) = stored {
-            // Taken up again when it is held no more: all stages may be repeated.
+            // If this write fails, an instance claims the rebuild after the lease expires; every stage is
+            // repeatable.
             warn!(%tenant, rebuild.id = %id, error = %ErrorChain(&error), "rebuild: could not store the final status");
         }
     }
@@ -341,7 +345,7 @@ impl Rebuilds {
             let done = tokio::select! {
                 done = context.run() => done,
                 why = context.renew_lease() => {
-                    // What is read for it together with others is of no use any more.
+                    // Stops the replay of shared topics for this rebuild.
                     context.stop.cancel();
                     match why {
                         StopReason::Cancelled => return Self::cancel(&context).await,
@@ -368,7 +372,7 @@ impl Rebuilds {
                         RebuildError::TokenRejected(problem).to_string(),
                     )));
                 }
-                // Nobody asked for what fills a tenant, so nobody would ask again.
+                // An initial fill has unlimited retries, because no user would request the fill again.
                 Err(failure)
                     if failure.is_transient() && (tries < RETRIES_MAX || context.request.fill) =>
                 {
@@ -393,7 +397,8 @@ impl Rebuilds {
         }
     }
 
-    /// Ends where it stands. What has been put right stays so, and stays told.
+    /// Ends the rebuild at its current stage. Applied differences stay applied, and their report stays
+    /// stored.
     async fn cancel(context: &RebuildContext) -> Result<RunResult, RebuildError> {
         context.stop.cancel();
         let has_applied =
