@@ -1,7 +1,7 @@
 //! The kinds of event: eight business events and two storage events, with their wire names and their rank
 //! in a tie.
 
-/// One of eight business events or two storage events.
+/// One of eight business events or two storage events; the order of the business events is their rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A check-out of an item to a patron.
