@@ -25,8 +25,8 @@ pub struct BlockEventsSettings {
     /// Replicas of each partition of new topics
     #[arg(long, env = "REPLICATION_FACTOR", default_value = "1", global = true)]
     pub replication_factor: String,
-    /// Tenant collection that receives the block events of all tenants, such as ALL; empty for a topic per
-    /// tenant
+    /// Tenant collection that receives the block events of all tenants, such as ALL; if empty, each tenant has
+    /// its own topics
     #[arg(long, env = "KAFKA_PRODUCER_TENANT_COLLECTION", default_value = "", global = true)]
     pub kafka_producer_tenant_collection: String,
     /// Age in seconds at which the oldest unsent message counts as overdue

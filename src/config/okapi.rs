@@ -28,8 +28,8 @@ pub struct OkapiSettings {
     /// Age in seconds up to which a cached patron group is fresh
     #[arg(long, env = "PATRON_GROUP_TTL_SECONDS", default_value = "10", global = true)]
     pub patron_group_ttl: String,
-    /// Age in seconds up to which a cached patron group is used and refreshed in the background; a group
-    /// from the topic of users is used at any age and refreshed beyond this age
+    /// Age in seconds up to which a cached patron group is used and refreshed in the background. A group
+    /// from the topic of users is used at any age, and refreshed beyond this age
     #[arg(long, env = "PATRON_GROUP_STALE_SECONDS", default_value = "60", global = true)]
     pub patron_group_stale: String,
     /// Age in seconds up to which a cached patron group is used if mod-users fails

@@ -14,12 +14,12 @@ pub struct RebuildSettings {
     /// Memory of one rebuild before it spills to the shadow, in MiB
     #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
     pub rebuild_memory: String,
-    /// Rebuilds that an instance works on at the same time, plus one from the storage modules; each uses an
-    /// additional database connection; 0 leaves rebuilds to other instances
+    /// Rebuilds that an instance works on at the same time, plus one from the storage modules; 0 leaves
+    /// rebuilds to other instances. Each rebuild uses an additional database connection
     #[arg(long, env = "REBUILD_CONCURRENCY", default_value = "2", global = true)]
     pub rebuild_concurrency: String,
-    /// Share of a tenant's open loans, open fees/fines or blocked patrons that a rebuild closes or unblocks
-    /// without an operator, in percent; 100 disables the rule
+    /// Share of open loans, open fees/fines or blocked patrons, in percent, that a rebuild closes or
+    /// unblocks without an operator; 100 disables the rule
     #[arg(long, env = "REBUILD_CLOSE_LIMIT_PERCENT", default_value = "25", global = true)]
     pub rebuild_close_limit_percent: String,
     /// Number of loans and fees/fines that a rebuild closes, and of patrons that it unblocks, without an

@@ -10,7 +10,8 @@ use super::InvalidSettings;
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct HousekeepingSettings {
-    /// Days of the events of closed loans and fees/fines; longer if a topic retains the events longer
+    /// Days of the events of closed loans and fees/fines; at least the retention time of the topics plus 7
+    /// days
     #[arg(long, env = "INBOX_DAYS", default_value = "30", global = true)]
     pub inbox_days: String,
     /// Days of closed loans and paid fees/fines; at least INBOX_DAYS, and never shorter than events and

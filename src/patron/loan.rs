@@ -182,8 +182,8 @@ impl Loan {
         latest(check_out, self.snapshot)
     }
 
-    /// Returns the loan if it counts for its patron: a check-out or snapshot opened it, the horizon admits
-    /// that stamp, and the loan is not closed. Facts about a loan that nothing has opened wait
+    /// Returns the loan if it counts for its patron: a check-out or snapshot admitted by the horizon opened
+    /// it, and it is not closed. Facts about a loan that nothing has opened wait
     /// (docs/contract/events.md#10-hazards, H1, H3).
     pub fn as_open(&self, horizon: Option<Horizon>) -> Option<OpenLoan> {
         let check_out = self.check_out.as_ref();
