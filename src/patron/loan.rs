@@ -18,9 +18,9 @@ pub struct Loan {
     /// Due date and recall flag of due-date changes and snapshots. If set, it outranks the check-out's due
     /// date, whatever the times (docs/contract/events.md#10-hazards, H3).
     pub due: Register<DueDate>,
-    /// `true` after a declared or aged loss; a claim, a renewal or a snapshot resets it.
+    /// A loss sets `true`, a claim or a renewal `false`, and a snapshot the value of loan storage.
     pub lost: Register<bool>,
-    /// `true` after a claim; a loss or a snapshot resets it.
+    /// A claim sets `true`, a loss `false`, and a snapshot the value of loan storage.
     pub claimed_returned: Register<bool>,
     /// The newest evidence that the loan is closed; final for business events.
     pub closed: Option<Stamp>,
