@@ -1,4 +1,4 @@
-//! What others are told of a patron's blocks, and when there is something to tell.
+//! The content of block events, and the rule for when a change is worth an event.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -7,30 +7,30 @@ use uuid::Uuid;
 
 use super::{Actions, Finding, MeasuredValue};
 
-/// Why a patron was looked at. A closed list: it is part of what is told.
+/// The cause of an evaluation. A closed list, because block events contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Something happened to a loan or a fee/fine.
+    /// An event about a loan or a fee/fine.
     Event,
-    /// A limit was set, changed or removed.
+    /// A limit that was created, changed or deleted.
     LimitChanged,
-    /// What a condition blocks was changed, or its message.
+    /// A condition with changed blocks or a changed message.
     ConditionChanged,
-    /// A loan got overdue, or an overdue recall a day older.
+    /// A loan that became overdue, or an overdue recall that became a day older.
     TimePassed,
-    /// What is known of the patron was put right.
+    /// A rebuild that corrected the patron's state.
     Rebuild,
-    /// The patron has another patron group, or it is known now.
+    /// A changed or newly known patron group.
     PatronGroupChanged,
-    /// Messages are wanted from now on.
+    /// Block events that were switched on.
     PublishingEnabled,
-    /// Somebody had all summaries published.
+    /// A summary export.
     Iteration,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 8] = [
         Self::Event,
         Self::LimitChanged,
@@ -42,7 +42,7 @@ impl Cause {
         Self::Iteration,
     ];
 
-    /// As stored and told.
+    /// Returns the name in the database and in block events.
     pub fn name(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -56,86 +56,86 @@ impl Cause {
         }
     }
 
-    /// The cause of this name.
+    /// Returns the cause with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.name() == name)
     }
 }
 
-/// A patron's blocks as they are told.
+/// The content of a block event: all blocks of a patron.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AutomatedBlocks {
     /// The patron.
     pub user_id: Uuid,
-    /// Whether any block is of borrowing.
+    /// Whether any block blocks borrowing.
     pub block_borrowing: bool,
-    /// Whether any is of renewals.
+    /// Whether any block blocks renewals.
     pub block_renewals: bool,
-    /// Whether any is of requests.
+    /// Whether any block blocks requests.
     pub block_requests: bool,
-    /// Each of them, in the order of the desk's answer.
+    /// The blocks, in the order of the API's response.
     pub blocks: Vec<Block>,
-    /// Why it was looked at when this was told.
+    /// The cause of the evaluation.
     pub cause: Cause,
 }
 
-/// One block, as the desk is told of it, with the numbers that were compared.
+/// One block as in the API's response, with its limit and the measured number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
     /// The condition.
     pub patron_block_condition_id: Uuid,
-    /// The limit that is reached.
+    /// The reached limit.
     pub patron_block_limit_id: Uuid,
     /// Whether borrowing is blocked.
     pub block_borrowing: bool,
-    /// Whether renewals are.
+    /// Whether the block blocks renewals.
     pub block_renewals: bool,
-    /// Whether requests are.
+    /// Whether the block blocks requests.
     pub block_requests: bool,
-    /// What the desk is shown.
+    /// The message for the user at the desk.
     pub message: String,
-    /// The limit's value.
+    /// The value of the limit.
     pub limit: f64,
-    /// The number that was compared with it.
+    /// The number that the evaluation compared with the limit.
     pub measured: Value,
 }
 
-/// Limits that a patron is near to, without having reached them.
+/// The content of an approaching-limit event: limits that a patron is close to and has not reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApproachingLimits {
     /// The patron.
     pub user_id: Uuid,
-    /// Each of them.
+    /// The approaching limits.
     pub limits: Vec<ApproachingLimit>,
-    /// Why it was looked at when this was told.
+    /// The cause of the evaluation.
     pub cause: Cause,
 }
 
-/// A limit that is near.
+/// One approaching limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApproachingLimit {
-    /// Its condition.
+    /// The condition of the limit.
     pub patron_block_condition_id: Uuid,
     /// The limit.
     pub patron_block_limit_id: Uuid,
-    /// Its value.
+    /// The value of the limit.
     pub limit: f64,
-    /// The number that was compared with it.
+    /// The number that the evaluation compared with the limit.
     pub measured: Value,
 }
 
-/// What is told of something: the number is part of it, but no reason to tell it again.
+/// The content of a published event. A changed number alone does not cause a new event.
 pub trait Comparable: PartialEq {
-    /// Whether a client that acts on it would do anything else with the other.
+    /// Returns whether a client would act in the same way on `other`.
     fn is_equivalent(&self, other: &Self) -> bool;
 }
 
 impl AutomatedBlocks {
-    /// What is told of findings; nothing where they block nothing.
+    /// Returns the blocks among the findings; `None` if nothing is blocked.
     pub fn from_findings(user_id: Uuid, findings: &[Finding<'_>], cause: Cause) -> Option<Self> {
         let blocks: Vec<Block> = findings.iter().filter_map(Block::from_finding).collect();
         (!blocks.is_empty()).then(|| Self {
@@ -185,7 +185,8 @@ impl Block {
 }
 
 impl ApproachingLimits {
-    /// The limits that are not reached and that the patron is within `percent` of; none for 0.
+    /// Returns the unreached limits within `percent` of the patron's measure; `None` if there are none, or
+    /// for 0 percent.
     pub fn from_findings(
         user_id: Uuid,
         findings: &[Finding<'_>],
@@ -233,7 +234,7 @@ impl ApproachingLimit {
 fn measured_json(measured: Option<MeasuredValue>) -> Value {
     match measured {
         Some(MeasuredValue::Count(count)) => count.into(),
-        // Digit by digit: money is no double.
+        // Exact decimal digits; a double would change the amount.
         Some(MeasuredValue::Money(sum)) => {
             serde_json::from_str(&sum.normalize().to_string()).unwrap_or_default()
         }
@@ -241,19 +242,19 @@ fn measured_json(measured: Option<MeasuredValue>) -> Value {
     }
 }
 
-/// What is to be told, from what was told last to what is so now.
+/// The change from the last published content to the current content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeType {
-    /// There was nothing, and there is something.
+    /// The content exists now and did not before.
     Created,
-    /// It is another now.
+    /// The content is different.
     Updated,
-    /// There is nothing any more.
+    /// The content existed before and does not now.
     Deleted,
 }
 
 impl ChangeType {
-    /// The change, if there is one.
+    /// Returns the change, if there is one.
     pub fn between<T: Comparable>(old: Option<&T>, new: Option<&T>) -> Option<Self> {
         match (old, new) {
             (None, Some(_)) => Some(Self::Created),
@@ -263,7 +264,7 @@ impl ChangeType {
         }
     }
 
-    /// As the platform's events name it (docs/contract/events.md#43-change).
+    /// Returns the type in FOLIO's event envelopes (docs/contract/events.md#43-change).
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "CREATED",
@@ -307,9 +308,9 @@ mod tests {
             |a: i64, b: i64| ChangeType::between(blocks_with(a).as_ref(), blocks_with(b).as_ref());
         assert_eq!(change(3, 4), None);
         assert_eq!(change(4, 5), Some(ChangeType::Created));
-        // Renewals and requests follow with the sixth.
+        // The sixth item blocks renewals and requests as well.
         assert_eq!(change(5, 6), Some(ChangeType::Updated));
-        // The number alone is nothing new.
+        // A changed number alone is no change.
         assert_eq!(change(6, 9), None);
         assert_eq!(change(6, 2), Some(ChangeType::Deleted));
         let other = with_loans(6, &policy_of("far too many"));

@@ -1,26 +1,26 @@
-//! The six conditions a library can set limits for, and what each of them may block.
+//! The six conditions of limits, and the actions that each condition may block.
 
 use uuid::{Uuid, uuid};
 
-/// What a condition counts (docs/contract/evaluation.md#3-conditions).
+/// The quantity that a condition limits (docs/contract/evaluation.md#3-conditions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Measure {
-    /// Items charged out, not claimed returned.
+    /// Items charged out and not claimed returned.
     ChargedOut,
     /// Lost items.
     LostItems,
     /// Overdue items.
     OverdueItems,
-    /// Overdue items that were recalled.
+    /// Recalled overdue items.
     OverdueRecalls,
-    /// Days by which a recalled item is overdue, the worst.
+    /// Days overdue of the recalled item that is overdue longest.
     RecallOverdueDays,
-    /// Sum of open fee/fine balances.
+    /// Sum of the open fee/fine balances.
     FeeFineBalance,
 }
 
 impl Measure {
-    /// All six, in the order in which they are seeded.
+    /// All six measures, in the order of the seeded conditions.
     pub const ALL: [Self; 6] = [
         Self::ChargedOut,
         Self::LostItems,
@@ -30,7 +30,7 @@ impl Measure {
         Self::RecallOverdueDays,
     ];
 
-    /// The fixed id of its condition, which alone decides what is counted
+    /// Returns the fixed id of the condition; the id alone determines the measure
     /// (docs/contract/http-api.md#4-conditions).
     pub const fn condition_id(self) -> Uuid {
         match self {
@@ -43,12 +43,12 @@ impl Measure {
         }
     }
 
-    /// What the condition with this id counts; `None` for any other id.
+    /// Returns the measure of the condition with this id; `None` for any other id.
     pub fn from_condition_id(id: Uuid) -> Option<Self> {
         Self::ALL.into_iter().find(|measure| measure.condition_id() == id)
     }
 
-    /// The condition's name as seeded.
+    /// Returns the seeded name of the condition.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ChargedOut => "Maximum number of items charged out",
@@ -60,7 +60,7 @@ impl Measure {
         }
     }
 
-    /// The type of its limits' values as seeded.
+    /// Returns the seeded value type of the condition's limits.
     pub const fn value_type(self) -> &'static str {
         match self {
             Self::FeeFineBalance => "Double",
@@ -69,24 +69,24 @@ impl Measure {
     }
 }
 
-/// The three actions at a desk, as a set.
+/// A set of the three actions at a desk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Actions {
-    /// Checking out.
+    /// Check-outs.
     pub borrowing: bool,
-    /// Renewing.
+    /// Renewals.
     pub renewals: bool,
-    /// Requesting.
+    /// Requests.
     pub requests: bool,
 }
 
 impl Actions {
-    /// None of them.
+    /// No action.
     pub const NONE: Self = Self { borrowing: false, renewals: false, requests: false };
-    /// All of them.
+    /// All three actions.
     pub const ALL: Self = Self { borrowing: true, renewals: true, requests: true };
 
-    /// Those in both sets.
+    /// Returns the actions in each of the two sets.
     pub fn intersection(self, other: Self) -> Self {
         Self {
             borrowing: self.borrowing && other.borrowing,
@@ -95,19 +95,19 @@ impl Actions {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether the set is empty.
     pub fn is_empty(self) -> bool {
         self == Self::NONE
     }
 }
 
-/// A condition as the library has set it.
+/// A condition with the library's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Its fixed id.
+    /// The fixed id.
     pub id: Uuid,
-    /// The actions that it blocks when a limit is reached; a missing flag is false.
+    /// The actions that a reached limit blocks; a missing flag counts as false.
     pub blocks: Actions,
-    /// What the desk is shown; may be empty.
+    /// The message for the user at the desk; may be empty.
     pub message: String,
 }

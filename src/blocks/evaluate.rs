@@ -1,4 +1,4 @@
-//! The evaluation: measures against limits.
+//! Evaluates a patron: compares measures with limits.
 
 use std::cmp::Ordering;
 
@@ -9,30 +9,30 @@ use uuid::Uuid;
 use super::{Actions, Condition, Limit, Measure};
 use crate::patron::{OpenFee, OpenLoan, overdue_days};
 
-/// What a patron has at one instant: everything that limits are compared with.
+/// The measures of a patron at one instant, which limits are compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measures {
     /// Open loans, including those claimed returned.
     pub open_loans: i64,
     /// Open fees/fines.
     pub open_fees_fines: i64,
-    /// Open loans that are not claimed returned; lost and overdue ones included.
+    /// Open loans that are not claimed returned, including lost and overdue ones.
     pub charged_out: i64,
-    /// Of those, the lost ones.
+    /// Lost loans among `charged_out`.
     pub lost: i64,
-    /// Of those charged out, the overdue ones.
+    /// Overdue loans among `charged_out`.
     pub overdue: i64,
-    /// Of those overdue, the recalled ones.
+    /// Recalled loans among `overdue`.
     pub overdue_recalls: i64,
-    /// Days by which the worst of those is overdue; 0 without one.
+    /// Days overdue of the longest overdue recall; 0 without one.
     pub recall_overdue_days: i64,
-    /// Sum of the balances that count.
+    /// Sum of the open balances; excludes fees/fines whose loan is claimed returned.
     pub fee_fine_balance: Decimal,
 }
 
 impl Measures {
-    /// Measures loans and fees/fines of one patron at `now`: the definition that the SQL of
-    /// `store/patrons.rs` must agree with.
+    /// Measures the loans and fees/fines of one patron at `now`. The SQL of `store/patrons.rs` must agree
+    /// with this definition.
     pub fn compute<'a>(
         loans: impl IntoIterator<Item = (Uuid, &'a OpenLoan)>,
         fees: impl IntoIterator<Item = &'a OpenFee>,
@@ -50,7 +50,7 @@ impl Measures {
         }
         for fee in fees {
             measures.open_fees_fines += 1;
-            // A fee does not count while the loan it belongs to is claimed returned.
+            // A fee/fine does not count while its loan is claimed returned.
             if !fee.loan.is_some_and(|loan| claimed_returned.contains(&loan)) {
                 measures.fee_fine_balance += fee.balance;
             }
@@ -72,12 +72,13 @@ impl Measures {
         }
     }
 
-    /// Whether the patron has nothing open: then there is no summary and never a block.
+    /// Returns whether the patron has no open loan and no open fee/fine; such a patron has no summary and
+    /// no block.
     pub fn is_empty(&self) -> bool {
         self.open_loans == 0 && self.open_fees_fines == 0
     }
 
-    /// The number that a condition compares.
+    /// Returns the measured number of a condition.
     pub fn value_of(&self, measure: Measure) -> MeasuredValue {
         match measure {
             Measure::ChargedOut => MeasuredValue::Count(self.charged_out),
@@ -90,32 +91,32 @@ impl Measures {
     }
 }
 
-/// A measured number: items or days, or money.
+/// A measured number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeasuredValue {
-    /// Items or days.
+    /// A number of items or days.
     Count(i64),
-    /// An exact sum.
+    /// An exact sum of money.
     Money(Decimal),
 }
 
-/// One limit of the patron's group, the number that was compared with it, and what follows.
+/// The result for one limit of the patron group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding<'a> {
     /// The limit.
     pub limit: &'a Limit,
     /// Its condition.
     pub condition: &'a Condition,
-    /// The number that was compared; `None` where the condition is not one of the six.
+    /// The measured number; `None` if the condition is not one of the six.
     pub measured: Option<MeasuredValue>,
-    /// The actions for which the limit is reached, whatever the condition's flags say.
+    /// The actions for which the limit is reached, whatever the condition blocks.
     pub reached: Actions,
-    /// The actions that are blocked: reached, and blocked by the condition.
+    /// The actions that are reached and that the condition blocks.
     pub blocked: Actions,
 }
 
-/// Compares `measures` with every limit of the group, in their order. A limit that names no known
-/// condition is left out: it says nothing, and must not take the others with it.
+/// Compares `measures` with every limit, in the order of `limits`. Skips a limit without a known condition;
+/// the other limits still count.
 pub fn evaluate<'a>(
     measures: &Measures,
     limits: impl IntoIterator<Item = &'a Limit>,
@@ -129,7 +130,7 @@ pub fn evaluate<'a>(
         let measure = Measure::from_condition_id(condition.id);
         let measured = measure.map(|measure| measures.value_of(measure));
         let reached = match (measure, measured, limit.value) {
-            // This one asks for a loan that exists: none is not "0 days", whatever the limit.
+            // Without an overdue recall this limit is never reached; "0 days" needs an overdue recall.
             (Some(Measure::RecallOverdueDays), ..) if measures.overdue_recalls == 0 => {
                 Actions::NONE
             }
@@ -148,7 +149,7 @@ fn reached_actions(measure: Measure, measured: MeasuredValue, limit: f64) -> Act
     let compared = match measured {
         // Counts are far below 2^53, so the conversion is exact.
         MeasuredValue::Count(count) => (count as f64).partial_cmp(&limit),
-        // A limit that no decimal can hold is above or below every sum.
+        // A limit outside the range of decimals is above or below every sum.
         MeasuredValue::Money(sum) => match Limit::exact_decimal(limit) {
             Some(limit) => Some(sum.cmp(&limit)),
             None => 0.0.partial_cmp(&limit),
@@ -156,7 +157,7 @@ fn reached_actions(measure: Measure, measured: MeasuredValue, limit: f64) -> Act
     };
     match (measure, compared) {
         (_, Some(Ordering::Greater)) => Actions::ALL,
-        // The next item would be one more than the limit; a renewal or a request adds none.
+        // A check-out would exceed the limit; a renewal or a request adds no item.
         (Measure::ChargedOut, Some(Ordering::Equal)) => {
             Actions { borrowing: true, ..Actions::NONE }
         }

@@ -1,5 +1,5 @@
-//! From what a patron has to what a patron may not do (docs/contract/evaluation.md). No I/O, no
-//! clock.
+//! Computes the blocks of a patron from the patron's loans and fees/fines (docs/contract/evaluation.md).
+//! Pure: no I/O, no clock.
 
 mod block_event;
 mod condition;

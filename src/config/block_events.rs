@@ -1,4 +1,4 @@
-//! Settings of the messages by which others learn of blocks.
+//! Settings of block events and of the outbox.
 
 use std::time::Duration;
 
@@ -7,46 +7,47 @@ use clap::Args;
 use super::InvalidSettings;
 use crate::{event::Collection, kafka::TopicConfig};
 
-/// The settings as they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct BlockEventsSettings {
-    /// Tell others by Kafka of blocks that begin, change or end: true or false
+    /// Publish a Kafka event when a block starts, changes or ends: true or false
     #[arg(long, env = "BLOCK_EVENTS", default_value = "false", global = true)]
     pub block_events: String,
-    /// Tell also of limits that a patron has come near to, within so many percent; 0 tells nothing
+    /// Publish approaching-limit events from this distance to a limit, in percent; 0 publishes none
     #[arg(long, env = "BLOCK_EVENTS_APPROACHING_PERCENT", default_value = "0", global = true)]
     pub block_events_approaching: String,
-    /// Share of the time that looking at patrons may keep its connection to the database busy, in percent
+    /// Share of time in which the detect worker may use its database connection, in percent
     #[arg(long, env = "BLOCK_EVENTS_DB_SHARE_PERCENT", default_value = "40", global = true)]
     pub block_events_db_share_percent: String,
-    /// Partitions of the topics for them that are made when a tenant is enabled
+    /// Partitions of the block event topics that enabling a tenant creates
     #[arg(long, env = "BLOCK_EVENTS_PARTITIONS", default_value = "10", global = true)]
     pub block_events_partitions: String,
-    /// Copies of each partition
+    /// Replicas of each partition of new topics
     #[arg(long, env = "REPLICATION_FACTOR", default_value = "1", global = true)]
     pub replication_factor: String,
-    /// Write the messages of all tenants to the topics of this tenant collection, such as ALL
+    /// Tenant collection that receives the block events of all tenants, such as ALL; if empty, each tenant has
+    /// its own topics
     #[arg(long, env = "KAFKA_PRODUCER_TENANT_COLLECTION", default_value = "", global = true)]
     pub kafka_producer_tenant_collection: String,
-    /// When a message that waits to be sent for so many seconds is an alarm
+    /// Age in seconds at which the oldest unsent message counts as overdue
     #[arg(long, env = "OUTBOX_OVERDUE_SECONDS", default_value = "300", global = true)]
     pub outbox_overdue_seconds: String,
 }
 
-/// How others are told.
+/// The validated settings of block events.
 #[derive(Debug, Clone)]
 pub struct BlockEventsConfig {
-    /// Whether they are told of blocks.
+    /// Whether the service publishes block events.
     pub enabled: bool,
-    /// Within so many percent a limit is near; 0 tells nothing of that.
+    /// Distance to a limit that publishes an approaching-limit event, 0 to 100 percent; 0 publishes none.
     pub approaching_percent: u8,
-    /// Share of the time, in percent, that looking at patrons may keep its connection busy.
+    /// Share of time in which the detect worker may use its database connection, 1 to 100 percent.
     pub db_share_percent: u8,
-    /// How topics are made.
+    /// Partitions, replicas and compaction of new topics.
     pub topic_config: TopicConfig,
-    /// The collection whose topics the messages of all tenants go to.
+    /// The tenant collection that receives the block events of all tenants; `None` for a topic per tenant.
     pub collection: Option<Collection>,
-    /// When waiting to be sent takes too long.
+    /// Age at which the oldest unsent message counts as overdue, 1 to 86,400 seconds.
     pub overdue_after: Duration,
 }
 
@@ -91,7 +92,7 @@ impl BlockEventsSettings {
                     "must be a number from 1 to 100",
                     1..=100,
                 ),
-                // Tenants may have patrons of the same id.
+                // Patrons of different tenants may have equal ids, so a shared topic must not be compacted.
                 compacted: collection.is_none(),
             },
             collection,

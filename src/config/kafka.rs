@@ -1,4 +1,4 @@
-//! Settings of Kafka, and of what is read from it.
+//! Settings of the Kafka connection, the consumer group and ingest.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use super::{InvalidSettings, SecurityConfig, SecuritySettings};
 use crate::{event::Environment, services::stop_rule::BadRecordLimit};
 
-/// The settings as they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct KafkaSettings {
     /// Host of a Kafka broker
@@ -16,16 +16,16 @@ pub struct KafkaSettings {
     /// Port of that broker
     #[arg(long, env = "KAFKA_PORT", default_value = "9092", global = true)]
     pub kafka_port: String,
-    /// Name of the deployment: first part of topic names and of the consumer group
+    /// Name of the deployment; first part of topic names and of the consumer group
     #[arg(long, env = "ENV", default_value = "", global = true)]
     pub env: String,
-    /// Read mod-pubsub's own topics too: true or false
+    /// Read mod-pubsub's own topics as well: true or false
     #[arg(long, env = "KAFKA_PUBSUB_TOPICS", default_value = "false", global = true)]
     pub kafka_pubsub_topics: String,
-    /// How long the group waits for an instance that died, in milliseconds
+    /// Time after which the group drops a silent instance, in milliseconds
     #[arg(long, env = "KAFKA_CONSUMER_SESSION_TIMEOUT_MS", default_value = "10000", global = true)]
     pub kafka_session_timeout: String,
-    /// How often an instance tells the group that it lives, in milliseconds
+    /// Interval of heartbeats to the group, in milliseconds; less than the session time-out
     #[arg(
         long,
         env = "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS",
@@ -33,7 +33,7 @@ pub struct KafkaSettings {
         global = true
     )]
     pub kafka_heartbeat_interval: String,
-    /// How often new topics are looked for, in milliseconds; at once when a tenant is enabled
+    /// Interval of the search for new topics, in milliseconds; enabling a tenant searches at once
     #[arg(
         long,
         env = "KAFKA_CONSUMER_METADATA_MAX_AGE_MS",
@@ -41,68 +41,69 @@ pub struct KafkaSettings {
         global = true
     )]
     pub kafka_metadata_max_age: String,
-    /// How the group agrees on who reads what: classic, or consumer (Kafka 4, KIP-848)
+    /// Protocol of the consumer group: classic, or consumer for Kafka 4 (KIP-848); all instances use the
+    /// same value
     #[arg(long, env = "KAFKA_GROUP_PROTOCOL", default_value = "classic", global = true)]
     pub kafka_group_protocol: String,
-    /// What the Kafka client may fetch ahead, in KiB
+    /// Memory of records that the Kafka client fetches ahead, in KiB
     #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
     pub kafka_prefetch: String,
-    /// What records that wait to be stored may take, in KiB
+    /// Memory of records that wait for a writer, in KiB
     #[arg(long, env = "INGEST_BUFFER_KIB", default_value = "16384", global = true)]
     pub ingest_buffer: String,
-    /// Records in one transaction at most
+    /// Records per transaction, at most
     #[arg(long, env = "INGEST_BATCH_MAX", default_value = "2000", global = true)]
     pub ingest_batch_max: String,
-    /// Writers, each with a connection and partitions of its own
+    /// Writers, 1 to 8; each uses its own database connection and its own partitions
     #[arg(long, env = "INGEST_WRITERS", default_value = "2", global = true)]
     pub ingest_writers: String,
-    /// Of encryption and of who we are
+    /// Encryption and authentication of Kafka connections
     #[command(flatten)]
     pub security: SecuritySettings,
-    /// So many bad records in a row stop a partition
+    /// Consecutive bad records that stop a partition
     #[arg(long, env = "BAD_RECORD_LIMIT_CONSECUTIVE", default_value = "100", global = true)]
     pub bad_record_limit_consecutive: String,
-    /// So many bad records among the last 1000 stop a partition
+    /// Bad records among the last 1000 that stop a partition; 1001 disables the rule
     #[arg(long, env = "BAD_RECORD_LIMIT_PER_1000", default_value = "500", global = true)]
     pub bad_record_limit_per_1000: String,
 }
 
-/// The broker and the group.
+/// The validated settings of the Kafka connection, the consumer group and ingest.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// `host:port`.
     pub bootstrap_servers: String,
-    /// How connections are made.
+    /// Encryption and authentication of connections.
     pub security: SecurityConfig,
-    /// First part of topic names, and which topics are read.
+    /// First part of topic names, and the selection of topics to read.
     pub environment: Environment,
-    /// How long the group waits for an instance that died.
+    /// Time after which the group drops a silent instance.
     pub session_timeout: Duration,
-    /// How often an instance tells that it lives.
+    /// Interval of heartbeats to the group; less than the session time-out.
     pub heartbeat_interval: Duration,
-    /// How often new topics are looked for.
+    /// Interval of the search for new topics.
     pub metadata_max_age: Duration,
-    /// How the group agrees on who reads what.
+    /// Protocol of the consumer group.
     pub group_protocol: GroupProtocol,
-    /// What the client may fetch ahead, in KiB.
+    /// Memory of records that the client fetches ahead, in KiB.
     pub prefetch_kib: u32,
-    /// What records that wait to be stored may take, in KiB.
+    /// Memory of records that wait for a writer, in KiB.
     pub buffer_kib: u32,
-    /// Records in one transaction at most: beyond the default latency grows faster than throughput
+    /// Records per transaction, 1 to 20,000. Above the default, latency grows faster than throughput
     /// (docs/decisions/0005).
     pub batch_records_max: usize,
-    /// Writers: beyond the default they gain little (docs/decisions/0005).
+    /// Writers, 1 to 8. Above the default, more writers gain little (docs/decisions/0005).
     pub writers: u32,
-    /// When a partition has too many bad records.
+    /// Number of bad records at which a partition stops.
     pub bad_record_limit: BadRecordLimit,
 }
 
-/// How the group agrees on who reads what.
+/// Protocol by which the consumer group assigns partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupProtocol {
-    /// Members agree among themselves, cooperative and sticky.
+    /// The members assign partitions by the cooperative sticky strategy.
     Classic,
-    /// The broker decides (KIP-848); needs Kafka 4.
+    /// The broker assigns partitions (KIP-848); requires Kafka 4.
     Consumer,
 }
 

@@ -1,6 +1,7 @@
-//! Settings: every one a flag and an environment variable, checked once, all problems at once.
+//! Settings. Each setting is a flag and an environment variable. One validation reports all invalid
+//! settings.
 //!
-//! FOLIO's names are kept (docs/contract/events.md#11-settings, docs/contract/http-api.md).
+//! The variables have FOLIO's names (docs/contract/events.md#11-settings, docs/contract/http-api.md).
 //! `--help` is the reference.
 
 mod block_events;
@@ -33,7 +34,7 @@ use crate::{
     store::Login,
 };
 
-/// The settings as they come: text, so that every problem can be told, not only the first.
+/// The settings as text, so that [`Settings::validate`] can report every invalid setting.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// Host of the PostgreSQL server
@@ -42,141 +43,143 @@ pub struct Settings {
     /// Port of the PostgreSQL server
     #[arg(long, env = "DB_PORT", default_value = "5432", global = true)]
     pub db_port: String,
-    /// Role to log in as; must be allowed to create schemas in the database
+    /// Role to log in with; the role must be allowed to create schemas in the database
     #[arg(long, env = "DB_USERNAME", default_value = "folio_admin", global = true)]
     pub db_username: String,
-    /// Its password
+    /// Password of the role
     #[arg(long, env = "DB_PASSWORD", default_value = "", hide_env_values = true, global = true)]
     pub db_password: String,
-    /// Database
+    /// Name of the database
     #[arg(long, env = "DB_DATABASE", default_value = "okapi_modules", global = true)]
     pub db_database: String,
-    /// Certificate of the server, or of who signed it, as PEM text: the connection is encrypted then
+    /// Trusted certificates of the server or of its authority, as PEM text; if set, the connection is
+    /// encrypted
     #[arg(long, env = "DB_SERVER_PEM", default_value = "", hide_env_values = true, global = true)]
     pub db_server_pem: String,
-    /// Connections of this instance, all together; at least 4
+    /// Connections of ingest and of patron evaluations, 4 to 1000; rebuilds, block events and operators use
+    /// additional connections
     #[arg(long, env = "DB_MAXPOOLSIZE", default_value = "5", global = true)]
     pub db_maxpoolsize: String,
-    /// Longest time for one statement of ingest or an operator, in milliseconds
+    /// Longest statement of ingest or of an operator, in milliseconds
     #[arg(long, env = "DB_QUERYTIMEOUT", default_value = "60000", global = true)]
     pub db_querytimeout: String,
 
-    /// Of Kafka and of what is read from it
+    /// Kafka and ingest
     #[command(flatten)]
     pub kafka: KafkaSettings,
 
-    /// Address to listen on: 0.0.0.0 for all of IPv4, 127.0.0.1 for this machine alone
+    /// IP address to listen on: 0.0.0.0 for all IPv4 addresses, 127.0.0.1 for this machine only
     #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0", global = true)]
     pub http_address: String,
-    /// Port to listen on
+    /// Port to listen on; 0 chooses a free port
     #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
     pub http_port: String,
-    /// Threads that answer requests; 0 for one a core
+    /// Threads that answer requests; 0 means one per core
     #[arg(long, env = "HTTP_WORKERS", default_value = "0", global = true)]
     pub http_workers: String,
-    /// How long requests are still taken after SIGTERM, while readiness says no, in milliseconds
+    /// Time between failing readiness and draining requests after SIGTERM, in milliseconds, at most 3000
     #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value = "1000", global = true)]
     pub shutdown_delay: String,
-    /// Of other modules
+    /// Calls to other modules
     #[command(flatten)]
     pub okapi: OkapiSettings,
 
-    /// Answer when the database fails: open (no blocks) or error (status 500)
+    /// Response if the database fails: open (no blocks) or error (status 500)
     #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
     pub on_database_failure: String,
 
-    /// Of housekeeping
+    /// Housekeeping and retention
     #[command(flatten)]
     pub housekeeping: HousekeepingSettings,
 
-    /// Of rebuilds
+    /// Rebuilds
     #[command(flatten)]
     pub rebuild: RebuildSettings,
 
-    /// Of what others are told
+    /// Block events
     #[command(flatten)]
     pub block_events: BlockEventsSettings,
 
-    /// Whether metrics tell tenants apart: true or false
+    /// Add metrics per tenant: true or false
     #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
     pub metrics_by_tenant: String,
-    /// What is logged: a level, or directives such as info,sqlx=warn
+    /// Log level, or directives such as info,sqlx=warn
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
-    /// How: text or json
+    /// Log format: text or json
     #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
     pub log_format: String,
 }
 
-/// The settings once checked.
+/// The validated settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The database.
+    /// The database and its connections.
     pub database: DatabaseConfig,
-    /// The broker.
+    /// Kafka and ingest.
     pub kafka: KafkaConfig,
     /// The address to listen on.
     pub http_address: IpAddr,
     /// The port to listen on; 0 for any that is free.
     pub http_port: u16,
-    /// Threads that answer requests.
+    /// Threads that answer requests, 0 to 256; 0 means one per core.
     pub http_workers: usize,
-    /// How long requests are still taken once the service is stopping.
+    /// Time between failing readiness and draining requests, at most [`Config::SHUTDOWN_DELAY_MAX`].
     pub shutdown_delay: Duration,
-    /// Other modules.
+    /// Calls to other modules.
     pub okapi: OkapiConfig,
-    /// What the desk is told when the database fails.
+    /// Response to a patron evaluation if the database fails.
     pub on_database_failure: DatabaseFailureMode,
-    /// Whether figures tell tenants apart.
+    /// Whether metrics have a label per tenant.
     pub metrics_by_tenant: bool,
-    /// How long what is kept.
+    /// Retention times and the interval of housekeeping.
     pub housekeeping: HousekeepingConfig,
-    /// How rebuilds behave.
+    /// Behaviour of rebuilds.
     pub rebuild: crate::services::rebuild::RebuildConfig,
-    /// What others are told.
+    /// Block events and the outbox.
     pub block_events: BlockEventsConfig,
 }
 
 impl Config {
-    /// Stopping has to end within ten seconds.
+    /// A shutdown has to end within ten seconds, and the delay is part of the shutdown.
     pub const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(3);
 }
 
-/// The database, and how many connections there may be.
+/// The validated settings of the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
-    /// Where and as whom.
+    /// Server, role, database and certificates.
     pub login: Login,
-    /// Connections, all together; never below [`DatabaseConfig::LEAST`].
+    /// Connections of ingest and of patron evaluations; at least [`DatabaseConfig::CONNECTIONS_MIN`].
     pub max_connections: u32,
-    /// Longest time for one statement of ingest or an operator.
+    /// Longest statement of ingest or of an operator.
     pub statement_timeout: Duration,
 }
 
 impl DatabaseConfig {
-    /// Two for writers, one to hear news, one for answers.
+    /// Two connections for writers, one for notifications, one for patron evaluations.
     pub const CONNECTIONS_MIN: u32 = 4;
 }
 
-/// What the desk is told when the database fails.
+/// Response to a patron evaluation if the database fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseFailureMode {
-    /// No blocks, as the module that this one replaces does.
+    /// No blocks, like the Java module.
     Open,
-    /// Status 500, which stops circulation.
+    /// Status 500; the caller can't continue circulation.
     Error,
 }
 
-/// How logs look.
+/// The validated settings of logs.
 #[derive(Debug)]
 pub struct LogConfig {
-    /// What is logged.
+    /// Levels by target.
     pub filter: EnvFilter,
-    /// How.
+    /// Text or JSON.
     pub format: LogFormat,
 }
 
-/// One setting that can't be used: its variable and the rule.
+/// An invalid setting: its variable, the violated rule and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} {rule}, but it is {value:?}")]
 pub struct InvalidSetting {
@@ -189,7 +192,7 @@ pub struct InvalidSetting {
 struct InvalidSettings(Vec<InvalidSetting>);
 
 impl InvalidSettings {
-    /// The value, or what stands for it while the other settings are looked at.
+    /// Parses a value; records an [`InvalidSetting`] and returns `None` if the value is invalid.
     fn parse<T>(
         &mut self,
         variable: &'static str,
@@ -245,7 +248,7 @@ impl InvalidSettings {
 }
 
 impl Settings {
-    /// Checks all settings; every problem is told.
+    /// Validates all settings; returns every invalid setting on failure.
     pub fn validate(&self) -> Result<(Config, LogConfig), Vec<InvalidSetting>> {
         let mut problems = InvalidSettings::default();
         let log = self.log(&mut problems);
@@ -301,7 +304,7 @@ impl Settings {
             "INGEST_WRITERS",
             &self.kafka.ingest_writers,
             "must be less than DB_MAXPOOLSIZE by 2 at least",
-            // A number of connections that can't be used is told already.
+            // Validation has already reported an invalid number of connections, which is 0 here.
             |_| (connections == 0 || writers + 2 <= connections).then_some(()),
         );
         match log {
@@ -377,7 +380,7 @@ mod tests {
     }
 
     fn check(line: &[&str]) -> Result<(Config, LogConfig), Vec<InvalidSetting>> {
-        // Not what the environment of the tests says.
+        // Ignores the environment of the test process.
         let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
         let matches = command.get_matches_from([&["x"], line].concat());
         Line::from_arg_matches(&matches).unwrap().settings.validate()

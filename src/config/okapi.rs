@@ -8,78 +8,78 @@ use clap::Args;
 use super::InvalidSettings;
 use crate::okapi::BreakerLimits;
 
-/// The gateway where OKAPI_URL is not set and a request names none.
+/// The gateway if `OKAPI_URL` is not set and a request names no gateway.
 const DEFAULT_URL: &str = "http://okapi:9130";
 
-/// As they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct OkapiSettings {
-    /// Gateway for calls to other modules, with Eureka the sidecar; http://okapi:9130 where it is not set, or empty,
-    /// and a request names none
+    /// URL of the gateway, or of the sidecar with Eureka; an empty value counts as not set. If it is not
+    /// set and a request names no gateway, the service calls http://okapi:9130
     #[arg(long, env = "OKAPI_URL", global = true)]
     pub okapi_url: Option<String>,
-    /// Which gateway is asked: pinned (OKAPI_URL alone), request (the one that X-Okapi-Url names), or auto (pinned
-    /// where OKAPI_URL is set)
+    /// Gateway of calls: pinned (only OKAPI_URL), request (the URL of the header X-Okapi-Url), or auto
+    /// (pinned if OKAPI_URL is set)
     #[arg(long, env = "OKAPI_GATEWAY", default_value = "auto", global = true)]
     pub okapi_gateway: String,
-    /// Longest wait for the users module, in milliseconds
+    /// Longest call of mod-users, in milliseconds
     #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
     pub users_timeout: String,
-    /// Up to this age in seconds a known patron group is used without asking
+    /// Age in seconds up to which a cached patron group is fresh
     #[arg(long, env = "PATRON_GROUP_TTL_SECONDS", default_value = "10", global = true)]
     pub patron_group_ttl: String,
-    /// Up to this age in seconds it is used and asked again in the background; beyond it, one that the topic of
-    /// users has is
+    /// Age in seconds up to which a cached patron group is used and refreshed in the background. A group
+    /// from the topic of users is used at any age, and refreshed beyond this age
     #[arg(long, env = "PATRON_GROUP_STALE_SECONDS", default_value = "60", global = true)]
     pub patron_group_stale: String,
-    /// Up to this age in seconds it is used when the users module fails
+    /// Age in seconds up to which a cached patron group is used if mod-users fails
     #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
     pub patron_group_fallback: String,
-    /// After so many calls in a row without an answer a module is not asked for a while
+    /// Consecutive failed calls that open the breaker of a module
     #[arg(long, env = "MODULE_BREAKER_FAILURES", default_value = "5", global = true)]
     pub module_breaker_failures: String,
-    /// For how long, in milliseconds; then one call finds out whether it answers
+    /// Time without calls after a breaker opens, in milliseconds; afterwards one call probes the module
     #[arg(long, env = "MODULE_BREAKER_PAUSE_MS", default_value = "5000", global = true)]
     pub module_breaker_pause: String,
-    /// Whether enabling a tenant registers with mod-pubsub for the events: true or false
+    /// Register subscriptions with mod-pubsub when a tenant is enabled: true or false
     #[arg(long, env = "PUBSUB_REGISTRATION", default_value = "true", global = true)]
     pub pubsub_registration: String,
 }
 
-/// Once checked: the gateway, and how old the users module's answers may get
+/// The validated settings: the gateway, and the ages of cached patron groups
 /// (docs/contract/http-api.md#2-blocks).
 #[derive(Debug, Clone)]
 pub struct OkapiConfig {
-    /// Whom calls go through.
+    /// The gateway of calls.
     pub gateway: Gateway,
-    /// Longest wait for an answer of the users module.
+    /// Longest call of mod-users.
     pub users_timeout: Duration,
-    /// Up to this age a patron group is used without asking.
+    /// Age up to which a cached patron group is fresh.
     pub patron_group_ttl: TimeDelta,
-    /// Up to this age it is used, and asked again in the background.
+    /// Age up to which a cached patron group is used and refreshed in the background.
     pub patron_group_stale: TimeDelta,
-    /// Up to this age it is used when the users module fails.
+    /// Age up to which a cached patron group is used if mod-users fails.
     pub patron_group_fallback: TimeDelta,
-    /// When modules that give no answer are not asked.
+    /// Limits at which breakers open and probe a module.
     pub breaker: BreakerLimits,
-    /// Whether enabling a tenant registers with mod-pubsub.
+    /// Whether enabling a tenant registers subscriptions with mod-pubsub.
     pub pubsub_registration: bool,
 }
 
-/// Whom calls to other modules go through.
+/// The gateway of calls to other modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
-    /// Base of calls that no request names one for; without a trailing slash.
+    /// Base URL of calls if the request names no gateway; without a trailing slash.
     pub url: String,
-    /// Whether somebody has set it.
+    /// Whether `OKAPI_URL` is set.
     pub is_configured: bool,
-    /// Whether it is the only one.
+    /// Whether all calls use [`Gateway::url`], whatever gateway the request names.
     pub is_pinned: bool,
 }
 
 impl Gateway {
-    /// Base of calls on behalf of a request that names this one, and whether it is elsewhere: what is answered
-    /// there serves nobody else.
+    /// Returns the base URL of calls for a request that names `requested`, and whether that URL is a
+    /// foreign gateway. Responses of a foreign gateway are used for that request only.
     pub fn resolve(&self, requested: Option<&str>) -> (String, bool) {
         match requested.map(|named| named.trim_end_matches('/')) {
             Some(named) if !self.is_pinned => {
@@ -89,7 +89,7 @@ impl Gateway {
         }
     }
 
-    /// The gateway that a request names, where another one is pinned and asked instead.
+    /// Returns the gateway that a request names, if the pinned gateway is another one.
     pub fn ignored_url<'a>(&self, requested: Option<&'a str>) -> Option<&'a str> {
         let named = requested?.trim_end_matches('/');
         (self.is_pinned && named != self.url).then_some(named)
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn gateway(line: &[&str]) -> Gateway {
-        // Not what the environment of the tests says.
+        // Ignores the environment of the test process.
         let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
         let matches = command.get_matches_from([&["x"], line].concat());
         let settings = Line::from_arg_matches(&matches).unwrap().settings;
@@ -175,7 +175,7 @@ mod tests {
         let here = || "http://here:9130".to_owned();
         assert_eq!(base(&[url], other), (here(), false));
         assert_eq!(base(&[url], None), (here(), false));
-        // A request that names it is believed, which comes to the same.
+        // A request may name the configured gateway; the result is the same.
         assert_eq!(base(&[url], Some("http://here:9130/")), (here(), false));
         let elsewhere = || "http://elsewhere".to_owned();
         assert_eq!(base(&[], other), (elsewhere(), false), "as ever");

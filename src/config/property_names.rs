@@ -1,9 +1,9 @@
-//! The dotted names by which other modules of FOLIO take the same settings of Kafka
+//! The property names that other FOLIO modules use for the same Kafka settings
 //! (docs/contract/events.md#11-settings). The upper-case name wins.
 
 use clap::Command;
 
-/// A setting and its other names, the first that is set counts.
+/// Each setting with its property names; the first property that is set wins.
 const PROPERTY_NAMES: [(&str, [&str; 2]); 10] = [
     ("kafka_security_protocol", ["security.protocol", "spring.kafka.security.protocol"]),
     (
@@ -53,7 +53,7 @@ const PROPERTY_NAMES: [(&str, [&str; 2]); 10] = [
     ),
 ];
 
-/// The command with what stands under dotted names in the environment as its defaults.
+/// Returns the command with property values of the environment as defaults.
 #[expect(clippy::disallowed_methods, reason = "this is where settings are read")]
 pub fn with_property_names(command: Command) -> Command {
     apply_property_names(command, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))

@@ -5,29 +5,28 @@ use clap::Args;
 use super::InvalidSettings;
 use crate::services::rebuild::{ApprovalThreshold, RebuildConfig};
 
-/// The settings as they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct RebuildSettings {
-    /// Share of the time that a rebuild may keep its connection to the database busy, in percent
+    /// Share of time in which a rebuild may use its database connection, in percent
     #[arg(long, env = "REBUILD_DB_SHARE_PERCENT", default_value = "50", global = true)]
     pub rebuild_db_share_percent: String,
-    /// What a rebuild may hold in memory before it goes to the database, in MiB
+    /// Memory of one rebuild before it spills to the shadow, in MiB
     #[arg(long, env = "REBUILD_MEMORY_MIB", default_value = "64", global = true)]
     pub rebuild_memory: String,
-    /// Rebuilds that an instance works on at once, each with a connection more to the database, and one more from the
-    /// storage modules; 0 leaves them to other instances
+    /// Rebuilds that an instance works on at the same time, plus one from the storage modules; 0 leaves
+    /// rebuilds to other instances. Each rebuild uses an additional database connection
     #[arg(long, env = "REBUILD_CONCURRENCY", default_value = "2", global = true)]
     pub rebuild_concurrency: String,
-    /// Share of a tenant's open loans, fees/fines, or blocked patrons, in percent: a rebuild that would close or unblock
-    /// more of them waits for an operator; 100 applies whatever it would change
+    /// Share of open loans, open fees/fines or blocked patrons, in percent, that a rebuild closes or
+    /// unblocks without an operator; 100 disables the rule
     #[arg(long, env = "REBUILD_CLOSE_LIMIT_PERCENT", default_value = "25", global = true)]
     pub rebuild_close_limit_percent: String,
-    /// So many loans and fees/fines are closed, and so many patrons unblocked, without an operator, whatever share of
-    /// all that is
+    /// Number of loans and fees/fines that a rebuild closes, and of patrons that it unblocks, without an
+    /// operator, whatever the share
     #[arg(long, env = "REBUILD_CLOSE_LIMIT_MIN", default_value = "20", global = true)]
     pub rebuild_close_limit_min: String,
-    /// How long a page of the storage modules may take with all tries, in seconds, before a rebuild from them
-    /// fails
+    /// Longest time for one page of a storage module with all retries, in seconds; then the rebuild fails
     #[arg(long, env = "STORAGE_PAGE_TIMEOUT_SECONDS", default_value = "60", global = true)]
     pub storage_page_timeout_seconds: String,
 }

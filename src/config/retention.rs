@@ -7,54 +7,55 @@ use clap::Args;
 
 use super::InvalidSettings;
 
-/// The settings as they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct HousekeepingSettings {
-    /// Days for which events are kept once what they are about has ended; longer where a topic holds them
+    /// Days of the events of closed loans and fees/fines; at least the retention time of the topics plus 7
+    /// days
     #[arg(long, env = "INBOX_DAYS", default_value = "30", global = true)]
     pub inbox_days: String,
-    /// Days for which a loan or fee/fine that has ended is remembered; never shorter than events and dead
-    /// letters are kept
+    /// Days of closed loans and paid fees/fines; at least INBOX_DAYS, and never shorter than events and
+    /// dead letters
     #[arg(long, env = "TOMBSTONE_DAYS", default_value = "60", global = true)]
     pub tombstone_days: String,
-    /// Days for which a record that could not be applied is kept
+    /// Days of dead letters, the records that could not be applied
     #[arg(long, env = "DEAD_LETTER_DAYS", default_value = "90", global = true)]
     pub dead_letter_days: String,
-    /// Such records of one tenant at most; the oldest go
+    /// Dead letters per tenant, at most; housekeeping deletes the oldest
     #[arg(long, env = "DEAD_LETTERS_MAX", default_value = "100000", global = true)]
     pub dead_letters_max: String,
-    /// MiB that such records of one tenant take at most; the oldest go
+    /// Size of the dead letters of a tenant in MiB, at most; housekeeping deletes the oldest
     #[arg(long, env = "DEAD_LETTERS_MIB", default_value = "1024", global = true)]
     pub dead_letters_mib: String,
-    /// Hours for which a message that was sent is kept
+    /// Hours of sent messages
     #[arg(long, env = "OUTBOX_HOURS", default_value = "24", global = true)]
     pub outbox_hours: String,
-    /// How often a tenant's old rows are looked for, in seconds
+    /// Interval of housekeeping per tenant, in seconds
     #[arg(long, env = "HOUSEKEEPING_INTERVAL_SECONDS", default_value = "3600", global = true)]
     pub housekeeping_interval: String,
-    /// Shortest pause between two steps of that, in milliseconds
+    /// Shortest pause between two steps of housekeeping, in milliseconds
     #[arg(long, env = "HOUSEKEEPING_PAUSE_MS", default_value = "100", global = true)]
     pub housekeeping_pause: String,
 }
 
-/// What is kept for how long, and how hastily the rest goes.
+/// The validated retention times and the pace of housekeeping.
 #[derive(Debug, Clone)]
 pub struct HousekeepingConfig {
-    /// Events whose loan or fee/fine is not open.
+    /// Retention of events about closed loans and fees/fines, 1 to 3650 days.
     pub inbox_retention: TimeDelta,
-    /// Loans and fees/fines that are not open; never less than `inbox`.
+    /// Retention of closed loans and paid fees/fines; at least `inbox_retention`.
     pub tombstone_retention: TimeDelta,
-    /// Dead letters.
+    /// Retention of dead letters, 1 to 3650 days.
     pub dead_letter_retention: TimeDelta,
-    /// Dead letters of one tenant at most.
+    /// Dead letters per tenant, at most.
     pub dead_letters_max: i64,
-    /// Bytes that dead letters of one tenant take at most.
+    /// Size of the dead letters of a tenant in bytes, at most.
     pub dead_letters_bytes_max: i64,
-    /// Messages that were sent.
+    /// Retention of sent messages, 1 to 8760 hours.
     pub outbox_retention: TimeDelta,
-    /// From one time to the next.
+    /// Time from one housekeeping of a tenant to the next, 10 to 604,800 seconds.
     pub interval: Duration,
-    /// From one step to the next, at least.
+    /// Shortest pause between two steps.
     pub step_pause: Duration,
 }
 

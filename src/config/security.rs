@@ -1,6 +1,5 @@
-//! Settings of how connections to Kafka are encrypted and who we say we are
-//! (docs/contract/events.md#11-settings). Stores are read here, once: what can't be used is told
-//! before anything starts.
+//! Settings of encryption and authentication of Kafka connections (docs/contract/events.md#11-settings).
+//! Validation reads the key stores once, so an unusable store is reported before anything starts.
 
 use std::fs;
 
@@ -10,16 +9,16 @@ use p12_keystore::Pkcs12Archive;
 
 use super::InvalidSettings;
 
-/// The settings as they come.
+/// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
 pub struct SecuritySettings {
-    /// PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
+    /// Security protocol of the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
     #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", default_value = "PLAINTEXT", global = true)]
     pub kafka_security_protocol: String,
-    /// File with the certificates that a broker's may be signed by: PEM or PKCS#12; the system's without
+    /// File with trusted certificates, PEM or PKCS#12; if empty, the system's certificates
     #[arg(long, env = "KAFKA_SSL_TRUSTSTORE_LOCATION", default_value = "", global = true)]
     pub kafka_ssl_truststore_location: String,
-    /// Its password, if it is PKCS#12
+    /// Password of a PKCS#12 trust store
     #[arg(
         long,
         env = "KAFKA_SSL_TRUSTSTORE_PASSWORD",
@@ -28,10 +27,11 @@ pub struct SecuritySettings {
         global = true
     )]
     pub kafka_ssl_truststore_password: String,
-    /// File with our own key and certificate: PEM or PKCS#12; only where brokers ask for one
+    /// File with the client's key and certificate, PEM or PKCS#12; only for brokers that require a client
+    /// certificate
     #[arg(long, env = "KAFKA_SSL_KEYSTORE_LOCATION", default_value = "", global = true)]
     pub kafka_ssl_keystore_location: String,
-    /// Its password, if it is PKCS#12
+    /// Password of a PKCS#12 key store
     #[arg(
         long,
         env = "KAFKA_SSL_KEYSTORE_PASSWORD",
@@ -40,7 +40,7 @@ pub struct SecuritySettings {
         global = true
     )]
     pub kafka_ssl_keystore_password: String,
-    /// The key's own password, if it has one
+    /// Password of the key, if the key has one
     #[arg(
         long,
         env = "KAFKA_SSL_KEY_PASSWORD",
@@ -49,7 +49,7 @@ pub struct SecuritySettings {
         global = true
     )]
     pub kafka_ssl_key_password: String,
-    /// How a broker's name is compared with its certificate: https, or nothing for not at all
+    /// Verification of a broker's host name: https verifies the name, an empty value does not
     #[arg(
         long,
         env = "KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM",
@@ -57,13 +57,13 @@ pub struct SecuritySettings {
         global = true
     )]
     pub kafka_ssl_endpoint_identification: String,
-    /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+    /// SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
     #[arg(long, env = "KAFKA_SASL_MECHANISM", default_value = "PLAIN", global = true)]
     pub kafka_sasl_mechanism: String,
-    /// Who we are to brokers that ask by SASL
+    /// User of SASL; required with SASL
     #[arg(long, env = "KAFKA_SASL_USERNAME", default_value = "", global = true)]
     pub kafka_sasl_username: String,
-    /// Password of that user
+    /// Password of the SASL user
     #[arg(
         long,
         env = "KAFKA_SASL_PASSWORD",
@@ -74,45 +74,45 @@ pub struct SecuritySettings {
     pub kafka_sasl_password: String,
 }
 
-/// How connections to Kafka are made.
+/// The validated encryption and authentication of Kafka connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecurityConfig {
-    /// Where they are encrypted.
+    /// `Some` if connections are encrypted.
     pub tls: Option<Tls>,
-    /// Where we have to say who we are.
+    /// `Some` if the client authenticates by SASL.
     pub sasl: Option<Sasl>,
 }
 
-/// An encrypted connection.
+/// The certificates of encrypted connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates that a broker's may be signed by, as PEM; the system's without.
+    /// Trusted certificates as PEM; `None` for the system's certificates.
     pub trusted_certificates: Option<String>,
-    /// Our own key and certificates, as PEM.
+    /// The client's key and certificates, as PEM.
     pub client_certificate: Option<ClientCertificate>,
-    /// Whether a broker's name must be its certificate's.
+    /// Whether a broker's host name must match its certificate.
     pub verify_host_name: bool,
 }
 
-/// Our own key and certificates.
+/// The client's key and certificates.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The key, as PEM.
     pub key: String,
-    /// Its password, if it has one.
+    /// Password of the key, if the key has one.
     pub key_password: Option<String>,
-    /// The certificates, our own first, as PEM.
+    /// The certificates as PEM, the client's own first.
     pub certificates: String,
 }
 
-/// Who we say we are.
+/// The client's SASL credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sasl {
     /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
     pub mechanism: String,
-    /// Name.
+    /// Name of the user.
     pub username: String,
-    /// Password.
+    /// Password of the user.
     pub password: String,
 }
 
@@ -192,7 +192,7 @@ impl SecuritySettings {
     }
 }
 
-/// A store that was read.
+/// The content of a trust store or key store.
 struct KeyStore<'a> {
     variable: &'static str,
     path: &'a str,
@@ -200,7 +200,8 @@ struct KeyStore<'a> {
 }
 
 impl<'a> KeyStore<'a> {
-    /// `None` where no store is named, or where it can't be read, which is a problem.
+    /// Reads a store. Returns `None` if `path` is empty, and records an invalid setting if the file is
+    /// unreadable.
     fn open(variable: &'static str, path: &'a str, problems: &mut InvalidSettings) -> Option<Self> {
         if path.is_empty() {
             return None;
@@ -216,7 +217,7 @@ impl<'a> KeyStore<'a> {
         Some(Self { variable, path, bytes })
     }
 
-    /// The text, if it is PEM.
+    /// Returns the text if the store is PEM.
     fn pem(&self) -> Option<&str> {
         let text = std::str::from_utf8(&self.bytes).ok()?;
         text.contains("-----BEGIN ").then_some(text)
@@ -273,7 +274,7 @@ impl<'a> KeyStore<'a> {
     }
 }
 
-/// Those that belong to a key come first.
+/// Converts the certificates to PEM; certificates of a key come first.
 fn certificates_pem(archive: &Pkcs12Archive) -> String {
     let (own, others): (Vec<_>, Vec<_>) =
         archive.certs.iter().partition(|bag| bag.local_key_id.is_some());
@@ -290,7 +291,7 @@ fn to_pem(what: &str, der: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// A key and its certificate in PKCS#12, made with the password `changeit`, and as PEM.
+    /// A key and its certificate: once as PKCS#12 with the password `changeit`, once as PEM.
     const PKCS12: &[u8] = include_bytes!("../../tests/stores/own.p12");
     const PEM: &str = include_str!("../../tests/stores/own.pem");
 

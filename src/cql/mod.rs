@@ -1,5 +1,5 @@
-//! CQL, the query language of FOLIO's collections (docs/contract/http-api.md#16-collections): text
-//! to an expression and back.
+//! CQL, the query language of FOLIO's collections (docs/contract/http-api.md#16-collections): parses a text
+//! into an expression, and formats the expression.
 //!
 //! ```text
 //! query      = [condition] ["sortby" key+]
@@ -10,9 +10,8 @@
 //! modifier   = "/number" | "/string" | "/ignoreCase" | "/respectCase" | "/ignoreAccents" | "/respectAccents"
 //! ```
 //!
-//! A term stands in double quotes or has no blank in it; `*` and `?` in it stand for any text and any
-//! character, and `\` takes their meaning from them. What a field is, and what equals what, is said by
-//! whoever runs the query.
+//! A term is in double quotes or contains no blank. In a term `*` and `?` match any text and any character;
+//! a backslash before them makes them literal. The caller that runs the query defines fields and equality.
 
 mod parse;
 #[cfg(test)]
@@ -22,83 +21,83 @@ use std::fmt;
 
 pub use parse::{GROUP_DEPTH_MAX, ParseError, QUERY_BYTES_MAX, parse};
 
-/// Which records, in which order.
+/// The condition and the order of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Which records.
+    /// Selects the records.
     pub condition: Condition,
-    /// The order, the first key first; empty is the collection's own.
+    /// The sort keys, the first key first; empty means the default order of the collection.
     pub sort: Vec<SortKey>,
 }
 
-/// Which records.
+/// A condition on records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// Every record.
     All,
     /// One comparison.
     Comparison(Comparison),
-    /// Conditions that are joined from left to right.
+    /// Conditions joined from left to right.
     Chain(Box<Condition>, Vec<(Operator, Condition)>),
 }
 
-/// A field against a term.
+/// A comparison of a field with a term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
-    /// The field's name, to the letter; there may be no such field.
+    /// Name of the field, case-sensitive; the field may be unknown.
     pub field: String,
-    /// How they are compared.
+    /// The kind of comparison.
     pub relation: Relation,
-    /// What is compared of them.
+    /// The modifiers of the relation.
     pub modifiers: Modifiers,
-    /// With what.
+    /// The term.
     pub term: Term,
 }
 
-/// How two conditions are joined.
+/// The operator between two conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
-    /// Both hold.
+    /// The two conditions are true.
     And,
-    /// At least one holds.
+    /// At least one condition is true.
     Or,
-    /// The first holds, and the second doesn't.
+    /// The first condition is true, the second is false.
     Not,
 }
 
-/// What of a field is compared or sorted by. The default is what a field's kind says, without regard to case and
-/// accents.
+/// The modifiers of a comparison or a sort key. By default the type of the field decides the form, and
+/// comparison ignores case and accents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Modifiers {
-    /// As a number or as text, where that is asked for.
+    /// The requested form; `None` for the form of the field.
     pub form: Option<Form>,
-    /// `/respectCase`: a letter is not the same in capitals.
+    /// `/respectCase`: comparison distinguishes upper and lower case.
     pub respect_case: bool,
-    /// `/respectAccents`: a letter is not the same with an accent.
+    /// `/respectAccents`: comparison distinguishes accents.
     pub respect_accents: bool,
 }
 
-/// As what a field is compared.
+/// The form in which values are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// `/number`: as a number, where both are one.
+    /// `/number`: as numbers, if the two values are numbers.
     Number,
-    /// `/string`: as text, even where both are numbers.
+    /// `/string`: as text, even if the two values are numbers.
     Text,
 }
 
-/// How a field is compared with a term.
+/// The relation between a field and a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// `=` or `adj`: the field has the term's words, in their order.
+    /// `=` or `adj`: the field contains the words of the term, in their order.
     Words,
-    /// `all`: the field has all of the term's words, in any order.
+    /// `all`: the field contains all words of the term, in any order.
     AllWords,
-    /// `any`: the field has one of the term's words.
+    /// `any`: the field contains at least one word of the term.
     AnyWord,
-    /// `==`: the field is the term.
+    /// `==`: the field equals the term.
     Equal,
-    /// `<>`: the field is there and is not the term.
+    /// `<>`: the field exists and differs from the term.
     NotEqual,
     /// `<`
     Less,
@@ -110,34 +109,34 @@ pub enum Relation {
     GreaterOrEqual,
 }
 
-/// What a field is compared with.
+/// The text pattern that a field is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term(pub Vec<TermPart>);
 
-/// A part of a term.
+/// A character or a wildcard of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TermPart {
-    /// This character.
+    /// One literal character.
     Char(char),
-    /// `*`: any characters, or none.
+    /// `*`: any number of characters.
     AnyChars,
-    /// `?`: any one character.
+    /// `?`: exactly one character.
     OneChar,
 }
 
-/// A field to sort by.
+/// One key of the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SortKey {
-    /// The field's name, to the letter.
+    /// Name of the field, case-sensitive.
     pub field: String,
-    /// Whether the greatest comes first.
+    /// Whether the order is descending.
     pub descending: bool,
-    /// What is sorted by.
+    /// The modifiers of the key.
     pub modifiers: Modifiers,
 }
 
 impl Condition {
-    /// That all of these fields are the texts given: `reason==bad_json and topic==…`.
+    /// Returns the condition that each field equals its text, such as `reason==bad_json and topic==…`.
     pub fn all_equal(fields: impl IntoIterator<Item = (&'static str, String)>) -> Self {
         let mut each = fields.into_iter().map(|(field, text)| {
             Self::Comparison(Comparison {
@@ -162,19 +161,19 @@ impl From<Condition> for Query {
 }
 
 impl Term {
-    /// This text, nothing of which is a wildcard.
+    /// Returns a term for this text without wildcards.
     pub fn literal(text: &str) -> Self {
         Self(text.chars().map(TermPart::Char).collect())
     }
 
-    /// The words that blanks part, each as a term.
+    /// Returns the blank-separated words, each as a term.
     pub fn words(&self) -> impl Iterator<Item = Self> {
         let is_blank = |letter: &TermPart| matches!(letter, TermPart::Char(c) if c.is_whitespace());
         let words = self.0.split(is_blank).filter(|word| !word.is_empty());
         words.map(|word| Self(word.to_vec()))
     }
 
-    /// The text, in which a wildcard stands for itself.
+    /// Returns the text; a wildcard becomes `*` or `?`.
     pub fn display_text(&self) -> String {
         let each = self.0.iter().map(|letter| match letter {
             TermPart::Char(c) => *c,
@@ -184,7 +183,7 @@ impl Term {
         each.collect()
     }
 
-    /// The text, where it has no wildcard.
+    /// Returns the text, or `None` if the term contains a wildcard.
     pub fn literal_text(&self) -> Option<String> {
         let each = self.0.iter().map(|letter| match letter {
             TermPart::Char(c) => Some(*c),
@@ -197,7 +196,7 @@ impl Term {
 impl Operator {
     const ALL: [Self; 3] = [Self::And, Self::Or, Self::Not];
 
-    /// The keyword, which is the same in capitals.
+    /// Returns the keyword, which is case-insensitive.
     fn keyword(self) -> &'static str {
         match self {
             Self::And => "and",
@@ -208,7 +207,7 @@ impl Operator {
 }
 
 impl Relation {
-    /// Those that begin with another one stand before it.
+    /// A symbol precedes the shorter symbol that it starts with.
     const SYMBOLS: [Self; 7] = [
         Self::Equal,
         Self::Words,
@@ -219,11 +218,11 @@ impl Relation {
         Self::Greater,
     ];
 
-    /// Relations that are written as a word.
+    /// Relations with a keyword.
     const WORDS: [(&str, Self); 3] =
         [("adj", Self::Words), ("all", Self::AllWords), ("any", Self::AnyWord)];
 
-    /// As it is written.
+    /// Returns the notation in a query.
     fn symbol(self) -> &'static str {
         match self {
             Self::Words => "=",
@@ -239,11 +238,11 @@ impl Relation {
     }
 }
 
-/// A modifier's name, and what it sets.
+/// The name of a modifier, and its effect.
 type ModifierSetter = (&'static str, fn(&mut Modifiers));
 
 impl Modifiers {
-    /// What each modifier is written as, in any case, and what it does.
+    /// All modifiers; their names are case-insensitive.
     const ALL: [ModifierSetter; 6] = [
         ("number", |modifiers| modifiers.form = Some(Form::Number)),
         ("string", |modifiers| modifiers.form = Some(Form::Text)),
@@ -271,7 +270,7 @@ impl fmt::Display for Modifiers {
     }
 }
 
-/// As a query that is read as the same again.
+/// Formats a query that parses to an equal query.
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.condition)?;
@@ -292,7 +291,7 @@ impl fmt::Display for Condition {
             Self::All => f.write_str("cql.allRecords=1"),
             Self::Comparison(Comparison { field, relation, modifiers, term }) => {
                 let (field, sign) = (Term::literal(field), relation.symbol());
-                // A word needs a blank to end; a quoted term ends a modifier.
+                // A keyword needs a blank after it; a quoted term ends a modifier.
                 write!(f, "{field}{}{modifiers}{term}", sign.trim_end())
             }
             Self::Chain(first, rest) => {

@@ -1,4 +1,4 @@
-//! The grammar. Each parser says what it expected, and winnow where that was.
+//! The grammar. Each parser reports the expected syntax, and winnow reports the position.
 
 use winnow::{
     Parser, Result,
@@ -10,28 +10,28 @@ use winnow::{
 
 use super::{Comparison, Condition, Modifiers, Operator, Query, Relation, SortKey, Term, TermPart};
 
-/// Bytes of a query at most: room for the ids of some two hundred records.
+/// Size of a query in bytes, at most; sufficient for about two hundred record ids.
 pub const QUERY_BYTES_MAX: usize = 8192;
 
-/// Groups within groups at most.
+/// Depth of nested groups, at most.
 pub const GROUP_DEPTH_MAX: usize = 32;
 
-/// The field that stands for every record.
+/// The field that selects every record.
 const ALL_RECORDS: &str = "cql.allRecords";
 
-/// Why a text is no query, for whoever wrote it.
+/// A syntax error, for the author of the query.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("query: expected {expected} at character {character}, but {found}")]
 pub struct ParseError {
-    /// Where, counted in characters from 1.
+    /// Position of the error in characters, from 1.
     pub character: usize,
-    /// What would have fitted there.
+    /// The syntax expected at that position.
     pub expected: &'static str,
-    /// What is there.
+    /// The text found at that position.
     pub found: String,
 }
 
-/// What would have fitted where a parser failed; the innermost parser knows best.
+/// The syntax expected by a failed parser; the innermost parser decides.
 #[derive(Debug, Clone, Copy)]
 struct Expected(&'static str);
 
@@ -63,7 +63,7 @@ impl<I: Stream> AddContext<I> for Expected {
 
 type Input<'a> = &'a str;
 
-/// Reads a query; an empty one means all records.
+/// Parses a query; an empty query selects all records.
 pub fn parse(text: &str) -> Result<Query, ParseError> {
     if text.len() > QUERY_BYTES_MAX {
         let expected = "the end within 8192 bytes";
@@ -104,7 +104,7 @@ fn query(input: &mut Input<'_>) -> Result<Query, Expected> {
     Ok(Query { condition, sort })
 }
 
-/// What stands before a term: field, relation and modifiers. Before a group it is meant for each term in it.
+/// The field, relation and modifiers before a term; before a group they apply to each term of the group.
 #[derive(Clone, Copy)]
 struct Qualifier<'a> {
     field: &'a str,
@@ -154,7 +154,7 @@ fn operand<'i>(
                 comparison_or_group(qualifier, depth).parse_next(input)
             }
             (None, Some(qualifier)) => {
-                input.reset(&start); // it was a value
+                input.reset(&start); // the token is a value
                 comparison(qualifier).parse_next(input)
             }
             (None, None) => fail.context(EXPECTED_RELATION).parse_next(input),
@@ -162,7 +162,7 @@ fn operand<'i>(
     }
 }
 
-/// What follows a field and a relation.
+/// Parses the term or the group after a field and a relation.
 fn comparison_or_group<'i>(
     qualifier: Qualifier<'_>,
     depth: usize,
@@ -176,8 +176,8 @@ fn comparison_or_group<'i>(
     }
 }
 
-/// A term. What asks for anything but all records of the field that stands for them is refused: that
-/// must not be taken for all of them.
+/// Parses a term. For `cql.allRecords` the only valid term is `1`, by `=`, `adj` or `==`; any other comparison
+/// must not select all records.
 fn comparison<'i>(qualifier: Qualifier<'_>) -> impl Parser<Input<'i>, Condition, Expected> {
     let Qualifier { field, relation, modifiers } = qualifier;
     let all = field.eq_ignore_ascii_case(ALL_RECORDS);
@@ -217,7 +217,7 @@ fn relation(input: &mut Input<'_>) -> Result<Relation, Expected> {
     symbol(relation.symbol()).value(relation).parse_next(input)
 }
 
-/// All that follow a relation.
+/// Parses all modifiers after a relation.
 fn modifiers(input: &mut Input<'_>) -> Result<Modifiers, Expected> {
     let mut modifiers = Modifiers::default();
     while opt(symbol("/")).parse_next(input)?.is_some() {
@@ -226,7 +226,7 @@ fn modifiers(input: &mut Input<'_>) -> Result<Modifiers, Expected> {
     Ok(modifiers)
 }
 
-/// One modifier, which is added to those before it.
+/// Parses one modifier and adds it to the earlier ones.
 fn modifier(
     to: &mut Modifiers,
     expected: &'static str,
@@ -251,7 +251,7 @@ fn key(input: &mut Input<'_>) -> Result<SortKey, Expected> {
     Ok(SortKey { field, descending, modifiers })
 }
 
-/// A name or a term, quoted or not, with the blank after it.
+/// Parses a name or a term, quoted or unquoted, and the blanks after it.
 fn token(input: &mut Input<'_>) -> Result<Term, Expected> {
     let word = if input.starts_with('"') {
         delimited('"', repeat(0.., term_part(|c| c == '"')), '"'.context("a closing \""))
@@ -263,7 +263,7 @@ fn token(input: &mut Input<'_>) -> Result<Term, Expected> {
     Ok(Term(word))
 }
 
-/// No database holds the character 0 in a text, so it can't be asked for.
+/// Rejects the character 0, which PostgreSQL can't store in a text.
 fn term_part<'i>(ends: fn(char) -> bool) -> impl Parser<Input<'i>, TermPart, Expected> {
     move |input: &mut Input<'i>| {
         alt((
@@ -284,7 +284,7 @@ fn symbol<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
     (text, skip_blanks).void()
 }
 
-/// A keyword in any case, which ends where a word would.
+/// Parses a case-insensitive keyword that ends at a word boundary.
 fn keyword<'i>(text: &'static str) -> impl Parser<Input<'i>, (), Expected> {
     move |input: &mut Input<'i>| {
         if !starts_with_keyword(text, input) {

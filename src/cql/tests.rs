@@ -131,7 +131,7 @@ fn modifiers_and_word_relations_parse_in_any_case() {
     ] {
         assert_eq!(read(query), expected, "{query}");
     }
-    // As names and as terms they are words like others.
+    // Keywords are ordinary words as field names and as terms.
     assert_eq!(read("any==all"), is("any", "all"));
     assert_eq!(
         read("name==(any or adj)"),
@@ -224,7 +224,7 @@ proptest! {
         }
     }
 
-    /// Mostly what a query is made of.
+    /// Mostly fragments of the query syntax.
     #[test]
     fn no_query_like_text_panics_the_parser(
         parts in vec(prop::sample::select(vec![

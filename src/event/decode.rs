@@ -1,5 +1,5 @@
-//! From a record to an [`Event`], or to the reason why it is none. Pure functions, one per kind, in
-//! one table (`fact`), and beside it what storage tells (`change.rs`); nothing here may panic.
+//! Decodes a record into an [`Event`] or a [`Reject`]. Each business event has one pure function in the
+//! table of `decode_fact`; `entity_change.rs` decodes storage events. Nothing here may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::{borrow::Cow, collections::BTreeSet, fmt};
@@ -14,42 +14,42 @@ use super::{
     fields::required,
 };
 
-/// How far an envelope's time may run ahead of its own record's before it is not believed
-/// (docs/contract/events.md#64-clocks).
+/// Longest time by which an envelope's time may be ahead of its record's time; beyond it the record's time
+/// counts (docs/contract/events.md#64-clocks).
 pub(super) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
-/// What a record turned out to be.
+/// The result of decoding one record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DecodeOutcome {
     /// An event of a tenant.
     Event(TenantId, Box<Event>),
-    /// Nothing that can be understood; `None` where not even the tenant can be told.
+    /// A record that can't become an event; `None` if the tenant is unknown.
     Rejected(Option<TenantId>, Reject),
-    /// A record without a value. It says nothing; it is counted and passed by.
+    /// A record without a value. Ingest counts and skips tombstones.
     Tombstone,
-    /// A tenant's record of a change that means nothing to us, such as of another type than are known
-    /// (docs/contract/events.md#43-change). It is counted and passed by.
+    /// A change without meaning for this service, such as one of an unknown type
+    /// (docs/contract/events.md#43-change). Ingest counts and skips the record.
     Skipped(TenantId),
 }
 
-/// Why a record is parked. A closed list: operators filter by it, metrics are labelled with it.
+/// The cause of a dead letter. A closed list: operators filter by reason, and metrics have a label for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// Not a JSON object.
+    /// The value is not a JSON object.
     MalformedJson,
     /// A required member is absent.
     MissingField,
-    /// A member is not in its format.
+    /// A member violates its format.
     BadField,
-    /// Neither header, body nor topic names a tenant.
+    /// Headers, body and topic name no tenant.
     NoTenant,
-    /// Header, body and topic name different tenants, or something that can't be a tenant's id.
+    /// Header, body and topic name different tenants, or one of them names an invalid tenant id.
     TenantDisagrees,
-    /// Neither envelope nor record says when it happened.
+    /// Envelope and record have no time.
     NoTime,
-    /// The database refuses to store it, whatever is tried.
+    /// The database refuses the record on every attempt.
     RefusedByDatabase,
-    /// It stood in a topic of several tenants, and its own tenant's tables could not be written.
+    /// The record is in a topic of several tenants, and the tables of its tenant are unwritable.
     TenantUnusable,
 }
 
@@ -66,7 +66,7 @@ impl Reason {
         Self::TenantUnusable,
     ];
 
-    /// The name stored in `dead_letter.reason`.
+    /// Returns the name stored in `dead_letter.reason`.
     pub fn name(self) -> &'static str {
         match self {
             Self::MalformedJson => "malformed_json",
@@ -81,20 +81,20 @@ impl Reason {
     }
 }
 
-/// A record that can't be applied: the reason, the member it is about, and the rule that is broken.
-/// Never quotes the payload.
+/// The reason, the member and the rule that prevent a record from becoming an event. Never quotes the
+/// payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// From the closed list.
+    /// The reason.
     pub reason: Reason,
-    /// The member, header or part it is about.
+    /// The member, header or part that violates the rule.
     pub field: Option<&'static str>,
-    /// The rule, in words.
+    /// The violated rule, in words.
     pub rule: String,
 }
 
 impl Reject {
-    /// A reject.
+    /// Creates a reject.
     pub fn new(reason: Reason, field: Option<&'static str>, rule: impl Into<String>) -> Self {
         Self { reason, field, rule: rule.into() }
     }
@@ -109,8 +109,8 @@ impl fmt::Display for Reject {
     }
 }
 
-/// Reads a record of `topic`. `cluster` is the broker's cluster id: with the record's place it
-/// identifies a record that has no id of its own.
+/// Decodes a record of `topic`. `cluster` is the broker's cluster id; together with the record's position
+/// it identifies a record without an id.
 pub fn decode_record<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
@@ -134,8 +134,8 @@ pub fn decode_record<T: AsRef<str>, B: AsRef<[u8]>>(
     }
 }
 
-/// Reads a value: what its envelope says, and what it means; nothing where it is of a type that is not
-/// known, which is no error.
+/// Decodes a value into its envelope and its fact. The fact is `None` if the type of a change is unknown;
+/// an unknown type is no error.
 pub(super) fn decode_payload<'a>(
     kind: Kind,
     payload: &'a [u8],
@@ -151,7 +151,7 @@ pub(super) fn decode_payload<'a>(
     }
 }
 
-/// An event type that is named has to be the topic's (docs/contract/events.md#44-pubsub).
+/// Checks that the event type of an envelope is the topic's kind (docs/contract/events.md#44-pubsub).
 fn check_event_type(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
     let rule = "names another kind of event than the topic";
     match envelope.event_type {
@@ -162,8 +162,8 @@ fn check_event_type(envelope: Envelope<'_>, kind: Kind) -> Result<(), Reject> {
     }
 }
 
-/// What the inbox knows a record by when it brings no id. The timestamp is part of it, so that a topic
-/// that was deleted and made again does not repeat identities.
+/// Returns the inbox key of a record without an id. The key includes the timestamp, so a recreated topic
+/// does not repeat keys.
 pub fn position_key<T, B>(record: &Record<T, B>, cluster: &str) -> Uuid {
     let position = &record.position;
     let at = record.timestamp.map_or(-1, |at| at.timestamp_millis());
@@ -183,8 +183,8 @@ fn build_event<T, B>(
     let id = fields::any_uuid(envelope.id).filter(|id| !id.is_nil());
     let (key, identified_by) = match (id, timed_by) {
         (Some(id), TimedBy::Envelope) => (id, IdentifiedBy::Envelope),
-        // Another copy may have another time. Were they one to the inbox, the first that is read would
-        // decide which of the times counts (invariant I1 of ARCHITECTURE.md).
+        // Another copy of the envelope may have another time. With equal keys, the copy that is read first
+        // would decide which time counts (invariant I1 of ARCHITECTURE.md).
         (Some(id), _) => {
             let at = occurred_at.timestamp_millis().to_be_bytes();
             (Uuid::new_v5(&id, &at), IdentifiedBy::EnvelopeAndTime)
@@ -198,7 +198,7 @@ fn build_event<T, B>(
     Ok(Event { key, identified_by, occurred_at, timed_by, stamp, fact })
 }
 
-/// The time that orders this event (docs/contract/events.md#64-clocks).
+/// Returns the time that orders the event (docs/contract/events.md#64-clocks).
 fn resolve_time<T, B>(
     record: &Record<T, B>,
     envelope: Envelope<'_>,
@@ -222,13 +222,13 @@ fn resolve_time<T, B>(
 /// Headers that name the tenant.
 const TENANT_HEADERS: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
 
-/// Whether anything is read from a header of this name. Who keeps nothing of a record but what it says needs
-/// no others.
+/// Returns whether decoding reads headers of this name. A caller that only decodes a record can drop all
+/// other headers.
 pub fn is_tenant_header(header: &str) -> bool {
     TENANT_HEADERS.iter().any(|name| header.eq_ignore_ascii_case(name))
 }
 
-/// All that name a tenant, each with its source, in the order in which they count.
+/// Returns every tenant name of a record with its source, in order of precedence.
 fn tenant_names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
     record: &'a Record<T, B>,
     topic: &'a Topic,
@@ -251,16 +251,16 @@ fn tenant_names<'a, T: AsRef<str>, B: AsRef<[u8]>>(
     names.into_iter().filter_map(|(source, name)| Some((source, name?)))
 }
 
-/// The tenants that a record which can't be applied names.
+/// The tenants that a rejected record names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantCandidates {
-    /// All of them, agreeing or not.
+    /// All valid tenant ids of the record, equal or not.
     pub tenants: BTreeSet<TenantId>,
-    /// Whether it names nobody at all: not even something that is no tenant's id.
+    /// Whether the record contains no tenant name at all, valid or not.
     pub names_no_tenant: bool,
 }
 
-/// Whom a record names. For those that can't be applied: it reads the record once more.
+/// Returns the tenants that a rejected record names; decodes the record once more.
 pub fn tenant_candidates<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
@@ -273,8 +273,8 @@ pub fn tenant_candidates<T: AsRef<str>, B: AsRef<[u8]>>(
     TenantCandidates { tenants, names_no_tenant: names.is_empty() }
 }
 
-/// The tenant on which all that name one agree (docs/contract/events.md#32-headers): the headers,
-/// the envelopes and the topic. Header names are compared without regard to case.
+/// Returns the tenant if all sources agree: headers, envelopes and topic
+/// (docs/contract/events.md#32-headers). Header names are case-insensitive.
 fn resolve_tenant<T: AsRef<str>, B: AsRef<[u8]>>(
     record: &Record<T, B>,
     topic: &Topic,
@@ -302,7 +302,7 @@ fn resolve_tenant<T: AsRef<str>, B: AsRef<[u8]>>(
     found.ok_or_else(|| Reject::new(Reason::NoTenant, None, rule))
 }
 
-/// What the flat payload of a business event says: the table of which function understands which.
+/// Decodes the flat payload of a business event with the function of its kind.
 pub(super) fn decode_fact(kind: Kind, members: &Members<'_>) -> Result<Fact, Reject> {
     match kind {
         Kind::ItemCheckedOut => checked_out(members),
@@ -338,7 +338,7 @@ fn checked_out(m: &Members<'_>) -> Result<Fact, Reject> {
     })
 }
 
-/// Here alone the borrower may be missing, or make no sense: the loan is known by its own id
+/// Only a check-in may have a missing or invalid borrower, because the loan id identifies the loan
 /// (docs/contract/events.md#72-item_checked_in).
 fn checked_in(m: &Members<'_>) -> Result<Fact, Reject> {
     Ok(Fact::CheckedIn {
@@ -373,8 +373,8 @@ fn due_date_changed(m: &Members<'_>) -> Result<Fact, Reject> {
     })
 }
 
-/// Type and loan say nothing of what is owed: where they make no sense the balance counts without them. The
-/// patron does: a balance of nobody would count for nobody, unseen.
+/// The fee/fine type and the loan do not change the debt, so an invalid one counts as absent. An invalid
+/// patron is rejected; otherwise the balance would count for nobody.
 fn balance_changed(m: &Members<'_>) -> Result<Fact, Reject> {
     Ok(Fact::BalanceChanged {
         fee_fine: required("feeFineId", fields::uuid("feeFineId", m.fee_fine_id)?)?,

@@ -1,5 +1,5 @@
-//! What storage modules tell: how a loan or a user is after a change, or that it is gone
-//! (docs/contract/events.md#43-change, docs/contract/events.md#8-storage). Loans come from
+//! Decodes storage events: the state of a loan or a user after a change, or its deletion
+//! (docs/contract/events.md#43-change, docs/contract/events.md#8-storage). Loans are from
 //! mod-circulation-storage, users from mod-users.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -13,15 +13,14 @@ use super::{
     fields::{self, required},
 };
 
-/// The members of a loan or of a user that mean something to us; `null` counts as absent, and others are
-/// allowed.
+/// The known members of a loan or a user. `null` counts as absent, and other members are allowed.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Entity<'a> {
     #[serde(borrow)]
     id: RawMember<'a>,
 
-    // Of a loan.
+    // Members of a loan.
     #[serde(borrow)]
     user_id: RawMember<'a>,
     #[serde(borrow)]
@@ -33,7 +32,7 @@ pub(super) struct Entity<'a> {
     #[serde(borrow)]
     due_date_changed_by_recall: RawMember<'a>,
 
-    // Of a user.
+    // Members of a user.
     #[serde(borrow)]
     patron_group: RawMember<'a>,
 }
@@ -45,20 +44,20 @@ struct Status<'a> {
     name: RawMember<'a>,
 }
 
-/// What was done.
+/// The operation of a change, with the state of the entity.
 enum EntityChange<'a> {
-    /// The entity is as this says.
+    /// The entity has this state after the change.
     Saved(Entity<'a>),
-    /// The entity is no more.
+    /// The entity had this state before its deletion.
     Deleted(Entity<'a>),
-    /// None is any more.
+    /// All entities of the tenant are deleted.
     AllDeleted,
-    /// Something that leaves everything as it was, as far as we know.
+    /// An unknown operation, which changes no known state.
     Unknown,
 }
 
-/// Reads a change: what its envelope says, and what the change says of its entity; nothing where it is of a
-/// type that is not known, which is no error.
+/// Decodes a change into its envelope and its fact. The fact is `None` if the type of the change is
+/// unknown; an unknown type is no error.
 pub(super) fn decode_change(
     kind: Kind,
     value: &[u8],
@@ -72,12 +71,12 @@ pub(super) fn decode_change(
     (envelope, fact)
 }
 
-/// Outside of an envelope an entity does not say what was done to it.
+/// Returns the reject of an entity without an envelope, which lacks the type of the change.
 pub(super) fn missing_type() -> Reject {
     Reject::new(Reason::MissingField, Some("type"), "is required")
 }
 
-/// Both variants of the envelope have names of their own for what was done.
+/// Parses the operation; the two variants of the envelope have different names for it.
 fn parse_change<'a>(change: &ChangeEnvelope<'a>) -> Result<EntityChange<'a>, Reject> {
     match &*required("type", fields::non_blank_string("type", change.type_)?)? {
         "CREATED" | "CREATE" | "UPDATED" | "UPDATE" => {
@@ -102,8 +101,8 @@ fn entity_id(entity: &Entity<'_>) -> Result<Uuid, Reject> {
     required("id", fields::uuid("id", entity.id)?)
 }
 
-/// An open loan has to say whose it is and when it is due; of one that has ended its id is enough, and its
-/// user may have been taken out (docs/contract/events.md#8-storage).
+/// Returns the fact of a changed loan. An open loan needs a user and a due date. A closed or deleted loan
+/// needs only its id, because its user may be anonymised (docs/contract/events.md#8-storage).
 fn loan_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
     let entity = match change {
         EntityChange::Saved(entity) => entity,
@@ -120,14 +119,14 @@ fn loan_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
     loan_snapshot(entity).map(Some)
 }
 
-/// An open loan as its storage holds it.
+/// Returns the snapshot of an open loan.
 pub(super) fn loan_snapshot(entity: &Entity<'_>) -> Result<Fact, Reject> {
-    // A status that can't be read is no reason to lose the loan. It says nothing of the item.
+    // An invalid item status does not reject the loan; the flags of the item stay unknown.
     let item = fields::non_blank_string("itemStatus", entity.item_status)
         .ok()
         .map(Option::unwrap_or_default);
     let item = item.as_deref();
-    // The recall flag and the due date are one register. A flag that can't be read leaves no value for it.
+    // The recall flag and the due date are one register, so an invalid flag rejects the loan.
     let by_recall = fields::boolean("dueDateChangedByRecall", entity.due_date_changed_by_recall)?;
     Ok(Fact::LoanSnapshot {
         loan: entity_id(entity)?,
@@ -150,7 +149,7 @@ fn is_open(loan: &Entity<'_>) -> Result<bool, Reject> {
     Ok(name.eq_ignore_ascii_case("Open"))
 }
 
-/// A user who is gone has no group; nor has one whose record names none.
+/// Returns the patron group of a changed user: none for a deleted user or a user without a group.
 fn user_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
     let (entity, group) = match change {
         EntityChange::Saved(entity) => {
@@ -159,7 +158,7 @@ fn user_fact(change: &EntityChange<'_>) -> Result<Option<Fact>, Reject> {
         EntityChange::Deleted(entity) => (entity, None),
         EntityChange::AllDeleted | EntityChange::Unknown => return Ok(None),
     };
-    // The database keeps no such text, and a rebuild that met it there could not end.
+    // PostgreSQL can't store NUL in a text, and a rebuild with such a text could not finish.
     if group.as_ref().is_some_and(|group| group.contains('\0')) {
         let rule = "must not have a NUL character";
         return Err(Reject::new(Reason::BadField, Some("patronGroup"), rule));

@@ -1,4 +1,4 @@
-//! JSON exactly as producers send it: the members we know, unparsed, and the envelope around them.
+//! JSON in the shapes of the producers: known members as raw text, and the envelopes around them.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -9,12 +9,12 @@ use super::{
     fields,
 };
 
-/// A member's JSON text.
+/// The raw JSON text of a member.
 pub(super) type RawMember<'a> = Option<&'a RawValue>;
 
-/// The members of a payload or an envelope that mean something to us, each as its own JSON text, so
-/// that a number keeps its digits and an error can name the member. `null` counts as absent, and
-/// unknown members are allowed everywhere (docs/contract/events.md#7-events).
+/// The known members of a payload or an envelope. Raw text preserves the digits of numbers and lets an
+/// error name its member. `null` counts as absent, and unknown members are allowed everywhere
+/// (docs/contract/events.md#7-events).
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Members<'a> {
@@ -35,7 +35,7 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     pub(super) balance: RawMember<'a>,
 
-    // Members of envelopes, under all names that are in use (docs/contract/events.md#42-envelope to
+    // Members of envelopes, under every name that producers use (docs/contract/events.md#42-envelope to
     // docs/contract/events.md#44-pubsub).
     #[serde(borrow)]
     id: RawMember<'a>,
@@ -58,14 +58,14 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     new: RawMember<'a>,
 
-    // The wrapper that a plain serialiser makes of mod-circulation's `data`
+    // The wrapper that a plain serialiser adds around mod-circulation's `data`
     // (docs/contract/events.md#42-envelope).
     #[serde(borrow)]
     map: RawMember<'a>,
     #[serde(borrow)]
     empty: RawMember<'a>,
 
-    // What mod-pubsub stores (docs/contract/events.md#44-pubsub).
+    // Members of a record of mod-pubsub (docs/contract/events.md#44-pubsub).
     #[serde(borrow)]
     event_type: RawMember<'a>,
     #[serde(borrow)]
@@ -75,33 +75,33 @@ pub(super) struct Members<'a> {
     #[serde(borrow)]
     tenant_id: RawMember<'a>,
 
-    // What an HTTP caller may say of its call (docs/contract/events.md#64-clocks).
+    // Optional metadata of an HTTP call (docs/contract/events.md#64-clocks).
     #[serde(borrow)]
     metadata: RawMember<'a>,
     #[serde(borrow)]
     created_date: RawMember<'a>,
 }
 
-/// What the envelopes around a payload say about it; nothing for shape A.
+/// The members of the envelopes around a payload; empty for shape A.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Envelope<'a> {
-    /// Its identity; shape D's own where that is around another shape.
+    /// Id of the envelope; shape D's own id wins over the id of the shape inside.
     pub(super) id: RawMember<'a>,
-    /// When it was sent; never said by shape D.
+    /// Time of sending; shape D has none.
     pub(super) timestamp: RawMember<'a>,
     /// The tenant in shapes B and C.
     pub(super) tenant: RawMember<'a>,
     /// The tenant in shape D.
     pub(super) pubsub_tenant: RawMember<'a>,
-    /// The kind of event, which shape D alone names.
+    /// Kind of event; only shape D has one.
     pub(super) event_type: RawMember<'a>,
 }
 
-/// What the envelopes say, which stands even when the content can't be read, and the flat payload.
+/// The envelope, which is valid even if the payload is not, and the flat payload.
 pub(super) type OpenedEnvelope<'a> = (Envelope<'a>, Result<Members<'a>, Reject>);
 
-/// Takes a value out of its envelopes, in the order of docs/contract/events.md#46-detection.
-/// `inner` is where the text lives that shape D carries as a string.
+/// Removes the envelopes of a value, in the order of docs/contract/events.md#46-detection. `inner` stores
+/// the text that shape D contains as a string.
 pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> OpenedEnvelope<'a> {
     match parse_flat(value) {
         Ok(top) if top.is_pubsub() => open_pubsub(top, inner),
@@ -110,9 +110,9 @@ pub(super) fn open<'a>(value: &'a [u8], inner: &'a mut String) -> OpenedEnvelope
     }
 }
 
-/// A change of an entity, as its envelope tells it: shape C in both of its variants.
+/// The envelope of an entity change: shape C in its two variants.
 pub(super) struct ChangeEnvelope<'a> {
-    /// What was done to it.
+    /// Type of the change.
     pub(super) type_: RawMember<'a>,
     /// The entity before.
     pub(super) old: RawMember<'a>,
@@ -120,8 +120,8 @@ pub(super) struct ChangeEnvelope<'a> {
     pub(super) new: RawMember<'a>,
 }
 
-/// Takes a change out of its envelope (docs/contract/events.md#43-change). Nothing else stands in
-/// the topics of entities.
+/// Removes the envelope of an entity change (docs/contract/events.md#43-change). Entity topics contain only
+/// shape C.
 pub(super) fn open_change(value: &[u8]) -> (Envelope<'_>, Result<ChangeEnvelope<'_>, Reject>) {
     let top = match parse_flat(value) {
         Ok(top) => top,
@@ -137,21 +137,21 @@ pub(super) fn open_change(value: &[u8]) -> (Envelope<'_>, Result<ChangeEnvelope<
     (envelope, states.map(|of| ChangeEnvelope { type_, old: of.old, new: of.new }))
 }
 
-/// The flat payload that a call over HTTP brings: shape A, and nothing else.
+/// Parses the flat payload of an HTTP call, which is always shape A.
 pub(super) fn parse_flat(value: &[u8]) -> Result<Members<'_>, Reject> {
     let text = std::str::from_utf8(value)
         .map_err(|_| Reject::new(Reason::MalformedJson, None, "the value is not UTF-8"))?;
     parse_members(None, text)
 }
 
-/// When the caller says that it was made, where that makes sense.
+/// Returns the creation time in the metadata of an HTTP call, if it is valid.
 pub(super) fn created_at(members: &Members<'_>) -> Option<DateTime<Utc>> {
     let metadata = members.metadata.filter(|raw| is_object(raw))?;
     let metadata = parse_nested("metadata", metadata).ok()?;
     fields::date_time("createdDate", metadata.created_date).ok()?.filter(fields::in_calendar)
 }
 
-/// Shape D, whose content may be any of the others.
+/// Opens shape D, which may contain any other shape.
 fn open_pubsub<'a>(top: Members<'a>, inner: &'a mut String) -> OpenedEnvelope<'a> {
     const PAYLOAD: &str = "eventPayload";
     let mut outer = Envelope { id: top.id, event_type: top.event_type, ..Envelope::default() };
@@ -178,7 +178,8 @@ fn open_pubsub<'a>(top: Members<'a>, inner: &'a mut String) -> OpenedEnvelope<'a
     }
 }
 
-/// Shapes B, C, C's older variant, and A. What names its subject is a payload, whatever else it has.
+/// Opens shapes B, C, C's older variant, and A. An object with a loan id or a fee/fine id is a payload,
+/// whatever its other members are.
 fn open_envelope(top: Members<'_>) -> OpenedEnvelope<'_> {
     if top.has_subject_id() {
         return (Envelope::default(), Ok(top));
@@ -192,7 +193,8 @@ fn open_envelope(top: Members<'_>) -> OpenedEnvelope<'_> {
     }
 }
 
-/// The flat payload in what an envelope carries: itself, in a wrapper, or the new state of an entity.
+/// Returns the flat payload of an envelope's `data`: the data, its wrapper's content, or the new state of
+/// an entity.
 fn extract_payload(data: Members<'_>) -> Result<Members<'_>, Reject> {
     if data.has_subject_id() {
         return Ok(data);
@@ -204,7 +206,7 @@ fn extract_payload(data: Members<'_>) -> Result<Members<'_>, Reject> {
     }
 }
 
-/// The state that a change left behind: what an event says is what holds after it.
+/// Returns the state after a change.
 fn extract_new_state<'a>(change: &Members<'a>) -> Result<Members<'a>, Reject> {
     let bad = |reason, rule| Reject::new(reason, Some("new"), rule);
     match change.new {
@@ -215,7 +217,7 @@ fn extract_new_state<'a>(change: &Members<'a>) -> Result<Members<'a>, Reject> {
 }
 
 impl<'a> Members<'a> {
-    /// What it says as an envelope, under all names that are in use.
+    /// Returns the envelope members, under every name that producers use.
     fn to_envelope(&self) -> Envelope<'a> {
         Envelope {
             id: self.id.or(self.event_id),
@@ -238,7 +240,7 @@ impl<'a> Members<'a> {
         self.old.or(self.new).is_some()
     }
 
-    /// The member of this name that holds an id, if it is one of those.
+    /// Returns the member `name` if it is one of the id members of a payload.
     pub(super) fn id_member(&self, name: &str) -> RawMember<'a> {
         match name {
             "userId" => self.user_id,
@@ -266,8 +268,8 @@ fn parse_members<'a>(field: Option<&'static str>, text: &'a str) -> Result<Membe
     parse_object(field, text)
 }
 
-/// The members of an object, which is the value of `field` or the whole value of the record. The
-/// parser's own message is not passed on: it quotes the payload, which may hold a person's data.
+/// Parses an object that is the value of `field`, or the whole value of a record. The reject omits the
+/// parser's message, because the message quotes the payload and may contain personal data.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(
     field: Option<&'static str>,
     text: &'a str,
@@ -276,7 +278,7 @@ pub(super) fn parse_object<'a, T: Deserialize<'a>>(
         let subject = if field.is_none() { "the value " } else { "" };
         Reject::new(Reason::MalformedJson, field, format!("{subject}{rule}"))
     };
-    // serde would take an array for a struct's members in order.
+    // serde accepts an array as the members of a struct, in order.
     if !text.trim_start().starts_with('{') {
         return Err(reject("is not a JSON object"));
     }

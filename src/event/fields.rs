@@ -1,6 +1,5 @@
-//! Field formats (docs/contract/events.md#6-formats). Each reader takes a member's JSON text and
-//! gives the value, `None` where the member is absent, or a [`Reject`] that names the member and
-//! the rule.
+//! Field formats (docs/contract/events.md#6-formats). Each function parses the JSON text of one member. It
+//! returns the value, `None` for an absent member, or a [`Reject`] with the member and the rule.
 
 use std::{borrow::Cow, fmt};
 
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::patron::{Grace, GraceUnit};
 
-/// The value, or the reject that says it is missing.
+/// Returns the value, or a reject for the missing member.
 pub(super) fn required<T>(name: &'static str, value: Option<T>) -> Result<T, Reject> {
     value.ok_or_else(|| Reject::new(Reason::MissingField, Some(name), "is required"))
 }
@@ -25,14 +24,14 @@ fn bad_field(name: &'static str, rule: &'static str) -> Reject {
     Reject::new(Reason::BadField, Some(name), rule)
 }
 
-/// The text of a JSON string; `None` where it is none, or holds what is no Unicode character.
+/// Returns the text of a JSON string; `None` for another type or an invalid Unicode escape.
 pub(super) fn string_value<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
 }
 
-/// The text of a JSON string; what is no Unicode character in it is replaced. `None` where it is no string.
+/// Returns the text of a JSON string with invalid Unicode replaced; `None` for another type.
 pub(super) fn string_lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     struct Bytes;
     impl Visitor<'_> for Bytes {
@@ -50,7 +49,8 @@ pub(super) fn string_lossy<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     string_value(raw).or_else(|| replaced().map(Cow::Owned))
 }
 
-/// A UUID of version 1 to 5 and RFC variant, in either case (docs/contract/events.md#61-uuid).
+/// Parses a UUID of version 1 to 5 and RFC variant, in lower or upper case
+/// (docs/contract/events.md#61-uuid).
 pub(super) fn uuid(name: &'static str, raw: RawMember<'_>) -> Result<Option<Uuid>, Reject> {
     const RULE: &str = "must be a UUID of version 1 to 5";
     let Some(raw) = raw else { return Ok(None) };
@@ -60,25 +60,25 @@ pub(super) fn uuid(name: &'static str, raw: RawMember<'_>) -> Result<Option<Uuid
         .ok_or_else(|| bad_field(name, RULE))
 }
 
-/// The UUID in `text`, if it is one that FOLIO's own modules accept: hyphenated, of version 1 to 5 and
-/// RFC variant (docs/contract/events.md#61-uuid).
+/// Parses a UUID by the pattern of FOLIO's modules: hyphenated, version 1 to 5, RFC variant
+/// (docs/contract/events.md#61-uuid).
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
     let rfc = uuid.get_variant() == uuid::Variant::RFC4122;
     (text.len() == 36 && rfc && (1..=5).contains(&uuid.get_version_num())).then_some(uuid)
 }
 
-/// An id that need not follow FOLIO's pattern, because it is only compared: an envelope's.
+/// Parses the id of an envelope in any UUID format; the service only compares such ids.
 pub(super) fn any_uuid(raw: RawMember<'_>) -> Option<Uuid> {
     raw.and_then(string_value).and_then(|text| Uuid::try_parse(&text).ok())
 }
 
-/// Text that is not blank.
+/// Returns non-blank text; `None` for another type.
 pub(super) fn lenient_text<'a>(raw: RawMember<'a>) -> Option<Cow<'a, str>> {
     raw.and_then(string_value).filter(|text| !text.trim().is_empty())
 }
 
-/// Text that is not blank, where a member is a string at all.
+/// Returns non-blank text; rejects another type.
 pub(super) fn non_blank_string<'a>(
     name: &'static str,
     raw: RawMember<'a>,
@@ -88,7 +88,7 @@ pub(super) fn non_blank_string<'a>(
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
-/// A boolean, also as the strings that Java's mapper takes for one. An empty string counts as absent.
+/// Parses a boolean, or a string that Java's mapper accepts as one. An empty string counts as absent.
 pub(super) fn boolean(name: &'static str, raw: RawMember<'_>) -> Result<Option<bool>, Reject> {
     match raw.map(RawValue::get) {
         None | Some("\"\"") => Ok(None),
@@ -98,9 +98,9 @@ pub(super) fn boolean(name: &'static str, raw: RawMember<'_>) -> Result<Option<b
     }
 }
 
-/// A decimal, from a number or a numeric string, without trailing zeros
-/// (docs/contract/events.md#63-numbers). An empty string counts as absent; blanks around a number
-/// do not count, as for Java's mapper.
+/// Parses a decimal from a number or a numeric string, without trailing zeros
+/// (docs/contract/events.md#63-numbers). An empty string counts as absent. Blanks around a number are
+/// ignored, as in Java's mapper.
 pub(super) fn decimal(name: &'static str, raw: RawMember<'_>) -> Result<Option<Decimal>, Reject> {
     const RULE: &str = "must be a number of at most 13 digits before the point";
     let Some(raw) = raw else { return Ok(None) };
@@ -114,14 +114,15 @@ pub(super) fn decimal(name: &'static str, raw: RawMember<'_>) -> Result<Option<D
     parse_decimal(text.trim()).map(Some).ok_or_else(|| bad_field(name, RULE))
 }
 
-/// Digits before the point at most: far above any debt.
+/// Digits before the point, at most: far above any debt.
 const WHOLE_DIGITS_MAX: i64 = 13;
 
-/// Decimals that remain. With the digits before the point they fit [`Decimal`], so nothing else is rounded.
+/// Digits after the point, at most. With the digits before the point they fit [`Decimal`], so parsing is
+/// the only rounding.
 const FRACTION_DIGITS_MAX: i64 = 15;
 
-/// The number to so many decimals, the last one rounded half to even. No binary float comes between, and no
-/// exponent and no number of digits is too large for what rounds to a number within the bound.
+/// Parses a number to [`FRACTION_DIGITS_MAX`] decimals, rounded half to even. Parsing uses no binary float.
+/// Any exponent and any number of digits is valid if the result is within the bounds.
 fn parse_decimal(text: &str) -> Option<Decimal> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
@@ -137,7 +138,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
         return None;
     }
     let zeros = i64::try_from(digits().take_while(|b| *b == b'0').count()).ok()?;
-    // Where the point stands among the digits that count, the first of which is not 0.
+    // Position of the point among the significant digits, the first of which is not 0.
     let point = i64::try_from(whole.len()).ok()?.saturating_add(exponent).saturating_sub(zeros);
     let mut rest = digits().skip(usize::try_from(zeros).ok()?).peekable();
     if rest.peek().is_none() {
@@ -146,7 +147,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     if point > WHOLE_DIGITS_MAX {
         return None;
     }
-    // Not more than 28 of them, so they fit.
+    // At most 28 digits, so the number fits `i128`.
     let digit_count = point + FRACTION_DIGITS_MAX;
     if digit_count < 0 {
         return Some(Decimal::ZERO);
@@ -156,7 +157,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
         number = number * 10 + i128::from(digit - b'0');
         digits_read += 1;
     }
-    // What is beyond the digits that are there is 0, up to the point.
+    // Missing digits before the point are 0.
     while digits_read < point {
         number *= 10;
         digits_read += 1;
@@ -168,7 +169,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     Some(if number.is_zero() { Decimal::ZERO } else { number })
 }
 
-/// Whether the digits that are dropped make the last one that stays one greater: half to even.
+/// Returns whether the dropped digits round the last remaining digit up: half to even.
 fn rounds_up(mut dropped: impl Iterator<Item = u8>, is_odd: bool) -> bool {
     match dropped.next() {
         None | Some(b'0'..=b'4') => false,
@@ -177,7 +178,7 @@ fn rounds_up(mut dropped: impl Iterator<Item = u8>, is_odd: bool) -> bool {
     }
 }
 
-/// An exponent, or the end of the range that is worth telling apart.
+/// Parses an exponent; a larger one becomes the end of the range.
 fn parse_exponent(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -186,18 +187,18 @@ fn parse_exponent(text: &str) -> Option<i64> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    // More digits than fit are more than any text has.
+    // An overflow is larger than the length of any text.
     let size = digits.parse::<i64>().unwrap_or(i64::MAX);
     Some(if negative { -size } else { size })
 }
 
-/// Epoch milliseconds, as a number or a numeric string; `None` also where they make no sense.
+/// Parses epoch milliseconds from a number or a numeric string; `None` for an invalid value.
 pub(super) fn epoch_milliseconds(raw: RawMember<'_>) -> Option<DateTime<Utc>> {
     let text = raw?.get().trim_matches('"');
     text.parse().ok().and_then(DateTime::from_timestamp_millis).filter(in_calendar)
 }
 
-/// A date and time in any of the forms that Java's mapper reads, to the millisecond
+/// Parses a date and time in any form that Java's mapper accepts, cut to milliseconds
 /// (docs/contract/events.md#62-dates). An empty string counts as absent.
 pub(super) fn date_time(
     name: &'static str,
@@ -218,7 +219,7 @@ pub(super) fn date_time(
         .ok_or_else(|| bad_field(name, RULE))
 }
 
-/// Years that four digits can write, in UTC.
+/// Returns whether the instant is in the years 1 to 9999 in UTC.
 pub fn in_calendar(instant: &DateTime<Utc>) -> bool {
     use chrono::Datelike;
     (1..=9999).contains(&instant.year())
@@ -237,7 +238,7 @@ fn parse_date_time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(instant.timestamp_millis())
 }
 
-/// A day of the years 1 to 9999, as the text says: in UTC it may be a day earlier or later.
+/// Parses a local date in the years 1 to 9999; the date in UTC may be a day earlier or later.
 fn parse_date(text: &str) -> Option<NaiveDate> {
     let number = |at: std::ops::Range<usize>| {
         let digits = text.get(at)?;
@@ -265,7 +266,7 @@ fn parse_time(text: &str) -> Option<NaiveTime> {
     complete.then(|| NaiveTime::from_hms_milli_opt(hour, minute, second, millisecond)).flatten()
 }
 
-/// `Z`, `+hh:mm`, `+hhmm` or `+hh`.
+/// Parses `Z`, `+hh:mm`, `+hhmm` or `+hh`.
 fn parse_offset(text: &str) -> Option<FixedOffset> {
     if text == "Z" {
         return FixedOffset::east_opt(0);
@@ -282,9 +283,8 @@ fn parse_offset(text: &str) -> Option<FixedOffset> {
     FixedOffset::east_opt(if sign == "-" { -seconds } else { seconds })
 }
 
-/// The grace period, if it makes sense. Whatever does not (a duration of 0 or less, an unknown
-/// interval, a missing member, a wrong type) is no grace period and never a reason to lose the loan
-/// (docs/contract/events.md#71-item_checked_out).
+/// Parses a grace period. An invalid one (duration of 0 or less, unknown interval, missing member, wrong
+/// type) counts as none and never rejects the loan (docs/contract/events.md#71-item_checked_out).
 pub(super) fn grace(raw: RawMember<'_>) -> Option<Grace> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -1,5 +1,5 @@
-//! A table for each field format of docs/contract/events.md#6-formats and for the grace period of
-//! docs/contract/events.md#71-item_checked_out: a row for each form that is named there.
+//! One table per field format of docs/contract/events.md#6-formats, and one for the grace period of
+//! docs/contract/events.md#71-item_checked_out. Each row is one form that the contract names.
 
 use std::{cmp::Ordering, fmt::Debug};
 
@@ -7,11 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a reader is to make of a member.
+/// The expected result of parsing a member.
 enum Expected {
-    /// A value, as it prints.
+    /// A value with this display text.
     Is(&'static str),
-    /// As if the member were not there.
+    /// The same result as an absent member.
     Missing,
     /// A reject that names the member.
     Bad,
@@ -19,8 +19,7 @@ enum Expected {
 
 use Expected::{Bad, Is, Missing};
 
-/// Reads every row of a table; `null` and an absent member are the same to a payload's reader, which
-/// gives neither to these functions.
+/// Parses each row of a table. Callers pass neither `null` nor an absent member to these functions.
 fn assert_reads<T: Debug>(
     name: &'static str,
     read: impl Fn(&'static str, RawMember<'_>) -> Result<Option<T>, Reject>,
@@ -74,8 +73,8 @@ fn uuid_formats_are_read_or_rejected() {
         (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a1""#, Bad),
         (r#""0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11f""#, Bad),
         (r#""0c9a4d7g-51b2-4c3f-9a10-6d2e8b7f4a11""#, Bad),
-        // What manual charges store for "no loan", and what is no text. An empty text matches no
-        // pattern, here as in Java.
+        // The value of manual charges without a loan, and values that are not strings. Empty text matches
+        // no pattern, as in Java.
         (r#""0""#, Bad),
         (r#""""#, Bad),
         ("7", Bad),
@@ -89,7 +88,7 @@ fn uuid_formats_are_read_or_rejected() {
 fn date_formats_are_read_or_rejected() {
     const AT: Expected = Is("2026-09-14T21:59:59.000");
     let table = [
-        // As mod-circulation and as Jackson write them.
+        // Formats of mod-circulation and of Jackson.
         (r#""2026-09-14T21:59:59.000Z""#, AT),
         (r#""2026-09-14T21:59:59.000+00:00""#, AT),
         // Offsets: Z, +hh:mm, +hhmm, +hh, none.
@@ -128,7 +127,7 @@ fn date_formats_are_read_or_rejected() {
         // The calendar's first and last instants.
         (r#""0001-01-01T00:00:00Z""#, Is("0001-01-01T00:00:00.000")),
         (r#""9999-12-31T23:59:59.999Z""#, Is("9999-12-31T23:59:59.999")),
-        // The year is what the text says, whatever it is in UTC.
+        // The year of the text counts, whatever the year in UTC is.
         (r#""9999-12-31T23:59:59.000-05:00""#, Is("+10000-01-01T04:59:59.000")),
         (r#""9999-12-31T23:59:59.999-23:59""#, Is("+10000-01-01T23:58:59.999")),
         (r#""0001-01-01T00:00:00+01:00""#, Is("0000-12-31T23:00:00.000")),
@@ -137,9 +136,9 @@ fn date_formats_are_read_or_rejected() {
         (r#""10000-01-01T00:00:00Z""#, Bad),
         ("253402300800000", Bad),
         ("9223372036854775807", Bad),
-        // An empty text is no text.
+        // Empty text counts as absent.
         (r#""""#, Missing),
-        // A blank between date and time, free text, what is not in the calendar.
+        // A blank between date and time, free text, dates outside the calendar.
         (r#""2026-09-14 21:59:59Z""#, Bad),
         (r#"" ""#, Bad),
         (r#""tomorrow""#, Bad),
@@ -176,12 +175,12 @@ fn date_formats_are_read_or_rejected() {
 #[test]
 fn decimal_formats_are_read_or_rejected() {
     let table = [
-        // As mod-feesfines writes them.
+        // Formats of mod-feesfines.
         ("0.0", Is("0")),
         ("12.5", Is("12.5")),
         ("12.55", Is("12.55")),
         ("1.23456789E7", Is("12345678.9")),
-        // Other sources: integers, more decimals, a sign, zeros at the end.
+        // Other sources: integers, more decimals, a sign, trailing zeros.
         ("12", Is("12")),
         ("-3", Is("-3")),
         ("-3.50", Is("-3.5")),
@@ -195,7 +194,7 @@ fn decimal_formats_are_read_or_rejected() {
         ("0e-50", Is("0")),
         ("0E+50", Is("0")),
         ("1.2345e1", Is("12.345")),
-        // Digit for digit: no binary float comes between.
+        // Exact digits: parsing uses no binary float.
         ("0.1", Is("0.1")),
         ("0.123456789012345", Is("0.123456789012345")),
         ("9999999999999.999999999999999", Is("9999999999999.999999999999999")),
@@ -227,7 +226,7 @@ fn decimal_formats_are_read_or_rejected() {
         (r#""+7.""#, Is("7")),
         (r#"".5""#, Is("0.5")),
         (r#""4.996003610813204e-16""#, Is("0")),
-        // Java's mapper leaves blanks around a number away.
+        // Java's mapper ignores blanks around a number.
         (r#"" 7.25\t""#, Is("7.25")),
         (r#""""#, Missing),
         (r#""ten""#, Bad),
@@ -266,8 +265,8 @@ fn decimal_formats_are_read_or_rejected() {
 }
 
 proptest! {
-    /// However a decimal is written, what is read is the same: its first 15 decimals, and the rest decides on
-    /// the last of them.
+    /// A decimal has the same value in every notation: its first 15 decimals, of which the last is rounded
+    /// by the rest.
     #[test]
     fn decimal_value_is_independent_of_its_notation(
         whole in 0..10_000_000_000_000_i128,
@@ -289,7 +288,7 @@ proptest! {
         let expected = if expected.is_zero() { Decimal::ZERO } else { expected };
         let minus = if negative { "-" } else { "" };
         let digits = format!("{whole}{decimals:015}{rest}");
-        // The point moved, and the exponent that moves it back.
+        // A shifted point, and the exponent that shifts it back.
         let point = whole.to_string().len() as i64 + moved;
         let shifted = match usize::try_from(point) {
             Ok(0) => format!("0.{digits}"),
@@ -359,7 +358,7 @@ fn invalid_grace_period_is_none() {
         (r#"{"duration":3,"intervalId":"Weeks"}"#, Is("3 Weeks")),
         (r#"{"duration":2147483647,"intervalId":"Months"}"#, Is("2147483647 Months")),
         (r#"{"intervalId":"Days","duration":2,"more":[]}"#, Is("2 Days")),
-        // A loan policy may hold 0.
+        // A loan policy may contain 0.
         (r#"{"duration":0,"intervalId":"Days"}"#, Missing),
         (r#"{"duration":-1,"intervalId":"Days"}"#, Missing),
         (r#"{"duration":2,"intervalId":"Fortnights"}"#, Missing),
@@ -390,7 +389,7 @@ fn envelope_times_are_read_or_ignored() {
         ("1788300000123", Is("1788300000123")),
         (r#""1788300000123""#, Is("1788300000123")),
         ("0", Is("0")),
-        // What can't be a time is as good as none: the record has one.
+        // An invalid time counts as absent; the record has a time.
         (r#""2026-09-01T22:00:00Z""#, Missing),
         (r#""""#, Missing),
         ("1.5", Missing),

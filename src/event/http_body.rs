@@ -1,4 +1,4 @@
-//! An event as HTTP brings it: mod-pubsub's callback, whose body is the flat payload alone
+//! Decodes an event that arrives over HTTP: mod-pubsub's callback, with the flat payload as its body
 //! (docs/contract/events.md#41-flat).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -14,7 +14,7 @@ use super::{
     fields,
 };
 
-/// A call that was understood. When it came is for the clock to say that all instances share.
+/// The decoded body of a call. The time of receipt is added later, from the clock that all instances share.
 #[derive(Debug, Clone)]
 pub struct HttpEvent {
     kind: Kind,
@@ -23,8 +23,8 @@ pub struct HttpEvent {
     body: Vec<u8>,
 }
 
-/// Reads the body of a call for this kind of event. A repeated call can't be told from a second event
-/// of the same content, unless its sender says when it was made; merging is idempotent all the same.
+/// Decodes the body of a call for an event of this kind. Without a creation time, a repeated call looks
+/// like a second event with equal content; merging is idempotent, so a repeat is harmless.
 pub fn decode_body(kind: Kind, body: &[u8]) -> Result<HttpEvent, Reject> {
     let members = envelope::parse_flat(body)?;
     let fact = decode::decode_fact(kind, &members)?;
@@ -34,7 +34,7 @@ pub fn decode_body(kind: Kind, body: &[u8]) -> Result<HttpEvent, Reject> {
 }
 
 impl HttpEvent {
-    /// The event of a call that came at this time, to the millisecond.
+    /// Returns the event of a call that arrived at `received_at`, cut to milliseconds.
     pub fn to_event(&self, received_at: DateTime<Utc>) -> Event {
         let received_at = received_at.trunc_subsecs(3);
         let is_usable = |at: &DateTime<Utc>| *at - received_at <= CLOCK_SKEW_MAX;
@@ -54,7 +54,8 @@ impl HttpEvent {
         }
     }
 
-    /// The call as a record: in no log, and so at no offset.
+    /// Returns the call as a record for a dead letter; partition and offset are -1, because no log contains
+    /// it.
     pub fn to_record(&self, received_at: DateTime<Utc>) -> Record {
         Record {
             position: RecordPosition {
@@ -70,9 +71,8 @@ impl HttpEvent {
     }
 }
 
-/// A caller is answered, and so the ids that it may name must fit the schema
-/// (docs/contract/http-api.md#6-handlers); what comes from the log is not refused for those that
-/// matter less.
+/// Checks the ids of a call against the schema (docs/contract/http-api.md#6-handlers), because a caller
+/// receives the error. A record of the log is not rejected for an invalid optional id.
 fn check_ids(kind: Kind, members: &Members<'_>) -> Result<(), Reject> {
     if kind != Kind::FeeFineBalanceChanged {
         return fields::required("userId", fields::uuid("userId", members.user_id)?).map(drop);
@@ -83,7 +83,7 @@ fn check_ids(kind: Kind, members: &Members<'_>) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The text of a member that is to be an id, for its sender.
+/// Returns the text of an id member, for the error response.
 pub fn raw_id(body: &[u8], name: &str) -> Option<String> {
     let sent = envelope::parse_flat(body).ok()?.id_member(name)?;
     fields::string_value(sent).map(Cow::into_owned)
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// HTTP holds what it knows to the schema; the log does not lose an event for what matters less.
+    /// HTTP rejects an invalid optional id; the log accepts the event without it.
     #[test]
     fn invalid_optional_id_is_rejected_and_named() {
         let fee = |member: &str| format!(r#"{{"feeFineId":"{USER}","balance":1,"{member}":"0"}}"#);

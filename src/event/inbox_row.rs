@@ -1,4 +1,4 @@
-//! Events as the inbox keeps them, read again for a rebuild.
+//! Rows of the inbox, and their decoding for a rebuild.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,29 +8,29 @@ use super::{
     decode::{self, Reason, Reject},
 };
 
-/// An event as the inbox keeps it.
+/// An event as the inbox stores it.
 #[derive(Debug, Clone)]
 #[cfg_attr(test, derive(PartialEq))]
 pub struct InboxRow {
-    /// Its key.
+    /// Key of the event.
     pub key: Uuid,
-    /// By which rule it got that, by name.
+    /// Name of the rule that produced the key.
     pub identified_by: String,
-    /// Its kind, by name.
+    /// Name of the kind.
     pub kind: String,
-    /// The bytes of its stamp.
+    /// Bytes of the stamp.
     pub stamp: Vec<u8>,
-    /// When it happened.
+    /// Time of the event.
     pub occurred_at: DateTime<Utc>,
-    /// By which rule that was found, by name.
+    /// Name of the rule that produced the time.
     pub timed_by: String,
-    /// The record's value, or the body of the call.
+    /// Value of the record, or body of the HTTP call.
     pub payload: Vec<u8>,
 }
 
 impl InboxRow {
-    /// The event; none where its payload was not kept, as a user's is not. Fails only where the row was not
-    /// written by us, or by a version that understood more.
+    /// Returns the event, or `None` if the inbox did not store the payload, as for users. Fails only for a
+    /// row of a later version or of another program.
     pub fn decode(&self) -> Result<Option<Event>, Reject> {
         let unknown = |field| move || Reject::new(Reason::BadField, Some(field), "is not known");
         let kind = Kind::from_name(&self.kind).ok_or_else(unknown("kind"))?;

@@ -1,33 +1,33 @@
-//! The kinds of event: eight that tell what happened at a desk, and two that tell what storage holds; their
-//! names on the wire and their rank in a tie.
+//! The kinds of event: eight business events and two storage events, with their wire names and their rank
+//! in a tie.
 
-/// A kind of event.
+/// One of eight business events or two storage events; the order of the business events is their rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// An item went out to a patron.
+    /// A check-out of an item to a patron.
     ItemCheckedOut,
-    /// A loan's due date, or its recall flag, as it now is.
+    /// The current due date or recall flag of a loan.
     LoanDueDateChanged,
-    /// A background job gave the item up for lost.
+    /// A loss found by a background job.
     ItemAgedToLost,
-    /// Somebody declared the item lost.
+    /// A loss declared by a person.
     ItemDeclaredLost,
-    /// The patron claims to have returned the item.
+    /// A patron's claim to have returned the item.
     ItemClaimedReturned,
-    /// An item came back.
+    /// A check-in of an item.
     ItemCheckedIn,
-    /// A loan was closed without a check-in.
+    /// A loan that was closed without a check-in.
     LoanClosed,
-    /// A fee/fine's balance as it now is.
+    /// The current balance of a fee/fine.
     FeeFineBalanceChanged,
-    /// A loan as its storage holds it now, or holds no more.
+    /// The current state of a loan in loan storage, or its deletion.
     StoredLoan,
-    /// A user as the users module holds them now, or holds no more.
+    /// The current state of a user in mod-users, or its deletion.
     StoredUser,
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are numbered.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::ItemCheckedOut,
         Self::LoanDueDateChanged,
@@ -41,9 +41,9 @@ impl Kind {
         Self::StoredUser,
     ];
 
-    /// The eight business events (docs/contract/events.md#7-events), in the order that decides ties
-    /// in the same millisecond (docs/contract/events.md#64-clocks). They alone come over HTTP and
-    /// through mod-pubsub.
+    /// The eight business events (docs/contract/events.md#7-events), in the order that decides ties in one
+    /// millisecond (docs/contract/events.md#64-clocks). Only business events arrive over HTTP and through
+    /// mod-pubsub.
     pub const BUSINESS: [Self; 8] = [
         Self::ItemCheckedOut,
         Self::LoanDueDateChanged,
@@ -55,7 +55,7 @@ impl Kind {
         Self::FeeFineBalanceChanged,
     ];
 
-    /// The last part of its topic's name: the event type's, or the entity's.
+    /// Returns the last part of the topic name: the event type or the entity.
     pub fn name(self) -> &'static str {
         match self {
             Self::ItemCheckedOut => "ITEM_CHECKED_OUT",
@@ -71,12 +71,12 @@ impl Kind {
         }
     }
 
-    /// The kind with this name.
+    /// Returns the kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The producer's part of the topic name (docs/contract/events.md#21-names).
+    /// Returns the producer's part of the topic name (docs/contract/events.md#21-names).
     pub fn producer(self) -> &'static str {
         match self {
             Self::FeeFineBalanceChanged => "feesfines",
@@ -85,14 +85,14 @@ impl Kind {
         }
     }
 
-    /// Where a business event is posted over HTTP (docs/contract/http-api.md#6-handlers).
+    /// Returns the HTTP path of a business event (docs/contract/http-api.md#6-handlers).
     pub fn http_path(self) -> String {
         let name = self.name().to_ascii_lowercase().replace('_', "-");
         format!("/automated-patron-blocks/handlers/{name}")
     }
 
-    /// The place in a tie: the greater rank is taken for the later event. What storage holds is a snapshot,
-    /// and comes before every business event.
+    /// Returns the rank in a tie; the greater rank counts as the later event. A storage event is a snapshot
+    /// and ranks below every business event.
     pub(super) fn rank(self) -> u8 {
         match self {
             Self::StoredLoan | Self::StoredUser => 0,
@@ -105,7 +105,7 @@ impl Kind {
 mod tests {
     use super::*;
 
-    /// Where the gateway routes them, and mod-pubsub was told to deliver.
+    /// The paths of the gateway's routes and of the subscriptions in mod-pubsub.
     #[test]
     fn each_kind_has_its_own_http_path() {
         let paths = [

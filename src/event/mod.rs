@@ -1,7 +1,7 @@
-//! What a record says: from the bytes of a producer to an [`Event`], by pure functions.
+//! Decodes the bytes of a producer into an [`Event`], with pure functions.
 //!
-//! [`decode::read`] is the way in from the log, [`callback::read`] from HTTP. The rules are those
-//! of docs/contract/events.md.
+//! [`decode_record`] decodes a record of the log, [`http_body::decode_body`] the body of an HTTP call.
+//! docs/contract/events.md defines the rules.
 
 pub mod decode;
 mod entity_change;
@@ -31,8 +31,8 @@ pub use topic::{Collection, Environment, Topic};
 
 use crate::patron::Grace;
 
-/// Where a record stands in the log. Stable over redelivery, so it can identify a record that brings
-/// no id of its own.
+/// The topic, partition and offset of a record. A redelivery does not change it, so it identifies a record
+/// without an id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordPosition {
     /// Full topic name.
@@ -43,25 +43,23 @@ pub struct RecordPosition {
     pub offset: i64,
 }
 
-/// A Kafka record as the broker handed it over; nothing of it is trusted yet. It has its text and bytes for
-/// itself, or borrows them where it is only looked at.
+/// A Kafka record before validation. Text and bytes are owned, or borrowed for inspection only.
 #[derive(Debug, Clone)]
 pub struct Record<Text = String, Bytes = Vec<u8>> {
-    /// Where it stands.
+    /// Topic, partition and offset.
     pub position: RecordPosition,
-    /// The record's timestamp (`CreateTime`, milliseconds), where it has one.
+    /// The record's timestamp (`CreateTime`, milliseconds), if it has one.
     pub timestamp: Option<DateTime<Utc>>,
-    /// The key, which says nothing that can be relied on (docs/contract/events.md#31-key); kept for
-    /// dead letters.
+    /// The key; decoding ignores it (docs/contract/events.md#31-key), and dead letters store it.
     pub key: Option<Bytes>,
-    /// Header names as sent, with their bytes.
+    /// Headers: the name in the sender's spelling, and the value.
     pub headers: Vec<(Text, Bytes)>,
     /// The value; `None` is a tombstone.
     pub payload: Option<Bytes>,
 }
 
 impl Record {
-    /// What it takes in memory, nearly.
+    /// Returns the approximate size in memory, in bytes.
     pub fn size_bytes(&self) -> usize {
         let of_headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64);
         let of_key = self.key.as_ref().map_or(0, Vec::len);
@@ -70,41 +68,41 @@ impl Record {
     }
 }
 
-/// Whether a header of this name carries a credential: it is never stored
+/// Returns whether a header of this name contains a credential; such a header is never stored
 /// (docs/contract/events.md#32-headers).
 pub fn is_secret(header: &str) -> bool {
     ["x-okapi-token", "authorization"].iter().any(|secret| header.eq_ignore_ascii_case(secret))
 }
 
-/// One event that was understood.
+/// One decoded record with an identity, a time, a stamp and a fact.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// What the inbox knows it by (docs/contract/events.md#5-identity).
+    /// Key in the inbox (docs/contract/events.md#5-identity).
     pub key: Uuid,
-    /// Which rule gave [`Event::key`].
+    /// Rule that produced [`Event::key`].
     pub identified_by: IdentifiedBy,
-    /// When it happened, for ordering (docs/contract/events.md#64-clocks).
+    /// Time of the event, for ordering (docs/contract/events.md#64-clocks).
     pub occurred_at: DateTime<Utc>,
-    /// Which rule gave [`Event::occurred_at`].
+    /// Rule that produced [`Event::occurred_at`].
     pub timed_by: TimedBy,
-    /// Its place in the total order of all events about the same loan or fee/fine.
+    /// Rank in the total order of all events about one loan or fee/fine.
     pub stamp: Stamp,
-    /// What it says.
+    /// Content of the event.
     pub fact: Fact,
 }
 
-/// The rule by which an event got its identity (docs/contract/events.md#5-identity).
+/// The rule that produced the key of an event (docs/contract/events.md#5-identity).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IdentifiedBy {
-    /// The envelope's own id.
+    /// The id of the envelope.
     Envelope,
-    /// The envelope's id and the time, because the time is the record's: a copy of the envelope in
-    /// another record may have another one, and which of them counts is for the merge to say.
+    /// The id of the envelope and the time, because the time is the record's. A copy of the envelope in
+    /// another record may have another time, and the merge decides which time counts.
     EnvelopeAndTime,
-    /// Cluster, topic, partition, offset and timestamp: a redelivery is recognised, a producer's
-    /// resend isn't (it changes nothing, because merging is idempotent).
+    /// Cluster, topic, partition, offset and timestamp. The key identifies a redelivery; a producer's
+    /// resend is a new event, and idempotent merging makes it harmless.
     Position,
-    /// What it says and its time, because HTTP brings nothing else.
+    /// Content and time, because HTTP provides nothing else.
     Content,
 }
 
@@ -113,7 +111,7 @@ impl IdentifiedBy {
     pub const ALL: [Self; 4] =
         [Self::Envelope, Self::EnvelopeAndTime, Self::Position, Self::Content];
 
-    /// As stored beside the event.
+    /// Returns the name stored with the event.
     pub fn name(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
@@ -123,24 +121,24 @@ impl IdentifiedBy {
         }
     }
 
-    /// The rule with this name.
+    /// Returns the rule with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
 
-/// The rule by which an event got its time (docs/contract/events.md#64-clocks).
+/// The rule that produced the time of an event (docs/contract/events.md#64-clocks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimedBy {
     /// The envelope's `timestamp`.
     Envelope,
     /// The Kafka record's timestamp.
     Record,
-    /// The record's timestamp, because the envelope's was more than five minutes ahead of it.
+    /// The record's timestamp, because the envelope's timestamp was more than five minutes ahead.
     RecordAsEnvelopeIsAhead,
-    /// The time that an HTTP caller says it was made.
+    /// The creation time in the metadata of an HTTP call.
     Metadata,
-    /// The time at which an HTTP request came.
+    /// The time of receipt of an HTTP call.
     Receipt,
 }
 
@@ -154,7 +152,7 @@ impl TimedBy {
         Self::Receipt,
     ];
 
-    /// As stored beside the event.
+    /// Returns the name stored with the event.
     pub fn name(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
@@ -165,13 +163,13 @@ impl TimedBy {
         }
     }
 
-    /// The rule with this name.
+    /// Returns the rule with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
 
-/// What an event says about a loan, a fee/fine or a patron, in the terms of
+/// The content of an event about a loan, a fee/fine or a patron, in the terms of
 /// docs/contract/events.md#7-events and docs/contract/events.md#8-storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -181,49 +179,49 @@ pub enum Fact {
         loan: Uuid,
         /// The borrower.
         user: Uuid,
-        /// Due date at check-out.
+        /// The due date at check-out.
         due_date: DateTime<Utc>,
-        /// The loan policy's grace period; none where it is missing or makes no sense
+        /// The grace period of the loan policy; `None` if it is missing or invalid
         /// (docs/contract/events.md#71-item_checked_out).
         grace: Option<Grace>,
     },
-    /// `ITEM_CHECKED_IN`: the loan has ended.
+    /// `ITEM_CHECKED_IN`: the loan is closed.
     CheckedIn {
         /// The loan.
         loan: Uuid,
-        /// The borrower, where named.
+        /// The borrower, if the event names one.
         user: Option<Uuid>,
     },
-    /// `LOAN_CLOSED`: the loan has ended without a check-in.
+    /// `LOAN_CLOSED`: the loan is closed without a check-in.
     LoanClosed {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         user: Uuid,
     },
-    /// `ITEM_DECLARED_LOST` or `ITEM_AGED_TO_LOST`: both mean the same for a patron.
+    /// `ITEM_DECLARED_LOST` or `ITEM_AGED_TO_LOST`; they have the same effect on a patron.
     Lost {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         user: Uuid,
-        /// Whether a background job found it, rather than a person.
+        /// `true` if a background job found the loss, `false` if a person declared it.
         by_age: bool,
     },
-    /// `ITEM_CLAIMED_RETURNED`: the patron says the item came back.
+    /// `ITEM_CLAIMED_RETURNED`: the patron claims to have returned the item.
     ClaimedReturned {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         user: Uuid,
     },
-    /// `LOAN_DUE_DATE_CHANGED`: the due date after a renewal, a recall, an edit, or no change at all.
+    /// `LOAN_DUE_DATE_CHANGED`: the due date after a renewal, a recall or an edit; it may be unchanged.
     DueDateChanged {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         user: Uuid,
-        /// The due date from now on.
+        /// The new due date.
         due_date: DateTime<Utc>,
         /// The loan's recall flag after the change.
         by_recall: bool,
@@ -232,16 +230,16 @@ pub enum Fact {
     BalanceChanged {
         /// The fee/fine (account).
         fee_fine: Uuid,
-        /// The patron who owes it; absent when the account was deleted.
+        /// The patron who owes the fee/fine; `None` if the account was deleted.
         user: Option<Uuid>,
         /// The fee/fine type.
         fee_fine_type: Option<Uuid>,
-        /// The loan it belongs to, as of this event: absent means none.
+        /// The loan of the fee/fine as of this event; `None` means no loan.
         loan: Option<Uuid>,
-        /// What is still to be paid, without trailing zeros.
+        /// The remaining amount, without trailing zeros.
         balance: Decimal,
     },
-    /// `circulation.loan`: an open loan as its storage holds it.
+    /// `circulation.loan`: an open loan as loan storage contains it.
     LoanSnapshot {
         /// The loan.
         loan: Uuid,
@@ -249,31 +247,31 @@ pub enum Fact {
         user: Uuid,
         /// The due date.
         due_date: DateTime<Utc>,
-        /// Whether a recall set it.
+        /// Whether a recall set the due date.
         by_recall: bool,
-        /// Whether the item is lost; unknown where its status can't be read.
+        /// Whether the item is lost; `None` if the item status is invalid.
         lost: Option<bool>,
-        /// Whether the patron claims to have returned it; unknown where its status can't be read.
+        /// Whether the patron claims to have returned the item; `None` if the item status is invalid.
         claimed_returned: Option<bool>,
     },
-    /// `circulation.loan`: a loan that is not open, or was deleted. It may have no user any more.
+    /// `circulation.loan`: a closed or deleted loan, possibly without a user.
     LoanSnapshotClosed {
         /// The loan.
         loan: Uuid,
     },
-    /// `circulation.loan`, `ALL_DELETED`: storage holds no loan of the tenant.
+    /// `circulation.loan`, `ALL_DELETED`: loan storage contains no loan of the tenant.
     AllLoansDeleted,
-    /// `users.users`: the patron group of a user, who may have none, or be there no more.
+    /// `users.users`: the patron group of a user; `None` for a user without a group or a deleted user.
     PatronGroupChanged {
         /// The patron.
         user: Uuid,
-        /// The group's id, as text: it is only compared.
+        /// The group's id as text; the service only compares it.
         group: Option<String>,
     },
 }
 
 impl Fact {
-    /// The kind of event that says this.
+    /// Returns the kind of event with this fact.
     pub fn kind(&self) -> Kind {
         match self {
             Self::CheckedOut { .. } => Kind::ItemCheckedOut,
@@ -291,7 +289,8 @@ impl Fact {
         }
     }
 
-    /// The loan, fee/fine or patron that it is about; `None` where it is about all loans of the tenant.
+    /// Returns the loan, fee/fine or patron of the fact; `None` if the fact concerns all loans of the
+    /// tenant.
     pub fn subject(&self) -> Option<Uuid> {
         Some(match self {
             Self::CheckedOut { loan, .. }
@@ -308,7 +307,7 @@ impl Fact {
         })
     }
 
-    /// The patron that it names, if any.
+    /// Returns the patron that the fact names, if any.
     pub fn user(&self) -> Option<Uuid> {
         match self {
             Self::CheckedOut { user, .. }

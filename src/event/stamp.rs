@@ -1,4 +1,4 @@
-//! The total order in which facts about one loan or fee/fine count.
+//! The total order of events about one loan or fee/fine.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use uuid::Uuid;
 
 use super::{Fact, Kind, RecordPosition};
 
-/// When something was said, with every tie decided (docs/contract/events.md#64-clocks):
-/// milliseconds, then the kind, then the source, then what tells two records of one source apart.
-/// It is made only of what belongs to the event itself, so a replay, a copy or another order of
-/// arrival decides the same.
+/// The rank of an event, without ties (docs/contract/events.md#64-clocks): milliseconds, kind, source, and
+/// a tie-breaker among records of one source. A stamp depends only on the event, so a replay, a copy or
+/// another order of arrival has the same result.
 ///
-/// The bytes are laid out so that comparing them one by one is the comparison of stamps. PostgreSQL
-/// compares `bytea` just so, and therefore the SQL merge and this type can't disagree.
+/// The order of the bytes is the order of the stamps. PostgreSQL compares `bytea` byte by byte, so the SQL
+/// merge and this type always agree.
 ///
-/// | bytes | what |
+/// | bytes | content |
 /// |---|---|
 /// | 8 | epoch milliseconds, big endian, sign bit flipped |
-/// | 1 | rank of the kind; a snapshot, which comes before all business events, has 0 |
+/// | 1 | rank of the kind; 0 for a snapshot, which is below all business events |
 /// | 1 | rank of the source: HTTP and snapshot 0, enveloped record 1, bare record 2 |
-/// | 16 | snapshot: what it is of; enveloped: its id; bare: offset (8), partition (4), digest of the topic (4); HTTP: see [`Stamp::called`] |
+/// | 16 | snapshot: its subject; enveloped: its id; bare: offset (8), partition (4), digest of the topic
+/// (4); HTTP: see [`Stamp::from_http`] |
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp([u8; Stamp::LEN]);
 
@@ -31,21 +31,21 @@ const SOURCE_ENVELOPE: u8 = 1;
 const SOURCE_POSITION: u8 = 2;
 
 impl Stamp {
-    /// Bytes in a stamp.
+    /// Size of a stamp in bytes.
     pub const LEN: usize = 26;
 
-    /// The stamp of what somebody held to be so at an instant, rather than of something that happened:
-    /// every event of that millisecond outranks it. `of` is whose state it is, or what it is about.
+    /// Returns the stamp of a state at an instant; every event of the same millisecond has a greater stamp.
+    /// `subject` is the patron, loan or fee/fine of the state.
     pub fn from_snapshot(at: DateTime<Utc>, subject: Uuid) -> Self {
         Self::new(at, SNAPSHOT, SNAPSHOT, subject.into_bytes())
     }
 
-    /// The stamp of a record whose envelope brought an id: a copy at another offset is the same.
+    /// Returns the stamp of a record with an envelope id; a copy at another offset has the same stamp.
     pub fn from_envelope(at: DateTime<Utc>, kind: Kind, id: Uuid) -> Self {
         Self::new(at, kind.rank(), SOURCE_ENVELOPE, id.into_bytes())
     }
 
-    /// The stamp of a record that has no identity but its place in the log.
+    /// Returns the stamp of a record that only its position identifies.
     pub fn from_position(at: DateTime<Utc>, kind: Kind, position: &RecordPosition) -> Self {
         let mut tail = [0; 16];
         tail[..8].copy_from_slice(&sortable_bytes(position.offset));
@@ -54,8 +54,8 @@ impl Stamp {
         Self::new(at, kind.rank(), SOURCE_POSITION, tail)
     }
 
-    /// The stamp of what HTTP brought, which has nothing but its value to be told apart by: the later due
-    /// date wins, recalled over not recalled, the smaller balance; at last a digest of the whole body.
+    /// Returns the stamp of an HTTP call, which only its content identifies. The later due date wins, then
+    /// recalled over not recalled, or the smaller balance; finally a digest of the body decides.
     pub fn from_http(at: DateTime<Utc>, fact: &Fact, body: &[u8]) -> Self {
         let mut tail = [0; 16];
         tail[9..].copy_from_slice(&digest(body)[..7]);
@@ -85,29 +85,29 @@ impl Stamp {
         Self(bytes)
     }
 
-    /// When it was said.
+    /// Returns the time of the event.
     pub fn at(&self) -> DateTime<Utc> {
         let millis = self.0.first_chunk().copied().unwrap_or_default();
         let milliseconds = i64::from_be_bytes(millis) ^ i64::MIN;
         DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
     }
 
-    /// The bytes, as stored.
+    /// Returns the bytes for storage.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The stamp of which these are the bytes; `None` where they are too few or too many.
+    /// Returns the stamp with these bytes; `None` if the length is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Whether it is of a state that was asked for, rather than of a record: no log has it.
+    /// Returns whether the stamp is of a requested state; no log contains such a stamp.
     pub fn is_snapshot(&self) -> bool {
         self.0[8..10] == [SNAPSHOT, SNAPSHOT]
     }
 
-    /// Whether it is of what came over HTTP.
+    /// Returns whether the stamp is of an HTTP call.
     pub fn is_http(&self) -> bool {
         self.0[8] != SNAPSHOT && self.0[9] == SOURCE_HTTP
     }
@@ -119,32 +119,32 @@ impl fmt::Debug for Stamp {
     }
 }
 
-/// The instant up to which a complete snapshot speaks (docs/contract/events.md#10-hazards): what
-/// was opened before it and isn't in the snapshot is closed. As bytes it is the prefix of every
-/// stamp of its millisecond, so `stamp >= horizon` reads the same in SQL.
+/// The instant of a complete snapshot (docs/contract/events.md#10-hazards): a record that was opened
+/// earlier and is not in the snapshot is closed. Its bytes are the prefix of every stamp of its
+/// millisecond, so `stamp >= horizon` has the same result in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Horizon([u8; 8]);
 
 impl Horizon {
-    /// A horizon at an instant.
+    /// Returns the horizon at an instant.
     pub fn at(instant: DateTime<Utc>) -> Self {
         Self(sortable_bytes(instant.timestamp_millis()))
     }
 
-    /// After all times: it admits nothing.
+    /// After all times: admits no evidence.
     pub const NEVER: Self = Self([u8::MAX; 8]);
 
-    /// Whether evidence with this stamp is new enough to count.
+    /// Returns whether evidence with this stamp is new enough to count.
     pub fn admits(self, evidence: &Stamp) -> bool {
         evidence.0[..8] >= self.0[..]
     }
 
-    /// The bytes, as stored.
+    /// Returns the bytes for storage.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The horizon of which these are the bytes; `None` where they are too few or too many.
+    /// Returns the horizon with these bytes; `None` if the length is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -154,15 +154,15 @@ fn digest(bytes: &[u8]) -> [u8; 16] {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, bytes).into_bytes()
 }
 
-/// A balance as a whole number, finer than any currency divides; less than 2^95 in size, since balances
-/// stay below 10^15.
+/// Converts a balance to an integer, finer than any currency. The result is below 2^95, because balances
+/// are below 10^15.
 fn billionths(balance: Decimal) -> i128 {
     let mut rounded = balance.trunc_with_scale(9);
     rounded.rescale(9);
     rounded.mantissa()
 }
 
-/// Big-endian bytes that compare as the number does.
+/// Returns big-endian bytes in the order of the numbers.
 fn sortable_bytes(number: i64) -> [u8; 8] {
     (number ^ i64::MIN).to_be_bytes()
 }

@@ -1,4 +1,4 @@
-//! Open loans and fees/fines as the storage modules hold them, where they are asked for
+//! Decodes open loans and open fees/fines from pages of the storage modules
 //! (docs/contract/http-api.md#83-mapping).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ use super::{
     fields::required,
 };
 
-/// The members of an account that mean something to us.
+/// The known members of an account.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Account<'a> {
@@ -34,17 +34,18 @@ struct RecordId<'a> {
     id: RawMember<'a>,
 }
 
-/// The id of a record, where it has one.
+/// Returns the id of a record, if it has one.
 pub fn record_id(record: &str) -> Option<Uuid> {
     fields::any_uuid(envelope::parse_object::<RecordId<'_>>(None, record).ok()?.id)
 }
 
-/// What an open loan says. Whoever asks asks for open ones, so it need not say that it is.
+/// Decodes an open loan. The request selects open loans, so the status is not checked.
 pub fn decode_loan(record: &str) -> Result<Fact, Reject> {
     entity_change::loan_snapshot(&envelope::parse_object(None, record)?)
 }
 
-/// What an open account says. Its loan counts only where it is an id: manual fees/fines have a `"0"`.
+/// Decodes an open account. An invalid loan id counts as absent, because manual fees/fines have the loan id
+/// `"0"`.
 pub fn decode_account(record: &str) -> Result<Fact, Reject> {
     let account: Account<'_> = envelope::parse_object(None, record)?;
     Ok(Fact::BalanceChanged {
@@ -123,7 +124,7 @@ mod tests {
         }
     }
 
-    /// A loan that is open counts, though what it says of its item makes no sense.
+    /// An open loan counts, even if its item status is invalid.
     #[test]
     fn invalid_item_status_does_not_reject_the_loan() {
         for odd in [r#""itemStatus":{"name":"Declared lost"}"#, r#""itemStatus":"\ud800""#] {

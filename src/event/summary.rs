@@ -1,7 +1,7 @@
-//! A patron's summary as the Java module of the same name stored it: what it held to be open.
+//! Reads a patron's summary from the Java module: the open loans and open fees/fines.
 //!
-//! Nothing in it is a reason to fail. What can't be used is left out and named, so that whoever takes a
-//! tenant over can say what is missing and how often.
+//! Parsing never fails. It skips unusable parts and reports them as defects, so that the Java switch can
+//! count them.
 
 use std::collections::BTreeMap;
 
@@ -16,38 +16,39 @@ use super::{
 };
 use crate::patron::{OpenFee, OpenLoan};
 
-/// What a summary says is open, by loan and by fee/fine.
+/// The open loans and open fees/fines of one summary.
 #[derive(Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Whose it is; without a patron nothing of it can be used.
+    /// The patron; without one the whole summary is unusable.
     pub user: Option<Uuid>,
     /// Open loans.
     pub loans: BTreeMap<Uuid, OpenLoan>,
     /// Open fees/fines.
     pub fees: BTreeMap<Uuid, OpenFee>,
-    /// What was left out.
+    /// The skipped parts.
     pub defects: Vec<SummaryDefect>,
 }
 
-/// Something in a summary that can't be used.
+/// An unusable part of a summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SummaryDefect {
-    /// It is not an object with lists, or names no patron: nothing of it is used.
+    /// The summary is not an object with lists, or names no patron; it is skipped.
     Summary,
-    /// A loan without an id that an event could ever name: left out.
+    /// A loan without a valid id; the loan is skipped.
     Loan,
-    /// A loan whose due date is missing or none: kept, and never overdue until one is told.
+    /// A loan without a valid due date; the loan counts, and is never overdue until an event sets the due
+    /// date.
     DueDate,
-    /// A flag that is neither true nor false: taken as false.
+    /// A flag that is neither true nor false; it counts as false.
     Flag,
-    /// A fee/fine without an id that an event could ever name, or without a balance: left out.
+    /// A fee/fine without a valid id or balance; the fee/fine is skipped.
     Fee,
-    /// The loan or the type of a fee/fine, where it is no id: left out, and the fee/fine kept.
+    /// An invalid loan id or type id of a fee/fine; the id is skipped, and the fee/fine counts.
     Link,
 }
 
 impl SummaryDefect {
-    /// What happened to it, for the one who takes over: follows a number.
+    /// Returns the text for the report of the Java switch; a number precedes it.
     pub fn description(self) -> &'static str {
         match self {
             Self::Summary => "summaries without a usable patron, left out",
@@ -101,7 +102,7 @@ struct FeeMembers<'a> {
     balance: RawMember<'a>,
 }
 
-/// Reads a summary's JSON.
+/// Parses the JSON of a summary.
 pub fn parse(json: &str) -> Summary {
     let mut summary = Summary::default();
     let members = serde_json::from_str::<SummaryMembers<'_>>(json).ok();
@@ -121,7 +122,7 @@ pub fn parse(json: &str) -> Summary {
 }
 
 impl Summary {
-    /// The elements of a list; none where it is missing, and odd where it is something else.
+    /// Returns the elements of a list; none if it is missing. Another type is a defect.
     fn elements<'a>(&mut self, raw: RawMember<'a>) -> Vec<&'a RawValue> {
         let Some(raw) = raw else { return Vec::new() };
         serde_json::from_str(raw.get()).unwrap_or_else(|_| {
@@ -130,7 +131,7 @@ impl Summary {
         })
     }
 
-    /// The value, or its absence; what can't be read is absent and odd.
+    /// Returns the value, or `None` if it is absent; an invalid value is a defect.
     fn value_or_defect<T>(
         &mut self,
         value: Result<Option<T>, Reject>,

@@ -1,9 +1,9 @@
-//! Tenant ids.
+//! Validated tenant ids.
 
 use std::{fmt, sync::Arc};
 
-/// A tenant id that was checked: `[a-z][a-z0-9_]{0,30}` (docs/contract/events.md#23-tenants).
-/// Whatever holds one may put it into the name of a schema.
+/// A validated tenant id: `[a-z][a-z0-9_]{0,30}` (docs/contract/events.md#23-tenants). It is safe in the
+/// name of a schema.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(Arc<str>);
 
@@ -11,7 +11,7 @@ impl TenantId {
     /// The rule, in words for error messages.
     pub const RULE: &'static str = "starts with a lower-case letter and has up to 31 lower-case letters, digits and underscores";
 
-    /// The id, if `text` is one.
+    /// Returns the id if `text` is valid.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = text.bytes();
         let first = bytes.next()?;
@@ -21,7 +21,7 @@ impl TenantId {
         valid.then(|| Self(text.into()))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,28 +1,28 @@
-//! Topic names: which ones are read, and what a name says.
+//! Topic names: which topics are read, and the kind and tenant in a name.
 
 use super::{Kind, TenantId};
 
 /// The topics of one deployment: its `ENV`, the first part of every name
-/// (docs/contract/events.md#22-environment), and whether mod-pubsub's own topics are read too.
+/// (docs/contract/events.md#22-environment), and whether mod-pubsub's own topics are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
-    /// Set: only topics with this first part are ours. Unset or blank: producers write `folio.…`, or
-    /// leave the part out.
+    /// If set, only topics with this first part are read. If unset or blank, producers write `folio.…`, or
+    /// omit the part.
     name: Option<String>,
     pubsub: bool,
 }
 
-/// What the topic's name tells about its records.
+/// The kind and the tenant in a topic name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// The kind of event that its records are.
+    /// The kind of all records.
     pub kind: Kind,
-    /// The tenant that all its records belong to; `None` for a collection topic, whose records name
-    /// theirs (docs/contract/events.md#23-tenants).
+    /// The tenant of all records; `None` for a collection topic, whose records name their tenants
+    /// (docs/contract/events.md#23-tenants).
     pub tenant: Option<TenantId>,
 }
 
-/// The name that stands for several tenants in the names of topics that they share
+/// The name of a tenant collection, which replaces the tenant in names of shared topics
 /// (docs/contract/events.md#23-tenants).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collection(String);
@@ -32,7 +32,7 @@ impl Collection {
     pub const RULE: &'static str =
         "must start with an upper-case letter and have up to 31 upper-case letters and digits";
 
-    /// The name, if `text` is one.
+    /// Returns the name if `text` is valid.
     pub fn parse(text: &str) -> Option<Self> {
         is_collection(text).then(|| Self(text.to_owned()))
     }
@@ -42,33 +42,33 @@ const TENANT_PATTERN: &str = "[a-z][a-z0-9_]{0,30}";
 const COLLECTION_PATTERN: &str = "[A-Z][A-Z0-9]{0,30}";
 const VERSION_PATTERN: &str = "[0-9][0-9A-Za-z._-]*";
 const DEFAULT_ENVIRONMENT: &str = "folio";
-/// The producer's part in the names of topics that we write.
+/// The producer's part in the names of this service's own topics.
 const OWN_PRODUCER: &str = "patron-blocks";
-/// Characters in a topic's name, at most.
+/// Characters of a topic name, at most.
 const TOPIC_NAME_CHARS_MAX: usize = 249;
 
 impl Environment {
-    /// From the variable's value.
+    /// Returns the environment for the value of `ENV`.
     pub fn new(value: Option<&str>) -> Self {
         let name = value.map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
         Self { name, pubsub: false }
     }
 
-    /// The same, where `read` with mod-pubsub's own topics (docs/contract/events.md#21-names), for
-    /// deployments whose producers don't write native ones yet.
+    /// Returns the environment with `read` for mod-pubsub's own topics (docs/contract/events.md#21-names),
+    /// which serve deployments whose producers do not write native topics yet.
     pub fn with_pubsub(self, read: bool) -> Self {
         Self { pubsub: read, ..self }
     }
 
-    /// The consumer group of all instances of this deployment (docs/contract/events.md#24-group).
+    /// Returns the consumer group of all instances of this deployment (docs/contract/events.md#24-group).
     pub fn consumer_group(&self) -> String {
         let prefix = self.name.as_ref().map(|name| format!("{name}.")).unwrap_or_default();
         format!("{prefix}cg.patron-blocks")
     }
 
-    /// The anchored pattern of all topics: per tenant, per collection and, if they are read, mod-pubsub's,
-    /// which carry business events alone. It is understood alike by libc, which matches it in the classic group protocol,
-    /// and by the broker's RE2/J.
+    /// Returns the anchored pattern of all topics: per tenant, per collection and, if they are read,
+    /// mod-pubsub's, which contain only business events. libc matches the pattern in the classic group
+    /// protocol, and the broker's RE2/J in the other; the syntax is valid in each.
     pub fn topic_pattern(&self) -> String {
         let names = |kinds: &[Kind], of: fn(&Kind) -> bool| {
             kinds.iter().copied().filter(of).map(Kind::name).collect::<Vec<_>>().join("|")
@@ -92,7 +92,7 @@ impl Environment {
         )
     }
 
-    /// The names that a tenant's own topic may have.
+    /// Returns the possible names of a tenant's own topic.
     pub fn topic_names(&self, tenant: &TenantId, kind: Kind) -> Vec<String> {
         let rest = format!("{tenant}.{}.{}", kind.producer(), kind.name());
         match &self.name {
@@ -101,7 +101,7 @@ impl Environment {
         }
     }
 
-    /// The topic to which we write of a tenant, or of all tenants of a collection.
+    /// Returns the name of this service's own topic of a tenant, or of all tenants of a collection.
     pub fn own_topic(
         &self,
         tenant: &TenantId,
@@ -116,8 +116,9 @@ impl Environment {
         format!("{}.{part}.", self.name.as_deref().unwrap_or(DEFAULT_ENVIRONMENT))
     }
 
-    /// The full name of a topic that somebody names for a tenant: with the first parts that it has to have, or
-    /// without. It is neither another tenant's nor one that is read here. The rule where it can't be used.
+    /// Returns the full name of a topic that a caller requests for a tenant, with or without the mandatory
+    /// first parts. Returns the violated rule if the topic is another tenant's, or one that this service
+    /// reads or writes.
     pub fn resolve_topic(
         &self,
         tenant: &TenantId,
@@ -151,7 +152,7 @@ impl Environment {
         Ok(full)
     }
 
-    /// Reads a topic's name; `None` when [`Environment::topic_pattern`] would not have matched it.
+    /// Parses a topic name; `None` if [`Environment::topic_pattern`] does not match it.
     pub fn parse(&self, topic: &str) -> Option<Topic> {
         match &self.name {
             Some(name) => self.parse_rest(topic.strip_prefix(name.as_str())?.strip_prefix('.')?),
@@ -163,7 +164,7 @@ impl Environment {
         }
     }
 
-    /// Reads what follows the environment.
+    /// Parses the name after the environment.
     fn parse_rest(&self, rest: &str) -> Option<Topic> {
         if let Some(rest) = rest.strip_prefix("pub-sub.").filter(|_| self.pubsub) {
             let (tenant, rest) = rest.split_once('.')?;
@@ -196,7 +197,7 @@ fn is_collection(part: &str) -> bool {
         && bytes.all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
-/// Escapes what a regular expression would take for an operator.
+/// Escapes the operators of regular expressions.
 fn escape_regex(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -324,7 +325,7 @@ mod tests {
             }
         }
         for other in [
-            // As mod-pubsub makes them beforehand, and nobody ever writes them
+            // mod-pubsub creates these topics in advance, and no producer writes to them
             // (docs/contract/events.md#21-names).
             "prod1.northlib.mod-pubsub.LOAN_CLOSED",
             "prod1.pub-sub.northlib.LOG_RECORD.mod-pubsub-2.16.0",
@@ -367,7 +368,7 @@ mod tests {
         assert!(pattern.starts_with("^a\\.b\\+c\\.("), "{pattern}");
     }
 
-    /// What names are made of: the parts of ours and of their neighbours', in any order.
+    /// Generates names from parts of this service's names and of similar ones, in any order.
     fn name() -> impl Strategy<Value = String> {
         let first = select(vec!["prod1.", "prod11.", "folio.", "a.b.", "axb.", ""]);
         let second = select(vec![
@@ -408,7 +409,8 @@ mod tests {
         })
     }
 
-    /// The lines that libc's regular expressions match: `sed` hands them over as they are.
+    /// Returns the lines that a regular expression of libc matches; `sed` passes the expression to libc
+    /// unchanged.
     fn matched_by_libc(pattern: &str, names: &[String]) -> Vec<String> {
         let mut sed = Command::new("sed")
             .args(["-E", "-n", &format!("/{pattern}/p")])
@@ -435,7 +437,7 @@ mod tests {
             let pattern = env.topic_pattern();
             let read: Vec<String> =
                 names.iter().filter(|name| env.parse(name).is_some()).cloned().collect();
-            // RE2's syntax, which is the broker's.
+            // The syntax of RE2, which the broker uses.
             let re2 = regex_lite::Regex::new(&pattern).unwrap();
             let matched: Vec<String> =
                 names.iter().filter(|name| re2.is_match(name)).cloned().collect();

@@ -1,5 +1,5 @@
-//! Breakers: a module that gives no answer several times in a row is asked by nobody for a while, and then by
-//! one call that finds out whether it is back.
+//! Circuit breakers. After several slow failures in a row, a breaker stops calls to a module for a while;
+//! then one trial call probes the module.
 
 use std::{
     collections::HashMap,
@@ -11,22 +11,23 @@ use tracing::{info, warn};
 
 use super::Module;
 
-/// A failure that comes sooner costs nobody anything: a module that says no at once may be asked on.
+/// Time from which a failed call counts as a failure. A module that fails faster costs little and may be
+/// called again.
 pub(super) const SLOW_CALL_THRESHOLD: Duration = Duration::from_millis(500);
 
-/// Breakers at once, at most. A module beyond that is asked without one.
+/// Breakers at the same time, at most; a further module has no breaker.
 const BREAKERS_MAX: usize = 1000;
 
-/// When a breaker opens, and for how long.
+/// The limits at which a breaker opens and probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
-    /// So many calls in a row without an answer open it.
+    /// Failures in a row that open the breaker.
     pub failure_threshold: u32,
-    /// Nobody asks for this time.
+    /// Time without calls after the last failure.
     pub open_duration: Duration,
 }
 
-/// What a breaker is for: a module of a tenant behind a gateway.
+/// The subject of a breaker: a module of a tenant behind a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct BreakerKey {
     pub(super) module: Module,
@@ -34,16 +35,16 @@ pub(super) struct BreakerKey {
     pub(super) tenant: String,
 }
 
-/// Of a module that failed at least once since it last answered.
+/// The failures of a module since its last response.
 #[derive(Debug)]
 struct BreakerState {
     failures: u32,
     failed_at: Instant,
-    /// One call is finding out whether the module is back.
+    /// Whether a trial call is in progress.
     trial_in_progress: bool,
 }
 
-/// The breakers of all modules.
+/// The breakers of all failing modules.
 #[derive(Debug)]
 pub(super) struct Breakers {
     limits: BreakerLimits,
@@ -59,12 +60,12 @@ impl Breakers {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anybody may ask.
+    /// Returns whether the breaker is closed.
     pub(super) fn is_closed(&self, key: &BreakerKey) -> bool {
         self.failing().get(key).is_none_or(|state| state.failures < self.limits.failure_threshold)
     }
 
-    /// Leave to ask; none while the breaker is open.
+    /// Returns a permit for one call; `None` while the breaker is open or a trial call is in progress.
     pub(super) fn permit(self: &Arc<Self>, key: BreakerKey, now: Instant) -> Option<CallPermit> {
         let mut failing = self.failing();
         let is_trial = match failing.get_mut(&key) {
@@ -131,8 +132,8 @@ impl Breakers {
     }
 }
 
-/// Leave to ask once. Whoever asks says how it went. A call that is given up counts as a failure if it had
-/// waited for long.
+/// A permit for one call; the caller records the result. An abandoned call counts as a failure if it was
+/// slow.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     breakers: Arc<Breakers>,
@@ -143,7 +144,7 @@ pub(super) struct CallPermit {
 }
 
 impl CallPermit {
-    /// The module answered, or it cost time that it did not.
+    /// Records the result: `answered` is `false` only for a failure that counts.
     pub(super) fn record_result(mut self, answered: bool, now: Instant) {
         self.is_recorded = true;
         if answered {
@@ -245,7 +246,7 @@ mod tests {
             permit.is_recorded = true;
         }
         assert!(!breakers.is_closed(&users()));
-        // A trial that is given up at once leaves the trial to the next call.
+        // A trial that is abandoned early passes the trial to the next call.
         let later = now + SLOW_CALL_THRESHOLD + OPEN_DURATION;
         let mut trial = breakers.permit(users(), later).unwrap();
         trial.abandon(later);

@@ -1,4 +1,4 @@
-//! One call to another module: it has a deadline, a bound on the bytes of its answer, and a breaker.
+//! Calls another module with a deadline, a limit for the response size, and a breaker.
 
 use std::{
     sync::Arc,
@@ -13,24 +13,24 @@ use super::{
 };
 use crate::metrics::metrics;
 
-/// A module that is asked.
+/// A module that the service calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Module {
-    /// Who patrons are.
+    /// mod-users: patrons and their groups.
     Users,
-    /// Which loans are open.
+    /// mod-circulation-storage: open loans.
     LoanStorage,
-    /// Which fees/fines are open.
+    /// mod-feesfines: open fees/fines.
     FeesFines,
-    /// Who delivers events over HTTP.
+    /// mod-pubsub: delivery of events over HTTP.
     PubSub,
 }
 
 impl Module {
-    /// All of them.
+    /// All modules.
     pub const ALL: [Self; 4] = [Self::Users, Self::LoanStorage, Self::FeesFines, Self::PubSub];
 
-    /// As logs and metrics name it.
+    /// Returns the name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
@@ -41,22 +41,22 @@ impl Module {
     }
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// The module answered, if only to say no.
+    /// The module responded, possibly with an error status below 500.
     Answered,
-    /// It gave no answer that can be used.
+    /// The module sent no usable response.
     Failed,
-    /// Nobody asked, for the breaker is open.
+    /// The breaker was open, so the call did not happen.
     CircuitOpen,
 }
 
 impl CallOutcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 3] = [Self::Answered, Self::Failed, Self::CircuitOpen];
 
-    /// As metrics name it.
+    /// Returns the name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -66,22 +66,22 @@ impl CallOutcome {
     }
 }
 
-/// Calls other modules. Clones share connections and breakers.
+/// A client for calls to other modules. Clones share connections and breakers.
 #[derive(Debug, Clone)]
 pub struct ModuleClient {
     http: Client,
     breakers: Arc<Breakers>,
 }
 
-/// What a module answered.
+/// The response of a module.
 pub(super) struct ModuleResponse {
     pub(super) status: StatusCode,
-    /// Empty unless the status is 200: nobody reads what else is said.
+    /// Empty unless the status is 200, because callers need no other body.
     pub(super) body: Vec<u8>,
 }
 
 impl ModuleClient {
-    /// Calls without redirects: the token is for the gateway alone.
+    /// Creates a client that follows no redirects, because the token is for the gateway only.
     pub fn new(limits: BreakerLimits) -> Result<Self, ClientError> {
         let http = Client::builder().no_proxy().redirect(Policy::none()).build()?;
         Ok(Self { http, breakers: Arc::new(Breakers::new(limits)) })
@@ -91,12 +91,12 @@ impl ModuleClient {
         &self.http
     }
 
-    /// Whether anybody may ask this module now.
+    /// Returns whether the breaker of this module is closed.
     pub(super) fn is_available(&self, module: Module, caller: &Caller) -> bool {
         self.breakers.is_closed(&breaker_key(module, caller))
     }
 
-    /// Sends a request and reads at most `most` bytes of the answer.
+    /// Sends a request and reads at most `body_bytes_max` bytes of the response.
     pub(super) async fn send(
         &self,
         module: Module,

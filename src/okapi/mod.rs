@@ -1,4 +1,4 @@
-//! Other modules, asked through the gateway (docs/contract/http-api.md#9-calls).
+//! Calls to other modules through the gateway (docs/contract/http-api.md#9-calls).
 
 mod breaker;
 mod calls;
@@ -14,46 +14,47 @@ pub use users::Users;
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 
-/// Why a client could not be made.
+/// The error of a client that could not be created.
 pub type ClientError = reqwest::Error;
 
-/// What a request brings along for calls on its behalf.
+/// The properties of a request that calls on its behalf need.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Base of outgoing calls, without a trailing slash.
+    /// Base URL of calls, without a trailing slash.
     pub okapi_url: String,
-    /// Whether a request chose that base and `OKAPI_URL` is another: what is answered there serves nobody else.
+    /// Whether the request chose the base URL and it differs from `OKAPI_URL`; responses then serve that
+    /// request only.
     pub is_foreign_gateway: bool,
     /// The tenant.
     pub tenant: String,
-    /// The caller's token, passed on as it came and never logged.
+    /// The caller's token, passed on unchanged and never logged.
     pub token: Option<String>,
-    /// For correlation in logs.
+    /// Id of the request, for correlation of logs.
     pub request_id: Option<String>,
 }
 
-/// Why a module gave no answer that can be used.
+/// The cause of a missing or unusable response.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The call failed or took too long.
+    /// The call failed or timed out.
     #[error("could not be asked")]
     Failed(#[source] reqwest::Error),
-    /// It answered with a status that says no.
+    /// The module responded with an error status.
     #[error("answered {0}")]
     Status(StatusCode),
-    /// It answered with more than it may.
+    /// The response exceeds its size limit.
     #[error("answered with more than {0} bytes")]
     TooLarge(usize),
-    /// It answered with something else than it should.
+    /// The response is not the expected JSON.
     #[error("answered with what can't be read")]
     Unreadable(#[source] serde_json::Error),
-    /// Nobody asked it: it gave no answer several times in a row.
+    /// The breaker was open, so the call did not happen.
     #[error("is not asked for a moment, because it has not answered lately")]
     CircuitOpen,
 }
 
 impl CallError {
-    /// Whether the same call can't go better: what is asked for is not there, and does not come by itself.
+    /// Returns whether a retry is useless, because the resource is missing and will stay missing.
     pub fn is_permanent(&self) -> bool {
         let permanent_statuses = [
             StatusCode::NOT_FOUND,
@@ -64,14 +65,14 @@ impl CallError {
         matches!(self, Self::Status(status) if permanent_statuses.contains(status) || status.is_redirection())
     }
 
-    /// Whether it is the token that is refused: with another one it may go on.
+    /// Returns whether the module rejected the token; a call with another token may succeed.
     pub fn is_token_rejected(&self) -> bool {
         matches!(self, Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
 }
 
 impl Caller {
-    /// A request with this caller's headers.
+    /// Returns a request with the headers of this caller.
     fn request(&self, http: &Client, method: Method, path: &str) -> RequestBuilder {
         let optional = [
             ("X-Okapi-Token", self.token.as_deref()),

@@ -1,4 +1,4 @@
-//! mod-pubsub: whom events are still delivered by where producers don't publish to Kafka themselves
+//! Registers subscriptions with mod-pubsub, which delivers events if the producers do not publish to Kafka
 //! (docs/contract/http-api.md#74-pubsub).
 
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tracing::debug;
 use super::{CallError, Caller, Module, ModuleClient};
 use crate::{event::Kind, logging::ErrorChain};
 
-/// Longest wait for one answer.
+/// Longest time for one call.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most bytes of an answer, of which nothing but the status is of use.
+/// Size of a response in bytes, at most; only the status is used.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
 
-/// How long to wait between attempts.
+/// Delays between attempts.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
-/// Kinds that a module of this name is registered as a publisher of, although it never publishes them.
+/// Kinds that the module is registered for as a publisher, although it never publishes them.
 const PUBLISHED_KINDS: [Kind; 5] = [
     Kind::ItemCheckedOut,
     Kind::ItemCheckedIn,
@@ -33,13 +33,13 @@ const PUBLISHED_KINDS: [Kind; 5] = [
 pub struct PubSub(ModuleClient);
 
 impl PubSub {
-    /// A client.
+    /// Creates a client.
     pub fn new(calls: ModuleClient) -> Self {
         Self(calls)
     }
 
-    /// Registers a module for all eight kinds. Tries again for a few seconds, unless there is no
-    /// mod-pubsub; registering again changes nothing.
+    /// Registers the subscriptions of a module for all eight kinds. Retries for a few seconds, unless
+    /// mod-pubsub is missing. Registration is idempotent.
     pub async fn register(&self, caller: &Caller, module: &str) -> Result<(), CallError> {
         let mut pauses = RETRY_DELAYS.into_iter();
         loop {

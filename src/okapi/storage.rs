@@ -1,5 +1,4 @@
-//! The storage modules: who knows which loans and fees/fines are open
-//! (docs/contract/http-api.md#9-calls).
+//! Reads open loans and open fees/fines from the storage modules (docs/contract/http-api.md#9-calls).
 
 use std::time::Duration;
 
@@ -11,23 +10,23 @@ use uuid::Uuid;
 use super::{CallError, Caller, Module, ModuleClient};
 use crate::patron::Scope;
 
-/// Records on a page. The fees/fines module asks the inventory for each page, so they stay short.
+/// Records per page. Pages are small, because mod-feesfines calls the inventory for each page.
 pub const PAGE_RECORDS_MAX: usize = 100;
 
-/// Most bytes of a page: 160 KiB for each of its records.
+/// Size of a page in bytes, at most: 160 KiB per record.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Which records are asked for.
+/// The kind of records to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageResource {
     /// Open loans.
     Loans,
-    /// Open accounts: fees/fines.
+    /// Open accounts, which are fees/fines.
     Accounts,
 }
 
 impl StorageResource {
-    /// In words.
+    /// Returns the name in logs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Loans => "loans",
@@ -50,7 +49,7 @@ impl StorageResource {
     }
 }
 
-/// A page as it is answered: the records as text, for what can't be read of one must not hide the others.
+/// A page of raw records; an unreadable record does not hide the others.
 #[derive(Deserialize)]
 struct Page {
     #[serde(alias = "accounts")]
@@ -62,12 +61,12 @@ struct Page {
 pub struct Storage(ModuleClient);
 
 impl Storage {
-    /// A client.
+    /// Creates a client.
     pub fn new(calls: ModuleClient) -> Self {
         Self(calls)
     }
 
-    /// The page of open records after an id, in the order of ids, of one patron or of all.
+    /// Fetches the next page of open records after an id, in the order of ids, for one patron or for all.
     pub async fn fetch_page(
         &self,
         caller: &Caller,

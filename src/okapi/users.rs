@@ -1,4 +1,4 @@
-//! The users module: whom to ask for a patron's group.
+//! Reads patron groups from mod-users.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::{CallError, Caller, Module, ModuleClient};
 
-/// Most bytes of a user: far more than one has.
+/// Size of a user in bytes, at most: far above a real user.
 const USER_BYTES_MAX: usize = 1 << 20;
 
-/// A client of the users module.
+/// A client of mod-users.
 #[derive(Debug, Clone)]
 pub struct Users {
     client: ModuleClient,
@@ -25,18 +25,18 @@ struct User {
 }
 
 impl Users {
-    /// A client that waits for an answer for at most `timeout`.
+    /// Creates a client; a call ends after `timeout`.
     pub fn new(calls: ModuleClient, timeout: Duration) -> Self {
         Self { client: calls, timeout }
     }
 
-    /// Whether the module may be asked now: not while it hangs.
+    /// Returns whether the breaker of mod-users is closed.
     pub fn is_available(&self, caller: &Caller) -> bool {
         self.client.is_available(Module::Users, caller)
     }
 
-    /// The patron's group: `None` for a patron without one, or one whom the users module does not
-    /// know, which are answers and not failures (docs/contract/http-api.md#2-blocks).
+    /// Fetches the patron's group. `None` means that the patron has no group or that mod-users does not
+    /// know the patron; these are responses, not failures (docs/contract/http-api.md#2-blocks).
     pub async fn fetch_patron_group(
         &self,
         caller: &Caller,

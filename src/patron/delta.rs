@@ -1,4 +1,4 @@
-//! What many events say together: one entry for each loan, fee/fine and patron, however many speak of it.
+//! Folds many events to one entry per loan, fee/fine and patron.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,34 @@ use uuid::Uuid;
 use super::{Fee, Loan, Register, latest};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
-/// A batch of events, folded: merging is associative, so this says the same as they do one by one.
+/// The changes of a set of events, folded. Merging is associative, so one delta has the same effect as its
+/// events one by one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateDelta {
-    /// Of loans.
+    /// Changes of loans, by loan id.
     pub loans: BTreeMap<Uuid, Loan>,
-    /// Of fees/fines.
+    /// Changes of fees/fines, by fee/fine id.
     pub fees: BTreeMap<Uuid, Fee>,
-    /// Of patrons' groups.
+    /// Patron groups, by patron id.
     pub groups: BTreeMap<Uuid, Register<Option<String>>>,
-    /// Loans that were opened before this are no more, whichever there were.
+    /// Horizon of a deletion of all loans: every loan that was opened earlier is closed.
     pub loans_deleted_before: Option<Horizon>,
 }
 
 impl StateDelta {
-    /// What these events say.
+    /// Folds these events.
     pub fn from_events<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut delta = Self::default();
         events.into_iter().for_each(|event| delta.apply(event));
         delta
     }
 
-    /// Adds what one more event says.
+    /// Adds one event.
     pub fn apply(&mut self, event: &Event) {
         self.apply_fact(event.stamp, &event.fact);
     }
 
-    /// Adds what is so as of a stamp.
+    /// Adds a fact with its stamp.
     pub fn apply_fact(&mut self, stamp: Stamp, fact: &Fact) {
         match fact {
             Fact::CheckedOut { .. }
@@ -64,7 +65,7 @@ impl StateDelta {
         }
     }
 
-    /// What is said by both.
+    /// Merges two deltas.
     pub fn merge(mut self, other: Self) -> Self {
         for (id, loan) in other.loans {
             self.loans.entry(id).or_default().merge_from(&loan);

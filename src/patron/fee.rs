@@ -1,4 +1,4 @@
-//! A fee/fine: what was said about it, merged, and what follows.
+//! The registers of a fee/fine, their merge, and the open fee/fine that results.
 
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -6,15 +6,15 @@ use uuid::Uuid;
 use super::{Register, latest, stamp_of};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
-/// All that is known of one fee/fine.
+/// The registers of one fee/fine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fee {
-    /// The balance, with the loan link that came with it: each event sets both, and an absent link
-    /// clears it (docs/contract/evaluation.md#7-cases, row 47).
+    /// The balance with its loan. Each event sets the two together, and an absent loan clears the loan
+    /// (docs/contract/evaluation.md#7-cases, row 47).
     pub balance: Register<Balance>,
-    /// The fee/fine type, from the newest event that named one.
+    /// The fee/fine type of the newest event that names one.
     pub fee_fine_type: Register<Uuid>,
-    /// The patron who owes it, from the newest event that named one: a deletion does not
+    /// The patron of the newest event that names one; a deletion names none
     /// (docs/contract/events.md#10-hazards, H7).
     pub user: Register<Uuid>,
 }
@@ -22,32 +22,32 @@ pub struct Fee {
 /// A balance as of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance {
-    /// What is still to be paid; zero closes the fee/fine.
+    /// The remaining amount; zero closes the fee/fine.
     pub amount: Decimal,
-    /// The loan it belongs to.
+    /// The loan of the fee/fine.
     pub loan: Option<Uuid>,
 }
 
-/// An open fee/fine, as evaluation and summary see it.
+/// An open fee/fine, the input of evaluation and of the summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFee {
-    /// Who owes it.
+    /// The patron who owes it.
     pub user: Uuid,
-    /// What is still to be paid; never zero.
+    /// The remaining amount; never zero.
     pub balance: Decimal,
-    /// The loan it belongs to.
+    /// The loan of the fee/fine.
     pub loan: Option<Uuid>,
-    /// Its type, where named.
+    /// The fee/fine type, if an event named one.
     pub fee_fine_type: Option<Uuid>,
 }
 
 impl Fee {
-    /// What one event says of its fee/fine; `None` for an event about anything else.
+    /// Returns the registers that one event sets; `None` for an event about another subject.
     pub fn from_event(event: &Event) -> Option<(Uuid, Self)> {
         Self::from_fact(event.stamp, &event.fact)
     }
 
-    /// What a fact says of its fee/fine; `None` for one about anything else.
+    /// Returns the registers that a fact sets; `None` for a fact about another subject.
     pub fn from_fact(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
         let Fact::BalanceChanged { fee_fine, user, fee_fine_type, loan, balance } = *fact else {
             return None;
@@ -61,7 +61,8 @@ impl Fee {
         Some((fee_fine, fee))
     }
 
-    /// What a module that kept fees/fines before us held of an open one when it last wrote.
+    /// Returns the registers of an open fee/fine of another module, such as the Java module; `stamp` is the
+    /// time of that module's last write.
     pub fn from_snapshot(open: &OpenFee, stamp: Stamp) -> Self {
         Self {
             balance: Some((stamp, Balance { amount: open.balance, loan: open.loan })),
@@ -70,39 +71,39 @@ impl Fee {
         }
     }
 
-    /// What is known after both were heard: commutative, associative, idempotent.
+    /// Returns the merge of two states: commutative, associative, idempotent.
     pub fn merge(mut self, other: Self) -> Self {
         self.merge_from(&other);
         self
     }
 
-    /// As [`Fee::merge`], in place.
+    /// Merges `other` in place, like [`Fee::merge`].
     pub fn merge_from(&mut self, other: &Self) {
         self.balance = latest(self.balance, other.balance);
         self.fee_fine_type = latest(self.fee_fine_type, other.fee_fine_type);
         self.user = latest(self.user, other.user);
     }
 
-    /// The stamps of its registers.
+    /// Returns the stamps of the registers.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + use<> {
         [stamp_of(&self.balance), stamp_of(&self.fee_fine_type), stamp_of(&self.user)]
             .into_iter()
             .flatten()
     }
 
-    /// The newest stamp of all that was said.
+    /// Returns the newest stamp of all registers.
     pub fn newest_stamp(&self) -> Option<Stamp> {
         self.stamps().max()
     }
 
-    /// Whether pruning may forget the fee/fine, as [`super::Loan::is_past`] says of a loan.
+    /// Returns whether pruning may delete the fee/fine, by the rule of [`super::Loan::is_prunable`].
     pub fn is_prunable(&self, horizon: Option<Horizon>, prune_horizon: Horizon) -> bool {
         self.as_open(horizon).is_none()
             && self.newest_stamp().is_some_and(|stamp| !prune_horizon.admits(&stamp))
     }
 
-    /// The fee/fine as it counts for its patron, if it does: the balance is not zero, its evidence not
-    /// older than the horizon, and somebody is known to owe it. Without an owner it waits.
+    /// Returns the fee/fine if it counts for its patron: the balance is not zero, the horizon admits its
+    /// stamp, and the patron is known. A fee/fine without a patron waits.
     pub fn as_open(&self, horizon: Option<Horizon>) -> Option<OpenFee> {
         let (stamp, balance) = self.balance?;
         let (_, user) = self.user?;

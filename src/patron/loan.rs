@@ -1,4 +1,4 @@
-//! A loan: what was said about it, merged, and what follows.
+//! The registers of a loan, their merge, and the open loan that results.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,41 +6,41 @@ use uuid::Uuid;
 use super::{Grace, Register, latest, overdue_from, stamp_of};
 use crate::event::{Event, Fact, Stamp, stamp::Horizon};
 
-/// All that is known of one loan. Each register is set by exactly the kinds of event that set it in
-/// the system this replaces (docs/contract/events.md#9-transitions); what
-/// docs/contract/events.md#10-hazards calls a tombstone is a row whose `closed` is set.
+/// The registers of one loan. The same kinds of event set each register as in the system that this service
+/// replaces (docs/contract/events.md#9-transitions). A tombstone of docs/contract/events.md#10-hazards is a
+/// row with `closed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loan {
-    /// Said by a check-out; the newest counts.
+    /// The newest check-out.
     pub check_out: Register<CheckOut>,
-    /// The owner that the newest *open* snapshot of a storage module named.
+    /// The owner in the newest *open* snapshot of a storage module.
     pub snapshot: Register<Uuid>,
-    /// Due date and recall flag, said by due-date changes and snapshots. Where it is set it outranks
-    /// the check-out's due date, whatever the times (docs/contract/events.md#10-hazards, H3).
+    /// Due date and recall flag of due-date changes and snapshots. If set, it outranks the check-out's due
+    /// date, whatever the times (docs/contract/events.md#10-hazards, H3).
     pub due: Register<DueDate>,
-    /// Declared or aged to lost, and taken back by a claim, a renewal or a snapshot.
+    /// A loss sets `true`, a claim or a renewal `false`, and a snapshot the value of loan storage.
     pub lost: Register<bool>,
-    /// Claimed returned, and taken back by a loss or a snapshot.
+    /// A claim sets `true`, a loss `false`, and a snapshot the value of loan storage.
     pub claimed_returned: Register<bool>,
-    /// The newest evidence that the loan has ended: final for business events.
+    /// The newest evidence that the loan is closed; final for business events.
     pub closed: Option<Stamp>,
-    /// A patron named by an event that does not decide the owner; of several, the greatest id.
+    /// The greatest id among the patrons of events that do not determine the owner.
     pub fallback_user: Option<Uuid>,
 }
 
-/// What a check-out says of its loan. One register: the due date and the grace period of one
-/// check-out belong together.
+/// The content of a check-out. Due date and grace period of one check-out belong together, so they are one
+/// register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckOut {
     /// The borrower.
     pub user: Uuid,
-    /// Due date at check-out.
+    /// The due date at check-out.
     pub due_date: DateTime<Utc>,
-    /// Grace period of the loan policy.
+    /// The grace period of the loan policy.
     pub grace: Option<Grace>,
 }
 
-/// What a due-date change says. Both members come with every such event, so they are one register.
+/// The content of a due-date change. Every such event has the two members, so they are one register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueDate {
     /// The due date.
@@ -49,30 +49,30 @@ pub struct DueDate {
     pub by_recall: bool,
 }
 
-/// An open loan, as evaluation and summary see it.
+/// An open loan, the input of evaluation and of the summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenLoan {
-    /// Who has it.
+    /// The borrower.
     pub user: Uuid,
-    /// Unknown only where storage had none; then it is never overdue.
+    /// The due date; `None` only if the source had none, and then the loan is never overdue.
     pub due_date: Option<DateTime<Utc>>,
-    /// Grace period, where a check-out named one.
+    /// The grace period, if a check-out named one.
     pub grace: Option<Grace>,
     /// Whether the due date was set by a recall.
     pub recall: bool,
     /// Whether the item is lost.
     pub lost: bool,
-    /// Whether the patron claims to have returned it.
+    /// Whether the patron claims to have returned the item.
     pub claimed_returned: bool,
 }
 
 impl Loan {
-    /// What one event says of its loan; `None` for an event about anything else.
+    /// Returns the registers that one event sets; `None` for an event about another subject.
     pub fn from_event(event: &Event) -> Option<(Uuid, Self)> {
         Self::from_fact(event.stamp, &event.fact)
     }
 
-    /// What a fact says of its loan; `None` for one about anything else.
+    /// Returns the registers that a fact sets; `None` for a fact about another subject.
     pub fn from_fact(stamp: Stamp, fact: &Fact) -> Option<(Uuid, Self)> {
         let mut loan = Self::default();
         match *fact {
@@ -99,14 +99,14 @@ impl Loan {
             }
             Fact::DueDateChanged { user, due_date, by_recall, .. } => {
                 loan.due = Some((stamp, DueDate { date: due_date, by_recall }));
-                // Lost survives a recall, not a renewal
-                // (docs/contract/traps.md#t3-recall-and-lost); a claim survives both.
+                // A recall leaves the item lost, a renewal does not
+                // (docs/contract/traps.md#t3-recall-and-lost). A claim survives a recall and a renewal.
                 loan.lost = (!by_recall).then_some((stamp, false));
                 loan.fallback_user = Some(user);
             }
             Fact::LoanSnapshot { user, due_date, by_recall, lost, claimed_returned, .. } => {
-                // Storage knows all of an open loan but its grace period. What it says of the item may be
-                // unreadable: then nothing is taken back.
+                // Loan storage knows every property of an open loan except its grace period. If the item
+                // status is unreadable, the flags stay unchanged.
                 loan.snapshot = Some((stamp, user));
                 loan.due = Some((stamp, DueDate { date: due_date, by_recall }));
                 loan.lost = lost.map(|lost| (stamp, lost));
@@ -122,9 +122,9 @@ impl Loan {
         Some((fact.subject()?, loan))
     }
 
-    /// What a module that kept loans before us held of an open one: `opened` is when it heard of the
-    /// check-out, so that a later closing counts, and `known` when it last wrote. A due date as it held
-    /// it outranks the check-out's; the grace period is the check-out's.
+    /// Returns the registers of an open loan of another module, such as the Java module. `opened_stamp` is
+    /// the time of the check-out, so a later closing counts. `snapshot_stamp` is the time of that module's
+    /// last write. The module's due date outranks the check-out's; the grace period is the check-out's.
     pub fn from_snapshot(open: &OpenLoan, opened_stamp: Stamp, snapshot_stamp: Stamp) -> Self {
         let OpenLoan { user, due_date, grace, recall, lost, claimed_returned } = *open;
         let check_out = |due_date| (opened_stamp, CheckOut { user, due_date, grace });
@@ -140,13 +140,13 @@ impl Loan {
         }
     }
 
-    /// What is known after both were heard: commutative, associative, idempotent.
+    /// Returns the merge of two states: commutative, associative, idempotent.
     pub fn merge(mut self, other: Self) -> Self {
         self.merge_from(&other);
         self
     }
 
-    /// As [`Loan::merge`], in place.
+    /// Merges `other` in place, like [`Loan::merge`].
     pub fn merge_from(&mut self, other: &Self) {
         self.check_out = latest(self.check_out, other.check_out);
         self.snapshot = latest(self.snapshot, other.snapshot);
@@ -157,34 +157,34 @@ impl Loan {
         self.fallback_user = self.fallback_user.max(other.fallback_user);
     }
 
-    /// The stamps of its registers.
+    /// Returns the stamps of the registers.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + use<> {
         let registers = [stamp_of(&self.check_out), stamp_of(&self.snapshot), stamp_of(&self.due)];
         let states = [stamp_of(&self.lost), stamp_of(&self.claimed_returned), self.closed];
         registers.into_iter().chain(states).flatten()
     }
 
-    /// The newest stamp of all that was said.
+    /// Returns the newest stamp of all registers.
     pub fn newest_stamp(&self) -> Option<Stamp> {
         self.stamps().max()
     }
 
-    /// Whether pruning may forget the loan: it is not open, and all that was said of it is older than
-    /// `before`. Whoever hears of it again holds what was said to that horizon.
+    /// Returns whether pruning may delete the loan: it is not open, and all its stamps are before
+    /// `prune_horizon`. If a later event recreates the row, the prune horizon applies to the row.
     pub fn is_prunable(&self, horizon: Option<Horizon>, prune_horizon: Horizon) -> bool {
         self.as_open(horizon).is_none()
             && self.newest_stamp().is_some_and(|stamp| !prune_horizon.admits(&stamp))
     }
 
-    /// The newest evidence that it was opened, and whose it is by that.
+    /// Returns the owner and the stamp of the newest check-out or open snapshot.
     pub fn opening(&self) -> Register<Uuid> {
         let check_out = self.check_out.map(|(stamp, check_out)| (stamp, check_out.user));
         latest(check_out, self.snapshot)
     }
 
-    /// The loan as it counts for its patron, if it does: there is evidence that it was opened, not
-    /// older than the horizon, and it is not closed. Facts about a loan that nothing has opened yet
-    /// wait (docs/contract/events.md#10-hazards, H1, H3).
+    /// Returns the loan if it counts for its patron: a check-out or snapshot admitted by the horizon opened
+    /// it, and it is not closed. Facts about a loan that nothing has opened wait
+    /// (docs/contract/events.md#10-hazards, H1, H3).
     pub fn as_open(&self, horizon: Option<Horizon>) -> Option<OpenLoan> {
         let check_out = self.check_out.as_ref();
         let (opened, user) = self.opening()?;
@@ -207,7 +207,7 @@ impl Loan {
 }
 
 impl OpenLoan {
-    /// The instant from which it is overdue.
+    /// Returns the instant from which the loan is overdue; `None` without a due date.
     pub fn overdue_from(&self) -> Option<DateTime<Utc>> {
         self.due_date.map(|due_date| overdue_from(due_date, self.grace))
     }

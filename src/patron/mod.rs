@@ -1,8 +1,8 @@
-//! What is known of patrons: loans, fees/fines and groups as small lattices, and what follows from them.
+//! The state of patrons (loans, fees/fines and groups) as registers with a merge.
 //!
-//! Merging is the only way in which state changes, and it is a field-wise maximum: the order of
-//! arrival, repetition and batching can't matter (invariant I1 of ARCHITECTURE.md). The SQL in
-//! `store/merge.rs` is the same merge over whole batches; a test holds the two together.
+//! Merging is the only change of state, and it is a field-wise maximum. The result is therefore independent
+//! of order, repetition and batching (invariant I1 of ARCHITECTURE.md). `store/merge.rs` implements the
+//! same merge in SQL for whole batches; a test compares the two.
 
 mod delta;
 mod fee;
@@ -22,11 +22,11 @@ pub use scope::Scope;
 
 use crate::event::Stamp;
 
-/// A value and when it was said; `None` where nothing was said yet. The greater stamp wins, and two
-/// equal stamps belong to one event, hence to one value.
+/// A value with the stamp of the event that set it; `None` if no event did. The greater stamp wins. Two
+/// equal stamps belong to one event, so their values are equal.
 pub type Register<T> = Option<(Stamp, T)>;
 
-/// The register after both were heard.
+/// Returns the register with the greater stamp.
 fn latest<T>(a: Register<T>, b: Register<T>) -> Register<T> {
     match (&a, &b) {
         (Some((stamp_a, _)), Some((stamp_b, _))) if stamp_a < stamp_b => b,
@@ -35,7 +35,7 @@ fn latest<T>(a: Register<T>, b: Register<T>) -> Register<T> {
     }
 }
 
-/// When a register was set.
+/// Returns the stamp of a register.
 fn stamp_of<T>(register: &Register<T>) -> Option<Stamp> {
     register.as_ref().map(|(stamp, _)| *stamp)
 }

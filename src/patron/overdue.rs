@@ -5,18 +5,18 @@ use std::cmp::min;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The longest grace period that is told from a longer one: ten thousand years. It keeps every
-/// instant that follows from a due date inside what PostgreSQL and `chrono` can hold.
+/// Longest grace period in minutes, ten thousand years; longer ones are cut. The maximum limits every
+/// computed instant to the range of PostgreSQL and `chrono`.
 const GRACE_MINUTES_MAX: i64 = 10_000 * 366 * 1440;
 
 const MINUTES_PER_DAY: i64 = 1440;
 
-/// The grace period of a loan, captured at check-out and kept when the due date changes.
+/// The grace period of a loan as of its check-out; a changed due date does not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Grace {
-    /// How many units; always more than 0.
+    /// Number of units, greater than 0.
     pub duration: i32,
-    /// The unit.
+    /// Unit of [`Grace::duration`].
     pub unit: GraceUnit,
 }
 
@@ -36,15 +36,15 @@ pub enum GraceUnit {
 }
 
 impl GraceUnit {
-    /// All units.
+    /// All units, shortest first.
     pub const ALL: [Self; 5] = [Self::Minutes, Self::Hours, Self::Days, Self::Weeks, Self::Months];
 
-    /// The unit with this interval id.
+    /// Returns the unit with this interval id.
     pub fn parse(interval_id: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|unit| unit.name() == interval_id)
     }
 
-    /// The interval id.
+    /// Returns the interval id.
     pub fn name(self) -> &'static str {
         match self {
             Self::Minutes => "Minutes",
@@ -67,29 +67,29 @@ impl GraceUnit {
 }
 
 impl Grace {
-    /// The period in minutes.
+    /// Returns the period in minutes, cut to the maximum.
     pub fn minutes(self) -> i64 {
         min(i64::from(self.duration) * self.unit.minutes(), GRACE_MINUTES_MAX)
     }
 }
 
-/// The instant from which a loan is overdue: a whole minute after its grace has passed.
+/// Returns the instant from which a loan is overdue: one minute after the end of its grace period.
 pub fn overdue_from(due_date: DateTime<Utc>, grace: Option<Grace>) -> DateTime<Utc> {
     due_date + TimeDelta::minutes(grace.map_or(0, Grace::minutes) + 1)
 }
 
-/// Whole minutes since the due date, once the grace has passed; 0 before.
+/// Returns the whole minutes since the due date once the grace period is over; 0 before.
 pub fn overdue_minutes(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime<Utc>) -> i64 {
     if now < overdue_from(due_date, grace) { 0 } else { (now - due_date).num_minutes() }
 }
 
-/// Days overdue, each begun day counted.
+/// Returns the days overdue; each begun day counts.
 pub fn overdue_days(due_date: DateTime<Utc>, grace: Option<Grace>, now: DateTime<Utc>) -> i64 {
     let minutes = overdue_minutes(due_date, grace, now);
     minutes / MINUTES_PER_DAY + i64::from(minutes % MINUTES_PER_DAY > 0)
 }
 
-/// The first instant after `now` at which what is overdue already is so by one more day.
+/// Returns the first instant after `now` at which an overdue loan is one more day overdue.
 pub fn next_overdue_day(due_date: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
     let days = overdue_days(due_date, None, now);
     due_date + TimeDelta::minutes(days * MINUTES_PER_DAY + 1)
@@ -106,8 +106,8 @@ mod tests {
     }
 
     proptest! {
-        /// The original rule of docs/contract/evaluation.md#4-overdue: whole minutes since the due
-        /// date, if more than the grace.
+        /// The original rule of docs/contract/evaluation.md#4-overdue: whole minutes since the due date, if
+        /// they exceed the grace period.
         #[test]
         fn overdue_from_matches_the_original_rule(
             due in 0..4_000_000_000_000_i64,

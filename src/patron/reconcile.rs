@@ -1,24 +1,24 @@
-//! What a loan or fee/fine is to be, from what a source says of it and what is known here: the rule of a
-//! rebuild. Merging alone could not take back what was never said.
+//! The rule of a rebuild: computes the target row of a loan or fee/fine from the source, the current row
+//! and the coverage. A merge alone could not remove a state that no event supports.
 
 use super::{Fee, Loan, Register};
 use crate::event::{Stamp, stamp::Horizon};
 
-/// Since when a source holds everything that was said; `None`: since ever. What a module held, rather than
-/// what happened, is in no source.
+/// The horizons since when a source contains every event; `None` means since ever. No source contains
+/// states of snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Coverage {
-    /// By records of a log.
+    /// Since when the source contains the records of the log.
     pub log: Option<Horizon>,
-    /// Over HTTP, which is in no log.
+    /// Since when the source contains HTTP events, which are in no log.
     pub http: Option<Horizon>,
 }
 
 impl Coverage {
-    /// Of a source that speaks for itself alone: nothing follows from what it doesn't say.
+    /// The coverage of a source whose missing events prove nothing.
     pub const NONE: Self = Self { log: Some(Horizon::NEVER), http: Some(Horizon::NEVER) };
 
-    /// Whether the source would have to know what was said with this stamp.
+    /// Returns whether the source would contain an event with this stamp.
     fn covers(&self, stamp: &Stamp) -> bool {
         let since = if stamp.is_http() { self.http } else { self.log };
         !stamp.is_snapshot() && since.is_none_or(|since| since.admits(stamp))
@@ -30,7 +30,7 @@ impl Coverage {
 }
 
 impl Loan {
-    /// What is known here and can't be in the source.
+    /// Returns the registers that the source can't contain.
     fn uncovered(self, coverage: &Coverage) -> Self {
         let mut uncovered = Self {
             check_out: coverage.uncovered(self.check_out),
@@ -47,8 +47,8 @@ impl Loan {
         uncovered
     }
 
-    /// The loan as it is to be: what the source says, merged with what is known here and can't be in the
-    /// source. What is known here and would have to be in the source and isn't was never said.
+    /// Returns the target loan: the source's registers, merged with the current registers that the source
+    /// can't contain. A current register that the source should contain but does not is dropped.
     pub fn reconcile(source: Self, current: Self, coverage: &Coverage) -> Self {
         source.merge(current.uncovered(coverage))
     }
@@ -63,7 +63,7 @@ impl Fee {
         }
     }
 
-    /// As [`Loan::reconciled`].
+    /// Returns the target fee/fine, by the rule of [`Loan::reconcile`].
     pub fn reconcile(source: Self, current: Self, coverage: &Coverage) -> Self {
         source.merge(current.uncovered(coverage))
     }

@@ -1,18 +1,18 @@
-//! Of whom something speaks.
+//! The subject of a rebuild or a horizon.
 
 use uuid::Uuid;
 
-/// A whole tenant or one of its patrons. No id stands for all of them.
+/// A whole tenant or one of its patrons. No patron id stands for all patrons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everybody in the tenant.
+    /// All patrons of the tenant.
     Tenant,
-    /// This patron alone.
+    /// One patron.
     Patron(Uuid),
 }
 
 impl Scope {
-    /// The patron, where it is one alone.
+    /// Returns the patron, or `None` for the whole tenant.
     pub fn patron(self) -> Option<Uuid> {
         match self {
             Self::Tenant => None,
@@ -20,7 +20,7 @@ impl Scope {
         }
     }
 
-    /// Whether it speaks of this patron.
+    /// Returns whether the scope includes this patron.
     pub fn includes(self, user: Uuid) -> bool {
         self.patron().is_none_or(|one| one == user)
     }
