@@ -112,7 +112,7 @@ pub struct StoredIncident {
     /// Its id.
     #[sqlx(rename = "incident_id")]
     pub id: Uuid,
-    /// [`Kind::name`].
+    /// [`IncidentKind::name`].
     pub kind: String,
     /// The rebuild that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

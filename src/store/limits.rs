@@ -67,7 +67,7 @@ pub struct LimitRow<'a> {
     pub record: &'a Value,
 }
 
-/// Adds a limit. [`Error::is_duplicate`] where its id is taken, [`Error::is_dangling`] where its
+/// Adds a limit. [`Error::is_unique_violation`] where its id is taken, [`Error::is_foreign_key_violation`] where its
 /// condition does not exist.
 pub async fn insert(
     db: impl PgExecutor<'_>,
@@ -88,7 +88,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Replaces a limit; tells whether there is one. [`Error::is_dangling`] as in [`add`].
+/// Replaces a limit; tells whether there is one. [`Error::is_foreign_key_violation`] as in [`insert`].
 pub async fn replace(
     db: impl PgExecutor<'_>,
     schema: &Schema,

@@ -312,7 +312,7 @@ pub(super) async fn close_fees(
 }
 
 /// Merges all that a batch says. Where it says that there are no loans before an instant, those that are there
-/// were ended before, in steps ([`end_loans_before`]).
+/// were ended before, in steps ([`close_loans_before`]).
 pub async fn apply(tx: &mut Tx, schema: &Schema, delta: &StateDelta) -> Result<(), Error> {
     let StateDelta { loans, fees, groups, loans_deleted_before: no_loans_before } = delta;
     // First, so that it holds for the rows that are made now.

@@ -175,7 +175,7 @@ pub async fn read_releasing_locks<T>(
     Ok(found)
 }
 
-/// Does something within a limit; after it the connection counts as dead ([`Error::Silent`]).
+/// Does something within a limit; after it the connection counts as dead ([`Error::Timeout`]).
 pub async fn with_timeout<T, E: From<Error>>(
     limit: Duration,
     work: impl Future<Output = Result<T, E>>,

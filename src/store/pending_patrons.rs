@@ -207,7 +207,7 @@ pub struct PendingCounts {
     pub oldest_unsent: Option<DateTime<Utc>>,
     /// Whether what changes is noted.
     pub is_enabled: bool,
-    /// As [`Way::approaching_percent`], if that was set.
+    /// As [`DetectionSettings::approaching_percent`], if that was set.
     pub approaching_percent: Option<i16>,
     /// The instance that may change the way in which patrons are looked at.
     pub lease_holder: Option<Uuid>,
@@ -256,7 +256,7 @@ pub async fn try_lock_worker(
     taken.map_err(Error::at("take the turn to tell"))
 }
 
-/// As [`take_turn`], but waits for it.
+/// As [`try_lock_worker`], but waits for it.
 pub async fn lock_worker(tx: &mut Tx, tenant: &TenantId, turn: WorkerLock) -> Result<(), Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 2))")
         .bind(turn.name(tenant))

@@ -258,7 +258,7 @@ pub async fn find_oldest_event(
         .map_err(Error::at("look for the oldest event"))
 }
 
-/// Keeps when the oldest event of the whole inbox came, for [`sizes`].
+/// Keeps when the oldest event of the whole inbox came, for [`table_sizes`].
 pub async fn record_oldest_event(
     db: impl PgExecutor<'_>,
     schema: &Schema,

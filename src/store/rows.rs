@@ -363,7 +363,7 @@ pub async fn replace_loans(
     Ok(())
 }
 
-/// As [`put_loans`], for fees/fines.
+/// As [`replace_loans`], for fees/fines.
 pub async fn replace_fees(
     tx: &mut Tx,
     schema: &Schema,

@@ -69,7 +69,7 @@ pub async fn list_enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, E
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// As [`enabled`], of this tenant.
+/// As [`list_enabled`], of this tenant.
 pub async fn find_enabled(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,

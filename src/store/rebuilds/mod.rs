@@ -170,7 +170,7 @@ impl Lease {
 }
 
 /// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
-/// What has the storage modules still to ask is taken by whoever has a token, by [`take_with_token`].
+/// What has the storage modules still to ask is taken by whoever has a token, by [`claim_with_token`].
 pub async fn claim(db: &Db, id: Option<Uuid>, lease: Lease) -> Result<Option<Rebuild>, Error> {
     claim_any(db, CLAIM, None, id, lease).await
 }

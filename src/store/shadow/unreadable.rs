@@ -35,7 +35,7 @@ pub async fn record_unreadable(
     noted.map(|_| ()).map_err(Error::at("note what can't be read"))
 }
 
-/// Those of these that [`note_unread`] noted.
+/// Those of these that [`record_unreadable`] noted.
 pub async fn unreadable_among(
     tx: &mut Tx,
     shadow: &Schema,
