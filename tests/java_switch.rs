@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::{
     java::{self, Layout, Patron, days_ago, insert_rows, java_timestamp, with_dates},
     payloads::now,
-    world::{TENANT, pool, tenant_schema, with_database},
+    story_database::{pool, with_database},
+    world::{TENANT, tenant_schema},
 };
 
 /// A tenant's schema as the Java module left it.

@@ -42,5 +42,6 @@ mod payloads;
 mod proxy;
 mod raw_http;
 mod storage_stub;
+mod story_database;
 mod users_stub;
 mod world;

@@ -1,14 +1,12 @@
 //! Whether partitions come on and logs are the ones that they were, by what is seen of them.
 
+use patron_blocks::kafka::offsets::Watermarks;
 use std::time::Instant;
 
 use chrono::TimeDelta;
-use patron_blocks::{
-    kafka::{
-        assignment::{Assignment, OffsetAndTimestamp, StartPosition, WatchedPartition},
-        progress::{IDLE_POLLS_MIN, Progress, ProgressReport, is_same_log},
-    },
-    services::takeover::Watermarks,
+use patron_blocks::kafka::{
+    assignment::{Assignment, OffsetAndTimestamp, StartPosition, WatchedPartition},
+    progress::{IDLE_POLLS_MIN, Progress, ProgressReport, is_same_log},
 };
 
 use crate::history::noon;

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::{
     history::{self, history_with_arrivals, noon},
     merging::fold_events,
-    world::{pool, with_database},
+    story_database::{pool, with_database},
 };
 
 /// Random histories that go through the database.

@@ -1,5 +1,6 @@
 //! Where reading begins: what is known of a partition, and what is decided from it.
 
+use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset, Watermarks};
 use std::sync::Arc;
 
 use chrono::DateTime;
@@ -9,8 +10,8 @@ use patron_blocks::{
     kafka::assignment::TopicRecreation,
     services::{
         takeover::{
-            CommitTag, CommittedOffset, OffsetAnomaly, PartitionFacts, StartCandidate,
-            StartDecision, StartOffsetResolver, StartPlan, Watermarks, start_offset,
+            OffsetAnomaly, PartitionFacts, StartCandidate, StartDecision, StartOffsetResolver,
+            StartPlan, start_offset,
         },
         tenants::TenantRegistry,
     },

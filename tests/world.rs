@@ -19,16 +19,17 @@ use patron_blocks::{
         rebuild::{ApprovalThreshold, RebuildConfig},
         stop_rule::BadRecordLimit,
     },
-    store::{self, Db, Login, PoolSettings, Schema, patrons},
+    store::{Db, Login, Schema, patrons},
 };
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::{
-    engines::{login, variable},
+    engines::variable,
     log::Log,
     proxy::Proxy,
+    story_database::{pool, with_database},
     users_stub::UsersStub,
 };
 
@@ -52,28 +53,6 @@ pub(crate) struct World {
     url: String,
 }
 
-/// Makes a database of its own, and drops it when `work` is done, whatever came of it.
-pub(crate) async fn with_database<T>(work: impl AsyncFnOnce(Login) -> T) -> T {
-    let login = login();
-    let database = format!("story_{}", Uuid::new_v4().simple());
-    execute_as_admin(&login, format!("create database {database}")).await;
-    let own = Login { database: database.clone(), ..login.clone() };
-    let outcome = AssertUnwindSafe(work(own)).catch_unwind().await;
-    execute_as_admin(&login, format!("drop database if exists {database} with (force)")).await;
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-async fn execute_as_admin(login: &Login, sql: String) {
-    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
-        .host(&login.host)
-        .port(login.port)
-        .username(&login.username)
-        .password(&login.password)
-        .database(&login.database);
-    let mut connection = PgConnection::connect_with(&options).await.expect("PostgreSQL is there");
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("it is ours to do");
-}
-
 /// The schema of every story's tenant.
 pub(crate) fn tenant_schema() -> Schema {
     Schema::of(&TenantId::parse(TENANT).expect("a tenant id"))
@@ -86,19 +65,6 @@ pub(crate) async fn positions(db: &Db, schema: &Schema) -> HashMap<(String, i32)
     let rows: Vec<(String, i32, i64)> =
         sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.expect("positions");
     rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
-}
-
-pub(crate) fn pool(login: &Login) -> Db {
-    store::pool(
-        login,
-        PoolSettings {
-            name: "story",
-            max_connections: 4,
-            acquire_timeout: WAIT_TIMEOUT,
-            statement_timeout: WAIT_TIMEOUT,
-            verify_on_release: false,
-        },
-    )
 }
 
 /// Waits for a state.

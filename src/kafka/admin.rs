@@ -1,6 +1,7 @@
 //! Queries to the brokers about logs and the consumer group, over a connection of its own that joins
 //! no group.
 
+use crate::kafka::offsets::{CommitTag, CommittedOffset, Watermarks};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -22,14 +23,7 @@ use super::{
     probe::{self, ProbeResults, RecordProbe},
     retention::SilentContext,
 };
-use crate::{
-    clock::Clock,
-    config::KafkaConfig,
-    services::{
-        outcome::TopicPartition,
-        takeover::{CommitTag, CommittedOffset, Watermarks},
-    },
-};
+use crate::{clock::Clock, config::KafkaConfig, services::outcome::TopicPartition};
 
 /// Time limit of one broker request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,9 +26,10 @@ use tracing::{debug, error, info, warn};
 use super::{
     admin::BrokerClient,
     assignment::Assignment,
+    channels::{Channels, PollerCommand},
     health::ConsumerStatus,
     lane::Writer,
-    poll_loop::{Channels, POLL_TIMEOUT, Poller, PollerCommand},
+    poll_loop::{POLL_TIMEOUT, Poller},
     takeover::PartitionStarter,
     watchdog::Watchdog,
 };

@@ -1,6 +1,7 @@
 //! Conversion of messages of the Kafka client into [`Record`]s.
 
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
 };
 
-use crate::event::{Record, RecordPosition, decode, is_secret};
+use crate::event::{Environment, Record, RecordPosition, Topic, decode, is_secret};
 
 /// Bytes for headers that decoding does not use. A dead letter shows these headers to identify the
 /// sender; real headers have a few hundred bytes. Headers beyond the limit are dropped.
@@ -92,4 +93,17 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(retained[1].1, large, "a bad tenant id is judged as it came");
     }
+}
+/// Returns the parsed topic of a name, parsed once and cached.
+pub(super) fn cached_topic(
+    topics: &mut HashMap<Arc<str>, Arc<Topic>>,
+    environment: &Environment,
+    name: &str,
+) -> Option<(Arc<str>, Arc<Topic>)> {
+    if let Some((name, topic)) = topics.get_key_value(name) {
+        return Some((name.clone(), topic.clone()));
+    }
+    let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
+    topics.insert(name.clone(), topic.clone());
+    Some((name, topic))
 }

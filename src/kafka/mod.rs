@@ -6,10 +6,12 @@
 
 mod admin;
 pub mod assignment;
+mod channels;
 mod consumer;
 mod health;
 pub mod lane;
 mod message;
+pub mod offsets;
 mod poll_loop;
 mod probe;
 mod producer;

@@ -1,9 +1,10 @@
 //! The poll loop, on a thread of its own. The loop only polls and delivers to lanes, so the group
 //! retains this instance even while the database is slow or unavailable.
 
+use crate::kafka::offsets::CommitTag;
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, mpsc as std_mpsc},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -13,31 +14,28 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
     assignment::{
-        Admission, AdmitDecision, AssignmentEpoch, OffsetAndTimestamp, PendingPartition,
-        StartPosition, WatchedPartition,
+        Admission, AdmitDecision, AssignmentEpoch, OffsetAndTimestamp, StartPosition,
+        WatchedPartition,
     },
+    channels::{Channels, PollerCommand},
     consumer::{ConsumerFactory, Context},
     lane::{QueuedRecord, WriteReport, lane_of},
-    message,
+    message::{self, cached_topic},
     takeover::StartDecisions,
 };
 use crate::{
-    event::{Environment, TenantId, Topic},
+    event::{Environment, Topic},
     metrics::metrics,
     services::{
         ingest::ConsumedRecord,
         outcome::{PartitionProgress, PauseReason},
-        takeover::{CommitTag, StartDecision},
+        takeover::StartDecision,
     },
 };
 
@@ -58,32 +56,6 @@ const UNWRITABLE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Pause of a partition while its tenant is being migrated.
 const MIGRATION_RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// A command to the polling thread.
-pub(super) enum PollerCommand {
-    /// The partition starter has decided where partitions start.
-    Start(StartDecisions),
-    /// A tenant was enabled: new topics may exist, and partitions of the tenant need a new start
-    /// offset.
-    TenantEnabled(TenantId),
-    /// An operator may have resumed stopped partitions.
-    RestartStopped,
-    /// The watchdog found a partition that stalls although its log has more records.
-    Reassign(WatchedPartition),
-    /// The watchdog found a partition that stalls even after a reassignment.
-    Reconnect,
-}
-
-/// The ends of all channels that the poller uses.
-pub(super) struct Channels {
-    /// One lane per writer.
-    pub(super) lanes: Vec<mpsc::Sender<QueuedRecord>>,
-    /// Reports of the writers about committed offsets. The channel closes with the last writer.
-    pub(super) reports: std_mpsc::Receiver<WriteReport>,
-    /// Requests to the partition starter.
-    pub(super) start_requests: mpsc::UnboundedSender<Vec<PendingPartition>>,
-    pub(super) commands: std_mpsc::Receiver<PollerCommand>,
-}
 
 pub(super) struct Poller {
     consumer: BaseConsumer<Context>,
@@ -520,18 +492,4 @@ fn add_offset(
     element.set_metadata(
         if tenant_enabled { CommitTag::Durable } else { CommitTag::TenantDisabled }.metadata(),
     );
-}
-
-/// Returns the parsed topic of a name, parsed once and cached.
-fn cached_topic(
-    topics: &mut HashMap<Arc<str>, Arc<Topic>>,
-    environment: &Environment,
-    name: &str,
-) -> Option<(Arc<str>, Arc<Topic>)> {
-    if let Some((name, topic)) = topics.get_key_value(name) {
-        return Some((name.clone(), topic.clone()));
-    }
-    let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
-    topics.insert(name.clone(), topic.clone());
-    Some((name, topic))
 }

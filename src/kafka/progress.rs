@@ -1,10 +1,10 @@
 //! Detects stalled partitions and recreated topics by comparing each observation with the previous
 //! one. The module does no I/O.
 
+use crate::kafka::offsets::Watermarks;
 use std::collections::{BTreeMap, HashMap};
 
 use super::assignment::{AssignmentEpoch, OffsetAndTimestamp, WatchedPartition};
-use crate::services::takeover::Watermarks;
 
 /// Idle polls in a row before a partition with more records counts as stalled. While other partitions
 /// have records, a partition may have to wait.

@@ -2,6 +2,7 @@
 //! thread. The database and the brokers may respond slowly, and the polling thread must not wait for
 //! them.
 
+use crate::kafka::offsets::Watermarks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc as std_mpsc},
@@ -15,7 +16,7 @@ use tracing::{debug, warn};
 use super::{
     admin::BrokerClient,
     assignment::{Assignment, PendingPartition, TopicRecreation},
-    poll_loop::PollerCommand,
+    channels::PollerCommand,
     probe::{ProbeResults, RecordProbe},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
         ingest::Ingest,
         ledger::IngestStore,
         outcome::TopicPartition,
-        takeover::{StartCandidate, StartDecision, StartOffsetResolver, StartPlan, Watermarks},
+        takeover::{StartCandidate, StartDecision, StartOffsetResolver, StartPlan},
     },
     store::{self, incidents::IncidentKind},
 };

@@ -2,6 +2,7 @@
 //! reading a partition, for example because it knows a leader epoch of the deleted topic. The client
 //! also continues in a recreated log as if the log were the old one.
 
+use crate::kafka::offsets::Watermarks;
 use std::{
     collections::HashMap,
     sync::{Arc, mpsc as std_mpsc},
@@ -15,18 +16,15 @@ use tracing::{debug, error, warn};
 use super::{
     admin::BrokerClient,
     assignment::{Assignment, WatchedPartition},
+    channels::PollerCommand,
     health::ConsumerStatus,
-    poll_loop::PollerCommand,
     probe::{ProbeResults, RecordProbe},
     progress::{Progress, ProgressReport, is_same_log},
 };
 use crate::{
     event::Environment,
     logging::ErrorChain,
-    services::{
-        outcome::TopicPartition,
-        takeover::{StartOffsetResolver, Watermarks},
-    },
+    services::{outcome::TopicPartition, takeover::StartOffsetResolver},
 };
 
 /// Longest interval between two checks.

@@ -1,5 +1,6 @@
 //! The status of ingest: progress per partition, pending data, and incidents for operators.
 
+use crate::kafka::offsets::Watermarks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
@@ -9,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{outcome::TopicPartition, takeover::Watermarks, tenants::Tenant};
+use super::{outcome::TopicPartition, tenants::Tenant};
 use crate::{
     clock,
     cql::Condition,

@@ -12,7 +12,7 @@ use super::{catalogue, query_scalar, run_migration, tenant, with_java};
 use crate::{
     java::{self, Layout, Patron},
     payloads::now,
-    world::pool,
+    story_database::pool,
 };
 
 #[tokio::test]

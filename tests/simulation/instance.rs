@@ -1,6 +1,7 @@
 //! An instance of the service: real lanes, writers, ingest and assignment, and a stand-in for the
 //! polling thread, which takes its steps in whatever order the seed says.
 
+use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -23,7 +24,7 @@ use patron_blocks::{
         ingest::{ConsumedRecord, Ingest},
         outcome::{PartitionProgress, PauseReason, TopicPartition},
         stop_rule::BadRecordLimit,
-        takeover::{self, CommitTag, CommittedOffset, PartitionFacts},
+        takeover::{self, PartitionFacts},
     },
 };
 use tokio::sync::{Semaphore, mpsc};

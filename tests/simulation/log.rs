@@ -1,15 +1,13 @@
 //! A made-up log: random events of few patrons, in the shapes of real producers, in a few partitions;
 //! and a group with its offsets.
 
+use patron_blocks::kafka::offsets::{CommittedOffset, Watermarks};
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
     event::{Environment, Kind, Record, RecordPosition, Topic},
-    services::{
-        outcome::TopicPartition,
-        takeover::{CommittedOffset, Watermarks},
-    },
+    services::outcome::TopicPartition,
 };
 use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;

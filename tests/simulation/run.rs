@@ -1,15 +1,12 @@
 //! One history: chaos first, then calm until everything is settled, then the comparison.
 
+use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{collections::BTreeMap, time::Duration};
 
 use patron_blocks::{
     event::{DecodeOutcome, Event, Fact, Kind, TenantId, decode},
     patron::StateDelta,
-    services::{
-        outcome::TopicPartition,
-        stop_rule::BadRecordLimit,
-        takeover::{CommitTag, CommittedOffset},
-    },
+    services::{outcome::TopicPartition, stop_rule::BadRecordLimit},
 };
 use rand::{Rng, SeedableRng, seq::IteratorRandom};
 use rand_chacha::ChaCha8Rng;

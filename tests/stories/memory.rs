@@ -9,7 +9,8 @@ use crate::{
     binary::{peak_memory, serve_on_port},
     log::OutgoingRecord,
     payloads::{check_out, in_envelope, minutes_from_now, now},
-    world::{TENANT, World, pool},
+    story_database::pool,
+    world::{TENANT, World},
 };
 
 /// What the service may take in this story, in MiB: some 60 of them for itself.

@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::{
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now},
-    world::{TENANT, World, pool, with_database},
+    story_database::{pool, with_database},
+    world::{TENANT, World},
 };
 
 /// The advisory locks of a tenant, by the seed of their key.

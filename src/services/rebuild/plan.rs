@@ -1,6 +1,7 @@
 //! The offset ranges that a rebuild reads, and the check that the source still contains the requested
 //! history.
 
+use crate::kafka::offsets::Watermarks;
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     event::{Environment, TenantId, Topic, stamp::Horizon},
     kafka::{BrokerClient, ProbeResults, RecordProbe, replay::OffsetRange},
-    services::{outcome::TopicPartition, takeover::Watermarks},
+    services::outcome::TopicPartition,
     store::{self, Schema, incidents, positions},
 };
 
