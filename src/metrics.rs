@@ -94,7 +94,7 @@ impl Metrics {
             // Idle gauges expire, for example the lag of a revoked partition.
             .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE_TIMEOUT))
             .install_recorder()
-            .expect("nobody else in this program installs one");
+            .expect("no other part of this program installs a recorder");
         describe();
         for kind in Kind::ALL {
             for reason in Reason::ALL {

@@ -93,7 +93,7 @@ fn parse_entity<'a>(name: &'static str, raw: RawMember<'a>) -> Result<Entity<'a>
     match raw {
         Some(raw) if is_object(raw) => envelope::parse_object(Some(name), raw.get()),
         Some(_) => Err(bad(Reason::BadField, "must be an object")),
-        None => Err(bad(Reason::MissingField, "is required where an envelope tells a change")),
+        None => Err(bad(Reason::MissingField, "is required in an envelope of a change")),
     }
 }
 

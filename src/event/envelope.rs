@@ -212,7 +212,7 @@ fn extract_new_state<'a>(change: &Members<'a>) -> Result<Members<'a>, Reject> {
     match change.new {
         Some(new) if is_object(new) => parse_nested("new", new),
         Some(_) => Err(bad(Reason::BadField, "must be an object")),
-        None => Err(bad(Reason::MissingField, "is required where an envelope tells a change")),
+        None => Err(bad(Reason::MissingField, "is required in an envelope of a change")),
     }
 }
 

@@ -53,7 +53,7 @@ impl SummaryDefect {
         match self {
             Self::Summary => "summaries without a usable patron, left out",
             Self::Loan => "loans without a usable id, left out",
-            Self::DueDate => "loans without a usable due date, kept as never overdue",
+            Self::DueDate => "loans without a usable due date, stored as never overdue",
             Self::Flag => "flags of loans that are neither true nor false, taken as false",
             Self::Fee => "fees/fines without a usable id or balance, left out",
             Self::Link => "loan or type ids of fees/fines that are none, left out",

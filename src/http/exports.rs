@@ -39,7 +39,7 @@ const EVENT_TYPE_DEFAULT: &str = "ITERATE";
             status = 201,
             body = openapi::Iteration,
             description = "It is asked for, and will be worked on",
-            headers(("Location" = String, description = "Where it is told of")),
+            headers(("Location" = String, description = "Path of the job")),
         ),
         openapi::Invalid,
         openapi::Common,

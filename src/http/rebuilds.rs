@@ -24,14 +24,14 @@ use crate::{
     post,
     path = "/patron-blocks/rebuilds",
     operation_id = "postRebuild",
-    summary = "Rebuild what is known of patrons from a source, beside what is live",
+    summary = "Rebuild the state of patrons from a source while the service runs",
     request_body(content = openapi::RebuildRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
             body = openapi::Rebuild,
             description = "It is asked for, and will be worked on",
-            headers(("Location" = String, description = "Where it is told of")),
+            headers(("Location" = String, description = "Path of the job")),
         ),
         openapi::Invalid,
         openapi::Common,

@@ -70,7 +70,7 @@ pub enum ReplayError {
     #[error("no broker has answered for {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
     /// A record arrived outside the partition queues, so other records may be lost as well.
-    #[error("the client gave a record to nobody")]
+    #[error("the Kafka client returned a record without a partition queue")]
     UnexpectedRecord,
     /// The topic was deleted during the read.
     #[error("a topic was deleted while it was being read")]

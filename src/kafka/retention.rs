@@ -55,7 +55,7 @@ pub enum RetentionUnknown {
         code: RDKafkaErrorCode,
     },
     /// The broker's response lacks a setting, or the setting does not parse.
-    #[error("the broker does not tell {setting} of topic {topic}")]
+    #[error("the broker does not return {setting} of topic {topic}")]
     Setting {
         /// Full name of the topic.
         topic: String,

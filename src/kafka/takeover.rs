@@ -106,7 +106,7 @@ impl<S: IngestStore> PartitionStarter<S> {
         let watermarks = self.query_broker(&partitions, BrokerClient::watermarks).await?;
         let broker = self.broker.clone();
         let cluster_id = tokio::task::spawn_blocking(move || broker.cluster_id()).await?;
-        let cluster_id = cluster_id.ok_or("no broker tells the cluster's id")?;
+        let cluster_id = cluster_id.ok_or("no broker returns the cluster id")?;
         let mut starts = Vec::with_capacity(candidates.len());
         for (pending, candidate) in candidates {
             let Some(log) = watermarks.get(&candidate.topic_partition).copied() else {

@@ -181,7 +181,10 @@ fn describe() {
         ("patron_blocks_paused", "Whether reading is paused as nothing can be stored"),
         ("patron_blocks_brokers_up", "Brokers with a working connection"),
         ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
-        ("patron_blocks_patrons_pending", "Notes of patrons whose blocks may have changed, nearly"),
+        (
+            "patron_blocks_patrons_pending",
+            "Approximate number of patrons whose blocks may have changed",
+        ),
         ("patron_blocks_outbox_messages", "Messages that wait to be sent, nearly"),
         ("patron_blocks_outbox_oldest_seconds", "For how long the first of them has"),
         ("patron_blocks_outbox_overdue", "Whether that is longer than it should be"),

@@ -431,7 +431,7 @@ fn detail(kind: IncidentKind) -> &'static str {
              rebuild the tenant from its storage modules"
         }
         IncidentKind::TopicRecreated => {
-            "the topic was made anew, or moved to another cluster; it is read from its beginning"
+            "the topic was recreated, or moved to another cluster; the service reads the topic from its beginning"
         }
         IncidentKind::DatabaseRestored => {
             "the group had read further than the database knows, as after restoring an older backup; \

@@ -194,7 +194,7 @@ impl TenantJobs {
         let Some(pubsub) = &self.pubsub else { return (None, messages) };
         let registration = match caller {
             Some(caller) => pubsub.register(caller, module).await.map_err(|error| {
-                format!("mod-pubsub was not told of the subscription: {}", ErrorChain(&error))
+                format!("mod-pubsub did not accept the subscription: {}", ErrorChain(&error))
             }),
             None => {
                 Err("mod-pubsub was not told of the subscription: another instance had to go on \
@@ -203,7 +203,7 @@ impl TenantJobs {
             }
         };
         messages.push(match registration {
-            Ok(()) => "mod-pubsub was told of the subscription".to_owned(),
+            Ok(()) => "mod-pubsub accepted the subscription".to_owned(),
             Err(message) => message,
         });
         (None, messages)

@@ -238,7 +238,7 @@ async fn mod_pubsub_registration_is_sent_and_optional() {
             assert_eq!(job.get("error"), None, "{job}");
             job["messages"][0].as_str().unwrap().to_owned()
         };
-        assert_eq!(enable(world).await, "mod-pubsub was told of the subscription");
+        assert_eq!(enable(world).await, "mod-pubsub accepted the subscription");
         let calls = folio.pubsub_calls();
         let paths: Vec<_> = calls.iter().map(|call| &*call.path).collect();
         let declare = "/pubsub/event-types/declare";

@@ -41,7 +41,7 @@ pub(super) async fn read(
     state: &shadow::ShadowState,
 ) -> Result<(), RebuildError> {
     let Some(caller) = &context.caller else {
-        return Err(RebuildError::TokenRejected("nobody's token is at hand".to_owned()));
+        return Err(RebuildError::TokenRejected("no token is available".to_owned()));
     };
     let snapshot_at = state.read_started_at - CLOCK_SKEW_MAX;
     let mut tx = context.begin().await?;

@@ -85,7 +85,7 @@ pub(super) async fn replay(
         return Ok(Vec::new());
     };
     let cluster = first.query_broker(|broker| Ok(broker.cluster_id())).await?;
-    let cluster = cluster.ok_or(RebuildError::Unavailable("no broker tells the cluster's id"))?;
+    let cluster = cluster.ok_or(RebuildError::Unavailable("no broker returns the cluster id"))?;
     let contexts: Vec<RebuildContext> =
         requests.iter().map(|share| share.context.clone()).collect();
     let (chunk_sender, mut chunks) = mpsc::channel::<LoadChunk>(1);
