@@ -4,7 +4,7 @@ use std::{fs, path::Path, str::FromStr};
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// Words that name nothing. A reader has to guess what they stand for.
+/// Words without a meaning of their own. A reader has to guess their meaning.
 const BANNED: [&str; 9] =
     ["told", "said", "whose", "beside", "hear", "heard", "held", "kept", "let_go"];
 
