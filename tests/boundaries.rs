@@ -106,8 +106,8 @@ fn indexes_on_large_tables_are_built_concurrently() {
     }
 }
 
-/// A frozen instance may have lost its lease, so `RebuildContext::commit` checks the lease. A request has no lease, and
-/// the end of a rebuild checks the lease by itself.
+/// A frozen instance may have lost its lease, so `RebuildContext::commit` checks the lease. A request
+/// has no lease, and the end of a rebuild checks the lease by itself.
 #[test]
 fn rebuild_writes_are_fenced_by_the_lease() {
     let others =

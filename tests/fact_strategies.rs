@@ -301,8 +301,8 @@ pub(crate) fn fact_sequence() -> impl Strategy<Value = Vec<TimedFact>> {
     })
 }
 
-/// A life, and the same life with copies of each fact before the next one happened, in any order: all
-/// bare, or each from either source.
+/// A life, and the same life with copies of each fact before the next one happened, in any order. The
+/// copies are all bare, or each from either source.
 pub(crate) fn with_copies(
     life: Vec<TimedFact>,
     any_source: bool,

@@ -24,7 +24,7 @@ struct State {
     mode: ProxyMode,
     /// Number of disconnects. A disconnect closes connections even if the proxy is restored at once.
     disconnects: u32,
-    /// How often connections were stranded: those of before say nothing ever again.
+    /// Number of stalls. Older connections stay silent forever.
     stalls: u32,
 }
 

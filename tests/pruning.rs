@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{history::noon, sql::with_tenant, world::until};
 
-/// Loans that ended long ago, which prune in several steps.
+/// The number of loans that ended long ago. Their deletion requires several steps.
 const CLOSED_LOANS: u128 = 30_000;
 
 struct PruneFixture {

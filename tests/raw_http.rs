@@ -71,7 +71,7 @@ pub(crate) async fn read_response(mut stream: TcpStream) -> RawResponse {
     RawResponse::parse(&bytes)
 }
 
-/// Like [`read_response`], while one more byte is sent again and again.
+/// Like [`read_response`], while the client sends another byte every [`DRIP_INTERVAL`].
 pub(crate) async fn drip_until_response(stream: TcpStream) -> RawResponse {
     let (mut read, mut write) = stream.into_split();
     let mut bytes = Vec::new();

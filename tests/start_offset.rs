@@ -33,7 +33,7 @@ fn position(next_offset: i64) -> Position {
     }
 }
 
-/// Returns facts with a log of offsets 10 to 49; a usual position is 30, equal to the group's offset.
+/// Returns facts with this position, a log of offsets 10 to 49, and a durable group offset of 30.
 fn partition_facts(position: Option<&Position>) -> PartitionFacts<'_> {
     PartitionFacts {
         position,
@@ -183,7 +183,7 @@ fn commit_tags_round_trip_and_other_text_is_foreign() {
 }
 
 proptest! {
-    /// Every skipped or repeated record has an incident that names it.
+    /// Every skipped unread record, and every repeated record, has an incident that names it.
     #[test]
     fn no_record_is_skipped_or_reread_without_incident(
         next in option::weighted(0.9, 0..12_i64),

@@ -33,7 +33,7 @@ fn identifiers(tokens: TokenStream, found: &mut Vec<String>) {
     }
 }
 
-/// The words of an identifier in lower case, joined and enclosed by underscores.
+/// Returns the words of an identifier in lower case, joined and enclosed by underscores.
 fn words(identifier: &str) -> String {
     let mut words = String::from("_");
     for (index, letter) in identifier.char_indices() {

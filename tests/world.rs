@@ -282,10 +282,10 @@ impl World {
         self.db.close().await;
     }
 
-    /// Checks the invariants of every story: counters equal a recount, and the story has taken all dead
-    /// letters and incidents.
+    /// Checks the invariants of every story: counters equal a recount, and no dead letters or incidents
+    /// remain.
     async fn check_invariants(&self) {
-        // After a slow period, the service closes the tenant's incident shortly after it has read the
+        // After a slow period, the service resolves the tenant's incident shortly after it has read the
         // delayed records.
         let unusable = "select count(*) from mod_patron_blocks.incident
                          where kind = 'tenant_unusable' and resolved_at is null";

@@ -95,7 +95,7 @@ async fn unsupported_methods_return_405_and_unknown_paths_404() {
     .await;
 }
 
-/// The timer's call always gets a success (docs/contract/http-api.md#81-endpoints).
+/// The endpoint accepts the timer's call whatever the result (docs/contract/http-api.md#81-endpoints).
 const TIMER: &str = "/automated-patron-blocks/synchronization/start";
 
 /// The path prefix of the event handlers.

@@ -190,7 +190,8 @@ fn unknown_members_may_hold_any_value() {
             assert_eq!(flat, plain, "{kind:?} {value}");
             if Kind::BUSINESS.contains(&kind) {
                 let within = json!({ "eventType": kind.name(), "eventPayload": "#" }).to_string();
-                // The character is escaped a second time in the text, or the text contains it unescaped.
+                // The text contains the value with its escapes escaped again, then the value without
+                // backslashes.
                 for payload in [payload.clone(), payload.replace('\\', "")] {
                     let text = serde_json::to_string(&payload).unwrap();
                     let stored = within.replace("\"#\"", &text);
@@ -203,7 +204,7 @@ fn unknown_members_may_hold_any_value() {
 }
 
 /// A loan policy may allow a grace of 0, and the loan still counts
-/// (docs/contract/events.md#71-item_checked_out). The unit tests of the decoder list the forms.
+/// (docs/contract/events.md#71-item_checked_out). `src/event/fields_tests.rs` lists the forms.
 #[test]
 fn invalid_grace_period_still_opens_the_loan() {
     let out = Kind::ItemCheckedOut;

@@ -1,5 +1,5 @@
 //! Changes of loans and users from storage modules (docs/contract/events.md#43-change and
-//! docs/contract/events.md#8-storage): each type of change in both variants of the envelope, and members
+//! docs/contract/events.md#8-storage). Each type of change in both variants of the envelope, and members
 //! absent, null and of a wrong type.
 
 use chrono::TimeDelta;

@@ -44,8 +44,8 @@ async fn prune_once(
     housekeeping.prune_tenant(&tenant, limits, &CancellationToken::new()).await
 }
 
-/// A patron with a history of 200 days: an open loan and an open fee/fine, and a loan and a fee/fine
-/// that ended a day later.
+/// A patron with a history of 200 days. A loan and a fee/fine are open; a loan and a fee/fine ended a
+/// day later.
 struct Patron {
     user: Uuid,
     open: [Uuid; 2],
