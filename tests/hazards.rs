@@ -59,7 +59,8 @@ proptest! {
         }
     }
 
-    /// A repeat of the check-out, or a replayed copy with a new id, opens no loan long after the end.
+    /// A repeat of the check-out, even with a new identity and a later time, opens no loan after the
+    /// end.
     #[test]
     fn h02_repeated_check_out_opens_nothing(
         out in check_out().prop_flat_map(at_any_time),
@@ -75,8 +76,8 @@ proptest! {
         }
     }
 
-    /// Facts before the check-out count for no patron, and all of them count after it. A changed due
-    /// date outranks the check-out's, even if the change is older.
+    /// Facts before the check-out count for no patron, and all of them count after the check-out. A
+    /// changed due date outranks the check-out's, even if the change is older.
     #[test]
     fn h03_facts_before_check_out_count_after_it(
         waiting in timed_facts(loan_change(), 1..6),

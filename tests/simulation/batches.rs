@@ -317,7 +317,7 @@ fn tenant_enabled_during_batch_restarts_partition() {
     assert!(model.state().rows.is_empty());
 }
 
-/// A recreated log has new offsets. The position of an old record would skip new records.
+/// A recreated log starts at offset zero again. The position of an old record would skip new records.
 #[test]
 fn records_of_an_earlier_epoch_are_not_committed() {
     let model = model(&[NORTH]);

@@ -1,5 +1,5 @@
-//! An implementation of `IngestTx` without SQL: a plain model of PostgreSQL's promises and failures. The
-//! pure core merges rows, and counters change by deltas as in the SQL.
+//! An implementation of `IngestStore` without SQL: a plain model of PostgreSQL's promises and failures.
+//! The pure core merges rows, and counters change by deltas as in the SQL.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

@@ -1,4 +1,4 @@
-//! Request headers: tenants, users, and bytes that are not text.
+//! Request headers: conflicting tenants, a NUL in a user id, and bytes that are not text.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use patron_blocks::blocks::Measure;

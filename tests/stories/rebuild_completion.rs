@@ -130,7 +130,7 @@ async fn purge_during_initial_fill_does_not_deadlock() {
     .await;
 }
 
-/// A rebuild that waits for a broker or a leader gives its slot back.
+/// A rebuild that waits for a broker or a leader uses no slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_initial_fill_delays_no_other_rebuild() {
     World::run(async |world| {

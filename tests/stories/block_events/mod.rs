@@ -181,7 +181,7 @@ async fn limit_and_condition_changes_are_published() {
         until_published(world).await;
         assert_eq!(world.delete(&path).await.0, 204);
         until_published(world).await;
-        // The limit is added to, and deleted from, the tables without the service's API.
+        // The API adds a limit, and SQL deletes the limit without the API.
         world.add_limit(group, Measure::ChargedOut, 1.0).await;
         until_published(world).await;
         world.execute_sql("delete from {schema}.patron_block_limits").await;

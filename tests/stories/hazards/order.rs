@@ -388,8 +388,8 @@ async fn h18_skewed_clocks_reopen_no_loan_and_envelope_is_capped() {
                 returned.push(user);
             }
         }
-        // An envelope that is recorded ten minutes ago and ahead of its record says `second`. Another
-        // one says `first` two minutes later, by all clocks.
+        // An envelope whose record is ten minutes old, and that is ahead of its record, sets `second`.
+        // By all clocks, the second envelope sets `first` two minutes later.
         let mut moved = Vec::new();
         for (ahead, expected) in [(4, &second), (60, &first)] {
             let (user, loan) = (world.users.add_patron(group), Uuid::new_v4());
