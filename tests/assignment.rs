@@ -1,4 +1,5 @@
-//! Which records are taken, and which answers count, while partitions come and go.
+//! The records that the assignment admits, and the reports that it accepts, while partitions are
+//! assigned and revoked.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::history::noon;
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// One partition that was assigned, and the question where it begins.
+/// Returns an assignment with one partition, and the partition's request for a start offset.
 fn assigned() -> (Assignment, PendingPartition) {
     let assignment = Assignment::default();
     assignment.add([(TOPIC.to_owned(), 0)]);
@@ -30,7 +31,7 @@ fn arrive(assignment: &Assignment, offset: i64, at: DateTime<Utc>) -> AdmitDecis
     assignment.admit(TOPIC, 0, offset, Some(at))
 }
 
-/// Begins where the known record is followed, or at the log's beginning.
+/// Starts a partition after the known record, or at the beginning of the log.
 fn start(
     assignment: &Assignment,
     due: &PendingPartition,
@@ -45,7 +46,7 @@ fn admitted(due: &PendingPartition, tenant_enabled: bool, position: i64) -> Admi
     AdmitDecision::Admit(Admission { epoch: due.epoch, tenant_enabled, position })
 }
 
-/// Reads from offset 8; the record at 7 was read at noon.
+/// Returns a partition that is read from offset 8; the record at offset 7 has the timestamp of noon.
 fn reading_from_8() -> (Assignment, PendingPartition) {
     let (assignment, due) = assigned();
     start(&assignment, &due, true, Some(OffsetAndTimestamp { offset: 7, timestamp: noon() }));
@@ -197,7 +198,7 @@ fn recreated_topic_restarts_all_its_partitions() {
     assert_eq!(assignment.reading_partitions(), [(other.to_owned(), 0)]);
     assert_eq!(assignment.counts().stopped, 1, "an operator has to resume it still");
 
-    // Of some it is known already: only the others are to be asked about.
+    // For some partitions the cause is known already, so only the other partitions request a new start.
     assignment.restart_other_partitions(TOPIC, &[0]);
     let [again] =
         <[PendingPartition; 1]>::try_from(assignment.take_pending(Instant::now())).unwrap();
@@ -214,19 +215,20 @@ fn older_last_record_is_retained_until_confirmed() {
     let watched = assignment.watched_partitions().remove(0);
     let newest = Some(OffsetAndTimestamp { offset: 9, timestamp: noon() });
     assert_eq!((watched.next, watched.older, watched.newest), (10, older, newest));
-    // Beginning anew behind a known record is reading on: it does not make the older one of less worth.
+    // A restart after a known record continues the read, so the older record remains valid.
     assignment.restart(|_| true);
     let again = only(assignment.take_pending(Instant::now()));
     start(&assignment, &again, true, newest);
     assert_eq!(assignment.watched_partitions()[0].older, older);
-    // What was read since it was looked for is of no account, and neither is a look at an earlier era.
+    // A probe confirms only the records read before it, and a probe of an earlier epoch confirms
+    // nothing.
     assignment.confirm(&watched);
     assert_eq!(assignment.watched_partitions()[0].older, older);
     let watched = assignment.watched_partitions().remove(0);
     arrive(&assignment, 10, noon());
     assignment.confirm(&watched);
     assert_eq!(assignment.watched_partitions()[0].older, newest);
-    // A log that is another one knows nothing of either.
+    // A recreated log makes both known records invalid.
     assignment.restart_topic(TOPIC, 0);
     let anew = only(assignment.take_pending(Instant::now()));
     assert!(anew.epoch > due.epoch);

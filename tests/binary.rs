@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, for what can't be done to an instance in ours.
+//! The real binary as its own process, for actions that an instance in the test process does not allow.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -8,7 +8,7 @@ use crate::world::World;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_mod-patron-blocks");
 
-/// A process that does not outlive its story, whatever came of it.
+/// A process that is killed at the end of its story, whatever the result.
 pub(crate) struct Process(Child);
 
 impl Drop for Process {
@@ -17,7 +17,7 @@ impl Drop for Process {
     }
 }
 
-/// The binary, with where the world's database and topics are and nothing else in its environment.
+/// Returns the binary's command, with the world's database and broker as its only environment.
 fn command(world: &World) -> Command {
     let database = &world.config.database.login;
     let (host, port) = world.config.kafka.bootstrap_servers.split_once(':').unwrap();
@@ -35,19 +35,19 @@ fn command(world: &World) -> Command {
     command
 }
 
-/// What an operator types: its exit code and what it says.
+/// Runs an operator command, and returns its exit code and its output.
 pub(crate) fn run_cli(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     let output = command(world).args(arguments).env("LOG_LEVEL", "warn").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout) + &text(output.stderr))
 }
 
-/// The service, with nothing in its environment but what a deployment sets.
+/// Starts the service with only the settings of a deployment in its environment.
 pub(crate) fn serve(world: &World) -> Process {
     serve_on_port(world, 0)
 }
 
-/// As [`serve`], listening on a port that is known.
+/// Like [`serve`], on a known port.
 pub(crate) fn serve_on_port(world: &World, port: u16) -> Process {
     let kafka = &world.config.kafka;
     let protocol = match kafka.group_protocol {
@@ -62,7 +62,7 @@ pub(crate) fn serve_on_port(world: &World, port: u16) -> Process {
         .env("OKAPI_URL", world.users.url())
         .env("KAFKA_CONSUMER_SESSION_TIMEOUT_MS", "3000")
         .env("KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS", "300")
-        // A transaction of a frozen process ends after this.
+        // A transaction of a frozen process ends after this time.
         .env("DB_QUERYTIMEOUT", "20000")
         .env("LOG_LEVEL", "error")
         .stdout(Stdio::null())
@@ -70,7 +70,7 @@ pub(crate) fn serve_on_port(world: &World, port: u16) -> Process {
     Process(process.unwrap())
 }
 
-/// The most memory that the process has ever had, in MiB.
+/// Returns the peak memory of the process, in MiB.
 pub(crate) fn peak_memory(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -1,8 +1,9 @@
-//! The bands of the tree: who may name what.
+//! The allowed dependencies between the modules of `src/`.
 
 use std::{fs, path::Path};
 
-/// A rule: files below the first path (or all but those, with `!`) do not contain the second text.
+/// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
+/// other files.
 const RULES: [(&str, &str); 18] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
@@ -79,7 +80,8 @@ fn every_statement_is_listed_for_the_prepare_test() {
     use patron_blocks::store::{JAVA_STATEMENTS, SHADOW_STATEMENTS, STATEMENTS, shadow};
     let lists = [STATEMENTS, JAVA_STATEMENTS, SHADOW_STATEMENTS];
     let listed: usize = lists.concat().iter().map(|list| list.len()).sum();
-    // One is made on the spot: it drops the schema that all others need. Those that make a shadow are run.
+    // One statement has no list, because it drops the schema that all others need. Tests run the
+    // statements that create a shadow.
     assert_eq!(made - 1 - shadow::CREATE.len(), listed);
 }
 
@@ -88,7 +90,7 @@ fn indexes_on_large_tables_are_built_concurrently() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/tenant");
     let mut migrations = Vec::new();
     files(&folder, &mut migrations, &folder);
-    // Up to then tables are new, or nothing was released that had filled them.
+    // Earlier migrations create new tables, or precede the first release that filled these tables.
     let later = migrations.iter().filter(|(name, _)| name.as_str() > "0023");
     for (name, sql) in later {
         let sql = sql.to_lowercase();
@@ -104,8 +106,8 @@ fn indexes_on_large_tables_are_built_concurrently() {
     }
 }
 
-/// A frozen instance may have lost its lease, so `RebuildContext::commit` checks the lease. A request has no lease, and
-/// the end of a rebuild checks the lease by itself.
+/// A frozen instance may have lost its lease, so `RebuildContext::commit` checks the lease. A request
+/// has no lease, and the end of a rebuild checks the lease by itself.
 #[test]
 fn rebuild_writes_are_fenced_by_the_lease() {
     let others =

@@ -22,7 +22,7 @@ const OLD_FORMS: [&str; 6] = [
     r"\bDESIGN I?\d",
 ];
 
-/// Text files by their path from the root of the repository.
+/// The content of text files by their path from the root of the repository.
 type Files = BTreeMap<String, String>;
 
 fn files(folder: &Path, found: &mut Files, root: &Path) {
@@ -53,7 +53,7 @@ fn is_markdown(name: &str) -> bool {
     name.ends_with(".md")
 }
 
-/// Lines of Markdown outside of code blocks, with their numbers.
+/// Returns the lines of Markdown outside of code blocks, with their numbers.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut in_code = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
@@ -63,17 +63,17 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// A link in a heading, of which the text counts.
+/// A link in a heading; the anchor uses the link's text.
 static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[([^\]]*)\]\([^)]*\)").unwrap());
 
-/// The anchor that GitHub gives to a heading.
+/// Returns the anchor that GitHub gives to a heading.
 fn anchor(heading: &str) -> String {
     let text = LINK.replace_all(heading.trim(), "$1").to_lowercase();
     let letters = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     letters.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The anchors of a page; a repeated heading gets a number, as on GitHub.
+/// Returns the anchors of a page; a repeated heading gets a number, as on GitHub.
 fn anchors(page: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
@@ -99,7 +99,7 @@ impl Anchors {
         Self(pages.map(|(name, page)| (name.clone(), anchors(page))).collect())
     }
 
-    /// The error of a path from the root and its anchor, unless both exist.
+    /// Returns the error of a path from the root and its anchor, unless both exist.
     fn problem(&self, path: &str, anchor: Option<&str>) -> Option<String> {
         if !Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists() {
             return Some(format!("{path} does not exist"));
@@ -112,7 +112,7 @@ impl Anchors {
     }
 }
 
-/// The path from the root that a link of a page leads to.
+/// Returns the path from the root to the target of a page's link.
 fn target(page: &str, link: &str) -> String {
     if link.is_empty() {
         return page.to_owned();
@@ -132,7 +132,7 @@ fn target(page: &str, link: &str) -> String {
 /// One text per run of comment lines, because a citation may span lines; one text per other line.
 struct Paragraph {
     text: String,
-    /// The offset at which each line begins, with the line's number.
+    /// The offset of the first byte of each line, with the line's number.
     starts: Vec<(usize, usize)>,
 }
 
@@ -143,7 +143,7 @@ impl Paragraph {
     }
 }
 
-/// The content of a comment or of a line of Markdown; `None` for code and for empty lines.
+/// Returns the content of a comment or of a line of Markdown; `None` for code and for empty lines.
 fn comment<'a>(name: &str, line: &'a str) -> Option<&'a str> {
     if is_markdown(name) {
         return Some(line.trim()).filter(|line| !line.is_empty());

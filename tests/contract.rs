@@ -21,7 +21,7 @@ fn handlers(descriptor: &Value) -> impl Iterator<Item = &Value> {
     list(&descriptor["provides"]).flat_map(|interface| list(&interface["handlers"]))
 }
 
-/// Method and path of every route in `src/http/mod.rs`, which is one expression a resource.
+/// Returns method and path of every route in `src/http/mod.rs`, which has one expression per resource.
 fn routes() -> BTreeSet<(String, String)> {
     let source = file("src/http/mod.rs");
     let mut routes = BTreeSet::new();
@@ -34,18 +34,19 @@ fn routes() -> BTreeSet<(String, String)> {
             }
         }
     }
-    // The eight handlers of events are routed in a loop over the kinds.
+    // A loop over the kinds adds the routes of the eight event handlers.
     routes.extend(Kind::BUSINESS.map(|kind| ("POST".to_owned(), kind.http_path())));
     routes
 }
 
-/// Who hands in events is known to the gateway; today's descriptor declares no permission set for it
+/// Returns whether the descriptor declares the permission. The gateway controls the callers of event
+/// handlers, and today's descriptor declares no permission set for the handlers
 /// (docs/contract/http-api.md#6-handlers).
 fn is_declared(permission: &&str) -> bool {
     !permission.starts_with("patron-blocks.handlers.")
 }
 
-/// The operators' own paths, which no gateway routes.
+/// Paths for operators, which the gateway does not route.
 const OPERATORS: [&str; 4] = ["/admin/health", "/admin/openapi.json", "/admin/ready", "/metrics"];
 
 #[test]

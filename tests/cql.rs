@@ -1,5 +1,5 @@
-//! CQL on real tables: what each relation finds, in which order, and that nothing a client writes is an
-//! error of the database.
+//! CQL on real tables: the matches of each relation and their order. No client query causes a database
+//! error.
 
 use patron_blocks::{
     cql,
@@ -19,7 +19,7 @@ use crate::{history::noon, sql::with_tenant};
 const NAMES: [&str; 5] =
     ["Café Zürich", "cafe noir", "Lost items", "a_b 100% \\", "fee/fine balance"];
 
-/// A condition of each name, and a limit of it of each value.
+/// Inserts a condition per name and a limit per value.
 async fn fill(db: &Db, schema: &Schema) {
     let values = [json!(1), json!(9.5), json!(10), json!(100), json!("7")];
     for (n, (name, value)) in NAMES.into_iter().zip(values).enumerate() {
@@ -112,7 +112,7 @@ async fn numbers_are_compared_and_sorted_numerically() {
     .await;
 }
 
-/// As scripts write it for the framework of today's module.
+/// Scripts for the framework of today's module use these forms.
 #[tokio::test]
 async fn modifiers_and_word_relations_are_applied() {
     with_tenant(async |db, schema| {
@@ -231,7 +231,7 @@ async fn text_sorting_ignores_case_and_accents() {
     .await;
 }
 
-/// Members that clients add may be long, and a desk waits for all limits of its tenant.
+/// Members from clients may be long, and an evaluation loads all limits of its tenant.
 #[tokio::test]
 async fn evaluation_loads_only_required_members() {
     with_tenant(async |db, schema| {
@@ -263,7 +263,7 @@ fn collections() -> [&'static SearchTarget; 3] {
     [&limits::RECORDS.search, &conditions::RECORDS.search, &dead_letters::SEARCH_TARGET]
 }
 
-/// Every field with every relation and every kind of term, and the longest queries there can be.
+/// Every field with every relation and every kind of term, and the longest allowed queries.
 #[tokio::test]
 async fn no_query_causes_a_database_error() {
     with_tenant(async |db, schema| {

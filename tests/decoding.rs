@@ -1,4 +1,4 @@
-//! Recorded payloads of every kind and shape, as snapshots, and the records that can't be applied.
+//! Recorded payloads of every kind and shape, as snapshots, and the records that are rejected.
 
 mod members;
 mod shapes;
@@ -40,7 +40,7 @@ fn event(record: &Record) -> Event {
     }
 }
 
-/// What became of a record, in one line for a table.
+/// Returns the outcome of a record in one line, for a table.
 fn outcome(record: &Record) -> String {
     match decode_record(record) {
         DecodeOutcome::Event(tenant, event) => {
@@ -107,7 +107,7 @@ fn payload_that_is_no_json_object_is_malformed() {
         rejected(&record(IN, "northlib", b"{\"loanId\":\"\xff\"}")).0,
         Reason::MalformedJson
     );
-    // Deep, but inside a member that is not looked into.
+    // The deep nesting is inside a member that the decoder skips.
     assert_eq!(
         rejected(&record(IN, "northlib", nested.as_bytes())),
         (Reason::BadField, Some("loanId"))
@@ -140,7 +140,7 @@ fn event_key_comes_from_envelope_id_or_record_position() {
     assert_eq!(key(&record(IN, "northlib", body.as_bytes())).to_string(), id);
 }
 
-/// The names of what is known must stay over an upgrade, or records that are read again count as new.
+/// Event keys must stay the same across upgrades, or repeated records would count as new.
 #[test]
 fn record_without_timestamp_is_keyed_with_minus_1() {
     let body = format!(r#"{{"timestamp":{RECORDED_AT},"data":{{"loanId":"{LOAN}"}}}}"#);

@@ -1,4 +1,4 @@
-//! Where the engines are that `dev/up` has started. The benches use this file as well.
+//! The addresses of the engines that `dev/up` has started. The benches use this file as well.
 
 use patron_blocks::store::Login;
 
@@ -7,7 +7,7 @@ pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make test or make bench"))
 }
 
-/// The database to make others from.
+/// Returns the login to the database in which tests create other databases.
 pub(crate) fn login() -> Login {
     Login {
         host: variable("DB_HOST"),

@@ -1,6 +1,6 @@
-//! The 60 rows of docs/contract/evaluation.md#7-cases, against the pure core. Each state is told by
-//! events, so the rows go through the merge as well. What rows 9, 54 to 56, 59 and 60 say of HTTP and
-//! of the users module is told by `stories::evaluation`.
+//! The 60 rows of docs/contract/evaluation.md#7-cases, against the pure core. Events create each state,
+//! so the rows also test the merge. `stories::evaluation` tests the statements of rows 9, 54 to 56, 59
+//! and 60 about HTTP and the users module.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
@@ -25,7 +25,7 @@ fn now() -> DateTime<Utc> {
     "2026-09-15T12:00:00.000Z".parse().unwrap()
 }
 
-/// A patron, told by events one after another.
+/// The facts about a patron, in their order.
 #[derive(Default)]
 struct PatronHistory {
     facts: Vec<Fact>,
@@ -39,7 +39,7 @@ fn patron() -> PatronHistory {
     PatronHistory::default()
 }
 
-/// Due so long ago, in minutes and milliseconds.
+/// Returns the instant this many minutes and milliseconds ago.
 fn ago(minutes: i64, milliseconds: i64) -> DateTime<Utc> {
     now() - TimeDelta::minutes(minutes) - TimeDelta::milliseconds(milliseconds)
 }
@@ -57,12 +57,12 @@ impl PatronHistory {
         self.with_fact(Fact::CheckedOut { loan: loan(n), user: USER, due_date, grace })
     }
 
-    /// Loans 1 to `n`, due in a week.
+    /// Adds loans 1 to `n`, due in a week.
     fn loans(self, n: u32) -> Self {
         (1..=n).fold(self, |history, n| history.checked_out(n, now() + TimeDelta::days(7), None))
     }
 
-    /// Loans 1 to `n`, overdue by a day.
+    /// Adds loans 1 to `n`, overdue by a day.
     fn overdue(self, n: u32) -> Self {
         (1..=n).fold(self, |history, n| history.checked_out(n, ago(DAY, 0), None))
     }
@@ -280,7 +280,7 @@ fn rows() -> Vec<Row> {
             &[ALL; 4],
         ),
         row(52, patron().loans(6), &[(CO, 5.0), (CO, 5.0)], &[ALL; 2]),
-        // 53 to 56: the limits of no group, or of another one, are no limits.
+        // Rows 53 to 56: the limits of no group, or of another group, do not apply.
         row(53, patron().loans(6), &[], &[]),
         row(54, patron().loans(6), &[], &[]),
         row(55, patron().loans(6), &[], &[]),
@@ -313,7 +313,7 @@ fn evaluation_matches_every_contract_row() {
         let blocked: Vec<Actions> =
             findings.iter().map(|finding| finding.blocked).filter(|b| !b.is_empty()).collect();
         assert_eq!(blocked, expected, "row {n}: {measures:?}");
-        // Every limit is told with its number, blocking or not, where the patron has anything.
+        // If the patron has any open record, every limit has a finding, blocking or not.
         assert_eq!(findings.len(), if measures.is_empty() { 0 } else { limits.len() }, "row {n}");
     }
 }
@@ -339,8 +339,8 @@ fn invalid_limit_does_not_disable_other_limits() {
     assert_eq!(blocked, [Actions::NONE, ALL]);
 }
 
-/// Six fixed rows (docs/contract/http-api.md#4-conditions): clients know them by their ids, and
-/// sort them by their names.
+/// Six fixed rows (docs/contract/http-api.md#4-conditions): clients identify the conditions by their
+/// ids, and sort the conditions by their names.
 #[test]
 fn six_conditions_have_the_known_ids_and_names() {
     let seeded = [CO, LI, OI, OR, FB, RD].map(|measure| {
@@ -360,7 +360,7 @@ fn six_conditions_have_the_known_ids_and_names() {
     assert_eq!(Measure::ALL, [CO, LI, OI, OR, FB, RD]);
 }
 
-/// What the rows above see only where a limit compares it.
+/// The rows above show a measure only through a limit.
 #[test]
 fn measures_count_exactly_what_they_name() {
     let measures = patron()

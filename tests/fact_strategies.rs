@@ -1,6 +1,5 @@
-//! Facts about one loan and one fee/fine, told at times and by sources that a property chooses,
-//! with what decides between them spelled out as docs/contract/events.md#64-clocks lists it and not
-//! as stamps lay it out.
+//! Facts about one loan and one fee/fine, with times and sources that a property chooses. The order of
+//! facts follows docs/contract/events.md#64-clocks and not the bytes of stamps.
 
 use std::ops::Range;
 
@@ -20,8 +19,8 @@ pub(crate) const FEE: Uuid = Uuid::from_u128(0x20);
 pub(crate) const ANNA: Uuid = Uuid::from_u128(0x30);
 pub(crate) const BERT: Uuid = Uuid::from_u128(0x31);
 
-/// The order of kinds in one millisecond (docs/contract/events.md#64-clocks); what storage holds
-/// comes before all.
+/// The order of kinds in one millisecond (docs/contract/events.md#64-clocks); storage events precede
+/// all.
 const TIE_ORDER: [Kind; 7] = [
     Kind::ItemCheckedOut,
     Kind::LoanDueDateChanged,
@@ -32,14 +31,15 @@ const TIE_ORDER: [Kind; 7] = [
     Kind::LoanClosed,
 ];
 
-/// Of two records of one kind in one millisecond the greater one counts, in the order of this list.
+/// The source of a record. For two records of one kind in one millisecond, the greater source wins, in
+/// the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     Enveloped(Uuid),
     Bare { offset: i64, partition: i32 },
 }
 
-/// A fact, and how it came to be known.
+/// A fact with its time in milliseconds and its source.
 #[derive(Debug, Clone)]
 pub(crate) struct TimedFact {
     pub(crate) ms: i64,
@@ -48,7 +48,7 @@ pub(crate) struct TimedFact {
 }
 
 impl TimedFact {
-    /// What decides which of two facts is the later one.
+    /// Returns the key that orders facts by time.
     pub(crate) fn precedence(&self) -> (i64, Option<usize>, Source) {
         let kind = self.fact.kind();
         (self.ms, TIE_ORDER.iter().position(|other| *other == kind), self.source)
@@ -76,7 +76,7 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     noon() + TimeDelta::milliseconds(ms)
 }
 
-/// The latest of several facts.
+/// Returns the latest of several facts.
 pub(crate) fn newest(facts: &[TimedFact], which: impl Fn(&Fact) -> bool) -> Option<&TimedFact> {
     facts.iter().filter(|fact| which(&fact.fact)).max_by_key(|fact| fact.precedence())
 }
@@ -91,7 +91,7 @@ pub(crate) fn fold_fee(facts: &[TimedFact]) -> Fee {
     changes.fold(Fee::default(), |fee, (_, change)| fee.merge(change))
 }
 
-/// Tells a fact in one of few milliseconds, so that ties are common. No two records are the same.
+/// Puts a fact in one of few milliseconds, so that ties are common. No two records are the same.
 pub(crate) fn at_any_time(fact: Fact) -> impl Strategy<Value = TimedFact> {
     (0..6_i64, source()).prop_map(move |(ms, source)| TimedFact { ms, source, fact: fact.clone() })
 }
@@ -103,7 +103,7 @@ fn source() -> impl Strategy<Value = Source> {
     ]
 }
 
-/// The record without an envelope that stands for a source.
+/// Returns the bare source that corresponds to a source.
 fn to_bare(source: Source) -> Source {
     match source {
         Source::Enveloped(id) => Source::Bare { offset: 0, partition: id.as_fields().2.into() },
@@ -111,7 +111,7 @@ fn to_bare(source: Source) -> Source {
     }
 }
 
-/// So many facts of a sort, each told somehow.
+/// Returns this number of facts, each with a random time and source.
 pub(crate) fn timed_facts(
     fact: impl Strategy<Value = Fact>,
     number: Range<usize>,
@@ -136,7 +136,7 @@ pub(crate) fn check_out() -> impl Strategy<Value = Fact> {
     })
 }
 
-/// The two ways in which a loan ends.
+/// The two kinds of fact that end a loan.
 pub(crate) fn loan_end() -> impl Strategy<Value = Fact> {
     prop_oneof![
         proptest::option::of(patron()).prop_map(|user| Fact::CheckedIn { loan: LOAN, user }),
@@ -153,7 +153,7 @@ pub(crate) fn due_date_change() -> impl Strategy<Value = Fact> {
     })
 }
 
-/// What may happen to a loan between its two ends.
+/// The facts that may change a loan between its opening and its end.
 pub(crate) fn loan_change() -> impl Strategy<Value = Fact> {
     prop_oneof![
         (patron(), any::<bool>()).prop_map(|(user, by_age)| Fact::Lost {
@@ -182,7 +182,7 @@ pub(crate) fn owned_balance() -> impl Strategy<Value = Fact> {
     balance(patron().prop_map(Some))
 }
 
-/// What mod-feesfines sends when an account is deleted.
+/// The fact that mod-feesfines sends when an account is deleted.
 pub(crate) fn deletion() -> Fact {
     Fact::BalanceChanged {
         fee_fine: FEE,
@@ -193,7 +193,7 @@ pub(crate) fn deletion() -> Fact {
     }
 }
 
-/// An open loan as storage holds it: lost, claimed returned, neither, or with a status that can't be read.
+/// An open loan in storage: lost, claimed returned, neither, or with an invalid status.
 pub(crate) fn open_snapshot() -> impl Strategy<Value = Fact> {
     (patron(), date(), any::<bool>(), 0..4_u8).prop_map(|(user, due_date, by_recall, item)| {
         let (lost, claimed_returned) = (item < 3).then_some((item == 1, item == 2)).unzip();
@@ -201,12 +201,12 @@ pub(crate) fn open_snapshot() -> impl Strategy<Value = Fact> {
     })
 }
 
-/// The loan has ended in storage.
+/// A loan that has ended in storage.
 pub(crate) fn closed_snapshot() -> Fact {
     Fact::LoanSnapshotClosed { loan: LOAN }
 }
 
-/// Anything that may be told of the loan or the fee/fine.
+/// Any fact about the loan or the fee/fine.
 pub(crate) fn any_fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         2 => check_out(), 1 => loan_end(), 4 => loan_change(), 2 => owned_balance(), 1 => Just(deletion()),
@@ -248,8 +248,8 @@ pub(crate) fn is_check_out(fact: &Fact) -> bool {
     matches!(fact, Fact::CheckedOut { .. })
 }
 
-/// The open loan that facts without an end must come to, as docs/contract/events.md#9-transitions
-/// words it.
+/// Returns the open loan that facts without an end produce, according to
+/// docs/contract/events.md#9-transitions.
 pub(crate) fn expected_loan(facts: &[TimedFact]) -> Option<OpenLoan> {
     let user = newest(facts, is_opening)?.fact.user()?;
     let newest_fact = |which: fn(&Fact) -> bool| newest(facts, which).map(|fact| &fact.fact);
@@ -283,7 +283,7 @@ pub(crate) fn expected_loan(facts: &[TimedFact]) -> Option<OpenLoan> {
     })
 }
 
-/// The open fee/fine that balances must come to.
+/// Returns the open fee/fine that the balances produce.
 pub(crate) fn expected_fee(facts: &[TimedFact]) -> Option<OpenFee> {
     let named = |fact: &Fact| matches!(fact, Fact::BalanceChanged { user: Some(_), .. });
     let user = newest(facts, named)?.fact.user()?;
@@ -301,8 +301,8 @@ pub(crate) fn fact_sequence() -> impl Strategy<Value = Vec<TimedFact>> {
     })
 }
 
-/// A life, and the same told with copies of each fact before the next one happened, in any order:
-/// all bare, or each of them from either source.
+/// A life, and the same life with copies of each fact before the next one happened, in any order. The
+/// copies are all bare, or each from either source.
 pub(crate) fn with_copies(
     life: Vec<TimedFact>,
     any_source: bool,

@@ -1,5 +1,5 @@
-//! What the fuzzer checks of any record, on what it has kept so far, on the recorded payloads and on
-//! what proptest thinks of. `make fuzz` looks for more.
+//! The fuzzer's checks, on the fuzzer's corpus, on the recorded payloads and on values from proptest.
+//! `make fuzz` finds more inputs.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ mod check;
 
 use check::check;
 
-/// One input a line.
+/// One input per line.
 const CORPUS: &str = include_str!("../fuzz/corpus.txt");
 
 #[test]

@@ -1,6 +1,6 @@
-//! The ordering hazards of docs/contract/events.md#10-hazards, each as a property of the pure core:
-//! what must come of it whatever the times, the order of arrival and the repetition.
-//! `docs/hazards.md` has the table of them, with the stories that show the same from outside.
+//! The ordering hazards of docs/contract/events.md#10-hazards, each as a property of the pure core for
+//! any times, order of arrival and repetition. `docs/hazards.md` has the table of them, with the stories
+//! that show the same from outside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +36,7 @@ fn merge_states(a: &State, b: &State) -> State {
     (merge_maps(&a.0, &b.0, Loan::merge), merge_maps(&a.1, &b.1, Fee::merge))
 }
 
-/// The loan and the fee/fine as they count.
+/// Returns the open loan and the open fee/fine after these facts.
 fn outcome(facts: &[TimedFact]) -> (Option<OpenLoan>, Option<OpenFee>) {
     (fold_loan(facts).as_open(None), fold_fee(facts).as_open(None))
 }
@@ -46,7 +46,7 @@ fn merge_facts(loan: Loan, facts: &[TimedFact]) -> Loan {
 }
 
 proptest! {
-    /// A loan that was returned or closed is not opened by the check-out that comes after it.
+    /// A check-out that arrives after the end of its loan does not open the loan.
     #[test]
     fn h01_end_before_check_out_keeps_the_loan_closed(
         ends in timed_facts(loan_end(), 1..3),
@@ -59,7 +59,8 @@ proptest! {
         }
     }
 
-    /// Nor by the same check-out, or one that a replay made new, long after the end.
+    /// A repeat of the check-out, even with a new identity and a later time, opens no loan after the
+    /// end.
     #[test]
     fn h02_repeated_check_out_opens_nothing(
         out in check_out().prop_flat_map(at_any_time),
@@ -75,8 +76,8 @@ proptest! {
         }
     }
 
-    /// Facts before the check-out count for nobody, and all of them show once it is there; a changed
-    /// due date outranks the check-out's even if it is the older one.
+    /// Facts before the check-out count for no patron, and all of them count after the check-out. A
+    /// changed due date outranks the check-out's, even if the change is older.
     #[test]
     fn h03_facts_before_check_out_count_after_it(
         waiting in timed_facts(loan_change(), 1..6),
@@ -96,7 +97,7 @@ proptest! {
         }
     }
 
-    /// Of several due-date changes the latest counts, with its recall flag.
+    /// Of several due date changes the latest counts, with its recall flag.
     #[test]
     fn h04_latest_due_date_change_wins(
         out in timed_facts(check_out(), 1..2),
@@ -108,7 +109,7 @@ proptest! {
         prop_assert_eq!((open.due_date, open.recall), (Some(due_date), by_recall));
     }
 
-    /// Lost and claimed returned are as the latest of the facts that set them left them.
+    /// The latest fact that sets lost or claimed returned decides both flags.
     #[test]
     fn h05_flags_follow_the_latest_fact(
         out in timed_facts(check_out(), 1..2),
@@ -120,7 +121,7 @@ proptest! {
         prop_assert!(!both_flags, "a lost item is not claimed returned");
     }
 
-    /// A balance follows the latest event, so an older one does not charge a paid fee/fine again.
+    /// The latest balance counts, so an older balance does not reopen a paid fee/fine.
     #[test]
     fn h06_latest_balance_wins(
         (balances, arrived) in timed_facts(owned_balance(), 2..7).prop_flat_map(with_arrivals),
@@ -128,8 +129,8 @@ proptest! {
         prop_assert_eq!(fold_fee(&arrived).as_open(None), expected_fee(&balances));
     }
 
-    /// A deletion names nobody; creation events with an earlier time have no effect after it. A
-    /// fee/fine whose owner nobody has named counts for nobody.
+    /// A deletion names no owner, and creation events with an earlier time have no effect after it. A
+    /// fee/fine without a known owner counts for no patron.
     #[test]
     fn h07_fee_deletion_wins_over_late_creation(
         deleted in at_any_time(deletion()),
@@ -146,8 +147,8 @@ proptest! {
         prop_assert!(!last || fee.as_open(None).is_none());
     }
 
-    /// Two transactions that know nothing of each other each bring part of what a new patron did;
-    /// whichever commits first, each of her loans counts that was opened and has not ended.
+    /// Two concurrent transactions each contain part of a new patron's events. In either commit order,
+    /// each loan counts that was opened and has not ended.
     #[test]
     fn h08_concurrent_first_events_all_count(
         events in business_history(14), sides in vec(any::<bool>(), 14),
@@ -165,7 +166,7 @@ proptest! {
         prop_assert_eq!(counting.collect::<BTreeSet<_>>(), &opened - &ended);
     }
 
-    /// The last loan ends in one transaction while another brings the next loan or a fee/fine.
+    /// The last loan ends in one transaction while another contains the next loan or a fee/fine.
     #[test]
     fn h09_last_end_and_concurrent_fact_both_count(
         out in check_out().prop_flat_map(at_any_time),
@@ -187,8 +188,8 @@ proptest! {
         }
     }
 
-    /// A transaction that a crash undoes leaves nothing, so a crash is a prefix that was applied and a
-    /// part of it that comes again: however often, it comes to the same.
+    /// A crash rolls back its transaction, so a prefix is applied and part of it is repeated. The result
+    /// is the same after any number of crashes.
     #[test]
     fn h10_crashes_between_batches_change_nothing(
         events in event_history(14), crashes in vec((0..=14_usize, 0..=14_usize), 0..5),
@@ -204,7 +205,7 @@ proptest! {
         prop_assert_eq!(state, fold_events(&events));
     }
 
-    /// A batch that could not be stored is offered again, whole or in halves, until each part is in.
+    /// A failed batch is retried, whole or in halves, until each part is stored.
     #[test]
     fn h11_batches_may_be_retried_whole_or_in_halves(
         events in event_history(14), refused in vec(any::<bool>(), 32),
@@ -222,8 +223,8 @@ proptest! {
         prop_assert_eq!(state, fold_events(&events));
     }
 
-    /// Two partitions are read at two paces. After a crash each is read again from where its offset
-    /// was committed, which is never beyond what was durable; then everything is there.
+    /// Two partitions are read at two paces. After a crash, each is read again from its committed
+    /// offset, which is at most the durable offset, and no record is lost.
     #[test]
     fn h12_resume_from_committed_prefix_misses_nothing(
         events in event_history(14), sides in vec(any::<bool>(), 14),
@@ -240,8 +241,8 @@ proptest! {
         prop_assert_eq!(state, fold_events(&events));
     }
 
-    /// A producer that sends a payload again makes a new record of the same fact: nothing changes, as
-    /// long as nothing else happened in between.
+    /// A producer that resends a payload creates a new record of the same fact. If no other fact lies
+    /// between, nothing changes.
     #[test]
     fn h13_resent_payload_without_id_changes_nothing(
         (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, false)),
@@ -249,7 +250,7 @@ proptest! {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
 
-    /// The same fact by two ways: enveloped and bare, each perhaps more than once.
+    /// The same fact arrives enveloped and bare, each perhaps more than once.
     #[test]
     fn h14_enveloped_and_bare_copy_count_once(
         (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, true)),
@@ -257,7 +258,7 @@ proptest! {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
 
-    /// Storage tells of a loan as it is after each event about it, at the same time and by another way.
+    /// Storage publishes the loan after each event, with the same time and another source.
     #[test]
     fn h14_storage_copies_of_events_change_nothing(
         (once, with_snapshots) in fact_sequence().prop_flat_map(|life| {
@@ -269,8 +270,8 @@ proptest! {
         prop_assert_eq!(outcome(&once), outcome(&with_snapshots));
     }
 
-    /// Everything again from some earlier offset, and again, comes to the state of once and in order;
-    /// and where tombstones were pruned, the horizon keeps old check-outs and balances from opening.
+    /// A repeated replay from any earlier offset produces the state of one ordered read. If tombstones
+    /// were pruned, the horizon prevents old check-outs and balances from opening.
     #[test]
     fn h15_replay_from_any_offset_reaches_the_same_state(
         events in event_history(14), from in vec(0..14_usize, 1..4),
@@ -291,8 +292,8 @@ proptest! {
         prop_assert!(fees.values().all(|fee| fee.as_open(Some(pruned)).is_none()));
     }
 
-    /// What storage holds of an open loan stands for all of its facts at that time: what is older loses,
-    /// what is newer wins, and only it reopens what ended before it, at a desk or in storage.
+    /// A snapshot of an open loan contains all facts at its time: older facts lose, newer facts win.
+    /// Only a snapshot reopens a loan that ended before it, by an event or in storage.
     #[test]
     fn h16_snapshot_and_events_merge_by_time(
         (facts, arrived) in timed_facts(prop_oneof![check_out(), loan_change()], 0..6)
@@ -310,8 +311,8 @@ proptest! {
         prop_assert_eq!(merge_facts(loan, &ended).as_open(None), expected_loan(&all).filter(|_| stays_open));
     }
 
-    /// A loan belongs to the patron of its latest check-out or open snapshot, whomever other events name, and before
-    /// the first one to nobody's count.
+    /// The latest check-out or open snapshot decides the owner of a loan, whomever other events name.
+    /// Before the first of them, the loan counts for no patron.
     #[test]
     fn h17_latest_check_out_decides_the_owner(
         naming in timed_facts(loan_change(), 1..5),
@@ -322,7 +323,7 @@ proptest! {
         prop_assert_eq!(open.map(|open| open.user), newest(&outs, |_| true).unwrap().fact.user());
     }
 
-    /// Whatever each producer's clock says, a loan that ended is closed.
+    /// A loan that ended is closed, whatever the clock of each producer shows.
     #[test]
     fn h18_end_wins_despite_clock_skew(
         (facts, _) in (timed_facts(prop_oneof![check_out(), loan_change()], 1..6), timed_facts(loan_end(), 1..2))
@@ -333,7 +334,7 @@ proptest! {
         prop_assert_eq!(fold_loan(&skewed.collect::<Vec<_>>()).as_open(None), None);
     }
 
-    /// An envelope is believed up to five minutes ahead of its own record; beyond that the record's
+    /// The time of an envelope counts up to five minutes ahead of its record; beyond that the record's
     /// time counts.
     #[test]
     fn h18_envelope_far_ahead_uses_the_record_time(ahead in -400_000..400_000_i64) {
@@ -342,8 +343,8 @@ proptest! {
         prop_assert_eq!(event.occurred_at, instant(expected));
     }
 
-    /// Ties (docs/contract/events.md#64-clocks): time, kind, source, then offset and partition, or
-    /// the id.
+    /// Ties (docs/contract/events.md#64-clocks): time, kind, source, then offset and partition, or the
+    /// id.
     #[test]
     fn ties_are_broken_by_kind_source_and_position(facts in timed_facts(any_fact(), 2..12)) {
         for (a, b) in facts.iter().flat_map(|a| facts.iter().map(move |b| (a, b))) {
@@ -353,7 +354,8 @@ proptest! {
         }
     }
 
-    /// So a copy of an envelope at another offset is the same event; a copy of a bare record isn't.
+    /// A copy of an envelope at another offset is the same event; a copy of a bare record is a new
+    /// event.
     #[test]
     fn envelope_copy_is_the_same_event(id in any::<u128>(), offsets in (0..9_i64, 10..19_i64)) {
         let envelope = envelope_ahead(Uuid::from_u128(id | 1), -1000);
@@ -364,7 +366,7 @@ proptest! {
     }
 }
 
-/// What storage tells after each fact of a life, as soon as it holds the loan.
+/// Returns the snapshots that storage publishes after each fact of a life, once storage has the loan.
 fn storage_snapshots(life: &[TimedFact]) -> Vec<TimedFact> {
     let after = |n: usize| {
         let loan = fold_loan(&life[..=n]);
@@ -385,7 +387,7 @@ fn storage_snapshots(life: &[TimedFact]) -> Vec<TimedFact> {
     (0..life.len()).filter_map(after).collect()
 }
 
-/// Events as two transactions or two partitions have them, in their order.
+/// Splits events between two transactions or two partitions, each in order.
 fn split_by(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
     let side = |which: bool| {
         let events = events.iter().zip(sides).filter(|(_, side)| **side == which);
@@ -394,13 +396,13 @@ fn split_by(events: &[Event], sides: &[bool]) -> (Vec<Event>, Vec<Event>) {
     (side(true), side(false))
 }
 
-/// The same check-out, of another loan.
+/// Returns the same check-out of another loan.
 fn with_loan(fact: &Fact, loan: Uuid) -> Fact {
     let Fact::CheckedOut { user, due_date, grace, .. } = *fact else { unreachable!() };
     Fact::CheckedOut { loan, user, due_date, grace }
 }
 
-/// A loan's end in an envelope whose time is so far ahead of its record's.
+/// Returns the end of a loan in an envelope whose time is this far ahead of the record's.
 fn envelope_ahead(id: Uuid, ahead: i64) -> serde_json::Value {
     let loan = "0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11";
     json!({
@@ -429,7 +431,7 @@ fn read_file(name: impl AsRef<Path>) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Names of functions that begin with a hazard's number.
+/// Returns the names of functions that begin with a hazard's number.
 fn hazard_functions(source: &str) -> BTreeSet<String> {
     let name = |text: &str| text.split('(').next().unwrap().to_owned();
     let numbered = |name: &String| {

@@ -1,4 +1,4 @@
-//! Random histories of events, for whoever compares two ways to get to a state.
+//! Random histories of events, for tests that compare two ways to the same state.
 
 use std::fmt::Debug;
 
@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-/// The instant around which histories happen.
+/// Returns the instant around which histories happen.
 pub(crate) fn noon() -> DateTime<Utc> {
     "2026-09-15T12:00:00Z".parse().unwrap()
 }
@@ -20,12 +20,12 @@ fn version_4(number: u128) -> Uuid {
     uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid()
 }
 
-/// Loan, patron or fee/fine `n` of the few that a history is about.
+/// Returns the id of loan, patron or fee/fine `n` of a history.
 fn id(kind: u128, n: u8) -> Uuid {
     version_4(kind << 64 | u128::from(n))
 }
 
-/// One of the few patrons that a history is about.
+/// Returns one of the few patrons of a history.
 pub(crate) fn patron(n: u8) -> Uuid {
     id(2, n)
 }
@@ -39,12 +39,12 @@ fn grace() -> impl Strategy<Value = Option<Grace>> {
     proptest::option::of((1..40_i32, units).prop_map(|(duration, unit)| Grace { duration, unit }))
 }
 
-/// Balances with few distinct values, zero among them often.
+/// Balances with few distinct values, and a frequent zero.
 fn balance() -> impl Strategy<Value = Decimal> {
     prop_oneof![Just(Decimal::ZERO), (-300_i64..3000).prop_map(|n| Decimal::new(n, 2).normalize())]
 }
 
-/// What is told of what happens at desks.
+/// Facts of the business events.
 fn business_fact() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
@@ -69,7 +69,7 @@ fn business_fact() -> impl Strategy<Value = Fact> {
     ]
 }
 
-/// What storage modules tell.
+/// Facts of the storage events.
 fn storage_fact() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
@@ -88,7 +88,7 @@ fn storage_fact() -> impl Strategy<Value = Fact> {
 }
 
 /// An event at one of few milliseconds, so that ties are common, enveloped or bare. `n` makes its
-/// identity its own.
+/// identity unique.
 fn event(n: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Event> {
     (fact, 0..12_i64, any::<bool>(), any::<u64>()).prop_map(move |(fact, ms, bare, random)| {
         let occurred_at = noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms);
@@ -112,7 +112,7 @@ fn events(most: usize, fact: BoxedStrategy<Fact>) -> impl Strategy<Value = Vec<E
     })
 }
 
-/// Events as they happened, those that storage tells among them; no two are the same.
+/// Distinct events in order of occurrence, including storage events.
 pub(crate) fn event_history(most: usize) -> impl Strategy<Value = Vec<Event>> {
     events(most, prop_oneof![3 => business_fact(), 1 => storage_fact()].boxed())
 }
@@ -122,14 +122,14 @@ pub(crate) fn business_history(most: usize) -> impl Strategy<Value = Vec<Event>>
     events(most, business_fact().boxed())
 }
 
-/// Events as they happened, and as they may arrive.
+/// Events in order of occurrence, and in a possible order of arrival.
 pub(crate) fn history_with_arrivals(
     most: usize,
 ) -> impl Strategy<Value = (Vec<Event>, Vec<Event>)> {
     event_history(most).prop_flat_map(with_arrivals)
 }
 
-/// What happened, and as it may arrive: in any order, each at least once, some twice.
+/// The given items, and their possible arrival: in any order, each at least once, some twice.
 pub(crate) fn with_arrivals<T>(happened: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
 where
     T: Clone + Debug + 'static,

@@ -1,6 +1,6 @@
-//! What an event is known by (docs/contract/events.md#5-identity), held against invariant I1 of
-//! ARCHITECTURE.md: the inbox takes each key once, so two records may only share a key when it does
-//! not matter which of them was read first.
+//! The identity of an event (docs/contract/events.md#5-identity), against invariant I1 of
+//! ARCHITECTURE.md. The inbox accepts each key once. Two records may share a key only if their order of
+//! reading does not matter.
 
 use std::collections::HashSet;
 
@@ -13,9 +13,9 @@ use crate::merging::fold_events;
 
 const SENT_AT: i64 = 1_788_300_000_000;
 
-/// A copy of one of three envelopes, as a producer that tries again leaves them behind: the same
-/// envelope at another place, recorded at another time. The envelopes differ in what they say of one
-/// loan; some bring a time of their own, which some of their records' clocks contradict.
+/// A copy of one of three envelopes, as a producer's retries publish it: the same envelope at another
+/// position and time. The envelopes contain different facts about one loan. Some have a time of their
+/// own, which some record timestamps contradict.
 fn envelope_copy() -> impl Strategy<Value = Record> {
     let minutes = prop_oneof![Just(0), -20..20_i64];
     (0..3_u8, minutes, 0..2_i32, 0..40_i64).prop_map(|(which, minutes, partition, offset)| {
@@ -46,7 +46,7 @@ fn envelope(which: u8, envelope_time: Option<i64>) -> Value {
     })
 }
 
-/// The events among `records` that the inbox takes: of those with the same key the first.
+/// Returns the events of `records` that the inbox accepts: the first per key.
 fn claimed_events(records: &[Record]) -> Vec<Event> {
     let mut keys = HashSet::new();
     let events = records.iter().map(|record| {

@@ -1,4 +1,4 @@
-//! The inbox takes each event once, whoever else writes, and positions only move on.
+//! The inbox accepts each event once, with any concurrent writers, and positions never go back.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -21,7 +21,7 @@ use crate::{history::noon, sql::with_tenant};
 
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 
-/// The ends of three loans, in the order of their keys.
+/// Returns the ends of three loans, ordered by key.
 fn loan_end_events() -> Vec<(Record, Event)> {
     let end = |n: u8| {
         let id = Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 | u128::from(n));
@@ -59,7 +59,7 @@ async fn claim(
     fresh.iter().map(|key| key.as_bytes()[15]).collect()
 }
 
-/// Claims in a transaction of its own.
+/// Claims events in a separate transaction.
 async fn claim_and_commit(
     db: &Db,
     schema: &Schema,
@@ -93,7 +93,7 @@ async fn writers_claiming_in_opposite_order_do_not_deadlock() {
     with_tenant(async |db, schema| {
         let events = loan_end_events();
         let [a, b, c] = &events[..] else { unreachable!() };
-        // Somebody holds the one in the middle until both wait.
+        // Another transaction has claimed the middle event until both writers wait.
         let mut middle = store::begin(db).await.unwrap();
         claim(&mut middle, schema, ClaimHint::New, &[b]).await;
         let (forth, back) = ([a, b, c], [c, b, a]);
@@ -116,7 +116,7 @@ async fn writers_claiming_in_opposite_order_do_not_deadlock() {
     .await;
 }
 
-/// Moves partition 0 on, and tells whether it was set back since.
+/// Advances the position of partition 0, and returns whether it was reset meanwhile.
 async fn advance(db: &Db, schema: &Schema, read_from: i64, next_offset: i64) -> bool {
     let (last_record_at, cluster) = (Some(noon()), "cluster");
     let reached =
@@ -234,7 +234,7 @@ async fn inbox_tail_is_found_by_offset_despite_clock_skew() {
             found.iter().map(|stored| stored.key.as_bytes()[15]).collect::<BTreeSet<u8>>()
         };
         let hour = TimeDelta::hours(1);
-        // Of a clock that was ahead, or behind: beyond offset 1 all is the tail.
+        // The clock was fast, or slow: every record from offset 2 on belongs to the tail.
         assert_eq!(found(Tail::Since(noon() + hour)).await, [2, 3].into());
         assert_eq!(found(Tail::Since(noon() - hour)).await, [1, 2, 3].into());
         assert_eq!(found(Tail::All).await, [1, 2, 3].into());

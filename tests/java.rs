@@ -1,5 +1,5 @@
-//! What the Java module of the same name leaves behind: a schema in one of its layouts, and a made-up
-//! library in it.
+//! The tables of the Java module of the same name: a schema in one of its layouts, with a fictional
+//! library.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::store::{Db, Schema};
@@ -9,19 +9,19 @@ use uuid::Uuid;
 
 use crate::payloads::now;
 
-/// The layouts that its versions leave.
+/// The table layouts of the Java module's versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// Before 1.4.0: no closed loans, no versions of summaries.
     Early,
-    /// Since then.
+    /// From 1.4.0 on.
     Late,
 }
 
-/// Rows written at a time.
+/// Rows per insert.
 const CHUNK_ROWS: usize = 5000;
 
-/// Makes the schema, empty.
+/// Creates the tables, without rows.
 pub(crate) async fn create_tables(db: &Db, schema: &Schema, layout: Layout) {
     execute_sql(db, schema, include_str!("fixtures/java.sql")).await;
     if layout == Layout::Late {
@@ -29,18 +29,18 @@ pub(crate) async fn create_tables(db: &Db, schema: &Schema, layout: Layout) {
     }
 }
 
-/// Makes the views of a reporting module.
+/// Creates the views of a reporting module.
 pub(crate) async fn create_report_views(db: &Db, schema: &Schema) {
     execute_sql(db, schema, include_str!("fixtures/reports.sql")).await;
 }
 
-/// Does something in the schema.
+/// Executes SQL in the schema.
 pub(crate) async fn execute_sql(db: &Db, schema: &Schema, sql: &str) {
     let sql = sql.replace("{schema}", schema.name());
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
 }
 
-/// Writes rows into one of its tables, as it does.
+/// Inserts rows into a table as the Java module does.
 pub(crate) async fn insert_rows(db: &Db, schema: &Schema, table: &str, rows: &[Value]) {
     let sql = format!(
         "insert into {}.{table} (id, jsonb) select * from unnest($1::uuid[], $2::jsonb[])",
@@ -59,20 +59,20 @@ pub(crate) fn java_timestamp(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
 }
 
-/// So many days ago, to the millisecond.
+/// Returns the instant this number of days ago, in whole milliseconds.
 pub(crate) fn days_ago(days: i64) -> DateTime<Utc> {
     let at = now() - TimeDelta::days(days);
     DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap()
 }
 
-/// A row of an event that the module heard of at an instant.
+/// Returns the row of an event that the Java module received at this instant.
 pub(crate) fn with_dates(at: DateTime<Utc>, mut payload: Value) -> Value {
     payload["metadata"] =
         json!({ "createdDate": java_timestamp(at), "updatedDate": java_timestamp(at) });
     payload
 }
 
-/// A patron of the made-up library, known by a number: some with loans, some with fees, some with
+/// A patron of the fictional library, identified by a number: some have loans, some fees/fines, some
 /// nothing open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patron(pub(crate) usize);
@@ -94,12 +94,12 @@ impl Patron {
         (0..self.0 % 5).map(|loan| self.derived_id(&format!("loan {loan}"))).collect()
     }
 
-    /// A loan that ended.
+    /// Returns the id of a loan that ended.
     pub(crate) fn past_loan(self) -> Uuid {
         self.derived_id("past loan")
     }
 
-    /// Owed by every third patron, and paid by all others.
+    /// Returns the id of a fee/fine that every third patron owes, and that all others have paid.
     pub(crate) fn fee(self) -> Uuid {
         self.derived_id("fee")
     }
@@ -124,7 +124,7 @@ impl Patron {
         loan == 0 && self.0.is_multiple_of(7)
     }
 
-    /// As the module stored it.
+    /// Returns the summary as the Java module stored it.
     pub(crate) fn summary(self) -> Value {
         let loan = |(n, id): (usize, Uuid)| {
             json!({
@@ -143,7 +143,8 @@ impl Patron {
         })
     }
 
-    /// What the four limits of the story block: three charged out, none lost, none overdue, 5 owed.
+    /// Returns the blocks under the four limits of the story: three charged out, none lost, none
+    /// overdue, 5 owed.
     pub(crate) fn blocks(self) -> Vec<[bool; 3]> {
         let count = |is: &dyn Fn(usize) -> bool| {
             (0..self.loans().len()).filter(|n| !self.is_claimed(*n) && is(*n)).count()
@@ -161,7 +162,7 @@ impl Patron {
     }
 }
 
-/// Fills the schema with a library of so many patrons: what is open, and the events of the last days.
+/// Inserts a library of this many patrons: the open records, and the events of the last days.
 pub(crate) async fn fill(db: &Db, schema: &Schema, patrons: usize) {
     let all = || (0..patrons).map(Patron);
     let summaries: Vec<Value> = all().filter(|p| p.has_anything()).map(Patron::summary).collect();

@@ -1,4 +1,4 @@
-//! Taking over what the Java module left: the SQL, without the service around it.
+//! The SQL of the Java switch, without the service.
 
 mod views;
 
@@ -21,7 +21,7 @@ use crate::{
     world::{TENANT, tenant_schema},
 };
 
-/// A tenant's schema as the Java module left it.
+/// Runs `work` with a tenant's schema of the Java module.
 pub(super) async fn with_java<T>(
     layout: Layout,
     work: impl AsyncFnOnce(&Login, &Db, &Schema) -> T,
@@ -53,8 +53,8 @@ where
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.unwrap()
 }
 
-/// Everything that the catalogue says of the schema's relations, functions and triggers, and of the
-/// reports' views.
+/// Returns all catalogue entries of the schema's relations, functions and triggers, and of the report
+/// views.
 pub(super) async fn catalogue(db: &Db, schema: &Schema) -> BTreeSet<String> {
     let sql = "select concat_ws(' ', c.relkind, c.oid::regclass, c.relowner::regrole, c.relacl, c.reloptions,
                       obj_description(c.oid), (select array_agg(concat(a.attname, a.atttypid::regtype, a.attacl)
@@ -106,7 +106,7 @@ async fn java_migration_keeps_open_records_and_counters() {
                 if let Some(expected) = &mut expected {
                     let mut loans = expected["openLoans"].as_array().unwrap().clone();
                     loans.sort_by_key(|loan| loan["loanId"].to_string());
-                    // Its dates are made anew for each asking.
+                    // The due dates are relative to the current time.
                     for (loan, ours) in loans
                         .iter_mut()
                         .zip(summary.as_ref().unwrap()["openLoans"].as_array().unwrap())
@@ -175,7 +175,7 @@ async fn migrated_records_carry_their_java_timestamps() {
     .await;
 }
 
-/// A fee/fine that was paid but for what doubles leave over has ended, in summaries and in events.
+/// A fee/fine whose balance is a floating-point remainder has ended, in summaries and in events.
 #[tokio::test]
 async fn migrated_fee_with_floating_point_remainder_is_paid() {
     with_java(Layout::Late, async |_, db, schema| {
@@ -212,7 +212,7 @@ async fn migrated_fee_with_floating_point_remainder_is_paid() {
     .await;
 }
 
-/// The zone of the sessions that wrote it is in none of its columns; the date in the record has one.
+/// No column contains the time zone of the writing session; the date in the record has a zone.
 #[tokio::test]
 async fn java_timestamps_are_independent_of_session_time_zone() {
     with_java(Layout::Late, async |_, db, schema| {
@@ -245,7 +245,7 @@ async fn java_timestamps_are_independent_of_session_time_zone() {
     .await;
 }
 
-/// What the record says of its time may be anything.
+/// The time in the record may have any content.
 #[tokio::test]
 async fn invalid_creation_date_falls_back_to_the_column() {
     with_java(Layout::Late, async |_, db, schema| {

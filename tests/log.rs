@@ -1,4 +1,4 @@
-//! The story's part of the log: topics of its own, and records with real producers' headers.
+//! The log of a story: its own topics, and records with the headers of real producers.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::world::{TENANT, until};
 
-/// Copies of each topic: as many as the cluster that is named keeps, or one.
+/// Returns the replication factor of each topic: that of the configured cluster, or one.
 fn replication_factor() -> TopicReplication<'static> {
     #[expect(clippy::disallowed_methods, reason = "which cluster it is")]
     let copies = std::env::var("REPLICATION_FACTOR").ok();
@@ -29,14 +29,15 @@ pub(crate) struct Log {
     bootstrap: String,
     environment: String,
     admin: AdminClient<DefaultClientContext>,
-    /// Another one once a topic was made anew: a client believes the later epochs of the topic before.
+    /// A recreated topic needs a new producer, because a client trusts the later leader epochs of the
+    /// deleted topic.
     producer: Mutex<FutureProducer>,
     /// The offset after the last record published, by topic and partition.
     end_offsets: Mutex<HashMap<(String, i32), i64>>,
     topics: Mutex<Vec<String>>,
 }
 
-/// A record of a topic that the service writes.
+/// A record from a topic that the service writes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConsumedMessage {
     pub(crate) key: String,
@@ -44,7 +45,7 @@ pub(crate) struct ConsumedMessage {
     pub(crate) value: serde_json::Value,
 }
 
-/// A record that a story shapes itself.
+/// A record with a topic, headers, payload and timestamp that the story chooses.
 pub(crate) struct OutgoingRecord<'a> {
     pub(crate) topic: String,
     pub(crate) headers: Vec<(&'a str, &'a str)>,
@@ -81,12 +82,12 @@ impl Log {
         log
     }
 
-    /// All topics so far.
+    /// Returns the names of all topics created so far.
     pub(crate) fn topics(&self) -> Vec<String> {
         self.topics.lock().expect("no panic").clone()
     }
 
-    /// Where the broker is.
+    /// Returns the address of the broker.
     pub(crate) fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
@@ -117,14 +118,14 @@ impl Log {
         self.topics.lock().expect("no panic").extend(names);
     }
 
-    /// Deletes a topic and makes it again, empty.
+    /// Deletes a topic and creates an empty topic with the same name.
     pub(crate) async fn recreate_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
         deleted.into_iter().for_each(|topic| {
             topic.expect("the topic was there");
         });
-        // Deleting ends some time after it was answered.
+        // The broker finishes a deletion some time after its response.
         let again = NewTopic::new(topic, 2, replication_factor());
         while self.admin.create_topics([&again], &options).await.expect("Kafka is there")[0]
             .is_err()
@@ -132,7 +133,8 @@ impl Log {
             tokio::task::yield_now().await;
         }
         *self.producer.lock().expect("no panic") = producer(&self.bootstrap);
-        // So does the broker's old log: what is written before is taken, and gone with it.
+        // The broker also deletes the old log late, and accepts and loses earlier records. The loop
+        // waits for empty partitions.
         let written: Vec<i32> = {
             let ends = self.end_offsets.lock().expect("no panic");
             ends.keys().filter(|(of, _)| of == topic).map(|(_, partition)| *partition).collect()
@@ -147,7 +149,7 @@ impl Log {
         self.end_offsets.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
-    /// Deletes a topic for good.
+    /// Deletes a topic permanently.
     pub(crate) async fn delete_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
@@ -157,7 +159,7 @@ impl Log {
         self.end_offsets.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
 
-    /// Cuts the log, as retention does: what stands before the offset is gone.
+    /// Deletes the records before an offset, as retention does.
     pub(crate) async fn delete_records_before(&self, topic: &str, partition: i32, before: i64) {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
@@ -165,7 +167,7 @@ impl Log {
         self.admin.delete_records(&offsets, &options).await.expect("the log is cut");
     }
 
-    /// Moves the group, as an operator does with Kafka's own tool while no instance runs.
+    /// Sets the group's offset, as an operator does with Kafka's own tool while no instance runs.
     pub(crate) async fn set_group_offset(&self, topic: &str, partition: i32, to: i64) {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(to)).expect("an offset");
@@ -174,7 +176,7 @@ impl Log {
         moved.await.expect("no panic").expect("the group is empty and can be moved");
     }
 
-    /// A client that asks about the group without joining it.
+    /// Returns a client that reads the group's offsets and stays outside the group.
     pub(crate) fn group_client(&self) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap);
@@ -186,7 +188,7 @@ impl Log {
         format!("{}.cg.patron-blocks", self.environment)
     }
 
-    /// How long the broker waits for an instance that says nothing, in a group of its protocol.
+    /// Sets the session timeout of the group's members, for the consumer protocol.
     pub(crate) async fn set_session_timeout(&self, time: Duration) {
         let (group, time) = (self.group_name(), time.as_millis().to_string());
         let alter = AlterConfig::new(ResourceSpecifier::Group(&group));
@@ -197,7 +199,7 @@ impl Log {
         });
     }
 
-    /// Gives a topic more partitions, and waits until the producer knows of them.
+    /// Raises the number of a topic's partitions, and waits until the producer knows them.
     pub(crate) async fn add_partitions(&self, topic: &str, number: usize) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let more = NewPartitions::new(topic, number);
@@ -215,7 +217,7 @@ impl Log {
         }
     }
 
-    /// Lets all topics so far hold a record for a week, in segments of a day.
+    /// Sets the retention of all topics so far to a week, in segments of a day.
     pub(crate) async fn set_retention_of_a_week(&self) {
         let names = self.topics();
         let alter = |name| {
@@ -246,12 +248,12 @@ impl Log {
         .await;
     }
 
-    /// Many at once.
+    /// Publishes many records at once.
     pub(crate) async fn send_all<'a>(&self, drafts: impl Iterator<Item = OutgoingRecord<'a>>) {
         futures_util::future::join_all(drafts.map(|draft| self.send(draft))).await;
     }
 
-    /// Many at once, all to one partition, in their order.
+    /// Publishes records to one partition, in their order.
     pub(crate) async fn send_all_to_partition<'a>(
         &self,
         partition: i32,
@@ -267,13 +269,14 @@ impl Log {
         self.record_end_offset(at);
     }
 
-    /// Publishes to one of a topic's partitions.
+    /// Publishes a record to one partition of its topic.
     pub(crate) async fn send_to_partition(&self, partition: i32, draft: OutgoingRecord<'_>) {
         let at = self.deliver(draft, Some(partition)).await;
         self.record_end_offset(at);
     }
 
-    /// Many large ones with keys, a few at once, and not compressed: that would take longer than all else.
+    /// Publishes many large records with keys, in groups of 20. Compression would take longer than
+    /// everything else.
     pub(crate) async fn send_uncompressed<'a>(
         &self,
         mut drafts: impl Iterator<Item = (String, OutgoingRecord<'a>)>,
@@ -299,7 +302,7 @@ impl Log {
         *end = (*end).max(at.2 + 1);
     }
 
-    /// Publishes without waiting for it to be settled: for records that leave no position.
+    /// Publishes a record without recording its end offset, because no position will cover the record.
     pub(crate) async fn send_untracked(&self, draft: OutgoingRecord<'_>) -> (String, i32, i64) {
         self.deliver(draft, None).await
     }
@@ -332,7 +335,7 @@ impl Log {
         (draft.topic.clone(), delivery.partition, delivery.offset)
     }
 
-    /// Everything that stands in a topic: key, headers and value, in the order of each partition.
+    /// Returns all records of a topic with key, headers and value, in the order of each partition.
     pub(crate) fn read_topic(&self, topic: &str) -> Vec<ConsumedMessage> {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap).set("group.id", "none");
@@ -368,7 +371,7 @@ impl Log {
         messages
     }
 
-    /// A consumer that reads these topics from their beginning.
+    /// Returns a consumer that reads these topics from their beginning.
     pub(crate) fn subscribe(&self, topics: &[&str]) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.bootstrap);

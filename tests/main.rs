@@ -1,7 +1,7 @@
-//! All tests that need more than one module: properties of the pure core, the SQL against the pure
-//! core, and stories through the real service with a real PostgreSQL and a real Kafka.
+//! All tests that need more than one module: properties of the pure core, the SQL against the pure core,
+//! and stories. Stories run the real service with a real PostgreSQL and a real Kafka.
 //!
-//! `make test` provides both. One binary, so that everything links once.
+//! `make test` provides both. All tests are one binary, so the linker runs once.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its work")]
 
 mod assignment;
@@ -29,7 +29,7 @@ mod stories;
 mod tenant_horizons;
 mod vocabulary;
 
-// What tests are made with.
+// Test support.
 mod binary;
 mod block_event_consumer;
 mod engines;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::history::{business_history, event_history, history_with_arrivals, noon, with_arrivals};
 
-/// What is known after `events`, by loan and by fee/fine.
+/// Returns the loans and the fees/fines after `events`.
 pub(crate) fn fold_events(events: &[Event]) -> (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>) {
     let (mut loans, mut fees) = (BTreeMap::<_, Loan>::new(), BTreeMap::<_, Fee>::new());
     for event in events {
@@ -28,7 +28,7 @@ pub(crate) fn fold_events(events: &[Event]) -> (BTreeMap<Uuid, Loan>, BTreeMap<U
     (loans, fees)
 }
 
-/// What is known by whoever knows of both.
+/// Merges two maps by key.
 pub(crate) fn merge_maps<T: Clone + Default>(
     a: &BTreeMap<Uuid, T>,
     b: &BTreeMap<Uuid, T>,
@@ -42,8 +42,8 @@ pub(crate) fn merge_maps<T: Clone + Default>(
     joined
 }
 
-/// What is taken over from the module before (docs/decisions/0016): when that heard of the check-out, and
-/// when it last wrote.
+/// A snapshot of the Java module (docs/decisions/0016) has two times: of the check-out's arrival, and of
+/// the last write.
 #[test]
 fn snapshot_reopens_only_loans_closed_before_it() {
     let user = Uuid::from_u128(7);

@@ -1,4 +1,4 @@
-//! Looks at how far the group is, in the database and at the broker, for as long as a story lasts.
+//! Checks the group's offsets and the positions, at the broker and in the database, during a story.
 
 use std::{
     collections::HashMap,
@@ -14,16 +14,17 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::world::{World, positions, tenant_schema};
 
-/// How long the group may take to come to what is durable: its owners commit each second.
+/// The longest time until the group's offsets reach the positions. The owners commit each second.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Offsets = HashMap<(String, i32), i64>;
 
-/// While it lasts no position goes back, and the group is never further than what is durable. Nor does an
-/// offset of the group go back in the classic protocol. Where brokers assign (KIP-848) they take a commit of
-/// any member that is alive, so that one which had to be sent again may undo a later one; nothing is read again
-/// for it, because where reading goes on is the position's to say. In either protocol the group comes to what
-/// is durable in the end.
+/// A running check: no position goes back, and no group offset exceeds its position. In the classic
+/// protocol, no group offset goes back either.
+///
+/// With KIP-848, brokers accept a commit of any live member, so a repeated commit may undo a later one.
+/// This causes no repeated read, because reading starts at the position. In either protocol, the group's
+/// offsets reach the positions in the end.
 pub(crate) struct OffsetMonitor {
     stop: oneshot::Sender<()>,
     task: JoinHandle<u32>,
@@ -38,7 +39,7 @@ impl OffsetMonitor {
         let watching = tokio::spawn(async move {
             let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
             let mut looks = 0;
-            // The last look is after the end, when the group has come to what is durable.
+            // The last check runs after the end, when the group's offsets have reached the positions.
             let (mut over, mut last) = (None, false);
             let mut look = tokio::time::interval(Duration::from_millis(20));
             while !last {
@@ -69,7 +70,7 @@ impl OffsetMonitor {
         Self { stop: end, task: watching }
     }
 
-    /// Ends with a last look.
+    /// Ends the check, after a last comparison.
     pub(crate) async fn finish(self) {
         let _ = self.stop.send(());
         let looks = self.task.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));

@@ -9,7 +9,7 @@ pub(crate) fn now() -> DateTime<Utc> {
     Clock::system().now()
 }
 
-/// A date as mod-circulation writes it, so many minutes from now.
+/// Returns a date in the format of mod-circulation, this number of minutes from now.
 pub(crate) fn minutes_from_now(minutes: i64) -> String {
     (now() + TimeDelta::minutes(minutes)).format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
@@ -18,7 +18,7 @@ pub(crate) fn check_out(user: Uuid, loan: Uuid, due_date: &str) -> Value {
     json!({ "userId": user, "loanId": loan, "dueDate": due_date })
 }
 
-/// What most events consist of.
+/// Returns the members that most events have.
 pub(crate) fn loan_event(user: Uuid, loan: Uuid) -> Value {
     json!({ "userId": user, "loanId": loan })
 }
@@ -44,7 +44,7 @@ pub(crate) fn balance_change(
     fee
 }
 
-/// Shape B around a payload.
+/// Wraps a payload in an envelope (shape B).
 pub(crate) fn in_envelope(payload: &Value, at: DateTime<Utc>) -> Value {
     json!({
         "id": Uuid::new_v4(), "type": "UPDATED", "tenant": crate::world::TENANT,
@@ -52,7 +52,7 @@ pub(crate) fn in_envelope(payload: &Value, at: DateTime<Utc>) -> Value {
     })
 }
 
-/// An open loan as mod-circulation-storage holds it.
+/// Returns an open loan as mod-circulation-storage stores it.
 pub(crate) fn storage_loan(user: Uuid, loan: Uuid, due_date: &str) -> Value {
     json!({
         "id": loan, "userId": user, "itemId": Uuid::new_v4(), "status": { "name": "Open" },
@@ -60,14 +60,14 @@ pub(crate) fn storage_loan(user: Uuid, loan: Uuid, due_date: &str) -> Value {
     })
 }
 
-/// The same, with another value of a member.
+/// Returns a copy of an entity with another value of one member.
 pub(crate) fn with_member(entity: &Value, name: &str, value: impl Into<Value>) -> Value {
     let mut entity = entity.clone();
     entity[name] = value.into();
     entity
 }
 
-/// A user as mod-users holds them.
+/// Returns a user as mod-users stores it.
 pub(crate) fn user_record(user: Uuid, group: impl Into<Option<Uuid>>) -> Value {
     let personal = json!({ "lastName": "Dahl", "firstName": "Edda" });
     let mut record = json!({ "id": user, "active": true, "personal": personal });
@@ -77,7 +77,7 @@ pub(crate) fn user_record(user: Uuid, group: impl Into<Option<Uuid>>) -> Value {
     record
 }
 
-/// Shape C, as storage modules write what was done to an entity.
+/// Returns a change of an entity as storage modules publish it (shape C).
 pub(crate) fn entity_change(what: &str, entity: &Value, at: DateTime<Utc>) -> Value {
     let data = match what {
         "CREATED" => json!({ "new": entity }),
@@ -92,6 +92,7 @@ pub(crate) fn entity_change(what: &str, entity: &Value, at: DateTime<Utc>) -> Va
     )
 }
 
-/// Moves the instant of enabling back, which a trigger protects otherwise: the inbox is believed since then.
+/// Moves the instant of enabling one hour back; the inbox counts as complete since that instant. A
+/// trigger protects the instant in production.
 pub(crate) const BACKDATE_ENABLING_SQL: &str =
     "update mod_patron_blocks.tenant set enabled_at = enabled_at - interval '1 hour'";

@@ -1,4 +1,4 @@
-//! Whether partitions come on and logs are the ones that they were, by what is seen of them.
+//! Detection of stalled partitions and of recreated logs from the watermarks.
 
 use patron_blocks::kafka::offsets::Watermarks;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use patron_blocks::kafka::{
 
 use crate::history::noon;
 
-/// Partitions of topics that are read, each with ten records read.
+/// Returns partitions of topics, each with ten records read.
 fn watched_partitions(places: &[(&str, i32)]) -> Vec<WatchedPartition> {
     let assignment = Assignment::default();
     assignment.add(places.iter().map(|(topic, partition)| ((*topic).to_owned(), *partition)));
@@ -69,7 +69,7 @@ fn shrunken_log_is_reported_as_recreated() {
         ([(5, 10), (5, 10)], &watched[..], false),
         ([(10, 10), (10, 10)], &watched, false),
         ([(5, 9), (5, 9)], &watched, true),
-        // A leader that has just taken over, and one that holds more.
+        // A new leader may lag for a moment, and a leader may have more records.
         ([(5, 9), (5, 10)], &watched, false),
         ([(5, 10), (4, 20)], &watched, false),
         ([(5, 10), (4, 20)], &unread, true),

@@ -1,4 +1,4 @@
-//! A wire between the service and its database that a story can cut.
+//! A proxy between the service and its database that a story can interrupt.
 
 use std::sync::Arc;
 
@@ -8,23 +8,23 @@ use tokio::{
     sync::watch,
 };
 
-/// What goes through.
+/// The traffic that the proxy forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProxyMode {
-    /// Everything.
+    /// All traffic.
     Forward,
-    /// Nothing: connections are closed, new ones too.
+    /// No traffic: open and new connections are closed.
     Closed,
-    /// Connections stay and nothing moves.
+    /// No traffic, while connections stay open.
     Frozen,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: ProxyMode,
-    /// How often it was cut: a cut that is mended at once ends connections all the same.
+    /// Number of disconnects. A disconnect closes connections even if the proxy is restored at once.
     disconnects: u32,
-    /// How often connections were stranded: those of before say nothing ever again.
+    /// Number of stalls. Older connections stay silent forever.
     stalls: u32,
 }
 
@@ -65,7 +65,7 @@ impl Proxy {
         self.state.send_modify(|state| state.mode = ProxyMode::Frozen);
     }
 
-    /// What is connected now falls silent for ever; new connections work.
+    /// Silences all current connections forever; new connections work.
     pub(crate) fn stall_connections(&self) {
         self.state.send_modify(|state| state.stalls += 1);
     }
@@ -75,7 +75,7 @@ impl Proxy {
     }
 }
 
-/// Carries bytes both ways while the wire is whole.
+/// Forwards bytes both ways while the mode allows it.
 async fn forward(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
     let begun = *wire.borrow_and_update();
     if begun.mode == ProxyMode::Closed {

@@ -1,4 +1,4 @@
-//! Housekeeping on a database: what goes, what stays, and who waits for whom.
+//! Housekeeping on a database: the pruned rows, the remaining rows, and the locks.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{history::noon, sql::with_tenant, world::until};
 
-/// Loans that ended long ago: a table of several steps.
+/// The number of loans that ended long ago. Their deletion requires several steps.
 const CLOSED_LOANS: u128 = 30_000;
 
 struct PruneFixture {
@@ -33,7 +33,7 @@ struct PruneFixture {
     housekeeping: Housekeeping,
 }
 
-/// A tenant with [`ENDED`] loans, and housekeeping that rests so long between two steps.
+/// Creates a tenant with [`CLOSED_LOANS`] loans, and housekeeping with this pause between two steps.
 async fn with_fixture(pause: Duration, work: impl AsyncFnOnce(&PruneFixture)) {
     with_tenant(async |db, _| {
         let tenants = Arc::new(TenantRegistry::new(db.clone(), Clock::system()));
@@ -86,7 +86,7 @@ fn event(at: DateTime<Utc>, fact: Fact) -> Event {
 }
 
 fn loan(id: u128) -> Uuid {
-    // Keys that lie on disk in another order than in the index.
+    // The order of the keys on disk differs from the order in the index.
     uuid::Builder::from_random_bytes((id.wrapping_mul(0x9E37_79B9_7F4A_7C15 << 32)).to_be_bytes())
         .into_uuid()
 }
@@ -101,7 +101,7 @@ fn check_in(id: u128, at: DateTime<Utc>) -> Event {
 }
 
 impl PruneFixture {
-    /// As ingest does: with the tenant's lock as one of many, one merge for the batch.
+    /// Writes as ingest does: with the shared tenant lock, one merge for the batch.
     async fn write(
         &self,
         ids: &[u128],
@@ -210,7 +210,7 @@ async fn pruning_neither_blocks_writers_nor_waits_for_them() {
         assert!(began.elapsed() < Duration::from_secs(5), "waited {:?}", began.elapsed());
         holder.rollback().await.unwrap();
 
-        // Nor does it wait itself, so it can be part of no deadlock.
+        // Housekeeping skips locked rows instead of waiting, so it is part of no deadlock.
         let mut holder = store::begin(&fixture.db).await.unwrap();
         let row = "select from {schema}.loan where loan_id = $1 for update"
             .replace("{schema}", fixture.tenant.schema.name());
@@ -254,7 +254,7 @@ async fn records_waiting_for_tenant_are_not_pruned_by_number() {
                    '2026-09-15T13:00:00Z'::timestamptz + n * interval '1 minute', '[]', ''
               from generate_series";
         fixture.execute_sql(&format!("{park} (0, 1499) n")).await;
-        // Others are few, and older than all that wait.
+        // The other dead letters are few, and older than all waiting ones.
         let others = park.replace("tenant_unusable", "bad").replace("T13:00", "T12:00");
         fixture.execute_sql(&format!("{others} (0, 9) n")).await;
         assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
@@ -265,7 +265,8 @@ async fn records_waiting_for_tenant_are_not_pruned_by_number() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_pruned_by_size() {
     with_fixture(Duration::from_millis(1), async |fixture| {
-        // Ten times a megabyte that can't be made smaller; in headers and keys it counts as well.
+        // Ten dead letters with an incompressible megabyte each. Bytes in headers and keys count as
+        // well.
         let park = "insert into {schema}.dead_letter
               (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, key, payload)
             select gen_random_uuid(), 'bad', 'r', 't', 0, n,
@@ -301,7 +302,7 @@ async fn prune_horizon_never_moves_back() {
         let (earlier, later) = (noon() - TimeDelta::days(1), noon());
         assert_eq!(recorded(later).await, Horizon::at(later).as_bytes());
         assert_eq!(recorded(earlier).await, Horizon::at(later).as_bytes());
-        // One instance in an hour, whoever asks first.
+        // One instance per hour may prune, whichever claims first.
         let hour = Duration::from_secs(3600);
         let claim = async || store::prune::claim(db, schema, hour).await.unwrap();
         let began = async |when: &str| {
@@ -314,7 +315,7 @@ async fn prune_horizon_never_moves_back() {
         assert!(!claim().await);
         began("- interval '61 minutes'").await;
         assert!(claim().await);
-        // Written down by a clock that was ahead.
+        // A fast clock recorded this start.
         began("+ interval '1 minute'").await;
         assert!(claim().await);
     })

@@ -1,4 +1,4 @@
-//! A client that writes HTTP by hand, as slowly or as wrongly as a test wants.
+//! A client that writes raw HTTP, as slowly or as incorrectly as a test requires.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::{
 
 use crate::world::World;
 
-/// Between two drops.
+/// The time between two bytes.
 const DRIP_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a connection may stay open at most.
+/// The longest life of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What was said until the service hung up.
+/// The response until the service closed the connection.
 #[derive(Debug)]
 pub(crate) struct RawResponse {
     pub(crate) status: u16,
@@ -44,16 +44,17 @@ impl RawResponse {
     }
 }
 
-/// A connection on which so much has been sent.
+/// Opens a connection and sends these bytes.
 pub(crate) async fn send_partial(world: &World, bytes: &str) -> TcpStream {
     let address = world.url().trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.expect("the service listens");
-    // It may hang up in the midst of it.
+    // The service may close the connection in the middle.
     let _ = stream.write_all(bytes.as_bytes()).await;
     stream
 }
 
-/// Waits until the service has read the head of a request with `Expect: 100-continue` and turns to its body.
+/// Waits until the service has read the head of a request with `Expect: 100-continue` and requests its
+/// body.
 pub(crate) async fn expect_continue(stream: &mut TcpStream) {
     const CONTINUE_LINE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
     let mut line = [0; CONTINUE_LINE.len()];
@@ -62,7 +63,7 @@ pub(crate) async fn expect_continue(stream: &mut TcpStream) {
     assert_eq!(line, CONTINUE_LINE, "{}", String::from_utf8_lossy(&line));
 }
 
-/// What the service says until it hangs up.
+/// Reads the response until the service closes the connection.
 pub(crate) async fn read_response(mut stream: TcpStream) -> RawResponse {
     let mut bytes = Vec::new();
     let all = timeout(CONNECTION_TIMEOUT, stream.read_to_end(&mut bytes)).await;
@@ -70,7 +71,7 @@ pub(crate) async fn read_response(mut stream: TcpStream) -> RawResponse {
     RawResponse::parse(&bytes)
 }
 
-/// As [`hear`], while one more byte is sent again and again.
+/// Like [`read_response`], while the client sends another byte every [`DRIP_INTERVAL`].
 pub(crate) async fn drip_until_response(stream: TcpStream) -> RawResponse {
     let (mut read, mut write) = stream.into_split();
     let mut bytes = Vec::new();

@@ -1,5 +1,5 @@
-//! The rule of a rebuild, on the pure core: what a source says stands, what it can't know is kept, and what
-//! it would have to know and doesn't was never said.
+//! The rule of a rebuild, on the pure core. The source's records apply, records outside its coverage
+//! remain, and current records that a covering source lacks are removed.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ use crate::{
 
 type State = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);
 
-/// Reconciles all of it. Who was named beside a loan has no stamp and decides nothing once the loan was
-/// opened; it is left out.
+/// Reconciles all loans and fees/fines. The fallback user has no stamp and has no effect once the loan
+/// was opened, so it is left out.
 fn reconciled(source: State, here: State, since: Option<Horizon>) -> State {
     let covered = Coverage { log: since, http: since };
     let (mut loans, mut fees) = State::default();
@@ -35,7 +35,7 @@ fn reconciled(source: State, here: State, since: Option<Horizon>) -> State {
     (loans, fees)
 }
 
-/// As told by `events`, without what is left out above, and without what nothing is known of.
+/// Returns the state after `events`, without fallback users.
 fn expected_state(events: &[Event]) -> State {
     let (loans, fees) = fold_events(events);
     (loans.into_iter().map(|(id, loan)| (id, Loan { fallback_user: None, ..loan })).collect(), fees)
@@ -65,10 +65,10 @@ proptest! {
             let new = events.iter().filter(|event| since.admits(&event.stamp));
             new.cloned().collect::<Vec<_>>()
         };
-        // Known here is all that happened, and what didn't since then.
+        // The current state contains all true events, and false events since the start of the coverage.
         let here = [all.clone(), admitted(&others)].concat();
         let state = reconciled(fold_events(&admitted(&all)), fold_events(&here), Some(since));
-        // A register has one value: a bogus newer one has hidden the right older one for good.
+        // A register has one value, so a false newer value has erased the true older one permanently.
         let hidden = |id: &Uuid| admitted(&others).iter().any(|event| event.fact.subject() == Some(*id));
         let (mut found, mut expected) = (without_empty(state), expected_state(&all));
         for (loans, fees) in [&mut found, &mut expected] {

@@ -1,5 +1,5 @@
-//! The JSON schemas of the eight events, in `docs/events/`: what is recorded and what the simulator
-//! writes is valid, and a payload is valid just where it can be applied.
+//! The JSON schemas of the eight events, in `docs/events/`. Recorded and simulated payloads are valid,
+//! and a payload is valid exactly if it can be applied.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -25,7 +25,7 @@ fn schema(kind: Kind) -> (Value, Validator) {
     (schema, validator)
 }
 
-/// What holds a message of ours to its schema.
+/// Returns the validator of a message that the service publishes.
 pub(crate) fn message_validator(name: &str) -> Validator {
     let schema = file(&format!("docs/messages/{name}.json"));
     assert_eq!(schema["title"], name);
@@ -33,7 +33,7 @@ pub(crate) fn message_validator(name: &str) -> Validator {
     jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
 }
 
-/// The event's own members, whatever they are wrapped in; none where an envelope has no data.
+/// Returns the event's own members without any wrapper; `None` for an envelope without data.
 fn content(value: &Value) -> Option<Value> {
     if let Some(text) = value.get("eventPayload").and_then(Value::as_str) {
         return serde_json::from_str(text).ok();
@@ -95,14 +95,14 @@ fn is_applied(kind: Kind, payload: &Value) -> bool {
     matches!(decode::decode_record(&record, &topic, "cluster"), DecodeOutcome::Event(..))
 }
 
-/// Members that cost no event from the log; over HTTP they must be valid too.
+/// Members that reject no event from the log; over HTTP they must be valid too.
 const MINOR_MEMBERS: [(Kind, &str); 3] = [
     (Kind::ItemCheckedIn, "userId"),
     (Kind::FeeFineBalanceChanged, "feeFineTypeId"),
     (Kind::FeeFineBalanceChanged, "loanId"),
 ];
 
-/// Each member missing, or any of these.
+/// Tests each member missing, or with each of these values.
 #[test]
 fn payload_is_valid_exactly_if_it_is_decoded() {
     let odd = [

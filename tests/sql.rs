@@ -28,13 +28,13 @@ use crate::{
     story_database::{pool, with_database},
 };
 
-/// Random histories that go through the database.
+/// The number of random histories for the database.
 const CASES: u32 = 150;
 
-/// Those that are laid out in a shadow, each in one of its own.
+/// The number of histories that are loaded into a shadow, each into its own.
 const SHADOW_CASES: u32 = 60;
 
-/// A migrated tenant, and nothing else.
+/// Runs `work` with one migrated tenant and nothing else.
 pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) -> T {
     with_database(async |login| {
         let db = pool(&login);
@@ -82,7 +82,7 @@ async fn migrations_may_be_repeated_and_run_concurrently() {
     .await;
 }
 
-/// Up to when complete snapshots spoke: of all, and of two of the patrons.
+/// The snapshot horizons of the tenant, and of two of the patrons.
 #[derive(Debug, Clone)]
 struct SnapshotHorizons {
     all: Option<Horizon>,
@@ -90,7 +90,7 @@ struct SnapshotHorizons {
 }
 
 impl SnapshotHorizons {
-    /// Of what is this patron's.
+    /// Returns the snapshot horizon that applies to this owner.
     fn of(&self, owner: Option<Uuid>) -> Option<Horizon> {
         let n = [0, 1].into_iter().find(|n| owner == Some(history::patron(*n)));
         self.all.max(n.and_then(|n| self.patrons[usize::from(n)]))
@@ -111,11 +111,11 @@ struct Case {
     happened: Vec<Event>,
     arrived: Vec<Event>,
     batch: usize,
-    /// An instant to measure at.
+    /// An instant for the measures.
     now: DateTime<Utc>,
-    /// Complete snapshots that spoke before.
+    /// The horizons of earlier complete snapshots.
     snapshot_horizons: SnapshotHorizons,
-    /// After so many events what is older than a horizon is forgotten, and all come once more.
+    /// After this number of events, rows before the horizon are pruned, and all events are repeated.
     pruning: Option<(usize, Horizon)>,
 }
 
@@ -163,7 +163,7 @@ fn for_each_case(cases: u32, check: impl AsyncFn(&Db, &Schema, &Case) -> Result<
     }));
 }
 
-/// Lays a history out in a shadow, batch by batch, and puts it together in small steps.
+/// Loads a history into a shadow, batch by batch, and merges the parts in small steps.
 async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
     let Case { happened, arrived, batch, snapshot_horizons: spoken, .. } = case;
     clear(db, schema, spoken).await;
@@ -211,7 +211,7 @@ async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String
     Ok(())
 }
 
-/// Every row of a table, and whose it is if it is open.
+/// Returns every row of a table, with the owner of an open one.
 async fn shadow_rows(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option<Uuid>)> {
     let name = shadow.name();
     let sql = format!(
@@ -233,7 +233,7 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
     };
     write_concurrently(db, schema, arrived, happened, *batch).await?;
 
-    // Where a row is made after pruning, that speaks too.
+    // For a row that is created after pruning, the prune horizon applies too.
     let pruned = pruning.map(|(_, before)| before);
     let of = |remaining: &BTreeSet<Uuid>, id, spoken: Option<Horizon>| {
         if remaining.contains(id) { spoken } else { spoken.max(pruned) }
@@ -263,7 +263,8 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
     assert_same("groups", stored_groups(db, schema).await, groups)?;
     let mut users: Vec<Uuid> = open_loans.values().map(|loan| loan.user).collect();
     users.extend(open_fees.values().map(|fee| fee.user));
-    // At some instant, and at the very instants at which something gets overdue.
+    // The instants are `now`, each moment at which a loan becomes overdue, and the millisecond before
+    // it.
     let turns = open_loans.values().filter_map(OpenLoan::overdue_from);
     let before = turns.clone().map(|turn| turn - TimeDelta::milliseconds(1));
     let instants: Vec<_> = turns.clone().chain(before).chain([*now]).collect();
@@ -277,7 +278,7 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
     Ok(())
 }
 
-/// Two writers at once, in two orders.
+/// Runs two writers at once, in two orders.
 async fn write_concurrently(
     db: &Db,
     schema: &Schema,
@@ -292,7 +293,7 @@ async fn write_concurrently(
     forth.and(back).map_err(|error| format!("{error:?}"))
 }
 
-/// Forgets what is past of loans and fees/fines, as the pure core says, and tells what it leaves.
+/// Prunes ended loans and fees/fines according to the pure core, and returns the remaining ids.
 async fn prune(
     db: &Db,
     schema: &Schema,
@@ -364,7 +365,7 @@ async fn write<'a>(
 ) -> Result<(), store::Error> {
     for batch in batches {
         let delta = StateDelta::from_events(batch);
-        // As ingest does it.
+        // Ingest closes loans in the same way.
         let tenant = TenantId::parse("northlib").unwrap();
         let (mut next, before) = (Some(Uuid::nil()), delta.loans_deleted_before);
         while let (Some(from), Some(before)) = (next, before) {

@@ -1,4 +1,4 @@
-//! Where reading begins: what is known of a partition, and what is decided from it.
+//! The start offset of a partition: the facts about the partition, and the decision.
 
 use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset, Watermarks};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn position(next_offset: i64) -> Position {
     }
 }
 
-/// The log holds 10 to 49; the position is 30, and so is the group's offset.
+/// Returns facts with this position, a log of offsets 10 to 49, and a durable group offset of 30.
 fn partition_facts(position: Option<&Position>) -> PartitionFacts<'_> {
     PartitionFacts {
         position,
@@ -183,7 +183,7 @@ fn commit_tags_round_trip_and_other_text_is_foreign() {
 }
 
 proptest! {
-    /// No unread record is passed over, and none is read again, without an incident that names it.
+    /// Every skipped unread record, and every repeated record, has an incident that names it.
     #[test]
     fn no_record_is_skipped_or_reread_without_incident(
         next in option::weighted(0.9, 0..12_i64),
@@ -207,7 +207,7 @@ proptest! {
             prop_assert!(!tenant_enabled || from == log.low, "what was never read is read from its beginning");
             return Ok(());
         };
-        // Where the position is zero there is nothing that was read of another log.
+        // At position zero, no record of another log was read.
         let another = (topic_recreated && position.next_offset > 0) || cluster == "another" || position.next_offset > log.high;
         match misfit {
             None => prop_assert_eq!((from, another), (position.next_offset, false)),

@@ -1,5 +1,5 @@
-//! Storage modules that a story commands: open loans and accounts, a page at a time, by the queries
-//! of docs/contract/http-api.md#9-calls, and everything that can go wrong with one.
+//! A stub of the storage modules for a story: pages of open loans and accounts, by the queries of
+//! docs/contract/http-api.md#9-calls, and every kind of failure.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,30 +10,30 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// How it answers one request for a page.
+/// The stub's reaction to one request for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// With this status.
+    /// Responds with this status.
     Status(u16),
-    /// Not at all.
+    /// Never responds.
     Hang,
-    /// With something else than a page.
+    /// Responds with invalid JSON.
     InvalidJson,
-    /// With a page that never ends.
+    /// Responds with an endless body.
     EndlessBody,
-    /// As it should.
+    /// Responds correctly.
     None,
 }
 
 #[derive(Default)]
 struct State {
-    /// By path, and there by id.
+    /// Open records by path and id.
     records: HashMap<&'static str, BTreeMap<Uuid, Value>>,
-    /// What becomes of the next requests; after them all are answered as they should be.
+    /// The reactions to the next requests; later requests get a correct response.
     faults: VecDeque<Fault>,
-    /// Only this token is taken.
+    /// The only token that the stub accepts, if any.
     accepted_token: Option<String>,
-    /// Tenants who are not answered at all.
+    /// Tenants without any response.
     unanswered_tenants: Vec<String>,
     /// Path and query of each request.
     requests: Vec<(String, String)>,
@@ -50,7 +50,7 @@ impl StorageStub {
         self.0.lock().expect("no panic")
     }
 
-    /// Puts an open loan or account there.
+    /// Adds an open loan or account.
     pub(crate) fn insert(&self, path: &'static str, record: Value) {
         let id = record["id"].as_str().expect("an id").parse().expect("a UUID");
         self.state().records.entry(path).or_default().insert(id, record);
@@ -64,12 +64,12 @@ impl StorageStub {
         self.state().faults = faults.into_iter().collect();
     }
 
-    /// Has this tenant be answered no more.
+    /// Stops responses to this tenant.
     pub(crate) fn ignore_tenant(&self, tenant: &str) {
         self.state().unanswered_tenants.push(tenant.to_owned());
     }
 
-    /// How often it was asked since [`Shelf::take_asked`].
+    /// Returns the number of requests since [`StorageStub::take_requests`].
     pub(crate) fn request_count(&self) -> usize {
         self.state().requests.len()
     }
@@ -78,7 +78,7 @@ impl StorageStub {
         self.state().accepted_token = Some(token.to_owned());
     }
 
-    /// What it was asked, and forgets it.
+    /// Returns the requests and clears the list.
     pub(crate) fn take_requests(&self) -> Vec<(String, String)> {
         std::mem::take(&mut self.state().requests)
     }

@@ -1,4 +1,4 @@
-//! A database of its own for each story.
+//! A separate database for each story.
 
 use std::panic::AssertUnwindSafe;
 

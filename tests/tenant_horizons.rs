@@ -1,5 +1,6 @@
-//! What speaks of a whole tenant has a table of its own, and the version before reads and writes it as a row of the nil
-//! UUID: both versions see the same while both run, of a tenant and of the shadow of a rebuild.
+//! The horizons of a whole tenant have a table of their own. The previous version stores them as the row
+//! of the nil UUID. Both versions see the same horizons while both run, for a tenant and for the shadow
+//! of a rebuild.
 
 use patron_blocks::{
     event::TenantId,
@@ -16,7 +17,7 @@ fn horizon(n: u8) -> Vec<u8> {
     vec![0, 0, 0, 0, 0, 0, 0, n]
 }
 
-/// As this version sees the tenant, and as the version before does.
+/// Returns the tenant's horizons as this version sees them, and as the previous version does.
 async fn horizon_rows(db: &Db, schema: &str) -> [Option<Row>; 2] {
     let mut seen = Vec::new();
     for of in ["tenant_horizon", "horizon where user_id = '00000000-0000-0000-0000-000000000000'"] {
@@ -28,7 +29,7 @@ async fn horizon_rows(db: &Db, schema: &str) -> [Option<Row>; 2] {
 
 async fn assert_copied_both_ways(db: &Db, schema: &str) {
     assert_eq!(horizon_rows(db, schema).await, [None, None]);
-    // As the version before notes that all loans were deleted, and then a complete snapshot.
+    // The previous version records a deletion of all loans, and then a complete snapshot.
     let sql = format!(
         "insert into {schema}.horizon (user_id, horizon, loans_horizon) values ($1, $2, $3)"
     );
@@ -42,7 +43,7 @@ async fn assert_copied_both_ways(db: &Db, schema: &str) {
     let sql = format!("update {schema}.tenant_horizon set loans_horizon = $1");
     sqlx::query(AssertSqlSafe(sql)).bind(horizon(9)).execute(db).await.unwrap();
     assert_eq!(horizon_rows(db, schema).await, [row(3, 9), row(3, 9)]);
-    // A patron's is nobody else's.
+    // A horizon of a patron applies to no other patron.
     let sql = format!("insert into {schema}.horizon (user_id, horizon) values ($1, $2)");
     let patron = sqlx::query(AssertSqlSafe(sql)).bind(Uuid::new_v4());
     patron.bind(horizon(8)).execute(db).await.unwrap();
@@ -60,7 +61,8 @@ async fn both_versions_see_the_same_tenant_horizon() {
         for schema in [shadow_schema.name(), schema.name()] {
             assert_copied_both_ways(db, schema).await;
         }
-        // A shadow of the version before is not whole for this one: it is read again.
+        // A shadow of the previous version is incomplete for this version, so the rebuild reads its
+        // source again.
         let drop = format!("drop table {}.tenant_horizon", shadow_schema.name());
         db.execute(AssertSqlSafe(drop)).await.unwrap();
         let mut tx = store::begin(db).await.unwrap();

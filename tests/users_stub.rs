@@ -1,4 +1,4 @@
-//! A users module that a story commands, and beside it storage modules.
+//! A stub of the users module for a story, with a stub of the storage modules.
 
 use std::{
     collections::HashMap,
@@ -12,16 +12,16 @@ use uuid::Uuid;
 
 use crate::storage_stub::StorageStub;
 
-/// How it answers.
+/// The stub's reaction to requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum UsersBehavior {
     #[default]
     Normal,
     /// Status 500.
     ServerError,
-    /// Takes the request and never answers.
+    /// Accepts the request and never responds.
     NoResponse,
-    /// The right answer, and two megabytes of spaces after it.
+    /// A correct response, followed by two megabytes of spaces.
     OversizedBody,
 }
 
@@ -68,7 +68,7 @@ impl UsersStub {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// A new patron of this group.
+    /// Adds a patron of this group.
     pub(crate) fn add_patron(&self, group: impl Into<Option<Uuid>>) -> Uuid {
         let user = Uuid::new_v4();
         self.set_group(user, group);
@@ -87,7 +87,7 @@ impl UsersStub {
         self.state.lock().expect("no panic").behavior = mood;
     }
 
-    /// How often it was asked.
+    /// Returns the number of requests.
     pub(crate) fn request_count(&self) -> usize {
         self.state.lock().expect("no panic").requests
     }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, str::FromStr};
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// Words that name nothing. A reader has to guess what they stand for.
+/// Words without a meaning of their own. A reader has to guess their meaning.
 const BANNED: [&str; 9] =
     ["told", "said", "whose", "beside", "hear", "heard", "held", "kept", "let_go"];
 
@@ -33,7 +33,7 @@ fn identifiers(tokens: TokenStream, found: &mut Vec<String>) {
     }
 }
 
-/// The words of an identifier in lower case, joined and enclosed by underscores.
+/// Returns the words of an identifier in lower case, joined and enclosed by underscores.
 fn words(identifier: &str) -> String {
     let mut words = String::from("_");
     for (index, letter) in identifier.char_indices() {

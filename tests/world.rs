@@ -1,5 +1,5 @@
-//! The world of a story: the real service in this process, with a database and topics of its own on
-//! the shared engines, and a users module that the story commands.
+//! The world of a story: the real service in this process, with its own database and topics on the
+//! shared engines. A stub replaces mod-users.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
@@ -33,7 +33,7 @@ use crate::{
     users_stub::UsersStub,
 };
 
-/// How long a state may take to come: far longer than it ever does.
+/// The longest wait for a state. Every state is reached far earlier.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The tenant of every story.
@@ -42,10 +42,10 @@ pub(crate) const TENANT: &str = "northlib";
 pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) users: UsersStub,
-    /// Between the service and its database.
+    /// The proxy between the service and the database of the service.
     pub(crate) proxy: Proxy,
     pub(crate) log: Log,
-    /// Our own eyes on the database.
+    /// A pool of the story itself, which bypasses `proxy`.
     pub(crate) db: Db,
     pub(crate) schema: Schema,
     http: reqwest::Client,
@@ -58,7 +58,7 @@ pub(crate) fn tenant_schema() -> Schema {
     Schema::of(&TenantId::parse(TENANT).expect("a tenant id"))
 }
 
-/// How far the tenant's topics are durable.
+/// Returns the position of each partition of the tenant's topics.
 pub(crate) async fn positions(db: &Db, schema: &Schema) -> HashMap<(String, i32), i64> {
     let sql =
         format!("select topic, partition, next_offset from {}.ingest_position", schema.name());
@@ -67,7 +67,7 @@ pub(crate) async fn positions(db: &Db, schema: &Schema) -> HashMap<(String, i32)
     rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
 }
 
-/// Waits for a state.
+/// Waits until `reached` returns `true`; panics after [`WAIT_TIMEOUT`].
 pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
     let mut look = tokio::time::interval(Duration::from_millis(10));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -80,12 +80,12 @@ pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
 }
 
 impl World {
-    /// Tells a story with the tenant enabled, then checks what must hold after every story.
+    /// Runs a story with the tenant enabled, then checks the invariants of every story.
     pub(crate) async fn run(story: impl AsyncFnOnce(&mut World)) {
         Self::run_with_protocol(GroupProtocol::Classic, story).await;
     }
 
-    /// As [`World::tell`], in a group of this protocol.
+    /// Like [`World::run`], in a group with this protocol.
     pub(crate) async fn run_with_protocol(
         protocol: GroupProtocol,
         story: impl AsyncFnOnce(&mut World),
@@ -93,7 +93,7 @@ impl World {
         Self::run_with(|config| config.kafka.group_protocol = protocol, story).await;
     }
 
-    /// As [`World::tell`], with other settings.
+    /// Like [`World::run`], with other settings.
     pub(crate) async fn run_with(
         configure: impl FnOnce(&mut Config),
         story: impl AsyncFnOnce(&mut World),
@@ -199,7 +199,8 @@ impl World {
             log,
             db: pool(&login),
             schema: tenant_schema(),
-            // The service ends a connection that is idle for five seconds: none is used that it may just be ending.
+            // The service closes a connection after five idle seconds. The client drops idle connections
+            // earlier.
             http: reqwest::Client::builder()
                 .no_proxy()
                 .pool_idle_timeout(Duration::from_secs(2))
@@ -210,12 +211,12 @@ impl World {
         }
     }
 
-    /// Starts one more instance; from now on requests go to it.
+    /// Starts one more instance, which receives all later requests, and waits until it is ready.
     pub(crate) async fn start(&mut self) {
         self.start_with_clock(Clock::system()).await;
     }
 
-    /// As [`World::start`], on a machine with this clock.
+    /// Like [`World::start`], with this clock.
     pub(crate) async fn start_with_clock(&mut self, clock: Clock) {
         self.start_unready_with_clock(clock).await;
         self.until("the service is ready", async |world: &Self| {
@@ -224,31 +225,31 @@ impl World {
         .await;
     }
 
-    /// As [`World::start`], where it may not get ready.
+    /// Like [`World::start`], without a wait for readiness.
     pub(crate) async fn start_unready(&mut self) {
         self.start_unready_with_clock(Clock::system()).await;
     }
 
-    /// As [`World::start_anyhow`], by this clock.
+    /// Like [`World::start_unready`], with this clock.
     pub(crate) async fn start_unready_with_clock(&mut self, clock: Clock) {
         let running = app::start(&self.config, clock).await.expect("it starts");
         self.url = format!("http://127.0.0.1:{}", running.port);
         self.instances.push(running);
     }
 
-    /// Stops all instances as SIGTERM would.
+    /// Stops all instances as SIGTERM does.
     pub(crate) async fn stop(&mut self) {
         for running in self.instances.drain(..) {
             running.stop().await;
         }
     }
 
-    /// Stops the instance that was started first.
+    /// Stops the oldest running instance.
     pub(crate) async fn stop_oldest(&mut self) {
         self.instances.remove(0).stop().await;
     }
 
-    /// How many partitions each instance reads, the oldest first.
+    /// Returns the number of partitions that each instance reads, the oldest instance first.
     pub(crate) async fn partitions_read(&self) -> Vec<u64> {
         let reading = async |running: &RunningService| {
             let url = format!("http://127.0.0.1:{}/admin/ready", running.port);
@@ -259,7 +260,7 @@ impl World {
         futures_util::future::join_all(self.instances.iter().map(reading)).await
     }
 
-    /// Enables the tenant and waits until it is. Gives the job.
+    /// Enables the tenant, waits until its initial fill ends, and returns the tenant job.
     pub(crate) async fn enable(&self) -> Value {
         let (status, body) =
             self.post("/_/tenant", &json!({ "module_to": "mod-patron-blocks-2.0.0" })).await;
@@ -281,10 +282,11 @@ impl World {
         self.db.close().await;
     }
 
-    /// What must hold after every story: counters equal a recount, and nothing was parked that the
-    /// story does not know of.
+    /// Checks the invariants of every story: counters equal a recount, and no dead letters or incidents
+    /// remain.
     async fn check_invariants(&self) {
-        // A tenant that was too slow for a while is known to be well a moment after what waited is read.
+        // After a slow period, the service resolves the tenant's incident shortly after it has read the
+        // delayed records.
         let unusable = "select count(*) from mod_patron_blocks.incident
                          where kind = 'tenant_unusable' and resolved_at is null";
         self.until("all tenants are well", async |w: &Self| w.count(unusable).await == 0).await;
@@ -299,7 +301,7 @@ impl World {
         until(what, async || reached(self).await).await;
     }
 
-    /// Publishes a payload as a record without an envelope, and forgets about it.
+    /// Publishes a payload as a record without an envelope.
     pub(crate) async fn publish(&self, kind: Kind, payload: &Value) {
         self.log.publish(kind, payload.to_string().as_bytes()).await;
     }
@@ -329,7 +331,7 @@ impl World {
         reasons
     }
 
-    /// The reasons of all dead letters, which are then gone.
+    /// Deletes all dead letters and returns their reasons.
     pub(crate) async fn take_dead_letters(&self) -> Vec<String> {
         let reasons = self.dead_letters().await;
         for schema in [self.schema.name(), "mod_patron_blocks"] {
@@ -339,7 +341,7 @@ impl World {
         reasons
     }
 
-    /// Kinds of the incidents that are open, which are then resolved.
+    /// Resolves all open incidents and returns their kinds.
     pub(crate) async fn take_incidents(&self) -> Vec<String> {
         let sql = "update mod_patron_blocks.incident set resolved_at = now(), resolved_by = 'story'
                     where resolved_at is null returning kind";
@@ -349,13 +351,13 @@ impl World {
         kinds
     }
 
-    /// Does something to the tables behind the service's back.
+    /// Executes SQL on the tables directly, without the service.
     pub(crate) async fn execute_sql(&self, sql: &str) {
         let sql = sql.replace("{schema}", self.schema.name());
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.db).await.expect("it is done");
     }
 
-    /// One number from the tenant's tables.
+    /// Returns one number from the tenant's tables.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let sql = sql.replace("{schema}", self.schema.name());
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.db).await.expect("a number")
@@ -365,14 +367,14 @@ impl World {
         self.send(self.http.get(self.url_of(path))).await
     }
 
-    /// The JSON of a successful answer.
+    /// Returns the JSON of a successful response.
     pub(crate) async fn get_json(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).expect("it is JSON")
     }
 
-    /// The JSON of a successful answer, or nothing where there is nothing to be found.
+    /// Returns the JSON of a successful response, or null for status 404.
     pub(crate) async fn get_json_or_null(&self, path: &str) -> Value {
         match self.get(path).await {
             (404, _) => Value::Null,
@@ -380,7 +382,7 @@ impl World {
         }
     }
 
-    /// The JSON of an answer of whatever status.
+    /// Returns the JSON of a response with any status.
     pub(crate) async fn get_json_any_status(&self, path: &str) -> Value {
         serde_json::from_str(&self.get(path).await.1).expect("it is JSON")
     }
@@ -397,7 +399,7 @@ impl World {
         self.send(self.http.delete(self.url_of(path))).await
     }
 
-    /// A request of the story's own making, with the tenant and the gateway as headers.
+    /// Returns a request with the headers for tenant and gateway.
     pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, self.url_of(path))
     }
@@ -406,7 +408,7 @@ impl World {
         &self.url
     }
 
-    /// Has requests go to another instance, by its address.
+    /// Directs all later requests to the instance at this address.
     pub(crate) fn use_instance(&mut self, url: &str) {
         url.clone_into(&mut self.url);
     }
@@ -422,12 +424,12 @@ impl World {
         (response.status().as_u16(), response.text().await.expect("a body"))
     }
 
-    /// What the answer about a patron rests on, as its header says.
+    /// Returns the answer source of an evaluation, from its header.
     pub(crate) async fn evaluation_source(&self, user: Uuid) -> String {
         self.evaluate_through(&self.users.url(), user).await.0
     }
 
-    /// Basis and number of blocks of an answer, where the request names this gateway.
+    /// Returns the answer source and the number of blocks, for a request that names this gateway.
     pub(crate) async fn evaluate_through(&self, gateway: &str, user: Uuid) -> (String, usize) {
         let path = format!("/automated-patron-blocks/{user}");
         let request = self.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", TENANT);
@@ -439,7 +441,7 @@ impl World {
         (source, body["automatedPatronBlocks"].as_array().expect("a list").len())
     }
 
-    /// The entries of a patron's blocks, as the three flags.
+    /// Returns the three flags of each of a patron's blocks.
     pub(crate) async fn block_flags(&self, user: Uuid) -> Vec<[bool; 3]> {
         let body = self.get_json(&format!("/automated-patron-blocks/{user}")).await;
         let flag = |block: &Value, name: &str| block[name].as_bool().expect("a flag");
@@ -449,7 +451,7 @@ impl World {
         blocks.iter().map(flags).collect()
     }
 
-    /// Makes a condition block everything, and sets a limit for a group. Gives the limit.
+    /// Makes a condition block every action, adds a limit for a group, and returns the limit.
     pub(crate) async fn add_limit(
         &self,
         group: Uuid,

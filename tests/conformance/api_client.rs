@@ -1,4 +1,4 @@
-//! A client that holds every answer to the description of the interfaces, and notes which it has seen.
+//! A client that validates every response against the OpenAPI document, and records the seen cases.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::world::{TENANT, World};
 
-/// Path as described, method, status. What is no described operation is `*` in both.
+/// Path template, method and status. Path and method of an unknown operation are `*`.
 pub(crate) type ResponseCase = (String, String, u16);
 
 pub(crate) const METHODS: [&str; 5] = ["GET", "POST", "PUT", "DELETE", "PATCH"];
 
-/// What `docs/openapi.json` says.
+/// The content of `docs/openapi.json`.
 pub(crate) struct OpenApi(Value);
 
 impl OpenApi {
@@ -20,7 +20,7 @@ impl OpenApi {
         Self(serde_json::to_value(patron_blocks::http::openapi_json()).unwrap())
     }
 
-    /// Path and method of all operations.
+    /// Returns path and method of all operations.
     pub(crate) fn operations(&self) -> Vec<(String, String)> {
         let paths = self.0["paths"].as_object().unwrap();
         let of = |(path, item): (&String, &Value)| {
@@ -30,7 +30,7 @@ impl OpenApi {
         paths.iter().flat_map(of).collect()
     }
 
-    /// All answers that are described.
+    /// Returns all documented responses.
     pub(crate) fn response_cases(&self) -> BTreeSet<ResponseCase> {
         let of = |(path, method): (String, String)| {
             let responses = &self.operation(&path, &method)["responses"];
@@ -45,7 +45,7 @@ impl OpenApi {
         &self.0["paths"][path][method.to_lowercase()]
     }
 
-    /// The described path that this one is of; words go before parameters.
+    /// Returns the path template of a path; literal segments precede parameters.
     fn template(&self, path: &str) -> Option<String> {
         let path = path.split('?').next().unwrap().trim_end_matches('/');
         let fits = |template: &&String| {
@@ -57,7 +57,7 @@ impl OpenApi {
         all.keys().filter(fits).min_by_key(|template| template.matches('{').count()).cloned()
     }
 
-    /// Which answer this is; panics where it isn't described, or not like that.
+    /// Returns the case of a response; panics if the response violates the document.
     fn response_case(&self, method: &str, path: &str, answer: &ApiResponse) -> ResponseCase {
         let ApiResponse { status, content_type: media, body: text, .. } = answer;
         let template = self.template(path).unwrap_or_default();
@@ -96,11 +96,11 @@ impl OpenApi {
     }
 }
 
-/// What came back.
+/// The parts of a response that the tests check.
 #[derive(Debug, Default)]
 pub(crate) struct ApiResponse {
     pub(crate) status: u16,
-    /// Content type without parameters, empty where there is none.
+    /// Content type without parameters, empty without a header.
     pub(crate) content_type: String,
     pub(crate) location: Option<String>,
     pub(crate) allow: Option<String>,
@@ -116,7 +116,7 @@ impl ApiResponse {
         assert_eq!((self.status, self.body.as_str()), (status, text));
     }
 
-    /// The one error of an errors object: message, code, and the parameter's key and value.
+    /// Returns the only error of an errors object: message, code, and the parameter's key and value.
     pub(crate) fn validation_error(&self) -> [String; 4] {
         assert_eq!(self.status, 422, "{self:?}");
         let error = &self.json()["errors"][0];
@@ -127,7 +127,7 @@ impl ApiResponse {
     }
 }
 
-/// A request to be made.
+/// The parts of a request that the tests choose.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ApiRequest<'a> {
     pub(crate) method: &'a str,
@@ -136,7 +136,7 @@ pub(crate) struct ApiRequest<'a> {
     pub(crate) body: Option<&'a str>,
 }
 
-/// Asks the service of a story.
+/// A client of the service in a story.
 pub(crate) struct ApiClient<'w> {
     pub(crate) world: &'w World,
     pub(crate) openapi: OpenApi,
@@ -152,7 +152,7 @@ impl<'w> ApiClient<'w> {
         self.seen.into_inner()
     }
 
-    /// A request with these headers and no others.
+    /// Sends a request with exactly these headers.
     pub(crate) async fn send(&self, request_parts: ApiRequest<'_>) -> ApiResponse {
         let method = Method::from_bytes(request_parts.method.as_bytes()).unwrap();
         let mut request = self.world.request(method, request_parts.path);
@@ -179,13 +179,13 @@ impl<'w> ApiClient<'w> {
         answer
     }
 
-    /// Holds an answer to the description.
+    /// Validates a response against the document, and records its case.
     pub(crate) fn record_response(&self, method: &str, path: &str, answer: &ApiResponse) {
         let row = self.openapi.response_case(method, path, answer);
         self.seen.borrow_mut().insert(row);
     }
 
-    /// A request of the story's tenant.
+    /// Sends a request as the tenant of the story.
     pub(crate) async fn request(
         &self,
         method: &str,

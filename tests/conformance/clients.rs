@@ -1,4 +1,4 @@
-//! What today's clients send, to the letter, and what they make of the answers
+//! The exact requests of today's clients, and their use of the responses
 //! (docs/contract/http-api.md#16-collections, docs/contract/http-api.md#2-blocks to
 //! docs/contract/http-api.md#5-limits, docs/contract/http-api.md#7-tenants and
 //! docs/contract/http-api.md#12-clients).
@@ -13,7 +13,7 @@ use crate::world::{TENANT, World};
 const STAFF: &str = "3e9a6b10-7c42-4d8f-9e15-a0b4c6d27f10";
 const GROUP: &str = "d86e1a4f-2c93-4750-a1be-5f7c903b2e55";
 
-/// A client, by the headers that its HTTP layer sends.
+/// A client, identified by the headers of its HTTP layer.
 struct Client<'d> {
     api: &'d ApiClient<'d>,
     headers: Vec<(&'static str, String)>,
@@ -46,7 +46,7 @@ impl<'d> Client<'d> {
     }
 }
 
-/// The settings pages: conditions, then limits, each read as the page does and written back whole.
+/// The settings pages read conditions and limits and write each one back completely.
 #[tokio::test(flavor = "multi_thread")]
 async fn ui_users_edits_conditions_and_limits() {
     World::run(async |world| {
@@ -97,7 +97,7 @@ async fn ui_users_edits_conditions_and_limits() {
             let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
             let mut changed = limit.clone();
             changed["value"] = json!(10.4);
-            // Of lost items there is a whole number, or none: nothing is stored.
+            // The number of lost items must be whole, so this change is rejected.
             let whole = limit["conditionId"] == json!(Measure::LostItems.condition_id());
             let status = ui.send("PUT", &path, Some(&changed)).await.status;
             assert_eq!(status, if whole { 422 } else { 204 });
@@ -116,7 +116,7 @@ async fn ui_users_edits_conditions_and_limits() {
     .await;
 }
 
-/// What scripts ask for, in CQL.
+/// Scripts query by CQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_find_limits_by_group_and_condition() {
     World::run(async |world| {
@@ -145,7 +145,7 @@ async fn scripts_find_limits_by_group_and_condition() {
     .await;
 }
 
-/// Circulation and self-service: any answer but 200 would stop a check-out.
+/// Circulation and self-service: any status except 200 would stop a check-out.
 #[tokio::test(flavor = "multi_thread")]
 async fn circulation_sip2_and_ui_users_query_blocks() {
     World::run(async |world| {
@@ -165,7 +165,7 @@ async fn circulation_sip2_and_ui_users_query_blocks() {
     .await;
 }
 
-/// Install, upgrade and disable, as the gateway goes about it.
+/// Installs, upgrades and disables the tenant as the gateway does.
 #[tokio::test(flavor = "multi_thread")]
 async fn okapi_enables_tenant_and_polls_its_job() {
     World::run(async |world| {

@@ -1,4 +1,4 @@
-//! What holds for all paths (docs/contract/http-api.md#1-common).
+//! Rules for all paths (docs/contract/http-api.md#1-common).
 
 use futures_util::future::join_all;
 use patron_blocks::config::DatabaseFailureMode;
@@ -14,7 +14,7 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// Each path with an id in it that nothing has, and its methods.
+/// Returns each path, with the id of no existing resource, and its methods.
 fn operations(api: &ApiClient<'_>) -> Vec<(String, String)> {
     let id = Uuid::new_v4();
     let filled = |path: String| {
@@ -95,13 +95,13 @@ async fn unsupported_methods_return_405_and_unknown_paths_404() {
     .await;
 }
 
-/// What the timer calls is heard, whatever comes of it (docs/contract/http-api.md#81-endpoints).
+/// The endpoint accepts the timer's call whatever the result (docs/contract/http-api.md#81-endpoints).
 const TIMER: &str = "/automated-patron-blocks/synchronization/start";
 
-/// Below it events are posted.
+/// The path prefix of the event handlers.
 pub(super) const EVENTS: &str = "/automated-patron-blocks/handlers/";
 
-/// What each of the eight handlers takes: members that a kind does not know are ignored.
+/// Returns a body for each of the eight handlers, which ignore unknown members.
 pub(super) fn event() -> Value {
     json!({
         "userId": Uuid::new_v4(), "loanId": Uuid::new_v4(), "feeFineId": Uuid::new_v4(),
@@ -109,7 +109,7 @@ pub(super) fn event() -> Value {
     })
 }
 
-/// A body that the operation takes.
+/// Returns a valid body for the operation.
 fn body(method: &str, path: &str) -> Option<Value> {
     let condition = || {
         json!({
@@ -145,7 +145,7 @@ async fn every_operation_reports_a_database_failure() {
         let api = ApiClient::new(world);
         let topic = format!("{}.{TENANT}.search.patrons", api.world.log.environment());
         api.world.log.create_topics(vec![topic]).await;
-        // Known from now on, as any tenant that anybody works with.
+        // This request loads the tenant into the cache, as any request does.
         assert_eq!(api.world.get("/patron-block-limits").await.0, 200);
         world.proxy.disconnect();
         let ask = async |(path, method): (String, String)| {
@@ -179,8 +179,7 @@ async fn every_operation_reports_a_database_failure() {
     .await;
 }
 
-/// Headers and parameters that clients send and that change nothing
-/// (docs/contract/http-api.md#12-bodies).
+/// Clients send headers and parameters without effect (docs/contract/http-api.md#12-bodies).
 #[tokio::test(flavor = "multi_thread")]
 async fn accept_header_and_unknown_parameters_are_ignored() {
     run("accept_header_and_unknown_parameters_are_ignored", async |api| {

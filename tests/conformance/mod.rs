@@ -1,6 +1,6 @@
-//! Every path, method and status of the interfaces, through the real service. Answers are held to the
-//! description of the interfaces; `docs/http-conformance.md` says which test shows which, and each test
-//! must have seen what the page says of it, and nothing else.
+//! Every path, method and status of the API, through the real service. Responses are validated against
+//! the OpenAPI document. `docs/http-conformance.md` maps each case to its tests, and each test must see
+//! exactly its cases.
 
 mod api_client;
 mod clients;
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::world::World;
 use api_client::{ApiClient, OpenApi, ResponseCase};
 
-/// What the page says: tests by row.
+/// Returns the tests of each case, from the page.
 fn page() -> BTreeMap<ResponseCase, Vec<String>> {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http-conformance.md");
     let text = std::fs::read_to_string(file).unwrap();
@@ -30,7 +30,7 @@ fn page() -> BTreeMap<ResponseCase, Vec<String>> {
     rows
 }
 
-/// Tells a story whose answers are those that the page gives to `test`.
+/// Runs a story that must see exactly the cases of `test` in the page.
 async fn run(test: &str, story: impl AsyncFnOnce(&ApiClient<'_>)) {
     World::run(async |world| {
         let api = ApiClient::new(world);

@@ -1,4 +1,4 @@
-//! What operators and the platform use: dead letters, ingest, incidents, tenants, admin
+//! The API of operators and of the platform: dead letters, ingest, incidents, tenants, admin
 //! (docs/contract/http-api.md#7-tenants, docs/contract/http-api.md#11-admin and
 //! `patron-blocks-operations`).
 

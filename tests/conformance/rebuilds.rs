@@ -1,4 +1,4 @@
-//! Rebuilds and synchronisations (docs/contract/http-api.md#8-synchronization and
+//! Rebuilds and synchronizations (docs/contract/http-api.md#8-synchronization and
 //! `patron-blocks-operations`).
 
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ async fn synchronizations_are_created_and_read() {
     run("synchronizations_are_created_and_read", async |api| {
         const JOB: &str = "/automated-patron-blocks/synchronization/job";
         let user = Uuid::new_v4();
-        // What the server decides is ignored where a client sends it.
+        // The service ignores members that only the service sets.
         let sent = json!({
             "scope": "user", "userId": user, "id": Uuid::new_v4(), "status": "done", "errors": ["x"],
             "totalNumberOfLoans": 7, "totalNumberOfFeesFines": 7, "numberOfProcessedLoans": 7,
@@ -49,7 +49,7 @@ async fn synchronizations_are_created_and_read() {
         const START: &str = "/automated-patron-blocks/synchronization/start";
         api.request("POST", START, None).await.assert_is(202, "");
         until_status(api, &one, "done").await;
-        // One call, one job.
+        // One call starts one job.
         assert_eq!(api.get(&format!("{JOB}/{}", full["id"].as_str().unwrap())).await.json()["status"], "open");
 
         let text = "UserId is required for synchronization job with scope: USER";

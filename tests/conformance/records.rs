@@ -21,7 +21,7 @@ const NOT_A_UUID: &str = "Invalid UUID format of id, should be xxxxxxxx-xxxx-Mxx
 const NOT_NULL: [&str; 2] = ["must not be null", "jakarta.validation.constraints.NotNull.message"];
 const PATTERN: &str = "jakarta.validation.constraints.Pattern.message";
 
-/// Ids that Java's pattern does not take: text, nil, version 6 and 7, another variant, no hyphens.
+/// Ids that Java's pattern rejects: text, nil, version 6 and 7, another variant, no hyphens.
 const INVALID_UUIDS: [&str; 7] = [
     "abc",
     "00000000-0000-0000-0000-000000000000",
@@ -51,7 +51,7 @@ async fn blocks_and_summaries_require_a_valid_patron_id() {
 
         let (group, loan, owed) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         api.world.users.set_group(user, group);
-        // Nothing makes a pair of group and condition unique: a second limit is a second block.
+        // A pair of group and condition may have several limits; a second limit is a second block.
         api.world.add_limit(group, Measure::ChargedOut, 0.0).await;
         api.world.add_limit(group, Measure::ChargedOut, 0.0).await;
         let out = check_out(user, loan, &minutes_from_now(60));
@@ -84,7 +84,7 @@ async fn blocks_and_summaries_require_a_valid_patron_id() {
     .await;
 }
 
-/// Parameters of a collection: what is no number, CQL or way of counting is refused.
+/// Checks the parameters of a collection: an invalid number, CQL query or count mode is rejected.
 async fn assert_list_parameters(api: &ApiClient<'_>, path: &str) {
     for bad in [
         "limit=-1",
@@ -162,7 +162,8 @@ async fn conditions_are_read_and_updated() {
         assert_message_rules(api, &path, &seeded).await;
         api.put(&nobody, &seeded).await.assert_is(404, "Not found");
 
-        // The path's id wins, what the client says of metadata is ignored, what is unknown is kept.
+        // The id of the path wins, the metadata of the client is ignored, and unknown members are
+        // stored.
         let mut sent = with(&seeded, "id", json!(Uuid::new_v4()));
         sent["metadata"] = json!({ "createdDate": "1999-01-01", "createdByUserId": "nobody" });
         sent["unknown"] = json!({ "kept": [1.50, null] });
@@ -189,7 +190,7 @@ fn with(record: &Value, member: &str, value: Value) -> Value {
     record
 }
 
-/// The rules on message and flags.
+/// Checks the rules for message and flags.
 async fn assert_message_rules(api: &ApiClient<'_>, path: &str, seeded: &Value) {
     let needed =
         "Message to be displayed is a required field if one or more blocked actions selected";
@@ -259,7 +260,7 @@ async fn limits_are_created_read_updated_and_deleted() {
     .await;
 }
 
-/// Bodies that neither POST nor PUT takes.
+/// Checks bodies that POST and PUT reject.
 async fn assert_invalid_limits(api: &ApiClient<'_>, method: &str, path: &str) {
     let send = async |body: &Value| -> ApiResponse { api.request(method, path, Some(body)).await };
     for required in ["id", "patronGroupId", "conditionId", "value"] {
@@ -305,7 +306,7 @@ async fn assert_invalid_limits(api: &ApiClient<'_>, method: &str, path: &str) {
     assert_eq!(send(&body).await.status, 400, "what a database can't hold");
 }
 
-/// Whom metadata names: the header's user, else the token's, else nobody.
+/// Checks the user in the metadata: from the header, else from the token, else absent.
 async fn assert_metadata_authors(api: &ApiClient<'_>) {
     let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({ "user_id": "of the token" }).to_string());
     let token = format!("x.{claims}.x");

@@ -1,4 +1,4 @@
-//! Iterations (`patron-blocks-operations`).
+//! Summary exports (`patron-blocks-operations`).
 
 use serde_json::json;
 use uuid::Uuid;

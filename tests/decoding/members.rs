@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::{decode_record, event, record};
 
-/// What a member's text may be.
+/// The rule for an empty text in a member.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
-    /// An empty text matches no pattern.
+    /// An empty text matches no id pattern and rejects the record.
     Id,
-    /// An empty text is none.
+    /// An empty text counts as absent.
     Other,
 }
 
@@ -60,7 +60,7 @@ fn payload(kind: Kind) -> Value {
     payload
 }
 
-/// Why the record is parked, and the member that it is parked for; `None` where it is an event.
+/// Returns the reason of a rejection and its member, or `None` for an event.
 fn reject_of(kind: Kind, payload: &Value) -> Option<(Reason, &'static str)> {
     match decode_record(&record(kind, "northlib", payload.to_string().as_bytes())) {
         DecodeOutcome::Event(..) => None,
@@ -107,8 +107,8 @@ fn optional_member_may_be_absent_or_null() {
     }
 }
 
-/// Optional members that decide nothing about what the event is about: one that makes no sense is as good as
-/// absent, and the event counts.
+/// Optional members that do not identify the subject of the event. An invalid value counts as absent,
+/// and the event counts.
 const MINOR_MEMBERS: [(Kind, &str); 3] = [
     (Kind::ItemCheckedIn, "userId"),
     (Kind::FeeFineBalanceChanged, "feeFineTypeId"),
@@ -125,14 +125,14 @@ fn invalid_minor_member_does_not_reject_the_event() {
             let read = event(&record(kind, "northlib", payload.as_bytes())).fact;
             assert_eq!(read, absent, "{kind:?} {member} {odd}");
         }
-        // Not even as a text that is no Unicode.
+        // The same is true of a text that is not Unicode.
         let payload = with(kind, member, json!("odd")).to_string().replace("odd", "\\ud800");
         let read = event(&record(kind, "northlib", payload.as_bytes())).fact;
         assert_eq!(read, absent, "{kind:?} {member}");
     }
 }
 
-/// The remainder of a payment in doubles closes the fee/fine.
+/// The floating-point remainder of a payment closes the fee/fine.
 #[test]
 fn balance_is_rounded_to_15_decimals() {
     let fee = Kind::FeeFineBalanceChanged;
@@ -190,7 +190,8 @@ fn unknown_members_may_hold_any_value() {
             assert_eq!(flat, plain, "{kind:?} {value}");
             if Kind::BUSINESS.contains(&kind) {
                 let within = json!({ "eventType": kind.name(), "eventPayload": "#" }).to_string();
-                // Escaped once more in the text, or as a character that the text itself lacks.
+                // The text contains the value with its escapes escaped again, then the value without
+                // backslashes.
                 for payload in [payload.clone(), payload.replace('\\', "")] {
                     let text = serde_json::to_string(&payload).unwrap();
                     let stored = within.replace("\"#\"", &text);
@@ -202,8 +203,8 @@ fn unknown_members_may_hold_any_value() {
     }
 }
 
-/// A loan policy may allow a grace of 0, and the loan counts all the same
-/// (docs/contract/events.md#71-item_checked_out). The forms are in the table beside the reader.
+/// A loan policy may allow a grace of 0, and the loan still counts
+/// (docs/contract/events.md#71-item_checked_out). `src/event/fields_tests.rs` lists the forms.
 #[test]
 fn invalid_grace_period_still_opens_the_loan() {
     let out = Kind::ItemCheckedOut;

@@ -1,5 +1,5 @@
-//! The shapes of values (docs/contract/events.md#4-shapes) and the order in which they are told
-//! apart (docs/contract/events.md#46-detection).
+//! The shapes of values (docs/contract/events.md#4-shapes) and the order of their detection
+//! (docs/contract/events.md#46-detection).
 
 use patron_blocks::event::{Fact, Kind, Record};
 
@@ -8,15 +8,15 @@ use super::{LOAN, event, outcome, record};
 const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
 const ID: &str = "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a66";
 
-/// Words for the outcomes.
+/// Outcomes as text: the source of the key and of the time.
 const PLACE_AND_RECORD: &str = "northlib: key by place, time by record";
 const PLACE_AND_ENVELOPE: &str = "northlib: key by place, time by envelope";
 const ENVELOPE: &str = "northlib: key by envelope, time by envelope";
 const ENVELOPE_AND_RECORD: &str = "northlib: key by envelope_and_time, time by record";
 const NO_LOAN: &str = "northlib: missing_field loanId";
 
-/// A record of `LOAN_CLOSED`. In `value`, `<P>` stands for a flat payload, `<Q>` for the same as text,
-/// `<ID>` for an id and `<T>` for a timestamp.
+/// Returns a record of `LOAN_CLOSED`. In `value`, `<P>` is a flat payload, `<Q>` the same payload as
+/// text, `<ID>` an id and `<T>` a timestamp.
 fn loan_closed_record(value: &str) -> Record {
     let flat = format!(r#"{{"userId":"{USER}","loanId":"{LOAN}"}}"#);
     let value = value
@@ -39,7 +39,7 @@ fn flat_payload_is_decoded() {
         ("<P>", PLACE_AND_RECORD),
         (" \n\t<P>", PLACE_AND_RECORD),
         ("{}", NO_LOAN),
-        // Names its loan, so it is no envelope, whatever else it has.
+        // The value names its loan, so it is no envelope, whatever other members it has.
         (r#"{"loanId":null,"data":<P>}"#, NO_LOAN),
     ]);
 }
@@ -56,16 +56,16 @@ fn mod_circulation_envelope_is_decoded() {
             ENVELOPE,
         ),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":"1788300000123","data":<P>}"#, ENVELOPE),
-        // Null is absent.
+        // Null counts as absent.
         (r#"{"id":<ID>,"type":null,"tenant":null,"timestamp":<T>,"data":<P>}"#, ENVELOPE),
         (r#"{"id":null,"type":"CREATED","timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":null,"data":<P>}"#, ENVELOPE_AND_RECORD),
-        // One of type and timestamp is enough to be an envelope, none is not.
+        // A value with type or timestamp is an envelope; a value with neither is not.
         (r#"{"id":<ID>,"timestamp":<T>,"data":<P>}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","data":<P>}"#, ENVELOPE_AND_RECORD),
         (r#"{"type":"CREATED","data":<P>}"#, PLACE_AND_RECORD),
         (r#"{"id":<ID>,"data":<P>}"#, NO_LOAN),
-        // An id that identifies nothing, a time that is none.
+        // An id that identifies nothing, and a time that is invalid.
         (
             r#"{"id":"00000000-0000-0000-0000-000000000000","timestamp":<T>,"data":<P>}"#,
             PLACE_AND_ENVELOPE,
@@ -73,7 +73,7 @@ fn mod_circulation_envelope_is_decoded() {
         (r#"{"id":"7","timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
         (r#"{"id":7,"timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
         (r#"{"id":<ID>,"timestamp":"today","data":<P>}"#, ENVELOPE_AND_RECORD),
-        // It is only compared, so any version will do.
+        // The id is only compared, so any version is valid.
         (r#"{"id":"019a4d7e-51b2-7c3f-9a10-6d2e8b7f4a11","timestamp":<T>,"data":<P>}"#, ENVELOPE),
         // No content.
         (r#"{"id":<ID>,"type":"ALL_DELETED","timestamp":<T>,"data":{}}"#, NO_LOAN),
@@ -107,7 +107,7 @@ fn plain_serializer_envelope_is_decoded() {
         (r#"{"id":<ID>,"type":"CREATED","timestamp":<T>,"data":{"map":7,"empty":false}}"#, NO_LOAN),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":<T>,"data":{"map":{},"empty":true}}"#, NO_LOAN),
     ]);
-    // What names its loan is the payload itself, whatever it calls its members.
+    // A value that names its loan is the payload itself, whatever other members it has.
     let named = format!(r#"{{"userId":"{USER}","loanId":"{LOAN}","map":{{}},"empty":true}}"#);
     let value = format!(r#"{{"id":"{ID}","timestamp":1788300000123,"data":{named}}}"#);
     assert_eq!(outcome(&record(Kind::LoanClosed, "northlib", value.as_bytes())), ENVELOPE);
@@ -134,7 +134,7 @@ fn change_envelope_is_decoded() {
             r#"{"id":<ID>,"timestamp":<T>,"data":{"new":{"userId":"","userId":""}}}"#,
             "northlib: malformed_json new",
         ),
-        // The older variant: entities at the top, other names for the id and the time.
+        // The older variant has the entities at the top, and other names for the id and the time.
         (
             r#"{"eventId":<ID>,"type":"UPDATE","tenant":"northlib","eventTs":<T>,"old":{},"new":<P>}"#,
             ENVELOPE,
@@ -164,22 +164,22 @@ fn mod_pubsub_stored_event_is_decoded() {
             r#"{"eventType":"LOAN_CLOSED","eventMetadata":"none","eventPayload":<Q>}"#,
             PLACE_AND_RECORD,
         ),
-        // The kind is the topic's.
+        // The event type must equal the kind of the topic.
         (r#"{"id":<ID>,"eventType":"ITEM_CHECKED_IN","eventPayload":<Q>}"#, BAD_TYPE),
         (r#"{"id":<ID>,"eventType":"LOG_RECORD","eventPayload":"{}"}"#, BAD_TYPE),
         (r#"{"id":<ID>,"eventType":"","eventPayload":<Q>}"#, BAD_TYPE),
         (r#"{"id":<ID>,"eventType":"loan_closed","eventPayload":<Q>}"#, BAD_TYPE),
-        // Both have to be text to be of this shape.
+        // Both members must be text in this shape.
         (r#"{"id":<ID>,"eventType":7,"eventPayload":<Q>}"#, NO_LOAN),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":<P>}"#, NO_LOAN),
         (r#"{"id":<ID>,"eventPayload":<Q>}"#, NO_LOAN),
-        // The text inside.
+        // The text of the payload.
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"{}"}"#, NO_LOAN),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":""}"#, BAD_PAYLOAD),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"closed"}"#, BAD_PAYLOAD),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"[]"}"#, BAD_PAYLOAD),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"\ud800"}"#, BAD_PAYLOAD),
-        // What is no character within it may stand in a member that nobody reads.
+        // An invalid character inside the text is accepted in a member that the decoder ignores.
         (
             r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":"{\"title\":\"\ud800\",\"userId\":\"7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01\",\"loanId\":\"0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11\"}"}"#,
             ENVELOPE_AND_RECORD,
@@ -201,19 +201,19 @@ fn mod_pubsub_stored_event_may_contain_any_other_shape() {
     };
     let outer = r#""id":"6a3c9d15-2f84-4e07-9b5a-d1e8f0c27b99","#;
     let enveloped = format!(r#"{{"id":"{ID}","timestamp":1788300000123,"data":{flat}}}"#);
-    // The outer id, and the time that the inner envelope brings.
+    // The key comes from the outer id, and the time from the inner envelope.
     let event = event(&stored(outer, &enveloped));
     assert_eq!(event.key.to_string(), "6a3c9d15-2f84-4e07-9b5a-d1e8f0c27b99");
     assert_eq!(event.occurred_at.timestamp_millis(), 1_788_300_000_123);
     assert_eq!(outcome(&stored("", &enveloped)), ENVELOPE);
     let changed = format!(r#"{{"type":"UPDATED","data":{{"new":{flat}}}}}"#);
     assert_eq!(outcome(&stored(outer, &changed)), ENVELOPE_AND_RECORD);
-    // But not itself again.
+    // A stored event must not contain another stored event.
     let again = stored(outer, &flat).payload.unwrap();
     assert_eq!(outcome(&stored(outer, std::str::from_utf8(&again).unwrap())), NO_LOAN);
 }
 
-/// Whatever it came in, the event is the same.
+/// The shape does not change the fact.
 #[test]
 fn all_shapes_decode_to_the_same_fact() {
     let user = USER.parse().unwrap();

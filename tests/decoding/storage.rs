@@ -1,6 +1,6 @@
-//! What storage modules tell of loans and users (docs/contract/events.md#43-change and
-//! docs/contract/events.md#8-storage): each type of change in both variants of the envelope, and
-//! members absent, null and of a wrong type.
+//! Changes of loans and users from storage modules (docs/contract/events.md#43-change and
+//! docs/contract/events.md#8-storage). Each type of change in both variants of the envelope, and members
+//! absent, null and of a wrong type.
 
 use chrono::TimeDelta;
 use patron_blocks::{
@@ -156,7 +156,7 @@ fn loan_flags_follow_the_storage_status_texts() {
     }
 }
 
-/// What can't be read is no news: an item that is lost or claimed returned stays so.
+/// An invalid status changes nothing: a lost or claimed returned item stays so.
 #[test]
 fn invalid_item_status_leaves_loan_flags_unchanged() {
     let of_loan = json!({ "loanId": LOAN, "userId": USER }).to_string();
@@ -179,7 +179,7 @@ fn invalid_item_status_leaves_loan_flags_unchanged() {
     }
 }
 
-/// The due date and its recall flag are one: half of them is no news that could be merged.
+/// The due date and its recall flag are one register, so half of it cannot be merged.
 #[test]
 fn invalid_recall_flag_rejects_the_loan() {
     for odd in [json!("perhaps"), json!(1), json!({})] {
@@ -190,7 +190,7 @@ fn invalid_recall_flag_rejects_the_loan() {
     }
 }
 
-/// A loan that has ended may have lost its user, and what it says else counts for nothing.
+/// A closed loan may lack its user, and its other members are ignored.
 #[test]
 fn open_loan_needs_user_and_due_date_closed_loan_its_id() {
     let closed = with(loan(), "status", json!({ "name": "Closed" }));
@@ -260,7 +260,7 @@ fn missing_or_mistyped_member_is_named() {
     }
 }
 
-/// As names of people and titles may be, or notes that some tool left.
+/// Titles, names and notes of other tools may have any form.
 #[test]
 fn unread_entity_members_may_hold_any_value() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
@@ -287,8 +287,8 @@ fn user_without_group_has_none() {
     }
 }
 
-/// Of two snapshots of one millisecond the id decides, or the place of one without an id, and every business
-/// event of that millisecond comes after both.
+/// Of two snapshots in one millisecond, the id decides, or the position of a snapshot without an id.
+/// Every business event of that millisecond is later than both.
 #[test]
 fn snapshot_key_and_stamp_follow_the_record_rules() {
     let key = |value: &Value, offset| {

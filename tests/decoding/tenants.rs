@@ -1,4 +1,4 @@
-//! Whose record it is (docs/contract/events.md#23-tenants and
+//! The tenant of a record (docs/contract/events.md#23-tenants and
 //! docs/contract/events.md#3-tenant-of-a-record): headers, envelopes and topic.
 
 use patron_blocks::event::{Kind, Record, RecordPosition};
@@ -11,10 +11,10 @@ const NO_TENANT: &str = "nobody: no_tenant -";
 const DISAGREES_FOLIO: &str = "nobody: tenant_mismatch folio.tenantId";
 const DISAGREES_OKAPI: &str = "nobody: tenant_mismatch x-okapi-tenant";
 
-/// Headers as sent.
+/// Names and bytes of headers, in the order of sending.
 type Headers<'a> = &'a [(&'a str, &'a [u8])];
 
-/// A record of `ITEM_CHECKED_IN` on the topic of a tenant or a collection.
+/// Returns a record of `ITEM_CHECKED_IN` in the topic of a tenant or a collection.
 fn sent(part: &str, headers: Headers<'_>, payload: &[u8]) -> Record {
     let mut record = record(Kind::ItemCheckedIn, part, payload);
     record.headers =
@@ -34,14 +34,14 @@ fn tenant_headers_match_in_any_spelling() {
         (&[("X-OKAPI-TENANT", b"northlib")], NORTHLIB),
         (&[("x-okapi-tenant", b" northlib ")], NORTHLIB),
         (&[("folio.tenantId", b"northlib"), ("x-okapi-tenant", b"northlib")], NORTHLIB),
-        // Blank is absent; of duplicates the first that is not blank counts.
+        // A blank header counts as absent; of repeated headers the first nonblank one counts.
         (&[("folio.tenantId", b"")], NO_TENANT),
         (&[("folio.tenantId", b" "), ("x-okapi-tenant", b"northlib")], NORTHLIB),
         (&[("folio.tenantId", b" \t"), ("Folio.TenantId", b"northlib")], NORTHLIB),
         (&[("folio.tenantId", b"northlib"), ("folio.tenantId", b"southlib")], NORTHLIB),
         (&[("x-okapi-tenant", b"northlib"), ("X-Okapi-Tenant", b"southlib")], NORTHLIB),
         (&[("x-okapi-tenant", b""), ("X-Okapi-Tenant", b"eastlib")], EASTLIB),
-        // The two have to agree, and each has to be one.
+        // The two headers must agree, and each must be a valid tenant.
         (&[("folio.tenantId", b"northlib"), ("x-okapi-tenant", b"southlib")], DISAGREES_OKAPI),
         (&[("x-okapi-tenant", b"southlib"), ("folio.tenantId", b"northlib")], DISAGREES_OKAPI),
         (&[("folio.tenantId", b"North\"Lib")], DISAGREES_FOLIO),
@@ -49,7 +49,7 @@ fn tenant_headers_match_in_any_spelling() {
         (&[("folio.tenantId", b"north\xfflib")], DISAGREES_FOLIO),
         (&[("folio.tenantId", b"north\0lib")], DISAGREES_FOLIO),
         (&[("x-okapi-tenant", b"a23456789_123456789_123456789_12")], DISAGREES_OKAPI),
-        // The others say nothing about it.
+        // Other headers name no tenant.
         (&[("x-okapi-user-id", b"northlib"), ("tenant", b"northlib")], NO_TENANT),
         (&[("x-okapi-token", b"secret"), ("folio.tenantId", b"northlib")], NORTHLIB),
     ];
@@ -79,7 +79,7 @@ fn all_tenant_sources_must_agree() {
     let nobody = NO_TENANT.to_owned();
     let northlib = NORTHLIB.to_owned();
     for (part, header, value, expected) in [
-        // The topic alone; a collection is no tenant.
+        // The topic alone names the tenant; a collection is not a tenant.
         ("northlib", "", plain.clone(), northlib.clone()),
         ("ALL", "", plain.clone(), nobody.clone()),
         ("EAST", "northlib", plain.clone(), northlib.clone()),
@@ -104,7 +104,7 @@ fn all_tenant_sources_must_agree() {
         ("ALL", "", stored(r#""North Lib""#, &text), disagrees("eventMetadata.tenantId")),
         ("ALL", "", around(north, north), northlib.clone()),
         ("ALL", "", around(north, south), disagrees("eventMetadata.tenantId")),
-        // What can't be read is still somebody's.
+        // An undecodable record still belongs to a tenant.
         ("northlib", "", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
         ("ALL", "northlib", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
         ("ALL", "", "no JSON".to_owned(), nobody.clone()),
@@ -135,7 +135,7 @@ fn record_key_is_ignored() {
     }
 }
 
-/// Without headers and without a key, as mod-pubsub writes them.
+/// The records of mod-pubsub have neither headers nor a key.
 #[test]
 fn mod_pubsub_topic_is_checked_against_tenant_and_type() {
     let stored = |tenant: &str, kind: &str| {

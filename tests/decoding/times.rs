@@ -1,5 +1,5 @@
-//! When it happened (docs/contract/events.md#64-clocks). Ties are decided by stamps, which have
-//! tests of their own.
+//! The time of an event (docs/contract/events.md#64-clocks). Stamps decide ties and have their own
+//! tests.
 
 use chrono::DateTime;
 use patron_blocks::event::{Kind, Record};
@@ -7,7 +7,7 @@ use patron_blocks::event::{Kind, Record};
 use super::{LOAN, RECORDED_AT, event, outcome, record};
 
 const MINUTE: i64 = 60_000;
-/// A year too far for four digits: what a producer sends that takes microseconds for milliseconds.
+/// A time with a year beyond four digits, as from a producer that sends microseconds as milliseconds.
 const BEYOND_THE_CALENDAR: i64 = RECORDED_AT * 1000;
 
 fn sent(envelope_time: Option<i64>, recorded: Option<i64>) -> Record {
@@ -28,11 +28,11 @@ fn envelope_time_counts_unless_ahead_of_its_record() {
         (Some(limit), recorded, limit, "envelope"),
         (Some(limit + 1), recorded, RECORDED_AT, "record_envelope_ahead"),
         (Some(i64::MAX / 1_000_000), recorded, RECORDED_AT, "record_envelope_ahead"),
-        // However late the record is.
+        // The delay of the record does not matter.
         (Some(0), recorded, 0, "envelope"),
         (None, recorded, RECORDED_AT, "record"),
         (Some(limit + 1), None, limit + 1, "envelope"),
-        // A time that no calendar has is none.
+        // A time outside the calendar counts as absent.
         (Some(BEYOND_THE_CALENDAR), recorded, RECORDED_AT, "record"),
         (Some(i64::MAX), recorded, RECORDED_AT, "record"),
         (Some(RECORDED_AT), Some(BEYOND_THE_CALENDAR), RECORDED_AT, "envelope"),

@@ -1,4 +1,4 @@
-//! Views of others on the Java module's tables: they go along, or are named.
+//! Views of other modules on the Java module's tables: the switch moves each view or names it.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ async fn materialized_view_is_refreshed_as_its_owner() {
     with_java(Layout::Late, async |_, db, schema| {
         java::fill(db, schema, 10).await;
         java::create_report_views(db, schema).await;
-        // It says as whom it was filled, and so does an index on what a function says.
+        // The view contains the name of its last refresher, and so does an index on a function.
         let made = "create materialized view northlib_mod_fqm_manager.who as
               select s.id, current_user::text as who from {schema}.user_summary s;
             create function northlib_mod_fqm_manager.me(text) returns text immutable language sql

@@ -1,4 +1,4 @@
-//! Single batches over the model: what is told of them.
+//! Single batches over the model: the outcome of each.
 
 use std::{
     future::Future,
@@ -53,7 +53,7 @@ fn consumed_record(offset: i64, payload: Option<Vec<u8>>) -> ConsumedRecord {
     }
 }
 
-/// The end of a loan, in an envelope with the loan's id.
+/// Returns an event that closes a loan, in an envelope with the loan's id.
 fn loan_end(offset: i64, loan: u128) -> ConsumedRecord {
     let id = uuid::Builder::from_random_bytes(loan.to_be_bytes()).into_uuid();
     let payload = json!({
@@ -75,7 +75,7 @@ fn model(enabled: &[&str]) -> Model {
     Model::new(0, enabled, InjectedFault::None)
 }
 
-/// Takes every step of a future over the model, which wakes nobody: it is looked at until it is done.
+/// Polls a future over the model until the future is ready; the model wakes no task.
 fn run_to_completion<T>(future: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -87,7 +87,7 @@ fn run_to_completion<T>(future: impl Future<Output = T>) -> T {
         if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
             return outcome;
         }
-        // For what waits a moment before it tries again.
+        // A retry waits for a moment of time.
         runtime.block_on(tokio::time::advance(Duration::from_millis(10)));
     }
 }
@@ -167,7 +167,7 @@ fn refused_records_stop_a_partition_like_bad_ones() {
     assert!(model.state().stopped.contains(&(TOPIC.to_owned(), 0)));
 }
 
-/// As if it stood in the topic of a tenant collection.
+/// Moves a record to the topic of a tenant collection.
 fn in_collection(incoming: ConsumedRecord) -> ConsumedRecord {
     let topic = Arc::new(Environment::new(Some("sim")).parse(COLLECTION).unwrap());
     let headers = vec![("folio.tenantId".to_owned(), NORTH.as_bytes().to_vec())];
@@ -179,7 +179,8 @@ fn in_collection(incoming: ConsumedRecord) -> ConsumedRecord {
     }
 }
 
-/// Such a topic can't wait for one of its tenants: what can't be written is parked for nobody.
+/// A shared topic never pauses for one of its tenants: unwritable records become dead letters without a
+/// tenant.
 #[test]
 fn collection_records_do_not_wait_for_unwritable_tenant() {
     let batch = [in_collection(loan_end(0, 1))];
@@ -192,7 +193,7 @@ fn collection_records_do_not_wait_for_unwritable_tenant() {
     assert_eq!(model.state().rows[&None].dead_letters.len(), 1);
 }
 
-/// A topic of a tenant collection serves those that are enabled, whatever others write there.
+/// Bad records of disabled tenants do not pause the topic of a tenant collection.
 #[test]
 fn only_counted_bad_records_stop_a_shared_topic() {
     const HEADERS: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
@@ -242,7 +243,8 @@ fn slow_tenant_batch_is_split() {
     assert_eq!(end, Some(PartitionProgress { next: 100, committed: true, pause_reason: None }));
 }
 
-/// Where even one takes too long, the tenant's own topics wait, from the first that is not durable on.
+/// If even one event takes too long, the tenant's own topics pause at the first record that is not
+/// durable.
 #[test]
 fn tenant_too_slow_for_one_record_pauses() {
     let (model, north) = (model(&[NORTH]), TenantId::parse(NORTH).unwrap());
@@ -250,8 +252,9 @@ fn tenant_too_slow_for_one_record_pauses() {
     let known = ingest_batch(&ingest, &[loan_end(0, 1)]);
     assert_eq!(known.counts, BatchCounts { applied: 1, ..BatchCounts::default() });
     model.state().timely_events.insert(north.clone(), 0);
-    // What only moves the position needs no time.
-    // Offset 3 of the own topic is a mark of a transaction.
+    // A transaction that only moves the position needs no time.
+    //
+    // Offset 3 of the tenant's own topic is a transaction marker.
     let last = ConsumedRecord { position: 3, ..loan_end(4, 4) };
     let batch = [consumed_record(1, None), loan_end(2, 2), in_collection(loan_end(3, 3)), last];
     let outcome = ingest_batch(&ingest, &batch);
@@ -270,7 +273,7 @@ fn tenant_too_slow_for_one_record_pauses() {
     assert_eq!(model.state().rows[&Some(north)].inbox.len(), 4);
 }
 
-/// What comes after the record that breaks the rule is left in the log, in the same batch too.
+/// The records after the one that reaches the bad record limit stay in the log, even in the same batch.
 #[test]
 fn records_after_stop_offset_are_not_committed() {
     let bad = |offset| consumed_record(offset, Some(b"{}".to_vec()));
@@ -295,7 +298,8 @@ fn records_after_stop_offset_are_not_committed() {
     }
 }
 
-/// What was passed by before comes first, also where nobody said that the tenant is enabled by now.
+/// If the tenant is enabled during a batch, the partition restarts before its skipped records, even
+/// without a notification.
 #[test]
 fn tenant_enabled_during_batch_restarts_partition() {
     let batch = [1, 2].map(|n| ConsumedRecord { tenant_enabled: false, ..loan_end(n, 1) });
@@ -313,7 +317,7 @@ fn tenant_enabled_during_batch_restarts_partition() {
     assert!(model.state().rows.is_empty());
 }
 
-/// In a log that was made anew the position of a record of the old one would pass over new ones.
+/// A recreated log starts at offset zero again. The position of an old record would skip new records.
 #[test]
 fn records_of_an_earlier_epoch_are_not_committed() {
     let model = model(&[NORTH]);

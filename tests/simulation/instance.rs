@@ -1,5 +1,5 @@
 //! An instance of the service: real lanes, writers, ingest and assignment, and a stand-in for the
-//! polling thread, which takes its steps in whatever order the seed says.
+//! poller. The seed chooses the order of the stand-in's steps.
 
 use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{
@@ -48,11 +48,11 @@ pub(super) struct Instance {
     lanes: Vec<mpsc::Sender<QueuedRecord>>,
     writers: Vec<Option<Task>>,
     reports: std_mpsc::Receiver<WriteReport>,
-    /// Asked where to begin; the group's offset was read then.
+    /// Requested starts, each with the group offset at the time of the request.
     pending_starts: Vec<(PendingPartition, Option<CommittedOffset>)>,
-    /// The next offset that is fetched, and whether its partition is owned as far as it knows.
+    /// The next fetch offset of each partition that this instance believes to own.
     fetch_offsets: BTreeMap<TopicPartition, i64>,
-    /// Offsets that may be committed.
+    /// Offsets that the instance may commit.
     stored: BTreeMap<TopicPartition, CommittedOffset>,
     buffer_permits: Arc<Semaphore>,
 }
@@ -77,7 +77,7 @@ impl Instance {
             let (sender, lane) = mpsc::channel(batch_most);
             let writer =
                 Writer::new(lane, ingest.clone(), assignment.clone(), settle.clone(), batch_most);
-            // The scheduler is ours, and so is when it is enough.
+            // The simulation is the scheduler, so tokio's cooperative budget is off.
             let task = tokio::task::unconstrained(writer.run(CancellationToken::new()));
             lanes.push(sender);
             writers.push(Some(Box::pin(task) as Task));
@@ -97,7 +97,7 @@ impl Instance {
         }
     }
 
-    /// The group says what is ours from now on.
+    /// Applies the group's current assignment.
     pub(super) fn rebalance(&mut self, log: &mut Log) {
         let ours: Vec<TopicPartition> = log
             .owners
@@ -118,7 +118,7 @@ impl Instance {
         self.fetch_offsets.extend(new.into_iter().map(|at| (at, 0)));
     }
 
-    /// Asks where partitions begin that are due; the answer comes in a later step.
+    /// Requests the start offsets of due partitions; `apply_starts` applies them in a later step.
     pub(super) fn request_starts(&mut self, log: &Log, far_future: bool) {
         let now =
             Instant::now() + if far_future { Duration::from_secs(3600) } else { Duration::ZERO };
@@ -129,7 +129,7 @@ impl Instance {
         }
     }
 
-    /// Learns where partitions begin.
+    /// Decides and applies the start offsets of the requested partitions.
     pub(super) fn apply_starts(&mut self, log: &Log) -> Result<(), String> {
         for (due, committed) in std::mem::take(&mut self.pending_starts) {
             let at: TopicPartition = (Arc::from(&*due.topic), due.partition);
@@ -178,7 +178,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Reads one record of a partition, if there is one and its lane has room.
+    /// Reads one record of a partition, if a record exists and its lane has room.
     pub(super) fn read_record(&mut self, log: &Log, at: &TopicPartition) {
         let Some(next) = self.fetch_offsets.get_mut(at) else { return };
         let Some(record) = log.partitions[at].get(*next as usize) else { return };
@@ -197,12 +197,12 @@ impl Instance {
             };
             place.send(QueuedRecord { incoming, epoch: era, memory_permit: room });
         } else if self.assignment.reading_partitions().contains(&(at.0.to_string(), at.1)) {
-            // The known one, before the beginning.
+            // The known record before the start offset is read again and skipped.
             *next += 1;
         }
     }
 
-    /// Lets a writer go on until its next await.
+    /// Runs a writer until its next await.
     pub(super) fn poll_writer(&mut self, lane: usize) {
         let mut context = Context::from_waker(Waker::noop());
         if let Some(task) = &mut self.writers[lane % LANES]
@@ -212,7 +212,7 @@ impl Instance {
         }
     }
 
-    /// Takes note of what is settled.
+    /// Applies one report of the writers.
     pub(super) fn apply_reports(&mut self) {
         let Ok(settled) = self.reports.try_recv() else { return };
         for (at, era, PartitionProgress { next, committed, pause_reason: hold }) in settled {
@@ -242,14 +242,14 @@ impl Instance {
         }
     }
 
-    /// Commits what is stored, as far as the group takes it.
+    /// Commits the stored offsets that the group accepts.
     pub(super) fn commit(&mut self, log: &mut Log) {
         for (at, committed) in &self.stored {
             log.commit(self.number, at, *committed);
         }
     }
 
-    /// Whether everything that is ours is settled.
+    /// Returns `true` if all records of owned partitions are processed.
     pub(super) fn is_done(&self, log: &Log) -> bool {
         let settled = |at: &TopicPartition| {
             let end = log.span(at).high;

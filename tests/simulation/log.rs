@@ -1,5 +1,5 @@
-//! A made-up log: random events of few patrons, in the shapes of real producers, in a few partitions;
-//! and a group with its offsets.
+//! A random log: events of few patrons, in the shapes of real producers, in a few partitions; and a
+//! group with its offsets.
 
 use patron_blocks::kafka::offsets::{CommittedOffset, Watermarks};
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,15 +18,15 @@ use crate::history::noon;
 
 pub(super) const CLUSTER: &str = "simulated";
 
-/// The tenant that is always enabled, and the one who comes and goes.
+/// The tenant that is always enabled, and the tenant that is enabled and disabled repeatedly.
 pub(super) const NORTH: &str = "north";
 pub(super) const SOUTH: &str = "south";
 
-/// The logs, and how the group stands.
+/// The partitions with their records, and the offsets and owners of the group.
 pub(super) struct Log {
     pub(super) partitions: BTreeMap<TopicPartition, Vec<Record>>,
     pub(super) topics: BTreeMap<Arc<str>, Arc<Topic>>,
-    /// Which instance the group thinks owns what.
+    /// The instance that owns each partition in the group's view.
     pub(super) owners: BTreeMap<TopicPartition, usize>,
     pub(super) committed: BTreeMap<TopicPartition, CommittedOffset>,
 }
@@ -36,7 +36,7 @@ fn id(kind: u128, n: u32) -> Uuid {
 }
 
 fn instant(chance: &mut ChaCha8Rng) -> DateTime<Utc> {
-    // Few instants, so that ties are common.
+    // Few distinct instants make ties common.
     noon() + chrono::TimeDelta::milliseconds(chance.random_range(0..12))
 }
 
@@ -81,7 +81,7 @@ fn payload(kind: Kind, chance: &mut ChaCha8Rng) -> Value {
     }
 }
 
-/// How storage modules write what became of a loan or a user.
+/// Returns the change of a loan or a user as storage modules publish it.
 fn change(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Value {
     let entity = payload(kind, chance);
     let (done, data) = match chance.random_range(0..20) {
@@ -120,7 +120,7 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
 }
 
 impl Log {
-    /// A log of so many records at most, of some of these kinds.
+    /// Returns a log of at most `most` records of some of these kinds.
     pub(super) fn random(chance: &mut ChaCha8Rng, of: &[Kind], most: usize) -> Self {
         let environment = Environment::new(Some("sim"));
         let mut log = Self {
@@ -157,18 +157,18 @@ impl Log {
         let partitions = self.partitions.keys().filter(|(topic, _)| topic == name).count() as i32;
         let partition = chance.random_range(0..partitions);
         let tenant = match owner {
-            // The one who comes and goes has topics of its own.
+            // `SOUTH` has topics of its own.
             "ALL" => NORTH,
             tenant => tenant,
         };
         let mut headers = Vec::new();
         if owner == "ALL" || chance.random() {
-            // Once in a while it names another tenant than the topic does.
+            // Sometimes the header names another tenant than the topic.
             let named = if chance.random_bool(0.05) { "other" } else { tenant };
             headers.push(("folio.tenantId".to_owned(), named.as_bytes().to_vec()));
         }
         let log = self.partitions.get_mut(&(name.clone(), partition)).unwrap();
-        // Or what was published before comes once more, at another time.
+        // Sometimes an earlier record is published again, at another time.
         let again = log.choose(chance).filter(|_| chance.random_bool(0.15)).cloned();
         let place = RecordPosition { topic: name.clone(), partition, offset: log.len() as i64 };
         let timestamp = Some(instant(chance));
@@ -185,7 +185,7 @@ impl Log {
         Watermarks { low: 0, high: self.partitions[at].len() as i64 }
     }
 
-    /// An instance commits. The broker takes it only from whom it thinks the owner.
+    /// Commits an offset, if the group considers the instance the owner of the partition.
     pub(super) fn commit(
         &mut self,
         instance: usize,

@@ -1,11 +1,11 @@
-//! The simulation: the real ingest loop (lanes, writers, ingest, assignment, the decision where to
-//! begin) over a model of the database and of the broker, driven by one seed through crashes at any
-//! await, failing and doubtful commits, repeats, disorder, two instances that both think they own a
-//! partition, tenants that come and go, and operators who resume what has stopped.
+//! The simulation: the real ingest loop over a model of the database and of the broker. One seed drives
+//! crashes at any await, failed and doubtful commits, repeated and unordered records, and tenants that
+//! are enabled and disabled. Two instances may both believe that they own a partition, and operators
+//! resume stopped partitions.
 //!
-//! After each history the state is the function of the set of events that the pure core says, counters
-//! equal a recount, and no offset ever was beyond what is durable. `make test` runs ten thousand,
-//! `make simulate` a million; `dev/simulate 1 SEED` runs one again.
+//! After each history the state equals the pure core's result for the set of events, and counters equal
+//! a recount. No offset was ever beyond the durable records. `make test` runs ten thousand histories,
+//! `make simulate` a million; `dev/simulate 1 SEED` repeats one.
 
 mod batches;
 mod instance;
@@ -26,7 +26,7 @@ fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Runs a history and says which seed it was, if it fails.
+/// Runs a history, and names the seed if the history fails.
 fn check_history(seed: u64, broken: InjectedFault) -> Result<(), String> {
     let ran = std::panic::catch_unwind(|| run::run(seed, broken));
     match ran {
@@ -42,7 +42,7 @@ fn every_history_converges_despite_failures_and_crashes() {
         (env_number("SIMULATION_HISTORIES", 10_000), env_number("SIMULATION_SEED", 0));
     let started = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    // One that fails is enough: the other threads need not go on.
+    // After the first failure, the other threads stop.
     let failed = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -66,7 +66,7 @@ fn every_history_converges_despite_failures_and_crashes() {
     eprintln!("{number} histories from seed {first}: 0 divergences in {:?}", started.elapsed());
 }
 
-/// After how many histories a break is seen.
+/// Returns the number of histories until the simulation detects a fault.
 fn detected_after(broken: InjectedFault) -> Option<u64> {
     (0..2000).find(|seed| check_history(*seed, broken).is_err()).map(|seed| seed + 1)
 }
@@ -77,7 +77,7 @@ fn deliberate_merge_faults_are_detected_soon() {
         (InjectedFault::Tombstone, 200),
         (InjectedFault::LastDueWins, 200),
         (InjectedFault::NoDelta, 200),
-        // Of few histories.
+        // Few histories reveal these faults.
         (InjectedFault::LastGroupWins, 1000),
         (InjectedFault::NoHorizon, 1000),
     ] {

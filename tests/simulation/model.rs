@@ -1,5 +1,5 @@
-//! A ledger without SQL: what PostgreSQL promises, written down plainly, and every way in which it can
-//! fail. Rows are merged by the pure core, counters move by deltas as the SQL moves them.
+//! An implementation of `IngestStore` without SQL: a plain model of PostgreSQL's promises and failures.
+//! The pure core merges rows, and counters change by deltas as in the SQL.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::history::noon;
 
-/// What is stored for a tenant, or for none.
+/// The stored rows of one tenant, or of no tenant.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Rows {
     pub(super) inbox: BTreeSet<Uuid>,
@@ -37,14 +37,15 @@ pub(super) struct Rows {
     pub(super) fees: BTreeMap<Uuid, Fee>,
     pub(super) groups: BTreeMap<Uuid, Register<Option<String>>>,
     pub(super) no_loans_before: Option<Horizon>,
-    /// As each loan's row has it: a step that ends loans has not reached all of them yet.
+    /// The horizon in each loan's row. Steps that end loans may not have reached every loan yet.
     horizons: BTreeMap<Uuid, Horizon>,
     pub(super) counters: BTreeMap<Uuid, Counters>,
     pub(super) dead_letters: BTreeSet<Uuid>,
     pub(super) positions: BTreeMap<(String, i32), Position>,
 }
 
-/// Open loans, lost, claimed returned and recalled ones, open fees/fines, and their balance.
+/// Numbers of open, lost, claimed returned and recalled loans and of open fees/fines, and the balance of
+/// the latter.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) loans: i64,
@@ -79,21 +80,21 @@ impl Counters {
     }
 }
 
-/// How a merge may be broken on purpose, to show that the simulation sees it.
+/// A deliberate fault of the merge, which the simulation must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InjectedFault {
     None,
-    /// A later check-out forgets that the loan was closed.
+    /// A later check-out erases the end of the loan.
     Tombstone,
-    /// The last one to arrive decides the due date.
+    /// The last event to arrive decides the due date.
     LastDueWins,
-    /// Counters move by what the batch says, not by the difference.
+    /// Counters change by the content of the batch instead of by the difference.
     NoDelta,
-    /// The inbox knows no repeats, and counters count them.
+    /// The inbox recognizes no repeated events, and counters count them.
     NoInbox,
-    /// The last one to arrive decides the group.
+    /// The last event to arrive decides the patron group.
     LastGroupWins,
-    /// Loans that come in later than their deletion stay.
+    /// Loans that arrive after the deletion of all loans stay open.
     NoHorizon,
 }
 
@@ -102,20 +103,21 @@ pub(super) struct State {
     pub(super) rows: BTreeMap<Option<TenantId>, Rows>,
     pub(super) enabled: BTreeSet<TenantId>,
     pub(super) unusable: BTreeSet<TenantId>,
-    /// How many events of these tenants one transaction takes in time.
+    /// The number of events of each tenant that fit into one transaction's time.
     pub(super) timely_events: BTreeMap<TenantId, usize>,
     pub(super) stopped: BTreeSet<(String, i32)>,
-    /// Keys that open transactions have claimed: others wait for them, as a unique index makes them.
+    /// Keys that open transactions have claimed. Other transactions wait for these keys, as with a
+    /// unique index.
     claimed: BTreeSet<(Option<TenantId>, Uuid)>,
     /// Events that the database refuses for their content.
     pub(super) refused: BTreeSet<Uuid>,
-    /// How many operations of a hundred fail.
+    /// Failures per hundred operations.
     pub(super) failing: u32,
     fault: InjectedFault,
     rng: ChaCha8Rng,
 }
 
-/// The model; clones share it.
+/// The model; clones share its state.
 #[derive(Clone)]
 pub(super) struct Model(Arc<Mutex<State>>);
 
@@ -139,7 +141,7 @@ impl Model {
         self.0.lock().unwrap()
     }
 
-    /// A round trip: time passes, and it may fail.
+    /// Simulates a round trip to the database: time passes, and the call may fail.
     async fn round_trip(&self) -> Result<(), Error> {
         yield_once().await;
         let failed = {
@@ -150,7 +152,7 @@ impl Model {
     }
 }
 
-/// Is not done at the first look: the place at which a writer may be stopped, or another one go on.
+/// Returns `Pending` at the first poll, so a writer may stop there, or another writer may continue.
 pub(super) fn yield_once() -> impl Future<Output = ()> + Send {
     let mut looked = false;
     std::future::poll_fn(move |_| {
@@ -158,13 +160,13 @@ pub(super) fn yield_once() -> impl Future<Output = ()> + Send {
     })
 }
 
-/// A transaction: what it will do when it is committed.
+/// A transaction with the changes that its commit will apply.
 pub(super) struct ModelTx {
     model: Model,
     tenant: Option<TenantId>,
     claimed: Vec<Uuid>,
     delta: StateDelta,
-    /// Of these loans, those that were opened before end.
+    /// The horizon and id range of the loans that this transaction ends.
     ended: Option<(Horizon, Uuid, Option<Uuid>)>,
     dead_letters: Vec<Uuid>,
     positions: Vec<((String, i32), Position)>,
@@ -183,7 +185,7 @@ impl Drop for ModelTx {
 impl IngestStore for Model {
     type Tx = ModelTx;
 
-    /// What is committed is applied at once, so nobody is beside anybody.
+    /// A commit applies its changes at once, so the model needs no tenant locks.
     async fn begin(
         &self,
         tenant: Option<&TenantId>,
@@ -263,7 +265,7 @@ impl IngestTx for ModelTx {
         Ok(())
     }
 
-    /// Never more than two in a step, so that most take several.
+    /// Ends at most two loans per step, so most deletions take several steps.
     async fn end_loans(
         &mut self,
         before: Horizon,
@@ -330,7 +332,7 @@ impl IngestTx for ModelTx {
         Ok(())
     }
 
-    /// May fail before, or in doubt: then it has happened all the same.
+    /// May fail before the commit, or after it, with the changes applied (a doubtful commit).
     async fn commit(self) -> Result<(), Error> {
         self.model.round_trip().await?;
         self.apply();
@@ -380,7 +382,8 @@ impl ModelTx {
         for (id, change) in &self.delta.fees {
             let before = rows.fees.remove(id).unwrap_or_default();
             let after = before.clone().merge(change.clone());
-            // Nothing but a delta is right; without the inbox a repeat must not matter either.
+            // Only a delta is correct. Without the inbox, a repeated event must change no counter
+            // either.
             let counted = Counters::of_fee(&before).filter(|_| broken != InjectedFault::NoDelta);
             move_counters(&mut rows.counters, counted, Counters::of_fee(&after));
             rows.fees.insert(*id, after);
@@ -396,7 +399,7 @@ impl ModelTx {
 }
 
 impl Rows {
-    /// Counters move by what ends.
+    /// Ends the loans of an id range and updates the counters.
     fn end_loans(&mut self, horizon: Horizon, from: Uuid, to: Option<Uuid>) {
         for (id, loan) in self.loans.range(from..) {
             if to.is_some_and(|to| *id >= to) {
@@ -421,7 +424,7 @@ fn move_counters(
     }
 }
 
-/// What the server would say, with this code.
+/// Returns a database error with this SQLSTATE.
 fn database_error(code: &'static str) -> Error {
     Error::at("work on the model")(sqlx::Error::Database(Box::new(SqlStateError(code))))
 }

@@ -1,8 +1,8 @@
-//! Seeds that failed once, each with what was wrong.
+//! Seeds of histories that failed once, each with its fault.
 
 use super::{check_history, model::InjectedFault};
 
-/// Seed, and what it showed.
+/// A seed and the fault that it revealed.
 const SEEDS: [(u64, &str); 1] =
     [(126, "a tenant enabled in the middle of a batch made the group forget what was passed by")];
 

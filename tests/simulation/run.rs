@@ -1,4 +1,4 @@
-//! One history: chaos first, then calm until everything is settled, then the comparison.
+//! One history: a chaotic phase, then a calm phase until all records are processed, then the comparison.
 
 use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{collections::BTreeMap, time::Duration};
@@ -30,9 +30,9 @@ struct Simulation {
     instances: Vec<Instance>,
     batch_most: usize,
     rule: BadRecordLimit,
-    /// What each record is: read once, for the checks of what is durable.
+    /// The decoded form of each record, for the durability checks.
     readings: BTreeMap<TopicPartition, Vec<(DecodeOutcome, Uuid)>>,
-    /// Up to where offsets were found durable.
+    /// The greatest offset of each partition that was verified as durable.
     verified: BTreeMap<TopicPartition, i64>,
 }
 
@@ -58,13 +58,13 @@ fn tenant(name: &str) -> TenantId {
 impl Simulation {
     fn new(seed: u64, broken: InjectedFault) -> Self {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
-        // What storage tells takes part in every other history.
+        // Every other history includes storage events.
         let kinds = if seed.is_multiple_of(2) { &Kind::BUSINESS[..] } else { &Kind::ALL[..] };
         let log = Log::random(&mut chance, kinds, LOG_RECORDS_MAX);
         let enabled = [NORTH, SOUTH].into_iter().map(tenant).collect();
         let model = Model::new(seed, enabled, broken);
         let batch_most = [1, 2, 3, 7, 50][chance.random_range(0..5)];
-        // Sometimes so strict that partitions stop.
+        // Some histories have a limit so strict that partitions stop.
         let in_a_row = [2, 1000][chance.random_range(0..2)];
         let rule = BadRecordLimit { consecutive: in_a_row, per_window: 1000 };
         let read = |record| {
@@ -92,9 +92,10 @@ impl Simulation {
         Instance::start(number, &self.model, self.batch_most, self.rule)
     }
 
-    /// Some events the database will never take.
+    /// Selects some events that the database always refuses.
     fn refuse_some(&mut self) {
-        // What ends all loans does so in steps before it is claimed, and holds nothing that could be refused.
+        // The deletion of all loans is excluded: it runs in steps before its claim, and has no content
+        // to refuse.
         let is_of_one = |event: &&Event| !matches!(event.fact, Fact::AllLoansDeleted);
         let events = self.readings.values().flatten().filter_map(|(reading, _)| event(reading));
         let events = events.filter(is_of_one);
@@ -154,7 +155,7 @@ impl Simulation {
         Err("it is stuck: not everything was settled".to_owned())
     }
 
-    /// A bit of everything that an instance does.
+    /// Runs every kind of step of an instance.
     fn run_all_steps(&mut self, number: usize) -> Result<(), String> {
         let instance = &mut self.instances[number];
         instance.request_starts(&self.log, true);
@@ -170,7 +171,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// One step of an instance's polling thread, or of one of its writers.
+    /// Runs one step of an instance's poller or of one of its writers.
     fn step(&mut self, number: usize) -> Result<(), String> {
         let at = self.log.partitions.keys().choose(&mut self.rng).expect("a partition").clone();
         let dice = self.rng.random_range(0..100);
@@ -182,19 +183,20 @@ impl Simulation {
             85..90 => instance.commit(&mut self.log),
             90..94 => instance.request_starts(&self.log, dice == 90),
             94..98 => instance.apply_starts(&self.log)?,
-            // One that was cut off hears only now what the group has decided.
+            // An isolated instance learns the group's decision only now.
             _ => instance.rebalance(&mut self.log),
         }
         Ok(())
     }
 
-    /// At whatever await its writers stand.
+    /// Replaces an instance, at any await of its writers.
     fn crash(&mut self, number: usize) {
         self.instances[number] = self.start(number);
         self.instances[number].rebalance(&mut self.log);
     }
 
-    /// The group moves partitions. Who loses some may not know, and who gets some begins at once.
+    /// Redistributes the partitions. One instance may miss the change; the other instances start at
+    /// once.
     fn redistribute(&mut self, one_misses_it: bool) {
         let deaf = one_misses_it.then(|| self.rng.random_range(0..2));
         let partitions: Vec<TopicPartition> = self.log.partitions.keys().cloned().collect();
@@ -208,7 +210,7 @@ impl Simulation {
         }
     }
 
-    /// The tenant who comes and goes, or whose tables break.
+    /// Enables or disables `SOUTH`, or breaks or repairs its tables.
     fn toggle_south(&mut self) {
         let south = tenant(SOUTH);
         let mut state = self.model.state();
@@ -223,10 +225,12 @@ impl Simulation {
         }
     }
 
-    /// A tenant whose tables are slow: one transaction takes some of its events in time, or not even one.
+    /// Makes a tenant's tables slow, or fast again. One transaction of a slow tenant fits only a few
+    /// events, or none.
     fn slow_down(&mut self) {
         let most = self.rng.random_range(0..4);
-        // In topics of many tenants stand events of the first; those are parked where nothing is in time.
+        // Shared topics contain events of `NORTH`. They become dead letters if no event fits, so `NORTH`
+        // always fits at least one.
         let (of, most) = if self.rng.random() { (NORTH, most.max(1)) } else { (SOUTH, most) };
         let mut state = self.model.state();
         if state.timely_events.remove(&tenant(of)).is_none() {
@@ -241,7 +245,7 @@ impl Simulation {
         }
     }
 
-    /// An operator resumes all that is stopped.
+    /// Resumes all stopped partitions, as an operator does.
     fn resume_all(&mut self) {
         self.model.state().stopped.clear();
         for instance in &self.instances {
@@ -249,7 +253,7 @@ impl Simulation {
         }
     }
 
-    /// No offset of the group, and no position, is beyond what is durable.
+    /// Checks that all group offsets and positions are at most at the end of the durable records.
     fn check_durable(&mut self) -> Result<(), String> {
         let state = self.model.state();
         let is_durable = |(_, committed): &(&TopicPartition, &CommittedOffset)| {
@@ -261,13 +265,14 @@ impl Simulation {
         for (tenant, rows) in &state.rows {
             for ((topic, partition), position) in &rows.positions {
                 let at = (topic.as_str().into(), *partition);
-                // In a topic of many tenants a tenant's own position says where it had a record last.
+                // In a shared topic, a tenant's own position is the offset after that tenant's last
+                // record.
                 if tenant.is_none() || self.log.topics[&at.0].tenant.is_some() {
                     reached.push((at, position.next_offset));
                 }
             }
         }
-        // What is durable stays so.
+        // A durable record stays durable.
         reached.retain(|(at, offset)| self.verified.get(at).is_none_or(|known| known < offset));
         for (at, offset) in &reached {
             self.is_durable(&state.rows, at, *offset)?;
@@ -298,7 +303,7 @@ impl Simulation {
                 DecodeOutcome::Rejected(tenant, _) => is_stored(tenant, letter, letter),
                 DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => true,
             };
-            // Whoever is not enabled is passed by, also in a topic of many tenants.
+            // Records of disabled tenants are skipped, also in a shared topic.
             let foreign = matches!(reading, DecodeOutcome::Event(t, _) | DecodeOutcome::Rejected(Some(t), _)
                 if t.as_str() != NORTH && t.as_str() != SOUTH);
             if !durable && !foreign {
@@ -315,7 +320,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// The state is what the pure core makes of the set of all events, and counters equal a recount.
+    /// Checks that the state equals the pure core's result for all events, and that counters equal a
+    /// recount.
     fn compare(&self) -> Result<(), String> {
         let state = self.model.state();
         for name in [NORTH, SOUTH] {
@@ -336,7 +342,7 @@ impl Simulation {
             let empty = Rows::default();
             let rows = state.rows.get(&Some(of)).unwrap_or(&empty);
             let parked = rows.dead_letters.len();
-            // What was parked because a tenant could not be written is retried by an operator.
+            // An operator retries the dead letters of an unwritable tenant.
             if rows.loans != loans {
                 return Err(format!(
                     "{name} ({parked} parked): {:#?} is not {loans:#?}",

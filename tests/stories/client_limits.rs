@@ -1,4 +1,4 @@
-//! Clients that say too much, too slowly, or go away.
+//! Clients that send too much, send too slowly, or disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     world::{TENANT, WAIT_TIMEOUT, World},
 };
 
-/// More than the one thread of a story lets in with its connections.
+/// More clients than the only HTTP thread of a story admits.
 const CLIENTS: usize = 600;
 
 fn head(method: &str, path: &str, headers: &str) -> String {
@@ -67,7 +67,7 @@ async fn slow_request_bodies_block_no_other_client() {
             "Content-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n";
         let slow = head("POST", "/patron-block-limits", long) + "{";
         let mut slow = join_all((0..CLIENTS).map(|_| send_partial(world, &slow))).await;
-        // All have been read so far.
+        // The service has read the heads of all requests.
         join_all(slow.iter_mut().map(expect_continue)).await;
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
         assert_eq!(world.evaluation_source(Uuid::new_v4()).await, "nothing-open");
@@ -86,7 +86,7 @@ async fn disconnected_clients_release_their_resources() {
         world.add_limit(group, Measure::ChargedOut, 5.0).await;
         let user = Uuid::new_v4();
         let asked = format!("/automated-patron-blocks/{user}");
-        // Both are bounded, each for itself.
+        // Evaluations and other requests have separate limits.
         let full = async |w: &World, path: &str| match path == asked {
             true => w.evaluation_source(user).await == "too-many",
             false => w.get(path).await.0 == 503,
@@ -101,7 +101,7 @@ async fn disconnected_clients_release_their_resources() {
                 })
                 .await;
             drop(waiting);
-            // The database says nothing still: what they held comes back all the same.
+            // The database still sends nothing, and the abandoned requests release their permits.
             world.until("there is room again", async |w: &World| !full(w, path).await).await;
             world.proxy.restore();
             world
@@ -128,7 +128,7 @@ async fn pending_request_bodies_are_bounded_in_bytes() {
         assert!(sent_away > 0 && waited > 0, "{sent_away} sent away, {waited} waited for");
         assert_eq!(sent_away + waited, responses.len());
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
-        // What they took is there again.
+        // The rejected bodies have released their memory.
         let id = Uuid::new_v4();
         let limit = serde_json::json!({
             "id": id, "patronGroupId": id, "conditionId": Measure::ChargedOut.condition_id(), "value": 1,

@@ -1,4 +1,4 @@
-//! Instances on machines whose clocks differ: what one of them writes down, another compares.
+//! Instances with different clocks: one instance stores a time, and another compares it.
 
 use chrono::TimeDelta;
 use patron_blocks::{clock::Clock, event::Kind};
@@ -13,7 +13,7 @@ use crate::{
 const REBUILDS: &str = "/patron-blocks/rebuilds";
 const SYNCHRONIZATION: &str = "/automated-patron-blocks/synchronization";
 
-/// A clock that is so many minutes ahead.
+/// Returns a clock that is this number of minutes fast.
 fn clock_ahead(minutes: i64) -> Clock {
     Clock::fixed_at(now() + TimeDelta::minutes(minutes))
 }
@@ -30,7 +30,7 @@ async fn open_loans(world: &World, user: Uuid) -> Vec<Value> {
     loans.into_iter().map(|loan| loan["loanId"].clone()).collect()
 }
 
-/// A new patron checks out a new loan at this moment.
+/// Publishes a check-out of a new patron and a new loan at the current moment.
 async fn check_out_now(world: &World) -> (Uuid, Uuid) {
     let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
     let out = in_envelope(&check_out(user, loan, &minutes_from_now(1440)), now());
@@ -41,7 +41,7 @@ async fn check_out_now(world: &World) -> (Uuid, Uuid) {
 
 async fn rebuild_an_hour_ahead(source: &'static str) {
     World::run(async |world| {
-        // Long enough ago for the inbox to be believed.
+        // Moves the instant of enabling back, so that the inbox counts as complete.
         world.execute_sql(crate::payloads::BACKDATE_ENABLING_SQL).await;
         check_out_now(world).await;
         world.stop().await;
@@ -54,10 +54,10 @@ async fn rebuild_an_hour_ahead(source: &'static str) {
         until_status(world, &path, "compared").await;
         world.stop().await;
 
-        // The next machine is right about the time.
+        // The next instance has a correct clock.
         world.start().await;
         let (user, loan) = check_out_now(world).await;
-        // It is compared again, as when the instance that compares dies.
+        // The comparison runs again, as after the death of the comparing instance.
         let again = format!(
             "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{}'",
             asked["id"].as_str().unwrap()
@@ -91,7 +91,7 @@ async fn storage_synchronization_by_fast_clock_keeps_live_loans() {
         world.stop().await;
         world.start_with_clock(clock_ahead(60)).await;
         let (user, loan) = check_out_now(world).await;
-        // Storage has not heard of the loan when it is asked.
+        // The storage response lacks the loan.
         let body = json!({ "scope": "user", "userId": user });
         let (status, job) = world.post(&format!("{SYNCHRONIZATION}/job"), &body).await;
         assert_eq!(status, 201, "{job}");

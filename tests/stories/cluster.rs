@@ -1,4 +1,5 @@
-//! What one broker can't show: leaders that move. `dev/cluster start` and `eval "$(dev/cluster env)"` give three.
+//! Leader changes, which need more than one broker. `dev/cluster start` and `eval "$(dev/cluster env)"`
+//! give three.
 
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use super::offset_anomalies::{open_loans, publish_check_outs_to};
 use crate::world::{TENANT, World};
 
-/// Every partition gets another leader, and with it a later epoch.
+/// Gives every partition another leader, and with it a later leader epoch.
 async fn move_leaders() {
     let moved = tokio::task::spawn_blocking(|| {
         let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/cluster");
@@ -32,7 +33,7 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
             publish_check_outs_to(world, user, 1, 1).await;
             world.until_committed().await;
         }
-        // Its epochs begin anew, and the client knows later ones.
+        // The epochs of the new topic start again, and the client knows later epochs.
         world.log.recreate_topic(&topic).await;
         publish_check_outs_to(world, user, 0, 6).await;
         publish_check_outs_to(world, user, 1, 1).await;

@@ -1,4 +1,4 @@
-//! Conditions and limits, as ui-users reads and writes them.
+//! Conditions and limits over HTTP, with the requests of ui-users.
 
 use patron_blocks::blocks::Measure;
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Bad weather: the database away or silent, instances that stop and start.
+//! Outages: a database that is down or silent, and instances that stop and start.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
     }
 }
 
-/// A patron who has three items under a limit of one.
+/// Returns a patron with three loans and a limit of one.
 async fn blocked_patron(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     let user = world.users.add_patron(group);
@@ -99,7 +99,7 @@ async fn silent_connections_are_closed() {
             })
             .await;
         world.until_committed().await;
-        // Each connection for other requests is given up once one has met it.
+        // The service discards each connection for other requests after one request has found it silent.
         let summary = format!("/user-summary/{user}");
         world.until("others are answered", async |w: &World| w.get(&summary).await.0 == 200).await;
         assert_eq!(open_loans(world, user).await, 5);

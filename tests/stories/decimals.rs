@@ -1,4 +1,4 @@
-//! Balances as sources write them that reckon in doubles: over HTTP, from the log and from storage alike.
+//! Balances with a floating-point remainder, over HTTP, from the log and from storage.
 
 use chrono::TimeDelta;
 use patron_blocks::{blocks::Measure, event::Kind};
@@ -15,12 +15,12 @@ const FEE: Kind = Kind::FeeFineBalanceChanged;
 const JOB: &str = "/automated-patron-blocks/synchronization/job";
 const START: &str = "/automated-patron-blocks/synchronization/start";
 
-/// What doubles leave over of 12.50 - 12.40 - 0.10.
+/// The remainder of 12.50 - 12.40 - 0.10 in doubles.
 fn remainder() -> Value {
     serde_json::from_str("4.996003610813204e-16").unwrap()
 }
 
-/// A patron who owes more than the limit allows.
+/// Returns a patron whose balance exceeds the limit, and the fee/fine.
 async fn debtor(world: &World, group: Uuid) -> (Uuid, Uuid) {
     let (user, debt) = (world.users.add_patron(group), Uuid::new_v4());
     world.publish(FEE, &balance_change(user, debt, None, 12.5)).await;
@@ -37,17 +37,18 @@ async fn floating_point_remainder_closes_fee_from_any_source() {
         let paid = |user: Uuid, debt: Uuid| {
             json!({ "userId": user, "feeFineId": debt, "feeFineTypeId": Uuid::new_v4(), "balance": remainder() })
         };
-        // The log.
+        // Source: the log.
         let (user, debt) = debtor(world, group).await;
         world.publish(FEE, &paid(user, debt)).await;
         world.until_committed().await;
         assert_eq!(world.take_dead_letters().await, [""; 0]);
         assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
-        // HTTP.
+        // Source: HTTP.
         let (user, debt) = debtor(world, group).await;
         assert_eq!(world.post(&FEE.http_path(), &paid(user, debt)).await, (204, String::new()));
         assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
-        // Storage, which lists it as open. It speaks of five minutes ago, so the debt is an hour old.
+        // Source: storage, which lists the fee/fine as open. Its response counts as five minutes old, so
+        // the fee/fine is an hour old.
         let (user, debt) = (world.users.add_patron(group), Uuid::new_v4());
         let hour = now() - TimeDelta::minutes(60);
         world.publish(FEE, &in_envelope(&balance_change(user, debt, None, 12.5), hour)).await;
@@ -71,7 +72,7 @@ async fn floating_point_remainder_closes_fee_from_any_source() {
     .await;
 }
 
-/// Sums of what each fits the bound are larger, and have as many decimals.
+/// Each balance is within its bound; the sum is greater and has as many decimals.
 #[tokio::test(flavor = "multi_thread")]
 async fn sum_of_largest_balances_is_evaluated_and_blocks() {
     World::run(async |world| {
@@ -93,7 +94,7 @@ async fn sum_of_largest_balances_is_evaluated_and_blocks() {
     .await;
 }
 
-/// The last day that a text can name, in a zone that is behind UTC.
+/// The due date is the last day of the calendar, in a zone behind UTC.
 #[tokio::test(flavor = "multi_thread")]
 async fn due_date_on_last_calendar_day_counts() {
     World::run(async |world| {
@@ -107,7 +108,7 @@ async fn due_date_on_last_calendar_day_counts() {
         assert_eq!(world.take_dead_letters().await, [""; 0]);
         let summary = world.get_json(&format!("/user-summary/{user}")).await;
         let loans = summary["openLoans"].as_array().unwrap();
-        // In the four digits that clients read.
+        // Clients read years of four digits.
         let dates: Vec<&str> = loans.iter().map(|loan| loan["dueDate"].as_str().unwrap()).collect();
         assert_eq!(dates, ["9999-12-31T23:59:59.999+00:00"; 2]);
     })

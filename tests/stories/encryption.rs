@@ -12,16 +12,17 @@ use crate::{
     world::World,
 };
 
-/// The certificate of the development's own engine; somebody else's may offer no encryption.
+/// Returns the certificate of the development engine. Another engine may offer no encryption.
 fn certificate(variable: &str) -> Option<String> {
     let path = std::env::var(variable).ok()?;
     Some(std::fs::read_to_string(path).expect("dev/up names a file that is there"))
 }
 
-/// Of nobody: a server that shows another one is not who it should be.
+/// A certificate that belongs to no engine, so a connection must fail.
 const FOREIGN_CERTIFICATE: &str = include_str!("another.pem");
 
-/// Of our connections, how many are encrypted and how many are not. They come and go, so one look counts both.
+/// The numbers of encrypted and unencrypted connections of the service. One query counts both, because
+/// connections change.
 const CONNECTION_COUNTS: &str = "select count(*) filter (where ssl), count(*) filter (where not ssl) from pg_stat_ssl join pg_stat_activity using (pid)
     where datname = current_database() and application_name like 'mod-patron-blocks%'";
 
@@ -38,7 +39,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
         world.config.database.login.server_pem = Some(certificate);
         world.start().await;
         world.enable().await;
-        // What was asked for first ends some time after its instance.
+        // Connections of the stopped instance end some time after the instance.
         let all_are = async |world: &World| {
             let (encrypted, open) = ours(world).await;
             encrypted > 0 && open == 0

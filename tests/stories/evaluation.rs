@@ -1,4 +1,4 @@
-//! Answers: what HTTP and the users module add to the evaluation.
+//! Evaluations over HTTP with answers of the users module.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -24,7 +24,7 @@ async fn publish_six_loans(world: &World, user: Uuid) {
     world.until_committed().await;
 }
 
-/// A patron with six loans under a limit of five, and the limit with its path.
+/// Returns a patron with six loans and a limit of five, with the limit and its path.
 async fn patron_beyond_limit(world: &World) -> (Uuid, String, Value) {
     let group = Uuid::new_v4();
     let limit = world.add_limit(group, Measure::ChargedOut, 5.0).await;
@@ -176,7 +176,7 @@ async fn updated_limit_counts_from_its_response_on() {
     World::run(async |world| {
         let (user, path, mut limit) = patron_beyond_limit(world).await;
         let world = &*world;
-        // Others ask all the time, so that the limits are nearly always just being read.
+        // Other clients evaluate continuously, so a load of the limits is nearly always in progress.
         let done = AtomicBool::new(false);
         let asking = (0..4).map(|_| async {
             while !done.load(Ordering::Relaxed) {
@@ -209,7 +209,7 @@ async fn limit_updated_by_other_instance_counts_soon() {
             world.use_instance(&second);
             limit["value"] = json!(value);
             assert_eq!(world.put(&path, &limit).await.0, 204);
-            // Asked all the time: what is used must not be kept any longer for it.
+            // Continuous evaluations must not extend the life of the cached limits.
             world.use_instance(&first);
             let counts = async |world: &World| world.block_flags(user).await == expected;
             world.until("the limit counts at the other instance", counts).await;
@@ -227,7 +227,7 @@ async fn overload_is_rejected_without_waiting() {
         publish_six_loans(world, user).await;
         world.proxy.freeze();
         let world = &*world;
-        // More than the one thread that answers lets in with its connections.
+        // More clients than the only HTTP thread admits.
         let asked = join_all((0..900).map(|_| async move {
             let began = Instant::now();
             (world.evaluation_source(user).await, began.elapsed())

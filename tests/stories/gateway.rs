@@ -1,4 +1,4 @@
-//! Which gateway other modules are asked through: a request can't send the service elsewhere.
+//! The gateway for calls to other modules: a request cannot redirect the service.
 
 use chrono::TimeDelta;
 use patron_blocks::{blocks::Measure, config::Config, event::Kind};
@@ -12,7 +12,7 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// A patron who is blocked by one loan of an hour ago, and a gateway that says something else.
+/// Returns a patron whom one loan of an hour ago blocks, and a gateway with a different answer.
 async fn blocked_patron_and_false_gateway(world: &World) -> (Uuid, UsersStub) {
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 0.0).await;
@@ -26,13 +26,13 @@ async fn blocked_patron_and_false_gateway(world: &World) -> (Uuid, UsersStub) {
     (user, liar)
 }
 
-/// The gateway that a request names is asked, as where nobody has set one.
+/// Uses the gateway that a request names, as without a configured gateway.
 pub(crate) fn use_request_gateway(config: &mut Config) {
     config.okapi.gateway.is_configured = false;
     config.okapi.gateway.is_pinned = false;
 }
 
-/// Requests choose the gateway, and what it answers is kept for a while.
+/// Lets requests choose the gateway, and caches the gateway's answers.
 fn trust_request_gateway(config: &mut Config) {
     config.okapi.gateway.is_pinned = false;
     config.okapi.patron_group_ttl = TimeDelta::seconds(60);
@@ -44,7 +44,7 @@ async fn request_cannot_choose_another_gateway() {
     World::run(async |world| {
         let (user, liar) = blocked_patron_and_false_gateway(world).await;
         let asked = ("group-from-users".to_owned(), 1);
-        // Other stories count as well.
+        // Other stories increase this counter too.
         let others = "patron_blocks_other_gateway_requests_total";
         let before = metric(world, others).await;
         assert_eq!(world.evaluate_through(&liar.url(), user).await, asked);
@@ -55,7 +55,7 @@ async fn request_cannot_choose_another_gateway() {
     .await;
 }
 
-/// Where a library wants requests to choose, what they are told elsewhere is theirs alone.
+/// If requests may choose the gateway, another gateway's answer counts only for its own request.
 #[tokio::test(flavor = "multi_thread")]
 async fn group_from_other_gateway_is_not_stored() {
     World::run_with(trust_request_gateway, async |world| {
@@ -71,7 +71,7 @@ async fn group_from_other_gateway_is_not_stored() {
     .await;
 }
 
-/// A users module that hung behind that gateway is found again, as behind any other.
+/// The recovery of a users module behind a chosen gateway is detected, as behind any other gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_module_recovery_behind_gateway_is_detected() {
     let doubting = |config: &mut Config| config.okapi.gateway.is_pinned = false;
@@ -95,7 +95,8 @@ async fn users_module_recovery_behind_gateway_is_detected() {
     .await;
 }
 
-/// An old record of the topic is asked about. What is answered elsewhere is not stored, so the request waits for it.
+/// An old topic record is verified. The other gateway's answer is not stored, so the request waits for
+/// the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_topic_group_is_verified_at_the_request_gateway() {
     World::run_with(trust_request_gateway, async |world| {
@@ -131,7 +132,7 @@ async fn request_gateway_is_used_if_none_is_configured() {
     .await;
 }
 
-/// The address on which it listens is a setting.
+/// The listen address is a setting.
 #[tokio::test(flavor = "multi_thread")]
 async fn service_listens_only_on_the_configured_address() {
     World::run(async |world| {
@@ -143,7 +144,7 @@ async fn service_listens_only_on_the_configured_address() {
     .await;
 }
 
-/// Two empty pages of a gateway of one's own would close all that is open.
+/// Two empty pages from a caller's gateway would close every open loan and fee/fine.
 #[tokio::test(flavor = "multi_thread")]
 async fn synchronization_ignores_the_request_gateway() {
     World::run(async |world| {

@@ -1,4 +1,4 @@
-//! Patron groups are ids, and an id is the same in capitals.
+//! Patron group ids, which are equal in upper and lower case.
 
 use patron_blocks::{blocks::Measure, config::Config, event::Kind};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ async fn publish_check_out(world: &World, user: Uuid) {
     world.until_committed().await;
 }
 
-/// A limit of no item for a group with its id in capitals.
+/// Adds a limit of zero loans for a group with its id in upper case.
 async fn add_uppercase_limit(world: &World, group: Uuid) -> Value {
     let mut limit = world.add_limit(group, Measure::ChargedOut, 0.0).await;
     limit["patronGroupId"] = json!(group.to_string().to_uppercase());
@@ -26,7 +26,7 @@ async fn add_uppercase_limit(world: &World, group: Uuid) -> Value {
     limit
 }
 
-/// A user of mod-users with the group's id in capitals.
+/// Returns a user of mod-users with the group's id in upper case.
 fn uppercase_user(user: Uuid, group: Uuid) -> Value {
     let mut user = user_record(user, group);
     user["patronGroup"] = json!(group.to_string().to_uppercase());
@@ -39,7 +39,7 @@ async fn uppercase_group_id_in_limit_or_user_blocks() {
         let (limited, plain) = (Uuid::new_v4(), Uuid::new_v4());
         add_uppercase_limit(world, limited).await;
         world.add_limit(plain, Measure::ChargedOut, 0.0).await;
-        // The users module answers for one; the topic of users brings the others.
+        // The users module answers for one patron; the users topic contains the others.
         let asked = world.users.add_patron(limited);
         let [small, loud, both] = [(); 3].map(|()| Uuid::new_v4());
         for (record, user, group) in [

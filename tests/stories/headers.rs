@@ -1,4 +1,4 @@
-//! What headers may say, and what no header can break.
+//! Request headers: conflicting tenants, a NUL in a user id, and bytes that are not text.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use patron_blocks::blocks::Measure;
@@ -15,7 +15,7 @@ fn limit() -> Value {
     })
 }
 
-/// What was answered to a request with these tenant lines.
+/// Returns the response to a request with these tenant headers.
 async fn response_to(world: &World, method: Method, path: &str, tenants: &[&str]) -> (u16, String) {
     let request = world.request(method.clone(), path);
     let request = if method == Method::POST { request.json(&limit()) } else { request };
@@ -89,7 +89,7 @@ async fn nul_in_token_user_id_causes_no_failure() {
     .await;
 }
 
-/// Header bytes that are no text count as a header that is not there.
+/// A header whose bytes are not text counts as absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn non_text_header_bytes_cause_no_failure() {
     World::run(async |world| {

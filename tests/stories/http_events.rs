@@ -1,4 +1,4 @@
-//! Events over HTTP: durable when they are answered with 204, and the same facts as from the log.
+//! Events over HTTP: durable at the response 204, and equal to the facts from the log.
 
 use futures_util::future::join_all;
 use patron_blocks::event::Kind;
@@ -31,7 +31,7 @@ async fn http_events_count_when_answered_and_repeats_do_not() {
             .iter()
             .map(|loan| (Kind::ItemCheckedOut, check_out(user, *loan, &first)))
             .collect();
-        // As a library's policy of no grace makes it, which must not cost the loan.
+        // A loan policy without grace sends a grace period of 0, which must not reject the loan.
         calls[0].1["gracePeriod"] = json!({ "duration": 0, "intervalId": "Days" });
         calls[1].1["gracePeriod"] = json!({ "duration": 2, "intervalId": "Hours" });
         calls.extend([
@@ -46,7 +46,7 @@ async fn http_events_count_when_answered_and_repeats_do_not() {
         for (kind, payload) in &calls {
             post_event(world, *kind, payload).await;
         }
-        // What the log still brings of a loan that ended by a call opens nothing.
+        // A repeat from the log opens no loan that an HTTP event has ended.
         world.publish(Kind::ItemCheckedOut, &check_out(user, loans[6], &first)).await;
         world.until_committed().await;
         let summary = world.get_json(&format!("/user-summary/{user}")).await;
@@ -154,7 +154,7 @@ async fn invalid_http_event_is_rejected_with_member_and_rule() {
     .await;
 }
 
-/// Kafka and HTTP take the same bytes: what nobody reads of an event may hold anything.
+/// Kafka and HTTP accept the same bytes: members that the decoder ignores may have any value.
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_members_of_http_events_may_hold_any_value() {
     World::run(async |world| {
@@ -175,7 +175,8 @@ async fn unread_members_of_http_events_may_hold_any_value() {
             world.until_committed().await;
             assert_eq!(open_loans(world, user).await, 2 * (n + 1), "{odd}");
         }
-        // What is read must be right, and is named however odd the rest is.
+        // A member that the decoder reads must be valid, and the error names it, whatever the other
+        // members are.
         let body = format!(r#"{{"loanId":"7","userId":"{user}","title":"\ud800"}}"#);
         let closed = Kind::LoanClosed.http_path();
         let (status, answer) = world.send(world.request(Method::POST, &closed).body(body)).await;

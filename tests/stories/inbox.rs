@@ -1,4 +1,4 @@
-//! What the inbox is believed about: no more than it holds.
+//! Trust in the inbox: a rebuild relies only on the period that the inbox covers completely.
 
 use patron_blocks::event::Kind;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn has_a_loan(world: &World, user: Uuid) -> bool {
     summary["openLoans"].as_array().is_some_and(|loans| loans.len() == 1)
 }
 
-/// A new patron's check-out, in a topic of the tenant or of a collection.
+/// Publishes a check-out of a new patron in the topic of the tenant or of a collection.
 async fn publish_check_out(world: &World, part: &str) -> Uuid {
     let user = Uuid::new_v4();
     let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440)).to_string();
@@ -49,7 +49,7 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
         assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
         let all = world.log.topic("ALL", Kind::ItemCheckedOut);
         world.log.create_topics(vec![all.clone()]).await;
-        // Passed by in the topic of a collection: only the filling reads it.
+        // The record in the collection topic is skipped; only the initial fill reads it.
         let user = publish_check_out(world, "ALL").await;
         let position = format!(
             "select coalesce(sum(next_offset), 0)::int8 from mod_patron_blocks.ingest_position
@@ -64,8 +64,9 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
         assert_eq!(by_inbox["status"], "done", "{by_inbox}");
         assert!(has_a_loan(world, user).await, "{by_inbox}");
 
-        // Topics that were cut, and an inbox that reaches less far back than they do.
-        // Several in each partition: one that is empty after the cut lacks all until now.
+        // The topics are truncated, and the inbox reaches less far back than the topics. Each partition
+        // gets several records, because a partition that is empty after the truncation lacks all records
+        // until now.
         let own = world.log.topic(TENANT, Kind::ItemCheckedOut);
         for partition in [0, 1, 0, 1] {
             let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(1440));
@@ -89,7 +90,8 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
             rebuild(world, json!({ "source": "inbox", "from": minutes_from_now(-60) })).await;
         let error = early["error"].as_str().unwrap();
         assert!(error.contains("the inbox has everything since"), "{error}");
-        // Enabled anew, it begins anew, whatever version does that.
+        // If the tenant is enabled again, the covered period starts again, whatever version enables the
+        // tenant.
         let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
         let before = world.count(since).await;
         world.execute_sql(BACKDATE_ENABLING_SQL).await;
@@ -121,7 +123,7 @@ async fn truncated_inbox_is_not_trusted() {
 async fn pruned_inbox_before_apply_drops_no_record() {
     World::run(async |world| {
         world.execute_sql(BACKDATE_ENABLING_SQL).await;
-        // Over HTTP, and so in no topic: a loan that has ended.
+        // A loan that ended, with events over HTTP, so no topic contains them.
         let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
         for (kind, call) in [
             (Kind::ItemCheckedOut, check_out(user, loan, &minutes_from_now(60))),
@@ -135,14 +137,14 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         assert_eq!(world.count(&ended).await, 1);
         let compared = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(compared["status"], "compared", "{compared}");
-        // Housekeeping removes what came over HTTP before that is applied.
+        // Housekeeping deletes the HTTP events before the rebuild is applied.
         world.execute_sql("delete from {schema}.inbox").await;
         let path = format!("{REBUILDS}/{}", compared["id"].as_str().unwrap());
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
         let is_done = async |world: &World| world.get_json(&path).await["status"] == "done";
         world.until("it is applied", is_done).await;
         assert_eq!(world.count(&ended).await, 1);
-        // Of what came since its source was read, nothing may be missing.
+        // The inbox must contain every event since the rebuild read its source.
         let before = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(world.post(&Kind::LoanClosed.http_path(), &loan_event(user, loan)).await.0, 204);
         world.execute_sql("delete from {schema}.inbox").await;
@@ -152,7 +154,7 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         world.until("it is refused", is_refused).await;
         let failed = world.get_json(&path).await;
         assert!(failed["error"].as_str().unwrap().contains("have it read again"), "{failed}");
-        // Read again, nothing follows from what the inbox lacks by now.
+        // After a new read, the missing inbox rows change nothing.
         let anew = rebuild(world, json!({})).await;
         assert_eq!(anew["status"], "done", "{anew}");
         assert_eq!(world.count(&ended).await, 1, "{anew}");
@@ -166,7 +168,7 @@ async fn inbox_rebuild_keeps_records_of_a_topic_rebuild() {
         world.execute_sql(BACKDATE_ENABLING_SQL).await;
         let user = publish_check_out(world, TENANT).await;
         world.until_committed().await;
-        // As if it had never been applied.
+        // The record was never applied in this state.
         world
             .execute_sql(
                 "alter table {schema}.inbox disable trigger all; delete from {schema}.inbox;

@@ -1,5 +1,5 @@
-//! Tenants that are enabled when much has happened already: filled from what topics still hold, and told of as
-//! incomplete where that is not all.
+//! Tenants with events before their enabling: the initial fill reads the topics, and the tenant is
+//! reported as incomplete if the topics lack records.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn purge(world: &World) {
     assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
 }
 
-/// A check-out of a new patron, in the tenant's own topic or in that of a collection.
+/// Publishes a check-out of a new patron in the tenant's own topic or in the topic of a collection.
 async fn publish_check_out(world: &World, part: &str) -> Uuid {
     publish_check_out_of_tenant(world, part, TENANT).await
 }
@@ -37,7 +37,7 @@ async fn publish_check_out_of_tenant(world: &World, part: &str, tenant: &'static
     user
 }
 
-/// Waits until the group has gone past all records of these topics, which leave no position.
+/// Waits until the group has skipped all records of these topics; skipped records leave no position.
 async fn until_skipped(world: &World, topics: &[String]) {
     let group = world.log.group_client();
     world
@@ -70,7 +70,7 @@ async fn initial_fill_loads_records_skipped_before_enabling() {
         for part in [TENANT, "ALL", TENANT, "ALL"] {
             users.push(publish_check_out(world, part).await);
         }
-        // Groups of patrons are told in a topic of a collection as well.
+        // A collection topic contains patron groups as well.
         let (patron, group) = (Uuid::new_v4(), Uuid::new_v4());
         let user_change = crate::payloads::entity_change("CREATED", &user_record(patron, group), now()).to_string();
         let draft = OutgoingRecord {
@@ -93,7 +93,7 @@ async fn initial_fill_loads_records_skipped_before_enabling() {
         assert_eq!(world.get_json("/patron-blocks/ingest").await["knowledge"], "complete");
         let filling = world.get_json("/patron-blocks/rebuilds").await;
         assert_eq!(filling["rebuilds"][0]["requestedBy"], "enabling");
-        // Upgraded, it is known as before.
+        // An upgrade starts no second fill.
         let (before, job) = (filling["totalRecords"].clone(), world.enable().await);
         assert_eq!(world.get_json("/patron-blocks/rebuilds").await["totalRecords"], before, "{job}");
     })

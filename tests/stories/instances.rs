@@ -1,5 +1,5 @@
-//! Several instances in one group, in both group protocols: they come, go, die and freeze, and every
-//! record counts once.
+//! Several instances in one group, in both group protocols: instances join, leave, die and freeze, and
+//! every record counts once.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// A topic of each kind, of two partitions each.
+/// Two partitions for the topic of each kind.
 const PARTITIONS: u64 = 2 * Kind::ALL.len() as u64;
 
-/// How long the group waits for an instance that died, where nobody is to wait for it.
+/// A session timeout so long that a wait for a dead instance would fail the story.
 const LONG_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// How soon partitions are read again after an instance came or went in good order. It takes a second
-/// or two; a session that runs out would take twice as long as this.
+/// The longest time until partitions are read again after an instance joined or left in order. A
+/// handover takes a second or two; an expired session would take twice this time.
 const HANDOVER_MAX: Duration = Duration::from_secs(20);
 
 macro_rules! in_both_protocols {
@@ -70,7 +70,7 @@ async fn open_loan_count(world: &World) -> i64 {
     world.count("select coalesce(sum(open_loans), 0)::bigint from {schema}.patron_counter").await
 }
 
-/// Waits until these instances share all partitions, each with some.
+/// Waits until this number of instances share all partitions, each with at least one.
 async fn until_shared_by(world: &World, instances: usize) {
     world
         .until(&format!("{instances} share all partitions"), async |w: &World| {
@@ -86,7 +86,8 @@ async fn instances_join_and_leave_during_ingest(world: &mut World) {
     let user = Uuid::new_v4();
     let watch = OffsetMonitor::start(world);
     let mut published = 0;
-    // Whether one more joins, or the oldest leaves, and how many there are then.
+    // Each step: `true` if an instance joins, `false` if the oldest leaves; and the number of instances
+    // afterwards.
     for (joins, instances) in [(true, 2), (true, 3), (false, 2), (true, 3), (false, 2), (false, 1)]
     {
         publish_check_outs(world, user, 300).await;
@@ -148,7 +149,7 @@ async fn other_instances_take_over_from_a_killed_one(world: &mut World) {
     assert_eq!((inbox_count(world).await, open_loan_count(world).await), (2000, 2000));
 }
 
-/// Holds the writers up, so that the instance can be frozen in the middle of a transaction.
+/// Blocks the writers with a lock and freezes the instance inside a transaction.
 async fn freeze_in_mid_batch(world: &World, child: &Process) {
     let mut blocked = world.db.begin().await.unwrap();
     let lock = format!("lock table {}.loan in exclusive mode", world.schema.name());
@@ -173,7 +174,7 @@ async fn instance_frozen_in_mid_batch_blocks_nobody(world: &mut World) {
     world.until_committed().await;
     freeze_in_mid_batch(world, &child).await;
 
-    // Its session ends, and the others read what it had in hand.
+    // The session of the frozen instance expires, and the new instance reads the unfinished records.
     world.start().await;
     until_shared_by(world, 1).await;
     publish_check_outs(world, user, 300).await;

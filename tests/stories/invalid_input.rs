@@ -1,4 +1,4 @@
-//! What a client may send at an edge, whatever it is: it is refused there, and nothing is changed by it.
+//! Invalid input of clients: the service rejects it at the edge, and nothing changes.
 
 use patron_blocks::event::Kind;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn open_loan(world: &World) -> Uuid {
     user
 }
 
-/// Enters a rebuild as an earlier version took it. Gives its path.
+/// Inserts a rebuild as an earlier version accepted it, and returns its path.
 async fn insert_rebuild(world: &World, request: Value) -> String {
     let id = Uuid::new_v4();
     world
@@ -63,7 +63,7 @@ async fn nil_user_id_never_means_the_whole_tenant() {
         let (code, output) = run_cli(world, &arguments);
         assert_eq!(code, Some(2), "{output}");
 
-        // One that waits since before it was refused.
+        // A rebuild that an earlier version accepted still waits.
         let request =
             json!({ "source": "storage", "scope": "user", "userId": nil, "dryRun": false });
         let rebuild = insert_rebuild(world, request).await;
@@ -76,7 +76,8 @@ async fn nil_user_id_never_means_the_whole_tenant() {
     .await;
 }
 
-/// Years that a date-time can name and our arithmetic, or the database, can't bear.
+/// Years that a date-time can express, and that the service's arithmetic or the database cannot
+/// represent.
 const INVALID_DATES: [&str; 4] = [
     "+262142-12-31T23:59:59Z",
     "-262143-01-01T00:00:00Z",
@@ -113,7 +114,7 @@ async fn date_outside_the_calendar_is_rejected() {
     .await;
 }
 
-/// A NUL is a character of JSON, of CQL and of a path, and none that PostgreSQL keeps as text.
+/// NUL is a character of JSON, of CQL and of a path, and PostgreSQL cannot store it as text.
 #[tokio::test(flavor = "multi_thread")]
 async fn nul_character_is_rejected_everywhere() {
     World::run(async |world| {
@@ -176,7 +177,8 @@ async fn nul_character_is_rejected_everywhere() {
     .await;
 }
 
-/// One such record in a topic must not keep a tenant from being rebuilt: it is parked live, and passed over there.
+/// Such a record in a topic must not prevent a rebuild: ingest stores a dead letter, and the rebuild
+/// skips the record.
 #[tokio::test(flavor = "multi_thread")]
 async fn unstorable_patron_group_does_not_stop_a_rebuild() {
     World::run(async |world| {

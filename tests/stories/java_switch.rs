@@ -1,4 +1,4 @@
-//! A tenant that the Java module served until now: switched in place while the desk asks, and back.
+//! A tenant of the Java module: switched in place during evaluations, and given back.
 
 use std::cell::Cell;
 
@@ -14,17 +14,17 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// Patrons of the library, and how many of them the log tells the history of.
+/// Patrons of the library, and the number of patrons with events in the log.
 const PATRONS: usize = 3000;
 const PATRONS_WITH_EVENTS: usize = 300;
 
-/// How many patrons; `STORY_PATRONS` says how many another time.
+/// Returns the number of patrons; `STORY_PATRONS` overrides the default.
 #[expect(clippy::disallowed_methods, reason = "how many patrons, where somebody wants to know")]
 fn patrons_of_the_story() -> usize {
     std::env::var("STORY_PATRONS").ok().and_then(|n| n.parse().ok()).unwrap_or(PATRONS)
 }
 
-/// The Java module's tenant, with limits, reports and users who know everybody's group.
+/// Creates the Java module's tenant, with limits, reports and the group of every patron.
 async fn create_java_tenant(world: &World, group: Uuid, patrons: usize) {
     let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
     assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
@@ -58,8 +58,8 @@ async fn create_java_tenant(world: &World, group: Uuid, patrons: usize) {
     }
 }
 
-/// What the log still holds of a patron: all of it older than what the Java module knew, and much of it
-/// overtaken since.
+/// Returns the events of a patron in the log. The Java module's state is newer than all of them and
+/// contradicts many.
 fn history(patron: Patron) -> Vec<(Kind, i64, Value)> {
     let (user, past, long_ago) = (patron.user(), patron.past_loan(), java_timestamp(days_ago(4)));
     let mut events = vec![
@@ -94,8 +94,8 @@ fn flags(body: &str) -> Vec<[bool; 3]> {
     blocks.iter().map(|block| names.map(|name| flag(block, name))).collect()
 }
 
-/// Asks for one patron after the other until `done`: refused before the tenant is enabled, right from
-/// then on. Returns how many answers there were.
+/// Evaluates one patron after another until `done`, and returns the number of answers. The tenant is
+/// refused before it is enabled, and every later answer is correct.
 async fn evaluate_until(world: &World, patrons: usize, done: &Cell<bool>) -> usize {
     let (mut answers, mut patron) = (0, 0);
     while !done.get() || answers < 200 {
@@ -159,7 +159,7 @@ async fn java_switch_under_load_gives_no_wrong_result() {
         assert_eq!(world.get_json("/patron-block-limits").await["totalRecords"], 4);
         assert_eq!(world.get_json("/patron-block-conditions").await["totalRecords"], 6);
 
-        // What is newer than what the Java module knew counts: a return, a loss, a payment.
+        // Events that are newer than the Java module's state count: a return, a loss, a payment.
         let (returns, loses, pays) = (Patron(8), Patron(2), Patron(15));
         let news = [
             (Kind::ItemCheckedIn, 0, loan_event(returns.user(), returns.loans()[0])),
@@ -195,7 +195,7 @@ async fn tenant_returns_to_java_module_and_switches_again() {
                 world.get(&format!("/user-summary/{}", loses.user())).await.0 == 400
             })
             .await;
-        // The Java module finds its table, with what we knew, and writes to it as before.
+        // The Java module finds its table with the service's state, and writes to it as before.
         let lost = "select count(*) from {schema}.user_summary, jsonb_array_elements(jsonb -> 'openLoans') loan
                      where (loan ->> 'itemLost')::boolean";
         let javas = (0..patrons).map(Patron).filter(|p| p.0 % 11 == 0 && p.0 % 5 > 1).count();
@@ -211,7 +211,8 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
         assert_eq!((code, output.contains("given back already")), (Some(1), true), "{output}");
 
-        // What the log got meanwhile is read when the tenant comes again, and what was read is not.
+        // After the next enabling, the service reads the records that arrived meanwhile, and no earlier
+        // record again.
         let meanwhile = Patron(4);
         let lost = loan_event(meanwhile.user(), meanwhile.loans()[0]);
         world.publish(Kind::ItemDeclaredLost, &lost).await;

@@ -1,5 +1,5 @@
-//! Who works on something has a lease on it. Another instance may have taken it by the time a write is made: then
-//! nothing of that write may count.
+//! Leases on jobs. If another instance has claimed the job before a write, no part of the write may
+//! count.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn rebuild_without_lease_writes_nothing() {
         let out = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
         world.publish(patron_blocks::event::Kind::ItemCheckedOut, &in_envelope(&out, now())).await;
         world.until_committed().await;
-        // It can't read before we let it.
+        // The lock prevents the rebuild from reading its source.
         let mut reading = world.db.begin().await.unwrap();
         let lock = format!("lock table {}.inbox in access exclusive mode", world.schema.name());
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *reading).await.unwrap();
@@ -43,7 +43,7 @@ async fn rebuild_without_lease_writes_nothing() {
                       and wait_event_type = 'Lock' and query like '%.inbox where event_key > %'";
         world.until("it waits to read", async |w: &World| w.count(waits).await == 1).await;
 
-        // Another instance is just taking it: the word of the first one is not heard any more.
+        // Another instance claims the job, so the writes of the first instance must fail.
         let mut taking = world.db.begin().await.unwrap();
         let take = format!(
             "update mod_patron_blocks.rebuild
@@ -62,7 +62,7 @@ async fn rebuild_without_lease_writes_nothing() {
         assert_eq!(world.count(&laid_out).await, 0, "written without a lease");
         taking.commit().await.unwrap();
 
-        // Nobody has it, and so it is worked on again.
+        // The lease is free, so an instance claims the job again.
         let path = format!("{REBUILDS}/{id}");
         let is_compared = async |world: &World| world.get_json(&path).await["status"] == "compared";
         world.until("it is compared", is_compared).await;
@@ -72,7 +72,7 @@ async fn rebuild_without_lease_writes_nothing() {
     .await;
 }
 
-/// An instance that stops in the middle of a claim would leave a lease that no instance renews.
+/// A claim that a stopping instance interrupts must leave no lease, because no instance would renew it.
 #[tokio::test(flavor = "multi_thread")]
 async fn instance_stopped_during_claim_leaves_no_lease() {
     World::run(async |world| {
@@ -106,7 +106,7 @@ async fn deleted_tenant_job_enables_nothing() {
     World::run(async |world| {
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
         assert_eq!(world.post("/_/tenant", &disable).await.0, 204);
-        // Somebody else has the tenant alone while the job waits for it.
+        // Another session has the exclusive tenant lock while the job waits for it.
         let mut alone = world.db.begin().await.unwrap();
         let lock = "select pg_advisory_xact_lock(hashtextextended($1, 0))";
         let name = format!("mod_patron_blocks/{TENANT}");
@@ -118,7 +118,7 @@ async fn deleted_tenant_job_enables_nothing() {
                       where l.locktype = 'advisory' and not l.granted and l.mode = 'ExclusiveLock'
                         and a.datname = current_database()";
         world.until("the job waits", async |w: &World| w.count(waits).await == 1).await;
-        // Another instance went on with the job, and it was deleted.
+        // Another instance has finished the job, and the job was deleted.
         sqlx::raw_sql("delete from mod_patron_blocks.tenant_job")
             .execute(&mut *alone)
             .await
@@ -154,7 +154,7 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
             .await
             .unwrap();
         assert_eq!(takes().await.unwrap().id, first.job);
-        // The first one was only frozen.
+        // The first instance was only frozen.
         assert!(!tenant_jobs::renew(db, first, LEASE_TIME).await.unwrap());
         assert!(tenant_jobs::renew(db, second, LEASE_TIME).await.unwrap());
         let mut tx = store::begin(db).await.unwrap();

@@ -1,4 +1,4 @@
-//! A patron reaches her limit, in every shape and with every kind of event.
+//! A patron reaches a limit, in every shape and with every kind of event.
 
 use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn patron_at_limit_is_blocked_until_items_are_returned() {
         let tomorrow = minutes_from_now(1440);
         for (n, loan) in loans.iter().enumerate() {
             let payload = check_out(user, *loan, &tomorrow);
-            // Both shapes side by side.
+            // The shapes alternate.
             let payload = if n == 1 { in_envelope(&payload, now()) } else { payload };
             world.publish(Kind::ItemCheckedOut, &payload).await;
             world.until_committed().await;
@@ -134,7 +134,8 @@ async fn invalid_record_becomes_dead_letter_and_others_apply() {
             world.publish(Kind::ItemCheckedOut, &good).await;
             world.log.publish(Kind::ItemCheckedOut, bad).await;
         }
-        // Names another tenant than its topic: nobody's, and so without a position of this tenant.
+        // The header names another tenant than the topic, so the record belongs to no tenant and leaves
+        // no position of this tenant.
         world
             .log
             .send_untracked(OutgoingRecord {

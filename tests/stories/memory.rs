@@ -1,4 +1,4 @@
-//! Memory stays in bounds, whatever records carry.
+//! Memory stays within bounds, whatever the records contain.
 
 use std::net::TcpListener;
 
@@ -13,12 +13,12 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// What the service may take in this story, in MiB: some 60 of them for itself.
+/// The greatest memory of the service in this story, in MiB. The service itself needs about 60.
 const MEMORY_MIB_MAX: u64 = 160;
 
 const RECORDS: usize = 600;
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -33,7 +33,7 @@ async fn large_headers_stay_in_bounds_during_database_lock() {
             .map(|_| in_envelope(&check_out(user, Uuid::new_v4(), &tomorrow), now()))
             .map(|payload| payload.to_string().into_bytes())
             .collect();
-        // A large header, one with no value, and a large key.
+        // The records vary: a large header, a large header without a payload, and a large key.
         let drafts = payloads.iter().enumerate().map(|(n, payload)| {
             let (trace, key) = if n % 3 == 2 { ("", &*large) } else { (&*large, "") };
             let draft = OutgoingRecord {

@@ -1,4 +1,5 @@
-//! Stories through the real service: what goes in by Kafka comes out over REST.
+//! Stories through the real service: events arrive through Kafka or HTTP, and results are read over
+//! REST.
 
 mod block_events;
 mod client_limits;

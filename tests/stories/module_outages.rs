@@ -1,4 +1,4 @@
-//! Other modules that hang: nobody waits for them for long.
+//! Other modules that hang: no request waits long for them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn borrower(world: &World, group: Uuid) -> Uuid {
     user
 }
 
-/// Longer than any story.
+/// Makes the breaker's pause longer than any story.
 fn long_breaker_pause(config: &mut Config) {
     config.okapi.breaker.open_duration = Duration::from_secs(600);
 }
@@ -58,7 +58,7 @@ async fn hanging_users_module_is_skipped_for_a_while() {
     .await;
 }
 
-/// Whoever's group is known does not wait for the one call that finds out.
+/// A patron with a cached group does not wait for the one trial call.
 #[tokio::test(flavor = "multi_thread")]
 async fn recovered_users_module_is_found_by_one_call() {
     World::run(async |world| {
@@ -84,7 +84,7 @@ async fn recovered_users_module_is_found_by_one_call() {
     .await;
 }
 
-/// A module that says no at once slows nobody, and may say yes the next time.
+/// A module that fails at once delays no request, so every request calls it.
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_users_module_is_called_every_time() {
     World::run(async |world| {
@@ -114,7 +114,7 @@ async fn oversized_users_response_is_ignored() {
     .await;
 }
 
-/// Runs a synchronisation of all patrons to its end. Gives its errors.
+/// Runs a synchronization of all patrons to its end, and returns its errors.
 async fn synchronize(world: &World) -> String {
     let job = "/automated-patron-blocks/synchronization/job";
     let (_, body) = world.post(job, &json!({ "scope": "full" })).await;
@@ -147,7 +147,7 @@ async fn hanging_storage_module_is_not_called_repeatedly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_page_is_aborted_by_its_size() {
     World::run(async |world| {
-        // More than a page may take to be read to its end, and enough for what it may have.
+        // The timeout is longer than a page may take, and long enough to reach the size limit.
         world.stop().await;
         world.config.rebuild.page_timeout = Duration::from_secs(30);
         world.start().await;

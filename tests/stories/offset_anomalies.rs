@@ -1,4 +1,4 @@
-//! Taking over partitions: what does not fit is told, and nothing is passed over in silence.
+//! Offset anomalies at the takeover of partitions: each is reported, and no record is skipped silently.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// Publishes check-outs of one patron to partition 0 or 1, whichever the key gives.
+/// Publishes check-outs of one patron; the key chooses partition 0 or 1.
 async fn publish_check_outs(world: &World, user: Uuid, number: usize) {
     let tomorrow = minutes_from_now(1440);
     for _ in 0..number {
@@ -55,7 +55,7 @@ pub(super) async fn open_loans(world: &World, user: Uuid) -> usize {
     summary["openLoans"].as_array().unwrap().len()
 }
 
-/// The ends of the topic's partitions.
+/// Returns the end offsets of the topic's partitions.
 fn end_offsets(world: &World, topic: &str) -> Vec<(i32, i64)> {
     let ends = world.log.end_offsets();
     ends.into_iter().filter(|((of, _), _)| of == topic).map(|((_, n), end)| (n, end)).collect()
@@ -100,12 +100,12 @@ async fn recreated_topic_is_read_from_its_beginning() {
         world.until_committed().await;
         let before = end_offsets(world, &topic).len();
         world.stop().await;
-        // In one life it holds less than was read of the one before, in the other more.
+        // The first new topic has fewer records than were read of the earlier one, the second has more.
         for (life, records) in [(1, 4), (2, 40)] {
             world.log.recreate_topic(&topic).await;
             publish_check_outs(world, user, records).await;
             world.start().await;
-            // Positions of the life before may be beyond this one's end.
+            // Positions of the earlier topic may be beyond the end of the new one.
             let expected = if life == 1 { 14 } else { 54 };
             let read = async |w: &World| open_loans(w, user).await == expected;
             world.until(&format!("life {life} is read"), read).await;
@@ -120,7 +120,8 @@ async fn recreated_topic_is_read_from_its_beginning() {
     .await;
 }
 
-/// Positions are of the log that there is now, also those of partitions that get no more records.
+/// Waits until the positions equal the ends of the current log, also for partitions without further
+/// records.
 async fn positions_reach(world: &World, topic: &str, ends: &[(i32, i64)]) {
     let wrong = ends
         .iter()
@@ -141,7 +142,7 @@ async fn topic_recreated_while_reading_is_detected() {
         publish_check_outs_to(world, user, 1, 8).await;
         world.until_committed().await;
         world.log.recreate_topic(&topic).await;
-        // One partition outgrows its old position, the other one stays behind it.
+        // One partition grows beyond its old position, the other stays behind it.
         publish_check_outs_to(world, user, 0, 4).await;
         world
             .until("the new topic is read", async |w: &World| open_loans(w, user).await == 14)
@@ -164,7 +165,7 @@ async fn recreated_topic_with_more_records_is_read_completely() {
         publish_check_outs_to(world, user, 0, 2).await;
         world.until_committed().await;
         world.log.recreate_topic(&topic).await;
-        // No log refuses what the client asks for next: nothing but the records themselves differ.
+        // The broker accepts the client's next offset. Only the records themselves differ.
         publish_check_outs_to(world, user, 0, 4).await;
         world.until("it is read whole", async |w: &World| open_loans(w, user).await == 6).await;
         assert_eq!(world.take_incidents().await, ["topic_recreated"]);
@@ -180,8 +181,8 @@ async fn empty_partition_of_a_recreated_topic_reaches_its_end() {
         publish_check_outs_to(world, user, 0, 4).await;
         world.until_committed().await;
         world.log.recreate_topic(&topic).await;
-        // Its position is zero in either log, so it fits. Read before the positions of the topic are set back, it
-        // would stay at zero until its next record.
+        // The position is zero in both logs, so it fits. If the partition were read before the topic's
+        // positions are reset, the position would stay at zero until the next record.
         publish_check_outs_to(world, user, 1, 3).await;
         publish_check_outs_to(world, user, 0, 1).await;
         world.until("it is read", async |w: &World| open_loans(w, user).await == 8).await;
@@ -243,7 +244,7 @@ async fn moved_group_skips_nothing_and_reset_group_rereads() {
         );
 
         world.stop().await;
-        // What an operator wants who sets the group back: that it is read again.
+        // An operator who resets the group wants the records read again, so the inbox is emptied.
         world.execute_sql("truncate {schema}.inbox").await;
         for (partition, _) in &read {
             world.log.set_group_offset(&topic, *partition, 0).await;
@@ -340,7 +341,7 @@ async fn records_skipped_before_enabling_are_read_afterwards() {
         };
         assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
         read(world, 5).await;
-        // Disabled, and enabled again: the same.
+        // The result is the same after a disable and a new enabling.
         let request = world.request(reqwest::Method::POST, "/_/tenant");
         let request = request.header("X-Okapi-Tenant", "southlib").json(&disable);
         assert_eq!(request.send().await.unwrap().status(), 204);
@@ -349,8 +350,8 @@ async fn records_skipped_before_enabling_are_read_afterwards() {
         }
         assert_eq!(enable("mod-patron-blocks-2.0.0").await, 201);
         read(world, 10).await;
-        // Purged and installed at once, with nothing read in between: all that the topic holds counts
-        // again, and no backup was restored.
+        // A purge and an installation follow directly, without a read between them. All records of the
+        // topic count again, and no restored backup is reported.
         let purge = serde_json::json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
         for records in [10, 11] {
             let request = world.request(reqwest::Method::POST, "/_/tenant");
@@ -378,7 +379,7 @@ async fn partitions_are_inspected_in_parallel_without_delay() {
             records_max,
         };
         let mut looks = vec![look(&topic, 0, 1, 5), look(&topic, 1, 2, 5)];
-        // Nobody answers for these.
+        // No broker answers for these partitions.
         looks.extend((0..5).map(|n| look(&format!("{topic}-nowhere"), n, 0, 1)));
         let broker = BrokerClient::new(&world.config.kafka).unwrap();
         let asked = Instant::now();

@@ -1,4 +1,4 @@
-//! Operators at work: dead letters, the standing of ingest, figures.
+//! Operator tasks: dead letters, the ingest status, and metrics.
 
 use patron_blocks::event::Kind;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::{
 async fn dead_letter_is_read_retried_and_discarded() {
     World::run(async |world| {
         let user = Uuid::new_v4();
-        // A fault of ours, which is mended later.
+        // A fault of the service, repaired later.
         world
             .execute_sql("alter table {schema}.fee_fine add constraint small check (balance < 5)")
             .await;
@@ -84,7 +84,7 @@ async fn cli_handles_dead_letters_without_tenant() {
         let (code, output) = run_cli(world, &["dead-letters", "list"]);
         assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
         assert!(output.contains("tenant_mismatch"), "{output}");
-        // Whoever looked into it says whose they are: the header was wrong.
+        // The operator has found that the header was wrong.
         world.execute_sql("update mod_patron_blocks.dead_letter set headers = '[]'").await;
         let (code, output) = run_cli(world, &["dead-letters", "retry", "--json"]);
         assert_eq!((code, output.lines().count()), (Some(1), 2), "one is bad still: {output}");
@@ -167,7 +167,7 @@ async fn metrics_exist_from_the_start_and_change() {
                 figure(&world.get("/metrics").await.1, &lag) == Some(0.0)
             })
             .await;
-        // Another story may be disabling the tenant of this name, whose figures then go.
+        // Another story may disable a tenant of this name, which removes the tenant's metrics.
         let of_tenant = format!("tenant=\"{TENANT}\",outcome=\"applied\"");
         world
             .until("the tenant's own figures are told", async |world: &World| {

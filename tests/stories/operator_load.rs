@@ -1,4 +1,4 @@
-//! What operators ask: nobody at a desk waits for it, and all of it is bounded.
+//! Requests of operators: no evaluation waits for them, and every one is bounded.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
 const DEAD_LETTERS: &str = "/patron-blocks/dead-letters";
 const DEAD_LETTER_COUNT: &str = "select count(*) from {schema}.dead_letter";
 
-/// A patron who is blocked from everything.
+/// Returns a patron whose every action is blocked.
 async fn blocked_patron(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 0.0).await;
@@ -36,7 +36,7 @@ async fn blocked_patron(world: &World) -> Uuid {
     user
 }
 
-/// Locks the dead letters until the transaction ends: lists of them are slow.
+/// Locks the dead letters until the transaction ends, so lists of dead letters block.
 async fn lock_dead_letters(world: &World) -> Tx {
     let mut tx = store::begin(&world.db).await.unwrap();
     let lock = format!("lock table {}.dead_letter", world.schema.name());
@@ -56,7 +56,7 @@ async fn slow_operator_list_does_not_delay_evaluations() {
         let user = blocked_patron(world).await;
         let tx = lock_dead_letters(world).await;
         let world = &*world;
-        // Some more than there are connections; what else asks for dead letters is among it.
+        // More requests than connections, including the other requests that query dead letters.
         let paths = [
             DEAD_LETTERS,
             "/patron-blocks/ingest",
@@ -100,7 +100,7 @@ async fn excess_operator_requests_do_not_block_evaluations() {
     .await;
 }
 
-/// Letters with payloads of so many bytes that can't be made smaller.
+/// Inserts dead letters with incompressible payloads of this many bytes.
 async fn insert_dead_letters(world: &World, number: u32, bytes: u32) {
     let sql = format!(
         "insert into {{schema}}.dead_letter
@@ -145,7 +145,8 @@ async fn page_size_is_capped_and_next_page_continues() {
         assert_eq!((&page["totalRecords"], &rest["totalRecords"]), (&json!(1100), &json!(1100)));
         world.take_dead_letters().await;
 
-        // Limits have whatever members their writers gave them. A page of them ends before it gets too long.
+        // Limits may have additional members from clients. A page of limits ends before it gets too
+        // long.
         let groups = Uuid::new_v4();
         let wide = format!(
             "insert into {{schema}}.patron_block_limits (id, jsonb, conditionid)
@@ -162,7 +163,7 @@ async fn page_size_is_capped_and_next_page_continues() {
         assert_eq!((first > 0, &page["totalRecords"]), (true, &json!(9)));
         let next = world.get_json(&format!("/patron-block-limits?limit=1500&offset={first}")).await;
         assert!(!next["patronBlockLimits"].as_array().unwrap().is_empty());
-        // A page of ordinary ones has all that the settings' page asks for.
+        // One page of ordinary limits satisfies the settings page.
         let usual = format!(
             "delete from {{schema}}.patron_block_limits;
              insert into {{schema}}.patron_block_limits (id, jsonb, conditionid)
@@ -204,7 +205,7 @@ async fn conditions_and_limits_have_a_maximum_length() {
     .await;
 }
 
-/// PostgreSQL writes out all digits of a number: seven characters can be a megabyte in an answer.
+/// PostgreSQL writes all digits of a number: seven characters can become a megabyte in a response.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_that_expand_when_stored_are_rejected() {
     World::run(async |world| {
@@ -246,7 +247,7 @@ async fn numbers_that_expand_when_stored_are_rejected() {
     .await;
 }
 
-/// A connection of operators whose last statement looked a tenant up.
+/// Connections of operators whose last statement looked up a tenant.
 const TENANT_LOOKUPS: &str = "select count(*) from pg_stat_activity
     where datname = current_database() and application_name = 'mod-patron-blocks operators'
       and query like 'select enabled_at, filled_by%'";
@@ -270,7 +271,7 @@ async fn tenant_job_starts_while_operator_connections_are_busy() {
     World::run(async |world| {
         let tx = lock_dead_letters(world).await;
         let world = &*world;
-        // More than can time out while the job is waited for.
+        // More lists than can time out while the story waits for the job.
         let lists = join_all((0..100).map(|_| world.get(DEAD_LETTERS)));
         let install = async {
             let waiting = "select count(*) from pg_stat_activity
@@ -312,12 +313,12 @@ async fn http_retry_ends_while_database_is_unresponsive() {
         world.until("it is parked", async |w: &World| w.count(DEAD_LETTER_COUNT).await == 1).await;
         let id =
             world.get_json(DEAD_LETTERS).await["deadLetters"][0]["id"].as_str().unwrap().to_owned();
-        // Of many the answer says behind which letter the next request goes on.
+        // After a retry of many, the response names the letter after which the next request continues.
         for (path, expected) in [
             (format!("{DEAD_LETTERS}/{id}/retry"), 500),
             (format!("{DEAD_LETTERS}/retry?query=cql.allRecords=1"), 200),
         ] {
-            // The retry waits for the tenant, and while it does its connection falls silent.
+            // The retry waits for the tenant lock, and its connection goes silent during the wait.
             let mut tx = store::begin(&world.db).await.unwrap();
             let tenant = TenantId::parse(TENANT).unwrap();
             store::tenants::lock_exclusive(&mut tx, &tenant).await.unwrap();
@@ -429,7 +430,7 @@ async fn metrics_label_only_enabled_tenants() {
         let (_, metrics) = world.get("/metrics").await;
         assert!(!metrics.contains(&stranger), "a record decides what figures there are");
 
-        // Nor does a caller decide it who disables a tenant that never was.
+        // The same applies to a caller who disables an unknown tenant.
         let gone = world.request(Method::POST, "/_/tenant").header("X-Okapi-Tenant", &stranger);
         let gone = gone.json(&json!({ "module_from": "mod-patron-blocks-2.0.0" }));
         assert_eq!(gone.send().await.unwrap().status(), 204);
@@ -447,7 +448,7 @@ async fn large_bad_records_do_not_fill_the_disk() {
         world.start().await;
         let mut seed = 1_u32;
         for _ in 0..80 {
-            // Nothing that can be made smaller, and no JSON.
+            // Incompressible bytes that are not JSON.
             let bytes: Vec<u8> = (0..100_000)
                 .map(|_| {
                     seed ^= seed << 13;

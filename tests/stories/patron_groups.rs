@@ -1,4 +1,5 @@
-//! Where a patron group comes from: answers of the users module and records of its topic, whichever is newer.
+//! The origin of a patron group: an answer of the users module or a record of the users topic, whichever
+//! is newer.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{blocks::Measure, clock::Clock, event::Kind};
@@ -14,14 +15,14 @@ use crate::{
 const NONE: [[bool; 3]; 0] = [];
 const ALL: [[bool; 3]; 1] = [[true; 3]];
 
-/// A group in which a single loan blocks everything, and one without limits.
+/// Adds a group in which a single loan blocks every action, and returns it with a group without limits.
 async fn strict_and_lenient_groups(world: &World) -> (Uuid, Uuid) {
     let strict = Uuid::new_v4();
     world.add_limit(strict, Measure::ChargedOut, 0.0).await;
     (strict, Uuid::new_v4())
 }
 
-/// A patron with one loan, of this group for the users module.
+/// Returns a patron with one loan and, in the users module, this group.
 async fn borrower(world: &World, group: impl Into<Option<Uuid>>) -> Uuid {
     let user = world.users.add_patron(group);
     let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
@@ -30,7 +31,7 @@ async fn borrower(world: &World, group: impl Into<Option<Uuid>>) -> Uuid {
     user
 }
 
-/// A record of the topic.
+/// Publishes a record of the users topic.
 async fn publish_group(
     world: &World,
     user: Uuid,
@@ -45,14 +46,15 @@ fn long_ago() -> DateTime<Utc> {
     now() - TimeDelta::days(300)
 }
 
-/// Ages as they are by default, and so much patience that who waits for a silent module gets no evaluation.
+/// Sets the default cache ages, and a users timeout so long that a request to a silent module never gets
+/// an evaluation.
 fn default_cache_ages(config: &mut patron_blocks::config::Config) {
     config.okapi.patron_group_ttl = TimeDelta::seconds(10);
     config.okapi.patron_group_stale = TimeDelta::seconds(60);
     config.okapi.users_timeout = std::time::Duration::from_secs(30);
 }
 
-/// Not every change reaches the topic: a deletion in bulk, a record that could not be sent.
+/// Some changes never reach the topic: a deletion in bulk, a record whose publication failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn topic_group_expires_and_is_requested_again() {
     World::run_with(default_cache_ages, async |world| {
@@ -66,7 +68,7 @@ async fn topic_group_expires_and_is_requested_again() {
         }
         publish_group(world, blocked, lenient, long_ago()).await;
         world.users.remove_user(deleted);
-        // Nobody waits for the answer.
+        // No evaluation waits for the answer.
         world.users.set_behavior(UsersBehavior::NoResponse);
         for user in [moved, deleted, unchanged] {
             assert_eq!(
@@ -88,7 +90,7 @@ async fn topic_group_expires_and_is_requested_again() {
         }
         assert_eq!(world.evaluation_source(moved).await, "group-from-cache");
         assert_eq!(world.evaluation_source(deleted).await, "group-none");
-        // What an answer has confirmed goes on being used at once.
+        // An answer has confirmed the group, so evaluations continue to use it at once.
         let asked = "select count(*) from {schema}.patron where patron_group is not null";
         assert_eq!(world.evaluation_source(unchanged).await, "told-group");
         world.until("it is confirmed", async |world: &World| world.count(asked).await == 3).await;
@@ -120,7 +122,7 @@ async fn fresh_topic_group_needs_no_request() {
     .await;
 }
 
-/// A shadow user is created without a group, and gets one later of which no record tells.
+/// A shadow user is created without a group and gets one later without a record.
 #[tokio::test(flavor = "multi_thread")]
 async fn topic_record_without_group_is_always_verified() {
     World::run_with(default_cache_ages, async |world| {
@@ -132,7 +134,7 @@ async fn topic_record_without_group_is_always_verified() {
             ("group-from-users".to_owned(), 1)
         );
         assert_eq!(world.evaluation_source(user).await, "group-from-cache");
-        // A newer record counts again, and again it is not taken at its word.
+        // A newer record counts, and is verified again.
         publish_group(world, user, None, now()).await;
         world.users.set_group(user, None);
         let asked = world.users.request_count();
@@ -155,7 +157,7 @@ async fn newer_of_users_response_and_topic_record_wins() {
         let (strict, lenient) = strict_and_lenient_groups(world).await;
         let user = borrower(world, strict).await;
         assert_eq!(world.block_flags(user).await, ALL);
-        // An older record does not outrank the answer, a newer one does.
+        // An older record loses against the answer, a newer record wins.
         publish_group(world, user, lenient, now() - TimeDelta::minutes(5)).await;
         assert_eq!(
             world.evaluate_through(&world.users.url(), user).await,
@@ -170,7 +172,7 @@ async fn newer_of_users_response_and_topic_record_wins() {
     .await;
 }
 
-/// A rebuild reads records, and a record that is older than an answer stays so.
+/// A rebuild reads the record, which stays older than the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebuild_does_not_restore_an_older_group() {
     World::run_with(default_cache_ages, async |world| {
@@ -221,7 +223,7 @@ async fn group_ids_are_compared_case_insensitively() {
     .await;
 }
 
-/// An answer's age is the database's to tell.
+/// The database clock determines the age of an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn fast_clock_does_not_keep_a_group_fresh() {
     World::run(async |world| {
@@ -241,7 +243,7 @@ async fn fast_clock_does_not_keep_a_group_fresh() {
             NONE,
             "what the one ahead has learnt is no newer"
         );
-        // What such an instance of an older version has left.
+        // An instance of an older version may have left such a row.
         world.execute_sql("update {schema}.patron set known_at = now() + interval '2 days'").await;
         world.users.set_group(left, lenient);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Partitions that are held: too many bad records, and tenants whose tables can't be written.
+//! Paused partitions: too many bad records, and tenants with unwritable tables.
 
 use patron_blocks::event::Kind;
 use serde_json::json;
@@ -15,7 +15,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
     World::run(async |world| {
         let user = Uuid::new_v4();
         let topic = world.log.topic(TENANT, Kind::FeeFineBalanceChanged);
-        // One partition, as real producers' one key makes it.
+        // All records are in one partition, as with the single key of real producers.
         let draft = |payload: &'static [u8]| OutgoingRecord {
             topic: topic.clone(),
             headers: vec![],
@@ -32,7 +32,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
         assert_eq!(world.count(parked).await, 100, "exactly as many as the rule takes");
         assert_eq!(world.get("/admin/ready").await.0, 503);
 
-        // The other topics go on.
+        // The other topics continue.
         world
             .publish(Kind::ItemCheckedOut, &check_out(user, Uuid::new_v4(), &minutes_from_now(60)))
             .await;
@@ -42,7 +42,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
             })
             .await;
 
-        // A restart does not resume it, and another instance neither.
+        // Neither a restart nor another instance resumes the partition.
         world.stop().await;
         world.start_unready().await;
         world
@@ -67,7 +67,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
     .await;
 }
 
-/// A topic of many tenants serves those that are enabled, whatever others write there.
+/// A shared topic serves the enabled tenants, whatever other tenants publish there.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_records_of_other_tenants_stop_no_shared_partition() {
     World::run(async |world| {
@@ -77,7 +77,7 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
             OutgoingRecord { topic: all.clone(), headers, payload: Some(payload), timestamp: None }
         };
         const OF: &str = "folio.tenantId";
-        // Of a tenant that is not enabled, of two that are not, and of a name that no tenant can have.
+        // Records of a disabled tenant, of two disabled tenants, and of an invalid tenant name.
         let stranger = || draft(vec![(OF, "southlib")], b"{}");
         let two = || draft(vec![(OF, "southlib"), ("x-okapi-tenant", "eastlib")], b"{}");
         let unnameable = || draft(vec![(OF, "South-Lib")], b"{}");
@@ -96,12 +96,13 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
             })
             .await;
         assert_eq!(world.get("/admin/ready").await.0, 200);
-        // What names no tenant, or several, stays for operators; what is of one is not theirs.
+        // Records without one valid tenant become dead letters; records of one disabled tenant do not.
         let letters = "select count(*) from mod_patron_blocks.dead_letter";
         assert_eq!(world.count(letters).await, 222);
         assert_eq!(world.take_dead_letters().await, ["tenant_mismatch"; 222]);
 
-        // Bad records of a tenant that is served stop it still, and so do those that name nobody.
+        // Bad records of an enabled tenant still stop the partition, and so do bad records without a
+        // tenant.
         for headers in [vec![(OF, TENANT)], vec![]] {
             world
                 .log
@@ -116,7 +117,7 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
             assert_eq!(world.take_incidents().await, ["partition_stopped"]);
             world.until("it goes on", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
         }
-        // Behind them comes one that counts.
+        // A valid record follows the bad ones.
         let owed =
             crate::payloads::balance_change(user, debt, None, 0.0).to_string().leak().as_bytes();
         world.log.send_all_to_partition(1, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
@@ -157,7 +158,8 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
         world.until_committed().await;
         let summary = world.get_json(&format!("/user-summary/{ours}")).await;
         assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
-        // In a topic of all tenants theirs are parked for a while; in their own they wait.
+        // In the shared topic, the records of the unwritable tenant become dead letters for a while. In
+        // the tenant's own topic they wait.
         let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
         world.until("theirs are parked", async |w: &World| w.count(nobodys).await == 3).await;
         let open = "select count(*) from mod_patron_blocks.incident

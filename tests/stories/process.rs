@@ -1,4 +1,4 @@
-//! The real binary: how it starts, stops, and is killed.
+//! The real binary: its start, its stop, and a kill.
 
 use std::{
     process::Command,

@@ -1,4 +1,4 @@
-//! Where producers don't write native topics yet, what mod-pubsub stores can be read instead.
+//! If producers do not write native topics yet, the service can read the topics of mod-pubsub.
 
 use patron_blocks::event::{Environment, Kind};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ fn topic(world: &World, kind: Kind) -> String {
     format!("{environment}.pub-sub.{TENANT}.{}.mod-pubsub-2.16.0", kind.name())
 }
 
-/// As mod-pubsub stores an event: its content as text, its tenant inside, no headers.
+/// Returns an event as mod-pubsub stores it: the content as text, the tenant inside, no headers.
 fn stored_event(kind: Kind, payload: &Value) -> Vec<u8> {
     let stored = json!({
         "id": Uuid::new_v4(),
@@ -46,7 +46,7 @@ async fn mod_pubsub_topics_are_read_only_if_configured() {
         world.log.create_topics(vec![topic(world, out), topic(world, lost)]).await;
         let payload = check_out(user, loan, &minutes_from_now(60));
 
-        // The native topic alone.
+        // First the native topic alone.
         world.publish(out, &payload).await;
         world.until_committed().await;
         send(world, out, &payload).await;
@@ -54,7 +54,7 @@ async fn mod_pubsub_topics_are_read_only_if_configured() {
         world.stop().await;
         assert_eq!(read_from_pubsub(world).await, 0);
 
-        // Then both, from the start: what came twice counts once.
+        // Then both topics, from the start: an event in both counts once.
         let environment = Environment::new(Some(world.log.environment()));
         world.config.kafka.environment = environment.with_pubsub(true);
         world.start().await;

@@ -1,4 +1,4 @@
-//! How rebuilds end where a tenant, a database or a broker is in the way.
+//! The end of a rebuild while a tenant, a database or a broker blocks it.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ async fn purge(world: &World) {
     assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
 }
 
-/// Enables the tenant anew where nobody works on rebuilds. Gives the one that is to fill it, and its shadow.
+/// Enables the tenant again while no instance works on rebuilds. Returns the waiting initial fill and
+/// its shadow.
 async fn tenant_before_initial_fill(world: &mut World) -> (String, String) {
     purge(world).await;
     world.stop().await;
@@ -34,7 +35,7 @@ async fn tenant_before_initial_fill(world: &mut World) -> (String, String) {
     (id, shadow)
 }
 
-/// A crash empties the shadow, the note of what was missing with it.
+/// A crash empties the shadow, including the record of what the topics lacked.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
     World::run(async |world| {
@@ -52,7 +53,7 @@ async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
             world.log.delete_records_before(&topic, partition, 1).await;
         }
         let (_, shadow) = tenant_before_initial_fill(world).await;
-        // As a crash does, right after the last step and before what is known is noted.
+        // This trigger crashes right after the last step, before the completeness is recorded.
         world
             .execute_sql(&format!(
                 "create table public.crashed (once int);
@@ -82,7 +83,7 @@ async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
     .await;
 }
 
-/// Backends that wait for a lock.
+/// The number of backends that wait for a lock.
 const WAITING: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
                          and datname = current_database()";
 
@@ -92,7 +93,7 @@ async fn purge_during_initial_fill_does_not_deadlock() {
         let kafka = world.config.kafka.bootstrap_servers.clone();
         let (id, shadow) = tenant_before_initial_fill(world).await;
         world.stop().await;
-        // Nothing comes of the filling while the broker is away.
+        // The initial fill cannot progress without the broker.
         world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
         world.config.rebuild.concurrency = 2;
         world.start_unready().await;
@@ -129,7 +130,7 @@ async fn purge_during_initial_fill_does_not_deadlock() {
     .await;
 }
 
-/// What waits for a broker or a leader waits without a place among those that are worked on.
+/// A rebuild that waits for a broker or a leader uses no slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_initial_fill_delays_no_other_rebuild() {
     World::run(async |world| {

@@ -1,4 +1,4 @@
-//! Rebuilds: what is damaged is named and put right, beside what is live.
+//! Rebuilds: damage is reported and repaired while the service runs.
 
 use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::{
 
 const REBUILDS: &str = "/patron-blocks/rebuilds";
 
-/// Asks for a rebuild and waits until it is as far as it goes by itself.
+/// Requests a rebuild and waits until it needs no further work or an approval.
 async fn rebuild(world: &World, ask: Value) -> Value {
     let (status, body) = world.post(REBUILDS, &ask).await;
     assert_eq!(status, 201, "{body}");
@@ -37,13 +37,13 @@ async fn differences(world: &World, rebuild: &Value) -> Vec<Value> {
     world.get_json(&path).await["patrons"].as_array().unwrap().clone()
 }
 
-/// How many schemas there are beside the two that have to be.
+/// Returns the number of shadow schemas.
 async fn shadow_count(world: &World) -> i64 {
     let sql = "select count(*) from pg_namespace where nspname like '{schema}@_r%' escape '@'";
     world.count(sql).await
 }
 
-/// Four patrons with loans, of which some have ended, and fees/fines.
+/// Four patrons with fees/fines and with loans, some of which have ended.
 struct Library {
     patrons: [Uuid; 4],
     loans: Vec<Uuid>,
@@ -51,7 +51,7 @@ struct Library {
 }
 
 async fn create_library(world: &World) -> Library {
-    // The inbox has all that comes now: the tenant was enabled long ago.
+    // The tenant was enabled long ago, so the inbox contains every event from now on.
     world.execute_sql(BACKDATE_ENABLING_SQL).await;
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 3.0).await;
@@ -83,20 +83,20 @@ async fn create_library(world: &World) -> Library {
     Library { patrons, loans, fees }
 }
 
-/// Damages what is known in five ways.
+/// Damages the stored state in five ways.
 async fn damage(world: &World, library: &Library) {
     let Library { patrons, loans, fees } = library;
     for sql in [
-        // Rows of the first patron are gone.
+        // A loan of the first patron is missing.
         format!("delete from {{schema}}.loan where loan_id = '{}'", loans[0]),
-        // The counters of the second are shifted.
+        // The counters of the second patron are wrong.
         format!(
             "update {{schema}}.patron_counter set open_loans = open_loans - 2 where user_id = '{}'",
             patrons[1]
         ),
-        // A tombstone of the second is gone.
+        // A tombstone of the second patron is missing.
         format!("delete from {{schema}}.loan where loan_id = '{}'", loans[7]),
-        // The third has a loan that never was.
+        // The third patron has a loan that never existed.
         format!(
             "insert into {{schema}}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
              select '{}', check_out_stamp, check_out_user, check_out_due_date from {{schema}}.loan
@@ -104,7 +104,7 @@ async fn damage(world: &World, library: &Library) {
             Uuid::new_v4(),
             loans[8]
         ),
-        // The fourth owes what nobody said.
+        // A fee/fine of the fourth patron has a balance without an event.
         format!("update {{schema}}.fee_fine set balance = 99 where fee_fine_id = '{}'", fees[3]),
     ] {
         world.execute_sql(&sql).await;
@@ -144,7 +144,7 @@ async fn damage_is_reported_and_repaired_from_topics_and_inbox() {
             assert_eq!(kinds(of(2), "loans"), ["onlyCurrent"]);
             assert_eq!(kinds(of(3), "feesFines"), ["different"]);
             assert_eq!(of(1)["wrongCounters"], true);
-            // The first had two loans here and has three: the limit is reached.
+            // The first patron had two loans here instead of three, which reach the limit.
             assert_eq!(
                 (&of(0)["blockedBefore"], of(0)["blockedAfter"].as_array().unwrap().len()),
                 (&json!([]), 1)
@@ -192,7 +192,7 @@ async fn events_arriving_before_apply_are_preserved() {
         let library = create_library(world).await;
         damage(world, &library).await;
         let job = rebuild(world, json!({ "dryRun": true })).await;
-        // The missing loan is returned, and one more goes out; the phantom's patron returns all.
+        // The missing loan of the first patron is closed, and the same patron borrows another item.
         let [first, ..] = library.patrons;
         let returned = in_envelope(&loan_event(first, library.loans[0]), now());
         world.publish(Kind::LoanClosed, &returned).await;
@@ -251,7 +251,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
             job["error"].as_str().unwrap().contains("does not hold what was written before"),
             "{job}"
         );
-        // The inbox speaks for what is missing.
+        // The inbox covers the truncated records.
         damage(world, &library).await;
         let job = rebuild(world, json!({ "coveredBy": "inbox" })).await;
         assert_eq!(
@@ -259,10 +259,10 @@ async fn truncated_topics_are_not_treated_as_complete() {
             (&json!("done"), &json!(4)),
             "{job}"
         );
-        // No more of it can be told by beginning at a time of which the topics lack something.
+        // The topics still lack records after this time, so the rebuild fails.
         let job = rebuild(world, json!({ "from": minutes_from_now(-60) })).await;
         assert_eq!(job["status"], "failed", "{job}");
-        // One topic alone is merged: what it holds that is missing here comes back, and nothing goes.
+        // A single topic is only merged: its missing loan returns, and no row is removed.
         world
             .execute_sql(&format!(
                 "delete from {{schema}}.loan where loan_id = '{}'",
@@ -277,7 +277,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
         );
         let nowhere = rebuild(world, json!({ "from": format!("{closed}/7") })).await;
         assert!(nowhere["error"].as_str().unwrap().contains(&format!("{closed}/7")), "{nowhere}");
-        // What is older than where it begins is left as it is.
+        // State from before the start of the read is unchanged.
         let job = rebuild(world, json!({ "from": minutes_from_now(0) })).await;
         assert_eq!(
             (&job["status"], &job["summary"]["patrons"]),
@@ -295,7 +295,7 @@ async fn deleted_topic_is_not_treated_as_empty() {
         let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
         world.log.delete_topic(&topic).await;
         let is_failed = async |world: &World| {
-            // Until the broker has let go of it, it is as it was.
+            // The broker deletes the topic a moment later.
             rebuild(world, json!({ "dryRun": true })).await["status"] == "failed"
         };
         world.until("it is refused", is_failed).await;
@@ -330,7 +330,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
         world.until("it is compared again", compared).await;
         let anew = until_at_rest(world, &id).await;
         assert_eq!((&anew["summary"], anew.get("error")), (&job["summary"], None), "{anew}");
-        // Whoever takes one that is to end does nothing else with it.
+        // An instance that claims a cancelled rebuild only ends it.
         let ending = format!(
             "update mod_patron_blocks.rebuild set status = 'applying', cancel = true where id = '{id}'"
         );
@@ -351,7 +351,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
     .await;
 }
 
-/// A statement of a rebuild that was broken off goes on in the database for a while, with its locks.
+/// After a rebuild is aborted, its statement may still run in the database, with its locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebuild_that_cannot_end_delays_no_other() {
     World::run(async |world| {
@@ -363,7 +363,7 @@ async fn rebuild_that_cannot_end_delays_no_other() {
         let lock = format!("lock table {shadow}.loan in access share mode");
         sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
-        // By then it might be another's to take.
+        // The lease has expired, so another instance might claim the rebuild.
         let lapsed = format!(
             "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and held_until < now()"
         );
@@ -379,7 +379,7 @@ async fn rebuild_that_cannot_end_delays_no_other() {
     .await;
 }
 
-/// What was said of a loan that has changed hands is not all among what names one patron.
+/// The records that name one patron are not all records of a loan that changed its owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn transferred_loan_stays_when_first_borrower_is_rebuilt() {
     World::run(async |world| {

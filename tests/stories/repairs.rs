@@ -1,4 +1,4 @@
-//! Repairs from the storage modules that must not be applied as they are, or that leave something standing.
+//! Repairs from the storage modules that need an approval or remain incomplete.
 
 use chrono::TimeDelta;
 use patron_blocks::{blocks::Measure, event::Kind};
@@ -37,7 +37,7 @@ async fn start_with(world: &World, tenant: &str, token: &str) {
     assert_eq!(answer.status(), 202);
 }
 
-/// A full synchronisation of the tenant, begun.
+/// Requests and starts a full synchronization of the tenant.
 async fn synchronize(world: &World) -> String {
     let id = request_job(world, TENANT, &json!({ "scope": "full" })).await;
     start(world, TENANT).await;
@@ -68,7 +68,7 @@ async fn until_rebuild_status(world: &World, id: &str, status: &str) -> Value {
     world.get_json(&path).await
 }
 
-/// So many loans, of one patron each, and as many fees/fines.
+/// Publishes this many loans, each of a new patron, and this many fees/fines.
 async fn publish_open_records(world: &World, loans: usize, fees: usize) -> Vec<(Uuid, Uuid)> {
     let hour = now() - TimeDelta::hours(1);
     let mut all = Vec::new();
@@ -93,7 +93,7 @@ const OPEN_FEES: &str = "select count(*) from {schema}.fee_fine where is_open";
 async fn snapshot_closing_too_many_loans_waits_for_operator() {
     World::run(async |world| {
         let loans = publish_open_records(world, 40, 0).await;
-        // Storage answers as if it had lost nearly all.
+        // Storage responds as if it had lost nearly all loans.
         for (user, loan) in &loans[..10] {
             world.users.storage.insert(LOANS, storage_loan(*user, *loan, &minutes_from_now(60)));
         }
@@ -109,14 +109,15 @@ async fn snapshot_closing_too_many_loans_waits_for_operator() {
         assert_eq!(incidents[0]["kind"], "snapshot_not_applied", "{incidents}");
         assert!(incidents[0]["detail"].as_str().unwrap().contains(&id), "{incidents}");
 
-        // Cancelled, all stays as it is.
+        // After a cancellation, nothing has changed.
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
         until_rebuild_status(world, &id, "cancelled").await;
         let ingest = world.get_json("/patron-blocks/ingest").await;
         assert_eq!(ingest["incidents"], json!([]), "{ingest}");
         assert_eq!(world.count(OPEN_LOANS).await, 40);
 
-        // Applied, it goes through. The next one waits no more for another than a token.
+        // A later rebuild can be approved and applied. It needs only a token, because the cancelled one
+        // no longer blocks it.
         let id = synchronize(world).await;
         until_rebuild_status(world, &id, "compared").await;
         assert_eq!(world.post(&format!("{REBUILDS}/{id}/apply"), &json!({})).await.0, 202);
@@ -146,7 +147,7 @@ async fn empty_pages_do_not_close_all_fees() {
 async fn incomplete_topics_wait_for_operator() {
     World::run(async |world| {
         publish_open_records(world, 4, 0).await;
-        // What the log never had: as many rows as of another tenant's dump.
+        // The rows have no events, as if they came from another tenant's dump.
         world
             .execute_sql(
                 "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date)
@@ -201,7 +202,7 @@ async fn incomplete_repair_is_reported() {
         };
         world.until("it lacks something", async |w: &World| is_known(w, "incomplete").await).await;
         let id = synchronize(world).await;
-        // So clients of a synchronisation know it; the errors say what was passed over.
+        // Clients of the synchronization get the status `done`; the errors name the skipped records.
         let answer = until_rebuild_status(world, &id, "done").await;
         assert_eq!(answer["summary"]["skippedRecords"], 1, "{answer}");
         let job = world.get_json(&format!("{JOB}/{id}")).await;
@@ -217,7 +218,8 @@ async fn incomplete_repair_is_reported() {
         assert_eq!(code, Some(1), "{output}");
         assert!(output.contains(&format!("loan {odd} is passed over")), "{output}");
 
-        // Once storage says all of it, all is known, and the incident is over.
+        // Once storage returns all members of the loan, the tenant is complete and the incident is
+        // resolved.
         storage.remove(LOANS, odd);
         let id = synchronize(world).await;
         let answer = until_rebuild_status(world, &id, "done").await;
@@ -277,7 +279,7 @@ async fn permanent_storage_errors_are_not_retried() {
 async fn waiting_repair_uses_the_newest_token() {
     World::run(async |world| {
         install(world, SOUTH).await;
-        // The first repair has the only turn, and can't go on.
+        // The lock blocks the first repair, which uses the only slot for rebuilds with a token.
         let mut tx = world.db.begin().await.unwrap();
         let lock = format!("lock table {}.rebuild_patron", world.schema.name());
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
@@ -289,7 +291,7 @@ async fn waiting_repair_uses_the_newest_token() {
         world.users.storage.accept_only_token("new");
         let second = request_job(world, SOUTH, &json!({ "scope": "full" })).await;
         start_with(world, SOUTH, "old").await;
-        // An instance looks at its tokens before it takes what needs none.
+        // An instance checks its tokens before it claims rebuilds without a token.
         let other = world.request(reqwest::Method::POST, REBUILDS).header("X-Okapi-Tenant", SOUTH);
         let other = other.json(&json!({ "source": "inbox" })).send().await.unwrap();
         let other: Value = other.json().await.unwrap();
@@ -321,7 +323,7 @@ async fn safety_check_survives_a_failed_statement() {
         for (user, loan) in &loans[..10] {
             world.users.storage.insert(LOANS, storage_loan(*user, *loan, &minutes_from_now(60)));
         }
-        // The second time that differences are summed up, the database fails for a passing reason.
+        // The second summary of the differences fails with a temporary error.
         world
             .execute_sql(
                 "create sequence public.summed;
@@ -348,7 +350,7 @@ async fn safety_check_survives_a_failed_statement() {
     .await;
 }
 
-/// Storage names them as open, with another due date.
+/// Makes storage return the loans as open, with another due date.
 fn set_due_dates(world: &World, loans: &[(Uuid, Uuid)], due_date: &str) {
     for (user, loan) in loans {
         world.users.storage.insert(LOANS, storage_loan(*user, *loan, due_date));
@@ -374,13 +376,13 @@ async fn snapshot_lifting_many_blocks_waits_for_operator() {
                  select user_id, '{group}', now() from {{schema}}.patron_counter"
             ))
             .await;
-        // Not more than a quarter of all who are blocked.
+        // A rebuild that unblocks at most a quarter of all blocked patrons needs no approval.
         set_due_dates(world, &loans, &late);
         set_due_dates(world, &loans[..25], &ahead);
         let id = synchronize(world).await;
         let answer = until_rebuild_status(world, &id, "done").await;
         assert_eq!(answer["summary"]["blocksLifted"], 25, "{answer}");
-        // It closes nothing, but of those who are blocked now many would not be any more.
+        // This rebuild closes nothing, but unblocks too many of the blocked patrons.
         set_due_dates(world, &loans[..55], &ahead);
         let id = synchronize(world).await;
         let answer = until_rebuild_status(world, &id, "compared").await;
@@ -410,7 +412,8 @@ async fn late_check_out_of_skipped_loan_stays_open() {
         world.until_committed().await;
         assert_eq!(world.count(OPEN_LOANS).await, 2, "storage names it as open");
 
-        // Once storage tells all of it, an old event opens nothing that storage does not name.
+        // Once storage returns all members of the loan, an old event opens only loans that storage
+        // returns.
         storage.insert(LOANS, storage_loan(user, odd, &minutes_from_now(60)));
         let id = synchronize(world).await;
         until_rebuild_status(world, &id, "done").await;

@@ -1,4 +1,4 @@
-//! Housekeeping of a real service: what is forgotten, and what never is.
+//! Housekeeping of a real service: the rows that it prunes, and the rows that it never prunes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ fn days_ago(days: i64) -> DateTime<Utc> {
     now() - TimeDelta::days(days)
 }
 
-/// Housekeeping with limits of the story's own.
+/// Prunes the tenant once, with cutoffs of the story.
 async fn prune_once(
     world: &World,
     inbox: DateTime<Utc>,
@@ -44,8 +44,8 @@ async fn prune_once(
     housekeeping.prune_tenant(&tenant, limits, &CancellationToken::new()).await
 }
 
-/// A patron whose history began 200 days ago: one loan and one fee open since, one loan returned and
-/// one fee paid the day after.
+/// A patron with a history of 200 days. A loan and a fee/fine are open; a loan and a fee/fine ended a
+/// day later.
 struct Patron {
     user: Uuid,
     open: [Uuid; 2],
@@ -108,7 +108,7 @@ async fn pruned_records_stay_closed_and_open_ones_are_retained() {
         assert!(now() - oldest < TimeDelta::minutes(2), "came {oldest}");
         patron.assert_open_records(world).await;
 
-        // All comes again, the old check-out first, and the old loan is renewed.
+        // The whole history is repeated, the old check-out first, and the old loan is renewed.
         patron.publish_history(world).await;
         patron.assert_open_records(world).await;
         let renewed = due_date_change(patron.user, patron.open[0], &minutes_from_now(2000), false);
@@ -236,7 +236,7 @@ async fn clock_far_ahead_prunes_nothing_and_blocks_nobody() {
         let week = TopicRetention::Limited(TimeDelta::days(7));
         housekeeping.run_round(Some(&week), &CancellationToken::new()).await;
 
-        // What comes now is new, whatever that clock says.
+        // A current event is new, whatever the fast clock shows.
         let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
         let out = check_out(user, loan, &minutes_from_now(1000));
         world.publish(Kind::ItemCheckedOut, &in_envelope(&out, now())).await;
@@ -245,7 +245,7 @@ async fn clock_far_ahead_prunes_nothing_and_blocks_nobody() {
         assert_eq!(summary["openLoans"][0]["loanId"], serde_json::json!(loan), "{summary}");
         patron.assert_open_records(world).await;
         assert_eq!(world.count(stored).await, before + 2);
-        // Nor does it keep the others from their rounds.
+        // The fast clock blocks no housekeeping round of the other instances.
         let blocked = "select count(*) from {schema}.housekeeping where begun_at > now()";
         assert_eq!(world.count(blocked).await, 0);
     })

@@ -1,4 +1,4 @@
-//! A simulated day through the real service, in bad order, and the simulator as the judge.
+//! A simulated day through the real service, out of order, with the simulator as the judge.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ async fn simulated_day_with_duplicates_and_disorder_is_correct() {
     play_day(false, false).await;
 }
 
-/// As the plan for the end of mod-pubsub has it: loan and message in one transaction.
+/// The loan and the message share one transaction, as in the plan for the end of mod-pubsub.
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_day_through_storage_outbox_is_correct() {
     play_day(true, true).await;
 }
 
-/// Loans and groups are edited of which nobody else tells.
+/// Loans and groups are edited without a business event.
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_day_with_storage_topics_is_correct() {
     play_day(true, false).await;

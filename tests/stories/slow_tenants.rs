@@ -1,4 +1,4 @@
-//! What takes too long: it is done in steps, and holds up nobody else.
+//! Slow work: it runs in steps and delays no other tenant.
 
 use chrono::TimeDelta;
 use patron_blocks::{config::Config, event::Kind};
@@ -19,7 +19,7 @@ async fn open_loans(world: &World, user: Uuid) -> usize {
     summary["openLoans"].as_array().map_or(0, Vec::len)
 }
 
-/// One statement that ends all of them would take longer than a statement may, on whichever machine.
+/// A single statement that ends all loans would exceed the statement timeout on any machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_loans_are_closed_in_timely_steps() {
     World::run(async |world| {
@@ -53,7 +53,7 @@ async fn all_loans_are_closed_in_timely_steps() {
     .await;
 }
 
-/// One lane, so that all wait for each other if any does.
+/// With one lane, a waiting tenant would delay all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn tenant_with_locked_tables_delays_no_other_tenant() {
     let one_lane = |config: &mut Config| config.kafka.writers = 1;
@@ -101,7 +101,7 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
         assert_eq!(world.count(read).await, 0, "theirs wait");
         locked.rollback().await.unwrap();
-        // In a topic of all tenants theirs were parked, and the service retries them.
+        // In the shared topic, the records became dead letters, and the service retries them.
         world.until("what waited is read", async |w: &World| w.count(read).await == 6).await;
         world.until("it is over", async |w: &World| w.count(open).await == 0).await;
     })

@@ -1,4 +1,4 @@
-//! What storage modules tell: loans that no business event tells of, and patron groups.
+//! Storage events: changes of loans without a business event, and patron groups.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ fn minutes_ago(minutes: i64) -> DateTime<Utc> {
     now() - TimeDelta::minutes(minutes)
 }
 
-/// A group in which a single loan blocks everything.
+/// Adds a group in which a single loan blocks every action.
 async fn strict_group(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 0.0).await;
     group
 }
 
-/// The patron's open loans, as due date and flags (recalled, lost, claimed returned), with their grace.
+/// Returns the patron's open loans: due date, flags (recalled, lost, claimed returned) and grace period.
 async fn loans(world: &World, user: Uuid) -> Vec<(String, [bool; 3], Value)> {
     let summary = world.get_json_or_null(&format!("/user-summary/{user}")).await;
     let read = |loan: &Value| {
@@ -45,7 +45,8 @@ async fn loans(world: &World, user: Uuid) -> Vec<(String, [bool; 3], Value)> {
     summary["openLoans"].as_array().into_iter().flatten().map(read).collect()
 }
 
-/// A record in a topic of a tenant or of a collection, with the tenant that its headers name.
+/// Publishes a record to the topic of a tenant or of a collection, with the tenant `named` in its
+/// header.
 async fn publish_to(world: &World, part: &str, named: &str, kind: Kind, value: &Value) {
     let payload = value.to_string();
     let draft = OutgoingRecord {
@@ -99,7 +100,8 @@ async fn loan_known_only_from_storage_follows_its_changes() {
             (NONE.to_vec(), ALL.to_vec())
         );
 
-        // A claimed returned item that is declared missing: nothing but this tells of it.
+        // A claimed returned item is declared missing. Only the storage event reports the end of the
+        // loan.
         let mut storage = with_member(&storage, "status", json!({ "name": "Closed" }));
         storage.as_object_mut().unwrap().remove("userId");
         publish_loan("UPDATED", &storage).await;
@@ -108,8 +110,8 @@ async fn loan_known_only_from_storage_follows_its_changes() {
     .await;
 }
 
-/// What a desk knows and storage does not, a loan's grace, is kept; and what storage tells of a loan that
-/// events opened corrects it: closed, deleted, and open again.
+/// A snapshot leaves the loan's grace period unchanged, because storage does not know it. Storage events
+/// correct a loan that business events opened: closed, deleted, and open again.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_corrects_events_by_time() {
     World::run(async |world| {
@@ -119,7 +121,7 @@ async fn storage_corrects_events_by_time() {
         for end in ["closed", "deleted"] {
             let (user, loan) = (world.users.add_patron(group), Uuid::new_v4());
             let storage = storage_loan(user, loan, &second);
-            // The newest first.
+            // The newest event arrives first.
             world.publish(LOAN, &entity_change("UPDATED", &storage, minutes_ago(20))).await;
             let envelope = |payload: &Value, minutes| {
                 crate::payloads::in_envelope(payload, minutes_ago(minutes))
@@ -146,7 +148,7 @@ async fn storage_corrects_events_by_time() {
                 (loans(world, user).await, world.block_flags(user).await),
                 (vec![], NONE.to_vec())
             );
-            // No business event opens it again, whatever its time; only storage does.
+            // No business event reopens the loan, whatever its time; only a storage event does.
             world.publish(OUT, &envelope(&out, 1)).await;
             world.publish(LOAN, &entity_change("UPDATED", &storage, minutes_ago(15))).await;
             world.until_committed().await;
@@ -184,7 +186,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
             )
             .await;
         world.publish(OUT, &out(later, 5)).await;
-        // A fact about a loan that nothing has opened yet.
+        // This event concerns a loan without an opening event.
         world.publish(Kind::ItemDeclaredLost, &loan_event(user, late)).await;
         let owed = balance_change(user, Uuid::new_v4(), None, 4.5);
         let owed = crate::payloads::in_envelope(&owed, minutes_ago(20));
@@ -202,7 +204,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
         for user in &users[1..] {
             assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 404);
         }
-        // Older evidence that comes late opens neither what is known nor what is not.
+        // Older evidence that arrives late opens neither a known nor an unknown loan.
         world.publish(OUT, &out(late, 15)).await;
         world.publish(OUT, &out(Uuid::new_v4(), 15)).await;
         world
@@ -225,7 +227,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
     .await;
 }
 
-/// A record of this minute is as good as an answer of it.
+/// Makes a record of the last minute as valid as an answer of the last minute.
 fn minute_of_group_cache(config: &mut patron_blocks::config::Config) {
     config.okapi.patron_group_stale = TimeDelta::seconds(60);
 }
@@ -235,7 +237,7 @@ async fn topic_group_counts_at_once() {
     World::run_with(minute_of_group_cache, async |world| {
         let (strict, lenient) = (strict_group(world).await, Uuid::new_v4());
         world.add_limit(lenient, Measure::ChargedOut, 10.0).await;
-        // The users module would say something else, if it were asked.
+        // The users module would return another group.
         let user = world.users.add_patron(lenient);
         let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
         world.publish(OUT, &out).await;
@@ -261,7 +263,7 @@ async fn topic_group_counts_at_once() {
             waited.push(began.elapsed().as_millis());
         }
         eprintln!("a group told by the topic was seen after {waited:?} ms");
-        // Older news changes nothing.
+        // An older record changes nothing.
         world
             .publish(USER, &entity_change("UPDATED", &user_record(user, lenient), minutes_ago(5)))
             .await;
@@ -269,7 +271,7 @@ async fn topic_group_counts_at_once() {
         assert_eq!(world.block_flags(user).await, ALL);
         assert_eq!(world.users.request_count(), 0);
 
-        // That there is no group is always asked about, and a newer record counts again.
+        // A missing group is always verified, and a newer record counts again.
         publish_user("UPDATED", None).await;
         world.until_committed().await;
         assert_eq!(
@@ -284,14 +286,14 @@ async fn topic_group_counts_at_once() {
         world.users.remove_user(user);
         world.until_committed().await;
         assert_eq!(world.evaluation_source(user).await, "group-none");
-        // Names and addresses are of no use here.
+        // The inbox stores no payload of a users record, because names and addresses have no use here.
         let payloads = "select count(*) from {schema}.inbox where kind = 'users' and payload <> ''";
         assert_eq!(world.count(payloads).await, 0);
     })
     .await;
 }
 
-/// A topic in which only others' records stand tells nothing of a tenant.
+/// A topic that contains only records of other tenants is no source for a tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn collection_user_topic_counts_only_for_its_tenants() {
     World::run(async |world| {
@@ -308,7 +310,8 @@ async fn collection_user_topic_counts_only_for_its_tenants() {
         world
             .until("its own topic is missed", async |w: &World| w.block_flags(user).await == NONE)
             .await;
-        // Once its records stand there, that topic tells of it; no answer is newer.
+        // Once the topic contains records of the tenant, it is a source for the tenant. No answer is
+        // newer.
         world.users.set_behavior(UsersBehavior::ServerError);
         let user_change = entity_change("UPDATED", &user_record(user, strict), now());
         publish_to(world, "ALL", TENANT, USER, &user_change).await;
@@ -318,8 +321,8 @@ async fn collection_user_topic_counts_only_for_its_tenants() {
     .await;
 }
 
-/// While its topic is there a told group serves after a restart and while the users module is away, however old it
-/// is; without it, as long as an answer.
+/// While its topic exists, a group from the topic counts after a restart and during an outage of the
+/// users module, whatever its age. Without the topic, it counts as long as an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn topic_group_counts_while_its_topic_exists() {
     World::run(async |world| {
@@ -388,7 +391,7 @@ async fn collection_storage_topics_serve_their_tenants() {
             publish_to(world, "ALL", tenant, LOAN, &created).await;
             let user_change = of(entity_change("CREATED", &user_record(user, group), now()));
             publish_to(world, "ALL", tenant, USER, &user_change).await;
-            // Storage of another tenant is emptied, which is no business of ours.
+            // Another tenant deletes all loans, which does not affect this tenant.
             if tenant != TENANT {
                 let all = of(entity_change("ALL_DELETED", &Value::Null, minutes_ago(-1)));
                 publish_to(world, "ALL", tenant, LOAN, &all).await;
@@ -402,7 +405,7 @@ async fn collection_storage_topics_serve_their_tenants() {
         );
         assert_eq!(world.get(&format!("/user-summary/{theirs}")).await.0, 404);
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 2);
-        // The same loan by the tenant's own topic.
+        // The tenant's own topic contains the same loan.
         world
             .publish(LOAN, &entity_change("CREATED", &storage_loan(ours, loan, &soon), now()))
             .await;
@@ -472,7 +475,7 @@ async fn invalid_storage_records_become_dead_letters() {
         ] {
             assert!(figures.contains(line), "{line}");
         }
-        // The neighbour of all these.
+        // A valid record follows the bad records.
         world.publish(LOAN, &created).await;
         world.until_committed().await;
         assert_eq!(loans(world, user).await.len(), 1);

@@ -1,4 +1,4 @@
-//! Iterations: every patron's summary once, to whoever asks for it.
+//! Summary exports: every patron's summary once, for each request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{
 
 const JOBS: &str = "/patron-blocks/user-summaries/iteration";
 
-/// Patrons of two groups, by turns, with one to three loans each.
+/// Returns patrons of two alternating groups, with one to three loans each.
 async fn create_library(world: &World, patrons: usize) -> (Vec<Uuid>, [Uuid; 2]) {
     let groups = [Uuid::new_v4(), Uuid::new_v4()];
     world.add_limit(groups[0], Measure::ChargedOut, 2.0).await;
@@ -63,7 +63,7 @@ async fn summary_export_fills_a_consumer_like_the_api() {
     World::run(async |world| {
         let (users, groups) = create_library(world, 30).await;
         let topic = create_topic(world, "search.patrons").await;
-        // Three at once, to one topic: each event says whose it is.
+        // Three exports run at once to one topic; each event names its export.
         let all = request_export(world, json!({ "topicName": topic })).await;
         let body = json!({
             "topicName": "search.patrons", "eventType": "REINDEX", "patronGroupId": groups[0],
@@ -149,7 +149,8 @@ async fn summary_export_since_a_date_includes_closed_patrons() {
     .await;
 }
 
-/// A block that came and went between two looks must not be published: nothing would take it back.
+/// A block that started and ended between two evaluations must not be published, because no event would
+/// end it.
 #[tokio::test(flavor = "multi_thread")]
 async fn summary_export_repeats_the_last_published_blocks() {
     World::run_with(
@@ -161,7 +162,7 @@ async fn summary_export_repeats_the_last_published_blocks() {
                 .until("it is told", async |world: &World| world.count(published).await == 1)
                 .await;
             let blocked = users[2];
-            // What is so by now was not told yet.
+            // The current blocks were not published yet.
             world
                 .execute_sql(&format!(
                     "update {{schema}}.told_patron set blocked = null where user_id = '{blocked}'"
@@ -178,7 +179,8 @@ async fn summary_export_repeats_the_last_published_blocks() {
     .await;
 }
 
-/// One that died goes on where the broker's last word was; what is published again has the same id.
+/// An abandoned export resumes after the last acknowledged message. A message that is published again
+/// has the same id.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
     World::run(async |world| {

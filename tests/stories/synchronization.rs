@@ -1,4 +1,5 @@
-//! Synchronisation with the storage modules: what they hold is what counts, whatever goes wrong on the way.
+//! Synchronization with the storage modules: their records become the current state, despite failures on
+//! the way.
 
 use chrono::TimeDelta;
 use patron_blocks::{blocks::Measure, event::Kind};
@@ -17,7 +18,7 @@ use crate::{
 const JOB: &str = "/automated-patron-blocks/synchronization/job";
 const START: &str = "/automated-patron-blocks/synchronization/start";
 
-/// Asks for a synchronisation of a patron, or of all. Gives its path.
+/// Requests a synchronization of one patron or of all, and returns its path.
 async fn request_job(world: &World, user: Option<Uuid>) -> String {
     let body = match user {
         Some(user) => json!({ "scope": "user", "userId": user }),
@@ -30,7 +31,7 @@ async fn request_job(world: &World, user: Option<Uuid>) -> String {
     format!("{JOB}/{}", job["id"].as_str().unwrap())
 }
 
-/// The timer calls, with a token.
+/// Calls the start endpoint as the timer does, with a token.
 async fn start(world: &World, token: &str) {
     let request = world.request(reqwest::Method::POST, START).header("X-Okapi-Token", token);
     assert_eq!(world.send(request).await, (202, String::new()));
@@ -42,7 +43,7 @@ async fn until_status(world: &World, job: &str, status: &str) -> Value {
     world.get_json(job).await
 }
 
-/// As ITEM_CHECKED_OUT tells it, so many minutes ago.
+/// Publishes an ITEM_CHECKED_OUT event of this many minutes ago.
 async fn publish_check_out(world: &World, user: Uuid, loan: Uuid, minutes: i64) {
     let at = now() - TimeDelta::minutes(minutes);
     let mut out = check_out(user, loan, &minutes_from_now(1440));
@@ -50,12 +51,12 @@ async fn publish_check_out(world: &World, user: Uuid, loan: Uuid, minutes: i64) 
     world.publish(Kind::ItemCheckedOut, &in_envelope(&out, at)).await;
 }
 
-/// The patron's summary: what is open.
+/// Returns the patron's summary.
 async fn summary(world: &World, user: Uuid) -> Value {
     world.get_json_any_status(&format!("/user-summary/{user}")).await
 }
 
-/// The ids of a patron's open loans.
+/// Returns the ids of a patron's open loans.
 async fn open_loans(world: &World, user: Uuid) -> Vec<Uuid> {
     let (status, body) = world.get(&format!("/user-summary/{user}")).await;
     if status == 404 {
@@ -88,7 +89,7 @@ async fn synchronization_makes_storage_the_current_state() {
         let [debt, paid] = [(); 2].map(|()| Uuid::new_v4());
         publish_check_out(world, known, known_loan, 60).await;
         publish_check_out(world, known, claimed, 60).await;
-        // A minute ago: storage may not have had it yet when it was asked.
+        // A minute ago: the storage response may lack the loan.
         publish_check_out(world, known, fresh, 1).await;
         publish_check_out(world, phantom, gone, 60).await;
         let hour = now() - TimeDelta::minutes(60);
@@ -114,7 +115,7 @@ async fn synchronization_makes_storage_the_current_state() {
             with_member(&storage_loan(known, claimed, &due), "itemStatus", "Claimed returned"),
         );
         storage.insert(ACCOUNTS, account(known, debt, 12.5));
-        // Storage holds it as open, so it has not ended, whatever else it lacks.
+        // Storage returns the loan as open, so the loan has not ended, whatever members are missing.
         let dateless = Uuid::new_v4();
         publish_check_out(world, other, dateless, 60).await;
         world.until_committed().await;
@@ -164,11 +165,12 @@ async fn synchronization_makes_storage_the_current_state() {
         assert_eq!((&fees[0]["feeFineId"], &fees[0]["balance"]), (&json!(debt), &json!(12.5)));
         assert_eq!(world.block_flags(known).await, [[true; 3]], "two are charged out, and more");
 
-        // An old check-out that is read again opens nothing.
+        // A repeated old check-out opens no loan.
         publish_check_out(world, phantom, gone, 60).await;
         world.until_committed().await;
         assert_eq!(open_loans(world, phantom).await, [] as [Uuid; 0]);
-        // Once all can be read, none of what is not known here does either; a new one does, and all can end.
+        // Once all records are valid, an old check-out of an unknown loan opens nothing either. A new
+        // check-out opens a loan, and any loan can end.
         storage.remove(LOANS, nobodys);
         let job = request_job(world, None).await;
         start(world, "any").await;
@@ -208,14 +210,14 @@ async fn patron_synchronization_affects_no_other_patron() {
         let query = format!("status.name==Open and userId=={one} sortBy id");
         let queries: Vec<_> = storage.take_requests().into_iter().map(|(_, query)| query).collect();
         assert_eq!(queries, [query.clone(), query]);
-        // For this patron alone an old check-out is no evidence any more.
+        // For this patron alone, an old check-out is no longer evidence.
         let [old, others_old] = [(); 2].map(|()| Uuid::new_v4());
         publish_check_out(world, one, old, 30).await;
         publish_check_out(world, another, others_old, 30).await;
         world.until_committed().await;
         assert_eq!(open_loans(world, one).await, [open]);
         assert_eq!(open_loans(world, another).await.len(), 2);
-        // A patron of whom storage holds nothing has nothing.
+        // A patron without records in storage has no open loans or fees/fines.
         storage.remove(LOANS, open);
         let job = request_job(world, Some(one)).await;
         start(world, "any").await;
@@ -225,7 +227,7 @@ async fn patron_synchronization_affects_no_other_patron() {
     .await;
 }
 
-/// 250 loans of one patron, so that there are three pages.
+/// Adds 250 loans of one patron to storage, which are three pages.
 fn three_pages(world: &World, user: Uuid) {
     for _ in 0..250 {
         world
@@ -309,7 +311,7 @@ async fn expired_token_waits_for_next_timer_call_and_resumes() {
             "{job_status}"
         );
         assert_eq!(open_loans(world, user).await, [] as [Uuid; 0]);
-        // Another one that is asked for meanwhile comes after it.
+        // A job that is requested meanwhile runs after the first.
         let later = request_job(world, Some(user)).await;
         storage.accept_only_token("new");
         storage.take_requests();
@@ -344,7 +346,7 @@ async fn job_of_dead_instance_resumes_on_next_timer_call() {
                 world.get_json(&job).await["numberOfProcessedLoans"] == 100
             })
             .await;
-        // A second call does not begin a second reading beside it.
+        // A second call starts no second read.
         start(world, "any").await;
         world.stop_oldest().await;
         world.start().await;

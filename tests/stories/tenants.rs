@@ -1,4 +1,4 @@
-//! Tenants: enabled, upgraded, disabled, purged, and what of others' reaches them.
+//! Tenants: enabled, upgraded, disabled, purged, and separate from other tenants.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// Another tenant's request, with the answer's status and body.
+/// Sends a request as another tenant, and returns the status and the body.
 async fn send_as_tenant(
     world: &World,
     tenant: &str,
@@ -34,7 +34,7 @@ async fn send_as_tenant(
     (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default())
 }
 
-/// Enables another tenant, and gives the job once it has ended.
+/// Enables another tenant, and returns the job after its end.
 async fn enable(world: &World, tenant: &str) -> Value {
     let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
     let (status, job) = send_as_tenant(world, tenant, Method::POST, "/_/tenant", &install).await;
@@ -134,7 +134,7 @@ async fn collection_topic_serves_enabled_tenants_and_skips_others() {
                 world.log.send_untracked(draft).await;
             }
         }
-        // A topic that appears while the service runs is found within the metadata age.
+        // The service finds a new topic within the metadata age.
         world.until_committed().await;
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
         assert_eq!(world.get(&format!("/user-summary/{ours}")).await.0, 200);

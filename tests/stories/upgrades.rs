@@ -1,5 +1,5 @@
-//! Upgrades: an upgrade call keeps a tenant's identity, and an instance serves and ingests a tenant only once
-//! that tenant's schema is at the version of the instance.
+//! Upgrades: an upgrade call preserves a tenant's identity. An instance serves and ingests a tenant only
+//! once the tenant's schema is at the version of the instance.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// The advisory locks of a tenant, by the seed of their key.
+/// Seeds of the keys of a tenant's advisory locks.
 const WRITERS: i64 = 0;
 const MIGRATIONS: i64 = 1;
 
-/// Takes one of the tenant's locks in a session of the story's own.
+/// Acquires one of the tenant's locks in a session of the story.
 async fn lock(world: &World, seed: i64) -> Transaction<'static, Postgres> {
     let mut tx = world.db.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, $2))")
@@ -37,7 +37,7 @@ async fn lock(world: &World, seed: i64) -> Transaction<'static, Postgres> {
     tx
 }
 
-/// How many sessions of this database wait for an advisory lock.
+/// The number of sessions of this database that wait for an advisory lock.
 const LOCK_WAITERS: &str =
     "select count(*) from pg_locks l join pg_database d on d.oid = l.database
      where l.locktype = 'advisory' and not l.granted and d.datname = current_database()";
@@ -62,7 +62,7 @@ async fn collection_topic(world: &World) -> String {
     topic
 }
 
-/// Waits until the collection topic's first partition is settled up to this offset.
+/// Waits until the position of the collection topic's first partition reaches this offset.
 async fn until_committed_to(world: &World, offset: usize) {
     let next = "select coalesce(max(next_offset), 0) from mod_patron_blocks.ingest_position
                  where topic like '%.ALL.%' and partition = 0";
@@ -128,14 +128,14 @@ async fn repeated_upgrades_during_ingest_lose_no_record() {
     .await;
 }
 
-/// Takes a tenant's schema back to a version without the columns of topic-told patron groups.
+/// Reverts a tenant's schema to a version without the columns for patron groups from the topic.
 const VERSION_BEFORE: &str = "
     alter table {schema}.patron drop column told_group cascade, drop column told_stamp cascade,
                                 drop column told_at cascade;
     alter table {schema}.horizon drop column loans_horizon cascade;
     delete from {schema}._sqlx_migrations where version = 14";
 
-/// A patron with one loan under a limit of none.
+/// Returns a patron with one loan and a limit of zero.
 async fn blocked_patron(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     let user = world.users.add_patron(group);
@@ -156,7 +156,7 @@ async fn tenant_waits_until_it_is_migrated() {
         until_committed_to(world, 1).await;
         world.stop().await;
 
-        // The next version finds the tenant behind, and can't migrate it for now.
+        // The next version finds an older schema, and the lock prevents the migration.
         world.execute_sql(VERSION_BEFORE).await;
         let locked = lock(world, MIGRATIONS).await;
         world.start_unready().await;
@@ -187,7 +187,7 @@ async fn tenant_waits_until_it_is_migrated() {
         assert_eq!(world.block_flags(user).await.len(), 1);
         until_committed_to(world, 3).await;
         world.until_committed().await;
-        // Where that took long, records of the collection were parked for a while.
+        // If the migration took long, records of the collection became dead letters for a while.
         world.until("all is applied", async |w: &World| w.count(OPEN_LOANS).await == 5).await;
     })
     .await;
@@ -197,7 +197,7 @@ async fn tenant_waits_until_it_is_migrated() {
 async fn tenant_recreated_by_older_instance_is_migrated() {
     World::run(async |world| {
         let user = blocked_patron(world).await;
-        // An instance of the version before purges the tenant and enables it again.
+        // An instance of the previous version purges the tenant and enables it again.
         let made_anew = format!(
             "delete from mod_patron_blocks.tenant;
              {VERSION_BEFORE};
@@ -220,7 +220,7 @@ async fn tenant_recreated_by_older_instance_is_migrated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_tenant_is_rejected_while_writers_wait() {
-    // Writers wait for the lock longer than a caller waits for a writers' connection.
+    // Writers wait longer for the lock than a caller waits for a connection of the writers.
     let patient = |config: &mut Config| config.database.statement_timeout = Duration::from_secs(30);
     World::run_with(patient, async |world| {
         let writers = world.config.kafka.writers;

@@ -1,4 +1,4 @@
-//! Instances with other settings, and a broker that is away.
+//! Block events of instances with different settings, and of an instance without a broker.
 
 use chrono::TimeDelta;
 use patron_blocks::blocks::Measure;
@@ -11,10 +11,11 @@ use crate::{
     world::{TENANT, World},
 };
 
-/// How often all patrons were looked at again because of the way in which they are.
+/// The number of evaluations of all patrons that a change of the settings caused.
 const REEVALUATIONS: &str = "select count(*) from {schema}.overturned";
 
-/// As during a rollout: each would have patrons looked at in its own way, and none does while the other is there.
+/// During a rollout, two instances have different settings. Neither evaluates all patrons again while
+/// the other one runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_with_different_settings_do_not_compete() {
     World::run_with(enable_publishing, async |world| {
@@ -55,7 +56,8 @@ async fn instances_with_different_settings_do_not_compete() {
     .await;
 }
 
-/// An instance that wants no messages, as one with the setting of yesterday, takes none away from those that do.
+/// An instance without block events, such as one with an old setting, disables none of another
+/// instance's triggers.
 #[tokio::test(flavor = "multi_thread")]
 async fn instance_with_publishing_off_stops_no_other_instance() {
     World::run_with(enable_publishing, async |world| {
@@ -83,7 +85,7 @@ async fn instance_with_publishing_off_stops_no_other_instance() {
 async fn purge_does_not_wait_for_an_unavailable_broker() {
     World::run_with(enable_publishing, async |world| {
         world.stop().await;
-        // Nobody listens there.
+        // No broker listens at this address.
         world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
         let add = format!(
             "insert into {{schema}}.message_outbox (sequence, id, kafka_topic, key, headers, payload)

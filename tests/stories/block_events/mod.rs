@@ -1,4 +1,4 @@
-//! What others are told of blocks: each that begins, changes or ends, once, whoever or whatever made it so.
+//! Block events: each block that starts, changes or ends is published once, whatever the cause.
 
 mod instances;
 mod settings;
@@ -31,7 +31,7 @@ fn topic(world: &World) -> String {
     format!("{}.{TENANT}.patron-blocks.automated-block", world.log.environment())
 }
 
-/// A patron of whom the topic of users tells.
+/// Adds a patron and publishes the patron's record to the users topic.
 async fn publish_patron(world: &World, group: Uuid) -> Uuid {
     let user = world.users.add_patron(group);
     world
@@ -49,7 +49,7 @@ async fn publish_check_outs(world: &World, user: Uuid, many: usize) -> Vec<Uuid>
     loans
 }
 
-/// Waits until nothing is left to be looked at or sent, as long as all is right.
+/// Waits until no patron is pending or due, and the outbox is empty.
 async fn until_published(world: &World) {
     let left = "select (select count(*) from {schema}.touched_patron) + (select count(*) from {schema}.policy_change)
                      + (select count(*) from {schema}.message_outbox where status = 'NEW')
@@ -57,7 +57,7 @@ async fn until_published(world: &World) {
     world.until("all is told", async |world: &World| world.count(left).await == 0).await;
 }
 
-/// What was told of a patron: type, cause and the flags of each block, oldest first.
+/// Returns the block events of a patron by sequence: type, cause and the flags of each block.
 fn published_for(
     messages: &[ConsumedMessage],
     user: Uuid,
@@ -82,7 +82,7 @@ fn block_event(what: &str, cause: &str, blocks: &[[bool; 3]]) -> (String, String
     (what.to_owned(), cause.to_owned(), blocks.to_vec())
 }
 
-/// Whoever builds a view from what was told knows what the desk knows.
+/// Checks that a view built from the block events equals the API's responses.
 async fn assert_matches_api(world: &World, messages: &[ConsumedMessage], users: &[Uuid]) {
     let mut view = Blocks::default();
     for ConsumedMessage { key, value, .. } in messages {
@@ -181,7 +181,7 @@ async fn limit_and_condition_changes_are_published() {
         until_published(world).await;
         assert_eq!(world.delete(&path).await.0, 204);
         until_published(world).await;
-        // Set by somebody who passes us by.
+        // The API adds a limit, and SQL deletes the limit without the API.
         world.add_limit(group, Measure::ChargedOut, 1.0).await;
         until_published(world).await;
         world.execute_sql("delete from {schema}.patron_block_limits").await;
@@ -211,7 +211,7 @@ async fn patron_group_change_is_a_published_cause() {
         let (strict, lenient) = (Uuid::new_v4(), Uuid::new_v4());
         world.add_limit(strict, Measure::ChargedOut, 1.0).await;
         world.add_limit(lenient, Measure::ChargedOut, 5.0).await;
-        // Nobody has told of this one: only the desk asks.
+        // The topic contains no record of this patron; only an evaluation requests the patron's group.
         let asked = world.users.add_patron(strict);
         let moved = publish_patron(world, lenient).await;
         for user in [asked, moved] {
@@ -231,7 +231,8 @@ async fn patron_group_change_is_a_published_cause() {
             assert_eq!(published_for(&messages, user), expected);
         }
         assert_matches_api(world, &messages, &[asked, moved]).await;
-        // The topic tells for the first time of one whose group the desk had asked for: there is none.
+        // The topic has its first record of this patron, whose group came from mod-users. The record has
+        // no group.
         world.users.set_group(asked, None);
         let without = entity_change("UPDATED", &user_record(asked, None), now());
         world.publish(Kind::StoredUser, &without).await;
@@ -271,7 +272,7 @@ async fn limit_with_uppercase_group_reaches_its_patrons() {
     .await;
 }
 
-/// So many milliseconds until a loan that is due then is overdue.
+/// Returns the due date of a loan that becomes overdue in this number of milliseconds, less `days` days.
 fn overdue_in(ms: i64, days: i64) -> String {
     let due = now() + TimeDelta::milliseconds(ms) - TimeDelta::minutes(1) - TimeDelta::days(days);
     due.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
@@ -293,7 +294,7 @@ async fn time_based_blocks_are_published_even_after_downtime() {
         world.until_committed().await;
         until_published(world).await;
         let messages = world.log.read_topic(&topic(world));
-        // Unless it took so long that time has passed already.
+        // If the steps above were slow, the due moment has already passed.
         assert!(messages.is_empty() || now() >= early, "{messages:?}");
         for user in [overdue, recalled] {
             world
@@ -302,7 +303,7 @@ async fn time_based_blocks_are_published_even_after_downtime() {
                 })
                 .await;
         }
-        // Until it is quick enough to be away at the moment.
+        // Repeats with a greater delay until the instance stops before the due moment.
         let mut ahead = 4000;
         let (missed, moment) = loop {
             let (missed, moment) =
@@ -342,7 +343,7 @@ async fn rebuild_changes_are_published_with_new_due_dates() {
         world.add_limit(group, Measure::ChargedOut, 1.0).await;
         world.add_limit(group, Measure::OverdueItems, 0.0).await;
         let user = publish_patron(world, group).await;
-        // Long enough ago for the inbox to be believed.
+        // Moves the instant of enabling back, so that the inbox counts as complete.
         world.execute_sql(crate::payloads::BACKDATE_ENABLING_SQL).await;
         let loans = publish_check_outs(world, user, 2).await;
         let late = Uuid::new_v4();
@@ -376,7 +377,8 @@ async fn rebuild_changes_are_published_with_new_due_dates() {
     .await;
 }
 
-/// Two instances, patrons who borrow and return at once: what is told of each stays in order and comes once.
+/// Two instances run, and patrons borrow and return at once. Each patron's events are published in order
+/// and once.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_publish_each_change_once_and_in_order() {
     World::run_with(enable_publishing, async |world| {

@@ -1,4 +1,4 @@
-//! What others are told as settings have it: nothing, limits that are near too, and what waits.
+//! Block events and their settings: off, limits that are nearly reached, and messages that wait.
 
 use patron_blocks::{
     blocks::Measure,
@@ -49,7 +49,7 @@ async fn approaching_limits_are_published_if_configured() {
     .await;
 }
 
-/// What concerns all, and what no event tells of: another setting, and a tenant that was purged.
+/// Two changes without an event affect all patrons: a changed setting, and a purge of the tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_setting_reevaluates_all_and_sequence_grows() {
     World::run_with(enable_publishing, async |world| {
@@ -88,7 +88,7 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
         assert!(greatest.unwrap() > last);
         assert_matches_api(world, &messages, &[near, user]).await;
 
-        // As after a database came back from a copy of yesterday's.
+        // A restore from yesterday's backup would reset the sequence like this.
         world.count("select setval('{schema}.message_sequence', 1)").await;
         publish_check_outs(world, user, 1).await;
         until_published(world).await;
@@ -161,7 +161,7 @@ async fn unsendable_messages_are_reported_and_old_ones_pruned() {
         world.add_limit(group, Measure::ChargedOut, 1.0).await;
         let user = publish_patron(world, group).await;
         publish_check_outs(world, user, 1).await;
-        // One broker makes no three copies.
+        // A single broker cannot store three replicas.
         world
             .until("it says that they are late", async |world: &World| {
                 let ready = world.get_json("/admin/ready").await;
@@ -188,7 +188,7 @@ async fn unsendable_messages_are_reported_and_old_ones_pruned() {
     .await;
 }
 
-/// It waits, and says so; those before it were sent, once.
+/// The oversized message waits, and readiness reports it as overdue. The earlier messages are sent once.
 #[tokio::test(flavor = "multi_thread")]
 async fn oversized_message_does_not_resend_earlier_ones() {
     let late = |config: &mut Config| {

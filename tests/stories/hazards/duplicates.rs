@@ -1,4 +1,4 @@
-//! H13 to H16: the same things told again, by a producer, by two transports, by a replay, by storage.
+//! H13 to H16: facts that a producer, two transports, a replay or storage repeats.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ const OUT: Kind = Kind::ItemCheckedOut;
 const DUE: Kind = Kind::LoanDueDateChanged;
 const FEE: Kind = Kind::FeeFineBalanceChanged;
 
-/// What a patron does in an hour, every kind of event among it: in the end one loan is open, recalled
-/// and lost, one claimed returned, and 4.5 are owed.
+/// Returns the events of a patron's hour, with every kind of business event. Two loans stay open: one
+/// recalled and lost, one claimed returned. The patron owes 4.5.
 fn hour_of_events(user: Uuid) -> Vec<(i64, Kind, Value)> {
     let [lost, claimed, returned, closed, paid, owed] = std::array::from_fn(|_| Uuid::new_v4());
     let (first, moved) = (minutes_from_now(60), minutes_from_now(600));
@@ -57,7 +57,7 @@ fn hour_of_events(user: Uuid) -> Vec<(i64, Kind, Value)> {
     ]
 }
 
-/// What counts after such an hour.
+/// Checks the state after [`hour_of_events`].
 async fn assert_after_hour(world: &World, user: Uuid, why: &str) {
     let loans = open_entries(world, user, "openLoans").await;
     let count = |flag: &str| loans.iter().filter(|loan| loan[flag] == json!(true)).count();
@@ -71,7 +71,7 @@ async fn h13_republished_payload_without_id_changes_nothing() {
     World::run(async |world| {
         let user = Uuid::new_v4();
         for (ago, kind, payload) in hour_of_events(user) {
-            // At once, and half a minute later.
+            // Twice at once, and again half a minute later.
             let again = minutes_ago(ago) + TimeDelta::seconds(30);
             for at in [minutes_ago(ago), minutes_ago(ago), again] {
                 publish_at(world, Shape::Bare, at, kind, &payload).await;
@@ -112,7 +112,7 @@ async fn h15_full_replay_reaches_the_same_results() {
         for (n, (ago, kind, payload)) in hour_of_events(user).into_iter().enumerate() {
             publish_at(world, SHAPES[n % 2], minutes_ago(ago), kind, &payload).await;
         }
-        // What this one had has ended, and only storage said so.
+        // The loan and the fee/fine of this patron have ended, and only storage reported the end.
         let (loan, owed) = (Uuid::new_v4(), Uuid::new_v4());
         let out = check_out(gone, loan, &minutes_from_now(60));
         publish_at(world, Shape::Bare, minutes_ago(60), OUT, &out).await;
@@ -142,8 +142,8 @@ async fn h15_full_replay_reaches_the_same_results() {
         let inbox = "select count(*) from {schema}.inbox";
         let received = world.count(inbox).await;
 
-        // The group and the database forget where they were, and the inbox what it knew. The tombstones of
-        // one patron are pruned as well; a horizon stands for them.
+        // The group, the positions and the inbox are lost. The tombstones of one patron are pruned, and
+        // a horizon replaces them.
         world.stop().await;
         delete_group(world).await;
         execute_sql(world, "delete from {schema}.ingest_position").await;
@@ -163,7 +163,7 @@ async fn h15_full_replay_reaches_the_same_results() {
     .await;
 }
 
-/// Makes the consumer group forget its offsets, once the broker knows that nobody is in it.
+/// Deletes the consumer group with its offsets, once the broker knows that the group is empty.
 async fn delete_group(world: &World) {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &world.config.kafka.bootstrap_servers);
@@ -182,7 +182,7 @@ async fn execute_sql(world: &World, sql: &str) {
     sqlx::query(AssertSqlSafe(sql)).execute(&world.db).await.unwrap();
 }
 
-/// Says that a complete snapshot spoke up to so many minutes ago.
+/// Inserts a snapshot horizon of this many minutes ago.
 async fn insert_horizon(world: &World, of: Scope, minutes: i64) {
     let table = if of == Scope::Tenant { "tenant_horizon" } else { "horizon" };
     let columns = if of == Scope::Tenant { "(horizon) values ($1)" } else { "values ($2, $1)" };
@@ -193,25 +193,25 @@ async fn insert_horizon(world: &World, of: Scope, minutes: i64) {
     query.execute(&world.db).await.unwrap();
 }
 
-/// The stamp of what storage said so many minutes ago.
+/// Returns the stamp of a storage event of this many minutes ago.
 fn storage_stamp(kind: Kind, minutes: i64) -> Stamp {
     Stamp::from_envelope(minutes_ago(minutes), kind, Uuid::new_v4())
 }
 
-/// Merges what storage said, as far as no topic tells it.
+/// Merges rows of a snapshot that no topic contains.
 async fn merge_state(world: &World, loans: BTreeMap<Uuid, Loan>, fees: BTreeMap<Uuid, Fee>) {
     let mut tx = store::begin(&world.db).await.unwrap();
     merge::merge(&mut tx, &world.schema, &loans, &fees).await.unwrap();
     store::commit(tx).await.unwrap();
 }
 
-/// What storage told by its topic so many minutes ago.
+/// Publishes a storage change of this many minutes ago.
 async fn publish_storage_change(world: &World, what: &str, loan: &Value, minutes: i64) {
     world.publish(Kind::StoredLoan, &entity_change(what, loan, minutes_ago(minutes))).await;
 }
 
-/// What storage holds was told half an hour ago, while events from before and after that come in; and a
-/// horizon says that it was everything, which no topic tells.
+/// Storage publishes its open loans half an hour ago, and older and newer events arrive. A horizon,
+/// which no topic contains, marks the snapshot as complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn h16_snapshot_merges_with_older_and_newer_events() {
     World::run(async |world| {
@@ -232,7 +232,7 @@ async fn h16_snapshot_merges_with_older_and_newer_events() {
         world.until_committed().await;
         assert_nothing_open(world, reopened.0, "closed, as far as events say").await;
 
-        // The snapshot has neither the phantom nor, of course, the fresh loan.
+        // The snapshot contains neither the phantom loan nor the fresh loan.
         insert_horizon(world, Scope::Tenant, 35).await;
         let open_there = [corrected, renewed, reopened, ended];
         for (user, loan) in open_there {

@@ -1,4 +1,4 @@
-//! H8 to H12: events at once, a crash in the middle, a database that goes away, and the offsets.
+//! H8 to H12: concurrent events, a crash inside a transaction, a database outage, and the offsets.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const OUT: Kind = Kind::ItemCheckedOut;
 const FEE: Kind = Kind::FeeFineBalanceChanged;
 const INBOX: &str = "select count(*) from {schema}.inbox";
 
-/// Publishes at once, each in one of the two shapes.
+/// Publishes all payloads at once, each in one of the two shapes.
 async fn publish_all(world: &World, payloads: Vec<(Kind, serde_json::Value)>) {
     let publish = payloads.into_iter().enumerate().map(async |(n, (kind, payload))| {
         let payload = if n % 2 == 0 { payload } else { in_envelope(&payload, now()) };
@@ -31,7 +31,7 @@ async fn publish_all(world: &World, payloads: Vec<(Kind, serde_json::Value)>) {
     join_all(publish).await;
 }
 
-/// With the counters locked, a writer's transaction gets past its claims and no further.
+/// Locks the counters, so a writer's transaction stops after its claims.
 async fn lock_counters(world: &World) -> store::Tx {
     let mut tx = store::begin(&world.db).await.unwrap();
     let sql = format!("lock table {}.patron_counter in exclusive mode", world.schema.name());
@@ -83,7 +83,7 @@ async fn h09_last_loan_ends_during_other_events_of_patron() {
         let first = patrons.iter().map(|[user, old, _]| (OUT, check_out(*user, *old, &tomorrow)));
         publish_all(world, first.collect()).await;
         world.until_committed().await;
-        // A fourth of them borrow again, a fourth are charged, and half just return.
+        // A quarter of the patrons borrow again, a quarter get a fee/fine, and half only return.
         let events = patrons.iter().enumerate().flat_map(|(n, [user, old, new])| {
             let next = match n % 4 {
                 0 => Some((OUT, check_out(*user, *new, &tomorrow))),
@@ -170,7 +170,7 @@ async fn h11_no_record_is_lost_while_database_is_unavailable() {
     .await;
 }
 
-/// The group's committed offsets, asked for by somebody who is not in it.
+/// The group's committed offsets, read by a client outside the group.
 struct GroupOffsets(BaseConsumer);
 
 impl GroupOffsets {
@@ -182,7 +182,7 @@ impl GroupOffsets {
         Self(client.create().unwrap())
     }
 
-    /// By partition; zero where nothing is committed.
+    /// Returns the committed offset per partition, zero without one.
     fn committed(&self, topic: &str) -> Vec<(i32, i64)> {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition_range(topic, 0, 1);
@@ -199,7 +199,8 @@ async fn h12_committed_offset_covers_only_stored_records() {
     World::run(async |world| {
         let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
         let (group, topic) = (GroupOffsets::of(world), world.log.topic(TENANT, OUT));
-        // Every offset below a committed one must be found; it is asked for first and stored before.
+        // The inbox must contain every offset below a committed one. The offset is read before the
+        // inbox.
         let assert_stored_below = async |world: &World| {
             let mut least = i64::MAX;
             for (partition, next) in group.committed(&topic) {
@@ -230,7 +231,8 @@ async fn h12_committed_offset_covers_only_stored_records() {
         world.proxy.restore();
         world.until("all is committed", async |w: &World| assert_stored_below(w).await == 30).await;
 
-        // Nothing more can be stored, and the instance leaves the group, which commits what it may.
+        // The lock prevents further writes. The instance leaves the group and commits the offsets that
+        // it may commit.
         let lock = lock_counters(world).await;
         publish(world).await;
         until_writer_waits(world).await;

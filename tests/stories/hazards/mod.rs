@@ -1,6 +1,5 @@
-//! The ordering hazards of docs/contract/events.md#10-hazards through the real service: what must
-//! come of them is asked for over REST. `tests/hazards.rs` has the same as properties,
-//! `docs/hazards.md` the table.
+//! The ordering hazards of docs/contract/events.md#10-hazards through the real service; REST shows the
+//! results. `tests/hazards.rs` has the same as properties, `docs/hazards.md` the table.
 
 mod duplicates;
 mod failures;
@@ -34,7 +33,8 @@ fn minutes_ago(minutes: i64) -> DateTime<Utc> {
     now() - TimeDelta::minutes(minutes)
 }
 
-/// Publishes what happened at an instant: an envelope says so itself, a bare record's timestamp does.
+/// Publishes a fact of this instant. An envelope contains the instant; a bare record has it as
+/// timestamp.
 async fn publish_at(world: &World, shape: Shape, at: DateTime<Utc>, kind: Kind, payload: &Value) {
     let (text, timestamp) = match shape {
         Shape::Bare => (payload.to_string(), Some(at.timestamp_millis())),
@@ -43,7 +43,7 @@ async fn publish_at(world: &World, shape: Shape, at: DateTime<Utc>, kind: Kind, 
     world.log.send(OutgoingRecord { timestamp, ..draft(world, kind, &text) }).await;
 }
 
-/// A record of the tenant, of now.
+/// Returns a record of the tenant without a timestamp.
 fn draft<'a>(world: &World, kind: Kind, text: &'a str) -> OutgoingRecord<'a> {
     OutgoingRecord {
         topic: world.log.topic(TENANT, kind),
@@ -53,7 +53,7 @@ fn draft<'a>(world: &World, kind: Kind, text: &'a str) -> OutgoingRecord<'a> {
     }
 }
 
-/// A group in which a single loan, or any balance, blocks everything.
+/// Adds a group in which a single loan, or any balance, blocks every action.
 async fn strict_group(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 0.0).await;
@@ -61,7 +61,7 @@ async fn strict_group(world: &World) -> Uuid {
     group
 }
 
-/// The open loans, or fees/fines, of a patron's summary; none where there is no summary.
+/// Returns the open loans or fees/fines of a patron's summary; empty without a summary.
 async fn open_entries(world: &World, user: Uuid, what: &str) -> Vec<Value> {
     let path = format!("/user-summary/{user}");
     if world.get(&path).await.0 == 404 {
@@ -70,7 +70,7 @@ async fn open_entries(world: &World, user: Uuid, what: &str) -> Vec<Value> {
     world.get_json(&path).await[what].as_array().unwrap().clone()
 }
 
-/// The due date and the flags (recalled, lost, claimed returned) of a patron's only loan.
+/// Returns the due date and the flags (recalled, lost, claimed returned) of a patron's only loan.
 async fn only_loan(world: &World, user: Uuid) -> (String, [bool; 3]) {
     let loans = open_entries(world, user, "openLoans").await;
     assert_eq!(loans.len(), 1, "{loans:?}");
@@ -79,13 +79,13 @@ async fn only_loan(world: &World, user: Uuid) -> (String, [bool; 3]) {
     (due_date, flags.map(|flag| loans[0][flag].as_bool().unwrap()))
 }
 
-/// The balances of a patron's open fees/fines.
+/// Returns the balances of a patron's open fees/fines.
 async fn balances(world: &World, user: Uuid) -> Vec<String> {
     let fees = open_entries(world, user, "openFeesFines").await;
     fees.iter().map(|fee| fee["balance"].to_string()).collect()
 }
 
-/// Nothing counts for the patron: no summary, no blocks.
+/// Checks that the patron has neither a summary nor blocks.
 async fn assert_nothing_open(world: &World, user: Uuid, why: &str) {
     assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 404, "{why}");
     assert_eq!(world.block_flags(user).await, NONE, "{why}");

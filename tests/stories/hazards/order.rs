@@ -1,4 +1,4 @@
-//! H1 to H7, H17 and H18: events overtake each other, and clocks differ.
+//! H1 to H7, H17 and H18: events that overtake each other, and clocks that differ.
 
 use patron_blocks::event::Kind;
 use serde_json::json;
@@ -70,7 +70,8 @@ async fn h02_check_out_redelivered_after_end_opens_nothing() {
         for (_, user, _, out, envelope) in &patrons {
             assert_nothing_open(world, *user, "once it has ended").await;
             world.publish(OUT, envelope).await;
-            // As a producer would resend it: with an old time, with the present one, and as news.
+            // A producer may resend the check-out with the old time, with the present time, or in a new
+            // envelope.
             publish_at(world, Shape::Bare, minutes_ago(30), OUT, out).await;
             world.publish(OUT, out).await;
             world.publish(OUT, &in_envelope(out, minutes_ago(0))).await;
@@ -90,7 +91,7 @@ async fn h03_events_before_check_out_wait_and_then_count() {
         let (first, moved) = (minutes_from_now(60), minutes_from_now(2000));
         let mut patrons = Vec::new();
         for shape in SHAPES {
-            // Older and newer than the check-out.
+            // The fact is older, then newer, than the check-out.
             for ago in [30, 10] {
                 for (kind, by_recall, expected) in [
                     (Kind::ItemDeclaredLost, None, (&first, [false, true, false])),
@@ -169,7 +170,7 @@ async fn h05_lost_claimed_and_renewed_out_of_order_set_latest_flags() {
         let recall = (DUE, Some(true));
         let mut patrons = Vec::new();
         for shape in SHAPES {
-            // As it happened; it arrives the other way round.
+            // The facts are listed in order of occurrence and arrive in reverse order.
             for (happened, flags) in [
                 ([(LOST, None), (CLAIMED, None)], [false, false, true]),
                 ([(CLAIMED, None), (AGED, None)], [false, true, false]),
@@ -332,7 +333,7 @@ async fn h17_owner_follows_check_out_not_other_named_patrons() {
         for (shape, a, b, _, moved) in &loans {
             assert_nothing_open(world, *a, "both loans are B's").await;
             assert_eq!(open_entries(world, *b, "openLoans").await.len(), 2, "{shape:?}");
-            // A's older check-out again, and an event that names A, change nothing.
+            // An older check-out of A, and an event that names A, change nothing.
             publish_at(world, *shape, minutes_ago(25), OUT, &check_out(*a, *moved, &due_date))
                 .await;
             publish_at(
@@ -349,7 +350,7 @@ async fn h17_owner_follows_check_out_not_other_named_patrons() {
             assert_nothing_open(world, *a, "still").await;
             assert_eq!(open_entries(world, *b, "openLoans").await.len(), 2);
         }
-        // By its storage it is A's again.
+        // Storage returns the loan to A.
         for (_, a, _, _, moved) in &loans {
             let snapshot =
                 entity_change("UPDATED", &storage_loan(*a, *moved, &due_date), minutes_ago(5));
@@ -374,7 +375,7 @@ async fn h18_skewed_clocks_reopen_no_loan_and_envelope_is_capped() {
             for end in ENDS {
                 let (user, loan) = (world.users.add_patron(group), Uuid::new_v4());
                 publish_at(world, shape, minutes_ago(0), OUT, &check_out(user, loan, &first)).await;
-                // The clock of the desk that takes it back is a day behind.
+                // The clock of the desk that checks in the item is a day slow.
                 publish_at(world, shape, minutes_ago(1440), end, &loan_event(user, loan)).await;
                 publish_at(
                     world,
@@ -387,8 +388,8 @@ async fn h18_skewed_clocks_reopen_no_loan_and_envelope_is_capped() {
                 returned.push(user);
             }
         }
-        // So far ahead of their records, ten minutes ago, are envelopes that say `second`; others said
-        // `first` two minutes later, by all clocks.
+        // An envelope whose record is ten minutes old, and that is ahead of its record, sets `second`.
+        // By all clocks, the second envelope sets `first` two minutes later.
         let mut moved = Vec::new();
         for (ahead, expected) in [(4, &second), (60, &first)] {
             let (user, loan) = (world.users.add_patron(group), Uuid::new_v4());
