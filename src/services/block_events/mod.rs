@@ -1,6 +1,6 @@
 //! Telling others which patrons are blocked, through an outbox (docs/decisions/0019).
 //!
-//! What changes a patron notes that in its own transaction (`migrations/tenant/0022_messages.sql`). Looking at
+//! What changes a patron notes that in its own transaction (`migrations/tenant/0022_enable_block_events.sql`). Looking at
 //! those patrons, many at once, compares what a desk would be told now with what others were told last, and
 //! writes down what is new of it (`tell`). That is sent in its order and noted as sent once the broker has
 //! acknowledged it (`relay`). Neither knows of the other's trouble: while no broker is there, messages wait.
