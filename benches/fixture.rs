@@ -43,7 +43,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<TenantRegistry>) {
     let tenant = TenantId::parse(TENANT).expect("a tenant id");
     tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("it is enabled");
     let filled = "with none as (delete from mod_patron_blocks.rebuild)
-                  update mod_patron_blocks.tenant set filled_by = null";
+                  update mod_patron_blocks.tenant set initial_fill_id = null";
     sqlx::query(filled).execute(&db).await.expect("nothing is to be read first");
     (login, db, tenants)
 }

@@ -179,7 +179,9 @@ async fn inbox_records_how_far_entries_were_deleted() {
             inbox::load_extent(&mut tx, schema, &tenant).await.unwrap()
         };
         assert_eq!(extent().await, None, "of a tenant that nobody has enabled");
-        run("insert into mod_patron_blocks.tenant values ('northlib', true, 'm', now())").await;
+        run("insert into mod_patron_blocks.tenant (tenant, enabled, module_id, changed_at)
+             values ('northlib', true, 'm', now())")
+        .await;
         let new = extent().await.unwrap();
         assert_eq!((new.removed_until, new.complete_since()), (None, new.enabled_at));
 

@@ -26,7 +26,6 @@ mod simulation;
 mod sql;
 mod start_offset;
 mod stories;
-mod tenant_horizons;
 mod vocabulary;
 
 // Test support.

@@ -294,7 +294,7 @@ async fn prune_horizon_never_moves_back() {
             let mut tx = store::begin(db).await.unwrap();
             store::prune::record_horizon(&mut tx, schema, Horizon::at(before)).await.unwrap();
             store::commit(tx).await.unwrap();
-            let sql = format!("select pruned_before from {}.housekeeping", schema.name());
+            let sql = format!("select prune_horizon from {}.housekeeping", schema.name());
             let bytes: Vec<u8> =
                 sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.unwrap();
             bytes
@@ -306,7 +306,8 @@ async fn prune_horizon_never_moves_back() {
         let hour = Duration::from_secs(3600);
         let claim = async || store::prune::claim(db, schema, hour).await.unwrap();
         let began = async |when: &str| {
-            let sql = format!("update {}.housekeeping set begun_at = now() {when}", schema.name());
+            let sql =
+                format!("update {}.housekeeping set started_at = now() {when}", schema.name());
             db.execute(AssertSqlSafe(sql)).await.unwrap();
         };
         assert!(claim().await);
@@ -328,7 +329,7 @@ async fn prune_horizon_of_fast_clock_is_corrected() {
         let now = store::now(db).await.unwrap();
         let mut tx = store::begin(db).await.unwrap();
         let recorded = async |tx: &mut store::Tx| {
-            let sql = format!("select pruned_before from {}.housekeeping", schema.name());
+            let sql = format!("select prune_horizon from {}.housekeeping", schema.name());
             let bytes: Vec<u8> =
                 sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut **tx).await.unwrap();
             bytes

@@ -338,10 +338,12 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
 
 async fn clear(db: &Db, schema: &Schema, spoken: &SnapshotHorizons) {
     let name = schema.name();
-    for table in ["loan", "fee_fine", "patron_counter", "patron", "horizon", "tenant_horizon"] {
+    for table in
+        ["loan", "fee_fine", "patron_counter", "patron", "patron_horizon", "tenant_horizon"]
+    {
         db.execute(AssertSqlSafe(format!("delete from {name}.{table}"))).await.unwrap();
     }
-    let sql = format!("update {name}.housekeeping set pruned_before = null");
+    let sql = format!("update {name}.housekeeping set prune_horizon = null");
     db.execute(AssertSqlSafe(sql)).await.unwrap();
     let patrons = [0, 1].map(|n| (history::patron(n), spoken.patrons[usize::from(n)]));
     if let Some(horizon) = spoken.all {
@@ -351,7 +353,7 @@ async fn clear(db: &Db, schema: &Schema, spoken: &SnapshotHorizons) {
     }
     for (of, horizon) in patrons {
         if let Some(horizon) = horizon {
-            let sql = format!("insert into {name}.horizon values ($1, $2)");
+            let sql = format!("insert into {name}.patron_horizon values ($1, $2)");
             let spoken = sqlx::query(AssertSqlSafe(sql)).bind(of);
             spoken.bind(horizon.as_bytes()).execute(db).await.unwrap();
         }
@@ -426,7 +428,7 @@ async fn stored_groups(
     db: &Db,
     schema: &Schema,
 ) -> BTreeMap<Uuid, (DateTime<Utc>, Option<String>)> {
-    let sql = format!("select user_id, told_at, told_group from {}.patron", schema.name());
+    let sql = format!("select user_id, topic_group_at, topic_group from {}.patron", schema.name());
     let rows: Vec<(Uuid, DateTime<Utc>, Option<String>)> =
         sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.unwrap();
     rows.into_iter().map(|(user, at, group)| (user, (at, group))).collect()

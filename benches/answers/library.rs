@@ -19,7 +19,7 @@ pub(crate) const USER: &str =
 /// One loan in ten is overdue, and half of those were recalled.
 const FILL: [&str; 4] = [
     "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date,
-       due_stamp, changed_due_date, changed_by_recall, closed_stamp)
+       due_stamp, changed_due_date, due_by_recall, closed_stamp)
      select gen_random_uuid(), {stamp}, user_id, due, case when recall then {stamp} end,
        case when recall then due end, case when recall then true end,
        case when closed then '\\x00000000000000020000000000000000'::bytea end
@@ -35,7 +35,7 @@ const FILL: [&str; 4] = [
        recalled_loans, open_fees_fines, fee_fine_balance)
      select user_id, count(*), 0, 0, count(*) filter (where recall), 0, 0
        from {schema}.loan where is_open group by user_id",
-    "insert into {schema}.patron (user_id, patron_group, known_at)
+    "insert into {schema}.patron (user_id, users_group, users_group_at)
      select user_id, '{group}', now() from {schema}.patron_counter",
     "update {schema}.patron_block_conditions set jsonb = jsonb ||
        '{\"blockBorrowing\": true, \"blockRenewals\": true, \"blockRequests\": true, \"message\": \"Too many\"}'",

@@ -58,7 +58,7 @@ async fn set_due_dates(db: &Db) -> Instant {
     execute_sql(db, &format!(
         "with due as (
            update {{schema}}.loan set check_out_due_date = now() + interval '{seconds} seconds' - interval '1 minute',
-                  due_stamp = null, changed_due_date = null, changed_by_recall = null where is_open)
+                  due_stamp = null, changed_due_date = null, due_by_recall = null where is_open)
          update {{schema}}.patron_counter set version = version + 1"
     ))
     .await;

@@ -53,7 +53,7 @@ async fn with_groups(db: &Db) {
     let group = Uuid::from_u128(1 << 80);
     for sql in [
         format!(
-            "insert into {{schema}}.patron (user_id, patron_group, known_at)
+            "insert into {{schema}}.patron (user_id, users_group, users_group_at)
              select ('00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{group}', now()
                from generate_series(0, {PATRONS} - 1) n"
         ),

@@ -131,7 +131,8 @@ pub(crate) async fn measure() {
 }
 
 async fn published_of(db: &Db, id: &str) -> i64 {
-    count(db, &format!("select published from mod_patron_blocks.iteration where id = '{id}'")).await
+    count(db, &format!("select published from mod_patron_blocks.summary_export where id = '{id}'"))
+        .await
 }
 
 /// Each patron once in what each iteration has published, but for repeats of the same id; and what is filled from

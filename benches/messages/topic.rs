@@ -80,9 +80,9 @@ pub(crate) async fn sent(db: &Db) -> i64 {
 
 /// Waits until nothing is to be looked at or sent, and so many were sent at least. Tells how long it took.
 pub(crate) async fn until_published(db: &Db, at_least: i64) -> Duration {
-    const LEFT: &str = "select (select count(*) from {schema}.touched_patron)
-        + (select count(*) from {schema}.policy_change)
-        + (select count(*) from {schema}.told_patron where look_at <= now())
+    const LEFT: &str = "select (select count(*) from {schema}.pending_patron)
+        + (select count(*) from {schema}.pending_group)
+        + (select count(*) from {schema}.published_patron where reevaluate_at <= now())
         + (select count(*) from {schema}.message_outbox where status = 'NEW')";
     let began = Instant::now();
     let mut look = tokio::time::interval(Duration::from_millis(20));

@@ -112,7 +112,7 @@ impl Damage {
 
 /// As if one event in a hundred had never been received, and nobody knew. Tells how many.
 pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
-    execute_raw_sql(db, "alter table {schema}.inbox disable trigger note_inbox").await;
+    execute_raw_sql(db, "alter table {schema}.inbox disable trigger inbox_rows_deleted").await;
     let sql = "delete from {schema}.inbox where event_key in
                  (select event_key from {schema}.inbox tablesample bernoulli (1) repeatable (7))";
     let sql = sql.replace("{schema}", schema().name());
@@ -120,8 +120,8 @@ pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
     // The inbox is believed about the whole month, as if the tenant had been enabled before.
     execute_raw_sql(
         db,
-        "alter table {schema}.inbox enable trigger note_inbox;
-         update {schema}.housekeeping set inbox_since = null;
+        "alter table {schema}.inbox enable trigger inbox_rows_deleted;
+         update {schema}.housekeeping set inbox_complete_since = null;
          update mod_patron_blocks.tenant set enabled_at = '2000-01-01'",
     )
     .await;

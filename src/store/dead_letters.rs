@@ -33,7 +33,7 @@ const SELECT: Statement = Statement::new(
 
 /// From wherever it was parked: a letter of nobody may turn out to be somebody's.
 const DELETE_APPLIED: Statement = Statement::new(
-    "with nobodys as (delete from mod_patron_blocks.dead_letter where dead_letter_id = $1)
+    "with module_row as (delete from mod_patron_blocks.dead_letter where dead_letter_id = $1)
      delete from {schema}.dead_letter where dead_letter_id = $1",
 );
 

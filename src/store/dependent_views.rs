@@ -41,8 +41,8 @@ const SELECT_VIEWS: &str = "
                   ' tablespace ' || quote_ident(t.spcname),
                   rtrim(pg_get_viewdef(v.view), ';'),
                   case when c.relkind = 'm' then ' with no data' end)
-             as create, c.relkind = 'm' and c.relispopulated as filled,
-           c.relowner::regrole::text as owner, pg_has_role(c.relowner, 'USAGE') as ours
+             as create, c.relkind = 'm' and c.relispopulated as is_populated,
+           c.relowner::regrole::text as owner, pg_has_role(c.relowner, 'USAGE') as is_owned_by_role
       from views v
       join pg_class c on c.oid = v.view
       left join pg_tablespace t on t.oid = c.reltablespace

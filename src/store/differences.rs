@@ -18,25 +18,27 @@ const INSERT_PATRONS: Statement = Statement::new(
 );
 
 const INSERT_DIFFERENCES: Statement = Statement::new(
-    "insert into {schema}.rebuild_difference (rebuild_id, subject, is_loan, user_id, kind, registers, here, there)
-     select $1, x.subject, x.is_loan, x.user_id, x.kind, string_to_array(x.registers, ','), x.here, x.there
+    "insert into {schema}.rebuild_difference (rebuild_id, subject, is_loan, user_id, kind, registers,
+                                              current_state, target_state)
+     select $1, x.subject, x.is_loan, x.user_id, x.kind, string_to_array(x.registers, ','),
+            x.current_state, x.target_state
        from unnest($2::uuid[], $3::bool[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[])
-         as x (subject, is_loan, user_id, kind, registers, here, there)
+         as x (subject, is_loan, user_id, kind, registers, current_state, target_state)
      on conflict do nothing",
 );
 
 const SET_BLOCK_SUMMARIES: Statement = Statement::new(
     "update {schema}.rebuild_patron p
         set blocked_before = string_to_array(x.before, ','), blocked_after = string_to_array(x.after, ','),
-            loans_here = x.here, loans_there = x.there
+            current_loans = x.current_loans, target_loans = x.target_loans
        from unnest($2::uuid[], $3::text[], $4::text[], $5::int4[], $6::int4[])
-         as x (user_id, before, after, here, there)
+         as x (user_id, before, after, current_loans, target_loans)
       where p.rebuild_id = $1 and p.user_id = x.user_id",
 );
 
 /// Those of whom most is different first, and none of whom only that differs which doesn't count.
 const SELECT_PATRONS: Statement = Statement::new(
-    "select user_id, loans, fees_fines, counters, loans_here, loans_there, blocked_before, blocked_after, applied_at
+    "select user_id, loans, fees_fines, counters, current_loans, target_loans, blocked_before, blocked_after, applied_at
        from {schema}.rebuild_patron where rebuild_id = $1
       order by loans + fees_fines desc, user_id limit $2 offset $3",
 );
@@ -47,25 +49,25 @@ const PATRON_DIFFERENCES_MAX: usize = 1000;
 
 /// Of one patron at most so many, those that count first.
 const SELECT_DIFFERENCES: Statement = Statement::new(
-    "select subject, is_loan, user_id, kind, registers, here, there from (
-       select *, row_number() over (partition by user_id order by kind = 'hidden', subject) as n
+    "select subject, is_loan, user_id, kind, registers, current_state, target_state from (
+       select *, row_number() over (partition by user_id order by kind = 'insignificant', subject) as n
          from {schema}.rebuild_difference where rebuild_id = $1 and user_id = any($2)) of_patrons
       where n <= $3 order by user_id, n",
 );
 
 const SELECT_SIGNIFICANT: Statement = Statement::new(
     "select subject, is_loan from {schema}.rebuild_difference
-      where rebuild_id = $1 and user_id = any($2) and kind <> 'hidden' order by subject",
+      where rebuild_id = $1 and user_id = any($2) and kind <> 'insignificant' order by subject",
 );
 
 const SELECT_INSIGNIFICANT: Statement = Statement::new(
     "select subject, is_loan from {schema}.rebuild_difference
-      where rebuild_id = $1 and kind = 'hidden' and not applied order by subject limit $2",
+      where rebuild_id = $1 and kind = 'insignificant' and not applied order by subject limit $2",
 );
 
 const SET_INSIGNIFICANT_APPLIED: Statement = Statement::new(
     "update {schema}.rebuild_difference set applied = true
-      where rebuild_id = $1 and kind = 'hidden' and subject = any($2)",
+      where rebuild_id = $1 and kind = 'insignificant' and subject = any($2)",
 );
 
 const DELETE_REPLACED: Statement = Statement::new(
@@ -173,10 +175,10 @@ pub struct Difference {
 }
 
 /// The kind of what is open here, and is not to be.
-pub const ONLY_CURRENT_KIND: &str = "only_here";
+pub const ONLY_CURRENT_KIND: &str = "only_current";
 
 /// The kind of what differs in nothing that counts.
-pub const INSIGNIFICANT_KIND: &str = "hidden";
+pub const INSIGNIFICANT_KIND: &str = "insignificant";
 
 impl Difference {
     /// Whether it differs in something that counts.

@@ -14,8 +14,8 @@ macro_rules! of_group {
     () => {
         "($1::text is null or exists (
            select from {schema}.patron p where p.user_id = s.user_id and lower($1) = lower(
-             case when p.told_at >= p.known_at or p.known_at is null
-                  then p.told_group else p.patron_group end)))"
+             case when p.topic_group_at >= p.users_group_at or p.users_group_at is null
+                  then p.topic_group else p.users_group end)))"
     };
 }
 
@@ -38,7 +38,7 @@ const SELECT_SUMMARIES_OF_PATRONS: Statement = Statement::new(
 );
 
 /// By what the inbox was told since, and by what rebuilds have put right. That all loans were deleted is
-/// about no subject, and concerns all; the version before wrote the nil UUID there.
+/// about no subject, and concerns all.
 const SELECT_CHANGED_PATRONS: Statement = Statement::new(concat!(
     "select s.user_id from (
        select coalesce(l.user_id, f.user_id, i.user_id) as user_id
@@ -52,8 +52,7 @@ const SELECT_CHANGED_PATRONS: Statement = Statement::new(concat!(
        select user_id from {schema}.rebuild_patron where applied_at >= $2
        union
        select c.user_id from {schema}.patron_counter c
-        where exists (select from {schema}.inbox i where i.received_at >= $2
-                         and (i.subject is null or i.subject = '00000000-0000-0000-0000-000000000000'))) s
+        where exists (select from {schema}.inbox i where i.received_at >= $2 and i.subject is null)) s
       where s.user_id is not null and ",
     of_group!(),
     " order by 1"
@@ -68,7 +67,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
 
 macro_rules! columns {
     () => {
-        "id, tenant, topic, event_type, patron_group, changed_since, status, asked_by, asked_at, begun_at,
+        "id, tenant, topic, event_type, patron_group, changed_since, status, requested_by, requested_at, started_at,
          ended_at, total, published, last_user, error"
     };
 }
@@ -136,9 +135,9 @@ pub async fn insert(
     export: NewExport<'_>,
 ) -> Result<SummaryExport, Error> {
     const INSERT: &str = concat!(
-        "with old as (delete from mod_patron_blocks.iteration where ended_at < now() - make_interval(days => $8))
-         insert into mod_patron_blocks.iteration
-           (id, tenant, topic, event_type, patron_group, changed_since, asked_by, asked_at)
+        "with old as (delete from mod_patron_blocks.summary_export where ended_at < now() - make_interval(days => $8))
+         insert into mod_patron_blocks.summary_export
+           (id, tenant, topic, event_type, patron_group, changed_since, requested_by, requested_at)
          values ($1, $2, $3, $4, $5, $6, $7, now()) returning ",
         columns!()
     );
@@ -163,12 +162,12 @@ pub async fn claim(
     lease: Duration,
 ) -> Result<Option<SummaryExport>, Error> {
     const CLAIM: &str = concat!(
-        "update mod_patron_blocks.iteration
-            set status = 'publishing', holder = $1, held_until = now() + $2 * interval '1 second',
-                begun_at = coalesce(begun_at, now())
-          where id = (select id from mod_patron_blocks.iteration
-                       where ended_at is null and (held_until is null or held_until < now())
-                       order by coalesce(held_until, asked_at) limit 1 for update skip locked)
+        "update mod_patron_blocks.summary_export
+            set status = 'publishing', lease_holder = $1, lease_expires_at = now() + $2 * interval '1 second',
+                started_at = coalesce(started_at, now())
+          where id = (select id from mod_patron_blocks.summary_export
+                       where ended_at is null and (lease_expires_at is null or lease_expires_at < now())
+                       order by coalesce(lease_expires_at, requested_at) limit 1 for update skip locked)
          returning ",
         columns!()
     );
@@ -198,10 +197,10 @@ pub async fn record_progress(
     progress: ExportProgress,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.iteration
-            set held_until = now() + $3 * interval '1 second', total = coalesce($4, total),
+        "update mod_patron_blocks.summary_export
+            set lease_expires_at = now() + $3 * interval '1 second', total = coalesce($4, total),
                 published = $5, last_user = coalesce($6, last_user)
-          where id = $1 and holder = $2 and ended_at is null",
+          where id = $1 and lease_holder = $2 and ended_at is null",
     );
     let done = done.bind(id).bind(holder).bind(lease.as_secs_f64());
     let done = done.bind(progress.total).bind(progress.published).bind(progress.last_user);
@@ -217,10 +216,10 @@ pub async fn finish(
     error: Option<&str>,
 ) -> Result<(), Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.iteration
+        "update mod_patron_blocks.summary_export
             set status = case when $3::text is null then 'done' else 'failed' end, error = $3,
-                ended_at = now(), held_until = null
-          where id = $1 and holder = $2 and ended_at is null",
+                ended_at = now(), lease_expires_at = null
+          where id = $1 and lease_holder = $2 and ended_at is null",
     );
     let done = done.bind(id).bind(holder).bind(error).execute(db).await;
     done.map(|_| ()).map_err(Error::at("end an iteration"))
@@ -229,7 +228,7 @@ pub async fn finish(
 /// Whether an iteration is still its holder's; until the transaction ends nobody can take it.
 pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool, Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
-        "select id from mod_patron_blocks.iteration where id = $1 and holder = $2 and ended_at is null
+        "select id from mod_patron_blocks.summary_export where id = $1 and lease_holder = $2 and ended_at is null
             for share",
     )
     .bind(id)
@@ -247,8 +246,8 @@ pub async fn renew(
     holder: Uuid,
     lease: Duration,
 ) -> Result<bool, Error> {
-    let set = "update mod_patron_blocks.iteration set held_until = now() + $3 * interval '1 second'
-                where id = $1 and holder = $2 and ended_at is null";
+    let set = "update mod_patron_blocks.summary_export set lease_expires_at = now() + $3 * interval '1 second'
+                where id = $1 and lease_holder = $2 and ended_at is null";
     let set = sqlx::query(set).bind(id).bind(holder).bind(lease.as_secs_f64()).execute(db).await;
     Ok(set.map_err(Error::at("hold an iteration"))?.rows_affected() == 1)
 }
@@ -260,9 +259,9 @@ pub async fn release(
     holder: Uuid,
     retry_delay: Duration,
 ) -> Result<(), Error> {
-    let set = "update mod_patron_blocks.iteration
-                  set held_until = now() + $3 * interval '1 second', holder = null
-                where id = $1 and holder = $2 and ended_at is null";
+    let set = "update mod_patron_blocks.summary_export
+                  set lease_expires_at = now() + $3 * interval '1 second', lease_holder = null
+                where id = $1 and lease_holder = $2 and ended_at is null";
     let done =
         sqlx::query(set).bind(id).bind(holder).bind(retry_delay.as_secs_f64()).execute(db).await;
     done.map(|_| ()).map_err(Error::at("let go of an iteration"))
@@ -271,7 +270,7 @@ pub async fn release(
 /// Ends an iteration where it stands. Tells whether there was one that had not ended.
 pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.iteration set status = 'cancelled', ended_at = now(), held_until = null
+        "update mod_patron_blocks.summary_export set status = 'cancelled', ended_at = now(), lease_expires_at = null
           where id = $1 and tenant = $2 and ended_at is null",
     );
     let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
@@ -287,7 +286,7 @@ pub async fn find(
     const FIND: &str = concat!(
         "select ",
         columns!(),
-        " from mod_patron_blocks.iteration where id = $1 and tenant = $2"
+        " from mod_patron_blocks.summary_export where id = $1 and tenant = $2"
     );
     let found = sqlx::query_as(FIND).bind(id).bind(tenant.as_str()).fetch_optional(db).await;
     found.map_err(Error::at("find an iteration"))
@@ -309,8 +308,8 @@ pub async fn list(
     const LIST: &str = concat!(
         "select ",
         columns!(),
-        ", count(*) over () as total_records from mod_patron_blocks.iteration
-          where tenant = $1 order by asked_at desc, id limit $2 offset $3"
+        ", count(*) over () as total_records from mod_patron_blocks.summary_export
+          where tenant = $1 order by requested_at desc, id limit $2 offset $3"
     );
     let found = sqlx::query_as(LIST).bind(tenant.as_str()).bind(limit).bind(offset);
     let found: Vec<Counted> = found.fetch_all(db).await.map_err(Error::at("list iterations"))?;
@@ -320,7 +319,7 @@ pub async fn list(
 
 /// Forgets all iterations of a tenant, whose schema is gone.
 pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
-    let gone = sqlx::query("delete from mod_patron_blocks.iteration where tenant = $1");
+    let gone = sqlx::query("delete from mod_patron_blocks.summary_export where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
     gone.map(|_| ()).map_err(Error::at("forget iterations"))
 }

@@ -26,7 +26,7 @@ const SELECT_KNOWN_KEYS: Statement =
     Statement::new("select event_key from {schema}.inbox where event_key = any($1)");
 
 const SELECT_EXTENT: Statement = Statement::new(
-    "select h.inbox_since as gone_until, t.enabled_at
+    "select h.inbox_complete_since as removed_until, t.enabled_at
        from {schema}.housekeeping h, mod_patron_blocks.tenant t where t.tenant = $1",
 );
 
@@ -37,7 +37,8 @@ const SELECT_NEWEST_MISSING_STAMP: Statement = Statement::new(
 );
 
 const RECORD_REMOVAL: Statement = Statement::new(
-    "update {schema}.housekeeping set inbox_since = $1 where inbox_since is null or inbox_since < $1",
+    "update {schema}.housekeeping set inbox_complete_since = $1
+      where inbox_complete_since is null or inbox_complete_since < $1",
 );
 
 pub(super) const STATEMENTS: &[&Statement] =

@@ -15,7 +15,7 @@ const SELECT_TAIL: Statement = Statement::new(
          from {live}.inbox i
         where i.subject = any($1)
           and ($3 or i.partition < 0 or i.received_at >= $2
-               or exists (select from {schema}.reading r
+               or exists (select from {schema}.replay_position r
                            where r.topic = i.topic and r.partition = i.partition
                              and i."offset" >= r.end_offset))"#,
 );

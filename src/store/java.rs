@@ -76,7 +76,7 @@ const ADOPT_SUMMARY_IDS: Statement = Statement::new(concat!(
 const INSERT_SUMMARIES: Statement = Statement::new(
     "insert into {schema}.java_user_summary (id, jsonb, creation_date)
      select s.id, s.jsonb, timestamp 'epoch' + interval '1 millisecond' *
-            (('x' || encode(substr(said.newest, 1, 8), 'hex'))::bit(64)::int8 # '-9223372036854775808'::int8)
+            (('x' || encode(substr(newest_stamp.newest, 1, 8), 'hex'))::bit(64)::int8 # '-9223372036854775808'::int8)
        from {schema}.user_summary s
       cross join lateral (
          select stamp as newest
@@ -85,13 +85,13 @@ const INSERT_SUMMARIES: Statement = Statement::new(
                  union all
                  select greatest(balance_stamp, type_stamp, user_stamp)
                    from {schema}.fee_fine where user_id = s.user_id and is_open) stamps (stamp)
-          order by stamp desc limit 1) said",
+          order by stamp desc limit 1) newest_stamp",
 );
 const DELETE_SUMMARIES: Statement = Statement::new("delete from {schema}.java_user_summary");
 
 /// How far we have read is kept, so that reading goes on from there if the tenant comes again.
 const SAVE_POSITIONS: Statement = Statement::new(
-    "insert into mod_patron_blocks.given_back (
+    "insert into mod_patron_blocks.returned_position (
        tenant, topic, partition, next_offset, last_record_at, cluster)
      select $1, topic, partition, next_offset, last_record_at, cluster
        from {schema}.ingest_position
@@ -100,29 +100,30 @@ const SAVE_POSITIONS: Statement = Statement::new(
        cluster = excluded.cluster",
 );
 const RESTORE_POSITIONS: Statement = Statement::new(
-    "with kept as (
-       delete from mod_patron_blocks.given_back where tenant = $1
+    "with returned as (
+       delete from mod_patron_blocks.returned_position where tenant = $1
        returning topic, partition, next_offset, last_record_at, cluster)
      insert into {schema}.ingest_position (topic, partition, next_offset, last_record_at, cluster)
-     select topic, partition, next_offset, last_record_at, cluster from kept",
+     select topic, partition, next_offset, last_record_at, cluster from returned",
 );
 
 /// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
 /// with us stays; a test compares the schema before and after.
 const DROP_TABLES: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
-       {schema}.patron, {schema}.horizon, {schema}.tenant_horizon, {schema}.ingest_position, {schema}.dead_letter,
-       {schema}.tenant_job, {schema}.housekeeping, {schema}.rebuild_patron,
-       {schema}.rebuild_difference, {schema}.touched_patron, {schema}.policy_change,
-       {schema}.told_patron, {schema}.telling, {schema}.message_outbox, {schema}._sqlx_migrations",
+       {schema}.patron, {schema}.patron_horizon, {schema}.tenant_horizon, {schema}.ingest_position,
+       {schema}.dead_letter,
+       {schema}.housekeeping, {schema}.rebuild_patron,
+       {schema}.rebuild_difference, {schema}.pending_patron, {schema}.pending_group,
+       {schema}.published_patron, {schema}.block_event_settings, {schema}.message_outbox, {schema}._sqlx_migrations",
 );
 const DROP_SEQUENCE: Statement =
     Statement::new("drop sequence if exists {schema}.message_sequence");
 /// With them go their triggers on what stays.
 const DROP_FUNCTIONS: Statement = Statement::new(
-    "drop function if exists {schema}.note_patrons(), {schema}.note_group(), {schema}.note_limit(),
-       {schema}.note_condition(), {schema}.set_telling(boolean), {schema}.note_inbox(),
-       {schema}.copy_horizon_of_tenant(), {schema}.copy_tenant_horizon() cascade",
+    "drop function if exists {schema}.add_pending_patrons(), {schema}.add_pending_patron_of_group(),
+       {schema}.add_pending_group_of_limit(), {schema}.add_pending_groups_of_condition(),
+       {schema}.enable_block_events(boolean), {schema}.record_inbox_removal() cascade",
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
 

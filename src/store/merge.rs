@@ -19,30 +19,29 @@ use crate::{
 /// difference between what a row counted for before (the `counted_` columns, set from the old row) and
 /// what it counts for now. Rows go in key order, so that two writers can't deadlock. How far was pruned
 /// holds where a row is made, and only there: a loan that is open since before stays open. How far complete
-/// snapshots spoke is looked up for whoever is the owner after the merge, so that batching can't matter. `horizon`
-/// has one row for each patron, and a copy of the tenant's where there is one.
+/// snapshots spoke is looked up for whoever is the owner after the merge, so that batching can't matter.
 const MERGE: Statement = Statement::new(
-    "with said_of_loans as (
+    "with merged_loans as (
        insert into {schema}.loan as t (
          loan_id, check_out_stamp, check_out_user, check_out_due_date,
          grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
-         due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
-         claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
-       select x.*, pruned.horizon, coalesce(greatest(h.horizon, pruned.horizon, spoken.horizon), '')
+         due_stamp, changed_due_date, due_by_recall, lost_stamp, lost_value,
+         claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon)
+       select x.*, prune.horizon, coalesce(greatest(h.horizon, prune.horizon, snapshot.horizon), '')
          from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
                      $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
                      $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
                      $17::bytea[], $18::uuid[])
            as x (loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration,
                  grace_interval, grace_minutes, snapshot_stamp, snapshot_user, due_stamp,
-                 changed_due_date, changed_by_recall, lost_stamp, said_lost, claimed_stamp,
-                 said_claimed, closed_stamp, named_user)
-         left join {schema}.horizon h on h.user_id =
+                 changed_due_date, due_by_recall, lost_stamp, lost_value, claimed_stamp,
+                 claimed_value, closed_stamp, fallback_user)
+         left join {schema}.patron_horizon h on h.user_id =
               case when x.snapshot_stamp > coalesce(x.check_out_stamp, '') then x.snapshot_user
                    else x.check_out_user end
-        cross join (select (select pruned_before from {schema}.housekeeping) as horizon) pruned
+        cross join (select (select prune_horizon from {schema}.housekeeping) as horizon) prune
         cross join (select (select greatest(horizon, loans_horizon)
-                                    from {schema}.tenant_horizon) as horizon) spoken
+                                    from {schema}.tenant_horizon) as horizon) snapshot
         order by x.loan_id
        on conflict (loan_id) do update set
          check_out_user = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
@@ -59,23 +58,23 @@ const MERGE: Statement = Statement::new(
                                then excluded.snapshot_user else t.snapshot_user end,
          changed_due_date = case when excluded.due_stamp > coalesce(t.due_stamp, '')
                                then excluded.changed_due_date else t.changed_due_date end,
-         changed_by_recall = case when excluded.due_stamp > coalesce(t.due_stamp, '')
-                               then excluded.changed_by_recall else t.changed_by_recall end,
-         said_lost = case when excluded.lost_stamp > coalesce(t.lost_stamp, '')
-                               then excluded.said_lost else t.said_lost end,
-         said_claimed = case when excluded.claimed_stamp > coalesce(t.claimed_stamp, '')
-                               then excluded.said_claimed else t.said_claimed end,
+         due_by_recall = case when excluded.due_stamp > coalesce(t.due_stamp, '')
+                               then excluded.due_by_recall else t.due_by_recall end,
+         lost_value = case when excluded.lost_stamp > coalesce(t.lost_stamp, '')
+                               then excluded.lost_value else t.lost_value end,
+         claimed_value = case when excluded.claimed_stamp > coalesce(t.claimed_stamp, '')
+                               then excluded.claimed_value else t.claimed_value end,
          check_out_stamp = greatest(t.check_out_stamp, excluded.check_out_stamp),
          snapshot_stamp = greatest(t.snapshot_stamp, excluded.snapshot_stamp),
          due_stamp = greatest(t.due_stamp, excluded.due_stamp),
          lost_stamp = greatest(t.lost_stamp, excluded.lost_stamp),
          claimed_stamp = greatest(t.claimed_stamp, excluded.claimed_stamp),
          closed_stamp = greatest(t.closed_stamp, excluded.closed_stamp),
-         named_user = greatest(t.named_user, excluded.named_user),
-         horizon = coalesce(greatest(t.pruned_horizon,
+         fallback_user = greatest(t.fallback_user, excluded.fallback_user),
+         horizon = coalesce(greatest(t.prune_horizon,
            (select greatest(horizon, loans_horizon) from {schema}.tenant_horizon),
-           case when (select count(*) from {schema}.horizon) > (select count(*) from {schema}.tenant_horizon)
-                then (select h.horizon from {schema}.horizon h where h.user_id =
+           case when exists (select from {schema}.patron_horizon)
+                then (select h.horizon from {schema}.patron_horizon h where h.user_id =
                         case when greatest(t.snapshot_stamp, excluded.snapshot_stamp)
                                   > coalesce(greatest(t.check_out_stamp, excluded.check_out_stamp), '')
                              then case when excluded.snapshot_stamp > coalesce(t.snapshot_stamp, '')
@@ -83,25 +82,25 @@ const MERGE: Statement = Statement::new(
                              else case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
                                        then excluded.check_out_user else t.check_out_user end
                         end) end), ''),
-         counted_user = t.user_id,
-         counted_open = t.is_open,
-         counted_lost = t.is_open and t.lost and not t.claimed_returned,
-         counted_claimed = t.is_open and t.claimed_returned,
-         counted_recall = t.is_open and t.recall and not t.claimed_returned
-       returning t.user_id, t.is_open, t.lost, t.claimed_returned, t.recall, t.counted_user,
-         t.counted_open, t.counted_lost, t.counted_claimed, t.counted_recall
-     ), said_of_fees as (
+         previous_user = t.user_id,
+         previous_open = t.is_open,
+         previous_lost = t.is_open and t.lost and not t.claimed_returned,
+         previous_claimed = t.is_open and t.claimed_returned,
+         previous_recall = t.is_open and t.recall and not t.claimed_returned
+       returning t.user_id, t.is_open, t.lost, t.claimed_returned, t.recall, t.previous_user,
+         t.previous_open, t.previous_lost, t.previous_claimed, t.previous_recall
+     ), merged_fees as (
        insert into {schema}.fee_fine as t (
          fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-         user_stamp, user_id, pruned_horizon, horizon)
-       select x.*, pruned.horizon, coalesce(greatest(h.horizon, pruned.horizon, spoken.horizon), '')
+         user_stamp, user_id, prune_horizon, horizon)
+       select x.*, prune.horizon, coalesce(greatest(h.horizon, prune.horizon, snapshot.horizon), '')
          from unnest($19::uuid[], $20::bytea[], $21::numeric[], $22::uuid[], $23::bytea[],
                      $24::uuid[], $25::bytea[], $26::uuid[])
            as x (fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
                  user_stamp, user_id)
-         left join {schema}.horizon h on h.user_id = x.user_id
-        cross join (select (select pruned_before from {schema}.housekeeping) as horizon) pruned
-        cross join (select (select horizon from {schema}.tenant_horizon) as horizon) spoken
+         left join {schema}.patron_horizon h on h.user_id = x.user_id
+        cross join (select (select prune_horizon from {schema}.housekeeping) as horizon) prune
+        cross join (select (select horizon from {schema}.tenant_horizon) as horizon) snapshot
         order by x.fee_fine_id
        on conflict (fee_fine_id) do update set
          balance = case when excluded.balance_stamp > coalesce(t.balance_stamp, '')
@@ -115,29 +114,29 @@ const MERGE: Statement = Statement::new(
          balance_stamp = greatest(t.balance_stamp, excluded.balance_stamp),
          type_stamp = greatest(t.type_stamp, excluded.type_stamp),
          user_stamp = greatest(t.user_stamp, excluded.user_stamp),
-         horizon = coalesce(greatest(t.pruned_horizon,
+         horizon = coalesce(greatest(t.prune_horizon,
            (select horizon from {schema}.tenant_horizon),
-           case when (select count(*) from {schema}.horizon) > (select count(*) from {schema}.tenant_horizon)
-                then (select h.horizon from {schema}.horizon h where h.user_id =
+           case when exists (select from {schema}.patron_horizon)
+                then (select h.horizon from {schema}.patron_horizon h where h.user_id =
                         case when excluded.user_stamp > coalesce(t.user_stamp, '')
                              then excluded.user_id else t.user_id end) end), ''),
-         counted_user = t.user_id,
-         counted_open = t.is_open,
-         counted_balance = case when t.is_open then t.balance else 0 end
-       returning t.user_id, t.is_open, t.balance, t.counted_user, t.counted_open,
-         t.counted_balance
+         previous_user = t.user_id,
+         previous_open = t.is_open,
+         previous_balance = case when t.is_open then t.balance else 0 end
+       returning t.user_id, t.is_open, t.balance, t.previous_user, t.previous_open,
+         t.previous_balance
      ), delta as (
        select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
               claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
               0 as fees, 0::numeric as balance
-         from said_of_loans where is_open
+         from merged_loans where is_open
        union all
-       select counted_user, -1, -counted_lost::int, -counted_claimed::int, -counted_recall::int, 0, 0
-         from said_of_loans where counted_open
+       select previous_user, -1, -previous_lost::int, -previous_claimed::int, -previous_recall::int, 0, 0
+         from merged_loans where previous_open
        union all
-       select user_id, 0, 0, 0, 0, 1, balance from said_of_fees where is_open
+       select user_id, 0, 0, 0, 0, 1, balance from merged_fees where is_open
        union all
-       select counted_user, 0, 0, 0, 0, -1, -counted_balance from said_of_fees where counted_open
+       select previous_user, 0, 0, 0, 0, -1, -previous_balance from merged_fees where previous_open
      )
      insert into {schema}.patron_counter as p (
        user_id, open_loans, lost_loans, claimed_returned_loans, recalled_loans, open_fees_fines,
@@ -157,7 +156,7 @@ const MERGE: Statement = Statement::new(
 /// A tenant of whom no snapshot spoke has a horizon before all times.
 const RECORD_LOANS_HORIZON: Statement = Statement::new(
     "insert into {schema}.tenant_horizon as t (horizon, loans_horizon) values ('\\x0000000000000000', $1)
-     on conflict (one) do update set
+     on conflict (singleton) do update set
        loans_horizon = greatest(t.loans_horizon, excluded.loans_horizon)",
 );
 

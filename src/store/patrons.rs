@@ -28,7 +28,7 @@ macro_rules! state {
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
             c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
-            p.patron_group, p.known_at, p.told_group, p.told_at, now() as read_at
+            p.users_group, p.users_group_at, p.topic_group, p.topic_group_at, now() as read_at
        from {schema}.patron_counter c
       cross join lateral (
          select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
@@ -65,29 +65,30 @@ const SELECT_SUMMARY: Statement =
 
 /// By the clock of the database, which all instances share. A time that lies ahead of it is no time of an answer.
 const UPSERT_USERS_GROUP: Statement = Statement::new(
-    "insert into {schema}.patron as t (user_id, patron_group, known_at)
+    "insert into {schema}.patron as t (user_id, users_group, users_group_at)
      values ($1, $2, now() - $3 * interval '1 second')
      on conflict (user_id) do update set
-       patron_group = excluded.patron_group, known_at = excluded.known_at
-       where t.known_at is null or t.known_at < excluded.known_at or t.known_at > now()",
+       users_group = excluded.users_group, users_group_at = excluded.users_group_at
+       where t.users_group_at is null or t.users_group_at < excluded.users_group_at or t.users_group_at > now()",
 );
 
 /// In the order of the patrons, so that two writers wait for each other in one direction. A record of a clock that
 /// is ahead is no newer than its arrival, or no answer could be newer than it.
 const UPSERT_TOPIC_GROUPS: Statement = Statement::new(
-    "insert into {schema}.patron as t (user_id, told_group, told_stamp, told_at)
+    "insert into {schema}.patron as t (user_id, topic_group, topic_group_stamp, topic_group_at)
      select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]),
             least(unnest($4::timestamptz[]), now())
      on conflict (user_id) do update set
-       told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
-       where t.told_stamp is null or t.told_stamp < excluded.told_stamp",
+       topic_group = excluded.topic_group, topic_group_stamp = excluded.topic_group_stamp,
+       topic_group_at = excluded.topic_group_at
+       where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp",
 );
 
 /// The group that was heard of last, told or asked for.
 const SELECT_GROUPS: Statement = Statement::new(
     "select user_id, patron_group from (
-        select user_id, case when told_at >= known_at or known_at is null then told_group
-                             else patron_group end as patron_group
+        select user_id, case when topic_group_at >= users_group_at or users_group_at is null then topic_group
+                             else users_group end as patron_group
           from {schema}.patron where user_id = any($1)) known
       where patron_group is not null",
 );

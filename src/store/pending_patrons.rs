@@ -13,93 +13,95 @@ use crate::{
     event::TenantId,
 };
 
-const ENABLE: Statement = Statement::new("select {schema}.set_telling($1)");
+const ENABLE: Statement = Statement::new("select {schema}.enable_block_events($1)");
 
 /// How patrons are looked at from now on; where that is another way, all are to be looked at.
 const SET_DETECTION_SETTINGS: Statement = Statement::new(
-    "with old as (select approaching_percent from {schema}.telling),
-          set as (update {schema}.telling set approaching_percent = $1)
-     insert into {schema}.policy_change (patron_group, cause)
+    "with old as (select approaching_percent from {schema}.block_event_settings),
+          set as (update {schema}.block_event_settings set approaching_percent = $1)
+     insert into {schema}.pending_group (patron_group, cause)
      select null, $2 from old where old.approaching_percent is distinct from $1",
 );
 
 /// The lease goes by the database's clock. A condition that no row meets leaves it with its owner.
 const ACQUIRE_LEASE: Statement = Statement::new(
-    "update {schema}.telling
-        set owner = $1, owned_until = case when $1 is null then null
+    "update {schema}.block_event_settings
+        set lease_holder = $1, lease_expires_at = case when $1 is null then null
                                            else clock_timestamp() + interval '60 seconds' end
-      where owner is null or owner = $1 or owned_until is null or owned_until < clock_timestamp()",
+      where lease_holder is null or lease_holder = $1 or lease_expires_at is null
+         or lease_expires_at < clock_timestamp()",
 );
 
-const RELEASE_LEASE: Statement =
-    Statement::new("update {schema}.telling set owner = null, owned_until = null where owner = $1");
+const RELEASE_LEASE: Statement = Statement::new(
+    "update {schema}.block_event_settings set lease_holder = null, lease_expires_at = null where lease_holder = $1",
+);
 
 const SELECT_DETECTION_SETTINGS: Statement =
-    Statement::new("select approaching_percent from {schema}.telling");
+    Statement::new("select approaching_percent from {schema}.block_event_settings");
 
 /// Beyond so many it does not matter how many there are.
 const COUNT_PENDING: Statement = Statement::new(
-    "select (select count(*) from (select from {schema}.touched_patron limit 10000) t) as touched,
-            exists (select from {schema}.policy_change) as policy,
-            (select count(*) from (select from {schema}.told_patron where look_at <= $1 limit 10000) d)
-              as due,
+    "select (select count(*) from (select from {schema}.pending_patron limit 10000) t) as pending_patrons,
+            exists (select from {schema}.pending_group) as has_pending_groups,
+            (select count(*) from (select from {schema}.published_patron where reevaluate_at <= $1 limit 10000) d)
+              as due_patrons,
             (select count(*) from (select from {schema}.message_outbox where status = 'NEW' limit 100000) m)
-              as unsent,
+              as unsent_messages,
             (select created_at from {schema}.message_outbox where status = 'NEW' order by sequence limit 1)
               as oldest_unsent,
             exists (select from pg_trigger where tgrelid = '{schema}.patron_counter'::regclass
-                       and tgname = 'note_inserted') as is_on,
-            t.approaching_percent, t.owner, coalesce(t.owned_until > now(), false) as is_owned,
-            coalesce(t.owned_until < now() + interval '30 seconds', true) as to_renew
-       from {schema}.telling t",
+                       and tgname = 'pending_counter_inserted') as is_enabled,
+            t.approaching_percent, t.lease_holder, coalesce(t.lease_expires_at > now(), false) as is_leased,
+            coalesce(t.lease_expires_at < now() + interval '30 seconds', true) as should_renew
+       from {schema}.block_event_settings t",
 );
 
 const HAS_NO_PENDING_GROUPS: Statement =
-    Statement::new("select not exists (select from {schema}.policy_change)");
+    Statement::new("select not exists (select from {schema}.pending_group)");
 
 /// Patrons of a group: whom the desk or the topic says so of, in whatever case. With no group named, all who have
 /// anything open or of whom something was told.
 const EXPAND_PENDING_GROUPS: Statement = Statement::new(
-    "with changes as (delete from {schema}.policy_change returning patron_group, cause)
-     insert into {schema}.touched_patron (later, user_id, cause)
+    "with changes as (delete from {schema}.pending_group returning patron_group, cause)
+     insert into {schema}.pending_patron (low_priority, user_id, cause)
      select true, user_id, min(cause) from (
        select p.user_id, g.cause
-         from changes g join {schema}.patron p on lower(g.patron_group) in (lower(p.told_group), lower(p.patron_group))
+         from changes g join {schema}.patron p on lower(g.patron_group) in (lower(p.topic_group), lower(p.users_group))
          join {schema}.patron_counter c on c.user_id = p.user_id
         where c.open_loans > 0 or c.open_fees_fines > 0
        union all
        select c.user_id, g.cause from changes g, {schema}.patron_counter c
         where g.patron_group is null and (c.open_loans > 0 or c.open_fees_fines > 0)
        union all
-       select t.user_id, g.cause from changes g, {schema}.told_patron t where g.patron_group is null) all_of
+       select t.user_id, g.cause from changes g, {schema}.published_patron t where g.patron_group is null) all_of
       group by user_id",
 );
 
 const CLAIM_PENDING: Statement = Statement::new(
-    "delete from {schema}.touched_patron
-      where (later, number) in (
-        select later, number from {schema}.touched_patron order by later, number limit $1)
+    "delete from {schema}.pending_patron
+      where (low_priority, number) in (
+        select low_priority, number from {schema}.pending_patron order by low_priority, number limit $1)
      returning user_id, cause, number",
 );
 
 const SELECT_DUE: Statement = Statement::new(
-    "select user_id from {schema}.told_patron where look_at <= $1 order by look_at limit $2",
+    "select user_id from {schema}.published_patron where reevaluate_at <= $1 order by reevaluate_at limit $2",
 );
 
 const SELECT_LAST_PUBLISHED: Statement = Statement::new(
-    "select user_id, blocked, approaching, look_at from {schema}.told_patron where user_id = any($1)",
+    "select user_id, blocked, approaching, reevaluate_at from {schema}.published_patron where user_id = any($1)",
 );
 
 const DELETE_LAST_PUBLISHED: Statement =
-    Statement::new("delete from {schema}.told_patron where user_id = any($1)");
+    Statement::new("delete from {schema}.published_patron where user_id = any($1)");
 
 const UPSERT_LAST_PUBLISHED: Statement = Statement::new(
-    "insert into {schema}.told_patron as t (user_id, blocked, approaching, look_at)
-     select user_id, blocked::jsonb, approaching::jsonb, look_at
+    "insert into {schema}.published_patron as t (user_id, blocked, approaching, reevaluate_at)
+     select user_id, blocked::jsonb, approaching::jsonb, reevaluate_at
        from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
-         as x (user_id, blocked, approaching, look_at)
+         as x (user_id, blocked, approaching, reevaluate_at)
      on conflict (user_id) do update set
-       blocked = excluded.blocked, approaching = excluded.approaching, look_at = excluded.look_at",
+       blocked = excluded.blocked, approaching = excluded.approaching, reevaluate_at = excluded.reevaluate_at",
 );
 
 pub(super) const STATEMENTS: &[&Statement] = &[

@@ -13,16 +13,16 @@ use super::{Error, Schema, Statement, Tx};
 use crate::event::stamp::Horizon;
 
 const CLAIM: Statement = Statement::new(
-    "update {schema}.housekeeping set begun_at = now()
-      where begun_at is null or begun_at <= now() - $1 * interval '1 second' or begun_at > now()",
+    "update {schema}.housekeeping set started_at = now()
+      where started_at is null or started_at <= now() - $1 * interval '1 second' or started_at > now()",
 );
 
 const RECORD_HORIZON: Statement =
-    Statement::new("update {schema}.housekeeping set pruned_before = greatest(pruned_before, $1)");
+    Statement::new("update {schema}.housekeeping set prune_horizon = greatest(prune_horizon, $1)");
 
 /// What was pruned can't be newer than this moment: an instance whose clock was ahead has recorded that.
 const CAP_HORIZON: Statement =
-    Statement::new("update {schema}.housekeeping set pruned_before = $1 where pruned_before > $1");
+    Statement::new("update {schema}.housekeeping set prune_horizon = $1 where prune_horizon > $1");
 
 const COUNT_BLOCKS: Statement = Statement::new(
     "select pg_relation_size(('{schema}.' || $1)::regclass) / current_setting('block_size')::int8",

@@ -19,14 +19,14 @@ use crate::{
 
 const SELECT_LOANS: Statement = Statement::new(
     "select loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration, grace_interval,
-            snapshot_stamp, snapshot_user, due_stamp, changed_due_date, changed_by_recall, lost_stamp,
-            said_lost, claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon
+            snapshot_stamp, snapshot_user, due_stamp, changed_due_date, due_by_recall, lost_stamp,
+            lost_value, claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon
        from {schema}.loan where loan_id = any($1)",
 );
 
 const SELECT_FEES: Statement = Statement::new(
     "select fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id, user_stamp, user_id,
-            pruned_horizon, horizon
+            prune_horizon, horizon
        from {schema}.fee_fine where fee_fine_id = any($1)",
 );
 
@@ -35,8 +35,8 @@ const UPSERT_LOANS: Statement = Statement::new(
     "insert into {schema}.loan as t (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
        grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
-       due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
-       claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
+       due_stamp, changed_due_date, due_by_recall, lost_stamp, lost_value,
+       claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon)
      select *
        from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
                    $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
@@ -49,17 +49,17 @@ const UPSERT_LOANS: Statement = Statement::new(
        grace_interval = excluded.grace_interval, grace_minutes = excluded.grace_minutes,
        snapshot_stamp = excluded.snapshot_stamp, snapshot_user = excluded.snapshot_user,
        due_stamp = excluded.due_stamp, changed_due_date = excluded.changed_due_date,
-       changed_by_recall = excluded.changed_by_recall, lost_stamp = excluded.lost_stamp,
-       said_lost = excluded.said_lost, claimed_stamp = excluded.claimed_stamp,
-       said_claimed = excluded.said_claimed, closed_stamp = excluded.closed_stamp,
-       named_user = excluded.named_user, pruned_horizon = excluded.pruned_horizon,
+       due_by_recall = excluded.due_by_recall, lost_stamp = excluded.lost_stamp,
+       lost_value = excluded.lost_value, claimed_stamp = excluded.claimed_stamp,
+       claimed_value = excluded.claimed_value, closed_stamp = excluded.closed_stamp,
+       fallback_user = excluded.fallback_user, prune_horizon = excluded.prune_horizon,
        horizon = excluded.horizon",
 );
 
 const UPSERT_FEES: Statement = Statement::new(
     "insert into {schema}.fee_fine as t (
        fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-       user_stamp, user_id, pruned_horizon, horizon)
+       user_stamp, user_id, prune_horizon, horizon)
      select *
        from unnest($1::uuid[], $2::bytea[], $3::numeric[], $4::uuid[], $5::bytea[], $6::uuid[], $7::bytea[],
                    $8::uuid[], $9::bytea[], $10::bytea[]) as x (fee_fine_id)
@@ -68,7 +68,7 @@ const UPSERT_FEES: Statement = Statement::new(
        balance_stamp = excluded.balance_stamp, balance = excluded.balance, loan_id = excluded.loan_id,
        type_stamp = excluded.type_stamp, fee_fine_type_id = excluded.fee_fine_type_id,
        user_stamp = excluded.user_stamp, user_id = excluded.user_id,
-       pruned_horizon = excluded.pruned_horizon, horizon = excluded.horizon",
+       prune_horizon = excluded.prune_horizon, horizon = excluded.horizon",
 );
 
 const DELETE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
@@ -115,7 +115,7 @@ const SELECT_INBOX_PAGE: Statement = Statement::new(
 /// Of the tenant, without a user, and of these patrons.
 const SELECT_SNAPSHOT_HORIZONS: Statement = Statement::new(
     "select null::uuid, horizon, greatest(horizon, loans_horizon) from {schema}.tenant_horizon
-     union all select user_id, horizon, horizon from {schema}.horizon where user_id = any($1)",
+     union all select user_id, horizon, horizon from {schema}.patron_horizon where user_id = any($1)",
 );
 
 const SELECT_OPEN_SUBJECTS: Statement = Statement::new(

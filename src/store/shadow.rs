@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What makes a shadow, in this order.
-pub const CREATE: [Statement; 20] = [
+pub const CREATE: [Statement; 18] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new(
@@ -26,46 +26,41 @@ pub const CREATE: [Statement; 20] = [
     // What nobody asks a shadow for takes time with every row.
     Statement::new(
         "alter table {schema}.loan drop due_date, drop recall, drop lost, drop claimed_returned, drop overdue_from,
-           drop spoken_horizon, drop counted_user, drop counted_open, drop counted_lost,
-           drop counted_claimed, drop counted_recall",
+           drop previous_user, drop previous_open, drop previous_lost,
+           drop previous_claimed, drop previous_recall",
     ),
     Statement::new(
         "create unlogged table {schema}.fee_fine (like {live}.fee_fine including defaults including generated)",
     ),
     Statement::new(
-        "alter table {schema}.fee_fine drop spoken_horizon, drop counted_user, drop counted_open, drop counted_balance",
+        "alter table {schema}.fee_fine drop previous_user, drop previous_open, drop previous_balance",
     ),
     Statement::new(
         "create unlogged table {schema}.patron_counter (like {live}.patron_counter including all)",
     ),
     Statement::new("create unlogged table {schema}.patron (like {live}.patron including all)"),
-    Statement::new("create unlogged table {schema}.horizon (like {live}.horizon including all)"),
+    Statement::new("create unlogged table {schema}.patron_horizon (like {live}.patron_horizon including all)"),
     Statement::new(
         "create unlogged table {schema}.housekeeping (like {live}.housekeeping including all)",
     ),
     Statement::new(
         "create unlogged table {schema}.tenant_horizon (like {live}.tenant_horizon including all)",
     ),
-    Statement::new("insert into {schema}.horizon select * from {live}.horizon"),
+    Statement::new("insert into {schema}.patron_horizon select * from {live}.patron_horizon"),
     Statement::new("insert into {schema}.tenant_horizon select * from {live}.tenant_horizon"),
-    // An instance of the version before may go on with it.
-    Statement::new(
-        "create trigger copy_horizon_of_tenant after insert or update on {schema}.horizon
-           for each row when (new.user_id = '00000000-0000-0000-0000-000000000000')
-           execute function {live}.copy_horizon_of_tenant()",
-    ),
-    Statement::new(
-        "create trigger copy_tenant_horizon after insert or update on {schema}.tenant_horizon
-           for each row execute function {live}.copy_tenant_horizon()",
-    ),
     Statement::new("insert into {schema}.housekeeping default values"),
     Statement::new(
-        "create unlogged table {schema}.reading ( topic text, partition integer, next_offset bigint not null, end_offset bigint not null, primary key (topic, partition))",
+        "create unlogged table {schema}.replay_position (
+           topic text, partition integer, next_offset bigint not null, end_offset bigint not null,
+           primary key (topic, partition))",
     ),
     Statement::new(
-        "create unlogged table {schema}.state ( whole boolean not null, log_since bytea, http_since bytea, read_from timestamptz not null, lacks_before timestamptz, place text, read_up_to uuid, groups bigint not null default 0)",
+        "create unlogged table {schema}.shadow_state (
+           is_complete boolean not null, log_since bytea, http_since bytea, read_started_at timestamptz not null,
+           incomplete_before timestamptz, scanned_source text, scanned_up_to uuid,
+           changed_groups bigint not null default 0)",
     ),
-    Statement::new("create unlogged table {schema}.unread (subject uuid primary key)"),
+    Statement::new("create unlogged table {schema}.unreadable_subject (subject uuid primary key)"),
     Statement::new(
         "create unlogged table {schema}.candidate ( subject uuid primary key, is_loan boolean not null)",
     ),
@@ -77,62 +72,67 @@ const DROP: Statement = Statement::new("drop schema if exists {schema} cascade")
 const INSERT_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping
-          set pruned_before = nullif(least($1::bytea, (select pruned_before from {live}.housekeeping)),
+          set prune_horizon = nullif(least($1::bytea, (select prune_horizon from {live}.housekeeping)),
                                      '\\xffffffffffffffff')
         where $1::bytea is not null)
-     insert into {schema}.state (whole, log_since, read_from, lacks_before) values (false, $1, $2, $3)",
+     insert into {schema}.shadow_state (is_complete, log_since, read_started_at, incomplete_before)
+     values (false, $1, $2, $3)",
 );
 
 const SELECT_STATE: Statement = Statement::new(
-    "select whole, log_since, http_since, read_from, lacks_before, place, read_up_to, groups from {schema}.state",
+    "select is_complete, log_since, http_since, read_started_at, incomplete_before, scanned_source, scanned_up_to,
+            changed_groups
+       from {schema}.shadow_state",
 );
 
 const RECORD_SCAN_POSITION: Statement =
-    Statement::new("update {schema}.state set place = $1, read_up_to = $2");
+    Statement::new("update {schema}.shadow_state set scanned_source = $1, scanned_up_to = $2");
 
 const RECORD_TENANT_HORIZON: Statement = Statement::new(
     "insert into {schema}.tenant_horizon as t (horizon) values ($1)
-     on conflict (one) do update set horizon = greatest(t.horizon, excluded.horizon)",
+     on conflict (singleton) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
 const RECORD_PATRON_HORIZON: Statement = Statement::new(
-    "insert into {schema}.horizon as t (user_id, horizon) values ($1, $2)
+    "insert into {schema}.patron_horizon as t (user_id, horizon) values ($1, $2)
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
 /// What the source says of groups and was not heard here.
 const COUNT_CHANGED_GROUPS: Statement = Statement::new(
-    "update {schema}.state set groups = (
+    "update {schema}.shadow_state set changed_groups = (
        select count(*) from {schema}.patron s left join {live}.patron l on l.user_id = s.user_id
-        where l.told_stamp is null or l.told_stamp < s.told_stamp)",
+        where l.topic_group_stamp is null or l.topic_group_stamp < s.topic_group_stamp)",
 );
 
 const APPLY_GROUPS_PAGE: Statement = Statement::new(
     "with part as (
-       select user_id, told_group, told_stamp, told_at from {schema}.patron
-        where user_id > $1 and told_stamp is not null order by user_id limit $2
-     ), told as (
-       insert into {live}.patron as t (user_id, told_group, told_stamp, told_at) select * from part
+       select user_id, topic_group, topic_group_stamp, topic_group_at from {schema}.patron
+        where user_id > $1 and topic_group_stamp is not null order by user_id limit $2
+     ), applied as (
+       insert into {live}.patron as t (user_id, topic_group, topic_group_stamp, topic_group_at) select * from part
        on conflict (user_id) do update set
-         told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
-         where t.told_stamp is null or t.told_stamp < excluded.told_stamp)
+         topic_group = excluded.topic_group, topic_group_stamp = excluded.topic_group_stamp,
+         topic_group_at = excluded.topic_group_at
+         where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp)
      select max(user_id::text)::uuid from part",
 );
 
 const APPLY_GROUPS_OF_PATRONS: Statement = Statement::new(
-    "insert into {live}.patron as t (user_id, told_group, told_stamp, told_at)
-     select user_id, told_group, told_stamp, told_at from {schema}.patron
-      where user_id = any($1) and told_stamp is not null
+    "insert into {live}.patron as t (user_id, topic_group, topic_group_stamp, topic_group_at)
+     select user_id, topic_group, topic_group_stamp, topic_group_at from {schema}.patron
+      where user_id = any($1) and topic_group_stamp is not null
      on conflict (user_id) do update set
-       told_group = excluded.told_group, told_stamp = excluded.told_stamp, told_at = excluded.told_at
-       where t.told_stamp is null or t.told_stamp < excluded.told_stamp",
+       topic_group = excluded.topic_group, topic_group_stamp = excluded.topic_group_stamp,
+       topic_group_at = excluded.topic_group_at
+       where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp",
 );
 
 /// How far snapshots spoke that were not heard of here.
 const APPLY_TENANT_HORIZON: Statement = Statement::new(
     "insert into {live}.tenant_horizon as t (horizon, loans_horizon)
      select s.horizon, s.loans_horizon from {schema}.tenant_horizon s
-     on conflict (one) do update set
+     on conflict (singleton) do update set
        horizon = greatest(t.horizon, excluded.horizon),
        loans_horizon = greatest(t.loans_horizon, excluded.loans_horizon)
        where t.horizon < excluded.horizon or excluded.loans_horizon > coalesce(t.loans_horizon, '')
@@ -140,23 +140,24 @@ const APPLY_TENANT_HORIZON: Statement = Statement::new(
 );
 
 const APPLY_PATRON_HORIZON: Statement = Statement::new(
-    "insert into {live}.horizon as t (user_id, horizon)
-     select s.user_id, s.horizon from {schema}.horizon s where s.user_id = $1
+    "insert into {live}.patron_horizon as t (user_id, horizon)
+     select s.user_id, s.horizon from {schema}.patron_horizon s where s.user_id = $1
      on conflict (user_id) do update set horizon = excluded.horizon where t.horizon < excluded.horizon
      returning t.horizon, t.horizon",
 );
 
-const SET_COMPLETE: Statement =
-    Statement::new("update {schema}.state set whole = true, log_since = $1, http_since = $2");
+const SET_COMPLETE: Statement = Statement::new(
+    "update {schema}.shadow_state set is_complete = true, log_since = $1, http_since = $2",
+);
 
 const UPSERT_REPLAY_POSITIONS: Statement = Statement::new(
-    "insert into {schema}.reading (topic, partition, next_offset, end_offset)
+    "insert into {schema}.replay_position (topic, partition, next_offset, end_offset)
      select * from unnest($1::text[], $2::int4[], $3::int8[], $4::int8[])
      on conflict (topic, partition) do update set next_offset = excluded.next_offset",
 );
 
 const SELECT_REPLAY_POSITIONS: Statement = Statement::new(
-    "select topic, partition, next_offset, end_offset from {schema}.reading order by topic, partition",
+    "select topic, partition, next_offset, end_offset from {schema}.replay_position order by topic, partition",
 );
 
 /// Rows in which anything differs. Which of them really do is for the rule of a rebuild to say: much
@@ -170,12 +171,12 @@ const FIND_CANDIDATES: Statement = Statement::new(
              or (s.user_id = $1 and (l.user_id is null or not $2)))
         and ($2 or s.loan_id is not null or l.is_open)
         and (l.check_out_stamp, l.check_out_user, l.check_out_due_date, l.grace_duration, l.grace_interval,
-             l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.changed_by_recall,
-             l.lost_stamp, l.said_lost, l.claimed_stamp, l.said_claimed, l.closed_stamp, l.is_open)
+             l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.due_by_recall,
+             l.lost_stamp, l.lost_value, l.claimed_stamp, l.claimed_value, l.closed_stamp, l.is_open)
             is distinct from
             (s.check_out_stamp, s.check_out_user, s.check_out_due_date, s.grace_duration, s.grace_interval,
-             s.snapshot_stamp, s.snapshot_user, s.due_stamp, s.changed_due_date, s.changed_by_recall,
-             s.lost_stamp, s.said_lost, s.claimed_stamp, s.said_claimed, s.closed_stamp, s.is_open)
+             s.snapshot_stamp, s.snapshot_user, s.due_stamp, s.changed_due_date, s.due_by_recall,
+             s.lost_stamp, s.lost_value, s.claimed_stamp, s.claimed_value, s.closed_stamp, s.is_open)
      union all
      select coalesce(l.fee_fine_id, s.fee_fine_id), false
        from {live}.fee_fine l full join {schema}.fee_fine s on s.fee_fine_id = l.fee_fine_id
@@ -300,11 +301,8 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
 
 /// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
 pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowState>, Error> {
-    // Whatever the version before has laid out lacks a table: it is read again.
-    let both = "select to_regclass($1) is not null and to_regclass($2) is not null";
-    let is_there: bool = sqlx::query_scalar(both)
-        .bind(format!("{}.state", shadow.name()))
-        .bind(format!("{}.tenant_horizon", shadow.name()))
+    let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(format!("{}.shadow_state", shadow.name()))
         .fetch_one(&mut **tx)
         .await
         .map_err(Error::at("look for a shadow"))?;

@@ -17,25 +17,27 @@ const COPY_LOANS: Statement = Statement::new(
     "copy {schema}.loan (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
        grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
-       due_stamp, changed_due_date, changed_by_recall, lost_stamp, said_lost,
-       claimed_stamp, said_claimed, closed_stamp, named_user, pruned_horizon, horizon)
+       due_stamp, changed_due_date, due_by_recall, lost_stamp, lost_value,
+       claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon)
      from stdin (format binary)",
 );
 
 const COPY_FEES: Statement = Statement::new(
     "copy {schema}.fee_fine (
        fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-       user_stamp, user_id, pruned_horizon, horizon)
+       user_stamp, user_id, prune_horizon, horizon)
      from stdin (format binary)",
 );
 
 const SELECT_PRUNE_HORIZON: Statement =
-    Statement::new("select pruned_before from {schema}.housekeeping");
+    Statement::new("select prune_horizon from {schema}.housekeeping");
 
 /// What has just been copied has no statistics yet.
 const CREATE_INDEXES: [Statement; 4] = [
-    Statement::new("create index if not exists laid_loan on {schema}.loan (loan_id)"),
-    Statement::new("create index if not exists laid_fee_fine on {schema}.fee_fine (fee_fine_id)"),
+    Statement::new("create index if not exists shadow_loan_id on {schema}.loan (loan_id)"),
+    Statement::new(
+        "create index if not exists shadow_fee_fine_id on {schema}.fee_fine (fee_fine_id)",
+    ),
     Statement::new("analyze {schema}.loan (loan_id)"),
     Statement::new("analyze {schema}.fee_fine (fee_fine_id)"),
 ];
@@ -51,7 +53,7 @@ const SELECT_SPLIT_FEES: Statement = Statement::new(
 /// What complete snapshots end, of a patron or of everybody.
 const APPLY_HORIZONS: [Statement; 4] = [
     Statement::new(
-        "update {schema}.loan l set horizon = h.horizon from {schema}.horizon h
+        "update {schema}.loan l set horizon = h.horizon from {schema}.patron_horizon h
           where h.user_id = l.user_id and l.is_open
             and greatest(l.check_out_stamp, l.snapshot_stamp) < h.horizon",
     ),
@@ -62,7 +64,7 @@ const APPLY_HORIZONS: [Statement; 4] = [
             and greatest(l.check_out_stamp, l.snapshot_stamp) < greatest(h.horizon, h.loans_horizon)",
     ),
     Statement::new(
-        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.horizon h
+        "update {schema}.fee_fine f set horizon = h.horizon from {schema}.patron_horizon h
           where h.user_id = f.user_id and f.is_open and f.balance_stamp < h.horizon",
     ),
     Statement::new(

@@ -53,7 +53,8 @@ pub async fn insert(
     sqlx::query(
         "with old as (delete from mod_patron_blocks.tenant_job
                        where complete and created_at < now() - $5 * interval '1 day')
-         insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until, holder)
+         insert into mod_patron_blocks.tenant_job (
+           id, tenant, tenant_attributes, created_at, lease_expires_at, lease_holder)
          values ($1, $2, $3, now(), now() + $4 * interval '1 second', $6)",
     )
     .bind(job)
@@ -75,8 +76,8 @@ pub async fn renew(
     time: Duration,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.tenant_job set held_until = now() + $3 * interval '1 second'
-          where id = $1 and holder = $2 and not complete",
+        "update mod_patron_blocks.tenant_job set lease_expires_at = now() + $3 * interval '1 second'
+          where id = $1 and lease_holder = $2 and not complete",
     )
     .bind(job)
     .bind(holder)
@@ -90,7 +91,7 @@ pub async fn renew(
 /// Fails unless a job is open and still its holder's; until the transaction ends nobody can take it.
 pub async fn require_lease(tx: &mut Tx, JobLease { job, holder }: JobLease) -> Result<(), Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
-        "select id from mod_patron_blocks.tenant_job where id = $1 and holder = $2 and not complete
+        "select id from mod_patron_blocks.tenant_job where id = $1 and lease_holder = $2 and not complete
             for share",
     )
     .bind(job)
@@ -109,9 +110,9 @@ pub async fn claim_abandoned(
 ) -> Result<Option<TenantJob>, Error> {
     sqlx::query_as(
         "update mod_patron_blocks.tenant_job
-            set held_until = now() + $2 * interval '1 second', holder = $1
+            set lease_expires_at = now() + $2 * interval '1 second', lease_holder = $1
           where id = (select id from mod_patron_blocks.tenant_job
-                       where not complete and held_until < now()
+                       where not complete and lease_expires_at < now()
                        order by created_at limit 1 for update skip locked)
          returning id, tenant, tenant_attributes, complete, error, messages",
     )
@@ -131,7 +132,7 @@ pub async fn finish(
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.tenant_job set complete = true, error = $2, messages = $3
-          where id = $1 and holder = $4 and not complete",
+          where id = $1 and lease_holder = $4 and not complete",
     )
     .bind(job)
     .bind(error)

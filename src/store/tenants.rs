@@ -54,7 +54,7 @@ pub type Enabling = (DateTime<Utc>, Completeness);
 pub async fn list_enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabling>, Error> {
     type Row = (String, DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let rows: Vec<Row> = sqlx::query_as(
-        "select tenant, enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
+        "select tenant, enabled_at, initial_fill_id, incomplete_before from mod_patron_blocks.tenant
           where enabled",
     )
     .fetch_all(db)
@@ -76,7 +76,7 @@ pub async fn find_enabled(
 ) -> Result<Option<Enabling>, Error> {
     type Row = (DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let row: Option<Row> = sqlx::query_as(
-        "select enabled_at, filled_by, lacks_before from mod_patron_blocks.tenant
+        "select enabled_at, initial_fill_id, incomplete_before from mod_patron_blocks.tenant
           where tenant = $1 and enabled",
     )
     .bind(tenant.as_str())
@@ -94,8 +94,7 @@ pub async fn start_initial_fill(
     tenant: &TenantId,
     rebuild: Uuid,
 ) -> Result<(), Error> {
-    let set =
-        "update mod_patron_blocks.tenant set filled_by = $2, lacks_before = null where tenant = $1";
+    let set = "update mod_patron_blocks.tenant set initial_fill_id = $2, incomplete_before = null where tenant = $1";
     let set = sqlx::query(set).bind(tenant.as_str()).bind(rebuild).execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("have a tenant filled"))
 }
@@ -110,8 +109,8 @@ pub async fn finish_initial_fill(
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.tenant
-            set lacks_before = $3, filled_by = case when $2::uuid is null then filled_by end
-          where tenant = $1 and ($2::uuid is null or filled_by = $2)",
+            set incomplete_before = $3, initial_fill_id = case when $2::uuid is null then initial_fill_id end
+          where tenant = $1 and ($2::uuid is null or initial_fill_id = $2)",
     )
     .bind(tenant.as_str())
     .bind(rebuild)
@@ -169,7 +168,7 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         .map_err(Error::at("drop a tenant's schema"))?;
     for forget in [
         "delete from mod_patron_blocks.tenant where tenant = $1",
-        "delete from mod_patron_blocks.given_back where tenant = $1",
+        "delete from mod_patron_blocks.returned_position where tenant = $1",
         "delete from mod_patron_blocks.dead_letter where tenant = $1",
     ] {
         let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;

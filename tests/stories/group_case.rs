@@ -68,14 +68,14 @@ async fn change_of_limit_with_uppercase_group_is_published() {
         let user = world.users.add_patron(group);
         world.publish(Kind::StoredUser, &entity_change("CREATED", &user_record(user, group), now())).await;
         publish_check_out(world, user).await;
-        let waits = "select (select count(*) from {schema}.touched_patron) + (select count(*) from {schema}.policy_change)
+        let waits = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                           + (select count(*) from {schema}.message_outbox where status = 'NEW')";
         let quiet = async || {
             world.until("nothing waits", async |w: &World| w.count(waits).await == 0).await;
         };
         quiet().await;
         add_uppercase_limit(world, group).await;
-        let blocked = "select count(*) from {schema}.told_patron where blocked is not null";
+        let blocked = "select count(*) from {schema}.published_patron where blocked is not null";
         world.until("the block is known", async |w: &World| w.count(blocked).await == 1).await;
         quiet().await;
         let topic = format!("{}.{TENANT}.patron-blocks.automated-block", world.log.environment());

@@ -87,7 +87,7 @@ async fn initial_fill_loads_records_skipped_before_enabling() {
             assert!(has_a_loan(world, user).await);
         }
         let groups = format!(
-            "select count(*) from {{schema}}.patron where user_id = '{patron}' and told_group = '{group}'"
+            "select count(*) from {{schema}}.patron where user_id = '{patron}' and topic_group = '{group}'"
         );
         assert_eq!(world.count(&groups).await, 1);
         assert_eq!(world.get_json("/patron-blocks/ingest").await["knowledge"], "complete");

@@ -28,7 +28,7 @@ async fn insert_rebuild(world: &World, request: Value) -> String {
     let id = Uuid::new_v4();
     world
         .execute_sql(&format!(
-            "insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at)
+            "insert into mod_patron_blocks.rebuild (id, tenant, request, status, requested_by, requested_at)
              values ('{id}', '{TENANT}', '{request}', 'waiting', 'an earlier version', now())"
         ))
         .await;

@@ -47,7 +47,7 @@ async fn rebuild_without_lease_writes_nothing() {
         let mut taking = world.db.begin().await.unwrap();
         let take = format!(
             "update mod_patron_blocks.rebuild
-                set holder = gen_random_uuid(), held_until = null where id = '{id}'"
+                set lease_holder = gen_random_uuid(), lease_expires_at = null where id = '{id}'"
         );
         sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut *taking).await.unwrap();
         reading.rollback().await.unwrap();
@@ -80,9 +80,9 @@ async fn instance_stopped_during_claim_leaves_no_lease() {
             .execute_sql(
                 "create function public.slow_commit() returns trigger language plpgsql as $$
                  begin perform pg_sleep(1); return null; end $$;
-                 create constraint trigger slow after update of holder on mod_patron_blocks.rebuild
+                 create constraint trigger slow after update of lease_holder on mod_patron_blocks.rebuild
                    deferrable initially deferred for each row
-                   when (old.holder is null and new.holder is not null) execute function public.slow_commit()",
+                   when (old.lease_holder is null and new.lease_holder is not null) execute function public.slow_commit()",
             )
             .await;
         let (status, body) = world.post(REBUILDS, &json!({ "dryRun": true })).await;
@@ -93,7 +93,7 @@ async fn instance_stopped_during_claim_leaves_no_lease() {
         world.stop().await;
         until("the claim is committed", async || world.count(commits).await == 0).await;
         let leases = "select count(*) from mod_patron_blocks.rebuild
-                       where holder is not null and ended_at is null and held_until > now()";
+                       where lease_holder is not null and ended_at is null and lease_expires_at > now()";
         assert_eq!(world.count(leases).await, 0, "a lease of an instance that has stopped");
         world.execute_sql("drop function public.slow_commit() cascade").await;
         world.start().await;
@@ -150,9 +150,11 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
         let is_complete =
             async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
         assert_eq!(takes().await, None, "it is the first one's, whatever that one's clock says");
-        db.execute("update mod_patron_blocks.tenant_job set held_until = now() - interval '1 s'")
-            .await
-            .unwrap();
+        db.execute(
+            "update mod_patron_blocks.tenant_job set lease_expires_at = now() - interval '1 s'",
+        )
+        .await
+        .unwrap();
         assert_eq!(takes().await.unwrap().id, first.job);
         // The first instance was only frozen.
         assert!(!tenant_jobs::renew(db, first, LEASE_TIME).await.unwrap());
@@ -191,9 +193,11 @@ async fn summary_export_lease_is_exclusive_until_it_expires() {
         };
         assert!(takes(first).await && !takes(second).await);
         assert!(is_ours(first).await);
-        db.execute("update mod_patron_blocks.iteration set held_until = now() - interval '1 s'")
-            .await
-            .unwrap();
+        db.execute(
+            "update mod_patron_blocks.summary_export set lease_expires_at = now() - interval '1 s'",
+        )
+        .await
+        .unwrap();
         assert!(takes(second).await);
         assert!(is_ours(second).await && !is_ours(first).await);
     })

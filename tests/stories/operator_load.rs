@@ -250,7 +250,7 @@ async fn numbers_that_expand_when_stored_are_rejected() {
 /// Connections of operators whose last statement looked up a tenant.
 const TENANT_LOOKUPS: &str = "select count(*) from pg_stat_activity
     where datname = current_database() and application_name = 'mod-patron-blocks operators'
-      and query like 'select enabled_at, filled_by%'";
+      and query like 'select enabled_at, initial_fill_id%'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_tenant_job_uses_no_writer_connection() {

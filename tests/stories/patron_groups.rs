@@ -91,11 +91,13 @@ async fn topic_group_expires_and_is_requested_again() {
         assert_eq!(world.evaluation_source(moved).await, "group-from-cache");
         assert_eq!(world.evaluation_source(deleted).await, "group-none");
         // An answer has confirmed the group, so evaluations continue to use it at once.
-        let asked = "select count(*) from {schema}.patron where patron_group is not null";
+        let asked = "select count(*) from {schema}.patron where users_group is not null";
         assert_eq!(world.evaluation_source(unchanged).await, "told-group");
         world.until("it is confirmed", async |world: &World| world.count(asked).await == 3).await;
         world
-            .execute_sql("update {schema}.patron set known_at = known_at - interval '2 days'")
+            .execute_sql(
+                "update {schema}.patron set users_group_at = users_group_at - interval '2 days'",
+            )
             .await;
         world.users.set_behavior(UsersBehavior::NoResponse);
         for _ in 0..3 {
@@ -184,7 +186,7 @@ async fn rebuild_does_not_restore_an_older_group() {
         world.until("it is asked about in the background", asked).await;
         world
             .execute_sql(
-                "update {schema}.patron set told_group = null, told_stamp = null, told_at = null",
+                "update {schema}.patron set topic_group = null, topic_group_stamp = null, topic_group_at = null",
             )
             .await;
         let (status, body) = world.post("/patron-blocks/rebuilds", &json!({})).await;
@@ -193,7 +195,7 @@ async fn rebuild_does_not_restore_an_older_group() {
         let path = format!("/patron-blocks/rebuilds/{}", rebuild["id"].as_str().unwrap());
         let done = async |world: &World| world.get_json(&path).await["status"] == "done";
         world.until("the rebuild is done", done).await;
-        let topic_groups = "select count(*) from {schema}.patron where told_group is not null";
+        let topic_groups = "select count(*) from {schema}.patron where topic_group is not null";
         assert_eq!(world.count(topic_groups).await, 1, "the record is known again");
         assert_eq!(world.block_flags(user).await, ALL, "and is older than the answer");
     })
@@ -244,7 +246,9 @@ async fn fast_clock_does_not_keep_a_group_fresh() {
             "what the one ahead has learnt is no newer"
         );
         // An instance of an older version may have left such a row.
-        world.execute_sql("update {schema}.patron set known_at = now() + interval '2 days'").await;
+        world
+            .execute_sql("update {schema}.patron set users_group_at = now() + interval '2 days'")
+            .await;
         world.users.set_group(left, lenient);
         assert_eq!(
             world.evaluate_through(&world.users.url(), left).await,
@@ -252,7 +256,7 @@ async fn fast_clock_does_not_keep_a_group_fresh() {
         );
         world.users.set_behavior(UsersBehavior::ServerError);
         assert_eq!(world.evaluation_source(left).await, "group-fallback");
-        let ahead = "select count(*) from {schema}.patron where known_at > now()";
+        let ahead = "select count(*) from {schema}.patron where users_group_at > now()";
         assert_eq!(world.count(ahead).await, 1, "only the one that nobody asked about");
     })
     .await;

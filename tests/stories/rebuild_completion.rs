@@ -60,7 +60,7 @@ async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
                  create function public.crash() returns trigger language plpgsql as $$ begin
                    if not exists (select from public.crashed) then
                      insert into public.crashed values (1);
-                     delete from {shadow}.state;
+                     delete from {shadow}.shadow_state;
                    end if;
                    return new;
                  end $$;

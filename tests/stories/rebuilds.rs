@@ -332,7 +332,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
         assert_eq!((&anew["summary"], anew.get("error")), (&job["summary"], None), "{anew}");
         // An instance that claims a cancelled rebuild only ends it.
         let ending = format!(
-            "update mod_patron_blocks.rebuild set status = 'applying', cancel = true where id = '{id}'"
+            "update mod_patron_blocks.rebuild set status = 'applying', cancel_requested = true where id = '{id}'"
         );
         world.execute_sql(&ending).await;
         assert_eq!(until_at_rest(world, &id).await["status"], "cancelled");
@@ -365,7 +365,7 @@ async fn rebuild_that_cannot_end_delays_no_other() {
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
         // The lease has expired, so another instance might claim the rebuild.
         let lapsed = format!(
-            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and held_until < now()"
+            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and lease_expires_at < now()"
         );
         let is_lapsed = async |world: &World| world.count(&lapsed).await == 1;
         world.until("its hold has passed", is_lapsed).await;

@@ -193,7 +193,7 @@ async fn incomplete_repair_is_reported() {
         storage.insert(LOANS, json!({ "id": odd, "status": { "name": "Open" } }));
         world
             .execute_sql(
-                "update mod_patron_blocks.tenant set lacks_before = now();
+                "update mod_patron_blocks.tenant set incomplete_before = now();
                  select pg_notify('mod_patron_blocks_tenant', 'a test')",
             )
             .await;
@@ -372,7 +372,7 @@ async fn snapshot_lifting_many_blocks_waits_for_operator() {
         world.until_committed().await;
         world
             .execute_sql(&format!(
-                "insert into {{schema}}.patron (user_id, patron_group, known_at)
+                "insert into {{schema}}.patron (user_id, users_group, users_group_at)
                  select user_id, '{group}', now() from {{schema}}.patron_counter"
             ))
             .await;

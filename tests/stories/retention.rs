@@ -246,7 +246,7 @@ async fn clock_far_ahead_prunes_nothing_and_blocks_nobody() {
         patron.assert_open_records(world).await;
         assert_eq!(world.count(stored).await, before + 2);
         // The fast clock blocks no housekeeping round of the other instances.
-        let blocked = "select count(*) from {schema}.housekeeping where begun_at > now()";
+        let blocked = "select count(*) from {schema}.housekeeping where started_at > now()";
         assert_eq!(world.count(blocked).await, 0);
     })
     .await;

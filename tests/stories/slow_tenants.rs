@@ -66,7 +66,7 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         let all = world.log.topic("ALL", OUT);
         world.log.create_topics(vec![theirs.clone(), all.clone()]).await;
         let there = "select count(*) from mod_patron_blocks.tenant
-                      where tenant = 'southlib' and enabled and filled_by is null";
+                      where tenant = 'southlib' and enabled and initial_fill_id is null";
         world.until("they are there", async |w: &World| w.count(there).await == 1).await;
         let mut locked = world.db.begin().await.unwrap();
         let lock = "lock table southlib_mod_patron_blocks.loan in exclusive mode";

@@ -157,7 +157,7 @@ async fn summary_export_repeats_the_last_published_blocks() {
         |config| config.block_events.enabled = true,
         async |world| {
             let (users, _) = create_library(world, 3).await;
-            let published = "select count(*) from {schema}.told_patron where blocked is not null";
+            let published = "select count(*) from {schema}.published_patron where blocked is not null";
             world
                 .until("it is told", async |world: &World| world.count(published).await == 1)
                 .await;
@@ -165,7 +165,7 @@ async fn summary_export_repeats_the_last_published_blocks() {
             // The current blocks were not published yet.
             world
                 .execute_sql(&format!(
-                    "update {{schema}}.told_patron set blocked = null where user_id = '{blocked}'"
+                    "update {{schema}}.published_patron set blocked = null where user_id = '{blocked}'"
                 ))
                 .await;
             assert_eq!(world.block_flags(blocked).await.len(), 1);
@@ -190,8 +190,8 @@ async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
         let id = request_export(world, json!({ "topicName": topic })).await;
         assert_eq!(until_ended(world, &id).await["numberOfRecordsPublished"], 8);
         let left = format!(
-            "update mod_patron_blocks.iteration set status = 'publishing', ended_at = null, published = 3,
-                    last_user = '{}', held_until = now() - interval '1 second' where id = '{id}'",
+            "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null, published = 3,
+                    last_user = '{}', lease_expires_at = now() - interval '1 second' where id = '{id}'",
             users[2]
         );
         world.execute_sql(&left).await;
@@ -204,8 +204,8 @@ async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
 
         assert_eq!(world.delete(&format!("{JOBS}/{id}")).await.0, 422, "it has ended");
         let lease = format!(
-            "update mod_patron_blocks.iteration set status = 'publishing', ended_at = null,
-                    held_until = now() + interval '1 hour' where id = '{id}'"
+            "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null,
+                    lease_expires_at = now() + interval '1 hour' where id = '{id}'"
         );
         world.execute_sql(&lease).await;
         assert_eq!(world.delete(&format!("{JOBS}/{id}")).await.0, 204);

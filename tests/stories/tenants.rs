@@ -150,7 +150,7 @@ async fn job_of_dead_instance_is_resumed_and_served_by_any() {
         let job = Uuid::new_v4();
         world
             .execute_sql(&format!(
-                "insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, held_until)
+                "insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, lease_expires_at)
                  values ('{job}', 'southlib', '{{\"module_to\": \"mod-patron-blocks-2.0.0\"}}', now(), now())"
             ))
             .await;

@@ -1,6 +1,6 @@
 //! Publication of block events through an outbox (docs/decisions/0019).
 //!
-//! A transaction that changes a patron also inserts a pending patron (`migrations/tenant/0022_messages.sql`).
+//! A transaction that changes a patron also inserts a pending patron (`migrations/tenant/0022_enable_block_events.sql`).
 //! The detect worker (`detect`) evaluates pending patrons in batches, compares each evaluation with the last
 //! published event, and writes changes to the outbox. The publish worker (`publish`) sends the outbox in
 //! order, and records each acknowledgement of the broker. The two workers are independent: while the broker

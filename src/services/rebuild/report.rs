@@ -83,7 +83,7 @@ fn difference(
 ) -> Option<Difference> {
     let kind = match counts {
         (true, false, _) => ONLY_CURRENT_KIND,
-        (false, true, _) => "only_there",
+        (false, true, _) => "only_target",
         (true, true, false) => "differs",
         _ if registers.is_empty() => return None,
         _ => INSIGNIFICANT_KIND,
@@ -129,7 +129,7 @@ pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, passed_over: 
     let of = |is_loan| {
         let number = |kind: &str| found.count(is_loan, kind);
         json!({
-            "onlyCurrent": number(ONLY_CURRENT_KIND), "onlyInSource": number("only_there"),
+            "onlyCurrent": number(ONLY_CURRENT_KIND), "onlyInSource": number("only_target"),
             "different": number("differs"), "insignificant": number(INSIGNIFICANT_KIND),
         })
     };
@@ -158,8 +158,8 @@ pub fn rebuild_json(stored: &Rebuild) -> Value {
 /// Returns a patron and the patron's differences as JSON.
 pub fn patron_json(differing: &PatronDifferences, differences: &[Difference]) -> Value {
     let kind = |kind: &str| match kind {
-        "only_here" => "onlyCurrent",
-        "only_there" => "onlyInSource",
+        "only_current" => "onlyCurrent",
+        "only_target" => "onlyInSource",
         "differs" => "different",
         _ => "insignificant",
     };
@@ -196,7 +196,7 @@ pub fn describe_patron(
         lines.push(format!("has {current} loan{s} here, {target} by {source}"));
     }
     let patron_differences = differences.iter().filter(|d| d.user_id == Some(patron.user_id));
-    for d in patron_differences.filter(|d| d.kind != "hidden") {
+    for d in patron_differences.filter(|d| d.kind != INSIGNIFICANT_KIND) {
         let what = if d.is_loan { "loan" } else { "fee/fine" };
         let member_text =
             |side: &Option<Value>, name: &str| match side.as_ref().map(|side| &side[name]) {
@@ -205,12 +205,12 @@ pub fn describe_patron(
                 Some(other) => Some(other.to_string()),
             };
         let how = match d.kind.as_str() {
-            "only_here" => match member_text(&d.target_state, "closedAt") {
+            "only_current" => match member_text(&d.target_state, "closedAt") {
                 Some(at) => format!("is open here; it ended at {at}"),
                 None if d.target_state.is_some() => "is open here; it is settled".to_owned(),
                 None => format!("is open here; {source} knows nothing of it"),
             },
-            "only_there" => "is missing here; it is open".to_owned(),
+            "only_target" => "is missing here; it is open".to_owned(),
             _ => format!("is open, and differs here in {}", d.registers.join(", ")),
         };
         lines.push(format!("{what} {} {how}", d.subject));

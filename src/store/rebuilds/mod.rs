@@ -23,8 +23,8 @@ const ENDED_RETENTION: TimeDelta = TimeDelta::days(90);
 /// What a rebuild is read by.
 macro_rules! columns {
     () => {
-        "id, tenant, request, status, asked_by, asked_at, begun_at, ended_at, cancel, progress, summary, \
-         error, loans_read, fees_fines_read, problems, together"
+        "id, tenant, request, status, requested_by, requested_at, started_at, ended_at, cancel_requested, \
+         progress, summary, error, loans_read, fees_fines_read, problems, read_group"
     };
 }
 
@@ -33,38 +33,39 @@ macro_rules! claim {
     ($which:literal) => {
         concat!(
             "update mod_patron_blocks.rebuild
-                set held_until = now() + $1 * interval '1 second', holder = $2,
-                    begun_at = coalesce(begun_at, now())
+                set lease_expires_at = now() + $1 * interval '1 second', lease_holder = $2,
+                    started_at = coalesce(started_at, now())
               where id = (select r.id from mod_patron_blocks.rebuild r
                            where r.status in ('waiting', 'reading', 'comparing', 'applying')
-                             and (r.held_until is null or r.held_until < now())
+                             and (r.lease_expires_at is null or r.lease_expires_at < now())
                              and ($3::text is null or r.tenant = $3) and ($4::uuid is null or r.id = $4)
                              and (", $which, ")
-                           order by r.asked_at limit 1 for update skip locked)
+                           order by r.requested_at limit 1 for update skip locked)
              returning ", columns!()
         )
     };
 }
 
 const CLAIM: &str = claim!(
-    "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel"
+    "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel_requested"
 );
 
 const CLAIM_WITH_TOKEN: &str = claim!(
     "r.request ->> 'source' = 'storage' and r.status in ('waiting', 'reading')
        and not exists (select from mod_patron_blocks.rebuild o
                         where o.tenant = r.tenant and o.request ->> 'source' = 'storage'
-                          and o.ended_at is null and o.held_until >= now())"
+                          and o.ended_at is null and o.lease_expires_at >= now())"
 );
 
 /// Those that go together with one that was taken, as far as nobody has begun with them.
 const CLAIM_READ_GROUP: &str = concat!(
     "update mod_patron_blocks.rebuild
-        set held_until = now() + $1 * interval '1 second', holder = $2, begun_at = coalesce(begun_at, now())
+        set lease_expires_at = now() + $1 * interval '1 second', lease_holder = $2,
+            started_at = coalesce(started_at, now())
       where id in (select id from mod_patron_blocks.rebuild
-                    where together = $3 and status = 'waiting' and not cancel
-                      and (held_until is null or held_until < now())
-                    order by asked_at limit $4 for update skip locked)
+                    where read_group = $3 and status = 'waiting' and not cancel_requested
+                      and (lease_expires_at is null or lease_expires_at < now())
+                    order by requested_at limit $4 for update skip locked)
      returning ",
     columns!()
 );
@@ -139,7 +140,7 @@ pub async fn insert(
 ) -> Result<(), Error> {
     sqlx::query(
         "with old as (delete from mod_patron_blocks.rebuild where ended_at < now() - $5 * interval '1 day')
-         insert into mod_patron_blocks.rebuild (id, tenant, request, status, asked_by, asked_at, together)
+         insert into mod_patron_blocks.rebuild (id, tenant, request, status, requested_by, requested_at, read_group)
          values ($1, $2, $3, 'waiting', $4, now(), $6)",
     )
     .bind(id)
@@ -193,7 +194,7 @@ pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Re
         "select exists (
            select from mod_patron_blocks.rebuild
             where tenant = $1 and ($2::uuid is null or id = $2) and request ->> 'source' = 'storage'
-              and status in ('waiting', 'reading') and not cancel)",
+              and status in ('waiting', 'reading') and not cancel_requested)",
     )
     .bind(tenant.as_str())
     .bind(id)
@@ -259,10 +260,10 @@ pub async fn renew(
     progress: &Value,
 ) -> Result<LeaseState, Error> {
     let row: Option<(bool, bool)> = sqlx::query_as(
-        "with held as (
-           update mod_patron_blocks.rebuild set held_until = now() + $3 * interval '1 second', progress = $4
-            where id = $1 and holder = $2 and ended_at is null returning id)
-         select cancel, exists (select from held) from mod_patron_blocks.rebuild where id = $1",
+        "with renewed as (
+           update mod_patron_blocks.rebuild set lease_expires_at = now() + $3 * interval '1 second', progress = $4
+            where id = $1 and lease_holder = $2 and ended_at is null returning id)
+         select cancel_requested, exists (select from renewed) from mod_patron_blocks.rebuild where id = $1",
     )
     .bind(id)
     .bind(lease.holder)
@@ -290,8 +291,8 @@ pub async fn set_status(
     sqlx::query(
         "update mod_patron_blocks.rebuild set status = $2, summary = coalesce($3, summary), error = $4,
                 ended_at = case when $5 then now() end,
-                held_until = case when $5 or $2 in ('compared', 'waiting') then null else held_until end
-          where id = $1 and holder = $6 and ended_at is null",
+                lease_expires_at = case when $5 or $2 in ('compared', 'waiting') then null else lease_expires_at end
+          where id = $1 and lease_holder = $6 and ended_at is null",
     )
     .bind(id)
     .bind(status.name())
@@ -315,13 +316,14 @@ pub async fn release(
 ) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set held_until = null, holder = null, refused = refused + ($3::text is not null)::int,
+            set lease_expires_at = null, lease_holder = null,
+                token_refusals = token_refusals + ($3::text is not null)::int,
                 problems = case when problems -> -1 is not distinct from to_jsonb($3::text) then problems
                                 else problems || coalesce(to_jsonb($3::text), '[]') end,
-                status = case when refused >= $4 and $3 is not null then 'failed' else status end,
-                error = case when refused >= $4 then $3 else error end,
-                ended_at = case when refused >= $4 and $3 is not null then now() end
-          where id = $1 and holder = $2 and ended_at is null",
+                status = case when token_refusals >= $4 and $3 is not null then 'failed' else status end,
+                error = case when token_refusals >= $4 then $3 else error end,
+                ended_at = case when token_refusals >= $4 and $3 is not null then now() end
+          where id = $1 and lease_holder = $2 and ended_at is null",
     )
     .bind(id)
     .bind(holder)
@@ -340,7 +342,7 @@ pub async fn is_lease_lost(
     Lease { holder, .. }: Lease,
 ) -> Result<bool, Error> {
     let now: Option<(Option<Uuid>, bool)> = sqlx::query_as(
-        "select holder, ended_at is not null from mod_patron_blocks.rebuild where id = $1 for update",
+        "select lease_holder, ended_at is not null from mod_patron_blocks.rebuild where id = $1 for update",
     )
     .bind(id)
     .fetch_optional(&mut **tx)
@@ -357,7 +359,7 @@ pub async fn is_lease_valid(
     Lease { holder, .. }: Lease,
 ) -> Result<bool, Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
-        "select id from mod_patron_blocks.rebuild where id = $1 and holder = $2 and ended_at is null
+        "select id from mod_patron_blocks.rebuild where id = $1 and lease_holder = $2 and ended_at is null
             for share",
     )
     .bind(id)
@@ -375,7 +377,7 @@ pub async fn request_apply(
     id: Uuid,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.rebuild set status = 'applying', held_until = null
+        "update mod_patron_blocks.rebuild set status = 'applying', lease_expires_at = null
           where id = $1 and tenant = $2 and status = 'compared'",
     );
     let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
@@ -390,10 +392,10 @@ pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error>
     tenants::lock_shared(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
-            set cancel = true, ended_at = case when status = 'waiting' then now() end,
+            set cancel_requested = true, ended_at = case when status = 'waiting' then now() end,
                 status = case status when 'compared' then 'applying' when 'waiting' then 'cancelled' else status end
           where id = $1 and tenant = $2 and ended_at is null
-         returning ended_at is not null, asked_at",
+         returning ended_at is not null, requested_at",
     );
     let done = done.bind(id).bind(tenant.as_str()).fetch_optional(&mut *tx).await;
     let done: Option<(bool, DateTime<Utc>)> = done.map_err(Error::at("cancel a rebuild"))?;
@@ -408,9 +410,9 @@ pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error>
 /// that were only to tell what differs stay.
 pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
     sqlx::query(
-        "update mod_patron_blocks.rebuild set cancel = true, status = 'applying', held_until = null
+        "update mod_patron_blocks.rebuild set cancel_requested = true, status = 'applying', lease_expires_at = null
           where tenant = $1 and id <> $2 and status = 'compared' and request -> 'dryRun' = 'false'
-            and request ->> 'userId' is not distinct from $3::text and asked_at <= $4",
+            and request ->> 'userId' is not distinct from $3::text and requested_at <= $4",
     )
     .bind(of.tenant.as_str())
     .bind(of.id)
@@ -425,8 +427,8 @@ pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
 /// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
 pub async fn cancel_stale(db: impl PgExecutor<'_>) -> Result<(), Error> {
     sqlx::query(
-        "update mod_patron_blocks.rebuild set cancel = true, status = 'applying'
-          where status = 'compared' and begun_at < now() - $1 * interval '1 day'",
+        "update mod_patron_blocks.rebuild set cancel_requested = true, status = 'applying'
+          where status = 'compared' and started_at < now() - $1 * interval '1 day'",
     )
     .bind(COMPARED_RETENTION.num_days())
     .execute(db)
@@ -478,7 +480,7 @@ pub async fn list(
         "select ",
         columns!(),
         ", count(*) over () as total from mod_patron_blocks.rebuild
-          where tenant = $1 order by asked_at desc, id limit $2 offset $3"
+          where tenant = $1 order by requested_at desc, id limit $2 offset $3"
     );
     let found = sqlx::query_as(LIST).bind(tenant.as_str());
     let found: Vec<Counted> =

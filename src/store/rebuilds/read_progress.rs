@@ -20,8 +20,8 @@ pub async fn record_read(
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query(
         "update mod_patron_blocks.rebuild
-            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, refused = 0,
-                passed_over = passed_over + $6,
+            set loans_read = loans_read + $2, fees_fines_read = fees_fines_read + $3, token_refusals = 0,
+                skipped_records = skipped_records + $6,
                 problems = case when jsonb_array_length(problems) < $5 then problems || $4 else problems end
           where id = $1",
     )
@@ -47,14 +47,14 @@ pub async fn record_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), 
 /// Forgets what the storage modules hold: it is read anew.
 pub async fn reset_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
     let set = "update mod_patron_blocks.rebuild
-                  set loans_read = 0, fees_fines_read = 0, passed_over = 0, problems = '[]' where id = $1";
+                  set loans_read = 0, fees_fines_read = 0, skipped_records = 0, problems = '[]' where id = $1";
     let done = sqlx::query(set).bind(id).execute(&mut **tx).await;
     done.map(|_| ()).map_err(Error::at(STEP))
 }
 
 /// How many records of the storage modules were passed over.
 pub async fn count_skipped_records(db: impl PgExecutor<'_>, id: Uuid) -> Result<i32, Error> {
-    let read = "select passed_over from mod_patron_blocks.rebuild where id = $1";
+    let read = "select skipped_records from mod_patron_blocks.rebuild where id = $1";
     let read = sqlx::query_scalar(read).bind(id).fetch_optional(db).await;
     Ok(read.map_err(Error::at("count what was passed over"))?.unwrap_or_default())
 }

@@ -4,25 +4,26 @@ use uuid::Uuid;
 
 use super::super::{Error, Schema, Statement, Tx};
 
-pub(super) const INSERT_UNREADABLE: Statement =
-    Statement::new("insert into {schema}.unread select unnest($1::uuid[]) on conflict do nothing");
+pub(super) const INSERT_UNREADABLE: Statement = Statement::new(
+    "insert into {schema}.unreadable_subject select unnest($1::uuid[]) on conflict do nothing",
+);
 
 pub(super) const SELECT_UNREADABLE: Statement =
-    Statement::new("select subject from {schema}.unread where subject = any($1)");
+    Statement::new("select subject from {schema}.unreadable_subject where subject = any($1)");
 
 /// A loan or fee/fine is safe where it is open here, on evidence that the horizon admits.
 pub(super) const WOULD_CLOSE_UNREADABLE: Statement = Statement::new(
     "select exists (
-       select from {schema}.unread u,
+       select from {schema}.unreadable_subject u,
               (select greatest(
                  (select greatest(horizon, loans_horizon) from {schema}.tenant_horizon),
-                 (select horizon from {schema}.horizon order by horizon desc limit 1)) as horizon) spoken
+                 (select horizon from {schema}.patron_horizon order by horizon desc limit 1)) as horizon) snapshot
         where not exists (
                 select from {live}.loan l where l.loan_id = u.subject and l.is_open
-                   and greatest(l.check_out_stamp, l.snapshot_stamp) >= spoken.horizon)
+                   and greatest(l.check_out_stamp, l.snapshot_stamp) >= snapshot.horizon)
           and not exists (
                 select from {live}.fee_fine f where f.fee_fine_id = u.subject and f.is_open
-                   and f.balance_stamp >= spoken.horizon))",
+                   and f.balance_stamp >= snapshot.horizon))",
 );
 
 /// Notes that the source holds these as open, and that what it says of them can't be read.

@@ -24,7 +24,7 @@ async fn instances_with_different_settings_do_not_compete() {
         let near = publish_patron(world, group).await;
         publish_check_outs(world, near, 1).await;
         until_published(world).await;
-        let owned = "select count(*) from {schema}.telling where owned_until > now()";
+        let owned = "select count(*) from {schema}.block_event_settings where lease_expires_at > now()";
         let is_owned = async |w: &World| w.count(owned).await == 1;
         world.until("somebody says how patrons are looked at", is_owned).await;
         world
@@ -33,7 +33,7 @@ async fn instances_with_different_settings_do_not_compete() {
                  create function {schema}.count_overturned() returns trigger language plpgsql as
                    'begin if new.patron_group is null then insert into {schema}.overturned default values; end if;
                     return new; end';
-                 create trigger overturned before insert on {schema}.policy_change
+                 create trigger overturned before insert on {schema}.pending_group
                    for each row execute function {schema}.count_overturned()",
             )
             .await;
@@ -43,7 +43,7 @@ async fn instances_with_different_settings_do_not_compete() {
         world.until("both have looked several times", async |_: &World| now() > later).await;
         assert_eq!(world.count(REEVALUATIONS).await, 0);
         world.stop_oldest().await;
-        let nears = "select count(*) from {schema}.told_patron where approaching is not null";
+        let nears = "select count(*) from {schema}.published_patron where approaching is not null";
         let is_published = async |w: &World| w.count(nears).await == 1;
         world.until("the one that is left has its way", is_published).await;
         until_published(world).await;
@@ -61,12 +61,12 @@ async fn instances_with_different_settings_do_not_compete() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instance_with_publishing_off_stops_no_other_instance() {
     World::run_with(enable_publishing, async |world| {
-        let triggers = "select count(*) from pg_trigger where tgname = 'note_inserted'";
+        let triggers = "select count(*) from pg_trigger where tgname = 'pending_counter_inserted'";
         let is_on = async |w: &World| w.count(triggers).await == 1;
         world.until("changes are noted", is_on).await;
-        let owned = "select count(*) from {schema}.telling where owned_until > now()";
+        let owned = "select count(*) from {schema}.block_event_settings where lease_expires_at > now()";
         world.until("and somebody wants that", async |w: &World| w.count(owned).await == 1).await;
-        let since = "select max(oid::text)::bigint from pg_trigger where tgname = 'note_inserted'";
+        let since = "select max(oid::text)::bigint from pg_trigger where tgname = 'pending_counter_inserted'";
         let before = world.count(since).await;
         world.config.block_events.enabled = false;
         world.start().await;

@@ -51,9 +51,9 @@ async fn publish_check_outs(world: &World, user: Uuid, many: usize) -> Vec<Uuid>
 
 /// Waits until no patron is pending or due, and the outbox is empty.
 async fn until_published(world: &World) {
-    let left = "select (select count(*) from {schema}.touched_patron) + (select count(*) from {schema}.policy_change)
+    let left = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                      + (select count(*) from {schema}.message_outbox where status = 'NEW')
-                     + (select count(*) from {schema}.told_patron where look_at <= now())";
+                     + (select count(*) from {schema}.published_patron where reevaluate_at <= now())";
     world.until("all is told", async |world: &World| world.count(left).await == 0).await;
 }
 

@@ -64,7 +64,7 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
         world.start().await;
         let topic_of_near =
             format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
-        let nears = "select count(*) from {schema}.told_patron where approaching is not null";
+        let nears = "select count(*) from {schema}.published_patron where approaching is not null";
         world
             .until("who is near is told", async |world: &World| world.count(nears).await == 1)
             .await;
@@ -108,8 +108,8 @@ async fn publishing_starts_with_all_current_blocks() {
         world.add_limit(group, Measure::ChargedOut, 1.0).await;
         let user = publish_patron(world, group).await;
         let loans = publish_check_outs(world, user, 3).await;
-        let noted = "select count(*) from {schema}.touched_patron";
-        let triggers = "select count(*) from pg_trigger where tgname like 'note_%' and tgname not like 'note_inbox%'
+        let noted = "select count(*) from {schema}.pending_patron";
+        let triggers = "select count(*) from pg_trigger where tgname like 'pending_%'
                           and tgrelid::regclass::text like '%_mod_patron_blocks.%'";
         assert_eq!((world.count(noted).await, world.count(triggers).await), (0, 0));
         let restart = async |world: &mut World, on: bool| {
@@ -142,7 +142,10 @@ async fn publishing_starts_with_all_current_blocks() {
             })
             .await;
         let messages = world.log.read_topic(&topic(world));
-        let expected = [block_event("CREATED", "publishing_enabled", &[[true; 3]]), block_event("DELETED", "", &[])];
+        let expected = [
+            block_event("CREATED", "publishing_enabled", &[[true; 3]]),
+            block_event("DELETED", "", &[]),
+        ];
         assert_eq!(published_for(&messages, user), expected);
     })
     .await;

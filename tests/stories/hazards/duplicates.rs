@@ -184,7 +184,7 @@ async fn execute_sql(world: &World, sql: &str) {
 
 /// Inserts a snapshot horizon of this many minutes ago.
 async fn insert_horizon(world: &World, of: Scope, minutes: i64) {
-    let table = if of == Scope::Tenant { "tenant_horizon" } else { "horizon" };
+    let table = if of == Scope::Tenant { "tenant_horizon" } else { "patron_horizon" };
     let columns = if of == Scope::Tenant { "(horizon) values ($1)" } else { "values ($2, $1)" };
     let sql = format!("insert into {}.{table} {columns}", world.schema.name());
     let upto = Horizon::at(minutes_ago(minutes));
