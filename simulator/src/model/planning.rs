@@ -205,7 +205,7 @@ impl Library {
         let any = self.now + TimeDelta::milliseconds(self.rng.random_range(from..left));
         let rhythm = if renews { DailyPattern::Online } else { DailyPattern::Returns };
         let usual = self.time_on(any, rhythm);
-        // If the usual hour is in the past or after the due date, the patron comes at a random time before.
+        // A loan of hours, or a usual hour outside the loan period, gives the random time.
         let suits = matches!(period, Period::Days(_)) && self.now < usual && usual < due;
         if suits { usual } else { any }
     }
