@@ -52,7 +52,7 @@ impl Log {
         Self { environment, admin, producer: client.create().expect("a producer") }
     }
 
-    /// Returns a consumer of all topics from their present end, without a group.
+    /// Returns a consumer of all topics from their beginning, without a group.
     pub(crate) fn reader(&self) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap()).set("group.id", "none");
