@@ -2,7 +2,7 @@
 # The events of `dev/prove cluster`: brokers restart and die, leaders move, a topic is recreated, and a
 # newer version replaces an instance of the service. dev/prove sources this file.
 
-remade=() # topics that were made anew, one entry each time
+remade=() # recreated topics, one entry per recreation
 
 # Builds the next version of the service for the rollout: this tree with one more tenant migration and
 # another version number. The build uses a copy below target/; unchanged files are not built again.
@@ -17,7 +17,7 @@ build_newer() { # arguments for cargo…
 -- One more column, as a next release may bring it. Nothing reads it yet.
 alter table patron add column next_release text;
 SQL
-    touch -r "$root/Cargo.toml" "$step" # an old time: cargo builds again what is younger than its result
+    touch -r "$root/Cargo.toml" "$step" # an old time: cargo rebuilds sources newer than their build
     sed -i "0,/^version = \".*\"/s//version = \"$newer_version\"/" "$tree/Cargo.toml"
     sed -i "/^name = \"mod-patron-blocks\"/{n;s/\".*\"/\"$newer_version\"/}" "$tree/Cargo.lock"
     cargo build --manifest-path "$tree/Cargo.toml" --locked --target-dir "${CARGO_TARGET_DIR:-$root/target}" --bin mod-patron-blocks "$@"
@@ -90,7 +90,7 @@ make_anew() { # number, seconds in between
     of_simulator resume
     ((records == 0)) || await_incident "$topic"
 }
-records_in() { # topic; prints how many
+records_in() { # topic; prints the number of records
     on_cluster group "$ENV.cg.patron-blocks" | awk -v topic="$1" '$2 == topic { sum += $5 } END { print sum + 0 }'
 }
 topic_is_there() { [[ $(on_cluster topics --list) == *$1* ]]; }
@@ -136,7 +136,7 @@ upgrade() { # instance
 # the logs, and the database has the positions. The group offset is unsuitable: a client never commits an
 # offset below an earlier commit. So the offset stays past the end of a recreated log until the log has
 # grown.
-lag() { # prints how many of the tenant's records are not settled
+lag() { # prints the number of the tenant's unsettled records
     postgres_sql "$DB_DATABASE" "select topic, partition, next_offset
         from ${tenant}_mod_patron_blocks.ingest_position" >"$run/positions" || return 1
     on_cluster group "$ENV.cg.patron-blocks" | awk -v prefix="$ENV.$tenant." -v positions="$run/positions" '
@@ -223,7 +223,7 @@ cluster_story() {
     local -A times=()
     say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
     RANDOM=$seed
-    sleep 30 # until noon: each topic has records that its end would lose
+    sleep 30 # until noon: each topic has records that its deletion would lose
     while kill -0 "$play" 2>/dev/null; do
         [[ ${#round[@]} -gt 0 ]] || draw_round
         what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))

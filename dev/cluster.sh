@@ -7,7 +7,7 @@ brokers=(1 2 3)
 broker_place() { echo "$place/cluster-$1"; }                         # broker
 broker_runs() { kafka_is_running "$(broker_place "$1")"; }           # broker
 broker_port() { known_port "cluster-$1"; }                           # broker
-broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; how many brokers it knows
+broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; prints the number of brokers it knows
 
 running_brokers() {
     local broker
@@ -83,7 +83,7 @@ broker_comes() { # broker
     until (($(broker_lists "$1" || echo 0) >= $(count_running))); do
         ((SECONDS < deadline)) || fail_with_log "broker $1 does not come" "$own/kafka.out" "$folder/$1/log/server.log"
         sleep 0.2
-        broker_runs "$1" || sleep 1 # between the shell's number and the broker's command line lies a moment
+        broker_runs "$1" || sleep 1 # the shell's process id is known shortly before the broker's command line
         broker_runs "$1" || fail_with_log "broker $1 has ended" "$own/kafka.out" "$folder/$1/log/server.log"
     done
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
 # The Kafka of the development environment: find or install, create, start, stop. Sourced after lib.sh.
 
-find_java() { # 17 or newer, and one that the engine's user can run; sets java
+find_java() { # 17 or newer, executable by the engine's user; sets java
     local candidate version
     for candidate in "${JAVA_HOME:-/none}/bin/java" "$(type -P java || echo /none)" /usr/lib/jvm/*/bin/java; do
         version=$(cd / && "${as[@]}" "$candidate" -version 2>&1) || continue
@@ -65,7 +65,7 @@ kafka_is_running() { # place
 
 # Prints the number of brokers of the cluster (a Metadata request, version 1, without topics). An open port
 # is not enough: a broker listens before the controller has registered it, and lists no broker until then.
-kafka_brokers() { # host, port; prints how many brokers there are
+kafka_brokers() { # host, port; prints the number of brokers
     local answer
     # shellcheck disable=SC2016 # the inner shell has the positions
     answer=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
@@ -147,7 +147,7 @@ kafka_start() {
             [[ -s $folder/data/meta.properties ]] || kafka_make "$folder" "$place"
             say "starting Kafka on port $port"
             kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
-            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # where the engine's user can read it
+            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # a folder that the engine's user can read
             (kafka_launch "$folder" "$place" 384) &
             pid=$!
         else

@@ -5,7 +5,7 @@
     echo "error: the scripts in dev/ need Linux" >&2
     exit 1
 }
-umask 022       # the engines' unprivileged user has to read what root writes here
+umask 022       # the engines' unprivileged user must read files that root writes here
 export LC_ALL=C # tools are read by scripts here, not by people
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -16,7 +16,7 @@ export NO_PROXY=127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}
 export no_proxy=$NO_PROXY
 state=$root/.dev # ports, locks and, where possible, the engines themselves; ignored by git
 
-say() { printf '%s\n' "$*" >&2 || true; } # the terminal may be gone; the work goes on
+say() { printf '%s\n' "$*" >&2 || true; } # without a terminal, the script continues
 die() {
     say "error: $*"
     exit 1
@@ -42,7 +42,7 @@ as_root() {
     if ((EUID)); then sudo -n "$@"; else "$@"; fi
 }
 # Installs the missing packages, or dies with a message about what to install.
-install_packages() { # what it is for, packages… (a/b/c: the first of them that exists here)
+install_packages() { # purpose, packages… (a/b/c: the first available one)
     local what=$1 log=$state/install.log
     local -a wanted=()
     shift
@@ -55,13 +55,13 @@ install_packages() { # what it is for, packages… (a/b/c: the first of them tha
     (
         flock 9 # both engines may find something missing at the same time
         # 9>&-: a daemon that a package starts must not inherit the lock.
-        apt_get update 9>&- >"$log" 2>&1 || true # old lists may do; if not, the next line says so
-        first_available "$@" # the update may have brought news
+        apt_get update 9>&- >"$log" 2>&1 || true # if old lists are not enough, the next line fails
+        first_available "$@" # the update may have added packages
         apt_get install -y --no-install-recommends "${wanted[@]}" 9>&- >>"$log" 2>&1 ||
             fail_with_log "$what can't be installed" "$log"
     ) 9>"$state/install.lock" || exit 1
 }
-is_available() { # package; one that others only refer to has a record, but no candidate
+is_available() { # package; a package that is only referenced has a record, but no candidate
     [[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[!\(]* ]]
 }
 first_available() { # packages…; sets wanted
@@ -148,7 +148,7 @@ process_has() { # pid, an argument that only our process has
     return 1
 }
 not() { ! "$@"; }
-ended_within() { # seconds, command that says whether it still runs…
+ended_within() { # seconds, command that succeeds while it runs…
     local deadline=$((SECONDS + $1))
     shift
     while "$@"; do
@@ -169,7 +169,7 @@ free_port() { # preferred; sets port
         port_busy "$port" || grep -qsx "$port" "$state"/*.port
     do :; done
 }
-pick_port() { # whose; the port of last time is the preferred one
+pick_port() { # engine; prefers its previous port
     free_port "$(known_port "$1")"
     echo "$port" >"$state/$1.port.new"
     mv "$state/$1.port.new" "$state/$1.port"
@@ -185,7 +185,7 @@ make_certificate() { # file of the key, file of the certificate
         fail_with_log "a certificate can't be made" "$state/certificate.log"
 }
 
-lock() { # name; held until this process ends
+lock() { # name; locked until this process ends
     local handle
     exec {handle}>"$state/$1.lock"
     flock "$handle"
@@ -225,9 +225,9 @@ docker_start() { # engine, command that is true when it can be reached from here
     shift
     docker_answers || return 1
     pick_port "$engine"
-    lock docker # two at once could both make the project's network
+    lock docker # two processes could both create the project's network
     say "starting $engine in Docker"
-    touch "$state/$engine.docker" # says who runs it; dev/down asks Docker only if this is there
+    touch "$state/$engine.docker" # marks the engine as a container; without it dev/down skips Docker
     if compose up -d --wait "$engine" >"$log" 2>&1 </dev/null; then
         # An engine on another machine may be ready there, but it is unreachable here.
         ended_within 30 not "$@" && return

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
 # The PostgreSQL of the development environment: find or install, create, start, stop. Sourced after lib.sh.
 
-postgres_role=patron_blocks # superuser: tests make databases of their own
+postgres_role=patron_blocks # superuser: tests create databases
 oldest_postgres=14
 
 # Finds the programs of the release that created the data, else of the newest installed release.
@@ -99,7 +99,7 @@ postgres_start() {
         say "starting PostgreSQL on port $port"
         # --wait ends when the pid file reports a ready server, or when the server has ended.
         (let_go && "${as[@]}" "$bin/pg_ctl" start -D "$folder/data" -l "$log" --wait -t 120 -o "$(postgres_options)") && return
-        port_busy "$port" || break # somebody was quicker: try another port
+        port_busy "$port" || break # another process has the port: try another one
     done
     fail_with_log "PostgreSQL does not start" "$log"
 }
@@ -124,7 +124,7 @@ postgres_stop() {
     postgres_is_running "$folder" || return 0
     read -r pid <"$folder/data/postmaster.pid"
     say "stopping PostgreSQL"
-    kill -INT "$pid" # fast: ends sessions, leaves a clean data folder
+    kill -INT "$pid" # fast shutdown: ends sessions, leaves a clean data folder
     ended_within 10 process_has "$pid" "$folder/data" && return
     kill -QUIT "$pid"
     ended_within 5 process_has "$pid" "$folder/data" || kill -KILL "$pid"

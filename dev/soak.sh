@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # dev/prove sets run, pids, tenant and the rest
 # The faults of `dev/prove soak`: one after the other, at random. dev/prove sources this file.
 
-thaw_at=() # of each instance: when it goes on, in seconds of this script; empty while it runs
+thaw_at=() # per instance: the end of a freeze, in seconds of this script; empty while it runs
 
 happens() { say "$(date +%T) $*"; }
 

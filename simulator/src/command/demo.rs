@@ -213,8 +213,8 @@ fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<BlockedPatron<'a>> {
     found.filter(|(_, findings)| !findings.is_empty()).collect()
 }
 
-/// Returns some blocked patrons, one per reason in turn. Within a reason, patrons with few other entries
-/// and recent events are first.
+/// Returns some blocked patrons, one per reason in turn. Within a reason, patrons with few findings and
+/// recent events are first.
 fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for one in blocked {

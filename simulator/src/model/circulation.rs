@@ -110,7 +110,7 @@ impl Library {
         }
     }
 
-    /// Checks in the first due item that can be returned.
+    /// Checks in the checked-out item of the patron with the earliest due date.
     pub(super) fn return_item(&mut self, person: usize) {
         let loans = self.storage.people[person].loans.iter().copied();
         let first = loans

@@ -128,7 +128,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Returns the patrons with different blocks in the service's answer; all patrons are compared.
+    /// Returns those of `patrons` whose blocks in the service's answer differ from the block events.
     pub async fn differing_patrons(
         &self,
         judge: &Judge,
