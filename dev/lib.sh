@@ -6,7 +6,7 @@
     exit 1
 }
 umask 022       # the engines' unprivileged user must read files that root writes here
-export LC_ALL=C # tools are read by scripts here, not by people
+export LC_ALL=C # scripts parse the output of tools
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Adds rustup's cargo to PATH, for a login shell older than its installation.
