@@ -1,12 +1,13 @@
-# Builds the module and puts the binary alone on a small base.
+# Builds the module and copies only the binary to a small base image.
 FROM rust:1.95-bookworm AS build
-# librdkafka is built from source; TLS and compression come from the system.
+# librdkafka is built from source; TLS and compression are libraries of the system.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libssl-dev pkg-config zlib1g-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-# The caches outlive the layer, so a changed line is not a full build; hence the copy.
+# The caches outlive the layer, so a changed line needs no full build. A cache is not part of the layer,
+# hence the copy.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked -p mod-patron-blocks \
@@ -17,7 +18,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /mod-patron-blocks /usr/local/bin/mod-patron-blocks
-# A number: Kubernetes can check that it is not root only then.
+# A numeric user: only then can Kubernetes check that the user is not root.
 USER 10001:10001
 EXPOSE 8081
 ENTRYPOINT ["mod-patron-blocks"]

@@ -1,4 +1,5 @@
-//! The desk: 200 patrons asked about as fast as a few connections can, and what was answered of each.
+//! A load of evaluations: a few connections request the blocks of 200 patrons in a loop and record each
+//! answer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +14,11 @@ use uuid::Uuid;
 
 use crate::fixture::{TENANT, print_line};
 
-/// Patrons who are asked about.
+/// The number of requested patrons.
 pub(crate) const PATRONS: usize = 200;
 const CONNECTIONS: usize = 8;
 
-/// By patron, which conditions blocked, each time it was asked.
+/// For each patron, the blocking conditions of each answer in order.
 type Seen = BTreeMap<Uuid, Vec<BTreeSet<String>>>;
 
 pub(crate) struct EvaluationLoad {
@@ -33,14 +34,15 @@ pub(crate) struct LoadResult {
 }
 
 impl EvaluationLoad {
-    /// Asks the service at a port, which may ask others at `okapi`, about these.
+    /// Starts the requests for these patrons to the service at `port`; the service may call other modules
+    /// at `okapi`.
     pub(crate) fn begin(patrons: Vec<Uuid>, okapi: &str, port: u16) -> Self {
         let stop = CancellationToken::new();
         let patrons = Arc::new(patrons);
         let asking = (0..CONNECTIONS).map(|n| {
             let (stop, patrons, okapi) = (stop.clone(), patrons.clone(), okapi.to_owned());
             tokio::spawn(async move {
-                // Each patron is always asked about by the same connection, so that order is told.
+                // One connection requests a patron always, so the answers of a patron are in order.
                 let mine: Vec<Uuid> =
                     patrons.iter().copied().skip(n).step_by(CONNECTIONS).collect();
                 let http = reqwest::Client::builder().no_proxy().build().expect("a client");
@@ -94,7 +96,8 @@ impl LoadResult {
         ));
     }
 
-    /// What blocks a patron at the first answer and at the last one has to at all between.
+    /// Checks that every condition in the first and in the last answer of a patron is in all answers
+    /// between.
     pub(crate) fn assert_blocks_without_gap(&self) {
         let (mut changed, mut answers) = (0, 0);
         for (user, seen) in &self.seen {

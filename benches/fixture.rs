@@ -1,4 +1,4 @@
-//! What the benches share: a database of their own, and days of circulation as records.
+//! The shared parts of the benches: a separate database, and days of circulation as records.
 
 #[path = "../tests/engines.rs"]
 pub(crate) mod engines;
@@ -24,7 +24,7 @@ use engines::login;
 /// The tenant of all benches.
 pub(crate) const TENANT: &str = "northlib";
 
-/// Patrons of the made-up library.
+/// The number of patrons of the simulated library.
 pub(crate) const PATRONS: u64 = 20_000;
 
 pub(crate) fn options(login: &Login) -> PgConnectOptions {
@@ -36,7 +36,8 @@ pub(crate) fn options(login: &Login) -> PgConnectOptions {
         .database(&login.database)
 }
 
-/// A fresh database with the tenant enabled, and nothing to fill it with. The one of the run before is dropped.
+/// Creates an empty database with the tenant enabled and no initial fill. The database of the previous run
+/// is dropped.
 pub(crate) async fn database(name: &str) -> (Login, Db, Arc<TenantRegistry>) {
     let (login, db) = empty_database(name).await;
     let tenants = Arc::new(TenantRegistry::new(db.clone(), Clock::system()));
@@ -48,7 +49,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<TenantRegistry>) {
     (login, db, tenants)
 }
 
-/// A fresh database.
+/// Creates an empty database.
 pub(crate) async fn empty_database(name: &str) -> (Login, Db) {
     let admin = login();
     let mut connection = PgConnection::connect_with(&options(&admin)).await.expect("PostgreSQL");
@@ -76,7 +77,7 @@ pub(crate) fn schema() -> Schema {
     Schema::of(&TenantId::parse(TENANT).expect("a tenant id"))
 }
 
-/// Numbers that look random and are the same in every run.
+/// A generator of pseudo-random numbers that are equal in every run.
 pub(crate) struct SeededRng(u64);
 
 impl SeededRng {
@@ -84,7 +85,7 @@ impl SeededRng {
         Self(seed.wrapping_mul(2).wrapping_add(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// A number below `limit` (SplitMix64).
+    /// Returns a number below `limit` (SplitMix64).
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -100,18 +101,18 @@ impl SeededRng {
     }
 }
 
-/// Patron `n`; SQL can make the same id.
+/// Returns the id of patron `n`; SQL can compute the same id.
 pub(crate) fn patron(n: u64) -> Uuid {
     Uuid::from_u128(0x4000_8000_0000_0000_0000 | u128::from(n))
 }
 
-/// 45 % check-outs, 40 % check-ins, 10 % due-date changes, 5 % fees/fines; enveloped, as
-/// mod-circulation would send them. `seed` keeps ids of one call apart from those of another.
+/// Returns records: 45 % check-outs, 40 % check-ins, 10 % due-date changes, 5 % fees/fines, in the
+/// envelopes of mod-circulation. Calls with different seeds return different ids.
 pub(crate) fn records(number: usize, seed: u64) -> Vec<ConsumedRecord> {
     records_of(PATRONS, number, seed)
 }
 
-/// As [`records`], of so many patrons.
+/// Returns records like [`records`], of this many patrons.
 pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<ConsumedRecord> {
     const NOW: i64 = 1_790_000_000_000;
     let environment = Environment::new(Some("bench"));
@@ -194,19 +195,19 @@ pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Consumed
     made
 }
 
-/// The middle of some measurements.
+/// Returns the median of the measurements.
 pub(crate) fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of[of.len() / 2]
 }
 
-/// One line of a report.
+/// Prints one line of a report.
 #[expect(clippy::print_stdout, reason = "a bench reports to who runs it")]
 pub(crate) fn print_line(line: &str) {
     println!("{line}");
 }
 
-/// Ingest as the service runs it.
+/// Returns the ingest with the service's settings.
 pub(crate) fn ingest(db: &Db, tenants: &Arc<TenantRegistry>) -> Ingest<PgIngestStore> {
     let ledger = PgIngestStore::new(db.clone(), tenants.clone(), Clock::system());
     let rule = BadRecordLimit { consecutive: 100, per_window: 500 };

@@ -1,7 +1,6 @@
-//! The floor under ingest: bare SQL on the smallest tables that could count loans and fees/fines: rows
-//! decoded and folded before the clock starts, one timestamp per register, nothing kept for explaining
-//! but an inbox and a log of payloads. It does less than ingest does; a ratio to it says what the rest
-//! costs.
+//! The floor of ingest: bare SQL on the smallest tables that can count loans and fees/fines. Rows are
+//! decoded and folded before the measurement, with one timestamp per register. The only history is an inbox
+//! and a log of payloads. The floor does less than ingest; the ratio of the two is the cost of the rest.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -59,12 +58,12 @@ const MERGE: &str = "with up as (
   on conflict (user_id) do update set open_loans = p.open_loans + excluded.open_loans,
     fee_balance = p.fee_balance + excluded.fee_balance";
 
-/// Makes the floor's tables.
+/// Creates the tables of the floor.
 pub(crate) async fn make(db: &Db) {
     db.execute(TABLES).await.expect("the floor's tables");
 }
 
-/// A batch as the floor takes it: columns, made before the clock starts.
+/// A batch of the floor in columns, prepared before the measurement.
 #[derive(Default)]
 pub(crate) struct FloorBatch {
     event_id: Vec<Uuid>,
@@ -142,7 +141,7 @@ impl FloorBatch {
     }
 }
 
-/// Events a second, by one writer.
+/// Returns the events per second of one writer.
 pub(crate) async fn rate(db: &Db, batches: &[FloorBatch]) -> f64 {
     let start = Instant::now();
     for b in batches {

@@ -1,4 +1,4 @@
-//! Ingest beside the floor: the same events, the same batches, the same database, in one run.
+//! Measures ingest and the floor: the same events, batches and database, in one run.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 mod fixture;
@@ -28,8 +28,8 @@ const EVENTS: usize = 100_000;
 const BATCH: usize = 2_000;
 const ROUNDS: u64 = 3;
 
-/// Removes what is past by now, of loans and fees/fines what is past by `tombstones`, until `stop`. Tells
-/// how many rows went.
+/// Prunes until `stop`, loans and fees/fines up to `tombstones`, other rows up to now. Returns the number
+/// of deleted rows.
 async fn prune(
     db: &Db,
     tenants: &Arc<TenantRegistry>,
@@ -56,7 +56,7 @@ async fn prune(
     gone.inbox + gone.loans + gone.fees_fines
 }
 
-/// Events a second through `flow::ingest`, by so many writers.
+/// Returns the events per second through `services::ingest` with this many writers.
 async fn ingest(
     db: &Db,
     tenants: &Arc<TenantRegistry>,
@@ -79,7 +79,7 @@ async fn ingest(
     events.len() as f64 / start.elapsed().as_secs_f64()
 }
 
-/// What housekeeping takes from ingest, and how fast it is when it is alone.
+/// Measures the cost of housekeeping for ingest, and the rate of housekeeping alone.
 async fn housekeeping(db: &Db, tenants: &Arc<TenantRegistry>) {
     let mut ratios = vec![];
     for round in 0..ROUNDS {
@@ -117,7 +117,7 @@ async fn main() {
         let one = ingest(&db, &tenants, &events, 1).await;
         let two = ingest(&db, &tenants, &more, 2).await;
         let repeated = ingest(&db, &tenants, &events, 1).await;
-        // The first round fills the tables and warms everything up.
+        // The first round fills the tables and the caches, so its result is discarded.
         if round > 0 {
             floors.push(bare);
             ones.push(one / bare);

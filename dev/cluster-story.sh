@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2154 # dev/prove sets run, pids, tenant and the rest
-# What happens in `dev/prove cluster`: brokers restart and die, leaders move, a topic is made anew, an
-# instance of the service is replaced by another version. Sourced by dev/prove.
+# The events of `dev/prove cluster`: brokers restart and die, leaders move, a topic is recreated, and a
+# newer version replaces an instance of the service. dev/prove sources this file.
 
-remade=() # topics that were made anew, one entry each time
+remade=() # recreated topics, one entry per recreation
 
-# The next version of the service, for the rollout: this tree with one more migration of a tenant and
-# another version number. It is built from a copy below target/, and unchanged files are not built again.
+# Builds the next version of the service for the rollout: this tree with one more tenant migration and
+# another version number. The build uses a copy below target/; unchanged files are not built again.
 newer_version=9.9.9
 build_newer() { # arguments for cargo…
     local tree=$root/target/newer/tree step
@@ -17,7 +17,7 @@ build_newer() { # arguments for cargo…
 -- One more column, as a next release may bring it. Nothing reads it yet.
 alter table patron add column next_release text;
 SQL
-    touch -r "$root/Cargo.toml" "$step" # an old time: cargo builds again what is younger than its result
+    touch -r "$root/Cargo.toml" "$step" # an old time: cargo rebuilds sources newer than their build
     sed -i "0,/^version = \".*\"/s//version = \"$newer_version\"/" "$tree/Cargo.toml"
     sed -i "/^name = \"mod-patron-blocks\"/{n;s/\".*\"/\"$newer_version\"/}" "$tree/Cargo.lock"
     cargo build --manifest-path "$tree/Cargo.toml" --locked --target-dir "${CARGO_TARGET_DIR:-$root/target}" --bin mod-patron-blocks "$@"
@@ -31,21 +31,21 @@ of_simulator() { # pause or resume
     curl -sf --max-time 90 -o /dev/null -X POST "http://127.0.0.1:$simulator_port/simulator/$1"
 }
 
-# The cluster starts empty, and ends with us unless somebody else had started it.
+# Starts an empty cluster and stops it at the end, unless the cluster already ran.
 start_cluster() {
     if [[ $("$here/cluster" status) != *running* ]]; then
         not_ours=
         "$here/cluster" stop --wipe
     fi
     "$here/cluster" start
-    # One broker is enough for dev/up to see that Kafka runs.
+    # dev/up needs one broker to find Kafka running.
     eval "$("$here/cluster" env)"
     export KAFKA_HOST=127.0.0.1
 }
 not_ours=yes
 end_cluster() { [[ -n $not_ours ]] || "$here/cluster" stop; }
 
-# ---- what can happen ---------------------------------------------------------------------------
+# ---- events ------------------------------------------------------------------------------------
 
 restart_broker() { # broker, seconds in between
     happens "broker $1 restarts, away for $2 s"
@@ -71,8 +71,8 @@ move_leaders() {
     on_cluster move-leaders
 }
 
-# Only what is in the service before its topic goes can be true afterwards. So the library pauses, and
-# whatever it has published is settled; then the topic goes, and comes back empty for what follows.
+# Recreates a topic. Only records that the service has read before the deletion can count afterwards. So the
+# simulator pauses, and every published record is settled. Then the topic is deleted and recreated.
 make_anew() { # number, seconds in between
     local topics topic partitions records
     mapfile -t topics < <(on_cluster topics --list | grep "^$ENV\.$tenant\." | grep -v '\.patron-blocks\.')
@@ -90,7 +90,7 @@ make_anew() { # number, seconds in between
     of_simulator resume
     ((records == 0)) || await_incident "$topic"
 }
-records_in() { # topic; prints how many
+records_in() { # topic; prints the number of records
     on_cluster group "$ENV.cg.patron-blocks" | awk -v topic="$1" '$2 == topic { sum += $5 } END { print sum + 0 }'
 }
 topic_is_there() { [[ $(on_cluster topics --list) == *$1* ]]; }
@@ -107,7 +107,8 @@ replace() { # instance
     start_service "$1" && await_service "$1"
     [[ $program != "$newer" ]] || upgrade "$1"
 }
-# As Okapi does once the newer version runs. A busy service may refuse, and is asked again.
+# Enables the tenant for the newer version, like Okapi after the rollout. If a busy service refuses, the
+# call is repeated.
 upgrade() { # instance
     local port=${ports[$1]} from job="" done="" deadline=$((SECONDS + 60))
     from=$("$target/mod-patron-blocks" --version)
@@ -129,12 +130,13 @@ upgrade() { # instance
         die "the newer version has not migrated the tenant"
 }
 
-# ---- what has to follow ------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------
 
-# Nothing stalls: what is published is settled within two minutes. Kafka's own tool says where logs end,
-# and the database how far it has come. The group's offset would not do: a client commits none below one
-# that it committed before, so it stays past the end of a log that was made anew until that has grown.
-lag() { # prints how many of the tenant's records are not settled
+# Returns the lag: every published record is settled within two minutes. Kafka's own tool prints the ends of
+# the logs, and the database has the positions. The group offset is unsuitable: a client never commits an
+# offset below an earlier commit. So the offset stays past the end of a recreated log until the log has
+# grown.
+lag() { # prints the number of the tenant's unsettled records
     postgres_sql "$DB_DATABASE" "select topic, partition, next_offset
         from ${tenant}_mod_patron_blocks.ingest_position" >"$run/positions" || return 1
     on_cluster group "$ENV.cg.patron-blocks" | awk -v prefix="$ENV.$tenant." -v positions="$run/positions" '
@@ -157,7 +159,7 @@ open_incidents() { # prints id, kind and topic of each
     postgres_sql "$DB_DATABASE" "select incident_id, kind, topic from mod_patron_blocks.incident
         where resolved_at is null and tenant = '$tenant'"
 }
-# The service has to notice that a topic was made anew, by itself and soon. An operator takes note.
+# Waits until the service has raised an incident for the recreated topic.
 await_incident() { # topic
     local deadline=$((SECONDS + 120))
     until open_incidents | grep -qF "|topic_recreated|$1"; do
@@ -166,8 +168,8 @@ await_incident() { # topic
     done
     resolve_expected
 }
-# Resolves what a topic made anew brings with it, and stops at anything else. That the client reads such a
-# topic no further, and had to be made to, is part of it.
+# Resolves the expected incidents of a recreated topic and dies at any other incident. The expected
+# incidents include the stalled partition, because the client stops reading a recreated topic.
 resolve_expected() {
     local id kind topic
     while IFS='|' read -r id kind topic; do
@@ -176,8 +178,7 @@ resolve_expected() {
             fail_with_log "an incident can't be resolved" "$run/incidents.log"
     done < <(open_incidents)
 }
-# A topic that was made anew is noticed once a partition, and nothing else is raised, not even for a
-# while.
+# Checks that the service raised at most one incident per recreation and partition, and no other incident.
 check_incidents() {
     local topic times too_many
     resolve_expected
@@ -195,8 +196,8 @@ check_incidents() {
 
 # ---- the story ---------------------------------------------------------------------------------
 
-# The first round has each kind once, so that a short story has them all; so has each round after it,
-# in another order. All values are drawn before something happens, whether it needs them or not.
+# The first round has each event once, so a short story has all events. Each later round has them in another
+# order. All values are drawn before an event, even if the event does not use them.
 kinds=(roll kill move anew anew-at-once replace)
 draw_round() { # sets round
     local i j swap
@@ -222,7 +223,7 @@ cluster_story() {
     local -A times=()
     say "CLUSTER_SEED=$seed, $minutes minutes, ${KAFKA_GROUP_PROTOCOL:-classic} protocol, logs in $run"
     RANDOM=$seed
-    sleep 30 # until noon: each topic has records that its end would lose
+    sleep 30 # until noon: each topic has records that its deletion would lose
     while kill -0 "$play" 2>/dev/null; do
         [[ ${#round[@]} -gt 0 ]] || draw_round
         what=${round[0]} round=("${round[@]:1}") pause=$((2 + RANDOM % 5))
@@ -237,6 +238,6 @@ cluster_story() {
         [[ -n ${times[$what]:-} ]] || missing+=" $what"
     done
     happens "the days are over; $(for what in "${!times[@]}"; do printf '%s %s, ' "$what" "${times[$what]}"; done)not at all:${missing:- nothing}"
-    # A short story is for trying; a long one proves something only if it has everything.
+    # A short story is for experiments; a long story is a proof only if it has every event.
     [[ -z $missing ]] || ((minutes < 10)) || die "the days were too short for what was to happen: give more minutes"
 }

@@ -1,13 +1,13 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh and kafka.sh set root, state, as, java and jars
-# A cluster of three real brokers: make, start, kill, move leaders. Sourced after kafka.sh.
+# A cluster of three real brokers: create, start, kill, move leaders. Sourced after kafka.sh.
 
 brokers=(1 2 3)
 
-# A broker's own files that root writes; its data lies in the folder of the engine's user.
+# The folder of the files that root writes for a broker; the data is in the folder of the engine's user.
 broker_place() { echo "$place/cluster-$1"; }                         # broker
 broker_runs() { kafka_is_running "$(broker_place "$1")"; }           # broker
 broker_port() { known_port "cluster-$1"; }                           # broker
-broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; how many brokers it knows
+broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; prints the number of brokers it knows
 
 running_brokers() {
     local broker
@@ -17,7 +17,7 @@ running_brokers() {
 }
 count_running() { running_brokers | wc -l; }
 
-# Where everything lies, for commands that start nothing.
+# Sets the paths, for commands that start nothing.
 cluster_find() { # sets folder, place, as, jars and java
     engine_folder cluster
     place=${folder%/cluster}
@@ -30,7 +30,7 @@ cluster_needs() {
     kafka_jars
 }
 
-# Ports last as long as one broker runs: the others know it by them.
+# The ports are constant while one broker runs, because the other brokers know it by its ports.
 cluster_ports() {
     local broker port
     [[ -z $(running_brokers) ]] || return 0
@@ -76,14 +76,14 @@ broker_launch() { # broker
     (kafka_launch "$home" "$own" 300) &
 }
 
-# A broker has come when it knows all that run: then the controllers have let it in.
+# Waits until a broker knows all running brokers: then the controllers have registered it.
 broker_comes() { # broker
     local deadline=$((SECONDS + 120)) own
     own=$(broker_place "$1")
     until (($(broker_lists "$1" || echo 0) >= $(count_running))); do
         ((SECONDS < deadline)) || fail_with_log "broker $1 does not come" "$own/kafka.out" "$folder/$1/log/server.log"
         sleep 0.2
-        broker_runs "$1" || sleep 1 # between the shell's number and the broker's command line lies a moment
+        broker_runs "$1" || sleep 1 # the shell's process id is known shortly before the broker's command line
         broker_runs "$1" || fail_with_log "broker $1 has ended" "$own/kafka.out" "$folder/$1/log/server.log"
     done
 }
@@ -95,7 +95,7 @@ broker_start() { # broker
 broker_stop() { # broker
     broker_runs "$1" || return 0
     say "stopping broker $1"
-    # Without a majority of controllers a broker can't say goodbye, and would wait for minutes.
+    # Without a majority of controllers, a broker waits minutes for a controlled shutdown.
     kafka_end "$(broker_place "$1")" "$((($(count_running) > 1) ? 20 : 2))"
 }
 broker_kill() { # broker
@@ -126,8 +126,8 @@ cluster_wipe() {
     rm -f "$state/cluster.id"
 }
 
-# All three stand in the list of brokers, so that a client finds the cluster whichever is away. The
-# service and the simulator put host and port together with a colon between.
+# The list has all three brokers, so a client finds the cluster if one broker is unavailable. The service
+# and the simulator join host and port with a colon.
 cluster_env() {
     printf 'export KAFKA_HOST=127.0.0.1:%s,127.0.0.1:%s,127.0.0.1 KAFKA_PORT=%s REPLICATION_FACTOR=3\n' \
         "$(broker_port 1)" "$(broker_port 2)" "$(broker_port 3)"
@@ -138,7 +138,7 @@ cluster_servers() {
     echo "$list"
 }
 
-# Kafka's own tools, as its shell scripts run them.
+# Runs Kafka's own tools like its shell scripts.
 cluster_tool() { # class, arguments…
     local class=$1
     shift
@@ -147,7 +147,7 @@ cluster_tool() { # class, arguments…
 }
 cluster_topics() { cluster_tool TopicCommand "$@"; }
 
-# Waits until each partition has all three copies, each up to date.
+# Waits until each partition has three replicas in sync.
 cluster_in_sync() {
     local deadline=$((SECONDS + 180)) behind
     while
@@ -159,8 +159,8 @@ cluster_in_sync() {
     done
 }
 
-# Every partition gets the next of its three brokers as its leader, and each such step is a new epoch.
-# No record is copied: the same three keep the copies, in another order.
+# Makes the next replica of every partition its leader, which starts a new leader epoch. No record is
+# copied: the replicas stay, in another order.
 cluster_move_leaders() {
     local plan=$state/cluster-plan.json
     cluster_topics --describe | awk -F'\t' '

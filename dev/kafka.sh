@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
-# The development's own Kafka: find or install, make, start, stop. Sourced after lib.sh.
+# The Kafka of the development environment: find or install, create, start, stop. Sourced after lib.sh.
 
-find_java() { # 17 or newer, and one that the engine's user can run; sets java
+find_java() { # 17 or newer, executable by the engine's user; sets java
     local candidate version
     for candidate in "${JAVA_HOME:-/none}/bin/java" "$(type -P java || echo /none)" /usr/lib/jvm/*/bin/java; do
         version=$(cd / && "${as[@]}" "$candidate" -version 2>&1) || continue
@@ -14,7 +14,7 @@ find_java() { # 17 or newer, and one that the engine's user can run; sets java
     done
     return 1
 }
-# Both at once, so that a person who has to install them is told once.
+# Checks all requirements together, so that a person sees one message about what to install.
 kafka_needs() {
     local what="" packages=()
     if ! find_java; then
@@ -30,7 +30,7 @@ kafka_needs() {
     find_java || die "Java 17 or newer is missing: install it, then start this again"
 }
 
-# The jars, in a folder named after the pom: another version of it means another folder.
+# The folder of the jars is named after the pom, so another version of the pom means another folder.
 kafka_jars_folder() { # place; sets jars
     jars=$1/kafka-jars-$(cksum <"$root/dev/kafka/pom.xml" | cut -d' ' -f1)
 }
@@ -46,10 +46,9 @@ kafka_jars() {
     mv "$new" "$jars"
 }
 
-# For every new partition Kafka waits until the disk has confirmed several small files, and tests
-# make thousands of partitions. Without the waits that takes half as long, and PostgreSQL, which
-# keeps its own, has the disk for itself. A kill -9 loses nothing by it, only a power cut would.
-# Where the library can't be had, all works as well.
+# Kafka syncs several small files for every new partition, and tests create thousands of partitions. Without
+# the syncs, Kafka takes half as long, and PostgreSQL, which keeps its syncs, has the disk for itself. A
+# kill -9 loses no data without them; only a power cut does. Without the library, everything works too.
 find_eatmydata() { # sets preload
     for preload in /usr/lib/*/libeatmydata.so /usr/lib64/libeatmydata.so; do
         [[ -e $preload ]] && return
@@ -64,9 +63,9 @@ kafka_is_running() { # place
     process_has "$pid" "$1/kafka.properties"
 }
 
-# Asks for the cluster's brokers (a Metadata request, version 1, without topics). An open port is
-# not enough: a broker listens before the controller has let it in, and until then lists none.
-kafka_brokers() { # host, port; prints how many brokers there are
+# Prints the number of brokers of the cluster (a Metadata request, version 1, without topics). An open port
+# is not enough: a broker listens before the controller has registered it, and lists no broker until then.
+kafka_brokers() { # host, port; prints the number of brokers
     local answer
     # shellcheck disable=SC2016 # the inner shell has the positions
     answer=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
@@ -111,8 +110,8 @@ kafka_format() { # properties, the cluster's id
         >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
 }
 
-# The shell writes its own number and then becomes the broker: no moment at which a broker runs
-# whose number nobody knows.
+# The shell writes its own process id and then becomes the broker, so the id of a running broker is always
+# known.
 kafka_launch() { # folder, place, heap in MiB
     let_go
     echo "$BASHPID" >"$2/kafka.pid"
@@ -148,7 +147,7 @@ kafka_start() {
             [[ -s $folder/data/meta.properties ]] || kafka_make "$folder" "$place"
             say "starting Kafka on port $port"
             kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
-            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # where the engine's user can read it
+            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # a folder that the engine's user can read
             (kafka_launch "$folder" "$place" 384) &
             pid=$!
         else

@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# What the scripts of dev/ share: words, packages, places, ports, locks. Sourced, never run.
+# The functions that the scripts of dev/ share: messages, packages, folders, ports, locks. Only sourced.
 
 [[ $(uname -s) == Linux ]] || {
     echo "error: the scripts in dev/ need Linux" >&2
     exit 1
 }
-umask 022       # the engines' unprivileged user has to read what root writes here
-export LC_ALL=C # tools are read by scripts here, not by people
+umask 022       # the engines' unprivileged user must read files that root writes here
+export LC_ALL=C # scripts parse the output of tools
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-# rustup's cargo, also where the login shell has not been restarted since it was installed.
+# Adds rustup's cargo to PATH, for a login shell older than its installation.
 [[ ! -x ${HOME:-}/.cargo/bin/cargo || :$PATH: == *":$HOME/.cargo/bin:"* ]] || PATH=$HOME/.cargo/bin:$PATH
-# What runs here talks to itself: no proxy may come between.
+# Local connections must bypass a proxy.
 export NO_PROXY=127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}
 export no_proxy=$NO_PROXY
 state=$root/.dev # ports, locks and, where possible, the engines themselves; ignored by git
 
-say() { printf '%s\n' "$*" >&2 || true; } # the terminal may be gone; the work goes on
+say() { printf '%s\n' "$*" >&2 || true; } # without a terminal, the script continues
 die() {
     say "error: $*"
     exit 1
@@ -41,8 +41,8 @@ mkdir -p "$state" 2>/dev/null || die "can't make the folder $state"
 as_root() {
     if ((EUID)); then sudo -n "$@"; else "$@"; fi
 }
-# Installs what is missing, or says in one sentence what a person has to install.
-install_packages() { # what it is for, packages… (a/b/c: the first of them that exists here)
+# Installs the missing packages, or dies with a message about what to install.
+install_packages() { # purpose, packages… (a/b/c: the first available one)
     local what=$1 log=$state/install.log
     local -a wanted=()
     shift
@@ -55,13 +55,13 @@ install_packages() { # what it is for, packages… (a/b/c: the first of them tha
     (
         flock 9 # both engines may find something missing at the same time
         # 9>&-: a daemon that a package starts must not inherit the lock.
-        apt_get update 9>&- >"$log" 2>&1 || true # old lists may do; if not, the next line says so
-        first_available "$@" # the update may have brought news
+        apt_get update 9>&- >"$log" 2>&1 || true # if old lists are not enough, the next line fails
+        first_available "$@" # the update may have added packages
         apt_get install -y --no-install-recommends "${wanted[@]}" 9>&- >>"$log" 2>&1 ||
             fail_with_log "$what can't be installed" "$log"
     ) 9>"$state/install.lock" || exit 1
 }
-is_available() { # package; one that others only refer to has a record, but no candidate
+is_available() { # package; a package that is only referenced has a record, but no candidate
     [[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[!\(]* ]]
 }
 first_available() { # packages…; sets wanted
@@ -78,12 +78,12 @@ apt_get() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null
 }
 
-# ---- places and users --------------------------------------------------------------------------
+# ---- folders and users -------------------------------------------------------------------------
 
 place_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
 
-# PostgreSQL refuses to run as root, and a broker has no reason to: root lends both to another user.
-# Data made earlier decides; its owner must stay the same.
+# PostgreSQL refuses to run as root, and a broker needs no root. As root, both run as another user. Existing
+# data decides the user, because its owner must stay the same.
 engine_user() { # folder
     local owner
     ((EUID == 0)) || { id -un && return; }
@@ -97,27 +97,26 @@ engine_user() { # folder
     fi
 }
 
-# Fills `as` with a prefix that runs a command as that user in an environment of its own, so that
-# nothing of the caller's (PG*, KAFKA_*, JAVA_TOOL_OPTIONS) changes an engine's behaviour.
+# Sets `as` to a prefix that runs a command as the user in a clean environment. So no variable of the caller
+# (PG*, KAFKA_*, JAVA_TOOL_OPTIONS) changes the behaviour of an engine.
 run_as() { # user
     as=(env -i PATH="$PATH" HOME=/ LC_ALL=C.UTF-8)
     ((EUID)) || as+=(setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups)
 }
 
-# A folder that the engine's user alone can use, below a place whose parents it may enter. Falls
-# through to the temp directory when the repository lies in a closed home or on a file system
-# without owners.
+# Creates a folder that only the engine's user can use, below a folder whose parents the user may enter. If
+# the repository is in a closed home or on a file system without owners, the temp directory is used.
 engine_folder() { # engine; sets folder and as
     local place user
     local -a places=("$state" "${TMPDIR:-/tmp}/$place_name" "/tmp/$place_name")
-    # The place chosen first stays, even if TMPDIR is another one today.
+    # The folder chosen first remains, even if TMPDIR has changed.
     if [[ -s $state/$1.place ]]; then
         place=$(<"$state/$1.place")
         [[ $place == "$state" || $place == */"$place_name" ]] && places=("$place" "${places[@]}")
     fi
     for place in "${places[@]}"; do
         mkdir -p "$place/$1" 2>/dev/null || continue
-        # Anybody can make a folder of this name below a shared temp directory.
+        # In a shared temp directory, any user can create a folder of this name.
         [[ $place == "$state" || (-O $place && ! -L $place) ]] || continue
         folder=$place/$1
         user=$(engine_user "$folder")
@@ -137,7 +136,7 @@ engine_folder() { # engine; sets folder and as
 
 # ---- processes, ports, locks -------------------------------------------------------------------
 
-# A number read from a pid file may belong to somebody else by now: only the command line tells.
+# A process id in a file may belong to another process by now; the command line identifies the process.
 process_has() { # pid, an argument that only our process has
     local argument
     local -a arguments=()
@@ -149,7 +148,7 @@ process_has() { # pid, an argument that only our process has
     return 1
 }
 not() { ! "$@"; }
-ended_within() { # seconds, command that says whether it still runs…
+ended_within() { # seconds, command that succeeds while it runs…
     local deadline=$((SECONDS + $1))
     shift
     while "$@"; do
@@ -160,8 +159,8 @@ ended_within() { # seconds, command that says whether it still runs…
 
 port_busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 known_port() { cat "$state/$1.port" 2>/dev/null || true; }
-# The port one would like if it is free, else another one. They lie below the range from which the
-# kernel takes the ports of outgoing connections, so none of those sits on ours tomorrow.
+# Chooses the preferred port if it is free, else another one. All are below the kernel's range of ephemeral
+# ports, so no outgoing connection can occupy a chosen port.
 free_port() { # preferred; sets port
     port=$1
     [[ $port =~ ^[0-9]+$ ]] && ! port_busy "$port" && return
@@ -170,13 +169,13 @@ free_port() { # preferred; sets port
         port_busy "$port" || grep -qsx "$port" "$state"/*.port
     do :; done
 }
-pick_port() { # whose; the port of last time is the preferred one
+pick_port() { # engine; prefers its previous port
     free_port "$(known_port "$1")"
     echo "$port" >"$state/$1.port.new"
     mv "$state/$1.port.new" "$state/$1.port"
 }
 
-# A key and a certificate of this machine's own, so that encrypted connections can be tried.
+# Creates a key and a self-signed certificate for tests of encrypted connections.
 make_certificate() { # file of the key, file of the certificate
     [[ -s $2 ]] && return
     command -v openssl >/dev/null || install_packages "openssl, which makes a certificate," openssl
@@ -186,17 +185,17 @@ make_certificate() { # file of the key, file of the certificate
         fail_with_log "a certificate can't be made" "$state/certificate.log"
 }
 
-lock() { # name; held until this process ends
+lock() { # name; locked until this process ends
     local handle
     exec {handle}>"$state/$1.lock"
     flock "$handle"
 }
-# Who works with the engines holds a share of this lock; who gets all of it is the last one.
+# Each user of the engines has this lock shared; only the last user gets it exclusively.
 use_engines() { exec {in_use}>"$state/in-use" && flock -s "$in_use"; }
 nobody_else_uses_engines() { flock -xn "$in_use"; }
 
-# An engine outlives the script: it must hold none of its locks, and not the pipe of $(dev/up),
-# which would wait for the engine's end.
+# Closes the inherited handles of an engine that outlives the script: the locks, and the pipe of $(dev/up),
+# which would wait for the end of the engine.
 let_go() {
     local handle
     exec </dev/null >/dev/null 2>&1
@@ -212,7 +211,7 @@ let_go() {
 docker_answers() {
     command -v docker >/dev/null && docker compose version &>/dev/null && timeout 5 docker info &>/dev/null
 }
-# The project's name keeps two clones apart; ports and password come from here, not from the caller.
+# The project name separates two clones. Ports and password come from the state, never from the caller.
 compose() {
     env DB_PORT="$(known_port postgres)" KAFKA_PORT="$(known_port kafka)" DB_PASSWORD="$docker_password" \
         docker compose -p "$place_name" -f "$root/docker-compose.yml" "$@"
@@ -226,11 +225,11 @@ docker_start() { # engine, command that is true when it can be reached from here
     shift
     docker_answers || return 1
     pick_port "$engine"
-    lock docker # two at once could both make the project's network
+    lock docker # two processes could both create the project's network
     say "starting $engine in Docker"
-    touch "$state/$engine.docker" # says who runs it; dev/down asks Docker only if this is there
+    touch "$state/$engine.docker" # marks the engine as a container; without it dev/down skips Docker
     if compose up -d --wait "$engine" >"$log" 2>&1 </dev/null; then
-        # An engine on another machine is ready there, and yet of no use here.
+        # An engine on another machine may be ready there, but it is unreachable here.
         ended_within 30 not "$@" && return
         echo "127.0.0.1:$port can't be reached" >>"$log"
     fi

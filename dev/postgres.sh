@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets root, state and as
-# The development's own PostgreSQL: find or install, make, start, stop. Sourced after lib.sh.
+# The PostgreSQL of the development environment: find or install, create, start, stop. Sourced after lib.sh.
 
-postgres_role=patron_blocks # superuser: tests make databases of their own
+postgres_role=patron_blocks # superuser: tests create databases
 oldest_postgres=14
 
-# The programs of the release that made the data, else of the newest release here.
+# Finds the programs of the release that created the data, else of the newest installed release.
 find_postgres() { # folder; sets bin
     local made_by=0 candidate version best=0
     [[ -s $1/data/PG_VERSION ]] && made_by=$(<"$1/data/PG_VERSION")
@@ -34,12 +34,13 @@ postgres_has_processes() { # folder; also backends that outlived a killed postma
     done
     return 1
 }
-# True as soon as it can be used; false if it does not run, or has ended while one waited for it.
+# Returns true as soon as the server accepts connections, and false if the server does not run or ends
+# meanwhile.
 postgres_is_ready() { # folder
     local -a lines
     local deadline=$((SECONDS + 120))
     while postgres_is_running "$1"; do
-        # The eighth line of the pid file is the server's own word for its state.
+        # The eighth line of the pid file is the state of the server.
         { mapfile -t lines <"$1/data/postmaster.pid"; } 2>/dev/null || continue
         [[ ${lines[7]:-} != ready* ]] || return 0
         ((SECONDS < deadline)) || fail_with_log "PostgreSQL does not get ready" "$1/log"
@@ -61,8 +62,8 @@ postgres_make() { # folder
     mv "$new" "$1/data"
 }
 
-# Sockets only on the loopback address: a path below a deep folder can be too long for a Unix
-# socket, and nothing here needs one. Durability stays on: what is proven here holds elsewhere.
+# The server has no Unix socket: the path below a deep folder can be too long, and TCP on the loopback
+# address is enough. Durability stays on, so that test results are valid elsewhere.
 postgres_options() {
     printf -- '-c %s ' listen_addresses=127.0.0.1 "port=$port" unix_socket_directories= timezone=UTC \
         max_connections=400 shared_buffers=256MB max_wal_size=4GB log_min_duration_statement=2s ssl=on
@@ -86,8 +87,8 @@ postgres_start() {
     [[ -s $folder/data/PG_VERSION ]] || postgres_make "$folder"
     make_certificate "$folder/data/server.key" "$folder/data/server.crt"
 
-    # After a kill -9 the old backends need a moment to notice. Then a pid file is a leftover, and
-    # PostgreSQL would believe it if its number belongs to another process by now.
+    # After a kill -9 the old backends need a moment to end. Then the pid file is obsolete; PostgreSQL would
+    # trust it if its process id belongs to another process by now.
     ended_within 10 postgres_has_processes "$folder" || die "old PostgreSQL processes still use $folder"
     rm -f "$folder/data/postmaster.pid"
 
@@ -96,14 +97,14 @@ postgres_start() {
     for _ in 1 2 3; do
         pick_port postgres
         say "starting PostgreSQL on port $port"
-        # --wait ends when the server says in its pid file that it is ready, or is gone.
+        # --wait ends when the pid file reports a ready server, or when the server has ended.
         (let_go && "${as[@]}" "$bin/pg_ctl" start -D "$folder/data" -l "$log" --wait -t 120 -o "$(postgres_options)") && return
-        port_busy "$port" || break # somebody was quicker: try another port
+        port_busy "$port" || break # another process has the port: try another one
     done
     fail_with_log "PostgreSQL does not start" "$log"
 }
 
-# Debian's package makes and starts a server of its own on port 5432, unless it is told not to.
+# Prevents Debian's package from creating and starting its own server on port 5432.
 install_postgres() {
     local config=/etc/postgresql-common fresh="" failed=""
     if [[ ! -e $config ]] && as_root mkdir -p "$config/createcluster.d" 2>/dev/null; then
@@ -123,13 +124,13 @@ postgres_stop() {
     postgres_is_running "$folder" || return 0
     read -r pid <"$folder/data/postmaster.pid"
     say "stopping PostgreSQL"
-    kill -INT "$pid" # fast: ends sessions, leaves a clean data folder
+    kill -INT "$pid" # fast shutdown: ends sessions, leaves a clean data folder
     ended_within 10 process_has "$pid" "$folder/data" && return
     kill -QUIT "$pid"
     ended_within 5 process_has "$pid" "$folder/data" || kill -KILL "$pid"
 }
 
-# Runs SQL where DB_HOST and DB_PORT say. The engine of our own brings its program along.
+# Runs SQL on the server of DB_HOST and DB_PORT. Uses the psql of the local engine if there is one.
 postgres_sql() { # database, SQL
     local bin
     local -a command=(psql)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # dev/prove sets run, pids, tenant and the rest
-# What goes wrong in `dev/prove soak`: one thing after the other, at random. Sourced by dev/prove.
+# The faults of `dev/prove soak`: one after the other, at random. dev/prove sources this file.
 
-thaw_at=() # of each instance: when it goes on, in seconds of this script; empty while it runs
+thaw_at=() # per instance: the end of a freeze, in seconds of this script; empty while it runs
 
 happens() { say "$(date +%T) $*"; }
 
@@ -38,8 +38,8 @@ cut_connections() {
     happens "$cut connections to the database are cut"
 }
 
-# Every event by its number, so that a seed tells the same story: of eight two are kills and two
-# freezes. All values are drawn before the event, whether it needs them or not.
+# Draws every fault by number, so that a seed repeats the same story: of eight numbers two are kills and two
+# are freezes. All values are drawn before the fault, even if the fault does not use them.
 happening() {
     local what=$((RANDOM % 8)) instance=$((RANDOM % instances))
     case $what in
@@ -70,7 +70,7 @@ soak() {
     happens "the days are over; $events things went wrong"
 }
 
-# Nothing that happens here loses a record or moves the group: there is nothing to tell.
+# No fault of this story loses a record or moves the group, so no incident is expected.
 tell_incidents() {
     local told
     told=$(postgres_sql "$DB_DATABASE" "select kind || ' ' || count(*) from mod_patron_blocks.incident

@@ -1,5 +1,5 @@
-//! What must hold of any record, whatever its bytes: nothing panics, and what is read keeps the promises
-//! that the store and the merge build on. Shared by the fuzzer and by `tests/fuzzing.rs`.
+//! The properties of every record with any bytes: decoding never panics, and an event has the properties
+//! that the store and the merge rely on. The fuzzer and `tests/fuzzing.rs` share this module.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use patron_blocks::{
@@ -12,8 +12,8 @@ use patron_blocks::{
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-/// The rules that a dead letter may tell, numbers replaced by `#`. Word for word, since what is not
-/// listed might quote the payload, which may hold a person's data.
+/// The rules that a dead letter may report, with numbers replaced by `#`. The list is exact, because an
+/// unlisted rule might quote the payload with personal data.
 const RULES: [&str; 20] = [
     "the value is not UTF-#",
     "the value is not a JSON object",
@@ -37,12 +37,12 @@ const RULES: [&str; 20] = [
     "neither the envelope nor the record says when it happened",
 ];
 
-/// Reads `bytes` as a record and holds what comes of it to its promises.
+/// Decodes `bytes` as a record and checks the properties of the event.
 ///
-/// | bytes | what |
+/// | bytes | content |
 /// |---|---|
 /// | 1 | the kind of event |
-/// | 1 | bits 0 and 1: form of the topic; 2: with a key; 3: without a timestamp; 4: a tombstone; 5 and 6: how many headers |
+/// | 1 | bits 0 and 1: form of the topic; 2: with a key; 3: without a timestamp; 4: a tombstone; 5 and 6: number of headers |
 /// | 8 | the timestamp, big endian |
 /// | | the headers, each a name and a value, each a length (1) and bytes |
 /// | | the payload |
@@ -72,7 +72,7 @@ pub(crate) fn check(bytes: &[u8]) {
     }
 }
 
-/// Bytes of which parts are taken from the front.
+/// Bytes that are read from the front.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -142,7 +142,7 @@ fn in_calendar(at: &DateTime<Utc>) -> bool {
     (1..=9999).contains(&at.year())
 }
 
-/// The year is one that four digits can write where the date was written; in UTC it may be one off.
+/// Returns true if the date was written with a year of four digits. In UTC the year may differ by one.
 fn is_a_due_date(at: &DateTime<Utc>) -> bool {
     (0..=10_000).contains(&at.year())
 }
@@ -161,7 +161,8 @@ fn check_time(record: &Record, event: &Event) {
     assert!(!Horizon::at(at + TimeDelta::milliseconds(1)).admits(&event.stamp));
 }
 
-/// A copy at another place is the same event if it brings an identity, and else one of its own.
+/// Checks that a copy at another position is the same event if the record has an identity, and else a
+/// different event.
 fn check_identity(record: &Record, topic: &Topic, event: &Event) {
     assert!(!event.key.is_nil());
     let of_envelope = event.timed_by == TimedBy::Envelope;
@@ -217,8 +218,8 @@ fn check_fact(fact: &Fact) {
     }
 }
 
-/// What an event says is about a loan, a fee/fine or neither, saying it twice changes nothing, and what
-/// follows can be worked out.
+/// Checks the merge of an event. It is about a loan, a fee/fine or neither; a second merge changes nothing;
+/// an evaluation succeeds.
 fn check_merge(event: &Event) {
     let horizon = Some(Horizon::at(event.occurred_at));
     match (Loan::from_event(event), Fee::from_event(event)) {

@@ -1,5 +1,5 @@
-//! The pure core of the service under its own name, without the drivers of the engines: they would take
-//! minutes to build, and their branches would be counted in every single run.
+//! The core of the service as a crate with the same name, without the drivers of the engines. The drivers
+//! would take minutes to build, and the coverage would count their branches in every run.
 
 #[path = "../src/event/mod.rs"]
 pub mod event;

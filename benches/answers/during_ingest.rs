@@ -1,4 +1,4 @@
-//! Answers while a backlog is taken in, beside answers before it.
+//! Compares the latency of evaluations during the ingest of a backlog with the latency before it.
 
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ pub(crate) async fn measure() {
     loop {
         let asking = connections.next().expect("it never ends");
         let load = measure_load(service.port, asking).await;
-        // What was asked partly after the last event is no measurement.
+        // A measurement that ends after the last event is discarded.
         if durable(&db, &log).await >= total {
             break;
         }

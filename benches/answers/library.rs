@@ -1,4 +1,4 @@
-//! A made-up library, put straight into the tables: so many patrons, and one with a great many loans.
+//! A library inserted directly into the tables: ordinary patrons, and one patron with many loans.
 
 use patron_blocks::{blocks::Measure, store::Db};
 use sqlx::{AssertSqlSafe, Executor};
@@ -6,17 +6,18 @@ use uuid::Uuid;
 
 use crate::fixture::{patron, schema};
 
-/// Open loans of an ordinary patron; one more is closed.
+/// The open loans of an ordinary patron; each also has one closed loan.
 const LOANS: u32 = 5;
 
-/// Open loans of the one patron who has that many.
+/// The open loans of the patron with many loans.
 pub(crate) const MANY: u32 = 2_000;
 
-/// An id of an ordinary patron, from the number `n`.
+/// The SQL expression for the id of the ordinary patron `n`.
 pub(crate) const USER: &str =
     "('00000000-0000-4000-8000-' || lpad(to_hex(cast(n as int8)), 12, '0'))::uuid";
 
-/// One loan in ten is overdue, and half of those were recalled.
+/// The statements that fill the tables. One loan in ten is overdue, and half of the overdue loans are
+/// recalled.
 const FILL: [&str; 4] = [
     "insert into {schema}.loan (loan_id, check_out_stamp, check_out_user, check_out_due_date,
        due_stamp, changed_due_date, due_by_recall, closed_stamp)
@@ -41,16 +42,16 @@ const FILL: [&str; 4] = [
        '{\"blockBorrowing\": true, \"blockRenewals\": true, \"blockRequests\": true, \"message\": \"Too many\"}'",
 ];
 
-/// The patron with [`MANY`] open loans.
+/// Returns the patron with [`MANY`] open loans.
 pub(crate) fn many_loans_patron() -> Uuid {
     patron(1 << 42)
 }
 
-/// Fills the tenant's tables, with six limits near what patrons have.
+/// Fills the tenant's tables, with six limits near the patrons' measures.
 pub(crate) async fn fill(db: &Db, patrons: u64) {
     let group = patron(1 << 41).to_string();
     let mut connection = db.acquire().await.expect("a connection");
-    // A million patrons take longer than a statement of the service may.
+    // The insertion of a million patrons takes longer than the service's statement timeout.
     connection.execute("set statement_timeout = 0").await.expect("it is our connection");
     for sql in FILL {
         let sql = [

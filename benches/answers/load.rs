@@ -13,19 +13,19 @@ use crate::{
     library::{USER, many_loans_patron},
 };
 
-/// Of each measurement.
+/// The duration of each measurement in seconds.
 const MEASUREMENT_SECONDS: u32 = 4;
 
-/// Whose blocks are asked for.
+/// The patrons of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PatronChoice {
-    /// Of one patron after another, each of so many.
+    /// The ordinary patrons in turn; the number is their count.
     Ordinary(u64),
-    /// Of the one with a great many loans.
+    /// The patron with many loans.
     ManyLoans,
 }
 
-/// Requests a second, and latencies in milliseconds.
+/// Requests per second, and latencies in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) rate: f64,
@@ -34,7 +34,7 @@ pub(crate) struct Load {
     pub(crate) p999: f64,
 }
 
-/// A folder for scripts, gone with this.
+/// A folder for scripts, removed on drop.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -57,7 +57,7 @@ impl Drop for Folder {
     }
 }
 
-/// A script for wrk that asks for the blocks, and tells more percentiles than wrk does by itself.
+/// Writes a wrk script that requests the blocks and prints more percentiles than wrk does by default.
 pub(crate) fn script(folder: &Folder, choice: PatronChoice) -> PathBuf {
     let (name, user) = match choice {
         PatronChoice::Ordinary(patrons) => (
@@ -83,7 +83,7 @@ pub(crate) fn script(folder: &Folder, choice: PatronChoice) -> PathBuf {
     folder.file(name, &lua)
 }
 
-/// Asks for some seconds over so many connections. Every answer has to be a good one.
+/// Runs wrk over this many connections. Every response must have status 200.
 pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
     let output = Command::new("wrk")
         .args(["-t1", &format!("-c{connections}"), &format!("-d{MEASUREMENT_SECONDS}s"), "-s"])
@@ -101,8 +101,8 @@ pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
     Load { rate, p50, p99, p999 }
 }
 
-/// The service's own statement, by pgbench over so many connections: as fast as this database gets it
-/// out.
+/// Runs the service's own statement by pgbench over this many connections: the maximum rate of this
+/// database.
 pub(crate) fn pgbench(
     login: &Login,
     folder: &Folder,

@@ -1,8 +1,9 @@
-//! Block evaluation under load, beside a handler that answers a constant and beside pgbench on the bare
-//! statement, in one run on one machine. Needs `wrk` and `pgbench`; `dev/bench` sees to both.
+//! Measures evaluations under load. In the same run, on the same machine, it measures a handler with a
+//! constant response and pgbench on the bare statement. It needs `wrk` and `pgbench`; `dev/bench` provides
+//! them.
 //!
-//! Arguments choose parts: `load` (1,000 patrons) runs where none is given; `million` is the same with
-//! 1,000,000 patrons, `ingest` answers while a million events are taken in.
+//! Arguments choose parts; the default is `load` (1,000 patrons). `million` is the same with 1,000,000
+//! patrons; `ingest` measures evaluations during the ingest of a million events.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../fixture.rs"]
@@ -25,10 +26,10 @@ use load::{Folder, Load, PatronChoice, pgbench, script, wrk};
 use patron_blocks::store::Login;
 use servers::{Service, constant};
 
-/// Connections that ask at once.
+/// The numbers of concurrent connections.
 const CONNECTIONS: [u32; 3] = [1, 32, 256];
 
-/// Connections of the service to its database, the writers' among them: in this bench, and by default.
+/// The service's database connections, including those of the writers: in this bench, and by default.
 const POOL_CONNECTIONS: u32 = 11;
 const SMALL_POOL_CONNECTIONS: u32 = 5;
 
@@ -36,7 +37,7 @@ const ROUNDS: usize = 3;
 
 #[tokio::main]
 async fn main() {
-    // Cargo has an argument of its own.
+    // Cargo passes an argument of its own, which starts with `-`.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
         parts.push("load".to_owned());
@@ -61,7 +62,7 @@ async fn measure(patrons: u64, pools: &[u32]) {
         let service = Service::start(&login, "bench", pool).await;
         for choice in [PatronChoice::Ordinary(patrons), PatronChoice::ManyLoans] {
             for connections in CONNECTIONS {
-                // The full table once; a small pool where it matters.
+                // The large pool runs with every number of connections, the small pool only with 32.
                 if pool == POOL_CONNECTIONS || connections == 32 {
                     let (login, ports) = (login.clone(), [constant, service.port]);
                     let asked = move || compare(&login, ports, pool, choice, connections);
@@ -72,7 +73,7 @@ async fn measure(patrons: u64, pools: &[u32]) {
     }
 }
 
-/// One line: the service beside the constant handler and pgbench, in turns.
+/// Prints one line: the service, the constant handler and pgbench, measured in turns.
 fn compare(
     login: &Login,
     [constant, service]: [u16; 2],

@@ -1,4 +1,4 @@
-//! What is asked: the released binary, and a handler that answers a constant.
+//! The measured servers: the release binary, and a handler with a constant response.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -10,19 +10,19 @@ use patron_blocks::store::Login;
 
 use crate::fixture::engines::variable;
 
-/// The service, until this is dropped.
+/// The running service, stopped on drop.
 pub(crate) struct Service {
     process: Child,
     pub(crate) port: u16,
 }
 
 impl Service {
-    /// Starts it with so many connections to the database, and waits until it is ready.
+    /// Starts the service with this many database connections, and waits until it is ready.
     pub(crate) async fn start(login: &Login, environment: &str, connections: u32) -> Self {
         Self::start_with(login, environment, connections, &[]).await
     }
 
-    /// The same, with other settings.
+    /// Starts the service with further settings.
     pub(crate) async fn start_with(
         login: &Login,
         environment: &str,
@@ -40,9 +40,9 @@ impl Service {
             .env("HTTP_ADDRESS", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
             .env("ENV", environment)
-            // Where it is not set, the gateway that a request names is asked.
+            // Without `OKAPI_URL`, the service calls the gateway that the request names.
             .env_remove("OKAPI_URL")
-            // The patron group is known; what is measured is the answer, not another service.
+            // The patron groups are cached, so the measurement excludes calls to mod-users.
             .env("PATRON_GROUP_TTL_SECONDS", "86400")
             .env("PATRON_GROUP_STALE_SECONDS", "86400")
             .env("LOG_LEVEL", "error")
@@ -55,7 +55,7 @@ impl Service {
         service
     }
 
-    /// The most memory that it has taken so far, in MiB.
+    /// Returns the peak memory of the process in MiB.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.expect("it runs");
@@ -88,7 +88,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// Serves a constant of an answer's size, by as many threads as there are cores. Gives the port.
+/// Starts a server with a constant body of the size of an answer and one thread per core. Returns the port.
 pub(crate) fn constant() -> u16 {
     const BODY: &str = r#"{"automatedPatronBlocks":[{"patronBlockConditionId":"3d7c52dc-c732-4223-8bf8-e5917801386f","blockBorrowing":true,"blockRenewals":true,"blockRequests":true,"message":"Too many"}]}"#;
     let port = free_port();

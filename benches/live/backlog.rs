@@ -1,4 +1,4 @@
-//! Resident memory of the released binary: with a million records waiting for it, and afterwards.
+//! Measures the resident memory of the release binary, with a backlog of a million records and afterwards.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
 const CHUNK: usize = 100_000;
 const CHUNKS: u64 = 10;
 
-/// How long it is watched once nothing waits any more, a trickle apart.
+/// The time of the measurement after the backlog, with a trickle of events.
 const STEADY_TIME: Duration = Duration::from_secs(20);
 
 fn serve(login: &Login, log: &Log) -> Child {
@@ -33,7 +33,7 @@ fn serve(login: &Login, log: &Log) -> Child {
         .expect("the service starts")
 }
 
-/// A line of what the system says of a process, in MiB.
+/// Returns a value of `/proc/<pid>/status` in MiB.
 fn memory(of: &Child, line: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", of.id())).expect("it runs");
     let found = status.lines().find_map(|l| l.strip_prefix(line)).expect("a line");

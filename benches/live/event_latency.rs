@@ -1,6 +1,6 @@
-//! How long it takes from handing an event to the producer to its being visible: what it says and the
-//! position behind it are committed together, and a trigger of the bench's own tells of each commit that
-//! moves positions, so that looking takes nothing from what is measured.
+//! Measures the time from the `send` call of the producer until the event is visible. The state and the
+//! position after an event are committed together. A trigger of the bench notifies of each commit that
+//! moves positions, so the measurement polls no table.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     service::{positions, start},
 };
 
-/// Events one at a time.
+/// The number of events that are sent one at a time.
 const SINGLE_EVENTS: usize = 300;
 
 const NOTIFY_TRIGGER: &str = "
@@ -25,7 +25,7 @@ const NOTIFY_TRIGGER: &str = "
     create trigger tell after insert or update on northlib_mod_patron_blocks.ingest_position
       for each statement execute function tell();";
 
-/// When each record of a partition was sent, the first at offset 0.
+/// The send time of each record of a partition, the first at offset 0.
 #[derive(Default)]
 struct Sent {
     at: HashMap<(String, i32), Vec<Instant>>,
@@ -70,12 +70,12 @@ fn report(what: &str, mut took: Vec<Duration>) {
     ));
 }
 
-/// A while between two events that come alone.
+/// Returns a random pause between two single events.
 fn pause(dice: &mut SeededRng) -> Duration {
     Duration::from_millis(5 + dice.below(50))
 }
 
-/// What broker and client take by themselves, with nothing behind them: the floor of what comes alone.
+/// Measures broker and client without the service: the floor for single events.
 async fn floor(log: &Log, events: &[ConsumedRecord]) -> Vec<Duration> {
     let (reader, mut dice) = (log.reader(), SeededRng::new(7));
     let mut took = Vec::with_capacity(events.len());
@@ -89,7 +89,7 @@ async fn floor(log: &Log, events: &[ConsumedRecord]) -> Vec<Duration> {
     took
 }
 
-/// Keeps so many events a second coming, all of `events`.
+/// Sends `events` at a constant rate per second.
 async fn flood(
     db: &Db,
     log: &Log,
@@ -117,7 +117,7 @@ async fn flood(
     sent
 }
 
-/// One event, and the next a while after it is visible.
+/// Sends single events, each a while after the previous event is visible.
 async fn one_at_a_time(
     db: &Db,
     log: &Log,
@@ -163,7 +163,7 @@ pub(crate) async fn measure() {
     }
 }
 
-/// Waits until every partition is read: records of a kind that is not measured come through.
+/// Waits until every partition is read, with records of a kind that is not measured.
 async fn warm(db: &Db, log: &Log) {
     let loan = r#"{"userId":"00000000-0000-4000-8000-0000000f4240","loanId":"00000000-0000-4000-8000-0000000f4241"}"#;
     for partition in 0..PARTITIONS {

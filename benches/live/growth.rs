@@ -1,4 +1,4 @@
-//! The same backlog into databases that hold more and more already.
+//! Measures the ingest of the same backlog into databases of growing size.
 
 use patron_blocks::store::Db;
 use sqlx::{AssertSqlSafe, Executor};
@@ -12,7 +12,8 @@ use crate::{
 const EVENTS: usize = 60_000;
 const ROUNDS: u64 = 3;
 
-/// Each patron has an open loan and a closed one, three events and counters.
+/// The statements that fill the tables. Each patron has an open loan, a closed loan, three events and
+/// counters.
 const FILL: [&str; 3] = [
     "insert into {schema}.inbox (event_key, identified_by, kind, subject, user_id, occurred_at, timed_by,
        stamp, topic, partition, \"offset\", payload, received_at)
@@ -53,7 +54,7 @@ pub(crate) async fn measure() {
             let rate = rate(&db, &log, EVENTS).await;
             running.stop().await;
             log.remove().await;
-            // The first round warms everything up.
+            // The first round fills the caches, so its result is discarded.
             if round > 0 {
                 rates.push(rate);
             }

@@ -1,4 +1,4 @@
-//! Events a second of a backlog, beside the floor.
+//! Measures the events per second of a backlog, and the floor.
 
 use crate::{
     fixture::{database, median, print_line, records, schema},
@@ -31,7 +31,7 @@ pub(crate) async fn measure() {
             }
             log.remove().await;
         }
-        // The first round fills the tables and warms everything up.
+        // The first round fills the tables and the caches, so its result is discarded.
         if round > 0 {
             floors.push(bare);
             ones.push(live[0] / bare);
@@ -53,7 +53,7 @@ pub(crate) async fn measure() {
     assert!(wrong.is_empty(), "a fast wrong answer is no answer");
 }
 
-/// Everything once more, as after a restore that has kept the inbox only.
+/// Ingests all events once more, as after a restore that preserved only the inbox.
 async fn again(
     login: &patron_blocks::store::Login,
     db: &patron_blocks::store::Db,

@@ -1,4 +1,4 @@
-//! Topics of a measurement's own, and what is produced to them.
+//! The topics of one measurement, and a producer for them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::fixture::{TENANT, engines::variable};
 
-/// Partitions of each topic: records are dealt to them in turn.
+/// The number of partitions of each topic; records are assigned to them in turn.
 pub(crate) const PARTITIONS: i32 = 4;
 
 pub(crate) struct Log {
@@ -34,7 +34,7 @@ fn bootstrap() -> String {
 }
 
 impl Log {
-    /// Makes the topics of one tenant. A record waits for company so many milliseconds.
+    /// Creates the topics of one tenant. The producer lingers this many milliseconds.
     pub(crate) async fn make(linger: u32) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap());
@@ -52,7 +52,7 @@ impl Log {
         Self { environment, admin, producer: client.create().expect("a producer") }
     }
 
-    /// A client that reads all of it from here on, without a group.
+    /// Returns a consumer of all topics from their beginning, without a group.
     pub(crate) fn reader(&self) -> BaseConsumer {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap()).set("group.id", "none");
@@ -76,7 +76,7 @@ impl Log {
         let _ = self.admin.delete_topics(&names, &AdminOptions::new()).await;
     }
 
-    /// Hands a record to the producer, which takes it to this partition.
+    /// Sends a record to this partition.
     pub(crate) fn send(&self, kind: Kind, partition: i32, payload: &[u8]) {
         let topic = topic(&self.environment, kind);
         let tenant = Header { key: "folio.tenantId", value: Some(TENANT) };
@@ -91,7 +91,7 @@ impl Log {
         }
     }
 
-    /// Sends prepared records and waits until the broker has them.
+    /// Sends prepared records and waits for the broker's acknowledgements.
     pub(crate) fn send_all(&self, events: &[ConsumedRecord]) {
         for (n, ConsumedRecord { record, topic, .. }) in events.iter().enumerate() {
             let payload = record.payload.as_deref().expect("a payload");

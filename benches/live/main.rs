@@ -1,8 +1,8 @@
-//! The service as it runs: records through a real broker, the consumer and its lanes into a real
-//! database, beside the floor of bare SQL, in one run on one machine.
+//! Measures the running service: records pass a real broker, the consumer and its lanes into a real
+//! database. The floor of bare SQL runs on the same machine in the same run.
 //!
-//! Arguments choose parts: `ingest`, `visible` and `patron` run where none is given; `backlog` (a
-//! million records waiting for the released binary) and `growth` (a million patrons) take minutes.
+//! Arguments choose parts; the default is `ingest`, `visible` and `patron`. `backlog` (a million records
+//! waiting for the release binary) and `growth` (a million patrons) take minutes.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../fixture.rs"]
@@ -26,7 +26,7 @@ const SHORT: [&str; 3] = ["ingest", "visible", "patron"];
 #[tokio::main]
 async fn main() {
     logging::init("error".parse().expect("a level"), LogFormat::Text);
-    // Cargo has an argument of its own.
+    // Cargo passes an argument of its own, which starts with `-`.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
         parts.extend(SHORT.map(str::to_owned));

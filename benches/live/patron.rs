@@ -1,4 +1,4 @@
-//! A thousand check-outs of one patron at once: each is counted.
+//! Measures a thousand simultaneous check-outs of one patron, and checks that each is counted.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub(crate) async fn measure() {
             look.tick().await;
         }
         assert_eq!(counted(&db, round).await, CHECK_OUTS);
-        // The first round waits for the group.
+        // The first round waits for the consumer group, so its result is discarded.
         if round > 0 {
             took.push(start.elapsed().as_secs_f64() * 1e3);
         }

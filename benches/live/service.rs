@@ -1,4 +1,4 @@
-//! The service in this process, with the settings that it has by default.
+//! The service in this process, with its default settings.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{fixture::schema, log::Log};
 
-/// How long anything may take.
+/// The timeout of a measurement.
 const RATE_TIMEOUT: Duration = Duration::from_secs(900);
 
 #[derive(Parser)]
@@ -22,12 +22,12 @@ struct Line {
     settings: Settings,
 }
 
-/// Starts the service on a log, with so many writers.
+/// Starts the service on a log, with this many writers.
 pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> RunningService {
     start_with(login, log, writers, &[]).await
 }
 
-/// The same, with other settings.
+/// Starts the service with further settings.
 pub(crate) async fn start_with(
     login: &Login,
     log: &Log,
@@ -44,7 +44,7 @@ pub(crate) async fn start_with(
     app::start(&config, Clock::system()).await.expect("it starts")
 }
 
-/// How far each partition is durable.
+/// Returns the position of each partition.
 pub(crate) async fn positions(db: &Db, log: &Log) -> Vec<(String, i32, i64)> {
     let sql = format!(
         "select topic, partition, next_offset from {}.ingest_position where topic like $1 || '.%'",
@@ -54,7 +54,7 @@ pub(crate) async fn positions(db: &Db, log: &Log) -> Vec<(String, i32, i64)> {
     rows.await.expect("positions")
 }
 
-/// Events a second, from the first that are seen durable to the last of `total`.
+/// Returns the events per second, from the first durable events to the last of `total`.
 pub(crate) async fn rate(db: &Db, log: &Log, total: usize) -> f64 {
     let mut look = tokio::time::interval(Duration::from_millis(10));
     let begun = Instant::now();

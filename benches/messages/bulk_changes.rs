@@ -1,5 +1,5 @@
-//! What concerns many at once: items of ten thousand patrons that get overdue at the same instant, and a limit of
-//! fifty thousand that is lowered.
+//! Measures changes of many patrons at once: items of ten thousand patrons become overdue at the same
+//! instant, and a limit of fifty thousand patrons is lowered.
 
 use std::{
     collections::HashMap,
@@ -25,13 +25,13 @@ const OVERDUE: u64 = 10_000;
 const LIMITED: u64 = 50_000;
 const CONNECTIONS: u32 = 11;
 
-/// How long the desk is watched alone.
+/// The time of evaluation load alone.
 const BASELINE_TIME: Duration = Duration::from_secs(10);
 
-/// So long whoever watches takes to begin.
+/// The time that the evaluation load needs to start.
 const WARM_UP_TIME: Duration = Duration::from_secs(2);
 
-/// From making the loans to the instant at which they are overdue.
+/// The time from the creation of the loans until they are overdue.
 const OVERDUE_DELAY: Duration = Duration::from_secs(30);
 
 async fn execute_sql(db: &Db, sql: &str) {
@@ -39,7 +39,7 @@ async fn execute_sql(db: &Db, sql: &str) {
     sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
 }
 
-/// No limit that anybody reaches.
+/// Raises all limits, so that no patron reaches one.
 async fn raise_all_limits(db: &Db) {
     execute_sql(
         db,
@@ -52,7 +52,7 @@ fn watch(port: u16) -> EvaluationLoad {
     EvaluationLoad::begin((0..PATRONS as u64).map(patron).collect(), UNREACHABLE_URL, port)
 }
 
-/// Gives each patron's only loan another due date, so that it is overdue from `UNTIL` on.
+/// Sets the due date of each patron's only loan, so that the loan is overdue after `OVERDUE_DELAY`.
 async fn set_due_dates(db: &Db) -> Instant {
     let seconds = OVERDUE_DELAY.as_secs();
     execute_sql(db, &format!(
@@ -75,7 +75,7 @@ pub(crate) async fn overdue() {
         "update {{schema}}.patron_block_limits set jsonb = jsonb || '{{\"value\": 4}}' where conditionid = '{overdue}'"
     ))
     .await;
-    // All have five loans, so all five get overdue at once and the limit of four is passed.
+    // Every patron has five loans. All five become overdue at once and exceed the limit of four.
     let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
     until_published(&db, 0).await;
     watch(service.port).end_after(BASELINE_TIME).await.report("alone");
@@ -159,7 +159,7 @@ pub(crate) async fn limit() {
         *times += 1;
         again += i32::from(*times > 1);
     });
-    // And the one with a great many loans.
+    // The additional patron is the one with many loans.
     assert_eq!(
         (times_by_patron.len() as u64, again),
         (LIMITED + 1, 0),

@@ -1,4 +1,4 @@
-//! What telling others costs ingest: the same backlog, with nobody told and with all told, by turns.
+//! Measures the cost of block events for ingest: the same backlog with and without block events, in turns.
 
 use patron_blocks::store::{Db, Login};
 use serde_json::json;
@@ -27,11 +27,11 @@ pub(crate) async fn measure() {
     let (mut later, mut messages) = (vec![], 0);
     for round in 0..=ROUNDS {
         for n in 0..2 {
-            // Each goes first as often as the other.
+            // Each variant is first in half of the rounds.
             let on = (round as usize + n) % 2;
             let (login, db) = &libraries[on];
             let (rate, behind) = one(login, db, on == 1, 10 * round + n as u64).await;
-            // The first round fills the tables and warms everything up.
+            // The first round fills the tables and the caches, so its result is discarded.
             if round > 0 {
                 rates[on].push(rate);
                 later.extend(behind);
@@ -48,7 +48,7 @@ pub(crate) async fn measure() {
     ));
 }
 
-/// All patrons are of one group, which has limits that many reach.
+/// Gives all patrons one patron group with limits that many patrons reach.
 async fn with_groups(db: &Db) {
     let group = Uuid::from_u128(1 << 80);
     for sql in [
@@ -77,7 +77,7 @@ async fn with_groups(db: &Db) {
     }
 }
 
-/// Events a second, and how long after the last one all were told.
+/// Returns the events per second, and the time from the last event until all block events are sent.
 async fn one(login: &Login, db: &Db, on: bool, seed: u64) -> (f64, Option<f64>) {
     let log = Log::make(5).await;
     log.send_all(&records(EVENTS, seed));

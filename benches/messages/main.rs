@@ -1,8 +1,7 @@
-//! Telling others: what it costs ingest, how fast messages leave, how long until all are told of what concerns
-//! many, and iterations.
+//! Measures block events: their cost for ingest, the rate of the outbox, the time after a change of many
+//! patrons, and summary exports.
 //!
-//! Arguments choose parts, all of them where none is given: `ingest`, `sending`, `overdue`, `limit` and
-//! `iterations`.
+//! Arguments choose parts: `ingest`, `sending`, `overdue`, `limit` and `iterations`; the default is all.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../evaluation_load.rs"]
@@ -31,10 +30,10 @@ mod topic;
 
 use patron_blocks::logging::{self, LogFormat};
 
-/// Who is asked for patron groups: nobody, as all are known.
+/// The address of mod-users. No server listens there, because all patron groups are cached.
 const UNREACHABLE_URL: &str = "http://127.0.0.1:9";
 
-/// With this others are told.
+/// The setting that enables block events.
 const PUBLISHING_ON: (&str, &str) = ("BLOCK_EVENTS", "true");
 
 const ALL: [&str; 5] = ["ingest", "sending", "overdue", "limit", "iterations"];
@@ -42,7 +41,7 @@ const ALL: [&str; 5] = ["ingest", "sending", "overdue", "limit", "iterations"];
 #[tokio::main]
 async fn main() {
     logging::init("error".parse().expect("a level"), LogFormat::Text);
-    // Cargo has an argument of its own.
+    // Cargo passes an argument of its own, which starts with `-`.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
         parts.extend(ALL.map(str::to_owned));

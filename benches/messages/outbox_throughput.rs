@@ -1,4 +1,5 @@
-//! Messages a second that leave the outbox, beside a bare producer with the same settings and messages.
+//! Measures the messages per second that leave the outbox, and a bare producer with the same settings and
+//! messages.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::{
 const MESSAGES: usize = 100_000;
 const ROUNDS: usize = 3;
 
-/// About as long as one that tells of two blocks.
+/// The approximate size of a message with two blocks.
 const MESSAGE_BYTES: usize = 900;
 
 pub(crate) async fn measure() {
@@ -87,7 +88,7 @@ async fn outbox(db: &Db, topic: &str) -> f64 {
     let insert = sqlx::query(AssertSqlSafe(sql)).bind(topic).bind(TENANT);
     let insert = insert.bind(MESSAGE_BYTES as i32).bind(MESSAGES as i32);
     insert.execute(db).await.expect("messages");
-    // From the first that are noted as sent to the last.
+    // The measurement lasts from the first messages recorded as sent to the last.
     const UNSENT: &str = "select count(*) from {schema}.message_outbox where status = 'NEW'";
     let mut look = tokio::time::interval(Duration::from_millis(20));
     let mut first = None;

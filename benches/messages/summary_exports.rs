@@ -1,4 +1,4 @@
-//! Three iterations at once: one is cancelled, and the instance that works on one is killed.
+//! Three concurrent summary exports: one is cancelled, and the instance of one is killed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +24,7 @@ const SUMMARIES: u64 = 100_000;
 const CONNECTIONS: u32 = 11;
 const JOBS: &str = "/patron-blocks/user-summaries/iteration";
 
-/// Questions at once, when all summaries are asked for.
+/// The number of concurrent requests for summaries.
 const CONCURRENT_REQUESTS: usize = 8;
 
 struct Jobs {
@@ -135,8 +135,8 @@ async fn published_of(db: &Db, id: &str) -> i64 {
         .await
 }
 
-/// Each patron once in what each iteration has published, but for repeats of the same id; and what is filled from
-/// it is what REST answers.
+/// Checks that each export contains each patron once, except repeats of a message with the same id. The
+/// published summaries must equal the answers over REST.
 async fn check(topics: &[String], ids: &[String], jobs: &Jobs, total: u64) {
     let mut summaries: HashMap<String, Value> = HashMap::new();
     for (topic, id) in [(&topics[0], &ids[0]), (&topics[2], &ids[2])] {

@@ -1,4 +1,4 @@
-//! Topics that the service writes to, and what stands in them; and what is still to be told.
+//! The topics of the service, their content, and the pending work before publication.
 
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ pub(crate) async fn remove(names: &[String]) {
     let _ = admin.delete_topics(&names, &Default::default()).await;
 }
 
-/// Key and value of everything that stands in a topic.
+/// Calls `on_message` with key and value of every message in a topic.
 pub(crate) fn read(topic: &str, mut on_message: impl FnMut(String, Value)) {
     let reader: BaseConsumer = client().set("group.id", "none").create().expect("a consumer");
     let wait = Duration::from_secs(20);
@@ -73,12 +73,13 @@ pub(crate) async fn count(db: &Db, sql: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(db).await.expect("a number")
 }
 
-/// Messages that were sent so far.
+/// Returns the number of sent messages.
 pub(crate) async fn sent(db: &Db) -> i64 {
     count(db, "select count(*) from {schema}.message_outbox where status = 'SENT'").await
 }
 
-/// Waits until nothing is to be looked at or sent, and so many were sent at least. Tells how long it took.
+/// Waits until no patron and no message is pending and at least `at_least` messages are sent. Returns the
+/// elapsed time.
 pub(crate) async fn until_published(db: &Db, at_least: i64) -> Duration {
     const LEFT: &str = "select (select count(*) from {schema}.pending_patron)
         + (select count(*) from {schema}.pending_group)

@@ -1,4 +1,4 @@
-//! The floor of reading: a consumer that decodes, and does nothing with what it has understood.
+//! The floor of reading: a consumer that only decodes the records.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
     library::{Month, bootstrap},
 };
 
-/// Reads all of the month's topics, and tells a dry run's rate beside it.
+/// Reads all topics of the month, and prints the rate with the rate of a dry run.
 pub(crate) fn report(month: &Month, dry: &Job) {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap())

@@ -1,4 +1,4 @@
-//! Damage done on purpose, in five ways.
+//! Five kinds of deliberate damage to the tables.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,25 @@ use uuid::Uuid;
 
 use crate::{fixture::schema, library::Month};
 
-/// Of each kind.
+/// The number of damaged rows of each kind.
 const RECORDS_PER_KIND: i64 = 40;
 
-/// What is to be damaged: chosen once, and done as often as wanted.
+/// The rows to damage: chosen once, damaged any number of times.
 pub(crate) struct Damage {
-    /// Open loans whose rows go.
+    /// The open loans to delete.
     rows: Vec<Uuid>,
-    /// Patrons whose counters are shifted.
+    /// The patrons whose counters are changed.
     counters: Vec<Uuid>,
-    /// Loans that ended, whose rows go.
+    /// The closed loans to delete.
     tombstones: Vec<Uuid>,
-    /// Loans that never were, and the open ones that they are copies of.
+    /// The ids of invented loans, each with the open loan to copy.
     phantoms: Vec<(Uuid, Uuid)>,
-    /// Fees/fines whose balance is not what anybody said.
+    /// The fees/fines with a wrong balance.
     balances: Vec<Uuid>,
 }
 
 impl Damage {
-    /// Half of it hits patrons whom the desk asks about.
+    /// Chooses the rows. Half of the damage is to patrons under evaluation load.
     pub(crate) async fn of(db: &Db, month: &Month) -> Self {
         let watched = month.busiest(200);
         let loans = |open: bool| {
@@ -83,7 +83,7 @@ impl Damage {
         }
     }
 
-    /// The damage, the whole damage, and nothing but it.
+    /// Checks that the rebuild reports exactly the damage.
     pub(crate) fn assert_reported_exactly(&self, patrons: &[Value]) {
         let named = |of: &str, kind: &str| -> BTreeSet<Uuid> {
             let all = patrons.iter().flat_map(|p| p[of].as_array().expect("a list"));
@@ -110,14 +110,15 @@ impl Damage {
     }
 }
 
-/// As if one event in a hundred had never been received, and nobody knew. Tells how many.
+/// Deletes one event in a hundred, as if the service had never received it. Returns the number of deleted
+/// events.
 pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
     execute_raw_sql(db, "alter table {schema}.inbox disable trigger inbox_rows_deleted").await;
     let sql = "delete from {schema}.inbox where event_key in
                  (select event_key from {schema}.inbox tablesample bernoulli (1) repeatable (7))";
     let sql = sql.replace("{schema}", schema().name());
     let gone = sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("they go").rows_affected();
-    // The inbox is believed about the whole month, as if the tenant had been enabled before.
+    // The inbox counts as complete for the whole month, as if the tenant had been enabled before.
     execute_raw_sql(
         db,
         "alter table {schema}.inbox enable trigger inbox_rows_deleted;

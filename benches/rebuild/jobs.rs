@@ -22,15 +22,15 @@ pub(crate) struct Jobs {
     okapi: String,
 }
 
-/// A rebuild that is at rest.
+/// A rebuild at rest.
 pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) body: Value,
-    /// In all, until all of the source was in the shadow, and for the replay of topics alone.
+    /// Seconds in total, until the shadow has the whole source, and for the replay of topics alone.
     pub(crate) seconds: f64,
     pub(crate) reading: f64,
     pub(crate) replay: f64,
-    /// Records that were read.
+    /// The number of read records.
     pub(crate) records: u64,
 }
 
@@ -81,7 +81,7 @@ impl Jobs {
         job
     }
 
-    /// Watches a rebuild until it is at rest.
+    /// Polls a rebuild until it is at rest.
     pub(crate) async fn until_at_rest(&self, id: &str) -> Job {
         let (began, mut read, mut records) = (Instant::now(), None, 0);
         let (mut replay_began, mut replay) = (None, None);
@@ -128,7 +128,7 @@ impl Jobs {
         body["status"].as_str().expect("a status").to_owned()
     }
 
-    /// All patrons of whom something differs, as told.
+    /// Returns all patrons with differences, as the service reports them.
     pub(crate) async fn differences(&self, job: &Job) -> Vec<Value> {
         let (mut all, page) = (Vec::new(), 500);
         loop {
@@ -149,7 +149,8 @@ impl Jobs {
         self.differences(job).await.iter().map(id).collect()
     }
 
-    /// What fills the tenant may have been killed as well, a moment before it had ended.
+    /// Waits until every rebuild has ended. The kill may also have interrupted the initial fill shortly
+    /// before its end.
     pub(crate) async fn until_all_have_ended(&self) {
         let mut look = poll_interval();
         loop {
@@ -180,11 +181,11 @@ impl Jobs {
         let request = self.http.delete(format!("{}{ALL}/{id}", self.url));
         let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", &self.okapi);
         let status = request.send().await.expect("an answer").status().as_u16();
-        // Where it has ended meanwhile, that is said.
+        // If the rebuild has ended meanwhile, the status is 409 or 422.
         assert!(matches!(status, 204 | 409 | 422), "{status}");
     }
 
-    /// How much is kept of what one found that was not applied.
+    /// Returns the number of remaining rows of a rebuild that were not applied.
     pub(crate) async fn left_of(&self, db: &Db, id: &str) -> i64 {
         let schema = crate::fixture::schema();
         let sql = format!(

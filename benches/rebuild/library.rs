@@ -1,4 +1,4 @@
-//! The month: played once, published in two parts, and judged.
+//! The month of a library: played once, published in two parts, and judged.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -48,7 +48,7 @@ impl Month {
         let wire = Wire::new(&environment, TENANT);
         let topics = wire.topics();
         create_topics(&bootstrap(), &topics, 1).await.expect("Kafka is there");
-        // Each record is published at once, so that truth and topics agree wherever it pauses.
+        // Each record is published without delay, so the truth and the topics agree at every pause.
         let play = Play::new(&settings, &wire, Faults { repeat: 0.02, ..Faults::NONE });
         let folio = Folio::start(TENANT, play.truth(), 0).expect("a port");
         let publisher = Publisher::new(&bootstrap()).expect("a producer");
@@ -56,7 +56,8 @@ impl Month {
         Self { environment, patrons, folio, play, publisher, topics, late }
     }
 
-    /// Publishes all but the last events, which are played later. Tells how many.
+    /// Publishes all events except the last ones, which are published later. Returns the number of
+    /// published records.
     pub(crate) async fn publish_but(&mut self, late: usize) -> u64 {
         let all = (f64::from(self.patrons) * 61.75 * 1.02) as usize;
         let (most, mut published) = (all.saturating_sub(2 * late), 0);
@@ -71,7 +72,7 @@ impl Month {
         published
     }
 
-    /// Publishes what is left, so many a second.
+    /// Publishes the remaining records at this rate per second.
     pub(crate) async fn publish_the_rest(&mut self, rate: u32) {
         self.late.extend(self.play.by_ref().map(|step| step.record));
         let (mut tick, mut sent) = (interval(Duration::from_millis(50)), 0);
@@ -95,7 +96,7 @@ impl Month {
         set_up(&self.service(port), &regulations::rules()).await.expect("it is enabled");
     }
 
-    /// Every patron's summary and blocks have to be what is true.
+    /// Checks every patron's summary and blocks against the truth.
     pub(crate) async fn judge(&self, port: u16, what: &str) {
         let judge = Judge::new(self.service(port), Clock::Wall);
         let truth = Arc::new(self.play.truth().snapshot());
@@ -105,7 +106,7 @@ impl Month {
         assert_eq!(verdict.differences, []);
     }
 
-    /// The patrons of whom the service says something wrong.
+    /// Returns the patrons whose summary or blocks differ from the truth.
     pub(crate) async fn differing(&self, port: u16) -> BTreeSet<Uuid> {
         let judge = Judge::new(self.service(port), Clock::Wall);
         let truth = Arc::new(self.play.truth().snapshot());
@@ -113,7 +114,7 @@ impl Month {
         verdict.differences.into_iter().map(|difference| difference.patron).collect()
     }
 
-    /// So many patrons, those with most loans first.
+    /// Returns up to `most` patrons, ordered by the number of loans.
     pub(crate) fn busiest(&self, most: usize) -> Vec<Uuid> {
         let truth = self.play.truth().snapshot();
         let mut all: Vec<(usize, Uuid)> =
@@ -122,7 +123,7 @@ impl Month {
         all.into_iter().take(most).map(|(_, id)| id).collect()
     }
 
-    /// The desk, which asks about the busiest.
+    /// Starts the evaluation load for the patrons with most loans.
     pub(crate) fn watch(&self, port: u16) -> EvaluationLoad {
         EvaluationLoad::begin(self.busiest(evaluation_load::PATRONS), &self.folio.url(), port)
     }

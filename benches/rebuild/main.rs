@@ -1,10 +1,11 @@
-//! Rebuilds of a library's month, at least a million events: how long a tenant takes to be filled, how fast
-//! topics are read beside a bare consumer that decodes, what the desk notices, and whether everything is right
-//! in the end. The simulator makes the month up and judges; what it finds wrong ends the bench.
+//! Measures rebuilds of a library's month, at least a million events: the duration of the initial fill, the
+//! rate of reading topics, and the effect on evaluations. A bare consumer that decodes is the reference.
+//! The simulator creates the month and compares the result with the truth; a difference ends the bench.
 //!
-//! Arguments choose parts: `month` runs where none is given; `kills` kills the instance that works on a
-//! rebuild, at ten random moments, and `cancels` ends ten at random moments; `rate` reads alone, `decade` does
-//! so with ten million records; `tenants` enables a hundred tenants at once, and rebuilds three of them at once.
+//! Arguments choose parts; the default is `month`. `kills` kills the instance of a rebuild at ten random
+//! moments; `cancels` cancels ten rebuilds at random moments. `rate` measures reading alone; `decade` does
+//! so with ten million records. `tenants` enables a hundred tenants at once and rebuilds three of them at
+//! once.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../evaluation_load.rs"]
@@ -35,14 +36,14 @@ use library::Month;
 use servers::Service;
 use tenants::TenantSet;
 
-/// Events of the month, at least, and how many of them come while a rebuild runs.
+/// The minimum number of events of the month, and the number of events during a rebuild.
 const EVENTS: u64 = 1_140_000;
 const LATE_EVENTS: usize = 40_000;
 
-/// Events a second that come meanwhile.
+/// The rate of events during a rebuild, per second.
 const EVENTS_PER_SECOND: u32 = 2_000;
 
-/// Events of a library for which a month is little.
+/// The number of events of a large library.
 const DECADE_EVENTS: u64 = 10_000_000;
 
 const TENANTS: usize = 100;
@@ -51,7 +52,7 @@ const CONNECTIONS: u32 = 11;
 
 #[tokio::main]
 async fn main() {
-    // Cargo has an argument of its own.
+    // Cargo passes an argument of its own, which starts with `-`.
     let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if parts.is_empty() {
         parts.push("month".to_owned());
@@ -84,7 +85,7 @@ async fn month() {
     jobs.until_complete().await;
     print_line(&format!("  filled after {:.1} s", began.elapsed().as_secs_f64()));
     month.judge(service.port, "filled by itself").await;
-    // Ingest reads its own topics from their beginning as well.
+    // Ingest also reads its topics from their start.
     jobs.until_no_lag().await;
     print_line(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
 
@@ -116,7 +117,8 @@ async fn month() {
     month.remove().await;
 }
 
-/// One event in a hundred never reached the inbox: what the topics say of it is what the judge misses.
+/// Deletes one event in a hundred from the inbox. A comparison with the topics must report the same patrons
+/// as the judge.
 async fn lose_events(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u16) {
     let gone = damage::lose_one_percent(db).await;
     jobs.run(json!({ "source": "inbox" })).await;
@@ -134,7 +136,7 @@ async fn lose_events(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, 
     month.judge(port, "lost and found").await;
 }
 
-/// A dry run while nobody asks anything and nothing comes, beside the bare consumer.
+/// Measures a dry run without evaluation load and without new events, and the bare consumer.
 async fn dry_run_alone(month: &Month, jobs: &Jobs) {
     let dry = jobs.run(json!({ "dryRun": true })).await;
     dry.report("dry run while nobody asks");
@@ -153,7 +155,7 @@ async fn rate(events: u64, rounds: usize) {
     month.remove().await;
 }
 
-/// A month of so many events, all of them known.
+/// Returns a month of this many events and a service that has ingested all of them.
 async fn filled(login: &Login, events: u64) -> (Month, Service) {
     let mut month = Month::make(events).await;
     let service = Service::start(login, &month.environment, CONNECTIONS).await;
@@ -165,14 +167,14 @@ async fn filled(login: &Login, events: u64) -> (Month, Service) {
     (month, service)
 }
 
-/// A quarter of the month, all of it known, and what is to be damaged of it.
+/// Returns a quarter of the month, ingested completely, and the damage to apply.
 async fn quarter(db: &Db, login: &Login) -> (Month, Service, Damage) {
     let (month, service) = filled(login, EVENTS / 4).await;
     let damage = Damage::of(db, &month).await;
     (month, service, damage)
 }
 
-/// A moment in what a rebuild takes.
+/// Returns a random moment within a duration.
 fn moment(whole: f64) -> Duration {
     Duration::from_secs_f64(rand::rng().random_range(0.0..whole))
 }
@@ -188,7 +190,7 @@ async fn kills() {
         damage.apply(&db).await;
         let id = jobs.request(json!({})).await;
         jobs.until_started(&id).await;
-        // It is held by the only instance there is; the other one comes when it is needed.
+        // The only running instance has the lease; the second instance starts after the kill.
         let moment = moment(whole.seconds);
         tokio::time::sleep(moment).await;
         let stage = jobs.stage(&id).await;

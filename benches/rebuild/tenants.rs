@@ -1,5 +1,5 @@
-//! Many tenants that are enabled at once: their events lie in topics of a collection, which they share, and in
-//! topics of their own.
+//! Measures the simultaneous enabling of many tenants. Their events are in topics of a tenant collection
+//! and in topics of each tenant.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{fixture::print_line, library::bootstrap};
 
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Check-outs of a tenant in a topic of its own, and in that of the collection.
+/// Check-outs per tenant in the tenant's own topic, and in the topic of the collection.
 const OWN_EVENTS: usize = 200;
 const SHARED_EVENTS: usize = 1800;
 
@@ -40,7 +40,8 @@ impl TenantSet {
         Self { http, port, tenants }
     }
 
-    /// Check-outs of all of them, each of a loan of its own. Tells how many lie in the collection's topic.
+    /// Publishes check-outs of all tenants, each with its own loan. Returns the number of records in the
+    /// topic of the collection.
     pub(crate) async fn publish(&self, environment: &str) -> usize {
         let own = |tenant: &str| Topic {
             name: format!("{environment}.{tenant}.circulation.ITEM_CHECKED_OUT"),
@@ -62,7 +63,7 @@ impl TenantSet {
         self.tenants.len() * SHARED_EVENTS
     }
 
-    /// Enables them all at once.
+    /// Enables all tenants at once.
     pub(crate) async fn enable(&self) {
         let body = json!({ "module_to": "mod-patron-blocks-2.0.0" });
         let calls = self.tenants.iter().map(|tenant| {
@@ -75,7 +76,7 @@ impl TenantSet {
         }
     }
 
-    /// Waits until the group is past all that was published: it belongs to nobody yet.
+    /// Waits until the group offset is after every published record; no tenant is enabled yet.
     pub(crate) async fn until_skipped(&self) {
         let mut look = interval(Duration::from_millis(100));
         let all = (self.tenants.len() * (OWN_EVENTS + SHARED_EVENTS)) as f64;
@@ -84,7 +85,7 @@ impl TenantSet {
         }
     }
 
-    /// Loses the loans of the first three.
+    /// Deletes the loans of the first three tenants.
     pub(crate) async fn lose_some(&self, db: &Db) {
         for tenant in &self.tenants[..3] {
             let schema = Schema::of(&TenantId::parse(tenant).expect("a tenant's id"));
@@ -93,7 +94,7 @@ impl TenantSet {
         }
     }
 
-    /// Rebuilds so many of them at once. Tells from when to when each was worked on.
+    /// Rebuilds this many tenants at once. Returns the start and the end of the work on each.
     pub(crate) async fn rebuild(&self, number: usize) -> String {
         let began = Clock::system().now();
         let runs = self.tenants[..number].iter().map(async |tenant| {
@@ -122,7 +123,7 @@ impl TenantSet {
         join_all(runs).await.join(", ")
     }
 
-    /// Waits until nothing is missing of any.
+    /// Waits until every tenant is complete.
     pub(crate) async fn until_complete(&self) {
         let mut look = interval(Duration::from_millis(100));
         for tenant in &self.tenants {
@@ -135,12 +136,12 @@ impl TenantSet {
     async fn completeness(&self, tenant: &str) -> Value {
         let url = format!("http://127.0.0.1:{}/patron-blocks/ingest", self.port);
         let asked = self.http.get(url).header("X-Okapi-Tenant", tenant).send().await;
-        // Until its turn has come to be enabled, it is told so in plain text.
+        // Before the enabling of the tenant, the response is plain text.
         let body: Value = asked.expect("an answer").json().await.unwrap_or_default();
         body["knowledge"].clone()
     }
 
-    /// Every loan of every tenant has to count, once.
+    /// Checks that every loan of every tenant counts once.
     pub(crate) async fn judge(&self, db: &Db) {
         for tenant in &self.tenants {
             let schema = Schema::of(&TenantId::parse(tenant).expect("a tenant's id"));
@@ -156,7 +157,7 @@ impl TenantSet {
         ));
     }
 
-    /// Records that rebuilds have read of topics.
+    /// Returns the number of records that rebuilds have read from topics.
     pub(crate) async fn replayed(&self) -> f64 {
         self.metric("patron_blocks_replayed_records_total ").await
     }

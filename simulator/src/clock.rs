@@ -1,18 +1,18 @@
-//! The one place that reads the wall clock.
+//! The only module that reads the wall clock.
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// Where "now" comes from: the wall, or a test that wants to decide it.
+/// The source of the present instant: the wall clock, or a fixed instant for tests.
 #[derive(Debug, Clone, Copy)]
 pub enum Clock {
-    /// The machine's own clock.
+    /// The clock of the machine.
     Wall,
     /// Always this instant.
     Fixed(DateTime<Utc>),
 }
 
 impl Clock {
-    /// The present instant in whole milliseconds, the resolution of every time in FOLIO's events.
+    /// Returns the present instant in whole milliseconds, the resolution of every time in FOLIO's events.
     pub fn now(self) -> DateTime<Utc> {
         let now = match self {
             Self::Wall => wall(),

@@ -1,4 +1,5 @@
-//! Publishing to a real Kafka, patiently: a broker that is away for a while costs time, no event.
+//! Publishing to a Kafka broker. If the broker is unavailable for a while, publishing waits and every event
+//! arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,14 +16,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::wire::{Record, Topic};
 
-/// How long a record may wait for its broker.
+/// The time for which a record may wait for its broker.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long to wait for room in the queue, or for the last acknowledgements, before looking again.
+/// The time between two looks at a full queue or at missing acknowledgements.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Creates the topics as FOLIO's modules would, those that don't exist yet. Their records never
-/// expire, since what happened weeks ago in the library is published today.
+/// Creates the missing topics like FOLIO's modules. Their records never expire, because the play publishes
+/// events that are weeks old in the library.
 pub async fn create_topics(
     bootstrap: &str,
     topics: &[Topic],
@@ -53,7 +54,7 @@ pub async fn create_topics(
     Ok(())
 }
 
-/// Hands records to Kafka and counts what becomes of them.
+/// A Kafka producer with counts of acknowledged and failed records.
 pub struct Publisher {
     bootstrap: String,
     producer: ThreadedProducer<DeliveryContext>,
@@ -88,22 +89,21 @@ impl ProducerContext for DeliveryContext {
 }
 
 impl Publisher {
-    /// A producer with the settings of FOLIO's own: idempotent, gzip, lingering a little.
+    /// Returns a producer with the settings of FOLIO's own: idempotent, gzip, a short linger.
     pub fn new(bootstrap: &str) -> anyhow::Result<Self> {
         let delivery_counts = Arc::new(DeliveryCounts::default());
         let producer = producer(bootstrap, &delivery_counts)?;
         Ok(Self { bootstrap: bootstrap.to_owned(), producer, delivery_counts })
     }
 
-    /// Goes on with a new producer, as modules do that were started anew. A producer remembers topics
-    /// and their leaders, and one that was made anew has others. What was published is to be
-    /// acknowledged before.
+    /// Replaces the producer, like a restarted module. A producer caches topics and their leaders; a
+    /// recreated topic has other leaders. The caller must flush the old producer first.
     pub fn recreate_producer(&mut self) -> anyhow::Result<()> {
         self.producer = producer(&self.bootstrap, &self.delivery_counts)?;
         Ok(())
     }
 
-    /// Queues a record; waits while the queue is full.
+    /// Queues a record. If the queue is full, the call waits.
     pub async fn publish(&self, record: &Record) -> anyhow::Result<()> {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
@@ -129,8 +129,8 @@ impl Publisher {
         }
     }
 
-    /// Waits until Kafka has acknowledged everything, or given up on it, but no longer than this.
-    /// Returns how many records were acknowledged; one that was not is an error.
+    /// Waits until the broker has acknowledged or rejected every record, at most for `timeout`. Returns the
+    /// number of acknowledged records. An unacknowledged record is an error.
     pub async fn flush(&self, timeout: Duration) -> anyhow::Result<u64> {
         let deadline = Instant::now() + timeout;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
@@ -149,7 +149,7 @@ impl Publisher {
         Ok(self.delivery_counts.acknowledged.load(Ordering::Relaxed))
     }
 
-    /// As long as a record may wait for its broker.
+    /// The time for which a record may wait for its broker.
     pub const FLUSH_TIMEOUT: Duration = MESSAGE_TIMEOUT;
 }
 
@@ -166,7 +166,7 @@ fn producer(
     client(bootstrap)
         .set("enable.idempotence", "true")
         .set("compression.type", "gzip")
-        // As dense as gzip's default on records that are so alike, at half the work.
+        // On such similar records, level 1 compresses as well as gzip's default level at half the work.
         .set("compression.level", "1")
         .set("linger.ms", "20")
         .set("partitioner", "murmur2_random")
@@ -194,11 +194,11 @@ mod tests {
     use crate::model::Settings;
     use crate::wire::{Faults, Play, Wire};
 
-    /// What a consumer makes of a message, comparable with the record it came from.
+    /// Returns the record of a consumed message, for the comparison with the published record.
     fn read(message: &impl Message) -> Record {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it is text");
         let headers = message.headers().expect("there are headers").iter();
-        // Names of headers are of no lifetime here, so they are looked up among those we know.
+        // A header name of a record is `'static`, so the names are looked up in a list of known names.
         let known = ["folio.tenantId", "x-okapi-tenant", "x-okapi-url", "x-okapi-token"];
         let known = known.into_iter().chain(["x-okapi-request-id", "x-okapi-user-id"]);
         Record {

@@ -1,28 +1,25 @@
-//! A library in a box.
+//! Simulates a library and the other FOLIO modules around a patron blocks service.
 //!
-//! The simulator pretends to be the rest of FOLIO around a patron blocks service. It makes up a
-//! library with patrons, loans and fees, and plays days of circulation from a seed: check-outs at
-//! lunch, returns in the morning, renewals from home, recalls, claims, lost items, payments,
-//! nightly jobs. What happens is written to Kafka the way FOLIO's modules write it, and may be
-//! lost, repeated, delayed or shuffled on the way. Since it owns the truth of its library, it can
-//! judge: it asks the service about every patron and compares.
+//! A seed determines patrons, loans, fees and days of circulation: check-outs at lunch, returns in the morning,
+//! renewals from home, recalls, claims, lost items, payments, nightly jobs. The simulator writes the events to
+//! Kafka like FOLIO's modules. On request it loses, repeats, delays or shuffles records. The simulator has the
+//! truth of its library, so it requests the state of every patron from the service and compares the two.
 //!
-//! It knows nothing of the service's code. It writes JSON of its own and works out blocks by its
-//! own reading of the rules.
+//! The simulator uses no code of the service. It writes its own JSON and evaluates blocks with its own code.
 //!
-//! | module | what it is for |
+//! | module | purpose |
 //! | --- | --- |
 //! | [`model`] | the library: patrons, loans, fees, their events, and the [`Truth`](model::Truth) |
-//! | [`wire`] | events as Kafka records, with faults on demand: [`Play`](wire::Play) |
-//! | [`blocks`] | which blocks follow from the truth |
-//! | [`regulations`] | the conditions and limits that the library sets |
+//! | [`wire`] | events as Kafka records, with optional faults: [`Play`](wire::Play) |
+//! | [`blocks`] | the blocks that follow from the truth |
+//! | [`regulations`] | the conditions and limits of the library |
 //! | [`kafka`] | publishing to a broker |
-//! | [`pause`] | publishing pauses when somebody asks for it |
-//! | [`folio`] | the HTTP side: users, storage, PubSub |
-//! | [`service`] | the service from outside: set it up, judge it |
+//! | [`pause`] | a pause in publishing on request |
+//! | [`folio`] | the HTTP modules: users, storage, PubSub |
+//! | [`service`] | the client of the service: setup and judge |
 //! | [`command`] | the command line |
 //!
-//! In a test, a day needs no broker:
+//! A test can play a day without a broker:
 //!
 //! ```
 //! use simulator::model::Settings;
@@ -35,7 +32,7 @@
 //!
 //! assert!(records.iter().all(|record| record.timestamp_ms <= end.timestamp_millis()));
 //! assert_eq!(truth.accounts().count(), 50);
-//! // Feed `records` to the service, then let it be judged:
+//! // Send `records` to the service, then compare:
 //! //
 //! //     let folio = Folio::start("northlib", SharedTruth::new(truth.clone()), 0)?;
 //! //     let service = Service::new(service_url, "northlib", Some(&folio.url()))?;

@@ -1,4 +1,4 @@
-//! The command line of the library in a box.
+//! Entry point of the simulator command line.
 
 use std::process::ExitCode;
 

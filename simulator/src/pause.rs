@@ -1,8 +1,8 @@
-//! A pause in publishing, asked for from outside.
+//! A pause in publishing, requested by another task.
 
 use tokio::sync::watch;
 
-/// Whether a pause is asked for, and whether everything is quiet.
+/// Two flags: a pause is requested, and every published record is acknowledged.
 #[derive(Debug, Default)]
 pub struct Pause {
     requested: watch::Sender<bool>,
@@ -10,25 +10,25 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Asks for a pause. Returns when everything published so far is acknowledged.
+    /// Requests a pause. Returns when the broker has acknowledged every published record.
     pub async fn request(&self) {
         self.requested.send_replace(true);
-        // The sender lives as long as we do.
+        // `self` owns the sender, so the channel stays open.
         let _ = self.acknowledged.subscribe().wait_for(|quiet| *quiet).await;
     }
 
-    /// Publishing goes on.
+    /// Ends the pause, so that publishing continues.
     pub fn release(&self) {
         self.acknowledged.send_replace(false);
         self.requested.send_replace(false);
     }
 
-    /// Whether a pause is asked for.
+    /// Returns true if a pause is requested.
     pub fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
 
-    /// Takes the pause: everything is acknowledged. Returns when publishing may go on.
+    /// Acknowledges the pause after every record is acknowledged. Returns when publishing may continue.
     pub async fn acknowledge(&self) {
         let mut requested = self.requested.subscribe();
         self.acknowledged.send_replace(true);

@@ -1,5 +1,4 @@
-//! What this library has decided: whom each condition keeps from what, with which words, and the
-//! limits of each patron group.
+//! The library's rules: the flags and the message of each condition, and the limits of each patron group.
 
 use uuid::Uuid;
 
@@ -10,15 +9,15 @@ use crate::blocks::condition::{
 use crate::blocks::{Condition, Limit, Rules};
 use crate::model::GROUPS;
 
-/// A condition as the library wants it.
+/// The flags, the message and the limits of one condition.
 struct Regulation {
     condition: Uuid,
     name: &'static str,
     value_type: &'static str,
-    /// Borrowing, renewals, requests.
+    /// The blocked actions: borrowing, renewals, requests.
     blocks: [bool; 3],
     message: &'static str,
-    /// For each patron group.
+    /// One limit per patron group, in the order of `GROUPS`.
     limits: [&'static str; 5],
 }
 
@@ -73,7 +72,7 @@ const REGULATIONS: [Regulation; 6] = [
     },
 ];
 
-/// The library's conditions and limits, in the order in which they are to be created.
+/// Returns the library's conditions and limits, the limits in the order of their creation.
 pub fn rules() -> Rules {
     let conditions = REGULATIONS.iter().map(|regulation| Condition {
         id: regulation.condition,
@@ -95,8 +94,8 @@ pub fn rules() -> Rules {
     Rules { conditions: conditions.collect(), limits: limits.collect() }
 }
 
-/// The same limit has the same id in every play, so that setting up twice changes it instead of
-/// adding another. Version 4 in form, as clients' ids are.
+/// Returns the id of a limit. The same limit has the same id in every play, so a second setup updates the
+/// limit. The id has the form of version 4, like the ids that clients create.
 fn limit_id(group: Uuid, condition: Uuid) -> Uuid {
     let mixed = group.as_u128() ^ condition.as_u128().rotate_left(61);
     uuid::Builder::from_random_bytes(mixed.to_be_bytes()).into_uuid()

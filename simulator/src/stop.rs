@@ -1,14 +1,14 @@
-//! Being told to stop.
+//! The request to stop, shared by all tasks.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Whether to stop, shared by everything that should.
+/// A shared flag that requests the end of all work.
 #[derive(Debug, Clone)]
 pub struct StopSignal(watch::Receiver<bool>);
 
 impl StopSignal {
-    /// Stops at SIGINT and SIGTERM.
+    /// Returns a signal that SIGINT and SIGTERM set.
     pub fn on_signals() -> anyhow::Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -19,23 +19,23 @@ impl StopSignal {
                 _ = terminate.recv() => {}
             }
             let _ = sender.send(true);
-            // Whoever asks later must still hear it.
+            // The sender lives as long as its receivers, so a later receiver also sees the flag.
             sender.closed().await;
         });
         Ok(Self(receiver))
     }
 
-    /// Nobody will say stop.
+    /// Returns a signal that is never set.
     pub fn never() -> Self {
         Self(watch::channel(false).1)
     }
 
-    /// Whether it is time to stop.
+    /// Returns true if a stop was requested.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Until it is time to stop.
+    /// Waits until a stop is requested.
     pub async fn requested(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;

@@ -1,25 +1,25 @@
-//! The only place that writes to the terminal.
+//! The only module that writes to the terminal.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
-/// Prints one line. A reader that went away is no reason to stop working.
+/// Prints one line. If the reader closed its end, the simulator continues.
 pub fn print_line(line: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush());
 }
 
-/// Prints one line about what went wrong, beside the output.
+/// Prints one line about an error to standard error.
 pub fn print_error(line: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr().lock(), "{}", line.as_ref());
 }
 
-/// Between two lines where there is no terminal to redraw.
+/// The time between two progress lines if the output is no terminal.
 const PRINT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows how far a play is: a moving line on a terminal, a plain line now and then elsewhere.
+/// The progress of a play: a spinner on a terminal, a periodic line elsewhere.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -28,7 +28,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins to show.
+    /// Starts the progress display.
     pub fn start() -> Self {
         let bar = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("{spinner} {msg}")
@@ -38,7 +38,7 @@ impl Progress {
         Self { bar, started_at: now, printed_at: now }
     }
 
-    /// How far it is: the number of events, and what the library's own clock says.
+    /// Shows the number of published events and the time of the library's clock.
     pub fn show(&mut self, published: u64, library_time: &str) {
         if !self.bar.is_hidden() {
             self.bar.set_message(self.line(published, library_time));
@@ -49,13 +49,13 @@ impl Progress {
         }
     }
 
-    /// Stops moving and leaves a last line behind.
+    /// Ends the display and prints a last line.
     pub fn finish(self, line: &str) {
         self.bar.finish_and_clear();
         print_line(line);
     }
 
-    /// Since the beginning.
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started_at.elapsed()
     }
@@ -67,7 +67,7 @@ impl Progress {
     }
 }
 
-/// So many in such a time, for each second of it.
+/// Returns the rate per second.
 pub fn per_second(count: u64, time: Duration) -> u64 {
     (count as f64 / time.as_secs_f64().max(0.001)) as u64
 }

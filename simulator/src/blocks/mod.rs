@@ -1,5 +1,5 @@
-//! Which blocks a patron has, worked out from the rules as they are written, by the judge's own
-//! arithmetic. Slow and plain on purpose: it is there to be right.
+//! Computes the blocks of a patron from the written rules, with arithmetic of its own. The code prefers
+//! correctness to speed.
 
 #[cfg(test)]
 mod tests;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::model::{self, Account, GracePeriod, Interval};
 
-/// Ids of the six conditions.
+/// The ids of the six conditions.
 pub mod condition {
     use uuid::{Uuid, uuid};
 
@@ -29,100 +29,100 @@ pub mod condition {
     pub const FEE_FINE_BALANCE: Uuid = uuid!("cf7a0d5f-a327-4ca1-aa9e-dc55ec006b8a");
 }
 
-/// A condition with the actions it may block, as the service has it.
+/// A condition with the actions that it may block, as the service returns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// One of [`condition`].
+    /// One of the ids in [`condition`].
     pub id: Uuid,
-    /// In words.
+    /// The name for staff.
     pub name: String,
-    /// Whether it may block borrowing.
+    /// Whether the condition may block borrowing.
     #[serde(default)]
     pub block_borrowing: bool,
-    /// Whether it may block renewals.
+    /// Whether the condition may block renewals.
     #[serde(default)]
     pub block_renewals: bool,
-    /// Whether it may block requests.
+    /// Whether the condition may block requests.
     #[serde(default)]
     pub block_requests: bool,
     /// `Integer` or `Double`.
     pub value_type: String,
-    /// What the desk is shown.
+    /// The message for staff at the desk.
     #[serde(default)]
     pub message: String,
 }
 
-/// What a group of patrons may have before a condition blocks them.
+/// The value of a condition for one patron group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limit {
-    /// The limit's own id.
+    /// The id of the limit.
     pub id: Uuid,
-    /// The group it is for.
+    /// The patron group of the limit.
     pub patron_group_id: String,
-    /// The condition it belongs to.
+    /// The condition of the limit.
     pub condition_id: Uuid,
-    /// The number itself; without one the limit limits nothing.
+    /// The value; a limit without a value blocks nothing.
     #[serde(with = "rust_decimal::serde::arbitrary_precision_option", default)]
     pub value: Option<Decimal>,
 }
 
-/// All conditions, and all limits in the order in which they were created.
+/// All conditions and all limits, the limits in the order of their creation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rules {
-    /// Conditions in any order.
+    /// The conditions, in any order.
     pub conditions: Vec<Condition>,
-    /// Limits of all groups.
+    /// The limits of all patron groups.
     pub limits: Vec<Limit>,
 }
 
-/// A block as the service answers it.
+/// A block as the service returns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Block {
-    /// The condition.
+    /// The condition that blocks.
     pub patron_block_condition_id: Uuid,
-    /// The patron may not borrow.
+    /// Whether the patron may not borrow.
     pub block_borrowing: bool,
-    /// The patron may not renew.
+    /// Whether the patron may not renew.
     pub block_renewals: bool,
-    /// The patron may not request.
+    /// Whether the patron may not request.
     pub block_requests: bool,
-    /// What the desk is shown.
+    /// The message for staff at the desk.
     pub message: String,
 }
 
-/// A block together with the numbers that led to it.
+/// A block with the measured number and the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What the patron has.
+    /// The measure of the patron.
     pub measured: Decimal,
-    /// What the limit allows.
+    /// The value of the limit.
     pub limit: Decimal,
-    /// What follows.
+    /// The resulting block.
     pub block: Block,
 }
 
-/// What evaluation looks at in an open loan.
+/// The part of an open loan that an evaluation uses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loan {
-    /// Loan id.
+    /// The loan id.
     pub id: Uuid,
-    /// A loan without a due date is never overdue.
+    /// The due date; a loan without a due date is never overdue.
     pub due: Option<DateTime<Utc>>,
-    /// The due date stands because of a recall.
+    /// Whether a recall set the due date.
     pub recall: bool,
-    /// Declared or aged to lost.
+    /// Whether the item is declared lost or aged to lost.
     pub lost: bool,
-    /// Claimed returned.
+    /// Whether the item is claimed returned.
     pub claimed_returned: bool,
-    /// Grace period at check-out.
+    /// The grace period at check-out.
     pub grace: Option<GracePeriod>,
 }
 
 impl Loan {
-    /// The truth about a loan, as evaluation sees it.
+    /// Returns the evaluated part of a loan of the truth.
     pub fn from_truth(id: Uuid, loan: &model::Loan) -> Self {
         Self {
             id,
@@ -134,7 +134,7 @@ impl Loan {
         }
     }
 
-    /// Whole minutes since the due date, once they exceed the grace period; else 0.
+    /// Returns the whole minutes since the due date if they exceed the grace period, else 0.
     fn overdue_minutes(&self, now: DateTime<Utc>) -> i64 {
         let Some(due) = self.due else { return 0 };
         let minutes = (now - due).num_minutes();
@@ -145,19 +145,19 @@ impl Loan {
         self.overdue_minutes(now) > 0
     }
 
-    /// Every day begun counts.
+    /// Returns the days since the due date. A partial day counts as a day.
     fn overdue_days(&self, now: DateTime<Utc>) -> i64 {
         let minutes = self.overdue_minutes(now);
         minutes / 1440 + i64::from(minutes % 1440 != 0)
     }
 }
 
-/// What evaluation looks at in an open fee/fine.
+/// The part of an open fee/fine that an evaluation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeeFine {
-    /// The loan it arose from.
+    /// The loan of the fee/fine.
     pub loan: Option<Uuid>,
-    /// What is owed.
+    /// The balance.
     pub balance: Decimal,
 }
 
@@ -173,9 +173,9 @@ fn grace_minutes(grace: Option<GracePeriod>) -> i64 {
     duration.max(0).saturating_mul(unit)
 }
 
-/// The blocks of a patron at this instant, in the order of the limits.
+/// Returns the blocks of an account at `now`, in the order of the limits.
 pub fn for_account(account: &Account, rules: &Rules, now: DateTime<Utc>) -> Vec<Finding> {
-    // Whom the users service doesn't know is in no group.
+    // A patron without a user record has no patron group.
     let group = account.patron.patron_group.filter(|_| account.patron.known);
     let loans = account.open_loans.iter().map(|(id, loan)| Loan::from_truth(*id, loan));
     let fees = account
@@ -191,7 +191,7 @@ pub fn for_account(account: &Account, rules: &Rules, now: DateTime<Utc>) -> Vec<
     )
 }
 
-/// The blocks of a patron of this group with these open loans and fees/fines at this instant.
+/// Returns the blocks at `now` of a patron with this patron group and these open loans and fees/fines.
 pub fn evaluate(
     group: Option<&str>,
     loans: &[Loan],
@@ -199,7 +199,7 @@ pub fn evaluate(
     rules: &Rules,
     now: DateTime<Utc>,
 ) -> Vec<Finding> {
-    // Nothing open, nothing known of the patron, nothing to block.
+    // A patron with nothing open has no blocks.
     if loans.is_empty() && fees.is_empty() {
         return vec![];
     }
@@ -213,7 +213,7 @@ pub fn evaluate(
         .collect()
 }
 
-/// The block that one limit leads to, if any.
+/// Returns the block of one limit, if the patron reaches it.
 fn find(
     condition: &Condition,
     limit: Decimal,
@@ -223,7 +223,7 @@ fn find(
 ) -> Option<Finding> {
     let measured = measure(condition.id, loans, fees, now)?;
     let exceeds = measured > limit;
-    // One more item would be too many for a patron who has just as many as allowed.
+    // A patron at the limit of charged-out items may not check out one more.
     let at_limit = condition.id == condition::ITEMS_CHARGED_OUT && measured == limit;
     let block = Block {
         patron_block_condition_id: condition.id,
@@ -236,8 +236,8 @@ fn find(
     any.then_some(Finding { measured, limit, block })
 }
 
-/// The number that a condition compares with its limit. Recalls overdue by days are measured by
-/// the one that is overdue longest: if any exceeds the limit, this one does.
+/// Returns the number that a condition compares with its limit. For recalls overdue by days, the number is
+/// the maximum over all loans: if any recall exceeds the limit, the maximum does.
 fn measure(
     condition: Uuid,
     loans: &[Loan],
@@ -261,7 +261,7 @@ fn measure(
     })
 }
 
-/// What is owed, but for loans that the patron says were returned.
+/// Returns the sum of the balances, without the fees/fines of loans that are claimed returned.
 fn balance(loans: &[Loan], fees: &[FeeFine]) -> Decimal {
     let disputed =
         |fee: &FeeFine| loans.iter().any(|loan| loan.claimed_returned && fee.loan == Some(loan.id));

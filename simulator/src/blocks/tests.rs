@@ -1,6 +1,5 @@
-//! The table of docs/contract/evaluation.md#7-cases, row by row: what happens to one patron, and
-//! which blocks follow. The state is made by events, so that the truth's transitions are checked as
-//! well.
+//! Each row of the table in docs/contract/evaluation.md#7-cases: the events of one patron, and the
+//! resulting blocks. Events build the state, so the tests also check the transitions of the truth.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
@@ -32,7 +31,7 @@ fn days(count: i64) -> TimeDelta {
     TimeDelta::days(count)
 }
 
-/// One patron, Undergraduate, to whom things happen.
+/// The history of one patron in the group Undergraduate.
 struct PatronHistory {
     truth: Truth,
     loans: Vec<Uuid>,
@@ -78,7 +77,7 @@ impl PatronHistory {
         self
     }
 
-    /// Another loan that is due so long ago, with a grace period.
+    /// Adds a loan that became due before `now` by `ago`, with a grace period.
     fn due_ago_with(mut self, ago: TimeDelta, grace: Option<(i64, Interval)>) -> Self {
         let loan = loan_id(self.loans.len());
         self.loans.push(loan);
@@ -91,12 +90,12 @@ impl PatronHistory {
         self.due_ago_with(ago, None)
     }
 
-    /// So many loans that are due in a week.
+    /// Adds `count` loans that are due in a week.
     fn with_loans(self, count: usize) -> Self {
         (0..count).fold(self, |story, _| story.due_ago(days(-7)))
     }
 
-    /// So many loans that are overdue by a day.
+    /// Adds `count` loans that are overdue by a day.
     fn with_overdue(self, count: usize) -> Self {
         (0..count).fold(self, |story, _| story.due_ago(days(1)))
     }
@@ -118,7 +117,7 @@ impl PatronHistory {
         self.apply(Fact::DueDateChanged { loan, patron, due, by_recall })
     }
 
-    /// A recalled loan that is due so long ago, with a grace period.
+    /// Adds a recalled loan that became due before `now` by `ago`, with a grace period.
     fn recalled(self, ago: TimeDelta, grace: Option<(i64, Interval)>) -> Self {
         let number = self.loans.len();
         self.due_ago_with(days(-7), grace).due_date(number, ago, true)
@@ -140,7 +139,7 @@ impl PatronHistory {
     }
 }
 
-/// Limits of the patron's group and conditions with these flags, all six.
+/// Returns these limits of the patron's group, and all six conditions with these flags.
 fn rules(limits: &[(Uuid, &str)], flags: [bool; 3]) -> Rules {
     let conditions = [CO, LI, OI, OR, RD, FB].map(|id| Condition {
         id,
@@ -160,7 +159,7 @@ fn rules(limits: &[(Uuid, &str)], flags: [bool; 3]) -> Rules {
     Rules { conditions: conditions.to_vec(), limits: limits.collect() }
 }
 
-/// The blocks as letters: B for borrowing, R for renewals, Q for requests.
+/// Returns the blocks as letters: B for borrowing, R for renewals, Q for requests.
 fn blocks_under(story: &PatronHistory, rules: &Rules) -> String {
     let account = story.truth.account(PATRON).expect("she is a patron");
     let entries = for_account(account, rules, now()).into_iter().map(|finding| {

@@ -1,4 +1,5 @@
-//! `demo`: a day in the library in half a minute, then some patrons who are blocked, and why.
+//! The command `demo`: plays a day of the library in half a minute and shows some blocked patrons with the
+//! reasons.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -25,26 +26,26 @@ use crate::stop::StopSignal;
 use crate::terminal::{Progress, print_line};
 use crate::wire::{Faults, Play, Wire};
 
-/// How long the service may take to catch up.
+/// The time that the service may take to catch up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long to wait for a service that is only just starting.
+/// The time that the service may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Patrons in the table.
+/// The maximum number of patrons in the table.
 const PATRONS_SHOWN_MAX: usize = 8;
 
-/// Between two lines about what is happening.
+/// The time between two progress lines.
 const PRINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A demo run a second time adds a second library to the tenant: the time of its start goes into
-/// all its ids, so nothing of the first is touched. A tenant of its own for each run would be no
-/// safer, and its topics would have to be discovered each time.
+/// A second run of the demo adds a second library to the tenant. The start time determines all ids, so the
+/// first library is unchanged. A new tenant for each run would be no safer, and the service would have to
+/// discover its topics each time.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     service: options::Service,
-    /// Port of 127.0.0.1 on which to stand in for the rest of FOLIO; 0 for any that is free.
+    /// Port of 127.0.0.1 on which to serve the other FOLIO modules; 0 for any free port.
     #[arg(long, default_value_t = 0)]
     http_port: u16,
     /// Seconds that the day takes.
@@ -57,7 +58,7 @@ pub(super) struct Options {
     library: LibraryOptions,
     #[command(flatten)]
     broker: Broker,
-    /// Listen to what others are told of blocks, too; the service has to be set to tell them.
+    /// Also compare the block events; the service must publish them for the tenant.
     #[arg(long)]
     listen: bool,
     #[command(flatten)]
@@ -80,7 +81,7 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
     let folio = Folio::start(&options.service.tenant, play.truth(), options.http_port)?;
     let service = options.service.connect()?.with_okapi_url(Some(folio.url()));
 
-    // Topics first: a service that learns of a tenant looks for its topics at once.
+    // The topics are created first, because the service looks for the topics of a new tenant at once.
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
     let mut publisher = Publisher::new(&bootstrap)?;
@@ -114,7 +115,7 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for the service, enables the tenant, says what there is.
+/// Waits for the service, enables the tenant and prints the size of the library.
 async fn enable_tenant(service: &Service, play: &Play) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     while let Err(error) = service.check_health().await {
@@ -150,8 +151,7 @@ async fn play_day(
     Ok(())
 }
 
-/// Prints some patrons who are blocked for different reasons: our reason beside the service's
-/// words.
+/// Prints some patrons with different blocks: the simulator's reason and the service's message.
 async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let blocked = blocked(truth, &rules);
@@ -179,7 +179,7 @@ async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listens to what others are told of blocks, and compares that with what the desk is answered.
+/// Consumes the block events and compares them with the service's answers.
 async fn check_block_events(
     bootstrap: &str,
     topic: &str,
@@ -213,8 +213,8 @@ fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<BlockedPatron<'a>> {
     found.filter(|(_, findings)| !findings.is_empty()).collect()
 }
 
-/// Some of them, going round the reasons; for each reason those first to whom little else and
-/// something lately has happened.
+/// Returns some blocked patrons, one per reason in turn. Within a reason, patrons with few findings and
+/// recent events are first.
 fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for one in blocked {
@@ -232,7 +232,7 @@ fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     picked
 }
 
-/// Prints the commands with which to ask for oneself.
+/// Prints commands with which the reader can query the service.
 async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let Some((account, _)) = pick(blocked(truth, &rules)).into_iter().next() else {

@@ -1,4 +1,4 @@
-//! Blocks and events in words that a stranger understands.
+//! Describes blocks and events for a reader without knowledge of FOLIO.
 
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::blocks::{Block, Finding, condition};
 use crate::model::{Event, Fact, StatusChange, Truth, group_name};
 
-/// Why a patron is blocked, from the numbers that were compared.
+/// Returns the reason of a block, with the compared numbers.
 pub(super) fn describe_reason(finding: &Finding) -> String {
     let Finding { measured: has, limit, block } = finding;
     let count = |what: &str| {
@@ -23,7 +23,7 @@ pub(super) fn describe_reason(finding: &Finding) -> String {
     }
 }
 
-/// What a patron may not do.
+/// Returns the blocked actions.
 pub(super) fn describe_actions(block: &Block) -> String {
     let all = [
         (block.block_borrowing, "borrow"),
@@ -39,7 +39,7 @@ pub(super) fn describe_actions(block: &Block) -> String {
     }
 }
 
-/// What has happened, and to whom.
+/// Returns a sentence about the event and its patron.
 pub(super) fn describe_event(event: &Event, truth: &Truth) -> String {
     let name = |patron: &Uuid| {
         truth.account(*patron).map_or("somebody".to_owned(), |account| {

@@ -1,4 +1,4 @@
-//! `judge` and `set-up`.
+//! The commands `judge` and `set-up`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,17 +21,17 @@ use crate::wire::SharedTruth;
 pub(super) struct Options {
     #[command(flatten)]
     service: options::Service,
-    /// The truth: a file that `play` has written, or the address of a simulator that is playing.
+    /// The truth: a file that `play` has written, or the address of a running simulator.
     #[arg(long)]
     truth: String,
-    /// Ask again until there is no difference, for so many seconds at most.
+    /// Repeat the comparison until there is no difference, for this many seconds at most.
     #[arg(long, default_value_t = 0)]
     wait: u64,
-    /// Stand in for the rest of FOLIO on this port of 127.0.0.1 while judging by a file, as no
-    /// simulator is playing; 0 for any that is free.
+    /// Port of 127.0.0.1 on which to serve the other FOLIO modules while the truth is a file; 0 for any
+    /// free port.
     #[arg(long)]
     http_port: Option<u16>,
-    /// Print so many differences at most.
+    /// Maximum number of differences to print.
     #[arg(long, default_value_t = 50)]
     max_print: usize,
 }
@@ -61,7 +61,7 @@ async fn judge_by_file(options: &Options) -> anyhow::Result<Verdict> {
     judge.compare_until(patience, async || Ok(Arc::clone(&truth))).await
 }
 
-/// Prints the verdict; the exit code says whether there is a difference.
+/// Prints the verdict. The exit code reports whether there is a difference.
 pub(super) fn report(verdict: &Verdict, max_print: usize) -> ExitCode {
     for difference in verdict.differences.iter().take(max_print) {
         print_line(difference.to_string());

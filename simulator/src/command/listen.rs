@@ -1,4 +1,4 @@
-//! `listen`.
+//! The command `listen`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::service::{Judge, Listener};
 use crate::terminal::print_line;
 use crate::wire::{SharedTruth, Wire};
 
-/// Between two looks while waiting.
+/// The time between two comparisons.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -26,13 +26,13 @@ pub(super) struct Options {
     service: options::Service,
     #[command(flatten)]
     broker: options::Broker,
-    /// Whose patrons: a file with the truth that `play` has written.
+    /// The truth: a file that `play` has written.
     #[arg(long)]
     truth: String,
-    /// Listen again until there is no difference, for so many seconds at most.
+    /// Repeat the comparison until there is no difference, for this many seconds at most.
     #[arg(long, default_value_t = 0)]
     wait: u64,
-    /// Stand in for the rest of FOLIO on this port of 127.0.0.1 meanwhile; 0 for any that is free.
+    /// Port of 127.0.0.1 on which to serve the other FOLIO modules meanwhile; 0 for any free port.
     #[arg(long)]
     http_port: Option<u16>,
 }

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: parses the options and runs one command.
 
 mod demo;
 mod describe;
@@ -14,8 +14,8 @@ use clap::{Parser, Subcommand};
 
 use crate::terminal::print_error;
 
-/// A made-up library in a box: it plays days of circulation into Kafka, stands in for the rest of
-/// FOLIO over HTTP, and judges a patron blocks service by what it knows to be true.
+/// A simulated library. It plays days of circulation into Kafka and serves the other FOLIO modules over
+/// HTTP. It compares a patron blocks service with the truth of the play.
 #[derive(Debug, Parser)]
 #[command(name = "simulator", version)]
 pub struct Cli {
@@ -27,20 +27,20 @@ pub struct Cli {
 enum Command {
     /// Publish days of circulation.
     Play(play::Options),
-    /// Enable a tenant of the service and give it conditions and limits.
+    /// Enable a tenant of the service and write its conditions and limits.
     SetUp(options::Service),
-    /// Stand in for users, storage and PubSub, from a file with the truth.
+    /// Serve users, storage and PubSub from a file with the truth.
     Serve(play::ServeOptions),
-    /// Compare what the service says about every patron with the truth.
+    /// Compare the service's answers about every patron with the truth.
     Judge(judge::Options),
-    /// Compare what the service has told by Kafka of every patron's blocks with what it answers.
+    /// Compare the service's block events of every patron with its answers.
     Listen(listen::Options),
-    /// Show a stranger what the service does.
+    /// Show what the service does, in a short guided run.
     Demo(demo::Options),
 }
 
-/// Does what the command line says. Exit code 1 means that the judge found differences, 2 that
-/// something could not be done.
+/// Runs the command. Exit code 1 means that the judge found differences; exit code 2 means that the command
+/// failed.
 pub async fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Play(options) => play::run(options).await,

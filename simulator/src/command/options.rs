@@ -1,4 +1,4 @@
-//! Options that several commands share.
+//! The options that several commands share.
 
 use std::str::FromStr;
 
@@ -11,10 +11,10 @@ use crate::model::Settings;
 use crate::service;
 use crate::wire::{Faults, Shape, Wire};
 
-/// Which story.
+/// The options that select the library and its history.
 #[derive(Debug, Args)]
 pub(super) struct LibraryOptions {
-    /// Picks the story; the same seed tells the same story.
+    /// Seed of the history; the same seed gives the same history.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Patrons of the library [default: 2000, or as many as --events needs].
@@ -23,11 +23,11 @@ pub(super) struct LibraryOptions {
     /// Days to play.
     #[arg(long, default_value_t = 1)]
     days: u32,
-    /// About so many events: chooses the number of patrons or, with --patrons, how busy they are.
+    /// Approximate number of events; sets the number of patrons or, with --patrons, the activity.
     #[arg(long)]
     events: Option<u64>,
-    /// End of the last day, as 2026-09-14T22:00:00Z [default: now]. It goes into all ids, so the
-    /// same story played at another time is another library.
+    /// End of the last day, as 2026-09-14T22:00:00Z [default: now]. All ids depend on it, so the same
+    /// history at another time is another library.
     #[arg(long)]
     end: Option<DateTime<Utc>>,
 }
@@ -48,7 +48,7 @@ impl LibraryOptions {
     }
 }
 
-/// Where Kafka is.
+/// The options for the Kafka cluster.
 #[derive(Debug, Args)]
 pub(super) struct Broker {
     /// Host of a Kafka broker.
@@ -57,10 +57,10 @@ pub(super) struct Broker {
     /// Port of a Kafka broker.
     #[arg(long, env = "KAFKA_PORT", default_value_t = 9092)]
     kafka_port: u16,
-    /// First part of the topics' names; empty for none.
+    /// First part of the topic names; empty for none.
     #[arg(long, env = "ENV", default_value = "folio")]
     pub(super) env: String,
-    /// Replication factor of topics that are created.
+    /// Replication factor of created topics.
     #[arg(long, env = "REPLICATION_FACTOR", default_value_t = 1)]
     pub(super) replication_factor: i32,
 }
@@ -71,13 +71,13 @@ impl Broker {
     }
 }
 
-/// How events are written.
+/// The options for topics and values.
 #[derive(Debug, Args)]
 pub(super) struct FormatOptions {
     /// Shape of the records' values.
     #[arg(long, value_enum, default_value_t)]
     shape: Shape,
-    /// Write to topics that all tenants share, with this in place of the tenant, such as ALL.
+    /// Name of a tenant collection, such as ALL: it replaces the tenant in the topic names.
     #[arg(long)]
     collection: Option<String>,
 }
@@ -91,35 +91,35 @@ impl FormatOptions {
     }
 }
 
-/// Who tells.
+/// The options for the publishing modules.
 #[derive(Debug, Args)]
 pub(super) struct ProducerOptions {
-    /// Loan storage and the users module write to their topics, too. Then loans and groups are edited of
-    /// which nobody else tells.
+    /// Loan storage and the users module also publish to their topics. The play then also edits loans and
+    /// patron groups without business events.
     #[arg(long)]
     pub(super) storage_topics: bool,
-    /// All that circulation tells is told by loan storage, through an outbox whose relay is killed now and then:
-    /// in order, late, and some of it twice.
+    /// Loan storage publishes all events of circulation through an outbox with a relay that is killed now
+    /// and then. The events arrive in order, late, and some of them twice.
     #[arg(long)]
     pub(super) storage_outbox: bool,
 }
 
-/// What goes wrong on the way.
+/// The options for faults.
 #[derive(Debug, Args)]
 pub(super) struct FaultOptions {
-    /// Chance of a record to be lost for good.
+    /// Probability that a record is lost.
     #[arg(long, default_value_t = 0.0, value_parser = chance)]
     lose: f64,
-    /// Chance of a record to be published twice.
+    /// Probability that a record is published twice.
     #[arg(long, default_value_t = 0.0, value_parser = chance)]
     repeat: f64,
-    /// Chance of a record to be published much later.
+    /// Probability that a record is published much later.
     #[arg(long, default_value_t = 0.0, value_parser = chance)]
     delay: f64,
-    /// So many records later at most.
+    /// Maximum delay, in records.
     #[arg(long, default_value_t = 5000)]
     delay_by: u64,
-    /// Shuffle records, over all topics, within windows of this size.
+    /// Size of the window in which records of all topics are shuffled.
     #[arg(long, default_value_t = 0)]
     reorder: u64,
 }
@@ -137,10 +137,10 @@ fn chance(text: &str) -> Result<f64, String> {
     if is_chance { Ok(chance) } else { Err("a chance lies between 0 and 1".to_owned()) }
 }
 
-/// How fast the days pass.
+/// The options for the pace of the days.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Speed {
-    /// `max`, or how many times as fast as real time.
+    /// `max`, or a multiple of real time.
     #[arg(long, default_value = "max")]
     speed: Pace,
     /// Seconds that a day takes, instead of --speed.
@@ -154,17 +154,17 @@ impl Speed {
     }
 }
 
-/// How fast the days pass.
+/// The pace of the days.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Pace {
-    /// As fast as it goes.
+    /// As fast as possible.
     Max,
-    /// So many times as fast as real time.
+    /// A multiple of real time.
     Times(f64),
 }
 
 impl Pace {
-    /// A day in so many seconds.
+    /// Returns the pace at which a day takes this many seconds.
     pub(super) fn day_in(seconds: f64) -> Self {
         if seconds > 0.0 { Self::Times(86_400.0 / seconds) } else { Self::Max }
     }
@@ -182,7 +182,7 @@ impl FromStr for Pace {
     }
 }
 
-/// Which tenant of which service.
+/// The options for the service and its tenant.
 #[derive(Debug, Args)]
 pub(super) struct Service {
     /// Address of the service, as http://127.0.0.1:8081.
@@ -191,7 +191,8 @@ pub(super) struct Service {
     /// The tenant.
     #[arg(long, default_value = "northlib")]
     pub(super) tenant: String,
-    /// Address of the rest of FOLIO that is sent along, if the service needs to be told.
+    /// Address of the other FOLIO modules, sent with each request; optional if the service has the address
+    /// in its configuration.
     #[arg(long)]
     okapi_url: Option<String>,
 }

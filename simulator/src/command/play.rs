@@ -1,4 +1,4 @@
-//! `play` and `serve`.
+//! The commands `play` and `serve`.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -22,7 +22,7 @@ use crate::stop::StopSignal;
 use crate::terminal::{Progress, per_second, print_line};
 use crate::wire::{Play, SharedTruth};
 
-/// How long acknowledgements are waited for after a signal.
+/// The time to wait for acknowledgements after a signal.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Args)]
@@ -30,13 +30,13 @@ pub(super) struct Options {
     /// The tenant.
     #[arg(long, default_value = "northlib")]
     tenant: String,
-    /// Where to write the truth in the end.
+    /// File to which the truth is written at the end.
     #[arg(long)]
     truth: Option<PathBuf>,
-    /// Stand in for the rest of FOLIO on this port of 127.0.0.1; 0 for any that is free.
+    /// Port of 127.0.0.1 on which to serve the other FOLIO modules; 0 for any free port.
     #[arg(long)]
     http_port: Option<u16>,
-    /// Go on after the last day with so many events per second, in real time, until a signal.
+    /// After the last day, publish this many events per second in real time until a signal.
     #[arg(long)]
     trickle: Option<f64>,
     #[command(flatten)]
@@ -94,7 +94,7 @@ async fn publish_days(options: Options, mut stop: StopSignal) -> anyhow::Result<
     Ok(())
 }
 
-/// Starts the HTTP side, if it is wanted, and says where.
+/// Starts the HTTP server if a port is given, and prints its address.
 pub(super) fn start_folio(
     port: Option<u16>,
     tenant: &str,
@@ -123,13 +123,13 @@ pub(super) fn read_truth(path: &Path) -> anyhow::Result<Truth> {
 
 #[derive(Debug, Args)]
 pub(super) struct ServeOptions {
-    /// The truth of a play.
+    /// File with the truth of a play.
     #[arg(long)]
     truth: PathBuf,
     /// The tenant.
     #[arg(long, default_value = "northlib")]
     tenant: String,
-    /// Port on 127.0.0.1; 0 for any that is free.
+    /// Port of 127.0.0.1; 0 for any free port.
     #[arg(long, default_value_t = 0)]
     http_port: u16,
 }

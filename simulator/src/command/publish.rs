@@ -1,4 +1,4 @@
-//! Sends a play to Kafka at its pace, and goes on with a trickle.
+//! Publishes a play to Kafka at its pace, and then a trickle of events.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::stop::StopSignal;
 use crate::terminal::Progress;
 use crate::wire::{Play, Step};
 
-/// Between two looks at the progress.
+/// The time between two progress updates.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Other tasks get a turn after so many records at full speed.
+/// The number of records at full speed after which the task yields.
 const YIELD_RECORDS: u64 = 256;
 
-/// Publishes all that is left of the play and returns how many records that was. What happened
-/// before the first day goes out at once, the days at their pace. A stop closes the play, so that
-/// its truth is true of what was published. A pause comes between two records, and what was published
-/// before it is acknowledged; afterwards another producer goes on.
+/// Publishes the rest of the play and returns the number of published records. The events before the first
+/// day are published at once, the days at their pace. A stop closes the play, so that the truth matches the
+/// published records. A pause starts between two records; every published record is acknowledged first, and
+/// a new producer continues after the pause.
 pub(super) async fn all(
     play: &mut Play,
     publisher: &mut Publisher,
@@ -75,7 +75,7 @@ async fn acknowledge_pause(
     }
 }
 
-/// The days as they pass outside.
+/// The mapping between the library's clock and real time.
 struct Days<'a> {
     started_at: Instant,
     times: f64,
@@ -83,13 +83,13 @@ struct Days<'a> {
 }
 
 impl Days<'_> {
-    /// When the library's clock shows this.
+    /// Returns the real instant of a time of the library's clock.
     fn instant(&self, clock: DateTime<Utc>) -> Instant {
         let passed = (clock - self.settings.first_day()).to_std().unwrap_or_default();
         self.started_at + passed.div_f64(self.times)
     }
 
-    /// What the library's clock shows now, if that is before the given time.
+    /// Returns the present time of the library's clock, if it is before `clock`.
     fn clock_before(&self, clock: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let left = self.instant(clock).checked_duration_since(Instant::now())?;
         let left = TimeDelta::from_std(left.mul_f64(self.times)).unwrap_or_default();
@@ -97,7 +97,7 @@ impl Days<'_> {
     }
 }
 
-/// Publishes about so many events in a second, each at its true time, until it is time to stop.
+/// Publishes about this many events per second, each at its real time, until a stop is requested.
 pub(super) async fn trickle(
     play: &mut Play,
     publisher: &Publisher,
@@ -144,8 +144,8 @@ mod tests {
         let (stop, pause, mut progress) =
             (StopSignal::never(), Pause::default(), Progress::start());
         let ways = (&stop, &pause);
-        // The first turn is theirs: some records are queued when the pause is asked for. The producer of
-        // those is gone afterwards, and would have taken with it what is not acknowledged.
+        // `all` is polled first, so some records are queued when the pause is requested. Their producer is
+        // dropped after the pause, and it would lose its unacknowledged records.
         let published = all(&mut play, &mut publisher, Pace::Max, ways, &mut progress);
         let request = async {
             pause.request().await;
@@ -162,7 +162,7 @@ mod tests {
     async fn the_clock_of_the_library_runs_ahead_of_ours() {
         let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
         let settings = Settings::new(1, end);
-        // An hour of the library passes in a second.
+        // An hour of the library takes a second.
         let started_at = Instant::now();
         let days = Days { started_at, times: 3600.0, settings: &settings };
         let after = |hours| settings.first_day() + TimeDelta::hours(hours);

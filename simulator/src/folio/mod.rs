@@ -1,5 +1,5 @@
-//! The HTTP side of FOLIO, as far as this service asks it: users, loan storage, accounts and
-//! PubSub, answering from the truth of what has been played so far.
+//! The HTTP modules of FOLIO that the service calls: users, loan storage, accounts and PubSub. They respond
+//! from the truth of the play so far.
 
 mod query;
 pub(crate) mod storage;
@@ -23,39 +23,39 @@ use std::future::{Ready, ready};
 use crate::pause::Pause;
 use crate::wire::SharedTruth;
 
-/// How a part of FOLIO behaves.
+/// The behavior of one module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ModuleBehavior {
-    /// As it should.
+    /// Responds normally.
     #[default]
     Ok,
-    /// Answers 500.
+    /// Responds with status 500.
     Error,
-    /// Takes the request and says nothing for a minute.
+    /// Accepts the request and responds after a minute.
     Hang,
-    /// Answers 404, whatever it is asked for.
+    /// Responds to every request with status 404.
     NotFound,
 }
 
-/// How each part behaves.
+/// The behavior of each module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FolioBehavior {
-    /// `/users`.
+    /// The behavior of `/users`.
     pub users: ModuleBehavior,
-    /// `/loan-storage/loans` and `/accounts`.
+    /// The behavior of `/loan-storage/loans` and `/accounts`.
     pub storage: ModuleBehavior,
-    /// `/pubsub`.
+    /// The behavior of `/pubsub`.
     pub pubsub: ModuleBehavior,
 }
 
-/// A PubSub call that was made.
+/// A received PubSub call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PubSubCall {
-    /// Path.
+    /// The path.
     pub path: String,
-    /// JSON body.
+    /// The JSON body.
     pub body: Value,
 }
 
@@ -77,8 +77,8 @@ impl FolioState {
     }
 }
 
-/// The running HTTP side. It stops listening when it is dropped; who must know that it has, waits
-/// for [`Folio::stop`].
+/// The running HTTP server. If it is dropped, it stops in the background; [`Folio::stop`] waits for the
+/// end.
 pub struct Folio {
     port: u16,
     state: Arc<FolioState>,
@@ -86,8 +86,8 @@ pub struct Folio {
 }
 
 impl Folio {
-    /// Starts to listen on the loopback interface, on any free port if `port` is 0. Must be called
-    /// inside a tokio runtime; the server runs in it.
+    /// Starts a server on the loopback interface. If `port` is 0, the system chooses a free port. The
+    /// caller must be inside a tokio runtime, because the server runs in it.
     pub fn start(tenant: &str, truth: SharedTruth, port: u16) -> anyhow::Result<Self> {
         let (behavior, calls, pause) = (Mutex::default(), Mutex::default(), Arc::default());
         let tenant = tenant.to_owned();
@@ -106,32 +106,32 @@ impl Folio {
         Ok(Self { port, state, server: handle })
     }
 
-    /// The port it listens on.
+    /// Returns the port of the server.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its address, as an `X-Okapi-Url`.
+    /// Returns the address of the server, as an `X-Okapi-Url`.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Changes how its parts behave.
+    /// Changes the behavior of the modules.
     pub fn set_behavior(&self, behavior: FolioBehavior) {
         self.state.set_behavior(behavior);
     }
 
-    /// The pause in publishing that is asked for over HTTP.
+    /// Returns the pause in publishing that requests over HTTP control.
     pub fn pause(&self) -> Arc<Pause> {
         Arc::clone(&self.state.pause)
     }
 
-    /// The PubSub calls made so far.
+    /// Returns the PubSub calls so far.
     pub fn pubsub_calls(&self) -> Vec<PubSubCall> {
         self.state.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops listening.
+    /// Stops the server.
     pub async fn stop(self) {
         self.server.stop(false).await;
     }
@@ -139,7 +139,7 @@ impl Folio {
 
 impl Drop for Folio {
     fn drop(&mut self) {
-        // Tells the server; only waiting for its end would need the future.
+        // The call requests the stop; the future would only wait for the end.
         drop(self.server.stop(false));
     }
 }
@@ -187,10 +187,10 @@ async fn set_behavior(behavior: Json<FolioBehavior>, folio: Data<FolioState>) ->
     HttpResponse::NoContent().finish()
 }
 
-/// Longer than everything in flight takes while brokers answer.
+/// A timeout longer than the delivery of all records in flight while brokers respond.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Publishing pauses. The answer comes when everything published so far is acknowledged.
+/// Pauses publishing. Responds when every published record is acknowledged.
 async fn pause(folio: Data<FolioState>) -> HttpResponse {
     match tokio::time::timeout(PAUSE_TIMEOUT, folio.pause.request()).await {
         Ok(()) => HttpResponse::NoContent().finish(),
@@ -201,13 +201,13 @@ async fn pause(folio: Data<FolioState>) -> HttpResponse {
     }
 }
 
-/// Publishing goes on.
+/// Resumes publishing.
 async fn resume(folio: Data<FolioState>) -> HttpResponse {
     folio.pause.release();
     HttpResponse::NoContent().finish()
 }
 
-/// The tenant a request is for.
+/// The tenant of a request.
 struct Caller(Option<String>);
 
 impl FromRequest for Caller {
@@ -220,7 +220,7 @@ impl FromRequest for Caller {
     }
 }
 
-/// The answer to a request that must not or can't be served now.
+/// Returns the error response to a request without this tenant, or of a module with a faulty behavior.
 async fn refuse(
     caller: &Caller,
     folio: &FolioState,

@@ -1,17 +1,17 @@
-//! The few queries that a rebuild sends to storage.
+//! The CQL queries that a rebuild sends to storage.
 
 use uuid::Uuid;
 
-/// Open records, in the order of their ids.
+/// A query for open records, sorted by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Query {
-    /// Only this patron's.
+    /// The only patron of the result, if set.
     pub(super) patron: Option<Uuid>,
-    /// Only those behind this id.
+    /// The id after which the result starts, if set.
     pub(super) after: Option<Uuid>,
 }
 
-/// Understands `status.name==Open [and userId==…] [and id > …] sortBy id`.
+/// Parses `status.name==Open [and userId==…] [and id > …] sortBy id`.
 pub(super) fn parse(text: &str) -> Result<Query, String> {
     let filter = text
         .trim()

@@ -1,4 +1,4 @@
-//! `/loan-storage/loans` and `/accounts`: the sources of a rebuild.
+//! Serves `/loan-storage/loans` and `/accounts`, the sources of a rebuild.
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Query};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Caller, FolioState, query, refuse};
 use crate::model::{FeeFine, ItemStatus, Loan};
 
-/// Which part of a collection is asked for.
+/// The requested page of a collection.
 #[derive(Deserialize)]
 pub(super) struct Page {
     #[serde(default = "ten")]
@@ -71,7 +71,7 @@ fn answer<R: Serialize>(
     }
 }
 
-/// The records of a page, and how many there are in all.
+/// Returns the records of a page and the total number of records.
 fn cut<T, R>(
     all: impl Iterator<Item = T>,
     page: &Page,
@@ -94,7 +94,7 @@ struct Status {
 
 const OPEN: Status = Status { name: "Open" };
 
-/// An open loan, as storage answers and tells it.
+/// An open loan, as storage returns it and publishes it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LoanRecord {
@@ -104,7 +104,7 @@ pub(crate) struct LoanRecord {
     status: Status,
     loan_date: String,
     due_date: String,
-    /// Absent means false, and mostly is.
+    /// Omitted if false, as in most loans.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     due_date_changed_by_recall: bool,
     item_status: ItemStatus,
@@ -152,7 +152,7 @@ struct AccountRecord {
 
 impl AccountRecord {
     fn new(id: Uuid, user_id: Uuid, fee: &FeeFine) -> Self {
-        // Charges made by hand often say 0 instead of nothing.
+        // Fees/fines of staff often have the loan id 0 instead of none.
         let by_hand = id.as_u128().is_multiple_of(2);
         let loan_id = fee.loan_id.map(|id| id.to_string()).or(by_hand.then(|| "0".to_owned()));
         Self {
@@ -168,7 +168,7 @@ impl AccountRecord {
     }
 }
 
-/// As storage modules write times.
+/// Returns a time in the format of storage modules.
 fn date(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, false)
 }

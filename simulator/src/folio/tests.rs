@@ -1,4 +1,4 @@
-//! The HTTP side, asked as the service asks it.
+//! Tests of the HTTP modules, with the requests of the service.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl World {
         request.send().await.expect("the HTTP side answers")
     }
 
-    /// All records of a collection, page by page as a rebuild reads them.
+    /// Returns all records of a collection, page by page like a rebuild.
     async fn read(&self, path: &str, filter: &str) -> BTreeMap<String, Value> {
         let collection = path.rsplit('/').next().expect("a path has a last part");
         let mut records = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! `/users/{id}`.
+//! Serves `/users/{id}`.
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
@@ -19,7 +19,7 @@ pub(super) async fn user(caller: Caller, id: Path<Uuid>, folio: Data<FolioState>
     }
 }
 
-/// A user, as the users module answers and tells it.
+/// Returns a user, as the users module returns it and publishes it.
 pub(crate) fn record(patron: &Patron) -> serde_json::Value {
     let mut user = json!({
         "id": patron.id,

@@ -1,4 +1,4 @@
-//! At the desk: items go out and come back, due dates move, things get lost and are found.
+//! Circulation at the desk: check-outs, check-ins, due dates, and lost items.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
@@ -11,24 +11,24 @@ use super::people::weighted_index;
 use super::policy::{Interval, Material, Period, policy};
 use super::storage::{Loan, LoanState};
 
-/// What can be done to a loan.
+/// The actions on a loan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LoanAction {
-    /// The item comes back.
+    /// The item is checked in.
     CheckIn,
-    /// Lent for another period; staff can do so even for a lost item.
+    /// The loan is renewed; staff can also renew the loan of a lost item.
     Renew,
-    /// The patron says it was returned.
+    /// The patron claims that the item was returned.
     ClaimReturned,
-    /// The patron says it is lost.
+    /// The patron declares the item lost.
     DeclareLost,
 }
 
-/// Overdue by so many days the nightly job gives an item up, and sooner when it is wanted.
+/// The days overdue after which the nightly job ages an item to lost: without and with a recall.
 const AGED_TO_LOST_DAYS: (i64, i64) = (14, 9);
 
 impl Library {
-    /// Does what the agenda says, if it can still be done.
+    /// Performs a planned action, if it is still possible.
     pub(super) fn perform(&mut self, act: PlannedAction) {
         match act {
             PlannedAction::DayBegins => self.plan_day(),
@@ -59,12 +59,12 @@ impl Library {
         }
     }
 
-    /// Lends one more item, unless the patron has more than enough.
+    /// Checks out one more item, unless the patron has too many.
     pub(super) fn check_out(&mut self, person: usize) {
         let someone = &self.storage.people[person];
         let (group, patron, has) = (someone.habits.group, someone.patron.id, someone.loans.len());
         let enough = someone.habits.loan_target.max(1);
-        // Staff sometimes turn a blind eye; that is how a patron gets beyond a limit.
+        // Staff sometimes make an exception, so a patron can exceed a limit.
         if has >= enough + 2 || has >= enough && !self.random_bool(0.3) {
             return;
         }
@@ -89,7 +89,7 @@ impl Library {
     }
 
     fn material(&mut self) -> Material {
-        // What is lent for hours would be long overdue by the time the days begin.
+        // A loan of hours in the history would be long overdue on the first day.
         let short = if self.is_history(self.now) { 0 } else { 6 };
         match weighted_index(&mut self.rng, &[82, 8, short, short]) {
             0 => Material::Book,
@@ -99,7 +99,8 @@ impl Library {
         }
     }
 
-    /// A period of days ends with its last day, one of hours at its very minute.
+    /// Returns the due date. A period of days ends with its last day, a period of hours at its exact
+    /// minute.
     pub(super) fn due_after(&self, from: DateTime<Utc>, period: Period) -> DateTime<Utc> {
         match period {
             Period::Hours(_) => from + period.length(),
@@ -109,7 +110,7 @@ impl Library {
         }
     }
 
-    /// The patron brings back what is due first of what can be brought back.
+    /// Checks in the checked-out item of the patron with the earliest due date.
     pub(super) fn return_item(&mut self, person: usize) {
         let loans = self.storage.people[person].loans.iter().copied();
         let first = loans
@@ -120,10 +121,10 @@ impl Library {
         }
     }
 
-    /// The item is back, be it late, lost or claimed returned.
+    /// Checks in an item, also if it is overdue, lost or claimed returned.
     pub(super) fn check_in(&mut self, loan: usize) {
         let (id, patron) = self.ids(loan);
-        // What was dropped into the box overnight counts from then.
+        // An item in the book drop counts as returned before the book drop is emptied.
         let in_book_drop = self.random_bool(0.2);
         let returned = self.now - TimeDelta::minutes(if in_book_drop { 30 } else { 0 });
         let late = self.is_overdue(loan);
@@ -137,7 +138,7 @@ impl Library {
         }
     }
 
-    /// Lends for another period. Whoever had lost the item evidently has it again.
+    /// Renews a loan. A renewed lost item is found again.
     pub(super) fn renew(&mut self, loan: usize) {
         let period = self.storage.loans[loan].policy.period;
         let due = self.due_after(self.now.max(self.storage.loans[loan].due), period);
@@ -147,7 +148,7 @@ impl Library {
         self.plan_loan(loan);
     }
 
-    /// Tells the due date as it is from now on.
+    /// Sets the due date and emits the event.
     pub(super) fn set_due(&mut self, at: usize, due: DateTime<Utc>, by_recall: bool) {
         let loan = &mut self.storage.loans[at];
         loan.due = due;
@@ -159,7 +160,7 @@ impl Library {
         self.emit(Fact::DueDateChanged { loan, patron, due, by_recall });
     }
 
-    /// Any item that is out is wanted by somebody else; its borrower gets a few days.
+    /// Recalls a random item on loan; its borrower gets a few days.
     pub(super) fn recall(&mut self) {
         let Some(loan) = self.random_loan() else { return };
         let days = self.rng.random_range(2..=6);
@@ -170,17 +171,17 @@ impl Library {
         }
     }
 
-    /// A request that changes nothing, yet FOLIO tells the due date again.
+    /// Places a hold. The due date is unchanged, yet FOLIO publishes it again.
     pub(super) fn hold(&mut self) {
         let Some(loan) = self.random_loan() else { return };
         let Loan { due, recalled, state: whereabouts, .. } = self.storage.loans[loan];
-        // Lost items can't be requested.
+        // A patron cannot request a lost item.
         if whereabouts == LoanState::CheckedOut {
             self.set_due(loan, due, recalled);
         }
     }
 
-    /// Staff move a due date a little, which also ends a recall.
+    /// Moves a due date by some days, which also ends a recall.
     pub(super) fn reschedule(&mut self) {
         let Some(loan) = self.random_loan() else { return };
         let days = self.rng.random_range(-3..=10);
@@ -201,7 +202,7 @@ impl Library {
     }
 
     fn declare_lost(&mut self, loan: usize) {
-        // Nothing to pay: FOLIO closes the loan instead of calling it lost.
+        // If there is nothing to pay, FOLIO closes the loan instead of declaring the item lost.
         if self.random_bool(0.08) {
             self.storage.close_loan(loan);
             return self.change_status(loan, StatusChange::LoanClosed);
@@ -213,7 +214,7 @@ impl Library {
         self.plan_missing_item(loan);
     }
 
-    /// The lost item is paid for.
+    /// Closes the loan of a lost item whose fees are paid.
     pub(super) fn close_paid(&mut self, loan: usize) {
         self.storage.close_loan(loan);
         self.change_status(loan, StatusChange::LoanClosed);
@@ -224,7 +225,7 @@ impl Library {
         self.emit(Fact::StatusChanged { loan, patron, change });
     }
 
-    /// Overdue loans: some are reminded for a fee, the oldest are given up.
+    /// Processes overdue loans: some get a reminder fee, the oldest age to lost.
     fn nightly_jobs(&mut self) {
         for loan in self.storage.open_loans.clone() {
             let Loan { due, recalled, state: whereabouts, reminder_charged: reminded, .. } =
@@ -253,7 +254,7 @@ impl Library {
         self.plan_missing_item(at);
     }
 
-    /// Whether the loan is overdue beyond its grace period, to the staff's precision.
+    /// Returns true if the loan is overdue beyond its grace period, in the precision of the staff.
     fn is_overdue(&self, loan: usize) -> bool {
         let loan = &self.storage.loans[loan];
         let grace = loan.policy.grace.map_or(TimeDelta::zero(), |grace| match grace.interval_id {
@@ -266,13 +267,13 @@ impl Library {
         self.now - loan.due > grace
     }
 
-    /// The ids of a loan and of its borrower.
+    /// Returns the ids of a loan and of its borrower.
     pub(super) fn ids(&self, loan: usize) -> (uuid::Uuid, uuid::Uuid) {
         let loan = &self.storage.loans[loan];
         (loan.id, self.storage.people[loan.person].patron.id)
     }
 
-    /// A time on a later day when staff are at their desks.
+    /// Returns a time on a later day during the staff's hours.
     pub(super) fn staff_time_in_days(&mut self, days: i64) -> DateTime<Utc> {
         let at = self.time_on(self.now + TimeDelta::days(days), DailyPattern::StaffWork);
         at.max(self.now + TimeDelta::minutes(1))

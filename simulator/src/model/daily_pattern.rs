@@ -1,4 +1,4 @@
-//! When in a day people do things.
+//! The distribution of activities over the hours of a day.
 
 use chrono::TimeDelta;
 use rand::Rng;
@@ -6,21 +6,21 @@ use rand::Rng;
 use super::library::SeededRng;
 use super::people::weighted_index;
 
-/// The kinds of doing that have hours of their own.
+/// The activities with different hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DailyPattern {
-    /// Returns: the book drop is emptied in the morning, the rest trickles in.
+    /// Returns: many in the morning, when the book drop is emptied, then a few.
     Returns,
-    /// Visits to borrow: a peak around lunch.
+    /// Visits with check-outs: most around lunch.
     Lending,
-    /// Work of the staff at their desks.
+    /// Work of the staff.
     StaffWork,
-    /// What patrons do from home.
+    /// Online actions of patrons.
     Online,
 }
 
 impl DailyPattern {
-    /// Hours of the day with their weights.
+    /// Returns the hours of the day with their weights.
     const fn hours(self) -> &'static [(i64, u32)] {
         match self {
             Self::Returns => &[(8, 9), (9, 8), (10, 4), (13, 2), (15, 2), (17, 3), (20, 1)],
@@ -30,7 +30,7 @@ impl DailyPattern {
         }
     }
 
-    /// A time of day, counted from midnight.
+    /// Returns a random time of day, counted from midnight.
     pub(super) fn time_of_day(self, rng: &mut SeededRng) -> TimeDelta {
         let hours = self.hours();
         let weights: [u32; 7] = std::array::from_fn(|at| hours[at].1);

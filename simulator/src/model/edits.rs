@@ -1,4 +1,4 @@
-//! Edits in storage of which no business event tells. They happen only where storage tells of itself: see
+//! Edits in storage without a business event. They happen only if storage publishes its changes: see
 //! [`super::Settings::edits`].
 
 use rand::Rng;
@@ -11,7 +11,7 @@ use super::policy::{LoanPolicy, Material, policy};
 use super::storage::{Loan, LoanState};
 
 impl Library {
-    /// Somebody edits something.
+    /// Performs a random edit.
     pub(super) fn edit(&mut self) {
         match weighted_index(&mut self.rng, &[3, 2, 3, 4]) {
             0 => self.declare_missing(),
@@ -21,7 +21,7 @@ impl Library {
         }
     }
 
-    /// What a patron claims to have returned is missing: the loan is closed.
+    /// Closes a loan that is claimed returned, because the item is missing.
     fn declare_missing(&mut self) {
         let (storage, rng) = (&self.storage, &mut self.rng);
         let claimed = |at: &&usize| storage.loans[**at].state == LoanState::ClaimedReturned;
@@ -33,7 +33,7 @@ impl Library {
         self.emit(Fact::StatusChanged { loan, patron, change: StatusChange::DeclaredMissing });
     }
 
-    /// The record of an open loan is deleted.
+    /// Deletes the record of an open loan.
     fn delete_loan(&mut self) {
         let Some(at) = self.storage.open_loans.choose(&mut self.rng).copied() else { return };
         let (loan, patron) = self.ids(at);
@@ -41,7 +41,7 @@ impl Library {
         self.emit(Fact::LoanDeleted { loan, patron });
     }
 
-    /// A loan from elsewhere is written into storage, which knows of no grace period.
+    /// Creates a loan directly in storage, without a grace period.
     fn create_loan_in_storage(&mut self) {
         let person = self.random_patron();
         let (group, patron) =
@@ -65,7 +65,7 @@ impl Library {
         self.plan_loan(loan);
     }
 
-    /// A patron moves to another group, and once in a while to none.
+    /// Moves a patron to another group, or rarely to no group.
     fn change_patron_group(&mut self) {
         let person = self.random_patron();
         let to = self.rng.random_range(0..GROUPS.len() * 8);

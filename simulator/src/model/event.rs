@@ -1,5 +1,4 @@
-//! What happens in a library, as its staff would tell it. How that is written down for other
-//! systems is the business of [`crate::wire`].
+//! The events of a library in terms of its staff. The module [`crate::wire`] writes them as records.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -7,43 +6,43 @@ use uuid::Uuid;
 
 use super::policy::GracePeriod;
 
-/// Something that happened.
+/// An event in the library.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// When. No two events of one play share a millisecond.
+    /// The time; no two events of one play share a millisecond.
     pub at: DateTime<Utc>,
-    /// Who did it: a member of staff, or the account under which nightly jobs run.
+    /// The user who caused the event: a member of staff, or the account of the nightly jobs.
     pub staff: Uuid,
-    /// What.
+    /// The content.
     pub fact: Fact,
 }
 
-/// The facts of an event.
+/// The content of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
-    /// A patron took an item home.
+    /// A patron checked out an item.
     CheckedOut {
         /// The new loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
-        /// The item, which no event names but the loan record does.
+        /// The item; only the loan record names it.
         item: Uuid,
-        /// When it is due back.
+        /// The due date.
         due: DateTime<Utc>,
-        /// The loan policy's grace period as the policy states it, possibly of duration 0.
+        /// The grace period of the loan policy, possibly of duration 0.
         grace: Option<GracePeriod>,
     },
-    /// The item came back and the loan was closed.
+    /// The item was checked in and the loan was closed.
     CheckedIn {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
-        /// When the item came back; book drops are emptied later and backdated.
+        /// The return time; staff empty book drops later and backdate the return.
         returned: DateTime<Utc>,
     },
-    /// The due date was set: by a renewal, a recall, by hand, or to what it was already.
+    /// The due date was set: by a renewal, a recall, by staff, or to the same value.
     DueDateChanged {
         /// The loan.
         loan: Uuid,
@@ -51,28 +50,28 @@ pub enum Fact {
         patron: Uuid,
         /// The due date after the change.
         due: DateTime<Utc>,
-        /// Whether the due date now stands because of a recall.
+        /// Whether a recall set the due date.
         by_recall: bool,
     },
-    /// One of the changes that say nothing but which loan they are about.
+    /// A change that carries only the loan and the borrower.
     StatusChanged {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
-        /// What became of it.
+        /// The change.
         change: StatusChange,
     },
     /// A fee/fine has a new balance; 0 closes it.
     BalanceChanged {
         /// The fee/fine.
         fee: Uuid,
-        /// The balance from now on.
+        /// The new balance.
         balance: Decimal,
-        /// Whose and what for. Nothing is said when the fee/fine was deleted.
+        /// The debtor and the reason; absent if the fee/fine was deleted.
         charge: Option<Charge>,
     },
-    /// A loan was written into storage, and no desk was involved: storage alone tells of it.
+    /// A loan was created directly in storage; only storage publishes it.
     LoanCreatedInStorage {
         /// The new loan.
         loan: Uuid,
@@ -80,27 +79,27 @@ pub enum Fact {
         patron: Uuid,
         /// The item.
         item: Uuid,
-        /// When it is due back.
+        /// The due date.
         due: DateTime<Utc>,
     },
-    /// The record of an open loan was deleted: storage alone tells of it.
+    /// The record of an open loan was deleted; only storage publishes it.
     LoanDeleted {
         /// The loan.
         loan: Uuid,
         /// The borrower.
         patron: Uuid,
     },
-    /// The patron belongs to another group, or to none: the users module alone tells of it.
+    /// The patron moved to another group, or to none; only the users module publishes it.
     PatronGroupChanged {
         /// The patron.
         patron: Uuid,
-        /// The group from now on.
+        /// The new group.
         group: Option<Uuid>,
     },
 }
 
 impl Fact {
-    /// The loan that it is about, if it is about one.
+    /// Returns the loan of the event, if it has one.
     pub fn loan(&self) -> Option<Uuid> {
         match self {
             Self::CheckedOut { loan, .. }
@@ -114,28 +113,28 @@ impl Fact {
     }
 }
 
-/// Changes of a loan without further facts.
+/// The changes of a loan without further content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusChange {
-    /// The patron reported the item lost.
+    /// The patron declared the item lost.
     DeclaredLost,
-    /// It was overdue for so long that the nightly job gave it up.
+    /// The nightly job aged the long overdue item to lost.
     AgedToLost,
-    /// The patron says it was returned, the library can't find it.
+    /// The patron claims that the item was returned; the library cannot find it.
     ClaimedReturned,
-    /// Closed without a check-in: the lost item was paid.
+    /// The loan was closed without a check-in, because the lost item was paid.
     LoanClosed,
-    /// Closed because what was claimed returned is missing: storage alone tells of it.
+    /// The loan was closed because the item claimed returned is missing; only storage publishes it.
     DeclaredMissing,
 }
 
-/// Whose a fee/fine is, and what for.
+/// The debtor and the reason of a fee/fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The patron who owes it.
+    /// The debtor.
     pub patron: Uuid,
     /// The fee/fine type.
     pub fee_type: Uuid,
-    /// The loan it arose from.
+    /// The loan of the fee/fine.
     pub loan: Option<Uuid>,
 }

@@ -1,4 +1,4 @@
-//! The library as a sequence of events: an agenda of acts, performed in the order of time.
+//! The library as a sequence of events: it performs the planned actions of an agenda in time order.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -14,53 +14,53 @@ use super::people::{self, Patron};
 use super::settings::Settings;
 use super::storage::{Person, Storage};
 
-/// The only source of chance: seeded, and the same on every machine.
+/// The only source of randomness: seeded, and equal on every machine.
 pub(super) type SeededRng = ChaCha8Rng;
 
-/// A version 4 id, the only kind that FOLIO accepts everywhere.
+/// Returns an id of version 4, the only version that every FOLIO module accepts.
 pub(super) fn new_id(rng: &mut SeededRng) -> Uuid {
     uuid::Builder::from_random_bytes(rng.random()).into_uuid()
 }
 
-/// How far back the oldest loans go.
+/// The age of the oldest loans before the first day.
 const HISTORY_LENGTH: TimeDelta = TimeDelta::days(60);
 
-/// Nightly jobs run ten minutes into the day, when everybody sleeps.
+/// The time of the nightly jobs after midnight.
 const NIGHTLY_JOBS_OFFSET: TimeDelta = TimeDelta::minutes(10);
 
-/// Staff at the desks.
+/// The number of staff members.
 const STAFF_COUNT: usize = 12;
 
-/// Something that will be done, unless things have changed by then.
+/// An action of the agenda; the library performs it if it is still possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PlannedAction {
-    /// Plan the visits, recalls, holds and charges of the day that begins.
+    /// Plans the visits, recalls, holds and charges of the new day.
     DayBegins,
-    /// Overdue reminders, and loans that age to lost.
+    /// Charges overdue reminders and ages loans to lost.
     NightlyJobs,
-    /// One item is lent to the patron at this place.
+    /// Checks out one item to the patron with this index.
     CheckOut(usize),
-    /// The patron at this place brings one item back.
+    /// Checks in one item of the patron with this index.
     ReturnItem(usize),
-    /// The patron at this place pays a fee.
+    /// Pays a fee of the patron with this index.
     Pay(usize),
-    /// The patron at this place is charged something that has to do with no loan.
+    /// Charges the patron with this index a fee without a loan.
     Charge(usize),
-    /// Somebody else wants an item that is out: any.
+    /// Recalls a random item on loan.
     Recall,
-    /// Somebody places a hold on an item that is out; its due date stays.
+    /// Places a hold on a random item on loan; the due date is unchanged.
     Hold,
-    /// Staff set another due date by hand.
+    /// Sets another due date by staff.
     Reschedule,
-    /// Something is edited in storage.
+    /// Edits a record in storage.
     Edit,
-    /// What was planned for the loan at this place, if this is still its newest plan.
+    /// Performs the action on the loan with this index, if the plan number is the loan's newest.
     Loan(usize, super::circulation::LoanAction, u32),
-    /// What was planned for the fee at this place.
+    /// Performs the action on the fee with this index.
     Fee(usize, super::payments::FeeAction),
 }
 
-/// A made-up library. Iterating tells its events in the order of their time; none is later than
+/// A simulated library: an iterator over its events in time order. No event is later than
 /// [`Settings::end`].
 #[derive(Debug)]
 pub struct Library {
@@ -68,11 +68,11 @@ pub struct Library {
     pub(super) rng: SeededRng,
     pub(super) id_rng: SeededRng,
     pub(super) storage: Storage,
-    /// The instant of the act that is being performed.
+    /// The instant of the performed action.
     pub(super) now: DateTime<Utc>,
     pub(super) first_day: DateTime<Utc>,
     midnight: DateTime<Utc>,
-    /// Patrons' chances to visit, summed up.
+    /// The cumulative weights of the patrons' visits.
     pub(super) visit_weights: Vec<u64>,
     staff: Vec<Uuid>,
     /// The instant of the newest event.
@@ -83,7 +83,7 @@ pub struct Library {
 }
 
 impl Library {
-    /// Opens a library with an empty agenda but for its beginnings.
+    /// Creates a library with an agenda of the initial check-outs and the days.
     pub fn new(settings: &Settings) -> Self {
         let (first_day, midnight) = (settings.first_day(), settings.midnight());
         let opened = first_day - HISTORY_LENGTH;
@@ -108,18 +108,18 @@ impl Library {
         library
     }
 
-    /// Everybody with a library card.
+    /// Returns all patrons.
     pub fn patrons(&self) -> impl Iterator<Item = &Patron> {
         self.storage.people.iter().map(|person| &person.patron)
     }
 
-    /// What this library was made from.
+    /// Returns the settings of the library.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Something more happens, now: for a library that goes on after its last day. Returns what
-    /// happened, which may be nothing; the events are in time order and later than all before.
+    /// Performs a random action at `now`, after the last day of the library. Returns its events, possibly
+    /// none. They are in time order and later than all earlier events.
     pub fn advance_to(&mut self, now: DateTime<Utc>) -> Vec<Event> {
         self.now = now;
         if !self.storage.people.is_empty() {
@@ -138,7 +138,7 @@ impl Library {
         }
     }
 
-    /// The days, and how the stock on loan at their beginning came about.
+    /// Plans the days, and the initial check-outs that precede them.
     fn fill_agenda(&mut self) {
         let first_day = self.first_day;
         for person in 0..self.storage.people.len() {
@@ -156,19 +156,19 @@ impl Library {
         }
     }
 
-    /// Puts something on the agenda.
+    /// Adds an action to the agenda.
     pub(super) fn plan(&mut self, at: DateTime<Utc>, act: PlannedAction) {
         self.plan_count += 1;
         self.agenda.push(Reverse((at, self.plan_count, act)));
     }
 
-    /// Tells an event of the present act, done by somebody at a desk.
+    /// Emits an event of the performed action, by a random member of staff.
     pub(super) fn emit(&mut self, fact: Fact) {
         let staff = self.staff[self.rng.random_range(1..=STAFF_COUNT)];
         self.emit_by(staff, fact);
     }
 
-    /// Tells an event of a nightly job, which runs under an account of its own.
+    /// Emits an event of a nightly job, by the account of the nightly jobs.
     pub(super) fn emit_nightly(&mut self, fact: Fact) {
         self.emit_by(self.staff[0], fact);
     }
@@ -179,29 +179,29 @@ impl Library {
         self.pending_events.push_back(Event { at, staff, fact });
     }
 
-    /// Whether the days have not begun yet, so that the stock on loan is still being made.
+    /// Returns true if the instant is before the first day, while the initial loans arise.
     pub(super) fn is_history(&self, at: DateTime<Utc>) -> bool {
         at < self.first_day
     }
 
-    /// Local midnight before this instant.
+    /// Returns the last local midnight before this instant.
     pub(super) fn midnight_before(&self, at: DateTime<Utc>) -> DateTime<Utc> {
         let day = TimeDelta::days(1).num_milliseconds();
         let days = (at - self.midnight).num_milliseconds().div_euclid(day);
         self.midnight + TimeDelta::days(days)
     }
 
-    /// A time on the day of this instant that suits this kind of doing.
+    /// Returns a random time on the day of this instant, by the pattern.
     pub(super) fn time_on(&mut self, day: DateTime<Utc>, rhythm: DailyPattern) -> DateTime<Utc> {
         self.midnight_before(day) + rhythm.time_of_day(&mut self.rng)
     }
 
-    /// Yes or no, with this chance of yes.
+    /// Returns true with this probability.
     pub(super) fn random_bool(&mut self, probability: f64) -> bool {
         self.rng.random_bool(probability)
     }
 
-    /// A whole number near `expected`, right on average.
+    /// Returns a whole number near `expected`, with `expected` as its mean.
     pub(super) fn random_count(&mut self, expected: f64) -> usize {
         let whole = expected.floor();
         whole as usize + usize::from(self.random_bool(expected - whole))
@@ -214,7 +214,7 @@ impl Iterator for Library {
     fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending_events.pop_front() {
-                // An act at the very end may tell more than there are milliseconds left.
+                // The last action may emit more events than there are milliseconds before the end.
                 return (event.at <= self.settings.end).then_some(event);
             }
             let Reverse((at, _, act)) = *self.agenda.peek()?;
@@ -228,7 +228,7 @@ impl Iterator for Library {
     }
 }
 
-/// Ids depend on the instant of the play too: see [`Settings::end`].
+/// Returns the generator of ids, seeded by the seed and by [`Settings::end`].
 fn id_rng(settings: &Settings) -> SeededRng {
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&settings.seed.to_le_bytes());

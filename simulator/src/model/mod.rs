@@ -1,7 +1,6 @@
-//! The made-up library: no I/O, no wall clock, everything from the seed.
+//! The simulated library: no I/O, no wall clock; the seed determines everything.
 //!
-//! [`Library`] tells what happens, event by event in the order of time. [`Truth`] is what is so
-//! after the events it was told.
+//! [`Library`] produces events in time order. [`Truth`] is the state after the applied events.
 
 mod circulation;
 mod daily_pattern;

@@ -1,4 +1,4 @@
-//! At the till: fees and fines are charged, paid, given back, waived, edited and deleted.
+//! Fees and fines: charges, payments, refunds, waivers, edits and deletions.
 
 use chrono::TimeDelta;
 use rand::Rng;
@@ -10,7 +10,7 @@ use super::library::{Library, PlannedAction, new_id};
 use super::people::weighted_index;
 use super::storage::{Fee, LoanState};
 
-/// What a fee/fine is for.
+/// The reason of a fee/fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FeeKind {
     Overdue,
@@ -22,7 +22,7 @@ pub(super) enum FeeKind {
 }
 
 impl FeeKind {
-    /// The fee/fine type, the same in every play.
+    /// Returns the fee/fine type, the same in every play.
     const fn type_id(self) -> Uuid {
         match self {
             Self::Overdue => uuid!("4ca9a07a-32e8-4465-8882-f8b047898600"),
@@ -39,25 +39,25 @@ impl FeeKind {
     }
 }
 
-/// What can be done about a fee.
+/// The actions on a fee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FeeAction {
-    /// All of it.
+    /// Pays the balance.
     Pay,
-    /// Some of it.
+    /// Pays a part of the balance.
     PayPartially,
-    /// A payment is given back or cancelled: the balance is as charged.
+    /// Refunds or cancels a payment: the balance is as charged.
     Refund,
-    /// The library does without.
+    /// Waives the balance.
     Waive,
-    /// As if it had never been.
+    /// Deletes the record.
     Delete,
-    /// The record is edited and loses its loan.
+    /// Edits the record, which loses its loan.
     Unlink,
 }
 
 impl Library {
-    /// Charges a fee that a loan gave rise to.
+    /// Charges a fee for a loan.
     pub(super) fn charge_loan(&mut self, loan: usize, kind: FeeKind) {
         let person = self.storage.loans[loan].person;
         let fee = self.charge(person, kind, Some(loan));
@@ -66,7 +66,7 @@ impl Library {
         }
     }
 
-    /// Charges something that has to do with no loan.
+    /// Charges a fee without a loan.
     pub(super) fn charge_patron(&mut self, person: usize) {
         let kind = if self.random_bool(0.5) { FeeKind::Damage } else { FeeKind::NewCard };
         self.charge(person, kind, None);
@@ -82,12 +82,12 @@ impl Library {
         fee
     }
 
-    /// An amount in cents.
+    /// Returns a price in cents.
     fn price(&mut self, kind: FeeKind) -> i64 {
         let cents = match kind {
             FeeKind::Overdue => self.rng.random_range(2..=60) * 10,
             FeeKind::Reminder => 250,
-            // One in some thousands is a treasure: a balance that doubles print with an exponent.
+            // A rare price is so large that a double prints the balance with an exponent.
             FeeKind::LostItem if self.random_bool(0.000_4) => 1_250_000_000,
             FeeKind::LostItem => self.rng.random_range(900..=9_500),
             FeeKind::LostItemProcessing => 500,
@@ -97,7 +97,7 @@ impl Library {
         cents.max(1)
     }
 
-    /// Decides what becomes of a fee.
+    /// Plans the next action on a fee.
     fn plan_fee_action(&mut self, fee: usize) {
         let Fee { person, loan, .. } = self.storage.fees[fee];
         let days = self.rng.random_range(0..=6);
@@ -123,7 +123,7 @@ impl Library {
         }
     }
 
-    /// Does what was planned for a fee, if it still makes sense.
+    /// Performs a planned action on a fee, if it is still possible.
     pub(super) fn perform_fee_action(&mut self, at: usize, action: FeeAction) {
         let Fee { charged, balance, deleted, .. } = self.storage.fees[at];
         let makes_sense = match action {
@@ -147,14 +147,14 @@ impl Library {
         self.close_loan_if_paid(at);
     }
 
-    /// The patron pays the oldest open fee.
+    /// Pays the oldest open fee of the patron.
     pub(super) fn pay_oldest_fee(&mut self, person: usize) {
         if let Some(fee) = self.storage.people[person].fees.first().copied() {
             self.perform_fee_action(fee, FeeAction::Pay);
         }
     }
 
-    /// A lost item is back: what is still owed for it is cancelled as a rule.
+    /// Cancels most open fees for a lost item that is found.
     pub(super) fn cancel_lost_item_fees(&mut self, loan: usize) {
         for fee in self.storage.loans[loan].lost_item_fees.clone() {
             if self.storage.fees[fee].balance > 0 && self.random_bool(0.85) {
@@ -163,7 +163,7 @@ impl Library {
         }
     }
 
-    /// Paying the last fee of a lost item closes its loan.
+    /// Closes the loan of a lost item whose last fee is paid.
     fn close_loan_if_paid(&mut self, fee: usize) {
         let Fee { kind, loan, .. } = self.storage.fees[fee];
         let Some(loan) = loan.filter(|_| kind.is_for_lost_item()) else { return };
@@ -190,7 +190,7 @@ impl Library {
         self.emit(Fact::BalanceChanged { fee: id, balance, charge: Some(charge) });
     }
 
-    /// The record is gone; all that is said is that nothing is owed any more.
+    /// Deletes the record; the event carries only the balance 0.
     fn delete(&mut self, at: usize) {
         self.storage.set_balance(at, 0);
         let fee = &mut self.storage.fees[at];

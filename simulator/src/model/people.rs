@@ -7,12 +7,12 @@ use uuid::{Uuid, uuid};
 
 use super::library::SeededRng;
 
-/// Patrons of one kind, who share loan policies and limits.
+/// Patrons with common loan policies and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PatronGroup {
-    /// The same in every play, so that limits set once fit all later plays.
+    /// The id; it is the same in every play, so limits fit all later plays.
     pub id: Uuid,
-    /// As staff know it.
+    /// The name for staff.
     pub name: &'static str,
 }
 
@@ -25,66 +25,66 @@ pub const GROUPS: [PatronGroup; 5] = [
     PatronGroup { id: uuid!("bae319d7-25e7-430d-9ba5-438df3407c3e"), name: "Visitor" },
 ];
 
-/// The name of a patron group, or words for a patron who is in none.
+/// Returns the name of a patron group, or a phrase for a patron without one.
 pub fn group_name(id: Option<Uuid>) -> &'static str {
     GROUPS.iter().find(|group| Some(group.id) == id).map_or("no patron group", |group| group.name)
 }
 
-/// How many of a hundred patrons are in each group.
+/// The percentage of patrons in each group.
 const GROUP_WEIGHTS: [u32; 5] = [58, 20, 8, 6, 8];
 
-/// Items that an eager member of each group keeps at home, about as many as its limit allows.
+/// The loans of an eager member of each group, about as many as the limit allows.
 const LOANS_MAX_BY_GROUP: [usize; 5] = [10, 15, 25, 12, 4];
 
-/// Someone with a library card.
+/// A patron with the members of the user record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Patron {
     /// The user id.
     pub id: Uuid,
-    /// Made up.
+    /// A random first name.
     pub first_name: String,
-    /// Made up.
+    /// A random last name.
     pub last_name: String,
-    /// Unique in its library.
+    /// The username, unique in the library.
     pub username: String,
-    /// What the card reader reads.
+    /// The barcode of the library card.
     pub barcode: String,
-    /// Inactive users are treated like others.
+    /// Whether the user is active; evaluation treats inactive users alike.
     pub active: bool,
-    /// A few users are in no group.
+    /// The patron group; a few users have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patron_group: Option<Uuid>,
-    /// False for the few whose user record was deleted while they still had items at home.
+    /// Whether the user record exists; a few users were deleted while they had open loans.
     pub known: bool,
 }
 
 impl Patron {
-    /// First and last name.
+    /// Returns the first name and the last name.
     pub fn name(&self) -> String {
         format!("{} {}", self.first_name, self.last_name)
     }
 }
 
-/// How a patron uses the library.
+/// The parameters of a patron's behavior.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Habits {
-    /// Place in [`GROUPS`] of the group whose policies apply.
+    /// The index in [`GROUPS`] of the group that determines loan policies.
     pub(super) group: usize,
-    /// Items this patron likes to have at home.
+    /// The number of items that the patron wants on loan.
     pub(super) loan_target: usize,
-    /// Chance to bring back or renew in time.
+    /// The probability of a return or a renewal before the due date.
     pub(super) punctuality: f64,
-    /// Chance to settle a fee soon.
+    /// The probability of an early payment.
     pub(super) payment_rate: f64,
 }
 
-/// Someone new, the `number`th of the library.
+/// Returns a new patron, the `number`th of the library.
 pub(super) fn patron(number: u32, rng: &mut SeededRng, id_rng: &mut SeededRng) -> (Patron, Habits) {
     let group = weighted_index(rng, &GROUP_WEIGHTS);
     let first_name = *FIRST_NAMES.choose(rng).expect("the list is not empty");
     let last_name = *LAST_NAMES.choose(rng).expect("the list is not empty");
-    // Rare cases that a service must get right: no group, an inactive or a deleted user.
+    // Rare cases that the service must handle: no group, an inactive user, a deleted user.
     let patron_group = (!rng.random_bool(0.004)).then_some(GROUPS[group].id);
     let patron = Patron {
         id: super::library::new_id(id_rng),
@@ -118,7 +118,7 @@ fn habits(group: usize, rng: &mut SeededRng) -> Habits {
     }
 }
 
-/// A place in `shares`, as likely as its share of the sum.
+/// Returns a random index, with a probability proportional to its weight.
 pub(super) fn weighted_index(rng: &mut SeededRng, weights: &[u32]) -> usize {
     let mut remaining = rng.random_range(0..weights.iter().sum());
     for (index, weight) in weights.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What people will do: the plan of a day, and what becomes of a loan once it is out.
+//! Plans the actions of a day and the further actions on a loan.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
@@ -10,28 +10,28 @@ use super::people::weighted_index;
 use super::policy::Period;
 use super::storage::LoanState;
 
-/// Visits of a day for each patron.
+/// Visits per patron and day.
 const VISITS_PER_PATRON_DAY: f64 = 0.8;
 
-/// Requests of a day for each loan: recalls before the days begin, then recalls and holds.
+/// Requests per loan and day: recalls before the first day, then recalls and holds.
 const HISTORY_RECALLS_PER_LOAN_DAY: f64 = 0.0015;
 const RECALLS_PER_LOAN_DAY: f64 = 0.006;
 const HOLDS_PER_LOAN_DAY: f64 = 0.03;
 
-/// Due dates set by hand on a day, for each loan.
+/// Due dates that staff set, per loan and day.
 const RESCHEDULES_PER_LOAN_DAY: f64 = 0.002;
 
-/// Edits of a day in storage, for each loan.
+/// Edits in storage, per loan and day.
 const EDITS_PER_LOAN_DAY: f64 = 0.02;
 
-/// In how many of a hundred moments after the days something is edited.
+/// The probability that an action after the last day is an edit.
 const EDIT_PROBABILITY: f64 = 0.1;
 
-/// Charges of a day that have to do with no loan, for each patron.
+/// Fees without a loan, per patron and day.
 const CHARGES_PER_PATRON_DAY: f64 = 0.004;
 
 impl Library {
-    /// Puts the day's visits, requests and charges on the agenda.
+    /// Plans the visits, requests and charges of the day.
     pub(super) fn plan_day(&mut self) {
         let day = self.now;
         let people = self.storage.people.len() as f64;
@@ -85,7 +85,7 @@ impl Library {
         }
     }
 
-    /// Puts about `expected` acts on the agenda of a day.
+    /// Plans about `expected` actions on a day.
     fn plan_many(
         &mut self,
         expected: f64,
@@ -99,7 +99,7 @@ impl Library {
         }
     }
 
-    /// Somebody comes in: brings things back if the bag is full, takes others, pays perhaps.
+    /// Plans a visit: returns if the patron has many loans, check-outs, and perhaps a payment.
     fn plan_visit(&mut self, at: DateTime<Utc>) {
         let visitor = self.random_visitor();
         let person = &self.storage.people[visitor];
@@ -119,19 +119,19 @@ impl Library {
         }
     }
 
-    /// A visitor, the likelier the larger the appetite.
+    /// Returns a random patron, weighted by the number of wanted loans.
     fn random_visitor(&mut self) -> usize {
         let all = self.visit_weights.last().copied().expect("a library has patrons");
         let ticket = self.rng.random_range(0..all);
         self.visit_weights.partition_point(|sum| *sum <= ticket)
     }
 
-    /// Any patron.
+    /// Returns a random patron, all with equal probability.
     pub(super) fn random_patron(&mut self) -> usize {
         self.rng.random_range(0..self.storage.people.len())
     }
 
-    /// Decides what becomes of a loan that has just got a due date.
+    /// Plans the next action on a loan with a new due date.
     pub(super) fn plan_loan(&mut self, at: usize) {
         let loan = &self.storage.loans[at];
         let (due, period) = (loan.due, loan.policy.period);
@@ -155,7 +155,7 @@ impl Library {
         self.plan_loan_action(at, when, action);
     }
 
-    /// Decides what becomes of an item that is lost or claimed returned.
+    /// Plans the next action on a lost or claimed-returned item.
     pub(super) fn plan_missing_item(&mut self, at: usize) {
         let days = self.rng.random_range(1..=12);
         let when = self.staff_time_in_days(days);
@@ -169,13 +169,13 @@ impl Library {
         }
     }
 
-    /// Nothing is planned for the loan any more.
+    /// Cancels all planned actions on the loan.
     fn cancel_plan(&mut self, at: usize) {
         self.storage.loans[at].plan += 1;
     }
 
     fn plan_loan_action(&mut self, at: usize, when: DateTime<Utc>, action: LoanAction) {
-        // The stock on loan when the days begin must not have come back before.
+        // The initial loans must not be returned before the first day.
         let first_day = self.first_day;
         let when = if action == LoanAction::CheckIn && when < first_day {
             let days = self.rng.random_range(0..=6);
@@ -188,7 +188,8 @@ impl Library {
         self.plan(when, PlannedAction::Loan(at, action, plan));
     }
 
-    /// When a careful patron acts: in the last days to renew, at any time before to return.
+    /// Returns the time of a punctual patron: a renewal in the last days, a return at any time before the
+    /// due date.
     fn time_before_due(
         &mut self,
         due: DateTime<Utc>,
@@ -204,12 +205,12 @@ impl Library {
         let any = self.now + TimeDelta::milliseconds(self.rng.random_range(from..left));
         let rhythm = if renews { DailyPattern::Online } else { DailyPattern::Returns };
         let usual = self.time_on(any, rhythm);
-        // Somebody who would come at an hour that suits neither past nor due date comes when due.
+        // A loan of hours, or a usual hour outside the loan period, gives the random time.
         let suits = matches!(period, Period::Days(_)) && self.now < usual && usual < due;
         if suits { usual } else { any }
     }
 
-    /// When a careless patron acts: days or hours late.
+    /// Returns the time of a late patron: days or hours after the due date.
     fn time_after_due(&mut self, due: DateTime<Utc>, period: Period) -> DateTime<Utc> {
         let due = due.max(self.now);
         match period {
@@ -221,7 +222,7 @@ impl Library {
         }
     }
 
-    /// Something that could happen at any moment of a day, happens now.
+    /// Performs a random action now.
     pub(super) fn perform_random_action(&mut self) {
         if self.settings.edits && self.random_bool(EDIT_PROBABILITY) {
             return self.edit();

@@ -1,19 +1,19 @@
-//! Loan policies: how long an item is lent, and how long after that nobody complains.
+//! Loan policies: the loan period, the grace period and the renewals.
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
-/// Time after the due date in which a loan is not yet treated as overdue.
+/// The time after the due date in which a loan is not yet treated as overdue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GracePeriod {
-    /// How many intervals. Policies may say 0, which is no grace at all.
+    /// The number of intervals; 0 means no grace.
     pub duration: i64,
     /// The unit.
     pub interval_id: Interval,
 }
 
-/// Units of a grace period, spelled as FOLIO spells them.
+/// The units of a grace period, in FOLIO's spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Interval {
@@ -25,13 +25,13 @@ pub enum Interval {
 }
 
 impl GracePeriod {
-    /// A grace period of `duration` intervals.
+    /// Returns a grace period of `duration` intervals.
     pub const fn new(duration: i64, interval_id: Interval) -> Self {
         Self { duration, interval_id }
     }
 }
 
-/// What a patron takes home decides, with the patron's group, which policy applies.
+/// The kind of an item; with the patron's group it determines the loan policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Material {
     Book,
@@ -40,12 +40,12 @@ pub(super) enum Material {
     Laptop,
 }
 
-/// Time for which an item is lent.
+/// The loan period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Period {
-    /// Counted from the minute of the check-out.
+    /// Hours, from the minute of the check-out.
     Hours(i64),
-    /// Until the end of the day so many days later.
+    /// Days; the loan is due at the end of the last day.
     Days(i64),
 }
 
@@ -58,11 +58,11 @@ impl Period {
     }
 }
 
-/// A loan policy.
+/// The rules of a loan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoanPolicy {
     pub(super) period: Period,
-    /// As the policy states it, so possibly of duration 0.
+    /// The grace period of the policy, possibly of duration 0.
     pub(super) grace: Option<GracePeriod>,
     pub(super) renewals: u8,
 }
@@ -71,7 +71,7 @@ const fn books(days: i64, grace: Option<GracePeriod>) -> LoanPolicy {
     LoanPolicy { period: Period::Days(days), grace, renewals: 3 }
 }
 
-/// Books, one policy for each patron group in the order of [`super::people::GROUPS`].
+/// The policies for books, one per patron group in the order of [`super::people::GROUPS`].
 const BOOKS: [LoanPolicy; 5] = [
     books(21, Some(GracePeriod::new(2, Interval::Days))),
     books(35, Some(GracePeriod::new(1, Interval::Weeks))),
@@ -96,7 +96,7 @@ const LAPTOP: LoanPolicy = LoanPolicy {
     renewals: 0,
 };
 
-/// The policy under which a member of the group at this place borrows this material.
+/// Returns the policy for the material and the group with this index.
 pub(super) fn policy(group: usize, material: Material) -> LoanPolicy {
     match material {
         Material::Book => BOOKS[group],

@@ -1,5 +1,5 @@
-//! The library's own books about what is on loan and what is owed. [`super::Truth`] keeps another,
-//! independent set from the events alone; a test compares the two.
+//! The staff's records of loans and fees. [`super::Truth`] derives the same state from events alone; a test
+//! compares the two.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,18 +8,18 @@ use super::payments::FeeKind;
 use super::people::{Habits, Patron};
 use super::policy::LoanPolicy;
 
-/// A patron with what is in their name.
+/// A patron with open loans and fees.
 #[derive(Debug)]
 pub(super) struct Person {
     pub(super) patron: Patron,
     pub(super) habits: Habits,
-    /// Open loans, as places in [`Shelf::loans`].
+    /// The open loans, as indexes into [`Storage::loans`].
     pub(super) loans: Vec<usize>,
-    /// Open fees, as places in [`Shelf::fees`].
+    /// The open fees, as indexes into [`Storage::fees`].
     pub(super) fees: Vec<usize>,
 }
 
-/// Where a lent item is.
+/// The state of a lent item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoanState {
     CheckedOut,
@@ -29,7 +29,7 @@ pub(super) enum LoanState {
     Closed,
 }
 
-/// A loan as the staff know it.
+/// A loan in the staff's records.
 #[derive(Debug)]
 pub(super) struct Loan {
     pub(super) id: Uuid,
@@ -39,15 +39,15 @@ pub(super) struct Loan {
     pub(super) recalled: bool,
     pub(super) state: LoanState,
     pub(super) renewals: u8,
-    /// The overdue reminder has been charged.
+    /// Whether the overdue reminder was charged.
     pub(super) reminder_charged: bool,
-    /// Fees for the lost item, open or not.
+    /// The fees for the lost item, open or closed.
     pub(super) lost_item_fees: Vec<usize>,
-    /// Only the newest plan for a loan is carried out.
+    /// The number of the newest plan; the library skips actions of earlier plans.
     pub(super) plan: u32,
 }
 
-/// A fee/fine as the staff know it; amounts in cents.
+/// A fee/fine in the staff's records; amounts are in cents.
 #[derive(Debug)]
 pub(super) struct Fee {
     pub(super) id: Uuid,
@@ -56,7 +56,7 @@ pub(super) struct Fee {
     pub(super) loan: Option<usize>,
     pub(super) charged: i64,
     pub(super) balance: i64,
-    /// Deleted fees take no more payments.
+    /// Whether the fee was deleted; a deleted fee accepts no payment.
     pub(super) deleted: bool,
 }
 
@@ -66,14 +66,14 @@ pub(super) struct Storage {
     pub(super) people: Vec<Person>,
     pub(super) loans: Vec<Loan>,
     pub(super) fees: Vec<Fee>,
-    /// Places of the open loans in [`Shelf::loans`], in no order.
+    /// The open loans, as indexes into [`Storage::loans`], in no order.
     pub(super) open_loans: Vec<usize>,
-    /// For each loan its place in `out` while it is open.
+    /// For each open loan, its index in `open_loans`.
     open_index: Vec<usize>,
 }
 
 impl Storage {
-    /// Notes a new loan and returns its place.
+    /// Adds a loan and returns its index.
     pub(super) fn add_loan(&mut self, loan: Loan) -> usize {
         let at = self.loans.len();
         self.people[loan.person].loans.push(at);
@@ -83,7 +83,7 @@ impl Storage {
         at
     }
 
-    /// Notes that a loan is closed.
+    /// Closes a loan.
     pub(super) fn close_loan(&mut self, at: usize) {
         let loan = &mut self.loans[at];
         loan.state = LoanState::Closed;
@@ -95,12 +95,12 @@ impl Storage {
         }
     }
 
-    /// Whether the loan is open.
+    /// Returns true if the loan is open.
     pub(super) fn is_open(&self, at: usize) -> bool {
         self.loans[at].state != LoanState::Closed
     }
 
-    /// Notes a new fee and returns its place.
+    /// Adds a fee and returns its index.
     pub(super) fn add_fee(&mut self, fee: Fee) -> usize {
         let at = self.fees.len();
         self.people[fee.person].fees.push(at);
@@ -108,7 +108,7 @@ impl Storage {
         at
     }
 
-    /// Notes a new balance and keeps the list of the patron's open fees.
+    /// Sets a balance and updates the list of the patron's open fees.
     pub(super) fn set_balance(&mut self, at: usize, balance: i64) {
         let fee = &mut self.fees[at];
         let open = &mut self.people[fee.person].fees;

@@ -1,4 +1,4 @@
-//! The library itself: reproducible, in order, and as lively as its settings promise.
+//! Tests of the library: it is reproducible, in time order, and as active as its settings promise.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,7 +13,7 @@ fn noon() -> DateTime<Utc> {
     "2026-09-15T12:07:31.415Z".parse().expect("this is a time")
 }
 
-/// The loan or fee that an event is about.
+/// Returns the loan or the fee of an event.
 fn subject(event: &Event) -> Uuid {
     match &event.fact {
         Fact::CheckedOut { loan, .. }
@@ -42,7 +42,7 @@ fn the_same_settings_tell_the_same_story() {
     let other = Settings { seed: 12, ..settings.clone() };
     assert_ne!(events.len(), Library::new(&other).count());
 
-    // Another time, another library: the same story about other people.
+    // With another end, the library has the same history with other ids.
     let later = Settings { end: noon() + TimeDelta::hours(3), ..settings };
     let again = Library::new(&later).collect::<Vec<_>>();
     assert_eq!(events.len(), again.len());
@@ -130,7 +130,7 @@ fn a_sensible_share_is_blocked_for_every_reason() {
     }
 }
 
-/// The truth is made from events alone; the staff keep books of their own.
+/// The truth derives from events alone; the staff have records of their own.
 #[test]
 fn the_truth_agrees_with_the_books_of_the_staff() {
     let settings = Settings { patrons: 800, days: 3, edits: true, ..Settings::new(9, noon()) };

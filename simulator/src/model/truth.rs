@@ -1,6 +1,5 @@
-//! What is so after everything that happened: the state rules of
-//! docs/contract/events.md#9-transitions, applied to each event in the order in which they really
-//! happened.
+//! The true state after all events. It applies the state rules of docs/contract/events.md#9-transitions to
+//! each event, in the order in which the events happened.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,39 +20,39 @@ use super::policy::GracePeriod;
 pub struct Truth {
     as_of: DateTime<Utc>,
     accounts: BTreeMap<Uuid, Account>,
-    /// Borrowers of the open loans, by loan.
+    /// The borrowers of the open loans, by loan id.
     borrowers: BTreeMap<Uuid, Uuid>,
-    /// Debtors of the open fees/fines, by fee/fine.
+    /// The debtors of the open fees/fines, by fee/fine id.
     debtors: BTreeMap<Uuid, Uuid>,
 }
 
-/// A patron with everything that is open.
+/// A patron with the open loans and fees/fines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
-    /// Who.
+    /// The patron.
     pub patron: Patron,
-    /// When something last happened to this patron.
+    /// The time of the patron's newest event.
     pub changed: DateTime<Utc>,
-    /// Open loans by loan id.
+    /// The open loans by loan id.
     pub open_loans: BTreeMap<Uuid, Loan>,
-    /// Open fees/fines by fee/fine id.
+    /// The open fees/fines by fee/fine id.
     pub open_fees_fines: BTreeMap<Uuid, FeeFine>,
 }
 
-/// Status of a lent item, as loan storage names it.
+/// The status of a lent item, in loan storage's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemStatus {
-    /// With the patron.
+    /// The patron has the item.
     #[serde(rename = "Checked out")]
     CheckedOut,
-    /// Lost, the patron said so.
+    /// The patron declared the item lost.
     #[serde(rename = "Declared lost")]
     DeclaredLost,
-    /// Lost, it was overdue for too long.
+    /// The item was overdue for too long.
     #[serde(rename = "Aged to lost")]
     AgedToLost,
-    /// Returned, the patron says.
+    /// The patron claims that the item was returned.
     #[serde(rename = "Claimed returned")]
     ClaimedReturned,
 }
@@ -64,26 +63,26 @@ pub enum ItemStatus {
 pub struct Loan {
     /// The item.
     pub item_id: Uuid,
-    /// When it was lent.
+    /// The time of the check-out.
     pub loan_date: DateTime<Utc>,
-    /// When it is due back.
+    /// The due date.
     pub due_date: DateTime<Utc>,
-    /// Whether the due date stands because of a recall.
+    /// Whether a recall set the due date.
     pub recall: bool,
-    /// Where the item is.
+    /// The status of the item.
     pub item_status: ItemStatus,
-    /// The grace period at check-out; a duration of 0 is none.
+    /// The grace period at check-out; duration 0 means no grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<GracePeriod>,
 }
 
 impl Loan {
-    /// Declared or aged to lost.
+    /// Returns true if the item is declared lost or aged to lost.
     pub fn is_lost(&self) -> bool {
         matches!(self.item_status, ItemStatus::DeclaredLost | ItemStatus::AgedToLost)
     }
 
-    /// Claimed returned.
+    /// Returns true if the item is claimed returned.
     pub fn is_claimed_returned(&self) -> bool {
         self.item_status == ItemStatus::ClaimedReturned
     }
@@ -93,23 +92,23 @@ impl Loan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FeeFine {
-    /// Its type, as first told.
+    /// The fee/fine type of the first event.
     pub fee_fine_type_id: Uuid,
-    /// The loan it arose from, as last told.
+    /// The loan in the newest event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loan_id: Option<Uuid>,
-    /// What is owed, never 0.
+    /// The balance, never 0.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub balance: Decimal,
 }
 
 impl Truth {
-    /// Before anything has happened in this library.
+    /// Returns the truth of a library before its first event.
     pub fn for_library(library: &Library) -> Self {
         Self::for_patrons(library.patrons().cloned(), library.settings().first_day())
     }
 
-    /// Before anything has happened among these patrons.
+    /// Returns the truth of these patrons before the first event.
     pub fn for_patrons(patrons: impl IntoIterator<Item = Patron>, as_of: DateTime<Utc>) -> Self {
         let account = |patron: Patron| {
             let (open_loans, open_fees_fines) = (BTreeMap::new(), BTreeMap::new());
@@ -119,49 +118,49 @@ impl Truth {
         Self { as_of, accounts, borrowers: BTreeMap::new(), debtors: BTreeMap::new() }
     }
 
-    /// The time of the newest event.
+    /// Returns the time of the newest event.
     pub fn as_of(&self) -> DateTime<Utc> {
         self.as_of
     }
 
-    /// All patrons in the order of their ids.
+    /// Returns all accounts in the order of the patron ids.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
         self.accounts.values()
     }
 
-    /// One patron.
+    /// Returns the account of a patron.
     pub fn account(&self, patron: Uuid) -> Option<&Account> {
         self.accounts.get(&patron)
     }
 
-    /// An open loan with its borrower.
+    /// Returns an open loan with its borrower.
     pub fn loan(&self, id: Uuid) -> Option<(Uuid, &Loan)> {
         let patron = *self.borrowers.get(&id)?;
         Some((patron, self.accounts.get(&patron)?.open_loans.get(&id)?))
     }
 
-    /// Open loans with their borrowers in the order of loan ids, behind the given one.
+    /// Returns the open loans after `id` with their borrowers, in the order of loan ids.
     pub fn loans_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &Loan)> {
         self.borrowers
             .range(after(id))
             .map(|(loan, patron)| (*loan, *patron, &self.accounts[patron].open_loans[loan]))
     }
 
-    /// Open fees/fines with their debtors in the order of their ids, behind the given one.
+    /// Returns the open fees/fines after `id` with their debtors, in the order of their ids.
     pub fn fees_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &FeeFine)> {
         self.debtors
             .range(after(id))
             .map(|(fee, patron)| (*fee, *patron, &self.accounts[patron].open_fees_fines[fee]))
     }
 
-    /// The patron belongs to another group from now on.
+    /// Moves the patron to another group.
     pub fn move_to_group(&mut self, patron: Uuid, group: Option<Uuid>) {
         if let Some(account) = self.accounts.get_mut(&patron) {
             account.patron.patron_group = group;
         }
     }
 
-    /// Takes note of what happened next.
+    /// Applies the next event.
     pub fn apply(&mut self, event: &Event) {
         self.as_of = self.as_of.max(event.at);
         match &event.fact {
@@ -173,7 +172,7 @@ impl Truth {
                 self.change(event.at, *loan, |loan| {
                     loan.due_date = *due;
                     loan.recall = *by_recall;
-                    // A due date that is not a recall's means that the item is there after all.
+                    // A due date that no recall set means that the lost item is found.
                     if !by_recall && loan.is_lost() {
                         loan.item_status = ItemStatus::CheckedOut;
                     }
@@ -266,7 +265,7 @@ impl Truth {
             balance,
         });
         fee.balance = balance;
-        // Also when the event has none: the link is what the newest event says.
+        // The newest event sets the link, also if it has no loan.
         fee.loan_id = charge.loan;
     }
 }
@@ -275,7 +274,7 @@ fn after(id: Option<Uuid>) -> (Bound<Uuid>, Bound<Uuid>) {
     (id.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
 
-/// The truth as it is written to a file: the indexes are made anew when it is read.
+/// The truth in a file; reading rebuilds the indexes.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TruthFile {

@@ -1,4 +1,4 @@
-//! What the service says about one patron beside what is true.
+//! Compares the service's response about one patron with the truth.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,18 +11,18 @@ use uuid::Uuid;
 use crate::blocks::Block;
 use crate::model::{self, Account, GracePeriod, Patron};
 
-/// One thing in which the service and the truth differ.
+/// One value in which the service and the truth differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Whom it is about.
+    /// The patron of the difference.
     pub patron: Uuid,
-    /// Their name, for a human reader.
+    /// The name of the patron, for a human reader.
     pub name: String,
-    /// What it is about.
+    /// The compared value.
     pub what: String,
-    /// What is true.
+    /// The value in the truth.
     pub expected: String,
-    /// What the service says.
+    /// The value in the service's response.
     pub got: String,
 }
 
@@ -50,20 +50,20 @@ impl Difference {
     }
 }
 
-/// A user summary as the service answers it, with every member and no other.
+/// A user summary as the service returns it; an unknown or missing member is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Summary {
-    /// The summary's own id.
+    /// The id of the summary.
     pub id: Uuid,
-    /// Grows with each change.
+    /// A version that grows with each change.
     #[serde(rename = "_version")]
     pub version: u64,
     /// The patron.
     pub user_id: Uuid,
-    /// Open loans.
+    /// The open loans.
     pub open_loans: Vec<SummaryLoan>,
-    /// Open fees/fines.
+    /// The open fees/fines.
     pub open_fees_fines: Vec<SummaryFee>,
 }
 
@@ -71,17 +71,17 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SummaryLoan {
-    /// The loan.
+    /// The loan id.
     pub loan_id: Uuid,
-    /// When it is due back.
+    /// The due date.
     pub due_date: Option<DateTime<Utc>>,
-    /// The due date stands because of a recall.
+    /// Whether a recall set the due date.
     pub recall: bool,
-    /// Declared or aged to lost.
+    /// Whether the item is declared lost or aged to lost.
     pub item_lost: bool,
-    /// Claimed returned.
+    /// Whether the item is claimed returned.
     pub item_claimed_returned: bool,
-    /// Grace period at check-out.
+    /// The grace period at check-out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<GracePeriod>,
 }
@@ -90,15 +90,15 @@ pub struct SummaryLoan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SummaryFee {
-    /// The fee/fine.
+    /// The fee/fine id.
     pub fee_fine_id: Uuid,
-    /// Its type.
+    /// The fee/fine type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fee_fine_type_id: Option<Uuid>,
-    /// The loan it arose from.
+    /// The loan of the fee/fine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loan_id: Option<Uuid>,
-    /// What is owed.
+    /// The balance.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub balance: Decimal,
 }
@@ -128,13 +128,13 @@ impl SummaryFee {
 }
 
 impl Summary {
-    /// What a service that is right answers about this patron; nothing if nothing is open.
+    /// Returns the correct summary of an account, or `None` if nothing is open.
     pub fn from_account(account: &Account) -> Option<Self> {
         if account.open_loans.is_empty() && account.open_fees_fines.is_empty() {
             return None;
         }
         Some(Self {
-            // The judge doesn't look at these two.
+            // The judge ignores `id` and `version`.
             id: account.patron.id,
             version: 1,
             user_id: account.patron.id,
@@ -174,7 +174,7 @@ impl fmt::Display for SummaryFee {
     }
 }
 
-/// Differences between the summary and the truth about a patron.
+/// Returns the differences between a summary and an account of the truth.
 pub(super) fn compare_summaries(account: &Account, got: Option<&Summary>) -> Vec<Difference> {
     let patron = &account.patron;
     let expected = Summary::from_account(account);
@@ -206,7 +206,7 @@ pub(super) fn compare_summaries(account: &Account, got: Option<&Summary>) -> Vec
     found
 }
 
-/// Differences between two lists whose order doesn't matter.
+/// Returns the differences between two lists, regardless of their order.
 fn compare_lists<T: PartialEq + fmt::Display>(
     patron: &Patron,
     what: &str,
@@ -235,8 +235,8 @@ fn compare_lists<T: PartialEq + fmt::Display>(
     found
 }
 
-/// A difference in the blocks, unless the answer is right at one of the two instants between which
-/// it was given.
+/// Returns a difference in the blocks unless the response is right at one of two instants: before the
+/// request and after the response.
 pub(super) fn compare_blocks(
     patron: &Patron,
     expected: [&[Block]; 2],

@@ -1,4 +1,4 @@
-//! The judge: asks the service about every patron and compares with the truth.
+//! The judge: requests the state of every patron from the service and compares it with the truth.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -21,28 +21,28 @@ use crate::blocks::{self, Block, Condition, Limit, Rules};
 use crate::clock::Clock;
 use crate::model::{Account, Truth};
 
-/// Questions under way at once.
+/// The maximum number of concurrent requests.
 const CONCURRENCY_MAX: usize = 16;
 
-/// Patrons in the sample that is asked first while waiting: those to whom something happened last.
+/// The maximum size of the sample that is compared first: the patrons with the newest events.
 const SAMPLE_PATRONS_MAX: usize = 48;
 
-/// How often a difference is looked at again before it stands, where the truth may be moving.
+/// The maximum number of rechecks of a difference while the truth may change.
 const RECHECKS_MAX: usize = 4;
 
-/// Between two looks while waiting.
+/// The time between two comparisons.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// What the judge found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Patrons asked about.
+    /// The number of compared patrons.
     pub patrons: usize,
-    /// Their open loans.
+    /// The number of their open loans.
     pub loans: usize,
-    /// Their open fees/fines.
+    /// The number of their open fees/fines.
     pub fees_fines: usize,
-    /// What is wrong.
+    /// The differences, sorted by patron.
     pub differences: Vec<Difference>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Judges a tenant of a service.
+/// A judge of one tenant of a service.
 #[derive(Debug, Clone)]
 pub struct Judge {
     service: Service,
@@ -84,12 +84,12 @@ struct Blocks {
 }
 
 impl Judge {
-    /// A judge of this tenant; the clock must agree with the service's.
+    /// Returns a judge of this tenant; `clock` must agree with the service's clock.
     pub fn new(service: Service, clock: Clock) -> Self {
         Self { service, clock }
     }
 
-    /// The conditions and limits that the service has, the limits in the order of their creation.
+    /// Returns the service's conditions and limits, the limits in the order of their creation.
     pub async fn rules(&self) -> anyhow::Result<Rules> {
         let conditions: Conditions =
             self.service.get("/patron-block-conditions?limit=1000").await?;
@@ -104,7 +104,7 @@ impl Judge {
         Ok(Rules { conditions: conditions.patron_block_conditions, limits })
     }
 
-    /// The blocks that the service gives a patron.
+    /// Returns the blocks of a patron in the service's response.
     pub async fn blocks(&self, patron: Uuid) -> anyhow::Result<Vec<Block>> {
         let blocks: Blocks =
             self.service.get(&format!("/automated-patron-blocks/{patron}")).await?;
@@ -116,9 +116,9 @@ impl Judge {
         self.compare_some(truth, truth.accounts().map(|account| account.patron.id).collect()).await
     }
 
-    /// Compares again and again until there is no difference or the time is over. The truth may
-    /// move on meanwhile, and the service be away. Whoever waits asks little: the patrons of the
-    /// newest events first, then all, then those who differed; the verdict is always about all.
+    /// Compares until there is no difference or `timeout` has passed. Meanwhile the truth may change and
+    /// the service may be unavailable. To limit the requests, the judge compares the sample first, then all
+    /// patrons, then the differing patrons. The verdict covers all patrons.
     pub async fn compare_until(
         &self,
         timeout: Duration,
@@ -147,8 +147,8 @@ impl Judge {
         }
     }
 
-    /// Takes back what is right a moment later: something may have happened to a patron between
-    /// the truth and the answer.
+    /// Removes the differences that disappear at a recheck. A patron may have a new event between the truth
+    /// and the response.
     async fn recheck_differences(
         &self,
         verdict: &mut Verdict,
@@ -167,7 +167,7 @@ impl Judge {
         Ok(())
     }
 
-    /// Those of the patrons about whom there is a difference, or nothing to be heard.
+    /// Returns the patrons with a difference or with a failed request.
     async fn recheck_patrons(
         &self,
         patrons: Vec<Uuid>,
@@ -216,7 +216,7 @@ impl Judge {
         Ok(all)
     }
 
-    /// All differences about one patron.
+    /// Returns all differences of one patron.
     async fn compare_patron(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
         let patron = &account.patron;
         let unreadable = |what: &str, error: anyhow::Error| {
@@ -226,7 +226,7 @@ impl Judge {
             Ok(summary) => compare::compare_summaries(account, summary.as_ref()),
             Err(error) => unreadable("summary", error),
         };
-        // Asked a second time, since a loan may have become overdue between two clocks.
+        // A loan may become overdue between the two clocks, so a difference is checked again.
         let mut blocks = self.compare_patron_blocks(account, rules).await;
         if matches!(blocks, Ok(Some(_))) {
             blocks = self.compare_patron_blocks(account, rules).await;
@@ -253,7 +253,7 @@ impl Judge {
         Ok(compare::compare_blocks(&account.patron, [&asked, &answered], &got))
     }
 
-    /// The service's summary of a patron; none if it answers 404.
+    /// Returns the service's summary of a patron, or `None` at status 404.
     async fn summary(&self, patron: Uuid) -> anyhow::Result<Option<Summary>> {
         let path = format!("/user-summary/{patron}");
         let answer = self.service.request(Method::GET, &path).send().await?;
@@ -265,10 +265,10 @@ impl Judge {
 }
 
 impl Verdict {
-    /// The patrons about whom there are differences.
+    /// Returns the patrons with differences.
     fn differing_patrons(&self) -> Vec<Uuid> {
         let mut patrons: Vec<Uuid> = self.differences.iter().map(|one| one.patron).collect();
-        // They are sorted by patron.
+        // The differences are sorted by patron.
         patrons.dedup();
         patrons
     }
@@ -281,12 +281,12 @@ impl Verdict {
     }
 }
 
-/// When a limit was created, as far as the service says.
+/// Returns the creation time of a limit, if the service reports one.
 fn created_at(limit: &Value) -> Option<DateTime<Utc>> {
     limit["metadata"]["createdDate"].as_str()?.parse().ok()
 }
 
-/// The patrons to whom something happened last.
+/// Returns the patrons with the newest events.
 fn last_changed_patrons(truth: &Truth) -> Vec<Uuid> {
     let mut accounts: Vec<&Account> = truth.accounts().collect();
     accounts.sort_by_key(|account| Reverse(account.changed));

@@ -1,5 +1,5 @@
-//! The listener: knows of blocks only what the service has told by Kafka, and compares that with what the service
-//! answers about every patron.
+//! The listener: consumes the service's block events and compares them with the service's answers about
+//! every patron.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::Judge;
 use crate::blocks::Block;
 
-/// How long the broker may take for one answer.
+/// The time that the broker may take for one response.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What was told of one patron.
+/// The last block event of one patron.
 #[derive(Debug, Default, Clone)]
 struct PublishedBlocks {
     sequence: i64,
@@ -35,17 +35,17 @@ struct BlockEvent {
     data: Value,
 }
 
-/// What a listener has heard.
+/// The consumed block events, and the problems in them.
 #[derive(Debug, Default)]
 pub struct Listener {
     by_patron: HashMap<Uuid, PublishedBlocks>,
     ids: HashSet<Uuid>,
     next_offsets: HashMap<i32, i64>,
-    /// Messages, those that came again among them.
+    /// The number of messages, with duplicates.
     pub messages: u64,
-    /// Messages that came again.
+    /// The number of duplicates.
     pub duplicates: u64,
-    /// What is wrong with what was told: order, and what was before.
+    /// The errors in the block events: in their order, or in the previous blocks.
     pub problems: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Listener {
 }
 
 impl Listener {
-    /// Hears everything that stands in a topic beyond what it has heard.
+    /// Consumes every message of the topic that the listener has not consumed yet.
     pub fn consume(&mut self, bootstrap: &str, topic: &str) -> anyhow::Result<()> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap).set("group.id", "listener");
@@ -128,7 +128,7 @@ impl Listener {
         Ok(())
     }
 
-    /// The patrons, among all of them, of whom the service answers something else.
+    /// Returns those of `patrons` whose blocks in the service's answer differ from the block events.
     pub async fn differing_patrons(
         &self,
         judge: &Judge,
@@ -149,7 +149,7 @@ impl Listener {
     }
 }
 
-/// As the desk is answered.
+/// Returns the blocks of a block event in the form of the service's answer.
 fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
     let all = data.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
     let members =

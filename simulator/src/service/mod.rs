@@ -1,4 +1,4 @@
-//! The service that is judged, seen from outside: its REST interface and nothing else.
+//! The judged service, used only through its REST interface.
 
 mod compare;
 mod judge;
@@ -19,7 +19,7 @@ pub use judge::{Judge, Verdict};
 pub use listener::Listener;
 pub use set_up::set_up;
 
-/// Longer than any client of the service waits.
+/// A timeout longer than that of any client of the service.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A tenant of a running service.
@@ -32,8 +32,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service at `url`, asked as `tenant`. `okapi_url` is sent along as the address of the
-    /// rest of FOLIO; without one the service must know it from its configuration.
+    /// Returns a client of the service at `url` for `tenant`. Requests carry `okapi_url` as the address of
+    /// the rest of FOLIO; without `okapi_url` the service must have the address in its configuration.
     pub fn new(url: &str, tenant: &str, okapi_url: Option<&str>) -> anyhow::Result<Self> {
         let client =
             Client::builder().timeout(REQUEST_TIMEOUT).build().context("no HTTP client")?;
@@ -45,24 +45,24 @@ impl Service {
         })
     }
 
-    /// The same, told where the rest of FOLIO is unless it was told before.
+    /// Sets the address of the rest of FOLIO, if none is set.
     #[must_use]
     pub fn with_okapi_url(mut self, okapi_url: Option<String>) -> Self {
         self.okapi_url = self.okapi_url.or(okapi_url);
         self
     }
 
-    /// Its address.
+    /// Returns the address of the service.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The tenant.
+    /// Returns the tenant.
     pub fn tenant(&self) -> &str {
         &self.tenant
     }
 
-    /// Whether somebody answers at its address.
+    /// Checks that the service responds.
     pub async fn check_health(&self) -> anyhow::Result<()> {
         let answer = self.request(Method::GET, "/admin/health").send().await?;
         ensure_success(answer, "GET", "/admin/health").await.map(|_| ())
@@ -79,7 +79,7 @@ impl Service {
         }
     }
 
-    /// Asks, and insists on an answer with a good status.
+    /// Sends a GET request and returns the body. A status other than success is an error.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let answer = self
             .request(Method::GET, path)
@@ -91,7 +91,7 @@ impl Service {
     }
 }
 
-/// The answer if its status is one of success.
+/// Returns the response if its status is success.
 async fn ensure_success(answer: Response, method: &str, path: &str) -> anyhow::Result<Response> {
     let status = answer.status();
     if status.is_success() {

@@ -1,4 +1,4 @@
-//! Makes a tenant ready, as Okapi and a librarian would.
+//! Sets up a tenant like Okapi and a librarian.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use tokio::time::{Instant, sleep};
 use super::{Service, ensure_success};
 use crate::blocks::{Limit, Rules};
 
-/// The module as Okapi names it.
+/// The id of the module in Okapi.
 const MODULE_ID: &str = "mod-patron-blocks-2.0.0";
 
-/// How long a tenant may take to be enabled.
+/// The time that the enabling of a tenant may take.
 const ENABLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A tenant job, as far as one waits for it.
+/// The members of a tenant job that the setup reads.
 #[derive(Deserialize)]
 struct Job {
     complete: bool,
     error: Option<String>,
 }
 
-/// Enables the tenant and gives it these conditions and limits. Doing it again changes nothing.
+/// Enables the tenant and writes its conditions and limits. A second call changes nothing.
 pub async fn set_up(service: &Service, rules: &Rules) -> anyhow::Result<()> {
     enable(service).await.with_context(|| format!("tenant {} not enabled", service.tenant))?;
     write_conditions(service, rules).await?;
@@ -35,7 +35,7 @@ pub async fn set_up(service: &Service, rules: &Rules) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Posts the tenant and follows the job until it is complete.
+/// Posts the tenant and polls its job until the job is complete.
 async fn enable(service: &Service) -> anyhow::Result<()> {
     let answer = service
         .request(Method::POST, "/_/tenant")
@@ -65,7 +65,7 @@ async fn enable(service: &Service) -> anyhow::Result<()> {
     done.error.map_or(Ok(()), |error| bail!("the job failed: {error}"))
 }
 
-/// Changes flags and message of each condition and leaves the rest as it is.
+/// Updates the flags and the message of each condition; the other members are unchanged.
 async fn write_conditions(service: &Service, rules: &Rules) -> anyhow::Result<()> {
     let path = "/patron-block-conditions";
     let existing: Value = service.get(&format!("{path}?limit=100")).await?;
@@ -88,7 +88,7 @@ async fn write_conditions(service: &Service, rules: &Rules) -> anyhow::Result<()
     Ok(())
 }
 
-/// Creates the limit, or changes it where it exists.
+/// Updates the limit, or creates it if it is missing.
 async fn write_limit(service: &Service, limit: &Limit) -> anyhow::Result<()> {
     let path = format!("/patron-block-limits/{}", limit.id);
     let put = service.request(Method::PUT, &path).json(limit).send().await?;

@@ -1,4 +1,4 @@
-//! Setting up and judging, against a small stand-in for the service that answers from a truth.
+//! Tests of setup and judge against a stub of the service that answers from a truth.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ fn end() -> DateTime<Utc> {
     "2026-09-15T00:00:00Z".parse().expect("this is a time")
 }
 
-/// What the stand-in believes, and what it was told.
+/// The truth of the stub, and the requests that it received.
 struct StandIn {
     truth: SharedTruth,
     conditions: Mutex<Vec<Value>>,
@@ -120,7 +120,7 @@ fn routes(app: &mut web::ServiceConfig) {
         .route("/automated-patron-blocks/{id}", web::get().to(blocks));
 }
 
-/// A tenant set up in a stand-in that knows the truth.
+/// A tenant set up in a stub with the truth.
 struct World {
     stand_in: Data<StandIn>,
     truth: Arc<Truth>,
@@ -162,7 +162,7 @@ impl World {
         verdict.differences.iter().map(ToString::to_string).collect()
     }
 
-    /// A patron with a loan and a fee.
+    /// Returns a patron with a loan and a fee/fine.
     fn somebody(&self) -> Uuid {
         let mut accounts = self.truth.accounts();
         let both =
@@ -170,7 +170,7 @@ impl World {
         accounts.find(both).expect("there is one").patron.id
     }
 
-    /// Makes the stand-in believe something else about a patron.
+    /// Changes an account in the truth of the stub.
     fn mislead(&self, patron: Uuid, change: impl FnOnce(&mut Value)) {
         let mut truth = json!(self.stand_in.truth.snapshot());
         let accounts = truth["accounts"].as_array_mut().expect("a truth has accounts");
@@ -281,7 +281,7 @@ impl PopFirst for serde_json::Map<String, Value> {
 #[tokio::test]
 async fn wrong_blocks_are_found_although_the_summary_is_right() {
     let world = World::new().await;
-    // The judge reads the rules from the service, so it must be the evaluation that differs.
+    // The judge reads the rules from the service, so only the evaluation can differ.
     let moved = world.truth.accounts().find(|account| {
         let blocks = for_account(account, &regulations::rules(), end());
         !blocks.is_empty()

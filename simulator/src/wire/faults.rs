@@ -1,5 +1,5 @@
-//! What may go wrong between a producer and Kafka, on demand. Faults change what is published and
-//! when, never what is true.
+//! Faults between a producer and Kafka. Faults change the published records and their time; the truth stays
+//! the same.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -9,39 +9,39 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Record;
 
-/// How much goes wrong.
+/// The probability and the size of each fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
-    /// Chance of a record to be lost for good.
+    /// The probability that a record is lost.
     pub lose: f64,
-    /// Chance of a record to be published once more, the very same bytes.
+    /// The probability that a record is published twice, byte for byte.
     pub repeat: f64,
-    /// Chance of a record to be held back and published long after its time.
+    /// The probability that a record is published much later than its event.
     pub delay: f64,
-    /// How many other records are published while one is held back, at most.
+    /// The maximum delay of a record, in other published records.
     pub delay_by: u64,
-    /// Records are shuffled, over all topics, within windows of this size.
+    /// The size of the window in which records of all topics are shuffled.
     pub reorder: u64,
 }
 
 impl Faults {
-    /// Good weather.
+    /// No faults.
     pub const NONE: Self = Self { lose: 0.0, repeat: 0.0, delay: 0.0, delay_by: 5000, reorder: 0 };
 
-    /// Some of everything that must not matter: no losses.
+    /// A moderate rate of every fault that the service must tolerate; no record is lost.
     pub const MODEST: Self =
         Self { lose: 0.0, repeat: 0.02, delay: 0.01, delay_by: 1000, reorder: 40 };
 }
 
-/// A copy of a record comes within so many records.
+/// The maximum distance of a duplicate from its record, in records.
 const COPY_DELAY_RECORDS_MAX: u64 = 200;
 
-/// Records that wait for their turn.
+/// A queue of records that applies the faults.
 #[derive(Debug)]
 pub(super) struct FaultQueue {
     faults: Faults,
     rng: ChaCha8Rng,
-    /// Records taken in so far.
+    /// The number of records pushed so far.
     accepted: u64,
     queue: BinaryHeap<DelayedRecord>,
 }
@@ -51,7 +51,7 @@ impl FaultQueue {
         Self { faults, rng, accepted: 0, queue: BinaryHeap::new() }
     }
 
-    /// Takes the next record in and decides when it goes out, if ever, and how often.
+    /// Adds a record and decides how often and when the record leaves the queue.
     pub(super) fn push(&mut self, record: Record) {
         self.accepted += 1;
         let Faults { lose, repeat, delay, delay_by, reorder } = self.faults;
@@ -69,19 +69,19 @@ impl FaultQueue {
         self.enqueue(turn, record);
     }
 
-    /// A record whose turn it is.
+    /// Returns a record that is due.
     pub(super) fn pop_due(&mut self) -> Option<Record> {
         let due = self.queue.peek().is_some_and(|delayed| delayed.due_at <= self.accepted);
         if due { self.pop_any() } else { None }
     }
 
-    /// The next record, although its turn may not have come: when nothing more is taken in.
+    /// Returns the next record, due or not. The play uses it after the last push.
     pub(super) fn pop_any(&mut self) -> Option<Record> {
         self.queue.pop().map(|delayed| delayed.record)
     }
 
     fn enqueue(&mut self, turn: u64, record: Record) {
-        // Equal turns keep the order in which they were taken in.
+        // Records with an equal due position leave in the order of their arrival.
         let order = self.accepted;
         self.queue.push(DelayedRecord { due_at: turn, sequence: order, record });
     }
@@ -94,7 +94,7 @@ struct DelayedRecord {
     record: Record,
 }
 
-/// The heap gives its greatest first, so the earliest turn is the greatest.
+/// A `BinaryHeap` pops its greatest element, so the earliest record compares as the greatest.
 impl Ord for DelayedRecord {
     fn cmp(&self, other: &Self) -> Ordering {
         (other.due_at, other.sequence).cmp(&(self.due_at, self.sequence))

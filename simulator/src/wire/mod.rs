@@ -1,4 +1,4 @@
-//! How FOLIO's modules write events to Kafka: topics, keys, headers and values.
+//! Writes events as FOLIO's modules write them to Kafka: topics, keys, headers and values.
 
 mod faults;
 mod outbox;
@@ -22,56 +22,56 @@ pub use play::{Play, SharedTruth, Step};
 use crate::model::{Event, Fact, StatusChange};
 use payload::Form;
 
-/// One record as a producer hands it to Kafka.
+/// One record as a producer sends it to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Topic.
+    /// The topic.
     pub topic: Arc<str>,
-    /// Key. It says nothing about the loan or the patron.
+    /// The key; it identifies neither the loan nor the patron.
     pub key: String,
-    /// Headers in the order in which they are written.
+    /// The headers in the order of writing.
     pub headers: Vec<(&'static str, Arc<str>)>,
-    /// Time of the record (CreateTime), milliseconds since 1970.
+    /// The time of the record (CreateTime), in milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Value: JSON text.
+    /// The value: JSON text.
     pub payload: Vec<u8>,
 }
 
-/// In which of the shapes that exist the values are written.
+/// The JSON shape of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Shape {
-    /// As the producers do: circulation in envelopes, fees/fines flat.
+    /// The shapes of the real producers: circulation in envelopes, fees/fines flat.
     #[default]
     Real,
-    /// Everything flat.
+    /// Every value flat.
     Flat,
-    /// Everything in envelopes.
+    /// Every value in an envelope.
     Enveloped,
-    /// Everything in envelopes whose data a plain Jackson mapper has wrapped once more.
+    /// Every value in an envelope; a plain Jackson mapper has wrapped the data of the envelope once more.
     Wrapped,
-    /// Each record in any of them.
+    /// A random shape per record.
     Mixed,
 }
 
-/// Where and how a tenant's events are written.
+/// The names of a tenant's topics and the shape of its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wire {
-    /// First part of the topics' names; if empty, topics have no such part.
+    /// The first part of the topic names; if it is empty, topic names start with the next part.
     pub env: String,
     /// The tenant.
     pub tenant: String,
-    /// Stands in place of the tenant in the topics' names when tenants share topics.
+    /// The tenant collection; if tenants share topics, its name replaces the tenant in the topic names.
     pub collection: Option<String>,
-    /// Shape of the values.
+    /// The shape of the values.
     pub shape: Shape,
-    /// Whether loan storage and the users module tell of what is written there, too. Then things are
-    /// edited of which nobody else tells.
+    /// Whether loan storage and the users module also publish their changes. If so, the play edits loans
+    /// and groups that no business event covers.
     pub storage: bool,
-    /// Whether all that circulation tells is told by loan storage, through an outbox.
+    /// Whether loan storage publishes all events of circulation through an outbox.
     pub outbox: bool,
 }
 
-/// The kinds of business events, each with a topic of its own.
+/// The kinds of business events, each with its own topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     CheckedOut,
@@ -96,7 +96,7 @@ impl Kind {
         Self::BalanceChanged,
     ];
 
-    /// None for what only storage tells.
+    /// Returns the kind of an event, or `None` for an event that only storage publishes.
     fn from_event(event: &Event) -> Option<Self> {
         Some(match &event.fact {
             Fact::CheckedOut { .. } => Self::CheckedOut,
@@ -133,7 +133,7 @@ impl Kind {
         !matches!(self, Self::BalanceChanged)
     }
 
-    /// The middle part of the topic's name: who produces the events.
+    /// Returns the producer of the events, the middle part of the topic name.
     const fn producer(self) -> &'static str {
         if self.is_circulation() { "circulation" } else { "feesfines" }
     }
@@ -142,25 +142,25 @@ impl Kind {
 /// A topic as its producer creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// Full name.
+    /// The full name.
     pub name: String,
-    /// Number of partitions the producer asks for.
+    /// The number of partitions that the producer requests.
     pub partitions: i32,
 }
 
 impl Wire {
-    /// The wire of a tenant with topics of its own, in real producers' shapes.
+    /// Returns the wire of a tenant with its own topics and the shapes of the real producers.
     pub fn new(env: &str, tenant: &str) -> Self {
         let (env, tenant) = (env.to_owned(), tenant.to_owned());
         Self { env, tenant, collection: None, shape: Shape::Real, storage: false, outbox: false }
     }
 
-    /// The topic in which the service tells of blocks.
+    /// Returns the topic of the service's block events.
     pub fn block_events_topic(&self) -> String {
         self.topic_name("patron-blocks.automated-block")
     }
 
-    /// The eight topics, and those of storage where it tells.
+    /// Returns the eight topics of business events, and the storage topics if storage publishes.
     pub fn topics(&self) -> Vec<Topic> {
         let topic = |kind: Kind| Topic {
             name: self.topic(kind),
@@ -176,7 +176,7 @@ impl Wire {
         self.topic_name(&format!("{}.{}", kind.producer(), kind.name()))
     }
 
-    /// The topic with these last parts.
+    /// Returns the topic name that ends with `rest`.
     fn topic_name(&self, rest: &str) -> String {
         let tenant = self.collection.as_ref().unwrap_or(&self.tenant);
         let env = if self.env.is_empty() { String::new() } else { format!("{}.", self.env) };
@@ -184,7 +184,7 @@ impl Wire {
     }
 }
 
-/// Writes events down. What it has to make up (keys, envelope ids) comes from the seed.
+/// A writer of events as records. The seed determines keys and envelope ids.
 #[derive(Debug)]
 pub(crate) struct RecordWriter {
     tenant: Arc<str>,
@@ -212,7 +212,7 @@ impl RecordWriter {
         }
     }
 
-    /// The business event, if it is one.
+    /// Returns the record of a business event.
     pub(crate) fn record(&mut self, event: &Event) -> Option<Record> {
         let kind = Kind::from_event(event)?;
         let timestamp_ms = event.at.timestamp_millis();
@@ -250,7 +250,7 @@ impl RecordWriter {
         }
     }
 
-    /// What the producers' record builder writes, in the spelling of real senders.
+    /// Returns the headers of the producers' record builder, in the spelling of real senders.
     fn headers(&mut self, staff: Uuid) -> Vec<(&'static str, Arc<str>)> {
         let request = format!("{:06}/circulation", self.rng.random_range(0..1_000_000));
         vec![
@@ -268,7 +268,7 @@ impl RecordWriter {
     }
 }
 
-/// Chance for one purpose, independent of the chance for others from the same seed.
+/// Returns a generator for one purpose; generators for other purposes with the same seed are independent.
 fn rng_for(seed: u64, purpose: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(purpose);

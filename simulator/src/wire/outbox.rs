@@ -1,6 +1,6 @@
-//! The storage module's outbox: what it tells of a loan is written with the loan, or not at all, and sent by a
-//! relay that comes by every now and then. The relay may be killed at any moment: what it has sent and not yet
-//! noted as sent is sent again.
+//! The outbox of loan storage. A message is stored in the transaction of its loan, and a relay sends the
+//! stored messages from time to time. If the relay is killed, the next relay sends the unrecorded messages
+//! again.
 
 use std::collections::VecDeque;
 
@@ -9,22 +9,22 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Record;
 
-/// Messages that the relay takes at a time, at most.
+/// The maximum number of messages that the relay reads at a time.
 const BATCH_RECORDS_MAX: usize = 50;
 
-/// It comes by after so many messages, at most.
+/// The maximum number of messages between two runs of the relay.
 const RELAY_INTERVAL_RECORDS_MAX: u32 = 30;
 
-/// Chance of the relay to be killed while it sends.
+/// The probability that the relay is killed during a run.
 const KILL_PROBABILITY: f64 = 0.1;
 
-/// Messages in their order.
+/// The messages in the order of writing.
 #[derive(Debug)]
 pub(super) struct Outbox {
     rng: ChaCha8Rng,
-    /// Written and not noted as sent.
+    /// The messages without a record that they were sent.
     unsent: VecDeque<Record>,
-    /// On their way.
+    /// The messages that the relay has sent.
     sent: VecDeque<Record>,
     records_until_relay: u32,
 }
@@ -39,13 +39,13 @@ impl Outbox {
         }
     }
 
-    /// Writes what is told of a change, as part of the change.
+    /// Stores the message of a change with the change.
     pub(super) fn write(&mut self, record: Record) {
         self.unsent.push_back(record);
         self.records_until_relay = self.records_until_relay.saturating_sub(1);
     }
 
-    /// The next message that leaves, if the relay has come by.
+    /// Returns the next sent message. If the interval is over, the relay runs first.
     pub(super) fn next(&mut self) -> Option<Record> {
         if self.sent.is_empty() && self.records_until_relay == 0 {
             self.run_relay();
@@ -53,7 +53,7 @@ impl Outbox {
         self.sent.pop_front()
     }
 
-    /// The next message, whether the relay would have come by yet or not.
+    /// Returns the next message and runs the relay regardless of the interval.
     pub(super) fn flush_next(&mut self) -> Option<Record> {
         while self.sent.is_empty() && !self.unsent.is_empty() {
             self.run_relay();
@@ -65,7 +65,7 @@ impl Outbox {
         self.records_until_relay = self.rng.random_range(1..=RELAY_INTERVAL_RECORDS_MAX);
         let batch = self.unsent.len().min(BATCH_RECORDS_MAX);
         if self.rng.random_bool(KILL_PROBABILITY) {
-            // In the middle: none of them is noted as sent.
+            // The relay is killed during its run, so it records none of its messages as sent.
             let sent = self.rng.random_range(0..=batch);
             self.sent.extend(self.unsent.iter().take(sent).cloned());
         } else {

@@ -1,4 +1,4 @@
-//! Values of records, as the producers serialise them.
+//! Serialises the values of records like the producers.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use rust_decimal::Decimal;
@@ -8,18 +8,18 @@ use uuid::Uuid;
 
 use crate::model::{Fact, GracePeriod};
 
-/// How a value is written.
+/// The place of the event's members in a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// The event's members at top level.
+    /// The members at top level.
     Flat,
-    /// The event's members in `data`.
+    /// The members in `data`.
     Enveloped,
-    /// The event's members in `data.map`, as a mapper writes a Vert.x object it doesn't know.
+    /// The members in `data.map`, as a Jackson mapper writes an unknown Vert.x object.
     Wrapped,
 }
 
-/// What an envelope says beside the event.
+/// The members of an envelope around the event.
 #[derive(Debug, Serialize)]
 pub(super) struct Envelope<'a> {
     pub(super) id: Uuid,
@@ -41,7 +41,7 @@ struct Wrapper<D> {
     empty: bool,
 }
 
-/// Members of all events; those that an event doesn't have are left out.
+/// The members of all events; an absent member is omitted.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Flat {
@@ -65,12 +65,12 @@ struct Flat {
     balance: Option<Box<RawValue>>,
 }
 
-/// The value without an envelope.
+/// Returns the value without an envelope.
 pub(super) fn flat(fact: &Fact) -> Vec<u8> {
     text(&members(fact))
 }
 
-/// The value in an envelope.
+/// Returns the value in an envelope.
 pub(super) fn enveloped(fact: &Fact, envelope: Envelope<'_>, wrapped: bool) -> Vec<u8> {
     let members = members(fact);
     if wrapped {
@@ -119,7 +119,7 @@ fn members(fact: &Fact) -> Flat {
     }
 }
 
-/// UTC with milliseconds and a Z.
+/// Returns a time in UTC with milliseconds and `Z`.
 fn date(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -128,7 +128,7 @@ fn number(balance: Decimal) -> Box<RawValue> {
     RawValue::from_string(double(balance)).expect("a double's text is a JSON number")
 }
 
-/// As Java prints a double: a fraction always, an exponent from ten million on.
+/// Returns a number as Java prints a double: always with a fraction, and with an exponent from ten million.
 pub(super) fn double(value: Decimal) -> String {
     let value = value.normalize();
     if value.abs() < Decimal::from(10_000_000) {

@@ -1,5 +1,4 @@
-//! A play: the library's events, written down and sent through the weather, while its truth is
-//! kept beside.
+//! A play: it writes the library's events as records, applies faults, and updates the truth.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -11,43 +10,43 @@ use super::storage_events::Entity;
 use super::{Record, RecordWriter, Wire, rng_for};
 use crate::model::{Event, Library, Settings, Truth};
 
-/// The truth about a library that is being played, as of what has happened so far.
+/// The shared truth about a played library, as of the newest event.
 #[derive(Debug, Clone)]
 pub struct SharedTruth(Arc<RwLock<Truth>>);
 
 impl SharedTruth {
-    /// Shares this truth.
+    /// Shares `truth`.
     pub fn new(truth: Truth) -> Self {
         Self(Arc::new(RwLock::new(truth)))
     }
 
-    /// To look something up.
+    /// Locks the truth for reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Truth> {
-        // Applying an event can't panic half-way, so the truth is whole even then.
+        // Applying an event cannot panic half-way, so a poisoned truth is still consistent.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To change it.
+    /// Locks the truth for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, Truth> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy as of now.
+    /// Returns a copy of the truth.
     pub fn snapshot(&self) -> Truth {
         self.read().clone()
     }
 }
 
-/// A record that leaves its producer.
+/// One published record and the library's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The library's clock when the record is published; with a delay it is long after the event.
+    /// The library's clock at publication; a delayed record has a clock long after its event.
     pub clock: DateTime<Utc>,
-    /// The record.
+    /// The published record.
     pub record: Record,
 }
 
-/// A library at work. Iterating gives the records in the order of their publication.
+/// A library at work: an iterator over its records in the order of publication.
 #[derive(Debug)]
 pub struct Play {
     library: Library,
@@ -56,17 +55,17 @@ pub struct Play {
     truth: SharedTruth,
     clock: DateTime<Utc>,
     closed: bool,
-    /// Whether storage tells, too.
+    /// Whether storage publishes its changes.
     storage: bool,
-    /// Through which all that circulation tells goes, if it does.
+    /// The outbox of all events of circulation, if the wire has one.
     outbox: Option<Outbox>,
 }
 
-/// So long before the first day the library's users were told of.
+/// The time between the publication of the users and the first day.
 const REGISTRATION_LEAD: TimeDelta = TimeDelta::days(90);
 
 impl Play {
-    /// Sets everything up; nothing has happened yet.
+    /// Prepares a play without events.
     pub fn new(settings: &Settings, wire: &Wire, faults: Faults) -> Self {
         let settings = Settings { edits: wire.storage, ..settings.clone() };
         let library = Library::new(&settings);
@@ -91,37 +90,37 @@ impl Play {
         }
     }
 
-    /// All of it at once, without Kafka: the records and what is true after them.
+    /// Runs the whole play without Kafka. Returns the records and the final truth.
     pub fn in_memory(settings: &Settings, wire: &Wire, faults: Faults) -> (Vec<Record>, Truth) {
         let mut play = Self::new(settings, wire, faults);
         let records = play.by_ref().map(|step| step.record).collect();
         (records, play.truth.snapshot())
     }
 
-    /// The truth, which grows with the iteration.
+    /// Returns the shared truth, which each iteration updates.
     pub fn truth(&self) -> SharedTruth {
         self.truth.clone()
     }
 
-    /// What the library was made from.
+    /// Returns the settings of the library.
     pub fn settings(&self) -> &Settings {
         self.library.settings()
     }
 
-    /// Nothing happens any more: what is left of the iteration is what the weather held back.
+    /// Stops new events. The remaining iterations return the delayed records.
     pub fn close(&mut self) {
         self.closed = true;
     }
 
-    /// After the last day: something more happens, now. Gives each event with its records, in time
-    /// order and good weather.
+    /// Advances the library to `now` after its last day. Returns each event with its records, in time order
+    /// and without faults.
     pub fn advance_to(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
         let events = self.library.advance_to(now);
         events.into_iter().map(|event| (event.clone(), self.apply(&event, None))).collect()
     }
 
-    /// The truth takes note, and whoever tells of it does: storage first, which is written first. What goes into the
-    /// outbox is not among what is given back.
+    /// Applies an event to the truth and returns its records, the storage record first. If there is an
+    /// outbox, the records of loans are written to the outbox instead.
     fn apply(&mut self, event: &Event, outbox: Option<&mut Outbox>) -> Vec<Record> {
         let mut truth = self.truth.write();
         let before = Entity::from_event(event, &truth).filter(|_| self.storage);
@@ -130,7 +129,7 @@ impl Play {
         let stored = self.writer.stored(event, before, after);
         let mut records: Vec<Record> =
             stored.into_iter().chain(self.writer.record(event)).collect();
-        // With the loan, before anybody can see it.
+        // The outbox receives the message before the truth is unlocked.
         if let Some(outbox) = outbox.filter(|_| event.fact.loan().is_some()) {
             records.drain(..).for_each(|record| outbox.write(record));
         }

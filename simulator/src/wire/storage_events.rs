@@ -1,4 +1,4 @@
-//! What storage modules write to Kafka: how a loan or a user was before and is after a change.
+//! The records of storage modules: a loan or a user before and after a change.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
@@ -9,11 +9,11 @@ use super::{Record, RecordWriter};
 use crate::folio::{storage::LoanRecord, users};
 use crate::model::{Event, Fact, Patron, StatusChange, Truth};
 
-/// What follows the tenant in the names of their topics.
+/// The ends of the topic names.
 pub(super) const LOANS: &str = "circulation.loan";
 pub(super) const USERS: &str = "users.users";
 
-/// A record of storage.
+/// An entity of a storage module.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Entity {
     Loan(Uuid, Value),
@@ -21,7 +21,7 @@ pub(crate) enum Entity {
 }
 
 impl Entity {
-    /// What storage holds of that which an event is about; for a fee/fine storage tells nothing.
+    /// Returns the entity of an event as storage contains it, or `None` for a fee/fine.
     pub(super) fn from_event(event: &Event, truth: &Truth) -> Option<Self> {
         if let Fact::PatronGroupChanged { patron, .. } = event.fact {
             return Some(Self::user(&truth.account(patron)?.patron));
@@ -50,8 +50,8 @@ impl Entity {
 }
 
 impl RecordWriter {
-    /// What storage tells of an event, from what it held before and holds now. A loan that is open no more
-    /// is still there, closed, unless it was deleted.
+    /// Returns the record of a change, from the entity before and after the event. Storage still contains a
+    /// closed loan; only a deletion removes it.
     pub(super) fn stored(
         &mut self,
         event: &Event,
@@ -76,7 +76,7 @@ impl RecordWriter {
         Some(self.change(&entity, event.at, event.staff, change_type, data))
     }
 
-    /// A library's users as the users module told of them long ago, and told that some are gone.
+    /// Returns the old records of a library's user: the creation and, for an unknown user, the deletion.
     pub(super) fn registration(&mut self, patron: &Patron, at: DateTime<Utc>) -> Vec<Record> {
         let (user, staff) = (Entity::user(patron), Uuid::nil());
         let created = json!({ "new": user.record() });
@@ -88,7 +88,7 @@ impl RecordWriter {
         records
     }
 
-    /// Some closed loans have lost their borrower already.
+    /// Returns the closed loan. Some closed loans have no borrower any more.
     fn closed(&mut self, event: &Event, old: &Value) -> Value {
         let mut loan = old.clone();
         loan["status"]["name"] = json!("Closed");

@@ -1,4 +1,4 @@
-//! Records as they are written, read back by somebody who knows nothing of the model.
+//! Tests of the written records, with a reader that is independent of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -201,7 +201,7 @@ fn closed_play_publishes_its_delayed_records() {
     assert!((1..1500).contains(&rest), "{begun} before, {rest} held back");
 }
 
-/// What a plain reader of the records, in the order of their times, believes.
+/// The state that a plain reader derives from the records in time order.
 #[derive(Default)]
 struct Reader {
     loans: BTreeMap<String, Value>,
@@ -266,7 +266,7 @@ impl Reader {
     }
 }
 
-/// The truth in the reader's words.
+/// Returns the truth in the form of a [`Reader`].
 fn expected_reader(truth: &Truth) -> Reader {
     let mut reader = Reader::default();
     for account in truth.accounts() {
@@ -291,11 +291,11 @@ fn expected_reader(truth: &Truth) -> Reader {
     reader
 }
 
-/// Storage tells of every loan and every group, also where nobody else does.
+/// Storage publishes every loan and every group, also the changes without a business event.
 #[test]
 fn storage_events_yield_open_loans_and_groups() {
     let wire = Wire { storage: true, ..wire(Shape::Real) };
-    // So many that some are gone from the users module.
+    // With so many patrons, the users module has deleted some.
     let settings = Settings { patrons: 1500, ..settings(4) };
     let (mut records, truth) = Play::in_memory(&settings, &wire, Faults::MODEST);
     records.sort_by_key(|record| record.timestamp_ms);
