@@ -235,7 +235,7 @@ pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool,
     .bind(holder)
     .fetch_optional(&mut **tx)
     .await
-    .map_err(Error::at("look whose an iteration is"))?;
+    .map_err(Error::at("check the lease of an export"))?;
     Ok(ours.is_some())
 }
 
@@ -264,7 +264,7 @@ pub async fn release(
                 where id = $1 and lease_holder = $2 and ended_at is null";
     let done =
         sqlx::query(set).bind(id).bind(holder).bind(retry_delay.as_secs_f64()).execute(db).await;
-    done.map(|_| ()).map_err(Error::at("let go of an iteration"))
+    done.map(|_| ()).map_err(Error::at("release an export"))
 }
 
 /// Ends an iteration where it stands. Tells whether there was one that had not ended.

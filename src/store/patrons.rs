@@ -372,7 +372,7 @@ pub async fn store_topic_groups(
         .bind(times)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("keep the groups that were told"))?;
+        .map_err(Error::at("store groups from the topic"))?;
     Ok(())
 }
 

@@ -233,7 +233,7 @@ pub async fn count_pending(
     now: DateTime<Utc>,
 ) -> Result<PendingCounts, Error> {
     let counts = sqlx::query_as(schema.sql(&COUNT_PENDING)).bind(now).fetch_one(db).await;
-    counts.map_err(Error::at("look what is to be told"))
+    counts.map_err(Error::at("count pending block events"))
 }
 
 /// What a tenant's messages are made under, by one at a time.
@@ -255,7 +255,7 @@ pub async fn try_lock_worker(
         .bind(turn.name(tenant))
         .fetch_one(&mut **tx)
         .await;
-    taken.map_err(Error::at("take the turn to tell"))
+    taken.map_err(Error::at("lock a worker of block events"))
 }
 
 /// As [`try_lock_worker`], but waits for it.
@@ -265,7 +265,7 @@ pub async fn lock_worker(tx: &mut Tx, tenant: &TenantId, turn: WorkerLock) -> Re
         .execute(&mut **tx)
         .await
         .map(|_| ())
-        .map_err(Error::at("wait for the turn to tell"))
+        .map_err(Error::at("wait for the lock of a worker"))
 }
 
 impl WorkerLock {
@@ -355,7 +355,7 @@ pub async fn load_last_published(
         .bind(users)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("read what was told"))?;
+        .map_err(Error::at("load the last published blocks"))?;
     let last = |LastPublishedRow { user_id, blocked, approaching, reevaluate_at: look_at }: LastPublishedRow| {
         (user_id, LastPublished { blocked: unwrap_json(blocked), approaching: unwrap_json(approaching), reevaluate_at: look_at })
     };
@@ -368,7 +368,7 @@ pub async fn store_last_published(
     schema: &Schema,
     patrons: &[(Uuid, LastPublished)],
 ) -> Result<(), Error> {
-    let failed = || Error::at("keep what is told");
+    let failed = || Error::at("record published blocks");
     let text = |value: serde_json::Result<String>| value.expect("what was read can be written");
     let nothing: Vec<Uuid> = patrons
         .iter()

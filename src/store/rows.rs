@@ -431,7 +431,7 @@ async fn remove(
         return Ok(());
     }
     let removed = sqlx::query(schema.sql(statement)).bind(ids).execute(&mut **tx).await;
-    removed.map(|_| ()).map_err(Error::at("remove what was never said"))
+    removed.map(|_| ()).map_err(Error::at("remove rows without a register"))
 }
 
 /// Sets the counters of these patrons to what a recount gives. Tells how many were changed.

@@ -2,12 +2,14 @@
 //! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
 //! they are among them.
 
+mod candidates;
 mod unreadable;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+pub use candidates::{candidates_page, find_candidates};
 pub use unreadable::{record_unreadable, unreadable_among, would_close_unreadable};
 
 use super::{Error, Schema, Statement, Tx, merge};
@@ -160,45 +162,6 @@ const SELECT_REPLAY_POSITIONS: Statement = Statement::new(
     "select topic, partition, next_offset, end_offset from {schema}.replay_position order by topic, partition",
 );
 
-/// Rows in which anything differs. Which of them really do is for the rule of a rebuild to say: much
-/// of it may have been said since the source was read. What is another's here by now stays so where one
-/// patron's events alone were read: not all that was said of it is known.
-const FIND_CANDIDATES: Statement = Statement::new(
-    "insert into {schema}.candidate (subject, is_loan)
-     select coalesce(l.loan_id, s.loan_id), true
-       from {live}.loan l full join {schema}.loan s on s.loan_id = l.loan_id
-      where ($1::uuid is null or l.user_id = $1
-             or (s.user_id = $1 and (l.user_id is null or not $2)))
-        and ($2 or s.loan_id is not null or l.is_open)
-        and (l.check_out_stamp, l.check_out_user, l.check_out_due_date, l.grace_duration, l.grace_interval,
-             l.snapshot_stamp, l.snapshot_user, l.due_stamp, l.changed_due_date, l.due_by_recall,
-             l.lost_stamp, l.lost_value, l.claimed_stamp, l.claimed_value, l.closed_stamp, l.is_open)
-            is distinct from
-            (s.check_out_stamp, s.check_out_user, s.check_out_due_date, s.grace_duration, s.grace_interval,
-             s.snapshot_stamp, s.snapshot_user, s.due_stamp, s.changed_due_date, s.due_by_recall,
-             s.lost_stamp, s.lost_value, s.claimed_stamp, s.claimed_value, s.closed_stamp, s.is_open)
-     union all
-     select coalesce(l.fee_fine_id, s.fee_fine_id), false
-       from {live}.fee_fine l full join {schema}.fee_fine s on s.fee_fine_id = l.fee_fine_id
-      where ($1::uuid is null or l.user_id = $1
-             or (s.user_id = $1 and (l.user_id is null or not $2)))
-        and ($2 or s.fee_fine_id is not null or l.is_open)
-        and (l.balance_stamp, l.balance, l.loan_id, l.type_stamp, l.fee_fine_type_id, l.user_stamp, l.user_id,
-             l.is_open)
-            is distinct from
-            (s.balance_stamp, s.balance, s.loan_id, s.type_stamp, s.fee_fine_type_id, s.user_stamp, s.user_id,
-             s.is_open)",
-);
-
-const DELETE_CANDIDATES: Statement = Statement::new("delete from {schema}.candidate");
-
-const SELECT_CANDIDATES_PAGE: Statement = Statement::new(
-    "select subject, is_loan from {schema}.candidate where subject > $1 order by subject limit $2",
-);
-
-const COUNT_CANDIDATES: Statement = Statement::new("select count(*) from {schema}.candidate");
-
-/// A test prepares them beside a shadow. The one that makes it is none that can be prepared.
 pub(super) const STATEMENTS: &[&Statement] = &[
     &DROP,
     &INSERT_STATE,
@@ -217,10 +180,10 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SET_COMPLETE,
     &UPSERT_REPLAY_POSITIONS,
     &SELECT_REPLAY_POSITIONS,
-    &FIND_CANDIDATES,
-    &DELETE_CANDIDATES,
-    &SELECT_CANDIDATES_PAGE,
-    &COUNT_CANDIDATES,
+    &candidates::FIND_CANDIDATES,
+    &candidates::DELETE_CANDIDATES,
+    &candidates::SELECT_CANDIDATES_PAGE,
+    &candidates::COUNT_CANDIDATES,
 ];
 
 /// How far a shadow is.
@@ -413,7 +376,7 @@ pub async fn apply_groups_of_patrons(
 ) -> Result<(), Error> {
     let result =
         sqlx::query(shadow.sql(&APPLY_GROUPS_OF_PATRONS)).bind(users).execute(&mut **tx).await;
-    result.map(|_| ()).map_err(Error::at("keep the groups that a source told"))
+    result.map(|_| ()).map_err(Error::at("apply the groups of a source"))
 }
 
 /// Has so many patrons' groups hold as the source told them, after a patron. Gives the last one.
@@ -424,7 +387,7 @@ pub async fn apply_groups_page(
     most: i64,
 ) -> Result<Option<Uuid>, Error> {
     let last = sqlx::query_scalar(shadow.sql(&APPLY_GROUPS_PAGE)).bind(after).bind(most);
-    last.fetch_one(&mut **tx).await.map_err(Error::at("keep the groups that a source told"))
+    last.fetch_one(&mut **tx).await.map_err(Error::at("apply the groups of a source"))
 }
 
 /// Notes that all of the source is in the shadow, and since when it holds everything.
@@ -468,40 +431,4 @@ pub async fn load_replay_positions(
 ) -> Result<Vec<ReplayPosition>, Error> {
     let read = sqlx::query_as(shadow.sql(&SELECT_REPLAY_POSITIONS)).fetch_all(&mut **tx).await;
     read.map_err(Error::at("look how far topics were read"))
-}
-
-/// Finds rows that are not the same here and in the shadow, of one patron or of all. Tells how many. Where
-/// the source doesn't tell of what has ended, nothing follows from its silence about that.
-pub async fn find_candidates(
-    tx: &mut Tx,
-    shadow: &Schema,
-    of: Scope,
-    includes_closed: bool,
-) -> Result<i64, Error> {
-    let step = "compare a shadow";
-    let none = sqlx::query(shadow.sql(&DELETE_CANDIDATES)).execute(&mut **tx).await;
-    none.map_err(Error::at(step))?;
-    sqlx::query(shadow.sql(&FIND_CANDIDATES))
-        .bind(of.patron())
-        .bind(includes_closed)
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at(step))?;
-    let counted = sqlx::query_scalar(shadow.sql(&COUNT_CANDIDATES)).fetch_one(&mut **tx).await;
-    counted.map_err(Error::at(step))
-}
-
-/// The next of them, after a subject: which are loans, and which fees/fines.
-pub async fn candidates_page(
-    tx: &mut Tx,
-    shadow: &Schema,
-    after: Uuid,
-    most: i64,
-) -> Result<Vec<(Uuid, bool)>, Error> {
-    sqlx::query_as(shadow.sql(&SELECT_CANDIDATES_PAGE))
-        .bind(after)
-        .bind(most)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(Error::at("compare a shadow"))
 }

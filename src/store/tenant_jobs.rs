@@ -98,7 +98,7 @@ pub async fn require_lease(tx: &mut Tx, JobLease { job, holder }: JobLease) -> R
     .bind(holder)
     .fetch_optional(&mut **tx)
     .await
-    .map_err(Error::at("look whose a tenant job is"))?;
+    .map_err(Error::at("check the lease of a tenant job"))?;
     ours.map(|_| ()).ok_or(Error::LeaseLost)
 }
 

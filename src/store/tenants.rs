@@ -275,7 +275,7 @@ impl RegistryListener {
 
     /// Returns when the registry has changed, or may have while the connection was away.
     pub async fn next(&mut self) -> Result<(), Error> {
-        let step = "hear of changes of the registry";
+        let step = "listen for changes of the registry";
         self.0.try_recv().await.map(|_| ()).map_err(Error::at(step))
     }
 }

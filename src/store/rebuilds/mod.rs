@@ -46,6 +46,11 @@ macro_rules! claim {
     };
 }
 
+// After the macro `columns`, which the queries use.
+mod queries;
+
+pub use queries::{find, find_all, list, list_ids};
+
 const CLAIM: &str = claim!(
     "r.request ->> 'source' <> 'storage' or r.status in ('comparing', 'applying') or r.cancel_requested"
 );
@@ -331,7 +336,7 @@ pub async fn release(
     .bind(TOKEN_REFUSALS_MAX)
     .execute(db)
     .await
-    .map_err(Error::at("let go of a rebuild"))?;
+    .map_err(Error::at("release a rebuild"))?;
     Ok(())
 }
 
@@ -347,7 +352,7 @@ pub async fn is_lease_lost(
     .bind(id)
     .fetch_optional(&mut **tx)
     .await
-    .map_err(Error::at("look whose a rebuild is"))?;
+    .map_err(Error::at("check the lease of a rebuild"))?;
     Ok(now.is_some_and(|(now, has_ended)| has_ended || now != Some(holder)))
 }
 
@@ -366,7 +371,7 @@ pub async fn is_lease_valid(
     .bind(holder)
     .fetch_optional(&mut **tx)
     .await
-    .map_err(Error::at("look whose a rebuild is"))?;
+    .map_err(Error::at("check the lease of a rebuild"))?;
     Ok(ours.is_some())
 }
 
@@ -433,72 +438,13 @@ pub async fn cancel_stale(db: impl PgExecutor<'_>) -> Result<(), Error> {
     .bind(COMPARED_RETENTION.num_days())
     .execute(db)
     .await
-    .map_err(Error::at("end forgotten rebuilds"))?;
+    .map_err(Error::at("cancel stale rebuilds"))?;
     Ok(())
-}
-
-/// A rebuild of the tenant.
-pub async fn find(
-    db: impl PgExecutor<'_>,
-    tenant: &TenantId,
-    id: Uuid,
-) -> Result<Option<Rebuild>, Error> {
-    const FIND: &str = concat!(
-        "select ",
-        columns!(),
-        " from mod_patron_blocks.rebuild where id = $1 and tenant = $2"
-    );
-    let found = sqlx::query_as(FIND).bind(id).bind(tenant.as_str());
-    found.fetch_optional(db).await.map_err(Error::at("find a rebuild"))
-}
-
-/// Those of these rebuilds that there are, by tenant.
-pub async fn find_all(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Rebuild>, Error> {
-    const FIND_ALL: &str = concat!(
-        "select ",
-        columns!(),
-        " from mod_patron_blocks.rebuild where id = any($1) order by tenant"
-    );
-    let found = sqlx::query_as(FIND_ALL).bind(ids).fetch_all(db).await;
-    found.map_err(Error::at("find rebuilds"))
-}
-
-/// A page of the tenant's rebuilds, the newest first, and how many there are.
-pub async fn list(
-    db: impl PgExecutor<'_>,
-    tenant: &TenantId,
-    limit: i64,
-    offset: i64,
-) -> Result<(Vec<Rebuild>, i64), Error> {
-    #[derive(FromRow)]
-    struct Counted {
-        #[sqlx(flatten)]
-        rebuild: Rebuild,
-        total: i64,
-    }
-    const LIST: &str = concat!(
-        "select ",
-        columns!(),
-        ", count(*) over () as total from mod_patron_blocks.rebuild
-          where tenant = $1 order by requested_at desc, id limit $2 offset $3"
-    );
-    let found = sqlx::query_as(LIST).bind(tenant.as_str());
-    let found: Vec<Counted> =
-        found.bind(limit).bind(offset).fetch_all(db).await.map_err(Error::at("list rebuilds"))?;
-    let total = found.first().map_or(0, |counted| counted.total);
-    Ok((found.into_iter().map(|counted| counted.rebuild).collect(), total))
-}
-
-/// Ids of all rebuilds of a tenant.
-pub async fn list_ids(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
-    let all = sqlx::query_scalar("select id from mod_patron_blocks.rebuild where tenant = $1");
-    let all = all.bind(tenant.as_str()).fetch_all(&mut **tx).await;
-    all.map_err(Error::at("look for a tenant's rebuilds"))
 }
 
 /// Forgets all rebuilds of a tenant, whose schema is gone.
 pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     let gone = sqlx::query("delete from mod_patron_blocks.rebuild where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
-    gone.map(|_| ()).map_err(Error::at("forget rebuilds"))
+    gone.map(|_| ()).map_err(Error::at("delete rebuilds"))
 }
