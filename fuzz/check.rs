@@ -23,7 +23,7 @@ const RULES: [&str; 20] = [
     "is not valid JSON (line #, column #)",
     "holds a member twice (line #, column #)",
     "is required",
-    "is required where an envelope tells a change",
+    "is required in an envelope of a change",
     "must be an object",
     "must be a string",
     "must be a UUID of version # to #",
@@ -131,7 +131,7 @@ fn check_dead(topic: &Topic, tenant: Option<&TenantId>, reject: &Reject) {
             false => rule.push(c),
         }
     }
-    assert!(RULES.contains(&rule.as_str()), "a rule of nobody's: {}", reject.rule);
+    assert!(RULES.contains(&rule.as_str()), "an unknown rule: {}", reject.rule);
     assert_eq!(Reason::ALL.iter().filter(|reason| **reason == reject.reason).count(), 1);
     let of_tenant = matches!(reject.reason, Reason::NoTenant | Reason::TenantDisagrees);
     assert_eq!(tenant.is_none(), of_tenant, "{reject}");

@@ -199,13 +199,9 @@ async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String
     let mut tx = store::begin(db).await.unwrap();
     let ids: Vec<Uuid> = loans.keys().chain(fees.keys()).copied().collect();
     let rows = rows::load_loans(&mut tx, &shadow, &ids).await.unwrap().into_iter();
-    assert_same("what is said of loans", rows.map(|(id, row)| (id, row.state)).collect(), loans)?;
+    assert_same("state of loans", rows.map(|(id, row)| (id, row.state)).collect(), loans)?;
     let rows = rows::load_fees(&mut tx, &shadow, &ids).await.unwrap().into_iter();
-    assert_same(
-        "what is said of fees/fines",
-        rows.map(|(id, row)| (id, row.state)).collect(),
-        fees,
-    )?;
+    assert_same("state of fees/fines", rows.map(|(id, row)| (id, row.state)).collect(), fees)?;
     drop(tx);
     shadow::remove(db, &shadow).await.unwrap();
     Ok(())

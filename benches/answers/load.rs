@@ -76,7 +76,7 @@ pub(crate) fn script(folder: &Folder, choice: PatronChoice) -> PathBuf {
            return wrk.format('GET', '/automated-patron-blocks/' .. {user}, headers)\n\
          end\n\
          done = function(summary, latency, requests)\n\
-           print(string.format('told: %f %f %f %f', summary.requests / summary.duration * 1e6,\n\
+           print(string.format('load: %f %f %f %f', summary.requests / summary.duration * 1e6,\n\
              latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3))\n\
          end\n"
     );
@@ -93,7 +93,7 @@ pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
         .expect("wrk is there");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
-    let report_line = text.lines().find_map(|line| line.strip_prefix("told: "));
+    let report_line = text.lines().find_map(|line| line.strip_prefix("load: "));
     let report_line =
         report_line.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
     let numbers: Vec<f64> = report_line.split(' ').map(|n| n.parse().expect("a number")).collect();

@@ -89,7 +89,7 @@ pub(crate) async fn overdue() {
     let expected = before + OVERDUE as i64;
     until_published(&db, expected).await;
     print_line(&format!(
-        "{OVERDUE} patrons' items get overdue at one instant: all told {:.1} s after it",
+        "{OVERDUE} patrons' items become overdue at one instant: all published {:.1} s after it",
         moment.elapsed().as_secs_f64()
     ));
     watching.end_after(Duration::ZERO).await.report("meanwhile");
@@ -102,7 +102,7 @@ pub(crate) async fn overdue() {
     let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
     until_published(&db, expected + 2 * OVERDUE as i64).await;
     print_line(&format!(
-        "  nobody was there at that instant: all told {:.1} s after the service was started",
+        "  no instance ran at that instant: all published {:.1} s after the start of the service",
         began.elapsed().as_secs_f64()
     ));
     let mut types: HashMap<String, Vec<String>> = HashMap::new();
@@ -113,7 +113,7 @@ pub(crate) async fn overdue() {
     let expected = ["CREATED", "DELETED", "CREATED"];
     assert!(
         types.values().all(|types| *types == expected),
-        "something was told twice, or not at all"
+        "a message was published twice, or never"
     );
     assert_eq!(types.len() as u64, OVERDUE);
     drop(service);
@@ -148,7 +148,7 @@ pub(crate) async fn limit() {
     let answered = began.elapsed();
     until_published(&db, before + LIMITED as i64).await;
     print_line(&format!(
-        "limit of {LIMITED} patrons lowered: answered after {:.1} ms, all told after {:.1} s",
+        "limit of {LIMITED} patrons lowered: answered after {:.1} ms, all published after {:.1} s",
         answered.as_secs_f64() * 1e3,
         began.elapsed().as_secs_f64()
     ));

@@ -20,7 +20,7 @@ pub(crate) async fn measure() {
     let mut rates = [vec![], vec![]];
     let mut libraries = Vec::new();
     for on in [false, true] {
-        let (login, db, _) = database(&format!("patron_blocks_bench_told_{on}")).await;
+        let (login, db, _) = database(&format!("patron_blocks_bench_events_{on}")).await;
         with_groups(&db).await;
         libraries.push((login, db));
     }
@@ -40,10 +40,10 @@ pub(crate) async fn measure() {
         }
     }
     let [off, on] = rates.map(median);
-    print_line(&format!("ingest, nobody told:                              {off:>9.0} events/s"));
-    print_line(&format!("ingest, all told, against that:                   {:>9.2}", on / off));
+    print_line(&format!("ingest without block events:                       {off:>9.0} events/s"));
+    print_line(&format!("ingest with block events, relative:               {:>9.2}", on / off));
     print_line(&format!(
-        "  {messages} messages; all told {:.1} s after the last event",
+        "  {messages} messages; all published {:.1} s after the last event",
         median(later)
     ));
 }

@@ -93,5 +93,5 @@ pub(crate) async fn until_published(db: &Db, at_least: i64) -> Duration {
             return began.elapsed();
         }
     }
-    panic!("not all is told after {} s", PUBLISH_TIMEOUT.as_secs());
+    panic!("not all messages are published after {} s", PUBLISH_TIMEOUT.as_secs());
 }

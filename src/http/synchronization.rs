@@ -104,7 +104,7 @@ pub(super) async fn get(
     path = "/automated-patron-blocks/synchronization/start",
     operation_id = "startSynchronization",
     summary = "The timer: work on the synchronisation that has waited longest, if any does",
-    responses((status = 202, description = "Heard, of whatever tenant"), openapi::TenantMissing),
+    responses((status = 202, description = "Accepted for any tenant"), openapi::TenantMissing),
 )]
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (service, _) = app_state(&request);

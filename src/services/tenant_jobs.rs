@@ -197,7 +197,7 @@ impl TenantJobs {
                 format!("mod-pubsub did not accept the subscription: {}", ErrorChain(&error))
             }),
             None => {
-                Err("mod-pubsub was not told of the subscription: another instance had to go on \
+                Err("mod-pubsub did not get the subscription: another instance had to continue \
                          with this job; repeat it if events come by mod-pubsub"
                     .to_owned())
             }

@@ -327,7 +327,7 @@ pub async fn apply(tx: &mut Tx, schema: &Schema, delta: &StateDelta) -> Result<(
     Ok(())
 }
 
-/// Merges what is said of loans and fees/fines, folded to one entry each (a `BTreeMap`, so that every
+/// Merges state of loans and fees/fines, folded to one entry each (a `BTreeMap`, so that every
 /// writer goes through the rows in the same order).
 pub async fn merge(
     tx: &mut Tx,

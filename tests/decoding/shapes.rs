@@ -9,8 +9,8 @@ const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
 const ID: &str = "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a66";
 
 /// Outcomes as text: the source of the key and of the time.
-const PLACE_AND_RECORD: &str = "northlib: key by place, time by record";
-const PLACE_AND_ENVELOPE: &str = "northlib: key by place, time by envelope";
+const PLACE_AND_RECORD: &str = "northlib: key by position, time by record";
+const PLACE_AND_ENVELOPE: &str = "northlib: key by position, time by envelope";
 const ENVELOPE: &str = "northlib: key by envelope, time by envelope";
 const ENVELOPE_AND_RECORD: &str = "northlib: key by envelope_and_time, time by record";
 const NO_LOAN: &str = "northlib: missing_field loanId";

@@ -5,8 +5,8 @@ use patron_blocks::event::{Kind, Record, RecordPosition};
 
 use super::{LOAN, check_in, outcome, record};
 
-const NORTHLIB: &str = "northlib: key by place, time by record";
-const EASTLIB: &str = "eastlib: key by place, time by record";
+const NORTHLIB: &str = "northlib: key by position, time by record";
+const EASTLIB: &str = "eastlib: key by position, time by record";
 const NO_TENANT: &str = "nobody: no_tenant -";
 const DISAGREES_FOLIO: &str = "nobody: tenant_mismatch folio.tenantId";
 const DISAGREES_OKAPI: &str = "nobody: tenant_mismatch x-okapi-tenant";

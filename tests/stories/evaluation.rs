@@ -89,7 +89,11 @@ async fn failing_users_module_serves_last_group_until_404() {
         for mood in [UsersBehavior::ServerError, UsersBehavior::NoResponse] {
             world.users.set_behavior(mood);
             assert_eq!(world.block_flags(known).await, ALL, "{mood:?}");
-            assert_eq!(world.block_flags(unknown).await, NONE, "{mood:?}: never told, so open");
+            assert_eq!(
+                world.block_flags(unknown).await,
+                NONE,
+                "{mood:?}: without a group, so open"
+            );
         }
         world.users.set_behavior(UsersBehavior::Normal);
         world.users.remove_user(known);

@@ -164,9 +164,9 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
         world.until("theirs are parked", async |w: &World| w.count(nobodys).await == 3).await;
         let open = "select count(*) from mod_patron_blocks.incident
                      where kind = 'tenant_unusable' and resolved_at is null and tenant = 'southlib'";
-        world.until("it is told", async |w: &World| w.count(open).await > 0).await;
+        world.until("the message is published", async |w: &World| w.count(open).await > 0).await;
         let incidents = world.get_json("/patron-blocks/ingest").await["incidents"].clone();
-        assert_eq!(incidents, json!([]), "others are not told of it");
+        assert_eq!(incidents, json!([]), "other tenants do not see it");
 
         world.execute_sql("alter table southlib_mod_patron_blocks.gone rename to loan").await;
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";

@@ -90,7 +90,7 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
             place(&theirs, "southlib").await;
             place(&all, "southlib").await;
         }
-        world.until("it is told", async |w: &World| w.count(open).await > 0).await;
+        world.until("the message is published", async |w: &World| w.count(open).await > 0).await;
         for _ in 0..3 {
             place(&all, TENANT).await;
             world.publish(OUT, &check_out(ours, Uuid::new_v4(), &minutes_from_now(60))).await;

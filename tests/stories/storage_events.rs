@@ -262,7 +262,7 @@ async fn topic_group_counts_at_once() {
             }
             waited.push(began.elapsed().as_millis());
         }
-        eprintln!("a group told by the topic was seen after {waited:?} ms");
+        eprintln!("a group from the topic was visible after {waited:?} ms");
         // An older record changes nothing.
         world
             .publish(USER, &entity_change("UPDATED", &user_record(user, lenient), minutes_ago(5)))
@@ -316,7 +316,11 @@ async fn collection_user_topic_counts_only_for_its_tenants() {
         let user_change = entity_change("UPDATED", &user_record(user, strict), now());
         publish_to(world, "ALL", TENANT, USER, &user_change).await;
         world.until_committed().await;
-        world.until("it is told of", async |w: &World| w.block_flags(user).await == ALL).await;
+        world
+            .until("the topic has named the group", async |w: &World| {
+                w.block_flags(user).await == ALL
+            })
+            .await;
     })
     .await;
 }
@@ -336,7 +340,7 @@ async fn topic_group_counts_while_its_topic_exists() {
         assert_eq!(
             world.evaluation_source(asked).await,
             "group-from-users",
-            "of this one the topic told nothing"
+            "the topic has no record of this patron"
         );
         world.users.set_behavior(UsersBehavior::ServerError);
         let long_ago = now() - TimeDelta::days(300);
@@ -366,7 +370,7 @@ async fn topic_group_counts_while_its_topic_exists() {
         assert_eq!(
             world.evaluation_source(topic_user).await,
             "group-none",
-            "the last answer counts, not what was told before it"
+            "the last answer counts, not the topic's earlier record"
         );
         world.users.set_behavior(UsersBehavior::ServerError);
         assert_eq!(world.evaluation_source(topic_user).await, "group-unknown");

@@ -159,7 +159,7 @@ async fn summary_export_repeats_the_last_published_blocks() {
             let (users, _) = create_library(world, 3).await;
             let published = "select count(*) from {schema}.published_patron where blocked is not null";
             world
-                .until("it is told", async |world: &World| world.count(published).await == 1)
+                .until("the message is published", async |world: &World| world.count(published).await == 1)
                 .await;
             let blocked = users[2];
             // The current blocks were not published yet.

@@ -53,7 +53,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         let differing = listener.differing_patrons(&judge, &patrons).await?;
         if differing.is_empty() || Instant::now() >= deadline {
             for patron in differing.iter().take(20) {
-                print_line(format!("{patron}: the desk is told something else"));
+                print_line(format!("{patron}: the API answers otherwise"));
             }
             for problem in listener.problems.iter().take(20) {
                 print_line(problem);

@@ -94,7 +94,7 @@ pub(super) async fn plan(context: &RebuildContext) -> Result<Plan, RebuildError>
         Some((at, until)) => {
             return Err(RebuildError::Fatal(format!(
                 "topic {}, partition {}, does not hold what was written before {}: what happened until then \
-                 can't be told from it; say that the inbox covers it (coveredBy), or begin later (from)",
+                 is not in the log any more; pass coveredBy for the inbox, or start later (from)",
                 at.0,
                 at.1,
                 until.to_rfc3339_opts(SecondsFormat::Secs, true),

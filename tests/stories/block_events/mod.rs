@@ -54,7 +54,9 @@ async fn until_published(world: &World) {
     let left = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                      + (select count(*) from {schema}.message_outbox where status = 'NEW')
                      + (select count(*) from {schema}.published_patron where reevaluate_at <= now())";
-    world.until("all is told", async |world: &World| world.count(left).await == 0).await;
+    world
+        .until("all messages are published", async |world: &World| world.count(left).await == 0)
+        .await;
 }
 
 /// Returns the block events of a patron by sequence: type, cause and the flags of each block.
@@ -298,7 +300,7 @@ async fn time_based_blocks_are_published_even_after_downtime() {
         assert!(messages.is_empty() || now() >= early, "{messages:?}");
         for user in [overdue, recalled] {
             world
-                .until("it is told", async |world: &World| {
+                .until("the message is published", async |world: &World| {
                     !published_for(&world.log.read_topic(&topic(world)), user).is_empty()
                 })
                 .await;
@@ -321,7 +323,7 @@ async fn time_based_blocks_are_published_even_after_downtime() {
         world.until("it has passed", async |_: &World| now() > moment).await;
         world.start().await;
         world
-            .until("it is told afterwards", async |world: &World| {
+            .until("the message is published afterwards", async |world: &World| {
                 !published_for(&world.log.read_topic(&topic(world)), missed).is_empty()
             })
             .await;
@@ -407,12 +409,12 @@ async fn instances_publish_each_change_once_and_in_order() {
         let mut last: HashMap<String, (i64, Value)> = HashMap::new();
         let mut ids = std::collections::HashSet::new();
         for ConsumedMessage { key, value, .. } in &messages {
-            assert!(ids.insert(value["id"].clone()), "told twice: {value}");
+            assert!(ids.insert(value["id"].clone()), "published twice: {value}");
             let sequence = value["sequence"].as_i64().unwrap();
             let before = last.insert(key.clone(), (sequence, value["data"]["new"].clone()));
             let (number, new) = before.unwrap_or((-1, Value::Null));
             assert!(number < sequence, "out of order: {value}");
-            assert_eq!(value["data"]["old"], new, "what was before is what was told before");
+            assert_eq!(value["data"]["old"], new, "`old` equals the previous `new`");
         }
         assert_matches_api(world, &messages, &users).await;
     })

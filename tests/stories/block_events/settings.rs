@@ -66,7 +66,9 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
             format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
         let nears = "select count(*) from {schema}.published_patron where approaching is not null";
         world
-            .until("who is near is told", async |world: &World| world.count(nears).await == 1)
+            .until("the approaching limit is published", async |world: &World| {
+                world.count(nears).await == 1
+            })
             .await;
         until_published(world).await;
         let messages = world.log.read_topic(&topic_of_near);
@@ -78,7 +80,7 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
         world.enable().await;
         world.add_limit(group, Measure::ChargedOut, 2.0).await;
         world
-            .until("it is told again", async |world: &World| {
+            .until("the message is published again", async |world: &World| {
                 published_for(&world.log.read_topic(&topic(world)), user).len() == 2
             })
             .await;
@@ -125,7 +127,7 @@ async fn publishing_starts_with_all_current_blocks() {
         restart(world, true).await;
         until_published(world).await;
         world
-            .until("it is told", async |world: &World| {
+            .until("the message is published", async |world: &World| {
                 published_for(&world.log.read_topic(&topic(world)), user).len() == 1
             })
             .await;
@@ -137,7 +139,7 @@ async fn publishing_starts_with_all_current_blocks() {
         assert_eq!(world.count(noted).await, 0);
         restart(world, true).await;
         world
-            .until("what happened meanwhile is told", async |world: &World| {
+            .until("changes of the meantime are published", async |world: &World| {
                 published_for(&world.log.read_topic(&topic(world)), user).len() == 2
             })
             .await;
