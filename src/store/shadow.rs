@@ -165,6 +165,7 @@ const SELECT_REPLAY_POSITIONS: Statement = Statement::new(
     "select topic, partition, next_offset, end_offset from {schema}.replay_position order by topic, partition",
 );
 
+/// A test prepares these statements on an existing shadow. The statements of [`CREATE`] cannot be prepared.
 pub(super) const STATEMENTS: &[&Statement] = &[
     &DROP,
     &INSERT_STATE,

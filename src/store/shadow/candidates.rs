@@ -46,7 +46,6 @@ pub(super) const SELECT_CANDIDATES_PAGE: Statement = Statement::new(
 pub(super) const COUNT_CANDIDATES: Statement =
     Statement::new("select count(*) from {schema}.candidate");
 
-
 /// Finds the rows that differ between the live tables and the shadow, of one patron or of all patrons. Returns their
 /// number. If the source contains no closed records, `includes_closed` is `false` and closed rows are ignored.
 pub async fn find_candidates(
