@@ -355,7 +355,7 @@ pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Resu
 }
 
 /// Deletes at most `most` of the matching dead letters with the lowest ids, only ids greater than `after`
-/// if given. One short statement deletes all of them. Returns the deleted ids.
+/// if given. One short statement deletes the rows. Returns the deleted ids.
 pub async fn discard_matching(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -381,7 +381,7 @@ pub async fn discard_matching(
         .map_err(Error::at("discard dead letters"))
 }
 
-/// Deletes a dead letter whose record was applied by a retry.
+/// Deletes a dead letter after a retry applied the record.
 pub async fn delete_applied(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
     sqlx::query(schema.sql(&DELETE_APPLIED))
         .bind(id)

@@ -51,7 +51,7 @@ const SELECT_VIEWS: &str = "
      order by v.level, name";
 
 /// Selects the owner, indexes and comments of a recreated view as statements. The owner precedes the
-/// indexes, so the server evaluates index expressions as the owner, who may have written them.
+/// indexes, so the server evaluates index expressions as the owner, who may have written the expressions.
 const SELECT_BELONGINGS: &str = "
     with v as (
       select oid, relowner, relacl, relname,

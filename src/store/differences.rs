@@ -417,7 +417,7 @@ pub async fn replace(
     insert(tx, schema, id, found).await
 }
 
-/// Returns at most `most` patrons whose differences are not applied yet, with the number of differences.
+/// Returns at most `most` patrons with unapplied differences, and the number of differences of each.
 pub async fn list_unapplied(
     tx: &mut Tx,
     schema: &Schema,

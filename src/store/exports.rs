@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx};
 use crate::event::TenantId;
 
-/// Restricts patrons to a group by the rule of `patrons::State::known_group`; without a group, every
-/// patron matches.
+/// Restricts patrons to a group by the rule of `patrons::PatronState::known_group`. Without a group,
+/// every patron matches.
 macro_rules! of_group {
     () => {
         "($1::text is null or exists (

@@ -168,7 +168,7 @@ async fn select_known_keys(
 }
 
 /// Returns the payload to store. A user record contains name, address and more personal data, so its
-/// payload is dropped; the service needs only the patron group, which the patron's row contains.
+/// payload is dropped. The service needs only the patron group, which is stored in the patron's row.
 fn stored_payload<'a>(record: &'a Record, event: &Event) -> &'a [u8] {
     match event.fact.kind() {
         Kind::StoredUser => &[],

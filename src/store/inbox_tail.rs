@@ -9,7 +9,8 @@ use crate::event::inbox_row::InboxRow;
 
 /// Selects the events that a shadow may lack, independent of clocks, by the offsets of the read topics.
 /// The time of receipt covers events without a known offset: from new or recreated topics and from
-/// retried dead letters. Events received over HTTP belong to no topic, so the tail contains all of them.
+/// retried dead letters. Events received over HTTP belong to no topic, so the tail contains all such
+/// events.
 const SELECT_TAIL: Statement = Statement::new(
     r#"select i.event_key as key, i.identified_by, i.kind, i.stamp, i.occurred_at, i.timed_by, i.payload
          from {live}.inbox i

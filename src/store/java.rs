@@ -2,9 +2,9 @@
 //! tenant's schema.
 //!
 //! The Java module's `user_summary` is a table; this module's `user_summary` is a view. The table is
-//! renamed and remains. All other objects of the Java module remain in place and are only read: eight
-//! event tables with the times of its writes, its jobs, its functions and triggers. Earlier versions had
-//! fewer event tables, so each event table is optional.
+//! renamed and remains. All other objects of the Java module remain in place and are only read: its jobs,
+//! functions, triggers and event tables. The eight event tables contain the times of its writes. Earlier
+//! versions had fewer event tables, so each is optional.
 
 mod events;
 

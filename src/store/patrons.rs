@@ -17,8 +17,8 @@ use crate::{
     patron::{Register, overdue_days},
 };
 
-/// Selects the counters, the overdue loans, the balance of fees/fines that do not count because their
-/// loan is claimed returned, and the last known patron group. `blocks::Measures::of` defines the result.
+/// Selects the counters, the overdue loans and the last known patron group. The balance excludes
+/// fees/fines of loans that are claimed returned. `blocks::Measures::of` defines the result.
 macro_rules! state {
     ($columns:literal, $of:literal) => {
         concat!(

@@ -45,8 +45,8 @@ impl Composed {
 
 /// The schema of one tenant, of a shadow, or of the module. Each completed statement is cached, so a
 /// connection finds the statement among its prepared statements. The service never changes a
-/// `search_path`: on a pooled connection, a statement prepared for one tenant would access the tables of
-/// another (invariant I6 of ARCHITECTURE.md).
+/// `search_path`. On a pooled connection, a statement prepared for one tenant would access another
+/// tenant's tables (invariant I6 of ARCHITECTURE.md).
 #[derive(Debug)]
 pub struct Schema {
     name: String,

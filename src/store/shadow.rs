@@ -1,6 +1,6 @@
 //! The shadow of a tenant: a schema with the tables of one rebuild, which contain the state from the
-//! rebuild's source. The tables are unlogged, so a crash of the database empties all of them, including
-//! the stored read progress.
+//! rebuild's source. The tables are unlogged. A crash of the database empties every table, including the
+//! stored read progress.
 
 mod candidates;
 mod unreadable;
@@ -70,9 +70,9 @@ pub const CREATE: [Statement; 18] = [
 
 const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
 
-/// Inserts the state of a shadow. A source with partial coverage knows no more about old loans than the
-/// tenant's prune horizon allows, so the shadow's prune horizon is the smaller of the prune horizon and
-/// the start of the coverage.
+/// Inserts the state of a shadow. If the coverage starts at `$1`, the shadow's prune horizon is the
+/// smaller of `$1` and the tenant's prune horizon. A source with partial coverage permits no stronger
+/// claim about old loans than pruned rows do.
 const INSERT_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping

@@ -1,5 +1,5 @@
-//! Loading of a shadow: entries of a source are appended as they arrive, because most are complete. After
-//! the end of reading, the entries that arrived in parts are merged.
+//! Loading of a shadow. The entries of a source are appended on arrival, because most entries are
+//! complete. After the end of reading, the entries that arrived in parts are merged.
 
 use std::collections::BTreeMap;
 
@@ -186,8 +186,9 @@ pub async fn split_ids(
     found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
 }
 
-/// Merges the rows of each id into one row. The ids are adjacent in the index, but the planner does not
-/// know that and would scan the whole table, so the function disables sequential scans.
+/// Merges the rows of each id into one row. The ids are adjacent in the index, which the planner does not
+/// know. The function disables sequential scans, because the planner would otherwise scan the whole
+/// table.
 pub async fn merge_parts(
     tx: &mut Tx,
     shadow: &Schema,

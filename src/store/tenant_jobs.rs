@@ -1,5 +1,5 @@
-//! Tenant jobs, which any instance may report and take over. The module's schema stores the jobs, because
-//! a job starts before its tenant's schema exists.
+//! Tenant jobs, which any instance may report and claim. The module's schema stores the jobs, because a
+//! job starts before its tenant's schema exists.
 
 use std::time::Duration;
 

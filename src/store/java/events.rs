@@ -118,7 +118,7 @@ pub(super) const EVENT_TABLES: [(&str, &Statement, Option<&Statement>); 8] = [
     ("loan_closed_event", &CLOSED_TIMES, Some(&INSERT_CLOSED_LOANS)),
 ];
 
-/// Inserts the check-out time of each open loan whose check-out event the Java module still has.
+/// Inserts the check-out time of each open loan, as far as the Java module still has the check-out event.
 pub(super) const INSERT_CHECK_OUT_TIMES: Statement = Statement::new(concat!(
     "insert into {schema}.java_time (id, at)
      select (jsonb ->> 'loanId')::uuid, max(",

@@ -28,8 +28,8 @@ macro_rules! columns {
     };
 }
 
-/// Claims the oldest matching rebuild without a valid lease. `skip locked` skips a rebuild whose end is
-/// being stored.
+/// Claims the oldest matching rebuild without a valid lease. If a transaction has locked a rebuild to
+/// store its end, `skip locked` skips the rebuild.
 macro_rules! claim {
     ($which:literal) => {
         concat!(
