@@ -223,7 +223,7 @@ pub async fn read<T>(
             Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
             done => return done,
         };
-        // Returned to the pool, the connection would make the pool wait.
+        // If the connection returned to the pool, the pool would wait for the connection.
         drop(connection.detach());
         if matches!(failed, Error::Timeout) || started.elapsed() > READ_RETRY_TIMEOUT {
             return Err(failed);

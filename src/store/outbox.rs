@@ -67,8 +67,8 @@ pub struct Message {
     pub payload: String,
 }
 
-/// Returns the next `count` sequences in ascending order. The caller has the worker lock, so calls never
-/// overlap.
+/// Returns the next `count` sequences in ascending order. The caller has to lock the detect worker, so
+/// that calls never overlap.
 pub async fn next_sequences(
     db: impl PgExecutor<'_>,
     schema: &Schema,

@@ -157,7 +157,7 @@ pub async fn set_detection_settings(
     set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
 }
 
-/// Acquires or renews the lease on a tenant's detection settings; a `holder` of `None` releases the
+/// Acquires or renews the lease on a tenant's detection settings. A `holder` of `None` clears an expired
 /// lease. Returns `false` if another instance has the lease.
 pub async fn acquire_lease(
     tx: &mut Tx,

@@ -37,8 +37,8 @@ const DELETE_INBOX: Statement = Statement::new(
         and not coalesce((select is_open from {schema}.fee_fine where fee_fine_id = subject), false)",
 );
 
-/// Skips rows that a writer has locked, so the prune waits for no lock and takes part in no deadlock.
-/// PostgreSQL checks the condition again after locking a row.
+/// Skips rows that a writer has locked, so the prune waits for no lock and cannot deadlock. PostgreSQL
+/// checks the condition again after locking a row.
 const DELETE_LOANS: Statement = Statement::new(
     "delete from {schema}.loan where ctid = any (array (
        select ctid from {schema}.loan

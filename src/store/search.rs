@@ -76,7 +76,7 @@ const PLAIN: [&str; 2] = ["regexp_replace(normalize(", ", NFD), '[\\u0300-\\u036
 /// SQL around a text to compare accents: one normalization form.
 const ACCENTED: [&str; 2] = ["normalize(", ", NFC)"];
 
-/// SQL around a text to put each word between blanks. The separators equal those of
+/// SQL around a text to put each word between blanks. The separators equal the characters of
 /// [`is_word_separator`].
 const IN_WORDS: [&str; 2] =
     ["' ' || regexp_replace(", r", '[\u0001-/:-@\[-`{-\u00bf]+', ' ', 'g') || ' '"];

@@ -100,9 +100,9 @@ pub async fn start_initial_fill(
     set.map(|_| ()).map_err(Error::at("have a tenant filled"))
 }
 
-/// Records the completeness of a tenant at the end of its initial fill `rebuild`, or at the end of
-/// another rebuild with complete knowledge (`rebuild` is `None`). Events before `incomplete_before` may
-/// be missing; `None` means a complete history. Notifies the other instances.
+/// Records the completeness of a tenant at the end of its initial fill `rebuild`. `None` for `rebuild`
+/// means another rebuild with complete knowledge. Events before `incomplete_before` may be missing;
+/// `None` means a complete history. Notifies the other instances.
 pub async fn finish_initial_fill(
     tx: &mut Tx,
     tenant: &TenantId,
