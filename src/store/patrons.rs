@@ -383,8 +383,8 @@ pub async fn store_topic_groups(
     Ok(())
 }
 
-/// Returns the patrons with counters that differ from a recount of their loans and fees/fines (invariant
-/// I4 of ARCHITECTURE.md). The list is empty unless an error occurred.
+/// Returns the patrons with counters that differ from a recount of their rows (invariant I4 of
+/// ARCHITECTURE.md). The list is empty unless an error occurred.
 pub async fn list_drifted(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
     sqlx::query_scalar(schema.sql(&SELECT_DRIFTED))
         .fetch_all(db)
