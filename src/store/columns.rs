@@ -1,4 +1,4 @@
-//! Loans and fees/fines as columns: parameters of a statement, or rows that are copied.
+//! The columns of loans and fees/fines, as parameters of a statement or as rows of a `COPY`.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use crate::{
 
 type BoundQuery<'q> = Query<'q, Postgres, PgArguments>;
 
-/// The columns of many loans, one push each per loan, so that they are of one length: PostgreSQL would
-/// fill a shorter array up with nulls and say nothing.
+/// The columns of many loans. Each loan pushes one value to every column, so all columns have the same
+/// length; PostgreSQL would silently fill a shorter array with nulls.
 #[derive(Default)]
 pub(super) struct LoanColumns<'a> {
     loan_id: Vec<Uuid>,
@@ -48,7 +48,7 @@ impl<'a> LoanColumns<'a> {
         columns
     }
 
-    /// Binds them as the next parameters, in the order of the fields.
+    /// Binds the columns as the next parameters, in the order of the fields.
     pub(super) fn bind<'q>(&'q self, query: BoundQuery<'q>) -> BoundQuery<'q> {
         query
             .bind(&self.loan_id)
@@ -71,12 +71,12 @@ impl<'a> LoanColumns<'a> {
             .bind(&self.fallback_user)
     }
 
-    /// How many there are.
+    /// Returns the number of loans.
     pub(super) fn len(&self) -> usize {
         self.loan_id.len()
     }
 
-    /// Writes one of them, in the order of the fields.
+    /// Writes the loan with index `n`, in the order of the fields.
     pub(super) fn write(&self, n: usize, rows: &mut CopyBuffer) -> Result<(), EncodeError> {
         rows.push(self.loan_id[n])?;
         rows.push(self.check_out_stamp[n])?;
@@ -152,7 +152,7 @@ impl<'a> FeeColumns<'a> {
         columns
     }
 
-    /// Binds them as the next parameters, in the order of the fields.
+    /// Binds the columns as the next parameters, in the order of the fields.
     pub(super) fn bind<'q>(&'q self, query: BoundQuery<'q>) -> BoundQuery<'q> {
         query
             .bind(&self.fee_fine_id)
@@ -165,12 +165,12 @@ impl<'a> FeeColumns<'a> {
             .bind(&self.user_id)
     }
 
-    /// How many there are.
+    /// Returns the number of fees/fines.
     pub(super) fn len(&self) -> usize {
         self.fee_fine_id.len()
     }
 
-    /// Writes one of them, in the order of the fields.
+    /// Writes the fee/fine with index `n`, in the order of the fields.
     pub(super) fn write(&self, n: usize, rows: &mut CopyBuffer) -> Result<(), EncodeError> {
         rows.push(self.fee_fine_id[n])?;
         rows.push(self.balance_stamp[n])?;

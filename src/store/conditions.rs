@@ -23,7 +23,7 @@ const REPLACE: Statement = Statement::new(
 
 pub(super) const STATEMENTS: &[&Statement] = &[&SEED, &RECORDS.all, &RECORDS.find, &REPLACE];
 
-/// The conditions, by name.
+/// The conditions, ordered by name.
 pub static RECORDS: Collection = Collection {
     all: Statement::new(
         "select jsonb_build_object('id', jsonb -> 'id', 'blockBorrowing', jsonb -> 'blockBorrowing',
@@ -56,7 +56,7 @@ const FIELDS: [Field; 11] = {
     ]
 };
 
-/// Puts a condition in its place, unless one is there already.
+/// Inserts a condition unless the condition exists.
 pub async fn seed(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -72,7 +72,7 @@ pub async fn seed(
     Ok(())
 }
 
-/// Replaces a condition; tells whether there is one.
+/// Replaces a condition. Returns `false` if the condition does not exist.
 pub async fn replace(
     db: impl PgExecutor<'_>,
     schema: &Schema,

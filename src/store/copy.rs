@@ -1,4 +1,4 @@
-//! Rows in PostgreSQL's binary format of `COPY`, as its manual describes it.
+//! Rows in the binary format of PostgreSQL's `COPY`, as the PostgreSQL manual describes the format.
 
 use sqlx::{
     Encode, Postgres,
@@ -7,33 +7,33 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgConnection},
 };
 
-/// A value can't be told to PostgreSQL.
+/// The error of a value that cannot be encoded for PostgreSQL.
 pub(super) type EncodeError = BoxDynError;
 
-/// Signature, flags, and the length of a header's extension.
+/// The signature, the flags, and the length of the header extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// Rows on their way.
+/// A buffer of encoded rows.
 pub(super) struct CopyBuffer {
     bytes: PgArgumentBuffer,
     columns: i16,
 }
 
 impl CopyBuffer {
-    /// None yet, of so many columns.
+    /// Creates an empty buffer for rows with `columns` columns.
     pub(super) fn new(columns: i16) -> Self {
         let mut bytes = PgArgumentBuffer::default();
         bytes.extend_from_slice(HEADER);
         Self { bytes, columns }
     }
 
-    /// Begins a row: all of its columns have to be put.
+    /// Starts a row. The caller has to push every column of the row.
     pub(super) fn begin_row(&mut self) {
         let columns = self.columns.to_be_bytes();
         self.bytes.extend_from_slice(&columns);
     }
 
-    /// The next column.
+    /// Appends the next column of the row.
     pub(super) fn push<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<(), EncodeError> {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
@@ -44,7 +44,7 @@ impl CopyBuffer {
         Ok(())
     }
 
-    /// Sends them, with a statement that takes them from its client.
+    /// Sends the rows with a `COPY … FROM STDIN` statement.
     pub(super) async fn send(
         mut self,
         db: &mut PgConnection,

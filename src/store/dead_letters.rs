@@ -1,4 +1,4 @@
-//! Parked records: bytes, headers, reason and place of what could not be applied.
+//! Dead letters: the bytes, headers and position of records that could not be applied, with the reason.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -31,7 +31,8 @@ const SELECT: Statement = Statement::new(
          from {schema}.dead_letter where dead_letter_id = $1"#,
 );
 
-/// From wherever it was parked: a letter of nobody may turn out to be somebody's.
+/// Deletes from both schemas, because a dead letter without a known tenant may turn out to belong to a
+/// tenant.
 const DELETE_APPLIED: Statement = Statement::new(
     "with module_row as (delete from mod_patron_blocks.dead_letter where dead_letter_id = $1)
      delete from {schema}.dead_letter where dead_letter_id = $1",
@@ -42,7 +43,7 @@ const DELETE: Statement =
 
 pub(super) const STATEMENTS: &[&Statement] = &[&INSERT, &SELECT, &DELETE_APPLIED, &DELETE];
 
-/// Dead letters, in the order of their ids, which says nothing about time.
+/// The search over dead letters, ordered by id. The order of ids is independent of time.
 pub static SEARCH_TARGET: SearchTarget = SearchTarget {
     table: "{schema}.dead_letter",
     order: "dead_letter_id",
@@ -54,7 +55,7 @@ pub static SEARCH_TARGET: SearchTarget = SearchTarget {
         Field::keyword("topic", "topic"),
         Field::number("partition", "partition::text", "partition"),
         Field::number("offset", r#""offset"::text"#, r#""offset""#),
-        // As docs/contract/http-api.md#13-dates writes dates.
+        // The date format of docs/contract/http-api.md#13-dates.
         Field::keyword(
             "recordAt",
             r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
@@ -66,20 +67,20 @@ pub static SEARCH_TARGET: SearchTarget = SearchTarget {
     ],
 };
 
-/// A record to park.
+/// A record to store as a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetter<'a> {
-    /// Identifies its place, so that a redelivery parks nothing new.
+    /// The id, derived from the record's position, so a redelivery inserts no second dead letter.
     pub id: Uuid,
     /// The record.
     pub record: &'a Record,
-    /// The cluster that its place belongs to.
+    /// The id of the Kafka cluster that the position belongs to.
     pub cluster: &'a str,
-    /// Why it can't be applied.
+    /// The reason of the rejection.
     pub reject: &'a Reject,
 }
 
-/// Parks records and tells how many were not parked before.
+/// Inserts dead letters and returns the number of new dead letters.
 pub async fn insert(
     tx: &mut Tx,
     schema: &Schema,
@@ -112,12 +113,12 @@ pub async fn insert(
 
 fn headers(record: &Record) -> Value {
     let visible = record.headers.iter().filter(|(name, _)| !is_secret(name));
-    // jsonb can't hold a NUL character.
+    // The type `jsonb` cannot contain a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     visible.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
 }
 
-/// How many records wait for a tenant that can't be written, counted up to a bound.
+/// Returns the number of records that wait for a tenant with unwritable tables, counted up to `bound`.
 pub async fn count_waiting(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -134,7 +135,7 @@ pub async fn count_waiting(
     .map_err(Error::at("count records that wait for a tenant"))
 }
 
-/// Notes that parked records wait for a tenant, and are to be retried by the service.
+/// Records that dead letters wait for a tenant. The service retries these dead letters.
 pub async fn set_waiting_tenant(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.dead_letter set tenant = $1 where dead_letter_id = any($2)",
@@ -147,7 +148,7 @@ pub async fn set_waiting_tenant(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) ->
     Ok(())
 }
 
-/// Tenants for which parked records wait.
+/// Returns the tenants with waiting records.
 pub async fn list_waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
     let tenants: Vec<String> = sqlx::query_scalar(
         "select distinct tenant from mod_patron_blocks.dead_letter where tenant is not null",
@@ -158,7 +159,7 @@ pub async fn list_waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantI
     Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
 }
 
-/// Ids of the next records that wait for a tenant, after `after` in their order.
+/// Returns the ids of the next records that wait for a tenant, after `after` in id order.
 pub async fn list_waiting_ids(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -177,8 +178,8 @@ pub async fn list_waiting_ids(
     .map_err(Error::at("read which records wait for a tenant"))
 }
 
-/// Leaves a record to operators that waited for a tenant and can't be applied now that the tenant can be
-/// written.
+/// Leaves a waiting record to operators, because the record cannot be applied although the tenant's
+/// tables are writable.
 pub async fn clear_waiting_tenant(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -201,17 +202,17 @@ pub async fn clear_waiting_tenant(
 /// A dead letter as stored.
 #[derive(Debug, Clone)]
 pub struct StoredDeadLetter {
-    /// Its id.
+    /// The id of the dead letter.
     pub id: Uuid,
-    /// Why it was parked: [`crate::event::Reason::name`].
+    /// The reason: [`crate::event::Reason::name`].
     pub reason: String,
-    /// The member or header that it is about.
+    /// The member or header that breaks the rule.
     pub field: Option<String>,
-    /// The rule that it breaks.
+    /// The broken rule.
     pub rule: String,
-    /// When it was parked.
+    /// The time of storage.
     pub received_at: DateTime<Utc>,
-    /// The cluster that its place belongs to.
+    /// The id of the Kafka cluster that the position belongs to.
     pub cluster: String,
     /// The record, without tokens.
     pub record: Record,
@@ -259,17 +260,17 @@ impl From<Row> for StoredDeadLetter {
     }
 }
 
-/// A dead letter in a list: all but its bytes, which may be megabytes.
+/// A dead letter in a list, without its bytes, which may be megabytes.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct DeadLetterHead {
-    /// Its id.
+    /// The id of the dead letter.
     #[sqlx(rename = "dead_letter_id")]
     pub id: Uuid,
-    /// Why it was parked: [`crate::event::Reason::name`].
+    /// The reason: [`crate::event::Reason::name`].
     pub reason: String,
-    /// The member or header that it is about.
+    /// The member or header that breaks the rule.
     pub field: Option<String>,
-    /// The rule that it breaks.
+    /// The broken rule.
     pub rule: String,
     /// The topic.
     pub topic: String,
@@ -279,14 +280,14 @@ pub struct DeadLetterHead {
     pub offset: i64,
     /// The record's timestamp.
     pub record_at: Option<DateTime<Utc>>,
-    /// When it was parked.
+    /// The time of storage.
     pub received_at: DateTime<Utc>,
-    /// The length of its payload.
+    /// The length of the payload in bytes.
     pub payload_bytes: i64,
 }
 
 impl StoredDeadLetter {
-    /// The letter without its bytes.
+    /// Returns the dead letter without its bytes.
     pub fn head(&self) -> DeadLetterHead {
         let Self { id, reason, field, rule, received_at, record, .. } = self.clone();
         let payload = record.payload.as_deref().unwrap_or_default().len();
@@ -305,7 +306,7 @@ impl StoredDeadLetter {
     }
 }
 
-/// A page of the dead letters that a query means; of those after an id where one is given.
+/// Returns a page of the dead letters that match a query, only ids greater than `after` if given.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -332,7 +333,7 @@ pub async fn list(
         .map_err(Error::at("list dead letters"))
 }
 
-/// One dead letter.
+/// Returns one dead letter.
 pub async fn find(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -346,15 +347,15 @@ pub async fn find(
     Ok(row.map(StoredDeadLetter::from))
 }
 
-/// Throws one dead letter away, and tells whether it was there.
+/// Deletes one dead letter. Returns `false` if the dead letter does not exist.
 pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(schema.sql(&DELETE)).bind(id).execute(db).await;
     let done = done.map_err(Error::at("discard a dead letter"))?;
     Ok(done.rows_affected() > 0)
 }
 
-/// Throws away so many of the dead letters that are meant, of those after an id where one is given, and
-/// tells which: those with the least ids, which go in one short statement.
+/// Deletes at most `most` of the matching dead letters with the lowest ids, only ids greater than `after`
+/// if given. One short statement deletes the rows. Returns the deleted ids.
 pub async fn discard_matching(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -380,7 +381,7 @@ pub async fn discard_matching(
         .map_err(Error::at("discard dead letters"))
 }
 
-/// Takes a letter away that was applied after all.
+/// Deletes a dead letter after a retry applied the record.
 pub async fn delete_applied(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
     sqlx::query(schema.sql(&DELETE_APPLIED))
         .bind(id)

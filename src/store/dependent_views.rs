@@ -1,19 +1,21 @@
-//! Views that others built on a relation of ours: taken along when another relation takes its place.
+//! Views of other users on a relation of this module: moves the views to another relation with the same
+//! name.
 //!
-//! A view holds on to what it reads by identity, not by name. A plain view is pointed to what bears the
-//! name now by replacing it with its own text, which leaves its owner, grants, comments and whatever
-//! stands on it as they are. A materialized one can't be replaced: it is dropped with all that stands on
-//! it, and made again, with owner, grants, comments and indexes.
+//! A view references a relation by identity, independent of its name. A plain view is replaced by its own
+//! definition, and so references the relation that has the name now. Its owner, grants, comments and
+//! dependent views remain unchanged. A materialized view cannot be replaced. Such a view is dropped with
+//! all dependent views, and recreated with owner, grants, comments and indexes.
 
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{Error, Schema, Tx};
 
-/// Names in texts that the database gives are full ones, wherever they are used again.
+/// Clears the search path, so PostgreSQL returns fully qualified names, which are valid in later
+/// statements.
 const CLEAR_SEARCH_PATH: &str = "select set_config('search_path', 'pg_catalog', true)";
 
-/// Everything that reads the relation directly, or stands on something that must be dropped; the latter
-/// with `level`: what stands on the others comes last.
+/// Selects every view that reads the relation directly, and every view that depends on a view to drop. A
+/// view to drop has a positive `level`, and a dependent view has a greater level than its source.
 const SELECT_VIEWS: &str = "
     with recursive reads as (
       select distinct d.refobjid as what, r.ev_class as view
@@ -48,8 +50,8 @@ const SELECT_VIEWS: &str = "
       left join pg_tablespace t on t.oid = c.reltablespace
      order by v.level, name";
 
-/// What belongs to a view that is made again, as statements: owner, indexes, comments. The owner comes first: from
-/// then on the server runs what an index computes as its owner, who may have written it.
+/// Selects the owner, indexes and comments of a recreated view as statements. The owner precedes the
+/// indexes, so the server evaluates index expressions as the owner, who may have written the expressions.
 const SELECT_BELONGINGS: &str = "
     with v as (
       select oid, relowner, relacl, relname,
@@ -76,7 +78,8 @@ const SELECT_BELONGINGS: &str = "
     ) statements
     order by step";
 
-/// Grants on a relation to others than its owner, as statements with `%s` for its name.
+/// Selects the grants on a relation to roles other than the owner, as statements with `%s` for the
+/// relation's name.
 const SELECT_GRANTS: &str = "
     with granted as (
       select a.*, '' as columns, c.relowner
@@ -91,8 +94,8 @@ const SELECT_GRANTS: &str = "
       from granted
      where grantee <> relowner and privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')";
 
-/// What else depends on the relation or on a view that would be made again, or belongs to such a view,
-/// and would be lost or left behind.
+/// Selects all other objects that depend on the relation or on a view to drop, or belong to such a view.
+/// The migration would lose or leave behind these objects.
 const SELECT_BLOCKERS: &str = "
     with views as (
       select oid, ev_class from pg_rewrite
@@ -134,7 +137,7 @@ struct DependentView {
     name: String,
     level: i32,
     materialized: bool,
-    /// Whether it had rows.
+    /// Whether the materialized view had rows.
     is_populated: bool,
     create: String,
     owner: String,
@@ -143,13 +146,14 @@ struct DependentView {
     belongings: Vec<String>,
 }
 
-/// Views that stand on a relation, and all that is needed to put them on another one of that name.
+/// The views on a relation, with the statements that recreate the views on another relation of the same
+/// name.
 #[derive(Debug)]
 pub struct DependentViews(Vec<DependentView>);
 
 impl DependentViews {
-    /// Finds them, or says what stands in the way of taking them along. The relation should be locked,
-    /// so that none is added meanwhile.
+    /// Finds the views, or fails with the obstacles to moving the views. The caller should lock the
+    /// relation to prevent new views meanwhile.
     pub async fn find(tx: &mut Tx, schema: &Schema, relation: &str) -> Result<Self, Error> {
         let relation = format!("{}.{relation}", schema.name());
         query(tx, CLEAR_SEARCH_PATH).await?;
@@ -188,12 +192,12 @@ impl DependentViews {
         Ok(Self(views))
     }
 
-    /// How many there are.
+    /// Returns the number of views.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Drops those that can't be replaced, what stands on the others first.
+    /// Drops the views that cannot be replaced, dependent views first.
     pub async fn drop_views(&self, tx: &mut Tx) -> Result<(), Error> {
         for view in recreated(&self.0).collect::<Vec<_>>().into_iter().rev() {
             let kind = if view.materialized { "materialized view" } else { "view" };
@@ -202,8 +206,9 @@ impl DependentViews {
         Ok(())
     }
 
-    /// Puts all of them on what bears the relation's name now. A materialized one is made empty and then
-    /// refreshed, which the server does as its owner: others wrote its query, and our role may do more than they.
+    /// Recreates all views on the relation that has the name now. A materialized view is created empty
+    /// and then refreshed, because the server runs a refresh as the view's owner. Another role wrote the
+    /// query, and the service's role may have more rights.
     pub async fn recreate(&self, tx: &mut Tx) -> Result<(), Error> {
         query(tx, CLEAR_SEARCH_PATH).await?;
         for view in &self.0 {
@@ -222,7 +227,7 @@ impl DependentViews {
 
 impl DependentView {
     async fn run(&self, tx: &mut Tx, statement: &str) -> Result<(), Error> {
-        // Safe: the database's own words about its own objects, with their names quoted.
+        // Safe: PostgreSQL generated the statement for its own objects, with quoted names.
         let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **tx).await;
         done.map(drop).map_err(|source| Error::DependentView { view: self.name.clone(), source })
     }
@@ -232,8 +237,8 @@ fn recreated(views: &[DependentView]) -> impl Iterator<Item = &DependentView> {
     views.iter().filter(|view| view.level > 0)
 }
 
-/// Gives whoever may do something with one relation the same leave on another; the owner of the first
-/// one, too, may read the other.
+/// Copies the grants on one relation to another relation. The owner of the first relation also receives
+/// the right to read the other.
 pub async fn copy_grants(tx: &mut Tx, schema: &Schema, from: &str, to: &str) -> Result<(), Error> {
     const OWNER: &str = "select format('grant select on %%s to %s', relowner::regrole)
                            from pg_class where oid = $1::regclass";
@@ -253,7 +258,7 @@ async fn query(tx: &mut Tx, sql: &'static str) -> Result<(), Error> {
     done.map(drop).map_err(Error::at("look for the views on a relation"))
 }
 
-/// Texts that a query gives of a relation.
+/// Returns the strings that a query selects for a relation.
 async fn texts(tx: &mut Tx, sql: &'static str, relation: &str) -> Result<Vec<String>, Error> {
     sqlx::query_scalar(sql)
         .bind(relation)

@@ -1,4 +1,4 @@
-//! What rebuilds find to be different, in tables of the tenant.
+//! The differences that rebuilds find, in tables of the tenant's schema.
 
 use std::collections::BTreeMap;
 
@@ -36,18 +36,18 @@ const SET_BLOCK_SUMMARIES: Statement = Statement::new(
       where p.rebuild_id = $1 and p.user_id = x.user_id",
 );
 
-/// Those of whom most is different first, and none of whom only that differs which doesn't count.
+/// Selects the patrons with the most differences first. Insignificant differences have no patron row.
 const SELECT_PATRONS: Statement = Statement::new(
     "select user_id, loans, fees_fines, counters, current_loans, target_loans, blocked_before, blocked_after, applied_at
        from {schema}.rebuild_patron where rebuild_id = $1
       order by loans + fees_fines desc, user_id limit $2 offset $3",
 );
 
-/// Differences that a page of patrons has at most, and those of one patron.
+/// The maximum numbers of differences on a page of patrons, and of one patron.
 const PAGE_DIFFERENCES_MAX: usize = 20_000;
 const PATRON_DIFFERENCES_MAX: usize = 1000;
 
-/// Of one patron at most so many, those that count first.
+/// Selects at most `$3` differences per patron, the significant differences first.
 const SELECT_DIFFERENCES: Statement = Statement::new(
     "select subject, is_loan, user_id, kind, registers, current_state, target_state from (
        select *, row_number() over (partition by user_id order by kind = 'insignificant', subject) as n
@@ -74,7 +74,7 @@ const DELETE_REPLACED: Statement = Statement::new(
     "delete from {schema}.rebuild_difference where rebuild_id = $1 and subject = any($2)",
 );
 
-/// What ended jobs have left that the module knows no more.
+/// Deletes the differences of rebuilds without a row in the module's table of rebuilds.
 const DELETE_ORPHANS: [Statement; 2] = [
     Statement::new(
         "delete from {schema}.rebuild_patron
@@ -132,89 +132,90 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &DELETE[1],
 ];
 
-/// A patron of whom something is different.
+/// A patron with differences.
 #[derive(Debug, Clone, FromRow)]
 pub struct PatronDifferences {
-    /// Who.
+    /// The patron's user id.
     pub user_id: Uuid,
-    /// How many loans differ.
+    /// The number of loans with a significant difference.
     pub loans: i32,
-    /// How many fees/fines.
+    /// The number of fees/fines with a significant difference.
     pub fees_fines: i32,
     /// Whether the counters differ from a recount.
     pub counters: bool,
-    /// Open loans as things are.
+    /// The number of open loans before the rebuild is applied.
     pub current_loans: Option<i32>,
-    /// Open loans as things are to be.
+    /// The number of open loans after the rebuild is applied.
     pub target_loans: Option<i32>,
-    /// Conditions that block the patron as things are, where it could be told.
+    /// The conditions that block the patron before the rebuild is applied; `None` without an evaluation.
     pub blocked_before: Option<Vec<String>>,
-    /// The same as things are to be.
+    /// The conditions that block the patron after the rebuild is applied; `None` without an evaluation.
     pub blocked_after: Option<Vec<String>>,
-    /// When it was put right.
+    /// The time at which the patron's differences were applied.
     pub applied_at: Option<DateTime<Utc>>,
 }
 
-/// A loan or fee/fine that is different.
+/// A loan or fee/fine with a difference.
 #[derive(Debug, Clone, FromRow)]
 pub struct Difference {
-    /// The loan or fee/fine.
+    /// The id of the loan or fee/fine.
     pub subject: Uuid,
-    /// Which of them it is.
+    /// Whether the subject is a loan.
     pub is_loan: bool,
-    /// The patron to be, or the one before; `None` where nobody is named, and then it does not count.
+    /// The target owner, or else the current owner. `None` if no patron is known; the difference is then
+    /// insignificant.
     pub user_id: Option<Uuid>,
-    /// In which way.
+    /// The kind of the difference.
     pub kind: String,
-    /// In which registers.
+    /// The registers that differ.
     pub registers: Vec<String>,
-    /// As it counts here.
+    /// The current state, as far as the state counts.
     pub current_state: Option<Value>,
-    /// As it is to count.
+    /// The target state, as far as the state counts.
     pub target_state: Option<Value>,
 }
 
-/// The kind of what is open here, and is not to be.
+/// The kind of a loan or fee/fine that is open now and closed in the target.
 pub const ONLY_CURRENT_KIND: &str = "only_current";
 
-/// The kind of what differs in nothing that counts.
+/// The kind of a difference that changes neither a count nor a block.
 pub const INSIGNIFICANT_KIND: &str = "insignificant";
 
 impl Difference {
-    /// Whether it differs in something that counts.
+    /// Returns whether the difference changes a count or a block.
     pub fn is_significant(&self) -> bool {
         self.kind != INSIGNIFICANT_KIND
     }
 }
 
-/// How much was found to be different.
+/// The numbers of differences that a rebuild found.
 #[derive(Debug, Clone, FromRow, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DifferenceSummary {
-    /// Patrons of whom anything is different.
+    /// The number of patrons with differences.
     pub patrons: i64,
-    /// Of them, those whose counters are not what a recount gives.
+    /// The number of these patrons with counters that differ from a recount.
     pub counters: i64,
-    /// Of them, those who were put right.
+    /// The number of these patrons with applied differences.
     pub applied: i64,
-    /// Patrons on whom a block is to be imposed.
+    /// The number of patrons that gain a block.
     pub blocked: i64,
-    /// Patrons of whom a block is to be lifted.
+    /// The number of patrons that lose a block.
     pub unblocked: i64,
-    /// Loans (`true/…`) and fees/fines by the way in which they differ.
+    /// The numbers of loans (`true/…`) and fees/fines (`false/…`), by kind of difference.
     #[serde(skip)]
     pub kinds: Value,
 }
 
 impl DifferenceSummary {
-    /// How many loans, or fees/fines, differ in this way.
+    /// Returns the number of loans, or fees/fines, with a difference of this kind.
     pub fn count(&self, is_loan: bool, kind: &str) -> i64 {
         let number = self.kinds.get(format!("{is_loan}/{kind}"));
         number.and_then(Value::as_i64).unwrap_or_default()
     }
 }
 
-/// Enters differences, and counts them for their patrons.
+/// Inserts differences, and adds the significant differences to the counts of their patrons.
 pub async fn insert(
     tx: &mut Tx,
     schema: &Schema,
@@ -265,7 +266,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Patrons, with how many of their loans and of their fees/fines differ in what counts.
+/// Returns patrons, with the numbers of their loans and of their fees/fines that differ significantly.
 fn count_by_patron(found: &[Difference]) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
     let mut numbers: BTreeMap<Uuid, (i32, i32)> = BTreeMap::new();
     for difference in found.iter().filter(|difference| difference.is_significant()) {
@@ -277,7 +278,8 @@ fn count_by_patron(found: &[Difference]) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
     (numbers.into_keys().collect(), loans, fees)
 }
 
-/// Enters patrons of whom so many loans and fees/fines differ.
+/// Inserts patrons with the numbers of their differing loans and fees/fines, or adds to the stored
+/// numbers.
 pub async fn insert_patrons(
     tx: &mut Tx,
     schema: &Schema,
@@ -298,16 +300,16 @@ pub async fn insert_patrons(
     Ok(())
 }
 
-/// How a patron stands: how many loans are open, and which conditions block, where that could be told.
+/// The number of a patron's open loans, and the conditions that block the patron.
 #[derive(Debug, Clone)]
 pub struct BlockSummary {
-    /// Open loans.
+    /// The number of open loans.
     pub open_loans: usize,
-    /// Ids of conditions.
+    /// The ids of the conditions; `None` without an evaluation.
     pub blocked: Option<Vec<String>>,
 }
 
-/// Enters how patrons stand, and are to.
+/// Stores the block summaries of patrons before and after the rebuild is applied.
 pub async fn set_block_summaries(
     tx: &mut Tx,
     schema: &Schema,
@@ -329,7 +331,7 @@ pub async fn set_block_summaries(
     Ok(())
 }
 
-/// A page of the patrons of whom something differs, those of whom most does first.
+/// Returns a page of the patrons with differences, the patrons with the most differences first.
 pub async fn list_patrons(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -341,14 +343,15 @@ pub async fn list_patrons(
     found.fetch_all(db).await.map_err(Error::at("list patrons who differ"))
 }
 
-/// What differs of these patrons; of each as many as a page has room for.
+/// Returns the differences of these patrons, limited per patron.
 pub async fn list_of_patrons(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     id: Uuid,
     users: &[Uuid],
 ) -> Result<Vec<Difference>, Error> {
-    // Fewer of each where many are asked for: so a page is bounded, and each patron has a part of it.
+    // The limit per patron shrinks with the number of patrons, so a page is bounded and includes every
+    // patron.
     let each = (PAGE_DIFFERENCES_MAX / users.len().max(1)).clamp(1, PATRON_DIFFERENCES_MAX);
     let each = i64::try_from(each).unwrap_or(i64::MAX);
     let found = sqlx::query_as(schema.sql(&SELECT_DIFFERENCES)).bind(id).bind(users).bind(each);
@@ -356,7 +359,8 @@ pub async fn list_of_patrons(
     found.map_err(Error::at("list differences"))
 }
 
-/// Loans and fees/fines of these patrons that differ in what counts: which are loans.
+/// Returns the loans and fees/fines of these patrons that differ significantly; the flag is `true` for a
+/// loan.
 pub async fn list_significant(
     tx: &mut Tx,
     schema: &Schema,
@@ -367,7 +371,8 @@ pub async fn list_significant(
     found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and counts"))
 }
 
-/// So many of those that differ in nothing that counts and are not put right yet: which are loans.
+/// Returns at most `most` insignificant differences that are not applied yet; the flag is `true` for a
+/// loan.
 pub async fn list_insignificant(
     tx: &mut Tx,
     schema: &Schema,
@@ -378,7 +383,7 @@ pub async fn list_insignificant(
     found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and doesn't count"))
 }
 
-/// Notes that these are put right, which differ in nothing that counts.
+/// Marks insignificant differences as applied.
 pub async fn set_insignificant_applied(
     tx: &mut Tx,
     schema: &Schema,
@@ -389,7 +394,7 @@ pub async fn set_insignificant_applied(
     set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note what is put right"))
 }
 
-/// Forgets what rebuilds have found that are not known any more.
+/// Deletes the differences of rebuilds without a row in the module's table of rebuilds.
 pub async fn delete_orphans(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     for statement in &DELETE_ORPHANS {
         let gone = sqlx::query(schema.sql(statement)).execute(&mut **tx).await;
@@ -398,7 +403,7 @@ pub async fn delete_orphans(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
-/// Enters differences in place of what was found of the same loans and fees/fines.
+/// Replaces the stored differences of the same loans and fees/fines.
 pub async fn replace(
     tx: &mut Tx,
     schema: &Schema,
@@ -412,7 +417,7 @@ pub async fn replace(
     insert(tx, schema, id, found).await
 }
 
-/// Patrons who are not put right yet, with how much of them differs.
+/// Returns at most `most` patrons with unapplied differences, and the number of differences of each.
 pub async fn list_unapplied(
     tx: &mut Tx,
     schema: &Schema,
@@ -423,7 +428,7 @@ pub async fn list_unapplied(
     found.fetch_all(&mut **tx).await.map_err(Error::at("list patrons to put right"))
 }
 
-/// Notes that patrons are put right.
+/// Marks the differences of patrons as applied.
 pub async fn set_applied(
     tx: &mut Tx,
     schema: &Schema,
@@ -435,7 +440,7 @@ pub async fn set_applied(
     set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note who is put right"))
 }
 
-/// Sums up what was found.
+/// Summarizes the differences of a rebuild.
 pub async fn summarize(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -445,7 +450,7 @@ pub async fn summarize(
     summed.map_err(Error::at("sum up differences"))
 }
 
-/// Forgets what was found.
+/// Deletes the differences of a rebuild.
 pub async fn delete(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
     for statement in &DELETE {
         let gone = sqlx::query(schema.sql(statement)).bind(id).execute(&mut **tx).await;

@@ -1,21 +1,22 @@
-//! What can go wrong in the database, and what to do then.
+//! The errors of the database, and the reaction of the consumer to each.
 
 use sqlx::error::ErrorKind;
 use uuid::Uuid;
 
-/// What failed, and while doing what. `Display` leaves the cause out: whoever logs walks the chain.
+/// A failed step with its cause. `Display` omits the cause, because log statements print the chain of
+/// causes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The driver or the server failed.
+    /// An error of the driver or the server.
     #[error("could not {step}")]
     Driver {
-        /// What we were doing.
+        /// The failed step, as a verb phrase.
         step: &'static str,
-        /// What the driver says.
+        /// The error of the driver.
         #[source]
         source: sqlx::Error,
     },
-    /// The server took a statement and said nothing within the deadline.
+    /// The server did not answer a statement within the deadline.
     #[error("the database does not answer")]
     Timeout,
     /// A migration failed.
@@ -23,17 +24,17 @@ pub enum Error {
     Migrate {
         /// The schema.
         schema: String,
-        /// What the migrator says.
+        /// The error of the migrator.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
-    /// Another instance migrates the schema at this moment.
+    /// Another instance is migrating the schema.
     #[error("another instance migrates schema {schema}")]
     MigrationBusy {
         /// The schema.
         schema: String,
     },
-    /// The tenant's schema is not at the version of this instance yet; a migration is pending.
+    /// The tenant's schema is not at the version of this instance, and a migration is pending.
     #[error("schema {schema} is being migrated to the version of this instance")]
     Migrating {
         /// The schema.
@@ -44,72 +45,72 @@ pub enum Error {
     NotMigrated {
         /// The schema.
         schema: String,
-        /// Why the last attempt failed.
+        /// The cause of the last failure.
         why: String,
     },
-    /// Something is built on a relation that has to make room, and can't be taken along.
+    /// An object that cannot be moved depends on a relation to replace.
     #[error("{relation} can't be replaced, and nothing was changed: {blockers}")]
     BlockedByDependents {
         /// The relation.
         relation: String,
-        /// What is in the way, and why.
+        /// The obstacles, with the reason for each.
         blockers: String,
     },
-    /// A view of others can't be put on what replaces what it reads.
+    /// A view of another user cannot be recreated on the new relation.
     #[error(
         "view {view} can't be made again on what replaces what it reads, and nothing was changed"
     )]
     DependentView {
         /// The view.
         view: String,
-        /// What the server says.
+        /// The error of the server.
         #[source]
         source: sqlx::Error,
     },
-    /// Our role lacks rights on what another module left.
+    /// The service's role lacks rights on objects of the Java module.
     #[error("nothing was changed, because the role that DB_USERNAME names has to {0}")]
     MissingRights(String),
-    /// There is nothing that could be given back.
+    /// The tenant has no tables of the Java module that could be given back.
     #[error(
         "the tables of {0} were not taken over from the Java module, or were given back already"
     )]
     NothingToReturn(String),
-    /// Another instance works on it by now, or nobody is to any more.
+    /// Another instance has the lease on the job, or the job no longer exists.
     #[error("another instance goes on with it, or it is gone")]
     LeaseLost,
-    /// A stored row is not what its writer promises.
+    /// A stored row violates a guarantee of its writer.
     #[error("{table} row {id} contradicts itself: {why}")]
     Corrupt {
         /// The table.
         table: &'static str,
-        /// The row.
+        /// The id of the row.
         id: Uuid,
-        /// What is wrong with it.
+        /// The violated guarantee.
         why: String,
     },
 }
 
-/// What the consumer does next with a batch that failed. There is no `Skip`: a record that the
-/// database refuses is found by splitting its batch, and parked.
+/// The next step of the consumer after a failed batch. There is no `Skip`: the consumer splits a refused
+/// batch to find the refused record, and stores that record as a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Offer the same batch again after a pause: nothing is wrong with it.
+    /// Retry the same batch after a pause, because the batch is correct.
     Retry,
-    /// Something in the batch is refused whenever it is offered.
+    /// The database refuses a part of the batch in every attempt.
     Refused,
-    /// The tables are not as this version needs them, or not ours to write. Where they are a tenant's
-    /// own, that tenant's records wait and nobody else's.
+    /// The tables do not fit this version, or the role may not write the tables. If the tables belong to
+    /// one tenant, only that tenant's records wait.
     Unusable,
 }
 
 impl Error {
-    /// Makes a driver's error ours: `.map_err(Error::at("merge loans"))`.
+    /// Returns a conversion of a driver error with the failed step: `.map_err(Error::at("merge loans"))`.
     pub fn at(step: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Driver { step, source }
     }
 
-    /// What the consumer does next. Only what the server says of the data itself is a refusal; a
-    /// full disk, a deadlock or a lost connection can be mended, and the records wait.
+    /// Returns the next step of the consumer. Only errors about the data are refusals. A full disk, a
+    /// deadlock or a lost connection can be repaired, so the records wait.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Driver { source: sqlx::Error::Database(error), .. } => {
@@ -118,7 +119,7 @@ impl Error {
                 let class = code.as_deref().and_then(|code| code.get(..2));
                 match class {
                     Some("22" | "23" | "54") => Verdict::Refused,
-                    // Classes 42 (a table or a right is missing) and 3F (the schema is).
+                    // Classes 42 (a missing table or right) and 3F (a missing schema).
                     Some("42" | "3F") => Verdict::Unusable,
                     _ => Verdict::Retry,
                 }
@@ -139,17 +140,18 @@ impl Error {
         }
     }
 
-    /// Whether a tenant's records have to wait until its schema is migrated.
+    /// Returns whether the tenant's records have to wait for the migration of its schema.
     pub fn awaits_migration(&self) -> bool {
         matches!(self, Self::Migrating { .. })
     }
 
-    /// Whether the tenant's schema is not at the version of this instance.
+    /// Returns whether the tenant's schema is not at the version of this instance.
     pub fn is_schema_outdated(&self) -> bool {
         matches!(self, Self::Migrating { .. } | Self::NotMigrated { .. })
     }
 
-    /// Whether a migration that failed so may succeed unchanged: the server was away or a lock was taken.
+    /// Returns whether the same migration may succeed later: the server was unavailable or a lock was
+    /// unavailable.
     pub fn is_transient_migration_error(&self) -> bool {
         use sqlx::migrate::MigrateError;
         let source = match self {
@@ -165,8 +167,8 @@ impl Error {
         matches!(class, Some("08" | "40" | "53" | "55" | "57"))
     }
 
-    /// Whether the connection was closed under the statement: a pooled one may have been dead since the
-    /// server, or what stands before it, was restarted.
+    /// Returns whether the connection was closed during the statement. A pooled connection is dead after
+    /// a restart of the server, or of a proxy before the server.
     pub fn is_connection_lost(&self) -> bool {
         match self {
             Self::Driver { source: sqlx::Error::Io(_) | sqlx::Error::Protocol(_), .. } => true,
@@ -178,8 +180,8 @@ impl Error {
         }
     }
 
-    /// Whether the work took too long, or waited too long for a lock: less of it at once may do, or the same
-    /// later. The server says so, or says nothing within the deadline.
+    /// Returns whether the work, or the wait for a lock, exceeded a time limit of the server or the
+    /// deadline. Less work at once, or a later retry, may succeed.
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Driver { source: sqlx::Error::Database(error), .. } => {
@@ -191,12 +193,12 @@ impl Error {
         }
     }
 
-    /// Whether a unique constraint was broken, for writers who answer for one.
+    /// Returns whether the error is a violation of a unique constraint.
     pub fn is_unique_violation(&self) -> bool {
         self.kind() == Some(ErrorKind::UniqueViolation)
     }
 
-    /// Whether a foreign key was broken, for writers who answer for one.
+    /// Returns whether the error is a violation of a foreign key.
     pub fn is_foreign_key_violation(&self) -> bool {
         self.kind() == Some(ErrorKind::ForeignKeyViolation)
     }

@@ -1,4 +1,4 @@
-//! Iterations as stored, and the summaries that they publish.
+//! Summary exports as stored, and the summaries that an export publishes.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx};
 use crate::event::TenantId;
 
-/// Which patrons: those of a group by the rule of `patrons::State::known_group`, or all.
+/// Restricts patrons to a group by the rule of `patrons::PatronState::known_group`. Without a group,
+/// every patron matches.
 macro_rules! of_group {
     () => {
         "($1::text is null or exists (
@@ -31,14 +32,14 @@ const SELECT_SUMMARIES_PAGE: Statement = Statement::new(concat!(
     " order by s.user_id limit $3"
 ));
 
-/// Of these patrons, whether they have anything open or not.
+/// Selects the summaries of these patrons, with a null for a patron without an open loan or fee/fine.
 const SELECT_SUMMARIES_OF_PATRONS: Statement = Statement::new(
     "select s.user_id, u.jsonb::text from unnest($1::uuid[]) as s (user_id)
        left join {schema}.user_summary u on u.user_id = s.user_id order by s.user_id",
 );
 
-/// By what the inbox was told since, and by what rebuilds have put right. That all loans were deleted is
-/// about no subject, and concerns all.
+/// Selects patrons with events in the inbox, or with applied differences, since `$2`. An event without a
+/// subject, such as the deletion of all loans, selects every patron.
 const SELECT_CHANGED_PATRONS: Statement = Statement::new(concat!(
     "select s.user_id from (
        select coalesce(l.user_id, f.user_id, i.user_id) as user_id
@@ -72,63 +73,64 @@ macro_rules! columns {
     };
 }
 
-/// An iteration as stored.
+/// A summary export as stored.
 #[derive(Debug, Clone, FromRow)]
 pub struct SummaryExport {
-    /// Its id, which is in every event of it.
+    /// The id of the export, which every event of the export contains.
     pub id: Uuid,
     /// The tenant.
     #[sqlx(try_from = "String")]
     pub tenant: TenantId,
-    /// Full name of the topic.
+    /// The full name of the topic.
     pub topic: String,
-    /// The type of its events.
+    /// The type of the published events.
     pub event_type: String,
-    /// Only patrons of this group.
+    /// The patron group to which the export is limited.
     pub patron_group: Option<String>,
-    /// Only patrons of whom something has changed since.
+    /// The time since when a patron must have changed to be exported.
     pub changed_since: Option<DateTime<Utc>>,
-    /// How far it is: waiting, publishing, done, failed or cancelled.
+    /// The status: `waiting`, `publishing`, `done`, `failed` or `cancelled`.
     pub status: String,
-    /// Who asked.
+    /// The user who requested the export.
     pub requested_by: String,
-    /// When.
+    /// The time of the request.
     pub requested_at: DateTime<Utc>,
-    /// When an instance first worked on it.
+    /// The time of the first claim by an instance.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// The time of the end.
     pub ended_at: Option<DateTime<Utc>>,
-    /// How many there are to be published.
+    /// The number of summaries to publish.
     pub total: Option<i64>,
-    /// How many are acknowledged.
+    /// The number of acknowledged summaries.
     pub published: i64,
-    /// All up to this patron are.
+    /// The last patron in id order up to whom every summary is acknowledged.
     pub last_user: Option<Uuid>,
-    /// Why it failed.
+    /// The cause of a failure.
     pub error: Option<String>,
 }
 
-/// What is asked for.
+/// The request for a summary export.
 #[derive(Debug, Clone)]
 pub struct NewExport<'a> {
     /// The tenant.
     pub tenant: &'a TenantId,
-    /// Full name of the topic.
+    /// The full name of the topic.
     pub topic: &'a str,
-    /// The type of its events.
+    /// The type of the published events.
     pub event_type: &'a str,
-    /// Only patrons of this group.
+    /// The patron group to which the export is limited.
     pub patron_group: Option<&'a str>,
-    /// Only patrons of whom something has changed since.
+    /// The time since when a patron must have changed to be exported.
     pub changed_since: Option<DateTime<Utc>>,
-    /// Who asks.
+    /// The user who requests the export.
     pub requested_by: &'a str,
 }
 
-/// How many days an iteration that has ended is kept.
+/// The number of days after which an ended export is deleted.
 const ENDED_RETENTION_DAYS: i32 = 90;
 
-/// Enters an iteration for any instance to work on. Old ones that have ended go.
+/// Inserts an export that any instance may claim, and deletes exports that ended before the retention
+/// time.
 pub async fn insert(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -155,7 +157,8 @@ pub async fn insert(
         .map_err(Error::at("enter an iteration"))
 }
 
-/// Takes the oldest iteration that nobody works on, those that had to be let be last of all.
+/// Claims the oldest export without a valid lease. An export with an earlier claim is ordered by the end
+/// of its lease.
 pub async fn claim(
     db: impl PgExecutor<'_>,
     holder: Uuid,
@@ -176,19 +179,19 @@ pub async fn claim(
     taken.map_err(Error::at("take an iteration"))
 }
 
-/// How far an iteration is for whoever holds it.
+/// The progress of an export, as the lease holder reports it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExportProgress {
-    /// How many there are in all, once that is known.
+    /// The number of summaries to publish, once known.
     pub total: Option<i64>,
-    /// How many are acknowledged.
+    /// The number of acknowledged summaries.
     pub published: i64,
-    /// All up to this patron are.
+    /// The last patron in id order up to whom every summary is acknowledged.
     pub last_user: Option<Uuid>,
 }
 
-/// Notes how far an iteration is, and holds it. Tells whether it is to go on: it may have been cancelled, or
-/// taken by another instance.
+/// Records the progress of an export and renews the lease. Returns `false` if the export has ended, for
+/// example by cancellation, or another instance has the lease.
 pub async fn record_progress(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -208,7 +211,7 @@ pub async fn record_progress(
     Ok(done.rows_affected() == 1)
 }
 
-/// An iteration ends, for whoever holds it: with an error, or because all is published.
+/// Ends the holder's export as failed with `error`, or as done without an error.
 pub async fn finish(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -225,7 +228,8 @@ pub async fn finish(
     done.map(|_| ()).map_err(Error::at("end an iteration"))
 }
 
-/// Whether an iteration is still its holder's; until the transaction ends nobody can take it.
+/// Returns whether the holder's lease still exists. The row lock prevents a claim by another instance
+/// until the transaction ends.
 pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool, Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
         "select id from mod_patron_blocks.summary_export where id = $1 and lease_holder = $2 and ended_at is null
@@ -239,7 +243,8 @@ pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool,
     Ok(ours.is_some())
 }
 
-/// Says that an iteration is worked on. Tells whether it is to go on.
+/// Renews the lease of an export. Returns `false` if the export has ended or another instance has the
+/// lease.
 pub async fn renew(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -252,7 +257,7 @@ pub async fn renew(
     Ok(set.map_err(Error::at("hold an iteration"))?.rows_affected() == 1)
 }
 
-/// Lets go of an iteration, which any instance may go on with after a pause.
+/// Releases the lease of an export. Any instance may claim the export after `retry_delay`.
 pub async fn release(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -267,7 +272,7 @@ pub async fn release(
     done.map(|_| ()).map_err(Error::at("release an export"))
 }
 
-/// Ends an iteration where it stands. Tells whether there was one that had not ended.
+/// Cancels an export. Returns `false` if the export does not exist or has already ended.
 pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(
         "update mod_patron_blocks.summary_export set status = 'cancelled', ended_at = now(), lease_expires_at = null
@@ -277,7 +282,7 @@ pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Res
     Ok(done.map_err(Error::at("cancel an iteration"))?.rows_affected() == 1)
 }
 
-/// An iteration of the tenant.
+/// Returns an export of the tenant.
 pub async fn find(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -292,7 +297,7 @@ pub async fn find(
     found.map_err(Error::at("find an iteration"))
 }
 
-/// A page of the tenant's iterations, the newest first, and how many there are.
+/// Returns a page of the tenant's exports, the newest first, and the number of all exports.
 pub async fn list(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -317,14 +322,14 @@ pub async fn list(
     Ok((found.into_iter().map(|counted| counted.export).collect(), total))
 }
 
-/// Forgets all iterations of a tenant, whose schema is gone.
+/// Deletes all exports of a tenant, after the tenant's schema was dropped.
 pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     let gone = sqlx::query("delete from mod_patron_blocks.summary_export where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
     gone.map(|_| ()).map_err(Error::at("forget iterations"))
 }
 
-/// How many patrons of this group, or of all, have anything open.
+/// Returns the number of patrons of this group, or of all groups, with an open loan or fee/fine.
 pub async fn count_summaries(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -334,7 +339,7 @@ pub async fn count_summaries(
     count.fetch_one(db).await.map_err(Error::at("count summaries"))
 }
 
-/// The next summaries after a patron's, as JSON text.
+/// Returns the next summaries after a patron, as JSON text.
 pub async fn summaries_page(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -347,7 +352,7 @@ pub async fn summaries_page(
     page.map_err(Error::at("read summaries"))
 }
 
-/// The summaries of these patrons; none of who has nothing open.
+/// Returns the summaries of these patrons; `None` for a patron without an open loan or fee/fine.
 pub async fn summaries_of_patrons(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -358,7 +363,7 @@ pub async fn summaries_of_patrons(
     these.map_err(Error::at("read summaries"))
 }
 
-/// Patrons of whom something has changed since then, in order. Goes through the whole inbox.
+/// Returns the patrons that changed since `time`, in id order. The query reads the whole inbox.
 pub async fn list_changed_patrons(
     tx: &mut Tx,
     schema: &Schema,

@@ -1,5 +1,5 @@
-//! The inbox: which events were applied already. Claiming one is part of the transaction that applies
-//! it (invariant I3 of ARCHITECTURE.md).
+//! The inbox: the table of all applied events. The transaction that applies an event also claims the
+//! event (invariant I3 of ARCHITECTURE.md).
 
 use std::collections::HashSet;
 
@@ -9,8 +9,9 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx};
 use crate::event::{Event, Kind, Record, Stamp, TenantId};
 
-/// The time of receipt is the database's: instances compare it. Arrays are unnested side by side, which hands their elements on as they are: `from unnest(…, …)` would
-/// write each array into a store of its own before.
+/// The database clock sets `received_at`, because several instances compare the value. Several `unnest`
+/// calls in the select list return the array elements directly; `from unnest(…, …)` would first
+/// materialise each array.
 const CLAIM: Statement = Statement::new(
     r#"insert into {schema}.inbox (
          event_key, identified_by, kind, subject, user_id, occurred_at, timed_by, stamp, topic,
@@ -44,16 +45,18 @@ const RECORD_REMOVAL: Statement = Statement::new(
 pub(super) const STATEMENTS: &[&Statement] =
     &[&CLAIM, &SELECT_KNOWN_KEYS, &SELECT_EXTENT, &SELECT_NEWEST_MISSING_STAMP, &RECORD_REMOVAL];
 
-/// What a batch of events likely is. Right or wrong, the same are claimed; a wrong guess takes longer.
+/// The expected novelty of a batch of events. The hint changes the duration of a claim and leaves the
+/// result the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimHint {
-    /// Events that come for the first time.
+    /// Most events are new.
     New,
-    /// Events that are known: a log that is read again.
+    /// Most events are already in the inbox, because a log is read again.
     Replay,
 }
 
-/// Claims `events` and tells which of them are new. A key that stands twice in the batch is new once.
+/// Claims `events` and returns the keys of the new events. A key that occurs twice in the batch is
+/// returned once.
 pub async fn claim(
     tx: &mut Tx,
     schema: &Schema,
@@ -61,7 +64,7 @@ pub async fn claim(
     hint: ClaimHint,
 ) -> Result<HashSet<Uuid>, Error> {
     let mut sorted: Vec<_> = events.to_vec();
-    // In key order, so that two writers who meet the same events wait for each other in one direction.
+    // Key order prevents a deadlock between two writers that claim the same events.
     sorted.sort_by_key(|(_, event)| event.key);
     if hint == ClaimHint::Replay {
         let known = select_known_keys(tx, schema, &sorted).await?;
@@ -90,23 +93,26 @@ pub async fn claim(
     Ok(fresh.into_iter().collect())
 }
 
-/// What the inbox has of a tenant.
+/// The period for which the inbox contains a tenant's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct InboxExtent {
-    /// Nothing that came and happened since then has gone from it; `None` where nothing ever has. Triggers note it.
+    /// The time up to which events may have been removed; `None` if no event was ever removed. Triggers
+    /// record the time.
     pub removed_until: Option<DateTime<Utc>>,
-    /// When the tenant was enabled last. Before, its records were passed by in topics of collections.
+    /// The start of the tenant's current enabling. Ingest skipped earlier records of the tenant in topics
+    /// of tenant collections.
     pub enabled_at: DateTime<Utc>,
 }
 
 impl InboxExtent {
-    /// Since when it has everything that came or happened and was applied.
+    /// Returns the time since when the inbox contains every event that was received or occurred, and was
+    /// applied.
     pub fn complete_since(&self) -> DateTime<Utc> {
         self.removed_until.map_or(self.enabled_at, |gone| gone.max(self.enabled_at))
     }
 }
 
-/// What the inbox has; `None` where no such tenant is known.
+/// Returns the extent of the inbox, or `None` if the tenant is unknown.
 pub async fn load_extent(
     tx: &mut Tx,
     schema: &Schema,
@@ -117,7 +123,8 @@ pub async fn load_extent(
     extent.map_err(Error::at("look how much the inbox has"))
 }
 
-/// The newest of these stamps, each of a loan or fee/fine, of which the inbox has no event.
+/// Returns the newest of `stamps` that no event in the inbox has. Each stamp belongs to a loan or
+/// fee/fine.
 pub async fn newest_missing_stamp(
     tx: &mut Tx,
     schema: &Schema,
@@ -134,7 +141,7 @@ pub async fn newest_missing_stamp(
     Ok(lacking.and_then(|bytes| Stamp::from_bytes(&bytes)))
 }
 
-/// Notes that not all that happened until then is in the inbox.
+/// Records that the inbox may lack events up to `until`.
 pub async fn record_removal(
     tx: &mut Tx,
     schema: &Schema,
@@ -144,7 +151,8 @@ pub async fn record_removal(
     noted.map(|_| ()).map_err(Error::at("note what the inbox lacks"))
 }
 
-/// Which of `events` the inbox knows: a look at keys alone, which spares the way of all the rest.
+/// Returns the keys of `events` that the inbox contains. The query sends only keys, without the other
+/// columns.
 async fn select_known_keys(
     tx: &mut Tx,
     schema: &Schema,
@@ -159,8 +167,8 @@ async fn select_known_keys(
     Ok(known.into_iter().collect())
 }
 
-/// A user's record holds name, address and more, of which nobody here has any use but for the group; that
-/// stands beside the patron.
+/// Returns the payload to store. A user record contains name, address and more personal data, so its
+/// payload is dropped. The service needs only the patron group, which is stored in the patron's row.
 fn stored_payload<'a>(record: &'a Record, event: &Event) -> &'a [u8] {
     match event.fact.kind() {
         Kind::StoredUser => &[],

@@ -1,4 +1,4 @@
-//! The tail of a rebuild: what the inbox has beyond what was read into the shadow.
+//! The tail of a rebuild: the events of the inbox that the shadow lacks.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::{Error, Schema, Statement, Tx, rows};
 use crate::event::inbox_row::InboxRow;
 
-/// Which records a shadow has, its offsets say, whatever clocks say. The time of receipt counts for what they can't
-/// tell of: topics that are new or made anew, and dead letters that were tried again. What came over HTTP is in no
-/// topic.
+/// Selects the events that a shadow may lack, independent of clocks, by the offsets of the read topics.
+/// The time of receipt covers events without a known offset: from new or recreated topics and from
+/// retried dead letters. Events received over HTTP belong to no topic, so the tail contains all such
+/// events.
 const SELECT_TAIL: Statement = Statement::new(
     r#"select i.event_key as key, i.identified_by, i.kind, i.stamp, i.occurred_at, i.timed_by, i.payload
          from {live}.inbox i
@@ -22,16 +23,16 @@ const SELECT_TAIL: Statement = Statement::new(
 
 pub(super) const STATEMENTS: &[&Statement] = &[&SELECT_TAIL];
 
-/// What of the inbox is the tail.
+/// The part of the inbox that is the tail.
 #[derive(Debug, Clone, Copy)]
 pub enum Tail {
-    /// All of it: it is the source itself.
+    /// The whole inbox, because the inbox is the source of the rebuild.
     All,
-    /// What lies beyond the offsets that were read, or came since this instant.
+    /// The events beyond the read offsets, or received since this instant.
     Since(DateTime<Utc>),
 }
 
-/// Events about these loans and fees/fines that the shadow may lack.
+/// Returns the events about these loans and fees/fines that the shadow may lack.
 pub async fn events(
     tx: &mut Tx,
     shadow: &Schema,
@@ -49,8 +50,8 @@ pub async fn events(
     Ok(found.into_iter().map(rows::from_columns).collect())
 }
 
-/// An instant that no event can bear as its time of receipt that is committed after this: when the oldest
-/// transaction began that is still open.
+/// Returns the start of the oldest open transaction. Every event that is committed later has a time of
+/// receipt at or after this instant.
 pub async fn oldest_transaction_start(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
     let oldest = sqlx::query_scalar(
         "select least(clock_timestamp(), min(xact_start)) from pg_stat_activity

@@ -1,4 +1,5 @@
-//! What operators must know of the log: gaps, stopped partitions, tenants that can't be written.
+//! Incidents, which operators have to know: gaps in a log, stopped partitions, and tenants with
+//! unwritable tables.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,28 +9,30 @@ use uuid::Uuid;
 use super::{Error, Tx};
 use crate::event::TenantId;
 
-/// What happened. A closed list: operators filter by it, metrics are labelled with it.
+/// The kind of an incident. The list is closed, because operators filter by kind and metrics have a label
+/// per kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IncidentKind {
-    /// The log begins after the position: retention took records that were never read.
+    /// The log begins after the position, so retention deleted records that were never read.
     RecordsLost,
-    /// The topic was deleted and made again, or belongs to another cluster now.
+    /// The topic was deleted and recreated, or belongs to another Kafka cluster now.
     TopicRecreated,
-    /// The group had read further than the database knows: it was restored from an older backup.
+    /// The group offset is ahead of the position, because the database was restored from an older backup.
     DatabaseRestored,
-    /// Somebody moved the group ahead of the position.
+    /// An operator moved the group offset ahead of the position.
     OffsetsAdvanced,
-    /// Somebody set the group back behind the position.
+    /// An operator moved the group offset back behind the position.
     OffsetsReset,
-    /// So many records are bad that the code must be wrong.
+    /// So many records are bad that an error in the code is likely.
     PartitionStopped,
-    /// The tenant's tables can't be written; its topics wait.
+    /// The tenant's tables are unwritable, so its topics wait.
     TenantUnusable,
-    /// The client read a partition no further although it holds more.
+    /// The client stopped reading a partition although the log contains more records.
     PartitionStalled,
-    /// A rebuild would close too much of what is open; an operator has to apply or cancel it.
+    /// A rebuild would close too many open loans and fees/fines; an operator has to apply or cancel the
+    /// rebuild.
     SnapshotNotApplied,
-    /// A repair from the storage modules has passed over records that it could not read.
+    /// A repair from the storage modules skipped unreadable records.
     RepairIncomplete,
 }
 
@@ -48,12 +51,12 @@ impl IncidentKind {
         Self::RepairIncomplete,
     ];
 
-    /// Whether the log is not the one that it was, so that a stored position means nothing any more.
+    /// Returns whether the log was replaced or truncated, so that a stored position is meaningless.
     pub fn invalidates_positions(self) -> bool {
         matches!(self, Self::RecordsLost | Self::TopicRecreated)
     }
 
-    /// As stored.
+    /// Returns the stored name.
     pub fn name(self) -> &'static str {
         match self {
             Self::RecordsLost => "records_lost",
@@ -73,7 +76,7 @@ impl IncidentKind {
 /// An incident to raise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
-    /// What happened.
+    /// The kind of the incident.
     pub kind: IncidentKind,
     /// The topic's tenant; `None` for a topic of a tenant collection.
     pub tenant: Option<TenantId>,
@@ -81,18 +84,18 @@ pub struct Incident {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The offsets that it is about, the last one excluded.
+    /// The affected offsets, the end excluded.
     pub offsets: std::ops::Range<i64>,
-    /// Time of the last record before it, where known.
+    /// The time of the last record before the affected offsets, if known.
     pub from_time: Option<DateTime<Utc>>,
-    /// Time of the first record after it, where known.
+    /// The time of the first record after the affected offsets, if known.
     pub to_time: Option<DateTime<Utc>>,
-    /// What it means and what was done, in words.
+    /// A description of the meaning and of the reaction of the service.
     pub detail: String,
 }
 
 impl Incident {
-    /// The same finding is the same incident, whoever finds it, and however often.
+    /// Returns an id that is equal for equal findings, so every instance finds the same incident.
     pub fn id(&self) -> Uuid {
         let Self { topic, partition, offsets, .. } = self;
         let (kind, from, to) = (self.kind.name(), offsets.start, offsets.end);
@@ -109,42 +112,42 @@ impl Incident {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredIncident {
-    /// Its id.
+    /// The id of the incident.
     #[sqlx(rename = "incident_id")]
     pub id: Uuid,
     /// [`IncidentKind::name`].
     pub kind: String,
-    /// The rebuild that it is about.
+    /// The rebuild that the incident is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_id: Option<Uuid>,
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// First offset that it is about.
+    /// The first affected offset.
     pub from_offset: i64,
-    /// The offset after the last one.
+    /// The offset after the last affected offset.
     pub to_offset: i64,
-    /// Time of the last record before it, where known.
+    /// The time of the last record before the affected offsets, if known.
     #[serde(serialize_with = "crate::clock::serialize_option")]
     pub from_time: Option<DateTime<Utc>>,
-    /// Time of the first record after it, where known.
+    /// The time of the first record after the affected offsets, if known.
     #[serde(serialize_with = "crate::clock::serialize_option")]
     pub to_time: Option<DateTime<Utc>>,
-    /// What it means, in words.
+    /// A description of the meaning.
     pub detail: String,
-    /// When it was raised.
+    /// The time at which the incident was raised.
     #[serde(serialize_with = "crate::clock::serialize")]
     pub raised_at: DateTime<Utc>,
-    /// When it was resolved.
+    /// The time at which the incident was resolved.
     #[serde(serialize_with = "crate::clock::serialize_option")]
     pub resolved_at: Option<DateTime<Utc>>,
-    /// By whom.
+    /// The user or job that resolved the incident.
     pub resolved_by: Option<String>,
 }
 
-/// Raises an incident, and opens one again that was resolved before. Tells whether it was not open. The time is the
-/// database's, for a gap without another time is taken to end there.
+/// Raises an incident, or reopens a resolved incident. Returns `false` if the incident is already open.
+/// The database clock sets the time, because a gap without `to_time` is considered to end at that time.
 pub async fn raise(tx: &mut Tx, incident: &Incident) -> Result<bool, Error> {
     let done = sqlx::query(
         "insert into mod_patron_blocks.incident as t (
@@ -171,7 +174,7 @@ pub async fn raise(tx: &mut Tx, incident: &Incident) -> Result<bool, Error> {
     Ok(done.rows_affected() > 0)
 }
 
-/// Which partitions are stopped.
+/// Returns the stopped partitions.
 pub async fn list_stopped_partitions(db: impl PgExecutor<'_>) -> Result<Vec<(String, i32)>, Error> {
     sqlx::query_as(
         "select topic, partition from mod_patron_blocks.incident
@@ -182,7 +185,7 @@ pub async fn list_stopped_partitions(db: impl PgExecutor<'_>) -> Result<Vec<(Str
     .map_err(Error::at("read which partitions are stopped"))
 }
 
-/// Which tenants could not be written.
+/// Returns the tenants with unwritable tables.
 pub async fn list_unusable_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
     let tenants: Vec<String> = sqlx::query_scalar(
         "select distinct tenant from mod_patron_blocks.incident
@@ -194,7 +197,7 @@ pub async fn list_unusable_tenants(db: impl PgExecutor<'_>) -> Result<Vec<Tenant
     Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
 }
 
-/// Open incidents by kind.
+/// Returns the numbers of open incidents by kind.
 pub async fn count_open_by_kind(db: impl PgExecutor<'_>) -> Result<Vec<(String, i64)>, Error> {
     sqlx::query_as(
         "select kind, count(*) from mod_patron_blocks.incident where resolved_at is null
@@ -205,8 +208,8 @@ pub async fn count_open_by_kind(db: impl PgExecutor<'_>) -> Result<Vec<(String, 
     .map_err(Error::at("count open incidents"))
 }
 
-/// Incidents of a tenant's topics and of tenant collections, or of all, those that are open or all of
-/// them; the open ones first, then the newest.
+/// Returns at most `most` incidents of a tenant and of tenant collections, or of all tenants, optionally
+/// only the open ones. Open incidents precede resolved incidents, and newer incidents precede older ones.
 pub async fn list(
     db: impl PgExecutor<'_>,
     tenant: Option<&TenantId>,
@@ -229,7 +232,7 @@ pub async fn list(
     .map_err(Error::at("list incidents"))
 }
 
-/// Whether this is an open incident of a topic that tenants share.
+/// Returns whether `id` is an open incident of a topic that tenants share.
 pub async fn is_of_shared_topic(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
     sqlx::query_scalar(
         "select exists (select from mod_patron_blocks.incident
@@ -241,8 +244,8 @@ pub async fn is_of_shared_topic(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
     .map_err(Error::at("look for an incident"))
 }
 
-/// Resolves an open incident of a tenant, or of any. Tells whether there was one. What tenants share is
-/// no tenant's to resolve.
+/// Resolves an open incident of a tenant, or of any tenant. Returns `false` if no such incident is open.
+/// A tenant cannot resolve an incident of a shared topic.
 pub async fn resolve(
     tx: &mut Tx,
     tenant: Option<&TenantId>,
@@ -265,7 +268,8 @@ pub async fn resolve(
     Ok(done.rows_affected() > 0)
 }
 
-/// A tenant that could not be written can be. Tells whether an incident was open.
+/// Resolves the incidents about a tenant's unwritable tables, now writable. Returns whether an incident
+/// was open.
 pub async fn resolve_unusable_tenant(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -284,18 +288,18 @@ pub async fn resolve_unusable_tenant(
     Ok(done.rows_affected() > 0)
 }
 
-/// A part of a log that can't be read from it any more.
+/// A part of a log that is no longer readable.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Gap {
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// From when on the log has everything.
+    /// The time since when the log is complete.
     pub until: DateTime<Utc>,
 }
 
-/// What topics of a tenant, or of all, have ever been found to lack, resolved or not.
+/// Returns all gaps ever found in the topics of a tenant and in shared topics, whether resolved or not.
 pub async fn list_gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec<Gap>, Error> {
     sqlx::query_as(
         "select topic, partition, coalesce(to_time, raised_at) as until from mod_patron_blocks.incident
@@ -307,7 +311,8 @@ pub async fn list_gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec
     .map_err(Error::at("look for gaps"))
 }
 
-/// Lists the topics that an instance found to be recreated in the last five minutes, by the clock of the database.
+/// Returns the topics that an instance found to be recreated in the last five minutes, by the database
+/// clock.
 pub async fn recently_recreated_topics(db: impl PgExecutor<'_>) -> Result<Vec<String>, Error> {
     sqlx::query_scalar(
         "select distinct topic from mod_patron_blocks.incident

@@ -1,9 +1,10 @@
-//! What the Java module of the same name left in a tenant's schema: taken over, and given back.
+//! The Java switch: takes over, and gives back, the tables of the Java module of the same name in a
+//! tenant's schema.
 //!
-//! Its `user_summary` is a table, ours a view of that name; the table steps aside and stays. Everything
-//! else that it left stays where it is and is only read: eight tables of events, which say when it wrote
-//! what it knew, its jobs, its functions and triggers. Earlier versions had fewer of these tables, and so
-//! each is used where it is there.
+//! The Java module's `user_summary` is a table; this module's `user_summary` is a view. The table is
+//! renamed and remains. All other objects of the Java module remain in place and are only read: its jobs,
+//! functions, triggers and event tables. The eight event tables contain the times of its writes. Earlier
+//! versions had fewer event tables, so each is optional.
 
 mod events;
 
@@ -20,11 +21,11 @@ use self::events::{
 use super::{Error, Schema, Statement, Tx, dependent_views};
 use crate::event::TenantId;
 
-/// The name that both modules use, and the table's while it is set aside.
+/// The name that both modules use, and the name of the renamed table.
 const SUMMARIES: &str = "user_summary";
 const RENAMED_SUMMARIES: &str = "java_user_summary";
 
-/// The table makes room for our view, and later the view for the table.
+/// The statements that exchange the names of the table and the view.
 const RENAME_SUMMARIES: Statement =
     Statement::new("alter table {schema}.user_summary rename to java_user_summary");
 const RENAME_VIEW: Statement =
@@ -49,12 +50,12 @@ const OPEN_CURSOR: Statement = Statement::new(
 const FETCH_CURSOR: &str = "fetch 1000 from java_summaries";
 const CLOSE_CURSOR: &str = "close java_summaries";
 
-/// What was just filled is read at once, by the views of others and at the desk.
+/// Analyzes the filled tables, because dependent views and the API read the tables at once.
 const ANALYZE_STATE: Statement =
     Statement::new("analyze {schema}.loan, {schema}.fee_fine, {schema}.patron_counter");
 const ANALYZE_TIMES: Statement = Statement::new("analyze {schema}.java_time");
 
-/// A summary keeps its id, and its version does not go back.
+/// Adopts the id of each summary, and raises the version to at least the summary's version.
 const ADOPT_SUMMARY_IDS: Statement = Statement::new(concat!(
     "update {schema}.patron_counter c
         set summary_id = case when s.id::text ~ ",
@@ -70,9 +71,9 @@ const ADOPT_SUMMARY_IDS: Statement = Statement::new(concat!(
       where c.user_id = s.user_id"
 ));
 
-/// What we know now, for the Java module to go on with. Its own triggers do to each row what they do to
-/// its own. The time is the newest of what is known of the patron: taken over again, the summaries are of
-/// that time.
+/// Inserts the current state as summaries of the Java module. The Java module's triggers process each row
+/// as usual. The creation date is the newest stamp of the patron's open rows, so a later takeover has the
+/// time of the summaries.
 const INSERT_SUMMARIES: Statement = Statement::new(
     "insert into {schema}.java_user_summary (id, jsonb, creation_date)
      select s.id, s.jsonb, timestamp 'epoch' + interval '1 millisecond' *
@@ -89,7 +90,7 @@ const INSERT_SUMMARIES: Statement = Statement::new(
 );
 const DELETE_SUMMARIES: Statement = Statement::new("delete from {schema}.java_user_summary");
 
-/// How far we have read is kept, so that reading goes on from there if the tenant comes again.
+/// Saves the ingest positions, so that reading resumes there if the tenant is migrated again.
 const SAVE_POSITIONS: Statement = Statement::new(
     "insert into mod_patron_blocks.returned_position (
        tenant, topic, partition, next_offset, last_record_at, cluster)
@@ -107,8 +108,8 @@ const RESTORE_POSITIONS: Statement = Statement::new(
      select topic, partition, next_offset, last_record_at, cluster from returned",
 );
 
-/// All that our migrations make in a tenant's schema and the Java module does not know. What it shares
-/// with us stays; a test compares the schema before and after.
+/// Drops the objects that the migrations created in a tenant's schema and that the Java module does not
+/// know. Shared objects remain; a test compares the schema before and after.
 const DROP_TABLES: Statement = Statement::new(
     "drop table if exists {schema}.inbox, {schema}.loan, {schema}.fee_fine, {schema}.patron_counter,
        {schema}.patron, {schema}.patron_horizon, {schema}.tenant_horizon, {schema}.ingest_position,
@@ -119,7 +120,7 @@ const DROP_TABLES: Statement = Statement::new(
 );
 const DROP_SEQUENCE: Statement =
     Statement::new("drop sequence if exists {schema}.message_sequence");
-/// With them go their triggers on what stays.
+/// Drops the functions together with their triggers on remaining tables.
 const DROP_FUNCTIONS: Statement = Statement::new(
     "drop function if exists {schema}.add_pending_patrons(), {schema}.add_pending_patron_of_group(),
        {schema}.add_pending_group_of_limit(), {schema}.add_pending_groups_of_condition(),
@@ -127,7 +128,8 @@ const DROP_FUNCTIONS: Statement = Statement::new(
 );
 const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
 
-/// All of them need the Java module's tables, some of them ours as well: they are prepared where both are.
+/// These statements need the tables of the Java module, and some also need the tables of this module. A
+/// test prepares the statements on a schema with both.
 pub(super) const STATEMENTS: &[&Statement] = &[
     &BALANCE_CHANGED_TIMES,
     &CHECKED_OUT_TIMES,
@@ -164,7 +166,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &DROP_VIEW,
 ];
 
-/// The rights that we miss, as sentences.
+/// Selects the missing rights of the service's role, as clauses of a message.
 const SELECT_MISSING_RIGHTS: &str = "
     select format('be allowed to use and create in schema %I', $1)
      where not (has_schema_privilege($1, 'USAGE') and has_schema_privilege($1, 'CREATE'))
@@ -186,26 +188,26 @@ const SELECT_TABLES: &str = "select relname::text from pg_catalog.pg_class c
 
 const READ_STEP: &str = "read the Java module's summaries";
 
-/// A row of the module's table of summaries.
+/// A row of the Java module's summary table.
 #[derive(Debug, FromRow)]
 pub struct SummaryRow {
-    /// The summary.
+    /// The summary, as JSON text.
     pub json: String,
-    /// When it was written; only we ever set it, when we gave the tables back.
+    /// The time of the write. Only [`restore_summaries`] sets the column, when the tables are given back.
     pub written_at: Option<DateTime<Utc>>,
 }
 
-/// What of the Java module is in a tenant's schema.
+/// The tables of the Java module in a tenant's schema.
 #[derive(Debug, Default)]
 pub struct JavaTables {
-    /// Its summaries bear their name: they are its state, and not ours yet.
+    /// Whether `user_summary` is a table, so that the tenant is not migrated yet.
     pub has_summaries: bool,
-    /// Its summaries were set aside: the tenant is ours.
+    /// Whether the summary table is renamed, so that the tenant is migrated.
     pub is_migrated: bool,
     tables: Vec<String>,
 }
 
-/// Looks for what the Java module left.
+/// Finds the tables of the Java module.
 pub async fn find_tables(db: impl PgExecutor<'_>, schema: &Schema) -> Result<JavaTables, Error> {
     let tables: Vec<String> = sqlx::query_scalar(SELECT_TABLES)
         .bind(schema.name())
@@ -216,7 +218,7 @@ pub async fn find_tables(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Jav
     Ok(JavaTables { has_summaries: has(SUMMARIES), is_migrated: has(RENAMED_SUMMARIES), tables })
 }
 
-/// Says which rights our role would need and does not have.
+/// Fails with the missing rights of the service's role, if any.
 pub async fn require_rights(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     let events: Vec<&str> = EVENT_TABLES.iter().map(|(table, ..)| *table).collect();
     let missing: Vec<String> = sqlx::query_scalar(SELECT_MISSING_RIGHTS)
@@ -229,18 +231,18 @@ pub async fn require_rights(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
 }
 
 impl JavaTables {
-    /// Keeps everybody off the summaries until the transaction ends.
+    /// Locks the summary table exclusively until the transaction ends.
     pub async fn lock_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
         run(tx, schema, &LOCK_SUMMARIES, "lock the summaries").await
     }
 
-    /// The table of summaries makes room for the view.
+    /// Renames the summary table, so that the view can use the name.
     pub async fn rename_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
         run(tx, schema, &RENAME_SUMMARIES, "set the Java module's summaries aside").await
     }
 
-    /// Gathers when the module last wrote of each patron, and when the open loans were checked out.
-    /// Returns the newest time of all.
+    /// Collects the times of the Java module's last writes per patron, and the check-out times of the
+    /// open loans. Returns the newest of the times per patron.
     pub async fn collect_times(
         &self,
         tx: &mut Tx,
@@ -262,8 +264,9 @@ impl JavaTables {
         newest.map_err(Error::at(step))
     }
 
-    /// Enters what the module knew as ended since an instant, as far as nothing is known of it, and
-    /// lets the summaries keep their ids. Ends what `gather_times` began.
+    /// Inserts the loans and fees/fines that the Java module knew as closed since an instant, as far as
+    /// no row exists. Adopts the ids of the summaries, and drops the table that
+    /// [`JavaTables::collect_times`] created.
     pub async fn finish(
         &self,
         tx: &mut Tx,
@@ -287,14 +290,14 @@ impl JavaTables {
     }
 }
 
-/// Begins to read the table that was set aside.
+/// Opens a cursor on the renamed summary table.
 pub async fn open_summaries(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     run(tx, schema, &OPEN_CURSOR, READ_STEP).await
 }
 
-/// Its next rows; after the last ones there are none, and reading has ended.
+/// Fetches the next rows. After the last row, returns an empty list and closes the cursor.
 pub async fn next_summaries(tx: &mut Tx) -> Result<Vec<SummaryRow>, Error> {
-    // Not kept by the connection: what it gives depends on the cursor of this transaction.
+    // The statement is not cached, because its columns depend on the cursor of this transaction.
     let rows = sqlx::query_as(FETCH_CURSOR).persistent(false).fetch_all(&mut **tx).await;
     let rows: Vec<SummaryRow> = rows.map_err(Error::at(READ_STEP))?;
     if rows.is_empty() {
@@ -304,7 +307,7 @@ pub async fn next_summaries(tx: &mut Tx) -> Result<Vec<SummaryRow>, Error> {
     Ok(rows)
 }
 
-/// When the module wrote of these patrons, and when these loans were checked out.
+/// Loads the times of the last writes for these patrons, and the check-out times of these loans.
 pub async fn load_times(
     tx: &mut Tx,
     schema: &Schema,
@@ -317,8 +320,8 @@ pub async fn load_times(
         .map_err(Error::at("read when the Java module wrote what it knew"))
 }
 
-/// Fills the table that was set aside with what we know now and gives it its name again. Returns how
-/// many summaries there are.
+/// Replaces the rows of the renamed table with the current state, and restores the table's name. Returns
+/// the number of summaries.
 pub async fn restore_summaries(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
     let step = "fill the Java module's summaries";
     run(tx, schema, &DELETE_SUMMARIES, step).await?;
@@ -330,7 +333,7 @@ pub async fn restore_summaries(tx: &mut Tx, schema: &Schema) -> Result<u64, Erro
     Ok(filled)
 }
 
-/// Goes on where the tenant's topics were read to when its tables were given back, if they were.
+/// Restores the ingest positions that were saved when the tenant's tables were given back, if any.
 pub async fn restore_positions(
     tx: &mut Tx,
     schema: &Schema,
@@ -349,7 +352,7 @@ async fn move_positions(
     moved.map(drop).map_err(Error::at("keep how far topics were read"))
 }
 
-/// Drops what is ours in the schema, once nothing reads it; how far topics were read is kept.
+/// Saves the ingest positions, and drops this module's objects in the schema.
 pub async fn drop_own_objects(
     tx: &mut Tx,
     schema: &Schema,

@@ -1,4 +1,4 @@
-//! The limits that libraries have set, as the JSON records that clients read and write.
+//! The limits of libraries, as the JSON records that clients read and write.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -23,7 +23,7 @@ const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limi
 pub(super) const STATEMENTS: &[&Statement] =
     &[&RECORDS.all, &RECORDS.find, &INSERT, &REPLACE, &REMOVE];
 
-/// The limits, in the order in which they were made, which is the order of blocks in an answer.
+/// The limits in order of creation, which is the order of blocks in an API response.
 pub static RECORDS: Collection = Collection {
     all: Statement::new(
         "select jsonb_build_object('id', jsonb -> 'id', 'patronGroupId', jsonb -> 'patronGroupId',
@@ -59,16 +59,16 @@ const FIELDS: [Field; 8] = {
 /// A limit to write.
 #[derive(Debug, Clone, Copy)]
 pub struct LimitRow<'a> {
-    /// Its id.
+    /// The id of the limit.
     pub id: Uuid,
-    /// Its condition, which must exist.
+    /// The id of the condition, which must exist.
     pub condition: Uuid,
-    /// The whole record.
+    /// The whole JSON record.
     pub record: &'a Value,
 }
 
-/// Adds a limit. [`Error::is_unique_violation`] where its id is taken, [`Error::is_foreign_key_violation`] where its
-/// condition does not exist.
+/// Inserts a limit. If the id exists, the error satisfies [`Error::is_unique_violation`]. If the
+/// condition does not exist, the error satisfies [`Error::is_foreign_key_violation`].
 pub async fn insert(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -88,7 +88,8 @@ pub async fn insert(
     Ok(())
 }
 
-/// Replaces a limit; tells whether there is one. [`Error::is_foreign_key_violation`] as in [`insert`].
+/// Replaces a limit. Returns `false` if the limit does not exist. A missing condition causes the same
+/// error as in [`insert`].
 pub async fn replace(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -104,7 +105,7 @@ pub async fn replace(
     Ok(done.rows_affected() == 1)
 }
 
-/// Removes a limit; tells whether there was one.
+/// Deletes a limit. Returns `false` if the limit does not exist.
 pub async fn remove(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(schema.sql(&REMOVE))
         .bind(id)

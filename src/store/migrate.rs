@@ -1,4 +1,4 @@
-//! Migrations: the module's schema, and each tenant's.
+//! The migrations of the module's schema and of each tenant's schema.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -15,15 +15,16 @@ static MODULE_MIGRATOR: LazyLock<Migrator> =
     LazyLock::new(|| configured(sqlx::migrate!("migrations/module")));
 static TENANT_MIGRATOR: LazyLock<Migrator> =
     LazyLock::new(|| configured(sqlx::migrate!("migrations/tenant")));
-/// Within a transaction, whose tables are new and empty: indexes need not be built concurrently, which no
-/// transaction may do.
+/// The migrations of a tenant for use within a transaction. The tables are new and empty, so indexes need
+/// no concurrent build, which PostgreSQL allows only outside a transaction.
 static TENANT_MIGRATOR_IN_TRANSACTION: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = configured(sqlx::migrate!("migrations/tenant"));
     migrator.migrations.to_mut().iter_mut().for_each(join_transaction);
     migrator
 });
 
-/// How long to wait for another instance that migrates the same schema, and how often to look.
+/// The maximum wait for another instance that migrates the same schema, and the interval between attempts
+/// to lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -32,9 +33,10 @@ const SELECT_APPLIED_VERSIONS: Statement =
 
 pub(super) const STATEMENTS: &[&Statement] = &[&SELECT_APPLIED_VERSIONS];
 
-/// During a rollout an older instance may start on a schema that a newer one has migrated. The lock of a
-/// schema is taken here: the migrator's own is one for the whole database, and its waiters would block
-/// the building of an index.
+/// Configures a migrator. During a rollout, an older instance may start on a schema that a newer instance
+/// has migrated, so unknown migrations are ignored. The migrator's own lock is disabled: it covers the
+/// whole database, and sessions that wait for it would block an index build. This module locks each
+/// schema.
 fn configured(mut migrator: Migrator) -> Migrator {
     migrator.set_ignore_missing(true);
     migrator.set_locking(false);
@@ -50,29 +52,29 @@ fn join_transaction(migration: &mut Migration) {
     }
 }
 
-/// Whether a tenant's schema has every migration of this version.
+/// Returns whether a tenant's schema has every migration of this version.
 pub async fn is_current(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
     let result = sqlx::query_scalar(schema.sql(&SELECT_APPLIED_VERSIONS)).fetch_all(db).await;
     let applied: Vec<i64> = match result.map_err(Error::at("look which migrations were applied")) {
-        // There is no such table.
+        // The table of migrations does not exist.
         Err(error) if error.verdict() == Verdict::Unusable => return Ok(false),
         applied => applied?,
     };
     Ok(TENANT_MIGRATOR.iter().all(|migration| applied.contains(&migration.version)))
 }
 
-/// Makes the module's schema, or brings it up to date.
+/// Creates or migrates the module's schema.
 pub async fn module(db: &Db) -> Result<(), Error> {
     run(db, &MODULE_MIGRATOR, &Schema::module(), None).await
 }
 
-/// Makes a tenant's schema, or brings it up to date. Several instances may try at once.
+/// Creates or migrates a tenant's schema. Several instances may call the function at once.
 pub async fn tenant(db: &Db, tenant: &TenantId, schema: &Schema) -> Result<(), Error> {
     run(db, &TENANT_MIGRATOR, schema, Some(tenant)).await
 }
 
-/// Brings a tenant's schema up to date as part of a transaction, which holds the tenant's migration
-/// lock. No migration of a tenant may need to stand alone, then.
+/// Migrates a tenant's schema within a transaction, for which the caller has locked the tenant's
+/// migrations. Every migration of a tenant therefore has to work inside a transaction.
 pub async fn tenant_in_transaction(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     sqlx::query("select set_config('search_path', $1, true), set_config('client_min_messages', 'warning', true)")
         .bind(schema.name())
@@ -92,20 +94,20 @@ async fn run(
     tenant: Option<&TenantId>,
 ) -> Result<(), Error> {
     let mut connection = db.acquire().await.map_err(Error::at("connect for a migration"))?;
-    // With it go its search_path and its lock.
+    // Closing the connection also removes its search path and its advisory lock.
     connection.close_on_drop();
     lock(&mut connection, schema, tenant).await?;
     create_schema(&mut connection, schema).await?;
     drop_invalid_indexes(&mut connection, schema).await?;
-    // Not `run`: its bounds keep a future that calls it from being spawned.
+    // The bounds of `run` would prevent a caller's future from being spawned.
     migrator
         .run_direct(None, &mut *connection, false)
         .await
         .map_err(|source| Error::Migrate { schema: schema.name().to_owned(), source })
 }
 
-/// Takes the migration lock for as long as the connection lives: migrations run in transactions of their
-/// own. A session that waits inside a statement would block the building of an index, so it polls.
+/// Locks a schema for migration until the connection closes, because migrations run in their own
+/// transactions. The function polls: a session that waits inside a statement would block an index build.
 async fn lock(
     connection: &mut PgConnection,
     schema: &Schema,
@@ -121,7 +123,7 @@ async fn lock(
     Ok(())
 }
 
-/// Drops what an interrupted building of an index left: it costs every write, and its name is taken.
+/// Drops the remains of an interrupted index build, which slow every write and occupy the index's name.
 async fn drop_invalid_indexes(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
     let step = "drop indexes that were not built to their end";
     let invalid: Vec<String> = sqlx::query_scalar(
@@ -145,8 +147,8 @@ async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result
     let name = schema.name();
     for statement in [
         "set client_min_messages = warning".to_owned(),
-        // An index on a large table takes longer than a statement of the service may. Waiting for a
-        // table's lock blocks all who come later, so that is bounded.
+        // An index build on a large table exceeds the statement timeout of the service. The lock timeout
+        // is limited, because a wait for a table lock blocks all later requests.
         "set statement_timeout = 0".to_owned(),
         "set lock_timeout = '5s'".to_owned(),
         "set idle_in_transaction_session_timeout = '60s'".to_owned(),

@@ -1,7 +1,8 @@
-//! PostgreSQL: SQL functions on a transaction or a connection, one table family a file.
+//! PostgreSQL: SQL functions on a transaction or a connection, one table family per file.
 //!
-//! Statements are constants with `{schema}` where the tenant's schema goes; [`Schema`] alone fills it
-//! in. What a client asks in its own words becomes SQL in `search.rs`. A store function decides nothing and commits nothing: `flow` begins and commits.
+//! Statements are constants with the placeholder `{schema}`, which only [`Schema`] replaces. `search.rs`
+//! translates the queries of clients to SQL. The services begin and commit transactions, except where a
+//! rebuild is claimed or cancelled.
 
 mod columns;
 pub mod conditions;
@@ -48,30 +49,31 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-/// A pool of connections to the one database.
+/// A pool of connections to the database.
 pub type Db = PgPool;
 
-/// A connection to it.
+/// A connection to the database.
 pub type Connection = PgConnection;
 
-/// A transaction. Only `flow` begins and commits one.
+/// A transaction. The services begin and commit transactions; claims and cancellations of rebuilds use
+/// their own.
 pub type Tx = Transaction<'static, Postgres>;
 
-/// Where the database is, and as whom we come.
+/// The address of the database, the credentials and the trusted certificates.
 #[derive(Debug, Clone)]
 pub struct Login {
-    /// Host name or address.
+    /// The host name or address.
     pub host: String,
-    /// Port.
+    /// The port.
     pub port: u16,
-    /// Role.
+    /// The role.
     pub username: String,
-    /// Its password.
+    /// The password of the role.
     pub password: String,
-    /// Database.
+    /// The name of the database.
     pub database: String,
-    /// Certificates that the server's must be, or be signed by, in PEM. Where there is one the connection
-    /// is encrypted, and the server is who it says it is, or there is none.
+    /// The trusted certificates in PEM. If set, the connection is encrypted and the server has to prove
+    /// its identity. If unset, the connection is not encrypted.
     pub server_pem: Option<String>,
 }
 
@@ -92,26 +94,28 @@ impl Login {
     }
 }
 
-/// How a pool behaves when it is asked for more than it has.
+/// The size and the time limits of a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSettings {
-    /// What the connections are for, as `pg_stat_activity` shows it.
+    /// The application name that `pg_stat_activity` shows.
     pub name: &'static str,
-    /// Connections at most.
+    /// The maximum number of connections.
     pub max_connections: u32,
-    /// How long a caller waits for one, connecting included.
+    /// The maximum time that a caller waits for a connection, including connecting.
     pub acquire_timeout: Duration,
-    /// How long the server lets one statement run, and a transaction wait for its next: an instance
-    /// that freezes in the middle of one must not keep its locks.
+    /// The maximum time for one statement, and for the pause between statements of a transaction. If an
+    /// instance freezes during a transaction, the server then releases the transaction's locks.
     pub statement_timeout: Duration,
-    /// Whether transactions of this pool may be given up in the middle.
+    /// Whether the pool pings a connection on release, because transactions of this pool may be cancelled
+    /// midway.
     pub verify_on_release: bool,
 }
 
-/// A statement is prepared once per tenant and connection; room for some forty tenants at once.
+/// The number of cached statements per connection. Each statement is prepared per tenant, so the cache
+/// suffices for about 40 tenants at once.
 const STATEMENT_CACHE_CAPACITY: usize = 500;
 
-/// A pool that connects when it is first used, so that a service can start while the database is away.
+/// Creates a pool that connects at first use, so the service can start while the database is unavailable.
 pub fn pool(login: &Login, settings: PoolSettings) -> Db {
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
     let connect = login
@@ -125,12 +129,13 @@ pub fn pool(login: &Login, settings: PoolSettings) -> Db {
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(settings.acquire_timeout)
-        // Asking before each use costs a round trip; `read` and ingest try again instead.
+        // A test before each use would cost a round trip; `read` and ingest retry instead.
         .test_before_acquire(false)
         .max_lifetime(Duration::from_secs(30 * 60))
         .after_release(move |connection, _| {
             Box::pin(async move {
-                // What was given up in the middle may never answer; the pool itself would wait.
+                // A connection with a cancelled transaction may never answer, and the pool would wait
+                // without limit.
                 let alive = !settings.verify_on_release
                     || timeout(PING_TIMEOUT, connection.ping()).await.is_ok();
                 if alive { Ok(true) } else { Err(sqlx::Error::PoolTimedOut) }
@@ -144,17 +149,17 @@ pub async fn begin(db: &Db) -> Result<Tx, Error> {
     db.begin().await.map_err(Error::at("begin a transaction"))
 }
 
-/// How long a transaction waits for a lock before its statement fails.
+/// The maximum time that a statement of a transaction waits for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockTimeout {
-    /// As long as orderly work on the same rows takes.
+    /// The wait for a lock during normal contention for the same rows: 10 seconds.
     Normal,
-    /// Hardly at all: a moment ago the lock could not be had.
+    /// The wait for a lock that was unavailable a moment ago: 500 milliseconds.
     Short,
 }
 
-/// Begins a transaction that waits for no lock for longer than that. The limit is part of the statement that
-/// begins it, so it costs no round trip.
+/// Begins a transaction with a lock timeout. The statement that begins the transaction also sets the
+/// timeout, which saves a round trip.
 pub async fn begin_with_lock_timeout(db: &Db, wait: LockTimeout) -> Result<Tx, Error> {
     let begin = match wait {
         LockTimeout::Normal => "begin; set local lock_timeout = '10s'",
@@ -163,8 +168,9 @@ pub async fn begin_with_lock_timeout(db: &Db, wait: LockTimeout) -> Result<Tx, E
     db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
 }
 
-/// Reads in a transaction and lets the locks of what was read go at once: whoever drops or alters a table need not
-/// wait until the transaction ends. Locks that it took before stay.
+/// Reads in a savepoint and rolls the savepoint back, which releases the locks of the read at once. A
+/// statement that drops or alters a table then need not wait for the end of the transaction. Earlier
+/// locks remain.
 pub async fn read_releasing_locks<T>(
     tx: &mut Tx,
     read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
@@ -175,7 +181,7 @@ pub async fn read_releasing_locks<T>(
     Ok(found)
 }
 
-/// Does something within a limit; after it the connection counts as dead ([`Error::Timeout`]).
+/// Runs `work` with a time limit. After [`Error::Timeout`], the caller has to discard the connection.
 pub async fn with_timeout<T, E: From<Error>>(
     limit: Duration,
     work: impl Future<Output = Result<T, E>>,
@@ -183,29 +189,29 @@ pub async fn with_timeout<T, E: From<Error>>(
     timeout(limit, work).await.unwrap_or_else(|_| Err(Error::Timeout.into()))
 }
 
-/// Commits: from here on what the transaction did is durable.
+/// Commits a transaction, which makes its changes durable.
 pub async fn commit(tx: Tx) -> Result<(), Error> {
     tx.commit().await.map_err(Error::at("commit a transaction"))
 }
 
-/// The time by the database's clock. Instances run on machines whose clocks differ: a time that one of them writes
-/// and another compares is of this clock.
+/// Returns the time of the database clock. If one instance writes a time and another compares the time,
+/// both have to use the database clock, because the clocks of instances differ.
 pub async fn now(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
     let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(db).await;
     now.map_err(Error::at("ask the database for the time"))
 }
 
-/// How long one read may take, and how long reads that meet dead connections are tried again.
+/// The maximum time of one read, and the maximum time of retries after lost connections.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_RETRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a connection may take to show that it lives when it goes back to its pool.
+/// The maximum time for the answer to a ping on the release of a connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads over a connection of the pool, and again while that turns out to be dead: a restart of the
-/// database must not let a blocked patron pass for each connection that was idle then. Asking each
-/// connection whether it lives before its use would cost every answer a round trip. A connection that
-/// says nothing is given up, so that the pool can make another.
+/// Reads over a connection of the pool, and retries if the connection is dead. Without retries, a restart
+/// of the database would let a blocked patron pass for each connection that was idle. A ping before each
+/// use would cost a round trip per answer. An unresponsive connection is discarded, so the pool can open
+/// another.
 pub async fn read<T>(
     db: &Db,
     mut read: impl AsyncFnMut(&mut PgConnection) -> Result<T, Error>,
@@ -217,7 +223,7 @@ pub async fn read<T>(
             Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
             done => return done,
         };
-        // Not back to the pool, which would wait for it.
+        // If the connection returned to the pool, the pool would wait for the connection.
         drop(connection.detach());
         if matches!(failed, Error::Timeout) || started.elapsed() > READ_RETRY_TIMEOUT {
             return Err(failed);
@@ -225,7 +231,7 @@ pub async fn read<T>(
     }
 }
 
-/// Whether the database answers at all.
+/// Checks that the database answers.
 pub async fn ping(db: &Db) -> Result<(), Error> {
     read(db, async |connection| {
         let result = sqlx::query("select 1").execute(connection).await;
@@ -234,7 +240,7 @@ pub async fn ping(db: &Db) -> Result<(), Error> {
     .await
 }
 
-/// All statements with a placeholder; a test prepares each of them against a migrated schema.
+/// All statements with a placeholder; a test prepares each of them on a migrated schema.
 pub const STATEMENTS: &[&[&Statement]] = &[
     conditions::STATEMENTS,
     dead_letters::STATEMENTS,
@@ -252,9 +258,9 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     exports::STATEMENTS,
 ];
 
-/// Statements on a shadow beside a tenant; a test prepares them where there is one.
+/// Statements on a shadow next to a tenant's schema; a test prepares them where a shadow exists.
 pub const SHADOW_STATEMENTS: &[&[&Statement]] =
     &[shadow::STATEMENTS, shadow_load::STATEMENTS, inbox_tail::STATEMENTS];
 
-/// Statements that need the tables of the Java module beside ours; a test prepares them where it was.
+/// Statements that also need the tables of the Java module; a test prepares them on a schema with both.
 pub const JAVA_STATEMENTS: &[&[&Statement]] = &[java::STATEMENTS];

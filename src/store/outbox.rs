@@ -1,5 +1,5 @@
-//! Messages on their way to the log: written in the transaction of the change that they tell of, and sent
-//! afterwards.
+//! The outbox of block events. The transaction of a change inserts the messages, and the publish worker
+//! sends the messages afterwards.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::{Error, Schema, Statement, Tx};
 
-/// Above what was told before, whatever became of the tenant in between, or of the database.
+/// Returns sequences above every earlier sequence, even after the tenant was purged or the database was
+/// restored. The sequence is at least the database clock in microseconds.
 const NEXT_SEQUENCES: Statement = Statement::new(
     "with least as (
        select setval('{schema}.message_sequence', greatest(last_value,
@@ -31,7 +32,7 @@ const SET_SENT: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'SENT', sent_at = now() where sequence = any($1)",
 );
 
-/// The newest message of each of these keys, each of a topic, if it was sent.
+/// Marks the newest message of each pair of topic and key for resend, if that message was sent.
 const MARK_FOR_RESEND: Statement = Statement::new(
     "update {schema}.message_outbox set status = 'NEW' where status = 'SENT' and sequence in (
        select max(m.sequence) from {schema}.message_outbox m
@@ -40,7 +41,7 @@ const MARK_FOR_RESEND: Statement = Statement::new(
         group by m.kafka_topic, m.key)",
 );
 
-/// Those that wait stay, however old they are.
+/// Deletes only sent messages. Unsent messages remain, regardless of their age.
 const PRUNE: Statement = Statement::new(
     "delete from {schema}.message_outbox where status = 'SENT' and sent_at < $1 and sequence in (
        select sequence from {schema}.message_outbox order by sequence limit $2)",
@@ -52,21 +53,22 @@ pub(super) const STATEMENTS: &[&Statement] =
 /// A message as stored.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Message {
-    /// Its place in the order.
+    /// The number that orders the messages.
     pub sequence: i64,
-    /// Its id, which consumers know it by.
+    /// The id by which consumers identify the message.
     pub id: Uuid,
-    /// Where it goes.
+    /// The name of the Kafka topic.
     pub kafka_topic: String,
-    /// Its key.
+    /// The Kafka key.
     pub key: String,
-    /// Its headers, as an object of texts.
+    /// The Kafka headers, as a JSON object of strings.
     pub headers: Value,
-    /// Its value.
+    /// The Kafka value.
     pub payload: String,
 }
 
-/// The next places in the order, so many. Whoever asks has the turn to tell: nobody else asks meanwhile.
+/// Returns the next `count` sequences in ascending order. The caller has to lock the detect worker, so
+/// that calls never overlap.
 pub async fn next_sequences(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -82,7 +84,7 @@ pub async fn next_sequences(
     Ok(numbers)
 }
 
-/// Adds messages.
+/// Inserts messages.
 pub async fn insert(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Result<(), Error> {
     fn column<T>(of: &[Message], value: impl Fn(&Message) -> T) -> Vec<T> {
         of.iter().map(value).collect()
@@ -100,7 +102,7 @@ pub async fn insert(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Resul
     Ok(())
 }
 
-/// The next messages to be sent, in order.
+/// Returns the next unsent messages in order, at most `most`.
 pub async fn load_unsent(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -110,14 +112,14 @@ pub async fn load_unsent(
     found.map_err(Error::at("read messages"))
 }
 
-/// The broker has acknowledged these.
+/// Marks messages as sent after the acknowledgement of the broker.
 pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_SENT)).bind(sequences).execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("note that messages were sent"))
 }
 
-/// Has the newest message of each of these keys, each of a topic, be sent again: an older one may have come after
-/// it.
+/// Marks the newest message of each pair of topic and key for resend, because the log may contain an
+/// older message behind it.
 pub async fn mark_for_resend(
     tx: &mut Tx,
     schema: &Schema,
@@ -130,7 +132,8 @@ pub async fn mark_for_resend(
     set.map(|_| ()).map_err(Error::at("have messages sent again"))
 }
 
-/// Removes what was sent before, looking at the oldest `most`. Tells how many went.
+/// Deletes sent messages older than `before` among the oldest `most` messages. Returns the number of
+/// deleted messages.
 pub async fn prune(
     db: impl PgExecutor<'_>,
     schema: &Schema,

@@ -1,4 +1,4 @@
-//! What is read of one patron: the numbers to evaluate, the summary, the patron group.
+//! The state of a patron for an evaluation, the summary, and the patron group cache.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,8 +17,8 @@ use crate::{
     patron::{Register, overdue_days},
 };
 
-/// Counters, what time has made overdue, fees that don't count because their loan is claimed returned, and the
-/// patron group as last known. `blocks::Measures::of` is its definition.
+/// Selects the counters, the overdue loans and the last known patron group. The balance excludes
+/// fees/fines of loans that are claimed returned. `blocks::Measures::of` defines the result.
 macro_rules! state {
     ($columns:literal, $of:literal) => {
         concat!(
@@ -49,10 +49,10 @@ macro_rules! state {
     };
 }
 
-/// One round trip for the desk.
+/// Loads the state for an API request in one round trip.
 const SELECT_STATE: Statement = Statement::new(state!("", "c.user_id = $1"));
 
-/// Of many patrons, and when the next loan of each gets overdue.
+/// Loads the states of many patrons, with the time at which the next loan of each becomes overdue.
 const SELECT_STATES: Statement = Statement::new(state!(
     "c.user_id, (select min(l.overdue_from) from {schema}.loan l
                   where l.user_id = c.user_id and l.is_open and not l.claimed_returned
@@ -63,7 +63,8 @@ const SELECT_STATES: Statement = Statement::new(state!(
 const SELECT_SUMMARY: Statement =
     Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
 
-/// By the clock of the database, which all instances share. A time that lies ahead of it is no time of an answer.
+/// Stores the time by the database clock, which all instances share. A stored time in the future is
+/// invalid and is always replaced.
 const UPSERT_USERS_GROUP: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, users_group, users_group_at)
      values ($1, $2, now() - $3 * interval '1 second')
@@ -72,8 +73,9 @@ const UPSERT_USERS_GROUP: Statement = Statement::new(
        where t.users_group_at is null or t.users_group_at < excluded.users_group_at or t.users_group_at > now()",
 );
 
-/// In the order of the patrons, so that two writers wait for each other in one direction. A record of a clock that
-/// is ahead is no newer than its arrival, or no answer could be newer than it.
+/// Processes the patrons in id order, which prevents deadlocks between writers. The time of a record from
+/// a fast clock is limited to the time of arrival; otherwise no later response of mod-users could be
+/// newer.
 const UPSERT_TOPIC_GROUPS: Statement = Statement::new(
     "insert into {schema}.patron as t (user_id, topic_group, topic_group_stamp, topic_group_at)
      select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]),
@@ -84,7 +86,7 @@ const UPSERT_TOPIC_GROUPS: Statement = Statement::new(
        where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp",
 );
 
-/// The group that was heard of last, told or asked for.
+/// Selects the newer of the group from the topic and the group from mod-users.
 const SELECT_GROUPS: Statement = Statement::new(
     "select user_id, patron_group from (
         select user_id, case when topic_group_at >= users_group_at or users_group_at is null then topic_group
@@ -93,7 +95,7 @@ const SELECT_GROUPS: Statement = Statement::new(
       where patron_group is not null",
 );
 
-/// Every patron whose counters are not what a recount of the rows gives.
+/// Selects every patron with counters that differ from a recount of the rows.
 const SELECT_DRIFTED: Statement = Statement::new(
     "with recount as (
        select user_id, sum(loans) as loans, sum(lost) as lost, sum(claimed) as claimed,
@@ -122,7 +124,7 @@ const SELECT_WITH_OPEN_ITEMS: Statement = Statement::new(
       where user_id > $1 and (open_loans > 0 or open_fees_fines > 0) order by user_id limit $2",
 );
 
-/// By indexes of their own: such rows are few.
+/// Uses partial indexes for these rows, which are few.
 const COUNT_WAITING: Statement = Statement::new(
     "select (select count(*) from {schema}.loan
               where check_out_stamp is null and snapshot_stamp is null and closed_stamp is null)
@@ -143,17 +145,17 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &COUNT_WAITING,
 ];
 
-/// What events told of and what counts for nobody yet.
+/// The numbers of loans and fees/fines from events that count for no patron yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
 pub struct WaitingCounts {
-    /// Loans that nothing has opened yet: their check-out is on its way, or was lost.
+    /// The number of loans without a check-out, snapshot or closing; the check-out is late or was lost.
     pub loans: i64,
-    /// Fees/fines whose owner nothing has named.
+    /// The number of fees/fines with a balance and without an owner.
     pub fees_fines: i64,
 }
 
-/// What waits.
+/// Counts the loans and fees/fines that wait for an owner.
 pub async fn count_waiting(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -164,38 +166,40 @@ pub async fn count_waiting(
         .map_err(Error::at("count what waits"))
 }
 
-/// A patron who has something open.
+/// The state of a patron with counters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PatronState {
-    /// What the limits are compared with.
+    /// The numbers that an evaluation compares with limits.
     pub measures: Measures,
-    /// Due date of the recalled loan that is overdue for longest.
+    /// The due date of the recalled loan that has been overdue for the longest time.
     pub first_recall_due: Option<DateTime<Utc>>,
-    /// The patron group as the users module answered when it was last asked.
+    /// The patron group from the last response of mod-users.
     pub users_group: Option<KnownGroup>,
-    /// The patron group as the newest record of the topic told.
+    /// The patron group from the newest record of the topic.
     pub topic_group: Option<KnownGroup>,
-    /// When this was read, by the clock of the database.
+    /// The time of the read, by the database clock.
     pub read_at: DateTime<Utc>,
 }
 
-/// A patron group, and when it was told.
+/// A patron group and the time at which the group was known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownGroup {
-    /// The group's id, as text: it is only compared. `None` where it was said that there is none.
+    /// The group's id as text, which is only compared. `None` if the source reported that the patron has
+    /// no group.
     pub group: Option<String>,
-    /// When that was so.
+    /// The time at which the source reported the group.
     pub known_at: DateTime<Utc>,
 }
 
 impl PatronState {
-    /// The group that is known without asking: the newer of the answer and the record. `None` where there is
-    /// neither; its group is `None` where it says that there is none.
+    /// Returns the newer of the group from mod-users and the group from the topic; `None` without either.
+    /// A known absence of a group is `Some` with the group `None`.
     pub fn known_group(&self) -> Option<&KnownGroup> {
         self.users_group.iter().chain(&self.topic_group).max_by_key(|known| known.known_at)
     }
 
-    /// Whether the topic named the group that is known, and no newer answer names another.
+    /// Returns whether the topic contains the known group, so that no newer response of mod-users
+    /// contradicts the topic.
     pub fn is_topic_group(&self) -> bool {
         let (known, topic) = (self.known_group(), self.topic_group.as_ref());
         let groups = known.and_then(|known| known.group.as_ref());
@@ -203,7 +207,8 @@ impl PatronState {
         groups.is_some_and(|(known, topic)| known.eq_ignore_ascii_case(topic))
     }
 
-    /// How old what is known of a group is. A time that lies ahead is as far from being new as one that lies back.
+    /// Returns the age of a known group as an absolute value, so a time in the future counts as equally
+    /// old.
     pub fn age(&self, known: &KnownGroup) -> TimeDelta {
         (self.read_at - known.known_at).abs()
     }
@@ -237,7 +242,8 @@ impl StateRow {
                 lost: self.lost,
                 overdue: self.overdue,
                 overdue_recalls: self.overdue_recalls,
-                // The statement admits overdue loans only, so their grace has passed already.
+                // The statement selects only overdue loans, so the grace period of each has already
+                // passed.
                 recall_overdue_days: self
                     .first_recall_due
                     .map_or(0, |due| overdue_days(due, None, now)),
@@ -251,7 +257,8 @@ impl StateRow {
     }
 }
 
-/// What `user` has at `now`; `None` where no event ever opened anything for the patron.
+/// Loads the state of `user` at `now`. Returns `None` if no event ever opened a loan or fee/fine of the
+/// patron.
 pub async fn load_state(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -267,8 +274,8 @@ pub async fn load_state(
     Ok(row.map(|row| row.into_state(now)))
 }
 
-/// What each of these patrons has at `now`, and when the next loan gets overdue; who never had anything is left
-/// out.
+/// Loads the state of each patron at `now`, with the time at which the next loan becomes overdue. Patrons
+/// without counters are omitted.
 pub async fn load_states(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -292,7 +299,7 @@ pub async fn load_states(
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// So many patrons who have anything open, after one of them, by their ids.
+/// Returns the next `most` patrons with an open loan or fee/fine after `after`, in id order.
 pub async fn list_with_open_items(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -303,7 +310,7 @@ pub async fn list_with_open_items(
     found.fetch_all(db).await.map_err(Error::at("list patrons who have anything open"))
 }
 
-/// The summary of a patron as JSON text; `None` where nothing is open.
+/// Loads the summary of a patron as JSON text; `None` without an open loan or fee/fine.
 pub async fn load_summary(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -316,8 +323,8 @@ pub async fn load_summary(
         .map_err(Error::at("read a patron's summary"))
 }
 
-/// Stores what the users module answered when it was asked so long ago, unless a later answer is stored already.
-/// Where it knew no group, what was known before is forgotten with that.
+/// Stores the group from a response of mod-users of this age, unless a later response is stored. If
+/// mod-users returned no group, `None` replaces the stored group.
 pub async fn store_users_group(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -335,7 +342,7 @@ pub async fn store_users_group(
     Ok(())
 }
 
-/// The groups of those of these patrons whose group is known.
+/// Loads the known groups of these patrons. Patrons without a known group are omitted.
 pub async fn load_groups(
     tx: &mut Tx,
     schema: &Schema,
@@ -349,7 +356,7 @@ pub async fn load_groups(
     Ok(found.into_iter().collect())
 }
 
-/// Keeps the groups that the topic tells, each unless a later record was heard.
+/// Stores the groups from the topic, each unless a later record is stored.
 pub async fn store_topic_groups(
     tx: &mut Tx,
     schema: &Schema,
@@ -376,8 +383,8 @@ pub async fn store_topic_groups(
     Ok(())
 }
 
-/// The patrons whose counters differ from a recount of their loans and fees/fines (invariant I4 of
-/// ARCHITECTURE.md): none, unless something is wrong.
+/// Returns the patrons with counters that differ from a recount of their rows (invariant I4 of
+/// ARCHITECTURE.md). The list is empty unless an error occurred.
 pub async fn list_drifted(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Vec<Uuid>, Error> {
     sqlx::query_scalar(schema.sql(&SELECT_DRIFTED))
         .fetch_all(db)

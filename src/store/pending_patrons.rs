@@ -1,4 +1,4 @@
-//! Of which patrons something may have changed, and what was told of each last (docs/decisions/0019).
+//! The pending patrons and the content of the last block event of each patron (docs/decisions/0019).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,8 @@ use crate::{
 
 const ENABLE: Statement = Statement::new("select {schema}.enable_block_events($1)");
 
-/// How patrons are looked at from now on; where that is another way, all are to be looked at.
+/// Stores the detection settings. If the settings change, the insert requests an evaluation of every
+/// patron.
 const SET_DETECTION_SETTINGS: Statement = Statement::new(
     "with old as (select approaching_percent from {schema}.block_event_settings),
           set as (update {schema}.block_event_settings set approaching_percent = $1)
@@ -23,7 +24,8 @@ const SET_DETECTION_SETTINGS: Statement = Statement::new(
      select null, $2 from old where old.approaching_percent is distinct from $1",
 );
 
-/// The lease goes by the database's clock. A condition that no row meets leaves it with its owner.
+/// Acquires or renews the lease by the database clock. If another instance has a valid lease, no row
+/// matches and the lease remains unchanged.
 const ACQUIRE_LEASE: Statement = Statement::new(
     "update {schema}.block_event_settings
         set lease_holder = $1, lease_expires_at = case when $1 is null then null
@@ -39,7 +41,7 @@ const RELEASE_LEASE: Statement = Statement::new(
 const SELECT_DETECTION_SETTINGS: Statement =
     Statement::new("select approaching_percent from {schema}.block_event_settings");
 
-/// Beyond so many it does not matter how many there are.
+/// Counts up to a limit. A number above the limit has no further influence.
 const COUNT_PENDING: Statement = Statement::new(
     "select (select count(*) from (select from {schema}.pending_patron limit 10000) t) as pending_patrons,
             exists (select from {schema}.pending_group) as has_pending_groups,
@@ -59,8 +61,8 @@ const COUNT_PENDING: Statement = Statement::new(
 const HAS_NO_PENDING_GROUPS: Statement =
     Statement::new("select not exists (select from {schema}.pending_group)");
 
-/// Patrons of a group: whom the desk or the topic says so of, in whatever case. With no group named, all who have
-/// anything open or of whom something was told.
+/// Inserts the patrons of a changed group, by the topic or mod-users, without regard to case. A change
+/// without a group inserts all patrons with anything open and all published patrons.
 const EXPAND_PENDING_GROUPS: Statement = Statement::new(
     "with changes as (delete from {schema}.pending_group returning patron_group, cause)
      insert into {schema}.pending_patron (low_priority, user_id, cause)
@@ -120,16 +122,17 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &UPSERT_LAST_PUBLISHED,
 ];
 
-/// Has what changes be noted, or not any more. Nobody else may write the tenant's rows meanwhile.
+/// Enables or disables the triggers that record changes of patrons. The caller needs exclusive write
+/// access to the tenant's rows.
 pub async fn enable(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
     let set = sqlx::query_scalar(schema.sql(&ENABLE)).bind(on).fetch_one(&mut **tx).await;
     set.map_err(Error::at("have changes noted"))
 }
 
-/// How patrons are looked at.
+/// The settings of the detect worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DetectionSettings {
-    /// Within so many percent a limit is near.
+    /// The distance to a limit, in percent, at which the limit is approaching.
     pub approaching_percent: u8,
 }
 
@@ -140,7 +143,7 @@ impl DetectionSettings {
     }
 }
 
-/// Has patrons be looked at in this way. Where that is another than before, all are, and this is the cause.
+/// Stores the detection settings. If the settings change, every patron becomes pending with this cause.
 pub async fn set_detection_settings(
     tx: &mut Tx,
     schema: &Schema,
@@ -154,8 +157,8 @@ pub async fn set_detection_settings(
     set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
 }
 
-/// Takes or renews the lease of the way in which a tenant's patrons are looked at, or with `None` has nobody hold
-/// it. `false` where it is another instance's.
+/// Acquires or renews the lease on a tenant's detection settings. A `holder` of `None` clears an expired
+/// lease. Returns `false` if another instance has the lease.
 pub async fn acquire_lease(
     tx: &mut Tx,
     schema: &Schema,
@@ -165,7 +168,7 @@ pub async fn acquire_lease(
     Ok(result.map_err(Error::at("own how patrons are looked at"))?.rows_affected() > 0)
 }
 
-/// Gives the lease back.
+/// Releases the lease of `holder`.
 pub async fn release_lease(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -175,7 +178,7 @@ pub async fn release_lease(
     result.map(|_| ()).map_err(Error::at("disown how patrons are looked at"))
 }
 
-/// In which way patrons are looked at; none where that was not set yet.
+/// Loads the detection settings; returns `None` before the settings were first stored.
 pub async fn load_detection_settings(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -187,46 +190,47 @@ pub async fn load_detection_settings(
     Ok(percent.and_then(DetectionSettings::from_stored))
 }
 
-/// Why patrons are touched by this transaction, where it isn't an event.
+/// Sets the cause that the triggers record for pending patrons in this transaction. The default cause is
+/// an event.
 pub async fn set_cause(tx: &mut Tx, cause: Cause) -> Result<(), Error> {
     let set = "select set_config('patron_blocks.cause', $1, true)";
     let set = sqlx::query(set).bind(cause.name()).execute(&mut **tx).await;
     set.map(|_| ()).map_err(Error::at("say why patrons change"))
 }
 
-/// What there is to do for a tenant, counted as far as it matters.
+/// The pending work of a tenant. The numbers are counted up to a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct PendingCounts {
-    /// Notes of patrons to be looked at.
+    /// The number of rows in `pending_patron`, at most 10000.
     pub pending_patrons: i64,
     /// Whether limits or conditions have changed.
     pub has_pending_groups: bool,
-    /// Patrons for whom time has come.
+    /// The number of patrons with a due moment in the past, at most 10000.
     pub due_patrons: i64,
-    /// Messages that are not sent.
+    /// The number of unsent messages, at most 100000.
     pub unsent_messages: i64,
-    /// When the first of them was written.
+    /// The creation time of the oldest unsent message.
     pub oldest_unsent: Option<DateTime<Utc>>,
-    /// Whether what changes is noted.
+    /// Whether triggers record changes of patrons.
     pub is_enabled: bool,
-    /// As [`DetectionSettings::approaching_percent`], if that was set.
+    /// The value of [`DetectionSettings::approaching_percent`], if the settings were stored.
     pub approaching_percent: Option<i16>,
-    /// The instance that may change the way in which patrons are looked at.
+    /// The instance with the lease on the detection settings.
     pub lease_holder: Option<Uuid>,
-    /// Whether its lease lasts.
+    /// Whether the lease is valid.
     pub is_leased: bool,
-    /// Whether half of the lease has gone by, or there is none.
+    /// Whether at most half of the lease time remains, or no lease exists.
     pub should_renew: bool,
 }
 
 impl PendingCounts {
-    /// How patrons were last looked at; none where they never were.
+    /// Returns the stored detection settings; `None` before the settings were first stored.
     pub fn detection_settings(&self) -> Option<DetectionSettings> {
         DetectionSettings::from_stored(self.approaching_percent)
     }
 }
 
-/// Looks what there is to do.
+/// Counts the pending work of a tenant at `now`.
 pub async fn count_pending(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -236,16 +240,16 @@ pub async fn count_pending(
     counts.map_err(Error::at("count pending block events"))
 }
 
-/// What a tenant's messages are made under, by one at a time.
+/// The lock that limits a tenant to one worker of each kind.
 #[derive(Debug, Clone, Copy)]
 pub enum WorkerLock {
-    /// Looking at patrons.
+    /// The lock of the detect worker.
     Detect,
-    /// Sending.
+    /// The lock of the publish worker.
     Publish,
 }
 
-/// Takes the turn until the transaction ends, unless somebody else has it.
+/// Locks the worker until the transaction ends. Returns `false` if another transaction has the lock.
 pub async fn try_lock_worker(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -258,7 +262,7 @@ pub async fn try_lock_worker(
     taken.map_err(Error::at("lock a worker of block events"))
 }
 
-/// As [`try_lock_worker`], but waits for it.
+/// Locks the worker as [`try_lock_worker`] does, but waits for the lock.
 pub async fn lock_worker(tx: &mut Tx, tenant: &TenantId, turn: WorkerLock) -> Result<(), Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 2))")
         .bind(turn.name(tenant))
@@ -278,9 +282,11 @@ impl WorkerLock {
     }
 }
 
-/// Patrons who are to be looked at, each once, with the first cause: those something happened to, those whom
-/// time concerns, then those whom a change of what the library has set concerns. Whoever is changed from here
-/// on is noted again. Tells whether there may be more.
+/// Claims pending patrons, each once, with the first cause. Patrons with changes precede patrons of a
+/// changed limit or condition. Due patrons are added with the cause [`Cause::TimePassed`].
+///
+/// A later change of a claimed patron makes the patron pending again. The flag is `true` if more patrons
+/// may be pending.
 pub async fn claim_pending(
     tx: &mut Tx,
     schema: &Schema,
@@ -322,14 +328,14 @@ pub async fn claim_pending(
     Ok((patrons, more))
 }
 
-/// What was told of a patron last, and when time alone may change it.
+/// The content of a patron's last block events, and the next due moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastPublished {
-    /// Of the blocks.
+    /// The published blocks.
     pub blocked: Option<AutomatedBlocks>,
-    /// Of limits that are near.
+    /// The published limits that are approaching.
     pub approaching: Option<ApproachingLimits>,
-    /// When the patron is to be looked at again though nothing happens.
+    /// The moment of the next evaluation without a change of the patron.
     pub reevaluate_at: Option<DateTime<Utc>>,
 }
 
@@ -345,7 +351,7 @@ fn unwrap_json<T: DeserializeOwned>(json: Option<Json<T>>) -> Option<T> {
     json.map(|Json(value)| value)
 }
 
-/// What was told of these patrons.
+/// Loads the last published content of these patrons.
 pub async fn load_last_published(
     tx: &mut Tx,
     schema: &Schema,
@@ -362,7 +368,7 @@ pub async fn load_last_published(
     Ok(rows.into_iter().map(last).collect())
 }
 
-/// Keeps what is told of patrons from now on; of whom nothing is to be known goes.
+/// Stores the last published content of patrons. A patron with empty content is deleted.
 pub async fn store_last_published(
     tx: &mut Tx,
     schema: &Schema,

@@ -1,5 +1,6 @@
-//! How far each topic was read, stored with what was read: in the tenant's schema, and for topics of
-//! tenant collections in the module's.
+//! The position of each partition, stored in the transaction that made the records durable. The tenant's
+//! schema stores the positions of the tenant's own topics; the module's schema stores the positions of
+//! tenant collection topics.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +9,8 @@ use sqlx::PgExecutor;
 
 use super::{Error, Schema, Statement, Tx};
 
-/// Tells how many have moved. One that was set back below where reading began does not.
+/// Returns the number of advanced positions. A position that was reset below `read_from` does not
+/// advance.
 const ADVANCE: Statement = Statement::new(
     "with reached as (
        select * from unnest($1::text[], $2::int4[], $3::int8[], $4::timestamptz[], $5::text[], $6::int8[])
@@ -28,7 +30,7 @@ const ADVANCE: Statement = Statement::new(
      select count(*) from moved",
 );
 
-/// Whether a position was set back below where reading began.
+/// Returns whether any position was reset below `read_from`.
 const IS_REWOUND: Statement = Statement::new(
     "select exists (
        select from {schema}.ingest_position as t
@@ -37,7 +39,7 @@ const IS_REWOUND: Statement = Statement::new(
         where t.next_offset < x.read_from)",
 );
 
-/// Also backwards: of a topic that was made anew the old offsets mean nothing.
+/// Moves a position forwards or backwards, because the old offsets of a recreated topic are meaningless.
 const RESET: Statement = Statement::new(
     "insert into {schema}.ingest_position (topic, partition, next_offset, cluster)
      values ($1, $2, $3, $4)
@@ -50,7 +52,8 @@ const LIST: Statement = Statement::new(
       order by topic, partition",
 );
 
-/// The other partitions of a topic that was made anew: what is stored of them is of the log before.
+/// Resets the other partitions of a recreated topic, because their stored positions belong to the
+/// previous log.
 const RESET_OTHER_PARTITIONS: Statement = Statement::new(
     "update {schema}.ingest_position set next_offset = 0, last_record_at = null, cluster = $3
       where topic = $1 and partition <> $2",
@@ -59,36 +62,38 @@ const RESET_OTHER_PARTITIONS: Statement = Statement::new(
 pub(super) const STATEMENTS: &[&Statement] =
     &[&ADVANCE, &IS_REWOUND, &RESET, &RESET_OTHER_PARTITIONS, &LIST];
 
-/// Where reading goes on, by topic and partition, in that order.
+/// The offset at which reading of each partition resumes, by topic and partition, in that order.
 pub type Positions<'a> = BTreeMap<(&'a str, i32), PositionUpdate<'a>>;
 
-/// How far a batch has come in a partition.
+/// The progress of one batch in one partition.
 #[derive(Debug, Clone, Copy)]
 pub struct PositionUpdate<'a> {
     /// The offset after the last record that is durable.
     pub next_offset: i64,
-    /// That record's timestamp.
+    /// The timestamp of the last durable record.
     pub last_record_at: Option<DateTime<Utc>>,
-    /// The cluster's id.
+    /// The id of the Kafka cluster.
     pub cluster: &'a str,
-    /// The position when the first of these records was read: where a lower one is stored, somebody has set
-    /// it back since. `i64::MIN` where others move it too.
+    /// The position at which the first of these records was read. A lower stored position means that the
+    /// position was reset since then. `i64::MIN` if other writers advance the position too.
     pub read_from_offset: i64,
 }
 
-/// Where reading a partition goes on, as stored.
+/// The stored offset at which reading of a partition resumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// The offset after the last record that is durable.
     pub next_offset: i64,
-    /// That record's timestamp: by it a topic that was made anew is known.
+    /// The timestamp of the last durable record. A recreated topic is recognised by this timestamp.
     pub last_record_at: Option<DateTime<Utc>>,
-    /// The cluster that the offset belongs to.
+    /// The id of the Kafka cluster that `next_offset` belongs to.
     pub cluster: String,
 }
 
-/// Moves positions on, never back. Tells whether all of them fit: not where one was set back since these
-/// records were read, because its topic was made anew. What stands below them is to be read first then.
+/// Advances positions, and never moves a position back.
+///
+/// Returns `false` if any position was reset since these records were read, because the topic was
+/// recreated. The caller then has to read the records below these records first.
 pub async fn advance(
     tx: &mut Tx,
     schema: &Schema,
@@ -110,7 +115,7 @@ pub async fn advance(
     if usize::try_from(moved).is_ok_and(|moved| moved == positions.len()) {
         return Ok(true);
     }
-    // What did not move is further already, or was set back.
+    // A position that did not advance is already higher, or was reset.
     let is_rewound: bool = sqlx::query_scalar(schema.sql(&IS_REWOUND))
         .bind(&topics)
         .bind(&partitions)
@@ -121,7 +126,7 @@ pub async fn advance(
     Ok(!is_rewound)
 }
 
-/// Sets a position, because the log is not the one that it was.
+/// Sets a position for a log that replaced the previous log.
 pub async fn reset(
     tx: &mut Tx,
     schema: &Schema,
@@ -140,8 +145,9 @@ pub async fn reset(
     Ok(())
 }
 
-/// Sets the positions of a topic's other partitions to the beginning: a topic is made anew as a whole.
-/// An instance that reads one of them finds it at its next commit, and reads from the beginning.
+/// Sets the positions of a topic's other partitions to 0, because a topic is recreated with all its
+/// partitions. An instance that reads one of these partitions detects the reset at its next commit and
+/// restarts at the beginning.
 pub async fn reset_other_partitions(
     tx: &mut Tx,
     schema: &Schema,
@@ -160,7 +166,7 @@ pub async fn reset_other_partitions(
 
 type Row = (String, i32, i64, Option<DateTime<Utc>>, String);
 
-/// All positions of a schema, by topic and partition.
+/// Returns all positions of a schema, by topic and partition.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,

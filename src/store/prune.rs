@@ -1,7 +1,7 @@
-//! What housekeeping removes, a few blocks of a table at a time, and how large tables are.
+//! Prune statements of housekeeping, a few blocks of a table at a time, and the sizes of tables.
 //!
-//! A walk goes through a table as it lies on disk (`ctid`): rows of one age lie together, no index is
-//! needed, and a step reads a bounded number of blocks, whatever is in them.
+//! A walk reads a table in the order of its blocks (`ctid`). Rows of one age are stored close together,
+//! no index is needed, and each step reads a bounded number of blocks.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const CLAIM: Statement = Statement::new(
 const RECORD_HORIZON: Statement =
     Statement::new("update {schema}.housekeeping set prune_horizon = greatest(prune_horizon, $1)");
 
-/// What was pruned can't be newer than this moment: an instance whose clock was ahead has recorded that.
+/// Lowers a prune horizon in the future, which an instance with a fast clock recorded.
 const CAP_HORIZON: Statement =
     Statement::new("update {schema}.housekeeping set prune_horizon = $1 where prune_horizon > $1");
 
@@ -28,7 +28,7 @@ const COUNT_BLOCKS: Statement = Statement::new(
     "select pg_relation_size(('{schema}.' || $1)::regclass) / current_setting('block_size')::int8",
 );
 
-/// A subject is looked up for old rows only, by its key: a join could read all loans at every step.
+/// Subqueries by key look up the subjects of old rows only; a join could read all loans in each step.
 const DELETE_INBOX: Statement = Statement::new(
     "delete from {schema}.inbox
       where ctid >= $1::text::tid and ctid < $2::text::tid
@@ -37,8 +37,8 @@ const DELETE_INBOX: Statement = Statement::new(
         and not coalesce((select is_open from {schema}.fee_fine where fee_fine_id = subject), false)",
 );
 
-/// What a writer holds is skipped: who waits for nobody is part of no deadlock. What was locked is
-/// looked at once more, as it is then.
+/// Skips rows that a writer has locked, so the prune waits for no lock and cannot deadlock. PostgreSQL
+/// checks the condition again after locking a row.
 const DELETE_LOANS: Statement = Statement::new(
     "delete from {schema}.loan where ctid = any (array (
        select ctid from {schema}.loan
@@ -65,10 +65,10 @@ const DELETE_DEAD_LETTERS: Statement = Statement::new(
           for update skip locked))",
 );
 
-/// What a letter takes is what is stored of it, compressed as it is, and a row around that; to know it no value
-/// need be read.
+/// Selects the newest surplus dead letter. The size of a dead letter is its stored, compressed size plus
+/// a constant for the row, so no value has to be decompressed.
 const SELECT_SURPLUS_DEAD_LETTER: Statement = Statement::new(
-    // What waits for its tenant is retried by the service: it does not count.
+    // Dead letters that wait for their tenant are excluded, because the service retries these records.
     "select received_at, dead_letter_id from (
        select received_at, dead_letter_id, row_number() over newest_first as number,
               sum(200 + pg_column_size(payload) + pg_column_size(headers) + coalesce(pg_column_size(key), 0))
@@ -88,7 +88,7 @@ const SELECT_OLDEST_EVENT: Statement = Statement::new(
 const RECORD_OLDEST_EVENT: Statement =
     Statement::new("update {schema}.housekeeping set inbox_oldest = $1");
 
-/// Counting rows of the large tables would read them; what the planner believes is near enough.
+/// Selects the planner's estimates for the large tables, because a count would read the whole table.
 const SELECT_SIZES: Statement = Statement::new(
     "select (select greatest(reltuples, 0)::int8 from pg_class
               where oid = '{schema}.inbox'::regclass) as inbox,
@@ -118,19 +118,19 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &SELECT_SIZES,
 ];
 
-/// A dead letter's place in the order in which they go: when it was parked, and its id.
+/// The position of a dead letter in the prune order: the time of storage, and the id.
 pub type DeadLetterKey = (DateTime<Utc>, Uuid);
 
-/// What is to go.
+/// The rows to prune.
 #[derive(Debug, Clone, Copy)]
 pub enum PruneTarget {
-    /// Events that happened and came before this instant, unless what they are about is open.
+    /// Events that occurred and were received before this instant, except events about an open subject.
     Inbox(DateTime<Utc>),
-    /// Loans that are not open and of which nothing newer was said.
+    /// Closed loans with no stamp at or after the horizon.
     Loans(Horizon),
-    /// The same of fees/fines.
+    /// Closed fees/fines with no stamp at or after the horizon.
     FeesFines(Horizon),
-    /// Dead letters parked before this instant, and those up to this one.
+    /// Dead letters stored before this instant, and dead letters up to and including this key.
     DeadLetters(DateTime<Utc>, Option<DeadLetterKey>),
 }
 
@@ -145,12 +145,12 @@ impl PruneTarget {
     }
 }
 
-/// A range of a table's blocks, without the last.
+/// A half-open range of a table's blocks.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockRange {
-    /// The first.
+    /// The first block.
     pub from: i64,
-    /// The one after the last.
+    /// The block after the last block.
     pub to: i64,
 }
 
@@ -160,8 +160,8 @@ impl BlockRange {
     }
 }
 
-/// Begins housekeeping, unless somebody began within the interval, by the database's clock. Tells whether it is
-/// ours to do.
+/// Starts housekeeping unless an instance started housekeeping within `interval`, by the database clock.
+/// Returns whether the caller has to do the work.
 pub async fn claim(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -175,7 +175,7 @@ pub async fn claim(
     Ok(done.rows_affected() == 1)
 }
 
-/// Says that from now on loans and fees/fines older than `before` may be gone.
+/// Records that loans and fees/fines older than `before` may be pruned.
 pub async fn record_horizon(tx: &mut Tx, schema: &Schema, before: Horizon) -> Result<(), Error> {
     sqlx::query(schema.sql(&RECORD_HORIZON))
         .bind(before.as_bytes())
@@ -185,14 +185,14 @@ pub async fn record_horizon(tx: &mut Tx, schema: &Schema, before: Horizon) -> Re
     Ok(())
 }
 
-/// Takes back what was recorded of times that are still to come. Tells whether there was any.
+/// Lowers a prune horizon in the future to `now`. Returns whether the horizon was in the future.
 pub async fn cap_horizon(tx: &mut Tx, schema: &Schema, now: DateTime<Utc>) -> Result<bool, Error> {
     let mended = sqlx::query(schema.sql(&CAP_HORIZON)).bind(Horizon::at(now).as_bytes());
     let mended = mended.execute(&mut **tx).await.map_err(Error::at("record how far is pruned"))?;
     Ok(mended.rows_affected() > 0)
 }
 
-/// How many blocks the table has that `doomed` is about.
+/// Returns the number of blocks of the target's table.
 pub async fn count_blocks(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -205,7 +205,7 @@ pub async fn count_blocks(
         .map_err(Error::at("measure a table"))
 }
 
-/// Removes what is doomed in some blocks, and tells how many rows went.
+/// Deletes the target's rows in some blocks. Returns the number of deleted rows.
 pub async fn delete(
     tx: &mut Tx,
     schema: &Schema,
@@ -227,8 +227,8 @@ pub async fn delete(
     Ok(done.rows_affected())
 }
 
-/// The newest dead letter that has to go: it has so many newer ones, or takes, with them, more bytes. None while
-/// there are fewer, and smaller ones.
+/// Returns the newest surplus dead letter: at least `most` are newer, or the total size up to this one
+/// exceeds `bytes`. Returns `None` below both limits.
 pub async fn find_surplus_dead_letter(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -243,7 +243,7 @@ pub async fn find_surplus_dead_letter(
         .map_err(Error::at("look for the dead letters that are too many"))
 }
 
-/// When the oldest event came that stands in some blocks of the inbox.
+/// Returns the time of receipt of the oldest event in some blocks of the inbox.
 pub async fn find_oldest_event(
     tx: &mut Tx,
     schema: &Schema,
@@ -258,7 +258,7 @@ pub async fn find_oldest_event(
         .map_err(Error::at("look for the oldest event"))
 }
 
-/// Keeps when the oldest event of the whole inbox came, for [`table_sizes`].
+/// Records the time of receipt of the oldest event in the whole inbox, for [`table_sizes`].
 pub async fn record_oldest_event(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -272,24 +272,24 @@ pub async fn record_oldest_event(
     Ok(())
 }
 
-/// How much a tenant's tables hold, and since when.
+/// The sizes of a tenant's tables, and their oldest rows.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct TableSizes {
-    /// Rows of the inbox, nearly.
+    /// The estimated number of rows of the inbox.
     pub inbox: i64,
-    /// When its oldest row came, as of the last time that housekeeping went through all of it.
+    /// The time of receipt of the oldest event, as of the last complete walk of housekeeping.
     pub inbox_oldest: Option<DateTime<Utc>>,
-    /// Rows of loans, nearly, those that ended among them.
+    /// The estimated number of loans, including closed loans.
     pub loans: i64,
-    /// Rows of fees/fines, nearly, those that are paid among them.
+    /// The estimated number of fees/fines, including paid fees/fines.
     pub fees_fines: i64,
-    /// Dead letters.
+    /// The number of dead letters.
     pub dead_letters: i64,
-    /// When the oldest of them was parked.
+    /// The time of storage of the oldest dead letter.
     pub dead_letters_oldest: Option<DateTime<Utc>>,
 }
 
-/// Sizes and oldest ages, in one round trip.
+/// Loads the sizes and the oldest times in one round trip.
 pub async fn table_sizes(db: impl PgExecutor<'_>, schema: &Schema) -> Result<TableSizes, Error> {
     sqlx::query_as(schema.sql(&SELECT_SIZES))
         .fetch_one(db)

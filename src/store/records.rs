@@ -1,4 +1,4 @@
-//! Collections of JSON records that clients read and write: what conditions and limits have in common.
+//! Collections of JSON records that clients read and write, common to conditions and limits.
 
 use futures_util::{Stream, TryStreamExt};
 use serde_json::Value;
@@ -11,19 +11,20 @@ use super::{
 };
 use crate::cql::{Condition, Query};
 
-/// How a collection is read.
+/// The statements and the search of a collection.
 #[derive(Debug)]
 pub struct Collection {
-    /// The members of all records that evaluation needs, in the collection's order. Clients may add others
-    /// of any length, and a desk waits for this. A member that is missing is null.
+    /// The statement for all records in the order of the collection, with only the members that an
+    /// evaluation needs. An evaluation waits for this statement, and clients may add other members of any
+    /// length. A missing member is null.
     pub(super) all: Statement,
-    /// One record; takes its id.
+    /// The statement for one record; `$1` is the id.
     pub(super) find: Statement,
-    /// What may be asked about it.
+    /// The searchable fields.
     pub search: SearchTarget,
 }
 
-/// When and by whom a record was made and changed.
+/// The fields for the time and user of creation and of the last update.
 pub(super) const METADATA: [Field; 4] = [
     Field::keyword("metadata.createdDate", "jsonb #>> '{metadata,createdDate}'"),
     Field::keyword("metadata.createdByUserId", "jsonb #>> '{metadata,createdByUserId}'"),
@@ -31,7 +32,7 @@ pub(super) const METADATA: [Field; 4] = [
     Field::keyword("metadata.updatedByUserId", "jsonb #>> '{metadata,updatedByUserId}'"),
 ];
 
-/// All records of a collection, with only the members that evaluation needs.
+/// Returns all records of a collection, with only the members that an evaluation needs.
 pub async fn all(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -43,11 +44,11 @@ pub async fn all(
         .map_err(Error::at("read all records"))
 }
 
-/// A page ends when its records are longer than this together, however many were asked for: clients may
-/// put whatever members into a record. Four thousand ordinary ones are shorter.
+/// The size in bytes at which a page ends, regardless of the requested number of records. Clients may add
+/// any members to a record. About 4000 ordinary records are smaller.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// A page of what a query means; at least one record where there is one.
+/// Returns a page of the records that match a query, at least one record if any matches.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -78,7 +79,7 @@ async fn page(
     Ok(page)
 }
 
-/// How many records a condition means.
+/// Returns the number of records that match a condition.
 pub async fn count(
     db: impl PgExecutor<'_>,
     schema: &Schema,
@@ -98,7 +99,7 @@ pub async fn count(
     row.and_then(|row| row.try_get(0)).map_err(Error::at("count records"))
 }
 
-/// One record.
+/// Returns one record.
 pub async fn find(
     db: impl PgExecutor<'_>,
     schema: &Schema,

@@ -1,5 +1,5 @@
-//! Rows of loans and fees/fines as they are known, read and put in place as a whole: what a rebuild does.
-//! Everybody else merges.
+//! Rows of loans and fees/fines, loaded and replaced as a whole by rebuilds. All other writers use the
+//! merge.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ const SELECT_FEES: Statement = Statement::new(
        from {schema}.fee_fine where fee_fine_id = any($1)",
 );
 
-/// As the merge writes a row, but whatever stood there.
+/// Writes the same columns as the merge, and overwrites the existing row.
 const UPSERT_LOANS: Statement = Statement::new(
     "insert into {schema}.loan as t (
        loan_id, check_out_stamp, check_out_user, check_out_due_date,
@@ -76,8 +76,8 @@ const DELETE_LOANS: Statement = Statement::new("delete from {schema}.loan where 
 const DELETE_FEES: Statement =
     Statement::new("delete from {schema}.fee_fine where fee_fine_id = any($1)");
 
-/// Counters of these patrons as a recount of their rows gives them. Who has nothing keeps a row with
-/// zeros, if there is one.
+/// Recounts the rows of these patrons and overwrites the counters. A patron with nothing open receives
+/// zeros.
 const RECOUNT: Statement = Statement::new(
     "insert into {schema}.patron_counter as p (
        user_id, open_loans, lost_loans, claimed_returned_loans, recalled_loans, open_fees_fines,
@@ -106,13 +106,14 @@ const SELECT_SUBJECTS_OF_PATRON: Statement = Statement::new(
      union all select fee_fine_id from {schema}.fee_fine where user_id = $1",
 );
 
-/// In the order of keys. What comes while it is read may be missed; that came in since it was begun.
+/// Selects events in key order. A page may miss an event that the inbox received after the start of
+/// reading.
 const SELECT_INBOX_PAGE: Statement = Statement::new(
     "select event_key as key, identified_by, kind, stamp, occurred_at, timed_by, payload
        from {schema}.inbox where event_key > $1 order by event_key limit $2",
 );
 
-/// Of the tenant, without a user, and of these patrons.
+/// Selects the snapshot horizons of the tenant, without a user id, and of these patrons.
 const SELECT_SNAPSHOT_HORIZONS: Statement = Statement::new(
     "select null::uuid, horizon, greatest(horizon, loans_horizon) from {schema}.tenant_horizon
      union all select user_id, horizon, horizon from {schema}.patron_horizon where user_id = any($1)",
@@ -143,18 +144,18 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &COUNT_OPEN,
 ];
 
-/// A loan or a fee/fine as its row has it, and the horizon that holds for the row.
+/// The stored state of a loan or a fee/fine, and the horizons of the row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SubjectRow<T> {
-    /// What is known.
+    /// The registers.
     pub state: T,
-    /// How far was pruned when the row was made.
+    /// The prune horizon at the insertion of the row.
     pub prune_horizon: Option<Horizon>,
-    /// Older evidence opens nothing: how far was pruned, or complete snapshots spoke.
+    /// The greater of the prune horizon and the snapshot horizons; older evidence opens nothing.
     pub horizon: Option<Horizon>,
 }
 
-/// How far complete snapshots spoke of a tenant and its patrons.
+/// The snapshot horizons of a tenant and its patrons.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotHorizon {
     loans: Option<Horizon>,
@@ -163,12 +164,12 @@ pub struct SnapshotHorizon {
 }
 
 impl SnapshotHorizon {
-    /// Of a loan that is this patron's.
+    /// Returns the snapshot horizon for a loan of this patron.
     pub fn for_loan(&self, owner: Option<Uuid>) -> Option<Horizon> {
         self.loans.max(self.for_patron(owner))
     }
 
-    /// Of a fee/fine that is this patron's.
+    /// Returns the snapshot horizon for a fee/fine of this patron.
     pub fn for_fee(&self, owner: Option<Uuid>) -> Option<Horizon> {
         self.fees.max(self.for_patron(owner))
     }
@@ -178,7 +179,7 @@ impl SnapshotHorizon {
     }
 }
 
-/// Rows by their ids.
+/// Rows by loan id or fee/fine id.
 pub type SubjectRows<T> = BTreeMap<Uuid, SubjectRow<T>>;
 
 #[derive(FromRow)]
@@ -264,7 +265,7 @@ impl FeeRow {
     }
 }
 
-/// One row for each id: a shadow may have several until all was read.
+/// Merges rows with the same id. A shadow may contain several rows per id until reading is complete.
 fn merge_duplicates<T: Default>(
     rows: impl Iterator<Item = (Uuid, SubjectRow<T>)>,
     merge: fn(T, T) -> T,
@@ -278,7 +279,7 @@ fn merge_duplicates<T: Default>(
     joined
 }
 
-/// The rows of these loans that there are.
+/// Loads the existing rows of these loans.
 pub async fn load_loans(
     tx: &mut Tx,
     schema: &Schema,
@@ -292,7 +293,7 @@ pub async fn load_loans(
     Ok(merge_duplicates(rows.into_iter().map(LoanRow::into_row), Loan::merge))
 }
 
-/// The rows of these fees/fines that there are.
+/// Loads the existing rows of these fees/fines.
 pub async fn load_fees(
     tx: &mut Tx,
     schema: &Schema,
@@ -314,7 +315,7 @@ pub(super) fn from_columns(
     InboxRow { key, identified_by, kind, stamp, occurred_at, timed_by, payload }
 }
 
-/// The next events of the inbox, after a key.
+/// Loads the next events of the inbox after a key, at most `most`.
 pub async fn inbox_page(
     tx: &mut Tx,
     schema: &Schema,
@@ -330,7 +331,7 @@ pub async fn inbox_page(
     Ok(rows.into_iter().map(from_columns).collect())
 }
 
-/// All loans and fees/fines of a patron, also those that have ended.
+/// Returns the ids of all loans and fees/fines of a patron, including the closed ones.
 pub async fn subjects_of_patron(
     tx: &mut Tx,
     schema: &Schema,
@@ -343,7 +344,7 @@ pub async fn subjects_of_patron(
     found.map_err(Error::at("look what a patron has had"))
 }
 
-/// Puts rows of loans in place of whatever stands there; one of which nothing is known goes.
+/// Replaces rows of loans. A row without any register is deleted.
 pub async fn replace_loans(
     tx: &mut Tx,
     schema: &Schema,
@@ -363,7 +364,7 @@ pub async fn replace_loans(
     Ok(())
 }
 
-/// As [`replace_loans`], for fees/fines.
+/// Replaces rows of fees/fines. A row without any register is deleted.
 pub async fn replace_fees(
     tx: &mut Tx,
     schema: &Schema,
@@ -383,7 +384,7 @@ pub async fn replace_fees(
     Ok(())
 }
 
-/// What is to stand there, with its horizons in the same order, and what is to go.
+/// The rows to write, with their horizons in the same order, and the ids to delete.
 struct UpsertsAndDeletes<'a, T> {
     upserts: BTreeMap<Uuid, T>,
     prune_horizons: Vec<Option<&'a [u8]>>,
@@ -411,12 +412,12 @@ fn split_rows<T: Clone + Default + PartialEq>(rows: &SubjectRows<T>) -> UpsertsA
     divided
 }
 
-/// Removes the rows of these loans.
+/// Deletes the rows of these loans.
 pub(super) async fn remove_loans(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
     remove(tx, schema, &DELETE_LOANS, ids).await
 }
 
-/// Removes the rows of these fees/fines.
+/// Deletes the rows of these fees/fines.
 pub(super) async fn remove_fees(tx: &mut Tx, schema: &Schema, ids: &[Uuid]) -> Result<(), Error> {
     remove(tx, schema, &DELETE_FEES, ids).await
 }
@@ -434,13 +435,13 @@ async fn remove(
     removed.map(|_| ()).map_err(Error::at("remove rows without a register"))
 }
 
-/// Sets the counters of these patrons to what a recount gives. Tells how many were changed.
+/// Sets the counters of these patrons to the result of a recount. Returns the number of written rows.
 pub async fn recount(tx: &mut Tx, schema: &Schema, users: &[Uuid]) -> Result<u64, Error> {
     let done = sqlx::query(schema.sql(&RECOUNT)).bind(users).execute(&mut **tx).await;
     Ok(done.map_err(Error::at("recount patrons"))?.rows_affected())
 }
 
-/// What these patrons have open: which are loans, and which fees/fines.
+/// Returns the open loans and fees/fines of these patrons; the flag is `true` for a loan.
 pub async fn open_subjects(
     tx: &mut Tx,
     schema: &Schema,
@@ -451,22 +452,22 @@ pub async fn open_subjects(
     found.map_err(Error::at("look what patrons have open"))
 }
 
-/// How much a tenant has open.
+/// The numbers of open loans and fees/fines of a tenant.
 #[derive(Debug, Clone, Copy, FromRow)]
 pub struct OpenCounts {
-    /// Loans.
+    /// The number of open loans.
     pub loans: i64,
-    /// Fees/fines.
+    /// The number of open fees/fines.
     pub fees_fines: i64,
 }
 
-/// Counts what is open.
+/// Counts the open loans and fees/fines of a tenant.
 pub async fn count_open(db: impl PgExecutor<'_>, schema: &Schema) -> Result<OpenCounts, Error> {
     let counted = sqlx::query_as(schema.sql(&COUNT_OPEN)).fetch_one(db).await;
     counted.map_err(Error::at("count what is open"))
 }
 
-/// Adds how far complete snapshots spoke of the tenant and of these patrons, as noted in a schema.
+/// Adds the snapshot horizons of the tenant and of these patrons from one schema to `snapshot_horizon`.
 pub async fn load_snapshot_horizon(
     tx: &mut Tx,
     schema: &Schema,

@@ -1,4 +1,4 @@
-//! The one place where a tenant's name gets into SQL.
+//! The schema of a tenant, the only place that inserts a tenant's name into SQL.
 
 use std::{
     collections::HashMap,
@@ -10,63 +10,64 @@ use uuid::Uuid;
 
 use crate::event::TenantId;
 
-/// The schema of what belongs to no tenant.
+/// The name of the module's schema, which contains the tables that belong to no tenant.
 const MODULE_SCHEMA: &str = "mod_patron_blocks";
 
-/// A statement as written: `{schema}` stands for the schema of the tenant it is run for, or for a shadow of
-/// that, and then `{live}` for the tenant's.
+/// A statement with the placeholder `{schema}` for the schema of a tenant or of a shadow. In a statement
+/// on a shadow, `{live}` is the schema of the tenant.
 #[derive(Debug)]
 pub struct Statement(&'static str);
 
 impl Statement {
-    /// A statement.
+    /// Creates a statement.
     pub const fn new(text: &'static str) -> Self {
         Self(text)
     }
 }
 
-/// A statement that is put together for one question. Its text is made of constants and of numbers of
-/// parameters, so nothing that a client has written can get into it: that is bound.
+/// A statement composed for one query. Its text consists of constants and parameter numbers. Input of
+/// clients is bound, so the text cannot contain it.
 #[derive(Debug, Default)]
 pub struct Composed(String);
 
 impl Composed {
-    /// Adds text, in which `{schema}` stands for the schema as in a [`Statement`].
+    /// Appends text with the placeholder `{schema}`, as in a [`Statement`].
     pub fn push(&mut self, text: &'static str) {
         self.0.push_str(text);
     }
 
-    /// Adds a parameter, `$1` for 1.
+    /// Appends a parameter, `$1` for 1.
     pub fn push_parameter(&mut self, number: usize) {
         self.0.push('$');
         self.0.push_str(&number.to_string());
     }
 }
 
-/// One tenant's schema. Each statement is filled in once and kept, so that a connection finds it among
-/// its prepared ones. A `search_path` is never switched: on a pooled connection a statement prepared
-/// for one tenant would meet the tables of another (invariant I6 of ARCHITECTURE.md).
+/// The schema of one tenant, of a shadow, or of the module. Each completed statement is cached, so a
+/// connection finds the statement among its prepared statements. The service never changes a
+/// `search_path`. On a pooled connection, a statement prepared for one tenant would access another
+/// tenant's tables (invariant I6 of ARCHITECTURE.md).
 #[derive(Debug)]
 pub struct Schema {
     name: String,
-    /// Of a shadow: the schema of what it is a shadow of, which `{live}` stands for.
+    /// The tenant's schema that replaces `{live}`; only a shadow has one.
     live: Option<String>,
     cache: RwLock<HashMap<(usize, usize), Arc<str>>>,
 }
 
 impl Schema {
-    /// The schema of a tenant: `{tenant}_mod_patron_blocks`.
+    /// Returns the schema of a tenant: `{tenant}_mod_patron_blocks`.
     pub fn of(tenant: &TenantId) -> Self {
         Self::named(format!("{tenant}_{MODULE_SCHEMA}"))
     }
 
-    /// The schema of what belongs to no tenant; of the statements it has only those on dead letters.
+    /// Returns the module's schema, which has only the tables of the statements on dead letters.
     pub fn module() -> Self {
         Self::named(MODULE_SCHEMA.to_owned())
     }
 
-    /// The schema in which a rebuild of a tenant lays out what its source says, by the rebuild's id. Its
-    /// tables are those of the tenant, so statements on those do for it, too.
+    /// Returns the schema of a rebuild's shadow, by the rebuild's id. A shadow has tables of the same
+    /// names as the tenant's schema, so statements on these tables also work on a shadow.
     pub fn shadow(tenant: &TenantId, rebuild: Uuid) -> Self {
         let live = Self::of(tenant).name;
         let (number, ..) = rebuild.as_fields();
@@ -77,12 +78,14 @@ impl Schema {
         Self { name, live: None, cache: RwLock::default() }
     }
 
-    /// The schema's name. Tenant ids are checked when they are made, so it needs no quotes.
+    /// Returns the name of the schema. The name needs no quotes, because tenant ids are validated at
+    /// creation.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The statement for this schema. Safe: what is filled in is a checked tenant id and a constant.
+    /// Returns the statement for this schema. Safe: the inserted text is a validated tenant id and a
+    /// constant.
     pub fn sql(&self, statement: &Statement) -> AssertSqlSafe<Arc<str>> {
         let key = (statement.0.as_ptr().addr(), statement.0.len());
         let cached = self.cache.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -98,7 +101,8 @@ impl Schema {
         }))
     }
 
-    /// A composed statement for this schema; it is not kept. Safe as [`Schema::sql`] is.
+    /// Returns a composed statement for this schema, without caching. Safe for the same reason as
+    /// [`Schema::sql`].
     pub fn composed(&self, statement: &Composed) -> AssertSqlSafe<String> {
         AssertSqlSafe(statement.0.replace("{schema}", &self.name))
     }

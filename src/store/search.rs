@@ -1,5 +1,5 @@
-//! CQL as SQL (docs/contract/http-api.md#16-collections): names become constants from a closed
-//! table, terms are bound.
+//! The translation of CQL to SQL (docs/contract/http-api.md#16-collections): names become constants from
+//! a closed table, and terms become bound parameters.
 
 use sqlx::{Arguments, Encode, Postgres, Type, postgres::PgArguments};
 
@@ -8,14 +8,14 @@ use crate::cql::{
     Comparison, Condition, Form, Modifiers, Operator, Relation, SortKey, Term, TermPart,
 };
 
-/// What a collection can be asked about.
+/// The searchable fields and the order of a collection.
 #[derive(Debug)]
 pub struct SearchTarget {
     /// The table.
     pub(super) table: &'static str,
-    /// The fields that clients may name; any other matches nothing.
+    /// The fields that clients may name. Any other field matches nothing.
     pub(super) fields: &'static [Field],
-    /// The order where a query has none, and of what a query takes for equal.
+    /// The order of a query without sort keys, and of records with equal sort keys.
     pub(super) order: &'static str,
 }
 
@@ -27,29 +27,29 @@ pub struct Field {
     text: &'static str,
 }
 
-/// What a field holds.
+/// The type of a field's content.
 #[derive(Debug, Clone, Copy)]
 enum FieldKind {
-    /// Prose, which has words.
+    /// Prose, which consists of words.
     FullText,
-    /// A name or an id, which is one word whatever is in it.
+    /// A name or an id, which is one word regardless of its characters.
     Keyword,
-    /// A number; and how SQL reads it, null where it is none.
+    /// A number, with the SQL expression for its numeric value, null for any other content.
     Number(&'static str),
 }
 
 impl Field {
-    /// A field of prose: its name, and how SQL reads it as text.
+    /// Creates a field of prose from its name and the SQL expression for its text.
     pub(super) const fn full_text(name: &'static str, text: &'static str) -> Self {
         Self { name, kind: FieldKind::FullText, text }
     }
 
-    /// A field that is one word.
+    /// Creates a field that is one word.
     pub(super) const fn keyword(name: &'static str, text: &'static str) -> Self {
         Self { name, kind: FieldKind::Keyword, text }
     }
 
-    /// A number, as text and as number.
+    /// Creates a field with a number, from the SQL expressions for its text and its numeric value.
     pub(super) const fn number(
         name: &'static str,
         text: &'static str,
@@ -60,7 +60,7 @@ impl Field {
 }
 
 impl SearchTarget {
-    /// Names of all fields.
+    /// Returns the names of all fields.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.fields.iter().map(|field| field.name)
     }
@@ -70,13 +70,14 @@ impl SearchTarget {
     }
 }
 
-/// Text without regard to accents: decomposed, and marks left out.
+/// SQL around a text to ignore accents: decomposition, and removal of combining marks.
 const PLAIN: [&str; 2] = ["regexp_replace(normalize(", ", NFD), '[\\u0300-\\u036f]', '', 'g')"];
 
-/// Text with its accents, in one spelling.
+/// SQL around a text to compare accents: one normalization form.
 const ACCENTED: [&str; 2] = ["normalize(", ", NFC)"];
 
-/// Words of a text, each between blanks. What parts them is [`parts_words`], in SQL's spelling.
+/// SQL around a text to put each word between blanks. The separators equal the characters of
+/// [`is_word_separator`].
 const IN_WORDS: [&str; 2] =
     ["' ' || regexp_replace(", r", '[\u0001-/:-@\[-`{-\u00bf]+', ' ', 'g') || ' '"];
 
@@ -84,7 +85,7 @@ fn is_word_separator(c: char) -> bool {
     c <= '\u{bf}' && !c.is_ascii_alphanumeric()
 }
 
-/// A statement in the making, with what is bound to it.
+/// A statement under construction, with its bound values.
 #[derive(Default)]
 pub(super) struct SearchBuilder {
     pub(super) text: Composed,
@@ -92,13 +93,13 @@ pub(super) struct SearchBuilder {
 }
 
 impl SearchBuilder {
-    /// Adds text.
+    /// Appends text to the statement.
     pub(super) fn push(&mut self, text: &'static str) -> &mut Self {
         self.text.push(text);
         self
     }
 
-    /// Adds a value.
+    /// Appends a parameter and binds its value.
     pub(super) fn bind<'v, T>(&mut self, value: T) -> &mut Self
     where
         T: Encode<'v, Postgres> + Type<Postgres> + 'v,
@@ -108,7 +109,8 @@ impl SearchBuilder {
         self
     }
 
-    /// Adds a condition. It is true or false, never null: `not` must not lose what lacks a field.
+    /// Appends a condition, which is true or false but never null. With null, `not` would lose records
+    /// without the field.
     pub(super) fn condition(&mut self, target: &SearchTarget, condition: &Condition) -> &mut Self {
         match condition {
             Condition::All => self.push("true"),
@@ -142,7 +144,7 @@ impl SearchBuilder {
         let is_prose = matches!(field.kind, FieldKind::FullText);
         let is_empty = term.words().next().is_none();
         match relation {
-            // Whatever its kind, the field is set.
+            // The field matches if it is set, regardless of its kind.
             Words | AllWords | AnyWord if is_empty => self.push(field.text).push(" is not null"),
             AllWords => self.each_word(field, term, *modifiers, " and "),
             AnyWord => self.each_word(field, term, *modifiers, " or "),
@@ -151,7 +153,7 @@ impl SearchBuilder {
         }
     }
 
-    /// The field as a whole against the term as a whole.
+    /// Appends a comparison of the whole field with the whole term.
     fn whole_comparison(
         &mut self,
         field: &Field,
@@ -184,8 +186,8 @@ impl SearchBuilder {
         }
     }
 
-    /// Words of prose, or else the field against each of the words. Prose has no word of punctuation alone:
-    /// such a word says nothing, and must not make a condition true.
+    /// Appends a condition per word of the term, on the words of prose or on the whole field. Words of
+    /// punctuation alone are ignored in prose, because such a word would make the condition true.
     fn each_word(
         &mut self,
         field: &Field,
@@ -212,7 +214,7 @@ impl SearchBuilder {
         self.push(")")
     }
 
-    /// Words of prose, one after another. A term of punctuation alone has none and matches nothing.
+    /// Appends a condition on consecutive words of prose. A term of punctuation alone matches nothing.
     fn words(&mut self, field: &Field, term: &Term, modifiers: Modifiers) -> &mut Self {
         let words = word_pattern(term);
         if words.is_empty() {
@@ -233,7 +235,7 @@ impl SearchBuilder {
         self.push(after[0]).push(after[1])
     }
 
-    /// Adds the order: the keys that are fields, then the collection's own.
+    /// Appends the order: the sort keys that are fields, then the order of the collection.
     pub(super) fn order(&mut self, target: &SearchTarget, keys: &[SortKey]) -> &mut Self {
         self.push(" order by ");
         for key in keys {
@@ -259,15 +261,15 @@ fn comparison_operator(relation: Relation) -> &'static str {
     }
 }
 
-/// What stands before and after a text that is compared.
+/// Returns the SQL before and after a compared text.
 fn fold(modifiers: Modifiers) -> [[&'static str; 2]; 2] {
     let accents = if modifiers.respect_accents { ACCENTED } else { PLAIN };
     let case = if modifiers.respect_case { ["", ""] } else { ["lower(", ")"] };
     [[case[0], accents[0]], [accents[1], case[1]]]
 }
 
-/// The number that a term is, as the database reads it; otherwise it is compared as text, and so equals no
-/// number.
+/// Returns the number that a term contains, in a form that the database can parse. Any other term is
+/// compared as text, and so equals no number.
 fn number(term: &Term) -> Option<String> {
     let text = term.literal_text()?;
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
@@ -287,17 +289,17 @@ fn number(term: &Term) -> Option<String> {
     if unsigned(exponent).is_empty() || !digits(&unsigned(exponent)) {
         return None;
     }
-    // Beyond that no field has a number, and the database would refuse to read it.
+    // No field contains a number with a larger exponent, and the database would reject the number.
     let max = EXPONENT_MAX;
     let size = unsigned(exponent).parse::<i64>().map_or(max, |size| size.min(max));
     let sign = if exponent.starts_with('-') { "-" } else { "" };
     Some(format!("{mantissa}e{sign}{size}"))
 }
 
-/// A larger exponent counts as this one.
+/// The limit of an exponent. A larger exponent is replaced by this one.
 const EXPONENT_MAX: i64 = 1000;
 
-/// The term as a pattern for `like`.
+/// Returns the term as a pattern for `like`.
 fn pattern(term: &Term) -> String {
     let mut pattern = String::new();
     for letter in &term.0 {
@@ -311,7 +313,8 @@ fn pattern(term: &Term) -> String {
     pattern
 }
 
-/// As [`pattern`], of the term's words with one blank between them.
+/// Returns the words of the term as a pattern for `like`, separated by single blanks, as [`pattern`] does
+/// for a whole term.
 fn word_pattern(term: &Term) -> String {
     let separated = term.0.iter().map(|letter| match letter {
         TermPart::Char(c) if is_word_separator(*c) => TermPart::Char(' '),

@@ -1,6 +1,6 @@
-//! The shadow of a tenant: what a rebuild's source says, in tables like the tenant's own in a schema of
-//! their own. They are unlogged: a database that crashes empties them all at once, the note of how far
-//! they are among them.
+//! The shadow of a tenant: a schema with the tables of one rebuild, which contain the state from the
+//! rebuild's source. The tables are unlogged. A crash of the database empties every table, including the
+//! stored read progress.
 
 mod candidates;
 mod unreadable;
@@ -18,14 +18,14 @@ use crate::{
     patron::{Coverage, Scope},
 };
 
-/// What makes a shadow, in this order.
+/// The statements that create a shadow, in order of execution.
 pub const CREATE: [Statement; 18] = [
     Statement::new("drop schema if exists {schema} cascade"),
     Statement::new("create schema {schema}"),
     Statement::new(
         "create unlogged table {schema}.loan (like {live}.loan including defaults including generated)",
     ),
-    // What nobody asks a shadow for takes time with every row.
+    // No query on a shadow uses these columns, and each column costs time per row.
     Statement::new(
         "alter table {schema}.loan drop due_date, drop recall, drop lost, drop claimed_returned, drop overdue_from,
            drop previous_user, drop previous_open, drop previous_lost,
@@ -70,7 +70,9 @@ pub const CREATE: [Statement; 18] = [
 
 const DROP: Statement = Statement::new("drop schema if exists {schema} cascade");
 
-/// What doesn't hold everything can't say more of old loans than what was pruned here can.
+/// Inserts the state of a shadow. If the coverage starts at `$1`, the shadow's prune horizon is the
+/// smaller of `$1` and the tenant's prune horizon. A source with partial coverage permits no stronger
+/// claim about old loans than pruned rows do.
 const INSERT_STATE: Statement = Statement::new(
     "with pruned as (
        update {schema}.housekeeping
@@ -100,7 +102,7 @@ const RECORD_PATRON_HORIZON: Statement = Statement::new(
      on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)",
 );
 
-/// What the source says of groups and was not heard here.
+/// Counts the patrons with a newer group in the source than in the tenant's tables.
 const COUNT_CHANGED_GROUPS: Statement = Statement::new(
     "update {schema}.shadow_state set changed_groups = (
        select count(*) from {schema}.patron s left join {live}.patron l on l.user_id = s.user_id
@@ -130,7 +132,8 @@ const APPLY_GROUPS_OF_PATRONS: Statement = Statement::new(
        where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp",
 );
 
-/// How far snapshots spoke that were not heard of here.
+/// Raises the tenant's snapshot horizons to the horizons of the source, and returns a row only if one was
+/// raised.
 const APPLY_TENANT_HORIZON: Statement = Statement::new(
     "insert into {live}.tenant_horizon as t (horizon, loans_horizon)
      select s.horizon, s.loans_horizon from {schema}.tenant_horizon s
@@ -162,6 +165,7 @@ const SELECT_REPLAY_POSITIONS: Statement = Statement::new(
     "select topic, partition, next_offset, end_offset from {schema}.replay_position order by topic, partition",
 );
 
+/// A test prepares these statements on an existing shadow. The statements of [`CREATE`] cannot be prepared.
 pub(super) const STATEMENTS: &[&Statement] = &[
     &DROP,
     &INSERT_STATE,
@@ -186,39 +190,40 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &candidates::COUNT_CANDIDATES,
 ];
 
-/// How far a shadow is.
+/// The read progress and the coverage of a shadow.
 #[derive(Debug, Clone)]
 pub struct ShadowState {
-    /// Whether all of the source is in it.
+    /// Whether the shadow contains the whole source.
     pub is_complete: bool,
-    /// Since when the source holds everything: once it is whole, what holds; before, what was thought to.
+    /// The time since when the source contains every event. The value is an estimate until `is_complete`
+    /// is `true`.
     pub coverage: Coverage,
-    /// When reading began: what came into the inbox since then is not in the shadow.
+    /// The start of reading. The shadow lacks the events that the inbox received since then.
     pub read_started_at: DateTime<Utc>,
-    /// Before this not all that happened is in the source, as far as that is known.
+    /// The time before which the source is known to lack events.
     pub incomplete_before: Option<DateTime<Utc>>,
-    /// What is read in the order of ids, where anything is.
+    /// The source that is read in id order, if any.
     pub scanned_source: Option<String>,
-    /// The last id of it that was read.
+    /// The last id that was read from `scanned_source`.
     pub scanned_up_to: Option<Uuid>,
-    /// Patrons whose group the source told of and who were not heard of here.
+    /// The number of patrons with a newer group in the source than in the tenant's tables.
     pub changed_groups: i64,
 }
 
-/// How far a partition was read into a shadow.
+/// The progress of reading one partition into a shadow.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ReplayPosition {
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The next offset to be read.
+    /// The next offset to read.
     pub next_offset: i64,
-    /// The offset after the last that is to be read.
+    /// The offset after the last record to read.
     pub end_offset: i64,
 }
 
-/// Makes a shadow, empty, in place of one of the same rebuild that may be there.
+/// Creates an empty shadow and replaces an existing shadow of the same rebuild.
 pub async fn create(
     tx: &mut Tx,
     shadow: &Schema,
@@ -240,13 +245,14 @@ pub async fn create(
     Ok(())
 }
 
-/// Removes a shadow, if it is there.
+/// Drops a shadow if the shadow exists.
 pub async fn remove(db: impl PgExecutor<'_>, shadow: &Schema) -> Result<(), Error> {
     let removed = sqlx::query(shadow.sql(&DROP)).execute(db).await;
     removed.map(|_| ()).map_err(Error::at("remove a shadow"))
 }
 
-/// Ids of shadows of a tenant, as far as their names tell, of which no rebuild is worked on any more.
+/// Returns the ids of a tenant's shadows without an active rebuild. Each id has only the digits from the
+/// schema's name.
 pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>, Error> {
     let found: Vec<String> = sqlx::query_scalar(
         "select right(nspname, 8) from pg_namespace
@@ -262,7 +268,8 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
     Ok(numbers.map(|number| Uuid::from_fields(number, 0, 0, &[0; 8])).collect())
 }
 
-/// How far a shadow is; `None` where it is not there, or a crash of the database has emptied it.
+/// Loads the state of a shadow. Returns `None` if the shadow does not exist or a crash of the database
+/// has emptied it.
 pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowState>, Error> {
     let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
         .bind(format!("{}.shadow_state", shadow.name()))
@@ -308,7 +315,7 @@ pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowSta
     Ok(row.map(read))
 }
 
-/// Notes up to which id something was read: the inbox, or what the storage modules keep.
+/// Records the last id that was read from a source: the inbox or the storage modules.
 pub async fn record_scan_position(
     tx: &mut Tx,
     shadow: &Schema,
@@ -323,7 +330,7 @@ pub async fn record_scan_position(
     result.map(|_| ()).map_err(Error::at("note how far a source was read"))
 }
 
-/// Notes that the source is a complete snapshot of a tenant or of a patron.
+/// Records that the source is a complete snapshot of a tenant or of one patron.
 pub async fn record_horizon(
     tx: &mut Tx,
     shadow: &Schema,
@@ -340,8 +347,8 @@ pub async fn record_horizon(
     noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
 }
 
-/// Has what complete snapshots of the source speak of hold from now on, for a tenant or a patron. Nobody else may
-/// write the tenant's rows meanwhile.
+/// Applies the snapshot horizon of the source to a tenant or a patron, and closes older loans and
+/// fees/fines. The caller needs exclusive write access to the tenant's rows.
 pub async fn apply_horizon(
     tx: &mut Tx,
     shadow: &Schema,
@@ -362,13 +369,13 @@ pub async fn apply_horizon(
     Ok(())
 }
 
-/// Counts what the source says of groups and was not heard here.
+/// Counts and stores the number of patrons with a newer group in the source than in the tenant's tables.
 pub async fn count_changed_groups(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     let counted = sqlx::query(shadow.sql(&COUNT_CHANGED_GROUPS)).execute(&mut **tx).await;
     counted.map(|_| ()).map_err(Error::at("compare patron groups"))
 }
 
-/// Has these patrons' groups hold as the source told them.
+/// Applies the patron groups of the source to these patrons.
 pub async fn apply_groups_of_patrons(
     tx: &mut Tx,
     shadow: &Schema,
@@ -379,7 +386,8 @@ pub async fn apply_groups_of_patrons(
     result.map(|_| ()).map_err(Error::at("apply the groups of a source"))
 }
 
-/// Has so many patrons' groups hold as the source told them, after a patron. Gives the last one.
+/// Applies the patron groups of the source to the next `most` patrons after `after`. Returns the last of
+/// these patrons.
 pub async fn apply_groups_page(
     tx: &mut Tx,
     shadow: &Schema,
@@ -390,7 +398,7 @@ pub async fn apply_groups_page(
     last.fetch_one(&mut **tx).await.map_err(Error::at("apply the groups of a source"))
 }
 
-/// Notes that all of the source is in the shadow, and since when it holds everything.
+/// Records that the shadow contains the whole source, and the coverage of the source.
 pub async fn set_complete(tx: &mut Tx, shadow: &Schema, coverage: &Coverage) -> Result<(), Error> {
     let bytes = |horizon: &Option<Horizon>| horizon.map(|h| h.as_bytes().to_vec());
     let set = sqlx::query(shadow.sql(&SET_COMPLETE))
@@ -399,7 +407,7 @@ pub async fn set_complete(tx: &mut Tx, shadow: &Schema, coverage: &Coverage) -> 
     set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
 }
 
-/// Notes how far partitions were read.
+/// Stores the read progress of partitions.
 pub async fn save_replay_positions(
     tx: &mut Tx,
     shadow: &Schema,
@@ -424,7 +432,7 @@ pub async fn save_replay_positions(
     Ok(())
 }
 
-/// How far partitions were read.
+/// Loads the read progress of all partitions.
 pub async fn load_replay_positions(
     tx: &mut Tx,
     shadow: &Schema,

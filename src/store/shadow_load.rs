@@ -1,5 +1,5 @@
-//! What a source says on its way into a shadow: appended as it comes, since most of it is said whole, and put
-//! together where it was not once all was read.
+//! Loading of a shadow. The entries of a source are appended on arrival, because most entries are
+//! complete. After the end of reading, the entries that arrived in parts are merged.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ const COPY_FEES: Statement = Statement::new(
 const SELECT_PRUNE_HORIZON: Statement =
     Statement::new("select prune_horizon from {schema}.housekeeping");
 
-/// What has just been copied has no statistics yet.
+/// Creates indexes and statistics, because copied rows have no statistics yet.
 const CREATE_INDEXES: [Statement; 4] = [
     Statement::new("create index if not exists shadow_loan_id on {schema}.loan (loan_id)"),
     Statement::new(
@@ -50,7 +50,8 @@ const SELECT_SPLIT_FEES: Statement = Statement::new(
     "select fee_fine_id from {schema}.fee_fine group by fee_fine_id having count(*) > 1 limit $1",
 );
 
-/// What complete snapshots end, of a patron or of everybody.
+/// Closes the loans and fees/fines that the complete snapshots of a patron or of the tenant no longer
+/// contain.
 const APPLY_HORIZONS: [Statement; 4] = [
     Statement::new(
         "update {schema}.loan l set horizon = h.horizon from {schema}.patron_horizon h
@@ -89,16 +90,16 @@ pub(super) const STATEMENTS: &[&Statement] = &[
     &APPLY_HORIZONS[3],
 ];
 
-/// Which of the tables.
+/// The table of a shadow to process.
 #[derive(Debug, Clone, Copy)]
 pub enum ShadowTable {
-    /// That of loans.
+    /// The table of loans.
     Loans,
-    /// That of fees/fines.
+    /// The table of fees/fines.
     Fees,
 }
 
-/// Appends what a source says.
+/// Appends a [`StateDelta`] of the source to the shadow.
 pub async fn append(tx: &mut Tx, shadow: &Schema, delta: &StateDelta) -> Result<(), Error> {
     let StateDelta { loans, fees, groups, loans_deleted_before: no_loans_before } = delta;
     if let Some(horizon) = no_loans_before {
@@ -132,7 +133,8 @@ async fn append_fees(
     copy_rows(tx, shadow, (&COPY_FEES, 10), columns.len(), write).await
 }
 
-/// Copies rows, each with how far was pruned, which holds for all of a shadow: the last two columns.
+/// Copies rows. The last two columns contain the prune horizon, which is the same for all rows of a
+/// shadow.
 async fn copy_rows(
     tx: &mut Tx,
     shadow: &Schema,
@@ -159,7 +161,7 @@ async fn copy_rows(
     rows.send(tx, &shadow.sql(statement).0).await.map_err(failed())
 }
 
-/// Has what was laid out be found by its id, which is only worth its while once all is there.
+/// Creates the indexes by id after all rows are appended, because earlier indexes would slow the load.
 pub async fn create_indexes(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     for statement in &CREATE_INDEXES {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
@@ -168,7 +170,7 @@ pub async fn create_indexes(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
-/// What several rows were laid out of, at most so many.
+/// Returns at most `most` ids with several rows.
 pub async fn split_ids(
     tx: &mut Tx,
     shadow: &Schema,
@@ -184,8 +186,9 @@ pub async fn split_ids(
     found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
 }
 
-/// Makes one row of each of these. They lie together in the index, which the planner doesn't know: it would read
-/// all of the table for so many.
+/// Merges the rows of each id into one row. The ids are adjacent in the index, which the planner does not
+/// know. The function disables sequential scans, because the planner would otherwise scan the whole
+/// table.
 pub async fn merge_parts(
     tx: &mut Tx,
     shadow: &Schema,
@@ -210,7 +213,7 @@ pub async fn merge_parts(
     }
 }
 
-/// Ends what complete snapshots don't hold any more.
+/// Closes the loans and fees/fines that complete snapshots no longer contain.
 pub async fn apply_horizons(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     for statement in &APPLY_HORIZONS {
         let ended = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;

@@ -1,5 +1,5 @@
-//! Install and upgrade jobs, for any instance to answer for and to take over. They are the module's: a
-//! job begins before its tenant's schema is there.
+//! Tenant jobs, which any instance may report and claim. The module's schema stores the jobs, because a
+//! job starts before its tenant's schema exists.
 
 use std::time::Duration;
 
@@ -11,38 +11,39 @@ use uuid::Uuid;
 use super::{Error, Tx};
 use crate::event::TenantId;
 
-/// How long a job is kept that ended and that no client has deleted.
+/// The time after which a completed job is deleted if no client deleted it.
 const COMPLETED_RETENTION: TimeDelta = TimeDelta::days(30);
 
-/// A job as stored.
+/// A tenant job as stored.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct TenantJob {
-    /// Its id.
+    /// The id of the job.
     pub id: Uuid,
     /// The tenant.
     #[sqlx(try_from = "String")]
     pub tenant: TenantId,
-    /// The request's body.
+    /// The body of the request.
     pub tenant_attributes: Value,
-    /// Whether it has ended.
+    /// Whether the job has ended.
     pub complete: bool,
-    /// Why it failed, if it did.
+    /// The cause of a failure.
     pub error: Option<String>,
-    /// What else there is to say.
+    /// Further messages for the client.
     pub messages: Vec<String>,
 }
 
-/// Who works on a job: made for each taking. Whoever has lost it writes nothing for it any more.
+/// The lease on a job. Each claim has a new holder id, so an instance that lost the lease can write
+/// nothing for the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobLease {
-    /// The job.
+    /// The id of the job.
     pub job: Uuid,
-    /// Whose it is.
+    /// The id of the holder.
     pub holder: Uuid,
 }
 
-/// Enters a job that its instance works on for so long, unless it says more. All times are the database's: those of
-/// instances may differ. Old ones that nobody has deleted go.
+/// Inserts a job with a lease of `time` for its instance, and deletes completed jobs after the retention
+/// time. The database clock sets all times, because the clocks of instances differ.
 pub async fn insert(
     db: impl PgExecutor<'_>,
     JobLease { job, holder }: JobLease,
@@ -69,7 +70,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Says that a job is still worked on. Tells whether it is open and still its holder's.
+/// Renews the lease on a job. Returns `false` if the job is complete or another holder has the lease.
 pub async fn renew(
     db: impl PgExecutor<'_>,
     JobLease { job, holder }: JobLease,
@@ -88,7 +89,8 @@ pub async fn renew(
     Ok(done.rows_affected() == 1)
 }
 
-/// Fails unless a job is open and still its holder's; until the transaction ends nobody can take it.
+/// Fails unless the job is open and the lease exists. The row lock prevents a claim until the transaction
+/// ends.
 pub async fn require_lease(tx: &mut Tx, JobLease { job, holder }: JobLease) -> Result<(), Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
         "select id from mod_patron_blocks.tenant_job where id = $1 and lease_holder = $2 and not complete
@@ -102,7 +104,7 @@ pub async fn require_lease(tx: &mut Tx, JobLease { job, holder }: JobLease) -> R
     ours.map(|_| ()).ok_or(Error::LeaseLost)
 }
 
-/// Takes over a job whose instance has not been heard of; each goes to one who asks.
+/// Claims the oldest open job with an expired lease. Concurrent callers claim different jobs.
 pub async fn claim_abandoned(
     db: impl PgExecutor<'_>,
     holder: Uuid,
@@ -123,7 +125,7 @@ pub async fn claim_abandoned(
     .map_err(Error::at("take over a tenant job"))
 }
 
-/// Ends a job, unless another instance works on it by now.
+/// Completes a job if the holder still has the lease.
 pub async fn finish(
     db: impl PgExecutor<'_>,
     JobLease { job, holder }: JobLease,
@@ -144,7 +146,7 @@ pub async fn finish(
     Ok(())
 }
 
-/// The tenant's job, if it is known.
+/// Returns the tenant's job, if known.
 pub async fn find(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -161,7 +163,7 @@ pub async fn find(
     .map_err(Error::at("find a tenant job"))
 }
 
-/// Forgets a job, or all of the tenant; tells whether there was one.
+/// Deletes a job, or all jobs of the tenant. Returns `false` if no job was deleted.
 pub async fn delete(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,

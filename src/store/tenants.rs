@@ -1,4 +1,5 @@
-//! The registry of enabled tenants, and the lock that keeps a tenant's writers and its upheavals apart.
+//! The registry of enabled tenants, and the locks that separate the writers of a tenant from changes of
+//! the whole tenant.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,23 +10,23 @@ use uuid::Uuid;
 use super::{Db, Error, Tx};
 use crate::event::TenantId;
 
-/// The channel on which instances tell each other that the registry has changed.
+/// The channel on which instances notify each other of changes of the registry.
 const REGISTRY_CHANNEL: &str = "mod_patron_blocks_tenant";
 
-/// How much is known of what happened to a tenant's patrons.
+/// The part of a tenant's history that the service has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Completeness {
-    /// All of it, but for what lags.
+    /// The service has the whole history, apart from the current lag.
     #[default]
     Complete,
-    /// What happened before it was enabled is being read.
+    /// The initial fill still reads the history from before the enabling.
     Filling,
-    /// Not all that happened before this instant.
+    /// Events before this instant may be missing.
     IncompleteBefore(DateTime<Utc>),
 }
 
 impl Completeness {
-    /// As told.
+    /// Returns the name as the API publishes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -46,11 +47,11 @@ impl Completeness {
     }
 }
 
-/// An enabled tenant: since when it is, and what is known of it.
+/// The start of a tenant's enabling, and the completeness of the tenant's history.
 pub type Enabling = (DateTime<Utc>, Completeness);
 
-/// All tenants that are enabled now. An id that could not be one is left out: nothing can be done for it,
-/// and the table's check does not let it in.
+/// Returns all enabled tenants. An invalid tenant id is omitted: no operation could use the id, and the
+/// check constraint of the table rejects it.
 pub async fn list_enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, Enabling>, Error> {
     type Row = (String, DateTime<Utc>, Option<Uuid>, Option<DateTime<Utc>>);
     let rows: Vec<Row> = sqlx::query_as(
@@ -69,7 +70,7 @@ pub async fn list_enabled(db: impl PgExecutor<'_>) -> Result<HashMap<TenantId, E
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// As [`list_enabled`], of this tenant.
+/// Returns the enabling of `tenant`, as [`list_enabled`] does for all tenants.
 pub async fn find_enabled(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -88,7 +89,7 @@ pub async fn find_enabled(
     }))
 }
 
-/// Has a rebuild fill a tenant.
+/// Records that `rebuild` is the initial fill of the tenant.
 pub async fn start_initial_fill(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -99,8 +100,9 @@ pub async fn start_initial_fill(
     set.map(|_| ()).map_err(Error::at("have a tenant filled"))
 }
 
-/// A tenant's knowledge once a rebuild has ended that fills it (`by`), or that knows all there is to know:
-/// what happened before an instant may be missing, or nothing is. Tells the other instances.
+/// Records the completeness of a tenant at the end of its initial fill `rebuild`. `None` for `rebuild`
+/// means another rebuild with complete knowledge. Events before `incomplete_before` may be missing;
+/// `None` means a complete history. Notifies the other instances.
 pub async fn finish_initial_fill(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -121,7 +123,8 @@ pub async fn finish_initial_fill(
     notify(tx, tenant.as_str()).await
 }
 
-/// Since when a tenant is enabled, if it is: the identity of the enabling, which an upgrade keeps.
+/// Returns the start of the tenant's enabling, or `None` for a disabled tenant. The start identifies the
+/// enabling and survives an upgrade.
 pub async fn enabled_since(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -135,7 +138,7 @@ pub async fn enabled_since(
     .map_err(Error::at("look up a tenant"))
 }
 
-/// Enters a tenant as enabled or not, and tells the other instances when the transaction commits.
+/// Registers a tenant as enabled or disabled, and notifies the other instances at commit.
 pub async fn set_enabled(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -159,7 +162,7 @@ pub async fn set_enabled(
     notify(tx, tenant.as_str()).await
 }
 
-/// Forgets a tenant and all its data.
+/// Deletes a tenant's schema, registration, returned positions and dead letters.
 pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Result<(), Error> {
     let drop = super::Statement::new("drop schema if exists {schema} cascade");
     sqlx::query(schema.sql(&drop))
@@ -177,7 +180,7 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
     notify(tx, tenant.as_str()).await
 }
 
-/// Tells all instances, when the transaction commits, that something has changed.
+/// Notifies all instances of a change of the registry when the transaction commits.
 pub async fn notify(tx: &mut Tx, payload: &str) -> Result<(), Error> {
     sqlx::query("select pg_notify($1, $2)")
         .bind(REGISTRY_CHANNEL)
@@ -188,8 +191,9 @@ pub async fn notify(tx: &mut Tx, payload: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the tenant's lock for this transaction as one of many who write its rows, and tells since when
-/// the tenant is enabled, if it is. Whoever changes the tenant as a whole waits for them.
+/// Locks the tenant in shared mode until the transaction ends, as every writer of the tenant's rows does.
+/// Returns the start of the tenant's enabling, or `None` for a disabled tenant. An exclusive lock waits
+/// for all shared locks.
 pub async fn lock_shared(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTime<Utc>>, Error> {
     sqlx::query("select pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
         .bind(lock_name(tenant))
@@ -199,7 +203,7 @@ pub async fn lock_shared(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTi
     enabled_since(&mut **tx, tenant).await
 }
 
-/// Takes the tenant's lock for this transaction alone.
+/// Locks the tenant in exclusive mode until the transaction ends.
 pub async fn lock_exclusive(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
         .bind(lock_name(tenant))
@@ -209,7 +213,8 @@ pub async fn lock_exclusive(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error>
     Ok(())
 }
 
-/// Bounds how long this transaction waits for a lock: who waits alone keeps all who come later waiting.
+/// Limits how long this transaction waits for a lock, because a waiting exclusive lock blocks every later
+/// request.
 pub async fn set_lock_timeout(tx: &mut Tx, timeout: Duration) -> Result<(), Error> {
     sqlx::query("select set_config('lock_timeout', $1, true)")
         .bind(timeout.as_millis().to_string())
@@ -219,8 +224,8 @@ pub async fn set_lock_timeout(tx: &mut Tx, timeout: Duration) -> Result<(), Erro
     Ok(())
 }
 
-/// Takes a tenant's migration lock, or the module's, for as long as the connection lives. Returns `false`
-/// while another session has the lock.
+/// Locks a tenant, or the module, for migration until the connection closes. Returns `false` if another
+/// session has the lock.
 pub async fn try_lock_for_migration(
     connection: &mut PgConnection,
     tenant: Option<&TenantId>,
@@ -233,9 +238,9 @@ pub async fn try_lock_for_migration(
         .map_err(Error::at("take a migration lock"))
 }
 
-/// Takes the tenant's migration lock for this transaction, each statement of which may take a quarter of
-/// an hour: a whole tenant's state is written. Once it has the lock it waits no longer than `most` for any
-/// other.
+/// Locks a tenant for migration until the transaction ends, and limits every later wait for a lock to
+/// `lock_timeout`. Each statement of the transaction may run for 15 minutes, because the transaction
+/// writes a whole tenant's state.
 pub async fn lock_for_maintenance(
     tx: &mut Tx,
     tenant: &TenantId,
@@ -261,11 +266,11 @@ fn lock_name(tenant: &TenantId) -> String {
     format!("mod_patron_blocks/{tenant}")
 }
 
-/// Waits for news of the registry; reconnects by itself.
+/// A subscription to changes of the registry that reconnects automatically.
 pub struct RegistryListener(PgListener);
 
 impl RegistryListener {
-    /// Begins to listen.
+    /// Subscribes to the channel of the registry.
     pub async fn listen(db: &Db) -> Result<Self, Error> {
         let step = "listen for changes of the registry";
         let mut listener = PgListener::connect_with(db).await.map_err(Error::at(step))?;
@@ -273,7 +278,7 @@ impl RegistryListener {
         Ok(Self(listener))
     }
 
-    /// Returns when the registry has changed, or may have while the connection was away.
+    /// Returns when the registry has changed, or may have changed during a loss of the connection.
     pub async fn next(&mut self) -> Result<(), Error> {
         let step = "listen for changes of the registry";
         self.0.try_recv().await.map(|_| ()).map_err(Error::at(step))

@@ -1,8 +1,9 @@
-//! SQL over the Java module's tables of events: when it wrote of a patron, and what it knew as ended.
+//! SQL on the event tables of the Java module: the times of its writes, and the loans and fees/fines that
+//! it knew as closed.
 
 use crate::store::Statement;
 
-/// A UUID in JSON, as PostgreSQL's pattern: what may be cast.
+/// A regular expression for the UUIDs in JSON that may be cast.
 macro_rules! uuid_pattern {
     () => {
         "'^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'"
@@ -10,7 +11,7 @@ macro_rules! uuid_pattern {
 }
 pub(super) use uuid_pattern;
 
-/// A snapshot's stamp, as `event::Stamp::snapshot` makes it; a test compares them.
+/// The stamp of a snapshot, equal to the result of `event::Stamp::snapshot`; a test compares both.
 macro_rules! stamp {
     ($at:literal, $of:literal) => {
         concat!(
@@ -24,9 +25,11 @@ macro_rules! stamp {
     };
 }
 
-/// When the module wrote an event. Its column has no time zone: whatever filled it, it is the time as a clock of
-/// the session's zone showed it, and no column says which zone that was. The record itself has the same
-/// instant with its offset, so that is taken, where it is a date at all; else the column counts as UTC.
+/// The time at which the Java module wrote an event.
+///
+/// The column `creation_date` has no time zone. Its value is local time in the time zone of the session,
+/// and no column contains that time zone. The record contains the same instant with an offset. If the
+/// record's date is valid, the expression uses that date; otherwise the column is interpreted as UTC.
 macro_rules! written_at {
     () => {
         concat!(
@@ -43,7 +46,7 @@ macro_rules! written_at {
     };
 }
 
-/// When the module last wrote of each patron, as one of its tables of events tells.
+/// Inserts the time of the last write for each patron in one event table.
 macro_rules! times_of_patrons {
     ($table:literal) => {
         concat!(
@@ -60,7 +63,8 @@ macro_rules! times_of_patrons {
     };
 }
 
-/// Loans that the module knew as ended: an old check-out that is read again must not open them.
+/// Inserts the loans that the Java module knew as closed. A repeated old check-out must not open such a
+/// loan.
 macro_rules! closings {
     ($table:literal) => {
         concat!(
@@ -101,7 +105,8 @@ pub(super) const INSERT_CHECKED_IN_LOANS: Statement =
     Statement::new(closings!("item_checked_in_event"));
 pub(super) const INSERT_CLOSED_LOANS: Statement = Statement::new(closings!("loan_closed_event"));
 
-/// The module's tables of events: name, when it wrote of patrons, what it tells of as ended.
+/// The event tables: name, statement for the times per patron, and statement for closed loans or
+/// fees/fines.
 pub(super) const EVENT_TABLES: [(&str, &Statement, Option<&Statement>); 8] = [
     ("fee_fine_balance_changed_event", &BALANCE_CHANGED_TIMES, Some(&INSERT_CLOSED_FEES)),
     ("item_checked_out_event", &CHECKED_OUT_TIMES, None),
@@ -113,7 +118,7 @@ pub(super) const EVENT_TABLES: [(&str, &Statement, Option<&Statement>); 8] = [
     ("loan_closed_event", &CLOSED_TIMES, Some(&INSERT_CLOSED_LOANS)),
 ];
 
-/// When each loan that is open was checked out, as far as the module has kept it.
+/// Inserts the check-out time of each open loan, as far as the Java module still has the check-out event.
 pub(super) const INSERT_CHECK_OUT_TIMES: Statement = Statement::new(concat!(
     "insert into {schema}.java_time (id, at)
      select (jsonb ->> 'loanId')::uuid, max(",
@@ -130,8 +135,8 @@ pub(super) const INSERT_CHECK_OUT_TIMES: Statement = Statement::new(concat!(
       group by 1"
 ));
 
-/// Fees/fines that the module knew as closed: what rounds to 0 at 15 decimals is 0
-/// (docs/contract/events.md#63-numbers).
+/// Inserts the fees/fines that the Java module knew as closed. A balance that rounds to 0 at 15 decimals
+/// is 0 (docs/contract/events.md#63-numbers).
 pub(super) const INSERT_CLOSED_FEES: Statement = Statement::new(concat!(
     "insert into {schema}.fee_fine (fee_fine_id, balance_stamp, balance)
      select id, ",

@@ -1,4 +1,4 @@
-//! Incidents that are about a rebuild rather than about a topic.
+//! Incidents about a rebuild, as opposed to incidents about a topic.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,7 +8,8 @@ use super::{
     Rebuild,
 };
 
-/// Raises an incident about a rebuild, once.
+/// Raises an incident about a rebuild, or reopens the resolved incident. An open incident remains
+/// unchanged.
 pub async fn raise(
     tx: &mut Tx,
     kind: IncidentKind,
@@ -37,7 +38,7 @@ pub async fn raise(
     Ok(())
 }
 
-/// Resolves what a rebuild has raised: it has ended in one way or the other.
+/// Resolves all incidents about a rebuild that has ended.
 pub async fn resolve(tx: &mut Tx, id: Uuid, by: &str, now: DateTime<Utc>) -> Result<(), Error> {
     let set = "update mod_patron_blocks.incident set resolved_at = $2, resolved_by = $3
                 where rebuild_id = $1 and resolved_at is null";
@@ -45,7 +46,7 @@ pub async fn resolve(tx: &mut Tx, id: Uuid, by: &str, now: DateTime<Utc>) -> Res
     done.map(|_| ()).map_err(Error::at("resolve incidents about a rebuild"))
 }
 
-/// Resolves what earlier repairs have left standing of those whom this one speaks of as well.
+/// Resolves the incidents of earlier incomplete repairs, as far as this rebuild covers the same patrons.
 pub async fn resolve_incomplete_repairs(
     tx: &mut Tx,
     by: &Rebuild,

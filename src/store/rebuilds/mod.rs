@@ -1,4 +1,4 @@
-//! Rebuilds as they are asked for, worked on and kept.
+//! The jobs of rebuilds: requests, leases, status and results, in a table of the module's schema.
 
 pub mod incidents;
 mod read_progress;
@@ -17,10 +17,10 @@ pub use status::Status;
 use super::{Db, Error, Tx, begin, commit, tenants};
 use crate::event::TenantId;
 
-/// How long what has ended is kept.
+/// The time after which an ended rebuild is deleted.
 const ENDED_RETENTION: TimeDelta = TimeDelta::days(90);
 
-/// What a rebuild is read by.
+/// The columns of [`Rebuild`].
 macro_rules! columns {
     () => {
         "id, tenant, request, status, requested_by, requested_at, started_at, ended_at, cancel_requested, \
@@ -28,7 +28,8 @@ macro_rules! columns {
     };
 }
 
-/// Takes the oldest rebuild of these that nobody works on. One whose end is just being stored is somebody's.
+/// Claims the oldest matching rebuild without a valid lease. If a transaction has locked a rebuild to
+/// store its end, `skip locked` skips the rebuild.
 macro_rules! claim {
     ($which:literal) => {
         concat!(
@@ -46,7 +47,7 @@ macro_rules! claim {
     };
 }
 
-// After the macro `columns`, which the queries use.
+// The macro `columns` has to precede the module that uses the macro.
 mod queries;
 
 pub use queries::{find, find_all, list, list_ids};
@@ -62,7 +63,7 @@ const CLAIM_WITH_TOKEN: &str = claim!(
                           and o.ended_at is null and o.lease_expires_at >= now())"
 );
 
-/// Those that go together with one that was taken, as far as nobody has begun with them.
+/// Claims the waiting rebuilds of a read group.
 const CLAIM_READ_GROUP: &str = concat!(
     "update mod_patron_blocks.rebuild
         set lease_expires_at = now() + $1 * interval '1 second', lease_holder = $2,
@@ -75,69 +76,72 @@ const CLAIM_READ_GROUP: &str = concat!(
     columns!()
 );
 
-/// How long differences wait to be applied.
+/// The time that a compared rebuild waits to be applied before it is cancelled.
 const COMPARED_RETENTION: TimeDelta = TimeDelta::days(7);
 
-/// Whoever takes a rebuild holds this meanwhile: "one at a time" is not to be told by looking.
+/// The key of the advisory lock for claims. The lock serializes claims, because a query alone cannot
+/// guarantee one active rebuild at a time.
 const CLAIM_LOCK_KEY: i64 = 0x7062_7265;
 
-/// So often in a row another token may be refused before a rebuild has failed: others wait behind it.
+/// The number of refused tokens in a row after which the next refusal fails a rebuild, because others
+/// wait behind it.
 const TOKEN_REFUSALS_MAX: i32 = 9;
 
 /// A rebuild as stored.
 #[derive(Debug, Clone, FromRow)]
 pub struct Rebuild {
-    /// Its id.
+    /// The id of the rebuild.
     pub id: Uuid,
     /// The tenant.
     #[sqlx(try_from = "String")]
     pub tenant: TenantId,
-    /// What was asked for.
+    /// The request, as JSON.
     pub request: Value,
-    /// How far it is.
+    /// The stage of the rebuild.
     #[sqlx(try_from = "String")]
     pub status: Status,
-    /// Who asked.
+    /// The user who requested the rebuild.
     pub requested_by: String,
-    /// When.
+    /// The time of the request.
     pub requested_at: DateTime<Utc>,
-    /// When an instance first worked on it.
+    /// The time of the first claim by an instance.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// The time of the end.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Whether it is to end where it stands.
+    /// Whether the rebuild is to end at its next check.
     pub cancel_requested: bool,
-    /// How much is done of how much, as last told.
+    /// The done and total amounts of work, as of the last heartbeat.
     pub progress: Value,
-    /// What was found to be different.
+    /// The summary of the differences.
     pub summary: Option<Value>,
-    /// Why it failed, or was not applied.
+    /// The cause of a failure, or of unapplied differences.
     pub error: Option<String>,
-    /// Open loans that the storage modules told of.
+    /// The number of open loans that the storage modules returned.
     pub loans_read: i32,
-    /// Open fees/fines that they told of.
+    /// The number of open fees/fines that the storage modules returned.
     pub fees_fines_read: i32,
-    /// What was odd on the way.
+    /// The problems during the rebuild.
     #[sqlx(json)]
     pub problems: Vec<String>,
-    /// What it has in common with those that may be worked on with it.
+    /// The name of the read group, common to all rebuilds that may read their topics together.
     pub read_group: Option<String>,
 }
 
-/// What is asked for.
+/// The request for a rebuild.
 #[derive(Debug, Clone, Copy)]
 pub struct NewRebuild<'a> {
     /// The tenant.
     pub tenant: &'a TenantId,
-    /// What it asks for.
+    /// The request, as JSON.
     pub request: &'a Value,
-    /// Who asks.
+    /// The user who requests the rebuild.
     pub requested_by: &'a str,
-    /// What it has in common with those that may be worked on with it: tenants share topics.
+    /// The name of the read group; tenants with shared topics have the same group.
     pub read_group: Option<&'a str>,
 }
 
-/// Enters a rebuild for any instance to work on. Old ones that have ended go.
+/// Inserts a rebuild that any instance may claim, and deletes rebuilds that ended before the retention
+/// time.
 pub async fn insert(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -160,12 +164,13 @@ pub async fn insert(
     Ok(())
 }
 
-/// Who takes a rebuild, and for how long. The database's clock counts: those of instances may differ.
+/// The claim of one instance to a rebuild. The database clock measures leases, because the clocks of
+/// instances differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
-    /// Whose it is.
+    /// The id of the claiming instance.
     pub holder: Uuid,
-    /// So long nobody else may take it.
+    /// The time during which no other instance may claim the rebuild.
     pub duration: Duration,
 }
 
@@ -175,14 +180,14 @@ impl Lease {
     }
 }
 
-/// Takes a rebuild that nobody works on, the oldest first, or this one alone; each goes to one who asks.
-/// What has the storage modules still to ask is taken by whoever has a token, by [`claim_with_token`].
+/// Claims the oldest rebuild without a valid lease, or the rebuild `id`. A rebuild that still has to call
+/// the storage modules needs a token, so [`claim_with_token`] claims that rebuild.
 pub async fn claim(db: &Db, id: Option<Uuid>, lease: Lease) -> Result<Option<Rebuild>, Error> {
     claim_any(db, CLAIM, None, id, lease).await
 }
 
-/// Takes a rebuild of a tenant that has the storage modules still to ask, the oldest first, or this one
-/// alone, unless another is being worked on.
+/// Claims the oldest rebuild of a tenant that still has to call the storage modules, or the rebuild `id`.
+/// If an instance already works on a storage rebuild of the tenant, the function returns `None`.
 pub async fn claim_with_token(
     db: &Db,
     tenant: &TenantId,
@@ -192,8 +197,8 @@ pub async fn claim_with_token(
     claim_any(db, CLAIM_WITH_TOKEN, Some(tenant), id, lease).await
 }
 
-/// Whether a rebuild of the tenant, or this one, has the storage modules still to ask. Where an instance works on it,
-/// the token may be of use once the lease of that instance ends.
+/// Returns whether a rebuild of the tenant, or the rebuild `id`, still has to call the storage modules.
+/// If an instance works on the rebuild, the token may become useful after that instance's lease expires.
 pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Result<bool, Error> {
     sqlx::query_scalar(
         "select exists (
@@ -227,7 +232,7 @@ async fn claim_any(
     Ok(taken)
 }
 
-/// Takes the others that go together with one, the oldest first and no more than so many.
+/// Claims the other waiting rebuilds of a read group, the oldest first and at most `most`.
 pub async fn claim_read_group(
     db: &Db,
     read_group: &str,
@@ -244,20 +249,20 @@ pub async fn claim_read_group(
     Ok(taken)
 }
 
-/// What whoever holds a rebuild hears when it says that it still does.
+/// The result of a lease renewal.
 pub enum LeaseState {
-    /// So it is. Tells whether the rebuild is to end.
+    /// The lease is renewed.
     Active {
-        /// Whether somebody wants it to end where it stands.
+        /// Whether a cancellation was requested.
         cancel_requested: bool,
     },
-    /// Another instance has taken it.
+    /// Another instance has the lease, or the rebuild has ended.
     TakenOver,
-    /// There is no such rebuild any more: its tenant was purged.
+    /// The rebuild no longer exists, because its tenant was purged.
     Deleted,
 }
 
-/// Says that a rebuild is still worked on, and how far it is.
+/// Renews the lease of a rebuild and stores the progress.
 pub async fn renew(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -284,7 +289,7 @@ pub async fn renew(
     })
 }
 
-/// Sets how far a rebuild is, for whoever holds it; what has ended is held by nobody.
+/// Sets the status of a rebuild if the instance has the lease. An ended rebuild has no lease.
 pub async fn set_status(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -311,8 +316,9 @@ pub async fn set_status(
     Ok(())
 }
 
-/// Lets go of a rebuild, which another instance may go on with at once, and says why, if there is anything to
-/// say. One that was let go of for the same reason too often without coming any further has failed.
+/// Releases the lease of a rebuild, and stores the problem that caused the release, if any. Another
+/// instance may claim the rebuild at once. After too many releases with a problem and without progress,
+/// the rebuild has failed.
 pub async fn release(
     db: impl PgExecutor<'_>,
     id: Uuid,
@@ -340,7 +346,8 @@ pub async fn release(
     Ok(())
 }
 
-/// Whether another instance has taken a rebuild since, or has ended it; until the transaction ends none can.
+/// Returns whether another instance claimed the rebuild, or the rebuild has ended. The row lock prevents
+/// either until the transaction ends.
 pub async fn is_lease_lost(
     tx: &mut Tx,
     id: Uuid,
@@ -356,8 +363,9 @@ pub async fn is_lease_lost(
     Ok(now.is_some_and(|(now, has_ended)| has_ended || now != Some(holder)))
 }
 
-/// Whether a rebuild is still its holder's; until the transaction ends nobody can take it. Asked at the end of a
-/// transaction, for the word of its holder waits meanwhile.
+/// Returns whether the lease of the holder still exists; the row lock prevents a claim until the
+/// transaction ends. Callers check the lease at the end of a transaction, because the lock blocks the
+/// holder's own heartbeat.
 pub async fn is_lease_valid(
     tx: &mut Tx,
     id: Uuid,
@@ -375,7 +383,8 @@ pub async fn is_lease_valid(
     Ok(ours.is_some())
 }
 
-/// Has a rebuild whose differences are known applied. Tells whether that is so.
+/// Requests the application of a compared rebuild. Returns `false` if the rebuild is not in status
+/// `compared`.
 pub async fn request_apply(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,
@@ -389,11 +398,12 @@ pub async fn request_apply(
     Ok(done.map_err(Error::at("have a rebuild applied"))?.rows_affected() == 1)
 }
 
-/// Has a rebuild end where it stands. Tells whether there was one that hadn't ended. One that nobody has begun with
-/// has ended by that, and what it was to fill is not.
+/// Requests the cancellation of a rebuild. Returns `false` if the rebuild does not exist or has already
+/// ended. A waiting rebuild ends at once, and an initial fill by that rebuild leaves the tenant
+/// incomplete.
 pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let mut tx = begin(db).await?;
-    // A purge takes the same rows in another order.
+    // The tenant lock prevents a deadlock with a purge, which locks the same rows in another order.
     tenants::lock_shared(&mut tx, tenant).await?;
     let done = sqlx::query_as(
         "update mod_patron_blocks.rebuild
@@ -411,8 +421,8 @@ pub async fn cancel(db: &Db, tenant: &TenantId, id: Uuid) -> Result<bool, Error>
     Ok(done.is_some())
 }
 
-/// Has earlier rebuilds end that wait for an operator as this one does: it has newer differences of the same. Those
-/// that were only to tell what differs stay.
+/// Cancels earlier compared rebuilds of the same tenant or patron, because `of` has newer differences of
+/// the same records. Dry runs remain.
 pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild set cancel_requested = true, status = 'applying', lease_expires_at = null
@@ -429,7 +439,7 @@ pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has those end whose differences were never applied for so long: each keeps a copy of its tenant.
+/// Cancels compared rebuilds after `COMPARED_RETENTION`, because each has a copy of its tenant.
 pub async fn cancel_stale(db: impl PgExecutor<'_>) -> Result<(), Error> {
     sqlx::query(
         "update mod_patron_blocks.rebuild set cancel_requested = true, status = 'applying'
@@ -442,7 +452,7 @@ pub async fn cancel_stale(db: impl PgExecutor<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Forgets all rebuilds of a tenant, whose schema is gone.
+/// Deletes all rebuilds of a tenant, after the tenant's schema was dropped.
 pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     let gone = sqlx::query("delete from mod_patron_blocks.rebuild where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;

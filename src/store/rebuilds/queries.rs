@@ -35,7 +35,7 @@ pub async fn find_all(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Rebui
     found.map_err(Error::at("find rebuilds"))
 }
 
-/// Returns a page of the tenant's rebuilds, the newest first, and the number of all of them.
+/// Returns a page of the tenant's rebuilds, the newest first, and the total number of rebuilds.
 pub async fn list(
     db: impl PgExecutor<'_>,
     tenant: &TenantId,

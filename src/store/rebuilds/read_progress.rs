@@ -1,16 +1,18 @@
-//! What is noted of a rebuild on its way: how much was read, and what was odd about it.
+//! The read progress of a rebuild: the numbers of records, and the problems.
 
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::super::{Error, Tx};
 
-/// How many problems with single records are stored; of more there is a number.
+/// The number of stored problems at which no further problem is stored. Skipped records are still
+/// counted.
 const PROBLEMS_MAX: i32 = 1000;
 
 const STEP: &str = "note what storage holds";
 
-/// Adds to what the storage modules hold: so many loans and fees/fines, and what was odd about others.
+/// Adds to the numbers of loans and fees/fines that the storage modules returned, and adds the problems
+/// of skipped records.
 pub async fn record_read(
     tx: &mut Tx,
     id: Uuid,
@@ -37,14 +39,14 @@ pub async fn record_read(
     Ok(())
 }
 
-/// Adds what the one who asked has to know; no record was passed over for it.
+/// Adds a problem that the requester has to know, without counting a skipped record.
 pub async fn record_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), Error> {
     let add = "update mod_patron_blocks.rebuild set problems = problems || to_jsonb($2::text) where id = $1";
     let added = sqlx::query(add).bind(id).bind(problem).execute(&mut **tx).await;
     added.map(|_| ()).map_err(Error::at("note a problem of a rebuild"))
 }
 
-/// Forgets what the storage modules hold: it is read anew.
+/// Resets the numbers and the problems, because the storage modules are read from the beginning.
 pub async fn reset_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
     let set = "update mod_patron_blocks.rebuild
                   set loans_read = 0, fees_fines_read = 0, skipped_records = 0, problems = '[]' where id = $1";
@@ -52,7 +54,7 @@ pub async fn reset_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
     done.map(|_| ()).map_err(Error::at(STEP))
 }
 
-/// How many records of the storage modules were passed over.
+/// Returns the number of skipped records of the storage modules.
 pub async fn count_skipped_records(db: impl PgExecutor<'_>, id: Uuid) -> Result<i32, Error> {
     let read = "select skipped_records from mod_patron_blocks.rebuild where id = $1";
     let read = sqlx::query_scalar(read).bind(id).fetch_optional(db).await;

@@ -1,24 +1,24 @@
-//! How far a rebuild is.
+//! The stages of a rebuild.
 
-/// How far a rebuild is.
+/// The stage of a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Nobody has begun.
+    /// No instance has started the rebuild.
     Waiting,
-    /// The source is being read.
+    /// The worker reads the source.
     Reading,
-    /// What it says is being compared with what is known.
+    /// The worker compares the source with the stored state.
     Comparing,
-    /// The differences are known; nothing is applied, and may be.
+    /// The differences are stored and may be applied.
     Compared,
-    /// What differs is being put right.
+    /// The worker applies the differences.
     Applying,
-    /// All is put right.
+    /// Every difference is applied.
     Done,
-    /// It could not be done; nothing was changed that isn't right.
+    /// The rebuild failed. Every change up to the failure is correct.
     Failed,
-    /// Somebody ended it.
+    /// A user or the service cancelled the rebuild.
     Cancelled,
 }
 
@@ -34,7 +34,7 @@ impl Status {
         Self::Cancelled,
     ];
 
-    /// As stored.
+    /// Returns the stored name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -48,7 +48,7 @@ impl Status {
         }
     }
 
-    /// Whether nothing more will come of it.
+    /// Returns whether the status is final.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }

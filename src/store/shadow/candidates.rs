@@ -7,9 +7,9 @@ use crate::{
     store::{Error, Schema, Statement, Tx},
 };
 
-/// Inserts the rows that differ in any column. `reconcile` decides later which of them change: events may have arrived
-/// since the source was read. A rebuild of one patron has read only that patron's events. If another patron owns the live
-/// row by now, the row stays.
+/// Inserts the rows that differ in any column. `reconcile` decides later which rows change, because
+/// events may have arrived since the source was read. A rebuild of one patron has read only that patron's
+/// events. If another patron owns the live row by now, the row remains.
 pub(super) const FIND_CANDIDATES: Statement = Statement::new(
     "insert into {schema}.candidate (subject, is_loan)
      select coalesce(l.loan_id, s.loan_id), true
@@ -46,10 +46,9 @@ pub(super) const SELECT_CANDIDATES_PAGE: Statement = Statement::new(
 pub(super) const COUNT_CANDIDATES: Statement =
     Statement::new("select count(*) from {schema}.candidate");
 
-/// A test prepares them beside a shadow. The one that makes it is none that can be prepared.
-
-/// Finds the rows that differ between the live tables and the shadow, of one patron or of all patrons. Returns their
-/// number. If the source contains no closed records, `includes_closed` is `false` and closed rows are ignored.
+/// Finds the rows that differ between the live tables and the shadow, of one patron or of all patrons.
+/// Returns the number of rows. If the source contains no closed records, `includes_closed` is `false` and
+/// closed rows are ignored.
 pub async fn find_candidates(
     tx: &mut Tx,
     shadow: &Schema,

@@ -1,4 +1,4 @@
-//! What the source names as open, in records that can't be read.
+//! The open loans and fees/fines that the source returned in unreadable records.
 
 use uuid::Uuid;
 
@@ -11,7 +11,8 @@ pub(super) const INSERT_UNREADABLE: Statement = Statement::new(
 pub(super) const SELECT_UNREADABLE: Statement =
     Statement::new("select subject from {schema}.unreadable_subject where subject = any($1)");
 
-/// A loan or fee/fine is safe where it is open here, on evidence that the horizon admits.
+/// Returns whether any unreadable subject would be closed. A loan or fee/fine that is open in the live
+/// tables, with evidence at or after the horizon, remains open.
 pub(super) const WOULD_CLOSE_UNREADABLE: Statement = Statement::new(
     "select exists (
        select from {schema}.unreadable_subject u,
@@ -26,7 +27,7 @@ pub(super) const WOULD_CLOSE_UNREADABLE: Statement = Statement::new(
                    and f.balance_stamp >= snapshot.horizon))",
 );
 
-/// Notes that the source holds these as open, and that what it says of them can't be read.
+/// Records that the source contains these subjects as open in unreadable records.
 pub async fn record_unreadable(
     tx: &mut Tx,
     shadow: &Schema,
@@ -36,7 +37,7 @@ pub async fn record_unreadable(
     noted.map(|_| ()).map_err(Error::at("note what can't be read"))
 }
 
-/// Those of these that [`record_unreadable`] noted.
+/// Returns the subjects that [`record_unreadable`] recorded, among `subjects`.
 pub async fn unreadable_among(
     tx: &mut Tx,
     shadow: &Schema,
@@ -49,7 +50,8 @@ pub async fn unreadable_among(
     found.map_err(Error::at("look what can't be read"))
 }
 
-/// Whether the shadow's horizon would close, now or later, what the source names as open and can't be read.
+/// Returns whether the shadow's horizon would close, now or later, an open subject from an unreadable
+/// record.
 pub async fn would_close_unreadable(tx: &mut Tx, shadow: &Schema) -> Result<bool, Error> {
     let left_out =
         sqlx::query_scalar(shadow.sql(&WOULD_CLOSE_UNREADABLE)).fetch_one(&mut **tx).await;
