@@ -70,6 +70,20 @@ pub(super) fn headers<'a>(
     })
 }
 
+/// Returns the parsed topic of a name, parsed once and cached.
+pub(super) fn cached_topic(
+    topics: &mut HashMap<Arc<str>, Arc<Topic>>,
+    environment: &Environment,
+    name: &str,
+) -> Option<(Arc<str>, Arc<Topic>)> {
+    if let Some((name, topic)) = topics.get_key_value(name) {
+        return Some((name.clone(), topic.clone()));
+    }
+    let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
+    topics.insert(name.clone(), topic.clone());
+    Some((name, topic))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,17 +107,4 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(retained[1].1, large, "a bad tenant id is judged as it came");
     }
-}
-/// Returns the parsed topic of a name, parsed once and cached.
-pub(super) fn cached_topic(
-    topics: &mut HashMap<Arc<str>, Arc<Topic>>,
-    environment: &Environment,
-    name: &str,
-) -> Option<(Arc<str>, Arc<Topic>)> {
-    if let Some((name, topic)) = topics.get_key_value(name) {
-        return Some((name.clone(), topic.clone()));
-    }
-    let (name, topic) = (Arc::<str>::from(name), Arc::new(environment.parse(name)?));
-    topics.insert(name.clone(), topic.clone());
-    Some((name, topic))
 }
