@@ -109,7 +109,7 @@ pub struct PartitionCounts {
     pub stopped: usize,
 }
 
-/// A partition as [`Assignment::restart`] shows it to its predicate.
+/// A partition as [`Assignment::restart`](super::Assignment::restart) shows it to its predicate.
 #[derive(Debug, Clone, Copy)]
 pub struct PartitionView<'a> {
     /// Full name of the topic.
