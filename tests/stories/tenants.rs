@@ -256,7 +256,7 @@ async fn mod_pubsub_registration_is_sent_and_optional() {
             folio.set_behavior(FolioBehavior { pubsub: mood, ..FolioBehavior::default() });
             let (before, began) = (folio.pubsub_calls().len(), Instant::now());
             let message = enable(world).await;
-            assert!(message.starts_with("mod-pubsub was not told"), "{message}");
+            assert!(message.starts_with("mod-pubsub did not accept"), "{message}");
             assert!(began.elapsed().as_secs() < 20);
             let calls = folio.pubsub_calls().len() - before;
             assert!(calls <= number, "{calls} calls");
