@@ -12,6 +12,9 @@ use regex_lite::Regex;
 /// Folders that `.gitignore` names.
 const IGNORED: [&str; 2] = ["target", "artifacts"];
 
+/// Folders that a path in a document may start from.
+const PATH_ROOTS: [&str; 7] = ["", "src/", "tests/", "simulator/src/", "benches/", "dev/", "docs/"];
+
 /// Forms of a citation without a path.
 const OLD_FORMS: [&str; 6] = [
     r"\b(?:events|http|evaluation) contract\b",
@@ -259,6 +262,26 @@ fn relative_links_resolve() {
     }
     assert_eq!(broken, [""; 0]);
     assert!(found > 50, "only {found} links were found");
+}
+
+#[test]
+fn files_named_in_documents_exist() {
+    let files = tracked();
+    let path = Regex::new(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:rs|sql|sh|toml))`").unwrap();
+    let (mut found, mut missing) = (0, Vec::new());
+    for (name, text) in files.iter().filter(|(name, _)| is_markdown(name)) {
+        for (number, line) in text.lines().enumerate() {
+            for path in path.captures_iter(line).map(|captures| captures[1].to_owned()) {
+                found += 1;
+                let exists = |root: &&str| files.contains_key(&format!("{root}{path}"));
+                if !PATH_ROOTS.iter().any(|root| exists(&root)) {
+                    missing.push(format!("{name}:{}: {path}", number + 1));
+                }
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+    assert!(found > 50, "only {found} paths were found");
 }
 
 #[test]
