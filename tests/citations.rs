@@ -274,7 +274,7 @@ fn files_named_in_documents_exist() {
             for path in path.captures_iter(line).map(|captures| captures[1].to_owned()) {
                 found += 1;
                 let exists = |root: &&str| files.contains_key(&format!("{root}{path}"));
-                if !PATH_ROOTS.iter().any(|root| exists(&root)) {
+                if !PATH_ROOTS.iter().any(exists) {
                     missing.push(format!("{name}:{}: {path}", number + 1));
                 }
             }
