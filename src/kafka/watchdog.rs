@@ -25,7 +25,11 @@ use crate::{
     event::Environment,
     logging::ErrorChain,
     services::{outcome::TopicPartition, takeover::StartOffsetResolver},
+    store,
 };
+
+/// Longest time of the query for positions that another instance reset.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest interval between two checks.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -81,7 +85,24 @@ impl Watchdog {
                 let error: &(dyn std::error::Error + 'static) = &*error;
                 debug!(error = %ErrorChain(error), "watchdog: could not compare positions with log ends; retrying");
             }
+            let restarted = stop.run_until_cancelled(self.restart_reset_partitions()).await;
+            if let Some(Err(error)) = restarted {
+                let error: &(dyn std::error::Error + 'static) = &*error;
+                debug!(error = %ErrorChain(error), "watchdog: could not look for reset positions; retrying");
+            }
         }
+    }
+
+    /// Restarts the partitions whose stored position another instance reset. A step of its own: the other checks and the
+    /// lag need no database.
+    async fn restart_reset_partitions(&self) -> Result<(), BoxError> {
+        let committed = self.assignment.committed_offsets();
+        let reset = self.start_offsets.reset_partitions(&self.environment, &committed);
+        let reset = store::with_timeout(QUERY_TIMEOUT, reset).await?;
+        self.assignment.restart(|partition| {
+            !partition.stopped && reset.contains(&(partition.topic.to_owned(), partition.partition))
+        });
+        Ok(())
     }
 
     async fn check(&mut self) -> Result<(), BoxError> {
@@ -98,11 +119,7 @@ impl Watchdog {
             let end = watermarks.get(&key_of(&committed))?.high;
             Some((committed.0, (end - committed.1).max(0)))
         };
-        let reset = self.start_offsets.reset_partitions(&self.environment, &committed).await?;
         self.status.set_lags(committed.into_iter().filter_map(lag).collect());
-        self.assignment.restart(|partition| {
-            !partition.stopped && reset.contains(&(partition.topic.to_owned(), partition.partition))
-        });
         let log_of =
             |watched: &WatchedPartition| watermarks.get(&topic_partition(watched)).copied();
         let report = self.progress.observe(watched, log_of, idle_polls, PROBED_TOPICS_MAX);
