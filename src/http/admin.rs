@@ -26,7 +26,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
     get,
     path = "/admin/health",
     operation_id = "getHealth",
-    summary = "Whether this process answers",
+    summary = "Check that the process responds",
     responses(
         (
             status = 200,
@@ -45,7 +45,7 @@ pub(super) async fn health() -> Json<&'static str> {
     get,
     path = "/admin/openapi.json",
     operation_id = "getDescription",
-    summary = "This description",
+    summary = "Get this document",
     responses(
         (status = 200, body = Object, description = "OpenAPI 3.1"),
     ),
@@ -56,9 +56,9 @@ pub(super) async fn description() -> Json<serde_json::Value> {
 
 /// Returns all metrics in the text format of Prometheus.
 #[utoipa::path(
-    get, path = "/metrics", operation_id = "getMetrics", summary = "Figures for Prometheus",
+    get, path = "/metrics", operation_id = "getMetrics", summary = "Get metrics for Prometheus",
     responses(
-        (status = 200, body = String, content_type = "text/plain", description = "Figures"),
+        (status = 200, body = String, content_type = "text/plain", description = "Metrics"),
     ),
 )]
 pub(super) async fn metrics(service: Data<AppState>) -> HttpResponse {
@@ -74,7 +74,7 @@ pub(super) async fn metrics(service: Data<AppState>) -> HttpResponse {
     get,
     path = "/admin/ready",
     operation_id = "getReadiness",
-    summary = "Whether it is ready, and why not",
+    summary = "Get the readiness of the service and the failed checks",
     responses(
         (status = 200, body = openapi::Readiness, description = "Ready"),
         (status = 503, body = openapi::Readiness, description = "Not ready"),

@@ -74,7 +74,7 @@ const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
     get,
     path = "/automated-patron-blocks/{userId}",
     operation_id = "getAutomatedPatronBlocks",
-    summary = "What a patron may not do at this moment",
+    summary = "Get the automated blocks of a patron",
     params(
         ("userId" = Uuid, Path, description = "The patron"),
     ),
@@ -84,9 +84,9 @@ const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
             body = Body,
             description = "Found",
             headers(
-                ("X-Patron-Blocks-Basis" = String, description = "What the answer rests on"),
+                ("X-Patron-Blocks-Basis" = String, description = "State of the data behind the answer"),
                 ("X-Patron-Blocks-Completeness" = String,
-                    description = "filling or incomplete, where not all is known that has happened"),
+                    description = "`filling` or `incomplete` if events of the tenant may be missing"),
             ),
         ),
         openapi::Common,

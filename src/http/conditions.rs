@@ -18,7 +18,7 @@ use crate::store::conditions;
     get,
     path = "/patron-block-conditions",
     operation_id = "listConditions",
-    summary = "The six conditions",
+    summary = "List the six conditions",
     params(openapi::Paging),
     responses(
         (status = 200, body = openapi::Conditions, description = "Found"),
@@ -37,7 +37,7 @@ pub(super) async fn list(
     get,
     path = "/patron-block-conditions/{id}",
     operation_id = "getCondition",
-    summary = "A condition",
+    summary = "Get a condition",
     params(
         ("id" = Uuid, Path, description = "The condition"),
     ),
@@ -60,9 +60,9 @@ pub(super) async fn get(
     put,
     path = "/patron-block-conditions/{id}",
     operation_id = "putCondition",
-    summary = "Change what a condition blocks, and its message",
+    summary = "Change the blocked actions and the message of a condition",
     params(
-        ("id" = Uuid, Path, description = "The condition; it wins over the id in the body"),
+        ("id" = Uuid, Path, description = "The condition; the id in the body is ignored"),
     ),
     request_body(content = openapi::ConditionRequest, content_type = "application/json"),
     responses(

@@ -26,7 +26,7 @@ use crate::{
     get,
     path = "/patron-blocks/dead-letters",
     operation_id = "listDeadLetters",
-    summary = "Parked records",
+    summary = "List parked records",
     params(openapi::Paging),
     responses(
         (status = 200, body = openapi::DeadLetters, description = "Found"),
@@ -56,7 +56,7 @@ pub(super) async fn list(
     get,
     path = "/patron-blocks/dead-letters/{id}",
     operation_id = "getDeadLetter",
-    summary = "A parked record",
+    summary = "Get a parked record",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
@@ -79,7 +79,7 @@ pub(super) async fn get(
     post,
     path = "/patron-blocks/dead-letters/{id}/retry",
     operation_id = "retryDeadLetter",
-    summary = "Try a parked record again",
+    summary = "Retry a parked record",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
@@ -110,17 +110,17 @@ pub(super) async fn retry(
     post,
     path = "/patron-blocks/dead-letters/retry",
     operation_id = "retryDeadLetters",
-    summary = "Try again all parked records that a query means",
+    summary = "Retry all parked records that match a query",
     params(
         (
             "query" = String,
             Query,
-            description = "CQL; required, so that all is not meant by mistake. \
-                Where time was up, go on with this query and id>CONTINUE_AFTER",
+            description = "CQL; required, so that a request without it does not select all records. \
+                After a time-out, repeat the query with `and id>CONTINUE_AFTER`",
         ),
     ),
     responses(
-        (status = 200, body = openapi::RetryReport, description = "What became of them"),
+        (status = 200, body = openapi::RetryReport, description = "The number of records by outcome"),
         openapi::Common,
     ),
 )]
@@ -138,12 +138,12 @@ pub(super) async fn retry_all(
     delete,
     path = "/patron-blocks/dead-letters/{id}",
     operation_id = "discardDeadLetter",
-    summary = "Throw a parked record away",
+    summary = "Discard a parked record",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
     responses(
-        (status = 204, description = "Gone"),
+        (status = 204, description = "Discarded"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -165,16 +165,16 @@ pub(super) async fn discard(
     delete,
     path = "/patron-blocks/dead-letters",
     operation_id = "discardDeadLetters",
-    summary = "Throw away all parked records that a query means",
+    summary = "Discard all parked records that match a query",
     params(
         (
             "query" = String,
             Query,
-            description = "CQL; required, so that all is not meant by mistake",
+            description = "CQL; required, so that a request without it does not select all records",
         ),
     ),
     responses(
-        (status = 200, body = openapi::DiscardReport, description = "How many are gone"),
+        (status = 200, body = openapi::DiscardReport, description = "The number of discarded records"),
         openapi::Common,
     ),
 )]

@@ -22,7 +22,7 @@ use crate::{
 #[utoipa::path(
     post,
     path = "/automated-patron-blocks/handlers",
-    summary = "An event, as mod-pubsub delivers it",
+    summary = "Apply an event that mod-pubsub delivers",
     request_body(content = serde_json::Value, content_type = "application/json"),
     responses(
         (status = 204, description = "The event is durable"),

@@ -32,13 +32,13 @@ const EVENT_TYPE_DEFAULT: &str = "ITERATE";
     post,
     path = "/patron-blocks/user-summaries/iteration",
     operation_id = "postIteration",
-    summary = "Have every patron's summary published to a topic",
+    summary = "Create an iteration, which publishes the summary of every patron to a topic",
     request_body(content = openapi::IterationRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
             body = openapi::Iteration,
-            description = "It is asked for, and will be worked on",
+            description = "Created; the iteration runs in the background",
             headers(("Location" = String, description = "Path of the job")),
         ),
         openapi::Invalid,
@@ -77,7 +77,7 @@ pub(super) async fn post(
         None => None,
     };
     if context.state.summary_exports.topic_exists(&topic).await == Some(false) {
-        return Err(Violation::custom("is no topic that there is", "topicName", topic).into());
+        return Err(Violation::custom("does not exist as a topic", "topicName", topic).into());
     }
     let export_request = NewExport {
         tenant: &context.tenant.id,
@@ -108,7 +108,7 @@ fn topic(context: &TenantRequest, record: &Record) -> Result<String, ApiError> {
     get,
     path = "/patron-blocks/user-summaries/iteration",
     operation_id = "listIterations",
-    summary = "Iterations, the newest first",
+    summary = "List iterations, newest first",
     params(openapi::ListPaging),
     responses(
         (status = 200, body = openapi::Iterations, description = "Found"),
@@ -132,7 +132,7 @@ pub(super) async fn list(
     get,
     path = "/patron-blocks/user-summaries/iteration/{jobId}",
     operation_id = "getIteration",
-    summary = "How far an iteration is",
+    summary = "Get an iteration with its progress",
     params(("jobId" = Uuid, Path, description = "The iteration")),
     responses(
         (status = 200, body = openapi::Iteration, description = "Found"),
@@ -153,10 +153,10 @@ pub(super) async fn get(
     delete,
     path = "/patron-blocks/user-summaries/iteration/{jobId}",
     operation_id = "deleteIteration",
-    summary = "End an iteration where it stands",
+    summary = "Cancel an iteration",
     params(("jobId" = Uuid, Path, description = "The iteration")),
     responses(
-        (status = 204, description = "It ends"),
+        (status = 204, description = "Cancelled"),
         openapi::NotFound,
         openapi::Invalid,
         openapi::Common,
@@ -169,7 +169,7 @@ pub(super) async fn delete(
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
     if !exports::cancel(&context.db, &context.tenant.id, id).await? {
-        let rule = "an iteration that has ended can't be ended";
+        let rule = "an iteration that has ended can't be cancelled";
         return Err(Violation::custom(rule, "status", found.status).into());
     }
     Ok(HttpResponse::NoContent().finish())

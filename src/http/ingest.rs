@@ -17,7 +17,7 @@ use crate::services::{
     get,
     path = "/patron-blocks/ingest",
     operation_id = "getIngest",
-    summary = "How far ingest has come",
+    summary = "Get the positions, lags and incidents of ingest",
     responses(
         (status = 200, body = openapi::IngestStatus, description = "Found"),
         openapi::Common,
@@ -34,7 +34,7 @@ pub(super) async fn ingest(context: TenantRequest) -> Result<HttpResponse, ApiEr
     post,
     path = "/patron-blocks/incidents/{id}/resolve",
     operation_id = "resolveIncident",
-    summary = "Take note of a gap, or let a stopped partition go on",
+    summary = "Resolve an incident; a paused partition resumes",
     params(
         ("id" = Uuid, Path, description = "The incident"),
     ),

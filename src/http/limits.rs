@@ -25,7 +25,7 @@ use crate::{
     get,
     path = "/patron-block-limits",
     operation_id = "listLimits",
-    summary = "The limits of all patron groups",
+    summary = "List the limits of all patron groups",
     params(openapi::Paging),
     responses(
         (status = 200, body = openapi::Limits, description = "Found"),
@@ -41,7 +41,7 @@ pub(super) async fn list(
 
 /// Returns one limit.
 #[utoipa::path(
-    get, path = "/patron-block-limits/{id}", operation_id = "getLimit", summary = "A limit",
+    get, path = "/patron-block-limits/{id}", operation_id = "getLimit", summary = "Get a limit",
     params(
         ("id" = Uuid, Path, description = "The limit"),
     ),
@@ -63,7 +63,7 @@ pub(super) async fn get(
     post,
     path = "/patron-block-limits",
     operation_id = "postLimit",
-    summary = "Set a limit for a patron group",
+    summary = "Create a limit for a patron group",
     request_body(content = openapi::LimitRequest, content_type = "application/json"),
     responses(
         (
@@ -101,7 +101,7 @@ pub(super) async fn post(
 #[utoipa::path(
     put, path = "/patron-block-limits/{id}", operation_id = "putLimit", summary = "Change a limit",
     params(
-        ("id" = Uuid, Path, description = "The limit; it wins over the id in the body"),
+        ("id" = Uuid, Path, description = "The limit; the id in the body is ignored"),
     ),
     request_body(content = openapi::LimitRequest, content_type = "application/json"),
     responses(
@@ -141,12 +141,12 @@ pub(super) async fn put(
     delete,
     path = "/patron-block-limits/{id}",
     operation_id = "deleteLimit",
-    summary = "Remove a limit",
+    summary = "Delete a limit",
     params(
         ("id" = Uuid, Path, description = "The limit"),
     ),
     responses(
-        (status = 204, description = "Removed"),
+        (status = 204, description = "Deleted"),
         openapi::NotFound,
         openapi::Common,
     ),

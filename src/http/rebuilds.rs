@@ -24,13 +24,13 @@ use crate::{
     post,
     path = "/patron-blocks/rebuilds",
     operation_id = "postRebuild",
-    summary = "Rebuild the state of patrons from a source while the service runs",
+    summary = "Create a rebuild of the state of patrons from a source",
     request_body(content = openapi::RebuildRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
             body = openapi::Rebuild,
-            description = "It is asked for, and will be worked on",
+            description = "Created; the rebuild runs in the background",
             headers(("Location" = String, description = "Path of the job")),
         ),
         openapi::Invalid,
@@ -66,7 +66,7 @@ pub(super) async fn post(
     get,
     path = "/patron-blocks/rebuilds",
     operation_id = "listRebuilds",
-    summary = "Rebuilds, the newest first",
+    summary = "List rebuilds, newest first",
     params(openapi::ListPaging),
     responses(
         (status = 200, body = openapi::Rebuilds, description = "Found"),
@@ -90,7 +90,7 @@ pub(super) async fn list(
     get,
     path = "/patron-blocks/rebuilds/{id}",
     operation_id = "getRebuild",
-    summary = "How far a rebuild is",
+    summary = "Get a rebuild with its progress",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
         (status = 200, body = openapi::Rebuild, description = "Found"),
@@ -111,7 +111,7 @@ pub(super) async fn get(
     get,
     path = "/patron-blocks/rebuilds/{id}/differences",
     operation_id = "listDifferences",
-    summary = "What a rebuild has found to be different, by patron, the most first",
+    summary = "List the differences of a rebuild by patron, most differences first",
     params(("id" = Uuid, Path, description = "The rebuild"), openapi::ListPaging),
     responses(
         (status = 200, body = openapi::Differences, description = "Found"),
@@ -144,10 +144,10 @@ pub(super) async fn differences(
     post,
     path = "/patron-blocks/rebuilds/{id}/apply",
     operation_id = "applyRebuild",
-    summary = "Put right what a rebuild has found to be different",
+    summary = "Apply the differences of a rebuild",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 202, body = openapi::Rebuild, description = "It will be worked on"),
+        (status = 202, body = openapi::Rebuild, description = "Accepted; the differences are applied in the background"),
         openapi::NotFound,
         openapi::Invalid,
         openapi::Common,
@@ -160,7 +160,7 @@ pub(super) async fn apply(
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
     if !rebuilds::request_apply(&context.db, &context.tenant.id, id).await? {
-        let rule = "only a rebuild whose differences are known and not applied can be applied";
+        let rule = "only a rebuild with the status compared can be applied";
         return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
     context.state.rebuilds.wake_workers();
@@ -172,10 +172,10 @@ pub(super) async fn apply(
     delete,
     path = "/patron-blocks/rebuilds/{id}",
     operation_id = "deleteRebuild",
-    summary = "End a rebuild where it stands",
+    summary = "Cancel a rebuild",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 204, description = "It ends"),
+        (status = 204, description = "Cancelled"),
         openapi::NotFound,
         openapi::Invalid,
         openapi::Common,
@@ -188,7 +188,7 @@ pub(super) async fn delete(
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
     if !rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
-        let rule = "a rebuild that has ended can't be ended";
+        let rule = "a rebuild that has ended can't be cancelled";
         return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
     context.state.rebuilds.wake_workers();

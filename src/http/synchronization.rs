@@ -44,10 +44,10 @@ const JOB_MEMBERS: [&str; 10] = [
     post,
     path = "/automated-patron-blocks/synchronization/job",
     operation_id = "postSynchronizationJob",
-    summary = "Have what is known of patrons compared with the storage modules, and put right",
+    summary = "Create a synchronization with the storage modules",
     request_body(content = openapi::SynchronizationRequest, content_type = "application/json"),
     responses(
-        (status = 201, body = openapi::Synchronization, description = "It is asked for"),
+        (status = 201, body = openapi::Synchronization, description = "Created; the synchronization waits for the timer"),
         openapi::InvalidOrText,
         openapi::Common,
         openapi::BodyNotRead,
@@ -78,7 +78,7 @@ pub(super) async fn post(
     get,
     path = "/automated-patron-blocks/synchronization/job/{syncJobId}",
     operation_id = "getSynchronizationJob",
-    summary = "How far a synchronisation is",
+    summary = "Get a synchronization with its progress",
     params(("syncJobId" = Uuid, Path, description = "The job")),
     responses(
         (status = 200, body = openapi::Synchronization, description = "Found"),
@@ -103,7 +103,7 @@ pub(super) async fn get(
     post,
     path = "/automated-patron-blocks/synchronization/start",
     operation_id = "startSynchronization",
-    summary = "The timer: work on the synchronisation that has waited longest, if any does",
+    summary = "Start the longest waiting synchronization; called by the timer",
     responses((status = 202, description = "Accepted for any tenant"), openapi::TenantMissing),
 )]
 pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError> {

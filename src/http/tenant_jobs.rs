@@ -39,21 +39,21 @@ const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
     post,
     path = "/_/tenant",
     operation_id = "postTenant",
-    summary = "Install, upgrade, disable or purge",
+    summary = "Install, upgrade, disable or purge a tenant",
     request_body(content = openapi::TenantAttributes, content_type = "application/json"),
     responses(
         (
             status = 201,
             body = openapi::TenantJob,
-            description = "Installed or upgraded, or begun: then complete is false",
-            headers(("Location" = String, description = "Where the job is")),
+            description = "Installed or upgraded; if complete is false, the job still runs",
+            headers(("Location" = String, description = "Path of the job")),
         ),
         (status = 204, description = "Disabled or purged"),
         (
             status = 400,
             body = String,
             content_type = "text/plain",
-            description = "A tenant id that is none, a body that can't be read, or work that failed",
+            description = "An invalid tenant id, an invalid body, or a failed job",
         ),
         openapi::BodyNotRead,
     ),
@@ -139,13 +139,13 @@ impl Body {
 
 /// Returns a job, at once or when the job has ended, but after `wait` milliseconds at the latest.
 #[utoipa::path(
-    get, path = "/_/tenant/{id}", operation_id = "getTenantJob", summary = "A job",
+    get, path = "/_/tenant/{id}", operation_id = "getTenantJob", summary = "Get a job",
     params(
         ("id" = Uuid, Path, description = "The job"),
         (
             "wait" = inline(Option<u32>),
             Query,
-            description = "Milliseconds to wait for its end, at most",
+            description = "Maximum time to wait for the end of the job, in milliseconds",
         ),
     ),
     responses(
@@ -171,12 +171,12 @@ pub(super) async fn get(
 
 /// Deletes the record of a job.
 #[utoipa::path(
-    delete, path = "/_/tenant/{id}", operation_id = "deleteTenantJob", summary = "Forget a job",
+    delete, path = "/_/tenant/{id}", operation_id = "deleteTenantJob", summary = "Delete a job",
     params(
         ("id" = Uuid, Path, description = "The job"),
     ),
     responses(
-        (status = 204, description = "Forgotten"),
+        (status = 204, description = "Deleted"),
         openapi::NotFound,
         openapi::Common,
     ),

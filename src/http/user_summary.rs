@@ -13,7 +13,7 @@ use crate::store::{self, patrons};
     get,
     path = "/user-summary/{userId}",
     operation_id = "getUserSummary",
-    summary = "A patron's open loans and fees/fines",
+    summary = "Get the open loans and fees/fines of a patron",
     params(
         ("userId" = Uuid, Path, description = "The patron"),
     ),

@@ -10,9 +10,10 @@ use uuid::Uuid;
 pub(in crate::http) struct IterationRequest {
     /// Name of an existing topic: the full name, which starts with environment and tenant, or the part after
     /// them.
+    #[schema(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
     topic_name: String,
     /// Type of the published events; `ITERATE` by default.
-    #[schema(nullable = false)]
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,100}$")]
     event_type: Option<String>,
     /// Only patrons of this group.
     #[schema(nullable = false)]

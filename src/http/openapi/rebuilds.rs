@@ -21,23 +21,21 @@ pub(in crate::http) struct ListPaging {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::http) struct RebuildRequest {
     /// The source to read; `topics` by default.
-    #[schema(nullable = false)]
     source: Option<Source>,
     /// Start of the read: `earliest`, or a date-time for records that were written from then on. Topics, as
     /// `topic`, `topic/partition` or `topic/partition@offset` separated by commas, are merged as with `fill`.
-    #[schema(nullable = false)]
+    #[schema(
+        pattern = "^(earliest|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})|[A-Za-z0-9_-]+[.][A-Za-z0-9._-]+(/[0-9]{1,9}(@[0-9]{1,18})?)?(,[A-Za-z0-9_-]+[.][A-Za-z0-9._-]+(/[0-9]{1,9}(@[0-9]{1,18})?)?)*)$"
+    )]
     from: Option<String>,
     /// `tenant` by default.
-    #[schema(nullable = false)]
     scope: Option<Scope>,
     /// Required for scope `user`.
-    #[schema(nullable = false)]
     user_id: Option<Uuid>,
     /// If true, the rebuild ends with the differences, which may be applied later.
     #[schema(nullable = false)]
     dry_run: Option<bool>,
     /// `inbox` if the inbox covers the records that the topics no longer contain.
-    #[schema(nullable = false)]
     covered_by: Option<CoveredBy>,
     /// If true, the rebuild merges the records of the topics, even if records are missing, and drops no
     /// stored state.

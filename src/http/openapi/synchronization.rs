@@ -15,24 +15,15 @@ use super::Responses;
 pub(in crate::http) struct SynchronizationRequest {
     scope: SynchronizationScope,
     /// Required for scope `user`.
-    #[schema(nullable = false)]
     user_id: Option<Uuid>,
     /// Ignored, like all following members: the server sets them.
-    #[schema(nullable = false)]
     id: Option<Value>,
-    #[schema(nullable = false)]
     status: Option<Value>,
-    #[schema(nullable = false)]
     total_number_of_loans: Option<Value>,
-    #[schema(nullable = false)]
     total_number_of_fees_fines: Option<Value>,
-    #[schema(nullable = false)]
     number_of_processed_loans: Option<Value>,
-    #[schema(nullable = false)]
     number_of_processed_fees_fines: Option<Value>,
-    #[schema(nullable = false)]
     errors: Option<Value>,
-    #[schema(nullable = false)]
     metadata: Option<Value>,
 }
 
