@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     log::OutgoingRecord,
-    payloads::{check_out, in_envelope, minutes_from_now, now},
+    payloads::{balance_change, check_out, in_envelope, minutes_from_now, now},
     world::{TENANT, World},
 };
 
@@ -212,6 +212,81 @@ async fn a_topic_recreated_is_read_whole_by_all_instances() {
         publish_check_outs_to(world, user, 1, 1).await;
         world.until("it is read whole", async |w: &World| open_loans(w, user).await == 15).await;
         positions_reach(world, &topic, &[(0, 4), (1, 1)]).await;
+        let kinds = world.take_incidents().await;
+        assert!(
+            !kinds.is_empty() && kinds.iter().all(|kind| kind == "topic_recreated"),
+            "{kinds:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anomaly_that_cannot_be_stored_delays_only_its_topic() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 3).await;
+        let fee_fine = || balance_change(user, Uuid::new_v4(), None, 12.5);
+        for _ in 0..3 {
+            world.publish(Kind::FeeFineBalanceChanged, &fee_fine()).await;
+        }
+        world.until_committed().await;
+        world.stop().await;
+        let kinds = [Kind::ItemCheckedOut, Kind::FeeFineBalanceChanged];
+        for topic in kinds.map(|kind| world.log.topic(TENANT, kind)) {
+            world.log.recreate_topic(&topic).await;
+        }
+        world
+            .execute_sql(
+                "create function refuse() returns trigger language plpgsql as
+                 $$ begin raise exception 'refused by the story'; end $$;
+                 create trigger refuse before insert on mod_patron_blocks.incident for each row
+                 when (new.topic like '%FEE_FINE_BALANCE_CHANGED') execute function refuse()",
+            )
+            .await;
+        publish_check_outs_to(world, user, 0, 1).await;
+        world.publish(Kind::FeeFineBalanceChanged, &fee_fine()).await;
+        world.start_unready().await;
+        world
+            .until("the other topic is read", async |w: &World| open_loans(w, user).await == 4)
+            .await;
+        let fees_fines = "select count(*) from {schema}.fee_fine";
+        assert_eq!(world.count(fees_fines).await, 3, "the topic waits for its incident");
+        world.execute_sql("drop trigger refuse on mod_patron_blocks.incident").await;
+        world.until("its topic is read", async |w: &World| w.count(fees_fines).await == 4).await;
+        world.until_committed().await;
+        let found = world.take_incidents().await;
+        assert!(found.iter().all(|kind| kind == "topic_recreated"), "{found:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_recreated_during_database_outage_is_read_completely() {
+    World::run(async |world| {
+        let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
+        let user = Uuid::new_v4();
+        publish_check_outs_to(world, user, 0, 4).await;
+        publish_check_outs_to(world, user, 1, 2).await;
+        world.until_committed().await;
+        world.proxy.disconnect();
+        world.log.recreate_topic(&topic).await;
+        publish_check_outs_to(world, user, 0, 6).await;
+        publish_check_outs_to(world, user, 1, 1).await;
+        // The watchdog measures the lag without the database.
+        let lag = format!("patron_blocks_lag_records{{topic=\"{topic}\"");
+        world
+            .until("the lag is measured", async |w: &World| {
+                let (_, metrics) = w.get("/metrics").await;
+                let of_topic = metrics.lines().filter(|line| line.starts_with(&lag));
+                of_topic.filter_map(|line| line.rsplit(' ').next()).any(|records| records != "0")
+            })
+            .await;
+        world.proxy.restore();
+        world
+            .until("the new topic is read", async |w: &World| open_loans(w, user).await == 13)
+            .await;
+        positions_reach(world, &topic, &[(0, 6), (1, 1)]).await;
         let kinds = world.take_incidents().await;
         assert!(
             !kinds.is_empty() && kinds.iter().all(|kind| kind == "topic_recreated"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
+use super::upgrades::{collection_topic, publish};
 use crate::{
     log::OutgoingRecord,
     payloads::{check_out, entity_change, minutes_from_now, now},
@@ -104,6 +105,42 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         // In the shared topic, the records became dead letters, and the service retries them.
         world.until("what waited is read", async |w: &World| w.count(read).await == 6).await;
         world.until("it is over", async |w: &World| w.count(open).await == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_waiting_record_delays_no_other_record() {
+    World::run(async |world| {
+        let topic = collection_topic(world).await;
+        let user = Uuid::new_v4();
+        publish(world, &topic, user, 1).await;
+        let applied = "select count(*) from {schema}.inbox";
+        world.until("the patron is known", async |w: &World| w.count(applied).await == 1).await;
+        let lock = |sql: &str| sql.replace("{schema}", world.schema.name());
+        let mut table = world.db.begin().await.unwrap();
+        let exclusive = lock("lock table {schema}.loan in exclusive mode");
+        (*table).execute(AssertSqlSafe(exclusive)).await.unwrap();
+        publish(world, &topic, user, 1).await;
+        for _ in 0..3 {
+            publish(world, &topic, Uuid::new_v4(), 1).await;
+        }
+        let waiting =
+            format!("select count(*) from mod_patron_blocks.dead_letter where tenant = '{TENANT}'");
+        world.until("four records wait", async |w: &World| w.count(&waiting).await == 4).await;
+
+        // From now on, only the counters of one patron are locked.
+        let mut row = world.db.begin().await.unwrap();
+        let counters = lock("select from {schema}.patron_counter for update");
+        (*row).execute(AssertSqlSafe(counters)).await.unwrap();
+        table.rollback().await.unwrap();
+        world.until("the others are applied", async |w: &World| w.count(applied).await == 4).await;
+        assert_eq!(world.count(&waiting).await, 1);
+        row.rollback().await.unwrap();
+        world.until("all are applied", async |w: &World| w.count(&waiting).await == 0).await;
+        assert_eq!(open_loans(world, user).await, 2);
+        let open = "select count(*) from mod_patron_blocks.incident where resolved_at is null";
+        world.until("no incident is open", async |w: &World| w.count(open).await == 0).await;
     })
     .await;
 }

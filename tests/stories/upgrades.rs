@@ -26,10 +26,10 @@ const WRITERS: i64 = 0;
 const MIGRATIONS: i64 = 1;
 
 /// Acquires one of the tenant's locks in a session of the story.
-async fn lock(world: &World, seed: i64) -> Transaction<'static, Postgres> {
+async fn lock(world: &World, tenant: &str, seed: i64) -> Transaction<'static, Postgres> {
     let mut tx = world.db.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, $2))")
-        .bind(format!("mod_patron_blocks/{TENANT}"))
+        .bind(format!("mod_patron_blocks/{tenant}"))
         .bind(seed)
         .execute(&mut *tx)
         .await
@@ -43,7 +43,7 @@ const LOCK_WAITERS: &str =
      where l.locktype = 'advisory' and not l.granted and d.datname = current_database()";
 
 /// Publishes check-outs of a patron to the topic of the tenant collection.
-async fn publish(world: &World, topic: &str, user: Uuid, number: usize) {
+pub(super) async fn publish(world: &World, topic: &str, user: Uuid, number: usize) {
     let tomorrow = minutes_from_now(1440);
     let payloads: Vec<String> =
         (0..number).map(|_| check_out(user, Uuid::new_v4(), &tomorrow).to_string()).collect();
@@ -56,7 +56,7 @@ async fn publish(world: &World, topic: &str, user: Uuid, number: usize) {
     world.log.send_all_to_partition(0, payloads.iter().map(|payload| draft(payload))).await;
 }
 
-async fn collection_topic(world: &World) -> String {
+pub(super) async fn collection_topic(world: &World) -> String {
     let topic = world.log.topic("ALL", Kind::ItemCheckedOut);
     world.log.create_topics(vec![topic.clone()]).await;
     topic
@@ -82,7 +82,7 @@ async fn upgrade_with_waiting_record_loses_no_record() {
         publish(world, &topic, user, 1).await;
         until_committed_to(world, 1).await;
 
-        let locked = lock(world, WRITERS).await;
+        let locked = lock(world, TENANT, WRITERS).await;
         publish(world, &topic, user, 1).await;
         world.until("a writer waits", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
         world.execute_sql("update mod_patron_blocks.tenant set changed_at = now()").await;
@@ -154,7 +154,7 @@ async fn tenant_waits_until_it_is_migrated() {
 
         // The next version finds an older schema, and the lock prevents the migration.
         world.execute_sql(VERSION_BEFORE).await;
-        let locked = lock(world, MIGRATIONS).await;
+        let locked = lock(world, TENANT, MIGRATIONS).await;
         world.start_unready().await;
         let path = format!("/automated-patron-blocks/{user}");
         world
@@ -229,7 +229,7 @@ async fn unknown_tenant_is_rejected_while_writers_wait() {
             world.log.send_to_partition(partition, draft).await;
         }
         world.until_committed().await;
-        let locked = lock(world, WRITERS).await;
+        let locked = lock(world, TENANT, WRITERS).await;
         world
             .until("all writers wait", async |w: &World| {
                 let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
@@ -244,6 +244,36 @@ async fn unknown_tenant_is_rejected_while_writers_wait() {
         assert_eq!(request.send().await.unwrap().status(), 400);
         locked.rollback().await.unwrap();
         world.until_committed().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_migrations_leave_connections_for_ingest() {
+    World::run(async |world| {
+        // More migrations wait for their locks than the writers have connections.
+        let number = world.config.database.max_connections;
+        let tenants: Vec<String> = (0..number).map(|n| format!("lib{n}")).collect();
+        let mut locks = Vec::new();
+        for tenant in &tenants {
+            locks.push(lock(world, tenant, MIGRATIONS).await);
+            let install = world.request(Method::POST, "/_/tenant");
+            let install = install.header("X-Okapi-Tenant", tenant);
+            let install = install.json(&json!({ "module_to": "mod-patron-blocks-2.0.0" }));
+            assert_eq!(install.send().await.unwrap().status(), 201);
+        }
+        world.until("a migration waits", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
+        let user = blocked_patron(world).await;
+        assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
+        assert_eq!(world.count(LOCK_WAITERS).await, 1, "one migration runs at a time");
+        drop(locks);
+        let installed =
+            "select count(*) from mod_patron_blocks.tenant where tenant like 'lib%' and enabled";
+        world
+            .until("all tenants are installed", async |w: &World| {
+                w.count(installed).await == i64::from(number)
+            })
+            .await;
     })
     .await;
 }
