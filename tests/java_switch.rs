@@ -310,11 +310,11 @@ async fn odd_java_summaries_are_counted_and_skipped() {
             messages,
             [
                 "taken over from the Java module: 2 summaries with 1 open loans and 1 open fees/fines",
-                "3 summaries without a usable patron, left out",
-                "1 loans without a usable id, left out",
-                "1 loans without a usable due date, stored as never overdue",
-                "1 fees/fines without a usable id or balance, left out",
-                "1 loan or type ids of fees/fines that are none, left out",
+                "3 summaries without a valid patron, omitted",
+                "1 loans without a valid id, omitted",
+                "1 loans without a valid due date, stored as never overdue",
+                "1 fees/fines without a valid id or balance, omitted",
+                "1 invalid loan or type ids of fees/fines, omitted",
             ]
         );
         assert!(patrons::list_drifted(db, schema).await.unwrap().is_empty());

@@ -96,12 +96,12 @@ fn reading_resumes_at_position_and_reports_anomalies() {
             (30, None),
         ),
         (
-            "somebody moved the group ahead",
+            "the committed offset of the group was moved ahead",
             group(40, CommitTag::Foreign),
             (30, Some((IncidentKind::OffsetsAdvanced, 30, 40))),
         ),
         (
-            "somebody set the group back",
+            "the committed offset of the group was moved back",
             group(20, CommitTag::Foreign),
             (20, Some((IncidentKind::OffsetsReset, 20, 30))),
         ),

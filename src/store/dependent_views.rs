@@ -167,7 +167,8 @@ impl DependentViews {
             .filter(|view| !view.is_owned_by_role)
             .map(|DependentView { name, owner, .. }| {
                 format!(
-                    "view {name} belongs to role {owner}, and the role of this service is not a member of that role"
+                    "view {name} belongs to role {owner}, and the role of this service is not a member of \
+                     that role"
                 )
             })
             .collect();

@@ -85,11 +85,11 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
         assert!(has_a_loan(world, user).await);
         assert_eq!(covered["status"], "failed", "{covered}");
         let error = covered["error"].as_str().unwrap();
-        assert!(error.contains("the inbox has everything since"), "{error}");
+        assert!(error.contains("the inbox is complete only since"), "{error}");
         let early =
             rebuild(world, json!({ "source": "inbox", "from": minutes_from_now(-60) })).await;
         let error = early["error"].as_str().unwrap();
-        assert!(error.contains("the inbox has everything since"), "{error}");
+        assert!(error.contains("the inbox is complete only since"), "{error}");
         // If the tenant is enabled again, the covered period starts again, whatever version enables the
         // tenant.
         let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
@@ -153,7 +153,7 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         let is_refused = async |world: &World| world.get_json(&path).await["status"] == "failed";
         world.until("it is refused", is_refused).await;
         let failed = world.get_json(&path).await;
-        assert!(failed["error"].as_str().unwrap().contains("have it read again"), "{failed}");
+        assert!(failed["error"].as_str().unwrap().contains("request a new rebuild"), "{failed}");
         // After a new read, the missing inbox rows change nothing.
         let anew = rebuild(world, json!({})).await;
         assert_eq!(anew["status"], "done", "{anew}");

@@ -153,7 +153,7 @@ async fn java_switch_under_load_gives_no_wrong_result() {
 
         let taken = format!("{before} summaries with {loans} open loans");
         assert!(job["messages"][0].as_str().unwrap().contains(&taken), "{job}");
-        assert_eq!(job["messages"][1], "3 views of others read the new summaries");
+        assert_eq!(job["messages"][1], "3 views of other roles were moved to the new summaries");
         assert_eq!(report_totals(world).await, (i64::try_from(loans).unwrap(), before));
         assert!(patrons::list_drifted(&world.db, &world.schema).await.unwrap().is_empty());
         assert_eq!(world.get_json("/patron-block-limits").await["totalRecords"], 4);
@@ -209,7 +209,7 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         let version = format!("select (jsonb ->> '_version')::int8 from {{schema}}.user_summary where jsonb ->> 'userId' = '{user}'");
         assert_eq!(world.count(&version).await, 2, "its triggers are at work");
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
-        assert_eq!((code, output.contains("given back already")), (Some(1), true), "{output}");
+        assert_eq!((code, output.contains("already given back")), (Some(1), true), "{output}");
 
         // After the next enabling, the service reads the records that arrived meanwhile, and no earlier
         // record again.

@@ -247,10 +247,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
         }
         let job = rebuild(world, json!({})).await;
         assert_eq!(job["status"], "failed", "{job}");
-        assert!(
-            job["error"].as_str().unwrap().contains("does not hold what was written before"),
-            "{job}"
-        );
+        assert!(job["error"].as_str().unwrap().contains("lacks the records from before"), "{job}");
         // The inbox covers the truncated records.
         damage(world, &library).await;
         let job = rebuild(world, json!({ "coveredBy": "inbox" })).await;
