@@ -90,7 +90,7 @@ impl Metrics {
             .and_then(|builder| {
                 builder.set_buckets_for_metric(bounds("_records"), &BATCH_BUCKETS_RECORDS)
             })
-            .expect("there are bounds")
+            .expect("the list of bounds is not empty")
             // Idle gauges expire, for example the lag of a revoked partition.
             .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE_TIMEOUT))
             .install_recorder()

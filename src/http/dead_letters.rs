@@ -237,7 +237,7 @@ fn list_item(letter: &DeadLetterHead) -> Value {
 
 /// Removes members that are null, as JSON bodies omit them (docs/contract/http-api.md#12-bodies).
 fn remove_nulls(body: &mut Value) {
-    body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
+    body.as_object_mut().expect("the body is a JSON object").retain(|_, value| !value.is_null());
 }
 
 /// Returns a dead letter with its bytes; bytes that are not UTF-8 are in base64.

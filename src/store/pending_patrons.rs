@@ -376,7 +376,9 @@ pub async fn store_last_published(
     patrons: &[(Uuid, LastPublished)],
 ) -> Result<(), Error> {
     let failed = || Error::at("record published blocks");
-    let text = |value: serde_json::Result<String>| value.expect("the value was parsed from JSON");
+    let text = |value: serde_json::Result<String>| {
+        value.expect("serialization of published blocks cannot fail")
+    };
     let nothing: Vec<Uuid> = patrons
         .iter()
         .filter(|(_, last)| *last == LastPublished::default())

@@ -189,7 +189,7 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         let expected = report_totals(world).await;
 
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
-        assert_eq!((code, output.contains("summaries given back")), (Some(0), true), "{output}");
+        assert_eq!((code, output.contains("summaries to the Java module")), (Some(0), true), "{output}");
         world
             .until("the instance knows", async |world: &World| {
                 world.get(&format!("/user-summary/{}", loses.user())).await.0 == 400

@@ -90,7 +90,7 @@ async fn cli_handles_dead_letters_without_tenant() {
         assert_eq!((code, output.lines().count()), (Some(1), 2), "one is bad still: {output}");
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
         let (code, output) = run_cli(world, &["dead-letters", "discard", "--topic", &topic]);
-        assert_eq!((code, output.as_str()), (Some(0), "1 thrown away\n"));
+        assert_eq!((code, output.as_str()), (Some(0), "discarded: 1\n"));
         assert_eq!(run_cli(world, &["dead-letters", "show", "x"]).0, Some(2));
         assert_eq!(run_cli(world, &["incidents", "list"]), (Some(0), String::new()));
         let nowhere = Uuid::new_v4().to_string();

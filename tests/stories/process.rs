@@ -97,7 +97,7 @@ fn invalid_settings_are_all_reported_with_exit_code_2() {
         stderr.lines().collect::<Vec<_>>(),
         [
             "DB_PORT must be a port from 1 to 65535, but it is \"none\"",
-            "HTTP_PORT must be a port from 0 to 65535, 0 for any that is free, but it is \"-1\"",
+            "HTTP_PORT must be a port from 0 to 65535; 0 means any free port, but it is \"-1\"",
             "OKAPI_URL must be a URL with http or https, but it is \"nowhere\"",
         ]
     );
