@@ -29,7 +29,7 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
     let first = lines.next();
     if lines.any(|line| Some(line) != first) {
         // The service cannot know which of the values the gateway has authorized.
-        let rule = format!("{NAME} must name one tenant, but it is there with several values");
+        let rule = format!("{NAME} must name one tenant, but the request has several values");
         return Err(ApiError::bad_request(rule));
     }
     let named = header(request, NAME)

@@ -17,7 +17,7 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// The server did not answer a statement within the deadline.
-    #[error("the database does not answer")]
+    #[error("the database does not respond")]
     Timeout,
     /// A migration failed.
     #[error("could not migrate schema {schema}")]

@@ -151,7 +151,7 @@ async fn tenants_are_enabled_disabled_and_purged() {
             assert_eq!(api.post("/_/tenant", &bad).await.status, 400, "{bad}");
         }
         let unheard = json!({ "module_to": "mod-patron-blocks-2.0.0", "x": "a\0b" });
-        let rule = "the record holds a text or a number that can't be stored";
+        let rule = "the record contains a text or a number that cannot be stored";
         api.post("/_/tenant", &unheard).await.assert_is(400, rule);
         assert_eq!(api.world.get("/patron-block-limits").await.0, 200, "it is enabled still");
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
