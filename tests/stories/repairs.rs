@@ -216,7 +216,7 @@ async fn incomplete_repair_is_reported() {
         let arguments = [&arguments[..], &["--okapi-url", &url]].concat();
         let (code, output) = run_cli(world, &arguments);
         assert_eq!(code, Some(1), "{output}");
-        assert!(output.contains(&format!("loan {odd} is passed over")), "{output}");
+        assert!(output.contains(&format!("loan {odd} was skipped")), "{output}");
 
         // Once storage returns all members of the loan, the tenant is complete and the incident is
         // resolved.

@@ -136,8 +136,8 @@ async fn synchronization_makes_storage_the_current_state() {
             "{job_status}"
         );
         let mut errors = [
-            json!(format!("loan {nobodys} is passed over: userId is required")),
-            json!(format!("loan {dateless} is passed over: dueDate is required")),
+            json!(format!("loan {nobodys} was skipped: userId is required")),
+            json!(format!("loan {dateless} was skipped: dueDate is required")),
         ];
         errors.sort_by_key(|error| {
             error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless)
@@ -261,7 +261,7 @@ async fn failed_pages_are_retried_and_final_failure_changes_nothing() {
                     && errors[0]
                         .as_str()
                         .unwrap()
-                        .starts_with("a page of loans could not be had for 1 s"),
+                        .starts_with("a page of loans could not be read within 1 s"),
                 "{what}: {errors:?}"
             );
             assert_eq!(job_status["numberOfProcessedLoans"], 100, "{what}");
