@@ -204,7 +204,10 @@ proptest! {
         let (from, misfit) = start_offset(&known);
         prop_assert!((log.low..=log.high).contains(&from));
         let Some(position) = position else {
-            prop_assert!(!tenant_enabled || from == log.low, "what was never read is read from its beginning");
+            prop_assert!(
+                !tenant_enabled || from == log.low,
+                "a partition without a position starts at the beginning"
+            );
             return Ok(());
         };
         // At position zero, no record of another log was read.
