@@ -96,7 +96,7 @@ pub enum StartError {
     #[error("could not start the Kafka consumer")]
     Kafka(#[source] kafka::Error),
     /// The HTTP client could not be built.
-    #[error("could not make an HTTP client")]
+    #[error("could not create an HTTP client")]
     Client(#[source] okapi::ClientError),
 }
 

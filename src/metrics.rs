@@ -90,7 +90,7 @@ impl Metrics {
             .and_then(|builder| {
                 builder.set_buckets_for_metric(bounds("_records"), &BATCH_BUCKETS_RECORDS)
             })
-            .expect("there are bounds")
+            .expect("the list of bounds is not empty")
             // Idle gauges expire, for example the lag of a revoked partition.
             .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE_TIMEOUT))
             .install_recorder()
@@ -254,44 +254,53 @@ fn module_counter(module: Module, outcome: CallOutcome) -> Counter {
 
 fn describe() {
     for (name, what) in [
-        ("patron_blocks_records_total", "Records that were settled, by what became of them"),
-        ("patron_blocks_tenant_records_total", "The same, by tenant, where that is asked for"),
-        ("patron_blocks_dead_letters_total", "Records parked as dead letters, by kind and reason"),
-        ("patron_blocks_events_total", "Events that were understood, repeats among them, by kind"),
-        ("patron_blocks_events_identified_total", "The same, by the rule that gave their identity"),
-        ("patron_blocks_events_timed_total", "The same, by the rule that gave their time"),
-        ("patron_blocks_incidents_total", "Incidents raised, by kind"),
-        ("patron_blocks_retries_total", "Batches that were offered again"),
-        ("patron_blocks_pauses_total", "Times that reading was paused as nothing could be stored"),
-        ("patron_blocks_replayed_records_total", "Records of topics that rebuilds have read"),
+        ("patron_blocks_records_total", "Processed records by outcome"),
+        (
+            "patron_blocks_tenant_records_total",
+            "Processed records by tenant and outcome, if METRICS_BY_TENANT is true",
+        ),
+        ("patron_blocks_dead_letters_total", "Records stored as dead letters, by kind and reason"),
+        ("patron_blocks_events_total", "Decoded events by kind, including duplicates"),
+        (
+            "patron_blocks_events_identified_total",
+            "Decoded events by the rule that set their identity",
+        ),
+        ("patron_blocks_events_timed_total", "Decoded events by the rule that set their time"),
+        ("patron_blocks_incidents_total", "Raised incidents by kind"),
+        ("patron_blocks_retries_total", "Retries of batches"),
+        ("patron_blocks_pauses_total", "Pauses of reading because records could not be stored"),
+        ("patron_blocks_replayed_records_total", "Records that rebuilds read from topics"),
         (
             "patron_blocks_patrons_reevaluated_total",
-            "Patrons looked at as their blocks may have changed",
+            "Evaluations of pending patrons by the detect worker",
         ),
         ("patron_blocks_outbox_written_total", "Messages written to the outbox"),
-        ("patron_blocks_outbox_sent_total", "Messages of the outbox that the broker acknowledged"),
-        ("patron_blocks_summaries_published_total", "Summaries that iterations have published"),
+        (
+            "patron_blocks_outbox_sent_total",
+            "Messages from the outbox that the broker acknowledged",
+        ),
+        ("patron_blocks_summaries_published_total", "Patron summaries that exports published"),
         (
             "patron_blocks_rebalanced_partitions_total",
-            "Partitions that the group assigned or revoked",
+            "Partitions that the consumer group assigned or revoked",
         ),
-        ("patron_blocks_evaluations_total", "Answers about patrons, by what they rest on"),
-        ("patron_blocks_module_calls_total", "Calls to other modules, by what became of them"),
+        ("patron_blocks_evaluations_total", "Evaluations of patrons by answer source"),
+        ("patron_blocks_module_calls_total", "Calls of other modules by module and outcome"),
         (
             "patron_blocks_other_gateway_requests_total",
-            "Requests that name another gateway than the pinned one, which is asked instead",
+            "Requests with another gateway than the pinned gateway, which the service calls instead",
         ),
-        ("patron_blocks_pruned_rows_total", "Old rows that housekeeping removed"),
+        ("patron_blocks_pruned_rows_total", "Rows that housekeeping deleted, by table"),
     ] {
         describe_counter!(name, what);
     }
     for (name, unit, what) in [
-        ("patron_blocks_batch_records", Unit::Count, "Records in a batch"),
-        ("patron_blocks_batch_seconds", Unit::Seconds, "Time to make a batch durable"),
+        ("patron_blocks_batch_records", Unit::Count, "Records per batch"),
+        ("patron_blocks_batch_seconds", Unit::Seconds, "Time until a batch is durable, in seconds"),
         (
             "patron_blocks_event_latency_seconds",
             Unit::Seconds,
-            "From a record's timestamp to its event being visible",
+            "Time from the timestamp of a record to the commit of its event, in seconds",
         ),
     ] {
         describe_histogram!(name, unit, what);

@@ -105,7 +105,7 @@ fn start_decision_of_an_earlier_epoch_is_ignored() {
 #[test]
 fn paused_partition_restarts_after_its_pause_or_on_demand() {
     let (assignment, due) = assigned();
-    assert_eq!(assignment.take_pending(Instant::now()), [], "it is asked once");
+    assert_eq!(assignment.take_pending(Instant::now()), [], "a partition is pending once");
     assignment.pause(&due, Some(HOUR));
     assert_eq!(assignment.counts(), PartitionCounts { paused: 1, ..PartitionCounts::default() });
     assert_eq!(assignment.take_pending(Instant::now()), []);
@@ -135,7 +135,11 @@ fn every_interruption_ends_the_assignment_epoch() {
         assert_eq!(assignment.reading_partitions(), []);
         assert_eq!(arrive(&assignment, 0, noon()), AdmitDecision::Ignore);
         start(&assignment, &due, true, None);
-        assert_eq!(assignment.reading_partitions(), [], "that was an answer to the era before");
+        assert_eq!(
+            assignment.reading_partitions(),
+            [],
+            "a decision of an earlier epoch is ignored"
+        );
         assert_eq!(assignment.take_pending(Instant::now() + HOUR).len(), 1);
     }
 }
@@ -161,7 +165,11 @@ fn tenant_enabled_during_start_decision_restarts_partition() {
     let asked = only(assignment.take_pending(Instant::now()));
     assignment.restart(|choice| choice.topic == TOPIC);
     start(&assignment, &asked, false, None);
-    assert_eq!(arrive(&assignment, 0, noon()), AdmitDecision::Ignore, "that was found out before");
+    assert_eq!(
+        arrive(&assignment, 0, noon()),
+        AdmitDecision::Ignore,
+        "a decision from before the restart is ignored"
+    );
     assert!(only(assignment.take_pending(Instant::now())).epoch > asked.epoch);
 }
 
@@ -196,7 +204,7 @@ fn recreated_topic_restarts_all_its_partitions() {
         ]
     );
     assert_eq!(assignment.reading_partitions(), [(other.to_owned(), 0)]);
-    assert_eq!(assignment.counts().stopped, 1, "an operator has to resume it still");
+    assert_eq!(assignment.counts().stopped, 1, "only an operator resumes the partition");
 
     // For some partitions the cause is known already, so only the other partitions request a new start.
     assignment.restart_other_partitions(TOPIC, &[0]);

@@ -120,7 +120,7 @@ fn launch_descriptor_lists_only_known_settings() {
             .concat();
     for variable in list(&descriptor()["launchDescriptor"]["env"]) {
         let name = variable["name"].as_str().unwrap();
-        assert!(settings.contains(&format!("env = \"{name}\"")), "{name} is no setting");
+        assert!(settings.contains(&format!("env = \"{name}\"")), "{name} is not a setting");
     }
 }
 

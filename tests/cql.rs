@@ -226,7 +226,11 @@ async fn text_sorting_ignores_case_and_accents() {
         let query = "message=\"\" or name==cafe* sortby message/sort.descending name";
         let page = search(db, schema, &conditions::RECORDS, query).await;
         let names: Vec<_> = page.iter().map(|record| record["name"].as_str().unwrap()).collect();
-        assert_eq!(names, [4, 3, 1, 0].map(|n: usize| NAMES[n]), "what lacks it comes last");
+        assert_eq!(
+            names,
+            [4, 3, 1, 0].map(|n: usize| NAMES[n]),
+            "records without the field come last"
+        );
     })
     .await;
 }
@@ -254,7 +258,7 @@ async fn evaluation_loads_only_required_members() {
         let mut expected = condition;
         expected["blockRequests"] = Value::Null;
         let read = records::all(db, schema, &conditions::RECORDS).await.unwrap();
-        assert_eq!(read, [expected], "what is missing is null, and forms stay");
+        assert_eq!(read, [expected], "absent members are null, and other members are unchanged");
     })
     .await;
 }

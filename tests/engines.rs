@@ -2,7 +2,7 @@
 
 use patron_blocks::store::Login;
 
-#[expect(clippy::disallowed_methods, reason = "where the engines are, as dev/up says")]
+#[expect(clippy::disallowed_methods, reason = "dev/up sets the variables of the engines")]
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make test or make bench"))
 }

@@ -288,7 +288,7 @@ pub(crate) fn expected_fee(facts: &[TimedFact]) -> Option<OpenFee> {
     let named = |fact: &Fact| matches!(fact, Fact::BalanceChanged { user: Some(_), .. });
     let user = newest(facts, named)?.fact.user()?;
     let Fact::BalanceChanged { loan, balance, .. } = newest(facts, |_| true)?.fact else {
-        unreachable!("it is a balance");
+        unreachable!("the fact is a balance");
     };
     (!balance.is_zero()).then_some(OpenFee { user, balance, loan, fee_fine_type: None })
 }

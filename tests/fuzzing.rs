@@ -20,7 +20,7 @@ fn fuzz_corpus_satisfies_all_invariants() {
     for line in CORPUS.lines() {
         check(&BASE64_STANDARD.decode(line).unwrap());
     }
-    assert!(CORPUS.lines().count() > 100, "the corpus is there");
+    assert!(CORPUS.lines().count() > 100, "the corpus exists");
 }
 
 /// Every recorded payload, whole or damaged, as a record of every kind.

@@ -144,7 +144,7 @@ async fn position_only_advances_unless_it_is_reset() {
         let mut tx = store::begin(db).await.unwrap();
         positions::reset(&mut tx, schema, (TOPIC, 0), 5, "cluster").await.unwrap();
         store::commit(tx).await.unwrap();
-        assert_eq!(position(db, schema).await, (5, false), "nothing was read of it yet");
+        assert_eq!(position(db, schema).await, (5, false), "no record of the new log was read");
     })
     .await;
 }
@@ -156,11 +156,14 @@ async fn reset_position_does_not_skip_unread_records() {
         let mut tx = store::begin(db).await.unwrap();
         positions::reset_other_partitions(&mut tx, schema, (TOPIC, 1), "cluster").await.unwrap();
         store::commit(tx).await.unwrap();
-        assert_eq!(position(db, schema).await, (0, false), "the topic was made anew");
-        assert!(advance(db, schema, 10, 14).await, "what stands below ten comes first");
+        assert_eq!(position(db, schema).await, (0, false), "the topic was recreated");
+        assert!(advance(db, schema, 10, 14).await, "the records below offset 10 are read first");
         assert_eq!(position(db, schema).await, (0, false));
         assert!(!advance(db, schema, 0, 4).await);
-        assert!(!advance(db, schema, i64::MIN, 20).await, "others move it too");
+        assert!(
+            !advance(db, schema, i64::MIN, 20).await,
+            "other instances advance the position too"
+        );
         assert_eq!(position(db, schema).await, (20, true));
     })
     .await;
@@ -178,7 +181,7 @@ async fn inbox_records_how_far_entries_were_deleted() {
             let mut tx = store::begin(db).await.unwrap();
             inbox::load_extent(&mut tx, schema, &tenant).await.unwrap()
         };
-        assert_eq!(extent().await, None, "of a tenant that nobody has enabled");
+        assert_eq!(extent().await, None, "the tenant was never enabled");
         run("insert into mod_patron_blocks.tenant (tenant, enabled, module_id, changed_at)
              values ('northlib', true, 'm', now())")
         .await;
@@ -189,21 +192,21 @@ async fn inbox_records_how_far_entries_were_deleted() {
         claim_and_commit(db, schema, ClaimHint::New, &[a, b, c]).await;
         run("update {schema}.inbox set received_at = '2026-09-15T12:00:00Z'").await;
         run("delete from {schema}.inbox where false").await;
-        assert_eq!(extent().await.unwrap(), new, "nothing has gone");
+        assert_eq!(extent().await.unwrap(), new, "the inbox lost no event");
         let after = |minutes| noon() + TimeDelta::minutes(minutes) + TimeDelta::milliseconds(1);
         let gone = async || extent().await.unwrap().removed_until;
         run("update {schema}.inbox set received_at = '2026-09-15T12:03:00Z' where \"offset\" = 2")
             .await;
         run("delete from {schema}.inbox where \"offset\" = 2").await;
-        assert_eq!(gone().await, Some(after(3)), "it came then");
+        assert_eq!(gone().await, Some(after(3)), "the time of receipt counts");
         run("update {schema}.inbox set occurred_at = '2026-09-15T12:01:00Z' where \"offset\" = 1")
             .await;
         run("delete from {schema}.inbox where \"offset\" = 1").await;
-        assert_eq!(gone().await, Some(after(3)), "it does not go back");
+        assert_eq!(gone().await, Some(after(3)), "the time never decreases");
         run("update {schema}.inbox set occurred_at = '2026-09-15T12:05:00Z' where \"offset\" = 3")
             .await;
         run("delete from {schema}.inbox").await;
-        assert_eq!(gone().await, Some(after(5)), "it happened then");
+        assert_eq!(gone().await, Some(after(5)), "the time of the event counts");
         run("truncate {schema}.inbox").await;
         let (gone, now) = (gone().await.unwrap(), store::now(db).await.unwrap());
         assert!(now - gone < TimeDelta::minutes(1) && gone <= now, "{gone}");

@@ -37,7 +37,7 @@ pub(crate) async fn create_report_views(db: &Db, schema: &Schema) {
 /// Executes SQL in the schema.
 pub(crate) async fn execute_sql(db: &Db, schema: &Schema, sql: &str) {
     let sql = sql.replace("{schema}", schema.name());
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("the SQL statement succeeds");
 }
 
 /// Inserts rows into a table as the Java module does.

@@ -123,7 +123,7 @@ async fn java_migration_keeps_open_records_and_counters() {
             assert_eq!(
                 query_scalar::<i64>(db, schema, closed).await,
                 60,
-                "loans that ended stay ended"
+                "closed loans stay closed"
             );
             assert_eq!(run_migration(db, schema).await.unwrap(), [""; 0], "not twice");
         })
@@ -156,12 +156,20 @@ async fn migrated_records_carry_their_java_timestamps() {
             (0..10).find(day).unwrap()
         };
         let days: Vec<i64> = stored.iter().map(days).collect();
-        assert_eq!(days, [5, 5, 2, 2, 2], "the check-out's own, and the patron's newest");
+        assert_eq!(
+            days,
+            [5, 5, 2, 2, 2],
+            "the time is that of the check-out, and else the newest of the patron"
+        );
         assert_eq!(stored[3][8..], [&[0, 0], &user.as_bytes()[..]].concat());
         let unheard = format!(
             "select lost_stamp from {{schema}}.loan where loan_id = '{}'", other.loans()[0]);
         let unheard: Vec<u8> = query_scalar(db, schema, &unheard).await;
-        assert_eq!(unheard[..8], stored[3][..8], "no event of the patron: the tenant's newest");
+        assert_eq!(
+            unheard[..8],
+            stored[3][..8],
+            "without an event of the patron, the newest time of the tenant counts"
+        );
 
         let tombstone = format!(
             "select jsonb_build_array(encode(l.closed_stamp, 'hex'),
@@ -310,11 +318,11 @@ async fn odd_java_summaries_are_counted_and_skipped() {
             messages,
             [
                 "taken over from the Java module: 2 summaries with 1 open loans and 1 open fees/fines",
-                "3 summaries without a usable patron, left out",
-                "1 loans without a usable id, left out",
-                "1 loans without a usable due date, stored as never overdue",
-                "1 fees/fines without a usable id or balance, left out",
-                "1 loan or type ids of fees/fines that are none, left out",
+                "3 summaries without a valid patron, omitted",
+                "1 loans without a valid id, omitted",
+                "1 loans without a valid due date, stored as never overdue",
+                "1 fees/fines without a valid id or balance, omitted",
+                "1 invalid loan or type ids of fees/fines, omitted",
             ]
         );
         assert!(patrons::list_drifted(db, schema).await.unwrap().is_empty());
@@ -341,7 +349,7 @@ async fn concurrent_migrations_run_once_and_keep_settings() {
         let (a, b) = tokio::join!(run_migration(db, schema), run_migration(db, schema));
         let mut message_counts = [a.unwrap().len(), b.unwrap().len()];
         message_counts.sort_unstable();
-        assert_eq!(message_counts, [0, 1], "one did it");
+        assert_eq!(message_counts, [0, 1], "one instance took the tables over");
         assert_eq!(query_scalar::<String>(db, schema, settings).await, before);
         assert_eq!(query_scalar::<String>(db, schema, "select {schema}.f_unaccent('ä é')").await, "a é", "theirs");
     })

@@ -20,7 +20,7 @@ use crate::world::{TENANT, until};
 
 /// Returns the replication factor of each topic: that of the configured cluster, or one.
 fn replication_factor() -> TopicReplication<'static> {
-    #[expect(clippy::disallowed_methods, reason = "which cluster it is")]
+    #[expect(clippy::disallowed_methods, reason = "the environment selects the cluster")]
     let copies = std::env::var("REPLICATION_FACTOR").ok();
     TopicReplication::Fixed(copies.map_or(1, |copies| copies.parse().expect("a number of copies")))
 }
@@ -111,7 +111,7 @@ impl Log {
         };
         let topics: Vec<_> = names.iter().map(|name| topic(name.as_str())).collect();
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        let made = self.admin.create_topics(&topics, &options).await.expect("Kafka is there");
+        let made = self.admin.create_topics(&topics, &options).await.expect("Kafka responds");
         made.into_iter().for_each(|topic| {
             topic.expect("a new topic");
         });
@@ -121,13 +121,13 @@ impl Log {
     /// Deletes a topic and creates an empty topic with the same name.
     pub(crate) async fn recreate_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
+        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka responds");
         deleted.into_iter().for_each(|topic| {
-            topic.expect("the topic was there");
+            topic.expect("the topic existed");
         });
         // The broker finishes a deletion some time after its response.
         let again = NewTopic::new(topic, 2, replication_factor());
-        while self.admin.create_topics([&again], &options).await.expect("Kafka is there")[0]
+        while self.admin.create_topics([&again], &options).await.expect("Kafka responds")[0]
             .is_err()
         {
             tokio::task::yield_now().await;
@@ -152,9 +152,9 @@ impl Log {
     /// Deletes a topic permanently.
     pub(crate) async fn delete_topic(&self, topic: &str) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka is there");
+        let deleted = self.admin.delete_topics(&[topic], &options).await.expect("Kafka responds");
         deleted.into_iter().for_each(|topic| {
-            topic.expect("the topic was there");
+            topic.expect("the topic existed");
         });
         self.end_offsets.lock().expect("no panic").retain(|(of, _), _| of != topic);
     }
@@ -164,7 +164,7 @@ impl Log {
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        self.admin.delete_records(&offsets, &options).await.expect("the log is cut");
+        self.admin.delete_records(&offsets, &options).await.expect("the records are deleted");
     }
 
     /// Sets the group's offset, as an operator does with Kafka's own tool while no instance runs.
@@ -194,8 +194,8 @@ impl Log {
         let alter = AlterConfig::new(ResourceSpecifier::Group(&group));
         let alter = alter.set("consumer.session.timeout.ms", &time);
         let altered = self.admin.alter_configs([&alter], &AdminOptions::new()).await;
-        altered.expect("Kafka is there").into_iter().for_each(|group| {
-            group.expect("a group of ours");
+        altered.expect("Kafka responds").into_iter().for_each(|group| {
+            group.expect("the group belongs to the test");
         });
     }
 
@@ -203,14 +203,14 @@ impl Log {
     pub(crate) async fn add_partitions(&self, topic: &str, number: usize) {
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
         let more = NewPartitions::new(topic, number);
-        let made = self.admin.create_partitions([&more], &options).await.expect("Kafka is there");
+        let made = self.admin.create_partitions([&more], &options).await.expect("Kafka responds");
         made.into_iter().for_each(|topic| {
-            topic.expect("a topic of ours");
+            topic.expect("the topic belongs to the test");
         });
         let known = || {
             let topic =
                 self.producer().client().fetch_metadata(Some(topic), Duration::from_secs(20));
-            topic.expect("Kafka is there").topics()[0].partitions().len()
+            topic.expect("Kafka responds").topics()[0].partitions().len()
         };
         while known() < number {
             tokio::task::yield_now().await;
@@ -226,8 +226,8 @@ impl Log {
         };
         let topics: Vec<_> = names.iter().map(|name| alter(name.as_str())).collect();
         let altered = self.admin.alter_configs(&topics, &AdminOptions::new()).await;
-        altered.expect("Kafka is there").into_iter().for_each(|topic| {
-            topic.expect("a topic of ours");
+        altered.expect("Kafka responds").into_iter().for_each(|topic| {
+            topic.expect("the topic belongs to the test");
         });
     }
 
@@ -331,7 +331,7 @@ impl Log {
         record.partition = partition;
         record.timestamp = draft.timestamp;
         let sent = producer.send(record, Duration::from_secs(30)).await;
-        let delivery = sent.map_err(|(error, _)| error).expect("the record is taken");
+        let delivery = sent.map_err(|(error, _)| error).expect("the producer accepts the record");
         (draft.topic.clone(), delivery.partition, delivery.offset)
     }
 
@@ -341,7 +341,7 @@ impl Log {
         client.set("bootstrap.servers", &self.bootstrap).set("group.id", "none");
         let reader: BaseConsumer = client.create().expect("a consumer");
         let metadata = reader.fetch_metadata(Some(topic), Duration::from_secs(20));
-        let metadata = metadata.expect("Kafka is there");
+        let metadata = metadata.expect("Kafka responds");
         let (mut parts, mut left) = (TopicPartitionList::new(), HashMap::new());
         for partition in metadata.topics()[0].partitions() {
             let span = reader.fetch_watermarks(topic, partition.id(), Duration::from_secs(20));
@@ -351,7 +351,7 @@ impl Log {
                 left.insert(partition.id(), end);
             }
         }
-        reader.assign(&parts).expect("it can be read");
+        reader.assign(&parts).expect("the record can be read");
         let mut messages = Vec::new();
         while !left.is_empty() {
             let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) else { continue };
@@ -364,7 +364,7 @@ impl Log {
                 key: text(message.key().unwrap_or_default()),
                 headers: headers.map(header).collect(),
                 value: serde_json::from_slice(message.payload().unwrap_or_default())
-                    .expect("it is JSON"),
+                    .expect("the value is JSON"),
             });
             left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
         }

@@ -62,7 +62,10 @@ impl OffsetMonitor {
                 let there = durable.iter().all(|(at, next)| committed.get(at) == Some(next));
                 last = over.is_some() && there;
                 let waited = over.map_or(Duration::ZERO, |over| over.elapsed());
-                assert!(waited < CATCH_UP_TIMEOUT, "{committed:?} is committed of {durable:?}");
+                assert!(
+                    waited < CATCH_UP_TIMEOUT,
+                    "{committed:?} is committed, {durable:?} is durable"
+                );
                 looks += 1;
             }
             looks
@@ -93,7 +96,7 @@ async fn committed_offsets(group: BaseConsumer, topics: Vec<String>) -> (Offsets
             list.add_partition_range(topic, 0, 1);
         });
         let committed =
-            group.committed_offsets(list, Duration::from_secs(20)).expect("Kafka is there");
+            group.committed_offsets(list, Duration::from_secs(20)).expect("Kafka responds");
         let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
             let Offset::Offset(offset) = element.offset() else { return None };
             Some(((element.topic().to_owned(), element.partition()), offset))

@@ -40,11 +40,11 @@ fn partition_without_progress_stalls_once_client_is_idle() {
     let watched = watched_partitions(&[("a", 0)]);
     let mut stands =
         |span, idle| !compare_once(&mut progress, &watched, span, idle).stalled.is_empty();
-    assert!(!stands((5, 20), 0), "it is seen for the first time");
-    assert!(!stands((5, 20), IDLE_POLLS_MIN - 1), "it may have to wait for its turn");
+    assert!(!stands((5, 20), 0), "the first observation is never a stall");
+    assert!(!stands((5, 20), IDLE_POLLS_MIN - 1), "the partition may wait for others");
     assert!(stands((5, 20), 2 * IDLE_POLLS_MIN));
-    assert!(!stands((5, 10), 3 * IDLE_POLLS_MIN), "there is nothing more");
-    assert!(!stands((5, 20), 4 * IDLE_POLLS_MIN), "the records may have come just now");
+    assert!(!stands((5, 10), 3 * IDLE_POLLS_MIN), "the log has no further records");
+    assert!(!stands((5, 20), 4 * IDLE_POLLS_MIN), "the records may be new");
     assert!(stands((5, 20), 5 * IDLE_POLLS_MIN));
 }
 
@@ -80,7 +80,7 @@ fn shrunken_log_is_reported_as_recreated() {
         assert_eq!(!shown.recreated.is_empty(), remade, "{spans:?}");
     }
     let nothing = Progress::default().observe(watched, |_| None, 0, 100);
-    assert_eq!(nothing, ProgressReport::default(), "nobody tells what the log holds");
+    assert_eq!(nothing, ProgressReport::default(), "the ends of the log are unknown");
 }
 
 #[test]
@@ -100,7 +100,11 @@ fn old_records_are_searched_one_per_topic_in_turns() {
     all.dedup();
     assert_eq!(all.len(), 4, "{searched:?}");
     let shown = compare_once(&mut progress, &watched, (10, 10), 0);
-    assert_eq!((shown.expired.len(), shown.to_probe.len()), (4, 0), "retention has taken them");
+    assert_eq!(
+        (shown.expired.len(), shown.to_probe.len()),
+        (4, 0),
+        "retention deleted the records"
+    );
 }
 
 #[test]

@@ -64,7 +64,7 @@ async fn with_fixture(pause: Duration, work: impl AsyncFnOnce(&PruneFixture)) {
         fixture.execute_sql("analyze").await;
         work(&fixture).await;
         let wrong = patrons::list_drifted(db, &fixture.tenant.schema).await.unwrap();
-        assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
+        assert!(wrong.is_empty(), "the counters of {wrong:?} differ from a recount");
     })
     .await;
 }
@@ -169,7 +169,7 @@ async fn replayed_old_check_outs_open_nothing_during_pruning() {
         };
         let (one, two, gone) = tokio::join!(writer(0), writer(1), tidy);
         assert!(gone >= u64::try_from(CLOSED_LOANS).unwrap(), "{gone} went");
-        assert_eq!(fixture.open_loans().await, 0, "a loan that ended was opened again");
+        assert_eq!(fixture.open_loans().await, 0, "an event opened a closed loan");
         assert!(one > 0 && two > 0, "{one} and {two} batches were written meanwhile");
         let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
         assert_eq!(fixture.count(deadlocks).await, 0);
@@ -182,7 +182,8 @@ async fn interrupted_pruning_stays_consistent_and_resumes() {
     with_fixture(Duration::from_millis(200), async |fixture| {
         let stop = CancellationToken::new();
         let (gone, ()) = tokio::join!(fixture.prune(&stop), async {
-            until("some are gone", async || fixture.loans().await < CLOSED_LOANS).await;
+            until("the first loans are deleted", async || fixture.loans().await < CLOSED_LOANS)
+                .await;
             stop.cancel();
         });
         let left = fixture.loans().await;
@@ -206,7 +207,11 @@ async fn pruning_neither_blocks_writers_nor_waits_for_them() {
         tenants::lock_shared(&mut holder, &fixture.tenant.id).await.unwrap();
         let began = Instant::now();
         let gone = fixture.prune(&CancellationToken::new()).await;
-        assert_eq!(gone, PrunedCounts::default(), "nothing goes before how far is recorded");
+        assert_eq!(
+            gone,
+            PrunedCounts::default(),
+            "no row is deleted before the prune horizon is recorded"
+        );
         assert!(began.elapsed() < Duration::from_secs(5), "waited {:?}", began.elapsed());
         holder.rollback().await.unwrap();
 
@@ -235,7 +240,7 @@ async fn dead_letters_are_pruned_by_age_and_by_number() {
         fixture.execute_sql(&format!("{park} (-20, -1) n")).await;
         fixture.execute_sql(&format!("{park} (0, 1499) n")).await;
         let gone = fixture.prune(&CancellationToken::new()).await;
-        assert_eq!(gone.dead_letters, 520, "20 for their age, 500 for their number");
+        assert_eq!(gone.dead_letters, 520, "20 are deleted by age, 500 by number");
         let sizes =
             store::prune::table_sizes(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert_eq!(sizes.dead_letters, 1000);
@@ -281,7 +286,7 @@ async fn dead_letters_are_pruned_by_size() {
         let gone = fixture.prune(&CancellationToken::new()).await;
         assert!((6..=8).contains(&gone.dead_letters), "{} went", gone.dead_letters);
         let newest = "select count(*) from {schema}.dead_letter where \"offset\" = 10";
-        assert_eq!(fixture.count(newest).await, 1, "the oldest went");
+        assert_eq!(fixture.count(newest).await, 1, "the oldest dead letters are deleted");
         assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
     })
     .await;

@@ -47,7 +47,7 @@ impl RawResponse {
 /// Opens a connection and sends these bytes.
 pub(crate) async fn send_partial(world: &World, bytes: &str) -> TcpStream {
     let address = world.url().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await.expect("the service listens");
+    let mut stream = TcpStream::connect(address).await.expect("the service accepts connections");
     // The service may close the connection in the middle.
     let _ = stream.write_all(bytes.as_bytes()).await;
     stream
@@ -59,7 +59,7 @@ pub(crate) async fn expect_continue(stream: &mut TcpStream) {
     const CONTINUE_LINE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
     let mut line = [0; CONTINUE_LINE.len()];
     let read = timeout(CONNECTION_TIMEOUT, stream.read_exact(&mut line)).await;
-    assert!(read.is_ok_and(|read| read.is_ok()), "the head is not read");
+    assert!(read.is_ok_and(|read| read.is_ok()), "the service does not read the head");
     assert_eq!(line, CONTINUE_LINE, "{}", String::from_utf8_lossy(&line));
 }
 

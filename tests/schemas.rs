@@ -73,9 +73,9 @@ fn simulator_payloads_match_their_schema() {
         let (kind, validator) = validators
             .iter()
             .find(|(kind, _)| record.topic.ends_with(kind.name()))
-            .expect("each topic is one of ours");
+            .expect("each topic belongs to the service");
         let value = serde_json::from_slice(&record.payload).unwrap();
-        let content = content(&value).expect("it has content");
+        let content = content(&value).expect("the message has content");
         assert!(validator.is_valid(&content), "{}: {content}", record.topic);
         kinds.insert(kind.name());
     }

@@ -96,12 +96,12 @@ fn reading_resumes_at_position_and_reports_anomalies() {
             (30, None),
         ),
         (
-            "somebody moved the group ahead",
+            "the committed offset of the group was moved ahead",
             group(40, CommitTag::Foreign),
             (30, Some((IncidentKind::OffsetsAdvanced, 30, 40))),
         ),
         (
-            "somebody set the group back",
+            "the committed offset of the group was moved back",
             group(20, CommitTag::Foreign),
             (20, Some((IncidentKind::OffsetsReset, 20, 30))),
         ),
@@ -204,7 +204,10 @@ proptest! {
         let (from, misfit) = start_offset(&known);
         prop_assert!((log.low..=log.high).contains(&from));
         let Some(position) = position else {
-            prop_assert!(!tenant_enabled || from == log.low, "what was never read is read from its beginning");
+            prop_assert!(
+                !tenant_enabled || from == log.low,
+                "a partition without a position starts at the beginning"
+            );
             return Ok(());
         };
         // At position zero, no record of another log was read.

@@ -132,7 +132,7 @@ impl StorageStub {
             if let Some(id) = clause.strip_prefix("userId==") {
                 user = Some(id.to_owned());
             } else {
-                let id = clause.strip_prefix("id > ").expect("no other clause");
+                let id = clause.strip_prefix("id > ").expect("the query has no other clause");
                 after = Some(id.parse::<Uuid>().unwrap());
             }
         }

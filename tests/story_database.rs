@@ -27,8 +27,11 @@ async fn execute_as_admin(login: &Login, sql: String) {
         .username(&login.username)
         .password(&login.password)
         .database(&login.database);
-    let mut connection = PgConnection::connect_with(&options).await.expect("PostgreSQL is there");
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("it is ours to do");
+    let mut connection = PgConnection::connect_with(&options).await.expect("PostgreSQL responds");
+    sqlx::query(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .expect("the role may run the statement");
 }
 
 /// Returns a pool of four connections that wait as long as a story does.

@@ -76,7 +76,10 @@ pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
             look.tick().await;
         }
     };
-    assert!(tokio::time::timeout(WAIT_TIMEOUT, wait).await.is_ok(), "waited in vain until {what}");
+    assert!(
+        tokio::time::timeout(WAIT_TIMEOUT, wait).await.is_ok(),
+        "timed out while waiting until {what}"
+    );
 }
 
 impl World {
@@ -117,7 +120,10 @@ impl World {
     }
 
     async fn new(login: Login) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "what to log while one story is looked at")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "STORY_LOG selects the log of a single story"
+        )]
         if let Ok(filter) = std::env::var("STORY_LOG") {
             let filter = filter.parse().expect("STORY_LOG has directives such as debug");
             logging::init(filter, LogFormat::Text);
@@ -254,7 +260,7 @@ impl World {
         let reading = async |running: &RunningService| {
             let url = format!("http://127.0.0.1:{}/admin/ready", running.port);
             let (_, body) = self.send(self.http.get(url)).await;
-            let readiness: Value = serde_json::from_str(&body).expect("it is JSON");
+            let readiness: Value = serde_json::from_str(&body).expect("the body is JSON");
             readiness["kafka"]["partitions"]["reading"].as_u64().expect("a number")
         };
         futures_util::future::join_all(self.instances.iter().map(reading)).await
@@ -265,11 +271,11 @@ impl World {
         let (status, body) =
             self.post("/_/tenant", &json!({ "module_to": "mod-patron-blocks-2.0.0" })).await;
         assert_eq!(status, 201, "{body}");
-        let job: Value = serde_json::from_str(&body).expect("it is JSON");
+        let job: Value = serde_json::from_str(&body).expect("the body is JSON");
         let id = job["id"].as_str().expect("an id");
         let job = self.get_json(&format!("/_/tenant/{id}?wait=60000")).await;
         assert_eq!((&job["complete"], job.get("error")), (&json!(true), None), "{job}");
-        self.until("the tenant is filled", async |world: &Self| {
+        self.until("the initial fill ends", async |world: &Self| {
             world.get_json("/patron-blocks/ingest").await["knowledge"] != "filling"
         })
         .await;
@@ -289,12 +295,16 @@ impl World {
         // delayed records.
         let unusable = "select count(*) from mod_patron_blocks.incident
                          where kind = 'tenant_unusable' and resolved_at is null";
-        self.until("all tenants are well", async |w: &Self| w.count(unusable).await == 0).await;
-        let wrong =
-            patrons::list_drifted(&self.db, &self.schema).await.expect("it can be recounted");
-        assert!(wrong.is_empty(), "counters are not what a recount gives of {wrong:?}");
-        assert_eq!(self.dead_letters().await, [""; 0], "dead letters that the story did not take");
-        assert_eq!(self.take_incidents().await, [""; 0], "incidents that the story did not take");
+        self.until("no tenant has unwritable tables", async |w: &Self| {
+            w.count(unusable).await == 0
+        })
+        .await;
+        let wrong = patrons::list_drifted(&self.db, &self.schema)
+            .await
+            .expect("the counters can be recounted");
+        assert!(wrong.is_empty(), "the counters of {wrong:?} differ from a recount");
+        assert_eq!(self.dead_letters().await, [""; 0], "the story left dead letters");
+        assert_eq!(self.take_incidents().await, [""; 0], "the story left open incidents");
     }
 
     pub(crate) async fn until(&self, what: &str, mut reached: impl AsyncFnMut(&Self) -> bool) {
@@ -309,7 +319,7 @@ impl World {
     /// Waits until every record published so far is durable.
     pub(crate) async fn until_committed(&self) {
         let ends = self.log.end_offsets();
-        self.until("all records are settled", async |world: &Self| {
+        self.until("the positions reach the ends of the log", async |world: &Self| {
             let reached = world.positions().await;
             ends.iter().all(|(at, end)| reached.get(at).is_some_and(|next| next >= end))
         })
@@ -336,7 +346,10 @@ impl World {
         let reasons = self.dead_letters().await;
         for schema in [self.schema.name(), "mod_patron_blocks"] {
             let sql = format!("delete from {schema}.dead_letter");
-            sqlx::query(AssertSqlSafe(sql)).execute(&self.db).await.expect("dead letters go");
+            sqlx::query(AssertSqlSafe(sql))
+                .execute(&self.db)
+                .await
+                .expect("dead letters can be deleted");
         }
         reasons
     }
@@ -354,7 +367,10 @@ impl World {
     /// Executes SQL on the tables directly, without the service.
     pub(crate) async fn execute_sql(&self, sql: &str) {
         let sql = sql.replace("{schema}", self.schema.name());
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.db).await.expect("it is done");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&self.db)
+            .await
+            .expect("the SQL statement succeeds");
     }
 
     /// Returns one number from the tenant's tables.
@@ -371,20 +387,20 @@ impl World {
     pub(crate) async fn get_json(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).expect("it is JSON")
+        serde_json::from_str(&body).expect("the body is JSON")
     }
 
     /// Returns the JSON of a successful response, or null for status 404.
     pub(crate) async fn get_json_or_null(&self, path: &str) -> Value {
         match self.get(path).await {
             (404, _) => Value::Null,
-            (_, body) => serde_json::from_str(&body).expect("it is JSON"),
+            (_, body) => serde_json::from_str(&body).expect("the body is JSON"),
         }
     }
 
     /// Returns the JSON of a response with any status.
     pub(crate) async fn get_json_any_status(&self, path: &str) -> Value {
-        serde_json::from_str(&self.get(path).await.1).expect("it is JSON")
+        serde_json::from_str(&self.get(path).await.1).expect("the body is JSON")
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, String) {
@@ -420,7 +436,7 @@ impl World {
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> (u16, String) {
         let request =
             request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", self.users.url());
-        let response = request.send().await.expect("the service answers");
+        let response = request.send().await.expect("the service responds");
         (response.status().as_u16(), response.text().await.expect("a body"))
     }
 
@@ -434,10 +450,10 @@ impl World {
         let path = format!("/automated-patron-blocks/{user}");
         let request = self.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", TENANT);
         let response = request.header("X-Okapi-Url", gateway).send().await;
-        let response = response.expect("the service answers");
+        let response = response.expect("the service responds");
         assert_eq!(response.status(), 200);
         let source = response.headers()["X-Patron-Blocks-Basis"].to_str().expect("text").to_owned();
-        let body: Value = response.json().await.expect("it is JSON");
+        let body: Value = response.json().await.expect("the body is JSON");
         (source, body["automatedPatronBlocks"].as_array().expect("a list").len())
     }
 

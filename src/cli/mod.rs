@@ -133,13 +133,13 @@ pub enum CommandError {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The Kafka client could not be created.
-    #[error("could not make a Kafka client")]
+    #[error("could not create a Kafka client")]
     Kafka(#[source] crate::kafka::Error),
     /// The HTTP client could not be created.
-    #[error("could not make an HTTP client")]
+    #[error("could not create an HTTP client")]
     Client(#[source] crate::okapi::ClientError),
     /// The output could not be written.
-    #[error("could not write")]
+    #[error("could not write the output")]
     Output(#[from] std::io::Error),
 }
 
@@ -249,7 +249,7 @@ async fn run_dead_letters(
         DeadLetterCommand::Show { id } => {
             let Some(letter) = dead_letters::find(&context.db, &schema, parse_id(id)?).await?
             else {
-                return Err(CommandError::Argument(format!("there is no dead letter {id}")));
+                return Err(CommandError::Argument(format!("dead letter {id} does not exist")));
             };
             writeln!(out, "{}", format_line(&letter.head(), context.json))?;
             out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
@@ -261,7 +261,7 @@ async fn run_dead_letters(
                 Some(id) => u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?),
                 None => discard_all(context, &schema, chosen).await?,
             };
-            writeln!(out, "{discarded} thrown away")?;
+            writeln!(out, "discarded: {discarded}")?;
         }
     }
     Ok(true)
@@ -290,7 +290,7 @@ async fn retry(
             if context.json {
                 writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
             } else {
-                writeln!(out, "{id}  {}{why}", if applied { "" } else { "still parked: " })?;
+                writeln!(out, "{id}  {}{why}", if applied { "" } else { "not applied: " })?;
             }
         }
     }
@@ -397,11 +397,13 @@ async fn run_incidents(
                     Ok(true)
                 }
                 Resolution::NotOpen => {
-                    Err(CommandError::Argument(format!("there is no open incident {id}")))
+                    Err(CommandError::Argument(format!("no open incident has the id {id}")))
                 }
                 Resolution::Shared => {
-                    let why = format!("incident {id} is about a topic that tenants share");
-                    Err(CommandError::Argument(format!("{why}: resolve it without --tenant")))
+                    let why = format!("incident {id} concerns a topic of several tenants");
+                    Err(CommandError::Argument(format!(
+                        "{why}; resolve the incident without --tenant"
+                    )))
                 }
             }
         }
@@ -413,7 +415,10 @@ async fn give_back(context: &CliContext, out: &mut impl Write) -> Result<bool, C
     let Some(tenant) = &context.tenant else { return Ok(false) };
     let summaries =
         switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
-    writeln!(out, "{tenant}: {summaries} summaries given back to the Java module, disabled here")?;
+    writeln!(
+        out,
+        "{tenant}: returned {summaries} summaries to the Java module and disabled the tenant"
+    )?;
     Ok(true)
 }
 

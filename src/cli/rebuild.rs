@@ -155,7 +155,7 @@ async fn request_rebuilds(
     if arguments.all_tenants {
         let ask = arguments.to_request()?;
         if ask.source == Source::Storage {
-            let rule = "a token is one tenant's: name the tenant for source storage";
+            let rule = "source storage requires --tenant, because a token belongs to one tenant";
             return Err(CommandError::Argument(rule.to_owned()));
         }
         let mut all: Vec<TenantId> =
@@ -166,7 +166,7 @@ async fn request_rebuilds(
     let id = context
         .tenant
         .as_ref()
-        .ok_or_else(|| CommandError::Argument("--tenant is missing".into()))?;
+        .ok_or_else(|| CommandError::Argument("--tenant is required".into()))?;
     let Some(tenant) = registry.find(id).await? else {
         return Err(CommandError::Argument(format!("tenant {id} is not enabled")));
     };
@@ -174,7 +174,7 @@ async fn request_rebuilds(
         Some(earlier) => {
             let id = parse_id(earlier)?;
             if !rebuilds::request_apply(&context.db, &tenant.id, id).await? {
-                let rule = "there is no rebuild with this id whose differences wait to be applied";
+                let rule = "the tenant has no compared rebuild with this id";
                 return Err(CommandError::Argument(rule.to_owned()));
             }
             id
@@ -195,7 +195,7 @@ async fn watch_progress(
     let bar = ProgressBar::new(0);
     let style =
         ProgressStyle::with_template("{msg:>18} {wide_bar} {human_pos}/{human_len}  {prefix}");
-    bar.set_style(style.expect("the template is a constant that can be read"));
+    bar.set_style(style.expect("the template is a valid constant"));
     let ids: Vec<Uuid> = requested.iter().map(|(_, id)| *id).collect();
     let mut poll_timer = interval(POLL_INTERVAL);
     loop {
@@ -205,12 +205,12 @@ async fn watch_progress(
                 for (tenant, id) in requested {
                     rebuilds::cancel(&context.db, tenant, *id).await?;
                 }
-                bar.set_message("ending");
+                bar.set_message("cancelling");
             }
         }
         let all = rebuilds::find_all(&context.db, &ids).await?;
         if all.len() < ids.len() {
-            let problem = "a rebuild is gone: its tenant was purged";
+            let problem = "a rebuild no longer exists, because its tenant was purged";
             return Err(CommandError::Argument(problem.to_owned()));
         }
         let is_at_rest =
@@ -277,7 +277,7 @@ async fn print_report(
     let number = |pointer: &str| summary_number(rebuild, pointer);
     writeln!(
         out,
-        "{} patrons differ; {} have wrong counters; blocks imposed on {}, lifted from {}",
+        "{} patrons have differences; {} have wrong counters; blocks imposed on {}, lifted from {}",
         number("/patrons"),
         number("/wrongCounters"),
         number("/blocksImposed"),
@@ -286,8 +286,8 @@ async fn print_report(
     for (what, of) in [("loans", "/loans"), ("fees/fines", "/feesFines")] {
         writeln!(
             out,
-            "{what}: {} open only here, {} open only in the source, {} different, {} different in nothing \
-             that counts now",
+            "{what}: {} open only here, {} open only in the source, {} different, {} with insignificant \
+             differences",
             number(&format!("{of}/onlyCurrent")),
             number(&format!("{of}/onlyInSource")),
             number(&format!("{of}/different")),
@@ -297,7 +297,7 @@ async fn print_report(
     let source = match rebuild.request["source"].as_str() {
         Some("inbox") => "the inbox",
         Some("storage") => "storage",
-        _ => "the log",
+        _ => "the topics",
     };
     let schema = &tenant.schema;
     let patrons =
@@ -310,7 +310,11 @@ async fn print_report(
         }
     }
     if rebuild.status == Status::Compared && number("/patrons") > 0 {
-        writeln!(out, "nothing was changed; apply it with --apply --id {}", rebuild.id)?;
+        writeln!(
+            out,
+            "nothing was changed; to apply the differences, use --apply --id {}",
+            rebuild.id
+        )?;
     }
     Ok(is_good)
 }

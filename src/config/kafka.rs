@@ -115,8 +115,7 @@ impl KafkaSettings {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             text.chars().all(legal).then(|| Environment::new(Some(text)))
         };
-        let rule =
-            "must consist of letters, digits, dots, underscores and hyphens, as topic names do";
+        let rule = "must consist of letters, digits, dots, underscores and hyphens";
         let config = KafkaConfig {
             bootstrap_servers: format!("{host}:{port}"),
             security: self.security.validate(problems),
@@ -168,7 +167,7 @@ impl KafkaSettings {
                 per_window: problems.number(
                     "BAD_RECORD_LIMIT_PER_1000",
                     &self.bad_record_limit_per_1000,
-                    "must be a number from 1 to 1001, which never comes",
+                    "must be a number from 1 to 1001; 1001 disables the rule",
                     1..=1001,
                 ),
             },

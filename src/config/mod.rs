@@ -266,7 +266,7 @@ impl Settings {
             http_port: problems.number(
                 "HTTP_PORT",
                 &self.http_port,
-                "must be a port from 0 to 65535, 0 for any that is free",
+                "must be a port from 0 to 65535; 0 means any free port",
                 0..=u16::MAX,
             ),
             http_workers: problems.number(
@@ -303,7 +303,7 @@ impl Settings {
         problems.parse(
             "INGEST_WRITERS",
             &self.kafka.ingest_writers,
-            "must be less than DB_MAXPOOLSIZE by 2 at least",
+            "must be at least 2 less than DB_MAXPOOLSIZE",
             // Validation has already reported an invalid number of connections, which is 0 here.
             |_| (connections == 0 || writers + 2 <= connections).then_some(()),
         );
@@ -392,7 +392,10 @@ mod tests {
         assert_eq!(config.kafka.bootstrap_servers, "localhost:9092");
         assert_eq!(config.kafka.environment, Environment::new(None));
         assert_eq!(config.http_port, 8081);
-        assert!(config.http_address.is_unspecified(), "a gateway reaches it from elsewhere");
+        assert!(
+            config.http_address.is_unspecified(),
+            "the default address accepts connections from other hosts"
+        );
     }
 
     #[test]
@@ -446,8 +449,7 @@ mod tests {
                 "DB_PORT must be a port from 1 to 65535, but it is \"70000\"",
                 "DB_MAXPOOLSIZE must be a number from 4 to 1000, but it is \"3\"",
                 "KAFKA_PORT must be a port from 1 to 65535, but it is \"x\"",
-                "ENV must consist of letters, digits, dots, underscores and hyphens, as topic names \
-                 do, but it is \"a b\"",
+                "ENV must consist of letters, digits, dots, underscores and hyphens, but it is \"a b\"",
                 "KAFKA_PUBSUB_TOPICS must be true or false, but it is \"yes\"",
                 "KAFKA_CONSUMER_HEARTBEAT_INTERVAL_MS must be less than \
                  KAFKA_CONSUMER_SESSION_TIMEOUT_MS, but it is \"10000\"",

@@ -54,7 +54,7 @@ const PROPERTY_NAMES: [(&str, [&str; 2]); 10] = [
 ];
 
 /// Returns the command with property values of the environment as defaults.
-#[expect(clippy::disallowed_methods, reason = "this is where settings are read")]
+#[expect(clippy::disallowed_methods, reason = "only this function reads the environment")]
 pub fn with_property_names(command: Command) -> Command {
     apply_property_names(command, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }

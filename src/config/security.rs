@@ -207,10 +207,10 @@ impl<'a> KeyStore<'a> {
             return None;
         }
         let read = |path: &str| fs::read(path).ok();
-        let bytes = problems.parse(variable, path, "must be a file that can be read", read)?;
+        let bytes = problems.parse(variable, path, "must be a readable file", read)?;
         // The first bytes of every JKS file.
         if bytes.starts_with(&[0xFE, 0xED, 0xFE, 0xED]) {
-            let rule = "must be PEM or PKCS#12, not JKS: convert it with keytool -importkeystore \
+            let rule = "must be PEM or PKCS#12, not JKS; convert the file with keytool -importkeystore \
                         -deststoretype PKCS12";
             return problems.parse(variable, path, rule, |_| None::<Self>);
         }
@@ -224,7 +224,7 @@ impl<'a> KeyStore<'a> {
     }
 
     fn pkcs12(&self, password: &str, problems: &mut InvalidSettings) -> Option<Pkcs12Archive> {
-        let rule = "must be PEM, or PKCS#12 that its password opens";
+        let rule = "must be PEM, or PKCS#12 with the configured password";
         let open = |_: &str| Pkcs12Archive::from_pkcs12(&self.bytes, password).ok();
         problems.parse(self.variable, self.path, rule, open)
     }
@@ -238,7 +238,7 @@ impl<'a> KeyStore<'a> {
             Some(pem) => pem.to_owned(),
             None => certificates_pem(&self.pkcs12(password, problems)?),
         };
-        let rule = "must hold a certificate";
+        let rule = "must contain a certificate";
         let holds = |_: &str| pem.contains("BEGIN CERTIFICATE").then(|| pem.clone());
         problems.parse(self.variable, self.path, rule, holds)
     }
@@ -267,7 +267,7 @@ impl<'a> KeyStore<'a> {
                 }
             }
         };
-        let rule = "must hold a key and its certificate";
+        let rule = "must contain a key and its certificate";
         let complete =
             own.key.contains(" KEY-----") && own.certificates.contains(" CERTIFICATE-----");
         problems.parse(self.variable, self.path, rule, |_| complete.then_some(own))
@@ -329,10 +329,10 @@ mod tests {
     #[test]
     fn unreadable_store_is_reported_with_its_rule() {
         let rules = |file, password| load_client_certificate(file, password).1.join(" ");
-        assert!(rules("own.p12", "wrong").contains("PKCS#12 that its password opens"));
-        assert!(rules("nowhere", "").contains("must be a file that can be read"));
-        assert!(rules("magic.jks", "").contains("not JKS: convert it with keytool"));
-        assert!(rules("../main.rs", "").contains("PKCS#12 that its password opens"));
+        assert!(rules("own.p12", "wrong").contains("PKCS#12 with the configured password"));
+        assert!(rules("nowhere", "").contains("must be a readable file"));
+        assert!(rules("magic.jks", "").contains("not JKS; convert the file with keytool"));
+        assert!(rules("../main.rs", "").contains("PKCS#12 with the configured password"));
     }
 
     #[test]

@@ -51,12 +51,12 @@ impl SummaryDefect {
     /// Returns the text for the report of the Java switch; a number precedes it.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Summary => "summaries without a usable patron, left out",
-            Self::Loan => "loans without a usable id, left out",
-            Self::DueDate => "loans without a usable due date, stored as never overdue",
-            Self::Flag => "flags of loans that are neither true nor false, taken as false",
-            Self::Fee => "fees/fines without a usable id or balance, left out",
-            Self::Link => "loan or type ids of fees/fines that are none, left out",
+            Self::Summary => "summaries without a valid patron, omitted",
+            Self::Loan => "loans without a valid id, omitted",
+            Self::DueDate => "loans without a valid due date, stored as never overdue",
+            Self::Flag => "flags of loans with a value other than true or false, stored as false",
+            Self::Fee => "fees/fines without a valid id or balance, omitted",
+            Self::Link => "invalid loan or type ids of fees/fines, omitted",
         }
     }
 }

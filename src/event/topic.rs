@@ -127,17 +127,16 @@ impl Environment {
     ) -> Result<String, String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if requested.is_empty() || !requested.chars().all(legal) || requested.starts_with('.') {
-            return Err(
-                "must consist of letters, digits, dots, underscores and hyphens, as topic names do"
-                    .to_owned(),
-            );
+            return Err("must consist of letters, digits, dots, underscores and hyphens".to_owned());
         }
         let prefix = self.topic_prefix(tenant, collection);
         let environment_prefix =
             format!("{}.", self.name.as_deref().unwrap_or(DEFAULT_ENVIRONMENT));
         let full = match requested.strip_prefix(&environment_prefix) {
             Some(_) if requested.starts_with(&prefix) => requested.to_owned(),
-            Some(_) => return Err(format!("must begin with {prefix} or be what follows that")),
+            Some(_) => {
+                return Err(format!("must start with {prefix}, or be the part after this prefix"));
+            }
             None => format!("{prefix}{requested}"),
         };
         let rest = full.strip_prefix(&prefix).unwrap_or_default();

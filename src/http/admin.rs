@@ -88,7 +88,7 @@ pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse
     let database = match timeout(PROBE_TIMEOUT, store::ping(&db)).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(ErrorChain(&error).to_string()),
-        Err(_) => Some("does not answer".to_owned()),
+        Err(_) => Some("the database does not respond".to_owned()),
     };
     problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
     let kafka = service.kafka.health();
@@ -128,7 +128,7 @@ pub(super) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse
 /// Returns the problem of enabled tenants with a schema of another version, if there are any.
 fn migration_problem(service: &AppState) -> Option<Value> {
     if !service.tenants.is_caught_up() {
-        let problem = "the registry of tenants is being read";
+        let problem = "the service is reading the registry of tenants";
         return Some(json!({ "part": "tenants", "problem": problem }));
     }
     let unmigrated = service.tenants.outdated();
@@ -140,7 +140,7 @@ fn migration_problem(service: &AppState) -> Option<Value> {
         None => format!("{id} is pending"),
     });
     let problem = format!(
-        "tenants are not migrated to this version yet: {} ({})",
+        "tenants with a pending or failed migration to this version: {} ({})",
         unmigrated.len(),
         named.collect::<Vec<_>>().join("; ")
     );

@@ -84,7 +84,8 @@ const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
             body = Body,
             description = "Found",
             headers(
-                ("X-Patron-Blocks-Basis" = String, description = "State of the data behind the answer"),
+                ("X-Patron-Blocks-Basis" = String,
+                    description = "Origin of the patron group, or cause of a missing evaluation"),
                 ("X-Patron-Blocks-Completeness" = String,
                     description = "`filling` or `incomplete` if events of the tenant may be missing"),
             ),

@@ -76,7 +76,7 @@ impl Body {
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|error| match error.status_code() {
                 StatusCode::PAYLOAD_TOO_LARGE => body_too_long(),
-                _ => ApiError::bad_request(format!("the body can't be read: {error}")),
+                _ => ApiError::bad_request(format!("the body could not be read: {error}")),
             })?;
             if body.bytes.len() + chunk.len() > BODY_BYTES_MAX {
                 return Err(body_too_long().into());
@@ -104,8 +104,7 @@ impl FromRequest for TimedBody {
         let body = timeout(BODY_TIMEOUT, Body::read(request.clone(), payload.take()));
         Box::pin(async move {
             let late = |_| {
-                let text =
-                    format!("the body was not all there within {} s", BODY_TIMEOUT.as_secs());
+                let text = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
                 ApiError::Text(StatusCode::REQUEST_TIMEOUT, text)
             };
             Ok(Self(body.await.map_err(late)??))

@@ -26,7 +26,7 @@ use crate::{
     get,
     path = "/patron-blocks/dead-letters",
     operation_id = "listDeadLetters",
-    summary = "List parked records",
+    summary = "List dead letters",
     params(openapi::Paging),
     responses(
         (status = 200, body = openapi::DeadLetters, description = "Found"),
@@ -56,7 +56,7 @@ pub(super) async fn list(
     get,
     path = "/patron-blocks/dead-letters/{id}",
     operation_id = "getDeadLetter",
-    summary = "Get a parked record",
+    summary = "Get a dead letter",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
@@ -79,7 +79,7 @@ pub(super) async fn get(
     post,
     path = "/patron-blocks/dead-letters/{id}/retry",
     operation_id = "retryDeadLetter",
-    summary = "Retry a parked record",
+    summary = "Retry a dead letter",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
@@ -110,7 +110,7 @@ pub(super) async fn retry(
     post,
     path = "/patron-blocks/dead-letters/retry",
     operation_id = "retryDeadLetters",
-    summary = "Retry all parked records that match a query",
+    summary = "Retry all dead letters that match a query",
     params(
         (
             "query" = String,
@@ -138,7 +138,7 @@ pub(super) async fn retry_all(
     delete,
     path = "/patron-blocks/dead-letters/{id}",
     operation_id = "discardDeadLetter",
-    summary = "Discard a parked record",
+    summary = "Discard a dead letter",
     params(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
@@ -165,7 +165,7 @@ pub(super) async fn discard(
     delete,
     path = "/patron-blocks/dead-letters",
     operation_id = "discardDeadLetters",
-    summary = "Discard all parked records that match a query",
+    summary = "Discard all dead letters that match a query",
     params(
         (
             "query" = String,
@@ -192,7 +192,7 @@ pub(super) async fn discard_all(
 /// Returns the condition of the request's query. Operations on many dead letters require a query.
 fn required_condition(request: &HttpRequest) -> Result<Condition, ApiError> {
     if paging::parameter(request, "query")?.is_none_or(|query| query.trim().is_empty()) {
-        let rule = "query is required here; cql.allRecords=1 means all dead letters";
+        let rule = "query is required; cql.allRecords=1 selects all dead letters";
         return Err(ApiError::bad_request(rule));
     }
     Ok(paging::query(request)?.condition)
@@ -237,7 +237,7 @@ fn list_item(letter: &DeadLetterHead) -> Value {
 
 /// Removes members that are null, as JSON bodies omit them (docs/contract/http-api.md#12-bodies).
 fn remove_nulls(body: &mut Value) {
-    body.as_object_mut().expect("it was made as one").retain(|_, value| !value.is_null());
+    body.as_object_mut().expect("the body is a JSON object").retain(|_, value| !value.is_null());
 }
 
 /// Returns a dead letter with its bytes; bytes that are not UTF-8 are in base64.

@@ -108,7 +108,7 @@ impl ApiError {
         match error.verdict() {
             store::Verdict::Refused => {
                 warn!(error = %ErrorChain(&error), "http: the database rejected a record of a client");
-                Self::bad_request("the record holds a text or a number that can't be stored")
+                Self::bad_request("the record contains a text or a number that cannot be stored")
             }
             store::Verdict::Retry | store::Verdict::Unusable => error.into(),
         }

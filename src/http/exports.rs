@@ -54,7 +54,7 @@ pub(super) async fn post(
     let record = Record::read(&request, &body)?;
     let members = ["topicName", "eventType", "patronGroupId", "changedSince"];
     if let Some(unknown) = record.0.keys().find(|name| !members.contains(&name.as_str())) {
-        let rule = format!("is none of {}", members.join(", "));
+        let rule = format!("must be one of {}", members.join(", "));
         return Err(Violation::custom(rule, "the body", unknown).into());
     }
     let topic = topic(&context, &record)?;
@@ -77,7 +77,9 @@ pub(super) async fn post(
         None => None,
     };
     if context.state.summary_exports.topic_exists(&topic).await == Some(false) {
-        return Err(Violation::custom("does not exist as a topic", "topicName", topic).into());
+        return Err(
+            Violation::custom("must be the name of an existing topic", "topicName", topic).into()
+        );
     }
     let export_request = NewExport {
         tenant: &context.tenant.id,
@@ -169,7 +171,7 @@ pub(super) async fn delete(
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
     if !exports::cancel(&context.db, &context.tenant.id, id).await? {
-        let rule = "an iteration that has ended can't be cancelled";
+        let rule = "an iteration that has ended cannot be cancelled";
         return Err(Violation::custom(rule, "status", found.status).into());
     }
     Ok(HttpResponse::NoContent().finish())

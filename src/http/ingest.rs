@@ -57,8 +57,8 @@ pub(super) async fn resolve(
         Resolution::NotOpen => Err(ApiError::not_found(format!("No open incident {id}"))),
         Resolution::Shared => {
             let text = format!(
-                "Incident {id} is about a topic that tenants share; it is resolved from the command line: \
-                 mod-patron-blocks incidents resolve {id}"
+                "Incident {id} concerns a topic of several tenants; resolve the incident on the command \
+                 line: mod-patron-blocks incidents resolve {id}"
             );
             Err(ApiError::Text(StatusCode::FORBIDDEN, text))
         }

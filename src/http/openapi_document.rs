@@ -70,10 +70,11 @@ struct OpenApiDocument;
 
 /// Returns the OpenAPI 3.1 document of the service.
 pub fn openapi_json() -> Value {
-    let mut document = serde_json::to_value(OpenApiDocument::openapi()).expect("it is JSON");
+    let mut document = serde_json::to_value(OpenApiDocument::openapi())
+        .expect("serialization of the document cannot fail");
     for kind in Kind::BUSINESS {
         let body = format!("/paths/{}/post/requestBody", kind.http_path().replace('/', "~1"));
-        let body = document.pointer_mut(&body).expect("each kind has a handler");
+        let body = document.pointer_mut(&body).expect("the document has a path for each kind");
         let schema = json!({ "$ref": format!("#/components/schemas/{}", kind.name()) });
         body["content"]["application/json"]["schema"] = schema;
         document["components"]["schemas"][kind.name()] = event_schema(kind);
@@ -93,7 +94,7 @@ impl Modify for EventHandlers {
             let mut item = handlers.clone();
             if let Some(post) = &mut item.post {
                 post.operation_id = Some(format!("post_{}", kind.name()));
-                post.summary = Some(format!("{}, as mod-pubsub delivers it", kind.name()));
+                post.summary = Some(format!("Apply {}, delivered by mod-pubsub", kind.name()));
             }
             paths.insert(kind.http_path(), item);
         }
@@ -112,11 +113,23 @@ impl Modify for Gateway {
             RefOr::T(parameter.schema(Some(String::schema())).build())
         };
         let headers = [
-            header("X-Okapi-Tenant", Required::True, "Whose request it is"),
+            header("X-Okapi-Tenant", Required::True, "Tenant of the request"),
             header("X-Okapi-Url", Required::False, "Gateway for outgoing calls"),
-            header("X-Okapi-Token", Required::False, "Passed on; read for the acting user's id"),
-            header("X-Okapi-User-Id", Required::False, "Who acts, for metadata"),
-            header("X-Okapi-Request-Id", Required::False, "Passed on"),
+            header(
+                "X-Okapi-Token",
+                Required::False,
+                "Token of the caller, for calls of other modules and for the id of the acting user",
+            ),
+            header(
+                "X-Okapi-User-Id",
+                Required::False,
+                "Id of the acting user, for the metadata of records",
+            ),
+            header(
+                "X-Okapi-Request-Id",
+                Required::False,
+                "Id of the request, for logs and for calls of other modules",
+            ),
         ];
         for (path, item) in &mut document.paths.paths {
             if !path.starts_with("/admin/") && path != "/metrics" {
@@ -140,13 +153,16 @@ fn event_schema(kind: Kind) -> Value {
         Kind::FeeFineBalanceChanged => {
             include_str!("../../docs/events/FEE_FINE_BALANCE_CHANGED.json")
         }
-        Kind::StoredLoan | Kind::StoredUser => unreachable!("nothing posts what storage holds"),
+        Kind::StoredLoan | Kind::StoredUser => unreachable!("storage events have no HTTP path"),
     };
-    let mut schema: Value = serde_json::from_str(text).expect("a test reads it as well");
+    let mut schema: Value =
+        serde_json::from_str(text).expect("the schema is a constant with valid JSON");
     let members = schema.as_object_mut().expect("a schema is an object");
     members.remove("$schema");
     if kind != Kind::FeeFineBalanceChanged {
-        let required = schema["required"].as_array_mut().expect("a loan's event names the loan");
+        let required = schema["required"]
+            .as_array_mut()
+            .expect("every schema of a loan event has required members");
         if !required.contains(&json!("userId")) {
             required.push(json!("userId"));
             schema["properties"]["userId"]["type"] = json!("string");

@@ -188,7 +188,7 @@ pub(super) async fn delete(
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
     if !rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
-        let rule = "a rebuild that has ended can't be cancelled";
+        let rule = "a rebuild that has ended cannot be cancelled";
         return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
     context.state.rebuilds.wake_workers();

@@ -137,8 +137,8 @@ const NUMBER_CHARS_MAX: usize = 40;
 /// zeros.
 const EXPONENT_MAX: u16 = 324;
 
-const NUMBER_RULE: &str = "the record holds a number that can't be stored: it must be a double, \
-    written in 40 characters at most";
+const NUMBER_RULE: &str = "the record contains a number that cannot be stored; a number must be a double of \
+    at most 40 characters";
 
 /// Returns `true` if PostgreSQL prints each number of a value in a few hundred characters. The parser limits
 /// the depth.

@@ -123,7 +123,7 @@ pub(super) async fn start(request: HttpRequest) -> Result<HttpResponse, ApiError
 fn check(record: &Record) -> Result<RebuildRequest, ApiError> {
     let unknown = record.0.keys().find(|member| !JOB_MEMBERS.contains(&member.as_str()));
     if let Some(member) = unknown {
-        let rule = format!("{member} is no member of a synchronization job");
+        let rule = format!("{member} is not a member of a synchronization job");
         return Err(Violation::custom(rule, member, member_text(record, member)).into());
     }
     let text = |member: &str| record.get(member).map(|_| member_text(record, member));

@@ -29,7 +29,7 @@ pub(super) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
     let first = lines.next();
     if lines.any(|line| Some(line) != first) {
         // The service cannot know which of the values the gateway has authorized.
-        let rule = format!("{NAME} must name one tenant, but it is there with several values");
+        let rule = format!("{NAME} must name one tenant, but the request has several values");
         return Err(ApiError::bad_request(rule));
     }
     let named = header(request, NAME)
@@ -118,14 +118,15 @@ impl FromRequest for TenantRequest {
 
 /// Returns the state and the pool for evaluations that `routes` added.
 pub(super) fn app_state(request: &HttpRequest) -> (Arc<AppState>, Db) {
-    let service = request.app_data::<Data<AppState>>().expect("routes() adds the service");
-    let db = request.app_data::<Data<Db>>().expect("routes() adds the pool");
+    let service =
+        request.app_data::<Data<AppState>>().expect("routes() adds the state of the application");
+    let db = request.app_data::<Data<Db>>().expect("routes() adds the connection pool");
     (service.clone().into_inner(), Db::clone(db))
 }
 
 /// Returns the load limit of the current thread.
 pub(super) fn load_limit(request: &HttpRequest) -> &LoadLimit {
-    request.app_data::<LoadLimit>().expect("routes() adds the gate")
+    request.app_data::<LoadLimit>().expect("routes() adds the load limit")
 }
 
 /// Parses the id in a path, or returns the error that docs/contract/http-api.md defines for the path.

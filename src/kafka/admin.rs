@@ -68,7 +68,7 @@ impl BrokerClient {
     }
 
     fn client(&self) -> &BaseConsumer<StatisticsContext> {
-        self.client.as_ref().expect("it is taken only when dropped")
+        self.client.as_ref().expect("only drop() takes the client")
     }
 
     /// Returns the cluster's id, or `None` if no broker answers in time.

@@ -46,13 +46,13 @@ impl Health {
     /// Returns why records do not flow, or `None` if they do.
     pub fn problem(&self) -> Option<&'static str> {
         if self.reported_at.is_none() {
-            Some("not connected yet")
+            Some("the Kafka client is not connected yet")
         } else if self.brokers_up == 0 {
-            Some("no broker answers")
+            Some("no broker responds")
         } else if self.paused {
-            Some("paused, because records can't be stored")
+            Some("reading is paused, because records cannot be stored")
         } else if self.partitions.stopped > 0 {
-            Some("a partition has stopped: too many of its records are bad")
+            Some("a partition is stopped, because too many of its records are bad")
         } else {
             None
         }

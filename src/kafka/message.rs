@@ -105,6 +105,6 @@ mod tests {
         let expected =
             ["x-okapi-request-id", "Folio.TenantId", "X-OKAPI-TENANT", "x-okapi-user-id"];
         assert_eq!(names, expected);
-        assert_eq!(retained[1].1, large, "a bad tenant id is judged as it came");
+        assert_eq!(retained[1].1, large, "an invalid tenant id is decoded unchanged");
     }
 }

@@ -205,7 +205,7 @@ impl Poller {
                     let offset = Offset::Offset(first);
                     let added =
                         offsets.add_partition_offset(&pending.topic, pending.partition, offset);
-                    debug_assert!(added.is_ok(), "the log's offsets are legal");
+                    debug_assert!(added.is_ok(), "the client accepts every offset of a log");
                     reading
                         .push((pending, StartPosition { from, log_start, tenant_enabled, before }));
                 }
@@ -488,7 +488,7 @@ fn add_offset(
 ) {
     let mut element = list.add_partition(topic, partition);
     let set = element.set_offset(Offset::Offset(offset));
-    debug_assert!(set.is_ok(), "the log's offsets are legal");
+    debug_assert!(set.is_ok(), "the client accepts every offset of a log");
     element.set_metadata(
         if tenant_enabled { CommitTag::Durable } else { CommitTag::TenantDisabled }.metadata(),
     );

@@ -67,19 +67,19 @@ pub enum ReplayError {
     #[error("could not read topics")]
     Kafka(#[from] KafkaError),
     /// No broker responded within the time limit.
-    #[error("no broker has answered for {} s", RESPONSE_TIMEOUT.as_secs())]
+    #[error("no broker has responded for {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
     /// A record arrived outside the partition queues, so other records may be lost as well.
     #[error("the Kafka client returned a record without a partition queue")]
     UnexpectedRecord,
     /// The topic was deleted during the read.
-    #[error("a topic was deleted while it was being read")]
+    #[error("a topic was deleted during the read")]
     TopicDeleted,
     /// The broker's data is corrupt, or in a format that the client does not support.
-    #[error("a topic holds what the client can't unpack")]
+    #[error("the client cannot decode the records of a topic")]
     UnsupportedFormat(#[source] KafkaError),
     /// Retention has deleted records that the range includes.
-    #[error("retention has taken records of a topic while it was being read")]
+    #[error("retention deleted records of a topic during the read")]
     RecordsExpired,
 }
 

@@ -43,7 +43,7 @@ pub enum TopicRetention {
 #[derive(Debug, thiserror::Error)]
 pub enum RetentionUnknown {
     /// The broker is unreachable or refused the request.
-    #[error("could not ask the broker for its topics' retention")]
+    #[error("could not read the retention of the topics from the broker")]
     Request(#[source] KafkaError),
     /// The broker refused the settings of one topic.
     #[error("could not read the settings of topic {topic}")]
@@ -63,7 +63,7 @@ pub enum RetentionUnknown {
         setting: &'static str,
     },
     /// The querying thread failed.
-    #[error("could not wait for the broker's answer")]
+    #[error("the thread of the broker request failed")]
     Join(#[source] tokio::task::JoinError),
 }
 

@@ -195,7 +195,10 @@ mod tests {
     }
 
     fn fail(breakers: &Arc<Breakers>, key: &BreakerKey, now: Instant) {
-        breakers.permit(key.clone(), now).expect("it is asked").record_result(false, now);
+        breakers
+            .permit(key.clone(), now)
+            .expect("a closed breaker permits every call")
+            .record_result(false, now);
     }
 
     #[test]
@@ -219,11 +222,15 @@ mod tests {
         let (breakers, now) = (breakers(), Instant::now());
         (0..3).for_each(|_| fail(&breakers, &users(), now));
         let later = now + OPEN_DURATION;
-        let trial = breakers.permit(users(), later).expect("one may try");
-        assert!(breakers.permit(users(), later).is_none(), "and nobody else");
+        let trial = breakers.permit(users(), later).expect("the breaker permits one trial");
+        assert!(breakers.permit(users(), later).is_none(), "the breaker permits no second trial");
         trial.record_result(false, later);
-        assert!(breakers.permit(users(), later + OPEN_DURATION / 2).is_none(), "it is open again");
-        let trial = breakers.permit(users(), later + OPEN_DURATION).expect("one may try");
+        assert!(
+            breakers.permit(users(), later + OPEN_DURATION / 2).is_none(),
+            "a failed trial opens the breaker again"
+        );
+        let trial =
+            breakers.permit(users(), later + OPEN_DURATION).expect("the breaker permits one trial");
         trial.record_result(true, later + OPEN_DURATION);
         assert!(breakers.is_closed(&users()));
         let all: Vec<_> =
@@ -239,7 +246,10 @@ mod tests {
             permit.abandon(now + SLOW_CALL_THRESHOLD / 2);
             permit.is_recorded = true;
         }
-        assert!(breakers.is_closed(&users()), "who goes away at once says nothing of the module");
+        assert!(
+            breakers.is_closed(&users()),
+            "a call that its caller abandons early is not a failure"
+        );
         for _ in 0..3 {
             let mut permit = breakers.permit(users(), now).unwrap();
             permit.abandon(now + SLOW_CALL_THRESHOLD);

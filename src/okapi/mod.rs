@@ -37,19 +37,19 @@ pub struct Caller {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The call failed or timed out.
-    #[error("could not be asked")]
+    #[error("could not be called")]
     Failed(#[source] reqwest::Error),
     /// The module responded with an error status.
-    #[error("answered {0}")]
+    #[error("responded with status {0}")]
     Status(StatusCode),
     /// The response exceeds its size limit.
-    #[error("answered with more than {0} bytes")]
+    #[error("responded with more than {0} bytes")]
     TooLarge(usize),
     /// The response is not the expected JSON.
-    #[error("answered with what can't be read")]
+    #[error("responded with an invalid body")]
     Unreadable(#[source] serde_json::Error),
     /// The breaker was open, so the call did not happen.
-    #[error("is not asked for a moment, because it has not answered lately")]
+    #[error("is not called now, because recent calls failed")]
     CircuitOpen,
 }
 

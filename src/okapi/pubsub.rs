@@ -81,7 +81,7 @@ impl PubSub {
 fn event_descriptor(kind: Kind) -> Value {
     json!({
         "eventType": kind.name(),
-        "description": format!("{} as circulation and fees/fines publish it", kind.name()),
+        "description": format!("event {} of circulation or fees/fines", kind.name()),
         "eventTTL": 1,
         "signed": false,
     })

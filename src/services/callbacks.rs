@@ -37,13 +37,13 @@ const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
     /// The queue is full, or the database is slow or unavailable. A retry may succeed.
-    #[error("the event can't be stored at the moment")]
+    #[error("the event cannot be stored now")]
     Unavailable,
     /// The event's tenant is disabled.
     #[error("the tenant is not enabled")]
     TenantDisabled,
     /// The database refuses the event at every attempt.
-    #[error("the event can't be stored")]
+    #[error("the database refuses the event")]
     Refused(#[source] Arc<store::Error>),
 }
 

@@ -23,7 +23,7 @@ pub struct CounterReport {
 
 impl fmt::Display for CounterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let repaired = if self.repaired { ", set right" } else { "" };
+        let repaired = if self.repaired { ", repaired" } else { "" };
         write!(f, "{}: {} patrons with wrong counters{repaired}", self.tenant, self.wrong.len())?;
         self.wrong.iter().try_for_each(|user| write!(f, "\n  {user}"))
     }

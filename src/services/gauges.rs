@@ -177,22 +177,34 @@ impl Gauges {
 
 fn describe() {
     for (name, description) in [
-        ("patron_blocks_partitions", "Partitions of this instance, by how far they are"),
-        ("patron_blocks_paused", "Whether reading is paused as nothing can be stored"),
-        ("patron_blocks_brokers_up", "Brokers with a working connection"),
-        ("patron_blocks_lag_records", "Records of this instance's partitions not settled yet"),
+        ("patron_blocks_partitions", "Partitions of this instance by stage"),
         (
-            "patron_blocks_patrons_pending",
-            "Approximate number of patrons whose blocks may have changed",
+            "patron_blocks_paused",
+            "1 if reading is paused because records cannot be stored, otherwise 0",
         ),
-        ("patron_blocks_outbox_messages", "Messages that wait to be sent, nearly"),
-        ("patron_blocks_outbox_oldest_seconds", "For how long the first of them has"),
-        ("patron_blocks_outbox_overdue", "Whether that is longer than it should be"),
-        ("patron_blocks_connections", "Connections to the database, by pool and state"),
-        ("patron_blocks_incidents_open", "Open incidents of all tenants, by kind"),
-        ("patron_blocks_tenants", "Enabled tenants, by what is known of what has happened"),
-        ("patron_blocks_rows", "Rows, nearly"),
-        ("patron_blocks_oldest_row_timestamp", "When the oldest row came, in epoch seconds"),
+        ("patron_blocks_brokers_up", "Brokers with a working connection"),
+        (
+            "patron_blocks_lag_records",
+            "Unprocessed records of this instance's partitions, by topic and partition",
+        ),
+        ("patron_blocks_patrons_pending", "Approximate number of pending patrons"),
+        ("patron_blocks_outbox_messages", "Approximate number of unsent messages in the outbox"),
+        (
+            "patron_blocks_outbox_oldest_seconds",
+            "Age of the oldest unsent message in the outbox, in seconds",
+        ),
+        (
+            "patron_blocks_outbox_overdue",
+            "1 if the oldest unsent message has the age OUTBOX_OVERDUE_SECONDS, otherwise 0",
+        ),
+        ("patron_blocks_connections", "Database connections by pool and state"),
+        ("patron_blocks_incidents_open", "Open incidents of all tenants by kind"),
+        ("patron_blocks_tenants", "Enabled tenants by completeness of their history"),
+        ("patron_blocks_rows", "Estimated number of rows by table and tenant"),
+        (
+            "patron_blocks_oldest_row_timestamp",
+            "Time of receipt of the oldest row, in seconds since the epoch",
+        ),
     ] {
         describe_gauge!(name, description);
     }

@@ -435,7 +435,7 @@ fn is_dead_letter(items: &[Item<'_>]) -> bool {
 }
 
 fn refused_record() -> ItemKind {
-    let rule = "the database refuses to store it";
+    let rule = "the database refuses to store the record";
     ItemKind::Rejected(Reject::new(Reason::RefusedByDatabase, None, rule))
 }
 

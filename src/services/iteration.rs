@@ -88,13 +88,13 @@ enum ExportError {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The broker failed.
-    #[error("could not publish")]
+    #[error("could not publish a summary")]
     Kafka(#[source] kafka::Error),
     /// The message exceeds the size limit of the broker.
-    #[error("the summary of patron {0} is larger than a message may be")]
+    #[error("the summary of patron {0} exceeds the maximum size of a message")]
     TooLarge(Uuid),
     /// The lease is lost, or the export was cancelled.
-    #[error("it has ended, or another instance goes on with it")]
+    #[error("the export has ended, or another instance has the lease")]
     LeaseLost,
     /// The tenant was disabled, or enabled again.
     #[error("the tenant is not enabled")]

@@ -39,7 +39,7 @@ impl<S: IngestStore> Ingest<S> {
         stop: &CancellationToken,
     ) -> Result<BatchCounts, Shutdown> {
         let Some(first) = items.first() else { return Ok(BatchCounts::default()) };
-        let rule = "its tenant's tables can't be written at the moment";
+        let rule = "the tables of the record's tenant cannot be written now";
         let reject = Reject::new(Reason::TenantUnusable, None, rule);
         let is_record = |item: &&Item<'_>| !matches!(item.kind, ItemKind::PositionOnly);
         let dead_letters: Vec<_> =

@@ -213,8 +213,10 @@ impl BatchProgress {
     }
 }
 
-const TENANT_UNWRITABLE_DETAIL: &str = "the tenant's tables can't be written; records of its own topics wait in the log, those of tenant \
-     collections are parked, and both are retried by the service every few seconds";
+const TENANT_UNWRITABLE_DETAIL: &str = "the service cannot write the tenant's tables; records of the \
+    tenant's own topics wait in the log, records of tenant collections \
+    are stored as dead letters, and the service retries all of them \
+    every few seconds";
 
 /// Returns the incident about an unwritable tenant, found at a record of a tenant collection. Equal
 /// tenants and topics result in the same incident.
@@ -237,8 +239,9 @@ impl PauseReason {
         match self {
             Self::BadRecordLimit => Some((
                 incidents::IncidentKind::PartitionStopped,
-                "too many records in a row, or too large a share, can't be understood or stored: the \
-                 dead letters tell why; nothing more is read until this incident is resolved",
+                "the service could not decode or store too many consecutive records, or too large a share \
+                 of the records; the dead letters state the reasons; the partition resumes when an operator \
+                 resolves this incident",
             )),
             Self::TenantUnwritable => {
                 Some((incidents::IncidentKind::TenantUnusable, TENANT_UNWRITABLE_DETAIL))

@@ -124,7 +124,7 @@ impl DeadLetterService {
             }
         };
         let ended: Option<std::convert::Infallible> = stop.run_until_cancelled(rounds).await;
-        debug_assert!(ended.is_none(), "the loop has no end of its own");
+        debug_assert!(ended.is_none(), "the loop ends only when the service stops");
     }
 
     async fn retry_waiting(&self) -> Result<(), store::Error> {
@@ -164,7 +164,7 @@ impl DeadLetterService {
                     // Another instance has applied the dead letter.
                     Ok(None) => {}
                     Err(error) if error.verdict() == store::Verdict::Refused => {
-                        let rule = "the database refuses to store it";
+                        let rule = "the database refuses to store the record";
                         let reject = Reject::new(Reason::RefusedByDatabase, None, rule);
                         dead_letters::clear_waiting_tenant(&self.db, id, &reject).await?;
                     }
@@ -193,7 +193,7 @@ impl DeadLetterService {
         wait: LockTimeout,
     ) -> Result<ReapplyOutcome, store::Error> {
         let Some(topic) = self.environment.parse(&letter.record.position.topic) else {
-            let rule = "its topic is none that is read with the present settings";
+            let rule = "the current settings exclude the topic of the record";
             return Ok(ReapplyOutcome::StillRejected(Reject::new(
                 Reason::TenantUnusable,
                 None,

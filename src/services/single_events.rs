@@ -61,7 +61,9 @@ impl<S: IngestStore> Ingest<S> {
             // The record is irrelevant by now, so only the dead letter is deleted.
             DecodeOutcome::Skipped(tenant) => (tenant, None),
             DecodeOutcome::Rejected(_, reject) => return Ok(ReapplyOutcome::StillRejected(reject)),
-            DecodeOutcome::Tombstone => unreachable!("a record without a value is never parked"),
+            DecodeOutcome::Tombstone => {
+                unreachable!("the service stores no record without a value as a dead letter")
+            }
         };
         let letter_id = decode::position_key(record, cluster);
         let events: Vec<(&Record, &Event)> = event.iter().map(|e| (record, &**e)).collect();

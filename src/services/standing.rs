@@ -132,8 +132,9 @@ pub async fn ingest_status(
     };
     let advice = incomplete_before.map(|before| {
         format!(
-            "the topics do not hold all that happened before {}: a synchronisation with the storage modules \
-             (POST /automated-patron-blocks/synchronization/job, scope full) tells what is open",
+            "the topics lack events from before {}; a synchronisation with the storage modules (POST \
+             /automated-patron-blocks/synchronization/job, scope full) adds the missing open loans and \
+             fees/fines",
             clock::format_instant(before)
         )
     });

@@ -171,7 +171,7 @@ impl MigrationCounts {
                 .map(|(reason, times)| format!("{times} {}", reason.description())),
         );
         if views > 0 {
-            messages.push(format!("{views} views of others read the new summaries"));
+            messages.push(format!("{views} views of other roles were moved to the new summaries"));
         }
         messages
     }

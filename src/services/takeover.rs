@@ -427,28 +427,31 @@ fn incident(
 fn detail(kind: IncidentKind) -> &'static str {
     match kind {
         IncidentKind::RecordsLost => {
-            "retention has taken records that were never read; reading goes on where the log begins; \
-             rebuild the tenant from its storage modules"
+            "retention deleted records before the service read them; reading continues at the start of the \
+             log; rebuild the tenant from its storage modules"
         }
         IncidentKind::TopicRecreated => {
-            "the topic was recreated, or moved to another cluster; the service reads the topic from its beginning"
+            "the topic was recreated, or moved to another cluster; the service reads the topic from the \
+             beginning"
         }
         IncidentKind::DatabaseRestored => {
-            "the group had read further than the database knows, as after restoring an older backup; \
-             the records are read again"
+            "the committed offset of the group is ahead of the stored position, as after the restore of an \
+             older backup; the service reads the records again"
         }
         IncidentKind::OffsetsAdvanced => {
-            "somebody moved the group ahead of what was read; the records in between are read all the \
-             same"
+            "the committed offset of the group was moved ahead of the stored position; the service also \
+             reads the records in between"
         }
-        IncidentKind::OffsetsReset => "somebody set the group back; the records are read again",
+        IncidentKind::OffsetsReset => {
+            "the committed offset of the group was moved back; the service reads the records again"
+        }
         IncidentKind::PartitionStalled => {
-            "the partition was read no further although it holds more; it is assigned afresh, and if that \
-             does not help all partitions of this instance are"
+            "reading of the partition stalled before the end of the log; the service reassigns the \
+             partition and then, if reading stays stalled, all partitions of this instance"
         }
         IncidentKind::PartitionStopped
         | IncidentKind::TenantUnusable
         | IncidentKind::SnapshotNotApplied
-        | IncidentKind::RepairIncomplete => "see the service's log",
+        | IncidentKind::RepairIncomplete => "the service's log has the details",
     }
 }

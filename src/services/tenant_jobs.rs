@@ -189,7 +189,10 @@ impl TenantJobs {
         drop(permit);
         if let Err(error) = self.block_events.create_topics(tenant).await {
             let error = ErrorChain(&error);
-            messages.push(format!("topics of its own are made when they are needed: {error}"));
+            messages.push(format!(
+                "the topics of the tenant were not created, and the service creates each \
+                 topic before its first message: {error}"
+            ));
         }
         let Some(pubsub) = &self.pubsub else { return (None, messages) };
         let registration = match caller {
@@ -197,8 +200,8 @@ impl TenantJobs {
                 format!("mod-pubsub did not accept the subscription: {}", ErrorChain(&error))
             }),
             None => {
-                Err("mod-pubsub did not get the subscription: another instance had to continue \
-                         with this job; repeat it if events come by mod-pubsub"
+                Err("the subscription was not sent to mod-pubsub, because another instance resumed this \
+                     job; if mod-pubsub delivers the events, repeat the job"
                     .to_owned())
             }
         };

@@ -68,7 +68,7 @@ pub async fn seed(
         .bind(record)
         .execute(db)
         .await
-        .map_err(Error::at("seed a condition"))?;
+        .map_err(Error::at("insert a default condition"))?;
     Ok(())
 }
 

@@ -53,7 +53,7 @@ impl CopyBuffer {
         self.bytes.extend_from_slice(&(-1_i16).to_be_bytes());
         let mut copy = db.copy_in_raw(sql).await?;
         if let Err(error) = copy.send(&self.bytes[..]).await {
-            copy.abort("not all could be sent").await?;
+            copy.abort("the client could not send all rows").await?;
             return Err(error);
         }
         copy.finish().await.map(|_| ())

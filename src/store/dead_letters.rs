@@ -107,7 +107,7 @@ pub async fn insert(
         .bind(letters.iter().map(|l| l.cluster).collect::<Vec<_>>())
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("park dead letters"))?;
+        .map_err(Error::at("insert dead letters"))?;
     Ok(done.rows_affected())
 }
 
@@ -132,7 +132,7 @@ pub async fn count_waiting(
     .bind(bound)
     .fetch_one(db)
     .await
-    .map_err(Error::at("count records that wait for a tenant"))
+    .map_err(Error::at("count waiting dead letters"))
 }
 
 /// Records that dead letters wait for a tenant. The service retries these dead letters.
@@ -144,7 +144,7 @@ pub async fn set_waiting_tenant(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) ->
     .bind(ids)
     .execute(&mut **tx)
     .await
-    .map_err(Error::at("note for which tenant records wait"))?;
+    .map_err(Error::at("record the tenant of waiting dead letters"))?;
     Ok(())
 }
 
@@ -155,7 +155,7 @@ pub async fn list_waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantI
     )
     .fetch_all(db)
     .await
-    .map_err(Error::at("look for records that wait for a tenant"))?;
+    .map_err(Error::at("list the tenants of waiting dead letters"))?;
     Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
 }
 
@@ -175,7 +175,7 @@ pub async fn list_waiting_ids(
     .bind(limit)
     .fetch_all(db)
     .await
-    .map_err(Error::at("read which records wait for a tenant"))
+    .map_err(Error::at("list the waiting dead letters of a tenant"))
 }
 
 /// Leaves a waiting record to operators, because the record cannot be applied although the tenant's
@@ -195,7 +195,7 @@ pub async fn clear_waiting_tenant(
     .bind(&reject.rule)
     .execute(db)
     .await
-    .map_err(Error::at("leave a record to operators"))?;
+    .map_err(Error::at("end the wait of a dead letter"))?;
     Ok(())
 }
 
@@ -350,7 +350,7 @@ pub async fn find(
 /// Deletes one dead letter. Returns `false` if the dead letter does not exist.
 pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(schema.sql(&DELETE)).bind(id).execute(db).await;
-    let done = done.map_err(Error::at("discard a dead letter"))?;
+    let done = done.map_err(Error::at("delete a dead letter"))?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -378,7 +378,7 @@ pub async fn discard_matching(
         .persistent(false)
         .fetch_all(db)
         .await
-        .map_err(Error::at("discard dead letters"))
+        .map_err(Error::at("delete the matching dead letters"))
 }
 
 /// Deletes a dead letter after a retry applied the record.
@@ -387,6 +387,6 @@ pub async fn delete_applied(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<()
         .bind(id)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("take a dead letter away"))?;
+        .map_err(Error::at("delete an applied dead letter"))?;
     Ok(())
 }

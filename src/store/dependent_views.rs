@@ -161,13 +161,14 @@ impl DependentViews {
             .bind(&relation)
             .fetch_all(&mut **tx)
             .await
-            .map_err(Error::at("find the views on a relation"))?;
+            .map_err(Error::at("find the dependent views of a relation"))?;
         let mut blockers: Vec<String> = views
             .iter()
             .filter(|view| !view.is_owned_by_role)
             .map(|DependentView { name, owner, .. }| {
                 format!(
-                    "view {name} belongs to role {owner}, which the role we come as is no member of"
+                    "view {name} belongs to role {owner}, and the role of this service is not a member of \
+                     that role"
                 )
             })
             .collect();
@@ -178,8 +179,8 @@ impl DependentViews {
             .bind(&dropped)
             .fetch_all(&mut **tx)
             .await
-            .map_err(Error::at("find what else depends on a relation"))?;
-        blockers.extend(other_blockers.into_iter().map(|it| format!("{it} can't be taken along")));
+            .map_err(Error::at("find the other dependent objects of a relation"))?;
+        blockers.extend(other_blockers.into_iter().map(|it| format!("{it} cannot be moved")));
         if !blockers.is_empty() {
             return Err(Error::BlockedByDependents { relation, blockers: blockers.join("; ") });
         }
@@ -248,14 +249,14 @@ pub async fn copy_grants(tx: &mut Tx, schema: &Schema, from: &str, to: &str) -> 
     for grant in grants {
         let statement = grant.replace("%s", &to);
         let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **tx).await;
-        done.map_err(Error::at("give others leave to read the summaries"))?;
+        done.map_err(Error::at("grant other roles the right to read the summaries"))?;
     }
     Ok(())
 }
 
 async fn query(tx: &mut Tx, sql: &'static str) -> Result<(), Error> {
     let done = sqlx::query(sql).execute(&mut **tx).await;
-    done.map(drop).map_err(Error::at("look for the views on a relation"))
+    done.map(drop).map_err(Error::at("clear the search path"))
 }
 
 /// Returns the strings that a query selects for a relation.
@@ -264,5 +265,5 @@ async fn texts(tx: &mut Tx, sql: &'static str, relation: &str) -> Result<Vec<Str
         .bind(relation)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("find what belongs to a view"))
+        .map_err(Error::at("read the owner, indexes, comments and grants of a view"))
 }

@@ -238,7 +238,7 @@ pub async fn insert(
         .bind(c.target_state)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("enter differences"))?;
+        .map_err(Error::at("insert differences"))?;
     let (users, loans, fees) = count_by_patron(found);
     insert_patrons(tx, schema, id, &users, (&loans, &fees), false).await
 }
@@ -296,7 +296,7 @@ pub async fn insert_patrons(
         .bind(vec![counters; users.len()])
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("enter patrons who differ"))?;
+        .map_err(Error::at("insert the patrons with differences"))?;
     Ok(())
 }
 
@@ -327,7 +327,7 @@ pub async fn set_block_summaries(
         .bind(of.iter().map(|(.., there)| number(there)).collect::<Vec<_>>())
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("enter how patrons stand"))?;
+        .map_err(Error::at("record the blocks of patrons before and after a rebuild"))?;
     Ok(())
 }
 
@@ -340,7 +340,7 @@ pub async fn list_patrons(
     offset: i64,
 ) -> Result<Vec<PatronDifferences>, Error> {
     let found = sqlx::query_as(schema.sql(&SELECT_PATRONS)).bind(id).bind(limit).bind(offset);
-    found.fetch_all(db).await.map_err(Error::at("list patrons who differ"))
+    found.fetch_all(db).await.map_err(Error::at("list the patrons with differences"))
 }
 
 /// Returns the differences of these patrons, limited per patron.
@@ -368,7 +368,7 @@ pub async fn list_significant(
     users: &[Uuid],
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     let found = sqlx::query_as(schema.sql(&SELECT_SIGNIFICANT)).bind(id).bind(users);
-    found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and counts"))
+    found.fetch_all(&mut **tx).await.map_err(Error::at("list the significant differences"))
 }
 
 /// Returns at most `most` insignificant differences that are not applied yet; the flag is `true` for a
@@ -380,7 +380,7 @@ pub async fn list_insignificant(
     most: i64,
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     let found = sqlx::query_as(schema.sql(&SELECT_INSIGNIFICANT)).bind(id).bind(most);
-    found.fetch_all(&mut **tx).await.map_err(Error::at("list what differs and doesn't count"))
+    found.fetch_all(&mut **tx).await.map_err(Error::at("list the insignificant differences"))
 }
 
 /// Marks insignificant differences as applied.
@@ -391,14 +391,17 @@ pub async fn set_insignificant_applied(
     subjects: &[Uuid],
 ) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_INSIGNIFICANT_APPLIED)).bind(id).bind(subjects);
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note what is put right"))
+    set.execute(&mut **tx)
+        .await
+        .map(|_| ())
+        .map_err(Error::at("mark insignificant differences as applied"))
 }
 
 /// Deletes the differences of rebuilds without a row in the module's table of rebuilds.
 pub async fn delete_orphans(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     for statement in &DELETE_ORPHANS {
         let gone = sqlx::query(schema.sql(statement)).execute(&mut **tx).await;
-        gone.map_err(Error::at("forget differences"))?;
+        gone.map_err(Error::at("delete differences"))?;
     }
     Ok(())
 }
@@ -425,7 +428,10 @@ pub async fn list_unapplied(
     most: i64,
 ) -> Result<Vec<(Uuid, i32)>, Error> {
     let found = sqlx::query_as(schema.sql(&SELECT_UNAPPLIED)).bind(id).bind(most);
-    found.fetch_all(&mut **tx).await.map_err(Error::at("list patrons to put right"))
+    found
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("list the patrons with unapplied differences"))
 }
 
 /// Marks the differences of patrons as applied.
@@ -437,7 +443,10 @@ pub async fn set_applied(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_APPLIED)).bind(id).bind(users).bind(now);
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note who is put right"))
+    set.execute(&mut **tx)
+        .await
+        .map(|_| ())
+        .map_err(Error::at("mark the differences of patrons as applied"))
 }
 
 /// Summarizes the differences of a rebuild.
@@ -447,14 +456,14 @@ pub async fn summarize(
     id: Uuid,
 ) -> Result<DifferenceSummary, Error> {
     let summed = sqlx::query_as(schema.sql(&SELECT_SUMMARY)).bind(id).fetch_one(db).await;
-    summed.map_err(Error::at("sum up differences"))
+    summed.map_err(Error::at("summarize differences"))
 }
 
 /// Deletes the differences of a rebuild.
 pub async fn delete(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
     for statement in &DELETE {
         let gone = sqlx::query(schema.sql(statement)).bind(id).execute(&mut **tx).await;
-        gone.map_err(Error::at("forget differences"))?;
+        gone.map_err(Error::at("delete differences"))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// The server did not answer a statement within the deadline.
-    #[error("the database does not answer")]
+    #[error("the database does not respond")]
     Timeout,
     /// A migration failed.
     #[error("could not migrate schema {schema}")]
@@ -49,7 +49,7 @@ pub enum Error {
         why: String,
     },
     /// An object that cannot be moved depends on a relation to replace.
-    #[error("{relation} can't be replaced, and nothing was changed: {blockers}")]
+    #[error("{relation} cannot be replaced, and nothing was changed: {blockers}")]
     BlockedByDependents {
         /// The relation.
         relation: String,
@@ -57,9 +57,7 @@ pub enum Error {
         blockers: String,
     },
     /// A view of another user cannot be recreated on the new relation.
-    #[error(
-        "view {view} can't be made again on what replaces what it reads, and nothing was changed"
-    )]
+    #[error("view {view} cannot be recreated on the new relation, and nothing was changed")]
     DependentView {
         /// The view.
         view: String,
@@ -68,15 +66,15 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// The service's role lacks rights on objects of the Java module.
-    #[error("nothing was changed, because the role that DB_USERNAME names has to {0}")]
+    #[error("nothing was changed, because the role in DB_USERNAME must {0}")]
     MissingRights(String),
     /// The tenant has no tables of the Java module that could be given back.
     #[error(
-        "the tables of {0} were not taken over from the Java module, or were given back already"
+        "the tables of {0} were not taken over from the Java module, or the tables were already given back"
     )]
     NothingToReturn(String),
     /// Another instance has the lease on the job, or the job no longer exists.
-    #[error("another instance goes on with it, or it is gone")]
+    #[error("another instance has the lease on the job, or the job no longer exists")]
     LeaseLost,
     /// A stored row violates a guarantee of its writer.
     #[error("{table} row {id} contradicts itself: {why}")]

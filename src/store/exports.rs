@@ -154,7 +154,7 @@ pub async fn insert(
         .bind(ENDED_RETENTION_DAYS)
         .fetch_one(db)
         .await
-        .map_err(Error::at("enter an iteration"))
+        .map_err(Error::at("insert a summary export"))
 }
 
 /// Claims the oldest export without a valid lease. An export with an earlier claim is ordered by the end
@@ -176,7 +176,7 @@ pub async fn claim(
     );
     let taken =
         sqlx::query_as(CLAIM).bind(holder).bind(lease.as_secs_f64()).fetch_optional(db).await;
-    taken.map_err(Error::at("take an iteration"))
+    taken.map_err(Error::at("claim a summary export"))
 }
 
 /// The progress of an export, as the lease holder reports it.
@@ -207,7 +207,8 @@ pub async fn record_progress(
     );
     let done = done.bind(id).bind(holder).bind(lease.as_secs_f64());
     let done = done.bind(progress.total).bind(progress.published).bind(progress.last_user);
-    let done = done.execute(db).await.map_err(Error::at("note how far an iteration is"))?;
+    let done =
+        done.execute(db).await.map_err(Error::at("record the progress of a summary export"))?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -225,7 +226,7 @@ pub async fn finish(
           where id = $1 and lease_holder = $2 and ended_at is null",
     );
     let done = done.bind(id).bind(holder).bind(error).execute(db).await;
-    done.map(|_| ()).map_err(Error::at("end an iteration"))
+    done.map(|_| ()).map_err(Error::at("complete a summary export"))
 }
 
 /// Returns whether the holder's lease still exists. The row lock prevents a claim by another instance
@@ -239,7 +240,7 @@ pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool,
     .bind(holder)
     .fetch_optional(&mut **tx)
     .await
-    .map_err(Error::at("check the lease of an export"))?;
+    .map_err(Error::at("check the lease of a summary export"))?;
     Ok(ours.is_some())
 }
 
@@ -254,7 +255,7 @@ pub async fn renew(
     let set = "update mod_patron_blocks.summary_export set lease_expires_at = now() + $3 * interval '1 second'
                 where id = $1 and lease_holder = $2 and ended_at is null";
     let set = sqlx::query(set).bind(id).bind(holder).bind(lease.as_secs_f64()).execute(db).await;
-    Ok(set.map_err(Error::at("hold an iteration"))?.rows_affected() == 1)
+    Ok(set.map_err(Error::at("renew the lease of a summary export"))?.rows_affected() == 1)
 }
 
 /// Releases the lease of an export. Any instance may claim the export after `retry_delay`.
@@ -269,7 +270,7 @@ pub async fn release(
                 where id = $1 and lease_holder = $2 and ended_at is null";
     let done =
         sqlx::query(set).bind(id).bind(holder).bind(retry_delay.as_secs_f64()).execute(db).await;
-    done.map(|_| ()).map_err(Error::at("release an export"))
+    done.map(|_| ()).map_err(Error::at("release a summary export"))
 }
 
 /// Cancels an export. Returns `false` if the export does not exist or has already ended.
@@ -279,7 +280,7 @@ pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Res
           where id = $1 and tenant = $2 and ended_at is null",
     );
     let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
-    Ok(done.map_err(Error::at("cancel an iteration"))?.rows_affected() == 1)
+    Ok(done.map_err(Error::at("cancel a summary export"))?.rows_affected() == 1)
 }
 
 /// Returns an export of the tenant.
@@ -294,7 +295,7 @@ pub async fn find(
         " from mod_patron_blocks.summary_export where id = $1 and tenant = $2"
     );
     let found = sqlx::query_as(FIND).bind(id).bind(tenant.as_str()).fetch_optional(db).await;
-    found.map_err(Error::at("find an iteration"))
+    found.map_err(Error::at("find a summary export"))
 }
 
 /// Returns a page of the tenant's exports, the newest first, and the number of all exports.
@@ -317,7 +318,8 @@ pub async fn list(
           where tenant = $1 order by requested_at desc, id limit $2 offset $3"
     );
     let found = sqlx::query_as(LIST).bind(tenant.as_str()).bind(limit).bind(offset);
-    let found: Vec<Counted> = found.fetch_all(db).await.map_err(Error::at("list iterations"))?;
+    let found: Vec<Counted> =
+        found.fetch_all(db).await.map_err(Error::at("list summary exports"))?;
     let total = found.first().map_or(0, |counted| counted.total_records);
     Ok((found.into_iter().map(|counted| counted.export).collect(), total))
 }
@@ -326,7 +328,7 @@ pub async fn list(
 pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
     let gone = sqlx::query("delete from mod_patron_blocks.summary_export where tenant = $1");
     let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
-    gone.map(|_| ()).map_err(Error::at("forget iterations"))
+    gone.map(|_| ()).map_err(Error::at("delete summary exports"))
 }
 
 /// Returns the number of patrons of this group, or of all groups, with an open loan or fee/fine.
@@ -370,7 +372,7 @@ pub async fn list_changed_patrons(
     group: Option<&str>,
     time: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, Error> {
-    let failed = || Error::at("look who has changed");
+    let failed = || Error::at("list the changed patrons");
     let longer = sqlx::query("select set_config('statement_timeout', '900000', true)");
     longer.execute(&mut **tx).await.map_err(failed())?;
     let changed = sqlx::query_scalar(schema.sql(&SELECT_CHANGED_PATRONS)).bind(group);

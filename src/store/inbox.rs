@@ -120,7 +120,7 @@ pub async fn load_extent(
 ) -> Result<Option<InboxExtent>, Error> {
     let extent = sqlx::query_as(schema.sql(&SELECT_EXTENT)).bind(tenant.as_str());
     let extent = extent.fetch_optional(&mut **tx).await;
-    extent.map_err(Error::at("look how much the inbox has"))
+    extent.map_err(Error::at("read the extent of the inbox"))
 }
 
 /// Returns the newest of `stamps` that no event in the inbox has. Each stamp belongs to a loan or
@@ -134,10 +134,8 @@ pub async fn newest_missing_stamp(
         stamps.iter().map(|(subject, stamp)| (*subject, stamp.as_bytes())).unzip();
     let lacking =
         sqlx::query_scalar(schema.sql(&SELECT_NEWEST_MISSING_STAMP)).bind(subjects).bind(stamps);
-    let lacking: Option<Vec<u8>> = lacking
-        .fetch_optional(&mut **tx)
-        .await
-        .map_err(Error::at("look for events in the inbox"))?;
+    let lacking: Option<Vec<u8>> =
+        lacking.fetch_optional(&mut **tx).await.map_err(Error::at("find events in the inbox"))?;
     Ok(lacking.and_then(|bytes| Stamp::from_bytes(&bytes)))
 }
 
@@ -148,7 +146,7 @@ pub async fn record_removal(
     until: DateTime<Utc>,
 ) -> Result<(), Error> {
     let noted = sqlx::query(schema.sql(&RECORD_REMOVAL)).bind(until).execute(&mut **tx).await;
-    noted.map(|_| ()).map_err(Error::at("note what the inbox lacks"))
+    noted.map(|_| ()).map_err(Error::at("record the removal of events from the inbox"))
 }
 
 /// Returns the keys of `events` that the inbox contains. The query sends only keys, without the other
@@ -163,7 +161,7 @@ async fn select_known_keys(
         .bind(keys)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("look for events in the inbox"))?;
+        .map_err(Error::at("find events in the inbox"))?;
     Ok(known.into_iter().collect())
 }
 

@@ -45,8 +45,10 @@ pub async fn events(
     };
     let found =
         sqlx::query_as(shadow.sql(&SELECT_TAIL)).bind(subjects).bind(since).bind(since.is_none());
-    let found: Vec<rows::InboxColumns> =
-        found.fetch_all(&mut **tx).await.map_err(Error::at("read events of the inbox"))?;
+    let found: Vec<rows::InboxColumns> = found
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(Error::at("read the latest events of the inbox"))?;
     Ok(found.into_iter().map(rows::from_columns).collect())
 }
 
@@ -57,5 +59,5 @@ pub async fn oldest_transaction_start(db: impl PgExecutor<'_>) -> Result<DateTim
         "select least(clock_timestamp(), min(xact_start)) from pg_stat_activity
           where datname = current_database()",
     );
-    oldest.fetch_one(db).await.map_err(Error::at("look for open transactions"))
+    oldest.fetch_one(db).await.map_err(Error::at("find the oldest open transaction"))
 }

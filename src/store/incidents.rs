@@ -182,7 +182,7 @@ pub async fn list_stopped_partitions(db: impl PgExecutor<'_>) -> Result<Vec<(Str
     )
     .fetch_all(db)
     .await
-    .map_err(Error::at("read which partitions are stopped"))
+    .map_err(Error::at("list the stopped partitions"))
 }
 
 /// Returns the tenants with unwritable tables.
@@ -193,7 +193,7 @@ pub async fn list_unusable_tenants(db: impl PgExecutor<'_>) -> Result<Vec<Tenant
     )
     .fetch_all(db)
     .await
-    .map_err(Error::at("read which tenants can't be written"))?;
+    .map_err(Error::at("list the tenants with unwritable tables"))?;
     Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
 }
 
@@ -241,7 +241,7 @@ pub async fn is_of_shared_topic(tx: &mut Tx, id: Uuid) -> Result<bool, Error> {
     .bind(id)
     .fetch_one(&mut **tx)
     .await
-    .map_err(Error::at("look for an incident"))
+    .map_err(Error::at("find an incident"))
 }
 
 /// Resolves an open incident of a tenant, or of any tenant. Returns `false` if no such incident is open.
@@ -284,7 +284,7 @@ pub async fn resolve_unusable_tenant(
     .bind(now)
     .execute(&mut **tx)
     .await
-    .map_err(Error::at("resolve incidents of a tenant"))?;
+    .map_err(Error::at("resolve the incidents of a tenant"))?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -308,7 +308,7 @@ pub async fn list_gaps(db: impl PgExecutor<'_>, tenant: &TenantId) -> Result<Vec
     .bind(tenant.as_str())
     .fetch_all(db)
     .await
-    .map_err(Error::at("look for gaps"))
+    .map_err(Error::at("list gaps"))
 }
 
 /// Returns the topics that an instance found to be recreated in the last five minutes, by the database
@@ -320,5 +320,5 @@ pub async fn recently_recreated_topics(db: impl PgExecutor<'_>) -> Result<Vec<St
     )
     .fetch_all(db)
     .await
-    .map_err(Error::at("list recently recreated topics"))
+    .map_err(Error::at("list the recently recreated topics"))
 }

@@ -168,16 +168,16 @@ pub(super) const STATEMENTS: &[&Statement] = &[
 
 /// Selects the missing rights of the service's role, as clauses of a message.
 const SELECT_MISSING_RIGHTS: &str = "
-    select format('be allowed to use and create in schema %I', $1)
+    select format('have the rights USAGE and CREATE on schema %I', $1)
      where not (has_schema_privilege($1, 'USAGE') and has_schema_privilege($1, 'CREATE'))
     union all
-    select format('own table %I.%I, or be a member of role %s, which does', $1, relname, relowner::regrole)
+    select format('own table %I.%I, or be a member of role %s, the owner', $1, relname, relowner::regrole)
       from pg_class
      where relnamespace = $1::regnamespace and relkind in ('r', 'p')
        and relname in ('user_summary', 'java_user_summary', 'patron_block_conditions', 'patron_block_limits')
        and not pg_has_role(relowner, 'USAGE')
     union all
-    select format('be allowed to read table %I.%I', $1, relname)
+    select format('have the right SELECT on table %I.%I', $1, relname)
       from pg_class
      where relnamespace = $1::regnamespace and relname = any ($2)
        and not has_table_privilege(oid, 'SELECT')";
@@ -213,7 +213,7 @@ pub async fn find_tables(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Jav
         .bind(schema.name())
         .fetch_all(db)
         .await
-        .map_err(Error::at("look for the Java module's tables"))?;
+        .map_err(Error::at("find the Java module's tables"))?;
     let has = |name| tables.iter().any(|table| table == name);
     Ok(JavaTables { has_summaries: has(SUMMARIES), is_migrated: has(RENAMED_SUMMARIES), tables })
 }
@@ -226,19 +226,19 @@ pub async fn require_rights(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
         .bind(events)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("look for the rights on the Java module's tables"))?;
+        .map_err(Error::at("check the rights on the Java module's tables"))?;
     if missing.is_empty() { Ok(()) } else { Err(Error::MissingRights(missing.join("; and "))) }
 }
 
 impl JavaTables {
     /// Locks the summary table exclusively until the transaction ends.
     pub async fn lock_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-        run(tx, schema, &LOCK_SUMMARIES, "lock the summaries").await
+        run(tx, schema, &LOCK_SUMMARIES, "lock the Java module's summary table").await
     }
 
     /// Renames the summary table, so that the view can use the name.
     pub async fn rename_summaries(&self, tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
-        run(tx, schema, &RENAME_SUMMARIES, "set the Java module's summaries aside").await
+        run(tx, schema, &RENAME_SUMMARIES, "rename the Java module's summary table").await
     }
 
     /// Collects the times of the Java module's last writes per patron, and the check-out times of the
@@ -248,7 +248,7 @@ impl JavaTables {
         tx: &mut Tx,
         schema: &Schema,
     ) -> Result<Option<DateTime<Utc>>, Error> {
-        let step = "gather when the Java module wrote what it knew";
+        let step = "collect the times of the Java module's writes";
         run(tx, schema, &CREATE_TIMES, step).await?;
         for (table, times, _) in &EVENT_TABLES {
             if self.has(table) {
@@ -273,14 +273,14 @@ impl JavaTables {
         schema: &Schema,
         since: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let step = "enter what the Java module knew as ended";
+        let step = "insert the closed loans and fees/fines of the Java module";
         let existing = EVENT_TABLES.iter().filter(|(table, ..)| self.has(table));
         for ended in existing.filter_map(|(_, _, ended)| *ended) {
             let done = sqlx::query(schema.sql(ended)).bind(since).execute(&mut **tx).await;
             done.map_err(Error::at(step))?;
         }
         run(tx, schema, &ANALYZE_STATE, step).await?;
-        run(tx, schema, &ADOPT_SUMMARY_IDS, "keep the ids of the summaries").await?;
+        run(tx, schema, &ADOPT_SUMMARY_IDS, "adopt the ids of the Java module's summaries").await?;
         run(tx, schema, &DROP_TIMES, step).await?;
         dependent_views::copy_grants(tx, schema, RENAMED_SUMMARIES, SUMMARIES).await
     }
@@ -317,18 +317,18 @@ pub async fn load_times(
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("read when the Java module wrote what it knew"))
+        .map_err(Error::at("read the times of the Java module's writes"))
 }
 
 /// Replaces the rows of the renamed table with the current state, and restores the table's name. Returns
 /// the number of summaries.
 pub async fn restore_summaries(tx: &mut Tx, schema: &Schema) -> Result<u64, Error> {
-    let step = "fill the Java module's summaries";
+    let step = "write the Java module's summaries";
     run(tx, schema, &DELETE_SUMMARIES, step).await?;
     let filled = sqlx::query(schema.sql(&INSERT_SUMMARIES)).execute(&mut **tx).await;
     let filled = filled.map_err(Error::at(step))?.rows_affected();
     for rename in [&RENAME_VIEW, &RESTORE_SUMMARIES_NAME] {
-        run(tx, schema, rename, "give the Java module's summaries their name again").await?;
+        run(tx, schema, rename, "restore the name of the Java module's summary table").await?;
     }
     Ok(filled)
 }
@@ -349,7 +349,7 @@ async fn move_positions(
     statement: &Statement,
 ) -> Result<(), Error> {
     let moved = sqlx::query(schema.sql(statement)).bind(tenant.as_str()).execute(&mut **tx).await;
-    moved.map(drop).map_err(Error::at("keep how far topics were read"))
+    moved.map(drop).map_err(Error::at("move the ingest positions"))
 }
 
 /// Saves the ingest positions, and drops this module's objects in the schema.
@@ -360,7 +360,7 @@ pub async fn drop_own_objects(
 ) -> Result<(), Error> {
     move_positions(tx, schema, tenant, &SAVE_POSITIONS).await?;
     for drop in [&DROP_VIEW, &DROP_TABLES, &DROP_SEQUENCE, &DROP_FUNCTIONS] {
-        run(tx, schema, drop, "drop what the Java module does not know").await?;
+        run(tx, schema, drop, "drop the objects of this module").await?;
     }
     Ok(())
 }

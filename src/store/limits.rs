@@ -84,7 +84,7 @@ pub async fn insert(
         .bind(by)
         .execute(db)
         .await
-        .map_err(Error::at("add a limit"))?;
+        .map_err(Error::at("insert a limit"))?;
     Ok(())
 }
 
@@ -111,6 +111,6 @@ pub async fn remove(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Resul
         .bind(id)
         .execute(db)
         .await
-        .map_err(Error::at("remove a limit"))?;
+        .map_err(Error::at("delete a limit"))?;
     Ok(done.rows_affected() == 1)
 }

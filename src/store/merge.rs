@@ -264,7 +264,7 @@ pub async fn close_loans_before(
 ) -> Result<Option<Uuid>, Error> {
     record_loans_horizon(tx, schema, horizon).await?;
     let limit = i64::try_from(loans_max.max(1)).unwrap_or(i64::MAX);
-    let failed = || Error::at("end some loans");
+    let failed = || Error::at("close the next loans");
     let last: Option<Uuid> = sqlx::query_scalar(schema.sql(&SELECT_LAST_PATRON_OF_STEP))
         .bind(from)
         .bind(limit)
@@ -293,7 +293,11 @@ pub(super) async fn record_loans_horizon(
     horizon: Horizon,
 ) -> Result<(), Error> {
     let result = sqlx::query(schema.sql(&RECORD_LOANS_HORIZON)).bind(horizon.as_bytes());
-    result.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("end all loans"))
+    result
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+        .map_err(Error::at("record the horizon of closed loans"))
 }
 
 /// Closes the open loans of one patron, or of all patrons, that were opened before the horizon of a
@@ -305,7 +309,7 @@ pub(super) async fn close_loans(
     horizon: Horizon,
 ) -> Result<(), Error> {
     let ended = sqlx::query(schema.sql(&CLOSE_LOANS)).bind(horizon.as_bytes()).bind(of.patron());
-    ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("end loans"))
+    ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("close loans"))
 }
 
 /// Closes the open fees/fines of one patron, or of all patrons, that are older than the horizon of a
@@ -317,7 +321,7 @@ pub(super) async fn close_fees(
     horizon: Horizon,
 ) -> Result<(), Error> {
     let ended = sqlx::query(schema.sql(&CLOSE_FEES)).bind(horizon.as_bytes()).bind(of.patron());
-    ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("end fees/fines"))
+    ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("close fees/fines"))
 }
 
 /// Applies a [`StateDelta`]. If the delta sets `loans_deleted_before`, the caller has already closed the

@@ -55,7 +55,7 @@ fn join_transaction(migration: &mut Migration) {
 /// Returns whether a tenant's schema has every migration of this version.
 pub async fn is_current(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
     let result = sqlx::query_scalar(schema.sql(&SELECT_APPLIED_VERSIONS)).fetch_all(db).await;
-    let applied: Vec<i64> = match result.map_err(Error::at("look which migrations were applied")) {
+    let applied: Vec<i64> = match result.map_err(Error::at("list the applied migrations")) {
         // The table of migrations does not exist.
         Err(error) if error.verdict() == Verdict::Unusable => return Ok(false),
         applied => applied?,
@@ -80,7 +80,7 @@ pub async fn tenant_in_transaction(tx: &mut Tx, schema: &Schema) -> Result<(), E
         .bind(schema.name())
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("migrate within a transaction"))?;
+        .map_err(Error::at("prepare a transaction for migrations"))?;
     TENANT_MIGRATOR_IN_TRANSACTION
         .run_direct(None, &mut **tx, false)
         .await
@@ -125,7 +125,7 @@ async fn lock(
 
 /// Drops the remains of an interrupted index build, which slow every write and occupy the index's name.
 async fn drop_invalid_indexes(connection: &mut PgConnection, schema: &Schema) -> Result<(), Error> {
-    let step = "drop indexes that were not built to their end";
+    let step = "drop incomplete indexes";
     let invalid: Vec<String> = sqlx::query_scalar(
         "select indexrelid::regclass::text from pg_index i
            join pg_class c on c.oid = i.indexrelid
@@ -158,7 +158,7 @@ async fn create_schema(connection: &mut PgConnection, schema: &Schema) -> Result
         sqlx::query(AssertSqlSafe(statement))
             .execute(&mut *connection)
             .await
-            .map_err(Error::at("make a schema"))?;
+            .map_err(Error::at("create a schema"))?;
     }
     Ok(())
 }

@@ -175,9 +175,9 @@ pub async fn read_releasing_locks<T>(
     tx: &mut Tx,
     read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let mut inner = tx.begin().await.map_err(Error::at("begin to read"))?;
+    let mut inner = tx.begin().await.map_err(Error::at("set a savepoint"))?;
     let found = read(&mut inner).await?;
-    inner.rollback().await.map_err(Error::at("end reading"))?;
+    inner.rollback().await.map_err(Error::at("roll back to a savepoint"))?;
     Ok(found)
 }
 
@@ -198,7 +198,7 @@ pub async fn commit(tx: Tx) -> Result<(), Error> {
 /// both have to use the database clock, because the clocks of instances differ.
 pub async fn now(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
     let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(db).await;
-    now.map_err(Error::at("ask the database for the time"))
+    now.map_err(Error::at("read the database clock"))
 }
 
 /// The maximum time of one read, and the maximum time of retries after lost connections.

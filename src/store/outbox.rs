@@ -79,7 +79,7 @@ pub async fn next_sequences(
         .bind(many)
         .fetch_all(db)
         .await
-        .map_err(Error::at("number messages"))?;
+        .map_err(Error::at("reserve sequences of messages"))?;
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -98,7 +98,7 @@ pub async fn insert(tx: &mut Tx, schema: &Schema, messages: &[Message]) -> Resul
         .bind(column(messages, |message| message.payload.clone()))
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("add messages"))?;
+        .map_err(Error::at("insert messages"))?;
     Ok(())
 }
 
@@ -109,13 +109,13 @@ pub async fn load_unsent(
     most: i64,
 ) -> Result<Vec<Message>, Error> {
     let found = sqlx::query_as(schema.sql(&SELECT_UNSENT)).bind(most).fetch_all(db).await;
-    found.map_err(Error::at("read messages"))
+    found.map_err(Error::at("read unsent messages"))
 }
 
 /// Marks messages as sent after the acknowledgement of the broker.
 pub async fn set_sent(tx: &mut Tx, schema: &Schema, sequences: &[i64]) -> Result<(), Error> {
     let set = sqlx::query(schema.sql(&SET_SENT)).bind(sequences).execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("note that messages were sent"))
+    set.map(|_| ()).map_err(Error::at("mark messages as sent"))
 }
 
 /// Marks the newest message of each pair of topic and key for resend, because the log may contain an
@@ -129,7 +129,7 @@ pub async fn mark_for_resend(
         of.iter().map(|(topic, key)| (&**topic, &**key)).unzip();
     let set = sqlx::query(schema.sql(&MARK_FOR_RESEND)).bind(topics).bind(keys);
     let set = set.execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("have messages sent again"))
+    set.map(|_| ()).map_err(Error::at("mark messages for resend"))
 }
 
 /// Deletes sent messages older than `before` among the oldest `most` messages. Returns the number of
@@ -141,5 +141,5 @@ pub async fn prune(
     most: i64,
 ) -> Result<u64, Error> {
     let gone = sqlx::query(schema.sql(&PRUNE)).bind(before).bind(most).execute(db).await;
-    Ok(gone.map_err(Error::at("remove old messages"))?.rows_affected())
+    Ok(gone.map_err(Error::at("delete old messages"))?.rows_affected())
 }

@@ -163,7 +163,7 @@ pub async fn count_waiting(
     sqlx::query_as(schema.sql(&COUNT_WAITING))
         .fetch_one(db)
         .await
-        .map_err(Error::at("count what waits"))
+        .map_err(Error::at("count the loans and fees/fines without an owner"))
 }
 
 /// The state of a patron with counters.
@@ -294,7 +294,7 @@ pub async fn load_states(
         .bind(now)
         .fetch_all(db)
         .await
-        .map_err(Error::at("read the states of patrons"))?;
+        .map_err(Error::at("read the state of patrons"))?;
     let read = |row: Row| (row.user_id, (row.state.into_state(now), row.next_overdue));
     Ok(rows.into_iter().map(read).collect())
 }
@@ -307,7 +307,7 @@ pub async fn list_with_open_items(
     most: i64,
 ) -> Result<Vec<Uuid>, Error> {
     let found = sqlx::query_scalar(schema.sql(&SELECT_WITH_OPEN_ITEMS)).bind(after).bind(most);
-    found.fetch_all(db).await.map_err(Error::at("list patrons who have anything open"))
+    found.fetch_all(db).await.map_err(Error::at("list the patrons with open loans or fees/fines"))
 }
 
 /// Loads the summary of a patron as JSON text; `None` without an open loan or fee/fine.
@@ -338,7 +338,7 @@ pub async fn store_users_group(
         .bind(age.as_secs_f64())
         .execute(db)
         .await
-        .map_err(Error::at("keep a patron group"))?;
+        .map_err(Error::at("store a patron group"))?;
     Ok(())
 }
 
@@ -379,7 +379,7 @@ pub async fn store_topic_groups(
         .bind(times)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("store groups from the topic"))?;
+        .map_err(Error::at("store patron groups from a topic"))?;
     Ok(())
 }
 

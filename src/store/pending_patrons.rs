@@ -126,7 +126,7 @@ pub(super) const STATEMENTS: &[&Statement] = &[
 /// access to the tenant's rows.
 pub async fn enable(tx: &mut Tx, schema: &Schema, on: bool) -> Result<bool, Error> {
     let set = sqlx::query_scalar(schema.sql(&ENABLE)).bind(on).fetch_one(&mut **tx).await;
-    set.map_err(Error::at("have changes noted"))
+    set.map_err(Error::at("switch the recording of changes"))
 }
 
 /// The settings of the detect worker.
@@ -154,7 +154,7 @@ pub async fn set_detection_settings(
         .bind(i16::from(settings.approaching_percent));
     let set = set.bind(cause.name());
     let set = set.execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("have patrons be looked at in another way"))
+    set.map(|_| ()).map_err(Error::at("store the detection settings"))
 }
 
 /// Acquires or renews the lease on a tenant's detection settings. A `holder` of `None` clears an expired
@@ -165,7 +165,8 @@ pub async fn acquire_lease(
     holder: Option<Uuid>,
 ) -> Result<bool, Error> {
     let result = sqlx::query(schema.sql(&ACQUIRE_LEASE)).bind(holder).execute(&mut **tx).await;
-    Ok(result.map_err(Error::at("own how patrons are looked at"))?.rows_affected() > 0)
+    Ok(result.map_err(Error::at("acquire the lease on the detection settings"))?.rows_affected()
+        > 0)
 }
 
 /// Releases the lease of `holder`.
@@ -175,7 +176,7 @@ pub async fn release_lease(
     holder: Uuid,
 ) -> Result<(), Error> {
     let result = sqlx::query(schema.sql(&RELEASE_LEASE)).bind(holder).execute(db).await;
-    result.map(|_| ()).map_err(Error::at("disown how patrons are looked at"))
+    result.map(|_| ()).map_err(Error::at("release the lease on the detection settings"))
 }
 
 /// Loads the detection settings; returns `None` before the settings were first stored.
@@ -186,7 +187,7 @@ pub async fn load_detection_settings(
     let percent: Option<Option<i16>> = sqlx::query_scalar(schema.sql(&SELECT_DETECTION_SETTINGS))
         .fetch_optional(db)
         .await
-        .map_err(Error::at("read how patrons are looked at"))?;
+        .map_err(Error::at("read the detection settings"))?;
     Ok(percent.and_then(DetectionSettings::from_stored))
 }
 
@@ -195,7 +196,7 @@ pub async fn load_detection_settings(
 pub async fn set_cause(tx: &mut Tx, cause: Cause) -> Result<(), Error> {
     let set = "select set_config('patron_blocks.cause', $1, true)";
     let set = sqlx::query(set).bind(cause.name()).execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("say why patrons change"))
+    set.map(|_| ()).map_err(Error::at("set the cause of changes"))
 }
 
 /// The pending work of a tenant. The numbers are counted up to a limit.
@@ -259,7 +260,7 @@ pub async fn try_lock_worker(
         .bind(turn.name(tenant))
         .fetch_one(&mut **tx)
         .await;
-    taken.map_err(Error::at("lock a worker of block events"))
+    taken.map_err(Error::at("lock a block event worker"))
 }
 
 /// Locks the worker as [`try_lock_worker`] does, but waits for the lock.
@@ -269,7 +270,7 @@ pub async fn lock_worker(tx: &mut Tx, tenant: &TenantId, turn: WorkerLock) -> Re
         .execute(&mut **tx)
         .await
         .map(|_| ())
-        .map_err(Error::at("wait for the lock of a worker"))
+        .map_err(Error::at("wait for the lock of a block event worker"))
 }
 
 impl WorkerLock {
@@ -293,7 +294,7 @@ pub async fn claim_pending(
     now: DateTime<Utc>,
     most: i64,
 ) -> Result<(BTreeMap<Uuid, Cause>, bool), Error> {
-    let failed = || Error::at("take patrons to be looked at");
+    let failed = || Error::at("claim pending patrons");
     let is_expanded: bool = sqlx::query_scalar(schema.sql(&HAS_NO_PENDING_GROUPS))
         .fetch_one(&mut **tx)
         .await
@@ -375,7 +376,9 @@ pub async fn store_last_published(
     patrons: &[(Uuid, LastPublished)],
 ) -> Result<(), Error> {
     let failed = || Error::at("record published blocks");
-    let text = |value: serde_json::Result<String>| value.expect("what was read can be written");
+    let text = |value: serde_json::Result<String>| {
+        value.expect("serialization of published blocks cannot fail")
+    };
     let nothing: Vec<Uuid> = patrons
         .iter()
         .filter(|(_, last)| *last == LastPublished::default())

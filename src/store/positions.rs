@@ -122,7 +122,7 @@ pub async fn advance(
         .bind(&read_from)
         .fetch_one(&mut **tx)
         .await
-        .map_err(Error::at("look for positions that were set back"))?;
+        .map_err(Error::at("find reset ingest positions"))?;
     Ok(!is_rewound)
 }
 
@@ -160,7 +160,7 @@ pub async fn reset_other_partitions(
         .bind(cluster)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("reset a topic's ingest positions"))?;
+        .map_err(Error::at("reset the ingest positions of a topic"))?;
     Ok(())
 }
 

@@ -171,7 +171,7 @@ pub async fn claim(
         .bind(interval.as_secs_f64())
         .execute(db)
         .await
-        .map_err(Error::at("begin housekeeping"))?;
+        .map_err(Error::at("claim housekeeping"))?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -181,14 +181,14 @@ pub async fn record_horizon(tx: &mut Tx, schema: &Schema, before: Horizon) -> Re
         .bind(before.as_bytes())
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("record how far is pruned"))?;
+        .map_err(Error::at("record the prune horizon"))?;
     Ok(())
 }
 
 /// Lowers a prune horizon in the future to `now`. Returns whether the horizon was in the future.
 pub async fn cap_horizon(tx: &mut Tx, schema: &Schema, now: DateTime<Utc>) -> Result<bool, Error> {
     let mended = sqlx::query(schema.sql(&CAP_HORIZON)).bind(Horizon::at(now).as_bytes());
-    let mended = mended.execute(&mut **tx).await.map_err(Error::at("record how far is pruned"))?;
+    let mended = mended.execute(&mut **tx).await.map_err(Error::at("record the prune horizon"))?;
     Ok(mended.rows_affected() > 0)
 }
 
@@ -202,7 +202,7 @@ pub async fn count_blocks(
         .bind(doomed.table())
         .fetch_one(db)
         .await
-        .map_err(Error::at("measure a table"))
+        .map_err(Error::at("read the size of a table"))
 }
 
 /// Deletes the target's rows in some blocks. Returns the number of deleted rows.
@@ -223,7 +223,7 @@ pub async fn delete(
             .bind(beyond.map(|parked| parked.0))
             .bind(beyond.map(|parked| parked.1)),
     };
-    let done = query.execute(&mut **tx).await.map_err(Error::at("remove what is old"))?;
+    let done = query.execute(&mut **tx).await.map_err(Error::at("delete old rows"))?;
     Ok(done.rows_affected())
 }
 
@@ -240,7 +240,7 @@ pub async fn find_surplus_dead_letter(
         .bind(bytes)
         .fetch_optional(db)
         .await
-        .map_err(Error::at("look for the dead letters that are too many"))
+        .map_err(Error::at("find the surplus dead letters"))
 }
 
 /// Returns the time of receipt of the oldest event in some blocks of the inbox.
@@ -255,7 +255,7 @@ pub async fn find_oldest_event(
         .bind(to)
         .fetch_one(&mut **tx)
         .await
-        .map_err(Error::at("look for the oldest event"))
+        .map_err(Error::at("find the oldest event"))
 }
 
 /// Records the time of receipt of the oldest event in the whole inbox, for [`table_sizes`].
@@ -268,7 +268,7 @@ pub async fn record_oldest_event(
         .bind(oldest)
         .execute(db)
         .await
-        .map_err(Error::at("keep the age of the inbox"))?;
+        .map_err(Error::at("record the age of the inbox"))?;
     Ok(())
 }
 
@@ -294,5 +294,5 @@ pub async fn table_sizes(db: impl PgExecutor<'_>, schema: &Schema) -> Result<Tab
     sqlx::query_as(schema.sql(&SELECT_SIZES))
         .fetch_one(db)
         .await
-        .map_err(Error::at("measure a tenant's tables"))
+        .map_err(Error::at("read the sizes of a tenant's tables"))
 }

@@ -289,7 +289,7 @@ pub async fn load_loans(
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("read what is known of loans"))?;
+        .map_err(Error::at("read loans"))?;
     Ok(merge_duplicates(rows.into_iter().map(LoanRow::into_row), Loan::merge))
 }
 
@@ -303,7 +303,7 @@ pub async fn load_fees(
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("read what is known of fees/fines"))?;
+        .map_err(Error::at("read fees/fines"))?;
     Ok(merge_duplicates(rows.into_iter().map(FeeRow::into_row), Fee::merge))
 }
 
@@ -341,7 +341,7 @@ pub async fn subjects_of_patron(
         .bind(user)
         .fetch_all(&mut **tx)
         .await;
-    found.map_err(Error::at("look what a patron has had"))
+    found.map_err(Error::at("list the loans and fees/fines of a patron"))
 }
 
 /// Replaces rows of loans. A row without any register is deleted.
@@ -360,7 +360,7 @@ pub async fn replace_loans(
         .bind(horizons)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("put loans in place"))?;
+        .map_err(Error::at("replace loans"))?;
     Ok(())
 }
 
@@ -380,7 +380,7 @@ pub async fn replace_fees(
         .bind(horizons)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("put fees/fines in place"))?;
+        .map_err(Error::at("replace fees/fines"))?;
     Ok(())
 }
 
@@ -432,7 +432,7 @@ async fn remove(
         return Ok(());
     }
     let removed = sqlx::query(schema.sql(statement)).bind(ids).execute(&mut **tx).await;
-    removed.map(|_| ()).map_err(Error::at("remove rows without a register"))
+    removed.map(|_| ()).map_err(Error::at("delete rows without a register"))
 }
 
 /// Sets the counters of these patrons to the result of a recount. Returns the number of written rows.
@@ -449,7 +449,7 @@ pub async fn open_subjects(
 ) -> Result<Vec<(Uuid, bool)>, Error> {
     let found =
         sqlx::query_as(schema.sql(&SELECT_OPEN_SUBJECTS)).bind(users).fetch_all(&mut **tx).await;
-    found.map_err(Error::at("look what patrons have open"))
+    found.map_err(Error::at("list the open loans and fees/fines of patrons"))
 }
 
 /// The numbers of open loans and fees/fines of a tenant.
@@ -464,7 +464,7 @@ pub struct OpenCounts {
 /// Counts the open loans and fees/fines of a tenant.
 pub async fn count_open(db: impl PgExecutor<'_>, schema: &Schema) -> Result<OpenCounts, Error> {
     let counted = sqlx::query_as(schema.sql(&COUNT_OPEN)).fetch_one(db).await;
-    counted.map_err(Error::at("count what is open"))
+    counted.map_err(Error::at("count open loans and fees/fines"))
 }
 
 /// Adds the snapshot horizons of the tenant and of these patrons from one schema to `snapshot_horizon`.
@@ -479,7 +479,7 @@ pub async fn load_snapshot_horizon(
             .bind(users)
             .fetch_all(&mut **tx)
             .await
-            .map_err(Error::at("look how far snapshots spoke"))?;
+            .map_err(Error::at("read the snapshot horizons"))?;
     for (user, all, loans) in rows {
         let (all, loans) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans));
         let Some(user) = user else {

@@ -104,7 +104,7 @@ impl SearchBuilder {
     where
         T: Encode<'v, Postgres> + Type<Postgres> + 'v,
     {
-        self.values.add(value).expect("text, ids and numbers can be encoded, whatever they are");
+        self.values.add(value).expect("PostgreSQL has an encoding for every text, id and number");
         self.text.push_parameter(self.values.len());
         self
     }

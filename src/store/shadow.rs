@@ -233,7 +233,7 @@ pub async fn create(
 ) -> Result<(), Error> {
     for statement in &CREATE {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
-        made.map_err(Error::at("make a shadow"))?;
+        made.map_err(Error::at("create a shadow"))?;
     }
     sqlx::query(shadow.sql(&INSERT_STATE))
         .bind(log_since.as_ref().map(Horizon::as_bytes))
@@ -241,14 +241,14 @@ pub async fn create(
         .bind(incomplete_before)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("make a shadow"))?;
+        .map_err(Error::at("create a shadow"))?;
     Ok(())
 }
 
 /// Drops a shadow if the shadow exists.
 pub async fn remove(db: impl PgExecutor<'_>, shadow: &Schema) -> Result<(), Error> {
     let removed = sqlx::query(shadow.sql(&DROP)).execute(db).await;
-    removed.map(|_| ()).map_err(Error::at("remove a shadow"))
+    removed.map(|_| ()).map_err(Error::at("drop a shadow"))
 }
 
 /// Returns the ids of a tenant's shadows without an active rebuild. Each id has only the digits from the
@@ -263,7 +263,7 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
     .bind(live.name())
     .fetch_all(db)
     .await
-    .map_err(Error::at("look for shadows that are left"))?;
+    .map_err(Error::at("list orphaned shadows"))?;
     let numbers = found.iter().filter_map(|name| u32::from_str_radix(name, 16).ok());
     Ok(numbers.map(|number| Uuid::from_fields(number, 0, 0, &[0; 8])).collect())
 }
@@ -275,7 +275,7 @@ pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowSta
         .bind(format!("{}.shadow_state", shadow.name()))
         .fetch_one(&mut **tx)
         .await
-        .map_err(Error::at("look for a shadow"))?;
+        .map_err(Error::at("find a shadow"))?;
     if !is_there {
         return Ok(None);
     }
@@ -292,7 +292,7 @@ pub async fn load_state(tx: &mut Tx, shadow: &Schema) -> Result<Option<ShadowSta
     let row: Option<Row> = sqlx::query_as(shadow.sql(&SELECT_STATE))
         .fetch_optional(&mut **tx)
         .await
-        .map_err(Error::at("look at a shadow"))?;
+        .map_err(Error::at("read the state of a shadow"))?;
     let horizon = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Horizon::from_bytes(&bytes));
     let read = |(
         is_complete,
@@ -327,7 +327,7 @@ pub async fn record_scan_position(
         .bind(last_id)
         .execute(&mut **tx)
         .await;
-    result.map(|_| ()).map_err(Error::at("note how far a source was read"))
+    result.map(|_| ()).map_err(Error::at("record the read position of a source"))
 }
 
 /// Records that the source is a complete snapshot of a tenant or of one patron.
@@ -344,7 +344,7 @@ pub async fn record_horizon(
             sqlx::query(shadow.sql(&RECORD_PATRON_HORIZON)).bind(user).bind(horizon)
         }
     };
-    noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note how far a snapshot speaks"))
+    noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("record a snapshot horizon"))
 }
 
 /// Applies the snapshot horizon of the source to a tenant or a patron, and closes older loans and
@@ -360,7 +360,7 @@ pub async fn apply_horizon(
         Scope::Patron(user) => sqlx::query_as(shadow.sql(&APPLY_PATRON_HORIZON)).bind(user),
     };
     let horizons: Option<(Vec<u8>, Vec<u8>)> =
-        settled.fetch_optional(&mut **tx).await.map_err(Error::at("have a snapshot hold"))?;
+        settled.fetch_optional(&mut **tx).await.map_err(Error::at("apply a snapshot horizon"))?;
     let Some((all, loans)) = horizons else { return Ok(()) };
     if let (Some(all), Some(loans)) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans)) {
         merge::close_loans(tx, live, of, loans).await?;
@@ -383,7 +383,7 @@ pub async fn apply_groups_of_patrons(
 ) -> Result<(), Error> {
     let result =
         sqlx::query(shadow.sql(&APPLY_GROUPS_OF_PATRONS)).bind(users).execute(&mut **tx).await;
-    result.map(|_| ()).map_err(Error::at("apply the groups of a source"))
+    result.map(|_| ()).map_err(Error::at("apply the patron groups of a source"))
 }
 
 /// Applies the patron groups of the source to the next `most` patrons after `after`. Returns the last of
@@ -395,7 +395,7 @@ pub async fn apply_groups_page(
     most: i64,
 ) -> Result<Option<Uuid>, Error> {
     let last = sqlx::query_scalar(shadow.sql(&APPLY_GROUPS_PAGE)).bind(after).bind(most);
-    last.fetch_one(&mut **tx).await.map_err(Error::at("apply the groups of a source"))
+    last.fetch_one(&mut **tx).await.map_err(Error::at("apply the patron groups of a source"))
 }
 
 /// Records that the shadow contains the whole source, and the coverage of the source.
@@ -404,7 +404,7 @@ pub async fn set_complete(tx: &mut Tx, shadow: &Schema, coverage: &Coverage) -> 
     let set = sqlx::query(shadow.sql(&SET_COMPLETE))
         .bind(bytes(&coverage.log))
         .bind(bytes(&coverage.http));
-    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("note that a shadow is whole"))
+    set.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("mark a shadow as complete"))
 }
 
 /// Stores the read progress of partitions.
@@ -428,7 +428,7 @@ pub async fn save_replay_positions(
         .bind(ends)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("note how far topics were read"))?;
+        .map_err(Error::at("record the read positions of topics"))?;
     Ok(())
 }
 
@@ -438,5 +438,5 @@ pub async fn load_replay_positions(
     shadow: &Schema,
 ) -> Result<Vec<ReplayPosition>, Error> {
     let read = sqlx::query_as(shadow.sql(&SELECT_REPLAY_POSITIONS)).fetch_all(&mut **tx).await;
-    read.map_err(Error::at("look how far topics were read"))
+    read.map_err(Error::at("read the read positions of topics"))
 }

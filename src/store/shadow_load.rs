@@ -145,7 +145,7 @@ async fn copy_rows(
     if count == 0 {
         return Ok(());
     }
-    let failed = || Error::at("lay out what a source says");
+    let failed = || Error::at("copy rows to a shadow");
     let pruned: Option<Vec<u8>> = sqlx::query_scalar(shadow.sql(&SELECT_PRUNE_HORIZON))
         .fetch_one(&mut **tx)
         .await
@@ -165,7 +165,7 @@ async fn copy_rows(
 pub async fn create_indexes(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     for statement in &CREATE_INDEXES {
         let made = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
-        made.map_err(Error::at("have what was laid out be found"))?;
+        made.map_err(Error::at("create the indexes of a shadow"))?;
     }
     Ok(())
 }
@@ -183,7 +183,7 @@ pub async fn split_ids(
         ShadowTable::Fees => &SELECT_SPLIT_FEES,
     };
     let found = sqlx::query_scalar(shadow.sql(statement)).bind(most);
-    found.fetch_all(&mut **tx).await.map_err(Error::at("look what was laid out in parts"))
+    found.fetch_all(&mut **tx).await.map_err(Error::at("find the ids with several rows"))
 }
 
 /// Merges the rows of each id into one row. The ids are adjacent in the index, which the planner does not
@@ -196,7 +196,7 @@ pub async fn merge_parts(
     ids: &[Uuid],
 ) -> Result<(), Error> {
     let by_index = sqlx::query("select set_config('enable_seqscan', 'off', true)");
-    by_index.execute(&mut **tx).await.map_err(Error::at("have an index used"))?;
+    by_index.execute(&mut **tx).await.map_err(Error::at("disable sequential scans"))?;
     match of {
         ShadowTable::Loans => {
             let joined = rows::load_loans(tx, shadow, ids).await?;
@@ -217,7 +217,7 @@ pub async fn merge_parts(
 pub async fn apply_horizons(tx: &mut Tx, shadow: &Schema) -> Result<(), Error> {
     for statement in &APPLY_HORIZONS {
         let ended = sqlx::query(shadow.sql(statement)).execute(&mut **tx).await;
-        ended.map_err(Error::at("end what snapshots don't hold"))?;
+        ended.map_err(Error::at("close loans and fees/fines behind a snapshot horizon"))?;
     }
     Ok(())
 }

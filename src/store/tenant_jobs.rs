@@ -66,7 +66,7 @@ pub async fn insert(
     .bind(holder)
     .execute(db)
     .await
-    .map_err(Error::at("enter a tenant job"))?;
+    .map_err(Error::at("insert a tenant job"))?;
     Ok(())
 }
 
@@ -85,7 +85,7 @@ pub async fn renew(
     .bind(time.as_secs_f64())
     .execute(db)
     .await
-    .map_err(Error::at("hold a tenant job"))?;
+    .map_err(Error::at("renew the lease of a tenant job"))?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -122,7 +122,7 @@ pub async fn claim_abandoned(
     .bind(time.as_secs_f64())
     .fetch_optional(db)
     .await
-    .map_err(Error::at("take over a tenant job"))
+    .map_err(Error::at("claim an abandoned tenant job"))
 }
 
 /// Completes a job if the holder still has the lease.
@@ -142,7 +142,7 @@ pub async fn finish(
     .bind(holder)
     .execute(db)
     .await
-    .map_err(Error::at("end a tenant job"))?;
+    .map_err(Error::at("complete a tenant job"))?;
     Ok(())
 }
 
@@ -176,6 +176,6 @@ pub async fn delete(
     .bind(id)
     .execute(db)
     .await
-    .map_err(Error::at("forget a tenant job"))?;
+    .map_err(Error::at("delete a tenant job"))?;
     Ok(done.rows_affected() > 0)
 }

@@ -83,7 +83,7 @@ pub async fn find_enabled(
     .bind(tenant.as_str())
     .fetch_optional(db)
     .await
-    .map_err(Error::at("look up a tenant"))?;
+    .map_err(Error::at("find a tenant"))?;
     Ok(row.map(|(since, initial_fill_id, incomplete_before)| {
         (since, Completeness::from_columns(initial_fill_id, incomplete_before))
     }))
@@ -97,7 +97,7 @@ pub async fn start_initial_fill(
 ) -> Result<(), Error> {
     let set = "update mod_patron_blocks.tenant set initial_fill_id = $2, incomplete_before = null where tenant = $1";
     let set = sqlx::query(set).bind(tenant.as_str()).bind(rebuild).execute(&mut **tx).await;
-    set.map(|_| ()).map_err(Error::at("have a tenant filled"))
+    set.map(|_| ()).map_err(Error::at("start the initial fill of a tenant"))
 }
 
 /// Records the completeness of a tenant at the end of its initial fill `rebuild`. `None` for `rebuild`
@@ -119,7 +119,7 @@ pub async fn finish_initial_fill(
     .bind(incomplete_before)
     .execute(&mut **tx)
     .await
-    .map_err(Error::at("note what is known of a tenant"))?;
+    .map_err(Error::at("record the completeness of a tenant"))?;
     notify(tx, tenant.as_str()).await
 }
 
@@ -135,7 +135,7 @@ pub async fn enabled_since(
     .bind(tenant.as_str())
     .fetch_optional(db)
     .await
-    .map_err(Error::at("look up a tenant"))
+    .map_err(Error::at("find a tenant"))
 }
 
 /// Registers a tenant as enabled or disabled, and notifies the other instances at commit.
@@ -175,7 +175,7 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         "delete from mod_patron_blocks.dead_letter where tenant = $1",
     ] {
         let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
-        done.map_err(Error::at("forget a tenant"))?;
+        done.map_err(Error::at("delete a tenant"))?;
     }
     notify(tx, tenant.as_str()).await
 }
@@ -187,7 +187,7 @@ pub async fn notify(tx: &mut Tx, payload: &str) -> Result<(), Error> {
         .bind(payload)
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("announce a change of the registry"))?;
+        .map_err(Error::at("publish a change of the registry"))?;
     Ok(())
 }
 
@@ -199,7 +199,7 @@ pub async fn lock_shared(tx: &mut Tx, tenant: &TenantId) -> Result<Option<DateTi
         .bind(lock_name(tenant))
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("share a tenant's lock"))?;
+        .map_err(Error::at("lock a tenant in shared mode"))?;
     enabled_since(&mut **tx, tenant).await
 }
 
@@ -209,7 +209,7 @@ pub async fn lock_exclusive(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error>
         .bind(lock_name(tenant))
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("take a tenant's lock"))?;
+        .map_err(Error::at("lock a tenant in exclusive mode"))?;
     Ok(())
 }
 
@@ -220,7 +220,7 @@ pub async fn set_lock_timeout(tx: &mut Tx, timeout: Duration) -> Result<(), Erro
         .bind(timeout.as_millis().to_string())
         .execute(&mut **tx)
         .await
-        .map_err(Error::at("bound the wait for a lock"))?;
+        .map_err(Error::at("set the lock timeout"))?;
     Ok(())
 }
 
@@ -235,7 +235,7 @@ pub async fn try_lock_for_migration(
         .bind(name)
         .fetch_one(connection)
         .await
-        .map_err(Error::at("take a migration lock"))
+        .map_err(Error::at("acquire a migration lock"))
 }
 
 /// Locks a tenant for migration until the transaction ends, and limits every later wait for a lock to
@@ -246,7 +246,7 @@ pub async fn lock_for_maintenance(
     tenant: &TenantId,
     lock_timeout: Duration,
 ) -> Result<(), Error> {
-    let step = "take a migration lock";
+    let step = "acquire a migration lock";
     sqlx::query(
         "select set_config('statement_timeout', '900000', true),
                 set_config('idle_in_transaction_session_timeout', '60000', true)",

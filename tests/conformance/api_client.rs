@@ -67,12 +67,12 @@ impl OpenApi {
         }
         let what = format!("{method} {path}: {status} {media} {text}");
         let response = &operation["responses"][status.to_string()];
-        assert!(response.is_object(), "not described: {what}");
+        assert!(response.is_object(), "the document does not describe {what}");
         match response.get("content") {
             None => assert_eq!((media.as_str(), text.as_str()), ("", ""), "{what}"),
             Some(content) => {
                 let schema = &content[media]["schema"];
-                assert!(schema.is_object(), "another content type is described: {what}");
+                assert!(schema.is_object(), "the document describes another content type: {what}");
                 if media == "application/json" {
                     self.assert_valid(schema, &answer.json(), &what);
                 } else {
@@ -162,7 +162,7 @@ impl<'w> ApiClient<'w> {
         if let Some(body) = request_parts.body {
             request = request.body(body.to_owned());
         }
-        let response = request.send().await.expect("the service answers");
+        let response = request.send().await.expect("the service responds");
         let header = |name: &str| {
             response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
         };

@@ -65,7 +65,7 @@ fn conformance_page_lists_every_response_with_a_test() {
     for (row, tests) in &page {
         assert!(!tests.is_empty(), "no test shows {row:?}");
         for test in tests {
-            assert!(sources.contains(&format!("async fn {test}()")), "there is no test {test}");
+            assert!(sources.contains(&format!("async fn {test}()")), "test {test} does not exist");
             assert!(sources.contains(&format!("\"{test}\"")), "{test} compares nothing");
         }
     }

@@ -30,7 +30,7 @@ async fn dead_letters_are_listed_searched_retried_and_discarded() {
         world.log.publish(Kind::LoanClosed, b"\xff").await;
         world.until_committed().await;
         world
-            .until("all are parked", async |w: &World| {
+            .until("four dead letters are stored", async |w: &World| {
                 w.count("select count(*) from {schema}.dead_letter").await == 4
             })
             .await;
@@ -57,7 +57,7 @@ async fn dead_letters_are_listed_searched_retried_and_discarded() {
         for bytes in ["key", "headers", "payload"] {
             assert!(whole.as_object_mut().unwrap().remove(bytes).is_some(), "{bytes}");
         }
-        assert_eq!(whole, *first, "a list has all but the bytes");
+        assert_eq!(whole, *first, "a list omits only the bytes");
         let retry = format!("{one}/retry");
         let [why, code, key, _] = api.request("POST", &retry, None).await.validation_error();
         assert_eq!((why.is_empty(), code.as_str(), key.as_str()), (false, "-1", "id"));
@@ -68,7 +68,7 @@ async fn dead_letters_are_listed_searched_retried_and_discarded() {
         let (every, ours) = (format!("{letters}/retry"), "query=reason==refused_by_database");
         for missing in [&every, &format!("{every}?query=%20")] {
             let answer = api.request("POST", missing, None).await;
-            assert_eq!(answer.status, 400, "which ones must be said: {answer:?}");
+            assert_eq!(answer.status, 400, "the request requires a query: {answer:?}");
         }
         let retried = api.request("POST", &format!("{every}?{ours}"), None).await.json();
         assert_eq!(retried, json!({ "applied": 2, "stillParked": 0 }));
@@ -117,7 +117,11 @@ async fn ingest_status_is_read_and_incidents_are_resolved() {
         let answer = api.request("POST", &resolve(&id), None).await;
         answer.assert_is(404, &format!("No open incident {id}"));
         assert_eq!(api.request("POST", &resolve("abc"), None).await.status, 400);
-        assert_eq!(api.world.take_incidents().await, ["records_lost"], "what is shared is open");
+        assert_eq!(
+            api.world.take_incidents().await,
+            ["records_lost"],
+            "the incident of the shared topic is open"
+        );
     })
     .await;
 }
@@ -151,9 +155,13 @@ async fn tenants_are_enabled_disabled_and_purged() {
             assert_eq!(api.post("/_/tenant", &bad).await.status, 400, "{bad}");
         }
         let unheard = json!({ "module_to": "mod-patron-blocks-2.0.0", "x": "a\0b" });
-        let rule = "the record holds a text or a number that can't be stored";
+        let rule = "the record contains a text or a number that cannot be stored";
         api.post("/_/tenant", &unheard).await.assert_is(400, rule);
-        assert_eq!(api.world.get("/patron-block-limits").await.0, 200, "it is enabled still");
+        assert_eq!(
+            api.world.get("/patron-block-limits").await.0,
+            200,
+            "the tenant is still enabled"
+        );
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
         api.post("/_/tenant", &disable).await.assert_is(204, "");
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
@@ -176,7 +184,7 @@ async fn operator_endpoints_need_no_tenant() {
         assert_eq!(served["openapi"], "3.1.0");
         api.world.proxy.disconnect();
         api.world
-            .until("the database is missed", async |_: &World| {
+            .until("the service reports that it is not ready", async |_: &World| {
                 api.send(ask("/admin/ready")).await.status == 503
             })
             .await;

@@ -76,7 +76,7 @@ async fn blocks_and_summaries_require_a_valid_patron_id() {
         );
         let found = api.get(&summary).await.json();
         let again = api.get(&summary).await.json();
-        assert_eq!(found["id"], again["id"], "an id is kept");
+        assert_eq!(found["id"], again["id"], "the id is stored unchanged");
         assert_eq!(found["openFeesFines"][0]["balance"], json!(12.5));
         let due = found["openLoans"][0]["dueDate"].as_str().unwrap();
         assert!(due.len() == 29 && due.ends_with("+00:00"), "{due}");
@@ -303,7 +303,7 @@ async fn assert_invalid_limits(api: &ApiClient<'_>, method: &str, path: &str) {
     let body = with(&limit(json!(1)), "conditionId", json!(unknown));
     assert_eq!(send(&body).await.validation_error(), [&message, "-1", key, &unknown.to_string()]);
     let body = with(&limit(json!(1)), "unknown", json!("a\0b"));
-    assert_eq!(send(&body).await.status, 400, "what a database can't hold");
+    assert_eq!(send(&body).await.status, 400, "the database cannot store the value");
 }
 
 /// Checks the user in the metadata: from the header, else from the token, else absent.

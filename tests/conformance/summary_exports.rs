@@ -19,7 +19,7 @@ async fn summary_exports_are_created_read_and_cancelled() {
         let params = json!({ "topicName": topic, "eventType": "ITERATE" });
         assert_eq!(asked.json()["jobParams"], params);
         let done = async |_: &World| api.get(&one).await.json()["status"] == "done";
-        api.world.until("it is done", done).await;
+        api.world.until("the export is done", done).await;
         assert_eq!(api.delete(&one).await.validation_error()[2], "status");
         let again = format!(
             "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null,

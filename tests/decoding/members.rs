@@ -65,7 +65,7 @@ fn reject_of(kind: Kind, payload: &Value) -> Option<(Reason, &'static str)> {
     match decode_record(&record(kind, "northlib", payload.to_string().as_bytes())) {
         DecodeOutcome::Event(..) => None,
         DecodeOutcome::Rejected(_, reject) => Some((reject.reason, reject.field.unwrap())),
-        DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => panic!("it says something"),
+        DecodeOutcome::Tombstone | DecodeOutcome::Skipped(_) => panic!("the event has a fact"),
     }
 }
 

@@ -150,7 +150,7 @@ fn loan_flags_follow_the_storage_status_texts() {
         [(json!(true), true), (json!(false), false), (json!(""), false), (Value::Null, false)]
     {
         let Fact::LoanSnapshot { by_recall, .. } = of("dueDateChangedByRecall", recall) else {
-            panic!("it is open");
+            panic!("the loan is open");
         };
         assert_eq!(by_recall, expected);
     }
@@ -298,7 +298,7 @@ fn snapshot_key_and_stamp_follow_the_record_rules() {
         (event.key, event.stamp)
     };
     let value = changed_to(&loan());
-    assert_eq!(key(&value, 1), key(&value, 2), "a copy is the same event");
+    assert_eq!(key(&value, 1), key(&value, 2), "a copy of a record is the same event");
     let later = with(value.clone(), "id", json!("3b7e4f81-90ac-4d5e-b1f3-6c8a0d9e4b77"));
     assert!(key(&value, 9).1 < key(&later, 1).1);
     let bare = without(value, "id");

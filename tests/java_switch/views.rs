@@ -62,7 +62,7 @@ async fn dependent_views_survive_the_migration_and_return() {
             java::execute_sql(db, schema, write).await;
         }
         let again = switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
-        assert!(again.unwrap_err().to_string().contains("were given back already"));
+        assert!(again.unwrap_err().to_string().contains("were already given back"));
     })
     .await;
 }
@@ -180,9 +180,9 @@ async fn missing_privileges_are_named_and_membership_suffices() {
         let error = run_migration(&theirs, schema).await.unwrap_err().to_string();
         let name = schema.name();
         for missing in [
-            format!("use and create in schema {name}"),
+            format!("USAGE and CREATE on schema {name}"),
             format!("own table {name}.user_summary, or be a member of role {name}"),
-            format!("read table {name}.item_checked_out_event"),
+            format!("SELECT on table {name}.item_checked_out_event"),
         ] {
             assert!(error.contains(&missing), "{error}");
         }

@@ -187,7 +187,7 @@ impl Instance {
         let arrival = self.assignment.admit(&at.0, at.1, *next, record.timestamp);
         if let AdmitDecision::Admit(Admission { epoch: era, tenant_enabled, position }) = arrival {
             *next += 1;
-            let room = self.buffer_permits.clone().try_acquire_owned().expect("there is room");
+            let room = self.buffer_permits.clone().try_acquire_owned().expect("the queue has room");
             let incoming = ConsumedRecord {
                 record: record.clone(),
                 topic: log.topics[&at.0].clone(),

@@ -140,7 +140,7 @@ impl Log {
             }
         }
         for (name, ..) in &names {
-            let topic = environment.parse(name).expect("it is a topic's name");
+            let topic = environment.parse(name).expect("the name is a topic name");
             log.topics.insert(name.clone(), Arc::new(topic));
             for partition in 0..chance.random_range(1..3) {
                 log.partitions.insert((name.clone(), partition), Vec::new());

@@ -21,7 +21,7 @@ use std::{
 
 use model::InjectedFault;
 
-#[expect(clippy::disallowed_methods, reason = "how much to simulate, as dev/simulate says")]
+#[expect(clippy::disallowed_methods, reason = "dev/simulate sets the number of histories")]
 fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -52,7 +52,7 @@ pub(super) fn run(seed: u64, broken: InjectedFault) -> Result<(), String> {
 }
 
 fn tenant(name: &str) -> TenantId {
-    TenantId::parse(name).expect("it is a tenant's id")
+    TenantId::parse(name).expect("the id is a valid tenant id")
 }
 
 impl Simulation {

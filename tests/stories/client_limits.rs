@@ -96,16 +96,18 @@ async fn disconnected_clients_release_their_resources() {
             let sent = head("GET", path, "");
             let waiting = join_all((0..CLIENTS).map(|_| send_partial(world, &sent))).await;
             world
-                .until("it is full", async |w: &World| {
+                .until("the load limit is reached", async |w: &World| {
                     timeout(Duration::from_secs(1), full(w, path)).await == Ok(true)
                 })
                 .await;
             drop(waiting);
             // The database still sends nothing, and the abandoned requests release their permits.
-            world.until("there is room again", async |w: &World| !full(w, path).await).await;
+            world
+                .until("the load limit has free permits", async |w: &World| !full(w, path).await)
+                .await;
             world.proxy.restore();
             world
-                .until("all connections work again", async |w: &World| {
+                .until("all requests succeed again", async |w: &World| {
                     let asked = join_all((0..20).map(|_| w.evaluation_source(user))).await;
                     asked.iter().all(|basis| basis == "nothing-open")
                 })
@@ -125,7 +127,7 @@ async fn pending_request_bodies_are_bounded_in_bytes() {
         let responses = sending.await;
         let sent_away = responses.iter().filter(|response| response.status == 503).count();
         let waited = responses.iter().filter(|response| response.status == 408).count();
-        assert!(sent_away > 0 && waited > 0, "{sent_away} sent away, {waited} waited for");
+        assert!(sent_away > 0 && waited > 0, "{sent_away} requests were rejected, {waited} waited");
         assert_eq!(sent_away + waited, responses.len());
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
         // The rejected bodies have released their memory.

@@ -67,7 +67,7 @@ async fn rebuild_an_hour_ahead(source: &'static str) {
             let rebuild = world.get_json(&path).await;
             rebuild["status"] == "compared" && rebuild["summary"].is_object()
         };
-        world.until("it is compared again", has_summary).await;
+        world.until("the comparison has a summary", has_summary).await;
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
         until_status(world, &path, "done").await;
         assert_eq!(open_loans(world, user).await, [json!(loan)]);

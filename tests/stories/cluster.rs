@@ -15,7 +15,7 @@ async fn move_leaders() {
         let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/cluster");
         Command::new(cluster).arg("move-leaders").status()
     });
-    assert!(moved.await.unwrap().unwrap().success(), "leaders can't be moved");
+    assert!(moved.await.unwrap().unwrap().success(), "the leaders could not be moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,10 +37,18 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
         world.log.recreate_topic(&topic).await;
         publish_check_outs_to(world, user, 0, 6).await;
         publish_check_outs_to(world, user, 1, 1).await;
-        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 21).await;
+        world
+            .until("all records of the new topic are applied", async |w: &World| {
+                open_loans(w, user).await == 21
+            })
+            .await;
         publish_check_outs_to(world, user, 0, 1).await;
         publish_check_outs_to(world, user, 1, 1).await;
-        world.until("reading goes on", async |w: &World| open_loans(w, user).await == 23).await;
+        world
+            .until("the next records are applied", async |w: &World| {
+                open_loans(w, user).await == 23
+            })
+            .await;
         let kinds = world.take_incidents().await;
         let known = ["partition_stalled", "topic_recreated"];
         assert!(kinds.iter().all(|kind| known.contains(&&**kind)), "{kinds:?}");

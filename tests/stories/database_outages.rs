@@ -41,7 +41,7 @@ async fn database_outage_answers_requests_and_loses_no_event() {
         world.proxy.disconnect();
         publish_check_outs(world, user, 5).await;
         let asked = Instant::now();
-        assert_eq!(world.block_flags(user).await, [[false; 3]; 0], "open, as the setting says");
+        assert_eq!(world.block_flags(user).await, [[false; 3]; 0], "the setting selects open");
         assert!(asked.elapsed() < WAIT_TIMEOUT, "took {:?}", asked.elapsed());
         assert_eq!(world.get("/admin/ready").await.0, 503);
         assert_eq!(world.get("/admin/health").await, (200, "\"OK\"".to_owned()));
@@ -50,7 +50,9 @@ async fn database_outage_answers_requests_and_loses_no_event() {
         world.until_committed().await;
         assert_eq!(open_loans(world, user).await, 8);
         world
-            .until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200)
+            .until("the service is ready again", async |w: &World| {
+                w.get("/admin/ready").await.0 == 200
+            })
             .await;
     })
     .await;
@@ -94,14 +96,16 @@ async fn silent_connections_are_closed() {
         world.proxy.stall_connections();
         publish_check_outs(world, user, 2).await;
         world
-            .until("the desk is answered rightly", async |w: &World| {
+            .until("the evaluation returns all blocks", async |w: &World| {
                 w.block_flags(user).await == [[true; 3]]
             })
             .await;
         world.until_committed().await;
         // The service discards each connection for other requests after one request has found it silent.
         let summary = format!("/user-summary/{user}");
-        world.until("others are answered", async |w: &World| w.get(&summary).await.0 == 200).await;
+        world
+            .until("another request succeeds", async |w: &World| w.get(&summary).await.0 == 200)
+            .await;
         assert_eq!(open_loans(world, user).await, 5);
     })
     .await;

@@ -64,7 +64,11 @@ async fn floating_point_remainder_closes_fee_from_any_source() {
         let path = format!("{JOB}/{}", job["id"].as_str().unwrap());
         let start = world.request(reqwest::Method::POST, START).header("X-Okapi-Token", "any");
         assert_eq!(world.send(start).await.0, 202);
-        world.until("it is done", async |w: &World| w.get_json(&path).await["status"] == "done").await;
+        world
+            .until("the synchronization is done", async |w: &World| {
+                w.get_json(&path).await["status"] == "done"
+            })
+            .await;
         assert_eq!(world.get_json(&path).await["errors"], json!([]));
         assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 404);

@@ -1,5 +1,5 @@
 //! Encrypted connections to the database and to Kafka.
-#![expect(clippy::disallowed_methods, reason = "dev/up says how its engines are reached")]
+#![expect(clippy::disallowed_methods, reason = "dev/up sets the addresses of its engines")]
 
 use patron_blocks::{
     config::{Sasl, SecurityConfig, Tls},
@@ -15,7 +15,7 @@ use crate::{
 /// Returns the certificate of the development engine. Another engine may offer no encryption.
 fn certificate(variable: &str) -> Option<String> {
     let path = std::env::var(variable).ok()?;
-    Some(std::fs::read_to_string(path).expect("dev/up names a file that is there"))
+    Some(std::fs::read_to_string(path).expect("dev/up names an existing file"))
 }
 
 /// A certificate that belongs to no engine, so a connection must fail.
@@ -34,7 +34,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
             sqlx::query_as(CONNECTION_COUNTS).fetch_one(&world.db).await.unwrap()
         };
         let (encrypted, open) = ours(world).await;
-        assert!(encrypted == 0 && open > 0, "nothing was asked for");
+        assert!(encrypted == 0 && open > 0, "without a certificate no connection is encrypted");
         world.stop().await;
         world.config.database.login.server_pem = Some(certificate);
         world.start().await;
@@ -44,7 +44,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
             let (encrypted, open) = ours(world).await;
             encrypted > 0 && open == 0
         };
-        world.until("all are encrypted", all_are).await;
+        world.until("all connections are encrypted", all_are).await;
 
         world.stop().await;
         world.config.database.login.server_pem = Some(FOREIGN_CERTIFICATE.to_owned());
@@ -52,7 +52,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
         let (status, body) = world.get("/admin/ready").await;
         assert!(status == 503 && body.contains("certificate verify failed"), "{body}");
         let none = async |world: &World| ours(world).await == (0, 0);
-        world.until("there is none", none).await;
+        world.until("no connection exists", none).await;
     })
     .await;
 }
@@ -60,7 +60,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_requires_valid_tls_and_credentials() {
     let Some(certificate) = certificate("KAFKA_CERTIFICATE") else { return };
-    let port = std::env::var("KAFKA_SECURE_PORT").expect("dev/up tells both");
+    let port = std::env::var("KAFKA_SECURE_PORT").expect("dev/up sets both variables");
     World::run(async |world| {
         let user = Uuid::new_v4();
         let tls = |pem: &str| Tls {
@@ -87,7 +87,7 @@ async fn kafka_requires_valid_tls_and_credentials() {
             world.config.kafka.security = wrong;
             world.start_unready().await;
             world
-                .until("it says that it can't reach Kafka", async |world: &World| {
+                .until("readiness reports Kafka as unavailable", async |world: &World| {
                     let (status, body) = world.get("/admin/ready").await;
                     status == 503 && body.contains("\"part\":\"kafka\"")
                 })

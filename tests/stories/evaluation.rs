@@ -97,9 +97,9 @@ async fn failing_users_module_serves_last_group_until_404() {
         }
         world.users.set_behavior(UsersBehavior::Normal);
         world.users.remove_user(known);
-        assert_eq!(world.block_flags(known).await, NONE, "404 is an answer");
+        assert_eq!(world.block_flags(known).await, NONE, "the status 404 is a valid response");
         world.users.set_behavior(UsersBehavior::ServerError);
-        assert_eq!(world.block_flags(known).await, NONE, "and what was known is forgotten");
+        assert_eq!(world.block_flags(known).await, NONE, "the cached group is deleted");
     })
     .await;
 }
@@ -160,7 +160,7 @@ async fn evaluation_header_names_its_source() {
         assert_eq!(world.evaluation_source(known).await, "group-from-stale-cache");
         world.users.set_behavior(UsersBehavior::ServerError);
         world
-            .until("the group is too old", async |w: &World| {
+            .until("the cached group exceeds the usable age", async |w: &World| {
                 w.evaluation_source(known).await == "group-fallback"
             })
             .await;
@@ -216,7 +216,7 @@ async fn limit_updated_by_other_instance_counts_soon() {
             // Continuous evaluations must not extend the life of the cached limits.
             world.use_instance(&first);
             let counts = async |world: &World| world.block_flags(user).await == expected;
-            world.until("the limit counts at the other instance", counts).await;
+            world.until("the other instance applies the limit", counts).await;
         }
     })
     .await;
@@ -249,7 +249,9 @@ async fn overload_is_rejected_without_waiting() {
         );
         world.proxy.restore();
         world
-            .until("it is answered again", async |w: &World| w.block_flags(user).await == ALL)
+            .until("the evaluation returns all blocks", async |w: &World| {
+                w.block_flags(user).await == ALL
+            })
             .await;
     })
     .await;

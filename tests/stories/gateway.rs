@@ -50,7 +50,7 @@ async fn request_cannot_choose_another_gateway() {
         assert_eq!(world.evaluate_through(&liar.url(), user).await, asked);
         assert_eq!(world.evaluate_through(&world.users.url(), user).await, asked);
         assert_eq!(liar.request_count(), 0);
-        assert!(metric(world, others).await > before, "nobody sees that it is passed over");
+        assert!(metric(world, others).await > before, "the service reports the ignored gateway");
     })
     .await;
 }
@@ -90,7 +90,7 @@ async fn users_module_recovery_behind_gateway_is_detected() {
         let asked = ("group-from-users".to_owned(), 0);
         let is_found =
             async |world: &World| world.evaluate_through(&elsewhere.url(), user).await == asked;
-        world.until("it is asked again", is_found).await;
+        world.until("the gateway receives a request again", is_found).await;
     })
     .await;
 }
@@ -156,14 +156,14 @@ async fn synchronization_ignores_the_request_gateway() {
         world.users.storage.insert(crate::storage_stub::LOANS, loan);
         let job = "/automated-patron-blocks/synchronization/job";
         let (_, body) = world.post(job, &json!({ "scope": "full" })).await;
-        let asked: Value = serde_json::from_str(&body).expect("it is JSON");
+        let asked: Value = serde_json::from_str(&body).expect("the body is JSON");
         let job = format!("{job}/{}", asked["id"].as_str().expect("an id"));
         let path = "/automated-patron-blocks/synchronization/start";
         let start = world.request(reqwest::Method::POST, path);
         let start = start.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", liar.url());
         assert_eq!(start.send().await.expect("an answer").status(), 202);
         let done = async |world: &World| world.get_json(&job).await["status"] == "done";
-        world.until("it is done", done).await;
+        world.until("the synchronization is done", done).await;
         assert_eq!(liar.storage.take_requests(), []);
         let open = "select count(*) from {schema}.loan where is_open";
         assert_eq!(world.count(open).await, 1);

@@ -71,12 +71,20 @@ async fn change_of_limit_with_uppercase_group_is_published() {
         let waits = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                           + (select count(*) from {schema}.message_outbox where status = 'NEW')";
         let quiet = async || {
-            world.until("nothing waits", async |w: &World| w.count(waits).await == 0).await;
+            world
+                .until("no patron is pending and no message is unsent", async |w: &World| {
+                    w.count(waits).await == 0
+                })
+                .await;
         };
         quiet().await;
         add_uppercase_limit(world, group).await;
         let blocked = "select count(*) from {schema}.published_patron where blocked is not null";
-        world.until("the block is known", async |w: &World| w.count(blocked).await == 1).await;
+        world
+            .until("the block is recorded as published", async |w: &World| {
+                w.count(blocked).await == 1
+            })
+            .await;
         quiet().await;
         let topic = format!("{}.{TENANT}.patron-blocks.automated-block", world.log.environment());
         let types: Vec<Value> =
@@ -107,7 +115,7 @@ async fn summary_export_matches_group_id_in_any_case() {
         let job: Value = serde_json::from_str(&job).unwrap();
         let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());
         let ended = async |w: &World| w.get_json(&path).await.get("endedDate").is_some();
-        world.until("it has ended", ended).await;
+        world.until("the export ends", ended).await;
         assert_eq!(world.get_json(&path).await["numberOfRecordsPublished"], 2);
     })
     .await;

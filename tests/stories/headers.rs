@@ -20,7 +20,7 @@ async fn response_to(world: &World, method: Method, path: &str, tenants: &[&str]
     let request = world.request(method.clone(), path);
     let request = if method == Method::POST { request.json(&limit()) } else { request };
     let request = tenants.iter().fold(request, |request, t| request.header("X-Okapi-Tenant", *t));
-    let answer = request.send().await.expect("the service answers");
+    let answer = request.send().await.expect("the service responds");
     (answer.status().as_u16(), answer.text().await.expect("a body"))
 }
 

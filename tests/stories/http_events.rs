@@ -204,7 +204,7 @@ async fn http_events_get_503_while_database_is_unavailable() {
         assert_eq!(answer.headers()["Retry-After"], "1");
         world.proxy.restore();
         world
-            .until("it is stored", async |world: &World| {
+            .until("the service stores the event", async |world: &World| {
                 world.post(&Kind::ItemCheckedOut.http_path(), &checked_out).await.0 == 204
             })
             .await;

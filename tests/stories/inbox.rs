@@ -22,7 +22,7 @@ async fn rebuild(world: &World, ask: Value) -> Value {
         let rebuild = world.get_json(&path).await;
         ["compared", "done", "failed"].contains(&rebuild["status"].as_str().unwrap())
     };
-    world.until("the rebuild is at rest", is_at_rest).await;
+    world.until("the rebuild ends or waits for an operator", is_at_rest).await;
     world.get_json(&path).await
 }
 
@@ -55,7 +55,7 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
             "select coalesce(sum(next_offset), 0)::int8 from mod_patron_blocks.ingest_position
               where topic = '{all}'"
         );
-        world.until("it is passed by", async |w: &World| w.count(&position).await == 1).await;
+        world.until("the record is skipped", async |w: &World| w.count(&position).await == 1).await;
         world.enable().await;
         assert!(has_a_loan(world, user).await);
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 0);
@@ -85,11 +85,11 @@ async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
         assert!(has_a_loan(world, user).await);
         assert_eq!(covered["status"], "failed", "{covered}");
         let error = covered["error"].as_str().unwrap();
-        assert!(error.contains("the inbox has everything since"), "{error}");
+        assert!(error.contains("the inbox is complete only since"), "{error}");
         let early =
             rebuild(world, json!({ "source": "inbox", "from": minutes_from_now(-60) })).await;
         let error = early["error"].as_str().unwrap();
-        assert!(error.contains("the inbox has everything since"), "{error}");
+        assert!(error.contains("the inbox is complete only since"), "{error}");
         // If the tenant is enabled again, the covered period starts again, whatever version enables the
         // tenant.
         let since = "select extract(epoch from enabled_at)::int8 from mod_patron_blocks.tenant";
@@ -142,7 +142,7 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         let path = format!("{REBUILDS}/{}", compared["id"].as_str().unwrap());
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
         let is_done = async |world: &World| world.get_json(&path).await["status"] == "done";
-        world.until("it is applied", is_done).await;
+        world.until("the differences are applied", is_done).await;
         assert_eq!(world.count(&ended).await, 1);
         // The inbox must contain every event since the rebuild read its source.
         let before = rebuild(world, json!({ "dryRun": true })).await;
@@ -151,9 +151,9 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         let path = format!("{REBUILDS}/{}", before["id"].as_str().unwrap());
         assert_eq!(world.post(&format!("{path}/apply"), &json!({})).await.0, 202);
         let is_refused = async |world: &World| world.get_json(&path).await["status"] == "failed";
-        world.until("it is refused", is_refused).await;
+        world.until("the rebuild fails", is_refused).await;
         let failed = world.get_json(&path).await;
-        assert!(failed["error"].as_str().unwrap().contains("have it read again"), "{failed}");
+        assert!(failed["error"].as_str().unwrap().contains("request a new rebuild"), "{failed}");
         // After a new read, the missing inbox rows change nothing.
         let anew = rebuild(world, json!({})).await;
         assert_eq!(anew["status"], "done", "{anew}");

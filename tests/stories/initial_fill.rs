@@ -41,7 +41,7 @@ async fn publish_check_out_of_tenant(world: &World, part: &str, tenant: &'static
 async fn until_skipped(world: &World, topics: &[String]) {
     let group = world.log.group_client();
     world
-        .until("the records are passed by", async |_: &World| {
+        .until("the records are skipped", async |_: &World| {
             let mut places = TopicPartitionList::new();
             for (topic, partition) in topics.iter().flat_map(|topic| [(topic, 0), (topic, 1)]) {
                 places.add_partition(topic, partition);
@@ -143,12 +143,12 @@ async fn tenant_with_truncated_topics_is_incomplete_until_sync() {
         let start = "/automated-patron-blocks/synchronization/start";
         assert_eq!(world.post(start, &Value::Null).await.0, 202);
         world
-            .until("all is known", async |world: &World| {
+            .until("the tenant is complete", async |world: &World| {
                 world.get_json("/patron-blocks/ingest").await["knowledge"] == "complete"
             })
             .await;
         world
-            .until("the header says nothing more", async |world: &World| {
+            .until("the response lacks the completeness header", async |world: &World| {
                 knowledge(world).await.is_none()
             })
             .await;
@@ -169,12 +169,12 @@ async fn cancelled_initial_fill_leaves_tenant_incomplete() {
             status == 200 && body.contains(&format!("\"knowledge\":\"{wanted}\""))
         };
         let is_filling = async |world: &World| knowledge(world, "filling").await;
-        world.until("it waits to be filled", is_filling).await;
+        world.until("the tenant is filling", is_filling).await;
         let all = world.get_json("/patron-blocks/rebuilds").await;
         let id = all["rebuilds"][0]["id"].as_str().unwrap();
         assert_eq!(world.delete(&format!("/patron-blocks/rebuilds/{id}")).await.0, 204);
         let is_incomplete = async |world: &World| knowledge(world, "incomplete").await;
-        world.until("it is told of as incomplete", is_incomplete).await;
+        world.until("the tenant is incomplete", is_incomplete).await;
     })
     .await;
 }
@@ -191,7 +191,7 @@ async fn initial_fill_resumes_with_broker_on_another_instance() {
         let install = json!({ "module_to": MODULE });
         assert_eq!(world.post("/_/tenant", &install).await.0, 201);
         world
-            .until("it is being filled", async |world: &World| {
+            .until("readiness reports the initial fill", async |world: &World| {
                 let (status, body) = world.get("/admin/ready").await;
                 status == 503 && body.contains(&format!("\"filling\":[\"{TENANT}\"]"))
             })
@@ -200,7 +200,7 @@ async fn initial_fill_resumes_with_broker_on_another_instance() {
         world.config.kafka.bootstrap_servers = kafka;
         world.start().await;
         world
-            .until("it is filled", async |world: &World| {
+            .until("the tenant is complete", async |world: &World| {
                 world.get_json("/patron-blocks/ingest").await["knowledge"] == "complete"
             })
             .await;
@@ -233,9 +233,11 @@ async fn tenants_sharing_topics_are_rebuilt_together() {
             }
             true
         };
-        world.until("all are known", are_known).await;
+        world.until("all tenants are complete", are_known).await;
         let filling = "select count(*) from mod_patron_blocks.rebuild where ended_at is null";
-        world.until("nobody is being filled", async |w: &World| w.count(filling).await == 0).await;
+        world
+            .until("all initial fills have ended", async |w: &World| w.count(filling).await == 0)
+            .await;
         for (schema, _) in loans {
             let sql = format!("delete from {schema}.loan");
             world.execute_sql(&sql).await;
@@ -245,17 +247,17 @@ async fn tenants_sharing_topics_are_rebuilt_together() {
         for line in [
             &*format!("tenant {TENANT}\nrebuild "),
             "tenant southlib\nrebuild ",
-            "6 patrons differ",
-            "3 patrons differ",
+            "6 patrons have differences",
+            "3 patrons have differences",
         ] {
             assert!(output.contains(line), "{line}: {output}");
         }
-        assert!(!are_known(world).await, "nothing is applied unasked");
+        assert!(!are_known(world).await, "a rebuild without --apply changes nothing");
         let (code, output) = run_cli(world, &["rebuild", "--all-tenants", "--apply"]);
         assert_eq!(code, Some(0), "{output}");
         assert!(are_known(world).await, "{output}");
         let left = "select count(*) from pg_namespace where nspname like '%blocks@_r%' escape '@'";
-        world.until("no shadow is left", async |w: &World| w.count(left).await == 2).await;
+        world.until("all shadows are dropped", async |w: &World| w.count(left).await == 2).await;
         let (code, output) = run_cli(world, &["rebuild", "--all-tenants", "--source", "storage"]);
         assert_eq!(code, Some(2), "{output}");
     })

@@ -130,14 +130,16 @@ async fn other_instances_take_over_from_a_killed_one(world: &mut World) {
     for round in 1..=2 {
         let child = serve(world);
         world
-            .until("they share", async |w: &World| {
+            .until("the instances share the partitions", async |w: &World| {
                 (1..PARTITIONS).contains(&w.partitions_read().await[0])
             })
             .await;
         let before = inbox_count(world).await;
         tokio::join!(publish_check_outs(world, user, 1000), async {
             world
-                .until("it is in the middle", async |w: &World| inbox_count(w).await > before)
+                .until("the instance has stored some events", async |w: &World| {
+                    inbox_count(w).await > before
+                })
                 .await;
             signal(&child, "-KILL");
         });
@@ -157,12 +159,14 @@ async fn freeze_in_mid_batch(world: &World, child: &Process) {
     publish_check_outs(world, Uuid::new_v4(), 300).await;
     let waiting = "select count(*) from pg_stat_activity
                     where datname = current_database() and wait_event_type = 'Lock'";
-    world.until("it waits in a transaction", async |w: &World| w.count(waiting).await > 0).await;
+    world
+        .until("the instance waits for a lock", async |w: &World| w.count(waiting).await > 0)
+        .await;
     signal(child, "-STOP");
     blocked.rollback().await.unwrap();
     let idle = "select count(*) from pg_stat_activity
                  where datname = current_database() and state = 'idle in transaction'";
-    world.until("its transaction stays open", async |w: &World| w.count(idle).await > 0).await;
+    world.until("the transaction stays open", async |w: &World| w.count(idle).await > 0).await;
 }
 
 async fn instance_frozen_in_mid_batch_blocks_nobody(world: &mut World) {
@@ -183,7 +187,7 @@ async fn instance_frozen_in_mid_batch_blocks_nobody(world: &mut World) {
 
     signal(&child, "-CONT");
     let shares = async |w: &World| (1..PARTITIONS).contains(&w.partitions_read().await[0]);
-    world.until("it is a member again", shares).await;
+    world.until("the instance is a member of the group again", shares).await;
     publish_check_outs(world, user, 300).await;
     world.until_committed().await;
     signal(&child, "-TERM");
@@ -220,7 +224,7 @@ async fn new_topics_and_partitions_are_read_while_running(world: &mut World) {
     let draft =
         OutgoingRecord { topic: all, headers, payload: Some(payload.as_bytes()), timestamp: None };
     world.log.send_untracked(draft).await;
-    world.until("all of it is read", async |w: &World| inbox_count(w).await == 5).await;
+    world.until("all records are stored", async |w: &World| inbox_count(w).await == 5).await;
     world.until_committed().await;
     assert_eq!(open_loan_count(world).await, 5);
 }

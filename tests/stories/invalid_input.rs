@@ -39,7 +39,7 @@ async fn until_ended(world: &World, rebuild: &str) -> Value {
     let is_at_rest = async |world: &World| {
         ["done", "failed"].contains(&world.get_json(rebuild).await["status"].as_str().unwrap())
     };
-    world.until("the rebuild has ended", is_at_rest).await;
+    world.until("the rebuild ends", is_at_rest).await;
     world.get_json(rebuild).await
 }
 
@@ -71,7 +71,11 @@ async fn nil_user_id_never_means_the_whole_tenant() {
         assert_eq!(world.post(timer, &Value::Null).await.0, 202);
         let answer = until_ended(world, &rebuild).await;
         assert_eq!(answer["status"], "failed", "{answer}");
-        assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200, "its loan is open");
+        assert_eq!(
+            world.get(&format!("/user-summary/{user}")).await.0,
+            200,
+            "the patron has an open loan"
+        );
     })
     .await;
 }

@@ -19,7 +19,7 @@ const PATRONS: usize = 3000;
 const PATRONS_WITH_EVENTS: usize = 300;
 
 /// Returns the number of patrons; `STORY_PATRONS` overrides the default.
-#[expect(clippy::disallowed_methods, reason = "how many patrons, where somebody wants to know")]
+#[expect(clippy::disallowed_methods, reason = "the environment may set the number of patrons")]
 fn patrons_of_the_story() -> usize {
     std::env::var("STORY_PATRONS").ok().and_then(|n| n.parse().ok()).unwrap_or(PATRONS)
 }
@@ -153,7 +153,7 @@ async fn java_switch_under_load_gives_no_wrong_result() {
 
         let taken = format!("{before} summaries with {loans} open loans");
         assert!(job["messages"][0].as_str().unwrap().contains(&taken), "{job}");
-        assert_eq!(job["messages"][1], "3 views of others read the new summaries");
+        assert_eq!(job["messages"][1], "3 views of other roles were moved to the new summaries");
         assert_eq!(report_totals(world).await, (i64::try_from(loans).unwrap(), before));
         assert!(patrons::list_drifted(&world.db, &world.schema).await.unwrap().is_empty());
         assert_eq!(world.get_json("/patron-block-limits").await["totalRecords"], 4);
@@ -172,7 +172,7 @@ async fn java_switch_under_load_gives_no_wrong_result() {
         assert_eq!(world.block_flags(loses.user()).await, [[true; 3]]);
         assert_eq!(world.get(&format!("/user-summary/{}", pays.user())).await.0, 404);
         let summary = world.get_json(&format!("/user-summary/{}", loses.user())).await;
-        assert_eq!(summary["id"], json!(loses.summary_id()), "the report's row stays the same");
+        assert_eq!(summary["id"], json!(loses.summary_id()), "the row of the report is unchanged");
     })
     .await;
 }
@@ -189,9 +189,9 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         let expected = report_totals(world).await;
 
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
-        assert_eq!((code, output.contains("summaries given back")), (Some(0), true), "{output}");
+        assert_eq!((code, output.contains("summaries to the Java module")), (Some(0), true), "{output}");
         world
-            .until("the instance knows", async |world: &World| {
+            .until("the instance treats the tenant as disabled", async |world: &World| {
                 world.get(&format!("/user-summary/{}", loses.user())).await.0 == 400
             })
             .await;
@@ -207,9 +207,9 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         let user = loses.user();
         world.execute_sql(&format!("{owes} where jsonb ->> 'userId' = '{user}'")).await;
         let version = format!("select (jsonb ->> '_version')::int8 from {{schema}}.user_summary where jsonb ->> 'userId' = '{user}'");
-        assert_eq!(world.count(&version).await, 2, "its triggers are at work");
+        assert_eq!(world.count(&version).await, 2, "the triggers of the Java module fire");
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
-        assert_eq!((code, output.contains("given back already")), (Some(1), true), "{output}");
+        assert_eq!((code, output.contains("already given back")), (Some(1), true), "{output}");
 
         // After the next enabling, the service reads the records that arrived meanwhile, and no earlier
         // record again.
@@ -218,8 +218,12 @@ async fn tenant_returns_to_java_module_and_switches_again() {
         world.publish(Kind::ItemDeclaredLost, &lost).await;
         world.enable().await;
         world.until_committed().await;
-        assert_eq!(world.block_flags(user).await, [[true; 3]; 2], "lost, and now in debt");
-        assert_eq!(world.block_flags(meanwhile.user()).await, [[true; 3]; 2], "many, and one lost");
+        assert_eq!(world.block_flags(user).await, [[true; 3]; 2], "the patron has lost items and a debt");
+        assert_eq!(
+            world.block_flags(meanwhile.user()).await,
+            [[true; 3]; 2],
+            "the patron has many items, one of them lost"
+        );
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
         assert_eq!(report_totals(world).await.0, expected.0);
     })

@@ -41,7 +41,9 @@ async fn rebuild_without_lease_writes_nothing() {
         let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
         let waits = "select count(*) from pg_stat_activity where datname = current_database()
                       and wait_event_type = 'Lock' and query like '%.inbox where event_key > %'";
-        world.until("it waits to read", async |w: &World| w.count(waits).await == 1).await;
+        world
+            .until("the instance waits for the inbox", async |w: &World| w.count(waits).await == 1)
+            .await;
 
         // Another instance claims the job, so the writes of the first instance must fail.
         let mut taking = world.db.begin().await.unwrap();
@@ -58,14 +60,14 @@ async fn rebuild_without_lease_writes_nothing() {
         let is_through = async |world: &World| {
             world.count(&laid_out).await > 0 || world.count(at_the_lease).await == 1
         };
-        world.until("it has written, or waits for its lease", is_through).await;
-        assert_eq!(world.count(&laid_out).await, 0, "written without a lease");
+        world.until("the instance has written, or waits for the lease", is_through).await;
+        assert_eq!(world.count(&laid_out).await, 0, "the instance writes nothing without a lease");
         taking.commit().await.unwrap();
 
         // The lease is free, so an instance claims the job again.
         let path = format!("{REBUILDS}/{id}");
         let is_compared = async |world: &World| world.get_json(&path).await["status"] == "compared";
-        world.until("it is compared", is_compared).await;
+        world.until("the rebuild is compared", is_compared).await;
         assert_eq!(world.get_json(&path).await["summary"]["patrons"], 0);
         assert_eq!(world.count(&laid_out).await, 1);
     })
@@ -94,7 +96,7 @@ async fn instance_stopped_during_claim_leaves_no_lease() {
         until("the claim is committed", async || world.count(commits).await == 0).await;
         let leases = "select count(*) from mod_patron_blocks.rebuild
                        where lease_holder is not null and ended_at is null and lease_expires_at > now()";
-        assert_eq!(world.count(leases).await, 0, "a lease of an instance that has stopped");
+        assert_eq!(world.count(leases).await, 0, "no stopped instance has a lease");
         world.execute_sql("drop function public.slow_commit() cascade").await;
         world.start().await;
     })
@@ -124,13 +126,13 @@ async fn deleted_tenant_job_enables_nothing() {
             .await
             .unwrap();
         alone.commit().await.unwrap();
-        until("the job has come to its end", async || world.count(waits).await == 0).await;
+        until("the job ends", async || world.count(waits).await == 0).await;
         let works = "select count(*) from pg_stat_activity
                       where datname = current_database() and state <> 'idle' and xact_start is not null
                         and pid <> pg_backend_pid()";
-        world.until("nobody is writing", async |w: &World| w.count(works).await == 0).await;
+        world.until("no transaction is open", async |w: &World| w.count(works).await == 0).await;
         let enabled = "select count(*) from mod_patron_blocks.tenant where enabled";
-        assert_eq!(world.count(enabled).await, 0, "enabled by a job that is gone");
+        assert_eq!(world.count(enabled).await, 0, "a deleted job enables no tenant");
         assert_eq!(world.enable().await["complete"], true);
     })
     .await;
@@ -149,7 +151,11 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
             async || tenant_jobs::claim_abandoned(db, second.holder, LEASE_TIME).await.unwrap();
         let is_complete =
             async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
-        assert_eq!(takes().await, None, "it is the first one's, whatever that one's clock says");
+        assert_eq!(
+            takes().await,
+            None,
+            "the lease belongs to the first instance, whatever its clock"
+        );
         db.execute(
             "update mod_patron_blocks.tenant_job set lease_expires_at = now() - interval '1 s'",
         )
@@ -230,7 +236,10 @@ async fn cancelled_rebuild_stays_cancelled() {
             assert!(found.ended_at.is_some(), "{lets_go}: {found:?}");
             assert_eq!(found.status, Status::Cancelled);
             let mut tx = store::begin(db).await.unwrap();
-            assert!(rebuilds::is_lease_lost(&mut tx, id, hold).await.unwrap(), "it has its end");
+            assert!(
+                rebuilds::is_lease_lost(&mut tx, id, hold).await.unwrap(),
+                "the job has an end"
+            );
         }
     })
     .await;

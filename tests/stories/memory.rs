@@ -59,7 +59,7 @@ async fn large_headers_stay_in_bounds_during_database_lock() {
         let paused = async |w: &World| w.get("/admin/ready").await.1.contains("paused");
         let is_enough = async |w: &World| peak_memory(&child) >= MEMORY_MIB_MAX || paused(w).await;
         world.until("reading pauses", is_enough).await;
-        assert!(peak_memory(&child) < MEMORY_MIB_MAX, "it takes more and more");
+        assert!(peak_memory(&child) < MEMORY_MIB_MAX, "the memory of the service is limited");
         locked.rollback().await.unwrap();
         lock.close().await;
 

@@ -72,7 +72,7 @@ async fn recovered_users_module_is_found_by_one_call() {
         }
         world.users.set_behavior(UsersBehavior::Normal);
         world
-            .until("it is asked again", async |world: &World| {
+            .until("the service calls mod-users again", async |world: &World| {
                 world.evaluation_source(known).await == "group-from-users"
             })
             .await;
@@ -118,14 +118,14 @@ async fn oversized_users_response_is_ignored() {
 async fn synchronize(world: &World) -> String {
     let job = "/automated-patron-blocks/synchronization/job";
     let (_, body) = world.post(job, &json!({ "scope": "full" })).await;
-    let asked: Value = serde_json::from_str(&body).expect("it is JSON");
+    let asked: Value = serde_json::from_str(&body).expect("the body is JSON");
     let job = format!("{job}/{}", asked["id"].as_str().expect("an id"));
     let start = "/automated-patron-blocks/synchronization/start";
     assert_eq!(world.post(start, &json!({})).await.0, 202);
     let ended = async |world: &World| {
         ["done", "failed"].contains(&world.get_json(&job).await["status"].as_str().unwrap())
     };
-    world.until("it has ended", ended).await;
+    world.until("the synchronization ends", ended).await;
     world.get_json(&job).await["errors"].to_string()
 }
 
@@ -138,8 +138,8 @@ async fn hanging_storage_module_is_not_called_repeatedly() {
         for _ in 0..4 {
             last = synchronize(world).await;
         }
-        assert!(storage.take_requests().len() <= 5, "it is asked on");
-        assert!(last.contains("is not asked for a moment"), "{last}");
+        assert!(storage.take_requests().len() <= 5, "the breaker stops the calls");
+        assert!(last.contains("is not called now"), "{last}");
     })
     .await;
 }
@@ -153,7 +153,7 @@ async fn endless_page_is_aborted_by_its_size() {
         world.start().await;
         world.users.storage.set_faults([Fault::EndlessBody]);
         let errors = synchronize(world).await;
-        assert_eq!(errors, "[]", "the next try has the page");
+        assert_eq!(errors, "[]", "the next attempt reads the page");
         let failed = "patron_blocks_module_calls_total{module=\"loan-storage\",outcome=\"failed\"}";
         assert!(metric(world, failed).await >= 1);
     })

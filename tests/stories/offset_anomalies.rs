@@ -130,7 +130,11 @@ async fn positions_reach(world: &World, topic: &str, ends: &[(i32, i64)]) {
         "select count(*) from {{schema}}.ingest_position where topic = '{topic}' and ({})",
         wrong.collect::<Vec<_>>().join(" or ")
     );
-    world.until("positions reach the ends", async |w: &World| w.count(&wrong).await == 0).await;
+    world
+        .until("the positions reach the ends of the log", async |w: &World| {
+            w.count(&wrong).await == 0
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +149,9 @@ async fn topic_recreated_while_reading_is_detected() {
         // One partition grows beyond its old position, the other stays behind it.
         publish_check_outs_to(world, user, 0, 4).await;
         world
-            .until("the new topic is read", async |w: &World| open_loans(w, user).await == 14)
+            .until("the records of the new topic are applied", async |w: &World| {
+                open_loans(w, user).await == 14
+            })
             .await;
         positions_reach(world, &topic, &[(0, 4), (1, 0)]).await;
         let kinds = world.take_incidents().await;
@@ -167,7 +173,11 @@ async fn recreated_topic_with_more_records_is_read_completely() {
         world.log.recreate_topic(&topic).await;
         // The broker accepts the client's next offset. Only the records themselves differ.
         publish_check_outs_to(world, user, 0, 4).await;
-        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 6).await;
+        world
+            .until("all records of the new topic are applied", async |w: &World| {
+                open_loans(w, user).await == 6
+            })
+            .await;
         assert_eq!(world.take_incidents().await, ["topic_recreated"]);
     })
     .await;
@@ -185,7 +195,9 @@ async fn empty_partition_of_a_recreated_topic_reaches_its_end() {
         // positions are reset, the position would stay at zero until the next record.
         publish_check_outs_to(world, user, 1, 3).await;
         publish_check_outs_to(world, user, 0, 1).await;
-        world.until("it is read", async |w: &World| open_loans(w, user).await == 8).await;
+        world
+            .until("the new records are applied", async |w: &World| open_loans(w, user).await == 8)
+            .await;
         positions_reach(world, &topic, &[(0, 1), (1, 3)]).await;
         let kinds = world.take_incidents().await;
         assert!(
@@ -203,14 +215,18 @@ async fn a_topic_recreated_is_read_whole_by_all_instances() {
         let user = Uuid::new_v4();
         world.start().await;
         let both = async |w: &World| w.partitions_read().await.iter().all(|reading| *reading > 0);
-        world.until("both instances read", both).await;
+        world.until("both instances have partitions", both).await;
         publish_check_outs_to(world, user, 0, 2).await;
         publish_check_outs_to(world, user, 1, 8).await;
         world.until_committed().await;
         world.log.recreate_topic(&topic).await;
         publish_check_outs_to(world, user, 0, 4).await;
         publish_check_outs_to(world, user, 1, 1).await;
-        world.until("it is read whole", async |w: &World| open_loans(w, user).await == 15).await;
+        world
+            .until("all records of the new topic are applied", async |w: &World| {
+                open_loans(w, user).await == 15
+            })
+            .await;
         positions_reach(world, &topic, &[(0, 4), (1, 1)]).await;
         let kinds = world.take_incidents().await;
         assert!(
@@ -327,7 +343,7 @@ async fn moved_group_skips_nothing_and_reset_group_rereads() {
         world.start().await;
         let read_again = "select count(*) from {schema}.inbox";
         world
-            .until("everything is read again", async |w: &World| w.count(read_again).await == 30)
+            .until("all records are read again", async |w: &World| w.count(read_again).await == 30)
             .await;
         assert_eq!(open_loans(world, user).await, 30);
         let kinds = world.take_incidents().await;
@@ -409,7 +425,7 @@ async fn records_skipped_before_enabling_are_read_afterwards() {
                           where table_schema = 'southlib_mod_patron_blocks' and table_name = 'inbox'";
             let sql = "select count(*) from southlib_mod_patron_blocks.inbox";
             world
-                .until("all is read", async |w: &World| {
+                .until("all records are stored", async |w: &World| {
                     w.count(there).await == 1 && w.count(sql).await == number
                 })
                 .await;

@@ -42,12 +42,12 @@ async fn dead_letter_is_read_retried_and_discarded() {
         assert!(!one["headers"].to_string().contains("secret"), "tokens are not shown");
 
         let retry = format!("/patron-blocks/dead-letters/{id}/retry");
-        assert_eq!(world.post(&retry, &json!({})).await.0, 422, "it is refused still");
+        assert_eq!(world.post(&retry, &json!({})).await.0, 422, "the record is rejected again");
         world.execute_sql("alter table {schema}.fee_fine drop constraint small").await;
         assert_eq!(world.post(&retry, &json!({})).await.0, 204);
-        assert_eq!(world.post(&retry, &json!({})).await.0, 404, "it is a dead letter no more");
+        assert_eq!(world.post(&retry, &json!({})).await.0, 404, "the dead letter is deleted");
         let every = "/patron-blocks/dead-letters/retry";
-        assert_eq!(world.post(every, &json!({})).await.0, 400, "which ones must be said");
+        assert_eq!(world.post(every, &json!({})).await.0, 400, "the request requires a query");
         let (status, report) =
             world.post(&format!("{every}?query=cql.allRecords=1"), &json!({})).await;
         let report: Value = serde_json::from_str(&report).unwrap();
@@ -79,7 +79,9 @@ async fn cli_handles_dead_letters_without_tenant() {
         world.log.send_untracked(draft(payload.as_bytes())).await;
         world.log.send_untracked(draft(b"no json")).await;
         let parked = "select count(*) from mod_patron_blocks.dead_letter";
-        world.until("they are parked", async |w: &World| w.count(parked).await == 2).await;
+        world
+            .until("two dead letters are stored", async |w: &World| w.count(parked).await == 2)
+            .await;
 
         let (code, output) = run_cli(world, &["dead-letters", "list"]);
         assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
@@ -87,10 +89,14 @@ async fn cli_handles_dead_letters_without_tenant() {
         // The operator has found that the header was wrong.
         world.execute_sql("update mod_patron_blocks.dead_letter set headers = '[]'").await;
         let (code, output) = run_cli(world, &["dead-letters", "retry", "--json"]);
-        assert_eq!((code, output.lines().count()), (Some(1), 2), "one is bad still: {output}");
+        assert_eq!(
+            (code, output.lines().count()),
+            (Some(1), 2),
+            "one record is still rejected: {output}"
+        );
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
         let (code, output) = run_cli(world, &["dead-letters", "discard", "--topic", &topic]);
-        assert_eq!((code, output.as_str()), (Some(0), "1 thrown away\n"));
+        assert_eq!((code, output.as_str()), (Some(0), "discarded: 1\n"));
         assert_eq!(run_cli(world, &["dead-letters", "show", "x"]).0, Some(2));
         assert_eq!(run_cli(world, &["incidents", "list"]), (Some(0), String::new()));
         let nowhere = Uuid::new_v4().to_string();
@@ -123,7 +129,7 @@ async fn ingest_status_shows_progress_waiting_facts_and_lag() {
         assert_eq!(
             world.get(&format!("/user-summary/{user}")).await.0,
             404,
-            "what waits counts for nobody"
+            "a loan without an owner counts for no patron"
         );
     })
     .await;
@@ -163,14 +169,14 @@ async fn metrics_exist_from_the_start_and_change() {
             world.log.topic(TENANT, Kind::ItemCheckedOut)
         );
         world
-            .until("lag is shown", async |world: &World| {
+            .until("the lag is 0", async |world: &World| {
                 figure(&world.get("/metrics").await.1, &lag) == Some(0.0)
             })
             .await;
         // Another story may disable a tenant of this name, which removes the tenant's metrics.
         let of_tenant = format!("tenant=\"{TENANT}\",outcome=\"applied\"");
         world
-            .until("the tenant's own figures are told", async |world: &World| {
+            .until("the metrics of the tenant are shown", async |world: &World| {
                 world.get("/metrics").await.1.contains(&of_tenant)
             })
             .await;

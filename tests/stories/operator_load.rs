@@ -47,7 +47,7 @@ async fn lock_dead_letters(world: &World) -> Tx {
 async fn until_lock_wait(world: &World) {
     let waiting = "select count(*) from pg_stat_activity
                     where datname = current_database() and wait_event_type = 'Lock'";
-    world.until("somebody waits", async |w: &World| w.count(waiting).await > 0).await;
+    world.until("a session waits for a lock", async |w: &World| w.count(waiting).await > 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn excess_operator_requests_do_not_block_evaluations() {
         let (statuses, ()) = tokio::join!(lists, desk);
         tx.rollback().await.unwrap();
         let sent_away = statuses.iter().filter(|status| **status == 503).count();
-        assert!(sent_away > 50, "{sent_away} were sent away at once");
+        assert!(sent_away > 50, "{sent_away} requests were rejected at once");
     })
     .await;
 }
@@ -310,7 +310,11 @@ async fn http_retry_ends_while_database_is_unresponsive() {
             )
             .await;
         world.until_committed().await;
-        world.until("it is parked", async |w: &World| w.count(DEAD_LETTER_COUNT).await == 1).await;
+        world
+            .until("a dead letter is stored", async |w: &World| {
+                w.count(DEAD_LETTER_COUNT).await == 1
+            })
+            .await;
         let id =
             world.get_json(DEAD_LETTERS).await["deadLetters"][0]["id"].as_str().unwrap().to_owned();
         // After a retry of many, the response names the letter after which the next request continues.
@@ -333,18 +337,22 @@ async fn http_retry_ends_while_database_is_unresponsive() {
                 tx.rollback().await.unwrap();
             };
             let (answer, ()) = tokio::join!(retry, fall_silent);
-            let (status, text) = answer.expect("the retry is answered");
+            let (status, text) = answer.expect("the retry returns a response");
             assert_eq!(status, expected, "{text}");
             assert_eq!(text.contains(&id), expected == 200, "{text}");
             world.proxy.restore();
         }
         world.execute_sql("alter table {schema}.fee_fine drop constraint small").await;
         world
-            .until("it works again", async |w: &World| {
+            .until("the database is available again", async |w: &World| {
                 w.post(&format!("{DEAD_LETTERS}/{id}/retry"), &json!({})).await.0 != 500
             })
             .await;
-        world.until("it is applied", async |w: &World| w.count(DEAD_LETTER_COUNT).await == 0).await;
+        world
+            .until("the dead letter is applied", async |w: &World| {
+                w.count(DEAD_LETTER_COUNT).await == 0
+            })
+            .await;
     })
     .await;
 }
@@ -366,10 +374,12 @@ async fn update_ends_while_database_is_unresponsive() {
             tx.rollback().await.unwrap();
         };
         let (answer, ()) = tokio::join!(change, fall_silent);
-        assert_eq!(answer.expect("it is answered").0, 500);
+        assert_eq!(answer.expect("the request returns a response").0, 500);
         world.proxy.restore();
         world
-            .until("it works again", async |w: &World| w.put(&path, &condition).await.0 == 204)
+            .until("the database is available again", async |w: &World| {
+                w.put(&path, &condition).await.0 == 204
+            })
             .await;
     })
     .await;
@@ -400,7 +410,7 @@ async fn only_the_cli_resolves_shared_incidents() {
         assert_eq!(resolve(own).await.0, 204);
         let (code, output) =
             run_cli(world, &["incidents", "resolve", "--tenant", TENANT, &shared.to_string()]);
-        assert_eq!(code, Some(2), "for one tenant it is not to be resolved: {output}");
+        assert_eq!(code, Some(2), "a tenant cannot resolve the incident: {output}");
         let done = run_cli(world, &["incidents", "resolve", &shared.to_string()]);
         assert_eq!(done, (Some(0), "resolved\n".to_owned()));
         assert_eq!(world.take_incidents().await, ["partition_stopped"]);
@@ -426,16 +436,19 @@ async fn metrics_label_only_enabled_tenants() {
             "select count(*) from mod_patron_blocks.ingest_position
               where topic = '{all}' and partition = {partition} and next_offset > {offset}"
         );
-        world.until("it is read", async |w: &World| w.count(&read).await == 1).await;
+        world.until("the records are read", async |w: &World| w.count(&read).await == 1).await;
         let (_, metrics) = world.get("/metrics").await;
-        assert!(!metrics.contains(&stranger), "a record decides what figures there are");
+        assert!(!metrics.contains(&stranger), "a record adds no metrics");
 
         // The same applies to a caller who disables an unknown tenant.
         let gone = world.request(Method::POST, "/_/tenant").header("X-Okapi-Tenant", &stranger);
         let gone = gone.json(&json!({ "module_from": "mod-patron-blocks-2.0.0" }));
         assert_eq!(gone.send().await.unwrap().status(), 204);
         let stranger = TenantId::parse(&stranger).unwrap();
-        assert!(!patron_blocks::metrics::metrics().is_hidden(&stranger), "it is remembered");
+        assert!(
+            !patron_blocks::metrics::metrics().is_hidden(&stranger),
+            "an unknown tenant has no hidden metrics"
+        );
     })
     .await;
 }
@@ -461,8 +474,12 @@ async fn large_bad_records_do_not_fill_the_disk() {
         }
         let size = "select coalesce(sum(octet_length(payload)), 0)::int8 from {schema}.dead_letter";
         world.until_committed().await;
-        world.until("the oldest went", async |w: &World| w.count(size).await <= 3 << 20).await;
-        assert!(world.count(size).await > 1 << 20, "no more than has to");
+        world
+            .until("the oldest dead letters are deleted", async |w: &World| {
+                w.count(size).await <= 3 << 20
+            })
+            .await;
+        assert!(world.count(size).await > 1 << 20, "housekeeping deletes only the surplus");
         world.take_dead_letters().await;
     })
     .await;

@@ -83,7 +83,7 @@ async fn topic_group_expires_and_is_requested_again() {
             [(moved, NONE.to_vec()), (deleted, NONE.to_vec()), (blocked, ALL.to_vec())]
         {
             world
-                .until("the group is asked for", async |world: &World| {
+                .until("the evaluation uses the current group", async |world: &World| {
                     world.block_flags(user).await == expected
                 })
                 .await;
@@ -93,7 +93,9 @@ async fn topic_group_expires_and_is_requested_again() {
         // An answer has confirmed the group, so evaluations continue to use it at once.
         let asked = "select count(*) from {schema}.patron where users_group is not null";
         assert_eq!(world.evaluation_source(unchanged).await, "told-group");
-        world.until("it is confirmed", async |world: &World| world.count(asked).await == 3).await;
+        world
+            .until("the groups are verified", async |world: &World| world.count(asked).await == 3)
+            .await;
         world
             .execute_sql(
                 "update {schema}.patron set users_group_at = users_group_at - interval '2 days'",
@@ -183,7 +185,7 @@ async fn rebuild_does_not_restore_an_older_group() {
         publish_group(world, user, lenient, now() - TimeDelta::minutes(5)).await;
         assert_eq!(world.evaluation_source(user).await, "told-group");
         let asked = async |world: &World| world.evaluation_source(user).await == "group-from-cache";
-        world.until("it is asked about in the background", asked).await;
+        world.until("the group is refreshed in the background", asked).await;
         world
             .execute_sql(
                 "update {schema}.patron set topic_group = null, topic_group_stamp = null, topic_group_at = null",
@@ -196,8 +198,8 @@ async fn rebuild_does_not_restore_an_older_group() {
         let done = async |world: &World| world.get_json(&path).await["status"] == "done";
         world.until("the rebuild is done", done).await;
         let topic_groups = "select count(*) from {schema}.patron where topic_group is not null";
-        assert_eq!(world.count(topic_groups).await, 1, "the record is known again");
-        assert_eq!(world.block_flags(user).await, ALL, "and is older than the answer");
+        assert_eq!(world.count(topic_groups).await, 1, "the group from the record is stored again");
+        assert_eq!(world.block_flags(user).await, ALL, "the record is older than the response");
     })
     .await;
 }
@@ -236,14 +238,16 @@ async fn fast_clock_does_not_keep_a_group_fresh() {
         let first = world.url().to_owned();
         world.start_unready_with_clock(Clock::fixed_at(now() + TimeDelta::days(2))).await;
         world
-            .until("the other one answers", async |w: &World| w.block_flags(user).await == ALL)
+            .until("the other instance returns all blocks", async |w: &World| {
+                w.block_flags(user).await == ALL
+            })
             .await;
         world.use_instance(&first);
         world.users.set_group(user, lenient);
         assert_eq!(
             world.block_flags(user).await,
             NONE,
-            "what the one ahead has learnt is no newer"
+            "the group of the instance with the fast clock is not newer"
         );
         // An instance of an older version may have left such a row.
         world
@@ -257,7 +261,11 @@ async fn fast_clock_does_not_keep_a_group_fresh() {
         world.users.set_behavior(UsersBehavior::ServerError);
         assert_eq!(world.evaluation_source(left).await, "group-fallback");
         let ahead = "select count(*) from {schema}.patron where users_group_at > now()";
-        assert_eq!(world.count(ahead).await, 1, "only the one that nobody asked about");
+        assert_eq!(
+            world.count(ahead).await,
+            1,
+            "only the group of the patron without an evaluation is newer"
+        );
     })
     .await;
 }

@@ -25,11 +25,11 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
         world.log.send_all_to_partition(0, (0..150).map(|_| draft(b"{}"))).await;
         let parked = "select count(*) from {schema}.dead_letter";
         world
-            .until("it has stopped", async |w: &World| {
+            .until("one partition is stopped", async |w: &World| {
                 w.get_json_any_status("/admin/ready").await["kafka"]["partitions"]["stopped"] == 1
             })
             .await;
-        assert_eq!(world.count(parked).await, 100, "exactly as many as the rule takes");
+        assert_eq!(world.count(parked).await, 100, "the partition stops at the limit");
         assert_eq!(world.get("/admin/ready").await.0, 503);
 
         // The other topics continue.
@@ -37,7 +37,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
             .publish(Kind::ItemCheckedOut, &check_out(user, Uuid::new_v4(), &minutes_from_now(60)))
             .await;
         world
-            .until("others are read", async |w: &World| {
+            .until("other topics are read", async |w: &World| {
                 w.get(&format!("/user-summary/{user}")).await.0 == 200
             })
             .await;
@@ -46,7 +46,7 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
         world.stop().await;
         world.start_unready().await;
         world
-            .until("it is stopped still", async |w: &World| {
+            .until("the partition is still stopped", async |w: &World| {
                 w.get_json_any_status("/admin/ready").await["kafka"]["partitions"]["stopped"] == 1
             })
             .await;
@@ -61,7 +61,9 @@ async fn hundred_bad_records_stop_partition_until_resumed() {
         world.until_committed().await;
         assert_eq!(world.take_dead_letters().await, ["missing_field"; 150]);
         world
-            .until("it is ready again", async |w: &World| w.get("/admin/ready").await.0 == 200)
+            .until("the service is ready again", async |w: &World| {
+                w.get("/admin/ready").await.0 == 200
+            })
             .await;
     })
     .await;
@@ -91,7 +93,7 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
             crate::payloads::balance_change(user, debt, None, 12.5).to_string().leak().as_bytes();
         world.log.send_all_to_partition(0, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
         world
-            .until("the library's own record counts", async |w: &World| {
+            .until("the valid record of the tenant is applied", async |w: &World| {
                 w.get(&format!("/user-summary/{user}")).await.0 == 200
             })
             .await;
@@ -109,13 +111,17 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
                 .send_all_to_partition(1, (0..100).map(|_| draft(headers.clone(), b"{}")))
                 .await;
             world
-                .until("it has stopped", async |w: &World| {
+                .until("one partition is stopped", async |w: &World| {
                     w.get_json_any_status("/admin/ready").await["kafka"]["partitions"]["stopped"]
                         == 1
                 })
                 .await;
             assert_eq!(world.take_incidents().await, ["partition_stopped"]);
-            world.until("it goes on", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+            world
+                .until("the partition resumes", async |w: &World| {
+                    w.get("/admin/ready").await.0 == 200
+                })
+                .await;
         }
         // A valid record follows the bad ones.
         let owed =
@@ -161,18 +167,22 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
         // In the shared topic, the records of the unwritable tenant become dead letters for a while. In
         // the tenant's own topic they wait.
         let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
-        world.until("theirs are parked", async |w: &World| w.count(nobodys).await == 3).await;
+        world
+            .until("the records of the other tenant are dead letters", async |w: &World| {
+                w.count(nobodys).await == 3
+            })
+            .await;
         let open = "select count(*) from mod_patron_blocks.incident
                      where kind = 'tenant_unusable' and resolved_at is null and tenant = 'southlib'";
-        world.until("the message is published", async |w: &World| w.count(open).await > 0).await;
+        world.until("the incident is open", async |w: &World| w.count(open).await > 0).await;
         let incidents = world.get_json("/patron-blocks/ingest").await["incidents"].clone();
-        assert_eq!(incidents, json!([]), "other tenants do not see it");
+        assert_eq!(incidents, json!([]), "other tenants do not see the incident");
 
         world.execute_sql("alter table southlib_mod_patron_blocks.gone rename to loan").await;
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
-        world.until("all that waited is read", async |w: &World| w.count(read).await == 6).await;
-        world.until("it is over", async |w: &World| w.count(open).await == 0).await;
-        world.until("nothing is parked", async |w: &World| w.count(nobodys).await == 0).await;
+        world.until("all waiting records are applied", async |w: &World| w.count(read).await == 6).await;
+        world.until("the incident is resolved", async |w: &World| w.count(open).await == 0).await;
+        world.until("no dead letter remains", async |w: &World| w.count(nobodys).await == 0).await;
     })
     .await;
 }

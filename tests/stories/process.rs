@@ -36,7 +36,9 @@ async fn killed_process_loses_and_duplicates_nothing() {
             let before = inbox_count(world).await;
             tokio::join!(publish_check_outs(world, user, 400), async {
                 world
-                    .until("it is in the middle", async |w: &World| inbox_count(w).await > before)
+                    .until("the service has stored some events", async |w: &World| {
+                        inbox_count(w).await > before
+                    })
                     .await;
                 signal(&child, "-KILL");
             });
@@ -59,7 +61,7 @@ async fn sigterm_exits_with_0_under_load_and_without_database() {
             let child = serve(world);
             let before = inbox_count(world).await;
             publish_check_outs(world, user, 200).await;
-            world.until("records flow", async |w: &World| inbox_count(w).await > before).await;
+            world.until("events are stored", async |w: &World| inbox_count(w).await > before).await;
             if database_away {
                 world.proxy.disconnect();
             }
@@ -69,7 +71,7 @@ async fn sigterm_exits_with_0_under_load_and_without_database() {
             assert_eq!(
                 wait_for_exit(child).await.code(),
                 Some(0),
-                "database away: {database_away}"
+                "database disconnected: {database_away}"
             );
             assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
             world.proxy.restore();
@@ -97,7 +99,7 @@ fn invalid_settings_are_all_reported_with_exit_code_2() {
         stderr.lines().collect::<Vec<_>>(),
         [
             "DB_PORT must be a port from 1 to 65535, but it is \"none\"",
-            "HTTP_PORT must be a port from 0 to 65535, 0 for any that is free, but it is \"-1\"",
+            "HTTP_PORT must be a port from 0 to 65535; 0 means any free port, but it is \"-1\"",
             "OKAPI_URL must be a URL with http or https, but it is \"nowhere\"",
         ]
     );

@@ -28,7 +28,7 @@ async fn tenant_before_initial_fill(world: &mut World) -> (String, String) {
         let (status, answer) = world.get(REBUILDS).await;
         status == 200 && answer.contains("enabling")
     };
-    world.until("what fills it is entered", is_entered).await;
+    world.until("the initial fill is inserted", is_entered).await;
     let all = world.get_json(REBUILDS).await;
     let id = all["rebuilds"][0]["id"].as_str().unwrap().to_owned();
     let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
@@ -75,8 +75,12 @@ async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
         let is_filled = async |world: &World| {
             world.get_json("/patron-blocks/ingest").await["knowledge"] != "filling"
         };
-        world.until("it is filled", is_filled).await;
-        assert_eq!(world.count("select count(*) from public.crashed").await, 1, "it did crash");
+        world.until("the initial fill ends", is_filled).await;
+        assert_eq!(
+            world.count("select count(*) from public.crashed").await,
+            1,
+            "the crash happened"
+        );
         assert_eq!(world.get_json("/patron-blocks/ingest").await["knowledge"], "incomplete");
         world.take_incidents().await;
     })
@@ -100,19 +104,19 @@ async fn purge_during_initial_fill_does_not_deadlock() {
         let is_taken = format!(
             "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and status = 'reading'"
         );
-        world.until("it is worked on", async |world: &World| world.count(&is_taken).await == 1).await;
+        world.until("the rebuild is reading", async |world: &World| world.count(&is_taken).await == 1).await;
         world.execute_sql(&format!("create schema {shadow}; create table {shadow}.laid (n int)")).await;
         let mut tx = world.db.begin().await.unwrap();
         let lock = format!("lock table {shadow}.laid in access share mode");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
-        world.until("it is about to end", async |w: &World| w.count(WAITING).await >= 1).await;
+        world.until("the rebuild waits for a lock", async |w: &World| w.count(WAITING).await >= 1).await;
         let body = json!({ "module_from": MODULE, "purge": true });
         let request = world.request(reqwest::Method::POST, "/_/tenant").json(&body);
         let purge = tokio::spawn(request.header("X-Okapi-Tenant", TENANT).send());
         let looks = Arc::new(purge);
         world
-            .until("the purge waits for it", async |w: &World| {
+            .until("the purge waits for the rebuild", async |w: &World| {
                 w.count(WAITING).await >= 2 || looks.is_finished()
             })
             .await;
@@ -146,14 +150,14 @@ async fn waiting_initial_fill_delays_no_other_rebuild() {
         let is_taken = "select count(*) from mod_patron_blocks.rebuild where tenant = 'southlib'
                            and status = 'reading'";
         world
-            .until("it is worked on", async |world: &World| world.count(is_taken).await == 1)
+            .until("the rebuild is reading", async |world: &World| world.count(is_taken).await == 1)
             .await;
         let (status, body) = world.post(REBUILDS, &json!({ "source": "inbox" })).await;
         assert_eq!(status, 201, "{body}");
         let asked: serde_json::Value = serde_json::from_str(&body).unwrap();
         let path = format!("{REBUILDS}/{}", asked["id"].as_str().unwrap());
         world
-            .until("the other is done", async |world: &World| {
+            .until("the other rebuild is done", async |world: &World| {
                 world.get_json(&path).await["status"] == "done"
             })
             .await;

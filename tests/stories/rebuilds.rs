@@ -28,7 +28,7 @@ async fn until_at_rest(world: &World, id: &str) -> Value {
         let job = world.get_json(&path).await;
         ["compared", "done", "failed", "cancelled"].contains(&job["status"].as_str().unwrap())
     };
-    world.until("the rebuild is at rest", is_at_rest).await;
+    world.until("the rebuild ends or waits for an operator", is_at_rest).await;
     world.get_json(&path).await
 }
 
@@ -180,7 +180,7 @@ async fn damage_is_reported_and_repaired_from_topics_and_inbox() {
             );
         }
         world
-            .until("nothing is left behind", async |world: &World| shadow_count(world).await == 0)
+            .until("all shadows are dropped", async |world: &World| shadow_count(world).await == 0)
             .await;
     })
     .await;
@@ -247,10 +247,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
         }
         let job = rebuild(world, json!({})).await;
         assert_eq!(job["status"], "failed", "{job}");
-        assert!(
-            job["error"].as_str().unwrap().contains("does not hold what was written before"),
-            "{job}"
-        );
+        assert!(job["error"].as_str().unwrap().contains("lacks the records from before"), "{job}");
         // The inbox covers the truncated records.
         damage(world, &library).await;
         let job = rebuild(world, json!({ "coveredBy": "inbox" })).await;
@@ -298,7 +295,7 @@ async fn deleted_topic_is_not_treated_as_empty() {
             // The broker deletes the topic a moment later.
             rebuild(world, json!({ "dryRun": true })).await["status"] == "failed"
         };
-        world.until("it is refused", is_failed).await;
+        world.until("the rebuild fails", is_failed).await;
         let (last, all) = (world.get_json(&format!("{REBUILDS}?limit=1")).await, library.patrons);
         let error = last["rebuilds"][0]["error"].as_str().unwrap();
         assert!(error.contains(&topic), "{error}");
@@ -327,7 +324,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
             let job = world.get_json(&format!("{REBUILDS}/{id}")).await;
             job["status"] == "compared" && job["summary"].is_object()
         };
-        world.until("it is compared again", compared).await;
+        world.until("the comparison has a summary", compared).await;
         let anew = until_at_rest(world, &id).await;
         assert_eq!((&anew["summary"], anew.get("error")), (&job["summary"], None), "{anew}");
         // An instance that claims a cancelled rebuild only ends it.
@@ -368,13 +365,13 @@ async fn rebuild_that_cannot_end_delays_no_other() {
             "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and lease_expires_at < now()"
         );
         let is_lapsed = async |world: &World| world.count(&lapsed).await == 1;
-        world.until("its hold has passed", is_lapsed).await;
+        world.until("the lease has expired", is_lapsed).await;
         let other = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(other["status"], "compared", "{other}");
         tx.rollback().await.unwrap();
         assert_eq!(until_at_rest(world, id).await["status"], "cancelled");
         let ends = async |world: &World| shadow_count(world).await == 1;
-        world.until("only the other's shadow is left", ends).await;
+        world.until("only the shadow of the other rebuild remains", ends).await;
     })
     .await;
 }

@@ -101,7 +101,7 @@ async fn snapshot_closing_too_many_loans_waits_for_operator() {
         let answer = until_rebuild_status(world, &id, "compared").await;
         assert_eq!(answer["summary"]["loans"]["onlyCurrent"], 30, "{answer}");
         assert!(answer["error"].as_str().unwrap().contains("30 of 40 open loans"), "{answer}");
-        assert_eq!(world.count(OPEN_LOANS).await, 40, "nothing is closed");
+        assert_eq!(world.count(OPEN_LOANS).await, 40, "the rebuild closes no loan");
         let job = world.get_json(&format!("{JOB}/{id}")).await;
         assert_eq!(job["status"], "in-progress", "{job}");
         assert!(job["errors"][0].as_str().unwrap().contains("30 of 40 open loans"), "{job}");
@@ -200,7 +200,9 @@ async fn incomplete_repair_is_reported() {
         let is_known = async |world: &World, as_: &str| {
             world.get_json("/patron-blocks/ingest").await["knowledge"] == as_
         };
-        world.until("it lacks something", async |w: &World| is_known(w, "incomplete").await).await;
+        world
+            .until("the tenant is incomplete", async |w: &World| is_known(w, "incomplete").await)
+            .await;
         let id = synchronize(world).await;
         // Clients of the synchronization get the status `done`; the errors name the skipped records.
         let answer = until_rebuild_status(world, &id, "done").await;
@@ -216,7 +218,7 @@ async fn incomplete_repair_is_reported() {
         let arguments = [&arguments[..], &["--okapi-url", &url]].concat();
         let (code, output) = run_cli(world, &arguments);
         assert_eq!(code, Some(1), "{output}");
-        assert!(output.contains(&format!("loan {odd} is passed over")), "{output}");
+        assert!(output.contains(&format!("loan {odd} was skipped")), "{output}");
 
         // Once storage returns all members of the loan, the tenant is complete and the incident is
         // resolved.
@@ -224,7 +226,9 @@ async fn incomplete_repair_is_reported() {
         let id = synchronize(world).await;
         let answer = until_rebuild_status(world, &id, "done").await;
         assert_eq!(answer["summary"]["skippedRecords"], 0, "{answer}");
-        world.until("all is known", async |w: &World| is_known(w, "complete").await).await;
+        world
+            .until("the tenant is complete", async |w: &World| is_known(w, "complete").await)
+            .await;
         assert_eq!(world.get_json("/patron-blocks/ingest").await["incidents"], json!([]));
     })
     .await;
@@ -240,11 +244,13 @@ async fn waiting_for_storage_delays_no_other_tenant() {
         let storage = world.users.storage.clone();
         storage.ignore_tenant(TENANT);
         synchronize(world).await;
-        world.until("storage was asked", async |_: &World| storage.request_count() > 0).await;
+        world
+            .until("storage has received a request", async |_: &World| storage.request_count() > 0)
+            .await;
         let job = request_job(world, SOUTH, &json!({ "scope": "full" })).await;
         start(world, SOUTH).await;
         world
-            .until("the other tenant is synchronised", async |world: &World| {
+            .until("the synchronization of the other tenant is done", async |world: &World| {
                 status_of(world, SOUTH, &job).await == "done"
             })
             .await;
@@ -286,7 +292,11 @@ async fn waiting_repair_uses_the_newest_token() {
         let first = synchronize(world).await;
         let waits = "select count(*) from pg_stat_activity where datname = current_database()
                       and wait_event_type = 'Lock' and query like '%.rebuild_patron where%'";
-        world.until("the first one waits", async |w: &World| w.count(waits).await == 1).await;
+        world
+            .until("the first rebuild waits for a lock", async |w: &World| {
+                w.count(waits).await == 1
+            })
+            .await;
 
         world.users.storage.accept_only_token("new");
         let second = request_job(world, SOUTH, &json!({ "scope": "full" })).await;
@@ -309,7 +319,7 @@ async fn waiting_repair_uses_the_newest_token() {
             let job = job_of(world, SOUTH, &second).await;
             job["status"] == "done" || job["errors"] != json!([])
         };
-        world.until("the second one is over", is_over).await;
+        world.until("the second synchronization ends", is_over).await;
         let job = job_of(world, SOUTH, &second).await;
         assert_eq!((&job["status"], &job["errors"]), (&json!("done"), &json!([])), "{job}");
     })
@@ -342,7 +352,10 @@ async fn safety_check_survives_a_failed_statement() {
             .await;
         let id = synchronize(world).await;
         let answer = until_rebuild_status(world, &id, "compared").await;
-        assert!(world.count("select last_value from public.summed").await > 2, "it did fail");
+        assert!(
+            world.count("select last_value from public.summed").await > 2,
+            "the statement failed and was repeated"
+        );
         let problem = answer["error"].as_str().unwrap_or_default();
         assert!(problem.contains("30 of 40 open loans"), "{answer}");
         assert_eq!(world.take_incidents().await, ["snapshot_not_applied"]);
@@ -410,7 +423,7 @@ async fn late_check_out_of_skipped_loan_stays_open() {
         let hour = now() - TimeDelta::hours(1);
         world.publish(Kind::ItemCheckedOut, &in_envelope(&out, hour)).await;
         world.until_committed().await;
-        assert_eq!(world.count(OPEN_LOANS).await, 2, "storage names it as open");
+        assert_eq!(world.count(OPEN_LOANS).await, 2, "storage returns the loan as open");
 
         // Once storage returns all members of the loan, an old event opens only loans that storage
         // returns.

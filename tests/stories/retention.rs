@@ -155,7 +155,7 @@ async fn two_instances_prune_and_stop_promptly() {
         world.start().await;
         world.start().await;
         world
-            .until("what ended is gone", async |world: &World| {
+            .until("the closed rows are deleted", async |world: &World| {
                 let left = "select (select count(*) from {schema}.inbox)
                      + (select count(*) from {schema}.loan) + (select count(*) from {schema}.fee_fine)";
                 world.count(left).await == 4
@@ -184,7 +184,7 @@ async fn broker_reports_the_topic_retention() {
         assert_eq!(
             retention,
             TopicRetention::Limited(TimeDelta::days(8)),
-            "a segment's span is held on top"
+            "the time span of a segment is added"
         );
 
         let make = async |tenant: &str, settings: &[(&str, &str)]| {
@@ -199,10 +199,7 @@ async fn broker_reports_the_topic_retention() {
             RetentionLimits::at(now(), &world.config.housekeeping, Some(retention)).cutoffs
         };
         let inbox = past(&retention).unwrap().inbox;
-        assert!(
-            inbox < days_ago(47),
-            "a topic that holds longer than the setting raises the limit"
-        );
+        assert!(inbox < days_ago(47), "a topic with a longer retention raises the limit");
 
         make("eastlib", &[("cleanup.policy", "compact,delete"), ("retention.ms", "1000")]).await;
         assert_eq!(retention::longest_retention(&kafka).await.unwrap(), retention);

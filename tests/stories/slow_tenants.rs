@@ -44,8 +44,8 @@ async fn all_loans_are_closed_in_timely_steps() {
         let at = now() + TimeDelta::seconds(1);
         world.publish(Kind::StoredLoan, &entity_change("ALL_DELETED", &Value::Null, at)).await;
         let open = "select count(*) from {schema}.loan where is_open";
-        world.until("all are ended", async |w: &World| w.count(open).await == 0).await;
-        world.until("it is later", async |_: &World| now() > at).await;
+        world.until("all loans are closed", async |w: &World| w.count(open).await == 0).await;
+        world.until("the time has passed", async |_: &World| now() > at).await;
         let out = check_out(later, Uuid::new_v4(), &minutes_from_now(60));
         world.publish(OUT, &crate::payloads::in_envelope(&out, now())).await;
         world.until_committed().await;
@@ -68,7 +68,7 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         world.log.create_topics(vec![theirs.clone(), all.clone()]).await;
         let there = "select count(*) from mod_patron_blocks.tenant
                       where tenant = 'southlib' and enabled and initial_fill_id is null";
-        world.until("they are there", async |w: &World| w.count(there).await == 1).await;
+        world.until("the other tenant is enabled", async |w: &World| w.count(there).await == 1).await;
         let mut locked = world.db.begin().await.unwrap();
         let lock = "lock table southlib_mod_patron_blocks.loan in exclusive mode";
         (*locked).execute(AssertSqlSafe(lock)).await.unwrap();
@@ -91,20 +91,22 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
             place(&theirs, "southlib").await;
             place(&all, "southlib").await;
         }
-        world.until("the message is published", async |w: &World| w.count(open).await > 0).await;
+        world.until("the incident is open", async |w: &World| w.count(open).await > 0).await;
         for _ in 0..3 {
             place(&all, TENANT).await;
             world.publish(OUT, &check_out(ours, Uuid::new_v4(), &minutes_from_now(60))).await;
         }
         world
-            .until("others go on", async |w: &World| open_loans(w, ours).await == 6)
+            .until("the records of the other tenant are applied", async |w: &World| {
+                open_loans(w, ours).await == 6
+            })
             .await;
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
         assert_eq!(world.count(read).await, 0, "theirs wait");
         locked.rollback().await.unwrap();
         // In the shared topic, the records became dead letters, and the service retries them.
-        world.until("what waited is read", async |w: &World| w.count(read).await == 6).await;
-        world.until("it is over", async |w: &World| w.count(open).await == 0).await;
+        world.until("all waiting records are applied", async |w: &World| w.count(read).await == 6).await;
+        world.until("the incident is resolved", async |w: &World| w.count(open).await == 0).await;
     })
     .await;
 }

@@ -198,7 +198,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
         world.until_committed().await;
         let open = "select count(*) from {schema}.loan where is_open";
         assert_eq!(world.count(open).await, 1);
-        assert_eq!(loans(world, user).await.len(), 1, "the one opened later");
+        assert_eq!(loans(world, user).await.len(), 1, "the loan that was opened later");
         let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openFeesFines"].as_array().unwrap().len(), 1);
         for user in &users[1..] {
@@ -222,7 +222,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
             )
             .await;
         world.until_committed().await;
-        assert_eq!(world.count(open).await, 2, "storage holds it again");
+        assert_eq!(world.count(open).await, 2, "storage contains the loan again");
     })
     .await;
 }
@@ -277,7 +277,7 @@ async fn topic_group_counts_at_once() {
         assert_eq!(
             (world.block_flags(user).await, world.users.request_count()),
             (NONE.to_vec(), 1),
-            "the users module says lenient"
+            "mod-users returns the lenient group"
         );
         publish_user("UPDATED", Some(strict)).await;
         world.until_committed().await;
@@ -308,7 +308,9 @@ async fn collection_user_topic_counts_only_for_its_tenants() {
         world.log.create_topics(vec![world.log.topic("ALL", USER)]).await;
         world.log.delete_topic(&world.log.topic(TENANT, USER)).await;
         world
-            .until("its own topic is missed", async |w: &World| w.block_flags(user).await == NONE)
+            .until("the deleted topic is no longer used", async |w: &World| {
+                w.block_flags(user).await == NONE
+            })
             .await;
         // Once the topic contains records of the tenant, it is a source for the tenant. No answer is
         // newer.
@@ -317,7 +319,7 @@ async fn collection_user_topic_counts_only_for_its_tenants() {
         publish_to(world, "ALL", TENANT, USER, &user_change).await;
         world.until_committed().await;
         world
-            .until("the topic has named the group", async |w: &World| {
+            .until("the group from the topic is used", async |w: &World| {
                 w.block_flags(user).await == ALL
             })
             .await;
@@ -360,7 +362,7 @@ async fn topic_group_counts_while_its_topic_exists() {
         let topic = world.log.topic(TENANT, USER);
         world.log.delete_topic(&topic).await;
         world
-            .until("the topic is missed", async |world: &World| {
+            .until("the deleted topic is no longer used", async |world: &World| {
                 world.evaluation_source(topic_user).await == "group-unknown"
             })
             .await;
@@ -370,7 +372,7 @@ async fn topic_group_counts_while_its_topic_exists() {
         assert_eq!(
             world.evaluation_source(topic_user).await,
             "group-none",
-            "the last answer counts, not the topic's earlier record"
+            "the last response counts, not the earlier record of the topic"
         );
         world.users.set_behavior(UsersBehavior::ServerError);
         assert_eq!(world.evaluation_source(topic_user).await, "group-unknown");

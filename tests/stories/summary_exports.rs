@@ -51,7 +51,7 @@ async fn request_export(world: &World, body: Value) -> String {
 async fn until_ended(world: &World, id: &str) -> Value {
     let path = format!("{JOBS}/{id}");
     world
-        .until("the iteration has ended", async |world: &World| {
+        .until("the iteration ends", async |world: &World| {
             world.get_json(&path).await.get("endedDate").is_some()
         })
         .await;
@@ -159,7 +159,9 @@ async fn summary_export_repeats_the_last_published_blocks() {
             let (users, _) = create_library(world, 3).await;
             let published = "select count(*) from {schema}.published_patron where blocked is not null";
             world
-                .until("the message is published", async |world: &World| world.count(published).await == 1)
+                .until("the block is recorded as published", async |world: &World| {
+                    world.count(published).await == 1
+                })
                 .await;
             let blocked = users[2];
             // The current blocks were not published yet.
@@ -202,7 +204,11 @@ async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
             messages.iter().map(|message| message.value["id"].as_str().unwrap()).collect();
         assert_eq!((messages.len(), ids.len()), (13, 8));
 
-        assert_eq!(world.delete(&format!("{JOBS}/{id}")).await.0, 422, "it has ended");
+        assert_eq!(
+            world.delete(&format!("{JOBS}/{id}")).await.0,
+            422,
+            "an ended iteration cannot be cancelled"
+        );
         let lease = format!(
             "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null,
                     lease_expires_at = now() + interval '1 hour' where id = '{id}'"

@@ -136,8 +136,8 @@ async fn synchronization_makes_storage_the_current_state() {
             "{job_status}"
         );
         let mut errors = [
-            json!(format!("loan {nobodys} is passed over: userId is required")),
-            json!(format!("loan {dateless} is passed over: dueDate is required")),
+            json!(format!("loan {nobodys} was skipped: userId is required")),
+            json!(format!("loan {dateless} was skipped: dueDate is required")),
         ];
         errors.sort_by_key(|error| {
             error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless)
@@ -155,15 +155,15 @@ async fn synchronization_makes_storage_the_current_state() {
             loans.iter().find(|loan| loan["loanId"] == json!(id)).unwrap().clone()
         };
         assert_eq!(loan(known_loan)["recall"], true);
-        assert_eq!(loan(known_loan)["gracePeriod"]["duration"], 3, "storage knows of none");
+        assert_eq!(loan(known_loan)["gracePeriod"]["duration"], 3, "storage returns no open loan");
         assert_eq!(
             (&loan(lost)["itemLost"], &loan(claimed)["itemClaimedReturned"]),
             (&json!(true), &json!(true))
         );
         let fees = now_known["openFeesFines"].as_array().unwrap();
-        assert_eq!(fees.len(), 1, "what is paid is not open: {fees:?}");
+        assert_eq!(fees.len(), 1, "a paid fee/fine is not open: {fees:?}");
         assert_eq!((&fees[0]["feeFineId"], &fees[0]["balance"]), (&json!(debt), &json!(12.5)));
-        assert_eq!(world.block_flags(known).await, [[true; 3]], "two are charged out, and more");
+        assert_eq!(world.block_flags(known).await, [[true; 3]], "two items are charged out");
 
         // A repeated old check-out opens no loan.
         publish_check_out(world, phantom, gone, 60).await;
@@ -261,11 +261,11 @@ async fn failed_pages_are_retried_and_final_failure_changes_nothing() {
                     && errors[0]
                         .as_str()
                         .unwrap()
-                        .starts_with("a page of loans could not be had for 1 s"),
+                        .starts_with("a page of loans could not be read within 1 s"),
                 "{what}: {errors:?}"
             );
             assert_eq!(job_status["numberOfProcessedLoans"], 100, "{what}");
-            assert_eq!(open_loans(world, user).await, [phantom], "{what}: nothing is changed");
+            assert_eq!(open_loans(world, user).await, [phantom], "{what}: the state is unchanged");
         }
         let job = request_job(world, None).await;
         storage.set_faults([
@@ -296,7 +296,7 @@ async fn expired_token_waits_for_next_timer_call_and_resumes() {
         storage.set_faults([Fault::None, Fault::Status(401)]);
         start(world, "old").await;
         world
-            .until("the token has run out", async |world: &World| {
+            .until("the job reports the rejected token", async |world: &World| {
                 !world.get_json(&job).await["errors"].as_array().unwrap().is_empty()
             })
             .await;
@@ -318,16 +318,16 @@ async fn expired_token_waits_for_next_timer_call_and_resumes() {
         start(world, "new").await;
         let job_status = until_status(world, &job, "done").await;
         assert_eq!(job_status["numberOfProcessedLoans"], 250, "{job_status}");
-        assert_eq!(world.get_json(&later).await["status"], "open", "one for each call");
+        assert_eq!(world.get_json(&later).await["status"], "open", "one call starts one job");
         let asked = storage.take_requests();
-        assert!(asked[0].1.contains("id > "), "not from the beginning: {asked:?}");
+        assert!(asked[0].1.contains("id > "), "the read resumes after the last page: {asked:?}");
         assert_eq!(asked.len(), 3, "two pages of loans, one of accounts: {asked:?}");
         start(world, "new").await;
         until_status(world, &later, "done").await;
         assert_eq!(open_loans(world, user).await.len(), 250);
         let tokens = "select count(*) from mod_patron_blocks.rebuild r
                        where to_jsonb(r)::text ~ '\\y(old|new)\\y'";
-        assert_eq!(world.count(tokens).await, 0, "a token is stored nowhere");
+        assert_eq!(world.count(tokens).await, 0, "no table contains a token");
     })
     .await;
 }
@@ -376,7 +376,7 @@ async fn storage_rebuild_uses_the_request_token() {
         let asked: Value = serde_json::from_str(&asked).unwrap();
         let one = format!("{path}/{}", asked["id"].as_str().unwrap());
         world
-            .until("it is compared", async |world: &World| {
+            .until("the rebuild is compared", async |world: &World| {
                 world.get_json(&one).await["status"] == "compared"
             })
             .await;
@@ -384,7 +384,7 @@ async fn storage_rebuild_uses_the_request_token() {
         assert_eq!(open_loans(world, user).await, [loan]);
         assert_eq!(world.post(&format!("{one}/apply"), &json!({})).await.0, 202);
         world
-            .until("it is applied", async |world: &World| {
+            .until("the rebuild is done", async |world: &World| {
                 world.get_json(&one).await["status"] == "done"
             })
             .await;

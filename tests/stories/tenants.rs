@@ -70,7 +70,7 @@ async fn okapi_installs_upgrades_disables_and_purges_a_tenant() {
         assert_eq!(
             world.get_json("/patron-block-conditions").await["totalRecords"],
             6,
-            "not seeded twice"
+            "the conditions are inserted once"
         );
 
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });

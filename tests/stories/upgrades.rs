@@ -68,7 +68,9 @@ async fn until_committed_to(world: &World, offset: usize) {
                  where topic like '%.ALL.%' and partition = 0";
     let offset = i64::try_from(offset).unwrap();
     world
-        .until("the collection topic is settled", async |w: &World| w.count(next).await >= offset)
+        .until("the position reaches the end of the collection topic", async |w: &World| {
+            w.count(next).await >= offset
+        })
         .await;
 }
 
@@ -84,7 +86,9 @@ async fn upgrade_with_waiting_record_loses_no_record() {
 
         let locked = lock(world, TENANT, WRITERS).await;
         publish(world, &topic, user, 1).await;
-        world.until("a writer waits", async |w: &World| w.count(LOCK_WAITERS).await > 0).await;
+        world
+            .until("a writer waits for a lock", async |w: &World| w.count(LOCK_WAITERS).await > 0)
+            .await;
         world.execute_sql("update mod_patron_blocks.tenant set changed_at = now()").await;
         locked.rollback().await.unwrap();
         until_committed_to(world, 2).await;
@@ -158,9 +162,9 @@ async fn tenant_waits_until_it_is_migrated() {
         world.start_unready().await;
         let path = format!("/automated-patron-blocks/{user}");
         world
-            .until("the tenant is waited for", async |w: &World| {
+            .until("readiness reports the pending migration", async |w: &World| {
                 let (status, body) = w.get(&path).await;
-                assert_ne!(status, 200, "a blocked patron is answered: {body}");
+                assert_ne!(status, 200, "a blocked patron gets no response without blocks: {body}");
                 let readiness = w.get_json_any_status("/admin/ready").await;
                 let problems = readiness["problems"].as_array().unwrap();
                 let named = problems.iter().any(|problem| {
@@ -175,16 +179,18 @@ async fn tenant_waits_until_it_is_migrated() {
         let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(1440));
         world.publish(Kind::ItemCheckedOut, &payload).await;
         let event = world.post("/automated-patron-blocks/handlers/item-checked-out", &payload);
-        assert_eq!(event.await.0, 503, "an event over HTTP is to be sent again");
+        assert_eq!(event.await.0, 503, "the sender of an HTTP event has to retry");
         assert_eq!(world.count(OPEN_LOANS).await, 2);
 
         locked.rollback().await.unwrap();
-        world.until("it is ready", async |w: &World| w.get("/admin/ready").await.0 == 200).await;
+        world
+            .until("the service is ready", async |w: &World| w.get("/admin/ready").await.0 == 200)
+            .await;
         assert_eq!(world.block_flags(user).await.len(), 1);
         until_committed_to(world, 3).await;
         world.until_committed().await;
         // If the migration took long, records of the collection became dead letters for a while.
-        world.until("all is applied", async |w: &World| w.count(OPEN_LOANS).await == 5).await;
+        world.until("all loans are open", async |w: &World| w.count(OPEN_LOANS).await == 5).await;
     })
     .await;
 }
@@ -203,9 +209,9 @@ async fn tenant_recreated_by_older_instance_is_migrated() {
         );
         world.execute_sql(&made_anew).await;
         let migrated = "select count(*) from {schema}._sqlx_migrations where version = 14";
-        world.until("it is migrated", async |w: &World| w.count(migrated).await == 1).await;
+        world.until("the schema is migrated", async |w: &World| w.count(migrated).await == 1).await;
         world
-            .until("it is answered", async |w: &World| {
+            .until("the evaluation succeeds", async |w: &World| {
                 w.get(&format!("/automated-patron-blocks/{user}")).await.0 == 200
             })
             .await;
@@ -231,7 +237,7 @@ async fn unknown_tenant_is_rejected_while_writers_wait() {
         world.until_committed().await;
         let locked = lock(world, TENANT, WRITERS).await;
         world
-            .until("all writers wait", async |w: &World| {
+            .until("all writers wait for locks", async |w: &World| {
                 let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
                 for kind in [Kind::ItemCheckedOut, Kind::ItemCheckedIn, Kind::LoanClosed] {
                     w.publish(kind, &payload).await;

@@ -1,5 +1,5 @@
 //! Parameters, shared responses and JSON bodies for the OpenAPI attributes of handlers.
-#![expect(dead_code, reason = "these bodies are described here and made elsewhere")]
+#![expect(dead_code, reason = "the types describe bodies that other functions build")]
 
 mod dead_letters;
 mod iterations;
@@ -40,7 +40,7 @@ pub(super) struct Common;
 
 impl IntoResponses for Common {
     fn responses() -> Responses {
-        let bad = "A tenant that is missing or not enabled, or a request that can't be read";
+        let bad = "The tenant is missing or not enabled, or the request is invalid";
         let mut all = text(400, bad);
         all.append(&mut text(500, "The database failed"));
         all
@@ -52,7 +52,7 @@ pub(super) struct ServiceUnavailable;
 
 impl IntoResponses for ServiceUnavailable {
     fn responses() -> Responses {
-        text(503, "It can't be done at the moment")
+        text(503, "The operation is temporarily unavailable")
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) struct NotFound;
 
 impl IntoResponses for NotFound {
     fn responses() -> Responses {
-        text(404, "There is no such record")
+        text(404, "The record does not exist")
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Forbidden;
 
 impl IntoResponses for Forbidden {
     fn responses() -> Responses {
-        text(403, "It concerns all tenants, and is done from the command line")
+        text(403, "The operation concerns all tenants and is available only on the command line")
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) struct TenantMissing;
 
 impl IntoResponses for TenantMissing {
     fn responses() -> Responses {
-        text(400, "No tenant is named, or what is named is no tenant id")
+        text(400, "The tenant header is missing or invalid")
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) struct BodyNotRead;
 impl IntoResponses for BodyNotRead {
     fn responses() -> Responses {
         let mut all = text(413, "The body is longer than 1 MiB");
-        all.append(&mut text(408, "The body was not all there within 10 s"));
+        all.append(&mut text(408, "The body did not arrive within 10 s"));
         all
     }
 }
@@ -100,7 +100,12 @@ pub(super) struct Invalid;
 impl IntoResponses for Invalid {
     fn responses() -> Responses {
         let errors = openapi::Ref::from_schema_name("Errors").into();
-        response(422, "A rule is broken, and nothing was changed", "application/json", errors)
+        response(
+            422,
+            "The request violates a rule, and nothing was changed",
+            "application/json",
+            errors,
+        )
     }
 }
 

@@ -72,7 +72,7 @@ impl IntoResponses for InvalidOrText {
     fn responses() -> Responses {
         let errors = Content::new(Some(openapi::Ref::from_schema_name("Errors")));
         let response = ResponseBuilder::new()
-            .description("A rule is broken, and nothing was changed")
+            .description("The request violates a rule, and nothing was changed")
             .content("application/json", errors)
             .content("text/plain", Content::new(Some(String::schema())))
             .build();

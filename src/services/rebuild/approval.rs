@@ -64,8 +64,8 @@ pub(super) async fn approval_reason(
         closed.into_iter().chain(unblock_reason(context, summary.unblocked).await?).collect();
     Ok((!all.is_empty()).then(|| {
         format!(
-            "rebuild {} would {}, more than {} percent: nothing was changed; look at its differences, then \
-             apply it or cancel it",
+            "rebuild {} would {}, which is more than {} percent; nothing was changed; check the \
+             differences, then apply or cancel the rebuild",
             context.id,
             all.join(" and "),
             threshold.percent
@@ -93,7 +93,9 @@ async fn unblock_reason(
         let users =
             patrons::list_with_open_items(context.db(), schema, after, PATRON_PAGE_ROWS).await?;
         let Some(last) = users.last() else {
-            return Ok(Some(format!("lift blocks of {unblocked} of {blocked} blocked patrons")));
+            return Ok(Some(format!(
+                "remove the blocks of {unblocked} of {blocked} blocked patrons"
+            )));
         };
         after = *last;
         let states =

@@ -89,8 +89,8 @@ pub(super) async fn load_complete_shadow(
         && gone > began
     {
         return Err(RebuildError::Fatal(format!(
-            "its source was read at {}, and of what came since some has gone from the inbox, until {}: have it \
-             read again",
+            "the rebuild read the source at {}, and the inbox lacks some later events, up to {}; request a \
+             new rebuild",
             clock::format_instant(began),
             clock::format_instant(gone),
         )));

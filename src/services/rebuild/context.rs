@@ -74,7 +74,7 @@ pub(super) enum RebuildError {
     #[error(transparent)]
     Read(#[from] ReplayError),
     /// A request to the broker failed.
-    #[error("could not ask the broker")]
+    #[error("could not query the broker")]
     Broker(#[from] kafka::Error),
     /// A broker or a thread is unavailable; a retry may succeed.
     #[error("{0}")]
@@ -84,13 +84,13 @@ pub(super) enum RebuildError {
     Fatal(String),
     /// The rebuild has no token, or a storage module rejected the token. The rebuild resumes with the next
     /// token.
-    #[error("{0}; it goes on with the next call of the timer")]
+    #[error("{0}; the rebuild resumes at the next call of the timer")]
     TokenRejected(String),
     /// Another instance claimed the rebuild, so this instance rolls its transaction back.
-    #[error("another instance works on it by now")]
+    #[error("another instance has the lease on the rebuild, or the rebuild has ended")]
     LeaseLost,
     /// The shadow is empty or missing, as after a crash of the database.
-    #[error("what was read is gone, as after a crash of the database")]
+    #[error("the shadow of the rebuild is lost, as after a crash of the database")]
     ShadowLost,
 }
 
@@ -98,9 +98,11 @@ impl RebuildError {
     /// Converts the end of a thread. A panic is fatal, because a retry would panic again.
     pub(super) fn from_join_error(error: &tokio::task::JoinError, what: &str) -> Self {
         if error.is_panic() {
-            Self::Fatal(format!("{what} came upon a defect of this version; its log says more"))
+            Self::Fatal(format!(
+                "{what} failed because of a defect of this version; the service's log has the details"
+            ))
         } else {
-            Self::Unavailable("a thread was ended")
+            Self::Unavailable("a thread was stopped")
         }
     }
 
@@ -212,7 +214,7 @@ impl RebuildContext {
         let broker = self.broker.clone();
         let result = tokio::task::spawn_blocking(move || query(broker)).await;
         Ok(result
-            .map_err(|end| RebuildError::from_join_error(&end, "a question to the broker"))??)
+            .map_err(|end| RebuildError::from_join_error(&end, "a request to the broker"))??)
     }
 
     /// Commits `tx` if the lease is valid; otherwise returns `LeaseLost`. If the instance was frozen, another

@@ -116,9 +116,10 @@ impl RebuildOutcome {
                     return Ok(());
                 }
                 let detail = format!(
-                    "rebuild {} has passed over {skipped_records} records of the storage modules that it could not \
-                     read; what is known of them stays, and its problems name them; until a repair reads all of \
-                     them, an old event may open what is not known here",
+                    "rebuild {} skipped {skipped_records} unreadable records of the storage modules; the \
+                     stored state of these records is unchanged, and the problems of the rebuild list the \
+                     records; until a repair reads every record, an old event may open an unknown loan or \
+                     fee/fine",
                     rebuild.id
                 );
                 incidents::raise(tx, IncidentKind::RepairIncomplete, rebuild, &detail, now).await

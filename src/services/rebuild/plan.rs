@@ -93,8 +93,8 @@ pub(super) async fn plan(context: &RebuildContext) -> Result<Plan, RebuildError>
         }
         Some((at, until)) => {
             return Err(RebuildError::Fatal(format!(
-                "topic {}, partition {}, does not hold what was written before {}: what happened until then \
-                 is not in the log any more; pass coveredBy for the inbox, or start later (from)",
+                "topic {}, partition {}, lacks the records from before {}; set coveredBy to inbox, or set \
+                 from to a later time",
                 at.0,
                 at.1,
                 until.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -111,12 +111,14 @@ async fn plan_inbox(context: &RebuildContext) -> Result<Plan, RebuildError> {
     let since_text = since.to_rfc3339_opts(SecondsFormat::Secs, true);
     match context.request.from {
         ReadFrom::Time(time) if time < since => Err(RebuildError::Fatal(format!(
-            "the inbox has everything since {since_text} only: begin then or later (from), or ask the storage modules"
+            "the inbox is complete only since {since_text}; set from to this time or later, or use source \
+             storage"
         ))),
         ReadFrom::Time(time) => Ok(Plan::without_topics(complete_from(time), None)),
         ReadFrom::Earliest | ReadFrom::Topics(_) => {
             let problem = format!(
-                "the inbox has everything since {since_text} only: what happened before stays as it is known here"
+                "the inbox is complete only since {since_text}; the rebuild leaves the earlier state \
+                 unchanged"
             );
             Ok(Plan::without_topics(complete_from(since), Some(problem)))
         }
@@ -137,8 +139,8 @@ async fn inbox_complete_since(
     }
     let format_time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
     Err(RebuildError::Fatal(format!(
-        "topic {topic}, partition {partition}, does not hold what was written before {}, and the inbox has \
-         everything since {} only: begin later (from), or ask the storage modules",
+        "topic {topic}, partition {partition}, lacks the records from before {}, and the inbox is complete \
+         only since {}; set from to a later time, or use source storage",
         format_time(until),
         format_time(since),
     )))
@@ -166,7 +168,7 @@ fn select_ranges(
                 offset: None,
             }]);
             return Err(RebuildError::Fatal(format!(
-                "{start} is none of the tenant's topics that there are"
+                "{start} is not an existing topic of the tenant"
             )));
         }
     }

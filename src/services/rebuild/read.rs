@@ -222,7 +222,7 @@ pub(super) fn decode_inbox_event(stored: &InboxRow) -> Result<Option<Event>, Reb
     stored.decode().map_err(|reject| {
         let key = stored.key;
         RebuildError::Fatal(format!(
-            "event {key} of the inbox can't be read by this version: {reject}"
+            "this version cannot decode event {key} of the inbox: {reject}"
         ))
     })
 }

@@ -193,7 +193,7 @@ pub fn describe_patron(
         && current != target
     {
         let s = if current == 1 { "" } else { "s" };
-        lines.push(format!("has {current} loan{s} here, {target} by {source}"));
+        lines.push(format!("has {current} loan{s} here and {target} in {source}"));
     }
     let patron_differences = differences.iter().filter(|d| d.user_id == Some(patron.user_id));
     for d in patron_differences.filter(|d| d.kind != INSIGNIFICANT_KIND) {
@@ -206,17 +206,19 @@ pub fn describe_patron(
             };
         let how = match d.kind.as_str() {
             "only_current" => match member_text(&d.target_state, "closedAt") {
-                Some(at) => format!("is open here; it ended at {at}"),
-                None if d.target_state.is_some() => "is open here; it is settled".to_owned(),
-                None => format!("is open here; {source} knows nothing of it"),
+                Some(at) => format!("is open here but was closed at {at}"),
+                None if d.target_state.is_some() => {
+                    "is open here but closed in the source".to_owned()
+                }
+                None => format!("is open here but absent from {source}"),
             },
-            "only_target" => "is missing here; it is open".to_owned(),
-            _ => format!("is open, and differs here in {}", d.registers.join(", ")),
+            "only_target" => "is missing here but open in the source".to_owned(),
+            _ => format!("is open but differs here in {}", d.registers.join(", ")),
         };
         lines.push(format!("{what} {} {how}", d.subject));
     }
     if patron.counters {
-        lines.push("the counters are not what a recount gives".to_owned());
+        lines.push("the counters differ from a recount".to_owned());
     }
     lines
 }

@@ -156,12 +156,12 @@ impl RebuildRequest {
             ["source", "from", "scope", "userId", "dryRun", "coveredBy", "fill"];
         let invalid = |field, rule| Err(InvalidRequest { field, rule });
         let Some(members) = body.as_object() else {
-            return invalid("the body", "has to be a JSON object");
+            return invalid("the body", "must be a JSON object");
         };
         if members.keys().any(|member| !MEMBERS.contains(&member.as_str())) {
             return invalid(
                 "the body",
-                "may have the members source, from, scope, userId, dryRun, coveredBy and fill only",
+                "may contain only the members source, from, scope, userId, dryRun, coveredBy and fill",
             );
         }
         let text = |name: &str| match members.get(name) {
@@ -173,53 +173,53 @@ impl RebuildRequest {
             Ok(None | Some("topics")) => Source::Topics,
             Ok(Some("inbox")) => Source::Inbox,
             Ok(Some("storage")) => Source::Storage,
-            _ => return invalid("source", "has to be topics, inbox or storage"),
+            _ => return invalid("source", "must be topics, inbox or storage"),
         };
         let from = match text("from").map(|from| from.map(str::parse)) {
             Ok(None) => ReadFrom::Earliest,
             Ok(Some(Ok(from))) => from,
             _ => {
-                let rule = "has to be earliest, a date-time, or topics: topic/partition@offset,…";
+                let rule = "must be earliest, a date-time, or topics: topic/partition@offset,…";
                 return invalid("from", rule);
             }
         };
         let names_topics = matches!(from, ReadFrom::Topics(_));
         if names_topics && source != Source::Topics {
-            return invalid("from", "names topics, and so has a meaning for source topics alone");
+            return invalid("from", "may name topics only for source topics");
         }
         let user = match text("userId").map(|user| user.map(parse_uuid)) {
             Ok(None) => None,
             Ok(Some(Some(user))) => Some(user),
-            _ => return invalid("userId", "has to be a UUID of version 1 to 5"),
+            _ => return invalid("userId", "must be a UUID of version 1 to 5"),
         };
         let scope = match (text("scope"), user) {
             (Ok(Some("user")), None) => return invalid("userId", "is required for scope user"),
             (Ok(Some("user")), Some(user)) => Scope::Patron(user),
             (Ok(None | Some("tenant")), None) => Scope::Tenant,
             (Ok(None | Some("tenant")), Some(_)) => {
-                return invalid("userId", "has a meaning for scope user only");
+                return invalid("userId", "is allowed only for scope user");
             }
-            _ => return invalid("scope", "has to be tenant or user"),
+            _ => return invalid("scope", "must be tenant or user"),
         };
         let covered_by_inbox = match text("coveredBy") {
             Ok(None) => false,
             Ok(Some("inbox")) => true,
-            _ => return invalid("coveredBy", "has to be inbox"),
+            _ => return invalid("coveredBy", "must be inbox"),
         };
         if source == Source::Storage && from != ReadFrom::Earliest {
-            return invalid("from", "has no meaning for source storage");
+            return invalid("from", "is not allowed for source storage");
         }
         if source != Source::Topics && covered_by_inbox {
-            return invalid("coveredBy", "has a meaning for source topics only");
+            return invalid("coveredBy", "is allowed only for source topics");
         }
         let flag = |name: &'static str| match members.get(name) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(InvalidRequest { field: name, rule: "has to be true or false" }),
+            Some(_) => Err(InvalidRequest { field: name, rule: "must be true or false" }),
         };
         let (dry_run, fill) = (flag("dryRun")?, flag("fill")? || names_topics);
         if fill && (source != Source::Topics || covered_by_inbox) {
-            return invalid("fill", "has a meaning for source topics alone");
+            return invalid("fill", "is allowed only for source topics");
         }
         Ok(Self { source, from, scope, dry_run, covered_by_inbox, fill })
     }

@@ -84,7 +84,9 @@ async fn read_resource(
         let is_last = page.len() < PAGE_RECORDS_MAX;
         if !is_last && last <= after {
             let name = resource.name();
-            return Err(RebuildError::Fatal(format!("pages of {name} do not go on by id")));
+            return Err(RebuildError::Fatal(format!(
+                "the pages of {name} are not in the order of ids"
+            )));
         }
         let StoragePage { delta, unread, problems } = decode_page(resource, &page, snapshot_at);
         let mut tx = context.begin().await?;
@@ -140,7 +142,7 @@ fn decode_page(
             Err(reject) => {
                 decoded.unread.extend(id);
                 let id = id.map_or("without an id".to_owned(), |id| id.to_string());
-                decoded.problems.push(format!("{what} {id} is passed over: {reject}"));
+                decoded.problems.push(format!("{what} {id} was skipped: {reject}"));
             }
         }
     }
@@ -176,7 +178,8 @@ async fn fetch_page(
         let (name, problem) = (resource.name(), ErrorChain(&error).to_string());
         if began.elapsed() + pause >= page_timeout {
             let seconds = page_timeout.as_secs();
-            let problem = format!("a page of {name} could not be had for {seconds} s: {problem}");
+            let problem =
+                format!("a page of {name} could not be read within {seconds} s: {problem}");
             return Err(RebuildError::Fatal(problem));
         }
         warn!(tenant = %context.tenant.id, rebuild.id = %context.id, problem, "rebuild: could not read a page of {name} from storage; retrying");

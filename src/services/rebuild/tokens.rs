@@ -79,6 +79,6 @@ mod tests {
             tokens.insert((tenant.clone(), Some(Uuid::from_u128(n))), caller.clone());
         }
         assert_eq!(tokens.keys().len(), TOKENS_MAX);
-        assert!(tokens.take(&newest).is_some(), "the newest is there");
+        assert!(tokens.take(&newest).is_some(), "the list contains the newest token");
     }
 }

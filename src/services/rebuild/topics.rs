@@ -108,10 +108,12 @@ pub(super) async fn replay(
         }
     }
     drop(chunks);
-    reading.await.map_err(|end| RebuildError::from_join_error(&end, "reading"))??;
+    reading
+        .await
+        .map_err(|end| RebuildError::from_join_error(&end, "the replay of the topics"))??;
     for (context, failure) in contexts.iter().zip(&mut failures) {
         if context.stop.is_cancelled() {
-            *failure = Some(RebuildError::Unavailable("reading was ended"));
+            *failure = Some(RebuildError::Unavailable("reading was stopped"));
         }
     }
     Ok(failures)
@@ -187,7 +189,7 @@ fn accumulate(
             return Ok(());
         }
     }
-    Err(RebuildError::Unavailable("reading ended by itself"))
+    Err(RebuildError::Unavailable("reading stopped before the end of the topics"))
 }
 
 /// Accumulators of all rebuilds, and the progress of the replay.

@@ -292,7 +292,8 @@ impl Rebuilds {
             .catch_unwind()
             .await;
         let result = caught.unwrap_or_else(|_| {
-            let problem = "it came upon a defect of this version; the service's log says more";
+            let problem = "the rebuild failed because of a defect of this version; the service's log has \
+                 the details";
             Ok(RunResult::Finished(RebuildOutcome::failed(problem.to_owned(), false)))
         });
         let stored = match result {

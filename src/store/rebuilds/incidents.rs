@@ -43,7 +43,7 @@ pub async fn resolve(tx: &mut Tx, id: Uuid, by: &str, now: DateTime<Utc>) -> Res
     let set = "update mod_patron_blocks.incident set resolved_at = $2, resolved_by = $3
                 where rebuild_id = $1 and resolved_at is null";
     let done = sqlx::query(set).bind(id).bind(now).bind(by).execute(&mut **tx).await;
-    done.map(|_| ()).map_err(Error::at("resolve incidents about a rebuild"))
+    done.map(|_| ()).map_err(Error::at("resolve the incidents about a rebuild"))
 }
 
 /// Resolves the incidents of earlier incomplete repairs, as far as this rebuild covers the same patrons.
@@ -67,6 +67,6 @@ pub async fn resolve_incomplete_repairs(
     .bind(by.id.to_string())
     .execute(&mut **tx)
     .await
-    .map_err(Error::at("resolve incidents of earlier repairs"))?;
+    .map_err(Error::at("resolve the incidents of earlier repairs"))?;
     Ok(())
 }

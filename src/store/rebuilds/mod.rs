@@ -160,7 +160,7 @@ pub async fn insert(
     .bind(rebuild.read_group)
     .execute(db)
     .await
-    .map_err(Error::at("enter a rebuild"))?;
+    .map_err(Error::at("insert a rebuild"))?;
     Ok(())
 }
 
@@ -210,7 +210,7 @@ pub async fn waits_for_token(db: &Db, tenant: &TenantId, id: Option<Uuid>) -> Re
     .bind(id)
     .fetch_one(db)
     .await
-    .map_err(Error::at("look whether a token is wanted"))
+    .map_err(Error::at("check the need for a token"))
 }
 
 async fn claim_any(
@@ -220,7 +220,7 @@ async fn claim_any(
     id: Option<Uuid>,
     lease: Lease,
 ) -> Result<Option<Rebuild>, Error> {
-    let failed = || Error::at("take a rebuild");
+    let failed = || Error::at("claim a rebuild");
     let mut tx = begin(db).await?;
     let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
     alone.execute(&mut *tx).await.map_err(failed())?;
@@ -239,7 +239,7 @@ pub async fn claim_read_group(
     most: i64,
     lease: Lease,
 ) -> Result<Vec<Rebuild>, Error> {
-    let failed = || Error::at("take rebuilds that go together");
+    let failed = || Error::at("claim the rebuilds of a read group");
     let mut tx = begin(db).await?;
     let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
     alone.execute(&mut *tx).await.map_err(failed())?;
@@ -281,7 +281,7 @@ pub async fn renew(
     .bind(progress)
     .fetch_optional(db)
     .await
-    .map_err(Error::at("hold a rebuild"))?;
+    .map_err(Error::at("renew the lease of a rebuild"))?;
     Ok(match row {
         Some((cancel, true)) => LeaseState::Active { cancel_requested: cancel },
         Some((_, false)) => LeaseState::TakenOver,
@@ -312,7 +312,7 @@ pub async fn set_status(
     .bind(holder)
     .execute(db)
     .await
-    .map_err(Error::at("set a rebuild's status"))?;
+    .map_err(Error::at("set the status of a rebuild"))?;
     Ok(())
 }
 
@@ -395,7 +395,7 @@ pub async fn request_apply(
           where id = $1 and tenant = $2 and status = 'compared'",
     );
     let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
-    Ok(done.map_err(Error::at("have a rebuild applied"))?.rows_affected() == 1)
+    Ok(done.map_err(Error::at("request the application of a rebuild"))?.rows_affected() == 1)
 }
 
 /// Requests the cancellation of a rebuild. Returns `false` if the rebuild does not exist or has already
@@ -435,7 +435,7 @@ pub async fn supersede(tx: &mut Tx, of: &Rebuild) -> Result<(), Error> {
     .bind(of.requested_at)
     .execute(&mut **tx)
     .await
-    .map_err(Error::at("end earlier rebuilds"))?;
+    .map_err(Error::at("cancel earlier rebuilds"))?;
     Ok(())
 }
 

@@ -65,5 +65,5 @@ pub async fn list(
 pub async fn list_ids(tx: &mut Tx, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
     let all = sqlx::query_scalar("select id from mod_patron_blocks.rebuild where tenant = $1");
     let all = all.bind(tenant.as_str()).fetch_all(&mut **tx).await;
-    all.map_err(Error::at("look for a tenant's rebuilds"))
+    all.map_err(Error::at("list the rebuilds of a tenant"))
 }

@@ -9,7 +9,7 @@ use super::super::{Error, Tx};
 /// counted.
 const PROBLEMS_MAX: i32 = 1000;
 
-const STEP: &str = "note what storage holds";
+const STEP: &str = "record the progress of storage reads";
 
 /// Adds to the numbers of loans and fees/fines that the storage modules returned, and adds the problems
 /// of skipped records.
@@ -43,7 +43,7 @@ pub async fn record_read(
 pub async fn record_problem(tx: &mut Tx, id: Uuid, problem: &str) -> Result<(), Error> {
     let add = "update mod_patron_blocks.rebuild set problems = problems || to_jsonb($2::text) where id = $1";
     let added = sqlx::query(add).bind(id).bind(problem).execute(&mut **tx).await;
-    added.map(|_| ()).map_err(Error::at("note a problem of a rebuild"))
+    added.map(|_| ()).map_err(Error::at("record a problem of a rebuild"))
 }
 
 /// Resets the numbers and the problems, because the storage modules are read from the beginning.
@@ -58,5 +58,5 @@ pub async fn reset_read(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
 pub async fn count_skipped_records(db: impl PgExecutor<'_>, id: Uuid) -> Result<i32, Error> {
     let read = "select skipped_records from mod_patron_blocks.rebuild where id = $1";
     let read = sqlx::query_scalar(read).bind(id).fetch_optional(db).await;
-    Ok(read.map_err(Error::at("count what was passed over"))?.unwrap_or_default())
+    Ok(read.map_err(Error::at("count skipped records"))?.unwrap_or_default())
 }

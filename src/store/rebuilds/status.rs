@@ -59,6 +59,6 @@ impl TryFrom<String> for Status {
 
     fn try_from(name: String) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|status| status.name() == name);
-        known.ok_or_else(|| format!("{name} is no status of a rebuild"))
+        known.ok_or_else(|| format!("{name} is not a status of a rebuild"))
     }
 }

@@ -55,7 +55,7 @@ pub async fn find_candidates(
     of: Scope,
     includes_closed: bool,
 ) -> Result<i64, Error> {
-    let step = "compare a shadow";
+    let step = "read the candidates of a shadow";
     let none = sqlx::query(shadow.sql(&DELETE_CANDIDATES)).execute(&mut **tx).await;
     none.map_err(Error::at(step))?;
     sqlx::query(shadow.sql(&FIND_CANDIDATES))
@@ -80,5 +80,5 @@ pub async fn candidates_page(
         .bind(most)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("compare a shadow"))
+        .map_err(Error::at("read the candidates of a shadow"))
 }

@@ -34,7 +34,7 @@ pub async fn record_unreadable(
     subjects: &[Uuid],
 ) -> Result<(), Error> {
     let noted = sqlx::query(shadow.sql(&INSERT_UNREADABLE)).bind(subjects).execute(&mut **tx).await;
-    noted.map(|_| ()).map_err(Error::at("note what can't be read"))
+    noted.map(|_| ()).map_err(Error::at("record the subjects of unreadable records"))
 }
 
 /// Returns the subjects that [`record_unreadable`] recorded, among `subjects`.
@@ -47,7 +47,7 @@ pub async fn unreadable_among(
         .bind(subjects)
         .fetch_all(&mut **tx)
         .await;
-    found.map_err(Error::at("look what can't be read"))
+    found.map_err(Error::at("read the subjects of unreadable records"))
 }
 
 /// Returns whether the shadow's horizon would close, now or later, an open subject from an unreadable
@@ -55,5 +55,5 @@ pub async fn unreadable_among(
 pub async fn would_close_unreadable(tx: &mut Tx, shadow: &Schema) -> Result<bool, Error> {
     let left_out =
         sqlx::query_scalar(shadow.sql(&WOULD_CLOSE_UNREADABLE)).fetch_one(&mut **tx).await;
-    left_out.map_err(Error::at("look what a horizon would close"))
+    left_out.map_err(Error::at("find unreadable records behind a horizon"))
 }

@@ -26,7 +26,7 @@ async fn instances_with_different_settings_do_not_compete() {
         until_published(world).await;
         let owned = "select count(*) from {schema}.block_event_settings where lease_expires_at > now()";
         let is_owned = async |w: &World| w.count(owned).await == 1;
-        world.until("somebody says how patrons are looked at", is_owned).await;
+        world.until("an instance has the lease on the detection settings", is_owned).await;
         world
             .execute_sql(
                 "create table {schema}.overturned (at timestamptz default now());
@@ -40,12 +40,12 @@ async fn instances_with_different_settings_do_not_compete() {
         world.config.block_events.approaching_percent = 50;
         world.start().await;
         let later = now() + TimeDelta::seconds(5);
-        world.until("both have looked several times", async |_: &World| now() > later).await;
+        world.until("both instances have polled several times", async |_: &World| now() > later).await;
         assert_eq!(world.count(REEVALUATIONS).await, 0);
         world.stop_oldest().await;
         let nears = "select count(*) from {schema}.published_patron where approaching is not null";
         let is_published = async |w: &World| w.count(nears).await == 1;
-        world.until("the one that is left has its way", is_published).await;
+        world.until("the remaining instance publishes with its own settings", is_published).await;
         until_published(world).await;
         assert_eq!(world.count(REEVALUATIONS).await, 1);
         let topic = format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
@@ -63,20 +63,24 @@ async fn instance_with_publishing_off_stops_no_other_instance() {
     World::run_with(enable_publishing, async |world| {
         let triggers = "select count(*) from pg_trigger where tgname = 'pending_counter_inserted'";
         let is_on = async |w: &World| w.count(triggers).await == 1;
-        world.until("changes are noted", is_on).await;
+        world.until("the triggers record changes", is_on).await;
         let owned = "select count(*) from {schema}.block_event_settings where lease_expires_at > now()";
-        world.until("and somebody wants that", async |w: &World| w.count(owned).await == 1).await;
+        world
+            .until("an instance has the lease on the detection settings", async |w: &World| {
+                w.count(owned).await == 1
+            })
+            .await;
         let since = "select max(oid::text)::bigint from pg_trigger where tgname = 'pending_counter_inserted'";
         let before = world.count(since).await;
         world.config.block_events.enabled = false;
         world.start().await;
         let later = now() + TimeDelta::seconds(3);
-        world.until("both have looked", async |_: &World| now() > later).await;
-        assert_eq!(world.count(since).await, before, "nobody has made them anew");
+        world.until("both instances have polled", async |_: &World| now() > later).await;
+        assert_eq!(world.count(since).await, before, "no instance recreated the triggers");
         world.stop_oldest().await;
         world.stop().await;
         world.start().await;
-        world.until("nobody wants them", async |w: &World| w.count(triggers).await == 0).await;
+        world.until("the triggers are removed", async |w: &World| w.count(triggers).await == 0).await;
     })
     .await;
 }
@@ -103,7 +107,7 @@ async fn purge_does_not_wait_for_an_unavailable_broker() {
             "select count(*) from pg_locks where relation = '{{schema}}.message_outbox'::regclass
                 and pid in (select pid {waits})"
         );
-        assert_eq!(world.count(&table_locks).await, 0, "its table can be dropped meanwhile");
+        assert_eq!(world.count(&table_locks).await, 0, "the table can be dropped meanwhile");
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
         assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
         world.stop().await;

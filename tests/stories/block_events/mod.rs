@@ -320,7 +320,7 @@ async fn time_based_blocks_are_published_even_after_downtime() {
             world.start().await;
             ahead *= 2;
         };
-        world.until("it has passed", async |_: &World| now() > moment).await;
+        world.until("the due moment has passed", async |_: &World| now() > moment).await;
         world.start().await;
         world
             .until("the message is published afterwards", async |world: &World| {
@@ -366,7 +366,7 @@ async fn rebuild_changes_are_published_with_new_due_dates() {
         let body = json!({ "source": "inbox" });
         assert_eq!(world.post("/patron-blocks/rebuilds", &body).await.0, 201);
         world
-            .until("it is put right", async |world: &World| {
+            .until("the rebuild restores the blocks", async |world: &World| {
                 world.block_flags(user).await.len() == 2
             })
             .await;

@@ -119,7 +119,7 @@ async fn publishing_starts_with_all_current_blocks() {
             world.config.block_events.enabled = on;
             world.start().await;
             world
-                .until("it is as wanted", async |world: &World| {
+                .until("the triggers follow the setting", async |world: &World| {
                     (world.count(triggers).await > 0) == on
                 })
                 .await;
@@ -139,7 +139,7 @@ async fn publishing_starts_with_all_current_blocks() {
         assert_eq!(world.count(noted).await, 0);
         restart(world, true).await;
         world
-            .until("changes of the meantime are published", async |world: &World| {
+            .until("the changes in the meantime are published", async |world: &World| {
                 published_for(&world.log.read_topic(&topic(world)), user).len() == 2
             })
             .await;
@@ -168,7 +168,7 @@ async fn unsendable_messages_are_reported_and_old_ones_pruned() {
         publish_check_outs(world, user, 1).await;
         // A single broker cannot store three replicas.
         world
-            .until("it says that they are late", async |world: &World| {
+            .until("readiness reports an overdue message", async |world: &World| {
                 let ready = world.get_json("/admin/ready").await;
                 ready["messages"]["overdue"] == true && ready["messages"]["waiting"] == 1
             })
@@ -185,7 +185,7 @@ async fn unsendable_messages_are_reported_and_old_ones_pruned() {
             )
             .await;
         world
-            .until("they are removed", async |world: &World| {
+            .until("the sent messages are deleted", async |world: &World| {
                 world.count("select count(*) from {schema}.message_outbox").await == 0
             })
             .await;
@@ -209,7 +209,7 @@ async fn oversized_message_does_not_resend_earlier_ones() {
         );
         world.execute_sql(&add).await;
         world
-            .until("it says that one is late", async |world: &World| {
+            .until("readiness reports an overdue message", async |world: &World| {
                 let ready = world.get_json("/admin/ready").await;
                 ready["messages"]["overdue"] == true && ready["messages"]["waiting"] == 1
             })

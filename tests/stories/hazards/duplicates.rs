@@ -156,7 +156,9 @@ async fn h15_full_replay_reaches_the_same_results() {
         .await;
         insert_horizon(world, Scope::Patron(gone), 30).await;
         world.start().await;
-        world.until("all is read again", async |w: &World| w.count(inbox).await == received).await;
+        world
+            .until("all records are read again", async |w: &World| w.count(inbox).await == received)
+            .await;
         assert_after_hour(world, user, "after").await;
         assert_nothing_open(world, gone, "the horizon closes what it had").await;
     })
@@ -170,7 +172,7 @@ async fn delete_group(world: &World) {
     let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
     let group = world.config.kafka.environment.consumer_group();
     world
-        .until("the group is forgotten", async |_: &World| {
+        .until("the consumer group is deleted", async |_: &World| {
             let groups = admin.delete_groups(&[&group], &AdminOptions::new()).await;
             groups.unwrap().into_iter().all(|group| group.is_ok())
         })
@@ -254,12 +256,16 @@ async fn h16_snapshot_merges_with_older_and_newer_events() {
         publish_at(world, bare, minutes_ago(33), OUT, &check_out(user, loan, &first)).await;
         world.until_committed().await;
         let unflagged = |due_date: &str| (due_date.to_owned(), [false; 3]);
-        assert_eq!(only_loan(world, corrected.0).await, unflagged(&second), "older events lose");
-        assert_eq!(only_loan(world, renewed.0).await, unflagged(&third), "newer events win");
+        assert_eq!(
+            only_loan(world, corrected.0).await,
+            unflagged(&second),
+            "older events change nothing"
+        );
+        assert_eq!(only_loan(world, renewed.0).await, unflagged(&third), "newer events apply");
         assert_eq!(only_loan(world, reopened.0).await, unflagged(&second), "storage reopens");
         assert_eq!(only_loan(world, fresh.0).await, unflagged(&first), "inside the margin");
-        assert_nothing_open(world, ended.0, "it ended after the snapshot").await;
-        assert_nothing_open(world, phantom.0, "storage did not have it").await;
+        assert_nothing_open(world, ended.0, "the loan was closed after the snapshot").await;
+        assert_nothing_open(world, phantom.0, "the snapshot lacks the loan").await;
     })
     .await;
 }

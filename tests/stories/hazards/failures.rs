@@ -42,7 +42,11 @@ async fn lock_counters(world: &World) -> store::Tx {
 async fn until_writer_waits(world: &World) {
     let waiting = "select count(*) from pg_locks
                     where not granted and relation = '{schema}.patron_counter'::regclass";
-    world.until("a writer is in the middle", async |w: &World| w.count(waiting).await > 0).await;
+    world
+        .until("a writer waits inside its transaction", async |w: &World| {
+            w.count(waiting).await > 0
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +106,7 @@ async fn h09_last_loan_ends_during_other_events_of_patron() {
                     json!(new)
                 ),
                 1 => assert_eq!(balances(world, user).await, ["2.5"]),
-                _ => assert_nothing_open(world, user, "it was the last").await,
+                _ => assert_nothing_open(world, user, "the last event closes the item").await,
             }
         }
     })
@@ -122,7 +126,11 @@ async fn h10_crash_between_inbox_and_loans_leaves_neither() {
         lock.rollback().await.unwrap();
         let busy = "select count(*) from pg_locks
                      where relation = '{schema}.inbox'::regclass and mode = 'RowExclusiveLock'";
-        world.until("its transaction is gone", async |w: &World| w.count(busy).await == 0).await;
+        world
+            .until("the transaction of the instance has ended", async |w: &World| {
+                w.count(busy).await == 0
+            })
+            .await;
         let stored = "select (select count(*) from {schema}.inbox)
                            + (select count(*) from {schema}.loan)
                            + (select count(*) from {schema}.patron_counter)";
@@ -154,7 +162,7 @@ async fn h11_no_record_is_lost_while_database_is_unavailable() {
             )
             .await;
             loans.push(loan);
-            assert_eq!(world.count(INBOX).await, 3 * round, "nothing gets through");
+            assert_eq!(world.count(INBOX).await, 3 * round, "no event is stored");
             world.proxy.restore();
             world.until_committed().await;
             let open_loans = open_entries(world, user, "openLoans").await;
@@ -229,7 +237,9 @@ async fn h12_committed_offset_covers_only_stored_records() {
         });
         assert_stored_below(world).await;
         world.proxy.restore();
-        world.until("all is committed", async |w: &World| assert_stored_below(w).await == 30).await;
+        world
+            .until("all events are committed", async |w: &World| assert_stored_below(w).await == 30)
+            .await;
 
         // The lock prevents further writes. The instance leaves the group and commits the offsets that
         // it may commit.
@@ -240,7 +250,9 @@ async fn h12_committed_offset_covers_only_stored_records() {
         assert_eq!(assert_stored_below(world).await, 30);
         lock.rollback().await.unwrap();
         world.start().await;
-        world.until("all is committed", async |w: &World| assert_stored_below(w).await == 60).await;
+        world
+            .until("all events are committed", async |w: &World| assert_stored_below(w).await == 60)
+            .await;
         assert_eq!(open_entries(world, user, "openLoans").await.len(), 120);
     })
     .await;

@@ -63,7 +63,7 @@ async fn h02_check_out_redelivered_after_end_opens_nothing() {
         }
         world.until_committed().await;
         for (end, user, loan, ..) in &patrons {
-            assert_eq!(world.block_flags(*user).await, ALL, "while it is open");
+            assert_eq!(world.block_flags(*user).await, ALL, "the fee/fine is open");
             publish_at(world, Shape::Bare, minutes_ago(20), *end, &loan_event(*user, *loan)).await;
         }
         world.until_committed().await;
