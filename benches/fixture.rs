@@ -1,25 +1,24 @@
 //! The shared parts of the benches: a separate database, and days of circulation as records.
 
-#[path = "../tests/engines.rs"]
+#[path = "../tests/support/engines.rs"]
 pub(crate) mod engines;
 
 use std::sync::Arc;
 
+use engines::login;
 use patron_blocks::{
     clock::Clock,
+    config::{BadRecordLimit, Login},
     event::{Environment, Kind, Record, RecordPosition, TenantId},
+    kafka::delivery::ConsumedRecord,
     services::{
-        ingest::{ConsumedRecord, Ingest},
-        ledger::PgIngestStore,
-        stop_rule::BadRecordLimit,
+        ingest::{Ingest, ingest_store::PgIngestStore},
         tenants::TenantRegistry,
     },
-    store::{self, Db, Login, PoolSettings, Schema},
+    store::{self, Db, PoolSettings, Schema},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
-
-use engines::login;
 
 /// The tenant of all benches.
 pub(crate) const TENANT: &str = "northlib";

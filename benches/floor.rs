@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Instant};
 use chrono::{DateTime, Utc};
 use patron_blocks::{
     event::{DecodeOutcome, Event, Fact, decode},
-    services::ingest::ConsumedRecord,
+    kafka::delivery::ConsumedRecord,
     store::Db,
 };
 use rust_decimal::Decimal;

@@ -15,9 +15,9 @@ use floor::FloorBatch;
 use patron_blocks::{
     clock::Clock,
     config::HousekeepingConfig,
+    kafka::delivery::ConsumedRecord,
     services::{
-        housekeeping::{Cutoffs, Housekeeping, RetentionLimits},
-        ingest::ConsumedRecord,
+        maintenance::housekeeping::{Cutoffs, Housekeeping, RetentionLimits},
         tenants::TenantRegistry,
     },
     store::Db,
@@ -136,7 +136,7 @@ async fn main() {
         median(again)
     ));
     housekeeping(&db, &tenants).await;
-    let wrong = patron_blocks::store::patrons::list_drifted(&db, &fixture::schema())
+    let wrong = patron_blocks::store::state::patrons::list_drifted(&db, &fixture::schema())
         .await
         .expect("a recount");
     print_line(&format!("patrons with wrong counters:                      {:>9}", wrong.len()));

@@ -21,15 +21,23 @@ use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig, Gateway},
     http::{self, AppState, BodyBudget, Operators},
-    kafka::{self, Consumer, MessageProducer, UserTopics},
+    kafka::{self, MessageProducer, UserTopics},
     metrics,
     okapi::{self, ModuleClient, PubSub, Storage, Users},
     services::{
-        answer::Evaluator, block_events::BlockEvents, callbacks::HttpEvents, gauges::Gauges,
-        housekeeping::Housekeeping, ingest::Ingest, iteration::SummaryExports,
-        ledger::PgIngestStore, rebuild::Rebuilds, redrive::DeadLetterService,
-        takeover::StartOffsetResolver, tenant_jobs::TenantJobs, tenants::TenantRegistry,
-        user_topics,
+        self,
+        block_events::BlockEvents,
+        evaluation::Evaluator,
+        gauges::Gauges,
+        ingest::{
+            self, Ingest, dead_letters::DeadLetterService, http_events::HttpEvents,
+            ingest_store::PgIngestStore, start::RunningIngest, start_offset::StartOffsetResolver,
+        },
+        maintenance::housekeeping::Housekeeping,
+        rebuild::Rebuilds,
+        summary_export::SummaryExports,
+        tenant_lifecycle::jobs::TenantJobs,
+        tenants::{TenantRegistry, user_topics},
     },
     store::{self, Db, PoolSettings},
 };
@@ -63,7 +71,7 @@ const WORK_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for requests in flight after the service stops, in seconds.
 const DRAIN_SECONDS: u64 = 3;
 
-/// Time limit of the head of a connection's first request; `http/body.rs` limits the time of a body.
+/// Time limit of the head of a connection's first request; `http/extract/body.rs` limits the time of a body.
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lifetime of an idle connection; `DISCONNECT_TIMEOUT` limits the closing of a connection.
@@ -106,7 +114,7 @@ pub struct RunningService {
     pub port: u16,
     server: ServerHandle,
     server_task: JoinHandle<io::Result<()>>,
-    consumer: Consumer,
+    consumer: RunningIngest,
     /// Tasks that run until `stop`.
     workers: TaskTracker,
     http_events_task: JoinHandle<()>,
@@ -126,6 +134,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let listener = TcpListener::bind(address).map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
     log_gateway(&config.okapi.gateway);
+    register_metrics();
 
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
     let work_pool = store::pool(
@@ -150,7 +159,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let ingest = Arc::new(ingest);
     let takeover = StartOffsetResolver::new(work_pool.clone(), tenants.clone());
     let consumer =
-        kafka::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), stop.clone())
+        ingest::start::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), &stop)
             .map_err(StartError::Kafka)?;
     let workers = TaskTracker::new();
     workers.spawn(tenants.clone().run(
@@ -297,6 +306,14 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     })
 }
 
+/// Creates the metrics of all layers, so that each counter exists from the start.
+fn register_metrics() {
+    kafka::register_metrics();
+    okapi::register_metrics();
+    services::metrics::register_metrics();
+    http::register_metrics();
+}
+
 fn log_gateway(gateway: &Gateway) {
     let Gateway { url, is_configured: is_set, is_pinned } = gateway;
     match (is_pinned, is_set) {
@@ -318,7 +335,7 @@ fn log_gateway(gateway: &Gateway) {
 /// Runs the upkeep of the metrics at intervals, even if no request reads them.
 async fn gather_metrics(stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(metrics::UPKEEP_INTERVAL)).await.is_some() {
-        metrics::metrics().run_upkeep();
+        metrics::recorder().run_upkeep();
     }
 }
 

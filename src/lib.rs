@@ -3,8 +3,9 @@
 //! A record passes the modules in this order:
 //!
 //! ```text
-//! Kafka record > kafka/consumer > event/decode > services/ingest [ store/inbox > patron/loan, patron/fee
-//!   > store/merge ] > blocks/evaluate > http/automated_blocks
+//! Kafka record > kafka/poll_loop > services/ingest/writer > event/decode > services/ingest
+//!   [ store/ingest/inbox > patron/loan, patron/fee > store/state/merge ]
+//!   > services/evaluation > blocks/evaluate > http/api/automated_blocks
 //! ```
 //!
 //! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`,

@@ -9,7 +9,7 @@ use patron_blocks::kafka::assignment::{
     StartPosition, TopicRecreation,
 };
 
-use crate::history::noon;
+use crate::support::history::noon;
 
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 const HOUR: Duration = Duration::from_secs(3600);

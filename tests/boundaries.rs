@@ -1,17 +1,21 @@
 //! The allowed dependencies between the modules of `src/`.
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
-const RULES: [(&str, &str); 18] = [
+const RULES: [(&str, &str); 22] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ app.rs", "actix_web"),
     ("!okapi/", "reqwest"),
     ("!cql/", "winnow"),
     ("!http/", "utoipa"),
-    ("!store/schema.rs store/migrate.rs store/dependent_views.rs", "AssertSqlSafe"),
+    ("!store/schema.rs store/migrate.rs store/java/dependent_views.rs", "AssertSqlSafe"),
     ("cql/", "async "),
     ("cql/", "crate::"),
     ("cql/", "sqlx"),
@@ -22,7 +26,11 @@ const RULES: [(&str, &str); 18] = [
     ("event/ patron/ blocks/", "crate::store"),
     ("event/ patron/ blocks/", "crate::services"),
     ("store/ kafka/ okapi/", "crate::http"),
-    ("store/ okapi/ event/ patron/ blocks/", "crate::kafka"),
+    ("store/ okapi/ event/ patron/ blocks/ config/", "crate::kafka"),
+    ("kafka/ store/ okapi/ config/", "crate::services"),
+    ("store/ kafka/ event/ patron/ blocks/ config/", "crate::okapi"),
+    ("kafka/ okapi/ config/", "crate::store"),
+    ("event/", "crate::patron"),
 ];
 
 fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {
@@ -77,7 +85,10 @@ fn every_statement_is_listed_for_the_prepare_test() {
         .filter(|(name, _)| name.starts_with("store/") && name != "store/schema.rs")
         .map(|(_, text)| text.matches("Statement::new(").count())
         .sum();
-    use patron_blocks::store::{JAVA_STATEMENTS, SHADOW_STATEMENTS, STATEMENTS, shadow};
+    use patron_blocks::store::{
+        rebuild::shadow,
+        statements::{JAVA_STATEMENTS, SHADOW_STATEMENTS, STATEMENTS},
+    };
     let lists = [STATEMENTS, JAVA_STATEMENTS, SHADOW_STATEMENTS];
     let listed: usize = lists.concat().iter().map(|list| list.len()).sum();
     // One statement has no list, because it drops the schema that all others need. Tests run the
@@ -123,4 +134,120 @@ fn rebuild_writes_are_fenced_by_the_lease() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(unfenced, [""; 0]);
+}
+
+/// Returns the module path of a file below `src/`.
+fn module_of(name: &str) -> Vec<String> {
+    let path = name.strip_suffix(".rs").unwrap();
+    let path = path.strip_suffix("/mod").unwrap_or(path);
+    path.split('/').filter(|part| !["lib", "main"].contains(part)).map(str::to_owned).collect()
+}
+
+/// Returns every path of a `use` tree, such as `a::{b, c::{d}}`.
+fn use_paths(tree: &str) -> Vec<Vec<String>> {
+    let Some((prefix, group)) = tree.split_once('{') else {
+        let path = tree.split_once(" as ").map_or(tree, |(path, _)| path);
+        return vec![path.split("::").map(|part| part.trim().to_owned()).collect()];
+    };
+    let prefix: Vec<String> = prefix.split("::").map(|part| part.trim().to_owned()).collect();
+    let group = group.rsplit_once('}').unwrap().0;
+    let (mut depth, mut start, mut branches) = (0, 0, Vec::new());
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                branches.push(&group[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    branches.push(&group[start..]);
+    let branches = branches.into_iter().map(str::trim).filter(|branch| !branch.is_empty());
+    let prefix = &prefix[..prefix.len() - 1];
+    branches.flat_map(use_paths).map(|path| [prefix, &path].concat()).collect()
+}
+
+/// Returns the modules that a module imports, without its ancestors and descendants.
+fn imports(
+    module: &[String],
+    text: &str,
+    modules: &BTreeSet<Vec<String>>,
+) -> BTreeSet<Vec<String>> {
+    let text = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+    let mut found = BTreeSet::new();
+    for statement in text.split("\nuse ").skip(1).chain(text.split("\npub use ").skip(1)) {
+        let tree = statement.split(';').next().unwrap_or_default().replace('\n', " ");
+        for path in use_paths(&tree) {
+            let supers = path.iter().take_while(|part| *part == "super").count();
+            let mut target = match path[0].as_str() {
+                "crate" => path[1..].to_vec(),
+                "self" => [module, &path[1..]].concat(),
+                "super" => [&module[..module.len() - supers], &path[supers..]].concat(),
+                _ => continue,
+            };
+            while !target.is_empty() && !modules.contains(&target) {
+                target.pop();
+            }
+            if !target.starts_with(module) && !module.starts_with(&target) {
+                found.insert(target);
+            }
+        }
+    }
+    found
+}
+
+/// Imports run one way. A module and its own children may import each other.
+#[test]
+fn modules_import_in_no_circle() {
+    let sources = sources();
+    let modules: BTreeSet<Vec<String>> = sources.iter().map(|(name, _)| module_of(name)).collect();
+    let mut edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for (name, text) in &sources {
+        let module = module_of(name);
+        let imported = imports(&module, text, &modules);
+        edges.entry(module).or_default().extend(imported);
+    }
+    assert!(edges.values().map(BTreeSet::len).sum::<usize>() > 300, "the imports are not found");
+    // Modules that import only removed modules are on no circle.
+    loop {
+        let free: Vec<_> =
+            edges.iter().filter(|(_, to)| to.is_empty()).map(|(from, _)| from.clone()).collect();
+        if free.is_empty() {
+            break;
+        }
+        edges.retain(|module, _| !free.contains(module));
+        for to in edges.values_mut() {
+            to.retain(|module| !free.contains(module));
+        }
+    }
+    // The rest leads to a circle; modules that no other module imports are only on the way to it.
+    loop {
+        let imported: BTreeSet<_> = edges.values().flatten().cloned().collect();
+        let before = edges.len();
+        edges.retain(|module, _| imported.contains(module));
+        if edges.len() == before {
+            break;
+        }
+    }
+    let circle: Vec<String> = edges.keys().map(|module| module.join("::")).collect();
+    assert_eq!(circle, [""; 0], "these modules import each other");
+}
+
+#[test]
+fn use_trees_are_read_whole() {
+    let paths = use_paths("crate::{a::{self, B}, c, d as e, f::{g::{H, I}}}");
+    let paths: Vec<String> = paths.iter().map(|path| path.join("::")).collect();
+    assert_eq!(
+        paths,
+        [
+            "crate::a::self",
+            "crate::a::B",
+            "crate::c",
+            "crate::d",
+            "crate::f::g::H",
+            "crate::f::g::I"
+        ]
+    );
 }

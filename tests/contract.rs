@@ -157,7 +157,7 @@ fn produced_events_match_the_published_ones() {
 
 #[test]
 fn documented_consumer_is_the_tested_one() {
-    let tested = file("tests/block_event_consumer.rs").replace("pub(crate) ", "");
+    let tested = file("tests/support/block_event_consumer.rs").replace("pub(crate) ", "");
     let (_, tested) = tested.split_once("\n\n").unwrap();
     assert!(file("docs/block-events.md").contains(&format!("```rust\n{tested}```")));
 }

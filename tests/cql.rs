@@ -4,17 +4,21 @@
 use patron_blocks::{
     cql,
     store::{
-        Db, Schema, conditions, dead_letters,
-        limits::{self, LimitRow},
-        records,
+        Db, Schema,
+        ingest::dead_letters,
         search::SearchTarget,
+        settings::{
+            conditions,
+            limits::{self, LimitRow},
+            records,
+        },
     },
 };
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{history::noon, sql::with_tenant};
+use crate::{sql::with_tenant, support::history::noon};
 
 const NAMES: [&str; 5] =
     ["Café Zürich", "cafe noir", "Lost items", "a_b 100% \\", "fee/fine balance"];

@@ -2,19 +2,19 @@
 //! so the rows also test the merge. `stories::evaluation` tests the statements of rows 9, 54 to 56, 59
 //! and 60 about HTTP and the users module.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use patron_blocks::{
-    blocks::{Actions, Condition, Limit, Measure, Measures, evaluate},
-    event::{Event, Fact, IdentifiedBy, Stamp, TimedBy},
-    patron::{Fee, Grace, GraceUnit, Loan, OpenFee, OpenLoan},
-};
 use std::collections::BTreeMap;
-use uuid::Uuid;
 
 use Measure::{
     ChargedOut as CO, FeeFineBalance as FB, LostItems as LI, OverdueItems as OI,
     OverdueRecalls as OR, RecallOverdueDays as RD,
 };
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::{
+    blocks::{Actions, Condition, Limit, Measure, Measures, evaluate},
+    event::{Event, Fact, Grace, GraceUnit, IdentifiedBy, Stamp, TimedBy},
+    patron::{Fee, Loan, OpenFee, OpenLoan},
+};
+use uuid::Uuid;
 
 const GROUP: &str = "undergraduates";
 const USER: Uuid = Uuid::from_u128(0xA);

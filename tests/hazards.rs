@@ -20,14 +20,16 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    fact_strategies::{
-        FEE, LOAN, TimedFact, any_fact, at_any_time, balance, check_out, closed_snapshot, deletion,
-        due_date_change, expected_fee, expected_loan, fact_sequence, fold_fee, fold_loan, instant,
-        is_check_out, is_due_date_change, loan_change, loan_end, newest, open_snapshot,
-        owned_balance, timed_facts, with_copies,
-    },
-    history::{business_history, event_history, with_arrivals},
     merging::{fold_events, merge_maps},
+    support::{
+        fact_strategies::{
+            FEE, LOAN, TimedFact, any_fact, at_any_time, balance, check_out, closed_snapshot,
+            deletion, due_date_change, expected_fee, expected_loan, fact_sequence, fold_fee,
+            fold_loan, instant, is_check_out, is_due_date_change, loan_change, loan_end, newest,
+            open_snapshot, owned_balance, timed_facts, with_copies,
+        },
+        history::{business_history, event_history, with_arrivals},
+    },
 };
 
 type State = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);

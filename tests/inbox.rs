@@ -7,17 +7,19 @@ use patron_blocks::{
     event::{self, DecodeOutcome, Environment, Event, Kind, Record, RecordPosition, TenantId},
     store::{
         self, Db, Schema, Tx,
-        inbox::{self, ClaimHint},
-        inbox_tail::{self, Tail},
-        positions::{self, PositionUpdate, Positions},
-        shadow,
+        ingest::{
+            inbox::{self, ClaimHint},
+            inbox_tail::{self, Tail},
+            positions::{self, PositionUpdate, Positions},
+        },
+        rebuild::shadow,
     },
 };
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
-use crate::{history::noon, sql::with_tenant};
+use crate::{sql::with_tenant, support::history::noon};
 
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 

@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 
 use chrono::DateTime;
 use patron_blocks::{
+    config::Login,
     event::{Stamp, TenantId, stamp::Horizon},
-    services::switch,
-    store::{self, Db, Login, Schema, migrate, patrons},
+    services::tenant_lifecycle::java_switch,
+    store::{self, Db, Schema, migrate, state::patrons},
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     java::{self, Layout, Patron, days_ago, insert_rows, java_timestamp, with_dates},
     payloads::now,
     story_database::{pool, with_database},
@@ -42,7 +43,7 @@ pub(super) fn tenant() -> TenantId {
 }
 
 pub(super) async fn run_migration(db: &Db, schema: &Schema) -> Result<Vec<String>, store::Error> {
-    switch::upgrade_schema(db, &tenant(), schema, now()).await
+    java_switch::upgrade_schema(db, &tenant(), schema, now()).await
 }
 
 pub(super) async fn query_scalar<T>(db: &Db, schema: &Schema, sql: &str) -> T
@@ -78,7 +79,7 @@ async fn every_java_statement_can_be_prepared() {
         run_migration(db, schema).await.unwrap();
         let times = "create table {schema}.java_time (id uuid not null, at timestamptz not null)";
         java::execute_sql(db, schema, times).await;
-        for statement in store::JAVA_STATEMENTS.iter().copied().flatten() {
+        for statement in store::statements::JAVA_STATEMENTS.iter().copied().flatten() {
             let sql = sqlx::SqlSafeStr::into_sql_str(schema.sql(statement));
             let prepared = db.acquire().await.unwrap().prepare(sql).await;
             assert!(prepared.is_ok(), "{:?}: {statement:?}", prepared.err());

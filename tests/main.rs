@@ -26,21 +26,5 @@ mod simulation;
 mod sql;
 mod start_offset;
 mod stories;
+mod support;
 mod vocabulary;
-
-// Test support.
-mod binary;
-mod block_event_consumer;
-mod engines;
-mod fact_strategies;
-mod history;
-mod java;
-mod log;
-mod offset_monitor;
-mod payloads;
-mod proxy;
-mod raw_http;
-mod storage_stub;
-mod story_database;
-mod users_stub;
-mod world;

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{Event, Fact, Stamp, stamp::Horizon},
-    patron::{Fee, Grace, GraceUnit, Loan, OpenFee, OpenLoan, StateDelta},
+    event::{Event, Fact, Grace, GraceUnit, Stamp, stamp::Horizon},
+    patron::{Fee, Loan, OpenFee, OpenLoan, StateDelta},
 };
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::history::{business_history, event_history, history_with_arrivals, noon, with_arrivals};
+use crate::support::history::{
+    business_history, event_history, history_with_arrivals, noon, with_arrivals,
+};
 
 /// Returns the loans and the fees/fines after `events`.
 pub(crate) fn fold_events(events: &[Event]) -> (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>) {

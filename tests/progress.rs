@@ -9,7 +9,7 @@ use patron_blocks::kafka::{
     progress::{IDLE_POLLS_MIN, Progress, ProgressReport, is_same_log},
 };
 
-use crate::history::noon;
+use crate::support::history::noon;
 
 /// Returns partitions of topics, each with ten records read.
 fn watched_partitions(places: &[(&str, i32)]) -> Vec<WatchedPartition> {

@@ -13,16 +13,23 @@ use patron_blocks::{
     event::{Event, Fact, IdentifiedBy, Stamp, TenantId, TimedBy, stamp::Horizon},
     patron::Loan,
     services::{
-        housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
+        maintenance::housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
         tenants::{Tenant, TenantRegistry},
     },
-    store::{self, Db, merge, patrons, tenants},
+    store::{
+        self, Db,
+        state::{merge, patrons},
+        tenants,
+    },
 };
 use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{history::noon, sql::with_tenant, world::until};
+use crate::{
+    sql::with_tenant,
+    support::{history::noon, world::until},
+};
 
 /// The number of loans that ended long ago. Their deletion requires several steps.
 const CLOSED_LOANS: u128 = 30_000;
@@ -242,7 +249,7 @@ async fn dead_letters_are_pruned_by_age_and_by_number() {
         let gone = fixture.prune(&CancellationToken::new()).await;
         assert_eq!(gone.dead_letters, 520, "20 are deleted by age, 500 by number");
         let sizes =
-            store::prune::table_sizes(&fixture.db, &fixture.tenant.schema).await.unwrap();
+            store::state::prune::table_sizes(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert_eq!(sizes.dead_letters, 1000);
         assert_eq!(sizes.dead_letters_oldest, Some(now + TimeDelta::minutes(500)));
         assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);
@@ -297,7 +304,9 @@ async fn prune_horizon_never_moves_back() {
     with_tenant(async |db, schema| {
         let recorded = async |before: DateTime<Utc>| {
             let mut tx = store::begin(db).await.unwrap();
-            store::prune::record_horizon(&mut tx, schema, Horizon::at(before)).await.unwrap();
+            store::state::prune::record_horizon(&mut tx, schema, Horizon::at(before))
+                .await
+                .unwrap();
             store::commit(tx).await.unwrap();
             let sql = format!("select prune_horizon from {}.housekeeping", schema.name());
             let bytes: Vec<u8> =
@@ -309,7 +318,7 @@ async fn prune_horizon_never_moves_back() {
         assert_eq!(recorded(earlier).await, Horizon::at(later).as_bytes());
         // One instance per hour may prune, whichever claims first.
         let hour = Duration::from_secs(3600);
-        let claim = async || store::prune::claim(db, schema, hour).await.unwrap();
+        let claim = async || store::state::prune::claim(db, schema, hour).await.unwrap();
         let began = async |when: &str| {
             let sql =
                 format!("update {}.housekeeping set started_at = now() {when}", schema.name());
@@ -340,12 +349,12 @@ async fn prune_horizon_of_fast_clock_is_corrected() {
             bytes
         };
         let past = Horizon::at(now - TimeDelta::days(60));
-        store::prune::record_horizon(&mut tx, schema, past).await.unwrap();
-        assert!(!store::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
+        store::state::prune::record_horizon(&mut tx, schema, past).await.unwrap();
+        assert!(!store::state::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
         assert_eq!(recorded(&mut tx).await, past.as_bytes());
         let ahead = Horizon::at(now + TimeDelta::days(30));
-        store::prune::record_horizon(&mut tx, schema, ahead).await.unwrap();
-        assert!(store::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
+        store::state::prune::record_horizon(&mut tx, schema, ahead).await.unwrap();
+        assert!(store::state::prune::cap_horizon(&mut tx, schema, now).await.unwrap());
         assert_eq!(recorded(&mut tx).await, Horizon::at(now).as_bytes());
     })
     .await;

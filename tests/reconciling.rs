@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::{
-    history::{event_history, noon},
     merging::fold_events,
+    support::history::{event_history, noon},
 };
 
 type State = (BTreeMap<Uuid, Loan>, BTreeMap<Uuid, Fee>);

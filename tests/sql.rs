@@ -8,10 +8,16 @@ use patron_blocks::{
     event::{Event, TenantId, stamp::Horizon},
     patron::{Fee, Loan, OpenFee, OpenLoan, StateDelta},
     store::{
-        self, Db, Schema, merge, migrate, patrons,
-        prune::{self, BlockRange, PruneTarget},
-        rows, shadow,
-        shadow_load::{self, ShadowTable},
+        self, Db, Schema, migrate,
+        rebuild::{
+            shadow,
+            shadow_load::{self, ShadowTable},
+        },
+        state::{
+            merge, patrons,
+            prune::{self, BlockRange, PruneTarget},
+            rows,
+        },
         tenants,
     },
 };
@@ -23,9 +29,11 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    history::{self, history_with_arrivals, noon},
     merging::fold_events,
-    story_database::{pool, with_database},
+    support::{
+        history::{self, history_with_arrivals, noon},
+        story_database::{pool, with_database},
+    },
 };
 
 /// The number of random histories for the database.
@@ -52,12 +60,12 @@ pub(crate) async fn with_tenant<T>(work: impl AsyncFnOnce(&Db, &Schema) -> T) ->
 #[tokio::test]
 async fn every_statement_can_be_prepared() {
     with_tenant(async |db, schema| {
-        assert_prepared(db, schema, store::STATEMENTS).await;
+        assert_prepared(db, schema, store::statements::STATEMENTS).await;
         let shadow_schema = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
         let mut tx = store::begin(db).await.unwrap();
         shadow::create(&mut tx, &shadow_schema, None, noon(), None).await.unwrap();
         store::commit(tx).await.unwrap();
-        assert_prepared(db, &shadow_schema, store::SHADOW_STATEMENTS).await;
+        assert_prepared(db, &shadow_schema, store::statements::SHADOW_STATEMENTS).await;
         shadow::remove(db, &shadow_schema).await.unwrap();
     })
     .await;
@@ -404,12 +412,12 @@ async fn stored_loans(db: &Db, schema: &Schema) -> BTreeMap<Uuid, OpenLoan> {
     );
     let rows: Vec<LoanRow> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(db).await.unwrap();
     let read = |(id, user, due_date, duration, unit, recall, lost, claimed, overdue): LoanRow| {
-        let unit = unit.and_then(|unit| patron_blocks::patron::GraceUnit::parse(&unit));
+        let unit = unit.and_then(|unit| patron_blocks::event::GraceUnit::parse(&unit));
         let grace = duration.zip(unit);
         let loan = OpenLoan {
             user,
             due_date,
-            grace: grace.map(|(duration, unit)| patron_blocks::patron::Grace { duration, unit }),
+            grace: grace.map(|(duration, unit)| patron_blocks::event::Grace { duration, unit }),
             recall,
             lost,
             claimed_returned: claimed,

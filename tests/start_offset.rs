@@ -1,21 +1,24 @@
 //! The start offset of a partition: the facts about the partition, and the decision.
 
-use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset, Watermarks};
 use std::sync::Arc;
 
 use chrono::DateTime;
 use patron_blocks::{
     clock::Clock,
     event::{Environment, TenantId},
-    kafka::assignment::TopicRecreation,
+    kafka::{
+        assignment::TopicRecreation,
+        delivery::StartDecision,
+        offsets::{CommitTag, CommittedOffset, Watermarks},
+    },
     services::{
-        takeover::{
-            OffsetAnomaly, PartitionFacts, StartCandidate, StartDecision, StartOffsetResolver,
-            StartPlan, start_offset,
+        ingest::start_offset::{
+            OffsetAnomaly, PartitionFacts, StartCandidate, StartOffsetResolver, StartPlan,
+            start_offset,
         },
         tenants::TenantRegistry,
     },
-    store::{incidents::IncidentKind, positions::Position},
+    store::ingest::{incidents::IncidentKind, positions::Position},
 };
 use proptest::{option, prelude::*, sample::select};
 use sqlx::{AssertSqlSafe, Executor};

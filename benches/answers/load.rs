@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use patron_blocks::store::{self, Login};
+use patron_blocks::{config::Login, store};
 
 use crate::{
     fixture::{TENANT, schema},
@@ -110,8 +110,11 @@ pub(crate) fn pgbench(
     connections: u32,
 ) -> f64 {
     let schema = schema();
-    let texts =
-        store::STATEMENTS.iter().copied().flatten().map(|statement| schema.sql(statement).0);
+    let texts = store::statements::STATEMENTS
+        .iter()
+        .copied()
+        .flatten()
+        .map(|statement| schema.sql(statement).0);
     let state =
         texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
     let (set, user) = match choice {

@@ -23,7 +23,7 @@ mod servers;
 
 use fixture::{database, median, print_line};
 use load::{Folder, Load, PatronChoice, pgbench, script, wrk};
-use patron_blocks::store::Login;
+use patron_blocks::config::Login;
 use servers::{Service, constant};
 
 /// The numbers of concurrent connections.

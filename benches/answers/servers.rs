@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix_web::{App, HttpResponse, HttpServer, web};
-use patron_blocks::store::Login;
+use patron_blocks::config::Login;
 
 use crate::fixture::engines::variable;
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use patron_blocks::store::Login;
+use patron_blocks::config::Login;
 
 use crate::{
     fixture::{database, print_line, records},

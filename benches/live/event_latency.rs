@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use patron_blocks::{event::Kind, services::ingest::ConsumedRecord, store::Db};
+use patron_blocks::{event::Kind, kafka::delivery::ConsumedRecord, store::Db};
 use sqlx::{Executor, postgres::PgListener};
 
 use crate::{

@@ -48,14 +48,15 @@ pub(crate) async fn measure() {
         "redelivery of everything against first delivery:  {:>9.2}",
         median(agains)
     ));
-    let wrong =
-        patron_blocks::store::patrons::list_drifted(&db, &schema()).await.expect("a recount");
+    let wrong = patron_blocks::store::state::patrons::list_drifted(&db, &schema())
+        .await
+        .expect("a recount");
     assert!(wrong.is_empty(), "a fast wrong answer is no answer");
 }
 
 /// Ingests all events once more, as after a restore that preserved only the inbox.
 async fn again(
-    login: &patron_blocks::store::Login,
+    login: &patron_blocks::config::Login,
     db: &patron_blocks::store::Db,
     log: &Log,
 ) -> f64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patron_blocks::{event::Kind, services::ingest::ConsumedRecord};
+use patron_blocks::{event::Kind, kafka::delivery::ConsumedRecord};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},

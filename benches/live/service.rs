@@ -6,8 +6,8 @@ use clap::Parser;
 use patron_blocks::{
     app::{self, RunningService},
     clock::Clock,
-    config::Settings,
-    store::{Db, Login},
+    config::{Login, Settings},
+    store::Db,
 };
 use sqlx::AssertSqlSafe;
 

@@ -1,6 +1,6 @@
 //! Measures the cost of block events for ingest: the same backlog with and without block events, in turns.
 
-use patron_blocks::store::{Db, Login};
+use patron_blocks::{config::Login, store::Db};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;

@@ -25,7 +25,7 @@ mod tenants;
 
 use std::time::{Duration, Instant};
 
-use patron_blocks::store::{Db, Login};
+use patron_blocks::{config::Login, store::Db};
 use rand::Rng;
 use serde_json::json;
 

@@ -31,7 +31,7 @@ pub struct Measures {
 }
 
 impl Measures {
-    /// Measures the loans and fees/fines of one patron at `now`. The SQL of `store/patrons.rs` must agree
+    /// Measures the loans and fees/fines of one patron at `now`. The SQL of `store/state/patrons.rs` must agree
     /// with this definition.
     pub fn compute<'a>(
         loans: impl IntoIterator<Item = (Uuid, &'a OpenLoan)>,

@@ -14,17 +14,19 @@ use crate::{
     cql::{Condition, Query},
     event::{TenantId, parse_uuid},
     services::{
-        check,
-        incidents::{self, Resolution},
-        ingest::Ingest,
-        ledger::PgIngestStore,
-        redrive::{DeadLetterService, RetryOutcome, schema_of},
-        switch,
+        ingest::{
+            Ingest,
+            dead_letters::{DeadLetterService, RetryOutcome, schema_of},
+            incidents::{self, Resolution},
+            ingest_store::PgIngestStore,
+        },
+        maintenance::counter_check,
+        tenant_lifecycle::java_switch,
         tenants::TenantRegistry,
     },
     store::{
         self, Db, PoolSettings, Schema,
-        dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+        ingest::dead_letters::{self, DeadLetterHead, StoredDeadLetter},
     },
 };
 
@@ -182,7 +184,7 @@ async fn check_counters(
     repair: bool,
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
-    let reports = check::check(&config.database, tenant, repair).await?;
+    let reports = counter_check::check(&config.database, tenant, repair).await?;
     for report in &reports {
         writeln!(out, "{report}")?;
     }
@@ -369,15 +371,20 @@ async fn run_incidents(
 ) -> Result<bool, CommandError> {
     match action {
         IncidentCommand::List => {
-            let open =
-                store::incidents::list(&context.db, context.tenant.as_ref(), true, PAGE_ROWS)
-                    .await?;
+            let open = store::ingest::incidents::list(
+                &context.db,
+                context.tenant.as_ref(),
+                true,
+                PAGE_ROWS,
+            )
+            .await?;
             for raised in &open {
                 if context.json {
                     writeln!(out, "{}", json!(raised))?;
                 } else {
-                    let store::incidents::StoredIncident { id, kind, topic, partition, .. } =
-                        raised;
+                    let store::ingest::incidents::StoredIncident {
+                        id, kind, topic, partition, ..
+                    } = raised;
                     let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
                     if raised.rebuild_id.is_some() {
                         writeln!(out, "{id}  {kind}: {detail}")?;
@@ -414,7 +421,7 @@ async fn give_back(context: &CliContext, out: &mut impl Write) -> Result<bool, C
     const MODULE_ID: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
     let Some(tenant) = &context.tenant else { return Ok(false) };
     let summaries =
-        switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
+        java_switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
     writeln!(
         out,
         "{tenant}: returned {summaries} summaries to the Java module and disabled the tenant"

@@ -10,20 +10,22 @@ use uuid::Uuid;
 
 use super::{CliContext, CommandError, parse_id};
 use crate::{
-    config::Config,
+    config::{Config, RebuildConfig},
     event::TenantId,
     kafka::BrokerClient,
     okapi::{Caller, ModuleClient, Storage},
     services::{
         rebuild::{
-            RebuildConfig, RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron,
-            patron_json, rebuild_json,
+            RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron, patron_json,
+            rebuild_json,
         },
         tenants::{Tenant, TenantRegistry},
     },
     store::{
-        differences,
-        rebuilds::{self, Rebuild, Status},
+        rebuild::{
+            differences,
+            rebuilds::{self, Rebuild, Status},
+        },
         tenants,
     },
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::InvalidSettings;
-use crate::{event::Collection, kafka::TopicConfig};
+use crate::event::Collection;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
@@ -49,6 +49,17 @@ pub struct BlockEventsConfig {
     pub collection: Option<Collection>,
     /// Age at which the oldest unsent message counts as overdue, 1 to 86,400 seconds.
     pub overdue_after: Duration,
+}
+
+/// The settings of a topic that the module creates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Number of replicas per partition.
+    pub replication: i32,
+    /// `true` if compaction retains only the newest message per key.
+    pub compacted: bool,
 }
 
 impl BlockEventsSettings {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{InvalidSettings, SecurityConfig, SecuritySettings};
-use crate::{event::Environment, services::stop_rule::BadRecordLimit};
+use crate::event::Environment;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
@@ -105,6 +105,20 @@ pub enum GroupProtocol {
     Classic,
     /// The broker assigns partitions (KIP-848); requires Kafka 4.
     Consumer,
+}
+
+/// The limits for one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadRecordLimit {
+    /// Bad records in a row.
+    pub consecutive: usize,
+    /// Bad records among the last [`BadRecordLimit::WINDOW_RECORDS`].
+    pub per_window: usize,
+}
+
+impl BadRecordLimit {
+    /// Number of records of a partition in the window.
+    pub const WINDOW_RECORDS: usize = 1000;
 }
 
 impl KafkaSettings {

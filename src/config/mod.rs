@@ -21,18 +21,15 @@ use std::{
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-pub use block_events::{BlockEventsConfig, BlockEventsSettings};
-pub use kafka::{GroupProtocol, KafkaConfig, KafkaSettings};
-pub use okapi::{Gateway, OkapiConfig, OkapiSettings};
+pub use block_events::{BlockEventsConfig, BlockEventsSettings, TopicConfig};
+pub use kafka::{BadRecordLimit, GroupProtocol, KafkaConfig, KafkaSettings};
+pub use okapi::{BreakerLimits, Gateway, OkapiConfig, OkapiSettings};
 pub use property_names::with_property_names;
-pub use rebuild::RebuildSettings;
+pub use rebuild::{ApprovalThreshold, RebuildConfig, RebuildSettings};
 pub use retention::{HousekeepingConfig, HousekeepingSettings};
 pub use security::{ClientCertificate, Sasl, SecurityConfig, SecuritySettings, Tls};
 
-use crate::{
-    logging::{self, LogFormat},
-    store::Login,
-};
+use crate::logging::{self, LogFormat};
 
 /// The settings as text, so that [`Settings::validate`] can report every invalid setting.
 #[derive(Debug, Clone, Args)]
@@ -135,7 +132,7 @@ pub struct Config {
     /// Retention times and the interval of housekeeping.
     pub housekeeping: HousekeepingConfig,
     /// Behaviour of rebuilds.
-    pub rebuild: crate::services::rebuild::RebuildConfig,
+    pub rebuild: RebuildConfig,
     /// Block events and the outbox.
     pub block_events: BlockEventsConfig,
 }
@@ -143,6 +140,24 @@ pub struct Config {
 impl Config {
     /// A shutdown has to end within ten seconds, and the delay is part of the shutdown.
     pub const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(3);
+}
+
+/// The address of the database, the credentials and the trusted certificates.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The host name or address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The role.
+    pub username: String,
+    /// The password of the role.
+    pub password: String,
+    /// The name of the database.
+    pub database: String,
+    /// The trusted certificates in PEM. If set, the connection is encrypted and the server has to prove
+    /// its identity. If unset, the connection is not encrypted.
+    pub server_pem: Option<String>,
 }
 
 /// The validated settings of the database.

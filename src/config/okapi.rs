@@ -6,7 +6,6 @@ use chrono::TimeDelta;
 use clap::Args;
 
 use super::InvalidSettings;
-use crate::okapi::BreakerLimits;
 
 /// The gateway if `OKAPI_URL` is not set and a request names no gateway.
 const DEFAULT_URL: &str = "http://okapi:9130";
@@ -94,6 +93,15 @@ impl Gateway {
         let named = requested?.trim_end_matches('/');
         (self.is_pinned && named != self.url).then_some(named)
     }
+}
+
+/// The limits at which a breaker opens and probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerLimits {
+    /// Failures in a row that open the breaker.
+    pub failure_threshold: u32,
+    /// Time without calls after the last failure.
+    pub open_duration: Duration,
 }
 
 impl OkapiSettings {

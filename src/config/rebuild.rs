@@ -1,9 +1,10 @@
 //! Settings of rebuilds.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::InvalidSettings;
-use crate::services::rebuild::{ApprovalThreshold, RebuildConfig};
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
@@ -29,6 +30,31 @@ pub struct RebuildSettings {
     /// Longest time for one page of a storage module with all retries, in seconds; then the rebuild fails
     #[arg(long, env = "STORAGE_PAGE_TIMEOUT_SECONDS", default_value = "60", global = true)]
     pub storage_page_timeout_seconds: String,
+}
+
+/// Settings that limit the load and the changes of rebuilds.
+#[derive(Debug, Clone, Copy)]
+pub struct RebuildConfig {
+    /// Maximum share of time in which a rebuild uses its connection, in percent.
+    pub db_share_percent: u8,
+    /// Memory for entries that are read and not yet loaded into a shadow, in bytes.
+    pub buffer_bytes: usize,
+    /// Maximum number of rebuilds that use the database or the processor of one instance at the same time. If
+    /// the value is 0, the workers claim no rebuild.
+    pub concurrency: usize,
+    /// Maximum time for one page of a storage module, including retries.
+    pub page_timeout: Duration,
+    /// Limit of the changes that a rebuild applies without an operator.
+    pub approval_threshold: ApprovalThreshold,
+}
+
+/// The number of closed items or unblocked patrons that needs no operator.
+#[derive(Debug, Clone, Copy)]
+pub struct ApprovalThreshold {
+    /// Share of the tenant's open items, or of all blocked patrons, in percent; 100 switches the limit off.
+    pub percent: u8,
+    /// Number of items or patrons that is always below the limit.
+    pub count: u32,
 }
 
 impl RebuildSettings {

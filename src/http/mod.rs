@@ -1,51 +1,48 @@
 //! The HTTP interfaces of the module descriptor, one file per resource.
 
-mod admin;
-mod automated_blocks;
-mod body;
-mod collection;
-mod conditions;
-mod dead_letters;
+mod api;
 mod deadline;
 mod error;
-mod events;
-mod exports;
-mod ingest;
-mod limits;
-mod load_limit;
+mod extract;
 mod openapi;
-mod openapi_document;
+mod operations;
 mod other_gateways;
-mod paging;
-mod rebuilds;
-mod record;
-mod synchronization;
-mod tenant;
-mod tenant_jobs;
-mod user_summary;
 
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
-pub use body::BodyBudget;
-pub use deadline::with_timeout;
-pub use error::ApiError;
-pub use load_limit::{Operators, connections_max};
-pub use openapi_document::openapi_json;
-pub use other_gateways::OtherGateways;
-
-use load_limit::LoadLimit;
-
+use self::{
+    api::{
+        automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,
+    },
+    extract::load_limit::LoadLimit,
+    operations::{admin, dead_letters, exports, ingest, rebuilds},
+};
+pub use self::{
+    deadline::with_timeout,
+    error::ApiError,
+    extract::{
+        body::BodyBudget,
+        load_limit::{Operators, connections_max},
+    },
+    openapi::document::openapi_json,
+    other_gateways::{OtherGateways, register_metrics},
+};
 use crate::{
     clock::Clock,
     config::{DatabaseFailureMode, Gateway},
     event::{Collection, Environment, Kind},
     kafka::{BrokerClient, ConsumerStatus},
     services::{
-        answer::Evaluator, block_events::BlockEvents, callbacks::HttpEvents, gauges::Gauges,
-        iteration::SummaryExports, rebuild::Rebuilds, redrive::DeadLetterService,
-        tenant_jobs::TenantJobs, tenants::TenantRegistry,
+        block_events::BlockEvents,
+        evaluation::Evaluator,
+        gauges::Gauges,
+        ingest::{dead_letters::DeadLetterService, http_events::HttpEvents},
+        rebuild::Rebuilds,
+        summary_export::SummaryExports,
+        tenant_lifecycle::jobs::TenantJobs,
+        tenants::TenantRegistry,
     },
     store::Db,
 };

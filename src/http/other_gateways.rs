@@ -3,18 +3,31 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
+use metrics::Counter;
 use tracing::warn;
 
-use crate::{config::Gateway, metrics::metrics};
+use crate::{config::Gateway, metrics::counter};
 
 /// Maximum number of logged URLs: a caller may invent any number of URLs.
 const URLS_LOGGED_MAX: usize = 16;
 
 /// Maximum length of a URL in logs and in comparisons, in characters.
 const URL_CHARS_MAX: usize = 200;
+
+static OTHER_GATEWAY_REQUESTS: LazyLock<Counter> = LazyLock::new(|| {
+    counter(
+        "patron_blocks_other_gateway_requests_total",
+        "Requests with another gateway than the pinned gateway, which the service calls instead",
+    )
+});
+
+/// Creates the counter of such requests.
+pub fn register_metrics() {
+    LazyLock::force(&OTHER_GATEWAY_REQUESTS);
+}
 
 /// The URLs that were logged.
 #[derive(Debug, Default)]
@@ -26,7 +39,7 @@ impl OtherGateways {
     /// Counts a request that names a gateway other than the pinned gateway, and logs each new URL once.
     pub(super) fn record(&self, gateway: &Gateway, named: Option<&str>) {
         let Some(other_url) = gateway.ignored_url(named) else { return };
-        metrics().other_gateway_requests.increment(1);
+        OTHER_GATEWAY_REQUESTS.increment(1);
         if let Some(url) = self.log_once(other_url) {
             warn!(
                 okapi.url = gateway.url,

@@ -1,7 +1,6 @@
 //! Queries to the brokers about logs and the consumer group, over a connection of its own that joins
 //! no group.
 
-use crate::kafka::offsets::{CommitTag, CommittedOffset, Watermarks};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -18,12 +17,17 @@ use rdkafka::{
 use tracing::debug;
 
 use super::{
-    consumer,
+    client,
     health::ConsumerStatus,
     probe::{self, ProbeResults, RecordProbe},
     retention::SilentContext,
 };
-use crate::{clock::Clock, config::KafkaConfig, services::outcome::TopicPartition};
+use crate::{
+    clock::Clock,
+    config::KafkaConfig,
+    event::TopicPartition,
+    kafka::offsets::{CommitTag, CommittedOffset, Watermarks},
+};
 
 /// Time limit of one broker request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -232,7 +236,7 @@ impl Drop for BrokerClient {
 }
 
 fn settings(config: &KafkaConfig) -> ClientConfig {
-    let mut settings = consumer::connection(config);
+    let mut settings = client::connection(config);
     settings.set("group.id", config.environment.consumer_group());
     settings.set("enable.auto.commit", "false");
     settings

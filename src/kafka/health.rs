@@ -78,7 +78,8 @@ impl ConsumerStatus {
     }
 
     /// Returns the number of polls without a record while reading was not paused.
-    pub(super) fn idle_polls(&self) -> u64 {
+    /// Returns the number of polls without a record while reading was not paused.
+    pub fn idle_polls(&self) -> u64 {
         self.idle_polls.load(Ordering::Relaxed)
     }
 
@@ -91,7 +92,7 @@ impl ConsumerStatus {
     }
 
     /// Sets the lags that the watchdog has computed.
-    pub(super) fn set_lags(&self, lags: BTreeMap<(String, i32), i64>) {
+    pub fn set_lags(&self, lags: BTreeMap<(String, i32), i64>) {
         *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
     }
 

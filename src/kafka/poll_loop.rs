@@ -1,7 +1,6 @@
 //! The poll loop, on a thread of its own. The loop only polls and delivers to lanes, so the group
 //! retains this instance even while the database is slow or unavailable.
 
-use crate::kafka::offsets::CommitTag;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -23,25 +22,18 @@ use super::{
         Admission, AdmitDecision, AssignmentEpoch, OffsetAndTimestamp, StartPosition,
         WatchedPartition,
     },
-    channels::{Channels, PollerCommand},
-    consumer::{ConsumerFactory, Context},
-    lane::{QueuedRecord, WriteReport, lane_of},
+    client_context::{ConsumerFactory, Context, POLL_TIMEOUT},
+    delivery::{
+        Channels, ConsumedRecord, PartitionProgress, PauseReason, PollerCommand, QueuedRecord,
+        StartDecision, StartDecisions, WriteReport, lane_of,
+    },
     message::{self, cached_topic},
-    takeover::StartDecisions,
+    metrics::metrics,
 };
 use crate::{
     event::{Environment, Topic},
-    metrics::metrics,
-    services::{
-        ingest::ConsumedRecord,
-        outcome::{PartitionProgress, PauseReason},
-        takeover::StartDecision,
-    },
+    kafka::offsets::CommitTag,
 };
-
-/// Time that one poll waits for a record. Bounds the delay until the poller stores a committed offset
-/// and sees a stop.
-pub(super) const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Time that the poller waits for a full lane before it pauses the assignment. The value is below
 /// every timeout of the group and above the duration of a batch. A busy lane therefore pauses

@@ -15,7 +15,7 @@ use rdkafka::{
 use tracing::debug;
 
 use super::{assignment::OffsetAndTimestamp, message, retention::SilentContext};
-use crate::services::outcome::TopicPartition;
+use crate::event::TopicPartition;
 
 /// Time that one poll waits.
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);

@@ -20,8 +20,8 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{consumer, retention::SilentContext};
-use crate::config::KafkaConfig;
+use super::{client, retention::SilentContext};
+use crate::config::{KafkaConfig, TopicConfig};
 
 /// Time limit for acknowledgements; after it the remaining messages count as unsent.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,17 +45,6 @@ pub struct OutgoingMessage<'a> {
     pub payload: &'a str,
 }
 
-/// The settings of a topic that the module creates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TopicConfig {
-    /// Number of partitions.
-    pub partitions: i32,
-    /// Number of replicas per partition.
-    pub replication: i32,
-    /// `true` if compaction retains only the newest message per key.
-    pub compacted: bool,
-}
-
 type Producer = FutureProducer<SilentContext>;
 
 /// The producer of all messages. It connects at the first message.
@@ -71,7 +60,7 @@ pub struct MessageProducer {
 impl MessageProducer {
     /// Creates a producer without a connection.
     pub fn new(config: &KafkaConfig) -> Self {
-        let admin = consumer::connection(config);
+        let admin = client::connection(config);
         let mut settings = admin.clone();
         for (key, value) in [
             ("enable.idempotence", "true"),

@@ -18,11 +18,10 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{consumer, message, retention::SilentContext};
+use super::{client, message, retention::SilentContext};
 use crate::{
     config::KafkaConfig,
-    event::{Record, RecordPosition, decode},
-    services::outcome::TopicPartition,
+    event::{Record, RecordPosition, TopicPartition, decode},
 };
 
 /// Time that one poll waits. Bounds the delay until the reader sees a stop.
@@ -164,7 +163,7 @@ impl LogReader {
         // A partition with its own queue may use all of this limit, so the limit is divided.
         let prefetch_kib =
             (config.prefetch_kib as usize / non_empty.len().max(1)).max(PREFETCH_KIB_MIN);
-        let mut settings = consumer::connection(config);
+        let mut settings = client::connection(config);
         for (key, value) in [
             ("group.id", "none"),
             ("enable.auto.commit", "false"),
@@ -172,7 +171,7 @@ impl LogReader {
             // If the log lacks the requested offset, the client must report an error.
             ("auto.offset.reset", "error"),
             ("queued.max.messages.kbytes", &*prefetch_kib.to_string()),
-            ("queued.min.messages", &*consumer::prefetch_records(prefetch_kib)),
+            ("queued.min.messages", &*client::prefetch_records(prefetch_kib)),
             ("fetch.message.max.bytes", "262144"),
             // The queue fills often; by default each time costs a second.
             ("fetch.queue.backoff.ms", "10"),

@@ -15,7 +15,7 @@ use rdkafka::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tracing::debug;
 
-use super::consumer;
+use super::client;
 use crate::{config::KafkaConfig, event::Kind};
 
 /// Time limit of one broker request.
@@ -75,7 +75,7 @@ pub async fn longest_retention(config: &KafkaConfig) -> Result<TopicRetention, R
 }
 
 fn query(config: &KafkaConfig, runtime: &Handle) -> Result<TopicRetention, RetentionUnknown> {
-    let client = consumer::connection(config);
+    let client = client::connection(config);
     let admin: AdminClient<SilentContext> =
         client.create_with_context(SilentContext).map_err(RetentionUnknown::Request)?;
     let all =

@@ -10,6 +10,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::Module;
+use crate::config::BreakerLimits;
 
 /// Time from which a failed call counts as a failure. A module that fails faster costs little and may be
 /// called again.
@@ -17,15 +18,6 @@ pub(super) const SLOW_CALL_THRESHOLD: Duration = Duration::from_millis(500);
 
 /// Breakers at the same time, at most; a further module has no breaker.
 const BREAKERS_MAX: usize = 1000;
-
-/// The limits at which a breaker opens and probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BreakerLimits {
-    /// Failures in a row that open the breaker.
-    pub failure_threshold: u32,
-    /// Time without calls after the last failure.
-    pub open_duration: Duration,
-}
 
 /// The subject of a breaker: a module of a tenant behind a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

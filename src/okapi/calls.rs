@@ -8,10 +8,11 @@ use std::{
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect::Policy};
 
 use super::{
-    BreakerLimits, CallError, Caller, ClientError,
+    CallError, Caller, ClientError,
     breaker::{BreakerKey, Breakers, SLOW_CALL_THRESHOLD},
+    metrics,
 };
-use crate::metrics::metrics;
+use crate::config::BreakerLimits;
 
 /// A module that the service calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,7 +108,7 @@ impl ModuleClient {
     ) -> Result<ModuleResponse, CallError> {
         let started_at = Instant::now();
         let Some(permit) = self.breakers.permit(breaker_key(module, caller), started_at) else {
-            metrics().record_module_call(module, CallOutcome::CircuitOpen);
+            metrics::record_call(module, CallOutcome::CircuitOpen);
             return Err(CallError::CircuitOpen);
         };
         let answer = send_request(request.timeout(timeout), body_bytes_max).await;
@@ -118,7 +119,7 @@ impl ModuleClient {
             Err(error) => (CallOutcome::Failed, matches!(error, CallError::Failed(_))),
         };
         permit.record_result(!counts_as_failure, Instant::now());
-        metrics().record_module_call(module, outcome);
+        metrics::record_call(module, outcome);
         answer
     }
 }

@@ -2,12 +2,13 @@
 
 mod breaker;
 mod calls;
+mod metrics;
 mod pubsub;
 pub mod storage;
 mod users;
 
-pub use breaker::BreakerLimits;
 pub use calls::{CallOutcome, Module, ModuleClient};
+pub use metrics::register_metrics;
 pub use pubsub::PubSub;
 pub use storage::Storage;
 pub use users::Users;

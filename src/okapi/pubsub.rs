@@ -92,7 +92,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::okapi::BreakerLimits;
+    use crate::config::BreakerLimits;
 
     #[tokio::test(start_paused = true)]
     async fn hanging_mod_pubsub_is_not_called_repeatedly() {

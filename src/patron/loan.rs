@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Grace, Register, latest, overdue_from, stamp_of};
-use crate::event::{Event, Fact, Stamp, stamp::Horizon};
+use super::{Register, latest, overdue_from, stamp_of};
+use crate::event::{Event, Fact, Grace, Stamp, stamp::Horizon};
 
 /// The registers of one loan. The same kinds of event set each register as in the system that this service
 /// replaces (docs/contract/events.md#9-transitions). A tombstone of docs/contract/events.md#10-hazards is a

@@ -1,11 +1,12 @@
 //! The state of patrons (loans, fees/fines and groups) as registers with a merge.
 //!
 //! Merging is the only change of state, and it is a field-wise maximum. The result is therefore independent
-//! of order, repetition and batching (invariant I1 of ARCHITECTURE.md). `store/merge.rs` implements the
+//! of order, repetition and batching (invariant I1 of ARCHITECTURE.md). `store/state/merge.rs` implements the
 //! same merge in SQL for whole batches; a test compares the two.
 
 mod delta;
 mod fee;
+pub mod java_summary;
 mod loan;
 mod overdue;
 mod reconcile;
@@ -14,9 +15,7 @@ mod scope;
 pub use delta::StateDelta;
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, DueDate, Loan, OpenLoan};
-pub use overdue::{
-    Grace, GraceUnit, next_overdue_day, overdue_days, overdue_from, overdue_minutes,
-};
+pub use overdue::{next_overdue_day, overdue_days, overdue_from, overdue_minutes};
 pub use reconcile::Coverage;
 pub use scope::Scope;
 

@@ -13,7 +13,7 @@ use super::{block_events::BlockEvents, tenants::TenantRegistry};
 use crate::{
     kafka::ConsumerStatus,
     logging::ErrorChain,
-    store::{self, Db, incidents, prune},
+    store::{self, Db, ingest::incidents, state::prune},
 };
 
 /// Shortest interval between two queries of the database.

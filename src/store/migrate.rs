@@ -31,7 +31,7 @@ const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const SELECT_APPLIED_VERSIONS: Statement =
     Statement::new("select version from {schema}._sqlx_migrations where success");
 
-pub(super) const STATEMENTS: &[&Statement] = &[&SELECT_APPLIED_VERSIONS];
+pub(in crate::store) const STATEMENTS: &[&Statement] = &[&SELECT_APPLIED_VERSIONS];
 
 /// Configures a migrator. During a rollout, an older instance may start on a schema that a newer instance
 /// has migrated, so unknown migrations are ignored. The migrator's own lock is disabled: it covers the

@@ -4,34 +4,18 @@
 //! translates the queries of clients to SQL. The services begin and commit transactions, except where a
 //! rebuild is claimed or cancelled.
 
-mod columns;
-pub mod conditions;
 mod copy;
-pub mod dead_letters;
-pub mod dependent_views;
-pub mod differences;
 mod error;
-pub mod exports;
-pub mod inbox;
-pub mod inbox_tail;
-pub mod incidents;
+pub mod ingest;
 pub mod java;
-pub mod limits;
-pub mod merge;
+pub mod messages;
 pub mod migrate;
-pub mod outbox;
-pub mod patrons;
-pub mod pending_patrons;
-pub mod positions;
-pub mod prune;
-pub mod rebuilds;
-pub mod records;
-pub mod rows;
+pub mod rebuild;
 mod schema;
 pub mod search;
-pub mod shadow;
-pub mod shadow_load;
-pub mod tenant_jobs;
+pub mod settings;
+pub mod state;
+pub mod statements;
 pub mod tenants;
 
 pub use error::{Error, Verdict};
@@ -49,6 +33,8 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+use crate::config::Login;
+
 /// A pool of connections to the database.
 pub type Db = PgPool;
 
@@ -58,24 +44,6 @@ pub type Connection = PgConnection;
 /// A transaction. The services begin and commit transactions; claims and cancellations of rebuilds use
 /// their own.
 pub type Tx = Transaction<'static, Postgres>;
-
-/// The address of the database, the credentials and the trusted certificates.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// The host name or address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The role.
-    pub username: String,
-    /// The password of the role.
-    pub password: String,
-    /// The name of the database.
-    pub database: String,
-    /// The trusted certificates in PEM. If set, the connection is encrypted and the server has to prove
-    /// its identity. If unset, the connection is not encrypted.
-    pub server_pem: Option<String>,
-}
 
 impl Login {
     fn options(&self) -> PgConnectOptions {
@@ -239,28 +207,3 @@ pub async fn ping(db: &Db) -> Result<(), Error> {
     })
     .await
 }
-
-/// All statements with a placeholder; a test prepares each of them on a migrated schema.
-pub const STATEMENTS: &[&[&Statement]] = &[
-    conditions::STATEMENTS,
-    dead_letters::STATEMENTS,
-    inbox::STATEMENTS,
-    limits::STATEMENTS,
-    merge::STATEMENTS,
-    migrate::STATEMENTS,
-    patrons::STATEMENTS,
-    positions::STATEMENTS,
-    prune::STATEMENTS,
-    differences::STATEMENTS,
-    rows::STATEMENTS,
-    pending_patrons::STATEMENTS,
-    outbox::STATEMENTS,
-    exports::STATEMENTS,
-];
-
-/// Statements on a shadow next to a tenant's schema; a test prepares them where a shadow exists.
-pub const SHADOW_STATEMENTS: &[&[&Statement]] =
-    &[shadow::STATEMENTS, shadow_load::STATEMENTS, inbox_tail::STATEMENTS];
-
-/// Statements that also need the tables of the Java module; a test prepares them on a schema with both.
-pub const JAVA_STATEMENTS: &[&[&Statement]] = &[java::STATEMENTS];

@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeSet};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 /// Path template, method and status. Path and method of an unknown operation are `*`.
 pub(crate) type ResponseCase = (String, String, u16);

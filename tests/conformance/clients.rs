@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::api_client::{ApiClient, ApiRequest, ApiResponse};
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 const STAFF: &str = "3e9a6b10-7c42-4d8f-9e15-a0b4c6d27f10";
 const GROUP: &str = "d86e1a4f-2c93-4750-a1be-5f7c903b2e55";

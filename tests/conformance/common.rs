@@ -9,7 +9,7 @@ use super::{
     api_client::{ApiClient, ApiRequest, ApiResponse, METHODS},
     compare, run,
 };
-use crate::{
+use crate::support::{
     raw_http::{drip_until_response, send_partial},
     world::{TENANT, World},
 };

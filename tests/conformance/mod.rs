@@ -12,7 +12,7 @@ mod summary_exports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::world::World;
+use crate::support::world::World;
 use api_client::{ApiClient, OpenApi, ResponseCase};
 
 /// Returns the tests of each case, from the page.

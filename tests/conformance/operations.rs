@@ -11,7 +11,7 @@ use super::{
     common::event,
     run,
 };
-use crate::{
+use crate::support::{
     payloads::balance_change,
     world::{TENANT, World},
 };

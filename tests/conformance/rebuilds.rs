@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{api_client::ApiClient, run};
-use crate::world::World;
+use crate::support::world::World;
 
 async fn until_status(api: &ApiClient<'_>, path: &str, status: &str) -> Value {
     let what = format!("{path} is {status}");

@@ -10,7 +10,7 @@ use super::{
     api_client::{ApiClient, ApiRequest, ApiResponse},
     run,
 };
-use crate::{
+use crate::support::{
     payloads::{balance_change, check_out, minutes_from_now},
     world::TENANT,
 };

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::run;
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn summary_exports_are_created_read_and_cancelled() {

@@ -204,7 +204,7 @@ fn unknown_members_may_hold_any_value() {
 }
 
 /// A loan policy may allow a grace of 0, and the loan still counts
-/// (docs/contract/events.md#71-item_checked_out). `src/event/fields_tests.rs` lists the forms.
+/// (docs/contract/events.md#71-item_checked_out). `src/event/decode/fields_tests.rs` lists the forms.
 #[test]
 fn invalid_grace_period_still_opens_the_loan() {
     let out = Kind::ItemCheckedOut;

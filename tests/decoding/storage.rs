@@ -4,7 +4,7 @@
 
 use chrono::TimeDelta;
 use patron_blocks::{
-    event::{DecodeOutcome, Fact, Kind, Reason, Stamp, storage_record},
+    event::{DecodeOutcome, Fact, Kind, Reason, Stamp, decode::storage_record},
     patron::Loan,
 };
 use serde_json::{Value, json};

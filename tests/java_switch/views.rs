@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use patron_blocks::{
-    services::switch,
-    store::{Login, patrons},
+    config::Login, services::tenant_lifecycle::java_switch, store::state::patrons,
 };
 use uuid::Uuid;
 
 use super::{catalogue, query_scalar, run_migration, tenant, with_java};
-use crate::{
+use crate::support::{
     java::{self, Layout, Patron},
     payloads::now,
     story_database::pool,
@@ -48,7 +47,7 @@ async fn dependent_views_survive_the_migration_and_return() {
                        select jsonb from northlib_mod_fqm_manager.summaries; rollback";
             java::execute_sql(db, schema, may).await;
 
-            let given = switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
+            let given = java_switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
             assert_eq!(given.unwrap(), u64::try_from(rows).unwrap());
             let back = catalogue(db, schema).await;
             assert_eq!(back.difference(&before).collect::<Vec<_>>(), [""; 0]);
@@ -61,7 +60,7 @@ async fn dependent_views_survive_the_migration_and_return() {
                           where id = (select id from {schema}.user_summary where jsonb -> 'openLoans' <> '[]' limit 1)";
             java::execute_sql(db, schema, write).await;
         }
-        let again = switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
+        let again = java_switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await;
         assert!(again.unwrap_err().to_string().contains("were already given back"));
     })
     .await;
@@ -91,7 +90,7 @@ async fn materialized_view_is_refreshed_as_its_owner() {
         let before = catalogue(db, schema).await;
         for back in [false, true] {
             if back {
-                switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await.unwrap();
+                java_switch::return_to_java(db, &tenant(), "mod-patron-blocks-2.0.0", now()).await.unwrap();
                 assert_eq!(catalogue(db, schema).await, before);
             } else {
                 run_migration(db, schema).await.unwrap();

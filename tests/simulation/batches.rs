@@ -11,15 +11,16 @@ use std::{
 use chrono::TimeDelta;
 use patron_blocks::{
     clock::Clock,
+    config::BadRecordLimit,
     event::{DecodeOutcome, Environment, Record, RecordPosition, TenantId, decode},
     kafka::{
         assignment::Assignment,
-        lane::{QueuedRecord, Writer},
+        delivery::{ConsumedRecord, PartitionProgress, PauseReason, QueuedRecord},
     },
-    services::{
-        ingest::{ConsumedRecord, Ingest},
-        outcome::{BatchCounts, BatchOutcome, PartitionProgress, PauseReason},
-        stop_rule::BadRecordLimit,
+    services::ingest::{
+        Ingest,
+        outcome::{BatchCounts, BatchOutcome},
+        writer::Writer,
     },
 };
 use serde_json::json;
@@ -31,7 +32,7 @@ use super::{
     log::{CLUSTER, NORTH},
     model::{InjectedFault, Model},
 };
-use crate::history::noon;
+use crate::support::history::noon;
 
 const TOPIC: &str = "sim.north.circulation.LOAN_CLOSED";
 const COLLECTION: &str = "sim.ALL.circulation.LOAN_CLOSED";

@@ -1,7 +1,6 @@
 //! An instance of the service: real lanes, writers, ingest and assignment, and a stand-in for the
 //! poller. The seed chooses the order of the stand-in's steps.
 
-use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -13,18 +12,22 @@ use std::{
 
 use patron_blocks::{
     clock::Clock,
+    config::BadRecordLimit,
+    event::TopicPartition,
     kafka::{
         assignment::{
             Admission, AdmitDecision, Assignment, OffsetAndTimestamp, PendingPartition,
             StartPosition, TopicRecreation,
         },
-        lane::{QueuedRecord, WriteReport, Writer, lane_of},
+        delivery::{
+            ConsumedRecord, PartitionProgress, PauseReason, QueuedRecord, WriteReport, lane_of,
+        },
+        offsets::{CommitTag, CommittedOffset},
     },
-    services::{
-        ingest::{ConsumedRecord, Ingest},
-        outcome::{PartitionProgress, PauseReason, TopicPartition},
-        stop_rule::BadRecordLimit,
-        takeover::{self, PartitionFacts},
+    services::ingest::{
+        Ingest,
+        start_offset::{self, PartitionFacts},
+        writer::Writer,
     },
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -34,7 +37,7 @@ use super::{
     log::{CLUSTER, Log},
     model::Model,
 };
-use crate::history::noon;
+use crate::support::history::noon;
 
 const LANES: usize = 2;
 
@@ -160,7 +163,7 @@ impl Instance {
                 cluster_id: CLUSTER,
                 topic_recreated: due.recreation != TopicRecreation::NotDetected,
             };
-            let (from, misfit) = takeover::start_offset(&known);
+            let (from, misfit) = start_offset::start_offset(&known);
             if let Some(misfit) = misfit {
                 return Err(format!("{misfit:?} where nothing is amiss: {known:?}"));
             }

@@ -1,20 +1,19 @@
 //! A random log: events of few patrons, in the shapes of real producers, in a few partitions; and a
 //! group with its offsets.
 
-use patron_blocks::kafka::offsets::{CommittedOffset, Watermarks};
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::{
-    event::{Environment, Kind, Record, RecordPosition, Topic},
-    services::outcome::TopicPartition,
+    event::{Environment, Kind, Record, RecordPosition, Topic, TopicPartition},
+    kafka::offsets::{CommittedOffset, Watermarks},
 };
 use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::history::noon;
+use crate::support::history::noon;
 
 pub(super) const CLUSTER: &str = "simulated";
 

@@ -14,12 +14,14 @@ use chrono::{DateTime, Utc};
 use patron_blocks::{
     event::{Event, Record, TenantId, stamp::Horizon},
     patron::{Fee, Loan, Register, StateDelta},
-    services::ledger::{BeginOutcome, IngestStore, IngestTx, TenantLock},
+    services::ingest::ingest_store::{BeginOutcome, IngestStore, IngestTx, TenantLock},
     store::{
         Error, LockTimeout,
-        dead_letters::DeadLetter,
-        incidents::{Incident, IncidentKind},
-        positions::{Position, Positions},
+        ingest::{
+            dead_letters::DeadLetter,
+            incidents::{Incident, IncidentKind},
+            positions::{Position, Positions},
+        },
     },
 };
 use rand::{Rng, SeedableRng};
@@ -27,7 +29,7 @@ use rand_chacha::ChaCha8Rng;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use crate::history::noon;
+use crate::support::history::noon;
 
 /// The stored rows of one tenant, or of no tenant.
 #[derive(Debug, Default, Clone)]

@@ -1,12 +1,12 @@
 //! One history: a chaotic phase, then a calm phase until all records are processed, then the comparison.
 
-use patron_blocks::kafka::offsets::{CommitTag, CommittedOffset};
 use std::{collections::BTreeMap, time::Duration};
 
 use patron_blocks::{
-    event::{DecodeOutcome, Event, Fact, Kind, TenantId, decode},
+    config::BadRecordLimit,
+    event::{DecodeOutcome, Event, Fact, Kind, TenantId, TopicPartition, decode},
+    kafka::offsets::{CommitTag, CommittedOffset},
     patron::StateDelta,
-    services::{outcome::TopicPartition, stop_rule::BadRecordLimit},
 };
 use rand::{Rng, SeedableRng, seq::IteratorRandom};
 use rand_chacha::ChaCha8Rng;

@@ -7,7 +7,7 @@ use patron_blocks::blocks::Measure;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     raw_http::{drip_until_response, expect_continue, read_response, send_partial},
     world::{TENANT, WAIT_TIMEOUT, World},
 };

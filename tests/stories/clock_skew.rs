@@ -5,7 +5,7 @@ use patron_blocks::{clock::Clock, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{balance_change, check_out, in_envelope, minutes_from_now, now},
     world::World,
 };
@@ -42,7 +42,7 @@ async fn check_out_now(world: &World) -> (Uuid, Uuid) {
 async fn rebuild_an_hour_ahead(source: &'static str) {
     World::run(async |world| {
         // Moves the instant of enabling back, so that the inbox counts as complete.
-        world.execute_sql(crate::payloads::BACKDATE_ENABLING_SQL).await;
+        world.execute_sql(crate::support::payloads::BACKDATE_ENABLING_SQL).await;
         check_out_now(world).await;
         world.stop().await;
         world.start_with_clock(clock_ahead(60)).await;

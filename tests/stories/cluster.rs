@@ -7,7 +7,7 @@ use patron_blocks::event::Kind;
 use uuid::Uuid;
 
 use super::offset_anomalies::{open_loans, publish_check_outs_to};
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 /// Gives every partition another leader, and with it a later leader epoch.
 async fn move_leaders() {

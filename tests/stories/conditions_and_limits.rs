@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::World;
+use crate::support::world::World;
 
 const LOST: Uuid = Measure::LostItems.condition_id();
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use patron_blocks::{blocks::Measure, event::Kind};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{check_out, minutes_from_now},
     world::{WAIT_TIMEOUT, World},
 };

@@ -5,7 +5,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{balance_change, in_envelope, now},
     storage_stub::ACCOUNTS,
     world::World,

@@ -7,7 +7,7 @@ use patron_blocks::{
 };
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{check_out, minutes_from_now},
     world::World,
 };

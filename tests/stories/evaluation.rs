@@ -10,7 +10,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{balance_change, check_out, minutes_from_now},
     users_stub::UsersBehavior,
     world::World,

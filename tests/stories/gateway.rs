@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::module_outages::metric;
-use crate::{
+use crate::support::{
     payloads::{check_out, entity_change, in_envelope, minutes_from_now, now, user_record},
     users_stub::{UsersBehavior, UsersStub},
     world::{TENANT, World},
@@ -153,7 +153,7 @@ async fn synchronization_ignores_the_request_gateway() {
             "id": Uuid::new_v4(), "userId": user, "status": { "name": "Open" },
             "dueDate": minutes_from_now(60),
         });
-        world.users.storage.insert(crate::storage_stub::LOANS, loan);
+        world.users.storage.insert(crate::support::storage_stub::LOANS, loan);
         let job = "/automated-patron-blocks/synchronization/job";
         let (_, body) = world.post(job, &json!({ "scope": "full" })).await;
         let asked: Value = serde_json::from_str(&body).expect("the body is JSON");

@@ -4,7 +4,7 @@ use patron_blocks::{blocks::Measure, config::Config, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{check_out, entity_change, minutes_from_now, now, user_record},
     world::{TENANT, World},
 };

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 fn limit() -> Value {
     json!({

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{balance_change, check_out, due_date_change, loan_event, minutes_from_now},
     world::World,
 };
@@ -198,7 +198,7 @@ async fn http_events_get_503_while_database_is_unavailable() {
         let checked_out = check_out(user, Uuid::new_v4(), &tomorrow);
         let request = world
             .request(Method::POST, &Kind::ItemCheckedOut.http_path())
-            .header("X-Okapi-Tenant", crate::world::TENANT);
+            .header("X-Okapi-Tenant", crate::support::world::TENANT);
         let answer = request.json(&checked_out).send().await.unwrap();
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()["Retry-After"], "1");

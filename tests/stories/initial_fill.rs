@@ -8,7 +8,7 @@ use rdkafka::{Offset, TopicPartitionList, consumer::Consumer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now, now, user_record},
@@ -72,7 +72,7 @@ async fn initial_fill_loads_records_skipped_before_enabling() {
         }
         // A collection topic contains patron groups as well.
         let (patron, group) = (Uuid::new_v4(), Uuid::new_v4());
-        let user_change = crate::payloads::entity_change("CREATED", &user_record(patron, group), now()).to_string();
+        let user_change = crate::support::payloads::entity_change("CREATED", &user_record(patron, group), now()).to_string();
         let draft = OutgoingRecord {
             topic: world.log.topic("ALL", Kind::StoredUser),
             headers: vec![("folio.tenantId", TENANT)],

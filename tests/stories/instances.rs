@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use patron_blocks::event::Kind;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::{Process, serve, signal, wait_for_exit},
     log::OutgoingRecord,
     offset_monitor::OffsetMonitor,
@@ -29,12 +29,12 @@ macro_rules! in_both_protocols {
         mod classic {
             use patron_blocks::config::GroupProtocol::Classic;
             $(#[tokio::test(flavor = "multi_thread")]
-            async fn $story() { crate::world::World::run_with_protocol(Classic, super::$story).await; })*
+            async fn $story() { crate::support::world::World::run_with_protocol(Classic, super::$story).await; })*
         }
         mod consumer {
             use patron_blocks::config::GroupProtocol::Consumer;
             $(#[tokio::test(flavor = "multi_thread")]
-            async fn $story() { crate::world::World::run_with_protocol(Consumer, super::$story).await; })*
+            async fn $story() { crate::support::world::World::run_with_protocol(Consumer, super::$story).await; })*
         }
     };
 }

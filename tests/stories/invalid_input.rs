@@ -4,7 +4,7 @@ use patron_blocks::event::Kind;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     payloads::{check_out, in_envelope, minutes_from_now, now},
     world::{TENANT, World},
@@ -187,9 +187,9 @@ async fn nul_character_is_rejected_everywhere() {
 async fn unstorable_patron_group_does_not_stop_a_rebuild() {
     World::run(async |world| {
         let user = open_loan(world).await;
-        let mut record = crate::payloads::user_record(user, Uuid::new_v4());
+        let mut record = crate::support::payloads::user_record(user, Uuid::new_v4());
         record["patronGroup"] = json!("a\0b");
-        let answer = crate::payloads::entity_change("UPDATED", &record, now());
+        let answer = crate::support::payloads::entity_change("UPDATED", &record, now());
         world.publish(Kind::StoredUser, &answer).await;
         world.until_committed().await;
         let letters = world.take_dead_letters().await;

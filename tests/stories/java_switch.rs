@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-use patron_blocks::{blocks::Measure, event::Kind, store::patrons};
+use patron_blocks::{blocks::Measure, event::Kind, store::state::patrons};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     java::{self, Layout, Patron, days_ago, java_timestamp},
     log::OutgoingRecord,

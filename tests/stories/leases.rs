@@ -6,9 +6,10 @@ use std::time::Duration;
 use patron_blocks::{
     event::TenantId,
     store::{
-        self, Error, exports,
-        rebuilds::{self, Lease, Status},
-        tenant_jobs::{self, JobLease},
+        self, Error,
+        messages::exports,
+        rebuild::rebuilds::{self, Lease, Status},
+        tenants::tenant_jobs::{self, JobLease},
     },
 };
 use serde_json::{Value, json};
@@ -16,9 +17,11 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    payloads::{check_out, in_envelope, minutes_from_now, now},
     sql::with_tenant,
-    world::{TENANT, World, until},
+    support::{
+        payloads::{check_out, in_envelope, minutes_from_now, now},
+        world::{TENANT, World, until},
+    },
 };
 
 const REBUILDS: &str = "/patron-blocks/rebuilds";

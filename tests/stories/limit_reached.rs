@@ -4,7 +4,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{
         balance_change, check_out, due_date_change, in_envelope, loan_event, minutes_from_now, now,

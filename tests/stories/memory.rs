@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use patron_blocks::event::Kind;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::{peak_memory, serve_on_port},
     log::OutgoingRecord,
     payloads::{check_out, in_envelope, minutes_from_now, now},

@@ -6,7 +6,7 @@ use patron_blocks::{blocks::Measure, config::Config, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{check_out, minutes_from_now},
     storage_stub::Fault,
     users_stub::UsersBehavior,

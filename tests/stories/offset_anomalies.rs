@@ -11,7 +11,7 @@ use patron_blocks::{
 };
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{balance_change, check_out, in_envelope, minutes_from_now, now},
     world::{TENANT, World},

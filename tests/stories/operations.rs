@@ -4,7 +4,7 @@ use patron_blocks::event::Kind;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     log::OutgoingRecord,
     payloads::{balance_change, check_out, loan_event, minutes_from_now},

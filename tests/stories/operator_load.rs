@@ -14,7 +14,7 @@ use sqlx::AssertSqlSafe;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     log::OutgoingRecord,
     payloads::{balance_change, check_out, minutes_from_now},
@@ -446,7 +446,7 @@ async fn metrics_label_only_enabled_tenants() {
         assert_eq!(gone.send().await.unwrap().status(), 204);
         let stranger = TenantId::parse(&stranger).unwrap();
         assert!(
-            !patron_blocks::metrics::metrics().is_hidden(&stranger),
+            !patron_blocks::metrics::recorder().is_hidden(&stranger),
             "an unknown tenant has no hidden metrics"
         );
     })

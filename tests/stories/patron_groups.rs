@@ -6,7 +6,7 @@ use patron_blocks::{blocks::Measure, clock::Clock, event::Kind};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{check_out, entity_change, minutes_from_now, now, user_record, with_member},
     users_stub::UsersBehavior,
     world::World,

@@ -4,7 +4,7 @@ use patron_blocks::event::Kind;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now},
     world::{TENANT, World},
@@ -89,8 +89,10 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
         world.log.send_all_to_partition(0, (0..110).map(|_| unnameable())).await;
         world.log.send_all_to_partition(0, each.into_iter()).await;
         let (user, debt) = (Uuid::new_v4(), Uuid::new_v4());
-        let owed =
-            crate::payloads::balance_change(user, debt, None, 12.5).to_string().leak().as_bytes();
+        let owed = crate::support::payloads::balance_change(user, debt, None, 12.5)
+            .to_string()
+            .leak()
+            .as_bytes();
         world.log.send_all_to_partition(0, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
         world
             .until("the valid record of the tenant is applied", async |w: &World| {
@@ -124,8 +126,10 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
                 .await;
         }
         // A valid record follows the bad ones.
-        let owed =
-            crate::payloads::balance_change(user, debt, None, 0.0).to_string().leak().as_bytes();
+        let owed = crate::support::payloads::balance_change(user, debt, None, 0.0)
+            .to_string()
+            .leak()
+            .as_bytes();
         world.log.send_all_to_partition(1, [draft(vec![(OF, TENANT)], owed)].into_iter()).await;
         world.until_committed().await;
         assert_eq!(world.take_dead_letters().await.len(), 200);

@@ -8,7 +8,7 @@ use std::{
 use patron_blocks::event::Kind;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::{BINARY, run_cli, serve, signal, wait_for_exit},
     payloads::{check_out, minutes_from_now},
     world::World,

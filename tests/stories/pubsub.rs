@@ -4,7 +4,7 @@ use patron_blocks::event::{Environment, Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{check_out, loan_event, minutes_from_now},
     world::{TENANT, World},

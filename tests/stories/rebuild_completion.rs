@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::world::{TENANT, World};
+use crate::support::world::{TENANT, World};
 
 const REBUILDS: &str = "/patron-blocks/rebuilds";
 const MODULE: &str = "mod-patron-blocks-2.0.0";
@@ -41,10 +41,10 @@ async fn crash_at_end_of_initial_fill_leaves_it_incomplete() {
     World::run(async |world| {
         let topic = world.log.topic(TENANT, patron_blocks::event::Kind::ItemCheckedOut);
         for _ in 0..6 {
-            let out = crate::payloads::check_out(
+            let out = crate::support::payloads::check_out(
                 Uuid::new_v4(),
                 Uuid::new_v4(),
-                &crate::payloads::minutes_from_now(60),
+                &crate::support::payloads::minutes_from_now(60),
             );
             world.publish(patron_blocks::event::Kind::ItemCheckedOut, &out).await;
         }

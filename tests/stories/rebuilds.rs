@@ -4,7 +4,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{
         BACKDATE_ENABLING_SQL, balance_change, check_out, in_envelope, loan_event,
         minutes_from_now, now,
@@ -241,7 +241,7 @@ async fn rebuild_of_one_patron_changes_only_that_patron() {
 async fn truncated_topics_are_not_treated_as_complete() {
     World::run(async |world| {
         let library = create_library(world).await;
-        let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
+        let topic = world.log.topic(crate::support::world::TENANT, Kind::ItemCheckedOut);
         for partition in 0..2 {
             world.log.delete_records_before(&topic, partition, 1).await;
         }
@@ -266,7 +266,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
                 library.loans[3]
             ))
             .await;
-        let closed = world.log.topic(crate::world::TENANT, Kind::LoanClosed);
+        let closed = world.log.topic(crate::support::world::TENANT, Kind::LoanClosed);
         let job = rebuild(world, json!({ "from": format!("{closed}/0@0,{closed}/1") })).await;
         assert_eq!(
             (&job["status"], &job["summary"]["loans"]["insignificant"]),
@@ -289,7 +289,7 @@ async fn truncated_topics_are_not_treated_as_complete() {
 async fn deleted_topic_is_not_treated_as_empty() {
     World::run(async |world| {
         let library = create_library(world).await;
-        let topic = world.log.topic(crate::world::TENANT, Kind::ItemCheckedOut);
+        let topic = world.log.topic(crate::support::world::TENANT, Kind::ItemCheckedOut);
         world.log.delete_topic(&topic).await;
         let is_failed = async |world: &World| {
             // The broker deletes the topic a moment later.
@@ -385,8 +385,8 @@ async fn transferred_loan_stays_when_first_borrower_is_rebuilt() {
         let out = in_envelope(&check_out(first, loan, &minutes_from_now(60)), now());
         world.publish(Kind::ItemCheckedOut, &out).await;
         world.until_committed().await;
-        let record = crate::payloads::storage_loan(second, loan, &minutes_from_now(60));
-        let changed = crate::payloads::entity_change("UPDATED", &record, now());
+        let record = crate::support::payloads::storage_loan(second, loan, &minutes_from_now(60));
+        let changed = crate::support::payloads::entity_change("UPDATED", &record, now());
         world.publish(Kind::StoredLoan, &changed).await;
         world.until_committed().await;
         for user in [first, second] {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     binary::run_cli,
     payloads::{balance_change, check_out, in_envelope, minutes_from_now, now, storage_loan},
     storage_stub::{ACCOUNTS, Fault, LOANS},

@@ -8,17 +8,17 @@ use patron_blocks::{
     event::{Kind, TenantId},
     kafka::retention::{self, TopicRetention},
     services::{
-        housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
+        maintenance::housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
         tenants::TenantRegistry,
     },
-    store::prune,
+    store::state::prune,
 };
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{
         balance_change, check_out, due_date_change, in_envelope, loan_event, minutes_from_now, now,
     },

@@ -12,7 +12,7 @@ use simulator::{
 };
 
 use super::gateway;
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::now,
     world::{TENANT, World},

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use super::upgrades::{collection_topic, publish};
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{check_out, entity_change, minutes_from_now, now},
     world::{TENANT, World},
@@ -47,7 +47,7 @@ async fn all_loans_are_closed_in_timely_steps() {
         world.until("all loans are closed", async |w: &World| w.count(open).await == 0).await;
         world.until("the time has passed", async |_: &World| now() > at).await;
         let out = check_out(later, Uuid::new_v4(), &minutes_from_now(60));
-        world.publish(OUT, &crate::payloads::in_envelope(&out, now())).await;
+        world.publish(OUT, &crate::support::payloads::in_envelope(&out, now())).await;
         world.until_committed().await;
         assert_eq!((world.count(open).await, open_loans(world, later).await), (1, 1));
     })

@@ -7,7 +7,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{
         balance_change, check_out, due_date_change, entity_change, loan_event, minutes_from_now,
@@ -124,7 +124,7 @@ async fn storage_corrects_events_by_time() {
             // The newest event arrives first.
             world.publish(LOAN, &entity_change("UPDATED", &storage, minutes_ago(20))).await;
             let envelope = |payload: &Value, minutes| {
-                crate::payloads::in_envelope(payload, minutes_ago(minutes))
+                crate::support::payloads::in_envelope(payload, minutes_ago(minutes))
             };
             let out = with_member(&check_out(user, loan, &first), "gracePeriod", grace.clone());
             world.publish(OUT, &envelope(&out, 30)).await;
@@ -171,12 +171,17 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
         for user in &users {
             for _ in 0..5 {
                 let out = check_out(*user, Uuid::new_v4(), &soon);
-                world.publish(OUT, &crate::payloads::in_envelope(&out, minutes_ago(20))).await;
+                world
+                    .publish(OUT, &crate::support::payloads::in_envelope(&out, minutes_ago(20)))
+                    .await;
             }
         }
         let user = users[0];
         let out = |loan, minutes| {
-            crate::payloads::in_envelope(&check_out(user, loan, &soon), minutes_ago(minutes))
+            crate::support::payloads::in_envelope(
+                &check_out(user, loan, &soon),
+                minutes_ago(minutes),
+            )
         };
         world.publish(OUT, &out(by_event, 20)).await;
         world
@@ -189,7 +194,7 @@ async fn storage_deletion_of_all_loans_closes_older_loans_only() {
         // This event concerns a loan without an opening event.
         world.publish(Kind::ItemDeclaredLost, &loan_event(user, late)).await;
         let owed = balance_change(user, Uuid::new_v4(), None, 4.5);
-        let owed = crate::payloads::in_envelope(&owed, minutes_ago(20));
+        let owed = crate::support::payloads::in_envelope(&owed, minutes_ago(20));
         world.publish(Kind::FeeFineBalanceChanged, &owed).await;
         world.until_committed().await;
         assert_eq!(loans(world, user).await.len(), 8);

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    block_event_consumer::{Blocks, apply_message, poll_until},
-    payloads::{check_out, entity_change, loan_event, minutes_from_now, now, user_record},
     schemas::message_validator,
-    world::{TENANT, World},
+    support::{
+        block_event_consumer::{Blocks, apply_message, poll_until},
+        payloads::{check_out, entity_change, loan_event, minutes_from_now, now, user_record},
+        world::{TENANT, World},
+    },
 };
 
 const JOBS: &str = "/patron-blocks/user-summaries/iteration";

@@ -6,7 +6,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     payloads::{
         balance_change, check_out, in_envelope, loan_event, minutes_from_now, now, storage_loan,
         with_member,

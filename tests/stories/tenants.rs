@@ -14,7 +14,7 @@ use simulator::{
 use uuid::Uuid;
 
 use super::gateway;
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now, now},
     world::{TENANT, World},

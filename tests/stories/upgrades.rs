@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now},
     story_database::{pool, with_database},
@@ -25,15 +25,17 @@ use crate::{
 const WRITERS: i64 = 0;
 const MIGRATIONS: i64 = 1;
 
-/// Acquires one of the tenant's locks in a session of the story.
-async fn lock(world: &World, tenant: &str, seed: i64) -> Transaction<'static, Postgres> {
+/// Acquires one lock of each tenant in a session of the story.
+async fn lock(world: &World, tenants: &[&str], seed: i64) -> Transaction<'static, Postgres> {
     let mut tx = world.db.begin().await.unwrap();
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, $2))")
-        .bind(format!("mod_patron_blocks/{tenant}"))
-        .bind(seed)
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    for tenant in tenants {
+        sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, $2))")
+            .bind(format!("mod_patron_blocks/{tenant}"))
+            .bind(seed)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+    }
     tx
 }
 
@@ -84,7 +86,7 @@ async fn upgrade_with_waiting_record_loses_no_record() {
         publish(world, &topic, user, 1).await;
         until_committed_to(world, 1).await;
 
-        let locked = lock(world, TENANT, WRITERS).await;
+        let locked = lock(world, &[TENANT], WRITERS).await;
         publish(world, &topic, user, 1).await;
         world
             .until("a writer waits for a lock", async |w: &World| w.count(LOCK_WAITERS).await > 0)
@@ -158,7 +160,7 @@ async fn tenant_waits_until_it_is_migrated() {
 
         // The next version finds an older schema, and the lock prevents the migration.
         world.execute_sql(VERSION_BEFORE).await;
-        let locked = lock(world, TENANT, MIGRATIONS).await;
+        let locked = lock(world, &[TENANT], MIGRATIONS).await;
         world.start_unready().await;
         let path = format!("/automated-patron-blocks/{user}");
         world
@@ -235,7 +237,7 @@ async fn unknown_tenant_is_rejected_while_writers_wait() {
             world.log.send_to_partition(partition, draft).await;
         }
         world.until_committed().await;
-        let locked = lock(world, TENANT, WRITERS).await;
+        let locked = lock(world, &[TENANT], WRITERS).await;
         world
             .until("all writers wait for locks", async |w: &World| {
                 let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60));
@@ -260,9 +262,9 @@ async fn blocked_migrations_leave_connections_for_ingest() {
         // More migrations wait for their locks than the writers have connections.
         let number = world.config.database.max_connections;
         let tenants: Vec<String> = (0..number).map(|n| format!("lib{n}")).collect();
-        let mut locks = Vec::new();
+        let ids: Vec<&str> = tenants.iter().map(String::as_str).collect();
+        let locked = lock(world, &ids, MIGRATIONS).await;
         for tenant in &tenants {
-            locks.push(lock(world, tenant, MIGRATIONS).await);
             let install = world.request(Method::POST, "/_/tenant");
             let install = install.header("X-Okapi-Tenant", tenant);
             let install = install.json(&json!({ "module_to": "mod-patron-blocks-2.0.0" }));
@@ -272,7 +274,7 @@ async fn blocked_migrations_leave_connections_for_ingest() {
         let user = blocked_patron(world).await;
         assert_eq!(world.get(&format!("/user-summary/{user}")).await.0, 200);
         assert_eq!(world.count(LOCK_WAITERS).await, 1, "one migration runs at a time");
-        drop(locks);
+        locked.rollback().await.unwrap();
         let installed =
             "select count(*) from mod_patron_blocks.tenant where tenant like 'lib%' and enabled";
         world

@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "the types describe bodies that other functions build")]
 
 mod dead_letters;
+pub(super) mod document;
 mod iterations;
 mod readiness;
 mod rebuilds;
@@ -10,18 +11,17 @@ mod synchronization;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+pub(super) use dead_letters::{DeadLetter, DeadLetters, DiscardReport, RetryReport};
+pub(super) use iterations::{Iteration, IterationRequest, Iterations};
+pub(super) use readiness::Readiness;
+pub(super) use rebuilds::{Differences, ListPaging, Rebuild, RebuildRequest, Rebuilds};
 use serde_json::Value;
+pub(super) use synchronization::{InvalidOrText, Synchronization, SynchronizationRequest};
 use utoipa::{
     IntoParams, IntoResponses, PartialSchema, ToSchema,
     openapi::{self, Content, ObjectBuilder, RefOr, ResponseBuilder, Type, schema::OneOfBuilder},
 };
 use uuid::Uuid;
-
-pub(super) use dead_letters::{DeadLetter, DeadLetters, DiscardReport, RetryReport};
-pub(super) use iterations::{Iteration, IterationRequest, Iterations};
-pub(super) use readiness::Readiness;
-pub(super) use rebuilds::{Differences, ListPaging, Rebuild, RebuildRequest, Rebuilds};
-pub(super) use synchronization::{InvalidOrText, Synchronization, SynchronizationRequest};
 
 type Responses = BTreeMap<String, RefOr<openapi::Response>>;
 

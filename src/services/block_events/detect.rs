@@ -15,14 +15,15 @@ use crate::{
     blocks::{
         self, ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable, Finding, Measure,
     },
-    metrics::metrics,
     patron,
-    services::{policy::Policy, tenants::Tenant},
+    services::{evaluation::policy::Policy, metrics::metrics, tenants::Tenant},
     store::{
         self, Tx,
-        outbox::{self, Message},
-        patrons::{self, PatronState},
-        pending_patrons::{self, LastPublished, WorkerLock},
+        messages::{
+            outbox::{self, Message},
+            pending_patrons::{self, LastPublished, WorkerLock},
+        },
+        state::patrons::{self, PatronState},
         tenants,
     },
 };
@@ -158,7 +159,8 @@ impl BlockEvents {
             .collect();
         outbox::insert(&mut tx, schema, &messages).await?;
         store::commit(tx).await?;
-        metrics().record_reevaluation(pending_patrons.len(), messages.len());
+        metrics().reevaluated_patrons.increment(pending_patrons.len() as u64);
+        metrics().written_messages.increment(messages.len() as u64);
         if !messages.is_empty() {
             self.publish_wakeups.wake(&tenant.id);
         }

@@ -18,20 +18,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(in crate::services) use detect::{PatronFindings, evaluate};
+pub use envelope::{APPROACHING_LIMIT_TOPIC, AUTOMATED_BLOCK_TOPIC};
+pub(in crate::services) use envelope::{envelope, headers};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-pub(in crate::services) use detect::{PatronFindings, evaluate};
-pub use envelope::{APPROACHING_LIMIT_TOPIC, AUTOMATED_BLOCK_TOPIC};
-pub(in crate::services) use envelope::{envelope, headers};
-
 use self::settings_lease::LeaseAction;
 use super::{
-    pace::Throttle,
-    tenants::{Tenant, TenantRegistry},
-    wakes::Wakeups,
+    tenants::{Tenant, TenantRegistry, wakeups::Wakeups},
+    throttle::Throttle,
 };
 use crate::{
     blocks::Cause,
@@ -42,7 +40,7 @@ use crate::{
     logging::ErrorChain,
     store::{
         self, Db,
-        pending_patrons::{self, DetectionSettings, PendingCounts, WorkerLock},
+        messages::pending_patrons::{self, DetectionSettings, PendingCounts, WorkerLock},
         tenants,
     },
 };

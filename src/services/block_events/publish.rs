@@ -9,12 +9,13 @@ use super::BlockEvents;
 use crate::{
     event::TenantId,
     kafka::{self, OutgoingMessage},
-    metrics::metrics,
-    services::tenants::Tenant,
+    services::{metrics::metrics, tenants::Tenant},
     store::{
         self,
-        outbox::{self, Message},
-        pending_patrons::{self, WorkerLock},
+        messages::{
+            outbox::{self, Message},
+            pending_patrons::{self, WorkerLock},
+        },
         tenants,
     },
 };

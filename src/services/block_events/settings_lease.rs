@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use crate::store::pending_patrons::{DetectionSettings, PendingCounts};
+use crate::store::messages::pending_patrons::{DetectionSettings, PendingCounts};
 
 /// The action of an instance on a tenant's detection settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,10 +14,12 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    compare::{Pair, TargetState, load_complete_shadow, split_loans_and_fees},
-    context::{RebuildContext, RebuildError},
+    context::RebuildContext,
+    diff::Pair,
+    error::RebuildError,
     read,
     request::Source,
+    target_state::{TargetState, load_complete_shadow, split_loans_and_fees},
 };
 use crate::{
     blocks::Cause,
@@ -25,9 +27,12 @@ use crate::{
     logging::ErrorChain,
     patron::Scope,
     store::{
-        Tx, Verdict, differences, inbox, pending_patrons,
-        rows::{self, SubjectRow, SubjectRows},
-        shadow, tenants,
+        Tx, Verdict,
+        ingest::inbox,
+        messages::pending_patrons,
+        rebuild::{differences, shadow},
+        state::rows::{self, SubjectRow, SubjectRows},
+        tenants,
     },
 };
 

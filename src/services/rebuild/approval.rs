@@ -7,30 +7,24 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::context::{RebuildContext, RebuildError};
+use super::{context::RebuildContext, error::RebuildError};
 use crate::{
+    config::ApprovalThreshold,
     services::{
         block_events::{self, PatronFindings},
-        policy::Policy,
+        evaluation::policy::Policy,
     },
     store::{
-        differences,
-        patrons::{self, PatronState},
-        rows,
+        rebuild::differences,
+        state::{
+            patrons::{self, PatronState},
+            rows,
+        },
     },
 };
 
 /// Patrons per page.
 const PATRON_PAGE_ROWS: i64 = 200;
-
-/// The number of closed items or unblocked patrons that needs no operator.
-#[derive(Debug, Clone, Copy)]
-pub struct ApprovalThreshold {
-    /// Share of the tenant's open items, or of all blocked patrons, in percent; 100 switches the limit off.
-    pub percent: u8,
-    /// Number of items or patrons that is always below the limit.
-    pub count: u32,
-}
 
 impl ApprovalThreshold {
     /// Returns `true` if an operator has to approve the closing of `closed` items out of `open`.

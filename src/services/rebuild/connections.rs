@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::store::{self, Db, Login, PoolSettings};
+use crate::{
+    config::Login,
+    store::{self, Db, PoolSettings},
+};
 
 /// Maximum time of one statement of a rebuild; some statements compare whole tenants.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15 * 60);

@@ -8,10 +8,14 @@ use serde_json::Value;
 use crate::{
     clock::Clock,
     store::{
-        self, Db, Schema, Tx, differences,
-        incidents::IncidentKind,
-        rebuilds::{self, Lease, Rebuild, Status, incidents},
-        shadow, tenants,
+        self, Db, Schema, Tx,
+        ingest::incidents::IncidentKind,
+        rebuild::{
+            differences,
+            rebuilds::{self, Lease, Rebuild, Status, incidents},
+            shadow,
+        },
+        tenants,
     },
 };
 

@@ -6,27 +6,25 @@
 
 mod apply;
 mod approval;
+mod block_changes;
 mod compare;
 mod connections;
 mod context;
-mod filter;
+mod diff;
+mod error;
 mod finish;
-mod fold;
-mod load;
-mod plan;
+mod lease;
+mod progress;
 mod queue;
 mod read;
 mod report;
 mod request;
+mod run;
 mod run_slot;
-mod shared_topics;
-mod storage_modules;
+mod target_state;
 mod tokens;
-mod topics;
 mod worker;
 
-pub use approval::ApprovalThreshold;
-pub use context::RebuildConfig;
 pub use report::{describe_patron, patron_json, rebuild_json};
 pub use request::{InvalidRequest, RebuildRequest, RequestedRebuilds, Source};
 pub use worker::Rebuilds;

@@ -10,17 +10,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use super::{
-    context::HEARTBEAT_INTERVAL,
-    shared_topics,
+    lease::HEARTBEAT_INTERVAL,
+    read::shared_topics,
     worker::{ClaimedRebuilds, GROUP_CLAIMS_MAX, Rebuilds},
 };
 use crate::{
     logging::ErrorChain,
     okapi::Caller,
-    store::{
-        self,
-        rebuilds::{self, Lease, Rebuild, Status},
-    },
+    store,
+    store::rebuild::rebuilds::{self, Lease, Rebuild, Status},
 };
 
 /// Maximum number of claimed rebuilds per instance, running or waiting. A second limit of the same size

@@ -18,31 +18,33 @@ use uuid::Uuid;
 
 use super::{
     connections::SharedConnections,
-    context::{
-        HEARTBEAT_INTERVAL, LEASE_DURATION, RebuildConfig, RebuildContext, RebuildError,
-        RebuildServices, StopReason,
-    },
+    context::{RebuildContext, RebuildServices},
+    error::RebuildError,
     finish::RebuildOutcome,
+    lease::{HEARTBEAT_INTERVAL, LEASE_DURATION, StopReason},
+    read::shared_topics::{self, GroupMember},
     request::{RebuildRequest, RequestedRebuilds},
     run_slot::RunSlot,
-    shared_topics,
     tokens::Tokens,
 };
 use crate::{
     clock::Clock,
-    config::KafkaConfig,
+    config::{KafkaConfig, Login, RebuildConfig},
     event::TenantId,
     kafka::BrokerClient,
     logging::ErrorChain,
     okapi::{Caller, Storage},
     services::{
-        pace::Throttle,
         tenants::{Tenant, TenantRegistry},
+        throttle::Throttle,
     },
     store::{
-        self, Db, Login, Schema, Tx, differences,
-        rebuilds::{self, Lease, NewRebuild, Rebuild, Status},
-        shadow,
+        self, Db, Schema, Tx,
+        rebuild::{
+            differences,
+            rebuilds::{self, Lease, NewRebuild, Rebuild, Status},
+            shadow,
+        },
     },
 };
 
@@ -251,25 +253,21 @@ impl Rebuilds {
             claim_permit,
         } = claimed;
         let connections = self.connections.get();
-        let mut services = |member| {
-            let run_slot = RunSlot::new(&run_slots, first_permit.take());
-            RebuildServices {
-                caller: caller.clone(),
-                group_member: member,
-                run_slot,
-                connections: connections.clone(),
-            }
+        let mut services = || RebuildServices {
+            caller: caller.clone(),
+            run_slot: RunSlot::new(&run_slots, first_permit.take()),
+            connections: connections.clone(),
         };
         if rebuilds.len() == 1
             && let Some(rebuild) = rebuilds.pop()
         {
-            self.run_rebuild(rebuild, lease, services(None), stop).await;
+            self.run_rebuild(rebuild, lease, (services(), None), stop).await;
         } else {
             let (members, join_requests) = shared_topics::read_group(rebuilds.len());
             let runs = rebuilds.into_iter().zip(members);
             let runs = runs
                 .map(|(rebuild, member)| {
-                    self.run_rebuild(rebuild, lease, services(Some(member)), stop)
+                    self.run_rebuild(rebuild, lease, (services(), Some(member)), stop)
                 })
                 .collect::<Vec<_>>();
             tokio::join!(join_all(runs), shared_topics::replay_for_group(join_requests));
@@ -281,16 +279,15 @@ impl Rebuilds {
         &self,
         rebuild: Rebuild,
         lease: Lease,
-        services: RebuildServices,
+        (services, group_member): (RebuildServices, Option<GroupMember>),
         stop: &CancellationToken,
     ) {
         let (id, tenant) = (rebuild.id, rebuild.tenant.clone());
         let connections = services.connections.clone();
         info!(%tenant, rebuild.id = %id, status = rebuild.status.name(), "rebuild: claimed; starting or resuming it");
         // A panic fails the rebuild: a retry would panic again, without end.
-        let caught = AssertUnwindSafe(self.run_until_released(&rebuild, lease, services, stop))
-            .catch_unwind()
-            .await;
+        let running = self.run_until_released(&rebuild, lease, (services, group_member), stop);
+        let caught = AssertUnwindSafe(running).catch_unwind().await;
         let result = caught.unwrap_or_else(|_| {
             let problem = "the rebuild failed because of a defect of this version; the service's log has \
                  the details";
@@ -321,7 +318,7 @@ impl Rebuilds {
         &self,
         rebuild: &Rebuild,
         lease: Lease,
-        services: RebuildServices,
+        (services, group_member): (RebuildServices, Option<GroupMember>),
         stop: &CancellationToken,
     ) -> Result<RunResult, RebuildError> {
         let (tenant, request) = match (
@@ -344,7 +341,7 @@ impl Rebuilds {
         let mut tries = 0;
         loop {
             let done = tokio::select! {
-                done = context.run() => done,
+                done = context.run(group_member.as_ref()) => done,
                 why = context.renew_lease() => {
                     // Stops the replay of shared topics for this rebuild.
                     context.stop.cancel();
@@ -378,7 +375,11 @@ impl Rebuilds {
                     if failure.is_transient() && (tries < RETRIES_MAX || context.request.fill) =>
                 {
                     tries += 1;
-                    context.release_slot();
+                    // Other rebuilds continue during the pause.
+                    context.run_slot.release();
+                    if let Some(member) = &group_member {
+                        member.leave();
+                    }
                     warn!(tenant = %context.tenant.id, rebuild.id = %context.id, error = %ErrorChain(&failure),
                         "rebuild: interrupted by an error; retrying");
                     if matches!(failure, RebuildError::ShadowLost) {
@@ -411,10 +412,7 @@ impl Rebuilds {
         &self,
         rebuild: &Rebuild,
         request: RebuildRequest,
-        (tenant, RebuildServices { caller, group_member, run_slot, connections }): (
-            Arc<Tenant>,
-            RebuildServices,
-        ),
+        (tenant, RebuildServices { caller, run_slot, connections }): (Arc<Tenant>, RebuildServices),
         lease: Lease,
         stop: CancellationToken,
     ) -> RebuildContext {
@@ -438,7 +436,6 @@ impl Rebuilds {
             caller,
             connections,
             run_slot: Arc::new(run_slot),
-            group_member: group_member.map(Arc::new),
         }
     }
 }

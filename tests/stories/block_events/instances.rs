@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{enable_publishing, publish_check_outs, publish_patron, topic, until_published};
-use crate::{
+use crate::support::{
     payloads::now,
     world::{TENANT, World},
 };

@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    block_event_consumer::{Blocks, apply_message},
-    log::ConsumedMessage,
-    payloads::{
-        check_out, due_date_change, entity_change, loan_event, minutes_from_now, now, user_record,
-    },
     schemas::message_validator,
-    world::{TENANT, World},
+    support::{
+        block_event_consumer::{Blocks, apply_message},
+        log::ConsumedMessage,
+        payloads::{
+            check_out, due_date_change, entity_change, loan_event, minutes_from_now, now,
+            user_record,
+        },
+        world::{TENANT, World},
+    },
 };
 
 const OUT: Kind = Kind::ItemCheckedOut;
@@ -346,7 +349,7 @@ async fn rebuild_changes_are_published_with_new_due_dates() {
         world.add_limit(group, Measure::OverdueItems, 0.0).await;
         let user = publish_patron(world, group).await;
         // Moves the instant of enabling back, so that the inbox counts as complete.
-        world.execute_sql(crate::payloads::BACKDATE_ENABLING_SQL).await;
+        world.execute_sql(crate::support::payloads::BACKDATE_ENABLING_SQL).await;
         let loans = publish_check_outs(world, user, 2).await;
         let late = Uuid::new_v4();
         world.publish(OUT, &check_out(user, late, &minutes_from_now(-30))).await;

@@ -13,9 +13,11 @@ use super::{
     published_for, topic, until_published,
 };
 use crate::{
-    payloads::{balance_change, loan_event},
     schemas::message_validator,
-    world::{TENANT, World},
+    support::{
+        payloads::{balance_change, loan_event},
+        world::{TENANT, World},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]

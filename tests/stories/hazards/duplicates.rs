@@ -6,7 +6,8 @@ use chrono::TimeDelta;
 use patron_blocks::{
     event::{Kind, Stamp, stamp::Horizon},
     patron::{Balance, Fee, Loan, Scope},
-    store::{self, merge},
+    store,
+    store::state::merge,
 };
 use rdkafka::{
     ClientConfig,
@@ -22,7 +23,7 @@ use super::{
     NONE, SHAPES, Shape, assert_nothing_open, balances, minutes_ago, only_loan, open_entries,
     publish_at, strict_group,
 };
-use crate::{
+use crate::support::{
     payloads::{
         balance_change, check_out, due_date_change, entity_change, in_envelope, loan_event,
         minutes_from_now, storage_loan,

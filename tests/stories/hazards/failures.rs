@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use super::{assert_nothing_open, balances, draft, open_entries, strict_group};
-use crate::{
+use crate::support::{
     payloads::{balance_change, check_out, in_envelope, loan_event, minutes_from_now, now},
     world::{TENANT, World},
 };

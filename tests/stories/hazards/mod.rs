@@ -10,7 +10,7 @@ use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{in_envelope, now},
     world::{TENANT, World},

@@ -8,7 +8,7 @@ use super::{
     ALL, NONE, SHAPES, Shape, assert_nothing_open, balances, draft, minutes_ago, only_loan,
     open_entries, publish_at, strict_group,
 };
-use crate::{
+use crate::support::{
     log::OutgoingRecord,
     payloads::{
         balance_change, check_out, due_date_change, entity_change, in_envelope, loan_event,

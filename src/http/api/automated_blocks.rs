@@ -1,0 +1,168 @@
+//! `automated-patron-blocks`: the evaluation of one patron.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+    web::Path,
+};
+use serde::Serialize;
+use tokio::time::timeout;
+use tracing::error;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    blocks::Finding,
+    config::DatabaseFailureMode,
+    http::{
+        ApiError, AppState,
+        extract::tenant::{app_state, caller, enabled_tenant, load_limit, path_id, tenant_id},
+        openapi,
+    },
+    services::{
+        evaluation::{AnswerSource, EvaluationRequest},
+        metrics::metrics,
+    },
+    store::{Verdict, tenants::Completeness},
+};
+
+/// Maximum time of an evaluation; mod-circulation times out after 20 s.
+const EVALUATION_TIMEOUT: Duration = Duration::from_secs(8);
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlocks)]
+struct Body<'a> {
+    automated_patron_blocks: Vec<Block<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AutomatedPatronBlock)]
+struct Block<'a> {
+    patron_block_condition_id: Uuid,
+    block_borrowing: bool,
+    block_renewals: bool,
+    block_requests: bool,
+    message: &'a str,
+}
+
+impl<'a> Block<'a> {
+    /// Converts a finding to a block, or returns `None` if the finding blocks no action.
+    fn from_finding(finding: &Finding<'a>) -> Option<Self> {
+        (!finding.blocked.is_empty()).then_some(Self {
+            patron_block_condition_id: finding.condition.id,
+            block_borrowing: finding.blocked.borrowing,
+            block_renewals: finding.blocked.renewals,
+            block_requests: finding.blocked.requests,
+            message: &finding.condition.message,
+        })
+    }
+}
+
+/// Header with the origin of the patron group, or with the cause of a missing evaluation.
+const BASIS_HEADER: &str = "X-Patron-Blocks-Basis";
+
+/// Header with the completeness of the tenant's history; absent if the history is complete.
+const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
+
+/// Evaluates a patron, and returns the conditions that block an action at this moment
+/// (docs/contract/http-api.md#2-blocks).
+#[utoipa::path(
+    get,
+    path = "/automated-patron-blocks/{userId}",
+    operation_id = "getAutomatedPatronBlocks",
+    summary = "Get the automated blocks of a patron",
+    params(
+        ("userId" = Uuid, Path, description = "The patron"),
+    ),
+    responses(
+        (
+            status = 200,
+            body = Body,
+            description = "Found",
+            headers(
+                ("X-Patron-Blocks-Basis" = String,
+                    description = "Origin of the patron group, or cause of a missing evaluation"),
+                ("X-Patron-Blocks-Completeness" = String,
+                    description = "`filling` or `incomplete` if events of the tenant may be missing"),
+            ),
+        ),
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn get(
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = tenant_id(&request)?;
+    let user = path_id(&path, || {
+        ApiError::bad_request(format!("Invalid user UUID: \"{}\"", path.escape_default()))
+    })?;
+    let (service, db) = app_state(&request);
+    let Some(_permit) = load_limit(&request).try_acquire() else {
+        return not_evaluated_response(&service, AnswerSource::Overloaded, ApiError::overloaded());
+    };
+    let caller = caller(&request, &service, &id);
+    let evaluate = async {
+        let tenant = enabled_tenant(&service, &db, &id).await?;
+        let completeness = tenant.completeness();
+        let evaluation_request = EvaluationRequest { db: db.clone(), tenant, user, caller };
+        match service.evaluator.evaluate(&evaluation_request).await {
+            Ok(answer) => Ok((answer, completeness)),
+            Err(error) => {
+                if error.verdict() == Verdict::Unusable {
+                    service.tenants.recheck(&db, &id).await?;
+                }
+                Err(ApiError::Store(error))
+            }
+        }
+    };
+    let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
+        Ok(Ok((answer, completeness))) => {
+            let findings = answer.findings();
+            let blocks = findings.iter().filter_map(Block::from_finding).collect();
+            let mut response = blocks_response(answer.source, blocks);
+            if completeness != Completeness::Complete {
+                let value = HeaderValue::from_static(completeness.name());
+                response.headers_mut().insert(HeaderName::from_static(COMPLETENESS_HEADER), value);
+            }
+            return Ok(response);
+        }
+        Ok(Err(failure @ ApiError::Store(_))) => failure,
+        Ok(Err(error)) => return Err(error),
+        Err(_) => {
+            let text = "could not evaluate within the deadline".to_owned();
+            ApiError::Text(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    };
+    error!(tenant = %id, user.id = %user, error = failure.cause(), "evaluation: failed for a patron");
+    not_evaluated_response(&service, AnswerSource::NotEvaluated, failure)
+}
+
+fn blocks_response(basis: AnswerSource, automated_patron_blocks: Vec<Block<'_>>) -> HttpResponse {
+    metrics().record_evaluation(basis);
+    HttpResponse::Ok()
+        .insert_header((BASIS_HEADER, basis.name()))
+        .json(Body { automated_patron_blocks })
+}
+
+/// Returns no blocks or the failure, as `on_database_failure` configures; the metrics count either response.
+fn not_evaluated_response(
+    service: &AppState,
+    basis: AnswerSource,
+    failure: ApiError,
+) -> Result<HttpResponse, ApiError> {
+    match service.on_database_failure {
+        DatabaseFailureMode::Open => Ok(blocks_response(basis, Vec::new())),
+        DatabaseFailureMode::Error => {
+            metrics().record_evaluation(basis);
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Lists and reads records of a collection (docs/contract/http-api.md#16-collections).
+
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    http::{
+        ApiError,
+        error::{NOT_A_UUID, Violation},
+        extract::{
+            paging::Page,
+            record::Record,
+            tenant::{TenantRequest, path_id},
+        },
+    },
+    store,
+    store::settings::records::{self, Collection},
+};
+
+/// Maximum size of a record in bytes; the limit matters because unknown members are stored too.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// Parses a record, and checks that the database can store it.
+pub(in crate::http) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record, ApiError> {
+    let record = Record::read(request, body)?;
+    record.require_storable()?;
+    if body.len() <= RECORD_BYTES_MAX {
+        return Ok(record);
+    }
+    let rule = format!("must not be longer than {RECORD_BYTES_MAX} bytes");
+    Err(Violation::custom(rule, "the body", body.len().to_string()).into())
+}
+
+/// Returns a page of records under `name`, with the total.
+pub(in crate::http) async fn list(
+    context: &TenantRequest,
+    request: &HttpRequest,
+    collection: &Collection,
+    name: &str,
+) -> Result<HttpResponse, ApiError> {
+    let Page { query, offset, limit } = Page::from_request(request)?;
+    let (schema, search) = (&context.tenant.schema, &collection.search);
+    let (page, total) = store::read(&context.db, async |db| {
+        let page = match limit {
+            0 => Vec::new(), // the client requests the count only
+            _ => records::list(&mut *db, schema, collection, &query, (offset, limit)).await?,
+        };
+        Ok((page, records::count(db, schema, search, &query.condition).await?))
+    })
+    .await?;
+    Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))
+}
+
+/// Returns one record, or 404.
+pub(in crate::http) async fn get(
+    context: &TenantRequest,
+    id: &str,
+    collection: &Collection,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(id, || ApiError::not_found(NOT_A_UUID))?;
+    let record =
+        find(context, collection, id).await?.ok_or_else(|| ApiError::not_found("Not found"))?;
+    Ok(HttpResponse::Ok().json(record))
+}
+
+/// Returns the stored record, if it exists.
+pub(in crate::http) async fn find(
+    context: &TenantRequest,
+    collection: &Collection,
+    id: Uuid,
+) -> Result<Option<Value>, ApiError> {
+    let schema = &context.tenant.schema;
+    let found =
+        store::read(&context.db, async |db| records::find(db, schema, collection, id).await);
+    Ok(found.await?)
+}

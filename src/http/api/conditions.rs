@@ -1,0 +1,140 @@
+//! `patron-block-conditions`: the six conditions (docs/contract/http-api.md#4-conditions).
+
+use actix_web::{HttpRequest, HttpResponse, web::Path};
+
+use super::collection;
+use crate::{
+    http::{
+        ApiError,
+        error::{NOT_A_UUID, Violation},
+        extract::{
+            body::JsonBody,
+            record::Record,
+            tenant::{TenantRequest, path_id},
+        },
+        openapi,
+    },
+    store::settings::conditions,
+};
+
+/// Returns a page of the six conditions.
+#[utoipa::path(
+    get,
+    path = "/patron-block-conditions",
+    operation_id = "listConditions",
+    summary = "List the six conditions",
+    params(openapi::Paging),
+    responses(
+        (status = 200, body = openapi::Conditions, description = "Found"),
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    collection::list(&context, &request, &conditions::RECORDS, "patronBlockConditions").await
+}
+
+/// Returns one condition.
+#[utoipa::path(
+    get,
+    path = "/patron-block-conditions/{id}",
+    operation_id = "getCondition",
+    summary = "Get a condition",
+    params(
+        ("id" = Uuid, Path, description = "The condition"),
+    ),
+    responses(
+        (status = 200, body = openapi::Condition, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    collection::get(&context, &path, &conditions::RECORDS).await
+}
+
+/// Changes the message of a condition and the actions that it blocks. A condition has a message if it blocks
+/// an action, and no message otherwise.
+#[utoipa::path(
+    put,
+    path = "/patron-block-conditions/{id}",
+    operation_id = "putCondition",
+    summary = "Change the blocked actions and the message of a condition",
+    params(
+        ("id" = Uuid, Path, description = "The condition; the id in the body is ignored"),
+    ),
+    request_body(content = openapi::ConditionRequest, content_type = "application/json"),
+    responses(
+        (status = 204, description = "Changed"),
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
+    ),
+)]
+pub(in crate::http) async fn put(
+    json_body: JsonBody,
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let JsonBody { context, body } = json_body;
+    let mut record = collection::read(&request, &body)?;
+    check(&record)?;
+    let id = path_id(&path, || {
+        Violation::custom(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
+    })?;
+    let schema = &context.tenant.schema;
+    let now = context.state.clock.now();
+    let stored = collection::find(&context, &conditions::RECORDS, id).await?;
+    record.0.insert("id".to_owned(), id.to_string().into());
+    record.set_metadata(stored.as_ref(), context.acting_user.as_deref(), now);
+    let replaced = conditions::replace(&context.db, schema, id, &record.into_value(), now)
+        .await
+        .map_err(ApiError::from_record_error)?;
+    context.state.evaluator.policies.invalidate(&context.tenant.id);
+    if replaced {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(ApiError::not_found("Not found"))
+    }
+}
+
+/// Maximum length of a message in characters; every evaluation and every block event may contain the message.
+const MESSAGE_CHARS_MAX: usize = 4000;
+
+/// Checks the types of the members first, then the rule on message and blocked actions.
+fn check(record: &Record) -> Result<(), ApiError> {
+    const KEY: &str = "patron block condition id";
+    let id = record.uuid("id")?;
+    record.string("name")?;
+    let mut blocks = false;
+    for flag in ["blockBorrowing", "blockRenewals", "blockRequests"] {
+        blocks |= record.boolean(flag)?;
+    }
+    let value_type = record.string("valueType")?;
+    if !matches!(value_type, "Integer" | "Double") {
+        return Err(ApiError::bad_request("valueType must be Integer or Double"));
+    }
+    let text = record.optional_string("message")?.unwrap_or_default();
+    if text.chars().count() > MESSAGE_CHARS_MAX {
+        let rule = format!("must not be longer than {MESSAGE_CHARS_MAX} characters");
+        let excerpt: String = text.chars().take(50).collect();
+        return Err(Violation::custom(rule, "message", excerpt).into());
+    }
+    let blank = text.trim().is_empty();
+    let message = match (blocks, blank) {
+        (true, true) => {
+            "Message to be displayed is a required field if one or more blocked actions selected"
+        }
+        (false, false) => {
+            "One or more blocked actions must be selected for message to be displayed to be used"
+        }
+        _ => return Ok(()),
+    };
+    Err(Violation::custom(message, KEY, id.to_string()).into())
+}

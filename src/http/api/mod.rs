@@ -1,0 +1,10 @@
+//! The interfaces that existing clients call.
+
+pub(super) mod automated_blocks;
+pub(super) mod collection;
+pub(super) mod conditions;
+pub(super) mod events;
+pub(super) mod limits;
+pub(super) mod synchronization;
+pub(super) mod tenant_jobs;
+pub(super) mod user_summary;

@@ -1,0 +1,7 @@
+//! What handlers take from a request: tenant, body, record and paging.
+
+pub(super) mod body;
+pub(super) mod load_limit;
+pub(super) mod paging;
+pub(super) mod record;
+pub(super) mod tenant;

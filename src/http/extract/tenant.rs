@@ -1,0 +1,143 @@
+//! The headers of a request: tenant, caller and acting user.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::load_limit::LoadLimit;
+use crate::{
+    event::{TenantId, parse_uuid},
+    http::{ApiError, AppState},
+    okapi::Caller,
+    services::tenants::Tenant,
+    store::Db,
+};
+
+/// Returns the value of a header if the value is text and not blank.
+pub(in crate::http) fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    let value = request.headers().get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// Returns the tenant that the request names; the tenant may be disabled.
+pub(in crate::http) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
+    const NAME: &str = "X-Okapi-Tenant";
+    let mut lines = request.headers().get_all(NAME).map(|line| line.as_bytes().trim_ascii());
+    let first = lines.next();
+    if lines.any(|line| Some(line) != first) {
+        // The service cannot know which of the values the gateway has authorized.
+        let rule = format!("{NAME} must name one tenant, but the request has several values");
+        return Err(ApiError::bad_request(rule));
+    }
+    let named = header(request, NAME)
+        .ok_or_else(|| ApiError::bad_request("Unable to process request Tenant must be set"))?;
+    TenantId::parse(named).ok_or_else(|| {
+        let named = named.escape_default();
+        ApiError::bad_request(format!("Tenant \"{named}\" is not valid: an id {}", TenantId::RULE))
+    })
+}
+
+/// Returns gateway, tenant and token for outgoing calls.
+pub(in crate::http) fn caller(
+    request: &HttpRequest,
+    service: &AppState,
+    tenant: &TenantId,
+) -> Caller {
+    let owned = |name| header(request, name).map(str::to_owned);
+    let named = header(request, "X-Okapi-Url");
+    service.other_gateways.record(&service.gateway, named);
+    let (okapi_url, is_elsewhere) = service.gateway.resolve(named);
+    Caller {
+        okapi_url,
+        is_foreign_gateway: is_elsewhere,
+        tenant: tenant.to_string(),
+        token: owned("X-Okapi-Token"),
+        request_id: owned("X-Okapi-Request-Id"),
+    }
+}
+
+/// Maximum length of a stored user id, in bytes.
+const USER_ID_BYTES_MAX: usize = 255;
+
+/// Returns the acting staff user, for metadata: from the header, otherwise from the claim of the token. The
+/// gateway verifies tokens, so the claim is read without verification. The id may be any text without control
+/// characters. An invalid id counts as unknown: PostgreSQL cannot store a NUL, and no request fails for its
+/// author.
+fn acting_user(request: &HttpRequest) -> Option<String> {
+    let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
+    let user = named.or_else(|| user_from_token(header(request, "X-Okapi-Token")?))?;
+    let is_id =
+        !user.is_empty() && user.len() <= USER_ID_BYTES_MAX && !user.contains(char::is_control);
+    is_id.then_some(user)
+}
+
+fn user_from_token(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        user_id: Option<String>,
+    }
+    let payload = token.split('.').nth(1)?;
+    let json = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice::<Claims>(&json).ok()?.user_id
+}
+
+/// A request of an enabled tenant, with the operators' connections and a permit of their load limit.
+pub(in crate::http) struct TenantRequest {
+    pub(in crate::http) state: Arc<AppState>,
+    pub(in crate::http) db: Db,
+    pub(in crate::http) tenant: Arc<Tenant>,
+    pub(in crate::http) acting_user: Option<String>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Returns the enabled tenant, or an error that names the tenant.
+pub(in crate::http) async fn enabled_tenant(
+    service: &AppState,
+    db: &Db,
+    id: &TenantId,
+) -> Result<Arc<Tenant>, ApiError> {
+    let tenant = service.tenants.find_for_request(db, id).await?;
+    tenant.ok_or_else(|| ApiError::tenant_not_enabled(id))
+}
+
+impl FromRequest for TenantRequest {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let (service, _) = app_state(request);
+        let (permit, db) = (service.operators.try_acquire(), service.operators.db());
+        let id = tenant_id(request);
+        let acting_user = acting_user(request);
+        Box::pin(async move {
+            let _permit = permit.ok_or_else(ApiError::overloaded)?;
+            let tenant = enabled_tenant(&service, &db, &id?).await?;
+            Ok(Self { state: service, db, tenant, acting_user, _permit })
+        })
+    }
+}
+
+/// Returns the state and the pool for evaluations that `routes` added.
+pub(in crate::http) fn app_state(request: &HttpRequest) -> (Arc<AppState>, Db) {
+    let service =
+        request.app_data::<Data<AppState>>().expect("routes() adds the state of the application");
+    let db = request.app_data::<Data<Db>>().expect("routes() adds the connection pool");
+    (service.clone().into_inner(), Db::clone(db))
+}
+
+/// Returns the load limit of the current thread.
+pub(in crate::http) fn load_limit(request: &HttpRequest) -> &LoadLimit {
+    request.app_data::<LoadLimit>().expect("routes() adds the load limit")
+}
+
+/// Parses the id in a path, or returns the error that docs/contract/http-api.md defines for the path.
+pub(in crate::http) fn path_id(
+    text: &str,
+    error: impl FnOnce() -> ApiError,
+) -> Result<Uuid, ApiError> {
+    parse_uuid(text).ok_or_else(error)
+}

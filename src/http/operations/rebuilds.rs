@@ -1,0 +1,209 @@
+//! `patron-blocks-operations`: requests, shows, applies and cancels rebuilds.
+
+use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    http::{
+        ApiError,
+        error::Violation,
+        extract::{
+            body::JsonBody,
+            paging::list_range,
+            record::Record,
+            tenant::{TenantRequest, caller, path_id},
+        },
+        openapi,
+    },
+    services::rebuild::{RebuildRequest, Source, patron_json, rebuild_json},
+    store,
+    store::rebuild::{differences, rebuilds},
+};
+
+/// Requests a rebuild, which runs in the background. With source `storage`, the rebuild uses the token of
+/// this request.
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/rebuilds",
+    operation_id = "postRebuild",
+    summary = "Create a rebuild of the state of patrons from a source",
+    request_body(content = openapi::RebuildRequest, content_type = "application/json"),
+    responses(
+        (
+            status = 201,
+            body = openapi::Rebuild,
+            description = "Created; the rebuild runs in the background",
+            headers(("Location" = String, description = "Path of the job")),
+        ),
+        openapi::Invalid,
+        openapi::Common,
+        openapi::BodyNotRead,
+    ),
+)]
+pub(in crate::http) async fn post(
+    json_body: JsonBody,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let JsonBody { context, body } = json_body;
+    let body = Record::read(&request, &body)?.into_value();
+    let rebuild_request = RebuildRequest::from_json(&body).map_err(|refused| {
+        let value = body.get(refused.field).map(Value::to_string).unwrap_or_default();
+        ApiError::from(Violation::custom(refused.to_string(), refused.field, value))
+    })?;
+    let by = context.acting_user.as_deref().unwrap_or("unknown");
+    let id =
+        context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
+    if rebuild_request.source == Source::Storage {
+        let tenant = &context.tenant.id;
+        let caller = caller(&request, &context.state, tenant);
+        context.state.rebuilds.add_token(tenant.clone(), Some(id), caller);
+    }
+    let rebuild = find(&context, id).await?;
+    let location = (LOCATION, format!("/patron-blocks/rebuilds/{id}"));
+    Ok(HttpResponse::Created().insert_header(location).json(rebuild_json(&rebuild)))
+}
+
+/// Returns a page of rebuilds, newest first.
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/rebuilds",
+    operation_id = "listRebuilds",
+    summary = "List rebuilds, newest first",
+    params(openapi::ListPaging),
+    responses(
+        (status = 200, body = openapi::Rebuilds, description = "Found"),
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn list(
+    context: TenantRequest,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let (limit, offset) = list_range(&request)?;
+    let id = &context.tenant.id;
+    let found = store::read(&context.db, async |db| rebuilds::list(db, id, limit, offset).await);
+    let (page, total) = found.await?;
+    let page: Vec<Value> = page.iter().map(rebuild_json).collect();
+    Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
+}
+
+/// Returns one rebuild with its progress, its summary and its problems.
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/rebuilds/{id}",
+    operation_id = "getRebuild",
+    summary = "Get a rebuild with its progress",
+    params(("id" = Uuid, Path, description = "The rebuild")),
+    responses(
+        (status = 200, body = openapi::Rebuild, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn get(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let found = find(&context, parse_id(&path)?).await?;
+    Ok(HttpResponse::Ok().json(rebuild_json(&found)))
+}
+
+/// Returns a page of patrons with differences, ordered by number of differences.
+#[utoipa::path(
+    get,
+    path = "/patron-blocks/rebuilds/{id}/differences",
+    operation_id = "listDifferences",
+    summary = "List the differences of a rebuild by patron, most differences first",
+    params(("id" = Uuid, Path, description = "The rebuild"), openapi::ListPaging),
+    responses(
+        (status = 200, body = openapi::Differences, description = "Found"),
+        openapi::NotFound,
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn differences(
+    context: TenantRequest,
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let (limit, offset) = list_range(&request)?;
+    let id = find(&context, parse_id(&path)?).await?.id;
+    let schema = &context.tenant.schema;
+    let (patrons, differences, total) = store::read(&context.db, async |db| {
+        let patrons = differences::list_patrons(&mut *db, schema, id, limit, offset).await?;
+        let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
+        let differences = differences::list_of_patrons(&mut *db, schema, id, &users).await?;
+        Ok((patrons, differences, differences::summarize(db, schema, id).await?.patrons))
+    })
+    .await?;
+    let patrons_json: Vec<Value> =
+        patrons.iter().map(|patron| patron_json(patron, &differences)).collect();
+    Ok(HttpResponse::Ok().json(json!({ "patrons": patrons_json, "totalRecords": total })))
+}
+
+/// Applies the differences of a rebuild with status `compared`. Returns 422 for any other status.
+#[utoipa::path(
+    post,
+    path = "/patron-blocks/rebuilds/{id}/apply",
+    operation_id = "applyRebuild",
+    summary = "Apply the differences of a rebuild",
+    params(("id" = Uuid, Path, description = "The rebuild")),
+    responses(
+        (status = 202, body = openapi::Rebuild, description = "Accepted; the differences are applied in the background"),
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn apply(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = parse_id(&path)?;
+    let found = find(&context, id).await?;
+    if !rebuilds::request_apply(&context.db, &context.tenant.id, id).await? {
+        let rule = "only a rebuild with the status compared can be applied";
+        return Err(Violation::custom(rule, "status", found.status.name()).into());
+    }
+    context.state.rebuilds.wake_workers();
+    Ok(HttpResponse::Accepted().json(rebuild_json(&find(&context, id).await?)))
+}
+
+/// Cancels a rebuild; applied differences stay applied. Returns 422 if the rebuild has already ended.
+#[utoipa::path(
+    delete,
+    path = "/patron-blocks/rebuilds/{id}",
+    operation_id = "deleteRebuild",
+    summary = "Cancel a rebuild",
+    params(("id" = Uuid, Path, description = "The rebuild")),
+    responses(
+        (status = 204, description = "Cancelled"),
+        openapi::NotFound,
+        openapi::Invalid,
+        openapi::Common,
+    ),
+)]
+pub(in crate::http) async fn delete(
+    context: TenantRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = parse_id(&path)?;
+    let found = find(&context, id).await?;
+    if !rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
+        let rule = "a rebuild that has ended cannot be cancelled";
+        return Err(Violation::custom(rule, "status", found.status.name()).into());
+    }
+    context.state.rebuilds.wake_workers();
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn parse_id(path: &str) -> Result<Uuid, ApiError> {
+    path_id(path, || ApiError::not_found(format!("No rebuild {}", path.escape_default())))
+}
+
+async fn find(context: &TenantRequest, id: Uuid) -> Result<rebuilds::Rebuild, ApiError> {
+    let tenant = &context.tenant.id;
+    let found = store::read(&context.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+    found.ok_or_else(|| ApiError::not_found(format!("No rebuild {id}")))
+}

@@ -1,0 +1,300 @@
+//! The evaluation of one patron. It loads the state in one round trip, resolves the patron group, and
+//! compares the state with the limits of the group.
+
+pub mod policy;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use self::policy::{Policies, Policy};
+use super::tenants::Tenant;
+use crate::{
+    blocks::{self, Finding, Measures},
+    clock::Clock,
+    config::OkapiConfig,
+    event::TenantId,
+    kafka::UserTopics,
+    logging::ErrorChain,
+    okapi::{CallError, Caller, Users},
+    store::{
+        self, Db,
+        state::patrons::{self, PatronState},
+    },
+};
+
+/// Largest number of concurrent background refreshes of patron groups. Beyond it, the next evaluation
+/// of the patron tries again.
+const BACKGROUND_REFRESHES_MAX: usize = 100;
+
+/// The origin of the patron group of an evaluation, or why none was used
+/// (docs/contract/http-api.md#2-blocks). The list is closed: clients see the name in a header, and
+/// metrics use it as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerSource {
+    /// The patron has no open loan, fee or fine.
+    NothingOpen,
+    /// The tenant has no limits.
+    NoLimits,
+    /// The topic of users provided the group, and no newer response of mod-users contradicts it. A
+    /// stale group is refreshed in the background.
+    GroupFromTopic,
+    /// The cached group is fresh.
+    GroupFromCache,
+    /// The cached group is stale but usable, and is refreshed in the background.
+    GroupFromStaleCache,
+    /// mod-users returned the group during this evaluation.
+    GroupFromUsers,
+    /// The call of mod-users failed, and the last known group serves.
+    GroupFallback,
+    /// The breaker of mod-users is open, and the last known group serves.
+    GroupFallbackCircuitOpen,
+    /// mod-users returned that the patron has no group.
+    GroupNone,
+    /// The call of mod-users failed, and no group is known, so nothing is blocked.
+    GroupUnknown,
+    /// The breaker of mod-users is open, and no group is known, so nothing is blocked.
+    GroupUnknownCircuitOpen,
+    /// The database failed or timed out; a setting determines the response.
+    NotEvaluated,
+    /// The load limit rejected the request; a setting determines the response.
+    Overloaded,
+}
+
+impl AnswerSource {
+    /// All values, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::NothingOpen,
+        Self::NoLimits,
+        Self::GroupFromTopic,
+        Self::GroupFromCache,
+        Self::GroupFromStaleCache,
+        Self::GroupFromUsers,
+        Self::GroupFallback,
+        Self::GroupFallbackCircuitOpen,
+        Self::GroupNone,
+        Self::GroupUnknown,
+        Self::GroupUnknownCircuitOpen,
+        Self::NotEvaluated,
+        Self::Overloaded,
+    ];
+
+    /// Returns the name for the header and for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NothingOpen => "nothing-open",
+            Self::NoLimits => "no-limits",
+            Self::GroupFromTopic => "told-group",
+            Self::GroupFromCache => "group-from-cache",
+            Self::GroupFromStaleCache => "group-from-stale-cache",
+            Self::GroupFromUsers => "group-from-users",
+            Self::GroupFallback => "group-fallback",
+            Self::GroupFallbackCircuitOpen => "group-fallback-circuit-open",
+            Self::GroupNone => "group-none",
+            Self::GroupUnknown => "group-unknown",
+            Self::GroupUnknownCircuitOpen => "group-unknown-circuit-open",
+            Self::NotEvaluated => "not-evaluated",
+            Self::Overloaded => "too-many",
+        }
+    }
+}
+
+/// The measures, the group and the limits of one evaluation.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The patron's numbers; all zero if nothing is open.
+    pub measures: Measures,
+    /// The group that determines the limits, if it is known.
+    pub group: Option<String>,
+    /// The origin of the group.
+    pub source: AnswerSource,
+    policy: Arc<Policy>,
+}
+
+impl Evaluation {
+    /// Returns one finding per limit of the group, with the compared number and the affected actions.
+    pub fn findings(&self) -> Vec<Finding<'_>> {
+        let limits = self.group.iter().flat_map(|group| self.policy.limits_of(group));
+        blocks::evaluate(&self.measures, limits, &self.policy.conditions)
+    }
+}
+
+/// The service that evaluates patrons. All threads share one evaluator; each request brings its own
+/// connection pool.
+pub struct Evaluator {
+    clock: Clock,
+    users: Users,
+    config: OkapiConfig,
+    user_topics: Arc<UserTopics>,
+    /// Limits and conditions of all tenants.
+    pub policies: Policies,
+    /// Patrons with a background refresh of their group in progress.
+    refreshing: Mutex<HashSet<(TenantId, Uuid)>>,
+}
+
+/// The input of one evaluation: tenant, patron, caller and connection pool.
+#[derive(Clone)]
+pub struct EvaluationRequest {
+    /// The connection pool of the thread that serves the request.
+    pub db: Db,
+    /// The tenant, with its schema.
+    pub tenant: Arc<Tenant>,
+    /// The patron's user id.
+    pub user: Uuid,
+    /// The gateway, token and tenant for calls to mod-users.
+    pub caller: Caller,
+}
+
+impl Evaluator {
+    /// Creates an evaluator; `config` has the ages at which a patron group is fresh, stale or
+    /// unusable.
+    pub fn new(
+        clock: Clock,
+        users: Users,
+        config: OkapiConfig,
+        user_topics: Arc<UserTopics>,
+    ) -> Self {
+        let (policies, refreshing) = (Policies::default(), Mutex::default());
+        Self { clock, users, config, user_topics, policies, refreshing }
+    }
+
+    /// Evaluates a patron at the current time.
+    pub async fn evaluate(
+        self: &Arc<Self>,
+        request: &EvaluationRequest,
+    ) -> Result<Evaluation, Arc<store::Error>> {
+        let now = self.clock.now();
+        let EvaluationRequest { db, tenant, user, .. } = request;
+        let state =
+            store::read(db, async |db| patrons::load_state(db, &tenant.schema, *user, now).await)
+                .await?;
+        let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
+            let measures = Measures::default();
+            let source = AnswerSource::NothingOpen;
+            return Ok(Evaluation { measures, group: None, source, policy: Arc::default() });
+        };
+        let policy = self.policies.get(db, tenant).await?;
+        // Without limits the group decides nothing.
+        let (group, source) = match policy.limits.is_empty() {
+            true => (None, AnswerSource::NoLimits),
+            false => self.resolve_group(request, &state).await,
+        };
+        Ok(Evaluation { measures: state.measures, group, source, policy })
+    }
+
+    /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of
+    /// mod-users and a record of the topic. A group from the topic is used at once, and refreshed in
+    /// the background if stale. A cached group is used while fresh; while stale, it is used and
+    /// refreshed in the background. Otherwise the service calls mod-users, and if the call fails, the
+    /// last known group serves for a limited time. If the last response contained no group, each
+    /// evaluation calls mod-users.
+    async fn resolve_group(
+        self: &Arc<Self>,
+        request: &EvaluationRequest,
+        state: &PatronState,
+    ) -> (Option<String>, AnswerSource) {
+        let is_from_topic =
+            state.is_topic_group() && self.user_topics.has_topic_for(&request.tenant.id);
+        let is_other_gateway = request.caller.is_foreign_gateway;
+        let known = state.known_group();
+        let known = known.and_then(|known| Some((state.age(known), known.group.clone()?)));
+        match known {
+            // A response of another gateway is not cached, so a background refresh would have no
+            // effect.
+            Some((age, group))
+                if is_from_topic && age > self.config.patron_group_stale && is_other_gateway =>
+            {
+                self.fetch_group_or_fallback(request, Some(group)).await
+            }
+            Some((age, group)) if is_from_topic => {
+                if age > self.config.patron_group_stale {
+                    self.refresh_in_background(request);
+                }
+                (Some(group), AnswerSource::GroupFromTopic)
+            }
+            Some((age, group)) if age <= self.config.patron_group_ttl => {
+                (Some(group), AnswerSource::GroupFromCache)
+            }
+            Some((age, group)) if age <= self.config.patron_group_stale => {
+                if !is_other_gateway {
+                    self.refresh_in_background(request);
+                }
+                (Some(group), AnswerSource::GroupFromStaleCache)
+            }
+            Some((age, group)) if age <= self.config.patron_group_fallback => {
+                self.fetch_group_or_fallback(request, Some(group)).await
+            }
+            _ => self.fetch_group_or_fallback(request, None).await,
+        }
+    }
+
+    /// Returns the group from mod-users, or `last` if the call fails.
+    async fn fetch_group_or_fallback(
+        self: &Arc<Self>,
+        request: &EvaluationRequest,
+        last: Option<String>,
+    ) -> (Option<String>, AnswerSource) {
+        // While the breaker is open, only a request without a known group waits for the trial call.
+        if last.is_some() && !self.users.is_available(&request.caller) {
+            self.refresh_in_background(request);
+            return (last, AnswerSource::GroupFallbackCircuitOpen);
+        }
+        let failure = match self.fetch_group(request).await {
+            Ok(Some(group)) => return (Some(group), AnswerSource::GroupFromUsers),
+            Ok(None) => return (None, AnswerSource::GroupNone),
+            Err(failure) => failure,
+        };
+        let source = match (failure, last.is_some()) {
+            (CallError::CircuitOpen, true) => AnswerSource::GroupFallbackCircuitOpen,
+            (CallError::CircuitOpen, false) => AnswerSource::GroupUnknownCircuitOpen,
+            (_, true) => AnswerSource::GroupFallback,
+            (_, false) => AnswerSource::GroupUnknown,
+        };
+        (last, source)
+    }
+
+    /// Refreshes the group in a background task. A response of another gateway is not stored, but can
+    /// close the breaker.
+    fn refresh_in_background(self: &Arc<Self>, request: &EvaluationRequest) {
+        let key = (request.tenant.id.clone(), request.user);
+        let mut refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        if refreshing.len() >= BACKGROUND_REFRESHES_MAX || !refreshing.insert(key.clone()) {
+            return;
+        }
+        drop(refreshing);
+        let (evaluator, request) = (self.clone(), request.clone());
+        tokio::spawn(async move {
+            let _ = evaluator.fetch_group(&request).await;
+            evaluator.refreshing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        });
+    }
+
+    /// Calls mod-users and logs a failure. Stores the response, unless the request uses another
+    /// gateway: that response serves only this request.
+    async fn fetch_group(&self, request: &EvaluationRequest) -> Result<Option<String>, CallError> {
+        let EvaluationRequest { db, tenant, user, caller } = request;
+        let started = Instant::now();
+        let group = self.users.fetch_patron_group(caller, *user).await.inspect_err(|error| {
+            // The log already has a message about the open breaker.
+            if !matches!(error, CallError::CircuitOpen) {
+                warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(error),
+                    "evaluation: could not get the patron group from mod-users");
+            }
+        })?;
+        if caller.is_foreign_gateway {
+            return Ok(group);
+        }
+        let (schema, known, age) = (&tenant.schema, group.as_deref(), started.elapsed());
+        if let Err(error) = patrons::store_users_group(db, schema, *user, known, age).await {
+            // The group is valid nevertheless; the next evaluation calls again.
+            debug!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
+                "evaluation: could not store the patron group");
+        }
+        Ok(group)
+    }
+}

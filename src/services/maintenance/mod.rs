@@ -1,0 +1,4 @@
+//! Maintenance: the pruning of old rows, and the check of the counters.
+
+pub mod counter_check;
+pub mod housekeeping;

@@ -1,0 +1,85 @@
+//! Metrics of the services other than ingest.
+
+use std::sync::LazyLock;
+
+use metrics::Counter;
+
+use super::{evaluation::AnswerSource, ingest};
+use crate::metrics::{counter, counters};
+
+static METRICS: LazyLock<ServiceMetrics> = LazyLock::new(ServiceMetrics::register);
+
+/// The tables that housekeeping prunes, in the order of [`ServiceMetrics::pruned_rows`].
+const PRUNED_TABLES: [&str; 4] = ["inbox", "loan", "fee_fine", "dead_letter"];
+
+/// The counters of the services.
+pub struct ServiceMetrics {
+    evaluations: [Counter; AnswerSource::ALL.len()],
+    /// Rows that housekeeping deleted, per table of [`PRUNED_TABLES`].
+    pub(super) pruned_rows: [Counter; PRUNED_TABLES.len()],
+    /// Records that rebuilds have read from topics.
+    pub(super) replayed: Counter,
+    /// Pending patrons that the detect worker has evaluated.
+    pub(super) reevaluated_patrons: Counter,
+    /// Messages written to the outbox.
+    pub(super) written_messages: Counter,
+    /// Messages that the broker has acknowledged.
+    pub(super) sent_messages: Counter,
+    /// Summaries that exports have published.
+    pub(super) published_summaries: Counter,
+}
+
+/// Returns the metrics of the services.
+pub fn metrics() -> &'static ServiceMetrics {
+    &METRICS
+}
+
+/// Creates the counters and histograms of all services.
+pub fn register_metrics() {
+    LazyLock::force(&METRICS);
+    ingest::metrics::metrics();
+}
+
+impl ServiceMetrics {
+    fn register() -> Self {
+        Self {
+            evaluations: counters(
+                "patron_blocks_evaluations_total",
+                "Evaluations of patrons by answer source",
+                "basis",
+                AnswerSource::ALL.map(AnswerSource::name),
+            ),
+            pruned_rows: counters(
+                "patron_blocks_pruned_rows_total",
+                "Rows that housekeeping deleted, by table",
+                "table",
+                PRUNED_TABLES,
+            ),
+            replayed: counter(
+                "patron_blocks_replayed_records_total",
+                "Records that rebuilds read from topics",
+            ),
+            reevaluated_patrons: counter(
+                "patron_blocks_patrons_reevaluated_total",
+                "Evaluations of pending patrons by the detect worker",
+            ),
+            written_messages: counter(
+                "patron_blocks_outbox_written_total",
+                "Messages written to the outbox",
+            ),
+            sent_messages: counter(
+                "patron_blocks_outbox_sent_total",
+                "Messages from the outbox that the broker acknowledged",
+            ),
+            published_summaries: counter(
+                "patron_blocks_summaries_published_total",
+                "Patron summaries that exports published",
+            ),
+        }
+    }
+
+    /// Counts an evaluation by its answer source.
+    pub fn record_evaluation(&self, source: AnswerSource) {
+        self.evaluations[source as usize].increment(1);
+    }
+}

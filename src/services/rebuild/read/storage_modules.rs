@@ -1,0 +1,189 @@
+//! Read of the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
+//! docs/contract/http-api.md#83-mapping).
+//!
+//! The snapshot time is five minutes before the start of the read: clocks differ, and a page may or may not
+//! contain later changes (docs/contract/events.md#10-hazards). Events of that time or later apply as if the
+//! snapshot did not exist.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{
+    event::{Stamp, decode::storage_record, stamp::Horizon},
+    logging::ErrorChain,
+    okapi::{
+        Caller,
+        storage::{PAGE_RECORDS_MAX, StorageResource},
+    },
+    patron::StateDelta,
+    services::rebuild::{context::RebuildContext, error::RebuildError},
+    store::rebuild::{rebuilds, shadow, shadow_load},
+};
+
+/// Maximum difference between clocks.
+pub(in crate::services::rebuild) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
+
+/// Delay before the first retry of a page; each retry doubles the delay.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// Number of timed-out attempts that fit into the page timeout.
+const PAGE_ATTEMPTS: u32 = 3;
+
+/// Reads the remaining pages. The recorded horizon closes every record in scope that the pages do not
+/// contain.
+pub(in crate::services::rebuild) async fn read(
+    context: &RebuildContext,
+    state: &shadow::ShadowState,
+) -> Result<(), RebuildError> {
+    let Some(caller) = &context.caller else {
+        return Err(RebuildError::TokenRejected("no token is available".to_owned()));
+    };
+    let snapshot_at = state.read_started_at - CLOCK_SKEW_MAX;
+    let mut tx = context.begin().await?;
+    shadow::record_horizon(
+        &mut tx,
+        &context.shadow,
+        context.request.scope,
+        Horizon::at(snapshot_at),
+    )
+    .await?;
+    context.commit(tx).await?;
+    let stage = state.scanned_source.as_deref();
+    if stage != Some(StorageResource::Accounts.name()) {
+        let after = state.scanned_up_to.filter(|_| stage.is_some());
+        read_resource(context, caller, StorageResource::Loans, after, snapshot_at).await?;
+    }
+    let after = state.scanned_up_to.filter(|_| stage == Some(StorageResource::Accounts.name()));
+    read_resource(context, caller, StorageResource::Accounts, after, snapshot_at).await
+}
+
+async fn read_resource(
+    context: &RebuildContext,
+    caller: &Caller,
+    resource: StorageResource,
+    mut after: Option<Uuid>,
+    snapshot_at: DateTime<Utc>,
+) -> Result<(), RebuildError> {
+    let stage = match resource {
+        StorageResource::Loans => "reading loans",
+        StorageResource::Accounts => "reading fees/fines",
+    };
+    context.progress.start_stage(stage, 0);
+    loop {
+        // Other rebuilds use the slot during the request.
+        context.run_slot.release();
+        let page = fetch_page(context, caller, resource, after).await?;
+        context.run_slot.acquire().await;
+        let began = Instant::now();
+        let last = page.last().and_then(|record| storage_record::record_id(record.get()));
+        let is_last = page.len() < PAGE_RECORDS_MAX;
+        if !is_last && last <= after {
+            let name = resource.name();
+            return Err(RebuildError::Fatal(format!(
+                "the pages of {name} are not in the order of ids"
+            )));
+        }
+        let StoragePage { delta, unread, problems } = decode_page(resource, &page, snapshot_at);
+        let mut tx = context.begin().await?;
+        shadow::record_unreadable(&mut tx, &context.shadow, &unread).await?;
+        shadow_load::append(&mut tx, &context.shadow, &delta).await?;
+        shadow::record_scan_position(&mut tx, &context.shadow, resource.name(), last.or(after))
+            .await?;
+        rebuilds::record_read(
+            &mut tx,
+            context.id,
+            (delta.loans.len(), delta.fees.len()),
+            &problems,
+        )
+        .await?;
+        context.commit(tx).await?;
+        context.progress.add(page.len() as u64);
+        if is_last {
+            return Ok(());
+        }
+        after = last;
+        context.throttle.rest_after(began).await;
+    }
+}
+
+/// The decoded records of one page.
+#[derive(Default)]
+struct StoragePage {
+    delta: StateDelta,
+    /// Ids of open records that lack required members; their stored state stays unchanged.
+    unread: Vec<Uuid>,
+    /// Descriptions of the unreadable records.
+    problems: Vec<String>,
+}
+
+fn decode_page(
+    resource: StorageResource,
+    page: &[Box<RawValue>],
+    snapshot_at: DateTime<Utc>,
+) -> StoragePage {
+    let mut decoded = StoragePage::default();
+    for record in page {
+        let (what, read) = match resource {
+            StorageResource::Loans => ("loan", storage_record::decode_loan(record.get())),
+            StorageResource::Accounts => ("account", storage_record::decode_account(record.get())),
+        };
+        let id = storage_record::record_id(record.get());
+        match read {
+            Ok(fact) => {
+                let stamp =
+                    fact.subject().map(|subject| Stamp::from_snapshot(snapshot_at, subject));
+                stamp.into_iter().for_each(|stamp| decoded.delta.apply_fact(stamp, &fact));
+            }
+            Err(reject) => {
+                decoded.unread.extend(id);
+                let id = id.map_or("without an id".to_owned(), |id| id.to_string());
+                decoded.problems.push(format!("{what} {id} was skipped: {reject}"));
+            }
+        }
+    }
+    decoded
+}
+
+/// Requests a page, with retries until the page timeout.
+async fn fetch_page(
+    context: &RebuildContext,
+    caller: &Caller,
+    resource: StorageResource,
+    after: Option<Uuid>,
+) -> Result<Vec<Box<RawValue>>, RebuildError> {
+    let (began, page_timeout) = (Instant::now(), context.config.page_timeout);
+    let mut pause = RETRY_DELAY;
+    loop {
+        let timeout =
+            (page_timeout / PAGE_ATTEMPTS).min(page_timeout.saturating_sub(began.elapsed()));
+        let error = match context
+            .storage
+            .fetch_page(caller, resource, context.request.scope, after, timeout)
+            .await
+        {
+            Ok(page) => return Ok(page),
+            Err(error) if error.is_token_rejected() => {
+                return Err(RebuildError::TokenRejected(format!("{} {error}", resource.name())));
+            }
+            Err(error) if error.is_permanent() => {
+                return Err(RebuildError::Fatal(format!("{} {error}", resource.name())));
+            }
+            Err(error) => error,
+        };
+        let (name, problem) = (resource.name(), ErrorChain(&error).to_string());
+        if began.elapsed() + pause >= page_timeout {
+            let seconds = page_timeout.as_secs();
+            let problem =
+                format!("a page of {name} could not be read within {seconds} s: {problem}");
+            return Err(RebuildError::Fatal(problem));
+        }
+        warn!(tenant = %context.tenant.id, rebuild.id = %context.id, problem, "rebuild: could not read a page of {name} from storage; retrying");
+        sleep(pause).await;
+        pause *= 2;
+    }
+}

@@ -1,0 +1,102 @@
+//! The run of a rebuild: the sequence of its stages.
+
+use serde_json::Value;
+
+use super::{
+    apply, approval, compare,
+    context::RebuildContext,
+    error::RebuildError,
+    finish::RebuildOutcome,
+    read::{self, shared_topics::GroupMember},
+    report,
+    request::{ReadFrom, RebuildRequest, Source},
+    target_state::load_complete_shadow,
+};
+use crate::{
+    patron::Scope,
+    store::{
+        rebuild::{
+            differences,
+            rebuilds::{self, Status},
+        },
+        tenants,
+    },
+};
+
+impl RebuildContext {
+    /// Runs the stages until the rebuild ends or waits for an operator. `group_member` is the membership in
+    /// a read group, if the instance claimed several rebuilds together.
+    pub(super) async fn run(
+        &self,
+        group_member: Option<&GroupMember>,
+    ) -> Result<RebuildOutcome, RebuildError> {
+        self.run_slot.acquire().await;
+        loop {
+            let next = match self.status() {
+                Status::Waiting | Status::Reading => {
+                    self.record_status(Status::Reading).await?;
+                    read::read(self, group_member).await?;
+                    Status::Comparing
+                }
+                Status::Comparing => {
+                    self.record_status(Status::Comparing).await?;
+                    compare::compare(self).await?;
+                    let approval_reason = approval::approval_reason(self).await?;
+                    let needs_approval = self.request.dry_run || approval_reason.is_some();
+                    self.set_approval_reason(approval_reason);
+                    if needs_approval { Status::Compared } else { Status::Applying }
+                }
+                Status::Applying => {
+                    self.record_status(Status::Applying).await?;
+                    apply::apply(self).await?;
+                    self.record_completeness().await?;
+                    Status::Done
+                }
+                ended => {
+                    let summary = self.summary().await?;
+                    return Ok(RebuildOutcome::new(ended, summary, self.approval_reason()));
+                }
+            };
+            self.set_status(next);
+        }
+    }
+
+    /// Records the tenant's completeness if the rebuild read every record of the tenant.
+    async fn record_completeness(&self) -> Result<(), RebuildError> {
+        let mut tx = self.begin().await?;
+        // If the database crashed, the shadow is empty and its completeness is unknown; the load returns
+        // `ShadowLost`.
+        let incomplete_before = load_complete_shadow(&mut tx, self).await?.incomplete_before;
+        let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
+        let RebuildRequest { source, ref from, scope, covered_by_inbox, fill, .. } = self.request;
+        let is_all = match source {
+            Source::Storage => passed_over == 0,
+            Source::Topics => *from == ReadFrom::Earliest && !covered_by_inbox,
+            Source::Inbox => false,
+        };
+        if is_all && scope == Scope::Tenant {
+            let initial_fill_id = fill.then_some(self.id);
+            tenants::finish_initial_fill(
+                &mut tx,
+                &self.tenant.id,
+                initial_fill_id,
+                incomplete_before,
+            )
+            .await?;
+            self.commit(tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn record_status(&self, status: Status) -> Result<(), RebuildError> {
+        Ok(rebuilds::set_status(self.db(), self.id, self.lease, status, None, None).await?)
+    }
+
+    async fn summary(&self) -> Result<Value, RebuildError> {
+        let summary = differences::summarize(self.db(), &self.tenant.schema, self.id).await?;
+        let mut tx = self.begin().await?;
+        let groups = load_complete_shadow(&mut tx, self).await?.changed_groups;
+        let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
+        Ok(report::summary_json(&summary, groups, passed_over))
+    }
+}

@@ -1,0 +1,393 @@
+//! Dead letters: the bytes, headers and position of records that could not be applied, with the reason.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use crate::{
+    cql::{Condition, Query},
+    event::{Record, RecordPosition, Reject, TenantId, is_secret},
+    store::{
+        Error, Schema, Statement, Tx,
+        search::{Field, SearchBuilder, SearchTarget},
+    },
+};
+
+const INSERT: Statement = Statement::new(
+    r#"insert into {schema}.dead_letter (
+         dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, key, headers,
+         payload, cluster, received_at)
+       select x.*, now()
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int4[],
+                     $7::int8[], $8::timestamptz[], $9::bytea[], $10::jsonb[], $11::bytea[],
+                     $12::text[]) as x
+       on conflict (dead_letter_id) do nothing"#,
+);
+
+const SELECT: Statement = Statement::new(
+    r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
+              key, headers, payload, cluster
+         from {schema}.dead_letter where dead_letter_id = $1"#,
+);
+
+/// Deletes from both schemas, because a dead letter without a known tenant may turn out to belong to a
+/// tenant.
+const DELETE_APPLIED: Statement = Statement::new(
+    "with module_row as (delete from mod_patron_blocks.dead_letter where dead_letter_id = $1)
+     delete from {schema}.dead_letter where dead_letter_id = $1",
+);
+
+const DELETE: Statement =
+    Statement::new("delete from {schema}.dead_letter where dead_letter_id = $1");
+
+pub(in crate::store) const STATEMENTS: &[&Statement] =
+    &[&INSERT, &SELECT, &DELETE_APPLIED, &DELETE];
+
+/// The search over dead letters, ordered by id. The order of ids is independent of time.
+pub static SEARCH_TARGET: SearchTarget = SearchTarget {
+    table: "{schema}.dead_letter",
+    order: "dead_letter_id",
+    fields: &[
+        Field::keyword("id", "dead_letter_id::text"),
+        Field::keyword("reason", "reason"),
+        Field::keyword("field", "field"),
+        Field::full_text("rule", "rule"),
+        Field::keyword("topic", "topic"),
+        Field::number("partition", "partition::text", "partition"),
+        Field::number("offset", r#""offset"::text"#, r#""offset""#),
+        // The date format of docs/contract/http-api.md#13-dates.
+        Field::keyword(
+            "recordAt",
+            r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+        ),
+        Field::keyword(
+            "receivedAt",
+            r#"to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+        ),
+    ],
+};
+
+/// A record to store as a dead letter.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetter<'a> {
+    /// The id, derived from the record's position, so a redelivery inserts no second dead letter.
+    pub id: Uuid,
+    /// The record.
+    pub record: &'a Record,
+    /// The id of the Kafka cluster that the position belongs to.
+    pub cluster: &'a str,
+    /// The reason of the rejection.
+    pub reject: &'a Reject,
+}
+
+/// Inserts dead letters and returns the number of new dead letters.
+pub async fn insert(
+    tx: &mut Tx,
+    schema: &Schema,
+    letters: &[DeadLetter<'_>],
+) -> Result<u64, Error> {
+    let column = |of: fn(&DeadLetter<'_>) -> Value| letters.iter().map(of).collect::<Vec<_>>();
+    let done = sqlx::query(schema.sql(&INSERT))
+        .bind(letters.iter().map(|l| l.id).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.reject.reason.name()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.reject.field).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.reject.rule.as_str()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| &*l.record.position.topic).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.position.partition).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.position.offset).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.timestamp).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
+        .bind(column(|l| headers(l.record)))
+        .bind(
+            letters
+                .iter()
+                .map(|l| l.record.payload.as_deref().unwrap_or_default())
+                .collect::<Vec<_>>(),
+        )
+        .bind(letters.iter().map(|l| l.cluster).collect::<Vec<_>>())
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("insert dead letters"))?;
+    Ok(done.rows_affected())
+}
+
+fn headers(record: &Record) -> Value {
+    let visible = record.headers.iter().filter(|(name, _)| !is_secret(name));
+    // The type `jsonb` cannot contain a NUL character.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
+    visible.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
+}
+
+/// Returns the number of records that wait for a tenant with unwritable tables, counted up to `bound`.
+pub async fn count_waiting(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    bound: i64,
+) -> Result<i64, Error> {
+    sqlx::query_scalar(
+        "select count(*) from (
+           select from mod_patron_blocks.dead_letter where tenant = $1 limit $2) waiting",
+    )
+    .bind(tenant.as_str())
+    .bind(bound)
+    .fetch_one(db)
+    .await
+    .map_err(Error::at("count waiting dead letters"))
+}
+
+/// Records that dead letters wait for a tenant. The service retries these dead letters.
+pub async fn set_waiting_tenant(tx: &mut Tx, tenant: &TenantId, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.dead_letter set tenant = $1 where dead_letter_id = any($2)",
+    )
+    .bind(tenant.as_str())
+    .bind(ids)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::at("record the tenant of waiting dead letters"))?;
+    Ok(())
+}
+
+/// Returns the tenants with waiting records.
+pub async fn list_waiting_tenants(db: impl PgExecutor<'_>) -> Result<Vec<TenantId>, Error> {
+    let tenants: Vec<String> = sqlx::query_scalar(
+        "select distinct tenant from mod_patron_blocks.dead_letter where tenant is not null",
+    )
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("list the tenants of waiting dead letters"))?;
+    Ok(tenants.iter().filter_map(|tenant| TenantId::parse(tenant)).collect())
+}
+
+/// Returns the ids of the next records that wait for a tenant, after `after` in id order.
+pub async fn list_waiting_ids(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<Uuid>, Error> {
+    sqlx::query_scalar(
+        "select dead_letter_id from mod_patron_blocks.dead_letter
+          where tenant = $1 and dead_letter_id > $2 order by dead_letter_id limit $3",
+    )
+    .bind(tenant.as_str())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+    .map_err(Error::at("list the waiting dead letters of a tenant"))
+}
+
+/// Leaves a waiting record to operators, because the record cannot be applied although the tenant's
+/// tables are writable.
+pub async fn clear_waiting_tenant(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    reject: &Reject,
+) -> Result<(), Error> {
+    sqlx::query(
+        "update mod_patron_blocks.dead_letter
+            set tenant = null, reason = $2, field = $3, rule = $4 where dead_letter_id = $1",
+    )
+    .bind(id)
+    .bind(reject.reason.name())
+    .bind(reject.field)
+    .bind(&reject.rule)
+    .execute(db)
+    .await
+    .map_err(Error::at("end the wait of a dead letter"))?;
+    Ok(())
+}
+
+/// A dead letter as stored.
+#[derive(Debug, Clone)]
+pub struct StoredDeadLetter {
+    /// The id of the dead letter.
+    pub id: Uuid,
+    /// The reason: [`crate::event::Reason::name`].
+    pub reason: String,
+    /// The member or header that breaks the rule.
+    pub field: Option<String>,
+    /// The broken rule.
+    pub rule: String,
+    /// The time of storage.
+    pub received_at: DateTime<Utc>,
+    /// The id of the Kafka cluster that the position belongs to.
+    pub cluster: String,
+    /// The record, without tokens.
+    pub record: Record,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    dead_letter_id: Uuid,
+    reason: String,
+    field: Option<String>,
+    rule: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    record_at: Option<DateTime<Utc>>,
+    received_at: DateTime<Utc>,
+    key: Option<Vec<u8>>,
+    headers: sqlx::types::Json<Vec<(String, String)>>,
+    payload: Vec<u8>,
+    cluster: String,
+}
+
+impl From<Row> for StoredDeadLetter {
+    fn from(row: Row) -> Self {
+        let headers = row.headers.0.into_iter();
+        Self {
+            id: row.dead_letter_id,
+            reason: row.reason,
+            field: row.field,
+            rule: row.rule,
+            received_at: row.received_at,
+            cluster: row.cluster,
+            record: Record {
+                position: RecordPosition {
+                    topic: row.topic.into(),
+                    partition: row.partition,
+                    offset: row.offset,
+                },
+                timestamp: row.record_at,
+                key: row.key,
+                headers: headers.map(|(name, value)| (name, value.into_bytes())).collect(),
+                payload: Some(row.payload),
+            },
+        }
+    }
+}
+
+/// A dead letter in a list, without its bytes, which may be megabytes.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct DeadLetterHead {
+    /// The id of the dead letter.
+    #[sqlx(rename = "dead_letter_id")]
+    pub id: Uuid,
+    /// The reason: [`crate::event::Reason::name`].
+    pub reason: String,
+    /// The member or header that breaks the rule.
+    pub field: Option<String>,
+    /// The broken rule.
+    pub rule: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The record's timestamp.
+    pub record_at: Option<DateTime<Utc>>,
+    /// The time of storage.
+    pub received_at: DateTime<Utc>,
+    /// The length of the payload in bytes.
+    pub payload_bytes: i64,
+}
+
+impl StoredDeadLetter {
+    /// Returns the dead letter without its bytes.
+    pub fn head(&self) -> DeadLetterHead {
+        let Self { id, reason, field, rule, received_at, record, .. } = self.clone();
+        let payload = record.payload.as_deref().unwrap_or_default().len();
+        DeadLetterHead {
+            id,
+            reason,
+            field,
+            rule,
+            topic: record.position.topic.to_string(),
+            partition: record.position.partition,
+            offset: record.position.offset,
+            record_at: record.timestamp,
+            received_at,
+            payload_bytes: i64::try_from(payload).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// Returns a page of the dead letters that match a query, only ids greater than `after` if given.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    query: &Query,
+    after: Option<Uuid>,
+    (offset, limit): (i64, i64),
+) -> Result<Vec<DeadLetterHead>, Error> {
+    let mut search = SearchBuilder::default();
+    search.push(
+        r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at,
+                  received_at, octet_length(payload)::int8 as payload_bytes
+             from {schema}.dead_letter where "#,
+    );
+    search.condition(&SEARCH_TARGET, &query.condition);
+    if let Some(after) = after {
+        search.push(" and dead_letter_id > ").bind(after);
+    }
+    search.order(&SEARCH_TARGET, &query.sort);
+    search.push(" offset ").bind(offset).push(" limit ").bind(limit);
+    sqlx::query_as_with(schema.composed(&search.text), search.values)
+        .persistent(false)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("list dead letters"))
+}
+
+/// Returns one dead letter.
+pub async fn find(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    id: Uuid,
+) -> Result<Option<StoredDeadLetter>, Error> {
+    let row: Option<Row> = sqlx::query_as(schema.sql(&SELECT))
+        .bind(id)
+        .fetch_optional(db)
+        .await
+        .map_err(Error::at("find a dead letter"))?;
+    Ok(row.map(StoredDeadLetter::from))
+}
+
+/// Deletes one dead letter. Returns `false` if the dead letter does not exist.
+pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
+    let done = sqlx::query(schema.sql(&DELETE)).bind(id).execute(db).await;
+    let done = done.map_err(Error::at("delete a dead letter"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Deletes at most `most` of the matching dead letters with the lowest ids, only ids greater than `after`
+/// if given. One short statement deletes the rows. Returns the deleted ids.
+pub async fn discard_matching(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    condition: &Condition,
+    after: Option<Uuid>,
+    most: i64,
+) -> Result<Vec<Uuid>, Error> {
+    let mut search = SearchBuilder::default();
+    search.push(
+        "delete from {schema}.dead_letter where dead_letter_id = any (array (
+           select dead_letter_id from {schema}.dead_letter where ",
+    );
+    search.condition(&SEARCH_TARGET, condition);
+    if let Some(after) = after {
+        search.push(" and dead_letter_id > ").bind(after);
+    }
+    search.push(" order by dead_letter_id limit ").bind(most);
+    search.push(")) returning dead_letter_id");
+    sqlx::query_scalar_with(schema.composed(&search.text), search.values)
+        .persistent(false)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("delete the matching dead letters"))
+}
+
+/// Deletes a dead letter after a retry applied the record.
+pub async fn delete_applied(tx: &mut Tx, schema: &Schema, id: Uuid) -> Result<(), Error> {
+    sqlx::query(schema.sql(&DELETE_APPLIED))
+        .bind(id)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::at("delete an applied dead letter"))?;
+    Ok(())
+}

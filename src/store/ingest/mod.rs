@@ -1,0 +1,7 @@
+//! What ingest writes besides the state of patrons: inbox, positions, dead letters and incidents.
+
+pub mod dead_letters;
+pub mod inbox;
+pub mod inbox_tail;
+pub mod incidents;
+pub mod positions;

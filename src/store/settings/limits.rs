@@ -1,0 +1,116 @@
+//! The limits of libraries, as the JSON records that clients read and write.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::records::{Collection, METADATA};
+use crate::store::{
+    Error, Schema, Statement,
+    search::{Field, SearchTarget},
+};
+
+const INSERT: Statement = Statement::new(
+    "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
+     values ($1, $2, $3, $4 at time zone 'UTC', $5)",
+);
+const REPLACE: Statement = Statement::new(
+    "update {schema}.patron_block_limits set jsonb = $2, conditionid = $3 where id = $1",
+);
+const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limits where id = $1");
+
+pub(in crate::store) const STATEMENTS: &[&Statement] =
+    &[&RECORDS.all, &RECORDS.find, &INSERT, &REPLACE, &REMOVE];
+
+/// The limits in order of creation, which is the order of blocks in an API response.
+pub static RECORDS: Collection = Collection {
+    all: Statement::new(
+        "select jsonb_build_object('id', jsonb -> 'id', 'patronGroupId', jsonb -> 'patronGroupId',
+                  'conditionId', jsonb -> 'conditionId', 'value', jsonb -> 'value')
+           from {schema}.patron_block_limits order by creation_date nulls first, id",
+    ),
+    find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
+    search: SearchTarget {
+        table: "{schema}.patron_block_limits",
+        order: "creation_date nulls first, id",
+        fields: &FIELDS,
+    },
+};
+
+const FIELDS: [Field; 8] = {
+    let [created, created_by, updated, updated_by] = METADATA;
+    [
+        Field::keyword("id", "id::text"),
+        Field::keyword("patronGroupId", "jsonb ->> 'patronGroupId'"),
+        Field::keyword("conditionId", "jsonb ->> 'conditionId'"),
+        Field::number(
+            "value",
+            "jsonb ->> 'value'",
+            "case jsonb_typeof(jsonb -> 'value') when 'number' then (jsonb ->> 'value')::numeric end",
+        ),
+        created,
+        created_by,
+        updated,
+        updated_by,
+    ]
+};
+
+/// A limit to write.
+#[derive(Debug, Clone, Copy)]
+pub struct LimitRow<'a> {
+    /// The id of the limit.
+    pub id: Uuid,
+    /// The id of the condition, which must exist.
+    pub condition: Uuid,
+    /// The whole JSON record.
+    pub record: &'a Value,
+}
+
+/// Inserts a limit. If the id exists, the error satisfies [`Error::is_unique_violation`]. If the
+/// condition does not exist, the error satisfies [`Error::is_foreign_key_violation`].
+pub async fn insert(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    limit: LimitRow<'_>,
+    by: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query(schema.sql(&INSERT))
+        .bind(limit.id)
+        .bind(limit.record)
+        .bind(limit.condition)
+        .bind(now)
+        .bind(by)
+        .execute(db)
+        .await
+        .map_err(Error::at("insert a limit"))?;
+    Ok(())
+}
+
+/// Replaces a limit. Returns `false` if the limit does not exist. A missing condition causes the same
+/// error as in [`insert`].
+pub async fn replace(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    limit: LimitRow<'_>,
+) -> Result<bool, Error> {
+    let done = sqlx::query(schema.sql(&REPLACE))
+        .bind(limit.id)
+        .bind(limit.record)
+        .bind(limit.condition)
+        .execute(db)
+        .await
+        .map_err(Error::at("replace a limit"))?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Deletes a limit. Returns `false` if the limit does not exist.
+pub async fn remove(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
+    let done = sqlx::query(schema.sql(&REMOVE))
+        .bind(id)
+        .execute(db)
+        .await
+        .map_err(Error::at("delete a limit"))?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,5 @@
+//! Limits and conditions.
+
+pub mod conditions;
+pub mod limits;
+pub mod records;

@@ -1,0 +1,7 @@
+//! The state of patrons in the database: registers, counters and patron groups.
+
+pub(super) mod columns;
+pub mod merge;
+pub mod patrons;
+pub mod prune;
+pub mod rows;

@@ -1,0 +1,37 @@
+//! The lists of all statements, for the tests that prepare them.
+
+use super::{
+    Statement,
+    ingest::{dead_letters, inbox, inbox_tail, positions},
+    java,
+    messages::{exports, outbox, pending_patrons},
+    migrate,
+    rebuild::{differences, shadow, shadow_load},
+    settings::{conditions, limits},
+    state::{merge, patrons, prune, rows},
+};
+
+/// All statements with a placeholder; a test prepares each of them on a migrated schema.
+pub const STATEMENTS: &[&[&Statement]] = &[
+    conditions::STATEMENTS,
+    dead_letters::STATEMENTS,
+    inbox::STATEMENTS,
+    limits::STATEMENTS,
+    merge::STATEMENTS,
+    migrate::STATEMENTS,
+    patrons::STATEMENTS,
+    positions::STATEMENTS,
+    prune::STATEMENTS,
+    differences::STATEMENTS,
+    rows::STATEMENTS,
+    pending_patrons::STATEMENTS,
+    outbox::STATEMENTS,
+    exports::STATEMENTS,
+];
+
+/// Statements on a shadow next to a tenant's schema; a test prepares them where a shadow exists.
+pub const SHADOW_STATEMENTS: &[&[&Statement]] =
+    &[shadow::STATEMENTS, shadow_load::STATEMENTS, inbox_tail::STATEMENTS];
+
+/// Statements that also need the tables of the Java module; a test prepares them on a schema with both.
+pub const JAVA_STATEMENTS: &[&[&Statement]] = &[java::STATEMENTS];

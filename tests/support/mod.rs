@@ -1,0 +1,17 @@
+//! What tests are made with: engines, the harness of stories, stubs of other modules, and payloads.
+
+pub(crate) mod binary;
+pub(crate) mod block_event_consumer;
+pub(crate) mod engines;
+pub(crate) mod fact_strategies;
+pub(crate) mod history;
+pub(crate) mod java;
+pub(crate) mod log;
+pub(crate) mod offset_monitor;
+pub(crate) mod payloads;
+pub(crate) mod proxy;
+pub(crate) mod raw_http;
+pub(crate) mod storage_stub;
+pub(crate) mod story_database;
+pub(crate) mod users_stub;
+pub(crate) mod world;

@@ -1,0 +1,121 @@
+//! A stub of the users module for a story, with a stub of the storage modules.
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    sync::{Arc, Mutex},
+};
+
+use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::storage_stub::StorageStub;
+
+/// The stub's reaction to requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum UsersBehavior {
+    #[default]
+    Normal,
+    /// Status 500.
+    ServerError,
+    /// Accepts the request and never responds.
+    NoResponse,
+    /// A correct response, followed by two megabytes of spaces.
+    OversizedBody,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<Uuid, Option<Uuid>>,
+    behavior: UsersBehavior,
+    requests: usize,
+}
+
+pub(crate) struct UsersStub {
+    /// Storage modules at the same address.
+    pub(crate) storage: StorageStub,
+    state: Arc<Mutex<State>>,
+    port: u16,
+    server: ServerHandle,
+}
+
+impl UsersStub {
+    pub(crate) fn start() -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let (shared, storage) = (state.clone(), StorageStub::default());
+        let app_storage = storage.clone();
+        let app = move || {
+            let (shared, app_storage) = (web::Data::from(shared.clone()), app_storage.clone());
+            let app = App::new().app_data(shared).route("/users/{id}", web::get().to(handle_user));
+            app.configure(move |app| app_storage.routes(app))
+        };
+        let server = HttpServer::new(app)
+            .workers(1)
+            .disable_signals()
+            .shutdown_timeout(0)
+            .listen(listener)
+            .expect("it listens")
+            .run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        Self { storage, state, port, server: handle }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Adds a patron of this group.
+    pub(crate) fn add_patron(&self, group: impl Into<Option<Uuid>>) -> Uuid {
+        let user = Uuid::new_v4();
+        self.set_group(user, group);
+        user
+    }
+
+    pub(crate) fn set_group(&self, user: Uuid, group: impl Into<Option<Uuid>>) {
+        self.state.lock().expect("no panic").groups.insert(user, group.into());
+    }
+
+    pub(crate) fn remove_user(&self, user: Uuid) {
+        self.state.lock().expect("no panic").groups.remove(&user);
+    }
+
+    pub(crate) fn set_behavior(&self, mood: UsersBehavior) {
+        self.state.lock().expect("no panic").behavior = mood;
+    }
+
+    /// Returns the number of requests.
+    pub(crate) fn request_count(&self) -> usize {
+        self.state.lock().expect("no panic").requests
+    }
+}
+
+impl Drop for UsersStub {
+    fn drop(&mut self) {
+        drop(self.server.stop(false));
+    }
+}
+
+async fn handle_user(state: web::Data<Mutex<State>>, user: web::Path<Uuid>) -> HttpResponse {
+    let (mood, group) = {
+        let mut state = state.lock().expect("no panic");
+        state.requests += 1;
+        (state.behavior, state.groups.get(&user).copied())
+    };
+    match (mood, group) {
+        (UsersBehavior::NoResponse, _) => std::future::pending().await,
+        (UsersBehavior::ServerError, _) => HttpResponse::InternalServerError().finish(),
+        (UsersBehavior::OversizedBody, _) => {
+            let user = json!({ "id": *user, "patronGroup": group.flatten() }).to_string();
+            HttpResponse::Ok().body(user + &" ".repeat(2 << 20))
+        }
+        (UsersBehavior::Normal, None) => HttpResponse::NotFound().body("User not found"),
+        (UsersBehavior::Normal, Some(None)) => HttpResponse::Ok().json(json!({ "id": *user })),
+        (UsersBehavior::Normal, Some(Some(group))) => {
+            HttpResponse::Ok().json(json!({ "id": *user, "active": true, "patronGroup": group }))
+        }
+    }
+}
