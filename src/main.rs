@@ -2,41 +2,25 @@
 
 use std::{io::Write, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use patron_blocks::{
-    app, cli,
+    app,
+    cli::{self, CommandLine, Program},
     clock::Clock,
-    config::{Config, Settings, with_property_names},
+    config::Config,
     logging::{self, ErrorChain},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-/// Decides whether a patron may borrow, renew or request, from circulation events in Kafka.
-#[derive(Parser)]
-#[command(version, about)]
-struct CommandLine {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    settings: Settings,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the service (the default)
-    Serve,
-    #[command(flatten)]
-    Operator(cli::Command),
-}
-
 /// Exit code for invalid settings or arguments.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let matches = with_property_names(CommandLine::command()).get_matches();
-    let line = CommandLine::from_arg_matches(&matches);
-    let line = line.unwrap_or_else(|problem| problem.exit());
+    let line = CommandLine::parse_process();
+    if let Some(Program::Completions { shell }) = line.program {
+        cli::print_completions(shell, &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
     let (config, log) = match line.settings.validate() {
         Ok(checked) => checked,
         Err(problems) => {
@@ -55,9 +39,9 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(async {
-        match line.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve(&config).await,
-            Command::Operator(command) => run_operator_command(&command, &config).await,
+        match line.program {
+            Some(Program::Operator(command)) => run_operator_command(&command, &config).await,
+            _ => serve(&config).await,
         }
     });
     // Remaining tasks, such as a client that fails to leave its group, end with the process.

@@ -22,6 +22,7 @@ mod progress;
 mod pruning;
 mod reconciling;
 mod schemas;
+mod settings_page;
 mod simulation;
 mod sql;
 mod start_offset;

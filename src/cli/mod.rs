@@ -1,34 +1,91 @@
-//! Commands for operators: the functions of the HTTP interface, for all tenants.
+//! The command line: the service, and commands for operators. A command calls the same function as the HTTP
+//! interface, for all tenants.
 
+mod dead_letters;
+mod incidents;
 mod rebuild;
+mod tenants;
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use clap::Subcommand;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     clock::Clock,
-    config::Config,
-    cql::{Condition, Query},
+    config::{Config, Settings, with_property_names},
     event::{TenantId, parse_uuid},
     services::{
-        ingest::{
-            Ingest,
-            dead_letters::{DeadLetterService, RetryOutcome, schema_of},
-            incidents::{self, Resolution},
-            ingest_store::PgIngestStore,
-        },
+        ingest::{Ingest, dead_letters::DeadLetterService, ingest_store::PgIngestStore},
         maintenance::counter_check,
         tenant_lifecycle::java_switch,
         tenants::TenantRegistry,
     },
-    store::{
-        self, Db, PoolSettings, Schema,
-        ingest::dead_letters::{self, DeadLetterHead, StoredDeadLetter},
-    },
+    store::{self, Db, PoolSettings},
 };
+
+/// The id of this module, as FOLIO's descriptors write it.
+const MODULE_ID: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
+
+/// Level of the log of a command if `LOG_LEVEL` is not set: the output of a command has no log lines.
+const COMMAND_LOG_LEVEL: &str = "error";
+
+/// Decides whether a patron may borrow, renew or request, from circulation events in Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "mod-patron-blocks", version, about)]
+pub struct CommandLine {
+    /// What to run; without a command, the service
+    #[command(subcommand)]
+    pub program: Option<Program>,
+    /// The settings
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the executable runs.
+#[derive(Debug, Subcommand)]
+pub enum Program {
+    /// Run the service (the default)
+    Serve,
+    /// Print the completions of a shell, for its completion folder
+    Completions {
+        /// Shell: bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// A command for operators
+    #[command(flatten)]
+    Operator(Command),
+}
+
+impl CommandLine {
+    /// Returns the definition of the command line. Only `--help` lists the settings.
+    pub fn definition() -> clap::Command {
+        Self::command().mut_args(|arg| {
+            let is_setting = arg.get_help_heading().is_some();
+            if is_setting { arg.hide_short_help(true) } else { arg }
+        })
+    }
+
+    /// Parses the arguments and the environment of this process. Ends the process after `--help`, or if an
+    /// argument is invalid.
+    pub fn parse_process() -> Self {
+        let matches = with_property_names(Self::definition()).get_matches();
+        let line = Self::from_arg_matches(&matches);
+        let mut line = line.unwrap_or_else(|problem| problem.exit());
+        let is_command = !matches!(line.program, None | Some(Program::Serve));
+        if is_command && is_default(&matches, "log_level") {
+            line.settings.log_level = COMMAND_LOG_LEVEL.to_owned();
+        }
+        line
+    }
+}
+
+/// Returns whether neither the command line nor the environment sets an argument.
+fn is_default(matches: &ArgMatches, id: &str) -> bool {
+    let deepest = matches.subcommand().map_or(matches, |(_, below)| below);
+    deepest.value_source(id) == Some(ValueSource::DefaultValue)
+}
 
 /// The commands of the program.
 #[derive(Debug, Subcommand)]
@@ -41,6 +98,9 @@ pub enum Command {
         /// Correct wrong counters
         #[arg(long)]
         repair: bool,
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
     },
     /// Rebuild the state of patrons from a source, report the differences, and apply them with --apply
     Rebuild(rebuild::RebuildArguments),
@@ -54,7 +114,7 @@ pub enum Command {
         json: bool,
         /// Action on dead letters
         #[command(subcommand)]
-        action: DeadLetterCommand,
+        action: dead_letters::DeadLetterCommand,
     },
     /// List or resolve incidents, such as gaps, stopped partitions, and tenants with unwritable tables
     Incidents {
@@ -66,7 +126,19 @@ pub enum Command {
         json: bool,
         /// Action on incidents
         #[command(subcommand)]
-        action: IncidentCommand,
+        action: incidents::IncidentCommand,
+    },
+    /// List the enabled tenants, or enable one for development
+    Tenants {
+        /// Only this tenant
+        #[arg(long, global = true)]
+        tenant: Option<String>,
+        /// Print one JSON object per line
+        #[arg(long, global = true)]
+        json: bool,
+        /// Action on tenants
+        #[command(subcommand)]
+        action: tenants::TenantCommand,
     },
     /// Return the tables of a tenant to the Java module of the same name, with the current state, and disable
     /// the tenant in this module. All other data of the tenant is deleted, so check its dead letters first
@@ -74,54 +146,9 @@ pub enum Command {
         /// Tenant to return
         #[arg(long)]
         tenant: String,
-    },
-}
-
-/// Actions on dead letters.
-#[derive(Debug, Subcommand)]
-pub enum DeadLetterCommand {
-    /// List dead letters
-    List(DeadLetterFilter),
-    /// Show one dead letter with its bytes
-    Show {
-        /// Id of the dead letter
-        id: String,
-    },
-    /// Apply dead letters again, through the normal ingest
-    Retry(DeadLetterFilter),
-    /// Delete dead letters without applying them
-    Discard(DeadLetterFilter),
-}
-
-/// The selection of dead letters.
-#[derive(Debug, Default, clap::Args)]
-pub struct DeadLetterFilter {
-    /// Only the dead letter with this id
-    #[arg(long)]
-    id: Option<String>,
-    /// Only dead letters with this reason, such as bad_field
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only dead letters of this topic
-    #[arg(long)]
-    topic: Option<String>,
-    /// Only dead letters of this partition
-    #[arg(long)]
-    partition: Option<i32>,
-    /// Only dead letters about this member or header
-    #[arg(long)]
-    field: Option<String>,
-}
-
-/// Actions on incidents.
-#[derive(Debug, Subcommand)]
-pub enum IncidentCommand {
-    /// List open incidents
-    List,
-    /// Acknowledge a gap, or resume a stopped partition
-    Resolve {
-        /// Id of the incident
-        id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -148,6 +175,16 @@ pub enum CommandError {
 /// Rows per page of a list.
 const PAGE_ROWS: i64 = 1000;
 
+/// The name of the operator in logs and in resolved incidents.
+const OPERATOR: &str = "command line";
+
+/// Prints the completions of a shell.
+pub fn print_completions(shell: clap_complete::Shell, out: &mut impl Write) {
+    let mut definition = CommandLine::definition();
+    let name = definition.get_name().to_owned();
+    clap_complete::generate(shell, &mut definition, name, out);
+}
+
 /// Runs a command. Returns `false` if the command found a problem, such as wrong counters or an open
 /// incident.
 pub async fn run(
@@ -156,24 +193,28 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
     match command {
-        Command::Check { tenant, repair } => {
-            check_counters(config, tenant.as_deref(), *repair, out).await
+        Command::Check { tenant, repair, json } => {
+            check_counters(config, tenant.as_deref(), (*repair, *json), out).await
         }
         Command::Rebuild(arguments) => {
             let context = CliContext::new(config, arguments.tenant(), arguments.json())?;
             rebuild::run(config, &context, arguments, out).await
         }
-        Command::GiveBack { tenant } => {
-            let context = CliContext::new(config, Some(tenant), false)?;
+        Command::GiveBack { tenant, json } => {
+            let context = CliContext::new(config, Some(tenant), *json)?;
             give_back(&context, out).await
         }
         Command::DeadLetters { tenant, json, action } => {
             let context = CliContext::new(config, tenant.as_deref(), *json)?;
-            run_dead_letters(&context, action, out).await
+            dead_letters::run(&context, action, out).await
         }
         Command::Incidents { tenant, json, action } => {
             let context = CliContext::new(config, tenant.as_deref(), *json)?;
-            run_incidents(&context, action, out).await
+            incidents::run(&context, action, out).await
+        }
+        Command::Tenants { tenant, json, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+            tenants::run(&context, action, out).await
         }
     }
 }
@@ -181,12 +222,19 @@ pub async fn run(
 async fn check_counters(
     config: &Config,
     tenant: Option<&str>,
-    repair: bool,
+    (repair, json): (bool, bool),
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
     let reports = counter_check::check(&config.database, tenant, repair).await?;
     for report in &reports {
-        writeln!(out, "{report}")?;
+        if json {
+            let line = json!({
+                "tenant": report.tenant.as_str(), "wrong": report.wrong, "repaired": report.repaired,
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out, "{report}")?;
+        }
     }
     Ok(repair || reports.iter().all(|report| report.wrong.is_empty()))
 }
@@ -233,195 +281,15 @@ impl CliContext {
     }
 }
 
-async fn run_dead_letters(
-    context: &CliContext,
-    action: &DeadLetterCommand,
-    out: &mut impl Write,
-) -> Result<bool, CommandError> {
-    let schema = schema_of(context.tenant.as_ref());
-    match action {
-        DeadLetterCommand::List(filter) => {
-            let mut after = None;
-            while let Some(page) = filter.page(context, &mut after).await? {
-                for dead_letter in page {
-                    writeln!(out, "{}", format_line(&dead_letter, context.json))?;
-                }
-            }
-        }
-        DeadLetterCommand::Show { id } => {
-            let Some(letter) = dead_letters::find(&context.db, &schema, parse_id(id)?).await?
-            else {
-                return Err(CommandError::Argument(format!("dead letter {id} does not exist")));
-            };
-            writeln!(out, "{}", format_line(&letter.head(), context.json))?;
-            out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
-            writeln!(out)?;
-        }
-        DeadLetterCommand::Retry(chosen) => return retry(context, &schema, chosen, out).await,
-        DeadLetterCommand::Discard(chosen) => {
-            let discarded = match chosen.id.as_deref().map(parse_id).transpose()? {
-                Some(id) => u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?),
-                None => discard_all(context, &schema, chosen).await?,
-            };
-            writeln!(out, "discarded: {discarded}")?;
-        }
-    }
-    Ok(true)
-}
-
-/// The name of the operator in logs and in resolved incidents.
-const OPERATOR: &str = "command line";
-
-async fn retry(
-    context: &CliContext,
-    schema: &Schema,
-    filter: &DeadLetterFilter,
-    out: &mut impl Write,
-) -> Result<bool, CommandError> {
-    let (mut all_applied, mut after) = (true, None);
-    while let Some(page) = filter.page(context, &mut after).await? {
-        for DeadLetterHead { id, .. } in page {
-            // One at a time: each dead letter may have megabytes. Another operator may have removed the dead
-            // letter.
-            let Some(letter) = dead_letters::find(&context.db, schema, id).await? else { continue };
-            let (applied, why) = match context.dead_letters.retry(letter).await? {
-                RetryOutcome::Applied => (true, "applied".to_owned()),
-                RetryOutcome::StillParked(why) => (false, why),
-            };
-            all_applied &= applied;
-            if context.json {
-                writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
-            } else {
-                writeln!(out, "{id}  {}{why}", if applied { "" } else { "not applied: " })?;
-            }
-        }
-    }
-    Ok(all_applied)
-}
-
-/// Discards all matching dead letters, without a time limit.
-async fn discard_all(
-    context: &CliContext,
-    schema: &Schema,
-    chosen: &DeadLetterFilter,
-) -> Result<u64, CommandError> {
-    let mut all = 0;
-    loop {
-        let done = context.dead_letters.discard_all(schema, &chosen.condition(), OPERATOR).await?;
-        all += done.discarded;
-        if done.continue_after.is_none() {
-            return Ok(all);
-        }
-    }
-}
-
-impl DeadLetterFilter {
-    fn condition(&self) -> Condition {
-        let fields = [
-            ("reason", self.reason.clone()),
-            ("topic", self.topic.clone()),
-            ("partition", self.partition.map(|partition| partition.to_string())),
-            ("field", self.field.clone()),
-        ];
-        Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
-    }
-
-    /// Returns the page after `after` and advances `after`, or returns `None` after the last page.
-    async fn page(
-        &self,
-        context: &CliContext,
-        after: &mut Option<Uuid>,
-    ) -> Result<Option<Vec<DeadLetterHead>>, CommandError> {
-        let schema = schema_of(context.tenant.as_ref());
-        let page = match &self.id {
-            Some(_) if after.is_some() => Vec::new(),
-            Some(id) => {
-                let found = dead_letters::find(&context.db, &schema, parse_id(id)?).await?;
-                found.iter().map(StoredDeadLetter::head).collect()
-            }
-            None => {
-                let query = Query::from(self.condition());
-                dead_letters::list(&context.db, &schema, &query, *after, (0, PAGE_ROWS)).await?
-            }
-        };
-        let Some(last) = page.last() else { return Ok(None) };
-        *after = Some(last.id);
-        Ok(Some(page))
-    }
-}
-
-fn format_line(letter: &DeadLetterHead, json: bool) -> String {
-    let DeadLetterHead { id, reason, field, rule, topic, partition, offset, received_at, .. } =
-        letter;
-    if json {
-        return json!({
-            "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
-            "topic": topic, "partition": partition, "offset": offset,
-        })
-        .to_string();
-    }
-    let field = field.as_deref().unwrap_or("");
-    format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
-}
-
-async fn run_incidents(
-    context: &CliContext,
-    action: &IncidentCommand,
-    out: &mut impl Write,
-) -> Result<bool, CommandError> {
-    match action {
-        IncidentCommand::List => {
-            let open = store::ingest::incidents::list(
-                &context.db,
-                context.tenant.as_ref(),
-                true,
-                PAGE_ROWS,
-            )
-            .await?;
-            for raised in &open {
-                if context.json {
-                    writeln!(out, "{}", json!(raised))?;
-                } else {
-                    let store::ingest::incidents::StoredIncident {
-                        id, kind, topic, partition, ..
-                    } = raised;
-                    let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
-                    if raised.rebuild_id.is_some() {
-                        writeln!(out, "{id}  {kind}: {detail}")?;
-                        continue;
-                    }
-                    writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
-                }
-            }
-            Ok(open.is_empty())
-        }
-        IncidentCommand::Resolve { id } => {
-            let (id, now) = (parse_id(id)?, context.clock.now());
-            let tenant = context.tenant.as_ref();
-            match incidents::resolve(&context.db, tenant, id, OPERATOR, now).await? {
-                Resolution::Resolved => {
-                    writeln!(out, "resolved")?;
-                    Ok(true)
-                }
-                Resolution::NotOpen => {
-                    Err(CommandError::Argument(format!("no open incident has the id {id}")))
-                }
-                Resolution::Shared => {
-                    let why = format!("incident {id} concerns a topic of several tenants");
-                    Err(CommandError::Argument(format!(
-                        "{why}; resolve the incident without --tenant"
-                    )))
-                }
-            }
-        }
-    }
-}
-
 async fn give_back(context: &CliContext, out: &mut impl Write) -> Result<bool, CommandError> {
-    const MODULE_ID: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
     let Some(tenant) = &context.tenant else { return Ok(false) };
     let summaries =
         java_switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
+    if context.json {
+        let line = json!({ "tenant": tenant.as_str(), "returnedSummaries": summaries });
+        writeln!(out, "{line}")?;
+        return Ok(true);
+    }
     writeln!(
         out,
         "{tenant}: returned {summaries} summaries to the Java module and disabled the tenant"

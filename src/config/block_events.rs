@@ -9,6 +9,7 @@ use crate::event::Collection;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Block events")]
 pub struct BlockEventsSettings {
     /// Publish a Kafka event when a block starts, changes or ends: true or false
     #[arg(long, env = "BLOCK_EVENTS", default_value = "false", global = true)]

@@ -9,6 +9,7 @@ use crate::event::Environment;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Kafka")]
 pub struct KafkaSettings {
     /// Host of a Kafka broker
     #[arg(long, env = "KAFKA_HOST", default_value = "localhost", global = true)]
@@ -49,22 +50,52 @@ pub struct KafkaSettings {
     #[arg(long, env = "KAFKA_PREFETCH_KIB", default_value = "8192", global = true)]
     pub kafka_prefetch: String,
     /// Memory of records that wait for a writer, in KiB
-    #[arg(long, env = "INGEST_BUFFER_KIB", default_value = "16384", global = true)]
+    #[arg(
+        long,
+        env = "INGEST_BUFFER_KIB",
+        help_heading = "Ingest",
+        default_value = "16384",
+        global = true
+    )]
     pub ingest_buffer: String,
     /// Records per transaction, at most
-    #[arg(long, env = "INGEST_BATCH_MAX", default_value = "2000", global = true)]
+    #[arg(
+        long,
+        env = "INGEST_BATCH_MAX",
+        help_heading = "Ingest",
+        default_value = "2000",
+        global = true
+    )]
     pub ingest_batch_max: String,
     /// Writers, 1 to 8; each uses its own database connection and its own partitions
-    #[arg(long, env = "INGEST_WRITERS", default_value = "2", global = true)]
+    #[arg(
+        long,
+        env = "INGEST_WRITERS",
+        help_heading = "Ingest",
+        default_value = "2",
+        global = true
+    )]
     pub ingest_writers: String,
     /// Encryption and authentication of Kafka connections
     #[command(flatten)]
     pub security: SecuritySettings,
     /// Consecutive bad records that stop a partition
-    #[arg(long, env = "BAD_RECORD_LIMIT_CONSECUTIVE", default_value = "100", global = true)]
+    #[arg(
+        long,
+        env = "BAD_RECORD_LIMIT_CONSECUTIVE",
+        help_heading = "Ingest",
+        default_value = "100",
+        global = true
+    )]
     pub bad_record_limit_consecutive: String,
     /// Bad records among the last 1000 that stop a partition; 1001 disables the rule
-    #[arg(long, env = "BAD_RECORD_LIMIT_PER_1000", default_value = "500", global = true)]
+    #[arg(
+        long,
+        env = "BAD_RECORD_LIMIT_PER_1000",
+        help_heading = "Ingest",
+        default_value = "500",
+        global = true
+    )]
     pub bad_record_limit_per_1000: String,
 }
 

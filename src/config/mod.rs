@@ -35,30 +35,74 @@ use crate::logging::{self, LogFormat};
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// Host of the PostgreSQL server
-    #[arg(long, env = "DB_HOST", default_value = "localhost", global = true)]
+    #[arg(
+        long,
+        env = "DB_HOST",
+        help_heading = "Database",
+        default_value = "localhost",
+        global = true
+    )]
     pub db_host: String,
     /// Port of the PostgreSQL server
-    #[arg(long, env = "DB_PORT", default_value = "5432", global = true)]
+    #[arg(long, env = "DB_PORT", help_heading = "Database", default_value = "5432", global = true)]
     pub db_port: String,
     /// Role to log in with; the role must be allowed to create schemas in the database
-    #[arg(long, env = "DB_USERNAME", default_value = "folio_admin", global = true)]
+    #[arg(
+        long,
+        env = "DB_USERNAME",
+        help_heading = "Database",
+        default_value = "folio_admin",
+        global = true
+    )]
     pub db_username: String,
     /// Password of the role
-    #[arg(long, env = "DB_PASSWORD", default_value = "", hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        env = "DB_PASSWORD",
+        help_heading = "Database",
+        default_value = "",
+        hide_env_values = true,
+        global = true
+    )]
     pub db_password: String,
     /// Name of the database
-    #[arg(long, env = "DB_DATABASE", default_value = "okapi_modules", global = true)]
+    #[arg(
+        long,
+        env = "DB_DATABASE",
+        help_heading = "Database",
+        default_value = "okapi_modules",
+        global = true
+    )]
     pub db_database: String,
     /// Trusted certificates of the server or of its authority, as PEM text; if set, the connection is
     /// encrypted
-    #[arg(long, env = "DB_SERVER_PEM", default_value = "", hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        env = "DB_SERVER_PEM",
+        help_heading = "Database",
+        default_value = "",
+        hide_env_values = true,
+        global = true
+    )]
     pub db_server_pem: String,
     /// Connections of ingest and of patron evaluations, 4 to 1000; rebuilds, block events and operators use
     /// additional connections
-    #[arg(long, env = "DB_MAXPOOLSIZE", default_value = "5", global = true)]
+    #[arg(
+        long,
+        env = "DB_MAXPOOLSIZE",
+        help_heading = "Database",
+        default_value = "5",
+        global = true
+    )]
     pub db_maxpoolsize: String,
     /// Longest statement of ingest or of an operator, in milliseconds
-    #[arg(long, env = "DB_QUERYTIMEOUT", default_value = "60000", global = true)]
+    #[arg(
+        long,
+        env = "DB_QUERYTIMEOUT",
+        help_heading = "Database",
+        default_value = "60000",
+        global = true
+    )]
     pub db_querytimeout: String,
 
     /// Kafka and ingest
@@ -66,23 +110,41 @@ pub struct Settings {
     pub kafka: KafkaSettings,
 
     /// IP address to listen on: 0.0.0.0 for all IPv4 addresses, 127.0.0.1 for this machine only
-    #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0", global = true)]
+    #[arg(
+        long,
+        env = "HTTP_ADDRESS",
+        help_heading = "HTTP",
+        default_value = "0.0.0.0",
+        global = true
+    )]
     pub http_address: String,
     /// Port to listen on; 0 chooses a free port
-    #[arg(long, env = "HTTP_PORT", default_value = "8081", global = true)]
+    #[arg(long, env = "HTTP_PORT", help_heading = "HTTP", default_value = "8081", global = true)]
     pub http_port: String,
     /// Threads that answer requests; 0 means one per core
-    #[arg(long, env = "HTTP_WORKERS", default_value = "0", global = true)]
+    #[arg(long, env = "HTTP_WORKERS", help_heading = "HTTP", default_value = "0", global = true)]
     pub http_workers: String,
     /// Time between failing readiness and draining requests after SIGTERM, in milliseconds, at most 3000
-    #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value = "1000", global = true)]
+    #[arg(
+        long,
+        env = "SHUTDOWN_DELAY_MS",
+        help_heading = "HTTP",
+        default_value = "1000",
+        global = true
+    )]
     pub shutdown_delay: String,
     /// Calls to other modules
     #[command(flatten)]
     pub okapi: OkapiSettings,
 
     /// Response if the database fails: open (no blocks) or error (status 500)
-    #[arg(long, env = "ON_DATABASE_FAILURE", default_value = "open", global = true)]
+    #[arg(
+        long,
+        env = "ON_DATABASE_FAILURE",
+        help_heading = "HTTP",
+        default_value = "open",
+        global = true
+    )]
     pub on_database_failure: String,
 
     /// Housekeeping and retention
@@ -98,13 +160,31 @@ pub struct Settings {
     pub block_events: BlockEventsSettings,
 
     /// Add metrics per tenant: true or false
-    #[arg(long, env = "METRICS_BY_TENANT", default_value = "false", global = true)]
+    #[arg(
+        long,
+        env = "METRICS_BY_TENANT",
+        help_heading = "Metrics and logs",
+        default_value = "false",
+        global = true
+    )]
     pub metrics_by_tenant: String,
     /// Log level, or directives such as info,sqlx=warn
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
+    #[arg(
+        long,
+        env = "LOG_LEVEL",
+        help_heading = "Metrics and logs",
+        default_value = "info",
+        global = true
+    )]
     pub log_level: String,
     /// Log format: text or json
-    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        help_heading = "Metrics and logs",
+        default_value = "text",
+        global = true
+    )]
     pub log_format: String,
 }
 

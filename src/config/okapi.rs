@@ -12,6 +12,7 @@ const DEFAULT_URL: &str = "http://okapi:9130";
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Other modules")]
 pub struct OkapiSettings {
     /// URL of the gateway, or of the sidecar with Eureka; an empty value counts as not set. If it is not
     /// set and a request names no gateway, the service calls http://okapi:9130

@@ -8,6 +8,7 @@ use super::InvalidSettings;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Rebuilds")]
 pub struct RebuildSettings {
     /// Share of time in which a rebuild may use its database connection, in percent
     #[arg(long, env = "REBUILD_DB_SHARE_PERCENT", default_value = "50", global = true)]

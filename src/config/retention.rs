@@ -9,6 +9,7 @@ use super::InvalidSettings;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Retention")]
 pub struct HousekeepingSettings {
     /// Days of the events of closed loans and fees/fines; at least the retention time of the topics plus 7
     /// days

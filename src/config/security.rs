@@ -11,6 +11,7 @@ use super::InvalidSettings;
 
 /// The settings as text, before validation.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Security of Kafka connections")]
 pub struct SecuritySettings {
     /// Security protocol of the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
     #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", default_value = "PLAINTEXT", global = true)]

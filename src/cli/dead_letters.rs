@@ -1,0 +1,184 @@
+//! The command `dead-letters`: lists, shows, retries and discards dead letters.
+
+use std::io::Write;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
+use crate::{
+    cql::{Condition, Query},
+    services::ingest::dead_letters::{RetryOutcome, schema_of},
+    store::{
+        Schema,
+        ingest::dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+    },
+};
+
+/// Actions on dead letters.
+#[derive(Debug, clap::Subcommand)]
+pub enum DeadLetterCommand {
+    /// List dead letters
+    List(DeadLetterFilter),
+    /// Show one dead letter with its bytes
+    Show {
+        /// Id of the dead letter
+        id: String,
+    },
+    /// Apply dead letters again, through the normal ingest
+    Retry(DeadLetterFilter),
+    /// Delete dead letters without applying them
+    Discard(DeadLetterFilter),
+}
+
+/// The selection of dead letters.
+#[derive(Debug, Default, clap::Args)]
+pub struct DeadLetterFilter {
+    /// Only the dead letter with this id
+    #[arg(long)]
+    id: Option<String>,
+    /// Only dead letters with this reason, such as bad_field
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only dead letters of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only dead letters of this partition
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Only dead letters about this member or header
+    #[arg(long)]
+    field: Option<String>,
+}
+
+pub(super) async fn run(
+    context: &CliContext,
+    action: &DeadLetterCommand,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let schema = schema_of(context.tenant.as_ref());
+    match action {
+        DeadLetterCommand::List(filter) => {
+            let mut after = None;
+            while let Some(page) = filter.page(context, &mut after).await? {
+                for dead_letter in page {
+                    writeln!(out, "{}", format_line(&dead_letter, context.json))?;
+                }
+            }
+        }
+        DeadLetterCommand::Show { id } => {
+            let Some(letter) = dead_letters::find(&context.db, &schema, parse_id(id)?).await?
+            else {
+                return Err(CommandError::Argument(format!("dead letter {id} does not exist")));
+            };
+            writeln!(out, "{}", format_line(&letter.head(), context.json))?;
+            out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
+            writeln!(out)?;
+        }
+        DeadLetterCommand::Retry(chosen) => return retry(context, &schema, chosen, out).await,
+        DeadLetterCommand::Discard(chosen) => {
+            let discarded = match chosen.id.as_deref().map(parse_id).transpose()? {
+                Some(id) => u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?),
+                None => discard_all(context, &schema, chosen).await?,
+            };
+            if context.json {
+                writeln!(out, "{}", json!({ "discarded": discarded }))?;
+            } else {
+                writeln!(out, "discarded: {discarded}")?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+async fn retry(
+    context: &CliContext,
+    schema: &Schema,
+    filter: &DeadLetterFilter,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    let (mut all_applied, mut after) = (true, None);
+    while let Some(page) = filter.page(context, &mut after).await? {
+        for DeadLetterHead { id, .. } in page {
+            // One at a time: each dead letter may have megabytes. Another operator may have removed the dead
+            // letter.
+            let Some(letter) = dead_letters::find(&context.db, schema, id).await? else { continue };
+            let (applied, why) = match context.dead_letters.retry(letter).await? {
+                RetryOutcome::Applied => (true, "applied".to_owned()),
+                RetryOutcome::StillParked(why) => (false, why),
+            };
+            all_applied &= applied;
+            if context.json {
+                writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
+            } else {
+                writeln!(out, "{id}  {}{why}", if applied { "" } else { "not applied: " })?;
+            }
+        }
+    }
+    Ok(all_applied)
+}
+
+/// Discards all matching dead letters, without a time limit.
+async fn discard_all(
+    context: &CliContext,
+    schema: &Schema,
+    chosen: &DeadLetterFilter,
+) -> Result<u64, CommandError> {
+    let mut all = 0;
+    loop {
+        let done = context.dead_letters.discard_all(schema, &chosen.condition(), OPERATOR).await?;
+        all += done.discarded;
+        if done.continue_after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+impl DeadLetterFilter {
+    fn condition(&self) -> Condition {
+        let fields = [
+            ("reason", self.reason.clone()),
+            ("topic", self.topic.clone()),
+            ("partition", self.partition.map(|partition| partition.to_string())),
+            ("field", self.field.clone()),
+        ];
+        Condition::all_equal(fields.into_iter().filter_map(|(name, text)| Some((name, text?))))
+    }
+
+    /// Returns the page after `after` and advances `after`, or returns `None` after the last page.
+    async fn page(
+        &self,
+        context: &CliContext,
+        after: &mut Option<Uuid>,
+    ) -> Result<Option<Vec<DeadLetterHead>>, CommandError> {
+        let schema = schema_of(context.tenant.as_ref());
+        let page = match &self.id {
+            Some(_) if after.is_some() => Vec::new(),
+            Some(id) => {
+                let found = dead_letters::find(&context.db, &schema, parse_id(id)?).await?;
+                found.iter().map(StoredDeadLetter::head).collect()
+            }
+            None => {
+                let query = Query::from(self.condition());
+                dead_letters::list(&context.db, &schema, &query, *after, (0, PAGE_ROWS)).await?
+            }
+        };
+        let Some(last) = page.last() else { return Ok(None) };
+        *after = Some(last.id);
+        Ok(Some(page))
+    }
+}
+
+fn format_line(letter: &DeadLetterHead, json: bool) -> String {
+    let DeadLetterHead { id, reason, field, rule, topic, partition, offset, received_at, .. } =
+        letter;
+    if json {
+        return json!({
+            "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
+            "topic": topic, "partition": partition, "offset": offset,
+        })
+        .to_string();
+    }
+    let field = field.as_deref().unwrap_or("");
+    format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
+}

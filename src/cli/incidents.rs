@@ -1,0 +1,72 @@
+//! The command `incidents`: lists and resolves incidents.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
+use crate::{
+    services::ingest::incidents::{self, Resolution},
+    store::ingest::incidents::{StoredIncident, list},
+};
+
+/// Actions on incidents.
+#[derive(Debug, clap::Subcommand)]
+pub enum IncidentCommand {
+    /// List open incidents
+    List,
+    /// Acknowledge a gap, or resume a stopped partition
+    Resolve {
+        /// Id of the incident
+        id: String,
+    },
+}
+
+pub(super) async fn run(
+    context: &CliContext,
+    action: &IncidentCommand,
+    out: &mut impl Write,
+) -> Result<bool, CommandError> {
+    match action {
+        IncidentCommand::List => {
+            let open = list(&context.db, context.tenant.as_ref(), true, PAGE_ROWS).await?;
+            for raised in &open {
+                if context.json {
+                    writeln!(out, "{}", json!(raised))?;
+                } else {
+                    let StoredIncident { id, kind, topic, partition, .. } = raised;
+                    let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
+                    if raised.rebuild_id.is_some() {
+                        writeln!(out, "{id}  {kind}: {detail}")?;
+                        continue;
+                    }
+                    writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
+                }
+            }
+            Ok(open.is_empty())
+        }
+        IncidentCommand::Resolve { id } => {
+            let (id, now) = (parse_id(id)?, context.clock.now());
+            let tenant = context.tenant.as_ref();
+            match incidents::resolve(&context.db, tenant, id, OPERATOR, now).await? {
+                Resolution::Resolved => {
+                    if context.json {
+                        writeln!(out, "{}", json!({ "id": id, "resolved": true }))?;
+                    } else {
+                        writeln!(out, "resolved")?;
+                    }
+                    Ok(true)
+                }
+                Resolution::NotOpen => {
+                    Err(CommandError::Argument(format!("no open incident has the id {id}")))
+                }
+                Resolution::Shared => {
+                    let why = format!("incident {id} concerns a topic of several tenants");
+                    Err(CommandError::Argument(format!(
+                        "{why}; resolve the incident without --tenant"
+                    )))
+                }
+            }
+        }
+    }
+}
