@@ -157,9 +157,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     )
     .with_metrics_by_tenant(config.metrics_by_tenant);
     let ingest = Arc::new(ingest);
-    let takeover = StartOffsetResolver::new(work_pool.clone(), tenants.clone());
+    let start_offsets = StartOffsetResolver::new(work_pool.clone(), tenants.clone());
     let consumer =
-        ingest::start::start(&config.kafka, &ingest, takeover, &tenants, clock.clone(), &stop)
+        ingest::start::start(&config.kafka, &ingest, start_offsets, &tenants, clock.clone(), &stop)
             .map_err(StartError::Kafka)?;
     let workers = TaskTracker::new();
     workers.spawn(tenants.clone().run(

@@ -24,6 +24,10 @@ const SILENCED_DIRECTIVE: &str = "actix_http::h1::dispatcher=off";
 
 /// Parses a log filter: a level, or directives such as `info,sqlx=warn`. Returns `None` if it is invalid.
 pub fn parse_filter(directives: &str) -> Option<EnvFilter> {
+    // An empty filter would silence every target.
+    if directives.trim().is_empty() {
+        return None;
+    }
     EnvFilter::try_new(directives).ok()?;
     EnvFilter::try_new(format!("{SILENCED_DIRECTIVE},{directives}")).ok()
 }
@@ -81,5 +85,6 @@ mod tests {
         assert_eq!(logged("debug,sqlx=warn"), (false, true));
         assert_eq!(logged("info,actix_http::h1::dispatcher=error"), (true, true));
         assert!(parse_filter("actix=loud").is_none());
+        assert!(parse_filter("").is_none(), "an empty filter would log nothing");
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use regex_lite::Regex;
+
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
 const RULES: [(&str, &str); 22] = [
@@ -38,7 +40,7 @@ fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files(&path, found, root);
-        } else {
+        } else if path.extension().is_some_and(|extension| extension != "html") {
             let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             found.push((name, fs::read_to_string(&path).unwrap()));
         }
@@ -64,13 +66,15 @@ fn layers_import_only_permitted_modules() {
         assert!(root.join(path).exists(), "a rule names src/{path}");
     }
     for (name, text) in sources() {
+        let imported = imported_text(&text);
         for (paths, forbidden) in RULES {
             let (outside, paths) = match paths.strip_prefix('!') {
                 Some(paths) => (true, paths),
                 None => (false, paths),
             };
             let below = paths.split(' ').any(|path| name.starts_with(path));
-            if below != outside && code(&text).any(|line| line.contains(forbidden)) {
+            let is_named = code(&text).any(|line| line.contains(forbidden));
+            if below != outside && (is_named || imported.contains(forbidden)) {
                 broken.push(format!("{name} names {forbidden}"));
             }
         }
@@ -169,30 +173,50 @@ fn use_paths(tree: &str) -> Vec<Vec<String>> {
     branches.flat_map(use_paths).map(|path| [prefix, &path].concat()).collect()
 }
 
+/// Returns the trees of all `use` statements of a file, without those of its tests.
+fn use_trees(text: &str) -> Vec<String> {
+    let statement = Regex::new(r"(?m)^(?:pub(?:\([^)]*\))? )?use ([^;]+);").unwrap();
+    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let tree = |found: regex_lite::Captures<'_>| found[1].replace('\n', " ");
+    statement.captures_iter(&text[..end]).map(tree).collect()
+}
+
+/// Returns every imported path of a file, one per line.
+fn imported_text(text: &str) -> String {
+    let trees = use_trees(text);
+    let paths = trees.iter().flat_map(|tree| use_paths(tree));
+    paths.map(|path| path.join("::") + "\n").collect()
+}
+
 /// Returns the modules that a module imports, without its ancestors and descendants.
 fn imports(
     module: &[String],
     text: &str,
     modules: &BTreeSet<Vec<String>>,
 ) -> BTreeSet<Vec<String>> {
-    let text = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+    let mut paths: Vec<Vec<String>> =
+        use_trees(text).iter().flat_map(|tree| use_paths(tree)).collect();
+    // A path in an expression or a type, such as `crate::http::ApiError`.
+    let inline = Regex::new(r"\bcrate(?:::[a-z_0-9]+)+").unwrap();
+    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    for line in code(&text[..end]) {
+        let split = |path: &str| path.split("::").map(str::to_owned).collect();
+        paths.extend(inline.find_iter(line).map(|found| split(found.as_str())));
+    }
     let mut found = BTreeSet::new();
-    for statement in text.split("\nuse ").skip(1).chain(text.split("\npub use ").skip(1)) {
-        let tree = statement.split(';').next().unwrap_or_default().replace('\n', " ");
-        for path in use_paths(&tree) {
-            let supers = path.iter().take_while(|part| *part == "super").count();
-            let mut target = match path[0].as_str() {
-                "crate" => path[1..].to_vec(),
-                "self" => [module, &path[1..]].concat(),
-                "super" => [&module[..module.len() - supers], &path[supers..]].concat(),
-                _ => continue,
-            };
-            while !target.is_empty() && !modules.contains(&target) {
-                target.pop();
-            }
-            if !target.starts_with(module) && !module.starts_with(&target) {
-                found.insert(target);
-            }
+    for path in paths {
+        let supers = path.iter().take_while(|part| *part == "super").count();
+        let mut target = match path[0].as_str() {
+            "crate" => path[1..].to_vec(),
+            "self" => [module, &path[1..]].concat(),
+            "super" => [&module[..module.len() - supers], &path[supers..]].concat(),
+            _ => continue,
+        };
+        while !target.is_empty() && !modules.contains(&target) {
+            target.pop();
+        }
+        if !target.starts_with(module) && !module.starts_with(&target) {
+            found.insert(target);
         }
     }
     found

@@ -18,6 +18,7 @@ mod identity;
 mod inbox;
 mod java_switch;
 mod merging;
+mod mutants_list;
 mod progress;
 mod pruning;
 mod reconciling;

@@ -79,3 +79,38 @@ fn words_of_identifiers_are_separated() {
     assert_eq!(words("HELD_UNTIL"), "_held_until_");
     assert_eq!(words("withheld"), "_withheld_");
 }
+
+/// The glossary names the file of each type. An enum variant counts for its enum's file.
+#[test]
+fn glossary_terms_are_defined_in_their_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let glossary = fs::read_to_string(root.join("docs/glossary.md")).unwrap();
+    let (mut checked, mut misplaced) = (0, Vec::new());
+    for line in glossary.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, term, .., file, _] = cells[..] else { continue };
+        let Some(file) = file.strip_prefix('`').and_then(|file| file.strip_suffix('`')) else {
+            continue;
+        };
+        let source = fs::read_to_string(root.join("src").join(file))
+            .or_else(|_| fs::read_to_string(root.join(file)));
+        // tests/citations.rs checks that files and folders exist.
+        let Ok(source) = source else { continue };
+        let name = term.trim_matches('`');
+        if name == term || !name.starts_with(char::is_uppercase) {
+            continue;
+        }
+        checked += 1;
+        let defines = |keyword: &str| {
+            let text = format!("{keyword}{name}");
+            source.match_indices(&text).any(|(at, _)| {
+                !source[at + text.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+            })
+        };
+        if !["struct ", "enum ", "type ", "trait ", "    "].into_iter().any(defines) {
+            misplaced.push(format!("{name} is not defined in {file}"));
+        }
+    }
+    assert!(checked > 10, "the table of the glossary was not found");
+    assert_eq!(misplaced, [""; 0]);
+}

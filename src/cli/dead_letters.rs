@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use serde_json::json;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
@@ -71,9 +72,16 @@ pub(super) async fn run(
             else {
                 return Err(CommandError::Argument(format!("dead letter {id} does not exist")));
             };
-            writeln!(out, "{}", format_line(&letter.head(), context.json))?;
-            out.write_all(letter.record.payload.as_deref().unwrap_or_default())?;
-            writeln!(out)?;
+            let payload = letter.record.payload.as_deref().unwrap_or_default();
+            if context.json {
+                let mut line = to_json(&letter.head());
+                line["payloadBase64"] = STANDARD.encode(payload).into();
+                writeln!(out, "{line}")?;
+            } else {
+                writeln!(out, "{}", format_line(&letter.head(), false))?;
+                out.write_all(payload)?;
+                writeln!(out)?;
+            }
         }
         DeadLetterCommand::Retry(chosen) => return retry(context, &schema, chosen, out).await,
         DeadLetterCommand::Discard(chosen) => {
@@ -169,16 +177,20 @@ impl DeadLetterFilter {
     }
 }
 
-fn format_line(letter: &DeadLetterHead, json: bool) -> String {
+fn to_json(letter: &DeadLetterHead) -> Value {
     let DeadLetterHead { id, reason, field, rule, topic, partition, offset, received_at, .. } =
         letter;
+    json!({
+        "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
+        "topic": topic, "partition": partition, "offset": offset,
+    })
+}
+
+fn format_line(letter: &DeadLetterHead, json: bool) -> String {
     if json {
-        return json!({
-            "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
-            "topic": topic, "partition": partition, "offset": offset,
-        })
-        .to_string();
+        return to_json(letter).to_string();
     }
+    let DeadLetterHead { id, reason, field, rule, topic, partition, offset, .. } = letter;
     let field = field.as_deref().unwrap_or("");
     format!("{id}  {reason}  {topic}/{partition}/{offset}  {field} {rule}")
 }

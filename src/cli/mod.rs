@@ -182,7 +182,10 @@ const OPERATOR: &str = "command line";
 pub fn print_completions(shell: clap_complete::Shell, out: &mut impl Write) {
     let mut definition = CommandLine::definition();
     let name = definition.get_name().to_owned();
-    clap_complete::generate(shell, &mut definition, name, out);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut definition, name, &mut script);
+    // A reader such as `head` may have closed the pipe.
+    let _ = out.write_all(&script);
 }
 
 /// Runs a command. Returns `false` if the command found a problem, such as wrong counters or an open

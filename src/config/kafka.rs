@@ -67,7 +67,7 @@ pub struct KafkaSettings {
         global = true
     )]
     pub ingest_batch_max: String,
-    /// Writers, 1 to 8; each uses its own database connection and its own partitions
+    /// Writers, 1 to 8, at most DB_MAXPOOLSIZE minus 2; each uses its own database connection and partitions
     #[arg(
         long,
         env = "INGEST_WRITERS",

@@ -5,6 +5,7 @@
 //! `--help` is the reference.
 
 mod block_events;
+mod database;
 mod kafka;
 mod okapi;
 mod property_names;
@@ -22,6 +23,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 pub use block_events::{BlockEventsConfig, BlockEventsSettings, TopicConfig};
+pub use database::{DatabaseConfig, DatabaseSettings, Login};
 pub use kafka::{BadRecordLimit, GroupProtocol, KafkaConfig, KafkaSettings};
 pub use okapi::{BreakerLimits, Gateway, OkapiConfig, OkapiSettings};
 pub use property_names::with_property_names;
@@ -34,76 +36,9 @@ use crate::logging::{self, LogFormat};
 /// The settings as text, so that [`Settings::validate`] can report every invalid setting.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Host of the PostgreSQL server
-    #[arg(
-        long,
-        env = "DB_HOST",
-        help_heading = "Database",
-        default_value = "localhost",
-        global = true
-    )]
-    pub db_host: String,
-    /// Port of the PostgreSQL server
-    #[arg(long, env = "DB_PORT", help_heading = "Database", default_value = "5432", global = true)]
-    pub db_port: String,
-    /// Role to log in with; the role must be allowed to create schemas in the database
-    #[arg(
-        long,
-        env = "DB_USERNAME",
-        help_heading = "Database",
-        default_value = "folio_admin",
-        global = true
-    )]
-    pub db_username: String,
-    /// Password of the role
-    #[arg(
-        long,
-        env = "DB_PASSWORD",
-        help_heading = "Database",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub db_password: String,
-    /// Name of the database
-    #[arg(
-        long,
-        env = "DB_DATABASE",
-        help_heading = "Database",
-        default_value = "okapi_modules",
-        global = true
-    )]
-    pub db_database: String,
-    /// Trusted certificates of the server or of its authority, as PEM text; if set, the connection is
-    /// encrypted
-    #[arg(
-        long,
-        env = "DB_SERVER_PEM",
-        help_heading = "Database",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub db_server_pem: String,
-    /// Connections of ingest and of patron evaluations, 4 to 1000; rebuilds, block events and operators use
-    /// additional connections
-    #[arg(
-        long,
-        env = "DB_MAXPOOLSIZE",
-        help_heading = "Database",
-        default_value = "5",
-        global = true
-    )]
-    pub db_maxpoolsize: String,
-    /// Longest statement of ingest or of an operator, in milliseconds
-    #[arg(
-        long,
-        env = "DB_QUERYTIMEOUT",
-        help_heading = "Database",
-        default_value = "60000",
-        global = true
-    )]
-    pub db_querytimeout: String,
+    /// The database
+    #[command(flatten)]
+    pub database: DatabaseSettings,
 
     /// Kafka and ingest
     #[command(flatten)]
@@ -168,7 +103,7 @@ pub struct Settings {
         global = true
     )]
     pub metrics_by_tenant: String,
-    /// Log level, or directives such as info,sqlx=warn
+    /// Log level, or directives such as info,sqlx=warn; commands other than serve log only errors by default
     #[arg(
         long,
         env = "LOG_LEVEL",
@@ -220,40 +155,6 @@ pub struct Config {
 impl Config {
     /// A shutdown has to end within ten seconds, and the delay is part of the shutdown.
     pub const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(3);
-}
-
-/// The address of the database, the credentials and the trusted certificates.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// The host name or address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The role.
-    pub username: String,
-    /// The password of the role.
-    pub password: String,
-    /// The name of the database.
-    pub database: String,
-    /// The trusted certificates in PEM. If set, the connection is encrypted and the server has to prove
-    /// its identity. If unset, the connection is not encrypted.
-    pub server_pem: Option<String>,
-}
-
-/// The validated settings of the database.
-#[derive(Debug, Clone)]
-pub struct DatabaseConfig {
-    /// Server, role, database and certificates.
-    pub login: Login,
-    /// Connections of ingest and of patron evaluations; at least [`DatabaseConfig::CONNECTIONS_MIN`].
-    pub max_connections: u32,
-    /// Longest statement of ingest or of an operator.
-    pub statement_timeout: Duration,
-}
-
-impl DatabaseConfig {
-    /// Two connections for writers, one for notifications, one for patron evaluations.
-    pub const CONNECTIONS_MIN: u32 = 4;
 }
 
 /// Response to a patron evaluation if the database fails.
@@ -348,7 +249,7 @@ impl Settings {
         let mut problems = InvalidSettings::default();
         let log = self.log(&mut problems);
         let config = Config {
-            database: self.database(&mut problems),
+            database: self.database.validate(&mut problems),
             kafka: self.kafka.validate(&mut problems),
             http_address: problems
                 .parse(
@@ -406,38 +307,6 @@ impl Settings {
             Some(log) if problems.0.is_empty() => Ok((config, log)),
             _ => Err(problems.0),
         }
-    }
-
-    fn database(&self, problems: &mut InvalidSettings) -> DatabaseConfig {
-        DatabaseConfig {
-            login: Login {
-                host: problems.non_empty("DB_HOST", &self.db_host),
-                port: problems.port("DB_PORT", &self.db_port),
-                username: problems.non_empty("DB_USERNAME", &self.db_username),
-                password: self.db_password.clone(),
-                database: problems.non_empty("DB_DATABASE", &self.db_database),
-                server_pem: self.server_pem(problems),
-            },
-            max_connections: problems.number(
-                "DB_MAXPOOLSIZE",
-                &self.db_maxpoolsize,
-                "must be a number from 4 to 1000",
-                DatabaseConfig::CONNECTIONS_MIN..=1000,
-            ),
-            statement_timeout: problems.milliseconds("DB_QUERYTIMEOUT", &self.db_querytimeout),
-        }
-    }
-
-    fn server_pem(&self, problems: &mut InvalidSettings) -> Option<String> {
-        let rule = "must be one or more certificates as PEM text";
-        let is_pem = |text: &str| {
-            let contains_marker =
-                |mark: &str| text.contains(&format!("-----{mark} CERTIFICATE-----"));
-            (text.is_empty() || contains_marker("BEGIN") && contains_marker("END"))
-                .then(|| text.to_owned())
-        };
-        let pem = problems.parse("DB_SERVER_PEM", &self.db_server_pem, rule, is_pem)?;
-        (!pem.is_empty()).then_some(pem)
     }
 
     fn log(&self, problems: &mut InvalidSettings) -> Option<LogConfig> {

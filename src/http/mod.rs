@@ -165,9 +165,13 @@ pub fn routes(service: &Arc<AppState>, db: Db, app: &mut web::ServiceConfig) {
                 .route(web::get().to(tenant_jobs::get))
                 .route(web::delete().to(tenant_jobs::delete)),
         )
+        .service(web::resource("/").route(web::get().to(admin::start_page)))
         .service(web::resource("/admin/health").route(web::get().to(admin::health)))
         .service(web::resource("/metrics").route(web::get().to(admin::metrics)))
-        .service(web::resource("/admin/openapi.json").route(web::get().to(admin::description)))
+        .service(
+            web::resource("/admin/openapi.json")
+                .route(web::get().to(openapi::document::description)),
+        )
         .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
         .default_service(web::to(not_found));
 }

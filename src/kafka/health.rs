@@ -78,7 +78,6 @@ impl ConsumerStatus {
     }
 
     /// Returns the number of polls without a record while reading was not paused.
-    /// Returns the number of polls without a record while reading was not paused.
     pub fn idle_polls(&self) -> u64 {
         self.idle_polls.load(Ordering::Relaxed)
     }

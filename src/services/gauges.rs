@@ -1,5 +1,6 @@
 //! Gauges that are read on demand: from the database, from the connection pools, and from this
-//! instance's partitions. Counters are in `metrics.rs`.
+//! instance's partitions. Counters are in the `metrics.rs` of each
+//! layer.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

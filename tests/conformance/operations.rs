@@ -178,6 +178,13 @@ async fn operator_endpoints_need_no_tenant() {
     run("operator_endpoints_need_no_tenant", async |api| {
         let ask = |path| ApiRequest { method: "GET", path, headers: &[], body: None };
         api.send(ask("/admin/health")).await.assert_is(200, "\"OK\"");
+        let start_page = api.send(ask("/")).await;
+        assert_eq!(start_page.status, 200);
+        for path in ["/admin/ready", "/admin/health", "/admin/openapi.json", "/metrics"] {
+            let link = format!("href=\"{}\"", &path[1..]);
+            assert!(start_page.body.contains(&link), "{}", start_page.body);
+            assert_eq!(api.send(ask(path)).await.status, 200);
+        }
         assert_eq!(api.send(ask("/admin/ready")).await.json()["ready"], true);
         assert!(api.send(ask("/metrics")).await.body.contains("patron_blocks_"));
         let served: Value = api.send(ask("/admin/openapi.json")).await.json();

@@ -4,6 +4,7 @@
 //! `docs/openapi.json` is a copy. One test compares the copy with this document, and other tests validate
 //! real responses.
 
+use actix_web::web::Json;
 use serde_json::{Value, json};
 use utoipa::{
     Modify, OpenApi, PartialSchema,
@@ -65,10 +66,11 @@ use crate::{
         tenant_jobs::post,
         tenant_jobs::get,
         tenant_jobs::delete,
+        admin::start_page,
         admin::health,
         admin::ready,
         admin::metrics,
-        admin::description,
+        description,
     ),
     components(schemas(Errors)),
     modifiers(&EventHandlers, &Gateway),
@@ -144,6 +146,20 @@ impl Modify for Gateway {
             }
         }
     }
+}
+
+/// Returns this OpenAPI document.
+#[utoipa::path(
+    get,
+    path = "/admin/openapi.json",
+    operation_id = "getDescription",
+    summary = "Get this document",
+    responses(
+        (status = 200, body = Object, description = "OpenAPI 3.1"),
+    ),
+)]
+pub(in crate::http) async fn description() -> Json<Value> {
+    Json(openapi_json())
 }
 
 /// Returns the schema of an event. Over HTTP, every event except those of fees/fines must also name the

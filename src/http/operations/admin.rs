@@ -21,6 +21,26 @@ const NAMED_TENANTS_MAX: usize = 20;
 /// Maximum wait for the database in a readiness check.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The start page, without the version.
+const START_PAGE: &str = include_str!("start_page.html");
+
+/// Returns a page of links for people who open the service's port in a browser. The page needs no script.
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "getStartPage",
+    summary = "Get a page of links",
+    responses(
+        (status = 200, body = String, content_type = "text/html", description = "Links to the other pages"),
+    ),
+)]
+pub(in crate::http) async fn start_page() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"))
+        .body(START_PAGE.replace("{version}", env!("CARGO_PKG_VERSION")))
+}
+
 /// Returns `OK` if this process answers HTTP requests. The check uses neither the database nor Kafka.
 #[utoipa::path(
     get,
@@ -38,20 +58,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 )]
 pub(in crate::http) async fn health() -> Json<&'static str> {
     Json("OK")
-}
-
-/// Returns this OpenAPI document.
-#[utoipa::path(
-    get,
-    path = "/admin/openapi.json",
-    operation_id = "getDescription",
-    summary = "Get this document",
-    responses(
-        (status = 200, body = Object, description = "OpenAPI 3.1"),
-    ),
-)]
-pub(in crate::http) async fn description() -> Json<serde_json::Value> {
-    Json(crate::http::openapi_json())
 }
 
 /// Returns all metrics in the text format of Prometheus.

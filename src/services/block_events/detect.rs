@@ -94,8 +94,8 @@ struct Changes {
 impl Changes {
     fn add(&mut self, user: Uuid, old: LastPublished, new: LastPublished) {
         let before = self.pending.len();
-        let look_at = new.reevaluate_at;
-        let is_same = look_at == old.reevaluate_at;
+        let reevaluate_at = new.reevaluate_at;
+        let is_same = reevaluate_at == old.reevaluate_at;
         let last = LastPublished {
             blocked: self.record_change(user, AUTOMATED_BLOCK_TOPIC, old.blocked, new.blocked),
             approaching: self.record_change(
@@ -104,7 +104,7 @@ impl Changes {
                 old.approaching,
                 new.approaching,
             ),
-            reevaluate_at: look_at,
+            reevaluate_at,
         };
         if !is_same || self.pending.len() > before {
             self.published.push((user, last));

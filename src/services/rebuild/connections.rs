@@ -38,12 +38,12 @@ pub(super) struct SharedConnections {
 }
 
 impl SharedConnections {
-    /// Creates the pools' settings for `turns` run slots; `get` opens the pools.
-    pub(super) fn new(login: Login, turns: usize) -> Self {
-        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
+    /// Creates the pools' settings for `run_slots` concurrent rebuilds; `get` opens the pools.
+    pub(super) fn new(login: Login, run_slots: usize) -> Self {
+        let run_slots = u32::try_from(run_slots).unwrap_or(u32::MAX);
         Self {
             login,
-            max_connections: turns.saturating_add(EXTRA_CONNECTIONS),
+            max_connections: run_slots.saturating_add(EXTRA_CONNECTIONS),
             current: Mutex::default(),
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn time_json(at: DateTime<Utc>) -> Value {
 }
 
 /// Returns the totals of the differences as JSON.
-pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, passed_over: i32) -> Value {
+pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, skipped_records: i32) -> Value {
     let of = |is_loan| {
         let number = |kind: &str| found.count(is_loan, kind);
         json!({
@@ -30,7 +30,7 @@ pub(super) fn summary_json(found: &DifferenceSummary, groups: i64, passed_over: 
         "patrons": found.patrons, "wrongCounters": found.counters, "applied": found.applied,
         "blocksImposed": found.blocked, "blocksLifted": found.unblocked,
         "loans": of(true), "feesFines": of(false), "patronGroups": groups,
-        "skippedRecords": passed_over,
+        "skippedRecords": skipped_records,
     })
 }
 

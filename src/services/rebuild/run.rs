@@ -67,10 +67,10 @@ impl RebuildContext {
         // If the database crashed, the shadow is empty and its completeness is unknown; the load returns
         // `ShadowLost`.
         let incomplete_before = load_complete_shadow(&mut tx, self).await?.incomplete_before;
-        let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
+        let skipped_records = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
         let RebuildRequest { source, ref from, scope, covered_by_inbox, fill, .. } = self.request;
         let is_all = match source {
-            Source::Storage => passed_over == 0,
+            Source::Storage => skipped_records == 0,
             Source::Topics => *from == ReadFrom::Earliest && !covered_by_inbox,
             Source::Inbox => false,
         };
@@ -96,7 +96,7 @@ impl RebuildContext {
         let summary = differences::summarize(self.db(), &self.tenant.schema, self.id).await?;
         let mut tx = self.begin().await?;
         let groups = load_complete_shadow(&mut tx, self).await?.changed_groups;
-        let passed_over = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
-        Ok(report::summary_json(&summary, groups, passed_over))
+        let skipped_records = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
+        Ok(report::summary_json(&summary, groups, skipped_records))
     }
 }

@@ -11,7 +11,7 @@ macro_rules! uuid_pattern {
 }
 pub(super) use uuid_pattern;
 
-/// The stamp of a snapshot, equal to the result of `event::Stamp::snapshot`; a test compares both.
+/// The stamp of a snapshot, equal to the result of `event::Stamp::from_snapshot`; a test compares both.
 macro_rules! stamp {
     ($at:literal, $of:literal) => {
         concat!(

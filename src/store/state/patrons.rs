@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Selects the counters, the overdue loans and the last known patron group. The balance excludes
-/// fees/fines of loans that are claimed returned. `blocks::Measures::of` defines the result.
+/// fees/fines of loans that are claimed returned. `blocks::Measures::compute` defines the result.
 macro_rules! state {
     ($columns:literal, $of:literal) => {
         concat!(
