@@ -10,7 +10,7 @@ use regex_lite::Regex;
 
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
-const RULES: [(&str, &str); 22] = [
+const RULES: [(&str, &str); 24] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ app.rs", "actix_web"),
@@ -33,6 +33,8 @@ const RULES: [(&str, &str); 22] = [
     ("store/ kafka/ event/ patron/ blocks/ config/", "crate::okapi"),
     ("kafka/ okapi/ config/", "crate::store"),
     ("event/", "crate::patron"),
+    ("http/ cli/", "store::begin"),
+    ("http/ cli/", "store::commit"),
 ];
 
 fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {

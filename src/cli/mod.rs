@@ -1,5 +1,5 @@
-//! The command line: the service, and commands for operators. A command calls the same function as the HTTP
-//! interface, for all tenants.
+//! The command line: the service, and commands for operators, for all tenants. A command calls the same
+//! function as the HTTP interface, if that offers the action.
 
 mod dead_letters;
 mod incidents;

@@ -83,9 +83,9 @@ impl<S: IngestStore> Ingest<S> {
     }
 
     /// Applies events that arrived over HTTP, all or none; returns `None` if the tenant is disabled.
-    /// The caller sets the time limit. The arrival times are converted to the clock that all
-    /// instances share. This clock is read before the first response, so an event sent after a
-    /// response is later.
+    /// The caller sets the time limit. The function converts each arrival time to the database clock.
+    /// It reads that clock before any caller gets a response. A client's next event after a response
+    /// therefore gets no earlier time.
     pub async fn apply_calls(
         &self,
         tenant: &TenantId,

@@ -63,7 +63,7 @@ impl TransactionSize {
 pub(super) struct TransactionSizes(Mutex<HashMap<TenantId, usize>>);
 
 impl TransactionSizes {
-    /// Returns the first size of a tenant batch: the last successful size, if a larger one timed out.
+    /// Returns the first size of a tenant batch: the size to try next, if an earlier one timed out.
     pub(super) fn begin(&self, tenant: Option<&TenantId>) -> TransactionSize {
         let Some(records_max) = tenant.and_then(|tenant| self.lock().get(tenant).copied()) else {
             return TransactionSize::usual();

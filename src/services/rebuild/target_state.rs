@@ -169,8 +169,9 @@ fn merge_event<T: Default>(
     }
 }
 
-/// Pairs each current row with its target row; the caller adds the snapshot horizon. A target row gets the
-/// earlier prune horizon of the two rows, because an old open loan is never pruned.
+/// Pairs each current row with its target row; the caller adds the snapshot horizon. The target row gets the
+/// lower prune horizon of the two rows. Housekeeping never deletes open rows, so a newer prune horizon must
+/// not close an old open row.
 fn reconcile_rows<T: Default + Clone + PartialEq>(
     ids: &[Uuid],
     source: &mut SubjectRows<T>,

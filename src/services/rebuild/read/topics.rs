@@ -289,8 +289,8 @@ impl ReplayAccumulators {
     }
 
     /// Spills closed entries first, then the entries with the lowest ids until enough memory is free. Each
-    /// spill uses the same id range, so the remaining entries receive all of their events. `merge_parts`
-    /// combines the spilled rows.
+    /// spill starts at the lowest id, so entries with high ids stay in memory. `merge_parts` combines the
+    /// spilled rows.
     fn spill(&mut self) -> Vec<LoadChunk> {
         let chunk = |rebuild_index, delta| LoadChunk {
             rebuild_index,
