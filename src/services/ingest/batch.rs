@@ -67,7 +67,7 @@ impl<'a> DecodedBatch<'a> {
 
     /// Returns the tenants that own bad records or are named in bad records without an owner.
     pub(super) fn tenants_with_bad_records(&self) -> BTreeSet<TenantId> {
-        let tenants_of = |(incoming, reading): &(&ConsumedRecord, DecodeOutcome)| match reading {
+        let tenants_of = |(incoming, outcome): &(&ConsumedRecord, DecodeOutcome)| match outcome {
             DecodeOutcome::Rejected(Some(tenant), _) => BTreeSet::from([tenant.clone()]),
             DecodeOutcome::Rejected(None, _) => {
                 decode::tenant_candidates(&incoming.record, &incoming.topic).tenants
@@ -89,15 +89,15 @@ impl<'a> DecodedBatch<'a> {
         let (tenant_batches, progress) = (BTreeMap::new(), BatchProgress::default());
         let mut batch = Batch { tenant_batches, progress, tombstones: 0, skipped: 0 };
         let mut stopped = HashSet::new();
-        for (incoming, reading) in self.0 {
+        for (incoming, outcome) in self.0 {
             let partition = topic_partition(&incoming.record);
             if stopped.contains(&partition) {
                 continue;
             }
             batch.progress.advance(incoming);
-            let verdict = count_as(incoming, &reading, enabled);
-            batch.add(incoming, reading);
-            let Some(is_bad) = verdict else { continue };
+            let badness = classify_record(incoming, &outcome, enabled);
+            batch.add(incoming, outcome);
+            let Some(is_bad) = badness else { continue };
             if windows.entry(partition.clone()).or_default().record(is_bad, limit) {
                 batch.progress.pause_partition(partition.clone(), PauseReason::BadRecordLimit);
                 stopped.insert(partition);
@@ -109,12 +109,12 @@ impl<'a> DecodedBatch<'a> {
 
 /// Returns whether a record counts as bad; `None` if it counts neither way. A bad record that names
 /// no tenant counts, because a defect of the decoder makes all records look alike.
-fn count_as(
+fn classify_record(
     incoming: &ConsumedRecord,
-    reading: &DecodeOutcome,
+    outcome: &DecodeOutcome,
     enabled: &BTreeSet<TenantId>,
 ) -> Option<bool> {
-    match reading {
+    match outcome {
         DecodeOutcome::Rejected(Some(tenant), _) => enabled.contains(tenant).then_some(true),
         DecodeOutcome::Rejected(None, _) => {
             let named = decode::tenant_candidates(&incoming.record, &incoming.topic);
@@ -126,7 +126,7 @@ fn count_as(
 
 impl<'a> Batch<'a> {
     /// Adds a record to the batch of its tenant.
-    fn add(&mut self, incoming: &'a ConsumedRecord, reading: DecodeOutcome) {
+    fn add(&mut self, incoming: &'a ConsumedRecord, outcome: DecodeOutcome) {
         let of_topic = &incoming.topic.tenant;
         let tenant_batches = &mut self.tenant_batches;
         let mut put = |tenant: Option<TenantId>, kind| {
@@ -136,7 +136,7 @@ impl<'a> Batch<'a> {
                 .or_default()
                 .push(Item { incoming, kind });
         };
-        match reading {
+        match outcome {
             DecodeOutcome::Event(tenant, event) => put(Some(tenant), ItemKind::Event(event)),
             DecodeOutcome::Rejected(Some(tenant), reject) => {
                 put(Some(tenant), ItemKind::Rejected(reject))

@@ -425,7 +425,7 @@ impl<S: IngestStore> Ingest<S> {
     }
 
     /// Counts records that the database refused as bad records, which decoding counted as good.
-    fn count_refused(&self, items: &[Item<'_>], ends: &mut BatchProgress) {
+    fn count_refused(&self, items: &[Item<'_>], progress: &mut BatchProgress) {
         let mut windows = self.bad_record_windows.lock().unwrap_or_else(PoisonError::into_inner);
         for item in items {
             if matches!(&item.kind, ItemKind::Rejected(reject) if reject.reason == Reason::RefusedByDatabase)
@@ -434,7 +434,7 @@ impl<S: IngestStore> Ingest<S> {
                     .or_default()
                     .record_refused(self.bad_record_limit)
             {
-                ends.pause_partition(item.topic_partition(), PauseReason::BadRecordLimit);
+                progress.pause_partition(item.topic_partition(), PauseReason::BadRecordLimit);
             }
         }
     }

@@ -33,8 +33,8 @@ impl ReceivedCall {
     /// showed `now` after this host's clock showed `queried_at`.
     fn record_and_event(&self, queried_at: Instant, now: DateTime<Utc>) -> (Record, Event) {
         let waited = queried_at.saturating_duration_since(self.at);
-        let at = now - TimeDelta::from_std(waited).unwrap_or_default();
-        (self.call.to_record(at), self.call.to_event(at))
+        let received_at = now - TimeDelta::from_std(waited).unwrap_or_default();
+        (self.call.to_record(received_at), self.call.to_event(received_at))
     }
 }
 
@@ -76,7 +76,7 @@ impl<S: IngestStore> Ingest<S> {
         let tx =
             match self.store.begin(Some(&tenant), TenantLock::for_events(&events), wait).await? {
                 BeginOutcome::TenantDisabled => return Ok(ReapplyOutcome::TenantDisabled(tenant)),
-                BeginOutcome::Started(entry) | BeginOutcome::TenantReenabled(entry) => entry,
+                BeginOutcome::Started(tx) | BeginOutcome::TenantReenabled(tx) => tx,
             };
         Self::commit_events(tx, &events, Some(letter_id)).await?;
         Ok(ReapplyOutcome::Applied)
@@ -96,13 +96,13 @@ impl<S: IngestStore> Ingest<S> {
         let (lock, wait) = (TenantLock::Shared, LockTimeout::Normal);
         let mut tx = match self.store.begin(Some(tenant), lock, wait).await? {
             BeginOutcome::TenantDisabled => return Ok(None),
-            BeginOutcome::Started(entry) | BeginOutcome::TenantReenabled(entry) => entry,
+            BeginOutcome::Started(tx) | BeginOutcome::TenantReenabled(tx) => tx,
         };
         let queried_at = Instant::now();
         let now = tx.now().await?;
-        let applied = calls.iter().map(|received| received.record_and_event(queried_at, now));
-        let applied: Vec<(Record, Event)> = applied.collect();
-        let events: Vec<_> = applied.iter().map(|(record, event)| (record, event)).collect();
+        let owned = calls.iter().map(|received| received.record_and_event(queried_at, now));
+        let owned: Vec<(Record, Event)> = owned.collect();
+        let events: Vec<_> = owned.iter().map(|(record, event)| (record, event)).collect();
         let counts = Self::commit_events(tx, &events, None).await?;
         let metrics = metrics();
         events

@@ -265,13 +265,13 @@ async fn load_with_owners(
 }
 
 /// Returns the patrons that fit into one step, at least one.
-fn take_step_patrons(of: Vec<(Uuid, i32)>) -> Vec<Uuid> {
+fn take_step_patrons(unapplied: Vec<(Uuid, i32)>) -> Vec<Uuid> {
     let mut subjects = 0;
-    let fits = |(n, (_, more)): &(usize, (Uuid, i32))| {
-        subjects += more;
-        *n == 0 || subjects <= STEP_ROWS_MAX
+    let fits = |(index, (_, differences)): &(usize, (Uuid, i32))| {
+        subjects += differences;
+        *index == 0 || subjects <= STEP_ROWS_MAX
     };
-    of.into_iter().enumerate().take_while(fits).map(|(_, (user, _))| user).collect()
+    unapplied.into_iter().enumerate().take_while(fits).map(|(_, (user, _))| user).collect()
 }
 
 /// Returns the stamps that target rows have and current rows lack, without the stamps of snapshots.

@@ -121,9 +121,9 @@ async fn load_open_items(
         // A row without a significant difference counts the same before and after the rebuild.
         let target_loan =
             if differing_ids.contains(id) { pair.target.open_loan() } else { current_loan };
-        for (open, standings) in [(current_loan, &mut before), (target_loan, &mut after)] {
+        for (open, items) in [(current_loan, &mut before), (target_loan, &mut after)] {
             if let Some(open) = open {
-                standings.entry(open.user).or_default().loans.insert(*id, open);
+                items.entry(open.user).or_default().loans.insert(*id, open);
             }
         }
     }
@@ -131,9 +131,9 @@ async fn load_open_items(
         let current_fee = pair.current.open_fee();
         let target_fee =
             if differing_ids.contains(id) { pair.target.open_fee() } else { current_fee };
-        for (open, standings) in [(current_fee, &mut before), (target_fee, &mut after)] {
+        for (open, items) in [(current_fee, &mut before), (target_fee, &mut after)] {
             if let Some(open) = open {
-                standings.entry(open.user).or_default().fees.insert(*id, open);
+                items.entry(open.user).or_default().fees.insert(*id, open);
             }
         }
     }

@@ -403,9 +403,9 @@ impl Rebuilds {
     /// stored.
     async fn cancel(context: &RebuildContext) -> Result<RunResult, RebuildError> {
         context.stop.cancel();
-        let has_applied =
+        let summary =
             differences::summarize(context.db(), &context.tenant.schema, context.id).await?;
-        Ok(RunResult::Finished(RebuildOutcome::cancelled(has_applied.applied == 0)))
+        Ok(RunResult::Finished(RebuildOutcome::cancelled(summary.applied == 0)))
     }
 
     fn build_context(

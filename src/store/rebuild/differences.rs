@@ -314,17 +314,17 @@ pub async fn set_block_summaries(
     tx: &mut Tx,
     schema: &Schema,
     id: Uuid,
-    of: &[(Uuid, BlockSummary, BlockSummary)],
+    summaries: &[(Uuid, BlockSummary, BlockSummary)],
 ) -> Result<(), Error> {
-    let number = |standing: &BlockSummary| i32::try_from(standing.open_loans).unwrap_or(i32::MAX);
-    let blocked = |standing: &BlockSummary| standing.blocked.as_ref().map(|ids| ids.join(","));
+    let number = |summary: &BlockSummary| i32::try_from(summary.open_loans).unwrap_or(i32::MAX);
+    let blocked = |summary: &BlockSummary| summary.blocked.as_ref().map(|ids| ids.join(","));
     sqlx::query(schema.sql(&SET_BLOCK_SUMMARIES))
         .bind(id)
-        .bind(of.iter().map(|(user, ..)| *user).collect::<Vec<_>>())
-        .bind(of.iter().map(|(_, here, _)| blocked(here)).collect::<Vec<_>>())
-        .bind(of.iter().map(|(.., there)| blocked(there)).collect::<Vec<_>>())
-        .bind(of.iter().map(|(_, here, _)| number(here)).collect::<Vec<_>>())
-        .bind(of.iter().map(|(.., there)| number(there)).collect::<Vec<_>>())
+        .bind(summaries.iter().map(|(user, ..)| *user).collect::<Vec<_>>())
+        .bind(summaries.iter().map(|(_, before, _)| blocked(before)).collect::<Vec<_>>())
+        .bind(summaries.iter().map(|(.., after)| blocked(after)).collect::<Vec<_>>())
+        .bind(summaries.iter().map(|(_, before, _)| number(before)).collect::<Vec<_>>())
+        .bind(summaries.iter().map(|(.., after)| number(after)).collect::<Vec<_>>())
         .execute(&mut **tx)
         .await
         .map_err(Error::at("record the blocks of patrons before and after a rebuild"))?;
@@ -352,9 +352,11 @@ pub async fn list_of_patrons(
 ) -> Result<Vec<Difference>, Error> {
     // The limit per patron shrinks with the number of patrons, so a page is bounded and includes every
     // patron.
-    let each = (PAGE_DIFFERENCES_MAX / users.len().max(1)).clamp(1, PATRON_DIFFERENCES_MAX);
-    let each = i64::try_from(each).unwrap_or(i64::MAX);
-    let found = sqlx::query_as(schema.sql(&SELECT_DIFFERENCES)).bind(id).bind(users).bind(each);
+    let per_patron_max =
+        (PAGE_DIFFERENCES_MAX / users.len().max(1)).clamp(1, PATRON_DIFFERENCES_MAX);
+    let per_patron_max = i64::try_from(per_patron_max).unwrap_or(i64::MAX);
+    let found =
+        sqlx::query_as(schema.sql(&SELECT_DIFFERENCES)).bind(id).bind(users).bind(per_patron_max);
     let found = found.fetch_all(db).await;
     found.map_err(Error::at("list differences"))
 }

@@ -155,29 +155,29 @@ async fn wait_for_ingest(context: &RebuildContext) -> Result<(), RebuildError> {
     let mut tx = context.begin().await?;
     let positions = shadow::load_replay_positions(&mut tx, &context.shadow).await?;
     drop(tx);
-    let is_own = |of: &shadow::ReplayPosition| {
-        context.kafka.environment.parse(&of.topic).is_some_and(|topic| topic.tenant.is_some())
+    let is_own = |position: &shadow::ReplayPosition| {
+        context.kafka.environment.parse(&position.topic).is_some_and(|topic| topic.tenant.is_some())
     };
     let ends: Vec<_> = positions.into_iter().filter(is_own).collect();
     context.run_slot.release();
-    let (mut remaining_min, mut since) = (i64::MAX, Instant::now());
+    let (mut remaining_min, mut last_progress_at) = (i64::MAX, Instant::now());
     loop {
-        let live = positions::list(context.db(), &context.tenant.schema).await?;
-        let left = |of: &shadow::ReplayPosition| {
-            let at = live.get(&(of.topic.clone(), of.partition));
-            (of.end_offset - at.map_or(0, |position| position.next_offset)).max(0)
+        let ingested = positions::list(context.db(), &context.tenant.schema).await?;
+        let remaining_of = |end: &shadow::ReplayPosition| {
+            let position = ingested.get(&(end.topic.clone(), end.partition));
+            (end.end_offset - position.map_or(0, |position| position.next_offset)).max(0)
         };
-        let left = ends.iter().map(left).sum::<i64>();
-        if left < remaining_min {
+        let remaining = ends.iter().map(remaining_of).sum::<i64>();
+        if remaining < remaining_min {
             if remaining_min == i64::MAX {
-                let total = u64::try_from(left).unwrap_or_default();
+                let total = u64::try_from(remaining).unwrap_or_default();
                 context.progress.start_stage("waiting for ingest", total);
             } else {
-                context.progress.add((remaining_min - left).unsigned_abs());
+                context.progress.add((remaining_min - remaining).unsigned_abs());
             }
-            (remaining_min, since) = (left, Instant::now());
+            (remaining_min, last_progress_at) = (remaining, Instant::now());
         }
-        if left == 0 || since.elapsed() > INGEST_STALL_TIMEOUT {
+        if remaining == 0 || last_progress_at.elapsed() > INGEST_STALL_TIMEOUT {
             context.run_slot.acquire().await;
             return Ok(());
         }

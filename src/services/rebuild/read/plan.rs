@@ -59,11 +59,11 @@ pub(in crate::services::rebuild) async fn plan(
     let asked = context.query_broker(move |broker| list_partitions(&broker, &environment, &id));
     let (partitions, watermarks) = asked.await?;
     let mut ranges = BTreeMap::new();
-    for at in &partitions {
-        let Some(Watermarks { low: start, high: end }) = watermarks.get(at) else {
+    for partition in &partitions {
+        let Some(Watermarks { low: start, high: end }) = watermarks.get(partition) else {
             return Err(RebuildError::Unavailable("a partition has no leader"));
         };
-        ranges.insert(at.clone(), OffsetRange { next: *start, end: *end });
+        ranges.insert(partition.clone(), OffsetRange { next: *start, end: *end });
     }
     let mut incomplete_before = None;
     let missing = find_missing(context, &ranges, now).await?;
@@ -74,8 +74,8 @@ pub(in crate::services::rebuild) async fn plan(
             let first = context
                 .query_broker(move |broker| broker.offsets_for_time(&partitions, time))
                 .await?;
-            for (at, part) in &mut ranges {
-                *part = part.starting_at(first.get(at).copied());
+            for (partition, range) in &mut ranges {
+                *range = range.starting_at(first.get(partition).copied());
             }
             Some(time)
         }
@@ -84,23 +84,21 @@ pub(in crate::services::rebuild) async fn plan(
             None
         }
     };
-    let missing = missing.filter(|(_, until)| from_time.is_none_or(|wanted| *until > wanted));
+    let missing = missing.filter(|(_, until)| from_time.is_none_or(|from_time| *until > from_time));
     let complete_since = match missing {
         missing if context.request.fill => {
             incomplete_before = missing.map(|(_, until)| until);
             Some(Horizon::NEVER)
         }
         None => from_time.map(complete_from),
-        Some((at, until)) if context.request.covered_by_inbox => {
-            let since = inbox_complete_since(context, &at, until).await?;
-            Some(complete_from(from_time.map_or(since, |wanted| since.max(wanted))))
+        Some((partition, until)) if context.request.covered_by_inbox => {
+            let since = inbox_complete_since(context, &partition, until).await?;
+            Some(complete_from(from_time.map_or(since, |from_time| since.max(from_time))))
         }
-        Some((at, until)) => {
+        Some(((topic, partition), until)) => {
             return Err(RebuildError::Fatal(format!(
-                "topic {}, partition {}, lacks the records from before {}; set coveredBy to inbox, or set \
-                 from to a later time",
-                at.0,
-                at.1,
+                "topic {topic}, partition {partition}, lacks the records from before {}; set coveredBy to \
+                 inbox, or set from to a later time",
                 until.to_rfc3339_opts(SecondsFormat::Secs, true),
             )));
         }
@@ -157,13 +155,14 @@ fn select_ranges(
 ) -> Result<BTreeMap<TopicPartition, OffsetRange>, RebuildError> {
     let mut selected = BTreeMap::new();
     for TopicStart { topic, partition, offset } in starts {
-        let is_asked =
-            |at: &TopicPartition| *at.0 == **topic && partition.is_none_or(|n| n == at.1);
-        let found = ranges.iter().filter(|(at, _)| is_asked(at));
+        let is_requested = |(name, number): &TopicPartition| {
+            **name == **topic && partition.is_none_or(|requested| requested == *number)
+        };
+        let found = ranges.iter().filter(|(topic_partition, _)| is_requested(topic_partition));
         let before = selected.len();
-        selected.extend(found.map(|(at, part)| {
-            let next = part.next.max(offset.unwrap_or_default()).min(part.end);
-            (at.clone(), OffsetRange { next, end: part.end })
+        selected.extend(found.map(|(topic_partition, range)| {
+            let next = range.next.max(offset.unwrap_or_default()).min(range.end);
+            (topic_partition.clone(), OffsetRange { next, end: range.end })
         }));
         if selected.len() == before {
             let start = ReadFrom::Topics(vec![TopicStart {
@@ -201,12 +200,13 @@ fn list_partitions(
 /// not read in time, returns a transient error: an assumed empty partition would fail the rebuild
 /// permanently.
 fn first_record_time(
-    looked: &ProbeResults,
-    at: &TopicPartition,
+    results: &ProbeResults,
+    partition: &TopicPartition,
     now: DateTime<Utc>,
 ) -> Result<DateTime<Utc>, RebuildError> {
-    let records =
-        looked.get(at).ok_or(RebuildError::Unavailable("a partition was not read in time"))?;
+    let records = results
+        .get(partition)
+        .ok_or(RebuildError::Unavailable("a partition was not read in time"))?;
     Ok(records.first().map_or(now, |record| record.timestamp))
 }
 
@@ -217,33 +217,34 @@ async fn find_missing(
     ranges: &BTreeMap<TopicPartition, OffsetRange>,
     now: DateTime<Utc>,
 ) -> Result<Option<(TopicPartition, DateTime<Utc>)>, RebuildError> {
-    let cut = ranges.iter().filter(|(_, part)| part.next > 0);
-    let look = |(at, part): (&TopicPartition, &OffsetRange)| RecordProbe {
-        topic_partition: at.clone(),
-        offset: part.next,
+    let truncated_ranges = ranges.iter().filter(|(_, range)| range.next > 0);
+    let to_probe = |(topic_partition, range): (&TopicPartition, &OffsetRange)| RecordProbe {
+        topic_partition: topic_partition.clone(),
+        offset: range.next,
         records_max: 1,
     };
-    let looks: Vec<RecordProbe> = cut.map(look).collect();
-    let cut: Vec<TopicPartition> = looks.iter().map(|look| look.topic_partition.clone()).collect();
-    let looked = context.query_broker(move |broker| Ok(broker.probe(&looks))).await?;
-    let mut missing = Vec::with_capacity(cut.len());
-    for at in cut {
-        let began = first_record_time(&looked, &at, now)?;
-        missing.push((at, began));
+    let probes: Vec<RecordProbe> = truncated_ranges.map(to_probe).collect();
+    let truncated: Vec<TopicPartition> =
+        probes.iter().map(|probe| probe.topic_partition.clone()).collect();
+    let results = context.query_broker(move |broker| Ok(broker.probe(&probes))).await?;
+    let mut missing = Vec::with_capacity(truncated.len());
+    for topic_partition in truncated {
+        let first_record_at = first_record_time(&results, &topic_partition, now)?;
+        missing.push((topic_partition, first_record_at));
     }
     let mut tx = context.begin().await?;
     for gap in incidents::list_gaps(&mut *tx, &context.tenant.id).await? {
-        let at = (Arc::from(gap.topic), gap.partition);
-        if ranges.contains_key(&at) {
-            missing.push((at, gap.until));
+        let topic_partition = (Arc::from(gap.topic), gap.partition);
+        if ranges.contains_key(&topic_partition) {
+            missing.push((topic_partition, gap.until));
         }
     }
     // If a partition has a position but is absent or invisible now, all of its records are missing.
     for schema in [&*context.tenant.schema, &Schema::module()] {
         for ((topic, partition), position) in positions::list(&mut *tx, schema).await? {
-            let at = (Arc::from(topic), partition);
-            if position.next_offset > 0 && !ranges.contains_key(&at) {
-                missing.push((at, now));
+            let topic_partition = (Arc::from(topic), partition);
+            if position.next_offset > 0 && !ranges.contains_key(&topic_partition) {
+                missing.push((topic_partition, now));
             }
         }
     }

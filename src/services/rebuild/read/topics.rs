@@ -82,13 +82,13 @@ fn offset_range(position: shadow::ReplayPosition) -> (TopicPartition, OffsetRang
 pub(in crate::services::rebuild) async fn replay(
     requests: Vec<ReplayRequest>,
 ) -> Result<Vec<Option<RebuildError>>, RebuildError> {
-    let Some(first) = requests.first().map(|share| share.context.clone()) else {
+    let Some(first) = requests.first().map(|request| request.context.clone()) else {
         return Ok(Vec::new());
     };
     let cluster = first.query_broker(|broker| Ok(broker.cluster_id())).await?;
     let cluster = cluster.ok_or(RebuildError::Unavailable("no broker returns the cluster id"))?;
     let contexts: Vec<RebuildContext> =
-        requests.iter().map(|share| share.context.clone()).collect();
+        requests.iter().map(|request| request.context.clone()).collect();
     let (chunk_sender, mut chunks) = mpsc::channel::<LoadChunk>(1);
     let accumulators = ReplayAccumulators::new(requests, first.config.buffer_bytes);
     let reading = tokio::task::spawn_blocking(move || {
@@ -222,35 +222,30 @@ struct RebuildAccumulator {
 
 impl ReplayAccumulators {
     fn new(requests: Vec<ReplayRequest>, memory: usize) -> Self {
-        let mut places: BTreeMap<TopicPartition, ReplayedPartition> = BTreeMap::new();
-        for (n, share) in requests.iter().enumerate() {
-            for (at, part) in &share.ranges {
-                let place = places.entry(at.clone()).or_insert_with(|| ReplayedPartition {
-                    topic_partition: at.clone(),
-                    range: *part,
-                    requests: Vec::new(),
+        let mut partitions: BTreeMap<TopicPartition, ReplayedPartition> = BTreeMap::new();
+        for (rebuild_index, request) in requests.iter().enumerate() {
+            for (topic_partition, requested) in &request.ranges {
+                let replayed = partitions.entry(topic_partition.clone()).or_insert_with(|| {
+                    ReplayedPartition {
+                        topic_partition: topic_partition.clone(),
+                        range: *requested,
+                        requests: Vec::new(),
+                    }
                 });
-                place.range.next = place.range.next.min(part.next);
-                place.range.end = place.range.end.max(part.end);
-                place.requests.push((n, *part));
+                replayed.range.next = replayed.range.next.min(requested.next);
+                replayed.range.end = replayed.range.end.max(requested.end);
+                replayed.requests.push((rebuild_index, *requested));
             }
         }
-        let shares =
-            requests.into_iter().map(|ReplayRequest { context, filter: wanted, .. }| {
-                let (progress, stop) = (context.progress.clone(), context.stop.clone());
-                RebuildAccumulator {
-                    filter: wanted,
-                    accumulator: StateAccumulator::default(),
-                    progress,
-                    stop,
-                }
-            });
-        let (places, shares) = (places.into_values().collect(), shares.collect());
+        let rebuilds = requests.into_iter().map(|ReplayRequest { context, filter, .. }| {
+            let (progress, stop) = (context.progress.clone(), context.stop.clone());
+            RebuildAccumulator { filter, accumulator: StateAccumulator::default(), progress, stop }
+        });
         // In addition to the accumulated entries, one chunk is being loaded, one chunk is queued, and one
         // batch is being read.
         Self {
-            partitions: places,
-            rebuilds: shares,
+            partitions: partitions.into_values().collect(),
+            rebuilds: rebuilds.collect(),
             memory_bytes: memory * SPILL_CHUNKS / (SPILL_CHUNKS + 3),
             bytes_after_spill: 0,
         }
@@ -259,28 +254,28 @@ impl ReplayAccumulators {
     fn apply(&mut self, DecodedRecord { partition_index, offset, event: decoded }: DecodedRecord) {
         let Some(partition) = self.partitions.get_mut(partition_index) else { return };
         partition.range.next = offset + 1;
-        for (share, part) in &partition.requests {
-            if offset < part.next || offset >= part.end {
+        for (rebuild_index, requested) in &partition.requests {
+            if offset < requested.next || offset >= requested.end {
                 continue;
             }
-            let share = &mut self.rebuilds[*share];
-            share.progress.add(1);
+            let rebuild = &mut self.rebuilds[*rebuild_index];
+            rebuild.progress.add(1);
             if let Some((tenant, event)) = &decoded
-                && *tenant == share.filter.tenant
-                && share.filter.matches(&event.fact)
+                && *tenant == rebuild.filter.tenant
+                && rebuild.filter.matches(&event.fact)
             {
-                share.accumulator.apply(event);
+                rebuild.accumulator.apply(event);
             }
         }
     }
 
     /// Advances every partition to the end of its range: the last offsets may have no readable record.
     fn finish_partitions(&mut self) {
-        self.partitions.iter_mut().for_each(|place| place.range.next = place.range.end);
+        self.partitions.iter_mut().for_each(|partition| partition.range.next = partition.range.end);
     }
 
     fn size_bytes(&self) -> usize {
-        self.rebuilds.iter().map(|share| share.accumulator.size_bytes()).sum()
+        self.rebuilds.iter().map(|rebuild| rebuild.accumulator.size_bytes()).sum()
     }
 
     /// Returns `true` if the new entries fill one chunk. Reading continues while the chunk is loaded.
@@ -297,53 +292,48 @@ impl ReplayAccumulators {
             delta,
             position: ReadPosition::Unchanged,
         };
-        let shares = self.rebuilds.iter_mut().enumerate();
-        let mut chunks: Vec<_> =
-            shares.map(|(of, share)| chunk(of, share.accumulator.take_ended())).collect();
+        let rebuilds = self.rebuilds.iter_mut().enumerate();
+        let mut chunks: Vec<_> = rebuilds
+            .map(|(index, rebuild)| chunk(index, rebuild.accumulator.take_ended()))
+            .collect();
         let chunk_bytes = self.memory_bytes / SPILL_CHUNKS;
         while self.size_bytes() > self.memory_bytes - chunk_bytes {
-            let shares = self.rebuilds.iter_mut().enumerate();
-            let Some((of, share)) = shares.max_by_key(|(_, share)| share.accumulator.size_bytes())
-            else {
-                break;
-            };
-            chunks.push(chunk(of, share.accumulator.take_first(chunk_bytes)));
+            let rebuilds = self.rebuilds.iter_mut().enumerate();
+            let largest = rebuilds.max_by_key(|(_, rebuild)| rebuild.accumulator.size_bytes());
+            let Some((index, rebuild)) = largest else { break };
+            chunks.push(chunk(index, rebuild.accumulator.take_first(chunk_bytes)));
         }
-        chunks.retain(|portion| portion.delta != StateDelta::default());
+        chunks.retain(|chunk| chunk.delta != StateDelta::default());
         self.bytes_after_spill = self.size_bytes();
         chunks
     }
 
     fn take_all(&mut self) -> Vec<LoadChunk> {
-        let mut portions = Vec::with_capacity(self.rebuilds.len());
+        let mut chunks = Vec::with_capacity(self.rebuilds.len());
         for rebuild_index in 0..self.rebuilds.len() {
             let position = ReadPosition::Topics(self.positions(rebuild_index));
-            portions.push(LoadChunk {
+            chunks.push(LoadChunk {
                 rebuild_index,
                 delta: self.rebuilds[rebuild_index].accumulator.take_all(),
                 position,
             });
         }
         self.bytes_after_spill = 0;
-        portions
+        chunks
     }
 
     /// Returns the positions of one rebuild, limited to its requested ranges.
     fn positions(&self, rebuild_index: usize) -> Vec<shadow::ReplayPosition> {
         let mut positions = Vec::new();
-        for ReplayedPartition {
-            topic_partition: (topic, partition),
-            range: part,
-            requests: wanted,
-            ..
-        } in &self.partitions
+        for ReplayedPartition { topic_partition: (topic, partition), range, requests, .. } in
+            &self.partitions
         {
-            for (_, wanted) in wanted.iter().filter(|(share, _)| *share == rebuild_index) {
+            for (_, requested) in requests.iter().filter(|(index, _)| *index == rebuild_index) {
                 positions.push(shadow::ReplayPosition {
                     topic: topic.to_string(),
                     partition: *partition,
-                    next_offset: part.next.clamp(wanted.next, wanted.end),
-                    end_offset: wanted.end,
+                    next_offset: range.next.clamp(requested.next, requested.end),
+                    end_offset: requested.end,
                 });
             }
         }
@@ -353,9 +343,9 @@ impl ReplayAccumulators {
     /// Drops the entries of cancelled rebuilds. Returns `true` if no rebuild is active.
     fn drop_cancelled(&mut self) -> bool {
         let mut active = 0;
-        for share in &mut self.rebuilds {
-            if share.stop.is_cancelled() {
-                share.accumulator = StateAccumulator::default();
+        for rebuild in &mut self.rebuilds {
+            if rebuild.stop.is_cancelled() {
+                rebuild.accumulator = StateAccumulator::default();
             } else {
                 active += 1;
             }

@@ -223,14 +223,16 @@ async fn claim_any(
 ) -> Result<Option<Rebuild>, Error> {
     let failed = || Error::at("claim a rebuild");
     let mut tx = begin(db).await?;
-    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
-    alone.execute(&mut *tx).await.map_err(failed())?;
-    let taken = sqlx::query_as(sql);
-    let taken = taken.bind(lease.seconds()).bind(lease.holder);
-    let taken = taken.bind(tenant.map(TenantId::as_str)).bind(id);
-    let taken = taken.fetch_optional(&mut *tx).await.map_err(failed())?;
+    let claim_lock = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
+    claim_lock.execute(&mut *tx).await.map_err(failed())?;
+    let claim = sqlx::query_as(sql)
+        .bind(lease.seconds())
+        .bind(lease.holder)
+        .bind(tenant.map(TenantId::as_str))
+        .bind(id);
+    let claimed = claim.fetch_optional(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
-    Ok(taken)
+    Ok(claimed)
 }
 
 /// Claims the other waiting rebuilds of a read group, the oldest first and at most `most`.
@@ -242,12 +244,16 @@ pub async fn claim_read_group(
 ) -> Result<Vec<Rebuild>, Error> {
     let failed = || Error::at("claim the rebuilds of a read group");
     let mut tx = begin(db).await?;
-    let alone = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
-    alone.execute(&mut *tx).await.map_err(failed())?;
-    let taken = sqlx::query_as(CLAIM_READ_GROUP).bind(lease.seconds()).bind(lease.holder);
-    let taken = taken.bind(read_group).bind(most).fetch_all(&mut *tx).await.map_err(failed())?;
+    let claim_lock = sqlx::query("select pg_advisory_xact_lock($1)").bind(CLAIM_LOCK_KEY);
+    claim_lock.execute(&mut *tx).await.map_err(failed())?;
+    let claim = sqlx::query_as(CLAIM_READ_GROUP)
+        .bind(lease.seconds())
+        .bind(lease.holder)
+        .bind(read_group)
+        .bind(most);
+    let claimed = claim.fetch_all(&mut *tx).await.map_err(failed())?;
     commit(tx).await?;
-    Ok(taken)
+    Ok(claimed)
 }
 
 /// The result of a lease renewal.
@@ -354,14 +360,15 @@ pub async fn is_lease_lost(
     id: Uuid,
     Lease { holder, .. }: Lease,
 ) -> Result<bool, Error> {
-    let now: Option<(Option<Uuid>, bool)> = sqlx::query_as(
+    let lease_row: Option<(Option<Uuid>, bool)> = sqlx::query_as(
         "select lease_holder, ended_at is not null from mod_patron_blocks.rebuild where id = $1 for update",
     )
     .bind(id)
     .fetch_optional(&mut **tx)
     .await
     .map_err(Error::at("check the lease of a rebuild"))?;
-    Ok(now.is_some_and(|(now, has_ended)| has_ended || now != Some(holder)))
+    let is_lost = |(current, has_ended): (Option<Uuid>, bool)| has_ended || current != Some(holder);
+    Ok(lease_row.is_some_and(is_lost))
 }
 
 /// Returns whether the lease of the holder still exists; the row lock prevents a claim until the

@@ -333,17 +333,17 @@ pub async fn record_scan_position(
 pub async fn record_horizon(
     tx: &mut Tx,
     shadow: &Schema,
-    of: Scope,
+    scope: Scope,
     horizon: Horizon,
 ) -> Result<(), Error> {
     let horizon = horizon.as_bytes();
-    let noted = match of {
+    let insert = match scope {
         Scope::Tenant => sqlx::query(shadow.sql(&RECORD_TENANT_HORIZON)).bind(horizon),
         Scope::Patron(user) => {
             sqlx::query(shadow.sql(&RECORD_PATRON_HORIZON)).bind(user).bind(horizon)
         }
     };
-    noted.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("record a snapshot horizon"))
+    insert.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("record a snapshot horizon"))
 }
 
 /// Applies the snapshot horizon of the source to a tenant or a patron, and closes older loans and
@@ -352,18 +352,20 @@ pub async fn apply_horizon(
     tx: &mut Tx,
     shadow: &Schema,
     live: &Schema,
-    of: Scope,
+    scope: Scope,
 ) -> Result<(), Error> {
-    let settled = match of {
+    let apply = match scope {
         Scope::Tenant => sqlx::query_as(shadow.sql(&APPLY_TENANT_HORIZON)),
         Scope::Patron(user) => sqlx::query_as(shadow.sql(&APPLY_PATRON_HORIZON)).bind(user),
     };
     let horizons: Option<(Vec<u8>, Vec<u8>)> =
-        settled.fetch_optional(&mut **tx).await.map_err(Error::at("apply a snapshot horizon"))?;
-    let Some((all, loans)) = horizons else { return Ok(()) };
-    if let (Some(all), Some(loans)) = (Horizon::from_bytes(&all), Horizon::from_bytes(&loans)) {
-        merge::close_loans(tx, live, of, loans).await?;
-        merge::close_fees(tx, live, of, all).await?;
+        apply.fetch_optional(&mut **tx).await.map_err(Error::at("apply a snapshot horizon"))?;
+    let Some((of_fees, of_loans)) = horizons else { return Ok(()) };
+    if let (Some(of_fees), Some(of_loans)) =
+        (Horizon::from_bytes(&of_fees), Horizon::from_bytes(&of_loans))
+    {
+        merge::close_loans(tx, live, scope, of_loans).await?;
+        merge::close_fees(tx, live, scope, of_fees).await?;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub async fn unreadable_among(
 /// Returns whether the shadow's horizon would close, now or later, an open subject from an unreadable
 /// record.
 pub async fn would_close_unreadable(tx: &mut Tx, shadow: &Schema) -> Result<bool, Error> {
-    let left_out =
+    let would_close =
         sqlx::query_scalar(shadow.sql(&WOULD_CLOSE_UNREADABLE)).fetch_one(&mut **tx).await;
-    left_out.map_err(Error::at("find unreadable records behind a horizon"))
+    would_close.map_err(Error::at("find unreadable records behind a horizon"))
 }
