@@ -47,7 +47,10 @@ impl OpenApi {
 
     /// Returns the path template of a path; literal segments precede parameters.
     fn template(&self, path: &str) -> Option<String> {
-        let path = path.split('?').next().unwrap().trim_end_matches('/');
+        let path = match path.split('?').next().unwrap().trim_end_matches('/') {
+            "" => "/",
+            path => path,
+        };
         let fits = |template: &&String| {
             let (a, b) = (template.split('/'), path.split('/'));
             a.clone().count() == b.clone().count()

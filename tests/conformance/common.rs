@@ -29,7 +29,7 @@ fn operations(api: &ApiClient<'_>) -> Vec<(String, String)> {
 }
 
 fn needs_no_tenant(path: &str) -> bool {
-    path.starts_with("/admin/") || path == "/metrics"
+    path.starts_with("/admin/") || path == "/metrics" || path == "/"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +88,7 @@ async fn unsupported_methods_return_405_and_unknown_paths_404() {
                 assert_eq!(named, all, "{method} {path}");
             }
         }
-        for path in ["/", "/nowhere", "/patron-block-limits/a/b", "/automated-patron-blocks"] {
+        for path in ["/nowhere", "/patron-block-limits/a/b", "/automated-patron-blocks"] {
             api.get(path).await.assert_is(404, "Not found");
         }
     })
