@@ -14,8 +14,10 @@ use crate::{
             tenant::{TenantRequest, path_id},
         },
     },
-    store,
-    store::settings::records::{self, Collection},
+    store::{
+        self,
+        settings::records::{self, Collection},
+    },
 };
 
 /// Maximum size of a record in bytes; the limit matters because unknown members are stored too.

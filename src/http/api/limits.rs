@@ -16,8 +16,10 @@ use crate::{
         },
         openapi,
     },
-    store,
-    store::settings::limits::{self, LimitRow},
+    store::{
+        self,
+        settings::limits::{self, LimitRow},
+    },
 };
 
 /// Returns a page of limits of all patron groups.

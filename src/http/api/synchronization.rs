@@ -20,8 +20,10 @@ use crate::{
     },
     patron::Scope,
     services::rebuild::RebuildRequest,
-    store,
-    store::rebuild::rebuilds::{self, Rebuild, Status},
+    store::{
+        self,
+        rebuild::rebuilds::{self, Rebuild, Status},
+    },
 };
 
 /// Members of a job. The server sets every member except scope and user, and ignores the values of clients.

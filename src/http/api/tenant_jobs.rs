@@ -23,8 +23,10 @@ use crate::{
     },
     logging::ErrorChain,
     services::tenant_lifecycle::jobs::module_to,
-    store,
-    store::tenants::tenant_jobs::{self, TenantJob},
+    store::{
+        self,
+        tenants::tenant_jobs::{self, TenantJob},
+    },
 };
 
 /// Wait for the end of a new job: a client receives a short job as complete, without a second request.

@@ -8,8 +8,7 @@ use crate::{
         extract::tenant::{TenantRequest, path_id},
         openapi,
     },
-    store,
-    store::state::patrons,
+    store::{self, state::patrons},
 };
 
 /// Returns a patron's open loans and fees/fines (docs/contract/http-api.md#3-summary).

@@ -19,8 +19,10 @@ use crate::{
         openapi,
     },
     services::summary_export::to_json,
-    store,
-    store::messages::exports::{self, NewExport, SummaryExport},
+    store::{
+        self,
+        messages::exports::{self, NewExport, SummaryExport},
+    },
 };
 
 /// Type of the published events if the request names no type.

@@ -17,8 +17,10 @@ use crate::{
         openapi,
     },
     services::rebuild::{RebuildRequest, Source, patron_json, rebuild_json},
-    store,
-    store::rebuild::{differences, rebuilds},
+    store::{
+        self,
+        rebuild::{differences, rebuilds},
+    },
 };
 
 /// Requests a rebuild, which runs in the background. With source `storage`, the rebuild uses the token of

@@ -17,8 +17,10 @@ use super::{
 use crate::{
     logging::ErrorChain,
     okapi::Caller,
-    store,
-    store::rebuild::rebuilds::{self, Lease, Rebuild, Status},
+    store::{
+        self,
+        rebuild::rebuilds::{self, Lease, Rebuild, Status},
+    },
 };
 
 /// Maximum number of claimed rebuilds per instance, running or waiting. A second limit of the same size
