@@ -1,0 +1,55 @@
+//! The HTTP server.
+
+use std::{io, net::TcpListener, sync::Arc, thread::available_parallelism, time::Duration};
+
+use actix_web::{App, HttpServer, middleware::from_fn};
+
+use super::pools;
+use crate::{
+    config::Config,
+    http::{self, AppState},
+};
+
+/// Time for requests in flight after the service stops, in seconds.
+pub(super) const DRAIN_SECONDS: u64 = 3;
+
+/// Time limit of the head of a connection's first request; `http/extract/body.rs` limits the time of a body.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lifetime of an idle connection; `DISCONNECT_TIMEOUT` limits the closing of a connection.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Starts the HTTP server. Each HTTP worker thread has a connection pool of its own, because with a
+/// shared pool every statement crosses threads (docs/decisions/0005).
+pub(super) fn serve(
+    config: &Config,
+    service: Arc<AppState>,
+    listener: TcpListener,
+) -> io::Result<actix_web::dev::Server> {
+    let connections = pools::web_connections(config);
+    let cores = available_parallelism().map_or(1, usize::from);
+    let desired = if config.http_workers == 0 { cores } else { config.http_workers };
+    let workers = desired.min(connections as usize);
+    let connections_per_worker = connections / u32::try_from(workers).unwrap_or(connections);
+    let login = config.database.login.clone();
+    let factory = move || {
+        let db = pools::web(&login, connections_per_worker);
+        service.gauges.register_pool("web", &db);
+        let service = service.clone();
+        App::new()
+            .wrap(from_fn(http::with_timeout))
+            .wrap(http::normalize())
+            .configure(move |app| http::routes(&service, db, app))
+    };
+    let server = HttpServer::new(factory)
+        .workers(workers)
+        .max_connections(http::connections_max(connections_per_worker))
+        .disable_signals()
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .keep_alive(KEEP_ALIVE_TIMEOUT)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .listen(listener)?;
+    Ok(server.run())
+}
