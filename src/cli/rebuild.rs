@@ -267,15 +267,17 @@ async fn print_report(
         return Ok(is_good);
     }
     writeln!(out, "rebuild {}: {}", rebuild.id, rebuild.status.name())?;
-    if let Some(error) = &rebuild.error {
-        writeln!(out, "{error}")?;
+    for line in rebuild.error.iter().chain(&rebuild.problems) {
+        writeln!(out, "{line}")?;
     }
-    for problem in &rebuild.problems {
-        writeln!(out, "{problem}")?;
+    if rebuild.summary.is_some() {
+        print_summary(rebuild, out)?;
+        print_patrons(context, tenant, rebuild, out).await?;
     }
-    if rebuild.summary.is_none() {
-        return Ok(is_good);
-    }
+    Ok(is_good)
+}
+
+fn print_summary(rebuild: &Rebuild, out: &mut impl Write) -> Result<(), CommandError> {
     let number = |pointer: &str| summary_number(rebuild, pointer);
     writeln!(
         out,
@@ -296,6 +298,16 @@ async fn print_report(
             number(&format!("{of}/insignificant"))
         )?;
     }
+    Ok(())
+}
+
+/// Prints the first patrons with differences, and the next step of the operator.
+async fn print_patrons(
+    context: &CliContext,
+    tenant: &Tenant,
+    rebuild: &Rebuild,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
     let source = match rebuild.request["source"].as_str() {
         Some("inbox") => "the inbox",
         Some("storage") => "storage",
@@ -311,14 +323,14 @@ async fn print_report(
             writeln!(out, "  {}: {line}", patron.user_id)?;
         }
     }
-    if rebuild.status == Status::Compared && number("/patrons") > 0 {
+    if rebuild.status == Status::Compared && summary_number(rebuild, "/patrons") > 0 {
         writeln!(
             out,
             "nothing was changed; to apply the differences, use --apply --id {}",
             rebuild.id
         )?;
     }
-    Ok(is_good)
+    Ok(())
 }
 
 /// Returns a number of the summary, or 0 if absent.

@@ -167,6 +167,11 @@ impl<'a> Item<'a> {
         topic_partition(&self.incoming.record)
     }
 
+    /// Returns whether the item is a record of this batch, and not only a position.
+    pub(super) fn is_record(&self) -> bool {
+        !matches!(self.kind, ItemKind::PositionOnly)
+    }
+
     pub(super) fn event(&self) -> Option<(&'a Record, &Event)> {
         match &self.kind {
             ItemKind::Event(event) => Some((&self.incoming.record, event)),

@@ -7,6 +7,7 @@ mod batch;
 pub mod dead_letter_bytes;
 pub mod dead_letters;
 mod end_loans;
+mod failure;
 pub mod http_events;
 pub mod incidents;
 pub mod ingest_store;
@@ -29,13 +30,14 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use self::{
     bad_record_limit::BadRecordWindow,
     batch::{Batch, DecodedBatch, Item, ItemKind, Owner, TenantBatch, records},
     end_loans::EndLoansOutcome,
+    failure::FailureReaction,
     ingest_store::{BeginOutcome, IngestStore, IngestTx, TenantLock},
     metrics::metrics,
     outcome::{BatchCounts, BatchOutcome, BatchProgress},
@@ -48,7 +50,7 @@ use crate::{
     kafka::delivery::{ConsumedRecord, PauseReason},
     logging::ErrorChain,
     patron::StateDelta,
-    store::{self, LockTimeout, Verdict},
+    store::{self, LockTimeout},
 };
 
 /// First delay before a batch is retried; each retry doubles the delay, up to `RETRY_DELAY_MAX`.
@@ -286,55 +288,37 @@ impl<S: IngestStore> Ingest<S> {
                     return Ok((TenantBatchOutcome::TenantReenabled, counts));
                 }
                 Ok(TransactionOutcome::TenantDisabled) => {
-                    debug!(
-                        ?tenant,
-                        records = records,
-                        "ingest: skipped records of a tenant that is not enabled"
-                    );
-                    let is_record = |item: &&Item<'_>| !matches!(item.kind, ItemKind::PositionOnly);
-                    counts.tenant_disabled += items.iter().filter(is_record).count();
+                    let skipped = items.iter().filter(|item| item.is_record()).count();
+                    debug!(?tenant, records, "ingest: skipped records of a tenant that is not enabled");
+                    counts.tenant_disabled += skipped;
                     return Ok((TenantBatchOutcome::TenantDisabled, counts));
                 }
                 Err(error) => error,
             };
-            if error.awaits_migration() {
-                debug!(?tenant, records = records, error = %ErrorChain(&error), "ingest: the schema of the tenant is not migrated yet; its records wait");
-                return Ok((TenantBatchOutcome::TenantMigrating, counts));
-            }
-            let is_server_timeout = !matches!(error, store::Error::Timeout);
-            match error.verdict() {
-                Verdict::Refused if !is_dead_letter(batch) => {
-                    warn!(?tenant, records = records, error = %ErrorChain(&error),
-                        "ingest: the database rejected the records of a tenant; bisecting to find the bad record");
-                    match records {
-                        1 => items[committed].kind = refused_record(),
-                        _ => size.halve(records),
-                    }
+            let reaction = FailureReaction::decide(&error, batch, tenant.is_some());
+            reaction.log(&error, tenant, records, items.len() - committed);
+            match reaction {
+                FailureReaction::AwaitMigration => {
+                    return Ok((TenantBatchOutcome::TenantMigrating, counts));
+                }
+                FailureReaction::RejectRecord => {
+                    items[committed].kind = refused_record();
                     continue;
                 }
-                Verdict::Unusable if tenant.is_some() => {
-                    error!(?tenant, records = items.len() - committed, error = %ErrorChain(&error),
-                        "ingest: could not write the tables of a tenant; its partitions are paused");
+                FailureReaction::Bisect => {
+                    size.halve(records);
+                    continue;
+                }
+                FailureReaction::PauseTenant => {
                     return Ok((TenantBatchOutcome::TenantUnwritable(committed), counts));
                 }
-                _ if error.is_timeout()
-                    && is_server_timeout
-                    && records == 1
-                    && tenant.is_some() =>
-                {
-                    error!(?tenant, records = items.len() - committed, error = %ErrorChain(&error),
-                        "ingest: writing the tables of a tenant timed out; its partitions are paused");
+                FailureReaction::PauseSlowTenant => {
                     size.shrink(records);
                     self.transaction_sizes.end(tenant, size);
                     return Ok((TenantBatchOutcome::TenantUnwritable(committed), counts));
                 }
-                _ if error.is_timeout() && records > 1 => {
-                    warn!(?tenant, records = records, error = %ErrorChain(&error),
-                        "ingest: writing the records of a tenant timed out; retrying with fewer records");
-                    size.shrink(records);
-                }
-                _ => warn!(?tenant, records = records, error = %ErrorChain(&error),
-                    "ingest: could not commit the batch; retrying"),
+                FailureReaction::RetryFewer => size.shrink(records),
+                FailureReaction::Retry => {}
             }
             metrics().retries.increment(1);
             delay = back_off(delay, stop).await?;
@@ -438,10 +422,6 @@ impl<S: IngestStore> Ingest<S> {
             }
         }
     }
-}
-
-fn is_dead_letter(items: &[Item<'_>]) -> bool {
-    matches!(items, [Item { kind: ItemKind::Rejected(_), .. }])
 }
 
 fn refused_record() -> ItemKind {

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::{
     Ingest,
     ingest_store::IngestStore,
-    start_offset::{StartCandidate, StartOffsetResolver, StartPlan},
+    start_offset::{StartCandidate, StartOffsetResolver, StartPlan, StoredPositions},
 };
 use crate::{
     event::{Environment, TopicPartition},
@@ -130,20 +130,29 @@ impl<S: IngestStore> PartitionStarter<S> {
         });
         *pending = anomalous.iter().map(|start| start.pending.clone()).collect();
         self.send_decisions(consistent);
+        self.start_anomalous(anomalous, &recreated, &positions, &cluster_id).await?;
+        pending.clear();
+        Ok(())
+    }
+
+    /// Records the anomaly of each partition before the partition starts. The partitions of a recreated
+    /// topic start together, after the last of them.
+    async fn start_anomalous(
+        &self,
+        anomalous: Vec<PartitionStart>,
+        recreated: &BTreeSet<String>,
+        positions: &StoredPositions,
+        cluster_id: &str,
+    ) -> Result<(), BoxError> {
         let probes: Vec<RecordProbe> =
             anomalous.iter().filter_map(PartitionStart::record_probe).collect();
         let results = self.probe(probes).await?;
         let mut of_recreated_topics = Vec::new();
         for start in anomalous {
-            let PartitionStart { pending, candidate, plan: decided, .. } = &start;
+            let PartitionStart { pending, candidate, plan, .. } = &start;
             let records = results.get(&candidate.topic_partition).map_or(&[][..], Vec::as_slice);
-            let recorded = self.start_offsets.record_anomaly(
-                candidate,
-                &positions,
-                decided,
-                &cluster_id,
-                records,
-            );
+            let recorded =
+                self.start_offsets.record_anomaly(candidate, positions, plan, cluster_id, records);
             match store::with_timeout(QUERY_TIMEOUT, recorded).await {
                 Ok(()) if recreated.contains(&pending.topic) => of_recreated_topics.push(start),
                 Ok(()) => self.send_decisions(vec![start]),
@@ -156,7 +165,6 @@ impl<S: IngestStore> PartitionStarter<S> {
             }
         }
         self.send_decisions(of_recreated_topics);
-        pending.clear();
         Ok(())
     }
 

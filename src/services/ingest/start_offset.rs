@@ -214,9 +214,9 @@ impl StartOffsetResolver {
     ) -> StartPlan {
         let StartCandidate { topic_partition: (topic, partition), .. } = candidate;
         let tenant = &candidate.topic.tenant;
-        let place = (topic.to_string(), *partition);
+        let partition_key = (topic.to_string(), *partition);
         let without_anomaly = |decision| StartPlan { decision, anomaly: None, probe_from: None };
-        if positions.stopped.contains(&place) {
+        if positions.stopped.contains(&partition_key) {
             return without_anomaly(StartDecision::Stopped);
         }
         let is_blocked = match tenant {
@@ -227,7 +227,7 @@ impl StartOffsetResolver {
             return without_anomaly(StartDecision::TenantUnavailable);
         }
         let stored = positions.by_schema.get(tenant);
-        let position = stored.and_then(|positions| positions.get(&place));
+        let position = stored.and_then(|positions| positions.get(&partition_key));
         let (from, anomaly) = start_offset(&PartitionFacts {
             position,
             tenant_enabled: stored.is_some(),
@@ -236,12 +236,12 @@ impl StartOffsetResolver {
             cluster_id: cluster,
             topic_recreated: candidate.recreation != TopicRecreation::NotDetected,
         });
-        let untouched = position.filter(|position| position.next_offset == from);
+        let resumed = position.filter(|position| position.next_offset == from);
         let decision = StartDecision::Read {
             from,
             log_start: log.low,
             tenant_enabled: stored.is_some(),
-            before: untouched
+            before: resumed
                 .filter(|_| from > log.low)
                 .and_then(|position| position.last_record_at),
         };
@@ -269,9 +269,9 @@ impl StartOffsetResolver {
         };
         let StartCandidate { topic_partition: (topic, partition), .. } = candidate;
         let tenant = &candidate.topic.tenant;
-        let place = (topic.to_string(), *partition);
+        let partition_key = (topic.to_string(), *partition);
         let stored = positions.by_schema.get(tenant);
-        let position = stored.and_then(|positions| positions.get(&place));
+        let position = stored.and_then(|positions| positions.get(&partition_key));
         // If records were read, the first is the last record that the group had read.
         if position.is_none() && predates_enabling(tenant, positions, records.first()) {
             return Ok(());
@@ -321,10 +321,12 @@ impl StartOffsetResolver {
     ) -> Result<HashSet<(String, i32)>, store::Error> {
         let mut found = HashSet::new();
         for topic in incidents::recently_recreated_topics(&self.db).await? {
-            let here = || committed.iter().filter(|((of, _), _)| *of == topic);
-            let Some(parsed) = environment.parse(&topic).filter(|_| here().next().is_some()) else {
+            let committed_of_topic: Vec<_> =
+                committed.iter().filter(|((name, _), _)| *name == topic).collect();
+            if committed_of_topic.is_empty() {
                 continue;
-            };
+            }
+            let Some(parsed) = environment.parse(&topic) else { continue };
             let stored = match &parsed.tenant {
                 None => positions::list(&self.db, &self.module).await?,
                 Some(id) => match self.tenants.find(id).await? {
@@ -332,10 +334,11 @@ impl StartOffsetResolver {
                     None => continue,
                 },
             };
-            let is_reset = |(place, next): &&((String, i32), i64)| {
-                stored.get(place).is_some_and(|position| position.next_offset < *next)
+            let is_reset = |(key, next): &&&((String, i32), i64)| {
+                stored.get(key).is_some_and(|position| position.next_offset < *next)
             };
-            found.extend(here().filter(is_reset).map(|(place, _)| place.clone()));
+            let reset = committed_of_topic.iter().filter(is_reset);
+            found.extend(reset.map(|(key, _)| key.clone()));
         }
         Ok(found)
     }

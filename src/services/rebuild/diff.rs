@@ -63,7 +63,7 @@ pub(super) fn loan_difference(id: Uuid, pair: &Pair<Loan>) -> Option<Difference>
         (id, true),
         user,
         registers,
-        (open_current.is_some(), open_target.is_some(), open_current == open_target),
+        significant_kind(&open_current, &open_target),
         (loan_json(current, open_current), loan_json(target, open_target)),
     )
 }
@@ -81,26 +81,35 @@ pub(super) fn fee_difference(id: Uuid, pair: &Pair<Fee>) -> Option<Difference> {
         (id, false),
         owner(target).or_else(|| owner(current)),
         registers,
-        (open_current.is_some(), open_target.is_some(), open_current == open_target),
+        significant_kind(&open_current, &open_target),
         (fee_json(current, open_current), fee_json(target, open_target)),
     )
+}
+
+/// Returns the kind of a difference that changes an answer; `None` if the open states are equal.
+fn significant_kind<T: PartialEq>(
+    current: &Option<T>,
+    target: &Option<T>,
+) -> Option<&'static str> {
+    match (current, target) {
+        (Some(_), None) => Some(ONLY_CURRENT_KIND),
+        (None, Some(_)) => Some("only_target"),
+        (Some(current), Some(target)) if current != target => Some("differs"),
+        _ => None,
+    }
 }
 
 fn difference(
     (subject, is_loan): (Uuid, bool),
     user: Option<Uuid>,
     ChangedRegisters(registers): ChangedRegisters,
-    counts: (bool, bool, bool),
+    significant_kind: Option<&str>,
     (current, target): (Option<Value>, Option<Value>),
 ) -> Option<Difference> {
-    let kind = match counts {
-        (true, false, _) => ONLY_CURRENT_KIND,
-        (false, true, _) => "only_target",
-        (true, true, false) => "differs",
-        _ if registers.is_empty() => return None,
-        _ => INSIGNIFICANT_KIND,
-    };
-    let kind = kind.to_owned();
+    if significant_kind.is_none() && registers.is_empty() {
+        return None;
+    }
+    let kind = significant_kind.unwrap_or(INSIGNIFICANT_KIND).to_owned();
     Some(Difference {
         subject,
         is_loan,
@@ -112,11 +121,11 @@ fn difference(
     })
 }
 
-fn loan_json(known: &Loan, open: Option<OpenLoan>) -> Option<Value> {
-    let closed_at = known.closed.map(|stamp: Stamp| time_json(stamp.at()));
+fn loan_json(loan: &Loan, open: Option<OpenLoan>) -> Option<Value> {
+    let closed_at = loan.closed.map(|stamp: Stamp| time_json(stamp.at()));
     let Some(open) = open else {
-        let nothing = *known == Loan::default();
-        return (!nothing).then(|| json!({ "open": false, "closedAt": closed_at }));
+        let is_known = *loan != Loan::default();
+        return is_known.then(|| json!({ "open": false, "closedAt": closed_at }));
     };
     let grace = open.grace.map(|g| json!({ "duration": g.duration, "intervalId": g.unit.name() }));
     Some(json!({
@@ -125,10 +134,10 @@ fn loan_json(known: &Loan, open: Option<OpenLoan>) -> Option<Value> {
     }))
 }
 
-fn fee_json(known: &Fee, open: Option<OpenFee>) -> Option<Value> {
+fn fee_json(fee: &Fee, open: Option<OpenFee>) -> Option<Value> {
     let Some(open) = open else {
-        let balance = known.balance.map(|(_, balance)| balance.amount);
-        return (*known != Fee::default()).then(|| json!({ "open": false, "balance": balance }));
+        let balance = fee.balance.map(|(_, balance)| balance.amount);
+        return (*fee != Fee::default()).then(|| json!({ "open": false, "balance": balance }));
     };
     Some(json!({
         "open": true, "userId": open.user, "balance": open.balance, "loanId": open.loan,

@@ -154,7 +154,6 @@ impl RebuildRequest {
     pub fn from_json(body: &Value) -> Result<Self, InvalidRequest> {
         const MEMBERS: [&str; 7] =
             ["source", "from", "scope", "userId", "dryRun", "coveredBy", "fill"];
-        let invalid = |field, rule| Err(InvalidRequest { field, rule });
         let Some(members) = body.as_object() else {
             return invalid("the body", "must be a JSON object");
         };
@@ -164,60 +163,19 @@ impl RebuildRequest {
                 "may contain only the members source, from, scope, userId, dryRun, coveredBy and fill",
             );
         }
-        let text = |name: &str| match members.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err(()),
-        };
-        let source = match text("source") {
-            Ok(None | Some("topics")) => Source::Topics,
-            Ok(Some("inbox")) => Source::Inbox,
-            Ok(Some("storage")) => Source::Storage,
-            _ => return invalid("source", "must be topics, inbox or storage"),
-        };
-        let from = match text("from").map(|from| from.map(str::parse)) {
-            Ok(None) => ReadFrom::Earliest,
-            Ok(Some(Ok(from))) => from,
-            _ => {
-                let rule = "must be earliest, a date-time, or topics: topic/partition@offset,…";
-                return invalid("from", rule);
-            }
-        };
-        let names_topics = matches!(from, ReadFrom::Topics(_));
-        if names_topics && source != Source::Topics {
-            return invalid("from", "may name topics only for source topics");
-        }
-        let user = match text("userId").map(|user| user.map(parse_uuid)) {
-            Ok(None) => None,
-            Ok(Some(Some(user))) => Some(user),
-            _ => return invalid("userId", "must be a UUID of version 1 to 5"),
-        };
-        let scope = match (text("scope"), user) {
-            (Ok(Some("user")), None) => return invalid("userId", "is required for scope user"),
-            (Ok(Some("user")), Some(user)) => Scope::Patron(user),
-            (Ok(None | Some("tenant")), None) => Scope::Tenant,
-            (Ok(None | Some("tenant")), Some(_)) => {
-                return invalid("userId", "is allowed only for scope user");
-            }
-            _ => return invalid("scope", "must be tenant or user"),
-        };
-        let covered_by_inbox = match text("coveredBy") {
+        let source = parse_source(members)?;
+        let from = parse_from(members, source)?;
+        let scope = parse_scope(members)?;
+        let covered_by_inbox = match text_member(members, "coveredBy") {
             Ok(None) => false,
             Ok(Some("inbox")) => true,
             _ => return invalid("coveredBy", "must be inbox"),
         };
-        if source == Source::Storage && from != ReadFrom::Earliest {
-            return invalid("from", "is not allowed for source storage");
-        }
         if source != Source::Topics && covered_by_inbox {
             return invalid("coveredBy", "is allowed only for source topics");
         }
-        let flag = |name: &'static str| match members.get(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(InvalidRequest { field: name, rule: "must be true or false" }),
-        };
-        let (dry_run, fill) = (flag("dryRun")?, flag("fill")? || names_topics);
+        let dry_run = flag_member(members, "dryRun")?;
+        let fill = flag_member(members, "fill")? || matches!(from, ReadFrom::Topics(_));
         if fill && (source != Source::Topics || covered_by_inbox) {
             return invalid("fill", "is allowed only for source topics");
         }
@@ -253,6 +211,70 @@ impl RebuildRequest {
             body["fill"] = true.into();
         }
         body
+    }
+}
+
+type Members = serde_json::Map<String, Value>;
+
+fn invalid<T>(field: &'static str, rule: &'static str) -> Result<T, InvalidRequest> {
+    Err(InvalidRequest { field, rule })
+}
+
+/// Returns a text member; `Err` if the member is not a text.
+fn text_member<'a>(members: &'a Members, name: &str) -> Result<Option<&'a str>, ()> {
+    match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(()),
+    }
+}
+
+fn flag_member(members: &Members, field: &'static str) -> Result<bool, InvalidRequest> {
+    match members.get(field) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(_) => invalid(field, "must be true or false"),
+    }
+}
+
+fn parse_source(members: &Members) -> Result<Source, InvalidRequest> {
+    match text_member(members, "source") {
+        Ok(None | Some("topics")) => Ok(Source::Topics),
+        Ok(Some("inbox")) => Ok(Source::Inbox),
+        Ok(Some("storage")) => Ok(Source::Storage),
+        _ => invalid("source", "must be topics, inbox or storage"),
+    }
+}
+
+fn parse_from(members: &Members, source: Source) -> Result<ReadFrom, InvalidRequest> {
+    let from = match text_member(members, "from").map(|from| from.map(str::parse)) {
+        Ok(None) => ReadFrom::Earliest,
+        Ok(Some(Ok(from))) => from,
+        _ => {
+            let rule = "must be earliest, a date-time, or topics: topic/partition@offset,…";
+            return invalid("from", rule);
+        }
+    };
+    match (source, &from) {
+        (Source::Topics, _) | (_, ReadFrom::Earliest) => Ok(from),
+        (_, ReadFrom::Topics(_)) => invalid("from", "may name topics only for source topics"),
+        (Source::Storage, _) => invalid("from", "is not allowed for source storage"),
+        (Source::Inbox, _) => Ok(from),
+    }
+}
+
+fn parse_scope(members: &Members) -> Result<Scope, InvalidRequest> {
+    let user = match text_member(members, "userId").map(|user| user.map(parse_uuid)) {
+        Ok(None) => None,
+        Ok(Some(Some(user))) => Some(user),
+        _ => return invalid("userId", "must be a UUID of version 1 to 5"),
+    };
+    match (text_member(members, "scope"), user) {
+        (Ok(Some("user")), None) => invalid("userId", "is required for scope user"),
+        (Ok(Some("user")), Some(user)) => Ok(Scope::Patron(user)),
+        (Ok(None | Some("tenant")), None) => Ok(Scope::Tenant),
+        (Ok(None | Some("tenant")), Some(_)) => invalid("userId", "is allowed only for scope user"),
+        _ => invalid("scope", "must be tenant or user"),
     }
 }
 

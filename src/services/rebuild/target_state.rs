@@ -56,10 +56,9 @@ pub(super) async fn load_complete_shadow(
 
 /// Splits subjects into the ids of loans and the ids of fees/fines.
 pub(super) fn split_loans_and_fees(subjects: &[(Uuid, bool)]) -> (Vec<Uuid>, Vec<Uuid>) {
-    let of = |wanted| {
-        subjects.iter().filter(move |(_, is_loan)| *is_loan == wanted).map(|(id, _)| *id).collect()
-    };
-    (of(true), of(false))
+    let (loans, fees): (Vec<_>, Vec<_>) = subjects.iter().partition(|(_, is_loan)| *is_loan);
+    let ids = |subjects: Vec<&(Uuid, bool)>| subjects.into_iter().map(|(id, _)| *id).collect();
+    (ids(loans), ids(fees))
 }
 
 /// Pairs of current and target rows, by the id of the loan or fee/fine.
@@ -79,8 +78,8 @@ impl TargetState {
         fees: &[Uuid],
     ) -> Result<Self, RebuildError> {
         let schema: &Schema = &context.tenant.schema;
-        let mut source_loans = rows::load_loans(tx, &context.shadow, loans).await?;
-        let mut source_fees = rows::load_fees(tx, &context.shadow, fees).await?;
+        let mut source_loans = rows::load(tx, &context.shadow, loans).await?;
+        let mut source_fees = rows::load(tx, &context.shadow, fees).await?;
         let all: Vec<Uuid> = loans.iter().chain(fees).copied().collect();
         let tail = match context.request.source {
             Source::Inbox => Tail::All,
@@ -92,8 +91,8 @@ impl TargetState {
                 merge_event(&mut source_fees, Fee::from_event, &event, Fee::merge);
             }
         }
-        let mut live_loans = rows::load_loans(tx, schema, loans).await?;
-        let mut live_fees = rows::load_fees(tx, schema, fees).await?;
+        let mut live_loans = rows::load(tx, schema, loans).await?;
+        let mut live_fees = rows::load(tx, schema, fees).await?;
         let covered = &state.coverage;
         let mut loans =
             reconcile_rows(loans, &mut source_loans, &mut live_loans, |source, current| {
@@ -104,8 +103,9 @@ impl TargetState {
         });
         if context.request.source == Source::Storage {
             let unread = shadow::unreadable_among(tx, &context.shadow, &all).await?;
-            let at = state.read_started_at - storage_modules::CLOCK_SKEW_MAX;
-            retain_unread(&unread, Stamp::from_snapshot(at, context.id), &mut loans, &mut fees);
+            let snapshot_at = state.read_started_at - storage_modules::CLOCK_SKEW_MAX;
+            let stamp = Stamp::from_snapshot(snapshot_at, context.id);
+            retain_unread(&unread, stamp, &mut loans, &mut fees);
         }
         let owner = |loan: &Loan| loan.opening().map(|(_, user)| user);
         let debtor = |fee: &Fee| fee.user.map(|(_, user)| user);
@@ -185,16 +185,16 @@ fn reconcile_rows<T: Default + Clone + PartialEq>(
             (Some(current), Some(source_row)) => {
                 current.prune_horizon.min(source_row.prune_horizon)
             }
-            (Some(one), None) | (None, Some(one)) => one.prune_horizon,
+            (Some(row), None) | (None, Some(row)) => row.prune_horizon,
             (None, None) => None,
         };
         let current = current.unwrap_or_default();
-        let known = reconciled(source_row.unwrap_or_default().state, current.state.clone());
+        let state = reconciled(source_row.unwrap_or_default().state, current.state.clone());
         pairs.insert(
             *id,
             Pair {
                 current,
-                target: SubjectRow { state: known, prune_horizon: pruned, horizon: None },
+                target: SubjectRow { state, prune_horizon: pruned, horizon: None },
             },
         );
     }

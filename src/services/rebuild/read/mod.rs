@@ -65,15 +65,15 @@ pub(super) async fn read(
     if shadow_state.is_complete {
         return Ok(());
     }
-    if context.request.source == Source::Storage {
-        storage_modules::read(context, &shadow_state).await?;
-    } else {
-        if context.request.source == Source::Topics {
+    match context.request.source {
+        Source::Storage => storage_modules::read(context, &shadow_state).await?,
+        Source::Topics => {
             read_topics(context, group_member).await?;
+            if context.request.covered_by_inbox {
+                read_inbox(context, shadow_state.scanned_up_to).await?;
+            }
         }
-        if context.request.source == Source::Inbox || context.request.covered_by_inbox {
-            read_inbox(context, shadow_state.scanned_up_to).await?;
-        }
+        Source::Inbox => read_inbox(context, shadow_state.scanned_up_to).await?,
     }
     load::merge_parts(context).await?;
     if context.request.fill {
@@ -94,15 +94,17 @@ async fn coverage(
     let mut tx = context.begin().await?;
     let since = context.inbox_extent(&mut tx).await?.complete_since();
     let inbox = Some(plan::complete_from(since));
-    let asked = match context.request.from {
+    let requested = match context.request.from {
         ReadFrom::Time(time) => Some(plan::complete_from(time)),
         ReadFrom::Earliest | ReadFrom::Topics(_) => None,
     };
-    let inbox = if context.request.source == Source::Inbox { inbox.max(asked) } else { inbox };
     Ok(match context.request.source {
         Source::Storage => Coverage::NONE,
         Source::Topics if context.request.fill => Coverage::NONE,
-        Source::Inbox => Coverage { log: log.max(inbox), http: log.max(inbox) },
+        Source::Inbox => {
+            let since = log.max(inbox).max(requested);
+            Coverage { log: since, http: since }
+        }
         Source::Topics if context.request.covered_by_inbox => {
             Coverage { log: log.max(inbox), http: inbox }
         }

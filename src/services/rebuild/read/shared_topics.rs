@@ -57,9 +57,9 @@ pub(in crate::services::rebuild) async fn replay_for_group(
     mut requests: mpsc::UnboundedReceiver<JoinRequest>,
 ) {
     let (mut replay_requests, mut done_senders) = (Vec::new(), Vec::new());
-    while let Some(JoinRequest { request: replay_request, done: read }) = requests.recv().await {
-        replay_requests.push(replay_request);
-        done_senders.push(read);
+    while let Some(JoinRequest { request, done }) = requests.recv().await {
+        replay_requests.push(request);
+        done_senders.push(done);
     }
     if let Err(failure) = topics::replay(replay_requests).await {
         warn!(error = %ErrorChain(&failure), "rebuild: reading shared topics for all tenants failed; each tenant reads the rest alone");
@@ -78,10 +78,10 @@ impl GroupMember {
         let sender = self.sender().take();
         let Some(sender) = sender.filter(|_| request.has_records()) else { return };
         run_slot.release();
-        let (read, is_read) = oneshot::channel();
-        if sender.send(JoinRequest { request, done: read }).is_ok() {
+        let (done, replayed) = oneshot::channel();
+        if sender.send(JoinRequest { request, done }).is_ok() {
             drop(sender);
-            let _ = is_read.await;
+            let _ = replayed.await;
         }
         run_slot.acquire().await;
     }

@@ -53,12 +53,17 @@ pub(in crate::services::rebuild) async fn read(
     )
     .await?;
     context.commit(tx).await?;
-    let stage = state.scanned_source.as_deref();
-    if stage != Some(StorageResource::Accounts.name()) {
-        let after = state.scanned_up_to.filter(|_| stage.is_some());
+    // The loans are read first.
+    let scanned = |resource: StorageResource| {
+        let is_scanned = state.scanned_source.as_deref() == Some(resource.name());
+        is_scanned.then_some(state.scanned_up_to)
+    };
+    let accounts_scanned = scanned(StorageResource::Accounts);
+    if accounts_scanned.is_none() {
+        let after = scanned(StorageResource::Loans).flatten();
         read_resource(context, caller, StorageResource::Loans, after, snapshot_at).await?;
     }
-    let after = state.scanned_up_to.filter(|_| stage == Some(StorageResource::Accounts.name()));
+    let after = accounts_scanned.flatten();
     read_resource(context, caller, StorageResource::Accounts, after, snapshot_at).await
 }
 
@@ -69,11 +74,11 @@ async fn read_resource(
     mut after: Option<Uuid>,
     snapshot_at: DateTime<Utc>,
 ) -> Result<(), RebuildError> {
-    let stage = match resource {
+    let stage_name = match resource {
         StorageResource::Loans => "reading loans",
         StorageResource::Accounts => "reading fees/fines",
     };
-    context.progress.start_stage(stage, 0);
+    context.progress.start_stage(stage_name, 0);
     loop {
         // Other rebuilds use the slot during the request.
         context.run_slot.release();
@@ -128,12 +133,12 @@ fn decode_page(
 ) -> StoragePage {
     let mut decoded = StoragePage::default();
     for record in page {
-        let (what, read) = match resource {
+        let (kind, fact) = match resource {
             StorageResource::Loans => ("loan", storage_record::decode_loan(record.get())),
             StorageResource::Accounts => ("account", storage_record::decode_account(record.get())),
         };
         let id = storage_record::record_id(record.get());
-        match read {
+        match fact {
             Ok(fact) => {
                 let stamp =
                     fact.subject().map(|subject| Stamp::from_snapshot(snapshot_at, subject));
@@ -142,7 +147,7 @@ fn decode_page(
             Err(reject) => {
                 decoded.unread.extend(id);
                 let id = id.map_or("without an id".to_owned(), |id| id.to_string());
-                decoded.problems.push(format!("{what} {id} was skipped: {reject}"));
+                decoded.problems.push(format!("{kind} {id} was skipped: {reject}"));
             }
         }
     }
