@@ -22,6 +22,7 @@ mod mutants_list;
 mod progress;
 mod pruning;
 mod reconciling;
+mod schema_page;
 mod schemas;
 mod settings_page;
 mod simulation;
