@@ -9,14 +9,11 @@ use patron_blocks::{
     patron::{Fee, Loan, OpenFee, OpenLoan, StateDelta},
     store::{
         self, Db, Schema, migrate,
-        rebuild::{
-            shadow,
-            shadow_load::{self, ShadowTable},
-        },
+        rebuild::{shadow, shadow_load},
         state::{
             merge, patrons,
             prune::{self, BlockRange, PruneTarget},
-            rows,
+            rows::{self, SubjectTable},
         },
         tenants,
     },
@@ -182,15 +179,8 @@ async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String
         shadow_load::append(&mut tx, &shadow, &StateDelta::from_events(batch)).await.unwrap();
     }
     shadow_load::create_indexes(&mut tx, &shadow).await.unwrap();
-    for of in [ShadowTable::Loans, ShadowTable::Fees] {
-        loop {
-            let ids = shadow_load::split_ids(&mut tx, &shadow, of, 2).await.unwrap();
-            if ids.is_empty() {
-                break;
-            }
-            shadow_load::merge_parts(&mut tx, &shadow, of, &ids).await.unwrap();
-        }
-    }
+    merge_shadow_parts::<Loan>(&mut tx, &shadow).await;
+    merge_shadow_parts::<Fee>(&mut tx, &shadow).await;
     shadow_load::apply_horizons(&mut tx, &shadow).await.unwrap();
     store::commit(tx).await.unwrap();
 
@@ -206,13 +196,23 @@ async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String
     assert_same("laid fees/fines", shadow_rows(db, &shadow, "fee_fine").await, open)?;
     let mut tx = store::begin(db).await.unwrap();
     let ids: Vec<Uuid> = loans.keys().chain(fees.keys()).copied().collect();
-    let rows = rows::load_loans(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    let rows = rows::load::<Loan>(&mut tx, &shadow, &ids).await.unwrap().into_iter();
     assert_same("state of loans", rows.map(|(id, row)| (id, row.state)).collect(), loans)?;
-    let rows = rows::load_fees(&mut tx, &shadow, &ids).await.unwrap().into_iter();
+    let rows = rows::load::<Fee>(&mut tx, &shadow, &ids).await.unwrap().into_iter();
     assert_same("state of fees/fines", rows.map(|(id, row)| (id, row.state)).collect(), fees)?;
     drop(tx);
     shadow::remove(db, &shadow).await.unwrap();
     Ok(())
+}
+
+async fn merge_shadow_parts<T: SubjectTable>(tx: &mut store::Tx, shadow: &Schema) {
+    loop {
+        let ids = shadow_load::split_ids::<T>(tx, shadow, 2).await.unwrap();
+        if ids.is_empty() {
+            return;
+        }
+        shadow_load::merge_parts::<T>(tx, shadow, &ids).await.unwrap();
+    }
 }
 
 /// Returns every row of a table, with the owner of an open one.

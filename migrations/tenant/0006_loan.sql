@@ -1,3 +1,18 @@
+-- The merge rule of a register: the value with the greater stamp wins; a missing stamp is older than any other.
+-- PostgreSQL inlines this function and the next.
+create function newer(new_stamp bytea, new anyelement, old_stamp bytea, old anyelement) returns anyelement
+    language sql immutable parallel safe
+    return case when new_stamp > coalesce(old_stamp, '') then new else old end;
+comment on function newer is 'The value with the greater stamp';
+
+create function loan_owner(
+    check_out_stamp bytea, check_out_user uuid, snapshot_stamp bytea, snapshot_user uuid, fallback_user uuid
+) returns uuid
+    language sql immutable parallel safe
+    return case when snapshot_stamp > coalesce(check_out_stamp, '') then snapshot_user
+        else coalesce(check_out_user, fallback_user) end;
+comment on function loan_owner is 'The borrower of a loan, by its registers';
+
 -- The state of each loan: registers (a stamp and its values; the greater stamp wins), and what follows from them. The derived
 -- columns are generated, so that no statement can forget them. src/patron/loan.rs computes the same, and a test compares both.
 -- The previous_ columns hold what the row counted for before the last write: the merge adds the difference to the counters.
@@ -30,8 +45,7 @@ create table loan (
     prune_horizon bytea,
 
     user_id uuid generated always as (
-        case when snapshot_stamp > coalesce(check_out_stamp, '') then snapshot_user
-            else coalesce(check_out_user, fallback_user) end) stored,
+        loan_owner(check_out_stamp, check_out_user, snapshot_stamp, snapshot_user, fallback_user)) stored,
     due_date timestamptz generated always as (coalesce(changed_due_date, check_out_due_date)) stored,
     recall boolean not null generated always as (coalesce(due_by_recall, false)) stored,
     lost boolean not null generated always as (coalesce(lost_value, false)) stored,

@@ -20,3 +20,19 @@ comment on column patron_counter.claimed_returned_loans is 'Open loans that are 
 comment on column patron_counter.recalled_loans is 'Open loans that are recalled and not claimed returned';
 comment on column patron_counter.open_fees_fines is 'Open fees/fines';
 comment on column patron_counter.fee_fine_balance is 'Sum of all open balances, including those of claimed returned loans';
+-- What each open row counts for its patron. The sum of these rows is what patron_counter has to contain.
+create view counted as
+select
+    user_id, 1 as loans, (lost and not claimed_returned)::int as lost, claimed_returned::int as claimed,
+    (recall and not claimed_returned)::int as recalled, 0 as fees, 0::numeric as balance
+from loan where is_open
+union all
+select user_id, 0, 0, 0, 0, 1, balance from fee_fine where is_open;
+comment on view counted is 'What each open loan and fee/fine counts for its patron';
+comment on column counted.user_id is 'Id of the patron';
+comment on column counted.loans is '1 for a loan';
+comment on column counted.lost is '1 for a loan that is lost and not claimed returned';
+comment on column counted.claimed is '1 for a loan that is claimed returned';
+comment on column counted.recalled is '1 for a loan that is recalled and not claimed returned';
+comment on column counted.fees is '1 for a fee/fine';
+comment on column counted.balance is 'Balance of a fee/fine, 0 for a loan';

@@ -1,7 +1,7 @@
 //! The state of patrons (loans, fees/fines and groups) as registers with a merge.
 //!
 //! Merging is the only change of state, and it is a field-wise maximum. The result is therefore independent
-//! of order, repetition and batching (invariant I1 of ARCHITECTURE.md). `store/state/merge.rs` implements the
+//! of order, repetition and batching (invariant I1 of ARCHITECTURE.md). `store/state/merge.sql` implements the
 //! same merge in SQL for whole batches; a test compares the two.
 
 mod delta;

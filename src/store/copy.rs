@@ -14,14 +14,14 @@ pub(super) type EncodeError = BoxDynError;
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// A buffer of encoded rows.
-pub(super) struct CopyBuffer {
+pub struct CopyBuffer {
     bytes: PgArgumentBuffer,
-    columns: i16,
+    columns: usize,
 }
 
 impl CopyBuffer {
     /// Creates an empty buffer for rows with `columns` columns.
-    pub(super) fn new(columns: i16) -> Self {
+    pub(super) fn new(columns: usize) -> Self {
         let mut bytes = PgArgumentBuffer::default();
         bytes.extend_from_slice(HEADER);
         Self { bytes, columns }
@@ -29,8 +29,8 @@ impl CopyBuffer {
 
     /// Starts a row. The caller has to push every column of the row.
     pub(super) fn begin_row(&mut self) {
-        let columns = self.columns.to_be_bytes();
-        self.bytes.extend_from_slice(&columns);
+        let columns = i16::try_from(self.columns).expect("a table has at most 1,600 columns");
+        self.bytes.extend_from_slice(&columns.to_be_bytes());
     }
 
     /// Appends the next column of the row.

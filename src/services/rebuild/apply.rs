@@ -216,8 +216,8 @@ async fn write_rows(
             .await?;
         }
     }
-    rows::replace_loans(tx, schema, &changed_rows(&targets.loans)).await?;
-    Ok(rows::replace_fees(tx, schema, &changed_rows(&targets.fees)).await?)
+    rows::replace(tx, schema, &changed_rows(&targets.loans)).await?;
+    Ok(rows::replace(tx, schema, &changed_rows(&targets.fees)).await?)
 }
 
 /// Copies the horizon of a tenant snapshot to each row that the snapshot closes. The row stays closed even if

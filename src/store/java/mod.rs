@@ -125,9 +125,12 @@ const DROP_SEQUENCE: Statement =
 const DROP_FUNCTIONS: Statement = Statement::new(
     "drop function if exists {schema}.add_pending_patrons(), {schema}.add_pending_patron_of_group(),
        {schema}.add_pending_group_of_limit(), {schema}.add_pending_groups_of_condition(),
-       {schema}.enable_block_events(boolean), {schema}.record_inbox_removal() cascade",
+       {schema}.enable_block_events(boolean), {schema}.record_inbox_removal(),
+       {schema}.newer(bytea, anyelement, bytea, anyelement),
+       {schema}.loan_owner(bytea, uuid, bytea, uuid, uuid) cascade",
 );
-const DROP_VIEW: Statement = Statement::new("drop view {schema}.user_summary_before");
+const DROP_VIEWS: Statement =
+    Statement::new("drop view {schema}.user_summary_before, {schema}.counted");
 
 /// These statements need the tables of the Java module, and some also need the tables of this module. A
 /// test prepares the statements on a schema with both.
@@ -164,7 +167,7 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &DROP_TABLES,
     &DROP_SEQUENCE,
     &DROP_FUNCTIONS,
-    &DROP_VIEW,
+    &DROP_VIEWS,
 ];
 
 /// Selects the missing rights of the service's role, as clauses of a message.
@@ -360,7 +363,7 @@ pub async fn drop_own_objects(
     tenant: &TenantId,
 ) -> Result<(), Error> {
     move_positions(tx, schema, tenant, &SAVE_POSITIONS).await?;
-    for drop in [&DROP_VIEW, &DROP_TABLES, &DROP_SEQUENCE, &DROP_FUNCTIONS] {
+    for drop in [&DROP_VIEWS, &DROP_TABLES, &DROP_SEQUENCE, &DROP_FUNCTIONS] {
         run(tx, schema, drop, "drop the objects of this module").await?;
     }
     Ok(())

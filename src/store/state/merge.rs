@@ -1,7 +1,7 @@
 //! The merge in SQL. One statement applies the loans and fees/fines of a [`StateDelta`] to their rows and
 //! adjusts the counters of the patrons.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use uuid::Uuid;
 
@@ -16,146 +16,7 @@ use crate::{
 };
 
 /// Merges registers, horizons and counters.
-///
-/// Each register stores the value with the greater stamp. The tables generate the derived columns. The
-/// `previous_` columns receive the values of the old row. The counters change by the difference between
-/// the old and the new row. The statement writes rows in key order, so two writers cannot deadlock.
-///
-/// The prune horizon applies only to the insertion of a row, so an older loan that is already open
-/// remains open. The statement looks up the snapshot horizons for the owner after the merge, so the
-/// division into batches has no influence on the result.
-const MERGE: Statement = Statement::new(
-    "with merged_loans as (
-       insert into {schema}.loan as t (
-         loan_id, check_out_stamp, check_out_user, check_out_due_date,
-         grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
-         due_stamp, changed_due_date, due_by_recall, lost_stamp, lost_value,
-         claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon)
-       select x.*, prune.horizon, coalesce(greatest(h.horizon, prune.horizon, snapshot.horizon), '')
-         from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
-                     $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
-                     $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
-                     $17::bytea[], $18::uuid[])
-           as x (loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration,
-                 grace_interval, grace_minutes, snapshot_stamp, snapshot_user, due_stamp,
-                 changed_due_date, due_by_recall, lost_stamp, lost_value, claimed_stamp,
-                 claimed_value, closed_stamp, fallback_user)
-         left join {schema}.patron_horizon h on h.user_id =
-              case when x.snapshot_stamp > coalesce(x.check_out_stamp, '') then x.snapshot_user
-                   else x.check_out_user end
-        cross join (select (select prune_horizon from {schema}.housekeeping) as horizon) prune
-        cross join (select (select greatest(horizon, loans_horizon)
-                                    from {schema}.tenant_horizon) as horizon) snapshot
-        order by x.loan_id
-       on conflict (loan_id) do update set
-         check_out_user = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                               then excluded.check_out_user else t.check_out_user end,
-         check_out_due_date = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                               then excluded.check_out_due_date else t.check_out_due_date end,
-         grace_duration = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                               then excluded.grace_duration else t.grace_duration end,
-         grace_interval = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                               then excluded.grace_interval else t.grace_interval end,
-         grace_minutes = case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                               then excluded.grace_minutes else t.grace_minutes end,
-         snapshot_user = case when excluded.snapshot_stamp > coalesce(t.snapshot_stamp, '')
-                               then excluded.snapshot_user else t.snapshot_user end,
-         changed_due_date = case when excluded.due_stamp > coalesce(t.due_stamp, '')
-                               then excluded.changed_due_date else t.changed_due_date end,
-         due_by_recall = case when excluded.due_stamp > coalesce(t.due_stamp, '')
-                               then excluded.due_by_recall else t.due_by_recall end,
-         lost_value = case when excluded.lost_stamp > coalesce(t.lost_stamp, '')
-                               then excluded.lost_value else t.lost_value end,
-         claimed_value = case when excluded.claimed_stamp > coalesce(t.claimed_stamp, '')
-                               then excluded.claimed_value else t.claimed_value end,
-         check_out_stamp = greatest(t.check_out_stamp, excluded.check_out_stamp),
-         snapshot_stamp = greatest(t.snapshot_stamp, excluded.snapshot_stamp),
-         due_stamp = greatest(t.due_stamp, excluded.due_stamp),
-         lost_stamp = greatest(t.lost_stamp, excluded.lost_stamp),
-         claimed_stamp = greatest(t.claimed_stamp, excluded.claimed_stamp),
-         closed_stamp = greatest(t.closed_stamp, excluded.closed_stamp),
-         fallback_user = greatest(t.fallback_user, excluded.fallback_user),
-         horizon = coalesce(greatest(t.prune_horizon,
-           (select greatest(horizon, loans_horizon) from {schema}.tenant_horizon),
-           case when exists (select from {schema}.patron_horizon)
-                then (select h.horizon from {schema}.patron_horizon h where h.user_id =
-                        case when greatest(t.snapshot_stamp, excluded.snapshot_stamp)
-                                  > coalesce(greatest(t.check_out_stamp, excluded.check_out_stamp), '')
-                             then case when excluded.snapshot_stamp > coalesce(t.snapshot_stamp, '')
-                                       then excluded.snapshot_user else t.snapshot_user end
-                             else case when excluded.check_out_stamp > coalesce(t.check_out_stamp, '')
-                                       then excluded.check_out_user else t.check_out_user end
-                        end) end), ''),
-         previous_user = t.user_id,
-         previous_open = t.is_open,
-         previous_lost = t.is_open and t.lost and not t.claimed_returned,
-         previous_claimed = t.is_open and t.claimed_returned,
-         previous_recall = t.is_open and t.recall and not t.claimed_returned
-       returning t.user_id, t.is_open, t.lost, t.claimed_returned, t.recall, t.previous_user,
-         t.previous_open, t.previous_lost, t.previous_claimed, t.previous_recall
-     ), merged_fees as (
-       insert into {schema}.fee_fine as t (
-         fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-         user_stamp, user_id, prune_horizon, horizon)
-       select x.*, prune.horizon, coalesce(greatest(h.horizon, prune.horizon, snapshot.horizon), '')
-         from unnest($19::uuid[], $20::bytea[], $21::numeric[], $22::uuid[], $23::bytea[],
-                     $24::uuid[], $25::bytea[], $26::uuid[])
-           as x (fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-                 user_stamp, user_id)
-         left join {schema}.patron_horizon h on h.user_id = x.user_id
-        cross join (select (select prune_horizon from {schema}.housekeeping) as horizon) prune
-        cross join (select (select horizon from {schema}.tenant_horizon) as horizon) snapshot
-        order by x.fee_fine_id
-       on conflict (fee_fine_id) do update set
-         balance = case when excluded.balance_stamp > coalesce(t.balance_stamp, '')
-                        then excluded.balance else t.balance end,
-         loan_id = case when excluded.balance_stamp > coalesce(t.balance_stamp, '')
-                        then excluded.loan_id else t.loan_id end,
-         fee_fine_type_id = case when excluded.type_stamp > coalesce(t.type_stamp, '')
-                        then excluded.fee_fine_type_id else t.fee_fine_type_id end,
-         user_id = case when excluded.user_stamp > coalesce(t.user_stamp, '')
-                        then excluded.user_id else t.user_id end,
-         balance_stamp = greatest(t.balance_stamp, excluded.balance_stamp),
-         type_stamp = greatest(t.type_stamp, excluded.type_stamp),
-         user_stamp = greatest(t.user_stamp, excluded.user_stamp),
-         horizon = coalesce(greatest(t.prune_horizon,
-           (select horizon from {schema}.tenant_horizon),
-           case when exists (select from {schema}.patron_horizon)
-                then (select h.horizon from {schema}.patron_horizon h where h.user_id =
-                        case when excluded.user_stamp > coalesce(t.user_stamp, '')
-                             then excluded.user_id else t.user_id end) end), ''),
-         previous_user = t.user_id,
-         previous_open = t.is_open,
-         previous_balance = case when t.is_open then t.balance else 0 end
-       returning t.user_id, t.is_open, t.balance, t.previous_user, t.previous_open,
-         t.previous_balance
-     ), delta as (
-       select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
-              claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
-              0 as fees, 0::numeric as balance
-         from merged_loans where is_open
-       union all
-       select previous_user, -1, -previous_lost::int, -previous_claimed::int, -previous_recall::int, 0, 0
-         from merged_loans where previous_open
-       union all
-       select user_id, 0, 0, 0, 0, 1, balance from merged_fees where is_open
-       union all
-       select previous_user, 0, 0, 0, 0, -1, -previous_balance from merged_fees where previous_open
-     )
-     insert into {schema}.patron_counter as p (
-       user_id, open_loans, lost_loans, claimed_returned_loans, recalled_loans, open_fees_fines,
-       fee_fine_balance)
-     select user_id, sum(loans), sum(lost), sum(claimed), sum(recalled), sum(fees), sum(balance)
-       from delta group by user_id order by user_id
-     on conflict (user_id) do update set
-       version = p.version + 1,
-       open_loans = p.open_loans + excluded.open_loans,
-       lost_loans = p.lost_loans + excluded.lost_loans,
-       claimed_returned_loans = p.claimed_returned_loans + excluded.claimed_returned_loans,
-       recalled_loans = p.recalled_loans + excluded.recalled_loans,
-       open_fees_fines = p.open_fees_fines + excluded.open_fees_fines,
-       fee_fine_balance = p.fee_fine_balance + excluded.fee_fine_balance",
-);
+const MERGE: Statement = Statement::new(include_str!("merge.sql"));
 
 /// If the tenant has no snapshot horizon, the insert sets `horizon` to the smallest value, before all
 /// times.
@@ -165,12 +26,17 @@ const RECORD_LOANS_HORIZON: Statement = Statement::new(
        loans_horizon = greatest(t.loans_horizon, excluded.loans_horizon)",
 );
 
-/// A row that is not open receives the horizon at its next write, before the row could open.
+/// Closes at most `$4` open loans of the patrons `$2` to `$3` that were opened before the horizon `$1`, and
+/// returns their number. A row that is not open receives the horizon at its next write, before the row could
+/// open.
 const CLOSE_LOANS: Statement = Statement::new(
     "with ended as (
        update {schema}.loan set horizon = $1
-        where is_open and ($2::uuid is null or user_id = $2)
-          and greatest(check_out_stamp, snapshot_stamp) < $1
+        where loan_id in (
+          select loan_id from {schema}.loan
+           where is_open and user_id between $2 and $3
+             and greatest(check_out_stamp, snapshot_stamp) < $1
+           limit $4)
        returning user_id, lost, claimed_returned, recall
      ), delta as (
        select user_id, count(*) as loans,
@@ -178,14 +44,16 @@ const CLOSE_LOANS: Statement = Statement::new(
               count(*) filter (where claimed_returned) as claimed,
               count(*) filter (where recall and not claimed_returned) as recalled
          from ended group by user_id
+     ), counters as (
+       update {schema}.patron_counter p set
+         version = p.version + 1,
+         open_loans = p.open_loans - d.loans,
+         lost_loans = p.lost_loans - d.lost,
+         claimed_returned_loans = p.claimed_returned_loans - d.claimed,
+         recalled_loans = p.recalled_loans - d.recalled
+         from delta d where p.user_id = d.user_id
      )
-     update {schema}.patron_counter p set
-       version = p.version + 1,
-       open_loans = p.open_loans - d.loans,
-       lost_loans = p.lost_loans - d.lost,
-       claimed_returned_loans = p.claimed_returned_loans - d.claimed,
-       recalled_loans = p.recalled_loans - d.recalled
-       from delta d where p.user_id = d.user_id",
+     select count(*) from ended",
 );
 
 const CLOSE_FEES: Statement = Statement::new(
@@ -210,42 +78,12 @@ const SELECT_LAST_PATRON_OF_STEP: Statement = Statement::new(
       order by user_id offset $2 - 1 limit 1",
 );
 
-/// Does the work of [`CLOSE_LOANS`] for a range of patrons and at most `$4` loans. Returns the number of
-/// closed loans.
-const CLOSE_LOANS_OF_STEP: Statement = Statement::new(
-    "with ended as (
-       update {schema}.loan set horizon = $1
-        where loan_id in (
-          select loan_id from {schema}.loan
-           where is_open and user_id between $2 and $3
-             and greatest(check_out_stamp, snapshot_stamp) < $1
-           limit $4)
-       returning user_id, lost, claimed_returned, recall
-     ), delta as (
-       select user_id, count(*) as loans,
-              count(*) filter (where lost and not claimed_returned) as lost,
-              count(*) filter (where claimed_returned) as claimed,
-              count(*) filter (where recall and not claimed_returned) as recalled
-         from ended group by user_id
-     ), counted as (
-       update {schema}.patron_counter p set
-         version = p.version + 1,
-         open_loans = p.open_loans - d.loans,
-         lost_loans = p.lost_loans - d.lost,
-         claimed_returned_loans = p.claimed_returned_loans - d.claimed,
-         recalled_loans = p.recalled_loans - d.recalled
-         from delta d where p.user_id = d.user_id
-     )
-     select count(*) from ended",
-);
-
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &MERGE,
     &RECORD_LOANS_HORIZON,
     &CLOSE_LOANS,
     &CLOSE_FEES,
     &SELECT_LAST_PATRON_OF_STEP,
-    &CLOSE_LOANS_OF_STEP,
 ];
 
 /// Closes the loans that were opened before `horizon`, one step per call. A step processes the patrons
@@ -264,22 +102,15 @@ pub async fn close_loans_before(
 ) -> Result<Option<Uuid>, Error> {
     record_loans_horizon(tx, schema, horizon).await?;
     let limit = i64::try_from(loans_max.max(1)).unwrap_or(i64::MAX);
-    let failed = || Error::at("close the next loans");
     let last: Option<Uuid> = sqlx::query_scalar(schema.sql(&SELECT_LAST_PATRON_OF_STEP))
         .bind(from)
         .bind(limit)
         .fetch_optional(&mut **tx)
         .await
-        .map_err(failed())?;
-    let ended: i64 = sqlx::query_scalar(schema.sql(&CLOSE_LOANS_OF_STEP))
-        .bind(horizon.as_bytes())
-        .bind(from)
-        .bind(last.unwrap_or(Uuid::max()))
-        .bind(limit)
-        .fetch_one(&mut **tx)
-        .await
-        .map_err(failed())?;
-    if ended >= limit {
+        .map_err(Error::at("find the next loans to close"))?;
+    let patrons = from..=last.unwrap_or(Uuid::max());
+    let closed = close_loans_of(tx, schema, horizon, patrons, limit).await?;
+    if closed >= limit {
         // The range may contain more open loans. The same step, repeated, finds them.
         return Ok(Some(from));
     }
@@ -308,8 +139,26 @@ pub(in crate::store) async fn close_loans(
     of: Scope,
     horizon: Horizon,
 ) -> Result<(), Error> {
-    let ended = sqlx::query(schema.sql(&CLOSE_LOANS)).bind(horizon.as_bytes()).bind(of.patron());
-    ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("close loans"))
+    let patrons = of.patron().map_or(Uuid::nil()..=Uuid::max(), |user| user..=user);
+    close_loans_of(tx, schema, horizon, patrons, i64::MAX).await.map(|_| ())
+}
+
+/// Closes at most `loans_max` open loans of a range of patrons. Returns the number of closed loans.
+async fn close_loans_of(
+    tx: &mut Tx,
+    schema: &Schema,
+    horizon: Horizon,
+    patrons: RangeInclusive<Uuid>,
+    loans_max: i64,
+) -> Result<i64, Error> {
+    let closed = sqlx::query_scalar(schema.sql(&CLOSE_LOANS))
+        .bind(horizon.as_bytes())
+        .bind(patrons.start())
+        .bind(patrons.end())
+        .bind(loans_max)
+        .fetch_one(&mut **tx)
+        .await;
+    closed.map_err(Error::at("close loans"))
 }
 
 /// Closes the open fees/fines of one patron, or of all patrons, that are older than the horizon of a
@@ -349,7 +198,7 @@ pub async fn merge(
     loans: &BTreeMap<Uuid, Loan>,
     fees: &BTreeMap<Uuid, Fee>,
 ) -> Result<(), Error> {
-    let (loans, fees) = (LoanColumns::from_loans(loans), FeeColumns::from_fees(fees));
+    let (loans, fees) = (LoanColumns::new(loans), FeeColumns::new(fees));
     fees.bind(loans.bind(sqlx::query(schema.sql(&MERGE))))
         .execute(&mut **tx)
         .await

@@ -100,14 +100,7 @@ const SELECT_DRIFTED: Statement = Statement::new(
     "with recount as (
        select user_id, sum(loans) as loans, sum(lost) as lost, sum(claimed) as claimed,
               sum(recalled) as recalled, sum(fees) as fees, sum(balance) as balance
-         from (
-           select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
-                  claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
-                  0 as fees, 0 as balance
-             from {schema}.loan where is_open
-           union all
-           select user_id, 0, 0, 0, 0, 1, balance from {schema}.fee_fine where is_open) rows
-        group by user_id)
+         from {schema}.counted group by user_id)
      select coalesce(r.user_id, c.user_id)
        from recount r full join {schema}.patron_counter c on c.user_id = r.user_id
       where (coalesce(r.loans, 0), coalesce(r.lost, 0), coalesce(r.claimed, 0),

@@ -3,76 +3,43 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
-use sqlx::{FromRow, PgExecutor};
+use sqlx::{FromRow, PgExecutor, postgres::PgRow};
 use uuid::Uuid;
 
-use super::columns::{FeeColumns, LoanColumns};
 use crate::{
-    event::{Grace, GraceUnit, Stamp, stamp::Horizon},
-    patron::{Balance, CheckOut, DueDate, Fee, Loan, Register},
-    store::{Error, Schema, Statement, Tx},
+    event::stamp::Horizon,
+    patron::{Fee, Loan},
+    store::{
+        Error, Schema, Statement, Tx,
+        copy::{CopyBuffer, EncodeError},
+    },
 };
 
-const SELECT_LOANS: Statement = Statement::new(
-    "select loan_id, check_out_stamp, check_out_user, check_out_due_date, grace_duration, grace_interval,
-            snapshot_stamp, snapshot_user, due_stamp, changed_due_date, due_by_recall, lost_stamp,
-            lost_value, claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon
-       from {schema}.loan where loan_id = any($1)",
-);
+/// The step that an error of a `COPY` names.
+const COPY_STEP: &str = "copy loans or fees/fines";
 
-const SELECT_FEES: Statement = Statement::new(
-    "select fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id, user_stamp, user_id,
-            prune_horizon, horizon
-       from {schema}.fee_fine where fee_fine_id = any($1)",
-);
+/// The table of loans or of fees/fines; `columns.rs` declares the columns.
+pub trait SubjectTable: Clone + Default + PartialEq {
+    /// A row that [`Self::SELECT`] returns.
+    type Row: for<'r> FromRow<'r, PgRow> + Into<(Uuid, SubjectRow<Self>)> + Send + Unpin;
 
-/// Writes the same columns as the merge, and overwrites the existing row.
-const UPSERT_LOANS: Statement = Statement::new(
-    "insert into {schema}.loan as t (
-       loan_id, check_out_stamp, check_out_user, check_out_due_date,
-       grace_duration, grace_interval, grace_minutes, snapshot_stamp, snapshot_user,
-       due_stamp, changed_due_date, due_by_recall, lost_stamp, lost_value,
-       claimed_stamp, claimed_value, closed_stamp, fallback_user, prune_horizon, horizon)
-     select *
-       from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::timestamptz[], $5::int4[], $6::text[],
-                   $7::int8[], $8::bytea[], $9::uuid[], $10::bytea[], $11::timestamptz[],
-                   $12::bool[], $13::bytea[], $14::bool[], $15::bytea[], $16::bool[],
-                   $17::bytea[], $18::uuid[], $19::bytea[], $20::bytea[]) as x (loan_id)
-      order by x.loan_id
-     on conflict (loan_id) do update set
-       check_out_stamp = excluded.check_out_stamp, check_out_user = excluded.check_out_user,
-       check_out_due_date = excluded.check_out_due_date, grace_duration = excluded.grace_duration,
-       grace_interval = excluded.grace_interval, grace_minutes = excluded.grace_minutes,
-       snapshot_stamp = excluded.snapshot_stamp, snapshot_user = excluded.snapshot_user,
-       due_stamp = excluded.due_stamp, changed_due_date = excluded.changed_due_date,
-       due_by_recall = excluded.due_by_recall, lost_stamp = excluded.lost_stamp,
-       lost_value = excluded.lost_value, claimed_stamp = excluded.claimed_stamp,
-       claimed_value = excluded.claimed_value, closed_stamp = excluded.closed_stamp,
-       fallback_user = excluded.fallback_user, prune_horizon = excluded.prune_horizon,
-       horizon = excluded.horizon",
-);
+    /// The number of columns that [`Self::COPY`] writes.
+    const COLUMNS: usize;
+    /// Selects the rows with the ids `$1`.
+    const SELECT: Statement;
+    /// Appends rows.
+    const COPY: Statement;
+    /// Deletes the rows with the ids `$1`.
+    const DELETE: Statement;
+    /// Selects at most `$1` ids with several rows, which only a shadow has.
+    const SELECT_SPLIT: Statement;
 
-const UPSERT_FEES: Statement = Statement::new(
-    "insert into {schema}.fee_fine as t (
-       fee_fine_id, balance_stamp, balance, loan_id, type_stamp, fee_fine_type_id,
-       user_stamp, user_id, prune_horizon, horizon)
-     select *
-       from unnest($1::uuid[], $2::bytea[], $3::numeric[], $4::uuid[], $5::bytea[], $6::uuid[], $7::bytea[],
-                   $8::uuid[], $9::bytea[], $10::bytea[]) as x (fee_fine_id)
-      order by x.fee_fine_id
-     on conflict (fee_fine_id) do update set
-       balance_stamp = excluded.balance_stamp, balance = excluded.balance, loan_id = excluded.loan_id,
-       type_stamp = excluded.type_stamp, fee_fine_type_id = excluded.fee_fine_type_id,
-       user_stamp = excluded.user_stamp, user_id = excluded.user_id,
-       prune_horizon = excluded.prune_horizon, horizon = excluded.horizon",
-);
+    /// Writes all columns except the last two, the prune horizon and the horizon.
+    fn write(&self, id: Uuid, rows: &mut CopyBuffer) -> Result<(), EncodeError>;
 
-const DELETE_LOANS: Statement = Statement::new("delete from {schema}.loan where loan_id = any($1)");
-
-const DELETE_FEES: Statement =
-    Statement::new("delete from {schema}.fee_fine where fee_fine_id = any($1)");
+    /// Returns the merge of two states.
+    fn merge(self, other: Self) -> Self;
+}
 
 /// Recounts the rows of these patrons and overwrites the counters. A patron with nothing open receives
 /// zeros.
@@ -83,14 +50,7 @@ const RECOUNT: Statement = Statement::new(
      select u.user_id, coalesce(sum(loans), 0), coalesce(sum(lost), 0), coalesce(sum(claimed), 0),
             coalesce(sum(recalled), 0), coalesce(sum(fees), 0), coalesce(sum(balance), 0)
        from unnest($1::uuid[]) as u (user_id)
-       left join (
-         select user_id, 1 as loans, (lost and not claimed_returned)::int as lost,
-                claimed_returned::int as claimed, (recall and not claimed_returned)::int as recalled,
-                0 as fees, 0 as balance
-           from {schema}.loan where user_id = any($1) and is_open
-         union all
-         select user_id, 0, 0, 0, 0, 1, balance from {schema}.fee_fine
-          where user_id = any($1) and is_open) rows on rows.user_id = u.user_id
+       left join (select * from {schema}.counted where user_id = any($1)) rows on rows.user_id = u.user_id
       group by u.user_id order by u.user_id
      on conflict (user_id) do update set
        version = p.version + 1, open_loans = excluded.open_loans, lost_loans = excluded.lost_loans,
@@ -121,12 +81,12 @@ const COUNT_OPEN: Statement = Statement::new(
 );
 
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[
-    &SELECT_LOANS,
-    &SELECT_FEES,
-    &UPSERT_LOANS,
-    &UPSERT_FEES,
-    &DELETE_LOANS,
-    &DELETE_FEES,
+    &Loan::SELECT,
+    &Loan::COPY,
+    &Loan::DELETE,
+    &Fee::SELECT,
+    &Fee::COPY,
+    &Fee::DELETE,
     &RECOUNT,
     &SELECT_SUBJECTS_OF_PATRON,
     &SELECT_SNAPSHOT_HORIZONS,
@@ -172,129 +132,26 @@ impl SnapshotHorizon {
 /// Rows by loan id or fee/fine id.
 pub type SubjectRows<T> = BTreeMap<Uuid, SubjectRow<T>>;
 
-#[derive(FromRow)]
-struct LoanRow {
-    loan_id: Uuid,
-    check_out_stamp: Option<Vec<u8>>,
-    check_out_user: Option<Uuid>,
-    check_out_due_date: Option<DateTime<Utc>>,
-    grace_duration: Option<i32>,
-    grace_interval: Option<String>,
-    snapshot_stamp: Option<Vec<u8>>,
-    snapshot_user: Option<Uuid>,
-    due_stamp: Option<Vec<u8>>,
-    changed_due_date: Option<DateTime<Utc>>,
-    due_by_recall: Option<bool>,
-    lost_stamp: Option<Vec<u8>>,
-    lost_value: Option<bool>,
-    claimed_stamp: Option<Vec<u8>>,
-    claimed_value: Option<bool>,
-    closed_stamp: Option<Vec<u8>>,
-    fallback_user: Option<Uuid>,
-    prune_horizon: Option<Vec<u8>>,
-    horizon: Vec<u8>,
-}
-
-#[derive(FromRow)]
-struct FeeRow {
-    fee_fine_id: Uuid,
-    balance_stamp: Option<Vec<u8>>,
-    balance: Option<Decimal>,
-    loan_id: Option<Uuid>,
-    type_stamp: Option<Vec<u8>>,
-    fee_fine_type_id: Option<Uuid>,
-    user_stamp: Option<Vec<u8>>,
-    user_id: Option<Uuid>,
-    prune_horizon: Option<Vec<u8>>,
-    horizon: Vec<u8>,
-}
-
-fn stamp(bytes: Option<&Vec<u8>>) -> Option<Stamp> {
-    Stamp::from_bytes(bytes?)
-}
-
-fn register<T>(bytes: Option<&Vec<u8>>, value: Option<T>) -> Register<T> {
-    Some((stamp(bytes)?, value?))
-}
-
-fn row<T>(known: T, pruned: Option<Vec<u8>>, horizon: &[u8]) -> SubjectRow<T> {
-    let pruned = pruned.and_then(|bytes| Horizon::from_bytes(&bytes));
-    SubjectRow { state: known, prune_horizon: pruned, horizon: Horizon::from_bytes(horizon) }
-}
-
-impl LoanRow {
-    fn into_row(self) -> (Uuid, SubjectRow<Loan>) {
-        let unit = self.grace_interval.as_deref().and_then(GraceUnit::parse);
-        let grace = self.grace_duration.zip(unit).map(|(duration, unit)| Grace { duration, unit });
-        let check_out = self.check_out_user.zip(self.check_out_due_date);
-        let check_out = check_out.map(|(user, due_date)| CheckOut { user, due_date, grace });
-        let due = self.changed_due_date.zip(self.due_by_recall);
-        let due = due.map(|(date, by_recall)| DueDate { date, by_recall });
-        let known = Loan {
-            check_out: register(self.check_out_stamp.as_ref(), check_out),
-            snapshot: register(self.snapshot_stamp.as_ref(), self.snapshot_user),
-            due: register(self.due_stamp.as_ref(), due),
-            lost: register(self.lost_stamp.as_ref(), self.lost_value),
-            claimed_returned: register(self.claimed_stamp.as_ref(), self.claimed_value),
-            closed: stamp(self.closed_stamp.as_ref()),
-            fallback_user: self.fallback_user,
-        };
-        (self.loan_id, row(known, self.prune_horizon, &self.horizon))
-    }
-}
-
-impl FeeRow {
-    fn into_row(self) -> (Uuid, SubjectRow<Fee>) {
-        let balance = self.balance.map(|amount| Balance { amount, loan: self.loan_id });
-        let known = Fee {
-            balance: register(self.balance_stamp.as_ref(), balance),
-            fee_fine_type: register(self.type_stamp.as_ref(), self.fee_fine_type_id),
-            user: register(self.user_stamp.as_ref(), self.user_id),
-        };
-        (self.fee_fine_id, row(known, self.prune_horizon, &self.horizon))
-    }
-}
-
-/// Merges rows with the same id. A shadow may contain several rows per id until reading is complete.
-fn merge_duplicates<T: Default>(
-    rows: impl Iterator<Item = (Uuid, SubjectRow<T>)>,
-    merge: fn(T, T) -> T,
-) -> SubjectRows<T> {
-    let mut joined = SubjectRows::new();
-    for (id, row) in rows {
-        let known: &mut SubjectRow<T> = joined.entry(id).or_default();
-        let before = std::mem::take(&mut known.state);
-        *known = SubjectRow { state: merge(before, row.state), ..row };
-    }
-    joined
-}
-
-/// Loads the existing rows of these loans.
-pub async fn load_loans(
+/// Loads the existing rows with these ids, by id. A shadow may contain several rows per id until reading is
+/// complete; the result has their merge.
+pub async fn load<T: SubjectTable>(
     tx: &mut Tx,
     schema: &Schema,
     ids: &[Uuid],
-) -> Result<SubjectRows<Loan>, Error> {
-    let rows: Vec<LoanRow> = sqlx::query_as(schema.sql(&SELECT_LOANS))
+) -> Result<SubjectRows<T>, Error> {
+    let rows: Vec<T::Row> = sqlx::query_as(schema.sql(&T::SELECT))
         .bind(ids)
         .fetch_all(&mut **tx)
         .await
-        .map_err(Error::at("read loans"))?;
-    Ok(merge_duplicates(rows.into_iter().map(LoanRow::into_row), Loan::merge))
-}
-
-/// Loads the existing rows of these fees/fines.
-pub async fn load_fees(
-    tx: &mut Tx,
-    schema: &Schema,
-    ids: &[Uuid],
-) -> Result<SubjectRows<Fee>, Error> {
-    let rows: Vec<FeeRow> = sqlx::query_as(schema.sql(&SELECT_FEES))
-        .bind(ids)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(Error::at("read fees/fines"))?;
-    Ok(merge_duplicates(rows.into_iter().map(FeeRow::into_row), Fee::merge))
+        .map_err(Error::at("read loans or fees/fines"))?;
+    let mut merged = SubjectRows::new();
+    for row in rows {
+        let (id, row): (Uuid, SubjectRow<T>) = row.into();
+        let known: &mut SubjectRow<T> = merged.entry(id).or_default();
+        let state = std::mem::take(&mut known.state).merge(row.state);
+        *known = SubjectRow { state, ..row };
+    }
+    Ok(merged)
 }
 
 /// Returns the ids of all loans and fees/fines of a patron, including the closed ones.
@@ -310,103 +167,58 @@ pub async fn subjects_of_patron(
     found.map_err(Error::at("list the loans and fees/fines of a patron"))
 }
 
-/// Replaces rows of loans. A row without any register is deleted.
-pub async fn replace_loans(
+/// Replaces rows. A row without any register is deleted.
+pub async fn replace<T: SubjectTable>(
     tx: &mut Tx,
     schema: &Schema,
-    rows: &SubjectRows<Loan>,
+    rows: &SubjectRows<T>,
 ) -> Result<(), Error> {
-    let UpsertsAndDeletes { upserts: put, prune_horizons: pruned, horizons, deletes: gone } =
-        split_rows(rows);
-    remove_loans(tx, schema, &gone).await?;
-    let columns = LoanColumns::from_loans(&put);
-    columns
-        .bind(sqlx::query(schema.sql(&UPSERT_LOANS)))
-        .bind(pruned)
-        .bind(horizons)
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("replace loans"))?;
-    Ok(())
+    let ids: Vec<Uuid> = rows.keys().copied().collect();
+    delete::<T>(tx, schema, &ids).await?;
+    let empty = T::default();
+    let rows = encode(rows.iter().filter(|(_, row)| row.state != empty).map(|(id, row)| {
+        let horizon = row.horizon.as_ref().map_or(&[][..], Horizon::as_bytes);
+        (*id, &row.state, row.prune_horizon.as_ref().map(Horizon::as_bytes), horizon)
+    }))?;
+    copy::<T>(tx, schema, rows).await
 }
 
-/// Replaces rows of fees/fines. A row without any register is deleted.
-pub async fn replace_fees(
+/// Deletes the rows with these ids.
+pub(in crate::store) async fn delete<T: SubjectTable>(
     tx: &mut Tx,
     schema: &Schema,
-    rows: &SubjectRows<Fee>,
-) -> Result<(), Error> {
-    let UpsertsAndDeletes { upserts: put, prune_horizons: pruned, horizons, deletes: gone } =
-        split_rows(rows);
-    remove_fees(tx, schema, &gone).await?;
-    let columns = FeeColumns::from_fees(&put);
-    columns
-        .bind(sqlx::query(schema.sql(&UPSERT_FEES)))
-        .bind(pruned)
-        .bind(horizons)
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::at("replace fees/fines"))?;
-    Ok(())
-}
-
-/// The rows to write, with their horizons in the same order, and the ids to delete.
-struct UpsertsAndDeletes<'a, T> {
-    upserts: BTreeMap<Uuid, T>,
-    prune_horizons: Vec<Option<&'a [u8]>>,
-    horizons: Vec<&'a [u8]>,
-    deletes: Vec<Uuid>,
-}
-
-fn split_rows<T: Clone + Default + PartialEq>(rows: &SubjectRows<T>) -> UpsertsAndDeletes<'_, T> {
-    let (put, gone) = (BTreeMap::new(), Vec::new());
-    let mut divided = UpsertsAndDeletes {
-        upserts: put,
-        prune_horizons: Vec::new(),
-        horizons: Vec::new(),
-        deletes: gone,
-    };
-    for (id, row) in rows {
-        if row.state == T::default() {
-            divided.deletes.push(*id);
-        } else {
-            divided.upserts.insert(*id, row.state.clone());
-            divided.prune_horizons.push(row.prune_horizon.as_ref().map(Horizon::as_bytes));
-            divided.horizons.push(row.horizon.as_ref().map_or(&[], Horizon::as_bytes));
-        }
-    }
-    divided
-}
-
-/// Deletes the rows of these loans.
-pub(in crate::store) async fn remove_loans(
-    tx: &mut Tx,
-    schema: &Schema,
-    ids: &[Uuid],
-) -> Result<(), Error> {
-    remove(tx, schema, &DELETE_LOANS, ids).await
-}
-
-/// Deletes the rows of these fees/fines.
-pub(in crate::store) async fn remove_fees(
-    tx: &mut Tx,
-    schema: &Schema,
-    ids: &[Uuid],
-) -> Result<(), Error> {
-    remove(tx, schema, &DELETE_FEES, ids).await
-}
-
-async fn remove(
-    tx: &mut Tx,
-    schema: &Schema,
-    statement: &Statement,
     ids: &[Uuid],
 ) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
     }
-    let removed = sqlx::query(schema.sql(statement)).bind(ids).execute(&mut **tx).await;
-    removed.map(|_| ()).map_err(Error::at("delete rows without a register"))
+    let deleted = sqlx::query(schema.sql(&T::DELETE)).bind(ids).execute(&mut **tx).await;
+    deleted.map(|_| ()).map_err(Error::at("delete loans or fees/fines"))
+}
+
+/// Encodes rows for [`copy`]: id, state, prune horizon and horizon.
+pub(in crate::store) fn encode<'a, T: SubjectTable + 'a>(
+    rows: impl Iterator<Item = (Uuid, &'a T, Option<&'a [u8]>, &'a [u8])>,
+) -> Result<CopyBuffer, Error> {
+    let mut buffer = CopyBuffer::new(T::COLUMNS);
+    for (id, state, prune_horizon, horizon) in rows {
+        buffer.begin_row();
+        state
+            .write(id, &mut buffer)
+            .and_then(|()| buffer.push(prune_horizon))
+            .and_then(|()| buffer.push(horizon))
+            .map_err(|error| Error::at(COPY_STEP)(sqlx::Error::Encode(error)))?;
+    }
+    Ok(buffer)
+}
+
+/// Appends encoded rows.
+pub(in crate::store) async fn copy<T: SubjectTable>(
+    tx: &mut Tx,
+    schema: &Schema,
+    rows: CopyBuffer,
+) -> Result<(), Error> {
+    rows.send(tx, &schema.sql(&T::COPY).0).await.map_err(Error::at(COPY_STEP))
 }
 
 /// Sets the counters of these patrons to the result of a recount. Returns the number of written rows.

@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::fold;
 use crate::{
-    patron::StateDelta,
+    patron::{Fee, Loan, StateDelta},
     services::rebuild::{context::RebuildContext, error::RebuildError},
-    store::rebuild::{
-        shadow,
-        shadow_load::{self, ShadowTable},
+    store::{
+        rebuild::{shadow, shadow_load},
+        state::rows::SubjectTable,
     },
 };
 
@@ -63,22 +63,22 @@ pub(in crate::services::rebuild) async fn merge_parts(
     shadow_load::create_indexes(&mut tx, &context.shadow).await?;
     context.commit(tx).await?;
     context.throttle.rest_after(began).await;
-    merge_rows(context, ShadowTable::Loans).await?;
-    merge_rows(context, ShadowTable::Fees).await?;
+    merge_rows::<Loan>(context).await?;
+    merge_rows::<Fee>(context).await?;
     let mut tx = context.begin().await?;
     shadow_load::apply_horizons(&mut tx, &context.shadow).await?;
     context.commit(tx).await
 }
 
-async fn merge_rows(context: &RebuildContext, table: ShadowTable) -> Result<(), RebuildError> {
+async fn merge_rows<T: SubjectTable>(context: &RebuildContext) -> Result<(), RebuildError> {
     loop {
         let mut tx = context.begin().await?;
-        let found = shadow_load::split_ids(&mut tx, &context.shadow, table, SEARCH_IDS_MAX).await?;
+        let found = shadow_load::split_ids::<T>(&mut tx, &context.shadow, SEARCH_IDS_MAX).await?;
         drop(tx);
         for ids in found.chunks(STATEMENT_ENTRIES_MAX) {
             let began = Instant::now();
             let mut tx = context.begin().await?;
-            shadow_load::merge_parts(&mut tx, &context.shadow, table, ids).await?;
+            shadow_load::merge_parts::<T>(&mut tx, &context.shadow, ids).await?;
             context.commit(tx).await?;
             context.throttle.rest_after(began).await;
         }
