@@ -4,8 +4,8 @@
 brokers=(1 2 3)
 
 # The folder of the files that root writes for a broker; the data is in the folder of the engine's user.
-broker_place() { echo "$place/cluster-$1"; }                         # broker
-broker_runs() { kafka_is_running "$(broker_place "$1")"; }           # broker
+broker_folder() { echo "$base/cluster-$1"; }                        # broker
+broker_runs() { kafka_is_running "$(broker_folder "$1")"; }          # broker
 broker_port() { known_port "cluster-$1"; }                           # broker
 broker_count() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; prints the number of brokers it knows
 
@@ -18,10 +18,10 @@ running_brokers() {
 count_running() { running_brokers | wc -l; }
 
 # Sets the paths, for commands that start nothing.
-cluster_find() { # sets folder, place, as, jars and java
+cluster_find() { # sets folder, base, as, jars and java
     engine_folder cluster
-    place=${folder%/cluster}
-    kafka_jars_folder "$place"
+    base=${folder%/cluster}
+    kafka_jars_folder "$base"
     find_java || true
 }
 cluster_install() {
@@ -57,9 +57,9 @@ broker_write_properties() { # file, data folder, broker
 }
 broker_format() { # broker
     local home=$folder/$1 own
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     "${as[@]}" mkdir -p "$home"
-    rm -rf "$home/data.new" # of a run that was killed here
+    rm -rf "$home/data.new" # left by a killed run
     broker_write_properties "$own/format.properties" "$home/data.new" "$1"
     [[ -s $state/cluster.id ]] || kafka_new_id >"$state/cluster.id"
     kafka_format "$own/format.properties" "$(<"$state/cluster.id")"
@@ -67,7 +67,7 @@ broker_format() { # broker
 }
 broker_launch() { # broker
     local home=$folder/$1 own
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     mkdir -p "$own"
     [[ -s $home/data/meta.properties ]] || broker_format "$1"
     broker_write_properties "$own/kafka.properties" "$home/data" "$1"
@@ -79,7 +79,7 @@ broker_launch() { # broker
 # Waits until a broker knows all running brokers: then the controllers have registered it.
 await_broker() { # broker
     local deadline=$((SECONDS + 120)) own
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     until (($(broker_count "$1" || echo 0) >= $(count_running))); do
         ((SECONDS < deadline)) || fail_with_log "broker $1 does not become ready" "$own/kafka.out" "$folder/$1/log/server.log"
         sleep 0.2
@@ -96,12 +96,12 @@ broker_stop() { # broker
     broker_runs "$1" || return 0
     report "stopping broker $1"
     # Without a majority of controllers, a broker waits minutes for a controlled shutdown.
-    kafka_end "$(broker_place "$1")" "$((($(count_running) > 1) ? 20 : 2))"
+    kafka_end "$(broker_folder "$1")" "$((($(count_running) > 1) ? 20 : 2))"
 }
 broker_kill() { # broker
     local own pid
     broker_runs "$1" || die "broker $1 does not run"
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     pid=$(<"$own/kafka.pid")
     report "killing broker $1"
     kill -KILL "$pid"
@@ -122,7 +122,7 @@ cluster_stop() {
 cluster_wipe() {
     local broker
     [[ -z $(running_brokers) ]] || die "brokers run: stop them first"
-    for broker in "${brokers[@]}"; do rm -rf "${folder:?}/$broker" "$(broker_place "$broker")"; done
+    for broker in "${brokers[@]}"; do rm -rf "${folder:?}/$broker" "$(broker_folder "$broker")"; done
     rm -f "$state/cluster.id"
 }
 

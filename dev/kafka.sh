@@ -31,7 +31,7 @@ kafka_install() {
 }
 
 # The folder of the jars is named after the pom, so another version of the pom means another folder.
-kafka_jars_folder() { # place; sets jars
+kafka_jars_folder() { # base; sets jars
     jars=$1/kafka-jars-$(cksum <"$root/dev/kafka/pom.xml" | cut -d' ' -f1)
 }
 kafka_jars() {
@@ -39,7 +39,7 @@ kafka_jars() {
     [[ -d $jars ]] && return
     report "fetching Kafka"
     new=$jars.new
-    rm -rf "$new" # of a run that was killed here
+    rm -rf "$new" # left by a killed run
     mvn -q -B -Dstyle.color=never -f "$root/dev/kafka/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
         -DoutputDirectory="$new" >"$state/maven.log" 2>&1 </dev/null ||
         fail_with_log "Maven cannot fetch Kafka" "$state/maven.log"
@@ -57,7 +57,7 @@ find_eatmydata() { # sets preload
     return 1
 }
 
-kafka_is_running() { # place
+kafka_is_running() { # base
     local pid
     { read -r pid <"$1/kafka.pid"; } 2>/dev/null || return 1
     process_has "$pid" "$1/kafka.properties"
@@ -92,10 +92,10 @@ kafka_write_properties() { # file, data folder, key and certificate
         echo "log.dirs=$2"
     } >"$1"
 }
-kafka_create_data() { # folder, place
+kafka_create_data() { # folder, base
     local new=$1/data.new properties=$2/kafka-format.properties
     report "creating a Kafka data folder"
-    rm -rf "$new" # of a run that was killed here
+    rm -rf "$new" # left by a killed run
     kafka_write_properties "$properties" "$new" "$1/secure.pem"
     kafka_format "$properties" "$(kafka_new_id)"
     mv "$new" "$1/data"
@@ -112,7 +112,7 @@ kafka_format() { # properties, the cluster's id
 
 # The shell writes its own process id and then becomes the broker, so the id of a running broker is always
 # known.
-kafka_launch() { # folder, place, heap in MiB
+kafka_launch() { # folder, base, heap in MiB
     detach
     echo "$BASHPID" >"$2/kafka.pid"
     exec >"$2/kafka.out" 2>&1 setsid "${as[@]}" env ${preload:+LD_PRELOAD="$preload"} "$java" -Xms128m -Xmx"$3"m -XX:+UseSerialGC \
@@ -121,14 +121,14 @@ kafka_launch() { # folder, place, heap in MiB
 }
 
 kafka_start() {
-    local folder place java jars preload port controller_port secure_port pid
+    local folder base java jars preload port controller_port secure_port pid
     engine_folder kafka
-    place=${folder%/kafka}
-    if ! kafka_is_running "$place"; then
+    base=${folder%/kafka}
+    if ! kafka_is_running "$base"; then
         docker_has kafka && return
         docker_start kafka kafka_is_ready && return
         rm -f "$state/kafka.docker"
-        kafka_jars_folder "$place"
+        kafka_jars_folder "$base"
         kafka_install
         if [[ ! -d $folder/data ]] && ! find_eatmydata; then
             (install_packages libeatmydata libeatmydata1) 2>/dev/null || true
@@ -140,24 +140,24 @@ kafka_start() {
     make_certificate "$folder/secure.key" "$folder/secure.crt"
     cat "$folder/secure.key" "$folder/secure.crt" | "${as[@]}" tee "$folder/secure.pem" >/dev/null
     for _ in 1 2 3; do
-        if ! kafka_is_running "$place"; then
+        if ! kafka_is_running "$base"; then
             pick_port controller && controller_port=$port
             pick_port kafka-secure && secure_port=$port
             pick_port kafka
-            [[ -s $folder/data/meta.properties ]] || kafka_create_data "$folder" "$place"
+            [[ -s $folder/data/meta.properties ]] || kafka_create_data "$folder" "$base"
             report "starting Kafka on port $port"
-            kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
-            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # a folder that the engine's user can read
-            (kafka_launch "$folder" "$place" 384) &
+            kafka_write_properties "$base/kafka.properties" "$folder/data" "$folder/secure.pem"
+            cp "$root/dev/kafka/log4j2.xml" "$base/kafka-log4j2.xml" # a folder that the engine's user can read
+            (kafka_launch "$folder" "$base" 384) &
             pid=$!
         else
-            pid=$(<"$place/kafka.pid") # an earlier start may have been killed before the broker was ready
+            pid=$(<"$base/kafka.pid") # an earlier start may have been killed before the broker was ready
             port=$(known_port kafka)
         fi
         await_kafka "$pid" && return
         port_busy "$port" || port_busy "${controller_port:-$port}" || break # no other process took the ports
     done
-    fail_with_log "Kafka does not start" "$place/kafka.out" "$folder/log/server.log"
+    fail_with_log "Kafka does not start" "$base/kafka.out" "$folder/log/server.log"
 }
 await_kafka() { # pid
     local deadline=$((SECONDS + 300)) # thousands of partitions take a while after a kill -9
@@ -169,15 +169,15 @@ await_kafka() { # pid
 }
 
 kafka_stop() {
-    local place
+    local base
     if [[ -e $state/kafka.docker ]]; then compose stop kafka &>/dev/null || true; fi
     [[ -s $state/kafka.place ]] || return 0
-    place=$(<"$state/kafka.place")
-    kafka_is_running "$place" || return 0
+    base=$(<"$state/kafka.place")
+    kafka_is_running "$base" || return 0
     report "stopping Kafka"
-    kafka_end "$place" 20
+    kafka_end "$base" 20
 }
-kafka_end() { # place, seconds that it may take
+kafka_end() { # base, seconds that it may take
     local pid
     pid=$(<"$1/kafka.pid")
     kill -TERM "$pid"

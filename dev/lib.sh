@@ -80,7 +80,7 @@ apt_get() {
 
 # ---- folders and users -------------------------------------------------------------------------
 
-place_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
+clone_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
 
 # PostgreSQL refuses to run as root, and a broker needs no root. As root, both run as another user. Existing
 # data decides the user, because its owner must stay the same.
@@ -104,21 +104,21 @@ run_as() { # user
     ((EUID)) || as+=(setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups)
 }
 
-# Creates a folder that only the engine's user can use, below a folder whose parents the user may enter. If
-# the repository is in a closed home or on a file system without owners, the temp directory is used.
+# Creates a folder that only the engine's user can use. The user may enter every parent folder. If the
+# repository is in a closed home or on a file system without owners, the temp directory is used.
 engine_folder() { # engine; sets folder and as
-    local place user
-    local -a places=("$state" "${TMPDIR:-/tmp}/$place_name" "/tmp/$place_name")
+    local base user
+    local -a candidates=("$state" "${TMPDIR:-/tmp}/$clone_name" "/tmp/$clone_name")
     # The folder chosen first remains, even if TMPDIR has changed.
     if [[ -s $state/$1.place ]]; then
-        place=$(<"$state/$1.place")
-        [[ $place == "$state" || $place == */"$place_name" ]] && places=("$place" "${places[@]}")
+        base=$(<"$state/$1.place")
+        [[ $base == "$state" || $base == */"$clone_name" ]] && candidates=("$base" "${candidates[@]}")
     fi
-    for place in "${places[@]}"; do
-        mkdir -p "$place/$1" 2>/dev/null || continue
+    for base in "${candidates[@]}"; do
+        mkdir -p "$base/$1" 2>/dev/null || continue
         # In a shared temp directory, any user can create a folder of this name.
-        [[ $place == "$state" || (-O $place && ! -L $place) ]] || continue
-        folder=$place/$1
+        [[ $base == "$state" || (-O $base && ! -L $base) ]] || continue
+        folder=$base/$1
         user=$(engine_user "$folder")
         run_as "$user"
         if ((EUID == 0)) && [[ $(stat -c %U "$folder") != "$user" ]]; then
@@ -126,12 +126,12 @@ engine_folder() { # engine; sets folder and as
         fi
         chmod 700 "$folder" 2>/dev/null || true
         if (cd / && "${as[@]}" test -w "$folder" -a -x "$folder") && [[ $(stat -c %a "$folder") == 700 ]]; then
-            [[ $(cat "$state/$1.place" 2>/dev/null) == "$place" ]] || echo "$place" >"$state/$1.place"
+            [[ $(cat "$state/$1.place" 2>/dev/null) == "$base" ]] || echo "$base" >"$state/$1.place"
             return 0
         fi
         rmdir "$folder" 2>/dev/null || true
     done
-    die "user $user cannot use a folder in any of: ${places[*]}"
+    die "user $user cannot use a folder in any of: ${candidates[*]}"
 }
 
 # ---- processes, ports, locks -------------------------------------------------------------------
@@ -214,7 +214,7 @@ docker_responds() {
 # The project name separates two clones. Ports and password come from the state, never from the caller.
 compose() {
     env DB_PORT="$(known_port postgres)" KAFKA_PORT="$(known_port kafka)" DB_PASSWORD="$docker_password" \
-        docker compose -p "$place_name" -f "$root/docker-compose.yml" "$@"
+        docker compose -p "$clone_name" -f "$root/docker-compose.yml" "$@"
 }
 docker_password=patron_blocks # the port is published on the loopback address only
 docker_has() { # engine

@@ -54,7 +54,7 @@ postgres_listens() { port_busy "$port"; }
 postgres_create_data() { # folder
     local new=$1/data.new
     report "creating a PostgreSQL data folder"
-    rm -rf "$new" # of a run that was killed here
+    rm -rf "$new" # left by a killed run
     [[ -s $1/password ]] || od -An -N16 -tx1 /dev/urandom | tr -d ' \n' | "${as[@]}" tee "$1/password" >/dev/null
     (cd / && "${as[@]}" "$bin/initdb" -D "$new" -U "$postgres_role" --pwfile="$1/password" \
         --auth=scram-sha-256 --encoding=UTF8 --no-locale) >"$state/postgres.log" 2>&1 </dev/null ||
