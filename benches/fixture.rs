@@ -41,10 +41,10 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<TenantRegistry>) {
     let (login, db) = empty_database(name).await;
     let tenants = Arc::new(TenantRegistry::new(db.clone(), Clock::system()));
     let tenant = TenantId::parse(TENANT).expect("a tenant id");
-    tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("it is enabled");
+    tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("the tenant is enabled");
     let filled = "with none as (delete from mod_patron_blocks.rebuild)
                   update mod_patron_blocks.tenant set initial_fill_id = null";
-    sqlx::query(filled).execute(&db).await.expect("nothing is to be read first");
+    sqlx::query(filled).execute(&db).await.expect("the source is empty");
     (login, db, tenants)
 }
 
@@ -118,18 +118,18 @@ pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Consumed
     let cluster: Arc<str> = Arc::from("bench");
     let topics = Kind::ALL.map(|kind| {
         let name = format!("bench.{TENANT}.{}.{}", kind.producer(), kind.name());
-        let topic = environment.parse(&name).expect("a topic of ours");
+        let topic = environment.parse(&name).expect("a topic of the bench");
         (kind, Arc::<str>::from(name), Arc::new(topic))
     });
-    let mut dice = SeededRng::new(seed);
+    let mut rng = SeededRng::new(seed);
     let mut out: Vec<(Uuid, Uuid)> = Vec::new();
     let mut made = Vec::with_capacity(number);
     for n in 0..number {
         let at = NOW + n as i64;
-        let roll = dice.below(100);
-        let known = (!out.is_empty()).then(|| dice.below(out.len() as u64) as usize);
+        let percent = rng.below(100);
+        let known = (!out.is_empty()).then(|| rng.below(out.len() as u64) as usize);
         let due = "2026-10-14T21:59:59.000Z";
-        let (kind, data) = match (roll, known) {
+        let (kind, data) = match (percent, known) {
             (45..85, Some(known)) => {
                 let (loan, user) = out.swap_remove(known);
                 (
@@ -147,17 +147,17 @@ pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Consumed
                 )
             }
             (95..100, _) => {
-                let (user, fee, of) = (patron(dice.below(patrons)), dice.uuid(), dice.uuid());
+                let (user, fee, of) = (patron(rng.below(patrons)), rng.uuid(), rng.uuid());
                 (
                     Kind::FeeFineBalanceChanged,
                     format!(
                         r#"{{"userId":"{user}","feeFineId":"{fee}","feeFineTypeId":"{of}","balance":{}.25}}"#,
-                        dice.below(20)
+                        rng.below(20)
                     ),
                 )
             }
             _ => {
-                let (user, loan) = (patron(dice.below(patrons)), dice.uuid());
+                let (user, loan) = (patron(rng.below(patrons)), rng.uuid());
                 out.push((loan, user));
                 (
                     Kind::ItemCheckedOut,
@@ -167,7 +167,7 @@ pub(crate) fn records_of(patrons: u64, number: usize, seed: u64) -> Vec<Consumed
                 )
             }
         };
-        let id = dice.uuid();
+        let id = rng.uuid();
         let payload = format!(
             r#"{{"id":"{id}","type":"UPDATED","tenant":"{TENANT}","timestamp":{at},"data":{data}}}"#
         );

@@ -4,10 +4,10 @@
 brokers=(1 2 3)
 
 # The folder of the files that root writes for a broker; the data is in the folder of the engine's user.
-broker_place() { echo "$place/cluster-$1"; }                         # broker
-broker_runs() { kafka_is_running "$(broker_place "$1")"; }           # broker
+broker_folder() { echo "$base/cluster-$1"; }                        # broker
+broker_runs() { kafka_is_running "$(broker_folder "$1")"; }          # broker
 broker_port() { known_port "cluster-$1"; }                           # broker
-broker_lists() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; prints the number of brokers it knows
+broker_count() { kafka_brokers 127.0.0.1 "$(broker_port "$1")"; }    # broker; prints the number of brokers it knows
 
 running_brokers() {
     local broker
@@ -18,14 +18,14 @@ running_brokers() {
 count_running() { running_brokers | wc -l; }
 
 # Sets the paths, for commands that start nothing.
-cluster_find() { # sets folder, place, as, jars and java
+cluster_find() { # sets folder, base, as, jars and java
     engine_folder cluster
-    place=${folder%/cluster}
-    kafka_jars_folder "$place"
+    base=${folder%/cluster}
+    kafka_jars_folder "$base"
     find_java || true
 }
-cluster_needs() {
-    kafka_needs
+cluster_install() {
+    kafka_install
     find_eatmydata || true
     kafka_jars
 }
@@ -55,11 +55,11 @@ broker_write_properties() { # file, data folder, broker
         echo "log.dirs=$2"
     } >"$1"
 }
-broker_make() { # broker
+broker_format() { # broker
     local home=$folder/$1 own
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     "${as[@]}" mkdir -p "$home"
-    rm -rf "$home/data.new" # of a run that was killed here
+    rm -rf "$home/data.new" # left by a killed run
     broker_write_properties "$own/format.properties" "$home/data.new" "$1"
     [[ -s $state/cluster.id ]] || kafka_new_id >"$state/cluster.id"
     kafka_format "$own/format.properties" "$(<"$state/cluster.id")"
@@ -67,53 +67,53 @@ broker_make() { # broker
 }
 broker_launch() { # broker
     local home=$folder/$1 own
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     mkdir -p "$own"
-    [[ -s $home/data/meta.properties ]] || broker_make "$1"
+    [[ -s $home/data/meta.properties ]] || broker_format "$1"
     broker_write_properties "$own/kafka.properties" "$home/data" "$1"
     cp "$root/dev/kafka/log4j2.xml" "$own/kafka-log4j2.xml"
-    say "starting broker $1 on port $(broker_port "$1")"
+    report "starting broker $1 on port $(broker_port "$1")"
     (kafka_launch "$home" "$own" 300) &
 }
 
 # Waits until a broker knows all running brokers: then the controllers have registered it.
-broker_comes() { # broker
+await_broker() { # broker
     local deadline=$((SECONDS + 120)) own
-    own=$(broker_place "$1")
-    until (($(broker_lists "$1" || echo 0) >= $(count_running))); do
-        ((SECONDS < deadline)) || fail_with_log "broker $1 does not come" "$own/kafka.out" "$folder/$1/log/server.log"
+    own=$(broker_folder "$1")
+    until (($(broker_count "$1" || echo 0) >= $(count_running))); do
+        ((SECONDS < deadline)) || fail_with_log "broker $1 does not become ready" "$own/kafka.out" "$folder/$1/log/server.log"
         sleep 0.2
         broker_runs "$1" || sleep 1 # the shell's process id is known shortly before the broker's command line
-        broker_runs "$1" || fail_with_log "broker $1 has ended" "$own/kafka.out" "$folder/$1/log/server.log"
+        broker_runs "$1" || fail_with_log "broker $1 exited" "$own/kafka.out" "$folder/$1/log/server.log"
     done
 }
 broker_start() { # broker
     [[ -n $(running_brokers) ]] || die "no broker runs: dev/cluster start starts all three"
     broker_runs "$1" || broker_launch "$1"
-    broker_comes "$1"
+    await_broker "$1"
 }
 broker_stop() { # broker
     broker_runs "$1" || return 0
-    say "stopping broker $1"
+    report "stopping broker $1"
     # Without a majority of controllers, a broker waits minutes for a controlled shutdown.
-    kafka_end "$(broker_place "$1")" "$((($(count_running) > 1) ? 20 : 2))"
+    kafka_end "$(broker_folder "$1")" "$((($(count_running) > 1) ? 20 : 2))"
 }
 broker_kill() { # broker
     local own pid
     broker_runs "$1" || die "broker $1 does not run"
-    own=$(broker_place "$1")
+    own=$(broker_folder "$1")
     pid=$(<"$own/kafka.pid")
-    say "killing broker $1"
+    report "killing broker $1"
     kill -KILL "$pid"
-    ended_within 10 process_has "$pid" "$own/kafka.properties" || die "broker $1 does not end"
+    ended_within 10 process_has "$pid" "$own/kafka.properties" || die "broker $1 does not stop"
 }
 
 cluster_start() {
     local broker
-    cluster_needs
+    cluster_install
     cluster_ports
     for broker in "${brokers[@]}"; do broker_runs "$broker" || broker_launch "$broker"; done
-    for broker in "${brokers[@]}"; do broker_comes "$broker"; done
+    for broker in "${brokers[@]}"; do await_broker "$broker"; done
 }
 cluster_stop() {
     local broker
@@ -122,7 +122,7 @@ cluster_stop() {
 cluster_wipe() {
     local broker
     [[ -z $(running_brokers) ]] || die "brokers run: stop them first"
-    for broker in "${brokers[@]}"; do rm -rf "${folder:?}/$broker" "$(broker_place "$broker")"; done
+    for broker in "${brokers[@]}"; do rm -rf "${folder:?}/$broker" "$(broker_folder "$broker")"; done
     rm -f "$state/cluster.id"
 }
 
@@ -138,7 +138,7 @@ cluster_servers() {
     echo "$list"
 }
 
-# Runs Kafka's own tools like its shell scripts.
+# Runs a tool of Kafka as Kafka's shell scripts do.
 cluster_tool() { # class, arguments…
     local class=$1
     shift
@@ -151,10 +151,10 @@ cluster_topics() { cluster_tool TopicCommand "$@"; }
 cluster_in_sync() {
     local deadline=$((SECONDS + 180)) behind
     while
-        behind=$(cluster_topics --describe --under-replicated-partitions 2>&1) || behind+=" (no answer)"
+        behind=$(cluster_topics --describe --under-replicated-partitions 2>&1) || behind+=" (no response)"
         [[ -n $behind ]]
     do
-        ((SECONDS < deadline)) || die "copies stay behind: $behind"
+        ((SECONDS < deadline)) || die "replicas are not in sync: $behind"
         sleep 1
     done
 }
@@ -179,5 +179,5 @@ cluster_move_leaders() {
         END { print "]}" }' >"$plan"
     cluster_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute >"$state/cluster-move.log" 2>&1 &&
         cluster_tool LeaderElectionCommand --election-type preferred --path-to-json-file "$plan" >>"$state/cluster-move.log" 2>&1 ||
-        fail_with_log "leaders can't be moved" "$state/cluster-move.log"
+        fail_with_log "leaders cannot be moved" "$state/cluster-move.log"
 }

@@ -15,7 +15,7 @@ find_java() { # 17 or newer, executable by the engine's user; sets java
     return 1
 }
 # Checks all requirements together, so that a person sees one message about what to install.
-kafka_needs() {
+kafka_install() {
     local what="" packages=()
     if ! find_java; then
         what="Java 17 or newer"
@@ -27,27 +27,27 @@ kafka_needs() {
     fi
     [[ -n $what ]] || return 0
     install_packages "$what" "${packages[@]}"
-    find_java || die "Java 17 or newer is missing: install it, then start this again"
+    find_java || die "Java 17 or newer is missing: install it, then run this command again"
 }
 
 # The folder of the jars is named after the pom, so another version of the pom means another folder.
-kafka_jars_folder() { # place; sets jars
+kafka_jars_folder() { # base; sets jars
     jars=$1/kafka-jars-$(cksum <"$root/dev/kafka/pom.xml" | cut -d' ' -f1)
 }
 kafka_jars() {
     local new
     [[ -d $jars ]] && return
-    say "fetching Kafka"
+    report "fetching Kafka"
     new=$jars.new
-    rm -rf "$new" # of a run that was killed here
+    rm -rf "$new" # left by a killed run
     mvn -q -B -Dstyle.color=never -f "$root/dev/kafka/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
         -DoutputDirectory="$new" >"$state/maven.log" 2>&1 </dev/null ||
-        fail_with_log "Maven can't fetch Kafka" "$state/maven.log"
+        fail_with_log "Maven cannot fetch Kafka" "$state/maven.log"
     mv "$new" "$jars"
 }
 
 # Kafka syncs several small files for every new partition, and tests create thousands of partitions. Without
-# the syncs, Kafka takes half as long, and PostgreSQL, which keeps its syncs, has the disk for itself. A
+# the syncs, Kafka takes half as long, and PostgreSQL, which still syncs, has the disk for itself. A
 # kill -9 loses no data without them; only a power cut does. Without the library, everything works too.
 find_eatmydata() { # sets preload
     for preload in /usr/lib/*/libeatmydata.so /usr/lib64/libeatmydata.so; do
@@ -57,7 +57,7 @@ find_eatmydata() { # sets preload
     return 1
 }
 
-kafka_is_running() { # place
+kafka_is_running() { # base
     local pid
     { read -r pid <"$1/kafka.pid"; } 2>/dev/null || return 1
     process_has "$pid" "$1/kafka.properties"
@@ -66,21 +66,21 @@ kafka_is_running() { # place
 # Prints the number of brokers of the cluster (a Metadata request, version 1, without topics). An open port
 # is not enough: a broker listens before the controller has registered it, and lists no broker until then.
 kafka_brokers() { # host, port; prints the number of brokers
-    local answer
+    local response
     # shellcheck disable=SC2016 # the inner shell has the positions
-    answer=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
+    response=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" &&
         printf "\x00\x00\x00\x0e\x00\x03\x00\x01\x00\x00\x00\x01\xff\xff\x00\x00\x00\x00" >&3 &&
         head -c 12 <&3 | od -An -v -tx1' "$1" "$2" 2>/dev/null) || return 1
-    answer=${answer//[[:space:]]/}
-    [[ ${#answer} == 24 ]] || return 1
-    echo $((16#${answer:16:8}))
+    response=${response//[[:space:]]/}
+    [[ ${#response} == 24 ]] || return 1
+    echo $((16#${response:16:8}))
 }
-kafka_answers() { # host, port
+kafka_responds() { # host, port
     local brokers
     brokers=$(kafka_brokers "$1" "$2") && ((brokers > 0))
 }
 
-kafka_is_ready() { kafka_answers 127.0.0.1 "$port"; }
+kafka_is_ready() { kafka_responds 127.0.0.1 "$port"; }
 
 kafka_write_properties() { # file, data folder, key and certificate
     {
@@ -92,10 +92,10 @@ kafka_write_properties() { # file, data folder, key and certificate
         echo "log.dirs=$2"
     } >"$1"
 }
-kafka_make() { # folder, place
+kafka_create_data() { # folder, base
     local new=$1/data.new properties=$2/kafka-format.properties
-    say "making a Kafka data folder"
-    rm -rf "$new" # of a run that was killed here
+    report "creating a Kafka data folder"
+    rm -rf "$new" # left by a killed run
     kafka_write_properties "$properties" "$new" "$1/secure.pem"
     kafka_format "$properties" "$(kafka_new_id)"
     mv "$new" "$1/data"
@@ -107,13 +107,13 @@ kafka_new_id() {
 }
 kafka_format() { # properties, the cluster's id
     (cd / && "${as[@]}" "$java" -cp "$jars/*" kafka.tools.StorageTool format -t "$2" -c "$1") \
-        >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder can't be made" "$state/kafka.log"
+        >"$state/kafka.log" 2>&1 </dev/null || fail_with_log "Kafka's data folder cannot be created" "$state/kafka.log"
 }
 
 # The shell writes its own process id and then becomes the broker, so the id of a running broker is always
 # known.
-kafka_launch() { # folder, place, heap in MiB
-    let_go
+kafka_launch() { # folder, base, heap in MiB
+    detach
     echo "$BASHPID" >"$2/kafka.pid"
     exec >"$2/kafka.out" 2>&1 setsid "${as[@]}" env ${preload:+LD_PRELOAD="$preload"} "$java" -Xms128m -Xmx"$3"m -XX:+UseSerialGC \
         -XX:+ExitOnOutOfMemoryError -Dkafka.logs.dir="$1/log" \
@@ -121,15 +121,15 @@ kafka_launch() { # folder, place, heap in MiB
 }
 
 kafka_start() {
-    local folder place java jars preload port controller_port secure_port pid
+    local folder base java jars preload port controller_port secure_port pid
     engine_folder kafka
-    place=${folder%/kafka}
-    if ! kafka_is_running "$place"; then
+    base=${folder%/kafka}
+    if ! kafka_is_running "$base"; then
         docker_has kafka && return
         docker_start kafka kafka_is_ready && return
         rm -f "$state/kafka.docker"
-        kafka_jars_folder "$place"
-        kafka_needs
+        kafka_jars_folder "$base"
+        kafka_install
         if [[ ! -d $folder/data ]] && ! find_eatmydata; then
             (install_packages libeatmydata libeatmydata1) 2>/dev/null || true
         fi
@@ -140,44 +140,44 @@ kafka_start() {
     make_certificate "$folder/secure.key" "$folder/secure.crt"
     cat "$folder/secure.key" "$folder/secure.crt" | "${as[@]}" tee "$folder/secure.pem" >/dev/null
     for _ in 1 2 3; do
-        if ! kafka_is_running "$place"; then
+        if ! kafka_is_running "$base"; then
             pick_port controller && controller_port=$port
             pick_port kafka-secure && secure_port=$port
             pick_port kafka
-            [[ -s $folder/data/meta.properties ]] || kafka_make "$folder" "$place"
-            say "starting Kafka on port $port"
-            kafka_write_properties "$place/kafka.properties" "$folder/data" "$folder/secure.pem"
-            cp "$root/dev/kafka/log4j2.xml" "$place/kafka-log4j2.xml" # a folder that the engine's user can read
-            (kafka_launch "$folder" "$place" 384) &
+            [[ -s $folder/data/meta.properties ]] || kafka_create_data "$folder" "$base"
+            report "starting Kafka on port $port"
+            kafka_write_properties "$base/kafka.properties" "$folder/data" "$folder/secure.pem"
+            cp "$root/dev/kafka/log4j2.xml" "$base/kafka-log4j2.xml" # a folder that the engine's user can read
+            (kafka_launch "$folder" "$base" 384) &
             pid=$!
         else
-            pid=$(<"$place/kafka.pid") # an earlier start may have been killed before the broker was ready
+            pid=$(<"$base/kafka.pid") # an earlier start may have been killed before the broker was ready
             port=$(known_port kafka)
         fi
-        kafka_comes "$pid" && return
-        port_busy "$port" || port_busy "${controller_port:-$port}" || break # nobody was quicker
+        await_kafka "$pid" && return
+        port_busy "$port" || port_busy "${controller_port:-$port}" || break # no other process took the ports
     done
-    fail_with_log "Kafka does not start" "$place/kafka.out" "$folder/log/server.log"
+    fail_with_log "Kafka does not start" "$base/kafka.out" "$folder/log/server.log"
 }
-kafka_comes() { # pid
+await_kafka() { # pid
     local deadline=$((SECONDS + 300)) # thousands of partitions take a while after a kill -9
     until kafka_is_ready; do
         kill -0 "$1" 2>/dev/null || [[ -e /proc/$1 ]] || return 1
-        ((SECONDS < deadline)) || die "Kafka (process $1) does not answer on port $port"
+        ((SECONDS < deadline)) || die "Kafka (process $1) does not respond on port $port"
         sleep 0.1
     done
 }
 
 kafka_stop() {
-    local place
+    local base
     if [[ -e $state/kafka.docker ]]; then compose stop kafka &>/dev/null || true; fi
     [[ -s $state/kafka.place ]] || return 0
-    place=$(<"$state/kafka.place")
-    kafka_is_running "$place" || return 0
-    say "stopping Kafka"
-    kafka_end "$place" 20
+    base=$(<"$state/kafka.place")
+    kafka_is_running "$base" || return 0
+    report "stopping Kafka"
+    kafka_end "$base" 20
 }
-kafka_end() { # place, seconds that it may take
+kafka_end() { # base, seconds that it may take
     local pid
     pid=$(<"$1/kafka.pid")
     kill -TERM "$pid"

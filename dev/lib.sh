@@ -16,16 +16,16 @@ export NO_PROXY=127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}
 export no_proxy=$NO_PROXY
 state=$root/.dev # ports, locks and, where possible, the engines themselves; ignored by git
 
-say() { printf '%s\n' "$*" >&2 || true; } # without a terminal, the script continues
+report() { printf '%s\n' "$*" >&2 || true; } # without a terminal, the script continues
 die() {
-    say "error: $*"
+    report "error: $*"
     exit 1
 }
 fail_with_log() { # what went wrong, log files…
     local what=$1 file
     shift
     for file in "$@"; do
-        [[ -s $file ]] && say "--- last lines of $file" && tail -n 25 "$file" >&2
+        [[ -s $file ]] && report "--- last lines of $file" && tail -n 25 "$file" >&2
     done
     die "$what"
 }
@@ -33,8 +33,8 @@ fail_with_log() { # what went wrong, log files…
 for tool in flock setpriv setsid; do
     command -v "$tool" >/dev/null || die "$tool is missing: install util-linux"
 done
-mkdir -p "$state" 2>/dev/null || die "can't make the folder $state"
-[[ -w $state ]] || die "$state belongs to $(stat -c %U "$state"): run this as that user, or remove the folder"
+mkdir -p "$state" 2>/dev/null || die "the folder $state cannot be created"
+[[ -w $state ]] || die "$state belongs to $(stat -c %U "$state"): run this command as that user, or remove the folder"
 
 # ---- packages ----------------------------------------------------------------------------------
 
@@ -47,18 +47,18 @@ install_packages() { # purpose, packages… (a/b/c: the first available one)
     local -a wanted=()
     shift
     if [[ ! -e /etc/debian_version ]] || ! command -v apt-get >/dev/null; then
-        die "$what is missing: install it, then start this again"
+        die "$what is missing: install it, then run this command again"
     fi
     first_available "$@"
-    as_root true 2>/dev/null || die "$what is missing: run 'apt-get install ${wanted[*]}' as root, then start this again"
-    say "installing $what"
+    as_root true 2>/dev/null || die "$what is missing: run 'apt-get install ${wanted[*]}' as root, then run this command again"
+    report "installing $what"
     (
         flock 9 # both engines may find something missing at the same time
         # 9>&-: a daemon that a package starts must not inherit the lock.
         apt_get update 9>&- >"$log" 2>&1 || true # if old lists are not enough, the next line fails
         first_available "$@" # the update may have added packages
         apt_get install -y --no-install-recommends "${wanted[@]}" 9>&- >>"$log" 2>&1 ||
-            fail_with_log "$what can't be installed" "$log"
+            fail_with_log "$what cannot be installed" "$log"
     ) 9>"$state/install.lock" || exit 1
 }
 is_available() { # package; a package that is only referenced has a record, but no candidate
@@ -80,7 +80,7 @@ apt_get() {
 
 # ---- folders and users -------------------------------------------------------------------------
 
-place_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
+clone_name=patron-blocks-$(printf %s "$root" | cksum | cut -d' ' -f1)
 
 # PostgreSQL refuses to run as root, and a broker needs no root. As root, both run as another user. Existing
 # data decides the user, because its owner must stay the same.
@@ -104,21 +104,21 @@ run_as() { # user
     ((EUID)) || as+=(setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups)
 }
 
-# Creates a folder that only the engine's user can use, below a folder whose parents the user may enter. If
-# the repository is in a closed home or on a file system without owners, the temp directory is used.
+# Creates a folder that only the engine's user can use. The user may enter every parent folder. If the
+# repository is in a closed home or on a file system without owners, the temp directory is used.
 engine_folder() { # engine; sets folder and as
-    local place user
-    local -a places=("$state" "${TMPDIR:-/tmp}/$place_name" "/tmp/$place_name")
+    local base user
+    local -a candidates=("$state" "${TMPDIR:-/tmp}/$clone_name" "/tmp/$clone_name")
     # The folder chosen first remains, even if TMPDIR has changed.
     if [[ -s $state/$1.place ]]; then
-        place=$(<"$state/$1.place")
-        [[ $place == "$state" || $place == */"$place_name" ]] && places=("$place" "${places[@]}")
+        base=$(<"$state/$1.place")
+        [[ $base == "$state" || $base == */"$clone_name" ]] && candidates=("$base" "${candidates[@]}")
     fi
-    for place in "${places[@]}"; do
-        mkdir -p "$place/$1" 2>/dev/null || continue
+    for base in "${candidates[@]}"; do
+        mkdir -p "$base/$1" 2>/dev/null || continue
         # In a shared temp directory, any user can create a folder of this name.
-        [[ $place == "$state" || (-O $place && ! -L $place) ]] || continue
-        folder=$place/$1
+        [[ $base == "$state" || (-O $base && ! -L $base) ]] || continue
+        folder=$base/$1
         user=$(engine_user "$folder")
         run_as "$user"
         if ((EUID == 0)) && [[ $(stat -c %U "$folder") != "$user" ]]; then
@@ -126,12 +126,12 @@ engine_folder() { # engine; sets folder and as
         fi
         chmod 700 "$folder" 2>/dev/null || true
         if (cd / && "${as[@]}" test -w "$folder" -a -x "$folder") && [[ $(stat -c %a "$folder") == 700 ]]; then
-            [[ $(cat "$state/$1.place" 2>/dev/null) == "$place" ]] || echo "$place" >"$state/$1.place"
+            [[ $(cat "$state/$1.place" 2>/dev/null) == "$base" ]] || echo "$base" >"$state/$1.place"
             return 0
         fi
         rmdir "$folder" 2>/dev/null || true
     done
-    die "user $user can't use a folder in any of: ${places[*]}"
+    die "user $user cannot use a folder in any of: ${candidates[*]}"
 }
 
 # ---- processes, ports, locks -------------------------------------------------------------------
@@ -178,11 +178,11 @@ pick_port() { # engine; prefers its previous port
 # Creates a key and a self-signed certificate for tests of encrypted connections.
 make_certificate() { # file of the key, file of the certificate
     [[ -s $2 ]] && return
-    command -v openssl >/dev/null || install_packages "openssl, which makes a certificate," openssl
+    command -v openssl >/dev/null || install_packages "openssl, for a certificate," openssl
     (cd / && "${as[@]}" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
         -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$1" -out "$2") \
         >"$state/certificate.log" 2>&1 </dev/null ||
-        fail_with_log "a certificate can't be made" "$state/certificate.log"
+        fail_with_log "a certificate cannot be created" "$state/certificate.log"
 }
 
 lock() { # name; locked until this process ends
@@ -192,11 +192,11 @@ lock() { # name; locked until this process ends
 }
 # Each user of the engines has this lock shared; only the last user gets it exclusively.
 use_engines() { exec {in_use}>"$state/in-use" && flock -s "$in_use"; }
-nobody_else_uses_engines() { flock -xn "$in_use"; }
+engines_are_unused() { flock -xn "$in_use"; }
 
 # Closes the inherited handles of an engine that outlives the script: the locks, and the pipe of $(dev/up),
 # which would wait for the end of the engine.
-let_go() {
+detach() {
     local handle
     exec </dev/null >/dev/null 2>&1
     for handle in /proc/self/fd/*; do
@@ -208,34 +208,34 @@ let_go() {
 
 # ---- Docker ------------------------------------------------------------------------------------
 
-docker_answers() {
+docker_responds() {
     command -v docker >/dev/null && docker compose version &>/dev/null && timeout 5 docker info &>/dev/null
 }
 # The project name separates two clones. Ports and password come from the state, never from the caller.
 compose() {
     env DB_PORT="$(known_port postgres)" KAFKA_PORT="$(known_port kafka)" DB_PASSWORD="$docker_password" \
-        docker compose -p "$place_name" -f "$root/docker-compose.yml" "$@"
+        docker compose -p "$clone_name" -f "$root/docker-compose.yml" "$@"
 }
 docker_password=patron_blocks # the port is published on the loopback address only
 docker_has() { # engine
-    [[ -e $state/$1.docker ]] && docker_answers && [[ -n $(compose ps -q --status running "$1" 2>/dev/null) ]]
+    [[ -e $state/$1.docker ]] && docker_responds && [[ -n $(compose ps -q --status running "$1" 2>/dev/null) ]]
 }
 docker_start() { # engine, command that is true when it can be reached from here…
     local engine=$1 log=$state/$1.docker.log
     shift
-    docker_answers || return 1
+    docker_responds || return 1
     pick_port "$engine"
     lock docker # two processes could both create the project's network
-    say "starting $engine in Docker"
+    report "starting $engine in Docker"
     touch "$state/$engine.docker" # marks the engine as a container; without it dev/down skips Docker
     if compose up -d --wait "$engine" >"$log" 2>&1 </dev/null; then
         # An engine on another machine may be ready there, but it is unreachable here.
         ended_within 30 not "$@" && return
-        echo "127.0.0.1:$port can't be reached" >>"$log"
+        echo "127.0.0.1:$port is unreachable" >>"$log"
     fi
     compose rm -fs "$engine" &>/dev/null || true
     rm -f "$state/$engine.docker"
     tail -n 5 "$log" >&2
-    say "Docker is of no use for $engine: it becomes a process of its own"
+    report "Docker cannot start $engine: starting $engine as a process instead"
     return 1
 }

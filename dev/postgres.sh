@@ -6,8 +6,8 @@ oldest_postgres=14
 
 # Finds the programs of the release that created the data, else of the newest installed release.
 find_postgres() { # folder; sets bin
-    local made_by=0 candidate version best=0
-    [[ -s $1/data/PG_VERSION ]] && made_by=$(<"$1/data/PG_VERSION")
+    local created_by=0 candidate version best=0
+    [[ -s $1/data/PG_VERSION ]] && created_by=$(<"$1/data/PG_VERSION")
     bin=
     for candidate in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin "$(dirname "$(type -P postgres || echo /none/x)")"; do
         [[ -x $candidate/initdb && -x $candidate/pg_ctl && -x $candidate/psql ]] || continue
@@ -15,7 +15,7 @@ find_postgres() { # folder; sets bin
         version=${version##*PostgreSQL) }
         version=${version%%[!0-9]*}
         ((version >= oldest_postgres)) || continue
-        if ((version == made_by || (made_by == 0 && version > best))); then
+        if ((version == created_by || (created_by == 0 && version > best))); then
             bin=$candidate best=$version
         fi
     done
@@ -43,7 +43,7 @@ postgres_is_ready() { # folder
         # The eighth line of the pid file is the state of the server.
         { mapfile -t lines <"$1/data/postmaster.pid"; } 2>/dev/null || continue
         [[ ${lines[7]:-} != ready* ]] || return 0
-        ((SECONDS < deadline)) || fail_with_log "PostgreSQL does not get ready" "$1/log"
+        ((SECONDS < deadline)) || fail_with_log "PostgreSQL does not become ready" "$1/log"
         sleep 0.05
     done
     return 1
@@ -51,10 +51,10 @@ postgres_is_ready() { # folder
 
 postgres_listens() { port_busy "$port"; }
 
-postgres_make() { # folder
+postgres_create_data() { # folder
     local new=$1/data.new
-    say "making a PostgreSQL data folder"
-    rm -rf "$new" # of a run that was killed here
+    report "creating a PostgreSQL data folder"
+    rm -rf "$new" # left by a killed run
     [[ -s $1/password ]] || od -An -N16 -tx1 /dev/urandom | tr -d ' \n' | "${as[@]}" tee "$1/password" >/dev/null
     (cd / && "${as[@]}" "$bin/initdb" -D "$new" -U "$postgres_role" --pwfile="$1/password" \
         --auth=scram-sha-256 --encoding=UTF8 --no-locale) >"$state/postgres.log" 2>&1 </dev/null ||
@@ -79,12 +79,12 @@ postgres_start() {
 
     if ! find_postgres "$folder"; then
         [[ ! -s $folder/data/PG_VERSION ]] ||
-            die "the data in $folder was made by PostgreSQL $(<"$folder/data/PG_VERSION"), which is gone: dev/down --wipe drops it"
+            die "PostgreSQL $(<"$folder/data/PG_VERSION") created the data in $folder and is no longer installed: dev/down --wipe deletes the data"
         install_postgres
-        find_postgres "$folder" || die "PostgreSQL $oldest_postgres or newer is missing: install it, then start this again"
-        engine_folder postgres # the package brought the user that is to own it
+        find_postgres "$folder" || die "PostgreSQL $oldest_postgres or newer is missing: install it, then run this command again"
+        engine_folder postgres # the package created the user that owns the folder
     fi
-    [[ -s $folder/data/PG_VERSION ]] || postgres_make "$folder"
+    [[ -s $folder/data/PG_VERSION ]] || postgres_create_data "$folder"
     make_certificate "$folder/data/server.key" "$folder/data/server.crt"
 
     # After a kill -9 the old backends need a moment to end. Then the pid file is obsolete; PostgreSQL would
@@ -96,9 +96,9 @@ postgres_start() {
     [[ $(stat -c %s "$log" 2>/dev/null || echo 0) -lt 10000000 ]] || mv "$log" "$log.old"
     for _ in 1 2 3; do
         pick_port postgres
-        say "starting PostgreSQL on port $port"
+        report "starting PostgreSQL on port $port"
         # --wait ends when the pid file reports a ready server, or when the server has ended.
-        (let_go && "${as[@]}" "$bin/pg_ctl" start -D "$folder/data" -l "$log" --wait -t 120 -o "$(postgres_options)") && return
+        (detach && "${as[@]}" "$bin/pg_ctl" start -D "$folder/data" -l "$log" --wait -t 120 -o "$(postgres_options)") && return
         port_busy "$port" || break # another process has the port: try another one
     done
     fail_with_log "PostgreSQL does not start" "$log"
@@ -123,7 +123,7 @@ postgres_stop() {
     folder=$(<"$state/postgres.place")/postgres
     postgres_is_running "$folder" || return 0
     read -r pid <"$folder/data/postmaster.pid"
-    say "stopping PostgreSQL"
+    report "stopping PostgreSQL"
     kill -INT "$pid" # fast shutdown: ends sessions, leaves a clean data folder
     ended_within 10 process_has "$pid" "$folder/data" && return
     kill -QUIT "$pid"

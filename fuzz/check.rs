@@ -52,7 +52,7 @@ pub(crate) fn check(bytes: &[u8]) {
     assert_eq!(
         reading,
         event::decode_record(&record, &topic, "cluster"),
-        "it reads the same again"
+        "a second decoding has the same result"
     );
     match &reading {
         DecodeOutcome::Tombstone => assert_eq!(record.payload, None),
@@ -119,7 +119,7 @@ fn record(bytes: &mut Bytes<'_>) -> Option<(Record, Topic)> {
         headers,
         payload: (!set(4)).then(|| bytes.0.to_vec()),
     };
-    Some((record, read.expect("every form is one that is read")))
+    Some((record, read.expect("every form is a known form")))
 }
 
 fn check_dead(topic: &Topic, tenant: Option<&TenantId>, reject: &Reject) {
@@ -150,7 +150,7 @@ fn is_a_due_date(at: &DateTime<Utc>) -> bool {
 fn check_time(record: &Record, event: &Event) {
     let at = event.occurred_at;
     assert!(in_calendar(&at));
-    assert_eq!(at.timestamp_subsec_nanos() % 1_000_000, 0, "milliseconds are all there is");
+    assert_eq!(at.timestamp_subsec_nanos() % 1_000_000, 0, "a time has whole milliseconds");
     let recorded = record.timestamp.filter(in_calendar);
     match event.timed_by {
         TimedBy::Envelope => assert!(recorded.is_none_or(|r| at - r <= TimeDelta::minutes(5))),
@@ -176,7 +176,7 @@ fn check_identity(record: &Record, topic: &Topic, event: &Event) {
     copy.position.offset += 1;
     copy.key = None;
     let DecodeOutcome::Event(_, copy) = event::decode_record(&copy, topic, "cluster") else {
-        panic!("a copy reads otherwise")
+        panic!("a copy is decoded differently")
     };
     let has_identity = event.identified_by != IdentifiedBy::Position;
     assert_eq!(copy.key == event.key, has_identity);
@@ -228,7 +228,11 @@ fn check_merge(event: &Event) {
             assert_eq!(loan.clone().merge(loan.clone()), loan);
             assert_eq!(loan.clone().merge(Loan::default()), loan);
             let open = loan.as_open(None);
-            assert_eq!(loan.as_open(horizon), open, "evidence is as new as itself");
+            assert_eq!(
+                loan.as_open(horizon),
+                open,
+                "a horizon accepts evidence of its own instant"
+            );
             let opens = matches!(event.fact, Fact::CheckedOut { .. } | Fact::LoanSnapshot { .. });
             assert_eq!(open.is_some(), opens);
             if let Some((open, due)) = open.and_then(|open| Some((open, open.due_date?))) {
@@ -241,7 +245,7 @@ fn check_merge(event: &Event) {
             assert_eq!(fee.clone().merge(fee.clone()), fee);
             assert_eq!(fee.clone().merge(Fee::default()), fee);
             let open = fee.as_open(None);
-            assert_eq!(fee.as_open(horizon), open, "evidence is as new as itself");
+            assert_eq!(fee.as_open(horizon), open, "a horizon accepts evidence of its own instant");
             let owed = matches!(event.fact, Fact::BalanceChanged { user: Some(_), balance, .. }
                 if !balance.is_zero());
             assert_eq!(open.is_some(), owed);

@@ -238,8 +238,8 @@ fn older_last_record_is_retained_until_confirmed() {
     assert_eq!(assignment.watched_partitions()[0].older, newest);
     // A recreated log makes both known records invalid.
     assignment.restart_topic(TOPIC, 0);
-    let anew = only(assignment.take_pending(Instant::now()));
-    assert!(anew.epoch > due.epoch);
-    start(&assignment, &anew, true, None);
+    let restarted = only(assignment.take_pending(Instant::now()));
+    assert!(restarted.epoch > due.epoch);
+    start(&assignment, &restarted, true, None);
     assert_eq!(assignment.watched_partitions()[0].older, None);
 }

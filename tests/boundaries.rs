@@ -131,7 +131,7 @@ fn rebuild_writes_are_fenced_by_the_lease() {
         ["services/rebuild/context.rs", "services/rebuild/worker.rs", "services/rebuild/finish.rs"];
     let sources = sources();
     for other in others {
-        assert!(sources.iter().any(|(name, _)| name == other), "{other} is gone");
+        assert!(sources.iter().any(|(name, _)| name == other), "{other} does not exist");
     }
     let unfenced: Vec<String> = sources
         .into_iter()
@@ -226,7 +226,7 @@ fn imports(
 
 /// Imports run one way. A module and its own children may import each other.
 #[test]
-fn modules_import_in_no_circle() {
+fn modules_have_no_import_cycle() {
     let sources = sources();
     let modules: BTreeSet<Vec<String>> = sources.iter().map(|(name, _)| module_of(name)).collect();
     let mut edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
@@ -262,7 +262,7 @@ fn modules_import_in_no_circle() {
 }
 
 #[test]
-fn use_trees_are_read_whole() {
+fn use_trees_are_read_completely() {
     let paths = use_paths("crate::{a::{self, B}, c, d as e, f::{g::{H, I}}}");
     let paths: Vec<String> = paths.iter().map(|path| path.join("::")).collect();
     assert_eq!(

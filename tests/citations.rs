@@ -163,10 +163,10 @@ fn comment<'a>(name: &str, line: &'a str) -> Option<&'a str> {
 
 fn paragraphs(name: &str, text: &str) -> Vec<Paragraph> {
     let mut found: Vec<Paragraph> = Vec::new();
-    let mut goes_on = false;
+    let mut continues = false;
     for (index, line) in text.lines().enumerate() {
         let content = comment(name, line);
-        if !(goes_on && content.is_some()) {
+        if !(continues && content.is_some()) {
             found.push(Paragraph { text: String::new(), starts: Vec::new() });
         }
         let last = found.last_mut().unwrap();
@@ -175,7 +175,7 @@ fn paragraphs(name: &str, text: &str) -> Vec<Paragraph> {
         }
         last.starts.push((last.text.len(), index + 1));
         last.text.push_str(content.unwrap_or(line));
-        goes_on = content.is_some();
+        continues = content.is_some();
     }
     found
 }

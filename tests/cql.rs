@@ -393,8 +393,8 @@ async fn unmatched_condition_discards_no_dead_letter() {
         sqlx::query(sqlx::AssertSqlSafe(park)).execute(db).await.unwrap();
         let discard = async |query: &str| {
             let condition = cql::parse(query).unwrap().condition;
-            let gone = dead_letters::discard_matching(db, schema, &condition, None, 100);
-            gone.await.unwrap().len()
+            let discarded = dead_letters::discard_matching(db, schema, &condition, None, 100);
+            discarded.await.unwrap().len()
         };
         assert_eq!(discard("tenant==x").await, 0);
         assert_eq!(discard("reason=bad").await, 0, "a reason is one word");

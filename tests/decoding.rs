@@ -48,7 +48,7 @@ fn outcome(record: &Record) -> String {
             format!("{tenant}: key by {key}, time by {time}")
         }
         DecodeOutcome::Rejected(tenant, reject) => {
-            let tenant = tenant.map_or("nobody".to_owned(), |tenant| tenant.to_string());
+            let tenant = tenant.map_or("no tenant".to_owned(), |tenant| tenant.to_string());
             format!("{tenant}: {} {}", reject.reason.name(), reject.field.unwrap_or("-"))
         }
         DecodeOutcome::Tombstone => "tombstone".to_owned(),
@@ -129,9 +129,9 @@ fn event_key_comes_from_envelope_id_or_record_position() {
     assert_eq!(key(&first), key(&again));
     again.position.offset += 1;
     assert_ne!(key(&first), key(&again));
-    let mut topic_made_anew = first.clone();
-    topic_made_anew.timestamp = DateTime::from_timestamp_millis(RECORDED_AT + 1);
-    assert_ne!(key(&first), key(&topic_made_anew));
+    let mut recreated_topic = first.clone();
+    recreated_topic.timestamp = DateTime::from_timestamp_millis(RECORDED_AT + 1);
+    assert_ne!(key(&first), key(&recreated_topic));
 
     let id = "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a66";
     let body = format!(

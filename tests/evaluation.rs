@@ -145,7 +145,7 @@ fn row(
 fn rows() -> Vec<Row> {
     let g = |n, unit| Some((n, unit));
     let x = Some(loan(1));
-    let never_seen = Some(Uuid::from_u128(0x9999));
+    let unknown_loan = Some(Uuid::from_u128(0x9999));
     let flags = |borrowing| Actions { borrowing, renewals: !borrowing, requests: !borrowing };
     let due_missing = Measures { open_loans: 1, charged_out: 1, ..Measures::default() };
     const RENEWALS: Actions = Actions { borrowing: false, renewals: true, requests: false };
@@ -263,7 +263,7 @@ fn rows() -> Vec<Row> {
             &[(FB, 10.0)],
             &[ALL],
         ),
-        row(46, patron().owing(1, "12", never_seen), &[(FB, 10.0)], &[ALL]),
+        row(46, patron().owing(1, "12", unknown_loan), &[(FB, 10.0)], &[ALL]),
         row(
             47,
             patron().loans(1).claimed([1]).owing(1, "12", x).owing(1, "12", None),

@@ -50,7 +50,7 @@ fn merge_facts(loan: Loan, facts: &[TimedFact]) -> Loan {
 proptest! {
     /// A check-out that arrives after the end of its loan does not open the loan.
     #[test]
-    fn h01_end_before_check_out_keeps_the_loan_closed(
+    fn h01_end_before_check_out_leaves_the_loan_closed(
         ends in timed_facts(loan_end(), 1..3),
         late in timed_facts(prop_oneof![check_out(), loan_change()], 1..6),
     ) {
@@ -179,10 +179,10 @@ proptest! {
         let next = TimedFact { fact: with_loan(&next.fact, FEE), ..next };
         let events = |facts: &[TimedFact]| fold_events(&facts.iter().map(TimedFact::to_event).collect::<Vec<_>>());
         let stored = events(&[out]);
-        let (ending, going_on) = (events(&[ended]), events(&[owed.clone(), vec![next]].concat()));
+        let (ending, continuing) = (events(&[ended]), events(&[owed.clone(), vec![next]].concat()));
         for state in [
-            merge_states(&merge_states(&stored, &ending), &going_on),
-            merge_states(&merge_states(&stored, &going_on), &ending),
+            merge_states(&merge_states(&stored, &ending), &continuing),
+            merge_states(&merge_states(&stored, &continuing), &ending),
         ] {
             prop_assert_eq!(state.0[&LOAN].as_open(None), None);
             prop_assert!(state.0[&FEE].as_open(None).is_some());
@@ -247,7 +247,7 @@ proptest! {
     /// between, nothing changes.
     #[test]
     fn h13_resent_payload_without_id_changes_nothing(
-        (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, false)),
+        (once, again) in fact_sequence().prop_flat_map(|facts| with_copies(facts, false)),
     ) {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
@@ -255,7 +255,7 @@ proptest! {
     /// The same fact arrives enveloped and bare, each perhaps more than once.
     #[test]
     fn h14_enveloped_and_bare_copy_count_once(
-        (once, again) in fact_sequence().prop_flat_map(|life| with_copies(life, true)),
+        (once, again) in fact_sequence().prop_flat_map(|facts| with_copies(facts, true)),
     ) {
         prop_assert_eq!(outcome(&once), outcome(&again));
     }
@@ -263,10 +263,10 @@ proptest! {
     /// Storage publishes the loan after each event, with the same time and another source.
     #[test]
     fn h14_storage_copies_of_events_change_nothing(
-        (once, with_snapshots) in fact_sequence().prop_flat_map(|life| {
-            let snapshots = storage_snapshots(&life);
-            let all = [life.clone(), snapshots].concat();
-            (Just(life), with_arrivals(all).prop_map(|(_, arrived)| arrived))
+        (once, with_snapshots) in fact_sequence().prop_flat_map(|facts| {
+            let snapshots = storage_snapshots(&facts);
+            let all = [facts.clone(), snapshots].concat();
+            (Just(facts), with_arrivals(all).prop_map(|(_, arrived)| arrived))
         }),
     ) {
         prop_assert_eq!(outcome(&once), outcome(&with_snapshots));
@@ -369,9 +369,9 @@ proptest! {
 }
 
 /// Returns the snapshots that storage publishes after each fact of a life, once storage has the loan.
-fn storage_snapshots(life: &[TimedFact]) -> Vec<TimedFact> {
+fn storage_snapshots(facts: &[TimedFact]) -> Vec<TimedFact> {
     let after = |n: usize| {
-        let loan = fold_loan(&life[..=n]);
+        let loan = fold_loan(&facts[..=n]);
         let fact = match (loan.as_open(None), loan.check_out) {
             (Some(open), _) => Fact::LoanSnapshot {
                 loan: LOAN,
@@ -384,9 +384,9 @@ fn storage_snapshots(life: &[TimedFact]) -> Vec<TimedFact> {
             (None, Some(_)) => closed_snapshot(),
             (None, None) => return None,
         };
-        Some(TimedFact { fact, ..life[n].clone() })
+        Some(TimedFact { fact, ..facts[n].clone() })
     };
-    (0..life.len()).filter_map(after).collect()
+    (0..facts.len()).filter_map(after).collect()
 }
 
 /// Splits events between two transactions or two partitions, each in order.
@@ -404,7 +404,7 @@ fn with_loan(fact: &Fact, loan: Uuid) -> Fact {
     Fact::CheckedOut { loan, user, due_date, grace }
 }
 
-/// Returns the end of a loan in an envelope whose time is this far ahead of the record's.
+/// Returns the end of a loan in an envelope. The envelope's time is this far ahead of the record's.
 fn envelope_ahead(id: Uuid, ahead: i64) -> serde_json::Value {
     let loan = "0c9a4d7e-51b2-4c3f-9a10-6d2e8b7f4a11";
     json!({

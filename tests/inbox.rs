@@ -53,11 +53,11 @@ const HINTS: [ClaimHint; 2] = [ClaimHint::New, ClaimHint::Replay];
 async fn claim(
     tx: &mut Tx,
     schema: &Schema,
-    guess: ClaimHint,
+    hint: ClaimHint,
     events: &[&(Record, Event)],
 ) -> BTreeSet<u8> {
     let pairs: Vec<_> = events.iter().map(|(record, event)| (record, event)).collect();
-    let fresh: HashSet<Uuid> = inbox::claim(tx, schema, &pairs, guess).await.unwrap();
+    let fresh: HashSet<Uuid> = inbox::claim(tx, schema, &pairs, hint).await.unwrap();
     fresh.iter().map(|key| key.as_bytes()[15]).collect()
 }
 
@@ -65,26 +65,26 @@ async fn claim(
 async fn claim_and_commit(
     db: &Db,
     schema: &Schema,
-    guess: ClaimHint,
+    hint: ClaimHint,
     events: &[&(Record, Event)],
 ) -> BTreeSet<u8> {
     let mut tx = store::begin(db).await.unwrap();
-    let fresh = claim(&mut tx, schema, guess, events).await;
+    let fresh = claim(&mut tx, schema, hint, events).await;
     store::commit(tx).await.unwrap();
     fresh
 }
 
 #[tokio::test]
 async fn event_is_claimed_once_per_commit_with_any_hint() {
-    for guess in HINTS {
+    for hint in HINTS {
         with_tenant(async |db, schema| {
             let [a, b, c] = &loan_end_events()[..] else { unreachable!() };
             let mut abandoned = store::begin(db).await.unwrap();
-            assert_eq!(claim(&mut abandoned, schema, guess, &[a]).await, [1].into());
+            assert_eq!(claim(&mut abandoned, schema, hint, &[a]).await, [1].into());
             drop(abandoned);
-            assert_eq!(claim_and_commit(db, schema, guess, &[b, a, b]).await, [1, 2].into());
-            assert_eq!(claim_and_commit(db, schema, guess, &[a, b]).await, [].into());
-            assert_eq!(claim_and_commit(db, schema, guess, &[a, c]).await, [3].into());
+            assert_eq!(claim_and_commit(db, schema, hint, &[b, a, b]).await, [1, 2].into());
+            assert_eq!(claim_and_commit(db, schema, hint, &[a, b]).await, [].into());
+            assert_eq!(claim_and_commit(db, schema, hint, &[a, c]).await, [3].into());
         })
         .await;
     }
@@ -98,7 +98,7 @@ async fn writers_claiming_in_opposite_order_do_not_deadlock() {
         // Another transaction has claimed the middle event until both writers wait.
         let mut middle = store::begin(db).await.unwrap();
         claim(&mut middle, schema, ClaimHint::New, &[b]).await;
-        let (forth, back) = ([a, b, c], [c, b, a]);
+        let (ascending, descending) = ([a, b, c], [c, b, a]);
         let release = async {
             let waiting = "select count(*) from pg_stat_activity
                             where datname = current_database() and wait_event_type = 'Lock'";
@@ -107,13 +107,13 @@ async fn writers_claiming_in_opposite_order_do_not_deadlock() {
             }
             store::commit(middle).await.unwrap();
         };
-        let (forth, back, ()) = tokio::join!(
-            claim_and_commit(db, schema, ClaimHint::Replay, &forth),
-            claim_and_commit(db, schema, ClaimHint::New, &back),
+        let (ascending, descending, ()) = tokio::join!(
+            claim_and_commit(db, schema, ClaimHint::Replay, &ascending),
+            claim_and_commit(db, schema, ClaimHint::New, &descending),
             release
         );
-        assert_eq!(&forth | &back, [1, 3].into());
-        assert_eq!(&forth & &back, [].into());
+        assert_eq!(&ascending | &descending, [1, 3].into());
+        assert_eq!(&ascending & &descending, [].into());
     })
     .await;
 }
@@ -196,22 +196,25 @@ async fn inbox_records_how_far_entries_were_deleted() {
         run("delete from {schema}.inbox where false").await;
         assert_eq!(extent().await.unwrap(), new, "the inbox lost no event");
         let after = |minutes| noon() + TimeDelta::minutes(minutes) + TimeDelta::milliseconds(1);
-        let gone = async || extent().await.unwrap().removed_until;
+        let removed_until = async || extent().await.unwrap().removed_until;
         run("update {schema}.inbox set received_at = '2026-09-15T12:03:00Z' where \"offset\" = 2")
             .await;
         run("delete from {schema}.inbox where \"offset\" = 2").await;
-        assert_eq!(gone().await, Some(after(3)), "the time of receipt counts");
+        assert_eq!(removed_until().await, Some(after(3)), "the time of receipt counts");
         run("update {schema}.inbox set occurred_at = '2026-09-15T12:01:00Z' where \"offset\" = 1")
             .await;
         run("delete from {schema}.inbox where \"offset\" = 1").await;
-        assert_eq!(gone().await, Some(after(3)), "the time never decreases");
+        assert_eq!(removed_until().await, Some(after(3)), "the time never decreases");
         run("update {schema}.inbox set occurred_at = '2026-09-15T12:05:00Z' where \"offset\" = 3")
             .await;
         run("delete from {schema}.inbox").await;
-        assert_eq!(gone().await, Some(after(5)), "the time of the event counts");
+        assert_eq!(removed_until().await, Some(after(5)), "the time of the event counts");
         run("truncate {schema}.inbox").await;
-        let (gone, now) = (gone().await.unwrap(), store::now(db).await.unwrap());
-        assert!(now - gone < TimeDelta::minutes(1) && gone <= now, "{gone}");
+        let (removed_until, now) = (removed_until().await.unwrap(), store::now(db).await.unwrap());
+        assert!(
+            now - removed_until < TimeDelta::minutes(1) && removed_until <= now,
+            "{removed_until}"
+        );
     })
     .await;
 }
@@ -255,12 +258,12 @@ async fn inbox_tail_starts_before_uncommitted_entries() {
         let [a, ..] = &loan_end_events()[..] else { unreachable!() };
         let mut open = store::begin(db).await.unwrap();
         claim(&mut open, schema, ClaimHint::New, &[a]).await;
-        let begun = inbox_tail::oldest_transaction_start(db).await.unwrap();
+        let started_at = inbox_tail::oldest_transaction_start(db).await.unwrap();
         store::commit(open).await.unwrap();
         let received = format!("select received_at from {}.inbox", schema.name());
         let received: chrono::DateTime<chrono::Utc> =
             sqlx::query_scalar(AssertSqlSafe(received)).fetch_one(db).await.unwrap();
-        assert!(begun <= received, "{begun} after {received}");
+        assert!(started_at <= received, "{started_at} after {received}");
     })
     .await;
 }

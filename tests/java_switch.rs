@@ -89,7 +89,7 @@ async fn every_java_statement_can_be_prepared() {
 }
 
 #[tokio::test]
-async fn java_migration_keeps_open_records_and_counters() {
+async fn java_migration_preserves_open_records_and_counters() {
     for layout in [Layout::Early, Layout::Late] {
         with_java(layout, async |_, db, schema| {
             java::fill(db, schema, 60).await;
@@ -108,11 +108,11 @@ async fn java_migration_keeps_open_records_and_counters() {
                     let mut loans = expected["openLoans"].as_array().unwrap().clone();
                     loans.sort_by_key(|loan| loan["loanId"].to_string());
                     // The due dates are relative to the current time.
-                    for (loan, ours) in loans
+                    for (loan, stored) in loans
                         .iter_mut()
                         .zip(summary.as_ref().unwrap()["openLoans"].as_array().unwrap())
                     {
-                        loan["dueDate"] = ours["dueDate"].clone();
+                        loan["dueDate"] = stored["dueDate"].clone();
                     }
                     expected["openLoans"] = json!(loans);
                     expected["_version"] = json!(1);
@@ -163,11 +163,11 @@ async fn migrated_records_carry_their_java_timestamps() {
             "the time is that of the check-out, and else the newest of the patron"
         );
         assert_eq!(stored[3][8..], [&[0, 0], &user.as_bytes()[..]].concat());
-        let unheard = format!(
+        let stamp_without_event = format!(
             "select lost_stamp from {{schema}}.loan where loan_id = '{}'", other.loans()[0]);
-        let unheard: Vec<u8> = query_scalar(db, schema, &unheard).await;
+        let stamp_without_event: Vec<u8> = query_scalar(db, schema, &stamp_without_event).await;
         assert_eq!(
-            unheard[..8],
+            stamp_without_event[..8],
             stored[3][..8],
             "without an event of the patron, the newest time of the tenant counts"
         );
@@ -184,7 +184,7 @@ async fn migrated_records_carry_their_java_timestamps() {
     .await;
 }
 
-/// A fee/fine whose balance is a floating-point remainder has ended, in summaries and in events.
+/// A fee/fine with a floating-point remainder as its balance has ended, in summaries and in events.
 #[tokio::test]
 async fn migrated_fee_with_floating_point_remainder_is_paid() {
     with_java(Layout::Late, async |_, db, schema| {
@@ -334,7 +334,7 @@ async fn odd_java_summaries_are_counted_and_skipped() {
 }
 
 #[tokio::test]
-async fn concurrent_migrations_run_once_and_keep_settings() {
+async fn concurrent_migrations_run_once_and_preserve_settings() {
     with_java(Layout::Late, async |_, db, schema| {
         java::fill(db, schema, 40).await;
         let condition = Uuid::parse_str("72b67965-5b73-4840-bc0b-be8f3f6e047e").unwrap();
@@ -363,8 +363,8 @@ async fn new_tenant_has_its_own_unaccent_function() {
         let plain = "select {schema}.f_unaccent('Ångström, Żółć, Ærø, ß, e\u{301}, 中')";
         let plain: String = query_scalar(db, schema, plain).await;
         assert_eq!(plain, "Angstrom, Zolc, AEro, ss, e, 中");
-        let marks = "select provolatile = 'i' and proisstrict from pg_proc where oid = '{schema}.f_unaccent(text)'::regprocedure";
-        assert!(query_scalar::<bool>(db, schema, marks).await);
+        let properties = "select provolatile = 'i' and proisstrict from pg_proc where oid = '{schema}.f_unaccent(text)'::regprocedure";
+        assert!(query_scalar::<bool>(db, schema, properties).await);
     })
     .await;
 }

@@ -2,7 +2,7 @@
 //! and stories. Stories run the real service with a real PostgreSQL and a real Kafka.
 //!
 //! `make test` provides both. All tests are one binary, so the linker runs once.
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its work")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod assignment;
 mod boundaries;

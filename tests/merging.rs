@@ -76,9 +76,9 @@ fn snapshot_reopens_only_loans_closed_before_it() {
 
 proptest! {
     #[test]
-    fn order_and_repetition_change_nothing((happened, arrived) in history_with_arrivals(14)) {
-        prop_assert_eq!(fold_events(&happened), fold_events(&arrived));
-        prop_assert_eq!(StateDelta::from_events(&happened), StateDelta::from_events(&arrived));
+    fn order_and_repetition_change_nothing((ordered, arrived) in history_with_arrivals(14)) {
+        prop_assert_eq!(fold_events(&ordered), fold_events(&arrived));
+        prop_assert_eq!(StateDelta::from_events(&ordered), StateDelta::from_events(&arrived));
     }
 
     #[test]
@@ -115,9 +115,9 @@ proptest! {
 
     #[test]
     fn closed_loan_stays_closed_after_business_events(
-        (happened, arrived) in business_history(14).prop_flat_map(with_arrivals),
+        (ordered, arrived) in business_history(14).prop_flat_map(with_arrivals),
     ) {
-        let ids: Vec<Uuid> = fold_events(&happened).0.iter()
+        let ids: Vec<Uuid> = fold_events(&ordered).0.iter()
             .filter(|(_, loan)| loan.closed.is_some()).map(|(id, _)| *id).collect();
         let (loans, _) = fold_events(&arrived);
         for id in ids {
@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn loan_without_opening_fact_counts_for_nobody(events in event_history(14)) {
+    fn loan_without_opening_fact_counts_for_no_patron(events in event_history(14)) {
         for (id, loan) in fold_events(&events).0 {
             let nothing = loan.check_out.is_none() && loan.snapshot.is_none();
             prop_assert!(!(nothing && loan.as_open(None).is_some()), "{}", id);

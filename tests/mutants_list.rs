@@ -32,15 +32,15 @@ fn each_changed_text_occurs_once_in_its_file() {
     let list = fs::read_to_string(root.join("dev/mutants.list")).unwrap();
     let mutations = mutations(&list);
     assert!(mutations.len() > 100, "the list is not read");
-    let mut misfits = Vec::new();
+    let mut mismatches = Vec::new();
     for Mutation { name, file, old_lines } in mutations {
         let code = fs::read_to_string(root.join(&file)).unwrap_or_default();
         // « and » mark the part that changes.
         let old = old_lines.join("\n").replace(['«', '»'], "");
         let number = code.matches(&old).count();
         if number != 1 {
-            misfits.push(format!("{name}: {file} contains the text {number} times"));
+            mismatches.push(format!("{name}: {file} contains the text {number} times"));
         }
     }
-    assert_eq!(misfits, [""; 0]);
+    assert_eq!(mismatches, [""; 0]);
 }

@@ -12,9 +12,9 @@ use patron_blocks::kafka::{
 use crate::support::history::noon;
 
 /// Returns partitions of topics, each with ten records read.
-fn watched_partitions(places: &[(&str, i32)]) -> Vec<WatchedPartition> {
+fn watched_partitions(partitions: &[(&str, i32)]) -> Vec<WatchedPartition> {
     let assignment = Assignment::default();
-    assignment.add(places.iter().map(|(topic, partition)| ((*topic).to_owned(), *partition)));
+    assignment.add(partitions.iter().map(|(topic, partition)| ((*topic).to_owned(), *partition)));
     let older = OffsetAndTimestamp { offset: 9, timestamp: noon() };
     for due in assignment.take_pending(Instant::now()) {
         let beginning =
@@ -38,14 +38,14 @@ fn compare_once(
 fn partition_without_progress_stalls_once_client_is_idle() {
     let mut progress = Progress::default();
     let watched = watched_partitions(&[("a", 0)]);
-    let mut stands =
+    let mut is_stalled =
         |span, idle| !compare_once(&mut progress, &watched, span, idle).stalled.is_empty();
-    assert!(!stands((5, 20), 0), "the first observation is never a stall");
-    assert!(!stands((5, 20), IDLE_POLLS_MIN - 1), "the partition may wait for others");
-    assert!(stands((5, 20), 2 * IDLE_POLLS_MIN));
-    assert!(!stands((5, 10), 3 * IDLE_POLLS_MIN), "the log has no further records");
-    assert!(!stands((5, 20), 4 * IDLE_POLLS_MIN), "the records may be new");
-    assert!(stands((5, 20), 5 * IDLE_POLLS_MIN));
+    assert!(!is_stalled((5, 20), 0), "the first observation is never a stall");
+    assert!(!is_stalled((5, 20), IDLE_POLLS_MIN - 1), "the partition may wait for others");
+    assert!(is_stalled((5, 20), 2 * IDLE_POLLS_MIN));
+    assert!(!is_stalled((5, 10), 3 * IDLE_POLLS_MIN), "the log has no further records");
+    assert!(!is_stalled((5, 20), 4 * IDLE_POLLS_MIN), "the records may be new");
+    assert!(is_stalled((5, 20), 5 * IDLE_POLLS_MIN));
 }
 
 #[test]
@@ -53,12 +53,12 @@ fn advancing_or_restarted_partition_is_not_stalled() {
     let mut progress = Progress::default();
     let first = watched_partitions(&[("a", 0)]);
     compare_once(&mut progress, &first, (5, 20), 0);
-    let further = [WatchedPartition { next: 11, ..first[0].clone() }];
-    assert_eq!(compare_once(&mut progress, &further, (5, 20), IDLE_POLLS_MIN).stalled, []);
-    let anew =
+    let advanced = [WatchedPartition { next: 11, ..first[0].clone() }];
+    assert_eq!(compare_once(&mut progress, &advanced, (5, 20), IDLE_POLLS_MIN).stalled, []);
+    let restarted =
         [WatchedPartition { next: 11, ..watched_partitions(&[("b", 0), ("a", 0)]).remove(0) }];
-    assert_ne!(anew[0].epoch, further[0].epoch);
-    assert_eq!(compare_once(&mut progress, &anew, (5, 20), 2 * IDLE_POLLS_MIN).stalled, []);
+    assert_ne!(restarted[0].epoch, advanced[0].epoch);
+    assert_eq!(compare_once(&mut progress, &restarted, (5, 20), 2 * IDLE_POLLS_MIN).stalled, []);
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn old_records_are_searched_one_per_topic_in_turns() {
     for _ in 0..4 {
         let span = |_: &WatchedPartition| Some(Watermarks { low: 5, high: 10 });
         let shown = progress.observe(watched.clone(), span, 0, 2);
-        let places = shown.to_probe.into_iter().map(|w| (w.topic, w.partition));
-        searched.push(places.collect::<Vec<_>>());
+        let partitions = shown.to_probe.into_iter().map(|w| (w.topic, w.partition));
+        searched.push(partitions.collect::<Vec<_>>());
     }
     assert!(searched.iter().all(|some| some.len() == 2 && some[0].0 != some[1].0), "{searched:?}");
     let mut all: Vec<_> = searched.concat();
@@ -127,7 +127,8 @@ fn log_is_identified_by_its_last_record() {
 fn stall_count_resets_when_offset_changes() {
     let mut progress = Progress::default();
     let first = watched_partitions(&[("a", 0)]).remove(0);
-    let further = WatchedPartition { next: 11, ..first.clone() };
-    let times = [&first, &first, &further, &further].map(|watched| progress.record_stall(watched));
+    let advanced = WatchedPartition { next: 11, ..first.clone() };
+    let times =
+        [&first, &first, &advanced, &advanced].map(|watched| progress.record_stall(watched));
     assert_eq!(times, [1, 2, 1, 2]);
 }

@@ -166,16 +166,16 @@ async fn replayed_old_check_outs_open_nothing_during_pruning() {
             }
             batches
         };
-        let tidy = async {
-            let mut gone = 0;
+        let pruning = async {
+            let mut deleted = 0;
             for _ in 0..3 {
-                gone += fixture.prune(&CancellationToken::new()).await.loans;
+                deleted += fixture.prune(&CancellationToken::new()).await.loans;
             }
             done.cancel();
-            gone
+            deleted
         };
-        let (one, two, gone) = tokio::join!(writer(0), writer(1), tidy);
-        assert!(gone >= u64::try_from(CLOSED_LOANS).unwrap(), "{gone} went");
+        let (one, two, deleted) = tokio::join!(writer(0), writer(1), pruning);
+        assert!(deleted >= u64::try_from(CLOSED_LOANS).unwrap(), "{deleted} rows were deleted");
         assert_eq!(fixture.open_loans().await, 0, "an event opened a closed loan");
         assert!(one > 0 && two > 0, "{one} and {two} batches were written meanwhile");
         let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
@@ -188,21 +188,21 @@ async fn replayed_old_check_outs_open_nothing_during_pruning() {
 async fn interrupted_pruning_stays_consistent_and_resumes() {
     with_fixture(Duration::from_millis(200), async |fixture| {
         let stop = CancellationToken::new();
-        let (gone, ()) = tokio::join!(fixture.prune(&stop), async {
+        let (deleted, ()) = tokio::join!(fixture.prune(&stop), async {
             until("the first loans are deleted", async || fixture.loans().await < CLOSED_LOANS)
                 .await;
             stop.cancel();
         });
         let left = fixture.loans().await;
-        assert!(0 < left && left < CLOSED_LOANS, "{left} are left");
-        assert_eq!(u128::from(gone.loans), CLOSED_LOANS - left);
+        assert!(0 < left && left < CLOSED_LOANS, "{left} rows remain");
+        assert_eq!(u128::from(deleted.loans), CLOSED_LOANS - left);
         let everything: Vec<u128> = (0..CLOSED_LOANS).collect();
         fixture.write(&everything, |id| vec![check_out(id, long_ago())]).await.unwrap();
         assert_eq!((fixture.loans().await, fixture.open_loans().await), (CLOSED_LOANS, 0));
         let wrong = patrons::list_drifted(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert!(wrong.is_empty(), "{wrong:?}");
-        let gone = fixture.prune(&CancellationToken::new()).await;
-        assert_eq!((u128::from(gone.loans), fixture.loans().await), (CLOSED_LOANS, 0));
+        let deleted = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!((u128::from(deleted.loans), fixture.loans().await), (CLOSED_LOANS, 0));
     })
     .await;
 }
@@ -213,9 +213,9 @@ async fn pruning_neither_blocks_writers_nor_waits_for_them() {
         let mut holder = store::begin(&fixture.db).await.unwrap();
         tenants::lock_shared(&mut holder, &fixture.tenant.id).await.unwrap();
         let began = Instant::now();
-        let gone = fixture.prune(&CancellationToken::new()).await;
+        let deleted = fixture.prune(&CancellationToken::new()).await;
         assert_eq!(
-            gone,
+            deleted,
             PrunedCounts::default(),
             "no row is deleted before the prune horizon is recorded"
         );
@@ -227,8 +227,8 @@ async fn pruning_neither_blocks_writers_nor_waits_for_them() {
         let row = "select from {schema}.loan where loan_id = $1 for update"
             .replace("{schema}", fixture.tenant.schema.name());
         sqlx::query(AssertSqlSafe(row)).bind(loan(7)).execute(&mut *holder).await.unwrap();
-        let gone = fixture.prune(&CancellationToken::new()).await;
-        assert_eq!((u128::from(gone.loans), fixture.loans().await), (CLOSED_LOANS - 1, 1));
+        let deleted = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!((u128::from(deleted.loans), fixture.loans().await), (CLOSED_LOANS - 1, 1));
         holder.rollback().await.unwrap();
         assert_eq!(fixture.prune(&CancellationToken::new()).await.loans, 1);
     })
@@ -246,8 +246,8 @@ async fn dead_letters_are_pruned_by_age_and_by_number() {
               from generate_series";
         fixture.execute_sql(&format!("{park} (-20, -1) n")).await;
         fixture.execute_sql(&format!("{park} (0, 1499) n")).await;
-        let gone = fixture.prune(&CancellationToken::new()).await;
-        assert_eq!(gone.dead_letters, 520, "20 are deleted by age, 500 by number");
+        let deleted = fixture.prune(&CancellationToken::new()).await;
+        assert_eq!(deleted.dead_letters, 520, "20 are deleted by age, 500 by number");
         let sizes =
             store::state::prune::table_sizes(&fixture.db, &fixture.tenant.schema).await.unwrap();
         assert_eq!(sizes.dead_letters, 1000);
@@ -290,8 +290,8 @@ async fn dead_letters_are_pruned_by_size() {
                    lateral (select string_agg(decode(md5(random()::text || i || n), 'hex'), '') as b
                               from generate_series(1, 65536) i) large";
         fixture.execute_sql(park).await;
-        let gone = fixture.prune(&CancellationToken::new()).await;
-        assert!((6..=8).contains(&gone.dead_letters), "{} went", gone.dead_letters);
+        let deleted = fixture.prune(&CancellationToken::new()).await;
+        assert!((6..=8).contains(&deleted.dead_letters), "{} rows were deleted", deleted.dead_letters);
         let newest = "select count(*) from {schema}.dead_letter where \"offset\" = 10";
         assert_eq!(fixture.count(newest).await, 1, "the oldest dead letters are deleted");
         assert_eq!(fixture.prune(&CancellationToken::new()).await.dead_letters, 0);

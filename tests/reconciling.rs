@@ -57,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn reconcile_keeps_older_facts_and_drops_unconfirmed_ones(
+    fn reconcile_retains_older_facts_and_drops_unconfirmed_ones(
         (all, others, days) in (event_history(14), event_history(14), -6..6_i64),
     ) {
         let since = Horizon::at(noon() + TimeDelta::hours(days * 8));

@@ -113,7 +113,7 @@ impl SnapshotHorizons {
 /// A history in batches, for two writers in two orders.
 #[derive(Debug)]
 struct Case {
-    happened: Vec<Event>,
+    ordered: Vec<Event>,
     arrived: Vec<Event>,
     batch: usize,
     /// An instant for the measures.
@@ -130,11 +130,11 @@ fn case() -> impl Strategy<Value = Case> {
             .prop_map(|ms| Horizon::at(noon() - TimeDelta::days(3) + TimeDelta::milliseconds(ms)))
     };
     let pruning = proptest::option::weighted(0.6, (0..24_usize, horizon()));
-    let spoken = || proptest::option::weighted(0.3, horizon());
-    let spoken = (spoken(), [spoken(), spoken()]);
-    (history_with_arrivals(24), 1..6_usize, -70_000..70_000_i64, spoken, pruning).prop_map(
-        |((happened, arrived), batch, minutes, (all, patrons), pruning)| Case {
-            happened,
+    let optional = || proptest::option::weighted(0.3, horizon());
+    let horizons = (optional(), [optional(), optional()]);
+    (history_with_arrivals(24), 1..6_usize, -70_000..70_000_i64, horizons, pruning).prop_map(
+        |((ordered, arrived), batch, minutes, (all, patrons), pruning)| Case {
+            ordered,
             arrived,
             batch,
             now: noon() + TimeDelta::minutes(minutes),
@@ -170,8 +170,8 @@ fn for_each_case(cases: u32, check: impl AsyncFn(&Db, &Schema, &Case) -> Result<
 
 /// Loads a history into a shadow, batch by batch, and merges the parts in small steps.
 async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let Case { happened, arrived, batch, snapshot_horizons: spoken, .. } = case;
-    clear(db, schema, spoken).await;
+    let Case { ordered, arrived, batch, snapshot_horizons: horizons, .. } = case;
+    clear(db, schema, horizons).await;
     let shadow = Schema::shadow(&TenantId::parse("northlib").unwrap(), Uuid::new_v4());
     let mut tx = store::begin(db).await.unwrap();
     shadow::create(&mut tx, &shadow, None, noon(), None).await.unwrap();
@@ -184,16 +184,17 @@ async fn load_shadow(db: &Db, schema: &Schema, case: &Case) -> Result<(), String
     shadow_load::apply_horizons(&mut tx, &shadow).await.unwrap();
     store::commit(tx).await.unwrap();
 
-    let (loans, fees) = fold_events(happened);
-    let before = StateDelta::from_events(happened).loans_deleted_before;
+    let (loans, fees) = fold_events(ordered);
+    let before = StateDelta::from_events(ordered).loans_deleted_before;
     let is_open = |(id, loan): (&Uuid, &Loan)| {
-        (*id, loan.as_open(spoken.of_loan(loan, before)).map(|open| open.user))
+        (*id, loan.as_open(horizons.of_loan(loan, before)).map(|open| open.user))
     };
     let open: Vec<_> = loans.iter().map(is_open).collect();
-    assert_same("laid loans", shadow_rows(db, &shadow, "loan").await, open)?;
-    let is_open = |(id, fee): (&Uuid, &Fee)| (*id, fee.as_open(spoken.of_fee(fee)).map(|f| f.user));
+    assert_same("loans of the shadow", shadow_rows(db, &shadow, "loan").await, open)?;
+    let is_open =
+        |(id, fee): (&Uuid, &Fee)| (*id, fee.as_open(horizons.of_fee(fee)).map(|f| f.user));
     let open: Vec<_> = fees.iter().map(is_open).collect();
-    assert_same("laid fees/fines", shadow_rows(db, &shadow, "fee_fine").await, open)?;
+    assert_same("fees/fines of the shadow", shadow_rows(db, &shadow, "fee_fine").await, open)?;
     let mut tx = store::begin(db).await.unwrap();
     let ids: Vec<Uuid> = loans.keys().chain(fees.keys()).copied().collect();
     let rows = rows::load::<Loan>(&mut tx, &shadow, &ids).await.unwrap().into_iter();
@@ -225,42 +226,42 @@ async fn shadow_rows(db: &Db, shadow: &Schema, table: &str) -> Vec<(Uuid, Option
 }
 
 async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String> {
-    let Case { happened, arrived, batch, now, snapshot_horizons: spoken, pruning } = case;
-    clear(db, schema, spoken).await;
+    let Case { ordered, arrived, batch, now, snapshot_horizons: horizons, pruning } = case;
+    clear(db, schema, horizons).await;
     let (remaining_loans, remaining_fees) = match pruning {
         Some((after, before)) => {
-            let events = &happened[..happened.len().min(*after)];
+            let events = &ordered[..ordered.len().min(*after)];
             write_concurrently(db, schema, events, events, *batch).await?;
-            prune(db, schema, events, spoken, *before).await?
+            prune(db, schema, events, horizons, *before).await?
         }
         None => Default::default(),
     };
-    write_concurrently(db, schema, arrived, happened, *batch).await?;
+    write_concurrently(db, schema, arrived, ordered, *batch).await?;
 
     // For a row that is created after pruning, the prune horizon applies too.
     let pruned = pruning.map(|(_, before)| before);
-    let of = |remaining: &BTreeSet<Uuid>, id, spoken: Option<Horizon>| {
-        if remaining.contains(id) { spoken } else { spoken.max(pruned) }
+    let of = |remaining: &BTreeSet<Uuid>, id, horizon: Option<Horizon>| {
+        if remaining.contains(id) { horizon } else { horizon.max(pruned) }
     };
-    let (loans, fees) = fold_events(happened);
-    let no_loans_before = StateDelta::from_events(happened).loans_deleted_before;
+    let (loans, fees) = fold_events(ordered);
+    let no_loans_before = StateDelta::from_events(ordered).loans_deleted_before;
     let open_loans: BTreeMap<Uuid, OpenLoan> = loans
         .iter()
         .filter_map(|(id, loan)| {
-            let spoken = spoken.of_loan(loan, no_loans_before);
-            Some((*id, loan.as_open(of(&remaining_loans, id, spoken))?))
+            let horizon = horizons.of_loan(loan, no_loans_before);
+            Some((*id, loan.as_open(of(&remaining_loans, id, horizon))?))
         })
         .collect();
     let open_fees: BTreeMap<Uuid, OpenFee> = fees
         .iter()
         .filter_map(|(id, fee)| {
-            Some((*id, fee.as_open(of(&remaining_fees, id, spoken.of_fee(fee)))?))
+            Some((*id, fee.as_open(of(&remaining_fees, id, horizons.of_fee(fee)))?))
         })
         .collect();
     assert_same("open loans", stored_loans(db, schema).await, open_loans.clone())?;
     assert_same("open fees/fines", stored_fees(db, schema).await, open_fees.clone())?;
     assert_same("wrong counters", patrons::list_drifted(db, schema).await.unwrap(), Vec::new())?;
-    let groups = StateDelta::from_events(happened).groups.into_iter();
+    let groups = StateDelta::from_events(ordered).groups.into_iter();
     let groups = groups
         .filter_map(|(user, register)| register.map(|(stamp, group)| (user, (stamp.at(), group))))
         .collect();
@@ -286,15 +287,15 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
 async fn write_concurrently(
     db: &Db,
     schema: &Schema,
-    forth: &[Event],
-    back: &[Event],
+    forward: &[Event],
+    backward: &[Event],
     batch: usize,
 ) -> Result<(), String> {
-    let (forth, back) = tokio::join!(
-        write(db, schema, forth.chunks(batch)),
-        write(db, schema, back.rchunks(batch + 1)),
+    let (forward, backward) = tokio::join!(
+        write(db, schema, forward.chunks(batch)),
+        write(db, schema, backward.rchunks(batch + 1)),
     );
-    forth.and(back).map_err(|error| format!("{error:?}"))
+    forward.and(backward).map_err(|error| format!("{error:?}"))
 }
 
 /// Prunes ended loans and fees/fines according to the pure core, and returns the remaining ids.
@@ -302,23 +303,23 @@ async fn prune(
     db: &Db,
     schema: &Schema,
     events: &[Event],
-    spoken: &SnapshotHorizons,
+    horizons: &SnapshotHorizons,
     before: Horizon,
 ) -> Result<(BTreeSet<Uuid>, BTreeSet<Uuid>), String> {
     let whole = BlockRange { from: 0, to: 1_000_000 };
     let mut tx = store::begin(db).await.unwrap();
     prune::record_horizon(&mut tx, schema, before).await.unwrap();
-    for doomed in [PruneTarget::Loans(before), PruneTarget::FeesFines(before)] {
-        prune::delete(&mut tx, schema, &doomed, whole).await.unwrap();
+    for target in [PruneTarget::Loans(before), PruneTarget::FeesFines(before)] {
+        prune::delete(&mut tx, schema, &target, whole).await.unwrap();
     }
     store::commit(tx).await.unwrap();
     let (mut loans, mut fees) = fold_events(events);
     let no_loans_before = StateDelta::from_events(events).loans_deleted_before;
-    loans.retain(|_, loan| !loan.is_prunable(spoken.of_loan(loan, no_loans_before), before));
-    fees.retain(|_, fee| !fee.is_prunable(spoken.of_fee(fee), before));
+    loans.retain(|_, loan| !loan.is_prunable(horizons.of_loan(loan, no_loans_before), before));
+    fees.retain(|_, fee| !fee.is_prunable(horizons.of_fee(fee), before));
     let (loans, fees) = (loans.into_keys().collect(), fees.into_keys().collect());
-    assert_same("kept loans", ids(db, schema, "loan").await, loans)?;
-    assert_same("kept fees/fines", ids(db, schema, "fee_fine").await, fees)?;
+    assert_same("retained loans", ids(db, schema, "loan").await, loans)?;
+    assert_same("retained fees/fines", ids(db, schema, "fee_fine").await, fees)?;
     Ok((ids(db, schema, "loan").await, ids(db, schema, "fee_fine").await))
 }
 
@@ -340,7 +341,7 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-async fn clear(db: &Db, schema: &Schema, spoken: &SnapshotHorizons) {
+async fn clear(db: &Db, schema: &Schema, horizons: &SnapshotHorizons) {
     let name = schema.name();
     for table in
         ["loan", "fee_fine", "patron_counter", "patron", "patron_horizon", "tenant_horizon"]
@@ -349,17 +350,17 @@ async fn clear(db: &Db, schema: &Schema, spoken: &SnapshotHorizons) {
     }
     let sql = format!("update {name}.housekeeping set prune_horizon = null");
     db.execute(AssertSqlSafe(sql)).await.unwrap();
-    let patrons = [0, 1].map(|n| (history::patron(n), spoken.patrons[usize::from(n)]));
-    if let Some(horizon) = spoken.all {
+    let patrons = [0, 1].map(|n| (history::patron(n), horizons.patrons[usize::from(n)]));
+    if let Some(horizon) = horizons.all {
         let sql = format!("insert into {name}.tenant_horizon (horizon) values ($1)");
-        let spoken = sqlx::query(AssertSqlSafe(sql)).bind(horizon.as_bytes());
-        spoken.execute(db).await.unwrap();
+        let insert = sqlx::query(AssertSqlSafe(sql)).bind(horizon.as_bytes());
+        insert.execute(db).await.unwrap();
     }
     for (of, horizon) in patrons {
         if let Some(horizon) = horizon {
             let sql = format!("insert into {name}.patron_horizon values ($1, $2)");
-            let spoken = sqlx::query(AssertSqlSafe(sql)).bind(of);
-            spoken.bind(horizon.as_bytes()).execute(db).await.unwrap();
+            let insert = sqlx::query(AssertSqlSafe(sql)).bind(of);
+            insert.bind(horizon.as_bytes()).execute(db).await.unwrap();
         }
     }
 }

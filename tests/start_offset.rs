@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sql::with_tenant;
 
-const OURS: &str = "ours";
+const CLUSTER: &str = "current";
 
 fn position(next_offset: i64) -> Position {
     Position {
         next_offset,
         last_record_at: DateTime::from_timestamp_millis(1_788_300_000_000),
-        cluster: OURS.to_owned(),
+        cluster: CLUSTER.to_owned(),
     }
 }
 
@@ -43,18 +43,18 @@ fn partition_facts(position: Option<&Position>) -> PartitionFacts<'_> {
         tenant_enabled: true,
         committed: committed(30, CommitTag::Durable),
         log: Watermarks { low: 10, high: 50 },
-        cluster_id: OURS,
+        cluster_id: CLUSTER,
         topic_recreated: false,
     }
 }
 
-fn committed(offset: i64, mark: CommitTag) -> Option<CommittedOffset> {
-    Some(CommittedOffset { offset, tag: mark })
+fn committed(offset: i64, tag: CommitTag) -> Option<CommittedOffset> {
+    Some(CommittedOffset { offset, tag })
 }
 
 fn start_of(known: &PartitionFacts<'_>) -> (i64, Option<(IncidentKind, i64, i64)>) {
-    let (from, misfit) = start_offset(known);
-    (from, misfit.map(|OffsetAnomaly { kind, offsets }| (kind, offsets.start, offsets.end)))
+    let (from, anomaly) = start_offset(known);
+    (from, anomaly.map(|OffsetAnomaly { kind, offsets }| (kind, offsets.start, offsets.end)))
 }
 
 #[test]
@@ -69,32 +69,27 @@ fn reading_resumes_at_position_and_reports_anomalies() {
         committed: committed(10, CommitTag::Durable),
         ..partition_facts(Some(&at_start))
     };
-    let group =
-        |offset, mark| PartitionFacts { committed: committed(offset, mark), ..read.clone() };
+    let group = |offset, tag| PartitionFacts { committed: committed(offset, tag), ..read.clone() };
     for (what, known, expected) in [
-        ("all agree", read.clone(), (30, None)),
-        (
-            "the group does not know it",
-            PartitionFacts { committed: None, ..read.clone() },
-            (30, None),
-        ),
+        ("position and group offset agree", read.clone(), (30, None)),
+        ("the group has no offset", PartitionFacts { committed: None, ..read.clone() }, (30, None)),
         ("not committed yet", group(25, CommitTag::Durable), (30, None)),
-        ("passed by, then kept", group(25, CommitTag::TenantDisabled), (30, None)),
-        ("kept, then passed by", group(40, CommitTag::TenantDisabled), (30, None)),
-        ("nothing left to read", at_end, (50, None)),
-        ("retention took what was read", at_start, (10, None)),
+        ("skipped, then durable", group(25, CommitTag::TenantDisabled), (30, None)),
+        ("durable, then skipped", group(40, CommitTag::TenantDisabled), (30, None)),
+        ("the position is the end of the log", at_end, (50, None)),
+        ("retention deleted only records before the position", at_start, (10, None)),
         (
-            "a position from before clusters were known",
+            "the position has no cluster",
             PartitionFacts { position: Some(&unnamed), ..read.clone() },
             (30, None),
         ),
         (
-            "the database forgot",
+            "the database was restored from a backup",
             group(40, CommitTag::Durable),
             (30, Some((IncidentKind::DatabaseRestored, 30, 40))),
         ),
         (
-            "the group's offset is of a longer log, made anew since",
+            "the group offset belongs to an earlier, longer log",
             group(51, CommitTag::Durable),
             (30, None),
         ),
@@ -109,13 +104,13 @@ fn reading_resumes_at_position_and_reports_anomalies() {
             (20, Some((IncidentKind::OffsetsReset, 20, 30))),
         ),
         (
-            "back before the log",
+            "the group offset was moved back before the log",
             group(3, CommitTag::Foreign),
             (10, Some((IncidentKind::OffsetsReset, 10, 30))),
         ),
-        ("set where it stood", group(30, CommitTag::Foreign), (30, None)),
+        ("the group offset was set to the position", group(30, CommitTag::Foreign), (30, None)),
         (
-            "another record stands there",
+            "a different record is at the position",
             PartitionFacts { topic_recreated: true, ..read.clone() },
             (10, Some((IncidentKind::TopicRecreated, 0, 30))),
         ),
@@ -130,12 +125,12 @@ fn reading_resumes_at_position_and_reports_anomalies() {
             (10, Some((IncidentKind::TopicRecreated, 0, 51))),
         ),
         (
-            "retention took unread records",
+            "retention deleted unread records",
             PartitionFacts { position: Some(&lost), ..read.clone() },
             (10, Some((IncidentKind::RecordsLost, 4, 10))),
         ),
         (
-            "reset: the group's offset is of the log before",
+            "after a reset, the group offset belongs to the earlier log",
             PartitionFacts { position: Some(&reset), ..group(40, CommitTag::Durable) },
             (30, None),
         ),
@@ -148,18 +143,18 @@ fn reading_resumes_at_position_and_reports_anomalies() {
 fn partition_without_position_starts_at_the_beginning() {
     let nothing = partition_facts(None);
     let group =
-        |offset, mark| PartitionFacts { committed: committed(offset, mark), ..nothing.clone() };
+        |offset, tag| PartitionFacts { committed: committed(offset, tag), ..nothing.clone() };
     for (what, known, expected) in [
         ("never read", PartitionFacts { committed: None, ..nothing.clone() }, None),
-        ("passed by until now", group(40, CommitTag::TenantDisabled), None),
-        ("somebody else's offset", group(40, CommitTag::Foreign), None),
-        ("begun, and nothing settled", group(10, CommitTag::Durable), None),
+        ("skipped until now", group(40, CommitTag::TenantDisabled), None),
+        ("a foreign commit", group(40, CommitTag::Foreign), None),
+        ("started, and no record settled", group(10, CommitTag::Durable), None),
         (
-            "the database forgot",
+            "the database was restored from a backup",
             group(40, CommitTag::Durable),
             Some((IncidentKind::DatabaseRestored, 10, 40)),
         ),
-        ("the group's offset is of a longer log", group(51, CommitTag::Durable), None),
+        ("the group offset belongs to a longer log", group(51, CommitTag::Durable), None),
     ] {
         assert_eq!(start_of(&known), (10, expected), "{what}: {known:?}");
     }
@@ -167,20 +162,20 @@ fn partition_without_position_starts_at_the_beginning() {
 
 #[test]
 fn skipped_tenant_starts_at_the_group_offset_in_range() {
-    let passed_by = PartitionFacts { tenant_enabled: false, ..partition_facts(None) };
+    let skipped = PartitionFacts { tenant_enabled: false, ..partition_facts(None) };
     for (offset, from) in [(9, 10), (10, 10), (40, 40), (50, 50), (51, 10)] {
-        for mark in [CommitTag::Durable, CommitTag::TenantDisabled, CommitTag::Foreign] {
-            let known = PartitionFacts { committed: committed(offset, mark), ..passed_by.clone() };
+        for tag in [CommitTag::Durable, CommitTag::TenantDisabled, CommitTag::Foreign] {
+            let known = PartitionFacts { committed: committed(offset, tag), ..skipped.clone() };
             assert_eq!(start_of(&known), (from, None), "{known:?}");
         }
     }
-    assert_eq!(start_of(&PartitionFacts { committed: None, ..passed_by }), (10, None));
+    assert_eq!(start_of(&PartitionFacts { committed: None, ..skipped }), (10, None));
 }
 
 #[test]
 fn commit_tags_round_trip_and_other_text_is_foreign() {
-    for mark in [CommitTag::Durable, CommitTag::TenantDisabled, CommitTag::Foreign] {
-        assert_eq!(CommitTag::from_metadata(mark.metadata()), mark);
+    for tag in [CommitTag::Durable, CommitTag::TenantDisabled, CommitTag::Foreign] {
+        assert_eq!(CommitTag::from_metadata(tag.metadata()), tag);
     }
     assert_eq!(CommitTag::from_metadata("patron-blocks"), CommitTag::Foreign);
 }
@@ -191,7 +186,7 @@ proptest! {
     fn no_record_is_skipped_or_reread_without_incident(
         next in option::weighted(0.9, 0..12_i64),
         (was_read, topic_recreated, tenant_enabled) in (any::<bool>(), proptest::bool::weighted(0.1), proptest::bool::weighted(0.9)),
-        cluster in select(vec![OURS, OURS, OURS, "", "another"]),
+        cluster in select(vec![CLUSTER, CLUSTER, CLUSTER, "", "another"]),
         group in option::weighted(0.9, (0..12_i64, select(vec![CommitTag::Durable, CommitTag::TenantDisabled, CommitTag::Foreign]))),
         (low, length) in (0..8_i64, 0..8_i64),
     ) {
@@ -203,8 +198,8 @@ proptest! {
         let log = Watermarks { low, high: low + length };
         let committed = group.map(|(offset, tag)| CommittedOffset { offset, tag });
         let position = stored.as_ref().filter(|_| tenant_enabled);
-        let known = PartitionFacts { position, tenant_enabled, committed, log, cluster_id: OURS, topic_recreated };
-        let (from, misfit) = start_offset(&known);
+        let known = PartitionFacts { position, tenant_enabled, committed, log, cluster_id: CLUSTER, topic_recreated };
+        let (from, anomaly) = start_offset(&known);
         prop_assert!((log.low..=log.high).contains(&from));
         let Some(position) = position else {
             prop_assert!(
@@ -215,7 +210,7 @@ proptest! {
         };
         // At position zero, no record of another log was read.
         let another = (topic_recreated && position.next_offset > 0) || cluster == "another" || position.next_offset > log.high;
-        match misfit {
+        match anomaly {
             None => prop_assert_eq!((from, another), (position.next_offset, false)),
             Some(OffsetAnomaly { kind: IncidentKind::TopicRecreated, .. }) => {
                 prop_assert!(another && from == log.low);
@@ -259,11 +254,11 @@ async fn partition_waits_while_tenant_tables_are_unreadable() {
         };
         rename("ingest_position", "gone").await;
         let positions = takeover.load_positions([&candidate].into_iter()).await.unwrap();
-        let decided = takeover.decide(&candidate, &positions, log, OURS);
+        let decided = takeover.decide(&candidate, &positions, log, CLUSTER);
         assert_eq!(decided.decision, StartDecision::TenantUnavailable);
         rename("gone", "ingest_position").await;
         let positions = takeover.load_positions([&candidate].into_iter()).await.unwrap();
-        let decided = takeover.decide(&candidate, &positions, log, OURS);
+        let decided = takeover.decide(&candidate, &positions, log, CLUSTER);
         let decision =
             StartDecision::Read { from: 10, log_start: 10, tenant_enabled: true, before: None };
         assert_eq!(decided, StartPlan { decision, anomaly: None, probe_from: None });

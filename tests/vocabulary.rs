@@ -1,26 +1,60 @@
-//! The vocabulary of the code: identifiers are terms of the field (docs/glossary.md).
+//! The vocabulary of the repository: identifiers are terms of the field (docs/glossary.md). Texts of scripts,
+//! of the simulator, of tests and of benches contain no banned word either.
 
 use std::{fs, path::Path, str::FromStr};
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// Words without a meaning of their own. A reader has to guess their meaning.
-const BANNED: [&str; 9] =
-    ["told", "said", "whose", "beside", "hear", "heard", "held", "kept", "let_go"];
+/// Words that no identifier contains. A reader has to guess their meaning.
+const BANNED: [&str; 19] = [
+    "told", "tell", "tells", "telling", "said", "says", "whose", "beside", "hear", "heard", "held",
+    "kept", "keeps", "let_go", "spoken", "laid", "anew", "nobodys", "whoever",
+];
+
+/// Further words that no text outside `src` contains.
+const BANNED_IN_TEXTS: [&str; 6] = ["hears", "holds", "say", "speaks", "somebody", "nobody"];
+
+/// Texts with a banned word that stay: the file or folder, the text, and the reason.
+const EXCEPTIONS: [(&str, &str, &str); 8] = [
+    ("dev/kafka/pom.xml", "Kafka speaks slf4j", "a changed file would download Kafka again"),
+    ("dev/lib.sh", "echo nobody", "the name of a Unix user"),
+    ("fuzz/check.rs", "holds a member twice", "a rule of src/event/decode/json.rs"),
+    ("fuzz/check.rs", "the record says when it happened", "a rule of src/event/decode"),
+    ("simulator/src/model", "recalls, holds and charges", "a patron places a hold on an item"),
+    ("simulator/src/model", "recalls and holds", "a patron places a hold on an item"),
+    ("simulator/src/model", "HOLDS_PER_LOAN_DAY", "a patron places a hold on an item"),
+    ("tests/stories", "told-group", "a value of the header X-Patron-Blocks-Basis"),
+];
 
 /// Folders with Rust code of this repository.
 const FOLDERS: [&str; 5] = ["src", "tests", "benches", "fuzz", "simulator/src"];
 
-fn rust_files(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let is_built = path.file_name().is_some_and(|name| name == "target");
-        if path.is_dir() && !is_built {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path.to_string_lossy().into_owned());
-        }
+/// Other files and folders with texts, without the copied code of `dev/mutants.list`.
+const TEXTS: [&str; 9] = [
+    "dev",
+    "tests/fixtures",
+    "Dockerfile",
+    "Makefile",
+    "docker-compose.yml",
+    ".ci/run",
+    "clippy.toml",
+    "deny.toml",
+    "Cargo.toml",
+];
+
+/// Returns all files below a path, without the files of builds.
+fn files(path: &Path, found: &mut Vec<String>) {
+    if !path.is_dir() {
+        found.push(path.to_string_lossy().into_owned());
+    } else if !path.ends_with("target") {
+        fs::read_dir(path).unwrap().for_each(|entry| files(&entry.unwrap().path(), found));
     }
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<String>) {
+    let mut all = Vec::new();
+    files(folder, &mut all);
+    found.extend(all.into_iter().filter(|file| file.ends_with(".rs")));
 }
 
 fn identifiers(tokens: TokenStream, found: &mut Vec<String>) {
@@ -70,6 +104,54 @@ fn identifiers_contain_no_banned_word() {
         }
     }
     assert_eq!(found, [""; 0]);
+}
+
+/// Returns the banned words of a text outside `src`.
+fn banned_words(text: &str) -> Vec<String> {
+    let tokens = text.split(|c: char| !(c.is_ascii_alphabetic() || c == '_')).map(words);
+    let is_banned = |token: &String| {
+        let mut banned = BANNED.iter().chain(&BANNED_IN_TEXTS);
+        banned.any(|banned| token.contains(&format!("_{banned}_")))
+    };
+    tokens.filter(is_banned).map(|token| token.trim_matches('_').to_owned()).collect()
+}
+
+#[test]
+fn texts_outside_src_contain_no_banned_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    let folders = FOLDERS.iter().filter(|folder| **folder != "src");
+    folders.for_each(|folder| rust_files(&root.join(folder), &mut all));
+    TEXTS.iter().for_each(|path| files(&root.join(path), &mut all));
+    assert!(all.len() > 100, "only {} files", all.len());
+    let (mut found, mut unused) = (Vec::new(), EXCEPTIONS.to_vec());
+    for file in all {
+        let name = file.strip_prefix(root.to_str().unwrap()).unwrap().trim_start_matches('/');
+        // This file contains the banned words.
+        if name == "tests/vocabulary.rs" {
+            continue;
+        }
+        let mut text = fs::read_to_string(&file).unwrap();
+        for (path, exception, _) in EXCEPTIONS {
+            if name.starts_with(path) && text.contains(exception) {
+                text = text.replace(exception, "");
+                unused.retain(|entry| (entry.0, entry.1) != (path, exception));
+            }
+        }
+        for (number, line) in text.lines().enumerate() {
+            let is_code = name == "dev/mutants.list" && line.starts_with(['-', '+']);
+            let banned = if is_code { Vec::new() } else { banned_words(line) };
+            found.extend(banned.iter().map(|word| format!("{name}:{}: {word}", number + 1)));
+        }
+    }
+    assert_eq!(found, [""; 0]);
+    assert!(unused.is_empty(), "no file needs these exceptions: {unused:?}");
+}
+
+#[test]
+fn banned_words_of_a_text_are_found() {
+    assert_eq!(banned_words("run() { # Held until told-group"), ["held", "told"]);
+    assert_eq!(banned_words("a holder keepalive, withheld"), [""; 0]);
 }
 
 #[test]

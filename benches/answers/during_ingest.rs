@@ -22,9 +22,12 @@ pub(crate) async fn measure() {
     library::fill(&db, PATRONS).await;
     let log = Log::make(5).await;
     let service = Service::start(&login, &log.environment, 11).await;
-    print_line(&format!("{PATRONS} patrons, while {} events are taken in", CHUNK as u64 * CHUNKS));
+    print_line(&format!(
+        "{PATRONS} patrons, during the ingest of {} events",
+        CHUNK as u64 * CHUNKS
+    ));
     for connections in [1, 32] {
-        report("nothing else", connections, measure_load(service.port, connections).await);
+        report("without ingest", connections, measure_load(service.port, connections).await);
     }
     drop(service);
     for chunk in 0..CHUNKS {
@@ -33,18 +36,18 @@ pub(crate) async fn measure() {
     let service = Service::start(&login, &log.environment, 11).await;
     let total = CHUNK as i64 * CHUNKS as i64;
     let mut connections = [1, 32].into_iter().cycle();
-    let (begun, before) = (Instant::now(), durable(&db, &log).await);
+    let (started_at, before) = (Instant::now(), durable(&db, &log).await);
     loop {
-        let asking = connections.next().expect("it never ends");
-        let load = measure_load(service.port, asking).await;
+        let connection_count = connections.next().expect("the iterator is endless");
+        let load = measure_load(service.port, connection_count).await;
         // A measurement that ends after the last event is discarded.
         if durable(&db, &log).await >= total {
             break;
         }
-        report("while events come", asking, load);
+        report("during ingest", connection_count, load);
     }
-    let rate = (total - before) as f64 / begun.elapsed().as_secs_f64();
-    print_line(&format!("  events taken in meanwhile: at least {rate:.0}/s"));
+    let rate = (total - before) as f64 / started_at.elapsed().as_secs_f64();
+    print_line(&format!("  ingested meanwhile: at least {rate:.0} events/s"));
     drop(service);
     log.remove().await;
 }

@@ -52,7 +52,10 @@ pub(crate) async fn fill(db: &Db, patrons: u64) {
     let group = patron(1 << 41).to_string();
     let mut connection = db.acquire().await.expect("a connection");
     // The insertion of a million patrons takes longer than the service's statement timeout.
-    connection.execute("set statement_timeout = 0").await.expect("it is our connection");
+    connection
+        .execute("set statement_timeout = 0")
+        .await
+        .expect("the connection accepts the statement");
     for sql in FILL {
         let sql = [
             ("{user}", USER),
@@ -80,6 +83,6 @@ pub(crate) async fn fill(db: &Db, patrons: u64) {
         insert.execute(db).await.expect("a limit");
     }
     for sql in ["vacuum analyze", "checkpoint"] {
-        connection.execute(sql).await.expect("it is our database");
+        connection.execute(sql).await.expect("the database accepts the statement");
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn wrk(port: u16, script: &Path, connections: u32) -> Load {
         .arg(script)
         .arg(format!("http://127.0.0.1:{port}"))
         .output()
-        .expect("wrk is there");
+        .expect("wrk is installed");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
     let report_line = text.lines().find_map(|line| line.strip_prefix("load: "));
@@ -133,7 +133,7 @@ pub(crate) fn pgbench(
         .args(["-U", &login.username, &login.database])
         .env("PGPASSWORD", &login.password)
         .output()
-        .expect("pgbench is there");
+        .expect("pgbench is installed");
     let text = String::from_utf8(output.stdout).expect("text");
     let tps = text.lines().find_map(|line| line.strip_prefix("tps = "));
     let tps = tps.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));

@@ -47,7 +47,7 @@ async fn main() {
             "load" => measure(1_000, &[POOL_CONNECTIONS, SMALL_POOL_CONNECTIONS]).await,
             "million" => measure(1_000_000, &[POOL_CONNECTIONS]).await,
             "ingest" => during_ingest::measure().await,
-            other => panic!("there is no part {other}"),
+            other => panic!("unknown part: {other}"),
         }
     }
 }
@@ -56,8 +56,10 @@ async fn measure(patrons: u64, pools: &[u32]) {
     let (login, db, _) = database("patron_blocks_bench_answers").await;
     library::fill(&db, patrons).await;
     let constant = constant();
-    print_line(&format!("{patrons} patrons, each answer with its limits compared"));
-    print_line("  whose, connections: req/s, of constant, of pgbench; p50, p99, p99.9 in ms");
+    print_line(&format!("{patrons} patrons, each evaluation with limits"));
+    print_line(
+        "  patron, connections: req/s; ratio to the constant handler, to pgbench; p50, p99, p99.9 in ms",
+    );
     for pool in pools.iter().copied() {
         let service = Service::start(&login, "bench", pool).await;
         for choice in [PatronChoice::Ordinary(patrons), PatronChoice::ManyLoans] {

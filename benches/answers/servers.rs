@@ -58,16 +58,16 @@ impl Service {
     /// Returns the peak memory of the process in MiB.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
-        let status = status.expect("it runs");
+        let status = status.expect("the service runs");
         let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a number");
         most.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
     }
 
     async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/admin/ready", self.port);
-        let mut look = tokio::time::interval(Duration::from_millis(50));
+        let mut poll = tokio::time::interval(Duration::from_millis(50));
         for _ in 0..600 {
-            look.tick().await;
+            poll.tick().await;
             if reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
                 return;
             }
@@ -78,14 +78,14 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.process.kill().expect("it is ours");
-        self.process.wait().expect("it ends");
+        self.process.kill().expect("the process belongs to the bench");
+        self.process.wait().expect("the service stops");
     }
 }
 
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    listener.local_addr().expect("an address").port()
 }
 
 /// Starts a server with a constant body of the size of an answer and one thread per core. Returns the port.

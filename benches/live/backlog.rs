@@ -35,7 +35,7 @@ fn serve(login: &Login, log: &Log) -> Child {
 
 /// Returns a value of `/proc/<pid>/status` in MiB.
 fn memory(of: &Child, line: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", of.id())).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{}/status", of.id())).expect("the service runs");
     let found = status.lines().find_map(|l| l.strip_prefix(line)).expect("a line");
     let kib: f64 = found.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number");
     kib / 1024.0
@@ -51,10 +51,10 @@ pub(crate) async fn measure() {
     let rate = rate(&db, &log, CHUNK * CHUNKS as usize).await;
     let most = memory(&service, "VmHWM");
     let more = records(10_000, CHUNKS);
-    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let mut poll = tokio::time::interval(Duration::from_millis(100));
     let (start, mut steady) = (Instant::now(), 0.0);
     for few in more.chunks(50) {
-        look.tick().await;
+        poll.tick().await;
         log.send_all(few);
         steady = memory(&service, "VmRSS").max(if start.elapsed() > STEADY_TIME / 2 {
             steady
@@ -65,11 +65,11 @@ pub(crate) async fn measure() {
             break;
         }
     }
-    service.kill().expect("it is ours");
-    service.wait().expect("it ends");
+    service.kill().expect("the process belongs to the bench");
+    service.wait().expect("the service stops");
     log.remove().await;
     let records = CHUNK * CHUNKS as usize;
     print_line(&format!("backlog of {records}:                            {rate:>9.0} events/s"));
-    print_line(&format!("  resident memory, most:                          {most:>9.1} MiB"));
-    print_line(&format!("  resident memory after it, at 500 events/s:      {steady:>9.1} MiB"));
+    print_line(&format!("  peak resident memory:                           {most:>9.1} MiB"));
+    print_line(&format!("  resident memory afterwards, at 500 events/s:    {steady:>9.1} MiB"));
 }

@@ -20,10 +20,10 @@ use crate::{
 const SINGLE_EVENTS: usize = 300;
 
 const NOTIFY_TRIGGER: &str = "
-    create function tell() returns trigger language plpgsql as $$
+    create function notify_commit() returns trigger language plpgsql as $$
       begin perform pg_notify('visible', ''); return null; end $$;
-    create trigger tell after insert or update on northlib_mod_patron_blocks.ingest_position
-      for each statement execute function tell();";
+    create trigger notify_commit after insert or update on northlib_mod_patron_blocks.ingest_position
+      for each statement execute function notify_commit();";
 
 /// The send time of each record of a partition, the first at offset 0.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Sent {
         log.send(of.kind, partition, record.payload.as_deref().expect("a payload"));
     }
 
-    async fn look(&mut self, db: &Db, log: &Log) {
+    async fn observe(&mut self, db: &Db, log: &Log) {
         let reached = positions(db, log).await;
         let now = Instant::now();
         for (topic, partition, next) in reached {
@@ -71,20 +71,20 @@ fn report(what: &str, mut took: Vec<Duration>) {
 }
 
 /// Returns a random pause between two single events.
-fn pause(dice: &mut SeededRng) -> Duration {
-    Duration::from_millis(5 + dice.below(50))
+fn pause(rng: &mut SeededRng) -> Duration {
+    Duration::from_millis(5 + rng.below(50))
 }
 
 /// Measures broker and client without the service: the floor for single events.
 async fn floor(log: &Log, events: &[ConsumedRecord]) -> Vec<Duration> {
-    let (reader, mut dice) = (log.reader(), SeededRng::new(7));
+    let (reader, mut rng) = (log.reader(), SeededRng::new(7));
     let mut took = Vec::with_capacity(events.len());
     for (n, ConsumedRecord { record, topic, .. }) in events.iter().enumerate() {
         let sent = Instant::now();
         log.send(topic.kind, n as i32 % PARTITIONS, record.payload.as_deref().expect("a payload"));
         reader.poll(None).expect("the record").expect("no error");
         took.push(sent.elapsed());
-        tokio::time::sleep(pause(&mut dice)).await;
+        tokio::time::sleep(pause(&mut rng)).await;
     }
     took
 }
@@ -103,8 +103,8 @@ async fn flood(
     while sent.took.len() < events.len() {
         tokio::select! {
             notification = notifications.recv() => {
-                notification.expect("the database tells");
-                sent.look(db, log).await;
+                notification.expect("the database sends a notification");
+                sent.observe(db, log).await;
             }
             _ = tick.tick() => {}
         }
@@ -124,14 +124,14 @@ async fn one_at_a_time(
     notifications: &mut PgListener,
     events: &[ConsumedRecord],
 ) -> Sent {
-    let (mut sent, mut dice) = (Sent::default(), SeededRng::new(7));
+    let (mut sent, mut rng) = (Sent::default(), SeededRng::new(7));
     for (n, event) in events.iter().enumerate() {
         sent.send(log, n, event);
         while sent.took.len() <= n {
-            notifications.recv().await.expect("the database tells");
-            sent.look(db, log).await;
+            notifications.recv().await.expect("the database sends a notification");
+            sent.observe(db, log).await;
         }
-        tokio::time::sleep(pause(&mut dice)).await;
+        tokio::time::sleep(pause(&mut rng)).await;
     }
     sent
 }
@@ -151,7 +151,7 @@ pub(crate) async fn measure() {
         let running = start(&login, &log, 2).await;
         warm(&db, &log).await;
         let mut notifications = PgListener::connect_with(&db).await.expect("a connection");
-        notifications.listen("visible").await.expect("it listens");
+        notifications.listen("visible").await.expect("the connection listens");
         let events = records(number, number as u64);
         let sent = match rate {
             None => one_at_a_time(&db, &log, &mut notifications, &events).await,
@@ -169,8 +169,8 @@ async fn warm(db: &Db, log: &Log) {
     for partition in 0..PARTITIONS {
         log.send(Kind::ItemDeclaredLost, partition, loan.as_bytes());
     }
-    let mut look = tokio::time::interval(Duration::from_millis(10));
+    let mut observe = tokio::time::interval(Duration::from_millis(10));
     while positions(db, log).await.len() < PARTITIONS as usize {
-        look.tick().await;
+        observe.tick().await;
     }
 }

@@ -37,7 +37,7 @@ async fn fill(db: &Db, patrons: u64) {
         db.execute(AssertSqlSafe(sql)).await.expect("rows");
     }
     for sql in ["vacuum analyze", "checkpoint"] {
-        db.execute(sql).await.expect("it is our database");
+        db.execute(sql).await.expect("the database accepts the statement");
     }
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn measure() {
         let rate = median(rates);
         let cost = *least.get_or_insert(rate) / rate;
         print_line(&format!(
-            "{patrons:>9} patrons: {rate:>9.0} events/s, cost of one against the first: {cost:.2}"
+            "{patrons:>9} patrons: {rate:>9.0} events/s, cost of an event, ratio to the first size: {cost:.2}"
         ));
     }
 }

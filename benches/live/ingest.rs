@@ -14,7 +14,8 @@ const ROUNDS: u64 = 3;
 pub(crate) async fn measure() {
     let (login, db, _) = database("patron_blocks_bench_live").await;
     floor::make(&db).await;
-    let (mut floors, mut ones, mut twos, mut agains) = (vec![], vec![], vec![], vec![]);
+    let (mut floor_rates, mut one_writer_ratios, mut two_writer_ratios, mut redelivery_ratios) =
+        (vec![], vec![], vec![], vec![]);
     for round in 0..=ROUNDS {
         let of = |part: u64| records(EVENTS, 10 * round + part);
         let batches: Vec<_> = of(0).chunks(BATCH).map(FloorBatch::of).collect();
@@ -27,41 +28,47 @@ pub(crate) async fn measure() {
             live[writers as usize - 1] = rate(&db, &log, EVENTS).await;
             running.stop().await;
             if writers == 2 {
-                agains.push(again(&login, &db, &log).await / live[1]);
+                redelivery_ratios.push(redeliver(&login, &db, &log).await / live[1]);
             }
             log.remove().await;
         }
         // The first round fills the tables and the caches, so its result is discarded.
         if round > 0 {
-            floors.push(bare);
-            ones.push(live[0] / bare);
-            twos.push(live[1] / bare);
+            floor_rates.push(bare);
+            one_writer_ratios.push(live[0] / bare);
+            two_writer_ratios.push(live[1] / bare);
         }
     }
-    let floor = median(floors);
+    let floor = median(floor_rates);
     print_line(&format!(
         "floor, bare SQL, one writer, batches of {BATCH}:   {floor:>9.0} events/s"
     ));
-    print_line(&format!("live, one writer, against the floor:              {:>9.2}", median(ones)));
-    print_line(&format!("live, two writers, against the floor:             {:>9.2}", median(twos)));
     print_line(&format!(
-        "redelivery of everything against first delivery:  {:>9.2}",
-        median(agains)
+        "live, one writer, ratio to the floor:             {:>9.2}",
+        median(one_writer_ratios)
+    ));
+    print_line(&format!(
+        "live, two writers, ratio to the floor:            {:>9.2}",
+        median(two_writer_ratios)
+    ));
+    print_line(&format!(
+        "redelivery, ratio to the first delivery:          {:>9.2}",
+        median(redelivery_ratios)
     ));
     let wrong = patron_blocks::store::state::patrons::list_drifted(&db, &schema())
         .await
         .expect("a recount");
-    assert!(wrong.is_empty(), "a fast wrong answer is no answer");
+    assert!(wrong.is_empty(), "every counter is right");
 }
 
 /// Ingests all events once more, as after a restore that preserved only the inbox.
-async fn again(
+async fn redeliver(
     login: &patron_blocks::config::Login,
     db: &patron_blocks::store::Db,
     log: &Log,
 ) -> f64 {
     let sql = format!("delete from {}.ingest_position", schema().name());
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(db).await.expect("positions go");
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(db).await.expect("the positions are deleted");
     let running = start(login, log, 2).await;
     let rate = rate(db, log, EVENTS).await;
     running.stop().await;

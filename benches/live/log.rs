@@ -45,7 +45,7 @@ impl Log {
         let topics =
             names.each_ref().map(|n| NewTopic::new(n, PARTITIONS, TopicReplication::Fixed(1)));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        let made = admin.create_topics(&topics, &options).await.expect("Kafka is there");
+        let made = admin.create_topics(&topics, &options).await.expect("Kafka responds");
         for topic in made {
             topic.expect("a new topic");
         }
@@ -66,7 +66,7 @@ impl Log {
                 all.add_partition_offset(&topic, partition, at).expect("an offset");
             }
         }
-        reader.assign(&all).expect("it takes them");
+        reader.assign(&all).expect("the broker accepts the partitions");
         reader
     }
 
@@ -85,8 +85,8 @@ impl Log {
         let mut record = record.headers(headers);
         while let Err((error, refused)) = self.producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            assert_eq!(error, full, "the broker takes what is sent");
-            self.producer.flush(Duration::from_secs(60)).expect("the broker takes what is sent");
+            assert_eq!(error, full, "the broker accepts the records");
+            self.producer.flush(Duration::from_secs(60)).expect("the broker accepts the records");
             record = refused;
         }
     }
@@ -101,6 +101,6 @@ impl Log {
     }
 
     pub(crate) fn flush(&self) {
-        self.producer.flush(Duration::from_secs(60)).expect("the broker takes what is sent");
+        self.producer.flush(Duration::from_secs(60)).expect("the broker accepts the records");
     }
 }

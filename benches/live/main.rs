@@ -38,7 +38,7 @@ async fn main() {
             "patron" => patron::measure().await,
             "backlog" => backlog::measure().await,
             "growth" => growth::measure().await,
-            other => panic!("there is no part {other}"),
+            other => panic!("unknown part: {other}"),
         }
     }
 }

@@ -25,20 +25,20 @@ pub(crate) async fn measure() {
     let (login, db, _) = database("patron_blocks_bench_patron").await;
     let log = Log::make(5).await;
     let running = start(&login, &log, 2).await;
-    let (mut took, mut dice) = (vec![], SeededRng::new(1));
-    let mut look = tokio::time::interval(Duration::from_millis(1));
+    let (mut took, mut rng) = (vec![], SeededRng::new(1));
+    let mut poll = tokio::time::interval(Duration::from_millis(1));
     for round in 0..=ROUNDS {
         let user = patron(round);
         let start = Instant::now();
         for n in 0..CHECK_OUTS {
-            let loan = dice.uuid();
+            let loan = rng.uuid();
             let payload = format!(
                 r#"{{"userId":"{user}","loanId":"{loan}","dueDate":"2026-10-14T21:59:59.000Z"}}"#
             );
             log.send(Kind::ItemCheckedOut, n % PARTITIONS, payload.as_bytes());
         }
         while counted(&db, round).await < CHECK_OUTS {
-            look.tick().await;
+            poll.tick().await;
         }
         assert_eq!(counted(&db, round).await, CHECK_OUTS);
         // The first round waits for the consumer group, so its result is discarded.

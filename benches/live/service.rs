@@ -39,9 +39,8 @@ pub(crate) async fn start_with(
     let writers = format!("--ingest-writers={writers}");
     let line = ["live", &database, &environment, &writers, "--http-port=0", "--shutdown-delay=0"];
     let line = [&line, settings].concat();
-    let (config, _) =
-        Line::parse_from(line).settings.validate().expect("settings that can be used");
-    app::start(&config, Clock::system()).await.expect("it starts")
+    let (config, _) = Line::parse_from(line).settings.validate().expect("the settings are valid");
+    app::start(&config, Clock::system()).await.expect("the service starts")
 }
 
 /// Returns the position of each partition.
@@ -56,11 +55,11 @@ pub(crate) async fn positions(db: &Db, log: &Log) -> Vec<(String, i32, i64)> {
 
 /// Returns the events per second, from the first durable events to the last of `total`.
 pub(crate) async fn rate(db: &Db, log: &Log, total: usize) -> f64 {
-    let mut look = tokio::time::interval(Duration::from_millis(10));
-    let begun = Instant::now();
+    let mut poll = tokio::time::interval(Duration::from_millis(10));
+    let started_at = Instant::now();
     let mut first = None;
-    while begun.elapsed() < RATE_TIMEOUT {
-        look.tick().await;
+    while started_at.elapsed() < RATE_TIMEOUT {
+        poll.tick().await;
         let durable: i64 = positions(db, log).await.iter().map(|(.., next)| next).sum();
         let now = Instant::now();
         let (since, before) = *first.get_or_insert((now, durable));

@@ -36,7 +36,7 @@ const OVERDUE_DELAY: Duration = Duration::from_secs(30);
 
 async fn execute_sql(db: &Db, sql: &str) {
     let sql = sql.replace("{schema}", schema().name());
-    sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
+    sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("the statement succeeds");
 }
 
 /// Raises all limits, so that no patron reaches one.
@@ -80,19 +80,19 @@ pub(crate) async fn overdue() {
     until_published(&db, 0).await;
     watch(service.port).end_after(BASELINE_TIME).await.report("alone");
     let before = topic::sent(&db).await;
-    let moment = set_due_dates(&db).await;
+    let due_at = set_due_dates(&db).await;
     until_published(&db, 0).await;
-    sleep(moment.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_secs(2)))
+    sleep(due_at.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_secs(2)))
         .await;
-    let watching = watch(service.port);
-    sleep(moment.saturating_duration_since(Instant::now())).await;
+    let load = watch(service.port);
+    sleep(due_at.saturating_duration_since(Instant::now())).await;
     let expected = before + OVERDUE as i64;
     until_published(&db, expected).await;
     print_line(&format!(
-        "{OVERDUE} patrons' items become overdue at one instant: all published {:.1} s after it",
-        moment.elapsed().as_secs_f64()
+        "items of {OVERDUE} patrons become overdue at one instant: all published {:.1} s after the instant",
+        due_at.elapsed().as_secs_f64()
     ));
-    watching.end_after(Duration::ZERO).await.report("meanwhile");
+    load.end_after(Duration::ZERO).await.report("meanwhile");
 
     set_due_dates(&db).await;
     until_published(&db, expected + OVERDUE as i64).await;
@@ -102,7 +102,7 @@ pub(crate) async fn overdue() {
     let service = Service::start_with(&login, &environment, CONNECTIONS, &[PUBLISHING_ON]).await;
     until_published(&db, expected + 2 * OVERDUE as i64).await;
     print_line(&format!(
-        "  no instance ran at that instant: all published {:.1} s after the start of the service",
+        "  no instance runs at the instant: all published {:.1} s after the start of the service",
         began.elapsed().as_secs_f64()
     ));
     let mut types: HashMap<String, Vec<String>> = HashMap::new();
@@ -133,26 +133,26 @@ pub(crate) async fn limit() {
     let url = |path: &str| format!("http://127.0.0.1:{}{path}", service.port);
     let charged_out = Measure::ChargedOut.condition_id();
     let all = url("/patron-block-limits?limit=100");
-    let all = http.get(all).header("X-Okapi-Tenant", TENANT).send().await.expect("an answer");
+    let all = http.get(all).header("X-Okapi-Tenant", TENANT).send().await.expect("a response");
     let all: Value = all.json().await.expect("JSON");
     let limits = all["patronBlockLimits"].as_array().expect("a list");
     let found = limits.iter().find(|limit| limit["conditionId"] == charged_out.to_string());
     let mut lower = found.expect("a limit").clone();
     lower["value"] = json!(3);
     let path = url(&format!("/patron-block-limits/{}", lower["id"].as_str().expect("an id")));
-    let watching = watch(service.port);
+    let load = watch(service.port);
     sleep(WARM_UP_TIME).await;
     let began = Instant::now();
     let put = http.put(path).header("X-Okapi-Tenant", TENANT).json(&lower).send();
-    assert_eq!(put.await.expect("an answer").status(), 204);
+    assert_eq!(put.await.expect("a response").status(), 204);
     let answered = began.elapsed();
     until_published(&db, before + LIMITED as i64).await;
     print_line(&format!(
-        "limit of {LIMITED} patrons lowered: answered after {:.1} ms, all published after {:.1} s",
+        "limit of {LIMITED} patrons lowered: response after {:.1} ms, all published after {:.1} s",
         answered.as_secs_f64() * 1e3,
         began.elapsed().as_secs_f64()
     ));
-    watching.end_after(Duration::ZERO).await.report("meanwhile");
+    load.end_after(Duration::ZERO).await.report("meanwhile");
     let (mut times_by_patron, mut again) = (HashMap::new(), 0);
     topic::read(&blocks(&environment), |key, _| {
         let times = times_by_patron.entry(key).or_insert(0);

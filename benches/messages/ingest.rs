@@ -41,7 +41,7 @@ pub(crate) async fn measure() {
     }
     let [off, on] = rates.map(median);
     print_line(&format!("ingest without block events:                       {off:>9.0} events/s"));
-    print_line(&format!("ingest with block events, relative:               {:>9.2}", on / off));
+    print_line(&format!("ingest with block events, ratio to without:       {:>9.2}", on / off));
     print_line(&format!(
         "  {messages} messages; all published {:.1} s after the last event",
         median(later)

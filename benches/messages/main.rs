@@ -53,7 +53,7 @@ async fn main() {
             "overdue" => bulk_changes::overdue().await,
             "limit" => bulk_changes::limit().await,
             "iterations" => summary_exports::measure().await,
-            other => panic!("there is no part {other}"),
+            other => panic!("unknown part: {other}"),
         }
     }
 }

@@ -27,23 +27,23 @@ const MESSAGE_BYTES: usize = 900;
 pub(crate) async fn measure() {
     let (login, db, _) = database("patron_blocks_bench_sending").await;
     let environment = format!("sending-{}", Uuid::new_v4().simple());
-    let (ours, bare_topic) = (topic::blocks(&environment), format!("{environment}.bare"));
-    topic::make(&[ours.clone(), bare_topic.clone()]).await;
+    let (outbox_topic, bare_topic) = (topic::blocks(&environment), format!("{environment}.bare"));
+    topic::make(&[outbox_topic.clone(), bare_topic.clone()]).await;
     let service = Service::start_with(&login, &environment, 5, &[PUBLISHING_ON]).await;
-    let (mut bares, mut ratios) = (vec![], vec![]);
+    let (mut bare_rates, mut ratios) = (vec![], vec![]);
     for _ in 0..ROUNDS {
         let bare = bare(&bare_topic);
-        ratios.push(outbox(&db, &ours).await / bare);
-        bares.push(bare);
+        ratios.push(outbox(&db, &outbox_topic).await / bare);
+        bare_rates.push(bare);
     }
     drop(service);
-    topic::remove(&[ours, bare_topic]).await;
+    topic::remove(&[outbox_topic, bare_topic]).await;
     print_line(&format!(
         "bare producer:                                    {:>9.0} messages/s",
-        median(bares)
+        median(bare_rates)
     ));
     print_line(&format!(
-        "outbox, against that:                             {:>9.2}",
+        "outbox, ratio to the bare producer:               {:>9.2}",
         median(ratios)
     ));
 }
@@ -67,11 +67,11 @@ fn bare(topic: &str) -> f64 {
             });
         let mut record = BaseRecord::to(topic).key(&key).payload(&payload).headers(headers);
         while let Err((_, refused)) = producer.send(record) {
-            producer.flush(Duration::from_secs(60)).expect("the broker takes them");
+            producer.flush(Duration::from_secs(60)).expect("the broker accepts the records");
             record = refused;
         }
     }
-    producer.flush(Duration::from_secs(60)).expect("the broker takes them");
+    producer.flush(Duration::from_secs(60)).expect("the broker accepts the records");
     MESSAGES as f64 / began.elapsed().as_secs_f64()
 }
 
@@ -90,10 +90,10 @@ async fn outbox(db: &Db, topic: &str) -> f64 {
     insert.execute(db).await.expect("messages");
     // The measurement lasts from the first messages recorded as sent to the last.
     const UNSENT: &str = "select count(*) from {schema}.message_outbox where status = 'NEW'";
-    let mut look = tokio::time::interval(Duration::from_millis(20));
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
     let mut first = None;
     loop {
-        look.tick().await;
+        poll.tick().await;
         let left = count(db, UNSENT).await;
         let now = Instant::now();
         if left < MESSAGES as i64 {

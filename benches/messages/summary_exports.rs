@@ -40,20 +40,20 @@ impl Jobs {
     async fn request(&self, topic: &str) -> String {
         let body = json!({ "topicName": topic });
         let asked = self.http.post(self.url(JOBS)).header("X-Okapi-Tenant", TENANT).json(&body);
-        let job: Value = asked.send().await.expect("an answer").json().await.expect("JSON");
+        let job: Value = asked.send().await.expect("a response").json().await.expect("JSON");
         job["id"].as_str().unwrap_or_else(|| panic!("{job}")).to_owned()
     }
 
     async fn get(&self, id: &str) -> Value {
         let url = self.url(&format!("{JOBS}/{id}"));
         let asked = self.http.get(url).header("X-Okapi-Tenant", TENANT).send();
-        asked.await.expect("an answer").json().await.expect("JSON")
+        asked.await.expect("a response").json().await.expect("JSON")
     }
 
     async fn cancel(&self, id: &str) {
         let url = self.url(&format!("{JOBS}/{id}"));
         let asked = self.http.delete(url).header("X-Okapi-Tenant", TENANT).send();
-        assert_eq!(asked.await.expect("an answer").status(), 204);
+        assert_eq!(asked.await.expect("a response").status(), 204);
     }
 
     async fn until(&self, id: &str, reached: impl Fn(&Value) -> bool) -> Value {
@@ -92,12 +92,12 @@ pub(crate) async fn measure() {
         )
     };
     watch().end_after(Duration::from_secs(10)).await.report("alone");
-    let (watching, began) = (watch(), Instant::now());
-    let alone = jobs.request(&topics[0]).await;
-    let job = jobs.until(&alone, |status| status["status"] == "done").await;
+    let (load, began) = (watch(), Instant::now());
+    let single_export = jobs.request(&topics[0]).await;
+    let job = jobs.until(&single_export, |status| status["status"] == "done").await;
     let took = began.elapsed().as_secs_f64();
-    print_line(&format!("{} summaries by one iteration: {took:.1} s", published(&job)));
-    watching.end_after(Duration::ZERO).await.report("meanwhile");
+    print_line(&format!("{} summaries by one export: {took:.1} s", published(&job)));
+    load.end_after(Duration::ZERO).await.report("meanwhile");
 
     let began = Instant::now();
     let mut ids = Vec::new();
@@ -121,7 +121,7 @@ pub(crate) async fn measure() {
         assert_eq!((&job["status"], published(&job)), (&json!("done"), total), "{job}");
     }
     print_line(&format!(
-        "three at once, one cancelled after {}, the instance killed after {killed}: {:.1} s",
+        "three exports at once, one cancelled after {}, the instance killed after {killed}: {:.1} s",
         published(&cancelled),
         began.elapsed().as_secs_f64()
     ));
@@ -148,7 +148,7 @@ async fn check(topics: &[String], ids: &[String], jobs: &Jobs, total: u64) {
             let event = message["id"].clone();
             match known.get(&key) {
                 Some(before) => {
-                    assert_eq!(before, &event, "twice with two ids");
+                    assert_eq!(before, &event, "a repeated message has the same id");
                     again += 1;
                 }
                 None => {
@@ -160,24 +160,27 @@ async fn check(topics: &[String], ids: &[String], jobs: &Jobs, total: u64) {
         let events: HashSet<&Value> = known.values().collect();
         assert_eq!((known.len() as u64, events.len() as u64), (total, total));
         print_line(&format!(
-            "  {} summaries, {again} of them came again with the same id",
+            "  {} summaries, {again} of them published again with the same id",
             known.len()
         ));
     }
     let all: Arc<Vec<(String, Value)>> = Arc::new(summaries.into_iter().collect());
-    let asking = (0..CONCURRENT_REQUESTS).map(|n| {
+    let requests = (0..CONCURRENT_REQUESTS).map(|n| {
         let (all, http, port) = (all.clone(), jobs.http.clone(), jobs.port);
         tokio::spawn(async move {
             for (user, summary) in all.iter().skip(n).step_by(CONCURRENT_REQUESTS) {
                 let url = format!("http://127.0.0.1:{port}/user-summary/{user}");
                 let asked = http.get(url).header("X-Okapi-Tenant", TENANT).send();
-                let answer: Value = asked.await.expect("an answer").json().await.expect("JSON");
+                let answer: Value = asked.await.expect("a response").json().await.expect("JSON");
                 assert_eq!(&answer, summary);
             }
         })
     });
-    for done in asking.collect::<Vec<_>>() {
-        done.await.expect("they are the same");
+    for done in requests.collect::<Vec<_>>() {
+        done.await.expect("the summaries are equal");
     }
-    print_line(&format!("  what is filled from it is what REST answers of {} patrons", all.len()));
+    print_line(&format!(
+        "  the exported summaries of {} patrons equal the responses of the API",
+        all.len()
+    ));
 }

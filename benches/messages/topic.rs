@@ -34,7 +34,7 @@ pub(crate) async fn make(names: &[String]) {
     let admin: AdminClient<DefaultClientContext> = client().create().expect("an admin client");
     let topics: Vec<_> =
         names.iter().map(|name| NewTopic::new(name, 10, TopicReplication::Fixed(1))).collect();
-    for made in admin.create_topics(&topics, &Default::default()).await.expect("Kafka is there") {
+    for made in admin.create_topics(&topics, &Default::default()).await.expect("Kafka responds") {
         made.expect("a new topic");
     }
 }
@@ -49,7 +49,7 @@ pub(crate) async fn remove(names: &[String]) {
 pub(crate) fn read(topic: &str, mut on_message: impl FnMut(String, Value)) {
     let reader: BaseConsumer = client().set("group.id", "none").create().expect("a consumer");
     let wait = Duration::from_secs(20);
-    let metadata = reader.fetch_metadata(Some(topic), wait).expect("Kafka is there");
+    let metadata = reader.fetch_metadata(Some(topic), wait).expect("Kafka responds");
     let (mut parts, mut left) = (TopicPartitionList::new(), HashMap::new());
     for partition in metadata.topics()[0].partitions() {
         let (start, end) = reader.fetch_watermarks(topic, partition.id(), wait).expect("a span");
@@ -58,12 +58,12 @@ pub(crate) fn read(topic: &str, mut on_message: impl FnMut(String, Value)) {
             left.insert(partition.id(), end);
         }
     }
-    reader.assign(&parts).expect("it can be read");
+    reader.assign(&parts).expect("the partitions can be assigned");
     while !left.is_empty() {
         let Some(Ok(message)) = reader.poll(wait) else { continue };
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
         let payload = message.payload().unwrap_or_default();
-        on_message(key, serde_json::from_slice(payload).expect("it is JSON"));
+        on_message(key, serde_json::from_slice(payload).expect("the value is JSON"));
         left.retain(|of, end| *of != message.partition() || message.offset() + 1 < *end);
     }
 }
@@ -80,16 +80,16 @@ pub(crate) async fn sent(db: &Db) -> i64 {
 
 /// Waits until no patron and no message is pending and at least `at_least` messages are sent. Returns the
 /// elapsed time.
-pub(crate) async fn until_published(db: &Db, at_least: i64) -> Duration {
-    const LEFT: &str = "select (select count(*) from {schema}.pending_patron)
+pub(crate) async fn until_published(db: &Db, sent_min: i64) -> Duration {
+    const PENDING: &str = "select (select count(*) from {schema}.pending_patron)
         + (select count(*) from {schema}.pending_group)
         + (select count(*) from {schema}.published_patron where reevaluate_at <= now())
         + (select count(*) from {schema}.message_outbox where status = 'NEW')";
     let began = Instant::now();
-    let mut look = tokio::time::interval(Duration::from_millis(20));
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
     while began.elapsed() < PUBLISH_TIMEOUT {
-        look.tick().await;
-        if count(db, LEFT).await == 0 && sent(db).await >= at_least {
+        poll.tick().await;
+        if count(db, PENDING).await == 0 && sent(db).await >= sent_min {
             return began.elapsed();
         }
     }

@@ -32,16 +32,17 @@ pub(crate) fn report(month: &Month, dry: &Job) {
         for partition in 0..partitions {
             all.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset");
             let wait = Duration::from_secs(10);
-            let (start, end) = client.fetch_watermarks(&topic, partition, wait).expect("its span");
+            let (start, end) =
+                client.fetch_watermarks(&topic, partition, wait).expect("the watermarks");
             wanted += end - start;
         }
     }
-    client.assign(&all).expect("it takes them");
+    client.assign(&all).expect("the broker accepts the partitions");
     let environment = Environment::new(Some(&month.environment));
     let (began, mut read, mut understood) = (Instant::now(), 0, 0);
     while read < wanted {
         let Some(Ok(message)) = client.poll(Duration::from_secs(10)) else { continue };
-        let topic = environment.parse(message.topic()).expect("one of ours");
+        let topic = environment.parse(message.topic()).expect("a kind of event");
         let record = record(&message);
         understood += i64::from(matches!(
             event::decode_record(&record, &topic, "c"),
@@ -53,8 +54,8 @@ pub(crate) fn report(month: &Month, dry: &Job) {
     let bare = wanted as f64 / began.elapsed().as_secs_f64();
     let (replay, whole) = (dry.records as f64 / dry.replay, dry.records as f64 / dry.reading);
     print_line(&format!(
-        "  {wanted} records: bare consumer that decodes {bare:.0}/s; the dry run's replay {replay:.0}/s: {:.2}; with all \
-         that is done before and after it {whole:.0}/s: {:.2}",
+        "  {wanted} records: bare consumer with decoding {bare:.0}/s; replay of the dry run {replay:.0}/s, \
+         ratio {:.2}; the whole read {whole:.0}/s, ratio {:.2}",
         replay / bare,
         whole / bare
     ));

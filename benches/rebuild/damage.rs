@@ -16,7 +16,7 @@ const RECORDS_PER_KIND: i64 = 40;
 pub(crate) struct Damage {
     /// The open loans to delete.
     rows: Vec<Uuid>,
-    /// The patrons whose counters are changed.
+    /// The patrons with changed counters.
     counters: Vec<Uuid>,
     /// The closed loans to delete.
     tombstones: Vec<Uuid>,
@@ -29,7 +29,7 @@ pub(crate) struct Damage {
 impl Damage {
     /// Chooses the rows. Half of the damage is to patrons under evaluation load.
     pub(crate) async fn of(db: &Db, month: &Month) -> Self {
-        let watched = month.busiest(200);
+        let evaluated_users = month.busiest(200);
         let loans = |open: bool| {
             format!(
                 "(select loan_id from {{schema}}.loan where is_open = {open} and user_id = any($1)
@@ -39,7 +39,7 @@ impl Damage {
                    order by loan_id limit {RECORDS_PER_KIND})"
             )
         };
-        let mut open = ids(db, &loans(true), &watched).await;
+        let mut open = ids(db, &loans(true), &evaluated_users).await;
         let rest = open.split_off(open.len() / 2);
         let counters = format!(
             "select user_id from {{schema}}.patron_counter where user_id <> all($1)
@@ -51,10 +51,10 @@ impl Damage {
         );
         Self {
             rows: open,
-            counters: ids(db, &counters, &watched).await,
-            tombstones: ids(db, &loans(false), &watched).await,
+            counters: ids(db, &counters, &evaluated_users).await,
+            tombstones: ids(db, &loans(false), &evaluated_users).await,
             phantoms: rest.into_iter().map(|of| (Uuid::new_v4(), of)).collect(),
-            balances: ids(db, &balances, &watched).await,
+            balances: ids(db, &balances, &evaluated_users).await,
         }
     }
 
@@ -92,12 +92,8 @@ impl Damage {
         };
         let set = |ids: &[Uuid]| ids.iter().copied().collect::<BTreeSet<_>>();
         let phantoms: Vec<Uuid> = self.phantoms.iter().map(|(phantom, _)| *phantom).collect();
-        assert_eq!(
-            named("loans", "onlyInSource"),
-            set(&self.rows),
-            "open loans whose rows were deleted"
-        );
-        assert_eq!(named("loans", "onlyCurrent"), set(&phantoms), "loans that never were");
+        assert_eq!(named("loans", "onlyInSource"), set(&self.rows), "open loans with deleted rows");
+        assert_eq!(named("loans", "onlyCurrent"), set(&phantoms), "invented loans");
         assert_eq!(named("loans", "different"), BTreeSet::new());
         assert_eq!(named("feesFines", "different"), set(&self.balances), "wrong balances");
         for kind in ["onlyCurrent", "onlyInSource"] {
@@ -106,7 +102,7 @@ impl Damage {
         let wrong = patrons.iter().filter(|patron| patron["wrongCounters"] == true);
         let wrong: BTreeSet<Uuid> =
             wrong.map(|p| p["userId"].as_str().expect("an id").parse().expect("a UUID")).collect();
-        assert!(set(&self.counters).is_subset(&wrong), "counters that were shifted");
+        assert!(set(&self.counters).is_subset(&wrong), "patrons with changed counters");
     }
 }
 
@@ -117,7 +113,11 @@ pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
     let sql = "delete from {schema}.inbox where event_key in
                  (select event_key from {schema}.inbox tablesample bernoulli (1) repeatable (7))";
     let sql = sql.replace("{schema}", schema().name());
-    let gone = sqlx::query(AssertSqlSafe(sql)).execute(db).await.expect("they go").rows_affected();
+    let deleted = sqlx::query(AssertSqlSafe(sql))
+        .execute(db)
+        .await
+        .expect("the events are deleted")
+        .rows_affected();
     // The inbox counts as complete for the whole month, as if the tenant had been enabled before.
     execute_raw_sql(
         db,
@@ -126,12 +126,12 @@ pub(crate) async fn lose_one_percent(db: &Db) -> u64 {
          update mod_patron_blocks.tenant set enabled_at = '2000-01-01'",
     )
     .await;
-    gone
+    deleted
 }
 
 async fn execute_raw_sql(db: &Db, sql: &str) {
     let sql = sql.replace("{schema}", schema().name());
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("it is done");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await.expect("the statement succeeds");
 }
 
 async fn ids(db: &Db, sql: &str, of: &[Uuid]) -> Vec<Uuid> {
@@ -141,5 +141,5 @@ async fn ids(db: &Db, sql: &str, of: &[Uuid]) -> Vec<Uuid> {
 
 async fn run(db: &Db, sql: &str, of: &[Uuid]) {
     let sql = sql.replace("{schema}", schema().name());
-    sqlx::query(AssertSqlSafe(sql)).bind(of).execute(db).await.expect("it is done");
+    sqlx::query(AssertSqlSafe(sql)).bind(of).execute(db).await.expect("the statement succeeds");
 }

@@ -38,8 +38,8 @@ impl Job {
     pub(crate) fn report(&self, what: &str) {
         let rate = self.records as f64 / self.replay.max(0.001);
         print_line(&format!(
-            "  {what}: {:.1} s, of them {:.1} s until all was read and laid out, and of those {:.1} s for the replay of \
-             {} records ({rate:.0}/s)",
+            "  {what}: {:.1} s in total, {:.1} s until the shadow was complete, {:.1} s for the replay of {} records \
+             ({rate:.0}/s)",
             self.seconds, self.reading, self.replay, self.records
         ));
     }
@@ -60,7 +60,7 @@ impl Jobs {
             Some(body) => request.json(body),
             None => request,
         };
-        let answer = request.send().await.expect("an answer");
+        let answer = request.send().await.expect("a response");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.json().await.unwrap_or(Value::Null)
     }
@@ -85,9 +85,9 @@ impl Jobs {
     pub(crate) async fn until_at_rest(&self, id: &str) -> Job {
         let (began, mut read, mut records) = (Instant::now(), None, 0);
         let (mut replay_began, mut replay) = (None, None);
-        let mut look = poll_interval();
+        let mut poll = poll_interval();
         loop {
-            look.tick().await;
+            poll.tick().await;
             let body = self.get(&format!("{ALL}/{id}")).await;
             let status = body["status"].as_str().expect("a status").to_owned();
             match (body["progress"]["stage"] == "reading topics", replay_began) {
@@ -117,9 +117,9 @@ impl Jobs {
     }
 
     pub(crate) async fn until_started(&self, id: &str) {
-        let mut look = poll_interval();
+        let mut poll = poll_interval();
         while self.get(&format!("{ALL}/{id}")).await["status"] == "waiting" {
-            look.tick().await;
+            poll.tick().await;
         }
     }
 
@@ -152,41 +152,41 @@ impl Jobs {
     /// Waits until every rebuild has ended. The kill may also have interrupted the initial fill shortly
     /// before its end.
     pub(crate) async fn until_all_have_ended(&self) {
-        let mut look = poll_interval();
+        let mut poll = poll_interval();
         loop {
             let all = self.get(&format!("{ALL}?limit=100")).await;
             let all = all["rebuilds"].as_array().expect("a list");
             if all.iter().all(|rebuild| !rebuild["endedAt"].is_null()) {
                 return;
             }
-            look.tick().await;
+            poll.tick().await;
         }
     }
 
     pub(crate) async fn until_complete(&self) {
-        let mut look = poll_interval();
+        let mut poll = poll_interval();
         while self.get("/patron-blocks/ingest").await["knowledge"] != json!("complete") {
-            look.tick().await;
+            poll.tick().await;
         }
     }
 
     pub(crate) async fn until_no_lag(&self) {
-        let mut look = poll_interval();
+        let mut poll = poll_interval();
         while self.get("/patron-blocks/ingest").await["lag"] != json!(0) {
-            look.tick().await;
+            poll.tick().await;
         }
     }
 
     pub(crate) async fn cancel(&self, id: &str) {
         let request = self.http.delete(format!("{}{ALL}/{id}", self.url));
         let request = request.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", &self.okapi);
-        let status = request.send().await.expect("an answer").status().as_u16();
+        let status = request.send().await.expect("a response").status().as_u16();
         // If the rebuild has ended meanwhile, the status is 409 or 422.
         assert!(matches!(status, 204 | 409 | 422), "{status}");
     }
 
     /// Returns the number of remaining rows of a rebuild that were not applied.
-    pub(crate) async fn left_of(&self, db: &Db, id: &str) -> i64 {
+    pub(crate) async fn difference_count(&self, db: &Db, id: &str) -> i64 {
         let schema = crate::fixture::schema();
         let sql = format!(
             "select (select count(*) from {0}.rebuild_patron where rebuild_id = $1 and applied_at is null)

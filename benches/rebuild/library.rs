@@ -47,7 +47,7 @@ impl Month {
         let settings = settings.with_patrons_for(events);
         let wire = Wire::new(&environment, TENANT);
         let topics = wire.topics();
-        create_topics(&bootstrap(), &topics, 1).await.expect("Kafka is there");
+        create_topics(&bootstrap(), &topics, 1).await.expect("Kafka responds");
         // Each record is published without delay, so the truth and the topics agree at every pause.
         let play = Play::new(&settings, &wire, Faults { repeat: 0.02, ..Faults::NONE });
         let folio = Folio::start(TENANT, play.truth(), 0).expect("a port");
@@ -62,13 +62,13 @@ impl Month {
         let all = (f64::from(self.patrons) * 61.75 * 1.02) as usize;
         let (most, mut published) = (all.saturating_sub(2 * late), 0);
         for step in self.play.by_ref() {
-            self.publisher.publish(&step.record).await.expect("the broker takes it");
+            self.publisher.publish(&step.record).await.expect("the broker accepts the record");
             published += 1;
             if late > 0 && published as usize >= most {
                 break;
             }
         }
-        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker takes them");
+        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker accepts the records");
         published
     }
 
@@ -79,11 +79,11 @@ impl Month {
         while !self.late.is_empty() {
             tick.tick().await;
             for record in self.late.drain(..self.late.len().min(rate as usize / 20)) {
-                self.publisher.publish(&record).await.expect("the broker takes it");
+                self.publisher.publish(&record).await.expect("the broker accepts the record");
                 sent += 1;
             }
         }
-        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker takes them");
+        self.publisher.flush(WAIT_TIMEOUT).await.expect("the broker accepts the records");
         print_line(&format!("  {sent} events at {rate} a second"));
     }
 
@@ -93,7 +93,7 @@ impl Month {
     }
 
     pub(crate) async fn set_up(&self, port: u16) {
-        set_up(&self.service(port), &regulations::rules()).await.expect("it is enabled");
+        set_up(&self.service(port), &regulations::rules()).await.expect("the tenant is enabled");
     }
 
     /// Checks every patron's summary and blocks against the truth.
@@ -106,7 +106,7 @@ impl Month {
         assert_eq!(verdict.differences, []);
     }
 
-    /// Returns the patrons whose summary or blocks differ from the truth.
+    /// Returns the patrons with a summary or blocks that differ from the truth.
     pub(crate) async fn differing(&self, port: u16) -> BTreeSet<Uuid> {
         let judge = Judge::new(self.service(port), Clock::Wall);
         let truth = Arc::new(self.play.truth().snapshot());

@@ -65,7 +65,7 @@ async fn main() {
             "rate" => rate(EVENTS / 4, 3).await,
             "decade" => rate(DECADE_EVENTS, 1).await,
             "tenants" => tenants().await,
-            other => panic!("there is no part {other}"),
+            other => panic!("unknown part: {other}"),
         }
     }
 }
@@ -76,43 +76,43 @@ async fn month() {
     let service = Service::start(&login, &month.environment, CONNECTIONS).await;
     let published = month.publish_but(LATE_EVENTS).await;
     print_line(&format!(
-        "{published} events of {} patrons, of a tenant not enabled yet",
+        "{published} events of {} patrons; the tenant is not enabled yet",
         month.patrons
     ));
     let began = Instant::now();
     month.set_up(service.port).await;
     let jobs = Jobs::new(service.port, &month);
     jobs.until_complete().await;
-    print_line(&format!("  filled after {:.1} s", began.elapsed().as_secs_f64()));
-    month.judge(service.port, "filled by itself").await;
+    print_line(&format!("  initial fill complete after {:.1} s", began.elapsed().as_secs_f64()));
+    month.judge(service.port, "after the initial fill").await;
     // Ingest also reads its topics from their start.
     jobs.until_no_lag().await;
-    print_line(&format!("  everything in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
+    print_line(&format!("  every event in the inbox after {:.0} s", began.elapsed().as_secs_f64()));
 
-    dry_run_alone(&month, &jobs).await;
+    dry_run_without_load(&month, &jobs).await;
     let before = month.watch(service.port).end_after(Duration::from_secs(10)).await;
-    before.report("alone");
+    before.report("without rebuild");
     let damage = Damage::of(&db, &month).await;
     damage.apply(&db).await;
     let watch = month.watch(service.port);
     let dry = jobs.run(json!({ "dryRun": true })).await;
-    dry.report("dry run while all are asked about");
+    dry.report("dry run with evaluation load");
     damage.assert_reported_exactly(&jobs.differences(&dry).await);
     let applied = jobs.apply(&dry).await;
     print_line(&format!("  applied: {:.2} s", applied.seconds));
     let after = watch.end_after(Duration::ZERO).await;
-    after.report("while it was rebuilt");
+    after.report("during the rebuild");
     after.assert_blocks_without_gap();
-    month.judge(service.port, "damaged in five ways and put right").await;
-    print_line(&format!("  most memory of the service: {} MiB", service.peak_memory()));
+    month.judge(service.port, "after five kinds of damage and a rebuild").await;
+    print_line(&format!("  peak memory of the service: {} MiB", service.peak_memory()));
 
     lose_events(&db, &month, &jobs, service.port).await;
 
     damage.apply(&db).await;
     let (_, applied) = tokio::join!(month.publish_the_rest(EVENTS_PER_SECOND), jobs.run(json!({})));
-    applied.report(&format!("rebuilt while {EVENTS_PER_SECOND} events came a second"));
+    applied.report(&format!("rebuild during ingest of {EVENTS_PER_SECOND} events/s"));
     jobs.until_no_lag().await;
-    month.judge(service.port, "and all that came meanwhile").await;
+    month.judge(service.port, "after the rebuild and the ingest").await;
     drop(service);
     month.remove().await;
 }
@@ -120,26 +120,26 @@ async fn month() {
 /// Deletes one event in a hundred from the inbox. A comparison with the topics must report the same patrons
 /// as the judge.
 async fn lose_events(db: &patron_blocks::store::Db, month: &Month, jobs: &Jobs, port: u16) {
-    let gone = damage::lose_one_percent(db).await;
+    let lost = damage::lose_one_percent(db).await;
     jobs.run(json!({ "source": "inbox" })).await;
     let missed = month.differing(port).await;
     let dry = jobs.run(json!({ "dryRun": true })).await;
     let named = jobs.differing_patrons(&dry).await;
     let unnamed = missed.difference(&named).count();
     print_line(&format!(
-        "  {gone} events lost: the judge finds {} patrons wrong, the rebuild {}; {unnamed} are not named",
+        "  {lost} events lost: the judge reports {} patrons, the rebuild {}; the rebuild lacks {unnamed}",
         missed.len(),
         named.len(),
     ));
     assert_eq!(unnamed, 0);
     jobs.apply(&dry).await;
-    month.judge(port, "lost and found").await;
+    month.judge(port, "after the rebuild of the lost events").await;
 }
 
 /// Measures a dry run without evaluation load and without new events, and the bare consumer.
-async fn dry_run_alone(month: &Month, jobs: &Jobs) {
+async fn dry_run_without_load(month: &Month, jobs: &Jobs) {
     let dry = jobs.run(json!({ "dryRun": true })).await;
-    dry.report("dry run while nobody asks");
+    dry.report("dry run without evaluation load");
     bare::report(month, &dry);
 }
 
@@ -148,9 +148,9 @@ async fn rate(events: u64, rounds: usize) {
     let (month, service) = filled(&login, events).await;
     let jobs = Jobs::new(service.port, &month);
     for _ in 0..rounds {
-        dry_run_alone(&month, &jobs).await;
+        dry_run_without_load(&month, &jobs).await;
     }
-    print_line(&format!("  most memory of the service: {} MiB", service.peak_memory()));
+    print_line(&format!("  peak memory of the service: {} MiB", service.peak_memory()));
     drop(service);
     month.remove().await;
 }
@@ -174,8 +174,8 @@ async fn quarter(db: &Db, login: &Login) -> (Month, Service, Damage) {
     (month, service, damage)
 }
 
-/// Returns a random moment within a duration.
-fn moment(whole: f64) -> Duration {
+/// Returns a random time within a duration.
+fn random_time(whole: f64) -> Duration {
     Duration::from_secs_f64(rand::rng().random_range(0.0..whole))
 }
 
@@ -185,29 +185,29 @@ async fn kills() {
     let mut jobs = Jobs::new(service.port, &month);
     damage.apply(&db).await;
     let whole = jobs.run(json!({})).await;
-    let mut moments = Vec::new();
+    let mut times = Vec::new();
     for _ in 0..10 {
         damage.apply(&db).await;
         let id = jobs.request(json!({})).await;
         jobs.until_started(&id).await;
         // The only running instance has the lease; the second instance starts after the kill.
-        let moment = moment(whole.seconds);
-        tokio::time::sleep(moment).await;
+        let time = random_time(whole.seconds);
+        tokio::time::sleep(time).await;
         let stage = jobs.stage(&id).await;
         drop(service);
         service = Service::start(&login, &month.environment, CONNECTIONS).await;
         jobs = Jobs::new(service.port, &month);
         let done = jobs.until_at_rest(&id).await;
         assert_eq!(done.body["status"], "done", "{}", done.body);
-        moments.push(format!("{:.1} s ({stage})", moment.as_secs_f64()));
-        month.judge(service.port, "killed while it was rebuilt").await;
+        times.push(format!("{:.1} s ({stage})", time.as_secs_f64()));
+        month.judge(service.port, "after a kill during the rebuild").await;
     }
     print_line(&format!(
-        "  killed after {}: taken over and finished each time",
-        moments.join(", ")
+        "  killed after {}: another instance finished the rebuild each time",
+        times.join(", ")
     ));
     jobs.until_all_have_ended().await;
-    assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
+    assert_eq!(jobs.shadows(&db).await, 0, "no shadow remains");
     drop(service);
     month.remove().await;
 }
@@ -218,25 +218,25 @@ async fn cancels() {
     let jobs = Jobs::new(service.port, &month);
     damage.apply(&db).await;
     let whole = jobs.run(json!({})).await;
-    let mut moments = Vec::new();
+    let mut times = Vec::new();
     for _ in 0..10 {
         damage.apply(&db).await;
         let id = jobs.request(json!({})).await;
-        let moment = moment(whole.seconds);
-        tokio::time::sleep(moment).await;
+        let time = random_time(whole.seconds);
+        tokio::time::sleep(time).await;
         let stage = jobs.stage(&id).await;
         jobs.cancel(&id).await;
         let ended = jobs.until_at_rest(&id).await;
         let status = ended.body["status"].as_str().expect("a status").to_owned();
-        moments.push(format!("{:.1} s ({stage}: {status})", moment.as_secs_f64()));
-        assert_eq!(jobs.shadows(&db).await, 0, "a shadow is left");
+        times.push(format!("{:.1} s ({stage}: {status})", time.as_secs_f64()));
+        assert_eq!(jobs.shadows(&db).await, 0, "no shadow remains");
         if status == "cancelled" {
-            assert_eq!(jobs.left_of(&db, &id).await, 0, "differences are left");
+            assert_eq!(jobs.difference_count(&db, &id).await, 0, "no difference remains");
         }
     }
-    print_line(&format!("  ended after {}: nothing was left", moments.join(", ")));
+    print_line(&format!("  cancelled after {}: no shadow remained", times.join(", ")));
     jobs.run(json!({})).await;
-    month.judge(service.port, "rebuilt after ten that were ended").await;
+    month.judge(service.port, "after ten cancelled rebuilds and one complete rebuild").await;
     drop(service);
     month.remove().await;
 }
@@ -247,7 +247,7 @@ async fn tenants() {
     let mut many = TenantSet::of(TENANTS, service.port);
     let shared = many.publish(&month.environment).await;
     many.until_skipped().await;
-    month.watch(service.port).end_after(Duration::from_secs(10)).await.report("alone");
+    month.watch(service.port).end_after(Duration::from_secs(10)).await.report("without rebuild");
     let read = many.replayed().await;
     let (watch, began) = (month.watch(service.port), Instant::now());
     many.enable().await;
@@ -255,11 +255,11 @@ async fn tenants() {
     many.until_complete().await;
     let filled = began.elapsed().as_secs_f64();
     let after = watch.end_after(Duration::ZERO).await;
-    after.report(&format!("while {TENANTS} tenants were enabled and filled"));
+    after.report(&format!("during the initial fills of {TENANTS} tenants"));
     after.assert_blocks_without_gap();
     print_line(&format!(
-        "  enabled after {enabled:.1} s, all filled after {filled:.1} s; {shared} records lie in the topic that \
-         they share, {} were read in all",
+        "  enabled after {enabled:.1} s, all filled after {filled:.1} s; the shared topic has {shared} records, the \
+         fills read {} records",
         many.replayed().await - read
     ));
     many.judge(&db).await;
@@ -270,7 +270,10 @@ async fn tenants() {
     many.lose_some(&db).await;
     let began = Instant::now();
     let times = many.rebuild(3).await;
-    print_line(&format!("  three at once: {times}, after {:.1} s", began.elapsed().as_secs_f64()));
+    print_line(&format!(
+        "  three rebuilds at once: {times}, complete after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
     many.judge(&db).await;
     drop(service);
     month.remove().await;

@@ -49,17 +49,17 @@ impl TenantSet {
         };
         let mut topics: Vec<Topic> = self.tenants.iter().map(|tenant| own(tenant)).collect();
         topics.push(Topic { partitions: 10, ..own("ALL") });
-        create_topics(&bootstrap(), &topics, 1).await.expect("Kafka is there");
+        create_topics(&bootstrap(), &topics, 1).await.expect("Kafka responds");
         let publisher = Publisher::new(&bootstrap()).expect("a producer");
         for tenant in &self.tenants {
             let id: Arc<str> = Arc::from(&**tenant);
             for n in 0..OWN_EVENTS + SHARED_EVENTS {
                 let topic = if n < OWN_EVENTS { own(tenant) } else { own("ALL") };
                 let record = check_out(topic.name.into(), id.clone());
-                publisher.publish(&record).await.expect("the broker takes it");
+                publisher.publish(&record).await.expect("the broker accepts the record");
             }
         }
-        publisher.flush(FLUSH_TIMEOUT).await.expect("the broker takes them");
+        publisher.flush(FLUSH_TIMEOUT).await.expect("the broker accepts the records");
         self.tenants.len() * SHARED_EVENTS
     }
 
@@ -71,17 +71,17 @@ impl TenantSet {
             self.http.post(url).header("X-Okapi-Tenant", tenant).json(&body).send()
         });
         for answer in join_all(calls).await {
-            let status = answer.expect("an answer").status();
+            let status = answer.expect("a response").status();
             assert!(status.is_success(), "enabling: {status}");
         }
     }
 
     /// Waits until the group offset is after every published record; no tenant is enabled yet.
     pub(crate) async fn until_skipped(&self) {
-        let mut look = interval(Duration::from_millis(100));
+        let mut poll = interval(Duration::from_millis(100));
         let all = (self.tenants.len() * (OWN_EVENTS + SHARED_EVENTS)) as f64;
         while self.metric("patron_blocks_records_total{outcome=\"tenant_disabled\"} ").await < all {
-            look.tick().await;
+            poll.tick().await;
         }
     }
 
@@ -90,7 +90,10 @@ impl TenantSet {
         for tenant in &self.tenants[..3] {
             let schema = Schema::of(&TenantId::parse(tenant).expect("a tenant's id"));
             let sql = format!("truncate {0}.loan, {0}.patron_counter", schema.name());
-            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(db).await.expect("it is ours");
+            sqlx::query(sqlx::AssertSqlSafe(sql))
+                .execute(db)
+                .await
+                .expect("the process belongs to the bench");
         }
     }
 
@@ -101,15 +104,15 @@ impl TenantSet {
             let path = format!("http://127.0.0.1:{}/patron-blocks/rebuilds", self.port);
             let request = self.http.post(&path).header("X-Okapi-Tenant", tenant).json(&json!({}));
             let accepted: Value =
-                request.send().await.expect("an answer").json().await.expect("JSON");
+                request.send().await.expect("a response").json().await.expect("JSON");
             let id = accepted["id"].as_str().expect("an id").to_owned();
-            let mut look = interval(Duration::from_millis(20));
+            let mut poll = interval(Duration::from_millis(20));
             loop {
-                look.tick().await;
+                poll.tick().await;
                 let request =
                     self.http.get(format!("{path}/{id}")).header("X-Okapi-Tenant", tenant);
                 let status: Value =
-                    request.send().await.expect("an answer").json().await.expect("JSON");
+                    request.send().await.expect("a response").json().await.expect("JSON");
                 if status["status"] == "done" {
                     let at = |member: &str| {
                         let at: DateTime<Utc> =
@@ -125,10 +128,10 @@ impl TenantSet {
 
     /// Waits until every tenant is complete.
     pub(crate) async fn until_complete(&self) {
-        let mut look = interval(Duration::from_millis(100));
+        let mut poll = interval(Duration::from_millis(100));
         for tenant in &self.tenants {
             while self.completeness(tenant).await != json!("complete") {
-                look.tick().await;
+                poll.tick().await;
             }
         }
     }
@@ -137,7 +140,7 @@ impl TenantSet {
         let url = format!("http://127.0.0.1:{}/patron-blocks/ingest", self.port);
         let asked = self.http.get(url).header("X-Okapi-Tenant", tenant).send().await;
         // Before the enabling of the tenant, the response is plain text.
-        let body: Value = asked.expect("an answer").json().await.unwrap_or_default();
+        let body: Value = asked.expect("a response").json().await.unwrap_or_default();
         body["knowledge"].clone()
     }
 
@@ -151,7 +154,7 @@ impl TenantSet {
             assert_eq!(open, Some((OWN_EVENTS + SHARED_EVENTS) as i64), "{tenant}");
         }
         print_line(&format!(
-            "  all {} loans of each of {} are known",
+            "  all {} loans of each of {} tenants are stored",
             OWN_EVENTS + SHARED_EVENTS,
             self.tenants.len()
         ));
@@ -164,7 +167,7 @@ impl TenantSet {
 
     async fn metric(&self, name: &str) -> f64 {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
-        let text = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+        let text = reqwest::get(url).await.expect("a response").text().await.expect("text");
         let number = text.lines().find_map(|line| line.strip_prefix(name));
         number.and_then(|number| number.parse().ok()).unwrap_or_default()
     }

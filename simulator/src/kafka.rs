@@ -44,7 +44,7 @@ pub async fn create_topics(
     let results = admin
         .create_topics(&wanted, &options)
         .await
-        .with_context(|| format!("Kafka at {bootstrap} did not answer about topics"))?;
+        .with_context(|| format!("Kafka at {bootstrap} did not respond about topics"))?;
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -123,7 +123,7 @@ impl Publisher {
                 }
                 Err((error, _)) => {
                     return Err(error)
-                        .context(format!("a record for {} was refused", record.topic));
+                        .context(format!("a record for {} was rejected", record.topic));
                 }
             }
         }
@@ -136,15 +136,18 @@ impl Publisher {
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             sleep(POLL_INTERVAL).await;
         }
-        let left = self.producer.in_flight_count();
+        let unacknowledged = self.producer.in_flight_count();
         let failed = self.delivery_counts.failed.load(Ordering::Relaxed);
         if failed > 0 {
-            let why =
-                self.delivery_counts.first_failure.get().map_or("no reason given", String::as_str);
-            bail!("{failed} records were not delivered, the first because: {why}");
+            let why = self
+                .delivery_counts
+                .first_failure
+                .get()
+                .map_or("no reason reported", String::as_str);
+            bail!("{failed} records were not delivered; reason of the first: {why}");
         }
-        if left > 0 {
-            bail!("{left} records were not acknowledged in {} s", timeout.as_secs());
+        if unacknowledged > 0 {
+            bail!("{unacknowledged} records were not acknowledged in {} s", timeout.as_secs());
         }
         Ok(self.delivery_counts.acknowledged.load(Ordering::Relaxed))
     }
@@ -196,49 +199,49 @@ mod tests {
 
     /// Returns the record of a consumed message, for the comparison with the published record.
     fn read(message: &impl Message) -> Record {
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it is text");
-        let headers = message.headers().expect("there are headers").iter();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the bytes are text");
+        let headers = message.headers().expect("the record has headers").iter();
         // A header name of a record is `'static`, so the names are looked up in a list of known names.
         let known = ["folio.tenantId", "x-okapi-tenant", "x-okapi-url", "x-okapi-token"];
         let known = known.into_iter().chain(["x-okapi-request-id", "x-okapi-user-id"]);
         Record {
             topic: message.topic().into(),
-            key: text(message.key().expect("there is a key")),
+            key: text(message.key().expect("the record has a key")),
             headers: known
                 .zip(headers)
                 .map(|(name, header)| {
                     assert_eq!(name, header.key);
-                    (name, text(header.value.expect("it has a value")).into())
+                    (name, text(header.value.expect("the header has a value")).into())
                 })
                 .collect(),
-            timestamp_ms: message.timestamp().to_millis().expect("it has a time"),
-            payload: message.payload().expect("there is a value").to_vec(),
+            timestamp_ms: message.timestamp().to_millis().expect("the record has a time"),
+            payload: message.payload().expect("the record has a value").to_vec(),
         }
     }
 
     #[tokio::test]
-    async fn a_consumer_reads_what_was_published() {
+    async fn consumer_reads_every_published_record() {
         let cluster = MockCluster::new(1).expect("a mock cluster starts");
         let bootstrap = cluster.bootstrap_servers();
         let wire = Wire::new("mock", "northlib");
         for topic in wire.topics() {
-            cluster.create_topic(&topic.name, topic.partitions, 1).expect("a topic is made");
+            cluster.create_topic(&topic.name, topic.partitions, 1).expect("the topic is created");
         }
-        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+        let end = "2026-09-15T00:00:00Z".parse().expect("the text is a time");
         let settings = Settings { patrons: 30, ..Settings::new(4, end) };
         let (mut sent, _) = Play::in_memory(&settings, &wire, Faults::MODEST);
 
-        let publisher = Publisher::new(&bootstrap).expect("a producer is made");
+        let publisher = Publisher::new(&bootstrap).expect("the producer is created");
         for record in &sent {
-            publisher.publish(record).await.expect("it is queued");
+            publisher.publish(record).await.expect("the record is queued");
         }
         let acknowledged = publisher.flush(Duration::from_secs(30)).await;
-        assert_eq!(acknowledged.expect("all arrive"), sent.len() as u64);
+        assert_eq!(acknowledged.expect("every record is acknowledged"), sent.len() as u64);
 
         let mut config = client(&bootstrap);
         let config = config.set("group.id", "reader").set("group.protocol", "consumer");
         let consumer: BaseConsumer =
-            config.set("auto.offset.reset", "earliest").create().expect("a consumer is made");
+            config.set("auto.offset.reset", "earliest").create().expect("the consumer is created");
         let topics = wire.topics();
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         consumer.subscribe(&names).expect("topics can be subscribed to");

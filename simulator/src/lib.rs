@@ -25,7 +25,7 @@
 //! use simulator::model::Settings;
 //! use simulator::wire::{Faults, Play, Wire};
 //!
-//! let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+//! let end = "2026-09-15T00:00:00Z".parse().expect("the text is a time");
 //! let settings = Settings { patrons: 50, ..Settings::new(7, end) };
 //! let faults = Faults { repeat: 0.1, reorder: 30, ..Faults::NONE };
 //! let (records, truth) = Play::in_memory(&settings, &Wire::new("folio", "northlib"), faults);

@@ -32,6 +32,6 @@ impl Pause {
     pub async fn acknowledge(&self) {
         let mut requested = self.requested.subscribe();
         self.acknowledged.send_replace(true);
-        let _ = requested.wait_for(|asked| !asked).await;
+        let _ = requested.wait_for(|is_requested| !is_requested).await;
     }
 }

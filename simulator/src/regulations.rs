@@ -27,7 +27,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum number of items charged out",
         value_type: "Integer",
         blocks: [true, false, true],
-        message: "You have as many items as you may have at once. Please return one first.",
+        message: "You have the maximum number of items. Please return one first.",
         limits: ["10", "15", "25", "12", "4"],
     },
     Regulation {
@@ -35,7 +35,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum number of lost items",
         value_type: "Integer",
         blocks: [true, true, true],
-        message: "Too many of your items are lost. Please speak to the staff at the desk.",
+        message: "Too many of your items are lost. Please contact the staff at the desk.",
         limits: ["1", "1", "2", "1", "0"],
     },
     Regulation {
@@ -51,7 +51,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum number of overdue recalls",
         value_type: "Integer",
         blocks: [true, true, true],
-        message: "Others are waiting for items that you should have returned.",
+        message: "Other patrons wait for items that you have not returned.",
         limits: ["0", "0", "1", "0", "0"],
     },
     Regulation {
@@ -59,7 +59,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Recall overdue by maximum number of days",
         value_type: "Integer",
         blocks: [true, true, true],
-        message: "Somebody has been waiting for days for an item that you have. Return it, please.",
+        message: "Another patron has waited for days for an item that you have. Please return it.",
         limits: ["7", "7", "14", "7", "3"],
     },
     Regulation {
@@ -67,7 +67,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum outstanding fee/fine balance",
         value_type: "Double",
         blocks: [true, false, true],
-        message: "You owe more than the library lends on. Fees can be paid at the desk or online.",
+        message: "You owe more than the library allows. Fees can be paid at the desk or online.",
         limits: ["30", "40", "100", "40", "10.5"],
     },
 ];

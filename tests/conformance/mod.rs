@@ -47,7 +47,7 @@ fn compare(test: &str, seen: &BTreeSet<ResponseCase>) {
     let unseen: Vec<_> = documented.difference(seen).collect();
     assert!(
         undocumented.is_empty() && unseen.is_empty(),
-        "{test}: docs/http-conformance.md lacks {undocumented:?}, and says what was not seen: {unseen:?}"
+        "{test}: docs/http-conformance.md lacks {undocumented:?}, and lists responses that the test did not see: {unseen:?}"
     );
 }
 

@@ -65,12 +65,13 @@ async fn dead_letters_are_listed_searched_retried_and_discarded() {
         api.request("POST", &retry, None).await.assert_is(204, "");
         assert_not_found_or_bad_id(api, &one).await;
 
-        let (every, ours) = (format!("{letters}/retry"), "query=reason==refused_by_database");
+        let (every, rejected_query) =
+            (format!("{letters}/retry"), "query=reason==refused_by_database");
         for missing in [&every, &format!("{every}?query=%20")] {
             let answer = api.request("POST", missing, None).await;
             assert_eq!(answer.status, 400, "the request requires a query: {answer:?}");
         }
-        let retried = api.request("POST", &format!("{every}?{ours}"), None).await.json();
+        let retried = api.request("POST", &format!("{every}?{rejected_query}"), None).await.json();
         assert_eq!(retried, json!({ "applied": 2, "stillParked": 0 }));
         let left = api.get(letters).await.json();
         let left = left["deadLetters"][0]["id"].as_str().unwrap().to_owned();
@@ -102,8 +103,8 @@ async fn ingest_status_is_read_and_incidents_are_resolved() {
              values ('{id}', 'records_lost', '{TENANT}', 'a topic', 0, 1, 2, now(), 'gone', now())"
         );
         api.world.execute_sql(&raise).await;
-        let standing = api.get("/patron-blocks/ingest").await.json();
-        let raised = standing["incidents"][0]["raisedAt"].as_str().unwrap().to_owned();
+        let status_page = api.get("/patron-blocks/ingest").await.json();
+        let raised = status_page["incidents"][0]["raisedAt"].as_str().unwrap().to_owned();
         assert!(raised.len() == 29 && raised.ends_with("+00:00"), "{raised}");
         let resolve = |id: &str| format!("/patron-blocks/incidents/{id}/resolve");
         let shared = Uuid::new_v4().to_string();
@@ -154,9 +155,9 @@ async fn tenants_are_enabled_disabled_and_purged() {
         ] {
             assert_eq!(api.post("/_/tenant", &bad).await.status, 400, "{bad}");
         }
-        let unheard = json!({ "module_to": "mod-patron-blocks-2.0.0", "x": "a\0b" });
+        let with_nul = json!({ "module_to": "mod-patron-blocks-2.0.0", "x": "a\0b" });
         let rule = "the record contains a text or a number that cannot be stored";
-        api.post("/_/tenant", &unheard).await.assert_is(400, rule);
+        api.post("/_/tenant", &with_nul).await.assert_is(400, rule);
         assert_eq!(
             api.world.get("/patron-block-limits").await.0,
             200,
@@ -207,11 +208,11 @@ async fn events_are_accepted_over_http() {
         for kind in Kind::BUSINESS {
             let path = kind.http_path();
             api.request("POST", &path, Some(&event())).await.assert_is(204, "");
-            let mut lacking = event();
+            let mut incomplete = event();
             let member = if kind == Kind::FeeFineBalanceChanged { "feeFineId" } else { "loanId" };
-            lacking[member] = Value::Null;
+            incomplete[member] = Value::Null;
             let [why, code, key, value] =
-                api.request("POST", &path, Some(&lacking)).await.validation_error();
+                api.request("POST", &path, Some(&incomplete)).await.validation_error();
             assert_eq!((&*why, &*key, &*value), ("must not be null", member, "null"));
             assert_eq!(code, "jakarta.validation.constraints.NotNull.message");
             let mut wrong = event();

@@ -128,8 +128,8 @@ async fn conditions_are_read_and_updated() {
         for id in INVALID_UUIDS {
             api.get(&format!("/patron-block-conditions/{id}")).await.assert_is(404, NOT_A_UUID);
         }
-        let nobody = format!("/patron-block-conditions/{}", Uuid::new_v4());
-        api.get(&nobody).await.assert_is(404, "Not found");
+        let unknown_path = format!("/patron-block-conditions/{}", Uuid::new_v4());
+        api.get(&unknown_path).await.assert_is(404, "Not found");
 
         for required in
             ["id", "name", "blockBorrowing", "blockRenewals", "blockRequests", "valueType"]
@@ -160,13 +160,13 @@ async fn conditions_are_read_and_updated() {
         let bad = api.put("/patron-block-conditions/abc", &seeded).await.validation_error();
         assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_conditions.id", "abc"]);
         assert_message_rules(api, &path, &seeded).await;
-        api.put(&nobody, &seeded).await.assert_is(404, "Not found");
+        api.put(&unknown_path, &seeded).await.assert_is(404, "Not found");
 
         // The id of the path wins, the metadata of the client is ignored, and unknown members are
         // stored.
         let mut sent = with(&seeded, "id", json!(Uuid::new_v4()));
-        sent["metadata"] = json!({ "createdDate": "1999-01-01", "createdByUserId": "nobody" });
-        sent["unknown"] = json!({ "kept": [1.50, null] });
+        sent["metadata"] = json!({ "createdDate": "1999-01-01", "createdByUserId": "unknown" });
+        sent["unknown"] = json!({ "number": [1.50, null] });
         sent["valueType"] = json!("Double");
         let before = api.get(&path).await.json()["metadata"].clone();
         api.put(&path, &sent).await.assert_is(204, "");
@@ -245,10 +245,10 @@ async fn limits_are_created_read_updated_and_deleted() {
         }
         let bad = api.put("/patron-block-limits/abc", &sent).await.validation_error();
         assert_eq!(bad, [NOT_A_UUID, "-1", "patron_block_limits.id", "abc"]);
-        let nobody = format!("/patron-block-limits/{}", Uuid::new_v4());
-        api.get(&nobody).await.assert_is(404, "Not found");
-        api.put(&nobody, &sent).await.assert_is(404, "Not found");
-        api.delete(&nobody).await.assert_is(404, "Not found");
+        let unknown_path = format!("/patron-block-limits/{}", Uuid::new_v4());
+        api.get(&unknown_path).await.assert_is(404, "Not found");
+        api.put(&unknown_path, &sent).await.assert_is(404, "Not found");
+        api.delete(&unknown_path).await.assert_is(404, "Not found");
         assert_invalid_limits(api, "POST", "/patron-block-limits").await;
         assert_invalid_limits(api, "PUT", &path).await;
         let again = api.post("/patron-block-limits", &sent).await.validation_error();

@@ -164,7 +164,7 @@ fn member_of_wrong_type_is_named() {
 }
 
 #[test]
-fn unknown_members_may_hold_any_value() {
+fn unknown_members_may_have_any_value() {
     for (kind, ..) in KINDS {
         let plain = event(&record(kind, "northlib", payload(kind).to_string().as_bytes()));
         for (member, value) in [

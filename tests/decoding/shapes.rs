@@ -9,8 +9,8 @@ const USER: &str = "7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01";
 const ID: &str = "f1d0a9c4-7e25-4b3a-8c61-0b9d2e5f7a66";
 
 /// Outcomes as text: the source of the key and of the time.
-const PLACE_AND_RECORD: &str = "northlib: key by position, time by record";
-const PLACE_AND_ENVELOPE: &str = "northlib: key by position, time by envelope";
+const POSITION_AND_RECORD: &str = "northlib: key by position, time by record";
+const POSITION_AND_ENVELOPE: &str = "northlib: key by position, time by envelope";
 const ENVELOPE: &str = "northlib: key by envelope, time by envelope";
 const ENVELOPE_AND_RECORD: &str = "northlib: key by envelope_and_time, time by record";
 const NO_LOAN: &str = "northlib: missing_field loanId";
@@ -36,8 +36,8 @@ fn assert_outcomes(rows: &[(&str, &str)]) {
 #[test]
 fn flat_payload_is_decoded() {
     assert_outcomes(&[
-        ("<P>", PLACE_AND_RECORD),
-        (" \n\t<P>", PLACE_AND_RECORD),
+        ("<P>", POSITION_AND_RECORD),
+        (" \n\t<P>", POSITION_AND_RECORD),
         ("{}", NO_LOAN),
         // The value names its loan, so it is no envelope, whatever other members it has.
         (r#"{"loanId":null,"data":<P>}"#, NO_LOAN),
@@ -58,20 +58,20 @@ fn mod_circulation_envelope_is_decoded() {
         (r#"{"id":<ID>,"type":"CREATED","timestamp":"1788300000123","data":<P>}"#, ENVELOPE),
         // Null counts as absent.
         (r#"{"id":<ID>,"type":null,"tenant":null,"timestamp":<T>,"data":<P>}"#, ENVELOPE),
-        (r#"{"id":null,"type":"CREATED","timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
+        (r#"{"id":null,"type":"CREATED","timestamp":<T>,"data":<P>}"#, POSITION_AND_ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":null,"data":<P>}"#, ENVELOPE_AND_RECORD),
         // A value with type or timestamp is an envelope; a value with neither is not.
         (r#"{"id":<ID>,"timestamp":<T>,"data":<P>}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","data":<P>}"#, ENVELOPE_AND_RECORD),
-        (r#"{"type":"CREATED","data":<P>}"#, PLACE_AND_RECORD),
+        (r#"{"type":"CREATED","data":<P>}"#, POSITION_AND_RECORD),
         (r#"{"id":<ID>,"data":<P>}"#, NO_LOAN),
         // An id that identifies nothing, and a time that is invalid.
         (
             r#"{"id":"00000000-0000-0000-0000-000000000000","timestamp":<T>,"data":<P>}"#,
-            PLACE_AND_ENVELOPE,
+            POSITION_AND_ENVELOPE,
         ),
-        (r#"{"id":"7","timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
-        (r#"{"id":7,"timestamp":<T>,"data":<P>}"#, PLACE_AND_ENVELOPE),
+        (r#"{"id":"7","timestamp":<T>,"data":<P>}"#, POSITION_AND_ENVELOPE),
+        (r#"{"id":7,"timestamp":<T>,"data":<P>}"#, POSITION_AND_ENVELOPE),
         (r#"{"id":<ID>,"timestamp":"today","data":<P>}"#, ENVELOPE_AND_RECORD),
         // The id is only compared, so any version is valid.
         (r#"{"id":"019a4d7e-51b2-7c3f-9a10-6d2e8b7f4a11","timestamp":<T>,"data":<P>}"#, ENVELOPE),
@@ -121,7 +121,7 @@ fn change_envelope_is_decoded() {
         (r#"{"id":<ID>,"type":"UPDATED","timestamp":<T>,"data":{"old":{},"new":<P>}}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","timestamp":<T>,"data":{"new":<P>}}"#, ENVELOPE),
         (r#"{"id":<ID>,"type":"CREATED","data":{"old":null,"new":<P>}}"#, ENVELOPE_AND_RECORD),
-        (r#"{"type":"CREATED","timestamp":<T>,"data":{"new":<P>}}"#, PLACE_AND_ENVELOPE),
+        (r#"{"type":"CREATED","timestamp":<T>,"data":{"new":<P>}}"#, POSITION_AND_ENVELOPE),
         (r#"{"id":<ID>,"type":"DELETED","timestamp":<T>,"data":{"old":<P>}}"#, NO_NEW),
         (r#"{"id":<ID>,"type":"DELETED","timestamp":<T>,"data":{"old":<P>,"new":null}}"#, NO_NEW),
         (
@@ -142,7 +142,7 @@ fn change_envelope_is_decoded() {
         (r#"{"eventId":<ID>,"type":"CREATE","ts":"1788300000123","new":<P>}"#, ENVELOPE),
         (r#"{"id":<ID>,"timestamp":<T>,"new":<P>}"#, ENVELOPE),
         (r#"{"eventId":<ID>,"type":"CREATE","new":<P>}"#, ENVELOPE_AND_RECORD),
-        (r#"{"new":<P>}"#, PLACE_AND_RECORD),
+        (r#"{"new":<P>}"#, POSITION_AND_RECORD),
         (r#"{"eventId":<ID>,"type":"DELETE","eventTs":<T>,"old":<P>}"#, NO_NEW),
         (r#"{"eventId":<ID>,"type":"UPDATE","eventTs":<T>,"old":<P>,"new":7}"#, BAD_NEW),
         (r#"{"eventId":<ID>,"type":"DELETE_ALL","eventTs":<T>}"#, NO_LOAN),
@@ -159,10 +159,10 @@ fn mod_pubsub_stored_event_is_decoded() {
             ENVELOPE_AND_RECORD,
         ),
         (r#"{"id":<ID>,"eventType":"LOAN_CLOSED","eventPayload":<Q>}"#, ENVELOPE_AND_RECORD),
-        (r#"{"eventType":"LOAN_CLOSED","eventPayload":<Q>}"#, PLACE_AND_RECORD),
+        (r#"{"eventType":"LOAN_CLOSED","eventPayload":<Q>}"#, POSITION_AND_RECORD),
         (
             r#"{"eventType":"LOAN_CLOSED","eventMetadata":"none","eventPayload":<Q>}"#,
-            PLACE_AND_RECORD,
+            POSITION_AND_RECORD,
         ),
         // The event type must equal the kind of the topic.
         (r#"{"id":<ID>,"eventType":"ITEM_CHECKED_IN","eventPayload":<Q>}"#, BAD_TYPE),

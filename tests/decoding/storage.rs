@@ -110,7 +110,7 @@ fn unknown_change_type_is_skipped() {
         }
         let foreign = with(envelope("REINDEX", json!({})), "tenant", json!("southlib")).to_string();
         let record = record(kind, "northlib", foreign.as_bytes());
-        assert_eq!(outcome(&record), "nobody: tenant_mismatch tenant");
+        assert_eq!(outcome(&record), "no tenant: tenant_mismatch tenant");
     }
 }
 
@@ -194,19 +194,19 @@ fn invalid_recall_flag_rejects_the_loan() {
 #[test]
 fn open_loan_needs_user_and_due_date_closed_loan_its_id() {
     let closed = with(loan(), "status", json!({ "name": "Closed" }));
-    let gone = |entity: Value| envelope("DELETED", json!({ "old": entity }));
+    let deleted = |entity: Value| envelope("DELETED", json!({ "old": entity }));
     for member in ["userId", "dueDate"] {
         let missing = (Reason::MissingField, member);
-        for lacking in [without(loan(), member), with(loan(), member, Value::Null)] {
-            assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&lacking)), missing);
+        for incomplete in [without(loan(), member), with(loan(), member, Value::Null)] {
+            assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&incomplete)), missing);
         }
         let wrong = with(loan(), member, json!("no such"));
         assert_eq!(reject_of(Kind::StoredLoan, &changed_to(&wrong)), (Reason::BadField, member));
         for ended in [
             changed_to(&without(closed.clone(), member)),
             changed_to(&with(closed.clone(), member, json!([]))),
-            gone(without(loan(), member)),
-            gone(with(loan(), member, json!({}))),
+            deleted(without(loan(), member)),
+            deleted(with(loan(), member, json!({}))),
         ] {
             assert_eq!(
                 fact(Kind::StoredLoan, &ended),
@@ -215,7 +215,7 @@ fn open_loan_needs_user_and_due_date_closed_loan_its_id() {
             );
         }
     }
-    for value in [changed_to(&without(closed, "id")), gone(without(loan(), "id"))] {
+    for value in [changed_to(&without(closed, "id")), deleted(without(loan(), "id"))] {
         assert_eq!(reject_of(Kind::StoredLoan, &value), (Reason::MissingField, "id"));
     }
 }
@@ -262,7 +262,7 @@ fn missing_or_mistyped_member_is_named() {
 
 /// Titles, names and notes of other tools may have any form.
 #[test]
-fn unread_entity_members_may_hold_any_value() {
+fn unread_entity_members_may_have_any_value() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     for kind in KINDS {
         let plain = fact(kind, &changed_to(&entity(kind)));

@@ -7,9 +7,9 @@ use super::{LOAN, check_in, outcome, record};
 
 const NORTHLIB: &str = "northlib: key by position, time by record";
 const EASTLIB: &str = "eastlib: key by position, time by record";
-const NO_TENANT: &str = "nobody: no_tenant -";
-const DISAGREES_FOLIO: &str = "nobody: tenant_mismatch folio.tenantId";
-const DISAGREES_OKAPI: &str = "nobody: tenant_mismatch x-okapi-tenant";
+const NO_TENANT: &str = "no tenant: no_tenant -";
+const DISAGREES_FOLIO: &str = "no tenant: tenant_mismatch folio.tenantId";
+const DISAGREES_OKAPI: &str = "no tenant: tenant_mismatch x-okapi-tenant";
 
 /// Names and bytes of headers, in the order of sending.
 type Headers<'a> = &'a [(&'a str, &'a [u8])];
@@ -75,20 +75,20 @@ fn all_tenant_sources_must_agree() {
         stored(outer, &serde_json::to_string(&enveloped(inner)).unwrap())
     };
     let (north, south) = (r#""northlib""#, r#""southlib""#);
-    let disagrees = |source: &str| format!("nobody: tenant_mismatch {source}");
-    let nobody = NO_TENANT.to_owned();
+    let disagrees = |source: &str| format!("no tenant: tenant_mismatch {source}");
+    let no_tenant = NO_TENANT.to_owned();
     let northlib = NORTHLIB.to_owned();
     for (part, header, value, expected) in [
         // The topic alone names the tenant; a collection is not a tenant.
         ("northlib", "", plain.clone(), northlib.clone()),
-        ("ALL", "", plain.clone(), nobody.clone()),
+        ("ALL", "", plain.clone(), no_tenant.clone()),
         ("EAST", "northlib", plain.clone(), northlib.clone()),
         ("northlib", "northlib", plain.clone(), northlib.clone()),
         ("southlib", "northlib", plain.clone(), disagrees("topic")),
         // Shapes B and C.
         ("ALL", "", enveloped(north), northlib.clone()),
-        ("ALL", "", enveloped("null"), nobody.clone()),
-        ("ALL", "", enveloped(r#"" ""#), nobody.clone()),
+        ("ALL", "", enveloped("null"), no_tenant.clone()),
+        ("ALL", "", enveloped(r#"" ""#), no_tenant.clone()),
         ("ALL", "", enveloped(r#"" northlib ""#), northlib.clone()),
         ("ALL", "northlib", enveloped(south), disagrees("tenant")),
         ("northlib", "", enveloped(south), disagrees("topic")),
@@ -98,7 +98,7 @@ fn all_tenant_sources_must_agree() {
         ("ALL", "northlib", changed(south), disagrees("tenant")),
         // Shape D, also around another envelope.
         ("ALL", "", stored(north, &text), northlib.clone()),
-        ("ALL", "", stored("null", &text), nobody.clone()),
+        ("ALL", "", stored("null", &text), no_tenant.clone()),
         ("ALL", "northlib", stored(south, &text), disagrees("eventMetadata.tenantId")),
         ("northlib", "", stored(south, &text), disagrees("topic")),
         ("ALL", "", stored(r#""North Lib""#, &text), disagrees("eventMetadata.tenantId")),
@@ -107,7 +107,7 @@ fn all_tenant_sources_must_agree() {
         // An undecodable record still belongs to a tenant.
         ("northlib", "", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
         ("ALL", "northlib", "no JSON".to_owned(), "northlib: malformed_json -".to_owned()),
-        ("ALL", "", "no JSON".to_owned(), nobody.clone()),
+        ("ALL", "", "no JSON".to_owned(), no_tenant.clone()),
         ("ALL", "", enveloped(north).replace(LOAN, "0"), "northlib: bad_field loanId".to_owned()),
         (
             "ALL",
@@ -149,7 +149,7 @@ fn mod_pubsub_topic_is_checked_against_tenant_and_type() {
             stored("northlib", "ITEM_CHECKED_IN"),
             "northlib: key by envelope_and_time, time by record",
         ),
-        (stored("southlib", "ITEM_CHECKED_IN"), "nobody: tenant_mismatch topic"),
+        (stored("southlib", "ITEM_CHECKED_IN"), "no tenant: tenant_mismatch topic"),
         (stored("northlib", "LOAN_CLOSED"), "northlib: bad_field eventType"),
     ] {
         let topic = "folio.pub-sub.northlib.ITEM_CHECKED_IN.mod-pubsub-2.16.0";

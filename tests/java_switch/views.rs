@@ -29,9 +29,9 @@ async fn dependent_views_survive_the_migration_and_return() {
             let view =
                 "select relkind = 'v' from pg_class where oid = '{schema}.user_summary'::regclass";
             assert!(query_scalar::<bool>(db, schema, view).await);
-            java::execute_sql(db, schema, "refresh materialized view northlib_mod_fqm_manager.kept").await;
+            java::execute_sql(db, schema, "refresh materialized view northlib_mod_fqm_manager.cached").await;
             assert_eq!(query_scalar::<i64>(db, schema, loans).await, loans_before);
-            let summaries = "select summaries from northlib_mod_fqm_manager.on_kept";
+            let summaries = "select summaries from northlib_mod_fqm_manager.on_cached";
             assert_eq!(query_scalar::<i64>(db, schema, summaries).await, rows);
             let reports = |name: &'static str| move |row: &&String| row.contains(name);
             let after = catalogue(db, schema).await;
@@ -52,7 +52,7 @@ async fn dependent_views_survive_the_migration_and_return() {
             let back = catalogue(db, schema).await;
             assert_eq!(back.difference(&before).collect::<Vec<_>>(), [""; 0]);
             assert_eq!(before.difference(&back).collect::<Vec<_>>(), [""; 0]);
-            java::execute_sql(db, schema, "refresh materialized view northlib_mod_fqm_manager.kept").await;
+            java::execute_sql(db, schema, "refresh materialized view northlib_mod_fqm_manager.cached").await;
             assert_eq!(query_scalar::<i64>(db, schema, loans).await, loans_before);
             assert_eq!(query_scalar::<i64>(db, schema, summaries).await, rows);
             let write =
@@ -99,7 +99,7 @@ async fn materialized_view_is_refreshed_as_its_owner() {
                          from northlib_mod_fqm_manager.on_who";
             assert_eq!(query_scalar::<Vec<String>>(db, schema, who).await, ["story_reports"; 2], "{back}");
             let populated = "select relispopulated from pg_class where oid = 'northlib_mod_fqm_manager.empty'::regclass";
-            assert!(!query_scalar::<bool>(db, schema, populated).await, "it had no rows before");
+            assert!(!query_scalar::<bool>(db, schema, populated).await, "the view had no rows before");
         }
     })
     .await;
@@ -128,10 +128,10 @@ async fn unsupported_dependents_are_named_and_nothing_changes() {
                 "drop view public.counted",
             ),
             (
-                "create materialized view public.kept as select id from {schema}.user_summary;
-                 create statistics public.more on id, (id::text) from public.kept",
-                "public.kept",
-                "drop materialized view public.kept",
+                "create materialized view public.cached as select id from {schema}.user_summary;
+                 create statistics public.more on id, (id::text) from public.cached",
+                "public.cached",
+                "drop materialized view public.cached",
             ),
         ] {
             java::execute_sql(db, schema, made).await;
@@ -165,7 +165,7 @@ async fn missing_privileges_are_named_and_membership_suffices() {
             ),
         )
         .await;
-        let theirs =
+        let module_db =
             pool(&Login { username: role.clone(), password: role.clone(), ..login.clone() });
         java::execute_sql(
             db,
@@ -176,7 +176,7 @@ async fn missing_privileges_are_named_and_membership_suffices() {
             ),
         )
         .await;
-        let error = run_migration(&theirs, schema).await.unwrap_err().to_string();
+        let error = run_migration(&module_db, schema).await.unwrap_err().to_string();
         let name = schema.name();
         for missing in [
             format!("USAGE and CREATE on schema {name}"),
@@ -186,9 +186,11 @@ async fn missing_privileges_are_named_and_membership_suffices() {
             assert!(error.contains(&missing), "{error}");
         }
         java::execute_sql(db, schema, &format!("grant {name} to {role}")).await;
-        run_migration(&theirs, schema).await.unwrap();
-        assert!(patrons::load_summary(&theirs, schema, Patron(1).user()).await.unwrap().is_some());
-        theirs.close().await;
+        run_migration(&module_db, schema).await.unwrap();
+        assert!(
+            patrons::load_summary(&module_db, schema, Patron(1).user()).await.unwrap().is_some()
+        );
+        module_db.close().await;
         java::execute_sql(db, schema, &format!("drop owned by {role}; drop role {role}")).await;
     })
     .await;

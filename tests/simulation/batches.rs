@@ -172,12 +172,8 @@ fn refused_records_stop_a_partition_like_bad_ones() {
 fn in_collection(incoming: ConsumedRecord) -> ConsumedRecord {
     let topic = Arc::new(Environment::new(Some("sim")).parse(COLLECTION).unwrap());
     let headers = vec![("folio.tenantId".to_owned(), NORTH.as_bytes().to_vec())];
-    let place = RecordPosition { topic: COLLECTION.into(), ..incoming.record.position };
-    ConsumedRecord {
-        record: Record { position: place, headers, ..incoming.record },
-        topic,
-        ..incoming
-    }
+    let position = RecordPosition { topic: COLLECTION.into(), ..incoming.record.position };
+    ConsumedRecord { record: Record { position, headers, ..incoming.record }, topic, ..incoming }
 }
 
 /// A shared topic never pauses for one of its tenants: unwritable records become dead letters without a
@@ -199,15 +195,15 @@ fn collection_records_do_not_wait_for_unwritable_tenant() {
 fn only_counted_bad_records_stop_a_shared_topic() {
     const HEADERS: [&str; 2] = ["folio.tenantId", "x-okapi-tenant"];
     let stops = BatchCounts { dead_letters: 2, ..BatchCounts::default() };
-    let goes_on = BatchCounts { applied: 1, ..BatchCounts::default() };
+    let continued = BatchCounts { applied: 1, ..BatchCounts::default() };
     for (names, expected) in [
         (vec![NORTH], stops),
         (vec![NORTH, "south"], stops),
         (vec!["South-Lib", NORTH], stops),
         (vec![], stops),
-        (vec!["south"], BatchCounts { tenant_disabled: 3, ..goes_on }),
-        (vec!["south", "east"], BatchCounts { dead_letters: 3, ..goes_on }),
-        (vec!["South-Lib"], BatchCounts { dead_letters: 3, ..goes_on }),
+        (vec!["south"], BatchCounts { tenant_disabled: 3, ..continued }),
+        (vec!["south", "east"], BatchCounts { dead_letters: 3, ..continued }),
+        (vec!["South-Lib"], BatchCounts { dead_letters: 3, ..continued }),
     ] {
         let headers = HEADERS.iter().zip(&names);
         let headers: Vec<_> =
@@ -328,18 +324,18 @@ fn records_of_an_earlier_epoch_are_not_committed() {
     assignment.restart(|_| true);
     let late = assignment.epoch(TOPIC, 0).unwrap();
     let (send, lane) = mpsc::channel(4);
-    let (settle, settled) = std::sync::mpsc::channel();
-    let writer = Writer::new(lane, Arc::new(ingest(&model)), assignment, settle, 4);
-    for (offset, era) in [(50, early), (0, late)] {
-        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let (reports, received_reports) = std::sync::mpsc::channel();
+    let writer = Writer::new(lane, Arc::new(ingest(&model)), assignment, reports, 4);
+    for (offset, epoch) in [(50, early), (0, late)] {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let incoming = loan_end(offset, offset.unsigned_abs().into());
-        send.try_send(QueuedRecord { incoming, epoch: era, memory_permit: room }).ok().unwrap();
+        send.try_send(QueuedRecord { incoming, epoch, memory_permit: permit }).ok().unwrap();
     }
     drop(send);
     run_to_completion(writer.run(CancellationToken::new()));
-    let settled: Vec<_> = settled.iter().flatten().collect();
+    let received_reports: Vec<_> = received_reports.iter().flatten().collect();
     let expected = PartitionProgress { next: 1, committed: true, pause_reason: None };
-    assert_eq!(settled, [((Arc::<str>::from(TOPIC), 0), late, expected)]);
+    assert_eq!(received_reports, [((Arc::<str>::from(TOPIC), 0), late, expected)]);
     let state = model.state();
     let rows = &state.rows[&Some(TenantId::parse(NORTH).unwrap())];
     assert_eq!(rows.inbox.len(), 1);

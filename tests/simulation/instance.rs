@@ -64,7 +64,7 @@ impl Instance {
     pub(super) fn start(
         number: usize,
         model: &Model,
-        batch_most: usize,
+        batch_max: usize,
         rule: BadRecordLimit,
     ) -> Self {
         let assignment = Arc::new(Assignment::default());
@@ -74,12 +74,12 @@ impl Instance {
             Duration::from_secs(60),
             rule,
         ));
-        let (settle, settled) = std_mpsc::channel();
+        let (reports, settled) = std_mpsc::channel();
         let (mut lanes, mut writers) = (Vec::new(), Vec::new());
         for _ in 0..LANES {
-            let (sender, lane) = mpsc::channel(batch_most);
+            let (sender, lane) = mpsc::channel(batch_max);
             let writer =
-                Writer::new(lane, ingest.clone(), assignment.clone(), settle.clone(), batch_most);
+                Writer::new(lane, ingest.clone(), assignment.clone(), reports.clone(), batch_max);
             // The simulation is the scheduler, so tokio's cooperative budget is off.
             let task = tokio::task::unconstrained(writer.run(CancellationToken::new()));
             lanes.push(sender);
@@ -102,21 +102,21 @@ impl Instance {
 
     /// Applies the group's current assignment.
     pub(super) fn rebalance(&mut self, log: &mut Log) {
-        let ours: Vec<TopicPartition> = log
+        let owned: Vec<TopicPartition> = log
             .owners
             .iter()
             .filter(|(_, owner)| **owner == self.number)
             .map(|(at, _)| at.clone())
             .collect();
         let lost: Vec<TopicPartition> =
-            self.fetch_offsets.keys().filter(|at| !ours.contains(at)).cloned().collect();
+            self.fetch_offsets.keys().filter(|at| !owned.contains(at)).cloned().collect();
         self.assignment.remove(lost.iter().map(|(topic, n)| (topic.to_string(), *n)));
         for at in lost {
             self.fetch_offsets.remove(&at);
             self.stored.remove(&at);
         }
         let new: Vec<TopicPartition> =
-            ours.into_iter().filter(|at| !self.fetch_offsets.contains_key(at)).collect();
+            owned.into_iter().filter(|at| !self.fetch_offsets.contains_key(at)).collect();
         self.assignment.add(new.iter().map(|(topic, n)| (topic.to_string(), *n)));
         self.fetch_offsets.extend(new.into_iter().map(|at| (at, 0)));
     }
@@ -141,8 +141,8 @@ impl Instance {
             }
             let state = self.model.state();
             let tenant = &log.topics[&at.0].tenant;
-            let place = (due.topic.clone(), due.partition);
-            if state.stopped.contains(&place) {
+            let partition_key = (due.topic.clone(), due.partition);
+            if state.stopped.contains(&partition_key) {
                 self.assignment.pause(&due, None);
                 continue;
             }
@@ -153,7 +153,7 @@ impl Instance {
             let tenant_enabled = tenant.as_ref().is_none_or(|id| state.enabled.contains(id));
             let rows = state.rows.get(tenant);
             let position =
-                rows.and_then(|rows| rows.positions.get(&place)).filter(|_| tenant_enabled);
+                rows.and_then(|rows| rows.positions.get(&partition_key)).filter(|_| tenant_enabled);
             let span = log.span(&at);
             let known = PartitionFacts {
                 position,
@@ -163,9 +163,9 @@ impl Instance {
                 cluster_id: CLUSTER,
                 topic_recreated: due.recreation != TopicRecreation::NotDetected,
             };
-            let (from, misfit) = start_offset::start_offset(&known);
-            if let Some(misfit) = misfit {
-                return Err(format!("{misfit:?} where nothing is amiss: {known:?}"));
+            let (from, anomaly) = start_offset::start_offset(&known);
+            if let Some(anomaly) = anomaly {
+                return Err(format!("{anomaly:?} without a cause: {known:?}"));
             }
             let before = position
                 .filter(|position| position.next_offset == from && from > span.low)
@@ -173,8 +173,8 @@ impl Instance {
             let before = before.map(|at| OffsetAndTimestamp { offset: from - 1, timestamp: at });
             self.fetch_offsets.insert(at.clone(), before.map_or(from, |landmark| landmark.offset));
             self.ingest.reset_bad_record_window(&at.0, at.1);
-            let mark = if tenant_enabled { CommitTag::Durable } else { CommitTag::TenantDisabled };
-            self.stored.insert(at, CommittedOffset { offset: from, tag: mark });
+            let tag = if tenant_enabled { CommitTag::Durable } else { CommitTag::TenantDisabled };
+            self.stored.insert(at, CommittedOffset { offset: from, tag });
             let log_start = span.low;
             self.assignment.start(&due, StartPosition { from, log_start, tenant_enabled, before });
         }
@@ -186,11 +186,12 @@ impl Instance {
         let Some(next) = self.fetch_offsets.get_mut(at) else { return };
         let Some(record) = log.partitions[at].get(*next as usize) else { return };
         let lane = &self.lanes[lane_of(&at.0, at.1, LANES)];
-        let Ok(place) = lane.try_reserve() else { return };
+        let Ok(slot) = lane.try_reserve() else { return };
         let arrival = self.assignment.admit(&at.0, at.1, *next, record.timestamp);
-        if let AdmitDecision::Admit(Admission { epoch: era, tenant_enabled, position }) = arrival {
+        if let AdmitDecision::Admit(Admission { epoch, tenant_enabled, position }) = arrival {
             *next += 1;
-            let room = self.buffer_permits.clone().try_acquire_owned().expect("the queue has room");
+            let permit =
+                self.buffer_permits.clone().try_acquire_owned().expect("the queue has room");
             let incoming = ConsumedRecord {
                 record: record.clone(),
                 topic: log.topics[&at.0].clone(),
@@ -198,7 +199,7 @@ impl Instance {
                 tenant_enabled,
                 position,
             };
-            place.send(QueuedRecord { incoming, epoch: era, memory_permit: room });
+            slot.send(QueuedRecord { incoming, epoch, memory_permit: permit });
         } else if self.assignment.reading_partitions().contains(&(at.0.to_string(), at.1)) {
             // The known record before the start offset is read again and skipped.
             *next += 1;
@@ -218,16 +219,16 @@ impl Instance {
     /// Applies one report of the writers.
     pub(super) fn apply_reports(&mut self) {
         let Ok(settled) = self.reports.try_recv() else { return };
-        for (at, era, PartitionProgress { next, committed, pause_reason: hold }) in settled {
-            if self.assignment.epoch(&at.0, at.1) != Some(era) {
+        for (at, epoch, PartitionProgress { next, committed, pause_reason }) in settled {
+            if self.assignment.epoch(&at.0, at.1) != Some(epoch) {
                 continue;
             }
-            let mark = if committed { CommitTag::Durable } else { CommitTag::TenantDisabled };
-            self.stored.insert(at.clone(), CommittedOffset { offset: next, tag: mark });
+            let tag = if committed { CommitTag::Durable } else { CommitTag::TenantDisabled };
+            self.stored.insert(at.clone(), CommittedOffset { offset: next, tag });
             if !committed {
                 self.assignment.mark_tenant_disabled(&at.0, at.1);
             }
-            match hold {
+            match pause_reason {
                 Some(PauseReason::BadRecordLimit) => {
                     self.assignment.pause_reading(&at.0, at.1, None)
                 }

@@ -120,7 +120,7 @@ fn value(kind: Kind, tenant: &str, chance: &mut ChaCha8Rng) -> Option<Vec<u8>> {
 
 impl Log {
     /// Returns a log of at most `most` records of some of these kinds.
-    pub(super) fn random(chance: &mut ChaCha8Rng, of: &[Kind], most: usize) -> Self {
+    pub(super) fn random(chance: &mut ChaCha8Rng, of: &[Kind], records_max: usize) -> Self {
         let environment = Environment::new(Some("sim"));
         let mut log = Self {
             partitions: BTreeMap::new(),
@@ -145,7 +145,7 @@ impl Log {
                 log.partitions.insert((name.clone(), partition), Vec::new());
             }
         }
-        for _ in 0..chance.random_range(1..=most) {
+        for _ in 0..chance.random_range(1..=records_max) {
             let (name, kind, owner) = names.choose(chance).unwrap();
             log.append(name, *kind, owner, chance);
         }
@@ -168,14 +168,14 @@ impl Log {
         }
         let log = self.partitions.get_mut(&(name.clone(), partition)).unwrap();
         // Sometimes an earlier record is published again, at another time.
-        let again = log.choose(chance).filter(|_| chance.random_bool(0.15)).cloned();
-        let place = RecordPosition { topic: name.clone(), partition, offset: log.len() as i64 };
+        let copied = log.choose(chance).filter(|_| chance.random_bool(0.15)).cloned();
+        let position = RecordPosition { topic: name.clone(), partition, offset: log.len() as i64 };
         let timestamp = Some(instant(chance));
-        log.push(match again {
-            Some(before) => Record { position: place, timestamp, ..before },
+        log.push(match copied {
+            Some(before) => Record { position, timestamp, ..before },
             None => {
                 let payload = value(kind, tenant, chance);
-                Record { position: place, timestamp, key: None, headers, payload }
+                Record { position, timestamp, key: None, headers, payload }
             }
         });
     }

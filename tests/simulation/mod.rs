@@ -32,7 +32,7 @@ fn check_history(seed: u64, broken: InjectedFault) -> Result<(), String> {
     match ran {
         Ok(Ok(())) => Ok(()),
         Ok(Err(why)) => Err(format!("dev/simulate 1 {seed}: {why}")),
-        Err(_) => Err(format!("dev/simulate 1 {seed}: it panicked")),
+        Err(_) => Err(format!("dev/simulate 1 {seed}: the history panicked")),
     }
 }
 

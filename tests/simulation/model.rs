@@ -156,9 +156,9 @@ impl Model {
 
 /// Returns `Pending` at the first poll, so a writer may stop there, or another writer may continue.
 pub(super) fn yield_once() -> impl Future<Output = ()> + Send {
-    let mut looked = false;
+    let mut is_polled = false;
     std::future::poll_fn(move |_| {
-        if std::mem::replace(&mut looked, true) { Poll::Ready(()) } else { Poll::Pending }
+        if std::mem::replace(&mut is_polled, true) { Poll::Ready(()) } else { Poll::Pending }
     })
 }
 
@@ -301,7 +301,7 @@ impl IngestTx for ModelTx {
     }
 
     async fn unpark(&mut self, _: Uuid) -> Result<(), Error> {
-        unreachable!("nobody retries in the simulation")
+        unreachable!("the simulation has no retries")
     }
 
     async fn advance(&mut self, positions: &Positions<'_>) -> Result<bool, Error> {
@@ -350,8 +350,9 @@ impl ModelTx {
         let rows = state.rows.entry(self.tenant.clone()).or_default();
         rows.inbox.extend(&self.claimed);
         rows.dead_letters.extend(&self.dead_letters);
-        let keep = self.delta.loans_deleted_before.max(self.ended.map(|(before, ..)| before));
-        rows.no_loans_before = rows.no_loans_before.max(keep);
+        let deleted_before =
+            self.delta.loans_deleted_before.max(self.ended.map(|(before, ..)| before));
+        rows.no_loans_before = rows.no_loans_before.max(deleted_before);
         let horizon = rows.no_loans_before.filter(|_| broken != InjectedFault::NoHorizon);
         if let (Some((_, from, to)), Some(horizon)) = (self.ended, horizon) {
             rows.end_loans(horizon, from, to);

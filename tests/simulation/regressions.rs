@@ -3,8 +3,10 @@
 use super::{check_history, model::InjectedFault};
 
 /// A seed and the fault that it revealed.
-const SEEDS: [(u64, &str); 1] =
-    [(126, "a tenant enabled in the middle of a batch made the group forget what was passed by")];
+const SEEDS: [(u64, &str); 1] = [(
+    126,
+    "after the enabling of a tenant during a batch, the group offset lacked the skipped records",
+)];
 
 #[test]
 fn regression_seeds_pass() {

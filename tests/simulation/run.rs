@@ -21,14 +21,14 @@ use crate::merging::fold_events;
 
 const LOG_RECORDS_MAX: usize = 40;
 const CHAOS_STEPS: usize = 400;
-const CALM_ROUNDS_MAX: usize = 20_000;
+const SETTLE_ROUNDS_MAX: usize = 20_000;
 
 struct Simulation {
     rng: ChaCha8Rng,
     log: Log,
     model: Model,
     instances: Vec<Instance>,
-    batch_most: usize,
+    batch_max: usize,
     rule: BadRecordLimit,
     /// The decoded form of each record, for the durability checks.
     readings: BTreeMap<TopicPartition, Vec<(DecodeOutcome, Uuid)>>,
@@ -46,7 +46,7 @@ pub(super) fn run(seed: u64, broken: InjectedFault) -> Result<(), String> {
     runtime.block_on(tokio::task::unconstrained(async {
         let mut simulation = Simulation::new(seed, broken);
         simulation.chaos().await?;
-        simulation.calm().await?;
+        simulation.settle_all().await?;
         simulation.compare()
     }))
 }
@@ -63,7 +63,7 @@ impl Simulation {
         let log = Log::random(&mut chance, kinds, LOG_RECORDS_MAX);
         let enabled = [NORTH, SOUTH].into_iter().map(tenant).collect();
         let model = Model::new(seed, enabled, broken);
-        let batch_most = [1, 2, 3, 7, 50][chance.random_range(0..5)];
+        let batch_max = [1, 2, 3, 7, 50][chance.random_range(0..5)];
         // Some histories have a limit so strict that partitions stop.
         let in_a_row = [2, 1000][chance.random_range(0..2)];
         let rule = BadRecordLimit { consecutive: in_a_row, per_window: 1000 };
@@ -79,7 +79,7 @@ impl Simulation {
             .collect();
         let (instances, verified) = (Vec::new(), BTreeMap::new());
         let mut simulation =
-            Self { rng: chance, log, model, instances, batch_most, rule, readings, verified };
+            Self { rng: chance, log, model, instances, batch_max, rule, readings, verified };
         for number in 0..2 {
             let instance = simulation.start(number);
             simulation.instances.push(instance);
@@ -89,7 +89,7 @@ impl Simulation {
     }
 
     fn start(&self, number: usize) -> Instance {
-        Instance::start(number, &self.model, self.batch_most, self.rule)
+        Instance::start(number, &self.model, self.batch_max, self.rule)
     }
 
     /// Selects some events that the database always refuses.
@@ -129,7 +129,7 @@ impl Simulation {
         Ok(())
     }
 
-    async fn calm(&mut self) -> Result<(), String> {
+    async fn settle_all(&mut self) -> Result<(), String> {
         {
             let mut state = self.model.state();
             state.failing = 0;
@@ -141,7 +141,7 @@ impl Simulation {
             self.instances[number].rebalance(&mut self.log);
         }
         self.restart_south();
-        for _ in 0..CALM_ROUNDS_MAX {
+        for _ in 0..SETTLE_ROUNDS_MAX {
             self.resume_all();
             tokio::time::advance(Duration::from_secs(3)).await;
             for number in 0..2 {
@@ -152,7 +152,7 @@ impl Simulation {
                 return Ok(());
             }
         }
-        Err("it is stuck: not everything was settled".to_owned())
+        Err("the history is stuck: some records are not settled".to_owned())
     }
 
     /// Runs every kind of step of an instance.
@@ -174,14 +174,14 @@ impl Simulation {
     /// Runs one step of an instance's poller or of one of its writers.
     fn step(&mut self, number: usize) -> Result<(), String> {
         let at = self.log.partitions.keys().choose(&mut self.rng).expect("a partition").clone();
-        let dice = self.rng.random_range(0..100);
+        let percent = self.rng.random_range(0..100);
         let instance = &mut self.instances[number];
-        match dice {
+        match percent {
             0..35 => instance.read_record(&self.log, &at),
-            35..75 => instance.poll_writer(dice),
+            35..75 => instance.poll_writer(percent),
             75..85 => instance.apply_reports(),
             85..90 => instance.commit(&mut self.log),
-            90..94 => instance.request_starts(&self.log, dice == 90),
+            90..94 => instance.request_starts(&self.log, percent == 90),
             94..98 => instance.apply_starts(&self.log)?,
             // An isolated instance learns the group's decision only now.
             _ => instance.rebalance(&mut self.log),
@@ -198,13 +198,13 @@ impl Simulation {
     /// Redistributes the partitions. One instance may miss the change; the other instances start at
     /// once.
     fn redistribute(&mut self, one_misses_it: bool) {
-        let deaf = one_misses_it.then(|| self.rng.random_range(0..2));
+        let skipped_instance = one_misses_it.then(|| self.rng.random_range(0..2));
         let partitions: Vec<TopicPartition> = self.log.partitions.keys().cloned().collect();
         for at in partitions {
             let owner = self.rng.random_range(0..2);
             self.log.owners.insert(at, owner);
         }
-        for number in (0..2).filter(|number| Some(*number) != deaf) {
+        for number in (0..2).filter(|number| Some(*number) != skipped_instance) {
             self.instances[number].commit(&mut self.log);
             self.instances[number].rebalance(&mut self.log);
         }
@@ -309,7 +309,7 @@ impl Simulation {
             if !durable && !foreign {
                 return Err(format!(
                     "{at:?}: offset {before} is beyond record {offset}, which is lost: {reading:?}; \
-                     the group stands at {:?}, positions are {:?}",
+                     the group offset is {:?}, positions are {:?}",
                     self.log.committed.get(at),
                     rows.values()
                         .map(|rows| rows.positions.get(&(at.0.to_string(), at.1)))

@@ -32,11 +32,11 @@ async fn oversized_request_head_is_rejected_at_once() {
             ("a header", head("GET", "/user-summary/x", &header), 431),
             ("headers", head("GET", "/user-summary/x", &headers), 431),
             ("a path", head("GET", &format!("/user-summary/{}", kib(60)), ""), 400),
-            ("a path that is none any more", head("GET", &format!("/{}", kib(70)), ""), 400),
+            ("an oversized path", head("GET", &format!("/{}", kib(70)), ""), 400),
             ("a query", head("GET", &query(60), ""), 400),
-            ("a query that is none any more", head("GET", &query(70), ""), 400),
-            ("a query of groups", head("GET", &groups, ""), 400),
-            ("all of it", head("GET", &query(1024), ""), 431),
+            ("an oversized query", head("GET", &query(70), ""), 400),
+            ("a query of nested groups", head("GET", &groups, ""), 400),
+            ("a query beyond the limit of the head", head("GET", &query(1024), ""), 431),
         ] {
             let response = read_response(send_partial(world, &sent).await).await;
             assert_eq!(response.status, expected, "{what}: {response:?}");
@@ -109,7 +109,7 @@ async fn disconnected_clients_release_their_resources() {
             world
                 .until("all requests succeed again", async |w: &World| {
                     let asked = join_all((0..20).map(|_| w.evaluation_source(user))).await;
-                    asked.iter().all(|basis| basis == "nothing-open")
+                    asked.iter().all(|source| source == "nothing-open")
                 })
                 .await;
             assert_eq!(world.get("/patron-block-limits").await.0, 200);
@@ -125,10 +125,10 @@ async fn pending_request_bodies_are_bounded_in_bytes() {
         let most = head("POST", "/patron-block-limits", long) + &"x".repeat(900_000);
         let sending = join_all((0..60).map(|_| async { read_response(send_partial(world, &most).await).await }));
         let responses = sending.await;
-        let sent_away = responses.iter().filter(|response| response.status == 503).count();
+        let rejected = responses.iter().filter(|response| response.status == 503).count();
         let waited = responses.iter().filter(|response| response.status == 408).count();
-        assert!(sent_away > 0 && waited > 0, "{sent_away} requests were rejected, {waited} waited");
-        assert_eq!(sent_away + waited, responses.len());
+        assert!(rejected > 0 && waited > 0, "{rejected} requests were rejected, {waited} waited");
+        assert_eq!(rejected + waited, responses.len());
         assert_eq!(world.get("/patron-block-limits").await.0, 200);
         // The rejected bodies have released their memory.
         let id = Uuid::new_v4();

@@ -76,17 +76,17 @@ async fn rebuild_an_hour_ahead(source: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topic_rebuild_by_fast_clock_keeps_live_loans() {
+async fn topic_rebuild_by_fast_clock_preserves_live_loans() {
     rebuild_an_hour_ahead("topics").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inbox_rebuild_by_fast_clock_keeps_live_loans() {
+async fn inbox_rebuild_by_fast_clock_preserves_live_loans() {
     rebuild_an_hour_ahead("inbox").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn storage_synchronization_by_fast_clock_keeps_live_loans() {
+async fn storage_synchronization_by_fast_clock_preserves_live_loans() {
     World::run(async |world| {
         world.stop().await;
         world.start_with_clock(clock_ahead(60)).await;

@@ -19,7 +19,7 @@ async fn move_leaders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs three brokers, as the first lines of this file say"]
+#[ignore = "needs three brokers, as the first lines of this file describe"]
 async fn topic_recreated_after_leader_change_is_read_completely() {
     World::run(async |world| {
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);

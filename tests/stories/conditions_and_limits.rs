@@ -54,7 +54,7 @@ async fn conditions_are_seeded_sorted_and_validated() {
             "Message to be displayed is a required field if one or more blocked actions selected"
         );
         condition["message"] = json!("Too many lost items");
-        condition["unknown"] = json!({ "kept": 1.50 });
+        condition["unknown"] = json!({ "number": 1.50 });
         assert_eq!(world.put(&path, &condition).await, (204, String::new()));
         let stored = world.get_json(&path).await;
         assert_eq!(

@@ -20,7 +20,7 @@ fn remainder() -> Value {
     serde_json::from_str("4.996003610813204e-16").unwrap()
 }
 
-/// Returns a patron whose balance exceeds the limit, and the fee/fine.
+/// Returns a patron with a balance above the limit, and the fee/fine.
 async fn debtor(world: &World, group: Uuid) -> (Uuid, Uuid) {
     let (user, debt) = (world.users.add_patron(group), Uuid::new_v4());
     world.publish(FEE, &balance_change(user, debt, None, 12.5)).await;

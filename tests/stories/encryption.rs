@@ -30,10 +30,10 @@ const CONNECTION_COUNTS: &str = "select count(*) filter (where ssl), count(*) fi
 async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
     let Some(certificate) = certificate("POSTGRES_CERTIFICATE") else { return };
     World::run(async |world| {
-        let ours = async |world: &World| -> (i64, i64) {
+        let connection_counts = async |world: &World| -> (i64, i64) {
             sqlx::query_as(CONNECTION_COUNTS).fetch_one(&world.db).await.unwrap()
         };
-        let (encrypted, open) = ours(world).await;
+        let (encrypted, open) = connection_counts(world).await;
         assert!(encrypted == 0 && open > 0, "without a certificate no connection is encrypted");
         world.stop().await;
         world.config.database.login.server_pem = Some(certificate);
@@ -41,7 +41,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
         world.enable().await;
         // Connections of the stopped instance end some time after the instance.
         let all_are = async |world: &World| {
-            let (encrypted, open) = ours(world).await;
+            let (encrypted, open) = connection_counts(world).await;
             encrypted > 0 && open == 0
         };
         world.until("all connections are encrypted", all_are).await;
@@ -51,7 +51,7 @@ async fn database_tls_encrypts_all_and_rejects_wrong_certificate() {
         world.start_unready().await;
         let (status, body) = world.get("/admin/ready").await;
         assert!(status == 503 && body.contains("certificate verify failed"), "{body}");
-        let none = async |world: &World| ours(world).await == (0, 0);
+        let none = async |world: &World| connection_counts(world).await == (0, 0);
         world.until("no connection exists", none).await;
     })
     .await;

@@ -86,13 +86,13 @@ async fn failing_users_module_serves_last_group_until_404() {
         publish_six_loans(world, known).await;
         publish_six_loans(world, unknown).await;
         assert_eq!(world.block_flags(known).await, ALL);
-        for mood in [UsersBehavior::ServerError, UsersBehavior::NoResponse] {
-            world.users.set_behavior(mood);
-            assert_eq!(world.block_flags(known).await, ALL, "{mood:?}");
+        for behavior in [UsersBehavior::ServerError, UsersBehavior::NoResponse] {
+            world.users.set_behavior(behavior);
+            assert_eq!(world.block_flags(known).await, ALL, "{behavior:?}");
             assert_eq!(
                 world.block_flags(unknown).await,
                 NONE,
-                "{mood:?}: without a group, so open"
+                "{behavior:?}: without a group, so not blocked"
             );
         }
         world.users.set_behavior(UsersBehavior::Normal);
@@ -237,11 +237,15 @@ async fn overload_is_rejected_without_waiting() {
             (world.evaluation_source(user).await, began.elapsed())
         }))
         .await;
-        let (sent_away, waited): (Vec<_>, Vec<_>) =
-            asked.iter().partition(|(basis, _)| basis == "too-many");
-        assert!(sent_away.len() > 50 && waited.len() > 100, "{} sent away", sent_away.len());
-        let slowest = sent_away.iter().map(|(_, took)| *took).max().unwrap();
-        assert!(waited.iter().all(|(basis, _)| basis == "not-evaluated"));
+        let (rejected, waited): (Vec<_>, Vec<_>) =
+            asked.iter().partition(|(source, _)| source == "too-many");
+        assert!(
+            rejected.len() > 50 && waited.len() > 100,
+            "{} requests were rejected",
+            rejected.len()
+        );
+        let slowest = rejected.iter().map(|(_, took)| *took).max().unwrap();
+        assert!(waited.iter().all(|(source, _)| source == "not-evaluated"));
         let quickest = waited.iter().map(|(_, took)| *took).min().unwrap();
         assert!(
             slowest < quickest && quickest > Duration::from_secs(1),

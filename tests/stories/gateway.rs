@@ -21,9 +21,9 @@ async fn blocked_patron_and_false_gateway(world: &World) -> (Uuid, UsersStub) {
     let out = in_envelope(&out, now() - TimeDelta::minutes(60));
     world.publish(Kind::ItemCheckedOut, &out).await;
     world.until_committed().await;
-    let liar = UsersStub::start();
-    liar.set_group(user, Uuid::new_v4());
-    (user, liar)
+    let false_gateway = UsersStub::start();
+    false_gateway.set_group(user, Uuid::new_v4());
+    (user, false_gateway)
 }
 
 /// Uses the gateway that a request names, as without a configured gateway.
@@ -42,14 +42,14 @@ fn trust_request_gateway(config: &mut Config) {
 #[tokio::test(flavor = "multi_thread")]
 async fn request_cannot_choose_another_gateway() {
     World::run(async |world| {
-        let (user, liar) = blocked_patron_and_false_gateway(world).await;
+        let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         let asked = ("group-from-users".to_owned(), 1);
         // Other stories increase this counter too.
         let others = "patron_blocks_other_gateway_requests_total";
         let before = metric(world, others).await;
-        assert_eq!(world.evaluate_through(&liar.url(), user).await, asked);
+        assert_eq!(world.evaluate_through(&false_gateway.url(), user).await, asked);
         assert_eq!(world.evaluate_through(&world.users.url(), user).await, asked);
-        assert_eq!(liar.request_count(), 0);
+        assert_eq!(false_gateway.request_count(), 0);
         assert!(metric(world, others).await > before, "the service reports the ignored gateway");
     })
     .await;
@@ -59,12 +59,12 @@ async fn request_cannot_choose_another_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn group_from_other_gateway_is_not_stored() {
     World::run_with(trust_request_gateway, async |world| {
-        let (user, liar) = blocked_patron_and_false_gateway(world).await;
+        let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         let asked = |blocks| ("group-from-users".to_owned(), blocks);
-        assert_eq!(world.evaluate_through(&liar.url(), user).await, asked(0));
+        assert_eq!(world.evaluate_through(&false_gateway.url(), user).await, asked(0));
         assert_eq!(world.evaluate_through(&world.users.url(), user).await, asked(1));
         assert_eq!(
-            world.evaluate_through(&liar.url(), user).await,
+            world.evaluate_through(&false_gateway.url(), user).await,
             ("group-from-cache".to_owned(), 1)
         );
     })
@@ -74,22 +74,22 @@ async fn group_from_other_gateway_is_not_stored() {
 /// The recovery of a users module behind a chosen gateway is detected, as behind any other gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_module_recovery_behind_gateway_is_detected() {
-    let doubting = |config: &mut Config| config.okapi.gateway.is_pinned = false;
-    World::run_with(doubting, async |world| {
-        let (user, elsewhere) = blocked_patron_and_false_gateway(world).await;
+    let unpinned = |config: &mut Config| config.okapi.gateway.is_pinned = false;
+    World::run_with(unpinned, async |world| {
+        let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         assert_eq!(
             world.evaluate_through(&world.users.url(), user).await,
             ("group-from-users".to_owned(), 1)
         );
-        elsewhere.set_behavior(UsersBehavior::NoResponse);
+        false_gateway.set_behavior(UsersBehavior::NoResponse);
         for _ in 0..5 {
-            let answer = world.evaluate_through(&elsewhere.url(), user).await;
+            let answer = world.evaluate_through(&false_gateway.url(), user).await;
             assert_eq!(answer, ("group-fallback".to_owned(), 1));
         }
-        elsewhere.set_behavior(UsersBehavior::Normal);
+        false_gateway.set_behavior(UsersBehavior::Normal);
         let asked = ("group-from-users".to_owned(), 0);
         let is_found =
-            async |world: &World| world.evaluate_through(&elsewhere.url(), user).await == asked;
+            async |world: &World| world.evaluate_through(&false_gateway.url(), user).await == asked;
         world.until("the gateway receives a request again", is_found).await;
     })
     .await;
@@ -100,17 +100,17 @@ async fn users_module_recovery_behind_gateway_is_detected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_topic_group_is_verified_at_the_request_gateway() {
     World::run_with(trust_request_gateway, async |world| {
-        let (user, elsewhere) = blocked_patron_and_false_gateway(world).await;
+        let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         let group = Uuid::new_v4();
         world.add_limit(group, Measure::ChargedOut, 0.0).await;
         let long_ago = now() - TimeDelta::days(300);
         let old = entity_change("UPDATED", &user_record(user, group), long_ago);
         world.publish(Kind::StoredUser, &old).await;
         world.until_committed().await;
-        let answer = world.evaluate_through(&elsewhere.url(), user).await;
+        let answer = world.evaluate_through(&false_gateway.url(), user).await;
         assert_eq!(answer, ("group-from-users".to_owned(), 0));
-        elsewhere.set_behavior(UsersBehavior::ServerError);
-        let answer = world.evaluate_through(&elsewhere.url(), user).await;
+        false_gateway.set_behavior(UsersBehavior::ServerError);
+        let answer = world.evaluate_through(&false_gateway.url(), user).await;
         assert_eq!(answer, ("group-fallback".to_owned(), 1));
     })
     .await;
@@ -124,7 +124,7 @@ async fn request_gateway_is_used_if_none_is_configured() {
         config.okapi.gateway.url = "http://127.0.0.1:9".to_owned();
     };
     World::run_with(unset, async |world| {
-        let (user, _liar) = blocked_patron_and_false_gateway(world).await;
+        let (user, _false_gateway) = blocked_patron_and_false_gateway(world).await;
         let url = format!("{}/", world.users.url());
         assert_eq!(world.evaluate_through(&url, user).await, ("group-from-users".to_owned(), 1));
         assert_eq!(world.evaluate_through(&url, user).await, ("group-from-cache".to_owned(), 1));
@@ -139,7 +139,7 @@ async fn service_listens_only_on_the_configured_address() {
         let port = world.url().rsplit(':').next().unwrap();
         let connect = |host: &str| std::net::TcpStream::connect(format!("{host}:{port}"));
         assert!(connect("127.0.0.1").is_ok());
-        assert!(connect("127.0.0.2").is_err(), "it listens on all addresses");
+        assert!(connect("127.0.0.2").is_err(), "the service listens on all addresses");
     })
     .await;
 }
@@ -148,7 +148,7 @@ async fn service_listens_only_on_the_configured_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn synchronization_ignores_the_request_gateway() {
     World::run(async |world| {
-        let (user, liar) = blocked_patron_and_false_gateway(world).await;
+        let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         let loan = json!({
             "id": Uuid::new_v4(), "userId": user, "status": { "name": "Open" },
             "dueDate": minutes_from_now(60),
@@ -160,11 +160,12 @@ async fn synchronization_ignores_the_request_gateway() {
         let job = format!("{job}/{}", asked["id"].as_str().expect("an id"));
         let path = "/automated-patron-blocks/synchronization/start";
         let start = world.request(reqwest::Method::POST, path);
-        let start = start.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", liar.url());
+        let start =
+            start.header("X-Okapi-Tenant", TENANT).header("X-Okapi-Url", false_gateway.url());
         assert_eq!(start.send().await.expect("an answer").status(), 202);
         let done = async |world: &World| world.get_json(&job).await["status"] == "done";
         world.until("the synchronization is done", done).await;
-        assert_eq!(liar.storage.take_requests(), []);
+        assert_eq!(false_gateway.storage.take_requests(), []);
         let open = "select count(*) from {schema}.loan where is_open";
         assert_eq!(world.count(open).await, 1);
     })

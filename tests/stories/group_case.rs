@@ -41,16 +41,16 @@ async fn uppercase_group_id_in_limit_or_user_blocks() {
         world.add_limit(plain, Measure::ChargedOut, 0.0).await;
         // The users module answers for one patron; the users topic contains the others.
         let asked = world.users.add_patron(limited);
-        let [small, loud, both] = [(); 3].map(|()| Uuid::new_v4());
+        let [lowercase, uppercase, both] = [(); 3].map(|()| Uuid::new_v4());
         for (record, user, group) in [
-            (user_record(small, limited), small, limited),
-            (uppercase_user(loud, plain), loud, plain),
+            (user_record(lowercase, limited), lowercase, limited),
+            (uppercase_user(uppercase, plain), uppercase, plain),
             (uppercase_user(both, limited), both, limited),
         ] {
             world.publish(Kind::StoredUser, &entity_change("CREATED", &record, now())).await;
             world.users.set_group(user, group);
         }
-        for user in [asked, small, loud, both] {
+        for user in [asked, lowercase, uppercase, both] {
             publish_check_out(world, user).await;
             assert_eq!(world.block_flags(user).await, ALL, "{user}");
         }
@@ -68,16 +68,16 @@ async fn change_of_limit_with_uppercase_group_is_published() {
         let user = world.users.add_patron(group);
         world.publish(Kind::StoredUser, &entity_change("CREATED", &user_record(user, group), now())).await;
         publish_check_out(world, user).await;
-        let waits = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
+        let pending = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                           + (select count(*) from {schema}.message_outbox where status = 'NEW')";
-        let quiet = async || {
+        let until_published = async || {
             world
                 .until("no patron is pending and no message is unsent", async |w: &World| {
-                    w.count(waits).await == 0
+                    w.count(pending).await == 0
                 })
                 .await;
         };
-        quiet().await;
+        until_published().await;
         add_uppercase_limit(world, group).await;
         let blocked = "select count(*) from {schema}.published_patron where blocked is not null";
         world
@@ -85,7 +85,7 @@ async fn change_of_limit_with_uppercase_group_is_published() {
                 w.count(blocked).await == 1
             })
             .await;
-        quiet().await;
+        until_published().await;
         let topic = format!("{}.{TENANT}.patron-blocks.automated-block", world.log.environment());
         let types: Vec<Value> =
             world.log.read_topic(&topic).into_iter().map(|message| message.value["type"].clone()).collect();
@@ -99,10 +99,11 @@ async fn summary_export_matches_group_id_in_any_case() {
     const JOBS: &str = "/patron-blocks/user-summaries/iteration";
     World::run(async |world| {
         let group = Uuid::new_v4();
-        let [small, loud] = [(); 2].map(|()| Uuid::new_v4());
-        for (user, record) in
-            [(small, user_record(small, group)), (loud, uppercase_user(loud, group))]
-        {
+        let [lowercase, uppercase] = [(); 2].map(|()| Uuid::new_v4());
+        for (user, record) in [
+            (lowercase, user_record(lowercase, group)),
+            (uppercase, uppercase_user(uppercase, group)),
+        ] {
             world.publish(Kind::StoredUser, &entity_change("CREATED", &record, now())).await;
             publish_check_out(world, user).await;
         }

@@ -89,7 +89,7 @@ async fn nul_in_token_user_id_causes_no_failure() {
     .await;
 }
 
-/// A header whose bytes are not text counts as absent.
+/// A header counts as absent if its bytes are not text.
 #[tokio::test(flavor = "multi_thread")]
 async fn non_text_header_bytes_cause_no_failure() {
     World::run(async |world| {

@@ -156,7 +156,7 @@ async fn invalid_http_event_is_rejected_with_member_and_rule() {
 
 /// Kafka and HTTP accept the same bytes: members that the decoder ignores may have any value.
 #[tokio::test(flavor = "multi_thread")]
-async fn unread_members_of_http_events_may_hold_any_value() {
+async fn unread_members_of_http_events_may_have_any_value() {
     World::run(async |world| {
         let (user, due) = (Uuid::new_v4(), minutes_from_now(60));
         let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));

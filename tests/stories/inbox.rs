@@ -43,7 +43,7 @@ async fn publish_check_out(world: &World, part: &str) -> Uuid {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inbox_rebuild_keeps_records_of_the_initial_fill() {
+async fn inbox_rebuild_preserves_records_of_the_initial_fill() {
     World::run(async |world| {
         let purge = json!({ "module_from": MODULE, "purge": true });
         assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
@@ -155,15 +155,15 @@ async fn pruned_inbox_before_apply_drops_no_record() {
         let failed = world.get_json(&path).await;
         assert!(failed["error"].as_str().unwrap().contains("request a new rebuild"), "{failed}");
         // After a new read, the missing inbox rows change nothing.
-        let anew = rebuild(world, json!({})).await;
-        assert_eq!(anew["status"], "done", "{anew}");
-        assert_eq!(world.count(&ended).await, 1, "{anew}");
+        let repeated = rebuild(world, json!({})).await;
+        assert_eq!(repeated["status"], "done", "{repeated}");
+        assert_eq!(world.count(&ended).await, 1, "{repeated}");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inbox_rebuild_keeps_records_of_a_topic_rebuild() {
+async fn inbox_rebuild_preserves_records_of_a_topic_rebuild() {
     World::run(async |world| {
         world.execute_sql(BACKDATE_ENABLING_SQL).await;
         let user = publish_check_out(world, TENANT).await;

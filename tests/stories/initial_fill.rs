@@ -42,12 +42,12 @@ async fn until_skipped(world: &World, topics: &[String]) {
     let group = world.log.group_client();
     world
         .until("the records are skipped", async |_: &World| {
-            let mut places = TopicPartitionList::new();
+            let mut offsets = TopicPartitionList::new();
             for (topic, partition) in topics.iter().flat_map(|topic| [(topic, 0), (topic, 1)]) {
-                places.add_partition(topic, partition);
+                offsets.add_partition(topic, partition);
             }
             let wait = Duration::from_secs(5);
-            let committed = group.committed_offsets(places, wait).unwrap();
+            let committed = group.committed_offsets(offsets, wait).unwrap();
             committed.elements().iter().all(|of| {
                 let (_, end) = group.fetch_watermarks(of.topic(), of.partition(), wait).unwrap();
                 of.offset() == Offset::Offset(end) || end == 0
@@ -117,7 +117,7 @@ async fn tenant_with_truncated_topics_is_incomplete_until_sync() {
         assert!(status["incompleteBefore"].is_string());
         assert!(status["advice"].as_str().unwrap().contains("synchronization"), "{status}");
         let user = world.users.add_patron(Uuid::new_v4());
-        let knowledge = async |world: &World| {
+        let completeness = async |world: &World| {
             let path = format!("/automated-patron-blocks/{user}");
             let request = world.request(reqwest::Method::GET, &path);
             let request = request.header("X-Okapi-Tenant", TENANT);
@@ -127,7 +127,7 @@ async fn tenant_with_truncated_topics_is_incomplete_until_sync() {
                 .get("X-Patron-Blocks-Completeness")
                 .map(|value| value.to_str().unwrap().to_owned())
         };
-        assert_eq!(knowledge(world).await.as_deref(), Some("incomplete"));
+        assert_eq!(completeness(world).await.as_deref(), Some("incomplete"));
         let ready = world.get_json("/admin/ready").await;
         assert_eq!(ready["tenants"], json!({ "filling": [], "incomplete": [TENANT] }));
         assert!(
@@ -149,7 +149,7 @@ async fn tenant_with_truncated_topics_is_incomplete_until_sync() {
             .await;
         world
             .until("the response lacks the completeness header", async |world: &World| {
-                knowledge(world).await.is_none()
+                completeness(world).await.is_none()
             })
             .await;
     })
@@ -164,16 +164,16 @@ async fn cancelled_initial_fill_leaves_tenant_incomplete() {
         world.config.rebuild.concurrency = 0;
         world.start_unready().await;
         assert_eq!(world.post("/_/tenant", &json!({ "module_to": MODULE })).await.0, 201);
-        let knowledge = async |world: &World, wanted: &str| {
+        let completeness = async |world: &World, wanted: &str| {
             let (status, body) = world.get("/patron-blocks/ingest").await;
             status == 200 && body.contains(&format!("\"knowledge\":\"{wanted}\""))
         };
-        let is_filling = async |world: &World| knowledge(world, "filling").await;
+        let is_filling = async |world: &World| completeness(world, "filling").await;
         world.until("the tenant is filling", is_filling).await;
         let all = world.get_json("/patron-blocks/rebuilds").await;
         let id = all["rebuilds"][0]["id"].as_str().unwrap();
         assert_eq!(world.delete(&format!("/patron-blocks/rebuilds/{id}")).await.0, 204);
-        let is_incomplete = async |world: &World| knowledge(world, "incomplete").await;
+        let is_incomplete = async |world: &World| completeness(world, "incomplete").await;
         world.until("the tenant is incomplete", is_incomplete).await;
     })
     .await;

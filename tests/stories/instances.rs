@@ -43,7 +43,7 @@ in_both_protocols![
     instances_join_and_leave_during_ingest,
     stopped_instance_leaves_without_session_timeout,
     other_instances_take_over_from_a_killed_one,
-    instance_frozen_in_mid_batch_blocks_nobody,
+    instance_frozen_in_mid_batch_blocks_no_other_instance,
     new_topics_and_partitions_are_read_while_running,
 ];
 
@@ -152,7 +152,7 @@ async fn other_instances_take_over_from_a_killed_one(world: &mut World) {
 }
 
 /// Blocks the writers with a lock and freezes the instance inside a transaction.
-async fn freeze_in_mid_batch(world: &World, child: &Process) {
+async fn freeze_during_batch(world: &World, child: &Process) {
     let mut blocked = world.db.begin().await.unwrap();
     let lock = format!("lock table {}.loan in exclusive mode", world.schema.name());
     sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *blocked).await.unwrap();
@@ -169,14 +169,14 @@ async fn freeze_in_mid_batch(world: &World, child: &Process) {
     world.until("the transaction stays open", async |w: &World| w.count(idle).await > 0).await;
 }
 
-async fn instance_frozen_in_mid_batch_blocks_nobody(world: &mut World) {
+async fn instance_frozen_in_mid_batch_blocks_no_other_instance(world: &mut World) {
     world.stop().await;
     let watch = OffsetMonitor::start(world);
     let user = Uuid::new_v4();
     let child = serve(world);
     publish_check_outs(world, user, 100).await;
     world.until_committed().await;
-    freeze_in_mid_batch(world, &child).await;
+    freeze_during_batch(world, &child).await;
 
     // The session of the frozen instance expires, and the new instance reads the unfinished records.
     world.start().await;
@@ -202,11 +202,11 @@ async fn new_topics_and_partitions_are_read_while_running(world: &mut World) {
     until_shared_by(world, 2).await;
     let user = Uuid::new_v4();
     let payload = || check_out(user, Uuid::new_v4(), &minutes_from_now(1440)).to_string();
-    let (ours, all) = (
+    let (own_topic, all) = (
         world.log.topic(TENANT, Kind::ItemCheckedOut),
         world.log.topic("ALL", Kind::ItemCheckedOut),
     );
-    world.log.add_partitions(&ours, 4).await;
+    world.log.add_partitions(&own_topic, 4).await;
     world.log.create_topics(vec![all.clone()]).await;
     for partition in 0..4 {
         let payload = payload();
@@ -217,7 +217,7 @@ async fn new_topics_and_partitions_are_read_while_running(world: &mut World) {
             payload: Some(payload.as_bytes()),
             timestamp: None,
         };
-        world.log.send_to_partition(partition, draft(&ours)).await;
+        world.log.send_to_partition(partition, draft(&own_topic)).await;
     }
     let payload = payload();
     let headers = vec![("folio.tenantId", TENANT)];

@@ -58,8 +58,8 @@ async fn nil_user_id_never_means_the_whole_tenant() {
         let topic = json!({ "topicName": "any", "patronGroupId": nil });
         let (status, body) = world.post(ITERATIONS, &topic).await;
         assert_eq!(status, 422, "{body}");
-        let nobody = nil.to_string();
-        let arguments = ["rebuild", "--tenant", TENANT, "--source", "inbox", "--user", &*nobody];
+        let nil_user = nil.to_string();
+        let arguments = ["rebuild", "--tenant", TENANT, "--source", "inbox", "--user", &*nil_user];
         let (code, output) = run_cli(world, &arguments);
         assert_eq!(code, Some(2), "{output}");
 
@@ -130,7 +130,7 @@ async fn nul_character_is_rejected_everywhere() {
             limit
         };
         let mut failed = Vec::new();
-        let mut look = |asked: String, (status, answer): (u16, String)| {
+        let mut check_response = |asked: String, (status, answer): (u16, String)| {
             if status >= 500 {
                 failed.push(format!("{asked}: {status} {answer}"));
             }
@@ -156,7 +156,7 @@ async fn nul_character_is_rejected_everywhere() {
                 json!({ "userId": id, "loanId": id, "note": "\0" }),
             ),
         ] {
-            look(format!("{path} {body}"), world.post(path, &body).await);
+            check_response(format!("{path} {body}"), world.post(path, &body).await);
         }
         for path in [
             "/patron-block-limits?query=patronGroupId==%22a%00b%22",
@@ -171,10 +171,10 @@ async fn nul_character_is_rejected_everywhere() {
             "/user-summary/%00",
             "/_/tenant/%00",
         ] {
-            look(path.to_owned(), world.get(path).await);
+            check_response(path.to_owned(), world.get(path).await);
         }
         for path in ["/patron-blocks/rebuilds/%00/apply", "/patron-blocks/incidents/%00/resolve"] {
-            look(path.to_owned(), world.post(path, &json!({})).await);
+            check_response(path.to_owned(), world.post(path, &json!({})).await);
         }
         assert_eq!(failed, [""; 0]);
     })

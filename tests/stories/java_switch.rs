@@ -100,11 +100,11 @@ async fn evaluate_until(world: &World, patrons: usize, done: &Cell<bool>) -> usi
     let (mut answers, mut patron) = (0, 0);
     while !done.get() || answers < 200 {
         patron = (patron + 7) % patrons;
-        let asked = Patron(patron);
-        let path = format!("/automated-patron-blocks/{}", asked.user());
+        let requested = Patron(patron);
+        let path = format!("/automated-patron-blocks/{}", requested.user());
         let (status, body) = world.get(&path).await;
         if status == 200 {
-            assert_eq!(flags(&body), asked.blocks(), "{asked:?} after {answers} answers");
+            assert_eq!(flags(&body), requested.blocks(), "{requested:?} after {answers} answers");
             answers += 1;
         } else {
             assert_eq!((status, answers), (400, 0), "{body}");
@@ -116,7 +116,7 @@ async fn evaluate_until(world: &World, patrons: usize, done: &Cell<bool>) -> usi
 async fn report_totals(world: &World) -> (i64, i64) {
     let loans =
         world.count("select sum(loans)::int8 from northlib_mod_fqm_manager.\"Patrons\"").await;
-    (loans, world.count("select summaries from northlib_mod_fqm_manager.on_kept").await)
+    (loans, world.count("select summaries from northlib_mod_fqm_manager.on_cached").await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,14 +136,14 @@ async fn java_switch_under_load_gives_no_wrong_result() {
             let install = json!({
                 "module_from": "mod-patron-blocks-1.12.2", "module_to": "mod-patron-blocks-2.0.0",
             });
-            let begun = std::time::Instant::now();
+            let started_at = std::time::Instant::now();
             let (status, job) = world.post("/_/tenant", &install).await;
             assert_eq!(status, 201, "{job}");
             let job: Value = serde_json::from_str(&job).unwrap();
             let job = format!("/_/tenant/{}?wait=60000", job["id"].as_str().unwrap());
             let job = world.get_json(&job).await;
             assert_eq!(job["complete"], true, "{job}");
-            let took = begun.elapsed();
+            let took = started_at.elapsed();
             world.until_committed().await;
             done.set(true);
             (job, took)
@@ -161,12 +161,12 @@ async fn java_switch_under_load_gives_no_wrong_result() {
 
         // Events that are newer than the Java module's state count: a return, a loss, a payment.
         let (returns, loses, pays) = (Patron(8), Patron(2), Patron(15));
-        let news = [
+        let changes = [
             (Kind::ItemCheckedIn, 0, loan_event(returns.user(), returns.loans()[0])),
             (Kind::ItemDeclaredLost, 0, loan_event(loses.user(), loses.loans()[0])),
             (Kind::FeeFineBalanceChanged, 0, balance_change(pays.user(), pays.fee(), None, 0.0)),
         ];
-        publish(world, &news).await;
+        publish(world, &changes).await;
         world.until_committed().await;
         assert_eq!(world.block_flags(returns.user()).await, [[false; 3]; 0]);
         assert_eq!(world.block_flags(loses.user()).await, [[true; 3]]);

@@ -42,37 +42,43 @@ async fn rebuild_without_lease_writes_nothing() {
         let asked: Value = serde_json::from_str(&body).unwrap();
         let id = asked["id"].as_str().unwrap();
         let shadow = format!("{}_r{}", world.schema.name(), &id[..8]);
-        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+        let lock_waits = "select count(*) from pg_stat_activity where datname = current_database()
                       and wait_event_type = 'Lock' and query like '%.inbox where event_key > %'";
         world
-            .until("the instance waits for the inbox", async |w: &World| w.count(waits).await == 1)
+            .until("the instance waits for the inbox", async |w: &World| {
+                w.count(lock_waits).await == 1
+            })
             .await;
 
         // Another instance claims the job, so the writes of the first instance must fail.
-        let mut taking = world.db.begin().await.unwrap();
+        let mut claiming = world.db.begin().await.unwrap();
         let take = format!(
             "update mod_patron_blocks.rebuild
                 set lease_holder = gen_random_uuid(), lease_expires_at = null where id = '{id}'"
         );
-        sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut *taking).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut *claiming).await.unwrap();
         reading.rollback().await.unwrap();
-        let laid_out = format!("select count(*) from {shadow}.loan");
+        let shadow_loans = format!("select count(*) from {shadow}.loan");
         let at_the_lease =
             "select count(*) from pg_stat_activity where datname = current_database()
                              and wait_event_type = 'Lock' and query like '%for share'";
         let is_through = async |world: &World| {
-            world.count(&laid_out).await > 0 || world.count(at_the_lease).await == 1
+            world.count(&shadow_loans).await > 0 || world.count(at_the_lease).await == 1
         };
         world.until("the instance has written, or waits for the lease", is_through).await;
-        assert_eq!(world.count(&laid_out).await, 0, "the instance writes nothing without a lease");
-        taking.commit().await.unwrap();
+        assert_eq!(
+            world.count(&shadow_loans).await,
+            0,
+            "the instance writes nothing without a lease"
+        );
+        claiming.commit().await.unwrap();
 
         // The lease is free, so an instance claims the job again.
         let path = format!("{REBUILDS}/{id}");
         let is_compared = async |world: &World| world.get_json(&path).await["status"] == "compared";
         world.until("the rebuild is compared", is_compared).await;
         assert_eq!(world.get_json(&path).await["summary"]["patrons"], 0);
-        assert_eq!(world.count(&laid_out).await, 1);
+        assert_eq!(world.count(&shadow_loans).await, 1);
     })
     .await;
 }
@@ -112,24 +118,24 @@ async fn deleted_tenant_job_enables_nothing() {
         let disable = json!({ "module_from": "mod-patron-blocks-2.0.0" });
         assert_eq!(world.post("/_/tenant", &disable).await.0, 204);
         // Another session has the exclusive tenant lock while the job waits for it.
-        let mut alone = world.db.begin().await.unwrap();
+        let mut exclusive_session = world.db.begin().await.unwrap();
         let lock = "select pg_advisory_xact_lock(hashtextextended($1, 0))";
         let name = format!("mod_patron_blocks/{TENANT}");
-        sqlx::query(lock).bind(name).execute(&mut *alone).await.unwrap();
+        sqlx::query(lock).bind(name).execute(&mut *exclusive_session).await.unwrap();
         let enable = json!({ "module_to": "mod-patron-blocks-2.0.0" });
         let (status, job) = world.post("/_/tenant", &enable).await;
         assert_eq!(status, 201, "{job}");
-        let waits = "select count(*) from pg_locks l join pg_stat_activity a using (pid)
+        let lock_waits = "select count(*) from pg_locks l join pg_stat_activity a using (pid)
                       where l.locktype = 'advisory' and not l.granted and l.mode = 'ExclusiveLock'
                         and a.datname = current_database()";
-        world.until("the job waits", async |w: &World| w.count(waits).await == 1).await;
+        world.until("the job waits", async |w: &World| w.count(lock_waits).await == 1).await;
         // Another instance has finished the job, and the job was deleted.
         sqlx::raw_sql("delete from mod_patron_blocks.tenant_job")
-            .execute(&mut *alone)
+            .execute(&mut *exclusive_session)
             .await
             .unwrap();
-        alone.commit().await.unwrap();
-        until("the job ends", async || world.count(waits).await == 0).await;
+        exclusive_session.commit().await.unwrap();
+        until("the job ends", async || world.count(lock_waits).await == 0).await;
         let works = "select count(*) from pg_stat_activity
                       where datname = current_database() and state <> 'idle' and xact_start is not null
                         and pid <> pg_backend_pid()";
@@ -150,12 +156,12 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
         let first = JobLease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
         tenant_jobs::insert(db, first, &tenant, &json!({}), LEASE_TIME).await.unwrap();
         let second = JobLease { holder: Uuid::new_v4(), ..first };
-        let takes =
+        let claims =
             async || tenant_jobs::claim_abandoned(db, second.holder, LEASE_TIME).await.unwrap();
         let is_complete =
             async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
         assert_eq!(
-            takes().await,
+            claims().await,
             None,
             "the lease belongs to the first instance, whatever its clock"
         );
@@ -164,7 +170,7 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
         )
         .await
         .unwrap();
-        assert_eq!(takes().await.unwrap().id, first.job);
+        assert_eq!(claims().await.unwrap().id, first.job);
         // The first instance was only frozen.
         assert!(!tenant_jobs::renew(db, first, LEASE_TIME).await.unwrap());
         assert!(tenant_jobs::renew(db, second, LEASE_TIME).await.unwrap());
@@ -195,20 +201,20 @@ async fn summary_export_lease_is_exclusive_until_it_expires() {
         };
         let id = exports::insert(db, Uuid::new_v4(), asked).await.unwrap().id;
         let [first, second] = [(); 2].map(|()| Uuid::new_v4());
-        let takes = async |holder| exports::claim(db, holder, LEASE_TIME).await.unwrap().is_some();
-        let is_ours = async |holder| {
+        let claims = async |holder| exports::claim(db, holder, LEASE_TIME).await.unwrap().is_some();
+        let has_lease = async |holder| {
             let mut tx = store::begin(db).await.unwrap();
             exports::is_lease_valid(&mut tx, id, holder).await.unwrap()
         };
-        assert!(takes(first).await && !takes(second).await);
-        assert!(is_ours(first).await);
+        assert!(claims(first).await && !claims(second).await);
+        assert!(has_lease(first).await);
         db.execute(
             "update mod_patron_blocks.summary_export set lease_expires_at = now() - interval '1 s'",
         )
         .await
         .unwrap();
-        assert!(takes(second).await);
-        assert!(is_ours(second).await && !is_ours(first).await);
+        assert!(claims(second).await);
+        assert!(has_lease(second).await && !has_lease(first).await);
     })
     .await;
 }
@@ -217,9 +223,9 @@ async fn summary_export_lease_is_exclusive_until_it_expires() {
 async fn cancelled_rebuild_stays_cancelled() {
     with_tenant(async |db, _| {
         let tenant = TenantId::parse(TENANT).unwrap();
-        let (request, hold) =
+        let (request, lease) =
             (json!({ "source": "inbox" }), Lease { holder: Uuid::new_v4(), duration: LEASE_TIME });
-        for lets_go in [true, false] {
+        for is_released in [true, false] {
             let id = Uuid::new_v4();
             let asked = rebuilds::NewRebuild {
                 tenant: &tenant,
@@ -228,19 +234,19 @@ async fn cancelled_rebuild_stays_cancelled() {
                 read_group: None,
             };
             rebuilds::insert(db, id, asked).await.unwrap();
-            assert!(rebuilds::claim(db, Some(id), hold).await.unwrap().is_some());
+            assert!(rebuilds::claim(db, Some(id), lease).await.unwrap().is_some());
             assert!(rebuilds::cancel(db, &tenant, id).await.unwrap());
-            if lets_go {
-                rebuilds::release(db, id, hold, None).await.unwrap();
+            if is_released {
+                rebuilds::release(db, id, lease, None).await.unwrap();
             } else {
-                rebuilds::set_status(db, id, hold, Status::Reading, None, None).await.unwrap();
+                rebuilds::set_status(db, id, lease, Status::Reading, None, None).await.unwrap();
             }
             let found = rebuilds::find(db, &tenant, id).await.unwrap().unwrap();
-            assert!(found.ended_at.is_some(), "{lets_go}: {found:?}");
+            assert!(found.ended_at.is_some(), "{is_released}: {found:?}");
             assert_eq!(found.status, Status::Cancelled);
             let mut tx = store::begin(db).await.unwrap();
             assert!(
-                rebuilds::is_lease_lost(&mut tx, id, hold).await.unwrap(),
+                rebuilds::is_lease_lost(&mut tx, id, lease).await.unwrap(),
                 "the job has an end"
             );
         }

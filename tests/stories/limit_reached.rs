@@ -146,10 +146,10 @@ async fn invalid_record_becomes_dead_letter_and_others_apply() {
             })
             .await;
         world.until_committed().await;
-        let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
+        let shared_dead_letters = "select count(*) from mod_patron_blocks.dead_letter";
         world
             .until("the record of the other tenant is a dead letter", async |w: &World| {
-                w.count(nobodys).await == 1
+                w.count(shared_dead_letters).await == 1
             })
             .await;
         let summary = world.get_json(&format!("/user-summary/{user}")).await;
@@ -157,9 +157,9 @@ async fn invalid_record_becomes_dead_letter_and_others_apply() {
         let full_payloads =
             "select count(*) from {schema}.dead_letter where length(payload) = 1000000";
         assert_eq!(world.count(full_payloads).await, 1, "the dead letter has the bytes");
-        let secrets =
+        let tokens =
             "select count(*) from {schema}.dead_letter where headers::text like '%secret%'";
-        assert_eq!(world.count(secrets).await, 0, "the dead letter has no token");
+        assert_eq!(world.count(tokens).await, 0, "the dead letter has no token");
         assert_eq!(
             world.take_dead_letters().await,
             ["malformed_json", "malformed_json", "missing_field", "tenant_mismatch"]

@@ -53,9 +53,9 @@ async fn large_headers_stay_in_bounds_during_database_lock() {
         let port = free_port();
         let child = serve_on_port(world, port);
         world.use_instance(&format!("http://127.0.0.1:{port}"));
-        let waits = "select count(*) from pg_stat_activity
+        let lock_waits = "select count(*) from pg_stat_activity
                       where datname = current_database() and wait_event_type = 'Lock'";
-        world.until("a batch waits", async |w: &World| w.count(waits).await > 0).await;
+        world.until("a batch waits", async |w: &World| w.count(lock_waits).await > 0).await;
         let paused = async |w: &World| w.get("/admin/ready").await.1.contains("paused");
         let is_enough = async |w: &World| peak_memory(&child) >= MEMORY_MIB_MAX || paused(w).await;
         world.until("reading pauses", is_enough).await;

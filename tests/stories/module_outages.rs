@@ -38,7 +38,7 @@ async fn hanging_users_module_is_skipped_for_a_while() {
         let group = Uuid::new_v4();
         world.add_limit(group, Measure::ChargedOut, 0.0).await;
         let (known, unknown) = (borrower(world, group).await, borrower(world, group).await);
-        let blocked = |basis: &str| (basis.to_owned(), 1);
+        let blocked = |source: &str| (source.to_owned(), 1);
         let gateway = world.users.url();
         assert_eq!(world.evaluate_through(&gateway, known).await, blocked("group-from-users"));
         world.users.set_behavior(UsersBehavior::NoResponse);
@@ -52,8 +52,9 @@ async fn hanging_users_module_is_skipped_for_a_while() {
             assert_eq!(world.evaluation_source(unknown).await, "group-unknown-circuit-open");
         }
         assert_eq!(world.users.request_count() - before, 5);
-        let unasked = "patron_blocks_module_calls_total{module=\"users\",outcome=\"circuit_open\"}";
-        assert!(metric(world, unasked).await >= 20);
+        let skipped_calls =
+            "patron_blocks_module_calls_total{module=\"users\",outcome=\"circuit_open\"}";
+        assert!(metric(world, skipped_calls).await >= 20);
     })
     .await;
 }

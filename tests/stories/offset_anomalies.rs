@@ -79,7 +79,7 @@ async fn records_lost_to_retention_raise_an_incident() {
                 lost += 2;
             }
         }
-        assert!(lost > 0, "the keys went to no partition");
+        assert!(lost > 0, "no partition has the keys");
         world.start().await;
         world.until_committed().await;
         assert_eq!(open_loans(world, user).await, 30 - lost);
@@ -101,18 +101,18 @@ async fn recreated_topic_is_read_from_its_beginning() {
         let before = end_offsets(world, &topic).len();
         world.stop().await;
         // The first new topic has fewer records than were read of the earlier one, the second has more.
-        for (life, records) in [(1, 4), (2, 40)] {
+        for (incarnation, records) in [(1, 4), (2, 40)] {
             world.log.recreate_topic(&topic).await;
             publish_check_outs(world, user, records).await;
             world.start().await;
             // Positions of the earlier topic may be beyond the end of the new one.
-            let expected = if life == 1 { 14 } else { 54 };
+            let expected = if incarnation == 1 { 14 } else { 54 };
             let read = async |w: &World| open_loans(w, user).await == expected;
-            world.until(&format!("life {life} is read"), read).await;
+            world.until(&format!("topic {incarnation} is read"), read).await;
             world.until_committed().await;
             let kinds = world.take_incidents().await;
             assert!(kinds.iter().all(|kind| kind == "topic_recreated"), "{kinds:?}");
-            assert!((1..=before).contains(&kinds.len()), "life {life}: {kinds:?}");
+            assert!((1..=before).contains(&kinds.len()), "topic {incarnation}: {kinds:?}");
             world.stop().await;
         }
         world.start().await;
@@ -209,7 +209,7 @@ async fn empty_partition_of_a_recreated_topic_reaches_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_recreated_is_read_whole_by_all_instances() {
+async fn recreated_topic_is_read_completely_by_all_instances() {
     World::run(async |world| {
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
         let user = Uuid::new_v4();
@@ -342,9 +342,9 @@ async fn moved_group_skips_nothing_and_reset_group_rereads() {
             world.log.set_group_offset(&topic, *partition, 0).await;
         }
         world.start().await;
-        let read_again = "select count(*) from {schema}.inbox";
+        let inbox_count = "select count(*) from {schema}.inbox";
         world
-            .until("all records are read again", async |w: &World| w.count(read_again).await == 30)
+            .until("all records are read again", async |w: &World| w.count(inbox_count).await == 30)
             .await;
         assert_eq!(open_loans(world, user).await, 30);
         let kinds = world.take_incidents().await;
@@ -465,23 +465,23 @@ async fn partitions_are_inspected_in_parallel_without_delay() {
         publish_check_outs_to(world, Uuid::new_v4(), 0, 3).await;
         publish_check_outs_to(world, Uuid::new_v4(), 1, 2).await;
         world.until_committed().await;
-        let look = |topic: &str, partition, offset, records_max| RecordProbe {
+        let probe = |topic: &str, partition, offset, records_max| RecordProbe {
             topic_partition: (Arc::from(topic), partition),
             offset,
             records_max,
         };
-        let mut looks = vec![look(&topic, 0, 1, 5), look(&topic, 1, 2, 5)];
+        let mut probes = vec![probe(&topic, 0, 1, 5), probe(&topic, 1, 2, 5)];
         // No broker answers for these partitions.
-        looks.extend((0..5).map(|n| look(&format!("{topic}-nowhere"), n, 0, 1)));
+        probes.extend((0..5).map(|n| probe(&format!("{topic}-nowhere"), n, 0, 1)));
         let broker = BrokerClient::new(&world.config.kafka).unwrap();
         let asked = Instant::now();
-        let looked = tokio::task::spawn_blocking(move || broker.probe(&looks)).await.unwrap();
+        let results = tokio::task::spawn_blocking(move || broker.probe(&probes)).await.unwrap();
         assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
         let found = |partition| {
-            let found: &Vec<_> = &looked[&(Arc::from(&*topic), partition)];
+            let found: &Vec<_> = &results[&(Arc::from(&*topic), partition)];
             found.iter().map(|record| record.offset).collect::<Vec<_>>()
         };
-        assert_eq!((found(0), found(1), looked.len()), (vec![1, 2], vec![], 2));
+        assert_eq!((found(0), found(1), results.len()), (vec![1, 2], vec![], 2));
     })
     .await;
 }

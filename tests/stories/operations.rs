@@ -30,8 +30,8 @@ async fn dead_letter_is_read_retried_and_discarded() {
 
         let all = world.get_json("/patron-blocks/dead-letters").await;
         assert_eq!(all["totalRecords"], 3);
-        let ours = "/patron-blocks/dead-letters?query=reason==refused_by_database&limit=1";
-        let page = world.get_json(ours).await;
+        let rejected_path = "/patron-blocks/dead-letters?query=reason==refused_by_database&limit=1";
+        let page = world.get_json(rejected_path).await;
         assert_eq!(
             (page["totalRecords"].clone(), page["deadLetters"].as_array().unwrap().len()),
             (json!(2), 1)
@@ -99,8 +99,8 @@ async fn cli_handles_dead_letters_without_tenant() {
         assert_eq!((code, output.as_str()), (Some(0), "discarded: 1\n"));
         assert_eq!(run_cli(world, &["dead-letters", "show", "x"]).0, Some(2));
         assert_eq!(run_cli(world, &["incidents", "list"]), (Some(0), String::new()));
-        let nowhere = Uuid::new_v4().to_string();
-        assert_eq!(run_cli(world, &["incidents", "resolve", &nowhere]).0, Some(2));
+        let unknown_id = Uuid::new_v4().to_string();
+        assert_eq!(run_cli(world, &["incidents", "resolve", &unknown_id]).0, Some(2));
     })
     .await;
 }

@@ -24,7 +24,7 @@ use crate::support::{
 const DEAD_LETTERS: &str = "/patron-blocks/dead-letters";
 const DEAD_LETTER_COUNT: &str = "select count(*) from {schema}.dead_letter";
 
-/// Returns a patron whose every action is blocked.
+/// Returns a patron with every action blocked.
 async fn blocked_patron(world: &World) -> Uuid {
     let group = Uuid::new_v4();
     world.add_limit(group, Measure::ChargedOut, 0.0).await;
@@ -66,15 +66,15 @@ async fn slow_operator_list_does_not_delay_evaluations() {
             DEAD_LETTERS,
         ];
         let lists = join_all(paths.map(|path| world.get(path)));
-        let desk = async {
+        let evaluations = async {
             until_lock_wait(world).await;
             for _ in 0..20 {
-                assert_eq!(world.block_flags(user).await, [[true; 3]], "while lists are slow");
+                assert_eq!(world.block_flags(user).await, [[true; 3]], "during slow lists");
             }
             until_lock_wait(world).await;
             tx.rollback().await.unwrap();
         };
-        tokio::join!(lists, desk);
+        tokio::join!(lists, evaluations);
     })
     .await;
 }
@@ -86,16 +86,20 @@ async fn excess_operator_requests_do_not_block_evaluations() {
         let tx = lock_dead_letters(world).await;
         let world = &*world;
         let lists = join_all((0..700).map(|_| async { world.get(DEAD_LETTERS).await.0 }));
-        let desk = async {
+        let evaluations = async {
             until_lock_wait(world).await;
             for _ in 0..20 {
-                assert_eq!(world.block_flags(user).await, [[true; 3]], "while operators queue");
+                assert_eq!(
+                    world.block_flags(user).await,
+                    [[true; 3]],
+                    "during queued operator requests"
+                );
             }
         };
-        let (statuses, ()) = tokio::join!(lists, desk);
+        let (statuses, ()) = tokio::join!(lists, evaluations);
         tx.rollback().await.unwrap();
-        let sent_away = statuses.iter().filter(|status| **status == 503).count();
-        assert!(sent_away > 50, "{sent_away} requests were rejected at once");
+        let rejected = statuses.iter().filter(|status| **status == 503).count();
+        assert!(rejected > 50, "{rejected} requests were rejected at once");
     })
     .await;
 }
@@ -148,14 +152,14 @@ async fn page_size_is_capped_and_next_page_continues() {
         // Limits may have additional members from clients. A page of limits ends before it gets too
         // long.
         let groups = Uuid::new_v4();
-        let wide = format!(
+        let large_limits = format!(
             "insert into {{schema}}.patron_block_limits (id, jsonb, conditionid)
              select id, jsonb_build_object('id', id, 'patronGroupId', '{groups}', 'value', 1, 'conditionId', c,
                       'note', repeat('x', 900000)), c
                from (select gen_random_uuid() as id, '{}'::uuid as c from generate_series(1, 9)) n",
             Measure::ChargedOut.condition_id()
         );
-        world.execute_sql(&wide).await;
+        world.execute_sql(&large_limits).await;
         let (_, page) = world.get("/patron-block-limits?limit=1500").await;
         assert!(page.len() < 3_000_000, "a page has {} bytes", page.len());
         let page: Value = serde_json::from_str(&page).unwrap();
@@ -192,7 +196,7 @@ async fn conditions_and_limits_have_a_maximum_length() {
         condition["message"] = json!("ä".repeat(4001));
         let (status, why) = world.put(&path, &condition).await;
         assert!(status == 422 && why.contains("must not be longer than 4000 characters"), "{why}");
-        assert!(why.len() < 1000, "the answer repeats all of it: {} bytes", why.len());
+        assert!(why.len() < 1000, "the response repeats the whole value: {} bytes", why.len());
         condition["message"] = json!("short");
         condition["note"] = json!("x".repeat(100_000));
         assert_eq!(world.put(&path, &condition).await.0, 422);
@@ -247,7 +251,7 @@ async fn numbers_that_expand_when_stored_are_rejected() {
     .await;
 }
 
-/// Connections of operators whose last statement looked up a tenant.
+/// Connections of operators with the lookup of a tenant as their last statement.
 const TENANT_LOOKUPS: &str = "select count(*) from pg_stat_activity
     where datname = current_database() and application_name = 'mod-patron-blocks operators'
       and query like 'select enabled_at, initial_fill_id%'";
@@ -388,9 +392,9 @@ async fn update_ends_while_database_is_unresponsive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_cli_resolves_shared_incidents() {
     World::run(async |world| {
-        let (shared, own, theirs) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        let (shared, own, other_tenant) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         for (id, tenant) in
-            [(shared, "null".to_owned()), (own, format!("'{TENANT}'")), (theirs, "'eastlib'".into())]
+            [(shared, "null".to_owned()), (own, format!("'{TENANT}'")), (other_tenant, "'eastlib'".into())]
         {
             let raise = format!(
                 "insert into mod_patron_blocks.incident (incident_id, kind, tenant, topic, partition,
@@ -403,10 +407,10 @@ async fn only_the_cli_resolves_shared_incidents() {
             world.post(&format!("/patron-blocks/incidents/{id}/resolve"), &json!({})).await
         };
         let seen = world.get_json("/patron-blocks/ingest").await["incidents"].to_string();
-        assert!(seen.contains(&shared.to_string()) && !seen.contains(&theirs.to_string()));
+        assert!(seen.contains(&shared.to_string()) && !seen.contains(&other_tenant.to_string()));
         let (status, why) = resolve(shared).await;
         assert!(status == 403 && why.contains("command line"), "{status} {why}");
-        assert_eq!(resolve(theirs).await.0, 404);
+        assert_eq!(resolve(other_tenant).await.0, 404);
         assert_eq!(resolve(own).await.0, 204);
         let (code, output) =
             run_cli(world, &["incidents", "resolve", "--tenant", TENANT, &shared.to_string()]);
@@ -421,7 +425,7 @@ async fn only_the_cli_resolves_shared_incidents() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_label_only_enabled_tenants() {
     World::run(async |world| {
-        let stranger = format!("t{}", &Uuid::new_v4().simple().to_string()[..20]);
+        let unknown_tenant = format!("t{}", &Uuid::new_v4().simple().to_string()[..20]);
         let all = world.log.topic("ALL", Kind::ItemCheckedOut);
         world.log.create_topics(vec![all.clone()]).await;
         let payload = check_out(Uuid::new_v4(), Uuid::new_v4(), &minutes_from_now(60)).to_string();
@@ -431,22 +435,23 @@ async fn metrics_label_only_enabled_tenants() {
             payload: Some(payload.as_bytes()),
             timestamp: None,
         };
-        let (_, partition, offset) = world.log.send_untracked(draft(&stranger)).await;
+        let (_, partition, offset) = world.log.send_untracked(draft(&unknown_tenant)).await;
         let read = format!(
             "select count(*) from mod_patron_blocks.ingest_position
               where topic = '{all}' and partition = {partition} and next_offset > {offset}"
         );
         world.until("the records are read", async |w: &World| w.count(&read).await == 1).await;
         let (_, metrics) = world.get("/metrics").await;
-        assert!(!metrics.contains(&stranger), "a record adds no metrics");
+        assert!(!metrics.contains(&unknown_tenant), "a record adds no metrics");
 
         // The same applies to a caller who disables an unknown tenant.
-        let gone = world.request(Method::POST, "/_/tenant").header("X-Okapi-Tenant", &stranger);
-        let gone = gone.json(&json!({ "module_from": "mod-patron-blocks-2.0.0" }));
-        assert_eq!(gone.send().await.unwrap().status(), 204);
-        let stranger = TenantId::parse(&stranger).unwrap();
+        let purge =
+            world.request(Method::POST, "/_/tenant").header("X-Okapi-Tenant", &unknown_tenant);
+        let purge = purge.json(&json!({ "module_from": "mod-patron-blocks-2.0.0" }));
+        assert_eq!(purge.send().await.unwrap().status(), 204);
+        let unknown_tenant = TenantId::parse(&unknown_tenant).unwrap();
         assert!(
-            !patron_blocks::metrics::recorder().is_hidden(&stranger),
+            !patron_blocks::metrics::recorder().is_hidden(&unknown_tenant),
             "an unknown tenant has no hidden metrics"
         );
     })

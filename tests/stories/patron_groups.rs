@@ -54,7 +54,7 @@ fn default_cache_ages(config: &mut patron_blocks::config::Config) {
     config.okapi.users_timeout = std::time::Duration::from_secs(30);
 }
 
-/// Some changes never reach the topic: a deletion in bulk, a record whose publication failed.
+/// Some changes never reach the topic: a deletion in bulk, a record with a failed publication.
 #[tokio::test(flavor = "multi_thread")]
 async fn topic_group_expires_and_is_requested_again() {
     World::run_with(default_cache_ages, async |world| {
@@ -229,7 +229,7 @@ async fn group_ids_are_compared_case_insensitively() {
 
 /// The database clock determines the age of an answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn fast_clock_does_not_keep_a_group_fresh() {
+async fn fast_clock_does_not_extend_the_age_of_a_group() {
     World::run(async |world| {
         let (strict, lenient) = strict_and_lenient_groups(world).await;
         let (user, left) = (borrower(world, strict).await, borrower(world, strict).await);

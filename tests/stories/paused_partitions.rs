@@ -80,13 +80,13 @@ async fn bad_records_of_other_tenants_stop_no_shared_partition() {
         };
         const OF: &str = "folio.tenantId";
         // Records of a disabled tenant, of two disabled tenants, and of an invalid tenant name.
-        let stranger = || draft(vec![(OF, "southlib")], b"{}");
-        let two = || draft(vec![(OF, "southlib"), ("x-okapi-tenant", "eastlib")], b"{}");
-        let unnameable = || draft(vec![(OF, "South-Lib")], b"{}");
-        let each = [stranger(), two(), unnameable()];
-        world.log.send_all_to_partition(0, (0..150).map(|_| stranger())).await;
-        world.log.send_all_to_partition(0, (0..110).map(|_| two())).await;
-        world.log.send_all_to_partition(0, (0..110).map(|_| unnameable())).await;
+        let disabled_tenant = || draft(vec![(OF, "southlib")], b"{}");
+        let two_tenants = || draft(vec![(OF, "southlib"), ("x-okapi-tenant", "eastlib")], b"{}");
+        let invalid_tenant = || draft(vec![(OF, "South-Lib")], b"{}");
+        let each = [disabled_tenant(), two_tenants(), invalid_tenant()];
+        world.log.send_all_to_partition(0, (0..150).map(|_| disabled_tenant())).await;
+        world.log.send_all_to_partition(0, (0..110).map(|_| two_tenants())).await;
+        world.log.send_all_to_partition(0, (0..110).map(|_| invalid_tenant())).await;
         world.log.send_all_to_partition(0, each.into_iter()).await;
         let (user, debt) = (Uuid::new_v4(), Uuid::new_v4());
         let owed = crate::support::payloads::balance_change(user, debt, None, 12.5)
@@ -145,13 +145,13 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
         };
         let install = json!({ "module_to": "mod-patron-blocks-2.0.0" });
         assert_eq!(of("southlib").json(&install).send().await.unwrap().status(), 201);
-        let theirs = world.log.topic("southlib", Kind::ItemCheckedOut);
+        let other_topic = world.log.topic("southlib", Kind::ItemCheckedOut);
         let all = world.log.topic("ALL", Kind::ItemCheckedOut);
-        world.log.create_topics(vec![theirs.clone(), all.clone()]).await;
+        world.log.create_topics(vec![other_topic.clone(), all.clone()]).await;
         world.execute_sql("alter table southlib_mod_patron_blocks.loan rename to gone").await;
 
-        let (ours, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
-        let payload = || check_out(ours, Uuid::new_v4(), &tomorrow).to_string();
+        let (user, tomorrow) = (Uuid::new_v4(), minutes_from_now(1440));
+        let payload = || check_out(user, Uuid::new_v4(), &tomorrow).to_string();
         let payloads: Vec<String> = (0..9).map(|_| payload()).collect();
         for payload in payloads.chunks(3) {
             let draft = |topic: &str, tenant, payload: &'static str| OutgoingRecord {
@@ -161,19 +161,19 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
                 timestamp: None,
             };
             let payload = |n: usize| -> &'static str { payload[n].clone().leak() };
-            world.log.send_untracked(draft(&theirs, "southlib", payload(0))).await;
+            world.log.send_untracked(draft(&other_topic, "southlib", payload(0))).await;
             world.log.send_untracked(draft(&all, "southlib", payload(1))).await;
             world.log.send(draft(&all, TENANT, payload(2))).await;
         }
         world.until_committed().await;
-        let summary = world.get_json(&format!("/user-summary/{ours}")).await;
+        let summary = world.get_json(&format!("/user-summary/{user}")).await;
         assert_eq!(summary["openLoans"].as_array().unwrap().len(), 3);
         // In the shared topic, the records of the unwritable tenant become dead letters for a while. In
         // the tenant's own topic they wait.
-        let nobodys = "select count(*) from mod_patron_blocks.dead_letter";
+        let shared_dead_letters = "select count(*) from mod_patron_blocks.dead_letter";
         world
             .until("the records of the other tenant are dead letters", async |w: &World| {
-                w.count(nobodys).await == 3
+                w.count(shared_dead_letters).await == 3
             })
             .await;
         let open = "select count(*) from mod_patron_blocks.incident
@@ -186,7 +186,7 @@ async fn tenant_with_broken_tables_delays_no_other_tenant() {
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
         world.until("all waiting records are applied", async |w: &World| w.count(read).await == 6).await;
         world.until("the incident is resolved", async |w: &World| w.count(open).await == 0).await;
-        world.until("no dead letter remains", async |w: &World| w.count(nobodys).await == 0).await;
+        world.until("no dead letter remains", async |w: &World| w.count(shared_dead_letters).await == 0).await;
     })
     .await;
 }

@@ -57,12 +57,12 @@ async fn sigterm_exits_with_0_under_load_and_without_database() {
     World::run(async |world| {
         world.stop().await;
         let user = Uuid::new_v4();
-        for database_away in [false, true] {
+        for without_database in [false, true] {
             let child = serve(world);
             let before = inbox_count(world).await;
             publish_check_outs(world, user, 200).await;
             world.until("events are stored", async |w: &World| inbox_count(w).await > before).await;
-            if database_away {
+            if without_database {
                 world.proxy.disconnect();
             }
             publish_check_outs(world, user, 200).await;
@@ -71,7 +71,7 @@ async fn sigterm_exits_with_0_under_load_and_without_database() {
             assert_eq!(
                 wait_for_exit(child).await.code(),
                 Some(0),
-                "database disconnected: {database_away}"
+                "database disconnected: {without_database}"
             );
             assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
             world.proxy.restore();

@@ -101,27 +101,27 @@ async fn purge_during_initial_fill_does_not_deadlock() {
         world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
         world.config.rebuild.concurrency = 2;
         world.start_unready().await;
-        let is_taken = format!(
+        let is_reading = format!(
             "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and status = 'reading'"
         );
-        world.until("the rebuild is reading", async |world: &World| world.count(&is_taken).await == 1).await;
-        world.execute_sql(&format!("create schema {shadow}; create table {shadow}.laid (n int)")).await;
+        world.until("the rebuild is reading", async |world: &World| world.count(&is_reading).await == 1).await;
+        world.execute_sql(&format!("create schema {shadow}; create table {shadow}.reading (n int)")).await;
         let mut tx = world.db.begin().await.unwrap();
-        let lock = format!("lock table {shadow}.laid in access share mode");
+        let lock = format!("lock table {shadow}.reading in access share mode");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
         world.until("the rebuild waits for a lock", async |w: &World| w.count(WAITING).await >= 1).await;
         let body = json!({ "module_from": MODULE, "purge": true });
         let request = world.request(reqwest::Method::POST, "/_/tenant").json(&body);
         let purge = tokio::spawn(request.header("X-Okapi-Tenant", TENANT).send());
-        let looks = Arc::new(purge);
+        let observed = Arc::new(purge);
         world
             .until("the purge waits for the rebuild", async |w: &World| {
-                w.count(WAITING).await >= 2 || looks.is_finished()
+                w.count(WAITING).await >= 2 || observed.is_finished()
             })
             .await;
         tx.rollback().await.unwrap();
-        let purge = Arc::into_inner(looks).unwrap();
+        let purge = Arc::into_inner(observed).unwrap();
         let answer = purge.await.unwrap().unwrap();
         let status = answer.status();
         assert_eq!(status, 204, "{}", answer.text().await.unwrap());
@@ -147,10 +147,12 @@ async fn waiting_initial_fill_delays_no_other_rebuild() {
         let install = install.header("X-Okapi-Tenant", "southlib");
         let install = install.json(&json!({ "module_to": MODULE })).send().await.unwrap();
         assert_eq!(install.status(), 201);
-        let is_taken = "select count(*) from mod_patron_blocks.rebuild where tenant = 'southlib'
+        let is_reading = "select count(*) from mod_patron_blocks.rebuild where tenant = 'southlib'
                            and status = 'reading'";
         world
-            .until("the rebuild is reading", async |world: &World| world.count(is_taken).await == 1)
+            .until("the rebuild is reading", async |world: &World| {
+                world.count(is_reading).await == 1
+            })
             .await;
         let (status, body) = world.post(REBUILDS, &json!({ "source": "inbox" })).await;
         assert_eq!(status, 201, "{body}");

@@ -272,8 +272,11 @@ async fn truncated_topics_are_not_treated_as_complete() {
             (&job["status"], &job["summary"]["loans"]["insignificant"]),
             (&json!("done"), &json!(1))
         );
-        let nowhere = rebuild(world, json!({ "from": format!("{closed}/7") })).await;
-        assert!(nowhere["error"].as_str().unwrap().contains(&format!("{closed}/7")), "{nowhere}");
+        let beyond_end = rebuild(world, json!({ "from": format!("{closed}/7") })).await;
+        assert!(
+            beyond_end["error"].as_str().unwrap().contains(&format!("{closed}/7")),
+            "{beyond_end}"
+        );
         // State from before the start of the read is unchanged.
         let job = rebuild(world, json!({ "from": minutes_from_now(0) })).await;
         assert_eq!(
@@ -325,8 +328,8 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
             job["status"] == "compared" && job["summary"].is_object()
         };
         world.until("the comparison has a summary", compared).await;
-        let anew = until_at_rest(world, &id).await;
-        assert_eq!((&anew["summary"], anew.get("error")), (&job["summary"], None), "{anew}");
+        let repeated = until_at_rest(world, &id).await;
+        assert_eq!((&repeated["summary"], repeated.get("error")), (&job["summary"], None), "{repeated}");
         // An instance that claims a cancelled rebuild only ends it.
         let ending = format!(
             "update mod_patron_blocks.rebuild set status = 'applying', cancel_requested = true where id = '{id}'"
@@ -361,11 +364,11 @@ async fn rebuild_that_cannot_end_delays_no_other() {
         sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
         // The lease has expired, so another instance might claim the rebuild.
-        let lapsed = format!(
+        let expired_lease = format!(
             "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and lease_expires_at < now()"
         );
-        let is_lapsed = async |world: &World| world.count(&lapsed).await == 1;
-        world.until("the lease has expired", is_lapsed).await;
+        let is_expired = async |world: &World| world.count(&expired_lease).await == 1;
+        world.until("the lease has expired", is_expired).await;
         let other = rebuild(world, json!({ "dryRun": true })).await;
         assert_eq!(other["status"], "compared", "{other}");
         tx.rollback().await.unwrap();
@@ -424,10 +427,10 @@ async fn invalid_rebuild_request_names_member_and_rule() {
                 "{ask}"
             );
         }
-        let nobody = format!("{REBUILDS}/{}", Uuid::new_v4());
-        assert_eq!(world.get(&nobody).await.0, 404);
-        assert_eq!(world.post(&format!("{nobody}/apply"), &json!({})).await.0, 404);
-        assert_eq!(world.delete(&nobody).await.0, 404);
+        let unknown_path = format!("{REBUILDS}/{}", Uuid::new_v4());
+        assert_eq!(world.get(&unknown_path).await.0, 404);
+        assert_eq!(world.post(&format!("{unknown_path}/apply"), &json!({})).await.0, 404);
+        assert_eq!(world.delete(&unknown_path).await.0, 404);
     })
     .await;
 }

@@ -236,10 +236,10 @@ async fn incomplete_repair_is_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_storage_delays_no_other_tenant() {
-    let patient = |config: &mut patron_blocks::config::Config| {
+    let long_timeout = |config: &mut patron_blocks::config::Config| {
         config.rebuild.page_timeout = std::time::Duration::from_secs(3600);
     };
-    World::run_with(patient, async |world| {
+    World::run_with(long_timeout, async |world| {
         install(world, SOUTH).await;
         let storage = world.users.storage.clone();
         storage.ignore_tenant(TENANT);
@@ -260,10 +260,10 @@ async fn waiting_for_storage_delays_no_other_tenant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn permanent_storage_errors_are_not_retried() {
-    let patient = |config: &mut patron_blocks::config::Config| {
+    let long_timeout = |config: &mut patron_blocks::config::Config| {
         config.rebuild.page_timeout = std::time::Duration::from_secs(3600);
     };
-    World::run_with(patient, async |world| {
+    World::run_with(long_timeout, async |world| {
         let storage = world.users.storage.clone();
         for status in [404, 405, 501] {
             storage.set_faults([Fault::Status(status)]);
@@ -290,11 +290,11 @@ async fn waiting_repair_uses_the_newest_token() {
         let lock = format!("lock table {}.rebuild_patron", world.schema.name());
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         let first = synchronize(world).await;
-        let waits = "select count(*) from pg_stat_activity where datname = current_database()
+        let lock_waits = "select count(*) from pg_stat_activity where datname = current_database()
                       and wait_event_type = 'Lock' and query like '%.rebuild_patron where%'";
         world
             .until("the first rebuild waits for a lock", async |w: &World| {
-                w.count(waits).await == 1
+                w.count(lock_waits).await == 1
             })
             .await;
 

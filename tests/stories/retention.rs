@@ -101,11 +101,11 @@ async fn pruned_records_stay_closed_and_open_ones_are_retained() {
         let patron = Patron::new();
         patron.publish_history(world).await;
         let tomorrow = now() + TimeDelta::days(1);
-        let gone = prune_once(world, tomorrow, days_ago(100)).await;
-        assert_eq!(gone, PrunedCounts { inbox: 4, loans: 1, fees_fines: 1, dead_letters: 0 });
+        let deleted = prune_once(world, tomorrow, days_ago(100)).await;
+        assert_eq!(deleted, PrunedCounts { inbox: 4, loans: 1, fees_fines: 1, dead_letters: 0 });
         let sizes = prune::table_sizes(&world.db, &world.schema).await.unwrap();
         let oldest = sizes.inbox_oldest.unwrap();
-        assert!(now() - oldest < TimeDelta::minutes(2), "came {oldest}");
+        assert!(now() - oldest < TimeDelta::minutes(2), "received at {oldest}");
         patron.assert_open_records(world).await;
 
         // The whole history is repeated, the old check-out first, and the old loan is renewed.
@@ -127,8 +127,8 @@ async fn old_check_out_after_pruning_opens_nothing() {
     World::run(async |world| {
         let patron = Patron::new();
         patron.publish_history(world).await;
-        let gone = prune_once(world, now() + TimeDelta::days(1), days_ago(100)).await;
-        assert_eq!((gone.loans, gone.fees_fines), (1, 1));
+        let deleted = prune_once(world, now() + TimeDelta::days(1), days_ago(100)).await;
+        assert_eq!((deleted.loans, deleted.fees_fines), (1, 1));
         for n in [1, 4] {
             let (kind, payload) = &patron.history[n];
             world.publish(*kind, payload).await;
@@ -210,15 +210,15 @@ async fn broker_reports_the_topic_retention() {
             (None, TopicRetention::Unlimited { topic: topic("westlib") })
         );
 
-        let mut away = kafka.clone();
-        away.bootstrap_servers = "127.0.0.1:9".to_owned();
-        assert!(retention::longest_retention(&away).await.is_err(), "nobody answers");
+        let mut unreachable = kafka.clone();
+        unreachable.bootstrap_servers = "127.0.0.1:9".to_owned();
+        assert!(retention::longest_retention(&unreachable).await.is_err(), "no broker responds");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clock_far_ahead_prunes_nothing_and_blocks_nobody() {
+async fn clock_far_ahead_prunes_nothing_and_blocks_no_patron() {
     World::run(async |world| {
         let patron = Patron::new();
         patron.publish_history(world).await;

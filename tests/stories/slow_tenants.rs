@@ -63,9 +63,9 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         let install = world.request(reqwest::Method::POST, "/_/tenant").json(&install);
         let install = install.header("X-Okapi-Tenant", "southlib").send().await.unwrap();
         assert_eq!(install.status(), 201);
-        let theirs = world.log.topic("southlib", OUT);
+        let other_topic = world.log.topic("southlib", OUT);
         let all = world.log.topic("ALL", OUT);
-        world.log.create_topics(vec![theirs.clone(), all.clone()]).await;
+        world.log.create_topics(vec![other_topic.clone(), all.clone()]).await;
         let there = "select count(*) from mod_patron_blocks.tenant
                       where tenant = 'southlib' and enabled and initial_fill_id is null";
         world.until("the other tenant is enabled", async |w: &World| w.count(there).await == 1).await;
@@ -73,8 +73,8 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         let lock = "lock table southlib_mod_patron_blocks.loan in exclusive mode";
         (*locked).execute(AssertSqlSafe(lock)).await.unwrap();
 
-        let ours = Uuid::new_v4();
-        let payload = || check_out(ours, Uuid::new_v4(), &minutes_from_now(60)).to_string();
+        let user = Uuid::new_v4();
+        let payload = || check_out(user, Uuid::new_v4(), &minutes_from_now(60)).to_string();
         let place = async |topic: &str, tenant: &str| {
             let payload = payload();
             let draft = OutgoingRecord {
@@ -88,21 +88,21 @@ async fn tenant_with_locked_tables_delays_no_other_tenant() {
         let open = "select count(*) from mod_patron_blocks.incident
                      where kind = 'tenant_unusable' and resolved_at is null and tenant = 'southlib'";
         for _ in 0..3 {
-            place(&theirs, "southlib").await;
+            place(&other_topic, "southlib").await;
             place(&all, "southlib").await;
         }
         world.until("the incident is open", async |w: &World| w.count(open).await > 0).await;
         for _ in 0..3 {
             place(&all, TENANT).await;
-            world.publish(OUT, &check_out(ours, Uuid::new_v4(), &minutes_from_now(60))).await;
+            world.publish(OUT, &check_out(user, Uuid::new_v4(), &minutes_from_now(60))).await;
         }
         world
             .until("the records of the other tenant are applied", async |w: &World| {
-                open_loans(w, ours).await == 6
+                open_loans(w, user).await == 6
             })
             .await;
         let read = "select count(*) from southlib_mod_patron_blocks.inbox";
-        assert_eq!(world.count(read).await, 0, "theirs wait");
+        assert_eq!(world.count(read).await, 0, "the records of the locked tenant wait");
         locked.rollback().await.unwrap();
         // In the shared topic, the records became dead letters, and the service retries them.
         world.until("all waiting records are applied", async |w: &World| w.count(read).await == 6).await;

@@ -393,9 +393,9 @@ async fn collection_storage_topics_serve_their_tenants() {
             .log
             .create_topics([LOAN, USER].map(|kind| world.log.topic("ALL", kind)).to_vec())
             .await;
-        let (ours, theirs, loan) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        let (own_user, other_user, loan) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let soon = minutes_from_now(60);
-        for (tenant, user) in [("southlib", theirs), (TENANT, ours)] {
+        for (tenant, user) in [("southlib", other_user), (TENANT, own_user)] {
             let of = |record: Value| with_member(&record, "tenant", tenant);
             let created =
                 of(entity_change("CREATED", &storage_loan(user, Uuid::new_v4(), &soon), now()));
@@ -409,27 +409,27 @@ async fn collection_storage_topics_serve_their_tenants() {
             }
         }
         world.until_committed().await;
-        assert_eq!(world.block_flags(ours).await, ALL);
+        assert_eq!(world.block_flags(own_user).await, ALL);
         assert_eq!(
-            (world.evaluation_source(ours).await, world.users.request_count()),
+            (world.evaluation_source(own_user).await, world.users.request_count()),
             ("told-group".to_owned(), 0)
         );
-        assert_eq!(world.get(&format!("/user-summary/{theirs}")).await.0, 404);
+        assert_eq!(world.get(&format!("/user-summary/{other_user}")).await.0, 404);
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 2);
         // The tenant's own topic contains the same loan.
         world
-            .publish(LOAN, &entity_change("CREATED", &storage_loan(ours, loan, &soon), now()))
+            .publish(LOAN, &entity_change("CREATED", &storage_loan(own_user, loan, &soon), now()))
             .await;
         publish_to(
             world,
             "ALL",
             TENANT,
             LOAN,
-            &entity_change("UPDATED", &storage_loan(ours, loan, &soon), now()),
+            &entity_change("UPDATED", &storage_loan(own_user, loan, &soon), now()),
         )
         .await;
         world.until_committed().await;
-        assert_eq!(loans(world, ours).await.len(), 2);
+        assert_eq!(loans(world, own_user).await.len(), 2);
     })
     .await;
 }

@@ -85,13 +85,13 @@ async fn synchronization_makes_storage_the_current_state() {
         world.add_limit(group, Measure::ChargedOut, 2.0).await;
         let [known, phantom, other] = [(); 3].map(|()| world.users.add_patron(group));
         let [known_loan, missing, lost, claimed, fresh] = [(); 5].map(|()| Uuid::new_v4());
-        let [gone, never_known] = [(); 2].map(|()| Uuid::new_v4());
+        let [former_borrower, unknown_user] = [(); 2].map(|()| Uuid::new_v4());
         let [debt, paid] = [(); 2].map(|()| Uuid::new_v4());
         publish_check_out(world, known, known_loan, 60).await;
         publish_check_out(world, known, claimed, 60).await;
         // A minute ago: the storage response may lack the loan.
         publish_check_out(world, known, fresh, 1).await;
-        publish_check_out(world, phantom, gone, 60).await;
+        publish_check_out(world, phantom, former_borrower, 60).await;
         let hour = now() - TimeDelta::minutes(60);
         for (id, balance) in [(debt, 5.0), (paid, 7.0)] {
             let owed = in_envelope(&balance_change(known, id, None, balance), hour);
@@ -123,9 +123,11 @@ async fn synchronization_makes_storage_the_current_state() {
             LOANS,
             json!({ "id": dateless, "userId": other, "status": { "name": "Open" } }),
         );
-        let nobodys = Uuid::new_v4();
-        storage
-            .insert(LOANS, json!({ "id": nobodys, "status": { "name": "Open" }, "dueDate": due }));
+        let unowned_loan = Uuid::new_v4();
+        storage.insert(
+            LOANS,
+            json!({ "id": unowned_loan, "status": { "name": "Open" }, "dueDate": due }),
+        );
 
         let job = request_job(world, None).await;
         start(world, "any").await;
@@ -136,11 +138,11 @@ async fn synchronization_makes_storage_the_current_state() {
             "{job_status}"
         );
         let mut errors = [
-            json!(format!("loan {nobodys} was skipped: userId is required")),
+            json!(format!("loan {unowned_loan} was skipped: userId is required")),
             json!(format!("loan {dateless} was skipped: dueDate is required")),
         ];
         errors.sort_by_key(|error| {
-            error.to_string().contains(&nobodys.to_string()) != (nobodys < dateless)
+            error.to_string().contains(&unowned_loan.to_string()) != (unowned_loan < dateless)
         });
         assert_eq!(job_status["errors"], json!(errors));
         assert_eq!(world.take_incidents().await, ["repair_incomplete"]);
@@ -166,17 +168,17 @@ async fn synchronization_makes_storage_the_current_state() {
         assert_eq!(world.block_flags(known).await, [[true; 3]], "two items are charged out");
 
         // A repeated old check-out opens no loan.
-        publish_check_out(world, phantom, gone, 60).await;
+        publish_check_out(world, phantom, former_borrower, 60).await;
         world.until_committed().await;
         assert_eq!(open_loans(world, phantom).await, [] as [Uuid; 0]);
         // Once all records are valid, an old check-out of an unknown loan opens nothing either. A new
         // check-out opens a loan, and any loan can end.
-        storage.remove(LOANS, nobodys);
+        storage.remove(LOANS, unowned_loan);
         let job = request_job(world, None).await;
         start(world, "any").await;
         until_status(world, &job, "done").await;
         assert_eq!(world.take_incidents().await, ["repair_incomplete"]);
-        publish_check_out(world, phantom, never_known, 30).await;
+        publish_check_out(world, phantom, unknown_user, 30).await;
         publish_check_out(world, other, Uuid::new_v4(), 30).await;
         world.until_committed().await;
         assert_eq!(open_loans(world, phantom).await, [] as [Uuid; 0]);
@@ -247,9 +249,9 @@ async fn failed_pages_are_retried_and_final_failure_changes_nothing() {
         world.until_committed().await;
         three_pages(world, user);
         for (what, faults) in [
-            ("status 500 for good", vec![Fault::Status(500); 100]),
-            ("rubbish for good", vec![Fault::InvalidJson; 100]),
-            ("no answer for good", vec![Fault::Hang; 100]),
+            ("permanent status 500", vec![Fault::Status(500); 100]),
+            ("permanently invalid pages", vec![Fault::InvalidJson; 100]),
+            ("permanently no response", vec![Fault::Hang; 100]),
         ] {
             let job = request_job(world, None).await;
             storage.set_faults([Fault::None].into_iter().chain(faults));
@@ -389,8 +391,12 @@ async fn storage_rebuild_uses_the_request_token() {
             })
             .await;
         assert_eq!(open_loans(world, user).await, [] as [Uuid; 0]);
-        let stranger = world.request(reqwest::Method::POST, START);
-        assert_eq!(world.send(stranger).await.0, 202, "the timer of {TENANT} finds nothing to do");
+        let timer_call = world.request(reqwest::Method::POST, START);
+        assert_eq!(
+            world.send(timer_call).await.0,
+            202,
+            "the timer of {TENANT} finds nothing to do"
+        );
     })
     .await;
 }

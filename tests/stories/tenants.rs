@@ -118,9 +118,11 @@ async fn collection_topic_serves_enabled_tenants_and_skips_others() {
     World::run(async |world| {
         let topic = world.log.topic("ALL", Kind::ItemCheckedOut);
         world.log.create_topics(vec![topic.clone()]).await;
-        let (ours, theirs) = (Uuid::new_v4(), Uuid::new_v4());
+        let (own_user, other_user) = (Uuid::new_v4(), Uuid::new_v4());
         let tomorrow = minutes_from_now(1440);
-        for (tenant, user) in [("southlib", theirs), (TENANT, ours), ("southlib", theirs)] {
+        for (tenant, user) in
+            [("southlib", other_user), (TENANT, own_user), ("southlib", other_user)]
+        {
             let payload = check_out(user, Uuid::new_v4(), &tomorrow).to_string();
             let draft = OutgoingRecord {
                 topic: topic.clone(),
@@ -137,8 +139,8 @@ async fn collection_topic_serves_enabled_tenants_and_skips_others() {
         // The service finds a new topic within the metadata age.
         world.until_committed().await;
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 1);
-        assert_eq!(world.get(&format!("/user-summary/{ours}")).await.0, 200);
-        assert_eq!(world.get(&format!("/user-summary/{theirs}")).await.0, 404);
+        assert_eq!(world.get(&format!("/user-summary/{own_user}")).await.0, 200);
+        assert_eq!(world.get(&format!("/user-summary/{other_user}")).await.0, 404);
     })
     .await;
 }
@@ -168,10 +170,10 @@ async fn job_of_dead_instance_is_resumed_and_served_by_any() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_tenant_job_reports_its_cause_and_is_repeatable() {
     World::run(async |world| {
-        let in_the_way = "southlib_mod_patron_blocks.loan";
+        let obstacle = "southlib_mod_patron_blocks.loan";
         world
             .execute_sql(&format!(
-                "create schema southlib_mod_patron_blocks; create table {in_the_way} (id int)"
+                "create schema southlib_mod_patron_blocks; create table {obstacle} (id int)"
             ))
             .await;
         let job = enable(world, "southlib").await;
@@ -181,7 +183,7 @@ async fn failed_tenant_job_reports_its_cause_and_is_repeatable() {
             send_as_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0,
             400
         );
-        world.execute_sql(&format!("drop table {in_the_way}")).await;
+        world.execute_sql(&format!("drop table {obstacle}")).await;
         assert_eq!(enable(world, "southlib").await.get("error"), None);
         assert_eq!(
             send_as_tenant(world, "southlib", Method::GET, &summary, &json!({})).await.0,
@@ -252,8 +254,8 @@ async fn mod_pubsub_registration_is_sent_and_optional() {
                 json!({ "eventType": kind.name(), "callbackAddress": kind.http_path() });
             assert!(definitions.contains(&definition), "{kind:?}");
         }
-        for (mood, number) in [(ModuleBehavior::NotFound, 1), (ModuleBehavior::Error, 3)] {
-            folio.set_behavior(FolioBehavior { pubsub: mood, ..FolioBehavior::default() });
+        for (behavior, number) in [(ModuleBehavior::NotFound, 1), (ModuleBehavior::Error, 3)] {
+            folio.set_behavior(FolioBehavior { pubsub: behavior, ..FolioBehavior::default() });
             let (before, began) = (folio.pubsub_calls().len(), Instant::now());
             let message = enable(world).await;
             assert!(message.starts_with("mod-pubsub did not accept"), "{message}");

@@ -202,14 +202,14 @@ async fn tenant_recreated_by_older_instance_is_migrated() {
     World::run(async |world| {
         let user = blocked_patron(world).await;
         // An instance of the previous version purges the tenant and enables it again.
-        let made_anew = format!(
+        let recreated_tenant = format!(
             "delete from mod_patron_blocks.tenant;
              {VERSION_BEFORE};
              insert into mod_patron_blocks.tenant (tenant, enabled, module_id, changed_at)
              values ('{TENANT}', true, 'mod-patron-blocks-1.9.0', now());
              select pg_notify('mod_patron_blocks_tenant', '{TENANT}')"
         );
-        world.execute_sql(&made_anew).await;
+        world.execute_sql(&recreated_tenant).await;
         let migrated = "select count(*) from {schema}._sqlx_migrations where version = 14";
         world.until("the schema is migrated", async |w: &World| w.count(migrated).await == 1).await;
         world
@@ -225,8 +225,9 @@ async fn tenant_recreated_by_older_instance_is_migrated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_tenant_is_rejected_while_writers_wait() {
     // Writers wait longer for the lock than a caller waits for a connection of the writers.
-    let patient = |config: &mut Config| config.database.statement_timeout = Duration::from_secs(30);
-    World::run_with(patient, async |world| {
+    let long_timeout =
+        |config: &mut Config| config.database.statement_timeout = Duration::from_secs(30);
+    World::run_with(long_timeout, async |world| {
         let writers = world.config.kafka.writers;
         for partition in 0..2 {
             let payload =

@@ -295,27 +295,27 @@ pub(crate) fn expected_fee(facts: &[TimedFact]) -> Option<OpenFee> {
 
 /// Facts ten milliseconds apart.
 pub(crate) fn fact_sequence() -> impl Strategy<Value = Vec<TimedFact>> {
-    timed_facts(any_fact(), 1..10).prop_map(|life| {
+    timed_facts(any_fact(), 1..10).prop_map(|facts| {
         let step = |(n, fact): (usize, TimedFact)| TimedFact { ms: 10 * n as i64, ..fact };
-        life.into_iter().enumerate().map(step).collect()
+        facts.into_iter().enumerate().map(step).collect()
     })
 }
 
-/// A life, and the same life with copies of each fact before the next one happened, in any order. The
+/// Facts, and the same facts with copies of each fact before the next one happened, in any order. The
 /// copies are all bare, or each from either source.
 pub(crate) fn with_copies(
-    life: Vec<TimedFact>,
+    facts: Vec<TimedFact>,
     any_source: bool,
 ) -> impl Strategy<Value = (Vec<TimedFact>, Vec<TimedFact>)> {
-    let copies = vec(vec((0..10_i64, source()), 0..3), life.len());
+    let copies = vec(vec((0..10_i64, source()), 0..3), facts.len());
     copies.prop_flat_map(move |copies| {
-        let again = life.iter().zip(copies).flat_map(|(fact, copies)| {
+        let again = facts.iter().zip(copies).flat_map(|(fact, copies)| {
             let copy = move |(later, source): (i64, _)| {
                 let source = if any_source { source } else { to_bare(source) };
                 TimedFact { ms: fact.ms + later, source, fact: fact.fact.clone() }
             };
             copies.into_iter().map(copy).chain([fact.clone()])
         });
-        (Just(life.clone()), Just(again.collect::<Vec<_>>()).prop_shuffle())
+        (Just(facts.clone()), Just(again.collect::<Vec<_>>()).prop_shuffle())
     })
 }

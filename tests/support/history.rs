@@ -48,7 +48,7 @@ fn business_fact() -> impl Strategy<Value = Fact> {
     let loan = (0..4_u8).prop_map(|n| id(1, n));
     let user = (0..3_u8).prop_map(|n| id(2, n));
     let fee = (0..4_u8).prop_map(|n| id(3, n));
-    let maybe = |n| proptest::option::of((0..4_u8).prop_map(move |of| id(n, of)));
+    let optional = |n| proptest::option::of((0..4_u8).prop_map(move |of| id(n, of)));
     prop_oneof![
         3 => (loan.clone(), user.clone(), instant(), grace()).prop_map(
             |(loan, user, due_date, grace)| Fact::CheckedOut { loan, user, due_date, grace }),
@@ -61,7 +61,7 @@ fn business_fact() -> impl Strategy<Value = Fact> {
             .prop_map(|(loan, user)| Fact::ClaimedReturned { loan, user }),
         3 => (loan, user.clone(), instant(), any::<bool>()).prop_map(
             |(loan, user, due_date, by_recall)| Fact::DueDateChanged { loan, user, due_date, by_recall }),
-        4 => (fee, proptest::option::weighted(0.8, user), maybe(4), maybe(1), balance()).prop_map(
+        4 => (fee, proptest::option::weighted(0.8, user), optional(4), optional(1), balance()).prop_map(
             |(fee_fine, user, fee_fine_type, loan, balance)| Fact::BalanceChanged {
                 fee_fine, user, fee_fine_type, loan, balance,
             }),
@@ -129,14 +129,18 @@ pub(crate) fn history_with_arrivals(
 }
 
 /// The given items, and their possible arrival: in any order, each at least once, some twice.
-pub(crate) fn with_arrivals<T>(happened: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
+pub(crate) fn with_arrivals<T>(ordered: Vec<T>) -> impl Strategy<Value = (Vec<T>, Vec<T>)>
 where
     T: Clone + Debug + 'static,
 {
-    let again = vec(any::<bool>(), happened.len());
-    (Just(happened), again).prop_flat_map(|(happened, again)| {
-        let twice = happened.iter().zip(again).filter(|(_, again)| *again).map(|(t, _)| t.clone());
-        let arriving: Vec<T> = happened.iter().cloned().chain(twice).collect();
-        (Just(happened), Just(arriving).prop_shuffle())
+    let is_repeated = vec(any::<bool>(), ordered.len());
+    (Just(ordered), is_repeated).prop_flat_map(|(ordered, is_repeated)| {
+        let twice = ordered
+            .iter()
+            .zip(is_repeated)
+            .filter(|(_, is_repeated)| *is_repeated)
+            .map(|(t, _)| t.clone());
+        let arriving: Vec<T> = ordered.iter().cloned().chain(twice).collect();
+        (Just(ordered), Just(arriving).prop_shuffle())
     })
 }

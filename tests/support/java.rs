@@ -51,7 +51,7 @@ pub(crate) async fn insert_rows(db: &Db, schema: &Schema, table: &str, rows: &[V
             |row: &Value| row["id"].as_str().map_or_else(Uuid::new_v4, |id| id.parse().unwrap());
         let ids: Vec<Uuid> = rows.iter().map(id).collect();
         let insert = sqlx::query(AssertSqlSafe(&*sql)).bind(ids).bind(rows);
-        db.execute(insert).await.expect("rows of its own");
+        db.execute(insert).await.expect("the rows can be inserted");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What tests are made with: engines, the harness of stories, stubs of other modules, and payloads.
+//! The shared parts of tests: engines, the harness of stories, stubs of other modules, and payloads.
 
 pub(crate) mod binary;
 pub(crate) mod block_event_consumer;

@@ -36,14 +36,14 @@ impl OffsetMonitor {
         let (mut group, topics) = (world.log.group_client(), world.log.topics());
         let fenced = world.config.kafka.group_protocol == GroupProtocol::Classic;
         let (end, mut ended) = oneshot::channel();
-        let watching = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let (mut committed, mut durable) = (Offsets::new(), Offsets::new());
-            let mut looks = 0;
+            let mut polls = 0;
             // The last check runs after the end, when the group's offsets have reached the positions.
             let (mut over, mut last) = (None, false);
-            let mut look = tokio::time::interval(Duration::from_millis(20));
+            let mut interval = tokio::time::interval(Duration::from_millis(20));
             while !last {
-                look.tick().await;
+                interval.tick().await;
                 if ended.try_recv() != Err(oneshot::error::TryRecvError::Empty) {
                     over.get_or_insert(Instant::now());
                 }
@@ -66,25 +66,25 @@ impl OffsetMonitor {
                     waited < CATCH_UP_TIMEOUT,
                     "{committed:?} is committed, {durable:?} is durable"
                 );
-                looks += 1;
+                polls += 1;
             }
-            looks
+            polls
         });
-        Self { stop: end, task: watching }
+        Self { stop: end, task }
     }
 
     /// Ends the check, after a last comparison.
     pub(crate) async fn finish(self) {
         let _ = self.stop.send(());
-        let looks = self.task.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        assert!(looks > 1, "nothing was watched");
+        let polls = self.task.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        assert!(polls > 1, "the monitor has polled");
     }
 }
 
 fn assert_monotonic(known: &mut Offsets, now: Offsets, what: &str) {
     for (at, before) in known.iter() {
         let now = now.get(at).copied();
-        assert!(now >= Some(*before), "{what} of {at:?} went back from {before} to {now:?}");
+        assert!(now >= Some(*before), "{what} of {at:?} decreased from {before} to {now:?}");
     }
     *known = now;
 }

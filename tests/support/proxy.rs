@@ -36,16 +36,16 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
+        let port = listener.local_addr().expect("an address").port();
         let wire = Arc::new(watch::Sender::new(State {
             mode: ProxyMode::Forward,
             disconnects: 0,
             stalls: 0,
         }));
-        let watched = wire.clone();
+        let connection_state = wire.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, target.clone(), watched.subscribe()));
+                tokio::spawn(forward(client, target.clone(), connection_state.subscribe()));
             }
         });
         Self { port, state: wire }
@@ -77,8 +77,8 @@ impl Proxy {
 
 /// Forwards bytes both ways while the mode allows it.
 async fn forward(mut client: TcpStream, target: String, mut wire: watch::Receiver<State>) {
-    let begun = *wire.borrow_and_update();
-    if begun.mode == ProxyMode::Closed {
+    let initial = *wire.borrow_and_update();
+    if initial.mode == ProxyMode::Closed {
         return;
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return };
@@ -86,8 +86,8 @@ async fn forward(mut client: TcpStream, target: String, mut wire: watch::Receive
     loop {
         let state = *wire.borrow_and_update();
         match state.mode {
-            _ if state.disconnects != begun.disconnects => return,
-            _ if state.stalls != begun.stalls => std::future::pending().await,
+            _ if state.disconnects != initial.disconnects => return,
+            _ if state.stalls != initial.stalls => std::future::pending().await,
             ProxyMode::Closed => return,
             ProxyMode::Frozen => {
                 if wire.changed().await.is_err() {

@@ -44,7 +44,7 @@ impl UsersStub {
     pub(crate) fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
+        let port = listener.local_addr().expect("an address").port();
         let (shared, storage) = (state.clone(), StorageStub::default());
         let app_storage = storage.clone();
         let app = move || {
@@ -57,7 +57,7 @@ impl UsersStub {
             .disable_signals()
             .shutdown_timeout(0)
             .listen(listener)
-            .expect("it listens")
+            .expect("the stub listens")
             .run();
         let handle = server.handle();
         tokio::spawn(server);
@@ -83,8 +83,8 @@ impl UsersStub {
         self.state.lock().expect("no panic").groups.remove(&user);
     }
 
-    pub(crate) fn set_behavior(&self, mood: UsersBehavior) {
-        self.state.lock().expect("no panic").behavior = mood;
+    pub(crate) fn set_behavior(&self, behavior: UsersBehavior) {
+        self.state.lock().expect("no panic").behavior = behavior;
     }
 
     /// Returns the number of requests.
@@ -100,12 +100,12 @@ impl Drop for UsersStub {
 }
 
 async fn handle_user(state: web::Data<Mutex<State>>, user: web::Path<Uuid>) -> HttpResponse {
-    let (mood, group) = {
+    let (behavior, group) = {
         let mut state = state.lock().expect("no panic");
         state.requests += 1;
         (state.behavior, state.groups.get(&user).copied())
     };
-    match (mood, group) {
+    match (behavior, group) {
         (UsersBehavior::NoResponse, _) => std::future::pending().await,
         (UsersBehavior::ServerError, _) => HttpResponse::InternalServerError().finish(),
         (UsersBehavior::OversizedBody, _) => {

@@ -64,11 +64,11 @@ pub(crate) async fn positions(db: &Db, schema: &Schema) -> HashMap<(String, i32)
 
 /// Waits until `reached` returns `true`; panics after [`WAIT_TIMEOUT`].
 pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    let mut look = tokio::time::interval(Duration::from_millis(10));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let wait = async {
         while !reached().await {
-            look.tick().await;
+            interval.tick().await;
         }
     };
     assert!(
@@ -233,7 +233,7 @@ impl World {
 
     /// Like [`World::start_unready`], with this clock.
     pub(crate) async fn start_unready_with_clock(&mut self, clock: Clock) {
-        let running = app::start(&self.config, clock).await.expect("it starts");
+        let running = app::start(&self.config, clock).await.expect("the service starts");
         self.url = format!("http://127.0.0.1:{}", running.port);
         self.instances.push(running);
     }

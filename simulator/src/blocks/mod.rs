@@ -245,8 +245,9 @@ fn measure(
     now: DateTime<Utc>,
 ) -> Option<Decimal> {
     let counted = || loans.iter().filter(|loan| !loan.claimed_returned);
-    let count =
-        |which: &dyn Fn(&Loan) -> bool| Decimal::from(counted().filter(|loan| which(loan)).count());
+    let count = |selects: &dyn Fn(&Loan) -> bool| {
+        Decimal::from(counted().filter(|loan| selects(loan)).count())
+    };
     Some(match condition {
         condition::ITEMS_CHARGED_OUT => count(&|_| true),
         condition::LOST_ITEMS => count(&|loan| loan.lost),

@@ -16,7 +16,7 @@ use crate::model::{Charge, Event, Fact, GROUPS, GracePeriod, Patron, StatusChang
 const ALL: [bool; 3] = [true; 3];
 
 fn now() -> DateTime<Utc> {
-    "2026-09-15T12:00:00.000Z".parse().expect("this is a time")
+    "2026-09-15T12:00:00.000Z".parse().expect("the text is a time")
 }
 
 fn seconds(seconds: f64) -> TimeDelta {
@@ -130,7 +130,7 @@ impl PatronHistory {
 
     fn fee(self, number: u128, balance: &str, loan: Option<usize>) -> Self {
         let charge = Charge { patron: PATRON, fee_type: Uuid::nil(), loan: loan.map(loan_id) };
-        let balance = balance.parse().expect("this is an amount");
+        let balance = balance.parse().expect("the text is an amount");
         self.apply(Fact::BalanceChanged { fee: fee_id(number), balance, charge: Some(charge) })
     }
 
@@ -154,14 +154,14 @@ fn rules(limits: &[(Uuid, &str)], flags: [bool; 3]) -> Rules {
         id: Uuid::nil(),
         patron_group_id: GROUPS[0].id.to_string(),
         condition_id: *condition_id,
-        value: Some(value.parse().expect("this is a number")),
+        value: Some(value.parse().expect("the text is a number")),
     });
     Rules { conditions: conditions.to_vec(), limits: limits.collect() }
 }
 
 /// Returns the blocks as letters: B for borrowing, R for renewals, Q for requests.
 fn blocks_under(story: &PatronHistory, rules: &Rules) -> String {
-    let account = story.truth.account(PATRON).expect("she is a patron");
+    let account = story.truth.account(PATRON).expect("the id belongs to a patron");
     let entries = for_account(account, rules, now()).into_iter().map(|finding| {
         let block = finding.block;
         [(block.block_borrowing, 'B'), (block.block_renewals, 'R'), (block.block_requests, 'Q')]
@@ -278,7 +278,7 @@ fn money() {
     row(47, unlinked, &ten, "BRQ");
     row(48, PatronHistory::new().fees(&["0.01"]), &[(FB, "0")], "BRQ");
     let paid = PatronHistory::new().fee(0, "5", None).fee(0, "0.00", None);
-    let account = paid.truth.account(PATRON).expect("she is a patron");
+    let account = paid.truth.account(PATRON).expect("the id belongs to a patron");
     assert!(account.open_fees_fines.is_empty(), "row 49: nothing is open");
     row(49, paid, &[(FB, "0")], "");
     row(50, PatronHistory::new().fees(&["999999.99"]), &[(FB, "999999.99")], "");
@@ -309,14 +309,14 @@ fn limits_and_groups() {
     assert_eq!(blocks_under(&moved, &both), "", "row 56");
 
     let account = six();
-    let account = account.truth.account(PATRON).expect("she is a patron");
+    let account = account.truth.account(PATRON).expect("the id belongs to a patron");
     let found = for_account(account, &of_five, now());
     assert_eq!(found[0].block.message, "", "row 57");
     assert_eq!(found[0].measured, Decimal::from(6));
 }
 
 #[test]
-fn incomplete_rules_block_nobody() {
+fn incomplete_rules_block_no_patron() {
     let six = PatronHistory::new().with_loans(6);
     let mut without_value = rules(&[(CO, "5")], ALL);
     without_value.limits[0].value = None;

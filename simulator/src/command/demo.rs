@@ -90,7 +90,9 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
 
     let judge = Judge::new(service.clone(), Clock::Wall);
     let truth = Arc::new(play.truth().snapshot());
-    print_line("Waiting for the service to catch up, then comparing its answer for every patron …");
+    print_line(
+        "Waiting for the service to catch up, then comparing its answer about every patron …",
+    );
     let verdict = judge.compare_until(CATCH_UP_TIMEOUT, async || Ok(Arc::clone(&truth))).await?;
     judge::report(&verdict, 10);
     if !verdict.differences.is_empty() {
@@ -120,13 +122,13 @@ async fn enable_tenant(service: &Service, play: &Play) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     while let Err(error) = service.check_health().await {
         if Instant::now() > deadline {
-            return Err(error).context(format!("nobody answers at {}", service.url()));
+            return Err(error).context(format!("no service responds at {}", service.url()));
         }
         sleep(Duration::from_millis(200)).await;
     }
     set_up(service, &regulations::rules()).await?;
     print_line(format!(
-        "A made-up library, tenant {}: {} patrons in {} groups, with limits for each group.",
+        "A simulated library, tenant {}: {} patrons in {} groups, with limits for each group.",
         service.tenant(),
         HumanCount(u64::from(play.settings().patrons)),
         crate::model::GROUPS.len()
@@ -141,7 +143,7 @@ async fn play_day(
     (stop, pause): (&StopSignal, &Pause),
 ) -> anyhow::Result<()> {
     print_line(format!(
-        "A day passes in {day_seconds} s; some records come twice, late, or out of order …"
+        "A day takes {day_seconds} s; some records are published twice, late, or out of order …"
     ));
     let mut progress = Progress::start();
     let pace = Pace::day_in(day_seconds);
@@ -156,24 +158,21 @@ async fn show_blocked(judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let blocked = blocked(truth, &rules);
     let share = 100 * blocked.len() / truth.accounts().count().max(1);
-    print_line(format!(
-        "\n{} patrons are blocked, {share} of a hundred. Some of them:\n",
-        blocked.len()
-    ));
+    print_line(format!("\n{} patrons are blocked, {share} %. Some of them:\n", blocked.len()));
     for (account, findings) in pick(blocked) {
         let patron = &account.patron;
         print_line(format!("  {}, {}", patron.name(), group_name(patron.patron_group)));
         let blocks = judge.blocks(patron.id).await?;
         for finding in &findings {
             let condition = finding.block.patron_block_condition_id;
-            let same = |block: &&Block| block.patron_block_condition_id == condition;
-            let Some(block) = blocks.iter().find(same) else { continue };
+            let is_cause = |block: &&Block| block.patron_block_condition_id == condition;
+            let Some(block) = blocks.iter().find(is_cause) else { continue };
             print_line(format!(
                 "    {}: {}",
                 describe::describe_actions(block),
                 describe::describe_reason(finding)
             ));
-            print_line(format!("      the desk reads \"{}\"", block.message));
+            print_line(format!("      message at the desk: \"{}\"", block.message));
         }
     }
     Ok(())
@@ -193,13 +192,13 @@ async fn check_block_events(
         let differing = listener.differing_patrons(judge, &patrons).await?;
         if differing.is_empty() {
             print_line(format!(
-                "\nOthers are told by Kafka, in {topic}: {listener}.\nWhoever has only listened to that knows \
-                 what the desk is answered about every patron."
+                "\nBlock events in the Kafka topic {topic}: {listener}.\nFor every patron, the block events \
+                 contain the same blocks as the API."
             ));
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("others were told something else about {} patrons", differing.len());
+            bail!("the block events of {} patrons differ from the API", differing.len());
         }
         sleep(Duration::from_millis(500)).await;
     }
@@ -217,15 +216,16 @@ fn blocked<'a>(truth: &'a Truth, rules: &Rules) -> Vec<BlockedPatron<'a>> {
 /// recent events are first.
 fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     let mut by_reason: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for one in blocked {
-        let reason = one.1[0].block.patron_block_condition_id;
-        by_reason.entry(reason).or_default().push(one);
+    for patron in blocked {
+        let reason = patron.1[0].block.patron_block_condition_id;
+        by_reason.entry(reason).or_default().push(patron);
     }
-    for all in by_reason.values_mut() {
-        all.sort_by_key(|(account, findings)| (Reverse(findings.len()), account.changed));
+    for patrons in by_reason.values_mut() {
+        patrons.sort_by_key(|(account, findings)| (Reverse(findings.len()), account.changed));
     }
     let mut picked = vec![];
-    while picked.len() < PATRONS_SHOWN_MAX && by_reason.values().any(|left| !left.is_empty()) {
+    while picked.len() < PATRONS_SHOWN_MAX && by_reason.values().any(|patrons| !patrons.is_empty())
+    {
         picked.extend(by_reason.values_mut().filter_map(Vec::pop));
     }
     picked.truncate(PATRONS_SHOWN_MAX);
@@ -239,7 +239,7 @@ async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyho
         return Ok(());
     };
     let (id, name) = (account.patron.id, account.patron.name());
-    print_line(format!("\nAsk for yourself, here about {name}:\n"));
+    print_line(format!("\nCommands to query the service about {name}:\n"));
     for path in [
         format!("/automated-patron-blocks/{id}"),
         format!("/user-summary/{id}"),

@@ -30,19 +30,20 @@ pub(super) fn describe_actions(block: &Block) -> String {
         (block.block_renewals, "renew"),
         (block.block_requests, "request"),
     ];
-    let blocked: Vec<&str> = all.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+    let blocked: Vec<&str> =
+        all.iter().filter(|(is_blocked, _)| *is_blocked).map(|(_, action)| *action).collect();
     match blocked.as_slice() {
         [init @ .., last] if !init.is_empty() => {
             format!("may not {} or {last}", init.join(", "))
         }
-        one => format!("may not {}", one.concat()),
+        action => format!("may not {}", action.concat()),
     }
 }
 
 /// Returns a sentence about the event and its patron.
 pub(super) fn describe_event(event: &Event, truth: &Truth) -> String {
     let name = |patron: &Uuid| {
-        truth.account(*patron).map_or("somebody".to_owned(), |account| {
+        truth.account(*patron).map_or("an unknown patron".to_owned(), |account| {
             let patron = &account.patron;
             format!("{} ({})", patron.name(), group_name(patron.patron_group))
         })
@@ -51,22 +52,24 @@ pub(super) fn describe_event(event: &Event, truth: &Truth) -> String {
         |patron: &Uuid| truth.account(*patron).map_or(0, |account| account.open_loans.len());
     match &event.fact {
         Fact::CheckedOut { patron, .. } => {
-            format!("{} borrows an item and has {} now", name(patron), open_loans(patron))
+            format!("{} checks out an item and now has {}", name(patron), open_loans(patron))
         }
         Fact::CheckedIn { patron, .. } => {
-            format!("{} brings an item back and has {} left", name(patron), open_loans(patron))
+            format!("{} returns an item and still has {}", name(patron), open_loans(patron))
         }
         Fact::DueDateChanged { patron, due, by_recall, .. } => {
-            let why = if *by_recall { "recalled from" } else { "in the hands of" };
-            format!("an item {why} {} is now due {}", name(patron), due.format("%Y-%m-%d %H:%M"))
+            let item = if *by_recall { "a recalled item" } else { "an item" };
+            format!("{item} of {} is now due {}", name(patron), due.format("%Y-%m-%d %H:%M"))
         }
-        Fact::StatusChanged { patron, change: mark, .. } => match mark {
+        Fact::StatusChanged { patron, change, .. } => match change {
             StatusChange::DeclaredLost => format!("{} has lost an item", name(patron)),
-            StatusChange::AgedToLost => format!("an item of {} is given up for lost", name(patron)),
-            StatusChange::ClaimedReturned => format!("{} says an item was returned", name(patron)),
+            StatusChange::AgedToLost => format!("an item of {} is aged to lost", name(patron)),
+            StatusChange::ClaimedReturned => {
+                format!("{} claims to have returned an item", name(patron))
+            }
             StatusChange::LoanClosed => format!("{} has paid for a lost item", name(patron)),
             StatusChange::DeclaredMissing => {
-                format!("what {} claims to have returned is declared missing", name(patron))
+                format!("an item that {} claims to have returned is declared missing", name(patron))
             }
         },
         Fact::BalanceChanged { balance, charge: Some(charge), .. } => {
@@ -74,12 +77,14 @@ pub(super) fn describe_event(event: &Event, truth: &Truth) -> String {
         }
         Fact::BalanceChanged { charge: None, .. } => "a fee/fine is deleted".to_owned(),
         Fact::LoanCreatedInStorage { patron, .. } => {
-            format!("a loan of {} is entered in storage", name(patron))
+            format!("a loan of {} is created in storage", name(patron))
         }
         Fact::LoanDeleted { patron, .. } => {
             format!("a loan of {} is deleted in storage", name(patron))
         }
-        Fact::PatronGroupChanged { patron, .. } => format!("{} has changed groups", name(patron)),
+        Fact::PatronGroupChanged { patron, .. } => {
+            format!("{} has another patron group", name(patron))
+        }
     }
 }
 
@@ -102,23 +107,23 @@ mod tests {
 
     #[test]
     fn actions_are_listed() {
-        let words = |flags| describe_actions(&block(condition::LOST_ITEMS, flags));
-        assert_eq!(words([true, false, false]), "may not borrow");
-        assert_eq!(words([true, false, true]), "may not borrow or request");
-        assert_eq!(words([true, true, true]), "may not borrow, renew or request");
+        let text = |flags| describe_actions(&block(condition::LOST_ITEMS, flags));
+        assert_eq!(text([true, false, false]), "may not borrow");
+        assert_eq!(text([true, false, true]), "may not borrow or request");
+        assert_eq!(text([true, true, true]), "may not borrow, renew or request");
     }
 
     #[test]
     fn reasons_name_both_numbers() {
-        let words = |condition, has: &str, limit: &str| {
-            let number = |text: &str| text.parse::<Decimal>().expect("this is a number");
+        let text = |condition, has: &str, limit: &str| {
+            let number = |text: &str| text.parse::<Decimal>().expect("the text is a number");
             let block = block(condition, [true; 3]);
             describe_reason(&Finding { measured: number(has), limit: number(limit), block })
         };
         let items = condition::ITEMS_CHARGED_OUT;
-        assert_eq!(words(items, "11", "10"), "has 11 items, the limit is 10");
-        assert_eq!(words(items, "1", "0"), "has 1 item, the limit is 0");
+        assert_eq!(text(items, "11", "10"), "has 11 items, the limit is 10");
+        assert_eq!(text(items, "1", "0"), "has 1 item, the limit is 0");
         let fees = condition::FEE_FINE_BALANCE;
-        assert_eq!(words(fees, "41.5", "30"), "owes 41.50, the limit is 30.00");
+        assert_eq!(text(fees, "41.5", "30"), "owes 41.50, the limit is 30.00");
     }
 }

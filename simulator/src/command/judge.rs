@@ -47,8 +47,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 
 async fn judge_by_simulator(options: &Options) -> anyhow::Result<Verdict> {
     let judge = Judge::new(options.service.connect()?, Clock::Wall);
-    let patience = Duration::from_secs(options.wait);
-    judge.compare_until(patience, async || ask_for_truth(&options.truth).await).await
+    let timeout = Duration::from_secs(options.wait);
+    judge.compare_until(timeout, async || fetch_truth(&options.truth).await).await
 }
 
 async fn judge_by_file(options: &Options) -> anyhow::Result<Verdict> {
@@ -57,8 +57,8 @@ async fn judge_by_file(options: &Options) -> anyhow::Result<Verdict> {
     let folio = play::start_folio(options.http_port, &options.service.tenant, shared)?;
     let service = options.service.connect()?;
     let judge = Judge::new(service.with_okapi_url(folio.as_ref().map(Folio::url)), Clock::Wall);
-    let patience = Duration::from_secs(options.wait);
-    judge.compare_until(patience, async || Ok(Arc::clone(&truth))).await
+    let timeout = Duration::from_secs(options.wait);
+    judge.compare_until(timeout, async || Ok(Arc::clone(&truth))).await
 }
 
 /// Prints the verdict. The exit code reports whether there is a difference.
@@ -70,11 +70,11 @@ pub(super) fn report(verdict: &Verdict, max_print: usize) -> ExitCode {
     ExitCode::from(u8::from(!verdict.differences.is_empty()))
 }
 
-async fn ask_for_truth(url: &str) -> anyhow::Result<Arc<Truth>> {
+async fn fetch_truth(url: &str) -> anyhow::Result<Arc<Truth>> {
     let url = format!("{}/simulator/truth", url.trim_end_matches('/'));
-    let answer = reqwest::get(&url).await.with_context(|| format!("no answer from {url}"))?;
+    let answer = reqwest::get(&url).await.with_context(|| format!("no response from {url}"))?;
     let truth = answer.error_for_status()?.json().await;
-    Ok(Arc::new(truth.with_context(|| format!("{url} does not tell the truth"))?))
+    Ok(Arc::new(truth.with_context(|| format!("{url} does not return the truth of a play"))?))
 }
 
 pub(super) async fn set_up(options: options::Service) -> anyhow::Result<ExitCode> {

@@ -49,11 +49,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         (options.broker.bootstrap(), Instant::now() + Duration::from_secs(options.wait));
     let mut listener = Listener::default();
     loop {
-        listener.consume(&bootstrap, &topic).context("could not listen")?;
+        listener.consume(&bootstrap, &topic).context("the block events cannot be read")?;
         let differing = listener.differing_patrons(&judge, &patrons).await?;
         if differing.is_empty() || Instant::now() >= deadline {
             for patron in differing.iter().take(20) {
-                print_line(format!("{patron}: the API answers otherwise"));
+                print_line(format!("{patron}: the API returns other blocks"));
             }
             for problem in listener.problems.iter().take(20) {
                 print_line(problem);

@@ -36,7 +36,7 @@ impl LibraryOptions {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let now = Clock::Wall.now();
         let end = self.end.unwrap_or(now);
-        ensure!(end <= now, "the last day would end in the future, at {end}");
+        ensure!(end <= now, "the last day must end in the past, not at {end}");
         let mut settings = Settings::new(self.seed, end);
         settings.days = self.days;
         settings.patrons = self.patrons.unwrap_or(settings.patrons).max(1);
@@ -133,8 +133,8 @@ impl FaultOptions {
 
 fn chance(text: &str) -> Result<f64, String> {
     let chance: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    let is_chance = (0.0..=1.0).contains(&chance);
-    if is_chance { Ok(chance) } else { Err("a chance lies between 0 and 1".to_owned()) }
+    let is_probability = (0.0..=1.0).contains(&chance);
+    if is_probability { Ok(chance) } else { Err("a probability lies between 0 and 1".to_owned()) }
 }
 
 /// The options for the pace of the days.

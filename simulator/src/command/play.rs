@@ -59,7 +59,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     tokio::select! {
         done = publish_days(options, stop) => done.map(|()| ExitCode::SUCCESS),
         () = async { stop_requested.requested().await; sleep(SHUTDOWN_FLUSH_TIMEOUT).await } => {
-            bail!("stopped, but Kafka has not acknowledged everything: the truth is not written")
+            bail!("stopped before Kafka acknowledged every record: the truth is not written")
         }
     }
 }
@@ -78,11 +78,11 @@ async fn publish_days(options: Options, mut stop: StopSignal) -> anyhow::Result<
     let published =
         publish::all(&mut play, &mut publisher, pace, (&stop, &pause), &mut progress).await?;
     let acknowledged = publisher.flush(Publisher::FLUSH_TIMEOUT).await?;
-    let took = progress.elapsed();
+    let elapsed = progress.elapsed();
     progress.finish(&format!(
         "played: {published} records published, {acknowledged} acknowledged, in {:.1} s, {}/s",
-        took.as_secs_f64(),
-        HumanCount(per_second(acknowledged, took))
+        elapsed.as_secs_f64(),
+        HumanCount(per_second(acknowledged, elapsed))
     ));
     write_truth(options.truth.as_deref(), &play)?;
 
@@ -102,13 +102,13 @@ pub(super) fn start_folio(
 ) -> anyhow::Result<Option<Folio>> {
     let Some(port) = port else { return Ok(None) };
     let folio = Folio::start(tenant, truth, port)?;
-    print_line(format!("the rest of FOLIO listens at {}", folio.url()));
+    print_line(format!("the other FOLIO modules listen at {}", folio.url()));
     Ok(Some(folio))
 }
 
 fn write_truth(path: Option<&Path>, play: &Play) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let describe = || format!("the truth could not be written to {}", path.display());
+    let describe = || format!("the truth cannot be written to {}", path.display());
     let file = File::create(path).with_context(describe)?;
     serde_json::to_writer(BufWriter::new(file), &play.truth().snapshot()).with_context(describe)
 }
@@ -116,9 +116,9 @@ fn write_truth(path: Option<&Path>, play: &Play) -> anyhow::Result<()> {
 /// Reads the truth that a play has written.
 pub(super) fn read_truth(path: &Path) -> anyhow::Result<Truth> {
     let text = std::fs::read(path);
-    let text = text.with_context(|| format!("{} could not be read", path.display()))?;
+    let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
     serde_json::from_slice(&text)
-        .with_context(|| format!("{} does not hold the truth of a play", path.display()))
+        .with_context(|| format!("{} does not contain the truth of a play", path.display()))
 }
 
 #[derive(Debug, Args)]

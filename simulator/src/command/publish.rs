@@ -91,9 +91,9 @@ impl Days<'_> {
 
     /// Returns the present time of the library's clock, if it is before `clock`.
     fn clock_before(&self, clock: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let left = self.instant(clock).checked_duration_since(Instant::now())?;
-        let left = TimeDelta::from_std(left.mul_f64(self.times)).unwrap_or_default();
-        (left > TimeDelta::zero()).then(|| clock - left)
+        let remaining = self.instant(clock).checked_duration_since(Instant::now())?;
+        let remaining = TimeDelta::from_std(remaining.mul_f64(self.times)).unwrap_or_default();
+        (remaining > TimeDelta::zero()).then(|| clock - remaining)
     }
 }
 
@@ -129,47 +129,47 @@ mod tests {
     use crate::wire::{Faults, Wire};
 
     #[tokio::test]
-    async fn a_pause_leaves_nothing_on_its_way() {
+    async fn pause_leaves_no_unacknowledged_record() {
         let cluster = MockCluster::new(1).expect("a mock cluster starts");
         let wire = Wire::new("mock", "northlib");
         for topic in wire.topics() {
-            cluster.create_topic(&topic.name, topic.partitions, 1).expect("a topic is made");
+            cluster.create_topic(&topic.name, topic.partitions, 1).expect("the topic is created");
         }
-        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+        let end = "2026-09-15T00:00:00Z".parse().expect("the text is a time");
         let settings = Settings { patrons: 500, ..Settings::new(4, end) };
         let mut play = Play::new(&settings, &wire, Faults::NONE);
         let mut publisher =
-            Publisher::new(&cluster.bootstrap_servers()).expect("a producer is made");
+            Publisher::new(&cluster.bootstrap_servers()).expect("the producer is created");
 
         let (stop, pause, mut progress) =
             (StopSignal::never(), Pause::default(), Progress::start());
-        let ways = (&stop, &pause);
+        let signals = (&stop, &pause);
         // `all` is polled first, so some records are queued when the pause is requested. Their producer is
         // dropped after the pause, and it would lose its unacknowledged records.
-        let published = all(&mut play, &mut publisher, Pace::Max, ways, &mut progress);
+        let published = all(&mut play, &mut publisher, Pace::Max, signals, &mut progress);
         let request = async {
             pause.request().await;
             pause.release();
         };
         let (published, ()) = tokio::join!(published, request);
-        let published = published.expect("everything is queued");
+        let published = published.expect("every record is queued");
         assert!(published > 2 * YIELD_RECORDS, "{published}");
         let acknowledged = publisher.flush(Duration::from_secs(30)).await;
-        assert_eq!(acknowledged.expect("all arrive"), published);
+        assert_eq!(acknowledged.expect("every record is acknowledged"), published);
     }
 
     #[tokio::test]
-    async fn the_clock_of_the_library_runs_ahead_of_ours() {
-        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+    async fn library_clock_runs_faster_than_real_time() {
+        let end = "2026-09-15T00:00:00Z".parse().expect("the text is a time");
         let settings = Settings::new(1, end);
         // An hour of the library takes a second.
         let started_at = Instant::now();
         let days = Days { started_at, times: 3600.0, settings: &settings };
         let after = |hours| settings.first_day() + TimeDelta::hours(hours);
         assert_eq!(days.instant(after(12)), started_at + Duration::from_secs(12));
-        let clock = days.clock_before(after(12)).expect("it is not that late");
+        let clock = days.clock_before(after(12)).expect("the instant lies in the future");
         assert!(clock >= after(0) && clock < after(6), "{clock}");
         let late = Days { started_at: started_at - Duration::from_secs(13), ..days };
-        assert_eq!(late.clock_before(after(12)), None, "that time has passed");
+        assert_eq!(late.clock_before(after(12)), None, "the instant has passed");
     }
 }

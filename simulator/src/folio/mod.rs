@@ -98,8 +98,8 @@ impl Folio {
             .disable_signals()
             .shutdown_timeout(1)
             .bind((Ipv4Addr::LOCALHOST, port))
-            .with_context(|| format!("port {port} could not be opened"))?;
-        let port = server.addrs().first().context("the server listens nowhere")?.port();
+            .with_context(|| format!("port {port} cannot be opened"))?;
+        let port = server.addrs().first().context("the server has no address")?.port();
         let server = server.run();
         let handle = server.handle();
         tokio::spawn(server);
@@ -239,12 +239,12 @@ async fn refuse(
     match behavior {
         ModuleBehavior::Ok => None,
         ModuleBehavior::Error => {
-            Some(HttpResponse::InternalServerError().body("out of order, on demand"))
+            Some(HttpResponse::InternalServerError().body("an error, as configured"))
         }
-        ModuleBehavior::NotFound => Some(HttpResponse::NotFound().body("not found, on demand")),
+        ModuleBehavior::NotFound => Some(HttpResponse::NotFound().body("not found, as configured")),
         ModuleBehavior::Hang => {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            Some(HttpResponse::GatewayTimeout().body("hung, on demand"))
+            Some(HttpResponse::GatewayTimeout().body("a timeout, as configured"))
         }
     }
 }

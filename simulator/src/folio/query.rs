@@ -27,13 +27,13 @@ pub(super) fn parse(text: &str) -> Result<Query, String> {
         } else if let Some(after) = clause.strip_prefix("id > ").or(clause.strip_prefix("id>")) {
             query.after = Some(id(after)?);
         } else {
-            return Err(format!("nobody has asked this before: {clause}"));
+            return Err(format!("an unsupported clause: {clause}"));
         }
     }
-    if only_open { Ok(query) } else { Err(format!("only open records are kept: {text}")) }
+    if only_open { Ok(query) } else { Err(format!("the query must select open records: {text}")) }
 }
 
 fn id(text: &str) -> Result<Uuid, String> {
     let text = text.trim().trim_matches('"');
-    text.parse().map_err(|error| format!("{text} is no id: {error}"))
+    text.parse().map_err(|error| format!("{text} is not an id: {error}"))
 }

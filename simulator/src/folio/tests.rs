@@ -19,18 +19,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let end = "2026-09-15T00:00:00Z".parse().expect("this is a time");
+        let end = "2026-09-15T00:00:00Z".parse().expect("the text is a time");
         let settings = Settings { patrons: 300, ..Settings::new(5, end) };
         let (_, truth) = Play::in_memory(&settings, &Wire::new("", TENANT), Faults::NONE);
         let shared = SharedTruth::new(truth.clone());
-        let folio = Folio::start(TENANT, shared, 0).expect("a free port is found");
+        let folio = Folio::start(TENANT, shared, 0).expect("a port is free");
         Self { folio, truth, client: Client::new() }
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Response {
         let request = self.client.get(format!("{}{path}", self.folio.url()));
         let request = request.header("X-Okapi-Tenant", TENANT).query(query);
-        request.send().await.expect("the HTTP side answers")
+        request.send().await.expect("the server responds")
     }
 
     /// Returns all records of a collection, page by page like a rebuild.
@@ -75,22 +75,23 @@ async fn storage_is_read_page_by_page() {
     assert_eq!(accounts.len(), world.truth.fees_after(None).count());
     assert!(accounts.values().any(|account| account["loanId"] == json!("0")));
 
-    let (id, patron, _) = world.truth.loans_after(None).next().expect("there is a loan");
-    let hers = world.read("/loan-storage/loans", &format!(" and userId=={patron}")).await;
-    let account = world.truth.account(patron).expect("she is a patron");
-    assert_eq!(hers.len(), account.open_loans.len());
-    assert!(hers.contains_key(&id.to_string()));
+    let (id, patron, _) = world.truth.loans_after(None).next().expect("the truth has a loan");
+    let loans_of_patron =
+        world.read("/loan-storage/loans", &format!(" and userId=={patron}")).await;
+    let account = world.truth.account(patron).expect("the id belongs to a patron");
+    assert_eq!(loans_of_patron.len(), account.open_loans.len());
+    assert!(loans_of_patron.contains_key(&id.to_string()));
 }
 
 #[tokio::test]
-async fn pages_count_all_and_other_queries_are_refused() {
+async fn pages_count_all_and_other_queries_are_rejected() {
     let world = World::new();
     let query = ("query", "status.name==Open sortBy id");
     let path = "/loan-storage/loans";
     let page = world.get(path, &[query, ("limit", "3"), ("offset", "5")]).await;
     let page: Value = page.json().await.expect("a page is JSON");
     assert_eq!(page["totalRecords"], json!(world.truth.loans_after(None).count()));
-    let sixth = world.truth.loans_after(None).nth(5).expect("there are more").0;
+    let sixth = world.truth.loans_after(None).nth(5).expect("the truth has six loans").0;
     assert_eq!(page["loans"][0]["id"], json!(sixth));
     assert_eq!(page["loans"].as_array().map(Vec::len), Some(3));
 
@@ -107,25 +108,25 @@ async fn pages_count_all_and_other_queries_are_refused() {
 }
 
 #[tokio::test]
-async fn users_are_found_or_not_as_the_behavior_says() {
+async fn user_responses_follow_the_behavior() {
     let world = World::new();
     let patron = world.truth.accounts().map(|account| &account.patron).find(|one| one.known);
-    let patron = patron.expect("most are known");
+    let patron = patron.expect("the users module knows most patrons");
     let path = format!("/users/{}", patron.id);
     let answer = world.get(&path, &[]).await;
     let user: Value = answer.json().await.expect("a user is JSON");
     assert_eq!(user["username"], json!(patron.username));
     assert_eq!(user["patronGroup"], json!(patron.patron_group));
-    let nobody = world.get("/users/7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01", &[]).await;
-    assert_eq!(nobody.status(), StatusCode::NOT_FOUND);
+    let unknown_user = world.get("/users/7b1f0c52-9a3e-4d0e-8f66-2c4f5a9d1e01", &[]).await;
+    assert_eq!(unknown_user.status(), StatusCode::NOT_FOUND);
 
     world
         .folio
         .set_behavior(FolioBehavior { users: ModuleBehavior::Error, ..FolioBehavior::default() });
     assert_eq!(world.get(&path, &[]).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let switch = world.client.post(format!("{}/simulator/behavior", world.folio.url()));
-    let switched = switch.json(&json!({ "users": "notFound" })).send().await;
-    assert_eq!(switched.expect("it answers").status(), StatusCode::NO_CONTENT);
+    let response = switch.json(&json!({ "users": "notFound" })).send().await;
+    assert_eq!(response.expect("the server responds").status(), StatusCode::NO_CONTENT);
     assert_eq!(world.get(&path, &[]).await.status(), StatusCode::NOT_FOUND);
 
     let truth = world.get("/simulator/truth", &[]).await;
@@ -133,11 +134,11 @@ async fn users_are_found_or_not_as_the_behavior_says() {
 }
 
 #[tokio::test]
-async fn a_pause_is_answered_once_everything_is_quiet() {
+async fn pause_responds_when_publishing_is_idle() {
     let world = World::new();
     let post = |what: &str| {
         let request = world.client.post(format!("{}/simulator/{what}", world.folio.url()));
-        async { request.send().await.expect("it answers").status() }
+        async { request.send().await.expect("the server responds").status() }
     };
     let pause = world.folio.pause();
     assert!(!pause.is_requested());
@@ -146,13 +147,13 @@ async fn a_pause_is_answered_once_everything_is_quiet() {
         assert!(pause.is_requested());
         assert_eq!(post("resume").await, StatusCode::NO_CONTENT);
     };
-    let taken = async {
+    let accepted = async {
         while !pause.is_requested() {
             tokio::task::yield_now().await;
         }
         pause.acknowledge().await;
     };
-    tokio::join!(asked, taken);
+    tokio::join!(asked, accepted);
     assert!(!pause.is_requested());
 }
 
@@ -164,11 +165,11 @@ async fn other_tenants_are_rejected_and_pubsub_calls_are_recorded() {
         let body = json!({ "eventType": "ITEM_CHECKED_OUT" });
         world.client.post(url).header("X-Okapi-Tenant", tenant).json(&body).send()
     };
-    let refused = post("southlib").await.expect("it answers");
+    let refused = post("southlib").await.expect("the server responds");
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     assert_eq!(world.folio.pubsub_calls(), []);
-    let taken = post(TENANT).await.expect("it answers");
-    assert_eq!(taken.status(), StatusCode::CREATED);
+    let accepted = post(TENANT).await.expect("the server responds");
+    assert_eq!(accepted.status(), StatusCode::CREATED);
     let calls = world.folio.pubsub_calls();
     assert_eq!(calls[0].path, "/pubsub/event-types");
     assert_eq!(calls[0].body, json!({ "eventType": "ITEM_CHECKED_OUT" }));

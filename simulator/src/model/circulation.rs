@@ -61,9 +61,10 @@ impl Library {
 
     /// Checks out one more item, unless the patron has too many.
     pub(super) fn check_out(&mut self, person: usize) {
-        let someone = &self.storage.people[person];
-        let (group, patron, has) = (someone.habits.group, someone.patron.id, someone.loans.len());
-        let enough = someone.habits.loan_target.max(1);
+        let borrower = &self.storage.people[person];
+        let (group, patron, has) =
+            (borrower.habits.group, borrower.patron.id, borrower.loans.len());
+        let enough = borrower.habits.loan_target.max(1);
         // Staff sometimes make an exception, so a patron can exceed a limit.
         if has >= enough + 2 || has >= enough && !self.random_bool(0.3) {
             return;
@@ -214,7 +215,7 @@ impl Library {
         self.plan_missing_item(loan);
     }
 
-    /// Closes the loan of a lost item whose fees are paid.
+    /// Closes the loan of a lost item after the payment of its fees.
     pub(super) fn close_paid(&mut self, loan: usize) {
         self.storage.close_loan(loan);
         self.change_status(loan, StatusChange::LoanClosed);

@@ -163,7 +163,7 @@ impl Library {
         }
     }
 
-    /// Closes the loan of a lost item whose last fee is paid.
+    /// Closes the loan of a lost item after the payment of its last fee.
     fn close_loan_if_paid(&mut self, fee: usize) {
         let Fee { kind, loan, .. } = self.storage.fees[fee];
         let Some(loan) = loan.filter(|_| kind.is_for_lost_item()) else { return };

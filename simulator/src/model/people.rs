@@ -127,7 +127,7 @@ pub(super) fn weighted_index(rng: &mut SeededRng, weights: &[u32]) -> usize {
         }
         remaining -= weight;
     }
-    unreachable!("what is left is always less than the sum of the shares")
+    unreachable!("the remainder is always less than the sum of the shares")
 }
 
 const FIRST_NAMES: [&str; 48] = [

@@ -10,7 +10,7 @@ use super::{Event, Fact, ItemStatus, Library, Settings, StatusChange, Truth};
 use crate::{blocks, regulations};
 
 fn noon() -> DateTime<Utc> {
-    "2026-09-15T12:07:31.415Z".parse().expect("this is a time")
+    "2026-09-15T12:07:31.415Z".parse().expect("the text is a time")
 }
 
 /// Returns the loan or the fee of an event.
@@ -34,7 +34,7 @@ fn truth_after(library: &mut Library) -> Truth {
 }
 
 #[test]
-fn the_same_settings_tell_the_same_story() {
+fn same_settings_give_the_same_history() {
     let settings = Settings { patrons: 300, days: 2, ..Settings::new(11, noon()) };
     let events = Library::new(&settings).collect::<Vec<_>>();
     assert_eq!(events, Library::new(&settings).collect::<Vec<_>>());
@@ -51,31 +51,34 @@ fn the_same_settings_tell_the_same_story() {
 }
 
 #[test]
-fn times_increase_and_none_lies_in_the_future() {
+fn times_increase_and_lie_in_the_past() {
     let settings = Settings { patrons: 500, activity: 40.0, ..Settings::new(3, noon()) };
     let events = Library::new(&settings).collect::<Vec<_>>();
-    assert!(events.is_sorted_by(|one, next| one.at < next.at), "no two share a millisecond");
+    assert!(
+        events.is_sorted_by(|one, next| one.at < next.at),
+        "each event has its own millisecond"
+    );
     assert!(events.iter().all(|event| event.at <= settings.end));
 }
 
 #[test]
-fn the_number_of_events_can_be_aimed_at() {
-    let near = |wanted: u64, got: usize| {
-        let off = got as f64 / wanted as f64 - 1.0;
-        assert!(off.abs() < 0.15, "{got} events instead of {wanted}");
+fn number_of_events_follows_the_setting() {
+    let assert_near = |wanted: u64, got: usize| {
+        let deviation = got as f64 / wanted as f64 - 1.0;
+        assert!(deviation.abs() < 0.15, "{got} events instead of {wanted}");
     };
     for seed in 1..4 {
         let settings = Settings::new(seed, noon()).with_patrons_for(20_000);
-        near(20_000, Library::new(&settings).count());
+        assert_near(20_000, Library::new(&settings).count());
         let week = Settings { days: 7, ..Settings::new(seed, noon()) };
-        near(30_000, Library::new(&week.with_patrons_for(30_000)).count());
+        assert_near(30_000, Library::new(&week.with_patrons_for(30_000)).count());
         let busy = Settings { patrons: 1000, ..Settings::new(seed, noon()) };
-        near(20_000, Library::new(&busy.with_activity_for(20_000)).count());
+        assert_near(20_000, Library::new(&busy.with_activity_for(20_000)).count());
     }
 }
 
 #[test]
-fn everything_that_can_happen_happens() {
+fn every_kind_of_event_occurs() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut balances: HashMap<Uuid, Vec<rust_decimal::Decimal>> = HashMap::new();
     for event in Library::new(&Settings { edits: true, ..Settings::new(5, noon()) }) {
@@ -91,7 +94,7 @@ fn everything_that_can_happen_happens() {
             Fact::StatusChanged { change: StatusChange::ClaimedReturned, .. } => "claimed returned",
             Fact::StatusChanged { change: StatusChange::LoanClosed, .. } => "closed",
             Fact::StatusChanged { change: StatusChange::DeclaredMissing, .. } => "declared missing",
-            Fact::LoanCreatedInStorage { .. } => "entered in storage",
+            Fact::LoanCreatedInStorage { .. } => "created in storage",
             Fact::LoanDeleted { .. } => "deleted in storage",
             Fact::PatronGroupChanged { group: Some(_), .. } => "another group",
             Fact::PatronGroupChanged { group: None, .. } => "no group",
@@ -106,11 +109,11 @@ fn everything_that_can_happen_happens() {
     assert_eq!(seen.len(), 18, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 5), "{seen:?}");
     let back = |balances: &Vec<_>| balances.windows(3).any(|three| three[0] == three[2]);
-    assert!(balances.values().any(back), "a balance returns to what it was");
+    assert!(balances.values().any(back), "a balance returns to an earlier value");
 }
 
 #[test]
-fn a_sensible_share_is_blocked_for_every_reason() {
+fn plausible_share_is_blocked_for_every_reason() {
     let rules = regulations::rules();
     for seed in 1..4 {
         let settings = Settings::new(seed, noon());
@@ -125,14 +128,14 @@ fn a_sensible_share_is_blocked_for_every_reason() {
             }
         }
         let share = blocked as f64 / f64::from(settings.patrons);
-        assert!((0.05..0.15).contains(&share), "{share} of all are blocked: {reasons:?}");
+        assert!((0.05..0.15).contains(&share), "{share} of the patrons are blocked: {reasons:?}");
         assert!(reasons.len() == 6 && reasons.values().all(|n| *n >= 5), "{reasons:?}");
     }
 }
 
 /// The truth derives from events alone; the staff have records of their own.
 #[test]
-fn the_truth_agrees_with_the_books_of_the_staff() {
+fn truth_equals_the_records_of_the_staff() {
     let settings = Settings { patrons: 800, days: 3, edits: true, ..Settings::new(9, noon()) };
     let mut library = Library::new(&settings);
     let truth = truth_after(&mut library);
@@ -162,21 +165,21 @@ fn the_truth_agrees_with_the_books_of_the_staff() {
 }
 
 #[test]
-fn the_truth_survives_a_file() {
+fn truth_can_be_written_and_read() {
     let settings = Settings { patrons: 100, ..Settings::new(2, noon()) };
     let truth = truth_after(&mut Library::new(&settings));
-    let text = serde_json::to_string(&truth).expect("it can be written");
-    assert_eq!(truth, serde_json::from_str::<Truth>(&text).expect("it can be read"));
+    let text = serde_json::to_string(&truth).expect("the truth can be serialized");
+    assert_eq!(truth, serde_json::from_str::<Truth>(&text).expect("the text can be read"));
 }
 
 #[test]
-fn a_library_goes_on_after_its_days() {
+fn library_continues_after_its_days() {
     let settings = Settings { patrons: 200, ..Settings::new(4, noon()) };
     let mut library = Library::new(&settings);
-    let mut latest = library.by_ref().last().expect("something happens").at;
+    let mut latest = library.by_ref().last().expect("the library has events").at;
     for second in 0..200 {
         for event in library.advance_to(noon() + TimeDelta::seconds(second)) {
-            assert!(event.at > latest, "later than all before");
+            assert!(event.at > latest, "the event is later than every earlier event");
             latest = event.at;
         }
     }

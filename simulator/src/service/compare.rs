@@ -150,13 +150,13 @@ impl fmt::Display for SummaryLoan {
             format!("due {}", due.to_rfc3339_opts(SecondsFormat::Millis, true))
         });
         write!(f, "{due}")?;
-        for (is, word) in [
+        for (is_set, flag) in [
             (self.recall, "recalled"),
             (self.item_lost, "lost"),
             (self.item_claimed_returned, "claimed returned"),
         ] {
-            if is {
-                write!(f, ", {word}")?;
+            if is_set {
+                write!(f, ", {flag}")?;
             }
         }
         match self.grace_period {
@@ -182,7 +182,7 @@ pub(super) fn compare_summaries(account: &Account, got: Option<&Summary>) -> Vec
         (None, None) => return vec![],
         (Some(expected), Some(got)) => (expected, got),
         (expected, got) => {
-            let words = |summary: Option<&Summary>| match summary {
+            let text = |summary: Option<&Summary>| match summary {
                 None => "404, nothing open".to_owned(),
                 Some(summary) => format!(
                     "{} open loans and {} open fees/fines",
@@ -190,7 +190,7 @@ pub(super) fn compare_summaries(account: &Account, got: Option<&Summary>) -> Vec
                     summary.open_fees_fines.len()
                 ),
             };
-            return vec![Difference::new(patron, "summary", words(expected.as_ref()), words(got))];
+            return vec![Difference::new(patron, "summary", text(expected.as_ref()), text(got))];
         }
     };
     let mut found = vec![];
@@ -221,12 +221,12 @@ fn compare_lists<T: PartialEq + fmt::Display>(
         let (once, got) = (format!("{} of them", by_id.len()), format!("{}", got.len()));
         found.push(Difference::new(patron, format!("repeated {what}"), once, got));
     }
-    let words = |one: Option<&T>| one.map_or("none".to_owned(), ToString::to_string);
-    for (id, one) in &expected {
+    let text = |entry: Option<&T>| entry.map_or("none".to_owned(), ToString::to_string);
+    for (id, entry) in &expected {
         let other = by_id.get(id);
-        if other != Some(one) {
+        if other != Some(entry) {
             let what = format!("{what} {id}");
-            found.push(Difference::new(patron, what, one.to_string(), words(other)));
+            found.push(Difference::new(patron, what, entry.to_string(), text(other)));
         }
     }
     for (id, other) in by_id.iter().filter(|(id, _)| !expected.contains_key(id)) {
@@ -248,12 +248,12 @@ pub(super) fn compare_blocks(
 }
 
 fn describe_blocks(blocks: &[Block]) -> String {
-    let words = blocks.iter().map(|block| {
+    let texts = blocks.iter().map(|block| {
         let Block { block_borrowing, block_renewals, block_requests, .. } = block;
         format!(
             "{} {block_borrowing}/{block_renewals}/{block_requests} \"{}\"",
             block.patron_block_condition_id, block.message
         )
     });
-    format!("[{}]", words.collect::<Vec<_>>().join("; "))
+    format!("[{}]", texts.collect::<Vec<_>>().join("; "))
 }

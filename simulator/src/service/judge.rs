@@ -100,7 +100,7 @@ impl Judge {
             .into_iter()
             .map(serde_json::from_value::<Limit>)
             .collect::<Result<_, _>>()
-            .context("a limit of the service can't be read")?;
+            .context("a limit of the service cannot be read")?;
         Ok(Rules { conditions: conditions.patron_block_conditions, limits })
     }
 
@@ -160,8 +160,8 @@ impl Judge {
                 break;
             }
             sleep(RETRY_DELAY).await;
-            if let Ok(again) = self.compare_some(&truth().await?, differing).await {
-                verdict.differences = again.differences;
+            if let Ok(rechecked) = self.compare_some(&truth().await?, differing).await {
+                verdict.differences = rechecked.differences;
             }
         }
         Ok(())
@@ -174,14 +174,14 @@ impl Judge {
         truth: &impl AsyncFn() -> anyhow::Result<Arc<Truth>>,
     ) -> anyhow::Result<Vec<Uuid>> {
         let truth = truth().await?;
-        let left = match self.compare_some(&truth, patrons.clone()).await {
+        let remaining = match self.compare_some(&truth, patrons.clone()).await {
             Ok(verdict) => verdict.differing_patrons(),
             Err(_) => patrons,
         };
-        if !left.is_empty() {
+        if !remaining.is_empty() {
             sleep(RETRY_DELAY).await;
         }
-        Ok(left)
+        Ok(remaining)
     }
 
     async fn compare_some(
@@ -220,7 +220,7 @@ impl Judge {
     async fn compare_patron(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
         let patron = &account.patron;
         let unreadable = |what: &str, error: anyhow::Error| {
-            vec![Difference::new(patron, what, "an answer", format!("{error:#}"))]
+            vec![Difference::new(patron, what, "a response", format!("{error:#}"))]
         };
         let mut found = match self.summary(patron.id).await {
             Ok(summary) => compare::compare_summaries(account, summary.as_ref()),
@@ -247,10 +247,10 @@ impl Judge {
             let findings = blocks::for_account(account, rules, now);
             findings.into_iter().map(|finding| finding.block).collect()
         };
-        let asked = expected(self.clock.now());
+        let before = expected(self.clock.now());
         let got = self.blocks(account.patron.id).await?;
-        let answered = expected(self.clock.now());
-        Ok(compare::compare_blocks(&account.patron, [&asked, &answered], &got))
+        let after = expected(self.clock.now());
+        Ok(compare::compare_blocks(&account.patron, [&before, &after], &got))
     }
 
     /// Returns the service's summary of a patron, or `None` at status 404.

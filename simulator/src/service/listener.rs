@@ -56,7 +56,7 @@ impl fmt::Display for Listener {
             (self.messages, self.duplicates, self.problems.len());
         write!(
             f,
-            "{messages} messages about {patrons} patrons, {duplicates} came again, {problems} problems"
+            "{messages} messages about {patrons} patrons, {duplicates} duplicates, {problems} problems"
         )
     }
 }
@@ -68,26 +68,26 @@ impl Listener {
         config.set("bootstrap.servers", bootstrap).set("group.id", "listener");
         let consumer: BaseConsumer = config.create().context("no consumer")?;
         let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).context("no topic")?;
-        let mut parts = TopicPartitionList::new();
-        let mut left = HashMap::new();
+        let mut partitions = TopicPartitionList::new();
+        let mut end_offsets = HashMap::new();
         for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
             let number = partition.id();
             let (start, end) = consumer.fetch_watermarks(topic, number, BROKER_TIMEOUT)?;
             let next = self.next_offsets.get(&number).copied().unwrap_or(start);
             if next < end {
-                parts.add_partition_offset(topic, number, Offset::Offset(next))?;
-                left.insert(number, end);
+                partitions.add_partition_offset(topic, number, Offset::Offset(next))?;
+                end_offsets.insert(number, end);
             }
         }
-        consumer.assign(&parts)?;
-        while !left.is_empty() {
+        consumer.assign(&partitions)?;
+        while !end_offsets.is_empty() {
             let Some(message) = consumer.poll(BROKER_TIMEOUT) else {
-                anyhow::bail!("the broker says nothing more of {topic}");
+                anyhow::bail!("the broker sends no further records of {topic}");
             };
             let Ok(message) = message else { continue };
             let (partition, next) = (message.partition(), message.offset() + 1);
             self.next_offsets.insert(partition, next);
-            left.retain(|number, end| *number != partition || next < *end);
+            end_offsets.retain(|number, end| *number != partition || next < *end);
             let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
             self.apply(&key, message.payload().unwrap_or_default())?;
         }
@@ -96,8 +96,8 @@ impl Listener {
 
     fn apply(&mut self, key: &str, payload: &[u8]) -> anyhow::Result<()> {
         let event: BlockEvent =
-            serde_json::from_slice(payload).context("a message can't be read")?;
-        let patron: Uuid = key.parse().context("a key is no id of a patron")?;
+            serde_json::from_slice(payload).context("a message cannot be read")?;
+        let patron: Uuid = key.parse().context("a key is not the id of a patron")?;
         self.messages += 1;
         if !self.ids.insert(event.id) {
             self.duplicates += 1;
@@ -108,27 +108,28 @@ impl Listener {
         let old = data.get("old").cloned().unwrap_or_default();
         let new = data.get("new").cloned().unwrap_or_default();
         if sequence <= previous.sequence {
-            self.problems.push(format!("{patron}: {id} comes after {}", previous.sequence));
+            self.problems
+                .push(format!("{patron}: {id} has a sequence below {}", previous.sequence));
             return Ok(());
         }
         if old != previous.data {
-            self.problems.push(format!("{patron}: {id} says that something else was told before"));
+            self.problems.push(format!("{patron}: `old` of {id} differs from the previous `new`"));
         }
         let expected = match (old.is_null(), new.is_null()) {
             (true, false) => "CREATED",
             (false, false) => "UPDATED",
             _ => "DELETED",
         };
-        ensure!(expected == r#type, "{id} is {type} and should be {expected}");
-        let blocks = blocks(&new).with_context(|| format!("{id} tells no blocks"))?;
+        ensure!(expected == r#type, "{id} has type {type}, expected {expected}");
+        let blocks = blocks(&new).with_context(|| format!("{id} has no valid blocks"))?;
         if !new.is_null() && blocks == previous.blocks {
-            self.problems.push(format!("{patron}: {id} says nothing new"));
+            self.problems.push(format!("{patron}: {id} changes no block"));
         }
         self.by_patron.insert(patron, PublishedBlocks { sequence, data: new, blocks });
         Ok(())
     }
 
-    /// Returns those of `patrons` whose blocks in the service's answer differ from the block events.
+    /// Returns the `patrons` with different blocks in the service's answer and in the block events.
     pub async fn differing_patrons(
         &self,
         judge: &Judge,
@@ -158,7 +159,7 @@ fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
         if let Some(all) = block.as_object_mut() {
             all.retain(|name, _| members.contains(&name.as_str()));
         }
-        serde_json::from_value(block).context("a block can't be read")
+        serde_json::from_value(block).context("a block cannot be read")
     };
     all.into_iter().map(block).collect()
 }

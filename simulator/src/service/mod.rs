@@ -85,9 +85,12 @@ impl Service {
             .request(Method::GET, path)
             .send()
             .await
-            .with_context(|| format!("no answer to GET {}{path}", self.url))?;
+            .with_context(|| format!("no response to GET {}{path}", self.url))?;
         let answer = ensure_success(answer, "GET", path).await?;
-        answer.json().await.with_context(|| format!("GET {path} was answered with something else"))
+        answer
+            .json()
+            .await
+            .with_context(|| format!("the response to GET {path} is not the expected JSON"))
     }
 }
 
@@ -98,5 +101,5 @@ async fn ensure_success(answer: Response, method: &str, path: &str) -> anyhow::R
         return Ok(answer);
     }
     let body = answer.text().await.unwrap_or_default();
-    bail!("{method} {path} was answered with {status}: {}", body.trim())
+    bail!("{method} {path} returned {status}: {}", body.trim())
 }

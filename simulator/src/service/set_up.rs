@@ -27,7 +27,9 @@ struct Job {
 
 /// Enables the tenant and writes its conditions and limits. A second call changes nothing.
 pub async fn set_up(service: &Service, rules: &Rules) -> anyhow::Result<()> {
-    enable(service).await.with_context(|| format!("tenant {} not enabled", service.tenant))?;
+    enable(service)
+        .await
+        .with_context(|| format!("tenant {} cannot be enabled", service.tenant))?;
     write_conditions(service, rules).await?;
     for limit in &rules.limits {
         write_limit(service, limit).await?;
@@ -42,10 +44,10 @@ async fn enable(service: &Service) -> anyhow::Result<()> {
         .json(&json!({ "module_to": MODULE_ID }))
         .send()
         .await
-        .with_context(|| format!("no answer from {}", service.url))?;
+        .with_context(|| format!("no response from {}", service.url))?;
     let answer = ensure_success(answer, "POST", "/_/tenant").await?;
     let Some(job) = answer.headers().get(LOCATION) else { return Ok(()) };
-    let job = job.to_str().context("the job's Location is no text")?.to_owned();
+    let job = job.to_str().context("the job's Location is not text")?.to_owned();
 
     let deadline = Instant::now() + ENABLE_TIMEOUT;
     let mut pause = Duration::from_millis(100);
@@ -60,8 +62,8 @@ async fn enable(service: &Service) -> anyhow::Result<()> {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     };
-    let forgotten = service.request(Method::DELETE, &job).send().await?;
-    ensure_success(forgotten, "DELETE", &job).await?;
+    let deletion = service.request(Method::DELETE, &job).send().await?;
+    ensure_success(deletion, "DELETE", &job).await?;
     done.error.map_or(Ok(()), |error| bail!("the job failed: {error}"))
 }
 

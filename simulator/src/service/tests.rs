@@ -20,24 +20,24 @@ use crate::regulations;
 use crate::wire::{Faults, Play, SharedTruth, Wire};
 
 fn end() -> DateTime<Utc> {
-    "2026-09-15T00:00:00Z".parse().expect("this is a time")
+    "2026-09-15T00:00:00Z".parse().expect("the text is a time")
 }
 
 /// The truth of the stub, and the requests that it received.
-struct StandIn {
+struct ServiceStub {
     truth: SharedTruth,
     conditions: Mutex<Vec<Value>>,
     limits: Mutex<Vec<Value>>,
     job_polls: Mutex<u32>,
 }
 
-impl StandIn {
+impl ServiceStub {
     fn rules(&self) -> Rules {
-        let read = |list: &Mutex<Vec<Value>>| json!(*list.lock().expect("nobody panics"));
+        let read = |list: &Mutex<Vec<Value>>| json!(*list.lock().expect("no thread panics"));
         let conditions = serde_json::from_value(read(&self.conditions));
         let limits = serde_json::from_value(read(&self.limits));
-        let well = "it was written by ourselves";
-        Rules { conditions: conditions.expect(well), limits: limits.expect(well) }
+        let reason = "the stub has valid members";
+        Rules { conditions: conditions.expect(reason), limits: limits.expect(reason) }
     }
 }
 
@@ -46,8 +46,8 @@ async fn enable() -> HttpResponse {
     HttpResponse::Created().append_header(("Location", "/_/tenant/1")).json(job)
 }
 
-async fn job(service: Data<StandIn>) -> HttpResponse {
-    let mut polls = service.job_polls.lock().expect("nobody panics");
+async fn job(service: Data<ServiceStub>) -> HttpResponse {
+    let mut polls = service.job_polls.lock().expect("no thread panics");
     *polls += 1;
     HttpResponse::Ok().json(json!({ "id": "1", "complete": *polls > 1 }))
 }
@@ -56,18 +56,18 @@ async fn no_content() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-async fn conditions(service: Data<StandIn>) -> HttpResponse {
-    let list = service.conditions.lock().expect("nobody panics");
+async fn conditions(service: Data<ServiceStub>) -> HttpResponse {
+    let list = service.conditions.lock().expect("no thread panics");
     HttpResponse::Ok().json(json!({ "patronBlockConditions": *list, "totalRecords": 6 }))
 }
 
-async fn limits(service: Data<StandIn>) -> HttpResponse {
-    let list = service.limits.lock().expect("nobody panics");
+async fn limits(service: Data<ServiceStub>) -> HttpResponse {
+    let list = service.limits.lock().expect("no thread panics");
     HttpResponse::Ok().json(json!({ "patronBlockLimits": *list, "totalRecords": list.len() }))
 }
 
 fn put(list: &Mutex<Vec<Value>>, id: &str, record: Value) -> HttpResponse {
-    let mut list = list.lock().expect("nobody panics");
+    let mut list = list.lock().expect("no thread panics");
     match list.iter_mut().find(|one| one["id"] == json!(id)) {
         Some(one) => *one = record,
         None => return HttpResponse::NotFound().body("Not found"),
@@ -78,30 +78,34 @@ fn put(list: &Mutex<Vec<Value>>, id: &str, record: Value) -> HttpResponse {
 async fn put_condition(
     id: Path<String>,
     body: Json<Value>,
-    service: Data<StandIn>,
+    service: Data<ServiceStub>,
 ) -> HttpResponse {
     put(&service.conditions, &id, body.into_inner())
 }
 
-async fn put_limit(id: Path<String>, body: Json<Value>, service: Data<StandIn>) -> HttpResponse {
+async fn put_limit(
+    id: Path<String>,
+    body: Json<Value>,
+    service: Data<ServiceStub>,
+) -> HttpResponse {
     put(&service.limits, &id, body.into_inner())
 }
 
-async fn post_limit(body: Json<Value>, service: Data<StandIn>) -> HttpResponse {
-    service.limits.lock().expect("nobody panics").push(body.into_inner());
+async fn post_limit(body: Json<Value>, service: Data<ServiceStub>) -> HttpResponse {
+    service.limits.lock().expect("no thread panics").push(body.into_inner());
     HttpResponse::Created().finish()
 }
 
-async fn summary(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
+async fn summary(patron: Path<Uuid>, service: Data<ServiceStub>) -> HttpResponse {
     match service.truth.read().account(*patron).and_then(Summary::from_account) {
         Some(summary) => HttpResponse::Ok().json(summary),
         None => HttpResponse::NotFound().body("not found"),
     }
 }
 
-async fn blocks(patron: Path<Uuid>, service: Data<StandIn>) -> HttpResponse {
+async fn blocks(patron: Path<Uuid>, service: Data<ServiceStub>) -> HttpResponse {
     let truth = service.truth.read();
-    let account = truth.account(*patron).expect("only patrons are asked about");
+    let account = truth.account(*patron).expect("requests name only patrons");
     let findings = for_account(account, &service.rules(), end());
     let blocks: Vec<_> = findings.into_iter().map(|finding| finding.block).collect();
     HttpResponse::Ok().json(json!({ "automatedPatronBlocks": blocks }))
@@ -122,7 +126,7 @@ fn routes(app: &mut web::ServiceConfig) {
 
 /// A tenant set up in a stub with the truth.
 struct World {
-    stand_in: Data<StandIn>,
+    stub: Data<ServiceStub>,
     truth: Arc<Truth>,
     service: Service,
     judge: Judge,
@@ -136,60 +140,63 @@ impl World {
             let (id, name, kind) = (condition.id, condition.name, condition.value_type);
             json!({ "id": id, "name": name, "valueType": kind })
         });
-        let stand_in = Data::new(StandIn {
+        let stub = Data::new(ServiceStub {
             truth: SharedTruth::new(truth.clone()),
             conditions: Mutex::new(seed.collect()),
             limits: Mutex::default(),
             job_polls: Mutex::default(),
         });
-        let data = stand_in.clone();
+        let data = stub.clone();
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
             .workers(1)
             .disable_signals()
             .bind((Ipv4Addr::LOCALHOST, 0))
-            .expect("a free port is found");
+            .expect("a port is free");
         let url = format!("http://{}", server.addrs()[0]);
         tokio::spawn(server.run());
 
-        let service = Service::new(&url, "northlib", None).expect("a client is made");
+        let service = Service::new(&url, "northlib", None).expect("the client is created");
         set_up(&service, &regulations::rules()).await.expect("the tenant is set up");
         let judge = Judge::new(service.clone(), Clock::Fixed(end()));
-        Self { stand_in, truth: Arc::new(truth), service, judge }
+        Self { stub, truth: Arc::new(truth), service, judge }
     }
 
     async fn differences(&self) -> Vec<String> {
-        let verdict = self.judge.compare(&self.truth).await.expect("it can be judged");
+        let verdict = self.judge.compare(&self.truth).await.expect("the judge gets a response");
         verdict.differences.iter().map(ToString::to_string).collect()
     }
 
     /// Returns a patron with a loan and a fee/fine.
-    fn somebody(&self) -> Uuid {
+    fn borrower(&self) -> Uuid {
         let mut accounts = self.truth.accounts();
         let both =
             |a: &&crate::model::Account| !a.open_loans.is_empty() && !a.open_fees_fines.is_empty();
-        accounts.find(both).expect("there is one").patron.id
+        accounts.find(both).expect("some patron has a loan and a fee/fine").patron.id
     }
 
     /// Changes an account in the truth of the stub.
-    fn mislead(&self, patron: Uuid, change: impl FnOnce(&mut Value)) {
-        let mut truth = json!(self.stand_in.truth.snapshot());
+    fn change_stub(&self, patron: Uuid, change: impl FnOnce(&mut Value)) {
+        let mut truth = json!(self.stub.truth.snapshot());
         let accounts = truth["accounts"].as_array_mut().expect("a truth has accounts");
-        let mut hers = accounts.iter_mut().filter(|one| one["patron"]["id"] == json!(patron));
-        change(hers.next().expect("she is a patron"));
-        *self.stand_in.truth.write() = serde_json::from_value(truth).expect("it is still one");
+        let mut matching = accounts.iter_mut().filter(|one| one["patron"]["id"] == json!(patron));
+        change(matching.next().expect("the id belongs to a patron"));
+        *self.stub.truth.write() = serde_json::from_value(truth).expect("the value is a truth");
     }
 }
 
 fn first<'a>(account: &'a mut Value, list: &str) -> &'a mut Value {
-    let all = account[list].as_object_mut().expect("it is a map");
-    all.values_mut().next().expect("it is not empty")
+    let all = account[list].as_object_mut().expect("the value is an object");
+    all.values_mut().next().expect("the object is not empty")
 }
 
 #[tokio::test]
-async fn setting_up_twice_leaves_the_same_rules() {
+async fn second_setup_changes_no_rule() {
     let world = World::new().await;
-    set_up(&world.service, &regulations::rules()).await.expect("it can be done again");
-    assert_eq!(world.judge.rules().await.expect("rules are told"), regulations::rules());
+    set_up(&world.service, &regulations::rules()).await.expect("the setup can be repeated");
+    assert_eq!(
+        world.judge.rules().await.expect("the service returns the rules"),
+        regulations::rules()
+    );
     let ids = regulations::rules().limits.into_iter().map(|limit| limit.id);
     let ids: std::collections::BTreeSet<_> = ids.collect();
     assert_eq!(ids.len(), 30);
@@ -197,9 +204,9 @@ async fn setting_up_twice_leaves_the_same_rules() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_right_has_no_difference() {
+async fn correct_service_has_no_difference() {
     let world = World::new().await;
-    let verdict = world.judge.compare(&world.truth).await.expect("it can be judged");
+    let verdict = world.judge.compare(&world.truth).await.expect("the judge gets a response");
     assert_eq!(verdict.differences, []);
     assert_eq!(verdict.patrons, 200);
     assert_eq!(verdict.loans, world.truth.loans_after(None).count());
@@ -210,20 +217,20 @@ async fn a_service_that_is_right_has_no_difference() {
 #[tokio::test]
 async fn every_wrong_member_is_found() {
     let world = World::new().await;
-    let patron = world.somebody();
-    for (list, member, value, words) in [
+    let patron = world.borrower();
+    for (list, member, value, expected) in [
         ("openLoans", "dueDate", json!("2026-01-01T00:00:00Z"), "due 2026-01-01T00:00:00.000Z"),
         ("openLoans", "gracePeriod", json!({"duration": 77, "intervalId": "Weeks"}), "77 Weeks"),
         ("openFeesFines", "balance", json!(0.07), "balance 0.07"),
         ("openFeesFines", "loanId", json!(Uuid::from_u128(9)), "loan 00000000"),
         ("openFeesFines", "feeFineTypeId", json!(Uuid::from_u128(8)), "type 00000000"),
     ] {
-        let before = world.stand_in.truth.snapshot();
-        world.mislead(patron, |account| first(account, list)[member] = value);
+        let before = world.stub.truth.snapshot();
+        world.change_stub(patron, |account| first(account, list)[member] = value);
         let found = world.differences().await;
-        assert!(found.iter().any(|line| line.contains(words)), "{member}: {found:?}");
+        assert!(found.iter().any(|line| line.contains(expected)), "{member}: {found:?}");
         assert!(found.iter().all(|line| line.starts_with(&patron.to_string())));
-        *world.stand_in.truth.write() = before;
+        *world.stub.truth.write() = before;
     }
     assert_eq!(world.differences().await, [""; 0]);
 }
@@ -231,26 +238,26 @@ async fn every_wrong_member_is_found() {
 #[tokio::test]
 async fn flags_of_a_loan_are_compared() {
     let world = World::new().await;
-    let patron = world.somebody();
-    for (member, value, words) in [
+    let patron = world.borrower();
+    for (member, value, expected) in [
         ("itemStatus", json!("Declared lost"), ", lost"),
         ("itemStatus", json!("Claimed returned"), ", claimed returned"),
         ("recall", json!(true), ", recalled"),
     ] {
-        let before = world.stand_in.truth.snapshot();
-        world.mislead(patron, |account| first(account, "openLoans")[member] = value);
+        let before = world.stub.truth.snapshot();
+        world.change_stub(patron, |account| first(account, "openLoans")[member] = value);
         let found = world.differences().await;
-        assert!(found.iter().any(|line| line.contains(words)), "{words}: {found:?}");
-        *world.stand_in.truth.write() = before;
+        assert!(found.iter().any(|line| line.contains(expected)), "{expected}: {found:?}");
+        *world.stub.truth.write() = before;
     }
 }
 
 #[tokio::test]
 async fn missing_and_phantom_records_are_found() {
     let world = World::new().await;
-    let patron = world.somebody();
-    world.mislead(patron, |account| {
-        let loans = account["openLoans"].as_object_mut().expect("it is a map");
+    let patron = world.borrower();
+    world.change_stub(patron, |account| {
+        let loans = account["openLoans"].as_object_mut().expect("the value is an object");
         let (id, loan) = loans.pop_first_or_panic();
         loans.insert(Uuid::from_u128(u128::from(id.len() as u8)).to_string(), loan);
     });
@@ -258,7 +265,7 @@ async fn missing_and_phantom_records_are_found() {
     assert!(found.iter().any(|line| line.contains("got none")), "{found:?}");
     assert!(found.iter().any(|line| line.contains("expected none")), "{found:?}");
 
-    world.mislead(patron, |account| {
+    world.change_stub(patron, |account| {
         account["openLoans"] = json!({});
         account["openFeesFines"] = json!({});
     });
@@ -272,51 +279,54 @@ trait PopFirst {
 
 impl PopFirst for serde_json::Map<String, Value> {
     fn pop_first_or_panic(&mut self) -> (String, Value) {
-        let id = self.keys().next().expect("it is not empty").clone();
-        let value = self.remove(&id).expect("it was there");
+        let id = self.keys().next().expect("the object is not empty").clone();
+        let value = self.remove(&id).expect("the object has the entry");
         (id, value)
     }
 }
 
 #[tokio::test]
-async fn wrong_blocks_are_found_although_the_summary_is_right() {
+async fn wrong_blocks_are_found_despite_a_correct_summary() {
     let world = World::new().await;
     // The judge reads the rules from the service, so only the evaluation can differ.
     let moved = world.truth.accounts().find(|account| {
         let blocks = for_account(account, &regulations::rules(), end());
         !blocks.is_empty()
     });
-    let patron = moved.expect("somebody is blocked").patron.id;
-    world.mislead(patron, |account| account["patron"]["known"] = json!(false));
+    let patron = moved.expect("some patron is blocked").patron.id;
+    world.change_stub(patron, |account| account["patron"]["known"] = json!(false));
     let found = world.differences().await;
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("blocks: expected [") && found[0].ends_with("got []"));
 }
 
 #[tokio::test]
-async fn the_judge_waits_until_the_service_has_caught_up() {
+async fn judge_waits_until_the_service_catches_up() {
     let world = World::new().await;
-    let patron = world.somebody();
-    let right = world.stand_in.truth.snapshot();
-    world.mislead(patron, |account| first(account, "openFeesFines")["balance"] = json!(0.07));
-    let patience = Duration::from_millis(600);
+    let patron = world.borrower();
+    let right = world.stub.truth.snapshot();
+    world.change_stub(patron, |account| first(account, "openFeesFines")["balance"] = json!(0.07));
+    let timeout = Duration::from_millis(600);
     let truth = async || Ok(Arc::clone(&world.truth));
-    let verdict = world.judge.compare_until(patience, &truth).await.expect("it can be judged");
+    let verdict =
+        world.judge.compare_until(timeout, &truth).await.expect("the judge gets a response");
     assert!(!verdict.differences.is_empty());
 
-    let late = async {
+    let catch_up = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
-        *world.stand_in.truth.write() = right;
+        *world.stub.truth.write() = right;
     };
-    let patient = world.judge.compare_until(Duration::from_secs(20), &truth);
-    let (verdict, ()) = tokio::join!(patient, late);
-    assert_eq!(verdict.expect("it can be judged").differences, []);
+    let comparison = world.judge.compare_until(Duration::from_secs(20), &truth);
+    let (verdict, ()) = tokio::join!(comparison, catch_up);
+    assert_eq!(verdict.expect("the judge gets a response").differences, []);
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_named() {
-    let service = Service::new("http://127.0.0.1:9", "northlib", None).expect("a client is made");
-    let error = set_up(&service, &regulations::rules()).await.expect_err("nobody listens there");
+async fn unavailable_service_is_named() {
+    let service =
+        Service::new("http://127.0.0.1:9", "northlib", None).expect("the client is created");
+    let error =
+        set_up(&service, &regulations::rules()).await.expect_err("no server listens on the port");
     let text = format!("{error:#}");
     assert!(text.contains("tenant northlib") && text.contains("http://127.0.0.1:9"), "{text}");
 }
@@ -324,9 +334,10 @@ async fn a_service_that_is_not_there_is_named() {
 #[test]
 fn amounts_are_compared_as_numbers() {
     let text = r#"{"feeFineId":"00000000-0000-0000-0000-000000000004","balance":12.550}"#;
-    let fee: super::compare::SummaryFee = serde_json::from_str(text).expect("it can be read");
+    let fee: super::compare::SummaryFee = serde_json::from_str(text).expect("the text can be read");
     assert_eq!(fee.balance, Decimal::new(1255, 2));
     let large = text.replace("12.550", "1.25E7");
-    let fee: super::compare::SummaryFee = serde_json::from_str(&large).expect("it can be read");
+    let fee: super::compare::SummaryFee =
+        serde_json::from_str(&large).expect("the text can be read");
     assert_eq!(fee.balance, Decimal::from(12_500_000));
 }

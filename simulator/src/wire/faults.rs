@@ -58,15 +58,15 @@ impl FaultQueue {
         if self.rng.random_bool(lose) {
             return;
         }
-        let mut turn = self.accepted + self.rng.random_range(0..=reorder);
+        let mut due_at = self.accepted + self.rng.random_range(0..=reorder);
         if self.rng.random_bool(delay) {
-            turn += self.rng.random_range(delay_by / 5..=delay_by);
+            due_at += self.rng.random_range(delay_by / 5..=delay_by);
         }
         if self.rng.random_bool(repeat) {
-            let later = turn + self.rng.random_range(1..=COPY_DELAY_RECORDS_MAX);
+            let later = due_at + self.rng.random_range(1..=COPY_DELAY_RECORDS_MAX);
             self.enqueue(later, record.clone());
         }
-        self.enqueue(turn, record);
+        self.enqueue(due_at, record);
     }
 
     /// Returns a record that is due.
@@ -80,10 +80,10 @@ impl FaultQueue {
         self.queue.pop().map(|delayed| delayed.record)
     }
 
-    fn enqueue(&mut self, turn: u64, record: Record) {
+    fn enqueue(&mut self, due_at: u64, record: Record) {
         // Records with an equal due position leave in the order of their arrival.
         let order = self.accepted;
-        self.queue.push(DelayedRecord { due_at: turn, sequence: order, record });
+        self.queue.push(DelayedRecord { due_at, sequence: order, record });
     }
 }
 

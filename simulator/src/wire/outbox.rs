@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_sent_in_its_order_and_some_of_it_again() {
+    fn messages_are_sent_in_order_with_duplicates() {
         let mut outbox = Outbox::new(rng_for(5, 3));
         let mut sent = vec![];
         for number in 0..5000 {
@@ -103,6 +103,6 @@ mod tests {
         let mut seen = BTreeSet::new();
         let first: Vec<i64> = sent.iter().copied().filter(|number| seen.insert(*number)).collect();
         assert_eq!(first, (0..5000).collect::<Vec<_>>());
-        assert!(sent.len() > 5100, "killed too seldom: {}", sent.len());
+        assert!(sent.len() > 5100, "the relay was killed too rarely: {}", sent.len());
     }
 }

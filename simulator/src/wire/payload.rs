@@ -81,7 +81,7 @@ pub(super) fn enveloped(fact: &Fact, envelope: Envelope<'_>, wrapped: bool) -> V
 }
 
 fn text(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("ids, times and numbers can always be written")
+    serde_json::to_vec(value).expect("ids, times and numbers can be serialized")
 }
 
 fn members(fact: &Fact) -> Flat {
@@ -114,7 +114,7 @@ fn members(fact: &Fact) -> Flat {
         Fact::LoanCreatedInStorage { .. }
         | Fact::LoanDeleted { .. }
         | Fact::PatronGroupChanged { .. } => {
-            unreachable!("no business event tells of it")
+            unreachable!("the fact is not a business event")
         }
     }
 }

@@ -29,7 +29,7 @@ impl Entity {
         let id = event.fact.loan()?;
         let (patron, loan) = truth.loan(id)?;
         let record = serde_json::to_value(LoanRecord::new(id, patron, loan));
-        Some(Self::Loan(id, record.expect("a loan can always be written")))
+        Some(Self::Loan(id, record.expect("a loan can be serialized")))
     }
 
     fn user(patron: &Patron) -> Self {

@@ -13,7 +13,7 @@ use crate::model::{Charge, GracePeriod, Interval, Settings, Truth};
 use crate::service::Summary;
 
 fn end() -> DateTime<Utc> {
-    "2026-09-15T00:00:00Z".parse().expect("this is a time")
+    "2026-09-15T00:00:00Z".parse().expect("the text is a time")
 }
 
 fn settings(seed: u64) -> Settings {
@@ -30,12 +30,12 @@ fn json_of(record: &Record) -> Value {
 
 fn event(what: Fact) -> Event {
     let staff = Uuid::from_u128(7);
-    Event { at: "2026-09-01T10:20:30.123Z".parse().expect("this is a time"), staff, fact: what }
+    Event { at: "2026-09-01T10:20:30.123Z".parse().expect("the text is a time"), staff, fact: what }
 }
 
 fn written(shape: Shape, what: Fact) -> (Record, Value) {
     let record = RecordWriter::new(&wire(shape), rng_for(1, 1)).record(&event(what));
-    let record = record.expect("it is a business event");
+    let record = record.expect("the event is a business event");
     let value = json_of(&record);
     (record, value)
 }
@@ -45,7 +45,7 @@ fn check_out() -> Fact {
         loan: Uuid::from_u128(1),
         patron: Uuid::from_u128(2),
         item: Uuid::from_u128(3),
-        due: "2026-09-14T21:59:59Z".parse().expect("this is a time"),
+        due: "2026-09-14T21:59:59Z".parse().expect("the text is a time"),
         grace: Some(GracePeriod::new(2, Interval::Days)),
     }
 }
@@ -113,7 +113,7 @@ fn a_fee_is_flat_and_its_key_is_its_event() {
 }
 
 #[test]
-fn headers_are_spelled_as_real_senders_do() {
+fn headers_have_the_spelling_of_real_senders() {
     let (record, _) = written(Shape::Real, check_out());
     let names: Vec<_> = record.headers.iter().map(|(name, _)| *name).collect();
     assert_eq!(
@@ -131,7 +131,7 @@ fn headers_are_spelled_as_real_senders_do() {
 }
 
 #[test]
-fn topics_have_their_environment_and_tenant_or_collection() {
+fn topic_names_have_environment_and_tenant_or_collection() {
     let names = |wire: Wire| wire.topics()[7].name.clone();
     let wire = Wire::new("prod1", "northlib");
     assert_eq!(names(wire.clone()), "prod1.northlib.feesfines.FEE_FINE_BALANCE_CHANGED");
@@ -193,12 +193,12 @@ fn faults_touch_neither_the_truth_nor_a_record() {
 fn closed_play_publishes_its_delayed_records() {
     let faults = Faults { delay: 1.0, delay_by: 100_000, ..Faults::NONE };
     let mut play = Play::new(&settings(3), &wire(Shape::Real), faults);
-    assert!(play.next().is_some(), "the library had to come to its end for this one");
+    assert!(play.next().is_some(), "the record leaves the queue at the end of the library");
     let mut play = Play::new(&settings(3), &wire(Shape::Real), Faults::MODEST);
-    let begun = play.by_ref().take(500).count();
+    let published = play.by_ref().take(500).count();
     play.close();
-    let rest = play.count();
-    assert!((1..1500).contains(&rest), "{begun} before, {rest} held back");
+    let delayed = play.count();
+    assert!((1..1500).contains(&delayed), "{published} before, {delayed} delayed");
 }
 
 /// The state that a plain reader derives from the records in time order.
@@ -307,12 +307,12 @@ fn storage_events_yield_open_loans_and_groups() {
         if !is_loan && !record.topic.ends_with(".users.users") {
             continue;
         }
-        let what = value["type"].as_str().expect("it says what was done").to_owned();
+        let what = value["type"].as_str().expect("the envelope has a type").to_owned();
         let entity = &value["data"][if what == "DELETED" { "old" } else { "new" }];
         assert_eq!(entity["id"], json!(record.key));
-        let gone = what == "DELETED" || is_loan && entity["status"]["name"] != "Open";
+        let is_closed = what == "DELETED" || is_loan && entity["status"]["name"] != "Open";
         let open = if is_loan { &mut loans } else { &mut groups };
-        if gone {
+        if is_closed {
             open.remove(&record.key);
         } else {
             let members = ["userId", "dueDate", "itemStatus", "patronGroup"];

@@ -21,8 +21,8 @@ async fn instances_with_different_settings_do_not_compete() {
     World::run_with(enable_publishing, async |world| {
         let group = Uuid::new_v4();
         world.add_limit(group, Measure::ChargedOut, 2.0).await;
-        let near = publish_patron(world, group).await;
-        publish_check_outs(world, near, 1).await;
+        let near_limit = publish_patron(world, group).await;
+        publish_check_outs(world, near_limit, 1).await;
         until_published(world).await;
         let owned = "select count(*) from {schema}.block_event_settings where lease_expires_at > now()";
         let is_owned = async |w: &World| w.count(owned).await == 1;
@@ -43,8 +43,8 @@ async fn instances_with_different_settings_do_not_compete() {
         world.until("both instances have polled several times", async |_: &World| now() > later).await;
         assert_eq!(world.count(REEVALUATIONS).await, 0);
         world.stop_oldest().await;
-        let nears = "select count(*) from {schema}.published_patron where approaching is not null";
-        let is_published = async |w: &World| w.count(nears).await == 1;
+        let near_limit_count = "select count(*) from {schema}.published_patron where approaching is not null";
+        let is_published = async |w: &World| w.count(near_limit_count).await == 1;
         world.until("the remaining instance publishes with its own settings", is_published).await;
         until_published(world).await;
         assert_eq!(world.count(REEVALUATIONS).await, 1);
@@ -98,14 +98,14 @@ async fn purge_does_not_wait_for_an_unavailable_broker() {
         );
         world.execute_sql(&add).await;
         world.start_unready().await;
-        let waits = "from pg_stat_activity where datname = current_database()
+        let blocked_ddl = "from pg_stat_activity where datname = current_database()
                       and state = 'idle in transaction' and state_change < now() - interval '1 second'";
-        let waiting = format!("select count(*) {waits}");
+        let waiting = format!("select count(*) {blocked_ddl}");
         let is_waiting = async |w: &World| w.count(&waiting).await > 0;
         world.until("a message waits for the broker", is_waiting).await;
         let table_locks = format!(
             "select count(*) from pg_locks where relation = '{{schema}}.message_outbox'::regclass
-                and pid in (select pid {waits})"
+                and pid in (select pid {blocked_ddl})"
         );
         assert_eq!(world.count(&table_locks).await, 0, "the table can be dropped meanwhile");
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });

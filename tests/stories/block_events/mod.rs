@@ -236,8 +236,8 @@ async fn patron_group_change_is_a_published_cause() {
             assert_eq!(published_for(&messages, user), expected);
         }
         assert_matches_api(world, &messages, &[asked, moved]).await;
-        // The topic has its first record of this patron, whose group came from mod-users. The record has
-        // no group.
+        // The patron's group came from mod-users. The topic has its first record of this patron, without a
+        // group.
         world.users.set_group(asked, None);
         let without = entity_change("UPDATED", &user_record(asked, None), now());
         world.publish(Kind::StoredUser, &without).await;

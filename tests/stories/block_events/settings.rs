@@ -22,12 +22,12 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approaching_limits_are_published_if_configured() {
-    let near = |config: &mut Config| {
+    let with_approaching = |config: &mut Config| {
         enable_publishing(config);
         config.block_events.approaching_percent = 20;
         config.block_events.collection = Collection::parse("ALL");
     };
-    World::run_with(near, async |world| {
+    World::run_with(with_approaching, async |world| {
         let group = Uuid::new_v4();
         world.add_limit(group, Measure::FeeFineBalance, 10.0).await;
         let user = publish_patron(world, group).await;
@@ -57,24 +57,29 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
     World::run_with(enable_publishing, async |world| {
         let group = Uuid::new_v4();
         world.add_limit(group, Measure::ChargedOut, 2.0).await;
-        let (near, user) = (publish_patron(world, group).await, publish_patron(world, group).await);
-        publish_check_outs(world, near, 1).await;
+        let (near_limit, user) =
+            (publish_patron(world, group).await, publish_patron(world, group).await);
+        publish_check_outs(world, near_limit, 1).await;
         publish_check_outs(world, user, 2).await;
         until_published(world).await;
         world.stop().await;
         world.config.block_events.approaching_percent = 50;
         world.start().await;
-        let topic_of_near =
+        let near_limit_topic =
             format!("{}.{TENANT}.patron-blocks.approaching-limit", world.log.environment());
-        let nears = "select count(*) from {schema}.published_patron where approaching is not null";
+        let near_limit_count =
+            "select count(*) from {schema}.published_patron where approaching is not null";
         world
             .until("the approaching limit is published", async |world: &World| {
-                world.count(nears).await == 1
+                world.count(near_limit_count).await == 1
             })
             .await;
         until_published(world).await;
-        let messages = world.log.read_topic(&topic_of_near);
-        assert_eq!((messages.len(), messages[0].key.as_str()), (1, near.to_string().as_str()));
+        let messages = world.log.read_topic(&near_limit_topic);
+        assert_eq!(
+            (messages.len(), messages[0].key.as_str()),
+            (1, near_limit.to_string().as_str())
+        );
 
         let last = world.log.read_topic(&topic(world))[0].value["sequence"].as_i64().unwrap();
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
@@ -90,7 +95,7 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
         let greatest =
             messages.iter().map(|message| message.value["sequence"].as_i64().unwrap()).max();
         assert!(greatest.unwrap() > last);
-        assert_matches_api(world, &messages, &[near, user]).await;
+        assert_matches_api(world, &messages, &[near_limit, user]).await;
 
         // A restore from yesterday's backup would reset the sequence like this.
         world.count("select setval('{schema}.message_sequence', 1)").await;
@@ -100,7 +105,7 @@ async fn changed_setting_reevaluates_all_and_sequence_grows() {
         let newest =
             messages.iter().map(|message| message.value["sequence"].as_i64().unwrap()).max();
         assert!(newest > greatest, "{newest:?} {greatest:?}");
-        assert_matches_api(world, &messages, &[near, user]).await;
+        assert_matches_api(world, &messages, &[near_limit, user]).await;
     })
     .await;
 }

@@ -79,7 +79,7 @@ async fn h13_republished_payload_without_id_changes_nothing() {
             }
         }
         world.until_committed().await;
-        assert_after_hour(world, user, "each record came three times").await;
+        assert_after_hour(world, user, "each record is published three times").await;
         assert_eq!(world.count("select count(*) from {schema}.inbox").await, 3 * 14);
     })
     .await;
@@ -98,9 +98,9 @@ async fn h14_enveloped_and_bare_duplicates_count_once() {
             publish_at(world, Shape::Bare, later, kind, &payload).await;
         }
         world.until_committed().await;
-        assert_after_hour(world, user, "by two transports, backwards").await;
+        assert_after_hour(world, user, "over two transports, in reverse order").await;
         let known = world.count("select count(*) from {schema}.inbox").await;
-        assert_eq!(known, 2 * 14, "an envelope that came twice was recognised");
+        assert_eq!(known, 2 * 14, "a repeated envelope is a duplicate");
     })
     .await;
 }
@@ -109,28 +109,29 @@ async fn h14_enveloped_and_bare_duplicates_count_once() {
 async fn h15_full_replay_reaches_the_same_results() {
     World::run(async |world| {
         let group = strict_group(world).await;
-        let (user, gone) = (world.users.add_patron(group), world.users.add_patron(group));
+        let (user, former_borrower) =
+            (world.users.add_patron(group), world.users.add_patron(group));
         for (n, (ago, kind, payload)) in hour_of_events(user).into_iter().enumerate() {
             publish_at(world, SHAPES[n % 2], minutes_ago(ago), kind, &payload).await;
         }
         // The loan and the fee/fine of this patron have ended, and only storage reported the end.
         let (loan, owed) = (Uuid::new_v4(), Uuid::new_v4());
-        let out = check_out(gone, loan, &minutes_from_now(60));
+        let out = check_out(former_borrower, loan, &minutes_from_now(60));
         publish_at(world, Shape::Bare, minutes_ago(60), OUT, &out).await;
         publish_at(
             world,
             Shape::Bare,
             minutes_ago(60),
             FEE,
-            &balance_change(gone, owed, None, 3.0),
+            &balance_change(former_borrower, owed, None, 3.0),
         )
         .await;
         world.until_committed().await;
-        assert_ne!(world.block_flags(gone).await, NONE);
+        assert_ne!(world.block_flags(former_borrower).await, NONE);
         publish_storage_change(
             world,
             "DELETED",
-            &storage_loan(gone, loan, &minutes_from_now(60)),
+            &storage_loan(former_borrower, loan, &minutes_from_now(60)),
             50,
         )
         .await;
@@ -139,7 +140,7 @@ async fn h15_full_replay_reaches_the_same_results() {
         merge_state(world, BTreeMap::new(), [(owed, paid)].into()).await;
         world.until_committed().await;
         assert_after_hour(world, user, "before").await;
-        assert_nothing_open(world, gone, "before").await;
+        assert_nothing_open(world, former_borrower, "before").await;
         let inbox = "select count(*) from {schema}.inbox";
         let received = world.count(inbox).await;
 
@@ -155,13 +156,13 @@ async fn h15_full_replay_reaches_the_same_results() {
             &format!("delete from {{schema}}.fee_fine where fee_fine_id = '{owed}'"),
         )
         .await;
-        insert_horizon(world, Scope::Patron(gone), 30).await;
+        insert_horizon(world, Scope::Patron(former_borrower), 30).await;
         world.start().await;
         world
             .until("all records are read again", async |w: &World| w.count(inbox).await == received)
             .await;
         assert_after_hour(world, user, "after").await;
-        assert_nothing_open(world, gone, "the horizon closes what it had").await;
+        assert_nothing_open(world, former_borrower, "the horizon closes the open records").await;
     })
     .await;
 }
@@ -190,8 +191,8 @@ async fn insert_horizon(world: &World, of: Scope, minutes: i64) {
     let table = if of == Scope::Tenant { "tenant_horizon" } else { "patron_horizon" };
     let columns = if of == Scope::Tenant { "(horizon) values ($1)" } else { "values ($2, $1)" };
     let sql = format!("insert into {}.{table} {columns}", world.schema.name());
-    let upto = Horizon::at(minutes_ago(minutes));
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(upto.as_bytes());
+    let horizon = Horizon::at(minutes_ago(minutes));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(horizon.as_bytes());
     let query = if let Scope::Patron(user) = of { query.bind(user) } else { query };
     query.execute(&world.db).await.unwrap();
 }
@@ -233,7 +234,7 @@ async fn h16_snapshot_merges_with_older_and_newer_events() {
         publish_at(world, bare, minutes_ago(20), DUE, &due_date_change(user, loan, &third, false))
             .await;
         world.until_committed().await;
-        assert_nothing_open(world, reopened.0, "closed, as far as events say").await;
+        assert_nothing_open(world, reopened.0, "the events close the loan").await;
 
         // The snapshot contains neither the phantom loan nor the fresh loan.
         insert_horizon(world, Scope::Tenant, 35).await;
@@ -256,15 +257,19 @@ async fn h16_snapshot_merges_with_older_and_newer_events() {
         let (user, loan) = fresh;
         publish_at(world, bare, minutes_ago(33), OUT, &check_out(user, loan, &first)).await;
         world.until_committed().await;
-        let unflagged = |due_date: &str| (due_date.to_owned(), [false; 3]);
+        let without_flags = |due_date: &str| (due_date.to_owned(), [false; 3]);
         assert_eq!(
             only_loan(world, corrected.0).await,
-            unflagged(&second),
+            without_flags(&second),
             "older events change nothing"
         );
-        assert_eq!(only_loan(world, renewed.0).await, unflagged(&third), "newer events apply");
-        assert_eq!(only_loan(world, reopened.0).await, unflagged(&second), "storage reopens");
-        assert_eq!(only_loan(world, fresh.0).await, unflagged(&first), "inside the margin");
+        assert_eq!(only_loan(world, renewed.0).await, without_flags(&third), "newer events apply");
+        assert_eq!(
+            only_loan(world, reopened.0).await,
+            without_flags(&second),
+            "storage reopens the loan"
+        );
+        assert_eq!(only_loan(world, fresh.0).await, without_flags(&first), "within the margin");
         assert_nothing_open(world, ended.0, "the loan was closed after the snapshot").await;
         assert_nothing_open(world, phantom.0, "the snapshot lacks the loan").await;
     })

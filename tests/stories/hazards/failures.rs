@@ -231,8 +231,8 @@ async fn h12_committed_offset_covers_only_stored_records() {
         };
         let before = world.count(INBOX).await;
         tokio::join!(publish(world), async {
-            let begun = async |w: &World| w.count(INBOX).await > before;
-            world.until("some records are stored", begun).await;
+            let is_started = async |w: &World| w.count(INBOX).await > before;
+            world.until("some records are stored", is_started).await;
             world.proxy.disconnect();
         });
         assert_stored_below(world).await;

@@ -37,7 +37,7 @@ async fn h01_check_in_or_closing_before_check_out_stays_closed() {
         }
         world.until_committed().await;
         for (shape, user, loan) in &patrons {
-            assert_nothing_open(world, *user, "an end alone").await;
+            assert_nothing_open(world, *user, "only the end").await;
             let out = check_out(*user, *loan, &minutes_from_now(60));
             publish_at(world, *shape, minutes_ago(20), OUT, &out).await;
         }
@@ -68,7 +68,7 @@ async fn h02_check_out_redelivered_after_end_opens_nothing() {
         }
         world.until_committed().await;
         for (_, user, _, out, envelope) in &patrons {
-            assert_nothing_open(world, *user, "once it has ended").await;
+            assert_nothing_open(world, *user, "after the end").await;
             world.publish(OUT, envelope).await;
             // A producer may resend the check-out with the old time, with the present time, or in a new
             // envelope.
@@ -78,7 +78,7 @@ async fn h02_check_out_redelivered_after_end_opens_nothing() {
         }
         world.until_committed().await;
         for (_, user, ..) in patrons {
-            assert_nothing_open(world, user, "however often it comes again").await;
+            assert_nothing_open(world, user, "after further repeats").await;
         }
     })
     .await;
@@ -171,7 +171,7 @@ async fn h05_lost_claimed_and_renewed_out_of_order_set_latest_flags() {
         let mut patrons = Vec::new();
         for shape in SHAPES {
             // The facts are listed in order of occurrence and arrive in reverse order.
-            for (happened, flags) in [
+            for (changes, flags) in [
                 ([(LOST, None), (CLAIMED, None)], [false, false, true]),
                 ([(CLAIMED, None), (AGED, None)], [false, true, false]),
                 ([(AGED, None), renewal], [false, false, false]),
@@ -182,12 +182,12 @@ async fn h05_lost_claimed_and_renewed_out_of_order_set_latest_flags() {
                 let (user, loan) = (Uuid::new_v4(), Uuid::new_v4());
                 publish_at(world, shape, minutes_ago(30), OUT, &check_out(user, loan, &first))
                     .await;
-                patrons.push((shape, user, loan, happened, flags));
+                patrons.push((shape, user, loan, changes, flags));
             }
         }
         for (nth, ago) in [(1, 10), (0, 20)] {
-            for (shape, user, loan, happened, _) in &patrons {
-                let (kind, by_recall) = happened[nth];
+            for (shape, user, loan, changes, _) in &patrons {
+                let (kind, by_recall) = changes[nth];
                 let payload = match by_recall {
                     Some(by_recall) => due_date_change(*user, *loan, &moved, by_recall),
                     None => loan_event(*user, *loan),
@@ -196,8 +196,8 @@ async fn h05_lost_claimed_and_renewed_out_of_order_set_latest_flags() {
             }
             world.until_committed().await;
         }
-        for (shape, user, _, happened, flags) in patrons {
-            assert_eq!(only_loan(world, user).await.1, flags, "{shape:?} {happened:?}");
+        for (shape, user, _, changes, flags) in patrons {
+            assert_eq!(only_loan(world, user).await.1, flags, "{shape:?} {changes:?}");
         }
     })
     .await;
@@ -229,7 +229,7 @@ async fn h06_older_balance_does_not_charge_a_paid_fee() {
         }
         world.until_committed().await;
         for (shape, user, id) in &patrons {
-            assert_nothing_open(world, *user, "15 to 0 seen as 0 to 15").await;
+            assert_nothing_open(world, *user, "15 then 0, received as 0 then 15").await;
             publish_at(world, *shape, minutes_ago(5), FEE, &balance_change(*user, *id, None, 7.5))
                 .await;
             publish_at(
@@ -256,17 +256,17 @@ async fn h07_fee_deleted_before_creation_is_not_owed() {
         let group = strict_group(world).await;
         let mut patrons = Vec::new();
         for shape in SHAPES {
-            let (user, deleted, nobodys) =
+            let (user, deleted, unowned_fee) =
                 (world.users.add_patron(group), Uuid::new_v4(), Uuid::new_v4());
             let deletion = json!({ "feeFineId": deleted, "balance": 0.0 });
             publish_at(world, shape, minutes_ago(10), FEE, &deletion).await;
-            let unowned = json!({ "feeFineId": nobodys, "balance": 4.5 });
+            let unowned = json!({ "feeFineId": unowned_fee, "balance": 4.5 });
             publish_at(world, shape, minutes_ago(10), FEE, &unowned).await;
-            patrons.push((shape, user, deleted, nobodys));
+            patrons.push((shape, user, deleted, unowned_fee));
         }
         world.until_committed().await;
         assert_eq!(world.count("select count(*) from {schema}.patron_counter").await, 0);
-        for (shape, user, deleted, nobodys) in &patrons {
+        for (shape, user, deleted, unowned_fee) in &patrons {
             publish_at(
                 world,
                 *shape,
@@ -280,14 +280,18 @@ async fn h07_fee_deleted_before_creation_is_not_owed() {
                 *shape,
                 minutes_ago(20),
                 FEE,
-                &balance_change(*user, *nobodys, None, 15.0),
+                &balance_change(*user, *unowned_fee, None, 15.0),
             )
             .await;
         }
         world.until_committed().await;
         for (shape, user, ..) in patrons {
             let owed = balances(world, user).await;
-            assert_eq!(owed, ["4.5"], "{shape:?}: one is gone, the other waited for its owner");
+            assert_eq!(
+                owed,
+                ["4.5"],
+                "{shape:?}: the deleted fee/fine does not count, the other one has an owner"
+            );
         }
     })
     .await;
@@ -323,7 +327,11 @@ async fn h17_owner_follows_check_out_not_other_named_patrons() {
         }
         world.until_committed().await;
         for (shape, a, b, named, moved) in &loans {
-            assert_eq!(open_entries(world, *a, "openLoans").await.len(), 1, "the one checked out");
+            assert_eq!(
+                open_entries(world, *a, "openLoans").await.len(),
+                1,
+                "the loan with the check-out"
+            );
             for loan in [named, moved] {
                 publish_at(world, *shape, minutes_ago(20), OUT, &check_out(*b, *loan, &due_date))
                     .await;
@@ -388,7 +396,7 @@ async fn h18_skewed_clocks_reopen_no_loan_and_envelope_is_capped() {
                 returned.push(user);
             }
         }
-        // An envelope whose record is ten minutes old, and that is ahead of its record, sets `second`.
+        // An envelope of a record from ten minutes ago, with a time ahead of the record, sets `second`.
         // By all clocks, the second envelope sets `first` two minutes later.
         let mut moved = Vec::new();
         for (ahead, expected) in [(4, &second), (60, &first)] {
@@ -407,15 +415,15 @@ async fn h18_skewed_clocks_reopen_no_loan_and_envelope_is_capped() {
         }
         world.until_committed().await;
         for user in returned {
-            assert_nothing_open(world, user, "an end is an end").await;
+            assert_nothing_open(world, user, "the loan stays closed").await;
         }
         for (user, due_date) in moved {
             assert_eq!(only_loan(world, user).await.0, *due_date);
             assert_ne!(world.block_flags(user).await, NONE);
         }
-        let cut_back = "select count(*) from {schema}.inbox
+        let capped = "select count(*) from {schema}.inbox
                          where timed_by = 'record_envelope_ahead'";
-        assert_eq!(world.count(cut_back).await, 1);
+        assert_eq!(world.count(capped).await, 1);
     })
     .await;
 }
