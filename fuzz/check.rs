@@ -1,5 +1,5 @@
 //! The properties of every record with any bytes: decoding never panics, and an event has the properties
-//! that the store and the merge rely on. The fuzzer and `tests/fuzzing.rs` share this module.
+//! that the store and the merge rely on. The fuzzer and `tests/core/fuzzing.rs` share this module.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use patron_blocks::{

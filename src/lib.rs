@@ -10,7 +10,7 @@
 //!
 //! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`), a pure core (`event`, `patron`,
 //! `blocks`, `cql`: no `async`, no SQL, no clock), and `services`, which connects edges and core.
-//! `tests/boundaries.rs` checks the dependencies between the bands. `ARCHITECTURE.md` follows one event
+//! `tests/repository/boundaries.rs` checks the dependencies between the bands. `ARCHITECTURE.md` follows one event
 //! through all modules.
 
 pub mod kafka;

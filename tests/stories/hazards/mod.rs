@@ -1,5 +1,5 @@
 //! The ordering hazards of docs/contract/events.md#10-hazards through the real service; REST shows the
-//! results. `tests/hazards.rs` has the same as properties, `docs/hazards.md` the table.
+//! results. `tests/core/hazards.rs` has the same as properties, `docs/hazards.md` the table.
 
 mod duplicates;
 mod failures;

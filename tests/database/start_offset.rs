@@ -24,7 +24,7 @@ use proptest::{option, prelude::*, sample::select};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio_util::sync::CancellationToken;
 
-use crate::sql::with_tenant;
+use crate::database::sql::with_tenant;
 
 const CLUSTER: &str = "current";
 

@@ -359,7 +359,7 @@ async fn concurrent_migrations_run_once_and_preserve_settings() {
 
 #[tokio::test]
 async fn new_tenant_has_its_own_unaccent_function() {
-    crate::sql::with_tenant(async |db, schema| {
+    crate::database::sql::with_tenant(async |db, schema| {
         let plain = "select {schema}.f_unaccent('Ångström, Żółć, Ærø, ß, e\u{301}, 中')";
         let plain: String = query_scalar(db, schema, plain).await;
         assert_eq!(plain, "Angstrom, Zolc, AEro, ss, e, 中");

@@ -9,7 +9,7 @@ use patron_blocks::event::{self, DecodeOutcome, Environment, Event, Kind, Record
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
-use crate::merging::fold_events;
+use crate::core::merging::fold_events;
 
 const SENT_AT: i64 = 1_788_300_000_000;
 

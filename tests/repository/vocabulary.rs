@@ -128,7 +128,7 @@ fn texts_outside_src_contain_no_banned_word() {
     for file in all {
         let name = file.strip_prefix(root.to_str().unwrap()).unwrap().trim_start_matches('/');
         // This file contains the banned words.
-        if name == "tests/vocabulary.rs" {
+        if name == "tests/repository/vocabulary.rs" {
             continue;
         }
         let mut text = fs::read_to_string(&file).unwrap();
@@ -176,7 +176,7 @@ fn glossary_terms_are_defined_in_their_files() {
         };
         let source = fs::read_to_string(root.join("src").join(file))
             .or_else(|_| fs::read_to_string(root.join(file)));
-        // tests/citations.rs checks that files and folders exist.
+        // tests/repository/citations.rs checks that files and folders exist.
         let Ok(source) = source else { continue };
         let name = term.trim_matches('`');
         if name == term || !name.starts_with(char::is_uppercase) {

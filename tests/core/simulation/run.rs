@@ -17,7 +17,7 @@ use super::{
     log::{CLUSTER, Log, NORTH, SOUTH},
     model::{Counters, InjectedFault, Model, Rows},
 };
-use crate::merging::fold_events;
+use crate::core::merging::fold_events;
 
 const LOG_RECORDS_MAX: usize = 40;
 const CHAOS_STEPS: usize = 400;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use patron_blocks::store::Db;
 
-use crate::sql::with_tenant;
+use crate::database::sql::with_tenant;
 
 const HEADER: &str = "\
 -- The tables of the service, for readers. Generated from a migrated database; a test compares. The statements that

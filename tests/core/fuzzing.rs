@@ -7,13 +7,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use patron_blocks::event::Kind;
 use proptest::{collection::vec, prelude::*};
 
-#[path = "../fuzz/check.rs"]
+#[path = "../../fuzz/check.rs"]
 mod check;
 
 use check::check;
 
 /// One input per line.
-const CORPUS: &str = include_str!("../fuzz/corpus.txt");
+const CORPUS: &str = include_str!("../../fuzz/corpus.txt");
 
 #[test]
 fn fuzz_corpus_satisfies_all_invariants() {

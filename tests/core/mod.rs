@@ -1,0 +1,12 @@
+//! Properties of the pure core, and simulated histories of the ingest loop. They need no engine.
+
+mod assignment;
+mod decoding;
+mod evaluation;
+mod fuzzing;
+mod hazards;
+mod identity;
+pub(crate) mod merging;
+mod progress;
+mod reconciling;
+mod simulation;
