@@ -42,7 +42,7 @@ pub(crate) async fn database(name: &str) -> (Login, Db, Arc<TenantRegistry>) {
     let tenants = Arc::new(TenantRegistry::new(db.clone(), Clock::system()));
     let tenant = TenantId::parse(TENANT).expect("a tenant id");
     tenants.enable(&tenant, "mod-patron-blocks-2.0.0").await.expect("the tenant is enabled");
-    let filled = "with none as (delete from mod_patron_blocks.rebuild)
+    let filled = "with none as (delete from mod_patron_blocks.job)
                   update mod_patron_blocks.tenant set initial_fill_id = null";
     sqlx::query(filled).execute(&db).await.expect("the source is empty");
     (login, db, tenants)

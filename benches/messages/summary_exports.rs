@@ -131,8 +131,8 @@ pub(crate) async fn measure() {
 }
 
 async fn published_of(db: &Db, id: &str) -> i64 {
-    count(db, &format!("select published from mod_patron_blocks.summary_export where id = '{id}'"))
-        .await
+    let published = "select (progress ->> 'published')::bigint from mod_patron_blocks.job";
+    count(db, &format!("{published} where id = '{id}'")).await
 }
 
 /// Checks that each export contains each patron once, except repeats of a message with the same id. The

@@ -22,6 +22,7 @@ use crate::{
         tenants::{Tenant, TenantRegistry},
     },
     store::{
+        jobs,
         rebuild::{
             differences,
             rebuilds::{self, Rebuild, Status},
@@ -210,7 +211,7 @@ async fn watch_progress(
                 bar.set_message("cancelling");
             }
         }
-        let all = rebuilds::find_all(&context.db, &ids).await?;
+        let all = jobs::find_all(&context.db, &ids).await?;
         if all.len() < ids.len() {
             let problem = "a rebuild no longer exists, because its tenant was purged";
             return Err(CommandError::Argument(problem.to_owned()));
@@ -267,7 +268,7 @@ async fn print_report(
         return Ok(is_good);
     }
     writeln!(out, "rebuild {}: {}", rebuild.id, rebuild.status.name())?;
-    for line in rebuild.error.iter().chain(&rebuild.problems) {
+    for line in rebuild.error.iter().chain(&rebuild.messages) {
         writeln!(out, "{line}")?;
     }
     if rebuild.summary.is_some() {

@@ -5,6 +5,7 @@ pub mod block_events;
 pub mod evaluation;
 pub mod gauges;
 pub mod ingest;
+mod jobs;
 pub mod maintenance;
 pub mod metrics;
 pub mod rebuild;

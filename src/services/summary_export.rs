@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -21,19 +21,22 @@ use uuid::Uuid;
 use super::{
     block_events::{PatronFindings, envelope, evaluate, headers},
     evaluation::policy::Policy,
+    jobs::{poll, run_with_lease},
     tenants::{Tenant, TenantRegistry},
     throttle::Throttle,
 };
 use crate::{
     blocks::{AutomatedBlocks, Cause},
     clock,
+    event::TenantId,
     kafka::{self, BrokerClient, MessageProducer, OutgoingMessage},
     logging::ErrorChain,
     services::metrics::metrics,
     store::{
         self, Db,
+        jobs::{self, Lease, Outcome, Status},
         messages::{
-            exports::{self, ExportProgress, NewExport, SummaryExport},
+            exports::{self, ExportProgress, ExportRequest, SummaryExport},
             outbox,
             pending_patrons::{self, WorkerLock},
         },
@@ -137,10 +140,12 @@ impl SummaryExports {
     pub async fn request(
         &self,
         db: &Db,
-        request: NewExport<'_>,
+        tenant: &TenantId,
+        request: &ExportRequest,
+        requested_by: &str,
     ) -> Result<SummaryExport, store::Error> {
-        let export = exports::insert(db, Uuid::new_v4(), request).await?;
-        info!(tenant = %export.tenant, iteration.id = %export.id, kafka.topic = export.topic,
+        let export = exports::insert(db, tenant, request, requested_by).await?;
+        info!(%tenant, iteration.id = %export.job.id, kafka.topic = request.topic,
             "summary export: requested");
         self.requested.notify_one();
         Ok(export)
@@ -164,51 +169,45 @@ impl SummaryExports {
     pub async fn run_worker(self: Arc<Self>, stop: CancellationToken) {
         stop.run_until_cancelled(self.tenants.ready()).await;
         let (tasks, slots) = (TaskTracker::new(), Arc::new(Semaphore::new(CONCURRENT_EXPORTS_MAX)));
-        while !stop.is_cancelled() {
-            let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await
-            else {
-                break;
-            };
-            let holder = Uuid::new_v4();
-            let claimed = store::with_timeout(
-                LEASE_DURATION,
-                exports::claim(&self.queue_db, holder, LEASE_DURATION),
-            );
-            match claimed.await {
+        poll(&stop, &self.requested, POLL_INTERVAL, || async {
+            let slot = stop.run_until_cancelled(slots.clone().acquire_owned()).await;
+            let Some(Ok(slot)) = slot else { return false };
+            let lease = Lease::new(LEASE_DURATION);
+            let claim = exports::claim(&self.queue_db, lease);
+            match store::with_timeout(LEASE_DURATION, claim).await {
                 Ok(Some(export)) => {
                     let (exports, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        exports.run_export(&export, holder, &stop).await;
+                        exports.run_export(&export, lease, &stop).await;
                         drop(slot);
                     });
-                    continue;
+                    true
                 }
-                Ok(None) => {}
+                Ok(None) => false,
                 Err(error) => {
-                    warn!(error = %ErrorChain(&error), "summary export: could not claim a waiting export; retrying")
+                    warn!(error = %ErrorChain(&error), "summary export: could not claim a waiting export; retrying");
+                    false
                 }
             }
-            drop(slot);
-            stop.run_until_cancelled(timeout(POLL_INTERVAL, self.requested.notified())).await;
-        }
+        })
+        .await;
         tasks.close();
         tasks.wait().await;
     }
 
     /// Runs an export until it ends, fails, or `stop`.
-    async fn run_export(&self, export: &SummaryExport, holder: Uuid, stop: &CancellationToken) {
-        let (id, tenant) = (export.id, &export.tenant);
-        let result = tokio::select! {
-            result = self.publish(export, holder, stop) => result,
-            () = self.renew_lease(id, holder) => Err(ExportError::LeaseLost),
+    async fn run_export(&self, export: &SummaryExport, lease: Lease, stop: &CancellationToken) {
+        let (db, id, tenant) = (&self.queue_db, export.job.id, &export.job.tenant);
+        let warn = |error: &store::Error| {
+            warn!(iteration.id = %id, error = %ErrorChain(error), "summary export: could not renew the lease");
         };
-        let stored = match result {
-            Ok(RunResult::Released) => {
-                exports::release(&self.queue_db, id, holder, Duration::ZERO).await
-            }
+        let work = self.publish(export, lease, stop);
+        let result = run_with_lease(db, (id, lease), HEARTBEAT_INTERVAL, warn, work).await;
+        let stored = match result.unwrap_or(Err(ExportError::LeaseLost)) {
+            Ok(RunResult::Released) => exports::release(db, id, lease, Duration::ZERO).await,
             Ok(RunResult::Finished) => {
                 info!(%tenant, iteration.id = %id, "summary export: finished");
-                exports::finish(&self.queue_db, id, holder, None).await
+                jobs::set_status(db, id, lease, Status::Done, Outcome::default()).await
             }
             Err(ExportError::LeaseLost) => {
                 info!(%tenant, iteration.id = %id, "summary export: stopped, because the lease was lost or the export was cancelled");
@@ -217,11 +216,12 @@ impl SummaryExports {
             Err(failure @ (ExportError::TooLarge(_) | ExportError::TenantDisabled)) => {
                 let message = ErrorChain(&failure).to_string();
                 warn!(%tenant, iteration.id = %id, error = message, "summary export: failed");
-                exports::finish(&self.queue_db, id, holder, Some(&message)).await
+                let outcome = Outcome { error: Some(&message), ..Outcome::default() };
+                jobs::set_status(db, id, lease, Status::Failed, outcome).await
             }
             Err(failure) => {
                 warn!(%tenant, iteration.id = %id, error = %ErrorChain(&failure), "summary export: interrupted by an error; retrying");
-                exports::release(&self.queue_db, id, holder, RETRY_DELAY).await
+                exports::release(db, id, lease, RETRY_DELAY).await
             }
         };
         if let Err(error) = stored {
@@ -230,34 +230,17 @@ impl SummaryExports {
         }
     }
 
-    /// Renews the lease until it is lost.
-    async fn renew_lease(&self, id: Uuid, holder: Uuid) {
-        loop {
-            sleep(HEARTBEAT_INTERVAL).await;
-            let renewed = store::with_timeout(
-                LEASE_DURATION,
-                exports::renew(&self.queue_db, id, holder, LEASE_DURATION),
-            );
-            match renewed.await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    warn!(iteration.id = %id, error = %ErrorChain(&error), "summary export: could not renew the lease")
-                }
-            }
-        }
-    }
-
     async fn publish(
         &self,
         export: &SummaryExport,
-        holder: Uuid,
+        lease: Lease,
         stop: &CancellationToken,
     ) -> Result<RunResult, ExportError> {
-        let tenant = self.tenants.find(&export.tenant).await?.ok_or(ExportError::TenantDisabled)?;
-        let group = export.patron_group.as_deref();
+        let tenant = self.tenants.find(&export.job.tenant).await?;
+        let tenant = tenant.ok_or(ExportError::TenantDisabled)?;
+        let group = export.request.patron_group.as_deref();
         let mut tx = store::begin(&self.read_db).await?;
-        let changed = match export.changed_since {
+        let changed = match export.request.changed_since {
             Some(time) => {
                 Some(exports::list_changed_patrons(&mut tx, &tenant.schema, group, time).await?)
             }
@@ -268,18 +251,9 @@ impl SummaryExports {
             None => exports::count_summaries(&mut *tx, &tenant.schema, group).await?,
         };
         drop(tx);
-        let (published, last_user) = (export.published, export.last_user);
-        let progress = &mut ExportProgress { total: Some(total), published, last_user };
+        let progress = &mut ExportProgress { total: Some(total), ..export.progress };
         loop {
-            if !exports::record_progress(
-                &self.queue_db,
-                export.id,
-                holder,
-                LEASE_DURATION,
-                *progress,
-            )
-            .await?
-            {
+            if !self.record_progress(export, lease, progress).await? {
                 return Err(ExportError::LeaseLost);
             }
             if stop.is_cancelled() {
@@ -287,7 +261,7 @@ impl SummaryExports {
             }
             let started = Instant::now();
             let after = progress.last_user;
-            let page = self.page((export, holder), &tenant, changed.as_deref(), after);
+            let page = self.page((export, lease), &tenant, changed.as_deref(), after);
             let page = store::with_timeout(QUERY_TIMEOUT, page).await?;
             if page.is_empty() {
                 return Ok(RunResult::Finished);
@@ -295,23 +269,27 @@ impl SummaryExports {
             self.throttle.rest_after(started).await;
             let sent = self.send(export, &page, progress).await;
             if sent.is_err() {
-                exports::record_progress(
-                    &self.queue_db,
-                    export.id,
-                    holder,
-                    LEASE_DURATION,
-                    *progress,
-                )
-                .await?;
+                self.record_progress(export, lease, progress).await?;
             }
             sent?;
         }
     }
 
+    /// Records the progress of an export and renews the lease. Returns `false` if the lease is lost.
+    async fn record_progress(
+        &self,
+        export: &SummaryExport,
+        lease: Lease,
+        progress: &ExportProgress,
+    ) -> Result<bool, store::Error> {
+        let progress = Some(&json!(progress));
+        Ok(jobs::renew(&self.queue_db, export.job.id, lease, progress).await?.is_active())
+    }
+
     /// Returns the next page of messages.
     async fn page(
         &self,
-        (export, holder): (&SummaryExport, Uuid),
+        (export, lease): (&SummaryExport, Lease),
         tenant: &Tenant,
         changed: Option<&[Uuid]>,
         after: Option<Uuid>,
@@ -331,7 +309,7 @@ impl SummaryExports {
         let after = after.unwrap_or(Uuid::nil());
         let summaries = match changed {
             None => {
-                let group = export.patron_group.as_deref();
+                let group = export.request.patron_group.as_deref();
                 exports::summaries_page(&mut *tx, schema, group, after, PAGE_PATRONS_MAX).await?
             }
             Some(users) => {
@@ -345,7 +323,7 @@ impl SummaryExports {
         let policy = Policy::load(&mut tx, schema).await?;
         let mut published_blocks =
             pending_patrons::load_last_published(&mut tx, schema, &users).await?;
-        if !exports::is_lease_valid(&mut tx, export.id, holder).await? {
+        if !jobs::is_lease_valid(&mut tx, export.job.id, lease).await? {
             return Err(ExportError::LeaseLost);
         }
         // Committed rather than dropped, so that the sequence stays allocated even after a crash of
@@ -354,7 +332,7 @@ impl SummaryExports {
         let mut published = Vec::with_capacity(users.len());
         for (user, summary) in summaries {
             let state = states.get(&user).map(|(state, _)| state);
-            let mut members = vec![("jobId", json!(export.id))];
+            let mut members = vec![("jobId", json!(export.job.id))];
             // The summary as the REST API returns it; null if nothing is open.
             let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
             members.push(("summary", summary.unwrap_or(Value::Null)));
@@ -376,8 +354,8 @@ impl SummaryExports {
                 }
             }
             // If the message is published again, it has the same id.
-            let id = Uuid::new_v5(&export.id, user.as_bytes());
-            let (event_type, tenant) = (&export.event_type, &tenant.id);
+            let id = Uuid::new_v5(&export.job.id, user.as_bytes());
+            let (event_type, tenant) = (&export.request.event_type, &tenant.id);
             let payload = envelope(id, event_type, tenant, number, now, members);
             published.push(SummaryMessage { user, id, payload });
         }
@@ -391,9 +369,9 @@ impl SummaryExports {
         progress: &mut ExportProgress,
     ) -> Result<(), ExportError> {
         let messages = page.iter().map(|message| OutgoingMessage {
-            topic: &export.topic,
+            topic: &export.request.topic,
             key: message.user.to_string(),
-            headers: headers(&export.tenant, message.id),
+            headers: headers(&export.job.tenant, message.id),
             payload: &message.payload,
         });
         let messages: Vec<_> = messages.collect();
@@ -419,36 +397,36 @@ struct SummaryMessage {
 
 /// Returns the JSON representation of an export.
 pub fn to_json(export: &SummaryExport, now: DateTime<Utc>) -> Value {
-    let SummaryExport { id, topic, event_type, status, published, total, .. } = export;
+    let SummaryExport { job, request, progress: ExportProgress { total, published, .. } } = export;
     let mut body = json!({
-        "id": id,
-        "jobParams": { "topicName": topic, "eventType": event_type },
-        "status": status,
-        "requestedBy": export.requested_by,
-        "submittedDate": clock::format_instant(export.requested_at),
+        "id": job.id,
+        "jobParams": { "topicName": request.topic, "eventType": request.event_type },
+        "status": job.status,
+        "requestedBy": job.requested_by,
+        "submittedDate": clock::format_instant(job.requested_at),
         "numberOfRecordsPublished": published,
     });
-    if let Some(group) = &export.patron_group {
+    if let Some(group) = &request.patron_group {
         body["jobParams"]["patronGroupId"] = json!(group);
     }
-    if let Some(time) = export.changed_since {
+    if let Some(time) = request.changed_since {
         body["jobParams"]["changedSince"] = json!(clock::format_instant(time));
     }
     if let Some(total) = total {
         body["totalRecords"] = json!(total);
     }
-    if let Some(started) = export.started_at {
+    if let Some(started) = job.started_at {
         body["startedDate"] = json!(clock::format_instant(started));
-        let elapsed = export.ended_at.unwrap_or(now) - started;
+        let elapsed = job.ended_at.unwrap_or(now) - started;
         let seconds = elapsed.as_seconds_f64();
         if seconds > 0.0 {
             body["recordsPerSecond"] = json!((*published as f64 / seconds).round());
         }
     }
-    if let Some(ended) = export.ended_at {
+    if let Some(ended) = job.ended_at {
         body["endedDate"] = json!(clock::format_instant(ended));
     }
-    if let Some(error) = &export.error {
+    if let Some(error) = &job.error {
         body["error"] = json!(error);
     }
     body

@@ -8,6 +8,7 @@ mod copy;
 mod error;
 pub mod ingest;
 pub mod java;
+pub mod jobs;
 pub mod messages;
 pub mod migrate;
 pub mod rebuild;

@@ -22,7 +22,7 @@ async fn summary_exports_are_created_read_and_cancelled() {
         api.world.until("the export is done", done).await;
         assert_eq!(api.delete(&one).await.validation_error()[2], "status");
         let again = format!(
-            "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null,
+            "update mod_patron_blocks.job set status = 'publishing', ended_at = null,
                     lease_expires_at = now() + interval '1 hour' where id = '{}'",
             one.rsplit('/').next().unwrap()
         );

@@ -449,7 +449,8 @@ fn hazard_table_lists_every_story_and_property() {
         .unwrap()
         .map(|entry| read_file(entry.unwrap().path()))
         .collect();
-    let tested = [hazard_functions(&stories), hazard_functions(&read_file("tests/core/hazards.rs"))];
+    let tested =
+        [hazard_functions(&stories), hazard_functions(&read_file("tests/core/hazards.rs"))];
     let mut documented = [BTreeSet::new(), BTreeSet::new()];
     let page = read_file("docs/hazards.md");
     for n in 1..=18 {

@@ -3,7 +3,7 @@
 mod cql;
 mod inbox;
 mod java_switch;
-pub(crate) mod sql;
 mod pruning;
 mod schema_page;
+pub(crate) mod sql;
 mod start_offset;

@@ -3,7 +3,7 @@
 mod boundaries;
 mod citations;
 mod contract;
-pub(crate) mod schemas;
 mod mutants_list;
+pub(crate) mod schemas;
 mod settings_page;
 mod vocabulary;

@@ -59,7 +59,7 @@ async fn rebuild_an_hour_ahead(source: &'static str) {
         let (user, loan) = check_out_now(world).await;
         // The comparison runs again, as after the death of the comparing instance.
         let again = format!(
-            "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{}'",
+            "update mod_patron_blocks.job set status = 'comparing', summary = null where id = '{}'",
             asked["id"].as_str().unwrap()
         );
         world.execute_sql(&again).await;

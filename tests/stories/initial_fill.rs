@@ -234,7 +234,7 @@ async fn tenants_sharing_topics_are_rebuilt_together() {
             true
         };
         world.until("all tenants are complete", are_known).await;
-        let filling = "select count(*) from mod_patron_blocks.rebuild where ended_at is null";
+        let filling = "select count(*) from mod_patron_blocks.job where kind = 'rebuild' and ended_at is null";
         world
             .until("all initial fills have ended", async |w: &World| w.count(filling).await == 0)
             .await;

@@ -28,8 +28,8 @@ async fn insert_rebuild(world: &World, request: Value) -> String {
     let id = Uuid::new_v4();
     world
         .execute_sql(&format!(
-            "insert into mod_patron_blocks.rebuild (id, tenant, request, status, requested_by, requested_at)
-             values ('{id}', '{TENANT}', '{request}', 'waiting', 'an earlier version', now())"
+            "insert into mod_patron_blocks.job (id, kind, tenant, request, requested_by, requested_at)
+             values ('{id}', 'rebuild', '{TENANT}', '{request}', 'an earlier version', now())"
         ))
         .await;
     format!("{REBUILDS}/{id}")

@@ -6,10 +6,10 @@ use std::time::Duration;
 use patron_blocks::{
     event::TenantId,
     store::{
-        self, Error,
+        self, Db,
+        jobs::{self, JobKind, Lease, LeaseState, NewJob, Outcome, Status, claims},
         messages::exports,
-        rebuild::rebuilds::{self, Lease, Status},
-        tenants::tenant_jobs::{self, JobLease},
+        rebuild::rebuilds,
     },
 };
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn rebuild_without_lease_writes_nothing() {
         // Another instance claims the job, so the writes of the first instance must fail.
         let mut claiming = world.db.begin().await.unwrap();
         let take = format!(
-            "update mod_patron_blocks.rebuild
+            "update mod_patron_blocks.job
                 set lease_holder = gen_random_uuid(), lease_expires_at = null where id = '{id}'"
         );
         sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut *claiming).await.unwrap();
@@ -91,7 +91,7 @@ async fn instance_stopped_during_claim_leaves_no_lease() {
             .execute_sql(
                 "create function public.slow_commit() returns trigger language plpgsql as $$
                  begin perform pg_sleep(1); return null; end $$;
-                 create constraint trigger slow after update of lease_holder on mod_patron_blocks.rebuild
+                 create constraint trigger slow after update of lease_holder on mod_patron_blocks.job
                    deferrable initially deferred for each row
                    when (old.lease_holder is null and new.lease_holder is not null) execute function public.slow_commit()",
             )
@@ -103,7 +103,7 @@ async fn instance_stopped_during_claim_leaves_no_lease() {
         world.until("the claim is being committed", async |w: &World| w.count(commits).await == 1).await;
         world.stop().await;
         until("the claim is committed", async || world.count(commits).await == 0).await;
-        let leases = "select count(*) from mod_patron_blocks.rebuild
+        let leases = "select count(*) from mod_patron_blocks.job
                        where lease_holder is not null and ended_at is null and lease_expires_at > now()";
         assert_eq!(world.count(leases).await, 0, "no stopped instance has a lease");
         world.execute_sql("drop function public.slow_commit() cascade").await;
@@ -130,7 +130,7 @@ async fn deleted_tenant_job_enables_nothing() {
                         and a.datname = current_database()";
         world.until("the job waits", async |w: &World| w.count(lock_waits).await == 1).await;
         // Another instance has finished the job, and the job was deleted.
-        sqlx::raw_sql("delete from mod_patron_blocks.tenant_job")
+        sqlx::raw_sql("delete from mod_patron_blocks.job where kind = 'tenant'")
             .execute(&mut *exclusive_session)
             .await
             .unwrap();
@@ -149,40 +149,46 @@ async fn deleted_tenant_job_enables_nothing() {
 
 const LEASE_TIME: Duration = Duration::from_secs(3600);
 
+async fn insert(db: &Db, kind: JobKind, request: &Value, started: Option<(Status, Lease)>) -> Uuid {
+    let tenant = &TenantId::parse(TENANT).unwrap();
+    let job = NewJob { kind, tenant, request, requested_by: "story", read_group: None, started };
+    jobs::insert(db, Uuid::new_v4(), job).await.unwrap().id
+}
+
+async fn is_lease_valid(db: &Db, id: Uuid, lease: Lease) -> bool {
+    let mut tx = store::begin(db).await.unwrap();
+    jobs::is_lease_valid(&mut tx, id, lease).await.unwrap()
+}
+
 #[tokio::test]
 async fn tenant_job_lease_is_exclusive_until_it_expires() {
     with_tenant(async |db, _| {
+        let [first, second] = [(); 2].map(|()| Lease::new(LEASE_TIME));
+        let started = Some((Status::Enabling, first));
+        let id = insert(db, JobKind::Tenant, &json!({}), started).await;
+        let claims = async || claims::claim_tenant_job(db, second).await.unwrap();
         let tenant = TenantId::parse(TENANT).unwrap();
-        let first = JobLease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
-        tenant_jobs::insert(db, first, &tenant, &json!({}), LEASE_TIME).await.unwrap();
-        let second = JobLease { holder: Uuid::new_v4(), ..first };
-        let claims =
-            async || tenant_jobs::claim_abandoned(db, second.holder, LEASE_TIME).await.unwrap();
-        let is_complete =
-            async || tenant_jobs::find(db, &tenant, first.job).await.unwrap().unwrap().complete;
+        let status =
+            async || jobs::find(db, JobKind::Tenant, &tenant, id).await.unwrap().unwrap().status;
         assert_eq!(
             claims().await,
             None,
             "the lease belongs to the first instance, whatever its clock"
         );
-        db.execute(
-            "update mod_patron_blocks.tenant_job set lease_expires_at = now() - interval '1 s'",
-        )
-        .await
-        .unwrap();
-        assert_eq!(claims().await.unwrap().id, first.job);
+        db.execute("update mod_patron_blocks.job set lease_expires_at = now() - interval '1 s'")
+            .await
+            .unwrap();
+        assert_eq!(claims().await.unwrap().id, id);
         // The first instance was only frozen.
-        assert!(!tenant_jobs::renew(db, first, LEASE_TIME).await.unwrap());
-        assert!(tenant_jobs::renew(db, second, LEASE_TIME).await.unwrap());
-        let mut tx = store::begin(db).await.unwrap();
-        let lost = tenant_jobs::require_lease(&mut tx, first).await;
-        assert!(matches!(lost, Err(Error::LeaseLost)), "{lost:?}");
-        tenant_jobs::require_lease(&mut tx, second).await.unwrap();
-        store::commit(tx).await.unwrap();
-        tenant_jobs::finish(db, first, Some("late"), &[]).await.unwrap();
-        assert!(!is_complete().await);
-        tenant_jobs::finish(db, second, None, &[]).await.unwrap();
-        assert!(is_complete().await);
+        assert_eq!(jobs::renew(db, id, first, None).await.unwrap(), LeaseState::TakenOver);
+        assert!(jobs::renew(db, id, second, None).await.unwrap().is_active());
+        assert!(!is_lease_valid(db, id, first).await && is_lease_valid(db, id, second).await);
+        let late = Outcome { error: Some("late"), ..Outcome::default() };
+        jobs::set_status(db, id, first, Status::Failed, late).await.unwrap();
+        assert_eq!(status().await, Status::Enabling);
+        jobs::set_status(db, id, second, Status::Done, Outcome::default()).await.unwrap();
+        assert_eq!(status().await, Status::Done);
+        assert!(!is_lease_valid(db, id, second).await, "an ended job has no lease");
     })
     .await;
 }
@@ -190,31 +196,67 @@ async fn tenant_job_lease_is_exclusive_until_it_expires() {
 #[tokio::test]
 async fn summary_export_lease_is_exclusive_until_it_expires() {
     with_tenant(async |db, _| {
-        let tenant = TenantId::parse(TENANT).unwrap();
-        let asked = exports::NewExport {
-            tenant: &tenant,
-            topic: "t",
-            event_type: "e",
-            patron_group: None,
-            changed_since: None,
-            requested_by: "story",
-        };
-        let id = exports::insert(db, Uuid::new_v4(), asked).await.unwrap().id;
-        let [first, second] = [(); 2].map(|()| Uuid::new_v4());
-        let claims = async |holder| exports::claim(db, holder, LEASE_TIME).await.unwrap().is_some();
-        let has_lease = async |holder| {
-            let mut tx = store::begin(db).await.unwrap();
-            exports::is_lease_valid(&mut tx, id, holder).await.unwrap()
-        };
+        let request = json!({ "topic": "t", "eventType": "e" });
+        let id = insert(db, JobKind::SummaryExport, &request, None).await;
+        let [first, second] = [(); 2].map(|()| Lease::new(LEASE_TIME));
+        let claims = async |lease| exports::claim(db, lease).await.unwrap().is_some();
         assert!(claims(first).await && !claims(second).await);
-        assert!(has_lease(first).await);
-        db.execute(
-            "update mod_patron_blocks.summary_export set lease_expires_at = now() - interval '1 s'",
-        )
-        .await
-        .unwrap();
+        assert!(is_lease_valid(db, id, first).await);
+        db.execute("update mod_patron_blocks.job set lease_expires_at = now() - interval '1 s'")
+            .await
+            .unwrap();
         assert!(claims(second).await);
-        assert!(has_lease(second).await && !has_lease(first).await);
+        assert!(is_lease_valid(db, id, second).await && !is_lease_valid(db, id, first).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kinds_of_jobs_share_no_row() {
+    with_tenant(async |db, _| {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        // The initial fill of the tenant.
+        db.execute("delete from mod_patron_blocks.job").await.unwrap();
+        let lease = || Lease::new(LEASE_TIME);
+        let request = json!({ "source": "inbox" });
+        let id = insert(db, JobKind::Rebuild, &request, None).await;
+        assert!(claims::claim_tenant_job(db, lease()).await.unwrap().is_none());
+        assert!(claims::claim_summary_export(db, lease()).await.unwrap().is_none());
+        assert!(!exports::cancel(db, &tenant, id).await.unwrap());
+        for kind in [JobKind::SummaryExport, JobKind::Tenant] {
+            assert_eq!(jobs::find(db, kind, &tenant, id).await.unwrap(), None);
+            assert_eq!(jobs::list(db, kind, &tenant, 9, 0).await.unwrap().1, 0);
+            assert!(!jobs::delete(db, kind, &tenant, id).await.unwrap());
+        }
+        assert_eq!(claims::claim_rebuild(db, None, lease()).await.unwrap().unwrap().id, id);
+        let id = insert(db, JobKind::Tenant, &request, None).await;
+        assert!(claims::claim_rebuild(db, None, lease()).await.unwrap().is_none());
+        assert!(!rebuilds::cancel(db, &tenant, id).await.unwrap());
+        assert_eq!(claims::claim_tenant_job(db, lease()).await.unwrap().unwrap().id, id);
+    })
+    .await;
+}
+
+/// The inner query of a claim must run once, or a claim would exceed its limit.
+#[tokio::test]
+async fn claim_returns_oldest_jobs_within_its_limit() {
+    with_tenant(async |db, _| {
+        db.execute("delete from mod_patron_blocks.job").await.unwrap();
+        let (tenant, request) = (&TenantId::parse(TENANT).unwrap(), &json!({ "source": "topics" }));
+        let (kind, read_group) = (JobKind::Rebuild, Some("group"));
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            let requested_by = "story";
+            let job = NewJob { kind, tenant, request, requested_by, read_group, started: None };
+            ids.push(jobs::insert(db, Uuid::new_v4(), job).await.unwrap().id);
+        }
+        let first = claims::claim_rebuild(db, None, Lease::new(LEASE_TIME)).await.unwrap();
+        assert_eq!(first.unwrap().id, ids[0]);
+        let lease = Lease::new(LEASE_TIME);
+        let claimed = claims::claim_read_group(db, "group", 2, lease).await.unwrap();
+        let mut claimed: Vec<Uuid> = claimed.iter().map(|job| job.id).collect();
+        claimed.sort_by_key(|id| ids.iter().position(|other| other == id));
+        assert_eq!(claimed, ids[1..3]);
     })
     .await;
 }
@@ -223,32 +265,21 @@ async fn summary_export_lease_is_exclusive_until_it_expires() {
 async fn cancelled_rebuild_stays_cancelled() {
     with_tenant(async |db, _| {
         let tenant = TenantId::parse(TENANT).unwrap();
-        let (request, lease) =
-            (json!({ "source": "inbox" }), Lease { holder: Uuid::new_v4(), duration: LEASE_TIME });
+        let lease = Lease::new(LEASE_TIME);
         for is_released in [true, false] {
-            let id = Uuid::new_v4();
-            let asked = rebuilds::NewRebuild {
-                tenant: &tenant,
-                request: &request,
-                requested_by: "story",
-                read_group: None,
-            };
-            rebuilds::insert(db, id, asked).await.unwrap();
-            assert!(rebuilds::claim(db, Some(id), lease).await.unwrap().is_some());
+            let id = insert(db, JobKind::Rebuild, &json!({ "source": "inbox" }), None).await;
+            assert!(claims::claim_rebuild(db, Some(id), lease).await.unwrap().is_some());
             assert!(rebuilds::cancel(db, &tenant, id).await.unwrap());
             if is_released {
                 rebuilds::release(db, id, lease, None).await.unwrap();
             } else {
-                rebuilds::set_status(db, id, lease, Status::Reading, None, None).await.unwrap();
+                jobs::set_status(db, id, lease, Status::Reading, Outcome::default()).await.unwrap();
             }
-            let found = rebuilds::find(db, &tenant, id).await.unwrap().unwrap();
+            let found = jobs::find(db, JobKind::Rebuild, &tenant, id).await.unwrap().unwrap();
             assert!(found.ended_at.is_some(), "{is_released}: {found:?}");
             assert_eq!(found.status, Status::Cancelled);
             let mut tx = store::begin(db).await.unwrap();
-            assert!(
-                rebuilds::is_lease_lost(&mut tx, id, lease).await.unwrap(),
-                "the job has an end"
-            );
+            assert!(jobs::is_lease_lost(&mut tx, id, lease).await.unwrap(), "the job has an end");
         }
     })
     .await;

@@ -102,15 +102,23 @@ async fn purge_during_initial_fill_does_not_deadlock() {
         world.config.rebuild.concurrency = 2;
         world.start_unready().await;
         let is_reading = format!(
-            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and status = 'reading'"
+            "select count(*) from mod_patron_blocks.job where id = '{id}' and status = 'reading'"
         );
-        world.until("the rebuild is reading", async |world: &World| world.count(&is_reading).await == 1).await;
-        world.execute_sql(&format!("create schema {shadow}; create table {shadow}.reading (n int)")).await;
+        world
+            .until("the rebuild is reading", async |world: &World| {
+                world.count(&is_reading).await == 1
+            })
+            .await;
+        world
+            .execute_sql(&format!("create schema {shadow}; create table {shadow}.reading (n int)"))
+            .await;
         let mut tx = world.db.begin().await.unwrap();
         let lock = format!("lock table {shadow}.reading in access share mode");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
-        world.until("the rebuild waits for a lock", async |w: &World| w.count(WAITING).await >= 1).await;
+        world
+            .until("the rebuild waits for a lock", async |w: &World| w.count(WAITING).await >= 1)
+            .await;
         let body = json!({ "module_from": MODULE, "purge": true });
         let request = world.request(reqwest::Method::POST, "/_/tenant").json(&body);
         let purge = tokio::spawn(request.header("X-Okapi-Tenant", TENANT).send());
@@ -147,7 +155,7 @@ async fn waiting_initial_fill_delays_no_other_rebuild() {
         let install = install.header("X-Okapi-Tenant", "southlib");
         let install = install.json(&json!({ "module_to": MODULE })).send().await.unwrap();
         assert_eq!(install.status(), 201);
-        let is_reading = "select count(*) from mod_patron_blocks.rebuild where tenant = 'southlib'
+        let is_reading = "select count(*) from mod_patron_blocks.job where tenant = 'southlib'
                            and status = 'reading'";
         world
             .until("the rebuild is reading", async |world: &World| {

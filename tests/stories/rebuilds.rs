@@ -320,7 +320,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
         assert_eq!(job["status"], "compared", "{job}");
         let id = job["id"].as_str().unwrap().to_owned();
         let again = format!(
-            "update mod_patron_blocks.rebuild set status = 'comparing', summary = null where id = '{id}'"
+            "update mod_patron_blocks.job set status = 'comparing', summary = null where id = '{id}'"
         );
         world.execute_sql(&again).await;
         let compared = async |world: &World| {
@@ -332,7 +332,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
         assert_eq!((&repeated["summary"], repeated.get("error")), (&job["summary"], None), "{repeated}");
         // An instance that claims a cancelled rebuild only ends it.
         let ending = format!(
-            "update mod_patron_blocks.rebuild set status = 'applying', cancel_requested = true where id = '{id}'"
+            "update mod_patron_blocks.job set status = 'applying', cancel_requested = true where id = '{id}'"
         );
         world.execute_sql(&ending).await;
         assert_eq!(until_at_rest(world, &id).await["status"], "cancelled");
@@ -340,7 +340,7 @@ async fn compare_and_apply_may_restart_and_cancelled_does_nothing() {
         let applied = (&job["status"], &job["summary"]["applied"]);
         assert_eq!(applied, (&json!("done"), &json!(4)), "{job}");
         let again = format!(
-            "update mod_patron_blocks.rebuild set status = 'reading', ended_at = null where id = '{}'",
+            "update mod_patron_blocks.job set status = 'reading', ended_at = null where id = '{}'",
             job["id"].as_str().unwrap()
         );
         world.execute_sql(&again).await;
@@ -365,7 +365,7 @@ async fn rebuild_that_cannot_end_delays_no_other() {
         assert_eq!(world.delete(&format!("{REBUILDS}/{id}")).await.0, 204);
         // The lease has expired, so another instance might claim the rebuild.
         let expired_lease = format!(
-            "select count(*) from mod_patron_blocks.rebuild where id = '{id}' and lease_expires_at < now()"
+            "select count(*) from mod_patron_blocks.job where id = '{id}' and lease_expires_at < now()"
         );
         let is_expired = async |world: &World| world.count(&expired_lease).await == 1;
         world.until("the lease has expired", is_expired).await;

@@ -194,8 +194,9 @@ async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
         let id = request_export(world, json!({ "topicName": topic })).await;
         assert_eq!(until_ended(world, &id).await["numberOfRecordsPublished"], 8);
         let left = format!(
-            "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null, published = 3,
-                    last_user = '{}', lease_expires_at = now() - interval '1 second' where id = '{id}'",
+            "update mod_patron_blocks.job set status = 'publishing', ended_at = null,
+                    progress = progress || '{{\"published\": 3, \"lastUser\": \"{}\"}}',
+                    lease_expires_at = now() - interval '1 second' where id = '{id}'",
             users[2]
         );
         world.execute_sql(&left).await;
@@ -212,7 +213,7 @@ async fn cancelled_summary_export_ends_and_abandoned_one_resumes() {
             "an ended iteration cannot be cancelled"
         );
         let lease = format!(
-            "update mod_patron_blocks.summary_export set status = 'publishing', ended_at = null,
+            "update mod_patron_blocks.job set status = 'publishing', ended_at = null,
                     lease_expires_at = now() + interval '1 hour' where id = '{id}'"
         );
         world.execute_sql(&lease).await;

@@ -327,7 +327,7 @@ async fn expired_token_waits_for_next_timer_call_and_resumes() {
         start(world, "new").await;
         until_status(world, &later, "done").await;
         assert_eq!(open_loans(world, user).await.len(), 250);
-        let tokens = "select count(*) from mod_patron_blocks.rebuild r
+        let tokens = "select count(*) from mod_patron_blocks.job r
                        where to_jsonb(r)::text ~ '\\y(old|new)\\y'";
         assert_eq!(world.count(tokens).await, 0, "no table contains a token");
     })

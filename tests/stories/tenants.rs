@@ -152,8 +152,8 @@ async fn job_of_dead_instance_is_resumed_and_served_by_any() {
         let job = Uuid::new_v4();
         world
             .execute_sql(&format!(
-                "insert into mod_patron_blocks.tenant_job (id, tenant, tenant_attributes, created_at, lease_expires_at)
-                 values ('{job}', 'southlib', '{{\"module_to\": \"mod-patron-blocks-2.0.0\"}}', now(), now())"
+                "insert into mod_patron_blocks.job (id, kind, tenant, request, requested_by, requested_at, lease_expires_at)
+                 values ('{job}', 'tenant', 'southlib', '{{\"module_to\": \"mod-patron-blocks-2.0.0\"}}', '_tenant', now(), now())"
             ))
             .await;
         let job = until_job_ended(world, "southlib", &job.to_string()).await;
@@ -211,7 +211,7 @@ async fn tenants_enabled_concurrently_leave_nothing_when_purged() {
         for left in [
             "select count(*) from information_schema.schemata where schema_name similar to '(lib|east|never)%'",
             "select count(*) from mod_patron_blocks.tenant where tenant <> 'northlib'",
-            "select count(*) from mod_patron_blocks.tenant_job where tenant <> 'northlib'",
+            "select count(*) from mod_patron_blocks.job where tenant <> 'northlib'",
         ] {
             assert_eq!(world.count(left).await, 0, "{left}");
         }

@@ -22,7 +22,7 @@ use crate::{
     services::rebuild::RebuildRequest,
     store::{
         self,
-        rebuild::rebuilds::{self, Rebuild, Status},
+        jobs::{self, Job, JobKind, Status},
     },
 };
 
@@ -94,7 +94,9 @@ pub(in crate::http) async fn get(
 ) -> Result<HttpResponse, ApiError> {
     let unknown = || ApiError::not_found("This synchronization request does not exist");
     let (id, tenant) = (path_id(&path, unknown)?, &context.tenant.id);
-    let found = store::read(&context.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+    let found =
+        store::read(&context.db, async |db| jobs::find(db, JobKind::Rebuild, tenant, id).await)
+            .await?;
     let job = found.as_ref().and_then(to_job).ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(job))
 }
@@ -166,19 +168,19 @@ fn scope_name(user: Option<Uuid>) -> &'static str {
 }
 
 /// Converts a rebuild from the storage modules to a job. Returns `None` for a rebuild from another source.
-fn to_job(rebuild: &Rebuild) -> Option<Value> {
+fn to_job(rebuild: &Job) -> Option<Value> {
     let request = &rebuild.request;
     if request["source"] != "storage" {
         return None;
     }
     let status = match rebuild.status {
         Status::Waiting => "open",
-        Status::Reading | Status::Comparing | Status::Compared | Status::Applying => "in-progress",
         Status::Done => "done",
         Status::Failed | Status::Cancelled => "failed",
+        _ => "in-progress",
     };
     let user = request.get("userId");
-    let errors: Vec<&String> = rebuild.problems.iter().chain(&rebuild.error).collect();
+    let errors: Vec<&String> = rebuild.messages.iter().chain(&rebuild.error).collect();
     let mut job = json!({
         "id": rebuild.id,
         "scope": if user.is_some() { "user" } else { "full" },

@@ -25,7 +25,7 @@ use crate::{
     services::tenant_lifecycle::jobs::module_to,
     store::{
         self,
-        tenants::tenant_jobs::{self, TenantJob},
+        jobs::{self, Job, JobKind},
     },
 };
 
@@ -87,15 +87,16 @@ pub(in crate::http) async fn post(
         done.map_err(|error| failed(&error))?;
         return Ok(HttpResponse::NoContent().finish());
     }
-    let jobs = &service.tenant_jobs;
+    let tenant_jobs = &service.tenant_jobs;
     let caller = caller(&request, &service, &tenant);
-    let started = jobs.start(&tenant, &attributes, caller).await;
+    let started = tenant_jobs.start(&tenant, &attributes, caller).await;
     let id = started.map_err(|error| match error.verdict() {
         store::Verdict::Refused => ApiError::from_record_error(error),
         _ => failed(&error),
     })?;
     let db = service.operators.db();
-    let found = match timeout(COMPLETION_WAIT, jobs.find(&db, &tenant, id, COMPLETION_WAIT)).await {
+    let find = tenant_jobs.find(&db, &tenant, id, COMPLETION_WAIT);
+    let found = match timeout(COMPLETION_WAIT, find).await {
         Ok(Ok(job)) => Some(job.ok_or_else(|| job_not_found(id))?),
         Ok(Err(error)) => {
             warn!(%tenant, tenant.job = %id, error = %ErrorChain(&error), "tenant job: could not read its status for the response; the job continues");
@@ -105,17 +106,15 @@ pub(in crate::http) async fn post(
     };
     service.evaluator.policies.invalidate(&tenant);
     // The job runs even if its status is unknown, so the client needs its location.
-    let job = found.unwrap_or_else(|| TenantJob {
+    let body = found.map(Body::from_job).unwrap_or_else(|| Body {
         id,
-        tenant,
+        tenant: tenant.to_string(),
         tenant_attributes: attributes,
         complete: false,
         error: None,
         messages: Vec::new(),
     });
-    Ok(HttpResponse::Created()
-        .insert_header((LOCATION, format!("/_/tenant/{id}")))
-        .json(Body::from_job(job)))
+    Ok(HttpResponse::Created().insert_header((LOCATION, format!("/_/tenant/{id}"))).json(body))
 }
 
 /// The representation of a job for clients.
@@ -133,9 +132,15 @@ struct Body {
 }
 
 impl Body {
-    fn from_job(job: TenantJob) -> Self {
-        let TenantJob { id, tenant, tenant_attributes, complete, error, messages } = job;
-        Self { id, tenant: tenant.to_string(), tenant_attributes, complete, error, messages }
+    fn from_job(job: Job) -> Self {
+        Self {
+            id: job.id,
+            tenant: job.tenant.to_string(),
+            tenant_attributes: job.request,
+            complete: job.status.has_ended(),
+            error: job.error,
+            messages: job.messages,
+        }
     }
 }
 
@@ -190,7 +195,7 @@ pub(in crate::http) async fn delete(
     let (tenant, id) = tenant_and_job_id(&request, &path)?;
     let (service, _) = app_state(&request);
     let _pass = service.operators.try_acquire().ok_or_else(ApiError::overloaded)?;
-    if tenant_jobs::delete(&service.operators.db(), &tenant, Some(id)).await? {
+    if jobs::delete(&service.operators.db(), JobKind::Tenant, &tenant, id).await? {
         Ok(HttpResponse::NoContent().finish())
     } else {
         Err(job_or_tenant_not_found(&service, &tenant, id).await?)

@@ -21,7 +21,7 @@ use crate::{
     services::summary_export::to_json,
     store::{
         self,
-        messages::exports::{self, NewExport, SummaryExport},
+        messages::exports::{self, ExportRequest, SummaryExport},
     },
 };
 
@@ -83,16 +83,12 @@ pub(in crate::http) async fn post(
             Violation::custom("must be the name of an existing topic", "topicName", topic).into()
         );
     }
-    let export_request = NewExport {
-        tenant: &context.tenant.id,
-        topic: &topic,
-        event_type,
-        patron_group: patron_group.as_deref(),
-        changed_since,
-        requested_by: context.acting_user.as_deref().unwrap_or("unknown"),
-    };
-    let export = context.state.summary_exports.request(&context.db, export_request).await?;
-    let location = format!("/patron-blocks/user-summaries/iteration/{}", export.id);
+    let event_type = event_type.to_owned();
+    let export_request = ExportRequest { topic, event_type, patron_group, changed_since };
+    let (tenant, exports) = (&context.tenant.id, &context.state.summary_exports);
+    let requested_by = context.acting_user.as_deref().unwrap_or("unknown");
+    let export = exports.request(&context.db, tenant, &export_request, requested_by).await?;
+    let location = format!("/patron-blocks/user-summaries/iteration/{}", export.job.id);
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, location))
         .json(export_json(&context, &export)))
@@ -174,7 +170,7 @@ pub(in crate::http) async fn delete(
     let found = find(&context, id).await?;
     if !exports::cancel(&context.db, &context.tenant.id, id).await? {
         let rule = "an iteration that has ended cannot be cancelled";
-        return Err(Violation::custom(rule, "status", found.status).into());
+        return Err(Violation::custom(rule, "status", found.job.status.name()).into());
     }
     Ok(HttpResponse::NoContent().finish())
 }

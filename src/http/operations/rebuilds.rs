@@ -19,6 +19,7 @@ use crate::{
     services::rebuild::{RebuildRequest, Source, patron_json, rebuild_json},
     store::{
         self,
+        jobs::{self, Job, JobKind},
         rebuild::{differences, rebuilds},
     },
 };
@@ -84,7 +85,9 @@ pub(in crate::http) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let (limit, offset) = list_range(&request)?;
     let id = &context.tenant.id;
-    let found = store::read(&context.db, async |db| rebuilds::list(db, id, limit, offset).await);
+    let found = store::read(&context.db, async |db| {
+        jobs::list(db, JobKind::Rebuild, id, limit, offset).await
+    });
     let (page, total) = found.await?;
     let page: Vec<Value> = page.iter().map(rebuild_json).collect();
     Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
@@ -204,8 +207,10 @@ fn parse_id(path: &str) -> Result<Uuid, ApiError> {
     path_id(path, || ApiError::not_found(format!("No rebuild {}", path.escape_default())))
 }
 
-async fn find(context: &TenantRequest, id: Uuid) -> Result<rebuilds::Rebuild, ApiError> {
+async fn find(context: &TenantRequest, id: Uuid) -> Result<Job, ApiError> {
     let tenant = &context.tenant.id;
-    let found = store::read(&context.db, async |db| rebuilds::find(db, tenant, id).await).await?;
+    let found =
+        store::read(&context.db, async |db| jobs::find(db, JobKind::Rebuild, tenant, id).await)
+            .await?;
     found.ok_or_else(|| ApiError::not_found(format!("No rebuild {id}")))
 }

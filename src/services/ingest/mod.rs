@@ -289,7 +289,10 @@ impl<S: IngestStore> Ingest<S> {
                 }
                 Ok(TransactionOutcome::TenantDisabled) => {
                     let skipped = items.iter().filter(|item| item.is_record()).count();
-                    debug!(?tenant, records, "ingest: skipped records of a tenant that is not enabled");
+                    debug!(
+                        ?tenant,
+                        records, "ingest: skipped records of a tenant that is not enabled"
+                    );
                     counts.tenant_disabled += skipped;
                     return Ok((TenantBatchOutcome::TenantDisabled, counts));
                 }

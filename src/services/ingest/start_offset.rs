@@ -241,9 +241,7 @@ impl StartOffsetResolver {
             from,
             log_start: log.low,
             tenant_enabled: stored.is_some(),
-            before: resumed
-                .filter(|_| from > log.low)
-                .and_then(|position| position.last_record_at),
+            before: resumed.filter(|_| from > log.low).and_then(|position| position.last_record_at),
         };
         let probe_from = anomaly.as_ref().map(|anomaly| match anomaly.kind {
             // Offsets of the old log have no meaning in the new log.

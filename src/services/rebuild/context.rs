@@ -18,7 +18,7 @@ use crate::{
     store::{
         self, Db, Schema, Tx,
         ingest::inbox::{self, InboxExtent},
-        rebuild::rebuilds::{self, Lease, Status},
+        jobs::{self, Lease, Status},
         state::prune,
     },
 };
@@ -83,7 +83,7 @@ impl RebuildContext {
     /// Commits `tx` if the lease is valid; otherwise returns `LeaseLost`. If the instance was frozen, another
     /// instance may have claimed the rebuild. Every stage commits its transactions through this function.
     pub(super) async fn commit(&self, mut tx: Tx) -> Result<(), RebuildError> {
-        if !rebuilds::is_lease_valid(&mut tx, self.id, self.lease).await? {
+        if !jobs::is_lease_valid(&mut tx, self.id, self.lease).await? {
             return Err(RebuildError::LeaseLost);
         }
         Ok(store::commit(tx).await?)

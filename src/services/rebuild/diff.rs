@@ -87,10 +87,7 @@ pub(super) fn fee_difference(id: Uuid, pair: &Pair<Fee>) -> Option<Difference> {
 }
 
 /// Returns the kind of a difference that changes an answer; `None` if the open states are equal.
-fn significant_kind<T: PartialEq>(
-    current: &Option<T>,
-    target: &Option<T>,
-) -> Option<&'static str> {
+fn significant_kind<T: PartialEq>(current: &Option<T>, target: &Option<T>) -> Option<&'static str> {
     match (current, target) {
         (Some(_), None) => Some(ONLY_CURRENT_KIND),
         (None, Some(_)) => Some("only_target"),

@@ -10,9 +10,10 @@ use crate::{
     store::{
         self, Db, Schema, Tx,
         ingest::incidents::IncidentKind,
+        jobs::{self, Lease, Outcome},
         rebuild::{
             differences,
-            rebuilds::{self, Lease, Rebuild, Status, incidents},
+            rebuilds::{self, Rebuild, Status, incidents},
             shadow,
         },
         tenants,
@@ -75,7 +76,7 @@ impl RebuildOutcome {
         tenants::set_lock_timeout(&mut tx, LOCK_TIMEOUT).await?;
         // A purge acquires the same locks in another order. A cancel locks the rebuild before the tenant.
         tenants::lock_shared(&mut tx, tenant).await?;
-        if rebuilds::is_lease_lost(&mut tx, id, lease).await? {
+        if jobs::is_lease_lost(&mut tx, id, lease).await? {
             return Ok(());
         }
         // If an initial fill ends without success, older events of the tenant may be missing.
@@ -90,8 +91,9 @@ impl RebuildOutcome {
         if self.discard_differences {
             differences::delete(&mut tx, &Schema::of(tenant), id).await?;
         }
-        let (summary, problem) = (self.summary.as_ref(), self.problem.as_deref());
-        rebuilds::set_status(&mut *tx, id, lease, self.status, summary, problem).await?;
+        let (summary, error) = (self.summary.as_ref(), self.problem.as_deref());
+        let outcome = Outcome { summary, error, ..Outcome::default() };
+        jobs::set_status(&mut *tx, id, lease, self.status, outcome).await?;
         store::commit(tx).await
     }
 

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::context::RebuildContext;
 use crate::{
     logging::ErrorChain,
-    store::rebuild::rebuilds::{self, LeaseState},
+    store::jobs::{self, LeaseState},
 };
 
 /// Lifetime of a lease without renewal.
@@ -38,7 +38,7 @@ impl RebuildContext {
             let remaining = LEASE_DURATION.saturating_sub(renewed_at.elapsed());
             match timeout(
                 remaining.min(LEASE_DURATION / 2),
-                rebuilds::renew(&self.connections.leases, self.id, self.lease, &progress),
+                jobs::renew(&self.connections.leases, self.id, self.lease, Some(&progress)),
             )
             .await
             {

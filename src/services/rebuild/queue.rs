@@ -2,24 +2,23 @@
 
 use std::sync::Arc;
 
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::timeout,
-};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use super::{
-    lease::HEARTBEAT_INTERVAL,
+    lease::{HEARTBEAT_INTERVAL, LEASE_DURATION},
     read::shared_topics,
     worker::{ClaimedRebuilds, GROUP_CLAIMS_MAX, Rebuilds},
 };
 use crate::{
     logging::ErrorChain,
     okapi::Caller,
+    services::jobs::poll,
     store::{
         self,
-        rebuild::rebuilds::{self, Lease, Rebuild, Status},
+        jobs::{Lease, claims},
+        rebuild::rebuilds::{Rebuild, Status},
     },
 };
 
@@ -55,45 +54,34 @@ impl Rebuilds {
             // A separate slot lets rebuilds of the timer start while other rebuilds run for hours.
             running_with_token: Arc::new(Semaphore::new(self.config.concurrency.min(1))),
         };
-        let without_token = async {
-            while !stop.is_cancelled() {
-                // `stop` must not interrupt a claim: no instance would renew the lease of the claimed
-                // rebuild.
-                match self.claim_next(&slots).await {
-                    Some(taken) => self.spawn_claimed(&tasks, taken, &stop),
-                    None => Self::wait_for_work(&self.tenants.rebuild_requested, &stop).await,
-                }
-            }
-        };
-        let with_token = async {
-            while !stop.is_cancelled() {
-                match self.claim_next_with_token(&slots, &stop).await {
-                    Some(taken) => self.spawn_claimed(&tasks, taken, &stop),
-                    None => Self::wait_for_work(&self.tokens.available, &stop).await,
-                }
-            }
-        };
+        let requested = &self.tenants.rebuild_requested;
+        let without_token = poll(&stop, requested, HEARTBEAT_INTERVAL, || async {
+            let claimed = self.claim_next(&slots).await;
+            self.spawn_claimed(&tasks, claimed, &stop)
+        });
+        let with_token = poll(&stop, &self.tokens.available, HEARTBEAT_INTERVAL, || async {
+            let claimed = self.claim_next_with_token(&slots, &stop).await;
+            self.spawn_claimed(&tasks, claimed, &stop)
+        });
         tokio::join!(without_token, with_token);
         tasks.close();
         tasks.wait().await;
     }
 
+    /// Starts the claimed rebuilds. Returns `false` if there are none.
     fn spawn_claimed(
         self: &Arc<Self>,
         tasks: &TaskTracker,
-        claimed: ClaimedRebuilds,
+        claimed: Option<ClaimedRebuilds>,
         stop: &CancellationToken,
-    ) {
+    ) -> bool {
+        let Some(claimed) = claimed else { return false };
         let (rebuilds, stop) = (self.clone(), stop.clone());
         tasks.spawn(async move {
             rebuilds.run_claimed(claimed, &stop).await;
             rebuilds.wake_workers();
         });
-    }
-
-    /// Waits for a notification, for the heartbeat interval, or for `stop`.
-    async fn wait_for_work(notify: &Notify, stop: &CancellationToken) {
-        let _ = stop.run_until_cancelled(timeout(HEARTBEAT_INTERVAL, notify.notified())).await;
+        true
     }
 
     /// Claims the next rebuild from the storage modules. A token expires, so the claim waits for a free slot
@@ -111,7 +99,7 @@ impl Rebuilds {
         let acquire_slot = slots.running_with_token.clone().acquire_owned();
         let first_permit = stop.run_until_cancelled(acquire_slot).await?.ok()?;
         // `stop` must not interrupt this claim either.
-        let lease = Self::new_lease();
+        let lease = Lease::new(LEASE_DURATION);
         let claim = self.claim_with_token(lease).await.unwrap_or_else(|error| {
             warn!(error = %ErrorChain(&error), "rebuild: could not claim a waiting rebuild; retrying");
             None
@@ -132,14 +120,14 @@ impl Rebuilds {
     /// Claims the next rebuild without a token, if a slot is free.
     async fn claim_next(&self, slots: &Slots) -> Option<ClaimedRebuilds> {
         let claim = async {
-            let lease = Self::new_lease();
+            let lease = Lease::new(LEASE_DURATION);
             let Ok(claim_permit) = slots.claimed.clone().try_acquire_owned() else {
                 return Ok(None);
             };
             let Ok(first_permit) = slots.running.clone().try_acquire_owned() else {
                 return Ok(None);
             };
-            let Some(rebuild) = rebuilds::claim(&self.db, None, lease).await? else {
+            let Some(rebuild) = claims::claim_rebuild(&self.db, None, lease).await? else {
                 return Ok(None);
             };
             let rebuilds = self.claim_read_group(rebuild, lease).await?;
@@ -173,7 +161,7 @@ impl Rebuilds {
             && shared_topics::has_shared_topics(&self.broker, &self.kafka).await
         {
             all.extend(
-                rebuilds::claim_read_group(&self.db, &read_group, GROUP_CLAIMS_MAX, lease).await?,
+                claims::claim_read_group(&self.db, &read_group, GROUP_CLAIMS_MAX, lease).await?,
             );
         }
         Ok(all)
@@ -186,12 +174,14 @@ impl Rebuilds {
     ) -> Result<Option<(Rebuild, Option<Caller>)>, store::Error> {
         for key in self.tokens.keys() {
             let (tenant, id) = &key;
-            if let Some(rebuild) = rebuilds::claim_with_token(&self.db, tenant, *id, lease).await? {
+            if let Some(rebuild) =
+                claims::claim_rebuild_with_token(&self.db, tenant, *id, lease).await?
+            {
                 return Ok(Some((rebuild, self.tokens.take(&key))));
             }
             // The token stays if a rebuild waits for a token, for example behind a running rebuild of the
             // tenant.
-            if !rebuilds::waits_for_token(&self.db, tenant, *id).await? {
+            if !claims::waits_for_token(&self.db, tenant, *id).await? {
                 self.tokens.take(&key);
             }
         }

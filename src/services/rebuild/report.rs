@@ -40,7 +40,7 @@ pub fn rebuild_json(stored: &Rebuild) -> Value {
     let more = json!({
         "id": stored.id, "status": stored.status, "requestedBy": stored.requested_by, "requestedAt": time_json(stored.requested_at),
         "startedAt": stored.started_at.map(time_json), "endedAt": stored.ended_at.map(time_json), "progress": stored.progress,
-        "summary": stored.summary, "error": stored.error, "problems": stored.problems,
+        "summary": stored.summary, "error": stored.error, "problems": stored.messages,
     });
     if let (Some(members), Value::Object(more)) = (body.as_object_mut(), more) {
         members.extend(more.into_iter().filter(|(_, value)| !value.is_null()));

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     patron::Scope,
     store::{
+        jobs::{self, Outcome},
         rebuild::{
             differences,
             rebuilds::{self, Status},
@@ -89,7 +90,8 @@ impl RebuildContext {
     }
 
     async fn record_status(&self, status: Status) -> Result<(), RebuildError> {
-        Ok(rebuilds::set_status(self.db(), self.id, self.lease, status, None, None).await?)
+        let outcome = Outcome::default();
+        Ok(jobs::set_status(self.db(), self.id, self.lease, status, outcome).await?)
     }
 
     async fn summary(&self) -> Result<Value, RebuildError> {

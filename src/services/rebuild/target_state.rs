@@ -192,10 +192,7 @@ fn reconcile_rows<T: Default + Clone + PartialEq>(
         let state = reconciled(source_row.unwrap_or_default().state, current.state.clone());
         pairs.insert(
             *id,
-            Pair {
-                current,
-                target: SubjectRow { state, prune_horizon: pruned, horizon: None },
-            },
+            Pair { current, target: SubjectRow { state, prune_horizon: pruned, horizon: None } },
         );
     }
     pairs

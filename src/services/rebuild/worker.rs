@@ -40,9 +40,10 @@ use crate::{
     },
     store::{
         self, Db, Schema, Tx,
+        jobs::{self, JobKind, Lease, NewJob, claims},
         rebuild::{
             differences,
-            rebuilds::{self, Lease, NewRebuild, Rebuild, Status},
+            rebuilds::{self, Rebuild, Status},
             shadow,
         },
     },
@@ -148,9 +149,9 @@ impl Rebuilds {
         read_group: Option<&str>,
     ) -> Result<Uuid, store::Error> {
         let id = Uuid::new_v4();
-        let body = request.to_json();
-        let request = NewRebuild { tenant, request: &body, requested_by, read_group };
-        rebuilds::insert(&mut **tx, id, request).await?;
+        let (kind, body) = (JobKind::Rebuild, request.to_json());
+        let job = NewJob { kind, tenant, request: &body, requested_by, read_group, started: None };
+        jobs::insert(&mut **tx, id, job).await?;
         info!(%tenant, rebuild.id = %id, requested_by = requested_by, "rebuild: requested");
         Ok(id)
     }
@@ -175,10 +176,6 @@ impl Rebuilds {
         }
         self.tokens.insert((tenant, rebuild), caller);
         self.wake_workers();
-    }
-
-    pub(super) fn new_lease() -> Lease {
-        Lease { holder: Uuid::new_v4(), duration: LEASE_DURATION }
     }
 
     /// Claims and runs the requested rebuilds that no other instance runs, until `stop`. Requests to the
@@ -210,7 +207,7 @@ impl Rebuilds {
         requested: &RequestedRebuilds,
         run_slots: &Arc<Semaphore>,
     ) -> Result<Option<ClaimedRebuilds>, store::Error> {
-        let lease = Self::new_lease();
+        let lease = Lease::new(LEASE_DURATION);
         let run_slots = run_slots.clone();
         let claimed = |rebuilds| {
             Some(ClaimedRebuilds {
@@ -224,14 +221,16 @@ impl Rebuilds {
         };
         if let Some(read_group) = &requested.read_group {
             let rebuilds =
-                rebuilds::claim_read_group(&self.db, read_group, GROUP_CLAIMS_MAX, lease).await?;
+                claims::claim_read_group(&self.db, read_group, GROUP_CLAIMS_MAX, lease).await?;
             if !rebuilds.is_empty() {
                 return Ok(claimed(rebuilds));
             }
         }
         for (tenant, id) in &requested.rebuilds {
-            let claim = match rebuilds::claim(&self.db, Some(*id), lease).await? {
-                None => rebuilds::claim_with_token(&self.db, tenant, Some(*id), lease).await?,
+            let claim = match claims::claim_rebuild(&self.db, Some(*id), lease).await? {
+                None => {
+                    claims::claim_rebuild_with_token(&self.db, tenant, Some(*id), lease).await?
+                }
                 rebuild => rebuild,
             };
             if let Some(rebuild) = claim {

@@ -23,9 +23,9 @@ use crate::{
     store::{
         self, Db, Schema, Tx,
         java::{self, SummaryRow, dependent_views::DependentViews},
-        messages::exports,
+        jobs::{self, JobKind},
         migrate,
-        rebuild::{rebuilds, shadow},
+        rebuild::shadow,
         state::merge,
         tenants,
     },
@@ -211,7 +211,7 @@ pub async fn return_to_java(
     }
     java::require_rights(&mut tx, &schema).await?;
     // A rebuild locks in the same order: its shadow, the tenant, its row.
-    for rebuild in rebuilds::list_ids(&mut tx, tenant).await? {
+    for rebuild in jobs::list_ids(&mut tx, JobKind::Rebuild, tenant).await? {
         shadow::remove(&mut *tx, &Schema::shadow(tenant, rebuild)).await?;
     }
     let views = DependentViews::find(&mut tx, &schema, SUMMARY_RELATION).await?;
@@ -219,8 +219,8 @@ pub async fn return_to_java(
     let summaries = java::restore_summaries(&mut tx, &schema).await?;
     views.recreate(&mut tx).await?;
     java::drop_own_objects(&mut tx, &schema, tenant).await?;
-    rebuilds::delete_all(&mut tx, tenant).await?;
-    exports::delete_all(&mut tx, tenant).await?;
+    let kinds = [JobKind::Rebuild, JobKind::SummaryExport];
+    jobs::delete_all(&mut tx, tenant, &kinds).await?;
     tenants::set_enabled(&mut tx, tenant, false, module_id, now).await?;
     store::commit(tx).await?;
     Ok(summaries)

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::{
     sync::{OnceCell, Semaphore},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -16,10 +16,11 @@ use crate::{
     event::TenantId,
     logging::ErrorChain,
     okapi::{Caller, PubSub},
-    services::{block_events::BlockEvents, tenants::TenantRegistry},
+    services::{block_events::BlockEvents, jobs::run_with_lease, tenants::TenantRegistry},
     store::{
-        self, Db, migrate,
-        tenants::tenant_jobs::{self, JobLease, TenantJob},
+        self, Db,
+        jobs::{self, Job, JobKind, Lease, NewJob, Outcome, Status, claims},
+        migrate,
     },
 };
 
@@ -74,11 +75,19 @@ impl TenantJobs {
         caller: Caller,
     ) -> Result<Uuid, store::Error> {
         self.module.get_or_try_init(|| migrate::module(&self.db)).await?;
-        let lease = JobLease { job: Uuid::new_v4(), holder: Uuid::new_v4() };
-        tenant_jobs::insert(&self.db, lease, tenant, attributes, LEASE_DURATION).await?;
-        let (jobs, tenant, attributes) = (self.clone(), tenant.clone(), attributes.clone());
-        tokio::spawn(async move { jobs.run(lease, &tenant, &attributes, Some(&caller)).await });
-        Ok(lease.job)
+        let lease = Lease::new(LEASE_DURATION);
+        let job = NewJob {
+            kind: JobKind::Tenant,
+            tenant,
+            request: attributes,
+            requested_by: "_tenant",
+            read_group: None,
+            started: Some((Status::Enabling, lease)),
+        };
+        let job = jobs::insert(&self.db, Uuid::new_v4(), job).await?;
+        let (jobs, id) = (self.clone(), job.id);
+        tokio::spawn(async move { jobs.run(&job, lease, Some(&caller)).await });
+        Ok(id)
     }
 
     /// Returns a job once it has ended, or after `wait` at the latest.
@@ -88,12 +97,12 @@ impl TenantJobs {
         tenant: &TenantId,
         id: Uuid,
         wait: Duration,
-    ) -> Result<Option<TenantJob>, store::Error> {
+    ) -> Result<Option<Job>, store::Error> {
         let started = Instant::now();
         loop {
-            let job = store::read(db, async |db| tenant_jobs::find(db, tenant, id).await).await?;
-            let waited = started.elapsed();
-            if job.as_ref().is_none_or(|job| job.complete) || waited >= wait {
+            let job = store::read(db, async |db| jobs::find(db, JobKind::Tenant, tenant, id).await);
+            let (job, waited) = (job.await?, started.elapsed());
+            if job.as_ref().is_none_or(|job| job.status.has_ended()) || waited >= wait {
                 return Ok(job);
             }
             let pause = if waited < FAST_POLL_TIME { POLL_INTERVAL_MIN } else { POLL_INTERVAL_MAX };
@@ -105,17 +114,15 @@ impl TenantJobs {
     pub async fn adopt_abandoned(self: Arc<Self>, stop: CancellationToken) {
         self.tenants.ready().await;
         while stop.run_until_cancelled(sleep(HEARTBEAT_INTERVAL)).await.is_some() {
-            let holder = Uuid::new_v4();
-            match tenant_jobs::claim_abandoned(&self.db, holder, LEASE_DURATION).await {
+            let lease = Lease::new(LEASE_DURATION);
+            match claims::claim_tenant_job(&self.db, lease).await {
                 Ok(None) => {}
                 Ok(Some(job)) => {
                     warn!(tenant = %job.tenant, tenant.job = %job.id,
                         "tenant job: the lease of another instance expired; resuming its job");
                     // The client's token is lost with the other instance, so this run cannot register
                     // at mod-pubsub.
-                    let lease = JobLease { job: job.id, holder };
-                    let work = self.run(lease, &job.tenant, &job.tenant_attributes, None);
-                    stop.run_until_cancelled(work).await;
+                    stop.run_until_cancelled(self.run(&job, lease, None)).await;
                 }
                 Err(error) => {
                     warn!(error = %ErrorChain(&error), "tenant job: could not look for abandoned jobs; retrying")
@@ -124,62 +131,44 @@ impl TenantJobs {
         }
     }
 
-    async fn run(
-        &self,
-        lease: JobLease,
-        tenant: &TenantId,
-        attributes: &Value,
-        caller: Option<&Caller>,
-    ) {
-        let id = lease.job;
-        let (problem, messages) = tokio::select! {
-            result = self.enable(lease, tenant, module_to(attributes), caller) => result,
-            () = self.renew_lease(lease, tenant) => {
-                warn!(%tenant, tenant.job = %id, "tenant job: lost the lease; another instance resumes it, or the job was deleted");
-                return;
+    async fn run(&self, job: &Job, lease: Lease, caller: Option<&Caller>) {
+        let Job { id, tenant, request, .. } = job;
+        let warn = |error: &store::Error| {
+            warn!(%tenant, error = %ErrorChain(error), "tenant job: could not renew the lease");
+        };
+        let work = self.enable((*id, lease), tenant, module_to(request), caller);
+        let result = run_with_lease(&self.db, (*id, lease), HEARTBEAT_INTERVAL, warn, work).await;
+        let Some((problem, messages)) = result else {
+            warn!(%tenant, tenant.job = %id, "tenant job: lost the lease; another instance resumes it, or the job was deleted");
+            return;
+        };
+        let status = match &problem {
+            Some(problem) => {
+                error!(%tenant, tenant.job = %id, problem, "tenant job: failed; the tenant is not enabled");
+                Status::Failed
+            }
+            None => {
+                info!(%tenant, tenant.job = %id, ?messages, "tenant job: finished");
+                Status::Done
             }
         };
-        match &problem {
-            Some(problem) => {
-                error!(%tenant, tenant.job = %id, problem, "tenant job: failed; the tenant is not enabled")
-            }
-            None => info!(%tenant, tenant.job = %id, ?messages, "tenant job: finished"),
-        }
-        if let Err(error) =
-            tenant_jobs::finish(&self.db, lease, problem.as_deref(), &messages).await
-        {
+        let outcome = Outcome { summary: None, error: problem.as_deref(), messages: &messages };
+        if let Err(error) = jobs::set_status(&self.db, *id, lease, status, outcome).await {
             // After the lease has expired, an instance resumes the job; all steps are idempotent.
             warn!(%tenant, error = %ErrorChain(&error), "tenant job: could not store the final status");
-        }
-    }
-
-    /// Renews the lease until it is lost. The renewal may wait for a connection that the job uses, so
-    /// the job has to run concurrently.
-    async fn renew_lease(&self, lease: JobLease, tenant: &TenantId) {
-        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            heartbeat.tick().await;
-            match tenant_jobs::renew(&self.db, lease, LEASE_DURATION).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    warn!(%tenant, error = %ErrorChain(&error), "tenant job: could not renew the lease");
-                }
-            }
         }
     }
 
     /// Runs the job. Returns why it failed, if it failed, and messages for the operator.
     async fn enable(
         &self,
-        lease: JobLease,
+        job: (Uuid, Lease),
         tenant: &TenantId,
         module: &str,
         caller: Option<&Caller>,
     ) -> (Option<String>, Vec<String>) {
         let permit = self.permit.acquire().await;
-        let mut messages = match self.tenants.enable_for(tenant, module, Some(lease)).await {
+        let mut messages = match self.tenants.enable_for(tenant, module, Some(job)).await {
             Ok(messages) => messages,
             Err(error) => return (Some(ErrorChain(&error).to_string()), Vec::new()),
         };

@@ -13,17 +13,11 @@ use crate::{
     event::TenantId,
     store::{
         self, Schema,
-        messages::exports,
+        jobs::{JobKind, Lease, NewJob},
         migrate,
-        rebuild::{
-            rebuilds::{self, NewRebuild},
-            shadow,
-        },
+        rebuild::shadow,
         settings::conditions,
-        tenants::{
-            self,
-            tenant_jobs::{self, JobLease},
-        },
+        tenants,
     },
 };
 
@@ -47,7 +41,7 @@ impl TenantRegistry {
         &self,
         id: &TenantId,
         module_to: &str,
-        job: Option<JobLease>,
+        job: Option<(Uuid, Lease)>,
     ) -> Result<Vec<String>, store::Error> {
         let schema = Schema::of(id);
         migrate::module(&self.db).await?;
@@ -70,18 +64,22 @@ impl TenantRegistry {
             // Until now, ingest skipped the records of this tenant.
             let initial_fill_id = Uuid::new_v4();
             let request = RebuildRequest::initial_fill().to_json();
-            let new_rebuild = NewRebuild {
+            let rebuild = NewJob {
+                kind: JobKind::Rebuild,
                 tenant: id,
                 request: &request,
                 requested_by: "enabling",
                 read_group: Some("enabling"),
+                started: None,
             };
-            rebuilds::insert(&mut *tx, initial_fill_id, new_rebuild).await?;
+            store::jobs::insert(&mut *tx, initial_fill_id, rebuild).await?;
             tenants::start_initial_fill(&mut tx, id, initial_fill_id).await?;
         }
         let enabled = tenants::find_enabled(&mut *tx, id).await?;
-        if let Some(job) = job {
-            tenant_jobs::require_lease(&mut tx, job).await?;
+        if let Some((job, lease)) = job
+            && !store::jobs::is_lease_valid(&mut tx, job, lease).await?
+        {
+            return Err(store::Error::LeaseLost);
         }
         store::commit(tx).await?;
         if let Some(enabled) = enabled {
@@ -112,13 +110,12 @@ impl TenantRegistry {
         let mut tx = store::begin(&self.db).await?;
         tenants::lock_exclusive(&mut tx, id).await?;
         // A running rebuild locks in the same order: its shadow, the tenant, its row.
-        for rebuild in rebuilds::list_ids(&mut tx, id).await? {
+        for rebuild in store::jobs::list_ids(&mut tx, JobKind::Rebuild, id).await? {
             shadow::remove(&mut *tx, &Schema::shadow(id, rebuild)).await?;
         }
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
-        tenant_jobs::delete(&mut *tx, id, None).await?;
-        exports::delete_all(&mut tx, id).await?;
-        rebuilds::delete_all(&mut tx, id).await?;
+        let kinds = [JobKind::Tenant, JobKind::SummaryExport, JobKind::Rebuild];
+        store::jobs::delete_all(&mut tx, id, &kinds).await?;
         store::commit(tx).await?;
         self.evict(id);
         info!(tenant = %id, "tenant: purged");

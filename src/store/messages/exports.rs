@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
     event::TenantId,
-    store::{Error, Schema, Statement, Tx},
+    store::{
+        Error, Schema, Statement, Tx,
+        jobs::{self, Job, JobKind, Lease, NewJob, claims},
+    },
 };
 
 /// Restricts patrons to a group by the rule of `patrons::PatronState::known_group`. Without a group,
@@ -68,21 +73,21 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &SELECT_CHANGED_PATRONS,
 ];
 
-macro_rules! columns {
-    () => {
-        "id, tenant, topic, event_type, patron_group, changed_since, status, requested_by, requested_at, started_at,
-         ended_at, total, published, last_user, error"
-    };
+/// A summary export as stored.
+#[derive(Debug, Clone)]
+pub struct SummaryExport {
+    /// The job of the export; every event of the export contains its id.
+    pub job: Job,
+    /// The request.
+    pub request: ExportRequest,
+    /// The progress.
+    pub progress: ExportProgress,
 }
 
-/// A summary export as stored.
-#[derive(Debug, Clone, FromRow)]
-pub struct SummaryExport {
-    /// The id of the export, which every event of the export contains.
-    pub id: Uuid,
-    /// The tenant.
-    #[sqlx(try_from = "String")]
-    pub tenant: TenantId,
+/// The request for a summary export.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportRequest {
     /// The full name of the topic.
     pub topic: String,
     /// The type of the published events.
@@ -91,98 +96,11 @@ pub struct SummaryExport {
     pub patron_group: Option<String>,
     /// The time since when a patron must have changed to be exported.
     pub changed_since: Option<DateTime<Utc>>,
-    /// The status: `waiting`, `publishing`, `done`, `failed` or `cancelled`.
-    pub status: String,
-    /// The user who requested the export.
-    pub requested_by: String,
-    /// The time of the request.
-    pub requested_at: DateTime<Utc>,
-    /// The time of the first claim by an instance.
-    pub started_at: Option<DateTime<Utc>>,
-    /// The time of the end.
-    pub ended_at: Option<DateTime<Utc>>,
-    /// The number of summaries to publish.
-    pub total: Option<i64>,
-    /// The number of acknowledged summaries.
-    pub published: i64,
-    /// The last patron in id order up to whom every summary is acknowledged.
-    pub last_user: Option<Uuid>,
-    /// The cause of a failure.
-    pub error: Option<String>,
-}
-
-/// The request for a summary export.
-#[derive(Debug, Clone)]
-pub struct NewExport<'a> {
-    /// The tenant.
-    pub tenant: &'a TenantId,
-    /// The full name of the topic.
-    pub topic: &'a str,
-    /// The type of the published events.
-    pub event_type: &'a str,
-    /// The patron group to which the export is limited.
-    pub patron_group: Option<&'a str>,
-    /// The time since when a patron must have changed to be exported.
-    pub changed_since: Option<DateTime<Utc>>,
-    /// The user who requests the export.
-    pub requested_by: &'a str,
-}
-
-/// The number of days after which an ended export is deleted.
-const ENDED_RETENTION_DAYS: i32 = 90;
-
-/// Inserts an export that any instance may claim, and deletes exports that ended before the retention
-/// time.
-pub async fn insert(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    export: NewExport<'_>,
-) -> Result<SummaryExport, Error> {
-    const INSERT: &str = concat!(
-        "with old as (delete from mod_patron_blocks.summary_export where ended_at < now() - make_interval(days => $8))
-         insert into mod_patron_blocks.summary_export
-           (id, tenant, topic, event_type, patron_group, changed_since, requested_by, requested_at)
-         values ($1, $2, $3, $4, $5, $6, $7, now()) returning ",
-        columns!()
-    );
-    sqlx::query_as(INSERT)
-        .bind(id)
-        .bind(export.tenant.as_str())
-        .bind(export.topic)
-        .bind(export.event_type)
-        .bind(export.patron_group)
-        .bind(export.changed_since)
-        .bind(export.requested_by)
-        .bind(ENDED_RETENTION_DAYS)
-        .fetch_one(db)
-        .await
-        .map_err(Error::at("insert a summary export"))
-}
-
-/// Claims the oldest export without a valid lease. An export with an earlier claim is ordered by the end
-/// of its lease.
-pub async fn claim(
-    db: impl PgExecutor<'_>,
-    holder: Uuid,
-    lease: Duration,
-) -> Result<Option<SummaryExport>, Error> {
-    const CLAIM: &str = concat!(
-        "update mod_patron_blocks.summary_export
-            set status = 'publishing', lease_holder = $1, lease_expires_at = now() + $2 * interval '1 second',
-                started_at = coalesce(started_at, now())
-          where id = (select id from mod_patron_blocks.summary_export
-                       where ended_at is null and (lease_expires_at is null or lease_expires_at < now())
-                       order by coalesce(lease_expires_at, requested_at) limit 1 for update skip locked)
-         returning ",
-        columns!()
-    );
-    let taken =
-        sqlx::query_as(CLAIM).bind(holder).bind(lease.as_secs_f64()).fetch_optional(db).await;
-    taken.map_err(Error::at("claim a summary export"))
 }
 
 /// The progress of an export, as the lease holder reports it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ExportProgress {
     /// The number of summaries to publish, once known.
     pub total: Option<i64>,
@@ -192,94 +110,57 @@ pub struct ExportProgress {
     pub last_user: Option<Uuid>,
 }
 
-/// Records the progress of an export and renews the lease. Returns `false` if the export has ended, for
-/// example by cancellation, or another instance has the lease.
-pub async fn record_progress(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    holder: Uuid,
-    lease: Duration,
-    progress: ExportProgress,
-) -> Result<bool, Error> {
-    let done = sqlx::query(
-        "update mod_patron_blocks.summary_export
-            set lease_expires_at = now() + $3 * interval '1 second', total = coalesce($4, total),
-                published = $5, last_user = coalesce($6, last_user)
-          where id = $1 and lease_holder = $2 and ended_at is null",
-    );
-    let done = done.bind(id).bind(holder).bind(lease.as_secs_f64());
-    let done = done.bind(progress.total).bind(progress.published).bind(progress.last_user);
-    let done =
-        done.execute(db).await.map_err(Error::at("record the progress of a summary export"))?;
-    Ok(done.rows_affected() == 1)
+impl SummaryExport {
+    fn from_job(job: Job) -> Result<Self, Error> {
+        let corrupt = |why: serde_json::Error| Error::Corrupt {
+            table: "job",
+            id: job.id,
+            why: why.to_string(),
+        };
+        let request = ExportRequest::deserialize(&job.request).map_err(corrupt)?;
+        let progress = ExportProgress::deserialize(&job.progress).map_err(corrupt)?;
+        Ok(Self { job, request, progress })
+    }
 }
 
-/// Ends the holder's export as failed with `error`, or as done without an error.
-pub async fn finish(
+/// Inserts an export that any instance may claim.
+pub async fn insert(
     db: impl PgExecutor<'_>,
-    id: Uuid,
-    holder: Uuid,
-    error: Option<&str>,
-) -> Result<(), Error> {
-    let done = sqlx::query(
-        "update mod_patron_blocks.summary_export
-            set status = case when $3::text is null then 'done' else 'failed' end, error = $3,
-                ended_at = now(), lease_expires_at = null
-          where id = $1 and lease_holder = $2 and ended_at is null",
-    );
-    let done = done.bind(id).bind(holder).bind(error).execute(db).await;
-    done.map(|_| ()).map_err(Error::at("complete a summary export"))
+    tenant: &TenantId,
+    request: &ExportRequest,
+    requested_by: &str,
+) -> Result<SummaryExport, Error> {
+    let (kind, body) = (JobKind::SummaryExport, json!(request));
+    let job =
+        NewJob { kind, tenant, request: &body, requested_by, read_group: None, started: None };
+    SummaryExport::from_job(jobs::insert(db, Uuid::new_v4(), job).await?)
 }
 
-/// Returns whether the holder's lease still exists. The row lock prevents a claim by another instance
-/// until the transaction ends.
-pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, holder: Uuid) -> Result<bool, Error> {
-    let ours: Option<Uuid> = sqlx::query_scalar(
-        "select id from mod_patron_blocks.summary_export where id = $1 and lease_holder = $2 and ended_at is null
-            for share",
-    )
-    .bind(id)
-    .bind(holder)
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(Error::at("check the lease of a summary export"))?;
-    Ok(ours.is_some())
-}
-
-/// Renews the lease of an export. Returns `false` if the export has ended or another instance has the
-/// lease.
-pub async fn renew(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    holder: Uuid,
-    lease: Duration,
-) -> Result<bool, Error> {
-    let set = "update mod_patron_blocks.summary_export set lease_expires_at = now() + $3 * interval '1 second'
-                where id = $1 and lease_holder = $2 and ended_at is null";
-    let set = sqlx::query(set).bind(id).bind(holder).bind(lease.as_secs_f64()).execute(db).await;
-    Ok(set.map_err(Error::at("renew the lease of a summary export"))?.rows_affected() == 1)
+/// Claims the next export without a valid lease.
+pub async fn claim(db: impl PgExecutor<'_>, lease: Lease) -> Result<Option<SummaryExport>, Error> {
+    let job = claims::claim_summary_export(db, lease).await?;
+    job.map(SummaryExport::from_job).transpose()
 }
 
 /// Releases the lease of an export. Any instance may claim the export after `retry_delay`.
 pub async fn release(
     db: impl PgExecutor<'_>,
     id: Uuid,
-    holder: Uuid,
+    lease: Lease,
     retry_delay: Duration,
 ) -> Result<(), Error> {
-    let set = "update mod_patron_blocks.summary_export
+    let set = "update mod_patron_blocks.job
                   set lease_expires_at = now() + $3 * interval '1 second', lease_holder = null
                 where id = $1 and lease_holder = $2 and ended_at is null";
-    let done =
-        sqlx::query(set).bind(id).bind(holder).bind(retry_delay.as_secs_f64()).execute(db).await;
-    done.map(|_| ()).map_err(Error::at("release a summary export"))
+    let set = sqlx::query(set).bind(id).bind(lease.holder).bind(retry_delay.as_secs_f64());
+    set.execute(db).await.map(|_| ()).map_err(Error::at("release a summary export"))
 }
 
 /// Cancels an export. Returns `false` if the export does not exist or has already ended.
 pub async fn cancel(db: impl PgExecutor<'_>, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update mod_patron_blocks.summary_export set status = 'cancelled', ended_at = now(), lease_expires_at = null
-          where id = $1 and tenant = $2 and ended_at is null",
+        "update mod_patron_blocks.job set status = 'cancelled', ended_at = now(), lease_expires_at = null
+          where id = $1 and tenant = $2 and kind = 'summary_export' and ended_at is null",
     );
     let done = done.bind(id).bind(tenant.as_str()).execute(db).await;
     Ok(done.map_err(Error::at("cancel a summary export"))?.rows_affected() == 1)
@@ -291,13 +172,8 @@ pub async fn find(
     tenant: &TenantId,
     id: Uuid,
 ) -> Result<Option<SummaryExport>, Error> {
-    const FIND: &str = concat!(
-        "select ",
-        columns!(),
-        " from mod_patron_blocks.summary_export where id = $1 and tenant = $2"
-    );
-    let found = sqlx::query_as(FIND).bind(id).bind(tenant.as_str()).fetch_optional(db).await;
-    found.map_err(Error::at("find a summary export"))
+    let job = jobs::find(db, JobKind::SummaryExport, tenant, id).await?;
+    job.map(SummaryExport::from_job).transpose()
 }
 
 /// Returns a page of the tenant's exports, the newest first, and the number of all exports.
@@ -307,30 +183,9 @@ pub async fn list(
     limit: i64,
     offset: i64,
 ) -> Result<(Vec<SummaryExport>, i64), Error> {
-    #[derive(FromRow)]
-    struct Counted {
-        #[sqlx(flatten)]
-        export: SummaryExport,
-        total_records: i64,
-    }
-    const LIST: &str = concat!(
-        "select ",
-        columns!(),
-        ", count(*) over () as total_records from mod_patron_blocks.summary_export
-          where tenant = $1 order by requested_at desc, id limit $2 offset $3"
-    );
-    let found = sqlx::query_as(LIST).bind(tenant.as_str()).bind(limit).bind(offset);
-    let found: Vec<Counted> =
-        found.fetch_all(db).await.map_err(Error::at("list summary exports"))?;
-    let total = found.first().map_or(0, |counted| counted.total_records);
-    Ok((found.into_iter().map(|counted| counted.export).collect(), total))
-}
-
-/// Deletes all exports of a tenant, after the tenant's schema was dropped.
-pub async fn delete_all(tx: &mut Tx, tenant: &TenantId) -> Result<(), Error> {
-    let gone = sqlx::query("delete from mod_patron_blocks.summary_export where tenant = $1");
-    let gone = gone.bind(tenant.as_str()).execute(&mut **tx).await;
-    gone.map(|_| ()).map_err(Error::at("delete summary exports"))
+    let (page, total) = jobs::list(db, JobKind::SummaryExport, tenant, limit, offset).await?;
+    let page: Result<_, _> = page.into_iter().map(SummaryExport::from_job).collect();
+    Ok((page?, total))
 }
 
 /// Returns the number of patrons of this group, or of all groups, with an open loan or fee/fine.

@@ -74,15 +74,15 @@ const DELETE_REPLACED: Statement = Statement::new(
     "delete from {schema}.rebuild_difference where rebuild_id = $1 and subject = any($2)",
 );
 
-/// Deletes the differences of rebuilds without a row in the module's table of rebuilds.
+/// Deletes the differences of rebuilds without a row in the module's table of jobs.
 const DELETE_ORPHANS: [Statement; 2] = [
     Statement::new(
         "delete from {schema}.rebuild_patron
-          where rebuild_id not in (select id from mod_patron_blocks.rebuild)",
+          where rebuild_id not in (select id from mod_patron_blocks.job where kind = 'rebuild')",
     ),
     Statement::new(
         "delete from {schema}.rebuild_difference
-          where rebuild_id not in (select id from mod_patron_blocks.rebuild)",
+          where rebuild_id not in (select id from mod_patron_blocks.job where kind = 'rebuild')",
     ),
 ];
 
@@ -399,7 +399,7 @@ pub async fn set_insignificant_applied(
         .map_err(Error::at("mark insignificant differences as applied"))
 }
 
-/// Deletes the differences of rebuilds without a row in the module's table of rebuilds.
+/// Deletes the differences of rebuilds without a row in the module's table of jobs.
 pub async fn delete_orphans(tx: &mut Tx, schema: &Schema) -> Result<(), Error> {
     for statement in &DELETE_ORPHANS {
         let gone = sqlx::query(schema.sql(statement)).execute(&mut **tx).await;

@@ -78,13 +78,8 @@ const SELECT_LAST_PATRON_OF_STEP: Statement = Statement::new(
       order by user_id offset $2 - 1 limit 1",
 );
 
-pub(in crate::store) const STATEMENTS: &[&Statement] = &[
-    &MERGE,
-    &RECORD_LOANS_HORIZON,
-    &CLOSE_LOANS,
-    &CLOSE_FEES,
-    &SELECT_LAST_PATRON_OF_STEP,
-];
+pub(in crate::store) const STATEMENTS: &[&Statement] =
+    &[&MERGE, &RECORD_LOANS_HORIZON, &CLOSE_LOANS, &CLOSE_FEES, &SELECT_LAST_PATRON_OF_STEP];
 
 /// Closes the loans that were opened before `horizon`, one step per call. A step processes the patrons
 /// from `from` on, in id order, and about `loans_max` loans. Returns the patron at which the next step

@@ -55,7 +55,7 @@ pub async fn resolve_incomplete_repairs(
         "update mod_patron_blocks.incident i set resolved_at = $4, resolved_by = 'rebuild ' || $5::text
           where i.tenant = $1 and i.kind = $2 and i.resolved_at is null
             and ($3::text is null
-                 or exists (select from mod_patron_blocks.rebuild r
+                 or exists (select from mod_patron_blocks.job r
                              where r.id = i.rebuild_id and r.request ->> 'userId' = $3))",
     )
     .bind(by.tenant.as_str())

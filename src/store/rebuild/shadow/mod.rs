@@ -256,8 +256,8 @@ pub async fn orphans(db: impl PgExecutor<'_>, live: &Schema) -> Result<Vec<Uuid>
     let found: Vec<String> = sqlx::query_scalar(
         "select right(nspname, 8) from pg_namespace
           where starts_with(nspname, $1 || '_r') and length(nspname) = length($1) + 10
-            and not exists (select from mod_patron_blocks.rebuild
-                             where ended_at is null and left(id::text, 8) = right(nspname, 8))",
+            and not exists (select from mod_patron_blocks.job
+                             where kind = 'rebuild' and ended_at is null and left(id::text, 8) = right(nspname, 8))",
     )
     .bind(live.name())
     .fetch_all(db)

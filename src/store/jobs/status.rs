@@ -1,10 +1,10 @@
-//! The stages of a rebuild.
+//! The stages of jobs.
 
-/// The stage of a rebuild.
+/// The stage of a job. `Reading` to `Applying` are stages of rebuilds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// No instance has started the rebuild.
+    /// No instance has started the job.
     Waiting,
     /// The worker reads the source.
     Reading,
@@ -14,21 +14,27 @@ pub enum Status {
     Compared,
     /// The worker applies the differences.
     Applying,
-    /// Every difference is applied.
+    /// A summary export publishes summaries.
+    Publishing,
+    /// A tenant job enables its tenant.
+    Enabling,
+    /// The job did all of its work.
     Done,
-    /// The rebuild failed. Every change up to the failure is correct.
+    /// The job failed. Every change up to the failure is correct.
     Failed,
-    /// A user or the service cancelled the rebuild.
+    /// A user or the service cancelled the job.
     Cancelled,
 }
 
 impl Status {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Waiting,
         Self::Reading,
         Self::Comparing,
         Self::Compared,
         Self::Applying,
+        Self::Publishing,
+        Self::Enabling,
         Self::Done,
         Self::Failed,
         Self::Cancelled,
@@ -42,6 +48,8 @@ impl Status {
             Self::Comparing => "comparing",
             Self::Compared => "compared",
             Self::Applying => "applying",
+            Self::Publishing => "publishing",
+            Self::Enabling => "enabling",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -59,6 +67,6 @@ impl TryFrom<String> for Status {
 
     fn try_from(name: String) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|status| status.name() == name);
-        known.ok_or_else(|| format!("{name} is not a status of a rebuild"))
+        known.ok_or_else(|| format!("{name} is not a status of a job"))
     }
 }

@@ -1,8 +1,6 @@
 //! The registry of enabled tenants, and the locks that separate the writers of a tenant from changes of
 //! the whole tenant.
 
-pub mod tenant_jobs;
-
 use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
