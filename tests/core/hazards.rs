@@ -20,7 +20,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    merging::{fold_events, merge_maps},
+    core::merging::{fold_events, merge_maps},
     support::{
         fact_strategies::{
             FEE, LOAN, TimedFact, any_fact, at_any_time, balance, check_out, closed_snapshot,

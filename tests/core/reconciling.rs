@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::{
-    merging::fold_events,
+    core::merging::fold_events,
     support::history::{event_history, noon},
 };
 

@@ -18,7 +18,7 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{sql::with_tenant, support::history::noon};
+use crate::{database::sql::with_tenant, support::history::noon};
 
 const NAMES: [&str; 5] =
     ["Café Zürich", "cafe noir", "Lost items", "a_b 100% \\", "fee/fine balance"];

@@ -19,7 +19,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
-use crate::{sql::with_tenant, support::history::noon};
+use crate::{database::sql::with_tenant, support::history::noon};
 
 const TOPIC: &str = "folio.northlib.circulation.LOAN_CLOSED";
 

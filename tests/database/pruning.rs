@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    sql::with_tenant,
+    database::sql::with_tenant,
     support::{history::noon, world::until},
 };
 

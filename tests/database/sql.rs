@@ -26,7 +26,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    merging::fold_events,
+    core::merging::fold_events,
     support::{
         history::{self, history_with_arrivals, noon},
         story_database::{pool, with_database},

@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::{
-    sql::with_tenant,
+    database::sql::with_tenant,
     support::{
         payloads::{check_out, in_envelope, minutes_from_now, now},
         world::{TENANT, World, until},

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    schemas::message_validator,
+    repository::schemas::message_validator,
     support::{
         block_event_consumer::{Blocks, apply_message, poll_until},
         payloads::{check_out, entity_change, loan_event, minutes_from_now, now, user_record},

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    schemas::message_validator,
+    repository::schemas::message_validator,
     support::{
         block_event_consumer::{Blocks, apply_message},
         log::ConsumedMessage,

@@ -13,7 +13,7 @@ use super::{
     published_for, topic, until_published,
 };
 use crate::{
-    schemas::message_validator,
+    repository::schemas::message_validator,
     support::{
         payloads::{balance_change, loan_event},
         world::{TENANT, World},
