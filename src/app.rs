@@ -133,7 +133,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let listen = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
-    log_gateway(&config.okapi.gateway);
+    log_gateway(&config.okapi.gateway());
     register_metrics();
 
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -186,7 +186,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let user_topics = Arc::new(UserTopics::default());
     workers.spawn(user_topics.clone().run(
         consumer.broker(),
-        config.kafka.environment.clone(),
+        config.kafka.environment(),
         config.kafka.metadata_max_age,
         stop.clone(),
     ));
@@ -194,7 +194,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
         work_pool.clone(),
         tenants.clone(),
         user_topics.clone(),
-        config.kafka.environment.clone(),
+        config.kafka.environment(),
         config.kafka.metadata_max_age,
         stop.clone(),
     ));
@@ -212,7 +212,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
         },
         tenants.clone(),
         clock.clone(),
-        config.kafka.environment.clone(),
+        config.kafka.environment(),
         config.block_events.clone(),
         sender.clone(),
     ));
@@ -250,7 +250,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
         },
     );
     let redrive =
-        DeadLetterService::new(operators.clone(), config.kafka.environment.clone(), ingest.clone());
+        DeadLetterService::new(operators.clone(), config.kafka.environment(), ingest.clone());
     let dead_letters = Arc::new(redrive);
     workers.spawn(dead_letters.clone().run(tenants.clone(), stop.clone()));
     let service = Arc::new(AppState {
@@ -273,9 +273,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
         clock,
         kafka: consumer.status(),
         broker: consumer.broker(),
-        environment: config.kafka.environment.clone(),
+        environment: config.kafka.environment(),
         redrive: dead_letters,
-        gateway: config.okapi.gateway.clone(),
+        gateway: config.okapi.gateway(),
         other_gateways: http::OtherGateways::default(),
         tenant_jobs,
         rebuilds,

@@ -211,7 +211,7 @@ async fn broker_reports_the_topic_retention() {
         );
 
         let mut away = kafka.clone();
-        away.bootstrap_servers = "127.0.0.1:9".to_owned();
+        away.broker_port = 9;
         assert!(retention::longest_retention(&away).await.is_err(), "nobody answers");
     })
     .await;
