@@ -16,13 +16,13 @@ use tracing::{error, info};
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse_process();
-    if let Some(Program::Completions { shell }) = line.program {
+    let (program, config) = CommandLine::parse_process();
+    if let Some(Program::Completions { shell }) = program {
         cli::print_completions(shell, &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let (config, log) = match line.settings.validate() {
-        Ok(checked) => checked,
+    let config = match config {
+        Ok(config) => config,
         Err(problems) => {
             for problem in problems {
                 let _ = writeln!(std::io::stderr(), "{problem}");
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    logging::init(log.filter, log.format);
+    logging::init(config.log.filter(), config.log.format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(async {
-        match line.program {
+        match program {
             Some(Program::Operator(command)) => run_operator_command(&command, &config).await,
             _ => serve(&config).await,
         }

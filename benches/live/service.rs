@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Args, Command};
 use patron_blocks::{
     app::{self, RunningService},
     clock::Clock,
-    config::{Login, Settings},
+    config::{Config, Login},
     store::Db,
 };
 use sqlx::AssertSqlSafe;
@@ -15,12 +15,6 @@ use crate::{fixture::schema, log::Log};
 
 /// The timeout of a measurement.
 const RATE_TIMEOUT: Duration = Duration::from_secs(900);
-
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    settings: Settings,
-}
 
 /// Starts the service on a log, with this many writers.
 pub(crate) async fn start(login: &Login, log: &Log, writers: u32) -> RunningService {
@@ -39,7 +33,8 @@ pub(crate) async fn start_with(
     let writers = format!("--ingest-writers={writers}");
     let line = ["live", &database, &environment, &writers, "--http-port=0", "--shutdown-delay=0"];
     let line = [&line, settings].concat();
-    let (config, _) = Line::parse_from(line).settings.validate().expect("the settings are valid");
+    let command = Config::augment_args(Command::new("live"));
+    let config = Config::read(command, line).1.expect("the settings are valid");
     app::start(&config, Clock::system()).await.expect("the service starts")
 }
 

@@ -100,7 +100,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let listen = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
-    log_gateway(&config.okapi.gateway);
+    log_gateway(&config.okapi.gateway());
     register_metrics();
 
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -198,9 +198,9 @@ impl Startup<'_> {
             clock: self.clock.clone(),
             kafka: consumer.status(),
             broker: consumer.broker(),
-            environment: config.kafka.environment.clone(),
+            environment: config.kafka.environment(),
             redrive: self.start_dead_letters(ingest),
-            gateway: config.okapi.gateway.clone(),
+            gateway: config.okapi.gateway(),
             other_gateways: http::OtherGateways::default(),
             tenant_jobs: self.start_tenant_jobs(&calls, &block_events),
             rebuilds: self.start_rebuilds(consumer, Storage::new(calls)),
@@ -231,7 +231,7 @@ impl Startup<'_> {
         let (kafka, topics) = (&self.config.kafka, Arc::new(UserTopics::default()));
         self.workers.spawn(topics.clone().run(
             consumer.broker(),
-            kafka.environment.clone(),
+            kafka.environment(),
             kafka.metadata_max_age,
             self.stop.clone(),
         ));
@@ -239,7 +239,7 @@ impl Startup<'_> {
             self.pools.work.clone(),
             self.tenants.clone(),
             topics.clone(),
-            kafka.environment.clone(),
+            kafka.environment(),
             kafka.metadata_max_age,
             self.stop.clone(),
         ));
@@ -252,7 +252,7 @@ impl Startup<'_> {
             (self.pools.detect.clone(), self.pools.publish.clone()),
             self.tenants.clone(),
             self.clock.clone(),
-            config.kafka.environment.clone(),
+            config.kafka.environment(),
             config.block_events.clone(),
             sender,
         ));
@@ -303,12 +303,9 @@ impl Startup<'_> {
     }
 
     fn start_dead_letters(&self, ingest: &Arc<Ingest<PgIngestStore>>) -> Arc<DeadLetterService> {
-        let (operators, environment) = (&self.pools.operators, &self.config.kafka.environment);
-        let dead_letters = Arc::new(DeadLetterService::new(
-            operators.clone(),
-            environment.clone(),
-            ingest.clone(),
-        ));
+        let (operators, environment) =
+            (self.pools.operators.clone(), self.config.kafka.environment());
+        let dead_letters = Arc::new(DeadLetterService::new(operators, environment, ingest.clone()));
         self.workers.spawn(dead_letters.clone().run(self.tenants.clone(), self.stop.clone()));
         dead_letters
     }

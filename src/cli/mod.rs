@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
-    config::{Config, Settings, with_property_names},
+    config::{self, Config, InvalidSetting, with_property_names},
     event::{TenantId, parse_uuid},
     services::{
         ingest::{Ingest, dead_letters::DeadLetterService, ingest_store::PgIngestStore},
@@ -40,7 +40,7 @@ pub struct CommandLine {
     pub program: Option<Program>,
     /// The settings
     #[command(flatten)]
-    pub settings: Settings,
+    pub config: Config,
 }
 
 /// What the executable runs.
@@ -59,25 +59,34 @@ pub enum Program {
 }
 
 impl CommandLine {
-    /// Returns the definition of the command line. Only `--help` lists the settings.
+    /// Returns the definition of the command line. Every command accepts the settings, and only `--help`
+    /// lists them. The name of a value is the flag of the setting.
     pub fn definition() -> clap::Command {
-        Self::command().mut_args(|arg| {
-            let is_setting = arg.get_help_heading().is_some();
-            if is_setting { arg.hide_short_help(true) } else { arg }
+        Self::command().mut_args(|arg| match arg.get_long() {
+            Some(flag) if config::is_setting(&arg) => {
+                let value_name = flag.replace('-', "_").to_uppercase();
+                arg.global(true).hide_short_help(true).value_name(value_name)
+            }
+            _ => arg,
         })
     }
 
-    /// Parses the arguments and the environment of this process. Ends the process after `--help`, or if an
-    /// argument is invalid.
-    pub fn parse_process() -> Self {
-        let matches = with_property_names(Self::definition()).get_matches();
-        let line = Self::from_arg_matches(&matches);
-        let mut line = line.unwrap_or_else(|problem| problem.exit());
-        let is_command = !matches!(line.program, None | Some(Program::Serve));
-        if is_command && is_default(&matches, "log_level") {
-            line.settings.log_level = COMMAND_LOG_LEVEL.to_owned();
+    /// Parses the arguments and the environment of this process: what to run, and the settings or every
+    /// invalid setting. Ends the process after `--help`, or if an argument is unknown.
+    pub fn parse_process() -> (Option<Program>, Result<Config, Vec<InvalidSetting>>) {
+        let command = with_property_names(Self::definition());
+        let (matches, mut config) = Config::read(command, std::env::args_os());
+        let program = matches
+            .subcommand()
+            .map(|_| Program::from_arg_matches(&matches).unwrap_or_else(|problem| problem.exit()));
+        let is_command = !matches!(program, None | Some(Program::Serve));
+        if let Ok(config) = &mut config
+            && is_command
+            && is_default(&matches, "log_level")
+        {
+            config.log.level = COMMAND_LOG_LEVEL.to_owned();
         }
-        line
+        (program, config)
     }
 }
 
@@ -278,8 +287,7 @@ impl CliContext {
             database.statement_timeout,
             bad_record_limit,
         ));
-        let dead_letters =
-            DeadLetterService::new(db.clone(), config.kafka.environment.clone(), ingest);
+        let dead_letters = DeadLetterService::new(db.clone(), config.kafka.environment(), ingest);
         Ok(Self { db, tenant, json, dead_letters, clock })
     }
 }

@@ -127,7 +127,7 @@ pub(super) async fn run(
     let rebuilds = requested.rebuilds.clone();
     let stop = CancellationToken::new();
     let caller = Caller {
-        okapi_url: config.okapi.gateway.url.clone(),
+        okapi_url: config.okapi.gateway().url,
         is_foreign_gateway: false,
         tenant: arguments.tenant.clone().unwrap_or_default(),
         token: arguments.token.clone(),

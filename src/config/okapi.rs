@@ -3,67 +3,99 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use clap::Args;
+use clap::{ArgAction, Args};
 
-use super::InvalidSettings;
+use super::parse::{age, choice, flag, number, valid, wait};
 
 /// The gateway if `OKAPI_URL` is not set and a request names no gateway.
 const DEFAULT_URL: &str = "http://okapi:9130";
 
-/// The settings as text, before validation.
+/// The settings: the gateway, and the ages of cached patron groups (docs/contract/http-api.md#2-blocks).
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Other modules")]
-pub struct OkapiSettings {
+pub struct OkapiConfig {
     /// URL of the gateway, or of the sidecar with Eureka; an empty value counts as not set. If it is not
     /// set and a request names no gateway, the service calls http://okapi:9130
-    #[arg(long, env = "OKAPI_URL", global = true)]
+    #[arg(long, env = "OKAPI_URL")]
+    #[arg(value_parser = valid("must be a URL with http or https", url_or_empty))]
     pub okapi_url: Option<String>,
     /// Gateway of calls: pinned (only OKAPI_URL), request (the URL of the header X-Okapi-Url), or auto
     /// (pinned if OKAPI_URL is set)
-    #[arg(long, env = "OKAPI_GATEWAY", default_value = "auto", global = true)]
-    pub okapi_gateway: String,
+    #[arg(long, env = "OKAPI_GATEWAY")]
+    #[arg(default_value = "auto", value_parser = choice([
+        ("auto", GatewayMode::Auto),
+        ("pinned", GatewayMode::Pinned),
+        ("request", GatewayMode::Request),
+    ]))]
+    pub okapi_gateway: GatewayMode,
     /// Longest call of mod-users, in milliseconds
-    #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", global = true)]
-    pub users_timeout: String,
+    #[arg(long, env = "USERS_TIMEOUT_MS", default_value = "2000", value_parser = wait())]
+    pub users_timeout: Duration,
     /// Age in seconds up to which a cached patron group is fresh
-    #[arg(long, env = "PATRON_GROUP_TTL_SECONDS", default_value = "10", global = true)]
-    pub patron_group_ttl: String,
+    #[arg(long, env = "PATRON_GROUP_TTL_SECONDS", default_value = "10", value_parser = age())]
+    pub patron_group_ttl: TimeDelta,
     /// Age in seconds up to which a cached patron group is used and refreshed in the background. A group
     /// from the topic of users is used at any age, and refreshed beyond this age
-    #[arg(long, env = "PATRON_GROUP_STALE_SECONDS", default_value = "60", global = true)]
-    pub patron_group_stale: String,
+    #[arg(long, env = "PATRON_GROUP_STALE_SECONDS", default_value = "60", value_parser = age())]
+    pub patron_group_stale: TimeDelta,
     /// Age in seconds up to which a cached patron group is used if mod-users fails
-    #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS", default_value = "86400", global = true)]
-    pub patron_group_fallback: String,
-    /// Consecutive failed calls that open the breaker of a module
-    #[arg(long, env = "MODULE_BREAKER_FAILURES", default_value = "5", global = true)]
-    pub module_breaker_failures: String,
-    /// Time without calls after a breaker opens, in milliseconds; afterwards one call probes the module
-    #[arg(long, env = "MODULE_BREAKER_PAUSE_MS", default_value = "5000", global = true)]
-    pub module_breaker_pause: String,
+    #[arg(long, env = "PATRON_GROUP_FALLBACK_SECONDS")]
+    #[arg(default_value = "86400", value_parser = age())]
+    pub patron_group_fallback: TimeDelta,
+    /// Limits at which breakers open and probe a module
+    #[command(flatten)]
+    pub breaker: BreakerLimits,
     /// Register subscriptions with mod-pubsub when a tenant is enabled: true or false
-    #[arg(long, env = "PUBSUB_REGISTRATION", default_value = "true", global = true)]
-    pub pubsub_registration: String,
+    #[arg(long, env = "PUBSUB_REGISTRATION")]
+    #[arg(default_value = "true", value_parser = flag(), action = ArgAction::Set)]
+    pub pubsub_registration: bool,
 }
 
-/// The validated settings: the gateway, and the ages of cached patron groups
-/// (docs/contract/http-api.md#2-blocks).
-#[derive(Debug, Clone)]
-pub struct OkapiConfig {
-    /// The gateway of calls.
-    pub gateway: Gateway,
-    /// Longest call of mod-users.
-    pub users_timeout: Duration,
-    /// Age up to which a cached patron group is fresh.
-    pub patron_group_ttl: TimeDelta,
-    /// Age up to which a cached patron group is used and refreshed in the background.
-    pub patron_group_stale: TimeDelta,
-    /// Age up to which a cached patron group is used if mod-users fails.
-    pub patron_group_fallback: TimeDelta,
-    /// Limits at which breakers open and probe a module.
-    pub breaker: BreakerLimits,
-    /// Whether enabling a tenant registers subscriptions with mod-pubsub.
-    pub pubsub_registration: bool,
+/// The rule that selects the gateway of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// Pinned if `OKAPI_URL` is set.
+    Auto,
+    /// The configured gateway, whatever gateway the request names.
+    Pinned,
+    /// The gateway that the request names.
+    Request,
+}
+
+/// The limits at which a breaker opens and probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct BreakerLimits {
+    /// Consecutive failed calls that open the breaker of a module
+    #[arg(long = "module-breaker-failures", env = "MODULE_BREAKER_FAILURES")]
+    #[arg(default_value = "5", value_parser = number::<u32>(1..=1000))]
+    pub failure_threshold: u32,
+    /// Time without calls after a breaker opens, in milliseconds; afterwards one call probes the module
+    #[arg(long = "module-breaker-pause", env = "MODULE_BREAKER_PAUSE_MS")]
+    #[arg(default_value = "5000", value_parser = wait())]
+    pub open_duration: Duration,
+}
+
+impl OkapiConfig {
+    /// Returns the gateway of calls.
+    pub fn gateway(&self) -> Gateway {
+        let configured = self.okapi_url.as_deref().filter(|url| !url.is_empty());
+        Gateway {
+            url: configured.unwrap_or(DEFAULT_URL).to_owned(),
+            is_configured: configured.is_some(),
+            is_pinned: match self.okapi_gateway {
+                GatewayMode::Auto => configured.is_some(),
+                GatewayMode::Pinned => true,
+                GatewayMode::Request => false,
+            },
+        }
+    }
+}
+
+/// Returns a URL without a trailing slash, or an empty text.
+fn url_or_empty(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"));
+    let is_url = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    (text.is_empty() || is_url).then(|| text.trim_end_matches('/').to_owned())
 }
 
 /// The gateway of calls to other modules.
@@ -96,85 +128,13 @@ impl Gateway {
     }
 }
 
-/// The limits at which a breaker opens and probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BreakerLimits {
-    /// Failures in a row that open the breaker.
-    pub failure_threshold: u32,
-    /// Time without calls after the last failure.
-    pub open_duration: Duration,
-}
-
-impl OkapiSettings {
-    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> OkapiConfig {
-        OkapiConfig {
-            gateway: self.gateway(problems),
-            users_timeout: problems.milliseconds("USERS_TIMEOUT_MS", &self.users_timeout),
-            patron_group_ttl: problems.seconds("PATRON_GROUP_TTL_SECONDS", &self.patron_group_ttl),
-            patron_group_stale: problems
-                .seconds("PATRON_GROUP_STALE_SECONDS", &self.patron_group_stale),
-            patron_group_fallback: problems
-                .seconds("PATRON_GROUP_FALLBACK_SECONDS", &self.patron_group_fallback),
-            breaker: BreakerLimits {
-                failure_threshold: problems.number(
-                    "MODULE_BREAKER_FAILURES",
-                    &self.module_breaker_failures,
-                    "must be a number from 1 to 1000",
-                    1..=1000,
-                ),
-                open_duration: problems
-                    .milliseconds("MODULE_BREAKER_PAUSE_MS", &self.module_breaker_pause),
-            },
-            pubsub_registration: problems.flag("PUBSUB_REGISTRATION", &self.pubsub_registration),
-        }
-    }
-
-    fn gateway(&self, problems: &mut InvalidSettings) -> Gateway {
-        let url = |text: &str| {
-            let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"))?;
-            let url = text.trim_end_matches('/').to_owned();
-            (!rest.is_empty() && !rest.starts_with('/')).then_some(url)
-        };
-        let rule = "must be a URL with http or https";
-        let set = self.okapi_url.as_deref().filter(|set| !set.trim().is_empty());
-        let checked = problems.parse("OKAPI_URL", set.unwrap_or(DEFAULT_URL), rule, url);
-        let rule = "must be auto, pinned or request";
-        let pinned = |text: &str| match text {
-            "auto" => Some(set.is_some()),
-            "pinned" => Some(true),
-            "request" => Some(false),
-            _ => None,
-        };
-        let is_pinned = problems.parse("OKAPI_GATEWAY", &self.okapi_gateway, rule, pinned);
-        Gateway {
-            url: checked.unwrap_or_default(),
-            is_configured: set.is_some(),
-            is_pinned: is_pinned.unwrap_or(true),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, FromArgMatches, Parser, builder::Resettable};
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        settings: OkapiSettings,
-    }
+    use crate::config::tests::check;
 
     fn gateway(line: &[&str]) -> Gateway {
-        // Ignores the environment of the test process.
-        let command = Line::command().mut_args(|arg| arg.env(Resettable::Reset));
-        let matches = command.get_matches_from([&["x"], line].concat());
-        let settings = Line::from_arg_matches(&matches).unwrap().settings;
-        let mut problems = InvalidSettings::default();
-        let config = settings.validate(&mut problems);
-        assert!(problems.0.is_empty());
-        config.gateway
+        check(line).unwrap().okapi.gateway()
     }
 
     #[test]

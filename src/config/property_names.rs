@@ -31,21 +31,21 @@ const PROPERTY_NAMES: [(&str, [&str; 2]); 10] = [
         ],
     ),
     (
-        "kafka_metadata_max_age",
+        "metadata_max_age",
         [
             "kafka.consumer.metadata.max.age.ms",
             "spring.kafka.consumer.properties.metadata.max.age.ms",
         ],
     ),
     (
-        "kafka_session_timeout",
+        "session_timeout",
         [
             "kafka.consumer.session.timeout.ms",
             "spring.kafka.consumer.properties.session.timeout.ms",
         ],
     ),
     (
-        "kafka_heartbeat_interval",
+        "heartbeat_interval",
         [
             "kafka.consumer.heartbeat.interval.ms",
             "spring.kafka.consumer.properties.heartbeat.interval.ms",

@@ -3,110 +3,46 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use clap::Args;
+use clap::{Args, builder::TypedValueParser as _};
 
-use super::InvalidSettings;
+use super::parse::{bounded, days, mib, number, seconds, wait};
 
-/// The settings as text, before validation.
+/// The retention times and the pace of housekeeping.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Retention")]
-pub struct HousekeepingSettings {
+pub struct HousekeepingConfig {
     /// Days of the events of closed loans and fees/fines; at least the retention time of the topics plus 7
     /// days
-    #[arg(long, env = "INBOX_DAYS", default_value = "30", global = true)]
-    pub inbox_days: String,
+    #[arg(long = "inbox-days", env = "INBOX_DAYS", default_value = "30", value_parser = days())]
+    pub inbox_retention: TimeDelta,
     /// Days of closed loans and paid fees/fines; at least INBOX_DAYS, and never shorter than events and
     /// dead letters
-    #[arg(long, env = "TOMBSTONE_DAYS", default_value = "60", global = true)]
-    pub tombstone_days: String,
-    /// Days of dead letters, the records that could not be applied
-    #[arg(long, env = "DEAD_LETTER_DAYS", default_value = "90", global = true)]
-    pub dead_letter_days: String,
-    /// Dead letters per tenant, at most; housekeeping deletes the oldest
-    #[arg(long, env = "DEAD_LETTERS_MAX", default_value = "100000", global = true)]
-    pub dead_letters_max: String,
-    /// Size of the dead letters of a tenant in MiB, at most; housekeeping deletes the oldest
-    #[arg(long, env = "DEAD_LETTERS_MIB", default_value = "1024", global = true)]
-    pub dead_letters_mib: String,
-    /// Hours of sent messages
-    #[arg(long, env = "OUTBOX_HOURS", default_value = "24", global = true)]
-    pub outbox_hours: String,
-    /// Interval of housekeeping per tenant, in seconds
-    #[arg(long, env = "HOUSEKEEPING_INTERVAL_SECONDS", default_value = "3600", global = true)]
-    pub housekeeping_interval: String,
-    /// Shortest pause between two steps of housekeeping, in milliseconds
-    #[arg(long, env = "HOUSEKEEPING_PAUSE_MS", default_value = "100", global = true)]
-    pub housekeeping_pause: String,
-}
-
-/// The validated retention times and the pace of housekeeping.
-#[derive(Debug, Clone)]
-pub struct HousekeepingConfig {
-    /// Retention of events about closed loans and fees/fines, 1 to 3650 days.
-    pub inbox_retention: TimeDelta,
-    /// Retention of closed loans and paid fees/fines; at least `inbox_retention`.
+    #[arg(long = "tombstone-days", env = "TOMBSTONE_DAYS")]
+    #[arg(default_value = "60", value_parser = days())]
     pub tombstone_retention: TimeDelta,
-    /// Retention of dead letters, 1 to 3650 days.
+    /// Days of dead letters, the records that could not be applied
+    #[arg(long = "dead-letter-days", env = "DEAD_LETTER_DAYS")]
+    #[arg(default_value = "90", value_parser = days())]
     pub dead_letter_retention: TimeDelta,
-    /// Dead letters per tenant, at most.
+    /// Dead letters per tenant, at most; housekeeping deletes the oldest
+    #[arg(long, env = "DEAD_LETTERS_MAX")]
+    #[arg(default_value = "100000", value_parser = number::<i64>(1..=10_000_000))]
     pub dead_letters_max: i64,
-    /// Size of the dead letters of a tenant in bytes, at most.
+    /// Size of the dead letters of a tenant in MiB, at most; housekeeping deletes the oldest
+    #[arg(long = "dead-letters-mib", env = "DEAD_LETTERS_MIB")]
+    #[arg(default_value = "1024", value_parser = mib::<i64>(16..=1_048_576).map(|mib| mib << 20))]
     pub dead_letters_bytes_max: i64,
-    /// Retention of sent messages, 1 to 8760 hours.
+    /// Hours of sent messages
+    #[arg(long = "outbox-hours", env = "OUTBOX_HOURS")]
+    #[arg(default_value = "24")]
+    #[arg(value_parser = bounded("number of hours", 1..=8760, "").map(TimeDelta::hours))]
     pub outbox_retention: TimeDelta,
-    /// Time from one housekeeping of a tenant to the next, 10 to 604,800 seconds.
+    /// Interval of housekeeping per tenant, in seconds
+    #[arg(long = "housekeeping-interval", env = "HOUSEKEEPING_INTERVAL_SECONDS")]
+    #[arg(default_value = "3600", value_parser = seconds(10..=604_800))]
     pub interval: Duration,
-    /// Shortest pause between two steps.
+    /// Shortest pause between two steps of housekeeping, in milliseconds
+    #[arg(long = "housekeeping-pause", env = "HOUSEKEEPING_PAUSE_MS")]
+    #[arg(default_value = "100", value_parser = wait())]
     pub step_pause: Duration,
-}
-
-impl HousekeepingSettings {
-    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> HousekeepingConfig {
-        let mut days = |variable, text| {
-            let rule = "must be a number of days from 1 to 3650";
-            TimeDelta::days(problems.number(variable, text, rule, 1..=3650))
-        };
-        let inbox = days("INBOX_DAYS", &self.inbox_days);
-        let tombstones = days("TOMBSTONE_DAYS", &self.tombstone_days);
-        let dead_letters = days("DEAD_LETTER_DAYS", &self.dead_letter_days);
-        if !tombstones.is_zero() {
-            problems.parse(
-                "TOMBSTONE_DAYS",
-                &self.tombstone_days,
-                "must not be less than INBOX_DAYS",
-                |_| (tombstones >= inbox).then_some(()),
-            );
-        }
-        HousekeepingConfig {
-            inbox_retention: inbox,
-            tombstone_retention: tombstones,
-            dead_letter_retention: dead_letters,
-            dead_letters_max: problems.number(
-                "DEAD_LETTERS_MAX",
-                &self.dead_letters_max,
-                "must be a number from 1 to 10000000",
-                1..=10_000_000,
-            ),
-            dead_letters_bytes_max: 1_048_576
-                * problems.number(
-                    "DEAD_LETTERS_MIB",
-                    &self.dead_letters_mib,
-                    "must be a number of MiB from 16 to 1048576",
-                    16..=1_048_576,
-                ),
-            outbox_retention: TimeDelta::hours(problems.number(
-                "OUTBOX_HOURS",
-                &self.outbox_hours,
-                "must be a number of hours from 1 to 8760",
-                1..=8760,
-            )),
-            interval: Duration::from_secs(problems.number(
-                "HOUSEKEEPING_INTERVAL_SECONDS",
-                &self.housekeeping_interval,
-                "must be a number of seconds from 10 to 604800",
-                10..=604_800,
-            )),
-            step_pause: problems.milliseconds("HOUSEKEEPING_PAUSE_MS", &self.housekeeping_pause),
-        }
-    }
 }

@@ -1,87 +1,75 @@
 //! Settings of encryption and authentication of Kafka connections (docs/contract/events.md#11-settings).
 //! Validation reads the key stores once, so an unusable store is reported before anything starts.
 
-use std::fs;
+use std::{fs, mem};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Args;
 use p12_keystore::Pkcs12Archive;
 
-use super::InvalidSettings;
+use super::{parse::choice, read::InvalidSettings};
 
-/// The settings as text, before validation.
-#[derive(Debug, Clone, Args)]
+/// The encryption and authentication of Kafka connections.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SecurityConfig {
+    /// `Some` if connections are encrypted.
+    #[arg(skip)]
+    pub tls: Option<Tls>,
+    /// `Some` if the client authenticates by SASL.
+    #[arg(skip)]
+    pub sasl: Option<Sasl>,
+    /// The settings; empty after validation, which computes the other fields.
+    #[command(flatten)]
+    pub settings: SecuritySettings,
+}
+
+/// The settings of key stores and credentials. The protocol decides which settings apply.
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security of Kafka connections")]
 pub struct SecuritySettings {
     /// Security protocol of the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
-    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", default_value = "PLAINTEXT", global = true)]
-    pub kafka_security_protocol: String,
+    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL")]
+    #[arg(default_value = "PLAINTEXT", value_parser = choice([
+        ("PLAINTEXT", Protocol { tls: false, sasl: false }),
+        ("SSL", Protocol { tls: true, sasl: false }),
+        ("SASL_PLAINTEXT", Protocol { tls: false, sasl: true }),
+        ("SASL_SSL", Protocol { tls: true, sasl: true }),
+    ]))]
+    kafka_security_protocol: Protocol,
     /// File with trusted certificates, PEM or PKCS#12; if empty, the system's certificates
-    #[arg(long, env = "KAFKA_SSL_TRUSTSTORE_LOCATION", default_value = "", global = true)]
-    pub kafka_ssl_truststore_location: String,
+    #[arg(long, env = "KAFKA_SSL_TRUSTSTORE_LOCATION", default_value = "")]
+    kafka_ssl_truststore_location: String,
     /// Password of a PKCS#12 trust store
-    #[arg(
-        long,
-        env = "KAFKA_SSL_TRUSTSTORE_PASSWORD",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub kafka_ssl_truststore_password: String,
+    #[arg(long, env = "KAFKA_SSL_TRUSTSTORE_PASSWORD", default_value = "", hide_env_values = true)]
+    kafka_ssl_truststore_password: String,
     /// File with the client's key and certificate, PEM or PKCS#12; only for brokers that require a client
     /// certificate
-    #[arg(long, env = "KAFKA_SSL_KEYSTORE_LOCATION", default_value = "", global = true)]
-    pub kafka_ssl_keystore_location: String,
+    #[arg(long, env = "KAFKA_SSL_KEYSTORE_LOCATION", default_value = "")]
+    kafka_ssl_keystore_location: String,
     /// Password of a PKCS#12 key store
-    #[arg(
-        long,
-        env = "KAFKA_SSL_KEYSTORE_PASSWORD",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub kafka_ssl_keystore_password: String,
+    #[arg(long, env = "KAFKA_SSL_KEYSTORE_PASSWORD", default_value = "", hide_env_values = true)]
+    kafka_ssl_keystore_password: String,
     /// Password of the key, if the key has one
-    #[arg(
-        long,
-        env = "KAFKA_SSL_KEY_PASSWORD",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub kafka_ssl_key_password: String,
+    #[arg(long, env = "KAFKA_SSL_KEY_PASSWORD", default_value = "", hide_env_values = true)]
+    kafka_ssl_key_password: String,
     /// Verification of a broker's host name: https verifies the name, an empty value does not
-    #[arg(
-        long,
-        env = "KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM",
-        default_value = "https",
-        global = true
-    )]
-    pub kafka_ssl_endpoint_identification: String,
+    #[arg(long, env = "KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", default_value = "https")]
+    kafka_ssl_endpoint_identification: String,
     /// SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
-    #[arg(long, env = "KAFKA_SASL_MECHANISM", default_value = "PLAIN", global = true)]
-    pub kafka_sasl_mechanism: String,
+    #[arg(long, env = "KAFKA_SASL_MECHANISM", default_value = "PLAIN")]
+    kafka_sasl_mechanism: String,
     /// User of SASL; required with SASL
-    #[arg(long, env = "KAFKA_SASL_USERNAME", default_value = "", global = true)]
-    pub kafka_sasl_username: String,
+    #[arg(long, env = "KAFKA_SASL_USERNAME", default_value = "")]
+    kafka_sasl_username: String,
     /// Password of the SASL user
-    #[arg(
-        long,
-        env = "KAFKA_SASL_PASSWORD",
-        default_value = "",
-        hide_env_values = true,
-        global = true
-    )]
-    pub kafka_sasl_password: String,
+    #[arg(long, env = "KAFKA_SASL_PASSWORD", default_value = "", hide_env_values = true)]
+    kafka_sasl_password: String,
 }
 
-/// The validated encryption and authentication of Kafka connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SecurityConfig {
-    /// `Some` if connections are encrypted.
-    pub tls: Option<Tls>,
-    /// `Some` if the client authenticates by SASL.
-    pub sasl: Option<Sasl>,
+#[derive(Debug, Clone, Copy, Default)]
+struct Protocol {
+    tls: bool,
+    sasl: bool,
 }
 
 /// The certificates of encrypted connections.
@@ -129,149 +117,120 @@ impl std::fmt::Debug for Sasl {
     }
 }
 
-impl SecuritySettings {
-    pub(super) fn validate(&self, problems: &mut InvalidSettings) -> SecurityConfig {
-        let rule = "must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL";
-        let protocol = |text: &str| match text {
-            "PLAINTEXT" => Some((false, false)),
-            "SSL" => Some((true, false)),
-            "SASL_PLAINTEXT" => Some((false, true)),
-            "SASL_SSL" => Some((true, true)),
-            _ => None,
-        };
-        let variable = "KAFKA_SECURITY_PROTOCOL";
-        let (tls, sasl) = problems
-            .parse(variable, &self.kafka_security_protocol, rule, protocol)
-            .unwrap_or_default();
-        SecurityConfig {
-            tls: tls.then(|| self.tls(problems)),
-            sasl: sasl.then(|| self.sasl(problems)),
-        }
+impl SecurityConfig {
+    /// Reads the key stores and credentials that the protocol needs. Removes the settings, so that
+    /// passwords remain in one place.
+    pub(super) fn load(&mut self, problems: &mut InvalidSettings) {
+        let settings = mem::take(&mut self.settings);
+        let Protocol { tls, sasl } = settings.kafka_security_protocol;
+        self.tls = tls.then(|| settings.tls(problems));
+        self.sasl = sasl.then(|| settings.sasl(problems));
     }
+}
 
+impl SecuritySettings {
     fn tls(&self, problems: &mut InvalidSettings) -> Tls {
-        let (trust, own) = (&self.kafka_ssl_truststore_location, &self.kafka_ssl_keystore_location);
-        let trusted =
-            KeyStore::open("KAFKA_SSL_TRUSTSTORE_LOCATION", trust, problems).and_then(|store| {
-                store.trusted_certificates(&self.kafka_ssl_truststore_password, problems)
-            });
-        let own = KeyStore::open("KAFKA_SSL_KEYSTORE_LOCATION", own, problems).and_then(|store| {
-            store.client_certificate(
-                &self.kafka_ssl_keystore_password,
-                &self.kafka_ssl_key_password,
-                problems,
-            )
+        let trusted = KeyStore::open(&self.kafka_ssl_truststore_location).and_then(|store| {
+            let password = &self.kafka_ssl_truststore_password;
+            store.map(|store| store.trusted_certificates(password)).transpose()
         });
-        let variable = "KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM";
-        let named = |text: &str| match text {
-            "https" | "HTTPS" => Some(true),
-            "" => Some(false),
-            _ => None,
+        let own = KeyStore::open(&self.kafka_ssl_keystore_location).and_then(|store| {
+            let passwords = (&*self.kafka_ssl_keystore_password, &*self.kafka_ssl_key_password);
+            store.map(|store| store.client_certificate(passwords)).transpose()
+        });
+        let verify_host_name = match self.kafka_ssl_endpoint_identification.trim() {
+            "https" | "HTTPS" => Ok(true),
+            "" => Ok(false),
+            _ => Err("must be https or empty"),
         };
-        let text = &self.kafka_ssl_endpoint_identification;
-        let named = problems.parse(variable, text, "must be https or empty", named);
         Tls {
-            trusted_certificates: trusted,
-            client_certificate: own,
-            verify_host_name: named.unwrap_or(true),
+            trusted_certificates: problems.accept("KAFKA_SSL_TRUSTSTORE_LOCATION", trusted),
+            client_certificate: problems.accept("KAFKA_SSL_KEYSTORE_LOCATION", own),
+            verify_host_name: problems
+                .accept("KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", verify_host_name),
         }
     }
 
     fn sasl(&self, problems: &mut InvalidSettings) -> Sasl {
-        let rule = "must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
-        let known = |text: &str| {
-            ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&text).then(|| text.to_owned())
+        let mechanism = match self.kafka_sasl_mechanism.trim() {
+            known @ ("PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512") => Ok(known.to_owned()),
+            _ => Err("must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
         };
-        let mechanism = &self.kafka_sasl_mechanism;
+        let username = match self.kafka_sasl_username.trim() {
+            "" => Err("must not be empty"),
+            name => Ok(name.to_owned()),
+        };
         Sasl {
-            mechanism: problems
-                .parse("KAFKA_SASL_MECHANISM", mechanism, rule, known)
-                .unwrap_or_default(),
-            username: problems.non_empty("KAFKA_SASL_USERNAME", &self.kafka_sasl_username),
+            mechanism: problems.accept("KAFKA_SASL_MECHANISM", mechanism),
+            username: problems.accept("KAFKA_SASL_USERNAME", username),
             password: self.kafka_sasl_password.clone(),
         }
     }
 }
 
-/// The content of a trust store or key store.
-struct KeyStore<'a> {
-    variable: &'static str,
-    path: &'a str,
-    bytes: Vec<u8>,
-}
+/// The content of a trust store or key store. Its functions return the violated rule of an unusable store.
+struct KeyStore(Vec<u8>);
 
-impl<'a> KeyStore<'a> {
-    /// Reads a store. Returns `None` if `path` is empty, and records an invalid setting if the file is
-    /// unreadable.
-    fn open(variable: &'static str, path: &'a str, problems: &mut InvalidSettings) -> Option<Self> {
+impl KeyStore {
+    /// Reads a store. Returns `None` if `path` is empty.
+    fn open(path: &str) -> Result<Option<Self>, &'static str> {
         if path.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let read = |path: &str| fs::read(path).ok();
-        let bytes = problems.parse(variable, path, "must be a readable file", read)?;
+        let bytes = fs::read(path.trim()).map_err(|_| "must be a readable file")?;
         // The first bytes of every JKS file.
         if bytes.starts_with(&[0xFE, 0xED, 0xFE, 0xED]) {
-            let rule = "must be PEM or PKCS#12, not JKS; convert the file with keytool -importkeystore \
-                        -deststoretype PKCS12";
-            return problems.parse(variable, path, rule, |_| None::<Self>);
+            return Err(
+                "must be PEM or PKCS#12, not JKS; convert the file with keytool -importkeystore \
+                 -deststoretype PKCS12",
+            );
         }
-        Some(Self { variable, path, bytes })
+        Ok(Some(Self(bytes)))
     }
 
     /// Returns the text if the store is PEM.
     fn pem(&self) -> Option<&str> {
-        let text = std::str::from_utf8(&self.bytes).ok()?;
+        let text = std::str::from_utf8(&self.0).ok()?;
         text.contains("-----BEGIN ").then_some(text)
     }
 
-    fn pkcs12(&self, password: &str, problems: &mut InvalidSettings) -> Option<Pkcs12Archive> {
-        let rule = "must be PEM, or PKCS#12 with the configured password";
-        let open = |_: &str| Pkcs12Archive::from_pkcs12(&self.bytes, password).ok();
-        problems.parse(self.variable, self.path, rule, open)
+    fn pkcs12(&self, password: &str) -> Result<Pkcs12Archive, &'static str> {
+        Pkcs12Archive::from_pkcs12(&self.0, password)
+            .map_err(|_| "must be PEM, or PKCS#12 with the configured password")
     }
 
-    fn trusted_certificates(
-        &self,
-        password: &str,
-        problems: &mut InvalidSettings,
-    ) -> Option<String> {
+    fn trusted_certificates(&self, password: &str) -> Result<String, &'static str> {
         let pem = match self.pem() {
             Some(pem) => pem.to_owned(),
-            None => certificates_pem(&self.pkcs12(password, problems)?),
+            None => certificates_pem(&self.pkcs12(password)?),
         };
-        let rule = "must contain a certificate";
-        let holds = |_: &str| pem.contains("BEGIN CERTIFICATE").then(|| pem.clone());
-        problems.parse(self.variable, self.path, rule, holds)
+        let is_complete = pem.contains("BEGIN CERTIFICATE");
+        is_complete.then_some(pem).ok_or("must contain a certificate")
     }
 
     fn client_certificate(
         &self,
-        password: &str,
-        key_password: &str,
-        problems: &mut InvalidSettings,
-    ) -> Option<ClientCertificate> {
-        let key_password = (!key_password.is_empty()).then(|| key_password.to_owned());
+        (password, key_password): (&str, &str),
+    ) -> Result<ClientCertificate, &'static str> {
         let own = match self.pem() {
-            Some(pem) => {
-                let (key, certificates) = (pem.to_owned(), pem.to_owned());
-                ClientCertificate { key, key_password, certificates }
-            }
+            Some(pem) => ClientCertificate {
+                key: pem.to_owned(),
+                key_password: (!key_password.is_empty()).then(|| key_password.to_owned()),
+                certificates: pem.to_owned(),
+            },
             None => {
-                let archive = self.pkcs12(password, problems)?;
-                let key = archive.keys.first();
-                let key =
-                    key.map(|bag| to_pem("PRIVATE KEY", bag.key.as_der())).unwrap_or_default();
+                let archive = self.pkcs12(password)?;
+                let key = archive.keys.first().map(|bag| to_pem("PRIVATE KEY", bag.key.as_der()));
                 ClientCertificate {
-                    key,
+                    key: key.unwrap_or_default(),
                     key_password: None,
                     certificates: certificates_pem(&archive),
                 }
             }
         };
-        let rule = "must contain a key and its certificate";
-        let complete =
+        let is_complete =
             own.key.contains(" KEY-----") && own.certificates.contains(" CERTIFICATE-----");
-        problems.parse(self.variable, self.path, rule, |_| complete.then_some(own))
+        is_complete.then_some(own).ok_or("must contain a key and its certificate")
     }
 }
 
@@ -296,18 +255,16 @@ mod tests {
     const PKCS12: &[u8] = include_bytes!("../../tests/stores/own.p12");
     const PEM: &str = include_str!("../../tests/stores/own.pem");
 
-    fn folder() -> &'static str {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores")
+    fn store(file: &str) -> Result<KeyStore, &'static str> {
+        let path = format!("{}/tests/stores/{file}", env!("CARGO_MANIFEST_DIR"));
+        KeyStore::open(&path).map(|store| store.expect("the path is not empty"))
     }
 
     fn load_client_certificate(
         file: &str,
         password: &str,
-    ) -> (Option<ClientCertificate>, Vec<String>) {
-        let (mut problems, path) = (InvalidSettings::default(), format!("{}/{file}", folder()));
-        let store = KeyStore::open("STORE", &path, &mut problems);
-        let own = store.and_then(|store| store.client_certificate(password, "", &mut problems));
-        (own, problems.0.iter().map(ToString::to_string).collect())
+    ) -> Result<ClientCertificate, &'static str> {
+        store(file)?.client_certificate((password, ""))
     }
 
     #[test]
@@ -319,9 +276,8 @@ mod tests {
             inside.split_whitespace().collect::<String>()
         };
         assert!(PKCS12.starts_with(&[0x30]));
-        let (binary, problems) = load_client_certificate("own.p12", "changeit");
-        let binary = binary.unwrap_or_else(|| panic!("{problems:?}"));
-        let text = load_client_certificate("own.pem", "").0.unwrap();
+        let binary = load_client_certificate("own.p12", "changeit").unwrap();
+        let text = load_client_certificate("own.pem", "").unwrap();
         assert_eq!(text.key, PEM);
         assert_eq!(one(&binary.key, "PRIVATE KEY"), one(PEM, "PRIVATE KEY"));
         assert_eq!(one(&binary.certificates, "CERTIFICATE"), one(PEM, "CERTIFICATE"));
@@ -329,19 +285,17 @@ mod tests {
 
     #[test]
     fn unreadable_store_is_reported_with_its_rule() {
-        let rules = |file, password| load_client_certificate(file, password).1.join(" ");
-        assert!(rules("own.p12", "wrong").contains("PKCS#12 with the configured password"));
-        assert!(rules("nowhere", "").contains("must be a readable file"));
-        assert!(rules("magic.jks", "").contains("not JKS; convert the file with keytool"));
-        assert!(rules("../main.rs", "").contains("PKCS#12 with the configured password"));
+        let rule = |file, password| load_client_certificate(file, password).unwrap_err();
+        assert!(rule("own.p12", "wrong").contains("PKCS#12 with the configured password"));
+        assert!(rule("nowhere", "").contains("must be a readable file"));
+        assert!(rule("magic.jks", "").contains("not JKS; convert the file with keytool"));
+        assert!(rule("../main.rs", "").contains("PKCS#12 with the configured password"));
     }
 
     #[test]
     fn trusted_certificates_load_from_pkcs12_and_pem() {
         for (file, password) in [("own.p12", "changeit"), ("own.pem", "")] {
-            let (mut problems, path) = (InvalidSettings::default(), format!("{}/{file}", folder()));
-            let store = KeyStore::open("STORE", &path, &mut problems).unwrap();
-            let trusted = store.trusted_certificates(password, &mut problems).unwrap();
+            let trusted = store(file).unwrap().trusted_certificates(password).unwrap();
             assert!(trusted.contains("-----BEGIN CERTIFICATE-----"), "{file}");
         }
     }

@@ -237,7 +237,7 @@ impl Drop for BrokerClient {
 
 fn settings(config: &KafkaConfig) -> ClientConfig {
     let mut settings = client::connection(config);
-    settings.set("group.id", config.environment.consumer_group());
+    settings.set("group.id", config.environment().consumer_group());
     settings.set("enable.auto.commit", "false");
     settings
 }

@@ -10,7 +10,7 @@ const RECORD_KIB_MAX: usize = 1024;
 /// Returns the connection settings of all clients of this module.
 pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &config.bootstrap_servers);
+    client.set("bootstrap.servers", config.bootstrap_servers());
     client.set("client.id", "mod-patron-blocks");
     client.set("reconnect.backoff.max.ms", "2000");
     client.set("allow.auto.create.topics", "false");
@@ -19,7 +19,7 @@ pub(super) fn connection(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-fn secure(client: &mut ClientConfig, SecurityConfig { tls, sasl }: &SecurityConfig) {
+fn secure(client: &mut ClientConfig, SecurityConfig { tls, sasl, .. }: &SecurityConfig) {
     let protocol = match (tls, sasl) {
         (None, None) => "plaintext",
         (Some(_), None) => "ssl",

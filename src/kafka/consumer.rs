@@ -73,8 +73,7 @@ pub fn start(
     let connect = connect(config, &parts.assignment, &parts.status);
     let clients = (connect()?, connect);
     let statistics = tokio::spawn(poll_statistics(parts.broker.clone(), stop.clone()));
-    let poller =
-        Poller::new(clients, config.environment.clone(), channels, config.buffer_kib, stop);
+    let poller = Poller::new(clients, config.environment(), channels, config.buffer_kib, stop);
     let thread = thread::Builder::new()
         .name("kafka".to_owned())
         .spawn(move || poller.run())
@@ -96,7 +95,7 @@ fn connect(
     status: &Arc<ConsumerStatus>,
 ) -> ConsumerFactory {
     let (assignment, status) = (assignment.clone(), status.clone());
-    let (client, pattern) = (client(config), config.environment.topic_pattern());
+    let (client, pattern) = (client(config), config.environment().topic_pattern());
     Box::new(move || {
         let context = Context::new(assignment.clone(), status.clone());
         let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
@@ -109,7 +108,7 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     let mut client = connection(config);
     let ms = |duration: Duration| duration.as_millis().to_string();
     for (key, value) in [
-        ("group.id", config.environment.consumer_group()),
+        ("group.id", config.environment().consumer_group()),
         ("topic.metadata.refresh.interval.ms", ms(config.metadata_max_age)),
         // Small prefetch: the default may use 64 MiB (docs/contract/traps.md#t22-prefetch,
         // docs/contract/traps.md#t23-fetch-back-off).

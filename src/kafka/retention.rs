@@ -80,10 +80,11 @@ fn query(config: &KafkaConfig, runtime: &Handle) -> Result<TopicRetention, Reten
         client.create_with_context(SilentContext).map_err(RetentionUnknown::Request)?;
     let all =
         admin.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(RetentionUnknown::Request)?;
+    let environment = config.environment();
     let topics: Vec<_> = all
         .topics()
         .iter()
-        .filter(|topic| config.environment.parse(topic.name()).is_some_and(|t| is_replayed(t.kind)))
+        .filter(|topic| environment.parse(topic.name()).is_some_and(|t| is_replayed(t.kind)))
         .map(|topic| ResourceSpecifier::Topic(topic.name()))
         .collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));

@@ -74,11 +74,15 @@ async fn kafka_requires_valid_tls_and_credentials() {
             password: password.to_owned(),
         };
         world.stop().await;
-        world.config.kafka.bootstrap_servers = format!("127.0.0.1:{port}");
+        world.config.kafka.broker_host = "127.0.0.1".to_owned();
+        world.config.kafka.broker_port = port.parse().expect("a port");
         let checked_out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
         world.publish(Kind::ItemCheckedOut, &checked_out).await;
-        let right =
-            SecurityConfig { tls: Some(tls(&certificate)), sasl: Some(us("patron_blocks")) };
+        let right = SecurityConfig {
+            tls: Some(tls(&certificate)),
+            sasl: Some(us("patron_blocks")),
+            ..SecurityConfig::default()
+        };
         for wrong in [
             SecurityConfig { tls: Some(tls(FOREIGN_CERTIFICATE)), ..right.clone() },
             SecurityConfig { sasl: Some(us("wrong")), ..right.clone() },

@@ -1,7 +1,11 @@
 //! The gateway for calls to other modules: a request cannot redirect the service.
 
 use chrono::TimeDelta;
-use patron_blocks::{blocks::Measure, config::Config, event::Kind};
+use patron_blocks::{
+    blocks::Measure,
+    config::{Config, GatewayMode},
+    event::Kind,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -28,13 +32,12 @@ async fn blocked_patron_and_false_gateway(world: &World) -> (Uuid, UsersStub) {
 
 /// Uses the gateway that a request names, as without a configured gateway.
 pub(crate) fn use_request_gateway(config: &mut Config) {
-    config.okapi.gateway.is_configured = false;
-    config.okapi.gateway.is_pinned = false;
+    config.okapi.okapi_url = None;
 }
 
 /// Lets requests choose the gateway, and caches the gateway's answers.
 fn trust_request_gateway(config: &mut Config) {
-    config.okapi.gateway.is_pinned = false;
+    config.okapi.okapi_gateway = GatewayMode::Request;
     config.okapi.patron_group_ttl = TimeDelta::seconds(60);
     config.okapi.patron_group_stale = TimeDelta::seconds(60);
 }
@@ -74,7 +77,7 @@ async fn group_from_other_gateway_is_not_stored() {
 /// The recovery of a users module behind a chosen gateway is detected, as behind any other gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_module_recovery_behind_gateway_is_detected() {
-    let unpinned = |config: &mut Config| config.okapi.gateway.is_pinned = false;
+    let unpinned = |config: &mut Config| config.okapi.okapi_gateway = GatewayMode::Request;
     World::run_with(unpinned, async |world| {
         let (user, false_gateway) = blocked_patron_and_false_gateway(world).await;
         assert_eq!(
@@ -121,7 +124,6 @@ async fn request_gateway_is_used_if_none_is_configured() {
     let unset = |config: &mut Config| {
         trust_request_gateway(config);
         use_request_gateway(config);
-        config.okapi.gateway.url = "http://127.0.0.1:9".to_owned();
     };
     World::run_with(unset, async |world| {
         let (user, _false_gateway) = blocked_patron_and_false_gateway(world).await;

@@ -184,9 +184,9 @@ async fn initial_fill_resumes_with_broker_on_another_instance() {
     World::run(async |world| {
         purge(world).await;
         let user = publish_check_out(world, TENANT).await;
-        let kafka = world.config.kafka.bootstrap_servers.clone();
+        let port = world.config.kafka.broker_port;
         world.stop().await;
-        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        world.config.kafka.broker_port = 1;
         world.start_unready().await;
         let install = json!({ "module_to": MODULE });
         assert_eq!(world.post("/_/tenant", &install).await.0, 201);
@@ -197,7 +197,7 @@ async fn initial_fill_resumes_with_broker_on_another_instance() {
             })
             .await;
         world.stop().await;
-        world.config.kafka.bootstrap_servers = kafka;
+        world.config.kafka.broker_port = port;
         world.start().await;
         world
             .until("the tenant is complete", async |world: &World| {

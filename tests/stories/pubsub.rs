@@ -1,6 +1,6 @@
 //! If producers do not write native topics yet, the service can read the topics of mod-pubsub.
 
-use patron_blocks::event::{Environment, Kind};
+use patron_blocks::event::Kind;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -55,8 +55,7 @@ async fn mod_pubsub_topics_are_read_only_if_configured() {
         assert_eq!(read_from_pubsub(world).await, 0);
 
         // Then both topics, from the start: an event in both counts once.
-        let environment = Environment::new(Some(world.log.environment()));
-        world.config.kafka.environment = environment.with_pubsub(true);
+        world.config.kafka.pubsub_topics = true;
         world.start().await;
         world.until_committed().await;
         assert_eq!(read_from_pubsub(world).await, 2);

@@ -94,11 +94,11 @@ const WAITING: &str = "select count(*) from pg_stat_activity where wait_event_ty
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_during_initial_fill_does_not_deadlock() {
     World::run(async |world| {
-        let kafka = world.config.kafka.bootstrap_servers.clone();
+        let port = world.config.kafka.broker_port;
         let (id, shadow) = tenant_before_initial_fill(world).await;
         world.stop().await;
         // The initial fill cannot progress without the broker.
-        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        world.config.kafka.broker_port = 1;
         world.config.rebuild.concurrency = 2;
         world.start_unready().await;
         let is_reading = format!(
@@ -134,7 +134,7 @@ async fn purge_during_initial_fill_does_not_deadlock() {
         let status = answer.status();
         assert_eq!(status, 204, "{}", answer.text().await.unwrap());
         world.stop().await;
-        world.config.kafka.bootstrap_servers = kafka;
+        world.config.kafka.broker_port = port;
         world.start().await;
         world.enable().await;
         world.take_incidents().await;
@@ -146,9 +146,9 @@ async fn purge_during_initial_fill_does_not_deadlock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_initial_fill_delays_no_other_rebuild() {
     World::run(async |world| {
-        let kafka = world.config.kafka.bootstrap_servers.clone();
+        let port = world.config.kafka.broker_port;
         world.stop().await;
-        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        world.config.kafka.broker_port = 1;
         world.config.rebuild.concurrency = 1;
         world.start_unready().await;
         let install = world.request(reqwest::Method::POST, "/_/tenant");
@@ -172,7 +172,7 @@ async fn waiting_initial_fill_delays_no_other_rebuild() {
             })
             .await;
         world.stop().await;
-        world.config.kafka.bootstrap_servers = kafka;
+        world.config.kafka.broker_port = port;
         world.start().await;
     })
     .await;

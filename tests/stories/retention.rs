@@ -211,7 +211,7 @@ async fn broker_reports_the_topic_retention() {
         );
 
         let mut unreachable = kafka.clone();
-        unreachable.bootstrap_servers = "127.0.0.1:9".to_owned();
+        unreachable.broker_port = 9;
         assert!(retention::longest_retention(&unreachable).await.is_err(), "no broker responds");
     })
     .await;

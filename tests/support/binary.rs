@@ -20,7 +20,7 @@ impl Drop for Process {
 /// Returns the binary's command, with the world's database and broker as its only environment.
 fn command(world: &World) -> Command {
     let database = &world.config.database.login;
-    let (host, port) = world.config.kafka.bootstrap_servers.split_once(':').unwrap();
+    let kafka = &world.config.kafka;
     let mut command = Command::new(BINARY);
     command
         .env_clear()
@@ -29,8 +29,8 @@ fn command(world: &World) -> Command {
         .env("DB_USERNAME", &database.username)
         .env("DB_PASSWORD", &database.password)
         .env("DB_DATABASE", &database.database)
-        .env("KAFKA_HOST", host)
-        .env("KAFKA_PORT", port)
+        .env("KAFKA_HOST", &kafka.broker_host)
+        .env("KAFKA_PORT", kafka.broker_port.to_string())
         .env("ENV", world.log.environment());
     command
 }

@@ -87,11 +87,6 @@ impl Log {
         self.topics.lock().expect("no panic").clone()
     }
 
-    /// Returns the address of the broker.
-    pub(crate) fn bootstrap(&self) -> &str {
-        &self.bootstrap
-    }
-
     pub(crate) fn environment(&self) -> &str {
         &self.environment
     }

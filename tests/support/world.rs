@@ -9,10 +9,10 @@ use patron_blocks::{
     clock::Clock,
     config::{
         ApprovalThreshold, BadRecordLimit, BlockEventsConfig, BreakerLimits, Config,
-        DatabaseConfig, DatabaseFailureMode, Gateway, GroupProtocol, HousekeepingConfig,
-        KafkaConfig, Login, OkapiConfig, RebuildConfig, SecurityConfig, TopicConfig,
+        DatabaseConfig, DatabaseFailureMode, GatewayMode, GroupProtocol, HousekeepingConfig,
+        KafkaConfig, LogConfig, Login, OkapiConfig, RebuildConfig, SecurityConfig,
     },
-    event::{Environment, Kind, TenantId},
+    event::{Kind, TenantId},
     logging::{self, LogFormat},
     store::{Db, Schema, state::patrons},
 };
@@ -126,8 +126,8 @@ impl World {
         let users = UsersStub::start();
         let wire = Proxy::start(format!("{}:{}", login.host, login.port)).await;
         let environment = format!("story-{}", Uuid::new_v4().simple());
-        let bootstrap = format!("{}:{}", variable("KAFKA_HOST"), variable("KAFKA_PORT"));
-        let log = Log::new(&bootstrap, &environment).await;
+        let (broker_host, broker_port) = (variable("KAFKA_HOST"), variable("KAFKA_PORT"));
+        let log = Log::new(&format!("{broker_host}:{broker_port}"), &environment).await;
         let proxied = Login { host: "127.0.0.1".to_owned(), port: wire.port(), ..login.clone() };
         let config = Config {
             database: DatabaseConfig {
@@ -136,9 +136,11 @@ impl World {
                 statement_timeout: Duration::from_secs(3),
             },
             kafka: KafkaConfig {
-                bootstrap_servers: bootstrap,
+                broker_host,
+                broker_port: broker_port.parse().expect("KAFKA_PORT is a port"),
+                env: environment,
+                pubsub_topics: false,
                 security: SecurityConfig::default(),
-                environment: Environment::new(Some(&environment)),
                 session_timeout: Duration::from_secs(6),
                 heartbeat_interval: Duration::from_millis(300),
                 metadata_max_age: Duration::from_secs(5),
@@ -154,7 +156,8 @@ impl World {
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
             okapi: OkapiConfig {
-                gateway: Gateway { url: users.url(), is_configured: true, is_pinned: true },
+                okapi_url: Some(users.url()),
+                okapi_gateway: GatewayMode::Auto,
                 users_timeout: Duration::from_millis(300),
                 patron_group_ttl: chrono::TimeDelta::zero(),
                 patron_group_stale: chrono::TimeDelta::zero(),
@@ -188,10 +191,12 @@ impl World {
                 enabled: false,
                 approaching_percent: 0,
                 db_share_percent: 100,
-                topic_config: TopicConfig { partitions: 2, replication: 1, compacted: true },
+                partitions: 2,
+                replication: 1,
                 collection: None,
                 overdue_after: Duration::from_secs(2),
             },
+            log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
         };
         Self {
             config,

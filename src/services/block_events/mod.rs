@@ -146,13 +146,13 @@ impl BlockEvents {
             return Ok(());
         }
         self.sender
-            .ensure_topic(&self.topic(tenant, AUTOMATED_BLOCK_TOPIC), self.config.topic_config)
+            .ensure_topic(&self.topic(tenant, AUTOMATED_BLOCK_TOPIC), self.config.topic_config())
             .await?;
         if self.config.approaching_percent > 0 {
             self.sender
                 .ensure_topic(
                     &self.topic(tenant, APPROACHING_LIMIT_TOPIC),
-                    self.config.topic_config,
+                    self.config.topic_config(),
                 )
                 .await?;
         }

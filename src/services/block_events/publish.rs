@@ -133,7 +133,7 @@ impl BlockEvents {
     ) -> Result<Vec<OutgoingMessage<'a>>, kafka::Error> {
         let mut outgoing = Vec::with_capacity(messages.len());
         for message in messages {
-            self.sender.ensure_topic(&message.kafka_topic, self.config.topic_config).await?;
+            self.sender.ensure_topic(&message.kafka_topic, self.config.topic_config()).await?;
             let headers = message.headers.as_object().into_iter().flatten();
             let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
             outgoing.push(OutgoingMessage {

@@ -84,7 +84,7 @@ pub fn start<S: IngestStore + 'static>(
     let consumer = kafka::start(config, &parts, channels, stop.clone())?;
     let starter = PartitionStarter {
         requests: start_requests,
-        environment: config.environment.clone(),
+        environment: config.environment(),
         broker: parts.broker.clone(),
         start_offsets: start_offsets.clone(),
         ingest: ingest.clone(),
@@ -92,8 +92,7 @@ pub fn start<S: IngestStore + 'static>(
         commands: commands.clone(),
     };
     tasks.push(tokio::spawn(starter.run(stop.clone())));
-    let watchdog =
-        Watchdog::new(&parts, config.environment.clone(), start_offsets, commands.clone());
+    let watchdog = Watchdog::new(&parts, config.environment(), start_offsets, commands.clone());
     tasks.push(tokio::spawn(watchdog.run(config.metadata_max_age, stop.clone())));
     tenants.subscribe(move |change| {
         // The poller drops its receiver only when the service stops.

@@ -89,8 +89,8 @@ async fn instance_with_publishing_off_stops_no_other_instance() {
 async fn purge_does_not_wait_for_an_unavailable_broker() {
     World::run_with(enable_publishing, async |world| {
         world.stop().await;
-        // No broker listens at this address.
-        world.config.kafka.bootstrap_servers = "127.0.0.1:1".to_owned();
+        // No broker listens on this port.
+        let port = std::mem::replace(&mut world.config.kafka.broker_port, 1);
         let add = format!(
             "insert into {{schema}}.message_outbox (sequence, id, kafka_topic, key, headers, payload)
              values (1, gen_random_uuid(), '{}', 'a', '{{}}', '{{}}')",
@@ -111,8 +111,7 @@ async fn purge_does_not_wait_for_an_unavailable_broker() {
         let purge = json!({ "module_from": "mod-patron-blocks-2.0.0", "purge": true });
         assert_eq!(world.post("/_/tenant", &purge).await.0, 204);
         world.stop().await;
-        let bootstrap = world.log.bootstrap().to_owned();
-        world.config.kafka.bootstrap_servers = bootstrap;
+        world.config.kafka.broker_port = port;
         world.start().await;
         world.enable().await;
     })

@@ -165,7 +165,7 @@ async fn unsendable_messages_are_reported_and_old_ones_pruned() {
     let soon = |config: &mut Config| {
         enable_publishing(config);
         config.block_events.overdue_after = std::time::Duration::from_millis(500);
-        config.block_events.topic_config.replication = 3;
+        config.block_events.replication = 3;
         config.housekeeping.interval = std::time::Duration::from_millis(200);
     };
     World::run_with(soon, async |world| {

@@ -170,9 +170,9 @@ async fn h15_full_replay_reaches_the_same_results() {
 /// Deletes the consumer group with its offsets, once the broker knows that the group is empty.
 async fn delete_group(world: &World) {
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &world.config.kafka.bootstrap_servers);
+    client.set("bootstrap.servers", world.config.kafka.bootstrap_servers());
     let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
-    let group = world.config.kafka.environment.consumer_group();
+    let group = world.config.kafka.environment().consumer_group();
     world
         .until("the consumer group is deleted", async |_: &World| {
             let groups = admin.delete_groups(&[&group], &AdminOptions::new()).await;

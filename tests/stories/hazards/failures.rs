@@ -185,8 +185,8 @@ impl GroupOffsets {
     fn of(world: &World) -> Self {
         let kafka = &world.config.kafka;
         let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", &kafka.bootstrap_servers);
-        client.set("group.id", kafka.environment.consumer_group());
+        client.set("bootstrap.servers", kafka.bootstrap_servers());
+        client.set("group.id", kafka.environment().consumer_group());
         Self(client.create().unwrap())
     }
 

@@ -157,8 +157,9 @@ async fn wait_for_ingest(context: &RebuildContext) -> Result<(), RebuildError> {
     let mut tx = context.begin().await?;
     let positions = shadow::load_replay_positions(&mut tx, &context.shadow).await?;
     drop(tx);
+    let environment = context.kafka.environment();
     let is_own = |position: &shadow::ReplayPosition| {
-        context.kafka.environment.parse(&position.topic).is_some_and(|topic| topic.tenant.is_some())
+        environment.parse(&position.topic).is_some_and(|topic| topic.tenant.is_some())
     };
     let ends: Vec<_> = positions.into_iter().filter(is_own).collect();
     context.run_slot.release();

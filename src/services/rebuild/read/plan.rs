@@ -55,7 +55,7 @@ pub(in crate::services::rebuild) async fn plan(
         Source::Topics => {}
     }
     let now = store::now(context.db()).await?;
-    let (environment, id) = (context.kafka.environment.clone(), context.tenant.id.clone());
+    let (environment, id) = (context.kafka.environment(), context.tenant.id.clone());
     let asked = context.query_broker(move |broker| list_partitions(&broker, &environment, &id));
     let (partitions, watermarks) = asked.await?;
     let mut ranges = BTreeMap::new();

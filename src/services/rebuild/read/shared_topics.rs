@@ -33,10 +33,9 @@ pub(in crate::services::rebuild) async fn has_shared_topics(
     broker: &Arc<BrokerClient>,
     kafka: &Arc<KafkaConfig>,
 ) -> bool {
-    let (broker, kafka) = (broker.clone(), kafka.clone());
-    let is_shared = move |name: &String| {
-        kafka.environment.parse(name).is_some_and(|topic| topic.tenant.is_none())
-    };
+    let (broker, environment) = (broker.clone(), kafka.environment());
+    let is_shared =
+        move |name: &String| environment.parse(name).is_some_and(|topic| topic.tenant.is_none());
     let has_shared =
         spawn_blocking(move || broker.topic_names().map(|names| names.iter().any(is_shared)));
     matches!(has_shared.await, Ok(Ok(true)))

@@ -60,7 +60,7 @@ impl ReplayRequest {
 
     /// Returns the request, limited to topics that tenants share.
     pub(in crate::services::rebuild) fn only_shared(mut self) -> Self {
-        let environment = &self.context.kafka.environment;
+        let environment = self.context.kafka.environment();
         let is_shared = |topic: Topic| topic.tenant.is_none();
         self.ranges.retain(|(name, _), _| environment.parse(name).is_some_and(is_shared));
         self
@@ -163,7 +163,8 @@ fn accumulate(
         .iter()
         .map(|partition| (partition.topic_partition.clone(), partition.range))
         .collect();
-    let topics = ranges.iter().map(|((name, _), _)| kafka.environment.parse(name)).collect();
+    let environment = kafka.environment();
+    let topics = ranges.iter().map(|((name, _), _)| environment.parse(name)).collect();
     let batches = replay::replay(kafka, &ranges, record_decoder(topics, cluster))?;
     let mut since = Instant::now();
     // After the batch with `is_end` the reader sends no batch.
