@@ -2,7 +2,7 @@
 -- PostgreSQL inlines this function and the next.
 create function newer(new_stamp bytea, new anyelement, old_stamp bytea, old anyelement) returns anyelement
     language sql immutable parallel safe
-    return case when new_stamp > coalesce(old_stamp, '') then new else old end;
+    as $$ select case when new_stamp > coalesce(old_stamp, '') then new else old end $$;
 comment on function newer is 'The value with the greater stamp';
 
 create function loan_owner(
