@@ -13,7 +13,7 @@ use regex_lite::Regex;
 const RULES: [(&str, &str); 24] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
-    ("!http/ app.rs", "actix_web"),
+    ("!http/ app/", "actix_web"),
     ("!okapi/", "reqwest"),
     ("!cql/", "winnow"),
     ("!http/", "utoipa"),
@@ -53,6 +53,7 @@ fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     files(&root, &mut found, &root);
+    found.retain(|(name, _)| name.ends_with(".rs"));
     found
 }
 
@@ -89,7 +90,11 @@ fn every_statement_is_listed_for_the_prepare_test() {
     let made: usize = sources()
         .iter()
         .filter(|(name, _)| name.starts_with("store/") && name != "store/schema.rs")
-        .map(|(_, text)| text.matches("Statement::new(").count())
+        .map(|(_, text)| {
+            // A macro repeats its statements for each table.
+            let repetitions = text.matches("\ncolumns! {").count().max(1);
+            repetitions * text.matches("Statement::new(").count()
+        })
         .sum();
     use patron_blocks::store::{
         rebuild::shadow,
