@@ -1,5 +1,16 @@
 //! The HTTP interfaces of the module descriptor, one file per resource.
 
+/// Converts a value of another layer to a body with the same members.
+macro_rules! copy_members {
+    ($source:ty => $body:ty { $($member:ident),+ }) => {
+        impl From<$source> for $body {
+            fn from(source: $source) -> Self {
+                Self { $($member: source.$member.into()),+ }
+            }
+        }
+    };
+}
+
 mod api;
 mod deadline;
 mod error;
@@ -12,6 +23,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
+pub(crate) use self::operations::{ingest::Incident, rebuild_bodies};
 use self::{
     api::{
         automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -26,7 +25,6 @@ use super::{
 };
 use crate::{
     blocks::{AutomatedBlocks, Cause},
-    clock,
     kafka::{self, BrokerClient, MessageProducer, OutgoingMessage},
     logging::ErrorChain,
     services::metrics::metrics,
@@ -415,41 +413,4 @@ struct SummaryMessage {
     user: Uuid,
     id: Uuid,
     payload: String,
-}
-
-/// Returns the JSON representation of an export.
-pub fn to_json(export: &SummaryExport, now: DateTime<Utc>) -> Value {
-    let SummaryExport { id, topic, event_type, status, published, total, .. } = export;
-    let mut body = json!({
-        "id": id,
-        "jobParams": { "topicName": topic, "eventType": event_type },
-        "status": status,
-        "requestedBy": export.requested_by,
-        "submittedDate": clock::format_instant(export.requested_at),
-        "numberOfRecordsPublished": published,
-    });
-    if let Some(group) = &export.patron_group {
-        body["jobParams"]["patronGroupId"] = json!(group);
-    }
-    if let Some(time) = export.changed_since {
-        body["jobParams"]["changedSince"] = json!(clock::format_instant(time));
-    }
-    if let Some(total) = total {
-        body["totalRecords"] = json!(total);
-    }
-    if let Some(started) = export.started_at {
-        body["startedDate"] = json!(clock::format_instant(started));
-        let elapsed = export.ended_at.unwrap_or(now) - started;
-        let seconds = elapsed.as_seconds_f64();
-        if seconds > 0.0 {
-            body["recordsPerSecond"] = json!((*published as f64 / seconds).round());
-        }
-    }
-    if let Some(ended) = export.ended_at {
-        body["endedDate"] = json!(clock::format_instant(ended));
-    }
-    if let Some(error) = &export.error {
-        body["error"] = json!(error);
-    }
-    body
 }

@@ -1,5 +1,5 @@
-//! The OpenAPI 3.1 document of all interfaces, built from the handlers' attributes, the bodies in `openapi`
-//! and `docs/events`.
+//! The OpenAPI 3.1 document of all interfaces, built from the handlers' attributes, their bodies and
+//! `docs/events`.
 //!
 //! `docs/openapi.json` is a copy. One test compares the copy with this document, and other tests validate
 //! real responses.
@@ -14,7 +14,6 @@ use utoipa::{
     },
 };
 
-use super::Errors;
 use crate::{
     event::Kind,
     http::{
@@ -22,7 +21,7 @@ use crate::{
             automated_blocks, conditions, events, limits, synchronization, tenant_jobs,
             user_summary,
         },
-        error::UUID_PATTERN,
+        error::{Errors, UUID_PATTERN},
         operations::{admin, dead_letters, exports, ingest, rebuilds},
     },
 };

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::{
     clock::Clock,
     store::{
@@ -12,7 +10,7 @@ use crate::{
         ingest::incidents::IncidentKind,
         rebuild::{
             differences,
-            rebuilds::{self, Lease, Rebuild, Status, incidents},
+            rebuilds::{self, Lease, Rebuild, Status, Summary, incidents},
             shadow,
         },
         tenants,
@@ -25,7 +23,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The state of a rebuild that has ended or waits to be applied.
 pub(super) struct RebuildOutcome {
     pub(super) status: Status,
-    pub(super) summary: Option<Value>,
+    pub(super) summary: Option<Summary>,
     pub(super) problem: Option<String>,
     /// If `true`, `save` deletes the recorded differences.
     pub(super) discard_differences: bool,
@@ -33,7 +31,7 @@ pub(super) struct RebuildOutcome {
 
 impl RebuildOutcome {
     /// Creates an outcome with a summary, and with the cause for an operator's approval, if any.
-    pub(super) fn new(status: Status, summary: Value, approval_reason: Option<String>) -> Self {
+    pub(super) fn new(status: Status, summary: Summary, approval_reason: Option<String>) -> Self {
         Self {
             status,
             summary: Some(summary),

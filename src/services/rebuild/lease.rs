@@ -32,7 +32,7 @@ impl RebuildContext {
     pub(super) async fn renew_lease(&self) -> StopReason {
         let mut renewed_at = Instant::now();
         loop {
-            let progress = self.progress.to_json();
+            let progress = self.progress.report();
             // The lease counts from the start of the request; the response may arrive late.
             let now = Instant::now();
             let remaining = LEASE_DURATION.saturating_sub(renewed_at.elapsed());

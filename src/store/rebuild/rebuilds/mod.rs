@@ -2,14 +2,16 @@
 
 pub mod incidents;
 mod read_progress;
+mod report;
 mod status;
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 pub use read_progress::{count_skipped_records, record_problem, record_read, reset_read};
+pub use report::{DifferenceCounts, Progress, Summary};
 use serde_json::Value;
-use sqlx::{FromRow, PgExecutor};
+use sqlx::{FromRow, PgExecutor, types::Json};
 pub use status::Status;
 use uuid::Uuid;
 
@@ -111,10 +113,12 @@ pub struct Rebuild {
     pub ended_at: Option<DateTime<Utc>>,
     /// Whether the rebuild is to end at its next check.
     pub cancel_requested: bool,
-    /// The done and total amounts of work, as of the last heartbeat.
-    pub progress: Value,
+    /// The progress, as of the last heartbeat.
+    #[sqlx(json)]
+    pub progress: Progress,
     /// The summary of the differences.
-    pub summary: Option<Value>,
+    #[sqlx(json(nullable))]
+    pub summary: Option<Summary>,
     /// The cause of a failure, or of unapplied differences.
     pub error: Option<String>,
     /// The number of open loans that the storage modules returned.
@@ -274,7 +278,7 @@ pub async fn renew(
     db: impl PgExecutor<'_>,
     id: Uuid,
     lease: Lease,
-    progress: &Value,
+    progress: &Progress,
 ) -> Result<LeaseState, Error> {
     let row: Option<(bool, bool)> = sqlx::query_as(
         "with renewed as (
@@ -285,7 +289,7 @@ pub async fn renew(
     .bind(id)
     .bind(lease.holder)
     .bind(lease.seconds())
-    .bind(progress)
+    .bind(Json(progress))
     .fetch_optional(db)
     .await
     .map_err(Error::at("renew the lease of a rebuild"))?;
@@ -302,7 +306,7 @@ pub async fn set_status(
     id: Uuid,
     Lease { holder, .. }: Lease,
     status: Status,
-    summary: Option<&Value>,
+    summary: Option<&Summary>,
     error: Option<&str>,
 ) -> Result<(), Error> {
     sqlx::query(
@@ -313,7 +317,7 @@ pub async fn set_status(
     )
     .bind(id)
     .bind(status.name())
-    .bind(summary)
+    .bind(summary.map(Json))
     .bind(error)
     .bind(status.has_ended())
     .bind(holder)
