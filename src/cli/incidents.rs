@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
 use crate::{
+    http::Incident,
     services::ingest::incidents::{self, Resolution},
     store::ingest::incidents::{StoredIncident, list},
 };
@@ -30,20 +31,21 @@ pub(super) async fn run(
     match action {
         IncidentCommand::List => {
             let open = list(&context.db, context.tenant.as_ref(), true, PAGE_ROWS).await?;
-            for raised in &open {
+            let is_empty = open.is_empty();
+            for raised in open {
                 if context.json {
-                    writeln!(out, "{}", json!(raised))?;
-                } else {
-                    let StoredIncident { id, kind, topic, partition, .. } = raised;
-                    let (from, to, detail) = (raised.from_offset, raised.to_offset, &raised.detail);
-                    if raised.rebuild_id.is_some() {
-                        writeln!(out, "{id}  {kind}: {detail}")?;
-                        continue;
-                    }
-                    writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
+                    writeln!(out, "{}", json!(Incident::from(raised)))?;
+                    continue;
                 }
+                let StoredIncident { id, kind, topic, partition, detail, .. } = &raised;
+                if raised.rebuild_id.is_some() {
+                    writeln!(out, "{id}  {kind}: {detail}")?;
+                    continue;
+                }
+                let (from, to) = (raised.from_offset, raised.to_offset);
+                writeln!(out, "{id}  {kind}  {topic}/{partition}  {from} to {to}: {detail}")?;
             }
-            Ok(open.is_empty())
+            Ok(is_empty)
         }
         IncidentCommand::Resolve { id } => {
             let (id, now) = (parse_id(id)?, context.clock.now());

@@ -3,7 +3,7 @@
 use std::{io::Write, sync::Arc, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -12,20 +12,18 @@ use super::{CliContext, CommandError, parse_id};
 use crate::{
     config::{Config, RebuildConfig},
     event::TenantId,
+    http::rebuild_bodies::{self, DifferingPatron},
     kafka::BrokerClient,
     okapi::{Caller, ModuleClient, Storage},
     services::{
-        rebuild::{
-            RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron, patron_json,
-            rebuild_json,
-        },
+        rebuild::{RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron},
         tenants::{Tenant, TenantRegistry},
     },
     store::{
         jobs,
         rebuild::{
             differences,
-            rebuilds::{self, Rebuild, Status},
+            rebuilds::{self, DifferenceCounts, Progress, Rebuild, Status, Summary},
         },
         tenants,
     },
@@ -224,7 +222,7 @@ async fn watch_progress(
             return Ok(all);
         }
         match &*all {
-            [one] => show_progress(&bar, &one.progress),
+            [one] => show_progress(&bar, &Progress::from_job(one)?),
             all => {
                 bar.set_message("tenants");
                 bar.set_length(all.len() as u64);
@@ -234,17 +232,14 @@ async fn watch_progress(
     }
 }
 
-fn show_progress(bar: &ProgressBar, progress: &Value) {
-    let number = |name: &str| progress[name].as_f64().unwrap_or_default();
-    bar.set_message(progress["stage"].as_str().unwrap_or("waiting").to_owned());
-    bar.set_length(number("total") as u64);
-    bar.set_position(number("done") as u64);
-    let remaining = Duration::from_secs(number("secondsLeft") as u64);
-    bar.set_prefix(format!(
-        "{:.0}/s, {} left",
-        number("rate"),
-        indicatif::HumanDuration(remaining)
-    ));
+fn show_progress(bar: &ProgressBar, progress: &Progress) {
+    bar.set_message(progress.stage.clone().unwrap_or_else(|| "waiting".to_owned()));
+    bar.set_length(progress.total.unwrap_or_default());
+    bar.set_position(progress.done.unwrap_or_default());
+    let remaining = Duration::from_secs(progress.seconds_left.unwrap_or_default() as u64);
+    let (rate, remaining) =
+        (progress.rate.unwrap_or_default(), indicatif::HumanDuration(remaining));
+    bar.set_prefix(format!("{rate:.0}/s, {remaining} left"));
 }
 
 async fn print_report(
@@ -253,14 +248,15 @@ async fn print_report(
     rebuild: &Rebuild,
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
-    let skipped_records = summary_number(rebuild, "/skippedRecords");
+    let summary = Summary::from_job(rebuild)?;
+    let skipped_records = summary.as_ref().map_or(0, |summary| summary.skipped_records);
     let needs_approval =
         rebuild.status == Status::Compared && rebuild.request["dryRun"] == json!(false);
     let is_good = matches!(rebuild.status, Status::Done | Status::Compared)
         && skipped_records == 0
         && !needs_approval;
     if context.json {
-        writeln!(out, "{}", rebuild_json(rebuild))?;
+        writeln!(out, "{}", json!(rebuild_bodies::Rebuild::from_job(rebuild.clone())?))?;
         let mut offset = 0;
         while print_page(context, tenant, rebuild.id, offset, out).await? {
             offset += PAGE_PATRONS;
@@ -271,32 +267,25 @@ async fn print_report(
     for line in rebuild.error.iter().chain(&rebuild.messages) {
         writeln!(out, "{line}")?;
     }
-    if rebuild.summary.is_some() {
-        print_summary(rebuild, out)?;
-        print_patrons(context, tenant, rebuild, out).await?;
+    if let Some(summary) = &summary {
+        print_summary(summary, out)?;
+        print_patrons(context, tenant, (rebuild, summary), out).await?;
     }
     Ok(is_good)
 }
 
-fn print_summary(rebuild: &Rebuild, out: &mut impl Write) -> Result<(), CommandError> {
-    let number = |pointer: &str| summary_number(rebuild, pointer);
+fn print_summary(summary: &Summary, out: &mut impl Write) -> Result<(), CommandError> {
     writeln!(
         out,
         "{} patrons have differences; {} have wrong counters; blocks imposed on {}, lifted from {}",
-        number("/patrons"),
-        number("/wrongCounters"),
-        number("/blocksImposed"),
-        number("/blocksLifted")
+        summary.patrons, summary.wrong_counters, summary.blocks_imposed, summary.blocks_lifted
     )?;
-    for (what, of) in [("loans", "/loans"), ("fees/fines", "/feesFines")] {
+    for (what, counts) in [("loans", summary.loans), ("fees/fines", summary.fees_fines)] {
+        let DifferenceCounts { only_current, only_in_source, different, insignificant } = counts;
         writeln!(
             out,
-            "{what}: {} open only here, {} open only in the source, {} different, {} with insignificant \
-             differences",
-            number(&format!("{of}/onlyCurrent")),
-            number(&format!("{of}/onlyInSource")),
-            number(&format!("{of}/different")),
-            number(&format!("{of}/insignificant"))
+            "{what}: {only_current} open only here, {only_in_source} open only in the source, {different} \
+             different, {insignificant} with insignificant differences"
         )?;
     }
     Ok(())
@@ -306,7 +295,7 @@ fn print_summary(rebuild: &Rebuild, out: &mut impl Write) -> Result<(), CommandE
 async fn print_patrons(
     context: &CliContext,
     tenant: &Tenant,
-    rebuild: &Rebuild,
+    (rebuild, summary): (&Rebuild, &Summary),
     out: &mut impl Write,
 ) -> Result<(), CommandError> {
     let source = match rebuild.request["source"].as_str() {
@@ -324,7 +313,7 @@ async fn print_patrons(
             writeln!(out, "  {}: {line}", patron.user_id)?;
         }
     }
-    if rebuild.status == Status::Compared && summary_number(rebuild, "/patrons") > 0 {
+    if rebuild.status == Status::Compared && summary.patrons > 0 {
         writeln!(
             out,
             "nothing was changed; to apply the differences, use --apply --id {}",
@@ -332,12 +321,6 @@ async fn print_patrons(
         )?;
     }
     Ok(())
-}
-
-/// Returns a number of the summary, or 0 if absent.
-fn summary_number(rebuild: &Rebuild, pointer: &str) -> i64 {
-    let number = rebuild.summary.as_ref().and_then(|summary| summary.pointer(pointer));
-    number.and_then(Value::as_i64).unwrap_or_default()
 }
 
 /// Prints a page of patrons. Returns `true` if more may remain.
@@ -352,8 +335,9 @@ async fn print_page(
     let patrons = differences::list_patrons(&context.db, schema, id, PAGE_PATRONS, offset).await?;
     let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
     let differences = differences::list_of_patrons(&context.db, schema, id, &users).await?;
-    for patron in &patrons {
-        writeln!(out, "{}", patron_json(patron, &differences))?;
+    let is_empty = patrons.is_empty();
+    for patron in patrons {
+        writeln!(out, "{}", json!(DifferingPatron::new(patron, &differences)))?;
     }
-    Ok(!patrons.is_empty())
+    Ok(!is_empty)
 }

@@ -10,8 +10,9 @@ use actix_web::{
         header::{ContentType, RETRY_AFTER},
     },
 };
-use serde_json::json;
+use serde::Serialize;
 use tracing::{error, warn};
+use utoipa::ToSchema;
 
 use crate::{event::TenantId, logging::ErrorChain, store};
 
@@ -66,6 +67,37 @@ impl Violation {
             key: key.to_owned(),
             value: value.to_owned(),
         }
+    }
+}
+
+/// The violated rules.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Errors<'a> {
+    errors: Vec<ErrorEntry<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorEntry<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    /// `-1`, or the key of the schema's rule.
+    code: &'static str,
+    parameters: Vec<ErrorParameter<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ErrorParameter<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+impl<'a> From<&'a Violation> for Errors<'a> {
+    fn from(Violation { message, code, key, value }: &'a Violation) -> Self {
+        let parameters = vec![ErrorParameter { key, value }];
+        Self { errors: vec![ErrorEntry { message, r#type: "1", code, parameters }] }
     }
 }
 
@@ -165,12 +197,7 @@ impl ResponseError for ApiError {
             Self::Text(_, text) => {
                 response.content_type(ContentType::plaintext()).body(text.clone())
             }
-            Self::Invalid(violation) => response.json(json!({ "errors": [{
-                "message": violation.message,
-                "type": "1",
-                "code": violation.code,
-                "parameters": [{ "key": violation.key, "value": violation.value }],
-            }] })),
+            Self::Invalid(violation) => response.json(Errors::from(violation)),
             Self::Store(error) => {
                 error!(error = %ErrorChain(&**error), "http: request failed");
                 response.content_type(ContentType::plaintext()).body(error.to_string())

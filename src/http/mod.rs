@@ -1,5 +1,54 @@
 //! The HTTP interfaces of the module descriptor, one file per resource.
 
+/// Converts a value of another layer to a body with the same members.
+macro_rules! copy_members {
+    ($source:ty => $body:ty { $($member:ident),+ }) => {
+        impl From<$source> for $body {
+            fn from(source: $source) -> Self {
+                Self { $($member: source.$member.into()),+ }
+            }
+        }
+    };
+}
+
+/// Passes the operations to another macro: the path of each resource, then the methods with their handlers.
+/// The table defines the routes and the list of described handlers; `tests/contract.rs` compares the routes with
+/// the paths in `#[utoipa::path]`.
+macro_rules! operation_table {
+    ($then:ident) => {
+        $then! {
+            "/automated-patron-blocks/{userId}" => get automated_blocks::get;
+            "/automated-patron-blocks/synchronization/job" => post synchronization::post;
+            "/automated-patron-blocks/synchronization/job/{syncJobId}" => get synchronization::get;
+            "/automated-patron-blocks/synchronization/start" => post synchronization::start;
+            "/user-summary/{userId}" => get user_summary::get;
+            "/patron-block-conditions" => get conditions::list;
+            "/patron-block-conditions/{id}" => get conditions::get, put conditions::put;
+            "/patron-block-limits" => get limits::list, post limits::post;
+            "/patron-block-limits/{id}" => get limits::get, put limits::put, delete limits::delete;
+            "/patron-blocks/ingest" => get ingest::ingest;
+            "/patron-blocks/incidents/{id}/resolve" => post ingest::resolve;
+            "/patron-blocks/dead-letters" => get dead_letters::list, delete dead_letters::discard_all;
+            "/patron-blocks/dead-letters/retry" => post dead_letters::retry_all;
+            "/patron-blocks/dead-letters/{id}" => get dead_letters::get, delete dead_letters::discard;
+            "/patron-blocks/dead-letters/{id}/retry" => post dead_letters::retry;
+            "/patron-blocks/rebuilds" => get rebuilds::list, post rebuilds::post;
+            "/patron-blocks/rebuilds/{id}" => get rebuilds::get, delete rebuilds::delete;
+            "/patron-blocks/rebuilds/{id}/differences" => get rebuilds::differences;
+            "/patron-blocks/rebuilds/{id}/apply" => post rebuilds::apply;
+            "/patron-blocks/user-summaries/iteration" => get exports::list, post exports::post;
+            "/patron-blocks/user-summaries/iteration/{jobId}" => get exports::get, delete exports::delete;
+            "/_/tenant" => post tenant_jobs::post;
+            "/_/tenant/{id}" => get tenant_jobs::get, delete tenant_jobs::delete;
+            "/" => get admin::start_page;
+            "/admin/health" => get admin::health;
+            "/admin/ready" => get admin::ready;
+            "/admin/openapi.json" => get description;
+            "/metrics" => get admin::metrics;
+        }
+    };
+}
+
 mod api;
 mod deadline;
 mod error;
@@ -12,11 +61,13 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
+pub(crate) use self::operations::{ingest::Incident, rebuild_bodies};
 use self::{
     api::{
         automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,
     },
     extract::load_limit::LoadLimit,
+    openapi::document::description,
     operations::{admin, dead_letters, exports, ingest, rebuilds},
 };
 pub use self::{
@@ -100,117 +151,29 @@ pub fn routes(service: &Arc<AppState>, db: Db, app: &mut web::ServiceConfig) {
     app.app_data(web::Data::from(service.clone()))
         .app_data(LoadLimit::new(connections))
         .app_data(web::Data::new(db))
-        .service(
-            web::resource("/automated-patron-blocks/{userId}")
-                .route(web::get().to(automated_blocks::get)),
-        )
+        .configure(operation_routes)
         .configure(event_routes)
-        .service(
-            web::resource("/automated-patron-blocks/synchronization/job")
-                .route(web::post().to(synchronization::post)),
-        )
-        .service(
-            web::resource("/automated-patron-blocks/synchronization/job/{syncJobId}")
-                .route(web::get().to(synchronization::get)),
-        )
-        .service(
-            web::resource("/automated-patron-blocks/synchronization/start")
-                .route(web::post().to(synchronization::start)),
-        )
-        .service(web::resource("/user-summary/{userId}").route(web::get().to(user_summary::get)))
-        .service(web::resource("/patron-block-conditions").route(web::get().to(conditions::list)))
-        .service(
-            web::resource("/patron-block-conditions/{id}")
-                .route(web::get().to(conditions::get))
-                .route(web::put().to(conditions::put)),
-        )
-        .service(
-            web::resource("/patron-block-limits")
-                .route(web::get().to(limits::list))
-                .route(web::post().to(limits::post)),
-        )
-        .service(
-            web::resource("/patron-block-limits/{id}")
-                .route(web::get().to(limits::get))
-                .route(web::put().to(limits::put))
-                .route(web::delete().to(limits::delete)),
-        )
-        .service(web::resource("/patron-blocks/ingest").route(web::get().to(ingest::ingest)))
-        .service(
-            web::resource("/patron-blocks/incidents/{id}/resolve")
-                .route(web::post().to(ingest::resolve)),
-        )
-        .service(
-            web::resource("/patron-blocks/dead-letters")
-                .route(web::get().to(dead_letters::list))
-                .route(web::delete().to(dead_letters::discard_all)),
-        )
-        .service(
-            web::resource("/patron-blocks/dead-letters/retry")
-                .route(web::post().to(dead_letters::retry_all)),
-        )
-        .service(
-            web::resource("/patron-blocks/dead-letters/{id}")
-                .route(web::get().to(dead_letters::get))
-                .route(web::delete().to(dead_letters::discard)),
-        )
-        .service(
-            web::resource("/patron-blocks/dead-letters/{id}/retry")
-                .route(web::post().to(dead_letters::retry)),
-        )
-        .configure(job_routes)
-        .service(web::resource("/_/tenant").route(web::post().to(tenant_jobs::post)))
-        .service(
-            web::resource("/_/tenant/{id}")
-                .route(web::get().to(tenant_jobs::get))
-                .route(web::delete().to(tenant_jobs::delete)),
-        )
-        .service(web::resource("/").route(web::get().to(admin::start_page)))
-        .service(web::resource("/admin/health").route(web::get().to(admin::health)))
-        .service(web::resource("/metrics").route(web::get().to(admin::metrics)))
-        .service(
-            web::resource("/admin/openapi.json")
-                .route(web::get().to(openapi::document::description)),
-        )
-        .service(web::resource("/admin/ready").route(web::get().to(admin::ready)))
         .default_service(web::to(not_found));
 }
+
+macro_rules! define_routes {
+    ($($path:literal => $($method:ident $($handler:ident)::+),+;)+) => {
+        /// Method and path of each operation, without the event handlers.
+        pub const OPERATIONS: &[(&str, &str)] = &[$($((stringify!($method), $path)),+),+];
+
+        fn operation_routes(app: &mut web::ServiceConfig) {
+            $(app.service(web::resource($path)$(.route(web::$method().to($($handler)::+)))+);)+
+        }
+    };
+}
+
+operation_table!(define_routes);
 
 fn event_routes(app: &mut web::ServiceConfig) {
     for kind in Kind::BUSINESS {
         let post = move |request, body| events::post(kind, request, body);
         app.service(web::resource(kind.http_path()).route(web::post().to(post)));
     }
-}
-
-fn job_routes(app: &mut web::ServiceConfig) {
-    app.service(
-        web::resource("/patron-blocks/rebuilds")
-            .route(web::get().to(rebuilds::list))
-            .route(web::post().to(rebuilds::post)),
-    )
-    .service(
-        web::resource("/patron-blocks/rebuilds/{id}")
-            .route(web::get().to(rebuilds::get))
-            .route(web::delete().to(rebuilds::delete)),
-    )
-    .service(
-        web::resource("/patron-blocks/rebuilds/{id}/differences")
-            .route(web::get().to(rebuilds::differences)),
-    )
-    .service(
-        web::resource("/patron-blocks/rebuilds/{id}/apply").route(web::post().to(rebuilds::apply)),
-    )
-    .service(
-        web::resource("/patron-blocks/user-summaries/iteration")
-            .route(web::get().to(exports::list))
-            .route(web::post().to(exports::post)),
-    )
-    .service(
-        web::resource("/patron-blocks/user-summaries/iteration/{jobId}")
-            .route(web::get().to(exports::get))
-            .route(web::delete().to(exports::delete)),
-    );
 }
 
 /// Removes a trailing slash from each path (docs/contract/http-api.md#12-bodies).

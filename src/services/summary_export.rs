@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -27,7 +26,6 @@ use super::{
 };
 use crate::{
     blocks::{AutomatedBlocks, Cause},
-    clock,
     event::TenantId,
     kafka::{self, BrokerClient, MessageProducer, OutgoingMessage},
     logging::ErrorChain,
@@ -393,41 +391,4 @@ struct SummaryMessage {
     user: Uuid,
     id: Uuid,
     payload: String,
-}
-
-/// Returns the JSON representation of an export.
-pub fn to_json(export: &SummaryExport, now: DateTime<Utc>) -> Value {
-    let SummaryExport { job, request, progress: ExportProgress { total, published, .. } } = export;
-    let mut body = json!({
-        "id": job.id,
-        "jobParams": { "topicName": request.topic, "eventType": request.event_type },
-        "status": job.status,
-        "requestedBy": job.requested_by,
-        "submittedDate": clock::format_instant(job.requested_at),
-        "numberOfRecordsPublished": published,
-    });
-    if let Some(group) = &request.patron_group {
-        body["jobParams"]["patronGroupId"] = json!(group);
-    }
-    if let Some(time) = request.changed_since {
-        body["jobParams"]["changedSince"] = json!(clock::format_instant(time));
-    }
-    if let Some(total) = total {
-        body["totalRecords"] = json!(total);
-    }
-    if let Some(started) = job.started_at {
-        body["startedDate"] = json!(clock::format_instant(started));
-        let elapsed = job.ended_at.unwrap_or(now) - started;
-        let seconds = elapsed.as_seconds_f64();
-        if seconds > 0.0 {
-            body["recordsPerSecond"] = json!((*published as f64 / seconds).round());
-        }
-    }
-    if let Some(ended) = job.ended_at {
-        body["endedDate"] = json!(clock::format_instant(ended));
-    }
-    if let Some(error) = &job.error {
-        body["error"] = json!(error);
-    }
-    body
 }

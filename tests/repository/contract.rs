@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use patron_blocks::event::Kind;
+use patron_blocks::{event::Kind, http::OPERATIONS};
 use serde_json::Value;
 
 fn file(name: &str) -> String {
@@ -21,22 +21,11 @@ fn handlers(descriptor: &Value) -> impl Iterator<Item = &Value> {
     list(&descriptor["provides"]).flat_map(|interface| list(&interface["handlers"]))
 }
 
-/// Returns method and path of every route in `src/http/mod.rs`, which has one expression per resource.
+/// Returns method and path of every route.
 fn routes() -> BTreeSet<(String, String)> {
-    let source = file("src/http/mod.rs");
-    let mut routes = BTreeSet::new();
-    for resource in source.split("web::resource(\"").skip(1) {
-        let (path, rest) = resource.split_once('"').unwrap();
-        let body = rest.split(".service(").next().unwrap();
-        for method in ["get", "post", "put", "delete"] {
-            if body.contains(&format!("web::{method}()")) {
-                routes.insert((method.to_uppercase(), path.to_owned()));
-            }
-        }
-    }
-    // A loop over the kinds adds the routes of the eight event handlers.
-    routes.extend(Kind::BUSINESS.map(|kind| ("POST".to_owned(), kind.http_path())));
-    routes
+    let operations =
+        OPERATIONS.iter().map(|(method, path)| (method.to_uppercase(), (*path).to_owned()));
+    operations.chain(Kind::BUSINESS.map(|kind| ("POST".to_owned(), kind.http_path()))).collect()
 }
 
 /// Returns whether the descriptor declares the permission. The gateway controls the callers of event

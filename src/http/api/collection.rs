@@ -1,7 +1,7 @@
 //! Lists and reads records of a collection (docs/contract/http-api.md#16-collections).
 
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
@@ -34,24 +34,22 @@ pub(in crate::http) fn read(request: &HttpRequest, body: &[u8]) -> Result<Record
     Err(Violation::custom(rule, "the body", body.len().to_string()).into())
 }
 
-/// Returns a page of records under `name`, with the total.
+/// Returns a page of records, and the number of all matching records.
 pub(in crate::http) async fn list(
     context: &TenantRequest,
     request: &HttpRequest,
     collection: &Collection,
-    name: &str,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<(Vec<Value>, i64), ApiError> {
     let Page { query, offset, limit } = Page::from_request(request)?;
     let (schema, search) = (&context.tenant.schema, &collection.search);
-    let (page, total) = store::read(&context.db, async |db| {
+    let found = store::read(&context.db, async |db| {
         let page = match limit {
             0 => Vec::new(), // the client requests the count only
             _ => records::list(&mut *db, schema, collection, &query, (offset, limit)).await?,
         };
         Ok((page, records::count(db, schema, search, &query.condition).await?))
-    })
-    .await?;
-    Ok(HttpResponse::Ok().json(json!({ name: page, "totalRecords": total })))
+    });
+    Ok(found.await?)
 }
 
 /// Returns one record, or 404.

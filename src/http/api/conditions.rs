@@ -1,6 +1,9 @@
 //! `patron-block-conditions`: the six conditions (docs/contract/http-api.md#4-conditions).
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::collection;
 use crate::{
@@ -25,7 +28,7 @@ use crate::{
     summary = "List the six conditions",
     params(openapi::Paging),
     responses(
-        (status = 200, body = openapi::Conditions, description = "Found"),
+        (status = 200, body = Conditions, description = "Found"),
         openapi::Common,
     ),
 )]
@@ -33,7 +36,17 @@ pub(in crate::http) async fn list(
     context: TenantRequest,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    collection::list(&context, &request, &conditions::RECORDS, "patronBlockConditions").await
+    let found = collection::list(&context, &request, &conditions::RECORDS).await?;
+    let (patron_block_conditions, total_records) = found;
+    Ok(HttpResponse::Ok().json(Conditions { patron_block_conditions, total_records }))
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Conditions {
+    #[schema(value_type = Vec<openapi::Condition>)]
+    patron_block_conditions: Vec<Value>,
+    total_records: i64,
 }
 
 /// Returns one condition.

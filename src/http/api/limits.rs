@@ -1,6 +1,9 @@
 //! `patron-block-limits`: limits per patron group (docs/contract/http-api.md#5-limits).
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::collection;
@@ -30,7 +33,7 @@ use crate::{
     summary = "List the limits of all patron groups",
     params(openapi::Paging),
     responses(
-        (status = 200, body = openapi::Limits, description = "Found"),
+        (status = 200, body = Limits, description = "Found"),
         openapi::Common,
     ),
 )]
@@ -38,7 +41,17 @@ pub(in crate::http) async fn list(
     context: TenantRequest,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    collection::list(&context, &request, &limits::RECORDS, "patronBlockLimits").await
+    let found = collection::list(&context, &request, &limits::RECORDS).await?;
+    let (patron_block_limits, total_records) = found;
+    Ok(HttpResponse::Ok().json(Limits { patron_block_limits, total_records }))
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Limits {
+    #[schema(value_type = Vec<openapi::Limit>)]
+    patron_block_limits: Vec<Value>,
+    total_records: i64,
 }
 
 /// Returns one limit.

@@ -3,7 +3,9 @@
 //! token.
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -47,9 +49,9 @@ const JOB_MEMBERS: [&str; 10] = [
     path = "/automated-patron-blocks/synchronization/job",
     operation_id = "postSynchronizationJob",
     summary = "Create a synchronization with the storage modules",
-    request_body(content = openapi::SynchronizationRequest, content_type = "application/json"),
+    request_body(content = SynchronizationRequest, content_type = "application/json"),
     responses(
-        (status = 201, body = openapi::Synchronization, description = "Created; the synchronization waits for the timer"),
+        (status = 201, body = Synchronization, description = "Created; the synchronization waits for the timer"),
         openapi::InvalidOrText,
         openapi::Common,
         openapi::BodyNotRead,
@@ -65,13 +67,17 @@ pub(in crate::http) async fn post(
     let by = context.acting_user.as_deref().unwrap_or("unknown");
     let id =
         context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
-    let mut job = Map::from_iter([
-        ("id".to_owned(), json!(id)),
-        ("scope".to_owned(), json!(scope_name(rebuild_request.scope.patron()))),
-        ("status".to_owned(), json!("open")),
-        ("errors".to_owned(), json!([])),
-    ]);
-    job.extend(rebuild_request.scope.patron().map(|user| ("userId".to_owned(), json!(user))));
+    let job = Synchronization {
+        id,
+        scope: SynchronizationScope::new(rebuild_request.scope.patron()),
+        user_id: rebuild_request.scope.patron(),
+        status: SynchronizationStatus::Open,
+        total_number_of_loans: None,
+        total_number_of_fees_fines: None,
+        number_of_processed_loans: None,
+        number_of_processed_fees_fines: None,
+        errors: Vec::new(),
+    };
     Ok(HttpResponse::Created().json(job))
 }
 
@@ -83,7 +89,7 @@ pub(in crate::http) async fn post(
     summary = "Get a synchronization with its progress",
     params(("syncJobId" = Uuid, Path, description = "The job")),
     responses(
-        (status = 200, body = openapi::Synchronization, description = "Found"),
+        (status = 200, body = Synchronization, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -97,7 +103,7 @@ pub(in crate::http) async fn get(
     let found =
         store::read(&context.db, async |db| jobs::find(db, JobKind::Rebuild, tenant, id).await)
             .await?;
-    let job = found.as_ref().and_then(to_job).ok_or_else(unknown)?;
+    let job = found.and_then(Synchronization::from_job).ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(job))
 }
 
@@ -163,36 +169,105 @@ fn member_text(record: &Record, member: &str) -> String {
     }
 }
 
-fn scope_name(user: Option<Uuid>) -> &'static str {
-    if user.is_some() { "user" } else { "full" }
+/// Scope of a synchronisation.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "`check` reads each member, because each violation has its own response"
+)]
+struct SynchronizationRequest {
+    scope: SynchronizationScope,
+    /// Required for scope `user`.
+    user_id: Option<Uuid>,
+    /// Ignored, like all following members: the server sets them.
+    id: Option<Value>,
+    status: Option<Value>,
+    total_number_of_loans: Option<Value>,
+    total_number_of_fees_fines: Option<Value>,
+    number_of_processed_loans: Option<Value>,
+    number_of_processed_fees_fines: Option<Value>,
+    errors: Option<Value>,
+    metadata: Option<Value>,
 }
 
-/// Converts a rebuild from the storage modules to a job. Returns `None` for a rebuild from another source.
-fn to_job(rebuild: &Job) -> Option<Value> {
-    let request = &rebuild.request;
-    if request["source"] != "storage" {
-        return None;
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum SynchronizationScope {
+    User,
+    Full,
+}
+
+impl SynchronizationScope {
+    fn new(user: Option<Uuid>) -> Self {
+        if user.is_some() { Self::User } else { Self::Full }
     }
-    let status = match rebuild.status {
-        Status::Waiting => "open",
-        Status::Done => "done",
-        Status::Failed | Status::Cancelled => "failed",
-        _ => "in-progress",
-    };
-    let user = request.get("userId");
-    let errors: Vec<&String> = rebuild.messages.iter().chain(&rebuild.error).collect();
-    let mut job = json!({
-        "id": rebuild.id,
-        "scope": if user.is_some() { "user" } else { "full" },
-        "status": status,
-        "totalNumberOfLoans": 0,
-        "totalNumberOfFeesFines": 0,
-        "numberOfProcessedLoans": rebuild.loans_read,
-        "numberOfProcessedFeesFines": rebuild.fees_fines_read,
-        "errors": errors,
-    });
-    if let Some(user) = user {
-        job["userId"] = user.clone();
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum SynchronizationStatus {
+    Open,
+    InProgress,
+    Done,
+    Failed,
+}
+
+impl From<Status> for SynchronizationStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Waiting => Self::Open,
+            Status::Done => Self::Done,
+            Status::Failed | Status::Cancelled => Self::Failed,
+            _ => Self::InProgress,
+        }
     }
-    Some(job)
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Synchronization {
+    id: Uuid,
+    scope: SynchronizationScope,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    user_id: Option<Uuid>,
+    status: SynchronizationStatus,
+    /// Always 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total_number_of_loans: Option<i32>,
+    /// Always 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total_number_of_fees_fines: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    number_of_processed_loans: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    number_of_processed_fees_fines: Option<i32>,
+    /// Skipped records, rejected tokens, and the cause of a failure.
+    errors: Vec<String>,
+}
+
+impl Synchronization {
+    /// Converts a rebuild from the storage modules. Returns `None` for a rebuild from another source.
+    fn from_job(rebuild: Job) -> Option<Self> {
+        if rebuild.request["source"] != "storage" {
+            return None;
+        }
+        let user_id = rebuild.request["userId"].as_str().and_then(|user| user.parse().ok());
+        Some(Self {
+            id: rebuild.id,
+            scope: SynchronizationScope::new(user_id),
+            user_id,
+            status: rebuild.status.into(),
+            total_number_of_loans: Some(0),
+            total_number_of_fees_fines: Some(0),
+            number_of_processed_loans: Some(rebuild.loans_read),
+            number_of_processed_fees_fines: Some(rebuild.fees_fines_read),
+            errors: rebuild.messages.into_iter().chain(rebuild.error).collect(),
+        })
+    }
 }

@@ -1,12 +1,13 @@
 //! `_tenant` 2.0: install, upgrade, disable and purge (docs/contract/http-api.md#7-tenants).
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -42,11 +43,11 @@ const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
     path = "/_/tenant",
     operation_id = "postTenant",
     summary = "Install, upgrade, disable or purge a tenant",
-    request_body(content = openapi::TenantAttributes, content_type = "application/json"),
+    request_body(content = TenantAttributes, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = openapi::TenantJob,
+            body = Body,
             description = "Installed or upgraded; if complete is false, the job still runs",
             headers(("Location" = String, description = "Path of the job")),
         ),
@@ -117,15 +118,27 @@ pub(in crate::http) async fn post(
     Ok(HttpResponse::Created().insert_header((LOCATION, format!("/_/tenant/{id}"))).json(body))
 }
 
-/// The representation of a job for clients.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
+/// Enable or upgrade to `module_to`, or disable `module_from`. Additional members are stored with the job.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the job stores and returns the request unchanged")]
+struct TenantAttributes {
+    module_to: Option<String>,
+    module_from: Option<String>,
+    purge: Option<bool>,
+    parameters: Option<Vec<HashMap<String, Value>>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = TenantJob)]
 struct Body {
     id: Uuid,
     tenant: String,
+    #[schema(value_type = TenantAttributes)]
     tenant_attributes: Value,
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     messages: Vec<String>,
@@ -156,7 +169,7 @@ impl Body {
         ),
     ),
     responses(
-        (status = 200, body = openapi::TenantJob, description = "Found"),
+        (status = 200, body = Body, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),

@@ -1,5 +1,5 @@
-//! The OpenAPI 3.1 document of all interfaces, built from the handlers' attributes, the bodies in `openapi`
-//! and `docs/events`.
+//! The OpenAPI 3.1 document of all interfaces, built from the handlers' attributes, their bodies and
+//! `docs/events`.
 //!
 //! `docs/openapi.json` is a copy. One test compares the copy with this document, and other tests validate
 //! real responses.
@@ -14,7 +14,6 @@ use utoipa::{
     },
 };
 
-use super::Errors;
 use crate::{
     event::Kind,
     http::{
@@ -22,60 +21,29 @@ use crate::{
             automated_blocks, conditions, events, limits, synchronization, tenant_jobs,
             user_summary,
         },
-        error::UUID_PATTERN,
+        error::{Errors, UUID_PATTERN},
         operations::{admin, dead_letters, exports, ingest, rebuilds},
     },
 };
 
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Patron blocks", contact(), license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(
-        automated_blocks::get,
-        user_summary::get,
-        conditions::list,
-        conditions::get,
-        conditions::put,
-        limits::list,
-        limits::get,
-        limits::post,
-        limits::put,
-        limits::delete,
-        ingest::ingest,
-        ingest::resolve,
-        dead_letters::list,
-        dead_letters::get,
-        dead_letters::retry,
-        dead_letters::retry_all,
-        dead_letters::discard,
-        dead_letters::discard_all,
-        synchronization::post,
-        synchronization::get,
-        synchronization::start,
-        rebuilds::list,
-        rebuilds::post,
-        rebuilds::get,
-        rebuilds::delete,
-        rebuilds::differences,
-        rebuilds::apply,
-        exports::list,
-        exports::post,
-        exports::get,
-        exports::delete,
-        events::post,
-        tenant_jobs::post,
-        tenant_jobs::get,
-        tenant_jobs::delete,
-        admin::start_page,
-        admin::health,
-        admin::ready,
-        admin::metrics,
-        description,
-    ),
-    components(schemas(Errors)),
-    modifiers(&EventHandlers, &Gateway),
-)]
-struct OpenApiDocument;
+macro_rules! define_document {
+    ($($path:literal => $($method:ident $($handler:ident)::+),+;)+) => {
+        #[derive(OpenApi)]
+        #[openapi(
+            info(
+                title = "Patron blocks",
+                contact(),
+                license(name = "Apache-2.0", identifier = "Apache-2.0")
+            ),
+            paths($($($($handler)::+,)+)+ events::post),
+            components(schemas(Errors)),
+            modifiers(&EventHandlers, &Gateway),
+        )]
+        struct OpenApiDocument;
+    };
+}
+
+operation_table!(define_document);
 
 /// Returns the OpenAPI 3.1 document of the service.
 pub fn openapi_json() -> Value {

@@ -6,11 +6,13 @@ use actix_web::{
     HttpResponse,
     web::{Data, Json},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::{
-    http::{AppState, openapi},
+    http::AppState,
+    kafka::assignment,
     logging::ErrorChain,
     store::{self, Db, tenants::Completeness},
 };
@@ -82,60 +84,126 @@ pub(in crate::http) async fn metrics(service: Data<AppState>) -> HttpResponse {
     operation_id = "getReadiness",
     summary = "Get the readiness of the service and the failed checks",
     responses(
-        (status = 200, body = openapi::Readiness, description = "Ready"),
-        (status = 503, body = openapi::Readiness, description = "Not ready"),
+        (status = 200, body = Readiness, description = "Ready"),
+        (status = 503, body = Readiness, description = "Not ready"),
     ),
 )]
 pub(in crate::http) async fn ready(service: Data<AppState>, db: Data<Db>) -> HttpResponse {
     let mut problems = Vec::new();
     if service.stopping.is_cancelled() {
-        problems.push(json!({ "part": "service", "problem": "stopping" }));
+        problems.push(Problem::new("service", "stopping"));
     }
     let database = match timeout(PROBE_TIMEOUT, store::ping(&db)).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(ErrorChain(&error).to_string()),
         Err(_) => Some("the database does not respond".to_owned()),
     };
-    problems.extend(database.map(|problem| json!({ "part": "database", "problem": problem })));
+    problems.extend(database.map(|problem| Problem::new("database", problem)));
     let kafka = service.kafka.health();
-    problems.extend(kafka.problem().map(|problem| json!({ "part": "kafka", "problem": problem })));
+    problems.extend(kafka.problem().map(|problem| Problem::new("kafka", problem)));
     problems.extend(migration_problem(&service));
     // Overdue messages leave the service ready: evaluations continue, and no message is lost.
     let backlog = service.block_events.backlog();
-    let body = json!({
-        "ready": problems.is_empty(),
-        "problems": problems,
-        "tenants": incomplete_tenants(&service),
-        "messages": {
-            "enabled": service.block_events.is_enabled(),
-            "waiting": backlog.unsent_messages,
-            "oldestSeconds": backlog.oldest_unsent_age.as_secs(),
-            "overdue": service.block_events.is_overdue(),
-            "pendingPatrons": backlog.pending_patrons,
+    let body = Readiness {
+        ready: problems.is_empty(),
+        problems,
+        kafka: Kafka {
+            brokers_up: kafka.brokers_up,
+            joined: kafka.joined,
+            partitions: kafka.partitions.into(),
         },
-        "kafka": {
-            "brokersUp": kafka.brokers_up,
-            "joined": kafka.joined,
-            "partitions": {
-                "starting": kafka.partitions.starting,
-                "reading": kafka.partitions.reading,
-                "paused": kafka.partitions.paused,
-                "stopped": kafka.partitions.stopped,
-            },
+        tenants: incomplete_tenants(&service),
+        messages: Messages {
+            enabled: service.block_events.is_enabled(),
+            waiting: backlog.unsent_messages,
+            oldest_seconds: backlog.oldest_unsent_age.as_secs(),
+            overdue: service.block_events.is_overdue(),
+            pending_patrons: backlog.pending_patrons,
         },
-    });
-    if problems.is_empty() {
+    };
+    if body.ready {
         HttpResponse::Ok().json(body)
     } else {
         HttpResponse::ServiceUnavailable().json(body)
     }
 }
 
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Readiness {
+    ready: bool,
+    problems: Vec<Problem>,
+    kafka: Kafka,
+    tenants: IncompleteTenants,
+    messages: Messages,
+}
+
+/// Backlog of block events; a backlog leaves the service ready.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Messages {
+    /// Whether block events are published.
+    enabled: bool,
+    /// Unsent messages, counted up to 100,000 per tenant.
+    waiting: i64,
+    /// Age of the oldest unsent message, in seconds.
+    oldest_seconds: u64,
+    /// Whether the age of the oldest unsent message has reached the configured limit.
+    overdue: bool,
+    /// Requests for the evaluation of a patron, counted up to 10,000 per tenant.
+    pending_patrons: i64,
+}
+
+/// Tenants with an incomplete history; they leave the service ready.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct IncompleteTenants {
+    filling: Vec<String>,
+    incomplete: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Problem {
+    part: &'static str,
+    problem: String,
+}
+
+impl Problem {
+    fn new(part: &'static str, problem: impl Into<String>) -> Self {
+        Self { part, problem: problem.into() }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kafka {
+    #[schema(value_type = u64)]
+    brokers_up: usize,
+    joined: bool,
+    partitions: PartitionCounts,
+}
+
+/// Number of partitions per stage.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PartitionCounts {
+    #[schema(value_type = u64)]
+    starting: usize,
+    #[schema(value_type = u64)]
+    reading: usize,
+    #[schema(value_type = u64)]
+    paused: usize,
+    #[schema(value_type = u64)]
+    stopped: usize,
+}
+
+copy_members! { assignment::PartitionCounts => PartitionCounts { starting, reading, paused, stopped } }
+
 /// Returns the problem of enabled tenants with a schema of another version, if there are any.
-fn migration_problem(service: &AppState) -> Option<Value> {
+fn migration_problem(service: &AppState) -> Option<Problem> {
     if !service.tenants.is_caught_up() {
-        let problem = "the service is reading the registry of tenants";
-        return Some(json!({ "part": "tenants", "problem": problem }));
+        return Some(Problem::new("tenants", "the service is reading the registry of tenants"));
     }
     let unmigrated = service.tenants.outdated();
     if unmigrated.is_empty() {
@@ -150,12 +218,12 @@ fn migration_problem(service: &AppState) -> Option<Value> {
         unmigrated.len(),
         named.collect::<Vec<_>>().join("; ")
     );
-    Some(json!({ "part": "tenants", "problem": problem }))
+    Some(Problem::new("tenants", problem))
 }
 
 /// Returns the tenants with an incomplete history. The service evaluates their patrons too, so readiness is
 /// unaffected.
-fn incomplete_tenants(service: &AppState) -> Value {
+fn incomplete_tenants(service: &AppState) -> IncompleteTenants {
     let (mut filling, mut incomplete) = (Vec::new(), Vec::new());
     for tenant in service.tenants.all() {
         match tenant.completeness() {
@@ -166,5 +234,5 @@ fn incomplete_tenants(service: &AppState) -> Value {
     }
     filling.sort();
     incomplete.sort();
-    json!({ "filling": filling, "incomplete": incomplete })
+    IncompleteTenants { filling, incomplete }
 }

@@ -2,7 +2,9 @@
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -16,10 +18,10 @@ use crate::{
         },
         openapi,
     },
-    services::ingest::dead_letters::RetryOutcome,
+    services::ingest::dead_letters::{self as service, RetryOutcome},
     store::{
         self,
-        ingest::dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+        ingest::dead_letters::{self, StoredDeadLetter},
         settings::records,
     },
 };
@@ -32,7 +34,7 @@ use crate::{
     summary = "List dead letters",
     params(openapi::Paging),
     responses(
-        (status = 200, body = openapi::DeadLetters, description = "Found"),
+        (status = 200, body = DeadLetters, description = "Found"),
         openapi::Common,
     ),
 )]
@@ -42,7 +44,7 @@ pub(in crate::http) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let Page { query, offset, limit } = Page::from_request(&request)?.capped_at(PAGE_RECORDS_MAX);
     let (schema, search) = (&context.tenant.schema, &dead_letters::SEARCH_TARGET);
-    let (page, total) = store::read(&context.db, async |db| {
+    let (page, total_records) = store::read(&context.db, async |db| {
         let page = match limit {
             0 => Vec::new(), // the client requests the count only
             _ => dead_letters::list(&mut *db, schema, &query, None, (offset, limit)).await?,
@@ -50,8 +52,8 @@ pub(in crate::http) async fn list(
         Ok((page, records::count(db, schema, search, &query.condition).await?))
     })
     .await?;
-    let page: Vec<Value> = page.iter().map(list_item).collect();
-    Ok(HttpResponse::Ok().json(json!({ "deadLetters": page, "totalRecords": total })))
+    let dead_letters = page.into_iter().map(DeadLetterHead::from).collect();
+    Ok(HttpResponse::Ok().json(DeadLetters { dead_letters, total_records }))
 }
 
 /// Returns one dead letter with its key, headers and payload.
@@ -64,7 +66,7 @@ pub(in crate::http) async fn list(
         ("id" = Uuid, Path, description = "The dead letter"),
     ),
     responses(
-        (status = 200, body = openapi::DeadLetter, description = "Found"),
+        (status = 200, body = DeadLetter, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -73,7 +75,7 @@ pub(in crate::http) async fn get(
     context: TenantRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(dead_letter_details(&find(&context, &path).await?)))
+    Ok(HttpResponse::Ok().json(DeadLetter::from(find(&context, &path).await?)))
 }
 
 /// Applies a dead letter again. Returns 204 if the record was applied, and 422 with the reason if it remains
@@ -123,7 +125,7 @@ pub(in crate::http) async fn retry(
         ),
     ),
     responses(
-        (status = 200, body = openapi::RetryReport, description = "The number of records by outcome"),
+        (status = 200, body = RetryReport, description = "The number of records by outcome"),
         openapi::Common,
     ),
 )]
@@ -133,7 +135,7 @@ pub(in crate::http) async fn retry_all(
 ) -> Result<HttpResponse, ApiError> {
     let condition = required_condition(&request)?;
     let report = context.state.redrive.retry_all(&context.tenant.schema, condition).await?;
-    Ok(HttpResponse::Ok().json(report))
+    Ok(HttpResponse::Ok().json(RetryReport::from(report)))
 }
 
 /// Deletes a dead letter without applying it.
@@ -177,7 +179,7 @@ pub(in crate::http) async fn discard(
         ),
     ),
     responses(
-        (status = 200, body = openapi::DiscardReport, description = "The number of discarded records"),
+        (status = 200, body = DiscardReport, description = "The number of discarded records"),
         openapi::Common,
     ),
 )]
@@ -189,7 +191,7 @@ pub(in crate::http) async fn discard_all(
     let redrive = &context.state.redrive;
     let report =
         redrive.discard_all(&context.tenant.schema, &condition, operator(&context)).await?;
-    Ok(HttpResponse::Ok().json(report))
+    Ok(HttpResponse::Ok().json(DiscardReport::from(report)))
 }
 
 /// Returns the condition of the request's query. Operations on many dead letters require a query.
@@ -220,44 +222,143 @@ async fn find(context: &TenantRequest, id: &str) -> Result<StoredDeadLetter, Api
     found.ok_or_else(|| not_found(id))
 }
 
-/// Returns a dead letter without its bytes, as in a list.
-fn list_item(letter: &DeadLetterHead) -> Value {
-    let mut members = json!({
-        "id": letter.id,
-        "reason": letter.reason,
-        "field": letter.field,
-        "rule": letter.rule,
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "recordAt": letter.record_at.map(clock::format_instant),
-        "receivedAt": clock::format_instant(letter.received_at),
-        "payloadBytes": letter.payload_bytes,
-    });
-    remove_nulls(&mut members);
-    members
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DeadLetters {
+    dead_letters: Vec<DeadLetterHead>,
+    total_records: i64,
 }
 
-/// Removes members that are null, as JSON bodies omit them (docs/contract/http-api.md#12-bodies).
-fn remove_nulls(body: &mut Value) {
-    body.as_object_mut().expect("the body is a JSON object").retain(|_, value| !value.is_null());
+/// A dead letter without its bytes; a request for one dead letter returns them.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DeadLetterHead {
+    id: Uuid,
+    reason: String,
+    /// The member or header that violates the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    field: Option<String>,
+    /// The violated rule.
+    rule: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    record_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "clock::serialize")]
+    received_at: DateTime<Utc>,
+    /// Length of the payload, in bytes.
+    payload_bytes: i64,
 }
 
-/// Returns a dead letter with its bytes; bytes that are not UTF-8 are in base64.
-fn dead_letter_details(letter: &StoredDeadLetter) -> Value {
-    let record = &letter.record;
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => json!({ "text": text }),
-        Err(_) => json!({ "base64": BASE64_STANDARD.encode(bytes) }),
-    };
-    let headers = record
-        .headers
-        .iter()
-        .map(|(name, value)| json!({ "name": name, "value": String::from_utf8_lossy(value) }));
-    let mut details = list_item(&letter.head());
-    details["key"] = json!(record.key.as_deref().map(text));
-    details["headers"] = headers.collect();
-    details["payload"] = json!(record.payload.as_deref().map(text));
-    remove_nulls(&mut details);
-    details
+copy_members! {
+    dead_letters::DeadLetterHead => DeadLetterHead {
+        id, reason, field, rule, topic, partition, offset, record_at, received_at, payload_bytes
+    }
 }
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DeadLetter {
+    id: Uuid,
+    reason: String,
+    /// The member or header that violates the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    field: Option<String>,
+    /// The violated rule.
+    rule: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    record_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "clock::serialize")]
+    received_at: DateTime<Utc>,
+    /// Length of the payload, in bytes.
+    payload_bytes: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key: Option<Bytes>,
+    headers: Vec<Header>,
+    payload: Bytes,
+}
+
+impl From<StoredDeadLetter> for DeadLetter {
+    fn from(letter: StoredDeadLetter) -> Self {
+        let head = letter.head();
+        let StoredDeadLetter { id, reason, field, rule, received_at, record, .. } = letter;
+        Self {
+            id,
+            reason,
+            field,
+            rule,
+            topic: head.topic,
+            partition: head.partition,
+            offset: head.offset,
+            record_at: head.record_at,
+            received_at,
+            payload_bytes: head.payload_bytes,
+            key: record.key.map(Bytes::from),
+            headers: record.headers.into_iter().map(Header::from).collect(),
+            payload: record.payload.unwrap_or_default().into(),
+        }
+    }
+}
+
+/// Text if the bytes are UTF-8, otherwise base64.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum Bytes {
+    Text(String),
+    Base64(String),
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes)
+            .map_or_else(|error| Self::Base64(BASE64_STANDARD.encode(error.as_bytes())), Self::Text)
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+impl From<(String, Vec<u8>)> for Header {
+    fn from((name, value): (String, Vec<u8>)) -> Self {
+        Self { name, value: String::from_utf8_lossy(&value).into_owned() }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RetryReport {
+    applied: u64,
+    still_parked: u64,
+    /// The last attempt before the time limit; dead letters with greater ids remain. To continue, use
+    /// `(query) and id>continueAfter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    continue_after: Option<Uuid>,
+}
+
+copy_members! { service::RetryReport => RetryReport { applied, still_parked, continue_after } }
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DiscardReport {
+    discarded: u64,
+    /// The last dead letter before the time limit. To continue with greater ids, repeat the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    continue_after: Option<Uuid>,
+}
+
+copy_members! { service::DiscardReport => DiscardReport { discarded, continue_after } }

@@ -2,10 +2,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    clock,
     event::in_calendar,
     http::{
         ApiError,
@@ -18,9 +20,9 @@ use crate::{
         },
         openapi,
     },
-    services::summary_export::to_json,
     store::{
         self,
+        jobs::Status,
         messages::exports::{self, ExportRequest, SummaryExport},
     },
 };
@@ -35,11 +37,11 @@ const EVENT_TYPE_DEFAULT: &str = "ITERATE";
     path = "/patron-blocks/user-summaries/iteration",
     operation_id = "postIteration",
     summary = "Create an iteration, which publishes the summary of every patron to a topic",
-    request_body(content = openapi::IterationRequest, content_type = "application/json"),
+    request_body(content = IterationRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = openapi::Iteration,
+            body = Iteration,
             description = "Created; the iteration runs in the background",
             headers(("Location" = String, description = "Path of the job")),
         ),
@@ -89,9 +91,8 @@ pub(in crate::http) async fn post(
     let requested_by = context.acting_user.as_deref().unwrap_or("unknown");
     let export = exports.request(&context.db, tenant, &export_request, requested_by).await?;
     let location = format!("/patron-blocks/user-summaries/iteration/{}", export.job.id);
-    Ok(HttpResponse::Created()
-        .insert_header((LOCATION, location))
-        .json(export_json(&context, &export)))
+    let body = Iteration::new(export, context.state.clock.now());
+    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(body))
 }
 
 /// Returns the full name of the requested topic.
@@ -111,7 +112,7 @@ fn topic(context: &TenantRequest, record: &Record) -> Result<String, ApiError> {
     summary = "List iterations, newest first",
     params(openapi::ListPaging),
     responses(
-        (status = 200, body = openapi::Iterations, description = "Found"),
+        (status = 200, body = Iterations, description = "Found"),
         openapi::Common,
     ),
 )]
@@ -122,9 +123,9 @@ pub(in crate::http) async fn list(
     let (limit, offset) = list_range(&request)?;
     let id = &context.tenant.id;
     let found = store::read(&context.db, async |db| exports::list(db, id, limit, offset).await);
-    let (page, total) = found.await?;
-    let page: Vec<Value> = page.iter().map(|iteration| export_json(&context, iteration)).collect();
-    Ok(HttpResponse::Ok().json(json!({ "iterations": page, "totalRecords": total })))
+    let ((page, total_records), now) = (found.await?, context.state.clock.now());
+    let iterations = page.into_iter().map(|export| Iteration::new(export, now)).collect();
+    Ok(HttpResponse::Ok().json(Iterations { iterations, total_records }))
 }
 
 /// Returns one iteration with its progress.
@@ -135,7 +136,7 @@ pub(in crate::http) async fn list(
     summary = "Get an iteration with its progress",
     params(("jobId" = Uuid, Path, description = "The iteration")),
     responses(
-        (status = 200, body = openapi::Iteration, description = "Found"),
+        (status = 200, body = Iteration, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -145,7 +146,7 @@ pub(in crate::http) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let found = find(&context, parse_id(&path)?).await?;
-    Ok(HttpResponse::Ok().json(export_json(&context, &found)))
+    Ok(HttpResponse::Ok().json(Iteration::new(found, context.state.clock.now())))
 }
 
 /// Cancels an iteration. Returns 422 if the iteration has already ended.
@@ -175,10 +176,6 @@ pub(in crate::http) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn export_json(context: &TenantRequest, iteration: &SummaryExport) -> Value {
-    to_json(iteration, context.state.clock.now())
-}
-
 fn parse_id(path: &str) -> Result<Uuid, ApiError> {
     path_id(path, || ApiError::not_found(format!("No iteration {}", path.escape_default())))
 }
@@ -187,4 +184,119 @@ async fn find(context: &TenantRequest, id: Uuid) -> Result<SummaryExport, ApiErr
     let tenant = &context.tenant.id;
     let found = store::read(&context.db, async |db| exports::find(db, tenant, id).await).await?;
     found.ok_or_else(|| ApiError::not_found(format!("No iteration {id}")))
+}
+
+/// Topic, event type and selected patrons of an iteration.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "`post` checks each member, because each violation has its own response"
+)]
+struct IterationRequest {
+    /// Name of an existing topic: the full name, which starts with environment and tenant, or the part after
+    /// them.
+    #[schema(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
+    topic_name: String,
+    /// Type of the published events; `ITERATE` by default.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,100}$")]
+    event_type: Option<String>,
+    /// Only patrons of this group.
+    #[schema(nullable = false)]
+    patron_group_id: Option<Uuid>,
+    /// Only patrons with a change since this time, including patrons who no longer have open items.
+    #[schema(nullable = false)]
+    changed_since: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Iterations {
+    iterations: Vec<Iteration>,
+    total_records: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Iteration {
+    id: Uuid,
+    job_params: JobParams,
+    #[schema(value_type = IterationStatus)]
+    status: Status,
+    /// The staff user, or the name of another requester.
+    requested_by: String,
+    #[serde(serialize_with = "clock::serialize")]
+    submitted_date: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    started_date: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    ended_date: Option<DateTime<Utc>>,
+    /// Summaries that the broker has acknowledged.
+    number_of_records_published: i64,
+    /// Number of summaries to publish, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total_records: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    records_per_second: Option<f64>,
+    /// The cause of the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    error: Option<String>,
+}
+
+impl Iteration {
+    fn new(export: SummaryExport, now: DateTime<Utc>) -> Self {
+        let SummaryExport { job, request, progress } = export;
+        let rate = |started: DateTime<Utc>| {
+            let seconds = (job.ended_at.unwrap_or(now) - started).as_seconds_f64();
+            (seconds > 0.0).then(|| (progress.published as f64 / seconds).round())
+        };
+        Self {
+            id: job.id,
+            job_params: JobParams {
+                topic_name: request.topic,
+                event_type: request.event_type,
+                patron_group_id: request.patron_group,
+                changed_since: request.changed_since,
+            },
+            status: job.status,
+            requested_by: job.requested_by,
+            submitted_date: job.requested_at,
+            started_date: job.started_at,
+            ended_date: job.ended_at,
+            number_of_records_published: progress.published,
+            total_records: progress.total,
+            records_per_second: job.started_at.and_then(rate),
+            error: job.error,
+        }
+    }
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "schema of the statuses of a summary export")]
+enum IterationStatus {
+    Waiting,
+    Publishing,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct JobParams {
+    /// Full name of the topic.
+    topic_name: String,
+    event_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Uuid)]
+    patron_group_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    changed_since: Option<DateTime<Utc>>,
 }

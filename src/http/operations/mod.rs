@@ -4,4 +4,5 @@ pub(super) mod admin;
 pub(super) mod dead_letters;
 pub(super) mod exports;
 pub(super) mod ingest;
+pub(crate) mod rebuild_bodies;
 pub(super) mod rebuilds;

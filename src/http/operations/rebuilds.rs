@@ -1,9 +1,10 @@
 //! `patron-blocks-operations`: requests, shows, applies and cancels rebuilds.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::rebuild_bodies::{self, Differences, DifferingPatron, Rebuild, Rebuilds};
 use crate::{
     http::{
         ApiError,
@@ -16,7 +17,7 @@ use crate::{
         },
         openapi,
     },
-    services::rebuild::{RebuildRequest, Source, patron_json, rebuild_json},
+    services::rebuild::{RebuildRequest, Source},
     store::{
         self,
         jobs::{self, Job, JobKind},
@@ -31,11 +32,11 @@ use crate::{
     path = "/patron-blocks/rebuilds",
     operation_id = "postRebuild",
     summary = "Create a rebuild of the state of patrons from a source",
-    request_body(content = openapi::RebuildRequest, content_type = "application/json"),
+    request_body(content = rebuild_bodies::RebuildRequest, content_type = "application/json"),
     responses(
         (
             status = 201,
-            body = openapi::Rebuild,
+            body = Rebuild,
             description = "Created; the rebuild runs in the background",
             headers(("Location" = String, description = "Path of the job")),
         ),
@@ -64,7 +65,7 @@ pub(in crate::http) async fn post(
     }
     let rebuild = find(&context, id).await?;
     let location = (LOCATION, format!("/patron-blocks/rebuilds/{id}"));
-    Ok(HttpResponse::Created().insert_header(location).json(rebuild_json(&rebuild)))
+    Ok(HttpResponse::Created().insert_header(location).json(Rebuild::from_job(rebuild)?))
 }
 
 /// Returns a page of rebuilds, newest first.
@@ -75,7 +76,7 @@ pub(in crate::http) async fn post(
     summary = "List rebuilds, newest first",
     params(openapi::ListPaging),
     responses(
-        (status = 200, body = openapi::Rebuilds, description = "Found"),
+        (status = 200, body = Rebuilds, description = "Found"),
         openapi::Common,
     ),
 )]
@@ -88,9 +89,9 @@ pub(in crate::http) async fn list(
     let found = store::read(&context.db, async |db| {
         jobs::list(db, JobKind::Rebuild, id, limit, offset).await
     });
-    let (page, total) = found.await?;
-    let page: Vec<Value> = page.iter().map(rebuild_json).collect();
-    Ok(HttpResponse::Ok().json(json!({ "rebuilds": page, "totalRecords": total })))
+    let (page, total_records) = found.await?;
+    let rebuilds: Result<_, _> = page.into_iter().map(Rebuild::from_job).collect();
+    Ok(HttpResponse::Ok().json(Rebuilds { rebuilds: rebuilds?, total_records }))
 }
 
 /// Returns one rebuild with its progress, its summary and its problems.
@@ -101,7 +102,7 @@ pub(in crate::http) async fn list(
     summary = "Get a rebuild with its progress",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 200, body = openapi::Rebuild, description = "Found"),
+        (status = 200, body = Rebuild, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -111,7 +112,7 @@ pub(in crate::http) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let found = find(&context, parse_id(&path)?).await?;
-    Ok(HttpResponse::Ok().json(rebuild_json(&found)))
+    Ok(HttpResponse::Ok().json(Rebuild::from_job(found)?))
 }
 
 /// Returns a page of patrons with differences, ordered by number of differences.
@@ -122,7 +123,7 @@ pub(in crate::http) async fn get(
     summary = "List the differences of a rebuild by patron, most differences first",
     params(("id" = Uuid, Path, description = "The rebuild"), openapi::ListPaging),
     responses(
-        (status = 200, body = openapi::Differences, description = "Found"),
+        (status = 200, body = Differences, description = "Found"),
         openapi::NotFound,
         openapi::Common,
     ),
@@ -135,16 +136,15 @@ pub(in crate::http) async fn differences(
     let (limit, offset) = list_range(&request)?;
     let id = find(&context, parse_id(&path)?).await?.id;
     let schema = &context.tenant.schema;
-    let (patrons, differences, total) = store::read(&context.db, async |db| {
+    let (patrons, differences, total_records) = store::read(&context.db, async |db| {
         let patrons = differences::list_patrons(&mut *db, schema, id, limit, offset).await?;
         let users: Vec<Uuid> = patrons.iter().map(|patron| patron.user_id).collect();
         let differences = differences::list_of_patrons(&mut *db, schema, id, &users).await?;
         Ok((patrons, differences, differences::summarize(db, schema, id).await?.patrons))
     })
     .await?;
-    let patrons_json: Vec<Value> =
-        patrons.iter().map(|patron| patron_json(patron, &differences)).collect();
-    Ok(HttpResponse::Ok().json(json!({ "patrons": patrons_json, "totalRecords": total })))
+    let patrons = patrons.into_iter().map(|patron| DifferingPatron::new(patron, &differences));
+    Ok(HttpResponse::Ok().json(Differences { patrons: patrons.collect(), total_records }))
 }
 
 /// Applies the differences of a rebuild with status `compared`. Returns 422 for any other status.
@@ -155,7 +155,7 @@ pub(in crate::http) async fn differences(
     summary = "Apply the differences of a rebuild",
     params(("id" = Uuid, Path, description = "The rebuild")),
     responses(
-        (status = 202, body = openapi::Rebuild, description = "Accepted; the differences are applied in the background"),
+        (status = 202, body = Rebuild, description = "Accepted; the differences are applied in the background"),
         openapi::NotFound,
         openapi::Invalid,
         openapi::Common,
@@ -172,7 +172,7 @@ pub(in crate::http) async fn apply(
         return Err(Violation::custom(rule, "status", found.status.name()).into());
     }
     context.state.rebuilds.wake_workers();
-    Ok(HttpResponse::Accepted().json(rebuild_json(&find(&context, id).await?)))
+    Ok(HttpResponse::Accepted().json(Rebuild::from_job(find(&context, id).await?)?))
 }
 
 /// Cancels a rebuild; applied differences stay applied. Returns 422 if the rebuild has already ended.

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
@@ -54,27 +53,23 @@ pub struct DeadLetterService {
 }
 
 /// The result of retrying dead letters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetryReport {
     /// Number of dead letters that were applied and deleted.
-    pub applied: usize,
+    pub applied: u64,
     /// Number of dead letters that are still parked.
-    pub still_parked: usize,
+    pub still_parked: u64,
     /// The id of the last retried dead letter, if the time expired; dead letters with greater ids
     /// were not retried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub continue_after: Option<Uuid>,
 }
 
 /// The result of discarding dead letters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiscardReport {
     /// Number of discarded dead letters.
     pub discarded: u64,
     /// The greatest discarded id, if the time expired; dead letters with greater ids still exist.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub continue_after: Option<Uuid>,
 }
 

@@ -7,10 +7,8 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use crate::{
-    clock,
     cql::Condition,
     event::{Environment, Kind, TenantId, TopicPartition},
     kafka::{self, BrokerClient, offsets::Watermarks},
@@ -32,26 +30,13 @@ use crate::{
 const INCIDENTS_MAX: i64 = 100;
 
 /// The status of ingest for one tenant.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq)]
 pub struct IngestStatus {
-    /// Completeness of the tenant's history: complete, filling or incomplete.
-    pub knowledge: &'static str,
-    /// The time before which events may be missing, if the history is incomplete.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "crate::clock::serialize_option"
-    )]
-    pub incomplete_before: Option<DateTime<Utc>>,
-    /// Recommended action, if the history is incomplete.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
+    /// Completeness of the tenant's history.
+    pub completeness: Completeness,
     /// Partitions of the tenant's own topics and of shared topics.
     pub partitions: Vec<PartitionStatus>,
-    /// Number of unread records; `None` if no broker answered.
-    pub lag: Option<i64>,
     /// Why the log could not be queried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub log_problem: Option<String>,
     /// Counts of rows that do not count for any patron yet.
     pub waiting: WaitingCounts,
@@ -59,16 +44,13 @@ pub struct IngestStatus {
     pub dead_letters: i64,
     /// Incidents, open ones first.
     pub incidents: Vec<StoredIncident>,
-    /// Number of partitions.
-    pub total_records: usize,
 }
 
 /// The progress of one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionStatus {
     /// Full name of the topic.
-    pub topic: Arc<str>,
+    pub topic: String,
     /// Number of the partition.
     pub partition: i32,
     /// The offset after the last durable record; `None` if nothing was read.
@@ -80,7 +62,6 @@ pub struct PartitionStatus {
     /// Number of unread records.
     pub lag: Option<i64>,
     /// Timestamp of the last record that was read.
-    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub last_record_at: Option<DateTime<Utc>>,
     /// `true` if the partition stopped at the bad record limit.
     pub stopped: bool,
@@ -122,42 +103,16 @@ pub async fn ingest_status(
     let mut partitions = Vec::with_capacity(logs.len());
     for (topic_partition, log) in logs {
         let key = (topic_partition.0.to_string(), topic_partition.1);
-        let stopped = stopped.contains(&key);
-        partitions.push(PartitionStatus::new(topic_partition, read.remove(&key), log, stopped));
+        let (position, stopped) = (read.remove(&key), stopped.contains(&key));
+        partitions.push(PartitionStatus::new(key, position, log, stopped));
     }
-    let lag = partitions.iter().map(|p| p.lag).sum();
-    let total_records = partitions.len();
-    let knowledge = tenant.completeness();
-    let incomplete_before = match knowledge {
-        Completeness::IncompleteBefore(before) => Some(before),
-        Completeness::Complete | Completeness::Filling => None,
-    };
-    let advice = incomplete_before.map(|before| {
-        format!(
-            "the topics lack events from before {}; a synchronisation with the storage modules (POST \
-             /automated-patron-blocks/synchronization/job, scope full) adds the missing open loans and \
-             fees/fines",
-            clock::format_instant(before)
-        )
-    });
-    let knowledge = knowledge.name();
-    Ok(IngestStatus {
-        knowledge,
-        incomplete_before,
-        advice,
-        partitions,
-        lag,
-        log_problem,
-        waiting,
-        dead_letters,
-        incidents,
-        total_records,
-    })
+    let completeness = tenant.completeness();
+    Ok(IngestStatus { completeness, partitions, log_problem, waiting, dead_letters, incidents })
 }
 
 impl PartitionStatus {
     fn new(
-        topic_partition: TopicPartition,
+        (topic, partition): (String, i32),
         position: Option<Position>,
         log: Option<Watermarks>,
         stopped: bool,
@@ -171,8 +126,8 @@ impl PartitionStatus {
             lag: log.map(|log| (log.high - first_unread(log.low)).max(0)),
             last_record_at: position.and_then(|position| position.last_record_at),
             stopped,
-            topic: topic_partition.0,
-            partition: topic_partition.1,
+            topic,
+            partition,
         }
     }
 }

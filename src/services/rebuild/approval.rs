@@ -47,7 +47,7 @@ pub(super) async fn approval_reason(
     let open = rows::count_open(context.db(), &context.tenant.schema).await?;
     let threshold = context.config.approval_threshold;
     let excess = |what: &str, is_loan: bool, open: i64| {
-        let closed = summary.count(is_loan, differences::ONLY_CURRENT_KIND);
+        let closed = summary.counts(is_loan).only_current;
         threshold.is_exceeded(closed, open).then(|| format!("{closed} of {open} open {what}"))
     };
     let loans = excess("loans", true, open.loans);

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::report::time_json;
 use crate::{
+    clock::format_instant,
     event::Stamp,
     patron::{Fee, Loan, OpenFee, OpenLoan, Register},
     store::{
@@ -119,14 +119,14 @@ fn difference(
 }
 
 fn loan_json(loan: &Loan, open: Option<OpenLoan>) -> Option<Value> {
-    let closed_at = loan.closed.map(|stamp: Stamp| time_json(stamp.at()));
+    let closed_at = loan.closed.map(|stamp: Stamp| format_instant(stamp.at()));
     let Some(open) = open else {
         let is_known = *loan != Loan::default();
         return is_known.then(|| json!({ "open": false, "closedAt": closed_at }));
     };
     let grace = open.grace.map(|g| json!({ "duration": g.duration, "intervalId": g.unit.name() }));
     Some(json!({
-        "open": true, "userId": open.user, "dueDate": open.due_date.map(time_json), "recall": open.recall,
+        "open": true, "userId": open.user, "dueDate": open.due_date.map(format_instant), "recall": open.recall,
         "itemLost": open.lost, "itemClaimedReturned": open.claimed_returned, "gracePeriod": grace,
     }))
 }

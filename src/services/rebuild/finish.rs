@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::json;
 
 use crate::{
     clock::Clock,
@@ -13,7 +13,7 @@ use crate::{
         jobs::{self, Lease, Outcome},
         rebuild::{
             differences,
-            rebuilds::{self, Rebuild, Status, incidents},
+            rebuilds::{self, Rebuild, Status, Summary, incidents},
             shadow,
         },
         tenants,
@@ -26,7 +26,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The state of a rebuild that has ended or waits to be applied.
 pub(super) struct RebuildOutcome {
     pub(super) status: Status,
-    pub(super) summary: Option<Value>,
+    pub(super) summary: Option<Summary>,
     pub(super) problem: Option<String>,
     /// If `true`, `save` deletes the recorded differences.
     pub(super) discard_differences: bool,
@@ -34,7 +34,7 @@ pub(super) struct RebuildOutcome {
 
 impl RebuildOutcome {
     /// Creates an outcome with a summary, and with the cause for an operator's approval, if any.
-    pub(super) fn new(status: Status, summary: Value, approval_reason: Option<String>) -> Self {
+    pub(super) fn new(status: Status, summary: Summary, approval_reason: Option<String>) -> Self {
         Self {
             status,
             summary: Some(summary),
@@ -91,7 +91,8 @@ impl RebuildOutcome {
         if self.discard_differences {
             differences::delete(&mut tx, &Schema::of(tenant), id).await?;
         }
-        let (summary, error) = (self.summary.as_ref(), self.problem.as_deref());
+        let summary = self.summary.as_ref().map(|summary| json!(summary));
+        let (summary, error) = (summary.as_ref(), self.problem.as_deref());
         let outcome = Outcome { summary, error, ..Outcome::default() };
         jobs::set_status(&mut *tx, id, lease, self.status, outcome).await?;
         store::commit(tx).await

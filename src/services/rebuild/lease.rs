@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -32,7 +33,7 @@ impl RebuildContext {
     pub(super) async fn renew_lease(&self) -> StopReason {
         let mut renewed_at = Instant::now();
         loop {
-            let progress = self.progress.to_json();
+            let progress = json!(self.progress.report());
             // The lease counts from the start of the request; the response may arrive late.
             let now = Instant::now();
             let remaining = LEASE_DURATION.saturating_sub(renewed_at.elapsed());

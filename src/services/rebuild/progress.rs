@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
 use tokio::{sync::Notify, time::timeout};
+
+use crate::store::rebuild::rebuilds;
 
 /// Stage and completed steps of a rebuild, published with each heartbeat.
 #[derive(Default)]
@@ -39,18 +40,20 @@ impl Progress {
         self.done.fetch_add(steps, Ordering::Relaxed);
     }
 
-    /// Returns stage, completed steps, total steps, steps per second and estimated seconds left as JSON.
-    pub(super) fn to_json(&self) -> Value {
+    /// Returns the progress as a heartbeat stores it.
+    pub(super) fn report(&self) -> rebuilds::Progress {
         let current = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((stage, total, since)) = current else { return json!({}) };
+        let Some((stage, total, since)) = current else { return rebuilds::Progress::default() };
         let done = self.done.load(Ordering::Relaxed);
         let seconds = since.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
-        let mut body =
-            json!({ "stage": stage, "done": done, "total": total, "rate": rate.round() });
-        if rate > 0.0 {
-            body["secondsLeft"] = json!((total.saturating_sub(done) as f64 / rate).ceil());
+        let seconds_left = (total.saturating_sub(done) as f64 / rate).ceil();
+        rebuilds::Progress {
+            stage: Some(stage.to_owned()),
+            done: Some(done),
+            total: Some(total),
+            rate: Some(rate.round()),
+            seconds_left: (rate > 0.0).then_some(seconds_left),
         }
-        body
     }
 }

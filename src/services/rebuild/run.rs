@@ -1,14 +1,11 @@
 //! The run of a rebuild: the sequence of its stages.
 
-use serde_json::Value;
-
 use super::{
     apply, approval, compare,
     context::RebuildContext,
     error::RebuildError,
     finish::RebuildOutcome,
     read::{self, shared_topics::GroupMember},
-    report,
     request::{ReadFrom, RebuildRequest, Source},
     target_state::load_complete_shadow,
 };
@@ -18,7 +15,7 @@ use crate::{
         jobs::{self, Outcome},
         rebuild::{
             differences,
-            rebuilds::{self, Status},
+            rebuilds::{self, Status, Summary},
         },
         tenants,
     },
@@ -94,11 +91,19 @@ impl RebuildContext {
         Ok(jobs::set_status(self.db(), self.id, self.lease, status, outcome).await?)
     }
 
-    async fn summary(&self) -> Result<Value, RebuildError> {
-        let summary = differences::summarize(self.db(), &self.tenant.schema, self.id).await?;
+    async fn summary(&self) -> Result<Summary, RebuildError> {
+        let found = differences::summarize(self.db(), &self.tenant.schema, self.id).await?;
         let mut tx = self.begin().await?;
-        let groups = load_complete_shadow(&mut tx, self).await?.changed_groups;
-        let skipped_records = rebuilds::count_skipped_records(&mut *tx, self.id).await?;
-        Ok(report::summary_json(&summary, groups, skipped_records))
+        Ok(Summary {
+            patrons: found.patrons,
+            wrong_counters: found.counters,
+            applied: found.applied,
+            blocks_imposed: found.blocked,
+            blocks_lifted: found.unblocked,
+            loans: found.counts(true),
+            fees_fines: found.counts(false),
+            patron_groups: load_complete_shadow(&mut tx, self).await?.changed_groups,
+            skipped_records: rebuilds::count_skipped_records(&mut *tx, self.id).await?,
+        })
     }
 }

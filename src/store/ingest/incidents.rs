@@ -2,7 +2,6 @@
 //! unwritable tables.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
@@ -111,8 +110,7 @@ impl Incident {
 }
 
 /// An incident as stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct StoredIncident {
     /// The id of the incident.
     #[sqlx(rename = "incident_id")]
@@ -120,7 +118,6 @@ pub struct StoredIncident {
     /// [`IncidentKind::name`].
     pub kind: String,
     /// The rebuild that the incident is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_id: Option<Uuid>,
     /// The topic.
     pub topic: String,
@@ -131,18 +128,14 @@ pub struct StoredIncident {
     /// The offset after the last affected offset.
     pub to_offset: i64,
     /// The time of the last record before the affected offsets, if known.
-    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub from_time: Option<DateTime<Utc>>,
     /// The time of the first record after the affected offsets, if known.
-    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub to_time: Option<DateTime<Utc>>,
     /// A description of the meaning.
     pub detail: String,
     /// The time at which the incident was raised.
-    #[serde(serialize_with = "crate::clock::serialize")]
     pub raised_at: DateTime<Utc>,
     /// The time at which the incident was resolved.
-    #[serde(serialize_with = "crate::clock::serialize_option")]
     pub resolved_at: Option<DateTime<Utc>>,
     /// The user or job that resolved the incident.
     pub resolved_by: Option<String>,

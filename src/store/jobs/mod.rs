@@ -7,6 +7,7 @@ mod status;
 
 use chrono::{DateTime, TimeDelta, Utc};
 pub use lease::{Lease, LeaseState, Outcome, is_lease_lost, is_lease_valid, renew, set_status};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 pub use status::Status;
@@ -93,6 +94,17 @@ pub struct Job {
     pub loans_read: i32,
     /// The number of open fees/fines that the storage modules returned to a rebuild.
     pub fees_fines_read: i32,
+}
+
+impl Job {
+    /// Decodes a JSON column of the job.
+    pub(super) fn decode<T: DeserializeOwned>(&self, column: &Value) -> Result<T, Error> {
+        T::deserialize(column).map_err(|why| Error::Corrupt {
+            table: "job",
+            id: self.id,
+            why: why.to_string(),
+        })
+    }
 }
 
 /// The request for a job.

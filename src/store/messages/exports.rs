@@ -112,13 +112,7 @@ pub struct ExportProgress {
 
 impl SummaryExport {
     fn from_job(job: Job) -> Result<Self, Error> {
-        let corrupt = |why: serde_json::Error| Error::Corrupt {
-            table: "job",
-            id: job.id,
-            why: why.to_string(),
-        };
-        let request = ExportRequest::deserialize(&job.request).map_err(corrupt)?;
-        let progress = ExportProgress::deserialize(&job.progress).map_err(corrupt)?;
+        let (request, progress) = (job.decode(&job.request)?, job.decode(&job.progress)?);
         Ok(Self { job, request, progress })
     }
 }

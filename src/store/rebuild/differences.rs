@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
+use super::rebuilds::DifferenceCounts;
 use crate::store::{Error, Schema, Statement, Tx};
 
 const INSERT_PATRONS: Statement = Statement::new(
@@ -189,8 +190,7 @@ impl Difference {
 }
 
 /// The numbers of differences that a rebuild found.
-#[derive(Debug, Clone, FromRow, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, FromRow)]
 pub struct DifferenceSummary {
     /// The number of patrons with differences.
     pub patrons: i64,
@@ -203,15 +203,22 @@ pub struct DifferenceSummary {
     /// The number of patrons that lose a block.
     pub unblocked: i64,
     /// The numbers of loans (`true/…`) and fees/fines (`false/…`), by kind of difference.
-    #[serde(skip)]
     pub kinds: Value,
 }
 
 impl DifferenceSummary {
-    /// Returns the number of loans, or fees/fines, with a difference of this kind.
-    pub fn count(&self, is_loan: bool, kind: &str) -> i64 {
-        let number = self.kinds.get(format!("{is_loan}/{kind}"));
-        number.and_then(Value::as_i64).unwrap_or_default()
+    /// Returns the numbers of loans, or fees/fines, by kind of difference.
+    pub fn counts(&self, is_loan: bool) -> DifferenceCounts {
+        let count = |kind: &str| {
+            let number = self.kinds.get(format!("{is_loan}/{kind}"));
+            number.and_then(Value::as_i64).unwrap_or_default()
+        };
+        DifferenceCounts {
+            only_current: count(ONLY_CURRENT_KIND),
+            only_in_source: count("only_target"),
+            different: count("differs"),
+            insignificant: count(INSIGNIFICANT_KIND),
+        }
     }
 }
 

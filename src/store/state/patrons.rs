@@ -139,8 +139,7 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[
 ];
 
 /// The numbers of loans and fees/fines from events that count for no patron yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct WaitingCounts {
     /// The number of loans without a check-out, snapshot or closing; the check-out is late or was lost.
     pub loans: i64,

@@ -2,9 +2,11 @@
 
 pub mod incidents;
 mod read_progress;
+mod report;
 
 use chrono::{DateTime, TimeDelta, Utc};
 pub use read_progress::{count_skipped_records, record_problem, record_read, reset_read};
+pub use report::{DifferenceCounts, Progress, Summary};
 use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
