@@ -12,8 +12,8 @@ macro_rules! copy_members {
 }
 
 /// Passes the operations to another macro: the path of each resource, then the methods with their handlers.
-/// The table defines the routes and the list of described handlers; `tests/contract.rs` compares the routes with
-/// the paths in `#[utoipa::path]`.
+/// The table defines the routes and the list of described handlers; `tests/repository/contract.rs` compares the routes
+/// with the paths in `#[utoipa::path]`.
 macro_rules! operation_table {
     ($then:ident) => {
         $then! {
