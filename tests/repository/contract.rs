@@ -61,6 +61,17 @@ fn openapi() -> Value {
     serde_json::to_value(patron_blocks::http::openapi_json()).unwrap()
 }
 
+/// The gateway sets the tenant, and it routes no path of operators.
+#[test]
+fn only_paths_of_the_gateway_require_a_tenant() {
+    let described = openapi();
+    for (path, item) in described["paths"].as_object().unwrap() {
+        let mut headers = item["parameters"].as_array().into_iter().flatten();
+        let names_tenant = headers.any(|header| header["name"] == "X-Okapi-Tenant");
+        assert_eq!(names_tenant, !OPERATORS.contains(&path.as_str()), "{path}");
+    }
+}
+
 #[test]
 fn routes_match_the_openapi_description() {
     let described = openapi();

@@ -413,6 +413,7 @@ async fn invalid_rebuild_request_names_member_and_rule() {
             (json!({ "scope": "user", "userId": "x" }), "userId"),
             (json!({ "userId": Uuid::new_v4() }), "userId"),
             (json!({ "dryrun": true }), "the body"),
+            (json!({ "dryrun": null }), "the body"),
             (json!({ "dryRun": "yes" }), "dryRun"),
             (json!({ "coveredBy": "faith" }), "coveredBy"),
             (json!({ "source": "storage", "coveredBy": "inbox" }), "coveredBy"),

@@ -78,7 +78,7 @@ impl Modify for EventHandlers {
     }
 }
 
-/// Adds the headers of the gateway to every path except `/admin` and `/metrics`
+/// Adds the headers of the gateway to every path that the gateway routes
 /// (docs/contract/http-api.md#11-headers).
 struct Gateway;
 
@@ -109,7 +109,7 @@ impl Modify for Gateway {
             ),
         ];
         for (path, item) in &mut document.paths.paths {
-            if !path.starts_with("/admin/") && path != "/metrics" {
+            if !path.starts_with("/admin/") && path != "/metrics" && path != "/" {
                 item.parameters = Some(headers.to_vec());
             }
         }

@@ -50,7 +50,7 @@ pub(in crate::http) async fn post(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let JsonBody { context, body } = json_body;
-    let body = Record::read(&request, &body)?.into_value();
+    let body = Value::Object(Record::read(&request, &body)?.0);
     let rebuild_request = RebuildRequest::from_json(&body).map_err(|refused| {
         let value = body.get(refused.field).map(Value::to_string).unwrap_or_default();
         ApiError::from(Violation::custom(refused.to_string(), refused.field, value))

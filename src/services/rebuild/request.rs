@@ -231,7 +231,7 @@ fn text_member<'a>(members: &'a Members, name: &str) -> Result<Option<&'a str>, 
 
 fn flag_member(members: &Members, field: &'static str) -> Result<bool, InvalidRequest> {
     match members.get(field) {
-        None => Ok(false),
+        None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(flag)) => Ok(*flag),
         Some(_) => invalid(field, "must be true or false"),
     }
