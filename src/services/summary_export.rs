@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -327,37 +328,31 @@ impl SummaryExports {
         // Committed rather than dropped, so that the sequence stays allocated even after a crash of
         // the database.
         store::commit(tx).await?;
-        let mut published = Vec::with_capacity(users.len());
-        for (user, summary) in summaries {
-            let state = states.get(&user).map(|(state, _)| state);
-            let mut members = vec![("jobId", json!(export.job.id))];
-            // The summary as the REST API returns it; null if nothing is open.
-            let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
-            members.push(("summary", summary.unwrap_or(Value::Null)));
-            // If block events are published, the message repeats the last block event, and later
-            // changes follow with a greater sequence. If the patron group is unknown, the message
-            // contains at most the blocks that were published last.
+        let context = MessageContext { export, tenant: &tenant.id, number, now };
+        let message = |(user, summary): (Uuid, Option<String>)| {
             let last = published_blocks.remove(&user).and_then(|last| last.blocked);
-            match evaluate(state, &policy) {
-                PatronFindings::Findings(_) if self.publishes_block_events => {
-                    members.push(("automatedPatronBlocks", json!(last)));
-                }
-                PatronFindings::Findings(findings) => {
-                    let blocked = AutomatedBlocks::from_findings(user, &findings, Cause::Iteration);
-                    members.push(("automatedPatronBlocks", json!(blocked)));
-                }
-                PatronFindings::GroupUnknown => {
-                    let last = last.map(|last| ("automatedPatronBlocks", json!(last)));
-                    members.extend(last);
-                }
+            let findings = evaluate(states.get(&user).map(|(state, _)| state), &policy);
+            context.message(user, summary, self.blocks(user, findings, last))
+        };
+        Ok(summaries.into_iter().map(message).collect())
+    }
+
+    /// Returns the member with the patron's blocks. If block events are published, the message repeats the
+    /// last block event, and later changes follow with a greater sequence. If the patron group is unknown,
+    /// the message contains at most the blocks that were published last.
+    fn blocks(
+        &self,
+        user: Uuid,
+        findings: PatronFindings<'_>,
+        last: Option<AutomatedBlocks>,
+    ) -> Option<Value> {
+        match findings {
+            PatronFindings::Findings(_) if self.publishes_block_events => Some(json!(last)),
+            PatronFindings::Findings(findings) => {
+                Some(json!(AutomatedBlocks::from_findings(user, &findings, Cause::Iteration)))
             }
-            // If the message is published again, it has the same id.
-            let id = Uuid::new_v5(&export.job.id, user.as_bytes());
-            let (event_type, tenant) = (&export.request.event_type, &tenant.id);
-            let payload = envelope(id, event_type, tenant, number, now, members);
-            published.push(SummaryMessage { user, id, payload });
+            PatronFindings::GroupUnknown => last.map(|last| json!(last)),
         }
-        Ok(published)
     }
 
     async fn send(
@@ -383,6 +378,34 @@ impl SummaryExports {
             Some(next) if kafka::is_too_large(&error) => ExportError::TooLarge(next.user),
             _ => ExportError::Kafka(error),
         })
+    }
+}
+
+/// The members that all messages of a page have in common.
+struct MessageContext<'a> {
+    export: &'a SummaryExport,
+    tenant: &'a TenantId,
+    number: i64,
+    now: DateTime<Utc>,
+}
+
+impl MessageContext<'_> {
+    /// Returns the message of a patron with the summary as the REST API returns it; `None` if nothing is
+    /// open. If the message is published again, the message has the same id.
+    fn message(
+        &self,
+        user: Uuid,
+        summary: Option<String>,
+        blocks: Option<Value>,
+    ) -> SummaryMessage {
+        let Self { export, tenant, number, now } = *self;
+        let summary = summary.and_then(|text| serde_json::from_str(&text).ok());
+        let mut members =
+            vec![("jobId", json!(export.job.id)), ("summary", summary.unwrap_or(Value::Null))];
+        members.extend(blocks.map(|blocks| ("automatedPatronBlocks", blocks)));
+        let id = Uuid::new_v5(&export.job.id, user.as_bytes());
+        let payload = envelope(id, &export.request.event_type, tenant, number, now, members);
+        SummaryMessage { user, id, payload }
     }
 }
 

@@ -43,22 +43,12 @@ impl RebuildOutcome {
         }
     }
 
-    pub(super) fn cancelled(forgets: bool) -> Self {
-        Self {
-            status: Status::Cancelled,
-            summary: None,
-            problem: None,
-            discard_differences: forgets,
-        }
+    pub(super) fn cancelled(discard_differences: bool) -> Self {
+        Self { status: Status::Cancelled, summary: None, problem: None, discard_differences }
     }
 
-    pub(super) fn failed(problem: String, forgets: bool) -> Self {
-        Self {
-            status: Status::Failed,
-            summary: None,
-            problem: Some(problem),
-            discard_differences: forgets,
-        }
+    pub(super) fn failed(problem: String, discard_differences: bool) -> Self {
+        Self { status: Status::Failed, summary: None, problem: Some(problem), discard_differences }
     }
 
     /// Stores the outcome, unless the lease is lost. Removes the shadow, unless the differences may still be

@@ -320,16 +320,10 @@ impl Rebuilds {
         (services, group_member): (RebuildServices, Option<GroupMember>),
         stop: &CancellationToken,
     ) -> Result<RunResult, RebuildError> {
-        let (tenant, request) = match (
-            self.tenants.find(&rebuild.tenant).await?,
-            RebuildRequest::from_json(&rebuild.request),
-        ) {
-            (Some(tenant), Ok(request)) => (tenant, request),
-            (tenant, request) => {
-                let refused = request.err().map(|refused| refused.to_string());
-                let why = if tenant.is_none() { None } else { refused };
-                let why = why.unwrap_or_else(|| "the tenant is not enabled".to_owned());
-                return Ok(RunResult::Finished(RebuildOutcome::failed(why, false)));
+        let (tenant, request) = match self.prepare(rebuild).await? {
+            Ok(prepared) => prepared,
+            Err(problem) => {
+                return Ok(RunResult::Finished(RebuildOutcome::failed(problem, false)));
             }
         };
         let context =
@@ -354,48 +348,41 @@ impl Rebuilds {
                     }
                 }
             };
-            match done {
+            let failure = match done {
                 Ok(outcome) => return Ok(RunResult::Finished(outcome)),
-                Err(RebuildError::LeaseLost) => {
-                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id,
-                        "rebuild: lost the lease; another instance resumes it");
-                    context.stop.cancel();
-                    return Ok(RunResult::Released(None));
-                }
-                Err(RebuildError::TokenRejected(problem)) => {
-                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id, problem,
-                        "rebuild: the token was rejected; waiting for the token of the next timer call");
-                    return Ok(RunResult::Released(Some(
-                        RebuildError::TokenRejected(problem).to_string(),
-                    )));
-                }
-                // An initial fill has unlimited retries, because no user would request the fill again.
-                Err(failure)
-                    if failure.is_transient() && (tries < RETRIES_MAX || context.request.fill) =>
-                {
-                    tries += 1;
-                    // Other rebuilds continue during the pause.
-                    context.run_slot.release();
-                    if let Some(member) = &group_member {
-                        member.leave();
-                    }
-                    warn!(tenant = %context.tenant.id, rebuild.id = %context.id, error = %ErrorChain(&failure),
-                        "rebuild: interrupted by an error; retrying");
-                    if matches!(failure, RebuildError::ShadowLost) {
-                        context.set_status(Status::Reading);
-                    }
-                    let pause = RETRY_DELAY.saturating_mul(1 << tries.min(10)).min(RETRY_DELAY_MAX);
-                    stop.run_until_cancelled(sleep(pause)).await;
-                }
-                Err(failure) => {
-                    let forgets = context.status() != Status::Applying;
-                    return Ok(RunResult::Finished(RebuildOutcome::failed(
-                        ErrorChain(&failure).to_string(),
-                        forgets,
-                    )));
-                }
+                Err(failure) => failure,
+            };
+            // An initial fill has unlimited retries, because no user would request the fill again.
+            let has_tries = tries < RETRIES_MAX || context.request.fill;
+            if !failure.is_transient() || !has_tries {
+                return Ok(end_after_failure(&context, failure));
             }
+            tries += 1;
+            // Other rebuilds continue during the pause.
+            context.run_slot.release();
+            if let Some(member) = &group_member {
+                member.leave();
+            }
+            warn!(tenant = %context.tenant.id, rebuild.id = %context.id, error = %ErrorChain(&failure),
+                "rebuild: interrupted by an error; retrying");
+            if matches!(failure, RebuildError::ShadowLost) {
+                context.set_status(Status::Reading);
+            }
+            let pause = RETRY_DELAY.saturating_mul(1 << tries.min(10)).min(RETRY_DELAY_MAX);
+            stop.run_until_cancelled(sleep(pause)).await;
         }
+    }
+
+    /// Returns the tenant and the request of a rebuild, or the reason why the rebuild cannot run.
+    async fn prepare(
+        &self,
+        rebuild: &Rebuild,
+    ) -> Result<Result<(Arc<Tenant>, RebuildRequest), String>, RebuildError> {
+        let Some(tenant) = self.tenants.find(&rebuild.tenant).await? else {
+            return Ok(Err("the tenant is not enabled".to_owned()));
+        };
+        let request = RebuildRequest::from_json(&rebuild.request);
+        Ok(request.map(|request| (tenant, request)).map_err(|invalid| invalid.to_string()))
     }
 
     /// Ends the rebuild at its current stage. Applied differences stay applied, and their report stays
@@ -435,6 +422,28 @@ impl Rebuilds {
             caller,
             connections,
             run_slot: Arc::new(run_slot),
+        }
+    }
+}
+
+/// Returns the result of a run after a failure that no retry mends.
+fn end_after_failure(context: &RebuildContext, failure: RebuildError) -> RunResult {
+    let (tenant, rebuild) = (&context.tenant.id, context.id);
+    match failure {
+        RebuildError::LeaseLost => {
+            warn!(%tenant, rebuild.id = %rebuild, "rebuild: lost the lease; another instance resumes it");
+            context.stop.cancel();
+            RunResult::Released(None)
+        }
+        RebuildError::TokenRejected(problem) => {
+            warn!(%tenant, rebuild.id = %rebuild, problem,
+                "rebuild: the token was rejected; waiting for the token of the next timer call");
+            RunResult::Released(Some(RebuildError::TokenRejected(problem).to_string()))
+        }
+        failure => {
+            let discards_differences = context.status() != Status::Applying;
+            let problem = ErrorChain(&failure).to_string();
+            RunResult::Finished(RebuildOutcome::failed(problem, discards_differences))
         }
     }
 }
