@@ -313,7 +313,7 @@ create table patron_counter (
     PRIMARY KEY (user_id),
 );
 
--- Snapshot horizon of each patron of whom a complete snapshot was applied
+-- Snapshot horizons of single patrons: one row per patron with an applied complete snapshot
 create table patron_horizon (
     user_id uuid not null, -- Id of the patron
     horizon bytea not null, -- Start of the newest complete snapshot of the patron (prefix of a stamp)
