@@ -171,7 +171,7 @@ impl Block {
             block_requests: requests,
             message: finding.condition.message.clone(),
             limit: finding.limit.value.unwrap_or_default(),
-            measured: measured_json(finding.measured),
+            measured: finding.measured.map(MeasuredValue::to_json).unwrap_or_default(),
         })
     }
 
@@ -226,19 +226,8 @@ impl ApproachingLimit {
             patron_block_condition_id: finding.condition.id,
             patron_block_limit_id: finding.limit.id,
             limit,
-            measured: measured_json(finding.measured),
+            measured: finding.measured.map(MeasuredValue::to_json).unwrap_or_default(),
         })
-    }
-}
-
-fn measured_json(measured: Option<MeasuredValue>) -> Value {
-    match measured {
-        Some(MeasuredValue::Count(count)) => count.into(),
-        // Exact decimal digits; a double would change the amount.
-        Some(MeasuredValue::Money(sum)) => {
-            serde_json::from_str(&sum.normalize().to_string()).unwrap_or_default()
-        }
-        None => Value::Null,
     }
 }
 
@@ -288,6 +277,8 @@ mod tests {
             patron_group: "g".to_owned(),
             condition: Some(id),
             value: Some(value),
+            created_date: None,
+            updated_date: None,
         };
         (vec![limit], vec![Condition { id, blocks: Actions::ALL, message: message.to_owned() }])
     }

@@ -60,11 +60,48 @@ impl Measure {
         }
     }
 
+    /// Returns the name in explanations (docs/contract/insight.md#explanations).
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::ChargedOut => "charged-out",
+            Self::LostItems => "lost",
+            Self::OverdueItems => "overdue",
+            Self::OverdueRecalls => "overdue-recalls",
+            Self::RecallOverdueDays => "recall-overdue-days",
+            Self::FeeFineBalance => "balance",
+        }
+    }
+
     /// Returns the seeded value type of the condition's limits.
     pub const fn value_type(self) -> &'static str {
         match self {
             Self::FeeFineBalance => "Double",
             _ => "Integer",
+        }
+    }
+}
+
+/// One of the three actions at a desk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A check-out.
+    Borrowing,
+    /// A renewal.
+    Renewals,
+    /// A request.
+    Requests,
+}
+
+impl Action {
+    /// All actions, in the order of responses.
+    pub const ALL: [Self; 3] = [Self::Borrowing, Self::Renewals, Self::Requests];
+
+    /// Returns the name in explanations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Borrowing => "borrowing",
+            Self::Renewals => "renewals",
+            Self::Requests => "requests",
         }
     }
 }
@@ -93,6 +130,29 @@ impl Actions {
             renewals: self.renewals && other.renewals,
             requests: self.requests && other.requests,
         }
+    }
+
+    /// Returns the actions of this set that `other` lacks.
+    pub fn difference(self, other: Self) -> Self {
+        Self {
+            borrowing: self.borrowing && !other.borrowing,
+            renewals: self.renewals && !other.renewals,
+            requests: self.requests && !other.requests,
+        }
+    }
+
+    /// Returns whether the set has the action.
+    pub fn contains(self, action: Action) -> bool {
+        match action {
+            Action::Borrowing => self.borrowing,
+            Action::Renewals => self.renewals,
+            Action::Requests => self.requests,
+        }
+    }
+
+    /// Returns the actions of the set.
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        Action::ALL.into_iter().filter(move |action| self.contains(*action))
     }
 
     /// Returns whether the set is empty.

@@ -1,16 +1,17 @@
 //! Evaluates a patron: compares measures with limits.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Actions, Condition, Limit, Measure};
 use crate::patron::{OpenFee, OpenLoan, overdue_days};
 
 /// The measures of a patron at one instant, which limits are compared with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Measures {
     /// Open loans, including those claimed returned.
     pub open_loans: i64,
@@ -22,10 +23,8 @@ pub struct Measures {
     pub lost: i64,
     /// Overdue loans among `charged_out`.
     pub overdue: i64,
-    /// Recalled loans among `overdue`.
-    pub overdue_recalls: i64,
-    /// Days overdue of the longest overdue recall; 0 without one.
-    pub recall_overdue_days: i64,
+    /// Days overdue of each recalled loan among `overdue`, in any order.
+    pub recall_days: Vec<i64>,
     /// Sum of the open balances; excludes fees/fines whose loan is claimed returned.
     pub fee_fine_balance: Decimal,
 }
@@ -39,11 +38,11 @@ impl Measures {
         now: DateTime<Utc>,
     ) -> Self {
         let mut measures = Self::default();
-        let mut claimed_returned = Vec::new();
+        let mut claimed_returned = HashSet::new();
         for (id, loan) in loans {
             measures.open_loans += 1;
             if loan.claimed_returned {
-                claimed_returned.push(id);
+                claimed_returned.insert(id);
             } else {
                 measures.add_loan(loan, now);
             }
@@ -65,9 +64,7 @@ impl Measures {
         if loan.overdue_from().is_some_and(|from| from <= now) {
             self.overdue += 1;
             if loan.recall {
-                self.overdue_recalls += 1;
-                let days = overdue_days(due_date, loan.grace, now);
-                self.recall_overdue_days = self.recall_overdue_days.max(days);
+                self.recall_days.push(overdue_days(due_date, loan.grace, now));
             }
         }
     }
@@ -78,14 +75,22 @@ impl Measures {
         self.open_loans == 0 && self.open_fees_fines == 0
     }
 
+    /// Returns the number of recalled overdue loans.
+    pub fn overdue_recalls(&self) -> i64 {
+        self.recall_days.len() as i64
+    }
+
     /// Returns the measured number of a condition.
     pub fn value_of(&self, measure: Measure) -> MeasuredValue {
         match measure {
             Measure::ChargedOut => MeasuredValue::Count(self.charged_out),
             Measure::LostItems => MeasuredValue::Count(self.lost),
             Measure::OverdueItems => MeasuredValue::Count(self.overdue),
-            Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls),
-            Measure::RecallOverdueDays => MeasuredValue::Count(self.recall_overdue_days),
+            Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls()),
+            Measure::RecallOverdueDays => {
+                // 0 without an overdue recall.
+                MeasuredValue::Count(self.recall_days.iter().copied().max().unwrap_or_default())
+            }
             Measure::FeeFineBalance => MeasuredValue::Money(self.fee_fine_balance),
         }
     }
@@ -98,6 +103,21 @@ pub enum MeasuredValue {
     Count(i64),
     /// An exact sum of money.
     Money(Decimal),
+}
+
+impl MeasuredValue {
+    /// Returns the JSON number.
+    pub fn to_json(self) -> Value {
+        match self {
+            Self::Count(count) => count.into(),
+            Self::Money(sum) => decimal_to_json(sum),
+        }
+    }
+}
+
+/// Returns the JSON number with the exact digits; a double would change the amount.
+pub fn decimal_to_json(amount: Decimal) -> Value {
+    serde_json::from_str(&amount.normalize().to_string()).unwrap_or_default()
 }
 
 /// The result for one limit of the patron group.
@@ -131,7 +151,7 @@ pub fn evaluate<'a>(
         let measured = measure.map(|measure| measures.value_of(measure));
         let reached = match (measure, measured, limit.value) {
             // Without an overdue recall this limit is never reached; "0 days" needs an overdue recall.
-            (Some(Measure::RecallOverdueDays), ..) if measures.overdue_recalls == 0 => {
+            (Some(Measure::RecallOverdueDays), ..) if measures.recall_days.is_empty() => {
                 Actions::NONE
             }
             (Some(measure), Some(measured), Some(value)) => {

@@ -15,6 +15,10 @@ pub struct Limit {
     pub condition: Option<Uuid>,
     /// The value, a double as in FOLIO; `None` if a stored limit has none.
     pub value: Option<f64>,
+    /// When the limit was created, as text of its record; `None` if the record has none.
+    pub created_date: Option<String>,
+    /// When the limit was last changed, as text of its record; `None` if the record has none.
+    pub updated_date: Option<String>,
 }
 
 impl Limit {

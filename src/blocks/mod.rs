@@ -4,9 +4,21 @@
 mod block_event;
 mod condition;
 mod evaluate;
+mod explanation;
 mod limit;
+mod message;
+mod need;
+mod open_items;
+mod way_out;
 
 pub use block_event::{ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable};
-pub use condition::{Actions, Condition, Measure};
-pub use evaluate::{Finding, MeasuredValue, Measures, evaluate};
+pub use condition::{Action, Actions, Condition, Measure};
+pub use evaluate::{Finding, MeasuredValue, Measures, decimal_to_json, evaluate};
+pub use explanation::{
+    ExplainedAction, ExplainedFee, ExplainedLimit, ExplainedLoan, Explanation, ExplanationInput,
+    LeftOut, NextBlock,
+};
 pub use limit::Limit;
+pub use need::{Need, Threshold};
+pub use open_items::OpenItems;
+pub use way_out::{Caveat, Payment, Returns, WayOut};

@@ -26,6 +26,7 @@ macro_rules! operation_table {
             "/patron-block-conditions/{id}" => get conditions::get, put conditions::put;
             "/patron-block-limits" => get limits::list, post limits::post;
             "/patron-block-limits/{id}" => get limits::get, put limits::put, delete limits::delete;
+            "/patron-blocks/explanations/{userId}" => get explanations::get;
             "/patron-blocks/ingest" => get ingest::ingest;
             "/patron-blocks/incidents/{id}/resolve" => post ingest::resolve;
             "/patron-blocks/dead-letters" => get dead_letters::list, delete dead_letters::discard_all;
@@ -53,6 +54,7 @@ mod api;
 mod deadline;
 mod error;
 mod extract;
+mod insight;
 mod openapi;
 mod operations;
 mod other_gateways;
@@ -61,12 +63,12 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, middleware::NormalizePath, web};
 
-pub(crate) use self::operations::{ingest::Incident, rebuild_bodies};
 use self::{
     api::{
         automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,
     },
     extract::load_limit::LoadLimit,
+    insight::explanations,
     openapi::document::description,
     operations::{admin, dead_letters, exports, ingest, rebuilds},
 };
@@ -79,6 +81,10 @@ pub use self::{
     },
     openapi::document::openapi_json,
     other_gateways::{OtherGateways, register_metrics},
+};
+pub(crate) use self::{
+    insight::explanation_bodies,
+    operations::{ingest::Incident, rebuild_bodies},
 };
 use crate::{
     clock::Clock,

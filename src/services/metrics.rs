@@ -15,6 +15,10 @@ const PRUNED_TABLES: [&str; 4] = ["inbox", "loan", "fee_fine", "dead_letter"];
 /// The counters of the services.
 pub struct ServiceMetrics {
     evaluations: [Counter; AnswerSource::ALL.len()],
+    /// Blocked actions whose explanation found no way out, although all items were known.
+    pub(super) blocks_without_way_out: Counter,
+    /// Patrons whose counters differed from the rows in an explanation.
+    pub(super) wrong_counters: Counter,
     /// Rows that housekeeping deleted, per table of [`PRUNED_TABLES`].
     pub(super) pruned_rows: [Counter; PRUNED_TABLES.len()],
     /// Records that rebuilds have read from topics.
@@ -48,6 +52,14 @@ impl ServiceMetrics {
                 "Evaluations of patrons by answer source",
                 "basis",
                 AnswerSource::ALL.map(AnswerSource::name),
+            ),
+            blocks_without_way_out: counter(
+                "patron_blocks_blocks_without_way_out_total",
+                "Blocked actions whose explanation found no way out",
+            ),
+            wrong_counters: counter(
+                "patron_blocks_wrong_counters_total",
+                "Patrons whose counters differed from the rows in an explanation",
             ),
             pruned_rows: counters(
                 "patron_blocks_pruned_rows_total",

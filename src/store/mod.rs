@@ -137,6 +137,14 @@ pub async fn begin_with_lock_timeout(db: &Db, wait: LockTimeout) -> Result<Tx, E
     db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
 }
 
+/// Begins a transaction whose statements all read the same snapshot and write nothing.
+pub async fn begin_snapshot(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, Error> {
+    let begin = "begin isolation level repeatable read read only";
+    connection.begin_with(begin).await.map_err(Error::at("begin a transaction"))
+}
+
 /// Reads in a savepoint and rolls the savepoint back, which releases the locks of the read at once. A
 /// statement that drops or alters a table then need not wait for the end of the transaction. Earlier
 /// locks remain.

@@ -8,7 +8,7 @@ use super::{
     migrate,
     rebuild::{differences, shadow, shadow_load},
     settings::{conditions, limits},
-    state::{merge, patrons, prune, rows},
+    state::{merge, open_items, patrons, prune, rows},
 };
 
 /// All statements with a placeholder; a test prepares each of them on a migrated schema.
@@ -19,6 +19,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     limits::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
+    open_items::STATEMENTS,
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,

@@ -307,6 +307,8 @@ fn evaluation_matches_every_contract_row() {
                 patron_group: GROUP.to_owned(),
                 condition: Some(measure.condition_id()),
                 value: Some(*value),
+                created_date: None,
+                updated_date: None,
             })
             .collect();
         let findings = evaluate(&measures, &limits, &conditions);
@@ -327,6 +329,8 @@ fn invalid_limit_does_not_disable_other_limits() {
         patron_group: GROUP.to_owned(),
         condition,
         value,
+        created_date: None,
+        updated_date: None,
     };
     let limits = [
         limit(None, Some(0.0)),
@@ -378,8 +382,7 @@ fn measures_count_exactly_what_they_name() {
         charged_out: 2,
         lost: 1,
         overdue: 2,
-        overdue_recalls: 1,
-        recall_overdue_days: 4,
+        recall_days: vec![4],
         fee_fine_balance: "1.25".parse().unwrap(),
     };
     assert_eq!(measures, counted);
@@ -393,6 +396,8 @@ fn no_overdue_recall_differs_from_zero_overdue_days() {
         patron_group: GROUP.to_owned(),
         condition: Some(RD.condition_id()),
         value: Some(-1.0),
+        created_date: None,
+        updated_date: None,
     }];
     let blocked =
         |history: PatronHistory| evaluate(&history.measures(), &below_zero, &conditions)[0].blocked;

@@ -3,6 +3,7 @@
 mod assignment;
 mod decoding;
 mod evaluation;
+mod explanations;
 mod fuzzing;
 mod hazards;
 mod identity;

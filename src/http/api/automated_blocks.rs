@@ -1,6 +1,6 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -11,17 +11,21 @@ use actix_web::{
     web::Path,
 };
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::error;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    blocks::Finding,
+    blocks::{Actions, Finding, Limit, Measure, Measures, decimal_to_json},
     config::DatabaseFailureMode,
     http::{
         ApiError, AppState,
-        extract::tenant::{app_state, caller, enabled_tenant, load_limit, path_id, tenant_id},
+        extract::{
+            paging::parameter,
+            tenant::{app_state, caller, enabled_tenant, load_limit, path_id, tenant_id},
+        },
         openapi,
     },
     services::{
@@ -45,22 +49,85 @@ struct Body<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = AutomatedPatronBlock)]
 struct Block<'a> {
+    /// Id of the limit, so that each block has an id of its own.
+    id: Uuid,
     patron_block_condition_id: Uuid,
     block_borrowing: bool,
     block_renewals: bool,
     block_requests: bool,
-    message: &'a str,
+    /// The message of the condition with the numbers of the patron.
+    message: Cow<'a, str>,
+    /// Dates of the limit, by which screens sort blocks; absent if the limit has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    metadata: Option<BlockMetadata<'a>>,
+    /// Only on request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    explanation: Option<BlockNumbers>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct BlockMetadata<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    created_date: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    updated_date: Option<&'a str>,
+}
+
+/// The numbers of one block.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct BlockNumbers {
+    #[schema(value_type = f64)]
+    measured: Value,
+    limit: f64,
+    /// Loans to return so that the limit blocks no action; absent for a balance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    to_return: Option<i64>,
+    /// Amount to pay so that the limit blocks no action; only for a balance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<f64>)]
+    to_settle: Option<Value>,
 }
 
 impl<'a> Block<'a> {
     /// Converts a finding to a block, or returns `None` if the finding blocks no action.
-    fn from_finding(finding: &Finding<'a>) -> Option<Self> {
-        (!finding.blocked.is_empty()).then_some(Self {
+    fn new(finding: &'a Finding<'_>, measures: &Measures, is_explained: bool) -> Option<Self> {
+        let Actions { borrowing, renewals, requests } = finding.blocked;
+        (!finding.blocked.is_empty()).then(|| Self {
+            id: finding.limit.id,
             patron_block_condition_id: finding.condition.id,
-            block_borrowing: finding.blocked.borrowing,
-            block_renewals: finding.blocked.renewals,
-            block_requests: finding.blocked.requests,
-            message: &finding.condition.message,
+            block_borrowing: borrowing,
+            block_renewals: renewals,
+            block_requests: requests,
+            message: finding.message(measures),
+            metadata: BlockMetadata::of(finding.limit),
+            explanation: is_explained.then(|| BlockNumbers::new(finding, measures)).flatten(),
+        })
+    }
+}
+
+impl<'a> BlockMetadata<'a> {
+    fn of(limit: &'a Limit) -> Option<Self> {
+        let (created, updated) = (&limit.created_date, &limit.updated_date);
+        (created.is_some() || updated.is_some())
+            .then_some(Self { created_date: created.as_deref(), updated_date: updated.as_deref() })
+    }
+}
+
+impl BlockNumbers {
+    fn new(finding: &Finding<'_>, measures: &Measures) -> Option<Self> {
+        let is_balance = finding.measure() == Some(Measure::FeeFineBalance);
+        Some(Self {
+            measured: finding.measured?.to_json(),
+            limit: finding.limit.value?,
+            to_return: (!is_balance).then(|| finding.loans_to_return(measures)),
+            to_settle: is_balance.then(|| decimal_to_json(finding.amount_to_pay(measures))),
         })
     }
 }
@@ -80,6 +147,10 @@ const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
     summary = "Get the automated blocks of a patron",
     params(
         ("userId" = Uuid, Path, description = "The patron"),
+        (
+            "include" = Option<String>, Query,
+            description = "`explanation` adds the numbers to each block; other values have no effect",
+        ),
     ),
     responses(
         (
@@ -126,7 +197,11 @@ pub(in crate::http) async fn get(
     let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
         Ok(Ok((answer, completeness))) => {
             let findings = answer.findings();
-            let blocks = findings.iter().filter_map(Block::from_finding).collect();
+            let is_explained = includes_explanation(&request);
+            let blocks = findings
+                .iter()
+                .filter_map(|finding| Block::new(finding, &answer.measures, is_explained))
+                .collect();
             let mut response = blocks_response(answer.source, blocks);
             if completeness != Completeness::Complete {
                 let value = HeaderValue::from_static(completeness.name());
@@ -143,6 +218,13 @@ pub(in crate::http) async fn get(
     };
     error!(tenant = %id, user.id = %user, error = failure.cause(), "evaluation: failed for a patron");
     not_evaluated_response(&service, AnswerSource::NotEvaluated, failure)
+}
+
+/// Returns whether the request asks for numbers. An unknown parameter fails no check-out.
+fn includes_explanation(request: &HttpRequest) -> bool {
+    let query = request.query_string();
+    !query.is_empty()
+        && parameter(request, "include").is_ok_and(|value| value.as_deref() == Some("explanation"))
 }
 
 fn blocks_response(basis: AnswerSource, automated_patron_blocks: Vec<Block<'_>>) -> HttpResponse {

@@ -1,6 +1,7 @@
 //! The evaluation of one patron. It loads the state in one round trip, resolves the patron group, and
 //! compares the state with the limits of the group.
 
+pub mod explanations;
 pub mod policy;
 
 use std::{

@@ -8,7 +8,7 @@ use crate::{
     config::DatabaseConfig,
     event::TenantId,
     store::{
-        self, Db, PoolSettings, Schema,
+        self, Db, LockTimeout, PoolSettings, Schema,
         state::{patrons, rows},
         tenants,
     },
@@ -62,7 +62,7 @@ pub async fn check(
         let wrong = patrons::list_drifted(&db, &schema).await?;
         if repair {
             for users in wrong.chunks(REPAIR_PATRONS_MAX) {
-                repair_counters(&db, &tenant, &schema, users).await?;
+                repair(&db, &tenant, &schema, users, LockTimeout::Normal).await?;
             }
         }
         reports.push(CounterReport { tenant, wrong, repaired: repair });
@@ -71,14 +71,15 @@ pub async fn check(
 }
 
 /// Repairs counters under the exclusive tenant lock, because a concurrent writer would make the
-/// recount wrong again.
-async fn repair_counters(
+/// recount wrong again. Fails if the lock is not available within `lock_timeout`.
+pub async fn repair(
     db: &Db,
     tenant: &TenantId,
     schema: &Schema,
     users: &[Uuid],
+    lock_timeout: LockTimeout,
 ) -> Result<(), store::Error> {
-    let mut tx = store::begin(db).await?;
+    let mut tx = store::begin_with_lock_timeout(db, lock_timeout).await?;
     tenants::lock_exclusive(&mut tx, tenant).await?;
     rows::recount(&mut tx, schema, users).await?;
     store::commit(tx).await

@@ -14,8 +14,7 @@ use super::{
     target_state::{TargetState, load_complete_shadow, split_loans_and_fees},
 };
 use crate::{
-    blocks::{self, Measures},
-    patron::{OpenFee, OpenLoan},
+    blocks::{self, OpenItems},
     services::evaluation::policy::Policy,
     store::{
         Tx,
@@ -50,11 +49,10 @@ pub(super) async fn compare_blocks(context: &RebuildContext) -> Result<(), Rebui
         let (before, after) = load_open_items(&mut tx, context, &users).await?;
         let evaluate_patron = |user: Uuid| {
             let group = groups.get(&user).map(|group| &**group);
-            let current =
-                before.get(&user).unwrap_or(&no_items).to_block_summary(&policy, group, now);
-            let target =
-                after.get(&user).unwrap_or(&no_items).to_block_summary(&policy, group, now);
-            (user, current, target)
+            let summarize = |items: &OpenItemsByPatron| {
+                to_block_summary(items.get(&user).unwrap_or(&no_items), &policy, group, now)
+            };
+            (user, summarize(&before), summarize(&after))
         };
         let block_summaries: Vec<_> = users.into_iter().map(evaluate_patron).collect();
         differences::set_block_summaries(&mut tx, schema, context.id, &block_summaries).await?;
@@ -64,37 +62,31 @@ pub(super) async fn compare_blocks(context: &RebuildContext) -> Result<(), Rebui
     }
 }
 
-/// The open loans and fees/fines of one patron.
-#[derive(Default)]
-struct OpenItems {
-    loans: BTreeMap<Uuid, OpenLoan>,
-    fees: BTreeMap<Uuid, OpenFee>,
+/// Returns the open loans and the blocks for the report. If the patron group is unknown, the blocks are
+/// unknown: only the API requests groups from mod-users.
+fn to_block_summary(
+    items: &OpenItems,
+    policy: &Policy,
+    group: Option<&str>,
+    now: DateTime<Utc>,
+) -> differences::BlockSummary {
+    let blocked = group.map(|group| blocking_conditions(items, policy, group, now));
+    differences::BlockSummary { open_loans: items.loans.len(), blocked }
 }
 
-impl OpenItems {
-    /// Returns the open loans and the blocks for the report. If the patron group is unknown, the blocks are
-    /// unknown: only the API requests groups from mod-users.
-    fn to_block_summary(
-        &self,
-        policy: &Policy,
-        group: Option<&str>,
-        now: DateTime<Utc>,
-    ) -> differences::BlockSummary {
-        let blocked = group.map(|group| self.blocking_conditions(policy, group, now));
-        differences::BlockSummary { open_loans: self.loans.len(), blocked }
-    }
-
-    /// Returns the conditions that block at least one action.
-    fn blocking_conditions(&self, policy: &Policy, group: &str, now: DateTime<Utc>) -> Vec<String> {
-        let loans = self.loans.iter().map(|(id, loan)| (*id, loan));
-        let measures = Measures::compute(loans, self.fees.values(), now);
-        let limits = policy.limits_of(group);
-        let findings = blocks::evaluate(&measures, limits, &policy.conditions);
-        let blocking = findings.iter().filter(|finding| !finding.blocked.is_empty());
-        let names: BTreeSet<String> =
-            blocking.map(|finding| finding.condition.id.to_string()).collect();
-        names.into_iter().collect()
-    }
+/// Returns the conditions that block at least one action.
+fn blocking_conditions(
+    items: &OpenItems,
+    policy: &Policy,
+    group: &str,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let limits = policy.limits_of(group);
+    let findings = blocks::evaluate(&items.measures(now), limits, &policy.conditions);
+    let blocking = findings.iter().filter(|finding| !finding.blocked.is_empty());
+    let names: BTreeSet<String> =
+        blocking.map(|finding| finding.condition.id.to_string()).collect();
+    names.into_iter().collect()
 }
 
 type OpenItemsByPatron = BTreeMap<Uuid, OpenItems>;

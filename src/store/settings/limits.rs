@@ -27,7 +27,8 @@ pub(in crate::store) const STATEMENTS: &[&Statement] =
 pub static RECORDS: Collection = Collection {
     all: Statement::new(
         "select jsonb_build_object('id', jsonb -> 'id', 'patronGroupId', jsonb -> 'patronGroupId',
-                  'conditionId', jsonb -> 'conditionId', 'value', jsonb -> 'value')
+                  'conditionId', jsonb -> 'conditionId', 'value', jsonb -> 'value',
+                  'metadata', jsonb -> 'metadata')
            from {schema}.patron_block_limits order by creation_date nulls first, id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),

@@ -2,6 +2,7 @@
 
 pub(super) mod columns;
 pub mod merge;
+pub mod open_items;
 pub mod patrons;
 pub mod prune;
 pub mod rows;

@@ -20,19 +20,20 @@ use crate::{
 /// Selects the counters, the overdue loans and the last known patron group. The balance excludes
 /// fees/fines of loans that are claimed returned. `blocks::Measures::compute` defines the result.
 macro_rules! state {
-    ($columns:literal, $of:literal) => {
+    ($columns:literal, $counters:literal, $of:literal) => {
         concat!(
             "select ",
             $columns,
             "c.open_loans::int8, c.open_fees_fines::int8,
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
-            c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
+            c.lost_loans::int8 as lost, o.overdue, o.recall_due_dates,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
             p.users_group, p.users_group_at, p.topic_group, p.topic_group_at, now() as read_at
-       from {schema}.patron_counter c
+       from ",
+            $counters,
+            " c
       cross join lateral (
-         select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
-                min(l.due_date) filter (where l.recall) as first_recall_due
+         select count(*) as overdue, array_agg(l.due_date) filter (where l.recall) as recall_due_dates
            from {schema}.loan l
           where l.user_id = c.user_id and l.is_open and not l.claimed_returned
             and l.overdue_from <= $2) o
@@ -50,13 +51,35 @@ macro_rules! state {
 }
 
 /// Loads the state for an API request in one round trip.
-const SELECT_STATE: Statement = Statement::new(state!("", "c.user_id = $1"));
+const SELECT_STATE: Statement =
+    Statement::new(state!("", "{schema}.patron_counter", "c.user_id = $1"));
+
+/// Loads the state of a patron from a recount of the rows, with one row for any patron. The flag is whether the
+/// stored counters differ from the recount.
+const SELECT_RECOUNTED_STATE: Statement = Statement::new(state!(
+    "c.counters_differ, ",
+    "(select r.*,
+             (r.open_loans, r.lost_loans, r.claimed_returned_loans, r.recalled_loans,
+              r.open_fees_fines, r.fee_fine_balance)
+               is distinct from
+             (coalesce(s.open_loans, 0), coalesce(s.lost_loans, 0), coalesce(s.claimed_returned_loans, 0),
+              coalesce(s.recalled_loans, 0), coalesce(s.open_fees_fines, 0),
+              coalesce(s.fee_fine_balance, 0)) as counters_differ
+        from (select $1::uuid as user_id, coalesce(sum(loans), 0) as open_loans,
+                     coalesce(sum(lost), 0) as lost_loans, coalesce(sum(claimed), 0) as claimed_returned_loans,
+                     coalesce(sum(recalled), 0) as recalled_loans, coalesce(sum(fees), 0) as open_fees_fines,
+                     coalesce(sum(balance), 0) as fee_fine_balance
+                from {schema}.counted where user_id = $1) r
+        left join {schema}.patron_counter s on s.user_id = r.user_id)",
+    "true"
+));
 
 /// Loads the states of many patrons, with the time at which the next loan of each becomes overdue.
 const SELECT_STATES: Statement = Statement::new(state!(
     "c.user_id, (select min(l.overdue_from) from {schema}.loan l
                   where l.user_id = c.user_id and l.is_open and not l.claimed_returned
                     and l.overdue_from > $2) as next_overdue, ",
+    "{schema}.patron_counter",
     "c.user_id = any($1)"
 ));
 
@@ -128,6 +151,7 @@ const COUNT_WAITING: Statement = Statement::new(
 
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &SELECT_STATE,
+    &SELECT_RECOUNTED_STATE,
     &SELECT_STATES,
     &SELECT_SUMMARY,
     &UPSERT_USERS_GROUP,
@@ -213,8 +237,7 @@ struct StateRow {
     charged_out: i64,
     lost: i64,
     overdue: i64,
-    overdue_recalls: i64,
-    first_recall_due: Option<DateTime<Utc>>,
+    recall_due_dates: Option<Vec<DateTime<Utc>>>,
     fee_fine_balance: Decimal,
     users_group: Option<String>,
     users_group_at: Option<DateTime<Utc>>,
@@ -226,6 +249,9 @@ struct StateRow {
 impl StateRow {
     fn into_state(self, now: DateTime<Utc>) -> PatronState {
         let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
+        let recall_due_dates = self.recall_due_dates.unwrap_or_default();
+        // The statement selects only overdue loans, so the grace period of each has already passed.
+        let recall_days = recall_due_dates.iter().map(|due| overdue_days(*due, None, now));
         PatronState {
             measures: Measures {
                 open_loans: self.open_loans,
@@ -233,15 +259,10 @@ impl StateRow {
                 charged_out: self.charged_out,
                 lost: self.lost,
                 overdue: self.overdue,
-                overdue_recalls: self.overdue_recalls,
-                // The statement selects only overdue loans, so the grace period of each has already
-                // passed.
-                recall_overdue_days: self
-                    .first_recall_due
-                    .map_or(0, |due| overdue_days(due, None, now)),
+                recall_days: recall_days.collect(),
                 fee_fine_balance: self.fee_fine_balance,
             },
-            first_recall_due: self.first_recall_due,
+            first_recall_due: recall_due_dates.iter().min().copied(),
             users_group: known(self.users_group, self.users_group_at),
             topic_group: known(self.topic_group, self.topic_group_at),
             read_at: self.read_at,
@@ -264,6 +285,29 @@ pub async fn load_state(
         .await
         .map_err(Error::at("read a patron's state"))?;
     Ok(row.map(|row| row.into_state(now)))
+}
+
+/// Loads the state of `user` at `now` from a recount of the rows, and whether the stored counters differ from
+/// the recount.
+pub async fn load_recounted_state(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+    now: DateTime<Utc>,
+) -> Result<(PatronState, bool), Error> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        counters_differ: bool,
+        #[sqlx(flatten)]
+        state: StateRow,
+    }
+    let row: Row = sqlx::query_as(schema.sql(&SELECT_RECOUNTED_STATE))
+        .bind(user)
+        .bind(now)
+        .fetch_one(db)
+        .await
+        .map_err(Error::at("recount a patron"))?;
+    Ok((row.state.into_state(now), row.counters_differ))
 }
 
 /// Loads the state of each patron at `now`, with the time at which the next loan becomes overdue. Patrons

@@ -1,0 +1,65 @@
+//! The placeholders in the message of a condition (docs/contract/insight.md#placeholders).
+
+use std::borrow::Cow;
+
+use rust_decimal::Decimal;
+
+use super::{Finding, MeasuredValue, Measures};
+
+impl Finding<'_> {
+    /// Returns the message of the condition with the numbers of this finding. Unknown placeholders and other
+    /// braces stay as they are, and a number never becomes a placeholder.
+    pub fn message(&self, measures: &Measures) -> Cow<'_, str> {
+        let template = self.condition.message.as_str();
+        // Almost all messages have no placeholder.
+        if !template.contains('{') {
+            return Cow::Borrowed(template);
+        }
+        let mut message = String::with_capacity(template.len());
+        let mut rest = template;
+        while let Some(start) = rest.find('{') {
+            let (text, from_brace) = rest.split_at(start);
+            message.push_str(text);
+            let end = from_brace.find('}').map(|end| end + 1);
+            let value = end.and_then(|end| self.placeholder_value(&from_brace[..end], measures));
+            match (value, end) {
+                (Some(value), Some(end)) => {
+                    message.push_str(&value);
+                    rest = &from_brace[end..];
+                }
+                // Another brace may begin a placeholder within the text of this one.
+                _ => {
+                    message.push('{');
+                    rest = &from_brace[1..];
+                }
+            }
+        }
+        message.push_str(rest);
+        Cow::Owned(message)
+    }
+
+    fn placeholder_value(&self, placeholder: &str, measures: &Measures) -> Option<String> {
+        let value = match placeholder {
+            "{measured}" => match self.measured? {
+                MeasuredValue::Count(count) => count.to_string(),
+                MeasuredValue::Money(sum) => amount_text(sum),
+            },
+            // The shortest decimal of the double.
+            "{limit}" => self.limit.value?.to_string(),
+            "{toReturn}" => self.loans_to_return(measures).to_string(),
+            "{toSettle}" => amount_text(self.amount_to_pay(measures)),
+            "{overdue}" => measures.overdue.to_string(),
+            _ => return None,
+        };
+        Some(value)
+    }
+}
+
+/// Returns the exact amount, with at least two decimals if it has any.
+fn amount_text(amount: Decimal) -> String {
+    let mut amount = amount.normalize();
+    if amount.scale() == 1 {
+        amount.rescale(2);
+    }
+    amount.to_string()
+}

@@ -1,0 +1,144 @@
+//! The explanation of one patron's blocks, from one snapshot of the rows. It uses the connections of operators,
+//! so no evaluation waits for it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{AnswerSource, EvaluationRequest, Evaluator, policy::Policy};
+use crate::{
+    blocks::{Explanation, ExplanationInput, Limit, Measures, OpenItems},
+    logging::ErrorChain,
+    services::{maintenance::counter_check, metrics::metrics},
+    store::{
+        self, LockTimeout,
+        state::{
+            open_items,
+            patrons::{self, PatronState},
+        },
+    },
+};
+
+/// Maximum number of loans, and of fees/fines, that an explanation reads.
+pub const ITEMS_MAX: i64 = 2_000;
+
+/// The rows, the group and the limits that explain a patron's blocks.
+#[derive(Debug)]
+pub struct ExplainedPatron {
+    /// The patron.
+    pub user: Uuid,
+    /// The instant of the evaluation.
+    pub now: DateTime<Utc>,
+    /// The group that determines the limits, if it is known.
+    pub group: Option<String>,
+    /// The origin of the group.
+    pub source: AnswerSource,
+    /// When the source reported the group; `None` if no stored group was used.
+    pub group_known_at: Option<DateTime<Utc>>,
+    /// The measures of all open items, from a recount.
+    pub measures: Measures,
+    /// Whether the stored counters differed from the recount. The service repairs them.
+    pub counters_differ: bool,
+    items: OpenItems,
+    policy: Arc<Policy>,
+}
+
+impl ExplainedPatron {
+    /// Returns whether the patron has more open items than an explanation reads; it has no way out then.
+    pub fn is_truncated(&self) -> bool {
+        let (loans, fees) = (self.items.loans.len() as i64, self.items.fees.len() as i64);
+        self.measures.open_loans > loans || self.measures.open_fees_fines > fees
+    }
+
+    /// Returns the limits of the patron's group, in the order of the evaluation.
+    pub fn limits(&self) -> Vec<&Limit> {
+        self.group.iter().flat_map(|group| self.policy.limits_of(group)).collect()
+    }
+
+    /// Explains the blocks by these limits.
+    pub fn explain<'a>(&'a self, limits: &'a [&'a Limit]) -> Explanation<'a> {
+        let total_measures = self.is_truncated().then_some(&self.measures);
+        let (items, conditions, now) = (&self.items, &self.policy.conditions[..], self.now);
+        let explanation =
+            Explanation::new(ExplanationInput { items, total_measures, limits, conditions, now });
+        let unsolved = explanation.actions.iter().filter(|action| {
+            total_measures.is_none() && !action.because.is_empty() && action.way_out.is_none()
+        });
+        let unsolved = unsolved.count();
+        if unsolved > 0 {
+            warn!(user.id = %self.user, "explanation: found no way out of a block");
+            metrics().blocks_without_way_out.increment(unsolved as u64);
+        }
+        explanation
+    }
+}
+
+impl Evaluator {
+    /// Loads what explains the blocks of a patron at the current time. A patron without open items has no
+    /// limits. Repairs wrong counters in the background.
+    pub async fn explain(
+        self: &Arc<Self>,
+        request: &EvaluationRequest,
+    ) -> Result<ExplainedPatron, Arc<store::Error>> {
+        let (state, items, counters_differ, now) = self.load_items(request).await?;
+        let EvaluationRequest { db, tenant, user, .. } = request;
+        if counters_differ {
+            metrics().wrong_counters.increment(1);
+            warn!(tenant = %tenant.id, user.id = %user,
+                "explanation: the counters of a patron differ from the rows");
+            tokio::spawn(repair_counters(request.clone()));
+        }
+        let policy = self.policies.get(db, tenant).await?;
+        let (group, source) = if state.measures.is_empty() {
+            (None, AnswerSource::NothingOpen)
+        } else if policy.limits.is_empty() {
+            (None, AnswerSource::NoLimits)
+        } else {
+            self.resolve_group(request, &state).await
+        };
+        let known = state.known_group().filter(|known| {
+            source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group
+        });
+        Ok(ExplainedPatron {
+            user: *user,
+            now,
+            group_known_at: known.map(|known| known.known_at),
+            group,
+            source,
+            measures: state.measures,
+            counters_differ,
+            items,
+            policy,
+        })
+    }
+
+    async fn load_items(
+        &self,
+        request: &EvaluationRequest,
+    ) -> Result<(PatronState, OpenItems, bool, DateTime<Utc>), store::Error> {
+        let (now, user) = (self.clock.now(), request.user);
+        let schema = &request.tenant.schema;
+        store::read(&request.db, async |connection| {
+            let mut snapshot = store::begin_snapshot(connection).await?;
+            let recounted = patrons::load_recounted_state(&mut *snapshot, schema, user, now).await;
+            let (state, counters_differ) = recounted?;
+            let items = open_items::load(&mut snapshot, schema, user, ITEMS_MAX).await?;
+            Ok((state, items, counters_differ, now))
+        })
+        .await
+    }
+}
+
+/// Sets the counters of a patron to the recount. If writers use the lock of the tenant for too long, a later
+/// explanation tries again.
+async fn repair_counters(request: EvaluationRequest) {
+    let EvaluationRequest { db, tenant, user, .. } = request;
+    let users = [user];
+    let repair = counter_check::repair(&db, &tenant.id, &tenant.schema, &users, LockTimeout::Short);
+    if let Err(error) = repair.await {
+        warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
+            "explanation: could not repair the counters of a patron");
+    }
+}

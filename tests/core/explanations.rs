@@ -1,0 +1,577 @@
+//! The rows of docs/contract/insight.md#explanation-cases against the pure core, and the way out against brute
+//! force. `stories::explanations` tests the same explanations over HTTP.
+
+use std::collections::BTreeMap;
+
+use Action::{Borrowing, Renewals, Requests};
+use Measure::{
+    ChargedOut as CO, FeeFineBalance as FB, LostItems as LI, OverdueItems as OI,
+    OverdueRecalls as OR, RecallOverdueDays as RD,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use patron_blocks::{
+    blocks::{
+        Action, Actions, Caveat, Condition, Explanation, ExplanationInput, LeftOut, Limit, Measure,
+        OpenItems, Threshold, WayOut, evaluate,
+    },
+    event::{Grace, GraceUnit},
+    patron::{OpenFee, OpenLoan},
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+const DAY: i64 = 24 * 60;
+
+fn now() -> DateTime<Utc> {
+    "2026-09-15T12:00:00.000Z".parse().unwrap()
+}
+
+fn ago(minutes: i64) -> DateTime<Utc> {
+    now() - TimeDelta::minutes(minutes)
+}
+
+fn loan_id(n: u32) -> Uuid {
+    Uuid::from_u128(0x1000 + u128::from(n))
+}
+
+fn fee_id(n: u32) -> Uuid {
+    Uuid::from_u128(0x2000 + u128::from(n))
+}
+
+fn decimal(text: &str) -> Decimal {
+    text.parse().unwrap()
+}
+
+/// A patron with limits.
+#[derive(Debug, Clone, Default)]
+struct Patron {
+    items: OpenItems,
+    limits: Vec<Limit>,
+    conditions: Vec<Condition>,
+}
+
+fn patron(limits: &[(Measure, f64)]) -> Patron {
+    let limit = |(n, (measure, value)): (u128, &(Measure, f64))| Limit {
+        id: Uuid::from_u128(n),
+        patron_group: "g".to_owned(),
+        condition: Some(measure.condition_id()),
+        value: Some(*value),
+        created_date: None,
+        updated_date: None,
+    };
+    let condition = |measure: Measure| Condition {
+        id: measure.condition_id(),
+        blocks: Actions::ALL,
+        message: String::new(),
+    };
+    Patron {
+        items: OpenItems::default(),
+        limits: (0..).zip(limits).map(limit).collect(),
+        conditions: Measure::ALL.map(condition).to_vec(),
+    }
+}
+
+impl Patron {
+    fn with_loan(mut self, n: u32, change: impl FnOnce(&mut OpenLoan)) -> Self {
+        let mut loan = OpenLoan {
+            user: Uuid::nil(),
+            due_date: Some(now() + TimeDelta::days(7)),
+            grace: None,
+            recall: false,
+            lost: false,
+            claimed_returned: false,
+        };
+        change(&mut loan);
+        self.items.loans.insert(loan_id(n), loan);
+        self
+    }
+
+    fn loans(self, numbers: std::ops::RangeInclusive<u32>) -> Self {
+        numbers.fold(self, |patron, n| patron.with_loan(n, |_| ()))
+    }
+
+    fn claimed(self, n: u32) -> Self {
+        self.with_loan(n, |loan| loan.claimed_returned = true)
+    }
+
+    fn overdue(self, n: u32, days: i64) -> Self {
+        self.with_loan(n, |loan| loan.due_date = Some(ago(days * DAY)))
+    }
+
+    fn owing(mut self, n: u32, balance: &str, loan: Option<u32>) -> Self {
+        let (balance, loan) = (decimal(balance), loan.map(loan_id));
+        let fee = OpenFee { user: Uuid::nil(), balance, loan, fee_fine_type: None };
+        self.items.fees.insert(fee_id(n), fee);
+        self
+    }
+
+    fn without_borrowing_flag(mut self) -> Self {
+        for condition in &mut self.conditions {
+            condition.blocks.borrowing = false;
+        }
+        self
+    }
+
+    /// Checks every way out against the evaluation, then passes the explanation to `check`. Row 15 of the
+    /// contract is this check.
+    fn explained(&self, check: impl FnOnce(&Explanation<'_>)) {
+        let limits: Vec<_> = self.limits.iter().collect();
+        let explanation = Explanation::new(ExplanationInput {
+            items: &self.items,
+            total_measures: None,
+            limits: &limits,
+            conditions: &self.conditions,
+            now: now(),
+        });
+        for explained in &explanation.actions {
+            let is_blocked = self.is_blocked(&self.items, explained.action);
+            assert_eq!(!explained.because.is_empty(), is_blocked, "{self:?}");
+            assert_eq!(explained.way_out.is_some(), is_blocked, "{self:?}");
+            if let Some(way_out) = &explained.way_out {
+                self.check_way_out(way_out, explained.action);
+            }
+        }
+        check(&explanation);
+    }
+
+    fn is_blocked(&self, items: &OpenItems, action: Action) -> bool {
+        let findings = evaluate(&items.measures(now()), &self.limits, &self.conditions);
+        findings.iter().any(|finding| finding.blocked.contains(action))
+    }
+
+    /// The way out frees the action, and one loan or one step of payment less does not.
+    fn check_way_out(&self, way_out: &WayOut, action: Action) {
+        assert!(!self.is_blocked(&way_out.apply(&self.items), action), "{self:?} {way_out:?}");
+        for index in 0..way_out.returns.as_ref().map_or(0, |returns| returns.suggested.len()) {
+            let mut less = WayOut { only_when_nothing_is_open: false, ..way_out.clone() };
+            less.returns.as_mut().unwrap().suggested.remove(index);
+            assert!(self.is_blocked(&less.apply(&self.items), action), "{self:?} {less:?}");
+        }
+        if !way_out.only_when_nothing_is_open && way_out.payment.is_some() {
+            let mut less = way_out.clone();
+            less.payment.as_mut().unwrap().amount -= decimal("0.001");
+            assert!(self.is_blocked(&less.apply(&self.items), action), "{self:?} {less:?}");
+        }
+    }
+}
+
+/// The loans and the amount of a way out.
+fn demands(explanation: &Explanation<'_>, action: Action) -> Option<(usize, Option<Decimal>)> {
+    let way_out = way_out(explanation, action)?;
+    let loans = way_out.returns.as_ref().map_or(0, |returns| returns.suggested.len());
+    Some((loans, way_out.payment.as_ref().map(|payment| payment.amount)))
+}
+
+fn way_out<'a>(explanation: &'a Explanation<'_>, action: Action) -> Option<&'a WayOut> {
+    let mut actions = explanation.actions.iter();
+    actions.find(|explained| explained.action == action).unwrap().way_out.as_ref()
+}
+
+fn ids(loans: &[u32]) -> Vec<Uuid> {
+    loans.iter().map(|n| loan_id(*n)).collect()
+}
+
+#[test]
+fn row_1_borrowing_stops_at_the_limit() {
+    patron(&[(CO, 5.0)]).loans(1..=5).explained(|explanation| {
+        assert_eq!(demands(explanation, Borrowing), Some((1, None)));
+        assert_eq!(demands(explanation, Renewals), None);
+        assert_eq!(demands(explanation, Requests), None);
+        let limit = &explanation.limits[0];
+        assert_eq!(limit.counted, 5);
+        let thresholds = Action::ALL.map(|action| limit.finding.threshold(action));
+        assert_eq!(thresholds, [5, 6, 6].map(|count| Some(Threshold::Count(count))));
+        let returns = way_out(explanation, Borrowing).unwrap().returns.as_ref().unwrap();
+        assert_eq!((returns.suggested.len(), returns.alternatives.len()), (1, 4));
+        assert_eq!(way_out(explanation, Borrowing).unwrap().one_more_blocks, [CO]);
+    });
+}
+
+#[test]
+fn row_2_each_action_has_a_number_of_returns() {
+    patron(&[(CO, 5.0)]).loans(1..=6).explained(|explanation| {
+        let demanded = Action::ALL.map(|action| demands(explanation, action));
+        assert_eq!(demanded, [Some((2, None)), Some((1, None)), Some((1, None))]);
+    });
+}
+
+#[test]
+fn row_3_claimed_loans_are_left_out() {
+    patron(&[(CO, 5.0)]).loans(1..=4).claimed(5).claimed(6).explained(|explanation| {
+        assert!(explanation.actions.iter().all(|action| action.because.is_empty()));
+        let limit = &explanation.limits[0];
+        assert_eq!(limit.counted, 4);
+        assert_eq!(limit.left_out, BTreeMap::from([(LeftOut::ClaimedReturned, 2)]));
+        let claimed: Vec<_> =
+            explanation.loans.iter().filter(|loan| loan.counts_for.is_empty()).collect();
+        assert_eq!(claimed.len(), 2);
+        assert!(claimed.iter().all(|loan| loan.left_out == Some(LeftOut::ClaimedReturned)));
+    });
+}
+
+#[test]
+fn row_4_one_loan_may_serve_three_needs() {
+    let lost_and_overdue = |loan: &mut OpenLoan| {
+        loan.due_date = Some(ago(DAY));
+        loan.lost = true;
+    };
+    let patron = patron(&[(CO, 5.0), (OI, 2.0), (LI, 0.0)])
+        .loans(1..=4)
+        .overdue(5, 3)
+        .overdue(6, 2)
+        .with_loan(7, lost_and_overdue);
+    patron.explained(|explanation| {
+        let returns = way_out(explanation, Borrowing).unwrap().returns.as_ref().unwrap();
+        assert_eq!(returns.suggested.len(), 3);
+        assert_eq!(returns.suggested[0], loan_id(7));
+        assert!(returns.required.is_empty());
+        let caveats = &way_out(explanation, Borrowing).unwrap().caveats;
+        assert_eq!(*caveats, [Caveat::LateReturnMayCharge, Caveat::LostReturnMayCancel]);
+    });
+}
+
+#[test]
+fn row_5_limits_of_days_require_their_loans() {
+    let recalled = |days: i64| {
+        move |loan: &mut OpenLoan| {
+            loan.due_date = Some(ago(days * DAY));
+            loan.recall = true;
+        }
+    };
+    let patron = patron(&[(RD, 3.0), (OR, 2.0)])
+        .with_loan(1, recalled(2))
+        .with_loan(2, recalled(4))
+        .with_loan(3, recalled(6))
+        .with_loan(4, recalled(9));
+    patron.explained(|explanation| {
+        let returns = way_out(explanation, Borrowing).unwrap().returns.as_ref().unwrap();
+        assert_eq!(returns.required, ids(&[4, 3, 2]));
+        assert_eq!(returns.suggested, returns.required);
+        assert!(returns.alternatives.is_empty());
+    });
+}
+
+#[test]
+fn row_6_amount_is_exact_and_fees_are_fewest() {
+    patron(&[(FB, 10.0)]).owing(1, "2.76", None).owing(2, "7.25", None).explained(|explanation| {
+        assert_eq!(demands(explanation, Borrowing), Some((0, Some(decimal("0.01")))));
+        let payment = way_out(explanation, Borrowing).unwrap().payment.as_ref().unwrap();
+        assert_eq!(payment.fees_fines, [fee_id(2)]);
+        assert_eq!(
+            explanation.limits[0].finding.threshold(Borrowing),
+            Some(Threshold::Above(decimal("10")))
+        );
+    });
+}
+
+#[test]
+fn row_7_fees_of_claimed_loans_are_left_out_and_come_back() {
+    let patron = patron(&[(FB, 5.0)]).claimed(1).owing(1, "6", Some(1)).owing(2, "6", None);
+    patron.explained(|explanation| {
+        assert_eq!(demands(explanation, Requests), Some((0, Some(decimal("1")))));
+        assert_eq!(way_out(explanation, Requests).unwrap().caveats, [Caveat::ClaimAddsFees]);
+        let left_out: Vec<_> = explanation.fees_fines.iter().map(|fee| fee.left_out).collect();
+        assert_eq!(left_out, [Some(LeftOut::LoanClaimedReturned), None]);
+        let limit = &explanation.limits[0];
+        assert_eq!(
+            (limit.counted, &limit.left_out),
+            (1, &BTreeMap::from([(LeftOut::LoanClaimedReturned, 1)]))
+        );
+    });
+}
+
+#[test]
+fn row_8_only_nothing_open_frees_a_patron_with_a_fee() {
+    patron(&[(CO, 0.0)]).owing(1, "1.00", None).explained(|explanation| {
+        let way_out = way_out(explanation, Borrowing).unwrap();
+        assert!(way_out.only_when_nothing_is_open);
+        assert_eq!(way_out.returns, None);
+        assert_eq!(way_out.payment.as_ref().unwrap().fees_fines, [fee_id(1)]);
+        assert_eq!(demands(explanation, Borrowing), Some((0, Some(decimal("1")))));
+        assert_eq!(demands(explanation, Renewals), None);
+    });
+}
+
+#[test]
+fn row_9_only_nothing_open_frees_a_patron_with_a_claimed_loan() {
+    patron(&[(CO, 0.0)]).claimed(1).explained(|explanation| {
+        let way_out = way_out(explanation, Borrowing).unwrap();
+        assert!(way_out.only_when_nothing_is_open);
+        assert_eq!(way_out.returns.as_ref().unwrap().suggested, ids(&[1]));
+        assert_eq!(way_out.payment, None);
+        assert_eq!(way_out.one_more_blocks, [CO]);
+    });
+}
+
+#[test]
+fn row_10_fractional_limits_round_to_whole_loans() {
+    let patron = patron(&[(OI, 2.5)]).overdue(1, 1).overdue(2, 2).overdue(3, 3);
+    patron.explained(|explanation| {
+        let demanded = Action::ALL.map(|action| demands(explanation, action));
+        assert_eq!(demanded, [Some((1, None)); 3]);
+        // Renewals are blocked, so no renewal can help.
+        let caveats = &way_out(explanation, Borrowing).unwrap().caveats;
+        assert_eq!(*caveats, [Caveat::LateReturnMayCharge]);
+    });
+}
+
+#[test]
+fn row_11_greatest_need_of_two_limits_counts() {
+    patron(&[(CO, 5.0), (CO, 4.0)]).loans(1..=6).explained(|explanation| {
+        assert_eq!(explanation.limits.len(), 2);
+        assert_eq!(demands(explanation, Borrowing), Some((3, None)));
+        assert_eq!(explanation.actions[0].because.len(), 2);
+    });
+}
+
+#[test]
+fn row_12_switched_off_action_is_reached_and_not_blocked() {
+    patron(&[(CO, 5.0)]).loans(1..=6).without_borrowing_flag().explained(|explanation| {
+        assert_eq!(demands(explanation, Borrowing), None);
+        assert_eq!(demands(explanation, Renewals), Some((1, None)));
+        let finding = &explanation.limits[0].finding;
+        assert!(finding.reached.contains(Borrowing) && !finding.blocked.contains(Borrowing));
+        assert!(!finding.condition.blocks.contains(Borrowing));
+    });
+}
+
+#[test]
+fn row_13_next_names_the_first_day_over_the_limit() {
+    let due = ago(3 * DAY) - TimeDelta::milliseconds(59_999);
+    let recalled = |loan: &mut OpenLoan| {
+        loan.due_date = Some(due);
+        loan.recall = true;
+    };
+    patron(&[(RD, 3.0)]).with_loan(1, recalled).explained(|explanation| {
+        assert_eq!(demands(explanation, Borrowing), None);
+        let next = explanation.next.unwrap();
+        assert_eq!((next.at, next.measure), (due + TimeDelta::minutes(4321), RD));
+    });
+}
+
+#[test]
+fn row_14_next_names_the_end_of_the_grace_period() {
+    let in_grace = |loan: &mut OpenLoan| {
+        loan.due_date = Some(ago(120));
+        loan.grace = Some(Grace { duration: 2, unit: GraceUnit::Hours });
+    };
+    patron(&[(OI, 0.0)]).with_loan(1, in_grace).explained(|explanation| {
+        assert_eq!(demands(explanation, Borrowing), None);
+        assert_eq!(explanation.loans[0].left_out, Some(LeftOut::InGrace));
+        assert_eq!(explanation.limits[0].left_out, BTreeMap::from([(LeftOut::InGrace, 1)]));
+        let next = explanation.next.unwrap();
+        assert_eq!((next.at, next.measure), (ago(120) + TimeDelta::minutes(121), OI));
+    });
+}
+
+#[test]
+fn reasons_of_left_out_loans_are_named() {
+    let patron = patron(&[(OI, 0.0), (OR, 0.0), (LI, 0.0)])
+        .loans(1..=1)
+        .with_loan(2, |loan| loan.due_date = None)
+        .overdue(3, 1);
+    patron.explained(|explanation| {
+        let reasons: Vec<_> = explanation
+            .limits
+            .iter()
+            .map(|limit| (limit.counted, limit.left_out.clone()))
+            .collect();
+        assert_eq!(
+            reasons,
+            [
+                (1, BTreeMap::from([(LeftOut::NotOverdue, 1), (LeftOut::NoDueDate, 1)])),
+                (0, BTreeMap::from([(LeftOut::NotRecalled, 3)])),
+                (0, BTreeMap::from([(LeftOut::NotLost, 3)])),
+            ]
+        );
+    });
+}
+
+/// A message fills its numbers in, and leaves everything else as it is.
+#[test]
+fn placeholders_become_numbers() {
+    let message = |template: &str, patron: &Patron| {
+        let mut conditions = patron.conditions.clone();
+        conditions.iter_mut().for_each(|condition| condition.message = template.to_owned());
+        let measures = patron.items.measures(now());
+        let findings = evaluate(&measures, &patron.limits, &conditions);
+        findings[0].message(&measures).into_owned()
+    };
+    let items = patron(&[(CO, 5.0)]).loans(1..=6).overdue(7, 1);
+    for (template, expected) in [
+        ("{measured} of {limit} items. Return {toReturn}.", "7 of 5 items. Return 3."),
+        ("{toSettle} {overdue}", "0 1"),
+        ("no number", "no number"),
+        ("", ""),
+        ("{", "{"),
+        ("}{", "}{"),
+        ("{}{unknown} {Measured} { measured }", "{}{unknown} {Measured} { measured }"),
+        ("{{measured}}", "{7}"),
+        ("{measured", "{measured"),
+        ("ü{limit}ß{", "ü5ß{"),
+        ("{{{{{{", "{{{{{{"),
+    ] {
+        assert_eq!(message(template, &items), expected, "{template}");
+    }
+    // The largest number of the blocked actions: borrowing stops at the limit.
+    assert_eq!(message("{toReturn}", &patron(&[(CO, 2.0)]).loans(1..=4)), "3");
+    // Only nothing open helps: two loans and a claimed one.
+    assert_eq!(message("{toReturn}", &patron(&[(CO, 0.0)]).loans(1..=2).claimed(3)), "3");
+    let owing = patron(&[(FB, 10.4)]).owing(1, "12.5", None);
+    assert_eq!(message("{measured} {limit} {toSettle}", &owing), "12.50 10.4 2.10");
+    let long = patron(&[(RD, 1.5)]).with_loan(1, |loan| {
+        loan.due_date = Some(ago(2 * DAY));
+        loan.recall = true;
+    });
+    assert_eq!(message("{measured} {limit} {toReturn}", &long), "2 1.5 1");
+}
+
+fn any_loan() -> impl Strategy<Value = OpenLoan> {
+    let due_date =
+        select(vec![None, Some(-7 * DAY), Some(30), Some(DAY), Some(3 * DAY), Some(5 * DAY)]);
+    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+    (due_date, flags).prop_map(|(due_date, (recall, lost, claimed_returned, has_grace))| OpenLoan {
+        user: Uuid::nil(),
+        due_date: due_date.map(ago),
+        grace: has_grace.then_some(Grace { duration: 1, unit: GraceUnit::Days }),
+        recall,
+        lost,
+        claimed_returned,
+    })
+}
+
+fn any_patron(loans_max: usize) -> impl Strategy<Value = Patron> {
+    let value = select(vec![-1.0, 0.0, 0.5, 1.0, 2.0, 2.5, 3.0, 4.0]);
+    let limits = vec((select(Measure::ALL.to_vec()), value), 0..6);
+    let loans = vec(any_loan(), 0..=loans_max);
+    let fees = vec((-200_i64..400, proptest::option::of(0..8_u32)), 0..5);
+    let flags = vec(prop::array::uniform3(prop::bool::weighted(0.8)), 6);
+    (limits, loans, fees, flags).prop_map(|(limits, loans, fees, flags)| {
+        let mut patron = patron(&limits);
+        for (condition, [borrowing, renewals, requests]) in patron.conditions.iter_mut().zip(flags)
+        {
+            condition.blocks = Actions { borrowing, renewals, requests };
+        }
+        patron.items.loans = (0..).map(loan_id).zip(loans).collect();
+        for (n, (cents, loan)) in (0..).zip(fees).filter(|(_, (cents, _))| *cents != 0) {
+            patron = patron.owing(n, &Decimal::new(cents, 2).to_string(), loan);
+        }
+        patron
+    })
+}
+
+/// Returns the smallest number of returns after which `action` is free, for any payment.
+fn fewest_returns(patron: &Patron, action: Action) -> Option<usize> {
+    let loans: Vec<_> = patron.items.loans.iter().collect();
+    let sufficient = |subset: &u32| {
+        let is_left = |n: usize| subset >> n & 1 == 0;
+        let left = loans.iter().enumerate().filter(|(n, _)| is_left(*n));
+        let items = OpenItems {
+            loans: left.map(|(_, (id, loan))| (**id, **loan)).collect(),
+            fees: patron.items.fees.clone(),
+        };
+        // A claimed loan that is returned makes its fees count; the question concerns loans alone.
+        let findings = evaluate(&items.measures(now()), &patron.limits, &patron.conditions);
+        let mut blocking = findings.iter().filter(|finding| finding.blocked.contains(action));
+        blocking.all(|finding| finding.measure() == Some(FB))
+    };
+    (0..1_u32 << loans.len()).filter(sufficient).map(|subset| subset.count_ones() as usize).min()
+}
+
+proptest! {
+    /// No smaller set of returns frees the action, and each alternative replaces a suggested loan.
+    #[test]
+    fn way_out_is_as_small_as_brute_force(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            for action in Action::ALL {
+                let Some(way_out) = way_out(explanation, action) else { continue };
+                if way_out.only_when_nothing_is_open {
+                    continue;
+                }
+                let returns = way_out.returns.clone();
+                let suggested = returns.as_ref().map_or(0, |returns| returns.suggested.len());
+                assert_eq!(Some(suggested), fewest_returns(&patron, action), "{patron:?} {way_out:?}");
+                let Some(returns) = returns else { continue };
+                for alternative in &returns.alternatives {
+                    let replaces = |index: &usize| {
+                        let mut replaced = way_out.clone();
+                        replaced.returns.as_mut().unwrap().suggested[*index] = *alternative;
+                        !patron.is_blocked(&replaced.apply(&patron.items), action)
+                    };
+                    let mut indexes = returns.required.len()..suggested;
+                    assert!(indexes.any(|index| replaces(&index)), "{patron:?} {alternative}");
+                }
+            }
+        });
+    }
+
+    /// Where only nothing open frees the action, no smaller set of returns and payments does.
+    #[test]
+    fn nothing_open_is_required_only_if_nothing_else_helps(mut patron in any_patron(5)) {
+        for fee in patron.items.fees.values_mut() {
+            fee.balance = fee.balance.abs();
+        }
+        patron.explained(|explanation| {
+            for action in Action::ALL {
+                let Some(way_out) = way_out(explanation, action) else { continue };
+                if !way_out.only_when_nothing_is_open {
+                    continue;
+                }
+                let loans: Vec<_> = patron.items.loans.keys().collect();
+                let fees: Vec<_> = patron.items.fees.keys().collect();
+                for subset in 0..(1_u32 << (loans.len() + fees.len())) - 1 {
+                    let mut items = patron.items.clone();
+                    let removed = |n: usize| subset >> n & 1 == 1;
+                    for (n, loan) in loans.iter().enumerate().filter(|(n, _)| removed(*n)) {
+                        let _ = (n, items.loans.remove(loan));
+                    }
+                    for (n, fee) in fees.iter().enumerate() {
+                        if removed(loans.len() + n) {
+                            items.fees.remove(*fee);
+                        }
+                    }
+                    let is_empty = items.measures(now()).is_empty();
+                    assert!(is_empty || patron.is_blocked(&items, action), "{patron:?} {subset:b}");
+                }
+            }
+        });
+    }
+
+    /// A limit is reached exactly from its threshold on.
+    #[test]
+    fn thresholds_agree_with_the_evaluation(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            for limit in &explanation.limits {
+                let finding = &limit.finding;
+                for action in Action::ALL {
+                    let measured = finding.measured.unwrap().to_json().to_string();
+                    let measured = decimal(&measured);
+                    let reached = match finding.threshold(action).unwrap() {
+                        Threshold::Count(count) => measured >= Decimal::from(count),
+                        Threshold::Above(limit) => measured > limit,
+                    };
+                    assert_eq!(reached, finding.reached.contains(action), "{patron:?} {finding:?}");
+                }
+            }
+        });
+    }
+
+    /// Until `next`, time alone changes no action; then it does.
+    #[test]
+    fn next_is_the_first_block_that_time_causes(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            let blocked = |at| -> Vec<_> {
+                let findings = evaluate(&patron.items.measures(at), &patron.limits, &patron.conditions);
+                findings.iter().map(|finding| finding.blocked).collect()
+            };
+            match explanation.next {
+                Some(next) => {
+                    assert_eq!(blocked(next.at - TimeDelta::milliseconds(1)), blocked(now()));
+                    assert_ne!(blocked(next.at), blocked(now()));
+                }
+                None => assert_eq!(blocked(now() + TimeDelta::days(1000)), blocked(now())),
+            }
+        });
+    }
+}
