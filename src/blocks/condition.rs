@@ -60,7 +60,7 @@ impl Measure {
         }
     }
 
-    /// Returns the name in explanations (docs/contract/insight.md#explanations).
+    /// Returns the name in explanations (docs/contract/insight.md#2-explanations).
     pub const fn code(self) -> &'static str {
         match self {
             Self::ChargedOut => "charged-out",

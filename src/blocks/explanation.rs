@@ -1,5 +1,5 @@
 //! The explanation of a patron's blocks: for every limit the measured number and its distance, for every loan
-//! and fee/fine the conditions that count it, and the way out (docs/contract/insight.md#explanations).
+//! and fee/fine the conditions that count it, and the way out (docs/contract/insight.md#2-explanations).
 
 use std::collections::BTreeMap;
 

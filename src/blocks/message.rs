@@ -1,4 +1,4 @@
-//! The placeholders in the message of a condition (docs/contract/insight.md#placeholders).
+//! The placeholders in the message of a condition (docs/contract/insight.md#4-placeholders).
 
 use std::borrow::Cow;
 

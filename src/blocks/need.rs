@@ -1,5 +1,5 @@
 //! The distance between a patron and a limit: the number at which a limit is reached, and the returns or the
-//! payment that a reached limit requires (docs/contract/insight.md#explanations).
+//! payment that a reached limit requires (docs/contract/insight.md#2-explanations).
 
 use rust_decimal::Decimal;
 

@@ -1,5 +1,5 @@
 //! The way out of blocks: the smallest set of returns and the exact payment after which a patron may act again
-//! (docs/contract/insight.md#the-way-out).
+//! (docs/contract/insight.md#3-the-way-out).
 
 use std::{
     cmp::Reverse,

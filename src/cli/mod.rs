@@ -2,6 +2,7 @@
 //! function as the HTTP interface, if that offers the action.
 
 mod dead_letters;
+mod explain;
 mod incidents;
 mod rebuild;
 mod tenants;
@@ -111,6 +112,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Explain the blocks of a patron, with the loans to return and the amount to pay
+    Explain(explain::ExplainArguments),
     /// Rebuild the state of patrons from a source, report the differences, and apply them with --apply
     Rebuild(rebuild::RebuildArguments),
     /// List, show, retry or discard records that could not be applied
@@ -170,6 +173,9 @@ pub enum CommandError {
     /// A database statement failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A read of the service failed.
+    #[error(transparent)]
+    SharedStore(Arc<store::Error>),
     /// The Kafka client could not be created.
     #[error("could not create a Kafka client")]
     Kafka(#[source] crate::kafka::Error),
@@ -207,6 +213,10 @@ pub async fn run(
     match command {
         Command::Check { tenant, repair, json } => {
             check_counters(config, tenant.as_deref(), (*repair, *json), out).await
+        }
+        Command::Explain(arguments) => {
+            let context = CliContext::new(config, Some(arguments.tenant()), arguments.json())?;
+            explain::run(config, &context, arguments, out).await
         }
         Command::Rebuild(arguments) => {
             let context = CliContext::new(config, arguments.tenant(), arguments.json())?;

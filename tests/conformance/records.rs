@@ -33,6 +33,39 @@ const INVALID_UUIDS: [&str; 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explanations_require_a_valid_patron_id() {
+    run("explanations_require_a_valid_patron_id", async |api| {
+        for id in &INVALID_UUIDS[..6] {
+            let answer = api.get(&format!("/patron-blocks/explanations/{id}")).await;
+            answer.assert_is(400, &format!("Invalid user UUID: \"{id}\""));
+        }
+        let user = Uuid::new_v4();
+        let path = format!("/patron-blocks/explanations/{user}");
+        for limit in ["-1", "2147483648", "x"] {
+            let answer = api.get(&format!("{path}?loanLimit={limit}")).await;
+            let rule = format!("loanLimit must be from 0 to 2147483647, but it is \"{limit}\"");
+            answer.assert_is(400, &rule);
+        }
+        assert_eq!(api.get(&path).await.json()["totals"]["loans"], 0);
+        let (group, loan) = (Uuid::new_v4(), Uuid::new_v4());
+        api.world.users.set_group(user, group);
+        for measure in Measure::ALL {
+            api.world.add_limit(group, measure, 0.0).await;
+        }
+        let out = check_out(user, loan, &minutes_from_now(-60));
+        api.world.publish(Kind::ItemCheckedOut, &out).await;
+        let owed = balance_change(user, Uuid::new_v4(), Some(loan), 12.5);
+        api.world.publish(Kind::FeeFineBalanceChanged, &owed).await;
+        api.world.until_committed().await;
+        let found = api.get(&format!("{path}?loanLimit=0")).await.json();
+        assert_eq!(found["limits"].as_array().unwrap().len(), 6);
+        assert_eq!(found["loans"], json!([]));
+        assert_eq!(found["actions"]["borrowing"]["wayOut"]["onlyWhenNothingIsOpen"], true);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blocks_and_summaries_require_a_valid_patron_id() {
     run("blocks_and_summaries_require_a_valid_patron_id", async |api| {
         for id in &INVALID_UUIDS[..6] {
@@ -70,7 +103,9 @@ async fn blocks_and_summaries_require_a_valid_patron_id() {
                 "blockBorrowing",
                 "blockRenewals",
                 "blockRequests",
+                "id",
                 "message",
+                "metadata",
                 "patronBlockConditionId"
             ]
         );

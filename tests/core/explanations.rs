@@ -1,4 +1,4 @@
-//! The rows of docs/contract/insight.md#explanation-cases against the pure core, and the way out against brute
+//! The rows of docs/contract/insight.md#5-cases against the pure core, and the way out against brute
 //! force. `stories::explanations` tests the same explanations over HTTP.
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ mod database_outages;
 mod decimals;
 mod encryption;
 mod evaluation;
+mod explanations;
 mod gateway;
 mod group_case;
 mod hazards;

@@ -57,8 +57,10 @@ async fn slow_operator_list_does_not_delay_evaluations() {
         let tx = lock_dead_letters(world).await;
         let world = &*world;
         // More requests than connections, including the other requests that query dead letters.
+        let explanation = format!("/patron-blocks/explanations/{user}");
         let paths = [
             DEAD_LETTERS,
+            &explanation,
             "/patron-blocks/ingest",
             "/metrics",
             DEAD_LETTERS,

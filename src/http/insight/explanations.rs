@@ -20,7 +20,7 @@ use crate::{
 const LOAN_LIMIT_DEFAULT: i64 = 200;
 
 /// Explains the blocks of a patron: every limit of the patron group, what counts for it, and the way out
-/// (docs/contract/insight.md#explanations).
+/// (docs/contract/insight.md#2-explanations).
 #[utoipa::path(
     get,
     path = "/patron-blocks/explanations/{userId}",
