@@ -1,7 +1,6 @@
 //! `patron-blocks-insight`: the explanation of a patron's blocks.
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
-use uuid::Uuid;
 
 use super::explanation_bodies::Explanation;
 use crate::{

@@ -1,4 +1,4 @@
 //! `patron-blocks-insight`: explanations of blocks.
 
-pub(super) mod explanation_bodies;
+pub(crate) mod explanation_bodies;
 pub(super) mod explanations;

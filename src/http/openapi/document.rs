@@ -22,6 +22,7 @@ use crate::{
             user_summary,
         },
         error::{Errors, UUID_PATTERN},
+        insight::explanations,
         operations::{admin, dead_letters, exports, ingest, rebuilds},
     },
 };

@@ -136,8 +136,9 @@ impl Evaluator {
 async fn repair_counters(request: EvaluationRequest) {
     let EvaluationRequest { db, tenant, user, .. } = request;
     let users = [user];
-    let repair = counter_check::repair(&db, &tenant.id, &tenant.schema, &users, LockTimeout::Short);
-    if let Err(error) = repair.await {
+    let (id, schema) = (&tenant.id, &tenant.schema);
+    let repaired = counter_check::repair_counters(&db, id, schema, &users, LockTimeout::Short);
+    if let Err(error) = repaired.await {
         warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
             "explanation: could not repair the counters of a patron");
     }

@@ -62,7 +62,7 @@ pub async fn check(
         let wrong = patrons::list_drifted(&db, &schema).await?;
         if repair {
             for users in wrong.chunks(REPAIR_PATRONS_MAX) {
-                repair(&db, &tenant, &schema, users, LockTimeout::Normal).await?;
+                repair_counters(&db, &tenant, &schema, users, LockTimeout::Normal).await?;
             }
         }
         reports.push(CounterReport { tenant, wrong, repaired: repair });
@@ -72,7 +72,7 @@ pub async fn check(
 
 /// Repairs counters under the exclusive tenant lock, because a concurrent writer would make the
 /// recount wrong again. Fails if the lock is not available within `lock_timeout`.
-pub async fn repair(
+pub async fn repair_counters(
     db: &Db,
     tenant: &TenantId,
     schema: &Schema,
