@@ -23,7 +23,7 @@ pub struct Measures {
     pub lost: i64,
     /// Overdue loans among `charged_out`.
     pub overdue: i64,
-    /// Days overdue of each recalled loan among `overdue`, in any order.
+    /// Days overdue of each recalled loan among `overdue`, in ascending order.
     pub recall_days: Vec<i64>,
     /// Sum of the open balances; excludes fees/fines whose loan is claimed returned.
     pub fee_fine_balance: Decimal,
@@ -54,6 +54,7 @@ impl Measures {
                 measures.fee_fine_balance += fee.balance;
             }
         }
+        measures.recall_days.sort_unstable();
         measures
     }
 
@@ -89,7 +90,7 @@ impl Measures {
             Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls()),
             Measure::RecallOverdueDays => {
                 // 0 without an overdue recall.
-                MeasuredValue::Count(self.recall_days.iter().copied().max().unwrap_or_default())
+                MeasuredValue::Count(self.recall_days.last().copied().unwrap_or_default())
             }
             Measure::FeeFineBalance => MeasuredValue::Money(self.fee_fine_balance),
         }

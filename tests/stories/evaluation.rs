@@ -124,19 +124,25 @@ async fn invalid_uuid_is_rejected_and_unknown_patron_is_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn block_contains_only_flags_and_library_message() {
+async fn block_contains_flags_message_id_and_dates() {
     World::run(async |world| {
         let group = Uuid::new_v4();
-        world.add_limit(group, Measure::ChargedOut, 5.0).await;
+        let limit = world.add_limit(group, Measure::ChargedOut, 5.0).await;
+        let path = format!("/patron-block-limits/{}", limit["id"].as_str().unwrap());
+        let metadata = &world.get_json(&path).await["metadata"];
         let user = world.users.add_patron(group);
         publish_six_loans(world, user).await;
         let body = world.get_json(&format!("/automated-patron-blocks/{user}")).await;
         assert_eq!(
             body,
             json!({ "automatedPatronBlocks": [{
+                "id": limit["id"],
                 "patronBlockConditionId": Measure::ChargedOut.condition_id(),
                 "blockBorrowing": true, "blockRenewals": true, "blockRequests": true,
                 "message": "Maximum number of items charged out reached",
+                "metadata": {
+                    "createdDate": metadata["createdDate"], "updatedDate": metadata["updatedDate"],
+                },
             }] })
         );
     })

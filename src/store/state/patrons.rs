@@ -249,7 +249,8 @@ struct StateRow {
 impl StateRow {
     fn into_state(self, now: DateTime<Utc>) -> PatronState {
         let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
-        let recall_due_dates = self.recall_due_dates.unwrap_or_default();
+        let mut recall_due_dates = self.recall_due_dates.unwrap_or_default();
+        recall_due_dates.sort_unstable_by_key(|due| std::cmp::Reverse(*due));
         // The statement selects only overdue loans, so the grace period of each has already passed.
         let recall_days = recall_due_dates.iter().map(|due| overdue_days(*due, None, now));
         PatronState {
@@ -262,7 +263,7 @@ impl StateRow {
                 recall_days: recall_days.collect(),
                 fee_fine_balance: self.fee_fine_balance,
             },
-            first_recall_due: recall_due_dates.iter().min().copied(),
+            first_recall_due: recall_due_dates.last().copied(),
             users_group: known(self.users_group, self.users_group_at),
             topic_group: known(self.topic_group, self.topic_group_at),
             read_at: self.read_at,
