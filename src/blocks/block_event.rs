@@ -212,7 +212,7 @@ impl Comparable for ApproachingLimits {
 
 impl ApproachingLimit {
     fn from_finding(finding: &Finding<'_>, percent: u8) -> Option<Self> {
-        let limit = finding.limit.value.filter(|limit| percent > 0 && *limit > 0.0)?;
+        let limit = finding.limit.value.filter(|_| percent > 0)?;
         if finding.condition.blocks.is_empty() || !finding.blocked.is_empty() {
             return None;
         }
@@ -325,6 +325,55 @@ mod tests {
         assert_eq!([7, 8, 9, 10].map(|loans| near(loans, 20)), [false, true, true, false]);
         assert!(!near(9, 0));
         assert!(!near(0, 100));
+    }
+
+    /// Only the list of approached limits decides about an event.
+    #[test]
+    fn approaching_event_is_created_for_another_limit() {
+        let near = |limits: &[u128]| ApproachingLimits {
+            user_id: USER,
+            limits: limits
+                .iter()
+                .map(|id| ApproachingLimit {
+                    patron_block_condition_id: Measure::ChargedOut.condition_id(),
+                    patron_block_limit_id: Uuid::from_u128(*id),
+                    limit: 10.0,
+                    measured: (8 + limits.len()).into(),
+                })
+                .collect(),
+            cause: Cause::Event,
+        };
+        let same = ApproachingLimits { cause: Cause::Rebuild, ..near(&[1]) };
+        assert!(near(&[1]).is_equivalent(&same));
+        assert!(!near(&[1]).is_equivalent(&near(&[2])));
+        assert!(!near(&[1]).is_equivalent(&near(&[1, 2])));
+    }
+
+    #[test]
+    fn limit_of_zero_or_zero_percent_is_never_approached() {
+        let approached = |loans: i64, value: f64, percent: u8| {
+            let (limits, mut conditions) = policy(value, "enough");
+            // The limit blocks only renewals, so ten items of ten do not block.
+            conditions[0].blocks = Actions { renewals: true, ..Actions::NONE };
+            let measures =
+                Measures { open_loans: loans, charged_out: loans, ..Measures::default() };
+            let findings = evaluate(&measures, &limits, &conditions);
+            ApproachingLimits::from_findings(USER, &findings, percent, Cause::Event)
+        };
+        assert_eq!(approached(10, 10.0, 0), None);
+        let near = approached(9, 10.0, 20).unwrap();
+        assert_eq!(near.limits[0].measured, 9);
+        let claimed = Measures { open_loans: 1, ..Measures::default() };
+        let (limits, mut conditions) = policy(0.0, "enough");
+        conditions[0].blocks = Actions { renewals: true, ..Actions::NONE };
+        let findings = evaluate(&claimed, &limits, &conditions);
+        assert_eq!(ApproachingLimits::from_findings(USER, &findings, 20, Cause::Event), None);
+    }
+
+    #[test]
+    fn changes_have_the_names_of_envelopes() {
+        let changes = [ChangeType::Created, ChangeType::Updated, ChangeType::Deleted];
+        assert_eq!(changes.map(ChangeType::name), ["CREATED", "UPDATED", "DELETED"]);
     }
 
     #[test]

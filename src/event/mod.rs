@@ -120,3 +120,20 @@ impl TimedBy {
         Self::ALL.into_iter().find(|rule| rule.name() == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_names_are_those_of_the_rules() {
+        for rule in IdentifiedBy::ALL {
+            assert_eq!(IdentifiedBy::from_name(rule.name()), Some(rule));
+        }
+        for rule in TimedBy::ALL {
+            assert_eq!(TimedBy::from_name(rule.name()), Some(rule));
+        }
+        assert_eq!(IdentifiedBy::from_name("other"), None);
+        assert_eq!(TimedBy::from_name("other"), None);
+    }
+}

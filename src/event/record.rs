@@ -49,3 +49,39 @@ impl Record {
 pub fn is_secret(header: &str) -> bool {
     ["x-okapi-token", "authorization"].iter().any(|secret| header.eq_ignore_ascii_case(secret))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_counts_key_headers_and_value() {
+        let record = |key: Option<&str>, headers: &[(&str, &str)], payload: Option<&str>| Record {
+            position: RecordPosition { topic: "t".into(), partition: 0, offset: 0 },
+            timestamp: None,
+            key: key.map(|key| key.as_bytes().to_vec()),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+                .collect(),
+            payload: payload.map(|payload| payload.as_bytes().to_vec()),
+        };
+        assert_eq!(record(None, &[], None).size_bytes(), 0);
+        assert_eq!(record(Some("key"), &[], None).size_bytes(), 3);
+        assert_eq!(record(None, &[], Some("value")).size_bytes(), 5);
+        // Each header costs its vectors, too: a record of many empty headers is not free.
+        let headers = [("name", "v"), ("", "")];
+        assert_eq!(record(None, &headers, None).size_bytes(), 4 + 1 + 2 * 64);
+        assert_eq!(record(Some("key"), &headers, Some("value")).size_bytes(), 3 + 133 + 5);
+    }
+
+    #[test]
+    fn credentials_are_secret_in_any_case() {
+        for name in ["x-okapi-token", "X-Okapi-Token", "Authorization"] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["x-okapi-tenant", "x-okapi-token-2", ""] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+}

@@ -208,6 +208,25 @@ mod tests {
     }
 
     #[test]
+    fn stored_bytes_are_the_stamp_and_name_its_source() {
+        let id = Uuid::from_u128(1);
+        let fact = Fact::LoanClosed { loan: id, user: id };
+        let http = Stamp::from_http(at(5), &fact, b"body");
+        let enveloped = Stamp::from_envelope(at(5), Kind::LoanClosed, id);
+        let snapshot = Stamp::from_snapshot(at(5), id);
+        let bare = Stamp::from_position(at(5), Kind::LoanClosed, &position("t", 0, 0));
+        for stamp in [http, enveloped, snapshot, bare] {
+            assert_eq!(Stamp::from_bytes(stamp.as_bytes()), Some(stamp));
+            assert_eq!(Stamp::from_bytes(&stamp.as_bytes()[1..]), None);
+            assert_eq!(stamp.is_http(), stamp == http, "{stamp:?}");
+            assert_eq!(stamp.is_snapshot(), stamp == snapshot, "{stamp:?}");
+        }
+        let horizon = Horizon::at(at(5));
+        assert_eq!(Horizon::from_bytes(horizon.as_bytes()), Some(horizon));
+        assert_eq!(Horizon::from_bytes(&horizon.as_bytes()[1..]), None);
+    }
+
+    #[test]
     fn bare_record_outranks_enveloped_one_in_a_tie() {
         let id = Uuid::from_u128(u128::MAX);
         assert!(

@@ -255,6 +255,11 @@ mod tests {
         ] {
             assert!(full(named).is_err(), "{named}");
         }
+        let foreign = full("prod1.southlib.search.patrons").unwrap_err();
+        assert!(foreign.starts_with("must start with prod1.northlib."), "{foreign}");
+        // Kafka's names have up to 249 characters, and the prefix has 15.
+        assert_eq!(full(&"x".repeat(234)).unwrap().len(), 249);
+        assert!(full(&"x".repeat(235)).is_err());
         let all = Collection::parse("ALL").unwrap();
         assert_eq!(env.resolve_topic(&tenant, Some(&all), "a.b").unwrap(), "prod1.ALL.a.b");
         assert_eq!(env.own_topic(&tenant, Some(&all), "x"), "prod1.ALL.patron-blocks.x");

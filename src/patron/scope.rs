@@ -25,3 +25,18 @@ impl Scope {
         self.patron().is_none_or(|one| one == user)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scope_of_a_patron_includes_only_that_patron() {
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(Scope::Tenant.patron(), None);
+        assert_eq!(Scope::Patron(one).patron(), Some(one));
+        let includes = |scope: Scope| [one, other].map(|user| scope.includes(user));
+        assert_eq!(includes(Scope::Tenant), [true, true]);
+        assert_eq!(includes(Scope::Patron(one)), [true, false]);
+    }
+}

@@ -318,3 +318,18 @@ fn balance_changed(m: &Members<'_>) -> Result<Fact, Reject> {
         balance: required("balance", fields::decimal("balance", m.balance)?)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_headers_of_the_tenant_are_read() {
+        for name in ["folio.tenantId", "FOLIO.TENANTID", "x-okapi-tenant", "X-Okapi-Tenant"] {
+            assert!(is_tenant_header(name), "{name}");
+        }
+        for name in ["x-okapi-token", "tenant", ""] {
+            assert!(!is_tenant_header(name), "{name}");
+        }
+    }
+}
