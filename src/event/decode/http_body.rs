@@ -104,6 +104,19 @@ mod tests {
         DateTime::from_timestamp_millis(ms).unwrap()
     }
 
+    #[test]
+    fn errors_quote_the_id_as_the_caller_wrote_it() {
+        let body = br#"{"userId":"u","loanId":"l","feeFineId":"f","feeFineTypeId":"t","id":"i"}"#;
+        for (name, id) in
+            [("userId", "u"), ("loanId", "l"), ("feeFineId", "f"), ("feeFineTypeId", "t")]
+        {
+            assert_eq!(raw_id(body, name).as_deref(), Some(id), "{name}");
+        }
+        assert_eq!(raw_id(body, "id"), None);
+        assert_eq!(raw_id(b"{}", "userId"), None);
+        assert_eq!(raw_id(b"[", "userId"), None);
+    }
+
     fn loan_closed_body(metadata: &str) -> String {
         format!(r#"{{"userId":"{USER}","loanId":"{USER}"{metadata}}}"#)
     }
