@@ -105,6 +105,16 @@ mod tests {
     }
 
     #[test]
+    fn record_of_a_call_has_no_position_in_a_log() {
+        let body = loan_closed_body("");
+        let call = decode_body(Kind::LoanClosed, body.as_bytes()).unwrap();
+        let record = call.to_record(at(7));
+        assert_eq!((record.position.partition, record.position.offset), (-1, -1));
+        assert_eq!(&*record.position.topic, Kind::LoanClosed.http_path());
+        assert_eq!((record.timestamp, record.payload), (Some(at(7)), Some(body.into_bytes())));
+    }
+
+    #[test]
     fn errors_quote_the_id_as_the_caller_wrote_it() {
         let body = br#"{"userId":"u","loanId":"l","feeFineId":"f","feeFineTypeId":"t","id":"i"}"#;
         for (name, id) in

@@ -49,3 +49,40 @@ impl InboxRow {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Fact;
+
+    #[test]
+    fn row_of_the_inbox_is_the_event_again() {
+        let id = Uuid::from_u128(0x7b1f_0c52_9a3e_4d0e_8f66_2c4f_5a9d_1e01);
+        let at = DateTime::from_timestamp_millis(5).unwrap();
+        let stamp = Stamp::from_envelope(at, Kind::LoanClosed, id);
+        let row = InboxRow {
+            key: id,
+            identified_by: IdentifiedBy::Envelope.name().to_owned(),
+            kind: Kind::LoanClosed.name().to_owned(),
+            stamp: stamp.as_bytes().to_vec(),
+            occurred_at: at,
+            timed_by: TimedBy::Record.name().to_owned(),
+            payload: format!(r#"{{"loanId":"{id}","userId":"{id}"}}"#).into_bytes(),
+        };
+        let event = row.decode().unwrap().unwrap();
+        assert_eq!((event.key, event.stamp, event.occurred_at), (id, stamp, at));
+        assert_eq!(event.identified_by, IdentifiedBy::Envelope);
+        assert_eq!(event.timed_by, TimedBy::Record);
+        assert_eq!(event.fact, Fact::LoanClosed { loan: id, user: id });
+        let without_payload = InboxRow { payload: Vec::new(), ..row.clone() };
+        assert_eq!(without_payload.decode().unwrap(), None);
+        for (unknown, field) in [
+            (InboxRow { kind: "x".to_owned(), ..row.clone() }, "kind"),
+            (InboxRow { identified_by: "x".to_owned(), ..row.clone() }, "identified_by"),
+            (InboxRow { timed_by: "x".to_owned(), ..row.clone() }, "timed_by"),
+            (InboxRow { stamp: vec![0], ..row }, "stamp"),
+        ] {
+            assert_eq!(unknown.decode().unwrap_err().field, Some(field));
+        }
+    }
+}

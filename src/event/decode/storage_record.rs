@@ -70,6 +70,18 @@ mod tests {
     }
 
     #[test]
+    fn id_of_a_record_is_read_from_any_version_of_uuid() {
+        let version_7 = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        for id in [LOAN, version_7] {
+            let record = format!(r#"{{"id":"{id}","userId":0}}"#);
+            assert_eq!(record_id(&record), Some(id.parse().unwrap()));
+        }
+        for record in ["{}", "[]", r#"{"id":"x"}"#, r#"{"id":1}"#] {
+            assert_eq!(record_id(record), None, "{record}");
+        }
+    }
+
+    #[test]
     fn item_status_sets_lost_or_claimed_returned() {
         for (status, expected) in [
             ("Declared lost", (true, false)),
