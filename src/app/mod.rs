@@ -38,6 +38,7 @@ use crate::{
         },
         maintenance::housekeeping::Housekeeping,
         rebuild::Rebuilds,
+        settings_check::SettingsChecker,
         summary_export::SummaryExports,
         tenant_lifecycle::jobs::TenantJobs,
         tenants::{TenantRegistry, user_topics},
@@ -174,6 +175,7 @@ impl Startup<'_> {
     ) -> Result<AppState, StartError> {
         let (config, operators) = (self.config, &self.pools.operators);
         let calls = ModuleClient::new(config.okapi.breaker).map_err(StartError::Client)?;
+        let users = Users::new(calls.clone(), config.okapi.users_timeout);
         let sender = Arc::new(MessageProducer::new(&config.kafka));
         self.start_maintenance();
         let block_events = self.start_block_events(sender.clone());
@@ -190,10 +192,11 @@ impl Startup<'_> {
             http_events,
             evaluator: Arc::new(Evaluator::new(
                 self.clock.clone(),
-                Users::new(calls.clone(), config.okapi.users_timeout),
+                users.clone(),
                 config.okapi.clone(),
                 self.start_user_topics(consumer),
             )),
+            settings_checker: SettingsChecker::new(self.clock.clone(), users),
             tenants: self.tenants.clone(),
             clock: self.clock.clone(),
             kafka: consumer.status(),

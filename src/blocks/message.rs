@@ -6,6 +6,10 @@ use rust_decimal::Decimal;
 
 use super::{Finding, MeasuredValue, Measures};
 
+/// All placeholders.
+pub const PLACEHOLDERS: [&str; 5] =
+    ["{measured}", "{limit}", "{toReturn}", "{toSettle}", "{overdue}"];
+
 impl Finding<'_> {
     /// Returns the message of the condition with the numbers of this finding. Unknown placeholders and other
     /// braces stay as they are, and a number never becomes a placeholder.

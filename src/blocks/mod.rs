@@ -9,6 +9,7 @@ mod limit;
 mod message;
 mod need;
 mod open_items;
+mod settings_check;
 mod way_out;
 
 pub use block_event::{ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable};
@@ -19,6 +20,11 @@ pub use explanation::{
     LeftOut, NextBlock,
 };
 pub use limit::Limit;
+pub use message::PLACEHOLDERS;
 pub use need::{Need, Threshold};
 pub use open_items::OpenItems;
+pub use settings_check::{
+    LISTED_GROUPS_MAX, PatronGroup, Settings, SettingsFinding, SettingsFindingKind, Severity,
+    check_settings,
+};
 pub use way_out::{Caveat, Payment, Returns, WayOut};

@@ -5,6 +5,7 @@ mod dead_letters;
 mod explain;
 mod incidents;
 mod rebuild;
+mod settings_check;
 mod tenants;
 
 use std::{io::Write, sync::Arc, time::Duration};
@@ -140,6 +141,15 @@ pub enum Command {
         #[command(subcommand)]
         action: incidents::IncidentCommand,
     },
+    /// Find limits, conditions and messages that cannot be right, without calls of other modules
+    SettingsCheck {
+        /// Tenant to check
+        #[arg(long)]
+        tenant: String,
+        /// Print one JSON object, as the HTTP interface returns
+        #[arg(long)]
+        json: bool,
+    },
     /// List the enabled tenants, or enable one for development
     Tenants {
         /// Only this tenant
@@ -233,6 +243,10 @@ pub async fn run(
         Command::Incidents { tenant, json, action } => {
             let context = CliContext::new(config, tenant.as_deref(), *json)?;
             incidents::run(&context, action, out).await
+        }
+        Command::SettingsCheck { tenant, json } => {
+            let context = CliContext::new(config, Some(tenant), *json)?;
+            settings_check::run(&context, out).await
         }
         Command::Tenants { tenant, json, action } => {
             let context = CliContext::new(config, tenant.as_deref(), *json)?;

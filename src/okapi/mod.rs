@@ -11,7 +11,7 @@ pub use calls::{CallOutcome, Module, ModuleClient};
 pub use metrics::register_metrics;
 pub use pubsub::PubSub;
 pub use storage::Storage;
-pub use users::Users;
+pub use users::{GroupsError, Users};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 

@@ -9,6 +9,7 @@ mod jobs;
 pub mod maintenance;
 pub mod metrics;
 pub mod rebuild;
+pub mod settings_check;
 pub mod summary_export;
 pub mod tenant_lifecycle;
 pub mod tenants;

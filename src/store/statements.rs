@@ -8,7 +8,7 @@ use super::{
     migrate,
     rebuild::{differences, shadow, shadow_load},
     settings::{conditions, limits},
-    state::{merge, open_items, patrons, prune, rows},
+    state::{group_sizes, merge, open_items, patrons, prune, rows},
 };
 
 /// All statements with a placeholder; a test prepares each of them on a migrated schema.
@@ -28,6 +28,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     pending_patrons::STATEMENTS,
     outbox::STATEMENTS,
     exports::STATEMENTS,
+    group_sizes::STATEMENTS,
 ];
 
 /// Statements on a shadow next to a tenant's schema; a test prepares them where a shadow exists.

@@ -2,7 +2,7 @@
 //! (docs/contract/http-api.md#7-tenants, docs/contract/http-api.md#11-admin and
 //! `patron-blocks-operations`).
 
-use patron_blocks::event::Kind;
+use patron_blocks::{blocks::Measure, event::Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::support::{
     payloads::balance_change,
+    users_stub::UsersBehavior,
     world::{TENANT, World},
 };
 
@@ -123,6 +124,26 @@ async fn ingest_status_is_read_and_incidents_are_resolved() {
             ["records_lost"],
             "the incident of the shared topic is open"
         );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_checked() {
+    run("settings_are_checked", async |api| {
+        let path = "/patron-blocks/settings-check";
+        let found = api.get(path).await.json();
+        assert_eq!((&found["groupsChecked"], &found["findings"]), (&json!(true), &json!([])));
+        let group = Uuid::new_v4();
+        api.world.add_limit(group, Measure::ChargedOut, 0.0).await;
+        api.world.add_limit(group, Measure::LostItems, 0.0).await;
+        let known = (group.to_string(), "staff".to_owned());
+        api.world.users.set_patron_groups([known, (Uuid::new_v4().to_string(), String::new())]);
+        let found = api.get(path).await.json();
+        assert_eq!(found["totalRecords"], 3, "{found}");
+        api.world.users.set_behavior(UsersBehavior::InvalidBody);
+        let found = api.get(&format!("{path}?unknown=1")).await.json();
+        assert_eq!(found["groupsUncheckedBecause"], "invalid-body");
     })
     .await;
 }

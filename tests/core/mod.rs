@@ -10,4 +10,5 @@ mod identity;
 pub(crate) mod merging;
 mod progress;
 mod reconciling;
+mod settings_check;
 mod simulation;

@@ -36,6 +36,7 @@ mod rebuild_completion;
 mod rebuilds;
 mod repairs;
 mod retention;
+mod settings_check;
 mod simulated_day;
 mod slow_tenants;
 mod storage_events;

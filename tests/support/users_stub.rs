@@ -23,11 +23,20 @@ pub(crate) enum UsersBehavior {
     NoResponse,
     /// A correct response, followed by two megabytes of spaces.
     OversizedBody,
+    /// Status 200 with a body that is not the expected JSON.
+    InvalidBody,
 }
+
+/// The only query of the service for patron groups, as in the settings pages of ui-users.
+const GROUPS_QUERY: &str = "cql.allRecords=1 sortby group";
 
 #[derive(Default)]
 struct State {
     groups: HashMap<Uuid, Option<Uuid>>,
+    /// Id and name of each patron group.
+    patron_groups: Vec<(String, String)>,
+    /// Number of patron groups that responses lack, although their total includes them.
+    missing_patron_groups: usize,
     behavior: UsersBehavior,
     requests: usize,
 }
@@ -49,7 +58,10 @@ impl UsersStub {
         let app_storage = storage.clone();
         let app = move || {
             let (shared, app_storage) = (web::Data::from(shared.clone()), app_storage.clone());
-            let app = App::new().app_data(shared).route("/users/{id}", web::get().to(handle_user));
+            let app = App::new()
+                .app_data(shared)
+                .route("/users/{id}", web::get().to(handle_user))
+                .route("/groups", web::get().to(handle_groups));
             app.configure(move |app| app_storage.routes(app))
         };
         let server = HttpServer::new(app)
@@ -77,6 +89,18 @@ impl UsersStub {
 
     pub(crate) fn set_group(&self, user: Uuid, group: impl Into<Option<Uuid>>) {
         self.state.lock().expect("no panic").groups.insert(user, group.into());
+    }
+
+    /// Replaces the patron groups, by id and name.
+    pub(crate) fn set_patron_groups(&self, groups: impl IntoIterator<Item = (String, String)>) {
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by(|(_, one), (_, other)| one.cmp(other));
+        self.state.lock().expect("no panic").patron_groups = groups;
+    }
+
+    /// Removes patron groups from all responses, although the total includes them.
+    pub(crate) fn hide_patron_groups(&self, count: usize) {
+        self.state.lock().expect("no panic").missing_patron_groups = count;
     }
 
     pub(crate) fn remove_user(&self, user: Uuid) {
@@ -112,10 +136,46 @@ async fn handle_user(state: web::Data<Mutex<State>>, user: web::Path<Uuid>) -> H
             let user = json!({ "id": *user, "patronGroup": group.flatten() }).to_string();
             HttpResponse::Ok().body(user + &" ".repeat(2 << 20))
         }
+        (UsersBehavior::InvalidBody, _) => HttpResponse::Ok().body("<html></html>"),
         (UsersBehavior::Normal, None) => HttpResponse::NotFound().body("User not found"),
         (UsersBehavior::Normal, Some(None)) => HttpResponse::Ok().json(json!({ "id": *user })),
         (UsersBehavior::Normal, Some(Some(group))) => {
             HttpResponse::Ok().json(json!({ "id": *user, "active": true, "patronGroup": group }))
         }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct GroupPage {
+    query: String,
+    limit: usize,
+    offset: usize,
+}
+
+async fn handle_groups(
+    state: web::Data<Mutex<State>>,
+    page: web::Query<GroupPage>,
+) -> HttpResponse {
+    let (behavior, body) = {
+        let mut state = state.lock().expect("no panic");
+        state.requests += 1;
+        let total = state.patron_groups.len();
+        let present = state.patron_groups.iter().take(total - state.missing_patron_groups);
+        let groups: Vec<_> = present
+            .skip(page.offset)
+            .take(page.limit)
+            .map(|(id, name)| json!({ "id": id, "group": name, "metadata": {} }))
+            .collect();
+        (state.behavior, json!({ "usergroups": groups, "totalRecords": total }))
+    };
+    match behavior {
+        _ if page.query != GROUPS_QUERY => HttpResponse::BadRequest().body("another query"),
+        UsersBehavior::Normal => HttpResponse::Ok().json(body),
+        UsersBehavior::ServerError => HttpResponse::InternalServerError().finish(),
+        UsersBehavior::NoResponse => std::future::pending().await,
+        UsersBehavior::OversizedBody => {
+            HttpResponse::Ok().body(body.to_string() + &" ".repeat(2 << 20))
+        }
+        UsersBehavior::InvalidBody => HttpResponse::Ok().json(json!({ "groups": [] })),
     }
 }

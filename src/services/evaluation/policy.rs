@@ -54,10 +54,15 @@ impl Policy {
     pub async fn load(connection: &mut Connection, schema: &Schema) -> Result<Self, store::Error> {
         let limits = records::all(&mut *connection, schema, &limits::RECORDS).await?;
         let conditions = records::all(connection, schema, &conditions::RECORDS).await?;
-        Ok(Self {
+        Ok(Self::parse(limits, conditions))
+    }
+
+    /// Parses stored records, and leaves out the unreadable ones.
+    pub(in crate::services) fn parse(limits: Vec<Value>, conditions: Vec<Value>) -> Self {
+        Self {
             limits: limits.into_iter().filter_map(parse_limit).collect(),
             conditions: conditions.into_iter().filter_map(parse_condition).collect(),
-        })
+        }
     }
 }
 
