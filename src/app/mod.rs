@@ -31,6 +31,7 @@ use crate::{
         self,
         block_events::BlockEvents,
         evaluation::Evaluator,
+        forecast::Forecasts,
         gauges::Gauges,
         ingest::{
             self, Ingest, dead_letters::DeadLetterService, http_events::HttpEvents,
@@ -194,6 +195,7 @@ impl Startup<'_> {
                 config.okapi.clone(),
                 self.start_user_topics(consumer),
             )),
+            forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
             clock: self.clock.clone(),
             kafka: consumer.status(),

@@ -253,7 +253,7 @@ macro_rules! names {
         #[derive(ToSchema)]
         #[serde(rename_all = "kebab-case")]
         #[expect(dead_code, reason = "schema of names")]
-        enum $name { $($variant),+ }
+        pub(super) enum $name { $($variant),+ }
     };
 }
 

@@ -22,7 +22,7 @@ use crate::{
             user_summary,
         },
         error::{Errors, UUID_PATTERN},
-        insight::explanations,
+        insight::{explanations, forecast},
         operations::{admin, dead_letters, exports, ingest, rebuilds},
     },
 };
