@@ -46,7 +46,7 @@ const CACHED_FORECASTS_MAX: u64 = 64;
 const REUSE_TIME: Duration = Duration::from_secs(30);
 
 /// Time that a request waits while the instance computes another forecast.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+const TURN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Share of database time that forecasts use, in percent.
 const DB_SHARE_PERCENT: u8 = 50;
