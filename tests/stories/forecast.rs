@@ -32,7 +32,7 @@ fn in_minutes(minutes: i64) -> DateTime<Utc> {
     now() + TimeDelta::minutes(minutes)
 }
 
-/// Adds a patron whose group the topic of users contains.
+/// Adds a patron with a record in the topic of users.
 async fn publish_patron(world: &World, group: Uuid) -> Uuid {
     let user = world.users.add_patron(group);
     let record = entity_change("CREATED", &user_record(user, group), now());

@@ -3,5 +3,5 @@
 pub(crate) mod explanation_bodies;
 pub(super) mod explanations;
 pub(super) mod forecast;
-pub(super) mod forecast_bodies;
+pub(crate) mod forecast_bodies;
 mod forecast_csv;
