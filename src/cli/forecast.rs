@@ -49,7 +49,7 @@ pub(super) async fn run(
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
     let period = ForecastPeriod::parse(context.clock.now(), &arguments.until)
-        .map_err(|rule| CommandError::Argument(format!("--until: {rule}")))?;
+        .map_err(|rule| CommandError::Argument(format!("--{rule}")))?;
     let Some(id) = &context.tenant else { return Ok(false) };
     let tenants = TenantRegistry::new(context.db.clone(), context.clock.clone());
     let Some(tenant) = tenants.find(id).await? else {

@@ -404,7 +404,7 @@ async fn forecast_command_prints_patrons_and_counts() {
             assert_eq!(lines[1][member], over_http[member], "{member}");
         }
         for (tenant, until, reason) in [
-            (TENANT, "2026-09-18", "--until: until must be an instant"),
+            (TENANT, "2026-09-18", "--until must be an instant"),
             (TENANT, "2020-01-01T00:00:00Z", "in the future"),
             ("southlib", until.as_str(), "southlib is not enabled"),
             ("South", until.as_str(), "--tenant"),
