@@ -9,7 +9,7 @@ use super::explanation_bodies::{ActionName, MeasureName};
 use crate::{
     blocks::{Action, Actions, Measure},
     clock,
-    services::forecast::{self, ForecastCounts},
+    services::forecast,
 };
 
 /// The patrons whom time alone will block, if nothing is returned, renewed or paid.
@@ -21,7 +21,7 @@ pub(crate) struct Forecast {
     evaluated_at: DateTime<Utc>,
     #[serde(serialize_with = "clock::serialize")]
     until: DateTime<Utc>,
-    counts: Counts,
+    counts: ForecastCounts,
     /// A page of patrons, the earliest block first.
     patrons: Vec<ForecastPatron>,
     /// Number of all patrons; pages contain the first 100,000.
@@ -37,19 +37,19 @@ pub(crate) struct ForecastSummary {
     evaluated_at: DateTime<Utc>,
     #[serde(serialize_with = "clock::serialize")]
     until: DateTime<Utc>,
-    counts: Counts,
+    counts: ForecastCounts,
     total_records: usize,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Counts {
+struct ForecastCounts {
     by_measure: MeasureCounts,
     /// The groups with at least one patron.
     by_group: Vec<GroupCount>,
     /// Patrons with an action that is blocked already.
     already_blocked: usize,
-    /// Patrons whom the forecast omits: a loan may block them, but no stored group of theirs is known.
+    /// Patrons with a loan that may block them and without a stored group; the list omits them.
     unknown_group: usize,
 }
 
@@ -112,14 +112,14 @@ impl From<&forecast::Forecast> for ForecastSummary {
         Self {
             evaluated_at: found.evaluated_at,
             until: found.until,
-            counts: Counts::from(&found.counts),
+            counts: ForecastCounts::from(&found.counts),
             total_records: found.counts.total,
         }
     }
 }
 
-impl From<&ForecastCounts> for Counts {
-    fn from(counts: &ForecastCounts) -> Self {
+impl From<&forecast::ForecastCounts> for ForecastCounts {
+    fn from(counts: &forecast::ForecastCounts) -> Self {
         let of = |measure| counts.by_measure.get(&measure).copied().unwrap_or_default();
         let group_count = |(group, patrons): (&std::sync::Arc<str>, &usize)| GroupCount {
             patron_group: group.to_string(),
