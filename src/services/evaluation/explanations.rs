@@ -139,9 +139,6 @@ async fn repair_counters(request: EvaluationRequest) {
     let (id, schema) = (&tenant.id, &tenant.schema);
     let repaired = counter_check::repair_counters(&db, id, schema, &users, LockTimeout::Short);
     if let Err(error) = repaired.await {
-    let repair =
-        counter_check::repair_counters(&db, &tenant.id, &tenant.schema, &users, LockTimeout::Short);
-    if let Err(error) = repair.await {
         warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
             "explanation: could not repair the counters of a patron");
     }
