@@ -31,6 +31,7 @@ use crate::{
         self,
         block_events::BlockEvents,
         evaluation::Evaluator,
+        forecast::Forecasts,
         gauges::Gauges,
         ingest::{
             self, Ingest, dead_letters::DeadLetterService, http_events::HttpEvents,
@@ -197,6 +198,7 @@ impl Startup<'_> {
                 self.start_user_topics(consumer),
             )),
             settings_checker: SettingsChecker::new(self.clock.clone(), users),
+            forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
             clock: self.clock.clone(),
             kafka: consumer.status(),

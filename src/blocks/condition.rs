@@ -132,6 +132,15 @@ impl Actions {
         }
     }
 
+    /// Returns the actions in one of the two sets.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            borrowing: self.borrowing || other.borrowing,
+            renewals: self.renewals || other.renewals,
+            requests: self.requests || other.requests,
+        }
+    }
+
     /// Returns the actions of this set that `other` lacks.
     pub fn difference(self, other: Self) -> Self {
         Self {

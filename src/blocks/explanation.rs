@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Action, Condition, Finding, Limit, Measure, Measures, OpenItems, WayOut, evaluate,
+    Action, Condition, DatedLoan, Finding, Limit, Measure, Measures, OpenItems, WayOut, evaluate,
     way_out::Situation,
 };
 use crate::patron::{OpenFee, OpenLoan, overdue_days};
@@ -158,7 +158,8 @@ impl<'a> Explanation<'a> {
             },
         };
         let actions = Action::ALL.into_iter().map(explain_action).collect();
-        let next = findings.iter().filter_map(|finding| NextBlock::of(finding, items, now));
+        let dated: Vec<_> = items.loans.values().filter_map(DatedLoan::from_open_loan).collect();
+        let next = findings.iter().filter_map(|finding| NextBlock::of(finding, &dated, now));
         let next = next.min_by_key(|next| next.at);
         let (loans, fees_fines) = (explain_loans(items, now), explain_fees(items));
         let explain_limit = |finding| ExplainedLimit::new(finding, &loans, &fees_fines, now);
@@ -250,44 +251,8 @@ impl<'a> ExplainedLimit<'a> {
 impl NextBlock {
     /// Returns when time alone reaches the limit; `None` if the limit is reached, blocks nothing, or time does
     /// not change its measure.
-    fn of(finding: &Finding<'_>, items: &OpenItems, now: DateTime<Utc>) -> Option<Self> {
-        let (measure, limit) = (finding.measure()?, finding.limit.value?);
-        if !finding.reached.is_empty() || finding.condition.blocks.is_empty() {
-            return None;
-        }
-        let counted = items.loans.values().filter(|loan| !loan.claimed_returned);
-        let at = match measure {
-            Measure::OverdueItems => exceeded_at(counted, limit, now),
-            Measure::OverdueRecalls => exceeded_at(counted.filter(|loan| loan.recall), limit, now),
-            Measure::RecallOverdueDays => {
-                let recalled = counted.filter(|loan| loan.recall);
-                recalled.filter_map(|loan| recall_blocks_from(loan, limit)).min()
-            }
-            Measure::ChargedOut | Measure::LostItems | Measure::FeeFineBalance => None,
-        };
-        Some(Self { at: at?, limit: finding.limit.id, measure })
+    fn of(finding: &Finding<'_>, loans: &[DatedLoan], now: DateTime<Utc>) -> Option<Self> {
+        let at = finding.reached_by_time(loans, now)?;
+        Some(Self { at, limit: finding.limit.id, measure: finding.measure()? })
     }
-}
-
-/// Returns the first instant at which more of the loans are overdue than `limit`; `None` if there are too few.
-fn exceeded_at<'a>(
-    loans: impl Iterator<Item = &'a OpenLoan>,
-    limit: f64,
-    now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    let mut overdue_from: Vec<_> = loans.filter_map(OpenLoan::overdue_from).collect();
-    overdue_from.sort();
-    // The cast saturates: no patron has that many loans.
-    let last_allowed = limit.floor().max(0.0) as usize;
-    overdue_from.get(last_allowed).copied().filter(|from| *from > now)
-}
-
-/// Returns the first instant at which an overdue recall has more days than `limit`
-/// (docs/contract/evaluation.md#4-overdue); `None` if no calendar has the instant.
-fn recall_blocks_from(loan: &OpenLoan, limit: f64) -> Option<DateTime<Utc>> {
-    const MINUTES_PER_DAY: i64 = 1440;
-    let (due_date, overdue_from) = (loan.due_date?, loan.overdue_from()?);
-    let minutes = (limit.floor().max(0.0) as i64).checked_mul(MINUTES_PER_DAY)?.checked_add(1)?;
-    let from = due_date.checked_add_signed(TimeDelta::try_minutes(minutes)?)?;
-    Some(from.max(overdue_from))
 }

@@ -3,8 +3,10 @@
 
 mod block_event;
 mod condition;
+mod dated_loan;
 mod evaluate;
 mod explanation;
+mod forecast;
 mod limit;
 mod message;
 mod need;
@@ -14,11 +16,13 @@ mod way_out;
 
 pub use block_event::{ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable};
 pub use condition::{Action, Actions, Condition, Measure};
+pub use dated_loan::DatedLoan;
 pub use evaluate::{Finding, MeasuredValue, Measures, decimal_to_json, evaluate};
 pub use explanation::{
     ExplainedAction, ExplainedFee, ExplainedLimit, ExplainedLoan, Explanation, ExplanationInput,
     LeftOut, NextBlock,
 };
+pub use forecast::ForecastBlock;
 pub use limit::Limit;
 pub use message::PLACEHOLDERS;
 pub use need::{Need, Threshold};

@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod explain;
+mod forecast;
 mod incidents;
 mod rebuild;
 mod settings_check;
@@ -19,6 +20,7 @@ use crate::{
     config::{self, Config, InvalidSetting, with_property_names},
     event::{TenantId, parse_uuid},
     services::{
+        forecast::ForecastError,
         ingest::{Ingest, dead_letters::DeadLetterService, ingest_store::PgIngestStore},
         maintenance::counter_check,
         tenant_lifecycle::java_switch,
@@ -115,6 +117,8 @@ pub enum Command {
     },
     /// Explain the blocks of a patron, with the loans to return and the amount to pay
     Explain(explain::ExplainArguments),
+    /// List the patrons whom time alone will block until an instant
+    Forecast(forecast::ForecastArguments),
     /// Rebuild the state of patrons from a source, report the differences, and apply them with --apply
     Rebuild(rebuild::RebuildArguments),
     /// List, show, retry or discard records that could not be applied
@@ -186,6 +190,9 @@ pub enum CommandError {
     /// A read of the service failed.
     #[error(transparent)]
     SharedStore(Arc<store::Error>),
+    /// The forecast could not be computed.
+    #[error(transparent)]
+    Forecast(#[from] ForecastError),
     /// The Kafka client could not be created.
     #[error("could not create a Kafka client")]
     Kafka(#[source] crate::kafka::Error),
@@ -227,6 +234,10 @@ pub async fn run(
         Command::Explain(arguments) => {
             let context = CliContext::new(config, Some(arguments.tenant()), arguments.json())?;
             explain::run(config, &context, arguments, out).await
+        }
+        Command::Forecast(arguments) => {
+            let context = CliContext::new(config, Some(arguments.tenant()), arguments.json())?;
+            forecast::run(&context, arguments, out).await
         }
         Command::Rebuild(arguments) => {
             let context = CliContext::new(config, arguments.tenant(), arguments.json())?;

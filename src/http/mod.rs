@@ -27,6 +27,7 @@ macro_rules! operation_table {
             "/patron-block-limits" => get limits::list, post limits::post;
             "/patron-block-limits/{id}" => get limits::get, put limits::put, delete limits::delete;
             "/patron-blocks/explanations/{userId}" => get explanations::get;
+            "/patron-blocks/forecast" => get forecast::get;
             "/patron-blocks/settings-check" => get settings_check::get;
             "/patron-blocks/ingest" => get ingest::ingest;
             "/patron-blocks/incidents/{id}/resolve" => post ingest::resolve;
@@ -69,7 +70,7 @@ use self::{
         automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,
     },
     extract::load_limit::LoadLimit,
-    insight::{explanations, settings_check},
+    insight::{explanations, forecast, settings_check},
     openapi::document::description,
     operations::{admin, dead_letters, exports, ingest, rebuilds},
 };
@@ -84,7 +85,7 @@ pub use self::{
     other_gateways::{OtherGateways, register_metrics},
 };
 pub(crate) use self::{
-    insight::{explanation_bodies, settings_check_bodies},
+    insight::{explanation_bodies, forecast_bodies, settings_check_bodies},
     operations::{ingest::Incident, rebuild_bodies},
 };
 use crate::{
@@ -95,6 +96,7 @@ use crate::{
     services::{
         block_events::BlockEvents,
         evaluation::Evaluator,
+        forecast::Forecasts,
         gauges::Gauges,
         ingest::{dead_letters::DeadLetterService, http_events::HttpEvents},
         rebuild::Rebuilds,
@@ -123,6 +125,8 @@ pub struct AppState {
     pub evaluator: Arc<Evaluator>,
     /// Checks the settings of tenants.
     pub settings_checker: SettingsChecker,
+    /// Computes forecasts.
+    pub forecasts: Forecasts,
     /// Stores events that arrive over HTTP.
     pub http_events: HttpEvents,
     /// Source of the current time.

@@ -3,6 +3,7 @@
 
 pub mod block_events;
 pub mod evaluation;
+pub mod forecast;
 pub mod gauges;
 pub mod ingest;
 mod jobs;

@@ -8,12 +8,13 @@ use super::{
     migrate,
     rebuild::{differences, shadow, shadow_load},
     settings::{conditions, limits},
-    state::{group_sizes, merge, open_items, patrons, prune, rows},
+    state::{dated_loans, group_sizes, merge, open_items, patrons, prune, rows},
 };
 
 /// All statements with a placeholder; a test prepares each of them on a migrated schema.
 pub const STATEMENTS: &[&[&Statement]] = &[
     conditions::STATEMENTS,
+    dated_loans::STATEMENTS,
     dead_letters::STATEMENTS,
     inbox::STATEMENTS,
     limits::STATEMENTS,

@@ -5,6 +5,7 @@
 mod api_client;
 mod clients;
 mod common;
+mod forecast;
 mod operations;
 mod rebuilds;
 mod records;
@@ -55,6 +56,7 @@ fn compare(test: &str, seen: &BTreeSet<ResponseCase>) {
 fn conformance_page_lists_every_response_with_a_test() {
     let sources = [
         include_str!("common.rs"),
+        include_str!("forecast.rs"),
         include_str!("summary_exports.rs"),
         include_str!("operations.rs"),
         include_str!("rebuilds.rs"),

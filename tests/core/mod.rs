@@ -4,6 +4,7 @@ mod assignment;
 mod decoding;
 mod evaluation;
 mod explanations;
+mod forecast;
 mod fuzzing;
 mod hazards;
 mod identity;

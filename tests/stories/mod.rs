@@ -11,6 +11,7 @@ mod decimals;
 mod encryption;
 mod evaluation;
 mod explanations;
+mod forecast;
 mod gateway;
 mod group_case;
 mod hazards;

@@ -36,7 +36,7 @@ const CACHED_TENANTS_MAX: u64 = 10_000;
 const CHANGE_COUNTERS: usize = 1024;
 
 /// The limits and conditions of a tenant.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Policy {
     /// All limits, in the order of their creation.
     pub limits: Vec<Limit>,

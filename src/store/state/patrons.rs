@@ -230,8 +230,9 @@ impl PatronState {
     }
 }
 
+/// The columns of a patron's state.
 #[derive(sqlx::FromRow)]
-struct StateRow {
+pub(super) struct StateRow {
     open_loans: i64,
     open_fees_fines: i64,
     charged_out: i64,
@@ -247,7 +248,7 @@ struct StateRow {
 }
 
 impl StateRow {
-    fn into_state(self, now: DateTime<Utc>) -> PatronState {
+    pub(super) fn into_state(self, now: DateTime<Utc>) -> PatronState {
         let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
         let mut recall_due_dates = self.recall_due_dates.unwrap_or_default();
         recall_due_dates.sort_unstable_by_key(|due| std::cmp::Reverse(*due));
