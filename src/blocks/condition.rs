@@ -180,3 +180,27 @@ pub struct Condition {
     /// The message for the user at the desk; may be empty.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_actions_are_combined_per_action() {
+        for action in Action::ALL {
+            let is = |other| action == other;
+            let one = Actions {
+                borrowing: is(Action::Borrowing),
+                renewals: is(Action::Renewals),
+                requests: is(Action::Requests),
+            };
+            assert_eq!(one.iter().collect::<Vec<_>>(), [action]);
+            assert_eq!(Actions::ALL.difference(one).union(one), Actions::ALL);
+            assert_eq!(Actions::ALL.difference(one).intersection(one), Actions::NONE);
+            assert_eq!(Actions::ALL.difference(one).iter().count(), 2);
+            assert_eq!(one.difference(one), Actions::NONE);
+            assert_eq!(Actions::NONE.difference(one), Actions::NONE);
+            assert_eq!(one.difference(Actions::NONE), one);
+        }
+    }
+}

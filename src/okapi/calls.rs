@@ -17,8 +17,10 @@ use crate::config::BreakerLimits;
 /// A module that the service calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Module {
-    /// mod-users: patrons and their groups.
+    /// mod-users: a patron with the group, for evaluations.
     Users,
+    /// mod-users: the list of groups. Its breaker is separate, so a slow list delays no evaluation.
+    UserGroups,
     /// mod-circulation-storage: open loans.
     LoanStorage,
     /// mod-feesfines: open fees/fines.
@@ -29,12 +31,14 @@ pub enum Module {
 
 impl Module {
     /// All modules.
-    pub const ALL: [Self; 4] = [Self::Users, Self::LoanStorage, Self::FeesFines, Self::PubSub];
+    pub const ALL: [Self; 5] =
+        [Self::Users, Self::UserGroups, Self::LoanStorage, Self::FeesFines, Self::PubSub];
 
     /// Returns the name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::UserGroups => "usergroups",
             Self::LoanStorage => "loan-storage",
             Self::FeesFines => "feesfines",
             Self::PubSub => "pubsub",

@@ -157,7 +157,7 @@ impl Users {
             [("query", "cql.allRecords=1 sortby group"), ("limit", &*limit), ("offset", &*offset)];
         let request = caller.request(self.client.http(), Method::GET, "/groups").query(&query);
         let answer =
-            self.client.send(Module::Users, caller, request, timeout, PAGE_BYTES_MAX).await?;
+            self.client.send(Module::UserGroups, caller, request, timeout, PAGE_BYTES_MAX).await?;
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).map_err(CallError::Unreadable),
             status => Err(CallError::Status(status)),

@@ -142,6 +142,14 @@ async fn check_without_patron_groups_has_all_other_findings() {
         without_groups("circuit-open").await;
         assert_eq!(world.users.request_count(), before);
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        // The breaker of the list does not concern evaluations.
+        world.users.set_behavior(UsersBehavior::Normal);
+        let user = world.users.add_patron(Uuid::new_v4());
+        let payload = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+        world.until_committed().await;
+        assert_eq!(world.evaluation_source(user).await, "group-from-users");
+        without_groups("circuit-open").await;
     })
     .await;
 }
