@@ -1,4 +1,5 @@
-//! The judge: requests the state of every patron from the service and compares it with the truth.
+//! The judge: requests the state of every patron from the service and compares it with the truth. The state is
+//! the summary, the blocks, and the explanation of the blocks.
 
 use std::cmp::Reverse;
 use std::fmt;
