@@ -245,7 +245,7 @@ fn explanation_of_mara() -> Value {
     json!({
         "userId": patron().id,
         "evaluatedAt": "2026-09-15T12:00:00.000+00:00",
-        "patronGroup": { "id": GROUPS[0].id, "basis": "told-group",
+        "patronGroup": { "id": GROUPS[0].id, "basis": "asked-group",
                          "knownAt": "2026-08-30T06:00:00.000+00:00" },
         "actions": {
             "borrowing": {
