@@ -87,10 +87,12 @@ pub struct Rules {
     pub limits: Vec<Limit>,
 }
 
-/// A block as the service returns it.
+/// A block as the service returns it, without the dates of the limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Block {
+    /// The id of the limit.
+    pub id: Uuid,
     /// The condition that blocks.
     pub patron_block_condition_id: Uuid,
     /// Whether the patron may not borrow.
@@ -113,8 +115,6 @@ impl Block {
 /// A block with the measured number and the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The id of the limit.
-    pub limit_id: Uuid,
     /// The measure of the patron.
     pub measured: Decimal,
     /// The value of the limit.
@@ -254,13 +254,14 @@ fn find(
         return None;
     }
     let block = Block {
+        id: limit.id,
         patron_block_condition_id: condition.id,
         block_borrowing: flags[0],
         block_renewals: flags[1],
         block_requests: flags[2],
         message: message(condition, limit, loans, fees, now),
     };
-    Some(Finding { limit_id: limit.id, measured, limit: value, block })
+    Some(Finding { measured, limit: value, block })
 }
 
 /// Returns the actions that a measured number blocks: borrowing, renewals, requests.

@@ -8,7 +8,7 @@ use crate::model::{Event, Fact, StatusChange, Truth, group_name};
 
 /// Returns the reason of a block, with the compared numbers.
 pub(super) fn describe_reason(finding: &Finding) -> String {
-    let Finding { measured: has, limit, block, .. } = finding;
+    let Finding { measured: has, limit, block } = finding;
     let count = |what: &str| {
         let plural = if *has == Decimal::ONE { "" } else { "s" };
         format!("{has} {what}{plural}, the limit is {limit}")
@@ -97,6 +97,7 @@ mod tests {
 
     fn block(condition: Uuid, [borrowing, renewals, requests]: [bool; 3]) -> Block {
         Block {
+            id: Uuid::nil(),
             patron_block_condition_id: condition,
             block_borrowing: borrowing,
             block_renewals: renewals,
@@ -118,8 +119,7 @@ mod tests {
         let text = |condition, has: &str, limit: &str| {
             let number = |text: &str| text.parse::<Decimal>().expect("the text is a number");
             let block = block(condition, [true; 3]);
-            let (limit_id, measured, limit) = (Uuid::nil(), number(has), number(limit));
-            describe_reason(&Finding { limit_id, measured, limit, block })
+            describe_reason(&Finding { measured: number(has), limit: number(limit), block })
         };
         let items = condition::ITEMS_CHARGED_OUT;
         assert_eq!(text(items, "11", "10"), "has 11 items, the limit is 10");

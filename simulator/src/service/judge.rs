@@ -87,7 +87,17 @@ struct Limits {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Blocks {
-    automated_patron_blocks: Vec<Block>,
+    automated_patron_blocks: Vec<Value>,
+}
+
+/// The dates of a block's limit, by which screens sort blocks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlockMetadata {
+    #[serde(rename = "createdDate")]
+    _created_date: Option<DateTime<Utc>>,
+    #[serde(rename = "updatedDate")]
+    _updated_date: Option<DateTime<Utc>>,
 }
 
 impl Judge {
@@ -115,7 +125,7 @@ impl Judge {
     pub async fn blocks(&self, patron: Uuid) -> anyhow::Result<Vec<Block>> {
         let blocks: Blocks =
             self.service.get(&format!("/automated-patron-blocks/{patron}")).await?;
-        Ok(blocks.automated_patron_blocks)
+        blocks.automated_patron_blocks.into_iter().map(read_block).collect()
     }
 
     /// Compares all patrons.
@@ -317,6 +327,14 @@ impl Verdict {
         self.loans += account.open_loans.len();
         self.fees_fines += account.open_fees_fines.len();
     }
+}
+
+/// Reads a block of a response. Its metadata may have only dates.
+fn read_block(mut block: Value) -> anyhow::Result<Block> {
+    if let Some(metadata) = block.as_object_mut().and_then(|block| block.remove("metadata")) {
+        serde_json::from_value::<BlockMetadata>(metadata).context("the metadata of a block")?;
+    }
+    serde_json::from_value(block).context("a block of the service cannot be read")
 }
 
 /// Returns the creation time of a limit, if the service reports one.

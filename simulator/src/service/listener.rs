@@ -163,10 +163,18 @@ impl Listener {
 /// Returns the blocks of a block event in the form of the service's answer.
 fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
     let all = data.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
-    let members =
-        ["patronBlockConditionId", "blockBorrowing", "blockRenewals", "blockRequests", "message"];
+    let members = [
+        "id",
+        "patronBlockConditionId",
+        "blockBorrowing",
+        "blockRenewals",
+        "blockRequests",
+        "message",
+    ];
     let block = |mut block: Value| {
         if let Some(all) = block.as_object_mut() {
+            let limit = all.remove("patronBlockLimitId").unwrap_or_default();
+            all.insert("id".to_owned(), limit);
             all.retain(|name, _| members.contains(&name.as_str()));
         }
         serde_json::from_value(block).context("a block cannot be read")

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::compare::Summary;
 use super::explanations::stub::explain;
 use super::{Judge, Service, set_up};
-use crate::blocks::{Rules, for_account};
+use crate::blocks::{Finding, Rules, for_account};
 use crate::clock::Clock;
 use crate::model::{Settings, Truth};
 use crate::regulations;
@@ -110,7 +110,12 @@ async fn blocks(patron: Path<Uuid>, service: Data<ServiceStub>) -> HttpResponse 
     let truth = service.truth.read();
     let account = truth.account(*patron).expect("requests name only patrons");
     let findings = for_account(account, &service.rules(), end());
-    let blocks: Vec<_> = findings.into_iter().map(|finding| finding.block).collect();
+    let block = |finding: Finding| {
+        let mut block = json!(finding.block);
+        block["metadata"] = json!({ "createdDate": end(), "updatedDate": end() });
+        block
+    };
+    let blocks: Vec<_> = findings.into_iter().map(block).collect();
     HttpResponse::Ok().json(json!({ "automatedPatronBlocks": blocks }))
 }
 

@@ -74,7 +74,7 @@ impl<'a> Situation<'a> {
     pub(super) fn causes(&self, action: usize) -> Vec<Uuid> {
         let findings = blocks::for_account(self.account, &self.rules, self.now);
         let causes = findings.iter().filter(|finding| finding.block.flags()[action]);
-        causes.map(|finding| finding.limit_id).collect()
+        causes.map(|finding| finding.block.id).collect()
     }
 
     /// Returns the open loans, earliest due date first.

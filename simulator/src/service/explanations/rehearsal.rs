@@ -45,7 +45,7 @@ impl<'a> Rehearsal<'a> {
     /// Returns the limits that block an action at an instant, with the blocked actions.
     pub(super) fn blocks_at(&self, at: DateTime<Utc>) -> BTreeMap<Uuid, [bool; 3]> {
         let findings = for_account(self.account(), self.rules, at);
-        findings.iter().map(|finding| (finding.limit_id, finding.block.flags())).collect()
+        findings.iter().map(|finding| (finding.block.id, finding.block.flags())).collect()
     }
 
     /// Returns the names of the measures whose limits block `action`, each once.

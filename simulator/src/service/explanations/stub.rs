@@ -28,7 +28,11 @@ pub(in crate::service) fn explain(
     Explanation {
         user_id: account.patron.id,
         evaluated_at: now,
-        patron_group: Group { id: situation.group, basis: "asked-group".to_owned(), known_at: None },
+        patron_group: Group {
+            id: situation.group,
+            basis: "asked-group".to_owned(),
+            known_at: None,
+        },
         actions: Actions { borrowing: action(0), renewals: action(1), requests: action(2) },
         limits: situation.limits(),
         loans: situation.loans(),
