@@ -3,7 +3,8 @@
 //! A seed determines patrons, loans, fees and days of circulation: check-outs at lunch, returns in the morning,
 //! renewals from home, recalls, claims, lost items, payments, nightly jobs. The simulator writes the events to
 //! Kafka like FOLIO's modules. On request it loses, repeats, delays or shuffles records. The simulator has the
-//! truth of its library, so it requests the state of every patron from the service and compares the two.
+//! truth of its library, so it requests the state of every patron from the service and compares the two. It
+//! checks the explanation of each block: it returns the suggested items and pays the suggested amount.
 //!
 //! The simulator uses no code of the service. It writes its own JSON and evaluates blocks with its own code.
 //!

@@ -16,6 +16,7 @@ struct Regulation {
     value_type: &'static str,
     /// The blocked actions: borrowing, renewals, requests.
     blocks: [bool; 3],
+    /// Some messages have placeholders (docs/contract/insight.md#4-placeholders).
     message: &'static str,
     /// One limit per patron group, in the order of `GROUPS`.
     limits: [&'static str; 5],
@@ -27,7 +28,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum number of items charged out",
         value_type: "Integer",
         blocks: [true, false, true],
-        message: "You have the maximum number of items. Please return one first.",
+        message: "You have {measured} items, and {limit} are allowed. Items to return first: {toReturn}.",
         limits: ["10", "15", "25", "12", "4"],
     },
     Regulation {
@@ -43,7 +44,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum number of overdue items",
         value_type: "Integer",
         blocks: [true, false, true],
-        message: "Too many of your items are overdue. Please bring them back or renew them.",
+        message: "Overdue items: {overdue}. Please bring back or renew {toReturn} of them.",
         limits: ["1", "2", "3", "1", "0"],
     },
     Regulation {
@@ -59,7 +60,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Recall overdue by maximum number of days",
         value_type: "Integer",
         blocks: [true, true, true],
-        message: "Another patron has waited for days for an item that you have. Please return it.",
+        message: "Another patron has waited for {measured} days. Items to return: {toReturn}.",
         limits: ["7", "7", "14", "7", "3"],
     },
     Regulation {
@@ -67,7 +68,7 @@ const REGULATIONS: [Regulation; 6] = [
         name: "Maximum outstanding fee/fine balance",
         value_type: "Double",
         blocks: [true, false, true],
-        message: "You owe more than the library allows. Fees can be paid at the desk or online.",
+        message: "You owe {measured}, and the limit is {limit}. Please pay {toSettle} at the desk or online.",
         limits: ["30", "40", "100", "40", "10.5"],
     },
 ];

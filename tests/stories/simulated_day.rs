@@ -61,6 +61,7 @@ async fn play_day(storage: bool, outbox: bool) {
         let verdict = judge.compare_until(Duration::from_secs(20), expected).await.unwrap();
         assert!(verdict.differences.is_empty(), "{:#?}", verdict.differences);
         assert!(verdict.loans > 100 && verdict.fees_fines > 10, "the sample is too small");
+        assert_eq!(verdict.explanations, verdict.patrons);
         let topic_groups =
             "select count(*) from {schema}.patron where topic_group_stamp is not null";
         assert_eq!(world.count(topic_groups).await, if storage { 150 } else { 0 });

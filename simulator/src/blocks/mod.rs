@@ -1,6 +1,7 @@
 //! Computes the blocks of a patron from the written rules, with arithmetic of its own. The code prefers
 //! correctness to speed.
 
+mod message;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use message::message;
 
 use crate::model::{self, Account, GracePeriod, Interval};
 
@@ -48,9 +51,16 @@ pub struct Condition {
     pub block_requests: bool,
     /// `Integer` or `Double`.
     pub value_type: String,
-    /// The message for staff at the desk.
+    /// The message for staff at the desk, possibly with placeholders.
     #[serde(default)]
     pub message: String,
+}
+
+impl Condition {
+    /// Returns the actions that the condition may block: borrowing, renewals, requests.
+    pub fn flags(&self) -> [bool; 3] {
+        [self.block_borrowing, self.block_renewals, self.block_requests]
+    }
 }
 
 /// The value of a condition for one patron group.
@@ -77,10 +87,12 @@ pub struct Rules {
     pub limits: Vec<Limit>,
 }
 
-/// A block as the service returns it.
+/// A block as the service returns it, without the dates of the limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Block {
+    /// The id of the limit.
+    pub id: Uuid,
     /// The condition that blocks.
     pub patron_block_condition_id: Uuid,
     /// Whether the patron may not borrow.
@@ -89,8 +101,15 @@ pub struct Block {
     pub block_renewals: bool,
     /// Whether the patron may not request.
     pub block_requests: bool,
-    /// The message for staff at the desk.
+    /// The message for staff at the desk, with numbers in place of the placeholders.
     pub message: String,
+}
+
+impl Block {
+    /// Returns the blocked actions: borrowing, renewals, requests.
+    pub fn flags(&self) -> [bool; 3] {
+        [self.block_borrowing, self.block_renewals, self.block_requests]
+    }
 }
 
 /// A block with the measured number and the limit.
@@ -141,12 +160,13 @@ impl Loan {
         if minutes > grace_minutes(self.grace) { minutes } else { 0 }
     }
 
-    fn is_overdue(&self, now: DateTime<Utc>) -> bool {
+    /// Returns true if the grace period is over by at least a minute.
+    pub fn is_overdue(&self, now: DateTime<Utc>) -> bool {
         self.overdue_minutes(now) > 0
     }
 
-    /// Returns the days since the due date. A partial day counts as a day.
-    fn overdue_days(&self, now: DateTime<Utc>) -> i64 {
+    /// Returns the days since the due date of an overdue loan, else 0. A partial day counts as a day.
+    pub fn overdue_days(&self, now: DateTime<Utc>) -> i64 {
         let minutes = self.overdue_minutes(now);
         minutes / 1440 + i64::from(minutes % 1440 != 0)
     }
@@ -161,7 +181,15 @@ pub struct FeeFine {
     pub balance: Decimal,
 }
 
-fn grace_minutes(grace: Option<GracePeriod>) -> i64 {
+impl FeeFine {
+    /// Returns true unless the loan of the fee/fine is open and claimed returned.
+    pub fn counts(&self, loans: &[Loan]) -> bool {
+        !loans.iter().any(|loan| loan.claimed_returned && self.loan == Some(loan.id))
+    }
+}
+
+/// Returns the minutes of a grace period; 0 without one.
+pub fn grace_minutes(grace: Option<GracePeriod>) -> i64 {
     let Some(GracePeriod { duration, interval_id }) = grace else { return 0 };
     let unit = match interval_id {
         Interval::Minutes => 1,
@@ -173,22 +201,20 @@ fn grace_minutes(grace: Option<GracePeriod>) -> i64 {
     duration.max(0).saturating_mul(unit)
 }
 
+/// Returns the evaluated part of an account: its open loans and its open fees/fines.
+pub fn open_items(account: &Account) -> (Vec<Loan>, Vec<FeeFine>) {
+    let loans = account.open_loans.iter().map(|(id, loan)| Loan::from_truth(*id, loan));
+    let fees = account.open_fees_fines.values();
+    let fees = fees.map(|fee| FeeFine { loan: fee.loan_id, balance: fee.balance });
+    (loans.collect(), fees.collect())
+}
+
 /// Returns the blocks of an account at `now`, in the order of the limits.
 pub fn for_account(account: &Account, rules: &Rules, now: DateTime<Utc>) -> Vec<Finding> {
     // A patron without a user record has no patron group.
     let group = account.patron.patron_group.filter(|_| account.patron.known);
-    let loans = account.open_loans.iter().map(|(id, loan)| Loan::from_truth(*id, loan));
-    let fees = account
-        .open_fees_fines
-        .values()
-        .map(|fee| FeeFine { loan: fee.loan_id, balance: fee.balance });
-    evaluate(
-        group.map(|group| group.to_string()).as_deref(),
-        &loans.collect::<Vec<_>>(),
-        &fees.collect::<Vec<_>>(),
-        rules,
-        now,
-    )
+    let (loans, fees) = open_items(account);
+    evaluate(group.map(|group| group.to_string()).as_deref(), &loans, &fees, rules, now)
 }
 
 /// Returns the blocks at `now` of a patron with this patron group and these open loans and fees/fines.
@@ -208,7 +234,7 @@ pub fn evaluate(
     limits
         .filter_map(|limit| {
             let known = rules.conditions.iter().find(|known| known.id == limit.condition_id)?;
-            find(known, limit.value?, loans, fees, now)
+            find(known, limit, loans, fees, now)
         })
         .collect()
 }
@@ -216,29 +242,46 @@ pub fn evaluate(
 /// Returns the block of one limit, if the patron reaches it.
 fn find(
     condition: &Condition,
-    limit: Decimal,
+    limit: &Limit,
     loans: &[Loan],
     fees: &[FeeFine],
     now: DateTime<Utc>,
 ) -> Option<Finding> {
+    let value = limit.value?;
     let measured = measure(condition.id, loans, fees, now)?;
+    let flags = blocked_actions(condition, measured, value);
+    if flags == [false; 3] {
+        return None;
+    }
+    let block = Block {
+        id: limit.id,
+        patron_block_condition_id: condition.id,
+        block_borrowing: flags[0],
+        block_renewals: flags[1],
+        block_requests: flags[2],
+        message: message(condition, limit, loans, fees, now),
+    };
+    Some(Finding { measured, limit: value, block })
+}
+
+/// Returns the actions that a measured number blocks: borrowing, renewals, requests.
+fn blocked_actions(condition: &Condition, measured: Decimal, limit: Decimal) -> [bool; 3] {
+    let (reached, flags) = (reached_actions(condition.id, measured, limit), condition.flags());
+    [0, 1, 2].map(|action| reached[action] && flags[action])
+}
+
+/// Returns the actions for which a measured number reaches the limit: borrowing, renewals, requests.
+pub fn reached_actions(condition: Uuid, measured: Decimal, limit: Decimal) -> [bool; 3] {
     let exceeds = measured > limit;
     // A patron at the limit of charged-out items may not check out one more.
-    let at_limit = condition.id == condition::ITEMS_CHARGED_OUT && measured == limit;
-    let block = Block {
-        patron_block_condition_id: condition.id,
-        block_borrowing: (exceeds || at_limit) && condition.block_borrowing,
-        block_renewals: exceeds && condition.block_renewals,
-        block_requests: exceeds && condition.block_requests,
-        message: condition.message.clone(),
-    };
-    let any = block.block_borrowing || block.block_renewals || block.block_requests;
-    any.then_some(Finding { measured, limit, block })
+    let at_limit = condition == condition::ITEMS_CHARGED_OUT && measured == limit;
+    [exceeds || at_limit, exceeds, exceeds]
 }
 
 /// Returns the number that a condition compares with its limit. For recalls overdue by days, the number is
-/// the maximum over all loans: if any recall exceeds the limit, the maximum does.
-fn measure(
+/// the maximum over all loans: if any recall exceeds the limit, the maximum does. Returns `None` for a condition
+/// that is not one of the six.
+pub fn measure(
     condition: Uuid,
     loans: &[Loan],
     fees: &[FeeFine],
@@ -264,7 +307,5 @@ fn measure(
 
 /// Returns the sum of the balances, without the fees/fines of loans that are claimed returned.
 fn balance(loans: &[Loan], fees: &[FeeFine]) -> Decimal {
-    let disputed =
-        |fee: &FeeFine| loans.iter().any(|loan| loan.claimed_returned && fee.loan == Some(loan.id));
-    fees.iter().filter(|fee| !disputed(fee)).map(|fee| fee.balance).sum()
+    fees.iter().filter(|fee| fee.counts(loans)).map(|fee| fee.balance).sum()
 }

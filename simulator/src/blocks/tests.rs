@@ -9,7 +9,7 @@ use super::condition::{
     FEE_FINE_BALANCE as FB, ITEMS_CHARGED_OUT as CO, LOST_ITEMS as LI, OVERDUE_ITEMS as OI,
     OVERDUE_RECALLS as OR, RECALL_OVERDUE_DAYS as RD,
 };
-use super::{Condition, FeeFine, Limit, Loan, Rules, evaluate, for_account};
+use super::{Condition, FeeFine, Limit, Loan, Rules, evaluate, for_account, message, open_items};
 use crate::model::Interval::{self, Days, Hours, Minutes, Months};
 use crate::model::{Charge, Event, Fact, GROUPS, GracePeriod, Patron, StatusChange, Truth};
 
@@ -327,4 +327,49 @@ fn incomplete_rules_block_no_patron() {
     assert_eq!(blocks_under(&six, &rules(&[(CO, "5")], [false; 3])), "");
     let fee = FeeFine { loan: None, balance: Decimal::ONE };
     assert_eq!(evaluate(None, &[], &[fee], &rules(&[(CO, "0")], ALL), now()), []);
+}
+
+/// Returns the message of one limit for a patron.
+fn message_under(story: &PatronHistory, limit: (Uuid, &str), template: &str) -> String {
+    let mut rules = rules(&[limit], ALL);
+    for condition in &mut rules.conditions {
+        template.clone_into(&mut condition.message);
+    }
+    let account = story.truth.account(PATRON).expect("the id belongs to a patron");
+    let (loans, fees) = open_items(account);
+    let mut conditions = rules.conditions.iter();
+    let condition = conditions.find(|one| one.id == limit.0).expect("the condition has a limit");
+    message(condition, &rules.limits[0], &loans, &fees, now())
+}
+
+#[test]
+fn messages_have_the_numbers_of_the_patron() {
+    let numbers = "{measured} of {limit}: {toReturn}, {toSettle}, {overdue}";
+    let text = |story: PatronHistory, limit| message_under(&story, limit, numbers);
+    // Borrowing needs one return more than renewals.
+    assert_eq!(text(PatronHistory::new().with_loans(4), (CO, "2")), "4 of 2: 3, 0, 0");
+    assert_eq!(text(PatronHistory::new().with_loans(2), (CO, "5")), "2 of 5: 0, 0, 0");
+    assert_eq!(text(PatronHistory::new().with_overdue(3), (OI, "1.5")), "3 of 1.5: 2, 0, 3");
+    let recalls = [2, 4, 6, 9]
+        .into_iter()
+        .fold(PatronHistory::new(), |story, count| story.recalled(days(count), None));
+    assert_eq!(text(recalls, (RD, "3")), "9 of 3: 3, 0, 4");
+    let claimed = PatronHistory::new().with_loans(2).claimed(0);
+    assert_eq!(text(claimed, (CO, "0")), "1 of 0: 2, 0, 0", "no return is enough");
+    let fees = || PatronHistory::new().with_overdue(1).fees(&["7.25", "3.25"]);
+    assert_eq!(text(fees(), (FB, "10")), "10.50 of 10: 0, 0.50, 1");
+    assert_eq!(text(fees(), (FB, "10.5")), "10.50 of 10.5: 0, 0, 1");
+    assert_eq!(text(PatronHistory::new().fees(&["1.125"]), (FB, "1")), "1.125 of 1: 0, 0.125, 0");
+}
+
+#[test]
+fn other_braces_of_messages_stay() {
+    let story = PatronHistory::new().with_loans(6);
+    for (template, expected) in [
+        ("No placeholder", "No placeholder"),
+        ("{} {Measured} {measured", "{} {Measured} {measured"),
+        ("{{measured}} {a {limit}", "{6} {a 5"),
+    ] {
+        assert_eq!(message_under(&story, (CO, "5"), template), expected);
+    }
 }

@@ -97,6 +97,7 @@ mod tests {
 
     fn block(condition: Uuid, [borrowing, renewals, requests]: [bool; 3]) -> Block {
         Block {
+            id: Uuid::nil(),
             patron_block_condition_id: condition,
             block_borrowing: borrowing,
             block_renewals: renewals,

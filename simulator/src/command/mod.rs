@@ -31,7 +31,7 @@ enum Command {
     SetUp(options::Service),
     /// Serve users, storage and PubSub from a file with the truth.
     Serve(play::ServeOptions),
-    /// Compare the service's answers about every patron with the truth.
+    /// Compare the service's answers about every patron with the truth, and check every explanation.
     Judge(judge::Options),
     /// Compare the service's block events of every patron with its answers.
     Listen(listen::Options),

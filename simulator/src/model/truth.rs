@@ -118,6 +118,11 @@ impl Truth {
         Self { as_of, accounts, borrowers: BTreeMap::new(), debtors: BTreeMap::new() }
     }
 
+    /// Returns the truth of one patron, to which further events can be applied.
+    pub fn for_account(account: Account) -> Self {
+        TruthFile { as_of: account.changed, accounts: vec![account] }.into()
+    }
+
     /// Returns the time of the newest event.
     pub fn as_of(&self) -> DateTime<Utc> {
         self.as_of

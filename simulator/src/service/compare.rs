@@ -251,8 +251,8 @@ fn describe_blocks(blocks: &[Block]) -> String {
     let texts = blocks.iter().map(|block| {
         let Block { block_borrowing, block_renewals, block_requests, .. } = block;
         format!(
-            "{} {block_borrowing}/{block_renewals}/{block_requests} \"{}\"",
-            block.patron_block_condition_id, block.message
+            "{} {} {block_borrowing}/{block_renewals}/{block_requests} \"{}\"",
+            block.id, block.patron_block_condition_id, block.message
         )
     });
     format!("[{}]", texts.collect::<Vec<_>>().join("; "))

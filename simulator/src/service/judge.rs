@@ -1,4 +1,5 @@
-//! The judge: requests the state of every patron from the service and compares it with the truth.
+//! The judge: requests the state of every patron from the service and compares it with the truth. The state is
+//! the summary, the blocks, and the explanation of the blocks.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::compare::{self, Difference, Summary};
+use super::explanations::{self, Explanation};
 use super::{Service, ensure_success};
 use crate::blocks::{self, Block, Condition, Limit, Rules};
 use crate::clock::Clock;
@@ -30,6 +32,9 @@ const SAMPLE_PATRONS_MAX: usize = 48;
 /// The maximum number of rechecks of a difference while the truth may change.
 const RECHECKS_MAX: usize = 4;
 
+/// The greatest distance between the clocks of the judge and of the service.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+
 /// The time between two comparisons.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
@@ -42,18 +47,20 @@ pub struct Verdict {
     pub loans: usize,
     /// The number of their open fees/fines.
     pub fees_fines: usize,
+    /// The number of compared explanations.
+    pub explanations: usize,
     /// The differences, sorted by patron.
     pub differences: Vec<Difference>,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { patrons, loans, fees_fines, differences } = self;
+        let Self { patrons, loans, fees_fines, explanations, differences } = self;
         let differences = differences.len();
         write!(
             f,
-            "{patrons} patrons, {loans} loans, {fees_fines} fees/fines compared, \
-             {differences} differences"
+            "{patrons} patrons, {loans} loans, {fees_fines} fees/fines, {explanations} explanations \
+             compared, {differences} differences"
         )
     }
 }
@@ -80,7 +87,17 @@ struct Limits {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Blocks {
-    automated_patron_blocks: Vec<Block>,
+    automated_patron_blocks: Vec<Value>,
+}
+
+/// The dates of a block's limit, by which screens sort blocks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlockMetadata {
+    #[serde(rename = "createdDate")]
+    _created_date: Option<DateTime<Utc>>,
+    #[serde(rename = "updatedDate")]
+    _updated_date: Option<DateTime<Utc>>,
 }
 
 impl Judge {
@@ -108,7 +125,7 @@ impl Judge {
     pub async fn blocks(&self, patron: Uuid) -> anyhow::Result<Vec<Block>> {
         let blocks: Blocks =
             self.service.get(&format!("/automated-patron-blocks/{patron}")).await?;
-        Ok(blocks.automated_patron_blocks)
+        blocks.automated_patron_blocks.into_iter().map(read_block).collect()
     }
 
     /// Compares all patrons.
@@ -199,7 +216,8 @@ impl Judge {
                 let mut verdict = Verdict::default();
                 while let Some(patron) = patrons.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Some(account) = truth.account(*patron) {
-                        verdict.add(account, judge.compare_patron(account, &rules).await);
+                        verdict.add(account);
+                        judge.compare_patron(account, &rules, &mut verdict).await;
                     }
                 }
                 verdict
@@ -210,32 +228,63 @@ impl Judge {
             all.patrons += part.patrons;
             all.loans += part.loans;
             all.fees_fines += part.fees_fines;
+            all.explanations += part.explanations;
             all.differences.extend(part.differences);
         }
         all.differences.sort_by_key(|difference| difference.patron);
         Ok(all)
     }
 
-    /// Returns all differences of one patron.
-    async fn compare_patron(&self, account: &Account, rules: &Rules) -> Vec<Difference> {
+    /// Adds all differences of one patron to the verdict.
+    async fn compare_patron(&self, account: &Account, rules: &Rules, verdict: &mut Verdict) {
         let patron = &account.patron;
         let unreadable = |what: &str, error: anyhow::Error| {
-            vec![Difference::new(patron, what, "a response", format!("{error:#}"))]
+            Difference::new(patron, what, "a response", format!("{error:#}"))
         };
-        let mut found = match self.summary(patron.id).await {
-            Ok(summary) => compare::compare_summaries(account, summary.as_ref()),
-            Err(error) => unreadable("summary", error),
-        };
+        match self.summary(patron.id).await {
+            Ok(summary) => {
+                verdict.differences.extend(compare::compare_summaries(account, summary.as_ref()));
+            }
+            Err(error) => verdict.differences.push(unreadable("summary", error)),
+        }
         // A loan may become overdue between the two clocks, so a difference is checked again.
         let mut blocks = self.compare_patron_blocks(account, rules).await;
         if matches!(blocks, Ok(Some(_))) {
             blocks = self.compare_patron_blocks(account, rules).await;
         }
         match blocks {
-            Ok(difference) => found.extend(difference),
-            Err(error) => found.extend(unreadable("blocks", error)),
+            Ok(difference) => verdict.differences.extend(difference),
+            Err(error) => verdict.differences.push(unreadable("blocks", error)),
         }
-        found
+        match self.compare_explanation(account, rules).await {
+            Ok(differences) => {
+                verdict.explanations += 1;
+                verdict.differences.extend(differences);
+            }
+            Err(error) => verdict.differences.push(unreadable("explanation", error)),
+        }
+    }
+
+    /// Returns the differences of a patron's explanation. The explanation has the instant of the evaluation, so
+    /// clocks cause no difference unless they disagree.
+    async fn compare_explanation(
+        &self,
+        account: &Account,
+        rules: &Rules,
+    ) -> anyhow::Result<Vec<Difference>> {
+        let patron = &account.patron;
+        let before = self.clock.now();
+        let explanation: Explanation =
+            self.service.get(&format!("/patron-blocks/explanations/{}", patron.id)).await?;
+        let after = self.clock.now();
+        let mut differences = explanations::check(account, rules, &explanation);
+        let at = explanation.evaluated_at;
+        if at < before - CLOCK_TOLERANCE || at > after + CLOCK_TOLERANCE {
+            let expected = format!("an instant from {before} to {after}");
+            let what = "explanation, evaluatedAt";
+            differences.push(Difference::new(patron, what, expected, at.to_string()));
+        }
+        Ok(differences)
     }
 
     async fn compare_patron_blocks(
@@ -273,12 +322,19 @@ impl Verdict {
         patrons
     }
 
-    fn add(&mut self, account: &Account, differences: Vec<Difference>) {
+    fn add(&mut self, account: &Account) {
         self.patrons += 1;
         self.loans += account.open_loans.len();
         self.fees_fines += account.open_fees_fines.len();
-        self.differences.extend(differences);
     }
+}
+
+/// Reads a block of a response. Its metadata may have only dates.
+fn read_block(mut block: Value) -> anyhow::Result<Block> {
+    if let Some(metadata) = block.as_object_mut().and_then(|block| block.remove("metadata")) {
+        serde_json::from_value::<BlockMetadata>(metadata).context("the metadata of a block")?;
+    }
+    serde_json::from_value(block).context("a block of the service cannot be read")
 }
 
 /// Returns the creation time of a limit, if the service reports one.

@@ -129,12 +129,16 @@ impl Listener {
         Ok(())
     }
 
-    /// Returns the `patrons` with different blocks in the service's answer and in the block events.
+    /// Returns the `patrons` with different blocks in the service's answer and in the block events. A block
+    /// event has the message of the condition with its placeholders.
     pub async fn differing_patrons(
         &self,
         judge: &Judge,
         patrons: &BTreeSet<Uuid>,
     ) -> anyhow::Result<Vec<Uuid>> {
+        let conditions = judge.rules().await?.conditions;
+        let messages: HashMap<Uuid, String> =
+            conditions.into_iter().map(|condition| (condition.id, condition.message)).collect();
         let mut differing = vec![];
         for patron in patrons {
             let published = self
@@ -142,7 +146,13 @@ impl Listener {
                 .get(patron)
                 .map(|published| &published.blocks[..])
                 .unwrap_or_default();
-            if judge.blocks(*patron).await? != published {
+            let mut blocks = judge.blocks(*patron).await?;
+            for block in &mut blocks {
+                if let Some(message) = messages.get(&block.patron_block_condition_id) {
+                    block.message.clone_from(message);
+                }
+            }
+            if blocks != published {
                 differing.push(*patron);
             }
         }
@@ -153,10 +163,18 @@ impl Listener {
 /// Returns the blocks of a block event in the form of the service's answer.
 fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
     let all = data.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
-    let members =
-        ["patronBlockConditionId", "blockBorrowing", "blockRenewals", "blockRequests", "message"];
+    let members = [
+        "id",
+        "patronBlockConditionId",
+        "blockBorrowing",
+        "blockRenewals",
+        "blockRequests",
+        "message",
+    ];
     let block = |mut block: Value| {
         if let Some(all) = block.as_object_mut() {
+            let limit = all.remove("patronBlockLimitId").unwrap_or_default();
+            all.insert("id".to_owned(), limit);
             all.retain(|name, _| members.contains(&name.as_str()));
         }
         serde_json::from_value(block).context("a block cannot be read")

@@ -1,6 +1,7 @@
 //! The judged service, used only through its REST interface.
 
 mod compare;
+mod explanations;
 mod judge;
 mod listener;
 mod set_up;

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::compare::Summary;
+use super::explanations::stub::explain;
 use super::{Judge, Service, set_up};
-use crate::blocks::{Rules, for_account};
+use crate::blocks::{Finding, Rules, for_account};
 use crate::clock::Clock;
 use crate::model::{Settings, Truth};
 use crate::regulations;
@@ -29,6 +30,8 @@ struct ServiceStub {
     conditions: Mutex<Vec<Value>>,
     limits: Mutex<Vec<Value>>,
     job_polls: Mutex<u32>,
+    /// Changes each explanation before the response.
+    edit_explanation: Mutex<fn(&mut Value)>,
 }
 
 impl ServiceStub {
@@ -107,8 +110,22 @@ async fn blocks(patron: Path<Uuid>, service: Data<ServiceStub>) -> HttpResponse 
     let truth = service.truth.read();
     let account = truth.account(*patron).expect("requests name only patrons");
     let findings = for_account(account, &service.rules(), end());
-    let blocks: Vec<_> = findings.into_iter().map(|finding| finding.block).collect();
+    let block = |finding: Finding| {
+        let mut block = json!(finding.block);
+        block["metadata"] = json!({ "createdDate": end(), "updatedDate": end() });
+        block
+    };
+    let blocks: Vec<_> = findings.into_iter().map(block).collect();
     HttpResponse::Ok().json(json!({ "automatedPatronBlocks": blocks }))
+}
+
+async fn explanation(patron: Path<Uuid>, service: Data<ServiceStub>) -> HttpResponse {
+    let truth = service.truth.read();
+    let account = truth.account(*patron).expect("requests name only patrons");
+    let mut explanation = json!(explain(account, &service.rules(), end()));
+    let edit = service.edit_explanation.lock().expect("no thread panics");
+    edit(&mut explanation);
+    HttpResponse::Ok().json(explanation)
 }
 
 fn routes(app: &mut web::ServiceConfig) {
@@ -121,7 +138,8 @@ fn routes(app: &mut web::ServiceConfig) {
         .route("/patron-block-limits", web::post().to(post_limit))
         .route("/patron-block-limits/{id}", web::put().to(put_limit))
         .route("/user-summary/{id}", web::get().to(summary))
-        .route("/automated-patron-blocks/{id}", web::get().to(blocks));
+        .route("/automated-patron-blocks/{id}", web::get().to(blocks))
+        .route("/patron-blocks/explanations/{id}", web::get().to(explanation));
 }
 
 /// A tenant set up in a stub with the truth.
@@ -145,6 +163,7 @@ impl World {
             conditions: Mutex::new(seed.collect()),
             limits: Mutex::default(),
             job_polls: Mutex::default(),
+            edit_explanation: Mutex::new(|_| ()),
         });
         let data = stub.clone();
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
@@ -211,7 +230,7 @@ async fn correct_service_has_no_difference() {
     assert_eq!(verdict.patrons, 200);
     assert_eq!(verdict.loans, world.truth.loans_after(None).count());
     assert!(verdict.fees_fines > 10);
-    assert!(verdict.to_string().ends_with("fees/fines compared, 0 differences"));
+    assert!(verdict.to_string().ends_with("fees/fines, 200 explanations compared, 0 differences"));
 }
 
 #[tokio::test]
@@ -296,8 +315,35 @@ async fn wrong_blocks_are_found_despite_a_correct_summary() {
     let patron = moved.expect("some patron is blocked").patron.id;
     world.change_stub(patron, |account| account["patron"]["known"] = json!(false));
     let found = world.differences().await;
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].contains("blocks: expected [") && found[0].ends_with("got []"));
+    let (explanation, others): (Vec<_>, Vec<_>) =
+        found.iter().partition(|line| line.contains("explanation, "));
+    assert_eq!(others.len(), 1, "{found:?}");
+    assert!(others[0].contains("blocks: expected [") && others[0].ends_with("got []"));
+    assert!(explanation[0].contains("explanation, patron group: expected \""), "{explanation:?}");
+}
+
+#[tokio::test]
+async fn wrong_explanations_are_found_and_counted() {
+    let world = World::new().await;
+    let edits: [(fn(&mut Value), usize, &str); 3] = [
+        (|explanation| explanation["totals"]["loans"] = json!(77), 200, "totals, loans: expected"),
+        (
+            |explanation| explanation["evaluatedAt"] = json!("2026-09-15T00:00:01.001Z"),
+            200,
+            "evaluatedAt: expected an instant from 2026-09-15 00:00:00 UTC",
+        ),
+        (|explanation| explanation["title"] = json!("Momo"), 0, "is not the expected JSON"),
+    ];
+    for (edit, explanations, expected) in edits {
+        *world.stub.edit_explanation.lock().expect("no thread panics") = edit;
+        let verdict = world.judge.compare(&world.truth).await.expect("the judge gets a response");
+        assert_eq!(verdict.explanations, explanations);
+        let patrons: std::collections::BTreeSet<_> =
+            verdict.differences.iter().map(|difference| difference.patron).collect();
+        assert_eq!(patrons.len(), 200, "{expected}");
+        let found = verdict.differences[0].to_string();
+        assert!(found.contains("explanation") && found.contains(expected), "{found}");
+    }
 }
 
 #[tokio::test]
