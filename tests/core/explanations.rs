@@ -389,6 +389,69 @@ fn reasons_of_left_out_loans_are_named() {
     });
 }
 
+#[test]
+fn grace_is_the_reason_only_after_the_due_date() {
+    let hour = Some(Grace { duration: 1, unit: GraceUnit::Hours });
+    for (due_date, grace, reason) in [
+        (ago(-5), hour, Some(LeftOut::NotOverdue)),
+        (ago(0), hour, Some(LeftOut::InGrace)),
+        (ago(60), hour, Some(LeftOut::InGrace)),
+        (ago(61), hour, None),
+        (ago(0), None, Some(LeftOut::NotOverdue)),
+        (ago(1), None, None),
+    ] {
+        let patron = patron(&[(OI, 5.0)]).with_loan(1, |loan| {
+            loan.due_date = Some(due_date);
+            loan.grace = grace;
+        });
+        patron.explained(|explanation| {
+            assert_eq!(explanation.loans[0].left_out, reason, "{due_date} {grace:?}");
+            assert_eq!(explanation.limits[0].counted, usize::from(reason.is_none()));
+        });
+    }
+}
+
+/// The lists of docs/contract/insight.md#2-explanations are closed: clients compare the names.
+#[test]
+fn names_are_those_of_the_contract() {
+    assert_eq!(
+        Measure::ALL.map(Measure::code),
+        ["charged-out", "lost", "overdue", "overdue-recalls", "balance", "recall-overdue-days"]
+    );
+    assert_eq!(Action::ALL.map(Action::name), ["borrowing", "renewals", "requests"]);
+    let caveats = [
+        Caveat::LateReturnMayCharge,
+        Caveat::LostReturnMayCancel,
+        Caveat::ClaimAddsFees,
+        Caveat::RenewalMayHelp,
+    ];
+    assert_eq!(
+        caveats.map(Caveat::name),
+        ["late-return-may-charge", "lost-return-may-cancel", "claim-adds-fees", "renewal-may-help"]
+    );
+    let reasons = [
+        LeftOut::ClaimedReturned,
+        LeftOut::LoanClaimedReturned,
+        LeftOut::NotOverdue,
+        LeftOut::InGrace,
+        LeftOut::NoDueDate,
+        LeftOut::NotRecalled,
+        LeftOut::NotLost,
+    ];
+    assert_eq!(
+        reasons.map(LeftOut::name),
+        [
+            "claimed-returned",
+            "loan-claimed-returned",
+            "not-overdue",
+            "in-grace",
+            "no-due-date",
+            "not-recalled",
+            "not-lost"
+        ]
+    );
+}
+
 /// A message fills its numbers in, and leaves everything else as it is.
 #[test]
 fn placeholders_become_numbers() {

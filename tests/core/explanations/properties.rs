@@ -144,6 +144,31 @@ proptest! {
         });
     }
 
+    /// A limit counts as many items as its measure, and each other item has a reason.
+    #[test]
+    fn counted_items_are_the_measured_number(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            let (loans, fees) = (patron.items.loans.len(), patron.items.fees.len());
+            for limit in &explanation.limits {
+                let measured = limit.finding.measured.unwrap().to_json();
+                let left_out: usize = limit.left_out.values().sum();
+                match limit.finding.measure().unwrap() {
+                    Measure::FeeFineBalance => assert_eq!(limit.counted + left_out, fees),
+                    Measure::RecallOverdueDays => assert_eq!(limit.counted + left_out, loans),
+                    _ => {
+                        assert_eq!(measured, limit.counted);
+                        assert_eq!(limit.counted + left_out, loans);
+                    }
+                }
+            }
+            for loan in &explanation.loans {
+                let is_overdue = loan.counts_for.contains(&Measure::OverdueItems);
+                assert_eq!(is_overdue, loan.left_out.is_none());
+                assert!(!is_overdue || loan.overdue_days > 0);
+            }
+        });
+    }
+
     /// Until `next`, time alone changes no action; then it does.
     #[test]
     fn next_is_the_first_block_that_time_causes(patron in any_patron(7)) {
