@@ -325,7 +325,8 @@ async fn wrong_blocks_are_found_despite_a_correct_summary() {
 #[tokio::test]
 async fn wrong_explanations_are_found_and_counted() {
     let world = World::new().await;
-    let edits: [(fn(&mut Value), usize, &str); 3] = [
+    type Edit = fn(&mut Value);
+    let edits: [(Edit, usize, &str); 3] = [
         (|explanation| explanation["totals"]["loans"] = json!(77), 200, "totals, loans: expected"),
         (
             |explanation| explanation["evaluatedAt"] = json!("2026-09-15T00:00:01.001Z"),

@@ -53,7 +53,8 @@ pub(super) fn measure_name(condition: Uuid) -> Option<&'static str> {
 impl<'a> Situation<'a> {
     pub(super) fn new(account: &'a Account, rules: &Rules, now: DateTime<Utc>) -> Self {
         let (loans, fees) = blocks::open_items(account);
-        let is_evaluated = !(loans.is_empty() && fees.is_empty()) && !rules.limits.is_empty();
+        let has_open_items = !loans.is_empty() || !fees.is_empty();
+        let is_evaluated = has_open_items && !rules.limits.is_empty();
         let patron = &account.patron;
         let group = patron.patron_group.filter(|_| is_evaluated && patron.known);
         let of_group = |limit: &&blocks::Limit| {
