@@ -174,7 +174,7 @@ pub(super) struct Limit {
     /// The sum above which each action is reached; only for a balance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reached_above: Option<Number>,
-    /// The actions whose number is reached.
+    /// The actions with a reached number.
     pub(super) reached: Vec<String>,
     /// The actions that the limit blocks.
     pub(super) blocks: Vec<String>,

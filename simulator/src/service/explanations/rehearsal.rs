@@ -48,7 +48,7 @@ impl<'a> Rehearsal<'a> {
         findings.iter().map(|finding| (finding.block.id, finding.block.flags())).collect()
     }
 
-    /// Returns the names of the measures whose limits block `action`, each once.
+    /// Returns the names of the measures with a limit that blocks `action`, each once.
     pub(super) fn blocking_measures(&self, action: usize) -> Vec<&'static str> {
         let findings = for_account(self.account(), self.rules, self.now);
         let blocking = findings.iter().filter(|finding| finding.block.flags()[action]);
