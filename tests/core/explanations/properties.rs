@@ -1,5 +1,7 @@
 //! Properties of explanations: the way out against brute force, and thresholds and `next` against the evaluation.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use patron_blocks::{
     blocks::{
@@ -140,6 +142,24 @@ proptest! {
                     };
                     assert_eq!(reached, finding.reached.contains(action), "{patron:?} {finding:?}");
                 }
+            }
+        });
+    }
+
+    /// After the way out, one more check-out blocks by the named measures and no others.
+    #[test]
+    fn one_more_check_out_blocks_by_the_named_measures(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            for action in Action::ALL {
+                let Some(way_out) = way_out(explanation, action) else { continue };
+                let mut after = patron.clone();
+                after.items = way_out.apply(&patron.items);
+                let after = after.loans(100..=100);
+                let measures = after.items.measures(now());
+                let findings = evaluate(&measures, &after.limits, &after.conditions);
+                let blocking = findings.iter().filter(|finding| finding.blocked.contains(action));
+                let measures: BTreeSet<_> = blocking.filter_map(|finding| finding.measure()).collect();
+                assert_eq!(way_out.one_more_blocks, measures.into_iter().collect::<Vec<_>>());
             }
         });
     }
