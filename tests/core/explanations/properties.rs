@@ -146,6 +146,35 @@ proptest! {
         });
     }
 
+    /// The numbers of a message are those of the way out, if the limit were the only one.
+    #[test]
+    fn numbers_of_a_message_are_those_of_the_way_out(patron in any_patron(7)) {
+        let measures = patron.items.measures(now());
+        for limit in &patron.limits {
+            let alone = Patron { limits: vec![limit.clone()], ..patron.clone() };
+            alone.explained(|explanation| {
+                let Some(explained) = explanation.limits.first() else { return };
+                let finding = &explained.finding;
+                let ways_out: Vec<_> =
+                    Action::ALL.iter().filter_map(|action| way_out(explanation, *action)).collect();
+                let returns = ways_out.iter().filter_map(|way_out| way_out.returns.as_ref());
+                let loans = returns.map(|returns| returns.suggested.len()).max().unwrap_or_default();
+                let payments = ways_out.iter().filter_map(|way_out| way_out.payment.as_ref());
+                let amount = payments.map(|payment| payment.amount).max().unwrap_or_default();
+                let is_whole = ways_out.iter().any(|way_out| way_out.only_when_nothing_is_open);
+                if finding.measure() != Some(FB) {
+                    assert_eq!(finding.loans_to_return(&measures), loans as i64, "{alone:?}");
+                    assert_eq!(finding.amount_to_pay(&measures), Decimal::ZERO);
+                } else {
+                    assert_eq!(finding.loans_to_return(&measures), 0);
+                    let whole = measures.fee_fine_balance.max(Decimal::ZERO);
+                    let expected = if is_whole { whole } else { amount };
+                    assert_eq!(finding.amount_to_pay(&measures), expected.min(whole), "{alone:?}");
+                }
+            });
+        }
+    }
+
     /// After the way out, one more check-out blocks by the named measures and no others.
     #[test]
     fn one_more_check_out_blocks_by_the_named_measures(patron in any_patron(7)) {
