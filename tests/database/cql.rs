@@ -258,7 +258,10 @@ async fn evaluation_loads_only_required_members() {
         limits::insert(db, schema, row, None, noon()).await.unwrap();
 
         let read = records::all(db, schema, &limits::RECORDS).await.unwrap();
-        assert_eq!(read, [limit]);
+        let mut expected = limit;
+        expected["createdDate"] = json!("y");
+        expected["updatedDate"] = Value::Null;
+        assert_eq!(read, [expected]);
         let mut expected = condition;
         expected["blockRequests"] = Value::Null;
         let read = records::all(db, schema, &conditions::RECORDS).await.unwrap();

@@ -121,19 +121,18 @@ fn parse_limit(record: Value) -> Option<Limit> {
         patron_group_id: String,
         condition_id: Option<Value>,
         value: Option<Value>,
-        metadata: Option<Value>,
+        created_date: Option<Value>,
+        updated_date: Option<Value>,
     }
-    let date = |metadata: &Option<Value>, member| {
-        metadata.as_ref().and_then(|metadata| Some(metadata.get(member)?.as_str()?.to_owned()))
-    };
+    let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(str::to_owned));
     match serde_json::from_value::<Stored>(record) {
         Ok(stored) => Some(Limit {
             id: stored.id,
             patron_group: stored.patron_group_id,
             condition: stored.condition_id.and_then(|id| Uuid::try_parse(id.as_str()?).ok()),
             value: stored.value.as_ref().and_then(number),
-            created_date: date(&stored.metadata, "createdDate"),
-            updated_date: date(&stored.metadata, "updatedDate"),
+            created_date: text(stored.created_date),
+            updated_date: text(stored.updated_date),
         }),
         Err(error) => {
             warn!(%error, "policy: could not read a stored limit; the limit is ignored");

@@ -28,7 +28,8 @@ pub static RECORDS: Collection = Collection {
     all: Statement::new(
         "select jsonb_build_object('id', jsonb -> 'id', 'patronGroupId', jsonb -> 'patronGroupId',
                   'conditionId', jsonb -> 'conditionId', 'value', jsonb -> 'value',
-                  'metadata', jsonb -> 'metadata')
+                  'createdDate', jsonb #> '{metadata,createdDate}',
+                  'updatedDate', jsonb #> '{metadata,updatedDate}')
            from {schema}.patron_block_limits order by creation_date nulls first, id",
     ),
     find: Statement::new("select jsonb from {schema}.patron_block_limits where id = $1"),
