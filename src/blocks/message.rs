@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rust_decimal::Decimal;
 
-use super::{Finding, MeasuredValue, Measures};
+use super::{Finding, Limit, MeasuredValue, Measures};
 
 /// All placeholders.
 pub const PLACEHOLDERS: [&str; 5] =
@@ -48,8 +48,11 @@ impl Finding<'_> {
                 MeasuredValue::Count(count) => count.to_string(),
                 MeasuredValue::Money(sum) => amount_text(sum),
             },
-            // The shortest decimal of the double.
-            "{limit}" => self.limit.value?.to_string(),
+            "{limit}" => match (self.measured?, self.limit.value?) {
+                (MeasuredValue::Money(_), limit) => amount_text(Limit::exact_decimal(limit)?),
+                // The shortest decimal of the double.
+                (MeasuredValue::Count(_), limit) => limit.to_string(),
+            },
             "{toReturn}" => self.loans_to_return(measures).to_string(),
             "{toSettle}" => amount_text(self.amount_to_pay(measures)),
             "{overdue}" => measures.overdue.to_string(),

@@ -483,7 +483,7 @@ fn placeholders_become_numbers() {
     // Only nothing open helps: two loans and a claimed one.
     assert_eq!(message("{toReturn}", &patron(&[(CO, 0.0)]).loans(1..=2).claimed(3)), "3");
     let owing = patron(&[(FB, 10.4)]).owing(1, "12.5", None);
-    assert_eq!(message("{measured} {limit} {toSettle}", &owing), "12.50 10.4 2.10");
+    assert_eq!(message("{measured} {limit} {toSettle}", &owing), "12.50 10.40 2.10");
     let long = patron(&[(RD, 1.5)]).with_loan(1, |loan| {
         loan.due_date = Some(ago(2 * DAY));
         loan.recall = true;

@@ -47,13 +47,14 @@ pub fn message(
 impl Comparison<'_> {
     /// Returns the placeholders with their values.
     fn values(&self) -> [(&'static str, Option<String>); 5] {
-        let measured = self
-            .measured()
-            .map(|number| if self.is_balance() { amount_text(number) } else { number.to_string() });
+        let number_text = |number: Decimal| match self.is_balance() {
+            true => amount_text(number),
+            false => number.normalize().to_string(),
+        };
         let overdue = measure(OVERDUE_ITEMS, self.loans, self.fees, self.now);
         [
-            ("{measured}", measured),
-            ("{limit}", self.limit.map(|limit| limit.normalize().to_string())),
+            ("{measured}", self.measured().map(number_text)),
+            ("{limit}", self.limit.map(number_text)),
             ("{toReturn}", Some(self.loans_to_return().to_string())),
             ("{toSettle}", Some(amount_text(self.amount_to_settle()))),
             ("{overdue}", overdue.map(|count| count.to_string())),

@@ -358,7 +358,7 @@ fn messages_have_the_numbers_of_the_patron() {
     assert_eq!(text(claimed, (CO, "0")), "1 of 0: 2, 0, 0", "no return is enough");
     let fees = || PatronHistory::new().with_overdue(1).fees(&["7.25", "3.25"]);
     assert_eq!(text(fees(), (FB, "10")), "10.50 of 10: 0, 0.50, 1");
-    assert_eq!(text(fees(), (FB, "10.5")), "10.50 of 10.5: 0, 0, 1");
+    assert_eq!(text(fees(), (FB, "10.5")), "10.50 of 10.50: 0, 0, 1");
     assert_eq!(text(PatronHistory::new().fees(&["1.125"]), (FB, "1")), "1.125 of 1: 0, 0.125, 0");
 }
 
