@@ -1,9 +1,14 @@
 //! Tenants: enabled, upgraded, disabled, purged, and separate from other tenants.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use patron_blocks::event::Kind;
+use patron_blocks::{
+    clock::Clock,
+    event::{Kind, TenantId},
+    services::tenants::TenantRegistry,
+    store::{self, Schema, jobs::Lease, tenants},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{
@@ -275,6 +280,33 @@ async fn concurrent_installations_do_not_deadlock() {
         for job in join_all(tenants.map(|tenant| enable(world, tenant))).await {
             assert!(job["error"].is_null(), "{job}");
         }
+    })
+    .await;
+}
+
+/// A purge deletes the jobs of its tenant. An enabling that waited for the purge then has no lease, and enables
+/// nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn enabling_does_nothing_after_a_purge_of_its_job() {
+    World::run(async |world| {
+        let registry = TenantRegistry::new(world.db.clone(), Clock::system());
+        let tenant = TenantId::parse("southlib").unwrap();
+        let mut purge = store::begin(&world.db).await.unwrap();
+        tenants::lock_exclusive(&mut purge, &tenant).await.unwrap();
+        let deleted_job = (Uuid::new_v4(), Lease::new(Duration::from_secs(60)));
+        let enabling = registry.enable_for(&tenant, "mod-patron-blocks-2.0.0", Some(deleted_job));
+        let purge = async {
+            let waiting = "select count(*) from pg_stat_activity
+                            where datname = current_database() and wait_event = 'advisory'";
+            world.until("the enabling waits", async |world| world.count(waiting).await > 0).await;
+            let schema = Schema::of(&tenant);
+            tenants::purge(&mut purge, &tenant, &schema).await.unwrap();
+            store::commit(purge).await.unwrap();
+        };
+        let (enabled, ()) = tokio::join!(enabling, purge);
+        assert!(matches!(enabled, Err(store::Error::LeaseLost)), "{enabled:?}");
+        let known = registry.find_for_request(&world.db, &tenant).await.unwrap();
+        assert!(known.is_none());
     })
     .await;
 }

@@ -138,7 +138,7 @@ impl TenantJobs {
         };
         let work = self.enable((*id, lease), tenant, module_to(request), caller);
         let result = run_with_lease(&self.db, (*id, lease), HEARTBEAT_INTERVAL, warn, work).await;
-        let Some((problem, messages)) = result else {
+        let Some((problem, messages)) = result.flatten() else {
             warn!(%tenant, tenant.job = %id, "tenant job: lost the lease; another instance resumes it, or the job was deleted");
             return;
         };
@@ -159,18 +159,20 @@ impl TenantJobs {
         }
     }
 
-    /// Runs the job. Returns why it failed, if it failed, and messages for the operator.
+    /// Runs the job. Returns why it failed, if it failed, and messages for the operator; `None` if the lease
+    /// was lost.
     async fn enable(
         &self,
         job: (Uuid, Lease),
         tenant: &TenantId,
         module: &str,
         caller: Option<&Caller>,
-    ) -> (Option<String>, Vec<String>) {
+    ) -> Option<(Option<String>, Vec<String>)> {
         let permit = self.permit.acquire().await;
         let mut messages = match self.tenants.enable_for(tenant, module, Some(job)).await {
             Ok(messages) => messages,
-            Err(error) => return (Some(ErrorChain(&error).to_string()), Vec::new()),
+            Err(store::Error::LeaseLost) => return None,
+            Err(error) => return Some((Some(ErrorChain(&error).to_string()), Vec::new())),
         };
         if let Err(error) = self.block_events.enable_tenant(tenant).await {
             warn!(%tenant, error = %ErrorChain(&error), "tenant job: could not switch block events on; the block event worker retries");
@@ -183,7 +185,7 @@ impl TenantJobs {
                  topic before its first message: {error}"
             ));
         }
-        let Some(pubsub) = &self.pubsub else { return (None, messages) };
+        let Some(pubsub) = &self.pubsub else { return Some((None, messages)) };
         let registration = match caller {
             Some(caller) => pubsub.register(caller, module).await.map_err(|error| {
                 format!("mod-pubsub did not accept the subscription: {}", ErrorChain(&error))
@@ -198,6 +200,6 @@ impl TenantJobs {
             Ok(()) => "mod-pubsub accepted the subscription".to_owned(),
             Err(message) => message,
         });
-        (None, messages)
+        Some((None, messages))
     }
 }

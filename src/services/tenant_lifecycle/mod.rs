@@ -36,7 +36,8 @@ impl TenantRegistry {
     }
 
     /// Enables a tenant like [`TenantRegistry::enable`], for a tenant job. If the job's lease is
-    /// lost, the transaction fails and nothing is enabled.
+    /// lost, or a purge deleted the job, the function returns [`store::Error::LeaseLost`] and enables
+    /// nothing.
     pub async fn enable_for(
         &self,
         id: &TenantId,
@@ -49,6 +50,13 @@ impl TenantRegistry {
         let now = self.now().await;
         let mut tx = store::begin(&self.db).await?;
         tenants::lock_exclusive(&mut tx, id).await?;
+        // A purge may have deleted the job and the schema since the migration. The transaction is short, so the row
+        // lock delays the heartbeat of the job only for a moment.
+        if let Some((job, lease)) = job
+            && !store::jobs::is_lease_valid(&mut tx, job, lease).await?
+        {
+            return Err(store::Error::LeaseLost);
+        }
         for measure in Measure::ALL {
             conditions::seed(
                 &mut *tx,
@@ -76,11 +84,6 @@ impl TenantRegistry {
             tenants::start_initial_fill(&mut tx, id, initial_fill_id).await?;
         }
         let enabled = tenants::find_enabled(&mut *tx, id).await?;
-        if let Some((job, lease)) = job
-            && !store::jobs::is_lease_valid(&mut tx, job, lease).await?
-        {
-            return Err(store::Error::LeaseLost);
-        }
         store::commit(tx).await?;
         if let Some(enabled) = enabled {
             self.insert(id, enabled);

@@ -130,7 +130,7 @@ pub async fn is_lease_lost(tx: &mut Tx, id: Uuid, lease: Lease) -> Result<bool, 
 }
 
 /// Returns whether the lease of the holder still exists; the row lock prevents a claim until the
-/// transaction ends. Callers check the lease at the end of a transaction, because the lock blocks the
+/// transaction ends. Callers check the lease at the end of a long transaction, because the lock blocks the
 /// holder's own heartbeat.
 pub async fn is_lease_valid(tx: &mut Tx, id: Uuid, lease: Lease) -> Result<bool, Error> {
     let ours: Option<Uuid> = sqlx::query_scalar(
