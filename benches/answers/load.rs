@@ -116,7 +116,7 @@ pub(crate) fn pgbench(
         .flatten()
         .map(|statement| schema.sql(statement).0);
     let state =
-        texts.into_iter().find(|sql| sql.contains("recall_due_dates")).expect("the statement");
+        texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
     let (set, user) = match choice {
         PatronChoice::Ordinary(patrons) => {
             (format!("\\set n random(0, {})\n", patrons - 1), USER.replace("(n ", "(:n "))

@@ -23,7 +23,10 @@ pub struct Measures {
     pub lost: i64,
     /// Overdue loans among `charged_out`.
     pub overdue: i64,
-    /// Days overdue of each recalled loan among `overdue`, in ascending order.
+    /// Recalled loans among `overdue`.
+    pub overdue_recalls: i64,
+    /// Days overdue of the recalled loans among `overdue`, in ascending order. An evaluation needs only the last
+    /// one; needs and messages need all.
     pub recall_days: Vec<i64>,
     /// Sum of the open balances; excludes fees/fines whose loan is claimed returned.
     pub fee_fine_balance: Decimal,
@@ -65,6 +68,7 @@ impl Measures {
         if loan.overdue_from().is_some_and(|from| from <= now) {
             self.overdue += 1;
             if loan.recall {
+                self.overdue_recalls += 1;
                 self.recall_days.push(overdue_days(due_date, loan.grace, now));
             }
         }
@@ -76,18 +80,13 @@ impl Measures {
         self.open_loans == 0 && self.open_fees_fines == 0
     }
 
-    /// Returns the number of recalled overdue loans.
-    pub fn overdue_recalls(&self) -> i64 {
-        self.recall_days.len() as i64
-    }
-
     /// Returns the measured number of a condition.
     pub fn value_of(&self, measure: Measure) -> MeasuredValue {
         match measure {
             Measure::ChargedOut => MeasuredValue::Count(self.charged_out),
             Measure::LostItems => MeasuredValue::Count(self.lost),
             Measure::OverdueItems => MeasuredValue::Count(self.overdue),
-            Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls()),
+            Measure::OverdueRecalls => MeasuredValue::Count(self.overdue_recalls),
             Measure::RecallOverdueDays => {
                 // 0 without an overdue recall.
                 MeasuredValue::Count(self.recall_days.last().copied().unwrap_or_default())
@@ -152,7 +151,7 @@ pub fn evaluate<'a>(
         let measured = measure.map(|measure| measures.value_of(measure));
         let reached = match (measure, measured, limit.value) {
             // Without an overdue recall this limit is never reached; "0 days" needs an overdue recall.
-            (Some(Measure::RecallOverdueDays), ..) if measures.recall_days.is_empty() => {
+            (Some(Measure::RecallOverdueDays), ..) if measures.overdue_recalls == 0 => {
                 Actions::NONE
             }
             (Some(measure), Some(measured), Some(value)) => {

@@ -4,13 +4,21 @@ use std::borrow::Cow;
 
 use rust_decimal::Decimal;
 
-use super::{Finding, Limit, MeasuredValue, Measures};
+use super::{Finding, Limit, Measure, MeasuredValue, Measures};
 
 /// All placeholders.
 pub const PLACEHOLDERS: [&str; 5] =
     ["{measured}", "{limit}", "{toReturn}", "{toSettle}", "{overdue}"];
 
 impl Finding<'_> {
+    /// Returns whether the block shows how many loans a limit of days requires: in its message, or in its
+    /// explanation.
+    pub fn shows_recall_days(&self, is_explained: bool) -> bool {
+        self.measure() == Some(Measure::RecallOverdueDays)
+            && !self.blocked.is_empty()
+            && (is_explained || self.condition.message.contains("{toReturn}"))
+    }
+
     /// Returns the message of the condition with the numbers of this finding. Unknown placeholders and other
     /// braces stay as they are, and a number never becomes a placeholder.
     pub fn message(&self, measures: &Measures) -> Cow<'_, str> {

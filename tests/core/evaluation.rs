@@ -382,6 +382,7 @@ fn measures_count_exactly_what_they_name() {
         charged_out: 2,
         lost: 1,
         overdue: 2,
+        overdue_recalls: 1,
         recall_days: vec![4],
         fee_fine_balance: "1.25".parse().unwrap(),
     };

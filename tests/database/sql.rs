@@ -277,6 +277,11 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
         let of_user = open_loans.iter().filter(|(_, loan)| loan.user == user);
         let owed = open_fees.values().filter(|fee| fee.user == user);
         let expected = Measures::compute(of_user.map(|(id, loan)| (*id, loan)), owed, now);
+        let all_days = patrons::load_recall_days(db, schema, user, now).await.unwrap();
+        assert_same("recall days", &all_days, &expected.recall_days)?;
+        // An evaluation loads only the longest one.
+        let longest = expected.recall_days.last().copied().into_iter().collect();
+        let expected = Measures { recall_days: longest, ..expected };
         let state = patrons::load_state(db, schema, user, now).await.unwrap();
         assert_same("measures", state.map(|state| state.measures), Some(expected))?;
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::support::{
     binary::run_cli,
-    payloads::{balance_change, check_out, loan_event, minutes_from_now},
+    payloads::{balance_change, check_out, due_date_change, loan_event, minutes_from_now},
     world::{TENANT, World},
 };
 
@@ -230,6 +230,35 @@ async fn blocks_carry_numbers_and_dates_inside_each_block() {
         }
         // The stored message stays as written.
         assert_eq!(world.get_json(&condition).await["message"], template);
+    })
+    .await;
+}
+
+/// An evaluation loads only the longest recall, unless a block shows how many loans the limit requires.
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_of_days_counts_its_recalls_in_blocks() {
+    World::run(async |world| {
+        let group = Uuid::new_v4();
+        world.add_limit(group, Measure::RecallOverdueDays, 2.0).await;
+        let user = world.users.add_patron(group);
+        for days in [1, 3, 4, 9] {
+            let loan = borrow(world, user, 60).await;
+            let due_date = minutes_from_now(-days * 24 * 60);
+            let change = due_date_change(user, loan, &due_date, true);
+            world.publish(Kind::LoanDueDateChanged, &change).await;
+        }
+        world.until_committed().await;
+        let blocks = format!("/automated-patron-blocks/{user}?include=explanation");
+        let explained = &world.get_json(&blocks).await["automatedPatronBlocks"][0]["explanation"];
+        assert_eq!(*explained, json!({ "measured": 10, "limit": 2.0, "toReturn": 3 }));
+        let id = Measure::RecallOverdueDays.condition_id();
+        let condition = format!("/patron-block-conditions/{id}");
+        let mut record = world.get_json(&condition).await;
+        record["message"] = json!("Return {toReturn} recalled items.");
+        assert_eq!(world.put(&condition, &record).await.0, 204);
+        let blocks = format!("/automated-patron-blocks/{user}");
+        let message = &world.get_json(&blocks).await["automatedPatronBlocks"][0]["message"];
+        assert_eq!(message, "Return 3 recalled items.");
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -32,7 +32,7 @@ use crate::{
         evaluation::{AnswerSource, EvaluationRequest},
         metrics::metrics,
     },
-    store::{Verdict, tenants::Completeness},
+    store::{self, Verdict, tenants::Completeness},
 };
 
 /// Maximum time of an evaluation; mod-circulation times out after 20 s.
@@ -180,11 +180,22 @@ pub(in crate::http) async fn get(
         return not_evaluated_response(&service, AnswerSource::Overloaded, ApiError::overloaded());
     };
     let caller = caller(&request, &service, &id);
+    let is_explained = includes_explanation(&request);
     let evaluate = async {
         let tenant = enabled_tenant(&service, &db, &id).await?;
         let completeness = tenant.completeness();
         let evaluation_request = EvaluationRequest { db: db.clone(), tenant, user, caller };
-        match service.evaluator.evaluate(&evaluation_request).await {
+        let evaluated = async {
+            let mut answer = service.evaluator.evaluate(&evaluation_request).await?;
+            let complete = service.evaluator.complete_recall_days(
+                &evaluation_request,
+                &mut answer,
+                is_explained,
+            );
+            complete.await?;
+            Ok::<_, Arc<store::Error>>(answer)
+        };
+        match evaluated.await {
             Ok(answer) => Ok((answer, completeness)),
             Err(error) => {
                 if error.verdict() == Verdict::Unusable {
@@ -197,7 +208,6 @@ pub(in crate::http) async fn get(
     let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
         Ok(Ok((answer, completeness))) => {
             let findings = answer.findings();
-            let is_explained = includes_explanation(&request);
             let blocks = findings
                 .iter()
                 .filter_map(|finding| Block::new(finding, &answer.measures, is_explained))

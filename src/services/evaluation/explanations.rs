@@ -123,7 +123,10 @@ impl Evaluator {
         store::read(&request.db, async |connection| {
             let mut snapshot = store::begin_snapshot(connection).await?;
             let recounted = patrons::load_recounted_state(&mut *snapshot, schema, user, now).await;
-            let (state, counters_differ) = recounted?;
+            let (mut state, counters_differ) = recounted?;
+            // A truncated list of loans may lack some of the recalls.
+            let recall_days = patrons::load_recall_days(&mut *snapshot, schema, user, now).await;
+            state.measures.recall_days = recall_days?;
             let items = open_items::load(&mut snapshot, schema, user, ITEMS_MAX).await?;
             Ok((state, items, counters_differ, now))
         })

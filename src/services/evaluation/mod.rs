@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use chrono::{DateTime, Utc};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -114,6 +115,7 @@ pub struct Evaluation {
     pub group: Option<String>,
     /// The origin of the group.
     pub source: AnswerSource,
+    now: DateTime<Utc>,
     policy: Arc<Policy>,
 }
 
@@ -177,7 +179,7 @@ impl Evaluator {
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
             let measures = Measures::default();
             let source = AnswerSource::NothingOpen;
-            return Ok(Evaluation { measures, group: None, source, policy: Arc::default() });
+            return Ok(Evaluation { measures, group: None, source, now, policy: Arc::default() });
         };
         let policy = self.policies.get(db, tenant).await?;
         // Without limits the group decides nothing.
@@ -185,7 +187,28 @@ impl Evaluator {
             true => (None, AnswerSource::NoLimits),
             false => self.resolve_group(request, &state).await,
         };
-        Ok(Evaluation { measures: state.measures, group, source, policy })
+        Ok(Evaluation { measures: state.measures, group, source, now, policy })
+    }
+
+    /// Loads the overdue days of all recalls if a block shows the number of loans that a limit of days requires.
+    /// Almost no message does, so an evaluation loads only the longest one.
+    pub async fn complete_recall_days(
+        &self,
+        request: &EvaluationRequest,
+        evaluation: &mut Evaluation,
+        is_explained: bool,
+    ) -> Result<(), store::Error> {
+        let findings = evaluation.findings();
+        if !findings.iter().any(|finding| finding.shows_recall_days(is_explained)) {
+            return Ok(());
+        }
+        let EvaluationRequest { db, tenant, user, .. } = request;
+        let now = evaluation.now;
+        let load = store::read(db, async |db| {
+            patrons::load_recall_days(db, &tenant.schema, *user, now).await
+        });
+        evaluation.measures.recall_days = load.await?;
+        Ok(())
     }
 
     /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of

@@ -29,7 +29,8 @@ const SELECT_PAGE_END: Statement = Statement::new(
 const SELECT_PAGE: Statement = Statement::new(
     "with dated as (
        select user_id, count(*) filter (where overdue_from <= $3) as overdue,
-              array_agg(due_date) filter (where recall and overdue_from <= $3) as recall_due_dates,
+              count(*) filter (where recall and overdue_from <= $3) as overdue_recalls,
+              min(due_date) filter (where recall and overdue_from <= $3) as first_recall_due,
               (array_agg(due_date))[:$5] as due_dates,
               (array_agg(overdue_from))[:$5] as overdue_from,
               (array_agg(recall))[:$5] as recalls
@@ -42,7 +43,7 @@ const SELECT_PAGE: Statement = Statement::new(
      select d.user_id, d.due_dates, d.overdue_from, d.recalls,
             c.open_loans::int8, c.open_fees_fines::int8,
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
-            c.lost_loans::int8 as lost, d.overdue, d.recall_due_dates,
+            c.lost_loans::int8 as lost, d.overdue, d.overdue_recalls, d.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
             p.users_group, p.users_group_at, p.topic_group, p.topic_group_at, now() as read_at
        from dated d

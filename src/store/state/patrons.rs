@@ -26,14 +26,15 @@ macro_rules! state {
             $columns,
             "c.open_loans::int8, c.open_fees_fines::int8,
             (c.open_loans - c.claimed_returned_loans)::int8 as charged_out,
-            c.lost_loans::int8 as lost, o.overdue, o.recall_due_dates,
+            c.lost_loans::int8 as lost, o.overdue, o.overdue_recalls, o.first_recall_due,
             c.fee_fine_balance - coalesce(x.uncounted, 0) as fee_fine_balance,
             p.users_group, p.users_group_at, p.topic_group, p.topic_group_at, now() as read_at
        from ",
             $counters,
             " c
       cross join lateral (
-         select count(*) as overdue, array_agg(l.due_date) filter (where l.recall) as recall_due_dates
+         select count(*) as overdue, count(*) filter (where l.recall) as overdue_recalls,
+                min(l.due_date) filter (where l.recall) as first_recall_due
            from {schema}.loan l
           where l.user_id = c.user_id and l.is_open and not l.claimed_returned
             and l.overdue_from <= $2) o
@@ -82,6 +83,13 @@ const SELECT_STATES: Statement = Statement::new(state!(
     "{schema}.patron_counter",
     "c.user_id = any($1)"
 ));
+
+/// Selects the due dates of the overdue recalls, latest first, so that the overdue days ascend.
+const SELECT_RECALL_DUE_DATES: Statement = Statement::new(
+    "select due_date from {schema}.loan
+      where user_id = $1 and is_open and not claimed_returned and recall and overdue_from <= $2
+      order by due_date desc",
+);
 
 const SELECT_SUMMARY: Statement =
     Statement::new("select jsonb::text from {schema}.user_summary where user_id = $1");
@@ -153,6 +161,7 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &SELECT_STATE,
     &SELECT_RECOUNTED_STATE,
     &SELECT_STATES,
+    &SELECT_RECALL_DUE_DATES,
     &SELECT_SUMMARY,
     &UPSERT_USERS_GROUP,
     &UPSERT_TOPIC_GROUPS,
@@ -238,7 +247,8 @@ pub(super) struct StateRow {
     charged_out: i64,
     lost: i64,
     overdue: i64,
-    recall_due_dates: Option<Vec<DateTime<Utc>>>,
+    overdue_recalls: i64,
+    first_recall_due: Option<DateTime<Utc>>,
     fee_fine_balance: Decimal,
     users_group: Option<String>,
     users_group_at: Option<DateTime<Utc>>,
@@ -250,10 +260,8 @@ pub(super) struct StateRow {
 impl StateRow {
     pub(super) fn into_state(self, now: DateTime<Utc>) -> PatronState {
         let known = |group, known_at: Option<_>| Some(KnownGroup { group, known_at: known_at? });
-        let mut recall_due_dates = self.recall_due_dates.unwrap_or_default();
-        recall_due_dates.sort_unstable_by_key(|due| std::cmp::Reverse(*due));
         // The statement selects only overdue loans, so the grace period of each has already passed.
-        let recall_days = recall_due_dates.iter().map(|due| overdue_days(*due, None, now));
+        let longest_recall = self.first_recall_due.map(|due| overdue_days(due, None, now));
         PatronState {
             measures: Measures {
                 open_loans: self.open_loans,
@@ -261,10 +269,11 @@ impl StateRow {
                 charged_out: self.charged_out,
                 lost: self.lost,
                 overdue: self.overdue,
-                recall_days: recall_days.collect(),
+                overdue_recalls: self.overdue_recalls,
+                recall_days: longest_recall.into_iter().collect(),
                 fee_fine_balance: self.fee_fine_balance,
             },
-            first_recall_due: recall_due_dates.last().copied(),
+            first_recall_due: self.first_recall_due,
             users_group: known(self.users_group, self.users_group_at),
             topic_group: known(self.topic_group, self.topic_group_at),
             read_at: self.read_at,
@@ -287,6 +296,22 @@ pub async fn load_state(
         .await
         .map_err(Error::at("read a patron's state"))?;
     Ok(row.map(|row| row.into_state(now)))
+}
+
+/// Loads the days overdue of all overdue recalls of `user` at `now`, in ascending order.
+pub async fn load_recall_days(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Vec<i64>, Error> {
+    let due_dates: Vec<DateTime<Utc>> = sqlx::query_scalar(schema.sql(&SELECT_RECALL_DUE_DATES))
+        .bind(user)
+        .bind(now)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("read a patron's overdue recalls"))?;
+    Ok(due_dates.into_iter().map(|due| overdue_days(due, None, now)).collect())
 }
 
 /// Loads the state of `user` at `now` from a recount of the rows, and whether the stored counters differ from

@@ -146,6 +146,7 @@ fn measures() -> impl Strategy<Value = Measures> {
                 charged_out,
                 lost,
                 overdue: overdue.len() as i64,
+                overdue_recalls: overdue.iter().filter(|days| **days > 0).count() as i64,
                 recall_days: overdue.into_iter().filter(|days| *days > 0).collect(),
                 fee_fine_balance: balance.into(),
             }
