@@ -243,14 +243,14 @@ async fn limit_of_days_counts_its_recalls_in_blocks() {
         let user = world.users.add_patron(group);
         for days in [1, 3, 4, 9] {
             let loan = borrow(world, user, 60).await;
-            let due_date = minutes_from_now(-days * 24 * 60);
+            let due_date = minutes_from_now(-(days * 24 - 1) * 60);
             let change = due_date_change(user, loan, &due_date, true);
             world.publish(Kind::LoanDueDateChanged, &change).await;
         }
         world.until_committed().await;
         let blocks = format!("/automated-patron-blocks/{user}?include=explanation");
         let explained = &world.get_json(&blocks).await["automatedPatronBlocks"][0]["explanation"];
-        assert_eq!(*explained, json!({ "measured": 10, "limit": 2.0, "toReturn": 3 }));
+        assert_eq!(*explained, json!({ "measured": 9, "limit": 2.0, "toReturn": 3 }));
         let id = Measure::RecallOverdueDays.condition_id();
         let condition = format!("/patron-block-conditions/{id}");
         let mut record = world.get_json(&condition).await;
