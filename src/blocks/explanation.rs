@@ -159,7 +159,7 @@ impl<'a> Explanation<'a> {
         };
         let actions = Action::ALL.into_iter().map(explain_action).collect();
         let dated: Vec<_> = items.loans.values().filter_map(DatedLoan::from_open_loan).collect();
-        let next = findings.iter().filter_map(|finding| NextBlock::of(finding, &dated, now));
+        let next = findings.iter().filter_map(|finding| NextBlock::of(finding, &dated));
         let next = next.min_by_key(|next| next.at);
         let (loans, fees_fines) = (explain_loans(items, now), explain_fees(items));
         let explain_limit = |finding| ExplainedLimit::new(finding, &loans, &fees_fines, now);
@@ -251,8 +251,8 @@ impl<'a> ExplainedLimit<'a> {
 impl NextBlock {
     /// Returns when time alone reaches the limit; `None` if the limit is reached, blocks nothing, or time does
     /// not change its measure.
-    fn of(finding: &Finding<'_>, loans: &[DatedLoan], now: DateTime<Utc>) -> Option<Self> {
-        let at = finding.reached_by_time(loans, now)?;
+    fn of(finding: &Finding<'_>, loans: &[DatedLoan]) -> Option<Self> {
+        let at = finding.reached_by_time(loans)?;
         Some(Self { at, limit: finding.limit.id, measure: finding.measure()? })
     }
 }

@@ -23,15 +23,14 @@ pub struct ForecastBlock<'a> {
 }
 
 impl<'a> ForecastBlock<'a> {
-    /// Finds the next limit that time alone reaches after `now`, at the latest at `until`. The findings are those
-    /// of the evaluation at `now`, and `loans` has at least the patron's loans that are overdue at `until`.
+    /// Finds the next limit that time alone reaches after the evaluation with these findings, at the latest at
+    /// `until`. `loans` has at least the patron's loans that are overdue at `until`.
     pub fn find(
         findings: &[Finding<'a>],
         loans: &[DatedLoan],
-        now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Option<Self> {
-        let reached_at = |finding: &Finding<'a>| finding.reached_by_time(loans, now);
+        let reached_at = |finding: &Finding<'a>| finding.reached_by_time(loans);
         let reached: Vec<(DateTime<Utc>, &Finding<'a>)> = findings
             .iter()
             .filter_map(|finding| Some((reached_at(finding)?, finding)))

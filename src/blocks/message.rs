@@ -32,15 +32,14 @@ impl Finding<'_> {
         while let Some(start) = rest.find('{') {
             let (text, from_brace) = rest.split_at(start);
             message.push_str(text);
-            let end = from_brace.find('}').map(|end| end + 1);
-            let value = end.and_then(|end| self.placeholder_value(&from_brace[..end], measures));
-            match (value, end) {
-                (Some(value), Some(end)) => {
+            let known = PLACEHOLDERS.into_iter().find(|known| from_brace.starts_with(known));
+            match known.and_then(|known| Some((known, self.placeholder_value(known, measures)?))) {
+                Some((placeholder, value)) => {
                     message.push_str(&value);
-                    rest = &from_brace[end..];
+                    rest = &from_brace[placeholder.len()..];
                 }
-                // Another brace may begin a placeholder within the text of this one.
-                _ => {
+                // The text after this brace may begin with another one.
+                None => {
                     message.push('{');
                     rest = &from_brace[1..];
                 }

@@ -13,12 +13,9 @@ use crate::{
     http::explanation_bodies,
     kafka::UserTopics,
     okapi::{Caller, ModuleClient, Users},
-    services::{
-        evaluation::{
-            EvaluationRequest, Evaluator,
-            explanations::{ExplainedPatron, ITEMS_MAX},
-        },
-        tenants::TenantRegistry,
+    services::evaluation::{
+        EvaluationRequest, Evaluator,
+        explanations::{ExplainedPatron, ITEMS_MAX},
     },
 };
 
@@ -71,13 +68,7 @@ async fn load(
     context: &CliContext,
     user: Uuid,
 ) -> Result<ExplainedPatron, CommandError> {
-    let Some(id) = &context.tenant else {
-        return Err(CommandError::Argument("explain requires --tenant".to_owned()));
-    };
-    let registry = TenantRegistry::new(context.db.clone(), context.clock.clone());
-    let Some(tenant) = registry.find_for_request(&context.db, id).await? else {
-        return Err(CommandError::Argument(format!("--tenant: {id} is not enabled")));
-    };
+    let tenant = context.enabled_tenant().await?;
     let client = ModuleClient::new(config.okapi.breaker).map_err(CommandError::Client)?;
     let users = Users::new(client, config.okapi.users_timeout);
     let topics = Arc::new(UserTopics::default());
@@ -86,7 +77,7 @@ async fn load(
     let caller = Caller {
         okapi_url: config.okapi.gateway().url,
         is_foreign_gateway: false,
-        tenant: id.to_string(),
+        tenant: tenant.id.to_string(),
         token: None,
         request_id: None,
     };
@@ -106,7 +97,10 @@ fn write_patron(
     let (loans, fees) = (patron.measures.open_loans, patron.measures.open_fees_fines);
     writeln!(out, "{loans} open loans, {fees} open fees/fines")?;
     if patron.counters_differ {
-        writeln!(out, "The stored counters differed from these rows and are being repaired.")?;
+        writeln!(
+            out,
+            "The stored counters differed from these rows; check --repair repairs them if this command could not."
+        )?;
     }
     writeln!(out)?;
     for explained in &explanation.actions {

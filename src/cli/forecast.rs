@@ -12,7 +12,6 @@ use crate::{
     services::{
         evaluation::policy::Policy,
         forecast::{self, Forecast, ForecastPeriod, Forecasts},
-        tenants::TenantRegistry,
     },
     store,
 };
@@ -50,11 +49,7 @@ pub(super) async fn run(
 ) -> Result<bool, CommandError> {
     let period = ForecastPeriod::parse(context.clock.now(), &arguments.until)
         .map_err(|rule| CommandError::Argument(format!("--{rule}")))?;
-    let Some(id) = &context.tenant else { return Ok(false) };
-    let tenants = TenantRegistry::new(context.db.clone(), context.clock.clone());
-    let Some(tenant) = tenants.find(id).await? else {
-        return Err(CommandError::Argument(format!("tenant {id} is not enabled")));
-    };
+    let tenant = context.enabled_tenant().await?;
     let load =
         async |connection: &mut store::Connection| Policy::load(connection, &tenant.schema).await;
     let policy = store::read(&context.db, load).await?;

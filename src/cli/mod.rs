@@ -24,7 +24,7 @@ use crate::{
         ingest::{Ingest, dead_letters::DeadLetterService, ingest_store::PgIngestStore},
         maintenance::counter_check,
         tenant_lifecycle::java_switch,
-        tenants::TenantRegistry,
+        tenants::{Tenant, TenantRegistry},
     },
     store::{self, Db, PoolSettings},
 };
@@ -324,6 +324,18 @@ impl CliContext {
         ));
         let dead_letters = DeadLetterService::new(db.clone(), config.kafka.environment(), ingest);
         Ok(Self { db, tenant, json, dead_letters, clock })
+    }
+}
+
+impl CliContext {
+    /// Returns the tenant of the command if it is enabled.
+    async fn enabled_tenant(&self) -> Result<Arc<Tenant>, CommandError> {
+        let Some(id) = &self.tenant else {
+            return Err(CommandError::Argument("--tenant is required".to_owned()));
+        };
+        let registry = TenantRegistry::new(self.db.clone(), self.clock.clone());
+        let not_enabled = || CommandError::Argument(format!("tenant {id} is not enabled"));
+        registry.find(id).await?.ok_or_else(not_enabled)
     }
 }
 

@@ -121,7 +121,7 @@ pub(super) async fn run(
         (config.kafka.clone(), broker, storage),
         RebuildConfig { concurrency: 1, ..config.rebuild },
     ));
-    let requested = request_rebuilds(context, &tenants, &service, arguments).await?;
+    let requested = request_rebuilds(context, &service, arguments).await?;
     let rebuilds = requested.rebuilds.clone();
     let stop = CancellationToken::new();
     let caller = Caller {
@@ -149,7 +149,6 @@ pub(super) async fn run(
 /// Inserts the requested rebuilds, or requests the application of an earlier rebuild.
 async fn request_rebuilds(
     context: &CliContext,
-    registry: &TenantRegistry,
     service: &Rebuilds,
     arguments: &RebuildArguments,
 ) -> Result<RequestedRebuilds, CommandError> {
@@ -164,13 +163,7 @@ async fn request_rebuilds(
         all.sort();
         return Ok(service.request_all(&context.db, &all, &ask, "command line").await?);
     }
-    let id = context
-        .tenant
-        .as_ref()
-        .ok_or_else(|| CommandError::Argument("--tenant is required".into()))?;
-    let Some(tenant) = registry.find(id).await? else {
-        return Err(CommandError::Argument(format!("tenant {id} is not enabled")));
-    };
+    let tenant = context.enabled_tenant().await?;
     let rebuild_id = match &arguments.id {
         Some(earlier) => {
             let id = parse_id(earlier)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{CliContext, CommandError};
 use crate::{
     http::settings_check_bodies::{FindingGroup, SettingsCheck, SettingsFinding},
-    services::{settings_check::SettingsChecker, tenants::TenantRegistry},
+    services::settings_check::SettingsChecker,
 };
 
 /// Number of patron groups that a line lists.
@@ -15,13 +15,7 @@ const GROUPS_SHOWN_MAX: usize = 5;
 
 /// Runs the command. Returns `false` if a finding is an error.
 pub(super) async fn run(context: &CliContext, out: &mut impl Write) -> Result<bool, CommandError> {
-    let Some(id) = &context.tenant else {
-        return Err(CommandError::Argument("--tenant is required".to_owned()));
-    };
-    let registry = TenantRegistry::new(context.db.clone(), context.clock.clone());
-    let Some(tenant) = registry.find(id).await? else {
-        return Err(CommandError::Argument(format!("tenant {id} is not enabled")));
-    };
+    let tenant = context.enabled_tenant().await?;
     let checker = SettingsChecker::without_calls(context.clock.clone());
     let checked = checker.check(&context.db, &tenant, None).await?;
     let body = SettingsCheck::new(&checked);
@@ -31,7 +25,8 @@ pub(super) async fn run(context: &CliContext, out: &mut impl Write) -> Result<bo
     }
     writeln!(
         out,
-        "{id}  {} limits, {} conditions, {} findings; the command does not check whether patron groups exist",
+        "{}  {} limits, {} conditions, {} findings; the command does not check whether patron groups exist",
+        tenant.id,
         checked.limits,
         checked.conditions,
         checked.findings.len()

@@ -15,7 +15,9 @@ mod scope;
 pub use delta::StateDelta;
 pub use fee::{Balance, Fee, OpenFee};
 pub use loan::{CheckOut, DueDate, Loan, OpenLoan};
-pub use overdue::{next_overdue_day, overdue_days, overdue_from, overdue_minutes};
+pub use overdue::{
+    more_than_days_from, next_overdue_day, overdue_days, overdue_from, overdue_minutes,
+};
 pub use reconcile::Coverage;
 pub use scope::Scope;
 

@@ -29,6 +29,13 @@ pub fn next_overdue_day(due_date: DateTime<Utc>, now: DateTime<Utc>) -> DateTime
     due_date + TimeDelta::minutes(days * MINUTES_PER_DAY + 1)
 }
 
+/// Returns the first instant at which a loan is more than `days` overdue, apart from its grace period; `None` if
+/// no calendar has the instant.
+pub fn more_than_days_from(due_date: DateTime<Utc>, days: i64) -> Option<DateTime<Utc>> {
+    let minutes = days.checked_mul(MINUTES_PER_DAY)?.checked_add(1)?;
+    due_date.checked_add_signed(TimeDelta::try_minutes(minutes)?)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -276,7 +276,7 @@ struct Draft {
 
 impl Draft {
     fn add(&mut self, patron: &DatedPatron, policy: &Policy, period: ForecastPeriod) {
-        let ForecastPeriod { now, until } = period;
+        let until = period.until;
         let DatedPatron { user, state, loans } = patron;
         let findings = match block_events::evaluate(Some(state), policy) {
             PatronFindings::Findings(findings) => findings,
@@ -285,7 +285,7 @@ impl Draft {
                 return;
             }
         };
-        let Some(block) = ForecastBlock::find(&findings, loans, now, until) else { return };
+        let Some(block) = ForecastBlock::find(&findings, loans, until) else { return };
         let group = self.counts.add(&block);
         let forecast = ForecastPatron {
             user: *user,

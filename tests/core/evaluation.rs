@@ -10,13 +10,14 @@ use Measure::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{
-    blocks::{Actions, Condition, Limit, Measure, Measures, evaluate},
+    blocks::{Actions, Limit, Measure, Measures, evaluate},
     event::{Event, Fact, Grace, GraceUnit, IdentifiedBy, Stamp, TimedBy},
     patron::{Fee, Loan, OpenFee, OpenLoan},
 };
 use uuid::Uuid;
 
-const GROUP: &str = "undergraduates";
+use crate::support::policy;
+
 const USER: Uuid = Uuid::from_u128(0xA);
 const B: Actions = Actions { borrowing: true, renewals: false, requests: false };
 const ALL: Actions = Actions::ALL;
@@ -297,20 +298,9 @@ fn evaluation_matches_every_contract_row() {
     let rows = rows();
     assert_eq!(rows.iter().map(|row| row.0).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
     for Row(n, measures, limits, blocks, expected) in rows {
-        let conditions: Vec<Condition> = Measure::ALL
-            .map(|measure| Condition { id: measure.condition_id(), blocks, message: String::new() })
-            .to_vec();
-        let limits: Vec<Limit> = limits
-            .iter()
-            .map(|(measure, value)| Limit {
-                id: Uuid::nil(),
-                patron_group: GROUP.to_owned(),
-                condition: Some(measure.condition_id()),
-                value: Some(*value),
-                created_date: None,
-                updated_date: None,
-            })
-            .collect();
+        let conditions = policy::conditions(blocks);
+        let limits: Vec<Limit> =
+            limits.iter().map(|(measure, value)| policy::limit(0, *measure, *value)).collect();
         let findings = evaluate(&measures, &limits, &conditions);
         let blocked: Vec<Actions> =
             findings.iter().map(|finding| finding.blocked).filter(|b| !b.is_empty()).collect();
@@ -322,16 +312,8 @@ fn evaluation_matches_every_contract_row() {
 
 #[test]
 fn invalid_limit_does_not_disable_other_limits() {
-    let conditions =
-        [Condition { id: CO.condition_id(), blocks: ALL, message: "too many".to_owned() }];
-    let limit = |condition, value| Limit {
-        id: Uuid::nil(),
-        patron_group: GROUP.to_owned(),
-        condition,
-        value,
-        created_date: None,
-        updated_date: None,
-    };
+    let conditions = [policy::condition(CO, ALL)];
+    let limit = |condition, value| Limit { condition, ..policy::limit(0, CO, value) };
     let limits = [
         limit(None, Some(0.0)),
         limit(Some(Uuid::from_u128(7)), Some(0.0)),
@@ -391,15 +373,8 @@ fn measures_count_exactly_what_they_name() {
 
 #[test]
 fn no_overdue_recall_differs_from_zero_overdue_days() {
-    let conditions = [Condition { id: RD.condition_id(), blocks: ALL, message: String::new() }];
-    let below_zero = [Limit {
-        id: Uuid::nil(),
-        patron_group: GROUP.to_owned(),
-        condition: Some(RD.condition_id()),
-        value: Some(-1.0),
-        created_date: None,
-        updated_date: None,
-    }];
+    let conditions = [policy::condition(RD, ALL)];
+    let below_zero = [policy::limit(0, RD, -1.0)];
     let blocked =
         |history: PatronHistory| evaluate(&history.measures(), &below_zero, &conditions)[0].blocked;
     assert_eq!(blocked(patron().overdue(1)), Actions::NONE);

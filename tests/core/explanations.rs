@@ -22,6 +22,8 @@ use patron_blocks::{
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use crate::support::policy;
+
 const DAY: i64 = 24 * 60;
 
 fn now() -> DateTime<Utc> {
@@ -53,23 +55,11 @@ struct Patron {
 }
 
 fn patron(limits: &[(Measure, f64)]) -> Patron {
-    let limit = |(n, (measure, value)): (u128, &(Measure, f64))| Limit {
-        id: Uuid::from_u128(n),
-        patron_group: "g".to_owned(),
-        condition: Some(measure.condition_id()),
-        value: Some(*value),
-        created_date: None,
-        updated_date: None,
-    };
-    let condition = |measure: Measure| Condition {
-        id: measure.condition_id(),
-        blocks: Actions::ALL,
-        message: String::new(),
-    };
+    let numbered = (0..).zip(limits);
     Patron {
         items: OpenItems::default(),
-        limits: (0..).zip(limits).map(limit).collect(),
-        conditions: Measure::ALL.map(condition).to_vec(),
+        limits: numbered.map(|(n, (measure, value))| policy::limit(n, *measure, *value)).collect(),
+        conditions: policy::conditions(Actions::ALL),
     }
 }
 

@@ -18,6 +18,8 @@ use proptest::{
 };
 use uuid::Uuid;
 
+use crate::support::policy;
+
 const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 
@@ -65,24 +67,13 @@ fn patron() -> impl Strategy<Value = Patron> {
     let value = option::weighted(0.95, select(vec![-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300]));
     let measure = select(Measure::ALL.to_vec());
     let limits = vec((measure, value), 1..6).prop_map(|limits| {
-        let limit = |(n, (measure, value)): (u128, (Measure, Option<f64>))| Limit {
-            id: Uuid::from_u128(n),
-            patron_group: "g".to_owned(),
-            condition: Some(measure.condition_id()),
-            value,
-            created_date: None,
-            updated_date: None,
-        };
-        (0..).zip(limits).map(limit).collect()
+        let numbered = (0..).zip(limits);
+        numbered.map(|(n, (measure, value))| policy::limit(n, measure, value)).collect()
     });
     let conditions = (subsequence(Measure::ALL.to_vec(), 4..=6), vec(actions(), 6));
     let conditions = conditions.prop_map(|(measures, blocks)| {
-        let condition = |(measure, blocks): (Measure, Actions)| Condition {
-            id: measure.condition_id(),
-            blocks,
-            message: String::new(),
-        };
-        measures.into_iter().zip(blocks).map(condition).collect()
+        let pairs = measures.into_iter().zip(blocks);
+        pairs.map(|(measure, blocks)| policy::condition(measure, blocks)).collect()
     });
     (vec(loan(), 0..6), vec(0..4_i64, 0..2), limits, conditions).prop_map(
         |(loans, fees, limits, conditions)| Patron {
@@ -127,7 +118,7 @@ impl Patron {
     fn forecast(&self, until: DateTime<Utc>) -> Option<ForecastBlock<'_>> {
         let findings = self.findings(now());
         // The block borrows the limits of the patron, not the findings.
-        ForecastBlock::find(&findings, &self.dated_loans(until), now(), until)
+        ForecastBlock::find(&findings, &self.dated_loans(until), until)
     }
 
     /// Returns every instant of the period at which a loan may count differently.
@@ -185,23 +176,10 @@ fn with_one_loan(measure: Measure, value: f64, change: impl FnOnce(&mut OpenLoan
         claimed_returned: false,
     };
     change(&mut loan);
-    let limit = Limit {
-        id: Uuid::from_u128(1),
-        patron_group: "g".to_owned(),
-        condition: Some(measure.condition_id()),
-        value: Some(value),
-        created_date: None,
-        updated_date: None,
-    };
-    let condition = |measure: Measure| Condition {
-        id: measure.condition_id(),
-        blocks: Actions::ALL,
-        message: String::new(),
-    };
     Patron {
         items: OpenItems { loans: [(Uuid::from_u128(2), loan)].into(), ..OpenItems::default() },
-        limits: vec![limit],
-        conditions: Measure::ALL.map(condition).to_vec(),
+        limits: vec![policy::limit(1, measure, value)],
+        conditions: policy::conditions(Actions::ALL),
     }
 }
 

@@ -13,19 +13,14 @@ use patron_blocks::blocks::{
 };
 use uuid::Uuid;
 
+use crate::support::policy;
+
 const BORROWING: Actions = Actions { borrowing: true, ..Actions::NONE };
 const REQUESTS: Actions = Actions { requests: true, ..Actions::NONE };
 const RENEWALS: Actions = Actions { renewals: true, ..Actions::NONE };
 
 fn limit(n: u128, group: &str, measure: Measure, value: f64) -> Limit {
-    Limit {
-        id: Uuid::from_u128(n),
-        patron_group: group.to_owned(),
-        condition: Some(measure.condition_id()),
-        value: Some(value),
-        created_date: None,
-        updated_date: None,
-    }
+    Limit { patron_group: group.to_owned(), ..policy::limit(n, measure, value) }
 }
 
 /// Returns the six conditions; those with actions have a message.
@@ -34,7 +29,7 @@ fn conditions(blocking: &[(Measure, Actions)]) -> Vec<Condition> {
         let blocks = blocking.iter().find(|(blocking, _)| *blocking == measure);
         let blocks = blocks.map_or(Actions::NONE, |(_, blocks)| *blocks);
         let message = if blocks.is_empty() { "" } else { "Too many" };
-        Condition { id: measure.condition_id(), blocks, message: message.to_owned() }
+        Condition { message: message.to_owned(), ..policy::condition(measure, blocks) }
     };
     Measure::ALL.map(condition).to_vec()
 }

@@ -21,6 +21,18 @@ async fn borrow(world: &World, user: Uuid, minutes: i64) -> Uuid {
     loan
 }
 
+/// Returns a patron with four loans under a limit of five.
+async fn patron_with_four_loans(world: &World) -> Uuid {
+    let group = Uuid::new_v4();
+    world.add_limit(group, Measure::ChargedOut, 5.0).await;
+    let user = world.users.add_patron(group);
+    for _ in 0..4 {
+        borrow(world, user, 60).await;
+    }
+    world.until_committed().await;
+    user
+}
+
 async fn check_in(world: &World, user: Uuid, loan: &Value) {
     let loan = loan.as_str().unwrap().parse().unwrap();
     world.publish(Kind::ItemCheckedIn, &loan_event(user, loan)).await;
@@ -111,13 +123,7 @@ async fn explanation_of_an_unknown_patron_counts_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_end_at_their_limits_and_totals_do_not() {
     World::run(async |world| {
-        let group = Uuid::new_v4();
-        world.add_limit(group, Measure::ChargedOut, 5.0).await;
-        let user = world.users.add_patron(group);
-        for _ in 0..4 {
-            borrow(world, user, 60).await;
-        }
-        world.until_committed().await;
+        let user = patron_with_four_loans(world).await;
         let explained = world.get_json(&format!("{}?loanLimit=1", path(user))).await;
         assert_eq!(explained["loans"].as_array().unwrap().len(), 1);
         assert_eq!(explained["totals"]["loans"], 4);
@@ -149,13 +155,7 @@ async fn lists_end_at_their_limits_and_totals_do_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explanation_repairs_wrong_counters() {
     World::run(async |world| {
-        let group = Uuid::new_v4();
-        world.add_limit(group, Measure::ChargedOut, 5.0).await;
-        let user = world.users.add_patron(group);
-        for _ in 0..4 {
-            borrow(world, user, 60).await;
-        }
-        world.until_committed().await;
+        let user = patron_with_four_loans(world).await;
         let schema = "{schema}";
         let set = format!(
             "update {schema}.patron_counter set open_loans = 9 where user_id = '{user}'"

@@ -9,6 +9,7 @@ pub(crate) mod java;
 pub(crate) mod log;
 pub(crate) mod offset_monitor;
 pub(crate) mod payloads;
+pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod raw_http;
 pub(crate) mod storage_stub;

@@ -56,27 +56,12 @@ fn is_placeholder(text: &str) -> bool {
 
 /// Returns the known placeholder with the fewest changed letters, if few letters differ.
 fn similar(placeholder: &str) -> Option<&'static str> {
-    let letters = |text: &str| -> Vec<char> {
+    let letters = |text: &str| -> String {
         let letters = name(text).chars().filter(|c| c.is_alphanumeric());
         letters.flat_map(char::to_lowercase).collect()
     };
     let written = letters(placeholder);
-    let known = PLACEHOLDERS.map(|known| (changed_letters(&written, &letters(known)), known));
+    let known = PLACEHOLDERS.map(|known| (strsim::levenshtein(&written, &letters(known)), known));
     let closest = known.into_iter().min_by_key(|(changed, _)| *changed);
     closest.filter(|(changed, _)| *changed <= CHANGED_LETTERS_MAX).map(|(_, known)| known)
-}
-
-/// Returns the number of inserted, removed and replaced letters between two words (Levenshtein distance).
-fn changed_letters(from: &[char], to: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (index, letter) in from.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (column, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }

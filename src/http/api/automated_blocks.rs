@@ -1,6 +1,6 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -24,7 +24,7 @@ use crate::{
         ApiError, AppState,
         extract::{
             paging::parameter,
-            tenant::{app_state, caller, enabled_tenant, load_limit, path_id, tenant_id},
+            tenant::{app_state, caller, enabled_tenant, load_limit, path_patron, tenant_id},
         },
         openapi,
     },
@@ -32,7 +32,7 @@ use crate::{
         evaluation::{AnswerSource, EvaluationRequest},
         metrics::metrics,
     },
-    store::{self, Verdict, tenants::Completeness},
+    store::{Verdict, tenants::Completeness},
 };
 
 /// Maximum time of an evaluation; mod-circulation times out after 20 s.
@@ -172,9 +172,7 @@ pub(in crate::http) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = tenant_id(&request)?;
-    let user = path_id(&path, || {
-        ApiError::bad_request(format!("Invalid user UUID: \"{}\"", path.escape_default()))
-    })?;
+    let user = path_patron(&path)?;
     let (service, db) = app_state(&request);
     let Some(_permit) = load_limit(&request).try_acquire() else {
         return not_evaluated_response(&service, AnswerSource::Overloaded, ApiError::overloaded());
@@ -185,17 +183,7 @@ pub(in crate::http) async fn get(
         let tenant = enabled_tenant(&service, &db, &id).await?;
         let completeness = tenant.completeness();
         let evaluation_request = EvaluationRequest { db: db.clone(), tenant, user, caller };
-        let evaluated = async {
-            let mut answer = service.evaluator.evaluate(&evaluation_request).await?;
-            let complete = service.evaluator.complete_recall_days(
-                &evaluation_request,
-                &mut answer,
-                is_explained,
-            );
-            complete.await?;
-            Ok::<_, Arc<store::Error>>(answer)
-        };
-        match evaluated.await {
+        match service.evaluator.evaluate(&evaluation_request, is_explained).await {
             Ok(answer) => Ok((answer, completeness)),
             Err(error) => {
                 if error.verdict() == Verdict::Unusable {

@@ -134,6 +134,13 @@ pub(in crate::http) fn load_limit(request: &HttpRequest) -> &LoadLimit {
     request.app_data::<LoadLimit>().expect("routes() adds the load limit")
 }
 
+/// Parses the patron's id in a path (docs/contract/http-api.md#2-blocks).
+pub(in crate::http) fn path_patron(text: &str) -> Result<Uuid, ApiError> {
+    let error =
+        || ApiError::bad_request(format!("Invalid user UUID: \"{}\"", text.escape_default()));
+    path_id(text, error)
+}
+
 /// Parses the id in a path, or returns the error that docs/contract/http-api.md defines for the path.
 pub(in crate::http) fn path_id(
     text: &str,

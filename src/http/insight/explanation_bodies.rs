@@ -160,9 +160,9 @@ struct ExplainedLimit {
     /// Actions that the condition never blocks.
     #[schema(value_type = Vec<ActionName>)]
     switched_off: Vec<&'static str>,
-    /// Number of listed loans or fees/fines that the limit counts.
+    /// Number of loans or fees/fines that the limit counts, of the first 2,000.
     counted: usize,
-    /// Number of listed loans or fees/fines that the limit does not count.
+    /// Number of loans or fees/fines that the limit does not count, of the first 2,000.
     left_out: usize,
     /// The number that the limit does not count, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -245,16 +245,6 @@ struct Totals {
     #[serde(skip_serializing_if = "is_false")]
     #[schema(required = false)]
     truncated: bool,
-}
-
-/// Defines the schema of a closed list of names.
-macro_rules! names {
-    ($name:ident { $($variant:ident),+ }) => {
-        #[derive(ToSchema)]
-        #[serde(rename_all = "kebab-case")]
-        #[expect(dead_code, reason = "schema of names")]
-        pub(super) enum $name { $($variant),+ }
-    };
 }
 
 names! { ActionName { Borrowing, Renewals, Requests } }

@@ -8,7 +8,7 @@ use crate::{
         ApiError,
         extract::{
             paging::{number, parameter},
-            tenant::{TenantRequest, caller, path_id},
+            tenant::{TenantRequest, caller, path_patron},
         },
         openapi,
     },
@@ -42,9 +42,7 @@ pub(in crate::http) async fn get(
     context: TenantRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let user = path_id(&path, || {
-        ApiError::bad_request(format!("Invalid user UUID: \"{}\"", path.escape_default()))
-    })?;
+    let user = path_patron(&path)?;
     let loan_limit =
         number("loanLimit", parameter(&request, "loanLimit")?, LOAN_LIMIT_DEFAULT)?.min(ITEMS_MAX);
     let caller = caller(&request, &context.state, &context.tenant.id);

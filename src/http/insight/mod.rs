@@ -1,5 +1,15 @@
 //! `patron-blocks-insight`: explanations of blocks, the forecast, and the check of the settings.
 
+/// Defines the schema of a closed list of names.
+macro_rules! names {
+    ($name:ident { $($variant:ident),+ $(,)? }) => {
+        #[derive(ToSchema)]
+        #[serde(rename_all = "kebab-case")]
+        #[expect(dead_code, reason = "schema of names")]
+        pub(super) enum $name { $($variant),+ }
+    };
+}
+
 pub(crate) mod explanation_bodies;
 pub(super) mod explanations;
 pub(super) mod forecast;

@@ -84,16 +84,6 @@ pub(crate) struct FindingGroup {
     pub(crate) name: Option<String>,
 }
 
-/// Defines the schema of a closed list of names.
-macro_rules! names {
-    ($name:ident { $($variant:ident),+ $(,)? }) => {
-        #[derive(ToSchema)]
-        #[serde(rename_all = "kebab-case")]
-        #[expect(dead_code, reason = "schema of names")]
-        enum $name { $($variant),+ }
-    };
-}
-
 names! { SeverityName { Error, Warning, Info } }
 names! {
     GroupsUncheckedCause {

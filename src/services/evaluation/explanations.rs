@@ -39,7 +39,7 @@ pub struct ExplainedPatron {
     pub group_known_at: Option<DateTime<Utc>>,
     /// The measures of all open items, from a recount.
     pub measures: Measures,
-    /// Whether the stored counters differed from the recount. The service repairs them.
+    /// Whether the stored counters differed from the recount. The service has tried to repair them.
     pub counters_differ: bool,
     items: OpenItems,
     policy: Arc<Policy>,
@@ -77,7 +77,7 @@ impl ExplainedPatron {
 
 impl Evaluator {
     /// Loads what explains the blocks of a patron at the current time. A patron without open items has no
-    /// limits. Repairs wrong counters in the background.
+    /// limits. Repairs wrong counters, unless writers use the tenant for too long.
     pub async fn explain(
         self: &Arc<Self>,
         request: &EvaluationRequest,
@@ -88,7 +88,7 @@ impl Evaluator {
             metrics().wrong_counters.increment(1);
             warn!(tenant = %tenant.id, user.id = %user,
                 "explanation: the counters of a patron differ from the rows");
-            tokio::spawn(repair_counters(request.clone()));
+            repair_counters(request).await;
         }
         let policy = self.policies.get(db, tenant).await?;
         let (group, source) = if state.measures.is_empty() {
@@ -136,11 +136,9 @@ impl Evaluator {
 
 /// Sets the counters of a patron to the recount. If writers use the lock of the tenant for too long, a later
 /// explanation tries again.
-async fn repair_counters(request: EvaluationRequest) {
-    let EvaluationRequest { db, tenant, user, .. } = request;
-    let users = [user];
-    let (id, schema) = (&tenant.id, &tenant.schema);
-    let repaired = counter_check::repair_counters(&db, id, schema, &users, LockTimeout::Short);
+async fn repair_counters(EvaluationRequest { db, tenant, user, .. }: &EvaluationRequest) {
+    let (id, schema, users) = (&tenant.id, &tenant.schema, [*user]);
+    let repaired = counter_check::repair_counters(db, id, schema, &users, LockTimeout::Short);
     if let Err(error) = repaired.await {
         warn!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
             "explanation: could not repair the counters of a patron");

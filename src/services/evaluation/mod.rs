@@ -10,7 +10,6 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, Utc};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -115,7 +114,6 @@ pub struct Evaluation {
     pub group: Option<String>,
     /// The origin of the group.
     pub source: AnswerSource,
-    now: DateTime<Utc>,
     policy: Arc<Policy>,
 }
 
@@ -124,6 +122,10 @@ impl Evaluation {
     pub fn findings(&self) -> Vec<Finding<'_>> {
         let limits = self.group.iter().flat_map(|group| self.policy.limits_of(group));
         blocks::evaluate(&self.measures, limits, &self.policy.conditions)
+    }
+
+    fn shows_recall_days(&self, is_explained: bool) -> bool {
+        self.findings().iter().any(|finding| finding.shows_recall_days(is_explained))
     }
 }
 
@@ -166,10 +168,12 @@ impl Evaluator {
         Self { clock, users, config, user_topics, policies, refreshing }
     }
 
-    /// Evaluates a patron at the current time.
+    /// Evaluates a patron at the current time. With `is_explained`, the response contains the numbers of each
+    /// block.
     pub async fn evaluate(
         self: &Arc<Self>,
         request: &EvaluationRequest,
+        is_explained: bool,
     ) -> Result<Evaluation, Arc<store::Error>> {
         let now = self.clock.now();
         let EvaluationRequest { db, tenant, user, .. } = request;
@@ -179,7 +183,7 @@ impl Evaluator {
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
             let measures = Measures::default();
             let source = AnswerSource::NothingOpen;
-            return Ok(Evaluation { measures, group: None, source, now, policy: Arc::default() });
+            return Ok(Evaluation { measures, group: None, source, policy: Arc::default() });
         };
         let policy = self.policies.get(db, tenant).await?;
         // Without limits the group decides nothing.
@@ -187,28 +191,15 @@ impl Evaluator {
             true => (None, AnswerSource::NoLimits),
             false => self.resolve_group(request, &state).await,
         };
-        Ok(Evaluation { measures: state.measures, group, source, now, policy })
-    }
-
-    /// Loads the overdue days of all recalls if a block shows the number of loans that a limit of days requires.
-    /// Almost no message does, so an evaluation loads only the longest one.
-    pub async fn complete_recall_days(
-        &self,
-        request: &EvaluationRequest,
-        evaluation: &mut Evaluation,
-        is_explained: bool,
-    ) -> Result<(), store::Error> {
-        let findings = evaluation.findings();
-        if !findings.iter().any(|finding| finding.shows_recall_days(is_explained)) {
-            return Ok(());
+        let mut evaluation = Evaluation { measures: state.measures, group, source, policy };
+        // Almost no block shows how many loans a limit of days requires, and most patrons have one recall at most.
+        if evaluation.measures.overdue_recalls > 1 && evaluation.shows_recall_days(is_explained) {
+            let load = store::read(db, async |db| {
+                patrons::load_recall_days(db, &tenant.schema, *user, now).await
+            });
+            evaluation.measures.recall_days = load.await?;
         }
-        let EvaluationRequest { db, tenant, user, .. } = request;
-        let now = evaluation.now;
-        let load = store::read(db, async |db| {
-            patrons::load_recall_days(db, &tenant.schema, *user, now).await
-        });
-        evaluation.measures.recall_days = load.await?;
-        Ok(())
+        Ok(evaluation)
     }
 
     /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of

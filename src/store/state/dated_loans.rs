@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::patrons::{PatronState, StateRow};
+use super::patrons::{PatronState, StateRow, uncounted_fees};
 use crate::{
     blocks::DatedLoan,
     store::{Connection, Error, Schema, Statement},
@@ -26,7 +26,7 @@ const SELECT_PAGE_END: Statement = Statement::new(
 /// Selects the patrons of a page with a loan that time alone may change: it becomes overdue after `$3` and at
 /// the latest at `$4`, or it is recalled and overdue at `$4`. The arrays have one element per loan that is
 /// overdue at `$4`, in the order of the subquery. The other columns are those of `patrons.rs`.
-const SELECT_PAGE: Statement = Statement::new(
+const SELECT_PAGE: Statement = Statement::new(concat!(
     "with dated as (
        select user_id, count(*) filter (where overdue_from <= $3) as overdue,
               count(*) filter (where recall and overdue_from <= $3) as overdue_recalls,
@@ -48,14 +48,11 @@ const SELECT_PAGE: Statement = Statement::new(
             p.users_group, p.users_group_at, p.topic_group, p.topic_group_at, now() as read_at
        from dated d
        join {schema}.patron_counter c on c.user_id = d.user_id
-       left join lateral (
-         select sum(f.balance) as uncounted
-           from {schema}.fee_fine f
-           join {schema}.loan l on l.loan_id = f.loan_id
-          where c.claimed_returned_loans > 0 and f.user_id = c.user_id and f.is_open
-            and l.user_id = c.user_id and l.is_open and l.claimed_returned) x on true
+       ",
+    uncounted_fees!(),
+    "
        left join {schema}.patron p on p.user_id = d.user_id",
-);
+));
 
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[&SELECT_PAGE_END, &SELECT_PAGE];
 

@@ -4,19 +4,21 @@ use std::collections::HashMap;
 
 use sqlx::PgExecutor;
 
+use super::patrons::newer_group;
 use crate::store::{Error, Schema, Statement};
 
 /// Counts the patrons with open loans or fees/fines of some patron groups, whose ids are in lower case. It reads
 /// one row per patron and no loan. The newer of both sources determines the group, as in an evaluation.
-const COUNT_PATRONS: Statement = Statement::new(
+const COUNT_PATRONS: Statement = Statement::new(concat!(
     "select patron_group, count(*) as patrons
        from {schema}.patron_counter c
-       join (select user_id, lower(case when topic_group_at >= users_group_at or users_group_at is null
-                                        then topic_group else users_group end) as patron_group
+       join (select user_id, lower(",
+    newer_group!(),
+    ") as patron_group
                from {schema}.patron) p using (user_id)
       where patron_group = any($1) and (c.open_loans > 0 or c.open_fees_fines > 0)
       group by patron_group",
-);
+));
 
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[&COUNT_PATRONS];
 

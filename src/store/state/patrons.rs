@@ -17,6 +17,19 @@ use crate::{
     store::{Error, Schema, Statement, Tx},
 };
 
+/// Joins the sum of the balances that do not count, because their loan is claimed returned, to the counters `c`.
+macro_rules! uncounted_fees {
+    () => {
+        "left join lateral (
+         select sum(f.balance) as uncounted
+           from {schema}.fee_fine f
+           join {schema}.loan l on l.loan_id = f.loan_id
+          where c.claimed_returned_loans > 0 and f.user_id = c.user_id and f.is_open
+            and l.user_id = c.user_id and l.is_open and l.claimed_returned) x on true"
+    };
+}
+pub(super) use uncounted_fees;
+
 /// Selects the counters, the overdue loans and the last known patron group. The balance excludes
 /// fees/fines of loans that are claimed returned. `blocks::Measures::compute` defines the result.
 macro_rules! state {
@@ -38,12 +51,9 @@ macro_rules! state {
            from {schema}.loan l
           where l.user_id = c.user_id and l.is_open and not l.claimed_returned
             and l.overdue_from <= $2) o
-       left join lateral (
-         select sum(f.balance) as uncounted
-           from {schema}.fee_fine f
-           join {schema}.loan l on l.loan_id = f.loan_id
-          where c.claimed_returned_loans > 0 and f.user_id = c.user_id and f.is_open
-            and l.user_id = c.user_id and l.is_open and l.claimed_returned) x on true
+ ",
+            uncounted_fees!(),
+            "
        left join {schema}.patron p on p.user_id = c.user_id
       where ",
             $of
@@ -117,14 +127,23 @@ const UPSERT_TOPIC_GROUPS: Statement = Statement::new(
        where t.topic_group_stamp is null or t.topic_group_stamp < excluded.topic_group_stamp",
 );
 
-/// Selects the newer of the group from the topic and the group from mod-users.
-const SELECT_GROUPS: Statement = Statement::new(
+/// The newer of the group from the topic and the group from mod-users, of a row of `patron`.
+macro_rules! newer_group {
+    () => {
+        "case when topic_group_at >= users_group_at or users_group_at is null then topic_group
+              else users_group end"
+    };
+}
+pub(super) use newer_group;
+
+const SELECT_GROUPS: Statement = Statement::new(concat!(
     "select user_id, patron_group from (
-        select user_id, case when topic_group_at >= users_group_at or users_group_at is null then topic_group
-                             else users_group end as patron_group
+        select user_id, ",
+    newer_group!(),
+    " as patron_group
           from {schema}.patron where user_id = any($1)) known
       where patron_group is not null",
-);
+));
 
 /// Selects every patron with counters that differ from a recount of the rows.
 const SELECT_DRIFTED: Statement = Statement::new(
