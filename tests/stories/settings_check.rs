@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::support::{
     binary::run_cli,
-    payloads::{check_out, minutes_from_now},
+    payloads::{check_out, loan_event, minutes_from_now},
     users_stub::UsersBehavior,
     world::{TENANT, World},
 };
@@ -52,13 +52,18 @@ async fn findings_name_groups_and_count_their_patrons() {
         let limit = world.add_limit(staff, Measure::ChargedOut, 0.0).await;
         let second = world.add_limit(staff, Measure::ChargedOut, 5.0).await;
         let orphan = world.add_limit(gone, Measure::ChargedOut, 0.0).await;
-        for _ in 0..2 {
-            let user = world.users.add_patron(staff);
-            let out = check_out(user, Uuid::new_v4(), &minutes_from_now(60));
+        for is_returned in [false, false, true] {
+            let (user, loan) = (world.users.add_patron(staff), Uuid::new_v4());
+            let out = check_out(user, loan, &minutes_from_now(60));
             world.publish(Kind::ItemCheckedOut, &out).await;
             world.until_committed().await;
             // The first evaluation stores the group of the patron.
             assert_eq!(world.evaluation_source(user).await, "group-from-users");
+            if is_returned {
+                // The patron has no open item afterwards, and does not count.
+                world.publish(Kind::ItemCheckedIn, &loan_event(user, loan)).await;
+                world.until_committed().await;
+            }
         }
         let lost = Measure::LostItems.condition_id();
         insert_limit(

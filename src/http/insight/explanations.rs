@@ -12,7 +12,7 @@ use crate::{
         },
         openapi,
     },
-    services::evaluation::{EvaluationRequest, explanations::ITEMS_MAX},
+    services::evaluation::EvaluationRequest,
 };
 
 /// Number of listed loans if the request has no `loanLimit`.
@@ -43,8 +43,7 @@ pub(in crate::http) async fn get(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let user = path_patron(&path)?;
-    let loan_limit =
-        number("loanLimit", parameter(&request, "loanLimit")?, LOAN_LIMIT_DEFAULT)?.min(ITEMS_MAX);
+    let loan_limit = number("loanLimit", parameter(&request, "loanLimit")?, LOAN_LIMIT_DEFAULT)?;
     let caller = caller(&request, &context.state, &context.tenant.id);
     let TenantRequest { db, tenant, .. } = &context;
     let evaluation_request =
