@@ -1,5 +1,5 @@
-//! Leader changes, which need more than one broker. `dev/cluster start` and `eval "$(dev/cluster env)"`
-//! give three.
+//! Leader changes, which need more than one broker. `dev/cluster test` starts three and runs these stories, and
+//! `.ci/run` calls it.
 
 use std::process::Command;
 
@@ -19,7 +19,7 @@ async fn move_leaders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs three brokers, as the first lines of this file describe"]
+#[ignore = "needs three brokers: dev/cluster test runs it"]
 async fn topic_recreated_after_leader_change_is_read_completely() {
     World::run(async |world| {
         let topic = world.log.topic(TENANT, Kind::ItemCheckedOut);
