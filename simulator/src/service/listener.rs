@@ -129,8 +129,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Returns the `patrons` with different blocks in the service's answer and in the block events. A block
-    /// event has the message of the condition with its placeholders.
+    /// Returns the `patrons` with different blocks in the service's answer and in the block events.
     pub async fn differing_patrons(
         &self,
         judge: &Judge,
@@ -146,13 +145,7 @@ impl Listener {
                 .get(patron)
                 .map(|published| &published.blocks[..])
                 .unwrap_or_default();
-            let mut blocks = judge.blocks(*patron).await?;
-            for block in &mut blocks {
-                if let Some(message) = messages.get(&block.patron_block_condition_id) {
-                    block.message.clone_from(message);
-                }
-            }
-            if blocks != published {
+            if publishable(judge.blocks(*patron).await?, &messages) != published {
                 differing.push(*patron);
             }
         }
@@ -160,7 +153,19 @@ impl Listener {
     }
 }
 
-/// Returns the blocks of a block event in the form of the service's answer.
+/// Removes what changes without a block event from the blocks of an answer: the limit and the numbers. The
+/// message becomes the message of the condition with its placeholders.
+fn publishable(mut blocks: Vec<Block>, messages: &HashMap<Uuid, String>) -> Vec<Block> {
+    for block in &mut blocks {
+        block.id = Uuid::nil();
+        if let Some(message) = messages.get(&block.patron_block_condition_id) {
+            block.message.clone_from(message);
+        }
+    }
+    blocks
+}
+
+/// Returns the blocks of a block event in the form of [`publishable`].
 fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
     let all = data.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
     let members = [
@@ -173,11 +178,43 @@ fn blocks(data: &Value) -> anyhow::Result<Vec<Block>> {
     ];
     let block = |mut block: Value| {
         if let Some(all) = block.as_object_mut() {
-            let limit = all.remove("patronBlockLimitId").unwrap_or_default();
-            all.insert("id".to_owned(), limit);
+            all.insert("id".to_owned(), Uuid::nil().to_string().into());
             all.retain(|name, _| members.contains(&name.as_str()));
         }
         serde_json::from_value(block).context("a block cannot be read")
     };
     all.into_iter().map(block).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A patron moves to a group with another limit of the same condition.
+    #[test]
+    fn another_limit_of_the_same_condition_is_no_difference() {
+        let condition = Uuid::from_u128(1);
+        let block = |id: u128| {
+            json!({
+                "patronBlockLimitId": Uuid::from_u128(id), "patronBlockConditionId": condition,
+                "blockBorrowing": true, "blockRenewals": false, "blockRequests": true,
+                "message": "Pay {toSettle}", "limit": 30.0, "measured": 30.77,
+            })
+        };
+        let answer = Block {
+            id: Uuid::from_u128(3),
+            patron_block_condition_id: condition,
+            block_borrowing: true,
+            block_renewals: false,
+            block_requests: true,
+            message: "Pay 20.27".to_owned(),
+        };
+        let messages = HashMap::from([(condition, "Pay {toSettle}".to_owned())]);
+        let published = blocks(&json!({ "blocks": [block(2)] })).unwrap();
+        assert_eq!(publishable(vec![answer.clone()], &messages), published);
+        let other = Block { block_requests: false, ..answer };
+        assert_ne!(publishable(vec![other], &messages), published);
+    }
 }
