@@ -18,9 +18,11 @@ create table dead_letter (
     key bytea, -- Key of the record
     headers jsonb not null, -- Header names and values as text, in order, without tokens
     payload bytea not null, -- Value of the record
+    subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
     tenant text, -- The tenant that cannot be written for now: the service retries the record. Null for all other records
     PRIMARY KEY (dead_letter_id),
 );
+CREATE INDEX dead_letter_subjects ON mod_patron_blocks.dead_letter USING gin (subjects);
 CREATE INDEX dead_letter_waiting ON mod_patron_blocks.dead_letter USING btree (tenant, dead_letter_id) WHERE (tenant IS NOT NULL);
 
 -- Raised by the service; open until an operator, or the service, resolves it
@@ -44,6 +46,18 @@ create table incident (
 );
 CREATE INDEX incident_open ON mod_patron_blocks.incident USING btree (topic, partition) WHERE (resolved_at IS NULL);
 CREATE INDEX incident_rebuild ON mod_patron_blocks.incident USING btree (rebuild_id) WHERE (resolved_at IS NULL);
+
+-- Progress reports of the running instances; an old report is deleted after an hour
+create table ingest_instance (
+    instance uuid not null, -- Id of the instance, new at each start
+    reported_at timestamp with time zone not null, -- When the instance last reported, by the clock of the database
+    compared_at timestamp with time zone, -- When the instance last compared its positions with the ends of the log; null before the first time
+    owned_version bigint not null, -- Number of changes of owned: other instances read owned only after a change
+    owned jsonb not null, -- Number of partitions with a known position, by topic
+    behind jsonb not null, -- Partitions with records that are not applied, and stopped partitions
+    callbacks jsonb not null, -- When the last event arrived over HTTP, by tenant; only tenants without a topic
+    PRIMARY KEY (instance),
+);
 
 -- Read positions of topics of tenant collections
 create table ingest_position (
@@ -126,6 +140,16 @@ create table block_event_settings (
     constraint block_event_settings_singleton_check CHECK (singleton),
 );
 
+-- At most one row: the reactions to uncertain evaluations
+create table certainty_policy (
+    singleton boolean not null default true, -- Always true: the table has at most one row
+    policy jsonb not null, -- The policy as the API returns it
+    updated_at timestamp with time zone not null, -- When the policy was last replaced, by the clock of the database
+    updated_by text, -- Id of the staff user who replaced the policy; null if unknown
+    PRIMARY KEY (singleton),
+    constraint certainty_policy_singleton_check CHECK (singleton),
+);
+
 -- Records of this tenant that could not be applied
 create table dead_letter (
     dead_letter_id uuid not null, -- UUIDv5 of the position of the record: a redelivery adds no row
@@ -141,8 +165,10 @@ create table dead_letter (
     key bytea, -- Key of the record
     headers jsonb not null, -- Header names and values as text, in order, without tokens
     payload bytea not null, -- Value of the record
+    subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
     PRIMARY KEY (dead_letter_id),
 );
+CREATE INDEX dead_letter_subjects ON dead_letter USING gin (subjects);
 
 -- One row for each fee/fine that an event named; a closed one stays as a tombstone until it is pruned
 create table fee_fine (

@@ -14,9 +14,11 @@ create table dead_letter (
     key bytea,
     headers jsonb not null,
     payload bytea not null,
+    subjects uuid[] not null default '{}',
     tenant text
 );
 create index dead_letter_waiting on dead_letter (tenant, dead_letter_id) where tenant is not null;
+create index dead_letter_subjects on dead_letter using gin (subjects);
 
 comment on table dead_letter is 'Records that could not be applied and belong to no known tenant, or wait for their tenant';
 comment on column dead_letter.dead_letter_id is 'UUIDv5 of the position of the record: a redelivery adds no row';
@@ -32,4 +34,5 @@ comment on column dead_letter.received_at is 'When the row was added, by the clo
 comment on column dead_letter.key is 'Key of the record';
 comment on column dead_letter.headers is 'Header names and values as text, in order, without tokens';
 comment on column dead_letter.payload is 'Value of the record';
+comment on column dead_letter.subjects is 'UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record';
 comment on column dead_letter.tenant is 'The tenant that cannot be written for now: the service retries the record. Null for all other records';

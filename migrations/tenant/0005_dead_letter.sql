@@ -12,8 +12,10 @@ create table dead_letter (
     received_at timestamptz not null,
     key bytea,
     headers jsonb not null,
-    payload bytea not null
+    payload bytea not null,
+    subjects uuid[] not null default '{}'
 );
+create index dead_letter_subjects on dead_letter using gin (subjects);
 comment on table dead_letter is 'Records of this tenant that could not be applied';
 comment on column dead_letter.dead_letter_id is 'UUIDv5 of the position of the record: a redelivery adds no row';
 comment on column dead_letter.reason is 'Name of a Reason of src/event';
@@ -28,3 +30,4 @@ comment on column dead_letter.received_at is 'When the row was added, by the clo
 comment on column dead_letter.key is 'Key of the record';
 comment on column dead_letter.headers is 'Header names and values as text, in order, without tokens';
 comment on column dead_letter.payload is 'Value of the record';
+comment on column dead_letter.subjects is 'UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record';

@@ -30,8 +30,9 @@ use crate::{
     services::{
         self,
         block_events::BlockEvents,
-        evaluation::Evaluator,
+        evaluation::{Evaluator, ask::StorageQuestions},
         forecast::Forecasts,
+        freshness::{Freshness, FreshnessTask},
         gauges::Gauges,
         ingest::{
             self, Ingest, dead_letters::DeadLetterService, http_events::HttpEvents,
@@ -177,6 +178,7 @@ impl Startup<'_> {
         let (config, operators) = (self.config, &self.pools.operators);
         let calls = ModuleClient::new(config.okapi.breaker).map_err(StartError::Client)?;
         let users = Users::new(calls.clone(), config.okapi.users_timeout);
+        let storage = Storage::new(calls.clone());
         let sender = Arc::new(MessageProducer::new(&config.kafka));
         self.start_maintenance();
         let block_events = self.start_block_events(sender.clone());
@@ -191,12 +193,7 @@ impl Startup<'_> {
                 config.metrics_by_tenant,
             ),
             http_events,
-            evaluator: Arc::new(Evaluator::new(
-                self.clock.clone(),
-                users.clone(),
-                config.okapi.clone(),
-                self.start_user_topics(consumer),
-            )),
+            evaluator: Arc::new(self.evaluator(consumer, users.clone(), storage.clone())),
             settings_checker: SettingsChecker::new(self.clock.clone(), users),
             forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
@@ -208,7 +205,7 @@ impl Startup<'_> {
             gateway: config.okapi.gateway(),
             other_gateways: http::OtherGateways::default(),
             tenant_jobs: self.start_tenant_jobs(&calls, &block_events),
-            rebuilds: self.start_rebuilds(consumer, Storage::new(calls)),
+            rebuilds: self.start_rebuilds(consumer, storage),
             block_events,
             summary_exports,
             collection: config.block_events.collection.clone(),
@@ -249,6 +246,28 @@ impl Startup<'_> {
             self.stop.clone(),
         ));
         topics
+    }
+
+    fn evaluator(&self, consumer: &RunningIngest, users: Users, storage: Storage) -> Evaluator {
+        let (clock, okapi) = (self.clock.clone(), self.config.okapi.clone());
+        let (tenants, operators) = (self.tenants.clone(), self.pools.operators.clone());
+        let questions = StorageQuestions::new(storage, tenants, operators);
+        Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
+            .with_certainty(self.start_freshness(consumer), questions)
+    }
+
+    /// Starts the exchange of progress reports with the other instances.
+    fn start_freshness(&self, consumer: &RunningIngest) -> Arc<Freshness> {
+        let (kafka, freshness) = (&self.config.kafka, Arc::new(Freshness::default()));
+        let task = FreshnessTask::new(
+            freshness.clone(),
+            consumer.parts(),
+            kafka.environment(),
+            (self.pools.work.clone(), self.tenants.clone()),
+            kafka.metadata_max_age,
+        );
+        self.workers.spawn(task.run(self.stop.clone()));
+        freshness
     }
 
     fn start_block_events(&self, sender: Arc<MessageProducer>) -> Arc<BlockEvents> {

@@ -2,6 +2,8 @@
 //! Pure: no I/O, no clock.
 
 mod block_event;
+mod certainty;
+mod certainty_policy;
 mod condition;
 mod dated_loan;
 mod evaluate;
@@ -15,6 +17,8 @@ mod settings_check;
 mod way_out;
 
 pub use block_event::{ApproachingLimits, AutomatedBlocks, Cause, ChangeType, Comparable};
+pub use certainty::{Certainty, CertaintyState, Evidence};
+pub use certainty_policy::{CertaintyPolicy, Reactions, StateReactions, UncertainReaction};
 pub use condition::{Action, Actions, Condition, Measure};
 pub use dated_loan::DatedLoan;
 pub use evaluate::{Finding, MeasuredValue, Measures, decimal_to_json, evaluate};

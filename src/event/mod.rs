@@ -16,7 +16,7 @@ pub mod topic;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-pub use decode::{DecodeOutcome, decode_record, in_calendar, parse_uuid};
+pub use decode::{DecodeOutcome, decode_record, in_calendar, parse_uuid, uuids_in};
 pub use fact::Fact;
 pub use grace::{Grace, GraceUnit};
 pub use kind::Kind;

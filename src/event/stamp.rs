@@ -87,9 +87,7 @@ impl Stamp {
 
     /// Returns the time of the event.
     pub fn at(&self) -> DateTime<Utc> {
-        let millis = self.0.first_chunk().copied().unwrap_or_default();
-        let milliseconds = i64::from_be_bytes(millis) ^ i64::MIN;
-        DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
+        instant_of(self.0.first_chunk().copied().unwrap_or_default())
     }
 
     /// Returns the bytes for storage.
@@ -139,6 +137,11 @@ impl Horizon {
         evidence.0[..8] >= self.0[..]
     }
 
+    /// Returns the instant of the horizon.
+    pub fn instant(self) -> DateTime<Utc> {
+        instant_of(self.0)
+    }
+
     /// Returns the bytes for storage.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -160,6 +163,12 @@ fn billionths(balance: Decimal) -> i128 {
     let mut rounded = balance.trunc_with_scale(9);
     rounded.rescale(9);
     rounded.mantissa()
+}
+
+/// Returns the instant whose milliseconds [`sortable_bytes`] encoded.
+fn instant_of(bytes: [u8; 8]) -> DateTime<Utc> {
+    let milliseconds = i64::from_be_bytes(bytes) ^ i64::MIN;
+    DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
 }
 
 /// Returns big-endian bytes in the order of the numbers.
@@ -223,6 +232,7 @@ mod tests {
         }
         let horizon = Horizon::at(at(5));
         assert_eq!(Horizon::from_bytes(horizon.as_bytes()), Some(horizon));
+        assert_eq!(horizon.instant(), at(5));
         assert_eq!(Horizon::from_bytes(&horizon.as_bytes()[1..]), None);
     }
 

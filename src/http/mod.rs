@@ -27,6 +27,8 @@ macro_rules! operation_table {
             "/patron-block-limits" => get limits::list, post limits::post;
             "/patron-block-limits/{id}" => get limits::get, put limits::put, delete limits::delete;
             "/patron-blocks/explanations/{userId}" => get explanations::get;
+            "/patron-blocks/certainty" => get certainty::get;
+            "/patron-blocks/certainty-policy" => get certainty_policy::get, put certainty_policy::put;
             "/patron-blocks/forecast" => get forecast::get;
             "/patron-blocks/settings-check" => get settings_check::get;
             "/patron-blocks/ingest" => get ingest::ingest;
@@ -70,7 +72,7 @@ use self::{
         automated_blocks, conditions, events, limits, synchronization, tenant_jobs, user_summary,
     },
     extract::load_limit::LoadLimit,
-    insight::{explanations, forecast, settings_check},
+    insight::{certainty, certainty_policy, explanations, forecast, settings_check},
     openapi::document::description,
     operations::{admin, dead_letters, exports, ingest, rebuilds},
 };

@@ -2,7 +2,7 @@
 //! no group.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -123,11 +123,27 @@ impl BrokerClient {
         Ok(lows.into_iter().filter_map(watermarks).collect())
     }
 
+    /// Returns the end offset of partitions, with one request per broker. Omits missing partitions.
+    pub fn end_offsets(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
+        match partitions {
+            [] => Ok(HashMap::new()),
+            partitions => self.list_offsets(partitions, Offset::End),
+        }
+    }
+
     /// Returns the names of all topics.
     pub fn topic_names(&self) -> Result<Vec<String>, KafkaError> {
+        Ok(self.topics()?.into_keys().collect())
+    }
+
+    /// Returns all topics with the number of their partitions.
+    pub fn topics(&self) -> Result<BTreeMap<String, usize>, KafkaError> {
         let metadata = self.client().fetch_metadata(None, REQUEST_TIMEOUT)?;
         let existing = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        Ok(existing.map(|topic| topic.name().to_owned()).collect())
+        Ok(existing.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
     }
 
     /// Returns the partitions of those topics in `topics` that exist.

@@ -3,7 +3,7 @@
 mod values;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -298,6 +298,19 @@ impl Assignment {
             }
         }
         list
+    }
+
+    /// Returns the partitions that wait for an operator.
+    pub fn stopped_partitions(&self) -> BTreeSet<(String, i32)> {
+        let mut stopped = BTreeSet::new();
+        for (topic, partitions) in &self.lock().partitions {
+            let is_stopped = |found: &OwnedPartition| {
+                matches!(found.state, PartitionState::Paused { until: None })
+            };
+            let numbers = partitions.iter().filter(|(_, found)| is_stopped(found));
+            stopped.extend(numbers.map(|(number, _)| (topic.clone(), *number)));
+        }
+        stopped
     }
 
     /// Records that the log still contains the earlier record. The newest record at the time of the

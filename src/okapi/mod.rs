@@ -3,12 +3,14 @@
 mod breaker;
 mod calls;
 mod metrics;
+pub mod patron_items;
 mod pubsub;
 pub mod storage;
 mod users;
 
 pub use calls::{CallOutcome, Module, ModuleClient};
 pub use metrics::register_metrics;
+pub use patron_items::PatronItems;
 pub use pubsub::PubSub;
 pub use storage::Storage;
 pub use users::{GroupsError, Users};

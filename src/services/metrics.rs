@@ -4,8 +4,14 @@ use std::sync::LazyLock;
 
 use metrics::Counter;
 
-use super::{evaluation::AnswerSource, ingest};
-use crate::metrics::{counter, counters};
+use super::{
+    evaluation::{AnswerSource, AskOutcome},
+    ingest,
+};
+use crate::{
+    blocks::CertaintyState,
+    metrics::{counter, counters},
+};
 
 static METRICS: LazyLock<ServiceMetrics> = LazyLock::new(ServiceMetrics::register);
 
@@ -15,6 +21,8 @@ const PRUNED_TABLES: [&str; 4] = ["inbox", "loan", "fee_fine", "dead_letter"];
 /// The counters of the services.
 pub struct ServiceMetrics {
     evaluations: [Counter; AnswerSource::ALL.len()],
+    evaluations_by_certainty: [Counter; CertaintyState::ALL.len()],
+    questions: [Counter; AskOutcome::ALL.len()],
     /// Blocked actions whose explanation found no way out, although all items were known.
     pub(super) blocks_without_way_out: Counter,
     /// Patrons whose counters differed from the rows in an explanation.
@@ -53,6 +61,18 @@ impl ServiceMetrics {
                 "basis",
                 AnswerSource::ALL.map(AnswerSource::name),
             ),
+            evaluations_by_certainty: counters(
+                "patron_blocks_evaluations_by_certainty_total",
+                "Evaluations of patrons by certainty",
+                "certainty",
+                CertaintyState::ALL.map(CertaintyState::name),
+            ),
+            questions: counters(
+                "patron_blocks_storage_questions_total",
+                "Questions to the storage modules about patrons during evaluations, by outcome",
+                "outcome",
+                AskOutcome::ALL.map(AskOutcome::name),
+            ),
             blocks_without_way_out: counter(
                 "patron_blocks_blocks_without_way_out_total",
                 "Blocked actions whose explanation found no way out",
@@ -90,8 +110,14 @@ impl ServiceMetrics {
         }
     }
 
-    /// Counts an evaluation by its answer source.
-    pub fn record_evaluation(&self, source: AnswerSource) {
+    /// Counts an evaluation by its answer source and its certainty.
+    pub fn record_evaluation(&self, source: AnswerSource, certainty: CertaintyState) {
         self.evaluations[source as usize].increment(1);
+        self.evaluations_by_certainty[certainty as usize].increment(1);
+    }
+
+    /// Counts a question to the storage modules.
+    pub(super) fn record_question(&self, outcome: AskOutcome) {
+        self.questions[outcome as usize].increment(1);
     }
 }

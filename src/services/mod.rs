@@ -4,6 +4,7 @@
 pub mod block_events;
 pub mod evaluation;
 pub mod forecast;
+pub mod freshness;
 pub mod gauges;
 pub mod ingest;
 mod jobs;
@@ -11,6 +12,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod rebuild;
 pub mod settings_check;
+mod storage_page;
 pub mod summary_export;
 pub mod tenant_lifecycle;
 pub mod tenants;

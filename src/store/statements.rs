@@ -7,15 +7,17 @@ use super::{
     messages::{exports, outbox, pending_patrons},
     migrate,
     rebuild::{differences, shadow, shadow_load},
-    settings::{conditions, limits},
-    state::{dated_loans, group_sizes, merge, open_items, patrons, prune, rows},
+    settings::{certainty_policy, conditions, limits},
+    state::{dated_loans, evidence, group_sizes, merge, open_items, patrons, prune, rows},
 };
 
 /// All statements with a placeholder; a test prepares each of them on a migrated schema.
 pub const STATEMENTS: &[&[&Statement]] = &[
+    certainty_policy::STATEMENTS,
     conditions::STATEMENTS,
     dated_loans::STATEMENTS,
     dead_letters::STATEMENTS,
+    evidence::STATEMENTS,
     inbox::STATEMENTS,
     limits::STATEMENTS,
     merge::STATEMENTS,

@@ -128,6 +128,7 @@ fn body(method: &str, path: &str) -> Option<Value> {
         ("POST", "/automated-patron-blocks/synchronization/job") => {
             Some(json!({ "scope": "full" }))
         }
+        ("PUT", "/patron-blocks/certainty-policy") => Some(json!({ "lateSeconds": 90 })),
         ("POST", "/patron-blocks/rebuilds") => Some(json!({ "source": "inbox" })),
         ("POST", "/patron-blocks/user-summaries/iteration") => {
             Some(json!({ "topicName": "search.patrons" }))

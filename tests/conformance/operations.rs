@@ -129,6 +129,40 @@ async fn ingest_status_is_read_and_incidents_are_resolved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn certainty_is_read_for_tenant_and_patron() {
+    run("certainty_is_read_for_tenant_and_patron", async |api| {
+        let path = "/patron-blocks/certainty";
+        let found = api.get(path).await.json();
+        assert_eq!(
+            (&found["knowledge"], &found["hasDeadLetters"]),
+            (&json!("complete"), &json!(false))
+        );
+        let user = Uuid::new_v4();
+        let found = api.get(&format!("{path}?userId={user}")).await.json();
+        assert_eq!(found["patron"]["userId"], json!(user));
+        assert_eq!(api.request("GET", &format!("{path}?userId=abc"), None).await.status, 400);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certainty_policy_is_read_and_replaced() {
+    run("certainty_policy_is_read_and_replaced", async |api| {
+        let path = "/patron-blocks/certainty-policy";
+        let mut policy = api.get(path).await.json();
+        policy["policy"]["doubtful"]["requests"] = json!("ask");
+        api.request("PUT", path, Some(&policy)).await.assert_is(204, "");
+        assert_eq!(api.get(path).await.json(), policy);
+        policy["policy"]["late"]["borrowing"] = json!("block");
+        let refused = api.request("PUT", path, Some(&policy)).await;
+        assert!(refused.status == 422 && refused.body.contains("confirm"), "{refused:?}");
+        policy["confirm"] = json!(7);
+        assert_eq!(api.request("PUT", path, Some(&policy)).await.status, 400);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_are_checked() {
     run("settings_are_checked", async |api| {
         let path = "/patron-blocks/settings-check";

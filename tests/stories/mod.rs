@@ -2,6 +2,8 @@
 //! REST.
 
 mod block_events;
+mod certainty;
+mod certainty_policy;
 mod client_limits;
 mod clock_skew;
 mod cluster;

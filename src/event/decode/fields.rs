@@ -40,6 +40,17 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == 36 && rfc && (1..=5).contains(&uuid.get_version_num())).then_some(uuid)
 }
 
+/// Length of a UUID with hyphens.
+const UUID_CHARS: usize = 36;
+
+/// Returns the UUIDs in text that may not be valid JSON, in order.
+pub fn uuids_in(text: &[u8]) -> impl Iterator<Item = Uuid> {
+    let has_hyphens =
+        |window: &&[u8]| [8, 13, 18, 23].iter().all(|at| window.get(*at) == Some(&b'-'));
+    let windows = text.windows(UUID_CHARS).filter(has_hyphens);
+    windows.filter_map(|window| Uuid::try_parse_ascii(window).ok())
+}
+
 /// Parses the id of an envelope in any UUID format; the service only compares such ids.
 pub(super) fn any_uuid(raw: RawMember<'_>) -> Option<Uuid> {
     raw.and_then(string_value).and_then(|text| Uuid::try_parse(&text).ok())

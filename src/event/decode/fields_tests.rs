@@ -400,3 +400,21 @@ fn envelope_times_are_read_or_ignored() {
     let print = |at: DateTime<Utc>| at.timestamp_millis().to_string();
     assert_reads("timestamp", |_, raw| Ok(epoch_milliseconds(raw)), print, &table);
 }
+
+/// The text of a dead letter may be anything.
+#[test]
+fn uuids_are_found_in_any_text() {
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(u128::MAX));
+    let upper = two.to_string().to_uppercase();
+    for (text, found) in [
+        (format!("{{\"userId\":\"{one}\",\"loanId\":\"{upper}\"}}"), vec![one, two]),
+        (format!("{one}{two}{one}"), vec![one, two, one]),
+        (format!("\u{fffd}{one}"), vec![one]),
+        (one.simple().to_string(), vec![]),
+        (one.to_string().replace('1', "g"), vec![]),
+        (one.to_string()[..35].to_owned(), vec![]),
+        (String::new(), vec![]),
+    ] {
+        assert_eq!(uuids_in(text.as_bytes()).collect::<Vec<_>>(), found, "{text}");
+    }
+}

@@ -10,7 +10,7 @@ pub mod inbox_row;
 pub(crate) mod json;
 pub mod storage_record;
 
-pub use fields::{in_calendar, parse_uuid};
+pub use fields::{in_calendar, parse_uuid, uuids_in};
 
 use std::{borrow::Cow, collections::BTreeSet};
 

@@ -18,7 +18,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    blocks::{Actions, Finding, Limit, Measure, Measures, decimal_to_json},
+    blocks::{
+        Actions, Certainty, CertaintyState, Finding, Limit, Measure, Measures, decimal_to_json,
+    },
+    clock,
     config::DatabaseFailureMode,
     http::{
         ApiError, AppState,
@@ -29,7 +32,7 @@ use crate::{
         openapi,
     },
     services::{
-        evaluation::{AnswerSource, EvaluationRequest},
+        evaluation::{AnswerSource, Evaluation, EvaluationRequest},
         metrics::metrics,
     },
     store::{Verdict, tenants::Completeness},
@@ -49,9 +52,14 @@ struct Body<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = AutomatedPatronBlock)]
 struct Block<'a> {
-    /// Id of the limit, so that each block has an id of its own.
-    id: Uuid,
-    patron_block_condition_id: Uuid,
+    /// Id of the limit, so that each block has an id of its own; absent if the certainty policy blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    id: Option<Uuid>,
+    /// Absent if the certainty policy blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    patron_block_condition_id: Option<Uuid>,
     block_borrowing: bool,
     block_renewals: bool,
     block_requests: bool,
@@ -100,14 +108,31 @@ impl<'a> Block<'a> {
     fn new(finding: &'a Finding<'_>, measures: &Measures, is_explained: bool) -> Option<Self> {
         let Actions { borrowing, renewals, requests } = finding.blocked;
         (!finding.blocked.is_empty()).then(|| Self {
-            id: finding.limit.id,
-            patron_block_condition_id: finding.condition.id,
+            id: Some(finding.limit.id),
+            patron_block_condition_id: Some(finding.condition.id),
             block_borrowing: borrowing,
             block_renewals: renewals,
             block_requests: requests,
             message: finding.message(measures),
             metadata: BlockMetadata::of(finding.limit),
             explanation: is_explained.then(|| BlockNumbers::new(finding, measures)).flatten(),
+        })
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Creates the block of the certainty policy; `None` if the policy blocks no action.
+    fn of_policy(blocked: Actions, message: &'a str) -> Option<Self> {
+        let Actions { borrowing, renewals, requests } = blocked;
+        (!blocked.is_empty()).then_some(Self {
+            id: None,
+            patron_block_condition_id: None,
+            block_borrowing: borrowing,
+            block_renewals: renewals,
+            block_requests: requests,
+            message: Cow::Borrowed(message),
+            metadata: None,
+            explanation: None,
         })
     }
 }
@@ -138,6 +163,12 @@ const BASIS_HEADER: &str = "X-Patron-Blocks-Basis";
 /// Header with the completeness of the tenant's history; absent if the history is complete.
 const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
 
+/// Headers with the certainty of the evaluation, the instant that the evaluation reflects, and what the certainty
+/// policy did (docs/contract/insight.md#6-certainty).
+const CERTAINTY_HEADER: HeaderName = HeaderName::from_static("x-patron-blocks-certainty");
+const AS_OF_HEADER: HeaderName = HeaderName::from_static("x-patron-blocks-as-of");
+const POLICY_HEADER: HeaderName = HeaderName::from_static("x-patron-blocks-policy");
+
 /// Evaluates a patron, and returns the conditions that block an action at this moment
 /// (docs/contract/http-api.md#2-blocks).
 #[utoipa::path(
@@ -162,6 +193,12 @@ const COMPLETENESS_HEADER: &str = "x-patron-blocks-completeness";
                     description = "Origin of the patron group, or cause of a missing evaluation"),
                 ("X-Patron-Blocks-Completeness" = String,
                     description = "`filling` or `incomplete` if events of the tenant may be missing"),
+                ("X-Patron-Blocks-Certainty" = String,
+                    description = "`certain`, `late`, `incomplete`, `doubtful` or `unknown`"),
+                ("X-Patron-Blocks-As-Of" = String,
+                    description = "Instant up to which all events are applied, if it is known"),
+                ("X-Patron-Blocks-Policy" = String,
+                    description = "What the certainty policy did; absent if it did nothing"),
             ),
         ),
         openapi::Common,
@@ -195,17 +232,8 @@ pub(in crate::http) async fn get(
     };
     let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
         Ok(Ok((answer, completeness))) => {
-            let findings = answer.findings();
-            let blocks = findings
-                .iter()
-                .filter_map(|finding| Block::new(finding, &answer.measures, is_explained))
-                .collect();
-            let mut response = blocks_response(answer.source, blocks);
-            if completeness != Completeness::Complete {
-                let value = HeaderValue::from_static(completeness.name());
-                response.headers_mut().insert(HeaderName::from_static(COMPLETENESS_HEADER), value);
-            }
-            return Ok(response);
+            service.evaluator.counts.record(&id, answer.certainty().state, service.clock.now());
+            return Ok(answer_response(&answer, completeness, is_explained));
         }
         Ok(Err(failure @ ApiError::Store(_))) => failure,
         Ok(Err(error)) => return Err(error),
@@ -225,11 +253,45 @@ fn includes_explanation(request: &HttpRequest) -> bool {
         && parameter(request, "include").is_ok_and(|value| value.as_deref() == Some("explanation"))
 }
 
-fn blocks_response(basis: AnswerSource, automated_patron_blocks: Vec<Block<'_>>) -> HttpResponse {
-    metrics().record_evaluation(basis);
-    HttpResponse::Ok()
-        .insert_header((BASIS_HEADER, basis.name()))
-        .json(Body { automated_patron_blocks })
+fn answer_response(
+    answer: &Evaluation,
+    completeness: Completeness,
+    is_explained: bool,
+) -> HttpResponse {
+    let mut findings = answer.findings();
+    let added = answer.reactions.apply(&mut findings);
+    let blocks = findings
+        .iter()
+        .filter_map(|finding| Block::new(finding, &answer.measures, is_explained))
+        .chain(Block::of_policy(added, &answer.settings.policy.message))
+        .collect();
+    let mut response = blocks_response(answer.source, answer.certainty(), blocks);
+    let headers = response.headers_mut();
+    if completeness != Completeness::Complete {
+        let name = HeaderName::from_static(COMPLETENESS_HEADER);
+        headers.insert(name, HeaderValue::from_static(completeness.name()));
+    }
+    if let Some(policy) = answer.policy_outcome()
+        && let Ok(value) = HeaderValue::try_from(policy)
+    {
+        headers.insert(POLICY_HEADER, value);
+    }
+    response
+}
+
+fn blocks_response(
+    basis: AnswerSource,
+    certainty: Certainty,
+    automated_patron_blocks: Vec<Block<'_>>,
+) -> HttpResponse {
+    metrics().record_evaluation(basis, certainty.state);
+    let mut response = HttpResponse::Ok();
+    response.insert_header((BASIS_HEADER, basis.name()));
+    response.insert_header((CERTAINTY_HEADER, certainty.state.name()));
+    if let Some(as_of) = certainty.as_of {
+        response.insert_header((AS_OF_HEADER, clock::format_instant(as_of)));
+    }
+    response.json(Body { automated_patron_blocks })
 }
 
 /// Returns no blocks or the failure, as `on_database_failure` configures; the metrics count either response.
@@ -239,9 +301,9 @@ fn not_evaluated_response(
     failure: ApiError,
 ) -> Result<HttpResponse, ApiError> {
     match service.on_database_failure {
-        DatabaseFailureMode::Open => Ok(blocks_response(basis, Vec::new())),
+        DatabaseFailureMode::Open => Ok(blocks_response(basis, Certainty::UNKNOWN, Vec::new())),
         DatabaseFailureMode::Error => {
-            metrics().record_evaluation(basis);
+            metrics().record_evaluation(basis, CertaintyState::Unknown);
             Err(failure)
         }
     }

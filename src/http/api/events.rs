@@ -44,7 +44,10 @@ pub(in crate::http) async fn post(
     require_json(&request)?;
     let event = http_body::decode_body(kind, &body).map_err(|reject| rejection(&body, reject))?;
     match service.http_events.submit(tenant.id.clone(), event).await {
-        Ok(()) => Ok(HttpResponse::NoContent().finish()),
+        Ok(()) => {
+            service.evaluator.freshness.record_callback(&tenant.id);
+            Ok(HttpResponse::NoContent().finish())
+        }
         Err(SubmitError::TenantDisabled) => Err(ApiError::tenant_not_enabled(&tenant.id)),
         Err(SubmitError::Refused(error)) => Err(ApiError::Store(error)),
         Err(later @ SubmitError::Unavailable) => {

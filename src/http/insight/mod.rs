@@ -1,4 +1,5 @@
-//! `patron-blocks-insight`: explanations of blocks, the forecast, and the check of the settings.
+//! `patron-blocks-insight`: explanations of blocks, certainty, the forecast, and the check
+//! of the settings.
 
 /// Defines the schema of a closed list of names.
 macro_rules! names {
@@ -10,6 +11,8 @@ macro_rules! names {
     };
 }
 
+pub(super) mod certainty;
+pub(super) mod certainty_policy;
 pub(crate) mod explanation_bodies;
 pub(super) mod explanations;
 pub(super) mod forecast;

@@ -22,7 +22,7 @@ use crate::{
             user_summary,
         },
         error::{Errors, UUID_PATTERN},
-        insight::{explanations, forecast, settings_check},
+        insight::{certainty, certainty_policy, explanations, forecast, settings_check},
         operations::{admin, dead_letters, exports, ingest, rebuilds},
     },
 };

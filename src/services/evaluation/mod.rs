@@ -1,6 +1,10 @@
 //! The evaluation of one patron. It loads the state in one round trip, resolves the patron group, and
 //! compares the state with the limits of the group.
 
+pub mod ask;
+mod ask_outcome;
+pub mod certainty;
+pub mod certainty_counts;
 pub mod explanations;
 pub mod policy;
 
@@ -13,10 +17,17 @@ use std::{
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use self::policy::{Policies, Policy};
-use super::tenants::Tenant;
+use self::{
+    ask::StorageQuestions,
+    certainty::{AssessedCertainty, CertaintySettings},
+    certainty_counts::CertaintyCounts,
+    policy::{Policies, Policy},
+};
+pub use ask_outcome::AskOutcome;
+
+use super::{freshness::Freshness, tenants::Tenant};
 use crate::{
-    blocks::{self, Finding, Measures},
+    blocks::{self, Certainty, Finding, Measures, Reactions, UncertainReaction},
     clock::Clock,
     config::OkapiConfig,
     event::TenantId,
@@ -85,6 +96,17 @@ impl AnswerSource {
         Self::Overloaded,
     ];
 
+    /// Returns whether the group, if one was used, is from a current source.
+    pub fn is_group_current(self) -> bool {
+        !matches!(
+            self,
+            Self::GroupFallback
+                | Self::GroupFallbackCircuitOpen
+                | Self::GroupUnknown
+                | Self::GroupUnknownCircuitOpen
+        )
+    }
+
     /// Returns the name for the header and for metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -114,6 +136,14 @@ pub struct Evaluation {
     pub group: Option<String>,
     /// The origin of the group.
     pub source: AnswerSource,
+    /// How certain the evaluation is.
+    pub assessed: AssessedCertainty,
+    /// The reactions of the tenant's policy to the certainty.
+    pub reactions: Reactions,
+    /// The outcome of a question to the storage modules, if the policy required one.
+    pub asked: Option<AskOutcome>,
+    /// The certainty settings of the tenant.
+    pub settings: Arc<CertaintySettings>,
     policy: Arc<Policy>,
 }
 
@@ -122,6 +152,22 @@ impl Evaluation {
     pub fn findings(&self) -> Vec<Finding<'_>> {
         let limits = self.group.iter().flat_map(|group| self.policy.limits_of(group));
         blocks::evaluate(&self.measures, limits, &self.policy.conditions)
+    }
+
+    /// Returns how certain the evaluation is.
+    pub fn certainty(&self) -> Certainty {
+        self.assessed.certainty
+    }
+
+    /// Returns what the certainty policy did, as a list of names; `None` if it did nothing.
+    pub fn policy_outcome(&self) -> Option<String> {
+        let has = |reaction| !self.reactions.actions_with(reaction).is_empty();
+        let asked = self.asked.map(|outcome| format!("ask/{}", outcome.name()));
+        let others = [UncertainReaction::Block, UncertainReaction::Allow];
+        let others = others.into_iter().filter(|reaction| has(*reaction));
+        let names: Vec<String> =
+            asked.into_iter().chain(others.map(|reaction| reaction.name().to_owned())).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     fn shows_recall_days(&self, is_explained: bool) -> bool {
@@ -140,6 +186,12 @@ pub struct Evaluator {
     pub policies: Policies,
     /// Patrons with a background refresh of their group in progress.
     refreshing: Mutex<HashSet<(TenantId, Uuid)>>,
+    /// How far the events of each tenant are applied.
+    pub freshness: Arc<Freshness>,
+    /// `None` if evaluations ask no storage module.
+    questions: Option<StorageQuestions>,
+    /// The numbers of evaluations by certainty.
+    pub counts: CertaintyCounts,
 }
 
 /// The input of one evaluation: tenant, patron, caller and connection pool.
@@ -165,25 +217,81 @@ impl Evaluator {
         user_topics: Arc<UserTopics>,
     ) -> Self {
         let (policies, refreshing) = (Policies::default(), Mutex::default());
-        Self { clock, users, config, user_topics, policies, refreshing }
+        let (freshness, questions) = (Arc::default(), None);
+        let counts = CertaintyCounts::default();
+        Self {
+            clock,
+            users,
+            config,
+            user_topics,
+            policies,
+            refreshing,
+            freshness,
+            questions,
+            counts,
+        }
+    }
+
+    /// Adds what makes evaluations certain: the progress of ingest, and questions to the storage modules.
+    #[must_use]
+    pub fn with_certainty(self, freshness: Arc<Freshness>, questions: StorageQuestions) -> Self {
+        Self { freshness, questions: Some(questions), ..self }
     }
 
     /// Evaluates a patron at the current time. With `is_explained`, the response contains the numbers of each
-    /// block.
+    /// block. If the evaluation is not certain, the policy of the tenant may require a question to the storage
+    /// modules; after a response, the patron is evaluated again.
     pub async fn evaluate(
+        self: &Arc<Self>,
+        request: &EvaluationRequest,
+        is_explained: bool,
+    ) -> Result<Evaluation, Arc<store::Error>> {
+        let evaluation = self.evaluate_known(request, is_explained).await?;
+        let asks = !evaluation.reactions.actions_with(UncertainReaction::Ask).is_empty();
+        let Some(questions) = self.questions.as_ref().filter(|_| asks) else {
+            return Ok(evaluation);
+        };
+        let outcome = questions.ask(request, evaluation.settings.policy.ask_deadline()).await;
+        let evaluation = match outcome {
+            AskOutcome::Answered => self.evaluate_known(request, is_explained).await?,
+            _ => evaluation,
+        };
+        Ok(Evaluation { asked: Some(outcome), ..evaluation })
+    }
+
+    /// Evaluates a patron from the known state.
+    async fn evaluate_known(
         self: &Arc<Self>,
         request: &EvaluationRequest,
         is_explained: bool,
     ) -> Result<Evaluation, Arc<store::Error>> {
         let now = self.clock.now();
         let EvaluationRequest { db, tenant, user, .. } = request;
+        // The view precedes the state, so the state has the events up to the instant of the view.
+        let view = self.freshness.view();
         let state =
             store::read(db, async |db| patrons::load_state(db, &tenant.schema, *user, now).await)
                 .await?;
+        let settings = self.policies.certainty(db, tenant).await;
+        let read_at = state.as_ref().map(|state| state.read_at).or_else(|| view.now());
+        let freshness = (view.of(&tenant.id), read_at.unwrap_or(now));
+        let assess = async |source| {
+            certainty::assess(db, (tenant, *user), freshness, &settings, source).await
+        };
+        let new = |measures, group, source, policy, assessed: AssessedCertainty| Evaluation {
+            measures,
+            group,
+            source,
+            reactions: settings.policy.reactions(assessed.certainty.state),
+            asked: None,
+            settings: settings.clone(),
+            assessed,
+            policy,
+        };
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
-            let measures = Measures::default();
             let source = AnswerSource::NothingOpen;
-            return Ok(Evaluation { measures, group: None, source, policy: Arc::default() });
+            let assessed = assess(source).await;
+            return Ok(new(Measures::default(), None, source, Arc::default(), assessed));
         };
         let policy = self.policies.get(db, tenant).await?;
         // Without limits the group decides nothing.
@@ -191,7 +299,7 @@ impl Evaluator {
             true => (None, AnswerSource::NoLimits),
             false => self.resolve_group(request, &state).await,
         };
-        let mut evaluation = Evaluation { measures: state.measures, group, source, policy };
+        let mut evaluation = new(state.measures, group, source, policy, assess(source).await);
         // Almost no block shows how many loans a limit of days requires, and most patrons have one recall at most.
         if evaluation.measures.overdue_recalls > 1 && evaluation.shows_recall_days(is_explained) {
             let load = store::read(db, async |db| {

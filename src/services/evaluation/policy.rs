@@ -15,6 +15,7 @@ use serde_json::Value;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::certainty::CertaintySettings;
 use crate::{
     blocks::{Actions, Condition, Limit},
     event::TenantId,
@@ -66,21 +67,26 @@ impl Policy {
     }
 }
 
-/// The cached policies of all tenants.
+/// The cached policies and certainty settings of all tenants.
 #[derive(Debug)]
 pub struct Policies {
     /// Policies by tenant and change counter. After a change, a policy that was loaded before has an
     /// unreachable key.
     cache: Cache<(TenantId, u64), Arc<Policy>>,
+    /// Certainty settings, by the same keys.
+    certainty: Cache<(TenantId, u64), Arc<CertaintySettings>>,
     change_counts: [AtomicU64; CHANGE_COUNTERS],
 }
 
 impl Default for Policies {
     fn default() -> Self {
-        let cache =
-            Cache::builder().max_capacity(CACHED_TENANTS_MAX).time_to_live(CACHE_TTL).build();
-        Self { cache, change_counts: [const { AtomicU64::new(0) }; CHANGE_COUNTERS] }
+        let change_counts = [const { AtomicU64::new(0) }; CHANGE_COUNTERS];
+        Self { cache: cache(), certainty: cache(), change_counts }
     }
+}
+
+fn cache<T: Clone + Send + Sync + 'static>() -> Cache<(TenantId, u64), T> {
+    Cache::builder().max_capacity(CACHED_TENANTS_MAX).time_to_live(CACHE_TTL).build()
 }
 
 impl Policies {
@@ -89,6 +95,12 @@ impl Policies {
         let read =
             store::read(db, async |db| Ok(Arc::new(Policy::load(db, &tenant.schema).await?)));
         self.cache.try_get_with((tenant.id.clone(), self.change_count(&tenant.id)), read).await
+    }
+
+    /// Returns the tenant's certainty settings. Concurrent callers share one load, which never fails.
+    pub async fn certainty(&self, db: &Db, tenant: &Tenant) -> Arc<CertaintySettings> {
+        let load = async { Arc::new(CertaintySettings::load(db, tenant).await) };
+        self.certainty.get_with((tenant.id.clone(), self.change_count(&tenant.id)), load).await
     }
 
     fn change_count(&self, tenant: &TenantId) -> u64 {

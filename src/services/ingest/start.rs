@@ -32,6 +32,11 @@ impl RunningIngest {
         self.parts.status.clone()
     }
 
+    /// Returns the parts of the consumer that tasks around it share.
+    pub fn parts(&self) -> ConsumerParts {
+        self.parts.clone()
+    }
+
     /// Returns the client for requests to brokers.
     pub fn broker(&self) -> Arc<BrokerClient> {
         self.parts.broker.clone()

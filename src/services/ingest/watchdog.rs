@@ -89,8 +89,8 @@ impl Watchdog {
         }
     }
 
-    /// Restarts the partitions whose stored position another instance reset. A step of its own: the other checks and the
-    /// lag need no database.
+    /// Restarts the partitions whose stored position another instance reset. A step of its own: the other checks
+    /// need no database.
     async fn restart_reset_partitions(&self) -> Result<(), BoxError> {
         let committed = self.assignment.committed_offsets();
         let reset = self.start_offsets.reset_partitions(&self.environment, &committed);
@@ -105,17 +105,11 @@ impl Watchdog {
         let committed = self.assignment.committed_offsets();
         let (watched, idle_polls) =
             (self.assignment.watched_partitions(), self.status.idle_polls());
-        let key_of =
-            |((topic, partition), _): &((String, i32), i64)| (Arc::from(&**topic), *partition);
-        let partitions: Vec<TopicPartition> = committed.iter().map(key_of).collect();
+        let key_of = |((topic, partition), _)| (Arc::from(topic), partition);
+        let partitions: Vec<TopicPartition> = committed.into_iter().map(key_of).collect();
         let broker = self.broker.clone();
         let watermarks: HashMap<TopicPartition, Watermarks> =
             spawn_blocking(move || broker.watermarks(&partitions)).await??;
-        let lag = |committed: ((String, i32), i64)| {
-            let end = watermarks.get(&key_of(&committed))?.high;
-            Some((committed.0, (end - committed.1).max(0)))
-        };
-        self.status.set_lags(committed.into_iter().filter_map(lag).collect());
         let log_of =
             |watched: &WatchedPartition| watermarks.get(&topic_partition(watched)).copied();
         let report = self.progress.observe(watched, log_of, idle_polls, PROBED_TOPICS_MAX);

@@ -8,13 +8,14 @@ use super::{
     context::RebuildContext,
     diff::{self, Pair},
     error::RebuildError,
-    read::{self, plan::complete_from, storage_modules},
+    read::{self, plan::complete_from},
     request::Source,
 };
 use crate::{
     clock,
     event::{Event, Stamp},
     patron::{Fee, Loan},
+    services::storage_page::CLOCK_SKEW_MAX,
     store::{
         Schema, Tx,
         ingest::inbox_tail::{self, Tail},
@@ -103,7 +104,7 @@ impl TargetState {
         });
         if context.request.source == Source::Storage {
             let unread = shadow::unreadable_among(tx, &context.shadow, &all).await?;
-            let snapshot_at = state.read_started_at - storage_modules::CLOCK_SKEW_MAX;
+            let snapshot_at = state.read_started_at - CLOCK_SKEW_MAX;
             let stamp = Stamp::from_snapshot(snapshot_at, context.id);
             retain_unread(&unread, stamp, &mut loans, &mut fees);
         }

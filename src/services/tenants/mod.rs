@@ -51,6 +51,9 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);
 const UNKNOWN_TENANT_TTL: Duration = Duration::from_secs(1);
 const UNKNOWN_TENANTS_MAX: u64 = 10_000;
 
+/// Largest number of concurrent questions to the storage modules of one tenant.
+const STORAGE_QUESTIONS_MAX: usize = 4;
+
 /// Shortest interval between two rechecks of a tenant with unreadable tables.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,8 @@ pub struct Tenant {
     /// The tenant's schema, with the statements that were prepared for it.
     pub schema: Arc<Schema>,
     completeness: RwLock<Completeness>,
+    /// Permits of the concurrent questions to the storage modules during evaluations.
+    pub storage_questions: Semaphore,
 }
 
 impl Tenant {
@@ -286,7 +291,9 @@ impl TenantRegistry {
             let known = known.entry(id.clone());
             let make = || {
                 let (id, schema) = (id.clone(), Arc::new(Schema::of(id)));
-                Arc::new(Tenant { id, enabled_at, schema, completeness: RwLock::default() })
+                let completeness = RwLock::default();
+                let storage_questions = Semaphore::new(STORAGE_QUESTIONS_MAX);
+                Arc::new(Tenant { id, enabled_at, schema, completeness, storage_questions })
             };
             let tenant = known.or_insert_with(|| {
                 is_new = true;

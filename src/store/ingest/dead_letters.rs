@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     cql::{Condition, Query},
-    event::{Record, RecordPosition, Reject, TenantId, is_secret},
+    event::{Record, RecordPosition, Reject, TenantId, is_secret, uuids_in},
     store::{
         Error, Schema, Statement, Tx,
         search::{Field, SearchBuilder, SearchTarget},
@@ -17,11 +17,14 @@ use crate::{
 const INSERT: Statement = Statement::new(
     r#"insert into {schema}.dead_letter (
          dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, key, headers,
-         payload, cluster, received_at)
-       select x.*, now()
+         payload, cluster, subjects, received_at)
+       select x.dead_letter_id, x.reason, x.field, x.rule, x.topic, x.partition, x."offset", x.record_at,
+              x.key, x.headers, x.payload, x.cluster, x.subjects::uuid[], now()
          from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int4[],
                      $7::int8[], $8::timestamptz[], $9::bytea[], $10::jsonb[], $11::bytea[],
-                     $12::text[]) as x
+                     $12::text[], $13::text[])
+           as x (dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, key, headers,
+                 payload, cluster, subjects)
        on conflict (dead_letter_id) do nothing"#,
 );
 
@@ -106,6 +109,7 @@ pub async fn insert(
                 .collect::<Vec<_>>(),
         )
         .bind(letters.iter().map(|l| l.cluster).collect::<Vec<_>>())
+        .bind(letters.iter().map(|l| subjects(l.record)).collect::<Vec<_>>())
         .execute(&mut **tx)
         .await
         .map_err(Error::at("insert dead letters"))?;
@@ -117,6 +121,25 @@ fn headers(record: &Record) -> Value {
     // The type `jsonb` cannot contain a NUL character.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     visible.map(|(name, value)| json!([text(name.as_bytes()), text(value)])).collect()
+}
+
+/// Largest number of ids that a dead letter names.
+const SUBJECTS_MAX: usize = 20;
+
+/// Returns the UUIDs in key and value as the text of an array.
+fn subjects(record: &Record) -> String {
+    let sources = record.key.iter().chain(&record.payload);
+    let mut found: Vec<Uuid> = Vec::new();
+    for uuid in sources.flat_map(|bytes| uuids_in(bytes)) {
+        if !found.contains(&uuid) {
+            found.push(uuid);
+        }
+        if found.len() >= SUBJECTS_MAX {
+            break;
+        }
+    }
+    let list: Vec<String> = found.iter().map(Uuid::to_string).collect();
+    format!("{{{}}}", list.join(","))
 }
 
 /// Returns the number of records that wait for a tenant with unwritable tables, counted up to `bound`.

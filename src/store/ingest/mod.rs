@@ -4,4 +4,5 @@ pub mod dead_letters;
 pub mod inbox;
 pub mod inbox_tail;
 pub mod incidents;
+pub mod instance_reports;
 pub mod positions;

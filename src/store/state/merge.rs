@@ -71,6 +71,13 @@ const CLOSE_FEES: Statement = Statement::new(
        from delta d where p.user_id = d.user_id",
 );
 
+/// Records the horizon of a complete snapshot of one patron, unless a newer horizon is stored. Returns the newer one.
+const RECORD_PATRON_HORIZON: Statement = Statement::new(
+    "insert into {schema}.patron_horizon as t (user_id, horizon) values ($1, $2)
+     on conflict (user_id) do update set horizon = greatest(t.horizon, excluded.horizon)
+     returning horizon",
+);
+
 /// Selects the patron of the `$2`-th open loan, counted in patron order from patron `$1`. An index alone
 /// serves the query.
 const SELECT_LAST_PATRON_OF_STEP: Statement = Statement::new(
@@ -78,8 +85,14 @@ const SELECT_LAST_PATRON_OF_STEP: Statement = Statement::new(
       order by user_id offset $2 - 1 limit 1",
 );
 
-pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&MERGE, &RECORD_LOANS_HORIZON, &CLOSE_LOANS, &CLOSE_FEES, &SELECT_LAST_PATRON_OF_STEP];
+pub(in crate::store) const STATEMENTS: &[&Statement] = &[
+    &MERGE,
+    &RECORD_LOANS_HORIZON,
+    &RECORD_PATRON_HORIZON,
+    &CLOSE_LOANS,
+    &CLOSE_FEES,
+    &SELECT_LAST_PATRON_OF_STEP,
+];
 
 /// Closes the loans that were opened before `horizon`, one step per call. A step processes the patrons
 /// from `from` on, in id order, and about `loans_max` loans. Returns the patron at which the next step
@@ -166,6 +179,29 @@ pub(in crate::store) async fn close_fees(
 ) -> Result<(), Error> {
     let ended = sqlx::query(schema.sql(&CLOSE_FEES)).bind(horizon.as_bytes()).bind(of.patron());
     ended.execute(&mut **tx).await.map(|_| ()).map_err(Error::at("close fees/fines"))
+}
+
+/// Applies a complete snapshot of one patron: merges its loans and fees/fines, and closes the older ones that it
+/// lacks. The caller needs exclusive write access to the tenant's rows.
+pub async fn apply_patron_snapshot(
+    tx: &mut Tx,
+    schema: &Schema,
+    user: Uuid,
+    horizon: Horizon,
+    snapshot: &StateDelta,
+) -> Result<(), Error> {
+    let step = "record the horizon of a patron's snapshot";
+    let recorded: Vec<u8> = sqlx::query_scalar(schema.sql(&RECORD_PATRON_HORIZON))
+        .bind(user)
+        .bind(horizon.as_bytes())
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(Error::at(step))?;
+    let horizon = Horizon::from_bytes(&recorded).unwrap_or(horizon);
+    // The merge applies the recorded horizon to the rows that it writes.
+    apply(tx, schema, snapshot).await?;
+    close_loans(tx, schema, Scope::Patron(user), horizon).await?;
+    close_fees(tx, schema, Scope::Patron(user), horizon).await
 }
 
 /// Applies a [`StateDelta`]. If the delta sets `loans_deleted_before`, the caller has already closed the

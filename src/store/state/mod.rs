@@ -2,6 +2,7 @@
 
 pub(super) mod columns;
 pub mod dated_loans;
+pub mod evidence;
 pub mod group_sizes;
 pub mod merge;
 pub mod open_items;

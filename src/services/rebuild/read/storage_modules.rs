@@ -1,32 +1,29 @@
 //! Read of the storage modules into the shadow, page by page (docs/contract/http-api.md#82-jobs,
 //! docs/contract/http-api.md#83-mapping).
 //!
-//! The snapshot time is five minutes before the start of the read: clocks differ, and a page may or may not
-//! contain later changes (docs/contract/events.md#10-hazards). Events of that time or later apply as if the
-//! snapshot did not exist.
+//! The snapshot time is before the start of the read by [`CLOCK_SKEW_MAX`].
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    event::{Stamp, decode::storage_record, stamp::Horizon},
+    event::{decode::storage_record, stamp::Horizon},
     logging::ErrorChain,
     okapi::{
         Caller,
         storage::{PAGE_RECORDS_MAX, StorageResource},
     },
-    patron::StateDelta,
-    services::rebuild::{context::RebuildContext, error::RebuildError},
+    services::{
+        rebuild::{context::RebuildContext, error::RebuildError},
+        storage_page::{CLOCK_SKEW_MAX, StoragePage},
+    },
     store::rebuild::{rebuilds, shadow, shadow_load},
 };
-
-/// Maximum difference between clocks.
-pub(in crate::services::rebuild) const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(5);
 
 /// Delay before the first retry of a page; each retry doubles the delay.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -93,7 +90,8 @@ async fn read_resource(
                 "the pages of {name} are not in the order of ids"
             )));
         }
-        let StoragePage { delta, unread, problems } = decode_page(resource, &page, snapshot_at);
+        let StoragePage { delta, unread, problems } =
+            StoragePage::decode(resource, &page, snapshot_at);
         let mut tx = context.begin().await?;
         shadow::record_unreadable(&mut tx, &context.shadow, &unread).await?;
         shadow_load::append(&mut tx, &context.shadow, &delta).await?;
@@ -114,44 +112,6 @@ async fn read_resource(
         after = last;
         context.throttle.rest_after(began).await;
     }
-}
-
-/// The decoded records of one page.
-#[derive(Default)]
-struct StoragePage {
-    delta: StateDelta,
-    /// Ids of open records that lack required members; their stored state stays unchanged.
-    unread: Vec<Uuid>,
-    /// Descriptions of the unreadable records.
-    problems: Vec<String>,
-}
-
-fn decode_page(
-    resource: StorageResource,
-    page: &[Box<RawValue>],
-    snapshot_at: DateTime<Utc>,
-) -> StoragePage {
-    let mut decoded = StoragePage::default();
-    for record in page {
-        let (kind, fact) = match resource {
-            StorageResource::Loans => ("loan", storage_record::decode_loan(record.get())),
-            StorageResource::Accounts => ("account", storage_record::decode_account(record.get())),
-        };
-        let id = storage_record::record_id(record.get());
-        match fact {
-            Ok(fact) => {
-                let stamp =
-                    fact.subject().map(|subject| Stamp::from_snapshot(snapshot_at, subject));
-                stamp.into_iter().for_each(|stamp| decoded.delta.apply_fact(stamp, &fact));
-            }
-            Err(reject) => {
-                decoded.unread.extend(id);
-                let id = id.map_or("without an id".to_owned(), |id| id.to_string());
-                decoded.problems.push(format!("{kind} {id} was skipped: {reject}"));
-            }
-        }
-    }
-    decoded
 }
 
 /// Requests a page, with retries until the page timeout.
