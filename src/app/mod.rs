@@ -181,6 +181,7 @@ impl Startup<'_> {
         let storage = Storage::new(calls.clone());
         let sender = Arc::new(MessageProducer::new(&config.kafka));
         self.start_maintenance();
+        let freshness = self.start_freshness(consumer);
         let block_events = self.start_block_events(sender.clone());
         let summary_exports = self.start_summary_exports(consumer, sender);
         Ok(AppState {
@@ -188,12 +189,16 @@ impl Startup<'_> {
             body_budget: BodyBudget::default(),
             gauges: Gauges::new(
                 self.tenants.clone(),
-                consumer.status(),
+                (consumer.status(), freshness.clone()),
                 block_events.clone(),
                 config.metrics_by_tenant,
             ),
             http_events,
-            evaluator: Arc::new(self.evaluator(consumer, users.clone(), storage.clone())),
+            evaluator: Arc::new(self.evaluator(
+                consumer,
+                freshness,
+                (users.clone(), storage.clone()),
+            )),
             settings_checker: SettingsChecker::new(self.clock.clone(), users),
             forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
@@ -248,12 +253,17 @@ impl Startup<'_> {
         topics
     }
 
-    fn evaluator(&self, consumer: &RunningIngest, users: Users, storage: Storage) -> Evaluator {
+    fn evaluator(
+        &self,
+        consumer: &RunningIngest,
+        freshness: Arc<Freshness>,
+        (users, storage): (Users, Storage),
+    ) -> Evaluator {
         let (clock, okapi) = (self.clock.clone(), self.config.okapi.clone());
         let (tenants, operators) = (self.tenants.clone(), self.pools.operators.clone());
         let questions = StorageQuestions::new(storage, tenants, operators);
         Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
-            .with_certainty(self.start_freshness(consumer), questions)
+            .with_certainty(freshness, questions)
     }
 
     /// Starts the exchange of progress reports with the other instances.

@@ -10,7 +10,11 @@ use std::{
 use metrics::{describe_gauge, gauge};
 use tracing::debug;
 
-use super::{block_events::BlockEvents, tenants::TenantRegistry};
+use super::{
+    block_events::BlockEvents,
+    freshness::Freshness,
+    tenants::{Tenant, TenantRegistry},
+};
 use crate::{
     kafka::ConsumerStatus,
     logging::ErrorChain,
@@ -24,6 +28,7 @@ const QUERY_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Gauges {
     tenants: Arc<TenantRegistry>,
     kafka: Arc<ConsumerStatus>,
+    freshness: Arc<Freshness>,
     block_events: Arc<BlockEvents>,
     /// `true` if each tenant has gauges of its own.
     by_tenant: bool,
@@ -77,7 +82,7 @@ impl Gauges {
     /// Creates the gauges without a connection pool.
     pub fn new(
         tenants: Arc<TenantRegistry>,
-        kafka: Arc<ConsumerStatus>,
+        (kafka, freshness): (Arc<ConsumerStatus>, Arc<Freshness>),
         block_events: Arc<BlockEvents>,
         by_tenant: bool,
     ) -> Self {
@@ -85,6 +90,7 @@ impl Gauges {
         Self {
             tenants,
             kafka,
+            freshness,
             block_events,
             by_tenant,
             pools: Mutex::default(),
@@ -131,6 +137,7 @@ impl Gauges {
             gauge!("patron_blocks_lag_records", "topic" => topic, "partition" => partition)
                 .set(lag as f64);
         }
+        gauge!("patron_blocks_as_of_age_seconds").set(self.oldest_as_of_seconds());
         let backlog = self.block_events.backlog();
         gauge!("patron_blocks_patrons_pending").set(backlog.pending_patrons as f64);
         gauge!("patron_blocks_outbox_messages").set(backlog.unsent_messages as f64);
@@ -147,6 +154,15 @@ impl Gauges {
                     .set(number as f64);
             }
         }
+    }
+
+    /// Returns the age of the oldest instant up to which the events of a tenant are applied.
+    fn oldest_as_of_seconds(&self) -> f64 {
+        let view = self.freshness.view();
+        let as_of = |tenant: Arc<Tenant>| view.of(&tenant.id).as_of;
+        let oldest = self.tenants.all().into_iter().filter_map(as_of).min();
+        let age = view.now().zip(oldest).and_then(|(now, oldest)| (now - oldest).to_std().ok());
+        age.unwrap_or_default().as_secs_f64()
     }
 
     async fn query(&self, db: &Db) -> Result<(), store::Error> {
@@ -187,6 +203,10 @@ fn describe() {
         (
             "patron_blocks_lag_records",
             "Unprocessed records of this instance's partitions, by topic and partition",
+        ),
+        (
+            "patron_blocks_as_of_age_seconds",
+            "Age of the oldest instant up to which the events of an enabled tenant are applied, in seconds",
         ),
         ("patron_blocks_patrons_pending", "Approximate number of pending patrons"),
         ("patron_blocks_outbox_messages", "Approximate number of unsent messages in the outbox"),

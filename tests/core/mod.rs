@@ -5,6 +5,7 @@ mod decoding;
 mod evaluation;
 mod explanations;
 mod forecast;
+mod forecast_period;
 mod fuzzing;
 mod hazards;
 mod identity;

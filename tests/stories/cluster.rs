@@ -1,21 +1,26 @@
-//! Leader changes, which need more than one broker. `dev/cluster test` starts three and runs these stories, and
+//! Leader changes and an outage of all brokers, which need brokers of their own. `dev/cluster test` starts three and runs these stories, and
 //! `.ci/run` calls it.
 
 use std::process::Command;
 
+use chrono::{DateTime, Utc};
 use patron_blocks::event::Kind;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::offset_anomalies::{open_loans, publish_check_outs_to};
-use crate::support::world::{TENANT, World};
+use crate::support::{
+    payloads::now,
+    world::{TENANT, World},
+};
 
-/// Gives every partition another leader, and with it a later leader epoch.
-async fn move_leaders() {
-    let moved = tokio::task::spawn_blocking(|| {
+/// Runs a command of `dev/cluster`.
+async fn run_cluster(arguments: &'static [&'static str]) {
+    let run = tokio::task::spawn_blocking(move || {
         let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/dev/cluster");
-        Command::new(cluster).arg("move-leaders").status()
+        Command::new(cluster).args(arguments).status()
     });
-    assert!(moved.await.unwrap().unwrap().success(), "the leaders could not be moved");
+    assert!(run.await.unwrap().unwrap().success(), "dev/cluster {arguments:?} failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +33,8 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
         publish_check_outs_to(world, user, 1, 8).await;
         world.until_committed().await;
         for _ in 0..2 {
-            move_leaders().await;
+            // Each partition gets another leader, and with it a later leader epoch.
+            run_cluster(&["move-leaders"]).await;
             publish_check_outs_to(world, user, 0, 1).await;
             publish_check_outs_to(world, user, 1, 1).await;
             world.until_committed().await;
@@ -53,6 +59,37 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
         let known = ["partition_stalled", "topic_recreated"];
         assert!(kinds.iter().all(|kind| known.contains(&&**kind)), "{kinds:?}");
         assert!(kinds.iter().any(|kind| kind == "topic_recreated"), "{kinds:?}");
+    })
+    .await;
+}
+
+/// Row 4 of docs/contract/insight.md#6-certainty: the instant stays while no broker responds.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs three brokers: dev/cluster test runs it"]
+async fn evaluation_is_late_while_no_broker_responds() {
+    World::run(async |world| {
+        let certainty = async |w: &World| w.get_json("/patron-blocks/certainty").await;
+        let until_state = async |state: &str| {
+            let what = format!("evaluations are {state}");
+            world.until(&what, async |w: &World| certainty(w).await["state"] == state).await;
+        };
+        until_state("certain").await;
+        let policy = json!({ "lateSeconds": 5 });
+        assert_eq!(world.put("/patron-blocks/certainty-policy", &policy).await.0, 204);
+        for stop in [&["stop", "1"], &["stop", "2"], &["stop", "3"]] {
+            run_cluster(stop).await;
+        }
+        let stopped = now();
+        until_state("late").await;
+        let as_of = certainty(world).await["asOf"].as_str().unwrap().to_owned();
+        assert!(as_of.parse::<DateTime<Utc>>().unwrap() < stopped, "{as_of} is after {stopped}");
+        for start in [&["start", "1"], &["start", "2"], &["start", "3"]] {
+            run_cluster(start).await;
+        }
+        run_cluster(&["in-sync"]).await;
+        until_state("certain").await;
+        let as_of = certainty(world).await["asOf"].as_str().unwrap().to_owned();
+        assert!(as_of.parse::<DateTime<Utc>>().unwrap() > stopped, "{as_of} is before {stopped}");
     })
     .await;
 }

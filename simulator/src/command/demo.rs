@@ -86,6 +86,7 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
     let mut publisher = Publisher::new(&bootstrap)?;
     enable_tenant(&service, &play).await?;
+    print_line(format!("ready: {}", service.url()));
     play_day(&mut play, &mut publisher, options.day_seconds, (stop, &folio.pause())).await?;
 
     let judge = Judge::new(service.clone(), Clock::Wall);
@@ -104,7 +105,7 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
         check_block_events(&bootstrap, &topic, &judge, &truth).await?;
     }
     show_commands(&service, &judge, &truth).await?;
-    print_line(format!("ready: {}", service.url()));
+    print_line("Events continue at a low rate until Ctrl-C.");
 
     let mut printed_at = Instant::now();
     publish::trickle(&mut play, &publisher, options.trickle, stop, |event, play| {

@@ -8,8 +8,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::certainty::CertaintyStateName;
 use crate::{
-    blocks::{self, Action, Finding, LeftOut, Measure, NextBlock, Threshold},
+    blocks::{self, Action, Certainty, Finding, LeftOut, Measure, NextBlock, Threshold},
     clock,
     services::evaluation::explanations::ExplainedPatron,
 };
@@ -34,12 +35,33 @@ pub(crate) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     next: Option<ExplainedNext>,
+    /// How certain the explanation is; absent on the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    certainty: Option<ExplainedCertainty>,
     /// Present if the stored counters differed from a recount of the rows. The explanation uses the recount,
     /// and the service repairs the counters.
     #[serde(skip_serializing_if = "is_false")]
     #[schema(required = false)]
     counters_differ: bool,
     totals: Totals,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ExplainedCertainty {
+    #[schema(value_type = CertaintyStateName)]
+    state: &'static str,
+    /// Instant up to which all events are applied; absent if it is not known.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "clock::serialize_option")]
+    #[schema(nullable = false)]
+    as_of: Option<DateTime<Utc>>,
+}
+
+impl From<Certainty> for ExplainedCertainty {
+    fn from(Certainty { state, as_of }: Certainty) -> Self {
+        Self { state: state.name(), as_of }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -290,6 +312,7 @@ impl Explanation {
             loans: explanation.loans.iter().take(loan_limit).map(ExplainedLoan::new).collect(),
             fees_fines: explanation.fees_fines.iter().map(ExplainedFee::new).collect(),
             next: explanation.next.map(ExplainedNext::new),
+            certainty: patron.certainty.map(ExplainedCertainty::from),
             counters_differ: patron.counters_differ,
             totals: Totals {
                 loans: patron.measures.open_loans,

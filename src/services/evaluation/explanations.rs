@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{AnswerSource, EvaluationRequest, Evaluator, policy::Policy};
+use super::{AnswerSource, EvaluationRequest, Evaluator, certainty, policy::Policy};
 use crate::{
-    blocks::{Explanation, ExplanationInput, Limit, Measures, OpenItems},
+    blocks::{Certainty, Explanation, ExplanationInput, Limit, Measures, OpenItems},
     logging::ErrorChain,
     services::{maintenance::counter_check, metrics::metrics},
     store::{
@@ -39,6 +39,8 @@ pub struct ExplainedPatron {
     pub group_known_at: Option<DateTime<Utc>>,
     /// The measures of all open items, from a recount.
     pub measures: Measures,
+    /// How certain the explanation is; `None` without knowledge of the progress of ingest.
+    pub certainty: Option<Certainty>,
     /// Whether the stored counters differed from the recount. The service has tried to repair them.
     pub counters_differ: bool,
     items: OpenItems,
@@ -82,6 +84,8 @@ impl Evaluator {
         self: &Arc<Self>,
         request: &EvaluationRequest,
     ) -> Result<ExplainedPatron, Arc<store::Error>> {
+        // The view precedes the state, so the state has the events up to the instant of the view.
+        let view = self.freshness.view();
         let (state, items, counters_differ, now) = self.load_items(request).await?;
         let EvaluationRequest { db, tenant, user, .. } = request;
         if counters_differ {
@@ -101,9 +105,20 @@ impl Evaluator {
         let known = state.known_group().filter(|known| {
             source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group
         });
+        let certainty = match view.now() {
+            Some(_) => {
+                let settings = self.policies.certainty(db, tenant).await;
+                let freshness = (view.of(&tenant.id), state.read_at);
+                let patron = (&**tenant, *user);
+                let assessed = certainty::assess(db, patron, freshness, &settings, source).await;
+                Some(assessed.certainty)
+            }
+            None => None,
+        };
         Ok(ExplainedPatron {
             user: *user,
             now,
+            certainty,
             group_known_at: known.map(|known| known.known_at),
             group,
             source,

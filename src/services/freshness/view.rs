@@ -195,7 +195,8 @@ impl FreshnessView {
         let mut compared_at = Vec::new();
         for report in reports {
             let owned = owned.get(&report.instance).filter(|owned| !owned.is_empty());
-            let is_recent = read_at.0 - report.reported_at <= REPORT_AGE_MAX;
+            // After a step back of the database clock, a report may be from the future.
+            let is_recent = (read_at.0 - report.reported_at).abs() <= REPORT_AGE_MAX;
             let Some(owned) = owned.filter(|_| is_recent) else { continue };
             compared_at.push(report.compared_at);
             for (topic, partitions) in *owned {
