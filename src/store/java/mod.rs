@@ -117,7 +117,8 @@ const DROP_TABLES: Statement = Statement::new(
        {schema}.dead_letter,
        {schema}.housekeeping, {schema}.rebuild_patron,
        {schema}.rebuild_difference, {schema}.pending_patron, {schema}.pending_group,
-       {schema}.published_patron, {schema}.block_event_settings, {schema}.message_outbox, {schema}._sqlx_migrations",
+       {schema}.published_patron, {schema}.block_event_settings, {schema}.message_outbox, {schema}.certainty_policy,
+       {schema}._sqlx_migrations",
 );
 const DROP_SEQUENCE: Statement =
     Statement::new("drop sequence if exists {schema}.message_sequence");
