@@ -77,3 +77,38 @@ fn amount_text(amount: Decimal) -> String {
     }
     amount.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::blocks::{Actions, Condition};
+
+    #[test]
+    fn recall_days_are_shown_by_a_block_of_days() {
+        let shows = |measure: Measure, blocked: Actions, message: &str, is_explained| {
+            let id = measure.condition_id();
+            let limit = Limit {
+                id: Uuid::nil(),
+                patron_group: String::new(),
+                condition: Some(id),
+                value: Some(1.0),
+                created_date: None,
+                updated_date: None,
+            };
+            let condition = Condition { id, blocks: Actions::ALL, message: message.to_owned() };
+            let measured = Some(MeasuredValue::Count(2));
+            let (limit, condition, reached) = (&limit, &condition, blocked);
+            let finding = Finding { limit, condition, measured, reached, blocked };
+            finding.shows_recall_days(is_explained)
+        };
+        let days = Measure::RecallOverdueDays;
+        let returns = "Return {toReturn}";
+        assert!(shows(days, Actions::ALL, returns, false));
+        assert!(shows(days, Actions::ALL, "Return all", true));
+        assert!(!shows(days, Actions::ALL, "Return all", false));
+        assert!(!shows(days, Actions::NONE, returns, true));
+        assert!(!shows(Measure::OverdueRecalls, Actions::ALL, returns, true));
+    }
+}
