@@ -10,17 +10,17 @@ use uuid::Uuid;
 use super::api_client::{ApiClient, ApiRequest, ApiResponse};
 use crate::support::world::{TENANT, World};
 
-const STAFF: &str = "3e9a6b10-7c42-4d8f-9e15-a0b4c6d27f10";
+pub(super) const STAFF: &str = "3e9a6b10-7c42-4d8f-9e15-a0b4c6d27f10";
 const GROUP: &str = "d86e1a4f-2c93-4750-a1be-5f7c903b2e55";
 
 /// A client, identified by the headers of its HTTP layer.
-struct Client<'d> {
+pub(super) struct Client<'d> {
     api: &'d ApiClient<'d>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl<'d> Client<'d> {
-    fn new(api: &'d ApiClient<'_>, accept: Option<&str>, user: Option<&str>) -> Self {
+    pub(super) fn new(api: &'d ApiClient<'_>, accept: Option<&str>, user: Option<&str>) -> Self {
         let mut headers = vec![
             ("X-Okapi-Tenant", TENANT.to_owned()),
             ("X-Okapi-Url", api.world.users.url()),
@@ -32,7 +32,7 @@ impl<'d> Client<'d> {
         Self { api, headers }
     }
 
-    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> ApiResponse {
+    pub(super) async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> ApiResponse {
         let body = body.map(Value::to_string);
         let mut headers: Vec<_> = self.headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
         headers.extend(body.as_ref().map(|_| ("Content-Type", "application/json")));

@@ -7,6 +7,7 @@ mod clients;
 mod common;
 mod forecast;
 mod operations;
+mod readers;
 mod rebuilds;
 mod records;
 mod summary_exports;
