@@ -2,13 +2,16 @@
 //! [`super::Settings::edits`].
 
 use rand::Rng;
-use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::seq::IndexedRandom;
 
 use super::event::{Fact, StatusChange};
 use super::library::{Library, new_id};
 use super::people::{GROUPS, weighted_index};
 use super::policy::{LoanPolicy, Material, policy};
 use super::storage::{Loan, LoanState};
+
+/// The probability of a missing item as a multiple of the share of claimed loans.
+const MISSING_PER_SHARE: f64 = 5.0;
 
 impl Library {
     /// Performs a random edit.
@@ -21,13 +24,18 @@ impl Library {
         }
     }
 
-    /// Closes a loan that is claimed returned, because the item is missing.
+    /// Closes a loan that is claimed returned, because the item is missing. The probability grows with the share of
+    /// these loans, so most of them stay open.
     fn declare_missing(&mut self) {
-        let (storage, rng) = (&self.storage, &mut self.rng);
-        let claimed = |at: &&usize| storage.loans[**at].state == LoanState::ClaimedReturned;
-        let Some(at) = storage.open_loans.iter().filter(claimed).choose(rng).copied() else {
+        let open = self.storage.open_loans.iter().copied();
+        let state = |at: usize| self.storage.loans[at].state;
+        let claimed: Vec<usize> =
+            open.filter(|at| state(*at) == LoanState::ClaimedReturned).collect();
+        let share = claimed.len() as f64 / self.storage.open_loans.len().max(1) as f64;
+        if !self.random_bool((share * MISSING_PER_SHARE).min(1.0)) {
             return;
-        };
+        }
+        let Some(at) = claimed.choose(&mut self.rng).copied() else { return };
         let (loan, patron) = self.ids(at);
         self.storage.close_loan(at);
         self.emit(Fact::StatusChanged { loan, patron, change: StatusChange::DeclaredMissing });
