@@ -196,9 +196,13 @@ impl Library {
         (open > 0).then(|| self.storage.open_loans[self.rng.random_range(0..open)])
     }
 
-    fn claim_returned(&mut self, loan: usize) {
+    /// Claims that the item was returned. Staff charge a fee for some searches.
+    pub(super) fn claim_returned(&mut self, loan: usize) {
         self.storage.loans[loan].state = LoanState::ClaimedReturned;
         self.change_status(loan, StatusChange::ClaimedReturned);
+        if self.random_bool(0.1) {
+            self.charge_loan(loan, FeeKind::Search);
+        }
         self.plan_missing_item(loan);
     }
 

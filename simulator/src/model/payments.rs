@@ -17,6 +17,7 @@ pub(super) enum FeeKind {
     Reminder,
     LostItem,
     LostItemProcessing,
+    Search,
     Damage,
     NewCard,
 }
@@ -29,6 +30,7 @@ impl FeeKind {
             Self::Reminder => uuid!("77d056ee-035c-46a3-b7db-c2f8a096f4a6"),
             Self::LostItem => uuid!("fc474f59-163e-4d8f-91c5-e3a20425f605"),
             Self::LostItemProcessing => uuid!("c2e02ae1-4a42-46db-947b-85e25bf6fdfb"),
+            Self::Search => uuid!("0d5a1f0e-6b52-4c0b-9f5e-5a3d7a7f2c19"),
             Self::Damage => uuid!("da62815a-3994-4458-b7f9-708538ea0b7f"),
             Self::NewCard => uuid!("6b98200b-5f86-4a59-9df5-300e8db6f974"),
         }
@@ -54,6 +56,8 @@ pub(super) enum FeeAction {
     Delete,
     /// Edits the record, which loses its loan.
     Unlink,
+    /// Claims that the item of the loan was returned.
+    Dispute,
 }
 
 impl Library {
@@ -91,6 +95,7 @@ impl Library {
             FeeKind::LostItem if self.random_bool(0.000_4) => 1_250_000_000,
             FeeKind::LostItem => self.rng.random_range(900..=9_500),
             FeeKind::LostItemProcessing => 500,
+            FeeKind::Search => 300,
             FeeKind::Damage => self.rng.random_range(150..=4_000),
             FeeKind::NewCard => 1_000,
         };
@@ -104,8 +109,9 @@ impl Library {
         let at = self.staff_time_in_days(days);
         let later = at + TimeDelta::minutes(self.rng.random_range(3..=150));
         let pays = (self.storage.people[person].habits.payment_rate * 100.0) as u32;
-        let unlinks = if loan.is_some() { 4 } else { 0 };
-        match weighted_index(&mut self.rng, &[pays, 9, 7, 3, 6, 3, unlinks, 100 - pays]) {
+        let (unlinks, disputes) = if loan.is_some() { (4, 8) } else { (0, 0) };
+        let weights = [pays, 9, 7, 3, 6, 3, unlinks, disputes, 100 - pays];
+        match weighted_index(&mut self.rng, &weights) {
             0 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Pay)),
             1 => self.plan(at, PlannedAction::Fee(fee, FeeAction::PayPartially)),
             2 => {
@@ -119,6 +125,7 @@ impl Library {
             4 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Waive)),
             5 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Delete)),
             6 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Unlink)),
+            7 => self.plan(at, PlannedAction::Fee(fee, FeeAction::Dispute)),
             _ => {}
         }
     }
@@ -143,8 +150,17 @@ impl Library {
                 self.storage.fees[at].loan = None;
                 return self.emit_balance(at);
             }
+            FeeAction::Dispute => return self.dispute(at),
         }
         self.close_loan_if_paid(at);
+    }
+
+    /// Claims that the item was returned, if the loan is open. The patron pays after the search, if at all.
+    fn dispute(&mut self, fee: usize) {
+        let Some(loan) = self.storage.fees[fee].loan else { return };
+        if matches!(self.storage.loans[loan].state, LoanState::CheckedOut | LoanState::Lost) {
+            self.claim_returned(loan);
+        }
     }
 
     /// Pays the oldest open fee of the patron.

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::storage::LoanState;
-use super::{Event, Fact, ItemStatus, Library, Settings, StatusChange, Truth};
+use super::{Account, Event, Fact, ItemStatus, Library, Settings, StatusChange, Truth};
 use crate::{blocks, regulations};
 
 fn noon() -> DateTime<Utc> {
@@ -130,6 +130,48 @@ fn plausible_share_is_blocked_for_every_reason() {
         let share = blocked as f64 / f64::from(settings.patrons);
         assert!((0.05..0.15).contains(&share), "{share} of the patrons are blocked: {reasons:?}");
         assert!(reasons.len() == 6 && reasons.values().all(|n| *n >= 5), "{reasons:?}");
+    }
+}
+
+/// Returns whether the balance blocks a patron.
+fn owes_too_much(account: &Account) -> bool {
+    let findings = blocks::for_account(account, &regulations::rules(), noon());
+    let mut conditions = findings.iter().map(|finding| finding.block.patron_block_condition_id);
+    conditions.any(|condition| condition == blocks::condition::FEE_FINE_BALANCE)
+}
+
+/// Returns whether an event closes a claimed loan with an open fee/fine, which then counts again.
+fn ends_claim(truth: &Truth, event: &Event) -> bool {
+    let (Fact::CheckedIn { loan, patron, .. }
+    | Fact::StatusChanged { loan, patron, change: StatusChange::DeclaredMissing }) = &event.fact
+    else {
+        return false;
+    };
+    let account = truth.account(*patron).expect("the event has a patron of the library");
+    account.claimed_fees_fines().any(|(_, fee)| fee.loan_id == Some(*loan))
+}
+
+/// The fees/fines of claimed loans prevent some blocks, and some patrons are blocked by other fees/fines.
+#[test]
+fn fees_of_claimed_loans_decide_blocks() {
+    for (seed, edits) in [(1, false), (2, false), (3, true), (4, true)] {
+        let mut library = Library::new(&Settings { edits, ..Settings::new(seed, noon()) });
+        let mut truth = Truth::for_library(&library);
+        let (mut fees, mut ended, mut prevented, mut blocked) = (0, 0, 0, 0);
+        for event in library.by_ref() {
+            ended += usize::from(ends_claim(&truth, &event));
+            truth.apply(&event);
+        }
+        for account in truth.accounts().filter(|one| one.claimed_fees_fines().next().is_some()) {
+            fees += account.claimed_fees_fines().count();
+            let mut unclaimed = account.clone();
+            unclaimed.open_loans.retain(|_, loan| !loan.is_claimed_returned());
+            blocked += usize::from(owes_too_much(account));
+            prevented += usize::from(!owes_too_much(account) && owes_too_much(&unclaimed));
+        }
+        let counts = [fees, ended, prevented, blocked];
+        let is_enough = counts.into_iter().zip([20, 1, 3, 2]).all(|(count, least)| count >= least);
+        assert!(is_enough, "seed {seed}: {counts:?}");
     }
 }
 

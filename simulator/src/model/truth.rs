@@ -40,6 +40,18 @@ pub struct Account {
     pub open_fees_fines: BTreeMap<Uuid, FeeFine>,
 }
 
+impl Account {
+    /// Returns the open fees/fines of the loans that are claimed returned.
+    pub fn claimed_fees_fines(&self) -> impl Iterator<Item = (Uuid, &FeeFine)> {
+        let is_claimed = |fee: &FeeFine| {
+            let loan = fee.loan_id.and_then(|loan| self.open_loans.get(&loan));
+            loan.is_some_and(Loan::is_claimed_returned)
+        };
+        let fees = self.open_fees_fines.iter().filter(move |(_, fee)| is_claimed(fee));
+        fees.map(|(id, fee)| (*id, fee))
+    }
+}
+
 /// The status of a lent item, in loan storage's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemStatus {
