@@ -37,7 +37,7 @@ async fn simulated_day_with_storage_topics_is_correct() {
 
 async fn play_day(storage: bool, outbox: bool) {
     World::run_with(gateway::use_request_gateway, async |world| {
-        let settings = Settings { patrons: 150, ..Settings::new(7, now()) };
+        let settings = Settings { patrons: 150, ..Settings::new(15, now()) };
         let shape = Shape::Mixed;
         let wire = Wire { shape, storage, outbox, ..Wire::new(world.log.environment(), TENANT) };
         let faults =
@@ -61,6 +61,7 @@ async fn play_day(storage: bool, outbox: bool) {
         let verdict = judge.compare_until(Duration::from_secs(20), expected).await.unwrap();
         assert!(verdict.differences.is_empty(), "{:#?}", verdict.differences);
         assert!(verdict.loans > 100 && verdict.fees_fines > 10, "the sample is too small");
+        assert!(verdict.claimed_fees_fines > 0, "no fee/fine of a claimed loan: {verdict}");
         assert_eq!(verdict.explanations, verdict.patrons);
         let topic_groups =
             "select count(*) from {schema}.patron where topic_group_stamp is not null";

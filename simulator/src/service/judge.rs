@@ -47,6 +47,8 @@ pub struct Verdict {
     pub loans: usize,
     /// The number of their open fees/fines.
     pub fees_fines: usize,
+    /// The number of those fees/fines for a loan that is claimed returned; they do not count.
+    pub claimed_fees_fines: usize,
     /// The number of compared explanations.
     pub explanations: usize,
     /// The differences, sorted by patron.
@@ -55,12 +57,13 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { patrons, loans, fees_fines, explanations, differences } = self;
+        let Self { patrons, loans, fees_fines, claimed_fees_fines, explanations, differences } =
+            self;
         let differences = differences.len();
         write!(
             f,
-            "{patrons} patrons, {loans} loans, {fees_fines} fees/fines, {explanations} explanations \
-             compared, {differences} differences"
+            "{patrons} patrons, {loans} loans, {fees_fines} fees/fines ({claimed_fees_fines} of claimed \
+             loans), {explanations} explanations compared, {differences} differences"
         )
     }
 }
@@ -228,6 +231,7 @@ impl Judge {
             all.patrons += part.patrons;
             all.loans += part.loans;
             all.fees_fines += part.fees_fines;
+            all.claimed_fees_fines += part.claimed_fees_fines;
             all.explanations += part.explanations;
             all.differences.extend(part.differences);
         }
@@ -326,6 +330,7 @@ impl Verdict {
         self.patrons += 1;
         self.loans += account.open_loans.len();
         self.fees_fines += account.open_fees_fines.len();
+        self.claimed_fees_fines += account.claimed_fees_fines().count();
     }
 }
 
