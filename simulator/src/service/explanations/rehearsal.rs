@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::expected::measure_name;
-use crate::blocks::{Rules, for_account};
+use crate::blocks::{Rules, for_account, open_items};
 use crate::model::{Account, Charge, Event, Fact, StatusChange, Truth};
 
 /// A copy of one patron's account at one instant.
@@ -71,6 +71,21 @@ impl<'a> Rehearsal<'a> {
         for loan in self.account().open_loans.keys().copied().collect::<Vec<_>>() {
             self.return_loan(loan);
         }
+    }
+
+    /// Checks in the items of the loans that are claimed returned.
+    pub(super) fn return_claimed(&mut self) {
+        let loans = self.account().open_loans.iter();
+        let claimed = loans.filter(|(_, loan)| loan.is_claimed_returned()).map(|(id, _)| *id);
+        for loan in claimed.collect::<Vec<_>>() {
+            self.return_loan(loan);
+        }
+    }
+
+    /// Returns the number of fees/fines that count for the balance.
+    pub(super) fn counted_fees(&self) -> usize {
+        let (loans, fees) = open_items(self.account());
+        fees.iter().filter(|fee| fee.counts(&loans)).count()
     }
 
     /// Checks out one more item; it is due in a month.

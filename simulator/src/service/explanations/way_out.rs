@@ -18,6 +18,9 @@ use crate::blocks::{self, Rules};
 /// The greatest number of loans for which the judge tries every smaller set of returns.
 const TRIED_LOANS_MAX: usize = 12;
 
+/// The caveat of fees/fines that count again after the check-in of a claimed loan.
+const CLAIM_ADDS_FEES: &str = "claim-adds-fees";
+
 /// The payment of a trial.
 #[derive(Clone, Copy)]
 enum Payment {
@@ -86,6 +89,7 @@ pub(super) fn check(
         report.require(!loans.suggested.is_empty(), &trial.what("returnLoans"), "a loan", "none");
     }
     trial.check_afterwards(report);
+    trial.check_claims(report);
 }
 
 impl<'a> Trial<'a> {
@@ -333,6 +337,23 @@ impl<'a> Trial<'a> {
         report.compare(&self.what("caveats"), &self.caveats(), &self.way_out.caveats);
     }
 
+    /// Checks that the caveat is present if the check-in of the claimed loans blocks the action again.
+    fn check_claims(&self, report: &mut Report<'_>) {
+        let mut rehearsal = self.after(self.returns, Payment::Suggested(self.amount));
+        rehearsal.return_claimed();
+        let is_present = self.way_out.caveats.iter().any(|caveat| caveat == CLAIM_ADDS_FEES);
+        let is_met = is_present || !rehearsal.is_blocked(self.action);
+        let got = "a block after the check-in of the claimed loans";
+        report.require(is_met, &self.what("caveats"), CLAIM_ADDS_FEES, got);
+    }
+
+    /// Returns whether the check-in of the claimed loans makes further fees/fines count.
+    fn claim_adds_fees(&self) -> bool {
+        let mut rehearsal = self.start.clone();
+        rehearsal.return_claimed();
+        rehearsal.counted_fees() > self.start.counted_fees()
+    }
+
     fn one_more_blocks(&self) -> Vec<&'static str> {
         let mut rehearsal = self.after(self.returns, Payment::Suggested(self.amount));
         rehearsal.check_out();
@@ -356,11 +377,10 @@ impl<'a> Trial<'a> {
             finding.block.flags()[self.action]
                 && renewable.contains(&finding.block.patron_block_condition_id)
         });
-        let disputed = self.situation.fees_fines().iter().any(|fee| !fee.counts);
         [
             (returned.iter().any(|loan| loan.is_overdue(now)), "late-return-may-charge"),
             (returned.iter().any(|loan| loan.lost), "lost-return-may-cancel"),
-            (limits_balance && disputed, "claim-adds-fees"),
+            (limits_balance && self.claim_adds_fees(), CLAIM_ADDS_FEES),
             (may_renew && renewal_ends, "renewal-may-help"),
         ]
         .into_iter()

@@ -63,6 +63,72 @@ fn only_a_patron_with_nothing_open_may_be_free() {
     );
 }
 
+/// A claimed loan with the greater fee/fine, and a fee/fine without a loan.
+fn account_with_claim() -> Account {
+    let loans = [ClaimedReturned, CheckedOut];
+    let loans = loans.map(|status| loan("2026-09-20T12:00:00", false, status));
+    account(loans.into(), &[("8.00", Some(1)), ("6.00", None)])
+}
+
+#[test]
+fn fees_of_claimed_loans_neither_count_nor_need_a_payment() {
+    let account = account_with_claim();
+    let rules = rules(&[(FB, "5", ALL, "{measured} of {limit}: pay {toSettle}")]);
+    let right = json!(explain(&account, &rules, now()));
+    let way_out = json!({
+        "possible": true, "settle": { "amount": 1, "suggested": [fee_id(2)] },
+        "caveats": ["claim-adds-fees"],
+    });
+    assert_eq!(right["actions"]["borrowing"]["wayOut"], way_out);
+    assert_eq!(right["limits"][0]["measured"], json!(6));
+    assert_eq!(right["limits"][0]["leftOutBecause"], json!({ "loan-claimed-returned": 1 }));
+    let way = |member: &str| format!("/actions/borrowing/wayOut/{member}");
+    let fee = format!("fee/fine {}, ", fee_id(1));
+    let limit = format!("limit {} (balance), ", limit_id(0));
+    let claimed = json!({ "count": 1, "mustInclude": [], "suggested": [loan_id(1)],
+                          "others": [], "othersTotal": 0 });
+    let disputed = "borrowing settle suggested: expected fees/fines that count";
+    assert_found(
+        &account,
+        &rules,
+        &right,
+        &[
+            ("/feesFines/0/counts", json!(true), &(fee.clone() + "counts")),
+            ("/feesFines/0/leftOutBecause", Value::Null, &(fee + "leftOutBecause")),
+            ("/limits/0/measured", json!(14), &(limit.clone() + "measured")),
+            ("/limits/0/leftOut", json!(0), &(limit.clone() + "leftOut")),
+            ("/limits/0/leftOutBecause", Value::Null, &(limit.clone() + "leftOutBecause")),
+            ("/limits/0/message", json!("14.00 of 5: pay 9.00"), &(limit + "message")),
+            (&way("settle/amount"), json!(9), "borrowing settle amount: expected at most 8.99"),
+            (&way("settle/suggested"), json!([fee_id(1)]), disputed),
+            (&way("settle/suggested"), json!([fee_id(1)]), "borrowing wayOut: expected returns"),
+            (&way("returnLoans"), claimed, "borrowing suggested: expected open loans"),
+            (&way("caveats"), Value::Null, "borrowing caveats: expected [\"claim-adds-fees\"]"),
+            (&way("caveats"), Value::Null, "borrowing caveats: expected claim-adds-fees, got a"),
+        ],
+    );
+}
+
+/// The check-in of the claimed loan ends the caveat, and a limit of loans never has it.
+#[test]
+fn superfluous_caveats_of_claims_are_found() {
+    let claimed = account_with_claim();
+    let mut checked_in = claimed.clone();
+    checked_in.open_loans.remove(&loan_id(1));
+    let (balance, items) = (rules(&[(FB, "5", ALL, "")]), rules(&[(CO, "1", ALL, "")]));
+    for (account, rules, amount) in [
+        (checked_in, balance, json!({ "amount": 9, "suggested": [fee_id(1), fee_id(2)] })),
+        (claimed, items, Value::Null),
+    ] {
+        let right = json!(explain(&account, &rules, now()));
+        let way_out = &right["actions"]["borrowing"]["wayOut"];
+        assert_eq!((&way_out["settle"], &way_out["caveats"]), (&amount, &Value::Null));
+        let caveats = json!(["claim-adds-fees"]);
+        let change = ("/actions/borrowing/wayOut/caveats", caveats, "borrowing caveats");
+        assert_found(&account, &rules, &right, &[change]);
+    }
+}
+
 /// Returns the explanation of the stub with another set of loans for borrowing.
 fn with_suggested(account: &Account, rules: &Rules, numbers: &[u128]) -> Value {
     let mut explanation = json!(explain(account, rules, now()));
