@@ -13,6 +13,6 @@ comment on column ingest_instance.instance is 'Id of the instance, new at each s
 comment on column ingest_instance.reported_at is 'When the instance last reported, by the clock of the database';
 comment on column ingest_instance.compared_at is 'When the instance last compared its positions with the ends of the log; null before the first time';
 comment on column ingest_instance.owned_version is 'Number of changes of owned: other instances read owned only after a change';
-comment on column ingest_instance.owned is 'Number of partitions with a known position, by topic';
+comment on column ingest_instance.owned is 'Numbers of the partitions with a known position, by topic';
 comment on column ingest_instance.behind is 'Partitions with records that are not applied, and stopped partitions';
 comment on column ingest_instance.callbacks is 'When the last event arrived over HTTP, by tenant; only tenants without a topic';

@@ -30,7 +30,7 @@ use crate::{
     services::{
         self,
         block_events::BlockEvents,
-        evaluation::{Evaluator, ask::StorageQuestions},
+        evaluation::{Evaluator, ask::StorageQuestions, certainty_reads::CertaintyReads},
         forecast::Forecasts,
         freshness::{Freshness, FreshnessTask},
         gauges::Gauges,
@@ -178,7 +178,6 @@ impl Startup<'_> {
         let (config, operators) = (self.config, &self.pools.operators);
         let calls = ModuleClient::new(config.okapi.breaker).map_err(StartError::Client)?;
         let users = Users::new(calls.clone(), config.okapi.users_timeout);
-        let storage = Storage::new(calls.clone());
         let sender = Arc::new(MessageProducer::new(&config.kafka));
         self.start_maintenance();
         let freshness = self.start_freshness(consumer);
@@ -194,11 +193,7 @@ impl Startup<'_> {
                 config.metrics_by_tenant,
             ),
             http_events,
-            evaluator: Arc::new(self.evaluator(
-                consumer,
-                freshness,
-                (users.clone(), storage.clone()),
-            )),
+            evaluator: Arc::new(self.evaluator(consumer, freshness, users.clone())?),
             settings_checker: SettingsChecker::new(self.clock.clone(), users),
             forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
@@ -210,7 +205,7 @@ impl Startup<'_> {
             gateway: config.okapi.gateway(),
             other_gateways: http::OtherGateways::default(),
             tenant_jobs: self.start_tenant_jobs(&calls, &block_events),
-            rebuilds: self.start_rebuilds(consumer, storage),
+            rebuilds: self.start_rebuilds(consumer, Storage::new(calls)),
             block_events,
             summary_exports,
             collection: config.block_events.collection.clone(),
@@ -257,13 +252,18 @@ impl Startup<'_> {
         &self,
         consumer: &RunningIngest,
         freshness: Arc<Freshness>,
-        (users, storage): (Users, Storage),
-    ) -> Evaluator {
+        users: Users,
+    ) -> Result<Evaluator, StartError> {
         let (clock, okapi) = (self.clock.clone(), self.config.okapi.clone());
         let (tenants, operators) = (self.tenants.clone(), self.pools.operators.clone());
-        let questions = StorageQuestions::new(storage, tenants, operators);
-        Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
-            .with_certainty(freshness, questions)
+        // Questions have a client of their own, so their failures stop no rebuild.
+        let calls = ModuleClient::new(okapi::WITHOUT_BREAKER).map_err(StartError::Client)?;
+        let registry = (tenants, clock.clone());
+        let (storage, gateway) = (Storage::new(calls), okapi.gateway());
+        let questions = StorageQuestions::new(storage, registry, operators, &gateway);
+        let reads = CertaintyReads::new(self.pools.certainty.clone());
+        Ok(Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
+            .with_certainty(freshness, reads, questions))
     }
 
     /// Starts the exchange of progress reports with the other instances.

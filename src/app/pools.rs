@@ -30,6 +30,13 @@ const WEB_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that other requests wait for a connection, which may have to be opened first.
 const OPERATOR_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connections for reads about the certainty of evaluations, in addition to `DB_MAXPOOLSIZE`; opened on demand.
+const CERTAINTY_CONNECTIONS: u32 = 2;
+
+/// Time limits of reads about certainty. An evaluation waits for a shorter time.
+const CERTAINTY_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(100);
+const CERTAINTY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Time that ingest waits for a connection before the database counts as unavailable.
 const WORK_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +54,8 @@ pub(super) struct Pools {
     pub(super) exports: Db,
     /// For all requests except evaluations.
     pub(super) operators: Db,
+    /// For reads about the certainty of evaluations.
+    pub(super) certainty: Db,
 }
 
 impl Pools {
@@ -77,6 +86,13 @@ impl Pools {
             statement_timeout: WEB_STATEMENT_TIMEOUT,
             verify_on_release: true,
         };
+        let certainty = PoolSettings {
+            name: "mod-patron-blocks certainty",
+            max_connections: CERTAINTY_CONNECTIONS,
+            acquire_timeout: CERTAINTY_ACQUIRE_TIMEOUT,
+            statement_timeout: CERTAINTY_STATEMENT_TIMEOUT,
+            verify_on_release: true,
+        };
         let pool = |settings| store::pool(&config.database.login, settings);
         let work = pool(work);
         // While block events are switched off, the detect worker needs no connection of its own.
@@ -88,6 +104,7 @@ impl Pools {
             publish: pool(messages(1)),
             exports: pool(messages(EXPORT_CONNECTIONS)),
             operators: pool(operators),
+            certainty: pool(certainty),
         }
     }
 }

@@ -56,6 +56,9 @@ pub struct Evidence {
     pub snapshot_at: Option<DateTime<Utc>>,
 }
 
+/// A later snapshot is from before a step back of the clock, so its age is unknown.
+const SNAPSHOT_SKEW_MAX: TimeDelta = TimeDelta::seconds(5);
+
 /// The certainty of an evaluation, with the instant that the evaluation reflects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certainty {
@@ -72,7 +75,8 @@ impl Certainty {
     /// Computes the certainty. An evaluation is late if its instant is more than `late_after` ago. A snapshot
     /// replaces all evidence that is older than the snapshot; it contains no patron group.
     pub fn new(evidence: &Evidence, late_after: TimeDelta) -> Self {
-        let Evidence { now, snapshot_at, .. } = *evidence;
+        let Evidence { now, .. } = *evidence;
+        let snapshot_at = evidence.snapshot_at.filter(|at| *at <= now + SNAPSHOT_SKEW_MAX);
         let as_of = evidence.as_of.max(snapshot_at);
         let is_recent = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at <= late_after);
         let has_recent_snapshot = is_recent(snapshot_at);
@@ -166,6 +170,15 @@ mod tests {
         assert_eq!(state(stopped), Doubtful);
         assert_eq!(state(Evidence { snapshot_at: ago(61), ..stopped }), Doubtful);
         assert_eq!(state(Evidence { snapshot_at: ago(60), ..stopped }), Certain);
+    }
+
+    #[test]
+    fn snapshot_of_the_future_does_not_count() {
+        let stopped = Evidence { has_stopped_partition: true, ..evidence() };
+        assert_eq!(state(Evidence { snapshot_at: ago(-5), ..stopped }), Certain);
+        assert_eq!(state(Evidence { snapshot_at: ago(-6), ..stopped }), Doubtful);
+        let late = Evidence { as_of: ago(90), snapshot_at: ago(-3600), ..evidence() };
+        assert_eq!(Certainty::new(&late, LATE_AFTER), Certainty { state: Late, as_of: ago(90) });
     }
 
     #[test]

@@ -35,13 +35,15 @@ pub struct RecordProbe {
 }
 
 /// The found records per partition; empty if the log ends before the offset. Omits a partition
-/// without a response in time.
+/// without a response in time, and one with a record without a timestamp.
 pub type ProbeResults = HashMap<TopicPartition, Vec<OffsetAndTimestamp>>;
 
 /// A partition during a probe, with the records found so far.
 struct ProbeReader {
     probe: RecordProbe,
     found: Vec<OffsetAndTimestamp>,
+    /// Whether a record has no timestamp, so it cannot be recognized later.
+    has_unknown_time: bool,
     queue: PartitionQueue<SilentContext>,
 }
 
@@ -93,6 +95,7 @@ fn probe_chunk(
         readers.extend(queue.map(|queue| ProbeReader {
             probe: probe.clone(),
             found: Vec::new(),
+            has_unknown_time: false,
             queue,
         }));
     }
@@ -100,7 +103,7 @@ fn probe_chunk(
     while !readers.is_empty() && Instant::now() < deadline {
         readers.retain_mut(|reader| {
             let is_finished = reader.poll();
-            if is_finished {
+            if is_finished && !reader.has_unknown_time {
                 found.insert(
                     reader.probe.topic_partition.clone(),
                     std::mem::take(&mut reader.found),
@@ -126,12 +129,12 @@ impl ProbeReader {
             match self.queue.poll(Duration::ZERO) {
                 None => return false,
                 Some(Ok(message)) => {
-                    // A record without a timestamp cannot be recognized later.
                     let timestamp = message::timestamp_of(&message);
                     self.found.extend(timestamp.map(|timestamp| OffsetAndTimestamp {
                         offset: message.offset(),
                         timestamp,
                     }));
+                    self.has_unknown_time = timestamp.is_none();
                     if timestamp.is_none() || self.found.len() >= self.probe.records_max {
                         return true;
                     }

@@ -15,7 +15,15 @@ pub use pubsub::PubSub;
 pub use storage::Storage;
 pub use users::{GroupsError, Users};
 
+use std::time::Duration;
+
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
+
+use crate::config::BreakerLimits;
+
+/// Limits of a client without breakers, for callers with a breaker of their own.
+pub const WITHOUT_BREAKER: BreakerLimits =
+    BreakerLimits { failure_threshold: u32::MAX, open_duration: Duration::ZERO };
 
 /// The error of a client that could not be created.
 pub type ClientError = reqwest::Error;

@@ -17,6 +17,7 @@ use crate::support::{
         balance_change, check_out, in_envelope, minutes_from_now, now, storage_loan, with_member,
     },
     storage_stub::{ACCOUNTS, Fault, LOANS},
+    users_stub::UsersBehavior,
     world::{TENANT, World},
 };
 
@@ -262,6 +263,36 @@ async fn policy_allows_actions_of_a_doubtful_evaluation() {
     .await;
 }
 
+/// A snapshot contains no patron group, and any id may be in a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_cannot_help_are_not_asked() {
+    World::run(async |world| {
+        let (user, _) = borrow(world, 3, 2.0).await;
+        let reactions = json!({ "borrowing": "ask" });
+        let policy =
+            json!({ "lateSeconds": 5, "policy": { "doubtful": reactions, "late": reactions } });
+        world
+            .until("the evaluation is certain", async |w: &World| {
+                evaluate(w, user).await.certainty == "certain"
+            })
+            .await;
+        world.users.set_behavior(UsersBehavior::ServerError);
+        set_policy(world, &policy).await;
+        let answer = evaluate(world, user).await;
+        assert_eq!((answer.certainty.as_str(), answer.policy), ("doubtful", None));
+        assert_eq!((answer.blocks.len(), world.users.storage.request_count()), (1, 0));
+        world.users.set_behavior(UsersBehavior::Normal);
+        let lock = make_late(world, user).await;
+        let unknown = Uuid::new_v4();
+        assert_eq!(evaluate(world, unknown).await.policy.as_deref(), Some("ask/answered"));
+        let horizons =
+            format!("select count(*) from {{schema}}.patron_horizon where user_id = '{unknown}'");
+        assert_eq!(world.count(&horizons).await, 0);
+        lock.rollback().await.unwrap();
+    })
+    .await;
+}
+
 /// At most four questions of a tenant wait at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifth_question_at_once_is_not_asked() {
@@ -270,7 +301,7 @@ async fn fifth_question_at_once_is_not_asked() {
         set_policy(world, &json!({ "lateSeconds": 5 })).await;
         let lock = make_late(world, user).await;
         let mut policy = asks_if_late();
-        policy["askDeadlineMs"] = json!(5000);
+        policy["askDeadlineMs"] = json!(4000);
         set_policy(world, &policy).await;
         world.users.storage.set_faults([Fault::Hang; 100]);
         let world = &*world;
@@ -303,7 +334,7 @@ async fn policy_is_validated_and_a_stop_needs_a_confirmation() {
         for (policy, key) in [
             (json!({ "lateSeconds": 4 }), "lateSeconds"),
             (json!({ "lateSeconds": "60" }), "lateSeconds"),
-            (json!({ "askDeadlineMs": 5001 }), "askDeadlineMs"),
+            (json!({ "askDeadlineMs": 4001 }), "askDeadlineMs"),
             (json!({ "askDeadlineMs": -1 }), "askDeadlineMs"),
             (json!({ "message": "" }), "message"),
             (json!({ "message": "a\u{0}b" }), "message"),

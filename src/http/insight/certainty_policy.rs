@@ -19,7 +19,7 @@ use crate::{
 const LATE_SECONDS: [u32; 2] = [5, 86_400];
 
 /// Allowed values of `askDeadlineMs`. Clients of an evaluation wait no longer than the upper value.
-const ASK_DEADLINE_MS: [u32; 2] = [100, 5_000];
+const ASK_DEADLINE_MS: [u32; 2] = [100, 4_000];
 
 /// Maximum length of the message in characters.
 const MESSAGE_CHARS_MAX: usize = 1_000;
@@ -222,7 +222,7 @@ struct PolicyBody {
     late_seconds: u32,
     policy: StateReactionsSchema,
     /// Longest time in milliseconds that an evaluation waits for the storage modules.
-    #[schema(minimum = 100, maximum = 5_000)]
+    #[schema(minimum = 100, maximum = 4_000)]
     ask_deadline_ms: u32,
     /// Message of the block that `block` adds.
     #[schema(min_length = 1, max_length = 1_000)]
@@ -239,7 +239,7 @@ struct PolicyRequest {
     late_seconds: Option<u32>,
     #[schema(nullable = false)]
     policy: Option<StateReactionsSchema>,
-    #[schema(minimum = 100, maximum = 5_000, nullable = false)]
+    #[schema(minimum = 100, maximum = 4_000, nullable = false)]
     ask_deadline_ms: Option<u32>,
     #[schema(min_length = 1, max_length = 1_000, nullable = false)]
     message: Option<String>,

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::{EvaluationRequest, ask_outcome::AskOutcome};
 use crate::{
     blocks::Cause,
+    clock::Clock,
+    config::Gateway,
     event::stamp::Horizon,
     logging::ErrorChain,
     okapi::{
@@ -17,6 +19,7 @@ use crate::{
         patron_items::{PatronRecords, ReadError},
         storage::StorageResource,
     },
+    patron::{Loan, StateDelta},
     services::{
         metrics::metrics,
         storage_page::{CLOCK_SKEW_MAX, StoragePage},
@@ -25,7 +28,7 @@ use crate::{
     store::{
         self, Db, LockTimeout,
         messages::pending_patrons,
-        state::{merge, rows},
+        state::{evidence, merge, rows},
         tenants,
     },
 };
@@ -41,21 +44,30 @@ const READ_SHARE: f64 = 0.9;
 pub struct StorageQuestions {
     items: PatronItems,
     tenants: Arc<TenantRegistry>,
+    clock: Clock,
     /// The pool of operators, so that no evaluation waits for a merge.
     db: Db,
+    /// Whether `OKAPI_URL` is set. Otherwise a request may name any gateway, and its responses must not be merged.
+    is_gateway_configured: bool,
 }
 
 impl StorageQuestions {
     /// Creates the service; `db` is the pool for merges.
-    pub fn new(storage: Storage, tenants: Arc<TenantRegistry>, db: Db) -> Self {
-        Self { items: PatronItems::new(storage), tenants, db }
+    pub fn new(
+        storage: Storage,
+        (tenants, clock): (Arc<TenantRegistry>, Clock),
+        db: Db,
+        gateway: &Gateway,
+    ) -> Self {
+        let is_gateway_configured = gateway.is_configured;
+        Self { items: PatronItems::new(storage), tenants, clock, db, is_gateway_configured }
     }
 
     /// Asks for the open loans and fees/fines of a patron, and merges the response. The deadline includes the
     /// merge.
     pub(super) async fn ask(&self, request: &EvaluationRequest, deadline: Duration) -> AskOutcome {
         let EvaluationRequest { tenant, user, caller, .. } = request;
-        let outcome = if caller.is_foreign_gateway {
+        let outcome = if caller.is_foreign_gateway || !self.is_gateway_configured {
             AskOutcome::OtherGateway
         } else if let Ok(_permit) = tenant.storage_questions.try_acquire() {
             let read_limit = deadline.mul_f64(READ_SHARE);
@@ -76,6 +88,11 @@ impl StorageQuestions {
             Ok(now) => now,
             Err(error) => return failed(request, &error),
         };
+        // A horizon of the future would close the later loans of the patron.
+        if (started - self.clock.now()).abs() > CLOCK_SKEW_MAX {
+            warn!(tenant = %tenant.id, "evaluation: the clocks of database and instance differ too much for a question");
+            return AskOutcome::Failed;
+        }
         let records = match self.items.fetch(caller, *user, limit).await {
             Ok(records) => records,
             Err(error) => return read_failure(request, &error),
@@ -114,6 +131,13 @@ impl StorageQuestions {
                 "evaluation: the storage modules returned nothing about a patron with open items; nothing is merged");
             return Ok(AskOutcome::Implausible);
         }
+        // Any id may be in a request, and each merge stores a row.
+        if known.is_empty()
+            && page.delta == StateDelta::default()
+            && !evidence::is_known_patron(&mut *tx, &tenant.schema, *user).await?
+        {
+            return Ok(AskOutcome::Answered);
+        }
         pending_patrons::set_cause(&mut tx, Cause::Rebuild).await?;
         merge::apply_patron_snapshot(&mut tx, &tenant.schema, *user, horizon, &page.delta).await?;
         store::commit(tx).await?;
@@ -132,7 +156,7 @@ fn decode(
     let mut page = StoragePage::decode(StorageResource::Accounts, &records.accounts, snapshot_at);
     page.delta = page.delta.merge(loans.delta);
     page.problems.extend(loans.problems);
-    let owner = |loan: &crate::patron::Loan| loan.opening().map(|(_, owner)| owner);
+    let owner = |loan: &Loan| loan.opening().map(|(_, owner)| owner);
     let is_of_patron = page.delta.loans.values().all(|loan| owner(loan) == Some(user))
         && page.delta.fees.values().all(|fee| fee.user.is_some_and(|(_, owner)| owner == user));
     (page.problems.is_empty() && is_of_patron).then_some(page)

@@ -19,7 +19,7 @@ pub enum AskOutcome {
     Implausible,
     /// The response has a record that cannot be read, so it is not merged.
     Unreadable,
-    /// The request names another gateway, and its responses serve no other request.
+    /// The request names another gateway, or none is configured, so responses serve no other request.
     OtherGateway,
 }
 

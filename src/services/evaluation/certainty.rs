@@ -1,52 +1,34 @@
 //! How certain an evaluation is: the evidence from memory and, only if needed, from the database.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use tracing::{debug, warn};
+use chrono::{DateTime, TimeDelta, Utc};
+use tracing::warn;
 use uuid::Uuid;
 
-use super::{AnswerSource, EvaluationRequest, Evaluator};
+use super::{AnswerSource, EvaluationRequest, Evaluator, certainty_reads::CertaintyReads};
 use crate::{
     blocks::{Certainty, CertaintyPolicy, CertaintyState, Evidence},
-    logging::ErrorChain,
+    event::stamp::Horizon,
     services::{freshness::TenantFreshness, storage_page::CLOCK_SKEW_MAX, tenants::Tenant},
     store::{
         self, Db,
         ingest::instance_reports::BehindPartition,
         settings::certainty_policy::{self, StoredCertainty},
-        state::evidence::{self, PatronEvidence},
+        state::evidence,
         tenants::Completeness,
     },
 };
 
-/// Time limit of the queries about certainty. A lock of an operator on the dead letters must delay no evaluation.
-const QUERY_TIMEOUT: Duration = Duration::from_millis(50);
-
-/// The certainty policy of a tenant, and whether dead letters may concern its patrons.
+/// The certainty policy of a tenant, and what may concern its patrons.
 #[derive(Debug, Clone, Default)]
 pub struct CertaintySettings {
-    /// The policy; the default policy if it could not be read.
+    /// The policy; the last known policy if it could not be read.
     pub policy: CertaintyPolicy,
-    /// Whether a record of the tenant is parked; `None` if that could not be read.
+    /// Whether a record that may be the tenant's is parked; `None` if that could not be read.
     pub has_dead_letters: Option<bool>,
-}
-
-impl CertaintySettings {
-    /// Loads the settings. A failure counts as unknown, because an evaluation needs no settings.
-    pub(super) async fn load(db: &Db, tenant: &Tenant) -> Self {
-        let load = store::read_within(db, QUERY_TIMEOUT, async |db| {
-            certainty_policy::load(db, &tenant.schema, &tenant.id).await
-        });
-        match load.await {
-            Ok(stored) => Self::from(stored),
-            Err(error) => {
-                debug!(tenant = %tenant.id, error = %ErrorChain(&error),
-                    "evaluation: could not read the certainty policy; evaluations count as known");
-                Self::default()
-            }
-        }
-    }
+    /// Records from before this instant are lost, as open incidents say.
+    pub lost_until: Option<DateTime<Utc>>,
 }
 
 impl From<StoredCertainty> for CertaintySettings {
@@ -54,6 +36,7 @@ impl From<StoredCertainty> for CertaintySettings {
         Self {
             policy: stored.policy.map(parse_policy).unwrap_or_default(),
             has_dead_letters: Some(stored.has_dead_letters),
+            lost_until: stored.lost_until,
         }
     }
 }
@@ -75,16 +58,21 @@ pub struct AssessedCertainty {
 }
 
 /// Returns the evidence that concerns all patrons of a tenant.
-fn tenant_evidence(tenant: &Tenant, freshness: TenantFreshness) -> Evidence {
+fn tenant_evidence(
+    tenant: &Tenant,
+    (freshness, now): (TenantFreshness, DateTime<Utc>),
+    settings: &CertaintySettings,
+) -> Evidence {
+    let incomplete_before = match tenant.completeness() {
+        Completeness::Complete => None,
+        Completeness::Filling => Some(tenant.enabled_at),
+        Completeness::IncompleteBefore(before) => Some(before),
+    };
     Evidence {
-        now: DateTime::UNIX_EPOCH,
+        now,
         as_of: freshness.as_of,
         has_log: freshness.has_log,
-        incomplete_before: match tenant.completeness() {
-            Completeness::Complete => None,
-            Completeness::Filling => Some(tenant.enabled_at),
-            Completeness::IncompleteBefore(before) => Some(before),
-        },
+        incomplete_before: incomplete_before.max(settings.lost_until),
         has_stopped_partition: freshness.has_stopped_partition,
         is_group_current: true,
         dead_letter_at: None,
@@ -92,40 +80,56 @@ fn tenant_evidence(tenant: &Tenant, freshness: TenantFreshness) -> Evidence {
     }
 }
 
-/// Computes the certainty of an evaluation at `now`, a time of the database clock.
+/// Computes the certainty of an evaluation, with the progress of ingest at a time of the database clock.
 pub(super) async fn assess(
-    db: &Db,
-    (tenant, user): (&Tenant, Uuid),
-    (freshness, now): (TenantFreshness, DateTime<Utc>),
+    reads: &CertaintyReads,
+    (tenant, user): (&Arc<Tenant>, Uuid),
+    progress: (TenantFreshness, DateTime<Utc>),
     settings: &CertaintySettings,
     source: AnswerSource,
 ) -> AssessedCertainty {
     let is_group_current = source.is_group_current();
-    let mut evidence = Evidence { now, is_group_current, ..tenant_evidence(tenant, freshness) };
+    let tenant_evidence = tenant_evidence(tenant, progress, settings);
+    let mut evidence = Evidence { is_group_current, ..tenant_evidence };
     let late_after = settings.policy.late_after();
     let certainty = Certainty::new(&evidence, late_after);
     let may_have_dead_letter = settings.has_dead_letters != Some(false);
-    let needs_query = may_have_dead_letter || certainty.state != CertaintyState::Certain;
-    if !needs_query {
+    if !may_have_dead_letter && certainty.state == CertaintyState::Certain {
         return AssessedCertainty { certainty, evidence };
     }
     // A parked record may concern the patron until a query proves the contrary.
-    evidence.dead_letter_at = may_have_dead_letter.then_some(now);
-    if settings.has_dead_letters.is_some() {
-        let load = store::read_within(db, QUERY_TIMEOUT, async |db| {
-            evidence::load(db, &tenant.schema, &tenant.id, user).await
-        });
-        match load.await {
-            Ok(PatronEvidence { snapshot_horizon, dead_letter_at }) => {
-                evidence.snapshot_at =
-                    snapshot_horizon.map(|horizon| horizon.instant() + CLOCK_SKEW_MAX);
-                evidence.dead_letter_at = dead_letter_at;
-            }
-            Err(error) => debug!(tenant = %tenant.id, user.id = %user, error = %ErrorChain(&error),
-                "evaluation: could not read what may be missing of a patron"),
-        }
+    evidence.dead_letter_at = may_have_dead_letter.then_some(evidence.now);
+    if settings.has_dead_letters.is_some()
+        && let Some(found) = reads.evidence(tenant, user).await
+    {
+        let read_at = |horizon: Horizon| horizon.instant() + CLOCK_SKEW_MAX;
+        evidence.snapshot_at = found.snapshot_horizon.map(read_at);
+        evidence.dead_letter_at = found.dead_letter_at;
     }
     AssessedCertainty { certainty: Certainty::new(&evidence, late_after), evidence }
+}
+
+impl AssessedCertainty {
+    /// The certainty without any knowledge about missing events.
+    pub(super) fn unknown(now: DateTime<Utc>) -> Self {
+        let evidence = Evidence {
+            now,
+            as_of: None,
+            has_log: true,
+            incomplete_before: None,
+            has_stopped_partition: false,
+            is_group_current: true,
+            dead_letter_at: None,
+            snapshot_at: None,
+        };
+        Self { certainty: Certainty::UNKNOWN, evidence }
+    }
+
+    /// Returns whether a complete snapshot of the patron would improve the certainty.
+    pub(super) fn improves_by_snapshot(&self, late_after: TimeDelta) -> bool {
+        let evidence = Evidence { snapshot_at: Some(self.evidence.now), ..self.evidence };
+        Certainty::new(&evidence, late_after).state < self.certainty.state
+    }
 }
 
 /// Largest number of dead letters, and of partitions, in a report.
@@ -175,10 +179,8 @@ impl Evaluator {
         };
         let settings = CertaintySettings::from(store::read(db, load).await?);
         let view = self.freshness.view();
-        let evidence = Evidence {
-            now: view.now().unwrap_or_else(|| self.clock.now()),
-            ..tenant_evidence(tenant, view.of(&tenant.id))
-        };
+        let now = view.now().unwrap_or_else(|| self.clock.now());
+        let evidence = tenant_evidence(tenant, (view.of(&tenant.id), now), &settings);
         let certainty = Certainty::new(&evidence, settings.policy.late_after());
         Ok(self.report(tenant, certainty, settings.has_dead_letters))
     }
@@ -188,7 +190,7 @@ impl Evaluator {
         self: &Arc<Self>,
         request: &EvaluationRequest,
     ) -> Result<CertaintyReport, Arc<store::Error>> {
-        let evaluation = self.evaluate_known(request, false).await?;
+        let evaluation = self.evaluate_known(request, false, None).await?;
         let EvaluationRequest { db, tenant, user, .. } = request;
         let (dead_letters, waiting_loans) = store::read(db, async |db| {
             let limit = REPORT_ENTRIES_MAX as i64;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{AnswerSource, EvaluationRequest, Evaluator, certainty, policy::Policy};
+use super::{AnswerSource, EvaluationRequest, Evaluator, policy::Policy};
 use crate::{
     blocks::{Certainty, Explanation, ExplanationInput, Limit, Measures, OpenItems},
     logging::ErrorChain,
@@ -105,13 +105,10 @@ impl Evaluator {
         let known = state.known_group().filter(|known| {
             source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group
         });
-        let certainty = match view.now() {
+        let certainty = match self.certainty {
             Some(_) => {
-                let settings = self.policies.certainty(db, tenant).await;
-                let freshness = (view.of(&tenant.id), state.read_at);
-                let patron = (&**tenant, *user);
-                let assessed = certainty::assess(db, patron, freshness, &settings, source).await;
-                Some(assessed.certainty)
+                let progress = (view.of(&tenant.id), state.read_at);
+                Some(self.assess(request, progress, source).await.1.certainty)
             }
             None => None,
         };

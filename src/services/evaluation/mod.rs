@@ -5,15 +5,18 @@ pub mod ask;
 mod ask_outcome;
 pub mod certainty;
 pub mod certainty_counts;
+pub mod certainty_reads;
 pub mod explanations;
 pub mod policy;
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -21,11 +24,15 @@ use self::{
     ask::StorageQuestions,
     certainty::{AssessedCertainty, CertaintySettings},
     certainty_counts::CertaintyCounts,
+    certainty_reads::CertaintyReads,
     policy::{Policies, Policy},
 };
 pub use ask_outcome::AskOutcome;
 
-use super::{freshness::Freshness, tenants::Tenant};
+use super::{
+    freshness::{Freshness, TenantFreshness},
+    tenants::Tenant,
+};
 use crate::{
     blocks::{self, Certainty, Finding, Measures, Reactions, UncertainReaction},
     clock::Clock,
@@ -43,6 +50,9 @@ use crate::{
 /// Largest number of concurrent background refreshes of patron groups. Beyond it, the next evaluation
 /// of the patron tries again.
 const BACKGROUND_REFRESHES_MAX: usize = 100;
+
+/// Time limit of the evaluation after a question. The first evaluation counts afterwards.
+const REEVALUATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The origin of the patron group of an evaluation, or why none was used
 /// (docs/contract/http-api.md#2-blocks). The list is closed: clients see the name in a header, and
@@ -148,6 +158,16 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    fn new(
+        measures: Measures,
+        (group, source): (Option<String>, AnswerSource),
+        (settings, assessed): (Arc<CertaintySettings>, AssessedCertainty),
+        policy: Arc<Policy>,
+    ) -> Self {
+        let reactions = settings.policy.reactions(assessed.certainty.state);
+        Self { measures, group, source, assessed, reactions, asked: None, settings, policy }
+    }
+
     /// Returns one finding per limit of the group, with the compared number and the affected actions.
     pub fn findings(&self) -> Vec<Finding<'_>> {
         let limits = self.group.iter().flat_map(|group| self.policy.limits_of(group));
@@ -188,10 +208,16 @@ pub struct Evaluator {
     refreshing: Mutex<HashSet<(TenantId, Uuid)>>,
     /// How far the events of each tenant are applied.
     pub freshness: Arc<Freshness>,
-    /// `None` if evaluations ask no storage module.
-    questions: Option<StorageQuestions>,
+    /// `None` on the command line, which knows no progress of ingest.
+    certainty: Option<CertaintyServices>,
     /// The numbers of evaluations by certainty.
     pub counts: CertaintyCounts,
+}
+
+/// What determines and improves the certainty of evaluations.
+struct CertaintyServices {
+    reads: CertaintyReads,
+    questions: StorageQuestions,
 }
 
 /// The input of one evaluation: tenant, patron, caller and connection pool.
@@ -217,7 +243,7 @@ impl Evaluator {
         user_topics: Arc<UserTopics>,
     ) -> Self {
         let (policies, refreshing) = (Policies::default(), Mutex::default());
-        let (freshness, questions) = (Arc::default(), None);
+        let (freshness, certainty) = (Arc::default(), None);
         let counts = CertaintyCounts::default();
         Self {
             clock,
@@ -227,15 +253,21 @@ impl Evaluator {
             policies,
             refreshing,
             freshness,
-            questions,
+            certainty,
             counts,
         }
     }
 
-    /// Adds what makes evaluations certain: the progress of ingest, and questions to the storage modules.
+    /// Adds what makes evaluations certain: the progress of ingest, reads about certainty, and questions to the
+    /// storage modules.
     #[must_use]
-    pub fn with_certainty(self, freshness: Arc<Freshness>, questions: StorageQuestions) -> Self {
-        Self { freshness, questions: Some(questions), ..self }
+    pub fn with_certainty(
+        self,
+        freshness: Arc<Freshness>,
+        reads: CertaintyReads,
+        questions: StorageQuestions,
+    ) -> Self {
+        Self { freshness, certainty: Some(CertaintyServices { reads, questions }), ..self }
     }
 
     /// Evaluates a patron at the current time. With `is_explained`, the response contains the numbers of each
@@ -246,24 +278,38 @@ impl Evaluator {
         request: &EvaluationRequest,
         is_explained: bool,
     ) -> Result<Evaluation, Arc<store::Error>> {
-        let evaluation = self.evaluate_known(request, is_explained).await?;
+        let evaluation = self.evaluate_known(request, is_explained, None).await?;
         let asks = !evaluation.reactions.actions_with(UncertainReaction::Ask).is_empty();
-        let Some(questions) = self.questions.as_ref().filter(|_| asks) else {
+        let Some(certainty) = self.certainty.as_ref().filter(|_| asks) else {
             return Ok(evaluation);
         };
-        let outcome = questions.ask(request, evaluation.settings.policy.ask_deadline()).await;
-        let evaluation = match outcome {
-            AskOutcome::Answered => self.evaluate_known(request, is_explained).await?,
-            _ => evaluation,
-        };
-        Ok(Evaluation { asked: Some(outcome), ..evaluation })
+        let policy = &evaluation.settings.policy;
+        // A snapshot contains no patron group, so it does not help if only the group is outdated.
+        if !evaluation.assessed.improves_by_snapshot(policy.late_after()) {
+            return Ok(evaluation);
+        }
+        let outcome = certainty.questions.ask(request, policy.ask_deadline()).await;
+        let mut evaluation = Evaluation { asked: Some(outcome), ..evaluation };
+        if outcome == AskOutcome::Answered {
+            let known = match evaluation.source {
+                AnswerSource::NothingOpen | AnswerSource::NoLimits => None,
+                source => Some((evaluation.group.clone(), source)),
+            };
+            let again = self.evaluate_known(request, is_explained, known);
+            // The first evaluation is valid, whatever happens to the second one.
+            if let Ok(Ok(again)) = timeout(REEVALUATION_TIMEOUT, again).await {
+                evaluation = Evaluation { asked: Some(outcome), ..again };
+            }
+        }
+        Ok(evaluation)
     }
 
-    /// Evaluates a patron from the known state.
+    /// Evaluates a patron from the known state. `known_group` has the group of an evaluation a moment ago.
     async fn evaluate_known(
         self: &Arc<Self>,
         request: &EvaluationRequest,
         is_explained: bool,
+        known_group: Option<(Option<String>, AnswerSource)>,
     ) -> Result<Evaluation, Arc<store::Error>> {
         let now = self.clock.now();
         let EvaluationRequest { db, tenant, user, .. } = request;
@@ -272,34 +318,27 @@ impl Evaluator {
         let state =
             store::read(db, async |db| patrons::load_state(db, &tenant.schema, *user, now).await)
                 .await?;
-        let settings = self.policies.certainty(db, tenant).await;
         let read_at = state.as_ref().map(|state| state.read_at).or_else(|| view.now());
-        let freshness = (view.of(&tenant.id), read_at.unwrap_or(now));
-        let assess = async |source| {
-            certainty::assess(db, (tenant, *user), freshness, &settings, source).await
-        };
-        let new = |measures, group, source, policy, assessed: AssessedCertainty| Evaluation {
-            measures,
-            group,
-            source,
-            reactions: settings.policy.reactions(assessed.certainty.state),
-            asked: None,
-            settings: settings.clone(),
-            assessed,
-            policy,
-        };
+        let progress = (view.of(&tenant.id), read_at.unwrap_or(now));
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
             let source = AnswerSource::NothingOpen;
-            let assessed = assess(source).await;
-            return Ok(new(Measures::default(), None, source, Arc::default(), assessed));
+            let assessed = self.assess(request, progress, source).await;
+            return Ok(Evaluation::new(
+                Measures::default(),
+                (None, source),
+                assessed,
+                Arc::default(),
+            ));
         };
         let policy = self.policies.get(db, tenant).await?;
         // Without limits the group decides nothing.
-        let (group, source) = match policy.limits.is_empty() {
-            true => (None, AnswerSource::NoLimits),
-            false => self.resolve_group(request, &state).await,
+        let (group, source) = match (policy.limits.is_empty(), known_group) {
+            (true, _) => (None, AnswerSource::NoLimits),
+            (false, Some(known)) => known,
+            (false, None) => self.resolve_group(request, &state).await,
         };
-        let mut evaluation = new(state.measures, group, source, policy, assess(source).await);
+        let assessed = self.assess(request, progress, source).await;
+        let mut evaluation = Evaluation::new(state.measures, (group, source), assessed, policy);
         // Almost no block shows how many loans a limit of days requires, and most patrons have one recall at most.
         if evaluation.measures.overdue_recalls > 1 && evaluation.shows_recall_days(is_explained) {
             let load = store::read(db, async |db| {
@@ -308,6 +347,21 @@ impl Evaluator {
             evaluation.measures.recall_days = load.await?;
         }
         Ok(evaluation)
+    }
+
+    /// Determines the certainty of an evaluation. On the command line, nothing is known about missing events.
+    async fn assess(
+        &self,
+        EvaluationRequest { tenant, user, .. }: &EvaluationRequest,
+        progress: (TenantFreshness, DateTime<Utc>),
+        source: AnswerSource,
+    ) -> (Arc<CertaintySettings>, AssessedCertainty) {
+        let Some(CertaintyServices { reads, .. }) = &self.certainty else {
+            return (Arc::default(), AssessedCertainty::unknown(progress.1));
+        };
+        let settings = self.policies.certainty(reads, tenant).await;
+        let assessed = certainty::assess(reads, (tenant, *user), progress, &settings, source).await;
+        (settings, assessed)
     }
 
     /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of

@@ -15,9 +15,9 @@ use serde_json::Value;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::certainty::CertaintySettings;
+use super::{certainty::CertaintySettings, certainty_reads::CertaintyReads};
 use crate::{
-    blocks::{Actions, Condition, Limit},
+    blocks::{Actions, CertaintyPolicy, Condition, Limit},
     event::TenantId,
     services::tenants::Tenant,
     store::{
@@ -75,13 +75,16 @@ pub struct Policies {
     cache: Cache<(TenantId, u64), Arc<Policy>>,
     /// Certainty settings, by the same keys.
     certainty: Cache<(TenantId, u64), Arc<CertaintySettings>>,
+    /// The certainty policies that were read last.
+    last_policies: Cache<TenantId, CertaintyPolicy>,
     change_counts: [AtomicU64; CHANGE_COUNTERS],
 }
 
 impl Default for Policies {
     fn default() -> Self {
         let change_counts = [const { AtomicU64::new(0) }; CHANGE_COUNTERS];
-        Self { cache: cache(), certainty: cache(), change_counts }
+        let last_policies = Cache::new(CACHED_TENANTS_MAX);
+        Self { cache: cache(), certainty: cache(), last_policies, change_counts }
     }
 }
 
@@ -97,10 +100,26 @@ impl Policies {
         self.cache.try_get_with((tenant.id.clone(), self.change_count(&tenant.id)), read).await
     }
 
-    /// Returns the tenant's certainty settings. Concurrent callers share one load, which never fails.
-    pub async fn certainty(&self, db: &Db, tenant: &Tenant) -> Arc<CertaintySettings> {
-        let load = async { Arc::new(CertaintySettings::load(db, tenant).await) };
-        self.certainty.get_with((tenant.id.clone(), self.change_count(&tenant.id)), load).await
+    /// Returns the tenant's certainty settings. Concurrent callers share one load. If the load fails, the last known
+    /// policy counts, because an evaluation needs no settings.
+    pub(super) async fn certainty(
+        &self,
+        reads: &CertaintyReads,
+        tenant: &Arc<Tenant>,
+    ) -> Arc<CertaintySettings> {
+        let load = async {
+            let settings = CertaintySettings::from(reads.settings(tenant).await.ok_or(())?);
+            self.last_policies.insert(tenant.id.clone(), settings.policy.clone()).await;
+            Ok::<_, ()>(Arc::new(settings))
+        };
+        let key = (tenant.id.clone(), self.change_count(&tenant.id));
+        match self.certainty.try_get_with(key, load).await {
+            Ok(settings) => settings,
+            Err(_) => {
+                let policy = self.last_policies.get(&tenant.id).await.unwrap_or_default();
+                Arc::new(CertaintySettings { policy, ..CertaintySettings::default() })
+            }
+        }
     }
 
     fn change_count(&self, tenant: &TenantId) -> u64 {

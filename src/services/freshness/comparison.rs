@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     event::TopicPartition,
     kafka::{self, BrokerClient, ConsumerParts, ProbeResults, RecordProbe},
-    store::ingest::instance_reports::BehindPartition,
+    store::ingest::instance_reports::{BehindPartition, OwnedPartitions},
 };
 
 /// Time that a partition is behind before its next record is read. Most partitions are behind for less.
@@ -30,8 +30,8 @@ pub(super) struct LogComparison {
     partitions: HashMap<TopicPartition, PartitionHistory>,
     /// The start of the last successful comparison.
     pub(super) compared: Option<Instant>,
-    /// Number of partitions with a known position, by topic.
-    pub(super) owned: BTreeMap<String, usize>,
+    /// The partitions of the last successful comparison.
+    pub(super) owned: OwnedPartitions,
     /// Number of changes of `owned`.
     pub(super) owned_version: i64,
     last_probe: Option<Instant>,
@@ -64,15 +64,20 @@ impl PartitionHistory {
         let is_empty = self.next_record.is_some_and(|record| {
             record.at.is_none() && record.next == self.next && Some(record.end) == self.end
         });
-        self.end.is_none_or(|end| end > self.next) && !is_empty
+        // An end before the position belongs to another log, or to a leader that lacks the last records.
+        self.end != Some(self.next) && !is_empty
     }
 
     fn lag(&self) -> i64 {
-        self.end.map_or(1, |end| (end - self.next).max(0))
+        self.end.map_or(1, |end| if end < self.next { 1 } else { end - self.next })
     }
 
     /// Records a comparison that began at `started`.
     fn observe(&mut self, next: i64, end: Option<i64>, started: Instant) {
+        if next < self.next {
+            // Reading started again, possibly in another log.
+            *self = Self::default();
+        }
         (self.next, self.end) = (next, end);
         if self.is_behind() {
             self.behind_since = self.behind_since.or(Some(started));
@@ -91,11 +96,17 @@ impl PartitionHistory {
     }
 
     /// Returns the instant up to which the records are applied: that of the first other record, or the last
-    /// known instant before.
+    /// known instant before. A record of a fast clock was at the latest written when it was read.
     fn as_of(&self, instant: impl Fn(Instant) -> DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.next_record {
-            Some(NextRecord { next, at: Some(at), .. }) if next == self.next => Some(at),
-            earlier => self.at_end.map(instant).max(earlier.and_then(|record| record.at)),
+            Some(NextRecord { next, at: Some(at), read, .. }) if next == self.next => {
+                Some(at.min(instant(read)))
+            }
+            earlier => {
+                let known = earlier.and_then(|record| Some((record.at?, record.read)));
+                let known = known.map(|(at, read)| at.min(instant(read)));
+                self.at_end.map(instant).max(known)
+            }
         }
     }
 }
@@ -106,7 +117,7 @@ impl LogComparison {
     pub(super) async fn compare(&mut self, parts: &ConsumerParts) -> Result<(), kafka::Error> {
         let started = Instant::now();
         let committed = parts.assignment.committed_offsets();
-        self.set_owned(&committed);
+        let owned = owned_partitions(&committed);
         let key = |((topic, partition), next)| ((Arc::from(topic), partition), next);
         let committed: HashMap<TopicPartition, i64> = committed.into_iter().map(key).collect();
         self.partitions.retain(|partition, _| committed.contains_key(partition));
@@ -117,6 +128,7 @@ impl LogComparison {
             let end = ends.get(&partition).copied();
             self.partitions.entry(partition).or_default().observe(next, end, started);
         }
+        self.set_owned(owned);
         self.compared = Some(started);
         parts.status.set_lags(self.lags());
         self.read_next_records(&parts.broker, started).await
@@ -155,14 +167,8 @@ impl LogComparison {
         found.map(|((topic, number), h)| ((topic.to_string(), *number), h.lag())).collect()
     }
 
-    fn set_owned(&mut self, committed: &[((String, i32), i64)]) {
-        let mut owned: BTreeMap<String, usize> = BTreeMap::new();
-        for ((topic, _), _) in committed {
-            match owned.get_mut(topic) {
-                Some(partitions) => *partitions += 1,
-                None => drop(owned.insert(topic.clone(), 1)),
-            }
-        }
+    /// Sets the owned partitions after their comparison: a partition without one has an unknown instant.
+    fn set_owned(&mut self, owned: OwnedPartitions) {
         if owned != self.owned {
             (self.owned, self.owned_version) = (owned, self.owned_version + 1);
         }
@@ -209,6 +215,17 @@ impl LogComparison {
             history.next_record = Some(NextRecord { next: *offset, end, at, read });
         }
     }
+}
+
+fn owned_partitions(committed: &[((String, i32), i64)]) -> OwnedPartitions {
+    let mut owned = OwnedPartitions::new();
+    for ((topic, partition), _) in committed {
+        match owned.get_mut(topic) {
+            Some(partitions) => partitions.push(*partition),
+            None => drop(owned.insert(topic.clone(), vec![*partition])),
+        }
+    }
+    owned
 }
 
 /// Runs a request to a broker on a thread that may block.
@@ -284,6 +301,33 @@ mod tests {
     }
 
     #[test]
+    fn record_of_a_fast_clock_counts_as_of_its_read() {
+        let base = Instant::now();
+        let instant = |at: Instant| time((at - base).as_secs() as i64);
+        let mut history = PartitionHistory::default();
+        history.observe(5, Some(9), base);
+        history.next_record =
+            Some(NextRecord { next: 5, end: 9, at: Some(time(3600)), read: second(base, 2) });
+        assert_eq!(history.as_of(instant), Some(time(2)));
+        history.observe(6, Some(9), second(base, 4));
+        assert_eq!(history.as_of(instant), Some(time(2)));
+    }
+
+    /// A recreated topic begins at offset 0 again.
+    #[test]
+    fn end_before_the_position_is_no_end() {
+        let base = Instant::now();
+        let instant = |at: Instant| time((at - base).as_secs() as i64);
+        let mut history = PartitionHistory::default();
+        history.observe(100, Some(100), base);
+        history.observe(100, Some(5), second(base, 1));
+        assert_eq!((history.is_behind(), history.lag()), (true, 1));
+        assert_eq!(history.as_of(instant), Some(time(0)));
+        history.observe(0, Some(5), second(base, 2));
+        assert_eq!((history.lag(), history.as_of(instant)), (5, None));
+    }
+
+    #[test]
     fn missing_end_is_no_proof_of_the_end() {
         let base = Instant::now();
         let mut history = PartitionHistory::default();
@@ -296,11 +340,11 @@ mod tests {
     fn owned_partitions_have_a_version() {
         let mut comparison = LogComparison::default();
         let committed = |partition| (("topic".to_owned(), partition), 3);
-        comparison.set_owned(&[committed(0), committed(1)]);
-        assert_eq!((comparison.owned["topic"], comparison.owned_version), (2, 1));
-        comparison.set_owned(&[committed(0), (("topic".to_owned(), 1), 9)]);
+        comparison.set_owned(owned_partitions(&[committed(0), committed(1)]));
+        assert_eq!((&comparison.owned["topic"], comparison.owned_version), (&vec![0, 1], 1));
+        comparison.set_owned(owned_partitions(&[committed(0), (("topic".to_owned(), 1), 9)]));
         assert_eq!(comparison.owned_version, 1);
-        comparison.set_owned(&[]);
+        comparison.set_owned(OwnedPartitions::new());
         assert_eq!((comparison.owned.len(), comparison.owned_version), (0, 2));
     }
 

@@ -31,7 +31,7 @@ use crate::{
     services::tenants::TenantRegistry,
     store::{
         self, Db,
-        ingest::instance_reports::{self, NewReport},
+        ingest::instance_reports::{self, NewReport, OwnedPartitions},
     },
 };
 
@@ -40,6 +40,9 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Number of partitions that one comparison per second may have. With more partitions the interval grows.
 const PARTITIONS_PER_SECOND: usize = 1_000;
+
+/// Time limit for the deletion of the report when the service stops.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time limit for one report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,7 +103,7 @@ pub struct FreshnessTask {
     tenants: Arc<TenantRegistry>,
     comparison: LogComparison,
     /// The owned partitions of each instance, with their version.
-    owned: BTreeMap<Uuid, (i64, BTreeMap<String, usize>)>,
+    owned: BTreeMap<Uuid, (i64, OwnedPartitions)>,
     topics: Option<(Arc<TopicList>, Instant)>,
     topics_max_age: Duration,
 }
@@ -133,10 +136,16 @@ impl FreshnessTask {
         stop.run_until_cancelled(self.tenants.ready()).await;
         while !stop.is_cancelled() {
             stop.run_until_cancelled(self.refresh()).await;
-            let partitions: usize = self.comparison.owned.values().sum();
+            let partitions: usize = self.comparison.owned.values().map(Vec::len).sum();
             let interval =
                 INTERVAL_MIN.mul_f64((partitions as f64 / PARTITIONS_PER_SECOND as f64).max(1.0));
             stop.run_until_cancelled(sleep(interval)).await;
+        }
+        // Another instance takes over the partitions, so the report must not count any longer.
+        let delete = instance_reports::delete(&self.db, self.instance);
+        if let Err(error) = store::with_timeout(DELETE_TIMEOUT, delete).await {
+            let error: &store::Error = &error;
+            debug!(error = %ErrorChain(error), "freshness: could not delete the report; it expires");
         }
     }
 

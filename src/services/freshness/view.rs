@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{Environment, Kind, TenantId},
-    store::ingest::instance_reports::{BehindPartition, InstanceReport},
+    store::ingest::instance_reports::{BehindPartition, InstanceReport, OwnedPartitions},
 };
 
 /// Age from which a report does not count, because its instance has stopped or lost the database.
@@ -116,8 +116,9 @@ pub struct FreshnessView {
     shared: TopicState,
     /// The topics of tenants, without tenants that are up to date.
     own: HashMap<TenantId, TopicState>,
-    /// The last known instants of tenants with an unknown instant now; the second part counts for the rest.
-    last_known: (HashMap<TenantId, DateTime<Utc>>, Option<DateTime<Utc>>),
+    /// The last known instants of tenants with an unknown instant now, `None` if none was ever known. The second
+    /// part counts for the rest.
+    last_known: (HashMap<TenantId, Option<DateTime<Utc>>>, Option<DateTime<Utc>>),
     /// When the last event of a tenant arrived over HTTP.
     callbacks: HashMap<TenantId, DateTime<Utc>>,
 }
@@ -171,16 +172,16 @@ impl FreshnessView {
     }
 
     fn last_known(&self, tenant: &TenantId) -> Option<DateTime<Utc>> {
-        self.last_known.0.get(tenant).copied().or(self.last_known.1)
+        self.last_known.0.get(tenant).copied().unwrap_or(self.last_known.1)
     }
 
-    /// Computes the next view from the reports of all instances. `owned` has the number of partitions that each
-    /// instance owns, by topic.
+    /// Computes the next view from the reports of all instances. `owned` has the partitions that each instance owns,
+    /// by topic.
     pub(super) fn next(
         &self,
         reports: Vec<InstanceReport>,
         read_at: (DateTime<Utc>, Instant),
-        owned: &BTreeMap<Uuid, &BTreeMap<String, usize>>,
+        owned: &BTreeMap<Uuid, &OwnedPartitions>,
         topics: Option<&Arc<TopicList>>,
         environment: &Environment,
     ) -> Self {
@@ -191,7 +192,7 @@ impl FreshnessView {
             ..Self::default()
         };
         next.add_callbacks(&reports);
-        let mut owned_partitions: HashMap<&str, usize> = HashMap::new();
+        let mut owned_partitions: HashMap<&str, HashSet<i32>> = HashMap::new();
         let mut compared_at = Vec::new();
         for report in reports {
             let owned = owned.get(&report.instance).filter(|owned| !owned.is_empty());
@@ -200,14 +201,14 @@ impl FreshnessView {
             let Some(owned) = owned.filter(|_| is_recent) else { continue };
             compared_at.push(report.compared_at);
             for (topic, partitions) in *owned {
-                *owned_partitions.entry(topic).or_default() += partitions;
+                owned_partitions.entry(topic).or_default().extend(partitions);
             }
             report.behind.into_iter().for_each(|found| next.add_behind(found, environment));
         }
         next.compared_at = compared_at.into_iter().min().flatten();
         if let Some(topics) = topics {
             let is_uncovered = |(name, partitions): &(String, usize)| {
-                owned_partitions.get(name.as_str()).is_none_or(|owned| owned < partitions)
+                owned_partitions.get(name.as_str()).is_none_or(|owned| owned.len() < *partitions)
             };
             next.shared.is_covered = !topics.shared.iter().any(is_uncovered);
             for (tenant, own) in &topics.of_tenants {
@@ -247,9 +248,8 @@ impl FreshnessView {
         let mut last_known = HashMap::new();
         for tenant in tenants {
             let own = self.own.get(tenant).unwrap_or(&UP_TO_DATE);
-            let before = previous.of(tenant).as_of;
-            if let Some(before) = before.filter(|_| self.as_of(own).is_none()) {
-                last_known.insert(tenant.clone(), before);
+            if self.as_of(own).is_none() {
+                last_known.insert(tenant.clone(), previous.of(tenant).as_of);
             }
         }
         let rest = previous.as_of(&UP_TO_DATE).or(previous.last_known.1);
@@ -299,13 +299,13 @@ mod tests {
         BehindPartition { topic, partition: 0, lag: 7, as_of: as_of.map(at), is_stopped: false }
     }
 
-    type Owned = BTreeMap<Uuid, BTreeMap<String, usize>>;
+    type Owned = BTreeMap<Uuid, OwnedPartitions>;
 
-    fn owned(list: &[(u128, &str, usize)]) -> Owned {
+    fn owned(list: &[(u128, &str, &[i32])]) -> Owned {
         let mut owned = Owned::new();
         for (instance, topic, partitions) in list {
             let of_instance = owned.entry(Uuid::from_u128(*instance)).or_default();
-            of_instance.insert((*topic).to_owned(), *partitions);
+            of_instance.insert((*topic).to_owned(), partitions.to_vec());
         }
         owned
     }
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn oldest_comparison_of_all_instances_counts() {
-        let (topics, owned) = (topics(&[(OWN, 4)]), owned(&[(1, OWN, 3), (2, OWN, 1)]));
+        let (topics, owned) = (topics(&[(OWN, 4)]), owned(&[(1, OWN, &[0, 1, 3]), (2, OWN, &[2])]));
         let reports = [report(1, 10, &[]), report(2, 8, &[])];
         let view = next(&FreshnessView::default(), 10, &reports, &owned, &topics);
         for id in ["northlib", "southlib"] {
@@ -338,7 +338,7 @@ mod tests {
     fn behind_partition_counts_for_its_tenant() {
         let other = "folio.southlib.circulation.ITEM_CHECKED_OUT";
         let topics = topics(&[(OWN, 1), (other, 1)]);
-        let owned = owned(&[(1, OWN, 1), (1, other, 1)]);
+        let owned = owned(&[(1, OWN, &[0]), (1, other, &[0])]);
         let reports = [report(1, 10, &[behind(OWN, Some(3))])];
         let view = next(&FreshnessView::default(), 10, &reports, &owned, &topics);
         let found = view.of(&tenant("northlib"));
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn behind_collection_counts_for_every_tenant() {
-        let (topics, owned) = (topics(&[(SHARED, 1)]), owned(&[(1, SHARED, 1)]));
+        let (topics, owned) = (topics(&[(SHARED, 1)]), owned(&[(1, SHARED, &[0])]));
         let stopped = BehindPartition { lag: 0, is_stopped: true, ..behind(SHARED, None) };
         let reports = [report(1, 10, &[behind(SHARED, Some(3)), stopped])];
         let view = next(&FreshnessView::default(), 10, &reports, &owned, &topics);
@@ -366,11 +366,40 @@ mod tests {
         );
     }
 
+    /// The same partition of two instances does not stand for another one.
+    #[test]
+    fn partition_with_two_owners_counts_once() {
+        let topics = topics(&[(OWN, 2)]);
+        let owned = owned(&[(1, OWN, &[0]), (2, OWN, &[0])]);
+        let reports = [report(1, 10, &[]), report(2, 10, &[])];
+        let view = next(&FreshnessView::default(), 10, &reports, &owned, &topics);
+        assert_eq!(view.of(&tenant("northlib")).as_of, None);
+    }
+
+    /// Other tenants are up to date meanwhile.
+    #[test]
+    fn instant_that_was_never_known_stays_unknown() {
+        let other = "folio.southlib.circulation.ITEM_CHECKED_OUT";
+        let topics = topics(&[(OWN, 1), (other, 1)]);
+        let (none, all) = (owned(&[(1, other, &[0])]), owned(&[(1, OWN, &[0]), (1, other, &[0])]));
+        let mut view = FreshnessView::default();
+        for second in 10..14 {
+            view = next(&view, second, &[report(1, second, &[])], &none, &topics);
+            assert_eq!(view.of(&tenant("northlib")).as_of, None);
+            assert_eq!(view.of(&tenant("southlib")).as_of, Some(at(second)));
+        }
+        for second in 14..18 {
+            let unknown = [report(1, second, &[behind(OWN, None)])];
+            view = next(&view, second, &unknown, &all, &topics);
+            assert_eq!(view.of(&tenant("northlib")).as_of, None);
+        }
+    }
+
     /// A partition without an owner may contain records that no instance has applied.
     #[test]
     fn instant_stays_while_a_partition_has_no_owner() {
         let topics = topics(&[(OWN, 2)]);
-        let (all, part) = (owned(&[(1, OWN, 2)]), owned(&[(1, OWN, 1)]));
+        let (all, part) = (owned(&[(1, OWN, &[0, 1])]), owned(&[(1, OWN, &[1])]));
         let none = FreshnessView::default();
         assert_eq!(
             next(&none, 5, &[report(1, 5, &[])], &part, &topics).of(&tenant("northlib")).as_of,
@@ -392,7 +421,7 @@ mod tests {
     #[test]
     fn report_of_a_stopped_instance_does_not_count() {
         let topics = topics(&[(OWN, 2)]);
-        let both = owned(&[(1, OWN, 1), (2, OWN, 1)]);
+        let both = owned(&[(1, OWN, &[0]), (2, OWN, &[1])]);
         let view = next(
             &FreshnessView::default(),
             10,
@@ -406,14 +435,14 @@ mod tests {
         assert_eq!(view.of(&tenant("northlib")).as_of, Some(at(10)));
         let view = next(&view, 26, &reports(26), &both, &topics);
         assert_eq!(view.of(&tenant("northlib")).as_of, Some(at(10)));
-        let taken_over = owned(&[(1, OWN, 2), (2, OWN, 1)]);
+        let taken_over = owned(&[(1, OWN, &[0, 1]), (2, OWN, &[1])]);
         let view = next(&view, 27, &reports(27), &taken_over, &topics);
         assert_eq!(view.of(&tenant("northlib")).as_of, Some(at(27)));
     }
 
     #[test]
     fn instant_stays_while_no_broker_responds() {
-        let (topics, owned) = (topics(&[(OWN, 1)]), owned(&[(1, OWN, 1)]));
+        let (topics, owned) = (topics(&[(OWN, 1)]), owned(&[(1, OWN, &[0])]));
         let mut view = next(&FreshnessView::default(), 10, &[report(1, 10, &[])], &owned, &topics);
         let reported = InstanceReport { reported_at: at(300), ..report(1, 10, &[]) };
         view = next(&view, 300, &[reported], &owned, &topics);
@@ -422,7 +451,7 @@ mod tests {
 
     #[test]
     fn tenant_without_a_topic_has_the_last_callback() {
-        let (topics, owned) = (topics(&[(OWN, 1)]), owned(&[(1, OWN, 1)]));
+        let (topics, owned) = (topics(&[(OWN, 1)]), owned(&[(1, OWN, &[0])]));
         let callbacks = HashMap::from([("southlib".to_owned(), at(4))]);
         let with_callback = InstanceReport { callbacks, ..report(2, 9, &[]) };
         let reports = [report(1, 10, &[]), with_callback];
@@ -438,7 +467,7 @@ mod tests {
     #[test]
     fn topic_of_storage_changes_is_no_log() {
         let users = "folio.northlib.users.users";
-        let (topics, owned) = (topics(&[(users, 1)]), owned(&[(1, users, 1)]));
+        let (topics, owned) = (topics(&[(users, 1)]), owned(&[(1, users, &[0])]));
         let view = next(&FreshnessView::default(), 10, &[report(1, 10, &[])], &owned, &topics);
         assert!(!view.of(&tenant("northlib")).has_log);
     }

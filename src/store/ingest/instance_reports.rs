@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
+use sqlx::{PgExecutor, types::Json};
 use uuid::Uuid;
 
 use crate::store::{Error, Tx};
+
+/// The numbers of owned partitions with a known position, by topic.
+pub type OwnedPartitions = BTreeMap<String, Vec<i32>>;
 
 /// A partition with records that are not applied, or a stopped partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +38,8 @@ pub struct NewReport<'a> {
     pub compared_at: Option<DateTime<Utc>>,
     /// Number of changes of [`Self::owned`].
     pub owned_version: i64,
-    /// Number of owned partitions with a known position, by topic.
-    pub owned: &'a BTreeMap<String, usize>,
+    /// The owned partitions.
+    pub owned: &'a OwnedPartitions,
     /// Partitions that are behind, or stopped.
     pub behind: &'a [BehindPartition],
     /// When the last event arrived over HTTP, by tenant.
@@ -54,8 +57,8 @@ pub struct InstanceReport {
     pub compared_at: Option<DateTime<Utc>>,
     /// Number of changes of [`Self::owned`].
     pub owned_version: i64,
-    /// Number of owned partitions by topic; `None` if the reader knows this version.
-    pub owned: Option<BTreeMap<String, usize>>,
+    /// The owned partitions; `None` if the reader knows this version.
+    pub owned: Option<OwnedPartitions>,
     /// Partitions that are behind, or stopped.
     pub behind: Vec<BehindPartition>,
     /// When the last event arrived over HTTP, by tenant.
@@ -88,6 +91,13 @@ pub async fn write(tx: &mut Tx, report: &NewReport<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Deletes the report of an instance that stops.
+pub async fn delete(db: impl PgExecutor<'_>, instance: Uuid) -> Result<(), Error> {
+    let delete = "delete from mod_patron_blocks.ingest_instance where instance = $1";
+    let done = sqlx::query(delete).bind(instance).execute(db).await;
+    done.map(|_| ()).map_err(Error::at("delete the progress report of this instance"))
+}
+
 /// Reads the reports of all instances. `known` has the version of the owned partitions that the reader knows,
 /// by instance.
 pub async fn read(tx: &mut Tx, known: &BTreeMap<Uuid, i64>) -> Result<Vec<InstanceReport>, Error> {
@@ -97,7 +107,7 @@ pub async fn read(tx: &mut Tx, known: &BTreeMap<Uuid, i64>) -> Result<Vec<Instan
         reported_at: DateTime<Utc>,
         compared_at: Option<DateTime<Utc>>,
         owned_version: i64,
-        owned: Option<Json<BTreeMap<String, usize>>>,
+        owned: Option<Json<OwnedPartitions>>,
         behind: Json<Vec<BehindPartition>>,
         callbacks: Json<HashMap<String, DateTime<Utc>>>,
     }

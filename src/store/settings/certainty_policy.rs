@@ -1,5 +1,6 @@
 //! The certainty policy of a tenant, at most one row.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgExecutor;
 
@@ -8,11 +9,16 @@ use crate::{
     store::{Error, Schema, Statement},
 };
 
-/// Selects the policy, and whether a record of the tenant is parked.
+/// Selects the policy, whether a record of the tenant is parked, and until when open incidents say that records were
+/// lost. A parked record without a tenant may be the tenant's.
 const SELECT: Statement = Statement::new(
     "select (select policy from {schema}.certainty_policy) as policy,
             exists (select from {schema}.dead_letter)
-              or exists (select from mod_patron_blocks.dead_letter where tenant = $1) as has_dead_letters",
+              or exists (select from mod_patron_blocks.dead_letter where tenant = $1 or tenant is null)
+              as has_dead_letters,
+            (select max(coalesce(to_time, raised_at)) from mod_patron_blocks.incident
+              where kind in ('records_lost', 'topic_recreated') and resolved_at is null
+                and (tenant = $1 or tenant is null)) as lost_until",
 );
 
 const REPLACE: Statement = Statement::new(
@@ -28,8 +34,10 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[&SELECT, &REPLACE];
 pub struct StoredCertainty {
     /// The policy; `None` if the tenant has none.
     pub policy: Option<Value>,
-    /// Whether a record of the tenant is parked.
+    /// Whether a record that may be the tenant's is parked.
     pub has_dead_letters: bool,
+    /// Records from before this instant are lost, as open incidents say; `None` without such an incident.
+    pub lost_until: Option<DateTime<Utc>>,
 }
 
 /// Loads the policy of a tenant.

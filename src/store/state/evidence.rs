@@ -19,19 +19,20 @@ macro_rules! subjects_of_patron {
     };
 }
 
-/// Selects the dead letters that name the patron or an open item of the patron. Records of tenant collections wait in
-/// the schema of the module.
+/// Selects the dead letters that name the patron or an open item of the patron. The schema of the module has the
+/// records that wait for a tenant, or whose tenant is unknown.
 macro_rules! dead_letters_of_patron {
     () => {
         "(select dead_letter_id, received_at from {schema}.dead_letter d where d.subjects && subjects.ids
           union all
           select dead_letter_id, received_at from mod_patron_blocks.dead_letter m
-           where m.tenant = $2 and m.subjects && subjects.ids)"
+           where (m.tenant = $2 or m.tenant is null) and m.subjects && subjects.ids)"
     };
 }
 
 const SELECT_EVIDENCE: Statement = Statement::new(concat!(
-    "select (select horizon from {schema}.patron_horizon where user_id = $1) as horizon,
+    "select greatest((select horizon from {schema}.patron_horizon where user_id = $1),
+                     (select horizon from {schema}.tenant_horizon)) as horizon,
             (select max(received_at) from ",
     dead_letters_of_patron!(),
     " parked) as dead_letter_at
@@ -54,13 +55,18 @@ const COUNT_WAITING_LOANS: Statement = Statement::new(
         and fallback_user = $1",
 );
 
+const IS_KNOWN: Statement = Statement::new(
+    "select exists (select from {schema}.patron where user_id = $1)
+         or exists (select from {schema}.patron_counter where user_id = $1)",
+);
+
 pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&SELECT_EVIDENCE, &SELECT_DEAD_LETTERS, &COUNT_WAITING_LOANS];
+    &[&SELECT_EVIDENCE, &SELECT_DEAD_LETTERS, &COUNT_WAITING_LOANS, &IS_KNOWN];
 
 /// What the tables say about missing events of one patron.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PatronEvidence {
-    /// The horizon of the patron's newest complete snapshot.
+    /// The horizon of the newest complete snapshot of the patron or of the tenant.
     pub snapshot_horizon: Option<Horizon>,
     /// When the newest dead letter that names the patron, or an open item of the patron, was stored.
     pub dead_letter_at: Option<DateTime<Utc>>,
@@ -82,6 +88,16 @@ pub async fn load(
             .map_err(Error::at("read what may be missing of a patron"))?;
     let snapshot_horizon = horizon.as_deref().and_then(Horizon::from_bytes);
     Ok(PatronEvidence { snapshot_horizon, dead_letter_at })
+}
+
+/// Returns whether the tenant has a row about a patron.
+pub async fn is_known_patron(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    user: Uuid,
+) -> Result<bool, Error> {
+    let found = sqlx::query_scalar(schema.sql(&IS_KNOWN)).bind(user).fetch_one(db).await;
+    found.map_err(Error::at("find a patron"))
 }
 
 /// Returns the ids of the newest dead letters that name a patron or an open item of the patron, and the number of
