@@ -116,9 +116,10 @@ pub struct FreshnessView {
     shared: TopicState,
     /// The topics of tenants, without tenants that are up to date.
     own: HashMap<TenantId, TopicState>,
-    /// The last known instants of tenants with an unknown instant now, `None` if none was ever known. The second
-    /// part counts for the rest.
-    last_known: (HashMap<TenantId, Option<DateTime<Utc>>>, Option<DateTime<Utc>>),
+    /// The last known instants of tenants with an unknown instant now; `None` if none was ever known.
+    last_known: HashMap<TenantId, Option<DateTime<Utc>>>,
+    /// The last known instant of the other tenants.
+    last_known_of_others: Option<DateTime<Utc>>,
     /// When the last event of a tenant arrived over HTTP.
     callbacks: HashMap<TenantId, DateTime<Utc>>,
 }
@@ -131,7 +132,8 @@ impl Default for FreshnessView {
             topics: None,
             shared: UP_TO_DATE.clone(),
             own: HashMap::new(),
-            last_known: Default::default(),
+            last_known: HashMap::new(),
+            last_known_of_others: None,
             callbacks: HashMap::new(),
         }
     }
@@ -172,7 +174,7 @@ impl FreshnessView {
     }
 
     fn last_known(&self, tenant: &TenantId) -> Option<DateTime<Utc>> {
-        self.last_known.0.get(tenant).copied().unwrap_or(self.last_known.1)
+        self.last_known.get(tenant).copied().unwrap_or(self.last_known_of_others)
     }
 
     /// Computes the next view from the reports of all instances. `owned` has the partitions that each instance owns,
@@ -243,8 +245,7 @@ impl FreshnessView {
 
     /// Keeps the instants of the previous view for all tenants with an unknown instant.
     fn retain_last_known(&mut self, previous: &Self) {
-        let tenants =
-            self.own.keys().chain(previous.own.keys()).chain(previous.last_known.0.keys());
+        let tenants = self.own.keys().chain(previous.own.keys()).chain(previous.last_known.keys());
         let mut last_known = HashMap::new();
         for tenant in tenants {
             let own = self.own.get(tenant).unwrap_or(&UP_TO_DATE);
@@ -252,8 +253,9 @@ impl FreshnessView {
                 last_known.insert(tenant.clone(), previous.of(tenant).as_of);
             }
         }
-        let rest = previous.as_of(&UP_TO_DATE).or(previous.last_known.1);
-        self.last_known = (last_known, rest);
+        self.last_known = last_known;
+        let others = previous.as_of(&UP_TO_DATE);
+        self.last_known_of_others = others.or(previous.last_known_of_others);
     }
 }
 
