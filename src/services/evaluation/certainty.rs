@@ -100,7 +100,7 @@ pub(super) async fn assess(
     // A parked record may concern the patron until a query proves the contrary.
     evidence.dead_letter_at = may_have_dead_letter.then_some(evidence.now);
     if settings.has_dead_letters.is_some()
-        && let Some(found) = reads.evidence(tenant, user).await
+        && let Some(found) = Box::pin(reads.evidence(tenant, user)).await
     {
         let read_at = |horizon: Horizon| horizon.instant() + CLOCK_SKEW_MAX;
         evidence.snapshot_at = found.snapshot_horizon.map(read_at);

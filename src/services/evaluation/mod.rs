@@ -288,14 +288,15 @@ impl Evaluator {
         if !evaluation.assessed.improves_by_snapshot(policy.late_after()) {
             return Ok(evaluation);
         }
-        let outcome = certainty.questions.ask(request, policy.ask_deadline()).await;
+        // Few evaluations get here, so these futures are not a part of every evaluation.
+        let outcome = Box::pin(certainty.questions.ask(request, policy.ask_deadline())).await;
         let mut evaluation = Evaluation { asked: Some(outcome), ..evaluation };
         if outcome == AskOutcome::Answered {
             let known = match evaluation.source {
                 AnswerSource::NothingOpen | AnswerSource::NoLimits => None,
                 source => Some((evaluation.group.clone(), source)),
             };
-            let again = self.evaluate_known(request, is_explained, known);
+            let again = Box::pin(self.evaluate_known(request, is_explained, known));
             // The first evaluation is valid, whatever happens to the second one.
             if let Ok(Ok(again)) = timeout(REEVALUATION_TIMEOUT, again).await {
                 evaluation = Evaluation { asked: Some(outcome), ..again };

@@ -1,12 +1,13 @@
 //! A cache of each tenant's limits and conditions for the evaluation.
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moka::future::Cache;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 use super::{certainty::CertaintySettings, certainty_reads::CertaintyReads};
 use crate::{
-    blocks::{Actions, CertaintyPolicy, Condition, Limit},
+    blocks::{Actions, Condition, Limit},
     event::TenantId,
     services::tenants::Tenant,
     store::{
@@ -75,16 +76,24 @@ pub struct Policies {
     cache: Cache<(TenantId, u64), Arc<Policy>>,
     /// Certainty settings, by the same keys.
     certainty: Cache<(TenantId, u64), Arc<CertaintySettings>>,
-    /// The certainty policies that were read last.
-    last_policies: Cache<TenantId, CertaintyPolicy>,
+    /// The certainty settings that were read last, of the tenants that were evaluated.
+    last_settings: RwLock<HashMap<TenantId, LastSettings>>,
     change_counts: [AtomicU64; CHANGE_COUNTERS],
+}
+
+/// Certainty settings with their age.
+#[derive(Debug)]
+struct LastSettings {
+    settings: Arc<CertaintySettings>,
+    change_count: u64,
+    loaded_at: Instant,
 }
 
 impl Default for Policies {
     fn default() -> Self {
         let change_counts = [const { AtomicU64::new(0) }; CHANGE_COUNTERS];
-        let last_policies = Cache::new(CACHED_TENANTS_MAX);
-        Self { cache: cache(), certainty: cache(), last_policies, change_counts }
+        let last_settings = RwLock::default();
+        Self { cache: cache(), certainty: cache(), last_settings, change_counts }
     }
 }
 
@@ -107,16 +116,46 @@ impl Policies {
         reads: &CertaintyReads,
         tenant: &Arc<Tenant>,
     ) -> Arc<CertaintySettings> {
+        let change_count = self.change_count(&tenant.id);
+        if let Some(recent) = self.recent_settings(&tenant.id, change_count) {
+            return recent;
+        }
+        // Few evaluations get here, so their future is not a part of every evaluation.
+        Box::pin(self.load_certainty(reads, tenant, change_count)).await
+    }
+
+    /// Returns the settings from memory if they are recent. Every evaluation needs them, so the way is short.
+    fn recent_settings(&self, tenant: &TenantId, count: u64) -> Option<Arc<CertaintySettings>> {
+        let last = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
+        let last = last.get(tenant)?;
+        let is_recent = last.change_count == count && last.loaded_at.elapsed() < CACHE_TTL;
+        is_recent.then(|| last.settings.clone())
+    }
+
+    async fn load_certainty(
+        &self,
+        reads: &CertaintyReads,
+        tenant: &Arc<Tenant>,
+        change_count: u64,
+    ) -> Arc<CertaintySettings> {
         let load = async {
-            let settings = CertaintySettings::from(reads.settings(tenant).await.ok_or(())?);
-            self.last_policies.insert(tenant.id.clone(), settings.policy.clone()).await;
-            Ok::<_, ()>(Arc::new(settings))
+            let settings = reads.settings(tenant).await.ok_or(())?;
+            let settings = Arc::new(CertaintySettings::from(settings));
+            let last = LastSettings {
+                settings: settings.clone(),
+                change_count,
+                loaded_at: Instant::now(),
+            };
+            let mut all = self.last_settings.write().unwrap_or_else(PoisonError::into_inner);
+            all.insert(tenant.id.clone(), last);
+            Ok::<_, ()>(settings)
         };
-        let key = (tenant.id.clone(), self.change_count(&tenant.id));
-        match self.certainty.try_get_with(key, load).await {
+        match self.certainty.try_get_with((tenant.id.clone(), change_count), load).await {
             Ok(settings) => settings,
             Err(_) => {
-                let policy = self.last_policies.get(&tenant.id).await.unwrap_or_default();
+                let last = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
+                let policy = last.get(&tenant.id).map(|last| last.settings.policy.clone());
+                let policy = policy.unwrap_or_default();
                 Arc::new(CertaintySettings { policy, ..CertaintySettings::default() })
             }
         }
