@@ -1,6 +1,6 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, cell::RefCell, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -10,6 +10,7 @@ use actix_web::{
     },
     web::Path,
 };
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -279,6 +280,22 @@ fn answer_response(
     response
 }
 
+/// Formats the instant of an evaluation. It changes once a second, so each thread formats it once a second.
+fn as_of_value(as_of: DateTime<Utc>) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<Option<(DateTime<Utc>, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((at, value)) if *at == as_of => value.clone(),
+        _ => {
+            let value = HeaderValue::try_from(clock::format_instant(as_of))
+                .expect("a formatted instant has printable ASCII characters only");
+            *last = Some((as_of, value.clone()));
+            value
+        }
+    })
+}
+
 fn blocks_response(
     basis: AnswerSource,
     certainty: Certainty,
@@ -289,7 +306,7 @@ fn blocks_response(
     response.insert_header((BASIS_HEADER, basis.name()));
     response.insert_header((CERTAINTY_HEADER, certainty.state.name()));
     if let Some(as_of) = certainty.as_of {
-        response.insert_header((AS_OF_HEADER, clock::format_instant(as_of)));
+        response.insert_header((AS_OF_HEADER, as_of_value(as_of)));
     }
     response.json(Body { automated_patron_blocks })
 }
