@@ -1,4 +1,5 @@
-//! How certain an evaluation is: lag, silence, an incomplete history, dead letters and callbacks.
+//! How certain an evaluation is: lag, silence, an incomplete history, dead letters and callbacks. The rows are those of
+//! docs/contract/insight.md#8-cases-of-certainty.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patron_blocks::{

@@ -1,4 +1,5 @@
-//! What the certainty policy does with an evaluation that is not certain.
+//! What the certainty policy does with an evaluation that is not certain. The rows are those of
+//! docs/contract/insight.md#8-cases-of-certainty.
 
 use std::time::{Duration, Instant};
 

@@ -63,7 +63,7 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
     .await;
 }
 
-/// Row 4 of docs/contract/insight.md#6-certainty: the instant stays while no broker responds.
+/// Row 4 of docs/contract/insight.md#8-cases-of-certainty: the instant stays while no broker responds.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs three brokers: dev/cluster test runs it"]
 async fn evaluation_is_late_while_no_broker_responds() {
