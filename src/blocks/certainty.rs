@@ -56,6 +56,22 @@ pub struct Evidence {
     pub snapshot_at: Option<DateTime<Utc>>,
 }
 
+impl Evidence {
+    /// Creates the evidence at an instant, with a complete log and no known instant.
+    pub fn at(now: DateTime<Utc>) -> Self {
+        Self {
+            now,
+            as_of: None,
+            has_log: true,
+            incomplete_before: None,
+            has_stopped_partition: false,
+            is_group_current: true,
+            dead_letter_at: None,
+            snapshot_at: None,
+        }
+    }
+}
+
 /// A later snapshot is from before a step back of the clock, so its age is unknown.
 const SNAPSHOT_SKEW_MAX: TimeDelta = TimeDelta::seconds(5);
 
@@ -113,16 +129,7 @@ mod tests {
     }
 
     fn evidence() -> Evidence {
-        Evidence {
-            now: now(),
-            as_of: ago(1),
-            has_log: true,
-            incomplete_before: None,
-            has_stopped_partition: false,
-            is_group_current: true,
-            dead_letter_at: None,
-            snapshot_at: None,
-        }
+        Evidence { as_of: ago(1), ..Evidence::at(now()) }
     }
 
     fn state(evidence: Evidence) -> CertaintyState {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use metrics::Counter;
 
 use super::{
-    evaluation::{AnswerSource, AskOutcome},
+    evaluation::{answer_source::AnswerSource, ask_outcome::AskOutcome},
     ingest,
 };
 use crate::{

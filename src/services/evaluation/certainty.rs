@@ -69,14 +69,11 @@ fn tenant_evidence(
         Completeness::IncompleteBefore(before) => Some(before),
     };
     Evidence {
-        now,
         as_of: freshness.as_of,
         has_log: freshness.has_log,
         incomplete_before: incomplete_before.max(settings.lost_until),
         has_stopped_partition: freshness.has_stopped_partition,
-        is_group_current: true,
-        dead_letter_at: None,
-        snapshot_at: None,
+        ..Evidence::at(now)
     }
 }
 
@@ -112,17 +109,7 @@ pub(super) async fn assess(
 impl AssessedCertainty {
     /// The certainty without any knowledge about missing events.
     pub(super) fn unknown(now: DateTime<Utc>) -> Self {
-        let evidence = Evidence {
-            now,
-            as_of: None,
-            has_log: true,
-            incomplete_before: None,
-            has_stopped_partition: false,
-            is_group_current: true,
-            dead_letter_at: None,
-            snapshot_at: None,
-        };
-        Self { certainty: Certainty::UNKNOWN, evidence }
+        Self { certainty: Certainty::UNKNOWN, evidence: Evidence::at(now) }
     }
 
     /// Returns whether a complete snapshot of the patron would improve the certainty.
