@@ -53,7 +53,7 @@ create table ingest_instance (
     reported_at timestamp with time zone not null, -- When the instance last reported, by the clock of the database
     compared_at timestamp with time zone, -- When the instance last compared its positions with the ends of the log; null before the first time
     owned_version bigint not null, -- Number of changes of owned: other instances read owned only after a change
-    owned jsonb not null, -- Number of partitions with a known position, by topic
+    owned jsonb not null, -- Numbers of the partitions with a known position, by topic
     behind jsonb not null, -- Partitions with records that are not applied, and stopped partitions
     callbacks jsonb not null, -- When the last event arrived over HTTP, by tenant; only tenants without a topic
     PRIMARY KEY (instance),
