@@ -55,11 +55,38 @@ pub(in crate::service) struct Explanation {
     /// The next block that time alone causes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<Next>,
+    /// How certain the explanation is.
+    pub(super) certainty: Certainty,
     /// Whether stored counters differed from a recount.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) counters_differ: bool,
     /// The number of all open items.
     pub(super) totals: Totals,
+}
+
+/// How certain an explanation is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Certainty {
+    /// The state.
+    pub(super) state: CertaintyState,
+    /// The instant up to which all events are applied, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) as_of: Option<DateTime<Utc>>,
+}
+
+/// The states of an explanation. Without an evaluation, the service returns no explanation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CertaintyState {
+    /// All events are applied.
+    Certain,
+    /// Some events wait.
+    Late,
+    /// Earlier events may be missing.
+    Incomplete,
+    /// Something about the patron is in doubt.
+    Doubtful,
 }
 
 /// The patron group.

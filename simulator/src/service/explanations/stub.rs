@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::body::{Action, Actions, Explanation, Group, Next, Number, ReturnLoans, Settle, WayOut};
+use super::body::{
+    Action, Actions, Certainty, CertaintyState, Explanation, Group, Next, Number, ReturnLoans,
+    Settle, WayOut,
+};
 use super::expected::{Situation, measure_name};
 use super::rehearsal::Rehearsal;
 use super::{time, way_out};
@@ -38,6 +41,7 @@ pub(in crate::service) fn explain(
         loans: situation.loans(),
         fees_fines: situation.fees_fines(),
         next: next(&situation, &start),
+        certainty: Certainty { state: CertaintyState::Certain, as_of: Some(now) },
         counters_differ: false,
         totals: situation.totals(),
     }

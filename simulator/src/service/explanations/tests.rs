@@ -296,6 +296,7 @@ fn explanation_of_mara() -> Value {
             { "feeFineId": fee_id(2), "loanId": loan_id(2), "balance": 4.5, "counts": true },
         ],
         "next": { "at": "2026-09-15T13:01:00.000+00:00", "limit": limit_id(5), "what": "overdue" },
+        "certainty": { "state": "certain", "asOf": "2026-09-15T11:59:59.000+00:00" },
         "totals": { "loans": 7, "feesFines": 3 },
     })
 }

@@ -36,6 +36,7 @@ fn explanation_with_nothing_to_lend() -> Value {
               "leftOutBecause": "claimed-returned" },
         ],
         "feesFines": [{ "feeFineId": fee_id(1), "balance": 1.00, "counts": true }],
+        "certainty": { "state": "certain", "asOf": "2026-09-15T11:59:59.000+00:00" },
         "totals": { "loans": 1, "feesFines": 1 },
     })
 }
@@ -209,6 +210,7 @@ fn patrons_without_limits_are_free() {
         "patronGroup": { "basis": "nothing-open" },
         "actions": { "borrowing": free, "renewals": free, "requests": free },
         "limits": [], "loans": [], "feesFines": [],
+        "certainty": { "state": "certain", "asOf": "2026-09-15T11:59:59.000+00:00" },
         "totals": { "loans": 0, "feesFines": 0 },
     });
     let blocked =
