@@ -30,6 +30,10 @@ use crate::{
 /// Lifetime of a cached policy, and so the longest delay of a change by another instance.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 
+/// Age up to which certainty settings count if they cannot be read again. A single slow read then makes no
+/// evaluation doubtful.
+const SETTINGS_GRACE_TIME: Duration = Duration::from_secs(10);
+
 /// Largest number of tenants with a cached policy.
 const CACHED_TENANTS_MAX: u64 = 10_000;
 
@@ -152,10 +156,18 @@ impl Policies {
         };
         match self.certainty.try_get_with((tenant.id.clone(), change_count), load).await {
             Ok(settings) => settings,
-            Err(_) => {
-                let last = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
-                let policy = last.get(&tenant.id).map(|last| last.settings.policy.clone());
-                let policy = policy.unwrap_or_default();
+            Err(_) => self.settings_after_failure(&tenant.id),
+        }
+    }
+
+    /// Returns the last settings. If they are old, a record may have been parked since.
+    fn settings_after_failure(&self, tenant: &TenantId) -> Arc<CertaintySettings> {
+        let all = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
+        let last = all.get(tenant);
+        match last {
+            Some(last) if last.loaded_at.elapsed() < SETTINGS_GRACE_TIME => last.settings.clone(),
+            _ => {
+                let policy = last.map(|last| last.settings.policy.clone()).unwrap_or_default();
                 Arc::new(CertaintySettings { policy, ..CertaintySettings::default() })
             }
         }
