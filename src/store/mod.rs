@@ -191,21 +191,12 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// another.
 pub async fn read<T>(
     db: &Db,
-    read: impl AsyncFnMut(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    read_within(db, READ_TIMEOUT, read).await
-}
-
-/// Reads like [`read`](fn@read), with another time limit.
-pub async fn read_within<T>(
-    db: &Db,
-    limit: Duration,
     mut read: impl AsyncFnMut(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let started = Instant::now();
     loop {
         let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
-        let failed = match with_timeout(limit, read(&mut connection)).await {
+        let failed = match with_timeout(READ_TIMEOUT, read(&mut connection)).await {
             Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
             done => return done,
         };

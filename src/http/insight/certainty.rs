@@ -18,6 +18,7 @@ use crate::{
         openapi,
     },
     services::evaluation::{EvaluationRequest, certainty::CertaintyReport},
+    store::ingest::instance_reports::BehindPartition,
 };
 
 /// Returns how certain evaluations of the tenant are, or of one patron (docs/contract/insight.md#6-certainty).
@@ -124,7 +125,7 @@ names!(KnowledgeName { Complete, Filling, Incomplete });
 impl From<CertaintyReport> for CertaintyBody {
     fn from(report: CertaintyReport) -> Self {
         let Certainty { state, as_of } = report.certainty;
-        let source = |found: crate::store::ingest::instance_reports::BehindPartition| Source {
+        let source = |found: BehindPartition| Source {
             topic: found.topic,
             partition: found.partition,
             lag: found.lag,

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -147,11 +148,7 @@ impl StorageQuestions {
 }
 
 /// Decodes the records, or returns `None` if one is unreadable or belongs to another patron.
-fn decode(
-    records: &PatronRecords,
-    snapshot_at: chrono::DateTime<chrono::Utc>,
-    user: Uuid,
-) -> Option<StoragePage> {
+fn decode(records: &PatronRecords, snapshot_at: DateTime<Utc>, user: Uuid) -> Option<StoragePage> {
     let loans = StoragePage::decode(StorageResource::Loans, &records.loans, snapshot_at);
     let mut page = StoragePage::decode(StorageResource::Accounts, &records.accounts, snapshot_at);
     page.delta = page.delta.merge(loans.delta);

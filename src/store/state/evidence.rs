@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{TenantId, stamp::Horizon},
-    store::{Error, Schema, Statement},
+    store::{Connection, Error, Schema, Statement},
 };
 
 /// Selects the ids of the patron and the patron's open items.
@@ -103,7 +103,7 @@ pub async fn is_known_patron(
 /// Returns the ids of the newest dead letters that name a patron or an open item of the patron, and the number of
 /// loans that wait for their check-out and name the patron.
 pub async fn details(
-    db: &mut crate::store::Connection,
+    db: &mut Connection,
     schema: &Schema,
     tenant: &TenantId,
     user: Uuid,
