@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use serde::Deserialize;
 use serde_json::Value;
@@ -88,6 +89,8 @@ pub struct Policies {
 /// Certainty settings with their age.
 #[derive(Debug)]
 struct LastSettings {
+    /// The enabling of the tenant; a purge may precede the next one.
+    enabled_at: DateTime<Utc>,
     settings: Arc<CertaintySettings>,
     change_count: u64,
     loaded_at: Instant,
@@ -121,7 +124,7 @@ impl Policies {
         tenant: &Arc<Tenant>,
     ) -> Arc<CertaintySettings> {
         let change_count = self.change_count(&tenant.id);
-        if let Some(recent) = self.recent_settings(&tenant.id, change_count) {
+        if let Some(recent) = self.recent_settings(&tenant.id, tenant.enabled_at, change_count) {
             return recent;
         }
         // Few evaluations get here, so their future is not a part of every evaluation.
@@ -129,10 +132,15 @@ impl Policies {
     }
 
     /// Returns the settings from memory if they are recent. Every evaluation needs them, so the way is short.
-    fn recent_settings(&self, tenant: &TenantId, count: u64) -> Option<Arc<CertaintySettings>> {
+    fn recent_settings(
+        &self,
+        tenant: &TenantId,
+        enabled_at: DateTime<Utc>,
+        change_count: u64,
+    ) -> Option<Arc<CertaintySettings>> {
         let last = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
-        let last = last.get(tenant)?;
-        let is_recent = last.change_count == count && last.loaded_at.elapsed() < CACHE_TTL;
+        let last = last.get(tenant).filter(|last| last.enabled_at == enabled_at)?;
+        let is_recent = last.change_count == change_count && last.loaded_at.elapsed() < CACHE_TTL;
         is_recent.then(|| last.settings.clone())
     }
 
@@ -146,6 +154,7 @@ impl Policies {
             let settings = reads.settings(tenant).await.ok_or(())?;
             let settings = Arc::new(CertaintySettings::from(settings));
             let last = LastSettings {
+                enabled_at: tenant.enabled_at,
                 settings: settings.clone(),
                 change_count,
                 loaded_at: Instant::now(),
@@ -156,14 +165,18 @@ impl Policies {
         };
         match self.certainty.try_get_with((tenant.id.clone(), change_count), load).await {
             Ok(settings) => settings,
-            Err(_) => self.settings_after_failure(&tenant.id),
+            Err(_) => self.settings_after_failure(&tenant.id, tenant.enabled_at),
         }
     }
 
     /// Returns the last settings. If they are old, a record may have been parked since.
-    fn settings_after_failure(&self, tenant: &TenantId) -> Arc<CertaintySettings> {
+    fn settings_after_failure(
+        &self,
+        tenant: &TenantId,
+        enabled_at: DateTime<Utc>,
+    ) -> Arc<CertaintySettings> {
         let all = self.last_settings.read().unwrap_or_else(PoisonError::into_inner);
-        let last = all.get(tenant);
+        let last = all.get(tenant).filter(|last| last.enabled_at == enabled_at);
         match last {
             Some(last) if last.loaded_at.elapsed() < SETTINGS_GRACE_TIME => last.settings.clone(),
             _ => {
@@ -275,6 +288,28 @@ mod tests {
     use super::*;
 
     const GROUP: &str = "503732a7-0dc8-455c-9be9-3ff90c51f6a7";
+
+    /// A purge between two enablings deletes the policy.
+    #[test]
+    fn certainty_settings_of_an_earlier_enabling_do_not_count() {
+        let (policies, tenant) = (Policies::default(), TenantId::parse("northlib").unwrap());
+        let enabled_at = DateTime::UNIX_EPOCH;
+        let mut settings =
+            CertaintySettings { has_dead_letters: Some(false), ..Default::default() };
+        settings.policy.late_seconds = 5;
+        let settings = Arc::new(settings);
+        let loaded_at = Instant::now();
+        let last = LastSettings { enabled_at, settings, change_count: 7, loaded_at };
+        policies.last_settings.write().unwrap().insert(tenant.clone(), last);
+        let later = enabled_at + chrono::TimeDelta::seconds(1);
+        let recent = |at, count| policies.recent_settings(&tenant, at, count).is_some();
+        assert_eq!(
+            [recent(enabled_at, 7), recent(enabled_at, 8), recent(later, 7)],
+            [true, false, false]
+        );
+        let failed = |at| policies.settings_after_failure(&tenant, at).policy.late_seconds;
+        assert_eq!([failed(enabled_at), failed(later)], [5, 60]);
+    }
 
     #[test]
     fn groups_are_compared_case_insensitively() {
