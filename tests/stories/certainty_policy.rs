@@ -130,7 +130,7 @@ async fn silent_storage_delays_an_evaluation_until_the_deadline() {
         set_policy(world, &json!({ "lateSeconds": 5 })).await;
         let lock = make_late(world, user).await;
         store_loans(world, user, &loans);
-        world.users.storage.set_faults([Fault::Hang, Fault::Hang]);
+        world.users.storage.set_faults([Fault::Hang; 100]);
         set_policy(world, &policy).await;
         let began = Instant::now();
         let answer = evaluate(world, user).await;
@@ -138,6 +138,7 @@ async fn silent_storage_delays_an_evaluation_until_the_deadline() {
         assert!((Duration::from_millis(250)..Duration::from_secs(5)).contains(&took), "{took:?}");
         assert_eq!(answer.policy.as_deref(), Some("ask/timeout"));
         assert_eq!((answer.certainty.as_str(), answer.blocks.len()), ("late", 1));
+        world.users.storage.set_faults([]);
         assert_eq!(evaluate(world, user).await.policy.as_deref(), Some("ask/answered"));
         lock.rollback().await.unwrap();
     })
@@ -156,9 +157,12 @@ async fn five_failures_stop_the_questions() {
         for _ in 0..5 {
             assert_eq!(evaluate(world, user).await.policy.as_deref(), Some("ask/failed"));
         }
+        for _ in 0..6 {
+            assert_eq!(evaluate(world, user).await.policy.as_deref(), Some("ask/circuit-open"));
+        }
+        // A question sends two requests, and the failure of one cancels the other, which may still arrive.
         let asked = world.users.storage.request_count();
-        assert_eq!(evaluate(world, user).await.policy.as_deref(), Some("ask/circuit-open"));
-        assert_eq!(world.users.storage.request_count(), asked);
+        assert!((5..=10).contains(&asked), "{asked} requests");
         let metrics = world.get("/metrics").await.1;
         assert!(
             metrics.contains("patron_blocks_storage_questions_total{outcome=\"circuit-open\"}")
