@@ -195,7 +195,11 @@ pub async fn read<T>(
 ) -> Result<T, Error> {
     let started = Instant::now();
     loop {
-        let mut connection = db.acquire().await.map_err(Error::at("connect to the database"))?;
+        // The future of `acquire` has some kilobytes and a timer, and most reads find an idle connection.
+        let mut connection = match db.try_acquire() {
+            Some(idle) => idle,
+            None => Box::pin(db.acquire()).await.map_err(Error::at("connect to the database"))?,
+        };
         let failed = match with_timeout(READ_TIMEOUT, read(&mut connection)).await {
             Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
             done => return done,

@@ -1,6 +1,6 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::{borrow::Cow, cell::RefCell, time::Duration};
+use std::{borrow::Cow, cell::RefCell, pin::pin, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -217,7 +217,8 @@ pub(in crate::http) async fn get(
     };
     let caller = caller(&request, &service, &id);
     let is_explained = includes_explanation(&request);
-    let evaluate = async {
+    // Pinned here, because a move of the future copies some kilobytes for every answer.
+    let evaluate = pin!(async {
         let tenant = enabled_tenant(&service, &db, &id).await?;
         let completeness = tenant.completeness();
         let evaluation_request = EvaluationRequest { db: db.clone(), tenant, user, caller };
@@ -230,7 +231,7 @@ pub(in crate::http) async fn get(
                 Err(ApiError::Store(error))
             }
         }
-    };
+    });
     let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
         Ok(Ok((answer, completeness))) => {
             service.evaluator.counts.record(&id, answer.certainty().state, service.clock.now());

@@ -264,7 +264,7 @@ impl Evaluator {
             let load = store::read(db, async |db| {
                 patrons::load_recall_days(db, &tenant.schema, *user, now).await
             });
-            evaluation.measures.recall_days = load.await?;
+            evaluation.measures.recall_days = Box::pin(load).await?;
         }
         Ok(evaluation)
     }

@@ -111,9 +111,14 @@ fn cache<T: Clone + Send + Sync + 'static>() -> Cache<(TenantId, u64), T> {
 impl Policies {
     /// Returns the tenant's policy. Concurrent callers share one load.
     pub async fn get(&self, db: &Db, tenant: &Tenant) -> Result<Arc<Policy>, Arc<store::Error>> {
+        let key = (tenant.id.clone(), self.change_count(&tenant.id));
+        if let Some(cached) = self.cache.get(&key).await {
+            return Ok(cached);
+        }
         let read =
             store::read(db, async |db| Ok(Arc::new(Policy::load(db, &tenant.schema).await?)));
-        self.cache.try_get_with((tenant.id.clone(), self.change_count(&tenant.id)), read).await
+        // Few evaluations get here, so their future is not a part of every evaluation.
+        Box::pin(self.cache.try_get_with(key, read)).await
     }
 
     /// Returns the tenant's certainty settings. Concurrent callers share one load. If the load fails, the last known
