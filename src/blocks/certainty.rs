@@ -137,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn states_have_the_names_of_the_contract() {
+        let names = CertaintyState::ALL.map(CertaintyState::name);
+        assert_eq!(names, ["certain", "late", "incomplete", "doubtful", "unknown"]);
+    }
+
+    #[test]
     fn evaluation_is_late_after_the_limit() {
         let of_age = |seconds| state(Evidence { as_of: ago(seconds), ..evidence() });
         assert_eq!([of_age(0), of_age(60), of_age(61)], [Certain, Certain, Late]);

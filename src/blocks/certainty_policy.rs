@@ -154,6 +154,38 @@ mod tests {
     }
 
     #[test]
+    fn reactions_change_only_their_actions() {
+        use crate::blocks::{Action, Condition, Limit, Measure};
+        let reactions = Reactions {
+            borrowing: UncertainReaction::Allow,
+            renewals: UncertainReaction::Block,
+            requests: UncertainReaction::Ask,
+        };
+        let actions = |reaction| reactions.actions_with(reaction).iter().collect::<Vec<_>>();
+        assert_eq!(actions(UncertainReaction::Allow), [Action::Borrowing]);
+        assert_eq!(actions(UncertainReaction::Block), [Action::Renewals]);
+        assert_eq!(actions(UncertainReaction::Ask), [Action::Requests]);
+        assert_eq!(actions(UncertainReaction::AsKnown), []);
+        let id = Measure::ChargedOut.condition_id();
+        let limit = Limit {
+            id,
+            patron_group: String::new(),
+            condition: Some(id),
+            value: Some(0.0),
+            created_date: None,
+            updated_date: None,
+        };
+        let condition = Condition { id, blocks: Actions::ALL, message: String::new() };
+        let (limit, condition) = (&limit, &condition);
+        let (reached, blocked) = (Actions::ALL, Actions::ALL);
+        let mut findings = [Finding { limit, condition, measured: None, reached, blocked }];
+        let added = reactions.apply(&mut findings);
+        assert_eq!(added, reactions.actions_with(UncertainReaction::Block));
+        assert_eq!(findings[0].blocked, Actions { borrowing: false, ..Actions::ALL });
+        assert_eq!(findings[0].reached, Actions::ALL);
+    }
+
+    #[test]
     fn names_of_reactions_are_those_of_the_stored_policy() {
         for reaction in UncertainReaction::ALL {
             assert_eq!(json!(reaction), json!(reaction.name()));
