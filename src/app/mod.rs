@@ -5,12 +5,13 @@ mod server;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
 use actix_web::dev::ServerHandle;
+use futures_util::future::join_all;
 use tokio::{
     join,
     task::JoinHandle,
@@ -23,6 +24,7 @@ use self::{pools::Pools, server::DRAIN_SECONDS};
 use crate::{
     clock::Clock,
     config::{Config, Gateway},
+    console::Console,
     http::{self, AppState, BodyBudget, Operators},
     kafka::{self, MessageProducer, UserTopics},
     metrics,
@@ -82,8 +84,9 @@ pub enum StartError {
 pub struct RunningService {
     /// The TCP port on which the HTTP server listens.
     pub port: u16,
-    server: ServerHandle,
-    server_task: JoinHandle<io::Result<()>>,
+    /// The TCP port of the console, if it has one.
+    pub console_port: Option<u16>,
+    servers: Vec<(ServerHandle, JoinHandle<io::Result<()>>)>,
     consumer: RunningIngest,
     /// Tasks that run until `stop`.
     workers: TaskTracker,
@@ -99,10 +102,9 @@ pub struct RunningService {
 /// Starts all parts. The database and the broker may still be unavailable; the parts that need them
 /// retry.
 pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, StartError> {
-    let address = SocketAddr::new(config.http_address, config.http_port);
-    let listen = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    let port = listener.local_addr().map_err(listen)?.port();
+    let (listener, address) = listen(config.http_address, config.http_port)?;
+    let console_port = config.console_port.map(|port| listen(Ipv4Addr::LOCALHOST.into(), port));
+    let (console_listener, console_address) = console_port.transpose()?.unzip();
     log_gateway(&config.okapi.gateway());
     register_metrics();
 
@@ -117,14 +119,25 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let Startup { pools, workers, stop, .. } = start;
     state.gauges.register_pool("work", &pools.work);
     state.gauges.register_pool("operators", &pools.operators);
+    state.gauges.register_pool("console", &pools.console);
     workers.spawn(gather_metrics(stop.clone()));
     workers.close();
-    let server = server::serve(config, Arc::new(state), listener).map_err(listen)?;
-    info!(http.address = %config.http_address, http.port = port, "http server: listening");
+    let console = Console { state: Arc::new(state), db: pools.console.clone() };
+    let console = Arc::new(console);
+    let failed = |address| move |source| StartError::Listen { address, source };
+    let mut servers = vec![server::serve(config, &console, listener).map_err(failed(address))?];
+    info!(http.address = %address.ip(), http.port = address.port(), "http server: listening");
+    if let (Some(listener), Some(address)) = (console_listener, console_address) {
+        servers.push(server::serve_console(&console, listener).map_err(failed(address))?);
+        info!(http.address = %address.ip(), http.port = address.port(), "console: listening");
+    }
     Ok(RunningService {
-        port,
-        server: server.handle(),
-        server_task: tokio::spawn(server),
+        port: address.port(),
+        console_port: console_address.map(|address| address.port()),
+        servers: servers
+            .into_iter()
+            .map(|server| (server.handle(), tokio::spawn(server)))
+            .collect(),
         consumer,
         workers,
         http_events_task,
@@ -133,6 +146,17 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
         stopping,
         stop,
     })
+}
+
+/// Binds a port.
+fn listen(address: IpAddr, port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
+    let address = SocketAddr::new(address, port);
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    listen().map_err(|source| StartError::Listen { address, source })
 }
 
 /// What the parts need to start.
@@ -409,8 +433,11 @@ impl RunningService {
             let rest = GROUP_LEAVE_TIMEOUT
                 .saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
             let _ = timeout(rest, ended.cancelled()).await;
-            self.server.stop(true).await;
-            let _ = self.server_task.await;
+            join_all(self.servers.into_iter().map(async |(server, task)| {
+                server.stop(true).await;
+                let _ = task.await;
+            }))
+            .await;
         };
         join!(http, background);
         let _ = timeout(CLOSE_TIMEOUT, self.http_events_task).await;

@@ -37,6 +37,12 @@ const CERTAINTY_CONNECTIONS: u32 = 2;
 const CERTAINTY_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(100);
 const CERTAINTY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Connections of the console, in addition to `DB_MAXPOOLSIZE`; opened on demand. Pages wait for each other.
+const CONSOLE_CONNECTIONS: u32 = 1;
+
+/// Time limit of a statement of the console, and of the wait for its connection.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Time that ingest waits for a connection before the database counts as unavailable.
 const WORK_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +62,8 @@ pub(super) struct Pools {
     pub(super) operators: Db,
     /// For reads about the certainty of evaluations.
     pub(super) certainty: Db,
+    /// For the pages of the console.
+    pub(super) console: Db,
 }
 
 impl Pools {
@@ -93,6 +101,13 @@ impl Pools {
             statement_timeout: CERTAINTY_STATEMENT_TIMEOUT,
             verify_on_release: true,
         };
+        let console = PoolSettings {
+            name: "mod-patron-blocks console",
+            max_connections: CONSOLE_CONNECTIONS,
+            acquire_timeout: CONSOLE_TIMEOUT,
+            statement_timeout: CONSOLE_TIMEOUT,
+            verify_on_release: true,
+        };
         let pool = |settings| store::pool(&config.database.login, settings);
         let work = pool(work);
         // While block events are switched off, the detect worker needs no connection of its own.
@@ -105,6 +120,7 @@ impl Pools {
             exports: pool(messages(EXPORT_CONNECTIONS)),
             operators: pool(operators),
             certainty: pool(certainty),
+            console: pool(console),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::{io, net::TcpListener, sync::Arc, thread::available_parallelism, time::Duration};
 
-use actix_web::{App, HttpServer, middleware::from_fn};
+use actix_web::{App, HttpServer, dev::Server, middleware::from_fn};
 
 use super::pools;
 use crate::{
     config::Config,
-    http::{self, AppState},
+    console::{self, Console},
+    http,
 };
 
 /// Time for requests in flight after the service stops, in seconds.
@@ -20,31 +21,53 @@ const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Largest number of TCP connections to the console port.
+const CONSOLE_CONNECTIONS_MAX: usize = 256;
+
 /// Starts the HTTP server. Each HTTP worker thread has a connection pool of its own, because with a
 /// shared pool every statement crosses threads (docs/decisions/0005).
 pub(super) fn serve(
     config: &Config,
-    service: Arc<AppState>,
+    console: &Arc<Console>,
     listener: TcpListener,
-) -> io::Result<actix_web::dev::Server> {
+) -> io::Result<Server> {
     let connections = pools::web_connections(config);
     let cores = available_parallelism().map_or(1, usize::from);
     let desired = if config.http_workers == 0 { cores } else { config.http_workers };
     let workers = desired.min(connections as usize);
     let connections_per_worker = connections / u32::try_from(workers).unwrap_or(connections);
     let login = config.database.login.clone();
+    let console = console.clone();
     let factory = move || {
         let db = pools::web(&login, connections_per_worker);
-        service.gauges.register_pool("web", &db);
-        let service = service.clone();
+        console.state.gauges.register_pool("web", &db);
         App::new()
             .wrap(from_fn(http::with_timeout))
             .wrap(http::normalize())
-            .configure(move |app| http::routes(&service, db, app))
+            .configure(|app| console::gateway_routes(&console, app))
+            .configure(|app| http::routes(&console.state, db, app))
     };
     let server = HttpServer::new(factory)
         .workers(workers)
         .max_connections(http::connections_max(connections_per_worker))
+        .disable_signals()
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .keep_alive(KEEP_ALIVE_TIMEOUT)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .listen(listener)?;
+    Ok(server.run())
+}
+
+/// Starts the HTTP server of the console port. One thread suffices for the operators of this host.
+pub(super) fn serve_console(console: &Arc<Console>, listener: TcpListener) -> io::Result<Server> {
+    let console = console.clone();
+    let factory = move || {
+        App::new().wrap(http::normalize()).configure(|app| console::loopback_routes(&console, app))
+    };
+    let server = HttpServer::new(factory)
+        .workers(1)
+        .max_connections(CONSOLE_CONNECTIONS_MAX)
         .disable_signals()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)

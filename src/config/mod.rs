@@ -51,6 +51,11 @@ pub struct Config {
     #[arg(long, env = "HTTP_PORT", help_heading = "HTTP", default_value = "8081")]
     #[arg(value_parser = bounded("port", 0..=u16::MAX, "; 0 means any free port"))]
     pub http_port: u16,
+    /// Port of the console for all tenants, on 127.0.0.1 only; 0 chooses a free port. Without it, the console is
+    /// reached through the gateway
+    #[arg(long, env = "CONSOLE_PORT", help_heading = "HTTP")]
+    #[arg(value_parser = bounded("port", 0..=u16::MAX, "; 0 means any free port"))]
+    pub console_port: Option<u16>,
     /// Threads that answer requests; 0 means one per core
     #[arg(long, env = "HTTP_WORKERS", help_heading = "HTTP", default_value = "0")]
     #[arg(value_parser = number::<usize>(0..=256))]

@@ -57,7 +57,7 @@ macro_rules! operation_table {
 mod api;
 mod deadline;
 mod error;
-mod extract;
+pub(crate) mod extract;
 mod insight;
 mod openapi;
 mod operations;

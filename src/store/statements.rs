@@ -8,7 +8,9 @@ use super::{
     migrate,
     rebuild::{differences, shadow, shadow_load},
     settings::{certainty_policy, conditions, limits},
-    state::{dated_loans, evidence, group_sizes, merge, open_items, patrons, prune, rows},
+    state::{
+        dated_loans, evidence, group_sizes, merge, open_items, patrons, prune, rows, subjects,
+    },
 };
 
 /// All statements with a placeholder; a test prepares each of them on a migrated schema.
@@ -28,6 +30,7 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     prune::STATEMENTS,
     differences::STATEMENTS,
     rows::STATEMENTS,
+    subjects::STATEMENTS,
     pending_patrons::STATEMENTS,
     outbox::STATEMENTS,
     exports::STATEMENTS,

@@ -10,10 +10,12 @@ use regex_lite::Regex;
 
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
-const RULES: [(&str, &str); 24] = [
+const RULES: [(&str, &str); 27] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
-    ("!http/ app/", "actix_web"),
+    ("!http/ console/ app/", "actix_web"),
+    ("!console/", "askama"),
+    ("http/ services/ store/ kafka/ okapi/", "crate::console"),
     ("!okapi/", "reqwest"),
     ("!cql/", "winnow"),
     ("!http/", "utoipa"),
@@ -33,8 +35,9 @@ const RULES: [(&str, &str); 24] = [
     ("store/ kafka/ event/ patron/ blocks/ config/", "crate::okapi"),
     ("kafka/ okapi/ config/", "crate::store"),
     ("event/", "crate::patron"),
-    ("http/ cli/", "store::begin"),
-    ("http/ cli/", "store::commit"),
+    ("http/ console/ cli/", "store::begin"),
+    ("http/ console/ cli/", "store::commit"),
+    ("console/", "crate::kafka"),
 ];
 
 fn files(folder: &Path, found: &mut Vec<(String, String)>, root: &Path) {

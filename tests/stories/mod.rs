@@ -8,6 +8,7 @@ mod client_limits;
 mod clock_skew;
 mod cluster;
 mod conditions_and_limits;
+mod console;
 mod database_outages;
 mod decimals;
 mod encryption;

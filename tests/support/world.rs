@@ -153,6 +153,7 @@ impl World {
             },
             http_address: std::net::Ipv4Addr::LOCALHOST.into(),
             http_port: 0,
+            console_port: Some(0),
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
             okapi: OkapiConfig {
@@ -422,6 +423,12 @@ impl World {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Returns the address of the newest instance's console port.
+    pub(crate) fn console_url(&self) -> String {
+        let running = self.instances.last().expect("an instance");
+        format!("http://127.0.0.1:{}/", running.console_port.expect("a console"))
     }
 
     /// Directs all later requests to the instance at this address.

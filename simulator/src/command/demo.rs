@@ -54,6 +54,9 @@ pub(super) struct Options {
     /// Events per second after the day.
     #[arg(long, default_value_t = 1.0)]
     trickle: f64,
+    /// Address of the service's console; the demo prints it.
+    #[arg(long)]
+    console_url: Option<String>,
     #[command(flatten)]
     library: LibraryOptions,
     #[command(flatten)]
@@ -86,7 +89,9 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
     let mut publisher = Publisher::new(&bootstrap)?;
     enable_tenant(&service, &play).await?;
-    print_line(format!("ready: {}", service.url()));
+    let console = options.console_url.as_deref();
+    let console_line = console.map(|url| format!(", console {url}")).unwrap_or_default();
+    print_line(format!("ready: {}{console_line}", service.url()));
     play_day(&mut play, &mut publisher, options.day_seconds, (stop, &folio.pause())).await?;
 
     let judge = Judge::new(service.clone(), Clock::Wall);
@@ -104,7 +109,7 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
         let topic = wire.block_events_topic();
         check_block_events(&bootstrap, &topic, &judge, &truth).await?;
     }
-    show_commands(&service, &judge, &truth).await?;
+    show_commands(&service, &judge, &truth, console).await?;
     print_line("Events continue at a low rate until Ctrl-C.");
 
     let mut printed_at = Instant::now();
@@ -234,7 +239,12 @@ fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
 }
 
 /// Prints commands with which the reader can query the service.
-async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyhow::Result<()> {
+async fn show_commands(
+    service: &Service,
+    judge: &Judge,
+    truth: &Truth,
+    console: Option<&str>,
+) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let Some((account, _)) = pick(blocked(truth, &rules)).into_iter().next() else {
         return Ok(());
@@ -248,6 +258,10 @@ async fn show_commands(service: &Service, judge: &Judge, truth: &Truth) -> anyho
     ] {
         let (tenant, url) = (service.tenant(), service.url());
         print_line(format!("  curl -s -H 'X-Okapi-Tenant: {tenant}' '{url}{path}'"));
+    }
+    if let Some(url) = console {
+        let tenant = service.tenant();
+        print_line(format!("\nThe desk page of {name}:\n\n  {url}/tenants/{tenant}/desk/{id}"));
     }
     print_line("");
     Ok(())

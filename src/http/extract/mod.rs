@@ -2,6 +2,6 @@
 
 pub(super) mod body;
 pub(super) mod load_limit;
-pub(super) mod paging;
+pub(crate) mod paging;
 pub(super) mod record;
-pub(super) mod tenant;
+pub(crate) mod tenant;

@@ -43,27 +43,20 @@ impl Page {
 }
 
 /// Returns the request's query; without a query, all records match.
-pub(in crate::http) fn query(request: &HttpRequest) -> Result<Query, ApiError> {
+pub(crate) fn query(request: &HttpRequest) -> Result<Query, ApiError> {
     let text = parameter(request, "query")?.unwrap_or_default();
     cql::parse(&text).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 /// Returns a parameter of the query string. If the parameter is repeated, the first value counts.
-pub(in crate::http) fn parameter(
-    request: &HttpRequest,
-    name: &str,
-) -> Result<Option<String>, ApiError> {
+pub(crate) fn parameter(request: &HttpRequest, name: &str) -> Result<Option<String>, ApiError> {
     let parameters = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
         .map_err(|_| ApiError::bad_request("the query string is not valid"))?;
     Ok(parameters.into_inner().into_iter().find(|(key, _)| key == name).map(|(_, value)| value))
 }
 
 /// Parses a number from 0 to 2147483647. An absent or empty parameter gives `default`.
-pub(in crate::http) fn number(
-    name: &str,
-    text: Option<String>,
-    default: i64,
-) -> Result<i64, ApiError> {
+pub(crate) fn number(name: &str, text: Option<String>, default: i64) -> Result<i64, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| (0..=i64::from(i32::MAX)).contains(number));
     number.ok_or_else(|| {

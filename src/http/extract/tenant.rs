@@ -24,7 +24,7 @@ pub(in crate::http) fn header<'a>(request: &'a HttpRequest, name: &str) -> Optio
 }
 
 /// Returns the tenant that the request names; the tenant may be disabled.
-pub(in crate::http) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
+pub(crate) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiError> {
     const NAME: &str = "X-Okapi-Tenant";
     let mut lines = request.headers().get_all(NAME).map(|line| line.as_bytes().trim_ascii());
     let first = lines.next();
@@ -42,11 +42,7 @@ pub(in crate::http) fn tenant_id(request: &HttpRequest) -> Result<TenantId, ApiE
 }
 
 /// Returns gateway, tenant and token for outgoing calls.
-pub(in crate::http) fn caller(
-    request: &HttpRequest,
-    service: &AppState,
-    tenant: &TenantId,
-) -> Caller {
+pub(crate) fn caller(request: &HttpRequest, service: &AppState, tenant: &TenantId) -> Caller {
     let owned = |name| header(request, name).map(str::to_owned);
     let named = header(request, "X-Okapi-Url");
     service.other_gateways.record(&service.gateway, named);
@@ -95,7 +91,7 @@ pub(in crate::http) struct TenantRequest {
 }
 
 /// Returns the enabled tenant, or an error that names the tenant.
-pub(in crate::http) async fn enabled_tenant(
+pub(crate) async fn enabled_tenant(
     service: &AppState,
     db: &Db,
     id: &TenantId,
@@ -135,16 +131,13 @@ pub(in crate::http) fn load_limit(request: &HttpRequest) -> &LoadLimit {
 }
 
 /// Parses the patron's id in a path (docs/contract/http-api.md#2-blocks).
-pub(in crate::http) fn path_patron(text: &str) -> Result<Uuid, ApiError> {
+pub(crate) fn path_patron(text: &str) -> Result<Uuid, ApiError> {
     let error =
         || ApiError::bad_request(format!("Invalid user UUID: \"{}\"", text.escape_default()));
     path_id(text, error)
 }
 
 /// Parses the id in a path, or returns the error that docs/contract/http-api.md defines for the path.
-pub(in crate::http) fn path_id(
-    text: &str,
-    error: impl FnOnce() -> ApiError,
-) -> Result<Uuid, ApiError> {
+pub(crate) fn path_id(text: &str, error: impl FnOnce() -> ApiError) -> Result<Uuid, ApiError> {
     parse_uuid(text).ok_or_else(error)
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{AnswerSource, EvaluationRequest, Evaluator, policy::Policy};
 use crate::{
-    blocks::{Certainty, Explanation, ExplanationInput, Limit, Measures, OpenItems},
+    blocks::{Certainty, Explanation, ExplanationInput, Limit, Measures, OpenItems, Reactions},
     logging::ErrorChain,
     services::{maintenance::counter_check, metrics::metrics},
     store::{
@@ -41,6 +41,8 @@ pub struct ExplainedPatron {
     pub measures: Measures,
     /// How certain the explanation is; `None` without knowledge of the progress of ingest.
     pub certainty: Option<Certainty>,
+    /// The reactions of the tenant's policy to the certainty.
+    pub reactions: Reactions,
     /// Whether the stored counters differed from the recount. The service has tried to repair them.
     pub counters_differ: bool,
     items: OpenItems,
@@ -105,17 +107,18 @@ impl Evaluator {
         let known = state.known_group().filter(|known| {
             source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group
         });
-        let certainty = match self.certainty {
-            Some(_) => {
-                let progress = (view.of(&tenant.id), state.read_at);
-                Some(self.assess(request, progress, source).await.1.certainty)
-            }
-            None => None,
-        };
+        let (mut certainty, mut reactions) = (None, Reactions::default());
+        if self.certainty.is_some() {
+            let progress = (view.of(&tenant.id), state.read_at);
+            let (settings, assessed) = self.assess(request, progress, source).await;
+            reactions = settings.policy.reactions(assessed.certainty.state);
+            certainty = Some(assessed.certainty);
+        }
         Ok(ExplainedPatron {
             user: *user,
             now,
             certainty,
+            reactions,
             group_known_at: known.map(|known| known.known_at),
             group,
             source,

@@ -9,3 +9,4 @@ pub mod open_items;
 pub mod patrons;
 pub mod prune;
 pub mod rows;
+pub mod subjects;

@@ -1,0 +1,312 @@
+//! The desk page: whether a patron may borrow, renew and request, and what ends a block.
+
+use actix_web::HttpResponse;
+use askama::Template;
+use uuid::Uuid;
+
+use super::{
+    response::PageError,
+    shell::Shell,
+    visit::Visit,
+    words::{self, counted},
+};
+use crate::{
+    blocks::{
+        Action, Actions, CertaintyState, ExplainedAction, ExplainedFee, ExplainedLimit,
+        ExplainedLoan, Explanation, MeasuredValue, Measures, UncertainReaction, WayOut,
+    },
+    clock,
+    http::{ApiError, extract::tenant::path_patron},
+    services::evaluation::{EvaluationRequest, explanations::ExplainedPatron},
+};
+
+/// Largest number of loans, and of fees/fines, on a page.
+const ROWS_MAX: usize = 200;
+
+#[derive(Template)]
+#[template(path = "desk.html")]
+struct DeskPage {
+    shell: Shell,
+    user: Uuid,
+    actions: Vec<ActionRow>,
+    notes: Vec<&'static str>,
+    next: Option<NextRow>,
+    group: String,
+    limits: Vec<LimitRow>,
+    loans: Vec<LoanRow>,
+    loan_count: i64,
+    fees_fines: Vec<FeeRow>,
+    fee_count: i64,
+}
+
+/// One of the three answers.
+struct ActionRow {
+    name: &'static str,
+    is_blocked: bool,
+    sentences: Vec<String>,
+}
+
+struct NextRow {
+    text: &'static str,
+    at: String,
+}
+
+struct LimitRow {
+    condition: String,
+    measured: String,
+    value: String,
+    blocks: String,
+    message: String,
+}
+
+struct LoanRow {
+    id: Uuid,
+    is_counted: bool,
+    due_date: Option<String>,
+    state: String,
+    counts_for: String,
+    return_to: String,
+}
+
+struct FeeRow {
+    id: Uuid,
+    balance: String,
+    loan: Option<Uuid>,
+    is_counted: bool,
+    reason: &'static str,
+    settle_to: String,
+}
+
+/// Returns the page of one patron.
+pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
+    let user = path_patron(visit.path_part("userId")).map_err(|error| visit.failed(error))?;
+    let load = async {
+        let (db, tenant) = (visit.db.clone(), visit.tenant.clone());
+        let request = EvaluationRequest { db, tenant, user, caller: visit.caller.clone() };
+        let patron = visit.state.evaluator.explain(&request).await.map_err(ApiError::Store)?;
+        Ok(DeskPage::new(visit.shell("desk").await, &patron))
+    };
+    visit.render(load).await
+}
+
+impl DeskPage {
+    fn new(shell: Shell, patron: &ExplainedPatron) -> Self {
+        let limits = patron.limits();
+        let explanation = patron.explain(&limits);
+        let way_outs: Vec<(Action, &WayOut)> = explanation
+            .actions
+            .iter()
+            .filter_map(|action| Some((action.action, action.way_out.as_ref()?)))
+            .collect();
+        Self {
+            shell,
+            user: patron.user,
+            actions: explanation
+                .actions
+                .iter()
+                .map(|action| ActionRow::new(action, patron))
+                .collect(),
+            notes: notes(&explanation, patron),
+            next: explanation.next.map(|next| NextRow {
+                text: words::next_block(next.measure),
+                at: clock::format_instant(next.at),
+            }),
+            group: words::group(patron.group.as_deref(), patron.source),
+            limits: explanation
+                .limits
+                .iter()
+                .map(|limit| LimitRow::new(limit, &patron.measures))
+                .collect(),
+            loans: explanation
+                .loans
+                .iter()
+                .take(ROWS_MAX)
+                .map(|loan| LoanRow::new(loan, &way_outs))
+                .collect(),
+            loan_count: patron.measures.open_loans,
+            fees_fines: explanation
+                .fees_fines
+                .iter()
+                .take(ROWS_MAX)
+                .map(|fee| FeeRow::new(fee, &way_outs))
+                .collect(),
+            fee_count: patron.measures.open_fees_fines,
+        }
+    }
+}
+
+/// Returns the sentences below the answers: the certainty, and the side effects of the ways out.
+fn notes(explanation: &Explanation<'_>, patron: &ExplainedPatron) -> Vec<&'static str> {
+    let state = patron.certainty.map_or(CertaintyState::Unknown, |certainty| certainty.state);
+    let mut notes: Vec<_> = words::patron_certainty(state).into_iter().collect();
+    if !patron.reactions.actions_with(UncertainReaction::Ask).is_empty() {
+        notes.push("The desk asks the storage modules before it answers, as the certainty policy requires.");
+    }
+    let ways_out = explanation.actions.iter().filter_map(|action| action.way_out.as_ref());
+    for caveat in ways_out.flat_map(|way_out| &way_out.caveats) {
+        let sentence = words::caveat(*caveat);
+        if !notes.contains(&sentence) {
+            notes.push(sentence);
+        }
+    }
+    notes
+}
+
+impl ActionRow {
+    fn new(explained: &ExplainedAction, patron: &ExplainedPatron) -> Self {
+        let ExplainedAction { action, because, way_out } = explained;
+        let is_policy = |reaction| patron.reactions.actions_with(reaction).contains(*action);
+        let is_blocked_by_limit = !because.is_empty();
+        let mut sentences = Vec::new();
+        if is_blocked_by_limit {
+            sentences.push(match way_out {
+                Some(way_out) => way_out_sentence(way_out, &patron.measures),
+                None => "The patron has too many open items for a suggestion.".to_owned(),
+            });
+        }
+        if is_policy(UncertainReaction::Block) {
+            sentences
+                .push("The certainty policy blocks while the answer is not certain.".to_owned());
+        }
+        if is_policy(UncertainReaction::Allow) && is_blocked_by_limit {
+            sentences
+                .push("The certainty policy allows it while the answer is not certain.".to_owned());
+        }
+        if let Some(WayOut { one_more_blocks, .. }) = way_out
+            && !one_more_blocks.is_empty()
+        {
+            sentences.push("After that, one more loan blocks again.".to_owned());
+        }
+        let is_blocked = is_policy(UncertainReaction::Block)
+            || is_blocked_by_limit && !is_policy(UncertainReaction::Allow);
+        Self { name: words::action(*action), is_blocked, sentences }
+    }
+}
+
+/// Returns what ends a block.
+fn way_out_sentence(way_out: &WayOut, measures: &Measures) -> String {
+    if way_out.only_when_nothing_is_open {
+        let loans = counted(measures.open_loans, "loan", "loans");
+        let fees = counted(measures.open_fees_fines, "fee or fine", "fees and fines");
+        return format!("Possible only with nothing open at all. Open now: {loans}, {fees}.");
+    }
+    let mut steps = Vec::new();
+    if let Some(returns) = &way_out.returns {
+        let count = returns.suggested.len();
+        let choice = count + returns.alternatives.len();
+        let loans = if choice == 1 { "loan" } else { "loans" };
+        steps.push(match returns.required.len() {
+            0 if count == choice && count == 1 => "return the loan that the table marks".to_owned(),
+            0 => format!("return {count} of {choice} {loans}"),
+            required if required == count => {
+                format!(
+                    "return the {} that the table marks",
+                    counted(count as i64, "loan", "loans")
+                )
+            }
+            required => format!("return {count} of {choice} {loans}, {required} of them required"),
+        });
+    }
+    if let Some(payment) = &way_out.payment {
+        steps.push(format!("settle {}", payment.amount.normalize()));
+    }
+    let mut sentence = steps.join(" and ");
+    if let Some(first) = sentence.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    sentence + "."
+}
+
+impl LimitRow {
+    fn new(limit: &ExplainedLimit<'_>, measures: &Measures) -> Self {
+        let finding = &limit.finding;
+        let condition = match finding.measure() {
+            Some(measure) => words::measure(measure).to_owned(),
+            None => format!("Unknown condition {}", finding.condition.id),
+        };
+        let measured = match finding.measured {
+            Some(MeasuredValue::Count(count)) => count.to_string(),
+            Some(MeasuredValue::Money(sum)) => sum.normalize().to_string(),
+            None => String::new(),
+        };
+        let switched_off = finding.reached.difference(finding.blocked);
+        let mut blocks = action_names(finding.blocked);
+        if blocks.is_empty() {
+            blocks = "nothing".to_owned();
+        }
+        if !switched_off.is_empty() {
+            blocks = format!("{blocks}; reached, but switched off: {}", action_names(switched_off));
+        }
+        Self {
+            condition,
+            measured,
+            value: finding.limit.value.map(|value| value.to_string()).unwrap_or_default(),
+            blocks,
+            message: finding.message(measures).into_owned(),
+        }
+    }
+}
+
+fn action_names(actions: Actions) -> String {
+    actions.iter().map(|action| words::action(action).to_lowercase()).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the names of the actions whose way out contains an item.
+fn wanted_for(way_outs: &[(Action, &WayOut)], contains: impl Fn(&WayOut) -> bool) -> Vec<String> {
+    let wanted = way_outs.iter().filter(|(_, way_out)| contains(way_out));
+    wanted.map(|(action, _)| words::action(*action).to_lowercase()).collect()
+}
+
+impl LoanRow {
+    fn new(loan: &ExplainedLoan, way_outs: &[(Action, &WayOut)]) -> Self {
+        let id = loan.id;
+        let has = |of: fn(&crate::blocks::Returns) -> &Vec<Uuid>| {
+            wanted_for(way_outs, |way_out| {
+                way_out.returns.as_ref().is_some_and(|returns| of(returns).contains(&id))
+            })
+        };
+        let (required, suggested) =
+            (has(|returns| &returns.required), has(|returns| &returns.suggested));
+        let alternatives = has(|returns| &returns.alternatives);
+        let return_to = if !required.is_empty() {
+            format!("{} (required)", required.join(", "))
+        } else if !suggested.is_empty() {
+            suggested.join(", ")
+        } else if !alternatives.is_empty() {
+            format!("{} (instead of a marked one)", alternatives.join(", "))
+        } else {
+            String::new()
+        };
+        let mut counts_for: Vec<_> =
+            loan.counts_for.iter().map(|measure| words::measure(*measure).to_lowercase()).collect();
+        if counts_for.is_empty() {
+            counts_for.extend(
+                loan.left_out.map(|reason| format!("nothing: {}", words::left_out(reason))),
+            );
+        }
+        Self {
+            id,
+            is_counted: !loan.counts_for.is_empty(),
+            due_date: loan.loan.due_date.map(clock::format_instant),
+            state: words::loan_state(&loan.loan, loan.overdue_days, loan.left_out),
+            counts_for: counts_for.join(", "),
+            return_to,
+        }
+    }
+}
+
+impl FeeRow {
+    fn new(fee: &ExplainedFee, way_outs: &[(Action, &WayOut)]) -> Self {
+        let settle_to = wanted_for(way_outs, |way_out| {
+            way_out.payment.as_ref().is_some_and(|payment| payment.fees_fines.contains(&fee.id))
+        });
+        Self {
+            id: fee.id,
+            balance: fee.fee.balance.normalize().to_string(),
+            loan: fee.fee.loan,
+            is_counted: fee.left_out.is_none(),
+            reason: fee.left_out.map_or("yes", words::left_out),
+            settle_to: settle_to.join(", "),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The ingest page: partitions that are behind, and incidents. The page asks no broker, so it needs none.
+
+use actix_web::HttpResponse;
+use askama::Template;
+
+use super::{response::PageError, shell::Shell, visit::Visit, words};
+use crate::{
+    clock,
+    http::ApiError,
+    services::ingest::status::load_backlog,
+    store::ingest::{incidents::StoredIncident, instance_reports::BehindPartition},
+};
+
+#[derive(Template)]
+#[template(path = "ingest.html")]
+struct IngestPage {
+    shell: Shell,
+    lag: i64,
+    partitions: Vec<PartitionRow>,
+    incidents: Vec<IncidentRow>,
+}
+
+struct PartitionRow {
+    topic: String,
+    partition: i32,
+    lag: i64,
+    as_of: Option<String>,
+    is_stopped: bool,
+}
+
+struct IncidentRow {
+    meaning: String,
+    topic: String,
+    partition: i32,
+    offsets: String,
+    raised_at: String,
+    resolution: Option<String>,
+    detail: String,
+}
+
+/// Returns the page.
+pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
+    let load = async {
+        let report = visit.state.evaluator.tenant_certainty(&visit.db, &visit.tenant).await?;
+        let backlog = load_backlog(&visit.db, &visit.tenant).await?;
+        let mut behind = report.behind;
+        behind.sort_by_key(|found| (!found.is_stopped, -found.lag));
+        Ok::<_, ApiError>(IngestPage {
+            shell: visit.shell("ingest").await,
+            lag: report.freshness.lag,
+            partitions: behind.into_iter().map(PartitionRow::from).collect(),
+            incidents: backlog.incidents.into_iter().map(IncidentRow::from).collect(),
+        })
+    };
+    visit.render(load).await
+}
+
+impl From<BehindPartition> for PartitionRow {
+    fn from(found: BehindPartition) -> Self {
+        let BehindPartition { topic, partition, lag, as_of, is_stopped } = found;
+        Self { topic, partition, lag, as_of: as_of.map(clock::format_instant), is_stopped }
+    }
+}
+
+impl From<StoredIncident> for IncidentRow {
+    fn from(incident: StoredIncident) -> Self {
+        let by = incident.resolved_by.unwrap_or_else(|| "unknown".to_owned());
+        Self {
+            meaning: words::incident(&incident.kind).to_owned(),
+            topic: incident.topic,
+            partition: incident.partition,
+            offsets: format!("{} to {}", incident.from_offset, incident.to_offset),
+            raised_at: clock::format_instant(incident.raised_at),
+            resolution: incident
+                .resolved_at
+                .map(|at| format!("resolved by {by} at {}", clock::format_instant(at))),
+            detail: incident.detail,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The frame of a page: its title, the links to the other pages, and a strip about the certainty of evaluations.
+
+use super::{assets, words};
+use crate::{clock, services::evaluation::certainty::CertaintyReport};
+
+/// The frame of a page.
+pub(super) struct Shell {
+    /// The relative path from the page to the root of the console.
+    pub(super) root: String,
+    /// The path of the page from the root.
+    pub(super) path: &'static str,
+    /// The tenant.
+    pub(super) tenant: String,
+    /// The certainty of evaluations.
+    pub(super) strip: Strip,
+    pub(super) style: &'static str,
+    pub(super) script: &'static str,
+}
+
+/// How certain evaluations are, in one sentence.
+pub(super) struct Strip {
+    pub(super) is_good: bool,
+    pub(super) text: &'static str,
+    /// The instant up to which all events are applied, if it is known.
+    pub(super) as_of: Option<String>,
+}
+
+/// A link of the navigation.
+pub(super) struct Link {
+    pub(super) path: &'static str,
+    pub(super) name: &'static str,
+}
+
+impl Shell {
+    pub(super) fn new(
+        root: String,
+        path: &'static str,
+        tenant: String,
+        certainty: Option<&CertaintyReport>,
+    ) -> Self {
+        let strip = match certainty {
+            Some(report) => Strip::new(report),
+            None => Strip {
+                is_good: false,
+                text: "The certainty of evaluations could not be read.",
+                as_of: None,
+            },
+        };
+        let (style, script) = (&*assets::STYLE.name, &*assets::SCRIPT.name);
+        Self { root, path, tenant, strip, style, script }
+    }
+
+    /// Returns the pages of the navigation.
+    pub(super) fn pages(&self) -> [Link; 3] {
+        [("home", "Home"), ("parked", "Parked records"), ("ingest", "Ingest")]
+            .map(|(path, name)| Link { path, name })
+    }
+}
+
+impl Strip {
+    fn new(report: &CertaintyReport) -> Self {
+        let (is_good, text) = words::certainty(report);
+        Self { is_good, text, as_of: report.certainty.as_of.map(clock::format_instant) }
+    }
+}

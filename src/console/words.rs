@@ -1,0 +1,189 @@
+//! Sentences of the pages. Each takes a value of the core and returns English text without markup.
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    blocks::{Action, Caveat, CertaintyState, LeftOut, Measure},
+    patron::OpenLoan,
+    services::evaluation::{AnswerSource, certainty::CertaintyReport},
+    store::tenants::Completeness,
+};
+
+/// Returns whether evaluations are certain, and a sentence about it.
+pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
+    let has_dead_letters = report.has_dead_letters == Some(true);
+    match (report.certainty.state, report.completeness) {
+        (CertaintyState::Certain, _) if has_dead_letters => {
+            (false, "Records are parked, so evaluations of some patrons may be wrong.")
+        }
+        (CertaintyState::Certain, _) => (true, "Evaluations are certain: the history is complete."),
+        (CertaintyState::Late, _) => (false, "Evaluations are late: newer events are not applied."),
+        (CertaintyState::Incomplete, Completeness::Filling) => {
+            (false, "The history is incomplete: the service still reads earlier events.")
+        }
+        (CertaintyState::Incomplete, _) => {
+            (false, "The history is incomplete: earlier events may be missing.")
+        }
+        (CertaintyState::Doubtful, _) => {
+            (false, "Evaluations are doubtful: a partition waits for an operator.")
+        }
+        (CertaintyState::Unknown, _) => (false, "The certainty of evaluations is unknown."),
+    }
+}
+
+/// Returns a sentence about the certainty of one patron's evaluation; `None` if the evaluation is certain.
+pub(super) fn patron_certainty(state: CertaintyState) -> Option<&'static str> {
+    Some(match state {
+        CertaintyState::Certain => return None,
+        CertaintyState::Late => "This answer is late: newer events are not applied.",
+        CertaintyState::Incomplete => {
+            "This answer may lack events from before the service was enabled."
+        }
+        CertaintyState::Doubtful => {
+            "This answer is doubtful: a record about the patron is parked, a partition is stopped, or the patron \
+             group may be outdated."
+        }
+        CertaintyState::Unknown => "The certainty of this answer is unknown.",
+    })
+}
+
+/// Returns what a patron does.
+pub(super) const fn action(action: Action) -> &'static str {
+    match action {
+        Action::Borrowing => "Borrow",
+        Action::Renewals => "Renew",
+        Action::Requests => "Request",
+    }
+}
+
+/// Returns the name of a condition.
+pub(super) fn measure(measure: Measure) -> &'static str {
+    match measure {
+        Measure::ChargedOut => "Items charged out",
+        Measure::LostItems => "Lost items",
+        Measure::OverdueItems => "Overdue items",
+        Measure::OverdueRecalls => "Overdue recalls",
+        Measure::RecallOverdueDays => "Days of the longest overdue recall",
+        Measure::FeeFineBalance => "Outstanding balance",
+    }
+}
+
+/// Returns the sentence about what time alone will do.
+pub(super) fn next_block(measure: Measure) -> &'static str {
+    match measure {
+        Measure::RecallOverdueDays => "A recalled item reaches its limit of days on",
+        _ => "An item becomes overdue and reaches a limit on",
+    }
+}
+
+/// Returns a possible side effect of a way out.
+pub(super) const fn caveat(caveat: Caveat) -> &'static str {
+    match caveat {
+        Caveat::LateReturnMayCharge => "The return of an overdue item may charge a fine.",
+        Caveat::LostReturnMayCancel => "The return of a lost item may cancel fees.",
+        Caveat::ClaimAddsFees => {
+            "The check-in of an item that is claimed returned makes its fees count again."
+        }
+        Caveat::RenewalMayHelp => "A renewal may help instead.",
+    }
+}
+
+/// Returns why something does not count.
+pub(super) const fn left_out(reason: LeftOut) -> &'static str {
+    match reason {
+        LeftOut::ClaimedReturned => "claimed returned",
+        LeftOut::LoanClaimedReturned => "its loan is claimed returned",
+        LeftOut::NotOverdue => "not overdue",
+        LeftOut::InGrace => "in the grace period",
+        LeftOut::NoDueDate => "no due date",
+        LeftOut::NotRecalled => "not recalled",
+        LeftOut::NotLost => "not lost",
+    }
+}
+
+/// Returns the state of a loan.
+pub(super) fn loan_state(loan: &OpenLoan, overdue_days: i64, reason: Option<LeftOut>) -> String {
+    let mut states = Vec::new();
+    match (overdue_days, reason) {
+        (1.., _) => states.push(counted(overdue_days, "day overdue", "days overdue")),
+        (_, Some(LeftOut::InGrace)) => states.push(left_out(LeftOut::InGrace).to_owned()),
+        _ => {}
+    }
+    let flags = [
+        (loan.recall, "recalled"),
+        (loan.lost, "lost"),
+        (loan.claimed_returned, "claimed returned"),
+    ];
+    states.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| (*name).to_owned()));
+    if states.is_empty() { "not overdue".to_owned() } else { states.join(", ") }
+}
+
+/// Returns a sentence about the patron group.
+pub(super) fn group(group: Option<&str>, source: AnswerSource) -> String {
+    match (group, source) {
+        (_, AnswerSource::NothingOpen) => "The patron has no open loan, fee or fine.".to_owned(),
+        (_, AnswerSource::NoLimits) => "The library has set no limits.".to_owned(),
+        (_, AnswerSource::GroupNone) => "The patron has no patron group.".to_owned(),
+        (Some(group), source) if source.is_group_current() => format!("Patron group {group}."),
+        (Some(group), _) => {
+            format!("Patron group {group}, as last known; mod-users does not respond.")
+        }
+        (None, _) => "The patron group is unknown, because mod-users does not respond.".to_owned(),
+    }
+}
+
+/// Returns the meaning of an incident's kind, or the kind itself if it is unknown.
+pub(super) fn incident(kind: &str) -> &str {
+    match kind {
+        "records_lost" => "Records were deleted before they were read",
+        "topic_recreated" => "A topic was deleted and created again",
+        "database_restored" => "The database is older than the group offset",
+        "offsets_advanced" => "The group offset was moved ahead",
+        "offsets_reset" => "The group offset was moved back",
+        "partition_stopped" => "A partition stopped at too many bad records",
+        "tenant_unusable" => "The tables of the tenant cannot be written",
+        "partition_stalled" => "A partition is not read although it has records",
+        "snapshot_not_applied" => "A rebuild waits for a decision",
+        "repair_incomplete" => "A repair skipped unreadable records",
+        other => other,
+    }
+}
+
+/// Returns a count with its noun.
+pub(super) fn counted(count: i64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Returns an age in the largest unit that fits.
+pub(super) fn age(since: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let seconds = (now - since).num_seconds().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::store::ingest::incidents::IncidentKind;
+
+    #[test]
+    fn every_kind_of_incident_has_a_sentence() {
+        for kind in IncidentKind::ALL {
+            assert_ne!(incident(kind.name()), kind.name());
+        }
+    }
+
+    #[test]
+    fn age_has_the_largest_unit_that_fits() {
+        let since = DateTime::UNIX_EPOCH;
+        let ages = [-5, 0, 119, 120, 7_199, 7_200, 172_799, 172_800];
+        let ages = ages.map(|seconds| age(since, since + TimeDelta::seconds(seconds)));
+        assert_eq!(ages, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+    }
+}

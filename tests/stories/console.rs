@@ -1,0 +1,308 @@
+//! The pages of the console, through both doors.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use patron_blocks::{blocks::Measure, event::Kind};
+use regex_lite::Regex;
+use reqwest::{Method, StatusCode, Url};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{
+    payloads::{balance_change, check_out, minutes_from_now},
+    world::{TENANT, World},
+};
+
+/// The console behind the gateway.
+const GATEWAY: &str = "/patron-blocks/console";
+
+/// Returns the page at a path below the console behind the gateway.
+async fn page(world: &World, path: &str) -> String {
+    let (status, body) = world.get(&format!("{GATEWAY}/{path}")).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+/// Returns a patron with seven loans under a limit of five, and 12.50 to settle under a limit of ten.
+async fn blocked_patron(world: &World) -> (Uuid, Vec<Uuid>) {
+    let group = Uuid::new_v4();
+    let user = world.users.add_patron(group);
+    world.add_limit(group, Measure::ChargedOut, 5.0).await;
+    world.add_limit(group, Measure::FeeFineBalance, 10.0).await;
+    let loans: Vec<Uuid> = (0..7).map(|_| Uuid::new_v4()).collect();
+    for loan in &loans {
+        let payload = check_out(user, *loan, &minutes_from_now(1440));
+        world.publish(Kind::ItemCheckedOut, &payload).await;
+    }
+    let payload = balance_change(user, Uuid::new_v4(), None, 12.5);
+    world.publish(Kind::FeeFineBalanceChanged, &payload).await;
+    world.until_committed().await;
+    (user, loans)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn desk_page_has_three_answers_and_the_way_out() {
+    World::run(async |world| {
+        let (user, loans) = blocked_patron(world).await;
+        let body = page(world, &format!("desk/{user}")).await;
+        let answers = ["<h2>Borrow: no</h2>", "<h2>Renew: no</h2>", "<h2>Request: no</h2>"];
+        for answer in answers {
+            assert!(body.contains(answer), "{body}");
+        }
+        assert!(body.contains("<p>Return 3 of 7 loans and settle 2.5.</p>"), "{body}");
+        assert!(body.contains("<p>Return 2 of 7 loans and settle 2.5.</p>"), "{body}");
+        assert!(body.contains("After that, one more loan blocks again."));
+        for loan in &loans {
+            assert!(body.contains(&format!("id=\"loan-{loan}\"")));
+        }
+        let stranger = page(world, &format!("desk/{}", Uuid::new_v4())).await;
+        assert_eq!(stranger.matches(": yes</h2>").count(), 3, "{stranger}");
+        assert!(stranger.contains("The patron has no open loan, fee or fine."));
+        let (status, invalid) = world.get(&format!("{GATEWAY}/desk/7")).await;
+        assert_eq!(status, 400);
+        assert!(invalid.contains("Invalid user UUID: &#34;7&#34;"), "{invalid}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn desk_page_follows_the_certainty_policy() {
+    World::run(async |world| {
+        let (user, _) = blocked_patron(world).await;
+        let doubtful = json!({ "borrowing": "allow", "requests": "block" });
+        let policy = json!({ "policy": { "doubtful": doubtful } });
+        assert_eq!(world.put("/patron-blocks/certainty-policy", &policy).await.0, 204);
+        world.publish(Kind::ItemCheckedOut, &json!({ "userId": user })).await;
+        world
+            .until("the page names the doubt", async |w: &World| {
+                page(w, &format!("desk/{user}")).await.contains("This answer is doubtful")
+            })
+            .await;
+        let body = page(world, &format!("desk/{user}")).await;
+        assert!(body.contains("<h2>Borrow: yes</h2>"), "{body}");
+        assert!(body.contains("The certainty policy allows it while the answer is not certain."));
+        assert!(body.contains("<h2>Renew: no</h2>"));
+        assert!(body.contains("The certainty policy blocks while the answer is not certain."));
+        world.take_dead_letters().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_libraries_and_producers_is_no_markup() {
+    const MARKUP: &str = "<script>alert(1)</script>\"'&";
+    const ESCAPED: &str = "&#60;script&#62;alert(1)&#60;/script&#62;&#34;&#39;&#38;";
+    World::run(async |world| {
+        let (user, _) = blocked_patron(world).await;
+        let path = format!("/patron-block-conditions/{}", Measure::ChargedOut.condition_id());
+        let mut condition = world.get_json(&path).await;
+        condition["message"] = json!(MARKUP);
+        assert_eq!(world.put(&path, &condition).await.0, 204);
+        world.publish(Kind::LoanClosed, &json!({ "userId": user, "loanId": MARKUP })).await;
+        world.until_committed().await;
+        let desk = page(world, &format!("desk/{user}")).await;
+        let list = page(world, "parked").await;
+        let record = Regex::new(r#"href="(?:\.\./)*(parked/[0-9a-f-]{36})""#).unwrap();
+        let record = &record.captures(&list).expect("a link to the record")[1];
+        let record = page(world, record).await;
+        assert!(desk.contains(ESCAPED), "{desk}");
+        // The payload is JSON, so it has a backslash before the quotation mark.
+        let in_json = ESCAPED.replace("&#34;", "\\&#34;");
+        assert!(record.contains(&in_json), "{record}");
+        let filter = "parked?query=field%3D%3D%22%3Cscript%3E%22";
+        let filtered = page(world, filter).await;
+        assert!(filtered.contains("No record is parked that matches the filter."), "{filtered}");
+        for body in [&desk, &list, &record, &filtered] {
+            assert_eq!(body.matches("<script").count(), 1, "only the script of the page: {body}");
+        }
+        assert_eq!(world.take_dead_letters().await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_of_the_console_protect_patrons() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        let paths =
+            ["home".to_owned(), format!("desk/{user}"), "desk/7".to_owned(), "no".to_owned()];
+        for path in paths {
+            let path = format!("{GATEWAY}/{path}");
+            let request = world.request(Method::GET, &path).header("X-Okapi-Tenant", TENANT);
+            let response = request.send().await.unwrap();
+            let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!(header("Cache-Control"), "no-store");
+            assert_eq!(header("Referrer-Policy"), "no-referrer");
+            assert_eq!(header("X-Content-Type-Options"), "nosniff");
+            let policy = header("Content-Security-Policy");
+            assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{policy}");
+            assert!(!policy.contains("unsafe"), "{policy}");
+        }
+        let without_tenant = world.request(Method::GET, &format!("{GATEWAY}/home"));
+        let response = without_tenant.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert!(response.text().await.unwrap().contains("Tenant must be set"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_finds_patrons_loans_and_fees() {
+    World::run(async |world| {
+        let (user, loans) = blocked_patron(world).await;
+        let found = async |text: &str| {
+            let url = format!("{}{GATEWAY}/search", world.url());
+            let url = Url::parse_with_params(&url, [("id", text)]).unwrap();
+            let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+            let request = client.build().unwrap().get(url).header("X-Okapi-Tenant", TENANT);
+            let response = request.send().await.unwrap();
+            let location = response.headers().get("Location");
+            let location = location.map(|location| location.to_str().unwrap().to_owned());
+            (response.status().as_u16(), location)
+        };
+        let desk = format!("desk/{user}");
+        assert_eq!(found(&format!(" {user} ")).await, (303, Some(desk.clone())));
+        let loan = loans[0];
+        assert_eq!(found(&loan.to_string()).await, (303, Some(format!("{desk}#loan-{loan}"))));
+        assert_eq!(found("12345").await, (400, None));
+    })
+    .await;
+}
+
+/// Returns the locations of all links, forms, styles and scripts of a page.
+fn links(body: &str) -> Vec<String> {
+    let link = Regex::new(r#"(?:href|src|action)="([^"]*)""#).unwrap();
+    link.captures_iter(body).map(|found| found[1].replace("&amp;", "&")).collect()
+}
+
+/// Visits all pages from `start`, and returns their addresses and bodies. Fails at a page that is not found.
+async fn crawl(start: Url) -> Vec<(Url, String)> {
+    let client = reqwest::Client::new();
+    let (mut waiting, mut known, mut pages) = (vec![start], BTreeSet::new(), Vec::new());
+    while let Some(url) = waiting.pop() {
+        if !known.insert(url.to_string()) {
+            continue;
+        }
+        let request = client.get(url.clone()).header("X-Okapi-Tenant", TENANT);
+        let response = request.send().await.unwrap();
+        let (status, at) = (response.status(), response.url().clone());
+        let body = response.text().await.unwrap();
+        // The form of the search has no id yet.
+        assert!(status == 200 || status == 400 && url.path().ends_with("/search"), "{url}: {body}");
+        if at.path().contains("/assets/") {
+            continue;
+        }
+        for link in links(&body) {
+            let mut target = at.join(&link).unwrap();
+            target.set_fragment(None);
+            waiting.push(target);
+        }
+        pages.push((at, body));
+    }
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_work_through_both_doors_and_name_one_tenant() {
+    World::run(async |world| {
+        let (user, _) = blocked_patron(world).await;
+        world.publish(Kind::LoanClosed, &json!({ "userId": user })).await;
+        world.until_committed().await;
+        let gateway = Url::parse(&format!("{}{GATEWAY}", world.url())).unwrap();
+        let with_slash = Url::parse(&format!("{gateway}/")).unwrap();
+        let console = Url::parse(&world.console_url()).unwrap();
+        let local = console.join(&format!("tenants/{TENANT}/home")).unwrap();
+        for (start, root) in [
+            (gateway.clone(), GATEWAY.to_owned()),
+            (with_slash, GATEWAY.to_owned()),
+            (local, format!("/tenants/{TENANT}")),
+        ] {
+            let pages = crawl(start.clone()).await;
+            assert!(pages.len() >= 4, "{start}: {} pages", pages.len());
+            for (at, _) in &pages {
+                assert!(at.path().starts_with(&root), "{at} is not below {root}");
+            }
+            assert!(pages.iter().any(|(at, _)| at.path().contains("/parked/")), "{start}");
+        }
+        let tenants = crawl(console.clone()).await;
+        assert!(tenants[0].1.contains(&format!("tenants/{TENANT}/home")));
+        // Another tenant's patron is a stranger, and its pages contain no id of this one.
+        let other = console.join(&format!("tenants/southlib/desk/{user}")).unwrap();
+        let other = reqwest::get(other).await.unwrap();
+        assert_eq!(other.status(), 400, "the tenant is not enabled");
+        world.take_dead_letters().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn console_port_rejects_names_of_other_hosts() {
+    World::run(async |world| {
+        let url = format!("{}tenants/{TENANT}/home", world.console_url());
+        let client = reqwest::Client::new();
+        for (host, status) in [("localhost:1", 200), ("127.0.0.1", 200), ("evil.example", 404)] {
+            let response = client.get(&url).header("Host", host).send().await.unwrap();
+            assert_eq!(response.status(), status, "{host}");
+        }
+        // The port of the interfaces trusts the gateway, so a path must not name the tenant there.
+        assert_eq!(world.get(&format!("/tenants/{TENANT}/home")).await.0, 404);
+        let console = world.console_url();
+        let blocks = format!("{console}automated-patron-blocks/{}", Uuid::new_v4());
+        let blocks = client.get(blocks).header("X-Okapi-Tenant", TENANT).send().await.unwrap();
+        assert_eq!(blocks.status(), 404, "the console port has only pages");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn home_names_what_needs_attention() {
+    World::run(async |world| {
+        let home = async |w: &World| page(w, "home").await;
+        world
+            .until("all is well", async |w: &World| home(w).await.contains("<h1>All is well.</h1>"))
+            .await;
+        world.publish(Kind::LoanClosed, &json!({ "userId": "x" })).await;
+        world.until_committed().await;
+        let body = home(world).await;
+        assert!(body.contains("<h1>1 thing needs attention.</h1>"), "{body}");
+        assert!(body.contains("1 record is parked, because the service could not apply them."));
+        let raise = "insert into mod_patron_blocks.incident
+            (incident_id, kind, topic, partition, from_offset, to_offset, detail, tenant, raised_at)
+            values (gen_random_uuid(), 'records_lost', 'lost.topic', 3, 7, 9, 'two records', $T, now())";
+        world.execute_sql(&raise.replace("$T", &format!("'{TENANT}'"))).await;
+        let body = home(world).await;
+        assert!(body.contains("things need attention.</h1>"), "{body}");
+        assert!(body.contains("Records were deleted before they were read: lost.topic"), "{body}");
+        let ingest = page(world, "ingest").await;
+        assert!(ingest.contains("two records") && ingest.contains("7 to 9"), "{ingest}");
+        world.take_incidents().await;
+        world.take_dead_letters().await;
+    })
+    .await;
+}
+
+/// A page that waits must not wait longer than a reader, and an evaluation must not wait for a page.
+#[tokio::test(flavor = "multi_thread")]
+async fn page_names_the_database_if_it_does_not_respond() {
+    World::run(async |world| {
+        let user = Uuid::new_v4();
+        page(world, &format!("desk/{user}")).await;
+        world.proxy.disconnect();
+        for path in ["home".to_owned(), format!("desk/{user}"), "ingest".into(), "parked".into()] {
+            let began = Instant::now();
+            let (status, body) = world.get(&format!("{GATEWAY}/{path}")).await;
+            let took = began.elapsed();
+            assert_eq!(status, 503, "{body}");
+            assert!(body.contains("The database does not respond"), "{body}");
+            assert!(took.as_millis() < 4_500, "{path} took {took:?}");
+        }
+        assert_eq!(world.block_flags(user).await, [[false; 3]; 0]);
+        world.proxy.restore();
+        world
+            .until("the pages are there again", async |w: &World| {
+                w.get(&format!("{GATEWAY}/home")).await.0 == 200
+            })
+            .await;
+    })
+    .await;
+}
