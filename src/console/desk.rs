@@ -192,19 +192,13 @@ fn way_out_sentence(way_out: &WayOut, measures: &Measures) -> String {
     }
     let mut steps = Vec::new();
     if let Some(returns) = &way_out.returns {
-        let count = returns.suggested.len();
+        let (count, required) = (returns.suggested.len(), returns.required.len());
         let choice = count + returns.alternatives.len();
-        let loans = if choice == 1 { "loan" } else { "loans" };
-        steps.push(match returns.required.len() {
-            0 if count == choice && count == 1 => "return the loan that the table marks".to_owned(),
-            0 => format!("return {count} of {choice} {loans}"),
-            required if required == count => {
-                format!(
-                    "return the {} that the table marks",
-                    counted(count as i64, "loan", "loans")
-                )
-            }
-            required => format!("return {count} of {choice} {loans}, {required} of them required"),
+        steps.push(match (count, required) {
+            (1, _) if count == choice => "return the marked loan".to_owned(),
+            _ if count == choice => format!("return the {count} marked loans"),
+            (_, 0) => format!("return {count} of {choice} loans"),
+            _ => format!("return {count} of {choice} loans, {required} of them required"),
         });
     }
     if let Some(payment) = &way_out.payment {
@@ -230,6 +224,11 @@ impl LimitRow {
             None => String::new(),
         };
         let switched_off = finding.reached.difference(finding.blocked);
+        // The message belongs to a block; without one, its numbers would suggest an act.
+        let message = match finding.blocked.is_empty() {
+            true => String::new(),
+            false => finding.message(measures).into_owned(),
+        };
         let mut blocks = action_names(finding.blocked);
         if blocks.is_empty() {
             blocks = "nothing".to_owned();
@@ -242,7 +241,7 @@ impl LimitRow {
             measured,
             value: finding.limit.value.map(|value| value.to_string()).unwrap_or_default(),
             blocks,
-            message: finding.message(measures).into_owned(),
+            message,
         }
     }
 }
