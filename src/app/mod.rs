@@ -122,8 +122,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     state.gauges.register_pool("console", &pools.console);
     workers.spawn(gather_metrics(stop.clone()));
     workers.close();
-    let console = Console { state: Arc::new(state), db: pools.console.clone() };
-    let console = Arc::new(console);
+    let console = Arc::new(Console::new(Arc::new(state), pools.console.clone()));
     let failed = |address| move |source| StartError::Listen { address, source };
     let mut servers = vec![server::serve(config, &console, listener).map_err(failed(address))?];
     info!(http.address = %address.ip(), http.port = address.port(), "http server: listening");

@@ -40,8 +40,10 @@ const CERTAINTY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections of the console, in addition to `DB_MAXPOOLSIZE`; opened on demand. Pages wait for each other.
 const CONSOLE_CONNECTIONS: u32 = 1;
 
-/// Time limit of a statement of the console, and of the wait for its connection.
-const CONSOLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time that a page waits for the connection, and time limit of its statements. A page has a limit of its own, so that
+/// the connection returns to the pool before the next page gives up.
+const CONSOLE_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(2_500);
+const CONSOLE_STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Time that ingest waits for a connection before the database counts as unavailable.
 const WORK_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,8 +106,8 @@ impl Pools {
         let console = PoolSettings {
             name: "mod-patron-blocks console",
             max_connections: CONSOLE_CONNECTIONS,
-            acquire_timeout: CONSOLE_TIMEOUT,
-            statement_timeout: CONSOLE_TIMEOUT,
+            acquire_timeout: CONSOLE_ACQUIRE_TIMEOUT,
+            statement_timeout: CONSOLE_STATEMENT_TIMEOUT,
             verify_on_release: true,
         };
         let pool = |settings| store::pool(&config.database.login, settings);

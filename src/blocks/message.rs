@@ -70,7 +70,7 @@ impl Finding<'_> {
 }
 
 /// Returns the exact amount, with at least two decimals if it has any.
-fn amount_text(amount: Decimal) -> String {
+pub(crate) fn amount_text(amount: Decimal) -> String {
     let mut amount = amount.normalize();
     if amount.scale() == 1 {
         amount.rescale(2);

@@ -29,6 +29,7 @@ pub use explanation::{
 pub use forecast::ForecastBlock;
 pub use limit::Limit;
 pub use message::PLACEHOLDERS;
+pub(crate) use message::amount_text;
 pub use need::{Need, Threshold};
 pub use open_items::OpenItems;
 pub use settings_check::{

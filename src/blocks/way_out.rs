@@ -37,6 +37,8 @@ pub struct Returns {
     pub suggested: Vec<Uuid>,
     /// The loans that can each replace a suggested loan.
     pub alternatives: Vec<Uuid>,
+    /// Whether any of `suggested` and `alternatives` suffice, in the number of `suggested`.
+    pub is_any: bool,
 }
 
 /// A payment.
@@ -123,7 +125,12 @@ impl WayOut {
         let fees_fines: Vec<_> = items.fees.keys().copied().collect();
         let positive = items.fees.values().map(|fee| fee.balance.max(Decimal::ZERO));
         let amount = positive.sum();
-        let returns = Returns { required: suggested.clone(), suggested, alternatives: Vec::new() };
+        let returns = Returns {
+            required: suggested.clone(),
+            suggested,
+            alternatives: Vec::new(),
+            is_any: true,
+        };
         Self {
             only_when_nothing_is_open: true,
             ..Self::new(
@@ -316,6 +323,7 @@ impl Returns {
     ) -> Option<Self> {
         required.iter().for_each(|loan| subtract(&mut needs, loan.sets));
         let mut unserved = needs;
+        let is_needed = needs.map(|need| need > 0);
         // Loans of the same sets are equal, except for their order.
         let mut classes = BTreeMap::<_, VecDeque<&ReturnableLoan>>::new();
         free.iter().for_each(|loan| classes.entry(loan.sets).or_default().push_back(loan));
@@ -340,11 +348,17 @@ impl Returns {
         let replacing = classes.into_iter().filter(|(sets, _)| is_alternative(*sets));
         let mut alternatives: Vec<_> = replacing.flat_map(|(_, loans)| loans).collect();
         alternatives.sort_by_key(|loan| loan.order);
+        // A loan of all needed sets serves as well as any other of them.
+        let serves_all = |loan: &&ReturnableLoan| {
+            loan.sets.iter().zip(is_needed).all(|(contains, needed)| *contains || !needed)
+        };
+        let is_any = required.is_empty() && chosen.iter().chain(&alternatives).all(serves_all);
         let ids = |loans: Vec<&ReturnableLoan>| loans.into_iter().map(|loan| loan.id).collect();
         Some(Self {
             required: required.iter().map(|loan| loan.id).collect(),
             suggested: required.iter().chain(chosen).map(|loan| loan.id).collect(),
             alternatives: ids(alternatives),
+            is_any,
         })
     }
 }

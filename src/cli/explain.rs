@@ -15,7 +15,7 @@ use crate::{
     okapi::{Caller, ModuleClient, Users},
     services::evaluation::{
         EvaluationRequest, Evaluator,
-        explanations::{ExplainedPatron, ITEMS_MAX},
+        explanations::{ExplainedPatron, ExplanationMode, ITEMS_MAX},
     },
 };
 
@@ -82,7 +82,7 @@ async fn load(
         request_id: None,
     };
     let request = EvaluationRequest { db: context.db.clone(), tenant, user, caller };
-    evaluator.explain(&request).await.map_err(CommandError::SharedStore)
+    evaluator.explain(&request, ExplanationMode::FULL).await.map_err(CommandError::SharedStore)
 }
 
 fn write_patron(

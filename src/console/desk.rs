@@ -14,10 +14,15 @@ use crate::{
     blocks::{
         Action, Actions, CertaintyState, ExplainedAction, ExplainedFee, ExplainedLimit,
         ExplainedLoan, Explanation, MeasuredValue, Measures, UncertainReaction, WayOut,
+        amount_text,
     },
     clock,
     http::{ApiError, extract::tenant::path_patron},
-    services::evaluation::{EvaluationRequest, explanations::ExplainedPatron},
+    services::evaluation::{
+        AnswerSource, EvaluationRequest,
+        explanations::{ExplainedPatron, ExplanationMode},
+    },
+    store::{self, state::evidence},
 };
 
 /// Largest number of loans, and of fees/fines, on a page.
@@ -28,6 +33,7 @@ const ROWS_MAX: usize = 200;
 struct DeskPage {
     shell: Shell,
     user: Uuid,
+    evaluated_at: String,
     actions: Vec<ActionRow>,
     notes: Vec<&'static str>,
     next: Option<NextRow>,
@@ -42,7 +48,9 @@ struct DeskPage {
 /// One of the three answers.
 struct ActionRow {
     name: &'static str,
-    is_blocked: bool,
+    answer: &'static str,
+    /// The class of the style, which no reader needs: the answer is in words.
+    class: &'static str,
     sentences: Vec<String>,
 }
 
@@ -83,14 +91,24 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
         let (db, tenant) = (visit.db.clone(), visit.tenant.clone());
         let request = EvaluationRequest { db, tenant, user, caller: visit.caller.clone() };
-        let patron = visit.state.evaluator.explain(&request).await.map_err(ApiError::Store)?;
-        Ok(DeskPage::new(visit.shell("desk").await, &patron))
+        // The console port has no token of a reader. A repair would lock the writers at each refresh.
+        let mode = ExplanationMode { asks_users: visit.has_gateway, repairs: false };
+        let explained = visit.state.evaluator.explain(&request, mode).await;
+        let patron = explained.map_err(ApiError::Store)?;
+        let is_known = !patron.measures.is_empty() || is_known_patron(&visit, user).await?;
+        Ok(DeskPage::new(visit.shell("desk").await, &patron, is_known))
     };
     visit.render(load).await
 }
 
+/// Returns whether the service has a row about a patron.
+async fn is_known_patron(visit: &Visit, user: Uuid) -> Result<bool, store::Error> {
+    let schema = &visit.tenant.schema;
+    store::read(&visit.db, async |db| evidence::is_known_patron(db, schema, user).await).await
+}
+
 impl DeskPage {
-    fn new(shell: Shell, patron: &ExplainedPatron) -> Self {
+    fn new(shell: Shell, patron: &ExplainedPatron, is_known: bool) -> Self {
         let limits = patron.limits();
         let explanation = patron.explain(&limits);
         let way_outs: Vec<(Action, &WayOut)> = explanation
@@ -98,49 +116,70 @@ impl DeskPage {
             .iter()
             .filter_map(|action| Some((action.action, action.way_out.as_ref()?)))
             .collect();
+        let has_group = patron.source != AnswerSource::GroupUnknown
+            && patron.source != AnswerSource::GroupUnknownCircuitOpen;
+        let loans = shown(&explanation.loans, |loan| {
+            way_outs.iter().any(|(_, way_out)| suggests_loan(way_out, loan.id))
+        });
+        let fees_fines = shown(&explanation.fees_fines, |fee| {
+            way_outs.iter().any(|(_, way_out)| suggests_fee(way_out, fee.id))
+        });
         Self {
             shell,
             user: patron.user,
+            evaluated_at: clock::format_instant(patron.now),
             actions: explanation
                 .actions
                 .iter()
-                .map(|action| ActionRow::new(action, patron))
+                .map(|action| ActionRow::new(action, patron, has_group && is_known))
                 .collect(),
-            notes: notes(&explanation, patron),
+            notes: notes(&explanation, patron, is_known, has_group),
             next: explanation.next.map(|next| NextRow {
                 text: words::next_block(next.measure),
                 at: clock::format_instant(next.at),
             }),
             group: words::group(patron.group.as_deref(), patron.source),
-            limits: explanation
-                .limits
-                .iter()
-                .map(|limit| LimitRow::new(limit, &patron.measures))
-                .collect(),
-            loans: explanation
-                .loans
-                .iter()
-                .take(ROWS_MAX)
-                .map(|loan| LoanRow::new(loan, &way_outs))
-                .collect(),
+            limits: explanation.limits.iter().map(|limit| LimitRow::new(limit, patron)).collect(),
+            loans: loans.into_iter().map(|loan| LoanRow::new(loan, &way_outs)).collect(),
             loan_count: patron.measures.open_loans,
-            fees_fines: explanation
-                .fees_fines
-                .iter()
-                .take(ROWS_MAX)
-                .map(|fee| FeeRow::new(fee, &way_outs))
-                .collect(),
+            fees_fines: fees_fines.into_iter().map(|fee| FeeRow::new(fee, &way_outs)).collect(),
             fee_count: patron.measures.open_fees_fines,
         }
     }
 }
 
+/// Returns the first items, and all suggested ones.
+fn shown<T>(items: &[T], is_suggested: impl Fn(&T) -> bool) -> Vec<&T> {
+    let is_shown = |(index, item): &(usize, &T)| *index < ROWS_MAX || is_suggested(item);
+    items.iter().enumerate().filter(is_shown).map(|(_, item)| item).collect()
+}
+
+fn suggests_loan(way_out: &WayOut, id: Uuid) -> bool {
+    way_out.returns.as_ref().is_some_and(|returns| returns.suggested.contains(&id))
+}
+
+fn suggests_fee(way_out: &WayOut, id: Uuid) -> bool {
+    way_out.payment.as_ref().is_some_and(|payment| payment.fees_fines.contains(&id))
+}
+
 /// Returns the sentences below the answers: the certainty, and the side effects of the ways out.
-fn notes(explanation: &Explanation<'_>, patron: &ExplainedPatron) -> Vec<&'static str> {
+fn notes(
+    explanation: &Explanation<'_>,
+    patron: &ExplainedPatron,
+    is_known: bool,
+    has_group: bool,
+) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    if !is_known {
+        notes.push("No event names this id. Is it the id of a patron?");
+    }
+    if !has_group {
+        notes.push("The patron group is unknown, so no limit could be compared. The desk blocks nothing then.");
+    }
     let state = patron.certainty.map_or(CertaintyState::Unknown, |certainty| certainty.state);
-    let mut notes: Vec<_> = words::patron_certainty(state).into_iter().collect();
+    notes.extend(words::patron_certainty(state));
     if !patron.reactions.actions_with(UncertainReaction::Ask).is_empty() {
-        notes.push("The desk asks the storage modules before it answers, as the certainty policy requires.");
+        notes.push("The desk may ask the storage modules before it answers, as the certainty policy requires.");
     }
     let ways_out = explanation.actions.iter().filter_map(|action| action.way_out.as_ref());
     for caveat in ways_out.flat_map(|way_out| &way_out.caveats) {
@@ -153,33 +192,42 @@ fn notes(explanation: &Explanation<'_>, patron: &ExplainedPatron) -> Vec<&'stati
 }
 
 impl ActionRow {
-    fn new(explained: &ExplainedAction, patron: &ExplainedPatron) -> Self {
+    /// Creates the answer. Without the patron group, or for an unknown patron, it is not sure.
+    fn new(explained: &ExplainedAction, patron: &ExplainedPatron, is_sure: bool) -> Self {
         let ExplainedAction { action, because, way_out } = explained;
         let is_policy = |reaction| patron.reactions.actions_with(reaction).contains(*action);
-        let is_blocked_by_limit = !because.is_empty();
+        let is_allowed = is_policy(UncertainReaction::Allow);
+        let is_blocked_by_limit = !because.is_empty() && !is_allowed;
         let mut sentences = Vec::new();
         if is_blocked_by_limit {
             sentences.push(match way_out {
                 Some(way_out) => way_out_sentence(way_out, &patron.measures),
-                None => "The patron has too many open items for a suggestion.".to_owned(),
+                None if patron.is_truncated() => {
+                    "The patron has too many open items for a suggestion.".to_owned()
+                }
+                None => "The service found no way out.".to_owned(),
             });
+            if way_out.as_ref().is_some_and(|way_out| !way_out.one_more_blocks.is_empty()) {
+                sentences.push("After that, one more loan blocks again.".to_owned());
+            }
         }
-        if is_policy(UncertainReaction::Block) {
-            sentences
-                .push("The certainty policy blocks while the answer is not certain.".to_owned());
+        let is_blocked_by_policy = is_policy(UncertainReaction::Block);
+        if is_blocked_by_policy {
+            let text = "The certainty policy blocks while the answer is not certain.";
+            sentences.push(text.to_owned());
         }
-        if is_policy(UncertainReaction::Allow) && is_blocked_by_limit {
-            sentences
-                .push("The certainty policy allows it while the answer is not certain.".to_owned());
+        if is_allowed && !because.is_empty() {
+            let text = "A limit is reached. The certainty policy allows it while the answer is not certain.";
+            sentences.push(text.to_owned());
         }
-        if let Some(WayOut { one_more_blocks, .. }) = way_out
-            && !one_more_blocks.is_empty()
-        {
-            sentences.push("After that, one more loan blocks again.".to_owned());
-        }
-        let is_blocked = is_policy(UncertainReaction::Block)
-            || is_blocked_by_limit && !is_policy(UncertainReaction::Allow);
-        Self { name: words::action(*action), is_blocked, sentences }
+        let is_blocked = is_blocked_by_policy || is_blocked_by_limit;
+        let class = match is_blocked {
+            true => "no",
+            false if is_sure => "yes",
+            false => "unsure",
+        };
+        let answer = if is_blocked { "no" } else { "yes" };
+        Self { name: words::action(*action), answer, class, sentences }
     }
 }
 
@@ -192,17 +240,18 @@ fn way_out_sentence(way_out: &WayOut, measures: &Measures) -> String {
     }
     let mut steps = Vec::new();
     if let Some(returns) = &way_out.returns {
-        let (count, required) = (returns.suggested.len(), returns.required.len());
+        let count = returns.suggested.len();
         let choice = count + returns.alternatives.len();
-        steps.push(match (count, required) {
-            (1, _) if count == choice => "return the marked loan".to_owned(),
-            _ if count == choice => format!("return the {count} marked loans"),
-            (_, 0) => format!("return {count} of {choice} loans"),
-            _ => format!("return {count} of {choice} loans, {required} of them required"),
+        steps.push(match count {
+            _ if returns.is_any && count < choice => {
+                format!("return any {count} of {choice} loans")
+            }
+            1 => "return the marked loan".to_owned(),
+            _ => format!("return the {count} marked loans"),
         });
     }
     if let Some(payment) = &way_out.payment {
-        steps.push(format!("settle {}", payment.amount.normalize()));
+        steps.push(format!("settle {}", amount_text(payment.amount)));
     }
     let mut sentence = steps.join(" and ");
     if let Some(first) = sentence.get_mut(..1) {
@@ -212,24 +261,26 @@ fn way_out_sentence(way_out: &WayOut, measures: &Measures) -> String {
 }
 
 impl LimitRow {
-    fn new(limit: &ExplainedLimit<'_>, measures: &Measures) -> Self {
+    fn new(limit: &ExplainedLimit<'_>, patron: &ExplainedPatron) -> Self {
         let finding = &limit.finding;
+        let blocked =
+            finding.blocked.difference(patron.reactions.actions_with(UncertainReaction::Allow));
         let condition = match finding.measure() {
             Some(measure) => words::measure(measure).to_owned(),
             None => format!("Unknown condition {}", finding.condition.id),
         };
         let measured = match finding.measured {
             Some(MeasuredValue::Count(count)) => count.to_string(),
-            Some(MeasuredValue::Money(sum)) => sum.normalize().to_string(),
+            Some(MeasuredValue::Money(sum)) => amount_text(sum),
             None => String::new(),
         };
         let switched_off = finding.reached.difference(finding.blocked);
         // The message belongs to a block; without one, its numbers would suggest an act.
-        let message = match finding.blocked.is_empty() {
+        let message = match blocked.is_empty() {
             true => String::new(),
-            false => finding.message(measures).into_owned(),
+            false => finding.message(&patron.measures).into_owned(),
         };
-        let mut blocks = action_names(finding.blocked);
+        let mut blocks = action_names(blocked);
         if blocks.is_empty() {
             blocks = "nothing".to_owned();
         }
@@ -272,7 +323,7 @@ impl LoanRow {
         } else if !suggested.is_empty() {
             suggested.join(", ")
         } else if !alternatives.is_empty() {
-            format!("{} (instead of a marked one)", alternatives.join(", "))
+            format!("{} (can replace a marked loan)", alternatives.join(", "))
         } else {
             String::new()
         };
@@ -301,7 +352,7 @@ impl FeeRow {
         });
         Self {
             id: fee.id,
-            balance: fee.fee.balance.normalize().to_string(),
+            balance: amount_text(fee.fee.balance),
             loan: fee.fee.loan,
             is_counted: fee.left_out.is_none(),
             reason: fee.left_out.map_or("yes", words::left_out),

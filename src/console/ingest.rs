@@ -3,19 +3,24 @@
 use actix_web::HttpResponse;
 use askama::Template;
 
-use super::{response::PageError, shell::Shell, visit::Visit, words};
+use super::{home::INCIDENTS_MAX, response::PageError, shell::Shell, visit::Visit, words};
 use crate::{
     clock,
     http::ApiError,
-    services::ingest::status::load_backlog,
-    store::ingest::{incidents::StoredIncident, instance_reports::BehindPartition},
+    store::{
+        self,
+        ingest::{
+            incidents::{self, StoredIncident},
+            instance_reports::BehindPartition,
+        },
+    },
 };
 
 #[derive(Template)]
 #[template(path = "ingest.html")]
 struct IngestPage {
     shell: Shell,
-    lag: i64,
+    state: String,
     partitions: Vec<PartitionRow>,
     incidents: Vec<IncidentRow>,
 }
@@ -41,15 +46,21 @@ struct IncidentRow {
 /// Returns the page.
 pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
-        let report = visit.state.evaluator.tenant_certainty(&visit.db, &visit.tenant).await?;
-        let backlog = load_backlog(&visit.db, &visit.tenant).await?;
+        let report = visit.certainty().await?;
+        let id = &visit.tenant.id;
+        let list = async |db: &mut store::Connection| {
+            incidents::list(db, Some(id), true, INCIDENTS_MAX).await
+        };
+        let incidents = store::read(&visit.db, list).await?;
+        let shell = visit.shell_with("ingest", Some(&report));
+        let state = words::ingest(&report);
         let mut behind = report.behind;
         behind.sort_by_key(|found| (!found.is_stopped, -found.lag));
         Ok::<_, ApiError>(IngestPage {
-            shell: visit.shell("ingest").await,
-            lag: report.freshness.lag,
+            shell,
+            state,
             partitions: behind.into_iter().map(PartitionRow::from).collect(),
-            incidents: backlog.incidents.into_iter().map(IncidentRow::from).collect(),
+            incidents: incidents.into_iter().map(IncidentRow::from).collect(),
         })
     };
     visit.render(load).await

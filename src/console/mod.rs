@@ -19,9 +19,11 @@ mod words;
 use std::sync::Arc;
 
 use actix_web::{
-    guard,
+    HttpResponse, guard,
     web::{self, Data},
 };
+
+use tokio::sync::Semaphore;
 
 use crate::{http::AppState, store::Db};
 
@@ -37,6 +39,18 @@ pub struct Console {
     pub state: Arc<AppState>,
     /// The pool of the console, so that no page waits for other requests, and no other request for a page.
     pub db: Db,
+    /// Limits the pages that load at once.
+    load_limit: Arc<Semaphore>,
+}
+
+/// Largest number of pages that load at once. They share one connection.
+const PAGES_MAX: usize = 16;
+
+impl Console {
+    /// Creates the console with its pool.
+    pub fn new(state: Arc<AppState>, db: Db) -> Self {
+        Self { state, db, load_limit: Arc::new(Semaphore::new(PAGES_MAX)) }
+    }
 }
 
 /// Adds the pages behind the gateway. Each page needs a permission, which the gateway checks.
@@ -66,14 +80,13 @@ pub fn loopback_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
             .app_data(Data::from(console.clone()))
             .route("/", web::get().to(tenants::page))
             .route("/assets/{name}", web::get().to(assets::get))
-            .default_service(web::to(response::not_found))
+            .default_service(web::to(HttpResponse::NotFound))
             .wrap(response::headers()),
     );
 }
 
 fn page_routes(app: &mut web::ServiceConfig) {
     app.route("", web::get().to(home::redirect))
-        .route("/console/home", web::get().to(home::redirect_up))
         .route("/home", web::get().to(home::page))
         .route("/search", web::get().to(search::redirect))
         .route("/desk/{userId}", web::get().to(desk::page))
@@ -81,5 +94,6 @@ fn page_routes(app: &mut web::ServiceConfig) {
         .route("/parked", web::get().to(parked::list))
         .route("/parked/{id}", web::get().to(parked::page))
         .route("/assets/{name}", web::get().to(assets::get))
+        .route("/{root}/home", web::get().to(home::redirect_up))
         .default_service(web::to(response::not_found));
 }

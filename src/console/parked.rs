@@ -1,6 +1,6 @@
 //! Parked records: the dead letters of a tenant, with the bytes as they arrived.
 
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::HttpResponse;
 use askama::Template;
 
 use super::{response::PageError, shell::Shell, visit::Visit};
@@ -60,11 +60,12 @@ struct RecordPage {
 }
 
 /// Returns the list. The parameters `query` and `offset` are those of the HTTP interface.
-pub(super) async fn list(visit: Visit, request: HttpRequest) -> Result<HttpResponse, PageError> {
+pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
     let parameters = || {
-        let text = parameter(&request, "query")?.unwrap_or_default();
-        let offset = number("offset", parameter(&request, "offset")?, 0)?;
-        Ok::<_, ApiError>((text, query(&request)?, offset))
+        let request = visit.request();
+        let text = parameter(request, "query")?.unwrap_or_default();
+        let offset = number("offset", parameter(request, "offset")?, 0)?;
+        Ok::<_, ApiError>((text, query(request)?, offset))
     };
     let (text, query, offset) = parameters().map_err(|error| visit.failed(error))?;
     let load = async {

@@ -14,13 +14,16 @@ use actix_web::{
     middleware::DefaultHeaders,
 };
 use askama::Template;
-use tracing::{debug, error};
+use tracing::{error, warn};
 
 use super::assets::STYLE;
 use crate::http::ApiError;
 
 /// Time limit of a page. A reader has to see a sentence before the patience ends.
 pub(super) const PAGE_TIMEOUT: Duration = Duration::from_millis(3_200);
+
+/// The title of an error page that a later request may not see.
+const UNAVAILABLE: &str = "The page cannot be loaded now";
 
 /// What a page may load. A page contains no script and no style of its own, so text of a library that looks like
 /// markup has no effect.
@@ -103,15 +106,16 @@ impl ResponseError for PageError {
     fn error_response(&self) -> HttpResponse {
         let (title, text) = match &self.error {
             ApiError::Store(_) => {
-                debug!(error = self.error.cause(), "console: could not load a page");
+                warn!(error = self.error.cause(), "console: could not load a page");
                 let text = "The database does not respond, or it rejected the request. Evaluations at \
                     the desk do not use this page. Try again in a moment; the log has the cause.";
-                ("The page cannot be loaded now", text.to_owned())
+                (UNAVAILABLE, text.to_owned())
             }
-            error if error.status_code() == StatusCode::NOT_FOUND => {
-                ("Not found", error.to_string())
-            }
-            error => ("The request is not valid", error.to_string()),
+            error => match error.status_code() {
+                StatusCode::NOT_FOUND => ("Not found", error.to_string()),
+                status if status.is_server_error() => (UNAVAILABLE, error.to_string()),
+                _ => ("The request is not valid", error.to_string()),
+            },
         };
         let page = ErrorPage { root: &self.root, style: &STYLE.name, title, text };
         render(self.status_code(), &page)

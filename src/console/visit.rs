@@ -1,12 +1,15 @@
 //! The request of one page: the tenant, the services, and the place of the page.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse, dev::Payload, http::StatusCode, web::Data,
 };
 use askama::Template;
-use tokio::time::timeout;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     Console,
@@ -20,7 +23,7 @@ use crate::{
         extract::tenant::{caller, enabled_tenant, tenant_id},
     },
     okapi::Caller,
-    services::tenants::Tenant,
+    services::{evaluation::certainty::CertaintyReport, tenants::Tenant},
     store::{self, Db},
 };
 
@@ -32,8 +35,16 @@ pub(super) struct Visit {
     pub(super) tenant: Arc<Tenant>,
     /// Gateway and token for calls to other modules on behalf of the reader.
     pub(super) caller: Caller,
+    /// Whether the request came through the gateway, with the token of the reader.
+    pub(super) has_gateway: bool,
     request: HttpRequest,
+    /// The end of the time limit.
+    deadline: Instant,
+    _permit: OwnedSemaphorePermit,
 }
+
+/// Time limit of the strip, which no page needs.
+const STRIP_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Visit {
     /// Loads and renders a page within the time limit.
@@ -41,18 +52,45 @@ impl Visit {
         &self,
         load: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<HttpResponse, PageError> {
-        let failed = |error| PageError::new(&self.request, error);
-        match timeout(PAGE_TIMEOUT, load).await {
-            Ok(page) => Ok(response::render(StatusCode::OK, &page.map_err(failed)?)),
-            Err(_) => Err(failed(store::Error::Timeout.into())),
+        self.respond(async { Ok(response::render(StatusCode::OK, &load.await?)) }).await
+    }
+
+    /// Responds within the time limit.
+    pub(super) async fn respond(
+        &self,
+        load: impl Future<Output = Result<HttpResponse, ApiError>>,
+    ) -> Result<HttpResponse, PageError> {
+        let responded = timeout_at(self.deadline, load).await;
+        let responded = responded.unwrap_or_else(|_| Err(store::Error::Timeout.into()));
+        responded.map_err(|error| self.failed(error))
+    }
+
+    /// Returns how certain evaluations of the tenant are.
+    pub(super) async fn certainty(&self) -> Result<CertaintyReport, store::Error> {
+        self.state.evaluator.tenant_certainty(&self.db, &self.tenant).await
+    }
+
+    /// Returns the frame of the page at `path`. It waits for the certainty only for a short time.
+    pub(super) async fn shell(&self, path: &'static str) -> Shell {
+        match timeout(STRIP_TIMEOUT, self.certainty()).await {
+            Ok(Ok(report)) => self.shell_with(path, Some(&report)),
+            Ok(Err(_)) | Err(_) => self.shell_with(path, None),
         }
     }
 
-    /// Returns the frame of the page at `path`.
-    pub(super) async fn shell(&self, path: &'static str) -> Shell {
+    /// Returns the frame of the page at `path`, with the certainty that the page has loaded.
+    pub(super) fn shell_with(
+        &self,
+        path: &'static str,
+        certainty: Option<&CertaintyReport>,
+    ) -> Shell {
         let root = response::root_of(self.request.path());
-        let certainty = self.state.evaluator.tenant_certainty(&self.db, &self.tenant).await;
-        Shell::new(root, path, self.tenant.id.to_string(), certainty.as_ref().ok())
+        Shell::new(root, path, self.tenant.id.to_string(), certainty)
+    }
+
+    /// Returns the request, for its parameters.
+    pub(super) fn request(&self) -> &HttpRequest {
+        &self.request
     }
 
     /// Returns the part of the path with this name in the route.
@@ -74,23 +112,29 @@ impl FromRequest for Visit {
         let request = request.clone();
         Box::pin(async move {
             let failed = |error| PageError::new(&request, error);
+            let deadline = Instant::now() + PAGE_TIMEOUT;
             let console = request.app_data::<Data<Console>>().expect("the routes add the console");
+            let permit = console.load_limit.clone().try_acquire_owned();
+            let _permit = permit.map_err(|_| failed(ApiError::overloaded()))?;
             let (state, db) = (console.state.clone(), console.db.clone());
-            let id = named_tenant(&request).map_err(failed)?;
-            let tenant = timeout(PAGE_TIMEOUT, enabled_tenant(&state, &db, &id)).await;
+            let (id, has_gateway) = named_tenant(&request).map_err(failed)?;
+            let tenant = timeout_at(deadline, enabled_tenant(&state, &db, &id)).await;
             let timed_out = || failed(store::Error::Timeout.into());
             let tenant = tenant.map_err(|_| timed_out())?.map_err(failed)?;
             let caller = caller(&request, &state, &id);
-            Ok(Self { state, db, tenant, caller, request: request.clone() })
+            let request = request.clone();
+            Ok(Self { state, db, tenant, caller, has_gateway, request, deadline, _permit })
         })
     }
 }
 
-/// Returns the tenant of the request: from the path on the console port, otherwise from the header of the gateway.
-fn named_tenant(request: &HttpRequest) -> Result<TenantId, ApiError> {
+/// Returns the tenant of the request, and whether the gateway named it: from the path on the console port, otherwise
+/// from the header of the gateway.
+fn named_tenant(request: &HttpRequest) -> Result<(TenantId, bool), ApiError> {
     match request.match_info().get("tenant") {
         Some(named) => TenantId::parse(named)
+            .map(|id| (id, false))
             .ok_or_else(|| ApiError::bad_request(format!("A tenant id {}.", TenantId::RULE))),
-        None => tenant_id(request),
+        None => tenant_id(request).map(|id| (id, true)),
     }
 }

@@ -17,7 +17,13 @@ pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
             (false, "Records are parked, so evaluations of some patrons may be wrong.")
         }
         (CertaintyState::Certain, _) => (true, "Evaluations are certain: the history is complete."),
-        (CertaintyState::Late, _) => (false, "Evaluations are late: newer events are not applied."),
+        (CertaintyState::Late, _) if !report.freshness.has_log => {
+            (false, "Events arrive over HTTP only, so no lag shows whether some are missing.")
+        }
+        (CertaintyState::Late, _) => (
+            false,
+            "Evaluations are late: newer events are not applied, or nothing is known of them.",
+        ),
         (CertaintyState::Incomplete, Completeness::Filling) => {
             (false, "The history is incomplete: the service still reads earlier events.")
         }
@@ -36,9 +42,7 @@ pub(super) fn patron_certainty(state: CertaintyState) -> Option<&'static str> {
     Some(match state {
         CertaintyState::Certain => return None,
         CertaintyState::Late => "This answer is late: newer events are not applied.",
-        CertaintyState::Incomplete => {
-            "This answer may lack events from before the service was enabled."
-        }
+        CertaintyState::Incomplete => "Earlier events may be missing in this answer.",
         CertaintyState::Doubtful => {
             "This answer is doubtful: a record about the patron is parked, a partition is stopped, or the patron \
              group may be outdated."
@@ -126,9 +130,31 @@ pub(super) fn group(group: Option<&str>, source: AnswerSource) -> String {
         (_, AnswerSource::GroupNone) => "The patron has no patron group.".to_owned(),
         (Some(group), source) if source.is_group_current() => format!("Patron group {group}."),
         (Some(group), _) => {
-            format!("Patron group {group}, as last known; mod-users does not respond.")
+            format!(
+                "Patron group {group}, as last known; mod-users did not return the current one."
+            )
         }
-        (None, _) => "The patron group is unknown, because mod-users does not respond.".to_owned(),
+        (None, _) => "The patron group is unknown, because mod-users did not return it.".to_owned(),
+    }
+}
+
+/// Returns a sentence about the records that are not applied.
+pub(super) fn ingest(report: &CertaintyReport) -> String {
+    let (freshness, behind) = (&report.freshness, report.behind.len());
+    if !freshness.has_log {
+        return "No topic has events of this tenant, so events arrive over HTTP only.".to_owned();
+    }
+    if freshness.lag > 0 || behind > 0 {
+        let partitions = counted(behind as i64, "partition", "partitions");
+        let records = counted(freshness.lag, "record is", "records are");
+        return format!("{records} not applied. The table has the oldest {partitions}.");
+    }
+    match report.certainty.state {
+        CertaintyState::Late | CertaintyState::Unknown => {
+            "No partition is known to be behind, but the last comparison with the log is too old."
+                .to_owned()
+        }
+        _ => "All records of all partitions are applied.".to_owned(),
     }
 }
 

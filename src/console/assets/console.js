@@ -3,6 +3,7 @@
 
 const REFRESH_MILLIS = 5000;
 let isPaused = false;
+let isLoading = false;
 
 // Shows each instant in the time zone of the reader; the title has UTC.
 function showLocalTimes(root) {
@@ -11,39 +12,81 @@ function showLocalTimes(root) {
     if (Number.isNaN(instant.getTime())) continue;
     time.title = time.dateTime;
     time.textContent = instant.toLocaleString(document.documentElement.lang,
-      { dateStyle: "medium", timeStyle: "medium" });
+      { dateStyle: "medium", timeStyle: "long" });
   }
 }
 
-// A part is in use while it has the focus, a selection, or a form.
-function isInUse(part) {
-  const selection = document.getSelection();
-  const isSelected = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-  return part.contains(document.activeElement) || isSelected || part.querySelector("form") !== null;
+async function load() {
+  const response = await fetch(location.href, {
+    headers: { Accept: "text/html" }, signal: AbortSignal.timeout(REFRESH_MILLIS - 500),
+  });
+  if (!response.ok) return null;
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  // Another page, for example that of a login, is no refresh.
+  return page.getElementById("status") === null ? null : page;
 }
 
-async function load() {
-  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (!response.ok) return null;
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+// A part is in use while it has the focus or a selection. The frame of a table may have the focus.
+function isInUse(part) {
+  const selection = document.getSelection();
+  const isSelected = selection !== null && !selection.isCollapsed && selection.rangeCount > 0
+    && selection.getRangeAt(0).intersectsNode(part);
+  const focused = document.activeElement;
+  return isSelected || (part.contains(focused) && !focused.matches(".scroll"));
+}
+
+function frameOf(part, label) {
+  return [...part.querySelectorAll(".scroll")].find((frame) => frame.ariaLabel === label);
+}
+
+function replace(part, next) {
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  part.replaceChildren(...next.childNodes);
+  const frame = focused && frameOf(part, focused.ariaLabel);
+  if (!frame) return;
+  frame.scrollLeft = focused.scrollLeft;
+  frame.focus({ preventScroll: true });
+}
+
+// Replaces what has changed. Returns whether a part that has changed is in use.
+function update(page) {
+  let isSkipped = false;
+  for (const text of document.querySelectorAll("[data-text]")) {
+    const next = page.getElementById(text.id);
+    if (next !== null && next.textContent !== text.textContent) text.textContent = next.textContent;
+  }
+  document.getElementById("strip").className = page.getElementById("strip").className;
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const next = page.getElementById(part.id);
+    if (next === null) {
+      isSkipped = true;
+      continue;
+    }
+    showLocalTimes(next);
+    if (next.innerHTML === part.innerHTML) continue;
+    if (isInUse(part)) isSkipped = true; else replace(part, next);
+  }
+  return isSkipped;
+}
+
+function showStale(sentence) {
+  const stale = document.getElementById("stale");
+  if (stale.textContent !== sentence) stale.textContent = sentence;
+  stale.hidden = sentence === "";
 }
 
 async function refresh() {
-  const parts = document.querySelectorAll("[data-live]");
   const isTyping = document.activeElement?.matches("input, textarea, select");
-  if (isPaused || document.hidden || isTyping || parts.length === 0) return;
+  if (isPaused || isLoading || document.hidden || isTyping) return;
+  isLoading = true;
   const page = await load().catch(() => null); // The next refresh tries again.
-  const stale = document.getElementById("stale");
-  if (stale !== null) stale.hidden = page !== null;
-  if (page === null) return;
-  for (const part of parts) {
-    const next = page.getElementById(part.id);
-    if (next === null || isInUse(part)) continue;
-    showLocalTimes(next);
-    if (next.innerHTML !== part.innerHTML || next.className !== part.className) {
-      part.className = next.className;
-      part.replaceChildren(...next.childNodes);
-    }
+  isLoading = false;
+  if (page === null) {
+    showStale("This page could not be refreshed, so it may be out of date.");
+  } else if (update(page)) {
+    showStale("A part of this page has changed, but it is in use, so it shows an earlier state.");
+  } else {
+    showStale("");
   }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         },
         openapi,
     },
-    services::evaluation::EvaluationRequest,
+    services::evaluation::{EvaluationRequest, explanations::ExplanationMode},
 };
 
 /// Number of listed loans if the request has no `loanLimit`.
@@ -49,6 +49,7 @@ pub(in crate::http) async fn get(
     let evaluation_request =
         EvaluationRequest { db: db.clone(), tenant: tenant.clone(), user, caller };
     let explained =
-        context.state.evaluator.explain(&evaluation_request).await.map_err(ApiError::Store)?;
+        context.state.evaluator.explain(&evaluation_request, ExplanationMode::FULL).await;
+    let explained = explained.map_err(ApiError::Store)?;
     Ok(HttpResponse::Ok().json(Explanation::new(&explained, loan_limit as usize)))
 }

@@ -125,9 +125,9 @@ impl From<status::IngestStatus> for IngestStatus {
             total_records: found.partitions.len(),
             partitions: found.partitions.into_iter().map(Partition::from).collect(),
             log_problem: found.log_problem,
-            waiting: found.backlog.waiting.into(),
-            dead_letters: found.backlog.dead_letters,
-            incidents: found.backlog.incidents.into_iter().map(Incident::from).collect(),
+            waiting: found.waiting.into(),
+            dead_letters: found.dead_letters,
+            incidents: found.incidents.into_iter().map(Incident::from).collect(),
         }
     }
 }

@@ -24,6 +24,20 @@ use crate::{
 /// Maximum number of loans, and of fees/fines, that an explanation reads.
 pub const ITEMS_MAX: i64 = 2_000;
 
+/// What an explanation does besides reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExplanationMode {
+    /// Whether to ask mod-users for the patron group, as an evaluation does. Otherwise the last known group counts.
+    pub asks_users: bool,
+    /// Whether to repair wrong counters.
+    pub repairs: bool,
+}
+
+impl ExplanationMode {
+    /// An explanation with all effects.
+    pub const FULL: Self = Self { asks_users: true, repairs: true };
+}
+
 /// The rows, the group and the limits that explain a patron's blocks.
 #[derive(Debug)]
 pub struct ExplainedPatron {
@@ -43,7 +57,8 @@ pub struct ExplainedPatron {
     pub certainty: Option<Certainty>,
     /// The reactions of the tenant's policy to the certainty.
     pub reactions: Reactions,
-    /// Whether the stored counters differed from the recount. The service has tried to repair them.
+    /// Whether the stored counters differed from the recount. [`ExplanationMode`] decides whether the service has
+    /// tried to repair them.
     pub counters_differ: bool,
     items: OpenItems,
     policy: Arc<Policy>,
@@ -81,10 +96,11 @@ impl ExplainedPatron {
 
 impl Evaluator {
     /// Loads what explains the blocks of a patron at the current time. A patron without open items has no
-    /// limits. Repairs wrong counters, unless writers use the tenant for too long.
+    /// limits. A repair of wrong counters ends if writers use the tenant for too long.
     pub async fn explain(
         self: &Arc<Self>,
         request: &EvaluationRequest,
+        mode: ExplanationMode,
     ) -> Result<ExplainedPatron, Arc<store::Error>> {
         // The view precedes the state, so the state has the events up to the instant of the view.
         let view = self.freshness.view();
@@ -94,15 +110,19 @@ impl Evaluator {
             metrics().wrong_counters.increment(1);
             warn!(tenant = %tenant.id, user.id = %user,
                 "explanation: the counters of a patron differ from the rows");
-            repair_counters(request).await;
+            if mode.repairs {
+                repair_counters(request).await;
+            }
         }
-        let policy = self.policies.get(db, tenant).await?;
+        let policy = self.policies.get_unshared(db, tenant).await?;
         let (group, source) = if state.measures.is_empty() {
             (None, AnswerSource::NothingOpen)
         } else if policy.limits.is_empty() {
             (None, AnswerSource::NoLimits)
-        } else {
+        } else if mode.asks_users {
             self.resolve_group(request, &state).await
+        } else {
+            self.last_known_group(request, &state)
         };
         let known = state.known_group().filter(|known| {
             source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group

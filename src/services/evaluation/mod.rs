@@ -330,6 +330,28 @@ impl Evaluator {
         }
     }
 
+    /// Returns the last known group, without a call.
+    fn last_known_group(
+        &self,
+        request: &EvaluationRequest,
+        state: &PatronState,
+    ) -> (Option<String>, AnswerSource) {
+        let known = state.known_group();
+        let known = known.and_then(|known| Some((state.age(known), known.group.clone()?)));
+        let Some((age, group)) = known else { return (None, AnswerSource::GroupUnknown) };
+        let is_from_topic =
+            state.is_topic_group() && self.user_topics.has_topic_for(&request.tenant.id);
+        let source = if is_from_topic {
+            AnswerSource::GroupFromTopic
+        } else if age <= self.config.patron_group_fallback {
+            // An evaluation asks mod-users, and almost always gets the same group.
+            AnswerSource::GroupFromStaleCache
+        } else {
+            AnswerSource::GroupFallback
+        };
+        (Some(group), source)
+    }
+
     /// Returns the group from mod-users, or `last` if the call fails.
     async fn fetch_group_or_fallback(
         self: &Arc<Self>,

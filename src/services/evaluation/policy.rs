@@ -121,6 +121,21 @@ impl Policies {
         Box::pin(self.cache.try_get_with(key, read)).await
     }
 
+    /// Returns the tenant's policy like [`Self::get`], but no other caller waits for this load. An evaluation must not
+    /// wait for the connection of an operator.
+    pub async fn get_unshared(
+        &self,
+        db: &Db,
+        tenant: &Tenant,
+    ) -> Result<Arc<Policy>, store::Error> {
+        let key = (tenant.id.clone(), self.change_count(&tenant.id));
+        if let Some(cached) = self.cache.get(&key).await {
+            return Ok(cached);
+        }
+        let load = async |db: &mut Connection| Policy::load(db, &tenant.schema).await;
+        Ok(Arc::new(store::read(db, load).await?))
+    }
+
     /// Returns the tenant's certainty settings. Concurrent callers share one load. If the load fails, the last known
     /// policy counts, because an evaluation needs no settings.
     pub(super) async fn certainty(

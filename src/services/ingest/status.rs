@@ -14,7 +14,7 @@ use crate::{
     kafka::{self, BrokerClient, offsets::Watermarks},
     services::tenants::Tenant,
     store::{
-        self, Connection, Db, Schema,
+        self, Db, Schema,
         ingest::{
             dead_letters,
             incidents::{self, StoredIncident},
@@ -38,33 +38,12 @@ pub struct IngestStatus {
     pub partitions: Vec<PartitionStatus>,
     /// Why the log could not be queried.
     pub log_problem: Option<String>,
-    /// What waits for other events or for an operator.
-    pub backlog: Backlog,
-}
-
-/// What waits for other events or for an operator.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Backlog {
     /// Counts of rows that do not count for any patron yet.
     pub waiting: WaitingCounts,
     /// Number of dead letters.
     pub dead_letters: i64,
     /// Incidents, open ones first.
     pub incidents: Vec<StoredIncident>,
-}
-
-/// Loads the backlog of a tenant. It needs no broker.
-pub async fn load_backlog(db: &Db, tenant: &Tenant) -> Result<Backlog, store::Error> {
-    store::read(db, async |db| backlog(db, tenant).await).await
-}
-
-async fn backlog(db: &mut Connection, tenant: &Tenant) -> Result<Backlog, store::Error> {
-    let (schema, target) = (&tenant.schema, &dead_letters::SEARCH_TARGET);
-    Ok(Backlog {
-        waiting: patrons::count_waiting(&mut *db, schema).await?,
-        dead_letters: records::count(&mut *db, schema, target, &Condition::All).await?,
-        incidents: incidents::list(db, Some(&tenant.id), true, INCIDENTS_MAX).await?,
-    })
 }
 
 /// The progress of one partition.
@@ -96,14 +75,16 @@ pub async fn ingest_status(
     tenant: &Tenant,
 ) -> Result<IngestStatus, store::Error> {
     let (schema, id) = (&tenant.schema, &tenant.id);
-    let (mut read, backlog, stopped) = store::read(db, async |db| {
+    let (mut read, waiting, dead_letters, incidents, stopped) = store::read(db, async |db| {
         let mut read = positions::list(&mut *db, schema).await?;
         // For a shared topic, the module's position applies; the tenant's own position is after the
         // tenant's last record.
         read.extend(positions::list(&mut *db, &Schema::module()).await?);
         Ok((
             read,
-            backlog(&mut *db, tenant).await?,
+            patrons::count_waiting(&mut *db, schema).await?,
+            records::count(&mut *db, schema, &dead_letters::SEARCH_TARGET, &Condition::All).await?,
+            incidents::list(&mut *db, Some(id), true, INCIDENTS_MAX).await?,
             incidents::list_stopped_partitions(&mut *db).await?,
         ))
     })
@@ -126,7 +107,7 @@ pub async fn ingest_status(
         partitions.push(PartitionStatus::new(key, position, log, stopped));
     }
     let completeness = tenant.completeness();
-    Ok(IngestStatus { completeness, partitions, log_problem, backlog })
+    Ok(IngestStatus { completeness, partitions, log_problem, waiting, dead_letters, incidents })
 }
 
 impl PartitionStatus {

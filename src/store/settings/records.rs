@@ -101,6 +101,23 @@ pub async fn count(
     row.and_then(|row| row.try_get(0)).map_err(Error::at("count records"))
 }
 
+/// Returns the number of all records of a table, at most `max`. A larger number would cost a scan of the table.
+pub async fn count_up_to(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    target: &SearchTarget,
+    max: i64,
+) -> Result<i64, Error> {
+    let mut search = SearchBuilder::default();
+    search.push("select count(*) from (select from ").push(target.table).push(" limit ").bind(max);
+    search.push(") counted");
+    let row = sqlx::query_with(schema.composed(&search.text), search.values)
+        .persistent(false)
+        .fetch_one(db)
+        .await;
+    row.and_then(|row| row.try_get(0)).map_err(Error::at("count records"))
+}
+
 /// Returns one record.
 pub async fn find(
     db: impl PgExecutor<'_>,

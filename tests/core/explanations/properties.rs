@@ -95,6 +95,32 @@ proptest! {
         });
     }
 
+    /// If any of the loans suffice, every choice of that many loans frees the action.
+    #[test]
+    fn any_choice_of_loans_suffices_where_a_way_out_names_any(patron in any_patron(7)) {
+        patron.explained(|explanation| {
+            for action in Action::ALL {
+                let Some(way_out) = way_out(explanation, action) else { continue };
+                let Some(returns) = way_out.returns.as_ref().filter(|returns| returns.is_any) else {
+                    continue;
+                };
+                let choice: Vec<_> =
+                    returns.suggested.iter().chain(&returns.alternatives).copied().collect();
+                let count = returns.suggested.len();
+                for subset in 0..1_u32 << choice.len() {
+                    if subset.count_ones() as usize != count {
+                        continue;
+                    }
+                    let chosen = (0..choice.len()).filter(|n| subset >> n & 1 == 1);
+                    let mut other = way_out.clone();
+                    other.returns.as_mut().unwrap().suggested =
+                        chosen.map(|n| choice[n]).collect();
+                    assert!(!patron.is_blocked(&other.apply(&patron.items), action), "{patron:?}");
+                }
+            }
+        });
+    }
+
     /// Where only nothing open frees the action, no smaller set of returns and payments does.
     #[test]
     fn nothing_open_is_required_only_if_nothing_else_helps(mut patron in any_patron(5)) {
