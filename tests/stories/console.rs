@@ -2,10 +2,16 @@
 
 use std::{collections::BTreeSet, sync::Mutex, time::Instant};
 
-use patron_blocks::{blocks::Measure, event::Kind};
+use patron_blocks::{
+    blocks::Measure,
+    clock::Clock,
+    event::{Kind, TenantId},
+    services::{evaluation::policy::Policies, tenants::TenantRegistry},
+};
 use regex_lite::Regex;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use crate::support::{
@@ -417,6 +423,14 @@ async fn evaluation_waits_for_no_page() {
     World::run(async |world| {
         let (user, _) = blocked_patron(world).await;
         let world = &*world;
+        let path = format!("/patron-block-conditions/{}", Measure::ChargedOut.condition_id());
+        let condition = world.get_json(&path).await;
+        // After a change of the settings, the page or the evaluation loads them anew, whichever is first.
+        let change_and_evaluate = async || {
+            assert_eq!(world.put(&path, &condition).await.0, 204);
+            let began = Instant::now();
+            (world.block_flags(user).await, began.elapsed())
+        };
         let mut lock = world.db.begin().await.unwrap();
         let statement = format!("lock table {}.dead_letter", world.schema.name());
         sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut *lock).await.unwrap();
@@ -424,17 +438,16 @@ async fn evaluation_waits_for_no_page() {
         let pages = paths
             .iter()
             .cycle()
-            .take(9)
+            .take(15)
             .map(async |path| world.get(&format!("{GATEWAY}/{path}")).await.0);
         let mut pages = std::pin::pin!(futures_util::future::join_all(pages));
         let mut evaluations = 0;
         let statuses = loop {
-            let began = Instant::now();
             tokio::select! {
                 statuses = &mut pages => break statuses,
-                flags = world.block_flags(user) => {
+                (flags, took) = change_and_evaluate() => {
                     assert_eq!(flags, [[true; 3]; 2]);
-                    assert!(began.elapsed().as_millis() < 1_000, "took {:?}", began.elapsed());
+                    assert!(took.as_millis() < 1_000, "evaluation {evaluations} took {took:?}");
                     evaluations += 1;
                 }
             }
@@ -442,6 +455,34 @@ async fn evaluation_waits_for_no_page() {
         assert!(statuses.contains(&503), "a page waited for the lock: {statuses:?}");
         assert!(evaluations > 10, "{evaluations} evaluations while pages waited");
         lock.rollback().await.unwrap();
+    })
+    .await;
+}
+
+/// A page loads limits on the connection of the console, which may be busy. An evaluation that needs the same limits
+/// loads them on a connection of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn evaluation_shares_no_load_of_limits_with_a_page() {
+    World::run(async |world| {
+        let registry = TenantRegistry::new(world.db.clone(), Clock::system());
+        let tenant = registry.find(&TenantId::parse(TENANT).unwrap()).await.unwrap().unwrap();
+        let console = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with((*world.db.connect_options()).clone());
+        let busy = console.acquire().await.unwrap();
+        let policies = Policies::default();
+        let (of_page, of_evaluation) =
+            (policies.get_unshared(&console, &tenant), policies.get(&world.db, &tenant));
+        let loaded = tokio::select! {
+            biased;
+            _ = of_page => panic!("the connection is busy"),
+            loaded = of_evaluation => loaded,
+        };
+        assert_eq!(loaded.unwrap().conditions.len(), 6);
+        drop(busy);
+        // From now on, the page finds the limits in memory.
+        console.close().await;
+        assert!(policies.get_unshared(&console, &tenant).await.is_ok());
     })
     .await;
 }
