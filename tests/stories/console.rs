@@ -425,7 +425,7 @@ async fn evaluation_waits_for_no_page() {
         let world = &*world;
         let path = format!("/patron-block-conditions/{}", Measure::ChargedOut.condition_id());
         let condition = world.get_json(&path).await;
-        // After a change of the settings, the page or the evaluation loads them anew, whichever is first.
+        // After a change of the settings, the page or the evaluation loads them again, whichever is first.
         let change_and_evaluate = async || {
             assert_eq!(world.put(&path, &condition).await.0, 204);
             let began = Instant::now();
