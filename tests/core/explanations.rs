@@ -217,8 +217,12 @@ fn row_4_one_loan_may_serve_three_needs() {
         assert_eq!(returns.suggested.len(), 3);
         assert_eq!(returns.suggested[0], loan_id(7));
         assert!(returns.required.is_empty());
+        assert!(!returns.is_any, "no other loan is lost");
         let caveats = &way_out(explanation, Borrowing).unwrap().caveats;
         assert_eq!(*caveats, [Caveat::LateReturnMayCharge, Caveat::LostReturnMayCancel]);
+    });
+    self::patron(&[(CO, 5.0), (LI, 2.0)]).loans(1..=7).explained(|explanation| {
+        assert!(way_out(explanation, Borrowing).unwrap().returns.as_ref().unwrap().is_any);
     });
 }
 
