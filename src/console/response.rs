@@ -20,7 +20,7 @@ use super::assets::STYLE;
 use crate::http::ApiError;
 
 /// Time limit of a page. A reader has to see a sentence before the patience ends.
-pub(super) const PAGE_TIMEOUT: Duration = Duration::from_millis(3_200);
+pub(super) const PAGE_TIMEOUT: Duration = Duration::from_millis(2_900);
 
 /// The title of an error page that a later request may not see.
 const UNAVAILABLE: &str = "The page cannot be loaded now";
