@@ -17,7 +17,10 @@ use patron_blocks::{
     config::HousekeepingConfig,
     kafka::delivery::ConsumedRecord,
     services::{
-        maintenance::housekeeping::{Cutoffs, Housekeeping, RetentionLimits},
+        maintenance::{
+            housekeeping::Housekeeping,
+            retention_limits::{Cutoffs, RetentionLimits},
+        },
         tenants::TenantRegistry,
     },
     store::Db,
@@ -50,8 +53,11 @@ async fn prune(
     let housekeeping = Housekeeping::new(db.clone(), tenants.clone(), Clock::system(), config);
     let tenant = tenants.all().pop().expect("a tenant");
     let now = Clock::system().now();
-    let limits =
-        RetentionLimits { cutoffs: Some(Cutoffs { inbox: now, tombstones }), dead_letters: now };
+    let limits = RetentionLimits {
+        cutoffs: Some(Cutoffs { inbox: now, tombstones }),
+        dead_letters: now,
+        discarded: now,
+    };
     let deleted = housekeeping.prune_tenant(&tenant, limits, stop).await;
     deleted.inbox + deleted.loans + deleted.fees_fines
 }

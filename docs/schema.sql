@@ -25,6 +25,26 @@ create table dead_letter (
 CREATE INDEX dead_letter_subjects ON mod_patron_blocks.dead_letter USING gin (subjects);
 CREATE INDEX dead_letter_waiting ON mod_patron_blocks.dead_letter USING btree (tenant, dead_letter_id) WHERE (tenant IS NOT NULL);
 
+-- Dead letters that an operator discarded: housekeeping deletes them later
+create table discarded_dead_letter (
+    dead_letter_id uuid not null, -- Id of the dead letter
+    reason text not null, -- Name of a Reason of src/event
+    field text, -- Member or header that breaks the rule; null if the rule names none
+    rule text not null, -- The rule that the record breaks, in words
+    topic text not null, -- Full name of the topic
+    partition integer not null, -- Number of the partition
+    offset bigint not null, -- Offset of the record
+    cluster text not null default ''::text, -- Id of the Kafka cluster: part of the identity of a record without an id
+    record_at timestamp with time zone, -- Timestamp of the record; null if it has none
+    received_at timestamp with time zone not null, -- When the dead letter was stored, by the clock of the database
+    key bytea, -- Key of the record
+    headers jsonb not null, -- Header names and values as text, in order, without tokens
+    payload bytea not null, -- Value of the record
+    subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
+    discarded_at timestamp with time zone not null default clock_timestamp(), -- When the dead letter was discarded, by the clock of the database
+    PRIMARY KEY (dead_letter_id),
+);
+
 -- Raised by the service; open until an operator, or the service, resolves it
 create table incident (
     incident_id uuid not null, -- UUIDv5 of kind, topic, partition and offsets (or of kind and rebuild): the same finding is one incident
@@ -100,6 +120,24 @@ CREATE INDEX job_ended ON mod_patron_blocks.job USING btree (kind, ended_at) WHE
 CREATE INDEX job_open ON mod_patron_blocks.job USING btree (kind, requested_at) WHERE (ended_at IS NULL);
 CREATE INDEX job_tenant ON mod_patron_blocks.job USING btree (tenant, kind, requested_at);
 
+-- The acts of operators that concern no single tenant
+create table operator_action (
+    number bigint not null generated always as identity, -- The number of the act, in order of begin
+    at timestamp with time zone not null default clock_timestamp(), -- When the act began, by the clock of the database
+    actor text not null, -- Id of the staff user; console-port or command-line if the door knows no user
+    door text not null, -- Where the act came from: console, http or command-line
+    action text not null, -- Name of an Action of src/services/operator_actions.rs
+    subject text, -- Id or query of the records that the act concerns; null if the act concerns the tenant
+    reason text, -- The reason that the operator gave; null if the door asks for none
+    request_id text, -- The header X-Okapi-Request-Id; null if absent
+    detail jsonb not null default '{}'::jsonb, -- What the act changed, as JSON; each action has its own members
+    outcome text not null default 'started'::text, -- started until the act ends; unknown if the database did not report the end. An act that stays started belongs to an instance that stopped
+    ended_at timestamp with time zone, -- When the act ended, by the clock of the database
+    PRIMARY KEY (number),
+    constraint operator_action_door_check CHECK ((door = ANY (ARRAY['console'::text, 'http'::text, 'command-line'::text]))),
+    constraint operator_action_outcome_check CHECK ((outcome = ANY (ARRAY['started'::text, 'done'::text, 'failed'::text, 'unknown'::text]))),
+);
+
 -- Copy of ingest_position of tenants that went back to the Java module
 create table returned_position (
     tenant text not null, -- The tenant
@@ -169,6 +207,26 @@ create table dead_letter (
     PRIMARY KEY (dead_letter_id),
 );
 CREATE INDEX dead_letter_subjects ON dead_letter USING gin (subjects);
+
+-- Dead letters that an operator discarded: housekeeping deletes them later
+create table discarded_dead_letter (
+    dead_letter_id uuid not null, -- Id of the dead letter
+    reason text not null, -- Name of a Reason of src/event
+    field text, -- Member or header that breaks the rule; null if the rule names none
+    rule text not null, -- The rule that the record breaks, in words
+    topic text not null, -- Full name of the topic
+    partition integer not null, -- Number of the partition
+    offset bigint not null, -- Offset of the record
+    cluster text not null default ''::text, -- Id of the Kafka cluster: part of the identity of a record without an id
+    record_at timestamp with time zone, -- Timestamp of the record; null if it has none
+    received_at timestamp with time zone not null, -- When the dead letter was stored, by the clock of the database
+    key bytea, -- Key of the record
+    headers jsonb not null, -- Header names and values as text, in order, without tokens
+    payload bytea not null, -- Value of the record
+    subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
+    discarded_at timestamp with time zone not null default clock_timestamp(), -- When the dead letter was discarded, by the clock of the database
+    PRIMARY KEY (dead_letter_id),
+);
 
 -- One row for each fee/fine that an event named; a closed one stays as a tombstone until it is pruned
 create table fee_fine (
@@ -291,6 +349,24 @@ create table message_outbox (
     constraint message_outbox_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'SENT'::text]))),
 );
 CREATE INDEX message_outbox_new ON message_outbox USING btree (sequence) WHERE (status = 'NEW'::text);
+
+-- The acts of operators: each row is added before its act begins
+create table operator_action (
+    number bigint not null generated always as identity, -- The number of the act, in order of begin
+    at timestamp with time zone not null default clock_timestamp(), -- When the act began, by the clock of the database
+    actor text not null, -- Id of the staff user; console-port or command-line if the door knows no user
+    door text not null, -- Where the act came from: console, http or command-line
+    action text not null, -- Name of an Action of src/services/operator_actions.rs
+    subject text, -- Id or query of the records that the act concerns; null if the act concerns the tenant
+    reason text, -- The reason that the operator gave; null if the door asks for none
+    request_id text, -- The header X-Okapi-Request-Id; null if absent
+    detail jsonb not null default '{}'::jsonb, -- What the act changed, as JSON; each action has its own members
+    outcome text not null default 'started'::text, -- started until the act ends; unknown if the database did not report the end. An act that stays started belongs to an instance that stopped
+    ended_at timestamp with time zone, -- When the act ended, by the clock of the database
+    PRIMARY KEY (number),
+    constraint operator_action_door_check CHECK ((door = ANY (ARRAY['console'::text, 'http'::text, 'command-line'::text]))),
+    constraint operator_action_outcome_check CHECK ((outcome = ANY (ARRAY['started'::text, 'done'::text, 'failed'::text, 'unknown'::text]))),
+);
 
 -- Patron groups, by source
 create table patron (

@@ -115,8 +115,9 @@ pub(crate) fn pgbench(
         .copied()
         .flatten()
         .map(|statement| schema.sql(statement).0);
-    let state =
-        texts.into_iter().find(|sql| sql.contains("first_recall_due")).expect("the statement");
+    // Other statements have the column too, but only this one ends with the patron.
+    let is_state = |sql: &str| sql.contains("first_recall_due") && sql.ends_with("c.user_id = $1");
+    let state = texts.into_iter().find(|sql| is_state(sql)).expect("the statement");
     let (set, user) = match choice {
         PatronChoice::Ordinary(patrons) => {
             (format!("\\set n random(0, {})\n", patrons - 1), USER.replace("(n ", "(:n "))

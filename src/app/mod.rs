@@ -28,7 +28,7 @@ use crate::{
     http::{self, AppState, BodyBudget, Operators},
     kafka::{self, MessageProducer, UserTopics},
     metrics,
-    okapi::{self, ModuleClient, PubSub, Storage, Users},
+    okapi::{self, ModuleClient, PubSub, ReaderLookups, Storage, Users},
     services::{
         self,
         block_events::BlockEvents,
@@ -216,7 +216,7 @@ impl Startup<'_> {
                 config.metrics_by_tenant,
             ),
             http_events,
-            evaluator: Arc::new(self.evaluator(consumer, freshness, users.clone())?),
+            evaluator: Arc::new(self.evaluator(consumer, freshness, &calls, users.clone())),
             settings_checker: SettingsChecker::new(self.clock.clone(), users),
             forecasts: Forecasts::default(),
             tenants: self.tenants.clone(),
@@ -227,6 +227,7 @@ impl Startup<'_> {
             redrive: self.start_dead_letters(ingest),
             gateway: config.okapi.gateway(),
             other_gateways: http::OtherGateways::default(),
+            reader_lookups: ReaderLookups::new(calls.with_own_breakers(config.okapi.breaker)),
             tenant_jobs: self.start_tenant_jobs(&calls, &block_events),
             rebuilds: self.start_rebuilds(consumer, Storage::new(calls)),
             block_events,
@@ -275,18 +276,19 @@ impl Startup<'_> {
         &self,
         consumer: &RunningIngest,
         freshness: Arc<Freshness>,
+        calls: &ModuleClient,
         users: Users,
-    ) -> Result<Evaluator, StartError> {
+    ) -> Evaluator {
         let (clock, okapi) = (self.clock.clone(), self.config.okapi.clone());
         let (tenants, operators) = (self.tenants.clone(), self.pools.operators.clone());
-        // Questions have a client of their own, so their failures stop no rebuild.
-        let calls = ModuleClient::new(okapi::WITHOUT_BREAKER).map_err(StartError::Client)?;
+        // Questions have breakers of their own, so their failures stop no rebuild.
+        let calls = calls.with_own_breakers(okapi::WITHOUT_BREAKER);
         let registry = (tenants, clock.clone());
         let (storage, gateway) = (Storage::new(calls), okapi.gateway());
         let questions = StorageQuestions::new(storage, registry, operators, &gateway);
         let reads = CertaintyReads::new(self.pools.certainty.clone());
-        Ok(Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
-            .with_certainty(freshness, reads, questions))
+        Evaluator::new(clock, users, okapi, self.start_user_topics(consumer))
+            .with_certainty(freshness, reads, questions)
     }
 
     /// Starts the exchange of progress reports with the other instances.

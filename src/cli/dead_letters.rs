@@ -9,10 +9,16 @@ use uuid::Uuid;
 use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
 use crate::{
     cql::{Condition, Query},
-    services::ingest::dead_letters::{RetryOutcome, schema_of},
+    services::{
+        ingest::dead_letters::{REQUEST_TIMEOUT, RetryOutcome, RetryReport, schema_of},
+        operator_actions::{Act, ActEnd, Action},
+    },
     store::{
         Schema,
-        ingest::dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+        ingest::{
+            dead_letters::{self, DeadLetterHead, StoredDeadLetter},
+            discarded_dead_letters::{self, DiscardedHead},
+        },
     },
 };
 
@@ -28,8 +34,15 @@ pub enum DeadLetterCommand {
     },
     /// Apply dead letters again, through the normal ingest
     Retry(DeadLetterFilter),
-    /// Delete dead letters without applying them
+    /// Discard dead letters without applying them; `restore` parks them again for some days
     Discard(DeadLetterFilter),
+    /// List the dead letters that were discarded last
+    ListDiscarded,
+    /// Park a discarded dead letter again
+    Restore {
+        /// Id of the dead letter
+        id: String,
+    },
 }
 
 /// The selection of dead letters.
@@ -84,11 +97,40 @@ pub(super) async fn run(
             }
         }
         DeadLetterCommand::Retry(chosen) => return retry(context, &schema, chosen, out).await,
-        DeadLetterCommand::Discard(chosen) => {
-            let discarded = match chosen.id.as_deref().map(parse_id).transpose()? {
-                Some(id) => u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?),
-                None => discard_all(context, &schema, chosen).await?,
+        DeadLetterCommand::ListDiscarded => {
+            for head in discarded_dead_letters::list(&context.db, &schema, PAGE_ROWS).await? {
+                writeln!(out, "{}", format_discarded(&head, context.json))?;
+            }
+        }
+        DeadLetterCommand::Restore { id } => {
+            let id = parse_id(id)?;
+            let work = async {
+                let is_restored = context.dead_letters.restore(&schema, id, OPERATOR).await?;
+                let unknown =
+                    || CommandError::Argument(format!("dead letter {id} is not discarded"));
+                is_restored.then_some(()).ok_or_else(unknown)
             };
+            let act = Act::on(Action::RestoreRecord, id);
+            context.record(act, work, |()| ActEnd::done(json!({}))).await?;
+            if context.json {
+                writeln!(out, "{}", json!({ "id": id, "restored": true }))?;
+            } else {
+                writeln!(out, "restored")?;
+            }
+        }
+        DeadLetterCommand::Discard(chosen) => {
+            let id = chosen.id.as_deref().map(parse_id).transpose()?;
+            let work = async {
+                Ok(match id {
+                    Some(id) => {
+                        u64::from(context.dead_letters.discard(&schema, id, OPERATOR).await?)
+                    }
+                    None => discard_all(context, &schema, chosen).await?,
+                })
+            };
+            let end_of = |discarded: &u64| ActEnd::done(json!({ "discarded": discarded }));
+            let act = chosen.act(Action::DiscardRecord, Action::DiscardRecords);
+            let discarded = context.record(act, work, end_of).await?;
             if context.json {
                 writeln!(out, "{}", json!({ "discarded": discarded }))?;
             } else {
@@ -99,13 +141,29 @@ pub(super) async fn run(
     Ok(true)
 }
 
+/// Retries the selected dead letters. Returns whether all were applied.
 async fn retry(
     context: &CliContext,
     schema: &Schema,
     filter: &DeadLetterFilter,
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
-    let (mut all_applied, mut after) = (true, None);
+    let act = filter.act(Action::RetryRecord, Action::RetryRecords);
+    let end_of = |report: &RetryReport| match filter.id {
+        Some(_) if report.still_parked > 0 => ActEnd::rejected("the record is still parked"),
+        _ => report.act_end(),
+    };
+    let report = context.record(act, retry_each(context, schema, filter, out), end_of).await?;
+    Ok(report.still_parked == 0)
+}
+
+async fn retry_each(
+    context: &CliContext,
+    schema: &Schema,
+    filter: &DeadLetterFilter,
+    out: &mut impl Write,
+) -> Result<RetryReport, CommandError> {
+    let (mut report, mut after) = (RetryReport::default(), None);
     while let Some(page) = filter.page(context, &mut after).await? {
         for DeadLetterHead { id, .. } in page {
             // One at a time: each dead letter may have megabytes. Another operator may have removed the dead
@@ -115,7 +173,11 @@ async fn retry(
                 RetryOutcome::Applied => (true, "applied".to_owned()),
                 RetryOutcome::StillParked(why) => (false, why),
             };
-            all_applied &= applied;
+            if applied {
+                report.applied += 1;
+            } else {
+                report.still_parked += 1;
+            }
             if context.json {
                 writeln!(out, "{}", json!({ "id": id, "applied": applied, "why": why }))?;
             } else {
@@ -123,7 +185,7 @@ async fn retry(
             }
         }
     }
-    Ok(all_applied)
+    Ok(report)
 }
 
 /// Discards all matching dead letters, without a time limit.
@@ -134,7 +196,8 @@ async fn discard_all(
 ) -> Result<u64, CommandError> {
     let mut all = 0;
     loop {
-        let done = context.dead_letters.discard_all(schema, &chosen.condition(), OPERATOR).await?;
+        let (service, condition) = (&context.dead_letters, chosen.condition());
+        let done = service.discard_all(schema, &condition, OPERATOR, REQUEST_TIMEOUT).await?;
         all += done.discarded;
         if done.continue_after.is_none() {
             return Ok(all);
@@ -143,6 +206,14 @@ async fn discard_all(
 }
 
 impl DeadLetterFilter {
+    /// Returns an act on the dead letter with the id, or on all dead letters of the condition.
+    fn act(&self, on_one: Action, on_many: Action) -> Act {
+        match &self.id {
+            Some(id) => Act::on(on_one, id),
+            None => Act::on(on_many, self.condition()),
+        }
+    }
+
     fn condition(&self) -> Condition {
         let fields = [
             ("reason", self.reason.clone()),
@@ -184,6 +255,18 @@ fn to_json(letter: &DeadLetterHead) -> Value {
         "id": id, "reason": reason, "field": field, "rule": rule, "receivedAt": received_at,
         "topic": topic, "partition": partition, "offset": offset,
     })
+}
+
+fn format_discarded(head: &DiscardedHead, json: bool) -> String {
+    let DiscardedHead { id, discarded_at, reason, rule, topic, partition, offset } = head;
+    if json {
+        let line = json!({
+            "id": id, "discardedAt": discarded_at, "reason": reason, "rule": rule, "topic": topic,
+            "partition": partition, "offset": offset,
+        });
+        return line.to_string();
+    }
+    format!("{id}  discarded {discarded_at}  {reason}  {topic}/{partition}/{offset}  {rule}")
 }
 
 fn format_line(letter: &DeadLetterHead, json: bool) -> String {

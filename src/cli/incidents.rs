@@ -7,7 +7,10 @@ use serde_json::json;
 use super::{CliContext, CommandError, OPERATOR, PAGE_ROWS, parse_id};
 use crate::{
     http::Incident,
-    services::ingest::incidents::{self, Resolution},
+    services::{
+        ingest::incidents::{self, Resolution},
+        operator_actions::{Act, Action},
+    },
     store::ingest::incidents::{StoredIncident, list},
 };
 
@@ -50,7 +53,10 @@ pub(super) async fn run(
         IncidentCommand::Resolve { id } => {
             let (id, now) = (parse_id(id)?, context.clock.now());
             let tenant = context.tenant.as_ref();
-            match incidents::resolve(&context.db, tenant, id, OPERATOR, now).await? {
+            let work =
+                async { Ok(incidents::resolve(&context.db, tenant, id, OPERATOR, now).await?) };
+            let act = Act::on(Action::ResolveIncident, id);
+            match context.record(act, work, Resolution::act_end).await? {
                 Resolution::Resolved => {
                     if context.json {
                         writeln!(out, "{}", json!({ "id": id, "resolved": true }))?;

@@ -9,7 +9,7 @@ mod rebuild;
 mod settings_check;
 mod tenants;
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{future::Future, io::Write, sync::Arc, time::Duration};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use serde_json::json;
@@ -21,8 +21,13 @@ use crate::{
     event::{TenantId, parse_uuid},
     services::{
         forecast::ForecastError,
-        ingest::{Ingest, dead_letters::DeadLetterService, ingest_store::PgIngestStore},
+        ingest::{
+            Ingest,
+            dead_letters::{DeadLetterService, schema_of},
+            ingest_store::PgIngestStore,
+        },
         maintenance::counter_check,
+        operator_actions::{Act, ActEnd, ActError, ActionLog, Door, Operator, parse_reason},
         tenant_lifecycle::java_switch,
         tenants::{Tenant, TenantRegistry},
     },
@@ -129,6 +134,9 @@ pub enum Command {
         /// Print one JSON object per line
         #[arg(long, global = true)]
         json: bool,
+        /// Reason of the act, for the log of acts
+        #[arg(long, global = true)]
+        reason: Option<String>,
         /// Action on dead letters
         #[command(subcommand)]
         action: dead_letters::DeadLetterCommand,
@@ -141,6 +149,9 @@ pub enum Command {
         /// Print one JSON object per line
         #[arg(long, global = true)]
         json: bool,
+        /// Reason of the act, for the log of acts
+        #[arg(long, global = true)]
+        reason: Option<String>,
         /// Action on incidents
         #[command(subcommand)]
         action: incidents::IncidentCommand,
@@ -204,6 +215,17 @@ pub enum CommandError {
     Output(#[from] std::io::Error),
 }
 
+impl ActError for CommandError {
+    fn hides_the_end(&self) -> bool {
+        match self {
+            Self::Store(error) => error.hides_the_end(),
+            // The act goes on when a reader such as `head` closes the pipe.
+            Self::Output(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Rows per page of a list.
 const PAGE_ROWS: i64 = 1000;
 
@@ -240,19 +262,22 @@ pub async fn run(
             forecast::run(&context, arguments, out).await
         }
         Command::Rebuild(arguments) => {
-            let context = CliContext::new(config, arguments.tenant(), arguments.json())?;
+            let context = CliContext::new(config, arguments.tenant(), arguments.json())?
+                .with_reason(arguments.reason())?;
             rebuild::run(config, &context, arguments, out).await
         }
         Command::GiveBack { tenant, json } => {
             let context = CliContext::new(config, Some(tenant), *json)?;
             give_back(&context, out).await
         }
-        Command::DeadLetters { tenant, json, action } => {
-            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+        Command::DeadLetters { tenant, json, reason, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?
+                .with_reason(reason.as_deref())?;
             dead_letters::run(&context, action, out).await
         }
-        Command::Incidents { tenant, json, action } => {
-            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+        Command::Incidents { tenant, json, reason, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?
+                .with_reason(reason.as_deref())?;
             incidents::run(&context, action, out).await
         }
         Command::SettingsCheck { tenant, json } => {
@@ -293,6 +318,7 @@ struct CliContext {
     json: bool,
     dead_letters: DeadLetterService,
     clock: Clock,
+    reason: Option<String>,
 }
 
 impl CliContext {
@@ -323,11 +349,32 @@ impl CliContext {
             bad_record_limit,
         ));
         let dead_letters = DeadLetterService::new(db.clone(), config.kafka.environment(), ingest);
-        Ok(Self { db, tenant, json, dead_letters, clock })
+        Ok(Self { db, tenant, json, dead_letters, clock, reason: None })
     }
 }
 
 impl CliContext {
+    /// Sets the reason of the command's acts.
+    fn with_reason(self, reason: Option<&str>) -> Result<Self, CommandError> {
+        let invalid = |rule| CommandError::Argument(format!("--reason {rule}"));
+        let reason = reason.map(parse_reason).transpose().map_err(invalid)?;
+        Ok(Self { reason, ..self })
+    }
+
+    /// Enters an act in the log of the tenant, or of the module without a tenant, does the act, and enters its end.
+    async fn record<T>(
+        &self,
+        act: Act,
+        work: impl Future<Output = Result<T, CommandError>>,
+        end_of: impl FnOnce(&T) -> ActEnd,
+    ) -> Result<T, CommandError> {
+        let (name, door) = (OPERATOR.into(), Door::CommandLine);
+        let operator = Operator { name, door, reason: self.reason.clone(), request_id: None };
+        let schema = schema_of(self.tenant.as_ref());
+        let log = ActionLog { db: &self.db, schema: &schema };
+        log.record(&operator, &act, work, end_of).await.map(|(_, done)| done)
+    }
+
     /// Returns the tenant of the command if it is enabled.
     async fn enabled_tenant(&self) -> Result<Arc<Tenant>, CommandError> {
         let Some(id) = &self.tenant else {

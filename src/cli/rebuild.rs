@@ -8,7 +8,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{CliContext, CommandError, parse_id};
+use super::{CliContext, CommandError, OPERATOR, parse_id};
 use crate::{
     config::{Config, RebuildConfig},
     event::TenantId,
@@ -16,6 +16,7 @@ use crate::{
     kafka::BrokerClient,
     okapi::{Caller, ModuleClient, Storage},
     services::{
+        operator_actions::{Act, ActEnd, Action},
         rebuild::{RebuildRequest, Rebuilds, RequestedRebuilds, Source, describe_patron},
         tenants::{Tenant, TenantRegistry},
     },
@@ -74,6 +75,9 @@ pub struct RebuildArguments {
     /// Token for requests to the storage modules through OKAPI_URL
     #[arg(long, env = "OKAPI_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Reason of the rebuild, for the log of acts
+    #[arg(long)]
+    reason: Option<String>,
     /// Print one JSON object for the rebuild, then one JSON object per line for each patron with differences
     #[arg(long)]
     json: bool,
@@ -83,6 +87,10 @@ impl RebuildArguments {
     /// Returns the tenant's id as given, not yet validated.
     pub(super) fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
+    }
+
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     pub(super) fn json(&self) -> bool {
@@ -161,20 +169,30 @@ async fn request_rebuilds(
         let mut all: Vec<TenantId> =
             tenants::list_enabled(&context.db).await?.into_keys().collect();
         all.sort();
-        return Ok(service.request_all(&context.db, &all, &ask, "command line").await?);
+        let work = async { Ok(service.request_all(&context.db, &all, &ask, OPERATOR).await?) };
+        let act = Act::on_tenant(Action::RequestRebuild)
+            .with_detail(json!({ "request": ask.to_json(), "tenants": all.len() }));
+        return context.record(act, work, |_| ActEnd::done(json!({}))).await;
     }
     let tenant = context.enabled_tenant().await?;
     let rebuild_id = match &arguments.id {
         Some(earlier) => {
             let id = parse_id(earlier)?;
-            if !rebuilds::request_apply(&context.db, &tenant.id, id).await? {
+            let work = async {
+                let is_requested = rebuilds::request_apply(&context.db, &tenant.id, id).await?;
                 let rule = "the tenant has no compared rebuild with this id";
-                return Err(CommandError::Argument(rule.to_owned()));
-            }
+                is_requested.then_some(()).ok_or_else(|| CommandError::Argument(rule.to_owned()))
+            };
+            let act = Act::on(Action::ApplyRebuild, id);
+            context.record(act, work, |()| ActEnd::done(json!({}))).await?;
             id
         }
         None => {
-            service.request(&context.db, &tenant, &arguments.to_request()?, "command line").await?
+            let ask = arguments.to_request()?;
+            let work = async { Ok(service.request(&context.db, &tenant, &ask, OPERATOR).await?) };
+            let act = Act::on_tenant(Action::RequestRebuild)
+                .with_detail(json!({ "request": ask.to_json() }));
+            context.record(act, work, |id| ActEnd::done(json!({ "rebuildId": id }))).await?
         }
     };
     Ok(RequestedRebuilds { rebuilds: vec![(tenant.id.clone(), rebuild_id)], read_group: None })

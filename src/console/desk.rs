@@ -18,12 +18,22 @@ use crate::{
     },
     clock,
     http::{ApiError, extract::tenant::path_patron},
-    services::evaluation::{
-        AnswerSource, EvaluationRequest,
-        explanations::{ExplainedPatron, ExplanationMode},
+    services::{
+        evaluation::{
+            AnswerSource, EvaluationRequest,
+            explanations::{ExplainedPatron, ExplanationMode},
+        },
+        operator_actions,
     },
-    store::{self, state::evidence},
+    store::{
+        self,
+        ingest::dead_letters,
+        state::{evidence, rows},
+    },
 };
+
+/// Largest number of parked records on a page.
+const PARKED_MAX: i64 = 20;
 
 /// Largest number of loans, and of fees/fines, on a page.
 const ROWS_MAX: usize = 200;
@@ -41,8 +51,19 @@ struct DeskPage {
     limits: Vec<LimitRow>,
     loans: Vec<LoanRow>,
     loan_count: i64,
+    has_titles: bool,
+    /// Why the titles are absent; empty on the console port, which never has them.
+    no_titles: &'static str,
     fees_fines: Vec<FeeRow>,
     fee_count: i64,
+    /// Parked records that name the patron.
+    parked: Vec<ParkedRow>,
+    may_rebuild: bool,
+}
+
+struct ParkedRow {
+    id: Uuid,
+    rule: String,
 }
 
 /// One of the three answers.
@@ -69,6 +90,7 @@ struct LimitRow {
 
 struct LoanRow {
     id: Uuid,
+    title: String,
     is_counted: bool,
     due_date: Option<String>,
     state: String,
@@ -96,7 +118,11 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         let explained = visit.state.evaluator.explain(&request, mode).await;
         let patron = explained.map_err(ApiError::Store)?;
         let is_known = !patron.measures.is_empty() || is_known_patron(&visit, user).await?;
-        Ok(DeskPage::new(visit.shell("desk").await, &patron, is_known))
+        let mut page = DeskPage::new(visit.shell("desk").await, &patron, is_known);
+        page.add_titles(&visit).await;
+        page.parked = parked_records(&visit, user).await?;
+        page.may_rebuild = visit.may(operator_actions::Action::RequestRebuild);
+        Ok(page)
     };
     visit.render(load).await
 }
@@ -107,7 +133,40 @@ async fn is_known_patron(visit: &Visit, user: Uuid) -> Result<bool, store::Error
     store::read(&visit.db, async |db| evidence::is_known_patron(db, schema, user).await).await
 }
 
+/// Returns the newest parked records that name a patron, or an open item of the patron.
+async fn parked_records(visit: &Visit, user: Uuid) -> Result<Vec<ParkedRow>, store::Error> {
+    let schema = &visit.tenant.schema;
+    let read = async |db: &mut store::Connection| {
+        let open = rows::open_subjects(&mut *db, schema, &[user]).await?;
+        let ids: Vec<Uuid> = open.into_iter().map(|(id, _)| id).chain([user]).collect();
+        dead_letters::list_by_subject(db, schema, &ids, PARKED_MAX).await
+    };
+    let found = store::read(&visit.db, read).await?;
+    Ok(found.into_iter().map(|head| ParkedRow { id: head.id, rule: head.rule }).collect())
+}
+
 impl DeskPage {
+    /// Adds the titles of the loans that the reader may see.
+    async fn add_titles(&mut self, visit: &Visit) {
+        if !visit.has_gateway || self.loans.is_empty() {
+            return;
+        }
+        let ids: Vec<Uuid> = self.loans.iter().map(|loan| loan.id).collect();
+        let lookups = &visit.state.reader_lookups;
+        match lookups.fetch_items(&visit.caller, &ids).await {
+            Ok(items) => {
+                self.has_titles = true;
+                for loan in &mut self.loans {
+                    loan.title = items.get(&loan.id).map(words::item).unwrap_or_default();
+                }
+            }
+            Err(error) if error.is_token_rejected() => {
+                self.no_titles = "You have no permission to see the titles of loans.";
+            }
+            Err(_) => self.no_titles = "The titles of the loans could not be read.",
+        }
+    }
+
     fn new(shell: Shell, patron: &ExplainedPatron, is_known: bool) -> Self {
         let limits = patron.limits();
         let explanation = patron.explain(&limits);
@@ -142,8 +201,12 @@ impl DeskPage {
             limits: explanation.limits.iter().map(|limit| LimitRow::new(limit, patron)).collect(),
             loans: loans.into_iter().map(|loan| LoanRow::new(loan, &way_outs)).collect(),
             loan_count: patron.measures.open_loans,
+            has_titles: false,
+            no_titles: "",
             fees_fines: fees_fines.into_iter().map(|fee| FeeRow::new(fee, &way_outs)).collect(),
             fee_count: patron.measures.open_fees_fines,
+            parked: Vec::new(),
+            may_rebuild: false,
         }
     }
 }
@@ -336,6 +399,7 @@ impl LoanRow {
         }
         Self {
             id,
+            title: String::new(),
             is_counted: !loan.counts_for.is_empty(),
             due_date: loan.loan.due_date.map(clock::format_instant),
             state: words::loan_state(&loan.loan, loan.overdue_days, loan.left_out),

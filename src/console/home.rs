@@ -7,20 +7,26 @@ use chrono::{DateTime, Utc};
 use super::{
     response::{self, PageError},
     shell::Shell,
+    sparkline::{Sparkline, number},
     visit::Visit,
     words,
 };
 use crate::{
-    blocks::CertaintyState,
+    blocks::{CertaintyState, Measure},
     clock,
+    event::parse_uuid,
     http::ApiError,
-    services::evaluation::certainty::CertaintyReport,
+    services::evaluation::{
+        certainty::CertaintyReport,
+        latency::{self, MinuteLatency},
+    },
     store::{
         self,
         ingest::{
             dead_letters,
             incidents::{self, StoredIncident},
         },
+        messages::pending_patrons,
         settings::records,
         state::patrons::{self, WaitingCounts},
         tenants::Completeness,
@@ -46,6 +52,18 @@ struct Task {
 struct Number {
     name: &'static str,
     value: String,
+    sparkline: Option<Sparkline>,
+}
+
+impl Number {
+    fn new(name: &'static str, value: impl Into<String>) -> Self {
+        Self { name, value: value.into(), sparkline: None }
+    }
+
+    /// Adds the drawing of earlier values.
+    fn with(self, values: &[f64], period: &str) -> Self {
+        Self { sparkline: Sparkline::new(values, period), ..self }
+    }
 }
 
 /// Redirects the root of the console. The router removes a slash at the end of a path, so the root has two forms.
@@ -65,7 +83,17 @@ struct Backlog {
     incidents: Vec<StoredIncident>,
     /// At most [`COUNTED_MAX`].
     dead_letters: i64,
+    /// Records that were parked in each of the last 24 hours.
+    parked_by_hour: [i64; 24],
     waiting: WaitingCounts,
+    /// Conditions with the number of patrons whom they block; `None` if block events are off.
+    blocked: Option<Vec<(String, i64)>>,
+}
+
+/// What this instance measured in the last hour.
+struct Measured {
+    lags: Vec<i64>,
+    latencies: [MinuteLatency; latency::MINUTES],
 }
 
 /// Largest exact number of parked records on the page.
@@ -84,12 +112,22 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
             Ok(Backlog {
                 incidents: incidents::list(&mut *db, Some(id), true, INCIDENTS_MAX).await?,
                 dead_letters: records::count_up_to(&mut *db, schema, target, COUNTED_MAX).await?,
+                parked_by_hour: dead_letters::count_by_hour(&mut *db, schema).await?,
+                blocked: match visit.state.block_events.is_enabled() {
+                    true => Some(pending_patrons::count_blocked(&mut *db, schema).await?),
+                    false => None,
+                },
                 waiting: patrons::count_waiting(db, schema).await?,
             })
         })
         .await?;
-        let shell = visit.shell_with("home", Some(&report));
-        Ok::<_, ApiError>(HomePage::new(shell, &report, &backlog, visit.state.clock.now()))
+        let (evaluator, now) = (&visit.state.evaluator, visit.state.clock.now());
+        let measured = Measured {
+            lags: evaluator.freshness.lags.of(id),
+            latencies: evaluator.latencies.last_hour(now),
+        };
+        let shell = visit.shell_with("home", Some(&report)).await;
+        Ok::<_, ApiError>(HomePage::new(shell, &report, &backlog, &measured, now))
     };
     visit.render(load).await
 }
@@ -99,8 +137,36 @@ fn parked_records(count: i64) -> String {
     if count < COUNTED_MAX { count.to_string() } else { format!("over {}", COUNTED_MAX - 1) }
 }
 
+/// Returns the 99th percentile of a minute in words.
+fn percentile(minute: MinuteLatency) -> String {
+    match minute.evaluations {
+        0 => "no answers".to_owned(),
+        _ => format!("{} ms", number(minute.p99_millis)),
+    }
+}
+
+/// Returns the numbers of blocked patrons by condition, in words.
+fn blocked_patrons(blocked: Option<&[(String, i64)]>) -> String {
+    let Some(blocked) = blocked else { return "unknown: block events are off".to_owned() };
+    if blocked.is_empty() {
+        return "none".to_owned();
+    }
+    let named = blocked.iter().map(|(condition, patrons)| {
+        let measure = parse_uuid(condition).and_then(Measure::from_condition_id);
+        let name = measure.map_or("another condition", words::measure);
+        format!("{name}: {patrons}")
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
 impl HomePage {
-    fn new(shell: Shell, report: &CertaintyReport, backlog: &Backlog, now: DateTime<Utc>) -> Self {
+    fn new(
+        shell: Shell,
+        report: &CertaintyReport,
+        backlog: &Backlog,
+        measured: &Measured,
+        now: DateTime<Utc>,
+    ) -> Self {
         let tasks = tasks(report, backlog);
         let sentence = match tasks.len() {
             0 if shell.strip.is_good => "All is well.".to_owned(),
@@ -114,12 +180,23 @@ impl HomePage {
             Some(_) if report.freshness.has_log => report.freshness.lag.to_string(),
             _ => "unknown".to_owned(),
         };
+        let float = |values: &[i64]| -> Vec<f64> { values.iter().map(|n| *n as f64).collect() };
+        let per_minute = measured.latencies.map(|minute| f64::from(minute.evaluations));
+        let p99 = measured.latencies.map(|minute| minute.p99_millis);
+        // The last minute is not over.
+        let last = measured.latencies[latency::MINUTES - 2];
         let numbers = vec![
-            Number { name: "Age of the answers", value: as_of.map_or("unknown".to_owned(), age) },
-            Number { name: "Records to apply", value: lag },
-            Number { name: "Parked records", value: parked_records(backlog.dead_letters) },
-            Number { name: "Loans without check-out", value: backlog.waiting.loans.to_string() },
-            Number { name: "Fees without patron", value: backlog.waiting.fees_fines.to_string() },
+            Number::new("Age of the answers", as_of.map_or("unknown".to_owned(), age)),
+            Number::new("Records to apply", lag).with(&float(&measured.lags), "Last hour"),
+            Number::new("Parked records", parked_records(backlog.dead_letters))
+                .with(&float(&backlog.parked_by_hour), "Parked in each of the last 24 hours"),
+            Number::new("Blocked patrons", blocked_patrons(backlog.blocked.as_deref())),
+            Number::new("Answers in the last minute, this instance", last.evaluations.to_string())
+                .with(&per_minute, "Answers a minute in the last hour"),
+            Number::new("99 of 100 answers within", percentile(last))
+                .with(&p99, "Milliseconds in the last hour"),
+            Number::new("Loans without check-out", backlog.waiting.loans.to_string()),
+            Number::new("Fees without patron", backlog.waiting.fees_fines.to_string()),
         ];
         Self { shell, sentence, tasks, numbers }
     }

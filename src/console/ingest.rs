@@ -3,10 +3,21 @@
 use actix_web::HttpResponse;
 use askama::Template;
 
-use super::{home::INCIDENTS_MAX, response::PageError, shell::Shell, visit::Visit, words};
+use super::{
+    acts::{ReasonForm, Submission},
+    home::INCIDENTS_MAX,
+    response::PageError,
+    shell::Shell,
+    visit::Visit,
+    words,
+};
 use crate::{
     clock,
-    http::ApiError,
+    http::{ApiError, extract::tenant::path_id},
+    services::{
+        ingest::incidents::{self as service, Resolution},
+        operator_actions::{Act, Action},
+    },
     store::{
         self,
         ingest::{
@@ -23,6 +34,7 @@ struct IngestPage {
     state: String,
     partitions: Vec<PartitionRow>,
     incidents: Vec<IncidentRow>,
+    may_resolve: bool,
 }
 
 struct PartitionRow {
@@ -34,6 +46,7 @@ struct PartitionRow {
 }
 
 struct IncidentRow {
+    id: String,
     meaning: String,
     topic: String,
     partition: i32,
@@ -49,10 +62,10 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         let report = visit.certainty().await?;
         let id = &visit.tenant.id;
         let list = async |db: &mut store::Connection| {
-            incidents::list(db, Some(id), true, INCIDENTS_MAX).await
+            incidents::list(db, Some(id), false, INCIDENTS_MAX).await
         };
         let incidents = store::read(&visit.db, list).await?;
-        let shell = visit.shell_with("ingest", Some(&report));
+        let shell = visit.shell_with("ingest", Some(&report)).await;
         let state = words::ingest(&report);
         let mut behind = report.behind;
         behind.sort_by_key(|found| (!found.is_stopped, -found.lag));
@@ -61,9 +74,26 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
             state,
             partitions: behind.into_iter().map(PartitionRow::from).collect(),
             incidents: incidents.into_iter().map(IncidentRow::from).collect(),
+            may_resolve: visit.may(Action::ResolveIncident),
         })
     };
     visit.render(load).await
+}
+
+/// Resolves an incident. A stopped partition resumes.
+pub(super) async fn resolve(submission: Submission<ReasonForm>) -> Result<HttpResponse, PageError> {
+    let Submission { visit, form } = submission;
+    let operator = visit.operator(Action::ResolveIncident, &form.reason)?;
+    let not_a_uuid = || ApiError::bad_request("The id of an incident is a UUID.");
+    let id = path_id(visit.path_part("id"), not_a_uuid).map_err(|error| visit.failed(error))?;
+    let (state, tenant, by) = (visit.state.clone(), visit.tenant.clone(), operator.name.clone());
+    let work = async move {
+        let (db, now) = (state.operators.db(), state.clock.now());
+        Ok(service::resolve(&db, Some(&tenant.id), id, &by, now).await?)
+    };
+    let act = Act::on(Action::ResolveIncident, id);
+    let (number, _) = visit.act(operator, act, work, Resolution::act_end).await?;
+    Ok(visit.redirect_after("ingest", number))
 }
 
 impl From<BehindPartition> for PartitionRow {
@@ -77,6 +107,7 @@ impl From<StoredIncident> for IncidentRow {
     fn from(incident: StoredIncident) -> Self {
         let by = incident.resolved_by.unwrap_or_else(|| "unknown".to_owned());
         Self {
+            id: incident.id.to_string(),
             meaning: words::incident(&incident.kind).to_owned(),
             topic: incident.topic,
             partition: incident.partition,

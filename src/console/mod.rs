@@ -4,15 +4,30 @@
 //! The pages have two doors with the same paths below them. Through the gateway, a header names the tenant. On
 //! the console port of the host, the path names the tenant.
 
+mod act_words;
+mod acts;
 mod assets;
 mod desk;
+mod discarded;
+mod fact_words;
 mod home;
 mod ingest;
+mod items;
+mod limits;
+mod log;
+mod messages;
 mod parked;
+mod parked_bulk;
+mod rebuild_words;
+mod rebuilds;
 mod response;
+pub mod roles;
+mod same_origin;
 mod search;
 mod shell;
+mod sparkline;
 mod tenants;
+mod timeline;
 mod visit;
 mod words;
 
@@ -20,6 +35,7 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpResponse, guard,
+    middleware::from_fn,
     web::{self, Data},
 };
 
@@ -41,6 +57,8 @@ pub struct Console {
     pub db: Db,
     /// Limits the pages that load at once.
     load_limit: Arc<Semaphore>,
+    /// Permit of the only preview of a retry.
+    preview_permit: Arc<Semaphore>,
 }
 
 /// Largest number of pages that load at once. They share one connection.
@@ -49,7 +67,8 @@ const PAGES_MAX: usize = 16;
 impl Console {
     /// Creates the console with its pool.
     pub fn new(state: Arc<AppState>, db: Db) -> Self {
-        Self { state, db, load_limit: Arc::new(Semaphore::new(PAGES_MAX)) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { state, db, load_limit: semaphore(PAGES_MAX), preview_permit: semaphore(1) }
     }
 }
 
@@ -59,6 +78,7 @@ pub fn gateway_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
         web::scope(GATEWAY_ROOT)
             .app_data(Data::from(console.clone()))
             .configure(page_routes)
+            .wrap(from_fn(same_origin::require_same_origin))
             .wrap(response::headers()),
     );
 }
@@ -72,6 +92,7 @@ pub fn loopback_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
             .guard(is_local())
             .app_data(Data::from(console.clone()))
             .configure(page_routes)
+            .wrap(from_fn(same_origin::require_same_origin))
             .wrap(response::headers()),
     )
     .service(
@@ -86,13 +107,35 @@ pub fn loopback_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
 }
 
 fn page_routes(app: &mut web::ServiceConfig) {
-    app.route("", web::get().to(home::redirect))
+    app.app_data(acts::form_config())
+        .route("", web::get().to(home::redirect))
         .route("/home", web::get().to(home::page))
         .route("/search", web::get().to(search::redirect))
         .route("/desk/{userId}", web::get().to(desk::page))
+        .route("/loan/{id}", web::get().to(items::loan))
+        .route("/fee-fine/{id}", web::get().to(items::fee_fine))
         .route("/ingest", web::get().to(ingest::page))
+        .route("/incidents/{id}/resolve", web::post().to(ingest::resolve))
         .route("/parked", web::get().to(parked::list))
+        .route("/parked/preview", web::post().to(parked_bulk::preview))
+        .route("/parked/bulk", web::post().to(parked_bulk::step))
         .route("/parked/{id}", web::get().to(parked::page))
+        .route("/parked/{id}/retry", web::post().to(parked::retry))
+        .route("/parked/{id}/discard", web::post().to(parked::discard))
+        .route("/discarded", web::get().to(discarded::page))
+        .route("/discarded/restore", web::post().to(discarded::restore_all))
+        .route("/discarded/{id}/restore", web::post().to(discarded::restore))
+        .route("/rebuilds", web::get().to(rebuilds::list))
+        .route("/rebuilds", web::post().to(rebuilds::request))
+        .route("/rebuilds/{id}", web::get().to(rebuilds::page))
+        .route("/rebuilds/{id}/apply", web::post().to(rebuilds::apply))
+        .route("/rebuilds/{id}/cancel", web::post().to(rebuilds::cancel))
+        .route("/limits", web::get().to(limits::page))
+        .route("/limits", web::post().to(limits::change))
+        .route("/messages", web::get().to(messages::page))
+        .route("/exports", web::post().to(messages::request))
+        .route("/exports/{id}/cancel", web::post().to(messages::cancel))
+        .route("/log", web::get().to(log::page))
         .route("/assets/{name}", web::get().to(assets::get))
         .route("/{root}/home", web::get().to(home::redirect_up))
         .default_service(web::to(response::not_found));

@@ -31,13 +31,13 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Returns the headers of all responses. A desk is shared, so no browser stores a page; a path contains a patron's
-/// id, so no other site gets the path.
+/// id, so no other site gets the path. With `no-referrer`, browsers would send the origin of forms as `null`.
 pub(super) fn headers() -> DefaultHeaders {
     DefaultHeaders::new()
         .add((CONTENT_SECURITY_POLICY, CONTENT_POLICY))
         .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .add((CACHE_CONTROL, "no-store"))
-        .add((REFERRER_POLICY, "no-referrer"))
+        .add((REFERRER_POLICY, "same-origin"))
 }
 
 /// Returns the relative path from a page to the root of its console. Both roots have two segments.
@@ -111,6 +111,10 @@ impl ResponseError for PageError {
                     the desk do not use this page. Try again in a moment; the log has the cause.";
                 (UNAVAILABLE, text.to_owned())
             }
+            ApiError::Invalid(violation) => (
+                "The request is not valid",
+                format!("{}: {}. Nothing was done.", violation.key, violation.message),
+            ),
             error => match error.status_code() {
                 StatusCode::NOT_FOUND => ("Not found", error.to_string()),
                 status if status.is_server_error() => (UNAVAILABLE, error.to_string()),

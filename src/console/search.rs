@@ -1,6 +1,7 @@
-//! The search: finds the patron of an id.
+//! The search: finds the patron of an id or of a barcode.
 
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, http::StatusCode};
+use uuid::Uuid;
 
 use super::{
     response::{self, PageError},
@@ -15,13 +16,18 @@ use crate::{
     },
 };
 
-/// Redirects to the desk page of a patron, or of the patron of a loan or fee/fine.
+/// Longest barcode, in characters.
+const BARCODE_CHARS_MAX: usize = 100;
+
+/// Redirects to the desk page of a patron, or of the patron of a loan, a fee/fine or a barcode.
 pub(super) async fn redirect(visit: Visit) -> Result<HttpResponse, PageError> {
     let text = parameter(visit.request(), "id").map_err(|error| visit.failed(error))?;
-    let id = parse_uuid(text.unwrap_or_default().trim()).ok_or_else(|| {
-        let rule = "Search for the UUID of a patron, a loan or a fee/fine.";
-        visit.failed(ApiError::bad_request(rule))
-    })?;
+    let text = text.unwrap_or_default();
+    let text = text.trim();
+    let Some(id) = parse_uuid(text) else {
+        let user = find_barcode(&visit, text).await.map_err(|error| visit.failed(error))?;
+        return Ok(response::see_other(format!("desk/{user}")));
+    };
     let schema = &visit.tenant.schema;
     visit
         .respond(async {
@@ -35,4 +41,30 @@ pub(super) async fn redirect(visit: Visit) -> Result<HttpResponse, PageError> {
             }))
         })
         .await
+}
+
+/// Finds the patron of a barcode with the permission of the reader.
+async fn find_barcode(visit: &Visit, barcode: &str) -> Result<Uuid, ApiError> {
+    if barcode.is_empty() || barcode.chars().count() > BARCODE_CHARS_MAX {
+        let rule = "Search for a barcode, or for the UUID of a patron, a loan or a fee/fine.";
+        return Err(ApiError::bad_request(rule));
+    }
+    if !visit.has_gateway {
+        let rule = "Search for the UUID of a patron, a loan or a fee/fine. A barcode needs the token of a reader, which \
+                    the console port lacks.";
+        return Err(ApiError::bad_request(rule));
+    }
+    match visit.state.reader_lookups.find_patron(&visit.caller, barcode).await {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(ApiError::not_found("No patron, or more than one, has this barcode.")),
+        Err(error) if error.is_token_rejected() => {
+            let text = "You have no permission to search patrons by barcode.";
+            Err(ApiError::Text(StatusCode::FORBIDDEN, text.to_owned()))
+        }
+        Err(_) => {
+            let text =
+                "mod-users did not find the barcode in time. Search for the id of the patron.";
+            Err(ApiError::Text(StatusCode::BAD_GATEWAY, text.to_owned()))
+        }
+    }
 }

@@ -13,6 +13,8 @@ pub(super) struct Shell {
     pub(super) tenant: String,
     /// The certainty of evaluations.
     pub(super) strip: Strip,
+    /// What became of the act before this page.
+    pub(super) notice: Option<Notice>,
     pub(super) style: &'static str,
     pub(super) script: &'static str,
 }
@@ -23,6 +25,14 @@ pub(super) struct Strip {
     pub(super) text: &'static str,
     /// The instant up to which all events are applied, if it is known.
     pub(super) as_of: Option<String>,
+}
+
+/// What became of the act before this page.
+pub(super) struct Notice {
+    pub(super) is_good: bool,
+    pub(super) text: String,
+    /// The number of the act in the log.
+    pub(super) number: i64,
 }
 
 /// A link of the navigation.
@@ -47,13 +57,21 @@ impl Shell {
             },
         };
         let (style, script) = (&*assets::STYLE.name, &*assets::SCRIPT.name);
-        Self { root, path, tenant, strip, style, script }
+        Self { root, path, tenant, strip, notice: None, style, script }
     }
 
     /// Returns the pages of the navigation.
-    pub(super) fn pages(&self) -> [Link; 3] {
-        [("home", "Home"), ("parked", "Parked records"), ("ingest", "Ingest")]
-            .map(|(path, name)| Link { path, name })
+    pub(super) fn pages(&self) -> [Link; 7] {
+        [
+            ("home", "Home"),
+            ("parked", "Parked records"),
+            ("ingest", "Ingest"),
+            ("rebuilds", "Rebuilds"),
+            ("limits", "Limits"),
+            ("messages", "Messages"),
+            ("log", "Log of acts"),
+        ]
+        .map(|(path, name)| Link { path, name })
     }
 }
 

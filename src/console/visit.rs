@@ -1,30 +1,34 @@
 //! The request of one page: the tenant, the services, and the place of the page.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{cell::Cell, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse, dev::Payload, http::StatusCode, web::Data,
 };
 use askama::Template;
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    Console,
+    Console, act_words,
     response::{self, PAGE_TIMEOUT, PageError},
-    shell::Shell,
+    roles::Roles,
+    shell::{Notice, Shell},
 };
 use crate::{
     event::TenantId,
     http::{
         ApiError, AppState,
-        extract::tenant::{caller, enabled_tenant, tenant_id},
+        extract::{
+            paging::parameter,
+            tenant::{caller, enabled_tenant, tenant_id},
+        },
     },
     okapi::Caller,
-    services::{evaluation::certainty::CertaintyReport, tenants::Tenant},
-    store::{self, Db},
+    services::{evaluation::certainty::CertaintyReport, operator_actions::Action, tenants::Tenant},
+    store::{self, Db, operator_actions},
 };
 
 /// The request of one page of an enabled tenant.
@@ -37,9 +41,13 @@ pub(super) struct Visit {
     pub(super) caller: Caller,
     /// Whether the request came through the gateway, with the token of the reader.
     pub(super) has_gateway: bool,
+    /// What the reader may do.
+    pub(super) roles: Roles,
+    /// Permit of the only preview of a retry.
+    pub(super) preview_permit: Arc<Semaphore>,
     request: HttpRequest,
-    /// The end of the time limit.
-    deadline: Instant,
+    /// The end of the time limit; an act starts the limit again.
+    deadline: Cell<Instant>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -60,9 +68,22 @@ impl Visit {
         &self,
         load: impl Future<Output = Result<HttpResponse, ApiError>>,
     ) -> Result<HttpResponse, PageError> {
-        let responded = timeout_at(self.deadline, load).await;
-        let responded = responded.unwrap_or_else(|_| Err(store::Error::Timeout.into()));
-        responded.map_err(|error| self.failed(error))
+        self.within(load).await
+    }
+
+    /// Waits for something within the time limit.
+    pub(super) async fn within<T>(
+        &self,
+        load: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, PageError> {
+        let loaded = timeout_at(self.deadline.get(), load).await;
+        let loaded = loaded.unwrap_or_else(|_| Err(store::Error::Timeout.into()));
+        loaded.map_err(|error| self.failed(error))
+    }
+
+    /// Starts the time limit again: an act may have used the whole of it, and the page after it has to load too.
+    pub(super) fn restart_time_limit(&self) {
+        self.deadline.set(Instant::now() + PAGE_TIMEOUT);
     }
 
     /// Returns how certain evaluations of the tenant are.
@@ -72,20 +93,40 @@ impl Visit {
 
     /// Returns the frame of the page at `path`. It waits for the certainty only for a short time.
     pub(super) async fn shell(&self, path: &'static str) -> Shell {
-        match timeout(STRIP_TIMEOUT, self.certainty()).await {
-            Ok(Ok(report)) => self.shell_with(path, Some(&report)),
-            Ok(Err(_)) | Err(_) => self.shell_with(path, None),
-        }
+        let report = timeout(STRIP_TIMEOUT, self.certainty()).await;
+        self.shell_with(path, report.ok().and_then(Result::ok).as_ref()).await
     }
 
     /// Returns the frame of the page at `path`, with the certainty that the page has loaded.
-    pub(super) fn shell_with(
+    pub(super) async fn shell_with(
         &self,
         path: &'static str,
         certainty: Option<&CertaintyReport>,
     ) -> Shell {
         let root = response::root_of(self.request.path());
-        Shell::new(root, path, self.tenant.id.to_string(), certainty)
+        let notice = self.notice().await;
+        Shell { notice, ..Shell::new(root, path, self.tenant.id.to_string(), certainty) }
+    }
+
+    /// Returns the notice about the act that the address of the page names, if any.
+    async fn notice(&self) -> Option<Notice> {
+        let number = parameter(&self.request, "act").ok()??.parse().ok()?;
+        self.notice_about(number).await
+    }
+
+    /// Returns the notice about an act.
+    pub(super) async fn notice_about(&self, number: i64) -> Option<Notice> {
+        let schema = &self.tenant.schema;
+        let found =
+            store::read(&self.db, async |db| operator_actions::find(db, schema, number).await);
+        let act = found.await.ok()??;
+        let (is_good, text) = act_words::end(&act);
+        Some(Notice { is_good, text, number })
+    }
+
+    /// Returns whether the reader may take an action.
+    pub(super) fn may(&self, action: Action) -> bool {
+        self.roles.may(action)
     }
 
     /// Returns the request, for its parameters.
@@ -123,7 +164,20 @@ impl FromRequest for Visit {
             let tenant = tenant.map_err(|_| timed_out())?.map_err(failed)?;
             let caller = caller(&request, &state, &id);
             let request = request.clone();
-            Ok(Self { state, db, tenant, caller, has_gateway, request, deadline, _permit })
+            let roles = if has_gateway { Roles::from_gateway(&request) } else { Roles::All };
+            let (deadline, preview_permit) = (Cell::new(deadline), console.preview_permit.clone());
+            Ok(Self {
+                state,
+                db,
+                tenant,
+                caller,
+                has_gateway,
+                roles,
+                preview_permit,
+                request,
+                deadline,
+                _permit,
+            })
         })
     }
 }

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::{
-    blocks::{Action, Caveat, CertaintyState, LeftOut, Measure},
+    blocks::{Action, Actions, Caveat, CertaintyState, LeftOut, Measure},
+    okapi::reader::LoanedItem,
     patron::OpenLoan,
     services::evaluation::{AnswerSource, certainty::CertaintyReport},
     store::tenants::Completeness,
@@ -58,6 +59,18 @@ pub(super) const fn action(action: Action) -> &'static str {
         Action::Renewals => "Renew",
         Action::Requests => "Request",
     }
+}
+
+/// Returns actions as a list, or `nothing`.
+pub(super) fn actions(actions: Actions) -> String {
+    let names: Vec<String> = actions.iter().map(|one| action(one).to_lowercase()).collect();
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Returns the title and the barcode of an item.
+pub(super) fn item(item: &LoanedItem) -> String {
+    let texts = [&*item.title, &*item.barcode];
+    texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the name of a condition.

@@ -136,6 +136,11 @@ pub struct SortKey {
 }
 
 impl Condition {
+    /// Returns the condition that both hold.
+    pub fn and(self, other: Self) -> Self {
+        Self::Chain(Box::new(self), vec![(Operator::And, other)])
+    }
+
     /// Returns the condition that each field equals its text, such as `reason==bad_json and topic==…`.
     pub fn all_equal(fields: impl IntoIterator<Item = (&'static str, String)>) -> Self {
         let mut each = fields.into_iter().map(|(field, text)| {

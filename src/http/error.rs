@@ -14,7 +14,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use crate::{event::TenantId, logging::ErrorChain, store};
+use crate::{event::TenantId, logging::ErrorChain, services::operator_actions::ActError, store};
 
 /// Seconds after which a client may retry a request that returned 503.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -160,6 +160,12 @@ impl From<store::Error> for ApiError {
             return Self::Text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
         }
         Self::Store(Arc::new(error))
+    }
+}
+
+impl ActError for ApiError {
+    fn hides_the_end(&self) -> bool {
+        matches!(self, Self::Store(error) if error.hides_the_end())
     }
 }
 

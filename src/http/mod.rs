@@ -54,7 +54,7 @@ macro_rules! operation_table {
     };
 }
 
-mod api;
+pub(crate) mod api;
 mod deadline;
 mod error;
 pub(crate) mod extract;
@@ -95,6 +95,7 @@ use crate::{
     config::{DatabaseFailureMode, Gateway},
     event::{Collection, Environment, Kind},
     kafka::{BrokerClient, ConsumerStatus},
+    okapi::ReaderLookups,
     services::{
         block_events::BlockEvents,
         evaluation::Evaluator,
@@ -129,6 +130,8 @@ pub struct AppState {
     pub settings_checker: SettingsChecker,
     /// Computes forecasts.
     pub forecasts: Forecasts,
+    /// Finds titles and barcodes for the readers of pages.
+    pub reader_lookups: ReaderLookups,
     /// Stores events that arrive over HTTP.
     pub http_events: HttpEvents,
     /// Source of the current time.

@@ -27,12 +27,20 @@ pub enum Module {
     FeesFines,
     /// mod-pubsub: delivery of events over HTTP.
     PubSub,
+    /// mod-circulation: the titles of loans, for pages.
+    Circulation,
 }
 
 impl Module {
     /// All modules.
-    pub const ALL: [Self; 5] =
-        [Self::Users, Self::UserGroups, Self::LoanStorage, Self::FeesFines, Self::PubSub];
+    pub const ALL: [Self; 6] = [
+        Self::Users,
+        Self::UserGroups,
+        Self::LoanStorage,
+        Self::FeesFines,
+        Self::PubSub,
+        Self::Circulation,
+    ];
 
     /// Returns the name in logs and metrics.
     pub fn name(self) -> &'static str {
@@ -42,6 +50,7 @@ impl Module {
             Self::LoanStorage => "loan-storage",
             Self::FeesFines => "feesfines",
             Self::PubSub => "pubsub",
+            Self::Circulation => "circulation",
         }
     }
 }
@@ -90,6 +99,12 @@ impl ModuleClient {
     pub fn new(limits: BreakerLimits) -> Result<Self, ClientError> {
         let http = Client::builder().no_proxy().redirect(Policy::none()).build()?;
         Ok(Self { http, breakers: Arc::new(Breakers::new(limits)) })
+    }
+
+    /// Returns a client with breakers of its own, which shares the connections. A further client would read the
+    /// certificates of the system again.
+    pub fn with_own_breakers(&self, limits: BreakerLimits) -> Self {
+        Self { http: self.http.clone(), breakers: Arc::new(Breakers::new(limits)) }
     }
 
     pub(super) fn http(&self) -> &Client {

@@ -5,6 +5,7 @@ mod calls;
 mod metrics;
 pub mod patron_items;
 mod pubsub;
+pub mod reader;
 pub mod storage;
 mod users;
 
@@ -12,6 +13,7 @@ pub use calls::{CallOutcome, Module, ModuleClient};
 pub use metrics::register_metrics;
 pub use patron_items::PatronItems;
 pub use pubsub::PubSub;
+pub use reader::ReaderLookups;
 pub use storage::Storage;
 pub use users::{GroupsError, Users};
 

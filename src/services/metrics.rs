@@ -1,8 +1,8 @@
 //! Metrics of the services other than ingest.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
-use metrics::Counter;
+use metrics::{Counter, Histogram, Unit};
 
 use super::{
     evaluation::{answer_source::AnswerSource, ask_outcome::AskOutcome},
@@ -10,18 +10,21 @@ use super::{
 };
 use crate::{
     blocks::CertaintyState,
-    metrics::{counter, counters},
+    metrics::{counter, counters, histogram},
 };
 
 static METRICS: LazyLock<ServiceMetrics> = LazyLock::new(ServiceMetrics::register);
 
 /// The tables that housekeeping prunes, in the order of [`ServiceMetrics::pruned_rows`].
-const PRUNED_TABLES: [&str; 4] = ["inbox", "loan", "fee_fine", "dead_letter"];
+const PRUNED_TABLES: [&str; 5] =
+    ["inbox", "loan", "fee_fine", "dead_letter", "discarded_dead_letter"];
 
 /// The counters of the services.
 pub struct ServiceMetrics {
     evaluations: [Counter; AnswerSource::ALL.len()],
     evaluations_by_certainty: [Counter; CertaintyState::ALL.len()],
+    /// Durations of evaluations for requests.
+    evaluation_seconds: Histogram,
     questions: [Counter; AskOutcome::ALL.len()],
     /// Blocked actions whose explanation found no way out, although all items were known.
     pub(super) blocks_without_way_out: Counter,
@@ -66,6 +69,11 @@ impl ServiceMetrics {
                 "Evaluations of patrons by certainty",
                 "certainty",
                 CertaintyState::ALL.map(CertaintyState::name),
+            ),
+            evaluation_seconds: histogram(
+                "patron_blocks_evaluation_seconds",
+                Unit::Seconds,
+                "Time from the request for an evaluation to its response",
             ),
             questions: counters(
                 "patron_blocks_storage_questions_total",
@@ -114,6 +122,11 @@ impl ServiceMetrics {
     pub fn record_evaluation(&self, source: AnswerSource, certainty: CertaintyState) {
         self.evaluations[source as usize].increment(1);
         self.evaluations_by_certainty[certainty as usize].increment(1);
+    }
+
+    /// Records the duration of an evaluation.
+    pub fn record_evaluation_time(&self, took: Duration) {
+        self.evaluation_seconds.record(took);
     }
 
     /// Counts a question to the storage modules.

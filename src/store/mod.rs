@@ -11,6 +11,7 @@ pub mod java;
 pub mod jobs;
 pub mod messages;
 pub mod migrate;
+pub mod operator_actions;
 pub mod rebuild;
 mod schema;
 pub mod search;
@@ -137,6 +138,18 @@ pub async fn begin_with_lock_timeout(db: &Db, wait: LockTimeout) -> Result<Tx, E
     db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
 }
 
+/// Begins a transaction that locks rows only to look: it waits half a second for each lock, and each of its statements ends
+/// within 700 milliseconds, so other writers soon go on even if the caller is gone.
+pub async fn begin_trial(db: &Db) -> Result<Tx, Error> {
+    let begin = "begin; set local lock_timeout = '500ms'; set local statement_timeout = '700ms'";
+    db.begin_with(begin).await.map_err(Error::at("begin a transaction"))
+}
+
+/// Rolls a transaction back, which releases its locks.
+pub async fn roll_back(tx: Tx) -> Result<(), Error> {
+    tx.rollback().await.map_err(Error::at("roll back a transaction"))
+}
+
 /// Begins a transaction whose statements all read the same snapshot and write nothing.
 pub async fn begin_snapshot(
     connection: &mut PgConnection,
@@ -156,6 +169,30 @@ pub async fn read_releasing_locks<T>(
     let found = read(&mut inner).await?;
     inner.rollback().await.map_err(Error::at("roll back to a savepoint"))?;
     Ok(found)
+}
+
+/// Sets a savepoint, or rolls back to it.
+pub async fn savepoint(tx: &mut Tx, command: Savepoint) -> Result<(), Error> {
+    let done = sqlx::query(command.sql()).execute(&mut **tx).await;
+    done.map(|_| ()).map_err(Error::at("use a savepoint"))
+}
+
+/// A command about the savepoint of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Savepoint {
+    /// Sets the savepoint, and forgets its place before.
+    Set,
+    /// Undoes everything since the savepoint.
+    RollBack,
+}
+
+impl Savepoint {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Set => "savepoint step",
+            Self::RollBack => "rollback to savepoint step",
+        }
+    }
 }
 
 /// Runs `work` with a time limit. After [`Error::Timeout`], the caller has to discard the connection.

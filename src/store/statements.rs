@@ -2,10 +2,10 @@
 
 use super::{
     Statement,
-    ingest::{dead_letters, inbox, inbox_tail, positions},
+    ingest::{dead_letters, discarded_dead_letters, event_history, inbox, inbox_tail, positions},
     java,
     messages::{exports, outbox, pending_patrons},
-    migrate,
+    migrate, operator_actions,
     rebuild::{differences, shadow, shadow_load},
     settings::{certainty_policy, conditions, limits},
     state::{
@@ -19,12 +19,15 @@ pub const STATEMENTS: &[&[&Statement]] = &[
     conditions::STATEMENTS,
     dated_loans::STATEMENTS,
     dead_letters::STATEMENTS,
+    discarded_dead_letters::STATEMENTS,
+    event_history::STATEMENTS,
     evidence::STATEMENTS,
     inbox::STATEMENTS,
     limits::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
     open_items::STATEMENTS,
+    operator_actions::STATEMENTS,
     patrons::STATEMENTS,
     positions::STATEMENTS,
     prune::STATEMENTS,

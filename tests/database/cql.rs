@@ -5,7 +5,7 @@ use patron_blocks::{
     cql,
     store::{
         Db, Schema,
-        ingest::dead_letters,
+        ingest::{dead_letters, discarded_dead_letters},
         search::SearchTarget,
         settings::{
             conditions,
@@ -396,7 +396,8 @@ async fn unmatched_condition_discards_no_dead_letter() {
         sqlx::query(sqlx::AssertSqlSafe(park)).execute(db).await.unwrap();
         let discard = async |query: &str| {
             let condition = cql::parse(query).unwrap().condition;
-            let discarded = dead_letters::discard_matching(db, schema, &condition, None, 100);
+            let discarded =
+                discarded_dead_letters::discard_matching(db, schema, &condition, None, 100);
             discarded.await.unwrap().len()
         };
         assert_eq!(discard("tenant==x").await, 0);
@@ -414,7 +415,7 @@ async fn unmatched_condition_discards_no_dead_letter() {
         }
         assert_eq!(discard("partition==1 and offset>7 and receivedAt>2020").await, 1);
         assert_eq!(discard("partition==1").await, 4);
-        let none = dead_letters::discard(db, schema, Uuid::nil()).await;
+        let none = discarded_dead_letters::discard(db, schema, Uuid::nil()).await;
         assert!(!none.unwrap());
         assert_eq!(discard("cql.allRecords=1").await, 5);
     })

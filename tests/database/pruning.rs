@@ -13,7 +13,10 @@ use patron_blocks::{
     event::{Event, Fact, IdentifiedBy, Stamp, TenantId, TimedBy, stamp::Horizon},
     patron::Loan,
     services::{
-        maintenance::housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
+        maintenance::{
+            housekeeping::{Housekeeping, PrunedCounts},
+            retention_limits::{Cutoffs, RetentionLimits},
+        },
         tenants::{Tenant, TenantRegistry},
     },
     store::{
@@ -82,7 +85,7 @@ fn long_ago() -> DateTime<Utc> {
 
 fn limits() -> RetentionLimits {
     let past = Cutoffs { inbox: noon(), tombstones: noon() - TimeDelta::days(100) };
-    RetentionLimits { cutoffs: Some(past), dead_letters: noon() }
+    RetentionLimits { cutoffs: Some(past), dead_letters: noon(), discarded: noon() }
 }
 
 fn event(at: DateTime<Utc>, fact: Fact) -> Event {

@@ -10,7 +10,7 @@ use regex_lite::Regex;
 
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
-const RULES: [(&str, &str); 27] = [
+const RULES: [(&str, &str); 28] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ console/ app/", "actix_web"),
@@ -37,6 +37,7 @@ const RULES: [(&str, &str); 27] = [
     ("event/", "crate::patron"),
     ("http/ console/ cli/", "store::begin"),
     ("http/ console/ cli/", "store::commit"),
+    ("http/ console/ cli/", "store::roll_back"),
     ("console/", "crate::kafka"),
 ];
 

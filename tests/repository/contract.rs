@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use patron_blocks::{console, event::Kind, http::OPERATIONS};
+use patron_blocks::{console, event::Kind, http::OPERATIONS, services::operator_actions::Action};
 use serde_json::Value;
 
 fn file(name: &str) -> String {
@@ -39,6 +39,22 @@ fn is_declared(permission: &&str) -> bool {
 const OPERATORS: [&str; 5] =
     ["/", "/admin/health", "/admin/openapi.json", "/admin/ready", "/metrics"];
 
+/// The console shows an act to those who have the permission of the same over HTTP, so the gateway has to report it.
+#[test]
+fn console_desires_the_permission_of_every_action() {
+    let descriptor = descriptor();
+    let path = format!("{}/*", console::GATEWAY_ROOT);
+    let handler = handlers(&descriptor).find(|handler| handler["pathPattern"] == path).unwrap();
+    let desired: BTreeSet<&str> =
+        list(&handler["permissionsDesired"]).map(|name| name.as_str().unwrap()).collect();
+    let needed: BTreeSet<&str> = Action::ALL.map(console::roles::permission).into();
+    assert_eq!(desired, needed);
+    let declared: BTreeSet<&str> = list(&descriptor["permissionSets"])
+        .map(|set| set["permissionName"].as_str().unwrap())
+        .collect();
+    assert_eq!(needed.difference(&declared).count(), 0, "each permission is declared");
+}
+
 #[test]
 fn routes_match_the_module_descriptor() {
     let descriptor = descriptor();
@@ -53,8 +69,9 @@ fn routes_match_the_module_descriptor() {
         routes().into_iter().partition(|(_, path)| !OPERATORS.contains(&path.as_str()));
     assert!(public.len() >= 13, "the routes were not found: {public:?}");
     // Pages are for people, so the OpenAPI document does not describe them.
-    let pages = ("GET".to_owned(), format!("{}/*", console::GATEWAY_ROOT));
-    assert_eq!(public.into_iter().chain([pages]).collect::<BTreeSet<_>>(), declared);
+    let pages =
+        ["GET", "POST"].map(|method| (method.to_owned(), format!("{}/*", console::GATEWAY_ROOT)));
+    assert_eq!(public.into_iter().chain(pages).collect::<BTreeSet<_>>(), declared);
     let operators: Vec<_> = operators.into_iter().map(|(_, path)| path).collect();
     assert_eq!(operators, OPERATORS);
 }

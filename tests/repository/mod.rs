@@ -3,6 +3,7 @@
 mod boundaries;
 mod citations;
 mod contract;
+mod dashboard;
 mod mutants_list;
 pub(crate) mod schemas;
 mod settings_page;

@@ -30,7 +30,8 @@ const EXCEPTIONS: [(&str, &str, &str); 8] = [
 const FOLDERS: [&str; 5] = ["src", "tests", "benches", "fuzz", "simulator/src"];
 
 /// Other files and folders with texts, without the copied code of `dev/mutants.list`.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 10] = [
+    "dashboards",
     "dev",
     "tests/fixtures",
     "Dockerfile",

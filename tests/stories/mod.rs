@@ -2,6 +2,7 @@
 //! REST.
 
 mod block_events;
+mod browser;
 mod certainty;
 mod certainty_policy;
 mod client_limits;
@@ -9,6 +10,10 @@ mod clock_skew;
 mod cluster;
 mod conditions_and_limits;
 mod console;
+mod console_acts;
+mod console_load;
+mod console_lookups;
+mod console_parked;
 mod database_outages;
 mod decimals;
 mod encryption;

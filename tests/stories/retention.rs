@@ -8,7 +8,10 @@ use patron_blocks::{
     event::{Kind, TenantId},
     kafka::retention::{self, TopicRetention},
     services::{
-        maintenance::housekeeping::{Cutoffs, Housekeeping, PrunedCounts, RetentionLimits},
+        maintenance::{
+            housekeeping::{Housekeeping, PrunedCounts},
+            retention_limits::{Cutoffs, RetentionLimits},
+        },
         tenants::TenantRegistry,
     },
     store::state::prune,
@@ -40,7 +43,8 @@ async fn prune_once(
     let config = world.config.housekeeping.clone();
     let housekeeping = Housekeeping::new(world.db.clone(), tenants, Clock::system(), config);
     let past = Some(Cutoffs { inbox, tombstones });
-    let limits = RetentionLimits { cutoffs: past, dead_letters: days_ago(90) };
+    let limits =
+        RetentionLimits { cutoffs: past, dead_letters: days_ago(90), discarded: days_ago(7) };
     housekeeping.prune_tenant(&tenant, limits, &CancellationToken::new()).await
 }
 
@@ -102,7 +106,10 @@ async fn pruned_records_stay_closed_and_open_ones_are_retained() {
         patron.publish_history(world).await;
         let tomorrow = now() + TimeDelta::days(1);
         let deleted = prune_once(world, tomorrow, days_ago(100)).await;
-        assert_eq!(deleted, PrunedCounts { inbox: 4, loans: 1, fees_fines: 1, dead_letters: 0 });
+        assert_eq!(
+            deleted,
+            PrunedCounts { inbox: 4, loans: 1, fees_fines: 1, ..PrunedCounts::default() }
+        );
         let sizes = prune::table_sizes(&world.db, &world.schema).await.unwrap();
         let oldest = sizes.inbox_oldest.unwrap();
         assert!(now() - oldest < TimeDelta::minutes(2), "received at {oldest}");

@@ -2,9 +2,12 @@
 
 pub(crate) mod binary;
 pub(crate) mod block_event_consumer;
+pub(crate) mod browser;
 pub(crate) mod engines;
 pub(crate) mod fact_strategies;
+pub(crate) mod gateway_stub;
 pub(crate) mod history;
+pub(crate) mod http_client;
 pub(crate) mod java;
 pub(crate) mod log;
 pub(crate) mod offset_monitor;

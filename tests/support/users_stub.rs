@@ -39,6 +39,11 @@ struct State {
     missing_patron_groups: usize,
     behavior: UsersBehavior,
     requests: usize,
+    /// Patron of each barcode, and title of each loan.
+    barcodes: HashMap<String, Uuid>,
+    titles: HashMap<Uuid, String>,
+    /// Whether readers may see neither barcodes nor titles.
+    is_forbidden: bool,
 }
 
 pub(crate) struct UsersStub {
@@ -61,6 +66,8 @@ impl UsersStub {
             let app = App::new()
                 .app_data(shared)
                 .route("/users/{id}", web::get().to(handle_user))
+                .route("/users", web::get().to(handle_barcode))
+                .route("/circulation/loans", web::get().to(handle_titles))
                 .route("/groups", web::get().to(handle_groups));
             app.configure(move |app| app_storage.routes(app))
         };
@@ -101,6 +108,19 @@ impl UsersStub {
     /// Removes patron groups from all responses, although the total includes them.
     pub(crate) fn hide_patron_groups(&self, count: usize) {
         self.state.lock().expect("no panic").missing_patron_groups = count;
+    }
+
+    pub(crate) fn set_barcode(&self, barcode: &str, user: Uuid) {
+        self.state.lock().expect("no panic").barcodes.insert(barcode.to_owned(), user);
+    }
+
+    pub(crate) fn set_title(&self, loan: Uuid, title: &str) {
+        self.state.lock().expect("no panic").titles.insert(loan, title.to_owned());
+    }
+
+    /// Lets readers see neither barcodes nor titles.
+    pub(crate) fn forbid_lookups(&self) {
+        self.state.lock().expect("no panic").is_forbidden = true;
     }
 
     pub(crate) fn remove_user(&self, user: Uuid) {
@@ -178,4 +198,34 @@ async fn handle_groups(
         }
         UsersBehavior::InvalidBody => HttpResponse::Ok().json(json!({ "groups": [] })),
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Search {
+    query: String,
+}
+
+async fn handle_barcode(
+    state: web::Data<Mutex<State>>,
+    search: web::Query<Search>,
+) -> HttpResponse {
+    let state = state.lock().expect("no panic");
+    if state.is_forbidden {
+        return HttpResponse::Forbidden().finish();
+    }
+    let barcode = search.query.trim_start_matches("barcode==\"").trim_end_matches('"');
+    let found = state.barcodes.get(barcode).map(|user| json!({ "id": user, "barcode": barcode }));
+    HttpResponse::Ok().json(json!({ "users": found.into_iter().collect::<Vec<_>>() }))
+}
+
+async fn handle_titles(state: web::Data<Mutex<State>>, search: web::Query<Search>) -> HttpResponse {
+    let state = state.lock().expect("no panic");
+    if state.is_forbidden {
+        return HttpResponse::Forbidden().finish();
+    }
+    let is_named = |loan: &Uuid| search.query.contains(&format!("\"{loan}\""));
+    let loans = state.titles.iter().filter(|(loan, _)| is_named(loan)).map(|(loan, title)| {
+        json!({ "id": loan, "item": { "title": title, "barcode": "1000", "status": {} } })
+    });
+    HttpResponse::Ok().json(json!({ "loans": loans.collect::<Vec<_>>() }))
 }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::support::{
     engines::variable,
+    http_client,
     log::Log,
     proxy::Proxy,
     story_database::{pool, with_database},
@@ -208,8 +209,7 @@ impl World {
             schema: tenant_schema(),
             // The service closes a connection after five idle seconds. The client drops idle connections
             // earlier.
-            http: reqwest::Client::builder()
-                .no_proxy()
+            http: http_client::builder()
                 .pool_idle_timeout(Duration::from_secs(2))
                 .build()
                 .expect("a client"),

@@ -2,6 +2,7 @@
 "use strict";
 
 const REFRESH_MILLIS = 5000;
+const NEXT_STEP_MILLIS = 1000;
 let isPaused = false;
 let isLoading = false;
 
@@ -26,13 +27,14 @@ async function load() {
   return page.getElementById("status") === null ? null : page;
 }
 
-// A part is in use while it has the focus or a selection. The frame of a table may have the focus.
+// A part is in use while it has the focus, a selection, or a form with text. The frame of a table may have the focus.
 function isInUse(part) {
   const selection = document.getSelection();
   const isSelected = selection !== null && !selection.isCollapsed && selection.rangeCount > 0
     && selection.getRangeAt(0).intersectsNode(part);
   const focused = document.activeElement;
-  return isSelected || (part.contains(focused) && !focused.matches(".scroll"));
+  const isFilledIn = [...part.querySelectorAll("input")].some((input) => input.value !== input.defaultValue);
+  return isSelected || isFilledIn || (part.contains(focused) && !focused.matches(".scroll"));
 }
 
 function frameOf(part, label) {
@@ -103,7 +105,9 @@ function onKey(event) {
 
 showLocalTimes(document);
 document.addEventListener("keydown", onKey);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && document.querySelector("[data-static]") === null) refresh();
+});
 const pause = document.getElementById("pause");
 if (pause !== null) {
   pause.hidden = false;
@@ -113,4 +117,8 @@ if (pause !== null) {
     pause.setAttribute("aria-pressed", String(isPaused));
   });
 }
-setInterval(refresh, REFRESH_MILLIS);
+// The answer to a form is what the reader asked for at that moment.
+if (document.querySelector("[data-static]") === null) setInterval(refresh, REFRESH_MILLIS);
+// An act of several steps goes on while its page is open.
+const step = document.querySelector("form[data-continue]");
+if (step !== null) setTimeout(() => { if (!isPaused) step.requestSubmit(); }, NEXT_STEP_MILLIS);

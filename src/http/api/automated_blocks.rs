@@ -1,6 +1,11 @@
 //! `automated-patron-blocks`: the evaluation of one patron.
 
-use std::{borrow::Cow, cell::RefCell, pin::pin, time::Duration};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -209,6 +214,7 @@ pub(in crate::http) async fn get(
     request: HttpRequest,
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
+    let began = Instant::now();
     let id = tenant_id(&request)?;
     let user = path_patron(&path)?;
     let (service, db) = app_state(&request);
@@ -235,7 +241,9 @@ pub(in crate::http) async fn get(
     let failure = match timeout(EVALUATION_TIMEOUT, evaluate).await {
         Ok(Ok((answer, completeness))) => {
             service.evaluator.counts.record(&id, answer.certainty().state, service.clock.now());
-            return Ok(answer_response(&answer, completeness, is_explained));
+            let response = answer_response(&answer, completeness, is_explained);
+            record_time(&service, began);
+            return Ok(response);
         }
         Ok(Err(failure @ ApiError::Store(_))) => failure,
         Ok(Err(error)) => return Err(error),
@@ -244,8 +252,16 @@ pub(in crate::http) async fn get(
             ApiError::Text(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
     };
+    record_time(&service, began);
     error!(tenant = %id, user.id = %user, error = failure.cause(), "evaluation: failed for a patron");
     not_evaluated_response(&service, AnswerSource::NotEvaluated, failure)
+}
+
+/// Records the time of an evaluation, also of a failed one.
+fn record_time(service: &AppState, began: Instant) {
+    let took = began.elapsed();
+    metrics().record_evaluation_time(took);
+    service.evaluator.latencies.record(took, service.clock.now());
 }
 
 /// Returns whether the request asks for numbers. An unknown parameter fails no check-out.

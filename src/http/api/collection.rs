@@ -2,7 +2,6 @@
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::{
     http::{
@@ -59,19 +58,10 @@ pub(in crate::http) async fn get(
     collection: &Collection,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(id, || ApiError::not_found(NOT_A_UUID))?;
-    let record =
-        find(context, collection, id).await?.ok_or_else(|| ApiError::not_found("Not found"))?;
+    let record = context
+        .settings_writer()
+        .find(collection, id)
+        .await?
+        .ok_or_else(|| ApiError::not_found("Not found"))?;
     Ok(HttpResponse::Ok().json(record))
-}
-
-/// Returns the stored record, if it exists.
-pub(in crate::http) async fn find(
-    context: &TenantRequest,
-    collection: &Collection,
-    id: Uuid,
-) -> Result<Option<Value>, ApiError> {
-    let schema = &context.tenant.schema;
-    let found =
-        store::read(&context.db, async |db| records::find(db, schema, collection, id).await);
-    Ok(found.await?)
 }

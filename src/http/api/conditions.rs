@@ -2,10 +2,11 @@
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::collection;
+use super::{collection, settings_writer::SettingsWriter};
 use crate::{
     http::{
         ApiError,
@@ -17,6 +18,7 @@ use crate::{
         },
         openapi,
     },
+    services::operator_actions::{Act, ActEnd, Action},
     store::settings::conditions,
 };
 
@@ -96,24 +98,43 @@ pub(in crate::http) async fn put(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let JsonBody { context, body } = json_body;
-    let mut record = collection::read(&request, &body)?;
+    let record = collection::read(&request, &body)?;
     check(&record)?;
     let id = path_id(&path, || {
         Violation::custom(NOT_A_UUID, "patron_block_conditions.id", path.as_str()).into()
     })?;
-    let schema = &context.tenant.schema;
-    let now = context.state.clock.now();
-    let stored = collection::find(&context, &conditions::RECORDS, id).await?;
+    let act = Act::on(Action::ChangeCondition, id)
+        .with_detail(json!({ "after": summarize(&Value::Object(record.0.clone())) }));
+    let work = replace(context.settings_writer(), id, record);
+    let end_of = |before: &Value| ActEnd::done(json!({ "before": before }));
+    context.record(act, work, end_of).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Returns the members of a stored condition that evaluations use.
+fn summarize(record: &Value) -> Value {
+    json!({
+        "blockBorrowing": record["blockBorrowing"], "blockRenewals": record["blockRenewals"],
+        "blockRequests": record["blockRequests"], "message": record["message"],
+    })
+}
+
+/// Replaces a condition, and returns what it was.
+async fn replace(
+    writer: SettingsWriter<'_>,
+    id: Uuid,
+    mut record: Record,
+) -> Result<Value, ApiError> {
+    let now = writer.state.clock.now();
+    let stored = writer.find(&conditions::RECORDS, id).await?;
     record.0.insert("id".to_owned(), id.to_string().into());
-    record.set_metadata(stored.as_ref(), context.acting_user.as_deref(), now);
-    let replaced = conditions::replace(&context.db, schema, id, &record.into_value(), now)
-        .await
-        .map_err(ApiError::from_record_error)?;
-    context.state.evaluator.policies.invalidate(&context.tenant.id);
-    if replaced {
-        Ok(HttpResponse::NoContent().finish())
-    } else {
-        Err(ApiError::not_found("Not found"))
+    record.set_metadata(stored.as_ref(), writer.by, now);
+    let (schema, record) = (&writer.tenant.schema, record.into_value());
+    let replaced = conditions::replace(writer.db, schema, id, &record, now).await;
+    writer.invalidate();
+    match replaced.map_err(ApiError::from_record_error)? {
+        true => Ok(stored.as_ref().map(summarize).unwrap_or_default()),
+        false => Err(ApiError::not_found("Not found")),
     }
 }
 

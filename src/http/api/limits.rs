@@ -2,11 +2,11 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::collection;
+use super::{collection, settings_writer::SettingsWriter};
 use crate::{
     blocks::Measure,
     http::{
@@ -19,6 +19,7 @@ use crate::{
         },
         openapi,
     },
+    services::operator_actions::{Act, ActEnd, Action},
     store::{
         self,
         settings::limits::{self, LimitRow},
@@ -97,18 +98,10 @@ pub(in crate::http) async fn post(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let JsonBody { context, body } = json_body;
-    let mut record = collection::read(&request, &body)?;
-    let (id, condition) = check(&mut record)?;
-    record.0.insert("id".to_owned(), id.to_string().into());
-    let now = context.state.clock.now();
-    let by = context.acting_user.as_deref();
-    record.set_metadata(None, by, now);
-    let record = record.into_value();
-    let row = LimitRow { id, condition, record: &record };
-    limits::insert(&context.db, &context.tenant.schema, row, by, now)
-        .await
-        .map_err(|error| store_rejection(error, id, condition))?;
-    context.state.evaluator.policies.invalidate(&context.tenant.id);
+    let limit = CheckedLimit::new(collection::read(&request, &body)?)?;
+    let (id, act) = (limit.id, Act::on(Action::CreateLimit, limit.id).with_detail(limit.summary()));
+    let work = create(context.settings_writer(), limit);
+    let record = context.record(act, work, |_| ActEnd::done(json!({}))).await?;
     Ok(HttpResponse::Created().insert_header((LOCATION, id.to_string())).json(record))
 }
 
@@ -133,22 +126,15 @@ pub(in crate::http) async fn put(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let JsonBody { context, body } = json_body;
-    let mut record = collection::read(&request, &body)?;
-    let (_, condition) = check(&mut record)?;
+    let limit = CheckedLimit::new(collection::read(&request, &body)?)?;
     let id = path_id(&path, || {
         Violation::custom(NOT_A_UUID, "patron_block_limits.id", path.as_str()).into()
     })?;
-    let schema = &context.tenant.schema;
-    let stored = collection::find(&context, &limits::RECORDS, id).await?;
-    record.0.insert("id".to_owned(), id.to_string().into());
-    let now = context.state.clock.now();
-    record.set_metadata(stored.as_ref(), context.acting_user.as_deref(), now);
-    let record = record.into_value();
-    let replaced =
-        limits::replace(&context.db, schema, LimitRow { id, condition, record: &record })
-            .await
-            .map_err(|error| store_rejection(error, id, condition))?;
-    change_response(&context, replaced).await
+    let act = Act::on(Action::ChangeLimit, id).with_detail(limit.summary());
+    let work = replace(context.settings_writer(), id, limit);
+    let end_of = |before: &Value| ActEnd::done(json!({ "before": before }));
+    context.record(act, work, end_of).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// Deletes a limit.
@@ -171,16 +157,87 @@ pub(in crate::http) async fn delete(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&path, || ApiError::bad_request(NOT_A_UUID))?;
-    let removed = limits::remove(&context.db, &context.tenant.schema, id).await?;
-    change_response(&context, removed).await
+    let work = remove(context.settings_writer(), id);
+    let end_of = |before: &Value| ActEnd::done(json!({ "before": before }));
+    context.record(Act::on(Action::DeleteLimit, id), work, end_of).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
-async fn change_response(context: &TenantRequest, existed: bool) -> Result<HttpResponse, ApiError> {
-    context.state.evaluator.policies.invalidate(&context.tenant.id);
-    if existed {
-        Ok(HttpResponse::NoContent().finish())
-    } else {
-        Err(ApiError::not_found("Not found"))
+/// A limit that follows the rules.
+pub(crate) struct CheckedLimit {
+    /// The id of a new limit.
+    pub(crate) id: Uuid,
+    condition: Uuid,
+    record: Record,
+}
+
+impl CheckedLimit {
+    /// Checks a limit.
+    pub(crate) fn new(mut record: Record) -> Result<Self, ApiError> {
+        let (id, condition) = check(&mut record)?;
+        Ok(Self { id, condition, record })
+    }
+
+    /// Returns the members that evaluations use, for the log of acts.
+    pub(crate) fn summary(&self) -> Value {
+        json!({ "after": summarize(&Value::Object(self.record.0.clone())) })
+    }
+}
+
+/// Returns the members of a stored limit that evaluations use.
+fn summarize(record: &Value) -> Value {
+    json!({
+        "patronGroupId": record["patronGroupId"], "conditionId": record["conditionId"],
+        "value": record["value"],
+    })
+}
+
+/// Stores a new limit, and returns its record.
+pub(crate) async fn create(
+    writer: SettingsWriter<'_>,
+    limit: CheckedLimit,
+) -> Result<Value, ApiError> {
+    let CheckedLimit { id, condition, mut record } = limit;
+    record.0.insert("id".to_owned(), id.to_string().into());
+    let now = writer.state.clock.now();
+    record.set_metadata(None, writer.by, now);
+    let record = record.into_value();
+    let row = LimitRow { id, condition, record: &record };
+    let inserted = limits::insert(writer.db, &writer.tenant.schema, row, writer.by, now).await;
+    writer.invalidate();
+    inserted.map_err(|error| store_rejection(error, id, condition))?;
+    Ok(record)
+}
+
+/// Replaces a limit, and returns what it was.
+pub(crate) async fn replace(
+    writer: SettingsWriter<'_>,
+    id: Uuid,
+    limit: CheckedLimit,
+) -> Result<Value, ApiError> {
+    let CheckedLimit { condition, mut record, .. } = limit;
+    let schema = &writer.tenant.schema;
+    let stored = writer.find(&limits::RECORDS, id).await?;
+    record.0.insert("id".to_owned(), id.to_string().into());
+    record.set_metadata(stored.as_ref(), writer.by, writer.state.clock.now());
+    let record = record.into_value();
+    let row = LimitRow { id, condition, record: &record };
+    let replaced = limits::replace(writer.db, schema, row).await;
+    writer.invalidate();
+    match replaced.map_err(|error| store_rejection(error, id, condition))? {
+        true => Ok(stored.as_ref().map(summarize).unwrap_or_default()),
+        false => Err(ApiError::not_found("Not found")),
+    }
+}
+
+/// Deletes a limit, and returns what it was.
+pub(crate) async fn remove(writer: SettingsWriter<'_>, id: Uuid) -> Result<Value, ApiError> {
+    let stored = writer.find(&limits::RECORDS, id).await?;
+    let removed = limits::remove(writer.db, &writer.tenant.schema, id).await;
+    writer.invalidate();
+    match removed? {
+        true => Ok(stored.as_ref().map(summarize).unwrap_or_default()),
+        false => Err(ApiError::not_found("Not found")),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web::Path};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -21,7 +21,10 @@ use crate::{
         openapi,
     },
     patron::Scope,
-    services::rebuild::RebuildRequest,
+    services::{
+        operator_actions::{Act, ActEnd, Action},
+        rebuild::RebuildRequest,
+    },
     store::{
         self,
         jobs::{self, Job, JobKind, Status},
@@ -64,9 +67,12 @@ pub(in crate::http) async fn post(
     let JsonBody { context, body } = json_body;
     let record = Record::read(&request, &body)?;
     let rebuild_request = check(&record)?;
-    let by = context.acting_user.as_deref().unwrap_or("unknown");
-    let id =
-        context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
+    let (rebuilds, by) = (&context.state.rebuilds, context.operator_name());
+    let act = Act::on_tenant(Action::RequestSynchronization)
+        .with_detail(json!({ "request": rebuild_request.to_json() }));
+    let work =
+        async { Ok(rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?) };
+    let id = context.record(act, work, |id| ActEnd::done(json!({ "rebuildId": id }))).await?;
     let job = Synchronization {
         id,
         scope: SynchronizationScope::new(rebuild_request.scope.patron()),

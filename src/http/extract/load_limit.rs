@@ -36,12 +36,12 @@ impl Operators {
     }
 
     /// Returns the pool.
-    pub(in crate::http) fn db(&self) -> Db {
+    pub(crate) fn db(&self) -> Db {
         self.db.clone()
     }
 
     /// Returns a permit for one request, or `None` if the limit is reached.
-    pub(in crate::http) fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         self.load_limit.try_acquire()
     }
 }

@@ -12,9 +12,14 @@ use crate::{
 };
 
 /// A JSON object of a client, with typed access to its members.
-pub(in crate::http) struct Record(pub(in crate::http) Map<String, Value>);
+pub(crate) struct Record(pub(in crate::http) Map<String, Value>);
 
 impl Record {
+    /// Returns a record with these members.
+    pub(crate) fn from_members(members: Map<String, Value>) -> Self {
+        Self(members)
+    }
+
     /// Parses a body. A body without a content type counts as JSON; another content type is rejected
     /// (docs/contract/http-api.md#12-bodies).
     pub(in crate::http) fn read(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {

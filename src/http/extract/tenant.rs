@@ -13,7 +13,10 @@ use crate::{
     event::{TenantId, parse_uuid},
     http::{ApiError, AppState},
     okapi::Caller,
-    services::tenants::Tenant,
+    services::{
+        operator_actions::{Act, ActEnd, ActionLog, Door, Operator, parse_reason},
+        tenants::Tenant,
+    },
     store::Db,
 };
 
@@ -63,7 +66,7 @@ const USER_ID_BYTES_MAX: usize = 255;
 /// gateway verifies tokens, so the claim is read without verification. The id may be any text without control
 /// characters. An invalid id counts as unknown: PostgreSQL cannot store a NUL, and no request fails for its
 /// author.
-fn acting_user(request: &HttpRequest) -> Option<String> {
+pub(crate) fn acting_user(request: &HttpRequest) -> Option<String> {
     let named = header(request, "X-Okapi-User-Id").map(str::to_owned);
     let user = named.or_else(|| user_from_token(header(request, "X-Okapi-Token")?))?;
     let is_id =
@@ -87,7 +90,53 @@ pub(in crate::http) struct TenantRequest {
     pub(in crate::http) db: Db,
     pub(in crate::http) tenant: Arc<Tenant>,
     pub(in crate::http) acting_user: Option<String>,
+    /// The reason of an act, from the header.
+    reason: Option<String>,
+    request_id: Option<String>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The name of an operator whom neither a header nor a token names.
+const UNKNOWN_OPERATOR: &str = "unknown";
+
+impl TenantRequest {
+    /// Returns the acting user, or `unknown`.
+    pub(in crate::http) fn operator_name(&self) -> &str {
+        self.acting_user.as_deref().unwrap_or(UNKNOWN_OPERATOR)
+    }
+
+    /// Enters an act in the log of acts, does the act, and enters its end.
+    pub(in crate::http) async fn record<T>(
+        &self,
+        act: Act,
+        work: impl Future<Output = Result<T, ApiError>>,
+        end_of: impl FnOnce(&T) -> ActEnd,
+    ) -> Result<T, ApiError> {
+        let operator = Operator {
+            name: self.operator_name().to_owned().into(),
+            door: Door::Http,
+            reason: self.reason.clone(),
+            request_id: self.request_id.clone(),
+        };
+        let log = ActionLog { db: &self.db, schema: &self.tenant.schema };
+        log.record(&operator, &act, work, end_of).await.map(|(_, done)| done)
+    }
+}
+
+/// The header with the reason of an act, as UTF-8.
+const REASON_HEADER: &str = "X-Patron-Blocks-Reason";
+
+/// Returns the reason of an act, if the request has one.
+fn reason(request: &HttpRequest) -> Result<Option<String>, ApiError> {
+    let Some(value) = request.headers().get(REASON_HEADER) else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
+    let invalid = |rule| ApiError::bad_request(format!("{REASON_HEADER} {rule}"));
+    parse_reason(text).map(Some).map_err(invalid)
+}
+
+/// Returns the id of the request, for the log of acts.
+pub(crate) fn request_id(request: &HttpRequest) -> Option<String> {
+    header(request, "X-Okapi-Request-Id").map(|id| id.chars().take(USER_ID_BYTES_MAX).collect())
 }
 
 /// Returns the enabled tenant, or an error that names the tenant.
@@ -108,11 +157,13 @@ impl FromRequest for TenantRequest {
         let (service, _) = app_state(request);
         let (permit, db) = (service.operators.try_acquire(), service.operators.db());
         let id = tenant_id(request);
-        let acting_user = acting_user(request);
+        let (acting_user, request_id) = (acting_user(request), request_id(request));
+        let reason = reason(request);
         Box::pin(async move {
             let _permit = permit.ok_or_else(ApiError::overloaded)?;
             let tenant = enabled_tenant(&service, &db, &id?).await?;
-            Ok(Self { state: service, db, tenant, acting_user, _permit })
+            let reason = reason?;
+            Ok(Self { state: service, db, tenant, acting_user, reason, request_id, _permit })
         })
     }
 }

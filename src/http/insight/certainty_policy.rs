@@ -12,6 +12,7 @@ use crate::{
         extract::{body::JsonBody, record::Record, tenant::TenantRequest},
         openapi,
     },
+    services::operator_actions::{Act, ActEnd, Action},
     store::settings::certainty_policy,
 };
 
@@ -70,7 +71,11 @@ pub(in crate::http) async fn put(
         require_no_stop(&context, &policy)?;
     }
     let TenantRequest { state, db, tenant, acting_user, .. } = &context;
-    certainty_policy::replace(db, &tenant.schema, &json!(policy), acting_user.as_deref()).await?;
+    let act =
+        Act::on_tenant(Action::ReplaceCertaintyPolicy).with_detail(json!({ "policy": policy }));
+    let (schema, by, policy) = (&tenant.schema, acting_user.as_deref(), json!(policy));
+    let work = async { Ok(certainty_policy::replace(db, schema, &policy, by).await?) };
+    context.record(act, work, |()| ActEnd::done(json!({}))).await?;
     state.evaluator.policies.invalidate(&tenant.id);
     Ok(HttpResponse::NoContent().finish())
 }

@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web::Path};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -18,7 +19,10 @@ use crate::{
         },
         openapi,
     },
-    services::ingest::dead_letters::{self as service, RetryOutcome},
+    services::{
+        ingest::dead_letters::{self as service, RetryOutcome},
+        operator_actions::{Act, ActEnd, Action},
+    },
     store::{
         self,
         ingest::dead_letters::{self, StoredDeadLetter},
@@ -101,7 +105,10 @@ pub(in crate::http) async fn retry(
 ) -> Result<HttpResponse, ApiError> {
     let letter = find(&context, &path).await?;
     let id = letter.id.to_string();
-    match context.state.redrive.retry_with_timeout(letter).await? {
+    let work = async { Ok(context.state.redrive.retry_with_timeout(letter).await?) };
+    let outcome =
+        context.record(Act::on(Action::RetryRecord, &id), work, RetryOutcome::act_end).await?;
+    match outcome {
         RetryOutcome::Applied => Ok(HttpResponse::NoContent().finish()),
         RetryOutcome::StillParked(why) => {
             Err(crate::http::error::Violation::custom(why, "id", id).into())
@@ -134,11 +141,15 @@ pub(in crate::http) async fn retry_all(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let condition = required_condition(&request)?;
-    let report = context.state.redrive.retry_all(&context.tenant.schema, condition).await?;
+    let act = Act::on(Action::RetryRecords, &condition);
+    let (redrive, schema) = (&context.state.redrive, &context.tenant.schema);
+    let work =
+        async { Ok(redrive.retry_all(schema, condition, None, service::REQUEST_TIMEOUT).await?) };
+    let report = context.record(act, work, service::RetryReport::act_end).await?;
     Ok(HttpResponse::Ok().json(RetryReport::from(report)))
 }
 
-/// Deletes a dead letter without applying it.
+/// Discards a dead letter without applying it. The console and the command line can restore it for some days.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/dead-letters/{id}",
@@ -158,14 +169,18 @@ pub(in crate::http) async fn discard(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = parse_id(&path)?;
-    if context.state.redrive.discard(&context.tenant.schema, id, operator(&context)).await? {
-        Ok(HttpResponse::NoContent().finish())
-    } else {
-        Err(not_found(id))
-    }
+    let (redrive, schema) = (&context.state.redrive, &context.tenant.schema);
+    let work = async {
+        let is_discarded = redrive.discard(schema, id, context.operator_name()).await?;
+        if is_discarded { Ok(()) } else { Err(not_found(id)) }
+    };
+    let act = Act::on(Action::DiscardRecord, id);
+    context.record(act, work, |()| ActEnd::done(json!({}))).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
-/// Deletes all dead letters that match the query, without applying them.
+/// Discards all dead letters that match the query, without applying them. The console and the command line can
+/// restore them for some days.
 #[utoipa::path(
     delete,
     path = "/patron-blocks/dead-letters",
@@ -188,9 +203,11 @@ pub(in crate::http) async fn discard_all(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let condition = required_condition(&request)?;
-    let redrive = &context.state.redrive;
-    let report =
-        redrive.discard_all(&context.tenant.schema, &condition, operator(&context)).await?;
+    let act = Act::on(Action::DiscardRecords, &condition);
+    let (redrive, schema) = (&context.state.redrive, &context.tenant.schema);
+    let (by, time_limit) = (context.operator_name(), service::REQUEST_TIMEOUT);
+    let work = async { Ok(redrive.discard_all(schema, &condition, by, time_limit).await?) };
+    let report = context.record(act, work, service::DiscardReport::act_end).await?;
     Ok(HttpResponse::Ok().json(DiscardReport::from(report)))
 }
 
@@ -201,10 +218,6 @@ fn required_condition(request: &HttpRequest) -> Result<Condition, ApiError> {
         return Err(ApiError::bad_request(rule));
     }
     Ok(paging::query(request)?.condition)
-}
-
-fn operator(context: &TenantRequest) -> &str {
-    context.acting_user.as_deref().unwrap_or("unknown")
 }
 
 fn parse_id(path: &str) -> Result<Uuid, ApiError> {

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ use crate::{
         },
         openapi,
     },
+    services::operator_actions::{Act, ActEnd, Action},
     store::{
         self,
         jobs::Status,
@@ -88,8 +90,11 @@ pub(in crate::http) async fn post(
     let event_type = event_type.to_owned();
     let export_request = ExportRequest { topic, event_type, patron_group, changed_since };
     let (tenant, exports) = (&context.tenant.id, &context.state.summary_exports);
-    let requested_by = context.acting_user.as_deref().unwrap_or("unknown");
-    let export = exports.request(&context.db, tenant, &export_request, requested_by).await?;
+    let act = Act::on(Action::RequestExport, &export_request.topic);
+    let by = context.operator_name();
+    let work = async { Ok(exports.request(&context.db, tenant, &export_request, by).await?) };
+    let end_of = |export: &SummaryExport| ActEnd::done(json!({ "exportId": export.job.id }));
+    let export = context.record(act, work, end_of).await?;
     let location = format!("/patron-blocks/user-summaries/iteration/{}", export.job.id);
     let body = Iteration::new(export, context.state.clock.now());
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(body))
@@ -169,10 +174,15 @@ pub(in crate::http) async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
-    if !exports::cancel(&context.db, &context.tenant.id, id).await? {
+    let work = async {
+        if exports::cancel(&context.db, &context.tenant.id, id).await? {
+            return Ok(());
+        }
         let rule = "an iteration that has ended cannot be cancelled";
-        return Err(Violation::custom(rule, "status", found.job.status.name()).into());
-    }
+        Err(Violation::custom(rule, "status", found.job.status.name()).into())
+    };
+    let act = Act::on(Action::CancelExport, id);
+    context.record(act, work, |()| ActEnd::done(json!({}))).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -13,9 +13,12 @@ use crate::{
         extract::tenant::{TenantRequest, path_id},
         openapi,
     },
-    services::ingest::{
-        incidents::{self, Resolution},
-        status::{self, PartitionStatus},
+    services::{
+        ingest::{
+            incidents::{self, Resolution},
+            status::{self, PartitionStatus},
+        },
+        operator_actions::{Act, Action},
     },
     store::{ingest::incidents::StoredIncident, state::patrons::WaitingCounts, tenants},
 };
@@ -59,9 +62,11 @@ pub(in crate::http) async fn resolve(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&path, || ApiError::bad_request("the incident's id is not a UUID"))?;
-    let by = context.acting_user.as_deref().unwrap_or("unknown");
-    let now = context.state.clock.now();
-    match incidents::resolve(&context.db, Some(&context.tenant.id), id, by, now).await? {
+    let (by, now) = (context.operator_name(), context.state.clock.now());
+    let tenant = Some(&context.tenant.id);
+    let work = async { Ok(incidents::resolve(&context.db, tenant, id, by, now).await?) };
+    let act = Act::on(Action::ResolveIncident, id);
+    match context.record(act, work, Resolution::act_end).await? {
         Resolution::Resolved => Ok(HttpResponse::NoContent().finish()),
         Resolution::NotOpen => Err(ApiError::not_found(format!("No open incident {id}"))),
         Resolution::Shared => {

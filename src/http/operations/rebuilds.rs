@@ -1,7 +1,7 @@
 //! `patron-blocks-operations`: requests, shows, applies and cancels rebuilds.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::rebuild_bodies::{self, Differences, DifferingPatron, Rebuild, Rebuilds};
@@ -17,7 +17,10 @@ use crate::{
         },
         openapi,
     },
-    services::rebuild::{RebuildRequest, Source},
+    services::{
+        operator_actions::{Act, ActEnd, Action},
+        rebuild::{RebuildRequest, Source},
+    },
     store::{
         self,
         jobs::{self, Job, JobKind},
@@ -55,9 +58,12 @@ pub(in crate::http) async fn post(
         let value = body.get(refused.field).map(Value::to_string).unwrap_or_default();
         ApiError::from(Violation::custom(refused.to_string(), refused.field, value))
     })?;
-    let by = context.acting_user.as_deref().unwrap_or("unknown");
-    let id =
-        context.state.rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?;
+    let (rebuilds, by) = (&context.state.rebuilds, context.operator_name());
+    let act = Act::on_tenant(Action::RequestRebuild)
+        .with_detail(json!({ "request": rebuild_request.to_json() }));
+    let work =
+        async { Ok(rebuilds.request(&context.db, &context.tenant, &rebuild_request, by).await?) };
+    let id = context.record(act, work, |id| ActEnd::done(json!({ "rebuildId": id }))).await?;
     if rebuild_request.source == Source::Storage {
         let tenant = &context.tenant.id;
         let caller = caller(&request, &context.state, tenant);
@@ -167,10 +173,15 @@ pub(in crate::http) async fn apply(
 ) -> Result<HttpResponse, ApiError> {
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
-    if !rebuilds::request_apply(&context.db, &context.tenant.id, id).await? {
+    let work = async {
+        if rebuilds::request_apply(&context.db, &context.tenant.id, id).await? {
+            return Ok(());
+        }
         let rule = "only a rebuild with the status compared can be applied";
-        return Err(Violation::custom(rule, "status", found.status.name()).into());
-    }
+        Err(Violation::custom(rule, "status", found.status.name()).into())
+    };
+    let act = Act::on(Action::ApplyRebuild, id);
+    context.record(act, work, |()| ActEnd::done(json!({}))).await?;
     context.state.rebuilds.wake_workers();
     Ok(HttpResponse::Accepted().json(Rebuild::from_job(find(&context, id).await?)?))
 }
@@ -195,10 +206,15 @@ pub(in crate::http) async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let id = parse_id(&path)?;
     let found = find(&context, id).await?;
-    if !rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
+    let work = async {
+        if rebuilds::cancel(&context.db, &context.tenant.id, id).await? {
+            return Ok(());
+        }
         let rule = "a rebuild that has ended cannot be cancelled";
-        return Err(Violation::custom(rule, "status", found.status.name()).into());
-    }
+        Err(Violation::custom(rule, "status", found.status.name()).into())
+    };
+    let act = Act::on(Action::CancelRebuild, id);
+    context.record(act, work, |()| ActEnd::done(json!({}))).await?;
     context.state.rebuilds.wake_workers();
     Ok(HttpResponse::NoContent().finish())
 }

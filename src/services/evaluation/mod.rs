@@ -8,6 +8,8 @@ pub mod certainty;
 pub mod certainty_counts;
 pub mod certainty_reads;
 pub mod explanations;
+pub mod known_blocks;
+pub mod latency;
 pub mod policy;
 
 use std::{
@@ -26,6 +28,7 @@ use self::{
     certainty::{AssessedCertainty, CertaintySettings},
     certainty_counts::CertaintyCounts,
     certainty_reads::CertaintyReads,
+    latency::LatencyHistory,
     policy::{Policies, Policy},
 };
 pub use answer_source::AnswerSource;
@@ -131,6 +134,8 @@ pub struct Evaluator {
     certainty: Option<CertaintyServices>,
     /// The numbers of evaluations by certainty.
     pub counts: CertaintyCounts,
+    /// The durations of evaluations in the last hour.
+    pub latencies: LatencyHistory,
 }
 
 /// What determines and improves the certainty of evaluations.
@@ -163,7 +168,7 @@ impl Evaluator {
     ) -> Self {
         let (policies, refreshing) = (Policies::default(), Mutex::default());
         let (freshness, certainty) = (Arc::default(), None);
-        let counts = CertaintyCounts::default();
+        let (counts, latencies) = (CertaintyCounts::default(), LatencyHistory::default());
         Self {
             clock,
             users,
@@ -174,6 +179,7 @@ impl Evaluator {
             freshness,
             certainty,
             counts,
+            latencies,
         }
     }
 

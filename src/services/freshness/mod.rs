@@ -5,6 +5,7 @@
 //! result from memory.
 
 mod comparison;
+mod samples;
 mod view;
 
 use std::{
@@ -19,10 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use uuid::Uuid;
 
-pub use self::view::{FreshnessView, TenantFreshness};
 use self::{
     comparison::{LogComparison, run_blocking},
     view::TopicList,
+};
+pub use self::{
+    samples::LagSamples,
+    view::{FreshnessView, TenantFreshness},
 };
 use crate::{
     event::{Environment, TenantId},
@@ -53,6 +57,8 @@ pub struct Freshness {
     view: RwLock<Arc<FreshnessView>>,
     /// When the last event of a tenant arrived over HTTP at this instance.
     callbacks: Mutex<HashMap<TenantId, Instant>>,
+    /// The lag of each tenant in the last hour.
+    pub lags: LagSamples,
 }
 
 impl Freshness {
@@ -201,6 +207,9 @@ impl FreshnessTask {
         let topics = self.topics.as_ref().map(|(topics, _)| topics);
         let view = self.freshness.view();
         let view = view.next(reports, (clock.0, clock.1), &owned, topics, &self.environment);
+        let tenants = self.tenants.all();
+        let lags = tenants.iter().map(|tenant| (tenant.id.clone(), view.of(&tenant.id).lag));
+        self.freshness.lags.record(lags, clock.0);
         self.freshness.set_view(view);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::json;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
@@ -16,10 +17,13 @@ use crate::{
     event::{Environment, Reason, Reject, TenantId},
     kafka::delivery::ConsumedRecord,
     logging::ErrorChain,
-    services::tenants::TenantRegistry,
+    services::{operator_actions::ActEnd, tenants::TenantRegistry},
     store::{
         self, Db, LockTimeout, Schema,
-        ingest::dead_letters::{self, StoredDeadLetter},
+        ingest::{
+            dead_letters::{self, StoredDeadLetter},
+            discarded_dead_letters,
+        },
     },
 };
 
@@ -32,6 +36,9 @@ const PAGE_LETTERS_MAX: i64 = 100;
 /// Largest number of dead letters that one statement deletes.
 const STEP_LETTERS_MAX: i64 = 1000;
 
+/// Divisor of the number of dead letters of a statement that took too long.
+const STEP_DIVISOR: i64 = 10;
+
 /// Tolerated timeouts among a tenant's waiting dead letters. After another timeout the rest waits for
 /// the next round.
 const FAILED_LETTERS_MAX: usize = 3;
@@ -39,9 +46,12 @@ const FAILED_LETTERS_MAX: usize = 3;
 /// Time limit of the retry of one dead letter over HTTP, while the caller waits.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time limit of a request about many dead letters. Its response contains the id after which the next
+/// Time limit of a retry that begins just before the end of a request about many dead letters.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Time limit of an HTTP request about many dead letters. Its response contains the id after which the next
 /// request continues.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The operations on dead letters.
 pub struct DeadLetterService {
@@ -80,6 +90,34 @@ pub enum RetryOutcome {
     Applied,
     /// The dead letter is still parked, for this reason.
     StillParked(String),
+}
+
+impl RetryReport {
+    /// Returns the end of the act, for the log of acts.
+    pub fn act_end(&self) -> ActEnd {
+        let Self { applied, still_parked, continue_after } = self;
+        ActEnd::done(json!({
+            "applied": applied, "stillParked": still_parked, "continueAfter": continue_after,
+        }))
+    }
+}
+
+impl DiscardReport {
+    /// Returns the end of the act, for the log of acts.
+    pub fn act_end(&self) -> ActEnd {
+        let Self { discarded, continue_after } = self;
+        ActEnd::done(json!({ "discarded": discarded, "continueAfter": continue_after }))
+    }
+}
+
+impl RetryOutcome {
+    /// Returns the end of the act, for the log of acts.
+    pub fn act_end(&self) -> ActEnd {
+        match self {
+            Self::Applied => ActEnd::done(json!({})),
+            Self::StillParked(why) => ActEnd::rejected(why),
+        }
+    }
 }
 
 impl DeadLetterService {
@@ -220,16 +258,18 @@ impl DeadLetterService {
         timeout_at(deadline, retry).await.unwrap_or(Err(store::Error::Timeout))
     }
 
-    /// Retries all dead letters that match `condition`, until the time expires.
+    /// Retries all dead letters that match `condition`, only ids greater than `after` if given, until the time
+    /// expires.
     pub async fn retry_all(
         &self,
         schema: &Schema,
         condition: Condition,
+        mut after: Option<Uuid>,
+        time_limit: Duration,
     ) -> Result<RetryReport, store::Error> {
         let query = Query::from(condition); // by id, as the pages need it
-        let end = Instant::now() + REQUEST_TIMEOUT;
+        let end = Instant::now() + time_limit;
         let mut report = RetryReport::default();
-        let mut after: Option<Uuid> = None;
         loop {
             let page = store::read(&self.db, async |db| {
                 dead_letters::list(db, schema, &query, after, (0, PAGE_LETTERS_MAX)).await
@@ -239,12 +279,18 @@ impl DeadLetterService {
                 break;
             }
             for summary in page {
+                if Instant::now() >= end {
+                    report.continue_after = Some(after.unwrap_or_default());
+                    return Ok(report);
+                }
                 // Loads one dead letter at a time, because each may have megabytes.
                 let found = store::read(&self.db, async |db| {
                     dead_letters::find(db, schema, summary.id).await
                 });
                 if let Some(letter) = found.await? {
-                    let letter_deadline = end.min(Instant::now() + LETTER_TIMEOUT);
+                    // A dead letter that begins just before the end has some time as well.
+                    let now = Instant::now();
+                    let letter_deadline = (now + LETTER_TIMEOUT).min(end.max(now + GRACE_PERIOD));
                     match self.retry_until(letter, letter_deadline).await {
                         Ok(RetryOutcome::Applied) => report.applied += 1,
                         Ok(RetryOutcome::StillParked(_)) => report.still_parked += 1,
@@ -252,6 +298,14 @@ impl DeadLetterService {
                         Err(store::Error::Timeout) => {
                             report.still_parked += 1;
                             report.continue_after = Some(summary.id);
+                            return Ok(report);
+                        }
+                        // The database responds, so another dead letter may be quicker.
+                        Err(error) if error.is_timeout() => report.still_parked += 1,
+                        // What is applied is applied, and the caller has to know it.
+                        Err(error) if report.applied > 0 => {
+                            warn!(error = %ErrorChain(&error), "dead letters: could not retry all; the rest stays parked");
+                            report.continue_after = Some(after.unwrap_or_default());
                             return Ok(report);
                         }
                         Err(error) => return Err(error),
@@ -266,11 +320,48 @@ impl DeadLetterService {
 
     /// Discards one dead letter and returns whether it existed.
     pub async fn discard(&self, schema: &Schema, id: Uuid, by: &str) -> Result<bool, store::Error> {
-        let discard = dead_letters::discard(&self.db, schema, id);
+        let discard = discarded_dead_letters::discard(&self.db, schema, id);
         let discarded =
             timeout(LETTER_TIMEOUT, discard).await.unwrap_or(Err(store::Error::Timeout))?;
         info!(schema = schema.name(), letter.id = %id, discarded, by, "dead letters: discarded a dead letter");
         Ok(discarded)
+    }
+
+    /// Parks a discarded dead letter again, and returns whether it was discarded.
+    pub async fn restore(&self, schema: &Schema, id: Uuid, by: &str) -> Result<bool, store::Error> {
+        let restore = discarded_dead_letters::restore(&self.db, schema, id);
+        let restored =
+            timeout(LETTER_TIMEOUT, restore).await.unwrap_or(Err(store::Error::Timeout))?;
+        info!(schema = schema.name(), letter.id = %id, restored, by, "dead letters: restored a dead letter");
+        Ok(restored)
+    }
+
+    /// Parks all discarded dead letters again, until the time expires. Returns their number, and whether some are left.
+    pub async fn restore_all(
+        &self,
+        schema: &Schema,
+        by: &str,
+        time_limit: Duration,
+    ) -> Result<(usize, bool), store::Error> {
+        let end = Instant::now() + time_limit;
+        let (mut restored, mut most) = (0, STEP_LETTERS_MAX);
+        let has_more = loop {
+            let step = discarded_dead_letters::restore_some(&self.db, schema, most);
+            let step = timeout(LETTER_TIMEOUT, step).await.unwrap_or(Err(store::Error::Timeout));
+            let moved = match step {
+                Err(error) if can_shrink(&error, &mut most) => continue,
+                step => step?,
+            };
+            restored += moved;
+            if moved == 0 || Instant::now() > end {
+                break moved > 0;
+            }
+        };
+        info!(
+            schema = schema.name(),
+            restored, by, "dead letters: restored all discarded dead letters"
+        );
+        Ok((restored, has_more))
     }
 
     /// Discards all dead letters that match `condition` in steps, until the time expires.
@@ -279,19 +370,25 @@ impl DeadLetterService {
         schema: &Schema,
         condition: &Condition,
         by: &str,
+        time_limit: Duration,
     ) -> Result<DiscardReport, store::Error> {
-        let end = Instant::now() + REQUEST_TIMEOUT;
+        let end = Instant::now() + time_limit;
         let (mut report, mut after) = (DiscardReport::default(), None);
+        let mut most = STEP_LETTERS_MAX;
         loop {
-            let step = dead_letters::discard_matching(
-                &self.db,
-                schema,
-                condition,
-                after,
-                STEP_LETTERS_MAX,
-            );
-            let discarded =
-                timeout(LETTER_TIMEOUT, step).await.unwrap_or(Err(store::Error::Timeout))?;
+            let step =
+                discarded_dead_letters::discard_matching(&self.db, schema, condition, after, most);
+            let step = timeout(LETTER_TIMEOUT, step).await.unwrap_or(Err(store::Error::Timeout));
+            let discarded = match step {
+                Err(error) if can_shrink(&error, &mut most) => continue,
+                // What is discarded is discarded, and the caller has to know it.
+                Err(error) if report.discarded > 0 => {
+                    warn!(error = %ErrorChain(&error), "dead letters: could not discard all; the rest stays parked");
+                    report.continue_after = after;
+                    break;
+                }
+                step => step?,
+            };
             report.discarded += discarded.len() as u64;
             let Some(last) = discarded.into_iter().max() else { break };
             after = Some(last);
@@ -303,6 +400,16 @@ impl DeadLetterService {
         info!(schema = schema.name(), query = %condition, ?report, by, "dead letters: discarded the dead letters of a query");
         Ok(report)
     }
+}
+
+/// Reduces the number of dead letters of a step that took too long, because each may have megabytes. Returns `false` if
+/// the step failed for another reason, or cannot be smaller.
+fn can_shrink(error: &store::Error, most: &mut i64) -> bool {
+    let is_too_large = error.is_timeout() && !matches!(error, store::Error::Timeout) && *most > 1;
+    if is_too_large {
+        *most = (*most / STEP_DIVISOR).max(1);
+    }
+    is_too_large
 }
 
 /// Returns the schema of a tenant's dead letters, or the module's schema for dead letters without a

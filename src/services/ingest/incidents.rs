@@ -1,11 +1,13 @@
 //! Resolution of incidents by operators.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tracing::info;
 use uuid::Uuid;
 
 use crate::{
     event::TenantId,
+    services::operator_actions::ActEnd,
     store::{self, Db, ingest::incidents, tenants},
 };
 
@@ -18,6 +20,17 @@ pub enum Resolution {
     NotOpen,
     /// The incident is about a shared topic, so a tenant cannot resolve it.
     Shared,
+}
+
+impl Resolution {
+    /// Returns the end of the act, for the log of acts.
+    pub fn act_end(&self) -> ActEnd {
+        match self {
+            Self::Resolved => ActEnd::done(json!({})),
+            Self::NotOpen => ActEnd::rejected("no open incident has this id"),
+            Self::Shared => ActEnd::rejected("the incident is about a topic of several tenants"),
+        }
+    }
 }
 
 /// Resolves an open incident of one tenant, or of any with `None`. If the incident stopped a

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::retention_limits::RetentionLimits;
 use crate::{
     clock::Clock,
     config::{HousekeepingConfig, KafkaConfig},
@@ -25,14 +26,10 @@ use crate::{
         self, Db, Schema,
         messages::outbox,
         rebuild::{differences, rebuilds, shadow},
-        state::prune::{self, BlockRange, PruneTarget},
+        state::prune::{self, BlockRange, DeadLetters, PruneTarget},
         tenants,
     },
 };
-
-/// Retention beyond the retention of the topics. Modules may publish events late, and the clocks of
-/// brokers and instances differ.
-const RETENTION_MARGIN: TimeDelta = TimeDelta::days(7);
 
 /// Largest accepted difference between the clocks of this host and of the database.
 const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::hours(1);
@@ -60,46 +57,6 @@ const DEAD_LETTER_MARGIN_DIVISOR: i64 = 8;
 /// Longest delay between the start of the service and the first round.
 const FIRST_ROUND_DELAY: Duration = Duration::from_secs(60);
 
-/// The times before which rows count as old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetentionLimits {
-    /// Limits of the inbox and of tombstones; `None` while the topic retention is unknown or
-    /// unlimited.
-    pub cutoffs: Option<Cutoffs>,
-    /// Dead letters that were parked earlier count as old.
-    pub dead_letters: DateTime<Utc>,
-}
-
-/// The limits that depend on the retention of the topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cutoffs {
-    /// Inbox entries that arrived earlier count as old.
-    pub inbox: DateTime<Utc>,
-    /// Loans and fees/fines that closed earlier count as old.
-    pub tombstones: DateTime<Utc>,
-}
-
-impl RetentionLimits {
-    /// Computes the limits at `now`. Rows must outlive every record that may be read again: the
-    /// records in the topics and, for tombstones, also dead letters that may be retried.
-    pub fn at(
-        now: DateTime<Utc>,
-        config: &HousekeepingConfig,
-        retention: Option<&TopicRetention>,
-    ) -> Self {
-        let cutoffs = match retention {
-            None | Some(TopicRetention::Unlimited { .. }) => None,
-            Some(TopicRetention::Limited(time)) => {
-                let inbox = config.inbox_retention.max(*time + RETENTION_MARGIN);
-                let tombstones =
-                    config.tombstone_retention.max(config.dead_letter_retention).max(inbox);
-                Some(Cutoffs { inbox: now - inbox, tombstones: now - tombstones })
-            }
-        };
-        Self { cutoffs, dead_letters: now - config.dead_letter_retention }
-    }
-}
-
 /// Numbers of deleted rows per table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PrunedCounts {
@@ -111,6 +68,8 @@ pub struct PrunedCounts {
     pub fees_fines: u64,
     /// Rows of dead letters.
     pub dead_letters: u64,
+    /// Rows of discarded dead letters.
+    pub discarded: u64,
 }
 
 /// The reason why housekeeping of a tenant ended early.
@@ -328,10 +287,16 @@ impl Housekeeping {
     ) -> Result<(), HousekeepingError> {
         let (letters_max, bytes_max) =
             (self.config.dead_letters_max, self.config.dead_letters_bytes_max);
-        let first_retained =
-            prune::find_surplus_dead_letter(&self.db, owner.schema, letters_max, bytes_max).await?;
-        let target = PruneTarget::DeadLetters(limits.dead_letters, first_retained);
-        self.prune_table(owner, target, &mut counts.dead_letters, stop).await
+        let surplus = async |among| {
+            let (db, schema) = (&self.db, owner.schema);
+            prune::find_surplus_dead_letter(db, schema, among, letters_max, bytes_max).await
+        };
+        let parked = surplus(DeadLetters::Parked).await?;
+        let target = PruneTarget::DeadLetters(limits.dead_letters, parked);
+        self.prune_table(owner, target, &mut counts.dead_letters, stop).await?;
+        let discarded = surplus(DeadLetters::Discarded).await?;
+        let target = PruneTarget::Discarded(limits.discarded, discarded);
+        self.prune_table(owner, target, &mut counts.discarded, stop).await
     }
 
     /// Records the prune horizon of loans and fees/fines before any of them is deleted. The exclusive
@@ -435,8 +400,8 @@ fn log_retention(retention: &Result<TopicRetention, String>, is_unchanged: bool)
 /// Logs deleted rows; deleted dead letters are a warning.
 fn log_pruned(tenant: Option<&TenantId>, counts: PrunedCounts, error: Option<&HousekeepingError>) {
     let tenant = tenant.map_or("none", TenantId::as_str);
-    let PrunedCounts { inbox, loans, fees_fines, dead_letters } = counts;
-    let rows = [inbox, loans, fees_fines, dead_letters];
+    let PrunedCounts { inbox, loans, fees_fines, dead_letters, discarded } = counts;
+    let rows = [inbox, loans, fees_fines, dead_letters, discarded];
     for (counter, rows) in metrics().pruned_rows.iter().zip(rows) {
         counter.increment(rows);
     }
@@ -458,39 +423,5 @@ fn log_pruned(tenant: Option<&TenantId>, counts: PrunedCounts, error: Option<&Ho
         }
         Some(other) => debug!(tenant, reason = %other, "housekeeping: interrupted for a tenant"),
         None => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn days(days: i64) -> TimeDelta {
-        TimeDelta::days(days)
-    }
-
-    fn ages(retention: Option<TopicRetention>) -> Option<(TimeDelta, TimeDelta)> {
-        let config = HousekeepingConfig {
-            inbox_retention: days(30),
-            tombstone_retention: days(60),
-            dead_letter_retention: days(50),
-            dead_letters_max: 10,
-            dead_letters_bytes_max: 1 << 20,
-            interval: Duration::from_secs(3600),
-            step_pause: Duration::from_millis(100),
-            outbox_retention: days(1),
-        };
-        let now = "2026-09-15T12:00:00Z".parse().unwrap();
-        let cutoffs = RetentionLimits::at(now, &config, retention.as_ref()).cutoffs;
-        cutoffs.map(|cutoffs| (now - cutoffs.inbox, now - cutoffs.tombstones))
-    }
-
-    #[test]
-    fn pruning_waits_for_the_topic_retention() {
-        assert_eq!(ages(Some(TopicRetention::Limited(days(14)))), Some((days(30), days(60))));
-        assert_eq!(ages(Some(TopicRetention::Limited(days(40)))), Some((days(47), days(60))));
-        assert_eq!(ages(Some(TopicRetention::Limited(days(80)))), Some((days(87), days(87))));
-        assert_eq!(ages(Some(TopicRetention::Unlimited { topic: "t".to_owned() })), None);
-        assert_eq!(ages(None), None);
     }
 }

@@ -2,3 +2,4 @@
 
 pub mod counter_check;
 pub mod housekeeping;
+pub mod retention_limits;

@@ -45,7 +45,7 @@ pub(super) async fn compare_blocks(context: &RebuildContext) -> Result<(), Rebui
         }
         let users: Vec<Uuid> = page.iter().map(|patron| patron.user_id).collect();
         let now = context.clock.now();
-        let groups: HashMap<Uuid, String> = patrons::load_groups(&mut tx, schema, &users).await?;
+        let groups: HashMap<Uuid, String> = patrons::load_groups(&mut *tx, schema, &users).await?;
         let (before, after) = load_open_items(&mut tx, context, &users).await?;
         let evaluate_patron = |user: Uuid| {
             let group = groups.get(&user).map(|group| &**group);

@@ -6,7 +6,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
-    cql::{Condition, Query},
+    cql::Query,
     event::{Record, RecordPosition, Reject, TenantId, is_secret, uuids_in},
     store::{
         Error, Schema, Statement, Tx,
@@ -41,11 +41,21 @@ const DELETE_APPLIED: Statement = Statement::new(
      delete from {schema}.dead_letter where dead_letter_id = $1",
 );
 
-const DELETE: Statement =
-    Statement::new("delete from {schema}.dead_letter where dead_letter_id = $1");
+const SELECT_BY_SUBJECT: Statement = Statement::new(
+    r#"select dead_letter_id, reason, field, rule, topic, partition, "offset", record_at, received_at,
+              octet_length(payload)::int8 as payload_bytes
+         from {schema}.dead_letter where subjects && $1 order by received_at desc limit $2"#,
+);
+
+/// Counts the dead letters of each of the last 24 hours that has some; 0 is the current hour.
+const COUNT_BY_HOUR: Statement = Statement::new(
+    "select floor(extract(epoch from now() - received_at) / 3600)::int8 as hours_ago, count(*)
+       from {schema}.dead_letter
+      where received_at > now() - interval '24 hours' and received_at <= now() group by 1",
+);
 
 pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&INSERT, &SELECT, &DELETE_APPLIED, &DELETE];
+    &[&INSERT, &SELECT, &DELETE_APPLIED, &SELECT_BY_SUBJECT, &COUNT_BY_HOUR];
 
 /// The search over dead letters, ordered by id. The order of ids is independent of time.
 pub static SEARCH_TARGET: SearchTarget = SearchTarget {
@@ -371,38 +381,37 @@ pub async fn find(
     Ok(row.map(StoredDeadLetter::from))
 }
 
-/// Deletes one dead letter. Returns `false` if the dead letter does not exist.
-pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
-    let done = sqlx::query(schema.sql(&DELETE)).bind(id).execute(db).await;
-    let done = done.map_err(Error::at("delete a dead letter"))?;
-    Ok(done.rows_affected() > 0)
-}
-
-/// Deletes at most `most` of the matching dead letters with the lowest ids, only ids greater than `after`
-/// if given. One short statement deletes the rows. Returns the deleted ids.
-pub async fn discard_matching(
+/// Returns the newest dead letters that name one of these ids.
+pub async fn list_by_subject(
     db: impl PgExecutor<'_>,
     schema: &Schema,
-    condition: &Condition,
-    after: Option<Uuid>,
-    most: i64,
-) -> Result<Vec<Uuid>, Error> {
-    let mut search = SearchBuilder::default();
-    search.push(
-        "delete from {schema}.dead_letter where dead_letter_id = any (array (
-           select dead_letter_id from {schema}.dead_letter where ",
-    );
-    search.condition(&SEARCH_TARGET, condition);
-    if let Some(after) = after {
-        search.push(" and dead_letter_id > ").bind(after);
-    }
-    search.push(" order by dead_letter_id limit ").bind(most);
-    search.push(")) returning dead_letter_id");
-    sqlx::query_scalar_with(schema.composed(&search.text), search.values)
-        .persistent(false)
+    subjects: &[Uuid],
+    limit: i64,
+) -> Result<Vec<DeadLetterHead>, Error> {
+    let found = sqlx::query_as(schema.sql(&SELECT_BY_SUBJECT)).bind(subjects).bind(limit);
+    found.fetch_all(db).await.map_err(Error::at("list the dead letters of a loan or fee/fine"))
+}
+
+/// Number of hours that [`count_by_hour`] covers.
+const HOURS: usize = 24;
+
+/// Returns the number of dead letters that were stored in each of the last 24 hours, oldest hour first.
+pub async fn count_by_hour(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+) -> Result<[i64; HOURS], Error> {
+    let counts: Vec<(i64, i64)> = sqlx::query_as(schema.sql(&COUNT_BY_HOUR))
         .fetch_all(db)
         .await
-        .map_err(Error::at("delete the matching dead letters"))
+        .map_err(Error::at("count the dead letters of a day"))?;
+    let mut hours = [0; HOURS];
+    for (hours_ago, count) in counts {
+        let slot = usize::try_from(hours_ago).ok().and_then(|ago| HOURS.checked_sub(ago + 1));
+        if let Some(slot) = slot {
+            hours[slot] = count;
+        }
+    }
+    Ok(hours)
 }
 
 /// Deletes a dead letter after a retry applied the record.

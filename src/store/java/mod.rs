@@ -118,6 +118,7 @@ const DROP_TABLES: Statement = Statement::new(
        {schema}.housekeeping, {schema}.rebuild_patron,
        {schema}.rebuild_difference, {schema}.pending_patron, {schema}.pending_group,
        {schema}.published_patron, {schema}.block_event_settings, {schema}.message_outbox, {schema}.certainty_policy,
+       {schema}.operator_action, {schema}.discarded_dead_letter,
        {schema}._sqlx_migrations",
 );
 const DROP_SEQUENCE: Statement =

@@ -106,7 +106,15 @@ const UPSERT_LAST_PUBLISHED: Statement = Statement::new(
        blocked = excluded.blocked, approaching = excluded.approaching, reevaluate_at = excluded.reevaluate_at",
 );
 
+/// Counts the patrons whose last published blocks name each condition.
+const COUNT_BLOCKED: Statement = Statement::new(
+    "select block ->> 'patronBlockConditionId' as condition, count(distinct user_id) as patrons
+       from {schema}.published_patron, jsonb_array_elements(blocked -> 'blocks') as block
+      where jsonb_typeof(blocked -> 'blocks') = 'array' group by 1 order by 2 desc, 1",
+);
+
 pub(in crate::store) const STATEMENTS: &[&Statement] = &[
+    &COUNT_BLOCKED,
     &ENABLE,
     &SET_DETECTION_SETTINGS,
     &ACQUIRE_LEASE,
@@ -239,6 +247,15 @@ pub async fn count_pending(
 ) -> Result<PendingCounts, Error> {
     let counts = sqlx::query_as(schema.sql(&COUNT_PENDING)).bind(now).fetch_one(db).await;
     counts.map_err(Error::at("count pending block events"))
+}
+
+/// Returns the conditions that block patrons by the last published blocks, each with its number of patrons.
+pub async fn count_blocked(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+) -> Result<Vec<(String, i64)>, Error> {
+    let counts = sqlx::query_as(schema.sql(&COUNT_BLOCKED)).fetch_all(db).await;
+    counts.map_err(Error::at("count blocked patrons"))
 }
 
 /// The lock that limits a tenant to one worker of each kind.

@@ -426,13 +426,13 @@ pub async fn store_users_group(
 
 /// Loads the known groups of these patrons. Patrons without a known group are omitted.
 pub async fn load_groups(
-    tx: &mut Tx,
+    db: impl PgExecutor<'_>,
     schema: &Schema,
     users: &[Uuid],
 ) -> Result<HashMap<Uuid, String>, Error> {
     let found: Vec<(Uuid, String)> = sqlx::query_as(schema.sql(&SELECT_GROUPS))
         .bind(users)
-        .fetch_all(&mut **tx)
+        .fetch_all(db)
         .await
         .map_err(Error::at("read patron groups"))?;
     Ok(found.into_iter().collect())

@@ -67,6 +67,25 @@ const DELETE_DEAD_LETTERS: Statement = Statement::new(
           for update skip locked))",
 );
 
+const DELETE_DISCARDED: Statement = Statement::new(
+    "delete from {schema}.discarded_dead_letter
+      where ctid >= $1::text::tid and ctid < $2::text::tid
+        and (discarded_at < $3 or (discarded_at, dead_letter_id) <= ($4, $5))",
+);
+
+/// Selects the newest surplus among the discarded dead letters, like [`SELECT_SURPLUS_DEAD_LETTER`].
+const SELECT_SURPLUS_DISCARDED: Statement = Statement::new(
+    "select discarded_at, dead_letter_id from (
+       select discarded_at, dead_letter_id, row_number() over newest_first as number,
+              sum(200 + pg_column_size(payload) + pg_column_size(headers) + coalesce(pg_column_size(key), 0))
+                over newest_first as bytes
+         from {schema}.discarded_dead_letter
+       window newest_first as (order by discarded_at desc, dead_letter_id desc
+                               rows between unbounded preceding and current row)) letters
+      where number > $1 or bytes > $2
+      order by discarded_at desc, dead_letter_id desc limit 1",
+);
+
 /// Selects the newest surplus dead letter. The size of a dead letter is its stored, compressed size plus
 /// a constant for the row, so no value has to be decompressed.
 const SELECT_SURPLUS_DEAD_LETTER: Statement = Statement::new(
@@ -114,13 +133,15 @@ pub(in crate::store) const STATEMENTS: &[&Statement] = &[
     &DELETE_LOANS,
     &DELETE_FEES_FINES,
     &DELETE_DEAD_LETTERS,
+    &DELETE_DISCARDED,
+    &SELECT_SURPLUS_DISCARDED,
     &SELECT_SURPLUS_DEAD_LETTER,
     &SELECT_OLDEST_EVENT,
     &RECORD_OLDEST_EVENT,
     &SELECT_SIZES,
 ];
 
-/// The position of a dead letter in the prune order: the time of storage, and the id.
+/// The position of a dead letter in the prune order: the time of storage or of the discard, and the id.
 pub type DeadLetterKey = (DateTime<Utc>, Uuid);
 
 /// The rows to prune.
@@ -134,6 +155,8 @@ pub enum PruneTarget {
     FeesFines(Horizon),
     /// Dead letters stored before this instant, and dead letters up to and including this key.
     DeadLetters(DateTime<Utc>, Option<DeadLetterKey>),
+    /// Dead letters discarded before this instant, and discarded dead letters up to and including this key.
+    Discarded(DateTime<Utc>, Option<DeadLetterKey>),
 }
 
 impl PruneTarget {
@@ -143,6 +166,7 @@ impl PruneTarget {
             Self::Loans(_) => "loan",
             Self::FeesFines(_) => "fee_fine",
             Self::DeadLetters(..) => "dead_letter",
+            Self::Discarded(..) => "discarded_dead_letter",
         }
     }
 }
@@ -220,13 +244,26 @@ pub async fn delete(
         PruneTarget::Inbox(before) => in_blocks(&DELETE_INBOX).bind(before),
         PruneTarget::Loans(before) => in_blocks(&DELETE_LOANS).bind(before.as_bytes()),
         PruneTarget::FeesFines(before) => in_blocks(&DELETE_FEES_FINES).bind(before.as_bytes()),
-        PruneTarget::DeadLetters(before, beyond) => in_blocks(&DELETE_DEAD_LETTERS)
-            .bind(before)
-            .bind(beyond.map(|parked| parked.0))
-            .bind(beyond.map(|parked| parked.1)),
+        PruneTarget::DeadLetters(before, surplus) | PruneTarget::Discarded(before, surplus) => {
+            let statement = match doomed {
+                PruneTarget::Discarded(..) => &DELETE_DISCARDED,
+                _ => &DELETE_DEAD_LETTERS,
+            };
+            let (at, id) = surplus.unzip();
+            in_blocks(statement).bind(before).bind(at).bind(id)
+        }
     };
     let done = query.execute(&mut **tx).await.map_err(Error::at("delete old rows"))?;
     Ok(done.rows_affected())
+}
+
+/// The dead letters among which a surplus is sought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadLetters {
+    /// The parked ones.
+    Parked,
+    /// The discarded ones.
+    Discarded,
 }
 
 /// Returns the newest surplus dead letter: at least `most` are newer, or the total size up to this one
@@ -234,10 +271,15 @@ pub async fn delete(
 pub async fn find_surplus_dead_letter(
     db: impl PgExecutor<'_>,
     schema: &Schema,
+    among: DeadLetters,
     most: i64,
     bytes: i64,
 ) -> Result<Option<DeadLetterKey>, Error> {
-    sqlx::query_as(schema.sql(&SELECT_SURPLUS_DEAD_LETTER))
+    let statement = match among {
+        DeadLetters::Parked => &SELECT_SURPLUS_DEAD_LETTER,
+        DeadLetters::Discarded => &SELECT_SURPLUS_DISCARDED,
+    };
+    sqlx::query_as(schema.sql(statement))
         .bind(most)
         .bind(bytes)
         .fetch_optional(db)

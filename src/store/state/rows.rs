@@ -10,7 +10,7 @@ use crate::{
     event::stamp::Horizon,
     patron::{Fee, Loan},
     store::{
-        Error, Schema, Statement, Tx,
+        Connection, Error, Schema, Statement, Tx,
         copy::{CopyBuffer, EncodeError},
     },
 };
@@ -135,13 +135,13 @@ pub type SubjectRows<T> = BTreeMap<Uuid, SubjectRow<T>>;
 /// Loads the existing rows with these ids, by id. A shadow may contain several rows per id until reading is
 /// complete; the result has their merge.
 pub async fn load<T: SubjectTable>(
-    tx: &mut Tx,
+    db: &mut Connection,
     schema: &Schema,
     ids: &[Uuid],
 ) -> Result<SubjectRows<T>, Error> {
     let rows: Vec<T::Row> = sqlx::query_as(schema.sql(&T::SELECT))
         .bind(ids)
-        .fetch_all(&mut **tx)
+        .fetch_all(db)
         .await
         .map_err(Error::at("read loans or fees/fines"))?;
     let mut merged = SubjectRows::new();
@@ -156,14 +156,12 @@ pub async fn load<T: SubjectTable>(
 
 /// Returns the ids of all loans and fees/fines of a patron, including the closed ones.
 pub async fn subjects_of_patron(
-    tx: &mut Tx,
+    db: &mut Connection,
     schema: &Schema,
     user: Uuid,
 ) -> Result<Vec<Uuid>, Error> {
-    let found = sqlx::query_scalar(schema.sql(&SELECT_SUBJECTS_OF_PATRON))
-        .bind(user)
-        .fetch_all(&mut **tx)
-        .await;
+    let found =
+        sqlx::query_scalar(schema.sql(&SELECT_SUBJECTS_OF_PATRON)).bind(user).fetch_all(db).await;
     found.map_err(Error::at("list the loans and fees/fines of a patron"))
 }
 
@@ -229,12 +227,11 @@ pub async fn recount(tx: &mut Tx, schema: &Schema, users: &[Uuid]) -> Result<u64
 
 /// Returns the open loans and fees/fines of these patrons; the flag is `true` for a loan.
 pub async fn open_subjects(
-    tx: &mut Tx,
+    db: &mut Connection,
     schema: &Schema,
     users: &[Uuid],
 ) -> Result<Vec<(Uuid, bool)>, Error> {
-    let found =
-        sqlx::query_as(schema.sql(&SELECT_OPEN_SUBJECTS)).bind(users).fetch_all(&mut **tx).await;
+    let found = sqlx::query_as(schema.sql(&SELECT_OPEN_SUBJECTS)).bind(users).fetch_all(db).await;
     found.map_err(Error::at("list the open loans and fees/fines of patrons"))
 }
 

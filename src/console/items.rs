@@ -1,0 +1,255 @@
+//! The pages of a loan and of a fee/fine: the state in words, the registers with the events that set them, and the
+//! timeline of events.
+
+use actix_web::HttpResponse;
+use askama::Template;
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use super::{
+    fact_words::{self, RegisterRow},
+    response::PageError,
+    shell::Shell,
+    timeline::{Moment, Timeline},
+    visit::Visit,
+    words,
+};
+use crate::{
+    clock,
+    event::Event,
+    http::{ApiError, extract::tenant::path_id},
+    patron::{Fee, Loan},
+    store::{
+        self,
+        ingest::{
+            dead_letters::{self, DeadLetterHead},
+            event_history::{self, AppliedEvent},
+        },
+        state::rows,
+    },
+};
+
+/// Largest number of events on a page.
+const EVENTS_MAX: i64 = 200;
+
+/// Largest number of parked records on a page.
+const PARKED_MAX: i64 = 20;
+
+/// Delay from which an event counts as late, unless a newer event arrived before it.
+const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+#[derive(Template)]
+#[template(path = "item.html")]
+struct ItemPage {
+    shell: Shell,
+    /// `Loan` or `Fee/fine`.
+    kind: &'static str,
+    id: Uuid,
+    state: String,
+    patron: Option<Uuid>,
+    registers: Vec<RegisterRow>,
+    timeline: Option<Timeline>,
+    events: Vec<EventRow>,
+    /// The number of events with its noun.
+    counted_events: String,
+    parked: Vec<ParkedRow>,
+}
+
+struct EventRow {
+    occurred_at: String,
+    received_at: String,
+    text: String,
+    kind: String,
+    place: String,
+    /// The delay in words, if the event was late.
+    delay: Option<String>,
+}
+
+struct ParkedRow {
+    id: Uuid,
+    received_at: String,
+    rule: String,
+}
+
+/// A loan or a fee/fine, as a page shows it.
+struct ItemState {
+    text: String,
+    patron: Option<Uuid>,
+    registers: Vec<RegisterRow>,
+}
+
+/// What the tables have about a loan or a fee/fine.
+struct Found<T> {
+    row: Option<T>,
+    events: Vec<AppliedEvent>,
+    parked: Vec<DeadLetterHead>,
+}
+
+/// Returns the page of a loan.
+pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
+    let load = async {
+        let id = item_id(&visit)?;
+        let Found { row, events, parked } = find::<Loan>(&visit, id).await?;
+        let decoded = decode(&events);
+        let state = row.map(|row| {
+            let open = row.state.as_open(row.horizon);
+            let opening = row.state.opening().map(|(_, user)| user);
+            let text = match (&open, row.state.closed, opening) {
+                (Some(open), _, _) => {
+                    let now = visit.state.clock.now();
+                    let days = open
+                        .due_date
+                        .map_or(0, |due| crate::patron::overdue_days(due, open.grace, now));
+                    let is_overdue = open.overdue_from().is_some_and(|from| from <= now);
+                    let days = if is_overdue { days } else { 0 };
+                    format!("Open: {}.", words::loan_state(open, days, None))
+                }
+                (None, Some(closed), _) => {
+                    format!("Closed at {}.", clock::format_instant(closed.at()))
+                }
+                (None, None, None) => {
+                    "It waits for its check-out, so it does not count.".to_owned()
+                }
+                (None, None, Some(_)) => {
+                    "It does not count: a newer complete snapshot lacks it.".to_owned()
+                }
+            };
+            let registers = fact_words::loan_registers(&row.state, &decoded);
+            ItemState { text, patron: opening.or(row.state.fallback_user), registers }
+        });
+        Ok::<_, ApiError>(ItemPage::new(&visit, ("Loan", id), state, events, parked).await)
+    };
+    visit.render(load).await
+}
+
+/// Returns the page of a fee/fine.
+pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
+    let load = async {
+        let id = item_id(&visit)?;
+        let Found { row, events, parked } = find::<Fee>(&visit, id).await?;
+        let decoded = decode(&events);
+        let state = row.map(|row| {
+            let text = match (row.state.as_open(row.horizon), &row.state.balance, &row.state.user) {
+                (Some(open), _, _) => format!("Open: the balance is {}.", open.balance),
+                (None, Some((stamp, balance)), _) if balance.amount.is_zero() => {
+                    format!("Settled at {}.", clock::format_instant(stamp.at()))
+                }
+                (None, _, None) => {
+                    "No event names its patron yet, so it does not count.".to_owned()
+                }
+                _ => "It does not count: a newer complete snapshot lacks it.".to_owned(),
+            };
+            let registers = fact_words::fee_registers(&row.state, &decoded);
+            ItemState { text, patron: row.state.user.map(|(_, user)| user), registers }
+        });
+        Ok::<_, ApiError>(ItemPage::new(&visit, ("Fee/fine", id), state, events, parked).await)
+    };
+    visit.render(load).await
+}
+
+fn item_id(visit: &Visit) -> Result<Uuid, ApiError> {
+    let not_a_uuid = || ApiError::bad_request("The id of a loan or a fee/fine is a UUID.");
+    path_id(visit.path_part("id"), not_a_uuid)
+}
+
+async fn find<T: rows::SubjectTable>(
+    visit: &Visit,
+    id: Uuid,
+) -> Result<Found<rows::SubjectRow<T>>, ApiError> {
+    let schema = &visit.tenant.schema;
+    let read = async |db: &mut store::Connection| {
+        let row = rows::load::<T>(&mut *db, schema, &[id]).await?.remove(&id);
+        let events = event_history::list(&mut *db, schema, id, EVENTS_MAX).await?;
+        let parked = dead_letters::list_by_subject(db, schema, &[id], PARKED_MAX).await?;
+        Ok(Found { row, events, parked })
+    };
+    Ok(store::read(&visit.db, read).await?)
+}
+
+/// Returns the events that can be decoded.
+fn decode(events: &[AppliedEvent]) -> Vec<Event> {
+    events.iter().filter_map(|event| event.row.decode().ok().flatten()).collect()
+}
+
+impl ItemPage {
+    async fn new(
+        visit: &Visit,
+        (kind, id): (&'static str, Uuid),
+        state: Option<ItemState>,
+        events: Vec<AppliedEvent>,
+        parked: Vec<DeadLetterHead>,
+    ) -> Self {
+        let unknown = || ItemState {
+            text: "No applied event names this id.".to_owned(),
+            patron: None,
+            registers: Vec::new(),
+        };
+        let ItemState { text, patron, registers } = state.unwrap_or_else(unknown);
+        let moments = moments(&events);
+        let rows = events.iter().zip(&moments).map(EventRow::from).collect();
+        let parked = parked.into_iter().map(|head| ParkedRow {
+            id: head.id,
+            received_at: clock::format_instant(head.received_at),
+            rule: head.rule,
+        });
+        Self {
+            shell: visit.shell("item").await,
+            kind,
+            id,
+            state: text,
+            patron,
+            registers,
+            // One event needs no drawing.
+            timeline: Timeline::new(&moments).filter(|_| moments.len() > 1),
+            counted_events: words::counted(events.len() as i64, "event", "events"),
+            events: rows,
+            parked: parked.collect(),
+        }
+    }
+}
+
+/// Returns the events for the drawing. An event is late if it took long, or if an event that counts as newer arrived
+/// before it.
+fn moments(events: &[AppliedEvent]) -> Vec<Moment> {
+    let mut first_arrival_after = None;
+    let mut moments: Vec<Moment> = events
+        .iter()
+        .rev()
+        .map(|event| {
+            let (occurred_at, received_at) = (event.row.occurred_at, event.received_at);
+            let is_overtaken = first_arrival_after.is_some_and(|newer| newer < received_at);
+            first_arrival_after =
+                Some(first_arrival_after.map_or(received_at, |newer| received_at.min(newer)));
+            let text = match event.row.decode() {
+                Ok(Some(event)) => fact_words::fact(&event.fact),
+                Ok(None) => "The payload is not stored, or too long for a page.".to_owned(),
+                Err(reject) => format!("This version cannot read the event: {reject}."),
+            };
+            let is_late = is_overtaken || received_at - occurred_at > LATE_AFTER;
+            Moment { occurred_at, received_at, is_late, text }
+        })
+        .collect();
+    moments.reverse();
+    moments
+}
+
+impl From<(&AppliedEvent, &Moment)> for EventRow {
+    fn from((event, moment): (&AppliedEvent, &Moment)) -> Self {
+        let place = match &event.topic {
+            Some(topic) => {
+                let (partition, offset) =
+                    (event.partition.unwrap_or_default(), event.offset.unwrap_or_default());
+                format!("{topic}, partition {partition}, offset {offset}")
+            }
+            None => "over HTTP".to_owned(),
+        };
+        Self {
+            occurred_at: clock::format_instant(moment.occurred_at),
+            received_at: clock::format_instant(moment.received_at),
+            text: moment.text.clone(),
+            kind: event.row.kind.clone(),
+            place,
+            delay: moment.is_late.then(|| words::age(moment.occurred_at, moment.received_at)),
+        }
+    }
+}

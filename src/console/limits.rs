@@ -1,0 +1,245 @@
+//! Limits and conditions: the limits of each patron group, beside the findings of the settings check. One form sets one
+//! limit.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use actix_web::{HttpResponse, http::StatusCode};
+use askama::Template;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{acts::Submission, response::PageError, shell::Shell, visit::Visit, words};
+use crate::{
+    blocks::{Limit, Measure},
+    event::parse_uuid,
+    http::{
+        ApiError,
+        api::{
+            limits::{self as api, CheckedLimit},
+            settings_writer::SettingsWriter,
+        },
+        extract::{record::Record, tenant},
+    },
+    services::{
+        evaluation::policy::Policy,
+        operator_actions::{Act, ActEnd, Action},
+        settings_check::CheckedSettings,
+    },
+    store::{
+        self,
+        settings::{limits, records},
+    },
+};
+
+/// Longest wait for the names of patron groups. The page shows ids without them.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Template)]
+#[template(path = "limits.html")]
+struct LimitsPage {
+    shell: Shell,
+    conditions: Vec<ConditionRow>,
+    groups: Vec<GroupRow>,
+    findings: Vec<FindingRow>,
+    may_change: bool,
+}
+
+struct ConditionRow {
+    id: Uuid,
+    name: &'static str,
+    blocks: String,
+    message: String,
+}
+
+struct GroupRow {
+    id: String,
+    name: String,
+    /// The values of the limits, in the order of the conditions.
+    values: Vec<String>,
+}
+
+struct FindingRow {
+    severity: &'static str,
+    kind: &'static str,
+    effect: String,
+}
+
+/// The form of one limit.
+#[derive(Debug, Deserialize)]
+pub(super) struct LimitForm {
+    group: String,
+    condition: String,
+    /// The new value; empty removes the limit.
+    value: String,
+    reason: String,
+}
+
+/// Returns the page.
+pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
+    let load = async {
+        let schema = &visit.tenant.schema;
+        let policy = store::read(&visit.db, async |db| Policy::load(db, schema).await).await?;
+        let checked = check(&visit).await?;
+        let may_change = visit.may(Action::ChangeLimit)
+            && visit.may(Action::CreateLimit)
+            && visit.may(Action::DeleteLimit);
+        let shell = visit.shell("limits").await;
+        Ok::<_, ApiError>(LimitsPage::new(shell, &policy, &checked, may_change))
+    };
+    visit.render(load).await
+}
+
+/// Checks the settings, with the patron groups of mod-users if they arrive in time.
+async fn check(visit: &Visit) -> Result<CheckedSettings, ApiError> {
+    let checker = &visit.state.settings_checker;
+    if visit.has_gateway {
+        let with_groups = checker.check(&visit.db, &visit.tenant, Some(&visit.caller));
+        if let Ok(checked) = timeout(NAMES_TIMEOUT, with_groups).await {
+            return Ok(checked?);
+        }
+    }
+    Ok(checker.check(&visit.db, &visit.tenant, None).await?)
+}
+
+/// Sets, changes or removes one limit.
+pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResponse, PageError> {
+    let Submission { visit, form } = submission;
+    let LimitForm { group, condition, value, reason } = form;
+    let uuid = |field, text: &str| {
+        parse_uuid(text.trim()).ok_or_else(|| visit.invalid_field(field, "must be a UUID"))
+    };
+    let (group, condition) = (uuid("patron group", &group)?, uuid("condition", &condition)?);
+    let schema = &visit.tenant.schema;
+    let load =
+        async { Ok(store::read(&visit.db, async |db| Policy::load(db, schema).await).await?) };
+    let policy = visit.within(load).await?;
+    let of_pair = |limit: &&Limit| limit.condition == Some(condition);
+    let group = group.to_string();
+    let stored: Vec<&Limit> = policy.limits_of(&group).filter(of_pair).collect();
+    let (stored, value) = match (&*stored, value.trim()) {
+        ([_, _, ..], _) => {
+            let text = "The group has several limits of this condition. Remove them in the settings of FOLIO. \
+                        Nothing was done.";
+            return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text.to_owned())));
+        }
+        ([], "") => {
+            let text = "The group has no limit of this condition, so none was removed.";
+            return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text.to_owned())));
+        }
+        (limits, value) => (limits.first().map(|limit| limit.id), value),
+    };
+    let action = match (stored, value) {
+        (None, _) => Action::CreateLimit,
+        (Some(_), "") => Action::DeleteLimit,
+        (Some(_), _) => Action::ChangeLimit,
+    };
+    let operator = visit.operator(action, &reason)?;
+    let checked = match action {
+        Action::DeleteLimit => None,
+        _ => {
+            let number = value.parse::<f64>().ok().filter(|number| number.is_finite());
+            let number = number.ok_or_else(|| visit.invalid_field("value", "must be a number"))?;
+            let limit = visit.within(checked_limit(&visit, stored, &group, condition, number));
+            Some(limit.await?)
+        }
+    };
+    let id = stored.or(checked.as_ref().map(|limit| limit.id)).unwrap_or_default();
+    let act = Act::on(action, id);
+    let act = match &checked {
+        Some(limit) => act.with_detail(limit.summary()),
+        None => act,
+    };
+    let (state, tenant) = (visit.state.clone(), visit.tenant.clone());
+    let by = tenant::acting_user(visit.request()).filter(|_| visit.has_gateway);
+    let work = async move {
+        let db = state.operators.db();
+        let by = by.as_deref();
+        let writer = SettingsWriter { state: &state, db: &db, tenant: &tenant, by };
+        match (stored, checked) {
+            (None, Some(limit)) => api::create(writer, limit).await.map(|_| Value::Null),
+            (Some(id), Some(limit)) => api::replace(writer, id, limit).await,
+            (_, None) => api::remove(writer, id).await,
+        }
+    };
+    let end_of = |before: &Value| ActEnd::done(json!({ "before": before }));
+    let (number, _) = visit.act(operator, act, work, end_of).await?;
+    Ok(visit.redirect_after("limits", number))
+}
+
+/// Returns the limit of the form if it follows the rules of the HTTP interface. The other members of a stored limit stay.
+async fn checked_limit(
+    visit: &Visit,
+    stored: Option<Uuid>,
+    group: &str,
+    condition: Uuid,
+    value: f64,
+) -> Result<CheckedLimit, ApiError> {
+    let schema = &visit.tenant.schema;
+    let record = match stored {
+        Some(id) => {
+            let find = async |db: &mut store::Connection| {
+                records::find(db, schema, &limits::RECORDS, id).await
+            };
+            store::read(&visit.db, find).await?
+        }
+        None => None,
+    };
+    let new = || json!({ "id": Uuid::new_v4(), "patronGroupId": group, "conditionId": condition });
+    let mut record = record.unwrap_or_else(new);
+    record["value"] = json!(value);
+    CheckedLimit::new(Record::from_members(record.as_object().cloned().unwrap_or_default()))
+}
+
+impl LimitsPage {
+    fn new(shell: Shell, policy: &Policy, checked: &CheckedSettings, may_change: bool) -> Self {
+        let conditions = Measure::ALL.map(|measure| ConditionRow::new(measure, policy));
+        // Ids of groups are equal in upper and lower case.
+        let mut groups: BTreeMap<String, String> = BTreeMap::new();
+        for limit in &policy.limits {
+            groups.insert(limit.patron_group.to_lowercase(), limit.patron_group.clone());
+        }
+        for group in checked.groups.iter().flatten() {
+            groups.entry(group.id.to_lowercase()).or_insert_with(|| group.id.clone());
+        }
+        let mut groups: Vec<GroupRow> =
+            groups.into_values().map(|id| GroupRow::new(id, policy, checked)).collect();
+        groups.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+        let findings = checked.findings.iter().map(|finding| FindingRow {
+            severity: finding.kind.severity().name(),
+            kind: finding.kind.name(),
+            effect: finding.effect.clone(),
+        });
+        let (findings, conditions) = (findings.collect(), conditions.into());
+        Self { shell, conditions, groups, findings, may_change }
+    }
+}
+
+impl ConditionRow {
+    fn new(measure: Measure, policy: &Policy) -> Self {
+        let id = measure.condition_id();
+        let stored = policy.conditions.iter().find(|condition| condition.id == id);
+        let blocks = stored.map(|condition| condition.blocks).unwrap_or_default();
+        Self {
+            id,
+            name: words::measure(measure),
+            blocks: words::actions(blocks),
+            message: stored.map(|condition| condition.message.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl GroupRow {
+    fn new(id: String, policy: &Policy, checked: &CheckedSettings) -> Self {
+        let value_of = |measure: Measure| {
+            let of_condition = |limit: &&Limit| limit.condition == Some(measure.condition_id());
+            let values = policy.limits_of(&id).filter(of_condition).map(|limit| {
+                limit.value.map_or_else(|| "no value".to_owned(), |value| value.to_string())
+            });
+            values.collect::<Vec<_>>().join(" and ")
+        };
+        let values = Measure::ALL.map(value_of).into();
+        Self { name: checked.group_name(&id).unwrap_or_default().to_owned(), values, id }
+    }
+}
