@@ -16,6 +16,7 @@
 //! | [`regulations`] | the conditions and limits of the library |
 //! | [`kafka`] | publishing to a broker |
 //! | [`pause`] | a pause in publishing on request |
+//! | [`desk`] | check-ins and payments on request |
 //! | [`folio`] | the HTTP modules: users, storage, PubSub |
 //! | [`service`] | the client of the service: setup and judge |
 //! | [`command`] | the command line |
@@ -45,6 +46,7 @@
 pub mod blocks;
 pub mod clock;
 pub mod command;
+pub mod desk;
 pub mod folio;
 pub mod kafka;
 pub mod model;

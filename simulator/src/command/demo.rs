@@ -109,11 +109,12 @@ async fn show(options: Options, stop: &mut StopSignal) -> anyhow::Result<ExitCod
         let topic = wire.block_events_topic();
         check_block_events(&bootstrap, &topic, &judge, &truth).await?;
     }
-    show_commands(&service, &judge, &truth, console).await?;
+    show_commands(&service, &judge, &truth, (console, &folio.url())).await?;
     print_line("Events continue at a low rate until Ctrl-C.");
 
     let mut printed_at = Instant::now();
-    publish::trickle(&mut play, &publisher, options.trickle, stop, |event, play| {
+    let pace = (options.trickle, &*folio.desk());
+    publish::trickle(&mut play, &publisher, pace, stop, |event, play| {
         if printed_at.elapsed() >= PRINT_INTERVAL {
             printed_at = Instant::now();
             print_line(format!("  {}", describe::describe_event(event, &play.truth().read())));
@@ -238,12 +239,12 @@ fn pick(blocked: Vec<BlockedPatron<'_>>) -> Vec<BlockedPatron<'_>> {
     picked
 }
 
-/// Prints commands with which the reader can query the service.
+/// Prints commands with which the reader can query the service, and change what it responds.
 async fn show_commands(
     service: &Service,
     judge: &Judge,
     truth: &Truth,
-    console: Option<&str>,
+    (console, folio): (Option<&str>, &str),
 ) -> anyhow::Result<()> {
     let rules = judge.rules().await?;
     let Some((account, _)) = pick(blocked(truth, &rules)).into_iter().next() else {
@@ -262,6 +263,12 @@ async fn show_commands(
     if let Some(url) = console {
         let tenant = service.tenant();
         print_line(format!("\nThe desk page of {name}:\n\n  {url}/tenants/{tenant}/desk/{id}"));
+    }
+    print_line(
+        "\nReturn an item, or pay a fee or fine, by an id of that page. The page changes by itself:\n",
+    );
+    for path in ["loans/LOAN/check-in", "fees-fines/FEE/pay"] {
+        print_line(format!("  curl -s -X POST '{folio}/simulator/{path}'"));
     }
     print_line("");
     Ok(())

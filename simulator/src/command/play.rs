@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::options::{Broker, FaultOptions, FormatOptions, LibraryOptions, ProducerOptions, Speed};
 use super::publish;
+use crate::desk::Desk;
 use crate::folio::Folio;
 use crate::kafka::{Publisher, create_topics};
 use crate::model::Truth;
@@ -69,6 +70,7 @@ async fn publish_days(options: Options, mut stop: StopSignal) -> anyhow::Result<
     let mut play = Play::new(&options.library.settings()?, &wire, options.faults.faults());
     let folio = start_folio(options.http_port, &options.tenant, play.truth())?;
     let pause = folio.as_ref().map_or_else(|| Arc::new(Pause::default()), Folio::pause);
+    let desk = folio.as_ref().map_or_else(|| Arc::new(Desk::default()), Folio::desk);
 
     let bootstrap = options.broker.bootstrap();
     create_topics(&bootstrap, &wire.topics(), options.broker.replication_factor).await?;
@@ -87,7 +89,7 @@ async fn publish_days(options: Options, mut stop: StopSignal) -> anyhow::Result<
     write_truth(options.truth.as_deref(), &play)?;
 
     if let Some(rate) = options.trickle {
-        publish::trickle(&mut play, &publisher, rate, &mut stop, |_, _| {}).await?;
+        publish::trickle(&mut play, &publisher, (rate, &desk), &mut stop, |_, _| {}).await?;
         publisher.flush(SHUTDOWN_FLUSH_TIMEOUT).await?;
         write_truth(options.truth.as_deref(), &play)?;
     }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::options::Pace;
 use crate::clock::Clock;
+use crate::desk::Desk;
 use crate::kafka::Publisher;
 use crate::model::{Event, Settings};
 use crate::pause::Pause;
@@ -97,17 +98,24 @@ impl Days<'_> {
     }
 }
 
-/// Publishes about this many events per second, each at its real time, until a stop is requested.
+/// Publishes about this many events per second, each at its real time, until a stop is requested. Performs the
+/// transactions of the desk as soon as they are requested.
 pub(super) async fn trickle(
     play: &mut Play,
     publisher: &Publisher,
-    per_second: f64,
+    (per_second, desk): (f64, &Desk),
     stop: &mut StopSignal,
     mut on_event: impl FnMut(&Event, &Play),
 ) -> anyhow::Result<()> {
     let pause = Duration::from_secs_f64(1.0 / per_second.max(0.001));
+    let mut requested = None;
     while !stop.is_requested() {
-        for (event, records) in play.advance_to(Clock::Wall.now()) {
+        let now = Clock::Wall.now();
+        let events = match requested.take() {
+            Some(transaction) => play.perform(transaction, now),
+            None => play.advance_to(now),
+        };
+        for (event, records) in events {
             for record in &records {
                 publisher.publish(record).await?;
             }
@@ -115,6 +123,7 @@ pub(super) async fn trickle(
         }
         tokio::select! {
             () = sleep(pause) => {}
+            transaction = desk.next() => requested = Some(transaction),
             () = stop.requested() => {}
         }
     }

@@ -19,7 +19,10 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::future::{Ready, ready};
+use uuid::Uuid;
 
+use crate::desk::Desk;
+use crate::model::Transaction;
 use crate::pause::Pause;
 use crate::wire::SharedTruth;
 
@@ -65,6 +68,7 @@ struct FolioState {
     behavior: Mutex<FolioBehavior>,
     calls: Mutex<Vec<PubSubCall>>,
     pause: Arc<Pause>,
+    desk: Arc<Desk>,
 }
 
 impl FolioState {
@@ -89,9 +93,10 @@ impl Folio {
     /// Starts a server on the loopback interface. If `port` is 0, the system chooses a free port. The
     /// caller must be inside a tokio runtime, because the server runs in it.
     pub fn start(tenant: &str, truth: SharedTruth, port: u16) -> anyhow::Result<Self> {
-        let (behavior, calls, pause) = (Mutex::default(), Mutex::default(), Arc::default());
+        let (behavior, calls) = (Mutex::default(), Mutex::default());
+        let (pause, desk) = (Arc::default(), Arc::default());
         let tenant = tenant.to_owned();
-        let state = Arc::new(FolioState { tenant, truth, behavior, calls, pause });
+        let state = Arc::new(FolioState { tenant, truth, behavior, calls, pause, desk });
         let data = Data::from(Arc::clone(&state));
         let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(routes))
             .workers(1)
@@ -124,6 +129,11 @@ impl Folio {
     /// Returns the pause in publishing that requests over HTTP control.
     pub fn pause(&self) -> Arc<Pause> {
         Arc::clone(&self.state.pause)
+    }
+
+    /// Returns the transactions that requests over HTTP ask for.
+    pub fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.state.desk)
     }
 
     /// Returns the PubSub calls so far.
@@ -160,7 +170,9 @@ fn routes(app: &mut web::ServiceConfig) {
         .route("/simulator/truth", web::get().to(truth))
         .route("/simulator/behavior", web::post().to(set_behavior))
         .route("/simulator/pause", web::post().to(pause))
-        .route("/simulator/resume", web::post().to(resume));
+        .route("/simulator/resume", web::post().to(resume))
+        .route("/simulator/loans/{id}/check-in", web::post().to(check_in))
+        .route("/simulator/fees-fines/{id}/pay", web::post().to(pay));
 }
 
 async fn pubsub(
@@ -205,6 +217,31 @@ async fn pause(folio: Data<FolioState>) -> HttpResponse {
 async fn resume(folio: Data<FolioState>) -> HttpResponse {
     folio.pause.release();
     HttpResponse::NoContent().finish()
+}
+
+/// Requests the check-in of the item of an open loan.
+async fn check_in(loan: web::Path<Uuid>, folio: Data<FolioState>) -> HttpResponse {
+    let is_open = folio.truth.read().loan(*loan).is_some();
+    request_transaction(&folio, is_open, Transaction::CheckIn(*loan))
+}
+
+/// Requests the payment of an open fee/fine.
+async fn pay(fee: web::Path<Uuid>, folio: Data<FolioState>) -> HttpResponse {
+    let is_open = folio.truth.read().has_fee_fine(*fee);
+    request_transaction(&folio, is_open, Transaction::Pay(*fee))
+}
+
+/// Responds at once. The play performs the transaction after its last day.
+fn request_transaction(
+    folio: &FolioState,
+    is_open: bool,
+    transaction: Transaction,
+) -> HttpResponse {
+    if !is_open {
+        return HttpResponse::NotFound().body("No open loan, fee or fine has this id.\n");
+    }
+    folio.desk.request(transaction);
+    HttpResponse::Accepted().finish()
 }
 
 /// The tenant of a request.

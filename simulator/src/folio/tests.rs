@@ -6,7 +6,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Folio, FolioBehavior, ModuleBehavior};
-use crate::model::{Settings, Truth};
+use crate::model::{Settings, Transaction, Truth};
 use crate::wire::{Faults, Play, SharedTruth, Wire};
 
 const TENANT: &str = "northlib";
@@ -155,6 +155,25 @@ async fn pause_responds_when_publishing_is_idle() {
     };
     tokio::join!(asked, accepted);
     assert!(!pause.is_requested());
+}
+
+#[tokio::test]
+async fn desk_requests_name_open_items() {
+    let world = World::new();
+    let post = async |path: String| {
+        let request = world.client.post(format!("{}/simulator/{path}", world.folio.url()));
+        request.send().await.expect("the server responds").status()
+    };
+    let (loan, ..) = world.truth.loans_after(None).next().expect("the library has loans");
+    let (fee, ..) = world.truth.fees_after(None).next().expect("the library has fees");
+    assert_eq!(post(format!("loans/{loan}/check-in")).await, StatusCode::ACCEPTED);
+    assert_eq!(post(format!("fees-fines/{fee}/pay")).await, StatusCode::ACCEPTED);
+    for path in [format!("loans/{fee}/check-in"), format!("fees-fines/{loan}/pay")] {
+        assert_eq!(post(path).await, StatusCode::NOT_FOUND);
+    }
+    let desk = world.folio.desk();
+    assert_eq!(desk.next().await, Transaction::CheckIn(loan));
+    assert_eq!(desk.next().await, Transaction::Pay(fee));
 }
 
 #[tokio::test]

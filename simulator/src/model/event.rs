@@ -113,6 +113,15 @@ impl Fact {
     }
 }
 
+/// A transaction at the desk that a person requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    /// The check-in of the item of this loan.
+    CheckIn(Uuid),
+    /// The payment of the whole balance of this fee/fine.
+    Pay(Uuid),
+}
+
 /// The changes of a loan without further content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusChange {

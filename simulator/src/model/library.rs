@@ -9,7 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
 use super::daily_pattern::DailyPattern;
-use super::event::{Event, Fact};
+use super::event::{Event, Fact, Transaction};
+use super::payments::FeeAction;
 use super::people::{self, Patron};
 use super::settings::Settings;
 use super::storage::{Person, Storage};
@@ -57,7 +58,7 @@ pub(super) enum PlannedAction {
     /// Performs the action on the loan with this index, if the plan number is the loan's newest.
     Loan(usize, super::circulation::LoanAction, u32),
     /// Performs the action on the fee with this index.
-    Fee(usize, super::payments::FeeAction),
+    Fee(usize, FeeAction),
 }
 
 /// A simulated library: an iterator over its events in time order. No event is later than
@@ -124,6 +125,29 @@ impl Library {
         self.now = now;
         if !self.storage.people.is_empty() {
             self.perform_random_action();
+        }
+        self.pending_events.drain(..).collect()
+    }
+
+    /// Performs a transaction at `now`, after the last day of the library. Returns its events: none if the loan or
+    /// the fee/fine is not open. They are in time order and later than all earlier events.
+    pub fn perform_transaction(
+        &mut self,
+        transaction: Transaction,
+        now: DateTime<Utc>,
+    ) -> Vec<Event> {
+        self.now = now;
+        match transaction {
+            Transaction::CheckIn(loan) => {
+                if let Some(loan) = self.storage.find_open_loan(loan) {
+                    self.check_in(loan);
+                }
+            }
+            Transaction::Pay(fee) => {
+                if let Some(fee) = self.storage.find_fee(fee) {
+                    self.perform_fee_action(fee, FeeAction::Pay);
+                }
+            }
         }
         self.pending_events.drain(..).collect()
     }

@@ -18,7 +18,7 @@ mod truth;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Charge, Event, Fact, StatusChange};
+pub use event::{Charge, Event, Fact, StatusChange, Transaction};
 pub use library::Library;
 pub use people::{GROUPS, Patron, PatronGroup, group_name};
 pub use policy::{GracePeriod, Interval};

@@ -100,6 +100,16 @@ impl Storage {
         self.loans[at].state != LoanState::Closed
     }
 
+    /// Returns the index of the open loan with this id.
+    pub(super) fn find_open_loan(&self, id: Uuid) -> Option<usize> {
+        self.open_loans.iter().copied().find(|at| self.loans[*at].id == id)
+    }
+
+    /// Returns the index of the fee with this id.
+    pub(super) fn find_fee(&self, id: Uuid) -> Option<usize> {
+        self.fees.iter().position(|fee| fee.id == id)
+    }
+
     /// Adds a fee and returns its index.
     pub(super) fn add_fee(&mut self, fee: Fee) -> usize {
         let at = self.fees.len();

@@ -6,7 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::storage::LoanState;
-use super::{Account, Event, Fact, ItemStatus, Library, Settings, StatusChange, Truth};
+use super::{
+    Account, Event, Fact, ItemStatus, Library, Settings, StatusChange, Transaction, Truth,
+};
 use crate::{blocks, regulations};
 
 fn noon() -> DateTime<Utc> {
@@ -226,4 +228,20 @@ fn library_continues_after_its_days() {
         }
     }
     assert!(latest > noon());
+}
+
+#[test]
+fn requested_transactions_close_what_they_name() {
+    let mut library = Library::new(&Settings { patrons: 200, ..Settings::new(3, noon()) });
+    let mut truth = truth_after(&mut library);
+    let (loan, ..) = truth.loans_after(None).next().expect("the library has loans");
+    let (fee, ..) = truth.fees_after(None).next().expect("the library has fees");
+    for transaction in [Transaction::CheckIn(loan), Transaction::Pay(fee)] {
+        let events = library.perform_transaction(transaction, noon());
+        assert!(!events.is_empty(), "{transaction:?}");
+        events.iter().for_each(|event| truth.apply(event));
+        assert_eq!(library.perform_transaction(transaction, noon()), [], "{transaction:?} again");
+    }
+    assert_eq!(truth.loan(loan), None);
+    assert!(!truth.has_fee_fine(fee));
 }

@@ -156,6 +156,11 @@ impl Truth {
         Some((patron, self.accounts.get(&patron)?.open_loans.get(&id)?))
     }
 
+    /// Returns true if the fee/fine is open.
+    pub fn has_fee_fine(&self, id: Uuid) -> bool {
+        self.debtors.contains_key(&id)
+    }
+
     /// Returns the open loans after `id` with their borrowers, in the order of loan ids.
     pub fn loans_after(&self, id: Option<Uuid>) -> impl Iterator<Item = (Uuid, Uuid, &Loan)> {
         self.borrowers

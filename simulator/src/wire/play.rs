@@ -8,7 +8,7 @@ use super::faults::{FaultQueue, Faults};
 use super::outbox::Outbox;
 use super::storage_events::Entity;
 use super::{Record, RecordWriter, Wire, rng_for};
-use crate::model::{Event, Library, Settings, Truth};
+use crate::model::{Event, Library, Settings, Transaction, Truth};
 
 /// The shared truth about a played library, as of the newest event.
 #[derive(Debug, Clone)]
@@ -116,6 +116,21 @@ impl Play {
     /// and without faults.
     pub fn advance_to(&mut self, now: DateTime<Utc>) -> Vec<(Event, Vec<Record>)> {
         let events = self.library.advance_to(now);
+        self.apply_all(events)
+    }
+
+    /// Performs a requested transaction after the last day. Returns each event with its records, as
+    /// [`Play::advance_to`] does.
+    pub fn perform(
+        &mut self,
+        transaction: Transaction,
+        now: DateTime<Utc>,
+    ) -> Vec<(Event, Vec<Record>)> {
+        let events = self.library.perform_transaction(transaction, now);
+        self.apply_all(events)
+    }
+
+    fn apply_all(&mut self, events: Vec<Event>) -> Vec<(Event, Vec<Record>)> {
         events.into_iter().map(|event| (event.clone(), self.apply(&event, None))).collect()
     }
 
