@@ -191,6 +191,16 @@ impl Error {
         }
     }
 
+    /// Returns whether the server ended the transaction to resolve a deadlock. The same transaction may succeed now.
+    pub fn is_deadlock(&self) -> bool {
+        match self {
+            Self::Driver { source: sqlx::Error::Database(error), .. } => {
+                error.code().as_deref() == Some("40P01")
+            }
+            _ => false,
+        }
+    }
+
     /// Returns whether the error is a violation of a unique constraint.
     pub fn is_unique_violation(&self) -> bool {
         self.kind() == Some(ErrorKind::UniqueViolation)

@@ -215,9 +215,13 @@ pub async fn now(db: impl PgExecutor<'_>) -> Result<DateTime<Utc>, Error> {
     now.map_err(Error::at("read the database clock"))
 }
 
-/// The maximum time of one read, and the maximum time of retries after lost connections.
+/// The maximum time of one read, and the maximum time of retries after lost connections and deadlocks.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_RETRY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Largest number of retries of a transaction that drops or replaces the tables of a schema. Readers lock a few of the
+/// tables in an order of their own. The server detects a deadlock after a second.
+pub const DEADLOCK_RETRIES_MAX: usize = 10;
 
 /// The maximum time for the answer to a ping on the release of a connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -225,7 +229,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads over a connection of the pool, and retries if the connection is dead. Without retries, a restart
 /// of the database would let a blocked patron pass for each connection that was idle. A ping before each
 /// use would cost a round trip per answer. An unresponsive connection is discarded, so the pool can open
-/// another.
+/// another. A read of several tables may also meet a purge or a migration that locks them in another order; the read
+/// that the server ends then is repeated.
 pub async fn read<T>(
     db: &Db,
     mut read: impl AsyncFnMut(&mut PgConnection) -> Result<T, Error>,
@@ -239,6 +244,7 @@ pub async fn read<T>(
         };
         let failed = match with_timeout(READ_TIMEOUT, read(&mut connection)).await {
             Err(error) if error.is_connection_lost() || matches!(error, Error::Timeout) => error,
+            Err(error) if error.is_deadlock() && started.elapsed() < READ_RETRY_TIMEOUT => continue,
             done => return done,
         };
         // If the connection returned to the pool, the pool would wait for the connection.

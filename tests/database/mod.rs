@@ -1,6 +1,7 @@
 //! The SQL on a real PostgreSQL, without Kafka.
 
 mod cql;
+mod deadlocks;
 mod inbox;
 mod java_switch;
 mod pruning;

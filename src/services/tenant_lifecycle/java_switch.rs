@@ -200,8 +200,24 @@ pub async fn return_to_java(
     module_id: &str,
     now: DateTime<Utc>,
 ) -> Result<u64, store::Error> {
-    let schema = Schema::of(tenant);
     migrate::module(db).await?;
+    let mut tries = 0;
+    loop {
+        match restore_java_tables(db, tenant, module_id, now).await {
+            Err(error) if error.is_deadlock() && tries < store::DEADLOCK_RETRIES_MAX => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+/// Restores the tables in one transaction. Returns the number of summaries.
+async fn restore_java_tables(
+    db: &Db,
+    tenant: &TenantId,
+    module_id: &str,
+    now: DateTime<Utc>,
+) -> Result<u64, store::Error> {
+    let schema = Schema::of(tenant);
     let mut tx = store::begin(db).await?;
     tenants::lock_for_maintenance(&mut tx, tenant, LOCK_TIMEOUT).await?;
     tenants::lock_exclusive(&mut tx, tenant).await?;

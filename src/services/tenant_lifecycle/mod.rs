@@ -110,6 +110,22 @@ impl TenantRegistry {
     /// Disables a tenant and deletes all of its data.
     pub async fn purge(&self, id: &TenantId) -> Result<(), store::Error> {
         migrate::module(&self.db).await?;
+        let mut tries = 0;
+        loop {
+            match self.delete_data(id).await {
+                Err(error) if error.is_deadlock() && tries < store::DEADLOCK_RETRIES_MAX => {
+                    tries += 1
+                }
+                done => break done?,
+            }
+        }
+        self.evict(id);
+        info!(tenant = %id, "tenant: purged");
+        Ok(())
+    }
+
+    /// Deletes all data of a tenant in one transaction.
+    async fn delete_data(&self, id: &TenantId) -> Result<(), store::Error> {
         let mut tx = store::begin(&self.db).await?;
         tenants::lock_exclusive(&mut tx, id).await?;
         // A running rebuild locks in the same order: its shadow, the tenant, its row.
@@ -119,10 +135,7 @@ impl TenantRegistry {
         tenants::purge(&mut tx, id, &Schema::of(id)).await?;
         let kinds = [JobKind::Tenant, JobKind::SummaryExport, JobKind::Rebuild];
         store::jobs::delete_all(&mut tx, id, &kinds).await?;
-        store::commit(tx).await?;
-        self.evict(id);
-        info!(tenant = %id, "tenant: purged");
-        Ok(())
+        store::commit(tx).await
     }
 
     /// Migrates a tenant's schema for its enabling. Retries while another instance migrates it.
