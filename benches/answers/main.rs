@@ -3,7 +3,8 @@
 //! them.
 //!
 //! Arguments choose parts; the default is `load` (1,000 patrons). `million` is the same with 1,000,000
-//! patrons; `ingest` measures evaluations during the ingest of a million events.
+//! patrons; `ingest` measures evaluations during the ingest of a million events; `console` measures pages of the
+//! console, and evaluations while pages are open.
 
 #[allow(dead_code, reason = "each bench uses a part")]
 #[path = "../fixture.rs"]
@@ -15,6 +16,7 @@ mod log;
 #[path = "../live/service.rs"]
 mod service;
 
+mod console;
 mod during_ingest;
 mod library;
 mod load;
@@ -47,6 +49,7 @@ async fn main() {
             "load" => measure(1_000, &[POOL_CONNECTIONS, SMALL_POOL_CONNECTIONS]).await,
             "million" => measure(1_000_000, &[POOL_CONNECTIONS]).await,
             "ingest" => during_ingest::measure().await,
+            "console" => console::measure().await,
             other => panic!("unknown part: {other}"),
         }
     }

@@ -14,6 +14,7 @@ use crate::fixture::engines::variable;
 pub(crate) struct Service {
     process: Child,
     pub(crate) port: u16,
+    pub(crate) console_port: u16,
 }
 
 impl Service {
@@ -29,7 +30,7 @@ impl Service {
         connections: u32,
         settings: &[(&str, &str)],
     ) -> Self {
-        let port = free_port();
+        let (port, console_port) = (free_port(), free_port());
         let process = Command::new(env!("CARGO_BIN_EXE_mod-patron-blocks"))
             .arg("serve")
             .env("DB_HOST", &login.host)
@@ -39,6 +40,7 @@ impl Service {
             .env("KAFKA_HOST", variable("KAFKA_HOST"))
             .env("HTTP_ADDRESS", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
+            .env("CONSOLE_PORT", console_port.to_string())
             .env("ENV", environment)
             // Without `OKAPI_URL`, the service calls the gateway that the request names.
             .env_remove("OKAPI_URL")
@@ -50,7 +52,7 @@ impl Service {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("the service starts");
-        let service = Self { process, port };
+        let service = Self { process, port, console_port };
         service.ready().await;
         service
     }

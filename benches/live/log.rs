@@ -26,7 +26,11 @@ pub(crate) struct Log {
 }
 
 pub(crate) fn topic(environment: &str, kind: Kind) -> String {
-    format!("{environment}.{TENANT}.{}.{}", kind.producer(), kind.name())
+    topic_of(environment, TENANT, kind)
+}
+
+fn topic_of(environment: &str, tenant: &str, kind: Kind) -> String {
+    format!("{environment}.{tenant}.{}.{}", kind.producer(), kind.name())
 }
 
 fn bootstrap() -> String {
@@ -34,22 +38,33 @@ fn bootstrap() -> String {
 }
 
 impl Log {
-    /// Creates the topics of one tenant. The producer lingers this many milliseconds.
+    /// Creates the topics of the tenant. The producer lingers this many milliseconds.
     pub(crate) async fn make(linger: u32) -> Self {
+        let log = Self::connect(linger);
+        log.create_topics(TENANT, PARTITIONS).await;
+        log
+    }
+
+    /// Creates a log without topics.
+    pub(crate) fn connect(linger: u32) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", bootstrap());
         let admin: AdminClient<_> = client.create().expect("an admin client");
         client.set("linger.ms", linger.to_string());
         let environment = format!("live-{}", Uuid::new_v4().simple());
-        let names = Kind::ALL.map(|kind| topic(&environment, kind));
+        Self { environment, admin, producer: client.create().expect("a producer") }
+    }
+
+    /// Creates the topics of a tenant.
+    pub(crate) async fn create_topics(&self, tenant: &str, partitions: i32) {
+        let names = Kind::ALL.map(|kind| topic_of(&self.environment, tenant, kind));
         let topics =
-            names.each_ref().map(|n| NewTopic::new(n, PARTITIONS, TopicReplication::Fixed(1)));
+            names.each_ref().map(|n| NewTopic::new(n, partitions, TopicReplication::Fixed(1)));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-        let made = admin.create_topics(&topics, &options).await.expect("Kafka responds");
+        let made = self.admin.create_topics(&topics, &options).await.expect("Kafka responds");
         for topic in made {
             topic.expect("a new topic");
         }
-        Self { environment, admin, producer: client.create().expect("a producer") }
     }
 
     /// Returns a consumer of all topics from their beginning, without a group.
@@ -71,7 +86,12 @@ impl Log {
     }
 
     pub(crate) async fn remove(self) {
-        let names = Kind::ALL.map(|kind| topic(&self.environment, kind));
+        self.remove_topics(TENANT).await;
+    }
+
+    /// Deletes the topics of a tenant.
+    pub(crate) async fn remove_topics(&self, tenant: &str) {
+        let names = Kind::ALL.map(|kind| topic_of(&self.environment, tenant, kind));
         let names = names.each_ref().map(String::as_str);
         let _ = self.admin.delete_topics(&names, &AdminOptions::new()).await;
     }
