@@ -355,6 +355,41 @@ async fn instants_have_the_time_zone_of_the_reader() {
     .await;
 }
 
+/// A tab in the background must not ask the service for hours. Virtual time replaces ten minutes of waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_page_sends_no_request_and_refreshes_on_return() {
+    /// Counts the requests of the page, and hides it.
+    const HIDE: &str = "window.requests = 0;
+        const send = window.fetch;
+        window.fetch = (...request) => { window.requests += 1; return send(...request); };
+        Object.defineProperty(document, 'hidden', { configurable: true, get: () => window.isHidden });
+        window.isHidden = true;
+        window.hiddenAt = Date.now();
+        document.dispatchEvent(new Event('visibilitychange'));";
+    const SHOW: &str = "window.isHidden = false;
+        document.dispatchEvent(new Event('visibilitychange'));";
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    World::run(async |world| {
+        Browser::run(async |browser: &Browser| {
+            let requests = async || browser.evaluate("return window.requests;").await;
+            browser.open(&url(world, "home")).await;
+            browser.until_text("All is well.").await;
+            browser.evaluate(HIDE).await;
+            browser.advance_time(minutes(10)).await;
+            let passed = browser.evaluate("return Date.now() - window.hiddenAt;").await;
+            assert!(passed.as_f64().unwrap() >= minutes(10).as_millis() as f64, "{passed} ms");
+            assert_eq!(requests().await, json!(0));
+            browser.evaluate(SHOW).await;
+            assert_eq!(requests().await, json!(1));
+            // The timer that sent nothing still runs.
+            browser.advance_time(minutes(1)).await;
+            assert!(requests().await.as_u64().unwrap() > 1);
+        })
+        .await;
+    })
+    .await;
+}
+
 /// Writes the pictures of the documentation; `dev/screenshots` runs it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes files of the repository"]

@@ -1,14 +1,20 @@
 //! Leader changes and an outage of all brokers, which need brokers of their own. `dev/cluster test` starts three and runs these stories, and
 //! `.ci/run` calls it.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use patron_blocks::event::Kind;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::offset_anomalies::{open_loans, publish_check_outs_to};
+use super::{
+    console::page,
+    offset_anomalies::{open_loans, publish_check_outs_to},
+};
 use crate::support::{
     payloads::now,
     world::{TENANT, World},
@@ -63,7 +69,11 @@ async fn topic_recreated_after_leader_change_is_read_completely() {
     .await;
 }
 
-/// Row 4 of docs/contract/insight.md#8-cases-of-certainty: the instant stays while no broker responds.
+/// Time limit of a page without a broker. The service is compiled without optimization.
+const PAGE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Row 4 of docs/contract/insight.md#8-cases-of-certainty: the instant stays while no broker responds. The pages of the
+/// console ask no broker, so they open as before and show that instant.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs three brokers: dev/cluster test runs it"]
 async fn evaluation_is_late_while_no_broker_responds() {
@@ -81,6 +91,12 @@ async fn evaluation_is_late_while_no_broker_responds() {
         until_state("late").await;
         let as_of = certainty(world).await["asOf"].as_str().unwrap().to_owned();
         assert!(as_of.parse::<DateTime<Utc>>().unwrap() < stopped, "{as_of} is after {stopped}");
+        for path in ["home", "ingest", "parked", "rebuilds"] {
+            let began = Instant::now();
+            let body = page(world, path).await;
+            assert!(began.elapsed() < PAGE_LIMIT, "{path} took {:?}", began.elapsed());
+            assert!(body.contains(&format!("datetime=\"{as_of}\"")), "{path}: {body}");
+        }
         run_cluster(&["start"]).await;
         run_cluster(&["in-sync"]).await;
         until_state("certain").await;

@@ -141,6 +141,19 @@ impl Browser {
         self.command("Emulation.setTimezoneOverride", json!({ "timezoneId": name })).await;
     }
 
+    /// Lets the timers of the page run as if this time had passed, and waits until they have run.
+    pub(crate) async fn advance_time(&self, time: Duration) {
+        let due = self.evaluate("return Date.now();").await.as_f64().expect("a time");
+        let due = due + time.as_millis() as f64;
+        let parameters = json!({ "policy": "advance", "budget": time.as_millis() as u64 });
+        self.command("Emulation.setVirtualTimePolicy", parameters).await;
+        let deadline = Instant::now() + TIMEOUT;
+        while self.evaluate("return Date.now();").await.as_f64().expect("a time") < due {
+            assert!(Instant::now() < deadline, "the time of the page does not advance");
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
     pub(crate) async fn open(&self, url: &str) {
         self.client.goto(url).await.expect("the page loads");
     }
