@@ -130,6 +130,35 @@ postgres_stop() {
     ended_within 5 process_has "$pid" "$folder/data" || kill -KILL "$pid"
 }
 
+# Creates a tablespace in memory for the databases of stories. Each story creates and drops a database with some hundred
+# files, and some file systems need long for that. The write-ahead log stays on the disk.
+memory=/dev/shm/$clone_name
+memory_least_mib=1024
+postgres_tablespace() { # sets tablespace
+    local name=stories place left
+    local -a as
+    tablespace=
+    [[ ! -e $state/postgres.docker && $(stat -f -c %T /dev/shm 2>/dev/null) == tmpfs ]] || return 1
+    (($(df --output=avail -B1M /dev/shm | tail -n 1) >= memory_least_mib)) || return 1
+    run_as "$(stat -c %U "$(<"$state/postgres.place")/postgres/data")"
+    place=$(postgres_sql postgres "select pg_tablespace_location(oid) from pg_tablespace where spcname = '$name'")
+    if [[ -n $place ]] && ! "${as[@]}" test -O "$place" -a -n "$(ls -A "$place" 2>/dev/null)"; then
+        # The machine was restarted, and the memory is empty.
+        for left in $(postgres_sql postgres "select datname from pg_database join pg_tablespace t on t.oid = dattablespace
+                                              where spcname = '$name'"); do
+            postgres_sql postgres "drop database \"$left\"" || return 1
+        done
+        postgres_sql postgres "drop tablespace $name" || return 1
+        place=
+    fi
+    if [[ -z $place ]]; then
+        rm -rf "$memory"
+        "${as[@]}" mkdir -m 700 "$memory" || return 1
+        postgres_sql postgres "create tablespace $name location '$memory'" || return 1
+    fi
+    tablespace=$name
+}
+
 # Runs SQL on the server of DB_HOST and DB_PORT. Uses the psql of the local engine if there is one.
 postgres_sql() { # database, SQL
     local bin

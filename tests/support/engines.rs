@@ -3,8 +3,13 @@
 use patron_blocks::config::Login;
 
 #[expect(clippy::disallowed_methods, reason = "dev/up sets the variables of the engines")]
+pub(crate) fn optional_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 pub(crate) fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make test or make bench"))
+    let value = optional_variable(name);
+    value.unwrap_or_else(|| panic!("{name} is not set: use make test or make bench"))
 }
 
 /// Returns the login to the database in which tests create other databases.

@@ -16,12 +16,14 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use crate::support::world::{TENANT, until};
+use crate::support::{
+    engines::optional_variable,
+    world::{TENANT, until},
+};
 
 /// Returns the replication factor of each topic: that of the configured cluster, or one.
 fn replication_factor() -> TopicReplication<'static> {
-    #[expect(clippy::disallowed_methods, reason = "the environment selects the cluster")]
-    let copies = std::env::var("REPLICATION_FACTOR").ok();
+    let copies = optional_variable("REPLICATION_FACTOR");
     TopicReplication::Fixed(copies.map_or(1, |copies| copies.parse().expect("a number of copies")))
 }
 

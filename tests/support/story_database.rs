@@ -10,13 +10,19 @@ use patron_blocks::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::support::{engines::login, world::WAIT_TIMEOUT};
+use crate::support::{
+    engines::{login, optional_variable},
+    world::WAIT_TIMEOUT,
+};
 
 /// Creates a database for `work` and drops the database afterwards, also after a panic.
 pub(crate) async fn with_database<T>(work: impl AsyncFnOnce(Login) -> T) -> T {
     let login = login();
     let database = format!("story_{}", Uuid::new_v4().simple());
-    execute_as_admin(&login, format!("create database {database}")).await;
+    let tablespace =
+        optional_variable("STORY_TABLESPACE").map(|name| format!(" tablespace {name}"));
+    let tablespace = tablespace.unwrap_or_default();
+    execute_as_admin(&login, format!("create database {database}{tablespace}")).await;
     let own = Login { database: database.clone(), ..login.clone() };
     let outcome = AssertUnwindSafe(work(own)).catch_unwind().await;
     execute_as_admin(&login, format!("drop database if exists {database} with (force)")).await;
