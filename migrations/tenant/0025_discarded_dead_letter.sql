@@ -16,6 +16,7 @@ create table discarded_dead_letter (
     subjects uuid[] not null default '{}',
     discarded_at timestamptz not null default clock_timestamp()
 );
+create index discarded_dead_letter_subjects on discarded_dead_letter using gin (subjects);
 comment on table discarded_dead_letter is 'Dead letters that an operator discarded: housekeeping deletes them later';
 comment on column discarded_dead_letter.dead_letter_id is 'Id of the dead letter';
 comment on column discarded_dead_letter.reason is 'Name of a Reason of src/event';

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::{
-    fact_words::{self, RegisterRow},
+    fact_words::{self, Origins, RegisterRow},
     response::PageError,
     shell::Shell,
     timeline::{Moment, Timeline},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock,
-    event::Event,
+    event::Stamp,
     http::{ApiError, extract::tenant::path_id},
     patron::{Fee, Loan},
     store::{
@@ -32,8 +32,8 @@ use crate::{
 /// Largest number of events on a page.
 const EVENTS_MAX: i64 = 200;
 
-/// Largest number of parked records on a page.
-const PARKED_MAX: i64 = 20;
+/// Largest number of parked records in a short list.
+pub(super) const PARKED_MAX: i64 = 20;
 
 /// Delay from which an event counts as late, unless a newer event arrived before it.
 const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
@@ -65,10 +65,18 @@ struct EventRow {
     delay: Option<String>,
 }
 
-struct ParkedRow {
-    id: Uuid,
-    received_at: String,
-    rule: String,
+/// A parked record in a short list.
+pub(super) struct ParkedRow {
+    pub(super) id: Uuid,
+    pub(super) received_at: String,
+    pub(super) rule: String,
+}
+
+impl From<DeadLetterHead> for ParkedRow {
+    fn from(head: DeadLetterHead) -> Self {
+        let received_at = clock::format_instant(head.received_at);
+        Self { id: head.id, received_at, rule: head.rule }
+    }
 }
 
 /// A loan or a fee/fine, as a page shows it.
@@ -90,7 +98,7 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
         let id = item_id(&visit)?;
         let Found { row, events, parked } = find::<Loan>(&visit, id).await?;
-        let decoded = decode(&events);
+        let origins = origins(&events);
         let state = row.map(|row| {
             let open = row.state.as_open(row.horizon);
             let opening = row.state.opening().map(|(_, user)| user);
@@ -114,7 +122,7 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
                     "It does not count: a newer complete snapshot lacks it.".to_owned()
                 }
             };
-            let registers = fact_words::loan_registers(&row.state, &decoded);
+            let registers = fact_words::loan_registers(&row.state, &origins, None);
             ItemState { text, patron: opening.or(row.state.fallback_user), registers }
         });
         Ok::<_, ApiError>(ItemPage::new(&visit, ("Loan", id), state, events, parked).await)
@@ -127,7 +135,7 @@ pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
         let id = item_id(&visit)?;
         let Found { row, events, parked } = find::<Fee>(&visit, id).await?;
-        let decoded = decode(&events);
+        let origins = origins(&events);
         let state = row.map(|row| {
             let text = match (row.state.as_open(row.horizon), &row.state.balance, &row.state.user) {
                 (Some(open), _, _) => format!("Open: the balance is {}.", open.balance),
@@ -139,7 +147,7 @@ pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
                 }
                 _ => "It does not count: a newer complete snapshot lacks it.".to_owned(),
             };
-            let registers = fact_words::fee_registers(&row.state, &decoded);
+            let registers = fact_words::fee_registers(&row.state, &origins, None);
             ItemState { text, patron: row.state.user.map(|(_, user)| user), registers }
         });
         Ok::<_, ApiError>(ItemPage::new(&visit, ("Fee/fine", id), state, events, parked).await)
@@ -166,9 +174,10 @@ async fn find<T: rows::SubjectTable>(
     Ok(store::read(&visit.db, read).await?)
 }
 
-/// Returns the events that can be decoded.
-fn decode(events: &[AppliedEvent]) -> Vec<Event> {
-    events.iter().filter_map(|event| event.row.decode().ok().flatten()).collect()
+/// Returns what set the registers. An event without a stored payload set registers as well.
+fn origins(events: &[AppliedEvent]) -> Origins {
+    let rows = events.iter().map(|event| &event.row);
+    Origins::new(rows.filter_map(|row| Some((Stamp::from_bytes(&row.stamp)?, row.kind.clone()))))
 }
 
 impl ItemPage {
@@ -187,11 +196,6 @@ impl ItemPage {
         let ItemState { text, patron, registers } = state.unwrap_or_else(unknown);
         let moments = moments(&events);
         let rows = events.iter().zip(&moments).map(EventRow::from).collect();
-        let parked = parked.into_iter().map(|head| ParkedRow {
-            id: head.id,
-            received_at: clock::format_instant(head.received_at),
-            rule: head.rule,
-        });
         Self {
             shell: visit.shell("item").await,
             kind,
@@ -203,7 +207,7 @@ impl ItemPage {
             timeline: Timeline::new(&moments).filter(|_| moments.len() > 1),
             counted_events: words::counted(events.len() as i64, "event", "events"),
             events: rows,
-            parked: parked.collect(),
+            parked: parked.into_iter().map(ParkedRow::from).collect(),
         }
     }
 }

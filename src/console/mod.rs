@@ -6,7 +6,9 @@
 
 mod act_words;
 mod acts;
+mod answers;
 mod assets;
+mod certainty_words;
 mod desk;
 mod discarded;
 mod fact_words;
@@ -18,6 +20,7 @@ mod log;
 mod messages;
 mod parked;
 mod parked_bulk;
+mod patron;
 mod rebuild_words;
 mod rebuilds;
 mod response;
@@ -28,6 +31,7 @@ mod shell;
 mod sparkline;
 mod tenants;
 mod timeline;
+mod titles;
 mod visit;
 mod words;
 
@@ -112,6 +116,7 @@ fn page_routes(app: &mut web::ServiceConfig) {
         .route("/home", web::get().to(home::page))
         .route("/search", web::get().to(search::redirect))
         .route("/desk/{userId}", web::get().to(desk::page))
+        .route("/patron/{userId}", web::get().to(patron::page))
         .route("/loan/{id}", web::get().to(items::loan))
         .route("/fee-fine/{id}", web::get().to(items::fee_fine))
         .route("/ingest", web::get().to(ingest::page))

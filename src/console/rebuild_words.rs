@@ -21,17 +21,22 @@ pub(super) fn request(request: &Value) -> String {
         Some(user) => format!("Patron {user}"),
         None => "The whole tenant".to_owned(),
     };
-    let source = match request["source"].as_str() {
-        Some("inbox") => "the inbox",
-        Some("storage") => "the storage modules",
-        _ => "the topics",
-    };
+    let source = source(request);
     let from = match request["from"].as_str() {
         None | Some("earliest") => String::new(),
         Some(from) => format!(", from {from}"),
     };
     let mode = if request["dryRun"] == Value::Bool(true) { "" } else { ", applied by itself" };
     format!("{scope} from {source}{from}{mode}")
+}
+
+/// Returns the source of a request.
+pub(super) fn source(request: &Value) -> &'static str {
+    match request["source"].as_str() {
+        Some("inbox") => "the inbox",
+        Some("storage") => "the storage modules",
+        _ => "the topics",
+    }
 }
 
 /// Returns the status.

@@ -4,11 +4,30 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     blocks::{Action, Actions, Caveat, CertaintyState, LeftOut, Measure},
+    clock,
     okapi::reader::LoanedItem,
     patron::OpenLoan,
     services::evaluation::{AnswerSource, certainty::CertaintyReport},
     store::tenants::Completeness,
 };
+
+/// A sentence without its full stop, and the instant that ends the sentence.
+pub(super) struct Dated {
+    pub(super) text: String,
+    pub(super) at: Option<String>,
+}
+
+impl Dated {
+    /// Creates a sentence that ends with an instant.
+    pub(super) fn at(text: impl Into<String>, at: DateTime<Utc>) -> Self {
+        Self { text: text.into(), at: Some(clock::format_instant(at)) }
+    }
+
+    /// Creates a sentence without an instant.
+    pub(super) fn plain(text: impl Into<String>) -> Self {
+        Self { text: text.into(), at: None }
+    }
+}
 
 /// Returns whether evaluations are certain, and a sentence about it.
 pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
@@ -42,13 +61,16 @@ pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
 pub(super) fn patron_certainty(state: CertaintyState) -> Option<&'static str> {
     Some(match state {
         CertaintyState::Certain => return None,
-        CertaintyState::Late => "This answer is late: newer events are not applied.",
-        CertaintyState::Incomplete => "Earlier events may be missing in this answer.",
-        CertaintyState::Doubtful => {
-            "This answer is doubtful: a record about the patron is parked, a partition is stopped, or the patron \
-             group may be outdated."
+        CertaintyState::Late => {
+            "This answer may be late: the newest check-outs, returns and payments may be missing."
         }
-        CertaintyState::Unknown => "The certainty of this answer is unknown.",
+        CertaintyState::Incomplete => {
+            "Earlier loans, fees and fines may be missing in this answer."
+        }
+        CertaintyState::Doubtful => {
+            "This answer is doubtful: a change of the loans, fees or the group of the patron may be missing."
+        }
+        CertaintyState::Unknown => "It is not known whether this answer is complete.",
     })
 }
 

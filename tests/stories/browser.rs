@@ -22,16 +22,16 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(6);
 const REASON: &str = "ticket 4711";
 
 /// A library with a blocked patron, parked records, an incident and acts.
-struct Library {
-    user: Uuid,
-    loans: Vec<Uuid>,
-    fee: Uuid,
+pub(super) struct Library {
+    pub(super) user: Uuid,
+    pub(super) loans: Vec<Uuid>,
+    pub(super) fee: Uuid,
     parked: Uuid,
     rebuild: String,
 }
 
 impl Library {
-    async fn new(world: &World) -> Self {
+    pub(super) async fn new(world: &World) -> Self {
         let group = Uuid::new_v4();
         let user = world.users.add_patron(group);
         world.add_limit(group, Measure::ChargedOut, 5.0).await;
@@ -94,6 +94,8 @@ impl Library {
             "home".to_owned(),
             format!("desk/{user}"),
             format!("desk/{}", Uuid::new_v4()),
+            format!("patron/{user}"),
+            format!("patron/{}", Uuid::new_v4()),
             format!("loan/{}", loans[0]),
             format!("fee-fine/{fee}"),
             "parked".to_owned(),
@@ -111,7 +113,7 @@ impl Library {
 }
 
 /// Returns the address of a page on the console port.
-fn url(world: &World, path: &str) -> String {
+pub(super) fn url(world: &World, path: &str) -> String {
     format!("{}tenants/{TENANT}/{path}", world.console_url())
 }
 
@@ -212,7 +214,7 @@ async fn every_act_works_without_a_script() {
 async fn pages_work_behind_the_prefix_of_a_gateway() {
     World::run(async |world| {
         let library = Library::new(world).await;
-        world.users.set_title(library.loans[2], "Middlemarch");
+        library.loans.iter().for_each(|loan| world.users.set_title(*loan, "Middlemarch"));
         world.users.set_barcode("4711", library.user);
         let gateway = GatewayStub::start(world.url(), &world.users.url());
         Browser::run(async |browser: &Browser| {
@@ -315,7 +317,8 @@ async fn markup_of_others_runs_nothing() {
         condition["message"] = json!(MARKUP);
         assert_eq!(world.put(&path, &condition).await.0, 204);
         Browser::run(async |browser: &Browser| {
-            for page in [format!("desk/{}", library.user), "limits".to_owned()] {
+            let user = library.user;
+            for page in [format!("desk/{user}"), format!("patron/{user}"), "limits".to_owned()] {
                 browser.open(&url(world, &page)).await;
                 browser.until_text(MARKUP).await;
             }
@@ -342,7 +345,7 @@ async fn instants_have_the_time_zone_of_the_reader() {
         world.until_committed().await;
         Browser::run(async |browser: &Browser| {
             browser.set_time_zone("Asia/Tokyo").await;
-            browser.open(&url(world, &format!("desk/{user}"))).await;
+            browser.open(&url(world, &format!("patron/{user}"))).await;
             let due = "const due = document.querySelector('tr[id^=loan] time');
                 return [due.textContent, due.title];";
             let due = browser.evaluate(due).await;
@@ -413,7 +416,8 @@ async fn pictures_of_the_documentation() {
             let user = library.user;
             for (name, path, (width, height), is_dark) in [
                 ("home", "home".to_owned(), (1280, 720), false),
-                ("desk", format!("desk/{user}"), (1280, 900), false),
+                ("desk", format!("desk/{user}"), (1280, 720), false),
+                ("patron", format!("patron/{user}"), (1280, 900), false),
                 ("desk-phone", format!("desk/{user}"), (390, 844), true),
                 ("parked", "parked".to_owned(), (1280, 720), false),
                 ("preview", "parked".to_owned(), (1280, 800), false),

@@ -267,7 +267,7 @@ async fn rebuild_is_started_read_applied_and_cancelled_in_the_console() {
         let body = page(world, &path).await;
         assert!(body.contains("The stored state differs from the source for 1 patron."), "{body}");
         assert!(body.contains(&format!("loan {} is missing here", loans[0])), "{body}");
-        assert!(body.contains(&format!("desk/{user}")), "{body}");
+        assert!(body.contains(&format!("patron/{user}")), "{body}");
         let applied = submit(world, &format!("{path}/apply"), &[("reason", REASON)]).await;
         assert!(page(world, applied.path()).await.contains("applied in the background"));
         world

@@ -1,10 +1,13 @@
 //! What pages show with the token of the reader: the patron of a barcode, and titles.
 
+use patron_blocks::event::Kind;
 use reqwest::Url;
+use uuid::Uuid;
 
 use super::console::{GATEWAY, blocked_patron, page};
 use crate::support::{
     http_client,
+    payloads::balance_change,
     world::{TENANT, World},
 };
 
@@ -41,18 +44,30 @@ async fn titles_follow_the_permission_of_the_reader() {
     const TITLE: &str = "Middlemarch <1871>";
     World::run(async |world| {
         let (user, loans) = blocked_patron(world).await;
-        world.users.set_title(loans[3], TITLE);
-        let path = format!("desk/{user}");
-        let body = page(world, &path).await;
-        let row = body.lines().find(|line| line.contains(&format!("loan-{}", loans[3]))).unwrap();
-        assert!(row.contains("<td>Middlemarch &#60;1871&#62;, 1000</td>"), "{row}");
-        let url = format!("{}tenants/{TENANT}/{path}", world.console_url());
-        let body = http_client::client().get(url).send().await.unwrap().text().await.unwrap();
-        assert!(!body.contains("Middlemarch") && !body.contains("<th>Title</th>"), "{body}");
+        // The fee of the patron is for the last loan.
+        let payload = balance_change(user, Uuid::new_v4(), Some(loans[6]), 20.0);
+        world.publish(Kind::FeeFineBalanceChanged, &payload).await;
+        world.until_committed().await;
+        loans.iter().for_each(|loan| world.users.set_title(*loan, TITLE));
+        const SHOWN: &str = "Middlemarch &#60;1871&#62;, 1000";
+        let (desk, patron) = (format!("desk/{user}"), format!("patron/{user}"));
+        let body = page(world, &desk).await;
+        assert_eq!(body.matches(&format!(">{SHOWN}</a>, due <time")).count(), 3, "{body}");
+        assert!(body.contains(&format!(">Fee or fine</a> for {SHOWN}, balance 20.")), "{body}");
+        let body = page(world, &patron).await;
+        assert_eq!(body.matches(&format!("<td>{SHOWN}</td>")).count(), 7, "{body}");
+        for path in [&desk, &patron] {
+            let url = format!("{}tenants/{TENANT}/{path}", world.console_url());
+            let body = http_client::client().get(url).send().await.unwrap().text().await.unwrap();
+            assert!(!body.contains("Middlemarch") && !body.contains("<th>Title</th>"), "{body}");
+            assert!(!body.contains("permission"), "{body}");
+        }
         world.users.forbid_lookups();
-        let body = page(world, &path).await;
-        assert!(body.contains("You have no permission to see the titles of loans."), "{body}");
-        assert!(!body.contains("Middlemarch"), "{body}");
+        for path in [&desk, &patron] {
+            let body = page(world, path).await;
+            assert!(body.contains("You have no permission to see the titles of loans."), "{body}");
+            assert!(!body.contains("Middlemarch"), "{body}");
+        }
     })
     .await;
 }

@@ -103,7 +103,7 @@ async fn preview_of_a_retry_names_the_patrons_and_changes_nothing() {
             "{preview}"
         );
         let row = |user: Uuid| {
-            let name = format!("desk/{user}");
+            let name = format!("patron/{user}");
             preview.lines().find(|line| line.contains(&name)).unwrap().to_owned()
         };
         let all = "borrow, renew, request";
@@ -141,7 +141,7 @@ async fn preview_of_a_retry_names_the_patrons_and_changes_nothing() {
             preview.contains("The records name 1 known patron, 0 of them blocked now."),
             "{preview}"
         );
-        assert!(preview.contains(&format!("desk/{blocked}")), "{preview}");
+        assert!(preview.contains(&format!("patron/{blocked}")), "{preview}");
         let until = until_of(&preview);
         // A record that is parked after the preview is not concerned.
         park(world, Kind::LoanClosed, loan_event(blocked, Uuid::new_v4())).await;

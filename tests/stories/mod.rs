@@ -3,6 +3,7 @@
 
 mod block_events;
 mod browser;
+mod browser_desk;
 mod certainty;
 mod certainty_policy;
 mod client_limits;
@@ -14,6 +15,7 @@ mod console_acts;
 mod console_load;
 mod console_lookups;
 mod console_parked;
+mod console_patron;
 mod database_outages;
 mod decimals;
 mod encryption;

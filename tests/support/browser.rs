@@ -130,6 +130,12 @@ impl Browser {
         self.command("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
     }
 
+    /// Shows pages as a printer does, or on the screen again.
+    pub(crate) async fn print(&self, is_print: bool) {
+        let media = if is_print { "print" } else { "" };
+        self.command("Emulation.setEmulatedMedia", json!({ "media": media })).await;
+    }
+
     /// Allows or forbids the scripts of pages; takes effect at the next page.
     pub(crate) async fn allow_scripts(&self, are_allowed: bool) {
         let parameters = json!({ "value": !are_allowed });

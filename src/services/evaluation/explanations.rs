@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::{AnswerSource, EvaluationRequest, Evaluator, policy::Policy};
 use crate::{
-    blocks::{Certainty, Explanation, ExplanationInput, Limit, Measures, OpenItems, Reactions},
+    blocks::{
+        Certainty, Evidence, Explanation, ExplanationInput, Limit, Measures, OpenItems, Reactions,
+    },
     logging::ErrorChain,
     services::{maintenance::counter_check, metrics::metrics},
     store::{
@@ -55,6 +57,8 @@ pub struct ExplainedPatron {
     pub measures: Measures,
     /// How certain the explanation is; `None` without knowledge of the progress of ingest.
     pub certainty: Option<Certainty>,
+    /// What the certainty follows from; `None` without a certainty.
+    pub evidence: Option<Evidence>,
     /// The reactions of the tenant's policy to the certainty.
     pub reactions: Reactions,
     /// Whether the stored counters differed from the recount. [`ExplanationMode`] decides whether the service has
@@ -127,17 +131,18 @@ impl Evaluator {
         let known = state.known_group().filter(|known| {
             source != AnswerSource::GroupFromUsers && known.group.is_some() && known.group == group
         });
-        let (mut certainty, mut reactions) = (None, Reactions::default());
+        let (mut certainty, mut evidence, mut reactions) = (None, None, Reactions::default());
         if self.certainty.is_some() {
             let progress = (view.of(&tenant.id), state.read_at);
             let (settings, assessed) = self.assess(request, progress, source).await;
             reactions = settings.policy.reactions(assessed.certainty.state);
-            certainty = Some(assessed.certainty);
+            (certainty, evidence) = (Some(assessed.certainty), Some(assessed.evidence));
         }
         Ok(ExplainedPatron {
             user: *user,
             now,
             certainty,
+            evidence,
             reactions,
             group_known_at: known.map(|known| known.known_at),
             group,

@@ -74,8 +74,14 @@ const LIST: Statement = Statement::new(
          from {schema}.discarded_dead_letter order by discarded_at desc, dead_letter_id limit $1"#,
 );
 
+const LIST_BY_SUBJECT: Statement = Statement::new(
+    r#"select dead_letter_id, discarded_at, reason, rule, topic, partition, "offset"
+         from {schema}.discarded_dead_letter where subjects && $1
+        order by discarded_at desc, dead_letter_id limit $2"#,
+);
+
 pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&DISCARD, &RESTORE, &RESTORE_SOME, &COUNT, &LIST];
+    &[&DISCARD, &RESTORE, &RESTORE_SOME, &COUNT, &LIST, &LIST_BY_SUBJECT];
 
 /// A discarded dead letter, without its bytes.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -165,4 +171,15 @@ pub async fn list(
 ) -> Result<Vec<DiscardedHead>, Error> {
     let found = sqlx::query_as(schema.sql(&LIST)).bind(limit).fetch_all(db).await;
     found.map_err(Error::at("list the discarded dead letters"))
+}
+
+/// Returns the dead letters that were discarded last and name one of these ids.
+pub async fn list_by_subject(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    subjects: &[Uuid],
+    limit: i64,
+) -> Result<Vec<DiscardedHead>, Error> {
+    let found = sqlx::query_as(schema.sql(&LIST_BY_SUBJECT)).bind(subjects).bind(limit);
+    found.fetch_all(db).await.map_err(Error::at("list the discarded dead letters of a patron"))
 }

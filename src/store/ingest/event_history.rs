@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::inbox::{InboxColumns, from_columns};
 use crate::{
-    event::decode::inbox_row::InboxRow,
+    event::{Stamp, decode::inbox_row::InboxRow},
     store::{Error, Schema, Statement},
 };
 
@@ -18,7 +18,11 @@ const SELECT_BY_SUBJECT: Statement = Statement::new(
          from {schema}.inbox where subject = $1 order by stamp desc limit $2"#,
 );
 
-pub(in crate::store) const STATEMENTS: &[&Statement] = &[&SELECT_BY_SUBJECT];
+const SELECT_KINDS: Statement = Statement::new(
+    "select stamp, kind from {schema}.inbox where subject = any($1) order by stamp desc limit $2",
+);
+
+pub(in crate::store) const STATEMENTS: &[&Statement] = &[&SELECT_BY_SUBJECT, &SELECT_KINDS];
 
 /// An event that the service applied.
 #[derive(Debug, Clone)]
@@ -77,4 +81,23 @@ pub async fn list(
         }
     };
     Ok(rows.into_iter().rev().map(event).collect())
+}
+
+/// Returns stamp and kind of the newest events of these loans and fees/fines, at most `limit`.
+pub async fn kinds(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    subjects: &[Uuid],
+    limit: i64,
+) -> Result<Vec<(Stamp, String)>, Error> {
+    let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(schema.sql(&SELECT_KINDS))
+        .bind(subjects)
+        .bind(limit)
+        .fetch_all(db)
+        .await
+        .map_err(Error::at("read the kinds of events"))?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(stamp, kind)| Some((Stamp::from_bytes(&stamp)?, kind)))
+        .collect())
 }

@@ -207,6 +207,24 @@ pub async fn list(
     Ok((found.into_iter().map(|counted| counted.job).collect(), total))
 }
 
+/// Returns the newest rebuild of one patron.
+pub async fn find_newest_rebuild_of(
+    db: impl PgExecutor<'_>,
+    tenant: &TenantId,
+    user: Uuid,
+) -> Result<Option<Job>, Error> {
+    const FIND_NEWEST: &str = concat!(
+        "select ",
+        columns!(),
+        " from mod_patron_blocks.job
+          where tenant = $1 and kind = $2 and request ->> 'userId' = $3
+          order by requested_at desc, id limit 1"
+    );
+    let found = sqlx::query_as(FIND_NEWEST).bind(tenant.as_str()).bind(JobKind::Rebuild.name());
+    let found = found.bind(user.to_string()).fetch_optional(db).await;
+    found.map_err(Error::at("find the newest rebuild of a patron"))
+}
+
 /// Returns the ids of all jobs of a kind and of a tenant.
 pub async fn list_ids(tx: &mut Tx, kind: JobKind, tenant: &TenantId) -> Result<Vec<Uuid>, Error> {
     let all = "select id from mod_patron_blocks.job where tenant = $1 and kind = $2";
