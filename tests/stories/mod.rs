@@ -12,6 +12,7 @@ mod cluster;
 mod conditions_and_limits;
 mod console;
 mod console_acts;
+mod console_links;
 mod console_load;
 mod console_lookups;
 mod console_parked;
