@@ -44,6 +44,7 @@ pub(super) fn serve(
         App::new()
             .wrap(from_fn(http::with_timeout))
             .wrap(http::normalize())
+            .wrap(from_fn(console::redirect_trailing_slash))
             .configure(|app| console::gateway_routes(&console, app))
             .configure(|app| http::routes(&console.state, db, app))
     };
@@ -63,7 +64,10 @@ pub(super) fn serve(
 pub(super) fn serve_console(console: &Arc<Console>, listener: TcpListener) -> io::Result<Server> {
     let console = console.clone();
     let factory = move || {
-        App::new().wrap(http::normalize()).configure(|app| console::loopback_routes(&console, app))
+        App::new()
+            .wrap(http::normalize())
+            .wrap(from_fn(console::redirect_trailing_slash))
+            .configure(|app| console::loopback_routes(&console, app))
     };
     let server = HttpServer::new(factory)
         .workers(1)

@@ -66,16 +66,10 @@ impl Number {
     }
 }
 
-/// Redirects the root of the console. The router removes a slash at the end of a path, so the root has two forms.
-/// From `console/`, this location leads to `console/console/home`, which redirects as well.
+/// Redirects the root of the console, an address without a slash at its end.
 pub(super) async fn redirect(request: HttpRequest) -> HttpResponse {
     let root = request.path().rsplit('/').next().unwrap_or_default();
     response::see_other(format!("{root}/home"))
-}
-
-/// Redirects `console/console/home`.
-pub(super) async fn redirect_up() -> HttpResponse {
-    response::see_other("../home".to_owned())
 }
 
 /// What waits for other events or for an operator.

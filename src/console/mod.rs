@@ -32,6 +32,7 @@ mod sparkline;
 mod tenants;
 mod timeline;
 mod titles;
+mod trailing_slash;
 mod visit;
 mod words;
 
@@ -45,10 +46,14 @@ use actix_web::{
 
 use tokio::sync::Semaphore;
 
+pub use self::trailing_slash::redirect_trailing_slash;
 use crate::{http::AppState, store::Db};
 
 /// The path of the console behind the gateway.
 pub const GATEWAY_ROOT: &str = "/patron-blocks/console";
+
+/// The path of the tenants on the console port.
+const LOOPBACK_TENANTS: &str = "/tenants";
 
 /// The path of the console of one tenant on the console port. Like [`GATEWAY_ROOT`], it has two segments.
 const LOOPBACK_ROOT: &str = "/tenants/{tenant}";
@@ -142,6 +147,5 @@ fn page_routes(app: &mut web::ServiceConfig) {
         .route("/exports/{id}/cancel", web::post().to(messages::cancel))
         .route("/log", web::get().to(log::page))
         .route("/assets/{name}", web::get().to(assets::get))
-        .route("/{root}/home", web::get().to(home::redirect_up))
         .default_service(web::to(response::not_found));
 }

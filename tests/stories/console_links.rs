@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use patron_blocks::event::Kind;
 use regex_lite::Regex;
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -48,6 +48,39 @@ async fn crawl(start: Url) -> Vec<(Url, String)> {
         pages.push((at, body));
     }
     pages
+}
+
+/// A browser resolves the relative links of a page against its address, so each page has one address.
+#[tokio::test(flavor = "multi_thread")]
+async fn slash_at_the_end_of_an_address_redirects() {
+    World::run(async |world| {
+        let user = world.users.add_patron(Uuid::new_v4());
+        let client = http_client::client_without_redirects();
+        let gateway = format!("{}{GATEWAY}", world.url());
+        let console = format!("{}tenants/{TENANT}", world.console_url());
+        for root in [gateway, console] {
+            for (path, location) in [
+                ("/home/".to_owned(), "../home".to_owned()),
+                ("/home//".to_owned(), "../../home".to_owned()),
+                (
+                    "/parked/?query=id==%22x/%22".to_owned(),
+                    "../parked?query=id==%22x/%22".to_owned(),
+                ),
+                (format!("/desk/{user}/"), format!("../{user}")),
+            ] {
+                let request = client.get(format!("{root}{path}")).header("X-Okapi-Tenant", TENANT);
+                let response = request.send().await.unwrap();
+                assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT, "{root}{path}");
+                assert_eq!(response.headers()["Location"], *location, "{root}{path}");
+                assert_eq!(response.headers()["Cache-Control"], "no-store", "{root}{path}");
+            }
+            let pages = crawl(Url::parse(&format!("{root}/desk/{user}/")).unwrap()).await;
+            assert!(pages.len() >= 4, "{root}: {} pages", pages.len());
+        }
+        // The interfaces accept the slash without a redirect.
+        assert_eq!(world.get("/patron-block-limits/").await.0, 200);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
