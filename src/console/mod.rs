@@ -12,6 +12,7 @@ mod certainty_words;
 mod desk;
 mod discarded;
 mod fact_words;
+mod help;
 mod home;
 mod ingest;
 mod items;
@@ -146,6 +147,7 @@ fn page_routes(app: &mut web::ServiceConfig) {
         .route("/exports", web::post().to(messages::request))
         .route("/exports/{id}/cancel", web::post().to(messages::cancel))
         .route("/log", web::get().to(log::page))
+        .route("/help", web::get().to(help::page))
         .route("/assets/{name}", web::get().to(assets::get))
         .default_service(web::to(response::not_found));
 }

@@ -39,6 +39,8 @@ pub(super) struct Notice {
 pub(super) struct Link {
     pub(super) path: &'static str,
     pub(super) name: &'static str,
+    /// The key that opens the page after `g`; empty without a key.
+    pub(super) key: &'static str,
 }
 
 impl Shell {
@@ -63,15 +65,15 @@ impl Shell {
     /// Returns the pages of the navigation.
     pub(super) fn pages(&self) -> [Link; 7] {
         [
-            ("home", "Home"),
-            ("parked", "Parked records"),
-            ("ingest", "Ingest"),
-            ("rebuilds", "Rebuilds"),
-            ("limits", "Limits"),
-            ("messages", "Messages"),
-            ("log", "Log of acts"),
+            ("home", "Home", "h"),
+            ("parked", "Parked records", "p"),
+            ("ingest", "Ingest", ""),
+            ("rebuilds", "Rebuilds", ""),
+            ("limits", "Limits", ""),
+            ("messages", "Messages", ""),
+            ("log", "Log of acts", ""),
         ]
-        .map(|(path, name)| Link { path, name })
+        .map(|(path, name, key)| Link { path, name, key })
     }
 }
 

@@ -107,6 +107,7 @@ impl Library {
             "limits".to_owned(),
             "messages".to_owned(),
             "log".to_owned(),
+            "help".to_owned(),
             "no-such-page".to_owned(),
         ]
     }

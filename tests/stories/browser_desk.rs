@@ -39,6 +39,65 @@ async fn desk_page_fits_the_screen_of_a_desk() {
     .await;
 }
 
+/// Single keys collide with those of speech input, so a reader can switch them off.
+#[tokio::test(flavor = "multi_thread")]
+async fn single_keys_can_be_switched_off() {
+    World::run(async |world| {
+        let is_at = async |browser: &Browser, path: &str| {
+            let address = url(world, path);
+            world
+                .until(&format!("the page {path} is open"), async |_: &World| {
+                    browser.url().await == address
+                })
+                .await;
+        };
+        Browser::run(async |browser: &Browser| {
+            browser.open(&url(world, "log")).await;
+            browser.press("gp").await;
+            is_at(browser, "parked").await;
+            browser.press("gh").await;
+            is_at(browser, "home").await;
+            browser.press("?").await;
+            is_at(browser, "help").await;
+            browser.until_text("Single keys are on.").await;
+            browser.click("#keys").await;
+            browser.until_text("Single keys are off.").await;
+            // The choice is remembered, and no key does anything.
+            browser.open(&url(world, "log")).await;
+            browser.press("?gh/").await;
+            let focused = browser.evaluate("return document.activeElement.tagName;").await;
+            assert_eq!(focused, json!("BODY"));
+            is_at(browser, "log").await;
+            browser.open(&url(world, "help")).await;
+            browser.until_text("Single keys are off.").await;
+            browser.click("#keys").await;
+            browser.until_text("Single keys are on.").await;
+            browser.press("/").await;
+            let focused = browser.evaluate("return document.activeElement.id;").await;
+            assert_eq!(focused, json!("search"));
+            assert_eq!(browser.take_errors().await, [""; 0]);
+        })
+        .await;
+    })
+    .await;
+}
+
+/// Without a script, the help has the same text, and no button that does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn help_works_without_a_script() {
+    World::run(async |world| {
+        Browser::run(async |browser: &Browser| {
+            browser.allow_scripts(false).await;
+            browser.open(&url(world, "home")).await;
+            browser.click("#help").await;
+            browser.until_text("moves to the search").await;
+            assert!(!browser.text().await.contains("Switch single keys"));
+        })
+        .await;
+    })
+    .await;
+}
+
 /// A slip for the patron has what to return and what to settle, and no id.
 #[tokio::test(flavor = "multi_thread")]
 async fn slip_lists_what_to_return_and_to_settle() {

@@ -3,6 +3,10 @@
 
 const REFRESH_MILLIS = 5000;
 const NEXT_STEP_MILLIS = 1000;
+const SECOND_KEY_MILLIS = 1500;
+const KEYS_ITEM = "patron-blocks.single-keys";
+let areKeysOff = false;
+let firstKeyAt = -SECOND_KEY_MILLIS;
 let isPaused = false;
 let isLoading = false;
 
@@ -93,11 +97,17 @@ async function refresh() {
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (areKeysOff || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, textarea, select")) return;
-  if (event.key === "/") {
+  const isSecond = event.timeStamp - firstKeyAt < SECOND_KEY_MILLIS;
+  firstKeyAt = event.key === "g" ? event.timeStamp : -SECOND_KEY_MILLIS;
+  if (isSecond) {
+    document.querySelector(`[data-key="${CSS.escape(event.key)}"]`)?.click();
+  } else if (event.key === "/") {
     event.preventDefault();
     document.getElementById("search")?.focus();
+  } else if (event.key === "?") {
+    document.getElementById("help")?.click();
   } else if (event.key === "p" && document.querySelector("[data-slip]")) {
     window.print();
   }
@@ -108,6 +118,20 @@ document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && document.querySelector("[data-static]") === null) refresh();
 });
+// Single keys can disturb speech input. A browser may forbid the storage; then the choice ends with its page.
+try { areKeysOff = localStorage.getItem(KEYS_ITEM) === "off"; } catch { /* The keys are on. */ }
+const keys = document.getElementById("keys");
+function switchKeys(areOff) {
+  areKeysOff = areOff;
+  document.getElementById("keys-state").textContent = `Single keys are ${areOff ? "off" : "on"}.`;
+  keys.textContent = `Switch single keys ${areOff ? "on" : "off"}`;
+  try { localStorage.setItem(KEYS_ITEM, areOff ? "off" : "on"); } catch { /* Only this page has the choice. */ }
+}
+if (keys !== null) {
+  keys.hidden = false;
+  keys.addEventListener("click", () => switchKeys(!areKeysOff));
+  switchKeys(areKeysOff);
+}
 const pause = document.getElementById("pause");
 if (pause !== null) {
   pause.hidden = false;
