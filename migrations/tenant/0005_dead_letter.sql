@@ -16,6 +16,7 @@ create table dead_letter (
     subjects uuid[] not null default '{}'
 );
 create index dead_letter_subjects on dead_letter using gin (subjects);
+create index dead_letter_received on dead_letter (received_at desc, dead_letter_id);
 comment on table dead_letter is 'Records of this tenant that could not be applied';
 comment on column dead_letter.dead_letter_id is 'UUIDv5 of the position of the record: a redelivery adds no row';
 comment on column dead_letter.reason is 'Name of a Reason of src/event';

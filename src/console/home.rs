@@ -14,6 +14,7 @@ use super::{
 use crate::{
     blocks::{CertaintyState, Measure},
     clock,
+    cql::Condition,
     event::parse_uuid,
     http::ApiError,
     services::evaluation::{
@@ -90,8 +91,8 @@ struct Measured {
     latencies: [MinuteLatency; latency::MINUTES],
 }
 
-/// Largest exact number of parked records on the page.
-const COUNTED_MAX: i64 = 10_001;
+/// Largest exact number of parked records on a page.
+pub(super) const COUNTED_MAX: i64 = 10_001;
 
 /// Largest number of incidents on a page, open ones first.
 pub(super) const INCIDENTS_MAX: i64 = 100;
@@ -105,7 +106,14 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
             let target = &dead_letters::SEARCH_TARGET;
             Ok(Backlog {
                 incidents: incidents::list(&mut *db, Some(id), true, INCIDENTS_MAX).await?,
-                dead_letters: records::count_up_to(&mut *db, schema, target, COUNTED_MAX).await?,
+                dead_letters: records::count_up_to(
+                    &mut *db,
+                    schema,
+                    target,
+                    &Condition::All,
+                    COUNTED_MAX,
+                )
+                .await?,
                 parked_by_hour: dead_letters::count_by_hour(&mut *db, schema).await?,
                 blocked: match visit.state.block_events.is_enabled() {
                     true => Some(pending_patrons::count_blocked(&mut *db, schema).await?),
@@ -127,7 +135,7 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
 }
 
 /// Returns the number of parked records in words.
-fn parked_records(count: i64) -> String {
+pub(super) fn parked_records(count: i64) -> String {
     if count < COUNTED_MAX { count.to_string() } else { format!("over {}", COUNTED_MAX - 1) }
 }
 

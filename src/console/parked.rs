@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     acts::{ReasonForm, Submission},
+    home::{self, COUNTED_MAX},
     response::PageError,
     shell::Shell,
     visit::Visit,
@@ -51,7 +52,9 @@ const PAGE_ROWS: i64 = 100;
 struct ListPage {
     shell: Shell,
     query: String,
-    total: i64,
+    has_records: bool,
+    /// The number of matching records in words.
+    total: String,
     /// What the records of this page mean for patrons.
     summary: String,
     rows: Vec<Row>,
@@ -105,30 +108,34 @@ pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
         let (schema, now) = (&visit.tenant.schema, visit.state.clock.now());
         let policy = visit.state.evaluator.policies.get_unshared(&visit.db, &visit.tenant).await?;
-        let (heads, total, named) = store::read(&visit.db, async |db| {
-            let range = (offset, PAGE_ROWS);
-            let heads = dead_letters::list(&mut *db, schema, &query, None, range).await?;
-            let target = &dead_letters::SEARCH_TARGET;
-            let total = records::count(&mut *db, schema, target, &query.condition).await?;
+        let (mut heads, total, named) = store::read(&visit.db, async |db| {
+            // One more record shows whether there is a next page.
+            let range = (offset, PAGE_ROWS + 1);
+            let heads = dead_letters::list_newest(&mut *db, schema, &query, range).await?;
+            let (target, condition) = (&dead_letters::SEARCH_TARGET, &query.condition);
+            let total =
+                records::count_up_to(&mut *db, schema, target, condition, COUNTED_MAX).await?;
             let named = named_patrons(db, schema, &policy, &heads, now).await?;
             Ok((heads, total, named))
         })
         .await?;
-        let end = offset + PAGE_ROWS;
+        let has_next = heads.len() > PAGE_ROWS as usize;
+        heads.truncate(PAGE_ROWS as usize);
         let mut rows: Vec<Row> = heads.into_iter().map(|head| Row::new(head, &named)).collect();
         if query.sort.is_empty() {
-            // Blocked patrons first, and the records of one patron together.
+            // Blocked patrons first, and the records of one patron together. The sort keeps the order otherwise.
             let key = |row: &Row| row.patrons.first().map(|patron| (!patron.is_blocked, patron.id));
             rows.sort_by_key(|row| (key(row).is_none(), key(row)));
         }
         Ok::<_, ApiError>(ListPage {
             shell: visit.shell("parked").await,
             query: text,
-            total,
+            has_records: total > 0,
+            total: home::parked_records(total),
             summary: summarize(&rows),
             rows,
             previous: (offset > 0).then(|| (offset - PAGE_ROWS).max(0)),
-            next: (end < total).then_some(end),
+            next: has_next.then_some(offset + PAGE_ROWS),
             may_retry: visit.may(Action::RetryRecords),
             may_discard: visit.may(Action::DiscardRecords),
         })

@@ -220,13 +220,25 @@ impl SearchBuilder {
         if words.is_empty() {
             return self.push("false");
         }
+        // Separating the words of a field costs far more than a search for the first word.
+        let first = words.split(' ').next().filter(|word| !word.contains('_'));
+        self.push("(");
+        if let Some(first) = first {
+            self.push_folded_field(field, modifiers).push(" like ");
+            self.push_folded_value(format!("%{first}%"), modifiers).push(" and ");
+        }
         self.push(IN_WORDS[0]).push_folded_field(field, modifiers).push(IN_WORDS[1]);
-        self.push(" like ").push_folded_value(format!("% {words} %"), modifiers)
+        self.push(" like ").push_folded_value(format!("% {words} %"), modifiers).push(")")
     }
 
+    /// Appends the text of a field without differences of case and accents. A text of ASCII characters has no accents,
+    /// and removing them costs far more than comparing two lengths.
     fn push_folded_field(&mut self, field: &Field, modifiers: Modifiers) -> &mut Self {
         let [before, after] = fold(modifiers);
-        self.push(before[0]).push(before[1]).push(field.text).push(after[0]).push(after[1])
+        self.push(before[0]).push("case when octet_length(").push(field.text);
+        self.push(") = char_length(").push(field.text).push(") then ").push(field.text);
+        self.push(" else ").push(before[1]).push(field.text).push(after[0]).push(" end");
+        self.push(after[1])
     }
 
     fn push_folded_value(&mut self, value: String, modifiers: Modifiers) -> &mut Self {

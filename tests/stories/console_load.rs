@@ -42,6 +42,8 @@ async fn pages_are_quick_with_many_parked_records() {
             "parked?offset=49900",
             "parked?query=field%3D%3DuserId",
             "parked?query=rule%3Duuid",
+            "parked?query=rule%3Dnowhere",
+            "parked?query=rule%20all%20%22version%20must%22",
             "discarded",
             "ingest",
         ] {
@@ -59,6 +61,12 @@ async fn pages_are_quick_with_many_parked_records() {
         assert_eq!(slow, [""; 0]);
         let body = page(world, "home").await;
         assert!(body.contains("over 10000 records are parked"), "{body}");
+        let body = page(world, "parked?query=rule%3Duuid").await;
+        assert!(body.contains("Parked records that match the filter: over 10000."), "{body}");
+        let body = page(world, "parked?query=rule%3Duuid&offset=49900").await;
+        assert!(body.contains("Previous") && !body.contains(">Next<"), "{body}");
+        let body = page(world, "parked?query=field%3D%3DuserId&offset=9900").await;
+        assert!(body.contains("match the filter: 10000.") && !body.contains(">Next<"), "{body}");
         let desk = world.get(&format!("{GATEWAY}/desk/{user}")).await;
         assert_eq!(desk.0, 200);
         world.execute_sql("truncate {schema}.dead_letter").await;

@@ -165,6 +165,42 @@ async fn preview_of_a_retry_names_the_patrons_and_changes_nothing() {
     .await;
 }
 
+/// The newest records are on the first page, and those of blocked patrons come first on each page.
+#[tokio::test(flavor = "multi_thread")]
+async fn newest_records_are_on_the_first_page() {
+    World::run(async |world| {
+        let group = Uuid::new_v4();
+        world.add_limit(group, Measure::ChargedOut, 1.0).await;
+        let (blocked, loans) = patron(world, group, 2).await;
+        let park = format!(
+            "insert into {{schema}}.dead_letter (dead_letter_id, reason, rule, topic, partition, \"offset\",
+                                               received_at, headers, payload, subjects)
+             select gen_random_uuid(), 'bad_field', 'record ' || n, 't', 0, n,
+                    now() - n * interval '1 second', '[]', '',
+                    case n when 99 then array['{}'::uuid] else '{{}}' end
+               from generate_series(0, 149) n",
+            loans[0]
+        );
+        world.execute_sql(&park).await;
+        let rules = |body: &str| -> Vec<String> {
+            let rule = Regex::new("<td>(record [0-9]+)</td>").unwrap();
+            rule.captures_iter(body).map(|found| found[1].to_owned()).collect()
+        };
+        let first = page(world, "parked").await;
+        let found = rules(&first);
+        assert_eq!(found.len(), 100, "{first}");
+        assert_eq!(found[..3], ["record 99", "record 0", "record 1"], "{first}");
+        assert!(first.contains(&format!("patron/{blocked}")), "{first}");
+        let found = rules(&page(world, "parked?offset=100").await);
+        assert_eq!((found.len(), &*found[0], &*found[49]), (50, "record 100", "record 149"));
+        // An order in the filter replaces the order of the page.
+        let sorted = page(world, "parked?query=cql.allRecords=1%20sortby%20offset/sort.descending");
+        assert_eq!(rules(&sorted.await)[..2], ["record 149", "record 148"]);
+        world.take_dead_letters().await;
+    })
+    .await;
+}
+
 /// The steps of an act on many records continue after the last record of the step before.
 #[tokio::test(flavor = "multi_thread")]
 async fn step_of_a_bulk_act_continues_after_a_record() {

@@ -58,28 +58,31 @@ pub(in crate::store) const STATEMENTS: &[&Statement] =
     &[&INSERT, &SELECT, &DELETE_APPLIED, &SELECT_BY_SUBJECT, &COUNT_BY_HOUR];
 
 /// The search over dead letters, ordered by id. The order of ids is independent of time.
-pub static SEARCH_TARGET: SearchTarget = SearchTarget {
-    table: "{schema}.dead_letter",
-    order: "dead_letter_id",
-    fields: &[
-        Field::keyword("id", "dead_letter_id::text"),
-        Field::keyword("reason", "reason"),
-        Field::keyword("field", "field"),
-        Field::full_text("rule", "rule"),
-        Field::keyword("topic", "topic"),
-        Field::number("partition", "partition::text", "partition"),
-        Field::number("offset", r#""offset"::text"#, r#""offset""#),
-        // The date format of docs/contract/http-api.md#13-dates.
-        Field::keyword(
-            "recordAt",
-            r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
-        ),
-        Field::keyword(
-            "receivedAt",
-            r#"to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
-        ),
-    ],
-};
+pub static SEARCH_TARGET: SearchTarget =
+    SearchTarget { table: "{schema}.dead_letter", order: "dead_letter_id", fields: &FIELDS };
+
+/// The search over dead letters, newest first.
+pub static NEWEST_FIRST: SearchTarget =
+    SearchTarget { order: "received_at desc, dead_letter_id", ..SEARCH_TARGET };
+
+const FIELDS: [Field; 9] = [
+    Field::keyword("id", "dead_letter_id::text"),
+    Field::keyword("reason", "reason"),
+    Field::keyword("field", "field"),
+    Field::full_text("rule", "rule"),
+    Field::keyword("topic", "topic"),
+    Field::number("partition", "partition::text", "partition"),
+    Field::number("offset", r#""offset"::text"#, r#""offset""#),
+    // The date format of docs/contract/http-api.md#13-dates.
+    Field::keyword(
+        "recordAt",
+        r#"to_char(record_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+    ),
+    Field::keyword(
+        "receivedAt",
+        r#"to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00')"#,
+    ),
+];
 
 /// A record to store as a dead letter.
 #[derive(Debug, Clone, Copy)]
@@ -340,10 +343,31 @@ impl StoredDeadLetter {
     }
 }
 
-/// Returns a page of the dead letters that match a query, only ids greater than `after` if given.
+/// Returns a page of the dead letters that match a query, by id and only ids greater than `after` if given.
 pub async fn list(
     db: impl PgExecutor<'_>,
     schema: &Schema,
+    query: &Query,
+    after: Option<Uuid>,
+    range: (i64, i64),
+) -> Result<Vec<DeadLetterHead>, Error> {
+    search(db, schema, &SEARCH_TARGET, query, after, range).await
+}
+
+/// Returns a page of the dead letters that match a query, newest first.
+pub async fn list_newest(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    query: &Query,
+    range: (i64, i64),
+) -> Result<Vec<DeadLetterHead>, Error> {
+    search(db, schema, &NEWEST_FIRST, query, None, range).await
+}
+
+async fn search(
+    db: impl PgExecutor<'_>,
+    schema: &Schema,
+    target: &SearchTarget,
     query: &Query,
     after: Option<Uuid>,
     (offset, limit): (i64, i64),
@@ -354,11 +378,11 @@ pub async fn list(
                   received_at, octet_length(payload)::int8 as payload_bytes
              from {schema}.dead_letter where "#,
     );
-    search.condition(&SEARCH_TARGET, &query.condition);
+    search.condition(target, &query.condition);
     if let Some(after) = after {
         search.push(" and dead_letter_id > ").bind(after);
     }
-    search.order(&SEARCH_TARGET, &query.sort);
+    search.order(target, &query.sort);
     search.push(" offset ").bind(offset).push(" limit ").bind(limit);
     sqlx::query_as_with(schema.composed(&search.text), search.values)
         .persistent(false)

@@ -101,15 +101,17 @@ pub async fn count(
     row.and_then(|row| row.try_get(0)).map_err(Error::at("count records"))
 }
 
-/// Returns the number of all records of a table, at most `max`. A larger number would cost a scan of the table.
+/// Returns the number of records that match a condition, at most `max`. A larger number would cost a scan of the table.
 pub async fn count_up_to(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     target: &SearchTarget,
+    condition: &Condition,
     max: i64,
 ) -> Result<i64, Error> {
     let mut search = SearchBuilder::default();
-    search.push("select count(*) from (select from ").push(target.table).push(" limit ").bind(max);
+    search.push("select count(*) from (select from ").push(target.table).push(" where ");
+    search.condition(target, condition).push(" limit ").bind(max);
     search.push(") counted");
     let row = sqlx::query_with(schema.composed(&search.text), search.values)
         .persistent(false)
