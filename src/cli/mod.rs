@@ -27,11 +27,13 @@ use crate::{
             ingest_store::PgIngestStore,
         },
         maintenance::counter_check,
-        operator_actions::{Act, ActEnd, ActError, ActionLog, Door, Operator, parse_reason},
+        operator_actions::{
+            Act, ActEnd, ActError, Action, ActionLog, Door, Operator, parse_reason,
+        },
         tenant_lifecycle::java_switch,
         tenants::{Tenant, TenantRegistry},
     },
-    store::{self, Db, PoolSettings},
+    store::{self, Db, PoolSettings, migrate, operator_actions},
 };
 
 /// The id of this module, as FOLIO's descriptors write it.
@@ -116,6 +118,9 @@ pub enum Command {
         /// Correct wrong counters
         #[arg(long)]
         repair: bool,
+        /// Reason of the act, for the log of acts
+        #[arg(long)]
+        reason: Option<String>,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
@@ -170,6 +175,9 @@ pub enum Command {
         /// Only this tenant
         #[arg(long, global = true)]
         tenant: Option<String>,
+        /// Reason of the act, for the log of acts
+        #[arg(long, global = true)]
+        reason: Option<String>,
         /// Print one JSON object per line
         #[arg(long, global = true)]
         json: bool,
@@ -183,6 +191,9 @@ pub enum Command {
         /// Tenant to return
         #[arg(long)]
         tenant: String,
+        /// Reason of the act, for the log of acts
+        #[arg(long)]
+        reason: Option<String>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -250,8 +261,10 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
     match command {
-        Command::Check { tenant, repair, json } => {
-            check_counters(config, tenant.as_deref(), (*repair, *json), out).await
+        Command::Check { tenant, repair, reason, json } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?
+                .with_reason(reason.as_deref())?;
+            check_counters(&context, *repair, out).await
         }
         Command::Explain(arguments) => {
             let context = CliContext::new(config, Some(arguments.tenant()), arguments.json())?;
@@ -266,8 +279,9 @@ pub async fn run(
                 .with_reason(arguments.reason())?;
             rebuild::run(config, &context, arguments, out).await
         }
-        Command::GiveBack { tenant, json } => {
-            let context = CliContext::new(config, Some(tenant), *json)?;
+        Command::GiveBack { tenant, reason, json } => {
+            let context =
+                CliContext::new(config, Some(tenant), *json)?.with_reason(reason.as_deref())?;
             give_back(&context, out).await
         }
         Command::DeadLetters { tenant, json, reason, action } => {
@@ -284,22 +298,30 @@ pub async fn run(
             let context = CliContext::new(config, Some(tenant), *json)?;
             settings_check::run(&context, out).await
         }
-        Command::Tenants { tenant, json, action } => {
-            let context = CliContext::new(config, tenant.as_deref(), *json)?;
+        Command::Tenants { tenant, reason, json, action } => {
+            let context = CliContext::new(config, tenant.as_deref(), *json)?
+                .with_reason(reason.as_deref())?;
             tenants::run(&context, action, out).await
         }
     }
 }
 
 async fn check_counters(
-    config: &Config,
-    tenant: Option<&str>,
-    (repair, json): (bool, bool),
+    context: &CliContext,
+    repair: bool,
     out: &mut impl Write,
 ) -> Result<bool, CommandError> {
-    let reports = counter_check::check(&config.database, tenant, repair).await?;
-    for report in &reports {
-        if json {
+    let mut reports = counter_check::check(&context.db, context.tenant.as_ref()).await?;
+    for report in &mut reports {
+        if repair && !report.wrong.is_empty() {
+            let act = Act::on_tenant(Action::RepairCounters)
+                .with_detail(json!({ "patrons": report.wrong.len() }));
+            let work = async { Ok(counter_check::repair(&context.db, report).await?) };
+            let end_of = |&(): &()| ActEnd::done(json!({}));
+            context.record_for(Some(&report.tenant), act, work, end_of).await?;
+        }
+        report.repaired = repair;
+        if context.json {
             let line = json!({
                 "tenant": report.tenant.as_str(), "wrong": report.wrong, "repaired": report.repaired,
             });
@@ -361,18 +383,52 @@ impl CliContext {
         Ok(Self { reason, ..self })
     }
 
-    /// Enters an act in the log of the tenant, or of the module without a tenant, does the act, and enters its end.
+    /// Enters an act in the log of the command's tenant, or of the module without a tenant, does the act, and enters its
+    /// end.
     async fn record<T>(
         &self,
         act: Act,
         work: impl Future<Output = Result<T, CommandError>>,
         end_of: impl FnOnce(&T) -> ActEnd,
     ) -> Result<T, CommandError> {
+        self.record_for(self.tenant.as_ref(), act, work, end_of).await
+    }
+
+    /// Like [`CliContext::record`], for this tenant. The log of the module has the act if the schema of the tenant is
+    /// absent, or from before the log.
+    async fn record_for<T>(
+        &self,
+        tenant: Option<&TenantId>,
+        act: Act,
+        work: impl Future<Output = Result<T, CommandError>>,
+        end_of: impl FnOnce(&T) -> ActEnd,
+    ) -> Result<T, CommandError> {
+        let (schema, act) = match tenant {
+            Some(tenant) => {
+                let schema = schema_of(Some(tenant));
+                match operator_actions::has_log(&self.db, &schema).await? {
+                    true => (schema, act),
+                    false => (schema_of(None), act.with_tenant(tenant)),
+                }
+            }
+            None => (schema_of(None), act),
+        };
         let (name, door) = (OPERATOR.into(), Door::CommandLine);
         let operator = Operator { name, door, reason: self.reason.clone(), request_id: None };
-        let schema = schema_of(self.tenant.as_ref());
         let log = ActionLog { db: &self.db, schema: &schema };
         log.record(&operator, &act, work, end_of).await.map(|(_, done)| done)
+    }
+
+    /// Like [`CliContext::record`], in the log of the module, for an act on a whole tenant. The tables of the module may
+    /// not exist before.
+    async fn record_in_module<T>(
+        &self,
+        act: Act,
+        work: impl Future<Output = Result<T, CommandError>>,
+        end_of: impl FnOnce(&T) -> ActEnd,
+    ) -> Result<T, CommandError> {
+        migrate::module(&self.db).await?;
+        self.record_for(None, act, work, end_of).await
     }
 
     /// Returns the tenant of the command if it is enabled.
@@ -388,8 +444,12 @@ impl CliContext {
 
 async fn give_back(context: &CliContext, out: &mut impl Write) -> Result<bool, CommandError> {
     let Some(tenant) = &context.tenant else { return Ok(false) };
-    let summaries =
-        java_switch::return_to_java(&context.db, tenant, MODULE_ID, context.clock.now()).await?;
+    let now = context.clock.now();
+    let work =
+        async { Ok(java_switch::return_to_java(&context.db, tenant, MODULE_ID, now).await?) };
+    let end_of = |summaries: &u64| ActEnd::done(json!({ "returnedSummaries": summaries }));
+    let act = Act::on(Action::GiveBackTenant, tenant);
+    let summaries = context.record_in_module(act, work, end_of).await?;
     if context.json {
         let line = json!({ "tenant": tenant.as_str(), "returnedSummaries": summaries });
         writeln!(out, "{line}")?;

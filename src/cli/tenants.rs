@@ -7,7 +7,11 @@ use serde_json::json;
 use super::{CliContext, CommandError, MODULE_ID};
 use crate::{
     clock,
-    services::{tenant_lifecycle::java_switch, tenants::TenantRegistry},
+    services::{
+        operator_actions::{Act, ActEnd, Action},
+        tenant_lifecycle::java_switch,
+        tenants::TenantRegistry,
+    },
     store::{Schema, tenants},
 };
 
@@ -60,7 +64,10 @@ async fn enable(context: &CliContext, out: &mut impl Write) -> Result<bool, Comm
         return Err(CommandError::Argument("tenants enable requires --tenant".to_owned()));
     };
     let registry = TenantRegistry::new(context.db.clone(), context.clock.clone());
-    let messages = registry.enable(tenant, MODULE_ID).await?;
+    let work = async { Ok(registry.enable(tenant, MODULE_ID).await?) };
+    let act = Act::on(Action::EnableTenant, tenant);
+    let end_of = |_: &Vec<String>| ActEnd::done(json!({}));
+    let messages = context.record_in_module(act, work, end_of).await?;
     if context.json {
         let line = json!({ "tenant": tenant.as_str(), "enabled": true, "messages": messages });
         writeln!(out, "{line}")?;

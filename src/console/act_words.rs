@@ -27,6 +27,9 @@ pub(super) fn action(name: &str) -> &str {
         Action::CreateLimit => "Set a limit",
         Action::ChangeLimit => "Change a limit",
         Action::DeleteLimit => "Remove a limit",
+        Action::RepairCounters => "Repair counters",
+        Action::EnableTenant => "Enable a tenant",
+        Action::GiveBackTenant => "Return a tenant to the Java module",
     }
 }
 
@@ -74,6 +77,7 @@ fn done(act: &StoredAction) -> String {
         Some(Action::ApplyRebuild) => "The differences are applied in the background.".to_owned(),
         Some(Action::RequestExport) => "The export is requested.".to_owned(),
         Some(Action::CancelExport) => "The export is cancelled.".to_owned(),
+        Some(Action::RepairCounters) => "The counters are repaired.".to_owned(),
         Some(Action::CancelRebuild) => "The rebuild is cancelled.".to_owned(),
         Some(Action::CreateLimit | Action::ChangeLimit | Action::DeleteLimit) => {
             change(&act.detail)

@@ -71,8 +71,12 @@ impl Visit {
         if self.may(action) {
             return Ok(());
         }
-        let permission = super::roles::permission(action);
-        let text = format!("This needs the permission {permission}. Nothing was done.");
+        let text = match super::roles::permission(action) {
+            Some(permission) => {
+                format!("This needs the permission {permission}. Nothing was done.")
+            }
+            None => "Only the command line can do this. Nothing was done.".to_owned(),
+        };
         Err(self.failed(ApiError::Text(StatusCode::FORBIDDEN, text)))
     }
 

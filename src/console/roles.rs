@@ -34,14 +34,16 @@ impl Roles {
     pub(super) fn may(&self, action: Action) -> bool {
         match self {
             Self::All => true,
-            Self::Of(names) => names.contains(permission(action)),
+            Self::Of(names) => permission(action).is_some_and(|name| names.contains(name)),
         }
     }
 }
 
-/// Returns the permission of an action: the one that the HTTP interface requires for the same.
-pub const fn permission(action: Action) -> &'static str {
-    match action {
+/// Returns the permission of an action: the one that the HTTP interface requires for the same. `None` for an action that
+/// only the command line has.
+pub const fn permission(action: Action) -> Option<&'static str> {
+    Some(match action {
+        Action::RepairCounters | Action::EnableTenant | Action::GiveBackTenant => return None,
         Action::RetryRecord => "patron-blocks.operations.dead-letters.item.retry.post",
         Action::RetryRecords => "patron-blocks.operations.dead-letters.collection.retry.post",
         // An operator who may discard a record may undo the discard.
@@ -63,5 +65,5 @@ pub const fn permission(action: Action) -> &'static str {
         Action::CreateLimit => "patron-blocks.patron-block-limits.item.post",
         Action::ChangeLimit => "patron-blocks.patron-block-limits.item.put",
         Action::DeleteLimit => "patron-blocks.patron-block-limits.item.delete",
-    }
+    })
 }

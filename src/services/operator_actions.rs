@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{
+    event::TenantId,
     logging::ErrorChain,
     store::{
         self, Db, Schema,
@@ -60,11 +61,17 @@ pub enum Action {
     ChangeLimit,
     /// Deletes a limit.
     DeleteLimit,
+    /// Repairs wrong counters; only on the command line.
+    RepairCounters,
+    /// Enables or upgrades a tenant; only on the command line, because a gateway enables tenants otherwise.
+    EnableTenant,
+    /// Returns the tables of a tenant to the Java module; only on the command line.
+    GiveBackTenant,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::RetryRecord,
         Self::RetryRecords,
         Self::DiscardRecord,
@@ -83,6 +90,9 @@ impl Action {
         Self::CreateLimit,
         Self::ChangeLimit,
         Self::DeleteLimit,
+        Self::RepairCounters,
+        Self::EnableTenant,
+        Self::GiveBackTenant,
     ];
 
     /// Returns the stored name.
@@ -106,6 +116,9 @@ impl Action {
             Self::CreateLimit => "create-limit",
             Self::ChangeLimit => "change-limit",
             Self::DeleteLimit => "delete-limit",
+            Self::RepairCounters => "repair-counters",
+            Self::EnableTenant => "enable-tenant",
+            Self::GiveBackTenant => "give-back-tenant",
         }
     }
 
@@ -169,6 +182,12 @@ impl Act {
     /// Returns an act on the tenant.
     pub fn on_tenant(action: Action) -> Self {
         Self { action, subject: None, detail: json!({}) }
+    }
+
+    /// Returns this act with the tenant that it concerns, for the log of the module.
+    pub fn with_tenant(mut self, tenant: &TenantId) -> Self {
+        self.detail["tenant"] = tenant.as_str().into();
+        self
     }
 
     /// Returns this act with members about its change.

@@ -34,7 +34,10 @@ const LIST: Statement = Statement::new(concat!(
     " from {schema}.operator_action where number < $1 order by number desc limit $2"
 ));
 
-pub(in crate::store) const STATEMENTS: &[&Statement] = &[&BEGIN, &END, &FIND, &LIST];
+const HAS_LOG: Statement =
+    Statement::new("select to_regclass('{schema}.operator_action') is not null");
+
+pub(in crate::store) const STATEMENTS: &[&Statement] = &[&BEGIN, &END, &FIND, &LIST, &HAS_LOG];
 
 /// An act that begins.
 #[derive(Debug, Clone)]
@@ -101,6 +104,12 @@ pub struct StoredAction {
     pub outcome: String,
     /// When the act ended; `None` while it runs, or if its instance stopped.
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Returns whether a schema has a log of acts.
+pub async fn has_log(db: impl PgExecutor<'_>, schema: &Schema) -> Result<bool, Error> {
+    let found = sqlx::query_scalar(schema.sql(&HAS_LOG)).fetch_one(db).await;
+    found.map_err(Error::at("find the log of acts"))
 }
 
 /// Adds an act that begins, and returns its number.

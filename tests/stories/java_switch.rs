@@ -190,6 +190,10 @@ async fn tenant_returns_to_java_module_and_switches_again() {
 
         let (code, output) = run_cli(world, &["give-back", "--tenant", TENANT]);
         assert_eq!((code, output.contains("summaries to the Java module")), (Some(0), true), "{output}");
+        let act = "select count(*) from mod_patron_blocks.operator_action
+                    where action = 'give-back-tenant' and outcome = 'done'
+                      and (detail ->> 'returnedSummaries')::int8 > 0";
+        assert_eq!(world.count(act).await, 1);
         world
             .until("the instance treats the tenant as disabled", async |world: &World| {
                 world.get(&format!("/user-summary/{}", loses.user())).await.0 == 400

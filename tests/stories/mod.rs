@@ -9,6 +9,7 @@ mod certainty_policy;
 mod client_limits;
 mod clock_skew;
 mod cluster;
+mod command_acts;
 mod conditions_and_limits;
 mod console;
 mod console_acts;

@@ -74,7 +74,8 @@ async fn forward(
     };
     let url = format!("{}{path}?{}", target.service, request.query_string());
     let method = request.method().as_str().parse().expect("a method");
-    let permissions = json!(Action::ALL.map(permission)).to_string();
+    let permissions: Vec<&str> = Action::ALL.into_iter().filter_map(permission).collect();
+    let permissions = json!(permissions).to_string();
     let mut sent = http_client::client_without_redirects()
         .request(method, url)
         .header("X-Okapi-Tenant", TENANT)

@@ -1,14 +1,13 @@
 //! The counter check: compares the stored counters with a recount (invariant I4 of ARCHITECTURE.md).
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use uuid::Uuid;
 
 use crate::{
-    config::DatabaseConfig,
     event::TenantId,
     store::{
-        self, Db, LockTimeout, PoolSettings, Schema,
+        self, Db, LockTimeout, Schema,
         state::{patrons, rows},
         tenants,
     },
@@ -37,37 +36,26 @@ impl fmt::Display for CounterReport {
 const REPAIR_PATRONS_MAX: usize = 500;
 
 /// Checks one tenant, or all enabled tenants. One statement reads each tenant, so concurrent events
-/// cause no false findings. With `repair`, sets wrong counters to the recount.
-pub async fn check(
-    database: &DatabaseConfig,
-    tenant: Option<&str>,
-    repair: bool,
-) -> Result<Vec<CounterReport>, store::Error> {
-    let db = store::pool(
-        &database.login,
-        PoolSettings {
-            name: "mod-patron-blocks check",
-            max_connections: 1,
-            acquire_timeout: Duration::from_secs(5),
-            statement_timeout: database.statement_timeout,
-            verify_on_release: false,
-        },
-    );
-    let mut enabled: Vec<_> = tenants::list_enabled(&db).await?.into_keys().collect();
-    enabled.retain(|id| tenant.is_none_or(|tenant| id.as_str() == tenant));
+/// cause no false findings.
+pub async fn check(db: &Db, tenant: Option<&TenantId>) -> Result<Vec<CounterReport>, store::Error> {
+    let mut enabled: Vec<_> = tenants::list_enabled(db).await?.into_keys().collect();
+    enabled.retain(|id| tenant.is_none_or(|tenant| id == tenant));
     enabled.sort();
     let mut reports = Vec::new();
     for tenant in enabled {
-        let schema = Schema::of(&tenant);
-        let wrong = patrons::list_drifted(&db, &schema).await?;
-        if repair {
-            for users in wrong.chunks(REPAIR_PATRONS_MAX) {
-                repair_counters(&db, &tenant, &schema, users, LockTimeout::Normal).await?;
-            }
-        }
-        reports.push(CounterReport { tenant, wrong, repaired: repair });
+        let wrong = patrons::list_drifted(db, &Schema::of(&tenant)).await?;
+        reports.push(CounterReport { tenant, wrong, repaired: false });
     }
     Ok(reports)
+}
+
+/// Sets the wrong counters of a report to the recount.
+pub async fn repair(db: &Db, report: &CounterReport) -> Result<(), store::Error> {
+    let (tenant, schema) = (&report.tenant, Schema::of(&report.tenant));
+    for users in report.wrong.chunks(REPAIR_PATRONS_MAX) {
+        repair_counters(db, tenant, &schema, users, LockTimeout::Normal).await?;
+    }
+    Ok(())
 }
 
 /// Repairs counters under the exclusive tenant lock, because a concurrent writer would make the
