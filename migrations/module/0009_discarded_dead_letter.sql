@@ -14,6 +14,7 @@ create table discarded_dead_letter (
     headers jsonb not null,
     payload bytea not null,
     subjects uuid[] not null default '{}',
+    tenant text,
     discarded_at timestamptz not null default clock_timestamp()
 );
 comment on table discarded_dead_letter is 'Dead letters that an operator discarded: housekeeping deletes them later';
@@ -31,4 +32,5 @@ comment on column discarded_dead_letter.key is 'Key of the record';
 comment on column discarded_dead_letter.headers is 'Header names and values as text, in order, without tokens';
 comment on column discarded_dead_letter.payload is 'Value of the record';
 comment on column discarded_dead_letter.subjects is 'UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record';
+comment on column discarded_dead_letter.tenant is 'The tenant that the record waited for; null for all other records';
 comment on column discarded_dead_letter.discarded_at is 'When the dead letter was discarded, by the clock of the database';

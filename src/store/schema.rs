@@ -66,6 +66,11 @@ impl Schema {
         Self::named(MODULE_SCHEMA.to_owned())
     }
 
+    /// Returns whether this is the module's schema.
+    pub(super) fn is_module(&self) -> bool {
+        self.name == MODULE_SCHEMA
+    }
+
     /// Returns the schema of a rebuild's shadow, by the rebuild's id. A shadow has tables of the same
     /// names as the tenant's schema, so statements on these tables also work on a shadow.
     pub fn shadow(tenant: &TenantId, rebuild: Uuid) -> Self {

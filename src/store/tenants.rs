@@ -173,6 +173,7 @@ pub async fn purge(tx: &mut Tx, tenant: &TenantId, schema: &super::Schema) -> Re
         "delete from mod_patron_blocks.tenant where tenant = $1",
         "delete from mod_patron_blocks.returned_position where tenant = $1",
         "delete from mod_patron_blocks.dead_letter where tenant = $1",
+        "delete from mod_patron_blocks.discarded_dead_letter where tenant = $1",
     ] {
         let done = sqlx::query(forget).bind(tenant.as_str()).execute(&mut **tx).await;
         done.map_err(Error::at("delete a tenant"))?;

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::gateway;
 use crate::support::{
+    binary::run_cli,
     log::OutgoingRecord,
     payloads::{check_out, minutes_from_now, now},
     world::{TENANT, World},
@@ -280,6 +281,35 @@ async fn concurrent_installations_do_not_deadlock() {
         for job in join_all(tenants.map(|tenant| enable(world, tenant))).await {
             assert!(job["error"].is_null(), "{job}");
         }
+    })
+    .await;
+}
+
+/// A record that waits for a tenant stays the tenant's while it is discarded, so a purge deletes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_deletes_discarded_records_that_waited_for_the_tenant() {
+    World::run(async |world| {
+        let park = "insert into mod_patron_blocks.dead_letter
+            (dead_letter_id, reason, rule, topic, partition, \"offset\", received_at, headers, payload, tenant)
+            select gen_random_uuid(), 'tenant_unusable', 'waits', 't', 0, n, now(), '[]', '', tenant
+              from unnest(array['southlib', 'southlib', 'westlib', null]) with ordinality as x (tenant, n)";
+        world.execute_sql(park).await;
+        let (code, output) = run_cli(world, &["dead-letters", "discard"]);
+        assert_eq!((code, &*output), (Some(0), "discarded: 4\n"));
+        let tenants = "select count(*) from mod_patron_blocks.discarded_dead_letter where tenant = 'southlib'";
+        assert_eq!(world.count(tenants).await, 2);
+        // A restored record waits for its tenant again.
+        let id = "select dead_letter_id::text from mod_patron_blocks.discarded_dead_letter
+                   where tenant = 'southlib' limit 1";
+        let id: String = sqlx::query_scalar(id).fetch_one(&world.db).await.unwrap();
+        assert_eq!(run_cli(world, &["dead-letters", "restore", &id]).0, Some(0));
+        let waiting = "select count(*) from mod_patron_blocks.dead_letter where tenant = 'southlib'";
+        assert_eq!(world.count(waiting).await, 1);
+        let registry = TenantRegistry::new(world.db.clone(), Clock::system());
+        registry.purge(&TenantId::parse("southlib").unwrap()).await.unwrap();
+        assert_eq!(world.count(waiting).await + world.count(tenants).await, 0);
+        let rest = "select count(*) from mod_patron_blocks.discarded_dead_letter";
+        assert_eq!(world.count(rest).await, 2, "those of another tenant and of none stay");
     })
     .await;
 }

@@ -10,22 +10,26 @@ use crate::{
     store::{Error, Schema, Statement, search::SearchBuilder},
 };
 
+/// The columns that a dead letter has before and after it is discarded. Only the schema of the module has `tenant`.
 macro_rules! columns {
-    () => {
-        r#"dead_letter_id, reason, field, rule, topic, partition, "offset", cluster, record_at, received_at, key,
-           headers, payload, subjects"#
+    (of_tenant) => {
+        r#"dead_letter_id, reason, field, rule, topic, partition, "offset", cluster, record_at, key, headers, payload,
+           subjects"#
+    };
+    (of_module) => {
+        concat!(columns!(of_tenant), ", tenant")
     };
 }
 
 /// Moves the dead letters that a common table expression `discarded` has deleted. A record may have been discarded
 /// before, and read and parked again since.
 macro_rules! insert_discarded {
-    () => {
+    ($columns:ident) => {
         concat!(
-            "insert into {schema}.discarded_dead_letter (",
-            columns!(),
-            ") select ",
-            columns!(),
+            "insert into {schema}.discarded_dead_letter (received_at, ",
+            columns!($columns),
+            ") select received_at, ",
+            columns!($columns),
             " from discarded
              on conflict (dead_letter_id) do update set discarded_at = excluded.discarded_at
              returning dead_letter_id"
@@ -33,39 +37,65 @@ macro_rules! insert_discarded {
     };
 }
 
-const DISCARD: Statement = Statement::new(concat!(
-    "with discarded as (delete from {schema}.dead_letter where dead_letter_id = $1 returning *) ",
-    insert_discarded!()
-));
-
 /// Restores the dead letters that a common table expression `restored` has deleted. They count as parked now, because
 /// housekeeping would otherwise delete them as the oldest. If a record was read and parked again since, that dead letter
 /// stays.
 macro_rules! insert_restored {
-    () => {
+    ($columns:ident) => {
         concat!(
-            "insert into {schema}.dead_letter (",
-            columns!(),
-            r#") select dead_letter_id, reason, field, rule, topic, partition, "offset", cluster, record_at, now(),
-                      key, headers, payload, subjects from restored
+            "insert into {schema}.dead_letter (received_at, ",
+            columns!($columns),
+            ") select now(), ",
+            columns!($columns),
+            " from restored
              on conflict (dead_letter_id) do update set received_at = now()
-             returning dead_letter_id"#
+             returning dead_letter_id"
         )
     };
 }
 
-const RESTORE: Statement = Statement::new(concat!(
-    "with restored as (
-       delete from {schema}.discarded_dead_letter where dead_letter_id = $1 returning *) ",
-    insert_restored!()
-));
+/// The statements that move dead letters, for one kind of schema.
+struct Moves {
+    discard: Statement,
+    insert_discarded: &'static str,
+    restore: Statement,
+    restore_some: Statement,
+}
 
-const RESTORE_SOME: Statement = Statement::new(concat!(
-    "with restored as (
-       delete from {schema}.discarded_dead_letter where dead_letter_id = any (array (
-         select dead_letter_id from {schema}.discarded_dead_letter limit $1)) returning *) ",
-    insert_restored!()
-));
+macro_rules! moves {
+    ($columns:ident) => {
+        Moves {
+            discard: Statement::new(concat!(
+                "with discarded as (
+                   delete from {schema}.dead_letter where dead_letter_id = $1 returning *) ",
+                insert_discarded!($columns)
+            )),
+            insert_discarded: insert_discarded!($columns),
+            restore: Statement::new(concat!(
+                "with restored as (
+                   delete from {schema}.discarded_dead_letter where dead_letter_id = $1 returning *) ",
+                insert_restored!($columns)
+            )),
+            restore_some: Statement::new(concat!(
+                "with restored as (
+                   delete from {schema}.discarded_dead_letter where dead_letter_id = any (array (
+                     select dead_letter_id from {schema}.discarded_dead_letter limit $1)) returning *) ",
+                insert_restored!($columns)
+            )),
+        }
+    };
+}
+
+static OF_TENANT: Moves = moves!(of_tenant);
+
+/// A record of the module that waits for a tenant stays this tenant's, so a purge of the tenant deletes it.
+static OF_MODULE: Moves = moves!(of_module);
+
+impl Moves {
+    fn of(schema: &Schema) -> &'static Self {
+        if schema.is_module() { &OF_MODULE } else { &OF_TENANT }
+    }
+}
 
 const COUNT: Statement = Statement::new("select count(*) from {schema}.discarded_dead_letter");
 
@@ -80,8 +110,14 @@ const LIST_BY_SUBJECT: Statement = Statement::new(
         order by discarded_at desc, dead_letter_id limit $2"#,
 );
 
-pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&DISCARD, &RESTORE, &RESTORE_SOME, &COUNT, &LIST, &LIST_BY_SUBJECT];
+pub(in crate::store) const STATEMENTS: &[&Statement] = &[
+    &OF_TENANT.discard,
+    &OF_TENANT.restore,
+    &OF_TENANT.restore_some,
+    &COUNT,
+    &LIST,
+    &LIST_BY_SUBJECT,
+];
 
 /// A discarded dead letter, without its bytes.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -106,7 +142,7 @@ pub struct DiscardedHead {
 /// Discards one dead letter. Returns `false` if the dead letter does not exist.
 pub async fn discard(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
     let moved: Result<Vec<Uuid>, _> =
-        sqlx::query_scalar(schema.sql(&DISCARD)).bind(id).fetch_all(db).await;
+        sqlx::query_scalar(schema.sql(&Moves::of(schema).discard)).bind(id).fetch_all(db).await;
     Ok(!moved.map_err(Error::at("discard a dead letter"))?.is_empty())
 }
 
@@ -131,7 +167,7 @@ pub async fn discard_matching(
     }
     search.push(" order by dead_letter_id limit ").bind(most);
     search.push(")) returning *) ");
-    search.push(insert_discarded!());
+    search.push(Moves::of(schema).insert_discarded);
     sqlx::query_scalar_with(schema.composed(&search.text), search.values)
         .persistent(false)
         .fetch_all(db)
@@ -142,7 +178,7 @@ pub async fn discard_matching(
 /// Parks a discarded dead letter again. Returns `false` if no dead letter with this id is discarded.
 pub async fn restore(db: impl PgExecutor<'_>, schema: &Schema, id: Uuid) -> Result<bool, Error> {
     let moved: Result<Vec<Uuid>, _> =
-        sqlx::query_scalar(schema.sql(&RESTORE)).bind(id).fetch_all(db).await;
+        sqlx::query_scalar(schema.sql(&Moves::of(schema).restore)).bind(id).fetch_all(db).await;
     Ok(!moved.map_err(Error::at("restore a dead letter"))?.is_empty())
 }
 
@@ -153,7 +189,10 @@ pub async fn restore_some(
     most: i64,
 ) -> Result<usize, Error> {
     let moved: Result<Vec<Uuid>, _> =
-        sqlx::query_scalar(schema.sql(&RESTORE_SOME)).bind(most).fetch_all(db).await;
+        sqlx::query_scalar(schema.sql(&Moves::of(schema).restore_some))
+            .bind(most)
+            .fetch_all(db)
+            .await;
     Ok(moved.map_err(Error::at("restore dead letters"))?.len())
 }
 
