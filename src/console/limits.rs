@@ -158,14 +158,33 @@ pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResp
         let by = by.as_deref();
         let writer = SettingsWriter { state: &state, db: &db, tenant: &tenant, by };
         match (stored, checked) {
-            (None, Some(limit)) => api::create(writer, limit).await.map(|_| Value::Null),
-            (Some(id), Some(limit)) => api::replace(writer, id, limit).await,
-            (_, None) => api::remove(writer, id).await,
+            (None, Some(limit)) => match api::create_first(writer, limit, &group).await? {
+                true => Ok(Value::Null),
+                false => Err(changed_since("set")),
+            },
+            (Some(id), Some(limit)) => api::replace(writer, id, limit).await.map_err(or_removed),
+            (_, None) => api::remove(writer, id).await.map_err(or_removed),
         }
     };
     let end_of = |before: &Value| ActEnd::done(json!({ "before": before }));
     let (number, _) = visit.act(operator, act, work, end_of).await?;
     Ok(visit.redirect_after("limits", number))
+}
+
+/// Returns the error of an act that another operator has preceded.
+fn changed_since(change: &str) -> ApiError {
+    let text = format!(
+        "Another operator has {change} this limit since. Nothing was done. Open the page again to see it."
+    );
+    ApiError::Text(StatusCode::CONFLICT, text)
+}
+
+/// Replaces the error about a limit that no longer exists.
+fn or_removed(error: ApiError) -> ApiError {
+    match error {
+        ApiError::Text(StatusCode::NOT_FOUND, _) => changed_since("removed"),
+        error => error,
+    }
 }
 
 /// Returns the limit of the form if it follows the rules of the HTTP interface. The other members of a stored limit stay.

@@ -1,6 +1,7 @@
 //! `patron-block-limits`: limits per patron group (docs/contract/http-api.md#5-limits).
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web::Path};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -178,6 +179,13 @@ impl CheckedLimit {
         Ok(Self { id, condition, record })
     }
 
+    /// Returns the record of a new limit.
+    fn into_new_record(mut self, by: Option<&str>, now: DateTime<Utc>) -> Value {
+        self.record.0.insert("id".to_owned(), self.id.to_string().into());
+        self.record.set_metadata(None, by, now);
+        self.record.into_value()
+    }
+
     /// Returns the members that evaluations use, for the log of acts.
     pub(crate) fn summary(&self) -> Value {
         json!({ "after": summarize(&Value::Object(self.record.0.clone())) })
@@ -193,20 +201,29 @@ fn summarize(record: &Value) -> Value {
 }
 
 /// Stores a new limit, and returns its record.
-pub(crate) async fn create(
-    writer: SettingsWriter<'_>,
-    limit: CheckedLimit,
-) -> Result<Value, ApiError> {
-    let CheckedLimit { id, condition, mut record } = limit;
-    record.0.insert("id".to_owned(), id.to_string().into());
-    let now = writer.state.clock.now();
-    record.set_metadata(None, writer.by, now);
-    let record = record.into_value();
+async fn create(writer: SettingsWriter<'_>, limit: CheckedLimit) -> Result<Value, ApiError> {
+    let (id, condition, now) = (limit.id, limit.condition, writer.state.clock.now());
+    let record = limit.into_new_record(writer.by, now);
     let row = LimitRow { id, condition, record: &record };
     let inserted = limits::insert(writer.db, &writer.tenant.schema, row, writer.by, now).await;
     writer.invalidate();
     inserted.map_err(|error| store_rejection(error, id, condition))?;
     Ok(record)
+}
+
+/// Stores a new limit unless the patron group has a limit of the condition. Returns whether the limit is stored.
+pub(crate) async fn create_first(
+    writer: SettingsWriter<'_>,
+    limit: CheckedLimit,
+    group: &str,
+) -> Result<bool, ApiError> {
+    let (id, condition, now) = (limit.id, limit.condition, writer.state.clock.now());
+    let record = limit.into_new_record(writer.by, now);
+    let row = LimitRow { id, condition, record: &record };
+    let schema = &writer.tenant.schema;
+    let inserted = limits::insert_first(writer.db, schema, row, group, writer.by, now).await;
+    writer.invalidate();
+    inserted.map_err(|error| store_rejection(error, id, condition))
 }
 
 /// Replaces a limit, and returns what it was.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::records::{Collection, METADATA};
 use crate::store::{
-    Error, Schema, Statement,
+    Db, Error, Schema, Statement, begin, commit,
     search::{Field, SearchTarget},
 };
 
@@ -15,13 +15,24 @@ const INSERT: Statement = Statement::new(
     "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
      values ($1, $2, $3, $4 at time zone 'UTC', $5)",
 );
+/// Inserts a limit unless the patron group `$6` has a limit of the condition.
+const INSERT_FIRST: Statement = Statement::new(
+    "insert into {schema}.patron_block_limits (id, jsonb, conditionid, creation_date, created_by)
+     select $1, $2, $3, $4 at time zone 'UTC', $5
+      where not exists (
+        select from {schema}.patron_block_limits
+         where conditionid = $3 and lower(jsonb ->> 'patronGroupId') = lower($6))",
+);
+/// Makes the next writers of limits wait, and no reader.
+const LOCK: Statement =
+    Statement::new("lock table {schema}.patron_block_limits in share row exclusive mode");
 const REPLACE: Statement = Statement::new(
     "update {schema}.patron_block_limits set jsonb = $2, conditionid = $3 where id = $1",
 );
 const REMOVE: Statement = Statement::new("delete from {schema}.patron_block_limits where id = $1");
 
 pub(in crate::store) const STATEMENTS: &[&Statement] =
-    &[&RECORDS.all, &RECORDS.find, &INSERT, &REPLACE, &REMOVE];
+    &[&RECORDS.all, &RECORDS.find, &INSERT, &INSERT_FIRST, &LOCK, &REPLACE, &REMOVE];
 
 /// The limits in order of creation, which is the order of blocks in an API response.
 pub static RECORDS: Collection = Collection {
@@ -88,6 +99,33 @@ pub async fn insert(
         .await
         .map_err(Error::at("insert a limit"))?;
     Ok(())
+}
+
+/// Inserts a limit like [`insert`], unless the patron group has a limit of the condition. Returns whether the limit is
+/// inserted. Two such inserts at once wait for each other.
+pub async fn insert_first(
+    db: &Db,
+    schema: &Schema,
+    limit: LimitRow<'_>,
+    group: &str,
+    by: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let mut tx = begin(db).await?;
+    let locked = sqlx::query(schema.sql(&LOCK)).execute(&mut *tx).await;
+    locked.map_err(Error::at("lock the limits"))?;
+    let done = sqlx::query(schema.sql(&INSERT_FIRST))
+        .bind(limit.id)
+        .bind(limit.record)
+        .bind(limit.condition)
+        .bind(now)
+        .bind(by)
+        .bind(group)
+        .execute(&mut *tx)
+        .await
+        .map_err(Error::at("insert a limit"))?;
+    commit(tx).await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Replaces a limit. Returns `false` if the limit does not exist. A missing condition causes the same
