@@ -148,7 +148,7 @@ impl ActionRow {
                 None if patron.is_truncated() => {
                     "The patron has too many open items for a suggestion.".to_owned()
                 }
-                None => "The service found no way out.".to_owned(),
+                None => "The service found nothing that ends the block.".to_owned(),
             });
             if way_out.as_ref().is_some_and(|way_out| !way_out.one_more_blocks.is_empty()) {
                 sentences.push("After that, one more loan blocks again.".to_owned());

@@ -119,7 +119,8 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
                     "It waits for its check-out, so it does not count.".to_owned()
                 }
                 (None, None, Some(_)) => {
-                    "It does not count: a newer complete snapshot lacks it.".to_owned()
+                    "It does not count: a newer comparison with the storage modules lacks it."
+                        .to_owned()
                 }
             };
             let registers = fact_words::loan_registers(&row.state, &origins, None);
@@ -145,7 +146,8 @@ pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
                 (None, _, None) => {
                     "No event names its patron yet, so it does not count.".to_owned()
                 }
-                _ => "It does not count: a newer complete snapshot lacks it.".to_owned(),
+                _ => "It does not count: a newer comparison with the storage modules lacks it."
+                    .to_owned(),
             };
             let registers = fact_words::fee_registers(&row.state, &origins, None);
             ItemState { text, patron: row.state.user.map(|(_, user)| user), registers }

@@ -54,7 +54,7 @@ impl Shell {
             Some(report) => Strip::new(report),
             None => Strip {
                 is_good: false,
-                text: "The certainty of evaluations could not be read.",
+                text: "It could not be read whether the answers are certain.",
                 as_of: None,
             },
         };

@@ -34,26 +34,26 @@ pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
     let has_dead_letters = report.has_dead_letters == Some(true);
     match (report.certainty.state, report.completeness) {
         (CertaintyState::Certain, _) if has_dead_letters => {
-            (false, "Records are parked, so evaluations of some patrons may be wrong.")
+            (false, "Records are parked, so the answers about some patrons may be wrong.")
         }
-        (CertaintyState::Certain, _) => (true, "Evaluations are certain: the history is complete."),
+        (CertaintyState::Certain, _) => (true, "The answers are certain."),
         (CertaintyState::Late, _) if !report.freshness.has_log => {
-            (false, "Events arrive over HTTP only, so no lag shows whether some are missing.")
+            (false, "The answers may be late: nothing shows whether events over HTTP are missing.")
         }
         (CertaintyState::Late, _) => (
             false,
-            "Evaluations are late: newer events are not applied, or nothing is known of them.",
+            "The answers may be late: the newest check-outs, returns and payments may be missing.",
         ),
         (CertaintyState::Incomplete, Completeness::Filling) => {
-            (false, "The history is incomplete: the service still reads earlier events.")
+            (false, "The answers may be incomplete: the service still reads earlier events.")
         }
         (CertaintyState::Incomplete, _) => {
-            (false, "The history is incomplete: earlier events may be missing.")
+            (false, "The answers may be incomplete: earlier loans, fees and fines may be missing.")
         }
         (CertaintyState::Doubtful, _) => {
-            (false, "Evaluations are doubtful: a partition waits for an operator.")
+            (false, "The answers are doubtful: some events wait for an operator.")
         }
-        (CertaintyState::Unknown, _) => (false, "The certainty of evaluations is unknown."),
+        (CertaintyState::Unknown, _) => (false, "It is not known whether the answers are certain."),
     }
 }
 
@@ -166,10 +166,10 @@ pub(super) fn group(group: Option<&str>, source: AnswerSource) -> String {
         (Some(group), source) if source.is_group_current() => format!("Patron group {group}."),
         (Some(group), _) => {
             format!(
-                "Patron group {group}, as last known; mod-users did not return the current one."
+                "Patron group {group}, as last known: the users module did not return the current one."
             )
         }
-        (None, _) => "The patron group is unknown, because mod-users did not return it.".to_owned(),
+        (None, _) => "The patron group is unknown: the users module did not return it.".to_owned(),
     }
 }
 
