@@ -41,6 +41,7 @@ create table discarded_dead_letter (
     headers jsonb not null, -- Header names and values as text, in order, without tokens
     payload bytea not null, -- Value of the record
     subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
+    tenant text, -- The tenant that the record waited for; null for all other records
     discarded_at timestamp with time zone not null default clock_timestamp(), -- When the dead letter was discarded, by the clock of the database
     PRIMARY KEY (dead_letter_id),
 );
@@ -206,6 +207,7 @@ create table dead_letter (
     subjects uuid[] not null default '{}'::uuid[], -- UUIDs in key and value, at most 20: a patron, loan or fee/fine among them may lack the record
     PRIMARY KEY (dead_letter_id),
 );
+CREATE INDEX dead_letter_received ON dead_letter USING btree (received_at DESC, dead_letter_id);
 CREATE INDEX dead_letter_subjects ON dead_letter USING gin (subjects);
 
 -- Dead letters that an operator discarded: housekeeping deletes them later
@@ -227,6 +229,7 @@ create table discarded_dead_letter (
     discarded_at timestamp with time zone not null default clock_timestamp(), -- When the dead letter was discarded, by the clock of the database
     PRIMARY KEY (dead_letter_id),
 );
+CREATE INDEX discarded_dead_letter_subjects ON discarded_dead_letter USING gin (subjects);
 
 -- One row for each fee/fine that an event named; a closed one stays as a tombstone until it is pruned
 create table fee_fine (

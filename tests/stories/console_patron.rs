@@ -30,7 +30,7 @@ fn row<'a>(body: &'a str, id: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patron_page_says_what_set_each_value() {
+async fn patron_page_names_what_set_each_value() {
     World::run(async |world| {
         let (user, loans) = blocked_patron(world).await;
         let renewal = due_date_change(user, loans[0], &minutes_from_now(30_000), true);
