@@ -112,11 +112,14 @@ impl DeskPage {
 
     /// Returns a sentence about the loans that can replace listed ones; empty if there are none.
     fn alternatives_sentence(&self) -> String {
-        match self.alternatives {
-            0 => String::new(),
-            1 => "1 other loan can replace one of these.".to_owned(),
-            many => format!("{many} other loans can replace some of these."),
-        }
+        let loans = words::counted(self.alternatives as i64, "other loan", "other loans");
+        let replaced = match (self.alternatives, self.loans.len()) {
+            (0, _) => return String::new(),
+            (_, 1) => "it",
+            (1, _) => "one of these",
+            _ => "some of these",
+        };
+        format!("{loans} can replace {replaced}.")
     }
 }
 
