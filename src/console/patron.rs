@@ -1,8 +1,6 @@
 //! The page of a patron, for operators: the answers in short, all limits, and what set each value of the open loans and
 //! fees/fines. A form compares the patron with the storage modules.
 
-use std::collections::BTreeSet;
-
 use actix_web::HttpResponse;
 use askama::Template;
 use uuid::Uuid;
@@ -298,13 +296,13 @@ fn counters(patron: &ExplainedPatron) -> Vec<(&'static str, String)> {
 
 impl LoanRow {
     fn new(loan: &ExplainedLoan, mark: Option<Mark>) -> Self {
-        let counts_for: BTreeSet<String> =
+        let counts_for: Vec<String> =
             loan.counts_for.iter().map(|measure| words::measure(*measure).to_lowercase()).collect();
         let counts_for = match loan.left_out {
             Some(reason) if counts_for.is_empty() => {
                 format!("nothing: {}", words::left_out(reason))
             }
-            _ => counts_for.into_iter().collect::<Vec<_>>().join(", "),
+            _ => counts_for.join(", "),
         };
         Self {
             id: loan.id,
