@@ -31,6 +31,7 @@ mod search;
 mod shell;
 mod sparkline;
 mod tenants;
+pub mod texts;
 mod timeline;
 mod titles;
 mod trailing_slash;

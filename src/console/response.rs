@@ -16,14 +16,11 @@ use actix_web::{
 use askama::Template;
 use tracing::{error, warn};
 
-use super::assets::STYLE;
+use super::{assets::STYLE, texts::Texts};
 use crate::http::ApiError;
 
 /// Time limit of a page. A reader has to see a sentence before the patience ends.
 pub(super) const PAGE_TIMEOUT: Duration = Duration::from_millis(2_900);
-
-/// The title of an error page that a later request may not see.
-const UNAVAILABLE: &str = "The page cannot be loaded now";
 
 /// What a page may load. A page contains no script and no style of its own, so text of a library that looks like
 /// markup has no effect.
@@ -64,13 +61,15 @@ pub(super) fn see_other(location: String) -> HttpResponse {
 
 /// Responds to a path without a page.
 pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
-    PageError::new(&request, ApiError::not_found("There is no such page.")).error_response()
+    let text = Texts::of(&request).text("error.noSuchPage");
+    PageError::new(&request, ApiError::not_found(text)).error_response()
 }
 
 /// An error page.
 #[derive(Debug)]
 pub(super) struct PageError {
     root: String,
+    texts: &'static Texts,
     error: ApiError,
 }
 
@@ -78,6 +77,7 @@ pub(super) struct PageError {
 #[template(path = "error.html")]
 struct ErrorPage<'a> {
     root: &'a str,
+    texts: &'static Texts,
     style: &'static str,
     title: &'static str,
     text: String,
@@ -85,7 +85,7 @@ struct ErrorPage<'a> {
 
 impl PageError {
     pub(super) fn new(request: &HttpRequest, error: ApiError) -> Self {
-        Self { root: root_of(request.path()), error }
+        Self { root: root_of(request.path()), texts: Texts::of(request), error }
     }
 }
 
@@ -107,21 +107,25 @@ impl ResponseError for PageError {
         let (title, text) = match &self.error {
             ApiError::Store(_) => {
                 warn!(error = self.error.cause(), "console: could not load a page");
-                let text = "The database does not respond, or it rejected the request. Evaluations at \
-                    the desk do not use this page. Try again in a moment; the log has the cause.";
-                (UNAVAILABLE, text.to_owned())
+                ("error.titleUnavailable", self.texts.text("error.database").to_owned())
             }
-            ApiError::Invalid(violation) => (
-                "The request is not valid",
-                format!("{}: {}. Nothing was done.", violation.key, violation.message),
-            ),
-            error => match error.status_code() {
-                StatusCode::NOT_FOUND => ("Not found", error.to_string()),
-                status if status.is_server_error() => (UNAVAILABLE, error.to_string()),
-                _ => ("The request is not valid", error.to_string()),
-            },
+            ApiError::Invalid(violation) => {
+                let (member, rule) = (&violation.key, &violation.message);
+                let text =
+                    self.texts.fill("error.invalidMember", &[("member", member), ("rule", rule)]);
+                ("error.titleInvalid", text)
+            }
+            error => {
+                let title = match error.status_code() {
+                    StatusCode::NOT_FOUND => "error.titleNotFound",
+                    status if status.is_server_error() => "error.titleUnavailable",
+                    _ => "error.titleInvalid",
+                };
+                (title, self.texts.translated_error(&error.to_string()).to_owned())
+            }
         };
-        let page = ErrorPage { root: &self.root, style: &STYLE.name, title, text };
+        let (texts, title) = (self.texts, self.texts.text(title));
+        let page = ErrorPage { root: &self.root, texts, style: &STYLE.name, title, text };
         render(self.status_code(), &page)
     }
 }

@@ -1,10 +1,16 @@
 //! The frame of a page: its title, the links to the other pages, and a strip about the certainty of evaluations.
 
-use super::{assets, words};
+use super::{
+    assets,
+    texts::{Arguments, Texts},
+    words,
+};
 use crate::{clock, services::evaluation::certainty::CertaintyReport};
 
 /// The frame of a page.
 pub(super) struct Shell {
+    /// The texts of the page.
+    pub(super) texts: &'static Texts,
     /// The relative path from the page to the root of the console.
     pub(super) root: String,
     /// The path of the page from the root.
@@ -45,41 +51,58 @@ pub(super) struct Link {
 
 impl Shell {
     pub(super) fn new(
+        texts: &'static Texts,
         root: String,
         path: &'static str,
         tenant: String,
         certainty: Option<&CertaintyReport>,
     ) -> Self {
         let strip = match certainty {
-            Some(report) => Strip::new(report),
-            None => Strip {
-                is_good: false,
-                text: "It could not be read whether the answers are certain.",
-                as_of: None,
-            },
+            Some(report) => Strip::new(texts, report),
+            None => Strip { is_good: false, text: texts.text("certainty.notRead"), as_of: None },
         };
         let (style, script) = (&*assets::STYLE.name, &*assets::SCRIPT.name);
-        Self { root, path, tenant, strip, notice: None, style, script }
+        Self { texts, root, path, tenant, strip, notice: None, style, script }
+    }
+
+    /// Returns a text without arguments.
+    pub(super) fn text(&self, key: &'static str) -> &'static str {
+        self.texts.text(key)
+    }
+
+    /// Returns a text with arguments.
+    pub(super) fn fill(&self, key: &'static str, arguments: Arguments<'_>) -> String {
+        self.texts.fill(key, arguments)
+    }
+
+    /// Returns the text before an argument and the text after it.
+    pub(super) fn around(
+        &self,
+        key: &'static str,
+        argument: &str,
+        others: Arguments<'_>,
+    ) -> [String; 2] {
+        self.texts.around(key, argument, others)
     }
 
     /// Returns the pages of the navigation.
     pub(super) fn pages(&self) -> [Link; 7] {
         [
-            ("home", "Home", "h"),
-            ("parked", "Parked records", "p"),
-            ("ingest", "Ingest", ""),
-            ("rebuilds", "Rebuilds", ""),
-            ("limits", "Limits", ""),
-            ("messages", "Messages", ""),
-            ("log", "Log of acts", ""),
+            ("home", "page.home", "h"),
+            ("parked", "page.parked", "p"),
+            ("ingest", "page.ingest", ""),
+            ("rebuilds", "page.rebuilds", ""),
+            ("limits", "page.limits", ""),
+            ("messages", "page.messages", ""),
+            ("log", "page.log", ""),
         ]
-        .map(|(path, name, key)| Link { path, name, key })
+        .map(|(path, name, key)| Link { path, name: self.text(name), key })
     }
 }
 
 impl Strip {
-    fn new(report: &CertaintyReport) -> Self {
-        let (is_good, text) = words::certainty(report);
+    fn new(texts: &'static Texts, report: &CertaintyReport) -> Self {
+        let (is_good, text) = words::certainty(texts, report);
         Self { is_good, text, as_of: report.certainty.as_of.map(clock::format_instant) }
     }
 }

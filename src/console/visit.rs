@@ -16,6 +16,7 @@ use super::{
     response::{self, PAGE_TIMEOUT, PageError},
     roles::Roles,
     shell::{Notice, Shell},
+    texts::Texts,
 };
 use crate::{
     event::TenantId,
@@ -37,6 +38,8 @@ pub(super) struct Visit {
     /// The pool of the console.
     pub(super) db: Db,
     pub(super) tenant: Arc<Tenant>,
+    /// The texts in the language of the reader.
+    pub(super) texts: &'static Texts,
     /// Gateway and token for calls to other modules on behalf of the reader.
     pub(super) caller: Caller,
     /// Whether the request came through the gateway, with the token of the reader.
@@ -105,7 +108,10 @@ impl Visit {
     ) -> Shell {
         let root = response::root_of(self.request.path());
         let notice = self.notice().await;
-        Shell { notice, ..Shell::new(root, path, self.tenant.id.to_string(), certainty) }
+        Shell {
+            notice,
+            ..Shell::new(self.texts, root, path, self.tenant.id.to_string(), certainty)
+        }
     }
 
     /// Returns the notice about the act that the address of the page names, if any.
@@ -164,12 +170,14 @@ impl FromRequest for Visit {
             let tenant = tenant.map_err(|_| timed_out())?.map_err(failed)?;
             let caller = caller(&request, &state, &id);
             let request = request.clone();
+            let texts = Texts::of(&request);
             let roles = if has_gateway { Roles::from_gateway(&request) } else { Roles::All };
             let (deadline, preview_permit) = (Cell::new(deadline), console.preview_permit.clone());
             Ok(Self {
                 state,
                 db,
                 tenant,
+                texts,
                 caller,
                 has_gateway,
                 roles,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::texts::Texts;
 use crate::{
     blocks::{Action, Actions, Caveat, CertaintyState, LeftOut, Measure},
     clock,
@@ -30,31 +31,19 @@ impl Dated {
 }
 
 /// Returns whether evaluations are certain, and a sentence about it.
-pub(super) fn certainty(report: &CertaintyReport) -> (bool, &'static str) {
+pub(super) fn certainty(texts: &'static Texts, report: &CertaintyReport) -> (bool, &'static str) {
     let has_dead_letters = report.has_dead_letters == Some(true);
-    match (report.certainty.state, report.completeness) {
-        (CertaintyState::Certain, _) if has_dead_letters => {
-            (false, "Records are parked, so the answers about some patrons may be wrong.")
-        }
-        (CertaintyState::Certain, _) => (true, "The answers are certain."),
-        (CertaintyState::Late, _) if !report.freshness.has_log => {
-            (false, "The answers may be late: nothing shows whether events over HTTP are missing.")
-        }
-        (CertaintyState::Late, _) => (
-            false,
-            "The answers may be late: the newest check-outs, returns and payments may be missing.",
-        ),
-        (CertaintyState::Incomplete, Completeness::Filling) => {
-            (false, "The answers may be incomplete: the service still reads earlier events.")
-        }
-        (CertaintyState::Incomplete, _) => {
-            (false, "The answers may be incomplete: earlier loans, fees and fines may be missing.")
-        }
-        (CertaintyState::Doubtful, _) => {
-            (false, "The answers are doubtful: some events wait for an operator.")
-        }
-        (CertaintyState::Unknown, _) => (false, "It is not known whether the answers are certain."),
-    }
+    let (is_good, key) = match (report.certainty.state, report.completeness) {
+        (CertaintyState::Certain, _) if has_dead_letters => (false, "certainty.parked"),
+        (CertaintyState::Certain, _) => (true, "certainty.certain"),
+        (CertaintyState::Late, _) if !report.freshness.has_log => (false, "certainty.httpOnly"),
+        (CertaintyState::Late, _) => (false, "certainty.late"),
+        (CertaintyState::Incomplete, Completeness::Filling) => (false, "certainty.filling"),
+        (CertaintyState::Incomplete, _) => (false, "certainty.incomplete"),
+        (CertaintyState::Doubtful, _) => (false, "certainty.doubtful"),
+        (CertaintyState::Unknown, _) => (false, "certainty.unknown"),
+    };
+    (is_good, texts.text(key))
 }
 
 /// Returns a sentence about the certainty of one patron's evaluation; `None` if the evaluation is certain.

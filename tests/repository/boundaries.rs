@@ -17,7 +17,7 @@ const RULES: [(&str, &str); 28] = [
     ("!console/", "askama"),
     ("http/ services/ store/ kafka/ okapi/", "crate::console"),
     ("!okapi/", "reqwest"),
-    ("!cql/", "winnow"),
+    ("!cql/ console/texts/", "winnow"),
     ("!http/", "utoipa"),
     ("!store/schema.rs store/migrate.rs store/java/dependent_views.rs", "AssertSqlSafe"),
     ("cql/", "async "),

@@ -7,4 +7,5 @@ mod dashboard;
 mod mutants_list;
 pub(crate) mod schemas;
 mod settings_page;
+mod translations;
 mod vocabulary;

@@ -30,10 +30,11 @@ const EXCEPTIONS: [(&str, &str, &str); 8] = [
 const FOLDERS: [&str; 5] = ["src", "tests", "benches", "fuzz", "simulator/src"];
 
 /// Other files and folders with texts, without the copied code of `dev/mutants.list`.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "dashboards",
     "dev",
     "tests/fixtures",
+    "translations/mod-patron-blocks/en.json",
     "Dockerfile",
     "Makefile",
     "docker-compose.yml",

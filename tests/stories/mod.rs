@@ -13,6 +13,7 @@ mod command_acts;
 mod conditions_and_limits;
 mod console;
 mod console_acts;
+mod console_languages;
 mod console_limits;
 mod console_links;
 mod console_load;

@@ -75,8 +75,10 @@ function update(page) {
   return isSkipped;
 }
 
-function showStale(sentence) {
+// The page has the sentences, in the language of the reader.
+function showStale(name) {
   const stale = document.getElementById("stale");
+  const sentence = name === null ? "" : stale.dataset[name];
   if (stale.textContent !== sentence) stale.textContent = sentence;
   stale.hidden = sentence === "";
 }
@@ -88,11 +90,11 @@ async function refresh() {
   const page = await load().catch(() => null); // The next refresh tries again.
   isLoading = false;
   if (page === null) {
-    showStale("This page could not be refreshed, so it may be out of date.");
+    showStale("failed");
   } else if (update(page)) {
-    showStale("A part of this page has changed, but it is in use, so it shows an earlier state.");
+    showStale("inUse");
   } else {
-    showStale("");
+    showStale(null);
   }
 }
 
@@ -123,8 +125,8 @@ try { areKeysOff = localStorage.getItem(KEYS_ITEM) === "off"; } catch { /* The k
 const keys = document.getElementById("keys");
 function switchKeys(areOff) {
   areKeysOff = areOff;
-  document.getElementById("keys-state").textContent = `Single keys are ${areOff ? "off" : "on"}.`;
-  keys.textContent = `Switch single keys ${areOff ? "on" : "off"}`;
+  document.getElementById("keys-state").textContent = keys.dataset[areOff ? "areOff" : "areOn"];
+  keys.textContent = keys.dataset[areOff ? "switchOn" : "switchOff"];
   try { localStorage.setItem(KEYS_ITEM, areOff ? "off" : "on"); } catch { /* Only this page has the choice. */ }
 }
 if (keys !== null) {
@@ -135,9 +137,11 @@ if (keys !== null) {
 const pause = document.getElementById("pause");
 if (pause !== null) {
   pause.hidden = false;
+  const { resume } = pause.dataset;
+  const stop = pause.textContent;
   pause.addEventListener("click", () => {
     isPaused = !isPaused;
-    pause.textContent = isPaused ? "Resume refresh" : "Pause refresh";
+    pause.textContent = isPaused ? resume : stop;
     pause.setAttribute("aria-pressed", String(isPaused));
   });
 }

@@ -1,0 +1,56 @@
+//! The language of pages: that of the reader, and English in the log.
+
+use patron_blocks::{console::roles::permission, services::operator_actions::Action};
+use reqwest::Method;
+use serde_json::json;
+
+use super::console::GATEWAY;
+use crate::support::{http_client, world::World};
+
+/// Returns the status and the page for a reader of languages, with all permissions.
+async fn page_for(world: &World, path: &str, languages: &[u8]) -> (u16, String) {
+    let all: Vec<&str> = Action::ALL.into_iter().filter_map(permission).collect();
+    let request = world
+        .request(Method::GET, &format!("{GATEWAY}/{path}"))
+        .header("X-Okapi-Permissions", json!(all).to_string())
+        .header("Accept-Language", languages);
+    world.send(request).await
+}
+
+/// Checks the language of a page by its attribute and by a text.
+fn assert_language(body: &str, language: &str, text: &str) {
+    assert!(body.contains(&format!("<html lang=\"{language}\">")), "{body}");
+    assert!(body.contains(text), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_the_language_of_the_reader() {
+    World::run(async |world| {
+        for (languages, language, text) in [
+            (&b"de-CH, de;q=0.9, en;q=0.5"[..], "de", "<b>Automatische Sperren · "),
+            (b"fr, en;q=0.5", "en", "<b>Patron blocks · "),
+            (b"fr", "en", "<b>Patron blocks · "),
+            (b";q=1,,=", "en", "<b>Patron blocks · "),
+            (b"de\xff", "en", "<b>Patron blocks · "),
+        ] {
+            let (status, body) = page_for(world, "discarded", languages).await;
+            assert_eq!(status, 200);
+            assert_language(&body, language, text);
+        }
+        let (status, body) = world.get(&format!("{GATEWAY}/discarded")).await;
+        assert_eq!(status, 200);
+        assert_language(&body, "en", "<b>Patron blocks · ");
+        // An error page, and the rule of the HTTP interface in it.
+        let (status, body) = page_for(world, "nowhere", b"de").await;
+        assert_eq!(status, 404);
+        assert_language(&body, "de", "<p>Diese Seite gibt es nicht.</p>");
+        let (status, body) = page_for(world, "desk/7", b"de").await;
+        assert_eq!(status, 400);
+        assert_language(&body, "de", "Invalid user UUID: &#34;7&#34;");
+        let request = http_client::client().get(world.console_url());
+        let response = request.header("Accept-Language", "de").send().await.unwrap();
+        let body = response.text().await.unwrap();
+        assert_language(&body, "de", "<h1>Automatische Sperren: Mandanten</h1>");
+    })
+    .await;
+}
