@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use askama::Template;
 use serde_json::Value;
 
-use super::{act_words, response::PageError, shell::Shell, visit::Visit};
+use super::{act_words, response::PageError, shell::Shell, texts::Texts, visit::Visit};
 use crate::{
     clock,
     http::{
@@ -52,15 +52,15 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         let acts = store::read(&visit.db, list).await?;
         let last = acts.last().map(|act| act.number);
         let next = if acts.len() == PAGE_ROWS { last } else { None };
-        let rows = acts.into_iter().map(Row::from).collect();
+        let rows = acts.into_iter().map(|act| Row::new(visit.texts, act)).collect();
         Ok::<_, ApiError>(LogPage { shell: visit.shell("log").await, rows, next })
     };
     visit.render(load).await
 }
 
-impl From<StoredAction> for Row {
-    fn from(act: StoredAction) -> Self {
-        let (is_good, outcome) = act_words::end(&act);
+impl Row {
+    fn new(texts: &'static Texts, act: StoredAction) -> Self {
+        let (is_good, outcome) = act_words::end(texts, &act);
         let detail = match &act.detail {
             Value::Object(members) if members.is_empty() => String::new(),
             detail => detail.to_string(),
@@ -68,9 +68,9 @@ impl From<StoredAction> for Row {
         Self {
             number: act.number,
             at: clock::format_instant(act.at),
-            action: act_words::action(&act.action).to_owned(),
+            action: act_words::action(texts, &act.action).to_owned(),
             subject: act.subject.unwrap_or_default(),
-            reason: act.reason.unwrap_or_else(|| "none given".to_owned()),
+            reason: act.reason.unwrap_or_else(|| texts.text("log.noReason").to_owned()),
             actor: act.actor,
             door: act.door,
             is_good,

@@ -11,7 +11,7 @@ use actix_web::{
     middleware::Next,
 };
 
-use super::response::PageError;
+use super::{response::PageError, texts::Texts};
 use crate::http::ApiError;
 
 /// Responds with 403 to a request that may change something, unless a page of this console sent it.
@@ -28,7 +28,7 @@ pub(super) async fn require_same_origin(
 }
 
 fn rejection(request: &HttpRequest) -> actix_web::HttpResponse {
-    let text = "Only a page of this console may send this form. Nothing was done.";
+    let text = Texts::of(request).text("error.otherSite");
     let error = ApiError::Text(StatusCode::FORBIDDEN, text.to_owned());
     PageError::new(request, error).error_response()
 }

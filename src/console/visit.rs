@@ -126,7 +126,7 @@ impl Visit {
         let found =
             store::read(&self.db, async |db| operator_actions::find(db, schema, number).await);
         let act = found.await.ok()??;
-        let (is_good, text) = act_words::end(&act);
+        let (is_good, text) = act_words::end(self.texts, &act);
         Some(Notice { is_good, text, number })
     }
 
