@@ -13,11 +13,14 @@ use tokio::time::timeout;
 
 use super::{
     response::{self, PageError},
+    texts::Texts,
     visit::Visit,
 };
 use crate::{
     http::{ApiError, extract::tenant},
-    services::operator_actions::{Act, ActEnd, Action, ActionLog, Door, Operator, parse_reason},
+    services::operator_actions::{
+        Act, ActEnd, Action, ActionLog, Door, Operator, REASON_CHARS, parse_reason,
+    },
 };
 
 /// Time after which a page no longer waits for the end of an act. The act goes on.
@@ -49,8 +52,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for Submission<T> {
         let form = Form::<T>::from_request(request, payload);
         let request = request.clone();
         Box::pin(async move {
-            let invalid = |error| {
-                let text = format!("The form could not be read: {error}. Nothing was done.");
+            let invalid = |error: actix_web::Error| {
+                let text = Texts::of(&request).fill("error.form", &[("cause", &error)]);
                 PageError::new(&request, ApiError::bad_request(text))
             };
             let form = form.await.map_err(invalid)?.into_inner();
@@ -72,24 +75,28 @@ impl Visit {
             return Ok(());
         }
         let text = match super::roles::permission(action) {
-            Some(permission) => {
-                format!("This needs the permission {permission}. Nothing was done.")
-            }
-            None => "Only the command line can do this. Nothing was done.".to_owned(),
+            Some(permission) => self.texts.fill("error.permission", &[("permission", &permission)]),
+            None => self.texts.text("error.commandLineOnly").to_owned(),
         };
         Err(self.failed(ApiError::Text(StatusCode::FORBIDDEN, text)))
     }
 
     /// Returns an error page about a field of a form.
-    pub(super) fn invalid_field(&self, field: &str, rule: &str) -> PageError {
-        self.failed(ApiError::bad_request(format!("The {field} {rule}. Nothing was done.")))
+    pub(super) fn invalid(&self, rule: &'static str) -> PageError {
+        self.refused(StatusCode::BAD_REQUEST, rule)
+    }
+
+    /// Returns an error page with the text of a key.
+    pub(super) fn refused(&self, status: StatusCode, rule: &'static str) -> PageError {
+        self.failed(ApiError::Text(status, self.texts.text(rule).to_owned()))
     }
 
     /// Returns who takes an action for this reason, or an error page if the reader may not, or gives no reason.
     pub(super) fn operator(&self, action: Action, reason: &str) -> Result<Operator, PageError> {
         self.require(action)?;
-        let invalid = |rule| {
-            let text = format!("The reason {rule}. Nothing was done.");
+        let invalid = |_| {
+            let (min, max) = (REASON_CHARS.start(), REASON_CHARS.end());
+            let text = self.texts.fill("error.reason", &[("min", min), ("max", max)]);
             self.failed(ApiError::Text(StatusCode::UNPROCESSABLE_ENTITY, text))
         };
         let reason = parse_reason(reason).map_err(invalid)?;
@@ -122,12 +129,10 @@ impl Visit {
         self.restart_time_limit();
         let text = match ended {
             Ok(Ok(ended)) => return ended.map_err(|error| self.failed(error)),
-            Ok(Err(_)) => "The act ended early. The log of acts has its entry.",
-            Err(_) => {
-                "The act takes longer than this page waits. The log of acts will show its end."
-            }
+            Ok(Err(_)) => "error.actEndedEarly",
+            Err(_) => "error.actTakesLong",
         };
-        Err(self.failed(ApiError::Text(StatusCode::GATEWAY_TIMEOUT, text.to_owned())))
+        Err(self.refused(StatusCode::GATEWAY_TIMEOUT, text))
     }
 
     /// Redirects to `path`, relative to the root of the console, with a notice about an act.

@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use super::{
+    texts::Texts,
     visit::Visit,
     words::{self, Dated, counted},
 };
@@ -209,7 +210,7 @@ impl LimitRow {
         let blocked =
             finding.blocked.difference(patron.reactions.actions_with(UncertainReaction::Allow));
         let condition = match finding.measure() {
-            Some(measure) => words::measure(measure).to_owned(),
+            Some(measure) => words::measure(Texts::english(), measure).to_owned(),
             None => format!("Unknown condition {}", finding.condition.id),
         };
         let measured = match finding.measured {
@@ -223,10 +224,12 @@ impl LimitRow {
             true => String::new(),
             false => finding.message(&patron.measures).into_owned(),
         };
-        let mut blocks = words::actions(blocked);
+        let mut blocks = words::actions(Texts::english(), blocked);
         if !switched_off.is_empty() {
-            blocks =
-                format!("{blocks}; reached, but switched off: {}", words::actions(switched_off));
+            blocks = format!(
+                "{blocks}; reached, but switched off: {}",
+                words::actions(Texts::english(), switched_off)
+            );
         }
         Self {
             condition,

@@ -12,7 +12,9 @@ use super::{
     parked::record_id,
     response::PageError,
     shell::Shell,
+    texts::Texts,
     visit::Visit,
+    words,
 };
 use crate::{
     clock,
@@ -67,7 +69,7 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
             discarded_at: clock::format_instant(head.discarded_at),
             reason: head.reason,
             rule: head.rule,
-            place: format!("{}, partition {}, offset {}", head.topic, head.partition, head.offset),
+            place: words::place(visit.texts, &head.topic, head.partition, head.offset),
         });
         let (rows, may_restore) = (rows.collect(), visit.may(Action::RestoreRecord));
         let may_restore_all = visit.may(Action::RestoreRecords);
@@ -84,13 +86,12 @@ pub(super) async fn restore_all(
     let Submission { visit, form } = submission;
     let operator = visit.operator(Action::RestoreRecords, &form.reason)?;
     let count = form.count.trim().parse::<i64>().ok();
-    let typed =
-        count.ok_or_else(|| visit.invalid_field("number of records", "must have digits only"))?;
+    let typed = count.ok_or_else(|| visit.invalid("error.count"))?;
     let schema = &visit.tenant.schema;
     let read = async |db: &mut store::Connection| discarded_dead_letters::count(db, schema).await;
     let total = visit.within(async { Ok(store::read(&visit.db, read).await?) }).await?;
     if total != typed {
-        let text = format!("The number of discarded records is {total} now. Nothing was done.");
+        let text = visit.texts.fill("error.discardedNow", &[("count", &total)]);
         return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text)));
     }
     let (state, tenant, by) = (visit.state.clone(), visit.tenant.clone(), operator.name.clone());
@@ -110,7 +111,7 @@ pub(super) async fn restore(submission: Submission<ReasonForm>) -> Result<HttpRe
     let (state, tenant, by) = (visit.state.clone(), visit.tenant.clone(), operator.name.clone());
     let work = async move {
         let is_restored = state.redrive.restore(&tenant.schema, id, &by).await?;
-        let unknown = || ApiError::not_found("No such record is discarded.");
+        let unknown = || ApiError::not_found(Texts::english().text("error.notDiscarded"));
         is_restored.then_some(()).ok_or_else(unknown)
     };
     let act = Act::on(Action::RestoreRecord, id);

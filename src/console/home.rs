@@ -8,6 +8,7 @@ use super::{
     response::{self, PageError},
     shell::Shell,
     sparkline::{Sparkline, number},
+    texts::Texts,
     visit::Visit,
     words,
 };
@@ -62,8 +63,8 @@ impl Number {
     }
 
     /// Adds the drawing of earlier values.
-    fn with(self, values: &[f64], period: &str) -> Self {
-        Self { sparkline: Sparkline::new(values, period), ..self }
+    fn with(self, sparkline: Option<Sparkline>) -> Self {
+        Self { sparkline, ..self }
     }
 }
 
@@ -135,27 +136,31 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
 }
 
 /// Returns the number of parked records in words.
-pub(super) fn parked_records(count: i64) -> String {
-    if count < COUNTED_MAX { count.to_string() } else { format!("over {}", COUNTED_MAX - 1) }
+pub(super) fn parked_records(texts: &'static Texts, count: i64) -> String {
+    match count {
+        COUNTED_MAX.. => texts.fill("home.over", &[("count", &(COUNTED_MAX - 1))]),
+        _ => count.to_string(),
+    }
 }
 
 /// Returns the 99th percentile of a minute in words.
-fn percentile(minute: MinuteLatency) -> String {
+fn percentile(texts: &'static Texts, minute: MinuteLatency) -> String {
     match minute.evaluations {
-        0 => "no answers".to_owned(),
-        _ => format!("{} ms", number(minute.p99_millis)),
+        0 => texts.text("home.noAnswers").to_owned(),
+        _ => texts.fill("home.millis", &[("count", &number(minute.p99_millis))]),
     }
 }
 
 /// Returns the numbers of blocked patrons by condition, in words.
-fn blocked_patrons(blocked: Option<&[(String, i64)]>) -> String {
-    let Some(blocked) = blocked else { return "unknown: block events are off".to_owned() };
+fn blocked_patrons(texts: &'static Texts, blocked: Option<&[(String, i64)]>) -> String {
+    let Some(blocked) = blocked else { return texts.text("home.blockedUnknown").to_owned() };
     if blocked.is_empty() {
-        return "none".to_owned();
+        return texts.text("home.blockedNone").to_owned();
     }
     let named = blocked.iter().map(|(condition, patrons)| {
         let measure = parse_uuid(condition).and_then(Measure::from_condition_id);
-        let name = measure.map_or("another condition", words::measure);
+        let name = measure.map(|measure| words::measure(texts, measure));
+        let name = name.unwrap_or_else(|| texts.text("condition.other"));
         format!("{name}: {patrons}")
     });
     named.collect::<Vec<_>>().join(", ")
@@ -169,91 +174,88 @@ impl HomePage {
         measured: &Measured,
         now: DateTime<Utc>,
     ) -> Self {
-        let tasks = tasks(report, backlog);
+        let texts = shell.texts;
+        let tasks = tasks(texts, report, backlog);
         let sentence = match tasks.len() {
-            0 if shell.strip.is_good => "All is well.".to_owned(),
+            0 if shell.strip.is_good => texts.text("home.allIsWell").to_owned(),
             0 => shell.strip.text.to_owned(),
-            1 => "1 thing needs attention.".to_owned(),
-            many => format!("{many} things need attention."),
+            count => texts.fill("home.needAttention", &[("count", &count)]),
         };
-        let age = |at| words::age(at, now);
-        let as_of = report.certainty.as_of;
-        let lag = match as_of {
-            Some(_) if report.freshness.has_log => report.freshness.lag.to_string(),
-            _ => "unknown".to_owned(),
-        };
-        let float = |values: &[i64]| -> Vec<f64> { values.iter().map(|n| *n as f64).collect() };
-        let per_minute = measured.latencies.map(|minute| f64::from(minute.evaluations));
-        let p99 = measured.latencies.map(|minute| minute.p99_millis);
-        // The last minute is not over.
-        let last = measured.latencies[latency::MINUTES - 2];
-        let numbers = vec![
-            Number::new("Age of the answers", as_of.map_or("unknown".to_owned(), age)),
-            Number::new("Records to apply", lag).with(&float(&measured.lags), "Last hour"),
-            Number::new("Parked records", parked_records(backlog.dead_letters))
-                .with(&float(&backlog.parked_by_hour), "Parked in each of the last 24 hours"),
-            Number::new("Blocked patrons", blocked_patrons(backlog.blocked.as_deref())),
-            Number::new("Answers in the last minute, this instance", last.evaluations.to_string())
-                .with(&per_minute, "Answers a minute in the last hour"),
-            Number::new("99 of 100 answers within", percentile(last))
-                .with(&p99, "Milliseconds in the last hour"),
-            Number::new("Loans without check-out", backlog.waiting.loans.to_string()),
-            Number::new("Fees without patron", backlog.waiting.fees_fines.to_string()),
-        ];
+        let numbers = numbers(texts, report, backlog, measured, now);
         Self { shell, sentence, tasks, numbers }
     }
 }
 
+/// Returns the numbers, with the drawings of earlier values.
+fn numbers(
+    texts: &'static Texts,
+    report: &CertaintyReport,
+    backlog: &Backlog,
+    measured: &Measured,
+    now: DateTime<Utc>,
+) -> Vec<Number> {
+    let unknown = || texts.text("home.unknown").to_owned();
+    let as_of = report.certainty.as_of;
+    let age = as_of.map_or_else(unknown, |at| words::age(texts, at, now));
+    let lag = match as_of {
+        Some(_) if report.freshness.has_log => report.freshness.lag.to_string(),
+        _ => unknown(),
+    };
+    let float = |values: &[i64]| -> Vec<f64> { values.iter().map(|n| *n as f64).collect() };
+    let per_minute = measured.latencies.map(|minute| f64::from(minute.evaluations));
+    let p99 = measured.latencies.map(|minute| minute.p99_millis);
+    // The last minute is not over.
+    let last = measured.latencies[latency::MINUTES - 2];
+    let number = |name, value: String| Number::new(texts.text(name), value);
+    let drawn = |values: &[f64], period| Sparkline::new(texts, values, texts.text(period));
+    vec![
+        number("home.age", age),
+        number("home.toApply", lag).with(drawn(&float(&measured.lags), "home.lastHour")),
+        number("home.parked", parked_records(texts, backlog.dead_letters))
+            .with(drawn(&float(&backlog.parked_by_hour), "home.parkedByHour")),
+        number("home.blocked", blocked_patrons(texts, backlog.blocked.as_deref())),
+        number("home.answers", last.evaluations.to_string())
+            .with(drawn(&per_minute, "home.answersByMinute")),
+        number("home.percentile", percentile(texts, last)).with(drawn(&p99, "home.millisByMinute")),
+        number("home.waitingLoans", backlog.waiting.loans.to_string()),
+        number("home.waitingFees", backlog.waiting.fees_fines.to_string()),
+    ]
+}
+
 /// Returns what needs attention, worst first.
-fn tasks(report: &CertaintyReport, backlog: &Backlog) -> Vec<Task> {
+fn tasks(texts: &'static Texts, report: &CertaintyReport, backlog: &Backlog) -> Vec<Task> {
+    let task = |text: String, step, path| Task { text, step: texts.text(step), path };
     let open = backlog.incidents.iter().filter(|incident| incident.resolved_at.is_none());
-    let incident = |incident: &StoredIncident| Task {
-        text: format!("{}: {}", words::incident(&incident.kind), incident.topic),
-        step: "Read the incident",
-        path: "ingest",
+    let incident = |incident: &StoredIncident| {
+        let meaning = words::incident(texts, &incident.kind);
+        task(format!("{meaning}: {}", incident.topic), "home.readIncident", "ingest")
     };
     let mut tasks: Vec<Task> = open.map(incident).collect();
-    if backlog.dead_letters > 0 {
-        let are = if backlog.dead_letters == 1 { "record is" } else { "records are" };
-        let count = parked_records(backlog.dead_letters);
-        tasks.push(Task {
-            text: format!("{count} {are} parked, because the service could not apply them."),
-            step: "Look at the parked records",
-            path: "parked",
-        });
-    } else if report.has_dead_letters == Some(true) {
-        tasks.push(Task {
-            text: "Records without a readable tenant are parked; they may be of this tenant. The command line lists \
-                   them."
-                .to_owned(),
-            step: "Look at the ingest",
-            path: "ingest",
-        });
+    let plain = |key, step| task(texts.text(key).to_owned(), step, "ingest");
+    match backlog.dead_letters {
+        0 if report.has_dead_letters == Some(true) => {
+            tasks.push(plain("home.parkedWithoutTenant", "home.lookAtIngest"));
+        }
+        0 => {}
+        count => {
+            let text = match count {
+                COUNTED_MAX.. => texts.fill("home.overParked", &[("count", &(COUNTED_MAX - 1))]),
+                _ => texts.fill("home.someParked", &[("count", &count)]),
+            };
+            tasks.push(task(text, "home.lookAtParked", "parked"));
+        }
     }
     let late = report.certainty.state == CertaintyState::Late;
     if late && report.freshness.has_log {
-        tasks.push(Task {
-            text: "Newer events are not applied.".to_owned(),
-            step: "Look at the partitions",
-            path: "ingest",
-        });
+        tasks.push(plain("home.late", "home.lookAtPartitions"));
     }
     match report.completeness {
         Completeness::Complete => {}
-        Completeness::Filling => tasks.push(Task {
-            text: "The service still reads the events from before its enabling.".to_owned(),
-            step: "Look at the ingest",
-            path: "ingest",
-        }),
+        Completeness::Filling => tasks.push(plain("home.filling", "home.lookAtIngest")),
         Completeness::IncompleteBefore(before) => {
             let before = clock::format_instant(before);
-            tasks.push(Task {
-                text: format!(
-                    "Events from before {before} may be missing. A synchronization adds them."
-                ),
-                step: "Look at the ingest",
-                path: "ingest",
-            });
+            let text = texts.fill("home.incomplete", &[("before", &before)]);
+            tasks.push(task(text, "home.lookAtIngest", "ingest"));
         }
     }
     tasks

@@ -8,6 +8,7 @@ use super::{
     home::INCIDENTS_MAX,
     response::PageError,
     shell::Shell,
+    texts::Texts,
     visit::Visit,
     words,
 };
@@ -66,14 +67,15 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         };
         let incidents = store::read(&visit.db, list).await?;
         let shell = visit.shell_with("ingest", Some(&report)).await;
-        let state = words::ingest(&report);
+        let state = words::ingest(visit.texts, &report);
+        let row = |incident| IncidentRow::new(visit.texts, incident);
         let mut behind = report.behind;
         behind.sort_by_key(|found| (!found.is_stopped, -found.lag));
         Ok::<_, ApiError>(IngestPage {
             shell,
             state,
             partitions: behind.into_iter().map(PartitionRow::from).collect(),
-            incidents: incidents.into_iter().map(IncidentRow::from).collect(),
+            incidents: incidents.into_iter().map(row).collect(),
             may_resolve: visit.may(Action::ResolveIncident),
         })
     };
@@ -84,7 +86,7 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
 pub(super) async fn resolve(submission: Submission<ReasonForm>) -> Result<HttpResponse, PageError> {
     let Submission { visit, form } = submission;
     let operator = visit.operator(Action::ResolveIncident, &form.reason)?;
-    let not_a_uuid = || ApiError::bad_request("The id of an incident is a UUID.");
+    let not_a_uuid = || ApiError::bad_request(visit.texts.text("error.incidentId"));
     let id = path_id(visit.path_part("id"), not_a_uuid).map_err(|error| visit.failed(error))?;
     let (state, tenant, by) = (visit.state.clone(), visit.tenant.clone(), operator.name.clone());
     let work = async move {
@@ -103,19 +105,22 @@ impl From<BehindPartition> for PartitionRow {
     }
 }
 
-impl From<StoredIncident> for IncidentRow {
-    fn from(incident: StoredIncident) -> Self {
-        let by = incident.resolved_by.unwrap_or_else(|| "unknown".to_owned());
+impl IncidentRow {
+    fn new(texts: &'static Texts, incident: StoredIncident) -> Self {
+        let by = incident.resolved_by.unwrap_or_else(|| texts.text("ingest.byUnknown").to_owned());
+        let (from, to) = (incident.from_offset, incident.to_offset);
+        let resolution = |at| {
+            let at = clock::format_instant(at);
+            texts.fill("ingest.resolved", &[("by", &by), ("at", &at)])
+        };
         Self {
             id: incident.id.to_string(),
-            meaning: words::incident(&incident.kind).to_owned(),
+            meaning: words::incident(texts, &incident.kind).to_owned(),
             topic: incident.topic,
             partition: incident.partition,
-            offsets: format!("{} to {}", incident.from_offset, incident.to_offset),
+            offsets: texts.fill("ingest.offsets", &[("from", &from), ("to", &to)]),
             raised_at: clock::format_instant(incident.raised_at),
-            resolution: incident
-                .resolved_at
-                .map(|at| format!("resolved by {by} at {}", clock::format_instant(at))),
+            resolution: incident.resolved_at.map(resolution),
             detail: incident.detail,
         }
     }

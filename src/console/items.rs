@@ -10,6 +10,7 @@ use super::{
     fact_words::{self, Origins, RegisterRow},
     response::PageError,
     shell::Shell,
+    texts::Texts,
     timeline::{Moment, Timeline},
     visit::Visit,
     words,
@@ -255,7 +256,9 @@ impl From<(&AppliedEvent, &Moment)> for EventRow {
             text: moment.text.clone(),
             kind: event.row.kind.clone(),
             place,
-            delay: moment.is_late.then(|| words::age(moment.occurred_at, moment.received_at)),
+            delay: moment
+                .is_late
+                .then(|| words::age(Texts::english(), moment.occurred_at, moment.received_at)),
         }
     }
 }

@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{acts::Submission, response::PageError, shell::Shell, visit::Visit, words};
+use super::{
+    acts::Submission, response::PageError, shell::Shell, texts::Texts, visit::Visit, words,
+};
 use crate::{
-    blocks::{Limit, Measure},
+    blocks::{Limit, Measure, SettingsFinding, Severity},
     event::parse_uuid,
     http::{
         ApiError,
@@ -62,6 +64,8 @@ struct GroupRow {
 
 struct FindingRow {
     severity: &'static str,
+    /// The class of the style.
+    class: &'static str,
     kind: &'static str,
     effect: String,
 }
@@ -107,10 +111,9 @@ async fn check(visit: &Visit) -> Result<CheckedSettings, ApiError> {
 pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResponse, PageError> {
     let Submission { visit, form } = submission;
     let LimitForm { group, condition, value, reason } = form;
-    let uuid = |field, text: &str| {
-        parse_uuid(text.trim()).ok_or_else(|| visit.invalid_field(field, "must be a UUID"))
-    };
-    let (group, condition) = (uuid("patron group", &group)?, uuid("condition", &condition)?);
+    let uuid = |text: &str, rule| parse_uuid(text.trim()).ok_or_else(|| visit.invalid(rule));
+    let group = uuid(&group, "error.group")?;
+    let condition = uuid(&condition, "error.condition")?;
     let schema = &visit.tenant.schema;
     let load =
         async { Ok(store::read(&visit.db, async |db| Policy::load(db, schema).await).await?) };
@@ -120,13 +123,10 @@ pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResp
     let stored: Vec<&Limit> = policy.limits_of(&group).filter(of_pair).collect();
     let (stored, value) = match (&*stored, value.trim()) {
         ([_, _, ..], _) => {
-            let text = "The group has several limits of this condition. Remove them in the settings of FOLIO. \
-                        Nothing was done.";
-            return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text.to_owned())));
+            return Err(visit.refused(StatusCode::CONFLICT, "error.severalLimits"));
         }
         ([], "") => {
-            let text = "The group has no limit of this condition, so none was removed.";
-            return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text.to_owned())));
+            return Err(visit.refused(StatusCode::CONFLICT, "error.noLimit"));
         }
         (limits, value) => (limits.first().map(|limit| limit.id), value),
     };
@@ -140,7 +140,7 @@ pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResp
         Action::DeleteLimit => None,
         _ => {
             let number = value.parse::<f64>().ok().filter(|number| number.is_finite());
-            let number = number.ok_or_else(|| visit.invalid_field("value", "must be a number"))?;
+            let number = number.ok_or_else(|| visit.invalid("error.value"))?;
             let limit = visit.within(checked_limit(&visit, stored, &group, condition, number));
             Some(limit.await?)
         }
@@ -160,7 +160,7 @@ pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResp
         match (stored, checked) {
             (None, Some(limit)) => match api::create_first(writer, limit, &group).await? {
                 true => Ok(Value::Null),
-                false => Err(changed_since("set")),
+                false => Err(preceded("error.limitSetSince")),
             },
             (Some(id), Some(limit)) => api::replace(writer, id, limit).await.map_err(or_removed),
             (_, None) => api::remove(writer, id).await.map_err(or_removed),
@@ -172,17 +172,14 @@ pub(super) async fn change(submission: Submission<LimitForm>) -> Result<HttpResp
 }
 
 /// Returns the error of an act that another operator has preceded.
-fn changed_since(change: &str) -> ApiError {
-    let text = format!(
-        "Another operator has {change} this limit since. Nothing was done. Open the page again to see it."
-    );
-    ApiError::Text(StatusCode::CONFLICT, text)
+fn preceded(rule: &'static str) -> ApiError {
+    ApiError::Text(StatusCode::CONFLICT, Texts::english().text(rule).to_owned())
 }
 
 /// Replaces the error about a limit that no longer exists.
 fn or_removed(error: ApiError) -> ApiError {
     match error {
-        ApiError::Text(StatusCode::NOT_FOUND, _) => changed_since("removed"),
+        ApiError::Text(StatusCode::NOT_FOUND, _) => preceded("error.limitRemovedSince"),
         error => error,
     }
 }
@@ -213,7 +210,8 @@ async fn checked_limit(
 
 impl LimitsPage {
     fn new(shell: Shell, policy: &Policy, checked: &CheckedSettings, may_change: bool) -> Self {
-        let conditions = Measure::ALL.map(|measure| ConditionRow::new(measure, policy));
+        let texts = shell.texts;
+        let conditions = Measure::ALL.map(|measure| ConditionRow::new(texts, measure, policy));
         // Ids of groups are equal in upper and lower case.
         let mut groups: BTreeMap<String, String> = BTreeMap::new();
         for limit in &policy.limits {
@@ -223,40 +221,54 @@ impl LimitsPage {
             groups.entry(group.id.to_lowercase()).or_insert_with(|| group.id.clone());
         }
         let mut groups: Vec<GroupRow> =
-            groups.into_values().map(|id| GroupRow::new(id, policy, checked)).collect();
+            groups.into_values().map(|id| GroupRow::new(texts, id, policy, checked)).collect();
         groups.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        let findings = checked.findings.iter().map(|finding| FindingRow {
-            severity: finding.kind.severity().name(),
-            kind: finding.kind.name(),
-            effect: finding.effect.clone(),
-        });
+        let findings = checked.findings.iter().map(|finding| FindingRow::new(texts, finding));
         let (findings, conditions) = (findings.collect(), conditions.into());
         Self { shell, conditions, groups, findings, may_change }
     }
 }
 
+impl FindingRow {
+    fn new(texts: &'static Texts, finding: &SettingsFinding) -> Self {
+        let (severity, class) = match finding.kind.severity() {
+            Severity::Error => ("limits.error", "bad"),
+            Severity::Warning => ("limits.warning", "warn"),
+            Severity::Info => ("limits.info", "warn"),
+        };
+        let (kind, effect) = (finding.kind.name(), finding.effect.clone());
+        Self { severity: texts.text(severity), class, kind, effect }
+    }
+}
+
 impl ConditionRow {
-    fn new(measure: Measure, policy: &Policy) -> Self {
+    fn new(texts: &'static Texts, measure: Measure, policy: &Policy) -> Self {
         let id = measure.condition_id();
         let stored = policy.conditions.iter().find(|condition| condition.id == id);
         let blocks = stored.map(|condition| condition.blocks).unwrap_or_default();
         Self {
             id,
-            name: words::measure(measure),
-            blocks: words::actions(blocks),
+            name: words::measure(texts, measure),
+            blocks: words::actions(texts, blocks),
             message: stored.map(|condition| condition.message.clone()).unwrap_or_default(),
         }
     }
 }
 
 impl GroupRow {
-    fn new(id: String, policy: &Policy, checked: &CheckedSettings) -> Self {
+    fn new(texts: &'static Texts, id: String, policy: &Policy, checked: &CheckedSettings) -> Self {
         let value_of = |measure: Measure| {
             let of_condition = |limit: &&Limit| limit.condition == Some(measure.condition_id());
-            let values = policy.limits_of(&id).filter(of_condition).map(|limit| {
-                limit.value.map_or_else(|| "no value".to_owned(), |value| value.to_string())
-            });
-            values.collect::<Vec<_>>().join(" and ")
+            let no_value = || texts.text("limits.noValue").to_owned();
+            let values = policy
+                .limits_of(&id)
+                .filter(of_condition)
+                .map(|limit| limit.value.map_or_else(no_value, |value| value.to_string()));
+            // Another module may have stored several limits of one condition.
+            let both = |all: String, value: String| {
+                texts.fill("limits.several", &[("all", &all), ("value", &value)])
+            };
+            values.reduce(both).unwrap_or_default()
         };
         let values = Measure::ALL.map(value_of).into();
         Self { name: checked.group_name(&id).unwrap_or_default().to_owned(), values, id }

@@ -11,6 +11,7 @@ use super::{
     rebuild_words,
     response::PageError,
     shell::Shell,
+    texts::Texts,
     visit::Visit,
     words::{self, counted},
 };
@@ -146,7 +147,7 @@ fn sentences(
         ),
     ];
     if let Some(oldest) = pending.oldest_unsent {
-        let age = words::age(oldest, now);
+        let age = words::age(Texts::english(), oldest, now);
         sentences.push(format!("The oldest of these messages has waited {age}."));
     }
     sentences

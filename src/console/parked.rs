@@ -13,6 +13,7 @@ use super::{
     home::{self, COUNTED_MAX},
     response::PageError,
     shell::Shell,
+    texts::Texts,
     visit::Visit,
     words::counted,
 };
@@ -131,7 +132,7 @@ pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
             shell: visit.shell("parked").await,
             query: text,
             has_records: total > 0,
-            total: home::parked_records(total),
+            total: home::parked_records(Texts::english(), total),
             summary: summarize(&rows),
             rows,
             previous: (offset > 0).then(|| (offset - PAGE_ROWS).max(0)),

@@ -9,11 +9,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    acts::Submission,
-    response::PageError,
-    shell::Shell,
-    visit::Visit,
-    words::{self, counted},
+    acts::Submission, response::PageError, shell::Shell, texts::Texts, visit::Visit, words,
 };
 use crate::{
     clock,
@@ -43,7 +39,7 @@ enum BulkAct {
 impl BulkAct {
     fn from_name(visit: &Visit, name: &str) -> Result<Self, PageError> {
         let found = [Self::Retry, Self::Discard].into_iter().find(|act| act.name() == name);
-        found.ok_or_else(|| visit.invalid_field("field act", "must be retry or discard"))
+        found.ok_or_else(|| visit.invalid("error.act"))
     }
 
     fn name(self) -> &'static str {
@@ -178,7 +174,7 @@ pub(super) async fn preview(
 /// time is enough: others would wait for its locks.
 async fn preview_of_retry(visit: &Visit, condition: Condition) -> Result<RetryPreview, ApiError> {
     let busy = || {
-        let text = "Another preview runs on this instance. Try again in a moment.".to_owned();
+        let text = visit.texts.text("error.otherPreview").to_owned();
         ApiError::Text(StatusCode::SERVICE_UNAVAILABLE, text)
     };
     let _preview = visit.preview_permit.try_acquire().map_err(|_| busy())?;
@@ -195,27 +191,24 @@ pub(super) async fn step(submission: Submission<BulkForm>) -> Result<HttpRespons
     let act = BulkAct::from_name(&visit, &act)?;
     let operator = visit.operator(act.action(), &reason)?;
     let count = count.trim().parse::<i64>().ok();
-    let typed =
-        count.ok_or_else(|| visit.invalid_field("number of records", "must have digits only"))?;
+    let typed = count.ok_or_else(|| visit.invalid("error.count"))?;
     let after = match &*after {
         "" => None,
         // The nil UUID is before all records: the step before ended without completing one.
         text => {
             let id = Uuid::parse_str(text);
-            Some(id.map_err(|_| visit.invalid_field("field after", "must be a UUID"))?)
+            Some(id.map_err(|_| visit.invalid("error.after"))?)
         }
     };
     let is_instant = until.parse::<chrono::DateTime<chrono::Utc>>().is_ok();
     if !is_instant {
-        return Err(visit.invalid_field("field until", "must be a date-time"));
+        return Err(visit.invalid("error.until"));
     }
     let selection = Selection { query, until };
     let matching = visit.within(selection.count(&visit, after)).await?;
     if matching != typed {
-        let text = format!(
-            "{} now, but the form has {typed}. This step changed nothing. Open the preview again.",
-            counted(matching, "record matches", "records match")
-        );
+        let text =
+            visit.texts.fill("error.otherCount", &[("matching", &matching), ("typed", &typed)]);
         return Err(visit.failed(ApiError::Text(StatusCode::CONFLICT, text)));
     }
     let condition = selection.condition(None).map_err(|error| visit.failed(error))?;
@@ -296,14 +289,16 @@ impl PreviewPage {
     }
 
     fn with_retry(self, preview: RetryPreview) -> Self {
-        let sentences = retry_sentences(&preview);
+        let texts = self.shell.texts;
+        let sentences = retry_sentences(texts, &preview);
         let mut rejected: Vec<(String, usize)> = preview.rejected.into_iter().collect();
         rejected.sort_by_key(|(_, records)| std::cmp::Reverse(*records));
         let patron_count = preview.patrons.len();
         let mut changes: Vec<(Uuid, PatronChange)> = preview.patrons.into_iter().collect();
         changes.sort_by_key(|(_, change)| change.before == change.after);
         changes.truncate(PATRONS_SHOWN_MAX);
-        let patrons = changes.into_iter().map(|(id, change)| PatronRow::new(id, change)).collect();
+        let row = |(id, change)| PatronRow::new(texts, id, change);
+        let patrons = changes.into_iter().map(row).collect();
         // No preview shows what such a record changes, so it is retried on its own page only.
         let may_act = preview.deleting_all_loans == 0;
         Self { sentences, rejected, patrons, patron_count, may_act, ..self }
@@ -312,23 +307,22 @@ impl PreviewPage {
     fn with_discard(self, (named, has_more): (NamedPatrons, bool)) -> Self {
         let patron_count = named.len();
         let blocked = named.values().filter(|blocked| !blocked.is_empty()).count();
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let texts = self.shell.texts;
+        let names = texts
+            .fill("preview.discardNames", &[("patrons", &patron_count), ("blocked", &blocked)]);
         let mut sentences = vec![
-            "The events in these records will not count.".to_owned(),
-            format!(
-                "The records name {}, {blocked} of them blocked now.",
-                counted(number(patron_count), "known patron", "known patrons")
-            ),
-            "Discarded records can be restored for some days.".to_owned(),
+            texts.text("preview.discardEffect").to_owned(),
+            names,
+            texts.text("preview.canBeRestored").to_owned(),
         ];
         if has_more {
-            sentences.push("The patrons are those of the first 1,000 records only.".to_owned());
+            sentences.push(texts.text("preview.firstPatrons").to_owned());
         }
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_by_key(|(_, blocked)| blocked.is_empty());
         named.truncate(PATRONS_SHOWN_MAX);
         let row = |(id, blocked)| {
-            let words = words::actions(blocked);
+            let words = words::actions(texts, blocked);
             PatronRow { id, before: words.clone(), after: words }
         };
         let patrons = named.into_iter().map(row).collect();
@@ -337,53 +331,47 @@ impl PreviewPage {
 }
 
 /// Returns sentences about what a retry would change.
-fn retry_sentences(preview: &RetryPreview) -> Vec<String> {
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let records = |count| counted(number(count), "record", "records");
-    let patrons = |count| counted(number(count), "patron", "patrons");
+fn retry_sentences(texts: &'static Texts, preview: &RetryPreview) -> Vec<String> {
     let rejected: usize = preview.rejected.values().sum();
+    let (read, applied) = (preview.read, preview.applicable);
+    let (patrons, unblocked) = (preview.patrons.len(), preview.unblocked());
     let mut sentences = vec![
-        format!(
-            "Of {}, {} would be applied, and {} would stay parked.",
-            records(preview.read),
-            preview.applicable,
-            rejected
+        texts.fill(
+            "preview.retryResult",
+            &[("read", &read), ("applied", &applied), ("parked", &rejected)],
         ),
-        format!(
-            "The retry would concern {}: it would unblock {} and newly block {}.",
-            patrons(preview.patrons.len()),
-            preview.unblocked(),
-            preview.newly_blocked()
+        texts.fill(
+            "preview.retryBlocks",
+            &[
+                ("patrons", &patrons),
+                ("unblocked", &unblocked),
+                ("blocked", &preview.newly_blocked()),
+            ],
         ),
     ];
-    if preview.without_group() > 0 {
-        sentences.push(format!(
-            "The patron group of {} is unknown, so their blocks could not be compared.",
-            patrons(preview.without_group())
-        ));
+    let (count, deleting) = (preview.without_group(), preview.deleting_all_loans);
+    if count > 0 {
+        sentences.push(texts.fill("preview.withoutGroup", &[("count", &count)]));
     }
-    if preview.deleting_all_loans > 0 {
-        sentences.push(format!(
-            "Not tried: {} that would delete all loans of the tenant. Retry such a record on its own page.",
-            records(preview.deleting_all_loans)
-        ));
+    if deleting > 0 {
+        sentences.push(texts.fill("preview.deletesAll", &[("count", &deleting)]));
     }
     if preview.untried > 0 {
-        sentences.push(format!("No time was left for {}.", records(preview.untried)));
+        sentences.push(texts.fill("preview.untried", &[("count", &preview.untried)]));
     }
     if preview.has_more {
-        let read = records(preview.read);
-        sentences.push(format!("The preview covers the first {read} only."));
+        sentences.push(texts.fill("preview.firstRecords", &[("count", &read)]));
     }
     sentences
 }
 
 impl PatronRow {
-    fn new(id: Uuid, change: PatronChange) -> Self {
+    fn new(texts: &'static Texts, id: Uuid, change: PatronChange) -> Self {
         if !change.has_group {
-            let unknown = || "unknown".to_owned();
+            let unknown = || texts.text("preview.unknown").to_owned();
             return Self { id, before: unknown(), after: unknown() };
         }
-        Self { id, before: words::actions(change.before), after: words::actions(change.after) }
+        let words = |actions| words::actions(texts, actions);
+        Self { id, before: words(change.before), after: words(change.after) }
     }
 }

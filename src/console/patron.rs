@@ -13,6 +13,7 @@ use super::{
     rebuild_words,
     response::PageError,
     shell::Shell,
+    texts::Texts,
     titles::Titles,
     visit::Visit,
     words::{self, Dated},
@@ -288,7 +289,7 @@ fn counters(patron: &ExplainedPatron) -> Vec<(&'static str, String)> {
             MeasuredValue::Count(count) => count.to_string(),
             MeasuredValue::Money(sum) => amount_text(sum),
         };
-        (words::measure(measure), value)
+        (words::measure(Texts::english(), measure), value)
     });
     let counted = counted.map(|(name, count)| (name, count.to_string()));
     counted.into_iter().chain(measured).collect()
@@ -296,8 +297,11 @@ fn counters(patron: &ExplainedPatron) -> Vec<(&'static str, String)> {
 
 impl LoanRow {
     fn new(loan: &ExplainedLoan, mark: Option<Mark>) -> Self {
-        let counts_for: Vec<String> =
-            loan.counts_for.iter().map(|measure| words::measure(*measure).to_lowercase()).collect();
+        let counts_for: Vec<String> = loan
+            .counts_for
+            .iter()
+            .map(|measure| words::measure(Texts::english(), *measure).to_lowercase())
+            .collect();
         let counts_for = match loan.left_out {
             Some(reason) if counts_for.is_empty() => {
                 format!("nothing: {}", words::left_out(reason))

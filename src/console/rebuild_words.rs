@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::words::{self, counted};
+use super::{
+    texts::Texts,
+    words::{self, counted},
+};
 use crate::{
     blocks::Measure,
     event::parse_uuid,
@@ -120,7 +123,7 @@ pub(super) fn blocks(patron: &PatronDifferences) -> String {
     let names = |ids: &[String]| {
         let named =
             ids.iter().map(|id| match parse_uuid(id).and_then(Measure::from_condition_id) {
-                Some(measure) => words::measure(measure).to_owned(),
+                Some(measure) => words::measure(Texts::english(), measure).to_owned(),
                 None => id.clone(),
             });
         named.collect::<Vec<_>>().join(", ")

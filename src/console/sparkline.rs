@@ -1,5 +1,7 @@
 //! A small drawing of numbers over time.
 
+use super::texts::Texts;
+
 /// Width and height of the drawing, in its own units.
 const WIDTH: f64 = 160.0;
 const HEIGHT: f64 = 32.0;
@@ -17,7 +19,7 @@ pub(super) struct Sparkline {
 
 impl Sparkline {
     /// Draws numbers, none of them negative; `None` for fewer than two. `period` is the time that they cover.
-    pub(super) fn new(values: &[f64], period: &str) -> Option<Self> {
+    pub(super) fn new(texts: &'static Texts, values: &[f64], period: &str) -> Option<Self> {
         let steps = values.len().checked_sub(1).filter(|steps| *steps > 0)?;
         let greatest = values.iter().copied().fold(0.0, f64::max);
         let scale = if greatest > 0.0 { (HEIGHT - 2.0 * MARGIN) / greatest } else { 0.0 };
@@ -26,7 +28,8 @@ impl Sparkline {
             format!("{x:.1},{:.1}", HEIGHT - MARGIN - value * scale)
         };
         let points: Vec<String> = values.iter().enumerate().map(point).collect();
-        let title = format!("{period}: greatest {}", number(greatest));
+        let greatest = number(greatest);
+        let title = texts.fill("sparkline.title", &[("period", &period), ("greatest", &greatest)]);
         Some(Self { title, points: points.join(" ") })
     }
 }
@@ -43,12 +46,13 @@ mod tests {
 
     #[test]
     fn line_goes_from_the_oldest_to_the_newest_number() {
-        let drawn = Sparkline::new(&[0.0, 5.0, 10.0], "Last hour").unwrap();
+        let draw = |values: &[f64]| Sparkline::new(Texts::english(), values, "Last hour");
+        let drawn = draw(&[0.0, 5.0, 10.0]).unwrap();
         assert_eq!(drawn.points, "2.0,30.0 80.0,16.0 158.0,2.0");
         assert_eq!(drawn.title, "Last hour: greatest 10");
-        let flat = Sparkline::new(&[0.0, 0.0], "Last hour").unwrap();
+        let flat = draw(&[0.0, 0.0]).unwrap();
         assert_eq!(flat.points, "2.0,30.0 158.0,30.0");
-        assert!(Sparkline::new(&[1.0], "Last hour").is_none());
+        assert!(draw(&[1.0]).is_none());
     }
 
     #[test]

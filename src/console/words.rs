@@ -1,4 +1,4 @@
-//! Sentences of the pages. Each takes a value of the core and returns English text without markup.
+//! Sentences of the pages. Each takes a value of the core and returns a text without markup.
 
 use chrono::{DateTime, Utc};
 
@@ -72,10 +72,19 @@ pub(super) const fn action(action: Action) -> &'static str {
     }
 }
 
+/// Returns what a patron does, as a part of a list.
+pub(super) fn listed_action(texts: &'static Texts, action: Action) -> &'static str {
+    texts.text(match action {
+        Action::Borrowing => "action.listedBorrow",
+        Action::Renewals => "action.listedRenew",
+        Action::Requests => "action.listedRequest",
+    })
+}
+
 /// Returns actions as a list, or `nothing`.
-pub(super) fn actions(actions: Actions) -> String {
-    let names: Vec<String> = actions.iter().map(|one| action(one).to_lowercase()).collect();
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+pub(super) fn actions(texts: &'static Texts, actions: Actions) -> String {
+    let names: Vec<&str> = actions.iter().map(|action| listed_action(texts, action)).collect();
+    if names.is_empty() { texts.text("action.listedNone").to_owned() } else { names.join(", ") }
 }
 
 /// Returns the title and the barcode of an item.
@@ -85,15 +94,15 @@ pub(super) fn item(item: &LoanedItem) -> String {
 }
 
 /// Returns the name of a condition.
-pub(super) fn measure(measure: Measure) -> &'static str {
-    match measure {
-        Measure::ChargedOut => "Items charged out",
-        Measure::LostItems => "Lost items",
-        Measure::OverdueItems => "Overdue items",
-        Measure::OverdueRecalls => "Overdue recalls",
-        Measure::RecallOverdueDays => "Days of the longest overdue recall",
-        Measure::FeeFineBalance => "Outstanding balance",
-    }
+pub(super) fn measure(texts: &'static Texts, measure: Measure) -> &'static str {
+    texts.text(match measure {
+        Measure::ChargedOut => "condition.chargedOut",
+        Measure::LostItems => "condition.lostItems",
+        Measure::OverdueItems => "condition.overdueItems",
+        Measure::OverdueRecalls => "condition.overdueRecalls",
+        Measure::RecallOverdueDays => "condition.recallOverdueDays",
+        Measure::FeeFineBalance => "condition.feeFineBalance",
+    })
 }
 
 /// Returns the sentence about what time alone will do.
@@ -163,40 +172,39 @@ pub(super) fn group(group: Option<&str>, source: AnswerSource) -> String {
 }
 
 /// Returns a sentence about the records that are not applied.
-pub(super) fn ingest(report: &CertaintyReport) -> String {
+pub(super) fn ingest(texts: &'static Texts, report: &CertaintyReport) -> String {
     let (freshness, behind) = (&report.freshness, report.behind.len());
     if !freshness.has_log {
-        return "No topic has events of this tenant, so events arrive over HTTP only.".to_owned();
+        return texts.text("ingest.httpOnly").to_owned();
     }
     if freshness.lag > 0 || behind > 0 {
-        let partitions = counted(behind as i64, "partition", "partitions");
-        let records = counted(freshness.lag, "record is", "records are");
-        return format!("{records} not applied. The table has the oldest {partitions}.");
+        let (records, partitions) = (&freshness.lag, &behind);
+        return texts.fill("ingest.behind", &[("records", records), ("partitions", partitions)]);
     }
-    match report.certainty.state {
-        CertaintyState::Late | CertaintyState::Unknown => {
-            "No partition is known to be behind, but the last comparison with the log is too old."
-                .to_owned()
-        }
-        _ => "All records of all partitions are applied.".to_owned(),
-    }
+    let is_old = matches!(report.certainty.state, CertaintyState::Late | CertaintyState::Unknown);
+    texts.text(if is_old { "ingest.oldComparison" } else { "ingest.applied" }).to_owned()
 }
 
 /// Returns the meaning of an incident's kind, or the kind itself if it is unknown.
-pub(super) fn incident(kind: &str) -> &str {
-    match kind {
-        "records_lost" => "Records were deleted before they were read",
-        "topic_recreated" => "A topic was deleted and created again",
-        "database_restored" => "The database is older than the group offset",
-        "offsets_advanced" => "The group offset was moved ahead",
-        "offsets_reset" => "The group offset was moved back",
-        "partition_stopped" => "A partition stopped at too many bad records",
-        "tenant_unusable" => "The tables of the tenant cannot be written",
-        "partition_stalled" => "A partition is not read although it has records",
-        "snapshot_not_applied" => "A rebuild waits for a decision",
-        "repair_incomplete" => "A repair skipped unreadable records",
-        other => other,
-    }
+pub(super) fn incident<'a>(texts: &'static Texts, kind: &'a str) -> &'a str {
+    texts.text(match kind {
+        "records_lost" => "incident.recordsLost",
+        "topic_recreated" => "incident.topicRecreated",
+        "database_restored" => "incident.databaseRestored",
+        "offsets_advanced" => "incident.offsetsAdvanced",
+        "offsets_reset" => "incident.offsetsReset",
+        "partition_stopped" => "incident.partitionStopped",
+        "tenant_unusable" => "incident.tenantUnusable",
+        "partition_stalled" => "incident.partitionStalled",
+        "snapshot_not_applied" => "incident.snapshotNotApplied",
+        "repair_incomplete" => "incident.repairIncomplete",
+        other => return other,
+    })
+}
+
+/// Returns where a record lies in the log.
+pub(super) fn place(texts: &'static Texts, topic: &str, partition: i32, offset: i64) -> String {
+    texts.fill("record.place", &[("topic", &topic), ("partition", &partition), ("offset", &offset)])
 }
 
 /// Returns a count with its noun.
@@ -205,13 +213,13 @@ pub(super) fn counted(count: i64, one: &str, many: &str) -> String {
 }
 
 /// Returns an age in the largest unit that fits.
-pub(super) fn age(since: DateTime<Utc>, now: DateTime<Utc>) -> String {
+pub(super) fn age(texts: &'static Texts, since: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let seconds = (now - since).num_seconds().max(0);
     match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+        0..120 => texts.fill("age.seconds", &[("count", &seconds)]),
+        120..7_200 => texts.fill("age.minutes", &[("count", &(seconds / 60))]),
+        7_200..172_800 => texts.fill("age.hours", &[("count", &(seconds / 3_600))]),
+        _ => texts.fill("age.days", &[("count", &(seconds / 86_400))]),
     }
 }
 
@@ -225,7 +233,7 @@ mod tests {
     #[test]
     fn every_kind_of_incident_has_a_sentence() {
         for kind in IncidentKind::ALL {
-            assert_ne!(incident(kind.name()), kind.name());
+            assert_ne!(incident(Texts::english(), kind.name()), kind.name());
         }
     }
 
@@ -233,7 +241,8 @@ mod tests {
     fn age_has_the_largest_unit_that_fits() {
         let since = DateTime::UNIX_EPOCH;
         let ages = [-5, 0, 119, 120, 7_199, 7_200, 172_799, 172_800];
-        let ages = ages.map(|seconds| age(since, since + TimeDelta::seconds(seconds)));
+        let ages =
+            ages.map(|seconds| age(Texts::english(), since, since + TimeDelta::seconds(seconds)));
         assert_eq!(ages, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
     }
 }

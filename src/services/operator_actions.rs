@@ -20,7 +20,7 @@ use crate::{
 const ENTRY_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// Number of characters of a reason.
-const REASON_CHARS: std::ops::RangeInclusive<usize> = 3..=500;
+pub const REASON_CHARS: std::ops::RangeInclusive<usize> = 3..=500;
 
 /// What an operator does. The names are stored, so they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,11 +27,11 @@ fn assert_language(body: &str, language: &str, text: &str) {
 async fn pages_follow_the_language_of_the_reader() {
     World::run(async |world| {
         for (languages, language, text) in [
-            (&b"de-CH, de;q=0.9, en;q=0.5"[..], "de", "<b>Automatische Sperren · "),
-            (b"fr, en;q=0.5", "en", "<b>Patron blocks · "),
-            (b"fr", "en", "<b>Patron blocks · "),
-            (b";q=1,,=", "en", "<b>Patron blocks · "),
-            (b"de\xff", "en", "<b>Patron blocks · "),
+            (&b"de-CH, de;q=0.9, en;q=0.5"[..], "de", "<h1>Verworfene Datensätze</h1>"),
+            (b"fr, en;q=0.5", "en", "<h1>Discarded records</h1>"),
+            (b"fr", "en", "<h1>Discarded records</h1>"),
+            (b";q=1,,=", "en", "<h1>Discarded records</h1>"),
+            (b"de\xff", "en", "<h1>Discarded records</h1>"),
         ] {
             let (status, body) = page_for(world, "discarded", languages).await;
             assert_eq!(status, 200);
@@ -39,7 +39,7 @@ async fn pages_follow_the_language_of_the_reader() {
         }
         let (status, body) = world.get(&format!("{GATEWAY}/discarded")).await;
         assert_eq!(status, 200);
-        assert_language(&body, "en", "<b>Patron blocks · ");
+        assert_language(&body, "en", "<h1>Discarded records</h1>");
         // An error page, and the rule of the HTTP interface in it.
         let (status, body) = page_for(world, "nowhere", b"de").await;
         assert_eq!(status, 404);

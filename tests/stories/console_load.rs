@@ -60,7 +60,7 @@ async fn pages_are_quick_with_many_parked_records() {
         }
         assert_eq!(slow, [""; 0]);
         let body = page(world, "home").await;
-        assert!(body.contains("over 10000 records are parked"), "{body}");
+        assert!(body.contains("Over 10000 records are parked"), "{body}");
         let body = page(world, "parked?query=rule%3Duuid").await;
         assert!(body.contains("Parked records that match the filter: over 10000."), "{body}");
         let body = page(world, "parked?query=rule%3Duuid&offset=49900").await;
