@@ -13,7 +13,7 @@ use super::{
     shell::Shell,
     texts::Texts,
     visit::Visit,
-    words::{self, counted},
+    words,
 };
 use crate::{
     clock,
@@ -71,10 +71,11 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         };
         let (pending, found) = store::read(&visit.db, read).await?;
         let may_cancel = visit.may(Action::CancelExport);
+        let row = |export| Row::new(visit.texts, export, may_cancel);
         Ok::<_, ApiError>(MessagesPage {
             shell: visit.shell("messages").await,
-            sentences: sentences(&pending, visit.state.block_events.is_enabled(), now),
-            rows: found.into_iter().map(|export| Row::new(export, may_cancel)).collect(),
+            sentences: sentences(visit.texts, &pending, visit.state.block_events.is_enabled(), now),
+            rows: found.into_iter().map(row).collect(),
             may_request: visit.may(Action::RequestExport),
         })
     };
@@ -89,12 +90,13 @@ pub(super) async fn request(submission: Submission<ExportForm>) -> Result<HttpRe
     let named = form.topic.trim();
     let resolved =
         state.environment.resolve_topic(&visit.tenant.id, state.collection.as_ref(), named);
-    let invalid = |rule: &str| {
-        visit.failed(ApiError::bad_request(format!("The topic {rule}. Nothing was done.")))
+    let invalid = |rule: String| {
+        let text = visit.texts.fill("error.topic", &[("rule", &rule)]);
+        visit.failed(ApiError::bad_request(text))
     };
-    let topic = resolved.map_err(|rule| invalid(&rule.to_string()))?;
+    let topic = resolved.map_err(invalid)?;
     if state.summary_exports.topic_exists(&topic).await == Some(false) {
-        return Err(invalid("does not exist"));
+        return Err(visit.invalid("error.noSuchTopic"));
     }
     let event_type = EVENT_TYPE.to_owned();
     let act = Act::on(Action::RequestExport, &topic);
@@ -113,13 +115,13 @@ pub(super) async fn request(submission: Submission<ExportForm>) -> Result<HttpRe
 pub(super) async fn cancel(submission: Submission<ReasonForm>) -> Result<HttpResponse, PageError> {
     let Submission { visit, form } = submission;
     let operator = visit.operator(Action::CancelExport, &form.reason)?;
-    let not_a_uuid = || ApiError::bad_request("The id of an export is a UUID.");
+    let not_a_uuid = || ApiError::bad_request(visit.texts.text("error.exportId"));
     let id: Uuid =
         path_id(visit.path_part("id"), not_a_uuid).map_err(|error| visit.failed(error))?;
     let (state, tenant) = (visit.state.clone(), visit.tenant.id.clone());
     let work = async move {
         let is_cancelled = exports::cancel(&state.operators.db(), &tenant, id).await?;
-        let rule = "No export with this id runs.".to_owned();
+        let rule = Texts::english().text("error.noExportRuns").to_owned();
         is_cancelled.then_some(()).ok_or(ApiError::Text(StatusCode::CONFLICT, rule))
     };
     let act = Act::on(Action::CancelExport, id);
@@ -129,43 +131,44 @@ pub(super) async fn cancel(submission: Submission<ReasonForm>) -> Result<HttpRes
 
 /// Returns sentences about the block events that wait.
 fn sentences(
+    texts: &'static Texts,
     pending: &PendingCounts,
     is_enabled: bool,
     now: chrono::DateTime<chrono::Utc>,
 ) -> Vec<String> {
     if !is_enabled {
-        return vec!["Block events are off: BLOCK_EVENTS is not set.".to_owned()];
+        return vec![texts.text("messages.off").to_owned()];
     }
+    let patrons = pending.pending_patrons + pending.due_patrons;
     let mut sentences = vec![
-        format!(
-            "{} to be evaluated.",
-            counted(pending.pending_patrons + pending.due_patrons, "patron waits", "patrons wait")
-        ),
-        format!(
-            "{} to be sent.",
-            counted(pending.unsent_messages, "message waits", "messages wait")
-        ),
+        texts.fill("messages.patronsWait", &[("count", &patrons)]),
+        texts.fill("messages.messagesWait", &[("count", &pending.unsent_messages)]),
     ];
     if let Some(oldest) = pending.oldest_unsent {
-        let age = words::age(Texts::english(), oldest, now);
-        sentences.push(format!("The oldest of these messages has waited {age}."));
+        let age = words::age(texts, oldest, now);
+        sentences.push(texts.fill("messages.oldest", &[("age", &age)]));
     }
     sentences
 }
 
 impl Row {
-    fn new(export: SummaryExport, may_cancel: bool) -> Self {
+    fn new(texts: &'static Texts, export: SummaryExport, may_cancel: bool) -> Self {
         let SummaryExport { job, request, progress } = export;
-        let total =
-            progress.total.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string());
+        let count = progress.published;
+        let published = match progress.total {
+            Some(total) => {
+                texts.fill("messages.publishedOf", &[("count", &count), ("total", &total)])
+            }
+            None => texts.fill("messages.publishedOfUnknown", &[("count", &count)]),
+        };
         Self {
             id: job.id.to_string(),
             requested_at: clock::format_instant(job.requested_at),
             may_cancel: may_cancel && !job.status.has_ended(),
-            status: rebuild_words::status(job.status),
+            status: rebuild_words::status(texts, job.status),
             requested_by: job.requested_by,
             topic: request.topic,
-            progress: format!("{} of {total}", progress.published),
+            progress: published,
         }
     }
 }

@@ -356,8 +356,8 @@ impl Comparison {
             id: job.id,
             requested_at: clock::format_instant(job.requested_at),
             what: rebuild_words::source(&job.request).to_owned(),
-            status: rebuild_words::status(job.status),
-            sentences: rebuild_words::result(job, summary.as_ref()),
+            status: rebuild_words::status(Texts::english(), job.status),
+            sentences: rebuild_words::result(Texts::english(), job, summary.as_ref()),
             is_repair: job.status == Status::Compared && has_differences,
         })
     }

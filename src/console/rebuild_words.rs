@@ -2,13 +2,11 @@
 
 use serde_json::Value;
 
-use super::{
-    texts::Texts,
-    words::{self, counted},
-};
+use super::{texts::Texts, words};
 use crate::{
     blocks::Measure,
     event::parse_uuid,
+    services::rebuild::{ItemDifference, PatronDifference},
     store::{
         jobs::{Job, Status},
         rebuild::{
@@ -19,18 +17,23 @@ use crate::{
 };
 
 /// Returns what a request asks for.
-pub(super) fn request(request: &Value) -> String {
-    let scope = match request["userId"].as_str() {
-        Some(user) => format!("Patron {user}"),
-        None => "The whole tenant".to_owned(),
+pub(super) fn request(texts: &'static Texts, request: &Value) -> String {
+    let source = request["source"].as_str().unwrap_or_default();
+    let mut what = match (request["userId"].as_str(), source) {
+        (None, "inbox") => texts.text("rebuild.tenantFromInbox").to_owned(),
+        (None, "storage") => texts.text("rebuild.tenantFromStorage").to_owned(),
+        (None, _) => texts.text("rebuild.tenantFromTopics").to_owned(),
+        (Some(id), "inbox") => texts.fill("rebuild.patronFromInbox", &[("id", &id)]),
+        (Some(id), "storage") => texts.fill("rebuild.patronFromStorage", &[("id", &id)]),
+        (Some(id), _) => texts.fill("rebuild.patronFromTopics", &[("id", &id)]),
     };
-    let source = source(request);
-    let from = match request["from"].as_str() {
-        None | Some("earliest") => String::new(),
-        Some(from) => format!(", from {from}"),
-    };
-    let mode = if request["dryRun"] == Value::Bool(true) { "" } else { ", applied by itself" };
-    format!("{scope} from {source}{from}{mode}")
+    if let Some(from) = request["from"].as_str().filter(|from| *from != "earliest") {
+        what = texts.fill("rebuild.from", &[("what", &what), ("from", &from)]);
+    }
+    if request["dryRun"] != Value::Bool(true) {
+        what = texts.fill("rebuild.appliedByItself", &[("what", &what)]);
+    }
+    what
 }
 
 /// Returns the source of a request.
@@ -43,96 +46,131 @@ pub(super) fn source(request: &Value) -> &'static str {
 }
 
 /// Returns the status.
-pub(super) fn status(status: Status) -> &'static str {
-    match status {
-        Status::Waiting => "waits for a free worker",
-        Status::Reading => "reads the source",
-        Status::Comparing => "compares",
-        Status::Compared => "waits for a decision",
-        Status::Applying => "applies the differences",
-        Status::Publishing | Status::Enabling => "runs",
-        Status::Done => "done",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
-    }
+pub(super) fn status(texts: &'static Texts, status: Status) -> &'static str {
+    texts.text(match status {
+        Status::Waiting => "status.waiting",
+        Status::Reading => "status.reading",
+        Status::Comparing => "status.comparing",
+        Status::Compared => "status.compared",
+        Status::Applying => "status.applying",
+        Status::Publishing | Status::Enabling => "status.running",
+        Status::Done => "status.done",
+        Status::Failed => "status.failed",
+        Status::Cancelled => "status.cancelled",
+    })
 }
 
-/// Returns the progress of a rebuild that runs.
-pub(super) fn progress(status: Status, progress: &Progress) -> Option<String> {
+/// Returns a sentence about the progress of a rebuild that runs.
+pub(super) fn progress(
+    texts: &'static Texts,
+    status: Status,
+    progress: &Progress,
+) -> Option<String> {
     if status.has_ended() || status == Status::Compared {
         return None;
     }
     let (done, total) = (progress.done?, progress.total?);
-    let left = progress.seconds_left.map_or_else(String::new, |seconds| {
-        format!(", about {} left", counted(seconds.ceil() as i64, "second", "seconds"))
-    });
-    Some(format!("{done} of {total}{left}"))
+    Some(match progress.seconds_left {
+        Some(seconds) => {
+            let seconds = seconds.ceil() as i64;
+            texts.fill(
+                "rebuild.progressLeft",
+                &[("done", &done), ("total", &total), ("seconds", &seconds)],
+            )
+        }
+        None => texts.fill("rebuild.progress", &[("done", &done), ("total", &total)]),
+    })
 }
 
 /// Returns sentences about the result of a rebuild.
-pub(super) fn result(job: &Job, summary: Option<&Summary>) -> Vec<String> {
+pub(super) fn result(texts: &'static Texts, job: &Job, summary: Option<&Summary>) -> Vec<String> {
     let Some(summary) = summary else { return Vec::new() };
-    let patrons = |count| counted(count, "patron", "patrons");
     if summary.patrons == 0 {
-        return vec!["The stored state and the source agree about every patron.".to_owned()];
+        return vec![texts.text("rebuild.agrees").to_owned()];
     }
-    let mut sentences = vec![
-        format!("The stored state differs from the source for {}.", patrons(summary.patrons)),
-        counts("loan", "loans", summary.loans),
-        counts("fee or fine", "fees and fines", summary.fees_fines),
-        format!(
-            "The rebuild lifts a block from {}, and imposes one on {}.",
-            patrons(summary.blocks_lifted),
-            summary.blocks_imposed
-        ),
-    ];
-    sentences.retain(|sentence| !sentence.is_empty());
-    if summary.wrong_counters > 0 {
-        let patrons = patrons(summary.wrong_counters);
-        sentences.push(format!("The counters of {patrons} differ from a recount."));
+    let mut sentences = vec![texts.fill("rebuild.differs", &[("patrons", &summary.patrons)])];
+    for (is_loans, counts) in [(true, &summary.loans), (false, &summary.fees_fines)] {
+        let DifferenceCounts { only_current, only_in_source, different, .. } = counts;
+        if only_current + only_in_source + different > 0 {
+            sentences.push(texts.fill(
+                if is_loans { "rebuild.loans" } else { "rebuild.fees" },
+                &[
+                    ("onlyHere", only_current),
+                    ("onlyInSource", only_in_source),
+                    ("different", different),
+                ],
+            ));
+        }
     }
-    if summary.skipped_records > 0 {
-        let records = counted(summary.skipped_records.into(), "record", "records");
-        sentences.push(format!("The rebuild skipped {records} that cannot be read."));
+    let (lifted, imposed) = (summary.blocks_lifted, summary.blocks_imposed);
+    sentences.push(texts.fill("rebuild.blocks", &[("lifted", &lifted), ("imposed", &imposed)]));
+    let (wrong, skipped) = (summary.wrong_counters, summary.skipped_records);
+    if wrong > 0 {
+        sentences.push(texts.fill("rebuild.counters", &[("count", &wrong)]));
+    }
+    if skipped > 0 {
+        sentences.push(texts.fill("rebuild.skipped", &[("count", &skipped)]));
     }
     if job.status == Status::Done {
-        sentences.push(format!("The differences of {} are applied.", patrons(summary.applied)));
+        sentences.push(texts.fill("rebuild.applied", &[("count", &summary.applied)]));
     }
     sentences
 }
 
-fn counts(one: &str, many: &str, counts: DifferenceCounts) -> String {
-    let DifferenceCounts { only_current, only_in_source, different, .. } = counts;
-    if only_current + only_in_source + different == 0 {
-        return String::new();
-    }
-    format!(
-        "{} open here only, {only_in_source} in the source only, and {different} differ.",
-        match only_current {
-            1 => format!("1 {one} is"),
-            count => format!("{count} {many} are"),
+/// Returns a difference of a patron.
+pub(super) fn difference(texts: &'static Texts, difference: &PatronDifference<'_>) -> String {
+    let (is_loan, id, kind) = match difference {
+        PatronDifference::LoanCounts { current, target } => {
+            return texts.fill("rebuild.loanCounts", &[("current", current), ("target", target)]);
         }
-    )
+        PatronDifference::Counters => return texts.text("rebuild.wrongCounters").to_owned(),
+        PatronDifference::Item { is_loan, id, kind } => (*is_loan, id, kind),
+    };
+    match (kind, is_loan) {
+        (ItemDifference::ClosedAt(at), true) => {
+            texts.fill("rebuild.loanClosedAt", &[("id", id), ("at", at)])
+        }
+        (ItemDifference::ClosedAt(at), false) => {
+            texts.fill("rebuild.feeClosedAt", &[("id", id), ("at", at)])
+        }
+        (ItemDifference::Closed, true) => texts.fill("rebuild.loanClosed", &[("id", id)]),
+        (ItemDifference::Closed, false) => texts.fill("rebuild.feeClosed", &[("id", id)]),
+        (ItemDifference::Absent, true) => texts.fill("rebuild.loanAbsent", &[("id", id)]),
+        (ItemDifference::Absent, false) => texts.fill("rebuild.feeAbsent", &[("id", id)]),
+        (ItemDifference::Missing, true) => texts.fill("rebuild.loanMissing", &[("id", id)]),
+        (ItemDifference::Missing, false) => texts.fill("rebuild.feeMissing", &[("id", id)]),
+        (ItemDifference::Registers(names), true) => {
+            texts.fill("rebuild.loanDiffers", &[("id", id), ("registers", &names.join(", "))])
+        }
+        (ItemDifference::Registers(names), false) => {
+            texts.fill("rebuild.feeDiffers", &[("id", id), ("registers", &names.join(", "))])
+        }
+    }
 }
 
 /// Returns how the blocks of a patron change.
-pub(super) fn blocks(patron: &PatronDifferences) -> String {
+pub(super) fn blocks(texts: &'static Texts, patron: &PatronDifferences) -> String {
     let (Some(before), Some(after)) = (&patron.blocked_before, &patron.blocked_after) else {
-        return "unknown, because the patron group is unknown".to_owned();
+        return texts.text("rebuild.blocksUnknown").to_owned();
     };
     let names = |ids: &[String]| {
         let named =
             ids.iter().map(|id| match parse_uuid(id).and_then(Measure::from_condition_id) {
-                Some(measure) => words::measure(Texts::english(), measure).to_owned(),
+                Some(measure) => words::measure(texts, measure).to_owned(),
                 None => id.clone(),
             });
         named.collect::<Vec<_>>().join(", ")
     };
     match (before.is_empty(), after.is_empty()) {
-        _ if before == after && before.is_empty() => "not blocked, before and after".to_owned(),
-        _ if before == after => format!("blocked as before: {}", names(before)),
-        (_, true) => format!("no longer blocked: {}", names(before)),
-        (true, _) => format!("blocked afterwards: {}", names(after)),
-        _ => format!("blocked by {}, afterwards by {}", names(before), names(after)),
+        (true, true) => texts.text("rebuild.neverBlocked").to_owned(),
+        _ if before == after => {
+            texts.fill("rebuild.stillBlocked", &[("conditions", &names(before))])
+        }
+        (_, true) => texts.fill("rebuild.unblocked", &[("conditions", &names(before))]),
+        (true, _) => texts.fill("rebuild.newlyBlocked", &[("conditions", &names(after))]),
+        _ => {
+            let (before, after) = (names(before), names(after));
+            texts.fill("rebuild.otherBlocks", &[("before", &before), ("after", &after)])
+        }
     }
 }

@@ -11,8 +11,8 @@ use super::{
     rebuild_words,
     response::PageError,
     shell::Shell,
+    texts::Texts,
     visit::Visit,
-    words,
 };
 use crate::{
     clock,
@@ -25,7 +25,7 @@ use crate::{
     },
     services::{
         operator_actions::{Act, ActEnd, Action},
-        rebuild::{RebuildRequest, Source, describe_patron},
+        rebuild::{RebuildRequest, Source, differences_of_patron},
     },
     store::{
         self,
@@ -74,8 +74,6 @@ struct RebuildPage {
     problems: Vec<String>,
     patrons: Vec<PatronRow>,
     patron_count: i64,
-    /// The number of patrons with its noun.
-    counted_patrons: String,
     previous: Option<i64>,
     next: Option<i64>,
     may_apply: bool,
@@ -110,7 +108,7 @@ pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
         let (jobs, total) = store::read(&visit.db, list).await?;
         Ok::<_, ApiError>(ListPage {
             shell: visit.shell("rebuilds").await,
-            rows: jobs.iter().map(Row::from).collect(),
+            rows: jobs.iter().map(|job| Row::new(visit.texts, job)).collect(),
             total,
             may_request: visit.may(Action::RequestRebuild),
             has_token: visit.has_gateway,
@@ -126,11 +124,9 @@ pub(super) async fn request(
 ) -> Result<HttpResponse, PageError> {
     let Submission { visit, form } = submission;
     let operator = visit.operator(Action::RequestRebuild, &form.reason)?;
-    let request = form.to_request().map_err(|error| visit.failed(error))?;
+    let request = form.to_request(visit.texts).map_err(|error| visit.failed(error))?;
     if request.source == Source::Storage && !visit.has_gateway {
-        let rule = "The source storage needs the token of a reader, which the console port lacks. Use the console \
-                    behind the gateway, or the command line with OKAPI_TOKEN. Nothing was done.";
-        return Err(visit.failed(ApiError::bad_request(rule)));
+        return Err(visit.invalid("error.storageToken"));
     }
     let act =
         Act::on_tenant(Action::RequestRebuild).with_detail(json!({ "request": request.to_json() }));
@@ -165,14 +161,17 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
             Ok((job, patrons, found, count))
         };
         let (job, patrons, found, patron_count) = store::read(&visit.db, read).await?;
-        let job = job.ok_or_else(|| ApiError::not_found("There is no rebuild with this id."))?;
-        let source = job.request["source"].as_str().unwrap_or("topics");
+        let texts = visit.texts;
+        let job = job.ok_or_else(|| ApiError::not_found(texts.text("error.noRebuild")))?;
         let patrons = patrons
             .iter()
             .map(|patron| PatronRow {
                 id: patron.user_id,
-                lines: describe_patron(patron, &found, source),
-                blocks: rebuild_words::blocks(patron),
+                lines: differences_of_patron(patron, &found)
+                    .iter()
+                    .map(|difference| rebuild_words::difference(texts, difference))
+                    .collect(),
+                blocks: rebuild_words::blocks(texts, patron),
                 is_applied: patron.applied_at.is_some(),
             })
             .collect();
@@ -181,17 +180,16 @@ pub(super) async fn page(visit: Visit) -> Result<HttpResponse, PageError> {
         let end = offset + PAGE_PATRONS;
         Ok::<_, ApiError>(RebuildPage {
             shell: visit.shell("rebuilds").await,
-            progress: rebuild_words::progress(job.status, &progress),
-            sentences: rebuild_words::result(&job, summary.as_ref()),
+            progress: rebuild_words::progress(texts, job.status, &progress),
+            sentences: rebuild_words::result(texts, &job, summary.as_ref()),
             problems: job.error.iter().chain(&job.messages).cloned().collect(),
             patrons,
             patron_count,
-            counted_patrons: words::counted(patron_count, "patron", "patrons"),
             previous: (offset > 0).then(|| (offset - PAGE_PATRONS).max(0)),
             next: (end < patron_count).then_some(end),
             may_apply: job.status == Status::Compared && visit.may(Action::ApplyRebuild),
             may_cancel: !job.status.has_ended() && visit.may(Action::CancelRebuild),
-            row: Row::from(&job),
+            row: Row::new(texts, &job),
         })
     };
     visit.render(load).await
@@ -223,14 +221,12 @@ async fn change(
         };
         state.rebuilds.wake_workers();
         let rule = match action {
-            Action::ApplyRebuild => {
-                "Only a rebuild that waits with its differences can be applied."
-            }
-            _ => "A rebuild that has ended cannot be cancelled.",
+            Action::ApplyRebuild => "error.onlyComparedApplies",
+            _ => "error.endedRebuild",
         };
-        is_changed
-            .then_some(())
-            .ok_or_else(|| ApiError::Text(StatusCode::CONFLICT, rule.to_owned()))
+        is_changed.then_some(()).ok_or_else(|| {
+            ApiError::Text(StatusCode::CONFLICT, Texts::english().text(rule).to_owned())
+        })
     };
     let (number, ()) =
         visit.act(operator, Act::on(action, id), work, |()| ActEnd::done(json!({}))).await?;
@@ -238,12 +234,12 @@ async fn change(
 }
 
 fn rebuild_id(visit: &Visit) -> Result<Uuid, PageError> {
-    let not_a_uuid = || ApiError::bad_request("The id of a rebuild is a UUID.");
+    let not_a_uuid = || ApiError::bad_request(visit.texts.text("error.rebuildId"));
     path_id(visit.path_part("id"), not_a_uuid).map_err(|error| visit.failed(error))
 }
 
 impl RequestForm {
-    fn to_request(&self) -> Result<RebuildRequest, ApiError> {
+    fn to_request(&self, texts: &'static Texts) -> Result<RebuildRequest, ApiError> {
         let mut body = json!({ "source": self.source, "dryRun": true });
         if !self.from.trim().is_empty() {
             body["from"] = json!(self.from.trim());
@@ -251,19 +247,20 @@ impl RequestForm {
         if !self.user.trim().is_empty() {
             (body["scope"], body["userId"]) = (json!("user"), json!(self.user.trim()));
         }
-        RebuildRequest::from_json(&body)
-            .map_err(|refused| ApiError::bad_request(format!("{refused}. Nothing was done.")))
+        RebuildRequest::from_json(&body).map_err(|refused| {
+            ApiError::bad_request(texts.fill("error.rebuildRequest", &[("rule", &refused)]))
+        })
     }
 }
 
-impl From<&Job> for Row {
-    fn from(job: &Job) -> Self {
+impl Row {
+    fn new(texts: &'static Texts, job: &Job) -> Self {
         Self {
             id: job.id.to_string(),
             requested_at: clock::format_instant(job.requested_at),
             requested_by: job.requested_by.clone(),
-            what: rebuild_words::request(&job.request),
-            status: rebuild_words::status(job.status).to_owned(),
+            what: rebuild_words::request(texts, &job.request),
+            status: rebuild_words::status(texts, job.status).to_owned(),
         }
     }
 }

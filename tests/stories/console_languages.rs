@@ -3,8 +3,9 @@
 use patron_blocks::{console::roles::permission, services::operator_actions::Action};
 use reqwest::Method;
 use serde_json::json;
+use uuid::Uuid;
 
-use super::console::GATEWAY;
+use super::{console::GATEWAY, console_acts::REASON};
 use crate::support::{http_client, world::World};
 
 /// Returns the status and the page for a reader of languages, with all permissions.
@@ -51,6 +52,36 @@ async fn pages_follow_the_language_of_the_reader() {
         let response = request.header("Accept-Language", "de").send().await.unwrap();
         let body = response.text().await.unwrap();
         assert_language(&body, "de", "<h1>Automatische Sperren: Mandanten</h1>");
+    })
+    .await;
+}
+
+/// Readers of the log have several languages, so an error is stored in English and shown in the language of the reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_of_acts_has_errors_in_english() {
+    World::run(async |world| {
+        let all: Vec<&str> = Action::ALL.into_iter().filter_map(permission).collect();
+        let request = world
+            .request(Method::POST, &format!("{GATEWAY}/exports/{}/cancel", Uuid::new_v4()))
+            .header("X-Okapi-Permissions", json!(all).to_string())
+            .header("Sec-Fetch-Site", "same-origin")
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Accept-Language", "de")
+            .body(serde_urlencoded::to_string([("reason", REASON)]).unwrap());
+        let (status, body) = world.send(request).await;
+        assert_eq!(status, 409);
+        assert_language(&body, "de", "<p>Es läuft kein Export mit dieser ID.</p>");
+        let sql = format!(
+            "select detail->>'why' from {}.operator_action where action = 'cancel-export'",
+            world.schema.name()
+        );
+        let stored: String =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&world.db).await.unwrap();
+        assert_eq!(stored, "No export with this id runs.");
+        let (_, body) = page_for(world, "log", b"de").await;
+        assert_language(&body, "de", "Nicht ausgeführt: Es läuft kein Export mit dieser ID.");
+        let (_, body) = page_for(world, "log", b"en").await;
+        assert_language(&body, "en", "Not done: No export with this id runs.");
     })
     .await;
 }

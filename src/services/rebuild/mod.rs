@@ -25,6 +25,6 @@ mod target_state;
 mod tokens;
 mod worker;
 
-pub use report::describe_patron;
+pub use report::{ItemDifference, PatronDifference, describe_patron, differences_of_patron};
 pub use request::{InvalidRequest, RebuildRequest, RequestedRebuilds, Source};
 pub use worker::Rebuilds;
