@@ -118,10 +118,15 @@ pub(super) fn url(world: &World, path: &str) -> String {
     format!("{}tenants/{TENANT}/{path}", world.console_url())
 }
 
-async fn check_pages(world: &World, is_dark: bool) {
+async fn check_pages(world: &World, language: &str, is_dark: bool) {
     let library = Library::new(world).await;
     let mut found = Vec::new();
+    let preview = match language {
+        "de" => "2 zurückgestellte Datensätze erneut verarbeiten",
+        _ => "Retry 2 parked records",
+    };
     Browser::run(async |browser: &Browser| {
+        browser.set_languages(language).await;
         for (width, height) in [(1280, 720), (360, 740)] {
             browser.show_on(Screen { width, height, is_dark }).await;
             for path in library.pages() {
@@ -131,7 +136,7 @@ async fn check_pages(world: &World, is_dark: bool) {
                 }
                 if path == "parked" {
                     browser.click("form[action$='parked/preview'] button").await;
-                    browser.until_text("Retry 2 parked records").await;
+                    browser.until_text(preview).await;
                     found.extend(browser.violations().await);
                 }
                 for problem in browser.take_errors().await {
@@ -151,12 +156,44 @@ async fn check_pages(world: &World, is_dark: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_are_accessible_in_light_colours() {
-    World::run(async |world| check_pages(world, false).await).await;
+    World::run(async |world| check_pages(world, "en", false).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_are_accessible_in_dark_colours() {
-    World::run(async |world| check_pages(world, true).await).await;
+    World::run(async |world| check_pages(world, "en", true).await).await;
+}
+
+/// German words are longer, and must not make a page wider than a phone.
+#[tokio::test(flavor = "multi_thread")]
+async fn german_pages_are_accessible() {
+    World::run(async |world| check_pages(world, "de", false).await).await;
+}
+
+/// The script writes times and sentences in the language of the page.
+#[tokio::test(flavor = "multi_thread")]
+async fn script_follows_the_language_of_the_page() {
+    World::run(async |world| {
+        let library = Library::new(world).await;
+        Browser::run(async |browser: &Browser| {
+            browser.set_languages("de").await;
+            browser.open(&url(world, &format!("rebuilds/{}", library.rebuild))).await;
+            let is_german = r"return /^\d{2}\.\d{2}\.\d{4}, /.test(document.querySelector('main time').textContent);";
+            assert_eq!(browser.evaluate(is_german).await, json!(true));
+            browser.click("#pause").await;
+            browser.until_text("Aktualisierung fortsetzen").await;
+            browser.click("#pause").await;
+            browser.until_text("Aktualisierung anhalten").await;
+            let fail = "showStale('failed');";
+            browser.evaluate(fail).await;
+            browser.until_text("Diese Seite konnte nicht aktualisiert werden").await;
+            assert_eq!(browser.take_errors().await, [""; 0]);
+        })
+        .await;
+        world.take_dead_letters().await;
+        world.take_incidents().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

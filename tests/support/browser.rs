@@ -90,6 +90,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--no-first-run",
+            "--accept-lang=en",
         ];
         let mut capabilities = Capabilities::new();
         capabilities.insert(
@@ -140,6 +141,13 @@ impl Browser {
     pub(crate) async fn allow_scripts(&self, are_allowed: bool) {
         let parameters = json!({ "value": !are_allowed });
         self.command("Emulation.setScriptExecutionDisabled", parameters).await;
+    }
+
+    /// Sets the languages of the reader, as in the header `Accept-Language`.
+    pub(crate) async fn set_languages(&self, languages: &str) {
+        self.command("Network.enable", json!({})).await;
+        let headers = json!({ "headers": { "Accept-Language": languages } });
+        self.command("Network.setExtraHTTPHeaders", headers).await;
     }
 
     /// Sets the time zone of the reader.
