@@ -15,7 +15,7 @@ use super::{
     shell::Shell,
     texts::Texts,
     visit::Visit,
-    words::counted,
+    words,
 };
 use crate::{
     clock,
@@ -122,7 +122,8 @@ pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
         .await?;
         let has_next = heads.len() > PAGE_ROWS as usize;
         heads.truncate(PAGE_ROWS as usize);
-        let mut rows: Vec<Row> = heads.into_iter().map(|head| Row::new(head, &named)).collect();
+        let mut rows: Vec<Row> =
+            heads.into_iter().map(|head| Row::new(visit.texts, head, &named)).collect();
         if query.sort.is_empty() {
             // Blocked patrons first, and the records of one patron together. The sort keeps the order otherwise.
             let key = |row: &Row| row.patrons.first().map(|patron| (!patron.is_blocked, patron.id));
@@ -132,8 +133,8 @@ pub(super) async fn list(visit: Visit) -> Result<HttpResponse, PageError> {
             shell: visit.shell("parked").await,
             query: text,
             has_records: total > 0,
-            total: home::parked_records(Texts::english(), total),
-            summary: summarize(&rows),
+            total: home::parked_records(visit.texts, total),
+            summary: summarize(visit.texts, &rows),
             rows,
             previous: (offset > 0).then(|| (offset - PAGE_ROWS).max(0)),
             next: has_next.then_some(offset + PAGE_ROWS),
@@ -168,15 +169,15 @@ async fn named_patrons(
 }
 
 /// Returns a sentence about the patrons of the records on a page.
-fn summarize(rows: &[Row]) -> String {
+fn summarize(texts: &'static Texts, rows: &[Row]) -> String {
     let all = rows.iter().flat_map(|row| &row.patrons);
     let patrons: HashMap<Uuid, bool> = all.map(|patron| (patron.id, patron.is_blocked)).collect();
     let blocked = patrons.values().filter(|is_blocked| **is_blocked).count();
-    let (records, patrons) = (
-        counted(rows.len() as i64, "record on this page names", "records on this page name"),
-        counted(patrons.len() as i64, "patron", "patrons"),
-    );
-    format!("{records} {patrons}. Blocked now: {blocked}.")
+    let (records, patrons) = (rows.len(), patrons.len());
+    texts.fill(
+        "parked.summary",
+        &[("records", &records), ("patrons", &patrons), ("blocked", &blocked)],
+    )
 }
 
 /// Returns the page of one record.
@@ -232,16 +233,16 @@ pub(super) async fn discard(submission: Submission<ReasonForm>) -> Result<HttpRe
 
 /// Returns the id of the record in the path.
 pub(super) fn record_id(visit: &Visit) -> Result<Uuid, PageError> {
-    let not_a_uuid = || ApiError::bad_request("The id of a parked record is a UUID.");
+    let not_a_uuid = || ApiError::bad_request(visit.texts.text("error.recordId"));
     path_id(visit.path_part("id"), not_a_uuid).map_err(|error| visit.failed(error))
 }
 
 fn not_parked() -> ApiError {
-    ApiError::not_found("No such record is parked. It was applied or discarded.")
+    ApiError::not_found(Texts::english().text("error.notParked"))
 }
 
 impl Row {
-    fn new(head: DeadLetterHead, named: &NamedPatrons) -> Self {
+    fn new(texts: &'static Texts, head: DeadLetterHead, named: &NamedPatrons) -> Self {
         Self {
             patrons: named.get(&head.id).cloned().unwrap_or_default(),
             id: head.id.to_string(),
@@ -249,14 +250,14 @@ impl Row {
             reason: head.reason,
             field: head.field.unwrap_or_default(),
             rule: head.rule,
-            place: format!("{}, partition {}, offset {}", head.topic, head.partition, head.offset),
+            place: words::place(texts, &head.topic, head.partition, head.offset),
         }
     }
 }
 
 impl RecordPage {
     fn new(shell: Shell, letter: &StoredDeadLetter) -> Self {
-        let record = &letter.record;
+        let (texts, record) = (shell.texts, &letter.record);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let payload = record.payload.as_deref().unwrap_or_default();
         let shown = &payload[..payload.len().min(PAYLOAD_BYTES_MAX)];
@@ -264,9 +265,9 @@ impl RecordPage {
         let headers = record.headers.iter().map(|(name, value)| (name.clone(), short(value)));
         Self {
             shell,
-            row: Row::new(letter.head(), &NamedPatrons::new()),
+            row: Row::new(texts, letter.head(), &NamedPatrons::new()),
             record_at: record.timestamp.map(clock::format_instant),
-            key: record.key.as_deref().map_or_else(|| "none".to_owned(), short),
+            key: record.key.as_deref().map_or_else(|| texts.text("parked.noKey").to_owned(), short),
             headers: headers.collect(),
             payload: text(shown),
             payload_bytes: payload.len(),

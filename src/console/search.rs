@@ -46,24 +46,20 @@ pub(super) async fn redirect(visit: Visit) -> Result<HttpResponse, PageError> {
 /// Finds the patron of a barcode with the permission of the reader.
 async fn find_barcode(visit: &Visit, barcode: &str) -> Result<Uuid, ApiError> {
     if barcode.is_empty() || barcode.chars().count() > BARCODE_CHARS_MAX {
-        let rule = "Search for a barcode, or for the UUID of a patron, a loan or a fee/fine.";
-        return Err(ApiError::bad_request(rule));
+        return Err(ApiError::bad_request(visit.texts.text("error.searchText")));
     }
     if !visit.has_gateway {
-        let rule = "Search for the UUID of a patron, a loan or a fee/fine. A barcode needs the token of a reader, which \
-                    the console port lacks.";
-        return Err(ApiError::bad_request(rule));
+        return Err(ApiError::bad_request(visit.texts.text("error.searchToken")));
     }
     match visit.state.reader_lookups.find_patron(&visit.caller, barcode).await {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(ApiError::not_found("No patron, or more than one, has this barcode.")),
+        Ok(None) => Err(ApiError::not_found(visit.texts.text("error.noSuchBarcode"))),
         Err(error) if error.is_token_rejected() => {
-            let text = "You have no permission to search patrons by barcode.";
+            let text = visit.texts.text("error.searchForbidden");
             Err(ApiError::Text(StatusCode::FORBIDDEN, text.to_owned()))
         }
         Err(_) => {
-            let text =
-                "mod-users did not find the barcode in time. Search for the id of the patron.";
+            let text = visit.texts.text("error.searchLate");
             Err(ApiError::Text(StatusCode::BAD_GATEWAY, text.to_owned()))
         }
     }

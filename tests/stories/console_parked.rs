@@ -183,7 +183,7 @@ async fn newest_records_are_on_the_first_page() {
         );
         world.execute_sql(&park).await;
         let rules = |body: &str| -> Vec<String> {
-            let rule = Regex::new("<td>(record [0-9]+)</td>").unwrap();
+            let rule = Regex::new("<td lang=.en.>(record [0-9]+)</td>").unwrap();
             rule.captures_iter(body).map(|found| found[1].to_owned()).collect()
         };
         let first = page(world, "parked").await;
