@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{
     texts::Texts,
     visit::Visit,
-    words::{self, Dated, counted},
+    words::{self, Dated},
 };
 use crate::{
     blocks::{
@@ -47,8 +47,8 @@ pub(super) struct Answers {
 
 /// One of the three answers.
 pub(super) struct ActionRow {
-    pub(super) name: &'static str,
-    pub(super) answer: &'static str,
+    /// The action and the answer.
+    pub(super) heading: String,
     /// The class of the style, which no reader needs: the answer is in words.
     pub(super) class: &'static str,
     pub(super) sentences: Vec<String>,
@@ -88,46 +88,48 @@ pub(super) async fn load(visit: &Visit, user: Uuid) -> Result<LoadedPatron, ApiE
 }
 
 impl Answers {
-    pub(super) fn new(loaded: &LoadedPatron, explanation: &Explanation<'_>) -> Self {
+    pub(super) fn new(
+        texts: &'static Texts,
+        loaded: &LoadedPatron,
+        explanation: &Explanation<'_>,
+    ) -> Self {
         let LoadedPatron { patron, is_known } = loaded;
         let has_group = patron.source != AnswerSource::GroupUnknown
             && patron.source != AnswerSource::GroupUnknownCircuitOpen;
         let is_sure = has_group && *is_known;
-        let action = |action| ActionRow::new(action, patron, is_sure);
+        let action = |action| ActionRow::new(texts, action, patron, is_sure);
+        let limit = |limit| LimitRow::new(texts, limit, patron);
         Self {
             evaluated_at: clock::format_instant(patron.now),
             actions: explanation.actions.iter().map(action).collect(),
             is_known: *is_known,
-            notes: notes(explanation, patron, has_group),
-            next: explanation.next.map(|next| Dated::at(words::next_block(next.measure), next.at)),
-            group: words::group(patron.group.as_deref(), patron.source),
-            limits: explanation.limits.iter().map(|limit| LimitRow::new(limit, patron)).collect(),
+            notes: notes(texts, explanation, patron, has_group),
+            next: explanation.next.map(|next| words::next_block(texts, next.measure, next.at)),
+            group: words::group(texts, patron.group.as_deref(), patron.source),
+            limits: explanation.limits.iter().map(limit).collect(),
         }
     }
 }
 
 /// Returns the sentences below the answers: the certainty, and the side effects of the ways out.
 fn notes(
+    texts: &'static Texts,
     explanation: &Explanation<'_>,
     patron: &ExplainedPatron,
     has_group: bool,
 ) -> Vec<&'static str> {
     let mut notes = Vec::new();
     if !has_group {
-        notes.push(
-            "The patron group is unknown, so no limit could be compared. Nothing is blocked then.",
-        );
+        notes.push(texts.text("answer.groupUnknown"));
     }
     let state = patron.certainty.map_or(CertaintyState::Unknown, |certainty| certainty.state);
-    notes.extend(words::patron_certainty(state));
+    notes.extend(words::patron_certainty(texts, state));
     if !patron.reactions.actions_with(UncertainReaction::Ask).is_empty() {
-        notes.push(
-            "A check-out may first ask loan storage and fee storage, as the certainty policy requires.",
-        );
+        notes.push(texts.text("answer.asksStorage"));
     }
     let ways_out = explanation.actions.iter().filter_map(|action| action.way_out.as_ref());
     for caveat in ways_out.flat_map(|way_out| &way_out.caveats) {
-        let sentence = words::caveat(*caveat);
+        let sentence = words::caveat(texts, *caveat);
         if !notes.contains(&sentence) {
             notes.push(sentence);
         }
@@ -137,7 +139,12 @@ fn notes(
 
 impl ActionRow {
     /// Creates the answer. Without the patron group, or for an unknown patron, it is not sure.
-    fn new(explained: &ExplainedAction, patron: &ExplainedPatron, is_sure: bool) -> Self {
+    fn new(
+        texts: &'static Texts,
+        explained: &ExplainedAction,
+        patron: &ExplainedPatron,
+        is_sure: bool,
+    ) -> Self {
         let ExplainedAction { action, because, way_out } = explained;
         let is_policy = |reaction| patron.reactions.actions_with(reaction).contains(*action);
         let is_allowed = is_policy(UncertainReaction::Allow);
@@ -145,24 +152,20 @@ impl ActionRow {
         let mut sentences = Vec::new();
         if is_blocked_by_limit {
             sentences.push(match way_out {
-                Some(way_out) => way_out_sentence(way_out, &patron.measures),
-                None if patron.is_truncated() => {
-                    "The patron has too many open items for a suggestion.".to_owned()
-                }
-                None => "The service found nothing that ends the block.".to_owned(),
+                Some(way_out) => way_out_sentence(texts, way_out, &patron.measures),
+                None if patron.is_truncated() => texts.text("answer.tooManyItems").to_owned(),
+                None => texts.text("answer.noWayOut").to_owned(),
             });
             if way_out.as_ref().is_some_and(|way_out| !way_out.one_more_blocks.is_empty()) {
-                sentences.push("After that, one more loan blocks again.".to_owned());
+                sentences.push(texts.text("answer.oneMoreBlocks").to_owned());
             }
         }
         let is_blocked_by_policy = is_policy(UncertainReaction::Block);
         if is_blocked_by_policy {
-            let text = "The certainty policy blocks while the answer is not certain.";
-            sentences.push(text.to_owned());
+            sentences.push(texts.text("answer.policyBlocks").to_owned());
         }
         if is_allowed && !because.is_empty() {
-            let text = "A limit is reached. The certainty policy allows it while the answer is not certain.";
-            sentences.push(text.to_owned());
+            sentences.push(texts.text("answer.policyAllows").to_owned());
         }
         let is_blocked = is_blocked_by_policy || is_blocked_by_limit;
         let class = match is_blocked {
@@ -170,48 +173,48 @@ impl ActionRow {
             false if is_sure => "yes",
             false => "unsure",
         };
-        let answer = if is_blocked { "no" } else { "yes" };
-        Self { name: words::action(*action), answer, class, sentences }
+        let heading = texts.fill(
+            if is_blocked { "answer.no" } else { "answer.yes" },
+            &[("action", &words::action(texts, *action))],
+        );
+        Self { heading, class, sentences }
     }
 }
 
 /// Returns what ends a block.
-fn way_out_sentence(way_out: &WayOut, measures: &Measures) -> String {
+fn way_out_sentence(texts: &'static Texts, way_out: &WayOut, measures: &Measures) -> String {
     if way_out.only_when_nothing_is_open {
-        let loans = counted(measures.open_loans, "loan", "loans");
-        let fees = counted(measures.open_fees_fines, "fee or fine", "fees and fines");
-        return format!("Possible only with nothing open at all. Open now: {loans}, {fees}.");
+        let (loans, fees) = (measures.open_loans, measures.open_fees_fines);
+        return texts.fill("answer.onlyWithNothingOpen", &[("loans", &loans), ("fees", &fees)]);
     }
-    let mut steps = Vec::new();
-    if let Some(returns) = &way_out.returns {
-        let count = returns.suggested.len();
-        let choice = count + returns.alternatives.len();
-        steps.push(match count {
-            _ if returns.is_any && count < choice => {
-                format!("return any {count} of {choice} loans")
-            }
-            1 => "return the marked loan".to_owned(),
-            _ => format!("return the {count} marked loans"),
-        });
+    let amount = way_out.payment.as_ref().map(|payment| amount_text(payment.amount));
+    let Some(returns) = &way_out.returns else {
+        let amount = amount.unwrap_or_default();
+        return texts.fill("answer.settle", &[("amount", &amount)]);
+    };
+    let count = returns.suggested.len();
+    let choice = count + returns.alternatives.len();
+    match (returns.is_any && count < choice, amount) {
+        (true, None) => texts.fill("answer.returnAny", &[("count", &count), ("choice", &choice)]),
+        (true, Some(amount)) => texts.fill(
+            "answer.returnAnyAndSettle",
+            &[("count", &count), ("choice", &choice), ("amount", &amount)],
+        ),
+        (false, None) => texts.fill("answer.returnMarked", &[("count", &count)]),
+        (false, Some(amount)) => {
+            texts.fill("answer.returnMarkedAndSettle", &[("count", &count), ("amount", &amount)])
+        }
     }
-    if let Some(payment) = &way_out.payment {
-        steps.push(format!("settle {}", amount_text(payment.amount)));
-    }
-    let mut sentence = steps.join(" and ");
-    if let Some(first) = sentence.get_mut(..1) {
-        first.make_ascii_uppercase();
-    }
-    sentence + "."
 }
 
 impl LimitRow {
-    fn new(limit: &ExplainedLimit<'_>, patron: &ExplainedPatron) -> Self {
+    fn new(texts: &'static Texts, limit: &ExplainedLimit<'_>, patron: &ExplainedPatron) -> Self {
         let finding = &limit.finding;
         let blocked =
             finding.blocked.difference(patron.reactions.actions_with(UncertainReaction::Allow));
         let condition = match finding.measure() {
-            Some(measure) => words::measure(Texts::english(), measure).to_owned(),
-            None => format!("Unknown condition {}", finding.condition.id),
+            Some(measure) => words::measure(texts, measure).to_owned(),
+            None => texts.fill("condition.unknown", &[("id", &finding.condition.id)]),
         };
         let measured = match finding.measured {
             Some(MeasuredValue::Count(count)) => count.to_string(),
@@ -224,19 +227,18 @@ impl LimitRow {
             true => String::new(),
             false => finding.message(&patron.measures).into_owned(),
         };
-        let mut blocks = words::actions(Texts::english(), blocked);
+        let mut blocks = words::actions(texts, blocked);
         if !switched_off.is_empty() {
-            blocks = format!(
-                "{blocks}; reached, but switched off: {}",
-                words::actions(Texts::english(), switched_off)
-            );
+            let actions = words::actions(texts, switched_off);
+            blocks =
+                texts.fill("answer.switchedOff", &[("blocks", &blocks), ("actions", &actions)]);
         }
         Self {
             condition,
             measured,
             value: finding.limit.value.map(|value| value.to_string()).unwrap_or_default(),
             blocks,
-            counts: counts(limit),
+            counts: counts(texts, limit),
             message,
             is_reached: !finding.reached.is_empty(),
         }
@@ -244,17 +246,21 @@ impl LimitRow {
 }
 
 /// Returns the number of items that a limit counts, and why it leaves others out.
-fn counts(limit: &ExplainedLimit<'_>) -> String {
+fn counts(texts: &'static Texts, limit: &ExplainedLimit<'_>) -> String {
     let left_out = |(reason, count): (&LeftOut, &usize)| {
-        format!("{count} left out: {}", words::left_out(*reason))
+        let reason = words::left_out(texts, *reason);
+        texts.fill("leftOut.count", &[("count", count), ("reason", &reason)])
     };
-    let mut parts = vec![format!("{} counted", limit.counted)];
+    let mut parts = vec![texts.fill("leftOut.counted", &[("count", &limit.counted)])];
     parts.extend(limit.left_out.iter().map(left_out));
     parts.join("; ")
 }
 
 /// The loans and fees/fines that the ways out of the blocked actions contain.
-pub(super) struct Marks<'a>(Vec<(Action, &'a WayOut)>);
+pub(super) struct Marks<'a> {
+    texts: &'static Texts,
+    ways_out: Vec<(Action, &'a WayOut)>,
+}
 
 /// Why a patron should return a loan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,16 +274,16 @@ pub(super) enum Mark {
 }
 
 impl<'a> Marks<'a> {
-    pub(super) fn new(explanation: &'a Explanation<'_>) -> Self {
+    pub(super) fn new(texts: &'static Texts, explanation: &'a Explanation<'_>) -> Self {
         let way_out = |action: &'a ExplainedAction| Some((action.action, action.way_out.as_ref()?));
-        Self(explanation.actions.iter().filter_map(way_out).collect())
+        Self { texts, ways_out: explanation.actions.iter().filter_map(way_out).collect() }
     }
 
     /// Returns the actions whose way out contains something, as a list; `None` if there are none.
     fn actions(&self, contains: impl Fn(&WayOut) -> bool) -> Option<String> {
-        let wanted = self.0.iter().filter(|(_, way_out)| contains(way_out));
+        let wanted = self.ways_out.iter().filter(|(_, way_out)| contains(way_out));
         let names: Vec<_> =
-            wanted.map(|(action, _)| words::action(*action).to_lowercase()).collect();
+            wanted.map(|(action, _)| words::listed_action(self.texts, *action)).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 

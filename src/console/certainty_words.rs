@@ -1,64 +1,61 @@
 //! Sentences about the certainty of one patron's evaluation, and what it follows from.
 
-use super::words::Dated;
+use super::{texts::Texts, words::Dated};
 use crate::blocks::{Certainty, CertaintyState, Evidence};
 
 /// Returns the sentences, the certainty first.
-pub(super) fn sentences(certainty: Option<Certainty>, evidence: Option<&Evidence>) -> Vec<Dated> {
+pub(super) fn sentences(
+    texts: &'static Texts,
+    certainty: Option<Certainty>,
+    evidence: Option<&Evidence>,
+) -> Vec<Dated> {
     let Some((certainty, evidence)) = certainty.zip(evidence) else {
-        return vec![Dated::plain(state(CertaintyState::Unknown))];
+        return vec![state(texts, CertaintyState::Unknown)];
     };
-    let mut sentences = vec![Dated::plain(state(certainty.state))];
-    sentences.extend(doubts(evidence));
+    let mut sentences = vec![state(texts, certainty.state)];
+    sentences.extend(doubts(texts, evidence));
     sentences.push(match certainty.as_of {
-        Some(as_of) => Dated::at("All events are applied up to", as_of),
-        None => Dated::plain("It is not known up to which instant all events are applied"),
+        Some(as_of) => Dated::at(texts.around("evidence.asOf", "at", &[]), as_of),
+        None => Dated::plain(texts.text("evidence.noAsOf")),
     });
     if let Some(at) = evidence.snapshot_at {
-        let text = "The open loans, fees and fines were last compared with the storage modules at";
-        sentences.push(Dated::at(text, at));
+        sentences.push(Dated::at(texts.around("evidence.snapshot", "at", &[]), at));
     }
     sentences
 }
 
-fn state(state: CertaintyState) -> &'static str {
-    match state {
-        CertaintyState::Certain => "The answers are certain",
-        CertaintyState::Late => "The answers may be late",
-        CertaintyState::Incomplete => "The answers may be incomplete",
-        CertaintyState::Doubtful => "The answers are doubtful",
-        CertaintyState::Unknown => "It is not known whether the answers are certain",
-    }
+fn state(texts: &'static Texts, state: CertaintyState) -> Dated {
+    Dated::plain(texts.text(match state {
+        CertaintyState::Certain => "evidence.certain",
+        CertaintyState::Late => "evidence.late",
+        CertaintyState::Incomplete => "evidence.incomplete",
+        CertaintyState::Doubtful => "evidence.doubtful",
+        CertaintyState::Unknown => "evidence.unknown",
+    }))
 }
 
-/// Returns what speaks against the answers. A later comparison with the storage modules replaces a parked record and
-/// an incomplete history.
-fn doubts(evidence: &Evidence) -> Vec<Dated> {
+/// Returns the doubts about the answers. A later comparison with the storage modules replaces a parked record and an
+/// incomplete history.
+fn doubts(texts: &'static Texts, evidence: &Evidence) -> Vec<Dated> {
     let Evidence { now, snapshot_at, .. } = *evidence;
     let mut doubts = Vec::new();
     match evidence.dead_letter_at.filter(|at| Some(*at) > snapshot_at) {
         // Without a read, a parked record may concern any patron from now on.
-        Some(at) if at == now => doubts.push(Dated::plain("A parked record may name the patron")),
-        Some(at) => {
-            let text =
-                "A record that names the patron, or an open item of the patron, was parked at";
-            doubts.push(Dated::at(text, at));
-        }
+        Some(at) if at == now => doubts.push(Dated::plain(texts.text("evidence.mayBeParked"))),
+        Some(at) => doubts.push(Dated::at(texts.around("evidence.parked", "at", &[]), at)),
         None => {}
     }
     if !evidence.is_group_current {
-        doubts.push(Dated::plain("The patron group may be out of date"));
+        doubts.push(Dated::plain(texts.text("evidence.oldGroup")));
     }
     if evidence.has_stopped_partition {
-        let text = "A partition with events of the library is stopped, so newer events wait";
-        doubts.push(Dated::plain(text));
+        doubts.push(Dated::plain(texts.text("evidence.stoppedPartition")));
     }
     if let Some(before) = evidence.incomplete_before.filter(|before| Some(*before) > snapshot_at) {
-        doubts.push(Dated::at("Events may be missing from before", before));
+        doubts.push(Dated::at(texts.around("evidence.missingBefore", "at", &[]), before));
     }
     if !evidence.has_log {
-        let text = "Events arrive over HTTP only, so no lag shows whether some are missing";
-        doubts.push(Dated::plain(text));
+        doubts.push(Dated::plain(texts.text("evidence.httpOnly")));
     }
     doubts
 }
@@ -71,15 +68,15 @@ mod tests {
 
     fn texts(evidence: &Evidence) -> Vec<String> {
         let certainty = Certainty::new(evidence, TimeDelta::seconds(60));
-        let sentences = sentences(Some(certainty), Some(evidence));
-        sentences.into_iter().map(|sentence| sentence.text).collect()
+        let sentences = sentences(Texts::english(), Some(certainty), Some(evidence));
+        sentences.into_iter().map(|sentence| sentence.before).collect()
     }
 
     #[test]
     fn certain_answer_has_no_doubt() {
         let now = DateTime::<Utc>::UNIX_EPOCH;
         let texts = texts(&Evidence { as_of: Some(now), ..Evidence::at(now) });
-        assert_eq!(texts, ["The answers are certain", "All events are applied up to"]);
+        assert_eq!(texts, ["The answers are certain.", "All events are applied up to "]);
     }
 
     #[test]
@@ -103,6 +100,6 @@ mod tests {
 
     #[test]
     fn unknown_certainty_is_one_sentence() {
-        assert_eq!(sentences(None, None).len(), 1);
+        assert_eq!(sentences(Texts::english(), None, None).len(), 1);
     }
 }

@@ -8,6 +8,7 @@ use super::{
     answers::{self, Answers, LimitRow, LoadedPatron, Mark, Marks},
     response::PageError,
     shell::Shell,
+    texts::Texts,
     titles::Titles,
     visit::Visit,
     words,
@@ -38,7 +39,7 @@ struct LoanLine {
     due_date: Option<String>,
     state: String,
     /// The actions that the return makes possible.
-    purpose: String,
+    actions: String,
     is_required: bool,
 }
 
@@ -48,7 +49,8 @@ struct FeeLine {
     loan: Option<Uuid>,
     title: String,
     balance: String,
-    purpose: String,
+    /// The actions that the settlement makes possible.
+    actions: String,
 }
 
 /// Returns the page of one patron.
@@ -67,12 +69,17 @@ impl DeskPage {
     fn new(shell: Shell, loaded: &LoadedPatron) -> Self {
         let limits = loaded.patron.limits();
         let explanation = loaded.patron.explain(&limits);
-        let marks = Marks::new(&explanation);
+        let texts = shell.texts;
+        let marks = Marks::new(texts, &explanation);
         let (mut loans, mut alternatives) = (Vec::new(), 0);
         for loan in &explanation.loans {
             match marks.of_loan(loan.id) {
-                Some(Mark::Required(purpose)) => loans.push(LoanLine::new(loan, purpose, true)),
-                Some(Mark::Suggested(purpose)) => loans.push(LoanLine::new(loan, purpose, false)),
+                Some(Mark::Required(actions)) => {
+                    loans.push(LoanLine::new(texts, loan, actions, true));
+                }
+                Some(Mark::Suggested(actions)) => {
+                    loans.push(LoanLine::new(texts, loan, actions, false));
+                }
                 Some(Mark::Alternative(_)) => alternatives += 1,
                 None => {}
             }
@@ -83,7 +90,7 @@ impl DeskPage {
         Self {
             shell,
             user: loaded.patron.user,
-            answers: Answers::new(loaded, &explanation),
+            answers: Answers::new(texts, loaded, &explanation),
             loans,
             alternatives,
             fees_fines: fees_fines.collect(),
@@ -109,36 +116,29 @@ impl DeskPage {
     fn reached_limits(&self) -> impl Iterator<Item = &LimitRow> {
         self.answers.limits.iter().filter(|limit| limit.is_reached)
     }
-
-    /// Returns a sentence about the loans that can replace listed ones; empty if there are none.
-    fn alternatives_sentence(&self) -> String {
-        let loans = words::counted(self.alternatives as i64, "other loan", "other loans");
-        let replaced = match (self.alternatives, self.loans.len()) {
-            (0, _) => return String::new(),
-            (_, 1) => "it",
-            (1, _) => "one of these",
-            _ => "some of these",
-        };
-        format!("{loans} can replace {replaced}.")
-    }
 }
 
 impl LoanLine {
-    fn new(loan: &ExplainedLoan, purpose: String, is_required: bool) -> Self {
+    fn new(
+        texts: &'static Texts,
+        loan: &ExplainedLoan,
+        actions: String,
+        is_required: bool,
+    ) -> Self {
         Self {
             id: loan.id,
             title: String::new(),
             due_date: loan.loan.due_date.map(clock::format_instant),
-            state: words::loan_state(&loan.loan, loan.overdue_days, loan.left_out),
-            purpose,
+            state: words::loan_state(texts, &loan.loan, loan.overdue_days, loan.left_out),
+            actions,
             is_required,
         }
     }
 }
 
 impl FeeLine {
-    fn new(fee: &ExplainedFee, purpose: String) -> Self {
+    fn new(fee: &ExplainedFee, actions: String) -> Self {
         let (loan, balance) = (fee.fee.loan, amount_text(fee.fee.balance));
-        Self { id: fee.id, loan, title: String::new(), balance, purpose }
+        Self { id: fee.id, loan, title: String::new(), balance, actions }
     }
 }

@@ -5,57 +5,76 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::{texts::Texts, words};
 use crate::{
     clock,
-    event::{Fact, Grace, Kind, Stamp},
+    event::{Fact, Grace, GraceUnit, Kind, Stamp},
     patron::{Fee, Loan, Register},
 };
 
 /// Returns what an event states, in one sentence.
-pub(super) fn fact(fact: &Fact) -> String {
+pub(super) fn fact(texts: &'static Texts, fact: &Fact) -> String {
     let instant = |at: &DateTime<Utc>| clock::format_instant(*at);
-    match fact {
-        Fact::CheckedOut { user, due_date, grace: period, .. } => {
-            let grace = period.map_or_else(String::new, |period| format!(", {}", grace(period)));
-            format!("Checked out to {user}, due {}{grace}.", instant(due_date))
+    let plain = match fact {
+        Fact::CheckedOut { user, due_date, grace: Some(period), .. } => {
+            let (due, grace) = (instant(due_date), grace(texts, *period));
+            return texts.fill(
+                "fact.checkedOutWithGrace",
+                &[("user", user), ("due", &due), ("grace", &grace)],
+            );
         }
-        Fact::CheckedIn { .. } => "Checked in.".to_owned(),
-        Fact::LoanClosed { .. } => "Closed without a check-in.".to_owned(),
-        Fact::Lost { by_age: true, .. } => "Aged to lost.".to_owned(),
-        Fact::Lost { .. } => "Declared lost.".to_owned(),
-        Fact::ClaimedReturned { .. } => "Claimed returned.".to_owned(),
-        Fact::DueDateChanged { due_date, by_recall, .. } => {
-            let cause = if *by_recall { "by a recall" } else { "by a renewal or an edit" };
-            format!("Due date changed to {} {cause}.", instant(due_date))
+        Fact::CheckedOut { user, due_date, grace: None, .. } => {
+            return texts.fill("fact.checkedOut", &[("user", user), ("due", &instant(due_date))]);
         }
-        Fact::BalanceChanged { balance, loan, .. } => match loan {
-            Some(loan) => format!("Balance {balance}, for loan {loan}."),
-            None => format!("Balance {balance}."),
-        },
+        Fact::DueDateChanged { due_date, by_recall: true, .. } => {
+            return texts.fill("fact.recalled", &[("due", &instant(due_date))]);
+        }
+        Fact::DueDateChanged { due_date, by_recall: false, .. } => {
+            return texts.fill("fact.renewed", &[("due", &instant(due_date))]);
+        }
+        Fact::BalanceChanged { balance, loan: Some(loan), .. } => {
+            return texts.fill("fact.balanceForLoan", &[("balance", balance), ("loan", loan)]);
+        }
+        Fact::BalanceChanged { balance, loan: None, .. } => {
+            return texts.fill("fact.balance", &[("balance", &balance)]);
+        }
         Fact::LoanSnapshot { user, due_date, by_recall, lost, claimed_returned, .. } => {
-            let flags = [
-                (*by_recall, "recalled"),
-                (*lost == Some(true), "lost"),
-                (*claimed_returned == Some(true), "claimed returned"),
-            ];
-            let flags: String = flags
-                .iter()
-                .filter(|(is_set, _)| *is_set)
-                .map(|(_, name)| format!(", {name}"))
-                .collect();
-            format!("Loan storage has it open for {user}, due {}{flags}.", instant(due_date))
+            let (lost, claimed_returned) = (*lost == Some(true), *claimed_returned == Some(true));
+            let states = words::set_states(texts, *by_recall, lost, claimed_returned);
+            if states.is_empty() {
+                return texts.fill("fact.loanOpen", &[("user", user), ("due", &instant(due_date))]);
+            }
+            let (due, states) = (instant(due_date), states.join(", "));
+            return texts
+                .fill("fact.loanOpenWith", &[("user", user), ("due", &due), ("states", &states)]);
         }
-        Fact::LoanSnapshotClosed { .. } => "Loan storage has it closed or deleted.".to_owned(),
-        Fact::AllLoansDeleted => "Loan storage deleted all loans.".to_owned(),
-        Fact::PatronGroupChanged { group, .. } => match group {
-            Some(group) => format!("Patron group {group}."),
-            None => "No patron group.".to_owned(),
-        },
-    }
+        Fact::PatronGroupChanged { group: Some(group), .. } => {
+            return texts.fill("fact.group", &[("group", &group)]);
+        }
+        Fact::PatronGroupChanged { group: None, .. } => "fact.noGroup",
+        Fact::CheckedIn { .. } => "fact.checkedIn",
+        Fact::LoanClosed { .. } => "fact.closed",
+        Fact::Lost { by_age: true, .. } => "fact.agedToLost",
+        Fact::Lost { .. } => "fact.declaredLost",
+        Fact::ClaimedReturned { .. } => "fact.claimedReturned",
+        Fact::LoanSnapshotClosed { .. } => "fact.loanClosed",
+        Fact::AllLoansDeleted => "fact.allLoansDeleted",
+    };
+    texts.text(plain).to_owned()
 }
 
-fn grace(grace: Grace) -> String {
-    format!("grace period {} {}", grace.duration, grace.unit.name().to_lowercase())
+fn grace(texts: &'static Texts, grace: Grace) -> String {
+    let count = grace.duration;
+    texts.fill(
+        match grace.unit {
+            GraceUnit::Minutes => "grace.minutes",
+            GraceUnit::Hours => "grace.hours",
+            GraceUnit::Days => "grace.days",
+            GraceUnit::Weeks => "grace.weeks",
+            GraceUnit::Months => "grace.months",
+        },
+        &[("count", &count)],
+    )
 }
 
 /// The kinds of events, by the stamps with which the events set registers.
@@ -68,30 +87,31 @@ impl Origins {
     }
 
     /// Returns what set a register with this stamp.
-    fn of(&self, stamp: Stamp) -> String {
-        match self.0.get(&stamp) {
-            Some(kind) => self::kind(kind).to_owned(),
-            None if stamp.is_snapshot() => "a comparison with the storage modules".to_owned(),
-            None => "an event that is no longer stored".to_owned(),
-        }
+    fn of(&self, texts: &'static Texts, stamp: Stamp) -> String {
+        let origin = match self.0.get(&stamp) {
+            Some(kind) => self::kind(texts, kind),
+            None if stamp.is_snapshot() => texts.text("origin.snapshot"),
+            None => texts.text("origin.unknown"),
+        };
+        origin.to_owned()
     }
 }
 
 /// Returns what an event of this kind is about; the name itself if the kind is unknown.
-pub(super) fn kind(name: &str) -> &str {
-    match Kind::from_name(name) {
-        Some(Kind::ItemCheckedOut) => "a check-out",
-        Some(Kind::LoanDueDateChanged) => "a change of the due date",
-        Some(Kind::ItemAgedToLost) => "aging to lost",
-        Some(Kind::ItemDeclaredLost) => "a declaration as lost",
-        Some(Kind::ItemClaimedReturned) => "a claim of the return",
-        Some(Kind::ItemCheckedIn) => "a check-in",
-        Some(Kind::LoanClosed) => "a closing without check-in",
-        Some(Kind::FeeFineBalanceChanged) => "a change of the balance",
-        Some(Kind::StoredLoan) => "a change in loan storage",
-        Some(Kind::StoredUser) => "a change of the user",
-        None => name,
-    }
+pub(super) fn kind<'a>(texts: &'static Texts, name: &'a str) -> &'a str {
+    texts.text(match Kind::from_name(name) {
+        Some(Kind::ItemCheckedOut) => "origin.checkOut",
+        Some(Kind::LoanDueDateChanged) => "origin.dueDate",
+        Some(Kind::ItemAgedToLost) => "origin.agedToLost",
+        Some(Kind::ItemDeclaredLost) => "origin.declaredLost",
+        Some(Kind::ItemClaimedReturned) => "origin.claimedReturned",
+        Some(Kind::ItemCheckedIn) => "origin.checkIn",
+        Some(Kind::LoanClosed) => "origin.closing",
+        Some(Kind::FeeFineBalanceChanged) => "origin.balance",
+        Some(Kind::StoredLoan) => "origin.storedLoan",
+        Some(Kind::StoredUser) => "origin.storedUser",
+        None => return name,
+    })
 }
 
 /// A register: what it is about, its value, and what set it when.
@@ -106,6 +126,7 @@ pub(super) struct RegisterRow {
 
 /// Collects the registers of one loan or fee/fine.
 struct Registers<'a> {
+    texts: &'static Texts,
     rows: Vec<RegisterRow>,
     origins: &'a Origins,
     /// The patron of the page.
@@ -114,8 +135,9 @@ struct Registers<'a> {
 
 impl Registers<'_> {
     fn push(&mut self, name: &'static str, stamp: Stamp, text: impl Into<String>) {
-        let (at, origin) = (clock::format_instant(stamp.at()), self.origins.of(stamp));
-        self.rows.push(RegisterRow { name, instant: None, text: text.into(), at, origin });
+        let (at, origin) = (clock::format_instant(stamp.at()), self.origins.of(self.texts, stamp));
+        let (name, text) = (self.texts.text(name), text.into());
+        self.rows.push(RegisterRow { name, instant: None, text, at, origin });
     }
 
     fn push_instant(
@@ -132,60 +154,70 @@ impl Registers<'_> {
 
     fn patron(&self, user: Uuid) -> String {
         match self.patron {
-            Some(patron) if patron == user => "this patron".to_owned(),
-            _ => format!("patron {user}"),
+            Some(patron) if patron == user => self.texts.text("register.thisPatron").to_owned(),
+            _ => self.texts.fill("register.user", &[("user", &user)]),
         }
     }
 
     fn push_flag(&mut self, name: &'static str, register: Register<bool>) {
         if let Some((stamp, is_set)) = register {
-            self.push(name, stamp, if is_set { "yes" } else { "no" });
+            let value = self.texts.text(if is_set { "register.yes" } else { "register.no" });
+            self.push(name, stamp, value);
         }
     }
 }
 
 /// Returns the registers of a loan, on the page of `patron` if given.
 pub(super) fn loan_registers(
+    texts: &'static Texts,
     loan: &Loan,
     origins: &Origins,
     patron: Option<Uuid>,
 ) -> Vec<RegisterRow> {
-    let mut registers = Registers { rows: Vec::new(), origins, patron };
+    let mut registers = Registers { texts, rows: Vec::new(), origins, patron };
     if let Some((stamp, check_out)) = loan.check_out {
-        let period =
-            check_out.grace.map_or_else(String::new, |period| format!("{}, ", grace(period)));
-        let text = format!("{period}{}", registers.patron(check_out.user));
-        registers.push_instant("Checked out, due", stamp, (check_out.due_date, text));
+        let period = check_out.grace.map(|period| grace(texts, period));
+        let parts: Vec<String> =
+            period.into_iter().chain([registers.patron(check_out.user)]).collect();
+        let value = (check_out.due_date, parts.join(", "));
+        registers.push_instant("register.checkOut", stamp, value);
     }
     if let Some((stamp, user)) = loan.snapshot {
-        registers.push("Open in loan storage", stamp, registers.patron(user));
+        registers.push("register.snapshot", stamp, registers.patron(user));
     }
     if let Some((stamp, due)) = loan.due {
-        let recall = if due.by_recall { "by a recall" } else { "" };
-        registers.push_instant("Due date", stamp, (due.date, recall.to_owned()));
+        let recall = if due.by_recall { texts.text("register.byRecall") } else { "" };
+        registers.push_instant("register.due", stamp, (due.date, recall.to_owned()));
     }
-    registers.push_flag("Lost", loan.lost);
-    registers.push_flag("Claimed returned", loan.claimed_returned);
-    registers.push_flag("Closed", loan.closed.map(|stamp| (stamp, true)));
+    registers.push_flag("register.lost", loan.lost);
+    registers.push_flag("register.claimedReturned", loan.claimed_returned);
+    registers.push_flag("register.closed", loan.closed.map(|stamp| (stamp, true)));
     registers.rows
 }
 
 /// Returns the registers of a fee/fine, on the page of `patron` if given.
 pub(super) fn fee_registers(
+    texts: &'static Texts,
     fee: &Fee,
     origins: &Origins,
     patron: Option<Uuid>,
 ) -> Vec<RegisterRow> {
-    let mut registers = Registers { rows: Vec::new(), origins, patron };
+    let mut registers = Registers { texts, rows: Vec::new(), origins, patron };
     if let Some((stamp, balance)) = fee.balance {
-        let loan = balance.loan.map_or_else(String::new, |loan| format!(", for loan {loan}"));
-        registers.push("Balance", stamp, format!("{}{loan}", balance.amount));
+        let amount = balance.amount;
+        let value = match balance.loan {
+            Some(loan) => {
+                texts.fill("register.balanceForLoan", &[("balance", &amount), ("loan", &loan)])
+            }
+            None => amount.to_string(),
+        };
+        registers.push("register.balance", stamp, value);
     }
     if let Some((stamp, user)) = fee.user {
-        registers.push("Patron", stamp, registers.patron(user));
+        registers.push("register.patron", stamp, registers.patron(user));
     }
     if let Some((stamp, kind)) = fee.fee_fine_type {
-        registers.push("Type", stamp, kind.to_string());
+        registers.push("register.type", stamp, kind.to_string());
     }
     registers.rows
 }
@@ -197,9 +229,9 @@ mod tests {
     #[test]
     fn every_kind_of_event_has_words() {
         for one in Kind::ALL {
-            assert_ne!(kind(one.name()), one.name());
+            assert_ne!(kind(Texts::english(), one.name()), one.name());
         }
-        assert_eq!(kind("OF_A_NEWER_VERSION"), "OF_A_NEWER_VERSION");
+        assert_eq!(kind(Texts::english(), "OF_A_NEWER_VERSION"), "OF_A_NEWER_VERSION");
     }
 
     #[test]
@@ -213,7 +245,7 @@ mod tests {
             ..Loan::default()
         };
         let origins = Origins::new([(event, Kind::ItemDeclaredLost.name().to_owned())]);
-        let rows = loan_registers(&loan, &origins, None);
+        let rows = loan_registers(Texts::english(), &loan, &origins, None);
         let rows: Vec<_> = rows.iter().map(|row| (row.name, &*row.text, &*row.origin)).collect();
         assert_eq!(
             rows,

@@ -43,16 +43,14 @@ const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 #[template(path = "item.html")]
 struct ItemPage {
     shell: Shell,
-    /// `Loan` or `Fee/fine`.
-    kind: &'static str,
+    /// The heading before and after the id.
+    heading: [String; 2],
     id: Uuid,
     state: String,
     patron: Option<Uuid>,
     registers: Vec<RegisterRow>,
     timeline: Option<Timeline>,
     events: Vec<EventRow>,
-    /// The number of events with its noun.
-    counted_events: String,
     parked: Vec<ParkedRow>,
 }
 
@@ -97,7 +95,8 @@ struct Found<T> {
 /// Returns the page of a loan.
 pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
-        let id = item_id(&visit)?;
+        let (id, texts) = (item_id(&visit)?, visit.texts);
+        let heading = texts.around("item.loan", "id", &[]);
         let Found { row, events, parked } = find::<Loan>(&visit, id).await?;
         let origins = origins(&events);
         let state = row.map(|row| {
@@ -111,23 +110,22 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
                         .map_or(0, |due| crate::patron::overdue_days(due, open.grace, now));
                     let is_overdue = open.overdue_from().is_some_and(|from| from <= now);
                     let days = if is_overdue { days } else { 0 };
-                    format!("Open: {}.", words::loan_state(open, days, None))
+                    {
+                        let loan_state = words::loan_state(texts, open, days, None);
+                        texts.fill("item.openLoan", &[("state", &loan_state)])
+                    }
                 }
                 (None, Some(closed), _) => {
-                    format!("Closed at {}.", clock::format_instant(closed.at()))
+                    let at = clock::format_instant(closed.at());
+                    texts.fill("item.closed", &[("at", &at)])
                 }
-                (None, None, None) => {
-                    "It waits for its check-out, so it does not count.".to_owned()
-                }
-                (None, None, Some(_)) => {
-                    "It does not count: a newer comparison with the storage modules lacks it."
-                        .to_owned()
-                }
+                (None, None, None) => texts.text("item.waits").to_owned(),
+                (None, None, Some(_)) => texts.text("item.absent").to_owned(),
             };
-            let registers = fact_words::loan_registers(&row.state, &origins, None);
+            let registers = fact_words::loan_registers(texts, &row.state, &origins, None);
             ItemState { text, patron: opening.or(row.state.fallback_user), registers }
         });
-        Ok::<_, ApiError>(ItemPage::new(&visit, ("Loan", id), state, events, parked).await)
+        Ok::<_, ApiError>(ItemPage::new(&visit, (heading, id), state, events, parked).await)
     };
     visit.render(load).await
 }
@@ -135,31 +133,30 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
 /// Returns the page of a fee/fine.
 pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
     let load = async {
-        let id = item_id(&visit)?;
+        let (id, texts) = (item_id(&visit)?, visit.texts);
+        let heading = texts.around("item.fee", "id", &[]);
         let Found { row, events, parked } = find::<Fee>(&visit, id).await?;
         let origins = origins(&events);
         let state = row.map(|row| {
             let text = match (row.state.as_open(row.horizon), &row.state.balance, &row.state.user) {
-                (Some(open), _, _) => format!("Open: the balance is {}.", open.balance),
+                (Some(open), _, _) => texts.fill("item.openFee", &[("balance", &open.balance)]),
                 (None, Some((stamp, balance)), _) if balance.amount.is_zero() => {
-                    format!("Settled at {}.", clock::format_instant(stamp.at()))
+                    let at = clock::format_instant(stamp.at());
+                    texts.fill("item.settled", &[("at", &at)])
                 }
-                (None, _, None) => {
-                    "No event names its patron yet, so it does not count.".to_owned()
-                }
-                _ => "It does not count: a newer comparison with the storage modules lacks it."
-                    .to_owned(),
+                (None, _, None) => texts.text("item.withoutPatron").to_owned(),
+                _ => texts.text("item.absent").to_owned(),
             };
-            let registers = fact_words::fee_registers(&row.state, &origins, None);
+            let registers = fact_words::fee_registers(texts, &row.state, &origins, None);
             ItemState { text, patron: row.state.user.map(|(_, user)| user), registers }
         });
-        Ok::<_, ApiError>(ItemPage::new(&visit, ("Fee/fine", id), state, events, parked).await)
+        Ok::<_, ApiError>(ItemPage::new(&visit, (heading, id), state, events, parked).await)
     };
     visit.render(load).await
 }
 
 fn item_id(visit: &Visit) -> Result<Uuid, ApiError> {
-    let not_a_uuid = || ApiError::bad_request("The id of a loan or a fee/fine is a UUID.");
+    let not_a_uuid = || ApiError::bad_request(visit.texts.text("error.itemId"));
     path_id(visit.path_part("id"), not_a_uuid)
 }
 
@@ -186,29 +183,30 @@ fn origins(events: &[AppliedEvent]) -> Origins {
 impl ItemPage {
     async fn new(
         visit: &Visit,
-        (kind, id): (&'static str, Uuid),
+        (heading, id): ([String; 2], Uuid),
         state: Option<ItemState>,
         events: Vec<AppliedEvent>,
         parked: Vec<DeadLetterHead>,
     ) -> Self {
         let unknown = || ItemState {
-            text: "No applied event names this id.".to_owned(),
+            text: visit.texts.text("item.unknown").to_owned(),
             patron: None,
             registers: Vec::new(),
         };
         let ItemState { text, patron, registers } = state.unwrap_or_else(unknown);
-        let moments = moments(&events);
-        let rows = events.iter().zip(&moments).map(EventRow::from).collect();
+        let texts = visit.texts;
+        let moments = moments(texts, &events);
+        let row = |(event, moment)| EventRow::new(texts, event, moment);
+        let rows = events.iter().zip(&moments).map(row).collect();
         Self {
             shell: visit.shell("item").await,
-            kind,
+            heading,
             id,
             state: text,
             patron,
             registers,
             // One event needs no drawing.
-            timeline: Timeline::new(&moments).filter(|_| moments.len() > 1),
-            counted_events: words::counted(events.len() as i64, "event", "events"),
+            timeline: Timeline::new(texts, &moments).filter(|_| moments.len() > 1),
             events: rows,
             parked: parked.into_iter().map(ParkedRow::from).collect(),
         }
@@ -217,7 +215,7 @@ impl ItemPage {
 
 /// Returns the events for the drawing. An event is late if it took long, or if an event that counts as newer arrived
 /// before it.
-fn moments(events: &[AppliedEvent]) -> Vec<Moment> {
+fn moments(texts: &'static Texts, events: &[AppliedEvent]) -> Vec<Moment> {
     let mut first_arrival_after = None;
     let mut moments: Vec<Moment> = events
         .iter()
@@ -228,9 +226,9 @@ fn moments(events: &[AppliedEvent]) -> Vec<Moment> {
             first_arrival_after =
                 Some(first_arrival_after.map_or(received_at, |newer| received_at.min(newer)));
             let text = match event.row.decode() {
-                Ok(Some(event)) => fact_words::fact(&event.fact),
-                Ok(None) => "The payload is not stored, or too long for a page.".to_owned(),
-                Err(reject) => format!("This version cannot read the event: {reject}."),
+                Ok(Some(event)) => fact_words::fact(texts, &event.fact),
+                Ok(None) => texts.text("item.noPayload").to_owned(),
+                Err(reject) => texts.fill("item.unreadable", &[("rule", &reject)]),
             };
             let is_late = is_overtaken || received_at - occurred_at > LATE_AFTER;
             Moment { occurred_at, received_at, is_late, text }
@@ -240,15 +238,15 @@ fn moments(events: &[AppliedEvent]) -> Vec<Moment> {
     moments
 }
 
-impl From<(&AppliedEvent, &Moment)> for EventRow {
-    fn from((event, moment): (&AppliedEvent, &Moment)) -> Self {
+impl EventRow {
+    fn new(texts: &'static Texts, event: &AppliedEvent, moment: &Moment) -> Self {
         let place = match &event.topic {
             Some(topic) => {
                 let (partition, offset) =
                     (event.partition.unwrap_or_default(), event.offset.unwrap_or_default());
-                format!("{topic}, partition {partition}, offset {offset}")
+                words::place(texts, topic, partition, offset)
             }
-            None => "over HTTP".to_owned(),
+            None => texts.text("record.overHttp").to_owned(),
         };
         Self {
             occurred_at: clock::format_instant(moment.occurred_at),
@@ -258,7 +256,7 @@ impl From<(&AppliedEvent, &Moment)> for EventRow {
             place,
             delay: moment
                 .is_late
-                .then(|| words::age(Texts::english(), moment.occurred_at, moment.received_at)),
+                .then(|| words::age(texts, moment.occurred_at, moment.received_at)),
         }
     }
 }

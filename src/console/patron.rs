@@ -71,7 +71,7 @@ struct PatronPage {
     previous: Option<usize>,
     next: Option<usize>,
     /// Loans that name the patron and wait for their check-out.
-    waiting_loans: String,
+    waiting_loans: i64,
     parked: Vec<ParkedRow>,
     /// Whether a record in the tables of the module names the patron.
     has_parked_elsewhere: bool,
@@ -112,8 +112,8 @@ struct DiscardedRow {
 struct Comparison {
     id: Uuid,
     requested_at: String,
-    what: String,
-    status: &'static str,
+    /// The result in one sentence, with the instant of the comparison.
+    compared: [String; 2],
     sentences: Vec<String>,
     /// Whether its differences wait for a decision.
     is_repair: bool,
@@ -220,30 +220,38 @@ impl PatronPage {
         found: Found,
         titles: Titles,
     ) -> Result<Self, store::Error> {
-        let (patron, marks) = (&loaded.patron, Marks::new(explanation));
+        let texts = shell.texts;
+        let (patron, marks) = (&loaded.patron, Marks::new(texts, explanation));
         let user = patron.user;
         let loan = |loan: &&ExplainedLoan| {
             let row = found.loans.get(&loan.id);
-            let registers =
-                row.map(|row| fact_words::loan_registers(&row.state, &found.origins, Some(user)));
+            let registers = row.map(|row| {
+                fact_words::loan_registers(texts, &row.state, &found.origins, Some(user))
+            });
             let title = titles.of(loan.id);
-            let row = LoanRow::new(loan, marks.of_loan(loan.id));
+            let row = LoanRow::new(texts, loan, marks.of_loan(loan.id));
             LoanRow { title, registers: registers.unwrap_or_default(), ..row }
         };
         let fee = |fee: &&ExplainedFee| {
             let row = found.fees_fines.get(&fee.id);
-            let registers =
-                row.map(|row| fact_words::fee_registers(&row.state, &found.origins, Some(user)));
-            let row = FeeRow::new(fee, marks.of_fee(fee.id));
+            let registers = row.map(|row| {
+                fact_words::fee_registers(texts, &row.state, &found.origins, Some(user))
+            });
+            let row = FeeRow::new(texts, fee, marks.of_fee(fee.id));
             FeeRow { registers: registers.unwrap_or_default(), ..row }
         };
+        let comparison = |job| Comparison::new(texts, job);
         Ok(Self {
             shell,
             user,
-            answers: Answers::new(loaded, explanation),
-            certainty: certainty_words::sentences(patron.certainty, patron.evidence.as_ref()),
+            answers: Answers::new(texts, loaded, explanation),
+            certainty: certainty_words::sentences(
+                texts,
+                patron.certainty,
+                patron.evidence.as_ref(),
+            ),
             group_known_at: patron.group_known_at.map(clock::format_instant),
-            counters: counters(patron),
+            counters: counters(texts, patron),
             counters_differ: patron.counters_differ,
             loans: shown.loans.iter().map(loan).collect(),
             loan_count: patron.measures.open_loans,
@@ -253,59 +261,44 @@ impl PatronPage {
             titles,
             previous: shown.previous,
             next: shown.next,
-            waiting_loans: waiting_loans(found.waiting_loans),
+            waiting_loans: found.waiting_loans,
             parked: found.parked.into_iter().map(ParkedRow::from).collect(),
             has_parked_elsewhere: found.has_parked_elsewhere,
             discarded: found.discarded.into_iter().map(DiscardedRow::from).collect(),
-            comparison: found.newest_rebuild.as_ref().map(Comparison::new).transpose()?,
+            comparison: found.newest_rebuild.as_ref().map(comparison).transpose()?,
             may_compare: false,
             has_token: false,
         })
     }
 }
 
-/// Returns a sentence about the loans that wait for their check-out; empty if there are none.
-fn waiting_loans(count: i64) -> String {
-    match count {
-        0 => String::new(),
-        1 => "1 loan names the patron, waits for its check-out, and does not count yet.".to_owned(),
-        _ => format!(
-            "{count} loans name the patron, wait for their check-outs, and do not count yet."
-        ),
-    }
-}
-
 /// Returns the numbers of a recount.
-fn counters(patron: &ExplainedPatron) -> Vec<(&'static str, String)> {
+fn counters(texts: &'static Texts, patron: &ExplainedPatron) -> Vec<(&'static str, String)> {
     let measures = &patron.measures;
     let claimed = measures.open_loans - measures.charged_out;
     let counted = [
-        ("Open loans", measures.open_loans),
-        ("Claimed returned", claimed),
-        ("Open fees and fines", measures.open_fees_fines),
+        ("patron.openLoans", measures.open_loans),
+        ("patron.claimedReturned", claimed),
+        ("patron.openFees", measures.open_fees_fines),
     ];
     let measured = Measure::ALL.map(|measure| {
         let value = match measures.value_of(measure) {
             MeasuredValue::Count(count) => count.to_string(),
             MeasuredValue::Money(sum) => amount_text(sum),
         };
-        (words::measure(Texts::english(), measure), value)
+        (words::measure(texts, measure), value)
     });
-    let counted = counted.map(|(name, count)| (name, count.to_string()));
+    let counted = counted.map(|(name, count)| (texts.text(name), count.to_string()));
     counted.into_iter().chain(measured).collect()
 }
 
 impl LoanRow {
-    fn new(loan: &ExplainedLoan, mark: Option<Mark>) -> Self {
-        let counts_for: Vec<String> = loan
-            .counts_for
-            .iter()
-            .map(|measure| words::measure(Texts::english(), *measure).to_lowercase())
-            .collect();
+    fn new(texts: &'static Texts, loan: &ExplainedLoan, mark: Option<Mark>) -> Self {
+        let name = |measure: &Measure| words::listed_measure(texts, *measure);
+        let counts_for: Vec<&str> = loan.counts_for.iter().map(name).collect();
         let counts_for = match loan.left_out {
-            Some(reason) if counts_for.is_empty() => {
-                format!("nothing: {}", words::left_out(reason))
-            }
+            Some(reason) if counts_for.is_empty() => texts
+                .fill("patron.countsForNothing", &[("reason", &words::left_out(texts, reason))]),
             _ => counts_for.join(", "),
         };
         Self {
@@ -313,13 +306,15 @@ impl LoanRow {
             title: String::new(),
             is_counted: !loan.counts_for.is_empty(),
             due_date: loan.loan.due_date.map(clock::format_instant),
-            state: words::loan_state(&loan.loan, loan.overdue_days, loan.left_out),
+            state: words::loan_state(texts, &loan.loan, loan.overdue_days, loan.left_out),
             counts_for,
             return_to: match mark {
-                Some(Mark::Required(actions)) => format!("{actions} (required)"),
+                Some(Mark::Required(actions)) => {
+                    texts.fill("patron.isRequired", &[("actions", &actions)])
+                }
                 Some(Mark::Suggested(actions)) => actions,
                 Some(Mark::Alternative(actions)) => {
-                    format!("{actions} (can replace a marked loan)")
+                    texts.fill("patron.canReplace", &[("actions", &actions)])
                 }
                 None => String::new(),
             },
@@ -329,13 +324,15 @@ impl LoanRow {
 }
 
 impl FeeRow {
-    fn new(fee: &ExplainedFee, settle_to: Option<String>) -> Self {
+    fn new(texts: &'static Texts, fee: &ExplainedFee, settle_to: Option<String>) -> Self {
+        let counted = || texts.text("patron.feeCounts");
+        let left_out = |reason| words::left_out(texts, reason);
         Self {
             id: fee.id,
             balance: amount_text(fee.fee.balance),
             loan: fee.fee.loan,
             is_counted: fee.left_out.is_none(),
-            reason: fee.left_out.map_or("yes", words::left_out),
+            reason: fee.left_out.map_or_else(counted, left_out),
             settle_to: settle_to.unwrap_or_default(),
             registers: Vec::new(),
         }
@@ -349,15 +346,23 @@ impl From<DiscardedHead> for DiscardedRow {
 }
 
 impl Comparison {
-    fn new(job: &Job) -> Result<Self, store::Error> {
+    fn new(texts: &'static Texts, job: &Job) -> Result<Self, store::Error> {
+        let status = rebuild_words::status(texts, job.status);
         let summary = Summary::from_job(job)?;
         let has_differences = summary.as_ref().is_some_and(|summary| summary.patrons > 0);
         Ok(Self {
             id: job.id,
             requested_at: clock::format_instant(job.requested_at),
-            what: rebuild_words::source(&job.request).to_owned(),
-            status: rebuild_words::status(Texts::english(), job.status),
-            sentences: rebuild_words::result(Texts::english(), job, summary.as_ref()),
+            compared: texts.around(
+                match job.request["source"].as_str() {
+                    Some("inbox") => "patron.comparedInbox",
+                    Some("storage") => "patron.comparedStorage",
+                    _ => "patron.comparedTopics",
+                },
+                "at",
+                &[("status", &status)],
+            ),
+            sentences: rebuild_words::result(texts, job, summary.as_ref()),
             is_repair: job.status == Status::Compared && has_differences,
         })
     }

@@ -36,15 +36,6 @@ pub(super) fn request(texts: &'static Texts, request: &Value) -> String {
     what
 }
 
-/// Returns the source of a request.
-pub(super) fn source(request: &Value) -> &'static str {
-    match request["source"].as_str() {
-        Some("inbox") => "the inbox",
-        Some("storage") => "the storage modules",
-        _ => "the topics",
-    }
-}
-
 /// Returns the status.
 pub(super) fn status(texts: &'static Texts, status: Status) -> &'static str {
     texts.text(match status {

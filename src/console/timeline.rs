@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::texts::Texts;
+
 /// Width of the drawing, in its own units.
 const WIDTH: f64 = 960.0;
 
@@ -38,7 +40,7 @@ pub(super) struct Moment {
 
 impl Timeline {
     /// Draws events; `None` if there are none.
-    pub(super) fn new(moments: &[Moment]) -> Option<Self> {
+    pub(super) fn new(texts: &'static Texts, moments: &[Moment]) -> Option<Self> {
         let all = moments.iter().flat_map(|moment| [moment.occurred_at, moment.received_at]);
         let (first, last) = (all.clone().min()?, all.max()?);
         let span = (last - first).max(TimeDelta::seconds(1)).as_seconds_f64();
@@ -55,7 +57,7 @@ impl Timeline {
             }
         });
         let late = moments.iter().filter(|moment| moment.is_late).count();
-        let title = format!("{} events, {late} of them late", moments.len());
+        let title = texts.fill("timeline.title", &[("count", &moments.len()), ("late", &late)]);
         Some(Self { title, ticks: ticks.collect() })
     }
 }
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn ticks_lie_in_proportion_to_time() {
         let moments = [moment(0, 0, false), moment(50, 100, true), moment(99, 100, true)];
-        let drawn = Timeline::new(&moments).unwrap();
+        let drawn = Timeline::new(Texts::english(), &moments).unwrap();
         let xs: Vec<&str> = drawn.ticks.iter().map(|tick| &*tick.x).collect();
         assert_eq!(xs, ["16.0", "480.0", "934.7"]);
         let arrivals: Vec<_> = drawn.ticks.iter().map(|tick| tick.arrival_x.as_deref()).collect();
@@ -83,8 +85,9 @@ mod tests {
 
     #[test]
     fn one_instant_has_a_drawing_and_no_event_has_none() {
-        assert!(Timeline::new(&[]).is_none());
-        let drawn = Timeline::new(&[moment(5, 5, false), moment(5, 5, false)]).unwrap();
+        assert!(Timeline::new(Texts::english(), &[]).is_none());
+        let moments = [moment(5, 5, false), moment(5, 5, false)];
+        let drawn = Timeline::new(Texts::english(), &moments).unwrap();
         assert_eq!(drawn.ticks[1].x, "16.0");
     }
 }

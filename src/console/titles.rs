@@ -28,10 +28,10 @@ impl Titles {
                 Self { by_loan, are_known: true, problem: "" }
             }
             Err(error) => {
-                let problem = match error.is_token_rejected() {
-                    true => "You have no permission to see the titles of loans.",
-                    false => "The titles of the loans could not be read.",
-                };
+                let problem = visit.texts.text(match error.is_token_rejected() {
+                    true => "titles.forbidden",
+                    false => "titles.notRead",
+                });
                 Self { problem, ..Self::default() }
             }
         }

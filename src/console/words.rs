@@ -12,21 +12,22 @@ use crate::{
     store::tenants::Completeness,
 };
 
-/// A sentence without its full stop, and the instant that ends the sentence.
+/// A sentence, or two parts of a sentence with an instant between them.
 pub(super) struct Dated {
-    pub(super) text: String,
+    pub(super) before: String,
     pub(super) at: Option<String>,
+    pub(super) after: String,
 }
 
 impl Dated {
-    /// Creates a sentence that ends with an instant.
-    pub(super) fn at(text: impl Into<String>, at: DateTime<Utc>) -> Self {
-        Self { text: text.into(), at: Some(clock::format_instant(at)) }
+    /// Creates a sentence with an instant.
+    pub(super) fn at([before, after]: [String; 2], at: DateTime<Utc>) -> Self {
+        Self { before, at: Some(clock::format_instant(at)), after }
     }
 
     /// Creates a sentence without an instant.
-    pub(super) fn plain(text: impl Into<String>) -> Self {
-        Self { text: text.into(), at: None }
+    pub(super) fn plain(text: &str) -> Self {
+        Self { before: text.to_owned(), at: None, after: String::new() }
     }
 }
 
@@ -47,29 +48,26 @@ pub(super) fn certainty(texts: &'static Texts, report: &CertaintyReport) -> (boo
 }
 
 /// Returns a sentence about the certainty of one patron's evaluation; `None` if the evaluation is certain.
-pub(super) fn patron_certainty(state: CertaintyState) -> Option<&'static str> {
-    Some(match state {
+pub(super) fn patron_certainty(
+    texts: &'static Texts,
+    state: CertaintyState,
+) -> Option<&'static str> {
+    Some(texts.text(match state {
         CertaintyState::Certain => return None,
-        CertaintyState::Late => {
-            "This answer may be late: the newest check-outs, returns and payments may be missing."
-        }
-        CertaintyState::Incomplete => {
-            "Earlier loans, fees and fines may be missing in this answer."
-        }
-        CertaintyState::Doubtful => {
-            "This answer is doubtful: a change of the loans, fees or the group of the patron may be missing."
-        }
-        CertaintyState::Unknown => "It is not known whether this answer is complete.",
-    })
+        CertaintyState::Late => "answer.late",
+        CertaintyState::Incomplete => "answer.incomplete",
+        CertaintyState::Doubtful => "answer.doubtful",
+        CertaintyState::Unknown => "answer.unknown",
+    }))
 }
 
 /// Returns what a patron does.
-pub(super) const fn action(action: Action) -> &'static str {
-    match action {
-        Action::Borrowing => "Borrow",
-        Action::Renewals => "Renew",
-        Action::Requests => "Request",
-    }
+pub(super) fn action(texts: &'static Texts, action: Action) -> &'static str {
+    texts.text(match action {
+        Action::Borrowing => "action.borrow",
+        Action::Renewals => "action.renew",
+        Action::Requests => "action.request",
+    })
 }
 
 /// Returns what a patron does, as a part of a list.
@@ -105,70 +103,102 @@ pub(super) fn measure(texts: &'static Texts, measure: Measure) -> &'static str {
     })
 }
 
+/// Returns the name of a condition, as a part of a list.
+pub(super) fn listed_measure(texts: &'static Texts, measure: Measure) -> &'static str {
+    texts.text(match measure {
+        Measure::ChargedOut => "condition.listedChargedOut",
+        Measure::LostItems => "condition.listedLostItems",
+        Measure::OverdueItems => "condition.listedOverdueItems",
+        Measure::OverdueRecalls => "condition.listedOverdueRecalls",
+        Measure::RecallOverdueDays => "condition.listedRecallOverdueDays",
+        Measure::FeeFineBalance => "condition.listedFeeFineBalance",
+    })
+}
+
 /// Returns the sentence about what time alone will do.
-pub(super) fn next_block(measure: Measure) -> &'static str {
-    match measure {
-        Measure::RecallOverdueDays => "A recalled item reaches its limit of days on",
-        _ => "An item becomes overdue and reaches a limit on",
-    }
+pub(super) fn next_block(texts: &'static Texts, measure: Measure, at: DateTime<Utc>) -> Dated {
+    Dated::at(
+        match measure {
+            Measure::RecallOverdueDays => texts.around("answer.nextRecall", "at", &[]),
+            _ => texts.around("answer.nextOverdue", "at", &[]),
+        },
+        at,
+    )
 }
 
 /// Returns a possible side effect of a way out.
-pub(super) const fn caveat(caveat: Caveat) -> &'static str {
-    match caveat {
-        Caveat::LateReturnMayCharge => "The return of an overdue item may charge a fine.",
-        Caveat::LostReturnMayCancel => "The return of a lost item may cancel fees.",
-        Caveat::ClaimAddsFees => {
-            "The check-in of an item that is claimed returned makes its fees count again."
-        }
-        Caveat::RenewalMayHelp => "A renewal may help instead.",
-    }
+pub(super) fn caveat(texts: &'static Texts, caveat: Caveat) -> &'static str {
+    texts.text(match caveat {
+        Caveat::LateReturnMayCharge => "answer.lateReturnMayCharge",
+        Caveat::LostReturnMayCancel => "answer.lostReturnMayCancel",
+        Caveat::ClaimAddsFees => "answer.claimAddsFees",
+        Caveat::RenewalMayHelp => "answer.renewalMayHelp",
+    })
 }
 
 /// Returns why something does not count.
-pub(super) const fn left_out(reason: LeftOut) -> &'static str {
-    match reason {
-        LeftOut::ClaimedReturned => "claimed returned",
-        LeftOut::LoanClaimedReturned => "its loan is claimed returned",
-        LeftOut::NotOverdue => "not overdue",
-        LeftOut::InGrace => "in the grace period",
-        LeftOut::NoDueDate => "no due date",
-        LeftOut::NotRecalled => "not recalled",
-        LeftOut::NotLost => "not lost",
-    }
+pub(super) fn left_out(texts: &'static Texts, reason: LeftOut) -> &'static str {
+    texts.text(match reason {
+        LeftOut::ClaimedReturned => "leftOut.claimedReturned",
+        LeftOut::LoanClaimedReturned => "leftOut.loanClaimedReturned",
+        LeftOut::NotOverdue => "leftOut.notOverdue",
+        LeftOut::InGrace => "leftOut.inGrace",
+        LeftOut::NoDueDate => "leftOut.noDueDate",
+        LeftOut::NotRecalled => "leftOut.notRecalled",
+        LeftOut::NotLost => "leftOut.notLost",
+    })
+}
+
+/// Returns the states of a loan that are set.
+pub(super) fn set_states(
+    texts: &'static Texts,
+    is_recalled: bool,
+    is_lost: bool,
+    is_claimed_returned: bool,
+) -> Vec<String> {
+    let states = [
+        (is_recalled, "loanState.recalled"),
+        (is_lost, "loanState.lost"),
+        (is_claimed_returned, "loanState.claimedReturned"),
+    ];
+    let set = states.into_iter().filter(|(is_set, _)| *is_set);
+    set.map(|(_, key)| texts.text(key).to_owned()).collect()
 }
 
 /// Returns the state of a loan.
-pub(super) fn loan_state(loan: &OpenLoan, overdue_days: i64, reason: Option<LeftOut>) -> String {
+pub(super) fn loan_state(
+    texts: &'static Texts,
+    loan: &OpenLoan,
+    overdue_days: i64,
+    reason: Option<LeftOut>,
+) -> String {
     let mut states = Vec::new();
     match (overdue_days, reason) {
-        (1.., _) => states.push(counted(overdue_days, "day overdue", "days overdue")),
-        (_, Some(LeftOut::InGrace)) => states.push(left_out(LeftOut::InGrace).to_owned()),
+        (1.., _) => states.push(texts.fill("loanState.overdue", &[("days", &overdue_days)])),
+        (_, Some(LeftOut::InGrace)) => states.push(left_out(texts, LeftOut::InGrace).to_owned()),
         _ => {}
     }
-    let flags = [
-        (loan.recall, "recalled"),
-        (loan.lost, "lost"),
-        (loan.claimed_returned, "claimed returned"),
-    ];
-    states.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| (*name).to_owned()));
-    if states.is_empty() { "not overdue".to_owned() } else { states.join(", ") }
+    states.extend(set_states(texts, loan.recall, loan.lost, loan.claimed_returned));
+    if states.is_empty() {
+        texts.text("loanState.notOverdue").to_owned()
+    } else {
+        states.join(", ")
+    }
 }
 
 /// Returns a sentence about the patron group.
-pub(super) fn group(group: Option<&str>, source: AnswerSource) -> String {
-    match (group, source) {
-        (_, AnswerSource::NothingOpen) => "The patron has no open loan, fee or fine.".to_owned(),
-        (_, AnswerSource::NoLimits) => "The library has set no limits.".to_owned(),
-        (_, AnswerSource::GroupNone) => "The patron has no patron group.".to_owned(),
-        (Some(group), source) if source.is_group_current() => format!("Patron group {group}."),
-        (Some(group), _) => {
-            format!(
-                "Patron group {group}, as last known: the users module did not return the current one."
-            )
+pub(super) fn group(texts: &'static Texts, group: Option<&str>, source: AnswerSource) -> String {
+    let plain = match (group, source) {
+        (_, AnswerSource::NothingOpen) => "group.nothingOpen",
+        (_, AnswerSource::NoLimits) => "group.noLimits",
+        (_, AnswerSource::GroupNone) => "group.none",
+        (Some(group), source) if source.is_group_current() => {
+            return texts.fill("group.current", &[("group", &group)]);
         }
-        (None, _) => "The patron group is unknown: the users module did not return it.".to_owned(),
-    }
+        (Some(group), _) => return texts.fill("group.lastKnown", &[("group", &group)]),
+        (None, _) => "group.unknown",
+    };
+    texts.text(plain).to_owned()
 }
 
 /// Returns a sentence about the records that are not applied.
@@ -205,11 +235,6 @@ pub(super) fn incident<'a>(texts: &'static Texts, kind: &'a str) -> &'a str {
 /// Returns where a record lies in the log.
 pub(super) fn place(texts: &'static Texts, topic: &str, partition: i32, offset: i64) -> String {
     texts.fill("record.place", &[("topic", &topic), ("partition", &partition), ("offset", &offset)])
-}
-
-/// Returns a count with its noun.
-pub(super) fn counted(count: i64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Returns an age in the largest unit that fits.

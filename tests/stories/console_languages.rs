@@ -5,7 +5,10 @@ use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{console::GATEWAY, console_acts::REASON};
+use super::{
+    console::{GATEWAY, blocked_patron},
+    console_acts::REASON,
+};
 use crate::support::{http_client, world::World};
 
 /// Returns the status and the page for a reader of languages, with all permissions.
@@ -52,6 +55,31 @@ async fn pages_follow_the_language_of_the_reader() {
         let response = request.header("Accept-Language", "de").send().await.unwrap();
         let body = response.text().await.unwrap();
         assert_language(&body, "de", "<h1>Automatische Sperren: Mandanten</h1>");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_about_a_patron_follow_the_language_of_the_reader() {
+    World::run(async |world| {
+        let (user, loans) = blocked_patron(world).await;
+        let (_, body) = page_for(world, &format!("desk/{user}"), b"de").await;
+        assert_language(&body, "de", "<h2>Ausleihen: nein</h2>");
+        let sentence =
+            "<p>Zurückgeben: 3 von 7 Ausleihen, gleich welche. Gebühren begleichen: 2.50.</p>";
+        assert!(body.contains(sentence), "{body}");
+        assert!(body.contains("Damit möglich: ausleihen, verlängern, vormerken."), "{body}");
+        let (_, body) = page_for(world, &format!("desk/{user}"), b"fr, en;q=0.5").await;
+        assert_language(&body, "en", "<h2>Borrow: no</h2>");
+        let (_, body) = page_for(world, &format!("patron/{user}"), b"de").await;
+        assert_language(&body, "de", "7 von 7 offenen Ausleihen");
+        let (_, body) = page_for(world, &format!("loan/{}", loans[0]), b"de").await;
+        assert_language(&body, "de", "<p>Offen: nicht überfällig. Person <a");
+        let (_, body) = page_for(world, "parked?query=rule%3Dnowhere", b"de").await;
+        assert_language(&body, "de", "<p>Kein zurückgestellter Datensatz passt zum Filter.</p>");
+        let (status, body) = page_for(world, &format!("parked/{}", Uuid::new_v4()), b"de").await;
+        assert_eq!(status, 404);
+        assert_language(&body, "de", "Ein solcher Datensatz ist nicht zurückgestellt.");
     })
     .await;
 }
