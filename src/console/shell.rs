@@ -1,6 +1,6 @@
 //! The frame of a page: its title, the links to the other pages, and a strip about the certainty of evaluations.
 
-use super::{assets, words};
+use super::{assets, sign_in::Session, words};
 use crate::{clock, services::evaluation::certainty::CertaintyReport};
 
 /// The frame of a page.
@@ -15,6 +15,8 @@ pub(super) struct Shell {
     pub(super) strip: Strip,
     /// What became of the act before this page.
     pub(super) notice: Option<Notice>,
+    /// The person who has signed in, at a door with sign-in.
+    pub(super) reader: Option<Reader>,
     pub(super) style: &'static str,
     pub(super) script: &'static str,
 }
@@ -33,6 +35,18 @@ pub(super) struct Notice {
     pub(super) text: String,
     /// The number of the act in the log.
     pub(super) number: i64,
+}
+
+/// A person who has signed in.
+pub(super) struct Reader {
+    pub(super) name: String,
+    pub(super) is_read_only: bool,
+}
+
+impl From<&Session> for Reader {
+    fn from(session: &Session) -> Self {
+        Self { name: session.name.clone(), is_read_only: session.is_read_only() }
+    }
 }
 
 /// A link of the navigation.
@@ -59,7 +73,7 @@ impl Shell {
             },
         };
         let (style, script) = (&*assets::STYLE.name, &*assets::SCRIPT.name);
-        Self { root, path, tenant, strip, notice: None, style, script }
+        Self { root, path, tenant, strip, notice: None, reader: None, style, script }
     }
 
     /// Returns the pages of the navigation.

@@ -3,6 +3,8 @@
 
 const REFRESH_MILLIS = 5000;
 const NEXT_STEP_MILLIS = 1000;
+const NOT_REFRESHED = "This page could not be refreshed, so it may be out of date.";
+const SESSION_ENDED = "Your session has ended. Load this page again to sign in.";
 const SECOND_KEY_MILLIS = 1500;
 const KEYS_ITEM = "patron-blocks.single-keys";
 let areKeysOff = false;
@@ -21,14 +23,15 @@ function showLocalTimes(root) {
   }
 }
 
+// Returns the page as it is now, or a sentence why it cannot be loaded.
 async function load() {
   const response = await fetch(location.href, {
     headers: { Accept: "text/html" }, signal: AbortSignal.timeout(REFRESH_MILLIS - 500),
   });
-  if (!response.ok) return null;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (response.status === 401) return SESSION_ENDED;
+  const page = new DOMParser().parseFromString(response.ok ? await response.text() : "", "text/html");
   // Another page, for example that of a login, is no refresh.
-  return page.getElementById("status") === null ? null : page;
+  return page.getElementById("status") === null ? NOT_REFRESHED : page;
 }
 
 // A part is in use while it has the focus, a selection, or a form with text. The frame of a table may have the focus.
@@ -85,14 +88,13 @@ async function refresh() {
   const isTyping = document.activeElement?.matches("input, textarea, select");
   if (isPaused || isLoading || document.hidden || isTyping) return;
   isLoading = true;
-  const page = await load().catch(() => null); // The next refresh tries again.
+  const page = await load().catch(() => NOT_REFRESHED); // The next refresh tries again.
   isLoading = false;
-  if (page === null) {
-    showStale("This page could not be refreshed, so it may be out of date.");
-  } else if (update(page)) {
-    showStale("A part of this page has changed, but it is in use, so it shows an earlier state.");
+  if (typeof page === "string") {
+    showStale(page);
   } else {
-    showStale("");
+    showStale(update(page)
+      ? "A part of this page has changed, but it is in use, so it shows an earlier state." : "");
   }
 }
 
