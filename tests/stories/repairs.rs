@@ -44,11 +44,18 @@ async fn synchronize(world: &World) -> String {
     id
 }
 
+/// Enables a tenant and waits until it is enabled.
 async fn install(world: &World, tenant: &str) {
     let request = world.request(reqwest::Method::POST, "/_/tenant");
     let request = request.header("X-Okapi-Tenant", tenant);
     let request = request.json(&json!({ "module_to": "mod-patron-blocks-2.0.0" }));
-    assert_eq!(request.send().await.unwrap().status(), 201);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let job: Value = answer.json().await.unwrap();
+    let path = format!("/_/tenant/{}?wait=60000", job["id"].as_str().unwrap());
+    let request = world.request(reqwest::Method::GET, &path).header("X-Okapi-Tenant", tenant);
+    let job: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!((&job["complete"], job.get("error")), (&json!(true), None), "{job}");
 }
 
 async fn job_of(world: &World, tenant: &str, id: &str) -> Value {
