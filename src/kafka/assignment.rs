@@ -352,6 +352,11 @@ impl Assignment {
                 return AdmitDecision::Ignore;
             }
         }
+        // A seek that ends late makes the client read records again. Such records would count twice for the bad
+        // record limit.
+        if offset < found.next {
+            return AdmitDecision::Ignore;
+        }
         AdmitDecision::Admit(found.admit(offset, timestamp))
     }
 

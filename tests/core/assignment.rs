@@ -68,6 +68,22 @@ fn compacted_log_without_last_record_is_the_same_log() {
     assert_eq!(arrive(&assignment, 12, noon()), admitted(&due, true, 8));
 }
 
+/// A seek that ends late makes the client read the records again.
+#[test]
+fn record_that_was_read_is_ignored_until_the_next_start() {
+    let (assignment, due) = reading_from_8();
+    assert_eq!(arrive(&assignment, 8, noon()), admitted(&due, true, 8));
+    assert_eq!(arrive(&assignment, 9, noon()), admitted(&due, true, 9));
+    assert_eq!(arrive(&assignment, 8, noon()), AdmitDecision::Ignore);
+    assert_eq!(arrive(&assignment, 9, noon()), AdmitDecision::Ignore);
+    assert_eq!(arrive(&assignment, 10, noon()), admitted(&due, true, 10));
+    assignment.restart(|_| true);
+    let again = only(assignment.take_pending(Instant::now()));
+    start(&assignment, &again, true, Some(OffsetAndTimestamp { offset: 7, timestamp: noon() }));
+    assert_eq!(arrive(&assignment, 7, noon()), AdmitDecision::Ignore);
+    assert_eq!(arrive(&assignment, 8, noon()), admitted(&again, true, 8));
+}
+
 #[test]
 fn different_record_at_known_offset_restarts_partition() {
     let (assignment, due) = reading_from_8();

@@ -1,7 +1,10 @@
 //! How certain an evaluation is: lag, silence, an incomplete history, dead letters and callbacks. The rows are those of
 //! docs/contract/insight.md#8-cases-of-certainty.
 
+use std::panic::AssertUnwindSafe;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt as _;
 use patron_blocks::{
     blocks::Measure,
     event::{Kind, TenantId},
@@ -35,9 +38,17 @@ async fn evaluate(world: &World, user: Uuid) -> (String, Option<DateTime<Utc>>, 
     (state, as_of, response.json().await.unwrap())
 }
 
+/// Waits until an evaluation has this state. A failure shows what the last state follows from.
 async fn until_state(world: &World, user: Uuid, state: &str) {
     let what = format!("the evaluation is {state}");
-    world.until(&what, async |w: &World| evaluate(w, user).await.0 == state).await;
+    let wait = world.until(&what, async |w: &World| evaluate(w, user).await.0 == state);
+    if let Err(panic) = AssertUnwindSafe(wait).catch_unwind().await {
+        let found = evaluate(world, user).await;
+        let report = world.get_json(&format!("{CERTAINTY}?userId={user}")).await;
+        let ingest = world.get_json("/patron-blocks/ingest").await;
+        eprintln!("evaluation {found:?}\ncertainty {report}\ningest {ingest}");
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// Returns a patron with one loan under a limit of zero.
