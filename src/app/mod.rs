@@ -5,7 +5,7 @@ mod server;
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -103,7 +103,7 @@ pub struct RunningService {
 /// retry.
 pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, StartError> {
     let (listener, address) = listen(config.http_address, config.http_port)?;
-    let console_port = config.console_port.map(|port| listen(Ipv4Addr::LOCALHOST.into(), port));
+    let console_port = config.console.port.map(|port| listen(config.console.address, port));
     let (console_listener, console_address) = console_port.transpose()?.unzip();
     log_gateway(&config.okapi.gateway());
     register_metrics();

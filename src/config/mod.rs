@@ -5,6 +5,7 @@
 //! `--help` is the reference.
 
 mod block_events;
+mod console;
 mod database;
 mod kafka;
 mod okapi;
@@ -21,6 +22,7 @@ use clap::{ArgAction, Args};
 use tracing_subscriber::EnvFilter;
 
 pub use block_events::{BlockEventsConfig, TopicConfig};
+pub use console::{ConsoleConfig, CookieKey, SignInConfig, SignInSettings, is_protected};
 pub use database::{DatabaseConfig, Login};
 pub use kafka::{BadRecordLimit, GroupProtocol, KafkaConfig};
 pub use okapi::{BreakerLimits, Gateway, GatewayMode, OkapiConfig};
@@ -51,11 +53,6 @@ pub struct Config {
     #[arg(long, env = "HTTP_PORT", help_heading = "HTTP", default_value = "8081")]
     #[arg(value_parser = bounded("port", 0..=u16::MAX, "; 0 means any free port"))]
     pub http_port: u16,
-    /// Port of the console for all tenants, on 127.0.0.1 only; 0 chooses a free port. Without it, the console is
-    /// reached through the gateway
-    #[arg(long, env = "CONSOLE_PORT", help_heading = "HTTP")]
-    #[arg(value_parser = bounded("port", 0..=u16::MAX, "; 0 means any free port"))]
-    pub console_port: Option<u16>,
     /// Threads that answer requests; 0 means one per core
     #[arg(long, env = "HTTP_WORKERS", help_heading = "HTTP", default_value = "0")]
     #[arg(value_parser = number::<usize>(0..=256))]
@@ -64,6 +61,9 @@ pub struct Config {
     #[arg(long, env = "SHUTDOWN_DELAY_MS", help_heading = "HTTP", default_value = "1000")]
     #[arg(value_parser = milliseconds(0..=Self::SHUTDOWN_DELAY_MAX.as_secs() * 1000))]
     pub shutdown_delay: Duration,
+    /// The console port
+    #[command(flatten)]
+    pub console: ConsoleConfig,
     /// Calls to other modules
     #[command(flatten)]
     pub okapi: OkapiConfig,
@@ -130,7 +130,7 @@ impl Config {
     /// A shutdown has to end within ten seconds, and the delay is part of the shutdown.
     pub const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(3);
 
-    /// Validates the relations between settings, and reads the key stores.
+    /// Validates the relations between settings, reads the key stores, and computes the sign-in of the console.
     fn validate(&mut self, problems: &mut InvalidSettings) {
         let (kafka, housekeeping) = (&self.kafka, &self.housekeeping);
         problems.require(
@@ -152,6 +152,7 @@ impl Config {
             kafka.writers + 2 <= self.database.max_connections,
         );
         self.kafka.security.load(problems);
+        self.console.load(problems);
     }
 }
 

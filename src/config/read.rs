@@ -77,7 +77,10 @@ impl Config {
         for arg in settings.get_arguments() {
             let Some(text) = texts.get_one::<String>(arg.get_id().as_str()) else { continue };
             let variable = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
-            problems.texts.insert(variable.to_owned(), text.clone());
+            // A message must not show a secret.
+            let is_shown = text.is_empty() || !arg.is_hide_env_values_set();
+            let shown = if is_shown { text.clone() } else { "(hidden)".to_owned() };
+            problems.texts.insert(variable.to_owned(), shown);
             let flag = format!("--{}={text}", arg.get_long().unwrap_or_default());
             let alone = Command::new("setting").no_binary_name(true).arg(arg);
             match alone.try_get_matches_from([&flag]) {

@@ -15,6 +15,7 @@ pub(crate) mod payloads;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod raw_http;
+pub(crate) mod sign_in_console;
 pub(crate) mod storage_stub;
 pub(crate) mod story_database;
 pub(crate) mod users_stub;

@@ -25,6 +25,7 @@ use crate::support::{
     http_client,
     log::Log,
     proxy::Proxy,
+    sign_in_console::local_console,
     story_database::{pool, with_database},
     users_stub::UsersStub,
 };
@@ -154,7 +155,7 @@ impl World {
             },
             http_address: std::net::Ipv4Addr::LOCALHOST.into(),
             http_port: 0,
-            console_port: Some(0),
+            console: local_console(),
             http_workers: 1,
             shutdown_delay: Duration::from_millis(100),
             okapi: OkapiConfig {
