@@ -8,7 +8,7 @@
 //!   > services/evaluation > blocks/evaluate > http/api/automated_blocks
 //! ```
 //!
-//! The crate has three bands: edges (`kafka`, `store`, `okapi`, `http`, `console`), a pure core (`event`, `patron`,
+//! The crate has three bands: edges (`kafka`, `store`, `okapi`, `oidc`, `http`, `console`), a pure core (`event`, `patron`,
 //! `blocks`, `cql`: no `async`, no SQL, no clock), and `services`, which connects edges and core.
 //! `tests/repository/boundaries.rs` checks the dependencies between the bands. `ARCHITECTURE.md` follows one event
 //! through all modules.
@@ -24,6 +24,7 @@ pub mod services;
 
 pub mod console;
 pub mod http;
+pub mod oidc;
 pub mod okapi;
 pub mod store;
 

@@ -10,13 +10,14 @@ use regex_lite::Regex;
 
 /// A rule: files below the first path do not contain the second text. With `!`, the rule applies to all
 /// other files.
-const RULES: [(&str, &str); 28] = [
+const RULES: [(&str, &str); 30] = [
     ("!kafka/", "rdkafka"),
     ("!store/", "sqlx::"),
     ("!http/ console/ app/", "actix_web"),
     ("!console/", "askama"),
-    ("http/ services/ store/ kafka/ okapi/", "crate::console"),
-    ("!okapi/", "reqwest"),
+    ("http/ services/ store/ kafka/ okapi/ oidc/", "crate::console"),
+    ("!okapi/ oidc/", "reqwest"),
+    ("!oidc/", "openidconnect"),
     ("!cql/ console/texts/", "winnow"),
     ("!http/", "utoipa"),
     ("!store/schema.rs store/migrate.rs store/java/dependent_views.rs", "AssertSqlSafe"),
@@ -29,11 +30,12 @@ const RULES: [(&str, &str); 28] = [
     ("event/ patron/ blocks/", "crate::clock"),
     ("event/ patron/ blocks/", "crate::store"),
     ("event/ patron/ blocks/", "crate::services"),
-    ("store/ kafka/ okapi/", "crate::http"),
-    ("store/ okapi/ event/ patron/ blocks/ config/", "crate::kafka"),
-    ("kafka/ store/ okapi/ config/", "crate::services"),
-    ("store/ kafka/ event/ patron/ blocks/ config/", "crate::okapi"),
-    ("kafka/ okapi/ config/", "crate::store"),
+    ("store/ kafka/ okapi/ oidc/", "crate::http"),
+    ("store/ okapi/ oidc/ event/ patron/ blocks/ config/", "crate::kafka"),
+    ("kafka/ store/ okapi/ oidc/ config/", "crate::services"),
+    ("store/ kafka/ oidc/ event/ patron/ blocks/ config/", "crate::okapi"),
+    ("http/ services/ store/ kafka/ okapi/ event/ patron/ blocks/ config/", "crate::oidc"),
+    ("kafka/ okapi/ oidc/ config/", "crate::store"),
     ("event/", "crate::patron"),
     ("http/ console/ cli/", "store::begin"),
     ("http/ console/ cli/", "store::commit"),
