@@ -24,7 +24,7 @@ use self::{pools::Pools, server::DRAIN_SECONDS};
 use crate::{
     clock::Clock,
     config::{Config, Gateway},
-    console::Console,
+    console::{Console, SignIn},
     http::{self, AppState, BodyBudget, Operators},
     kafka::{self, MessageProducer, UserTopics},
     metrics,
@@ -105,6 +105,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let (listener, address) = listen(config.http_address, config.http_port)?;
     let console_port = config.console.port.map(|port| listen(config.console.address, port));
     let (console_listener, console_address) = console_port.transpose()?.unzip();
+    let sign_in = config.console.sign_in.clone().map(|sign_in| SignIn::new(sign_in, clock.clone()));
+    let sign_in = sign_in.transpose().map_err(StartError::Client)?.map(Arc::new);
     log_gateway(&config.okapi.gateway());
     register_metrics();
 
@@ -126,9 +128,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<RunningService, Star
     let failed = |address| move |source| StartError::Listen { address, source };
     let mut servers = vec![server::serve(config, &console, listener).map_err(failed(address))?];
     info!(http.address = %address.ip(), http.port = address.port(), "http server: listening");
+    let has_sign_in = sign_in.is_some();
     if let (Some(listener), Some(address)) = (console_listener, console_address) {
-        servers.push(server::serve_console(&console, listener).map_err(failed(address))?);
-        info!(http.address = %address.ip(), http.port = address.port(), "console: listening");
+        servers.push(server::serve_console(&console, sign_in, listener).map_err(failed(address))?);
+        info!(http.address = %address.ip(), http.port = address.port(), sign_in = has_sign_in, "console: listening");
     }
     Ok(RunningService {
         port: address.port(),

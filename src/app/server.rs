@@ -7,7 +7,7 @@ use actix_web::{App, HttpServer, dev::Server, middleware::from_fn};
 use super::pools;
 use crate::{
     config::Config,
-    console::{self, Console},
+    console::{self, Console, SignIn},
     http,
 };
 
@@ -60,14 +60,22 @@ pub(super) fn serve(
     Ok(server.run())
 }
 
-/// Starts the HTTP server of the console port. One thread suffices for the operators of this host.
-pub(super) fn serve_console(console: &Arc<Console>, listener: TcpListener) -> io::Result<Server> {
+/// Starts the HTTP server of the console port, for persons who sign in or for the operators of this host. One thread
+/// suffices for them.
+pub(super) fn serve_console(
+    console: &Arc<Console>,
+    sign_in: Option<Arc<SignIn>>,
+    listener: TcpListener,
+) -> io::Result<Server> {
     let console = console.clone();
     let factory = move || {
         App::new()
             .wrap(http::normalize())
             .wrap(from_fn(console::redirect_trailing_slash))
-            .configure(|app| console::loopback_routes(&console, app))
+            .configure(|app| match &sign_in {
+                Some(sign_in) => console::sign_in_routes(&console, sign_in, app),
+                None => console::loopback_routes(&console, app),
+            })
     };
     let server = HttpServer::new(factory)
         .workers(1)

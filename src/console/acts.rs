@@ -29,7 +29,7 @@ const ACT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Largest form, in bytes: a query of 8 KiB, with each byte escaped, and a reason.
 const FORM_BYTES_MAX: usize = 64 * 1024;
 
-/// The name of an operator of the console port, which knows no user.
+/// The name of an operator of the console port without sign-in, which knows no user.
 const CONSOLE_PORT_OPERATOR: &str = "console-port";
 
 /// A form with a reason only.
@@ -74,9 +74,12 @@ impl Visit {
         if self.may(action) {
             return Ok(());
         }
-        let text = match super::roles::permission(action) {
-            Some(permission) => self.texts.fill("error.permission", &[("permission", &permission)]),
-            None => self.texts.text("error.commandLineOnly").to_owned(),
+        let text = match (super::roles::permission(action), &self.session) {
+            (None, _) => self.texts.text("error.commandLineOnly").to_owned(),
+            (Some(_), Some(_)) => self.texts.text("error.readsOnly").to_owned(),
+            (Some(permission), None) => {
+                self.texts.fill("error.permission", &[("permission", &permission)])
+            }
         };
         Err(self.failed(ApiError::Text(StatusCode::FORBIDDEN, text)))
     }
@@ -101,10 +104,12 @@ impl Visit {
         };
         let reason = parse_reason(reason).map_err(invalid)?;
         let request = self.request();
-        let name = if self.has_gateway {
-            tenant::acting_user(request).unwrap_or_else(|| "unknown".to_owned()).into()
-        } else {
-            CONSOLE_PORT_OPERATOR.into()
+        let name = match &self.session {
+            Some(session) => session.name.clone().into(),
+            None if self.has_gateway => {
+                tenant::acting_user(request).unwrap_or_else(|| "unknown".to_owned()).into()
+            }
+            None => CONSOLE_PORT_OPERATOR.into(),
         };
         let request_id = tenant::request_id(request);
         Ok(Operator { name, door: Door::Console, reason: Some(reason), request_id })

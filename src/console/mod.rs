@@ -1,8 +1,8 @@
 //! The console: pages for librarians and operators (docs/console.md). The server renders each page; a page is a
 //! struct, a template in `templates/`, and a function that fills the struct from the services.
 //!
-//! The pages have two doors with the same paths below them. Through the gateway, a header names the tenant. On
-//! the console port of the host, the path names the tenant.
+//! The pages have three doors with the same paths below them. Through the gateway, a header names the tenant. On
+//! the console port, the path names the tenant: for operators of this host, or for persons who sign in.
 
 mod act_words;
 mod acts;
@@ -29,6 +29,7 @@ pub mod roles;
 mod same_origin;
 mod search;
 mod shell;
+mod sign_in;
 mod sparkline;
 mod tenants;
 pub mod texts;
@@ -48,8 +49,12 @@ use actix_web::{
 
 use tokio::sync::Semaphore;
 
-pub use self::trailing_slash::redirect_trailing_slash;
-use crate::{http::AppState, store::Db};
+pub use self::{sign_in::SignIn, trailing_slash::redirect_trailing_slash};
+use crate::{
+    http::AppState,
+    oidc::{CALLBACK_PATH, SIGNED_OUT_PATH},
+    store::Db,
+};
 
 /// The path of the console behind the gateway.
 pub const GATEWAY_ROOT: &str = "/patron-blocks/console";
@@ -90,7 +95,7 @@ pub fn gateway_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
             .app_data(Data::from(console.clone()))
             .configure(page_routes)
             .wrap(from_fn(same_origin::require_same_origin))
-            .wrap(response::headers()),
+            .wrap(response::headers(None)),
     );
 }
 
@@ -104,7 +109,7 @@ pub fn loopback_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
             .app_data(Data::from(console.clone()))
             .configure(page_routes)
             .wrap(from_fn(same_origin::require_same_origin))
-            .wrap(response::headers()),
+            .wrap(response::headers(None)),
     )
     .service(
         web::scope("")
@@ -113,7 +118,45 @@ pub fn loopback_routes(console: &Arc<Console>, app: &mut web::ServiceConfig) {
             .route("/", web::get().to(tenants::page))
             .route("/assets/{name}", web::get().to(assets::get))
             .default_service(web::to(HttpResponse::NotFound))
-            .wrap(response::headers()),
+            .wrap(response::headers(None)),
+    );
+}
+
+/// Adds the pages of all tenants for persons who sign in. Only the files of pages and the sign-in itself need no session.
+pub fn sign_in_routes(console: &Arc<Console>, sign_in: &Arc<SignIn>, app: &mut web::ServiceConfig) {
+    let is_own_host = {
+        let sign_in = sign_in.clone();
+        guard::fn_guard(move |request| sign_in.is_own_host(request))
+    };
+    let same_origin = || from_fn(same_origin::require_same_origin);
+    let files = || web::get().to(assets::get);
+    app.service(
+        web::scope("")
+            .guard(is_own_host)
+            .app_data(Data::from(console.clone()))
+            .app_data(Data::from(sign_in.clone()))
+            .route("/assets/{name}", files())
+            .route(&format!("{LOOPBACK_ROOT}/assets/{{name}}"), files())
+            .route(&format!("/{CALLBACK_PATH}"), web::get().to(sign_in::callback))
+            .route(&format!("/{SIGNED_OUT_PATH}"), web::get().to(sign_in::signed_out))
+            .service(
+                web::resource("/sign-out")
+                    .route(web::post().to(sign_in::sign_out))
+                    .wrap(same_origin()),
+            )
+            .service(
+                web::scope(LOOPBACK_ROOT)
+                    .configure(page_routes)
+                    .wrap(from_fn(sign_in::require_session))
+                    .wrap(same_origin()),
+            )
+            .service(
+                web::resource("/")
+                    .route(web::get().to(tenants::page))
+                    .wrap(from_fn(sign_in::require_session)),
+            )
+            .default_service(web::to(HttpResponse::NotFound))
+            .wrap(response::headers(sign_in.provider_origin().as_deref())),
     );
 }
 

@@ -25,13 +25,19 @@ pub(super) const PAGE_TIMEOUT: Duration = Duration::from_millis(2_900);
 /// What a page may load. A page contains no script and no style of its own, so text of a library that looks like
 /// markup has no effect.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
 
 /// Returns the headers of all responses. A desk is shared, so no browser stores a page; a path contains a patron's
 /// id, so no other site gets the path. With `no-referrer`, browsers would send the origin of forms as `null`.
-pub(super) fn headers() -> DefaultHeaders {
+///
+/// A form may lead to `provider`, the origin where persons sign in: browsers also check where a form is redirected.
+pub(super) fn headers(provider: Option<&str>) -> DefaultHeaders {
+    let mut policy = CONTENT_POLICY.to_owned();
+    if let Some(provider) = provider {
+        policy.extend([" ", provider]);
+    }
     DefaultHeaders::new()
-        .add((CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+        .add((CONTENT_SECURITY_POLICY, policy))
         .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .add((CACHE_CONTROL, "no-store"))
         .add((REFERRER_POLICY, "same-origin"))
@@ -61,8 +67,13 @@ pub(super) fn see_other(location: String) -> HttpResponse {
 
 /// Responds to a path without a page.
 pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
-    let text = Texts::of(&request).text("error.noSuchPage");
-    PageError::new(&request, ApiError::not_found(text)).error_response()
+    let text = no_such_page(Texts::of(&request));
+    PageError::new(&request, text).error_response()
+}
+
+/// Returns the error of a path without a page. A tenant that a person may not see looks the same.
+pub(super) fn no_such_page(texts: &'static Texts) -> ApiError {
+    ApiError::not_found(texts.text("error.noSuchPage"))
 }
 
 /// An error page.

@@ -12,7 +12,7 @@ const PERMISSIONS_HEADER: &str = "X-Okapi-Permissions";
 /// The actions that a reader may take.
 #[derive(Debug, Clone)]
 pub(super) enum Roles {
-    /// All actions: the console port is open to the operators of this host only.
+    /// All actions: the reader is an operator of this host, or has the role of operators.
     All,
     /// The actions of these permissions.
     Of(HashSet<String>),
@@ -28,6 +28,11 @@ impl Roles {
         let header = first.filter(|_| is_single);
         let names = header.and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
         Self::Of(names.unwrap_or_default())
+    }
+
+    /// Returns the roles of a person who may only read.
+    pub(super) fn none() -> Self {
+        Self::Of(HashSet::new())
     }
 
     /// Returns whether the reader may take an action.

@@ -2,6 +2,7 @@
 
 use super::{
     assets,
+    sign_in::Session,
     texts::{Arguments, Texts},
     words,
 };
@@ -21,6 +22,8 @@ pub(super) struct Shell {
     pub(super) strip: Strip,
     /// What became of the act before this page.
     pub(super) notice: Option<Notice>,
+    /// The person who has signed in, at a door with sign-in.
+    pub(super) reader: Option<Reader>,
     pub(super) style: &'static str,
     pub(super) script: &'static str,
 }
@@ -39,6 +42,18 @@ pub(super) struct Notice {
     pub(super) text: String,
     /// The number of the act in the log.
     pub(super) number: i64,
+}
+
+/// A person who has signed in.
+pub(super) struct Reader {
+    pub(super) name: String,
+    pub(super) is_read_only: bool,
+}
+
+impl From<&Session> for Reader {
+    fn from(session: &Session) -> Self {
+        Self { name: session.name.clone(), is_read_only: session.is_read_only() }
+    }
 }
 
 /// A link of the navigation.
@@ -62,7 +77,7 @@ impl Shell {
             None => Strip { is_good: false, text: texts.text("certainty.notRead"), as_of: None },
         };
         let (style, script) = (&*assets::STYLE.name, &*assets::SCRIPT.name);
-        Self { texts, root, path, tenant, strip, notice: None, style, script }
+        Self { texts, root, path, tenant, strip, notice: None, reader: None, style, script }
     }
 
     /// Returns a text without arguments.

@@ -15,7 +15,8 @@ use super::{
     Console, act_words,
     response::{self, PAGE_TIMEOUT, PageError},
     roles::Roles,
-    shell::{Notice, Shell},
+    shell::{Notice, Reader, Shell},
+    sign_in::{self, Session},
     texts::Texts,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Visit {
     pub(super) has_gateway: bool,
     /// What the reader may do.
     pub(super) roles: Roles,
+    /// The person who has signed in, at a door with sign-in.
+    pub(super) session: Option<Session>,
     /// Permit of the only preview of a retry.
     pub(super) preview_permit: Arc<Semaphore>,
     request: HttpRequest,
@@ -107,11 +110,9 @@ impl Visit {
         certainty: Option<&CertaintyReport>,
     ) -> Shell {
         let root = response::root_of(self.request.path());
-        let notice = self.notice().await;
-        Shell {
-            notice,
-            ..Shell::new(self.texts, root, path, self.tenant.id.to_string(), certainty)
-        }
+        let (notice, reader) = (self.notice().await, self.session.as_ref().map(Reader::from));
+        let tenant = self.tenant.id.to_string();
+        Shell { notice, reader, ..Shell::new(self.texts, root, path, tenant, certainty) }
     }
 
     /// Returns the notice about the act that the address of the page names, if any.
@@ -164,14 +165,26 @@ impl FromRequest for Visit {
             let permit = console.load_limit.clone().try_acquire_owned();
             let _permit = permit.map_err(|_| failed(ApiError::overloaded()))?;
             let (state, db) = (console.state.clone(), console.db.clone());
+            let session = sign_in::session_of(&request).map_err(failed)?;
             let (id, has_gateway) = named_tenant(&request).map_err(failed)?;
+            if session.as_ref().is_some_and(|session| !session.may_see(&id)) {
+                return Err(failed(response::no_such_page(Texts::of(&request))));
+            }
             let tenant = timeout_at(deadline, enabled_tenant(&state, &db, &id)).await;
             let timed_out = || failed(store::Error::Timeout.into());
             let tenant = tenant.map_err(|_| timed_out())?.map_err(failed)?;
-            let caller = caller(&request, &state, &id);
+            let caller = if has_gateway {
+                caller(&request, &state, &id)
+            } else {
+                caller_without_token(&state, &id)
+            };
             let request = request.clone();
             let texts = Texts::of(&request);
-            let roles = if has_gateway { Roles::from_gateway(&request) } else { Roles::All };
+            let roles = match &session {
+                Some(session) => session.roles(),
+                None if has_gateway => Roles::from_gateway(&request),
+                None => Roles::All,
+            };
             let (deadline, preview_permit) = (Cell::new(deadline), console.preview_permit.clone());
             Ok(Self {
                 state,
@@ -181,6 +194,7 @@ impl FromRequest for Visit {
                 caller,
                 has_gateway,
                 roles,
+                session,
                 preview_permit,
                 request,
                 deadline,
@@ -188,6 +202,14 @@ impl FromRequest for Visit {
             })
         })
     }
+}
+
+/// Returns the caller of a page on the console port. Only a gateway may name another gateway or a token, and a header of
+/// a browser must not.
+fn caller_without_token(state: &AppState, tenant: &TenantId) -> Caller {
+    let (okapi_url, is_foreign_gateway) = state.gateway.resolve(None);
+    let tenant = tenant.to_string();
+    Caller { okapi_url, is_foreign_gateway, tenant, token: None, request_id: None }
 }
 
 /// Returns the tenant of the request, and whether the gateway named it: from the path on the console port, otherwise

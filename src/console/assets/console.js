@@ -21,14 +21,15 @@ function showLocalTimes(root) {
   }
 }
 
+// Returns the page as it is now, or the name of the sentence why it cannot be loaded.
 async function load() {
   const response = await fetch(location.href, {
     headers: { Accept: "text/html" }, signal: AbortSignal.timeout(REFRESH_MILLIS - 500),
   });
-  if (!response.ok) return null;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (response.status === 401) return "ended";
+  const page = new DOMParser().parseFromString(response.ok ? await response.text() : "", "text/html");
   // Another page, for example that of a login, is no refresh.
-  return page.getElementById("status") === null ? null : page;
+  return page.getElementById("status") === null ? "failed" : page;
 }
 
 // A part is in use while it has the focus, a selection, or a form with text. The frame of a table may have the focus.
@@ -87,15 +88,10 @@ async function refresh() {
   const isTyping = document.activeElement?.matches("input, textarea, select");
   if (isPaused || isLoading || document.hidden || isTyping) return;
   isLoading = true;
-  const page = await load().catch(() => null); // The next refresh tries again.
+  const page = await load().catch(() => "failed"); // The next refresh tries again.
   isLoading = false;
-  if (page === null) {
-    showStale("failed");
-  } else if (update(page)) {
-    showStale("inUse");
-  } else {
-    showStale(null);
-  }
+  if (typeof page === "string") showStale(page);
+  else showStale(update(page) ? "inUse" : null);
 }
 
 function onKey(event) {
